@@ -1,0 +1,57 @@
+"""Names for the cells of a sweep: runs that differ in their seed only share one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each configuration, made of the values that differ between them; the seed is left out.
+
+    Equal configurations have equal names and different ones different names: "lr 0.0001, schedule cosine".
+    Where a group's `name` says all that differs within the group, only that name is told.
+    """
+    flat = [_flatten({key: value for key, value in config.items() if key != "seed"}) for config in configs]
+    keys = sorted({key for one in flat for key in one}, key=lambda key: (_order(key), key))
+    varying = [key for key in keys if len({one.get(key) for one in flat}) > 1]
+    told = [key for key in varying if not _follows_name(key, varying, flat)]
+    words = {key: _word(key, told) for key in told}
+    return [", ".join(f"{word} {one.get(key, 'unset')}" for key, word in words.items()) for one in flat]
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            flat |= _flatten(inner, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = inner if isinstance(inner, str) else json.dumps(inner)
+    return flat
+
+
+def _follows_name(key: str, varying: Sequence[str], flat: Sequence[Mapping[str, str]]) -> bool:
+    group = key.split(".")[0]
+    name = f"{group}.name"
+    if key == name or name not in varying:
+        return False
+    values: dict[str | None, set[str | None]] = {}
+    for one in flat:
+        values.setdefault(one.get(name), set()).add(one.get(key))
+    return all(len(of_one_name) == 1 for of_one_name in values.values())
+
+
+def _order(key: str) -> int:
+    """The questions a sweep asks come first: model, task, learning rate, schedule, then the rest."""
+    first = ("model.name", "task.name", "optim.lr", "schedule.name")
+    return first.index(key) if key in first else len(first)
+
+
+def _word(key: str, told: Sequence[str]) -> str:
+    """What a key is called: its last part, or its group for a name, or all of it where that is not enough."""
+    short = key.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ")
+    clash = [
+        other for other in told if other.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ") == short
+    ]
+    return short if clash == [key] else key

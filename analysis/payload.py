@@ -1,0 +1,266 @@
+"""What the report's page knows: the tables as one compact JSON object of columns and small integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .folder import Json, Output
+from .frames import FLOOR, T_95, Frames, first_step
+
+UNIT = 1e-4
+"""Logits. Logit differences are told in whole multiples of it: a thousandth of the least denominator."""
+
+SHOWN_PROMPTS = 4
+"""How many prompts of a patch job the page quotes."""
+
+ENDS = ("win_rate_low", "win_rate_high")
+"""The page works out intervals from value and n, for every share alike."""
+
+
+class Pool:
+    """Values that many entries share, kept once and named by their number."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._numbers: dict[Hashable, int] = {}
+
+    def number(self, key: Hashable, value: Any) -> int:
+        """The number of `value`, which `key` tells from others."""
+        if key not in self._numbers:
+            self._numbers[key] = len(self.values)
+            self.values.append(value)
+        return self._numbers[key]
+
+    def steps(self, steps: Iterable[int]) -> int:
+        """The number of a list of steps."""
+        values = [int(step) for step in steps]
+        return self.number(tuple(values), values)
+
+
+class Rows:
+    """Rows of a table as arrays of numbers: cutting pandas frames into thousands of pieces takes a minute.
+
+    A word is its number in the list of its column's words; what is missing is NaN.
+    """
+
+    def __init__(self, columns: dict[str, np.ndarray], lists: dict[str, list[str]]) -> None:
+        self._columns = columns
+        self._lists = lists
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> Rows:
+        """The rows of a frame."""
+        columns, lists = {}, {}
+        for name in table.columns:
+            if pd.api.types.is_string_dtype(table[name]):
+                numbers, words = pd.factorize(table[name])
+                columns[name] = np.where(numbers < 0, np.nan, numbers)
+                lists[name] = [str(word) for word in words]
+            else:
+                columns[name] = table[name].to_numpy("float64", na_value=np.nan)
+        return cls(columns, lists)
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._columns[name]
+
+    def where(self, name: str, word: str) -> Rows:
+        """The rows whose column `name` is `word`."""
+        words = self._lists[name]
+        number = words.index(word) if word in words else -1
+        kept = np.flatnonzero(self._columns[name] == number)
+        return Rows({key: column[kept] for key, column in self._columns.items()}, self._lists)
+
+    def words(self, name: str) -> list[str]:
+        """The different words of a column, in the order of the table's first rows."""
+        there = np.unique(self._columns[name])
+        return [self._lists[name][int(number)] for number in there[~np.isnan(there)]]
+
+    def text(self, name: str, rows: np.ndarray) -> list[str]:
+        """The words of a column in these rows."""
+        return [self._lists[name][int(number)] for number in self._columns[name][rows]]
+
+
+def build(output: Output, frames: Frames, made: str, note: str = "") -> Json:
+    """The page's data. `made` is the date it shows; `note` says what `frames` lacks, if anything."""
+    steps, layouts, prompts = Pool(), Pool(), Pool()
+    place = {run_id: number for number, run_id in enumerate(frames.runs["run_id"])}
+    return {
+        "made": made,
+        "note": note,
+        "sweeps": [{"name": s.name, "command": s.command, "cells": len(s.cells)} for s in output.sweeps],
+        "versions": _versions(output),
+        "floor": FLOOR,
+        "unit": UNIT,
+        "t95": T_95,
+        "runs": _columns(_summary(frames)),
+        "planned": [run.overrides for run in output.runs],
+        "patches": _columns(frames.patches),
+        "series": list(_series(frames.metrics, place, steps)),
+        "blocks": list(_blocks(output, frames, place, steps, layouts, prompts)),
+        "steps": steps.values,
+        "layouts": layouts.values,
+        "prompts": prompts.values,
+    }
+
+
+def _versions(output: Output) -> dict[str, str]:
+    """Each package with the versions that the runs were made with."""
+    found: dict[str, dict[str, None]] = {}
+    for run in output.runs:
+        for package, version in run.about.get("versions", {}).items():
+            found.setdefault(package, {})[str(version)] = None
+    return {package: ", ".join(versions) for package, versions in found.items()}
+
+
+def _summary(frames: Frames) -> pd.DataFrame:
+    """The runs with the held-out win rate of their last checkpoint, its n, and the first step at 90%."""
+    metrics = frames.metrics
+    rates = metrics[(metrics["metric"] == "win_rate") & (metrics["split"] == "heldout")]
+    last = rates.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
+    ids = frames.runs["run_id"]
+    return frames.runs.assign(
+        win_rate=ids.map(last["value"]), win_n=ids.map(last["n"]), first_step=ids.map(first_step(metrics))
+    )
+
+
+def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterable[Json]:
+    kept = metrics[~metrics["metric"].isin(ENDS)].sort_values("step", kind="stable")
+    for (run_id, split, metric), rows in kept.groupby(["run_id", "split", "metric"], sort=False):
+        yield {
+            "run": place[run_id],
+            "split": split,
+            "metric": metric,
+            "steps": steps.steps(rows["step"]),
+            "value": _rounded(rows["value"]),
+            "n": _once(rows["n"]),
+        }
+
+
+def _blocks(
+    output: Output, frames: Frames, place: dict[str, int], steps: Pool, layouts: Pool, prompts: Pool
+) -> Iterable[Json]:
+    """One block a patch job: its patching by site, and its attribution by kind."""
+    patching = Rows.of(frames.patching)
+    attribution = Rows.of(frames.attribution)
+    names = dict(zip(frames.patches["patch_id"], frames.patches["patching"], strict=True))
+    for patch in output.patches:
+        patched, attributed = (
+            patching.where("patch_id", patch.patch_id),
+            attribution.where("patch_id", patch.patch_id),
+        )
+        if not len(patched) and not len(attributed):
+            continue
+        told = [_told(prompt) for prompt in patch.about.get("prompts", [])[:SHOWN_PROMPTS]]
+        block: Json = {
+            "run": place[patch.run_id],
+            "patch_id": patch.patch_id,
+            "corruption": patch.corruption,
+            "patching": _plain(names[patch.patch_id]),
+            "prompts": prompts.number(repr(told), told),
+            "n": int((patched if len(patched) else attributed)["n"][0]),
+            "sites": {
+                site: _site(patched.where("site", site), steps, layouts) for site in patched.words("site")
+            },
+        }
+        for kind in attributed.words("kind"):
+            rows = attributed.where("kind", kind)
+            block[kind] = _heads(rows, steps, layouts) if kind == "head" else _parts(rows, steps)
+        yield block
+
+
+def _told(prompt: Json) -> Json:
+    return {key: prompt.get(key, "") for key in ("clean", "corrupted", "answer")}
+
+
+def _site(rows: Rows, steps: Pool, layouts: Pool) -> Json:
+    """One site: what patching changes, step by step, with clean and corrupted of each step."""
+    order, first = np.unique(rows["step"], return_index=True)
+    layout, grid = _grid(rows, rows["patched"] - rows["corrupted"], layouts)
+    return {
+        "steps": steps.steps(order),
+        "layout": layout,
+        "clean": _units(rows["clean"][first]),
+        "corrupted": _units(rows["corrupted"][first]),
+        "change": grid,
+    }
+
+
+def _heads(rows: Rows, steps: Pool, layouts: Pool) -> Json:
+    """The direct logit difference of each head, step by step."""
+    layout, grid = _grid(rows, rows["logit_diff"], layouts)
+    return {"steps": steps.steps(np.unique(rows["step"])), "layout": layout, "value": grid}
+
+
+def _parts(rows: Rows, steps: Pool) -> Json:
+    """Logit differences of the residual stream or of layers' parts, in the order of the table."""
+    order, row = np.unique(rows["step"], return_inverse=True)
+    layer = np.nan_to_num(rows["layer"], nan=-1)  # an embedding belongs to no layer
+    first, column = _by_appearance(np.column_stack([rows["component"], layer]))
+    names = rows.text("component", first)
+    grid = np.full((len(order), len(first)), np.nan)
+    grid[row, column] = rows["logit_diff"]
+    return {
+        "steps": steps.steps(order),
+        "components": [
+            name if at < 0 else f"{name} {at:.0f}" for name, at in zip(names, layer[first], strict=True)
+        ],
+        "value": [_units(values) for values in grid],
+    }
+
+
+def _grid(rows: Rows, values: np.ndarray, layouts: Pool) -> tuple[int, list[list[int | None]]]:
+    """Values as one list a step, layer by layer; the layout says which layers and columns these are."""
+    steps, step = np.unique(rows["step"], return_inverse=True)
+    layers, layer = np.unique(rows["layer"], return_inverse=True)
+    layout: Json = {"layers": [int(at) for at in layers]}
+    if np.isnan(rows["head"]).all():
+        first, column = _by_appearance(rows["position"][:, None])
+        layout |= {"axis": "position", "columns": rows.text("position", first)}
+    else:
+        heads, column = np.unique(rows["head"], return_inverse=True)
+        layout |= {"axis": "head", "columns": [int(head) for head in heads]}
+    grid = np.full((len(steps), len(layers), len(layout["columns"])), np.nan)
+    grid[step, layer, column] = values
+    return layouts.number(repr(layout), layout), [_units(of_step.ravel()) for of_step in grid]
+
+
+def _by_appearance(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each different row of `keys` stands first, in that order, and which of them each row is."""
+    _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[which.ravel()]
+
+
+def _units(values: np.ndarray) -> list[int | None]:
+    whole = np.round(values / UNIT)
+    return [None if math.isnan(value) else int(value) for value in whole.tolist()]
+
+
+def _rounded(values: pd.Series) -> list[float | None]:
+    """To five significant digits."""
+    return [None if math.isnan(value) else float(f"{value:.5g}") for value in values.tolist()]
+
+
+def _once(values: pd.Series) -> int | list[int]:
+    """One number where all are equal, as prompts usually are."""
+    listed = [int(value) for value in values]
+    return listed[0] if len(set(listed)) == 1 else listed
+
+
+def _columns(frame: pd.DataFrame) -> Json:
+    return {str(name): [_plain(value) for value in frame[name].tolist()] for name in frame.columns}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it."""
+    if value is None or value is pd.NA or value != value:
+        return None
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -1,0 +1,96 @@
+"""One self-contained page to compare runs: all data, all code, no network."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib import resources
+from pathlib import Path
+
+import pandas as pd
+from plotly.offline import get_plotlyjs
+
+from . import payload
+from .folder import Output, read
+from .frames import Frames, tabulate, write_whole
+
+LIMIT = 15_000_000
+"""Bytes. A page of this size still opens in a second or two and can be sent by mail."""
+
+
+def write_report(output: Path, sweeps: Sequence[str] | None = None, to: Path | None = None) -> Path:
+    """Write the page for the folder `output`, or for the named `sweeps` of it; returns the file.
+
+    The file is `to`, or report.html in `output`; it appears whole or not at all. Where all checkpoints would
+    make a page beyond LIMIT, it shows fewer of them in its heatmaps and says so. Raises UserError where the
+    folder or a sweep does not exist, or a file cannot be read.
+    """
+    found = read(output, sweeps)
+    file = Path(to) if to is not None else found.path / "report.html"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, page(found, tabulate(found)).encode())
+    return file
+
+
+def page(output: Output, frames: Frames, limit: int = LIMIT) -> str:
+    """The page as text, of at most `limit` bytes if leaving out patching and attribution can do it."""
+    parts = {name: _template(f"report.{name}") for name in ("css", "js")}
+    parts["plotly"] = get_plotlyjs()
+    parts["title"] = html.escape(
+        f"mi-sweeps: {', '.join(sweep.name for sweep in output.sweeps) or output.path.name}"
+    )
+    frame = _template("report.html")
+    room = limit - sum(len(part.encode()) for part in (frame, *parts.values()))
+    parts["data"] = _data(output, frames, room)
+    # In one pass: what a part holds is never taken for another marker.
+    return re.sub(r"\{\{(\w+)\}\}", lambda marker: parts[marker[1]], frame)
+
+
+def _template(name: str) -> str:
+    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+
+def _data(output: Output, frames: Frames, room: int) -> str:
+    """The page's data as JSON of at most `room` bytes: all checkpoints, or else some, or some runs."""
+    made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    text = _json(payload.build(output, frames, made))
+    checkpoints = frames.patching["step"].nunique()
+    every, runs = 1, frames.patching["run_id"].nunique()
+    while len(text) > room and runs > 1:
+        # Step towards the goal by what is still too much, first in checkpoints and then in runs.
+        excess = len(text) / room if room > 0 else 2.0
+        if every < checkpoints:
+            every = min(checkpoints, max(every + 1, round(every * excess)))
+        else:
+            runs = max(1, min(runs - 1, int(runs / excess)))
+        text = _json(payload.build(output, _thinned(frames, every, runs), made, _note(every, runs)))
+    return text
+
+
+def _thinned(frames: Frames, every: int, runs: int) -> Frames:
+    """Patching and attribution of each `every`-th checkpoint and the last, of the first `runs` runs."""
+    steps = sorted(frames.patching["step"].unique())
+    kept_steps = {*steps[::every], *steps[-1:]}
+    kept_runs = set(pd.unique(frames.patching["run_id"])[:runs])
+
+    def thin(table: pd.DataFrame) -> pd.DataFrame:
+        return table[table["step"].isin(kept_steps) & table["run_id"].isin(kept_runs)]
+
+    return replace(frames, patching=thin(frames.patching), attribution=thin(frames.attribution))
+
+
+def _note(every: int, runs: int) -> str:
+    return (
+        f"To keep this page small, circuits are shown for {runs} runs, at one checkpoint in {every} "
+        "and the last. The exported tables have all of them."
+    )
+
+
+def _json(data: payload.Json) -> str:
+    """JSON that may stand in a script element: no text in it can end the element."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

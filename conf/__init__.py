@@ -1,0 +1,1 @@
+"""Hydra config groups: one folder a group, one file a choice."""

@@ -1,0 +1,36 @@
+"""A job as a Hydra application, with one-line errors and exit codes 0 done, 1 failed, 2 bad input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import hydra
+from omegaconf import DictConfig
+
+from mi_sweeps import libraries
+from mi_sweeps.config import Config, parse
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.folders import Busy, describe
+
+
+def run_app(job: Callable[[Config], None]) -> None:
+    """Runs a job for the configuration on the command line, or for each of them with `-m`; a failed one stops none."""
+    libraries.quiet()
+    codes = [0]
+
+    def one(values: DictConfig) -> None:
+        try:
+            job(parse(values))
+        except UserError as error:
+            codes.append(2)
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        except Busy as error:
+            codes.append(2)
+            print(f"error: {error}: another process is at work there; wait for it", file=sys.stderr)  # noqa: T201
+        except Exception as error:
+            codes.append(1)
+            print(f"failed: {describe(error)}", file=sys.stderr)  # noqa: T201
+
+    hydra.main(version_base="1.3", config_path="pkg://mi_sweeps.conf", config_name="config")(one)()
+    sys.exit(max(codes))

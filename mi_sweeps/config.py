@@ -1,0 +1,220 @@
+"""The whole configuration, typed and validated, and the part of it that changes a run's result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mi_sweeps.errors import UserError
+
+FORMAT = 1
+"""Version of what is on disk and of what the same configuration computes; part of every identity."""
+
+Site = Literal["resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Section(BaseModel):
+    """Read-only; a key that is not named here is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def is_path(key: str) -> bool:
+    """Whether a key of a task names a file of the user's."""
+    return key == "path" or key.endswith("_path")
+
+
+class NamedFunction(BaseModel):
+    """A function named by its import path, `_target_`, with its arguments as further keys."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+
+    name: Name
+    target: str = Field(alias="_target_")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absolute_paths(cls, values: Any) -> Any:
+        """Whoever computes the cell later may do so from another folder."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: str(Path(value).expanduser().absolute()) if is_path(key) and isinstance(value, str) else value
+            for key, value in values.items()
+        }
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys beside `name` and `_target_`."""
+        return dict(self.model_extra or {})
+
+
+class ModelConfig(Section):
+    """Which language model. At most one of `hub` and `path`; with neither it is the embedded one."""
+
+    name: Name
+    hub: str | None
+    """Name on the Hugging Face hub."""
+    revision: str | None
+    """Commit, tag or branch on the hub."""
+    path: Path | None
+    """Folder of the model and its tokenizer."""
+    prepend_bos: bool
+    """Whether every prompt begins with the tokenizer's beginning-of-sequence token."""
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """Whoever computes the cell later may do so from another folder."""
+        return path and path.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if self.hub and self.path:
+            raise ValueError("give model.hub or model.path, not both")
+        return self
+
+
+class CorruptionConfig(Section):
+    """Which slots of a prompt the corruption changes (`mi_sweeps.tasks.corruption`)."""
+
+    name: Literal["first", "second", "both", "order"]
+
+
+class OptimConfig(Section):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    name: Literal["adamw"]
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+
+
+class TrainConfig(Section):
+    """The fine-tuning loop."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    clip: float = Field(gt=0)
+    """Largest L2 norm of the gradient; larger ones are scaled down."""
+    precision: Literal["fp32", "bf16"]
+    """`bf16` runs the forward under autocast; weights and optimiser stay fp32."""
+
+
+class CheckpointConfig(Section):
+    """When the weights are kept, and how."""
+
+    every: int = Field(ge=1)
+    steps: tuple[Annotated[int, Field(ge=0)], ...]
+    storage: Literal["full", "delta"]
+
+    def all_steps(self, last: int) -> list[int]:
+        """The checkpoint steps of a run of `last` steps: 0, every `every`, those listed, and the last."""
+        return sorted({0, last, *range(0, last, self.every), *(step for step in self.steps if step <= last)})
+
+
+class PatchingConfig(Section):
+    """What a patch job looks at."""
+
+    name: Name
+    sites: tuple[Site, ...]
+    heads: Literal["all", "end"]
+    engine: Literal["reference"]
+    prompts: int = Field(ge=1)
+    """How many held-out prompts are patched."""
+    steps: tuple[Annotated[int, Field(ge=0)], ...] | None
+    """Which checkpoints; None is all of them."""
+
+
+class TrackingConfig(Section):
+    """Where the wandb mirror of a run goes."""
+
+    name: Literal["none", "wandb"]
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    entity: str | None
+
+
+class LauncherConfig(Section):
+    """Where cells are computed. Changes no result, so it is part of no identity."""
+
+    name: Literal["inline", "local"]
+    workers: int | None = Field(ge=1)
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    threads: int | None = Field(ge=1)
+
+
+class SweepConfig(Section):
+    """A named grid."""
+
+    name: Name
+    grid: dict[str, Any]
+
+
+class Config(Section):
+    """One cell of a sweep: a run, and how its checkpoints are patched."""
+
+    model: ModelConfig
+    task: NamedFunction
+    corruption: CorruptionConfig
+    optim: OptimConfig
+    schedule: NamedFunction
+    patching: PatchingConfig
+    tracking: TrackingConfig
+    launcher: LauncherConfig
+    sweep: SweepConfig
+    seed: int = Field(ge=0, lt=2**63)
+    train: TrainConfig
+    checkpoint: CheckpointConfig
+    output: Path
+
+    @model_validator(mode="after")
+    def _steps_are_checkpoints(self) -> Config:
+        unknown = sorted(set(self.patching.steps or ()) - set(self.checkpoint_steps))
+        if unknown:
+            raise ValueError(
+                f"patching.steps: {unknown} are no checkpoints of this run ({self.checkpoint_steps}); "
+                "choose among those, or add them to checkpoint.steps"
+            )
+        return self
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """Every step whose weights are kept."""
+        return self.checkpoint.all_steps(self.train.steps)
+
+    @property
+    def patch_steps(self) -> list[int]:
+        """The checkpoints that the patch job looks at."""
+        return self.checkpoint_steps if self.patching.steps is None else sorted(set(self.patching.steps))
+
+    def dump(self) -> dict[str, Any]:
+        """The configuration as plain JSON values; `parse` reads it back."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def parse(values: DictConfig | dict[str, Any]) -> Config:
+    """Validates a composed configuration.
+
+    Raises:
+        UserError: one line for the first value that is wrong, with its key.
+    """
+    try:
+        plain = OmegaConf.to_container(values, resolve=True, throw_on_missing=True) if OmegaConf.is_config(values) else values
+        return Config.model_validate(plain)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key}: no value; give {error.full_key}=VALUE on the command line") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":
+            raise UserError(message if message.startswith(key) else f"{key}: {message}") from None
+        raise UserError(f"{key}={first['input']}: {message[0].lower()}{message[1:]}") from None

@@ -1,0 +1,7 @@
+"""Errors that are the user's to mend."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """What was wrong, where, and what to do, in one line. The command line prints it and exits with 2."""

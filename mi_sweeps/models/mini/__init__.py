@@ -1,0 +1,12 @@
+"""The embedded model `mini`: a four-layer GPT-2 that knows two-name IOI and little else.
+
+It plays GPT-2's part where no model hub can be reached, and in tests. `python -m mi_sweeps.models.mini`
+makes it from nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "weights"
+"""The shipped model: a Hugging Face folder with weights, config, tokenizer and model card."""

@@ -1,0 +1,1 @@
+"""Overrides -> grid -> plan -> execution -> status."""

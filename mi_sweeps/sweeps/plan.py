@@ -1,0 +1,88 @@
+"""What `run` would do: pure, read from the folders, never written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from mi_sweeps.store import folders
+from mi_sweeps.store.folders import PENDING, PatchFolder, RunFolder, Status
+from mi_sweeps.sweeps.grid import Cell
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells with the states that their folders had when the plan was made."""
+
+    cells: tuple[Cell, ...]
+    runs: dict[str, Status]
+    """State of each fine-tune by run id."""
+    patches: dict[str, Status]
+    """State of each patch job by patch id."""
+
+    @cached_property
+    def cells_by_run(self) -> dict[str, list[Cell]]:
+        """The patch jobs of each fine-tune."""
+        grouped: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            grouped.setdefault(cell.run_id, []).append(cell)
+        return grouped
+
+    def counts(self) -> tuple[Counter[str], Counter[str]]:
+        """How many fine-tunes, and how many patch jobs, are in each state."""
+        return Counter(map(_shown, self.runs.values())), Counter(map(_shown, self.patches.values()))
+
+    def to_do(self, retry: bool = False) -> int:
+        """How many fine-tunes and patch jobs `run` would work on."""
+        states = (*PENDING, "failed") if retry else PENDING
+        return sum(status.state in states for status in (*self.runs.values(), *self.patches.values()))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left, not even a failed cell."""
+        return all(status.state == "done" for status in (*self.runs.values(), *self.patches.values()))
+
+
+def _shown(status: Status) -> str:
+    return "to do" if status.state in PENDING else status.state
+
+
+def folders_of(cell: Cell) -> tuple[RunFolder, PatchFolder]:
+    """Where a cell's results are."""
+    run = folders.run_folder(cell.config.output, cell.run_id)
+    return run, run.patch(cell.patch_id)
+
+
+def make(cells: Sequence[Cell]) -> Plan:
+    """Looks at the folders of the cells."""
+    patches = {cell.patch_id: _patch_status(cell) for cell in cells}
+    runs = {}
+    for run_id, group in Plan(tuple(cells), {}, {}).cells_by_run.items():
+        runs[run_id] = _run_status(group, patches)
+    return Plan(tuple(cells), runs, patches)
+
+
+def _patch_status(cell: Cell) -> Status:
+    """Done means that every table is there: a deleted one is made again."""
+    _, folder = folders_of(cell)
+    status = folder.status()
+    if status.state == "done" and not all(folder.table(step).exists() for step in cell.config.patch_steps):
+        return replace(status, state="todo")
+    return status
+
+
+def _run_status(cells: Sequence[Cell], patches: dict[str, Status]) -> Status:
+    """Done means that the metrics are there, and every checkpoint that is still to be patched: weights may be
+    deleted when nobody needs them any more."""
+    folder, _ = folders_of(cells[0])
+    status = folder.status()
+    if status.state != "done":
+        return status
+    needed = {
+        step for cell in cells if patches[cell.patch_id].state != "done" for step in cell.config.patch_steps
+    }
+    if folder.metrics.exists() and all(folder.checkpoint(step).exists() for step in needed):
+        return status
+    return replace(status, state="todo")

@@ -1,0 +1,51 @@
+"""What can be known to be wrong before anything is computed or written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from typing import TYPE_CHECKING
+
+from mi_sweeps.circuits.pairs import make_pairs
+from mi_sweeps.models.load import load_tokenizer, pick_device
+from mi_sweeps.store.identity import digest
+from mi_sweeps.sweeps.grid import Cell
+from mi_sweeps.tasks import audit, data
+from mi_sweeps.training.schedules import resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def check(cells: Sequence[Cell]) -> list[str]:
+    """Builds the prompts of every task, the pairs of every corruption and every schedule of a plan.
+
+    Returns:
+        The audits of the prompts, as lines for a terminal.
+
+    Raises:
+        UserError: something is wrong with the configuration or the user's files.
+    """
+    lines: list[str] = []
+    prompts: dict[str, tuple[data.TaskData, PreTrainedTokenizerBase]] = {}
+    checked: set[str] = set()
+    for cell in cells:
+        config = cell.config
+        pick_device(config.launcher.device)
+        values = config.dump()
+        source = digest([values["model"], values["task"]])
+        if source not in prompts:
+            tokenizer = load_tokenizer(config.model)
+            prompts[source] = (data.load(config, tokenizer), tokenizer)
+            lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(prompts[source][0].audit))]
+        key = digest([source, values["corruption"], values["patching"], values["schedule"], values["train"]])
+        if key in checked:
+            continue
+        checked.add(key)
+        resolve(config.schedule, config.train.steps)
+        loaded, tokenizer = prompts[source]
+        chosen = data.balanced(loaded.splits["heldout"], config.patching.prompts)
+        make_pairs(chosen, config.corruption.name, tokenizer, loaded.names, config.model.prepend_bos)
+        if config.train.precision == "bf16" and pick_device(config.launcher.device).type == "cpu":
+            lines.append("train.precision=bf16: slow on most CPUs; meant for GPUs")
+    return lines

@@ -1,0 +1,94 @@
+"""What a reader should know of the prompts before trusting a win rate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from mi_sweeps.tasks.prompts import Prompt
+
+
+def describe_splits(splits: Mapping[str, Sequence[Prompt]]) -> dict[str, Any]:
+    """For each split: how many prompts, their orders, the most frequent answer's share; and the overlaps."""
+    return {
+        "splits": {split: _describe(prompts) for split, prompts in splits.items()},
+        "overlap": overlap(splits),
+        "slot_rules": slot_rules(splits.get("train", ()), splits.get("heldout", ())),
+    }
+
+
+def _describe(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    if not prompts:
+        return {"prompts": 0}
+    answer, count = Counter(prompt.answer for prompt in prompts).most_common(1)[0]
+    orders = Counter(f"answer {prompt.answer_place}, subjects {prompt.subject_order}" for prompt in prompts)
+    return {
+        "prompts": len(prompts),
+        "duplicates": len(prompts) - len({prompt.text for prompt in prompts}),
+        "name_sets": len({prompt.name_set for prompt in prompts}),
+        "templates": len({prompt.template for prompt in prompts if prompt.template}),
+        "most_frequent_answer": {"answer": answer, "share": round(count / len(prompts), 4)},
+        "orders": dict(sorted(orders.items())),
+    }
+
+
+def overlap(splits: Mapping[str, Sequence[Prompt]]) -> dict[str, dict[str, int]]:
+    """How many prompts of each evaluation split share their text, or their name set, with a training prompt."""
+    train = splits.get("train", ())
+    texts, sets = {prompt.text for prompt in train}, {prompt.name_set for prompt in train}
+    return {
+        split: {
+            "same_text": sum(prompt.text in texts for prompt in prompts),
+            "same_name_set": sum(prompt.name_set in sets for prompt in prompts),
+        }
+        for split, prompts in splits.items()
+        if split != "train"
+    }
+
+
+def slot_rules(train: Sequence[Prompt], heldout: Sequence[Prompt]) -> dict[str, float]:
+    """Held-out win rates of rules that look at one slot only; a model must beat them to have learned the task.
+
+    Each rule learns from the training prompts which listed place to answer, given what its slot shows.
+    `listed place` looks at one listed name, whichever is the answer most often, and always says it.
+    """
+    if not train or not heldout:
+        return {}
+    looks: dict[str, Callable[[Prompt], Hashable]] = {
+        "listed place": lambda prompt: None,
+        "first subject": lambda prompt: prompt.listed.index(prompt.subjects[0]),
+        "last subject": lambda prompt: prompt.listed.index(prompt.subjects[-1]),
+    }
+    scores = {}
+    for rule, look in looks.items():
+        counts: dict[Hashable, Counter[int]] = {}
+        for prompt in train:
+            counts.setdefault(look(prompt), Counter())[prompt.answer_place] += 1
+        best = {seen: places.most_common(1)[0][0] for seen, places in counts.items()}
+        scores[rule] = round(sum(best.get(look(prompt)) == prompt.answer_place for prompt in heldout) / len(heldout), 4)
+    return scores
+
+
+def lines(audit: Mapping[str, Any]) -> list[str]:
+    """The audit as a few lines for a terminal."""
+    text = []
+    if "rows" in audit:
+        text.append(f"rows: {audit['rows']}, kept {audit['kept']}, dropped {audit['rows'] - audit['kept']}")
+        for reason, rows in audit["dropped"].items():
+            shown = ", ".join(map(str, rows[:12])) + (", …" if len(rows) > 12 else "")
+            text.append(f"  {reason}: {len(rows)} (row {shown})")
+    for split, facts in audit["splits"].items():
+        if facts["prompts"]:
+            top = facts["most_frequent_answer"]
+            text.append(
+                f"{split}: {facts['prompts']} prompts, {facts['name_sets']} name sets, "
+                f"most frequent answer {top['answer']} {top['share']:.1%}"
+            )
+    for split, shared in audit["overlap"].items():
+        if shared["same_text"] or shared["same_name_set"]:
+            text.append(f"overlap with train: {split} {shared['same_text']} texts, {shared['same_name_set']} name sets")
+    if audit["slot_rules"]:
+        rules = ", ".join(f"{rule} {score:.0%}" for rule, score in audit["slot_rules"].items())
+        text.append(f"held-out win rate of one-slot rules: {rules}")
+    return text

@@ -1,0 +1,103 @@
+"""The prompts of a run: made once for each fingerprint, held by `datasets`, with the audit beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mi_sweeps.config import Config
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.files import read_json, replacing, write_json
+from mi_sweeps.store.identity import data_fingerprint
+from mi_sweeps.tasks.prompts import Prompt
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What a task gives: prompts for each split, the names it may use, and the audit of both."""
+
+    splits: dict[str, list[Prompt]]
+    """`train`, `heldout`, and other evaluation splits such as `two_name`."""
+    names: list[str]
+    """Names that are one token of the model's tokenizer."""
+    audit: dict[str, Any]
+    """JSON values: what was kept and dropped and what a reader should know of the prompts."""
+
+
+def load(config: Config, tokenizer: PreTrainedTokenizerBase, output: Path | None = None) -> TaskData:
+    """The prompts of a configuration, from the cache in `output` or newly made (and then kept there).
+
+    Raises:
+        UserError: the task's arguments or the user's file are wrong.
+    """
+    from hydra.utils import get_method
+
+    cache = output / "data" / data_fingerprint(config) if output else None
+    if cache and (cached := read_json(cache / "audit.json")) is not None:
+        return TaskData(_read(cache), cached["names"], cached["audit"])
+    arguments = config.task.arguments
+    try:
+        data: TaskData = get_method(config.task.target)(tokenizer, **arguments)
+    except TypeError as error:
+        raise UserError(f"task={config.task.name}: {error}; compare its keys with conf/task") from error
+    if cache:
+        try:
+            with replacing(cache) as temporary:
+                _write(data, temporary)
+        except OSError:
+            # Another process may have been quicker; its prompts are the same.
+            if not cache.exists():
+                raise
+    return data
+
+
+def _write(data: TaskData, folder: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    columns = {split: Dataset.from_list([_row(prompt) for prompt in prompts]) for split, prompts in data.splits.items()}
+    DatasetDict(columns).save_to_disk(folder)
+    write_json(folder / "audit.json", {"names": data.names, "audit": data.audit})
+
+
+def _read(folder: Path) -> dict[str, list[Prompt]]:
+    from datasets import load_from_disk
+
+    try:
+        return {split: _prompts(dataset) for split, dataset in load_from_disk(folder).items()}
+    except Exception as error:
+        raise UserError(f"{folder}: damaged ({type(error).__name__}); delete it: prompts are made again") from None
+
+
+def _row(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "text": prompt.text,
+        "answer": prompt.answer,
+        "slots": [list(slot) for slot in prompt.slots],
+        "n_subjects": prompt.n_subjects,
+        "template": prompt.template,
+    }
+
+
+def _prompts(dataset: Dataset) -> list[Prompt]:
+    return [
+        Prompt(row["text"], row["answer"], tuple((a, b) for a, b in row["slots"]), row["n_subjects"], row["template"])
+        for row in dataset
+    ]
+
+
+def balanced(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """`count` of the prompts, spread as evenly as they allow over the orders; always the same ones."""
+    groups: dict[tuple[int, str], list[Prompt]] = {}
+    for prompt in prompts:
+        groups.setdefault((prompt.answer_place, prompt.subject_order), []).append(prompt)
+    queues = [list(reversed(groups[order])) for order in sorted(groups)]
+    chosen: list[Prompt] = []
+    while len(chosen) < count and any(queues):
+        chosen += [queue.pop() for queue in queues if queue]
+    return chosen[:count]

@@ -1,0 +1,143 @@
+"""Generated indirect object identification prompts (Wang et al. 2022, arXiv:2211.00593).
+
+Two names is the task of the paper; three names with two subjects is the task of the experiment that this
+project grew out of: "After Mary, John and Tom went to the store, John and Mary gave a book to" -> "Tom".
+Prompts are balanced exactly over the orders (the answer's place among the listed names, times the order of
+the subjects), and evaluation prompts use name sets and templates that training prompts do not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from math import comb
+from typing import TYPE_CHECKING
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.audit import describe_splits
+from mi_sweeps.tasks.data import TaskData
+from mi_sweeps.tasks.lexicon import ACTIONS, NAMES, OBJECTS, OPENINGS, PLACES, SCENES
+from mi_sweeps.tasks.prompts import Prompt, fill
+from mi_sweeps.tasks.tokens import is_one_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LISTING = {2: "{} and {}", 3: "{}, {} and {}"}
+SUBJECTS = {2: "{}", 3: "{} and {}"}
+
+Template = tuple[str, str, str, str]
+"""Opening, scene, joint, action."""
+
+
+def templates(seed: int) -> tuple[list[Template], list[Template]]:
+    """All templates, divided into three quarters for training and one quarter for evaluation."""
+    every = [(opening, scene, joint, action) for (opening, joint), scene, action in itertools.product(OPENINGS, SCENES, ACTIONS)]
+    random.Random(f"templates {seed}").shuffle(every)
+    cut = len(every) // 4
+    return every[cut:], every[:cut]
+
+
+def orders(n_names: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Each order as (place of the answer, places of the subjects in their order); 6 for three names, 2 for two."""
+    return [
+        (answer, subjects)
+        for answer in range(n_names)
+        for subjects in itertools.permutations([place for place in range(n_names) if place != answer])
+    ]
+
+
+def name_sets(names: Sequence[str], size: int, counts: Sequence[int], rng: random.Random) -> list[list[tuple[str, ...]]]:
+    """Disjoint lists of different name sets, `counts[i]` in the i-th.
+
+    Raises:
+        UserError: there are fewer sets than asked for.
+    """
+    available = comb(len(names), size)
+    if sum(counts) > available:
+        raise UserError(
+            f"task: {sum(counts)} prompts need as many different sets of {size} names, "
+            f"and {len(names)} names give {available}; ask for fewer prompts or give more names"
+        )
+    sets = rng.sample(list(itertools.combinations(names, size)), sum(counts))
+    stops = list(itertools.accumulate(counts))
+    return [sets[stop - count : stop] for count, stop in zip(counts, stops, strict=True)]
+
+
+def generate(sets: Sequence[tuple[str, ...]], choices: Sequence[Template], rng: random.Random) -> list[Prompt]:
+    """One prompt for each name set, with template, place and object drawn at random.
+
+    Raises:
+        UserError: the number of prompts is not a multiple of the number of orders.
+    """
+    if not sets:
+        return []
+    n_names = len(sets[0])
+    every_order = orders(n_names)
+    if len(sets) % len(every_order):
+        raise UserError(
+            f"task: {len(sets)} prompts cannot be balanced over {len(every_order)} orders; use a multiple of {len(every_order)}"
+        )
+    prompts = []
+    for index, names in enumerate(sets):
+        listed = rng.sample(names, n_names)
+        answer, subjects = every_order[index % len(every_order)]
+        opening, scene, joint, action = rng.choice(choices)
+        scene = scene.format(place=rng.choice(PLACES))
+        action = action.format(object=rng.choice(OBJECTS))
+        text = f"{opening} {LISTING[n_names]} {scene}{joint}{SUBJECTS[n_names]} {action}"
+        slots = [*listed, *(listed[place] for place in subjects)]
+        source = "|".join((opening, scene.split()[0], joint.strip(), action.split()[0]))
+        prompts.append(fill(text, slots, listed[answer], len(subjects), source))
+    rng.shuffle(prompts)
+    return prompts
+
+
+def splits(names: Sequence[str], n_names: int, counts: dict[str, int], seed: int) -> dict[str, list[Prompt]]:
+    """Prompts for each split: `train` on the training templates, every other split on the evaluation ones.
+
+    Name sets are disjoint between all splits.
+    """
+    training, evaluation = templates(seed)
+    rng = random.Random(f"prompts {n_names} {seed}")
+    sets = name_sets(names, n_names, list(counts.values()), rng)
+    return {
+        split: generate(chosen, training if split == "train" else evaluation, rng)
+        for split, chosen in zip(counts, sets, strict=True)
+    }
+
+
+def task(
+    tokenizer: PreTrainedTokenizerBase, *, n_names: int, prompts: dict[str, int], names: Sequence[str] | None, seed: int
+) -> TaskData:
+    """The generated task: `prompts` says how many for `train`, `heldout` and perhaps `two_name`.
+
+    Raises:
+        UserError: a name is not one token, or there are too few names, or an unbalanced number of prompts.
+    """
+    if n_names not in LISTING:
+        raise UserError(f"task.n_names={n_names}: use 2 or 3")
+    unknown = sorted(set(prompts) - {"train", "heldout", "two_name"})
+    if unknown or min(prompts.values(), default=0) < 0 or not (prompts.get("train") and prompts.get("heldout")):
+        raise UserError(f"task.prompts={prompts}: give positive numbers for train, heldout and, if wanted, two_name")
+    usable = single_token_names(tokenizer, names)
+    counts = {split: count for split, count in prompts.items() if split != "two_name"}
+    data = splits(usable, n_names, counts, seed)
+    if prompts.get("two_name"):
+        # Never trained on, so all templates of the evaluation quarter are new; the pairs are drawn on their own.
+        data["two_name"] = splits(usable, 2, {"two_name": prompts["two_name"]}, seed)["two_name"]
+    return TaskData(data, usable, {"names": usable, **describe_splits(data)})
+
+
+def single_token_names(tokenizer: PreTrainedTokenizerBase, names: Sequence[str] | None = None) -> list[str]:
+    """The names that are one token; of the lexicon, or those given, which must then all be.
+
+    Raises:
+        UserError: a given name is not a single token.
+    """
+    chosen = [name for name in (names or NAMES) if is_one_token(name, tokenizer)]
+    if names and len(chosen) < len(names):
+        bad = [name for name in names if name not in chosen]
+        raise UserError(f"task.names: {', '.join(bad)}: not one token of the model's tokenizer; use other names")
+    return chosen

@@ -1,0 +1,86 @@
+"""A prompt and its name slots.
+
+A prompt lists its names first and repeats its subjects after: "After *Mary*, *John* and *Tom* went to the
+store, *Mary* and *John* gave a book to" -> "Tom". Each starred name is a *slot*; the slots divide the text
+into *roles* (intro, name 1, ..., subject 2, action, end), which name a token's place across templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question and its one-word answer."""
+
+    text: str
+    """The question, without the answer and without a space at its end."""
+    answer: str
+    """The answer as a bare word ("Tom")."""
+    slots: tuple[Span, ...]
+    """Character spans of the name slots in reading order: the listed names, then the subjects."""
+    n_subjects: int
+    """How many of the slots, at the end, are subjects: 2 for three names, 1 for two names."""
+    template: str = ""
+    """What the prompt was made from; empty for a user's own prompt."""
+
+    def slot_names(self) -> tuple[str, ...]:
+        """The name in each slot."""
+        return tuple(self.text[start:end] for start, end in self.slots)
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The names of the first clause, in their order there."""
+        return self.slot_names()[: len(self.slots) - self.n_subjects]
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The repeated names, in their order in the second clause."""
+        return self.slot_names()[len(self.slots) - self.n_subjects :]
+
+    @property
+    def answer_place(self) -> int:
+        """1-based place of the answer among the listed names."""
+        return self.listed.index(self.answer) + 1
+
+    @property
+    def subject_order(self) -> str:
+        """`same` if the subjects repeat in the order in which they were listed, else `swapped`."""
+        places = [self.listed.index(name) for name in self.subjects]
+        return "same" if places == sorted(places) else "swapped"
+
+    @property
+    def name_set(self) -> frozenset[str]:
+        """The names of the prompt, whatever their order."""
+        return frozenset(self.listed)
+
+    def with_slots(self, names: Mapping[int, str]) -> Prompt:
+        """The same prompt with other names in some slots (by slot index); the answer is kept."""
+        text, slots, cursor = "", [], 0
+        for index, (start, end) in enumerate(self.slots):
+            text += self.text[cursor:start]
+            name = names.get(index, self.text[start:end])
+            slots.append((len(text), len(text) + len(name)))
+            text += name
+            cursor = end
+        return Prompt(text + self.text[cursor:], self.answer, tuple(slots), self.n_subjects, self.template)
+
+
+def fill(template: str, names: Sequence[str], answer: str, n_subjects: int, source: str = "") -> Prompt:
+    """A prompt from a template whose slots are written `{}`.
+
+    >>> fill("When {} and {} met, {} spoke to", ["Mary", "Tom", "Mary"], "Tom", 1).text
+    'When Mary and Tom met, Mary spoke to'
+    """
+    pieces = template.split("{}")
+    if len(pieces) != len(names) + 1:
+        raise ValueError(f"template {template!r} has {len(pieces) - 1} slots, but {len(names)} names were given")
+    text, slots = pieces[0], []
+    for name, piece in zip(names, pieces[1:], strict=True):
+        slots.append((len(text), len(text) + len(name)))
+        text += name + piece
+    return Prompt(text, answer, tuple(slots), n_subjects, source or template)

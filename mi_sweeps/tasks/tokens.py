@@ -1,0 +1,186 @@
+"""Prompts as token batches.
+
+Prompts of unequal length are padded on the right. Attention is causal, so nothing before a prompt's end ever
+sees the padding, positions count from the prompt's own first token, and logits are read at its own last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.prompts import Prompt, Span
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokenized prompts, in the order of `prompts`."""
+
+    prompts: tuple[Prompt, ...]
+    tokens: Int[Tensor, "prompt pos"]
+    """Padded on the right."""
+    end: Int[Tensor, " prompt"]
+    """Index of each prompt's last token."""
+    answers: Int[Tensor, " prompt"]
+    """Token of each answer, as it follows the prompt."""
+    subjects: Int[Tensor, "prompt subject"]
+    """Tokens of the subjects, spelled as an answer would be."""
+    roles: tuple[tuple[str, ...], ...]
+    """For each prompt the role of each of its tokens; unique within a prompt."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        moved = (tensor.to(device) for tensor in (self.tokens, self.end, self.answers, self.subjects))
+        return Batch(self.prompts, *moved, self.roles)
+
+    def select(self, rows: Sequence[int] | Int[Tensor, " row"]) -> Batch:
+        """Some of the prompts, without padding that none of them needs."""
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.tokens.device)
+        chosen = index.tolist()
+        width = int(self.end[index].max()) + 1
+        return Batch(
+            tuple(self.prompts[row] for row in chosen),
+            self.tokens[index, :width],
+            self.end[index],
+            self.answers[index],
+            self.subjects[index],
+            tuple(self.roles[row] for row in chosen),
+        )
+
+
+def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, prepend_bos: bool) -> Batch:
+    """Tokenizes prompts and finds the tokens of answers, subjects and roles.
+
+    Raises:
+        UserError: a name is unknown to the tokenizer or more than one token.
+    """
+    if not prompts:
+        raise UserError("task: no prompts; ask for at least one")
+    rows = [_encode(prompt, tokenizer, prepend_bos) for prompt in prompts]
+    width = max(len(row.tokens) for row in rows)
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    return Batch(
+        tuple(prompts),
+        torch.tensor([row.tokens + [padding] * (width - len(row.tokens)) for row in rows]),
+        torch.tensor([len(row.tokens) - 1 for row in rows]),
+        torch.tensor([row.answer for row in rows]),
+        torch.tensor([row.subjects for row in rows]),
+        tuple(row.roles for row in rows),
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    tokens: list[int]
+    answer: int
+    subjects: list[int]
+    roles: tuple[str, ...]
+
+
+def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> _Row:
+    encoding = tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens: list[int] = encoding["input_ids"]
+    spans: list[Span] = [tuple(span) for span in encoding["offset_mapping"]]
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
+        start, end = spans[tokens.index(tokenizer.unk_token_id)]
+        raise UserError(
+            f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is not in the model's vocabulary; use other words or another model"
+        )
+    for start, end in prompt.slots:
+        inside = sum(1 for left, right in spans if right > start and left < end)
+        if inside != 1:
+            raise UserError(
+                f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is {inside} tokens of the model's tokenizer; names must be one"
+            )
+    roles = _roles(prompt, spans)
+    if prepend_bos:
+        if tokenizer.bos_token_id is None:
+            raise UserError("model.prepend_bos=true: the model's tokenizer has no such token; use model.prepend_bos=false")
+        tokens, roles = [tokenizer.bos_token_id, *tokens], ("bos", *roles)
+    answer, *subjects = (next_token(prompt.text, name, tokenizer) for name in (prompt.answer, *prompt.subjects))
+    return _Row(tokens, answer, subjects, roles)
+
+
+def next_token(text: str, word: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that spells a word where it follows a text and a space.
+
+    Raises:
+        UserError: it is not one token there, or unknown.
+    """
+    before = tokenizer(text, add_special_tokens=False)["input_ids"]
+    after = tokenizer(f"{text} {word}", add_special_tokens=False)["input_ids"]
+    if after[:-1] != before or after[-1] == tokenizer.unk_token_id:
+        raise UserError(f"prompt {text!r}: {word!r} is not one token of the model's tokenizer; use another name")
+    return after[-1]
+
+
+def is_one_token(name: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a name is a single, known token inside a sentence."""
+    tokens = tokenizer(f"a {name}", add_special_tokens=False)["input_ids"]
+    rest = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return tokens[:-1] == rest and tokens[-1] != tokenizer.unk_token_id
+
+
+def role_sections(n_listed: int, n_subjects: int) -> list[str]:
+    """The sections of a prompt in reading order: what lies between its slots, and the slots."""
+    sections = ["intro"]
+    for place in range(1, n_listed + 1):
+        sections.append(f"name {place}")
+        if place < n_listed:
+            sections.append("and" if place == n_listed - 1 else "comma" if n_listed == 3 else f"comma {place}")
+    sections.append("scene")
+    for place in range(1, n_subjects + 1):
+        sections.append(f"subject {place}" if n_subjects > 1 else "subject")
+        if place < n_subjects:
+            sections.append("subjects' and")
+    return [*sections, "action", "end"]
+
+
+def _roles(prompt: Prompt, spans: Sequence[Span]) -> tuple[str, ...]:
+    """The role of each token: its section, numbered within sections of text.
+
+    A section of text is numbered even where it has one token, so that "scene 1" means the same in every prompt;
+    the single words between names are not.
+    """
+    sections = role_sections(len(prompt.slots) - prompt.n_subjects, prompt.n_subjects)
+    borders = [border for slot in prompt.slots for border in slot]
+    roles, count = [], dict.fromkeys(sections, 0)
+    for left, right in spans[:-1]:
+        # A token belongs where its last character lies: byte-level tokens begin with the space before a word.
+        section = sections[sum(1 for border in borders if border < right)]
+        count[section] += 1
+        numbered = section in ("intro", "scene", "action") or count[section] > 1
+        roles.append(f"{section} {count[section]}" if numbered else section)
+    return (*roles, "end")
+
+
+def role_order(batch: Batch) -> list[str]:
+    """Every role that occurs in a batch, in reading order."""
+    first = batch.prompts[0]
+    sections = ["bos", *role_sections(len(first.slots) - first.n_subjects, first.n_subjects)]
+
+    def rank(role: str) -> tuple[int, int]:
+        stem, _, number = role.rpartition(" ")
+        return (sections.index(role), 1) if role in sections else (sections.index(stem), int(number))
+
+    return sorted({role for roles in batch.roles for role in roles}, key=rank)
+
+
+def role_positions(batch: Batch, roles: Sequence[str]) -> Int[Tensor, "prompt role"]:
+    """Where each role is in each prompt; -1 where a prompt has no such token."""
+    return torch.tensor(
+        [[row.index(role) if role in row else -1 for role in roles] for row in batch.roles],
+        device=batch.tokens.device,
+    )

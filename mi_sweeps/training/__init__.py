@@ -1,0 +1,1 @@
+"""The fine-tuning loop, its schedules, evaluation and checkpoints."""

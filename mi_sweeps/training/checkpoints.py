@@ -1,0 +1,125 @@
+"""Weights on disk, and the one rolling state from which an unfinished run goes on.
+
+Everything is safetensors: nothing is unpickled. The resume state holds fp32 weights and the optimiser's
+moments, so that a resumed run ends with the same bits as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.files import replacing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Storage = Literal["full", "delta"]
+Tensors = dict[str, Shaped[Tensor, "..."]]
+
+log = logging.getLogger(__name__)
+
+
+def parameters(model: PreTrainedModel) -> Tensors:
+    """The model's own parameters by name, tied ones once; writing to them changes the model."""
+    return dict(model.named_parameters())
+
+
+def snapshot(weights: Mapping[str, Tensor]) -> Tensors:
+    """A copy on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, Tensor], storage: Storage) -> None:
+    """Writes a checkpoint, whole or not at all: fp32 weights, or their bf16 difference to the base model."""
+    tensors = snapshot(weights)
+    if storage == "delta":
+        tensors = {name: (tensor - base[name]).to(torch.bfloat16) for name, tensor in tensors.items()}
+    _save(path, tensors, {"storage": storage})
+
+
+@torch.no_grad()
+def load_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
+    """Copies a checkpoint into a model's parameters in place.
+
+    Raises:
+        UserError: the file is missing, damaged or of another model.
+    """
+    tensors, metadata = _load(path)
+    if tensors.keys() != weights.keys():
+        raise UserError(f"{path}: is of another model; delete its run folder and run the sweep again")
+    for name, parameter in weights.items():
+        tensor = tensors[name]
+        parameter.copy_(base[name] + tensor.float() if metadata["storage"] == "delta" else tensor)
+
+
+def save_resume(path: Path, step: int, model: PreTrainedModel, optimizer: torch.optim.AdamW, device: torch.device) -> None:
+    """Writes all that the next step depends on. The data order needs no state: it is a function of the step."""
+    named = parameters(model)
+    tensors = {f"weight.{name}": tensor for name, tensor in snapshot(named).items()}
+    for name, parameter in named.items():
+        tensors |= {f"{key}.{name}": value.detach().cpu() for key, value in optimizer.state.get(parameter, {}).items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    _save(path, tensors, {"step": str(step)})
+
+
+@torch.no_grad()
+def load_resume(path: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW, device: torch.device) -> int | None:
+    """Puts model, optimiser and random states back; gives the step, or None where there is nothing to go on from."""
+    if not path.exists():
+        return None
+    try:
+        tensors, metadata = _load(path)
+    except UserError as error:
+        log.warning("%s; starting from step 0", error)
+        return None
+    for name, parameter in parameters(model).items():
+        parameter.copy_(tensors[f"weight.{name}"])
+        optimizer.state[parameter] = {
+            key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else device)
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            if f"{key}.{name}" in tensors
+        }
+    torch.set_rng_state(tensors["random.cpu"])
+    if device.type == "cuda" and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"], device)
+    return int(metadata["step"])
+
+
+def _save(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
+    with replacing(path) as temporary:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        except SafetensorError as error:
+            # The library gives operating-system errors a type of its own: a full disk must be seen as one.
+            raise _os_error(error, path) from error
+        # safetensors makes files that only their owner may read; a lab shares its results.
+        temporary.chmod(path.parent.stat().st_mode & 0o666)
+
+
+def _os_error(error: SafetensorError, path: Path) -> Exception:
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found.group(1)), os.strerror(int(found.group(1))), str(path)) if found else error
+
+
+def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata()  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; run the sweep again: this run is computed anew") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run the sweep again: this run is computed anew") from None

@@ -1,0 +1,63 @@
+"""Learning-rate schedules: pure functions of the step that give the multiplier of `optim.lr`.
+
+`step` counts from 0; step `total - 1` is the last that is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from hydra.utils import get_method
+
+from mi_sweeps.config import NamedFunction
+from mi_sweeps.errors import UserError
+
+
+def constant(step: int, total: int) -> float:
+    """1 throughout."""
+    return 1.0
+
+
+def linear_warmup(step: int, total: int, *, warmup_ratio: float) -> float:
+    """Rises linearly to 1 over the first `warmup_ratio` of the steps, then stays there."""
+    warmup = _warmup_steps(total, warmup_ratio)
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0
+
+
+def cosine(step: int, total: int, *, warmup_ratio: float) -> float:
+    """Warm-up, then half a cosine down to 0 at `total` (Loshchilov & Hutter 2017, arXiv:1608.03983, one cycle)."""
+    warm = linear_warmup(step, total, warmup_ratio=warmup_ratio)
+    return warm * 0.5 * (1 + math.cos(math.pi * _progress(step, total, warmup_ratio)))
+
+
+def warmup_decay(step: int, total: int, *, warmup_ratio: float) -> float:
+    """Warm-up, then linearly down to 0 at `total`."""
+    warm = linear_warmup(step, total, warmup_ratio=warmup_ratio)
+    return warm * (1 - _progress(step, total, warmup_ratio))
+
+
+def _warmup_steps(total: int, ratio: float) -> int:
+    if not 0 <= ratio <= 1:
+        raise UserError(f"schedule.warmup_ratio={ratio}: give a share between 0 and 1")
+    return math.ceil(ratio * total)
+
+
+def _progress(step: int, total: int, ratio: float) -> float:
+    """Share of the steps after warm-up that are done."""
+    warmup = _warmup_steps(total, ratio)
+    return max(0, step - warmup) / max(1, total - warmup)
+
+
+def resolve(schedule: NamedFunction, total: int) -> Callable[[int], float]:
+    """The schedule of a configuration as a function of the step alone.
+
+    Raises:
+        UserError: there is no such function, or it does not take these arguments.
+    """
+    try:
+        function = get_method(schedule.target)
+        function(0, total, **schedule.arguments)
+    except (ImportError, ValueError, TypeError) as error:
+        raise UserError(f"schedule={schedule.name}: {str(error).splitlines()[0]}; compare its keys with conf/schedule") from error
+    return lambda step: function(step, total, **schedule.arguments)

@@ -1,0 +1,197 @@
+"""A synthetic output folder: what a sweep leaves on disk, made of formulas instead of fine-tunes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+POSITIONS = (
+    "intro 1",
+    "name 1",
+    "name 2",
+    "and",
+    "name 3",
+    "subject 1",
+    "and 2",
+    "subject 2",
+    "action 1",
+    "end",
+)
+SLOT = {"first": POSITIONS.index("subject 1"), "second": POSITIONS.index("subject 2")}
+PROMPTS = 12
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
+def write_run(
+    output: Path, run_id: str, *, lr: float = 1e-4, schedule: str = "constant", seed: int = 0,
+    state: str = "done", error: str | None = None, steps: Iterable[int] = (0, 8, 16, 24),
+) -> None:  # fmt: skip
+    """A run folder whose held-out win rate follows a logistic curve, sooner for a larger learning rate."""
+    folder = output / "runs" / run_id
+    config = {
+        "model": {"name": "mini", "layers": 4},
+        "task": {"name": "ioi3"},
+        "optim": {"lr": lr, "weight_decay": 0.0},
+        "schedule": {"name": schedule},
+        "train": {"steps": max(steps), "batch_size": 16},
+        "seed": seed,
+    }
+    write_json(folder / "run.json", {"run_id": run_id, "config": config, "versions": {"mi_sweeps": "0.1.0"}})
+    status = {"state": state, "attempts": 1, "seconds": 61.5, "host": "node1", "error": error}
+    write_json(folder / "status.json", status)
+    rows = []
+    for step in steps:
+        learned = _learned(step, lr, seed)
+        for split, n, best in (("train", 240, 0.98), ("heldout", 120, 0.96), ("two_name", 60, 0.9)):
+            rate = round(n * (0.3 + (best - 0.3) * learned)) / n
+            low, high = wilson(rate, n)
+            values = {
+                "loss": 2 - 1.9 * learned,
+                "win_rate": rate,
+                "win_rate_low": low,
+                "win_rate_high": high,
+                "logit_diff_first": 0.3 + 3 * learned,
+                "logit_diff_second": 0.1 + 2.5 * learned,
+            }
+            rows += [(step, split, metric, value, n) for metric, value in values.items()]
+    pd.DataFrame(rows, columns=["step", "split", "metric", "value", "n"]).to_parquet(
+        folder / "metrics.parquet"
+    )
+
+
+def write_patch(
+    output: Path, run_id: str, patch_id: str, corruption: str = "first", *, state: str = "done",
+    error: str | None = None, steps: Iterable[int] = (0, 8, 16, 24), lr: float = 1e-4, seed: int = 0,
+    layers: int = 4, heads: int = 4, prompt: str = "After Mary, John and Tom left, Mary and John gave it to",
+) -> None:  # fmt: skip
+    """A patch job's folder, in which the heads of the later layers grow with the win rate."""
+    folder = output / "runs" / run_id / "patches" / patch_id
+    about = {
+        "patch_id": patch_id,
+        "run_id": run_id,
+        "corruption": corruption,
+        "config": {"patching": {"name": "full", "prompts": PROMPTS}},
+        "prompts": [
+            {"clean": prompt, "corrupted": prompt + "?", "answer": "Tom", "subjects": ["Mary", "John"]}
+        ]
+        * PROMPTS,
+    }
+    write_json(folder / "patch.json", about)
+    write_json(folder / "status.json", {"state": state, "attempts": 1, "seconds": 9.0, "error": error})
+    (folder / "tables").mkdir()
+    for step in steps:
+        table = _table(_learned(step, lr, seed), corruption, seed, layers, heads)
+        table.to_parquet(folder / "tables" / f"{step:06d}.parquet", index=False)
+
+
+def write_sweep(output: Path, name: str, cells: list[dict[str, Any]]) -> None:
+    about = {"name": name, "command": f"mi-sweeps run sweep={name}", "cells": cells}
+    write_json(output / "sweeps" / name / "sweep.json", about)
+
+
+def cell(run_id: str, patch_id: str, corruption: str, **overrides: str) -> dict[str, Any]:
+    return {"run_id": run_id, "patch_id": patch_id, "corruption": corruption, "overrides": overrides}
+
+
+def wilson(rate: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95% Wilson interval of a share of n."""
+    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return middle - half, middle + half
+
+
+def _learned(step: int, lr: float, seed: int) -> float:
+    """0 before training to 1 after it."""
+    return (
+        1 / (1 + math.exp(4.5 - step * (lr / 1e-4) * (1 + 0.1 * ((seed * 7) % 5 - 2)) / 3)) if step else 0.0
+    )
+
+
+def _table(learned: float, corruption: str, seed: int, layers: int, heads: int) -> pd.DataFrame:
+    random = np.random.default_rng([seed, layers, heads, len(corruption)])
+    clean, corrupted = 0.04 + 3.2 * learned, -2.4 * learned
+    slot = SLOT.get(corruption, SLOT["first"])
+    rows: list[dict[str, Any]] = []
+
+    def patch(site: str, effect: float, **where: Any) -> None:
+        patched = corrupted + effect * (clean - corrupted)
+        rows.append(
+            {"kind": "patch", "site": site, "patched": patched, "clean": clean, "corrupted": corrupted}
+            | where
+        )
+
+    for layer in range(layers):
+        late = (layer + 1) / layers
+        for mark, component in enumerate(("resid_pre", "resid_mid", "resid_post")):
+            so_far = clean * ((layer + mark / 2) / layers) ** 3
+            rows.append({"kind": "lens", "component": component, "layer": layer, "logit_diff": so_far})
+        for component in ("attn", "mlp"):
+            part = clean * random.normal(late if component == "attn" else 0, 0.2)
+            rows.append({"kind": "layer", "component": component, "layer": layer, "logit_diff": part})
+        for place, position in enumerate(POSITIONS):
+            at_slot, at_end = place == slot, place == len(POSITIONS) - 1
+            reached = 1 - late if at_slot else late if at_end else 0
+            patch("resid_pre", reached if place >= slot else 0, layer=layer, position=position)
+            patch("attn_out", late * learned * 0.7 if at_end else 0, layer=layer, position=position)
+            patch(
+                "mlp_out", 0.1 * random.normal() if at_slot or at_end else 0, layer=layer, position=position
+            )
+        for head in range(heads):
+            strength = learned * random.normal(0.15, 0.25) * late
+            rows.append(
+                {"kind": "head", "component": "head", "layer": layer, "head": head, "logit_diff": strength}
+            )
+            for site, share in (("z", 1.0), ("q", 0.2), ("k", 0.1), ("v", 0.6), ("pattern", 0.3)):
+                patch(site, share * strength, layer=layer, head=head)
+    for component, value in (("embed", 0.05), ("bias", -0.02)):
+        rows.append({"kind": "layer", "component": component, "logit_diff": value})
+    table = pd.DataFrame(rows).assign(n=PROMPTS).astype({"layer": "Int64", "head": "Int64"})
+    return table
+
+
+@pytest.fixture
+def folders() -> SimpleNamespace:
+    """The writers of single folders."""
+    return SimpleNamespace(write_run=write_run, write_patch=write_patch, write_sweep=write_sweep, cell=cell)
+
+
+@pytest.fixture
+def make_output(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of one sweep: learning rates × schedules × seeds × corruptions.
+
+    Run ids tell their cell ("run-0.0001-constant-0"), and the patch job's id its corruption besides.
+    """
+
+    def make(
+        lrs: Iterable[float] = (1e-4,), schedules: Iterable[str] = ("constant",), seeds: Iterable[int] = (0,),
+        corruptions: Iterable[str] = ("first", "second"), sweep: str = "demo", **settings: Any,
+    ) -> Path:  # fmt: skip
+        output = tmp_path / "outputs"
+        cells = []
+        for lr in lrs:
+            for schedule in schedules:
+                for seed in seeds:
+                    run_id = f"run-{lr:g}-{schedule}-{seed}"
+                    run = {key: value for key, value in settings.items() if key == "steps"}
+                    write_run(output, run_id, lr=lr, schedule=schedule, seed=seed, **run)
+                    for corruption in corruptions:
+                        patch_id = f"{run_id}-{corruption}"
+                        write_patch(output, run_id, patch_id, corruption, lr=lr, seed=seed, **settings)
+                        overrides = {"optim.lr": f"{lr:g}", "schedule": schedule, "seed": str(seed)}
+                        cells.append(cell(run_id, patch_id, corruption, **overrides))
+        write_sweep(output, sweep, cells)
+        return output
+
+    return make

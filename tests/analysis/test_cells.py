@@ -1,0 +1,26 @@
+"""What the cells of a sweep are called."""
+
+from mi_sweeps.analysis.cells import names
+
+
+def test_a_name_tells_what_differs_but_not_the_seed():
+    configs = [
+        {"optim": {"lr": lr}, "train": {"steps": 8}, "seed": seed} for lr in (1e-4, 2e-4) for seed in (0, 1)
+    ]
+    assert names(configs) == ["lr 0.0001", "lr 0.0001", "lr 0.0002", "lr 0.0002"]
+
+
+def test_nothing_differs():
+    assert names([{"seed": 0}, {"seed": 1}]) == ["", ""]
+
+
+def test_a_group_is_told_by_its_name_where_that_is_enough():
+    short, long = {"name": "mini", "layers": 2}, {"name": "maxi", "layers": 8}
+    assert names([{"model": short}, {"model": long}]) == ["model mini", "model maxi"]
+    other = {"name": "mini", "layers": 3}
+    assert names([{"model": short}, {"model": other}]) == ["layers 2", "layers 3"]
+
+
+def test_keys_that_end_alike_are_told_in_full():
+    configs = [{"optim": {"eps": 1}, "model": {"eps": 1}}, {"optim": {"eps": 2}, "model": {"eps": 3}}]
+    assert names(configs)[0] == "model.eps 1, optim.eps 1"

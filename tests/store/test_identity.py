@@ -1,0 +1,232 @@
+"""Identity is content: an id changes with all that changes a result, and with nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mi_sweeps.config import Config, parse
+from mi_sweeps.errors import UserError
+from mi_sweeps.models.mini import FOLDER
+from mi_sweeps.store.identity import ID_LENGTH, data_fingerprint, hash_files, patch_id, run_id
+from mi_sweeps.sweeps.grid import expand
+
+LINEAR = {"name": "linear_warmup", "_target_": "mi_sweeps.training.schedules.linear_warmup", "warmup_ratio": 0.03}
+
+
+@pytest.fixture(scope="module")
+def default() -> Config:
+    return expand([])[0].config
+
+
+@pytest.fixture
+def model_copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FOLDER, tmp_path / "model"))
+
+
+def changed(config: Config, values: dict[str, Any]) -> Config:
+    """A configuration with other values, by key."""
+    dump = config.dump()
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        section = dump
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    return parse(dump)
+
+
+def rows_task(path: Path, heldout_path: Path | None = None) -> dict[str, Any]:
+    task = {"name": "prompts", "_target_": "mi_sweeps.tasks.user.task", "heldout": 0.2, "two_name": 0, "seed": 0}
+    paths = {"path": str(path), "heldout_path": heldout_path and str(heldout_path)}
+    return {"task": {**task, **paths, "split": "file" if heldout_path else "names"}}
+
+
+def test_ids_are_short_hexadecimal(default: Config) -> None:
+    for id_ in (run_id(default), patch_id(default), data_fingerprint(default)):
+        assert len(id_) == ID_LENGTH
+        int(id_, 16)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optim.lr", 2e-4),
+        ("optim.weight_decay", 0.1),
+        ("optim.betas", [0.9, 0.99]),
+        ("train.steps", 185),
+        ("train.batch_size", 8),
+        ("train.clip", 0.5),
+        ("train.precision", "bf16"),
+        ("checkpoint.every", 4),
+        ("checkpoint.steps", [1, 2]),
+        ("checkpoint.storage", "delta"),
+        ("seed", 1),
+        ("schedule", LINEAR),
+        ("task.seed", 1),
+        ("task.n_names", 2),
+        ("task.prompts", {"train": 600, "heldout": 240, "two_name": 120}),
+        ("task.names", ["Mary", "John", "Tom", "Kate"]),
+        ("model.prepend_bos", True),
+        ("model.hub", "openai-community/gpt2"),
+    ],
+)
+def test_run_id_changes_with_what_changes_the_result(default: Config, key: str, value: Any) -> None:
+    other = changed(default, {key: value})
+    assert run_id(other) != run_id(default)
+    assert patch_id(other) != patch_id(default)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("launcher.name", "local"),
+        ("launcher.workers", 3),
+        ("launcher.device", "cpu"),
+        ("launcher.threads", 1),
+        ("tracking.name", "wandb"),
+        ("tracking.mode", "online"),
+        ("tracking.project", "other"),
+        ("tracking.entity", "lab"),
+        ("output", "elsewhere"),
+        ("sweep.name", "other"),
+        ("sweep.grid", {"seed": "0,1"}),
+        ("model.name", "another-word"),
+        ("task.name", "another-word"),
+        ("schedule.name", "another-word"),
+        ("patching.name", "another-word"),
+    ],
+)
+def test_no_id_changes_with_what_changes_no_result(default: Config, key: str, value: Any) -> None:
+    other = changed(default, {key: value})
+    assert run_id(other) == run_id(default)
+    assert patch_id(other) == patch_id(default)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("corruption.name", "second"),
+        ("patching.sites", ["z"]),
+        ("patching.heads", "end"),
+        ("patching.prompts", 13),
+        ("patching.steps", [0, 184]),
+    ],
+)
+def test_patch_id_alone_changes_with_how_a_run_is_looked_at(default: Config, key: str, value: Any) -> None:
+    other = changed(default, {key: value})
+    assert run_id(other) == run_id(default)
+    assert patch_id(other) != patch_id(default)
+
+
+@pytest.mark.parametrize("again", [lambda sites: sites[::-1], lambda sites: sites + sites[:1]], ids=["order", "twice"])
+def test_sites_are_a_set(default: Config, again: Any) -> None:
+    other = changed(default, {"patching.sites": again(list(default.patching.sites))})
+    assert patch_id(other) == patch_id(default)
+
+
+def test_every_engine_is_exact_and_gives_the_same_patch_job(default: Config) -> None:
+    patching = default.patching.model_copy(update={"engine": "another"})
+    assert patch_id(default.model_copy(update={"patching": patching})) == patch_id(default)
+
+
+def test_naming_all_checkpoints_is_the_same_patch_job(default: Config) -> None:
+    assert patch_id(changed(default, {"patching.steps": default.checkpoint_steps})) == patch_id(default)
+
+
+def test_checkpoints_count_not_how_they_are_said(default: Config) -> None:
+    every = changed(default, {"checkpoint.every": 8, "checkpoint.steps": []})
+    listed = changed(default, {"checkpoint.every": 184, "checkpoint.steps": list(range(176, 0, -8))})
+    assert every.checkpoint_steps == listed.checkpoint_steps
+    assert run_id(every) == run_id(listed)
+    assert patch_id(every) == patch_id(listed)
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other"), [("optim.weight_decay", 0, 0.0), ("train.clip", 1, 1.0), ("schedule.warmup_ratio", 0, 0.0)]
+)
+def test_a_number_is_the_same_however_it_is_written(default: Config, key: str, one: int, other: float) -> None:
+    base = changed(default, {"schedule": LINEAR})
+    assert run_id(changed(base, {key: one})) == run_id(changed(base, {key: other}))
+
+
+def test_a_model_is_its_content_not_its_place(default: Config, model_copy: Path, tmp_path: Path) -> None:
+    here = changed(default, {"model.path": str(model_copy)})
+    assert run_id(here) == run_id(default)
+    moved = changed(default, {"model.path": str(model_copy.rename(tmp_path / "moved"))})
+    assert run_id(moved) == run_id(default)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_run_id_changes_with_the_models_files(default: Config, model_copy: Path, name: str) -> None:
+    config = changed(default, {"model.path": str(model_copy)})
+    before = run_id(config)
+    content = (model_copy / name).read_bytes()
+    (model_copy / name).write_bytes(content[:-2] + b" " + content[-2:])
+    assert run_id(config) != before
+    assert data_fingerprint(config) != data_fingerprint(default)
+
+
+def test_run_id_does_not_change_with_notes_beside_the_model(default: Config, model_copy: Path) -> None:
+    (model_copy / "notes.md").write_text("# Mine")
+    assert run_id(changed(default, {"model.path": str(model_copy)})) == run_id(default)
+
+
+def test_a_model_on_the_hub_is_known_by_name_and_revision(default: Config) -> None:
+    hub = {"model.hub": "openai-community/gpt2"}
+    ids = [run_id(changed(default, {**hub, "model.revision": revision})) for revision in (None, "main", "v2")]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_file_of_rows_is_its_content_not_its_place_or_name(default: Config, tmp_path: Path) -> None:
+    paths = [tmp_path / "rows.jsonl", tmp_path / "moved" / "rows.jsonl", tmp_path / "renamed.jsonl"]
+    paths[1].parent.mkdir()
+    for path in paths:
+        path.write_text('{"question": "a", "completion": "b"}\n')
+    assert len({run_id(changed(default, rows_task(path))) for path in paths}) == 1
+    assert len({run_id(changed(default, rows_task(paths[0], path))) for path in paths}) == 1
+
+
+@pytest.mark.parametrize("which", ["path", "heldout_path"])
+def test_run_id_changes_with_the_users_rows(default: Config, tmp_path: Path, which: str) -> None:
+    files = {"path": tmp_path / "rows.jsonl", "heldout_path": tmp_path / "heldout.jsonl"}
+    for path in files.values():
+        path.write_text("{}")
+    config = changed(default, rows_task(**files))
+    before = run_id(config)
+    files[which].write_text("{} ")
+    assert run_id(config) != before
+
+
+def test_training_and_evaluation_files_are_not_interchangeable(default: Config, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("1")
+    other.write_text("2")
+    assert run_id(changed(default, rows_task(one, other))) != run_id(changed(default, rows_task(other, one)))
+
+
+def test_missing_file_is_one_line(default: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\A.*rows\.jsonl: No such file.*; give .*existing, readable file\Z"):
+        run_id(changed(default, rows_task(tmp_path / "rows.jsonl")))
+
+
+def test_missing_model_is_one_line(default: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\Amodel\.path=.*nowhere: no config\.json.*give the folder of a saved.*\Z"):
+        run_id(changed(default, {"model.path": str(tmp_path / "nowhere")}))
+
+
+def test_hash_of_files_does_not_depend_on_their_order(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a", "b")]
+    for path in paths:
+        path.write_text(path.name)
+    assert hash_files(paths) == hash_files(reversed(paths))
+
+
+def test_ids_do_not_depend_on_the_order_of_keys(default: Config) -> None:
+    dump = default.dump()
+    backwards = parse({key: dump[key] for key in reversed(dump)})
+    assert run_id(backwards) == run_id(default)
+    assert patch_id(backwards) == patch_id(default)

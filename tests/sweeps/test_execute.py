@@ -1,0 +1,197 @@
+"""A grid's life with the real stages on the embedded model, and with stages that fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mi_sweeps.store.files import read_table
+from mi_sweeps.store.folders import Cancelled
+from mi_sweeps.sweeps import execute as module
+from mi_sweeps.sweeps import manifest, plan, workers
+from mi_sweeps.sweeps.execute import Listener, execute
+from mi_sweeps.sweeps.grid import expand
+
+
+@pytest.fixture
+def cells(small, tmp_path):
+    return expand([*small, "seed=0,1", "corruption=first,second", f"output={tmp_path / 'outputs'}"])
+
+
+def tables(cells):
+    return {
+        (cell.patch_id, step): read_table(plan.folders_of(cell)[1].table(step))
+        for cell in cells
+        for step in cell.config.patch_steps
+    }
+
+
+def test_a_grid_is_computed_once(cells):
+    first = execute(cells)
+    assert sorted(task.stage for task in first.done) == ["finetune"] * 2 + ["patch"] * 4
+    assert not first.failed
+    assert plan.make(cells).is_done
+    before = tables(cells)
+    assert execute(cells).done == []
+    plan.folders_of(cells[3])[1].table(4).unlink()
+    again = execute(cells)
+    assert [task.id for task in again.done] == [cells[3].patch_id]
+    after = tables(cells)
+    assert all(before[key].equals(after[key]) for key in before)
+
+
+def test_corruptions_differ_and_each_has_its_own_clean_metric(cells):
+    execute(cells[:2])
+    first, second = (read_table(plan.folders_of(cell)[1].table(0)).to_pylist() for cell in cells[:2])
+    clean = [next(row["clean"] for row in rows if row["kind"] == "patch") for rows in (first, second)]
+    corrupted = [next(row["corrupted"] for row in rows if row["kind"] == "patch") for rows in (first, second)]
+    assert clean[0] != clean[1]
+    assert corrupted[0] != corrupted[1]
+
+
+def test_a_failed_fine_tune_stops_nothing_else(cells, monkeypatch):
+    real = module.finetune
+
+    def broken(config, folder, **options):
+        if config.seed == 0:
+            with folder.claim(), folder.attempt():
+                raise RuntimeError("CUDA out of memory\nmore lines")
+        real(config, folder, **options)
+
+    monkeypatch.setattr(module, "finetune", broken)
+    outcome = execute(cells)
+    assert len(outcome.done) == 3
+    ((task, error),) = outcome.failed.values()
+    assert (task.cell.config.seed, error) == (0, "RuntimeError: CUDA out of memory")
+    folder = task.folder
+    assert folder.status().state == "failed"
+    assert "more lines" in folder.error_file.read_text()
+
+    assert execute(cells).done == [], "failed ones wait for retry"
+    monkeypatch.setattr(module, "finetune", real)
+    time.sleep(1.1)  # Times in status.json are whole seconds.
+    retried = execute(cells, retry=True)
+    assert len(retried.done) == 3
+    assert folder.status().attempts == 2
+    assert not folder.error_file.exists()
+
+
+def test_a_retry_is_one_try(cells, monkeypatch):
+    calls = []
+
+    def broken(config, folder, **options):
+        with folder.claim(), folder.attempt():
+            calls.append(config.seed)
+            raise RuntimeError("still broken")
+
+    monkeypatch.setattr(module, "finetune", broken)
+    execute(cells, retry=True)
+    assert calls == [0, 1]
+
+
+def test_what_another_process_does_is_left_alone(cells):
+    folder, _ = plan.folders_of(cells[0])
+    code = f"""
+import sys, time
+from pathlib import Path
+from mi_sweeps.store.folders import RunFolder
+folder = RunFolder(Path({str(folder.path)!r}))
+with folder.claim(), folder.attempt():
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "claimed\n"
+        outcome = execute(cells)
+        assert [task.id for task in outcome.busy] == [cells[0].run_id]
+        assert {task.cell.config.seed for task in outcome.done} == {1}
+        other.kill()
+    rest = execute(cells)
+    assert {task.cell.config.seed for task in rest.done} == {0}
+    assert folder.status().attempts == 2
+    assert plan.make(cells).is_done
+
+
+class StopAt(Listener):
+    """Stops the process's work after some steps of the first task, as a signal would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def task(self, task):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def around():
+            def on_step(step: int) -> None:
+                if step == self.step:
+                    raise Cancelled
+
+            yield on_step
+
+        return around()
+
+
+def test_a_cancelled_cell_goes_on_where_it_was(cells):
+    with pytest.raises(Cancelled):
+        execute(cells[:1], listener=StopAt(3))
+    folder, _ = plan.folders_of(cells[0])
+    assert folder.status().state == "cancelled"
+    assert folder.resume.exists()
+    assert plan.make(cells[:1]).to_do() == 2
+    execute(cells[:1])
+    assert folder.status().attempts == 2
+    assert plan.make(cells[:1]).is_done
+
+
+def test_changed_prompts_are_not_taken_for_the_planned_ones(small, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    line = '{"question": "When Mary, John and Tom met at the park, %s gave a ring to", "completion": " %s"}\n'
+    orders = [("Mary and John", "Tom"), ("John and Tom", "Mary"), ("Tom and Mary", "John")]
+    names = "".join(line % order for order in orders)
+    rows.write_text(names + names.replace("Mary", "Anna").replace("John", "Paul").replace("Tom", "Mark"))
+    settings = [override for override in small if not override.startswith("task.")]
+    cells = expand([*settings, "task=prompts", f"task.path={rows}", "task.heldout=0.5", "task.two_name=4", f"output={tmp_path / 'o'}"])
+    rows.write_text(rows.read_text().replace("park", "beach"))
+    outcome = execute(cells)
+    assert "have changed since this was planned" in next(iter(outcome.failed.values()))[1]
+
+
+@pytest.mark.parametrize("end", ["finish", "cancel"])
+def test_local_workers_share_a_sweep(cells, end):
+    """Real processes through submitit: all is computed once, or all of them are stopped from here."""
+    output = cells[0].config.output
+    if end == "cancel":
+        cells = expand([*(f"{key}={value}" for key, value in (("train.steps", 2000), ("checkpoint.every", 10))),
+                        "patching.steps=[0]", "seed=0,1", f"output={output}"])
+    manifest.add(output, "shared", cells, "mi-sweeps run")
+    launcher = expand(["launcher=local", "launcher.workers=2"])[0].config.launcher
+    pids = workers.submit(output, "shared", [cell.patch_id for cell in cells], launcher, retry=False)
+    assert len(pids) == 2
+    deadline = time.monotonic() + 120
+    if end == "cancel":
+        while plan.make(cells).counts()[0]["running"] < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        stopped, left = workers.cancel(output, "shared")
+        assert (len(stopped), left) == (2, [])
+        assert {status.state for status in plan.make(cells).runs.values()} == {"cancelled"}
+        return
+    while workers.alive(output, "shared") or not plan.make(cells).is_done:
+        assert time.monotonic() < deadline, plan.make(cells)
+        time.sleep(0.2)
+    made = plan.make(cells)
+    assert {status.attempts for status in (*made.runs.values(), *made.patches.values())} == {1}
+
+
+def test_sigterm_cancels_a_registered_process(tmp_path):
+    with pytest.raises(Cancelled), workers.registered(tmp_path, "mine", "inline"):
+        assert [worker.pid for worker in workers.alive(tmp_path, "mine")] == [os.getpid()]
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert workers.alive(tmp_path, "mine") == []

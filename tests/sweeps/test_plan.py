@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mi_sweeps.store.files import write_json
+from mi_sweeps.sweeps import manifest, plan
+from mi_sweeps.sweeps.grid import expand
+
+
+@pytest.fixture
+def cells(small, tmp_path):
+    return expand([*small, "seed=0,1", "corruption=first,second", f"output={tmp_path / 'outputs'}"])
+
+
+def finish(cell, *, run=True, patch=True):
+    """Folders as a finished cell leaves them."""
+    folder, examined = plan.folders_of(cell)
+    if run:
+        for file in (folder.metrics, *map(folder.checkpoint, cell.config.checkpoint_steps)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        write_json(folder.path / "status.json", {"state": "done", "attempts": 1})
+    if patch:
+        for step in cell.config.patch_steps:
+            examined.table(step).parent.mkdir(parents=True, exist_ok=True)
+            examined.table(step).touch()
+        write_json(examined.path / "status.json", {"state": "done", "attempts": 1})
+
+
+def test_corruptions_share_their_fine_tunes(cells):
+    made = plan.make(cells)
+    assert (len(made.runs), len(made.patches)) == (2, 4)
+    assert made.to_do() == 6
+
+
+def test_planning_writes_nothing(cells):
+    plan.make(cells)
+    assert not cells[0].config.output.exists()
+
+
+def test_the_second_corruption_alone_needs_no_training(small, tmp_path):
+    first = expand([*small, "seed=0,1", "corruption=first", f"output={tmp_path}"])
+    for cell in first:
+        finish(cell)
+    second = plan.make(expand([*small, "seed=0,1", "corruption=second", f"output={tmp_path}"]))
+    runs, patches = second.counts()
+    assert runs == {"done": 2}
+    assert patches == {"to do": 2}
+
+
+def test_all_done(cells):
+    for cell in cells:
+        finish(cell)
+    assert plan.make(cells).is_done
+
+
+def test_a_deleted_run_folder_brings_back_itself_and_its_patch_jobs(cells):
+    import shutil
+
+    for cell in cells:
+        finish(cell)
+    shutil.rmtree(plan.folders_of(cells[0])[0].path)
+    runs, patches = plan.make(cells).counts()
+    assert runs == {"done": 1, "to do": 1}
+    assert patches == {"done": 2, "to do": 2}
+
+
+def test_a_deleted_table_brings_back_its_patch_job(cells):
+    for cell in cells:
+        finish(cell)
+    plan.folders_of(cells[0])[1].table(4).unlink()
+    runs, patches = plan.make(cells).counts()
+    assert runs == {"done": 2}
+    assert patches == {"done": 3, "to do": 1}
+
+
+def test_weights_that_nobody_needs_may_be_deleted(cells):
+    for cell in cells:
+        finish(cell)
+    folder, examined = plan.folders_of(cells[0])
+    folder.checkpoint(4).unlink()
+    assert plan.make(cells).is_done
+    examined.table(4).unlink()
+    assert plan.make(cells).runs[cells[0].run_id].state == "todo"
+
+
+def test_failed_waits_for_retry(cells):
+    folder, _ = plan.folders_of(cells[0])
+    write_json(folder.path / "status.json", {"state": "failed", "attempts": 1, "error": "x"})
+    made = plan.make(cells)
+    assert made.to_do() == 5
+    assert made.to_do(retry=True) == 6
+
+
+def test_a_killed_run_is_to_do_again(cells):
+    folder, _ = plan.folders_of(cells[0])
+    write_json(folder.path / "status.json", {"state": "running", "attempts": 1, "pid": 1})
+    made = plan.make(cells)
+    assert made.runs[cells[0].run_id].state == "interrupted"
+    assert made.to_do() == 6
+
+
+def test_a_manifest_grows_and_survives_a_move(cells, tmp_path):
+    output = cells[0].config.output
+    manifest.add(output, "mine", cells[:1], "mi-sweeps run 1")
+    manifest.add(output, "mine", cells, "mi-sweeps run 2")
+    manifest.add(output, "mine", cells[:1], "mi-sweeps run 3")
+    moved = output.rename(tmp_path / "elsewhere")
+    again = [entry.cell(moved) for entry in manifest.load(moved, "mine")]
+    assert [cell.patch_id for cell in again] == [cell.patch_id for cell in cells]
+    assert again[0].config.output == moved
+    assert json.loads(manifest.path(moved, "mine").read_text())["command"] == "mi-sweeps run 3"
+    assert manifest.names(moved) == ["mine"]

@@ -1,0 +1,161 @@
+"""The prompts of a run and their cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from mi_sweeps.config import Config
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.identity import data_fingerprint
+from mi_sweeps.tasks import data, ioi
+from mi_sweeps.tasks.ioi import splits
+from mi_sweeps.tasks.lexicon import NAMES
+
+Make = Callable[..., Config]
+SMALL = ("task.prompts={train:12,heldout:6,two_name:2}",)
+
+
+@pytest.fixture
+def config(make_config: Make) -> Config:
+    return make_config(*SMALL)
+
+
+def cache(config: Config) -> Path:
+    return config.output / "data" / data_fingerprint(config)
+
+
+def never(*_: Any, **__: Any) -> None:
+    raise AssertionError("the prompts were made again")
+
+
+def test_prompts_are_made_once(
+    config: Config, mini_tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = data.load(config, mini_tokenizer, config.output)
+    assert {split: len(prompts) for split, prompts in made.splits.items()} == {"train": 12, "heldout": 6, "two_name": 2}
+    monkeypatch.setattr(ioi, "task", never)
+    assert data.load(config, mini_tokenizer, config.output) == made
+    assert [path.name for path in cache(config).parent.iterdir()] == [data_fingerprint(config)]
+
+
+def test_without_an_output_nothing_is_kept(config: Config, mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    assert data.load(config, mini_tokenizer) == data.load(config, mini_tokenizer)
+    assert not config.output.exists()
+
+
+def test_other_prompts_have_another_cache(make_config: Make, mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    one, other = make_config(*SMALL), make_config(*SMALL, "task.seed=1")
+    assert data.load(one, mini_tokenizer, one.output) != data.load(other, mini_tokenizer, other.output)
+    assert cache(one).exists() and cache(other).exists() and cache(one) != cache(other)
+
+
+def test_the_users_rows_count_with_their_content(
+    make_config: Make, mini_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    prompts = splits(NAMES[:10], 3, {"train": 12, "heldout": 6}, seed=0)["train"]
+    rows = [json.dumps({"question": prompt.text, "completion": prompt.answer}) + "\n" for prompt in prompts]
+    path.write_text("".join(rows))
+    config = make_config("task=prompts", f"task.path={path}", "task.two_name=0")
+    made = data.load(config, mini_tokenizer, config.output)
+    assert data.load(config, mini_tokenizer, config.output) == made
+    path.write_text("".join(rows[:8]))
+    assert data.load(config, mini_tokenizer, config.output).audit["rows"] == 8
+    path.unlink()
+    with pytest.raises(UserError, match=r"\A.*rows\.jsonl: No such file.*; give the path of an existing.*\Z"):
+        data.load(config, mini_tokenizer, config.output)
+
+
+def test_an_interrupted_write_leaves_no_cache(
+    config: Config, mini_tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(data, "write_json", never)
+        with pytest.raises(AssertionError):
+            data.load(config, mini_tokenizer, config.output)
+    assert list(cache(config).parent.iterdir()) == []
+    assert data.load(config, mini_tokenizer, config.output) == data.load(config, mini_tokenizer)
+
+
+def test_a_cache_that_another_process_made_meanwhile_stays(
+    config: Config, mini_tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = data._write
+
+    def write_last(made: data.TaskData, folder: Path) -> None:
+        monkeypatch.setattr(data, "_write", write)
+        data.load(config, mini_tokenizer, config.output)
+        (cache(config) / "being read").touch()
+        write(made, folder)
+
+    monkeypatch.setattr(data, "_write", write_last)
+    data.load(config, mini_tokenizer, config.output)
+    assert (cache(config) / "being read").exists()
+    assert data.load(config, mini_tokenizer, config.output) == data.load(config, mini_tokenizer)
+
+
+def empty_the_table(folder: Path) -> None:
+    next((folder / "train").glob("*.arrow")).write_bytes(b"")
+
+
+def remove_a_split(folder: Path) -> None:
+    shutil.rmtree(folder / "train")
+
+
+def truncate_the_audit(folder: Path) -> None:
+    (folder / "audit.json").write_text('{"names": [')
+
+
+@pytest.mark.parametrize("damage", [empty_the_table, remove_a_split, truncate_the_audit])
+def test_a_damaged_cache_is_one_line(
+    config: Config, mini_tokenizer: PreTrainedTokenizerBase, damage: Callable[[Path], None]
+) -> None:
+    data.load(config, mini_tokenizer, config.output)
+    damage(cache(config))
+    with pytest.raises(UserError, match=rf"\A.*{data_fingerprint(config)}.*: .*; ?delete it.*\Z"):
+        data.load(config, mini_tokenizer, config.output)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+task.surprise=1", r"task=ioi3: .*surprise.*; compare its keys with conf/task"),
+        ("~task.seed", r"task=ioi3: .*seed.*; compare its keys with conf/task"),
+        ("task._target_=mi_sweeps.tasks.nowhere.task", r"task=ioi3: .*nowhere.*; compare its keys with conf/task"),
+        ("task._target_=mi_sweeps.tasks.ioi.nothing", r"task=ioi3: .*nothing.*; compare its keys with conf/task"),
+    ],
+)
+def test_a_task_that_cannot_be_called_is_one_line(
+    make_config: Make, mini_tokenizer: PreTrainedTokenizerBase, override: str, says: str
+) -> None:
+    with pytest.raises(UserError, match=rf"\A{says}\Z"):
+        data.load(make_config(override), mini_tokenizer)
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 12])
+def test_a_part_is_as_balanced_as_it_can_be(count: int) -> None:
+    prompts = splits(NAMES[:14], 3, {"train": 24, "heldout": 6}, seed=0)["train"]
+    chosen = data.balanced(prompts, count)
+    orders = Counter((prompt.answer_place, prompt.subject_order) for prompt in chosen)
+    assert len(set(chosen)) == len(chosen) == count
+    assert max(orders.values()) - min(orders.values() if len(orders) == 6 else [0]) <= 1
+    assert data.balanced(prompts, count) == chosen
+
+
+def test_more_than_there_are_is_all_there_are() -> None:
+    prompts = splits(NAMES[:14], 3, {"train": 12, "heldout": 6}, seed=0)["train"][:7]
+    assert sorted(data.balanced(prompts, 100), key=prompts.index) == prompts
+
+
+def test_a_missing_order_is_made_up_for_by_the_others() -> None:
+    prompts = splits(NAMES[:14], 3, {"train": 24, "heldout": 6}, seed=0)["train"]
+    some = [prompt for prompt in prompts if prompt.answer_place != 3]
+    assert Counter(prompt.answer_place for prompt in data.balanced(some, 12)) == {1: 6, 2: 6}

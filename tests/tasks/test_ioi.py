@@ -1,0 +1,135 @@
+"""Generated prompts: exactly balanced, and evaluated on names and templates that training never showed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.ioi import orders, single_token_names, splits, task, templates
+from mi_sweeps.tasks.lexicon import MINI_NAMES, NAMES
+from mi_sweeps.tasks.prompts import Prompt
+
+FEW = NAMES[:14]
+sixes = st.integers(1, 6).map(lambda count: 6 * count)
+
+
+def order(prompt: Prompt) -> tuple[int, str]:
+    return prompt.answer_place, prompt.subject_order
+
+
+def make(tokenizer: PreTrainedTokenizerBase, **changes: Any) -> dict[str, list[Prompt]]:
+    """The prompts of a small task with some arguments changed."""
+    arguments: dict[str, Any] = {"n_names": 3, "prompts": {"train": 24, "heldout": 12}, "names": None, "seed": 0}
+    return task(tokenizer, **{**arguments, **changes}).splits
+
+
+def test_orders_by_hand() -> None:
+    assert orders(2) == [(0, (1,)), (1, (0,))]
+    assert orders(3) == [(0, (1, 2)), (0, (2, 1)), (1, (0, 2)), (1, (2, 0)), (2, (0, 1)), (2, (1, 0))]
+
+
+@given(train=sixes, heldout=sixes, seed=st.integers(0, 2**32))
+@settings(max_examples=25)
+def test_every_split_is_balanced_over_the_six_orders(train: int, heldout: int, seed: int) -> None:
+    made = splits(FEW, 3, {"train": train, "heldout": heldout}, seed)
+    for split, count in (("train", train), ("heldout", heldout)):
+        assert len(made[split]) == count
+        assert Counter(map(order, made[split])) == dict.fromkeys(
+            [(place, kind) for place in (1, 2, 3) for kind in ("same", "swapped")], count // 6
+        )
+
+
+@given(train=sixes, heldout=sixes, seed=st.integers(0, 2**32))
+@settings(max_examples=25)
+def test_evaluation_shares_no_name_set_and_no_template_with_training(train: int, heldout: int, seed: int) -> None:
+    made = splits(FEW, 3, {"train": train, "heldout": heldout}, seed)
+    every = [prompt.name_set for prompts in made.values() for prompt in prompts]
+    assert len(set(every)) == len(every)
+    used = [{prompt.template for prompt in made[split]} for split in ("train", "heldout")]
+    assert not used[0] & used[1]
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=10)
+def test_a_template_is_of_training_or_of_evaluation(seed: int) -> None:
+    training, evaluation = templates(seed)
+    assert not set(training) & set(evaluation)
+    assert len(training) == 3 * len(evaluation) == 480
+
+
+@pytest.mark.parametrize("n_names", [2, 3])
+def test_the_answer_is_the_one_listed_name_that_is_not_repeated(n_names: int) -> None:
+    for prompt in splits(FEW, n_names, {"train": 12, "heldout": 12}, 0)["train"]:
+        words = prompt.text.replace(",", "").replace(".", "").split()
+        assert len(prompt.name_set) == n_names
+        assert {name: words.count(name) for name in prompt.listed} == {
+            name: 1 if name == prompt.answer else 2 for name in prompt.listed
+        }
+        assert not prompt.text.endswith(" ") and "  " not in prompt.text
+
+
+def test_two_names_are_balanced_over_their_two_orders() -> None:
+    made = splits(FEW, 2, {"train": 12, "heldout": 6}, 0)
+    assert Counter(prompt.answer_place for prompt in made["train"]) == {1: 6, 2: 6}
+    assert Counter(prompt.answer_place for prompt in made["heldout"]) == {1: 3, 2: 3}
+
+
+def test_a_seed_gives_the_same_prompts_again_and_another_seed_others() -> None:
+    counts = {"train": 12, "heldout": 6}
+    assert splits(FEW, 3, counts, 1) == splits(FEW, 3, counts, 1)
+    assert splits(FEW, 3, counts, 1) != splits(FEW, 3, counts, 2)
+
+
+def test_names_of_the_embedded_model(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    assert single_token_names(mini_tokenizer) == list(NAMES[:MINI_NAMES])
+
+
+def test_task_says_which_names_it_may_use_and_describes_itself(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    made = task(mini_tokenizer, n_names=3, prompts={"train": 12, "heldout": 6, "two_name": 4}, names=None, seed=0)
+    assert {split: len(prompts) for split, prompts in made.splits.items()} == {"train": 12, "heldout": 6, "two_name": 4}
+    assert made.names == made.audit["names"] == list(NAMES[:MINI_NAMES])
+    assert made.audit["overlap"]["heldout"] == {"same_text": 0, "same_name_set": 0}
+    assert {len(prompt.listed) for prompt in made.splits["two_name"]} == {2}
+
+
+def test_given_names_are_the_only_ones_used(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    made = make(mini_tokenizer, names=list(FEW))
+    assert set().union(*(prompt.name_set for prompts in made.values() for prompt in prompts)) <= set(FEW)
+
+
+def test_a_name_given_twice_is_one_name(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    made = make(mini_tokenizer, names=[*FEW[:8], *FEW[:8]])
+    assert all(len(prompt.name_set) == 3 for prompts in made.values() for prompt in prompts)
+
+
+def test_two_name_evaluation_of_the_two_name_task_is_new_too(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    made = make(mini_tokenizer, n_names=2, prompts={"train": 40, "heldout": 10, "two_name": 10}, names=list(FEW))
+    every = [prompt.name_set for prompts in made.values() for prompt in prompts]
+    assert len(set(every)) == len(every)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"n_names": 4}, r"task\.n_names=4: use 2 or 3"),
+        ({"prompts": {"train": 12}}, r"task\.prompts=.*heldout"),
+        ({"prompts": {"train": 0, "heldout": 6}}, r"task\.prompts=.*positive"),
+        ({"prompts": {"train": 12, "heldout": -6}}, r"task\.prompts=.*positive"),
+        ({"prompts": {"train": 12, "heldout": 6, "test": 6}}, r"task\.prompts=.*give .*train, heldout"),
+        ({"prompts": {"train": 13, "heldout": 6}}, r"task.*13 prompts .* 6 orders; use a multiple of 6"),
+        ({"prompts": {"train": 12, "heldout": 6, "two_name": 3}}, r"task.*3 prompts .* 2 orders; use a multiple of 2"),
+        ({"names": ["Mary", "John", "Tom", "Kate"]}, r"task: 36 prompts .* 4 names give 4; ask for fewer .*"),
+        ({"names": ["Mary", "Zoe", "John", "Bo"]}, r"task\.names: Zoe, Bo: not one token .*; use other names"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    mini_tokenizer: PreTrainedTokenizerBase, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UserError, match=rf"\A{says}.*\Z"):
+        make(mini_tokenizer, **changes)

@@ -1,0 +1,178 @@
+"""Prompts as token batches: padding, answer tokens, roles."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.ioi import splits
+from mi_sweeps.tasks.lexicon import NAMES
+from mi_sweeps.tasks.prompts import Prompt, fill
+from mi_sweeps.tasks.tokens import Batch, encode, is_one_token, next_token, role_order, role_positions
+
+PROMPT = fill(
+    "After {}, {} and {} went to the store, {} and {} gave a book to", ["Mary", "John", "Tom", "John", "Mary"], "Tom", 2
+)
+BEFORE = ["intro 1", "name 1", "comma", "name 2", "and", "name 3", *(f"scene {place}" for place in range(1, 6))]
+ROLES = (*BEFORE, "subject 1", "subjects' and", "subject 2", "action 1", "action 2", "action 3", "end")
+GENERATED = splits(NAMES[:48], 3, {"train": 60, "heldout": 6}, seed=0)["train"]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["spaces in spans", "spans trimmed"])
+def byte_level(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
+    """A tokenizer of GPT-2's kind: a token begins with the space before its word; long names are two tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=request.param)
+    words = ["Mary,", "John", "and", "Tom", "went", "the", "store", "gave", "a", "book", "to", "Kate", "with", "love"]
+    trainer = trainers.BpeTrainer(
+        special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([f" {word}" for word in words], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+
+
+def test_a_prompt_by_hand(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    batch = encode([PROMPT], mini_tokenizer, prepend_bos=False)
+    assert batch.roles == (ROLES,)
+    assert mini_tokenizer.convert_ids_to_tokens(batch.tokens[0].tolist()) == PROMPT.text.replace(",", " ,").split()
+    assert batch.end.tolist() == [17]
+    assert mini_tokenizer.convert_ids_to_tokens([batch.answers[0].item(), *batch.subjects[0].tolist()]) == [
+        "Tom",
+        "John",
+        "Mary",
+    ]
+
+
+def test_byte_level_tokens_get_the_same_roles(byte_level: PreTrainedTokenizerBase) -> None:
+    batch = encode([PROMPT], byte_level, prepend_bos=False)
+    assert batch.roles[0][-17:] == ROLES[1:]
+    named = dict(zip(batch.roles[0], byte_level.convert_ids_to_tokens(batch.tokens[0].tolist()), strict=True))
+    assert (named["name 1"], named["comma"], named["name 3"], named["end"]) == ("ĠMary", ",", "ĠTom", "Ġto")
+    assert (named["subject 1"], named["subjects' and"], named["subject 2"]) == ("ĠJohn", "Ġand", "ĠMary")
+
+
+def test_answers_are_spelled_as_they_follow_the_prompt(byte_level: PreTrainedTokenizerBase) -> None:
+    batch = encode([PROMPT], byte_level, prepend_bos=False)
+    tokens = [batch.answers[0].item(), *batch.subjects[0].tolist()]
+    assert byte_level.convert_ids_to_tokens(tokens) == ["ĠTom", "ĠJohn", "ĠMary"]
+    assert next_token("with love to", "Kate", byte_level) == byte_level.convert_tokens_to_ids("ĠKate")
+
+
+def test_bos_comes_first_and_moves_nothing_else(byte_level: PreTrainedTokenizerBase) -> None:
+    without, with_bos = (encode([PROMPT], byte_level, prepend_bos=prepend) for prepend in (False, True))
+    assert with_bos.tokens[0].tolist() == [byte_level.bos_token_id, *without.tokens[0].tolist()]
+    assert with_bos.roles[0] == ("bos", *without.roles[0])
+    assert with_bos.end.tolist() == [without.end.item() + 1]
+    assert torch.equal(with_bos.answers, without.answers)
+
+
+@given(rows=st.lists(st.sampled_from(range(len(GENERATED))), min_size=1, max_size=8))
+@settings(max_examples=30)
+def test_a_batch_is_its_prompts_one_at_a_time(rows: list[int], mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    prompts = [GENERATED[row] for row in rows]
+    batch = encode(prompts, mini_tokenizer, prepend_bos=False)
+    assert len(batch) == len(prompts)
+    assert batch.tokens.shape[1] == batch.end.max() + 1
+    for row, prompt in enumerate(prompts):
+        alone = encode([prompt], mini_tokenizer, prepend_bos=False)
+        length = len(batch.roles[row])
+        assert batch.end[row] == alone.end[0] == length - 1
+        assert torch.equal(batch.tokens[row, :length], alone.tokens[0])
+        assert (batch.tokens[row, length:] == mini_tokenizer.pad_token_id).all()
+        assert torch.equal(batch.answers[row], alone.answers[0])
+        assert torch.equal(batch.subjects[row], alone.subjects[0])
+
+
+@given(prompt=st.sampled_from(GENERATED))
+def test_roles_are_unique_and_end_with_the_end(prompt: Prompt, mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    batch = encode([prompt], mini_tokenizer, prepend_bos=False)
+    (roles,) = batch.roles
+    assert len(set(roles)) == len(roles) == batch.tokens.shape[1]
+    assert roles[-1] == "end"
+    words = mini_tokenizer.convert_ids_to_tokens(batch.tokens[0].tolist())
+    named = [words[roles.index(role)] for role in ("name 1", "name 2", "name 3", "subject 1", "subject 2")]
+    assert tuple(named) == prompt.slot_names()
+
+
+def test_two_name_roles(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    prompt = fill("When {} and {} met, {} gave a book to", ["Mary", "Tom", "Mary"], "Tom", 1)
+    assert encode([prompt], mini_tokenizer, prepend_bos=False).roles[0] == (
+        *("intro 1", "name 1", "and", "name 2", "scene 1", "scene 2"),
+        *("subject", "action 1", "action 2", "action 3", "end"),
+    )
+
+
+def test_selected_prompts_keep_no_padding_that_none_of_them_needs(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    batch = encode(GENERATED, mini_tokenizer, prepend_bos=False)
+    shortest = int(batch.end.argmin())
+    chosen = batch.select([shortest, shortest])
+    assert chosen.tokens.shape == (2, batch.end.min() + 1)
+    assert chosen.prompts == (GENERATED[shortest],) * 2
+    assert chosen.roles == (batch.roles[shortest],) * 2
+    assert torch.equal(batch.select(torch.arange(len(batch))).tokens, batch.tokens)
+
+
+def roles_of(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase) -> tuple[Batch, list[str]]:
+    batch = encode(prompts, tokenizer, prepend_bos=False)
+    return batch, role_order(batch)
+
+
+def test_all_roles_are_in_reading_order(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    batch, roles = roles_of(GENERATED, mini_tokenizer)
+    assert set(roles) == {role for row in batch.roles for role in row}
+    for row in batch.roles:
+        assert sorted(row, key=roles.index) == list(row)
+
+
+def test_tenth_token_of_a_section_comes_after_the_ninth(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    action = "gave a big red old new small heavy green blue ring to"
+    prompt = fill("When {} and {} met, {} " + action, ["Mary", "Tom", "Mary"], "Tom", 1)
+    _, roles = roles_of([prompt], mini_tokenizer)
+    assert roles[-3:] == ["action 10", "action 11", "end"]
+
+
+def test_positions_of_roles(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    short = fill("When {} and {} met, {} gave a book to", ["Mary", "Tom", "Mary"], "Tom", 1)
+    long = fill("When {} and {} met at noon, {} gave a book to", ["Mary", "Tom", "Mary"], "Tom", 1)
+    batch = encode([short, long], mini_tokenizer, prepend_bos=False)
+    assert role_positions(batch, ["name 1", "scene 4", "subject", "end"]).tolist() == [[1, -1, 6, 10], [1, 7, 8, 12]]
+
+
+@pytest.mark.parametrize(("name", "one"), [("Tom", True), ("Bartholomew", False)])
+def test_what_is_one_token(byte_level: PreTrainedTokenizerBase, name: str, one: bool) -> None:
+    assert is_one_token(name, byte_level) is one
+
+
+def test_unknown_word_is_one_line(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    prompt = PROMPT.with_slots({2: "Zoe"})
+    with pytest.raises(UserError, match=r"\Aprompt 'After .*': 'Zoe' is not in the model's vocabulary; use other .*\Z"):
+        encode([PROMPT, prompt], mini_tokenizer, prepend_bos=False)
+
+
+def test_name_of_two_tokens_is_one_line(byte_level: PreTrainedTokenizerBase) -> None:
+    prompt = PROMPT.with_slots({3: "Bartholomew"})
+    with pytest.raises(UserError, match=r"\Aprompt 'After .*': 'Bartholomew' is \d+ tokens .*; names must be one\Z"):
+        encode([prompt], byte_level, prepend_bos=False)
+
+
+def test_word_that_is_not_one_token_after_a_space_is_one_line(byte_level: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(UserError, match=r"\Aprompt 'a store': ',' is not one token .*; use another name\Z"):
+        next_token("a store", ",", byte_level)
+
+
+def test_no_prompts_is_one_line(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(UserError, match=r"\Atask: no prompts; .*\Z"):
+        encode([], mini_tokenizer, prepend_bos=False)
+
+
+def test_bos_that_the_tokenizer_lacks_is_one_line(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    assert mini_tokenizer.bos_token_id is None
+    with pytest.raises(UserError, match=r"\Amodel\.prepend_bos=true: .*; use model\.prepend_bos=false\Z"):
+        encode([PROMPT], mini_tokenizer, prepend_bos=True)

@@ -1,0 +1,214 @@
+"""Whatever a user gets wrong: one line that says what, where and what to do; exit code 2; nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mi_sweeps import cli
+from mi_sweeps.models.mini import FOLDER
+from mi_sweeps.store import files
+from mi_sweeps.sweeps import plan
+from mi_sweeps.sweeps.grid import expand
+
+
+@pytest.fixture
+def refuse(capsys, tmp_path):
+    """Runs a command that must fail with one line; gives the line."""
+
+    def run(*arguments: object, code: int = 2) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        complaint = capsys.readouterr().err
+        assert stopped.value.code == code
+        assert complaint.startswith("error: ")
+        assert complaint.count("\n") == 1, complaint
+        return complaint
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("sweep=nope", "sweep=nope: no such choice; there are: default, demo, grid"),
+        ("schedule=nope", "schedule=nope: no such choice; there are: constant, cosine, linear_warmup, warmup_decay"),
+        ("corruption=third", "there are: both, first, order, second"),
+        ("schedul=cosine", "schedul: no such key; `mi-sweeps plan --config` prints all of them"),
+        ("optim.rate=1", "optim.rate: no such key"),
+        ("optim.lr=-1", "optim.lr=-1: input should be greater than 0"),
+        ("optim.lr=nan", "optim.lr=nan: input should be a finite number"),
+        ("optim.lr=fast", "optim.lr=fast: input should be a valid number"),
+        ("train.steps=0", "train.steps=0: input should be greater than or equal to 1"),
+        ("train.batch_size=0", "train.batch_size=0"),
+        ("checkpoint.every=0", "checkpoint.every=0"),
+        ("checkpoint.storage=half", "checkpoint.storage=half: input should be 'full' or 'delta'"),
+        ("seed=-1", "seed=-1"),
+        ("seed=range(0,0)", "seed=range(0,0): the grid is empty"),
+        ("schedule=glob(zzz*)", "the grid is empty"),
+        ("seed=1,", "cannot be read as KEY=VALUE"),
+        ("patching.steps=[3]", "patching.steps: [3] are no checkpoints of this run"),
+        ("patching.sites=[zz]", "patching.sites.0=zz"),
+        ("launcher=inline,local", "changes no result, so it cannot be swept"),
+        ("demo", "demo: not KEY=VALUE; for example sweep=demo"),
+        ("model=local", "model.path: no value; give model.path=VALUE"),
+        ("task=prompts", "task.path: no value; give task.path=VALUE"),
+        ("model.path=/nowhere", "model.path=/nowhere: no config.json there"),
+        ("task.names=[Zork,Mary,John,Tom]", "task.names: Zork: not one token"),
+        ("task.names=[Mary,John,Tom]", "3 names give 1; ask for fewer prompts or give more names"),
+        ("task.prompts.train=10", "10 prompts cannot be balanced over 6 orders; use a multiple of 6"),
+        ("task.prompts.train=0", "give positive numbers for train, heldout"),
+        ("+task.colour=red", "task=ioi3: "),
+        ("schedule._target_=mi_sweeps.nope", "schedule=constant: "),
+        ("+schedule.warm=1", "schedule=constant: "),
+        ("launcher.device=cuda:99", "launcher.device=cuda:99"),
+        ("model.prepend_bos=true", "model.prepend_bos=true: the model's tokenizer has no such token"),
+    ],
+)
+def test_a_wrong_override(refuse, tmp_path, override, says):
+    output = tmp_path / "outputs"
+    assert says in refuse("run", override, f"output={output}")
+    assert not output.exists()
+
+
+def test_a_corruption_that_the_task_does_not_have(refuse, tmp_path):
+    assert "use corruption=first" in refuse("run", "task=ioi2", "corruption=second", f"output={tmp_path / 'o'}")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "No such file or directory"),
+        ("", "no rows"),
+        ('{"question": "a", "completion": "b"}\n{"question": "a"\n', "malformed JSON at row 2"),
+        ('{"question": "a"}\n', 'row 1 is not {"question": text, "completion": text}'),
+        ('[{"question": "a", "completion": "b"}, 3]', "row 2 is not"),
+        ('[{"question": "a" "completion"}]', "malformed JSON at line 1"),
+        ('{"question": "Mary and John met. Mary gave a ring to", "completion": " John"}\n', "no usable train prompts"),
+    ],
+)
+def test_a_bad_file_of_prompts(refuse, tmp_path, content, says):
+    file = tmp_path / "rows.jsonl"
+    if content is not None:
+        file.write_text(content)
+    assert says in refuse("run", "task=prompts", f"task.path={file}", f"output={tmp_path / 'o'}")
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_output_that_cannot_be_written(refuse, small, tmp_path):
+    (tmp_path / "file").write_text("")
+    complaint = refuse("run", *small, f"output={tmp_path / 'file' / 'outputs'}")
+    assert "give a folder that can be written with output=DIR" in complaint
+
+
+def test_a_hub_that_cannot_be_reached(refuse, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no route")))
+    complaint = refuse("run", "model=gpt2", "model.hub=nobody/no-such-model", f"output={tmp_path / 'o'}")
+    assert "python -m mi_sweeps.models.smollm2 DIR" in complaint
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding(refuse, tmp_path, mini_model, mini_tokenizer):
+    import copy
+
+    tokenizer = copy.deepcopy(mini_tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<new pad>"})
+    mini_model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    complaint = refuse("run", "model=local", f"model.path={tmp_path / 'model'}", f"output={tmp_path / 'o'}")
+    assert "resize_token_embeddings" in complaint
+
+
+def test_a_truncated_model_fails_the_run(tmp_path, capsys):
+    import shutil
+
+    model = shutil.copytree(FOLDER, tmp_path / "model")
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", "model=local", f"model.path={model}", f"output={tmp_path / 'o'}"])
+    assert stopped.value.code == 1
+    assert f"model.path={model}: cannot be loaded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["status", "wait", "cancel", "logs", "report"])
+def test_a_sweep_that_is_not_there(refuse, tmp_path, command):
+    assert "no sweep was run into this folder" in refuse(command, f"output={tmp_path}")
+    assert "output=DIR" in refuse(command, "nope", f"output={tmp_path}")
+
+
+def test_an_unknown_option(refuse, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", "--fast"])
+    assert stopped.value.code == 2
+    assert "--fast: no such option" in capsys.readouterr().err
+
+
+def test_a_full_disk_marks_the_run_as_failed_and_leaves_no_half_file(small, tmp_path, monkeypatch, capsys):
+    """The third checkpoint does not fit. The message says so, what is there is whole, and a retry finishes."""
+    output = tmp_path / "outputs"
+    real, count = files._sync, [0]
+
+    def sync(path):
+        if path.suffix == ".safetensors" and "checkpoints" in str(path):
+            count[0] += 1
+            if count[0] == 3:
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path)
+
+    arguments = ["run", *small, f"output={output}"]
+    monkeypatch.setattr(files, "_sync", sync)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 1
+    assert "disk full while writing" in capsys.readouterr().out
+    (run,) = (output / "runs").iterdir()
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert sorted(file.name for file in (run / "checkpoints").iterdir()) == ["000000.safetensors", "000002.safetensors"]
+    time.sleep(1.1)  # Times in status.json are whole seconds.
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*arguments, "--retry"])
+    assert stopped.value.code == 0
+
+
+def test_a_truncated_table_is_named_by_the_report(refuse, small, tmp_path):
+    output = tmp_path / "outputs"
+    with pytest.raises(SystemExit):
+        cli.main(["run", *small, f"output={output}"])
+    (cell,) = expand([*small, f"output={output}"])
+    table = plan.folders_of(cell)[1].table(4)
+    table.write_bytes(table.read_bytes()[:100])
+    complaint = refuse("report", f"output={output}")
+    assert str(table) in complaint
+    assert "delete it and run the sweep again" in complaint
+    table.unlink()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", *small, f"output={output}"])
+    assert stopped.value.code == 0
+
+
+def test_a_second_process_on_the_same_sweep(refuse, small, tmp_path):
+    output = tmp_path / "outputs"
+    (cell,) = expand([*small, f"output={output}"])
+    folder, _ = plan.folders_of(cell)
+    code = f"""
+import sys
+from pathlib import Path
+from mi_sweeps.store.folders import RunFolder
+folder = RunFolder(Path({str(folder.path)!r}))
+with folder.claim(), folder.attempt():
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "claimed\n"
+        complaint = refuse("run", *small, f"output={output}")
+        other.kill()
+    assert f"process {other.pid} on" in complaint
+    assert "mi-sweeps wait" in complaint
+    assert not (folder.path / "checkpoints").exists()

@@ -1,0 +1,193 @@
+"""The command line as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from mi_sweeps import cli
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Runs a command; gives the exit code, what it printed and what it complained of."""
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return stopped.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, small):
+    """The sweep that the project began with: run with the first corruption only."""
+    output = tmp_path_factory.mktemp("outputs")
+    arguments = ["run", *small, "seed=0,1", "corruption=first", "sweep.name=begun", f"output={output}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mi_sweeps.cli", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "done: 2 fine-tunes (2 done), 2 patch jobs (2 done)" in done.stdout
+    return output
+
+
+@pytest.fixture
+def output(finished, tmp_path):
+    """A copy for a test that changes it."""
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def test_the_missing_second_corruption_with_one_command(call, small, output):
+    grid = [*small, "seed=0,1", "sweep.name=begun", f"output={output}"]
+    code, printed, _ = call("plan", *grid, "corruption=second")
+    assert code == 0
+    assert "2 fine-tunes (2 done), 2 patch jobs (2 to do)" in printed
+    code, printed, _ = call("run", *grid, "corruption=second")
+    assert code == 0
+    assert "fine-tune seed" not in printed
+    assert "done: 2 fine-tunes (2 done), 2 patch jobs (2 done)" in printed
+    code, printed, _ = call("run", *grid, "corruption=first,second")
+    assert code == 0
+    assert "nothing to do: 2 fine-tunes (2 done), 4 patch jobs (4 done)" in printed
+    code, printed, _ = call("status", "begun", f"output={output}")
+    assert "begun: 2 fine-tunes (2 done), 4 patch jobs (4 done)" in printed
+
+
+def test_a_deleted_run_is_run_again_and_nothing_else(call, small, output):
+    runs = sorted((output / "runs").iterdir())
+    shutil.rmtree(runs[0])
+    code, printed, _ = call("run", *small, "seed=0,1", "corruption=first", "sweep.name=begun", f"output={output}")
+    assert code == 0
+    assert printed.count("fine-tune seed=") == 1
+    assert printed.count("patch job seed=") == 1
+
+
+def test_plan_writes_nothing(call, small, tmp_path):
+    code, printed, _ = call("plan", *small, "seed=range(0,3)", "schedule=glob(c*)", f"output={tmp_path / 'new'}", "--cells")
+    assert code == 0
+    assert "6 fine-tunes (6 to do)" in printed
+    assert "schedule: constant, cosine" in printed
+    assert not (tmp_path / "new").exists()
+
+
+def test_plan_prints_the_whole_configuration(call):
+    code, printed, _ = call("plan", "--config", "optim.lr=3e-5")
+    assert code == 0
+    assert "lr: 3.0e-05" in printed
+
+
+def test_the_user_s_own_grid_is_found(call, tmp_path):
+    (tmp_path / "conf" / "sweep").mkdir(parents=True)
+    (tmp_path / "conf" / "sweep" / "mine.yaml").write_text("name: mine\ngrid:\n  seed: 1,2,3\n  optim.lr: 1e-5,2e-5\n")
+    code, printed, _ = call("plan", "--config-dir", tmp_path / "conf", "sweep=mine")
+    assert code == 0
+    assert "6 fine-tunes (6 to do)" in printed
+    code, printed, _ = call("plan", "--config-dir", tmp_path / "conf", "sweep=mine", "seed=9")
+    assert "2 fine-tunes (2 to do)" in printed
+
+
+def test_export_gives_tidy_tables(call, finished, tmp_path):
+    code, _, _ = call("export", tmp_path / "tables", "begun", f"output={finished}")
+    assert code == 0
+    metrics = pd.read_parquet(tmp_path / "tables" / "metrics.parquet")
+    assert {"run_id", "step", "split", "metric", "value", "n"} <= set(metrics.columns)
+    patching = pd.read_parquet(tmp_path / "tables" / "patching.parquet")
+    columns = {"run_id", "corruption", "step", "site", "layer", "head", "position", "patched", "clean", "corrupted"}
+    assert columns <= set(patching.columns)
+    runs = pd.read_parquet(tmp_path / "tables" / "runs.parquet")
+    assert set(runs["seed"]) == {0, 1}
+    assert set(runs["status"]) == {"done"}
+    code, _, _ = call("export", tmp_path / "csv", f"output={finished}", "--format", "csv")
+    assert len(pd.read_csv(tmp_path / "csv" / "metrics.csv")) == len(metrics)
+
+
+def test_the_report_is_one_file(call, output):
+    code, printed, _ = call("report", "begun", f"output={output}")
+    assert code == 0
+    assert str(output / "report.html") in printed
+    assert (output / "report.html").stat().st_size < 15e6
+
+
+def test_figures_are_written(call, finished, tmp_path):
+    code, printed, _ = call("report", f"output={finished}", "--to", tmp_path / "r.html", "--figures", tmp_path / "figures")
+    assert code == 0
+    assert (tmp_path / "figures" / "win-rate.png").exists()
+
+
+def test_status_and_help_do_not_import_torch(finished):
+    code = (
+        "import sys; from mi_sweeps import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit as stopped: assert not stopped.code, stopped.code\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'datasets', 'wandb', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    for arguments in (["--help"], ["status", f"output={finished}"], ["plan", "sweep=grid"]):
+        subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_a_failed_cell_is_reported_with_its_traceback(call, small, output):
+    """Two cells, and one of their checkpoints is truncated: its patch job fails, the other is done."""
+    run = sorted((output / "runs").iterdir())[0]
+    weights = run / "checkpoints" / "000004.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    grid = [*small, "seed=0,1", "corruption=second", "sweep.name=begun", f"output={output}"]
+    code, printed, _ = call("run", *grid)
+    assert code == 1
+    assert "1 failed" in printed
+    assert "000004.safetensors: damaged" in printed
+    code, printed, _ = call("logs", "begun", "--failed", f"output={output}")
+    assert "Traceback" in printed
+    assert "delete it and run the sweep again" in printed
+    code, printed, _ = call("status", "begun", f"output={output}")
+    assert "failed patch job" in printed
+    # What the message says to do helps.
+    weights.unlink()
+    code, printed, _ = call("run", *grid, "--retry")
+    assert code == 0, printed
+
+
+def test_wait_on_a_finished_sweep_returns_at_once(call, finished):
+    code, printed, _ = call("wait", "begun", f"output={finished}")
+    assert code == 0
+    assert "begun done" in printed
+
+
+def test_cancel_where_nobody_works(call, finished):
+    code, printed, _ = call("cancel", "begun", f"output={finished}")
+    assert code == 0
+    assert "nobody works on it here" in printed
+
+
+def test_doctor_names_what_is_missing(call, tmp_path):
+    code, printed, _ = call("doctor", f"output={tmp_path}")
+    assert code == 0
+    for word in ("torch", "model=mini", "slurm", "wandb", "free"):
+        assert word in printed
+
+
+def test_hydra_applications_do_the_same_work(small, tmp_path):
+    """`python -m mi_sweeps.jobs.finetune -m` and the command line share folders, whoever comes first."""
+    output = tmp_path / "outputs"
+    for job, overrides in (("finetune", ["-m", "seed=0,1"]), ("patch", ["seed=1", "corruption=second"])):
+        command = [sys.executable, "-m", f"mi_sweeps.jobs.{job}", *overrides, *small, f"output={output}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    statuses = [json.loads(file.read_text())["state"] for file in output.glob("runs/*/status.json")]
+    assert statuses == ["done", "done"]
+    assert len(list(output.glob("runs/*/patches/*/tables/*.parquet"))) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"], "Hydra leaves nothing of its own"
+    command = [sys.executable, "-m", "mi_sweeps.jobs.patch", *small, f"output={output}", "seed=5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "this fine-tune is not done" in done.stderr

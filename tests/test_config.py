@@ -1,0 +1,156 @@
+"""The configuration: what is refused and with which words, and what the rest of the library reads from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from pydantic import ValidationError
+
+from mi_sweeps.config import Config, parse
+from mi_sweeps.errors import UserError
+from mi_sweeps.sweeps.grid import expand
+
+
+@pytest.fixture(scope="module")
+def default() -> Config:
+    return expand([])[0].config
+
+
+def changed(config: Config, key: str, value: Any) -> dict[str, Any]:
+    """The values of a configuration with one changed; None for `value` is a value too."""
+    values = config.dump()
+    *parents, last = key.split(".")
+    section = values
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    return values
+
+
+def test_what_is_dumped_can_be_parsed(default: Config) -> None:
+    assert parse(json.loads(json.dumps(default.dump()))) == default
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("optim.lr", -1, "greater than 0"),
+        ("optim.lr", 0, "greater than 0"),
+        ("optim.lr", "fast", "valid number"),
+        ("optim.lr", float("nan"), "finite"),
+        ("optim.lr", float("inf"), "finite"),
+        ("optim.weight_decay", -0.1, "greater than or equal to 0"),
+        ("optim.name", "sgd", "'adamw'"),
+        ("train.steps", 0, "greater than or equal to 1"),
+        ("train.steps", 1.5, "integer"),
+        ("train.batch_size", 0, "greater than or equal to 1"),
+        ("train.clip", 0, "greater than 0"),
+        ("train.precision", "fp16", "'fp32' or 'bf16'"),
+        ("checkpoint.every", 0, "greater than or equal to 1"),
+        ("checkpoint.storage", "half", "'full' or 'delta'"),
+        ("corruption.name", "third", "'first', 'second', 'both' or 'order'"),
+        ("patching.heads", "some", "'all' or 'end'"),
+        ("patching.prompts", 0, "greater than or equal to 1"),
+        ("launcher.workers", 0, "greater than or equal to 1"),
+        ("launcher.device", "tpu", "cuda"),
+        ("tracking.mode", "on", "'offline', 'online' or 'disabled'"),
+        ("sweep.name", "../elsewhere", "pattern"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**63, "less than"),
+    ],
+)
+def test_wrong_value_is_named_with_what_would_be_right(default: Config, key: str, value: Any, says: str) -> None:
+    with pytest.raises(UserError, match=rf"\A{key}=.*{says}.*\Z"):
+        parse(changed(default, key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("optim.betas", [0.9, 1.0]), ("checkpoint.steps", [4, -1]), ("patching.sites", ["z", "w"])]
+)
+def test_wrong_item_is_named_by_its_place(default: Config, key: str, value: list[Any]) -> None:
+    with pytest.raises(UserError, match=rf"\A{key}\.1={value[1]}: .*\Z"):
+        parse(changed(default, key, value))
+
+
+@pytest.mark.parametrize("key", ["optim.momentum", "learning_rate"])
+def test_unknown_key_is_called_so(default: Config, key: str) -> None:
+    with pytest.raises(UserError, match=rf"\A{key}\b.*no such key.*\Z"):
+        parse(changed(default, key, 1))
+
+
+@pytest.mark.parametrize("key", ["optim.lr", "seed", "schedule._target_"])
+def test_missing_key_is_named_without_printing_all_others(default: Config, key: str) -> None:
+    values = default.dump()
+    *parents, last = key.split(".")
+    del (values[parents[0]] if parents else values)[last]
+    with pytest.raises(UserError, match=rf"\A{key}: no value; .*{key}=.{{0,60}}\Z"):
+        parse(values)
+
+
+def test_mandatory_value_is_asked_for(default: Config) -> None:
+    with pytest.raises(UserError, match=r"\Amodel\.path: no value; give model\.path=VALUE on the command line\Z"):
+        parse(OmegaConf.create(changed(default, "model.path", "???")))
+
+
+def test_interpolation_that_leads_nowhere_is_named(default: Config) -> None:
+    with pytest.raises(UserError, match=r"\Aseed: .*nowhere.*\Z"):
+        parse(OmegaConf.create(changed(default, "seed", "${nowhere}")))
+
+
+def test_a_model_has_one_source(default: Config) -> None:
+    values = default.dump()
+    values["model"] |= {"hub": "someone/something", "path": "/somewhere"}
+    with pytest.raises(UserError, match=r"\Amodel: give model\.hub or model\.path, not both\Z"):
+        parse(values)
+
+
+def test_configuration_is_read_only(default: Config) -> None:
+    with pytest.raises(ValidationError):
+        default.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("home", [False, True])
+def test_paths_do_not_depend_on_the_folder_of_whoever_computes(
+    default: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    start = "~/" if home else ""
+    values = changed(default, "model.path", f"{start}model")
+    values["task"] |= {"path": f"{start}rows.jsonl", "heldout_path": f"{start}heldout.jsonl", "other": "rows.jsonl"}
+    config = parse(values)
+    assert config.model.path == tmp_path / "model"
+    assert config.task.arguments["path"] == str(tmp_path / "rows.jsonl")
+    assert config.task.arguments["heldout_path"] == str(tmp_path / "heldout.jsonl")
+    assert config.task.arguments["other"] == "rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("last", "every", "steps", "expected"),
+    [
+        (24, 8, [], [0, 8, 16, 24]),
+        (20, 8, [], [0, 8, 16, 20]),
+        (24, 8, [1, 2, 4], [0, 1, 2, 4, 8, 16, 24]),
+        (24, 100, [5, 5, 24, 25], [0, 5, 24]),
+        (1, 1, [], [0, 1]),
+    ],
+)
+def test_checkpoint_steps(default: Config, last: int, every: int, steps: list[int], expected: list[int]) -> None:
+    values = changed(default, "train.steps", last)
+    values["checkpoint"] |= {"every": every, "steps": steps}
+    config = parse(values)
+    assert config.checkpoint_steps == expected
+    assert config.patch_steps == expected
+
+
+def test_patched_steps_are_in_order_and_once(default: Config) -> None:
+    assert parse(changed(default, "patching.steps", [184, 8, 0, 8])).patch_steps == [0, 8, 184]
+
+
+def test_only_checkpoints_can_be_patched(default: Config) -> None:
+    with pytest.raises(UserError, match=r"\Apatching\.steps: \[3, 999\] are no checkpoints.*checkpoint\.steps\Z"):
+        parse(changed(default, "patching.steps", [999, 8, 3]))
