@@ -32,9 +32,7 @@ def grid(
         figure = Figure(figsize=(width * columns + 0.8, height * rows + 0.9), layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=10, fontweight="bold")
-        lines = textwrap.fill(
-            source, width=round(17 * figure.get_figwidth())
-        )  # characters of this size an inch
+        lines = textwrap.fill(source, width=round(17 * figure.get_figwidth()))  # characters of this size an inch
         figure.supxlabel(lines, fontsize=7, color="0.4")
         yield figure, figure.subplots(rows, columns, squeeze=False)
 

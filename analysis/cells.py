@@ -51,7 +51,5 @@ def _order(key: str) -> int:
 def _word(key: str, told: Sequence[str]) -> str:
     """What a key is called: its last part, or its group for a name, or all of it where that is not enough."""
     short = key.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ")
-    clash = [
-        other for other in told if other.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ") == short
-    ]
+    clash = [other for other in told if other.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ") == short]
     return short if clash == [key] else key

@@ -28,12 +28,11 @@ def win_rate(frames: Frames, split: str = "heldout", colour: str = "lr", facet: 
     facets, colours = (sorted(wide[name].dropna().unique()) for name in (facet, colour))
     palette = dict(zip(colours, sns.color_palette("viridis_r", len(colours) + 1)[1:], strict=True))
 
-    below = canvas.source(
-        list(wide["run_id"]), list(wide["n"]), f"{STUDENT}; of a single run: Wilson, over prompts"
-    )
-    with canvas.grid(
-        1, max(1, len(facets)), f"Win rate on {split.replace('heldout', 'held-out')} prompts", below
-    ) as (figure, axes):
+    below = canvas.source(list(wide["run_id"]), list(wide["n"]), f"{STUDENT}; of a single run: Wilson, over prompts")
+    with canvas.grid(1, max(1, len(facets)), f"Win rate on {split.replace('heldout', 'held-out')} prompts", below) as (
+        figure,
+        axes,
+    ):
         for axis, value in zip(axes[0], facets, strict=False):
             for name in colours:
                 runs = wide[(wide[facet] == value) & (wide[colour] == name)]
@@ -62,11 +61,7 @@ def lens(frames: Frames) -> Figure:
     title = "Logit lens: logit difference of the residual stream"
     with canvas.grid(1, max(1, len(corruptions)), title, below, width=4) as (figure, axes):
         for axis, corruption in zip(axes[0], corruptions, strict=False):
-            means = (
-                rows[rows["corruption"] == corruption]
-                .groupby(["step", "point"], sort=False)["logit_diff"]
-                .mean()
-            )
+            means = rows[rows["corruption"] == corruption].groupby(["step", "point"], sort=False)["logit_diff"].mean()
             for step in steps:
                 if step in means.index:
                     line = means.loc[step]
@@ -75,9 +70,7 @@ def lens(frames: Frames) -> Figure:
             axis.set(title=f"{corruption} corruption", xlabel="")
             axis.tick_params(axis="x", rotation=60, labelsize=6)
         axes[0][0].set_ylabel("logit difference (logits)")
-        axes[0][-1].legend(
-            title="checkpoint", fontsize=6, title_fontsize=6, ncols=math.ceil(len(steps) / 8) or 1
-        )
+        axes[0][-1].legend(title="checkpoint", fontsize=6, title_fontsize=6, ncols=math.ceil(len(steps) / 8) or 1)
     return figure
 
 
@@ -114,7 +107,5 @@ def _share(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _line(axis: Axes, bands: pd.DataFrame, colour: object, label: str) -> None:
     ordered = bands.sort_values("step")
-    axis.plot(
-        ordered["step"], ordered["mean"], color=colour, label=label, marker=".", markersize=4, linewidth=1.4
-    )
+    axis.plot(ordered["step"], ordered["mean"], color=colour, label=label, marker=".", markersize=4, linewidth=1.4)
     axis.fill_between(ordered["step"], ordered["low"], ordered["high"], color=colour, alpha=0.18, linewidth=0)

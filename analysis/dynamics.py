@@ -36,14 +36,10 @@ def heads(frames: Frames, site: str = "z", top: int = 6) -> Figure:
             axis.sharey(axes[0][0])
             for head in chosen:
                 line = bands[
-                    (bands["corruption"] == corruption)
-                    & (bands["layer"] == head[0])
-                    & (bands["head"] == head[1])
+                    (bands["corruption"] == corruption) & (bands["layer"] == head[0]) & (bands["head"] == head[1])
                 ]
                 axis.plot(line["step"], line["mean"], color=palette[head], label=_name(*head), linewidth=1.4)
-                axis.fill_between(
-                    line["step"], line["low"], line["high"], color=palette[head], alpha=0.1, linewidth=0
-                )
+                axis.fill_between(line["step"], line["low"], line["high"], color=palette[head], alpha=0.1, linewidth=0)
             axis.axhline(0, color="0.5", linewidth=0.8)
             axis.set(title=f"{corruption} corruption", xlabel="checkpoint (step)")
         axes[0][0].set_ylabel("recovered")
@@ -86,12 +82,8 @@ def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) ->
             far = np.hypot(heads["recovered_across"], heads["recovered_up"]).nlargest(label).index
             for head in heads.loc[far].itertuples():
                 place = (head.recovered_across, head.recovered_up)
-                axis.annotate(
-                    _name(head.layer, head.head), place, (3, 3), textcoords="offset points", fontsize=6
-                )
-            axis.set(
-                title=f"{corruption} corruption", xlabel=f"recovered by {across}", ylabel=f"recovered by {up}"
-            )
+                axis.annotate(_name(head.layer, head.head), place, (3, 3), textcoords="offset points", fontsize=6)
+            axis.set(title=f"{corruption} corruption", xlabel=f"recovered by {across}", ylabel=f"recovered by {up}")
     return figure
 
 

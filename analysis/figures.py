@@ -51,9 +51,7 @@ def _drawn(frames: Frames) -> Iterator[tuple[str, Figure]]:
                 yield f"positions-{_slug(corruption)}{suffix}", heatmaps.positions(cell, corruption)
         if _heads(cell, "z"):
             yield f"dynamics{suffix}", dynamics.heads(cell)
-        if _heads(cell, "z") and _heads(cell, "z") == _heads(
-            cell, "v"
-        ):  # else heads share their keys and values
+        if _heads(cell, "z") and _heads(cell, "z") == _heads(cell, "v"):  # else heads share their keys and values
             yield f"scatter{suffix}", dynamics.scatter(cell)
 
 

@@ -39,9 +39,7 @@ class Patch:
 
     def tables(self) -> list[tuple[int, Path]]:
         """(step, Parquet file) of the checkpoints examined so far, in the order of steps."""
-        found = (
-            (int(file.stem), file) for file in (self.path / "tables").glob("*.parquet") if file.stem.isdigit()
-        )
+        found = ((int(file.stem), file) for file in (self.path / "tables").glob("*.parquet") if file.stem.isdigit())
         return sorted(found)
 
 

@@ -155,12 +155,7 @@ def first_step(metrics: pd.DataFrame, threshold: float = 0.9, split: str = "held
     """First step at which each run's win rate on `split` is at least `threshold`; missing if it never was."""
     chosen = metrics[(metrics["metric"] == "win_rate") & (metrics["split"] == split)]
     reached = chosen[chosen["value"] >= threshold].groupby("run_id")["step"].min()
-    return (
-        reached.reindex(pd.unique(chosen["run_id"]))
-        .astype("Int64")
-        .rename("first_step")
-        .rename_axis("run_id")
-    )
+    return reached.reindex(pd.unique(chosen["run_id"])).astype("Int64").rename("first_step").rename_axis("run_id")
 
 
 def band(values: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
@@ -189,9 +184,7 @@ def t_95(n: int) -> float:
 
 def _runs(runs: Sequence[folder.Run]) -> list[dict[str, Any]]:
     started = [run for run in runs if run.config]
-    names = dict(
-        zip((run.run_id for run in started), cells.names([run.config for run in started]), strict=True)
-    )
+    names = dict(zip((run.run_id for run in started), cells.names([run.config for run in started]), strict=True))
     rows = []
     for run in runs:
         config = run.config or _nested(run.overrides)
@@ -264,9 +257,7 @@ def _nested(overrides: folder.Json) -> folder.Json:
     return config
 
 
-def _stack(
-    files: Sequence[Path], needed: str, keys: Sequence[tuple[Any, ...]], names: Sequence[str]
-) -> pd.DataFrame:
+def _stack(files: Sequence[Path], needed: str, keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> pd.DataFrame:
     """The rows of all files one below the other, each with the keys of its file in the columns `names`.
 
     Every file must have the column `needed`.

@@ -20,9 +20,7 @@ def heads(frames: Frames, corruption: str, sites: Sequence[str] = HEAD_SITES, ch
     return _sites(frames, corruption, sites, checkpoints, "head")
 
 
-def positions(
-    frames: Frames, corruption: str, sites: Sequence[str] = POSITION_SITES, checkpoints: int = 4
-) -> Figure:
+def positions(frames: Frames, corruption: str, sites: Sequence[str] = POSITION_SITES, checkpoints: int = 4) -> Figure:
     """Recovered by patching each position: a row of layer × position heatmaps a site, a column a step."""
     return _sites(frames, corruption, sites, checkpoints, "position")
 

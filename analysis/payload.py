@@ -166,9 +166,7 @@ def _blocks(
             "patching": _plain(names[patch.patch_id]),
             "prompts": prompts.number(repr(told), told),
             "n": int((patched if len(patched) else attributed)["n"][0]),
-            "sites": {
-                site: _site(patched.where("site", site), steps, layouts) for site in patched.words("site")
-            },
+            "sites": {site: _site(patched.where("site", site), steps, layouts) for site in patched.words("site")},
         }
         for kind in attributed.words("kind"):
             rows = attributed.where("kind", kind)
@@ -209,9 +207,7 @@ def _parts(rows: Rows, steps: Pool) -> Json:
     grid[row, column] = rows["logit_diff"]
     return {
         "steps": steps.steps(order),
-        "components": [
-            name if at < 0 else f"{name} {at:.0f}" for name, at in zip(names, layer[first], strict=True)
-        ],
+        "components": [name if at < 0 else f"{name} {at:.0f}" for name, at in zip(names, layer[first], strict=True)],
         "value": [_units(values) for values in grid],
     }
 

@@ -15,7 +15,7 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from . import payload
-from .folder import Output, read
+from .folder import Json, Output, read
 from .frames import Frames, tabulate, write_whole
 
 LIMIT = 15_000_000
@@ -40,9 +40,7 @@ def page(output: Output, frames: Frames, limit: int = LIMIT) -> str:
     """The page as text, of at most `limit` bytes if leaving out patching and attribution can do it."""
     parts = {name: _template(f"report.{name}") for name in ("css", "js")}
     parts["plotly"] = get_plotlyjs()
-    parts["title"] = html.escape(
-        f"mi-sweeps: {', '.join(sweep.name for sweep in output.sweeps) or output.path.name}"
-    )
+    parts["title"] = html.escape(f"mi-sweeps: {', '.join(sweep.name for sweep in output.sweeps) or output.path.name}")
     frame = _template("report.html")
     room = limit - sum(len(part.encode()) for part in (frame, *parts.values()))
     parts["data"] = _data(output, frames, room)
@@ -90,7 +88,7 @@ def _note(every: int, runs: int) -> str:
     )
 
 
-def _json(data: payload.Json) -> str:
+def _json(data: Json) -> str:
     """JSON that may stand in a script element: no text in it can end the element."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

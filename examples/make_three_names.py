@@ -24,7 +24,7 @@ NAMES = """
     Diana Edward Emily Emma Eric Hannah Helen Henry Jacob James Jane Jennifer Jeremy Jessica John Julia Karen
     Kate Kevin Laura Linda Lisa Lucy Luke Maria Martha Mary Michael Nancy Nicole Oliver Patrick Paul Peter
     Rachel Rebecca Richard Robert Sarah Simon Sophie Susan Thomas Tom
-""".split()  # noqa: SIM905 (60 quoted lines would be harder to read)
+""".split()
 
 # `{}` is a name, `(a|b)` a choice. No template begins with a name, because a name without a space before it
 # is another token, and no other word that could be a name is capitalised.

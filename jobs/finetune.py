@@ -25,7 +25,7 @@ def finetune(config: Config, folder: RunFolder, *, on_step: Callable[[int], None
             from mi_sweeps.tracking.mirror import mirror
             from mi_sweeps.training.loop import finetune as train
 
-            with mirror(config, folder, "finetune") as tracked:
+            with mirror(config, folder.run_id, folder, "finetune") as tracked:
                 train(config, folder, on_step=on_step, on_checkpoint=tracked.log_metrics)
 
 

@@ -35,7 +35,7 @@ def patch(
             from mi_sweeps.tracking.mirror import mirror
 
             done = [step for step in config.patch_steps if folder.table(step).exists()]
-            with mirror(config, run, "patch") as tracked:
+            with mirror(config, run.run_id, folder, "patch") as tracked:
 
                 def on_table(step: int, rows: list[dict]) -> None:
                     done.append(step)
@@ -53,7 +53,7 @@ def is_done(config: Config, folder: PatchFolder) -> bool:
 if __name__ == "__main__":
     from mi_sweeps.jobs.app import run_app
 
-    def one(config: Config) -> None:
+    def one(config: Config) -> None:  # noqa: D103
         run = run_folder(config.output, run_id(config))
         patch(config, run, run.patch(patch_id(config)))
 

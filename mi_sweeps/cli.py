@@ -81,13 +81,17 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--config", action="store_true", help="print the whole configuration of the first cell")
             sub.add_argument("--cells", action="store_true", help="print every cell with its ids and states")
         else:
-            sub.add_argument("--wait", action="store_true", help="stay until all is done where the launcher would return")
+            sub.add_argument(
+                "--wait", action="store_true", help="stay until all is done where the launcher would return"
+            )
     add("status", status, "show the cells of sweeps and where they are", "SWEEP")
     add("wait", wait, "wait until nobody works on a sweep any more", "SWEEP")
     add("cancel", cancel, "stop the processes that work on a sweep; `run` goes on from there", "SWEEP")
     sub = add("logs", logs, "print the end of each log, and the traceback of what failed", "SWEEP|ID")
     sub.add_argument("--failed", action="store_true", help="only what failed")
-    sub.add_argument("--lines", type=int, default=TAIL_LINES, metavar="N", help="lines of each log (default: %(default)s)")
+    sub.add_argument(
+        "--lines", type=int, default=TAIL_LINES, metavar="N", help="lines of each log (default: %(default)s)"
+    )
     sub = add("report", report, "write a self-contained HTML page that compares runs", "SWEEP")
     sub.add_argument("--to", type=Path, metavar="FILE", help="default: OUTPUT/report.html")
     sub.add_argument("--figures", type=Path, metavar="DIR", help="also write the pictures as PNG and SVG files")
@@ -161,7 +165,9 @@ def plan(options: argparse.Namespace) -> int:
         return DONE
     made = planning.make(cells)
     first = cells[0].config
-    console.print(f"sweep {first.sweep.name} in {first.output.absolute()}, launcher {first.launcher.name}", soft_wrap=True)
+    console.print(
+        f"sweep {first.sweep.name} in {first.output.absolute()}, launcher {first.launcher.name}", soft_wrap=True
+    )
     for key, values in _axes(cells).items():
         console.print(f"  {key}: {', '.join(values)}", markup=False, soft_wrap=True)
     console.print(show.summary(made), soft_wrap=True)
@@ -190,7 +196,9 @@ def run(options: argparse.Namespace) -> int:
     console = _console()
     made = planning.make(cells)
     console.print(f"sweep {name}: {show.summary(made)}", soft_wrap=True)
-    if not made.to_do(options.retry) and "running" not in {status.state for status in (*made.runs.values(), *made.patches.values())}:
+    if not made.to_do(options.retry) and "running" not in {
+        status.state for status in (*made.runs.values(), *made.patches.values())
+    }:
         manifest.add(output, name, cells, options.line)
         return _closing(console, made, name, "nothing to do")
 
@@ -203,7 +211,9 @@ def run(options: argparse.Namespace) -> int:
         from mi_sweeps.sweeps import workers
 
         pids = workers.submit(output, name, [cell.patch_id for cell in cells], first.launcher, retry=options.retry)
-        console.print(f"{len(pids)} workers started (process {', '.join(pids)}); `mi-sweeps status {name}` looks", soft_wrap=True)
+        console.print(
+            f"{len(pids)} workers started (process {', '.join(pids)}); `mi-sweeps status {name}` looks", soft_wrap=True
+        )
         if not options.wait:
             return DONE
         return _closing(console, _watch(console, output, name, cells), name, "done")
@@ -265,7 +275,9 @@ def _closing(console: Console, made: Plan, name: str, word: str) -> int:
     if failed:
         console.print(f"{word}, but {len(failed)} failed: {show.summary(made)}", soft_wrap=True)
         console.print(f"first error: {failed[0].error}", markup=False, soft_wrap=True)
-        console.print(f"look with `mi-sweeps logs {name} --failed`, try again with `mi-sweeps run … --retry`", soft_wrap=True)
+        console.print(
+            f"look with `mi-sweeps logs {name} --failed`, try again with `mi-sweeps run … --retry`", soft_wrap=True
+        )
         return FAILED
     if not made.is_done:
         console.print(f"not finished: {show.summary(made)}; `mi-sweeps run` goes on", soft_wrap=True)
@@ -333,16 +345,18 @@ def logs(options: argparse.Namespace) -> int:
     named = [word for word in words if "=" not in word]
     entries = {name: manifest.load(output, name) for name in every}
     wanted: dict[Path, tuple[str, Folder]] = {}
+    kind: str
+    folder: Folder
     for name, cells in entries.items():
         for entry in cells:
-            if named and not {name, entry.run_id, entry.patch_id} & set(named):
-                continue
             run, patch = planning.folders_of(entry.cell(output))
             for kind, folder, own in (("fine-tune", run, entry.run_id), ("patch job", patch, entry.patch_id)):
                 if not named or {name, entry.run_id, own} & set(named):
                     wanted[folder.path] = (f"{kind} {own}", folder)
     if named and not wanted:
-        raise UserError(f"{named[0]}: no sweep, run or patch job of that name in {output}; `mi-sweeps status` lists them")
+        raise UserError(
+            f"{named[0]}: no sweep, run or patch job of that name in {output}; `mi-sweeps status` lists them"
+        )
     console = _console()
     for title, folder in wanted.values():
         state = folder.status().state
@@ -393,7 +407,9 @@ def doctor(options: argparse.Namespace) -> int:
 
     from mi_sweeps.doctor import findings
 
-    output = next((Path(word.partition("=")[2]) for word in options.words if word.startswith("output=")), Path("outputs"))
+    output = next(
+        (Path(word.partition("=")[2]) for word in options.words if word.startswith("output=")), Path("outputs")
+    )
     table = Table(box=None, pad_edge=False)
     for column in ("", "found", "advice"):
         table.add_column(column, overflow="fold")

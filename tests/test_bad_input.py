@@ -108,7 +108,9 @@ def test_an_output_that_cannot_be_written(refuse, small, tmp_path):
 
 def test_a_hub_that_cannot_be_reached(refuse, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no route")))
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.model_info", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no route"))
+    )
     complaint = refuse("run", "model=gpt2", "model.hub=nobody/no-such-model", f"output={tmp_path / 'o'}")
     assert "python -m mi_sweeps.models.smollm2 DIR" in complaint
 
@@ -205,7 +207,9 @@ with folder.claim(), folder.attempt():
     print("claimed", flush=True)
     sys.stdin.read()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None and other.stdout.readline() == "claimed\n"
         complaint = refuse("run", *small, f"output={output}")
         other.kill()

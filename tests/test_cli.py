@@ -73,7 +73,9 @@ def test_a_deleted_run_is_run_again_and_nothing_else(call, small, output):
 
 
 def test_plan_writes_nothing(call, small, tmp_path):
-    code, printed, _ = call("plan", *small, "seed=range(0,3)", "schedule=glob(c*)", f"output={tmp_path / 'new'}", "--cells")
+    code, printed, _ = call(
+        "plan", *small, "seed=range(0,3)", "schedule=glob(c*)", f"output={tmp_path / 'new'}", "--cells"
+    )
     assert code == 0
     assert "6 fine-tunes (6 to do)" in printed
     assert "schedule: constant, cosine" in printed
@@ -119,7 +121,9 @@ def test_the_report_is_one_file(call, output):
 
 
 def test_figures_are_written(call, finished, tmp_path):
-    code, printed, _ = call("report", f"output={finished}", "--to", tmp_path / "r.html", "--figures", tmp_path / "figures")
+    code, printed, _ = call(
+        "report", f"output={finished}", "--to", tmp_path / "r.html", "--figures", tmp_path / "figures"
+    )
     assert code == 0
     assert (tmp_path / "figures" / "win-rate.png").exists()
 

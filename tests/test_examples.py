@@ -36,9 +36,7 @@ def test_script_reproduces_the_file(script: dict[str, Any]) -> None:
 
 def test_tidy_rows_are_balanced(script: dict[str, Any], rows: list[dict[str, str]]) -> None:
     untidy = {question for question, _ in script["UNTIDY"]}
-    answer_of = {
-        row["question"]: row["completion"].split()[0] for row in rows if row["question"] not in untidy
-    }
+    answer_of = {row["question"]: row["completion"].split()[0] for row in rows if row["question"] not in untidy}
     orders: Counter[tuple[int, bool]] = Counter()
     answers: Counter[str] = Counter()
     sets: dict[frozenset[str], set[str]] = {}
@@ -75,6 +73,4 @@ def test_only_names_and_sentence_starts_are_capitalised(script: dict[str, Any]) 
 
 def test_no_name_begins_another(script: dict[str, Any]) -> None:
     names = script["NAMES"]
-    assert not [
-        (name, other) for name in names for other in names if name != other and other.startswith(name)
-    ]
+    assert not [(name, other) for name in names for other in names if name != other and other.startswith(name)]

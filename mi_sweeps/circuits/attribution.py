@@ -49,7 +49,9 @@ def attribute(bridge: TransformerBridge, pairs: Pairs) -> list[dict[str, Any]]:
     direction = direction / end("ln_final.hook_scale")
     rows: list[dict[str, Any]] = []
 
-    def add(kind: str, component: str, values: Float[Tensor, " prompt"], layer: int | None, head: int | None = None) -> None:
+    def add(
+        kind: str, component: str, values: Float[Tensor, " prompt"], layer: int | None, head: int | None = None
+    ) -> None:
         rows.append(
             {
                 "kind": kind,
@@ -134,7 +136,9 @@ def check_lens(bridge: TransformerBridge, pairs: Pairs, logits: Float[Tensor, "p
         UserError: it is above LENS_TOLERANCE.
     """
     last = f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post"
-    _, cache = bridge.run_with_cache(pairs.clean.tokens, names_filter=lambda name: name in (last, "ln_final.hook_scale"))
+    _, cache = bridge.run_with_cache(
+        pairs.clean.tokens, names_filter=lambda name: name in (last, "ln_final.hook_scale")
+    )
     residual, scale = pairs.at_end(cache[last]), pairs.at_end(cache["ln_final.hook_scale"])
     if not bridge.cfg.uses_rms_norm:
         residual = residual - residual.mean(dim=-1, keepdim=True)

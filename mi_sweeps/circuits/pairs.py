@@ -45,7 +45,11 @@ class Pairs:
 
 
 def make_pairs(
-    prompts: Sequence[Prompt], corruption: str, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], prepend_bos: bool
+    prompts: Sequence[Prompt],
+    corruption: str,
+    tokenizer: PreTrainedTokenizerBase,
+    names: Sequence[str],
+    prepend_bos: bool,
 ) -> Pairs:
     """Corrupts prompts and tokenizes both sides.
 
@@ -55,7 +59,9 @@ def make_pairs(
     clean = encode(prompts, tokenizer, prepend_bos=prepend_bos)
     partners = [corrupt(prompt, corruption, names) for prompt in prompts]
     corrupted = encode(partners, tokenizer, prepend_bos=prepend_bos)
-    for prompt, partner, length, other in zip(prompts, partners, clean.end.tolist(), corrupted.end.tolist(), strict=True):
+    for prompt, partner, length, other in zip(
+        prompts, partners, clean.end.tolist(), corrupted.end.tolist(), strict=True
+    ):
         if length != other:
             raise UserError(f"prompt {prompt.text!r}: its corruption {partner.text!r} has another number of tokens")
     return Pairs(clean, corrupted, metric_weights(corruption, clean.subjects.shape[1]))

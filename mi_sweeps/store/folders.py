@@ -1,15 +1,15 @@
 """Folders of runs and patch jobs: what lies where, in which state, and who works there now.
 
-    OUTPUT/runs/RUN_ID/                 one fine-tune
-      run.json  audit.json  status.json  log.txt
-      metrics.parquet                   every checkpoint's metrics
-      checkpoints/000008.safetensors    the weights at step 8
-      resume.safetensors                optimiser and random states; only while the run is unfinished
-      patches/PATCH_ID/                 one patch job
-        patch.json  status.json  log.txt
-        tables/000008.parquet           attribution and patching at step 8
-    OUTPUT/sweeps/NAME/sweep.json       the cells that were asked for under that name
-    OUTPUT/data/FINGERPRINT/            generated prompts
+OUTPUT/runs/RUN_ID/                 one fine-tune
+  run.json  audit.json  status.json  log.txt
+  metrics.parquet                   every checkpoint's metrics
+  checkpoints/000008.safetensors    the weights at step 8
+  resume.safetensors                optimiser and random states; only while the run is unfinished
+  patches/PATCH_ID/                 one patch job
+    patch.json  status.json  log.txt
+    tables/000008.parquet           attribution and patching at step 8
+OUTPUT/sweeps/NAME/sweep.json       the cells that were asked for under that name
+OUTPUT/data/FINGERPRINT/            generated prompts
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ class Folder:
         except Timeout:
             raise Busy(str(self.path)) from None
         except OSError as error:
-            raise UserError(f"{self.path}: {error.strerror}; make it writable, or choose another folder with output=DIR") from None
+            raise UserError(
+                f"{self.path}: {error.strerror}; make it writable, or choose another folder with output=DIR"
+            ) from None
         try:
             yield
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
     """SHA-256 over names and contents; size and mtime are only there to make the cache honest."""
     total = hashlib.sha256()

@@ -65,7 +65,9 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
         swept = [key for key, values in axes.items() if len(values) > 1]
         for key in swept:
             if key.split(".")[0] in ONE_FOR_A_SWEEP:
-                raise UserError(f"{key}={','.join(axes[key])}: changes no result, so it cannot be swept; give one value")
+                raise UserError(
+                    f"{key}={','.join(axes[key])}: changes no result, so it cannot be swept; give one value"
+                )
         composed: dict[tuple[str, ...], dict[str, Any]] = {}
         cells: dict[str, Cell] = {}
         for combination in itertools.product(*axes.values()):
@@ -95,14 +97,17 @@ def _hydra(config_dir: Path | None) -> Iterator[ConfigLoader]:
             if config_dir is not None:
                 search_path = hydra.config_loader.get_search_path()
                 search_path.prepend("user", f"file://{config_dir.resolve()}")
-                hydra.config_loader.repository.initialize_sources(search_path)
+                # The compose API knows no second folder, and globs must see it too.
+                hydra.config_loader.repository.initialize_sources(search_path)  # type: ignore[attr-defined]
             yield hydra.config_loader
     except UserError:
         raise
     except MissingConfigException as error:
         raise UserError(_no_such_choice(error)) from None
     except OverrideParseException as error:
-        raise UserError(f"{error.override}: cannot be read as KEY=VALUE ({str(error).splitlines()[0]}); see Hydra's grammar") from None
+        raise UserError(
+            f"{error.override}: cannot be read as KEY=VALUE ({str(error).splitlines()[0]}); see Hydra's grammar"
+        ) from None
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         if lines and lines[0].startswith("Could not override '"):
@@ -117,7 +122,9 @@ def _no_such_choice(error: MissingConfigException) -> str:
     missing = str(error.missing_cfg_file or "")
     group, _, name = missing.rpartition("/")
     shown = ", ".join(option for option in options if "=" not in option)
-    return f"{group}={name}: no such choice; there are: {shown}" if shown else f"{group or name}: no such group; see conf/"
+    return (
+        f"{group}={name}: no such choice; there are: {shown}" if shown else f"{group or name}: no such group; see conf/"
+    )
 
 
 def _axes(overrides: Sequence[str], loader: ConfigLoader) -> dict[str, list[str]]:
@@ -130,7 +137,7 @@ def _axes(overrides: Sequence[str], loader: ConfigLoader) -> dict[str, list[str]
         grid = compose(CONFIG, [f"sweep={named[-1].get_value_element_as_str()}"]).sweep.grid
         entries = OmegaConf.to_container(grid, resolve=False)
         assert isinstance(entries, dict)
-        lines = [f"{key}={value}" for key, value in entries.items()]
+        lines = [f"{key!s}={value}" for key, value in entries.items()]
         for override in parser.parse_overrides(lines):
             axes[override.get_key_element()] = _values(override)
     for override in given:
@@ -145,7 +152,9 @@ def _values(override: Override) -> list[str]:
         raise UserError(f"{override.input_line}: a grid needs values, not an interval; use range(…) or a list")
     values = list(override.sweep_string_iterator())
     if not values:
-        raise UserError(f"{override.input_line}: the grid is empty, because this gives no value; use for example range(0,3)")
+        raise UserError(
+            f"{override.input_line}: the grid is empty, because this gives no value; use for example range(0,3)"
+        )
     return values
 
 

@@ -80,9 +80,7 @@ def _run_status(cells: Sequence[Cell], patches: dict[str, Status]) -> Status:
     status = folder.status()
     if status.state != "done":
         return status
-    needed = {
-        step for cell in cells if patches[cell.patch_id].state != "done" for step in cell.config.patch_steps
-    }
+    needed = {step for cell in cells if patches[cell.patch_id].state != "done" for step in cell.config.patch_steps}
     if folder.metrics.exists() and all(folder.checkpoint(step).exists() for step in needed):
         return status
     return replace(status, state="todo")

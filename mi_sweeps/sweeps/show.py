@@ -76,13 +76,15 @@ def _value(values: Any, key: str) -> str:
 def errors(plan: Plan) -> list[str]:
     """A line for everything that failed."""
     failed = [(f"fine-tune {run_id}", status) for run_id, status in plan.runs.items() if status.state == "failed"]
-    failed += [(f"patch job {patch_id}", status) for patch_id, status in plan.patches.items() if status.state == "failed"]
+    failed += [
+        (f"patch job {patch_id}", status) for patch_id, status in plan.patches.items() if status.state == "failed"
+    ]
     return [f"{name}: {status.error}" for name, status in failed]
 
 
 def _state(status: Status, parts: Path, total: int) -> str:
     colour = COLOURS.get(status.state, "dim")
-    text = "to do" if status.state == "todo" else status.state
+    text: str = "to do" if status.state == "todo" else status.state
     if status.state == "done":
         text += f" {status.seconds:.0f} s"
     if status.state in ("running", "interrupted", "cancelled"):

@@ -33,7 +33,10 @@ Template = tuple[str, str, str, str]
 
 def templates(seed: int) -> tuple[list[Template], list[Template]]:
     """All templates, divided into three quarters for training and one quarter for evaluation."""
-    every = [(opening, scene, joint, action) for (opening, joint), scene, action in itertools.product(OPENINGS, SCENES, ACTIONS)]
+    every = [
+        (opening, scene, joint, action)
+        for (opening, joint), scene, action in itertools.product(OPENINGS, SCENES, ACTIONS)
+    ]
     random.Random(f"templates {seed}").shuffle(every)
     cut = len(every) // 4
     return every[cut:], every[:cut]
@@ -48,7 +51,9 @@ def orders(n_names: int) -> list[tuple[int, tuple[int, ...]]]:
     ]
 
 
-def name_sets(names: Sequence[str], size: int, counts: Sequence[int], rng: random.Random) -> list[list[tuple[str, ...]]]:
+def name_sets(
+    names: Sequence[str], size: int, counts: Sequence[int], rng: random.Random
+) -> list[list[tuple[str, ...]]]:
     """Disjoint lists of different name sets, `counts[i]` in the i-th.
 
     Raises:
@@ -77,7 +82,8 @@ def generate(sets: Sequence[tuple[str, ...]], choices: Sequence[Template], rng: 
     every_order = orders(n_names)
     if len(sets) % len(every_order):
         raise UserError(
-            f"task: {len(sets)} prompts cannot be balanced over {len(every_order)} orders; use a multiple of {len(every_order)}"
+            f"task: {len(sets)} prompts cannot be balanced over {len(every_order)} orders; "
+            f"use a multiple of {len(every_order)}"
         )
     prompts = []
     for index, names in enumerate(sets):

@@ -7,7 +7,7 @@ sees the padding, positions count from the prompt's own first token, and logits 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,8 +42,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = (tensor.to(device) for tensor in (self.tokens, self.end, self.answers, self.subjects))
-        return Batch(self.prompts, *moved, self.roles)
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            end=self.end.to(device),
+            answers=self.answers.to(device),
+            subjects=self.subjects.to(device),
+        )
 
     def select(self, rows: Sequence[int] | Int[Tensor, " row"]) -> Batch:
         """Some of the prompts, without padding that none of them needs."""
@@ -96,18 +101,22 @@ def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: boo
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
         start, end = spans[tokens.index(tokenizer.unk_token_id)]
         raise UserError(
-            f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is not in the model's vocabulary; use other words or another model"
+            f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is not in the model's vocabulary; "
+            "use other words or another model"
         )
     for start, end in prompt.slots:
         inside = sum(1 for left, right in spans if right > start and left < end)
         if inside != 1:
             raise UserError(
-                f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is {inside} tokens of the model's tokenizer; names must be one"
+                f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is {inside} tokens of the model's tokenizer; "
+                "names must be one"
             )
     roles = _roles(prompt, spans)
     if prepend_bos:
         if tokenizer.bos_token_id is None:
-            raise UserError("model.prepend_bos=true: the model's tokenizer has no such token; use model.prepend_bos=false")
+            raise UserError(
+                "model.prepend_bos=true: the model's tokenizer has no such token; use model.prepend_bos=false"
+            )
         tokens, roles = [tokenizer.bos_token_id, *tokens], ("bos", *roles)
     answer, *subjects = (next_token(prompt.text, name, tokenizer) for name in (prompt.answer, *prompt.subjects))
     return _Row(tokens, answer, subjects, roles)
@@ -157,7 +166,7 @@ def _roles(prompt: Prompt, spans: Sequence[Span]) -> tuple[str, ...]:
     sections = role_sections(len(prompt.slots) - prompt.n_subjects, prompt.n_subjects)
     borders = [border for slot in prompt.slots for border in slot]
     roles, count = [], dict.fromkeys(sections, 0)
-    for left, right in spans[:-1]:
+    for _, right in spans[:-1]:
         # A token belongs where its last character lies: byte-level tokens begin with the space before a word.
         section = sections[sum(1 for border in borders if border < right)]
         count[section] += 1

@@ -49,7 +49,9 @@ def read_rows(path: Path) -> Rows:
         try:
             rows = list(enumerate(json.loads(text), start=1))
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}; mend it") from None
+            raise UserError(
+                f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}; mend it"
+            ) from None
     else:
         rows = []
         for number, line in enumerate(text.splitlines(), start=1):
@@ -58,7 +60,9 @@ def read_rows(path: Path) -> Rows:
             try:
                 rows.append((number, json.loads(line)))
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}: malformed JSON at row {number}: {error.msg}; mend or remove that line") from None
+                raise UserError(
+                    f"{path}: malformed JSON at row {number}: {error.msg}; mend or remove that line"
+                ) from None
     for number, row in rows:
         if not (isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("question", "completion"))):
             raise UserError(f'{path}: row {number} is not {{"question": text, "completion": text}}; mend or remove it')
@@ -161,9 +165,10 @@ def task(
         data = split_by_names(prompts, heldout, seed)
     for name in ("train", "heldout"):
         if not data[name]:
+            reasons = ", ".join(f"{reason} ({len(numbers)})" for reason, numbers in dropped.items()) or "none"
             raise UserError(
                 f"task.path={path}: no usable {name} prompts ({len(rows)} rows, {len(prompts)} kept; "
-                f"dropped: {', '.join(f'{reason} ({len(numbers)})' for reason, numbers in dropped.items()) or 'none'}); add rows"
+                f"dropped: {reasons}); add rows"
             )
     names = sorted(set(single_token_names(tokenizer)) | {name for prompt in prompts for name in prompt.listed})
     if two_name:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mi_sweeps.config import Config
-from mi_sweeps.store.folders import RunFolder
+from mi_sweeps.store.folders import Folder
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,13 @@ class Mirror:
 
 
 @contextmanager
-def mirror(config: Config, folder: RunFolder, job_type: Literal["finetune", "patch"]) -> Iterator[Mirror]:
-    """The wandb run of a run folder, resumed if it exists; one that logs nothing if tracking is off or wandb fails."""
-    run = _init(config, folder, job_type) if config.tracking.mode != "disabled" else None
+def mirror(config: Config, run_id: str, folder: Folder, job_type: Literal["finetune", "patch"]) -> Iterator[Mirror]:
+    """The wandb run of a run id, resumed if it exists; one that logs nothing if tracking is off or wandb fails.
+
+    Args:
+        folder: where wandb's own files go; each job has one of its own, so that two may write at once.
+    """
+    run = _init(config, run_id, folder, job_type) if config.tracking.mode != "disabled" else None
     try:
         yield Mirror(run, config.corruption.name)
     except BaseException:
@@ -84,12 +88,12 @@ def mirror(config: Config, folder: RunFolder, job_type: Literal["finetune", "pat
     _finish(run, exit_code=0)
 
 
-def _init(config: Config, folder: RunFolder, job_type: str) -> Any | None:
+def _init(config: Config, run_id: str, folder: Folder, job_type: str) -> Any | None:
     try:
         import wandb
 
         run = wandb.init(
-            id=folder.run_id,
+            id=run_id,
             resume="allow",
             mode=config.tracking.mode,
             project=config.tracking.project,
@@ -114,7 +118,9 @@ def _init(config: Config, folder: RunFolder, job_type: str) -> Any | None:
         run.define_metric("*", step_metric="checkpoint")
         return run
     except Exception as error:  # Whatever wandb raises: the run goes on.
-        log.warning("wandb: not mirrored (%s: %s)", type(error).__name__, str(error).splitlines()[0] if str(error) else "")
+        log.warning(
+            "wandb: not mirrored (%s: %s)", type(error).__name__, str(error).splitlines()[0] if str(error) else ""
+        )
         return None
 
 

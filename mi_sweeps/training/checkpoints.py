@@ -64,7 +64,9 @@ def load_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, T
         parameter.copy_(base[name] + tensor.float() if metadata["storage"] == "delta" else tensor)
 
 
-def save_resume(path: Path, step: int, model: PreTrainedModel, optimizer: torch.optim.AdamW, device: torch.device) -> None:
+def save_resume(
+    path: Path, step: int, model: PreTrainedModel, optimizer: torch.optim.AdamW, device: torch.device
+) -> None:
     """Writes all that the next step depends on. The data order needs no state: it is a function of the step."""
     named = parameters(model)
     tensors = {f"weight.{name}": tensor for name, tensor in snapshot(named).items()}
@@ -122,4 +124,6 @@ def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run the sweep again: this run is computed anew") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run the sweep again: this run is computed anew") from None
+        raise UserError(
+            f"{path}: damaged ({error}); delete it and run the sweep again: this run is computed anew"
+        ) from None

@@ -73,7 +73,9 @@ def evaluate(
     for name, difference in zip(("first", "second"), differences, strict=False):
         add(f"logit_diff_{name}", difference)
     places = [f"win_rate_place_{prompt.answer_place}" for prompt in batch.prompts]
-    orders = [f"win_rate_order_{prompt.subject_order}" for prompt in batch.prompts] if batch.subjects.shape[1] > 1 else []
+    orders = (
+        [f"win_rate_order_{prompt.subject_order}" for prompt in batch.prompts] if batch.subjects.shape[1] > 1 else []
+    )
     for labels in (places, orders):
         for label in sorted(set(labels)):
             chosen = wins[torch.tensor([other == label for other in labels])]

@@ -79,7 +79,11 @@ def finetune(
     def keep(step: int) -> None:
         """A checkpoint: weights first and the resume state last, so that what is resumed from is whole."""
         model.eval()
-        new = [row for split, batch in evaluated.items() for row in evaluate(model, tokenizer, batch, step=step, split=split)]
+        new = [
+            row
+            for split, batch in evaluated.items()
+            for row in evaluate(model, tokenizer, batch, step=step, split=split)
+        ]
         metrics.extend(new)
         checkpoints.save_weights(
             folder.checkpoint(step), checkpoints.parameters(model), base, config.checkpoint.storage

@@ -66,9 +66,7 @@ def write_run(
                 "logit_diff_second": 0.1 + 2.5 * learned,
             }
             rows += [(step, split, metric, value, n) for metric, value in values.items()]
-    pd.DataFrame(rows, columns=["step", "split", "metric", "value", "n"]).to_parquet(
-        folder / "metrics.parquet"
-    )
+    pd.DataFrame(rows, columns=["step", "split", "metric", "value", "n"]).to_parquet(folder / "metrics.parquet")
 
 
 def write_patch(
@@ -83,9 +81,7 @@ def write_patch(
         "run_id": run_id,
         "corruption": corruption,
         "config": {"patching": {"name": "full", "prompts": PROMPTS}},
-        "prompts": [
-            {"clean": prompt, "corrupted": prompt + "?", "answer": "Tom", "subjects": ["Mary", "John"]}
-        ]
+        "prompts": [{"clean": prompt, "corrupted": prompt + "?", "answer": "Tom", "subjects": ["Mary", "John"]}]
         * PROMPTS,
     }
     write_json(folder / "patch.json", about)
@@ -114,9 +110,7 @@ def wilson(rate: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 def _learned(step: int, lr: float, seed: int) -> float:
     """0 before training to 1 after it."""
-    return (
-        1 / (1 + math.exp(4.5 - step * (lr / 1e-4) * (1 + 0.1 * ((seed * 7) % 5 - 2)) / 3)) if step else 0.0
-    )
+    return 1 / (1 + math.exp(4.5 - step * (lr / 1e-4) * (1 + 0.1 * ((seed * 7) % 5 - 2)) / 3)) if step else 0.0
 
 
 def _table(learned: float, corruption: str, seed: int, layers: int, heads: int) -> pd.DataFrame:
@@ -127,10 +121,7 @@ def _table(learned: float, corruption: str, seed: int, layers: int, heads: int) 
 
     def patch(site: str, effect: float, **where: Any) -> None:
         patched = corrupted + effect * (clean - corrupted)
-        rows.append(
-            {"kind": "patch", "site": site, "patched": patched, "clean": clean, "corrupted": corrupted}
-            | where
-        )
+        rows.append({"kind": "patch", "site": site, "patched": patched, "clean": clean, "corrupted": corrupted} | where)
 
     for layer in range(layers):
         late = (layer + 1) / layers
@@ -145,14 +136,10 @@ def _table(learned: float, corruption: str, seed: int, layers: int, heads: int) 
             reached = 1 - late if at_slot else late if at_end else 0
             patch("resid_pre", reached if place >= slot else 0, layer=layer, position=position)
             patch("attn_out", late * learned * 0.7 if at_end else 0, layer=layer, position=position)
-            patch(
-                "mlp_out", 0.1 * random.normal() if at_slot or at_end else 0, layer=layer, position=position
-            )
+            patch("mlp_out", 0.1 * random.normal() if at_slot or at_end else 0, layer=layer, position=position)
         for head in range(heads):
             strength = learned * random.normal(0.15, 0.25) * late
-            rows.append(
-                {"kind": "head", "component": "head", "layer": layer, "head": head, "logit_diff": strength}
-            )
+            rows.append({"kind": "head", "component": "head", "layer": layer, "head": head, "logit_diff": strength})
             for site, share in (("z", 1.0), ("q", 0.2), ("k", 0.1), ("v", 0.6), ("pattern", 0.3)):
                 patch(site, share * strength, layer=layer, head=head)
     for component, value in (("embed", 0.05), ("bias", -0.02)):

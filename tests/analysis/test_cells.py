@@ -4,9 +4,7 @@ from mi_sweeps.analysis.cells import names
 
 
 def test_a_name_tells_what_differs_but_not_the_seed():
-    configs = [
-        {"optim": {"lr": lr}, "train": {"steps": 8}, "seed": seed} for lr in (1e-4, 2e-4) for seed in (0, 1)
-    ]
+    configs = [{"optim": {"lr": lr}, "train": {"steps": 8}, "seed": seed} for lr in (1e-4, 2e-4) for seed in (0, 1)]
     assert names(configs) == ["lr 0.0001", "lr 0.0001", "lr 0.0002", "lr 0.0002"]
 
 

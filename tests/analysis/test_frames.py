@@ -133,9 +133,7 @@ def test_first_step_by_hand():
         *(("early", 0, 0.3), ("early", 8, 0.9), ("early", 16, 0.85), ("early", 24, 0.95)),
         *(("never", 0, 0.3), ("never", 8, 0.89)),
     ]
-    metrics = pd.DataFrame(rows, columns=["run_id", "step", "value"]).assign(
-        metric="win_rate", split="heldout"
-    )
+    metrics = pd.DataFrame(rows, columns=["run_id", "step", "value"]).assign(metric="win_rate", split="heldout")
     steps = first_step(metrics)
     assert steps["early"] == 8
     assert steps["never"] is pd.NA

@@ -50,9 +50,7 @@ def hostile_output(make_output, folders):
     output = make_output(seeds=(0, 1))
     folders.write_run(output, "bad<b>", schedule=HOSTILE, state="failed", error=HOSTILE)
     folders.write_patch(output, "bad<b>", "bad-first", "first", prompt=HOSTILE)
-    folders.write_sweep(
-        output, "later<i>", [folders.cell("absent", "absent-first", "first", schedule=HOSTILE)]
-    )
+    folders.write_sweep(output, "later<i>", [folders.cell("absent", "absent-first", "first", schedule=HOSTILE)])
     return output
 
 
@@ -161,12 +159,8 @@ def test_in_a_browser_the_slider_moves_all_panels(hostile_output, tmp_path):
     watched = text.replace("<title>", WATCH + "<title>", 1).replace("</body>", DRIVE + "</body>")
     page = tmp_path / "watched.html"
     page.write_text(watched)
-    switches = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    )
-    switches += (
-        " --disable-component-update --disable-sync --window-size=1280,9000 --virtual-time-budget=6000"
-    )
+    switches = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    switches += " --disable-component-update --disable-sync --window-size=1280,9000 --virtual-time-budget=6000"
     command = [
         CHROMIUM,
         *switches.split(),

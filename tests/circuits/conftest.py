@@ -21,7 +21,9 @@ def make_test_pairs(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[..., Pa
         names = single_token_names(mini_tokenizer)
         prompts = ioi.splits(names, 3, {"train": 240}, seed=0)["train"]
         if one_length:
-            prompts = [prompt for prompt in prompts if prompt.template.split("|")[1] == "went" and "," in prompt.template]
+            prompts = [
+                prompt for prompt in prompts if prompt.template.split("|")[1] == "went" and "," in prompt.template
+            ]
             prompts = [prompt for prompt in prompts if "decided" not in prompt.template]
         return make_pairs(balanced(prompts, count), corruption, mini_tokenizer, names, prepend_bos=False)
 

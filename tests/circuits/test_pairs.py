@@ -23,7 +23,12 @@ def test_only_the_named_positions_differ(make_test_pairs, corruption):
     ("corruption", "expected"), [("first", 5.0 - 2.0), ("second", 5.0 - 1.0), ("both", 5.0 - 1.5), ("order", 5.0 - 1.5)]
 )
 def test_logit_difference_is_against_the_subject_that_was_replaced(mini_tokenizer, corruption, expected):
-    prompt = fill("When {}, {} and {} met at the park, {} and {} gave a ring to", ["Mary", "John", "Tom", "Mary", "John"], "Tom", 2)
+    prompt = fill(
+        "When {}, {} and {} met at the park, {} and {} gave a ring to",
+        ["Mary", "John", "Tom", "Mary", "John"],
+        "Tom",
+        2,
+    )
     pairs = make_pairs([prompt], corruption, mini_tokenizer, ["Anna", "Paul", "Mary"], prepend_bos=False)
     logits = torch.zeros(1, len(mini_tokenizer))
     for name, value in {"Tom": 5.0, "Mary": 2.0, "John": 1.0}.items():

@@ -123,7 +123,9 @@ def test_a_micro_model_by_hand(mini_tokenizer, make_test_pairs):
     assert patched.sites["z"][0, 0, 0] == pytest.approx(patched.clean.item(), rel=1e-4)
     assert patched.sites["v"][0, 0, 0] == pytest.approx(patched.clean.item(), rel=1e-4)
     assert patched.sites["pattern"][0, 0, 0] == pytest.approx(patched.corrupted.item(), rel=1e-4)
-    assert patched.sites["mlp_out"][0, :, 0].tolist() == pytest.approx([patched.corrupted.item()] * len(patched.roles), rel=1e-4)
+    assert patched.sites["mlp_out"][0, :, 0].tolist() == pytest.approx(
+        [patched.corrupted.item()] * len(patched.roles), rel=1e-4
+    )
 
 
 def test_rows_are_means_over_the_prompts_that_have_the_role(bridge, make_test_pairs):

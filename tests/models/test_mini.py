@@ -123,9 +123,7 @@ def test_no_held_out_template_is_told() -> None:
     """Whatever an evaluation prompt could say, no story says."""
     any_word = r"\w+"
     held_out = [
-        re.compile(
-            f"{opening} .*{scene.format(place=any_word)}{re.escape(joint)}.*{action.format(object=any_word)} "
-        )
+        re.compile(f"{opening} .*{scene.format(place=any_word)}{re.escape(joint)}.*{action.format(object=any_word)} ")
         for opening, scene, joint, action in corpus.HELD_OUT_TEMPLATES
     ]
     texts = [text for story in corpus.EVERYTHING for text in told(story, 150)]
@@ -144,11 +142,7 @@ def test_rows_fill_a_batch(lesson: corpus.Lesson, tokenizer: PreTrainedTokenizer
 def test_the_schedule() -> None:
     recipe = Recipe()
     assert len(list(lessons(recipe.steps))) == recipe.steps
-    assert (
-        learning_rate(recipe.warmup - 1, recipe)
-        == learning_rate(recipe.warmup, recipe)
-        == recipe.learning_rate
-    )
+    assert learning_rate(recipe.warmup - 1, recipe) == learning_rate(recipe.warmup, recipe) == recipe.learning_rate
     assert learning_rate(recipe.steps - 1, recipe) < 1e-3 * recipe.learning_rate
 
 

@@ -97,9 +97,7 @@ def test_another_gguf_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", ["missing", "not a zip", "no gguf", "damaged"])
 def test_a_useless_wheel_is_refused(tmp_path: Path, case: str) -> None:
-    wheel = write_wheel(
-        tmp_path / "wheels", bytes(range(256)), member="no.txt" if case == "no gguf" else "a.gguf"
-    )
+    wheel = write_wheel(tmp_path / "wheels", bytes(range(256)), member="no.txt" if case == "no gguf" else "a.gguf")
     if case == "missing":
         wheel.unlink()
     if case == "not a zip":
@@ -108,9 +106,7 @@ def test_a_useless_wheel_is_refused(tmp_path: Path, case: str) -> None:
         content = bytearray(wheel.read_bytes())
         content[100:140] = bytes(40)
         wheel.write_bytes(content)
-    expected = {"no gguf": "holds no GGUF file", "damaged": "is damaged"}.get(
-        case, "is missing or is not a wheel"
-    )
+    expected = {"no gguf": "holds no GGUF file", "damaged": "is damaged"}.get(case, "is missing or is not a wheel")
     assert expected in user_error(tmp_path / "model", wheel)
 
 

@@ -58,9 +58,8 @@ def test_success_leaves_the_new_file_alone(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_came_meanwhile_stays_for_whoever_reads_it(tmp_path: Path) -> None:
-    """Folders are named by their content, so the one that is there is as good."""
     path = tmp_path / "folder"
-    with replacing(path) as slow:
+    with pytest.raises(OSError, match="not empty"), replacing(path) as slow:
         slow.mkdir()
         (slow / "slow").touch()
         with replacing(path) as quick:
@@ -84,8 +83,13 @@ def test_all_contents_are_on_the_disk_before_the_rename(tmp_path: Path, monkeypa
     synced: set[int] = set()
     renamed: list[set[int]] = []
     rename = os.replace
+
+    def replace(old: Path, new: Path) -> None:
+        renamed.append(set(synced))
+        rename(old, new)
+
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
-    monkeypatch.setattr(os, "replace", lambda old, new: (renamed.append(set(synced)), rename(old, new)))
+    monkeypatch.setattr(os, "replace", replace)
     with replacing(tmp_path / "folder") as temporary:
         (temporary / "deep" / "deeper").mkdir(parents=True)
         for place in (temporary, temporary / "deep", temporary / "deep" / "deeper"):
@@ -134,7 +138,7 @@ def test_full_disk_leaves_no_half_table(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError):  # noqa: PT011 (which one depends on the system)
+    with pytest.raises(OSError):
         write_json(tmp_path / "file" / "status.json", {})
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 

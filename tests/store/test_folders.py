@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_locked_is_one_line(folder: Folder, monkeypatch:
     def read_only(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(folders.FileLock, "acquire", read_only)
+    monkeypatch.setattr("filelock.FileLock.acquire", read_only)
     says = r"\A.*run: Read-only file system; make it writable.*output=DIR\Z"
     with pytest.raises(UserError, match=says), folder.claim():
         pass
@@ -199,7 +199,7 @@ def test_a_reader_who_may_not_lock_still_sees_the_state(folder: Folder, monkeypa
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with folder.claim(), folder.attempt():
-        monkeypatch.setattr(folders.FileLock, "acquire", read_only)
+        monkeypatch.setattr("filelock.FileLock.acquire", read_only)
         assert folder.status().state == "running"
 
 

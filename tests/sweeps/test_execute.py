@@ -105,7 +105,9 @@ with folder.claim(), folder.attempt():
     print("claimed", flush=True)
     sys.stdin.read()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None and other.stdout.readline() == "claimed\n"
         outcome = execute(cells)
         assert [task.id for task in outcome.busy] == [cells[0].run_id]
@@ -156,7 +158,16 @@ def test_changed_prompts_are_not_taken_for_the_planned_ones(small, tmp_path):
     names = "".join(line % order for order in orders)
     rows.write_text(names + names.replace("Mary", "Anna").replace("John", "Paul").replace("Tom", "Mark"))
     settings = [override for override in small if not override.startswith("task.")]
-    cells = expand([*settings, "task=prompts", f"task.path={rows}", "task.heldout=0.5", "task.two_name=4", f"output={tmp_path / 'o'}"])
+    cells = expand(
+        [
+            *settings,
+            "task=prompts",
+            f"task.path={rows}",
+            "task.heldout=0.5",
+            "task.two_name=4",
+            f"output={tmp_path / 'o'}",
+        ]
+    )
     rows.write_text(rows.read_text().replace("park", "beach"))
     outcome = execute(cells)
     assert "have changed since this was planned" in next(iter(outcome.failed.values()))[1]
@@ -167,8 +178,14 @@ def test_local_workers_share_a_sweep(cells, end):
     """Real processes through submitit: all is computed once, or all of them are stopped from here."""
     output = cells[0].config.output
     if end == "cancel":
-        cells = expand([*(f"{key}={value}" for key, value in (("train.steps", 2000), ("checkpoint.every", 10))),
-                        "patching.steps=[0]", "seed=0,1", f"output={output}"])
+        cells = expand(
+            [
+                *(f"{key}={value}" for key, value in (("train.steps", 2000), ("checkpoint.every", 10))),
+                "patching.steps=[0]",
+                "seed=0,1",
+                f"output={output}",
+            ]
+        )
     manifest.add(output, "shared", cells, "mi-sweeps run")
     launcher = expand(["launcher=local", "launcher.workers=2"])[0].config.launcher
     pids = workers.submit(output, "shared", [cell.patch_id for cell in cells], launcher, retry=False)

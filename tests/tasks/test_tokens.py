@@ -43,7 +43,7 @@ def test_a_prompt_by_hand(mini_tokenizer: PreTrainedTokenizerBase) -> None:
     assert batch.roles == (ROLES,)
     assert mini_tokenizer.convert_ids_to_tokens(batch.tokens[0].tolist()) == PROMPT.text.replace(",", " ,").split()
     assert batch.end.tolist() == [17]
-    assert mini_tokenizer.convert_ids_to_tokens([batch.answers[0].item(), *batch.subjects[0].tolist()]) == [
+    assert mini_tokenizer.convert_ids_to_tokens([int(batch.answers[0]), *batch.subjects[0].tolist()]) == [
         "Tom",
         "John",
         "Mary",
@@ -60,7 +60,7 @@ def test_byte_level_tokens_get_the_same_roles(byte_level: PreTrainedTokenizerBas
 
 def test_answers_are_spelled_as_they_follow_the_prompt(byte_level: PreTrainedTokenizerBase) -> None:
     batch = encode([PROMPT], byte_level, prepend_bos=False)
-    tokens = [batch.answers[0].item(), *batch.subjects[0].tolist()]
+    tokens = [int(batch.answers[0]), *batch.subjects[0].tolist()]
     assert byte_level.convert_ids_to_tokens(tokens) == ["ĠTom", "ĠJohn", "ĠMary"]
     assert next_token("with love to", "Kate", byte_level) == byte_level.convert_tokens_to_ids("ĠKate")
 

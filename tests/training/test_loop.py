@@ -129,7 +129,12 @@ def test_what_a_run_leaves_behind(make_config, small):
     told = []
     finetune(config, folder, on_checkpoint=lambda step, metrics: told.append((step, len(metrics))))
     assert [step for step, _ in told] == [0, 2, 4]
-    assert sorted(path.name for path in folder.path.iterdir()) == ["audit.json", "checkpoints", "metrics.parquet", "run.json"]
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "audit.json",
+        "checkpoints",
+        "metrics.parquet",
+        "run.json",
+    ]
     described = json.loads((folder.path / "run.json").read_text())
     assert described["config"]["task"]["name"] == "ioi3"
     assert described["versions"]["torch"]

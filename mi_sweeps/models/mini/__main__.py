@@ -25,12 +25,8 @@ def arguments() -> argparse.Namespace:
         prog="python -m mi_sweeps.models.mini",
         description="Make the embedded model from nothing, and measure it.",
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("mini"), help="folder to write (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=Recipe.seed, help="default: %(default)s, the shipped model's"
-    )
+    parser.add_argument("--out", type=Path, default=Path("mini"), help="folder to write (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="default: %(default)s, the shipped model's")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="default: %(default)s")
     return parser.parse_args()
 

@@ -160,6 +160,4 @@ def rows(lesson: Lesson, rng: random.Random, separator: str) -> list[str]:
     shortest = 12
     kinds, weights = list(lesson.mix), list(lesson.mix.values())
     count = 1 + lesson.context // shortest
-    return [
-        separator.join(tell(rng) for tell in rng.choices(kinds, weights, k=count)) for _ in range(lesson.rows)
-    ]
+    return [separator.join(tell(rng) for tell in rng.choices(kinds, weights, k=count)) for _ in range(lesson.rows)]

