@@ -50,8 +50,11 @@ class NamedFunction(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The keys beside `name` and `_target_`."""
-        return dict(self.model_extra or {})
+        """The keys beside `name` and `_target_`; 1.0 as 1, so that a number is one value however it is written."""
+        return {
+            key: int(value) if isinstance(value, float) and value.is_integer() else value
+            for key, value in (self.model_extra or {}).items()
+        }
 
 
 class ModelConfig(Section):
@@ -218,6 +221,10 @@ def parse(values: DictConfig | dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise UserError(f"{key}: no value; give {key}=VALUE on the command line") from None
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{key}: no such key; `mi-sweeps plan --config` prints all of them") from None
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":
             raise UserError(message if message.startswith(key) else f"{key}: {message}") from None

@@ -42,12 +42,15 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     tokenizer = _from_pretrained(AutoTokenizer, model)
     if not tokenizer.is_fast:
         raise UserError(f"model={model.name}: its tokenizer has no tokenizer.json; save a fast tokenizer beside it")
-    rows = _from_pretrained(AutoConfig, model).get_text_config().vocab_size
+    config = _from_pretrained(AutoConfig, model).get_text_config()
+    rows = config.vocab_size
     if len(tokenizer) > rows:
         raise UserError(
             f"model={model.name}: the tokenizer has {len(tokenizer)} tokens and the embedding {rows} rows "
             "(an added pad token?); save the model after resize_token_embeddings, or remove the token"
         )
+    # A tokenizer often does not know how much its model takes.
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
     return tokenizer
 
 

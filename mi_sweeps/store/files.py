@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+PARTIAL = ".partial"
+
+
+def clear_partial(folder: Path) -> None:
+    """Removes what writers that were killed have left in a folder where nobody writes now."""
+    for partial in folder.glob(f".*{PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write a file or folder to; it takes `path`'s place if the block succeeds.
@@ -26,11 +35,11 @@ def replacing(path: Path) -> Iterator[Path]:
             behind then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
     try:
         target = temporary / path.name
         yield target
-        for file in target.rglob("*") if target.is_dir() else (target,):
+        for file in (target, *target.rglob("*")):
             _sync(file)
         os.replace(target, path)
         _sync(path.parent)

@@ -21,7 +21,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.files import read_json, write_json
+from mi_sweeps.store.files import clear_partial, read_json, write_json
 
 State = Literal["todo", "running", "done", "failed", "cancelled", "interrupted"]
 """`interrupted`: its process is gone and left no result. Like `todo` and `cancelled`, `run` takes it up."""
@@ -79,6 +79,11 @@ class Folder:
         return self.path / "log.txt"
 
     @property
+    def parts(self) -> tuple[Path, ...]:
+        """Folders below that an attempt writes to."""
+        return (self.path / "checkpoints", self.path / "tables")
+
+    @property
     def error_file(self) -> Path:
         """The traceback of the last failure."""
         return self.path / "error.txt"
@@ -88,7 +93,11 @@ class Folder:
 
     def status_on_disk(self) -> Status:
         """What status.json says; a process that was killed leaves `running` behind."""
-        return Status(**(read_json(self.path / "status.json") or {}))
+        path = self.path / "status.json"
+        try:
+            return Status(**(read_json(path) or {}))
+        except TypeError:
+            raise UserError(f"{path}: not a status of this version; delete it and run the sweep again") from None
 
     def status(self) -> Status:
         """The state as a reader should see it: `running` only while a process holds the lock."""
@@ -135,6 +144,8 @@ class Folder:
 
         An exception marks the work as failed and passes on; `Cancelled` and Ctrl-C mark it as cancelled.
         """
+        for place in (self.path, *self.parts):
+            clear_partial(place)
         before = self.status_on_disk()
         begun = time.monotonic()
         running = Status(
@@ -152,7 +163,8 @@ class Folder:
                 log.error("failed: %s", describe(error))
                 self._finish(running, begun, "failed", describe(error))
                 # Last: on a full disk the status matters more than the traceback.
-                self.error_file.write_text(traceback.format_exc())
+                with suppress(OSError):
+                    self.error_file.write_text(traceback.format_exc(), encoding="utf-8")
                 raise
             self._finish(running, begun, "done", None)
 

@@ -23,13 +23,13 @@ def digest(value: Any) -> str:
 
 
 @cache
-def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
+def _hash_files(files: tuple[tuple[str, int, int], ...], names: bool) -> str:
     """SHA-256 over names and contents; size and mtime are only there to make the cache honest."""
     total = hashlib.sha256()
     for name, _, _ in files:
         with open(name, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else _digest(stream)
-        total.update(f"{Path(name).name}\0{content.hexdigest()}\0".encode())
+        total.update(f"{Path(name).name if names else ''}\0{content.hexdigest()}\0".encode())
     return total.hexdigest()
 
 
@@ -41,7 +41,12 @@ def _digest(stream: Any) -> Any:
     return content
 
 
-def hash_files(paths: Iterable[Path]) -> str:
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, whatever its name."""
+    return hash_files([path], names=False)
+
+
+def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
     """SHA-256 over the names and contents of files; each version of a file is read once in a process.
 
     Raises:
@@ -49,7 +54,7 @@ def hash_files(paths: Iterable[Path]) -> str:
     """
     try:
         stats = [(path, path.stat()) for path in sorted(paths)]
-        return _hash_files(tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+        return _hash_files(tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats), names)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; give the path of an existing, readable file") from None
 
@@ -67,7 +72,7 @@ def data_fingerprint(config: Config) -> str:
     for key in [key for key in arguments if is_path(key)]:
         value = arguments.pop(key)
         # The content counts, not where the file lies.
-        arguments[f"{key} content"] = hash_files([Path(value)]) if value else None
+        arguments[f"{key} content"] = hash_file(Path(value)) if value else None
     return digest(
         {
             "format": FORMAT,
@@ -106,7 +111,7 @@ def patch_id(config: Config) -> str:
         {
             "run": run_id(config),
             "corruption": config.corruption.name,
-            "sites": sorted(patching.sites),
+            "sites": sorted(set(patching.sites)),
             "heads": patching.heads,
             "prompts": patching.prompts,
             "steps": config.patch_steps,

@@ -6,7 +6,6 @@ overrides of conf/sweep/NAME.yaml; those on the command line take their places.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -134,6 +133,8 @@ def _axes(overrides: Sequence[str], loader: ConfigLoader) -> dict[str, list[str]
     named = [override for override in given if override.get_key_element() == "sweep"]
     axes: dict[str, list[str]] = {}
     if named:
+        if named[-1].is_sweep_override():
+            raise UserError(f"{named[-1].input_line}: give one named sweep")
         grid = compose(CONFIG, [f"sweep={named[-1].get_value_element_as_str()}"]).sweep.grid
         entries = OmegaConf.to_container(grid, resolve=False)
         assert isinstance(entries, dict)
@@ -167,12 +168,10 @@ def _compose(fixed: Sequence[str], values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _with_values(container: dict[str, Any], values: Mapping[str, str]) -> Config:
-    changed = copy.deepcopy(container)
+    changed = OmegaConf.create(container)
     parser = OverridesParser.create()
-    for key, text in values.items():
-        *parents, last = key.split(".")
-        section = changed
-        for parent in parents:
-            section = section[parent]
-        section[last] = parser.parse_override(f"{key}={text}").value()
-    return parse(OmegaConf.create(changed))
+    for text in (f"{key}={value}" for key, value in values.items()):
+        override = parser.parse_override(text)
+        # As Hydra does it: dictionaries are merged.
+        OmegaConf.update(changed, override.key_or_group, override.value(), merge=True, force_add=True)
+    return parse(changed)

@@ -70,14 +70,21 @@ def slot_rules(train: Sequence[Prompt], heldout: Sequence[Prompt]) -> dict[str, 
     return scores
 
 
+def _file_lines(title: str, facts: Mapping[str, Any]) -> list[str]:
+    text = [f"{title}: {facts['rows']}, kept {facts['kept']}, dropped {facts['rows'] - facts['kept']}"]
+    for reason, rows in facts["dropped"].items():
+        shown = ", ".join(map(str, rows[:12])) + (", …" if len(rows) > 12 else "")
+        text.append(f"  {reason}: {len(rows)} (row {shown})")
+    return text
+
+
 def lines(audit: Mapping[str, Any]) -> list[str]:
     """The audit as a few lines for a terminal."""
     text = []
     if "rows" in audit:
-        text.append(f"rows: {audit['rows']}, kept {audit['kept']}, dropped {audit['rows'] - audit['kept']}")
-        for reason, rows in audit["dropped"].items():
-            shown = ", ".join(map(str, rows[:12])) + (", …" if len(rows) > 12 else "")
-            text.append(f"  {reason}: {len(rows)} (row {shown})")
+        text += _file_lines("rows", audit)
+    if "heldout_file" in audit:
+        text += _file_lines("heldout rows", audit["heldout_file"])
     for split, facts in audit["splits"].items():
         if facts["prompts"]:
             top = facts["most_frequent_answer"]

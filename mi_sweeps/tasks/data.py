@@ -44,8 +44,9 @@ def load(config: Config, tokenizer: PreTrainedTokenizerBase, output: Path | None
     arguments = config.task.arguments
     try:
         data: TaskData = get_method(config.task.target)(tokenizer, **arguments)
-    except TypeError as error:
-        raise UserError(f"task={config.task.name}: {error}; compare its keys with conf/task") from error
+    except (ImportError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"task={config.task.name}: {reason}; compare its keys with conf/task") from error
     if cache:
         try:
             with replacing(cache) as temporary:

@@ -128,9 +128,10 @@ def task(
     if unknown or min(prompts.values(), default=0) < 0 or not (prompts.get("train") and prompts.get("heldout")):
         raise UserError(f"task.prompts={prompts}: give positive numbers for train, heldout and, if wanted, two_name")
     usable = single_token_names(tokenizer, names)
-    counts = {split: count for split, count in prompts.items() if split != "two_name"}
+    # Pairs and triples share no name set; but where the task itself has two names, all splits are drawn together.
+    counts = {split: count for split, count in prompts.items() if split != "two_name" or n_names == 2}
     data = splits(usable, n_names, counts, seed)
-    if prompts.get("two_name"):
+    if prompts.get("two_name") and n_names != 2:
         # Never trained on, so all templates of the evaluation quarter are new; the pairs are drawn on their own.
         data["two_name"] = splits(usable, 2, {"two_name": prompts["two_name"]}, seed)["two_name"]
     return TaskData(data, usable, {"names": usable, **describe_splits(data)})
@@ -142,8 +143,7 @@ def single_token_names(tokenizer: PreTrainedTokenizerBase, names: Sequence[str] 
     Raises:
         UserError: a given name is not a single token.
     """
-    chosen = [name for name in (names or NAMES) if is_one_token(name, tokenizer)]
-    if names and len(chosen) < len(names):
-        bad = [name for name in names if name not in chosen]
+    chosen = [name for name in dict.fromkeys(names or NAMES) if is_one_token(name, tokenizer)]
+    if bad := [name for name in names or () if name not in chosen]:
         raise UserError(f"task.names: {', '.join(bad)}: not one token of the model's tokenizer; use other names")
     return chosen

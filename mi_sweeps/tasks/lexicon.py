@@ -1,7 +1,7 @@
 """The words that generated prompts are made of.
 
 Every name is one token, after a space, in the tokenizers of GPT-2 and SmolLM2; what a run really
-uses is checked against its own tokenizer (`names.single_token_names`). The embedded model knows the
+uses is checked against its own tokenizer (`ioi.single_token_names`). The embedded model knows the
 first `MINI_NAMES` names and all the other words here.
 """
 

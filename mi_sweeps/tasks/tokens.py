@@ -6,6 +6,7 @@ sees the padding, positions count from the prompt's own first token, and logits 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -111,6 +112,11 @@ def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: boo
                 f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is {inside} tokens of the model's tokenizer; "
                 "names must be one"
             )
+    if len(tokens) + prepend_bos > tokenizer.model_max_length:
+        raise UserError(
+            f"prompt {prompt.text[:60]!r}…: {len(tokens)} tokens, and the model takes {tokenizer.model_max_length}; "
+            "use shorter prompts"
+        )
     roles = _roles(prompt, spans)
     if prepend_bos:
         if tokenizer.bos_token_id is None:
@@ -160,18 +166,23 @@ def role_sections(n_listed: int, n_subjects: int) -> list[str]:
 def _roles(prompt: Prompt, spans: Sequence[Span]) -> tuple[str, ...]:
     """The role of each token: its section, numbered within sections of text.
 
-    A section of text is numbered even where it has one token, so that "scene 1" means the same in every prompt;
-    the single words between names are not.
+    A section of text is numbered even where it has one token, so that "scene 1" means the same in every prompt.
+    Between names there is mostly one word: the last token there has the section's name, others count back from it.
     """
     sections = role_sections(len(prompt.slots) - prompt.n_subjects, prompt.n_subjects)
     borders = [border for slot in prompt.slots for border in slot]
-    roles, count = [], dict.fromkeys(sections, 0)
-    for _, right in spans[:-1]:
-        # A token belongs where its last character lies: byte-level tokens begin with the space before a word.
-        section = sections[sum(1 for border in borders if border < right)]
+    # A token belongs where its last character lies: byte-level tokens begin with the space before a word.
+    found = [sections[sum(1 for border in borders if border < right)] for _, right in spans[:-1]]
+    total, count = Counter(found), Counter[str]()
+    roles = []
+    for section in found:
         count[section] += 1
-        numbered = section in ("intro", "scene", "action") or count[section] > 1
-        roles.append(f"{section} {count[section]}" if numbered else section)
+        before_last = count[section] - total[section]
+        if section in ("intro", "scene", "action"):
+            roles.append(f"{section} {count[section]}")
+        else:
+            # "John, and Tom" has two tokens there: "and -1" and "and".
+            roles.append(f"{section} {before_last}" if before_last else section)
     return (*roles, "end")
 
 

@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +34,17 @@ class Dropped(Exception):
     """Why a row is not used."""
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path, key: str = "task.path") -> Rows:
     """The rows of a JSON list or of JSON lines (empty lines are skipped).
 
     Raises:
         UserError: the file is missing or a row is malformed; names the row.
     """
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
+        text = path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"task.path={path}: {reason}; give a readable JSON or JSON-lines file") from None
+        raise UserError(f"{key}={path}: {reason}; give a readable JSON or JSON-lines file") from None
     if text.lstrip().startswith("["):
         try:
             rows = list(enumerate(json.loads(text), start=1))
@@ -54,7 +54,7 @@ def read_rows(path: Path) -> Rows:
             ) from None
     else:
         rows = []
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
                 continue
             try:
@@ -97,19 +97,30 @@ def parse_prompt(question: str, completion: str) -> Prompt:
     names = [match.group() for match in slots]
     if len(set(names[:3])) < 3 or set(names[3:]) != repeated:
         raise Dropped("not three names with two subjects: a subject is repeated before all three names are listed")
+    listed_more = re.match(r"(?:,? and |, )([^\W\d_]+)", text[slots[2].end() :])
+    if listed_more and listed_more[1] in counts and listed_more[1] not in repeated:
+        raise Dropped("ambiguous: more than three names are listed")
     if slots[-1].end() == len(text):
         raise Dropped("not three names with two subjects: nothing stands between the last subject and the answer")
     return Prompt(text, answer, tuple(match.span() for match in slots), n_subjects=2)
 
 
-def parse_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Prompt], dict[str, list[int]]]:
-    """The usable prompts, and for each reason the numbers of the rows that were dropped for it."""
+def parse_rows(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, training: Collection[str] = ()
+) -> tuple[list[Prompt], dict[str, list[int]]]:
+    """The usable prompts, and for each reason the numbers of the rows that were dropped for it.
+
+    Args:
+        training: texts that evaluation rows may not have.
+    """
     prompts: list[Prompt] = []
     dropped: dict[str, list[int]] = {}
     seen: dict[str, int] = {}
     for number, row in rows:
         try:
             prompt = parse_prompt(row["question"], row["completion"])
+            if prompt.text in training:
+                raise Dropped("also a training row")
             if prompt.text in seen:
                 raise Dropped("duplicate of an earlier row")
             _check_tokens(prompt, tokenizer)
@@ -153,21 +164,20 @@ def task(
     prompts, dropped = parse_rows(rows, tokenizer)
     audit: dict[str, Any] = {"rows": len(rows), "kept": len(prompts), "dropped": dropped}
     if heldout_path is not None:
-        heldout_rows = read_rows(Path(heldout_path))
-        evaluation, heldout_dropped = parse_rows(heldout_rows, tokenizer)
+        heldout_rows = read_rows(Path(heldout_path), "task.heldout_path")
         texts = {prompt.text for prompt in prompts}
-        both = [number for number, row in heldout_rows if row["question"].rstrip() in texts]
-        if both:
-            heldout_dropped["also a training row"] = both
-        data = {"train": prompts, "heldout": [prompt for prompt in evaluation if prompt.text not in texts]}
-        audit["heldout_file"] = {"rows": len(heldout_rows), "kept": len(data["heldout"]), "dropped": heldout_dropped}
+        evaluation, heldout_dropped = parse_rows(heldout_rows, tokenizer, texts)
+        data = {"train": prompts, "heldout": evaluation}
+        audit["heldout_file"] = {"rows": len(heldout_rows), "kept": len(evaluation), "dropped": heldout_dropped}
     else:
         data = split_by_names(prompts, heldout, seed)
     for name in ("train", "heldout"):
         if not data[name]:
-            reasons = ", ".join(f"{reason} ({len(numbers)})" for reason, numbers in dropped.items()) or "none"
+            own = name == "heldout" and heldout_path is not None
+            key, file, facts = ("heldout_path", heldout_path, audit["heldout_file"]) if own else ("path", path, audit)
+            reasons = ", ".join(f"{reason} ({len(numbers)})" for reason, numbers in facts["dropped"].items()) or "none"
             raise UserError(
-                f"task.path={path}: no usable {name} prompts ({len(rows)} rows, {len(prompts)} kept; "
+                f"task.{key}={file}: no usable {name} prompts ({facts['rows']} rows, {facts['kept']} kept; "
                 f"dropped: {reasons}); add rows"
             )
     names = sorted(set(single_token_names(tokenizer)) | {name for prompt in prompts for name in prompt.listed})

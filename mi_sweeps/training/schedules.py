@@ -59,7 +59,6 @@ def resolve(schedule: NamedFunction, total: int) -> Callable[[int], float]:
         function = get_method(schedule.target)
         function(0, total, **schedule.arguments)
     except (ImportError, ValueError, TypeError) as error:
-        raise UserError(
-            f"schedule={schedule.name}: {str(error).splitlines()[0]}; compare its keys with conf/schedule"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"schedule={schedule.name}: {reason}; compare its keys with conf/schedule") from error
     return lambda step: function(step, total, **schedule.arguments)

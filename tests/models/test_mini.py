@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from mi_sweeps.models import mini
-from mi_sweeps.models.mini import corpus
+from mi_sweeps.models.mini import corpus, pretraining
 from mi_sweeps.models.mini.measure import WinRate, win_rate
 from mi_sweeps.models.mini.pretraining import Recipe, learning_rate, lessons, pretrain
 from mi_sweeps.tasks import ioi
@@ -96,7 +96,7 @@ def names_in(text: str) -> list[str]:
 
 @pytest.mark.parametrize("story", corpus.EVERYTHING)
 def test_every_story_is_made_of_known_words(story: corpus.Story) -> None:
-    known = {*corpus.words(), "In"} if story is corpus.one_name else set(corpus.words())
+    known = set(corpus.words())
     for text in told(story):
         assert set(re.findall(r"\w+|[^\w\s]", text)) <= known
 
@@ -137,6 +137,20 @@ def test_rows_fill_a_batch(lesson: corpus.Lesson, tokenizer: PreTrainedTokenizer
     texts = corpus.rows(lesson, random.Random(2), separator="<eos>")
     assert len(texts) == lesson.rows
     assert min(len(tokenizer.encode(text)) for text in texts) >= lesson.context
+
+
+@pytest.mark.parametrize("lesson", corpus.CURRICULUM)
+def test_no_row_holds_unk(lesson: corpus.Lesson, tokenizer: PreTrainedTokenizerFast) -> None:
+    rng = random.Random(5)
+    texts = [text for _ in range(20) for text in corpus.rows(lesson, rng, separator="<eos>")]
+    assert tokenizer.unk_token_id not in set().union(*tokenizer(texts)["input_ids"])
+
+
+def test_a_story_of_unknown_words_is_not_taught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "MOODS", ["zebulonic"])
+    monkeypatch.setattr(pretraining, "words", lambda: [word for word in corpus.words() if word != "zebulonic"])
+    with pytest.raises(ValueError, match="not in corpus.words"):
+        pretrain(Recipe(steps=5), lambda step, loss: None)
 
 
 def test_the_schedule() -> None:

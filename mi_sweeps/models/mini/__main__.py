@@ -46,6 +46,10 @@ def main() -> None:
     model, tokenizer = pretrain(Recipe(seed=args.seed, steps=args.steps), report)
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
+    # safetensors lets nobody but the owner read what it writes.
+    (args.out / "model.safetensors").chmod(0o644)
+    # How to sample is of no use to the experiments.
+    (args.out / "generation_config.json").unlink(missing_ok=True)
 
     print(f"{args.out}: {model.num_parameters():,} parameters, {len(tokenizer)} words")
     for n_names, label in ((2, "two-name"), (3, "three-name")):

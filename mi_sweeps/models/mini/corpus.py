@@ -40,7 +40,7 @@ def words() -> list[str]:
         *OBJECTS,
     ]
     texts += [*VERBS, *QUALITIES, *MOODS, *GREETINGS, *TOPICS, *TIMES]
-    texts += ["said to asked about answered was is in the at and a with ? :"]
+    texts += ["In said to asked about answered was is in the at and a with ? :"]
     plain = re.sub(r"\{\w+\}", " ", " ".join(texts))
     return list(dict.fromkeys(re.findall(r"\w+|[^\w\s]", plain)))
 
@@ -103,8 +103,6 @@ def dialogue(rng: random.Random) -> str:
 def one_name(rng: random.Random) -> str:
     """One person, twice."""
     (name,) = _names(rng, 1)
-    # "In" is no word of the tokenizer's: the shipped model was taught with <unk> here. To change a story
-    # is to make another model.
     return (
         f"In the {rng.choice(TIMES)} {name} was {rng.choice(MOODS)}. "
         f"{name} {rng.choice(VERBS)} a {rng.choice(QUALITIES)} {rng.choice(OBJECTS)}."
@@ -147,11 +145,12 @@ class Lesson:
 
 CURRICULUM = (
     # Heads that copy form first, and sooner in short rows, where each position is seen more often.
-    Lesson(COPYING, share=0.26, rows=64, context=32),
-    # Two-name IOI comes next; beside stories of two subjects it would not form in time.
-    Lesson(TWO_NAMES, share=0.30, rows=32, context=64),
+    Lesson(COPYING, share=0.2, rows=64, context=32),
+    # Two-name IOI comes next. It forms suddenly and at no fixed step, so this lesson is long; beside
+    # stories of two subjects it would not form in time.
+    Lesson(TWO_NAMES, share=0.4, rows=32, context=64),
     # The last lesson takes back what two-name IOI gave away about three names.
-    Lesson(EVERYTHING, share=0.44, rows=32, context=64),
+    Lesson(EVERYTHING, share=0.4, rows=32, context=64),
 )
 
 

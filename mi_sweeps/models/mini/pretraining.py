@@ -25,7 +25,7 @@ class Recipe:
 
     seed: int = 0
     """Draws the first weights and the stories."""
-    steps: int = 760
+    steps: int = 1000
     learning_rate: float = 5e-3
     warmup: int = 100
     """Steps up to the full learning rate, from which it falls to nothing along a cosine."""
@@ -92,6 +92,8 @@ def pretrain(recipe: Recipe, report: Callable[[int, float], None]) -> tuple[GPT2
     for step, lesson in enumerate(lessons(recipe.steps)):
         texts = rows(lesson, rng, separator=tokenizer.eos_token)
         tokens = tokenizer(texts, truncation=True, max_length=lesson.context, return_tensors="pt")["input_ids"]
+        if (tokens == tokenizer.unk_token_id).any():
+            raise ValueError("a story uses a word that is not in corpus.words()")
         loss = next_token_loss(model(tokens, attention_mask=torch.ones_like(tokens)).logits, tokens)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
