@@ -214,7 +214,7 @@ def run(options: argparse.Namespace) -> int:
         console.print(
             f"{len(pids)} workers started (process {', '.join(pids)}); `mi-sweeps status {name}` looks", soft_wrap=True
         )
-        if not options.wait:
+        if not (options.wait or first.launcher.wait):
             return DONE
         return _closing(console, _watch(console, output, name, cells), name, "done")
     return _run_here(console, cells, made, options)
@@ -234,7 +234,7 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argp
     bars = show.Bars(console, made.to_do(options.retry))
     try:
         with workers.registered(config.output, config.sweep.name, "inline"), bars.shown():
-            outcome = execute(cells, retry=options.retry, wait=options.wait, listener=bars)
+            outcome = execute(cells, retry=options.retry, wait=options.wait or config.launcher.wait, listener=bars)
     except Cancelled:
         _complain("cancelled; the same command goes on from here")
         return FAILED

@@ -150,6 +150,8 @@ class LauncherConfig(Section):
     workers: int | None = Field(ge=1)
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     threads: int | None = Field(ge=1)
+    wait: bool
+    """Whether `run` stays until all is done, as with `--wait`."""
 
 
 class SweepConfig(Section):
