@@ -49,9 +49,9 @@ def cell_table(plan: Plan) -> Table:
     # A sweep may have been run in several parts, each with choices of its own.
     keys = list(dict.fromkeys([*(key for cell in plan.cells for key in cell.choices), "corruption"]))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (*keys, "run", "fine-tune", "patch", "patch job"):
+    for column in (*keys, "run", "fine-tune", "patch job"):
         # Ids are for copying, so they stay whole however narrow the terminal is.
-        table.add_column(column, no_wrap=column in ("run", "patch"), overflow="fold")
+        table.add_column(column, no_wrap=column not in keys, overflow="fold")
     for cell in plan.cells:
         run, patch = plan.runs[cell.run_id], plan.patches[cell.patch_id]
         run_folder, patch_folder = planning.folders_of(cell)
@@ -60,7 +60,6 @@ def cell_table(plan: Plan) -> Table:
             *(escape(_value(config.dump(), key)) for key in keys),
             cell.run_id,
             _state(run, run_folder.path / "checkpoints", len(config.checkpoint_steps)),
-            cell.patch_id,
             _state(patch, patch_folder.path / "tables", len(config.patch_steps)),
         )
     return table
