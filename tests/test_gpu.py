@@ -1,0 +1,33 @@
+"""What a GPU changes: nothing but rounding. Needs one; says so where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mi_sweeps.store.files import read_table
+from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.plan import folders_of
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def tables(small, output, device):
+    cells = expand([*small, "patching.sites=[resid_pre,z,pattern]", f"launcher.device={device}", f"output={output}"])
+    assert not execute(cells).failed
+    run, patch = folders_of(cells[0])
+    return read_table(run.metrics).to_pandas(), read_table(patch.table(4)).to_pandas()
+
+
+def test_a_gpu_gives_what_the_cpu_gives(small, tmp_path):
+    cpu, gpu = tables(small, tmp_path / "cpu", "cpu"), tables(small, tmp_path / "gpu", "cuda")
+    losses = [frame[frame.metric == "loss"].value.to_numpy() for frame in (cpu[0], gpu[0])]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+    patched = [frame[frame.kind == "patch"].patched.to_numpy() for frame in (cpu[1], gpu[1])]
+    assert patched[0] == pytest.approx(patched[1], abs=1e-2)
+
+
+def test_bf16_autocast_trains(small, tmp_path):
+    cells = expand([*small, "train.precision=bf16", "launcher.device=cuda", f"output={tmp_path}"])
+    assert not execute(cells).failed
