@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..store.files import write_bytes
 from . import curves, dynamics, heatmaps
-from .frames import Frames, write_whole
+from .frames import Frames
 
 DPI = 160
 
@@ -30,7 +31,7 @@ def figures(frames: Frames, directory: Path, formats: Sequence[str] = ("png",)) 
             content = io.BytesIO()
             figure.savefig(content, format=kind, dpi=DPI)
             files.append(directory / f"{name}.{kind}")
-            write_whole(files[-1], content.getvalue())
+            write_bytes(files[-1], content.getvalue())
     return files
 
 

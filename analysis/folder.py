@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..store.folders import Folder
 
 Json = dict[str, Any]
 
@@ -142,7 +143,8 @@ def _patch(run: Path, run_id: str, patch_id: str, corruption: str) -> Patch:
 
 
 def _status(folder: Path) -> Json:
-    return {"state": "todo", **_json(folder / "status.json")}
+    """As every reader sees it: a `running` one whose process is gone is `interrupted`."""
+    return asdict(Folder(folder).status())
 
 
 def _json(file: Path) -> Json:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
+from ..store.files import write_bytes
 from . import cells, folder
 
 FLOOR = 0.1
@@ -121,24 +120,9 @@ def export(frames: Frames, directory: Path, format: Literal["parquet", "csv"] = 
         table: pd.DataFrame = getattr(frames, field.name)
         file = directory / f"{field.name}.{format}"
         written = table.to_parquet(index=False) if format == "parquet" else table.to_csv(index=False).encode()
-        write_whole(file, written)
+        write_bytes(file, written)
         files.append(file)
     return files
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write `content` to `file` so that a reader sees the old file or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            os.fchmod(stream.fileno(), 0o644)  # mkstemp's files are their owner's only
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def recovered(patching: pd.DataFrame) -> pd.Series:

@@ -14,9 +14,10 @@ from pathlib import Path
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
+from ..store.files import write_bytes
 from . import payload
 from .folder import Json, Output, read
-from .frames import Frames, tabulate, write_whole
+from .frames import Frames, tabulate
 
 LIMIT = 15_000_000
 """Bytes. A page of this size still opens in a second or two and can be sent by mail."""
@@ -32,7 +33,7 @@ def write_report(output: Path, sweeps: Sequence[str] | None = None, to: Path | N
     found = read(output, sweeps)
     file = Path(to) if to is not None else found.path / "report.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, page(found, tabulate(found)).encode())
+    write_bytes(file, page(found, tabulate(found)).encode())
     return file
 
 
