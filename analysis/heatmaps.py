@@ -12,6 +12,8 @@ from . import canvas
 from .frames import FLOOR, Frames, recovered
 
 HEAD_SITES = ("z", "v", "pattern")
+MOST = 1.5
+"""Where the colour scale ends at most: small denominators give fractions that would drown all others."""
 POSITION_SITES = ("resid_pre", "attn_out", "mlp_out")
 
 
@@ -52,9 +54,14 @@ def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: i
     with canvas.grid(*size, title, below, max(width, 1.9), max(height, 1.5)) as (figure, axes):
         for line, site in zip(axes, present, strict=False):
             # One scale for the site's every checkpoint, also for those that are not shown.
-            end = np.nanquantile(means.loc[site].abs(), 0.995) if means.loc[site].notna().any() else 1.0
+            values = means.loc[site].dropna().abs()
+            largest = values.max() if len(values) else 1.0
+            end = min(largest, MOST) or 1.0
+            # Heads that share their keys and values have fewer of these.
+            own = rows[rows["site"] == site]
+            places = [place for place in order if place in set(own[axis])]
             for plot, step in zip(line, steps, strict=False):
-                table = means.loc[site, step].unstack(axis).reindex(columns=order).sort_index()
+                table = means.loc[site, step].unstack(axis).reindex(columns=places).sort_index()
                 # Not seaborn's heatmap, which lays out the whole figure anew for every plot.
                 image = plot.imshow(
                     table.to_numpy("float64", na_value=np.nan), cmap=canvas.DIVERGING, vmin=-end, vmax=end,
@@ -62,13 +69,14 @@ def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: i
                 )  # fmt: skip
                 plot.set_facecolor(canvas.MISSING)
                 plot.grid(False)
-                plot.set_xticks(range(len(order)), [str(name) for name in order], fontsize=6)
+                plot.set_xticks(range(len(places)), [str(name) for name in places], fontsize=6)
                 plot.set_yticks(range(len(table)), [str(layer) for layer in table.index], fontsize=6)
                 plot.set_title(f"{site}, checkpoint {step}", fontsize=8)
                 if axis == "position":
                     plot.tick_params(axis="x", rotation=90)
             line[0].set_ylabel("layer")
-            figure.colorbar(image, ax=list(line), label="recovered", shrink=0.9, pad=0.01)
+            extend = "both" if largest > end else "neither"
+            figure.colorbar(image, ax=list(line), label="recovered", shrink=0.9, pad=0.01, extend=extend)
         for plot in axes[-1]:
             plot.set_xlabel(axis)
     return figure

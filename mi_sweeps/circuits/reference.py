@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
     from transformer_lens.model_bridge import TransformerBridge
 
     name = model.config.name_or_path or "model"
+    # A copy, because the bridge gives the tokenizer special tokens that it lacks.
+    tokenizer = copy.deepcopy(tokenizer)
     bridge = TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer, device=str(model.device))
     return bridge.eval()
 

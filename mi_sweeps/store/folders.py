@@ -148,9 +148,7 @@ class Folder:
             clear_partial(place)
         before = self.status_on_disk()
         begun = time.monotonic()
-        running = Status(
-            "running", before.attempts + 1, _now(), None, before.seconds, socket.gethostname(), os.getpid()
-        )
+        running = Status("running", before.attempts + 1, now(), None, before.seconds, socket.gethostname(), os.getpid())
         self._write(running)
         self.error_file.unlink(missing_ok=True)
         with self._logging():
@@ -170,7 +168,7 @@ class Folder:
 
     def _finish(self, running: Status, begun: float, state: State, error: str | None) -> None:
         seconds = running.seconds + time.monotonic() - begun
-        self._write(replace(running, state=state, finished=_now(), seconds=round(seconds, 3), error=error))
+        self._write(replace(running, state=state, finished=now(), seconds=round(seconds, 3), error=error))
 
     def _write(self, status: Status) -> None:
         write_json(self.path / "status.json", asdict(status))
@@ -249,5 +247,6 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+def now() -> str:
+    """The time in UTC, in a form that sorts as text."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")

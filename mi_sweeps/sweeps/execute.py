@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Literal
 
 from mi_sweeps.jobs.finetune import finetune
 from mi_sweeps.jobs.patch import patch
-from mi_sweeps.store.folders import PENDING, Busy, Folder, Status, describe
+from mi_sweeps.store.folders import PENDING, Busy, Folder, Status, describe, now
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.grid import Cell
 
@@ -77,7 +76,7 @@ def execute(
         wait: stay until what other processes work on is done too, and take up what they leave.
     """
     listener = listener or Listener()
-    began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    began = now()
     outcome = Outcome()
     while True:
         ready = [task for task in _ready(cells, retry, began) if task.id not in outcome.failed]

@@ -74,7 +74,6 @@ def test_a_failed_fine_tune_stops_nothing_else(cells, monkeypatch):
 
     assert execute(cells).done == [], "failed ones wait for retry"
     monkeypatch.setattr(module, "finetune", real)
-    time.sleep(1.1)  # Times in status.json are whole seconds.
     retried = execute(cells, retry=True)
     assert len(retried.done) == 3
     assert folder.status().attempts == 2
