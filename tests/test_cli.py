@@ -167,6 +167,14 @@ def test_wait_on_a_finished_sweep_returns_at_once(call, finished):
     assert "begun done" in printed
 
 
+def test_wait_on_a_sweep_that_nobody_works_on_says_so(call, output):
+    shutil.rmtree(sorted((output / "runs").iterdir())[0])
+    code, printed, _ = call("wait", "begun", f"output={output}")
+    assert code == 1
+    assert "not finished" in printed
+    assert "`mi-sweeps run` goes on" in printed
+
+
 def test_cancel_where_nobody_works(call, finished):
     code, printed, _ = call("cancel", "begun", f"output={finished}")
     assert code == 0

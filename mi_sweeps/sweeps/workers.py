@@ -17,10 +17,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mi_sweeps.config import LauncherConfig
-from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.store.folders import Cancelled
 from mi_sweeps.sweeps import manifest
+
+START_SECONDS = 60.0
+"""How long a worker may take to import what it needs before it is known."""
 
 CANCEL_SECONDS = 30.0
 """How long `cancel` waits for a process to put its cell away before it says so."""
@@ -77,6 +79,15 @@ def alive(output: Path, name: str) -> list[Worker]:
     return workers
 
 
+def starting(output: Path, name: str) -> bool:
+    """Whether workers were started so lately that they may not be known yet."""
+    return any(time.time() - file.stat().st_mtime < START_SECONDS for file in _submissions(output, name).glob("*.json"))
+
+
+def _submissions(output: Path, name: str) -> Path:
+    return manifest.path(output, name).parent / "submissions"
+
+
 def cancel(output: Path, name: str) -> tuple[list[Worker], list[Worker]]:
     """Tells the workers of a sweep on this machine to stop, and waits until they have.
 
@@ -85,6 +96,9 @@ def cancel(output: Path, name: str) -> tuple[list[Worker], list[Worker]]:
     Returns:
         The stopped ones, and those that are still there (on other machines, or too busy to stop).
     """
+    # Those that are still starting find nothing to do.
+    for file in _submissions(output, name).glob("*.json"):
+        file.unlink(missing_ok=True)
     here = [worker for worker in alive(output, name) if worker.host == socket.gethostname()]
     for worker in here:
         os.kill(worker.pid, signal.SIGTERM)
@@ -109,7 +123,7 @@ def submit(output: Path, name: str, patch_ids: list[str], launcher: LauncherConf
     count = min(launcher.workers or len(gpus) or max(1, cores // 2), len(patch_ids))
     threads = launcher.threads or max(1, cores // count)
     logs = manifest.path(output, name).parent / "logs"
-    work = logs.parent / "submissions" / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.json"
+    work = _submissions(output, name) / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.json"
     # What to do is read from here, not from the pickle that submitit hands over.
     write_json(work, {"patch_ids": patch_ids, "retry": retry, "threads": threads})
     jobs = []
@@ -144,7 +158,7 @@ def work_on(output: str, name: str, work: str) -> int:
 
     orders = read_json(Path(work))
     if orders is None:
-        raise UserError(f"{work}: missing; run the sweep again")
+        return 0  # Cancelled before it began.
     torch.set_num_threads(orders["threads"])
     wanted = set(orders["patch_ids"])
     cells = [entry.cell(Path(output)) for entry in manifest.load(Path(output), name) if entry.patch_id in wanted]

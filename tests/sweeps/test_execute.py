@@ -205,6 +205,17 @@ def test_local_workers_share_a_sweep(cells, end):
     assert {status.attempts for status in (*made.runs.values(), *made.patches.values())} == {1}
 
 
+def test_workers_that_are_still_starting_can_be_cancelled(cells):
+    output = cells[0].config.output
+    manifest.add(output, "early", cells, "mi-sweeps run")
+    launcher = expand(["launcher=local", "launcher.workers=1"])[0].config.launcher
+    (pid,) = workers.submit(output, "early", [cell.patch_id for cell in cells], launcher, retry=False)
+    assert workers.starting(output, "early")
+    workers.cancel(output, "early")
+    assert os.waitpid(int(pid), 0)[1] == 0
+    assert plan.make(cells).to_do() == 6
+
+
 def test_sigterm_cancels_a_registered_process(tmp_path):
     with pytest.raises(Cancelled), workers.registered(tmp_path, "mine", "inline"):
         assert [worker.pid for worker in workers.alive(tmp_path, "mine")] == [os.getpid()]

@@ -1,0 +1,324 @@
+"""What each command does. Only what a command needs is imported, so that help and status are quick."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mi_sweeps.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mi_sweeps.sweeps.grid import Cell
+    from mi_sweeps.sweeps.plan import Plan
+
+DONE, FAILED = 0, 1
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _cells(options: argparse.Namespace) -> list[Cell]:
+    from mi_sweeps.sweeps.grid import expand
+
+    stray = [word for word in options.words if "=" not in word and word[0] not in "~+"]
+    if stray:
+        raise UserError(f"{stray[0]}: not KEY=VALUE; for example sweep={stray[0]}")
+    return expand(options.words, options.config_dir)
+
+
+def _sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
+    """The folder of results and the sweeps that are meant: names, sweep=NAME, output=DIR; no name means all."""
+    from mi_sweeps.sweeps import manifest
+
+    output, chosen = Path("outputs"), []
+    for word in options.words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            chosen.append(word)
+        elif key == "output":
+            output = Path(value)
+        elif key == "sweep":
+            chosen += value.split(",")
+        else:
+            raise UserError(f"{word}: this command takes sweep names and output=DIR")
+    if not chosen:
+        chosen = manifest.names(output)
+        if not chosen:
+            raise UserError(f"{output.absolute()}: no sweep was run into this folder; give another with output=DIR")
+    for name in chosen:
+        manifest.load(output, name)
+    return output, chosen
+
+
+def _plan_of(output: Path, name: str) -> Plan:
+    from mi_sweeps.sweeps import manifest
+    from mi_sweeps.sweeps import plan as planning
+
+    return planning.make([entry.cell(output) for entry in manifest.load(output, name)])
+
+
+def plan(options: argparse.Namespace) -> int:
+    """`mi-sweeps plan`."""
+    from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.sweeps import show
+
+    cells = _cells(options)
+    console = _console()
+    if options.config:
+        from omegaconf import OmegaConf
+
+        console.print(OmegaConf.to_yaml(OmegaConf.create(cells[0].config.dump())), markup=False, end="")
+        return DONE
+    made = planning.make(cells)
+    first = cells[0].config
+    console.print(
+        f"sweep {first.sweep.name} in {first.output.absolute()}, launcher {first.launcher.name}", soft_wrap=True
+    )
+    for key, values in _axes(cells).items():
+        console.print(f"  {key}: {', '.join(values)}", markup=False, soft_wrap=True)
+    console.print(show.summary(made), soft_wrap=True)
+    if options.cells:
+        console.print(show.cell_table(made))
+    return DONE
+
+
+def _axes(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    axes: dict[str, list[str]] = {}
+    for cell in cells:
+        for key, value in cell.choices.items():
+            if value not in axes.setdefault(key, []):
+                axes[key].append(value)
+    return axes
+
+
+def run(options: argparse.Namespace) -> int:
+    """`mi-sweeps run`."""
+    from mi_sweeps.sweeps import manifest, show
+    from mi_sweeps.sweeps import plan as planning
+
+    cells = _cells(options)
+    first = cells[0].config
+    name, output = first.sweep.name, first.output
+    console = _console()
+    made = planning.make(cells)
+    console.print(f"sweep {name}: {show.summary(made)}", soft_wrap=True)
+    if not made.to_do(options.retry) and "running" not in {
+        status.state for status in (*made.runs.values(), *made.patches.values())
+    }:
+        manifest.add(output, name, cells, options.line)
+        return _closing(console, made, name, "nothing to do")
+
+    from mi_sweeps.sweeps import preflight
+
+    for line in preflight.check(cells):
+        console.print(line, markup=False, soft_wrap=True)
+    manifest.add(output, name, cells, options.line)
+    if first.launcher.name == "local":
+        from mi_sweeps.sweeps import workers
+
+        pids = workers.submit(output, name, [cell.patch_id for cell in cells], first.launcher, retry=options.retry)
+        console.print(
+            f"{len(pids)} workers started (process {', '.join(pids)}); `mi-sweeps status {name}` looks", soft_wrap=True
+        )
+        if not (options.wait or first.launcher.wait):
+            return DONE
+        return _closing(console, _watch(console, output, name, cells), name, "done")
+    return _run_here(console, cells, made, options)
+
+
+def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argparse.Namespace) -> int:
+    import torch
+
+    from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.sweeps import show, workers
+    from mi_sweeps.sweeps.execute import execute
+
+    config = cells[0].config
+    if config.launcher.threads:
+        torch.set_num_threads(config.launcher.threads)
+    bars = show.Bars(console, made.to_do(options.retry))
+    with workers.registered(config.output, config.sweep.name, "inline"), bars.shown():
+        wait = options.wait or config.launcher.wait
+        outcome = execute(cells, retry=options.retry, wait=wait, listener=bars)
+    if outcome.busy:
+        task = outcome.busy[0]
+        who = task.folder.status_on_disk()
+        raise UserError(
+            f"{task.folder.path}: process {who.pid} on {who.host} works on this and {len(outcome.busy) - 1} more; "
+            f"all others are done; wait with `mi-sweeps wait {config.sweep.name} output={config.output}` and run again"
+        )
+    return _closing(console, planning.make(cells), config.sweep.name, "done")
+
+
+def _watch(console: Console, output: Path, name: str, cells: Sequence[Cell]) -> Plan:
+    from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.sweeps import show, workers
+
+    seen = False
+
+    def busy() -> bool:
+        nonlocal seen
+        here = bool(workers.alive(output, name))
+        seen = seen or here
+        return here or (not seen and workers.starting(output, name) and not planning.make(cells).is_done)
+
+    return show.watch(console, lambda: planning.make(cells), busy)
+
+
+def _closing(console: Console, made: Plan, name: str, word: str) -> int:
+    """The last lines of `run` and `wait`, and the exit code."""
+    from mi_sweeps.sweeps import show
+
+    failed = [status for status in (*made.runs.values(), *made.patches.values()) if status.state == "failed"]
+    if failed:
+        console.print(f"{word}, but {len(failed)} failed: {show.summary(made)}", soft_wrap=True)
+        console.print(f"first error: {failed[0].error}", markup=False, soft_wrap=True)
+        console.print(
+            f"look with `mi-sweeps logs {name} --failed`, try again with `mi-sweeps run … --retry`", soft_wrap=True
+        )
+        return FAILED
+    if not made.is_done:
+        console.print(f"not finished: {show.summary(made)}; `mi-sweeps run` goes on", soft_wrap=True)
+        return FAILED
+    console.print(f"{word}: {show.summary(made)}", soft_wrap=True)
+    return DONE
+
+
+def status(options: argparse.Namespace) -> int:
+    """`mi-sweeps status`."""
+    from mi_sweeps.sweeps import show, workers
+
+    output, chosen = _sweeps(options)
+    console = _console()
+    for name in chosen:
+        made = _plan_of(output, name)
+        at_work = workers.alive(output, name)
+        console.print(f"[bold]{name}[/]: {show.summary(made)}", soft_wrap=True)
+        for worker in at_work:
+            console.print(f"  at work: process {worker.pid} on {worker.host} ({worker.launcher})")
+        console.print(show.cell_table(made))
+        for line in show.errors(made):
+            console.print(f"failed {line}", markup=False, soft_wrap=True)
+    return DONE
+
+
+def wait(options: argparse.Namespace) -> int:
+    """`mi-sweeps wait`."""
+    from mi_sweeps.sweeps import manifest
+
+    output, chosen = _sweeps(options)
+    console = _console()
+    codes = [DONE]
+    for name in chosen:
+        cells = [entry.cell(output) for entry in manifest.load(output, name)]
+        codes.append(_closing(console, _watch(console, output, name, cells), name, f"{name} done"))
+    return max(codes)
+
+
+def cancel(options: argparse.Namespace) -> int:
+    """`mi-sweeps cancel`."""
+    from mi_sweeps.sweeps import workers
+
+    output, chosen = _sweeps(options)
+    console = _console()
+    code = DONE
+    for name in chosen:
+        stopped, left = workers.cancel(output, name)
+        console.print(f"{name}: {len(stopped)} processes stopped" if stopped else f"{name}: nobody works on it here")
+        for worker in left:
+            code = FAILED
+            console.print(f"  still at work: process {worker.pid} on {worker.host}; cancel it there")
+    return code
+
+
+def logs(options: argparse.Namespace) -> int:
+    """`mi-sweeps logs`: of sweeps, or of single runs and patch jobs by id."""
+    from mi_sweeps.store.folders import Folder
+    from mi_sweeps.sweeps import manifest
+    from mi_sweeps.sweeps import plan as planning
+
+    words = list(options.words)
+    options.words = [word for word in words if "=" in word]
+    output, every = _sweeps(options)
+    named = [word for word in words if "=" not in word]
+    entries = {name: manifest.load(output, name) for name in every}
+    wanted: dict[Path, tuple[str, Folder]] = {}
+    kind: str
+    folder: Folder
+    for name, cells in entries.items():
+        for entry in cells:
+            run, patch = planning.folders_of(entry.cell(output))
+            for kind, folder, own in (("fine-tune", run, entry.run_id), ("patch job", patch, entry.patch_id)):
+                if not named or {name, entry.run_id, own} & set(named):
+                    wanted[folder.path] = (f"{kind} {own}", folder)
+    if named and not wanted:
+        raise UserError(
+            f"{named[0]}: no sweep, run or patch job of that name in {output}; `mi-sweeps status` lists them"
+        )
+    console = _console()
+    for title, folder in wanted.values():
+        state = folder.status().state
+        if (options.failed and state != "failed") or not folder.log_file.exists():
+            continue
+        console.print(f"[bold]{title}[/] {state} {folder.log_file}", soft_wrap=True)
+        lines = folder.log_file.read_text().splitlines()[-options.lines :]
+        if state == "failed" and folder.error_file.exists():
+            lines += folder.error_file.read_text().splitlines()
+        console.print("\n".join(lines), markup=False, soft_wrap=True)
+    return DONE
+
+
+def report(options: argparse.Namespace) -> int:
+    """`mi-sweeps report`."""
+    from mi_sweeps.analysis.report import write_report
+
+    output, chosen = _sweeps(options)
+    page = write_report(output, chosen, options.to)
+    console = _console()
+    console.print(f"report: {page.absolute()}", soft_wrap=True)
+    if options.figures:
+        from mi_sweeps.analysis.figures import figures
+        from mi_sweeps.analysis.frames import load
+
+        for file in figures(load(output, chosen), options.figures, ("png", "svg")):
+            console.print(f"figure: {file.absolute()}", soft_wrap=True)
+    return DONE
+
+
+def export(options: argparse.Namespace) -> int:
+    """`mi-sweeps export`."""
+    from mi_sweeps.analysis.frames import export as write
+    from mi_sweeps.analysis.frames import load
+
+    if not options.words or "=" in options.words[0]:
+        raise UserError("export: no folder given; for example `mi-sweeps export tables`")
+    directory = Path(options.words.pop(0))
+    output, chosen = _sweeps(options)
+    for file in write(load(output, chosen), directory, options.format):
+        _console().print(f"table: {file.absolute()}", soft_wrap=True)
+    return DONE
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """`mi-sweeps doctor`."""
+    from rich.table import Table
+
+    from mi_sweeps.doctor import findings
+
+    output = next(
+        (Path(word.partition("=")[2]) for word in options.words if word.startswith("output=")), Path("outputs")
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "found", "advice"):
+        table.add_column(column, overflow="fold")
+    for row in findings(output):
+        table.add_row(*row)
+    _console().print(table)
+    return DONE
