@@ -21,7 +21,12 @@ def run_app(job: Callable[[Config], None]) -> None:
 
     def one(values: DictConfig) -> None:
         try:
-            job(parse(values))
+            config = parse(values)
+            if config.launcher.threads:
+                import torch
+
+                torch.set_num_threads(config.launcher.threads)
+            job(config)
         except UserError as error:
             codes.append(2)
             print(f"error: {error}", file=sys.stderr)  # noqa: T201

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
@@ -10,15 +10,25 @@ from mi_sweeps.store.folders import RunFolder, run_folder
 from mi_sweeps.store.identity import run_id
 
 
-def finetune(config: Config, folder: RunFolder, *, on_step: Callable[[int], None] = lambda step: None) -> None:
+def finetune(
+    config: Config,
+    folder: RunFolder,
+    *,
+    needed: Collection[int] = (),
+    on_step: Callable[[int], None] = lambda step: None,
+) -> None:
     """Does a run that is not done.
+
+    Args:
+        needed: checkpoints that must be there; without them a finished run is done anew.
+        on_step: told the number of steps that are done.
 
     Raises:
         Busy: another process does it.
         Exception: it failed; its folder says so too.
     """
     with folder.claim():
-        if is_done(config, folder):
+        if folder.status_on_disk().state == "done" and folder.has(needed):
             return
         with folder.attempt():
             check_identity(config, folder)
@@ -37,12 +47,6 @@ def check_identity(config: Config, folder: RunFolder) -> None:
     """
     if run_id(config) != folder.run_id:
         raise UserError(f"{folder.path}: model or prompts have changed since this was planned; run the sweep again")
-
-
-def is_done(config: Config, folder: RunFolder) -> bool:
-    """Whether the run ended well and what came of it is still there."""
-    files = [folder.metrics, *(folder.checkpoint(step) for step in config.checkpoint_steps)]
-    return folder.status_on_disk().state == "done" and all(file.exists() for file in files)
 
 
 if __name__ == "__main__":

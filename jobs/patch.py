@@ -27,7 +27,7 @@ def patch(
     if run.status_on_disk().state != "done":
         raise UserError(f"{run.path}: this fine-tune is not done; do it first: `mi-sweeps run` or jobs/finetune.py")
     with folder.claim():
-        if is_done(config, folder):
+        if folder.status_on_disk().state == "done" and folder.has(config.patch_steps):
             return
         with folder.attempt():
             check_identity(config, run)
@@ -43,11 +43,6 @@ def patch(
                     on_step(len(done))
 
                 examine(config, run, folder, on_table=on_table)
-
-
-def is_done(config: Config, folder: PatchFolder) -> bool:
-    """Whether the patch job ended well and every table is still there."""
-    return folder.status_on_disk().state == "done" and all(folder.table(step).exists() for step in config.patch_steps)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def _console() -> Console:
 def _cells(options: argparse.Namespace) -> list[Cell]:
     from mi_sweeps.sweeps.grid import expand
 
-    stray = [word for word in options.words if "=" not in word and word[0] not in "~+"]
+    stray = [word for word in options.words if "=" not in word and not word.startswith(("~", "+"))]
     if stray:
         raise UserError(f"{stray[0]}: not KEY=VALUE; for example sweep={stray[0]}")
     return expand(options.words, options.config_dir)
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
         status.state for status in (*made.runs.values(), *made.patches.values())
     }:
         manifest.add(output, name, cells, options.line)
-        return _closing(console, made, name, "nothing to do")
+        return _closing(console, made, output, name, "nothing to do")
 
     from mi_sweeps.sweeps import preflight
 
@@ -125,11 +125,12 @@ def run(options: argparse.Namespace) -> int:
 
         pids = workers.submit(output, name, [cell.patch_id for cell in cells], first.launcher, retry=options.retry)
         console.print(
-            f"{len(pids)} workers started (process {', '.join(pids)}); `mi-sweeps status {name}` looks", soft_wrap=True
+            f"{len(pids)} workers started (process {', '.join(pids)}); `{_hint('status', name, output)}` looks",
+            soft_wrap=True,
         )
         if not (options.wait or first.launcher.wait):
             return DONE
-        return _closing(console, _watch(console, output, name, cells), name, "done")
+        return _closing(console, _watch(console, output, name, cells), output, name, "done")
     return _run_here(console, cells, made, options)
 
 
@@ -152,9 +153,9 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argp
         who = task.folder.status_on_disk()
         raise UserError(
             f"{task.folder.path}: process {who.pid} on {who.host} works on this and {len(outcome.busy) - 1} more; "
-            f"all others are done; wait with `mi-sweeps wait {config.sweep.name} output={config.output}` and run again"
+            f"all others are done; wait with `{_hint('wait', config.sweep.name, config.output)}` and run again"
         )
-    return _closing(console, planning.make(cells), config.sweep.name, "done")
+    return _closing(console, planning.make(cells), config.output, config.sweep.name, "done")
 
 
 def _watch(console: Console, output: Path, name: str, cells: Sequence[Cell]) -> Plan:
@@ -172,7 +173,13 @@ def _watch(console: Console, output: Path, name: str, cells: Sequence[Cell]) -> 
     return show.watch(console, lambda: planning.make(cells), busy)
 
 
-def _closing(console: Console, made: Plan, name: str, word: str) -> int:
+def _hint(command: str, name: str, output: Path) -> str:
+    """A command as the user should type it next."""
+    where = "" if output == Path("outputs") else f" output={output}"
+    return f"mi-sweeps {command} {name}{where}"
+
+
+def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -> int:
     """The last lines of `run` and `wait`, and the exit code."""
     from mi_sweeps.sweeps import show
 
@@ -181,7 +188,8 @@ def _closing(console: Console, made: Plan, name: str, word: str) -> int:
         console.print(f"{word}, but {len(failed)} failed: {show.summary(made)}", soft_wrap=True)
         console.print(f"first error: {failed[0].error}", markup=False, soft_wrap=True)
         console.print(
-            f"look with `mi-sweeps logs {name} --failed`, try again with `mi-sweeps run … --retry`", soft_wrap=True
+            f"look with `{_hint('logs --failed', name, output)}`, try again with `mi-sweeps run … --retry`",
+            soft_wrap=True,
         )
         return FAILED
     if not made.is_done:
@@ -218,7 +226,7 @@ def wait(options: argparse.Namespace) -> int:
     codes = [DONE]
     for name in chosen:
         cells = [entry.cell(output) for entry in manifest.load(output, name)]
-        codes.append(_closing(console, _watch(console, output, name, cells), name, f"{name} done"))
+        codes.append(_closing(console, _watch(console, output, name, cells), output, name, f"{name} done"))
     return max(codes)
 
 
@@ -230,8 +238,10 @@ def cancel(options: argparse.Namespace) -> int:
     console = _console()
     code = DONE
     for name in chosen:
+        early = workers.starting(output, name)
         stopped, left = workers.cancel(output, name)
-        console.print(f"{name}: {len(stopped)} processes stopped" if stopped else f"{name}: nobody works on it here")
+        nobody = "what was starting is called off" if early else "nobody works on it here"
+        console.print(f"{name}: {len(stopped)} processes stopped" if stopped else f"{name}: {nobody}")
         for worker in left:
             code = FAILED
             console.print(f"  still at work: process {worker.pid} on {worker.host}; cancel it there")

@@ -87,7 +87,7 @@ def test_a_corruption_that_the_task_does_not_have(refuse, tmp_path):
         ('{"question": "a", "completion": "b"}\n{"question": "a"\n', "malformed JSON at row 2"),
         ('{"question": "a"}\n', 'row 1 is not {"question": text, "completion": text}'),
         ('[{"question": "a", "completion": "b"}, 3]', "row 2 is not"),
-        ('[{"question": "a" "completion"}]', "malformed JSON at line 1"),
+        ('[{"question": "a" "completion"}]', "malformed JSON at row 1, line 1"),
         ('{"question": "Mary and John met. Mary gave a ring to", "completion": " John"}\n', "no usable train prompts"),
     ],
 )

@@ -21,6 +21,7 @@ from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.tasks import data
 from mi_sweeps.training import checkpoints
 from mi_sweeps.training.evaluate import end_logits
+from mi_sweeps.training.loop import check_commit
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def examine(
         return
     device = pick_device(config.launcher.device)
     model, tokenizer = load_model(config.model, device, attention="eager")
+    check_commit(run, model)
     prompts = data.load(config, tokenizer, config.output)
     chosen = data.balanced(prompts.splits["heldout"], config.patching.prompts)
     if len(chosen) < config.patching.prompts:

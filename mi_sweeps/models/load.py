@@ -50,7 +50,9 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
             "(an added pad token?); save the model after resize_token_embeddings, or remove the token"
         )
     # A tokenizer often does not know how much its model takes.
-    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    tokenizer.model_max_length = min(
+        tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length)
+    )
     return tokenizer
 
 

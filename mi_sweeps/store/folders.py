@@ -20,7 +20,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -214,6 +214,10 @@ class RunFolder(Folder):
         """The weights at a step."""
         return self.path / "checkpoints" / f"{step:06d}.safetensors"
 
+    def has(self, steps: Iterable[int]) -> bool:
+        """Whether the metrics are there, and the weights at these steps."""
+        return self.metrics.exists() and all(self.checkpoint(step).exists() for step in steps)
+
     def patch(self, patch_id: str) -> PatchFolder:
         """A patch job of this run."""
         return PatchFolder(self.path / "patches" / patch_id)
@@ -230,6 +234,10 @@ class PatchFolder(Folder):
     def table(self, step: int) -> Path:
         """Attribution and patching at a step."""
         return self.path / "tables" / f"{step:06d}.parquet"
+
+    def has(self, steps: Iterable[int]) -> bool:
+        """Whether the tables at these steps are there."""
+        return all(self.table(step).exists() for step in steps)
 
 
 def run_folder(output: Path, run_id: str) -> RunFolder:

@@ -105,7 +105,11 @@ def run_id(config: Config) -> str:
 
 
 def patch_id(config: Config) -> str:
-    """Identity of one patch job. Every engine is exact, so the engine is no part of it."""
+    """Identity of one patch job.
+
+    Every engine is exact, so the engine is no part of it; neither are the checkpoints, each of which has a table of
+    its own: more of them are added to those that are there.
+    """
     patching = config.patching
     return digest(
         {
@@ -114,6 +118,5 @@ def patch_id(config: Config) -> str:
             "sites": sorted(set(patching.sites)),
             "heads": patching.heads,
             "prompts": patching.prompts,
-            "steps": config.patch_steps,
         }
     )[:ID_LENGTH]

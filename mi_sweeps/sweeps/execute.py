@@ -26,6 +26,8 @@ class Task:
 
     stage: Stage
     cell: Cell
+    needed: frozenset[int] = frozenset()
+    """Checkpoints that a fine-tune's patch jobs still need."""
 
     @property
     def folder(self) -> Folder:
@@ -107,7 +109,8 @@ def _ready(cells: Sequence[Cell], retry: bool, began: str) -> list[Task]:
     ready = []
     for run_id, group in plan.cells_by_run.items():
         if wanted(plan.runs[run_id]):
-            ready.append(Task("finetune", group[0]))
+            needed = frozenset(planning.needed_steps(group, plan.patches))
+            ready.append(Task("finetune", group[0], needed))
         elif plan.runs[run_id].state == "done":
             ready += [Task("patch", cell) for cell in group if wanted(plan.patches[cell.patch_id])]
     return ready
@@ -119,7 +122,7 @@ def _do(task: Task, outcome: Outcome, listener: Listener) -> bool:
     try:
         with listener.task(task) as on_step:
             if task.stage == "finetune":
-                finetune(task.cell.config, run, on_step=on_step)
+                finetune(task.cell.config, run, needed=task.needed, on_step=on_step)
             else:
                 patch(task.cell.config, run, examined, on_step=on_step)
     except Busy:

@@ -28,7 +28,7 @@ from mi_sweeps.store import identity
 
 CONFIG = "config"
 
-ONE_FOR_A_SWEEP = ("output", "launcher", "tracking", "sweep")
+ONE_FOR_A_SWEEP = ("output", "launcher", "tracking", "sweep", "patching.steps")
 """Keys that are part of no identity."""
 
 
@@ -63,7 +63,7 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
         axes = _axes(overrides, loader)
         swept = [key for key, values in axes.items() if len(values) > 1]
         for key in swept:
-            if key.split(".")[0] in ONE_FOR_A_SWEEP:
+            if key in ONE_FOR_A_SWEEP or key.split(".")[0] in ONE_FOR_A_SWEEP:
                 raise UserError(
                     f"{key}={','.join(axes[key])}: changes no result, so it cannot be swept; give one value"
                 )

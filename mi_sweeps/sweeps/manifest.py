@@ -49,16 +49,24 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
             old = read_json(file) or {"cells": []}
             entries = {entry["patch_id"]: entry for entry in old["cells"]}
             for cell in cells:
+                known = entries.get(cell.patch_id)
                 entries[cell.patch_id] = {
                     "run_id": cell.run_id,
                     "patch_id": cell.patch_id,
                     "corruption": cell.config.corruption.name,
                     "overrides": dict(cell.choices),
-                    "config": cell.config.dump(),
+                    "config": _with_steps(cell.config.dump(), known["config"]) if known else cell.config.dump(),
                 }
             write_json(file, {"name": name, "command": command, "cells": list(entries.values())})
     except OSError as error:
         raise UserError(f"{output}: {error.strerror}; give a folder that can be written with output=DIR") from None
+
+
+def _with_steps(config: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the checkpoints of an earlier request for the same patch job added."""
+    new, old = config["patching"]["steps"], known["patching"]["steps"]
+    steps = None if new is None or old is None else sorted({*new, *old})
+    return {**config, "patching": {**config["patching"], "steps": steps}}
 
 
 def load(output: Path, name: str) -> list[Entry]:

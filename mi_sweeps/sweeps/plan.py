@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,9 +35,13 @@ class Plan:
         return Counter(map(_shown, self.runs.values())), Counter(map(_shown, self.patches.values()))
 
     def to_do(self, retry: bool = False) -> int:
-        """How many fine-tunes and patch jobs `run` would work on."""
+        """How many fine-tunes and patch jobs `run` would work on; the patch jobs of a failed fine-tune wait for it."""
         states = (*PENDING, "failed") if retry else PENDING
-        return sum(status.state in states for status in (*self.runs.values(), *self.patches.values()))
+        count = sum(status.state in states for status in self.runs.values())
+        for run_id, cells in self.cells_by_run.items():
+            if retry or self.runs[run_id].state != "failed":
+                count += sum(self.patches[cell.patch_id].state in states for cell in cells)
+        return count
 
     @property
     def is_done(self) -> bool:
@@ -68,7 +72,7 @@ def _patch_status(cell: Cell) -> Status:
     """Done means that every table is there: a deleted one is made again."""
     _, folder = folders_of(cell)
     status = folder.status()
-    if status.state == "done" and not all(folder.table(step).exists() for step in cell.config.patch_steps):
+    if status.state == "done" and not folder.has(cell.config.patch_steps):
         return replace(status, state="todo")
     return status
 
@@ -80,7 +84,10 @@ def _run_status(cells: Sequence[Cell], patches: dict[str, Status]) -> Status:
     status = folder.status()
     if status.state != "done":
         return status
-    needed = {step for cell in cells if patches[cell.patch_id].state != "done" for step in cell.config.patch_steps}
-    if folder.metrics.exists() and all(folder.checkpoint(step).exists() for step in needed):
-        return status
-    return replace(status, state="todo")
+    return status if folder.has(needed_steps(cells, patches)) else replace(status, state="todo")
+
+
+def needed_steps(cells: Sequence[Cell], patches: Mapping[str, Status]) -> set[int]:
+    """The checkpoints of a run that are still to be patched."""
+    pending = [cell for cell in cells if patches[cell.patch_id].state != "done"]
+    return {step for cell in pending for step in cell.config.patch_steps}

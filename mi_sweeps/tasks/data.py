@@ -72,7 +72,7 @@ def _read(folder: Path) -> dict[str, list[Prompt]]:
     try:
         return {split: _prompts(dataset) for split, dataset in load_from_disk(folder).items()}
     except Exception as error:
-        raise UserError(f"{folder}: damaged ({type(error).__name__}); delete it: prompts are made again") from None
+        raise UserError(f"{folder}: damaged ({type(error).__name__}); delete it and run again with --retry") from None
 
 
 def _row(prompt: Prompt) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +47,7 @@ def read_rows(path: Path, key: str = "task.path") -> Rows:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"{key}={path}: {reason}; give a readable JSON or JSON-lines file") from None
     if text.lstrip().startswith("["):
-        try:
-            rows = list(enumerate(json.loads(text), start=1))
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}; mend it"
-            ) from None
+        rows = list(enumerate(_items(text, path), start=1))
     else:
         rows = []
         for number, line in enumerate(text.split("\n"), start=1):
@@ -69,6 +65,26 @@ def read_rows(path: Path, key: str = "task.path") -> Rows:
     if not rows:
         raise UserError(f"{path}: no rows; give at least two")
     return rows
+
+
+def _items(text: str, path: Path) -> Iterator[Any]:
+    """The items of a JSON list one after another, so that a malformed one can be named by its row."""
+    decoder, row = json.JSONDecoder(), 0
+    position = text.index("[") + 1
+    while True:
+        position += len(text[position:]) - len(text[position:].lstrip())
+        if text[position : position + 1] == "]":
+            return
+        row += 1
+        try:
+            item, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: malformed JSON at row {row}, line {error.lineno}: {error.msg}; mend it") from None
+        yield item
+        rest = text[position:].lstrip()
+        if rest[:1] not in (",", "]"):
+            raise UserError(f"{path}: malformed JSON after row {row}: expected a comma or the end of the list; mend it")
+        position = len(text) - len(rest) + (rest[0] == ",")
 
 
 def parse_prompt(question: str, completion: str) -> Prompt:
@@ -97,12 +113,26 @@ def parse_prompt(question: str, completion: str) -> Prompt:
     names = [match.group() for match in slots]
     if len(set(names[:3])) < 3 or set(names[3:]) != repeated:
         raise Dropped("not three names with two subjects: a subject is repeated before all three names are listed")
-    listed_more = re.match(r"(?:,? and |, )([^\W\d_]+)", text[slots[2].end() :])
-    if listed_more and listed_more[1] in counts and listed_more[1] not in repeated:
+    if _more_names(text, slots, words, repeated):
         raise Dropped("ambiguous: more than three names are listed")
     if slots[-1].end() == len(text):
         raise Dropped("not three names with two subjects: nothing stands between the last subject and the answer")
     return Prompt(text, answer, tuple(match.span() for match in slots), n_subjects=2)
+
+
+def _more_names(
+    text: str, slots: Sequence[re.Match[str]], words: Sequence[re.Match[str]], repeated: Collection[str]
+) -> bool:
+    """Whether the list of names goes on before, between or after the three: each of them could be the answer."""
+    gaps = [(left.end(), right.start()) for left, right in pairwise(slots[:3])]
+    between = any(start <= word.start() < end for start, end in gaps for word in words)
+    before = re.search(r"([^\W\d_]+)(?:, and | and |, )$", text[: slots[0].start()])
+    after = re.match(r"(?:,? and |, )([^\W\d_]+)", text[slots[2].end() :])
+    # The first word of a sentence has a capital whatever it is: "Then, Mary, John and Tom ...".
+    if before and (not text[: before.start(1)].strip() or text[: before.start(1)].rstrip()[-1] in ".!?"):
+        before = None
+    beside = [match[1] for match in (before, after) if match]
+    return between or any(word[0].isupper() and word not in repeated for word in beside)
 
 
 def parse_rows(

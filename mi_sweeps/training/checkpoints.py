@@ -122,8 +122,8 @@ def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
         with safe_open(path, framework="pt") as stream:
             return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata()  # noqa: SIM118
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; run the sweep again: this run is computed anew") from None
+        raise UserError(f"{path}: missing; run the sweep again with --retry: this run is computed anew") from None
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: damaged ({error}); delete it and run the sweep again: this run is computed anew"
+            f"{path}: damaged ({error}); delete it and run the sweep again with --retry: this run is computed anew"
         ) from None

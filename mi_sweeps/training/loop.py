@@ -15,7 +15,7 @@ from torch import Tensor
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_model, pick_device
-from mi_sweeps.store.files import read_table, write_json, write_table
+from mi_sweeps.store.files import read_json, read_table, write_json, write_table
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.tasks import data
 from mi_sweeps.tasks.tokens import Batch, encode
@@ -61,7 +61,9 @@ def finetune(
         for split, rows in prompts.splits.items()
     }
     train = batches["train"]
-    evaluated = {**batches, "train": train.select(range(min(len(train), len(batches["heldout"]))))}
+    # As many training prompts as held-out ones, and spread over the orders like them, so that the two compare.
+    compared = data.balanced(prompts.splits["train"], len(batches["heldout"]))
+    evaluated = {**batches, "train": encode(compared, tokenizer, prepend_bos=config.model.prepend_bos).to(device)}
     _check_head(model, train)
 
     base = checkpoints.snapshot(checkpoints.parameters(model))
@@ -69,9 +71,11 @@ def finetune(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.optim.lr, betas=config.optim.betas, weight_decay=config.optim.weight_decay
     )
-    resumed = checkpoints.load_resume(folder.resume, model, optimizer, device)
-    metrics: list[Metric] = read_metrics(folder, resumed) if resumed is not None else []
+    metrics = read_metrics(folder)
+    resumed = checkpoints.load_resume(folder.resume, model, optimizer, device) if metrics else None
+    metrics = [row for row in metrics if int(row["step"]) <= (-1 if resumed is None else resumed)]
     if resumed is not None:
+        check_commit(folder, model)
         log.info("resuming from step %d", resumed)
     write_json(folder.path / "run.json", describe(config, folder, model))
     write_json(folder.audit, prompts.audit)
@@ -135,9 +139,30 @@ def hash_seed(seed: int, epoch: int) -> int:
     return (value ^ (value >> 31)) >> 1
 
 
-def read_metrics(folder: RunFolder, last: int) -> list[Metric]:
-    """The metrics up to a step, as rows."""
-    return [row for row in read_table(folder.metrics).to_pylist() if row["step"] <= last]
+def read_metrics(folder: RunFolder) -> list[Metric]:
+    """The metrics of an earlier attempt as rows; none where they are missing or damaged, and the run starts anew."""
+    if not folder.metrics.exists():
+        return []
+    try:
+        rows: list[Metric] = read_table(folder.metrics).to_pylist()
+    except UserError as error:
+        log.warning("%s; starting from step 0", error)
+        return []
+    return rows
+
+
+def check_commit(folder: RunFolder, model: PreTrainedModel) -> None:
+    """Holds that a model from the hub is the one that the run began with: a branch there moves.
+
+    Raises:
+        UserError: it is another commit.
+    """
+    began = (read_json(folder.path / "run.json") or {}).get("model", {}).get("commit")
+    now = getattr(model.config, "_commit_hash", None)
+    if began != now:
+        raise UserError(
+            f"{folder.path}: began with the model's commit {began}, now it is {now}; give model.revision={began}"
+        )
 
 
 def describe(config: Config, folder: RunFolder, model: PreTrainedModel) -> dict[str, Any]:

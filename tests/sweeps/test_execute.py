@@ -45,6 +45,32 @@ def test_a_grid_is_computed_once(cells):
     assert all(before[key].equals(after[key]) for key in before)
 
 
+def test_more_checkpoints_are_added_to_those_that_are_there(cells, small, tmp_path):
+    execute(cells[:1])
+    folder = plan.folders_of(cells[0])[1]
+    before = folder.table(4).stat().st_mtime_ns
+    more = expand([*small, "patching.steps=[0,2,4]", f"output={cells[0].config.output}"])
+    assert more[0].patch_id == cells[0].patch_id
+    assert plan.make(more).counts() == ({"done": 1}, {"to do": 1})
+    execute(more)
+    assert plan.make(more).is_done
+    assert folder.table(2).exists()
+    assert folder.table(4).stat().st_mtime_ns == before
+    manifest.add(more[0].config.output, "grown", more, "")
+    manifest.add(more[0].config.output, "grown", cells[:1], "")
+    assert manifest.load(more[0].config.output, "grown")[0].config["patching"]["steps"] == [0, 2, 4]
+
+
+def test_a_finished_run_whose_weights_were_deleted_is_left_alone_unless_they_are_needed(cells):
+    execute(cells[:1])
+    run, patch = plan.folders_of(cells[0])
+    run.checkpoint(4).unlink()
+    assert execute(cells[:1]).done == []
+    patch.table(4).unlink()
+    assert [task.stage for task in execute(cells[:1]).done] == ["finetune", "patch"]
+    assert plan.make(cells[:1]).is_done
+
+
 def test_corruptions_differ_and_each_has_its_own_clean_metric(cells):
     execute(cells[:2])
     first, second = (read_table(plan.folders_of(cell)[1].table(0)).to_pylist() for cell in cells[:2])

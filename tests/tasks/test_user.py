@@ -105,9 +105,9 @@ def test_a_windows_file_reads_the_same(tmp_path: Path) -> None:
         (b'\n\n{"question": }\n', r"malformed JSON at row 3: .*; mend or remove.*"),
         (
             b'[{"question": "a", "completion": "b"},\n {"question": }]',
-            r"malformed JSON at line 2, column 15: .*; mend.*",
+            r"malformed JSON at row 2, line 2: .*; mend.*",
         ),
-        (b'[{"question": "a", "completion": "b"}', r"malformed JSON at line 1, .*; mend.*"),
+        (b'[{"question": "a", "completion": "b"}', r"malformed JSON after row 1: .*; mend.*"),
         (b'{"question": "a"}\n', r'row 1 is not \{"question": text, "completion": text\}; mend or remove.*'),
         (b'{"question": "a", "completion": 3}\n', r"row 1 is not .*; mend or remove.*"),
         (b'[{"question": "a", "completion": "b"}, "c"]', r"row 2 is not .*; mend or remove.*"),
@@ -178,9 +178,18 @@ def test_rows_of_another_form_are_dropped_with_the_reason(text: str, completion:
         parse_prompt(text, completion)
 
 
-def test_four_listed_names_leave_two_possible_answers() -> None:
-    with pytest.raises(Dropped, match="ambiguous|not three names"):
-        parse_prompt("After Mary, John, Tom and Kate went to the store, John and Mary gave a book to", " Tom")
+@pytest.mark.parametrize(
+    "listed",
+    ["Mary, John, Tom and Kate", "Kate, Mary, John and Tom", "Mary, Kate, John and Tom", "Kate and Mary, John and Tom"],
+)
+def test_four_listed_names_leave_two_possible_answers(listed: str) -> None:
+    with pytest.raises(Dropped, match="ambiguous: more than three names are listed"):
+        parse_prompt(f"When {listed} went to the store, John and Mary gave a book to", " Tom")
+
+
+@pytest.mark.parametrize("opening", ["Then, ", "It rained. Later, ", "Three friends, ", "Yesterday "])
+def test_a_word_that_opens_a_sentence_is_no_fourth_name(opening: str) -> None:
+    assert parse_prompt(f"{opening}Mary, John and Tom met, and John and Mary gave a book to", " Tom").answer == "Tom"
 
 
 def test_dropped_rows_are_listed_by_reason_with_their_numbers() -> None:

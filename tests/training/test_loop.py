@@ -81,6 +81,32 @@ def test_a_damaged_resume_state_starts_again(make_config, small):
     assert sorted(set(read_table(folder.metrics)["step"].to_pylist())) == [0, 2, 4]
 
 
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_an_unfinished_run_without_its_metrics_starts_again(make_config, small, damage):
+    config = make_config(*small)
+    folder = run_folder(config.output, "run")
+    with pytest.raises(Interrupted):
+        finetune(config, folder, on_step=stop_after(3))
+    if damage == "missing":
+        folder.metrics.unlink()
+    else:
+        folder.metrics.write_bytes(folder.metrics.read_bytes()[:50])
+    finetune(config, folder)
+    assert sorted(set(read_table(folder.metrics)["step"].to_pylist())) == [0, 2, 4]
+
+
+def test_a_model_that_moved_on_the_hub_is_refused(make_config, small):
+    config = make_config(*small)
+    folder = run_folder(config.output, "run")
+    with pytest.raises(Interrupted):
+        finetune(config, folder, on_step=stop_after(3))
+    described = json.loads((folder.path / "run.json").read_text())
+    described["model"]["commit"] = "abc"
+    (folder.path / "run.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match="began with the model's commit abc, now it is None; give model.revision=abc"):
+        finetune(config, folder)
+
+
 def test_the_loop_equals_a_plain_one(make_config, small):
     """Full logits, one prompt at a time, gradients summed by hand."""
     config = make_config(*small, "optim.lr=1e-3", "schedule=linear_warmup", "schedule.warmup_ratio=1.0")
