@@ -61,8 +61,14 @@ def test_a_group_and_a_key_below_it() -> None:
 
 
 def test_lists_and_null_can_be_swept() -> None:
-    cells = expand(["patching.steps=[0,8],null"])
-    assert [cell.config.patching.steps for cell in cells] == [(0, 8), None]
+    cells = expand(["task.names=[Mary,John],null"])
+    assert [cell.config.task.arguments["names"] for cell in cells] == [["Mary", "John"], None]
+
+
+@pytest.mark.parametrize("override", ["patching.steps=[0],[0,8]", "launcher.threads=1,2", "sweep.name=a,b"])
+def test_what_changes_no_result_cannot_be_swept(override: str) -> None:
+    with pytest.raises(UserError, match="changes no result, so it cannot be swept"):
+        expand([override])
 
 
 def test_a_swept_value_does_what_a_single_one_does() -> None:
