@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,14 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
                 raise UserError(
                     f"{key}={','.join(axes[key])}: changes no result, so it cannot be swept; give one value"
                 )
+        single = [key for key in swept if not loader.get_group_options(key)]
         composed: dict[tuple[str, ...], dict[str, Any]] = {}
         cells: dict[str, Cell] = {}
         for combination in itertools.product(*axes.values()):
             chosen = dict(zip(axes, combination, strict=True))
             # Composing costs a tenth of a second, so it is done once for each choice of groups; single values that
             # are swept (lr, seed, ...) are set in copies of the result.
-            values = {key: value for key, value in chosen.items() if key in swept and not loader.get_group_options(key)}
+            values = {key: chosen[key] for key in single}
             fixed = tuple(f"{key}={value}" for key, value in chosen.items() if key not in values)
             if fixed not in composed:
                 composed[fixed] = _compose(fixed, values)
@@ -167,11 +169,16 @@ def _compose(fixed: Sequence[str], values: Mapping[str, str]) -> dict[str, Any]:
     return container  # type: ignore[return-value]
 
 
+@cache
+def _parsed(text: str) -> Override:
+    """An override; parsing one takes milliseconds, and a grid has the same ones in many cells."""
+    return OverridesParser.create().parse_override(text)
+
+
 def _with_values(container: dict[str, Any], values: Mapping[str, str]) -> Config:
     changed = OmegaConf.create(container)
-    parser = OverridesParser.create()
-    for text in (f"{key}={value}" for key, value in values.items()):
-        override = parser.parse_override(text)
+    for key, value in values.items():
+        override = _parsed(f"{key}={value}")
         # As Hydra does it: dictionaries are merged.
         OmegaConf.update(changed, override.key_or_group, override.value(), merge=True, force_add=True)
     return parse(changed)
