@@ -28,6 +28,10 @@ class Pairs:
     subject_weights: Float[Tensor, " subject"]
     """How much of each subject's logit is taken from the answer's."""
 
+    def select(self, rows: Sequence[int]) -> Pairs:
+        """Some of the pairs."""
+        return Pairs(self.clean.select(rows), self.corrupted.select(rows), self.subject_weights)
+
     def tokens_and_weights(self) -> tuple[Int[Tensor, "prompt token"], Float[Tensor, " token"]]:
         """The tokens that the logit difference is made of (answer, subjects), and their signed weights."""
         tokens = torch.cat([self.clean.answers[:, None], self.clean.subjects], dim=1)

@@ -1,0 +1,110 @@
+"""A plain forward pass that keeps what patching needs.
+
+Prompts are aligned at their ends: column -1 is every prompt's last token, and shorter prompts have padding on the
+left that nothing attends to. So a change at one token reaches the same last columns in all prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_sweeps.circuits.network import Network, Rotation, rotate
+from mi_sweeps.tasks.tokens import Batch
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of some prompts are, aligned at the end."""
+
+    positions: Int[Tensor, "prompt col"]
+    """Of each column in its prompt; below 0 before the prompt begins."""
+    rotation: Rotation | None
+    """Of shape [prompt, col, d_head]."""
+    mask: Float[Tensor, "prompt #col col"]
+    """Added to attention scores: 0 where a column may look, the lowest number elsewhere."""
+
+    def tokens(self, batch: Batch) -> Int[Tensor, "prompt col"]:
+        """A batch of this layout, aligned at the end."""
+        return batch.tokens.gather(1, self.positions.clamp(min=0))
+
+
+def align(network: Network, end: Int[Tensor, " prompt"]) -> Layout:
+    """The layout of prompts whose last tokens are at `end`."""
+    width = int(end.max()) + 1
+    columns = torch.arange(width, device=end.device)
+    positions = columns - (width - 1 - end)[:, None]
+    visible = (columns <= columns[:, None]) & (positions >= 0)[:, None, :]
+    # The lowest number and not -inf: padding sees nothing at all, and must not become NaN.
+    mask = torch.zeros(visible.shape, device=end.device).masked_fill(~visible, torch.finfo(torch.float32).min)
+    rotation = None
+    if network.rotation is not None:
+        cos, sin = network.rotation(positions.clamp(min=0))
+        rotation = (cos, sin)
+    return Layout(positions, rotation, mask)
+
+
+@dataclass(frozen=True)
+class LayerActivations:
+    """What one layer computed, by the names that TransformerLens gives; queries and keys are rotated already."""
+
+    resid_pre: Float[Tensor, "prompt col d_model"]
+    q: Float[Tensor, "prompt col head d_head"]
+    k: Float[Tensor, "prompt col kv_head d_head"]
+    v: Float[Tensor, "prompt col kv_head d_head"]
+    pattern: Float[Tensor, "prompt head col col"]
+    z: Float[Tensor, "prompt col head d_head"]
+    attn_out: Float[Tensor, "prompt col d_model"]
+    resid_mid: Float[Tensor, "prompt col d_model"]
+    mlp_out: Float[Tensor, "prompt col d_model"]
+
+    def select(self, rows: slice) -> LayerActivations:
+        """Some of the prompts."""
+        return LayerActivations(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def forward(
+    network: Network, tokens: Int[Tensor, "prompt col"], layout: Layout
+) -> tuple[list[LayerActivations], Float[Tensor, "prompt col d_model"]]:
+    """Every layer's activations, and the residual stream after the last."""
+    resid = network.embed(tokens, layout.positions.clamp(min=0))
+    layers = []
+    for block in network.blocks:
+        normed = block.attention_norm(resid)
+        q = rotate(block.queries(normed), layout.rotation)
+        k = rotate(block.keys(normed), layout.rotation)
+        v = block.values(normed)
+        pattern = attention_pattern(q, k, block.scale, layout.mask)
+        z = weigh(pattern, v)
+        attn_out = block.combine(z.flatten(-2))
+        resid_mid = resid + attn_out
+        mlp_out = block.mlp(block.mlp_norm(resid_mid))
+        layers.append(LayerActivations(resid, q, k, v, pattern, z, attn_out, resid_mid, mlp_out))
+        resid = resid_mid + mlp_out
+    return layers, resid
+
+
+def attention_pattern(
+    q: Float[Tensor, "prompt query head d_head"],
+    k: Float[Tensor, "prompt key kv_head d_head"],
+    scale: float,
+    mask: Float[Tensor, "prompt query key"],
+) -> Float[Tensor, "prompt head query key"]:
+    """softmax(scale q.k + mask), each key/value head seen by its group of query heads."""
+    scores = torch.einsum("pqhd,pkhd->phqk", q, spread(k, q.shape[2])) * scale
+    return (scores + mask[:, None]).softmax(dim=-1)
+
+
+def weigh(
+    pattern: Float[Tensor, "prompt head query key"], v: Float[Tensor, "prompt key kv_head d_head"]
+) -> Float[Tensor, "prompt query head d_head"]:
+    """z: each head's mean of values, weighed by its pattern."""
+    return torch.einsum("phqk,pkhd->pqhd", pattern, spread(v, pattern.shape[1]))
+
+
+def spread(heads: Float[Tensor, "prompt col kv_head d_head"], n_heads: int) -> Float[Tensor, "prompt col head d_head"]:
+    """Keys or values once for each query head that uses them."""
+    return heads.repeat_interleave(n_heads // heads.shape[2], dim=2)

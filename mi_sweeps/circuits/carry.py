@@ -1,0 +1,275 @@
+"""Carries changes of the corrupted run to its end, and computes nothing else.
+
+A change replaces the residual stream at some last columns of a prompt, at one layer. What follows from it is exact:
+
+- Attention is causal, so columns before the first changed one keep the corrupted run's keys and values; only the
+  `span` columns from there to the end are computed.
+- Where one column enters changed, the others' queries, keys and values are still the corrupted run's in that layer.
+- In the last layer only the last column's output is read, so only its attention, MLP and logits are computed.
+- All changes that are under way go through a layer together, as rows of the same matrix products, whatever their
+  spans and the layers at which they entered. Keys and values of unchanged columns are shared by all rows of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_sweeps.circuits.activations import LayerActivations, Layout
+from mi_sweeps.circuits.network import Block, Network, Rotation, rotate
+
+
+Stage = Literal["pre", "mid"]
+"""In the residual stream before a layer's attention, or before its MLP."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Prompts whose last `span` columns a change may reach."""
+
+    prompts: Int[Tensor, " prompt"]
+    span: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """Changes that enter at one layer, in the same prompts and columns."""
+
+    layer: int
+    stage: Stage
+    """A change `pre` the layer after the last is read at once."""
+    group: Group
+    results: Int[Tensor, "prompt change"]
+    """Where the logit differences go."""
+    resid: Callable[[slice], Float[Tensor, "prompt change col d_model"]]
+    """The changed residual stream of some of the changes: all columns of the span, or its first one alone. Called
+    when the change enters, so that what waits takes no memory."""
+
+    @property
+    def tokens(self) -> int:
+        """How many columns are computed in each layer."""
+        return self.results.numel() * self.group.span
+
+    def part(self, start: int, stop: int) -> Change:
+        """Some of the changes."""
+        return replace(
+            self,
+            results=self.results[:, start:stop],
+            resid=lambda _: self.resid(slice(start, stop)),
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """The corrupted run, and how its end is read."""
+
+    network: Network
+    layout: Layout
+    layers: Sequence[LayerActivations]
+    direction: Float[Tensor, "prompt d_model"]
+    """What the normalised residual stream at the end is multiplied by to give the logit difference."""
+    constant: Float[Tensor, " prompt"]
+    """What biases add to it."""
+
+    def read(
+        self, resid: Float[Tensor, "prompt ... d_model"], prompts: Int[Tensor, " prompt"] | slice
+    ) -> Float[Tensor, "prompt ..."]:
+        """Logit differences from the residual stream at the end."""
+        between = [1] * (resid.dim() - 2)
+        direction = self.direction[prompts].unflatten(0, (-1, *between))
+        constant = self.constant[prompts].unflatten(0, (-1, *between))
+        return (self.network.final_norm(resid) * direction).sum(dim=-1) + constant
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Changes of one group on their way."""
+
+    group: Group
+    results: Int[Tensor, "prompt change"]
+    resid: Float[Tensor, "prompt change col d_model"]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all columns of the span are there, or the first one alone."""
+        return self.resid.shape[2] == self.group.span
+
+    @property
+    def flat(self) -> Float[Tensor, "token d_model"]:
+        return self.resid.flatten(0, 2)
+
+
+def carry(run: Run, changes: Iterable[Change], results: Float[Tensor, " result"], tokens: int) -> None:
+    """Writes the logit difference that each change leads to into `results`.
+
+    Args:
+        tokens: how many columns may be under way at once. It changes no result, only memory.
+    """
+    for batch in batches(changes, tokens):
+        for rows in _to_end(run, batch):
+            results[rows.results] = run.read(rows.resid[:, :, -1], rows.group.prompts)
+
+
+def batches(changes: Iterable[Change], tokens: int) -> Iterator[list[Change]]:
+    """The changes in order of their layers, so many at a time as fit."""
+    batch: list[Change] = []
+    total = 0
+    for change in sorted(changes, key=lambda change: (change.layer, change.stage == "mid")):
+        # In even parts, each of which fits; a single change has to be taken whole.
+        count = change.results.shape[1]
+        parts = min(count, -(-change.tokens // tokens))
+        borders = [count * part // parts for part in range(parts + 1)]
+        for start, stop in zip(borders, borders[1:], strict=False):
+            part = change.part(start, stop) if parts > 1 else change
+            if batch and total + part.tokens > tokens:
+                yield batch
+                batch, total = [], 0
+            batch.append(part)
+            total += part.tokens
+    if batch:
+        yield batch
+
+
+def _to_end(run: Run, changes: Sequence[Change]) -> list[_Rows]:
+    """The main loop: layer by layer, each change from where it enters."""
+    blocks = run.network.blocks
+    rows: list[_Rows] = []
+    for layer in range(changes[0].layer, len(blocks)):
+        rows = _merge([*rows, *_entering(changes, layer, "pre")])
+        if rows:
+            rows = _attend(blocks[layer], run.layers[layer], run.layout, rows, last=layer == len(blocks) - 1)
+        rows = [*rows, *_entering(changes, layer, "mid")]
+        if rows:
+            rows = _split(blocks[layer].add_mlp(torch.cat([row.flat for row in rows])), rows)
+    return [*rows, *_entering(changes, len(blocks), "pre")]
+
+
+def _entering(changes: Sequence[Change], layer: int, stage: Stage) -> list[_Rows]:
+    return [
+        _Rows(change.group, change.results, change.resid(slice(0, change.results.shape[1])))
+        for change in changes
+        if change.layer == layer and change.stage == stage
+    ]
+
+
+def _merge(rows: Sequence[_Rows]) -> list[_Rows]:
+    """Rows of the same group and the same columns as one."""
+    found: dict[tuple[Group, bool], list[_Rows]] = {}
+    for row in rows:
+        found.setdefault((row.group, row.whole), []).append(row)
+    return [
+        same[0]
+        if len(same) == 1
+        else _Rows(
+            same[0].group,
+            torch.cat([row.results for row in same], dim=1),
+            torch.cat([row.resid for row in same], dim=1),
+        )
+        for same in found.values()
+    ]
+
+
+def _split(flat: Float[Tensor, "token d_model"], rows: Sequence[_Rows]) -> list[_Rows]:
+    """The other way of `flat`, for many rows."""
+    parts = flat.split([row.resid.shape[:3].numel() for row in rows])
+    return [replace(row, resid=part.view(row.resid.shape)) for row, part in zip(rows, parts, strict=True)]
+
+
+def _attend(
+    block: Block, cached: LayerActivations, layout: Layout, rows: Sequence[_Rows], *, last: bool
+) -> list[_Rows]:
+    """The residual stream after attention: of all columns of each span, or in the last layer of the last one."""
+    normed = block.attention_norm(torch.cat([row.flat for row in rows]))
+    sizes = [row.resid.shape[:3] for row in rows]
+    counts = [size.numel() for size in sizes]
+    keys = [part.unflatten(0, size) for part, size in zip(block.keys(normed).split(counts), sizes, strict=True)]
+    values = [part.unflatten(0, size) for part, size in zip(block.values(normed).split(counts), sizes, strict=True)]
+    asking = normed
+    if last:
+        ends = [part.unflatten(0, size)[:, :, -1:] for part, size in zip(normed.split(counts), sizes, strict=True)]
+        asking = torch.cat([part.flatten(0, 2) for part in ends])
+        sizes = [part.shape[:3] for part in ends]
+        counts = [size.numel() for size in sizes]
+    queries = [part.unflatten(0, size) for part, size in zip(block.queries(asking).split(counts), sizes, strict=True)]
+
+    outputs, before = [], []
+    for row, q, k, v in zip(rows, queries, keys, values, strict=True):
+        prompts, resid = row.group.prompts, row.resid
+        width = cached.k.shape[1]
+        start = width - row.group.span
+        if row.whole:
+            k = rotate(k, _rotation(layout, prompts, start, width))
+            q = rotate(q, _rotation(layout, prompts, width - q.shape[2], width))
+        else:
+            place = _rotation(layout, prompts, start, start + 1)
+            k = _complete(rotate(k, place), cached.k, row.group)
+            v = _complete(v, cached.v, row.group)
+            q = _complete(rotate(q, place), cached.q, row.group)
+            resid = _complete(resid, cached.resid_pre, row.group)
+        if last:
+            q, resid = q[:, :, -1:], resid[:, :, -1:]
+        # Before a prompt begins there is padding; the columns of the span are never that.
+        mask = layout.mask[prompts, -1, :start]
+        outputs.append(attend(q * block.scale, k, v, cached.k[prompts, :start], cached.v[prompts, :start], mask))
+        before.append(replace(row, resid=resid))
+    combined = block.combine(torch.cat([z.flatten(0, 2) for z in outputs]))
+    return [
+        replace(row, resid=row.resid + part.resid)
+        for row, part in zip(before, _split(combined, before), strict=True)
+    ]
+
+
+def _complete(
+    changed: Float[Tensor, "prompt change 1 ..."], corrupted: Float[Tensor, "all_prompts all_cols ..."], group: Group
+) -> Float[Tensor, "prompt change col ..."]:
+    """The changed first column of a span, and the corrupted run's others."""
+    others = corrupted[group.prompts, corrupted.shape[1] - group.span + 1 :].unsqueeze(1)
+    return torch.cat([changed, others.expand(-1, changed.shape[1], *others.shape[2:])], dim=2)
+
+
+def _rotation(layout: Layout, prompts: Tensor, start: int, stop: int) -> Rotation | None:
+    """For tensors of shape [prompt, change, col, head, d_head]."""
+    if layout.rotation is None:
+        return None
+    cos, sin = layout.rotation
+    return cos[prompts, None, start:stop], sin[prompts, None, start:stop]
+
+
+def attend(
+    q: Float[Tensor, "prompt change query head d_head"],
+    k: Float[Tensor, "prompt change span kv_head d_head"],
+    v: Float[Tensor, "prompt change span kv_head d_head"],
+    k_before: Float[Tensor, "prompt before kv_head d_head"],
+    v_before: Float[Tensor, "prompt before kv_head d_head"],
+    mask: Float[Tensor, "prompt before"],
+) -> Float[Tensor, "prompt change query head*d_head"]:
+    """z of the last queries of each change, over keys that a prompt's changes share and keys of their own.
+
+    Args:
+        q: scaled already.
+        mask: added to the scores of the shared keys.
+    """
+    n_prompts, n_changes, n_queries, n_heads, _ = q.shape
+    span, n_kv = k.shape[2], k.shape[3]
+    # Heads that share keys are rows of one product: [prompt, kv_head, change, head of the group, query, d_head].
+    q = q.unflatten(3, (n_kv, n_heads // n_kv)).permute(0, 3, 1, 4, 2, 5).contiguous()
+    shared = q.flatten(2, 4) @ k_before.permute(0, 2, 3, 1)
+    own = q.flatten(3, 4) @ k.permute(0, 3, 1, 4, 2)
+    later = torch.ones(span, span, dtype=torch.bool, device=q.device).triu(1)[span - n_queries :]
+    scores = torch.cat(
+        [
+            (shared + mask[:, None, None]).view(*q.shape[:-1], -1),
+            own.view(*q.shape[:-1], -1).masked_fill_(later, -torch.inf),
+        ],
+        dim=-1,
+    )
+    pattern = scores.softmax(dim=-1)
+    before = mask.shape[1]
+    z = pattern[..., :before].flatten(2, 4) @ v_before.transpose(1, 2)
+    z = z.view_as(q) + (pattern[..., before:].flatten(3, 4) @ v.permute(0, 3, 1, 2, 4)).view_as(q)
+    return z.permute(0, 2, 4, 1, 3, 5).flatten(3)

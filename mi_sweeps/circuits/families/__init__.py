@@ -1,0 +1,23 @@
+"""Model families that the fast engine knows: for each model type of Hugging Face a function to its description.
+
+A function gives None for a model whose options it does not cover; such models go to the reference engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mi_sweeps.circuits.families import gpt2, llama
+from mi_sweeps.circuits.network import Network
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FAMILIES: dict[str, Callable[[PreTrainedModel], Network | None]] = {
+    "gpt2": gpt2.network,
+    "llama": llama.network,
+    "mistral": llama.network,
+    "qwen2": llama.network,
+    "qwen3": llama.network,
+}

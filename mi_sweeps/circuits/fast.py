@@ -1,0 +1,205 @@
+"""The fast engine: exact activation patching that computes only what a patch can change (`mi_sweeps.circuits.carry`).
+
+Every family of sites becomes changes of the corrupted run's residual stream. A patch of resid_pre, attn_out or
+mlp_out changes one column. A patch of a head changes its output z, which enters the stream as (change of z) W_O at
+every column from the first that differs between clean and corrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache, partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_sweeps.circuits.activations import LayerActivations, attention_pattern, weigh
+from mi_sweeps.circuits.carry import Change, Group, Stage, carry
+from mi_sweeps.circuits.network import Block, Network
+from mi_sweeps.circuits.pairs import Pairs
+from mi_sweeps.circuits.patching import POSITION_SITES, Patched
+from mi_sweeps.circuits.runs import Runs, in_groups, run_both
+from mi_sweeps.config import PatchingConfig, Site
+from mi_sweeps.tasks.tokens import role_order, role_positions
+
+MEMORY = 512 << 20
+"""Bytes that activations may take where the configuration names no number."""
+
+
+class FastEngine:
+    """Patches on a described network.
+
+    Args:
+        memory: bytes that activations may take, about; at least what one prompt needs. Changes no result.
+    """
+
+    def __init__(self, network: Network, memory: int = MEMORY) -> None:
+        self.network = network
+        self.memory = memory
+
+    @torch.no_grad()
+    def patch(self, pairs: Pairs, patching: PatchingConfig) -> Patched:
+        """See `mi_sweeps.circuits.patching.Engine`."""
+        roles = role_order(pairs.clean)
+        prompts, tokens = budget(self.network, pairs, self.memory)
+        parts = [_patch(self.network, part, patching, roles, tokens) for part in in_groups(pairs, prompts)]
+        return Patched(
+            torch.cat([part.clean for part in parts]),
+            torch.cat([part.corrupted for part in parts]),
+            {site: torch.cat([part.sites[site] for part in parts], dim=-1) for site in patching.sites},
+            roles,
+        )
+
+
+def budget(network: Network, pairs: Pairs, memory: int) -> tuple[int, int]:
+    """How many prompts at once, and how many columns of theirs under way, take about `memory` bytes.
+
+    Half is for the two runs of the prompts, half for the changes under way.
+    """
+    block = network.blocks[0]
+    d_model, width = network.final_norm.weight.shape[0], pairs.clean.tokens.shape[1]
+    d_heads = block.combine.weight.shape[0]
+    scores = block.n_heads * width
+    # Of a layer's activations five are as wide as the residual stream and four at most as wide as all heads; head
+    # sites keep the change of z.
+    run = 4 * width * len(network.blocks) * (2 * (5 * d_model + 4 * d_heads + scores) + 5 * d_heads)
+    # A column on its way: the stream before, after and normalised, q, k, v and z, some of them copied; scores.
+    column = 4 * (6 * d_model + 8 * d_heads + 3 * scores)
+    return max(1, memory // 2 // run), max(1, memory // 2 // column)
+
+
+def _patch(network: Network, pairs: Pairs, patching: PatchingConfig, roles: list[str], tokens: int) -> Patched:
+    """All sites for prompts that fit in memory together."""
+    runs = run_both(network, pairs)
+    n_prompts, width = runs.differs.shape
+    n_layers = len(network.blocks)
+    places = {site: width if site in POSITION_SITES else n_places(network.blocks[0], site) for site in patching.sites}
+    # What no change reaches stays as the corrupted run has it.
+    results = runs.corrupted_logit_diff.repeat(n_layers * sum(places.values()))
+    index = torch.arange(len(results), device=results.device).split(
+        [n_layers * count * n_prompts for count in places.values()]
+    )
+    indices = {
+        site: part.view(n_layers, count, n_prompts)
+        for (site, count), part in zip(places.items(), index, strict=True)
+    }
+    changes = [
+        change
+        for site in patching.sites
+        for change in (
+            _position_changes(site, runs, indices[site])
+            if site in POSITION_SITES
+            else _head_changes(site, runs, indices[site], at_end=patching.heads == "end")
+        )
+    ]
+    carry(runs.corrupted, changes, results, tokens)
+    values = {site: results[indices[site]] for site in patching.sites}
+    for site in places.keys() & set(POSITION_SITES):
+        values[site] = _by_role(values[site], pairs, roles)
+    return Patched(
+        runs.clean_logit_diff.cpu(),
+        runs.corrupted_logit_diff.cpu(),
+        {site: value.cpu() for site, value in values.items()},
+        roles,
+    )
+
+
+def n_places(block: Block, site: Site) -> int:
+    """Heads that a head site counts: key/value heads for k and v."""
+    return block.n_kv_heads if site in ("k", "v") else block.n_heads
+
+
+def _by_role(values: Float[Tensor, "layer col prompt"], pairs: Pairs, roles: list[str]) -> Float[Tensor, "layer role prompt"]:
+    """From columns, aligned at the end, to roles; NaN where a prompt has no token in a role."""
+    positions = role_positions(pairs.clean, roles)
+    columns = positions + (values.shape[1] - 1 - pairs.clean.end)[:, None]
+    absent = (positions < 0).T
+    index = columns.T.masked_fill(absent, 0).expand(len(values), -1, -1)
+    return values.gather(1, index).masked_fill(absent, torch.nan)
+
+
+def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col prompt"]) -> Iterator[Change]:
+    """Patches of one column."""
+    n_layers, width, _ = results.shape
+    for layer in range(n_layers):
+        clean, corrupted = runs.clean[layer], runs.corrupted.layers[layer]
+        enters: tuple[int, Stage]
+        if site == "resid_pre":
+            enters, resid = (layer, "pre"), clean.resid_pre
+        elif site == "attn_out":
+            enters, resid = (layer, "mid"), corrupted.resid_pre + clean.attn_out
+        else:
+            enters, resid = (layer + 1, "pre"), corrupted.resid_mid + clean.mlp_out
+        for span, group in runs.reached.items():
+            column = width - span
+            if site == "resid_pre" and layer == 0 and not runs.differs[group.prompts, column].any():
+                continue  # the same token in both runs
+            if site != "resid_pre" and layer == n_layers - 1 and span > 1:
+                continue  # nothing reads this column any more
+            yield Change(
+                *enters, group, results[layer, column, group.prompts, None], partial(_column, resid, group, column)
+            )
+
+
+def _column(resid: Tensor, group: Group, column: int, chosen: slice) -> Float[Tensor, "prompt 1 1 d_model"]:
+    """One column of the stream, for the one change that there is."""
+    return resid[group.prompts, None, column : column + 1]
+
+
+def _head_changes(
+    site: Site, runs: Runs, results: Int[Tensor, "layer head prompt"], *, at_end: bool
+) -> Iterator[Change]:
+    """Patches of one head, or of one key/value head and with it of all heads that use it."""
+    run = runs.corrupted
+    for layer in range(len(results)):
+        block = run.network.blocks[layer]
+        corrupted = run.layers[layer]
+        clean = _last_column(runs.clean[layer], corrupted) if at_end else runs.clean[layer]
+        change_of_z = cache(partial(head_change, site, clean, corrupted, block.scale, run.layout.mask))
+        # After the last layer's attention, too, only the last column is read.
+        one_column = at_end or layer == len(results) - 1
+        for group in [runs.reached[1]] if one_column else runs.starting.values():
+            yield Change(
+                layer,
+                "mid",
+                group,
+                results[layer][:, group.prompts].T,
+                partial(_written, change_of_z, block, corrupted.resid_mid, group, results.shape[1]),
+            )
+
+
+def _last_column(clean: LayerActivations, corrupted: LayerActivations) -> LayerActivations:
+    """The clean run's keys and values in the last column alone. What else a head has there, no other column reads."""
+    k, v = (
+        torch.cat([getattr(corrupted, name)[:, :-1], getattr(clean, name)[:, -1:]], dim=1) for name in ("k", "v")
+    )
+    return replace(clean, k=k, v=v)
+
+
+def head_change(
+    site: Site, clean: LayerActivations, corrupted: LayerActivations, scale: float, mask: Tensor
+) -> Float[Tensor, "prompt col head d_head"]:
+    """How z of each head changes where that head's q, k, v, pattern or z is the clean run's."""
+    if site == "z":
+        return clean.z - corrupted.z
+    if site == "v":
+        return weigh(corrupted.pattern, clean.v - corrupted.v)
+    if site == "pattern":
+        pattern = clean.pattern
+    elif site == "q":
+        pattern = attention_pattern(clean.q, corrupted.k, scale, mask)
+    else:
+        pattern = attention_pattern(corrupted.q, clean.k, scale, mask)
+    return weigh(pattern - corrupted.pattern, corrupted.v)
+
+
+def _written(
+    change_of_z: Callable[[], Tensor], block: Block, resid_mid: Tensor, group: Group, places: int, chosen: slice
+) -> Float[Tensor, "prompt change col d_model"]:
+    """The stream after attention with the outputs of some places changed; each place is one head or a group."""
+    heads = change_of_z()[group.prompts, -group.span :].unflatten(2, (places, -1))[:, :, chosen].flatten(3)
+    weights = block.W_O.unflatten(0, (places, -1))[chosen].flatten(1, 2)
+    written = torch.einsum("pchd,hdm->phcm", heads, weights)
+    return written + resid_mid[group.prompts, None, -group.span :]

@@ -1,0 +1,87 @@
+"""Clean and corrupted prompts run side by side on a described network: what the fast engine starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_sweeps.circuits.activations import LayerActivations, align, forward
+from mi_sweeps.circuits.carry import Group, Run
+from mi_sweeps.circuits.network import Network
+from mi_sweeps.circuits.pairs import Pairs
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Columns are aligned at the prompts' ends (`mi_sweeps.circuits.activations`)."""
+
+    clean: Sequence[LayerActivations]
+    corrupted: Run
+    clean_logit_diff: Float[Tensor, " prompt"]
+    corrupted_logit_diff: Float[Tensor, " prompt"]
+    differs: Bool[Tensor, "prompt col"]
+    """Where clean and corrupted have different tokens."""
+
+    @cached_property
+    def spans(self) -> Int[Tensor, " prompt"]:
+        """How many columns of each prompt a patch can change: from the first that differs to the end; 0 for none."""
+        width = self.differs.shape[1]
+        first = self.differs.int().argmax(dim=1)
+        return torch.where(self.differs.any(dim=1), width - first, 0)
+
+    @cached_property
+    def reached(self) -> dict[int, Group]:
+        """For each number of last columns the prompts in which a change may be that far from the end."""
+        return {
+            span: Group((self.spans >= span).nonzero()[:, 0], span) for span in range(1, int(self.spans.max()) + 1)
+        }
+
+    @cached_property
+    def starting(self) -> dict[int, Group]:
+        """The prompts by the number of columns that a patch can change."""
+        groups = {span: Group((self.spans == span).nonzero()[:, 0], span) for span in self.spans.unique().tolist()}
+        # The same prompts and columns are one group, so that their rows go together.
+        return {
+            span: self.reached[span] if len(group.prompts) == len(self.reached[span].prompts) else group
+            for span, group in groups.items()
+            if span
+        }
+
+
+def run_both(network: Network, pairs: Pairs) -> Runs:
+    """One forward pass over both."""
+    n = len(pairs.clean)
+    both = align(network, torch.cat([pairs.clean.end, pairs.corrupted.end]))
+    layout = align(network, pairs.clean.end)
+    tokens = torch.cat([layout.tokens(pairs.clean), layout.tokens(pairs.corrupted)])
+    layers, resid = forward(network, tokens, both)
+    direction, constant = read_out(network, pairs)
+    clean, corrupted = ([layer.select(half) for layer in layers] for half in (slice(0, n), slice(n, None)))
+    run = Run(network, layout, corrupted, direction, constant)
+    return Runs(
+        clean,
+        run,
+        run.read(resid[:n, -1], slice(None)),
+        run.read(resid[n:, -1], slice(None)),
+        (tokens[:n] != tokens[n:]) & (layout.positions >= 0),
+    )
+
+
+def read_out(network: Network, pairs: Pairs) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
+    """What the normalised residual stream is multiplied by to give each prompt's logit difference, and what the
+    unembedding's bias adds. Only the tokens that the metric names are unembedded."""
+    tokens, weights = pairs.tokens_and_weights()
+    direction = torch.einsum("dpt,t->pd", network.unembed.weight[:, tokens], weights)
+    bias = network.unembed.bias
+    return direction, direction.new_zeros(len(direction)) if bias is None else bias[tokens] @ weights
+
+
+def in_groups(pairs: Pairs, size: int) -> Iterator[Pairs]:
+    """The pairs, at most so many at a time."""
+    for start in range(0, len(pairs.clean), size):
+        yield pairs.select(range(start, min(start + size, len(pairs.clean))))
