@@ -16,6 +16,7 @@ FORMAT = 1
 
 Site = Literal["resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Index = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -121,17 +122,37 @@ class CheckpointConfig(Section):
         return sorted({0, last, *range(0, last, self.every), *(step for step in self.steps if step <= last)})
 
 
+class PathsConfig(Section):
+    """Direct paths from every head to the inputs of later heads (`mi_sweeps.circuits.paths`)."""
+
+    receivers: Literal["all"] | tuple[tuple[Index, Index], ...]
+    """Layer and head of each; under grouped-query attention k and v count key/value heads."""
+    inputs: tuple[Literal["q", "k", "v"], ...]
+    norm: Literal["recomputed", "frozen"]
+    """Whether the receiver's normalisation sees the change, or keeps the corrupted run's scale."""
+
+
 class PatchingConfig(Section):
     """What a patch job looks at."""
 
     name: Name
     sites: tuple[Site, ...]
     heads: Literal["all", "end"]
-    engine: Literal["reference"]
+    exact: bool
+    """Whether every site is patched."""
+    approximate: bool
+    """Whether every site is estimated from a gradient (`mi_sweeps.circuits.approximate`)."""
+    paths: PathsConfig | None
     prompts: int = Field(ge=1)
     """How many held-out prompts are patched."""
-    steps: tuple[Annotated[int, Field(ge=0)], ...] | None
+    steps: tuple[Index, ...] | None
     """Which checkpoints; None is all of them."""
+    tf32: bool
+    """Whether a GPU may round the factors of its products to 10 bits."""
+    engine: Literal["fast", "reference"]
+    """Who patches; both are exact."""
+    memory: int | None = Field(ge=1)
+    """MB that the fast engine's activations may take; None chooses. Changes no result."""
 
 
 class TrackingConfig(Section):

@@ -24,7 +24,12 @@ class Layout:
     """Of each column in its prompt; below 0 before the prompt begins."""
     rotation: Rotation | None
     """Of shape [prompt, col, d_head]."""
-    mask: Float[Tensor, "prompt #col col"]
+    mask: Float[
+        Tensor,
+        (
+            prompt  # col col
+        ),
+    ]
     """Added to attention scores: 0 where a column may look, the lowest number elsewhere."""
 
     def tokens(self, batch: Batch) -> Int[Tensor, "prompt col"]:
@@ -61,16 +66,16 @@ class LayerActivations:
     resid_mid: Float[Tensor, "prompt col d_model"]
     mlp_out: Float[Tensor, "prompt col d_model"]
 
-    def select(self, rows: slice) -> LayerActivations:
-        """Some of the prompts."""
-        return LayerActivations(**{name: value[rows] for name, value in vars(self).items()})
+
+def embed(network: Network, batch: Batch, layout: Layout) -> Float[Tensor, "prompt col d_model"]:
+    """The residual stream before the first layer."""
+    return network.embed(layout.tokens(batch), layout.positions.clamp(min=0))
 
 
 def forward(
-    network: Network, tokens: Int[Tensor, "prompt col"], layout: Layout
+    network: Network, resid: Float[Tensor, "prompt col d_model"], layout: Layout
 ) -> tuple[list[LayerActivations], Float[Tensor, "prompt col d_model"]]:
-    """Every layer's activations, and the residual stream after the last."""
-    resid = network.embed(tokens, layout.positions.clamp(min=0))
+    """Every layer's activations, and the residual stream after the last, from that before the first."""
     layers = []
     for block in network.blocks:
         normed = block.attention_norm(resid)

@@ -14,39 +14,66 @@ as folding and centring the weights does (Elhage et al. 2021, "A Mathematical Fr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_sweeps.circuits.network import Linear, Norm
 from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.errors import UserError
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
 
 LENS_TOLERANCE = 1e-4
 """Largest difference allowed between lens logits and the model's own."""
 
 
-@torch.no_grad()
-def attribute(bridge: TransformerBridge, pairs: Pairs) -> list[dict[str, Any]]:
-    """Rows of the attribution table: means over the clean prompts.
+@dataclass(frozen=True)
+class EndActivations:
+    """What a run has at each prompt's last token, with the weights that read it out."""
 
-    Args:
-        bridge: the model, with its raw weights.
-    """
-    n_layers = bridge.cfg.n_layers
-    wanted = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "attn.hook_z")
-    names = {f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in wanted} | {"ln_final.hook_scale"}
-    _, cache = bridge.run_with_cache(pairs.clean.tokens, names_filter=lambda name: name in names)
+    resid_pre: Float[Tensor, "layer prompt d_model"]
+    resid_mid: Float[Tensor, "layer prompt d_model"] | None
+    """None for blocks whose attention and MLP run side by side."""
+    attn_out: Float[Tensor, "layer prompt d_model"]
+    mlp_out: Float[Tensor, "layer prompt d_model"]
+    z: Float[Tensor, "layer prompt head d_head"]
+    resid: Float[Tensor, "prompt d_model"]
+    """After the last layer."""
+    scale: Float[Tensor, "prompt 1"]
+    """What the final normalisation divides by."""
+    norm: Norm
+    """The final one."""
+    unembed: Linear
+    W_O: Float[Tensor, "layer head d_head d_model"]
+    constant_z: Float[Tensor, "layer head d_head"]
+    """The part of z that does not depend on the prompt."""
 
-    def end(name: str) -> Float[Tensor, "prompt ..."]:
-        return pairs.at_end(cache[name])
+    @classmethod
+    def join(cls, parts: Sequence[EndActivations]) -> EndActivations:
+        """The activations for the prompts of all parts, in their order."""
+        names = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
+        found = {name: [getattr(part, name) for part in parts] for name in names}
+        return replace(
+            parts[0],
+            **{name: torch.cat(values, dim=1) for name, values in found.items() if values[0] is not None},
+            resid=torch.cat([part.resid for part in parts]),
+            scale=torch.cat([part.scale for part in parts]),
+        )
 
-    direction, constant = unembedding_direction(bridge, pairs)
-    direction = direction / end("ln_final.hook_scale")
+    @property
+    def logits(self) -> Float[Tensor, "prompt d_vocab"]:
+        """The final residual stream, unembedded by the formula above."""
+        normalized = self.norm.centre(self.resid) / self.scale * self.norm.weight
+        return self.unembed(normalized if self.norm.bias is None else normalized + self.norm.bias)
+
+
+def attribute(end: EndActivations, pairs: Pairs) -> list[dict[str, Any]]:
+    """Rows of the attribution table: means over the clean prompts."""
+    direction, constant = unembedding_direction(end, pairs)
+    direction = direction / end.scale
     rows: list[dict[str, Any]] = []
 
     def add(
@@ -66,88 +93,66 @@ def attribute(bridge: TransformerBridge, pairs: Pairs) -> list[dict[str, Any]]:
     def project(component: Float[Tensor, "prompt d_model"]) -> Float[Tensor, " prompt"]:
         return (component * direction).sum(dim=-1)
 
-    for layer in range(n_layers):
-        block = f"blocks.{layer}"
-        for point in ("resid_pre", "resid_mid"):
-            # Blocks whose attention and MLP run side by side have no middle.
-            if f"{block}.hook_{point}" in cache:
-                add("lens", point, project(end(f"{block}.hook_{point}")) + constant, layer)
-        if layer == n_layers - 1:
-            add("lens", "resid_post", project(end(f"{block}.hook_resid_post")) + constant, layer)
-    add("layer", "embed", project(end("blocks.0.hook_resid_pre")), None)
-    for layer in range(n_layers):
-        add("layer", "attn", project(end(f"blocks.{layer}.hook_attn_out")), layer)
-        add("layer", "mlp", project(end(f"blocks.{layer}.hook_mlp_out")), layer)
+    layers = range(len(end.resid_pre))
+    for layer in layers:
+        add("lens", "resid_pre", project(end.resid_pre[layer]) + constant, layer)
+        if end.resid_mid is not None:
+            add("lens", "resid_mid", project(end.resid_mid[layer]) + constant, layer)
+    add("lens", "resid_post", project(end.resid) + constant, layers[-1])
+    add("layer", "embed", project(end.resid_pre[0]), None)
+    for layer in layers:
+        add("layer", "attn", project(end.attn_out[layer]), layer)
+        add("layer", "mlp", project(end.mlp_out[layer]), layer)
     add("layer", "bias", constant, None)
-    for layer in range(n_layers):
-        z = end(f"blocks.{layer}.attn.hook_z") - constant_z(bridge, layer)
-        outputs = torch.einsum("phd,hdm->phm", z, bridge.blocks[layer].attn.W_O)
-        for head in range(bridge.cfg.n_heads):
+    for layer in layers:
+        z = end.z[layer] - end.constant_z[layer]
+        outputs = torch.einsum("phd,hdm->phm", z, end.W_O[layer])
+        for head in range(outputs.shape[1]):
             add("head", "head", project(outputs[:, head]), layer, head)
     return rows
 
 
 def unembedding_direction(
-    bridge: TransformerBridge, pairs: Pairs
+    end: EndActivations, pairs: Pairs
 ) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
     """The direction whose dot product with the residual stream, over the final scale, is the logit difference; and
     the part of it that biases give whatever the residual stream is."""
     tokens, weights = pairs.tokens_and_weights()
-    unembed = torch.einsum("dpt,t->pd", bridge.W_U[:, tokens], weights)
-    constant = bridge.b_U[tokens] @ weights
-    weight, bias = norm_parameters(bridge.ln_final)
-    if bias is not None:
-        constant = constant + unembed @ bias
-    direction = unembed * weight
-    if not bridge.cfg.uses_rms_norm:
-        direction = direction - direction.mean(dim=-1, keepdim=True)
-    return direction, constant
+    unembed = torch.einsum("dpt,t->pd", end.unembed.weight[:, tokens], weights)
+    constant = unembed.new_zeros(len(unembed)) if end.unembed.bias is None else end.unembed.bias[tokens] @ weights
+    if end.norm.bias is not None:
+        constant = constant + unembed @ end.norm.bias
+    return end.norm.centre(unembed * end.norm.weight), constant
 
 
-def norm_parameters(norm: Any) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"] | None]:
-    """Weight and, where there is one, bias of a LayerNorm or RMSNorm."""
-    original = norm.original_component
-    return original.weight, getattr(original, "bias", None)
-
-
-def constant_z(bridge: TransformerBridge, layer: int) -> Float[Tensor, "head d_head"]:
+def constant_z(n_heads: int, n_kv_heads: int, value: Linear, norm: Norm) -> Float[Tensor, "head d_head"]:
     """The part of every head's z that does not depend on the prompt: attention weights sum to 1, so the value bias
-    and the value of the first normalisation's bias pass through unchanged."""
-    block = bridge.blocks[layer]
-    n_heads, d_head = bridge.cfg.n_heads, bridge.cfg.d_head
-    values = block.attn.W_V
-    constant = values.new_zeros(values.shape[0], d_head)
-    if block.attn.b_V is not None:
-        constant = constant + block.attn.b_V
-    _, bias = norm_parameters(block.ln1)
-    if bias is not None:
-        constant = constant + torch.einsum("d,hdk->hk", bias, values)
-    return constant.repeat_interleave(n_heads // constant.shape[0], dim=0)
-
-
-@torch.no_grad()
-def check_lens(bridge: TransformerBridge, pairs: Pairs, logits: Float[Tensor, "prompt d_vocab"]) -> float:
-    """The largest difference between the last lens point, unembedded by the formula above, and the model's logits.
+    and the value of the first normalisation's bias pass through unchanged.
 
     Args:
-        logits: the Hugging Face model's own, at each clean prompt's end, from before it was wrapped.
+        value: the projection to values; `norm`: the normalisation before it.
+    """
+    constant = value.weight.new_zeros(value.weight.shape[1])
+    if value.bias is not None:
+        constant = constant + value.bias
+    if norm.bias is not None:
+        constant = constant + norm.bias @ value.weight
+    return constant.unflatten(0, (n_kv_heads, -1)).repeat_interleave(n_heads // n_kv_heads, dim=0)
+
+
+def check_lens(end: EndActivations, logits: Float[Tensor, "prompt d_vocab"]) -> float:
+    """The largest difference between the logits of the formula above and the model's.
+
+    Args:
+        logits: the Hugging Face model's own, at each clean prompt's end.
 
     Raises:
         UserError: it is above LENS_TOLERANCE.
     """
-    last = f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post"
-    _, cache = bridge.run_with_cache(
-        pairs.clean.tokens, names_filter=lambda name: name in (last, "ln_final.hook_scale")
-    )
-    residual, scale = pairs.at_end(cache[last]), pairs.at_end(cache["ln_final.hook_scale"])
-    if not bridge.cfg.uses_rms_norm:
-        residual = residual - residual.mean(dim=-1, keepdim=True)
-    weight, bias = norm_parameters(bridge.ln_final)
-    normalized = residual / scale * weight + (0 if bias is None else bias)
-    error = (normalized @ bridge.W_U + bridge.b_U - logits).abs().max().item()
+    error = (end.logits - logits).abs().max().item()
     if not error <= LENS_TOLERANCE:
         raise UserError(
-            f"logit lens: logits differ by {error:.1e} from the model's own (more than {LENS_TOLERANCE:.0e}); "
+            f"patching: logits differ by {error:.1e} from the model's own (more than {LENS_TOLERANCE:.0e}); "
             "this architecture is not understood, so nothing is measured"
         )
     return error

@@ -23,7 +23,6 @@ from torch import Tensor
 from mi_sweeps.circuits.activations import LayerActivations, Layout
 from mi_sweeps.circuits.network import Block, Network, Rotation, rotate
 
-
 Stage = Literal["pre", "mid"]
 """In the residual stream before a layer's attention, or before its MLP."""
 
@@ -145,7 +144,9 @@ def _to_end(run: Run, changes: Sequence[Change]) -> list[_Rows]:
             rows = _attend(blocks[layer], run.layers[layer], run.layout, rows, last=layer == len(blocks) - 1)
         rows = [*rows, *_entering(changes, layer, "mid")]
         if rows:
-            rows = _split(blocks[layer].add_mlp(torch.cat([row.flat for row in rows])), rows)
+            resid = torch.cat([row.flat for row in rows])
+            blocks[layer].add_mlp(resid)
+            rows = _split(resid, rows)
     return [*rows, *_entering(changes, len(blocks), "pre")]
 
 
@@ -203,10 +204,10 @@ def _attend(
         width = cached.k.shape[1]
         start = width - row.group.span
         if row.whole:
-            k = rotate(k, _rotation(layout, prompts, start, width))
-            q = rotate(q, _rotation(layout, prompts, width - q.shape[2], width))
+            k = rotate(k, rotation_of(layout, prompts, start, width))
+            q = rotate(q, rotation_of(layout, prompts, width - q.shape[2], width))
         else:
-            place = _rotation(layout, prompts, start, start + 1)
+            place = rotation_of(layout, prompts, start, start + 1)
             k = _complete(rotate(k, place), cached.k, row.group)
             v = _complete(v, cached.v, row.group)
             q = _complete(rotate(q, place), cached.q, row.group)
@@ -217,11 +218,9 @@ def _attend(
         mask = layout.mask[prompts, -1, :start]
         outputs.append(attend(q * block.scale, k, v, cached.k[prompts, :start], cached.v[prompts, :start], mask))
         before.append(replace(row, resid=resid))
-    combined = block.combine(torch.cat([z.flatten(0, 2) for z in outputs]))
-    return [
-        replace(row, resid=row.resid + part.resid)
-        for row, part in zip(before, _split(combined, before), strict=True)
-    ]
+    resid = torch.cat([row.flat for row in before])
+    block.combine.add_to(resid, torch.cat([z.flatten(0, 2) for z in outputs]))
+    return _split(resid, before)
 
 
 def _complete(
@@ -232,7 +231,7 @@ def _complete(
     return torch.cat([changed, others.expand(-1, changed.shape[1], *others.shape[2:])], dim=2)
 
 
-def _rotation(layout: Layout, prompts: Tensor, start: int, stop: int) -> Rotation | None:
+def rotation_of(layout: Layout, prompts: Tensor, start: int, stop: int) -> Rotation | None:
     """For tensors of shape [prompt, change, col, head, d_head]."""
     if layout.rotation is None:
         return None

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
 
+from mi_sweeps.circuits.approximate import estimate
 from mi_sweeps.circuits.attribution import attribute, check_lens
+from mi_sweeps.circuits.fast import MEMORY, FastEngine
+from mi_sweeps.circuits.network import Network, describe
 from mi_sweeps.circuits.pairs import Pairs, make_pairs
-from mi_sweeps.circuits.patching import Engine, table_rows
+from mi_sweeps.circuits.patching import Engine, check_effects, correlations, table_rows
+from mi_sweeps.circuits.paths import patch_paths, path_rows
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
-from mi_sweeps.config import Config
+from mi_sweeps.config import Config, PatchingConfig
+from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_model, pick_device
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
@@ -22,6 +28,9 @@ from mi_sweeps.tasks import data
 from mi_sweeps.training import checkpoints
 from mi_sweeps.training.evaluate import end_logits
 from mi_sweeps.training.loop import check_commit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +42,20 @@ TABLE = pa.schema(
         ("layer", pa.int64()),
         ("head", pa.int64()),
         ("position", pa.string()),
+        ("source_layer", pa.int64()),
+        ("source_head", pa.int64()),
+        ("prompt", pa.int64()),
         ("logit_diff", pa.float64()),
         ("patched", pa.float64()),
+        ("approximate", pa.float64()),
         ("clean", pa.float64()),
         ("corrupted", pa.float64()),
         ("n", pa.int64()),
+        ("by_prompt", pa.list_(pa.float32())),
     ]
 )
-"""One file a checkpoint holds both tables: rows of kind lens, layer and head are attribution, patch is patching."""
+"""One file a checkpoint holds all tables: rows of kind lens, layer and head are attribution, patch is patching, path
+is path patching, and prompt has what clean and corrupted are for each prompt that `by_prompt` lists."""
 
 
 def examine(
@@ -75,25 +90,97 @@ def examine(
     base = checkpoints.snapshot(weights)
     with torch.no_grad():
         logits = end_logits(model, pairs.clean)
-    bridge = wrap(model, tokenizer)
-    lens_error = check_lens(bridge, pairs, logits)
-    write_json(folder.path / "patch.json", describe(config, run, folder, pairs, lens_error))
-    engine: Engine = ReferenceEngine(bridge)
-    for step in missing:
-        checkpoints.load_weights(run.checkpoint(step), weights, base)
-        rows = attribute(bridge, pairs) + table_rows(engine.patch(pairs, config.patching))
-        write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
-        log.info("step %d: %d rows", step, len(rows))
-        on_table(step, rows)
+    network = known(model, pairs)
+    if network is None and (config.patching.approximate or config.patching.paths):
+        raise UserError(
+            f"patching.approximate, patching.paths: not for models of type {model.config.model_type}, "
+            "which TransformerLens alone patches here; use patching.approximate=false patching.paths=null"
+        )
+    engine: Engine
+    if network and config.patching.engine == "fast":
+        engine = FastEngine(network, memory(config.patching, device))
+    else:
+        if config.patching.engine == "fast":
+            log.warning(
+                "the fast engine does not know models of type %s with these options; "
+                "TransformerLens patches instead, one forward a site",
+                model.config.model_type,
+            )
+        engine = ReferenceEngine(wrap(model, tokenizer))
+    lens_error = check_lens(engine.at_end(pairs), logits)
+    write_json(folder.path / "patch.json", about(config, run, folder, pairs, lens_error, type(engine).__name__))
+    with tf32(config.patching.tf32):
+        for step in missing:
+            checkpoints.load_weights(run.checkpoint(step), weights, base)
+            rows = measure(engine, network, pairs, config.patching, f"step {step}")
+            write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
+            log.info("step %d: %d rows", step, len(rows))
+            on_table(step, rows)
 
 
-def describe(config: Config, run: RunFolder, folder: PatchFolder, pairs: Pairs, lens_error: float) -> dict[str, Any]:
-    """What patch.json says: the configuration, the prompts, and how far the lens is from the model's logits."""
+def known(model: PreTrainedModel, pairs: Pairs) -> Network | None:
+    """The model as the fast engine computes it, if it knows it for prompts of this length."""
+    network = describe(model)
+    if network and network.longest and pairs.clean.tokens.shape[1] > network.longest:
+        return None
+    return network
+
+
+def memory(patching: PatchingConfig, device: torch.device) -> int:
+    """Bytes that activations may take."""
+    if patching.memory is not None:
+        return patching.memory * 1_000_000
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else MEMORY
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether products on a GPU may round their factors, for a while."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def measure(
+    engine: Engine, network: Network | None, pairs: Pairs, patching: PatchingConfig, name: str
+) -> list[dict[str, Any]]:
+    """All rows of one checkpoint.
+
+    Raises:
+        UserError: some family's patches do nothing.
+    """
+    rows = attribute(engine.at_end(pairs), pairs)
+    exact = engine.patch(pairs, patching) if patching.exact else None
+    if exact:
+        check_effects(pairs, exact)
+    approximate = estimate(network, pairs, patching) if network and patching.approximate else None
+    if exact and approximate:
+        found = correlations(exact, approximate)
+        log.info(
+            "%s: correlation of approximate with exact effects: %s",
+            name,
+            ", ".join(f"{site} {r:.3f}" for site, r in found.items()),
+        )
+    rows += table_rows(exact, approximate)
+    if network and patching.paths:
+        rows += path_rows(patch_paths(network, pairs, patching.paths, memory(patching, pairs.clean.tokens.device)))
+    return rows
+
+
+def about(
+    config: Config, run: RunFolder, folder: PatchFolder, pairs: Pairs, lens_error: float, engine: str
+) -> dict[str, Any]:
+    """What patch.json says: the configuration, the prompts, who computes, and how far that is from the model's
+    own logits."""
     return {
         "patch_id": folder.patch_id,
         "run_id": run.run_id,
         "corruption": config.corruption.name,
         "config": config.dump(),
+        "engine": engine,
         "lens_error": lens_error,
         "weights": "raw",
         "prompts": [

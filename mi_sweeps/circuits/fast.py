@@ -15,14 +15,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_sweeps.circuits.activations import LayerActivations, attention_pattern, weigh
+from mi_sweeps.circuits.activations import LayerActivations, align, attention_pattern, embed, forward, weigh
+from mi_sweeps.circuits.attribution import EndActivations, constant_z
 from mi_sweeps.circuits.carry import Change, Group, Stage, carry
 from mi_sweeps.circuits.network import Block, Network
 from mi_sweeps.circuits.pairs import Pairs
-from mi_sweeps.circuits.patching import POSITION_SITES, Patched
+from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.runs import Runs, in_groups, run_both
 from mi_sweeps.config import PatchingConfig, Site
-from mi_sweeps.tasks.tokens import role_order, role_positions
+from mi_sweeps.tasks.tokens import role_order
 
 MEMORY = 512 << 20
 """Bytes that activations may take where the configuration names no number."""
@@ -45,12 +46,13 @@ class FastEngine:
         roles = role_order(pairs.clean)
         prompts, tokens = budget(self.network, pairs, self.memory)
         parts = [_patch(self.network, part, patching, roles, tokens) for part in in_groups(pairs, prompts)]
-        return Patched(
-            torch.cat([part.clean for part in parts]),
-            torch.cat([part.corrupted for part in parts]),
-            {site: torch.cat([part.sites[site] for part in parts], dim=-1) for site in patching.sites},
-            roles,
-        )
+        return Patched.join(parts)
+
+    @torch.no_grad()
+    def at_end(self, pairs: Pairs) -> EndActivations:
+        """See `mi_sweeps.circuits.patching.Engine`."""
+        prompts, _ = budget(self.network, pairs, self.memory)
+        return EndActivations.join([_at_end(self.network, part) for part in in_groups(pairs, prompts)])
 
 
 def budget(network: Network, pairs: Pairs, memory: int) -> tuple[int, int]:
@@ -70,6 +72,27 @@ def budget(network: Network, pairs: Pairs, memory: int) -> tuple[int, int]:
     return max(1, memory // 2 // run), max(1, memory // 2 // column)
 
 
+def _at_end(network: Network, pairs: Pairs) -> EndActivations:
+    layout = align(network, pairs.clean.end)
+    layers, resid = forward(network, embed(network, pairs.clean, layout), layout)
+    ends = {
+        name: torch.stack([getattr(layer, name)[:, -1] for layer in layers])
+        for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
+    }
+    norm = network.final_norm
+    return EndActivations(
+        **ends,
+        resid=resid[:, -1],
+        scale=norm.scale(resid[:, -1]),
+        norm=norm,
+        unembed=network.unembed,
+        W_O=torch.stack([block.W_O for block in network.blocks]),
+        constant_z=torch.stack(
+            [constant_z(block.n_heads, block.n_kv_heads, block.value, block.attention_norm) for block in network.blocks]
+        ),
+    )
+
+
 def _patch(network: Network, pairs: Pairs, patching: PatchingConfig, roles: list[str], tokens: int) -> Patched:
     """All sites for prompts that fit in memory together."""
     runs = run_both(network, pairs)
@@ -82,8 +105,7 @@ def _patch(network: Network, pairs: Pairs, patching: PatchingConfig, roles: list
         [n_layers * count * n_prompts for count in places.values()]
     )
     indices = {
-        site: part.view(n_layers, count, n_prompts)
-        for (site, count), part in zip(places.items(), index, strict=True)
+        site: part.view(n_layers, count, n_prompts) for (site, count), part in zip(places.items(), index, strict=True)
     }
     changes = [
         change
@@ -97,7 +119,7 @@ def _patch(network: Network, pairs: Pairs, patching: PatchingConfig, roles: list
     carry(runs.corrupted, changes, results, tokens)
     values = {site: results[indices[site]] for site in patching.sites}
     for site in places.keys() & set(POSITION_SITES):
-        values[site] = _by_role(values[site], pairs, roles)
+        values[site] = by_role(values[site], pairs, roles)
     return Patched(
         runs.clean_logit_diff.cpu(),
         runs.corrupted_logit_diff.cpu(),
@@ -111,27 +133,18 @@ def n_places(block: Block, site: Site) -> int:
     return block.n_kv_heads if site in ("k", "v") else block.n_heads
 
 
-def _by_role(values: Float[Tensor, "layer col prompt"], pairs: Pairs, roles: list[str]) -> Float[Tensor, "layer role prompt"]:
-    """From columns, aligned at the end, to roles; NaN where a prompt has no token in a role."""
-    positions = role_positions(pairs.clean, roles)
-    columns = positions + (values.shape[1] - 1 - pairs.clean.end)[:, None]
-    absent = (positions < 0).T
-    index = columns.T.masked_fill(absent, 0).expand(len(values), -1, -1)
-    return values.gather(1, index).masked_fill(absent, torch.nan)
-
-
 def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col prompt"]) -> Iterator[Change]:
     """Patches of one column."""
     n_layers, width, _ = results.shape
     for layer in range(n_layers):
         clean, corrupted = runs.clean[layer], runs.corrupted.layers[layer]
-        enters: tuple[int, Stage]
+        stage: Stage = "mid" if site == "attn_out" else "pre"
         if site == "resid_pre":
-            enters, resid = (layer, "pre"), clean.resid_pre
+            resid = clean.resid_pre
         elif site == "attn_out":
-            enters, resid = (layer, "mid"), corrupted.resid_pre + clean.attn_out
+            resid = corrupted.resid_pre + clean.attn_out
         else:
-            enters, resid = (layer + 1, "pre"), corrupted.resid_mid + clean.mlp_out
+            resid = corrupted.resid_mid + clean.mlp_out
         for span, group in runs.reached.items():
             column = width - span
             if site == "resid_pre" and layer == 0 and not runs.differs[group.prompts, column].any():
@@ -139,7 +152,11 @@ def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col pr
             if site != "resid_pre" and layer == n_layers - 1 and span > 1:
                 continue  # nothing reads this column any more
             yield Change(
-                *enters, group, results[layer, column, group.prompts, None], partial(_column, resid, group, column)
+                layer + 1 if site == "mlp_out" else layer,
+                stage,
+                group,
+                results[layer, column, group.prompts, None],
+                partial(_column, resid, group, column),
             )
 
 
@@ -172,9 +189,7 @@ def _head_changes(
 
 def _last_column(clean: LayerActivations, corrupted: LayerActivations) -> LayerActivations:
     """The clean run's keys and values in the last column alone. What else a head has there, no other column reads."""
-    k, v = (
-        torch.cat([getattr(corrupted, name)[:, :-1], getattr(clean, name)[:, -1:]], dim=1) for name in ("k", "v")
-    )
+    k, v = (torch.cat([getattr(corrupted, name)[:, :-1], getattr(clean, name)[:, -1:]], dim=1) for name in ("k", "v"))
     return replace(clean, k=k, v=v)
 
 

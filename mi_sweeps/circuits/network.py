@@ -32,6 +32,12 @@ SLICE = 1024
 """Tokens in one matrix product of an MLP: enough for full speed, and the hidden layer stays in a CPU's cache."""
 
 
+def _detach(weights: Norm | Linear) -> None:
+    """The same memory, unknown to autograd, so that the model may be trained or loaded anew in place."""
+    object.__setattr__(weights, "weight", weights.weight.detach())
+    object.__setattr__(weights, "bias", None if weights.bias is None else weights.bias.detach())
+
+
 @dataclass(frozen=True)
 class Norm:
     """LayerNorm (Ba et al. 2016), or RMSNorm (Zhang & Sennrich 2019) where it does not centre."""
@@ -40,6 +46,9 @@ class Norm:
     bias: Float[Tensor, " width"] | None
     eps: float
     centres: bool
+
+    def __post_init__(self) -> None:
+        _detach(self)
 
     def __call__(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
         if self.centres:
@@ -62,10 +71,19 @@ class Linear:
     weight: Float[Tensor, "d_in d_out"]
     bias: Float[Tensor, " d_out"] | None
 
+    def __post_init__(self) -> None:
+        _detach(self)
+
     def __call__(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         flat = x.reshape(-1, x.shape[-1])
         flat = flat @ self.weight if self.bias is None else torch.addmm(self.bias, flat, self.weight)
         return flat.view(*x.shape[:-1], -1)
+
+    def add_to(self, total: Float[Tensor, "token d_out"], x: Float[Tensor, "token d_in"]) -> None:
+        """Adds the map of `x` to `total` in place, in the matrix product itself."""
+        if self.bias is not None:
+            total += self.bias
+        total.addmm_(x, self.weight)
 
 
 @dataclass(frozen=True)
@@ -78,9 +96,11 @@ class Mlp:
     activation: Activation
 
     def __call__(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-        if self.gate is None:
-            return self.down(self.activation(self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        return self.down(self.hidden(x))
+
+    def hidden(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_mlp"]:
+        """What `down` is given."""
+        return self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
 
 
 @dataclass(frozen=True)
@@ -118,13 +138,14 @@ class Block:
         return self.value(normed).unflatten(-1, (self.n_kv_heads, -1))
 
     @property
-    def W_O(self) -> Float[Tensor, "head d_head d_model"]:  # noqa: N802 (the field's name for it)
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
         """The part of `combine` that each head has."""
         return self.combine.weight.unflatten(0, (self.n_heads, -1))
 
-    def add_mlp(self, resid_mid: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-        """resid_post, some tokens at a time."""
-        return torch.cat([part + self.mlp(self.mlp_norm(part)) for part in resid_mid.split(SLICE)])
+    def add_mlp(self, resid: Float[Tensor, "token d_model"]) -> None:
+        """From resid_mid to resid_post in place, some tokens at a time."""
+        for part in resid.split(SLICE):
+            self.mlp.down.add_to(part, self.mlp.hidden(self.mlp_norm(part)))
 
 
 @dataclass(frozen=True)
@@ -155,15 +176,16 @@ def rotate(heads: Float[Tensor, "... head d_head"], rotation: Rotation | None) -
     return heads * cos + torch.cat([-right, left], dim=-1) * sin
 
 
-def gelu_tanh(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def gelu_tanh(x: Float[Tensor, ...]) -> Float[Tensor, ...]:
     """GELU in the tanh approximation of Hendrycks & Gimpel (2016, arXiv:1606.08415).
 
     0.5 (1 + tanh(u)) is sigmoid(2u), which CPUs compute several times faster.
     """
     if torch.is_grad_enabled() or x.is_cuda:
         return functional.gelu(x, approximate="tanh")
-    twice = 2 * math.sqrt(2 / math.pi)
-    return (x * x).mul_(0.044715 * twice).add_(twice).mul_(x).sigmoid_().mul_(x)
+    twice = torch.tensor(2 * math.sqrt(2 / math.pi))
+    inner = x * x
+    return torch.add(twice, inner, alpha=0.044715 * twice.item(), out=inner).mul_(x).sigmoid_().mul_(x)
 
 
 def describe(model: PreTrainedModel) -> Network | None:

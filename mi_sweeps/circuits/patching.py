@@ -11,14 +11,20 @@ is derived where it is drawn; tables keep the three terms, because the denominat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_sweeps.circuits.attribution import EndActivations
 from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.config import PatchingConfig, Site
+from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.tokens import role_positions
 
 POSITION_SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out")
 """Sites of one layer and one position; all others are of one layer and one head."""
@@ -36,39 +42,112 @@ class Patched:
     roles: list[str]
     """The roles that `place` counts, in reading order."""
 
+    @classmethod
+    def join(cls, parts: Sequence[Patched]) -> Patched:
+        """The same sites for the prompts of all parts, in their order."""
+        return cls(
+            torch.cat([part.clean for part in parts]),
+            torch.cat([part.corrupted for part in parts]),
+            {site: torch.cat([part.sites[site] for part in parts], dim=-1) for site in parts[0].sites},
+            parts[0].roles,
+        )
+
 
 class Engine(Protocol):
-    """Computes patches on a model whose weights may have changed since the last call."""
+    """Computes on a model whose weights may have changed since the last call."""
+
+    def at_end(self, pairs: Pairs) -> EndActivations:
+        """What the clean run has at each prompt's last token."""
+        ...
 
     def patch(self, pairs: Pairs, patching: PatchingConfig) -> Patched:
         """Patches every site of the families in `patching.sites`."""
         ...
 
 
-def table_rows(patched: Patched) -> list[dict[str, Any]]:
-    """Rows of the patching table: means over the prompts that have the site."""
-    rows = []
+def by_role(
+    values: Float[Tensor, "layer col prompt"], pairs: Pairs, roles: Sequence[str]
+) -> Float[Tensor, "layer role prompt"]:
+    """From columns, aligned at the prompts' ends, to roles; NaN where a prompt has no token in a role."""
+    positions = role_positions(pairs.clean, roles)
+    columns = positions + (values.shape[1] - 1 - pairs.clean.end)[:, None]
+    absent = (positions < 0).T
+    index = columns.T.masked_fill(absent, 0).expand(len(values), -1, -1)
+    return values.gather(1, index).masked_fill(absent, torch.nan)
+
+
+def check_effects(pairs: Pairs, patched: Patched) -> None:
+    """A patch that changes nothing at all was most likely not made, which must not look like a finding.
+
+    Raises:
+        UserError: clean and corrupted prompts are the same, or no patch of some family of sites has any effect.
+    """
+    if torch.equal(pairs.clean.tokens, pairs.corrupted.tokens):
+        raise UserError("patching: clean and corrupted prompts are the same, so there is nothing to patch")
     for site, values in patched.sites.items():
-        present = ~values.isnan()
-        counts = present.sum(dim=-1)
-        means = [
-            (term.expand_as(values).where(present, values.new_zeros(())).sum(dim=-1) / counts).tolist()
-            for term in (values.nan_to_num(), patched.clean, patched.corrupted)
-        ]
-        n_layers, n_places = counts.shape
-        for layer in range(n_layers):
-            for place in range(n_places):
-                rows.append(
-                    {
-                        "kind": "patch",
-                        "site": site,
-                        "layer": layer,
-                        "head": None if site in POSITION_SITES else place,
-                        "position": patched.roles[place] if site in POSITION_SITES else None,
-                        "patched": means[0][layer][place],
-                        "clean": means[1][layer][place],
-                        "corrupted": means[2][layer][place],
-                        "n": int(counts[layer, place]),
-                    }
-                )
+        if bool(((values == patched.corrupted) | values.isnan()).all()):
+            raise UserError(
+                f"patching.sites: no patch of {site} changes anything, so the model has no such activation "
+                f"or it is the same in both runs; leave {site} out of patching.sites"
+            )
+
+
+def table_rows(exact: Patched | None, approximate: Patched | None = None) -> list[dict[str, Any]]:
+    """Rows of the patching table: means over the prompts that have the site, and the values of each prompt."""
+    one = exact or approximate
+    if one is None:
+        return []
+    clean, corrupted = one.clean.tolist(), one.corrupted.tolist()
+    rows: list[dict[str, Any]] = [
+        {"kind": "prompt", "prompt": prompt, "clean": clean[prompt], "corrupted": corrupted[prompt], "n": 1}
+        for prompt in range(len(clean))
+    ]
+    for site, values in one.sites.items():
+        patched = _lists(exact.sites[site]) if exact else None
+        estimated = _lists(approximate.sites[site]) if approximate else None
+        n_layers, n_places, _ = values.shape
+        for layer, place in product(range(n_layers), range(n_places)):
+            row = {
+                "kind": "patch",
+                "site": site,
+                "layer": layer,
+                "head": None if site in POSITION_SITES else place,
+                "position": one.roles[place] if site in POSITION_SITES else None,
+                **summary((patched or estimated or [])[layer][place], clean, corrupted),
+            }
+            if estimated:
+                row["approximate"] = summary(estimated[layer][place], clean, corrupted)["patched"]
+            if not patched:
+                row["patched"] = row["by_prompt"] = None
+            rows.append(row)
     return rows
+
+
+def summary(
+    values: Sequence[float | None], clean: Sequence[float], corrupted: Sequence[float]
+) -> dict[str, float | int | list[float | None]]:
+    """Means over the prompts that have a value."""
+    present = [prompt for prompt, value in enumerate(values) if value is not None]
+    means = {
+        name: sum(term[prompt] or 0.0 for prompt in present) / len(present)
+        for name, term in (("patched", values), ("clean", clean), ("corrupted", corrupted))
+    }
+    return {**means, "n": len(present), "by_prompt": list(values)}
+
+
+def _lists(values: Float[Tensor, "layer place prompt"]) -> list[list[list[float | None]]]:
+    """NaN as None."""
+    return [
+        [[None if value != value else value for value in prompts] for prompts in places] for places in values.tolist()
+    ]
+
+
+def correlations(exact: Patched, approximate: Patched) -> dict[Site, float]:
+    """Pearson correlation of exact and approximate effects of each family, over its sites' means over prompts."""
+    found = {}
+    for site, values in exact.sites.items():
+        pair = torch.stack(
+            [(part - exact.corrupted).nanmean(dim=-1).flatten() for part in (values, approximate.sites[site])]
+        )
+        found[site] = torch.corrcoef(pair)[0, 1].item()
+    return found

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_sweeps.circuits.attribution import EndActivations, constant_z
+from mi_sweeps.circuits.network import Linear, Norm
 from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched
 from mi_sweeps.config import PatchingConfig, Site
@@ -44,6 +46,40 @@ class ReferenceEngine:
 
     def __init__(self, bridge: TransformerBridge) -> None:
         self.bridge = bridge
+
+    @torch.no_grad()
+    def at_end(self, pairs: Pairs) -> EndActivations:
+        """See `mi_sweeps.circuits.patching.Engine`."""
+        bridge, n_layers = self.bridge, self.bridge.cfg.n_layers
+        hooks = {
+            "resid_pre": "hook_resid_pre",
+            "resid_mid": "hook_resid_mid",
+            "attn_out": "hook_attn_out",
+            "mlp_out": "hook_mlp_out",
+            "z": "attn.hook_z",
+        }
+        names = {f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in hooks.values()}
+        names |= {f"blocks.{n_layers - 1}.hook_resid_post", "ln_final.hook_scale"}
+        _, cache = bridge.run_with_cache(pairs.clean.tokens, names_filter=lambda name: name in names)
+        ends: dict[str, Any] = {
+            name: torch.stack([pairs.at_end(cache[f"blocks.{layer}.{hook}"]) for layer in range(n_layers)])
+            for name, hook in hooks.items()
+            if f"blocks.0.{hook}" in cache
+        }
+        return EndActivations(
+            **{"resid_mid": None, **ends},
+            resid=pairs.at_end(cache[f"blocks.{n_layers - 1}.hook_resid_post"]),
+            scale=pairs.at_end(cache["ln_final.hook_scale"]),
+            norm=_norm(bridge, bridge.ln_final),
+            unembed=Linear(bridge.W_U, bridge.b_U),
+            W_O=torch.stack([block.attn.W_O for block in bridge.blocks]),
+            constant_z=torch.stack([self._constant_z(block) for block in bridge.blocks]),
+        )
+
+    def _constant_z(self, block: Any) -> Float[Tensor, "head d_head"]:
+        weights, bias = block.attn.W_V, block.attn.b_V
+        value = Linear(weights.permute(1, 0, 2).flatten(1), None if bias is None else bias.flatten())
+        return constant_z(self.bridge.cfg.n_heads, len(weights), value, _norm(self.bridge, block.ln1))
 
     @torch.no_grad()
     def patch(self, pairs: Pairs, patching: PatchingConfig) -> Patched:
@@ -87,6 +123,13 @@ class ReferenceEngine:
     def _n_heads(self, site: Site) -> int:
         grouped = self.bridge.cfg.n_key_value_heads
         return grouped if site in ("k", "v") and grouped is not None else self.bridge.cfg.n_heads
+
+
+def _norm(bridge: TransformerBridge, norm: Any) -> Norm:
+    """The weights of a LayerNorm or RMSNorm. Its scale comes from the run's cache, so `eps` is not looked for."""
+    original = norm.original_component
+    centres = not bridge.cfg.uses_rms_norm
+    return Norm(original.weight, getattr(original, "bias", None), eps=0.0, centres=centres)
 
 
 def _hook(site: Site, layer: int) -> str:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_sweeps.circuits.activations import LayerActivations, align, forward
+from mi_sweeps.circuits.activations import LayerActivations, align, embed, forward
 from mi_sweeps.circuits.carry import Group, Run
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.pairs import Pairs
@@ -37,9 +37,7 @@ class Runs:
     @cached_property
     def reached(self) -> dict[int, Group]:
         """For each number of last columns the prompts in which a change may be that far from the end."""
-        return {
-            span: Group((self.spans >= span).nonzero()[:, 0], span) for span in range(1, int(self.spans.max()) + 1)
-        }
+        return {span: Group((self.spans >= span).nonzero()[:, 0], span) for span in range(1, int(self.spans.max()) + 1)}
 
     @cached_property
     def starting(self) -> dict[int, Group]:
@@ -54,21 +52,17 @@ class Runs:
 
 
 def run_both(network: Network, pairs: Pairs) -> Runs:
-    """One forward pass over both."""
-    n = len(pairs.clean)
-    both = align(network, torch.cat([pairs.clean.end, pairs.corrupted.end]))
+    """One forward pass each."""
     layout = align(network, pairs.clean.end)
-    tokens = torch.cat([layout.tokens(pairs.clean), layout.tokens(pairs.corrupted)])
-    layers, resid = forward(network, tokens, both)
-    direction, constant = read_out(network, pairs)
-    clean, corrupted = ([layer.select(half) for layer in layers] for half in (slice(0, n), slice(n, None)))
-    run = Run(network, layout, corrupted, direction, constant)
+    clean, clean_resid = forward(network, embed(network, pairs.clean, layout), layout)
+    corrupted, corrupted_resid = forward(network, embed(network, pairs.corrupted, layout), layout)
+    run = Run(network, layout, corrupted, *read_out(network, pairs))
     return Runs(
         clean,
         run,
-        run.read(resid[:n, -1], slice(None)),
-        run.read(resid[n:, -1], slice(None)),
-        (tokens[:n] != tokens[n:]) & (layout.positions >= 0),
+        run.read(clean_resid[:, -1], slice(None)),
+        run.read(corrupted_resid[:, -1], slice(None)),
+        (layout.tokens(pairs.clean) != layout.tokens(pairs.corrupted)) & (layout.positions >= 0),
     )
 
 

@@ -117,6 +117,10 @@ def patch_id(config: Config) -> str:
             "corruption": config.corruption.name,
             "sites": sorted(set(patching.sites)),
             "heads": patching.heads,
+            "exact": patching.exact,
+            "approximate": patching.approximate,
+            "paths": patching.paths and patching.paths.model_dump(mode="json"),
             "prompts": patching.prompts,
+            "tf32": patching.tf32,
         }
     )[:ID_LENGTH]

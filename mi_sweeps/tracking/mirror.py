@@ -50,7 +50,7 @@ class Mirror:
     def _heatmaps(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         sites: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
-            if row["kind"] == "patch" and row["head"] is not None:
+            if row["kind"] == "patch" and row["head"] is not None and row["patched"] is not None:
                 sites.setdefault(row["site"], []).append(row)
         try:
             import wandb

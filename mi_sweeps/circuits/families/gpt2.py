@@ -25,8 +25,7 @@ def network(model: Any) -> Network | None:
 def _block(config: Any, layer: Any) -> Block:
     weights, biases = layer.attn.c_attn.weight, layer.attn.c_attn.bias
     query, key, value = (
-        Linear(weight, bias)
-        for weight, bias in zip(weights.chunk(3, dim=1), biases.chunk(3), strict=True)
+        Linear(weight, bias) for weight, bias in zip(weights.chunk(3, dim=1), biases.chunk(3), strict=True)
     )
     return Block(
         n_heads=config.n_head,

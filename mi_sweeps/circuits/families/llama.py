@@ -45,9 +45,7 @@ def _block(config: Any, layer: Any) -> Block:
         scale=attention.scaling,
         combine=_linear(attention.o_proj),
         mlp_norm=_norm(layer.post_attention_layernorm),
-        mlp=Mlp(
-            _linear(mlp.up_proj), _linear(mlp.gate_proj), _linear(mlp.down_proj), ACTIVATIONS[config.hidden_act]
-        ),
+        mlp=Mlp(_linear(mlp.up_proj), _linear(mlp.gate_proj), _linear(mlp.down_proj), ACTIVATIONS[config.hidden_act]),
     )
 
 

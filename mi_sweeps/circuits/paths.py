@@ -1,0 +1,192 @@
+"""Direct path patching: one head's output, as one later head's query, key or value input alone sees it.
+
+The clean run's output of the source is put into the residual stream that the receiver reads, and nobody else sees
+it (Wang et al. 2022, arXiv:2211.00593, appendix B; Goldowsky-Dill et al. 2023, arXiv:2304.05969, on paths). What
+follows after the receiver is computed in full. The receiver normalises what it reads: `recomputed` lets that see the
+change, which is the exact intervention and what `transformer_lens.patching.get_act_patch_direct_path` does; `frozen`
+keeps the corrupted run's scale, so that a receiver's input is linear in its sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_sweeps.circuits.carry import Change, Group, attend, carry, rotation_of
+from mi_sweeps.circuits.fast import MEMORY, budget, n_places
+from mi_sweeps.circuits.network import Linear, Network, Norm, rotate
+from mi_sweeps.circuits.pairs import Pairs
+from mi_sweeps.circuits.patching import summary
+from mi_sweeps.circuits.runs import Runs, in_groups, run_both
+from mi_sweeps.config import PathsConfig
+from mi_sweeps.errors import UserError
+
+Input = Literal["q", "k", "v"]
+Head = tuple[int, int]
+"""Layer and index; for inputs k and v of grouped-query attention the index of a key/value head."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Logit differences of every patched prompt; `path_rows` averages them."""
+
+    clean: Float[Tensor, " prompt"]
+    corrupted: Float[Tensor, " prompt"]
+    edges: dict[tuple[Head, Head, Input], Float[Tensor, " prompt"]]
+    """By source, receiver and the receiver's input."""
+
+
+@torch.no_grad()
+def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int = MEMORY) -> Paths:
+    """Patches the direct path from every head to each receiver's inputs, each alone.
+
+    Args:
+        memory: see `mi_sweeps.circuits.fast.FastEngine`.
+
+    Raises:
+        UserError: a receiver is no head of the model, or in its first layer.
+    """
+    wanted = [(receiver, source) for source in paths.inputs for receiver in _receivers(network, paths, source)]
+    edges = [
+        ((layer, head), receiver, source)
+        for receiver, source in wanted
+        for layer, head in product(range(receiver[0]), range(network.blocks[0].n_heads))
+    ]
+    prompts, tokens = budget(network, pairs, memory)
+    parts = []
+    for part in in_groups(pairs, prompts):
+        runs = run_both(network, part)
+        n_prompts = len(part.clean)
+        results = runs.corrupted_logit_diff.repeat(len(edges))
+        index = torch.arange(len(results), device=results.device).view(len(edges), n_prompts)
+        changes, start = [], 0
+        for receiver, source in wanted:
+            stop = start + receiver[0] * network.blocks[0].n_heads
+            changes += list(_changes(runs, receiver, source, paths.norm, index[start:stop]))
+            start = stop
+        carry(runs.corrupted, changes, results, tokens)
+        parts.append((runs.clean_logit_diff.cpu(), runs.corrupted_logit_diff.cpu(), results.view(len(edges), -1).cpu()))
+    clean, corrupted, values = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))
+    return Paths(clean, corrupted, dict(zip(edges, values, strict=True)))
+
+
+def _receivers(network: Network, paths: PathsConfig, source: Input) -> list[Head]:
+    n_layers, n_heads = len(network.blocks), n_places(network.blocks[0], source)
+    if paths.receivers == "all":
+        return list(product(range(1, n_layers), range(n_heads)))
+    for layer, head in paths.receivers:
+        if not (1 <= layer < n_layers and head < n_heads):
+            kind = "heads" if n_heads == network.blocks[0].n_heads else f"key/value heads for input {source}"
+            raise UserError(
+                f"patching.paths.receivers: [{layer}, {head}] is no receiver; "
+                f"layers are 1 to {n_layers - 1}, {kind} 0 to {n_heads - 1}"
+            )
+    return list(dict.fromkeys(paths.receivers))
+
+
+def _changes(
+    runs: Runs, receiver: Head, source: Input, norm: str, results: Int[Tensor, "source prompt"]
+) -> Iterator[Change]:
+    """All sources to one input of one receiver."""
+    last = receiver[0] == len(runs.clean) - 1
+    for group in runs.starting.values():
+        # After the last layer's attention only the last column is read.
+        reached = Group(group.prompts, 1) if last else group
+        yield Change(
+            receiver[0],
+            "mid",
+            reached,
+            results[:, group.prompts].T,
+            partial(_written, runs, receiver, source, norm, group, reached.span),
+        )
+
+
+def _written(
+    runs: Runs, receiver: Head, source: Input, norm: str, group: Group, columns: int, chosen: slice
+) -> Float[Tensor, "prompt source col d_model"]:
+    """The stream after the receiver's attention, in the last `columns` columns."""
+    layer, head = receiver
+    run = runs.corrupted
+    block, corrupted = run.network.blocks[layer], run.layers[layer]
+    prompts, span = group.prompts, group.span
+    size = block.n_heads // n_places(block, source)
+    heads = slice(head * size, (head + 1) * size)
+    kv = head * block.n_kv_heads // block.n_heads if source == "q" else head
+    read = corrupted.resid_pre[prompts, -span:].unsqueeze(1)
+    normed = _normalise(block.attention_norm, read, _source_writes(runs, group, layer, chosen), norm)
+
+    def of_run(name: Literal["q", "k", "v"], index: slice) -> Tensor:
+        own = getattr(corrupted, name)[prompts, -span:, index].unsqueeze(1)
+        return own.expand(-1, normed.shape[1], *own.shape[2:])
+
+    q, k, v = of_run("q", heads), of_run("k", slice(kv, kv + 1)), of_run("v", slice(kv, kv + 1))
+    width = corrupted.k.shape[1]
+    place = rotation_of(run.layout, prompts, width - span, width)
+    if source == "q":
+        q = rotate(_project(block.query, block.n_heads, heads, block.query_norm, normed), place)
+    elif source == "k":
+        k = rotate(_project(block.key, block.n_kv_heads, slice(kv, kv + 1), block.key_norm, normed), place)
+    else:
+        v = _project(block.value, block.n_kv_heads, slice(kv, kv + 1), None, normed)
+    before = slice(0, width - span)
+    z = attend(
+        q[:, :, -columns:] * block.scale,
+        k,
+        v,
+        corrupted.k[prompts, before, kv : kv + 1],
+        corrupted.v[prompts, before, kv : kv + 1],
+        run.layout.mask[prompts, -1, before],
+    )
+    change = z - corrupted.z[prompts, -columns:, heads].flatten(2).unsqueeze(1)
+    return change @ block.W_O[heads].flatten(0, 1) + corrupted.resid_mid[prompts, -columns:].unsqueeze(1)
+
+
+def _source_writes(runs: Runs, group: Group, layer: int, chosen: slice) -> Float[Tensor, "prompt source col d_model"]:
+    """How the output of each source changes in the stream, for some of the heads of all layers before `layer`."""
+    blocks = runs.corrupted.network.blocks
+    writes = []
+    for number in range(*chosen.indices(layer * blocks[0].n_heads)):
+        at, head = divmod(number, blocks[0].n_heads)
+        clean, corrupted = (
+            run[at].z[group.prompts, -group.span :, head] for run in (runs.clean, runs.corrupted.layers)
+        )
+        writes.append((clean - corrupted) @ blocks[at].W_O[head])
+    return torch.stack(writes, dim=1)
+
+
+def _normalise(norm: Norm, read: Tensor, change: Tensor, how: str) -> Tensor:
+    if how == "recomputed":
+        return norm(read + change)
+    return norm(read) + norm.centre(change) / norm.scale(read) * norm.weight
+
+
+def _project(linear: Linear, n_heads: int, chosen: slice, norm: Norm | None, normed: Tensor) -> Tensor:
+    """Some heads' queries, keys or values, before rotation."""
+    weight = linear.weight.unflatten(1, (n_heads, -1))[:, chosen]
+    bias = None if linear.bias is None else linear.bias.unflatten(0, (n_heads, -1))[chosen].flatten()
+    heads = Linear(weight.flatten(1), bias)(normed).unflatten(-1, weight.shape[1:])
+    return heads if norm is None else norm(heads)
+
+
+def path_rows(paths: Paths) -> list[dict[str, Any]]:
+    """Rows of the paths table: means over prompts, and the values of each prompt."""
+    clean, corrupted = paths.clean.tolist(), paths.corrupted.tolist()
+    return [
+        {
+            "kind": "path",
+            "site": source_input,
+            "source_layer": source[0],
+            "source_head": source[1],
+            "layer": receiver[0],
+            "head": receiver[1],
+            **summary(values.tolist(), clean, corrupted),
+        }
+        for (source, receiver, source_input), values in paths.edges.items()
+    ]
