@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..store.files import write_bytes
+from ..store.files import replacing, write_bytes
 from . import cells, folder
 
 FLOOR = 0.1
 """Logits. Where clean and corrupted differ by less, a recovered fraction says nothing and is left out."""
+
+APPROXIMATE = " (approximate)"
+"""What a site's name ends with where its values are estimates, for want of patched ones."""
+
+ATTRIBUTION_KINDS = ("lens", "layer", "head")
+"""Kinds of rows of a patch job's table. The others are `patch`, `path` and `prompt`."""
 
 T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -60,8 +67,17 @@ ATTRIBUTION = EXAMINED | {
 }
 PATCHING = EXAMINED | {
     **{"site": "string", "layer": "Int64", "head": "Int64", "position": "string"},
+    **{"patched": "float64", "approximate": "float64", "clean": "float64", "corrupted": "float64", "n": "int64"},
+}
+SOURCE = {"source_layer": "Int64", "source_head": "Int64"}
+PATHS = EXAMINED | {
+    **{"site": "string", **SOURCE, "layer": "Int64", "head": "Int64"},
     **{"patched": "float64", "clean": "float64", "corrupted": "float64", "n": "int64"},
 }
+OF_PROMPT = {"prompt": "int64", "patched": "float64", "clean": "float64", "corrupted": "float64"}
+BY_PROMPT = EXAMINED | {"site": "string", "layer": "Int64", "head": "Int64", "position": "string"} | OF_PROMPT
+PATHS_BY_PROMPT = EXAMINED | {"site": "string", **SOURCE, "layer": "Int64", "head": "Int64"} | OF_PROMPT
+TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths")
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,13 @@ class Frames:
     attribution: pd.DataFrame
     """Logit differences of the residual stream (`lens`), of each layer's parts (`layer`) and each `head`."""
     patching: pd.DataFrame
-    """Logit difference `patched` at one site, with those of the `clean` and `corrupted` prompts."""
+    """Logit difference `patched` at one site, with those of the `clean` and `corrupted` prompts; `approximate` is
+    an estimate of `patched` from a gradient. Either is missing where it was not asked for."""
+    paths: pd.DataFrame
+    """Logit difference `patched` along one direct path: from a source head to the queries, keys or values (`site`
+    q, k or v) of one later head. Under grouped-query attention the heads of k and v are key/value heads."""
+    output: folder.Output | None = field(default=None, repr=False)
+    """Where the tables came from, for what is read only when it is asked for: `by_prompt`."""
 
 
 def load(output: Path, sweeps: Sequence[str] | None = None) -> Frames:
@@ -89,39 +111,72 @@ def load(output: Path, sweeps: Sequence[str] | None = None) -> Frames:
     return tabulate(folder.read(output, sweeps))
 
 
-def tabulate(output: folder.Output) -> Frames:
-    """The tables of an output folder that was read."""
+def tabulate(output: folder.Output, paths: bool = True) -> Frames:
+    """The tables of an output folder that was read. Without `paths`, of which there may be many, that one is empty."""
     examined = [(patch, step, file) for patch in output.patches for step, file in patch.tables()]
     keys = [(patch.run_id, patch.patch_id, patch.corruption, step) for patch, step, _ in examined]
-    tables = _stack([file for _, _, file in examined], "kind", keys, tuple(EXAMINED))
-    of_patch = tables["kind"] == "patch"
+    wanted = {
+        "attribution": (ATTRIBUTION_KINDS, ATTRIBUTION),
+        "patching": (("patch",), PATCHING),
+        "paths": (("path",) if paths else (), PATHS),
+    }
+    # Not all that is there: by_prompt is as large as everything else together many times over.
+    names = {"kind", *ATTRIBUTION, *PATCHING, *PATHS}
+    parts: dict[str, list[pa.Table]] = {name: [] for name in wanted}
+    for _, _, file in examined:
+        table = _read(file, "kind", names)
+        for name, (kinds, columns) in wanted.items():
+            there = [column for column in columns if column in table.column_names]
+            parts[name].append(_of_kinds(table, kinds).select(there))
     trained = [run for run in output.runs if (run.path / "metrics.parquet").exists()]
-    metrics = [run.path / "metrics.parquet" for run in trained]
+    metrics = [_read(run.path / "metrics.parquet", "metric") for run in trained]
     return Frames(
         runs=_typed(_runs(output.runs), RUNS),
         patches=_typed(_patches(list(output.patches)), PATCHES),
-        metrics=_typed(_stack(metrics, "metric", [(run.run_id,) for run in trained], ("run_id",)), METRICS),
-        attribution=_typed(tables[~of_patch], ATTRIBUTION),
-        patching=_typed(tables[of_patch], PATCHING),
+        metrics=_typed(_stack(metrics, [(run.run_id,) for run in trained], ("run_id",)), METRICS),
+        **{name: _typed(_stack(parts[name], keys, tuple(EXAMINED)), columns) for name, (_, columns) in wanted.items()},
+        output=output,
     )
 
 
-def export(frames: Frames, directory: Path, format: Literal["parquet", "csv"] = "parquet") -> list[Path]:
+def by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
+    """The patched logit difference of every prompt, at the checkpoints that `frames.patching` holds.
+
+    One row a site and prompt, with the prompt's own clean and corrupted logit differences; `prompt` counts those of
+    patch.json from 0. A prompt that has no such site has no row there. Only the named `sites`, if any are given: all
+    sites of a large sweep may not fit in memory. Empty for tables that do not tell prompts apart.
+    """
+    return _together(_by_prompt(frames, "patch", sites), BY_PROMPT)
+
+
+def paths_by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
+    """As `by_prompt`, along the direct paths of the checkpoints that `frames.paths` holds."""
+    return _together(_by_prompt(frames, "path", sites), PATHS_BY_PROMPT)
+
+
+def export(
+    frames: Frames, directory: Path, format: Literal["parquet", "csv"] = "parquet", by_prompt: bool = False
+) -> list[Path]:
     """Write each table to its own file in `directory`, whole or not at all; returns the files.
 
-    CSV keeps values, Parquet keeps types as well.
+    CSV keeps values, Parquet keeps types as well. `by_prompt` also writes what each prompt has, as `by_prompt` and
+    `paths_by_prompt`: many times as much.
     """
     if format not in ("parquet", "csv"):
         raise UserError(f"no table format {format!r}: choose parquet or csv")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     files = []
-    for field in fields(frames):
-        table: pd.DataFrame = getattr(frames, field.name)
-        file = directory / f"{field.name}.{format}"
+    for name in TABLES:
+        table: pd.DataFrame = getattr(frames, name)
+        file = directory / f"{name}.{format}"
         written = table.to_parquet(index=False) if format == "parquet" else table.to_csv(index=False).encode()
         write_bytes(file, written)
         files.append(file)
+    if by_prompt:
+        for name, kind, columns in (("by_prompt", "patch", BY_PROMPT), ("paths_by_prompt", "path", PATHS_BY_PROMPT)):
+            files.append(directory / f"{name}.{format}")
+            _write_parts(files[-1], _by_prompt(frames, kind), columns)
     return files
 
 
@@ -133,6 +188,20 @@ def recovered(patching: pd.DataFrame) -> pd.Series:
     """
     denominator = patching["clean"] - patching["corrupted"]
     return (patching["patched"] - patching["corrupted"]) / denominator.where(denominator.abs() >= FLOOR)
+
+
+def with_approximate(patching: pd.DataFrame) -> pd.DataFrame:
+    """What there is to show: where only an estimate was asked for, it stands for `patched`, and the site is "z
+    (approximate)". Rows that have neither are left out."""
+    estimated = patching["patched"].isna()
+    if not estimated.any():
+        return patching
+    there = patching[~estimated | patching["approximate"].notna()]
+    estimated = there["patched"].isna()
+    return there.assign(
+        site=there["site"].where(~estimated, there["site"] + APPROXIMATE),
+        patched=there["patched"].fillna(there["approximate"]),
+    )
 
 
 def first_step(metrics: pd.DataFrame, threshold: float = 0.9, split: str = "heldout") -> pd.Series:
@@ -241,29 +310,91 @@ def _nested(overrides: folder.Json) -> folder.Json:
     return config
 
 
-def _stack(files: Sequence[Path], needed: str, keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> pd.DataFrame:
-    """The rows of all files one below the other, each with the keys of its file in the columns `names`.
+def _by_prompt(frames: Frames, kind: str, sites: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+    """Rows of kind `patch` or `path` prompt by prompt, one frame a checkpoint."""
+    table, columns = (frames.patching, BY_PROMPT) if kind == "patch" else (frames.paths, PATHS_BY_PROMPT)
+    held = set(table[["patch_id", "step"]].drop_duplicates().itertuples(index=False, name=None))
+    names = {"kind", "by_prompt", *columns}
+    for patch in frames.output.patches if frames.output else ():
+        for step, file in patch.tables():
+            if (patch.patch_id, step) not in held:
+                continue
+            rows = _read(file, "kind", names)
+            if not {"by_prompt", "prompt"} <= set(rows.column_names):
+                continue
+            prompts = _of_kinds(rows, ("prompt",))
+            chosen = _of_kinds(rows, (kind,))
+            if sites is not None:
+                chosen = chosen.filter(pc.is_in(chosen["site"], pa.array(sites, pa.string())))
+            chosen = chosen.filter(pc.is_valid(chosen["by_prompt"]))
+            keys = (patch.run_id, patch.patch_id, patch.corruption, step)
+            yield _typed(_one_a_prompt(chosen, prompts).assign(**dict(zip(EXAMINED, keys, strict=True))), columns)
 
-    Every file must have the column `needed`.
-    """
-    if not files:
-        return pd.DataFrame({needed: pd.Series(dtype="string")})
-    tables = [_read(file, needed) for file in files]
+
+def _one_a_prompt(rows: pa.Table, prompts: pa.Table) -> pd.DataFrame:
+    """Each row once for every prompt that has its site."""
+    lists = rows["by_prompt"].combine_chunks()
+    length = lists.value_lengths().to_numpy(zero_copy_only=False)
+    row = np.repeat(np.arange(len(rows)), length)
+    prompt = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
+    patched = pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype("float64")
+    there = ~np.isnan(patched)
+    row, prompt, patched = row[there], prompt[there], patched[there]
+    own = prompts.select(["prompt", "clean", "corrupted"]).to_pandas().set_index("prompt")
+    frame = rows.drop_columns(["by_prompt"]).to_pandas().iloc[row].reset_index(drop=True)
+    return frame.assign(
+        prompt=prompt,
+        patched=patched,
+        clean=own["clean"].reindex(prompt).to_numpy(),
+        corrupted=own["corrupted"].reindex(prompt).to_numpy(),
+    )
+
+
+def _together(frames: Iterable[pd.DataFrame], columns: dict[str, str]) -> pd.DataFrame:
+    listed = list(frames)
+    return pd.concat(listed, ignore_index=True) if listed else _typed([], columns)
+
+
+def _write_parts(file: Path, frames: Iterable[pd.DataFrame], columns: dict[str, str]) -> None:
+    """Write frames below each other into one file, with never more than one of them in memory."""
+    empty = _typed([], columns)
+    with replacing(file) as temporary:
+        if file.suffix == ".csv":
+            empty.to_csv(temporary, index=False)
+            for frame in frames:
+                frame.to_csv(temporary, index=False, mode="a", header=False)
+            return
+        schema = pa.Schema.from_pandas(empty, preserve_index=False)
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for frame in frames:
+                writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
+
+
+def _of_kinds(table: pa.Table, kinds: Sequence[str]) -> pa.Table:
+    return table.filter(pc.is_in(table["kind"], pa.array(kinds, pa.string())))
+
+
+def _stack(tables: Sequence[pa.Table], keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> pd.DataFrame:
+    """The rows of all tables one below the other, each with the keys of its table in the columns `names`."""
+    if not tables:
+        return pd.DataFrame()
     try:
         stacked = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     except pa.ArrowException as error:
-        raise UserError(f"tables below {files[0].parent} differ in their columns: {_line(error)}") from None
+        told = ", ".join(f"{name} {key}" for name, key in zip(names, keys[0], strict=True))
+        raise UserError(f"tables differ in their columns, from {told} on: {_line(error)}") from None
     lengths = [len(table) for table in tables]
-    for name, of_files in zip(names, zip(*keys, strict=True), strict=True):
-        stacked[name] = np.repeat(np.array(of_files, dtype=object), lengths)
+    for name, of_tables in zip(names, zip(*keys, strict=True), strict=True):
+        stacked[name] = np.repeat(np.array(of_tables, dtype=object), lengths)
     return stacked
 
 
-def _read(file: Path, needed: str) -> pa.Table:
+def _read(file: Path, needed: str, columns: Iterable[str] | None = None) -> pa.Table:
+    """A file's table, or those of its `columns` that it has. It must have the column `needed`."""
     try:
         # Thousands of small files: a thread pool for each would cost more than the reading.
         with pq.ParquetFile(file) as opened:
-            table = opened.read(use_threads=False)
+            table = opened.read(columns=None if columns is None else list(columns), use_threads=False)
         if needed not in table.column_names:
             raise pa.ArrowInvalid(f"no column {needed!r}")
         return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 POSITIONS = (
@@ -73,14 +76,18 @@ def write_patch(
     output: Path, run_id: str, patch_id: str, corruption: str = "first", *, state: str = "done",
     error: str | None = None, steps: Iterable[int] = (0, 8, 16, 24), lr: float = 1e-4, seed: int = 0,
     layers: int = 4, heads: int = 4, prompt: str = "After Mary, John and Tom left, Mary and John gave it to",
+    name: str = "full", by_prompt: bool = False, exact: bool = True, approximate: bool = False, paths: bool = False,
 ) -> None:  # fmt: skip
-    """A patch job's folder, in which the heads of the later layers grow with the win rate."""
+    """A patch job's folder, in which the heads of the later layers grow with the win rate.
+
+    Without the last four its tables are as those of old: without the columns that came later.
+    """
     folder = output / "runs" / run_id / "patches" / patch_id
     about = {
         "patch_id": patch_id,
         "run_id": run_id,
         "corruption": corruption,
-        "config": {"patching": {"name": "full", "prompts": PROMPTS}},
+        "config": {"patching": {"name": name, "prompts": PROMPTS}},
         "prompts": [{"clean": prompt, "corrupted": prompt + "?", "answer": "Tom", "subjects": ["Mary", "John"]}]
         * PROMPTS,
     }
@@ -88,8 +95,17 @@ def write_patch(
     write_json(folder / "status.json", {"state": state, "attempts": 1, "seconds": 9.0, "error": error})
     (folder / "tables").mkdir()
     for step in steps:
-        table = _table(_learned(step, lr, seed), corruption, seed, layers, heads)
-        table.to_parquet(folder / "tables" / f"{step:06d}.parquet", index=False)
+        rows = _rows(_learned(step, lr, seed), corruption, seed, layers, heads)
+        if paths:
+            rows += _path_rows(rows, seed, layers, heads)
+        if by_prompt:
+            _tell_prompts(rows, seed)
+        if approximate:
+            _estimate(rows)
+        if not exact:
+            for row in rows:
+                row |= {"patched": None, "by_prompt": None} if row["kind"] == "patch" else {}
+        pq.write_table(_table(rows), folder / "tables" / f"{step:06d}.parquet")
 
 
 def write_sweep(output: Path, name: str, cells: list[dict[str, Any]]) -> None:
@@ -113,7 +129,7 @@ def _learned(step: int, lr: float, seed: int) -> float:
     return 1 / (1 + math.exp(4.5 - step * (lr / 1e-4) * (1 + 0.1 * ((seed * 7) % 5 - 2)) / 3)) if step else 0.0
 
 
-def _table(learned: float, corruption: str, seed: int, layers: int, heads: int) -> pd.DataFrame:
+def _rows(learned: float, corruption: str, seed: int, layers: int, heads: int) -> list[dict[str, Any]]:
     random = np.random.default_rng([seed, layers, heads, len(corruption)])
     clean, corrupted = 0.04 + 3.2 * learned, -2.4 * learned
     slot = SLOT.get(corruption, SLOT["first"])
@@ -144,8 +160,68 @@ def _table(learned: float, corruption: str, seed: int, layers: int, heads: int) 
                 patch(site, share * strength, layer=layer, head=head)
     for component, value in (("embed", 0.05), ("bias", -0.02)):
         rows.append({"kind": "layer", "component": component, "logit_diff": value})
-    table = pd.DataFrame(rows).assign(n=PROMPTS).astype({"layer": "Int64", "head": "Int64"})
-    return table
+    return [row | {"n": PROMPTS} for row in rows]
+
+
+def _path_rows(rows: list[dict[str, Any]], seed: int, layers: int, heads: int) -> list[dict[str, Any]]:
+    """Every head to the queries, keys and values of each later head; one path in ten carries something."""
+    random = np.random.default_rng([seed, 1])
+    whole = next(row for row in rows if row["kind"] == "patch")
+    clean, corrupted = whole["clean"], whole["corrupted"]
+    return [
+        {
+            "kind": "path", "site": site, "source_layer": source, "source_head": one, "layer": layer, "head": other,
+            "patched": corrupted + (random.normal(0.2, 0.2) if random.random() < 0.1 else 0.0) * (clean - corrupted),
+            "clean": clean, "corrupted": corrupted, "n": PROMPTS,
+        }
+        for site in ("q", "k", "v")
+        for source in range(layers) for layer in range(source + 1, layers)
+        for one in range(heads) for other in range(heads if site == "q" else max(1, heads // 2))
+    ]  # fmt: skip
+
+
+def _tell_prompts(rows: list[dict[str, Any]], seed: int) -> None:
+    """Adds what each prompt has, whose means are the rows' values; the last two prompts have no `intro 1`."""
+    random = np.random.default_rng([seed, 2])
+    whole = next(row for row in rows if row["kind"] == "patch")
+    clean = whole["clean"] + random.normal(0, 0.6, PROMPTS)
+    corrupted = whole["corrupted"] + random.normal(0, 0.6, PROMPTS)
+    for row in rows:
+        if row["kind"] not in ("patch", "path"):
+            continue
+        room = row["clean"] - row["corrupted"]
+        effect = (row["patched"] - row["corrupted"]) / room if room else 0.0
+        effects = effect * (1 + 0.3 * random.normal(size=PROMPTS))
+        patched = (corrupted + effects * (clean - corrupted)).astype("float32")
+        there = slice(0, PROMPTS - 2) if row.get("position") == "intro 1" else slice(0, PROMPTS)
+        row |= {
+            "by_prompt": [float(value) if index < there.stop else None for index, value in enumerate(patched)],
+            **{"patched": float(patched[there].astype("float64").mean()), "n": there.stop},
+            **{"clean": float(clean[there].mean()), "corrupted": float(corrupted[there].mean())},
+        }
+    rows += [
+        {"kind": "prompt", "prompt": index, "clean": float(clean[index]), "corrupted": float(corrupted[index]), "n": 1}
+        for index in range(PROMPTS)
+    ]
+
+
+def _estimate(rows: list[dict[str, Any]]) -> None:
+    """Adds estimates: worse for sites that are read late, as a site's name has it."""
+    for row in rows:
+        if row["kind"] == "patch":
+            random = np.random.default_rng(zlib.crc32(repr(sorted(row.items(), key=str)).encode()))
+            change = row["patched"] - row["corrupted"]
+            noise = 0.05 if row["site"] in ("z", "v") else 0.4
+            row["approximate"] = row["corrupted"] + 0.8 * change + noise * random.normal()
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    """The rows with the columns that any of them has, of the types that a patch job writes."""
+    types = {name: pa.int64() for name in ("layer", "head", "source_layer", "source_head", "prompt", "n")}
+    types |= {name: pa.string() for name in ("kind", "site", "component", "position")}
+    types["by_prompt"] = pa.list_(pa.float32())
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.Table.from_pylist(rows, pa.schema([(name, types.get(name, pa.float64())) for name in names]))
 
 
 @pytest.fixture

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
+from mi_sweeps.analysis import folder
 from mi_sweeps.analysis import frames as frames_of
-from mi_sweeps.analysis.frames import band, export, first_step, load, recovered, t_95
+from mi_sweeps.analysis.frames import (
+    band,
+    by_prompt,
+    export,
+    first_step,
+    load,
+    paths_by_prompt,
+    recovered,
+    t_95,
+    tabulate,
+    with_approximate,
+)
 from mi_sweeps.errors import UserError
 
-TABLES = ("runs", "patches", "metrics", "attribution", "patching")
+TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths")
 
 
 def test_runs_carry_their_settings_and_progress(make_output):
@@ -94,6 +107,85 @@ def test_a_broken_json_file_is_named(make_output):
     status.write_text("{")
     with pytest.raises(UserError, match="status.json"):
         load(output)
+
+
+def test_tables_of_old_and_of_now_are_read_together(make_output, folders):
+    output = make_output(steps=(8,), corruptions=("first",))
+    run_id = "run-0.0001-constant-0"
+    now = {"by_prompt": True, "approximate": True, "paths": True}
+    folders.write_patch(output, run_id, "now", "second", steps=(8,), **now)
+    folders.write_patch(output, run_id, "estimates", "both", steps=(8,), approximate=True, exact=False)
+    frames = load(output)
+    assert set(frames.attribution["kind"]) == {"lens", "layer", "head"}
+    there = frames.patching.groupby("corruption")[["patched", "approximate"]].agg(lambda values: values.notna().all())
+    assert there.loc["first"].tolist() == [True, False]
+    assert there.loc["second"].tolist() == [True, True]
+    assert there.loc["both"].tolist() == [False, True]
+    assert frames.patching.groupby("corruption").size().nunique() == 1
+    assert set(frames.paths["corruption"]) == {"second"}
+    assert list(frames.paths.columns) == list(frames_of.PATHS)
+    assert (frames.paths["source_layer"] < frames.paths["layer"]).all()
+    assert len(frames.paths) == 6 * 4 * (4 + 2 + 2)  # pairs of layers, sources, heads of q, k and v
+    assert tabulate(folder.read(output), paths=False).paths.empty
+
+
+def test_every_prompt_of_every_site(make_output):
+    frames = load(make_output(steps=(0, 8), by_prompt=True, paths=True))
+    rows = by_prompt(frames)
+    assert list(rows.columns) == list(frames_of.BY_PROMPT)
+    assert not rows.isna()[["patched", "clean", "corrupted"]].any(axis=None)
+    keys = ["patch_id", "step", "site", "layer", "head", "position"]
+    means = rows.groupby(keys, dropna=False)[["patched", "clean", "corrupted"]].mean()
+    both = frames.patching.merge(means, on=keys, suffixes=("", "_mean"))
+    assert len(both) == len(frames.patching)
+    for name in ("patched", "clean", "corrupted"):
+        pd.testing.assert_series_equal(both[f"{name}_mean"], both[name], check_names=False)
+    # Two prompts have no `intro 1`: they keep their numbers elsewhere and have no rows here.
+    lacking = rows[rows["position"] == "intro 1"]
+    assert sorted(lacking["prompt"].unique()) == list(range(10))
+    assert sorted(rows["prompt"].unique()) == list(range(12))
+    of_paths = paths_by_prompt(frames, ["q"])
+    assert len(of_paths) == 12 * (frames.paths["site"] == "q").sum()
+    assert list(of_paths.columns) == list(frames_of.PATHS_BY_PROMPT)
+
+
+def test_prompts_of_some_sites_and_checkpoints(make_output):
+    frames = load(make_output(steps=(0, 8), by_prompt=True))
+    last = replace(frames, patching=frames.patching.query("step == 8 and corruption == 'first'"))
+    rows = by_prompt(last, ["z", "v"])
+    assert set(rows["site"]) == {"z", "v"}
+    assert (set(rows["step"]), set(rows["corruption"])) == ({8}, {"first"})
+    assert len(rows) == 2 * 16 * 12
+
+
+def test_old_tables_do_not_tell_prompts_apart(make_output):
+    rows = by_prompt(load(make_output()))
+    assert rows.empty
+    assert rows.dtypes.astype(str).to_dict() == frames_of.BY_PROMPT
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+def test_export_writes_prompts_when_asked(make_output, tmp_path, format):
+    frames = load(make_output(steps=(0, 8), by_prompt=True, paths=True))
+    files = export(frames, tmp_path / "tables", format, by_prompt=True)
+    assert [file.stem for file in files] == [*TABLES, "by_prompt", "paths_by_prompt"]
+    for table, file in ((by_prompt(frames), files[-2]), (paths_by_prompt(frames), files[-1])):
+        again = pd.read_parquet(file) if format == "parquet" else pd.read_csv(file)
+        pd.testing.assert_frame_equal(again.astype(table.dtypes.to_dict()), table)
+
+
+def test_where_only_an_estimate_is_there_it_is_shown_and_called_so():
+    patching = pd.DataFrame(
+        {
+            "site": ["z", "z", "v", "v"],
+            "patched": [1.0, None, None, None],
+            "approximate": [0.9, 0.5, 0.25, None],
+        }
+    )
+    shown = with_approximate(patching)
+    assert shown["site"].tolist() == ["z", "z (approximate)", "v (approximate)"]
+    assert shown["patched"].tolist() == [1.0, 0.5, 0.25]
+    assert patching["site"].tolist() == ["z", "z", "v", "v"]  # what was given is left as it was
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv"])
