@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..store.files import write_bytes
-from . import curves, dynamics, heatmaps
+from . import approximate, curves, dynamics, heatmaps
 from .frames import Frames
 
 DPI = 160
@@ -50,6 +50,10 @@ def _drawn(frames: Frames) -> Iterator[tuple[str, Figure]]:
                 yield f"heads-{_slug(corruption)}{suffix}", heatmaps.heads(cell, corruption)
             if sites & set(heatmaps.POSITION_SITES):
                 yield f"positions-{_slug(corruption)}{suffix}", heatmaps.positions(cell, corruption)
+            if (rows["patched"].notna() & rows["approximate"].notna()).any():
+                yield f"approximate-{_slug(corruption)}{suffix}", approximate.exact(cell, corruption)
+        for corruption in pd.unique(cell.paths["corruption"]):
+            yield f"paths-{_slug(corruption)}{suffix}", heatmaps.paths(cell, corruption)
         if _heads(cell, "z"):
             yield f"dynamics{suffix}", dynamics.heads(cell)
         if _heads(cell, "z") and _heads(cell, "z") == _heads(cell, "v"):  # else heads share their keys and values
@@ -59,23 +63,26 @@ def _drawn(frames: Frames) -> Iterator[tuple[str, Figure]]:
 def _cells(frames: Frames) -> Iterator[tuple[str, Frames]]:
     """The runs of each cell that were examined in one way, with an ending for their files' names."""
     examined = frames.patches.merge(frames.runs[["run_id", "cell"]], on="run_id")
-    examined = examined[examined["patch_id"].isin(pd.unique(frames.patching["patch_id"]))]
+    circuits = ("attribution", "patching", "paths")
+    patch_ids = {patch_id for name in circuits for patch_id in pd.unique(getattr(frames, name)["patch_id"])}
+    examined = examined[examined["patch_id"].isin(patch_ids)]
     groups = list(examined.groupby(["cell", "patching"], sort=False, dropna=False))
     for (cell, patching), patches in groups:
         words = [str(cell)] if examined["cell"].nunique() > 1 else []
         words += [str(patching)] if examined["patching"].nunique() > 1 else []
         yield (
             "".join(f"-{_slug(word)}" for word in words),
-            replace(
-                frames,
-                attribution=frames.attribution[frames.attribution["patch_id"].isin(patches["patch_id"])],
-                patching=frames.patching[frames.patching["patch_id"].isin(patches["patch_id"])],
-            ),
+            replace(frames, **{name: _of(getattr(frames, name), patches["patch_id"]) for name in circuits}),
         )
 
 
+def _of(table: pd.DataFrame, patch_ids: pd.Series) -> pd.DataFrame:
+    return table[table["patch_id"].isin(patch_ids)]
+
+
 def _heads(frames: Frames, site: str) -> set[tuple[int, int]]:
-    rows = frames.patching[frames.patching["site"] == site]
+    """The heads that were patched themselves, and not only estimated."""
+    rows = frames.patching[(frames.patching["site"] == site) & frames.patching["patched"].notna()]
     return set(zip(rows["layer"], rows["head"], strict=True))
 
 

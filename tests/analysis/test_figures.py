@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
 
 from mi_sweeps.analysis import curves, heatmaps
 from mi_sweeps.analysis.figures import figures
-from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.frames import load, recovered
 
 
 def test_figures_are_written_and_nothing_global_is_changed(make_output, tmp_path):
@@ -20,6 +23,40 @@ def test_figures_are_written_and_nothing_global_is_changed(make_output, tmp_path
         *("heads-second.png", "positions-second.png"),
     }
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Figures are made but not rendered, which takes most of the time."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, content, **_: content.write(b"drawn"))
+
+
+def test_figures_of_estimates_and_paths_where_they_are(make_output, tmp_path, unrendered):
+    size = {"steps": (16,), "layers": 2, "heads": 2, "corruptions": ("second",)}
+    frames = load(make_output(approximate=True, paths=True, by_prompt=True, **size))
+    names = {file.stem for file in figures(frames, tmp_path / "figures")}
+    assert {"approximate-second", "paths-second", "heads-second", "dynamics"} <= names
+
+
+def test_estimates_alone_are_drawn_by_that_name(make_output, tmp_path, unrendered):
+    size = {"steps": (16,), "layers": 2, "heads": 2, "corruptions": ("second",)}
+    frames = load(make_output(approximate=True, exact=False, **size))
+    names = {file.stem for file in figures(frames, tmp_path / "figures")}
+    assert {"heads-second", "positions-second"} <= names
+    assert not {"approximate-second", "dynamics", "scatter"} & names
+    titles = [axis.get_title() for axis in heatmaps.heads(frames, "second", sites=("z",)).axes]
+    assert titles[0] == "z (approximate),\ncheckpoint 16"
+
+
+def test_paths_alone_are_drawn(make_output, folders, tmp_path, unrendered):
+    output = make_output(corruptions=("first",), steps=(16,), layers=2, heads=2)
+    folders.write_patch(output, "run-0.0001-constant-0", "p", "first", name="paths", steps=(16,), paths=True)
+    table = output / "runs/run-0.0001-constant-0/patches/p/tables/000016.parquet"
+    rows = pq.read_table(table)
+    pq.write_table(rows.filter(pc.not_equal(rows["kind"], "patch")), table)
+    names = {file.stem for file in figures(load(output), tmp_path / "figures")}
+    assert {"paths-first-paths", "heads-first-full", "lens-full", "lens-paths"} <= names
+    assert not {"heads-first-paths", "dynamics-paths"} & names
 
 
 def test_no_tables_no_figures(tmp_path):
@@ -49,3 +86,45 @@ def test_heatmaps_share_a_scale_centred_at_zero_and_hide_small_denominators(make
 def test_checkpoints_are_spread_evenly_with_both_ends():
     assert heatmaps.spread(range(0, 100, 8), 4) == [0, 32, 64, 96]
     assert heatmaps.spread([0, 8], 4) == [0, 8]
+
+
+def test_a_cell_for_each_path_and_none_where_there_is_no_path(make_output):
+    frames = load(make_output(steps=(8, 24), corruptions=("first",), paths=True))
+    figure = heatmaps.paths(frames, "first")
+    plots = {axis.get_title(): axis for axis in figure.axes if axis.images}
+    assert list(plots) == ["to q", "to k", "to v"]
+    assert "checkpoint 24" in figure.get_suptitle()
+    last = frames.paths[frames.paths["step"] == 24]
+    last = last.assign(recovered=recovered(last))
+    for title, axis in plots.items():
+        image = axis.images[-1]
+        low, high = image.get_clim()
+        assert low == -high
+        cells = np.ma.filled(image.get_array(), np.nan)
+        rows, columns = (
+            [tick.get_text() for tick in ticks] for ticks in (axis.get_yticklabels(), axis.get_xticklabels())
+        )
+        assert (rows[0], columns[0], cells.shape) == ("L0H0", "L1H0", (len(rows), len(columns)))
+        own = last[last["site"] == title[-1]]
+        for path in own.itertuples():
+            at = rows.index(f"L{path.source_layer}H{path.source_head}"), columns.index(f"L{path.layer}H{path.head}")
+            assert cells[at] == path.recovered
+        assert np.isfinite(cells).sum() == len(own)
+
+
+def test_paths_of_many_heads_name_their_layers_only(make_output):
+    frames = load(make_output(steps=(24,), corruptions=("first",), layers=5, heads=6, paths=True))
+    axis = heatmaps.paths(frames, "first").axes[0]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["L0", "L1", "L2", "L3"]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["L1", "L2", "L3", "L4"]
+
+
+def test_paths_are_grey_where_the_denominator_is_small_and_white_where_there_is_none(make_output):
+    frames = load(make_output(steps=(0,), corruptions=("first",), layers=2, heads=2, paths=True))
+    grey, image = heatmaps.paths(frames, "first").axes[0].images
+    assert np.ma.getmaskarray(image.get_array()).all()
+    assert not np.ma.getmaskarray(grey.get_array()).any()
+    frames = load(make_output(steps=(24,), corruptions=("second",), paths=True))
+    grey, image = heatmaps.paths(frames, "second").axes[0].images
+    assert np.ma.getmaskarray(grey.get_array()).all()
+    assert np.ma.getmaskarray(image.get_array()).any()
