@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .approximate import correlations
 from .folder import Json, Output
-from .frames import FLOOR, T_95, Frames, first_step
+from .frames import FLOOR, T_95, Frames, first_step, with_approximate
 
 UNIT = 1e-4
 """Logits. Logit differences are told in whole multiples of it: a thousandth of the least denominator."""
@@ -148,8 +149,9 @@ def _blocks(
     output: Output, frames: Frames, place: dict[str, int], steps: Pool, layouts: Pool, prompts: Pool
 ) -> Iterable[Json]:
     """One block a patch job: its patching by site, and its attribution by kind."""
-    patching = Rows.of(frames.patching)
+    patching = Rows.of(with_approximate(frames.patching))
     attribution = Rows.of(frames.attribution)
+    agreement = _agreement(frames.patching)
     names = dict(zip(frames.patches["patch_id"], frames.patches["patching"], strict=True))
     for patch in output.patches:
         patched, attributed = (
@@ -165,8 +167,11 @@ def _blocks(
             "corruption": patch.corruption,
             "patching": _plain(names[patch.patch_id]),
             "prompts": prompts.number(repr(told), told),
-            "n": int((patched if len(patched) else attributed)["n"][0]),
-            "sites": {site: _site(patched.where("site", site), steps, layouts) for site in patched.words("site")},
+            "n": int(max((patched if len(patched) else attributed)["n"])),
+            "sites": {
+                site: _site(patched.where("site", site), steps, layouts, agreement.get((patch.patch_id, site), {}))
+                for site in patched.words("site")
+            },
         }
         for kind in attributed.words("kind"):
             rows = attributed.where("kind", kind)
@@ -178,11 +183,26 @@ def _told(prompt: Json) -> Json:
     return {key: prompt.get(key, "") for key in ("clean", "corrupted", "answer")}
 
 
-def _site(rows: Rows, steps: Pool, layouts: Pool) -> Json:
+def _agreement(patching: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]]:
+    """How approximate values correlate with exact ones: of each patch job and site, step by step."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for row in correlations(patching).itertuples():
+        found.setdefault((row.patch_id, row.site), {})[row.step] = round(row.r, 3)
+    return found
+
+
+def _site(rows: Rows, steps: Pool, layouts: Pool, agreement: dict[int, float]) -> Json:
     """One site: what patching changes, step by step, with clean and corrupted of each step."""
-    order, first = np.unique(rows["step"], return_index=True)
+    by_n = np.lexsort((-rows["n"], rows["step"]))  # clean and corrupted are those of as many prompts as there are
+    order, first = np.unique(rows["step"][by_n], return_index=True)
+    first = by_n[first]
     layout, grid = _grid(rows, rows["patched"] - rows["corrupted"], layouts)
-    return {
+    more: Json = {"r": [_plain(agreement.get(int(step))) for step in order]} if agreement else {}
+    if len(np.unique(rows["n"])) > 1:
+        # Positions that only some prompts have: each has its own clean and corrupted, in all layers alike.
+        of_all = _grid(rows, rows["clean"] - rows["corrupted"], layouts)[1]
+        more["room"] = [of_step[: len(layouts.values[layout]["columns"])] for of_step in of_all]
+    return more | {
         "steps": steps.steps(order),
         "layout": layout,
         "clean": _units(rows["clean"][first]),

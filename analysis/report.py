@@ -33,7 +33,7 @@ def write_report(output: Path, sweeps: Sequence[str] | None = None, to: Path | N
     found = read(output, sweeps)
     file = Path(to) if to is not None else found.path / "report.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, page(found, tabulate(found)).encode())
+    write_bytes(file, page(found, tabulate(found, paths=False)).encode())
     return file
 
 

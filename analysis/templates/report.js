@@ -13,6 +13,8 @@ const SITES = {
   mlp_out: "mlp_out (MLP output)",
 };
 
+const APPROXIMATE = " (approximate)";
+
 const state = {
   filter: "", fold: false, sort: { key: null, up: true },
   curves: { metric: null, split: null, by: new Set(), seeds: "both" },
@@ -594,11 +596,13 @@ function drawPrompts() {
           h("br"), h("span", { class: "quiet" }, `corrupted: ${prompt.corrupted}`)))),
     ]).flat());
   const recovered = state.circuits.quantity === "recovered";
-  $("patching-legend").textContent = recovered
+  const estimates = DATA.blocks.some((block) => Object.entries(block.sites).some(([site, of]) => of.r || site.endsWith(APPROXIMATE)));
+  $("patching-legend").textContent = (recovered
     ? "recovered = (patched − corrupted) / (clean − corrupted), each a mean over prompts; 0: the patch changes nothing, 1: it " +
       `brings back the clean logit difference. Grey: clean and corrupted differ by less than ${DATA.floor} logits, so that the ` +
       "fraction says nothing. Means over seeds are means of each run's recovered."
-    : "logit difference change = patched − corrupted, in logits, a mean over prompts.";
+    : "logit difference change = patched − corrupted, in logits, a mean over prompts.")
+    + (estimates ? " Approximate: patched as estimated from a gradient (attribution patching); r: its Pearson correlation with exact patching over a site's places." : "");
 }
 
 let playing = null;
@@ -659,9 +663,12 @@ function matrix(corruption, site, at, quantity) {
   const scaled = same.map((part) => {
     const values = (part.change ?? part.value)[index(part)];
     if (site === "head" || quantity === "change") return values.map((value) => (known(value) ? value * DATA.unit : null));
-    const denominator = part.clean[index(part)] - part.corrupted[index(part)];
-    if (Math.abs(denominator * DATA.unit) < DATA.floor) return values.map(() => null);
-    return values.map((value) => (known(value) ? value / denominator : null));
+    // Positions that only some prompts have come with denominators of their own.
+    const room = part.room?.[index(part)] ?? [part.clean[index(part)] - part.corrupted[index(part)]];
+    return values.map((value, i) => {
+      const denominator = room[i % room.length];
+      return known(value) && Math.abs(denominator * DATA.unit) >= DATA.floor ? value / denominator : null;
+    });
   });
   const flat = scaled[0].map((_, i) => {
     const there = scaled.map((values) => values[i]).filter(known);
@@ -713,6 +720,18 @@ const unitTitle = () => {
   return runs.length > 1 ? `mean of ${runs.length} runs (${runs[0].cell})` : runs[0]?.cell || "";
 };
 
+/** How approximate values correlate with the exact ones of a site at a step: from the least r of its runs to the largest. */
+function agreement(site, at) {
+  const { unit, left, right } = state.circuits;
+  const found = unique([left, right]).flatMap((corruption) => blocksOf(unit, corruption)).map((block) => block.sites[site]).filter((part) => part?.r)
+    .map((part) => [DATA.steps[part.steps].indexOf(at), part]).filter(([index, part]) => known(part.r[index]))
+    .map(([index, part]) => ({ r: part.r[index], n: part.change[index].filter(known).length }));
+  if (!found.length) return "";
+  const rs = found.map(({ r }) => r);
+  const ends = unique([Math.min(...rs), Math.max(...rs)].map((r) => r.toFixed(3)));
+  return `approximate against exact: r ${ends.join(" to ")}, n ${unique(found.map(({ n }) => n)).join("/")}`;
+}
+
 function drawHeatmap(site) {
   const { unit, left, right } = state.circuits;
   if (!known(unit)) return { title: SITES[site] ?? site };
@@ -757,7 +776,7 @@ function drawHeatmap(site) {
   });
   const one = Math.min(Math.max(layers * 26, 130), 420) + 120;
   return {
-    title, traces, layout, note: unitNote(), runs: runsOf(unit),
+    title, traces, layout, note: unitNote(agreement(site, at)), runs: runsOf(unit),
     height: narrow.matches ? one * shown.length : one,
   };
 }
@@ -870,6 +889,6 @@ if (DATA.blocks.length) {
   const sites = unique(DATA.blocks.flatMap((block) => Object.keys(block.sites)));
   const order = [...Object.keys(SITES), ...sites];
   for (const site of unique(order).filter((name) => sites.includes(name))) {
-    addPicture($("patching-pictures"), `${site}-plot`, () => drawHeatmap(site));
+    addPicture($("patching-pictures"), `${site.replace(APPROXIMATE, "-approximate")}-plot`, () => drawHeatmap(site));
   }
 }

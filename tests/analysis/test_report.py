@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from mi_sweeps.analysis import folder, report
+from mi_sweeps.analysis.approximate import correlations
 from mi_sweeps.analysis.frames import load, recovered, tabulate
 from mi_sweeps.analysis.report import write_report
 
@@ -46,8 +47,13 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def hostile_output(make_output, folders):
-    """Two seeds, a failed run and a cell to do, with hostile text wherever users may write."""
-    output = make_output(seeds=(0, 1))
+    """Two seeds, a failed run and a cell to do, with hostile text wherever users may write.
+
+    Patch jobs have all that they can have, and one has estimates only.
+    """
+    output = make_output(seeds=(0, 1), by_prompt=True, approximate=True, paths=True)
+    run_id = "run-0.0001-constant-0"
+    folders.write_patch(output, run_id, "estimates", "both", approximate=True, exact=False)
     folders.write_run(output, "bad<b>", schedule=HOSTILE, state="failed", error=HOSTILE)
     folders.write_patch(output, "bad<b>", "bad-first", "first", prompt=HOSTILE)
     folders.write_sweep(output, "later<i>", [folders.cell("absent", "absent-first", "first", schedule=HOSTILE)])
@@ -97,6 +103,50 @@ def test_the_page_says_what_the_tables_say(make_output):
     assert block["layer"]["components"][:2] == ["attn 0", "mlp 0"]
 
 
+def test_estimates_alone_are_shown_by_that_name(make_output, folders):
+    output = make_output(steps=(0, 24), corruptions=("first",), approximate=True)
+    folders.write_patch(
+        output, "run-0.0001-constant-0", "estimates", "both", steps=(0, 24), approximate=True, exact=False
+    )
+    data = Page(write_report(output).read_text()).data
+    both, estimates = data["blocks"]
+    assert {"z", "resid_pre"} <= set(both["sites"])
+    assert all(site.endswith(" (approximate)") for site in estimates["sites"])
+    frames = load(output)
+    found = correlations(frames.patching).query("site == 'z'")
+    assert both["sites"]["z"]["r"] == [None, pytest.approx(found["r"].iloc[-1], abs=6e-4)]
+    assert "r" not in estimates["sites"]["z (approximate)"]
+    site = estimates["sites"]["z (approximate)"]
+    row = frames.patching.query("corruption == 'both' and step == 24 and site == 'z' and layer == 3 and head == 1")
+    shown = site["corrupted"][1] + site["change"][1][3 * 4 + 1]
+    assert shown * data["unit"] == pytest.approx(row["approximate"].iloc[0], abs=2e-4)
+
+
+def test_a_position_that_some_prompts_lack_has_its_own_denominator(make_output):
+    output = make_output(steps=(0, 24), corruptions=("first",), by_prompt=True)
+    data = Page(write_report(output).read_text()).data
+    block = data["blocks"][0]
+    assert block["n"] == 12
+    site = block["sites"]["resid_pre"]
+    columns = data["layouts"][site["layout"]]["columns"]
+    patching = load(output).patching.query("step == 24 and site == 'resid_pre' and layer == 2")
+    for row in patching.assign(recovered=recovered(patching)).itertuples():
+        at = columns.index(row.position)
+        shown = site["change"][1][2 * len(columns) + at] / site["room"][1][at]
+        assert shown == pytest.approx(row.recovered, abs=1e-4)
+    assert patching["n"].nunique() == 2
+    whole = patching[patching["position"] == "end"].iloc[0]
+    assert site["clean"][1] * data["unit"] == pytest.approx(whole["clean"], abs=1e-4)
+    assert "room" not in block["sites"]["z"]
+
+
+def test_estimates_and_paths_cost_the_page_little(make_output, tmp_path):
+    before = len(json.dumps(Page(write_report(make_output(by_prompt=True)).read_text()).data))
+    shutil.rmtree(tmp_path / "outputs")
+    output = make_output(by_prompt=True, approximate=True, paths=True)
+    assert len(json.dumps(Page(write_report(output).read_text()).data)) < 1.1 * before
+
+
 def test_a_page_that_would_be_too_large_shows_fewer_checkpoints_and_says_so(make_output):
     output = folder.read(make_output(seeds=(0, 1), steps=range(0, 200, 8)))
     frames = tabulate(output)
@@ -134,13 +184,20 @@ DRIVE = """<script>
   slider.dispatchEvent(new Event("input"));
   await wait(500);
   const after = ids.map(shownBy);
+  const caption = document.querySelector("figure:has(#z-plot) figcaption").textContent;
+  const labels = [...document.querySelectorAll("#circuits-controls label")];
+  const corruption = labels.find((label) => label.textContent.startsWith("Corruption")).querySelector("select");
+  const drawnBefore = [...document.querySelectorAll(".plot.js-plotly-plot")].map((plot) => plot.id);
+  corruption.value = "both";
+  corruption.dispatchEvent(new Event("change"));
+  await wait(500);
+  const estimates = document.getElementById("z-approximate-plot").data?.length;
   document.querySelector("#runs-controls input[type=checkbox]").click();
   const rows = document.querySelectorAll("#runs-table tbody tr").length;
   document.querySelector("#runs-controls input[type=search]").value = "bad";
   document.querySelector("#runs-controls input[type=search]").dispatchEvent(new Event("input"));
   const result = {
-    problems, rows, moved: before.map((value, i) => value !== after[i]),
-    drawn: [...document.querySelectorAll(".plot.js-plotly-plot")].map((plot) => plot.id),
+    problems, rows, moved: before.map((value, i) => value !== after[i]), caption, estimates, drawn: drawnBefore,
     told: document.getElementById("checkpoint-told").textContent,
     header: document.getElementById("top").textContent, title: document.title,
     images: document.querySelectorAll("img").length,
@@ -176,6 +233,8 @@ def test_in_a_browser_the_slider_moves_all_panels(hostile_output, tmp_path):
         *("resid_pre-plot", "attn_out-plot", "mlp_out-plot"),
     }
     assert result["moved"] == [True, True]
+    assert re.search(r"approximate against exact: r -?0\.\d{3} to -?0\.\d{3}, n 16", result["caption"])
+    assert result["estimates"] == 1
     assert result["told"] == "checkpoint 8 (2 of 4)"
     assert result["rows"] == 3  # two cells and the one to do
     assert result["filtered"] == "1 of 4 runs"
