@@ -16,7 +16,7 @@ from mi_sweeps.circuits.attribution import attribute, check_lens
 from mi_sweeps.circuits.fast import MEMORY, FastEngine
 from mi_sweeps.circuits.network import Network, describe
 from mi_sweeps.circuits.pairs import Pairs, make_pairs
-from mi_sweeps.circuits.patching import Engine, check_effects, correlations, table_rows
+from mi_sweeps.circuits.patching import Engine, check_effects, correlations, prompt_rows, table_rows
 from mi_sweeps.circuits.paths import patch_paths, path_rows
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.config import Config, PatchingConfig
@@ -158,16 +158,15 @@ def measure(
         check_effects(pairs, exact)
     approximate = estimate(network, pairs, patching) if network and patching.approximate else None
     if exact and approximate:
-        found = correlations(exact, approximate)
-        log.info(
-            "%s: correlation of approximate with exact effects: %s",
-            name,
-            ", ".join(f"{site} {r:.3f}" for site, r in found.items()),
-        )
-    rows += table_rows(exact, approximate)
+        found = ", ".join(f"{site} {r:.3f}" for site, r in correlations(exact, approximate).items())
+        log.info("%s: correlation of approximate with exact effects: %s", name, found)
+    paths = None
     if network and patching.paths:
-        rows += path_rows(patch_paths(network, pairs, patching.paths, memory(patching, pairs.clean.tokens.device)))
-    return rows
+        paths = patch_paths(network, pairs, patching.paths, memory(patching, pairs.clean.tokens.device))
+    one = exact or approximate or paths
+    if one:
+        rows += prompt_rows(one.clean, one.corrupted)
+    return rows + table_rows(exact, approximate) + (path_rows(paths) if paths else [])
 
 
 def about(

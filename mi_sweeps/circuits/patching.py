@@ -92,16 +92,21 @@ def check_effects(pairs: Pairs, patched: Patched) -> None:
             )
 
 
+def prompt_rows(clean: Float[Tensor, " prompt"], corrupted: Float[Tensor, " prompt"]) -> list[dict[str, Any]]:
+    """What `by_prompt` of the other rows is to be seen against."""
+    return [
+        {"kind": "prompt", "prompt": prompt, "clean": high, "corrupted": low, "n": 1}
+        for prompt, (high, low) in enumerate(zip(clean.tolist(), corrupted.tolist(), strict=True))
+    ]
+
+
 def table_rows(exact: Patched | None, approximate: Patched | None = None) -> list[dict[str, Any]]:
     """Rows of the patching table: means over the prompts that have the site, and the values of each prompt."""
     one = exact or approximate
     if one is None:
         return []
     clean, corrupted = one.clean.tolist(), one.corrupted.tolist()
-    rows: list[dict[str, Any]] = [
-        {"kind": "prompt", "prompt": prompt, "clean": clean[prompt], "corrupted": corrupted[prompt], "n": 1}
-        for prompt in range(len(clean))
-    ]
+    rows = []
     for site, values in one.sites.items():
         patched = _lists(exact.sites[site]) if exact else None
         estimated = _lists(approximate.sites[site]) if approximate else None

@@ -53,11 +53,14 @@ def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int 
     Raises:
         UserError: a receiver is no head of the model, or in its first layer.
     """
-    wanted = [(receiver, source) for source in paths.inputs for receiver in _receivers(network, paths, source)]
+    n_layers, n_heads = len(network.blocks), network.blocks[0].n_heads
+    wanted = [
+        (receiver, into)
+        for into in paths.inputs
+        for receiver in receivers(paths, into, n_layers, n_places(network.blocks[0], into))
+    ]
     edges = [
-        ((layer, head), receiver, source)
-        for receiver, source in wanted
-        for layer, head in product(range(receiver[0]), range(network.blocks[0].n_heads))
+        (source, receiver, into) for receiver, into in wanted for source in product(range(receiver[0]), range(n_heads))
     ]
     prompts, tokens = budget(network, pairs, memory)
     parts = []
@@ -67,9 +70,9 @@ def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int 
         results = runs.corrupted_logit_diff.repeat(len(edges))
         index = torch.arange(len(results), device=results.device).view(len(edges), n_prompts)
         changes, start = [], 0
-        for receiver, source in wanted:
-            stop = start + receiver[0] * network.blocks[0].n_heads
-            changes += list(_changes(runs, receiver, source, paths.norm, index[start:stop]))
+        for receiver, into in wanted:
+            stop = start + receiver[0] * n_heads
+            changes += list(_changes(runs, receiver, into, paths.norm, index[start:stop]))
             start = stop
         carry(runs.corrupted, changes, results, tokens)
         parts.append((runs.clean_logit_diff.cpu(), runs.corrupted_logit_diff.cpu(), results.view(len(edges), -1).cpu()))
@@ -77,22 +80,28 @@ def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int 
     return Paths(clean, corrupted, dict(zip(edges, values, strict=True)))
 
 
-def _receivers(network: Network, paths: PathsConfig, source: Input) -> list[Head]:
-    n_layers, n_heads = len(network.blocks), n_places(network.blocks[0], source)
+def receivers(paths: PathsConfig, into: Input, n_layers: int, n_heads: int) -> list[Head]:
+    """Those that are asked for, for one input.
+
+    Args:
+        n_heads: key/value heads for inputs k and v.
+
+    Raises:
+        UserError: one is no head of the model, or in its first layer, where no source is earlier.
+    """
     if paths.receivers == "all":
         return list(product(range(1, n_layers), range(n_heads)))
     for layer, head in paths.receivers:
         if not (1 <= layer < n_layers and head < n_heads):
-            kind = "heads" if n_heads == network.blocks[0].n_heads else f"key/value heads for input {source}"
             raise UserError(
-                f"patching.paths.receivers: [{layer}, {head}] is no receiver; "
-                f"layers are 1 to {n_layers - 1}, {kind} 0 to {n_heads - 1}"
+                f"patching.paths.receivers: [{layer}, {head}] cannot receive by {into}; choose a layer from 1 to "
+                f"{n_layers - 1} and a head from 0 to {n_heads - 1}"
             )
     return list(dict.fromkeys(paths.receivers))
 
 
 def _changes(
-    runs: Runs, receiver: Head, source: Input, norm: str, results: Int[Tensor, "source prompt"]
+    runs: Runs, receiver: Head, into: Input, norm: str, results: Int[Tensor, "source prompt"]
 ) -> Iterator[Change]:
     """All sources to one input of one receiver."""
     last = receiver[0] == len(runs.clean) - 1
@@ -104,21 +113,21 @@ def _changes(
             "mid",
             reached,
             results[:, group.prompts].T,
-            partial(_written, runs, receiver, source, norm, group, reached.span),
+            partial(_written, runs, receiver, into, norm, group, reached.span),
         )
 
 
 def _written(
-    runs: Runs, receiver: Head, source: Input, norm: str, group: Group, columns: int, chosen: slice
+    runs: Runs, receiver: Head, into: Input, norm: str, group: Group, columns: int, chosen: slice
 ) -> Float[Tensor, "prompt source col d_model"]:
     """The stream after the receiver's attention, in the last `columns` columns."""
     layer, head = receiver
     run = runs.corrupted
     block, corrupted = run.network.blocks[layer], run.layers[layer]
     prompts, span = group.prompts, group.span
-    size = block.n_heads // n_places(block, source)
+    size = block.n_heads // n_places(block, into)
     heads = slice(head * size, (head + 1) * size)
-    kv = head * block.n_kv_heads // block.n_heads if source == "q" else head
+    kv = head * block.n_kv_heads // block.n_heads if into == "q" else head
     read = corrupted.resid_pre[prompts, -span:].unsqueeze(1)
     normed = _normalise(block.attention_norm, read, _source_writes(runs, group, layer, chosen), norm)
 
@@ -129,9 +138,9 @@ def _written(
     q, k, v = of_run("q", heads), of_run("k", slice(kv, kv + 1)), of_run("v", slice(kv, kv + 1))
     width = corrupted.k.shape[1]
     place = rotation_of(run.layout, prompts, width - span, width)
-    if source == "q":
+    if into == "q":
         q = rotate(_project(block.query, block.n_heads, heads, block.query_norm, normed), place)
-    elif source == "k":
+    elif into == "k":
         k = rotate(_project(block.key, block.n_kv_heads, slice(kv, kv + 1), block.key_norm, normed), place)
     else:
         v = _project(block.value, block.n_kv_heads, slice(kv, kv + 1), None, normed)
@@ -181,12 +190,12 @@ def path_rows(paths: Paths) -> list[dict[str, Any]]:
     return [
         {
             "kind": "path",
-            "site": source_input,
+            "site": into,
             "source_layer": source[0],
             "source_head": source[1],
             "layer": receiver[0],
             "head": receiver[1],
             **summary(values.tolist(), clean, corrupted),
         }
-        for (source, receiver, source_input), values in paths.edges.items()
+        for (source, receiver, into), values in paths.edges.items()
     ]

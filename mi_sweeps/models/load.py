@@ -11,7 +11,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.models import folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_SECONDS = 10.0
 """How long the hub may take to say that it has a model."""
@@ -30,6 +30,17 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def load_config(model: ModelConfig) -> PretrainedConfig:
+    """The sizes and options of a model's text part.
+
+    Raises:
+        UserError: the model cannot be found or read.
+    """
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, model).get_text_config()
+
+
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's own tokenizer.
 
@@ -37,12 +48,12 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         UserError: there is none, it cannot tell where its tokens lie in the text, or it has tokens that the model's
             embedding lacks.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, model)
     if not tokenizer.is_fast:
         raise UserError(f"model={model.name}: its tokenizer has no tokenizer.json; save a fast tokenizer beside it")
-    config = _from_pretrained(AutoConfig, model).get_text_config()
+    config = load_config(model)
     rows = config.vocab_size
     if len(tokenizer) > rows:
         raise UserError(

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mi_sweeps.circuits.families import FAMILIES
 from mi_sweeps.circuits.pairs import make_pairs
-from mi_sweeps.models.load import load_tokenizer, pick_device
+from mi_sweeps.circuits.paths import receivers
+from mi_sweeps.config import Config
+from mi_sweeps.errors import UserError
+from mi_sweeps.models.load import load_config, load_tokenizer, pick_device
 from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps.grid import Cell
 from mi_sweeps.tasks import audit, data
@@ -42,9 +46,27 @@ def check(cells: Sequence[Cell]) -> list[str]:
             continue
         checked.add(key)
         resolve(config.schedule, config.train.steps)
+        _check_patching(config)
         loaded, tokenizer = prompts[source]
         chosen = data.balanced(loaded.splits["heldout"], config.patching.prompts)
         make_pairs(chosen, config.corruption.name, tokenizer, loaded.names, config.model.prepend_bos)
         if config.train.precision == "bf16" and pick_device(config.launcher.device).type == "cpu":
             lines.append("train.precision=bf16: slow on most CPUs; meant for GPUs")
     return lines
+
+
+def _check_patching(config: Config) -> None:
+    """What the patch job would find out only after the fine-tune."""
+    patching = config.patching
+    if not (patching.approximate or patching.paths):
+        return
+    model = load_config(config.model)
+    if model.model_type not in FAMILIES:
+        raise UserError(
+            f"patching.approximate, patching.paths: not for models of type {model.model_type}; "
+            f"known are {', '.join(FAMILIES)}; use patching.approximate=false patching.paths=null"
+        )
+    n_heads = model.num_attention_heads
+    n_kv_heads = getattr(model, "num_key_value_heads", n_heads)
+    for into in patching.paths.inputs if patching.paths else ():
+        receivers(patching.paths, into, model.num_hidden_layers, n_heads if into == "q" else n_kv_heads)

@@ -27,7 +27,19 @@ LENS_FUNCTIONS = {
 
 
 def patching(*sites: str, heads: str = "all") -> PatchingConfig:
-    return PatchingConfig(name="test", sites=sites, heads=heads, engine="reference", prompts=6, steps=None)
+    return PatchingConfig(
+        name="test",
+        sites=sites,
+        heads=heads,
+        exact=True,
+        approximate=False,
+        paths=None,
+        prompts=6,
+        steps=None,
+        tf32=False,
+        engine="reference",
+        memory=None,
+    )
 
 
 @pytest.fixture
