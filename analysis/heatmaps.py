@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from . import canvas
 from .frames import APPROXIMATE, FLOOR, SOURCE, Frames, recovered, with_approximate
 
-HEAD_SITES = ("z", "v", "pattern")
+HEAD_SITES = ("z", "q", "k", "v", "pattern")
 MOST = 1.5
 """Where the colour scale ends at most: small denominators give fractions that would drown all others."""
 POSITION_SITES = ("resid_pre", "attn_out", "mlp_out")

@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--figures", type=Path, metavar="DIR", help="also write the pictures as PNG and SVG files")
     sub = add("export", commands.export, "write tidy tables into DIR, one file a table", "DIR [SWEEP ...]")
     sub.add_argument("--format", choices=("parquet", "csv"), default="parquet")
+    sub.add_argument("--by-prompt", action="store_true", help="also what each prompt has: many times as much")
     add("doctor", commands.doctor, "show what this machine has, and what is missing", "output=DIR")
     return parser
 

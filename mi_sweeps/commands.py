@@ -311,7 +311,7 @@ def export(options: argparse.Namespace) -> int:
         raise UserError("export: no folder given; for example `mi-sweeps export tables`")
     directory = Path(options.words.pop(0))
     output, chosen = _sweeps(options)
-    for file in write(load(output, chosen), directory, options.format):
+    for file in write(load(output, chosen), directory, options.format, by_prompt=options.by_prompt):
         _console().print(f"table: {file.absolute()}", soft_wrap=True)
     return DONE
 

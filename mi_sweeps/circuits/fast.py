@@ -145,10 +145,13 @@ def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col pr
             resid = corrupted.resid_pre + clean.attn_out
         else:
             resid = corrupted.resid_mid + clean.mlp_out
+        # Where an activation is the same in both runs, as before the first layer for all tokens but those that differ,
+        # the result is the corrupted run's.
+        differs = (getattr(clean, site) != getattr(corrupted, site)).any(dim=-1)
         for span, group in runs.reached.items():
             column = width - span
-            if site == "resid_pre" and layer == 0 and not runs.differs[group.prompts, column].any():
-                continue  # the same token in both runs
+            if not differs[group.prompts, column].any():
+                continue
             if site != "resid_pre" and layer == n_layers - 1 and span > 1:
                 continue  # nothing reads this column any more
             yield Change(
@@ -173,6 +176,8 @@ def _head_changes(
     for layer in range(len(results)):
         block = run.network.blocks[layer]
         corrupted = run.layers[layer]
+        if torch.equal(getattr(runs.clean[layer], site), getattr(corrupted, site)):
+            continue
         clean = _last_column(runs.clean[layer], corrupted) if at_end else runs.clean[layer]
         change_of_z = cache(partial(head_change, site, clean, corrupted, block.scale, run.layout.mask))
         # After the last layer's attention, too, only the last column is read.

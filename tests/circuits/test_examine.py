@@ -1,0 +1,140 @@
+"""Patch jobs from the outside: whichever engine does them, and what they refuse."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MistralConfig, MistralForCausalLM
+
+from mi_sweeps.circuits.examine import known, measure
+from mi_sweeps.circuits.fast import FastEngine
+from mi_sweeps.circuits.network import describe
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.files import read_json, read_table
+from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.plan import folders_of
+from mi_sweeps.sweeps.preflight import check
+
+
+@pytest.fixture
+def job(small, tmp_path):
+    """Runs one cell, and gives its patch job's folder and the table of its last checkpoint."""
+
+    def run(*overrides: str, output: str = "outputs"):
+        cells = expand([*small, f"output={tmp_path / output}", *overrides])
+        done = execute(cells)
+        _, patch = folders_of(cells[0])
+        assert not done.failed, patch.status_on_disk().error
+        return patch, read_table(patch.table(4)).to_pandas()
+
+    return run
+
+
+def by_site(table):
+    rows = table[table.kind == "patch"]
+    return rows.set_index(["site", "layer", "head", "position"]).sort_index()
+
+
+def test_the_engine_changes_no_table(job):
+    sites = "patching.sites=[resid_pre,mlp_out,z,k,pattern]"
+    fast, table = job(sites)
+    reference, expected = job(sites, "patching.engine=reference", output="reference")
+    assert (read_json(fast.path / "patch.json")["engine"], read_json(reference.path / "patch.json")["engine"]) == (
+        "FastEngine",
+        "ReferenceEngine",
+    )
+    assert fast.patch_id == reference.patch_id
+    ours, theirs = by_site(table), by_site(expected)
+    assert ours.index.equals(theirs.index)
+    for column in ("patched", "clean", "corrupted", "n"):
+        assert ours[column].to_numpy() == pytest.approx(theirs[column].to_numpy(), abs=1e-5)
+    for mine, other in zip(ours.by_prompt, theirs.by_prompt, strict=True):
+        assert mine == pytest.approx(other, abs=1e-5, nan_ok=True)
+    parts = [frame[frame.kind.isin(["lens", "layer", "head"])].logit_diff.to_numpy() for frame in (table, expected)]
+    assert parts[0] == pytest.approx(parts[1], abs=1e-5)
+
+
+def test_estimates_and_paths_are_added_when_asked_for(job):
+    patch, table = job("patching.approximate=true", "patching.paths={receivers: [[1, 0]], inputs: [q], norm: frozen}")
+    assert table[table.kind == "patch"].approximate.notna().all()
+    paths = table[table.kind == "path"]
+    assert list(zip(paths.source_layer, paths.source_head, strict=True)) == [(0, head) for head in range(4)]
+    assert table[table.kind == "prompt"].prompt.tolist() == list(range(6))
+    assert "correlation of approximate with exact effects: z " in (patch.path / "log.txt").read_text()
+
+
+def test_estimates_alone_say_that_nothing_was_patched(job):
+    _, table = job("patching.approximate=true", "patching.exact=false")
+    rows = table[table.kind == "patch"]
+    assert rows.patched.isna().all() and rows.approximate.notna().all()
+
+
+@pytest.fixture
+def neox(mini_tokenizer, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    model = GPTNeoXForCausalLM(
+        GPTNeoXConfig(vocab_size=len(mini_tokenizer), max_position_embeddings=64, initializer_range=0.2, **sizes)
+    )
+    model.save_pretrained(tmp_path / "neox")
+    mini_tokenizer.save_pretrained(tmp_path / "neox")
+    return ["model=local", f"model.path={tmp_path / 'neox'}"]
+
+
+def test_an_unknown_architecture_is_patched_by_the_reference_engine_with_a_message(job, neox):
+    patch, table = job(*neox, "patching.sites=[z]")
+    assert "the fast engine does not know models of type gpt_neox" in (patch.path / "log.txt").read_text()
+    assert read_json(patch.path / "patch.json")["engine"] == "ReferenceEngine"
+    rows = table[table.kind == "patch"]
+    assert len(rows) == 8 and (rows.patched != rows.corrupted).any()
+
+
+@pytest.mark.parametrize("asked", ["patching.approximate=true", "patching=paths"])
+def test_what_an_unknown_architecture_cannot_have_is_refused_before_the_fine_tune(neox, small, tmp_path, asked):
+    cells = expand([*small, *neox, asked, f"output={tmp_path / 'outputs'}"])
+    with pytest.raises(UserError, match="not for models of type gpt_neox; known are gpt2, llama, mistral"):
+        check(cells)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_receiver_that_is_not_there_is_refused_before_the_fine_tune(small, tmp_path):
+    cells = expand([*small, "patching=paths", "patching.paths.receivers=[[9,1]]", f"output={tmp_path / 'outputs'}"])
+    with pytest.raises(UserError, match=r"patching.paths.receivers: \[9, 1\] cannot receive by q"):
+        check(cells)
+
+
+def test_prompts_longer_than_a_sliding_window_are_not_for_the_fast_engine(make_test_pairs, mini_tokenizer):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    pairs = make_test_pairs("first")
+    width = pairs.clean.tokens.shape[1]
+    for window, fits in ((width, True), (width - 1, False), (None, True)):
+        model = MistralForCausalLM(MistralConfig(vocab_size=len(mini_tokenizer), sliding_window=window, **sizes))
+        assert (known(model, pairs) is not None) == fits
+
+
+def test_a_patch_that_does_nothing_is_an_error_and_not_a_zero(random_model, make_test_pairs, patching):
+    """An MLP that writes nothing has nothing to patch."""
+    with torch.no_grad():
+        for name, parameter in random_model.named_parameters():
+            if "mlp.c_proj" in name or "down_proj" in name:
+                parameter.zero_()
+    network = describe(random_model)
+    with pytest.raises(UserError, match="no patch of mlp_out changes anything"):
+        measure(FastEngine(network), network, make_test_pairs("first"), patching("z", "mlp_out"), "step 0")
+
+
+def test_a_fast_engine_that_disagrees_with_the_model_is_refused(small, tmp_path, monkeypatch, caplog):
+    """As it would be for a model with an option that its description lacks."""
+    from mi_sweeps.circuits import network
+
+    monkeypatch.setattr(network, "SLICE", 1)
+    monkeypatch.setattr(network.Norm, "__call__", lambda self, x: x * self.weight)
+    cells = expand([*small, f"output={tmp_path}"])
+    with caplog.at_level(logging.ERROR):
+        assert execute(cells).failed
+    _, patch = folders_of(cells[0])
+    assert "logits differ by" in patch.status_on_disk().error
+    assert not list(patch.path.glob("tables/*"))
