@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,8 +24,13 @@ from transformers import (  # noqa: E402
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -81,10 +87,7 @@ def mini_model() -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
 
 
-def _gpt2(n_words: int) -> PreTrainedModel:
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.2}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=n_words, attn_implementation="eager", **sizes))
-
+GPT2_SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.2}
 
 LLAMA_SIZES = {
     "hidden_size": 32,
@@ -96,22 +99,47 @@ LLAMA_SIZES = {
     "initializer_range": 0.2,
 }
 
+MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
+    "gpt2": (GPT2LMHeadModel, GPT2Config, GPT2_SIZES),
+    "llama": (LlamaForCausalLM, LlamaConfig, LLAMA_SIZES),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {**LLAMA_SIZES, "head_dim": 8}),
+}
+"""One of each architecture."""
 
-def _llama(n_words: int) -> PreTrainedModel:
-    return LlamaForCausalLM(LlamaConfig(vocab_size=n_words, attn_implementation="eager", **LLAMA_SIZES))
+MORE_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
+    "gpt2-scaled-by-layer": (GPT2LMHeadModel, GPT2Config, {**GPT2_SIZES, "scale_attn_by_inverse_layer_idx": True}),
+    "llama-biases": (LlamaForCausalLM, LlamaConfig, {**LLAMA_SIZES, "attention_bias": True, "mlp_bias": True}),
+    "mistral": (MistralForCausalLM, MistralConfig, {**LLAMA_SIZES, "num_key_value_heads": 1, "head_dim": 16}),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, LLAMA_SIZES),
+}
+"""Their kin: biases, one key/value head, heads that are wider together than the residual stream."""
 
 
-def _qwen3(n_words: int) -> PreTrainedModel:
-    return Qwen3ForCausalLM(Qwen3Config(vocab_size=n_words, head_dim=8, attn_implementation="eager", **LLAMA_SIZES))
+@pytest.fixture(scope="session")
+def make_model(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[..., PreTrainedModel]:
+    """A new tiny model by its name, with random weights that are far from zero, biases too; the same each time."""
+
+    def make(name: str, **options: Any) -> PreTrainedModel:
+        torch.manual_seed(0)
+        model_type, config_type, sizes = (MODELS | MORE_MODELS)[name]
+        given = {"vocab_size": len(mini_tokenizer), "attn_implementation": "eager", **sizes, **options}
+        model = model_type(config_type(**given)).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias") or parameter.dim() == 1:
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+        return model
+
+    return make
 
 
-@pytest.fixture(params=[_gpt2, _llama, _qwen3], ids=["gpt2", "llama", "qwen3"])
-def random_model(request: pytest.FixtureRequest, mini_tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A tiny model of each architecture, with random weights that are far from zero, biases too."""
-    torch.manual_seed(0)
-    model = request.param(len(mini_tokenizer)).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias") or parameter.dim() == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
+@pytest.fixture(params=MODELS)
+def random_model(request: pytest.FixtureRequest, make_model: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    """A tiny model of each architecture."""
+    return make_model(request.param)
+
+
+@pytest.fixture(scope="module", params=[*MODELS, *MORE_MODELS])
+def family(request: pytest.FixtureRequest) -> str:
+    """The name of each architecture and of each of their kin, for `make_model`."""
+    return request.param
