@@ -121,7 +121,7 @@ def batches(changes: Iterable[Change], tokens: int) -> Iterator[list[Change]]:
     for change in sorted(changes, key=lambda change: (change.layer, change.stage == "mid")):
         # In even parts, each of which fits; a single change has to be taken whole.
         count = change.results.shape[1]
-        parts = min(count, -(-change.tokens // tokens))
+        parts = -(-count // max(1, tokens // (change.tokens // count)))
         borders = [count * part // parts for part in range(parts + 1)]
         for start, stop in zip(borders, borders[1:], strict=False):
             part = change.part(start, stop) if parts > 1 else change

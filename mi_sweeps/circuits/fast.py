@@ -182,7 +182,7 @@ def _head_changes(
         change_of_z = cache(partial(head_change, site, clean, corrupted, block.scale, run.layout.mask))
         # After the last layer's attention, too, only the last column is read.
         one_column = at_end or layer == len(results) - 1
-        for group in [runs.reached[1]] if one_column else runs.starting.values():
+        for group in list(runs.reached.values())[:1] if one_column else runs.starting.values():
             yield Change(
                 layer,
                 "mid",
