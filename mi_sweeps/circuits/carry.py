@@ -5,7 +5,8 @@ A change replaces the residual stream at some last columns of a prompt, at one l
 - Attention is causal, so columns before the first changed one keep the corrupted run's keys and values; only the
   `span` columns from there to the end are computed.
 - Where one column enters changed, the others' queries, keys and values are still the corrupted run's in that layer.
-- In the last layer only the last column's output is read, so only its attention, MLP and logits are computed.
+- In the last layer only the last column's output is read, so only its attention, MLP and logits are computed, and the
+  other columns' keys and values need not be.
 - All changes that are under way go through a layer together, as rows of the same matrix products, whatever their
   spans and the layers at which they entered. Keys and values of unchanged columns are shared by all rows of a prompt.
 """
@@ -141,7 +142,8 @@ def _to_end(run: Run, changes: Sequence[Change]) -> list[_Rows]:
     for layer in range(changes[0].layer, len(blocks)):
         rows = _merge([*rows, *_entering(changes, layer, "pre")])
         if rows:
-            rows = _attend(blocks[layer], run.layers[layer], run.layout, rows, last=layer == len(blocks) - 1)
+            attend_rows = _attend_at_end if layer == len(blocks) - 1 else _attend
+            rows = attend_rows(blocks[layer], run.layers[layer], run.layout, rows)
         rows = [*rows, *_entering(changes, layer, "mid")]
         if rows:
             resid = torch.cat([row.flat for row in rows])
@@ -181,46 +183,81 @@ def _split(flat: Float[Tensor, "token d_model"], rows: Sequence[_Rows]) -> list[
     return [replace(row, resid=part.view(row.resid.shape)) for row, part in zip(rows, parts, strict=True)]
 
 
-def _attend(
-    block: Block, cached: LayerActivations, layout: Layout, rows: Sequence[_Rows], *, last: bool
-) -> list[_Rows]:
-    """The residual stream after attention: of all columns of each span, or in the last layer of the last one."""
+def _attend(block: Block, cached: LayerActivations, layout: Layout, rows: Sequence[_Rows]) -> list[_Rows]:
+    """The residual stream after attention, of all columns of each span."""
     normed = block.attention_norm(torch.cat([row.flat for row in rows]))
     sizes = [row.resid.shape[:3] for row in rows]
-    counts = [size.numel() for size in sizes]
-    keys = [part.unflatten(0, size) for part, size in zip(block.keys(normed).split(counts), sizes, strict=True)]
-    values = [part.unflatten(0, size) for part, size in zip(block.values(normed).split(counts), sizes, strict=True)]
-    asking = normed
-    if last:
-        ends = [part.unflatten(0, size)[:, :, -1:] for part, size in zip(normed.split(counts), sizes, strict=True)]
-        asking = torch.cat([part.flatten(0, 2) for part in ends])
-        sizes = [part.shape[:3] for part in ends]
-        counts = [size.numel() for size in sizes]
-    queries = [part.unflatten(0, size) for part, size in zip(block.queries(asking).split(counts), sizes, strict=True)]
-
+    queries, keys, values = (
+        [part.unflatten(0, size) for part, size in zip(flat.split([s.numel() for s in sizes]), sizes, strict=True)]
+        for flat in (block.queries(normed), block.keys(normed), block.values(normed))
+    )
     outputs, before = [], []
     for row, q, k, v in zip(rows, queries, keys, values, strict=True):
         prompts, resid = row.group.prompts, row.resid
-        width = cached.k.shape[1]
-        start = width - row.group.span
-        if row.whole:
-            k = rotate(k, rotation_of(layout, prompts, start, width))
-            q = rotate(q, rotation_of(layout, prompts, width - q.shape[2], width))
-        else:
-            place = rotation_of(layout, prompts, start, start + 1)
-            k = _complete(rotate(k, place), cached.k, row.group)
-            v = _complete(v, cached.v, row.group)
-            q = _complete(rotate(q, place), cached.q, row.group)
-            resid = _complete(resid, cached.resid_pre, row.group)
-        if last:
-            q, resid = q[:, :, -1:], resid[:, :, -1:]
+        start = cached.k.shape[1] - row.group.span
+        place = rotation_of(layout, prompts, start, start + row.resid.shape[2])
+        q, k = rotate(q, place), rotate(k, place)
+        if not row.whole:
+            q, k, v, resid = (
+                _complete(changed, corrupted, row.group)
+                for changed, corrupted in ((q, cached.q), (k, cached.k), (v, cached.v), (resid, cached.resid_pre))
+            )
         # Before a prompt begins there is padding; the columns of the span are never that.
         mask = layout.mask[prompts, -1, :start]
         outputs.append(attend(q * block.scale, k, v, cached.k[prompts, :start], cached.v[prompts, :start], mask))
         before.append(replace(row, resid=resid))
-    resid = torch.cat([row.flat for row in before])
+    return _combine(block, before, outputs)
+
+
+def _attend_at_end(block: Block, cached: LayerActivations, layout: Layout, rows: Sequence[_Rows]) -> list[_Rows]:
+    """The residual stream of the last column after the last layer's attention: nothing else is read.
+
+    With one query for all columns n of a span it is cheaper to bring the query to the columns than every column to
+    keys and values: q . (n W_K) = (q W_K^T) . n, and the mean of n W_V is (the mean of n) W_V. Keys that are
+    normalised or rotated are not linear in n and are computed.
+    """
+    n_kv, group_size = block.n_kv_heads, block.n_heads // block.n_kv_heads
+    absorb = layout.rotation is None and block.key_norm is None
+    whole = [
+        row if row.whole else replace(row, resid=_complete(row.resid, cached.resid_pre, row.group)) for row in rows
+    ]
+    normed = [part.resid for part in _split(block.attention_norm(torch.cat([row.flat for row in whole])), whole)]
+    ends = [replace(row, resid=row.resid[:, :, -1:]) for row in whole]
+    asking = block.queries(torch.cat([part[:, :, -1:].flatten(0, 2) for part in normed]))
+    outputs = []
+    for row, n, q in zip(ends, normed, asking.split([row.resid.shape[:3].numel() for row in ends]), strict=True):
+        prompts = row.group.prompts
+        width = cached.k.shape[1]
+        start = width - row.group.span
+        q = rotate(q.unflatten(0, row.resid.shape[:3]), rotation_of(layout, prompts, width - 1, width))[:, :, 0]
+        q = q.unflatten(2, (n_kv, group_size)) * block.scale  # [prompt, change, kv_head, head of the group, d_head]
+        shared = torch.einsum("pchge,pbhe->pchgb", q, cached.k[prompts, :start])
+        shared = shared + layout.mask[prompts, -1, :start][:, None, None, None]
+        if absorb:
+            weight = block.key.weight.unflatten(1, (n_kv, -1))
+            own = torch.einsum("pchge,dhe->pchgd", q, weight).flatten(2, 3) @ n.mT
+            own = own.unflatten(2, (n_kv, group_size))
+            if block.key.bias is not None:
+                own = own + (q * block.key.bias.view(n_kv, 1, -1)).sum(dim=-1, keepdim=True)
+        else:
+            k = rotate(block.keys(n), rotation_of(layout, prompts, start, width))
+            own = torch.einsum("pchge,pcshe->pchgs", q, k)
+        pattern = torch.cat([shared, own], dim=-1).softmax(dim=-1)
+        mine = pattern[..., start:]
+        mean = (mine.flatten(2, 3) @ n).unflatten(2, (n_kv, group_size))
+        z = torch.einsum("pchgd,dhe->pchge", mean, block.value.weight.unflatten(1, (n_kv, -1)))
+        if block.value.bias is not None:
+            z = z + mine.sum(dim=-1, keepdim=True) * block.value.bias.view(n_kv, 1, -1)
+        z = z + torch.einsum("pchgb,pbhe->pchge", pattern[..., :start], cached.v[prompts, :start])
+        outputs.append(z.flatten(2).unsqueeze(2))
+    return _combine(block, ends, outputs)
+
+
+def _combine(block: Block, rows: Sequence[_Rows], outputs: Sequence[Tensor]) -> list[_Rows]:
+    """Adds what attention gives to the residual stream before it."""
+    resid = torch.cat([row.flat for row in rows])
     block.combine.add_to(resid, torch.cat([z.flatten(0, 2) for z in outputs]))
-    return _split(resid, before)
+    return _split(resid, rows)
 
 
 def _complete(
