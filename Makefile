@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint types pytest format clean
+.PHONY: install demo test lint types pytest bench format clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ types: install
 
 pytest: install
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# What patching costs, on a quiet machine: make bench BENCH="--shapes mini --repeats 5"
+bench: install
+	@$(BIN)/python benchmarks/patching.py $(BENCH)
 
 format: install
 	$(BIN)/ruff check --fix

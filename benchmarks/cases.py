@@ -1,0 +1,127 @@
+"""The models of the benchmark and the pairs of prompts that are patched on them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from mi_sweeps.circuits import examine
+from mi_sweeps.circuits.fast import FastEngine
+from mi_sweeps.circuits.network import Network, describe
+from mi_sweeps.circuits.pairs import Pairs, make_pairs
+from mi_sweeps.circuits.patching import POSITION_SITES
+from mi_sweeps.config import PatchingConfig, Site
+from mi_sweeps.models.load import load_model
+from mi_sweeps.models.mini import FOLDER as MINI
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.tasks import data
+from mi_sweeps.tasks.prompts import Prompt
+from mi_sweeps.tasks.tokens import Batch
+
+Place = tuple[int, int]
+"""Layer, and position or head."""
+
+LATE, ALL = "late and few", "all differ"
+FROM_END = 9
+"""How many columns it is from a late difference to the end: as from the second subject of such prompts."""
+SMALL = 256
+"""Models narrower than this are so fast that more sites can be sampled."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the pairs of prompts that are patched on it."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    network: Network
+    pairs: dict[str, Pairs]
+    patching: PatchingConfig
+
+    @property
+    def engine(self) -> FastEngine:
+        """With the memory that a patch job would give it."""
+        return FastEngine(self.network, examine.memory(self.patching, self.model.device))
+
+    def shape(self, site: Site) -> Place:
+        """How many layers and places TransformerLens patches."""
+        block = self.network.blocks[0]
+        width = self.pairs[LATE].clean.tokens.shape[1]
+        heads = block.n_kv_heads if site == "v" else block.n_heads
+        return len(self.network.blocks), width if site in POSITION_SITES else heads
+
+    def n_sites(self, site: Site) -> int:
+        """Of one family."""
+        layers, places = self.shape(site)
+        return layers * places
+
+    def sample(self, site: Site, turn: int, count: int) -> list[Place]:
+        """Of one repetition: `count`, or ten times as many on a small model, where a forward is short. All
+        repetitions together spread evenly over layers and places (the sequence R2 of Roberts, 2018)."""
+        layers, places = self.shape(site)
+        if len(self.network.final_norm.weight) < SMALL:
+            count = min(10 * count, layers * places)
+        numbers = range(turn * count, (turn + 1) * count)
+        return [(int((0.5 + 0.75488 * n) % 1 * layers), int((0.5 + 0.56984 * n) % 1 * places)) for n in numbers]
+
+
+def random_case(name: str, sizes: dict[str, int], n_prompts: int, width: int, options: argparse.Namespace) -> Case:
+    """A GPT-2 with random weights, and random tokens: the time does not depend on them."""
+    torch.manual_seed(0)
+    config = GPT2Config(attn_implementation="eager", **sizes)  # type: ignore[arg-type]
+    tokens = torch.randint(config.vocab_size, (n_prompts, width))
+    answers = torch.randint(config.vocab_size, (n_prompts, 1))
+    corrupted = tokens.clone()
+    corrupted[:, -FROM_END] = others(tokens, config.vocab_size)[:, -FROM_END]
+    clean = Batch(
+        (Prompt("", "", (), 0),) * n_prompts,
+        tokens,
+        torch.full((n_prompts,), width - 1),
+        answers[:, 0],
+        others(answers, config.vocab_size),
+        ((*(f"intro {place}" for place in range(1, width)), "end"),) * n_prompts,
+    )
+    late = Pairs(clean, replace(clean, tokens=corrupted), torch.ones(1))
+    return make_case(name, GPT2LMHeadModel(config).eval(), AutoTokenizer.from_pretrained(MINI), late, options)
+
+
+def stored_case(name: str, options: argparse.Namespace, *overrides: str) -> Case:
+    """A configured model with the held-out prompts that its patch jobs take."""
+    (cell,) = expand(["output=unused", "corruption=second", *overrides])
+    config = cell.config
+    torch.manual_seed(0)
+    model, tokenizer = load_model(config.model, attention="eager")
+    prompts = data.load(config, tokenizer)
+    chosen = data.balanced(prompts.splits["heldout"], config.patching.prompts)
+    late = make_pairs(chosen, config.corruption.name, tokenizer, prompts.names, config.model.prepend_bos)
+    return make_case(name, model, tokenizer, late, options)
+
+
+def make_case(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, late: Pairs, options: argparse.Namespace
+) -> Case:
+    """On the device, with both kinds of prompts, and what conf/patching/full.yaml says."""
+    (cell,) = expand(["output=unused"])
+    patching = cell.config.patching.model_copy(update={"memory": options.memory})
+    model = model.to(options.device)
+    network = describe(model)
+    if network is None:
+        sys.exit(f"{name}: the fast engine does not know models of type {model.config.model_type}")
+    every = replace(late.corrupted, tokens=others(late.clean.tokens, model.config.vocab_size))
+    pairs = {LATE: late, ALL: replace(late, corrupted=every)}
+    there = {
+        kind: Pairs(pair.clean.to(options.device), pair.corrupted.to(options.device), pair.subject_weights)
+        for kind, pair in pairs.items()
+    }
+    return Case(name, model, tokenizer, network, there, patching)
+
+
+def others(tokens: Tensor, vocabulary: int) -> Tensor:
+    """Another token in every place."""
+    return (tokens + torch.randint_like(tokens, 1, vocabulary)) % vocabulary

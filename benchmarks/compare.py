@@ -1,0 +1,232 @@
+"""The engine against TransformerLens and nnsight: the same patches in turns, and their values side by side."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+from cases import Case, Place
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformer_lens import patching
+
+from mi_sweeps.circuits.pairs import Pairs
+from mi_sweeps.circuits.patching import POSITION_SITES, Patched
+from mi_sweeps.config import Site
+
+T = TypeVar("T")
+
+LENS: dict[Site, Any] = {
+    "resid_pre": patching.get_act_patch_resid_pre,
+    "attn_out": patching.get_act_patch_attn_out,
+    "mlp_out": patching.get_act_patch_mlp_out,
+    "z": patching.get_act_patch_attn_head_out_all_pos,
+    "v": patching.get_act_patch_attn_head_v_all_pos,
+    "pattern": patching.get_act_patch_attn_head_pattern_all_pos,
+}
+IN_PLACE: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1],
+    torch.ops.aten.baddbmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2],
+}
+"""FLOPs of products that PyTorch's counter does not know, from their arguments' shapes."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One kind of prompts on one model; lists have a value for each repetition."""
+
+    name: str
+    kind: str
+    prompts: str
+    n_sites: dict[Site, int]
+    sampled: int
+    """How many sites TransformerLens patches in a repetition."""
+    engine: list[float]
+    lens: dict[Site, list[float]]
+    """Seconds a site."""
+    rates: list[float]
+    """FLOPs a second of a large matrix product."""
+    flops: int
+    lens_flops: int
+    difference: float
+    """The largest at a sampled site, in logits."""
+    effect: float
+    """The largest of a sampled patch."""
+
+    @property
+    def sites(self) -> int:
+        """Of all families."""
+        return sum(self.n_sites.values())
+
+    @property
+    def lens_all(self) -> list[float]:
+        """Seconds for all sites."""
+        return [
+            sum(self.n_sites[site] * seconds[turn] for site, seconds in self.lens.items())
+            for turn in range(len(self.engine))
+        ]
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times less the engine takes."""
+        return [theirs / ours for theirs, ours in zip(self.lens_all, self.engine, strict=True)]
+
+    @property
+    def shares(self) -> list[float]:
+        """The engine's part of the rate of large matrix products."""
+        return [self.flops / seconds / rate for seconds, rate in zip(self.engine, self.rates, strict=True)]
+
+
+def now(device: torch.device) -> float:
+    """CPU-seconds of this process; for a GPU seconds on the wall."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def timed(device: torch.device, work: Callable[..., T], *arguments: Any, **named: Any) -> tuple[float, T]:
+    """Seconds that the work took, and what it gave."""
+    begun = now(device)
+    result = work(*arguments, **named)
+    return now(device) - begun, result
+
+
+def count_flops(work: Callable[..., object], *arguments: Any) -> int:
+    """Of all matrix products."""
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+        work(*arguments)
+    return counter.get_total_flops()
+
+
+def gemm_rate(case: Case) -> float:
+    """FLOPs a second, over as many products as take some tenths of a second."""
+    device = case.model.device
+    weight = torch.randn(case.network.blocks[0].mlp.up.weight.shape, device=device)
+    x = torch.randn(2048, len(weight), device=device)
+    flops = 2 * x.numel() * weight.shape[1]
+    calls = min(200, max(5, int(3e10 / flops)))
+    return flops / median([timed(device, torch.mm, x, weight)[0] for _ in range(calls + 2)][2:])
+
+
+@torch.no_grad()
+def compare(case: Case, bridge: Any, kind: str, options: argparse.Namespace) -> Comparison:
+    """The engine and TransformerLens in turns."""
+    pairs = case.pairs[kind]
+    _, cache = bridge.run_with_cache(pairs.clean.tokens)
+    flops = count_flops(case.engine.patch, pairs, case.patching)
+    lens_flops = count_flops(bridge, pairs.corrupted.tokens)
+    for site in LENS:
+        lens_patch(bridge, pairs, cache, site, [(0, 0)])  # to warm up
+    engine, rates = [], []
+    values: list[tuple[float, float]] = []
+    lens: dict[Site, list[float]] = {site: [] for site in LENS}
+    for turn in range(options.repeats):
+        before = gemm_rate(case)
+        seconds, patched = timed(options.device, case.engine.patch, pairs, case.patching)
+        engine.append(seconds)
+        rates.append((before + gemm_rate(case)) / 2)
+        for site in LENS:
+            chosen = case.sample(site, turn, options.sample)
+            seconds, theirs = timed(options.device, lens_patch, bridge, pairs, cache, site, chosen)
+            lens[site].append(seconds / len(chosen))
+            values += side_by_side(patched, pairs, site, chosen, theirs)
+        note(f"{case.name}, {kind}, repetition {turn + 1} of {options.repeats}: engine {engine[-1]:.2f} s")
+    n_sites = {site: case.n_sites(site) for site in LENS}
+    lengths = sorted({int(end) + 1 for end in pairs.clean.end})
+    prompts = f"{len(pairs.clean)} x {'–'.join(map(str, dict.fromkeys([lengths[0], lengths[-1]])))}"
+    sampled = sum(len(case.sample(site, 0, options.sample)) for site in LENS)
+    total = lens_flops * sum(n_sites.values())
+    return Comparison(case.name, kind, prompts, n_sites, sampled, engine, lens, rates, flops, total, *largest(values))
+
+
+def lens_patch(bridge: Any, pairs: Pairs, cache: Any, site: Site, chosen: Sequence[Place]) -> Tensor:
+    """Logit differences of each site and prompt; TransformerLens's own function, on some of its sites."""
+    return LENS[site](
+        bridge,
+        pairs.corrupted.tokens,
+        cache,
+        lambda logits: pairs.logit_diff(pairs.at_end(logits)),
+        index_axis_names=None,
+        index_df=pd.DataFrame(chosen, columns=["layer", "place"]),
+        reduce="none",
+    ).values
+
+
+def side_by_side(
+    patched: Patched, pairs: Pairs, site: Site, chosen: Sequence[Place], theirs: Tensor
+) -> Iterator[tuple[float, float]]:
+    """Difference to the engine and effect of the patch, for each sampled site and each prompt that has it."""
+    for (layer, place), values in zip(chosen, theirs.tolist(), strict=True):
+        for prompt, (value, roles) in enumerate(zip(values, pairs.clean.roles, strict=True)):
+            if site in POSITION_SITES and place >= len(roles):
+                continue
+            index = patched.roles.index(roles[place]) if site in POSITION_SITES else place
+            yield (
+                abs(patched.sites[site][layer, index, prompt].item() - value),
+                abs(patched.corrupted[prompt].item() - value),
+            )
+
+
+def largest(values: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Of each; NaN if one is NaN."""
+    difference, effect = torch.tensor([*values]).amax(dim=0).tolist()
+    return difference, effect
+
+
+@torch.no_grad()
+def nnsight_rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
+    """Patches of resid_pre by the engine and as nnsight's interventions, in turns."""
+    from nnsight import NNsight
+
+    model = copy.deepcopy(case.model)  # TransformerLens will rename modules of the other
+    traced = NNsight(model)
+    blocks = traced.transformer.h if hasattr(model, "transformer") else traced.model.layers
+
+    def one(tokens: Tensor, clean: Sequence[Tensor], layer: int, place: int) -> Tensor:
+        with traced.trace(tokens):
+            blocks[layer].input[:, place] = clean[layer][:, place]
+            logits = traced.output.logits.save()
+        return logits
+
+    rows = []
+    only = case.patching.model_copy(update={"sites": ("resid_pre",)})
+    for kind, pairs in case.pairs.items():
+        clean = model(pairs.clean.tokens, output_hidden_states=True).hidden_states
+        one(pairs.corrupted.tokens, clean, 0, 0)
+        ours, theirs = [], []
+        values: list[tuple[float, float]] = []
+        for turn in range(options.repeats):
+            seconds, patched = timed(options.device, case.engine.patch, pairs, only)
+            ours.append(seconds)
+            chosen = case.sample("resid_pre", turn, options.sample)
+            found = [timed(options.device, one, pairs.corrupted.tokens, clean, *place) for place in chosen]
+            theirs.append(case.n_sites("resid_pre") * sum(seconds for seconds, _ in found) / len(found))
+            logit_diffs = torch.stack([pairs.logit_diff(pairs.at_end(logits)) for _, logits in found])
+            values += side_by_side(patched, pairs, "resid_pre", chosen, logit_diffs)
+            note(f"{case.name}, {kind}, nnsight, repetition {turn + 1} of {options.repeats}")
+        ratio = median(t / o for t, o in zip(theirs, ours, strict=True))
+        difference = f"{largest(values)[0]:.0e}"
+        rows.append(
+            [case.name, kind, str(case.n_sites("resid_pre")), spread(theirs), spread(ours), f"{ratio:.1f}", difference]
+        )
+    return rows
+
+
+def note(text: str) -> None:
+    """How far it is; not part of the results."""
+    print(f"[{time.process_time():.0f} CPU-s] {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def spread(values: Sequence[float], factor: float = 1.0) -> str:
+    """Median, and the smallest and the largest where there are several."""
+    middle, least, most = (f"{factor * v:#.3g}".rstrip(".") for v in (median(values), min(values), max(values)))
+    return f"{middle} ({least}–{most})" if len(values) > 1 else middle
