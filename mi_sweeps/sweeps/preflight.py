@@ -66,7 +66,8 @@ def _check_patching(config: Config) -> None:
             f"patching.approximate, patching.paths: not for models of type {model.model_type}; "
             f"known are {', '.join(FAMILIES)}; use patching.approximate=false patching.paths=null"
         )
-    n_heads = model.num_attention_heads
-    n_kv_heads = getattr(model, "num_key_value_heads", n_heads)
-    for into in patching.paths.inputs if patching.paths else ():
-        receivers(patching.paths, into, model.num_hidden_layers, n_heads if into == "q" else n_kv_heads)
+    if patching.paths:
+        n_heads = model.num_attention_heads
+        n_kv_heads = getattr(model, "num_key_value_heads", n_heads)
+        for into in patching.paths.inputs:
+            receivers(patching.paths, into, model.num_hidden_layers, n_heads if into == "q" else n_kv_heads)
