@@ -97,8 +97,11 @@ def examine(
             "which TransformerLens alone patches here; use patching.approximate=false patching.paths=null"
         )
     engine: Engine
-    if network and config.patching.engine == "fast":
-        engine = FastEngine(network, memory(config.patching, device))
+    # Checked whoever patches: paths and estimates come from the description too.
+    fast = FastEngine(network, memory(config.patching, device)) if network else None
+    lens_error = check_lens(fast.at_end(pairs), logits) if fast else 0.0
+    if fast and config.patching.engine == "fast":
+        engine = fast
     else:
         if config.patching.engine == "fast":
             log.warning(
@@ -107,7 +110,7 @@ def examine(
                 model.config.model_type,
             )
         engine = ReferenceEngine(wrap(model, tokenizer))
-    lens_error = check_lens(engine.at_end(pairs), logits)
+        lens_error = max(lens_error, check_lens(engine.at_end(pairs), logits))
     write_json(folder.path / "patch.json", about(config, run, folder, pairs, lens_error, type(engine).__name__))
     with tf32(config.patching.tf32):
         for step in missing:

@@ -126,13 +126,13 @@ def test_a_patch_that_does_nothing_is_an_error_and_not_a_zero(random_model, make
         measure(FastEngine(network), network, make_test_pairs("first"), patching("z", "mlp_out"), "step 0")
 
 
-def test_a_fast_engine_that_disagrees_with_the_model_is_refused(small, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_a_description_that_disagrees_with_the_model_is_refused(small, tmp_path, monkeypatch, caplog, engine):
     """As it would be for a model with an option that its description lacks."""
     from mi_sweeps.circuits import network
 
-    monkeypatch.setattr(network, "SLICE", 1)
     monkeypatch.setattr(network.Norm, "__call__", lambda self, x: x * self.weight)
-    cells = expand([*small, f"output={tmp_path}"])
+    cells = expand([*small, f"patching.engine={engine}", "patching.approximate=true", f"output={tmp_path}"])
     with caplog.at_level(logging.ERROR):
         assert execute(cells).failed
     _, patch = folders_of(cells[0])
