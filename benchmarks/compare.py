@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,9 +33,10 @@ LENS: dict[Site, Any] = {
     "v": patching.get_act_patch_attn_head_v_all_pos,
     "pattern": patching.get_act_patch_attn_head_pattern_all_pos,
 }
-IN_PLACE: dict[Any, Callable[..., int]] = {
+UNCOUNTED: dict[Any, Callable[..., int]] = {
     torch.ops.aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1],
     torch.ops.aten.baddbmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2],
+    torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0],
 }
 """FLOPs of products that PyTorch's counter does not know, from their arguments' shapes."""
 
@@ -102,7 +104,7 @@ def timed(device: torch.device, work: Callable[..., T], *arguments: Any, **named
 
 def count_flops(work: Callable[..., object], *arguments: Any) -> int:
     """Of all matrix products."""
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
         work(*arguments)
     return counter.get_total_flops()
 

@@ -19,6 +19,7 @@ from mi_sweeps.circuits.activations import LayerActivations, align, attention_pa
 from mi_sweeps.circuits.attribution import EndActivations, constant_z
 from mi_sweeps.circuits.carry import Change, Group, Stage, carry
 from mi_sweeps.circuits.network import Block, Network
+from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.runs import Runs, in_groups, run_both
@@ -45,7 +46,8 @@ class FastEngine:
         """See `mi_sweeps.circuits.patching.Engine`."""
         roles = role_order(pairs.clean)
         prompts, tokens = budget(self.network, pairs, self.memory)
-        parts = [_patch(self.network, part, patching, roles, tokens) for part in in_groups(pairs, prompts)]
+        network = pack(self.network)
+        parts = [_patch(network, part, patching, roles, tokens) for part in in_groups(pairs, prompts)]
         return Patched.join(parts)
 
     @torch.no_grad()

@@ -24,7 +24,6 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Activation = Callable[[Tensor], Tensor]
 Rotation = tuple[Float[Tensor, "... d_head"], Float[Tensor, "... d_head"]]
 """Cosines and sines of rotary position embeddings (Su et al. 2021, arXiv:2104.09864)."""
 
@@ -68,6 +67,18 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Activation:
+    """A function of each number."""
+
+    function: Callable[[Tensor], Tensor]
+    onednn: tuple[str, str]
+    """Its name and the name of its algorithm in oneDNN, which computes it as a part of a matrix product."""
+
+    def __call__(self, x: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        return self.function(x)
+
+
+@dataclass(frozen=True)
 class Linear:
     """An affine map; `weight` may be part of a larger matrix."""
 
@@ -77,10 +88,12 @@ class Linear:
     def __post_init__(self) -> None:
         _detach(self)
 
-    def __call__(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+    def __call__(self, x: Float[Tensor, "... d_in"], then: Activation | None = None) -> Float[Tensor, "... d_out"]:
+        """The map of `x`, and a function of the result."""
         flat = x.reshape(-1, x.shape[-1])
         flat = flat @ self.weight if self.bias is None else torch.addmm(self.bias, flat, self.weight)
-        return flat.view(*x.shape[:-1], -1)
+        result = flat.view(*x.shape[:-1], -1)
+        return then(result) if then else result
 
     def add_to(self, total: Float[Tensor, "token d_out"], x: Float[Tensor, "token d_in"]) -> None:
         """Adds the map of `x` to `total` in place, in the matrix product itself."""
@@ -103,7 +116,9 @@ class Mlp:
 
     def hidden(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_mlp"]:
         """What `down` is given."""
-        return self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
+        if self.gate is None:
+            return self.up(x, then=self.activation)
+        return self.gate(x, then=self.activation) * self.up(x)
 
 
 @dataclass(frozen=True)

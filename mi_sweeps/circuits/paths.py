@@ -22,6 +22,7 @@ from torch import Tensor
 from mi_sweeps.circuits.carry import Change, Group, attend, carry, rotation_of
 from mi_sweeps.circuits.fast import MEMORY, budget, n_places
 from mi_sweeps.circuits.network import Linear, Network, Norm, rotate
+from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.circuits.patching import summary
 from mi_sweeps.circuits.runs import Runs, in_groups, run_both
@@ -63,6 +64,7 @@ def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int 
         (source, receiver, into) for receiver, into in wanted for source in product(range(receiver[0]), range(n_heads))
     ]
     prompts, tokens = budget(network, pairs, memory)
+    network = pack(network)
     parts = []
     for part in in_groups(pairs, prompts):
         runs = run_both(network, part)

@@ -6,11 +6,14 @@ from torch.nn import functional
 
 from mi_sweeps.circuits.network import Activation, gelu_tanh
 
+GELU_TANH = Activation(gelu_tanh, ("gelu", "tanh"))
+SILU = Activation(functional.silu, ("swish", ""))
+
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu": functional.gelu,
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "relu": functional.relu,
-    "silu": functional.silu,
-    "swish": functional.silu,
+    "gelu": Activation(functional.gelu, ("gelu", "none")),
+    "gelu_new": GELU_TANH,
+    "gelu_pytorch_tanh": GELU_TANH,
+    "relu": Activation(functional.relu, ("relu", "")),
+    "silu": SILU,
+    "swish": SILU,
 }
