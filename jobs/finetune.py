@@ -30,13 +30,13 @@ def finetune(
     with folder.claim():
         if folder.status_on_disk().state == "done" and folder.has(needed):
             return
-        with folder.attempt():
+        with folder.attempt() as check:
             check_identity(config, folder)
             from mi_sweeps.tracking.mirror import mirror
             from mi_sweeps.training.loop import finetune as train
 
             with mirror(config, folder.run_id, folder, "finetune") as tracked:
-                train(config, folder, on_step=on_step, on_checkpoint=tracked.log_metrics)
+                train(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log_metrics)
 
 
 def check_identity(config: Config, folder: RunFolder) -> None:

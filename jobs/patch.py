@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
 from mi_sweeps.jobs.finetune import check_identity
-from mi_sweeps.store.folders import PatchFolder, RunFolder, run_folder
+from mi_sweeps.store.folders import Busy, PatchFolder, RunFolder, run_folder
 from mi_sweeps.store.identity import patch_id, run_id
 
 
 def patch(
-    config: Config, run: RunFolder, folder: PatchFolder, *, on_step: Callable[[int], None] = lambda step: None
+    config: Config,
+    run: RunFolder,
+    folder: PatchFolder,
+    *,
+    part: int = 0,
+    parts: int = 1,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Does a patch job that is not done.
+    """Does a patch job that is not done, or one part of it.
 
     Args:
+        part: of `parts`, which take turns with the checkpoints. Whoever makes the last table ends the whole job.
         on_step: told the number of checkpoints that are done.
 
     Raises:
@@ -26,23 +34,28 @@ def patch(
     """
     if run.status_on_disk().state != "done":
         raise UserError(f"{run.path}: this fine-tune is not done; do it first: `mi-sweeps run` or jobs/finetune.py")
-    with folder.claim():
-        if folder.status_on_disk().state == "done" and folder.has(config.patch_steps):
-            return
-        with folder.attempt():
-            check_identity(config, run)
-            from mi_sweeps.circuits.examine import examine
-            from mi_sweeps.tracking.mirror import mirror
+    mine = folder if parts == 1 else folder.part(part, parts)
+    steps = config.patch_steps[part::parts]
+    with mine.claim():
+        if not (mine.status_on_disk().state == "done" and folder.has(steps)):
+            spent = sum(other.status_on_disk().seconds for other in folder.all_parts()) if parts == 1 else 0.0
+            with mine.attempt(spent) as check:
+                check_identity(config, run)
+                from mi_sweeps.circuits.examine import examine
+                from mi_sweeps.tracking.mirror import mirror
 
-            done = [step for step in config.patch_steps if folder.table(step).exists()]
-            with mirror(config, run.run_id, folder, "patch") as tracked:
+                done = [step for step in steps if folder.table(step).exists()]
+                with mirror(config, run.run_id, mine, "patch") as tracked:
 
-                def on_table(step: int, rows: list[dict]) -> None:
-                    done.append(step)
-                    tracked.log_tables(step, rows)
-                    on_step(len(done))
+                    def on_table(step: int, rows: list[dict]) -> None:
+                        done.append(step)
+                        tracked.log_tables(step, rows)
+                        on_step(len(done))
 
-                examine(config, run, folder, on_table=on_table)
+                    examine(config, run, folder, steps, before_write=check, on_table=on_table)
+    if parts > 1 and folder.has(config.patch_steps):
+        with suppress(Busy):  # Another part ends the job.
+            patch(config, run, folder)
 
 
 if __name__ == "__main__":

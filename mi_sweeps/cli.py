@@ -10,10 +10,11 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from mi_sweeps import __version__, commands, libraries
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.folders import Cancelled, describe
+from mi_sweeps.store.folders import Cancelled, Failure, describe
 
 BAD_INPUT, INTERRUPTED = 2, 130
 TAIL_LINES = 20
@@ -26,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     libraries.quiet()
     parser = _parser()
     # Options may stand between the words, which argparse alone does not allow below a sub-command.
-    options, words = parser.parse_known_args(arguments)
+    given = [
+        "--retry=all" if word == "--retry" else word for word in (sys.argv[1:] if arguments is None else arguments)
+    ]
+    options, words = parser.parse_known_args(given)
     unknown = [word for word in words if word.startswith("-")]
     if unknown:
         parser.error(f"{unknown[0]}: no such option; see `mi-sweeps COMMAND --help`")
@@ -45,6 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, Cancelled):
         _complain("stopped; the same command goes on from here")
         sys.exit(INTERRUPTED)
+
+
+def _failures(text: str) -> tuple[Failure, ...]:
+    kinds: tuple[Failure, ...] = get_args(Failure)
+    if text == "all":
+        return kinds
+    chosen = tuple(kind for kind in kinds if kind in text.split(","))
+    if len(chosen) != len(text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text}: not some of {','.join(kinds)}")
+    return chosen
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         ("run", commands.run, "do what is missing: fine-tunes first, then their patch jobs"),
     ):
         sub = add(name, command, help, "KEY=VALUE")
-        sub.add_argument("--retry", action="store_true", help="also what failed before")
+        sub.add_argument(
+            "--retry",
+            type=_failures,
+            default=(),
+            metavar="KINDS",
+            help="also what failed before; --retry=timeout,node only what failed so (error, oom, timeout, node)",
+        )
         sub.add_argument("--config-dir", type=Path, metavar="DIR", help="your own configuration, searched before ours")
         if name == "plan":
             sub.add_argument("--config", action="store_true", help="print the whole configuration of the first cell")

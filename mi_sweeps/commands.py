@@ -107,11 +107,11 @@ def run(options: argparse.Namespace) -> int:
     first = cells[0].config
     name, output = first.sweep.name, first.output
     console = _console()
+    if first.launcher.name == "slurm":
+        return _submit(console, cells, options)
     made = planning.make(cells)
     console.print(f"sweep {name}: {show.summary(made)}", soft_wrap=True)
-    if not made.to_do(options.retry) and "running" not in {
-        status.state for status in (*made.runs.values(), *made.patches.values())
-    }:
+    if not made.to_do(options.retry) and "running" not in {status.state for status in made.statuses}:
         manifest.add(output, name, cells, options.line)
         return _closing(console, made, output, name, "nothing to do")
 
@@ -132,6 +132,35 @@ def run(options: argparse.Namespace) -> int:
             return DONE
         return _closing(console, _watch(console, output, name, cells), output, name, "done")
     return _run_here(console, cells, made, options)
+
+
+def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace) -> int:
+    """To a cluster. Prompts are audited by the jobs: a login node is for light work."""
+    from mi_sweeps.slurm import steer, submissions
+    from mi_sweeps.slurm import submit as slurm
+    from mi_sweeps.sweeps import manifest, show
+
+    first = cells[0].config
+    name, output, launcher = first.sweep.name, first.output, first.launcher
+    assert launcher.name == "slurm"
+    with slurm.submitting(output):
+        submission = submissions.new(output, name, options.retry)
+        work = slurm.look(cells, launcher, options.retry, submission.prefix)
+        console.print(f"sweep {name}: {show.summary(work.plan)}", soft_wrap=True)
+        manifest.add(output, name, cells, options.line)
+        if work.arrays:
+            for line in steer.asked(work.arrays, launcher):
+                console.print(line, markup=False, soft_wrap=True)
+            submission = slurm.submit(submission, work.arrays, launcher)
+            console.print(f"{steer.submitted(submission)}; `{_hint('status', name, output)}` looks", soft_wrap=True)
+    if options.wait or launcher.wait:
+        return _closing(console, _watch(console, output, name, cells), output, name, "done")
+    if work.arrays:
+        return DONE
+    if "queued" in (states := {status.state for status in work.plan.statuses}) or "running" in states:
+        console.print(f"nothing to submit; `{_hint('wait', name, output)}` waits", soft_wrap=True)
+        return DONE
+    return _closing(console, work.plan, output, name, "nothing to do")
 
 
 def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argparse.Namespace) -> int:
@@ -159,9 +188,13 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argp
 
 
 def _watch(console: Console, output: Path, name: str, cells: Sequence[Cell]) -> Plan:
+    from mi_sweeps.slurm import steer, submissions
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.sweeps import show, workers
 
+    if submissions.of_sweep(output, name):
+        look = lambda: steer.seen(planning.make(cells), output, name)[0]  # noqa: E731
+        return show.watch(console, look, lambda: False, steer.ASK_SECONDS)
     seen = False
 
     def busy() -> bool:
@@ -183,7 +216,7 @@ def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -
     """The last lines of `run` and `wait`, and the exit code."""
     from mi_sweeps.sweeps import show
 
-    failed = [status for status in (*made.runs.values(), *made.patches.values()) if status.state == "failed"]
+    failed = [status for status in made.statuses if status.state == "failed"]
     if failed:
         console.print(f"{word}, but {len(failed)} failed: {show.summary(made)}", soft_wrap=True)
         console.print(f"first error: {failed[0].error}", markup=False, soft_wrap=True)
@@ -201,12 +234,15 @@ def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -
 
 def status(options: argparse.Namespace) -> int:
     """`mi-sweeps status`."""
+    from mi_sweeps.slurm import steer
     from mi_sweeps.sweeps import show, workers
 
     output, chosen = _sweeps(options)
     console = _console()
     for name in chosen:
-        made = _plan_of(output, name)
+        made, trouble = steer.seen(_plan_of(output, name), output, name)
+        if trouble:
+            console.print(f"{name}: {trouble}", markup=False, soft_wrap=True)
         at_work = workers.alive(output, name)
         console.print(f"[bold]{name}[/]: {show.summary(made)}", soft_wrap=True)
         for worker in at_work:
@@ -232,12 +268,15 @@ def wait(options: argparse.Namespace) -> int:
 
 def cancel(options: argparse.Namespace) -> int:
     """`mi-sweeps cancel`."""
+    from mi_sweeps.slurm import steer, submissions
     from mi_sweeps.sweeps import workers
 
     output, chosen = _sweeps(options)
     console = _console()
     code = DONE
     for name in chosen:
+        if submissions.of_sweep(output, name) and not steer.cancel(console, output, name):
+            code = FAILED
         early = workers.starting(output, name)
         stopped, left = workers.cancel(output, name)
         nobody = "what was starting is called off" if early else "nobody works on it here"

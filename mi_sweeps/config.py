@@ -17,6 +17,7 @@ FORMAT = 1
 Site = Literal["resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Index = Annotated[int, Field(ge=0)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 class Section(BaseModel):
@@ -169,10 +170,54 @@ class LauncherConfig(Section):
 
     name: Literal["inline", "local"]
     workers: int | None = Field(ge=1)
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    device: Device
     threads: int | None = Field(ge=1)
     wait: bool
     """Whether `run` stays until all is done, as with `--wait`."""
+
+
+class ResourcesConfig(Section):
+    """What a job asks a SLURM cluster for; None leaves it to what both stages ask for, and then to the cluster."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    time: int | None = Field(ge=1)
+    """Minutes."""
+    memory: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] | None
+    """Of a node, as `--mem` takes it: 8G."""
+    cpus: int | None = Field(ge=1)
+    gpus: int | None = Field(ge=0)
+    setup: tuple[str, ...]
+    """Lines of shell before the job's own."""
+    sbatch: dict[str, str | int | float | bool]
+    """Any other option of sbatch, by its long name."""
+
+
+class PatchResourcesConfig(ResourcesConfig):
+    """Patch jobs can be split."""
+
+    split: int = Field(ge=1)
+    """Over how many tasks the checkpoints of one patch job are spread."""
+
+
+class SlurmConfig(ResourcesConfig):
+    """Jobs on a SLURM cluster (`mi_sweeps.slurm`). Changes no result, so it is part of no identity."""
+
+    name: Literal["slurm"]
+    device: Device
+    threads: int | None = Field(ge=1)
+    wait: bool
+    """Whether `run` stays until all is done, as with `--wait`."""
+    time: int = Field(ge=1)
+    """Minutes that a task may take; one that was interrupted has them anew."""
+    pack: int = Field(ge=1)
+    """How many cells one task computes, one after another."""
+    max_running: int | None = Field(ge=1)
+    """How many tasks of one array may run at once."""
+    finetune: ResourcesConfig
+    patch: PatchResourcesConfig
 
 
 class SweepConfig(Section):
@@ -192,7 +237,7 @@ class Config(Section):
     schedule: NamedFunction
     patching: PatchingConfig
     tracking: TrackingConfig
-    launcher: LauncherConfig
+    launcher: Annotated[LauncherConfig | SlurmConfig, Field(discriminator="name")]
     sweep: SweepConfig
     seed: int = Field(ge=0, lt=2**63)
     train: TrainConfig
@@ -243,7 +288,9 @@ def parse(values: DictConfig | dict[str, Any]) -> Config:
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        # A launcher is validated as the one that its name says; pydantic puts that name between the keys.
+        tagged = first["loc"][:1] == ("launcher",) and first["loc"][1:2] in {("inline",), ("local",), ("slurm",)}
+        key = ".".join(str(part) for part in (("launcher", *first["loc"][2:]) if tagged else first["loc"]))
         if first["type"] == "missing":
             raise UserError(f"{key}: no value; give {key}=VALUE on the command line") from None
         if first["type"] == "extra_forbidden":

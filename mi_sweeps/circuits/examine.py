@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -62,18 +62,22 @@ def examine(
     config: Config,
     run: RunFolder,
     folder: PatchFolder,
+    steps: Sequence[int],
     *,
+    before_write: Callable[[], None] = lambda: None,
     on_table: Callable[[int, list[dict[str, Any]]], None] = lambda step, rows: None,
 ) -> None:
     """Makes the tables that are not there yet.
 
     Args:
+        steps: the checkpoints to look at.
+        before_write: called before each table; may raise, and nothing is written then.
         on_table: told a checkpoint's step and rows, when they are on disk.
 
     Raises:
         UserError: a checkpoint is missing or damaged, or the model is not understood.
     """
-    missing = [step for step in config.patch_steps if not folder.table(step).exists()]
+    missing = [step for step in steps if not folder.table(step).exists()]
     if not missing:
         return
     device = pick_device(config.launcher.device)
@@ -116,6 +120,7 @@ def examine(
         for step in missing:
             checkpoints.load_weights(run.checkpoint(step), weights, base)
             rows = measure(engine, network, pairs, config.patching, f"step {step}")
+            before_write()
             write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
             log.info("step %d: %d rows", step, len(rows))
             on_table(step, rows)

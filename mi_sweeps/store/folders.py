@@ -8,6 +8,7 @@ OUTPUT/runs/RUN_ID/                 one fine-tune
   patches/PATCH_ID/                 one patch job
     patch.json  status.json  log.txt
     tables/000008.parquet           attribution and patching at step 8
+    parts/0-of-4/                   status and log of a part, where several share the checkpoints
 OUTPUT/sweeps/NAME/sweep.json       the cells that were asked for under that name
 OUTPUT/data/FINGERPRINT/            generated prompts
 """
@@ -20,7 +21,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -32,8 +33,9 @@ from filelock import FileLock, Timeout
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import clear_partial, read_json, write_json
 
-State = Literal["todo", "running", "done", "failed", "cancelled", "interrupted"]
-"""`interrupted`: its process is gone and left no result. Like `todo` and `cancelled`, `run` takes it up."""
+State = Literal["todo", "queued", "running", "done", "failed", "cancelled", "interrupted"]
+"""`interrupted`: its process is gone and left no result. Like `todo` and `cancelled`, `run` takes it up.
+`queued`: it waits in a cluster's queue; only the cluster says so, never a folder."""
 
 PENDING: tuple[State, ...] = ("todo", "cancelled", "interrupted")
 """States that `run` works on; `failed` only with `--retry`."""
@@ -44,8 +46,20 @@ CLAIM_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
+Failure = Literal["error", "oom", "timeout", "node"]
+"""Why work failed: an exception, no memory left, its time limit, or its machine. `--retry` takes them by name."""
+
+
 class Cancelled(BaseException):
     """The work was told to stop. No `Exception`, so that nothing on the way takes it for a failure."""
+
+
+class Interrupted(BaseException):
+    """The machine is taken away, for now: the work goes on later. No `Exception`, as above."""
+
+
+class Superseded(BaseException):
+    """A later attempt works here; this one has lost its lock, and must write nothing more."""
 
 
 class Busy(Exception):
@@ -66,6 +80,8 @@ class Status:
     pid: int | None = None
     error: str | None = None
     """One line; the traceback is in error.txt."""
+    failure: Failure | None = None
+    """What kind of failure that was."""
 
 
 @dataclass(frozen=True)
@@ -139,36 +155,69 @@ class Folder:
             lock.release()
 
     @contextmanager
-    def attempt(self) -> Iterator[None]:
+    def attempt(self, spent: float = 0.0) -> Iterator[Callable[[], None]]:
         """Keeps status.json true, and writes what is logged into log.txt; the folder must be claimed.
 
-        An exception marks the work as failed and passes on; `Cancelled` and Ctrl-C mark it as cancelled.
+        An exception marks the work as failed and passes on; `Cancelled` and Ctrl-C mark it as cancelled, and
+        `Interrupted` as interrupted.
+
+        Gives what is to be called before a result is written: it raises `Superseded` if a later attempt has begun.
+        A lock on a shared file system can be lost with the connection to it, while the process lives on.
+
+        Args:
+            spent: seconds of work that was done elsewhere and counts here.
         """
         for place in (self.path, *self.parts):
             clear_partial(place)
         before = self.status_on_disk()
         begun = time.monotonic()
-        running = Status("running", before.attempts + 1, now(), None, before.seconds, socket.gethostname(), os.getpid())
+        attempts, seconds = before.attempts + 1, before.seconds + spent
+        running = Status("running", attempts, now(), None, seconds, socket.gethostname(), os.getpid())
         self._write(running)
         self.error_file.unlink(missing_ok=True)
+
+        def check() -> None:
+            if not self._is(running):
+                raise Superseded(f"{self.path}: a later attempt works here now")
+
         with self._logging():
             try:
-                yield
+                yield check
+                check()
             except (Cancelled, KeyboardInterrupt):
                 self._finish(running, begun, "cancelled", None)
                 raise
+            except Interrupted:
+                self._finish(running, begun, "interrupted", None)
+                raise
+            except Superseded as error:
+                log.error("%s", error)
+                raise
             except BaseException as error:
                 log.error("failed: %s", describe(error))
-                self._finish(running, begun, "failed", describe(error))
+                self._finish(running, begun, "failed", describe(error), failure_of(error))
                 # Last: on a full disk the status matters more than the traceback.
                 with suppress(OSError):
                     self.error_file.write_text(traceback.format_exc(), encoding="utf-8")
                 raise
             self._finish(running, begun, "done", None)
 
-    def _finish(self, running: Status, begun: float, state: State, error: str | None) -> None:
-        seconds = running.seconds + time.monotonic() - begun
-        self._write(replace(running, state=state, finished=now(), seconds=round(seconds, 3), error=error))
+    def _finish(
+        self, running: Status, begun: float, state: State, error: str | None, failure: Failure | None = None
+    ) -> None:
+        if not self._is(running):
+            return  # A later attempt's status is not to be overwritten.
+        seconds = round(running.seconds + time.monotonic() - begun, 3)
+        self._write(replace(running, state=state, finished=now(), seconds=seconds, error=error, failure=failure))
+
+    def _is(self, running: Status) -> bool:
+        """Whether that attempt is still the newest."""
+        last = self.status_on_disk()
+        return (last.attempts, last.host, last.pid) == (running.attempts, running.host, running.pid)
+
+    def fail(self, error: str, failure: Failure) -> None:
+        """Marks work as failed that was interrupted and shall not go on by itself; the folder must be claimed."""
+        self._write(replace(self.status_on_disk(), state="failed", finished=now(), error=error, failure=failure))
 
     def _write(self, status: Status) -> None:
         write_json(self.path / "status.json", asdict(status))
@@ -239,6 +288,14 @@ class PatchFolder(Folder):
         """Whether the tables at these steps are there."""
         return all(self.table(step).exists() for step in steps)
 
+    def part(self, part: int, parts: int) -> Folder:
+        """The folder of whoever does one part of several of this job's checkpoints; the tables are the job's."""
+        return Folder(self.path / "parts" / f"{part}-of-{parts}")
+
+    def all_parts(self) -> list[Folder]:
+        """The folders of all parts that were begun."""
+        return [Folder(path) for path in sorted(self.path.glob("parts/*-of-*"))]
+
 
 def run_folder(output: Path, run_id: str) -> RunFolder:
     """The folder of a run below the folder of all results."""
@@ -253,6 +310,12 @@ def describe(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The kind of an exception. PyTorch's own says so by its name; on a CPU it is a RuntimeError of its allocator."""
+    no_memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
+    return "oom" if no_memory or "can't allocate memory" in str(error) else "error"
 
 
 def now() -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mi_sweeps.jobs.finetune import finetune
 from mi_sweeps.jobs.patch import patch
-from mi_sweeps.store.folders import PENDING, Busy, Folder, Status, describe, now
+from mi_sweeps.store.folders import PENDING, Busy, Failure, Folder, Status, describe, now
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.grid import Cell
 
@@ -28,10 +28,16 @@ class Task:
     cell: Cell
     needed: frozenset[int] = frozenset()
     """Checkpoints that a fine-tune's patch jobs still need."""
+    part: int = 0
+    parts: int = 1
+    """Which part of a patch job's checkpoints, of how many."""
 
     @property
     def folder(self) -> Folder:
-        return planning.folders_of(self.cell)[self.stage == "patch"]
+        run, patch = planning.folders_of(self.cell)
+        if self.stage == "finetune":
+            return run
+        return patch if self.parts == 1 else patch.part(self.part, self.parts)
 
     @property
     def id(self) -> str:
@@ -42,7 +48,7 @@ class Task:
     def steps(self) -> int:
         """How many steps its progress has: training steps or checkpoints."""
         config = self.cell.config
-        return config.train.steps if self.stage == "finetune" else len(config.patch_steps)
+        return config.train.steps if self.stage == "finetune" else len(config.patch_steps[self.part :: self.parts])
 
 
 @dataclass
@@ -69,51 +75,59 @@ class Listener:
 
 
 def execute(
-    cells: Sequence[Cell], *, retry: bool = False, wait: bool = False, listener: Listener | None = None
+    cells: Sequence[Cell],
+    *,
+    retry: Collection[Failure] = (),
+    began: str | None = None,
+    wait: bool = False,
+    poll: float = POLL_SECONDS,
+    stages: Collection[Stage] = ("finetune", "patch"),
+    part: int = 0,
+    parts: int = 1,
+    listener: Listener | None = None,
 ) -> Outcome:
     """Does what is missing, each fine-tune before its patch jobs; a failure stops nothing else.
 
     Args:
-        retry: also what failed before this call.
+        retry: kinds of failures from before `began` that are taken up.
+        began: a time as `now` gives it; None is now.
         wait: stay until what other processes work on is done too, and take up what they leave.
+        poll: how often, in seconds, to look at what they do.
+        stages: which ones; patch jobs alone need fine-tunes that are done.
+        part: of `parts`, which share the checkpoints of each patch job.
     """
     listener = listener or Listener()
-    began = now()
+    began = began or now()
     outcome = Outcome()
-    while True:
-        ready = [task for task in _ready(cells, retry, began) if task.id not in outcome.failed]
-        busy = [task for task in ready if not _do(task, outcome, listener)]
-        if len(busy) == len(ready):
-            # Nothing was claimed in this round: all that is left is done, failed, or in other hands.
-            running = [task for task in _tasks(planning.make(cells)) if task.folder.status().state == "running"]
-            if not (running and wait):
-                outcome.busy = running
-                return outcome
-            time.sleep(POLL_SECONDS)
-
-
-def _tasks(plan: planning.Plan) -> Iterator[Task]:
-    for group in plan.cells_by_run.values():
-        yield Task("finetune", group[0])
-        yield from (Task("patch", cell) for cell in group)
-
-
-def _ready(cells: Sequence[Cell], retry: bool, began: str) -> list[Task]:
-    """What could be begun now: patch jobs once their fine-tune is done."""
-    plan = planning.make(cells)
 
     def wanted(status: Status) -> bool:
         failed_before = status.state == "failed" and (status.finished or "") < began
-        return status.state in PENDING or (retry and failed_before)
+        return status.state in PENDING or (failed_before and (status.failure or "error") in retry)
 
-    ready = []
+    def look() -> list[tuple[Task, Status]]:
+        return [task for task in _tasks(planning.make(cells), part, parts) if task[0].stage in stages]
+
+    while True:
+        ready = [task for task, status in look() if wanted(status) and task.id not in outcome.failed]
+        busy = [task for task in ready if not _do(task, outcome, listener)]
+        if len(busy) == len(ready):
+            # Nothing was claimed in this round: all that is left is done, failed, or in other hands.
+            running = [task for task, status in look() if status.state == "running"]
+            if not (running and wait):
+                outcome.busy = running
+                return outcome
+            time.sleep(poll)
+
+
+def _tasks(plan: planning.Plan, part: int, parts: int) -> Iterator[tuple[Task, Status]]:
+    """Fine-tunes, and the patch jobs of those that are done."""
     for run_id, group in plan.cells_by_run.items():
-        if wanted(plan.runs[run_id]):
-            needed = frozenset(planning.needed_steps(group, plan.patches))
-            ready.append(Task("finetune", group[0], needed))
-        elif plan.runs[run_id].state == "done":
-            ready += [Task("patch", cell) for cell in group if wanted(plan.patches[cell.patch_id])]
-    return ready
+        needed = frozenset(planning.needed_steps(group, plan.patches))
+        yield Task("finetune", group[0], needed), plan.runs[run_id]
+        if plan.runs[run_id].state == "done":
+            for cell in group:
+                task = Task("patch", cell, part=part, parts=parts)
+                yield task, plan.patches[cell.patch_id] if parts == 1 else planning.part_status(cell, part, parts)
 
 
 def _do(task: Task, outcome: Outcome, listener: Listener) -> bool:
@@ -124,7 +138,7 @@ def _do(task: Task, outcome: Outcome, listener: Listener) -> bool:
             if task.stage == "finetune":
                 finetune(task.cell.config, run, needed=task.needed, on_step=on_step)
             else:
-                patch(task.cell.config, run, examined, on_step=on_step)
+                patch(task.cell.config, run, examined, part=task.part, parts=task.parts, on_step=on_step)
     except Busy:
         return False
     except Exception as error:  # Whatever it was, it is in the folder, and the other cells go on.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mi_sweeps.store import folders
-from mi_sweeps.store.folders import PENDING, PatchFolder, RunFolder, Status
+from mi_sweeps.store.folders import PENDING, Failure, PatchFolder, RunFolder, Status
 from mi_sweeps.sweeps.grid import Cell
 
 
@@ -30,23 +30,43 @@ class Plan:
             grouped.setdefault(cell.run_id, []).append(cell)
         return grouped
 
+    @property
+    def statuses(self) -> tuple[Status, ...]:
+        """Of all fine-tunes and all patch jobs."""
+        return (*self.runs.values(), *self.patches.values())
+
     def counts(self) -> tuple[Counter[str], Counter[str]]:
         """How many fine-tunes, and how many patch jobs, are in each state."""
         return Counter(map(_shown, self.runs.values())), Counter(map(_shown, self.patches.values()))
 
-    def to_do(self, retry: bool = False) -> int:
-        """How many fine-tunes and patch jobs `run` would work on; the patch jobs of a failed fine-tune wait for it."""
-        states = (*PENDING, "failed") if retry else PENDING
-        count = sum(status.state in states for status in self.runs.values())
-        for run_id, cells in self.cells_by_run.items():
-            if retry or self.runs[run_id].state != "failed":
-                count += sum(self.patches[cell.patch_id].state in states for cell in cells)
-        return count
+    def missing(self, retry: Collection[Failure] = ()) -> tuple[list[str], dict[str, list[str]]]:
+        """What `run` would work on: the run ids of fine-tunes, and for each run id the patch ids of its patch jobs. The
+        patch jobs of a fine-tune that stays failed wait for it.
+
+        Args:
+            retry: the kinds of failures that are taken up.
+        """
+
+        def wanted(status: Status) -> bool:
+            return status.state in PENDING or (status.state == "failed" and (status.failure or "error") in retry)
+
+        runs = [run_id for run_id, status in self.runs.items() if wanted(status)]
+        patches = {
+            run_id: [cell.patch_id for cell in cells if wanted(self.patches[cell.patch_id])]
+            for run_id, cells in self.cells_by_run.items()
+            if self.runs[run_id].state != "failed" or wanted(self.runs[run_id])
+        }
+        return runs, {run_id: ids for run_id, ids in patches.items() if ids}
+
+    def to_do(self, retry: Collection[Failure] = ()) -> int:
+        """How many fine-tunes and patch jobs `run` would work on."""
+        runs, patches = self.missing(retry)
+        return len(runs) + sum(map(len, patches.values()))
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left, not even a failed cell."""
-        return all(status.state == "done" for status in (*self.runs.values(), *self.patches.values()))
+        return all(status.state == "done" for status in self.statuses)
 
 
 def _shown(status: Status) -> str:
@@ -73,6 +93,15 @@ def _patch_status(cell: Cell) -> Status:
     _, folder = folders_of(cell)
     status = folder.status()
     if status.state == "done" and not folder.has(cell.config.patch_steps):
+        return replace(status, state="todo")
+    return status
+
+
+def part_status(cell: Cell, part: int, parts: int) -> Status:
+    """The same of one part of a patch job."""
+    _, folder = folders_of(cell)
+    status = folder.part(part, parts).status()
+    if status.state == "done" and not folder.has(cell.config.patch_steps[part::parts]):
         return replace(status, state="todo")
     return status
 

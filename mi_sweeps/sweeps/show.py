@@ -19,7 +19,14 @@ from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.execute import Listener, Task
 from mi_sweeps.sweeps.plan import Plan
 
-COLOURS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "cancelled": "yellow"}
+COLOURS = {
+    "done": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "failed": "red",
+    "interrupted": "yellow",
+    "cancelled": "yellow",
+}
 STAGES = {"finetune": "fine-tune", "patch": "patch job"}
 WAIT_SECONDS = 1.0
 """How often `wait` looks."""
@@ -27,7 +34,7 @@ WAIT_SECONDS = 1.0
 
 def counted(counts: Counter[str]) -> str:
     """States and how many are in each: "3 done, 1 failed"."""
-    known = ("done", "running", "failed", "to do")
+    known = ("done", "running", "queued", "failed", "to do")
     return ", ".join(f"{counts[state]} {state}" for state in known if counts[state]) or "none"
 
 
@@ -145,8 +152,12 @@ class Bars(Listener):
             self._console.print(f"{self._ended}/{self._total} {escape(name)}", soft_wrap=True)
 
 
-def watch(console: Console, look: Callable[[], Plan], busy: Callable[[], bool]) -> Plan:
-    """A bar over the states of a sweep until nobody works on it; gives the last look."""
+def watch(console: Console, look: Callable[[], Plan], busy: Callable[[], bool], seconds: float = WAIT_SECONDS) -> Plan:
+    """A bar over the states of a sweep until nobody works on it; gives the last look.
+
+    Args:
+        seconds: how often to look.
+    """
     plan = look()
     with _progress(console) as progress:
         bar = progress.add_task("sweep", total=len(plan.runs) + len(plan.patches))
@@ -156,7 +167,7 @@ def watch(console: Console, look: Callable[[], Plan], busy: Callable[[], bool]) 
             runs, patches = plan.counts()
             ended = sum(counts[state] for counts in (runs, patches) for state in ("done", "failed"))
             progress.update(bar, completed=ended)
-            running = runs["running"] + patches["running"]
-            if not (at_work or running):
+            left = sum(counts[state] for counts in (runs, patches) for state in ("running", "queued"))
+            if not (at_work or left):
                 return plan
-            time.sleep(WAIT_SECONDS)
+            time.sleep(seconds)

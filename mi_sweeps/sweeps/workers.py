@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from mi_sweeps.config import LauncherConfig
 from mi_sweeps.store.files import read_json, write_json
-from mi_sweeps.store.folders import Cancelled
+from mi_sweeps.store.folders import Cancelled, Failure
 from mi_sweeps.sweeps import manifest
 
 START_SECONDS = 60.0
@@ -110,7 +110,9 @@ def cancel(output: Path, name: str) -> tuple[list[Worker], list[Worker]]:
     return [worker for worker in here if worker not in left], left
 
 
-def submit(output: Path, name: str, patch_ids: list[str], launcher: LauncherConfig, *, retry: bool) -> list[str]:
+def submit(
+    output: Path, name: str, patch_ids: list[str], launcher: LauncherConfig, *, retry: Sequence[Failure]
+) -> list[str]:
     """Starts workers for some cells of a sweep and returns at once.
 
     Returns:

@@ -40,12 +40,14 @@ def finetune(
     config: Config,
     folder: RunFolder,
     *,
+    before_write: Callable[[], None] = lambda: None,
     on_step: Callable[[int], None] = lambda step: None,
     on_checkpoint: Callable[[int, list[Metric]], None] = lambda step, metrics: None,
 ) -> None:
     """Fine-tunes on the answer token alone, from where an earlier attempt got to.
 
     Args:
+        before_write: called before each checkpoint; may raise, and nothing is written then.
         on_step: told the number of steps that are done.
         on_checkpoint: told a checkpoint's step and metrics, when both are on disk.
 
@@ -89,6 +91,7 @@ def finetune(
             for row in evaluate(model, tokenizer, batch, step=step, split=split)
         ]
         metrics.extend(new)
+        before_write()
         checkpoints.save_weights(
             folder.checkpoint(step), checkpoints.parameters(model), base, config.checkpoint.storage
         )

@@ -100,7 +100,7 @@ def test_a_failed_fine_tune_stops_nothing_else(cells, monkeypatch):
 
     assert execute(cells).done == [], "failed ones wait for retry"
     monkeypatch.setattr(module, "finetune", real)
-    retried = execute(cells, retry=True)
+    retried = execute(cells, retry=["error"])
     assert len(retried.done) == 3
     assert folder.status().attempts == 2
     assert not folder.error_file.exists()
@@ -115,7 +115,7 @@ def test_a_retry_is_one_try(cells, monkeypatch):
             raise RuntimeError("still broken")
 
     monkeypatch.setattr(module, "finetune", broken)
-    execute(cells, retry=True)
+    execute(cells, retry=["error"])
     assert calls == [0, 1]
 
 
@@ -213,7 +213,7 @@ def test_local_workers_share_a_sweep(cells, end):
         )
     manifest.add(output, "shared", cells, "mi-sweeps run")
     launcher = expand(["launcher=local", "launcher.workers=2"])[0].config.launcher
-    pids = workers.submit(output, "shared", [cell.patch_id for cell in cells], launcher, retry=False)
+    pids = workers.submit(output, "shared", [cell.patch_id for cell in cells], launcher, retry=[])
     assert len(pids) == 2
     deadline = time.monotonic() + 120
     if end == "cancel":
@@ -235,7 +235,7 @@ def test_workers_that_are_still_starting_can_be_cancelled(cells):
     output = cells[0].config.output
     manifest.add(output, "early", cells, "mi-sweeps run")
     launcher = expand(["launcher=local", "launcher.workers=1"])[0].config.launcher
-    (pid,) = workers.submit(output, "early", [cell.patch_id for cell in cells], launcher, retry=False)
+    (pid,) = workers.submit(output, "early", [cell.patch_id for cell in cells], launcher, retry=[])
     assert workers.starting(output, "early")
     workers.cancel(output, "early")
     assert os.waitpid(int(pid), 0)[1] == 0

@@ -91,7 +91,7 @@ def test_failed_waits_for_retry(cells):
     write_json(folder.path / "status.json", {"state": "failed", "attempts": 1, "error": "x"})
     made = plan.make(cells)
     assert made.to_do() == 3, "the patch jobs of a failed fine-tune wait for it"
-    assert made.to_do(retry=True) == 6
+    assert made.to_do(retry=["error"]) == 6
 
 
 def test_a_killed_run_is_to_do_again(cells):

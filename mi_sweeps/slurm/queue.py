@@ -1,0 +1,131 @@
+"""What the cluster says of jobs: one call of squeue and one of sacct for however many there are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from mi_sweeps.errors import UserError
+
+SECONDS = 30
+"""How long SLURM's commands may take: they hang where a daemon is down."""
+
+MAX_ARRAY_SIZE = 1001
+"""SLURM's own default; the highest index is one less."""
+
+Task = tuple[str, int]
+"""Name of an array, and number of a task in it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task as SLURM shows it."""
+
+    name: str
+    number: int
+    id: str
+    """As scancel takes it: 123_4, or 123 for a task that is no array."""
+    state: str
+    """PENDING, RUNNING, COMPLETED, TIMEOUT, ..."""
+    reason: str
+    """Why it is pending; the exit code of one that has ended."""
+    node: str
+
+
+def available() -> bool:
+    """Whether this machine can submit."""
+    return shutil.which("sbatch") is not None
+
+
+def live(names: Collection[str]) -> dict[Task, Job]:
+    """Tasks that are pending or running.
+
+    Raises:
+        UserError: the controller does not answer.
+    """
+    if not names:
+        return {}
+    rows = _ask(["squeue", "--array", "--noheader", f"--name={','.join(names)}", "--format=%i|%j|%T|%r|%N"])
+    return _jobs(rows, names)
+
+
+def ended(jobs: Collection[str], names: Collection[str]) -> dict[Task, Job] | None:
+    """Tasks as accounting remembers them, the newest attempt of each; None where there is no accounting.
+
+    Args:
+        jobs: ids of arrays.
+        names: those that jobs must have: ids may have been given out anew.
+    """
+    if not jobs:
+        return {}
+    fields = "--format=JobID,JobName%200,State,ExitCode,NodeList"
+    try:
+        rows = _ask(["sacct", "--allocations", "--noheader", "--parsable2", fields, f"--jobs={','.join(jobs)}"])
+    except UserError:
+        return None
+    return _jobs(rows, names)
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """Ends jobs for good, whether they are running or pending.
+
+    Raises:
+        UserError: the controller does not answer.
+    """
+    if jobs:
+        _ask(["scancel", "--quiet", *jobs])
+
+
+def max_array_size() -> int:
+    """One more than the highest index that the cluster takes."""
+    for row in _ask(["scontrol", "show", "config"]):
+        key, _, value = row.partition("=")
+        if key.strip() == "MaxArraySize":
+            return int(value)
+    return MAX_ARRAY_SIZE
+
+
+def _jobs(rows: Iterable[str], names: Collection[str]) -> dict[Task, Job]:
+    found: dict[Task, Job] = {}
+    for row in rows:
+        parts = row.split("|")
+        if len(parts) != 5 or parts[1] not in names:
+            continue
+        id, name, state, reason, node = parts
+        for number in numbers(id):
+            # "CANCELLED by 0"
+            found[name, number] = Job(name, number, _one(id, number), state.split()[0], reason, node)
+    return found
+
+
+def numbers(id: str) -> list[int]:
+    """The tasks that an id stands for: 12_3 is one, 12_[4,6-8%2] are four, and 12 is the first and only one."""
+    _, _, index = id.partition("_")
+    if not index:
+        return [0]
+    found: list[int] = []
+    # Long lists are cut short, and end in "...".
+    for first, last in re.findall(r"(\d+)(?:-(\d+))?(?=[,%\]]|$)", index.strip("[]").partition("%")[0]):
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _one(id: str, number: int) -> str:
+    array, _, index = id.partition("_")
+    return f"{array}_{number}" if index else array
+
+
+def _ask(command: Sequence[str]) -> list[str]:
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except FileNotFoundError:
+        raise UserError(f"{command[0]}: no such command; this machine is no SLURM client") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command[0]}: no answer in {SECONDS} s; SLURM is busy or down, try again") from None
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
+        raise UserError(f"{command[0]}: {lines[0]}")
+    return result.stdout.splitlines()

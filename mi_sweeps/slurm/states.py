@@ -1,0 +1,127 @@
+"""Where each fine-tune and each patch job of a sweep is: what its folder says, joined with what the cluster says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mi_sweeps.slurm import queue
+from mi_sweeps.slurm.arrays import Array
+from mi_sweeps.slurm.queue import Job
+from mi_sweeps.slurm.submissions import Submission, tasks
+from mi_sweeps.store.folders import PENDING, Failure, Status
+from mi_sweeps.sweeps.plan import Plan
+
+ENDED_BADLY: dict[str, Failure] = {
+    "TIMEOUT": "timeout",
+    "DEADLINE": "timeout",
+    "OUT_OF_MEMORY": "oom",
+    "NODE_FAIL": "node",
+    "BOOT_FAIL": "node",
+    "FAILED": "error",
+}
+"""States in which SLURM leaves a job that it does not start again, with the kind of failure."""
+
+WORDS: dict[Failure, str] = {
+    "timeout": "ended by its time limit; raise launcher.time",
+    "oom": "no memory left; raise launcher.memory",
+    "node": "its node failed",
+    "error": "its job failed",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The newest task that an id was submitted in."""
+
+    submission: Submission
+    array: Array
+    number: int
+
+    @property
+    def key(self) -> queue.Task:
+        return self.array.name, self.number
+
+    @property
+    def log(self) -> str:
+        """Where the task's own output is."""
+        job = self.array.jobs[self.number] if self.array.jobs else "JOB"
+        return str(self.submission.jobs / f"{job}_0_log.out")
+
+
+def places(submissions: Sequence[Submission]) -> dict[str, list[Place]]:
+    """For each id the tasks of the newest submission that has it: one, or one for each part."""
+    found: dict[str, list[Place]] = {}
+    for submission, array, number, one in tasks(list(submissions)):
+        before = found.get(one, [])
+        if before and before[0].submission is submission:
+            before.append(Place(submission, array, number))
+        else:
+            found[one] = [Place(submission, array, number)]
+    return found
+
+
+def join(
+    statuses: Mapping[str, Status],
+    where: Mapping[str, Sequence[Place]],
+    live: Mapping[queue.Task, Job],
+    ended: Mapping[queue.Task, Job] | None,
+) -> dict[str, Status]:
+    """The state of each id as a reader should see it.
+
+    Args:
+        statuses: by run id or patch id, as the folders say.
+        live: what squeue says.
+        ended: what sacct says; None where it does not answer, and then a job that is gone counts as lost.
+    """
+    return {one: _joined(one, status, where.get(one, ()), live, ended or {}) for one, status in statuses.items()}
+
+
+def _joined(
+    one: str,
+    status: Status,
+    where: Sequence[Place],
+    live: Mapping[queue.Task, Job],
+    ended: Mapping[queue.Task, Job],
+) -> Status:
+    if status.state in ("done", "running"):
+        return status
+    if status.state == "failed" and where and (status.finished or "") >= where[0].submission.submitted:
+        return status  # Its task may go on with other cells.
+    jobs = [live[place.key] for place in where if place.key in live]
+    if jobs:
+        running = [job for job in jobs if job.state not in ("PENDING", "REQUEUED", "SUSPENDED")]
+        reason = f"its task runs on {running[0].node}" if running else f"queued: {jobs[0].reason}"
+        return replace(status, state="queued", error=reason, failure=None)
+    if status.state not in PENDING:
+        return status
+    for place in where:
+        job = ended.get(place.key)
+        # Of a task with several cells it is the first unfinished one that was at hand; the others were never begun.
+        alone = len(place.array.tasks[place.number]) == 1
+        if job and job.state in ENDED_BADLY and (status.state == "interrupted" or alone):
+            failure = ENDED_BADLY[job.state]
+            error = f"{WORDS[failure]} ({job.state}, exit code {job.reason}, {job.node}); see {place.log}"
+            return replace(status, state="failed", error=error, failure=failure)
+    return status
+
+
+def look(plan: Plan, submissions: Sequence[Submission]) -> Plan:
+    """A plan with the states as the cluster has them. One call of squeue, and one of sacct where jobs are gone that
+    left no result.
+
+    Raises:
+        UserError: the controller does not answer.
+    """
+    where = places(submissions)
+    open_ids = {one for one, status in {**plan.runs, **plan.patches}.items() if status.state not in ("done", "failed")}
+    arrays = {place.array.name: place.array for one in open_ids for place in where.get(one, ())}
+    live = queue.live(arrays.keys())
+    gone = {
+        place.array.name
+        for one in open_ids
+        for place in where.get(one, ())
+        if place.key not in live and place.array.jobs
+    }
+    ended = queue.ended({arrays[name].id for name in gone}, gone)
+    return Plan(plan.cells, join(plan.runs, where, live, ended), join(plan.patches, where, live, ended))

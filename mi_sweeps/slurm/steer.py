@@ -1,0 +1,102 @@
+"""What the commands do where a sweep is on a cluster."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mi_sweeps.config import ResourcesConfig, SlurmConfig
+from mi_sweeps.errors import UserError
+from mi_sweeps.slurm import queue, states, submissions
+from mi_sweeps.slurm.arrays import Array, gpu_hours, resources
+from mi_sweeps.slurm.submissions import Submission
+from mi_sweeps.sweeps.plan import Plan
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ASK_SECONDS = 10.0
+"""How often the controller is asked at most: it serves a whole cluster."""
+CANCEL_SECONDS = 60.0
+"""How long `cancel` waits until the jobs are gone."""
+
+STAGES = {"finetune": "fine-tunes", "patch": "patch jobs"}
+
+
+def seen(plan: Plan, output: Path, sweep: str) -> tuple[Plan, str | None]:
+    """A plan of a sweep with what the cluster says, and why it says nothing."""
+    found = submissions.of_sweep(output, sweep)
+    if not found:
+        return plan, None
+    try:
+        return states.look(plan, found), None
+    except UserError as error:
+        return plan, f"{error}; shown is what the folders say"
+
+
+def asked(arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:
+    """What arrays ask for, as lines for a terminal."""
+    for stage, what in STAGES.items():
+        mine = [array for array in arrays if array.stage == stage]
+        if mine:
+            count = sum(len(array.tasks) for array in mine)
+            cells = sum(len(ids) for array in mine for ids in array.tasks if array.part == 0)
+            yield (
+                f"  {cells} {what}: {count} {_plural('task', count)} in {len(mine)} {_plural('array', len(mine))}, "
+                f"each {_described(resources(launcher, mine[0].stage))}"
+            )
+    hours = gpu_hours(arrays, launcher)
+    if hours:
+        yield f"  at most {hours:.1f} GPU-hours, if every task takes all its time once"
+
+
+def _described(asked: ResourcesConfig) -> str:
+    values = [f"{asked.time} min"]
+    values += [f"{count} {name}" for name, count in (("CPUs", asked.cpus), ("GPUs", asked.gpus)) if count]
+    values += [asked.memory] if asked.memory else []
+    for name in ("partition", "account", "qos", "constraint"):
+        value = getattr(asked, name)
+        values += [f"{name} {value}"] if value else []
+    values += [f"--{name}={value}" for name, value in asked.sbatch.items()]
+    return ", ".join(values)
+
+
+def submitted(submission: Submission) -> str:
+    """What was submitted, in one line."""
+    jobs: dict[str, list[str]] = {}
+    for array in submission.arrays:
+        jobs.setdefault(array.stage, []).append(array.id)
+    parts = [f"{STAGES[stage]} in job {', '.join(ids)}" for stage, ids in jobs.items()]
+    return f"submitted: {'; '.join(parts)}"
+
+
+def in_queue(plan: Plan) -> str:
+    """Why cells wait, with how many of them: "3 queued: Priority"."""
+    reasons = Counter(
+        status.error or "queued" for status in (*plan.runs.values(), *plan.patches.values()) if status.state == "queued"
+    )
+    return "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+
+
+def cancel(console: Console, output: Path, sweep: str) -> bool:
+    """Ends all jobs of a sweep, and waits until they are gone; whether they are."""
+    from mi_sweeps.slurm.submit import cancel as end
+
+    count, names = end(output, sweep)
+    left = queue.live(names) if names else {}
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while left and time.monotonic() < deadline:
+        time.sleep(ASK_SECONDS)
+        left = queue.live(names)
+    console.print(f"{sweep}: {count} {_plural('task', count)} cancelled on the cluster")
+    if left:
+        jobs = sorted({job.id.partition("_")[0] for job in left.values()})
+        console.print(f"  {len(left)} still there after {CANCEL_SECONDS:.0f} s: scancel {' '.join(jobs)}")
+    return not left
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"

@@ -1,0 +1,157 @@
+"""From a plan to jobs on the cluster. One process at a time submits into a folder of results, and what is queued
+already is left alone, so two people may run the same sweep at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from mi_sweeps.config import SlurmConfig
+from mi_sweeps.errors import UserError
+from mi_sweeps.slurm import queue, states, submissions
+from mi_sweeps.slurm.arrays import Array, layout, parameters
+from mi_sweeps.slurm.submissions import Submission
+from mi_sweeps.slurm.task import SlurmTask
+from mi_sweeps.store.folders import Failure
+from mi_sweeps.sweeps import plan as planning
+from mi_sweeps.sweeps.plan import Plan
+
+if TYPE_CHECKING:
+    from mi_sweeps.sweeps.grid import Cell
+
+LOCK_SECONDS = 120.0
+"""How long another process may take to submit."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to submit, in arrays without names."""
+
+    plan: Plan
+    """With the states as the cluster has them."""
+    arrays: list[Array]
+
+
+def look(cells: Sequence[Cell], launcher: SlurmConfig, retry: Sequence[Failure], name: str = "") -> Work:
+    """What `run` would submit now.
+
+    Raises:
+        UserError: this machine is no SLURM client, or the controller does not answer.
+    """
+    if not queue.available():
+        raise UserError("launcher=slurm: no sbatch on this machine; run it where jobs are submitted")
+    known = submissions.of_output(cells[0].config.output)
+    plan = states.look(planning.make(cells), known)
+    where = states.places(known)
+
+    runs, patches = plan.missing(retry)
+    queued = {
+        run_id: {place.array.name for place in where[run_id] if place.array.jobs}
+        for run_id, status in plan.runs.items()
+        if status.state in ("queued", "running") and run_id in where
+    }
+    arrays = layout(runs, patches, queued, launcher, name, limit())
+    return Work(plan, arrays)
+
+
+def limit() -> int:
+    """How many tasks an array may have here."""
+    return max(1, queue.max_array_size() - 1)
+
+
+@contextmanager
+def submitting(output: Path) -> Iterator[None]:
+    """Nobody else submits into this folder meanwhile.
+
+    Raises:
+        UserError: somebody else does, for long.
+    """
+    file = output / "sweeps" / "submit.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(file, timeout=LOCK_SECONDS, mode=0o666):
+            yield
+    except Timeout:
+        raise UserError(f"{file}: another process is submitting; try again when it has ended") from None
+
+
+def submit(submission: Submission, arrays: Sequence[Array], launcher: SlurmConfig) -> Submission:
+    """Submits arrays and remembers their job ids.
+
+    Raises:
+        UserError: sbatch refuses; nothing of the submission is left in the queue then.
+    """
+    # Written before the first call, and after each: a job that nobody knows of would be computed twice.
+    arrays = list(arrays)
+    known = submissions.of_output(submission.output)
+    ids = {array.name: array.id for one in known for array in one.arrays}
+    try:
+        for number, array in enumerate(arrays):
+            replace(submission, arrays=tuple(arrays)).write()
+            jobs = _sbatch(submission, number, array, launcher, _dependency(array, ids))
+            arrays[number] = replace(array, jobs=tuple(jobs))
+            ids[array.name] = arrays[number].id
+    except UserError:
+        queue.cancel([array.id for array in arrays if array.jobs])
+        submission.path.unlink()
+        raise
+    submission = replace(submission, arrays=tuple(arrays))
+    submission.write()
+    return submission
+
+
+def _dependency(array: Array, ids: dict[str, str]) -> str | None:
+    if array.wait is None:
+        return None
+    kind = "afterany"
+    if array.wait == "pairs":
+        # A submission of one task is no array.
+        kind = "aftercorr" if len(array.tasks) > 1 else "afterok"
+    return f"{kind}:{':'.join(ids[name] for name in array.after)}"
+
+
+def _sbatch(
+    submission: Submission, number: int, array: Array, launcher: SlurmConfig, dependency: str | None
+) -> list[str]:
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    executor = submitit.SlurmExecutor(submission.jobs)
+    work = [SlurmTask(str(submission.path), number, task) for task in range(len(array.tasks))]
+    try:
+        executor.update_parameters(**parameters(array, launcher, dependency))
+        jobs: list[Any] = executor.map_array(_run, work)
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        lines = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
+        raise UserError(f"sbatch: {lines[0].strip()}; nothing was submitted") from None
+    return [job.job_id for job in jobs]
+
+
+def _run(task: SlurmTask) -> None:
+    task()
+
+
+def cancel(output: Path, sweep: str) -> tuple[int, set[str]]:
+    """Ends all jobs of a sweep for good.
+
+    Returns:
+        How many tasks were pending or running, and the names of their arrays.
+
+    Raises:
+        UserError: the controller does not answer.
+    """
+    with submitting(output):
+        found = submissions.of_sweep(output, sweep)
+        live = queue.live({array.name for one in found for array in one.arrays})
+        names = {name for name, _ in live}
+        for one in found:
+            if names & {array.name for array in one.arrays}:
+                # First, so that no task that is told to end puts itself back into the queue.
+                replace(one, cancelled=True).write()
+        queue.cancel(sorted({job.id.partition("_")[0] for job in live.values()}))
+    return len(live), names

@@ -1,0 +1,222 @@
+"""What a task of a job array runs: its cells, one after another, until they are done or the machine is taken away.
+
+Everything is read from the folder of results. A task that is preempted, or stopped by its time limit, asks SLURM to
+start it again, and then goes on from the newest checkpoint; one that was cancelled does not. Its exit code is 1 if a
+cell failed, so that accounting and dependent jobs know.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mi_sweeps.slurm import submissions
+from mi_sweeps.slurm.arrays import Array, Stage
+from mi_sweeps.slurm.submissions import Submission
+from mi_sweeps.store.folders import Busy, Cancelled, Folder, Interrupted
+
+POLL_SECONDS = 5.0
+"""How often to look whether another job has done what this one waits for."""
+ASK_SECONDS = 20.0
+"""How long SLURM may take to answer; little time is left when it is asked."""
+
+FAILED, STOPPED = 1, 143
+
+
+class _TimeLimit(Interrupted):
+    """The time limit is near."""
+
+
+@dataclass(frozen=True)
+class SlurmTask:
+    """All that submitit hands over: where to read what to do."""
+
+    submission: str
+    array: int
+    number: int
+
+    def __call__(self) -> None:
+        run_task(submissions.read(Path(self.submission)), self.array, self.number)
+
+
+def run_task(submission: Submission, array: int, number: int) -> None:
+    """Does the work of a task; ends the process where that is not all done.
+
+    Raises:
+        SystemExit: 1, something failed; 143, stopped.
+    """
+    item = submission.arrays[array]
+    at: list[Folder] = []
+    before = 0
+    try:
+        with _told_by_signals(submission):
+            cells = _cells(submission, item.tasks[number])
+            before = _made(cells)
+            failed = _work(submission, item, number, cells, at)
+    except Cancelled:
+        sys.exit(STOPPED)
+    except Interrupted as reason:
+        if isinstance(reason, _TimeLimit) and at and _made(cells) == before:
+            # Another attempt would get no further.
+            message = "reached its time limit before a checkpoint; raise launcher.time or lower checkpoint.every"
+            _mark(at[-1], message)
+            sys.exit(FAILED)
+        _start_again()
+        sys.exit(STOPPED)
+    if failed:
+        sys.exit(FAILED)
+
+
+def _cells(submission: Submission, ids: Sequence[str]) -> list[Any]:
+    """The cells that have one of these ids."""
+    from mi_sweeps.sweeps import manifest
+
+    wanted = set(ids)
+    entries = manifest.load(submission.output, submission.sweep)
+    chosen = [entry for entry in entries if {entry.run_id, entry.patch_id} & wanted]
+    return [entry.cell(submission.output) for entry in chosen]
+
+
+def _work(submission: Submission, item: Array, number: int, cells: Sequence[Any], at: list[Folder]) -> bool:
+    """Whether something failed."""
+    from mi_sweeps import libraries
+
+    libraries.quiet()
+    import torch
+    from rich.console import Console
+
+    from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.sweeps.execute import Task, execute
+    from mi_sweeps.sweeps.show import Bars
+
+    launcher = cells[0].config.launcher
+    torch.set_num_threads(launcher.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
+
+    class Shown(Bars):
+        """Also remembers what is at hand."""
+
+        @contextmanager
+        def task(self, task: Task) -> Iterator[Callable[[int], None]]:
+            at.append(task.folder)
+            with super().task(task) as on_step:
+                yield on_step
+
+    def done(which: Sequence[Any], stage: Stage, **part: int) -> bool:
+        shown = Shown(Console(width=120), len(item.tasks[number]))
+        execute(
+            which,
+            stages=(stage,),
+            retry=submission.retry,
+            began=submission.submitted,
+            wait=True,
+            poll=POLL_SECONDS,
+            listener=shown,
+            **part,
+        )
+        plan = planning.make(which)
+        if stage == "finetune":
+            return all(status.state == "done" for status in plan.runs.values())
+        if part.get("parts", 1) > 1:
+            return all(planning.part_status(cell, **part).state == "done" for cell in which)
+        return all(status.state == "done" for status in plan.patches.values())
+
+    if item.stage == "patch":
+        return not done(cells, "patch", part=item.part, parts=item.parts)
+    failed = not done(cells, "finetune")
+    if failed and len(item.tasks[number]) > 1:
+        # The tasks that wait for this one are cancelled now, though only some of its cells failed.
+        runs = planning.make(cells).runs
+        followers = [other.tasks[number] for other in submission.arrays if item.name in other.after]
+        wanted = {id for ids in followers for id in ids}
+        good = [cell for cell in cells if cell.patch_id in wanted and runs[cell.run_id].state == "done"]
+        if good:
+            done(good, "patch")
+    return failed
+
+
+def _made(cells: Iterable[Any]) -> int:
+    """How many checkpoints and tables there are."""
+    from mi_sweeps.sweeps.plan import folders_of
+
+    files = {
+        str(file)
+        for cell in cells
+        for folder in folders_of(cell)
+        for part in folder.parts
+        for file in part.glob("[0-9]*")
+    }
+    return len(files)
+
+
+@contextmanager
+def _told_by_signals(submission: Submission) -> Iterator[None]:
+    """SLURM's signals as exceptions, until the first of them."""
+    watched = (signal.SIGTERM, signal.SIGUSR2)
+
+    def stop(signum: int, frame: Any) -> None:
+        # The rest of the notice is for putting things away.
+        for other in watched:
+            signal.signal(other, signal.SIG_IGN)
+        if submissions.read(submission.path).cancelled:
+            raise Cancelled
+        if signum == signal.SIGUSR2:
+            raise _TimeLimit
+        job = _shown()
+        if job.get("Reason") == "TimeLimit":
+            raise _TimeLimit
+        # A job that is preempted is running still, and has its grace time; one that scancel ends is completing.
+        if job.get("JobState") in ("COMPLETING", "CANCELLED"):
+            raise Cancelled
+        raise Interrupted
+
+    before = {signum: signal.signal(signum, stop) for signum in watched}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            if signal.getsignal(signum) is stop:
+                signal.signal(signum, handler)
+
+
+def job_id() -> str:
+    """This task as scontrol takes it. The job id alone would mean the whole array in the array's last task."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def _shown() -> dict[str, str]:
+    """What SLURM says of this task; nothing where it does not answer."""
+    result = _scontrol("--oneliner", "show", "job", job_id())
+    pairs = (word.partition("=") for word in result.stdout.split())
+    return {key: value for key, _, value in pairs}
+
+
+def _start_again() -> None:
+    """Puts this task back into the queue, with its full time limit. SLURM then ends this process."""
+    result = _scontrol("requeue", job_id())
+    if result.returncode:
+        print(f"not put back into the queue: {result.stderr.strip()}", file=sys.stderr)  # noqa: T201
+
+
+def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["scontrol", *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", f"no answer in {ASK_SECONDS:.0f} s")
+
+
+def _mark(folder: Folder, error: str) -> None:
+    """As failed, unless somebody else has taken it up."""
+    try:
+        with folder.claim():
+            folder.fail(error, "timeout")
+    except Busy:
+        pass
