@@ -12,7 +12,7 @@ from mi_sweeps.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mi_sweeps.sweeps.grid import Cell
+    from mi_sweeps.sweeps.cells import Cell
     from mi_sweeps.sweeps.plan import Plan
 
 DONE, FAILED = 0, 1

@@ -9,10 +9,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import read_json, write_json
-from mi_sweeps.sweeps.grid import Cell
+from mi_sweeps.sweeps.cells import Cell
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,7 @@ class Entry:
 
     def cell(self, output: Path) -> Cell:
         """The cell again; results are where the sweep is, wherever that was moved to."""
-        config: Config = parse({**self.config, "output": str(output)})
-        return Cell(config, self.overrides, self.run_id, self.patch_id)
+        return Cell({**self.config, "output": str(output)}, self.overrides, self.run_id, self.patch_id)
 
 
 def path(output: Path, name: str) -> Path:

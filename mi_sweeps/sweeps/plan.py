@@ -9,7 +9,7 @@ from functools import cached_property
 
 from mi_sweeps.store import folders
 from mi_sweeps.store.folders import PENDING, PatchFolder, RunFolder, Status
-from mi_sweeps.sweeps.grid import Cell
+from mi_sweeps.sweeps.cells import Cell
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ PINNED = {
     "task.names=[Mary,John,Tom,Anna] task.seed=3 optim.betas=[0.9,0.99] patching=heads patching.approximate=true "
     "patching.steps=[0,8]": ("90fbfe7dac04", "7f8c4caf37c2"),
     "task=prompts task.path=rows.jsonl patching=paths patching.paths.receivers=[[3,1]]": (
-        *("968c9d9de32d", "2d211a75dc5a"),
+        "968c9d9de32d",
+        "2d211a75dc5a",
     ),
 }
 """Ids as they are in the folders of whoever computed these before; FORMAT changes where they must."""
