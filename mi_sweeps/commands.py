@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,11 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False)
+
+
+def _write(console: Console, lines: Iterable[str]) -> None:
+    """Lines as they are; laying out thousands would take long."""
+    console.file.writelines(f"{line}\n" for line in lines)
 
 
 def _cells(options: argparse.Namespace) -> list[Cell]:
@@ -81,21 +86,12 @@ def plan(options: argparse.Namespace) -> int:
     console.print(
         f"sweep {first.sweep.name} in {first.output.absolute()}, launcher {first.launcher.name}", soft_wrap=True
     )
-    for key, values in _axes(cells).items():
-        console.print(f"  {key}: {', '.join(values)}", markup=False, soft_wrap=True)
+    for line in show.axes(cells):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(show.summary(made), soft_wrap=True)
     if options.cells:
-        console.print(show.cell_table(made))
+        _write(console, show.cell_lines(made))
     return DONE
-
-
-def _axes(cells: Sequence[Cell]) -> dict[str, list[str]]:
-    axes: dict[str, list[str]] = {}
-    for cell in cells:
-        for key, value in cell.choices.items():
-            if value not in axes.setdefault(key, []):
-                axes[key].append(value)
-    return axes
 
 
 def run(options: argparse.Namespace) -> int:
@@ -138,13 +134,13 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argp
     import torch
 
     from mi_sweeps.sweeps import plan as planning
-    from mi_sweeps.sweeps import show, workers
+    from mi_sweeps.sweeps import progress, workers
     from mi_sweeps.sweeps.execute import execute
 
     config = cells[0].config
     if config.launcher.threads:
         torch.set_num_threads(config.launcher.threads)
-    bars = show.Bars(console, made.to_do(options.retry))
+    bars = progress.Bars(console, made.to_do(options.retry))
     with workers.registered(config.output, config.sweep.name, "inline"), bars.shown():
         wait = options.wait or config.launcher.wait
         outcome = execute(cells, retry=options.retry, wait=wait, listener=bars)
@@ -160,7 +156,7 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argp
 
 def _watch(console: Console, output: Path, name: str, cells: Sequence[Cell]) -> Plan:
     from mi_sweeps.sweeps import plan as planning
-    from mi_sweeps.sweeps import show, workers
+    from mi_sweeps.sweeps import progress, workers
 
     seen = False
 
@@ -170,7 +166,7 @@ def _watch(console: Console, output: Path, name: str, cells: Sequence[Cell]) -> 
         seen = seen or here
         return here or (not seen and workers.starting(output, name) and not planning.make(cells).is_done)
 
-    return show.watch(console, lambda: planning.make(cells), busy)
+    return progress.watch(console, lambda: planning.make(cells), busy)
 
 
 def _hint(command: str, name: str, output: Path) -> str:
@@ -207,13 +203,20 @@ def status(options: argparse.Namespace) -> int:
     console = _console()
     for name in chosen:
         made = _plan_of(output, name)
-        at_work = workers.alive(output, name)
         console.print(f"[bold]{name}[/]: {show.summary(made)}", soft_wrap=True)
-        for worker in at_work:
+        for worker in workers.alive(output, name):
             console.print(f"  at work: process {worker.pid} on {worker.host} ({worker.launcher})")
-        console.print(show.cell_table(made))
         for line in show.errors(made):
-            console.print(f"failed {line}", markup=False, soft_wrap=True)
+            console.print(line, markup=False, soft_wrap=True)
+        if options.cells:
+            _write(console, show.cell_lines(made))
+            continue
+        cells = show.noteworthy(made)
+        if cells:
+            console.print(show.cell_table(made, cells))
+        if len(cells) < len(made.cells):
+            told = f"{len(cells) or 'none'} of {len(made.cells)} cells: those at work, then those that went wrong"
+            console.print(f"{told}; all: `{_hint('status --cells', name, output)}`", markup=False, soft_wrap=True)
     return DONE
 
 
