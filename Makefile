@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint types pytest bench format clean
+.PHONY: install demo test lint types pytest bench bench-patching bench-scale format clean
 
 install: $(VENV)/.installed
 
@@ -35,9 +35,14 @@ types: install
 pytest: install
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-# What patching costs, on a quiet machine: make bench BENCH="--shapes mini --repeats 5"
-bench: install
+# What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--cells 100 1000"
+bench: bench-patching bench-scale
+
+bench-patching: install
 	@$(BIN)/python benchmarks/patching.py $(BENCH)
+
+bench-scale: install
+	@$(BIN)/python benchmarks/scale.py $(SCALE)
 
 format: install
 	$(BIN)/ruff check --fix

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..store.files import names
 from ..store.folders import Folder
 
 Json = dict[str, Any]
@@ -40,8 +41,9 @@ class Patch:
 
     def tables(self) -> list[tuple[int, Path]]:
         """(step, Parquet file) of the checkpoints examined so far, in the order of steps."""
-        found = ((int(file.stem), file) for file in (self.path / "tables").glob("*.parquet") if file.stem.isdigit())
-        return sorted(found)
+        folder = self.path / "tables"
+        found = (name.removesuffix(".parquet") for name in names(folder) if name.endswith(".parquet"))
+        return sorted((int(step), folder / f"{step}.parquet") for step in found if step.isdigit())
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _patch(run: Path, run_id: str, patch_id: str, corruption: str) -> Patch:
 
 def _status(folder: Path) -> Json:
     """As every reader sees it: a `running` one whose process is gone is `interrupted`."""
-    return asdict(Folder(folder).status())
+    return dict(vars(Folder(folder).status()))
 
 
 def _json(file: Path) -> Json:

@@ -77,6 +77,8 @@ PATHS = EXAMINED | {
 OF_PROMPT = {"prompt": "int64", "patched": "float64", "clean": "float64", "corrupted": "float64"}
 BY_PROMPT = EXAMINED | {"site": "string", "layer": "Int64", "head": "Int64", "position": "string"} | OF_PROMPT
 PATHS_BY_PROMPT = EXAMINED | {"site": "string", **SOURCE, "layer": "Int64", "head": "Int64"} | OF_PROMPT
+Table = tuple[folder.Patch, int, Path]
+"""A patch job, the step of a checkpoint and the file with its rows."""
 TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths")
 
 
@@ -101,19 +103,25 @@ class Frames:
     q, k or v) of one later head. Under grouped-query attention the heads of k and v are key/value heads."""
     output: folder.Output | None = field(default=None, repr=False)
     """Where the tables came from, for what is read only when it is asked for: `by_prompt`."""
+    every: int = 1
+    """Of the checkpoints that patch jobs examined, one in so many was read, and the last."""
+    unread: int = 0
+    """How many tables of patch jobs were not read, because they were too many."""
 
 
-def load(output: Path, sweeps: Sequence[str] | None = None) -> Frames:
+def load(output: Path, sweeps: Sequence[str] | None = None, most: int | None = None) -> Frames:
     """The tables of the folder `output`, limited to the named `sweeps` if any are given.
 
+    `most`: how many tables of patch jobs are read at most, each one checkpoint; 0 leaves runs, patch jobs and metrics.
     Raises UserError where the folder or a sweep does not exist, or a file cannot be read.
     """
-    return tabulate(folder.read(output, sweeps))
+    return tabulate(folder.read(output, sweeps), most=most)
 
 
-def tabulate(output: folder.Output, paths: bool = True) -> Frames:
+def tabulate(output: folder.Output, paths: bool = True, most: int | None = None) -> Frames:
     """The tables of an output folder that was read. Without `paths`, of which there may be many, that one is empty."""
-    examined = [(patch, step, file) for patch in output.patches for step, file in patch.tables()]
+    found = [(patch, step, file) for patch in output.patches for step, file in patch.tables()]
+    examined, every = _some(found, most)
     keys = [(patch.run_id, patch.patch_id, patch.corruption, step) for patch, step, _ in examined]
     wanted = {
         "attribution": (ATTRIBUTION_KINDS, ATTRIBUTION),
@@ -125,9 +133,9 @@ def tabulate(output: folder.Output, paths: bool = True) -> Frames:
     parts: dict[str, list[pa.Table]] = {name: [] for name in wanted}
     for _, _, file in examined:
         table = _read(file, "kind", names)
+        has = set(table.column_names)
         for name, (kinds, columns) in wanted.items():
-            there = [column for column in columns if column in table.column_names]
-            parts[name].append(_of_kinds(table, kinds).select(there))
+            parts[name].append(_of_kinds(table, kinds).select([column for column in columns if column in has]))
     trained = [run for run in output.runs if (run.path / "metrics.parquet").exists()]
     metrics = [_read(run.path / "metrics.parquet", "metric") for run in trained]
     return Frames(
@@ -136,7 +144,22 @@ def tabulate(output: folder.Output, paths: bool = True) -> Frames:
         metrics=_typed(_stack(metrics, [(run.run_id,) for run in trained], ("run_id",)), METRICS),
         **{name: _typed(_stack(parts[name], keys, tuple(EXAMINED)), columns) for name, (_, columns) in wanted.items()},
         output=output,
+        every=every,
+        unread=len(found) - len(examined),
     )
+
+
+def _some(examined: list[Table], most: int | None) -> tuple[list[Table], int]:
+    """At most so many tables, of all patch jobs if that is possible: of one checkpoint in `every`, and the last."""
+    steps = sorted({step for _, step, _ in examined})
+    if most is None or len(examined) <= most:
+        return examined, 1
+    for every in range(2, len(steps) + 1):
+        kept = {*steps[::every], steps[-1]}
+        some = [table for table in examined if table[1] in kept]
+        if len(some) <= most:
+            return some, every
+    return [table for table in examined if table[1] == steps[-1]][:most], len(steps)
 
 
 def by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:

@@ -76,8 +76,18 @@ class Rows:
         """The rows whose column `name` is `word`."""
         words = self._lists[name]
         number = words.index(word) if word in words else -1
-        kept = np.flatnonzero(self._columns[name] == number)
-        return Rows({key: column[kept] for key, column in self._columns.items()}, self._lists)
+        return self.at(np.flatnonzero(self._columns[name] == number))
+
+    def at(self, rows: np.ndarray) -> Rows:
+        """Some rows, by number."""
+        return Rows({key: column[rows] for key, column in self._columns.items()}, self._lists)
+
+    def places(self, name: str) -> dict[str, np.ndarray]:
+        """The numbers of the rows of each word of a column: for thousands of words, `where` takes too long."""
+        column = self._columns[name]
+        order = np.argsort(column, kind="stable")  # what is missing comes last
+        ends = np.searchsorted(column[order], np.arange(len(self._lists[name])), side="right")
+        return dict(zip(self._lists[name], np.split(order, ends)[:-1], strict=True))
 
     def words(self, name: str) -> list[str]:
         """The different words of a column, in the order of the table's first rows."""
@@ -91,11 +101,16 @@ class Rows:
 
 def build(output: Output, frames: Frames, made: str, note: str = "") -> Json:
     """The page's data. `made` is the date it shows; `note` says what `frames` lacks, if anything."""
-    steps, layouts, prompts = Pool(), Pool(), Pool()
+    return with_circuits(outline(output, frames, made), output, frames, note)
+
+
+def outline(output: Output, frames: Frames, made: str) -> Json:
+    """All of the page's data but what patching and attribution found."""
+    steps = Pool()
     place = {run_id: number for number, run_id in enumerate(frames.runs["run_id"])}
     return {
         "made": made,
-        "note": note,
+        "note": "",
         "sweeps": [{"name": s.name, "command": s.command, "cells": len(s.cells)} for s in output.sweeps],
         "versions": _versions(output),
         "floor": FLOOR,
@@ -105,11 +120,22 @@ def build(output: Output, frames: Frames, made: str, note: str = "") -> Json:
         "planned": [run.overrides for run in output.runs],
         "patches": _columns(frames.patches),
         "series": list(_series(frames.metrics, place, steps)),
-        "blocks": list(_blocks(output, frames, place, steps, layouts, prompts)),
+        "blocks": [],
         "steps": steps.values,
-        "layouts": layouts.values,
-        "prompts": prompts.values,
+        "layouts": [],
+        "prompts": [],
     }
+
+
+def with_circuits(outlined: Json, output: Output, frames: Frames, note: str = "") -> Json:
+    """The page's data with the patching and attribution of `frames`, which may be fewer than there are."""
+    steps, layouts, prompts = Pool(), Pool(), Pool()
+    for known in outlined["steps"]:  # they keep their numbers
+        steps.steps(known)
+    place = {run_id: number for number, run_id in enumerate(frames.runs["run_id"])}
+    blocks = list(_blocks(output, frames, place, steps, layouts, prompts))
+    pools = {"steps": steps.values, "layouts": layouts.values, "prompts": prompts.values}
+    return {**outlined, "note": note, "blocks": blocks, **pools}
 
 
 def _versions(output: Output) -> dict[str, str]:
@@ -134,14 +160,16 @@ def _summary(frames: Frames) -> pd.DataFrame:
 
 def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterable[Json]:
     kept = metrics[~metrics["metric"].isin(ENDS)].sort_values("step", kind="stable")
-    for (run_id, split, metric), rows in kept.groupby(["run_id", "split", "metric"], sort=False):
+    step, value, n = (kept[name].to_numpy() for name in ("step", "value", "n"))
+    found = kept.groupby(["run_id", "split", "metric"]).indices
+    for (run_id, split, metric), rows in sorted(found.items(), key=lambda series: series[1][0]):
         yield {
             "run": place[run_id],
             "split": split,
             "metric": metric,
-            "steps": steps.steps(rows["step"]),
-            "value": _rounded(rows["value"]),
-            "n": _once(rows["n"]),
+            "steps": steps.steps(step[rows]),
+            "value": _rounded(value[rows]),
+            "n": _once(n[rows]),
         }
 
 
@@ -149,15 +177,14 @@ def _blocks(
     output: Output, frames: Frames, place: dict[str, int], steps: Pool, layouts: Pool, prompts: Pool
 ) -> Iterable[Json]:
     """One block a patch job: its patching by site, and its attribution by kind."""
-    patching = Rows.of(with_approximate(frames.patching))
-    attribution = Rows.of(frames.attribution)
+    patching, attribution = Rows.of(with_approximate(frames.patching)), Rows.of(frames.attribution)
+    places, attributed_places = patching.places("patch_id"), attribution.places("patch_id")
+    nowhere = np.array([], dtype=int)
     agreement = _agreement(frames.patching)
     names = dict(zip(frames.patches["patch_id"], frames.patches["patching"], strict=True))
     for patch in output.patches:
-        patched, attributed = (
-            patching.where("patch_id", patch.patch_id),
-            attribution.where("patch_id", patch.patch_id),
-        )
+        patched = patching.at(places.get(patch.patch_id, nowhere))
+        attributed = attribution.at(attributed_places.get(patch.patch_id, nowhere))
         if not len(patched) and not len(attributed):
             continue
         told = [_told(prompt) for prompt in patch.about.get("prompts", [])[:SHOWN_PROMPTS]]
@@ -260,12 +287,12 @@ def _units(values: np.ndarray) -> list[int | None]:
     return [None if math.isnan(value) else int(value) for value in whole.tolist()]
 
 
-def _rounded(values: pd.Series) -> list[float | None]:
+def _rounded(values: np.ndarray) -> list[float | None]:
     """To five significant digits."""
     return [None if math.isnan(value) else float(f"{value:.5g}") for value in values.tolist()]
 
 
-def _once(values: pd.Series) -> int | list[int]:
+def _once(values: np.ndarray) -> int | list[int]:
     """One number where all are equal, as prompts usually are."""
     listed = [int(value) for value in values]
     return listed[0] if len(set(listed)) == 1 else listed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,10 @@ LIMIT = 15_000_000
 """Bytes. A page of this size still opens in a second or two and can be sent by mail."""
 
 
+MOST = 6000
+"""Tables of patch jobs that are read at most: more would not fit on the page, and 6000 take ten seconds."""
+
+
 def write_report(output: Path, sweeps: Sequence[str] | None = None, to: Path | None = None) -> Path:
     """Write the page for the folder `output`, or for the named `sweeps` of it; returns the file.
 
@@ -33,7 +38,7 @@ def write_report(output: Path, sweeps: Sequence[str] | None = None, to: Path | N
     found = read(output, sweeps)
     file = Path(to) if to is not None else found.path / "report.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, page(found, tabulate(found, paths=False)).encode())
+    write_bytes(file, page(found, tabulate(found, paths=False, most=MOST)).encode())
     return file
 
 
@@ -56,17 +61,21 @@ def _template(name: str) -> str:
 def _data(output: Output, frames: Frames, room: int) -> str:
     """The page's data as JSON of at most `room` bytes: all checkpoints, or else some, or some runs."""
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    text = _json(payload.build(output, frames, made))
+    outline = payload.outline(output, frames, made)
+    room_for_circuits = room - len(_json(outline))
     checkpoints = frames.patching["step"].nunique()
     every, runs = 1, frames.patching["run_id"].nunique()
+    text = _json(payload.with_circuits(outline, output, frames, _note(frames.every, runs) if frames.unread else ""))
     while len(text) > room and runs > 1:
         # Step towards the goal by what is still too much, first in checkpoints and then in runs.
-        excess = len(text) / room if room > 0 else 2.0
+        circuits = len(text) - room + room_for_circuits
+        excess = circuits / room_for_circuits if room_for_circuits > 0 else math.inf
         if every < checkpoints:
-            every = min(checkpoints, max(every + 1, round(every * excess)))
+            every = max(every + 1, round(min(checkpoints, every * excess)))
         else:
             runs = max(1, min(runs - 1, int(runs / excess)))
-        text = _json(payload.build(output, _thinned(frames, every, runs), made, _note(every, runs)))
+        thinned = _thinned(frames, every, runs)
+        text = _json(payload.with_circuits(outline, output, thinned, _note(every * frames.every, runs)))
     return text
 
 

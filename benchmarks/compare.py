@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 from cases import Case, Place
+from printing import note, spread
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens import patching
@@ -221,14 +221,3 @@ def nnsight_rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
             [case.name, kind, str(case.n_sites("resid_pre")), spread(theirs), spread(ours), f"{ratio:.1f}", difference]
         )
     return rows
-
-
-def note(text: str) -> None:
-    """How far it is; not part of the results."""
-    print(f"[{time.process_time():.0f} CPU-s] {text}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def spread(values: Sequence[float], factor: float = 1.0) -> str:
-    """Median, and the smallest and the largest where there are several."""
-    middle, least, most = (f"{factor * v:#.3g}".rstrip(".") for v in (median(values), min(values), max(values)))
-    return f"{middle} ({least}–{most})" if len(values) > 1 else middle

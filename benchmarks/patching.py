@@ -43,7 +43,8 @@ from unittest import mock
 
 import torch
 from cases import ALL, LATE, random_case, stored_case
-from compare import LENS, Comparison, compare, nnsight_rows, note, now, spread, timed
+from compare import LENS, Comparison, compare, nnsight_rows, now, timed
+from printing import note, processor, spread, table
 
 from mi_sweeps import libraries
 from mi_sweeps.circuits import examine
@@ -156,22 +157,12 @@ def laps(device: torch.device) -> Iterator[list[dict[str, float]]]:
 # What is printed
 
 
-def table(title: str, columns: str, rows: Sequence[Sequence[str]]) -> None:
-    """In Markdown."""
-    names = [name.strip() for name in columns.split("|")]
-    lines = [names, ["---"] * len(names), *rows]
-    print(f"\n### {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines), flush=True)
-
-
 def machine(options: argparse.Namespace) -> str:
     """Where and when."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "CPU")
     gpu = f", {torch.cuda.get_device_name(options.device)}" if options.device.type == "cuda" else ""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "transformer-lens"))
     return (
-        f"{cpu}, {os.cpu_count()} cores{gpu}; {options.threads} thread(s); {versions}; "
+        f"{processor()}{gpu}; {options.threads} thread(s); {versions}; "
         f"{datetime.now(timezone.utc):%Y-%m-%d}; load {os.getloadavg()[0]:.1f} at the start"
     )
 

@@ -96,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--wait", action="store_true", help="stay until all is done where the launcher would return"
             )
-    add("status", commands.status, "show the cells of sweeps and where they are", "SWEEP")
+    sub = add("status", commands.status, "show how far sweeps are, what is running and what failed", "SWEEP")
+    sub.add_argument("--cells", action="store_true", help="every cell with its ids and states")
+    sub.add_argument("--watch", action="store_true", help="stay, and show it anew until nobody works on it any more")
     add("wait", commands.wait, "wait until nobody works on a sweep any more", "SWEEP")
     add("cancel", commands.cancel, "stop the processes that work on a sweep; `run` goes on from there", "SWEEP")
     sub = add("logs", commands.logs, "print the end of each log, and the traceback of what failed", "SWEEP|ID")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mi_sweeps.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
-    from mi_sweeps.sweeps.grid import Cell
+    from mi_sweeps.sweeps.cells import Cell
     from mi_sweeps.sweeps.plan import Plan
 
 DONE, FAILED = 0, 1
@@ -22,6 +22,11 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False)
+
+
+def _write(console: Console, lines: Iterable[str]) -> None:
+    """Lines as they are; laying out thousands would take long."""
+    console.file.writelines(f"{line}\n" for line in lines)
 
 
 def _cells(options: argparse.Namespace) -> list[Cell]:
@@ -57,13 +62,6 @@ def _sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
     return output, chosen
 
 
-def _plan_of(output: Path, name: str) -> Plan:
-    from mi_sweeps.sweeps import manifest
-    from mi_sweeps.sweeps import plan as planning
-
-    return planning.make([entry.cell(output) for entry in manifest.load(output, name)])
-
-
 def plan(options: argparse.Namespace) -> int:
     """`mi-sweeps plan`."""
     from mi_sweeps.sweeps import plan as planning
@@ -76,26 +74,26 @@ def plan(options: argparse.Namespace) -> int:
 
         console.print(OmegaConf.to_yaml(OmegaConf.create(cells[0].config.dump())), markup=False, end="")
         return DONE
-    made = planning.make(cells)
     first = cells[0].config
     console.print(
         f"sweep {first.sweep.name} in {first.output.absolute()}, launcher {first.launcher.name}", soft_wrap=True
     )
-    for key, values in _axes(cells).items():
-        console.print(f"  {key}: {', '.join(values)}", markup=False, soft_wrap=True)
+    asked: list[str] = []
+    if first.launcher.name == "slurm":
+        from mi_sweeps.slurm import steer, submit
+
+        work = submit.look(cells, first.launcher, options.retry)
+        made, asked = work.plan, list(steer.asked(work.arrays, first.launcher))
+    else:
+        made = planning.make(cells)
+    for line in show.axes(cells):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(show.summary(made), soft_wrap=True)
+    for line in asked:
+        console.print(line, markup=False, soft_wrap=True)
     if options.cells:
-        console.print(show.cell_table(made))
+        _write(console, show.cell_lines(made))
     return DONE
-
-
-def _axes(cells: Sequence[Cell]) -> dict[str, list[str]]:
-    axes: dict[str, list[str]] = {}
-    for cell in cells:
-        for key, value in cell.choices.items():
-            if value not in axes.setdefault(key, []):
-                axes[key].append(value)
-    return axes
 
 
 def run(options: argparse.Namespace) -> int:
@@ -136,11 +134,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace) -> int:
     """To a cluster. Prompts are audited by the jobs: a login node is for light work."""
-    from mi_sweeps.slurm import steer, submissions
+    from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.slurm import submit as slurm
     from mi_sweeps.sweeps import manifest, show
 
     first = cells[0].config
+    if not queue.available():
+        raise UserError("launcher=slurm: no sbatch on this machine; run it where jobs are submitted")
     name, output, launcher = first.sweep.name, first.output, first.launcher
     assert launcher.name == "slurm"
     with slurm.submitting(output):
@@ -167,13 +167,13 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argp
     import torch
 
     from mi_sweeps.sweeps import plan as planning
-    from mi_sweeps.sweeps import show, workers
+    from mi_sweeps.sweeps import progress, workers
     from mi_sweeps.sweeps.execute import execute
 
     config = cells[0].config
     if config.launcher.threads:
         torch.set_num_threads(config.launcher.threads)
-    bars = show.Bars(console, made.to_do(options.retry))
+    bars = progress.Bars(console, made.to_do(options.retry))
     with workers.registered(config.output, config.sweep.name, "inline"), bars.shown():
         wait = options.wait or config.launcher.wait
         outcome = execute(cells, retry=options.retry, wait=wait, listener=bars)
@@ -187,14 +187,19 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argp
     return _closing(console, planning.make(cells), config.output, config.sweep.name, "done")
 
 
-def _watch(console: Console, output: Path, name: str, cells: Sequence[Cell]) -> Plan:
+def _watch(
+    console: Console,
+    output: Path,
+    name: str,
+    cells: Sequence[Cell],
+    below: Callable[[Plan], Sequence[RenderableType]] = lambda plan: (),
+) -> Plan:
+    """Looks until nobody works on the sweep any more; `below` is what is shown below a bar."""
     from mi_sweeps.slurm import steer, submissions
     from mi_sweeps.sweeps import plan as planning
-    from mi_sweeps.sweeps import show, workers
+    from mi_sweeps.sweeps import progress, workers
 
-    if submissions.of_sweep(output, name):
-        look = lambda: steer.seen(planning.make(cells), output, name)[0]  # noqa: E731
-        return show.watch(console, look, lambda: False, steer.ASK_SECONDS)
+    on_cluster = bool(submissions.of_sweep(output, name))
     seen = False
 
     def busy() -> bool:
@@ -203,7 +208,13 @@ def _watch(console: Console, output: Path, name: str, cells: Sequence[Cell]) -> 
         seen = seen or here
         return here or (not seen and workers.starting(output, name) and not planning.make(cells).is_done)
 
-    return show.watch(console, lambda: planning.make(cells), busy)
+    return progress.watch(
+        console,
+        lambda: steer.seen(planning.make(cells), output, name)[0],
+        busy,
+        seconds=steer.ASK_SECONDS if on_cluster else progress.WAIT_SECONDS,
+        below=below,
+    )
 
 
 def _hint(command: str, name: str, output: Path) -> str:
@@ -234,22 +245,42 @@ def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -
 
 def status(options: argparse.Namespace) -> int:
     """`mi-sweeps status`."""
+    from rich.markup import escape
+
     from mi_sweeps.slurm import steer
-    from mi_sweeps.sweeps import show, workers
+    from mi_sweeps.sweeps import manifest, show, workers
+    from mi_sweeps.sweeps import plan as planning
 
     output, chosen = _sweeps(options)
     console = _console()
+
+    def told(name: str, made: Plan) -> Iterator[RenderableType]:
+        yield f"[bold]{name}[/]: {show.summary(made)}"
+        if queued := steer.in_queue(made):
+            yield escape(f"  in the queue: {queued}")
+        for worker in workers.alive(output, name):
+            yield f"  at work: process {worker.pid} on {worker.host} ({worker.launcher})"
+        yield from map(escape, show.errors(made))
+        cells = show.noteworthy(made)
+        if cells:
+            yield show.cell_table(made, cells)
+        if len(cells) < len(made.cells):
+            some = f"{len(cells) or 'none'} of {len(made.cells)} cells: those at work, then those that went wrong"
+            yield escape(f"{some}; all: `{_hint('status --cells', name, output)}`")
+
     for name in chosen:
-        made, trouble = steer.seen(_plan_of(output, name), output, name)
+        cells = [entry.cell(output) for entry in manifest.load(output, name)]
+        if options.watch:
+            _watch(console, output, name, cells, below=lambda made, name=name: list(told(name, made)))  # type: ignore[misc]
+            continue
+        made, trouble = steer.seen(planning.make(cells), output, name)
         if trouble:
             console.print(f"{name}: {trouble}", markup=False, soft_wrap=True)
-        at_work = workers.alive(output, name)
-        console.print(f"[bold]{name}[/]: {show.summary(made)}", soft_wrap=True)
-        for worker in at_work:
-            console.print(f"  at work: process {worker.pid} on {worker.host} ({worker.launcher})")
-        console.print(show.cell_table(made))
-        for line in show.errors(made):
-            console.print(f"failed {line}", markup=False, soft_wrap=True)
+        if options.cells:
+            _write(console, show.cell_lines(made))
+            continue
+        for part in told(name, made):
+            console.print(part, soft_wrap=isinstance(part, str))
     return DONE
 
 
@@ -275,10 +306,13 @@ def cancel(options: argparse.Namespace) -> int:
     console = _console()
     code = DONE
     for name in chosen:
-        if submissions.of_sweep(output, name) and not steer.cancel(console, output, name):
+        on_cluster = bool(submissions.of_sweep(output, name))
+        if on_cluster and not steer.cancel(console, output, name):
             code = FAILED
         early = workers.starting(output, name)
         stopped, left = workers.cancel(output, name)
+        if on_cluster and not (early or stopped or left):
+            continue
         nobody = "what was starting is called off" if early else "nobody works on it here"
         console.print(f"{name}: {len(stopped)} processes stopped" if stopped else f"{name}: {nobody}")
         for worker in left:

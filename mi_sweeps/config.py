@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +12,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.steps import checkpoint_steps
 
 FORMAT = 1
 """Version of what is on disk and of what the same configuration computes; part of every identity."""
@@ -117,10 +120,6 @@ class CheckpointConfig(Section):
     every: int = Field(ge=1)
     steps: tuple[Annotated[int, Field(ge=0)], ...]
     storage: Literal["full", "delta"]
-
-    def all_steps(self, last: int) -> list[int]:
-        """The checkpoint steps of a run of `last` steps: 0, every `every`, those listed, and the last."""
-        return sorted({0, last, *range(0, last, self.every), *(step for step in self.steps if step <= last)})
 
 
 class PathsConfig(Section):
@@ -257,7 +256,7 @@ class Config(Section):
     @property
     def checkpoint_steps(self) -> list[int]:
         """Every step whose weights are kept."""
-        return self.checkpoint.all_steps(self.train.steps)
+        return checkpoint_steps(self.train.steps, self.checkpoint.every, self.checkpoint.steps)
 
     @property
     def patch_steps(self) -> list[int]:
@@ -275,13 +274,32 @@ def parse(values: DictConfig | dict[str, Any]) -> Config:
     Raises:
         UserError: one line for the first value that is wrong, with its key.
     """
-    try:
-        plain = (
-            OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
-            if OmegaConf.is_config(values)
-            else values
-        )
+    plain = resolve(values) if isinstance(values, DictConfig) else values
+    with _one_line():
         return Config.model_validate(plain)
+
+
+def resolve(values: DictConfig, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The plain values under some names at the top, or under all, with what `${...}` refers to in its place.
+
+    Raises:
+        UserError: a reference leads nowhere, or a value is missing; with its key.
+    """
+    plain = {}
+    with _one_line():
+        for name in values if names is None else names:
+            node = values[name]
+            plain[str(name)] = (
+                OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
+            )
+    return plain
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Makes one line of what OmegaConf and pydantic say."""
+    try:
+        yield
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key}: no value; give {error.full_key}=VALUE on the command line") from None
     except OmegaConfBaseException as error:

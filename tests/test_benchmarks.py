@@ -1,8 +1,9 @@
-"""The benchmark runs on models that take no time, its tables are whole, and it says when the engine is wrong."""
+"""The benchmarks run on what takes no time, their tables are whole, and they say when the engine is wrong."""
 
 from __future__ import annotations
 
 import importlib
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from mi_sweeps.analysis import frames
 from mi_sweeps.circuits.fast import FastEngine
+from mi_sweeps.jobs.finetune import finetune
+from mi_sweeps.jobs.patch import patch
+from mi_sweeps.sweeps import manifest, plan
+from mi_sweeps.sweeps.grid import expand
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TINY = {"n_head": 2, "n_embd": 16, "vocab_size": 50, "n_positions": 16}
@@ -82,3 +88,75 @@ def test_smollm2_needs_its_folder(benchmark: Any) -> None:
     with pytest.raises(SystemExit):
         benchmark.parse(["--shapes", "smollm2"])
     assert "smollm2" not in benchmark.parse([]).shapes and "smollm2" in benchmark.parse(["--model", "dir"]).shapes
+
+
+@pytest.fixture(scope="module")
+def simulate() -> Any:
+    """The simulator of many cells' folders."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(FOLDER)
+        yield importlib.import_module("simulate")
+
+
+@pytest.fixture(scope="module")
+def done(simulate: Any, small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A cell that was done in this process, which has torch already."""
+    (cell,) = expand([*small, f"output={tmp_path_factory.mktemp('sample')}"])
+    run, job = plan.folders_of(cell)
+    finetune(cell.config, run)
+    patch(cell.config, run, job)
+    return simulate.Sample(run, job)
+
+
+def test_simulated_cells_are_what_they_say(simulate: Any, done: Any, small: tuple[str, ...], tmp_path: Path) -> None:
+    cells = expand([*small, "seed=range(0,100)", "corruption=first,second", f"output={tmp_path / 'outputs'}"])
+    with ExitStack() as at_work:
+        simulate.fill(cells, done, at_work)
+        runs, patches = plan.make(cells).counts()
+        assert runs == {"done": 93, "failed": 2, "running": 1, "to do": 4}
+        assert patches == {"done": 184, "failed": 2, "to do": 14}
+    manifest.add(cells[0].output, "many", cells, "")
+    loaded = frames.load(cells[0].output)
+    assert set(loaded.patches["status"]) == {"done", "failed", "todo"}
+    assert loaded.patching["run_id"].nunique() == loaded.metrics["run_id"].nunique() == 93
+
+
+def test_scale(
+    done: Any, small: tuple[str, ...], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    scale = importlib.import_module("scale")
+    monkeypatch.setattr(scale, "sample", lambda *_: done)
+    monkeypatch.setattr(scale, "traced", lambda _: [])
+    scale.main(["--cells", "10", "--repeats", "1", "--set", *small])
+    out = capsys.readouterr().out
+    seconds = {row[0]: float(row[1]) for row in rows(out, "Seconds")[1:]}
+    assert {"plan: overrides to cells", "`mi-sweeps status`", "frames: all tables", "`mi-sweeps report`"} <= set(
+        seconds
+    )
+    memory = {row[0]: float(row[1]) for row in rows(out, "Memory, MB at most")[1:]}
+    assert memory["`mi-sweeps status`"] < memory["`mi-sweeps report`"]
+    assert rows(out, "On the disk")[1][:4] == ["run", "9", "2", "2.59 in 3"]
+
+
+def test_growth_is_relative_to_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    scale = importlib.import_module("scale")
+    assert scale.growth(scale.Took({10: [1.0], 100: [5.0, 9.0, 1.0], 1000: [100.0]}, {})) == "2.00"
+
+
+def test_questions_are_counted_below_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    scale = importlib.import_module("scale")
+    for job in ("finetune", "patch"):
+        (tmp_path / f"{job}.strace").write_text(
+            f'12 openat(AT_FDCWD</x>, "{tmp_path}/runs/a", O_RDONLY) = 3<{tmp_path}/runs/a>\n'
+            f"12 fsync(3<{tmp_path}/runs/a>) = 0\n"
+            '12 openat(AT_FDCWD</x>, "/usr/lib/x", O_RDONLY) = 3\n'
+        )
+    found = scale.questions(tmp_path, tmp_path / "runs")
+    assert [row[0] for row in found] == ["finetune", "patch"]
+    assert dict(zip(scale.CALLS, found[0][1:], strict=True)) == {call: "0" for call in scale.CALLS} | {
+        "openat": "1",
+        "fsync": "1",
+    }

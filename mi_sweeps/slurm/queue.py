@@ -13,9 +13,6 @@ from mi_sweeps.errors import UserError
 SECONDS = 30
 """How long SLURM's commands may take: they hang where a daemon is down."""
 
-MAX_ARRAY_SIZE = 1001
-"""SLURM's own default; the highest index is one less."""
-
 Task = tuple[str, int]
 """Name of an array, and number of a task in it."""
 
@@ -33,6 +30,16 @@ class Job:
     reason: str
     """Why it is pending; the exit code of one that has ended."""
     node: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a cluster takes; the defaults are SLURM's own."""
+
+    tasks: int = 1000
+    """In one array."""
+    jobs: int = 10_000
+    """In the queue, each task counted. sbatch does not fail beyond it: it hangs."""
 
 
 def available() -> bool:
@@ -79,13 +86,20 @@ def cancel(jobs: Sequence[str]) -> None:
         _ask(["scancel", "--quiet", *jobs])
 
 
-def max_array_size() -> int:
-    """One more than the highest index that the cluster takes."""
+def limits() -> Limits:
+    """Those of this cluster.
+
+    Raises:
+        UserError: the controller does not answer.
+    """
+    found = {}
     for row in _ask(["scontrol", "show", "config"]):
         key, _, value = row.partition("=")
-        if key.strip() == "MaxArraySize":
-            return int(value)
-    return MAX_ARRAY_SIZE
+        found[key.strip()] = value.strip()
+    default = Limits()
+    return Limits(
+        int(found.get("MaxArraySize", default.tasks + 1)) - 1 or 1, int(found.get("MaxJobCount", default.jobs))
+    )
 
 
 def _jobs(rows: Iterable[str], names: Collection[str]) -> dict[Task, Job]:

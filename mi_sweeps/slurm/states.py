@@ -91,7 +91,7 @@ def _joined(
     jobs = [live[place.key] for place in where if place.key in live]
     if jobs:
         running = [job for job in jobs if job.state not in ("PENDING", "REQUEUED", "SUSPENDED")]
-        reason = f"its task runs on {running[0].node}" if running else f"queued: {jobs[0].reason}"
+        reason = f"on {running[0].node}, not begun" if running else f"waiting ({jobs[0].reason})"
         return replace(status, state="queued", error=reason, failure=None)
     if status.state not in PENDING:
         return status

@@ -14,6 +14,7 @@ from mi_sweeps.slurm import queue, states, submissions
 from mi_sweeps.slurm.arrays import Array, gpu_hours, resources
 from mi_sweeps.slurm.submissions import Submission
 from mi_sweeps.sweeps.plan import Plan
+from mi_sweeps.sweeps.show import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ ASK_SECONDS = 10.0
 CANCEL_SECONDS = 60.0
 """How long `cancel` waits until the jobs are gone."""
 
-STAGES = {"finetune": "fine-tunes", "patch": "patch jobs"}
+STAGES = {"finetune": "fine-tune", "patch": "patch job"}
 
 
 def seen(plan: Plan, output: Path, sweep: str) -> tuple[Plan, str | None]:
@@ -44,10 +45,8 @@ def asked(arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:
         if mine:
             count = sum(len(array.tasks) for array in mine)
             cells = sum(len(ids) for array in mine for ids in array.tasks if array.part == 0)
-            yield (
-                f"  {cells} {what}: {count} {_plural('task', count)} in {len(mine)} {_plural('array', len(mine))}, "
-                f"each {_described(resources(launcher, mine[0].stage))}"
-            )
+            tasks = f"{count} {plural('task', count)} in {len(mine)} {plural('array', len(mine))}"
+            yield f"  {cells} {plural(what, cells)}: {tasks}, each {_described(resources(launcher, mine[0].stage))}"
     hours = gpu_hours(arrays, launcher)
     if hours:
         yield f"  at most {hours:.1f} GPU-hours, if every task takes all its time once"
@@ -69,16 +68,14 @@ def submitted(submission: Submission) -> str:
     jobs: dict[str, list[str]] = {}
     for array in submission.arrays:
         jobs.setdefault(array.stage, []).append(array.id)
-    parts = [f"{STAGES[stage]} in job {', '.join(ids)}" for stage, ids in jobs.items()]
+    parts = [f"{STAGES[stage]}s in {plural('job', len(ids))} {', '.join(ids)}" for stage, ids in jobs.items()]
     return f"submitted: {'; '.join(parts)}"
 
 
 def in_queue(plan: Plan) -> str:
-    """Why cells wait, with how many of them: "3 queued: Priority"."""
-    reasons = Counter(
-        status.error or "queued" for status in (*plan.runs.values(), *plan.patches.values()) if status.state == "queued"
-    )
-    return "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+    """Why cells wait, with how many of them: "3 waiting (Priority), 1 on n2"."""
+    reasons = Counter(status.error or "" for status in plan.statuses if status.state == "queued")
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
 def cancel(console: Console, output: Path, sweep: str) -> bool:
@@ -91,12 +88,8 @@ def cancel(console: Console, output: Path, sweep: str) -> bool:
     while left and time.monotonic() < deadline:
         time.sleep(ASK_SECONDS)
         left = queue.live(names)
-    console.print(f"{sweep}: {count} {_plural('task', count)} cancelled on the cluster")
+    console.print(f"{sweep}: {count} {plural('task', count)} cancelled on the cluster")
     if left:
         jobs = sorted({job.id.partition("_")[0] for job in left.values()})
         console.print(f"  {len(left)} still there after {CANCEL_SECONDS:.0f} s: scancel {' '.join(jobs)}")
     return not left
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"

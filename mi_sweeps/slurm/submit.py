@@ -22,7 +22,7 @@ from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.plan import Plan
 
 if TYPE_CHECKING:
-    from mi_sweeps.sweeps.grid import Cell
+    from mi_sweeps.sweeps.cells import Cell
 
 LOCK_SECONDS = 120.0
 """How long another process may take to submit."""
@@ -38,15 +38,15 @@ class Work:
 
 
 def look(cells: Sequence[Cell], launcher: SlurmConfig, retry: Sequence[Failure], name: str = "") -> Work:
-    """What `run` would submit now.
+    """What `run` would submit now; on a machine that is no SLURM client as if no jobs were there.
 
     Raises:
-        UserError: this machine is no SLURM client, or the controller does not answer.
+        UserError: the controller does not answer, or the cluster cannot hold so many jobs.
     """
-    if not queue.available():
-        raise UserError("launcher=slurm: no sbatch on this machine; run it where jobs are submitted")
     known = submissions.of_output(cells[0].config.output)
-    plan = states.look(planning.make(cells), known)
+    plan = planning.make(cells)
+    if queue.available():
+        plan = states.look(plan, known)
     where = states.places(known)
 
     runs, patches = plan.missing(retry)
@@ -55,13 +55,15 @@ def look(cells: Sequence[Cell], launcher: SlurmConfig, retry: Sequence[Failure],
         for run_id, status in plan.runs.items()
         if status.state in ("queued", "running") and run_id in where
     }
-    arrays = layout(runs, patches, queued, launcher, name, limit())
+    limits = queue.limits() if queue.available() else queue.Limits()
+    arrays = layout(runs, patches, queued, launcher, name, limits.tasks)
+    count = sum(len(array.tasks) for array in arrays)
+    if count > limits.jobs:
+        raise UserError(
+            f"launcher.pack={launcher.pack}: {count} tasks, and the cluster holds {limits.jobs} jobs (MaxJobCount); "
+            f"launcher.pack={-(-launcher.pack * count // limits.jobs)} or more makes fewer"
+        )
     return Work(plan, arrays)
-
-
-def limit() -> int:
-    """How many tasks an array may have here."""
-    return max(1, queue.max_array_size() - 1)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def _work(submission: Submission, item: Array, number: int, cells: Sequence[Any]
 
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.sweeps.execute import Task, execute
-    from mi_sweeps.sweeps.show import Bars
+    from mi_sweeps.sweeps.progress import Bars
 
     launcher = cells[0].config.launcher
     torch.set_num_threads(launcher.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))

@@ -74,11 +74,19 @@ def read_json(path: Path) -> Any:
         UserError: the file is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         raise UserError(f"{path}: not valid JSON; delete it and run the sweep again") from None
+
+
+def names(folder: Path) -> frozenset[str]:
+    """What is in a folder, in one look; nothing where there is no folder."""
+    try:
+        return frozenset(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
 
 
 def write_table(path: Path, table: pyarrow.Table) -> None:

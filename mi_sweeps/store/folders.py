@@ -31,7 +31,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.files import clear_partial, read_json, write_json
+from mi_sweeps.store.files import clear_partial, names, read_json, write_json
 
 State = Literal["todo", "queued", "running", "done", "failed", "cancelled", "interrupted"]
 """`interrupted`: its process is gone and left no result. Like `todo` and `cancelled`, `run` takes it up.
@@ -261,11 +261,15 @@ class RunFolder(Folder):
 
     def checkpoint(self, step: int) -> Path:
         """The weights at a step."""
-        return self.path / "checkpoints" / f"{step:06d}.safetensors"
+        return self.path / "checkpoints" / self._weights(step)
+
+    @staticmethod
+    def _weights(step: int) -> str:
+        return f"{step:06d}.safetensors"
 
     def has(self, steps: Iterable[int]) -> bool:
         """Whether the metrics are there, and the weights at these steps."""
-        return self.metrics.exists() and all(self.checkpoint(step).exists() for step in steps)
+        return self.metrics.exists() and _has_all(self.path / "checkpoints", map(self._weights, steps))
 
     def patch(self, patch_id: str) -> PatchFolder:
         """A patch job of this run."""
@@ -282,11 +286,21 @@ class PatchFolder(Folder):
 
     def table(self, step: int) -> Path:
         """Attribution and patching at a step."""
-        return self.path / "tables" / f"{step:06d}.parquet"
+        return self.path / "tables" / self._table(step)
+
+    @staticmethod
+    def _table(step: int) -> str:
+        return f"{step:06d}.parquet"
 
     def has(self, steps: Iterable[int]) -> bool:
         """Whether the tables at these steps are there."""
-        return all(self.table(step).exists() for step in steps)
+        return _has_all(self.path / "tables", map(self._table, steps))
+
+
+def _has_all(folder: Path, files: Iterable[str]) -> bool:
+    """Whether all files are in a folder. One look at it: on a shared disk each question for a file is a message."""
+    wanted = set(files)
+    return not wanted or wanted <= names(folder)
 
     def part(self, part: int, parts: int) -> Folder:
         """The folder of whoever does one part of several of this job's checkpoints; the tables are the job's."""
@@ -295,6 +309,14 @@ class PatchFolder(Folder):
     def all_parts(self) -> list[Folder]:
         """The folders of all parts that were begun."""
         return [Folder(path) for path in sorted(self.path.glob("parts/*-of-*"))]
+
+    def part(self, part: int, parts: int) -> Folder:
+        """The folder of whoever does one part of several of this job's checkpoints; the tables are the job's."""
+        return Folder(self.path / "parts" / f"{part}-of-{parts}")
+
+    def all_parts(self) -> list[Folder]:
+        """The folders of all parts that were begun."""
+        return [Folder(self.path / "parts" / name) for name in sorted(names(self.path / "parts"))]
 
 
 def run_folder(output: Path, run_id: str) -> RunFolder:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mi_sweeps.config import FORMAT, Config, is_path
+from mi_sweeps.config import FORMAT, Config, ModelConfig, is_path
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import weights_files
 
@@ -41,11 +42,6 @@ def _digest(stream: Any) -> Any:
     return content
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content, whatever its name."""
-    return hash_files([path], names=False)
-
-
 def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
     """SHA-256 over the names and contents of files; each version of a file is read once in a process.
 
@@ -59,37 +55,53 @@ def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
         raise UserError(f"{error.filename}: {error.strerror}; give the path of an existing, readable file") from None
 
 
-def model_fingerprint(config: Config) -> str:
-    """What the model is: the content of its files, or its name and revision on the hub."""
-    if config.model.hub:
-        return f"hub:{config.model.hub}@{config.model.revision or 'main'}"
-    return hash_files(weights_files(config.model))
+@dataclass(frozen=True)
+class Contents:
+    """What models and files are, each looked at once: for as long as a plan is made, and no longer."""
+
+    models: dict[ModelConfig, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    def model(self, model: ModelConfig) -> str:
+        """The content of a model's files, or its name and revision on the hub."""
+        if model.hub:
+            return f"hub:{model.hub}@{model.revision or 'main'}"
+        if model not in self.models:
+            self.models[model] = hash_files(weights_files(model))
+        return self.models[model]
+
+    def file(self, path: str) -> str:
+        """The content of a file, whatever its name."""
+        if path not in self.files:
+            self.files[path] = hash_files([Path(path)], names=False)
+        return self.files[path]
 
 
-def data_fingerprint(config: Config) -> str:
+def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
     """What the prompts are: the task and its arguments, the content of the user's files, the tokenizer."""
+    contents = contents or Contents()
     arguments = dict(config.task.arguments)
     for key in [key for key in arguments if is_path(key)]:
         value = arguments.pop(key)
         # The content counts, not where the file lies.
-        arguments[f"{key} content"] = hash_file(Path(value)) if value else None
+        arguments[f"{key} content"] = contents.file(value) if value else None
     return digest(
         {
             "format": FORMAT,
             "target": config.task.target,
             "arguments": arguments,
-            "model": model_fingerprint(config),
+            "model": contents.model(config.model),
             "prepend_bos": config.model.prepend_bos,
         }
     )[:ID_LENGTH]
 
 
-def run_identity(config: Config) -> dict[str, Any]:
+def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
     """Everything that changes what a fine-tune computes."""
     return {
         "format": FORMAT,
-        "model": model_fingerprint(config),
-        "data": data_fingerprint(config),
+        "model": contents.model(config.model),
+        "data": data_fingerprint(config, contents),
         "optim": config.optim.model_dump(mode="json"),
         "schedule": {"target": config.schedule.target, **config.schedule.arguments},
         "train": config.train.model_dump(mode="json"),
@@ -99,21 +111,24 @@ def run_identity(config: Config) -> dict[str, Any]:
     }
 
 
-def run_id(config: Config) -> str:
+def run_id(config: Config, contents: Contents | None = None) -> str:
     """Identity of one fine-tune."""
-    return digest(run_identity(config))[:ID_LENGTH]
+    return digest(run_identity(config, contents or Contents()))[:ID_LENGTH]
 
 
-def patch_id(config: Config) -> str:
+def patch_id(config: Config, run: str | None = None) -> str:
     """Identity of one patch job.
 
     Every engine is exact, so the engine is no part of it; neither are the checkpoints, each of which has a table of
     its own: more of them are added to those that are there.
+
+    Args:
+        run: the run id, where it is known.
     """
     patching = config.patching
     return digest(
         {
-            "run": run_id(config),
+            "run": run or run_id(config),
             "corruption": config.corruption.name,
             "sites": sorted(set(patching.sites)),
             "heads": patching.heads,

@@ -12,7 +12,7 @@ from mi_sweeps.jobs.finetune import finetune
 from mi_sweeps.jobs.patch import patch
 from mi_sweeps.store.folders import PENDING, Busy, Failure, Folder, Status, describe, now
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps.grid import Cell
+from mi_sweeps.sweeps.cells import Cell
 
 Stage = Literal["finetune", "patch"]
 

@@ -20,35 +20,19 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mi_sweeps.config import Config, parse
+from mi_sweeps.config import Config, parse, resolve
 from mi_sweeps.errors import UserError
 from mi_sweeps.store import identity
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.values import put
 
 CONFIG = "config"
 
 ONE_FOR_A_SWEEP = ("output", "launcher", "tracking", "sweep", "patching.steps")
 """Keys that are part of no identity."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One point of a grid: a run, and one patch job on it."""
-
-    config: Config
-    choices: Mapping[str, str]
-    """The values that the grid gave this cell, by key."""
-    run_id: str
-    """The fine-tune that this cell looks at; cells that differ only in how they patch share it."""
-    patch_id: str
-    """The patch job."""
-
-    @property
-    def label(self) -> str:
-        """The choices as a user would type them."""
-        return " ".join(f"{key}={value}" for key, value in self.choices.items()) or "(defaults)"
 
 
 def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cell]:
@@ -68,21 +52,24 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
                 raise UserError(
                     f"{key}={','.join(axes[key])}: changes no result, so it cannot be swept; give one value"
                 )
-        single = [key for key in swept if not loader.get_group_options(key)]
-        composed: dict[tuple[str, ...], dict[str, Any]] = {}
+        # Composing costs a tenth of a second, so it is done once for each choice of the rest; these values (lr, seed,
+        # ...) are set in copies of the result.
+        single = _single(axes, loader)
+        composed: dict[tuple[str, ...], Composed] = {}
+        contents = identity.Contents()
         cells: dict[str, Cell] = {}
         for combination in itertools.product(*axes.values()):
             chosen = dict(zip(axes, combination, strict=True))
-            # Composing costs a tenth of a second, so it is done once for each choice of groups; single values that
-            # are swept (lr, seed, ...) are set in copies of the result.
-            values = {key: chosen[key] for key in single}
-            fixed = tuple(f"{key}={value}" for key, value in chosen.items() if key not in values)
+            lines = {key: f"{key}={value}" for key, value in chosen.items()}
+            fixed = tuple(line for key, line in lines.items() if key not in single)
             if fixed not in composed:
-                composed[fixed] = _compose(fixed, values)
-            config = _with_values(composed[fixed], values)
-            choices = {key: chosen[key] for key in swept}
-            cell = Cell(config, choices, identity.run_id(config), identity.patch_id(config))
-            cells.setdefault(cell.patch_id, cell)
+                # All are given: Hydra says which key is wrong.
+                composed[fixed] = _compose(list(lines.values()))
+            config = _cell(composed[fixed], [_parsed(lines[key]) for key in single])
+            run_id = identity.run_id(config, contents)
+            patch_id = identity.patch_id(config, run_id)
+            if patch_id not in cells:
+                cells[patch_id] = Cell(config.dump(), {key: chosen[key] for key in swept}, run_id, patch_id)
     return list(cells.values())
 
 
@@ -161,24 +148,80 @@ def _values(override: Override) -> list[str]:
     return values
 
 
-def _compose(fixed: Sequence[str], values: Mapping[str, str]) -> dict[str, Any]:
-    # The values are given too: Hydra says which key is wrong.
-    composed = compose(CONFIG, [*fixed, *(f"{key}={value}" for key, value in values.items())])
-    container = OmegaConf.to_container(composed, resolve=False)
-    assert isinstance(container, dict)
-    return container  # type: ignore[return-value]
+@cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
 
 
 @cache
 def _parsed(text: str) -> Override:
-    """An override; parsing one takes milliseconds, and a grid has the same ones in many cells."""
-    return OverridesParser.create().parse_override(text)
+    """An override; parsing one takes a tenth of a millisecond, and a grid has the same ones in many cells."""
+    return _parser().parse_override(text)
 
 
-def _with_values(container: dict[str, Any], values: Mapping[str, str]) -> Config:
-    changed = OmegaConf.create(container)
-    for key, value in values.items():
-        override = _parsed(f"{key}={value}")
-        # As Hydra does it: dictionaries are merged.
-        OmegaConf.update(changed, override.key_or_group, override.value(), merge=True, force_add=True)
-    return parse(changed)
+def _single(axes: Mapping[str, Sequence[str]], loader: ConfigLoader) -> list[str]:
+    """The swept keys whose value takes the place of another and touches nothing else.
+
+    A group's choice brings values of its own, a dictionary is merged, and of two overrides of which one lies below the
+    other the order matters: those are left to Hydra.
+    """
+    parsed = {key: [_parsed(f"{key}={value}") for value in values] for key, values in axes.items()}
+    paths = {
+        key: override.key_or_group.split(".")
+        for key, (override, *_) in parsed.items()
+        if override.package is None and not loader.get_group_options(override.key_or_group)
+    }
+
+    def alone(key: str) -> bool:
+        return not any(_overlap(paths[key], path) for other, path in paths.items() if other != key)
+
+    return [
+        key
+        for key in paths
+        if len(parsed[key]) > 1
+        and alone(key)
+        and not any(isinstance(override.value(), dict) for override in parsed[key])
+    ]
+
+
+def _overlap(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether one path leads to the other, or both to the same place."""
+    return all(part == its for part, its in zip(one, other, strict=False))
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What Hydra makes of some overrides."""
+
+    config: DictConfig
+    values: dict[str, Any]
+    """The same as plain values, `${...}` unresolved."""
+
+
+def _compose(lines: list[str]) -> Composed:
+    config = compose(CONFIG, lines)
+    values = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(values, dict)
+    return Composed(config, values)  # type: ignore[arg-type]
+
+
+def _cell(composed: Composed, overrides: Sequence[Override]) -> Config:
+    """The configuration with other single values, as Hydra would compose it."""
+    values = composed.values
+    for override in overrides:
+        values = put(values, override.key_or_group.split("."), override.value())
+    waiting = [name for name, value in values.items() if _waits(value)]
+    if waiting:
+        for override in overrides:
+            OmegaConf.update(composed.config, override.key_or_group, override.value(), merge=False, force_add=True)
+        values = {**values, **resolve(composed.config, waiting)}
+    return parse(values)
+
+
+def _waits(value: Any) -> bool:
+    """Whether a value refers to another (`${...}`) or is still to be given (`???`)."""
+    if isinstance(value, dict):
+        return any(map(_waits, value.values()))
+    if isinstance(value, list):
+        return any(map(_waits, value))
+    return isinstance(value, str) and ("${" in value or value == "???")

@@ -1,18 +1,22 @@
-"""What was asked for under a sweep's name: the cells, on disk, for whoever computes or looks at them later."""
+"""What was asked for under a sweep's name: the cells, on disk, for whoever computes or looks at them later.
+
+sweep.json has the whole configuration of one cell, and of each cell what is different: a line each, by dotted key.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.files import read_json, write_json
-from mi_sweeps.sweeps.grid import Cell
+from mi_sweeps.store.files import read_json, write_bytes
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.values import differences, put
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,22 @@ class Entry:
     patch_id: str
     corruption: str
     overrides: dict[str, str]
-    config: dict[str, Any]
+    base: Mapping[str, Any]
+    """A whole configuration, shared by all entries."""
+    changes: Mapping[str, Any]
+    """What is different in this one, by dotted key."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration as plain values."""
+        values = dict(self.base)
+        for key, value in self.changes.items():
+            values = put(values, key.split("."), value)
+        return values
 
     def cell(self, output: Path) -> Cell:
         """The cell again; results are where the sweep is, wherever that was moved to."""
-        config: Config = parse({**self.config, "output": str(output)})
-        return Cell(config, self.overrides, self.run_id, self.patch_id)
+        return Cell({**self.config, "output": str(output)}, self.overrides, self.run_id, self.patch_id)
 
 
 def path(output: Path, name: str) -> Path:
@@ -46,27 +60,48 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):
-            old = read_json(file) or {"cells": []}
-            entries = {entry["patch_id"]: entry for entry in old["cells"]}
+            entries = {entry.patch_id: entry for entry in _read(file) or ()}
+            base = next((entry.base for entry in entries.values() if entry.base), cells[0].values)
             for cell in cells:
                 known = entries.get(cell.patch_id)
-                entries[cell.patch_id] = {
-                    "run_id": cell.run_id,
-                    "patch_id": cell.patch_id,
-                    "corruption": cell.config.corruption.name,
-                    "overrides": dict(cell.choices),
-                    "config": _with_steps(cell.config.dump(), known["config"]) if known else cell.config.dump(),
-                }
-            write_json(file, {"name": name, "command": command, "cells": list(entries.values())})
+                values = _with_steps(cell.values, known.config) if known else cell.values
+                entries[cell.patch_id] = Entry(
+                    cell.run_id,
+                    cell.patch_id,
+                    cell.values["corruption"]["name"],
+                    dict(cell.choices),
+                    base,
+                    differences(base, values),
+                )
+            write_bytes(file, _text(name, command, base, list(entries.values())).encode())
     except OSError as error:
         raise UserError(f"{output}: {error.strerror}; give a folder that can be written with output=DIR") from None
 
 
-def _with_steps(config: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+def _with_steps(config: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration with the checkpoints of an earlier request for the same patch job added."""
     new, old = config["patching"]["steps"], known["patching"]["steps"]
     steps = None if new is None or old is None else sorted({*new, *old})
     return {**config, "patching": {**config["patching"], "steps": steps}}
+
+
+def _text(name: str, command: str, base: Mapping[str, Any], entries: Sequence[Entry]) -> str:
+    """JSON with one line a cell, so that thousands can be read, searched and compared."""
+    head = json.dumps({"name": name, "command": command, "config": base}, indent=1, ensure_ascii=False)
+    lines = ",\n".join(
+        json.dumps(
+            {
+                "run_id": entry.run_id,
+                "patch_id": entry.patch_id,
+                "corruption": entry.corruption,
+                "overrides": entry.overrides,
+                "config": entry.changes if entry.base is base else differences(base, entry.config),
+            },
+            ensure_ascii=False,
+        )
+        for entry in entries
+    )
+    return f'{head.removesuffix("}").rstrip()},\n "cells": [\n{lines}\n ]\n}}\n'
 
 
 def load(output: Path, name: str) -> list[Entry]:
@@ -75,11 +110,26 @@ def load(output: Path, name: str) -> list[Entry]:
     Raises:
         UserError: there is no such sweep.
     """
-    values = read_json(path(output, name))
-    if values is None:
+    entries = _read(path(output, name))
+    if entries is None:
         known = ", ".join(names(output)) or "none"
         raise UserError(f"sweep {name!r}: not in {output}; there are: {known} (output=DIR looks elsewhere)")
-    return [Entry(**entry) for entry in values["cells"]]
+    return entries
+
+
+def _read(file: Path) -> list[Entry] | None:
+    values = read_json(file)
+    if values is None:
+        return None
+    try:
+        # Files of older versions have no base, and all of its configuration in each cell.
+        base = values.get("config", {})
+        return [
+            Entry(cell["run_id"], cell["patch_id"], cell["corruption"], cell["overrides"], base, cell["config"])
+            for cell in values["cells"]
+        ]
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{file}: not a sweep of this version; delete it and run the sweep again") from None
 
 
 def names(output: Path) -> list[str]:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from mi_sweeps.store import folders
+from mi_sweeps.store.files import names
 from mi_sweeps.store.folders import PENDING, Failure, PatchFolder, RunFolder, Status
-from mi_sweeps.sweeps.grid import Cell
+
+if TYPE_CHECKING:
+    from mi_sweeps.sweeps.cells import Cell
+
+LOOKERS = 16
+"""Threads that look at folders: on a shared disk a look is mostly waiting, and thousands add up."""
 
 
 @dataclass(frozen=True)
@@ -75,25 +83,43 @@ def _shown(status: Status) -> str:
 
 def folders_of(cell: Cell) -> tuple[RunFolder, PatchFolder]:
     """Where a cell's results are."""
-    run = folders.run_folder(cell.config.output, cell.run_id)
+    run = folders.run_folder(cell.output, cell.run_id)
     return run, run.patch(cell.patch_id)
 
 
 def make(cells: Sequence[Cell]) -> Plan:
     """Looks at the folders of the cells."""
-    patches = {cell.patch_id: _patch_status(cell) for cell in cells}
-    runs = {}
-    for run_id, group in Plan(tuple(cells), {}, {}).cells_by_run.items():
-        runs[run_id] = _run_status(group, patches)
-    return Plan(tuple(cells), runs, patches)
+    untouched = Status()
+    runs = {cell.run_id: untouched for cell in cells}
+    patches = {cell.patch_id: untouched for cell in cells}
+    plan = Plan(tuple(cells), runs, patches)
+    there = {output: names(output / "runs") for output in {cell.output for cell in cells}}
+    begun = {run: group for run, group in plan.cells_by_run.items() if run in there[group[0].output]}
+    with ThreadPoolExecutor(LOOKERS) as lookers:
+        for run_id, (run, examined) in zip(begun, lookers.map(_look, begun.values()), strict=True):
+            runs[run_id] = run
+            patches.update(examined)
+    return plan
 
 
-def _patch_status(cell: Cell) -> Status:
+def _look(cells: Sequence[Cell]) -> tuple[Status, dict[str, Status]]:
+    """The state of a run, and of those patch jobs of it that the cells are."""
+    run, _ = folders_of(cells[0])
+    patches = {cell.patch_id: _patch_status(run.patch(cell.patch_id), cell) for cell in cells}
+    return _run_status(run, cells, patches), patches
+
+
+def _patch_status(folder: PatchFolder, cell: Cell) -> Status:
     """Done means that every table is there: a deleted one is made again."""
-    _, folder = folders_of(cell)
     status = folder.status()
-    if status.state == "done" and not folder.has(cell.config.patch_steps):
+    if status.state == "done" and not folder.has(cell.patch_steps):
         return replace(status, state="todo")
+    if status.state == "todo":
+        # Where parts of it are done separately: the worst of them, or the one at work.
+        parts = [part.status() for part in folder.all_parts()]
+        for state in ("failed", "running", "interrupted", "cancelled"):
+            if found := [part for part in parts if part.state == state]:
+                return found[0]
     return status
 
 
@@ -101,15 +127,14 @@ def part_status(cell: Cell, part: int, parts: int) -> Status:
     """The same of one part of a patch job."""
     _, folder = folders_of(cell)
     status = folder.part(part, parts).status()
-    if status.state == "done" and not folder.has(cell.config.patch_steps[part::parts]):
+    if status.state == "done" and not folder.has(cell.patch_steps[part::parts]):
         return replace(status, state="todo")
     return status
 
 
-def _run_status(cells: Sequence[Cell], patches: dict[str, Status]) -> Status:
+def _run_status(folder: RunFolder, cells: Sequence[Cell], patches: Mapping[str, Status]) -> Status:
     """Done means that the metrics are there, and every checkpoint that is still to be patched: weights may be
     deleted when nobody needs them any more."""
-    folder, _ = folders_of(cells[0])
     status = folder.status()
     if status.state != "done":
         return status
@@ -119,4 +144,4 @@ def _run_status(cells: Sequence[Cell], patches: dict[str, Status]) -> Status:
 def needed_steps(cells: Sequence[Cell], patches: Mapping[str, Status]) -> set[int]:
     """The checkpoints of a run that are still to be patched."""
     pending = [cell for cell in cells if patches[cell.patch_id].state != "done"]
-    return {step for cell in pending for step in cell.config.patch_steps}
+    return {step for cell in pending for step in cell.patch_steps}

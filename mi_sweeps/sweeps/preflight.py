@@ -12,7 +12,7 @@ from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_config, load_tokenizer, pick_device
 from mi_sweeps.store.identity import digest
-from mi_sweeps.sweeps.grid import Cell
+from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.tasks import audit, data
 from mi_sweeps.training.schedules import resolve
 

@@ -1,22 +1,21 @@
-"""Plans, states and progress for a terminal."""
+"""Plans and states for a terminal: sums first, then what is failing and running, and single cells last."""
 
 from __future__ import annotations
 
-import time
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mi_sweeps.store.folders import Status
+from mi_sweeps.store.files import names
+from mi_sweeps.store.folders import State, Status
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps.execute import Listener, Task
+from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.plan import Plan
 
 COLOURS = {
@@ -27,9 +26,14 @@ COLOURS = {
     "interrupted": "yellow",
     "cancelled": "yellow",
 }
-STAGES = {"finetune": "fine-tune", "patch": "patch job"}
-WAIT_SECONDS = 1.0
-"""How often `wait` looks."""
+SHOWN_CELLS = 40
+"""Rows that a screen takes; a sweep with more cells shows those that need to be looked at."""
+LOOKED_AT: tuple[State, ...] = ("running", "failed", "interrupted", "cancelled")
+"""States that are worth a row, the first most."""
+SHOWN_ERRORS = 8
+"""Different errors that are told."""
+SHOWN_VALUES = 12
+"""Values of a key that are all told."""
 
 
 def counted(counts: Counter[str]) -> str:
@@ -42,132 +46,117 @@ def summary(plan: Plan) -> str:
     """Fine-tunes and patch jobs by state, in one line."""
     runs, patches = plan.counts()
     return (
-        f"{len(plan.runs)} {_plural('fine-tune', len(plan.runs))} ({counted(runs)}), "
-        f"{len(plan.patches)} {_plural('patch job', len(plan.patches))} ({counted(patches)})"
+        f"{len(plan.runs)} {plural('fine-tune', len(plan.runs))} ({counted(runs)}), "
+        f"{len(plan.patches)} {plural('patch job', len(plan.patches))} ({counted(patches)})"
     )
 
 
-def _plural(word: str, count: int) -> str:
+def plural(word: str, count: int) -> str:
+    """A word as it is after a number."""
     return word if count == 1 else f"{word}s"
 
 
-def cell_table(plan: Plan) -> Table:
-    """One row a cell: its choices, and where its fine-tune and its patch job are."""
-    # A sweep may have been run in several parts, each with choices of its own.
-    keys = list(dict.fromkeys([*(key for cell in plan.cells for key in cell.choices), "corruption"]))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (*keys, "run", "fine-tune", "patch job"):
-        # Ids are for copying, so they stay whole however narrow the terminal is.
-        table.add_column(column, no_wrap=column not in keys, overflow="fold")
+def axes(cells: Sequence[Cell]) -> Iterator[str]:
+    """A line for each key that is swept, with its values."""
+    values: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for key, value in cell.choices.items():
+            values.setdefault(key, {})[value] = None
+    for key, found in values.items():
+        told = list(found)
+        if len(told) > SHOWN_VALUES:
+            told = [*told[:3], "…", f"{told[-1]} ({len(told)} values)"]
+        yield f"{key}: {', '.join(told)}"
+
+
+def errors(plan: Plan) -> Iterator[str]:
+    """What failed, by error: how many, and where to read on. Errors that differ in numbers and ids only are one."""
+    groups: dict[tuple[str, str], dict[str, Cell]] = {}
+    states = {"fine-tune": plan.runs, "patch job": plan.patches}
     for cell in plan.cells:
-        run, patch = plan.runs[cell.run_id], plan.patches[cell.patch_id]
-        run_folder, patch_folder = planning.folders_of(cell)
-        config = cell.config
-        table.add_row(
-            *(escape(_value(config.dump(), key)) for key in keys),
-            cell.run_id,
-            _state(run, run_folder.path / "checkpoints", len(config.checkpoint_steps)),
-            _state(patch, patch_folder.path / "tables", len(config.patch_steps)),
-        )
+        for stage, id in (("fine-tune", cell.run_id), ("patch job", cell.patch_id)):
+            status = states[stage][id]
+            if status.state == "failed":
+                alike = re.sub(r"[0-9a-f]{12}|\d+(\.\d+)?", "#", status.error or "")
+                groups.setdefault((stage, alike), {})[id] = cell
+    most = sorted(groups.items(), key=lambda group: -len(group[1]))
+    for (stage, _), failed in most[:SHOWN_ERRORS]:
+        id, cell = next(iter(failed.items()))
+        which = f"{stage} {id}" if len(failed) == 1 else f"{len(failed)} {stage}s, for example {id}"
+        yield f"failed {which}: {states[stage][id].error}"
+        yield f"  {planning.folders_of(cell)[stage == 'patch job'].log_file}"
+    if more := most[SHOWN_ERRORS:]:
+        yield f"failed with {len(more)} other errors: {sum(len(failed) for _, failed in more)}"
+
+
+def noteworthy(plan: Plan) -> list[Cell]:
+    """All cells, or of too many those at work and those that went wrong."""
+    if len(plan.cells) <= SHOWN_CELLS:
+        return list(plan.cells)
+
+    def rank(cell: Cell) -> int:
+        states = (plan.runs[cell.run_id].state, plan.patches[cell.patch_id].state)
+        return min(LOOKED_AT.index(state) if state in LOOKED_AT else len(LOOKED_AT) for state in states)
+
+    return sorted((cell for cell in plan.cells if rank(cell) < len(LOOKED_AT)), key=rank)[:SHOWN_CELLS]
+
+
+def cell_table(plan: Plan, cells: Sequence[Cell]) -> Table:
+    """One row a cell: its choices, and where its fine-tune and its patch job are."""
+    names, *rows = _rows(plan, cells)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        # Ids and states stay whole however narrow the terminal is.
+        table.add_column(name, no_wrap=name in STATES, overflow="fold")
+    for row, cell in zip(rows, cells, strict=True):
+        *told, run, patch = map(escape, row)
+        colours = [COLOURS.get(status.state, "dim") for status in (plan.runs[cell.run_id], plan.patches[cell.patch_id])]
+        table.add_row(*told, f"[{colours[0]}]{run}[/]", f"[{colours[1]}]{patch}[/]")
     return table
+
+
+def cell_lines(plan: Plan) -> Iterator[str]:
+    """The same for every cell, as lines of text: a table of thousands of rows takes a minute to lay out."""
+    rows = _rows(plan, plan.cells)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
+
+
+STATES = ("run", "fine-tune", "patch job")
+
+
+def _rows(plan: Plan, cells: Sequence[Cell]) -> list[list[str]]:
+    """The names of the columns, then what is in each cell's row."""
+    # A sweep may have been run in several parts, each with choices of its own.
+    keys = list(dict.fromkeys([*chain.from_iterable(cell.choices for cell in plan.cells), "corruption"]))
+    rows = [[*keys, *STATES]]
+    for cell in cells:
+        run_folder, patch_folder = planning.folders_of(cell)
+        rows.append(
+            [
+                *(_value(cell.values, key) for key in keys),
+                cell.run_id,
+                _state(plan.runs[cell.run_id], run_folder.path / "checkpoints", cell.checkpoint_steps),
+                _state(plan.patches[cell.patch_id], patch_folder.path / "tables", cell.patch_steps),
+            ]
+        )
+    return rows
 
 
 def _value(values: Any, key: str) -> str:
     """What a configuration has for a key: a value, or the name of a group's choice."""
-    for part in key.split("."):
-        values = values.get(part, "") if isinstance(values, dict) else ""
-    return str(values["name"] if isinstance(values, dict) and "name" in values else values)
+    for part in key.lstrip("+").split("."):
+        values = values.get(part, "") if isinstance(values, Mapping) else ""
+    return str(values["name"] if isinstance(values, Mapping) and "name" in values else values)
 
 
-def errors(plan: Plan) -> list[str]:
-    """A line for everything that failed."""
-    failed = [(f"fine-tune {run_id}", status) for run_id, status in plan.runs.items() if status.state == "failed"]
-    failed += [
-        (f"patch job {patch_id}", status) for patch_id, status in plan.patches.items() if status.state == "failed"
-    ]
-    return [f"{name}: {status.error}" for name, status in failed]
-
-
-def _state(status: Status, parts: Path, total: int) -> str:
-    colour = COLOURS.get(status.state, "dim")
+def _state(status: Status, parts: Path, steps: Sequence[int]) -> str:
     text: str = "to do" if status.state == "todo" else status.state
     if status.state == "done":
         text += f" {status.seconds:.0f} s"
     if status.state in ("running", "interrupted", "cancelled"):
-        count = sum(1 for file in parts.glob("[0-9]*")) if parts.is_dir() else 0
-        text += f" {count}/{total}"
+        text += f" {sum(name[:1].isdigit() for name in names(parts))}/{len(steps)}"
     if status.attempts > 1:
         text += f" (attempt {status.attempts})"
-    return f"[{colour}]{text}[/]"
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-class Bars(Listener):
-    """Two bars: the sweep's tasks, and the steps of the one at hand. Without a terminal, a line for each task."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._console = console
-        self._progress = _progress(console)
-        self._total = total
-        self._ended = 0
-        self._all = self._progress.add_task("sweep", total=total)
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """While the bars are on the screen."""
-        if not self._console.is_terminal:
-            yield
-            return
-        with self._progress:
-            yield
-
-    @contextmanager
-    def task(self, task: Task) -> Iterator[Callable[[int], None]]:
-        """A bar for the task at hand."""
-        name = f"{STAGES[task.stage]} {task.cell.label}"
-        bar = self._progress.add_task(escape(name), total=task.steps)
-        try:
-            yield lambda step: self._progress.update(bar, completed=step)
-        finally:
-            self._progress.remove_task(bar)
-
-    def finished(self, task: Task, error: str | None) -> None:
-        """Moves the sweep's bar on."""
-        self._ended += 1
-        self._progress.update(self._all, completed=self._ended)
-        name = f"{STAGES[task.stage]} {task.cell.label}"
-        if error:
-            self._console.print(f"[red]failed[/] {escape(name)}: {escape(error)}", soft_wrap=True)
-        elif not self._console.is_terminal:
-            self._console.print(f"{self._ended}/{self._total} {escape(name)}", soft_wrap=True)
-
-
-def watch(console: Console, look: Callable[[], Plan], busy: Callable[[], bool], seconds: float = WAIT_SECONDS) -> Plan:
-    """A bar over the states of a sweep until nobody works on it; gives the last look.
-
-    Args:
-        seconds: how often to look.
-    """
-    plan = look()
-    with _progress(console) as progress:
-        bar = progress.add_task("sweep", total=len(plan.runs) + len(plan.patches))
-        while True:
-            at_work = busy()
-            plan = look()
-            runs, patches = plan.counts()
-            ended = sum(counts[state] for counts in (runs, patches) for state in ("done", "failed"))
-            progress.update(bar, completed=ended)
-            left = sum(counts[state] for counts in (runs, patches) for state in ("running", "queued"))
-            if not (at_work or left):
-                return plan
-            time.sleep(seconds)
+    return text

@@ -12,14 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from mi_sweeps.config import LauncherConfig
 from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.store.folders import Cancelled, Failure
 from mi_sweeps.sweeps import manifest
+
+if TYPE_CHECKING:
+    from mi_sweeps.config import LauncherConfig
 
 START_SECONDS = 60.0
 """How long a worker may take to import what it needs before it is known."""

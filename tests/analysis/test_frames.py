@@ -47,6 +47,27 @@ def test_tables_hold_every_row_with_its_run_and_step(make_output):
     assert frames.patching["head"].dtype == "Int64"
 
 
+@pytest.mark.parametrize(
+    ("most", "steps", "every", "unread"),
+    [
+        (None, [0, 8, 16, 24, 32], 1, 0),
+        (20, [0, 8, 16, 24, 32], 1, 0),
+        (19, [0, 16, 32], 2, 8),
+        (11, [0, 32], 4, 12),
+        (7, [32], 5, 16),
+        (0, [], 5, 20),
+    ],
+)
+def test_of_too_many_tables_some_checkpoints_are_read(make_output, most, steps, every, unread):
+    """Four patch jobs of five checkpoints each; of all of them the same ones, and the last."""
+    frames = load(make_output(seeds=(0, 1), steps=(0, 8, 16, 24, 32)), most=most)
+    assert sorted(set(frames.patching["step"])) == sorted(set(frames.attribution["step"])) == steps
+    assert (frames.every, frames.unread) == (every, unread)
+    assert frames.patching["patch_id"].nunique() == (4 if steps else 0)
+    assert len(frames.patches) == 4
+    assert set(frames.metrics["step"]) == {0, 8, 16, 24, 32}
+
+
 def test_a_cell_that_never_started_is_todo(make_output, folders):
     output = make_output()
     folders.write_sweep(

@@ -161,6 +161,15 @@ def test_a_page_that_would_be_too_large_shows_fewer_checkpoints_and_says_so(make
     assert Page(full).data["note"] == ""
 
 
+def test_of_a_large_sweep_some_checkpoints_are_read_and_the_page_says_so(make_output, monkeypatch):
+    output = make_output(seeds=(0, 1), steps=range(0, 40, 8))
+    monkeypatch.setattr(report, "MOST", 12)
+    data = Page(write_report(output).read_text()).data
+    assert len(data["blocks"]) == 4
+    assert all(data["steps"][block["sites"]["z"]["steps"]] == [0, 16, 32] for block in data["blocks"])
+    assert "shown for 2 runs, at one checkpoint in 2 and the last" in data["note"]
+
+
 def test_an_empty_folder_makes_a_page(tmp_path):
     assert Page(write_report(tmp_path, to=tmp_path / "new" / "page.html").read_text()).data["blocks"] == []
 

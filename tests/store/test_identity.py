@@ -45,6 +45,29 @@ def rows_task(path: Path, heldout_path: Path | None = None) -> dict[str, Any]:
     return {"task": {**task, **paths, "split": "file" if heldout_path else "names"}}
 
 
+PINNED = {
+    "": ("abfebae31eb4", "bb0b2a6b7f91"),
+    "optim.lr=3e-5 seed=7 corruption=second": ("996a71698ebe", "19f120674960"),
+    "schedule=linear_warmup schedule.warmup_ratio=1.0 checkpoint.storage=delta": ("c174396ff9a5", "533e904fb3d0"),
+    "model=gpt2-xl model.revision=abc task=ioi2 train.precision=bf16": ("9de06933c912", "dd5d9c467031"),
+    "task.names=[Mary,John,Tom,Anna] task.seed=3 optim.betas=[0.9,0.99] patching=heads patching.approximate=true "
+    "patching.steps=[0,8]": ("90fbfe7dac04", "7f8c4caf37c2"),
+    "task=prompts task.path=rows.jsonl patching=paths patching.paths.receivers=[[3,1]]": (
+        "968c9d9de32d",
+        "2d211a75dc5a",
+    ),
+}
+"""Ids as they are in the folders of whoever computed these before; FORMAT changes where they must."""
+
+
+@pytest.mark.parametrize("overrides", PINNED)
+def test_ids_stay_what_they_were(overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"question": "Mary and John met. Mary saw", "completion": " John"}\n')
+    (cell,) = expand(overrides.split())
+    assert (cell.run_id, cell.patch_id) == (run_id(cell.config), patch_id(cell.config)) == PINNED[overrides]
+
+
 def test_ids_are_short_hexadecimal(default: Config) -> None:
     for id_ in (run_id(default), patch_id(default), data_fingerprint(default)):
         assert len(id_) == ID_LENGTH

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from omegaconf.errors import OmegaConfBaseException
 
+from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
-from mi_sweeps.sweeps.grid import Cell, expand
+from mi_sweeps.store.identity import patch_id
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.grid import expand
 
 
 def choices(cells: list[Cell], key: str) -> list[str]:
@@ -88,6 +98,78 @@ def test_a_key_can_be_added_and_swept(own: Path) -> None:
     (own / "schedule" / "mine.yaml").write_text("name: mine\n_target_: nowhere.schedule\n")
     cells = expand(["schedule=mine", "+schedule.power=1,2"], own)
     assert [cell.config.schedule.arguments for cell in cells] == [{"power": 1}, {"power": 2}]
+
+
+WORDS = [
+    *("word", "'two words'", "'1'", "1", "1.0", "1e-3", "true", "null", "'a,b'", '"it\'s"', "[]", "[1,[x,null]]", "''"),
+]
+AXES = {
+    "optim.lr": ["1e-4", "3e-4", "1"],
+    "optim.betas": ["[0.9,0.99]", "[0.8,0.9]"],
+    "optim.betas.0": ["0.5", "0.6"],
+    "seed": ["0", "1", "${train.steps}"],
+    "train.steps": ["16", "24"],
+    "train.batch_size": ["4", "${seed}"],
+    "checkpoint.every": ["2", "${train.steps}"],
+    "schedule": ["constant", "linear_warmup"],
+    "corruption": ["first", "second"],
+    "task": ["ioi2", "ioi3"],
+    "task.prompts": ["{train:24}", "{heldout:12,two_name:6}", "{train:${seed}}"],
+    "task.prompts.train": ["12", "48"],
+    "++task.prompts.train": ["18", "30"],
+    "task.names": ["null", "[Mary,John]", "[Mary,${task.name}]"],
+    "+task.word": [*WORDS, "${optim.lr}", "{a:1}", "{b:2}", "{a:null}"],
+    "++task.seed": [*WORDS, "${seed}", "{c:{d:1}}"],
+    "+task.deep.er": [*WORDS, "${..seed}", "${.} "],
+    "~task.seed": ["null"],
+}
+"""Values that grids may be made of: numbers, text, lists, dictionaries, references, groups, keys that are new."""
+
+
+def one_by_one(axes: dict[str, list[str]]) -> list[Config]:
+    """The cells of a grid as Hydra composes each by itself."""
+    configs = {}
+    with initialize_config_module("mi_sweeps.conf", version_base="1.3"):
+        for values in itertools.product(*axes.values()):
+            config = parse(compose("config", [f"{key}={value}" for key, value in zip(axes, values, strict=True)]))
+            configs.setdefault(patch_id(config), config)
+    return list(configs.values())
+
+
+def outcome(make: Callable[[], list[Config]]) -> list[Config] | None:
+    """Configurations, or None where something is wrong with one."""
+    try:
+        return make()
+    except (UserError, HydraException, OmegaConfBaseException):
+        return None
+
+
+@settings(max_examples=10)
+@given(
+    st.lists(st.sampled_from(sorted(AXES)), min_size=1, max_size=3, unique=True).flatmap(
+        lambda keys: st.fixed_dictionaries(
+            {key: st.lists(st.sampled_from(AXES[key]), min_size=1, max_size=2, unique=True) for key in keys}
+        )
+    )
+)
+@example({"task.prompts": ["{train:24}", "{heldout:12}"]})
+@example({"task.prompts": ["{train:24}", "{train:36}"], "task.prompts.train": ["12", "48"]})
+@example({"task.prompts.train": ["12", "48"], "task.prompts": ["{heldout:24}", "{heldout:36}"]})
+@example({"seed": ["1", "2"], "train.batch_size": ["${seed}"], "checkpoint.every": ["${train.batch_size}"]})
+@example({"+task.word": ["${seed}", "word"], "seed": ["1", "2"]})
+@example({"~task.seed": ["null"], "+task.seed": ["1", "2"]})
+def test_every_cell_is_what_hydra_composes(axes: dict[str, list[str]]) -> None:
+    grid = [f"{key}={','.join(values)}" for key, values in axes.items()]
+    assert outcome(lambda: [cell.config for cell in expand(grid)]) == outcome(lambda: one_by_one(axes))
+
+
+def test_a_file_that_changed_since_the_last_plan_gives_other_ids(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    ids = []
+    for answer in ("John", "Mary", "John"):
+        rows.write_text(f'{{"question": "Mary and John met. Mary saw", "completion": " {answer}"}}\n')
+        ids.append([cell.run_id for cell in expand(["task=prompts", f"task.path={rows}", "seed=0,1"])])
+    assert ids[0] == ids[2] and not set(ids[0]) & set(ids[1])
 
 
 def test_duplicates_are_removed() -> None:

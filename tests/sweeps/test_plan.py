@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -100,6 +102,41 @@ def test_a_killed_run_is_to_do_again(cells):
     made = plan.make(cells)
     assert made.runs[cells[0].run_id].state == "interrupted"
     assert made.to_do() == 6
+
+
+COUNTING = """
+import sys
+from pathlib import Path
+from mi_sweeps.sweeps import manifest, plan
+
+output, asked = Path(sys.argv[1]), []
+cells = [entry.cell(output) for entry in manifest.load(output, "mine")]
+
+def hook(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).startswith(str(output)):
+        asked.append(str(Path(arguments[0]).relative_to(output)))
+
+sys.addaudithook(hook)
+assert plan.make(cells).is_done
+print(*asked, sep="\\n")
+"""
+
+
+def test_a_look_at_a_finished_cell_asks_the_disk_twice(cells):
+    """On a shared disk every question is a message: a status, a list of tables, no lock, nothing for each file."""
+    for cell in cells:
+        finish(cell)
+    output = cells[0].output
+    manifest.add(output, "mine", cells, "")
+    asked = subprocess.run([sys.executable, "-c", COUNTING, output], check=True, capture_output=True, text=True)
+    of_patches = [path for cell in cells for path in of_patch_job(cell)]
+    of_runs = [f"runs/{run_id}/status.json" for run_id in {cell.run_id for cell in cells}]
+    assert sorted(asked.stdout.split()) == sorted(["runs", *of_patches, *of_runs])
+
+
+def of_patch_job(cell):
+    folder = f"runs/{cell.run_id}/patches/{cell.patch_id}"
+    return [f"{folder}/status.json", f"{folder}/tables"]
 
 
 def test_a_manifest_grows_and_survives_a_move(cells, tmp_path):

@@ -1,0 +1,244 @@
+"""What thousands of cells cost: planning, looking, loading; seconds, memory, files and bytes.
+
+The sweeps are learning rates x seeds x 2 corruptions of `mini`: half as many fine-tunes as cells. One cell is computed,
+and its files stand for those of all others (`simulate.py`): a few fine-tunes of every hundred failed, were interrupted
+or have not begun, and 16 are running, their locks held by this process.
+
+- Seconds are on the wall, on a local disk whose content the system has in memory: on a shared file system each question
+  takes longer (what is asked is counted below). Medians of `--repeats`, with the smallest and the largest.
+- "x" is how much longer the largest sweep takes than the one before, over how many times its cells are: 1 is linear.
+- Rows in `code` are commands as they are typed, in processes of their own, with all that they import.
+- Tables of patch jobs are all loaded up to `--tables` cells only: beyond, they fill the memory.
+
+`python benchmarks/scale.py --help` lists the options; benchmarks/README.md has results.
+"""
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from printing import note, processor, spread, table
+from simulate import Sample, fill, sample
+
+from mi_sweeps.sweeps import manifest, plan
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.grid import expand
+
+RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3")
+CALLS = "openat mkdir unlink rmdir rename fsync flock".split()
+"""Questions to a file system that cost most on a shared one."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A grid of so many cells."""
+
+    count: int
+    folder: Path
+    more: tuple[str, ...]
+    """Further overrides."""
+
+    @property
+    def output(self) -> Path:
+        """Where its results are simulated."""
+        return self.folder / f"outputs-{self.count}"
+
+    @property
+    def overrides(self) -> list[str]:
+        """What is typed."""
+        seeds = self.count // (2 * len(RATES))
+        grid = [f"seed=range(0,{seeds})", f"optim.lr={','.join(RATES)}", "corruption=first,second"]
+        return [*grid, "sweep.name=big", f"output={self.output}", *self.more]
+
+
+@dataclass
+class Took:
+    """Measurements of one thing, by how many cells there are."""
+
+    seconds: dict[int, list[float]]
+    memory: dict[int, float]
+    """MB at most, of commands."""
+
+
+Row = tuple[str, Callable[[], Any]]
+"""What is measured, and the function that does it."""
+
+
+def before(sweep: Sweep, cells: Sequence[Cell]) -> Iterator[Row]:
+    """What is done before anything is computed: a row each, in an output that is empty."""
+    yield "plan: overrides to cells", lambda: expand(sweep.overrides)
+    reference = "checkpoint.every=${train.steps}"
+    yield "plan: the same with a reference, `${…}`", lambda: expand([*sweep.overrides, reference])
+    yield "plan: states of an empty output", lambda: plan.make(cells)
+    yield "`mi-sweeps plan`", command("plan", *sweep.overrides)
+    yield "sweep.json: written", lambda: manifest.add(sweep.output, "big", cells, "mi-sweeps run")
+
+
+def after(sweep: Sweep, tables: bool) -> Iterator[Row]:
+    """What is done once most cells are finished."""
+    # The libraries of analysis are no part of what planning needs.
+    from mi_sweeps.analysis import frames
+
+    output = sweep.output
+    cells = [entry.cell(output) for entry in manifest.load(output, "big")]
+    yield "sweep.json: read", lambda: [entry.cell(output) for entry in manifest.load(output, "big")]
+    yield "states of all folders", lambda: plan.make(cells)
+    yield "`mi-sweeps status`", command("status", "big", f"output={output}")
+    yield "`mi-sweeps status --cells`", command("status", "--cells", "big", f"output={output}")
+    yield "frames: runs, patch jobs, metrics", lambda: frames.load(output, ["big"], most=0)
+    if tables:
+        yield "frames: all tables", lambda: frames.load(output, ["big"])
+    yield "`mi-sweeps report`", command("report", "big", f"output={output}")
+
+
+COMMAND = """
+import re, sys
+from pathlib import Path
+from mi_sweeps import cli
+try:
+    cli.main(sys.argv[1:])
+finally:
+    print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+"""
+"""The command line, which then tells how much memory its process took at most."""
+
+
+def command(*arguments: str) -> Callable[[], float]:
+    """A command in a process of its own; gives the MB that it took at most."""
+
+    def run() -> float:
+        done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], check=True, capture_output=True, text=True)
+        return int(done.stderr.split()[-1]) / 1024
+
+    return run
+
+
+def measure(rows: Iterator[Row], count: int, repeats: int, found: dict[str, Took]) -> None:
+    """Adds what each row takes at so many cells."""
+    for name, work in rows:
+        took = found.setdefault(name, Took({}, {}))
+        for _ in range(repeats):
+            began = time.perf_counter()
+            result = work()
+            took.seconds.setdefault(count, []).append(time.perf_counter() - began)
+            if isinstance(result, float):
+                took.memory[count] = max(result, took.memory.get(count, 0.0))
+        note(f"{count} cells, {name}: {median(took.seconds[count]):.2f} s")
+
+
+def growth(took: Took) -> str:
+    """How the seconds grow from the last sweep but one to the last, over how the cells do."""
+    if len(took.seconds) < 2:
+        return ""
+    (few, least), (many, most) = list(took.seconds.items())[-2:]
+    return f"{median(most) / median(least) / (many / few):.2f}"
+
+
+def disk(made: Sample) -> list[list[str]]:
+    """What one run and one patch job leave on the disk."""
+    rows = []
+    for name, folder, without in (("run", made.run.path, "patches"), ("patch job", made.patch.path, "")):
+        paths = [folder, *(path for path in folder.rglob("*") if path.relative_to(folder).parts[0] != without)]
+        files = [path for path in paths if path.is_file()]
+        large = [path for path in files if path.suffix == ".safetensors"]
+        small = sum(path.stat().st_size for path in files if path not in large)
+        weights = f"{sum(path.stat().st_size for path in large) / 1e6:.2f} in {len(large)}" if large else ""
+        rows.append([name, str(len(files)), str(len(paths) - len(files)), weights, f"{small / 1e3:.0f}"])
+    return rows
+
+
+def traced(folder: Path) -> list[str]:
+    """What comes before a job so that its questions to the file system are written down."""
+    if not shutil.which("strace"):
+        return []
+    return ["strace", "-f", "-y", "-e", f"trace={','.join(CALLS)}", "-o", str(folder / "JOB.strace")]
+
+
+def questions(folder: Path, below: Path) -> list[list[str]]:
+    """What a fine-tune and a patch job asked about the folders below their output, by system call."""
+    rows = []
+    for job in ("finetune", "patch"):
+        lines = (folder / f"{job}.strace").read_text().splitlines()
+        calls = Counter(line.split(maxsplit=1)[1].partition("(")[0] for line in lines if f"{below}/" in line)
+        rows.append([job, *(str(calls[call]) for call in CALLS)])
+    return rows
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="What thousands of cells cost; prints Markdown.")
+    parser.add_argument("--cells", nargs="+", type=int, default=[100, 1000, 10000], help="multiples of 10, rising")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tables", type=int, default=100, metavar="N", help="load all tables of N cells at most")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of all cells")
+    options = parser.parse_args(arguments)
+    if any(count % (2 * len(RATES)) for count in options.cells):
+        parser.error(f"--cells: give multiples of {2 * len(RATES)}")
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures and prints."""
+    options = parse(arguments)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("hydra-core", "pydantic", "pandas", "pyarrow"))
+    print(
+        f"{processor()}; Python {sys.version.split()[0]}, {versions}; {datetime.now(timezone.utc):%Y-%m-%d}; "
+        f"load {os.getloadavg()[0]:.1f} at the start.\n\nSeconds; medians of {options.repeats} (smallest–largest)."
+    )
+    found: dict[str, Took] = {}
+    sizes: dict[int, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for count in options.cells:
+            sweep = Sweep(count, folder, tuple(options.set))
+            measure(before(sweep, expand(sweep.overrides)), count, options.repeats, found)
+        tracing = traced(folder)
+        made = sample(folder / "sample", options.set, tracing)
+        for count in options.cells:
+            sweep = Sweep(count, folder, tuple(options.set))
+            with ExitStack() as at_work:
+                fill(expand(sweep.overrides), made, at_work)
+                note(f"{count} cells simulated")
+                measure(after(sweep, count <= options.tables), count, options.repeats, found)
+            sizes[count] = manifest.path(sweep.output, "big").stat().st_size
+            shutil.rmtree(sweep.output)
+        counts = " | ".join(f"{count:,} cells" for count in options.cells)
+        show = partial(_row, options.cells)
+        seconds = [
+            show(what, {at: spread(values) for at, values in took.seconds.items()}) for what, took in found.items()
+        ]
+        rows = [[*row, growth(took)] for row, took in zip(seconds, found.values(), strict=True)]
+        table("Seconds", f"what | {counts} | x", rows)
+        memory = [(what, took.memory) for what, took in found.items() if took.memory]
+        rows = [show(what, {at: f"{value:.0f}" for at, value in of_command.items()}) for what, of_command in memory]
+        table("Memory, MB at most", f"what | {counts}", rows)
+        table("sweep.json", counts, [[f"{size / 1e6:.2f} MB" for size in sizes.values()]])
+        table("On the disk", "of one | files | folders | weights, MB | all else, kB", disk(made))
+        if tracing:
+            asked = questions(folder, folder / "sample" / "runs")
+            table("Asked of the file system below `runs`", f"by one | {' | '.join(CALLS)}", asked)
+
+
+def _row(counts: Sequence[int], what: str, values: dict[int, str]) -> list[str]:
+    return [what, *(values.get(count, "") for count in counts)]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

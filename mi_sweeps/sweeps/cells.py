@@ -1,0 +1,57 @@
+"""The cells of a grid, as light as can be: a plan has thousands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mi_sweeps.steps import checkpoint_steps
+
+if TYPE_CHECKING:
+    from mi_sweeps.config import Config
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a grid: a run, and one patch job on it."""
+
+    values: Mapping[str, Any]
+    """The whole configuration as plain values, valid and complete."""
+    choices: Mapping[str, str]
+    """The values that the grid gave this cell, by key."""
+    run_id: str
+    """The fine-tune that this cell looks at; cells that differ only in how they patch share it."""
+    patch_id: str
+    """The patch job."""
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration, typed. Whoever only looks at folders needs none, nor the import of its libraries."""
+        from mi_sweeps.config import parse
+
+        return parse(dict(self.values))
+
+    @property
+    def label(self) -> str:
+        """The choices as a user would type them."""
+        return " ".join(f"{key}={value}" for key, value in self.choices.items()) or "(defaults)"
+
+    @property
+    def output(self) -> Path:
+        """The folder of all results."""
+        return Path(self.values["output"])
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """Every step whose weights are kept."""
+        checkpoint = self.values["checkpoint"]
+        return checkpoint_steps(self.values["train"]["steps"], checkpoint["every"], checkpoint["steps"])
+
+    @property
+    def patch_steps(self) -> list[int]:
+        """The checkpoints that the patch job looks at."""
+        steps = self.values["patching"]["steps"]
+        return self.checkpoint_steps if steps is None else sorted(set(steps))

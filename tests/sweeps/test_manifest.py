@@ -1,0 +1,108 @@
+"""A sweep's file: cells come back as they were, and it stays small and readable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.files import write_json
+from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.values import differences, put
+
+GRID = ["schedule=constant,linear_warmup", "seed=0,1", "task.prompts={train:24},{train:48}", "sweep.name=mine"]
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[Cell]:
+    return expand([*GRID, f"output={tmp_path}"])
+
+
+def loaded(output: Path) -> list[Cell]:
+    return [entry.cell(output) for entry in manifest.load(output, "mine")]
+
+
+def test_cells_come_back_as_they_were(cells: list[Cell], tmp_path: Path) -> None:
+    manifest.add(tmp_path, "mine", cells, "mi-sweeps run")
+    assert loaded(tmp_path) == cells
+    assert [cell.config for cell in loaded(tmp_path)] == [cell.config for cell in cells]
+
+
+def test_a_cell_is_one_line_with_what_is_its_own(cells: list[Cell], tmp_path: Path) -> None:
+    manifest.add(tmp_path, "mine", cells, "mi-sweeps run")
+    lines = manifest.path(tmp_path, "mine").read_text().splitlines()
+    own = [json.loads(line.rstrip(",")) for line in lines if line.startswith('{"run_id"')]
+    assert [line["patch_id"] for line in own] == [cell.patch_id for cell in cells]
+    assert own[0]["config"] == {}
+    assert own[3]["config"] == {"seed": 1, "task.prompts.train": 48}
+    assert own[4]["config"]["schedule"]["name"] == "linear_warmup"
+
+
+def test_cells_of_another_configuration_can_be_added(cells: list[Cell], tmp_path: Path) -> None:
+    others = expand(["model=gpt2", "task=ioi2", "train.steps=16", "sweep.name=mine", f"output={tmp_path}"])
+    manifest.add(tmp_path, "mine", cells, "one")
+    manifest.add(tmp_path, "mine", others, "other")
+    assert loaded(tmp_path) == [*cells, *others]
+
+
+def test_a_file_of_an_older_version_is_read_and_can_grow(cells: list[Cell], tmp_path: Path) -> None:
+    """It had the whole configuration in every cell."""
+    old = [
+        {
+            "run_id": cell.run_id,
+            "patch_id": cell.patch_id,
+            "corruption": "first",
+            "overrides": cell.choices,
+            "config": cell.values,
+        }
+        for cell in cells[:6]
+    ]
+    write_json(manifest.path(tmp_path, "mine"), {"name": "mine", "command": "old", "cells": old})
+    assert loaded(tmp_path) == cells[:6]
+    manifest.add(tmp_path, "mine", cells[4:], "new")
+    assert loaded(tmp_path) == cells
+    grown = json.loads(manifest.path(tmp_path, "mine").read_text())["cells"]
+    assert grown[0]["config"].keys() == {"schedule"}
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"cells": [{"run_id": "a"}]}', '{"cells": 3}', "{"])
+def test_a_damaged_file_is_one_line(tmp_path: Path, content: str) -> None:
+    file = manifest.path(tmp_path, "mine")
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"\A.*sweep\.json: .*; delete it and run the sweep again\Z"):
+        manifest.load(tmp_path, "mine")
+
+
+KEYS = st.sampled_from(["a", "b", "c", "a.b"])
+LEAVES = st.sampled_from([None, True, 1, 1.0, 0, False, "", "1", [], [1], [True], {}])
+VALUES = st.dictionaries(
+    KEYS.filter(lambda key: "." not in key),
+    st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, max_size=3), max_leaves=8),
+    min_size=3,
+    max_size=3,
+)
+
+
+@given(VALUES, VALUES)
+def test_differences_put_into_the_base_give_the_values(base: dict[str, Any], values: dict[str, Any]) -> None:
+    made = base
+    for key, value in differences(base, values).items():
+        made = put(made, key.split("."), value)
+    assert json.dumps(made, sort_keys=True) == json.dumps(values, sort_keys=True)
+    assert differences(values, values) == {}
+
+
+def test_what_is_put_changes_nothing_else() -> None:
+    before = {"a": {"b": [1, {"c": 2}], "d": {}}, "e": 3}
+    after = put(before, ["a", "b", "1", "c"], 4)
+    assert after == {"a": {"b": [1, {"c": 4}], "d": {}}, "e": 3}
+    assert before == {"a": {"b": [1, {"c": 2}], "d": {}}, "e": 3}
+    assert put({"a": 1}, ["f", "g"], 5) == {"a": 1, "f": {"g": 5}}

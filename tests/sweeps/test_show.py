@@ -1,0 +1,120 @@
+"""What a terminal shows of many cells: sums, what fails and what runs; single cells where they are few or asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mi_sweeps import cli
+from mi_sweeps.store.files import write_json
+from mi_sweeps.store.folders import Folder
+from mi_sweeps.sweeps import manifest, show
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.plan import folders_of
+
+
+@pytest.fixture
+def look(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
+    """The lines that a command prints."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> list[str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*arguments, f"output={tmp_path}"])
+        assert stopped.value.code == 0
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def planned(output: Path, count: int) -> list[Cell]:
+    """A sweep of so many fine-tunes, each with two patch jobs."""
+    cells = expand([f"seed=range(0,{count})", "corruption=first,second", "sweep.name=mine", f"output={output}"])
+    manifest.add(output, "mine", cells, "")
+    return cells
+
+
+def leave(folder: Folder, state: str, error: str | None = None) -> None:
+    write_json(folder.path / "status.json", {"state": state, "attempts": 1, "error": error})
+
+
+def rows(lines: list[str]) -> list[list[str]]:
+    """The cells in the order in which they are shown."""
+    (head,) = [number for number, line in enumerate(lines) if line.startswith("seed")]
+    return [line.split() for line in lines[head + 1 :] if line[:1].isdigit() and " cells: " not in line]
+
+
+def test_a_small_sweep_shows_every_cell(look: Callable[..., list[str]], tmp_path: Path) -> None:
+    cells = planned(tmp_path, 3)
+    found = look("status")
+    assert found[0] == "mine: 3 fine-tunes (3 to do), 6 patch jobs (6 to do)"
+    assert [row[:3] for row in rows(found)] == [
+        [str(cell.values["seed"]), cell.values["corruption"]["name"], cell.run_id] for cell in cells
+    ]
+    assert not any("--cells" in line for line in found)
+
+
+def test_a_large_sweep_shows_what_runs_and_what_went_wrong(look: Callable[..., list[str]], tmp_path: Path) -> None:
+    cells = planned(tmp_path, 100)
+    for seed in range(10, 40):
+        leave(folders_of(cells[2 * seed])[0], "failed", "RuntimeError: broken")
+    leave(folders_of(cells[2 * 5])[0], "running")  # nobody holds its lock
+    at_work = folders_of(cells[2 * 70])[0]
+    with at_work.claim():
+        leave(at_work, "running")
+        found = look("status")
+    seeds = [row[0] for row in rows(found)]
+    assert seeds == ["70", "70", *(str(seed) for seed in range(10, 29) for _ in range(2))]
+    assert "running 0/27" in found[4]
+    hint = "those at work, then those that went wrong; all: `mi-sweeps status --cells mine"
+    assert found[-1].startswith(f"40 of 200 cells: {hint}")
+    every = look("status", "--cells")
+    assert [row[0] for row in rows(every)] == [str(seed) for seed in range(100) for _ in range(2)]
+
+
+def test_where_nothing_runs_or_failed_there_are_sums_only(look: Callable[..., list[str]], tmp_path: Path) -> None:
+    planned(tmp_path, 21)
+    found = look("status")
+    assert len(found) == 2
+    assert found[1].startswith("none of 42 cells: ")
+
+
+def test_failures_are_grouped_by_what_they_say(look: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Numbers and ids differ from cell to cell; the error is the same."""
+    cells = planned(tmp_path, 8)
+    for number, cell in enumerate(cells[:10:2]):
+        run, _ = folders_of(cell)
+        leave(run, "failed", f"OutOfMemoryError: tried to allocate {number}.5 GiB in {cell.run_id}")
+    run, patch = folders_of(cells[-1])
+    leave(run, "done")
+    leave(patch, "failed", "ValueError: nan")
+    found = look("status")
+    example, _ = folders_of(cells[0])
+    assert found[1:5] == [
+        f"failed 5 fine-tunes, for example {cells[0].run_id}: OutOfMemoryError: tried to allocate 0.5 GiB in "
+        f"{cells[0].run_id}",
+        f"  {example.log_file}",
+        f"failed patch job {cells[-1].patch_id}: ValueError: nan",
+        f"  {patch.log_file}",
+    ]
+
+
+def test_many_different_errors_do_not_fill_the_screen(look: Callable[..., list[str]], tmp_path: Path) -> None:
+    words = "one two three four five six seven eight nine ten eleven".split()
+    for word, cell in zip(words, planned(tmp_path, len(words))[::2], strict=True):
+        leave(folders_of(cell)[0], "failed", f"ValueError: {word}")
+    told = [line for line in look("status") if line.startswith("failed")]
+    assert len(told) == show.SHOWN_ERRORS + 1
+    assert told[-1] == "failed with 3 other errors: 3"
+
+
+def test_plan_tells_some_of_many_values(look: Callable[..., list[str]]) -> None:
+    found = look("plan", "seed=range(0,100)", "optim.lr=1e-4,3e-4")
+    assert found[1:3] == ["  seed: 0, 1, 2, …, 99 (100 values)", "  optim.lr: 0.0001, 0.0003"]
+
+
+def test_a_key_that_is_forced_is_shown_too(look: Callable[..., list[str]]) -> None:
+    assert [line.split()[0] for line in look("plan", "--cells", "++task.seed=3,4")[-2:]] == ["3", "4"]
