@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint types pytest bench bench-patching bench-scale format clean
+.PHONY: install demo test test-slurm lint types slurm pytest bench bench-patching bench-scale format clean
 
 install: $(VENV)/.installed
 
@@ -19,7 +19,15 @@ demo: install
 	@$(BIN)/mi-sweeps run sweep=demo
 	@$(BIN)/mi-sweeps report demo
 
-test: lint types pytest
+test: lint types slurm pytest
+
+# What tests/slurm needs: the programs of a real SLURM, of which these tests start a private one.
+slurm:
+	@tests/slurm/install.sh || echo "tests/slurm is left out" >&2
+
+test-slurm: install
+	@tests/slurm/install.sh
+	$(BIN)/pytest tests/slurm
 
 lint: install
 	$(BIN)/ruff check

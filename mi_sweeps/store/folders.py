@@ -296,20 +296,6 @@ class PatchFolder(Folder):
         """Whether the tables at these steps are there."""
         return _has_all(self.path / "tables", map(self._table, steps))
 
-
-def _has_all(folder: Path, files: Iterable[str]) -> bool:
-    """Whether all files are in a folder. One look at it: on a shared disk each question for a file is a message."""
-    wanted = set(files)
-    return not wanted or wanted <= names(folder)
-
-    def part(self, part: int, parts: int) -> Folder:
-        """The folder of whoever does one part of several of this job's checkpoints; the tables are the job's."""
-        return Folder(self.path / "parts" / f"{part}-of-{parts}")
-
-    def all_parts(self) -> list[Folder]:
-        """The folders of all parts that were begun."""
-        return [Folder(path) for path in sorted(self.path.glob("parts/*-of-*"))]
-
     def part(self, part: int, parts: int) -> Folder:
         """The folder of whoever does one part of several of this job's checkpoints; the tables are the job's."""
         return Folder(self.path / "parts" / f"{part}-of-{parts}")
@@ -317,6 +303,12 @@ def _has_all(folder: Path, files: Iterable[str]) -> bool:
     def all_parts(self) -> list[Folder]:
         """The folders of all parts that were begun."""
         return [Folder(self.path / "parts" / name) for name in sorted(names(self.path / "parts"))]
+
+
+def _has_all(folder: Path, files: Iterable[str]) -> bool:
+    """Whether all files are in a folder. One look at it: on a shared disk each question for a file is a message."""
+    wanted = set(files)
+    return not wanted or wanted <= names(folder)
 
 
 def run_folder(output: Path, run_id: str) -> RunFolder:
