@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mi_sweeps.errors import UserError
 
-SECONDS = 30
+SECONDS = 20
 """How long SLURM's commands may take: they hang where a daemon is down."""
 
 Task = tuple[str, int]

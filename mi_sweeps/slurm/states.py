@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from mi_sweeps.slurm import queue
@@ -21,6 +23,11 @@ ENDED_BADLY: dict[str, Failure] = {
     "FAILED": "error",
 }
 """States in which SLURM leaves a job that it does not start again, with the kind of failure."""
+
+KILLED = ("9:0", "0:9")
+"""Exit codes of jobs that got SIGKILL."""
+LOG_BYTES = 10_000
+"""How much of a job's output is looked at."""
 
 WORDS: dict[Failure, str] = {
     "timeout": "ended by its time limit; raise launcher.time",
@@ -97,13 +104,26 @@ def _joined(
         return status
     for place in where:
         job = ended.get(place.key)
-        # Of a task with several cells it is the first unfinished one that was at hand; the others were never begun.
+        # Of a task with several cells it is the one that was at hand; the others were never begun.
         alone = len(place.array.tasks[place.number]) == 1
         if job and job.state in ENDED_BADLY and (status.state == "interrupted" or alone):
-            failure = ENDED_BADLY[job.state]
+            failure = _failure(job, place)
             error = f"{WORDS[failure]} ({job.state}, exit code {job.reason}, {job.node}); see {place.log}"
             return replace(status, state="failed", error=error, failure=failure)
     return status
+
+
+def _failure(job: Job, place: Place) -> Failure:
+    """Why a job ended. Where memory is not kept by cgroups, SLURM kills a job that takes too much, and says why in the
+    job's output alone."""
+    failure = ENDED_BADLY[job.state]
+    if failure == "error" and job.reason in KILLED:
+        with suppress(OSError), open(place.log, "rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - LOG_BYTES))
+            if b"exceeded memory limit" in log.read():
+                return "oom"
+    return failure
 
 
 def look(plan: Plan, submissions: Sequence[Submission]) -> Plan:
