@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mi_sweeps.errors import UserError
 
@@ -56,24 +56,29 @@ def live(names: Collection[str]) -> dict[Task, Job]:
     if not names:
         return {}
     rows = _ask(["squeue", "--array", "--noheader", f"--name={','.join(names)}", "--format=%i|%j|%T|%r|%N"])
-    return _jobs(rows, names)
+    return {(job.name, job.number): job for job in _jobs(rows) if job.name in names}
 
 
-def ended(jobs: Collection[str], names: Collection[str]) -> dict[Task, Job] | None:
+def ended(names: Mapping[str, str]) -> dict[Task, Job] | None:
     """Tasks as accounting remembers them, the newest attempt of each; None where there is no accounting.
 
     Args:
-        jobs: ids of arrays.
-        names: those that jobs must have: ids may have been given out anew.
+        names: of arrays, by their job ids. Jobs of other names are none of ours: ids may have been given out anew.
     """
-    if not jobs:
+    if not names:
         return {}
     fields = "--format=JobID,JobName%200,State,ExitCode,NodeList"
     try:
-        rows = _ask(["sacct", "--allocations", "--noheader", "--parsable2", fields, f"--jobs={','.join(jobs)}"])
+        rows = _ask(["sacct", "--allocations", "--noheader", "--parsable2", fields, f"--jobs={','.join(names)}"])
     except UserError:
         return None
-    return _jobs(rows, names)
+    found = {}
+    for job in _jobs(rows):
+        name = names.get(job.id.partition("_")[0])
+        # A job that has just ended has no name of its own yet.
+        if name and job.name in (name, "allocation"):
+            found[name, job.number] = replace(job, name=name)
+    return found
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -102,17 +107,14 @@ def limits() -> Limits:
     )
 
 
-def _jobs(rows: Iterable[str], names: Collection[str]) -> dict[Task, Job]:
-    found: dict[Task, Job] = {}
+def _jobs(rows: Iterable[str]) -> Iterator[Job]:
     for row in rows:
         parts = row.split("|")
-        if len(parts) != 5 or parts[1] not in names:
-            continue
-        id, name, state, reason, node = parts
-        for number in numbers(id):
-            # "CANCELLED by 0"
-            found[name, number] = Job(name, number, _one(id, number), state.split()[0], reason, node)
-    return found
+        if len(parts) == 5:
+            id, name, state, reason, node = parts
+            for number in numbers(id):
+                # "CANCELLED by 0"
+                yield Job(name, number, _one(id, number), state.split()[0], reason, node)
 
 
 def numbers(id: str) -> list[int]:

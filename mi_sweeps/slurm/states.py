@@ -143,5 +143,5 @@ def look(plan: Plan, submissions: Sequence[Submission]) -> Plan:
         for place in where.get(one, ())
         if place.key not in live and place.array.jobs
     }
-    ended = queue.ended({arrays[name].id for name in gone}, gone)
+    ended = queue.ended({arrays[name].id: name for name in gone})
     return Plan(plan.cells, join(plan.runs, where, live, ended), join(plan.patches, where, live, ended))
