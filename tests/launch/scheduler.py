@@ -17,6 +17,10 @@ command, arguments = Path(sys.argv[0]).name, sys.argv[1:]
 options = dict(word.partition("=")[::2] for word in arguments)
 
 
+def say(*lines):
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
 def sbatch(state):
     script = Path(arguments[-1])
     text = script.read_text()
@@ -28,7 +32,7 @@ def sbatch(state):
         state["queue"].append([str(id) if number is None else f"{id}_{number}", name, "PENDING", "Priority", ""])
     (here / "scripts").mkdir(exist_ok=True)
     (here / "scripts" / f"{id}.sh").write_text(text)
-    print(f"Submitted batch job {id}")
+    say(f"Submitted batch job {id}")
 
 
 def squeue(state):
@@ -51,9 +55,9 @@ def scancel(state):
 
 def scontrol(state):
     if arguments[:2] == ["show", "config"]:
-        print(*state["config"], sep="\n")
+        say(*state["config"])
     elif "show" in arguments:
-        print(state["job"])
+        say(state["job"])
 
 
 with open(here / "state.json", "r+") as file:
@@ -74,5 +78,4 @@ if command in state["hang"]:
     time.sleep(60)
 if refused:
     sys.exit(message)
-for row in rows:
-    print("|".join(row))
+say(*("|".join(row) for row in rows))
