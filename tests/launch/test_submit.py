@@ -75,7 +75,7 @@ def test_single_tasks_wait_too(call: Callable, slurm, words: list[str]) -> None:
 
 def test_a_submission_is_known_before_the_first_job_is(call: Callable, slurm, words: list[str]) -> None:
     call("run", *words)
-    known = [json.loads(record) for call in slurm.state["calls"] for record in call["records"]]
+    known = [one for (one,) in slurm.records("sbatch")]
     assert [[bool(array["jobs"]) for array in one["arrays"]] for one in known] == [
         [False, False, False],
         [True, False, False],
