@@ -318,7 +318,7 @@ def test_a_task_that_cannot_put_itself_back_waits_for_its_end(
 def test_what_slurm_interrupts_goes_on_with_the_real_thing(small: tuple[str, ...], tmp_path: Path, slurm) -> None:
     """A fine-tune of the embedded model is stopped after a checkpoint, and goes on from there."""
     slurm.set(job=PREEMPTED)
-    longer = ("train.steps=200", "checkpoint.every=20", "patching.steps=[0]")
+    longer = ("train.steps=80", "checkpoint.every=10", "patching.steps=[0]")
     cells = expand([*small, *longer, "sweep.name=s", f"output={tmp_path / 'outputs'}"])
     submission = submitted(cells)
     code = "import sys\nfrom mi_sweeps.slurm.task import SlurmTask\nSlurmTask(sys.argv[1], 0, 0)()"
@@ -326,7 +326,7 @@ def test_what_slurm_interrupts_goes_on_with_the_real_thing(small: tuple[str, ...
     run, _ = planning.folders_of(cells[0])
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 100
-        while not run.checkpoint(20).exists() and process.poll() is None:
+        while not run.checkpoint(10).exists() and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
