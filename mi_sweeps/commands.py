@@ -82,7 +82,11 @@ def plan(options: argparse.Namespace) -> int:
     if first.launcher.name == "slurm":
         from mi_sweeps.slurm import steer, submit
 
-        work = submit.look(cells, first.launcher, options.retry)
+        try:
+            work = submit.look(cells, first.launcher, options.retry)
+        except UserError as error:
+            console.print(f"{error}; shown is what the folders say", markup=False, soft_wrap=True)
+            work = submit.look(cells, first.launcher, options.retry, ask=False)
         made, asked = work.plan, list(steer.asked(work.arrays, first.launcher))
     else:
         made = planning.make(cells)

@@ -190,7 +190,7 @@ def test_a_cell_without_enough_memory_says_so_and_is_done_with_more(make_sweep, 
 
 
 def test_a_time_limit_is_survived(make_sweep, cluster):
-    sweep = make_sweep("seed=0", "corruption=first", "train.steps=9000", "checkpoint.every=300", "patching.steps=[0]")
+    sweep = make_sweep("seed=0", "corruption=first", "train.steps=3600", "checkpoint.every=200", "patching.steps=[0]")
     assert sweep.run("launcher.finetune.time=1") == 0
     plan = sweep.wait()
     assert plan.is_done
