@@ -7,6 +7,7 @@ overrides of conf/sweep/NAME.yaml; those on the command line take their places.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.values import put
 
 CONFIG = "config"
+
+REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
+"""A value that is another one: `${train.steps}`."""
 
 ONE_FOR_A_SWEEP = ("output", "launcher", "tracking", "sweep", "patching.steps")
 """Keys that are part of no identity."""
@@ -210,6 +214,8 @@ def _cell(composed: Composed, overrides: Sequence[Override]) -> Config:
     values = composed.values
     for override in overrides:
         values = put(values, override.key_or_group.split("."), override.value())
+    for name in [name for name, value in values.items() if _waits(value)]:
+        values = {**values, name: _followed(values[name], values)}
     waiting = [name for name, value in values.items() if _waits(value)]
     if waiting:
         for override in overrides:
@@ -225,3 +231,20 @@ def _waits(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_waits, value))
     return isinstance(value, str) and ("${" in value or value == "???")
+
+
+def _followed(value: Any, values: Mapping[str, Any]) -> Any:
+    """A value with what it refers to in the place of plain references; others are left to OmegaConf, which is slow."""
+    if isinstance(value, dict):
+        return {key: _followed(item, values) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_followed(item, values) for item in value]
+    reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    if not reference:
+        return value
+    found: Any = values
+    for part in reference[1].split("."):
+        if not isinstance(found, dict) or part not in found:
+            return value
+        found = found[part]
+    return value if _waits(found) else found
