@@ -136,7 +136,8 @@ def test_status_and_help_do_not_import_torch(finished):
         "heavy = {'torch', 'transformers', 'pandas', 'datasets', 'wandb', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    for arguments in (["--help"], ["status", f"output={finished}"], ["plan", "sweep=grid"]):
+    output = f"output={finished}"
+    for arguments in (["--help"], ["status", output], ["sync", output], ["plan", "sweep=grid"]):
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
 
 
