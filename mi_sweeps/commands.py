@@ -362,6 +362,13 @@ def logs(options: argparse.Namespace) -> int:
     return DONE
 
 
+def sync(options: argparse.Namespace) -> int:
+    """`mi-sweeps sync`."""
+    from mi_sweeps.tracking import sync as uploads
+
+    return uploads.sync(_console(), *_sweeps(options), dry_run=options.dry_run)
+
+
 def report(options: argparse.Namespace) -> int:
     """`mi-sweeps report`."""
     from mi_sweeps.analysis.report import write_report
