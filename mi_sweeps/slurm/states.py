@@ -134,14 +134,15 @@ def look(plan: Plan, submissions: Sequence[Submission]) -> Plan:
         UserError: the controller does not answer.
     """
     where = places(submissions)
-    open_ids = {one for one, status in {**plan.runs, **plan.patches}.items() if status.state not in ("done", "failed")}
-    arrays = {place.array.name: place.array for one in open_ids for place in where.get(one, ())}
+    # Failed ones too: they may have been submitted once more.
+    not_done = {one: status for one, status in {**plan.runs, **plan.patches}.items() if status.state != "done"}
+    arrays = {place.array.name: place.array for one in not_done for place in where.get(one, ())}
     live = queue.live(arrays.keys())
     gone = {
         place.array.name
-        for one in open_ids
+        for one, status in not_done.items()
         for place in where.get(one, ())
-        if place.key not in live and place.array.jobs
+        if status.state in PENDING and place.key not in live and place.array.jobs
     }
     ended = queue.ended({arrays[name].id: name for name in gone})
     return Plan(plan.cells, join(plan.runs, where, live, ended), join(plan.patches, where, live, ended))

@@ -94,8 +94,9 @@ def _folder(output: Path, sweep: str) -> Path:
 
 
 def of_output(output: Path) -> list[Submission]:
-    """All submissions into a folder of results, of whatever sweep."""
-    return [submission for name in manifest.names(output) for submission in of_sweep(output, name)]
+    """All submissions into a folder of results, of whatever sweep, the oldest first."""
+    every = (submission for name in manifest.names(output) for submission in of_sweep(output, name))
+    return sorted(every, key=lambda one: one.submitted)
 
 
 def tasks(submissions: list[Submission]) -> Iterator[tuple[Submission, Array, int, str]]:

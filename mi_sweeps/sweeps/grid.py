@@ -38,6 +38,9 @@ REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
 ONE_FOR_A_SWEEP = ("output", "launcher", "tracking", "sweep", "patching.steps")
 """Keys that are part of no identity."""
 
+ANY_KEYS = re.compile(r"launcher\.(\w+\.)?sbatch[.=]")
+"""What is below takes any key; Hydra wants new ones to be marked."""
+
 
 def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cell]:
     """Every cell of the grid that the overrides span; each once, in the grid's order.
@@ -52,7 +55,7 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
         axes = _axes(overrides, loader)
         swept = [key for key, values in axes.items() if len(values) > 1]
         for key in swept:
-            if key in ONE_FOR_A_SWEEP or key.split(".")[0] in ONE_FOR_A_SWEEP:
+            if {key.lstrip("+"), key.lstrip("+").split(".")[0]} & set(ONE_FOR_A_SWEEP):
                 raise UserError(
                     f"{key}={','.join(axes[key])}: changes no result, so it cannot be swept; give one value"
                 )
@@ -122,7 +125,7 @@ def _no_such_choice(error: MissingConfigException) -> str:
 def _axes(overrides: Sequence[str], loader: ConfigLoader) -> dict[str, list[str]]:
     """For each key its values; first those of the named sweep, then the command line's."""
     parser = OverridesParser.create(config_loader=loader)
-    given = parser.parse_overrides([*overrides])
+    given = parser.parse_overrides([f"++{word}" if ANY_KEYS.match(word) else word for word in overrides])
     named = [override for override in given if override.get_key_element() == "sweep"]
     axes: dict[str, list[str]] = {}
     if named:

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from mi_sweeps.config import Config, parse
+from mi_sweeps.config import Config, SlurmConfig, parse
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.identity import patch_id
 from mi_sweeps.sweeps.cells import Cell
@@ -249,3 +249,18 @@ def test_a_wrong_override_is_one_line(overrides: list[str], says: str) -> None:
 def test_a_missing_folder_of_configuration_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\A--config-dir .*nowhere: no such folder\Z"):
         expand([], tmp_path / "nowhere")
+
+
+def test_any_option_of_sbatch_can_be_given() -> None:
+    options = [
+        "launcher.sbatch={nice: 100}",
+        "launcher.patch.sbatch.mail-type=END",
+        "+launcher.finetune.sbatch.hold=true",
+    ]
+    (cell,) = expand(["launcher=slurm", *options])
+    launcher = cell.config.launcher
+    assert isinstance(launcher, SlurmConfig)
+    assert (launcher.sbatch, launcher.patch.sbatch) == ({"nice": 100}, {"mail-type": "END"})
+    assert launcher.finetune.sbatch == {"hold": True}
+    with pytest.raises(UserError, match="cannot be swept"):
+        expand(["launcher=slurm", "launcher.sbatch.nice=1,2"])
