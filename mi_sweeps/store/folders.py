@@ -323,7 +323,9 @@ def describe(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, UserError):
         return str(error)
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500] + where
 
 
 def failure_of(error: BaseException) -> Failure:

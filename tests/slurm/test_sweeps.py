@@ -279,6 +279,7 @@ def test_jobs_that_the_controller_has_lost_are_submitted_again(make_sweep, clust
     cluster.run("scancel", *others)
     cluster.stop("slurmdbd")
     assert sweep.run() == 0, "without accounting too"
+    cluster.restart("slurmctld")
     assert sweep.wait().is_done
     assert sweep.states() == ({"done": 1}, {"done": 1})
 
