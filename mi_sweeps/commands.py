@@ -199,22 +199,33 @@ def _watch(
     below: Callable[[Plan], Sequence[RenderableType]] = lambda plan: (),
 ) -> Plan:
     """Looks until nobody works on the sweep any more; `below` is what is shown below a bar."""
-    from mi_sweeps.slurm import steer, submissions
+    from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.sweeps import progress, workers
 
-    on_cluster = bool(submissions.of_sweep(output, name))
+    on_cluster = bool(submissions.of_output(output))
     seen = False
+    trouble: str | None = None
+
+    def look() -> Plan:
+        nonlocal trouble
+        before = trouble
+        made, trouble = steer.seen(planning.make(cells), output)
+        if trouble and trouble != before:
+            console.print(f"{name}: {trouble}", markup=False, soft_wrap=True)
+        return made
 
     def busy() -> bool:
         nonlocal seen
         here = bool(workers.alive(output, name))
         seen = seen or here
-        return here or (not seen and workers.starting(output, name) and not planning.make(cells).is_done)
+        # A controller that does not answer may have jobs all the same; it is restarted now and then.
+        unknown = trouble is not None and queue.available()
+        return here or ((unknown or (not seen and workers.starting(output, name))) and not planning.make(cells).is_done)
 
     return progress.watch(
         console,
-        lambda: steer.seen(planning.make(cells), output, name)[0],
+        look,
         busy,
         seconds=steer.ASK_SECONDS if on_cluster else progress.WAIT_SECONDS,
         below=below,
@@ -277,7 +288,7 @@ def status(options: argparse.Namespace) -> int:
         if options.watch:
             _watch(console, output, name, cells, below=lambda made, name=name: list(told(name, made)))  # type: ignore[misc]
             continue
-        made, trouble = steer.seen(planning.make(cells), output, name)
+        made, trouble = steer.seen(planning.make(cells), output)
         if trouble:
             console.print(f"{name}: {trouble}", markup=False, soft_wrap=True)
         if options.cells:

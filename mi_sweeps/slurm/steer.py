@@ -27,9 +27,10 @@ CANCEL_SECONDS = 60.0
 STAGES = {"finetune": "fine-tune", "patch": "patch job"}
 
 
-def seen(plan: Plan, output: Path, sweep: str) -> tuple[Plan, str | None]:
-    """A plan of a sweep with what the cluster says, and why it says nothing."""
-    found = submissions.of_sweep(output, sweep)
+def seen(plan: Plan, output: Path) -> tuple[Plan, str | None]:
+    """A plan with what the cluster says, and why it says nothing."""
+    # Of every sweep: several may have the same cells.
+    found = submissions.of_output(output)
     if not found:
         return plan, None
     try:

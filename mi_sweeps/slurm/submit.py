@@ -3,9 +3,11 @@ already is left alone, so two people may run the same sweep at once."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 120.0
 """How long another process may take to submit."""
+SBATCH_SECONDS = 60
+"""How long one array may take."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def look(
 
     runs, patches = plan.missing(retry)
     queued = {
-        run_id: {place.array.name for place in where[run_id] if place.array.jobs}
+        run_id: {place.array.name for place in where[run_id]}
         for run_id, status in plan.runs.items()
         if status.state in ("queued", "running") and run_id in where
     }
@@ -96,17 +100,28 @@ def submit(submission: Submission, arrays: Sequence[Array], launcher: SlurmConfi
     # Written before the first call, and after each: a job that nobody knows of would be computed twice.
     arrays = list(arrays)
     known = submissions.of_output(submission.output)
-    ids = {array.name: array.id for one in known for array in one.arrays}
+    ids = {array.name: array.id for one in known for array in one.arrays if array.jobs}
+    # Whoever submitted these was killed before it could write their ids down.
+    unknown = {name for array in arrays for name in array.after} - ids.keys() - {array.name for array in arrays}
+    ids |= {job.name: job.id.partition("_")[0] for job in queue.live(unknown).values()}
     try:
         for number, array in enumerate(arrays):
             replace(submission, arrays=tuple(arrays)).write()
             jobs = _sbatch(submission, number, array, launcher, _dependency(array, ids))
             arrays[number] = replace(array, jobs=tuple(jobs))
             ids[array.name] = arrays[number].id
-    except UserError:
-        queue.cancel([array.id for array in arrays if array.jobs])
+    except UserError as error:
+        jobs = [array.id for array in arrays if array.jobs]
+        try:
+            if isinstance(error, _NoAnswer):
+                # It may have been submitted all the same.
+                jobs += {job.id.partition("_")[0] for job in queue.live({array.name for array in arrays}).values()}
+            queue.cancel(jobs)
+        except UserError as other:
+            end = f"`mi-sweeps cancel {submission.sweep}` ends what was submitted"
+            raise UserError(f"{error}; {other}; {end}") from None
         submission.path.unlink()
-        raise
+        raise UserError(f"{error}; nothing was submitted") from None
     submission = replace(submission, arrays=tuple(arrays))
     submission.write()
     return submission
@@ -119,7 +134,8 @@ def _dependency(array: Array, ids: dict[str, str]) -> str | None:
     if array.wait == "pairs":
         # A submission of one task is no array.
         kind = "aftercorr" if len(array.tasks) > 1 else "afterok"
-    return f"{kind}:{':'.join(ids[name] for name in array.after)}"
+    found = [ids[name] for name in array.after if name in ids]
+    return f"{kind}:{':'.join(found)}" if found else None
 
 
 def _sbatch(
@@ -132,11 +148,36 @@ def _sbatch(
     work = [SlurmTask(str(submission.path), number, task) for task in range(len(array.tasks))]
     try:
         executor.update_parameters(**parameters(array, launcher, dependency))
-        jobs: list[Any] = executor.map_array(_run, work)
+        # submitit prints what sbatch complains of; here it is part of the error.
+        with _at_most(SBATCH_SECONDS), redirect_stderr(StringIO()):
+            jobs: list[Any] = executor.map_array(_run, work)
     except (FailedJobError, FailedSubmissionError, OSError) as error:
-        lines = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
-        raise UserError(f"sbatch: {lines[0].strip()}; nothing was submitted") from None
+        if TimeoutError in (type(error), type(error.__cause__)):
+            why = "the cluster takes no more jobs now (MaxJobCount) or is down"
+            raise _NoAnswer(f"sbatch: no answer in {SBATCH_SECONDS} s; {why}") from None
+        lines = [line.partition("error:")[2] for line in str(error).splitlines() if "error:" in line]
+        raise UserError(f"sbatch: {'; '.join(map(str.strip, lines)) or error}") from None
     return [job.job_id for job in jobs]
+
+
+class _NoAnswer(UserError):
+    """sbatch hangs."""
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    """submitit waits for sbatch without end."""
+
+    def give_up(signum: int, frame: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _run(task: SlurmTask) -> None:

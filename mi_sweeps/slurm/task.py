@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from mi_sweeps.store.folders import Busy, Cancelled, Folder, Interrupted
 
 POLL_SECONDS = 5.0
 """How often to look whether another job has done what this one waits for."""
+STAY_SECONDS = 600.0
+"""How long to wait for being killed; SLURM's grace times are shorter."""
 ASK_SECONDS = 20.0
 """How long SLURM may take to answer; little time is left when it is asked."""
 
@@ -165,7 +168,7 @@ def _told_by_signals(submission: Submission) -> Iterator[None]:
         # The rest of the notice is for putting things away.
         for other in watched:
             signal.signal(other, signal.SIG_IGN)
-        if submissions.read(submission.path).cancelled:
+        if _is_cancelled(submission):
             raise Cancelled
         if signum == signal.SIGUSR2:
             raise _TimeLimit
@@ -186,6 +189,14 @@ def _told_by_signals(submission: Submission) -> Iterator[None]:
                 signal.signal(signum, handler)
 
 
+def _is_cancelled(submission: Submission) -> bool:
+    """Whether its tasks shall end for good; its file is gone where sbatch refused a later array."""
+    try:
+        return submissions.read(submission.path).cancelled
+    except FileNotFoundError:
+        return True
+
+
 def job_id() -> str:
     """This task as scontrol takes it. The job id alone would mean the whole array in the array's last task."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
@@ -204,6 +215,8 @@ def _start_again() -> None:
     result = _scontrol("requeue", job_id())
     if result.returncode:
         print(f"not put back into the queue: {result.stderr.strip()}", file=sys.stderr)  # noqa: T201
+        # A preempted task that is killed is started again too; one that exits is not.
+        time.sleep(STAY_SECONDS)
 
 
 def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -212,6 +225,8 @@ def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"no answer in {ASK_SECONDS:.0f} s")
+    except OSError as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
 
 
 def _mark(folder: Folder, error: str) -> None:

@@ -195,20 +195,22 @@ class Folder:
                 raise
             except BaseException as error:
                 log.error("failed: %s", describe(error))
-                self._finish(running, begun, "failed", describe(error), failure_of(error))
-                # Last: on a full disk the status matters more than the traceback.
-                with suppress(OSError):
-                    self.error_file.write_text(traceback.format_exc(), encoding="utf-8")
+                if self._finish(running, begun, "failed", describe(error), failure_of(error)):
+                    # Last: on a full disk the status matters more than the traceback.
+                    with suppress(OSError):
+                        self.error_file.write_text(traceback.format_exc(), encoding="utf-8")
                 raise
             self._finish(running, begun, "done", None)
 
     def _finish(
         self, running: Status, begun: float, state: State, error: str | None, failure: Failure | None = None
-    ) -> None:
+    ) -> bool:
+        """Whether this is still the newest attempt: a later one's status is not overwritten."""
         if not self._is(running):
-            return  # A later attempt's status is not to be overwritten.
+            return False
         seconds = round(running.seconds + time.monotonic() - begun, 3)
         self._write(replace(running, state=state, finished=now(), seconds=seconds, error=error, failure=failure))
+        return True
 
     def _is(self, running: Status) -> bool:
         """Whether that attempt is still the newest."""

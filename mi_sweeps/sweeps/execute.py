@@ -105,14 +105,19 @@ def execute(
         return status.state in PENDING or (failed_before and (status.failure or "error") in retry)
 
     def look() -> list[tuple[Task, Status]]:
-        return [task for task in _tasks(planning.make(cells), part, parts) if task[0].stage in stages]
+        return list(_tasks(planning.make(cells), part, parts))
+
+    def mine(task: Task) -> bool:
+        return task.stage in stages and task.id not in outcome.failed
 
     while True:
-        ready = [task for task, status in look() if wanted(status) and task.id not in outcome.failed]
+        ready = [task for task, status in look() if mine(task) and wanted(status)]
         busy = [task for task in ready if not _do(task, outcome, listener)]
         if len(busy) == len(ready):
             # Nothing was claimed in this round: all that is left is done, failed, or in other hands.
-            running = [task for task, status in look() if status.state == "running"]
+            # Patch jobs alone wait for fine-tunes too.
+            here = {*stages, "finetune"}
+            running = [task for task, status in look() if task.stage in here and status.state == "running"]
             if not (running and wait):
                 outcome.busy = running
                 return outcome

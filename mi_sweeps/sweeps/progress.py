@@ -99,6 +99,7 @@ def watch(
             states = Counter(status.state for status in plan.statuses)
             progress.update(bar, completed=states["done"] + states["failed"])
             screen.update(Group(progress, *below(plan)))
-            if not (at_work or states["running"] or states["queued"]):
+            # Asked again, for who answers may have learned from the look.
+            if not (at_work or states["running"] or states["queued"] or busy()):
                 return plan
             time.sleep(max(seconds, WAIT_TIMES * took))

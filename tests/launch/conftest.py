@@ -32,9 +32,8 @@ class Scheduler:
         # submitit asks for it by name only.
         (folder / "srun").write_text("#!/bin/sh\nexit 1\n")
         (folder / "srun").chmod(0o755)
-        self._write(
-            {"next": 100, "queue": [], "ended": [], "calls": [], "refuse": {}, "hang": [], "job": "", "config": []}
-        )
+        empty = {"queue": [], "ended": [], "calls": [], "refuse": {}, "hang": [], "job": "", "config": []}
+        self._write({"next": 100, "watch": str(folder.parent / "outputs"), **empty})
 
     def _write(self, state: dict[str, Any]) -> None:
         (self.folder / "state.json").write_text(json.dumps(state))
@@ -54,6 +53,10 @@ class Scheduler:
     def calls(self, command: str) -> list[list[str]]:
         """The arguments of each call of a command."""
         return [call["arguments"] for call in self.state["calls"] if call["command"] == command]
+
+    def records(self, command: str) -> list[list[dict[str, Any]]]:
+        """The submissions that were on disk at each call of a command."""
+        return [list(map(json.loads, call["records"])) for call in self.state["calls"] if call["command"] == command]
 
     @property
     def scripts(self) -> list[str]:

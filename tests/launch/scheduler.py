@@ -2,7 +2,8 @@
 
 state.json has: `queue` and `ended`, rows as squeue and sacct print them; `config`, lines of `scontrol show config`;
 `job`, what `scontrol show job` says; `refuse`, for a command its message and after how many calls it fails with it;
-`hang`, commands that do not answer; `calls`, all that was asked.
+`hang`, commands that do not answer; `calls`, all that was asked, each with the submissions that the folder of results
+`watch` had then.
 """
 
 import fcntl
@@ -63,10 +64,8 @@ def scontrol(state):
 with open(here / "state.json", "r+") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     state = json.load(file)
-    # What is on disk while sbatch runs: whether a submission is known by then.
-    records = (
-        [path.read_text() for path in Path(arguments[-1]).parents[1].glob("*.json")] if command == "sbatch" else []
-    )
+    # What a job would find if it began at once.
+    records = [path.read_text() for path in Path(state["watch"]).glob("sweeps/*/slurm/*.json")]
     state["calls"].append({"command": command, "arguments": arguments, "records": records})
     message, after = state["refuse"].get(command, ("", 0))
     refused = message and sum(call["command"] == command for call in state["calls"]) > after

@@ -8,7 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,17 @@ import pytest
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.store import folders
-from mi_sweeps.store.files import replacing
-from mi_sweeps.store.folders import Busy, Cancelled, Folder, describe, run_folder
+from mi_sweeps.store.files import replacing, write_json
+from mi_sweeps.store.folders import (
+    Busy,
+    Cancelled,
+    Folder,
+    Interrupted,
+    Superseded,
+    describe,
+    failure_of,
+    run_folder,
+)
 
 WORKER = """
 import sys
@@ -148,6 +157,98 @@ def test_being_told_to_stop_is_no_failure(folder: Folder, error: BaseException) 
         raise error
     assert (folder.status().state, folder.status().error) == ("cancelled", None)
     assert not folder.error_file.exists()
+
+
+def test_being_interrupted_is_no_failure(folder: Folder) -> None:
+    with pytest.raises(Interrupted), folder.claim(), folder.attempt():
+        raise Interrupted
+    assert (folder.status().state, folder.status().error) == ("interrupted", None)
+    assert not folder.error_file.exists()
+    with folder.claim(), folder.attempt():
+        pass
+    assert (folder.status().state, folder.status().attempts) == ("done", 2)
+
+
+def test_interrupted_work_can_be_called_a_failure(folder: Folder) -> None:
+    with pytest.raises(Interrupted), folder.claim(), folder.attempt():
+        raise Interrupted
+    before = folder.status()
+    with folder.claim():
+        folder.fail("too slow", "timeout")
+    status = folder.status()
+    assert (status.state, status.error, status.failure) == ("failed", "too slow", "timeout")
+    assert (status.attempts, status.started, status.seconds) == (1, before.started, before.seconds)
+
+
+@contextmanager
+def taken_over(folder: Folder) -> Iterator[Callable[[], None]]:
+    """An attempt whose lock is lost: another machine has begun a later one meanwhile."""
+    with folder.attempt() as check:
+        check()
+        later = {"state": "running", "attempts": 2, "host": "other", "pid": 7, "seconds": 30.0}
+        write_json(folder.path / "status.json", later)
+        yield check
+
+
+def later_is_untouched(folder: Folder) -> bool:
+    status = folder.status_on_disk()
+    return (status.state, status.attempts, status.host, status.seconds) == ("running", 2, "other", 30.0)
+
+
+def test_an_attempt_that_was_taken_over_writes_nothing_more(folder: Folder) -> None:
+    with pytest.raises(Superseded, match="later attempt"), folder.claim(), taken_over(folder) as check:
+        check()
+        raise AssertionError("it would write a result here")
+    assert later_is_untouched(folder)
+    assert "a later attempt works here now" in folder.log_file.read_text()
+    assert not folder.error_file.exists()
+
+
+def test_an_attempt_that_was_taken_over_is_not_done_by_coming_to_its_end(folder: Folder) -> None:
+    with pytest.raises(Superseded), folder.claim(), taken_over(folder):
+        pass
+    assert later_is_untouched(folder)
+
+
+@pytest.mark.parametrize("error", [ValueError("nan"), Cancelled(), Interrupted(), KeyboardInterrupt()])
+def test_nor_does_its_end_of_another_kind_touch_the_later_one(folder: Folder, error: BaseException) -> None:
+    with pytest.raises(type(error)), folder.claim(), taken_over(folder):
+        raise error
+    assert later_is_untouched(folder)
+    assert not folder.error_file.exists()
+
+
+class OutOfMemoryError(RuntimeError):
+    """PyTorch's own has this name."""
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (ValueError("nan"), "error"),
+        (UserError("seed=-1"), "error"),
+        (MemoryError(), "oom"),
+        (OutOfMemoryError("CUDA out of memory"), "oom"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+            "oom",
+        ),
+    ],
+)
+def test_a_failure_is_of_a_kind(folder: Folder, error: Exception, failure: str) -> None:
+    assert failure_of(error) == failure
+    with pytest.raises(type(error)), folder.claim(), folder.attempt():
+        raise error
+    assert folder.status().failure == failure
+    with folder.claim(), folder.attempt():
+        pass
+    assert folder.status().failure is None
+
+
+def test_seconds_of_work_done_elsewhere_count(folder: Folder) -> None:
+    with folder.claim(), folder.attempt(spent=60.0):
+        pass
+    assert 60.0 <= folder.status().seconds < 70.0
 
 
 def test_full_disk_is_named_with_the_file_and_what_to_do(folder: Folder) -> None:
