@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..store.files import names
-from ..store.folders import Folder
+from ..store.folders import Folder, PatchFolder
 
 Json = dict[str, Any]
 
@@ -39,11 +39,14 @@ class Patch:
     status: Json
     """status.json, whose `state` is `todo` while the patch job was never started."""
 
-    def tables(self) -> list[tuple[int, Path]]:
-        """(step, Parquet file) of the checkpoints examined so far, in the order of steps."""
-        folder = self.path / "tables"
-        found = (name.removesuffix(".parquet") for name in names(folder) if name.endswith(".parquet"))
-        return sorted((int(step), folder / f"{step}.parquet") for step in found if step.isdigit())
+    def steps(self) -> list[int]:
+        """The checkpoints examined so far, in order."""
+        stems = (name.removesuffix(".parquet") for name in names(self.path / "tables") if name.endswith(".parquet"))
+        return sorted(int(stem) for stem in stems if stem.isdigit())
+
+    def table(self, step: int) -> Path:
+        """The Parquet file of a checkpoint."""
+        return PatchFolder(self.path).table(step)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,8 +78,8 @@ PATHS = EXAMINED | {
 OF_PROMPT = {"prompt": "int64", "patched": "float64", "clean": "float64", "corrupted": "float64"}
 BY_PROMPT = EXAMINED | {"site": "string", "layer": "Int64", "head": "Int64", "position": "string"} | OF_PROMPT
 PATHS_BY_PROMPT = EXAMINED | {"site": "string", **SOURCE, "layer": "Int64", "head": "Int64"} | OF_PROMPT
-Table = tuple[folder.Patch, int, Path]
-"""A patch job, the step of a checkpoint and the file with its rows."""
+Examined = tuple[folder.Patch, int]
+"""A patch job and the step of a checkpoint; there is a table of it."""
 TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths")
 
 
@@ -120,9 +121,9 @@ def load(output: Path, sweeps: Sequence[str] | None = None, most: int | None = N
 
 def tabulate(output: folder.Output, paths: bool = True, most: int | None = None) -> Frames:
     """The tables of an output folder that was read. Without `paths`, of which there may be many, that one is empty."""
-    found = [(patch, step, file) for patch in output.patches for step, file in patch.tables()]
+    found = [(patch, step) for patch in output.patches for step in patch.steps()]
     examined, every = _some(found, most)
-    keys = [(patch.run_id, patch.patch_id, patch.corruption, step) for patch, step, _ in examined]
+    keys = [(patch.run_id, patch.patch_id, patch.corruption, step) for patch, step in examined]
     wanted = {
         "attribution": (ATTRIBUTION_KINDS, ATTRIBUTION),
         "patching": (("patch",), PATCHING),
@@ -131,8 +132,8 @@ def tabulate(output: folder.Output, paths: bool = True, most: int | None = None)
     # Not all that is there: by_prompt is as large as everything else together many times over.
     names = {"kind", *ATTRIBUTION, *PATCHING, *PATHS}
     parts: dict[str, list[pa.Table]] = {name: [] for name in wanted}
-    for _, _, file in examined:
-        table = _read(file, "kind", names)
+    for patch, step in examined:
+        table = _read(patch.table(step), "kind", names)
         has = set(table.column_names)
         for name, (kinds, columns) in wanted.items():
             parts[name].append(_of_kinds(table, kinds).select([column for column in columns if column in has]))
@@ -149,17 +150,18 @@ def tabulate(output: folder.Output, paths: bool = True, most: int | None = None)
     )
 
 
-def _some(examined: list[Table], most: int | None) -> tuple[list[Table], int]:
+def _some(examined: list[Examined], most: int | None) -> tuple[list[Examined], int]:
     """At most so many tables, of all patch jobs if that is possible: of one checkpoint in `every`, and the last."""
-    steps = sorted({step for _, step, _ in examined})
     if most is None or len(examined) <= most:
         return examined, 1
-    for every in range(2, len(steps) + 1):
-        kept = {*steps[::every], steps[-1]}
-        some = [table for table in examined if table[1] in kept]
-        if len(some) <= most:
-            return some, every
-    return [table for table in examined if table[1] == steps[-1]][:most], len(steps)
+    counts = Counter(step for _, step in examined)
+    steps = sorted(counts)
+    for every in range(2, len(steps) + 2):
+        # Beyond the number of steps the last one is left.
+        kept = {*(steps[::every] if every <= len(steps) else ()), steps[-1]}
+        if sum(counts[step] for step in kept) <= most:
+            break
+    return [of_step for of_step in examined if of_step[1] in kept][:most], min(every, len(steps))
 
 
 def by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
@@ -339,10 +341,10 @@ def _by_prompt(frames: Frames, kind: str, sites: Sequence[str] | None = None) ->
     held = set(table[["patch_id", "step"]].drop_duplicates().itertuples(index=False, name=None))
     names = {"kind", "by_prompt", *columns}
     for patch in frames.output.patches if frames.output else ():
-        for step, file in patch.tables():
+        for step in patch.steps():
             if (patch.patch_id, step) not in held:
                 continue
-            rows = _read(file, "kind", names)
+            rows = _read(patch.table(step), "kind", names)
             if not {"by_prompt", "prompt"} <= set(rows.column_names):
                 continue
             prompts = _of_kinds(rows, ("prompt",))

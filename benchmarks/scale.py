@@ -37,6 +37,9 @@ from typing import Any
 from printing import note, processor, spread, table
 from simulate import Sample, fill, sample
 
+from mi_sweeps.config import SlurmConfig
+from mi_sweeps.slurm.arrays import layout, parameters
+from mi_sweeps.slurm.queue import Limits
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
@@ -88,7 +91,17 @@ def before(sweep: Sweep, cells: Sequence[Cell]) -> Iterator[Row]:
     yield "plan: the same with a reference, `${…}`", lambda: expand([*sweep.overrides, reference])
     yield "plan: states of an empty output", lambda: plan.make(cells)
     yield "`mi-sweeps plan`", command("plan", *sweep.overrides)
+    yield "submit: arrays, and what sbatch is given", lambda: submission(cells)
     yield "sweep.json: written", lambda: manifest.add(sweep.output, "big", cells, "mi-sweeps run")
+
+
+def submission(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """What submitit is given for each array of a submission."""
+    (one,) = expand(["launcher=slurm", "launcher.pack=2", "launcher.gpus=1"])
+    launcher = one.config.launcher
+    assert isinstance(launcher, SlurmConfig)
+    arrays = layout(*plan.make(cells).missing(), {}, launcher, "big", Limits().tasks)
+    return [parameters(array, launcher, "aftercorr:1") for array in arrays]
 
 
 def after(sweep: Sweep, tables: bool) -> Iterator[Row]:

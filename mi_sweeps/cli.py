@@ -112,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("export", commands.export, "write tidy tables into DIR, one file a table", "DIR [SWEEP ...]")
     sub.add_argument("--format", choices=("parquet", "csv"), default="parquet")
     sub.add_argument("--by-prompt", action="store_true", help="also what each prompt has: many times as much")
+    sub = add("sync", commands.sync, "upload what wandb wrote offline, from a machine with a network", "SWEEP")
+    sub.add_argument("--dry-run", action="store_true", help="show what would be uploaded")
     add("doctor", commands.doctor, "show what this machine has, and what is missing", "output=DIR")
     return parser
 

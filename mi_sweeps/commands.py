@@ -82,7 +82,11 @@ def plan(options: argparse.Namespace) -> int:
     if first.launcher.name == "slurm":
         from mi_sweeps.slurm import steer, submit
 
-        work = submit.look(cells, first.launcher, options.retry)
+        try:
+            work = submit.look(cells, first.launcher, options.retry)
+        except UserError as error:
+            console.print(f"{error}; shown is what the folders say", markup=False, soft_wrap=True)
+            work = submit.look(cells, first.launcher, options.retry, ask=False)
         made, asked = work.plan, list(steer.asked(work.arrays, first.launcher))
     else:
         made = planning.make(cells)
@@ -367,6 +371,13 @@ def logs(options: argparse.Namespace) -> int:
             lines += folder.error_file.read_text().splitlines()
         console.print("\n".join(lines), markup=False, soft_wrap=True)
     return DONE
+
+
+def sync(options: argparse.Namespace) -> int:
+    """`mi-sweeps sync`."""
+    from mi_sweeps.tracking import sync as uploads
+
+    return uploads.sync(_console(), *_sweeps(options), dry_run=options.dry_run)
 
 
 def report(options: argparse.Namespace) -> int:

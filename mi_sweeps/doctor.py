@@ -74,7 +74,7 @@ def _models() -> Iterator[tuple[str, str, str]]:
 
 def _wandb() -> Iterator[tuple[str, str, str]]:
     key = bool(os.environ.get("WANDB_API_KEY")) or _netrc_has("api.wandb.ai")
-    yield "wandb login", "yes" if key else "no", "" if key else "only for tracking.mode=online: wandb login"
+    yield "wandb login", "yes" if key else "no", "" if key else "only for uploads to wandb: wandb login"
 
 
 def _netrc_has(host: str) -> bool:

@@ -134,7 +134,7 @@ def test_figures_are_written(call, finished, tmp_path):
         ["--help"],
         ["plan", "sweep=grid"],
         ["plan", "sweep=grid", "--cells"],
-        *([command, "output=OUTPUT"] for command in ("status", "cancel", "logs")),
+        *([command, "output=OUTPUT"] for command in ("status", "cancel", "logs", "sync")),
         ["status", "--cells", "output=OUTPUT"],
     ],
     ids=" ".join,

@@ -142,6 +142,7 @@ def _ask(command: Sequence[str]) -> list[str]:
     except subprocess.TimeoutExpired:
         raise UserError(f"{command[0]}: no answer in {SECONDS} s; SLURM is busy or down, try again") from None
     if result.returncode:
-        lines = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
-        raise UserError(f"{command[0]}: {lines[0]}")
+        said = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[0]
+        said = said.removeprefix(f"{command[0]}: ").removeprefix("error: ")
+        raise UserError(f"{command[0]}: {said}; SLURM is down, or this machine is no client of it")
     return result.stdout.splitlines()

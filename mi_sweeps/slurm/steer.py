@@ -55,12 +55,13 @@ def asked(arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:
 
 def _described(asked: ResourcesConfig) -> str:
     values = [f"{asked.time} min"]
-    values += [f"{count} {name}" for name, count in (("CPUs", asked.cpus), ("GPUs", asked.gpus)) if count]
+    values += [f"{count} {plural(name, count)}" for name, count in (("CPU", asked.cpus), ("GPU", asked.gpus)) if count]
     values += [asked.memory] if asked.memory else []
     for name in ("partition", "account", "qos", "constraint"):
         value = getattr(asked, name)
         values += [f"{name} {value}"] if value else []
     values += [f"--{name}={value}" for name, value in asked.sbatch.items()]
+    values += [f"after `{line}`" for line in asked.setup]
     return ", ".join(values)
 
 

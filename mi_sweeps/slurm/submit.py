@@ -41,15 +41,20 @@ class Work:
     arrays: list[Array]
 
 
-def look(cells: Sequence[Cell], launcher: SlurmConfig, retry: Sequence[Failure], name: str = "") -> Work:
-    """What `run` would submit now; on a machine that is no SLURM client as if no jobs were there.
+def look(
+    cells: Sequence[Cell], launcher: SlurmConfig, retry: Sequence[Failure], name: str = "", *, ask: bool = True
+) -> Work:
+    """What `run` would submit now.
+
+    Args:
+        ask: the cluster; without it as if it had no jobs and SLURM's own limits.
 
     Raises:
         UserError: the controller does not answer, or the cluster cannot hold so many jobs.
     """
     known = submissions.of_output(cells[0].config.output)
     plan = planning.make(cells)
-    if queue.available():
+    if ask:
         plan = states.look(plan, known)
     where = states.places(known)
 
@@ -59,7 +64,7 @@ def look(cells: Sequence[Cell], launcher: SlurmConfig, retry: Sequence[Failure],
         for run_id, status in plan.runs.items()
         if status.state in ("queued", "running") and run_id in where
     }
-    limits = queue.limits() if queue.available() else queue.Limits()
+    limits = queue.limits() if ask else queue.Limits()
     arrays = layout(runs, patches, queued, launcher, name, limits.tasks)
     count = sum(len(array.tasks) for array in arrays)
     if count > limits.jobs:

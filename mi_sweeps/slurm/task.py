@@ -31,6 +31,7 @@ ASK_SECONDS = 20.0
 """How long SLURM may take to answer; little time is left when it is asked."""
 
 FAILED, STOPPED = 1, 143
+TOO_LONG = "reached its time limit before a checkpoint; raise launcher.time or lower checkpoint.every"
 
 
 class _TimeLimit(Interrupted):
@@ -66,10 +67,10 @@ def run_task(submission: Submission, array: int, number: int) -> None:
     except Cancelled:
         sys.exit(STOPPED)
     except Interrupted as reason:
-        if isinstance(reason, _TimeLimit) and at and _made(cells) == before:
+        if isinstance(reason, _TimeLimit) and _made(cells) == before:
             # Another attempt would get no further.
-            message = "reached its time limit before a checkpoint; raise launcher.time or lower checkpoint.every"
-            _mark(at[-1], message)
+            if at:
+                _mark(at[-1], TOO_LONG)
             sys.exit(FAILED)
         _start_again()
         sys.exit(STOPPED)

@@ -67,21 +67,22 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path | str) -> Any:
     """Reads a JSON file, or gives None where there is none.
 
     Raises:
         UserError: the file is not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        with open(path, "rb") as stream:
+            return json.loads(stream.read())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         raise UserError(f"{path}: not valid JSON; delete it and run the sweep again") from None
 
 
-def names(folder: Path) -> frozenset[str]:
+def names(folder: Path | str) -> frozenset[str]:
     """What is in a folder, in one look; nothing where there is no folder."""
     try:
         return frozenset(os.listdir(folder))

@@ -109,7 +109,7 @@ class Folder:
 
     def status_on_disk(self) -> Status:
         """What status.json says; a process that was killed leaves `running` behind."""
-        path = self.path / "status.json"
+        path = f"{self.path}/status.json"  # text: a plan asks for thousands, and a Path takes longer than the reading
         try:
             return Status(**(read_json(path) or {}))
         except TypeError:
@@ -271,7 +271,7 @@ class RunFolder(Folder):
 
     def has(self, steps: Iterable[int]) -> bool:
         """Whether the metrics are there, and the weights at these steps."""
-        return self.metrics.exists() and _has_all(self.path / "checkpoints", map(self._weights, steps))
+        return self.metrics.exists() and _has_all(f"{self.path}/checkpoints", map(self._weights, steps))
 
     def patch(self, patch_id: str) -> PatchFolder:
         """A patch job of this run."""
@@ -296,7 +296,7 @@ class PatchFolder(Folder):
 
     def has(self, steps: Iterable[int]) -> bool:
         """Whether the tables at these steps are there."""
-        return _has_all(self.path / "tables", map(self._table, steps))
+        return _has_all(f"{self.path}/tables", map(self._table, steps))
 
     def part(self, part: int, parts: int) -> Folder:
         """The folder of whoever does one part of several of this job's checkpoints; the tables are the job's."""
@@ -307,7 +307,7 @@ class PatchFolder(Folder):
         return [Folder(self.path / "parts" / name) for name in sorted(names(self.path / "parts"))]
 
 
-def _has_all(folder: Path, files: Iterable[str]) -> bool:
+def _has_all(folder: str, files: Iterable[str]) -> bool:
     """Whether all files are in a folder. One look at it: on a shared disk each question for a file is a message."""
     wanted = set(files)
     return not wanted or wanted <= names(folder)
@@ -325,7 +325,9 @@ def describe(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, UserError):
         return str(error)
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500] + where
 
 
 def failure_of(error: BaseException) -> Failure:

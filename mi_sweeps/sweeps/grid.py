@@ -32,6 +32,9 @@ from mi_sweeps.sweeps.values import put
 
 CONFIG = "config"
 
+REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
+"""A value that is another one: `${train.steps}`."""
+
 ONE_FOR_A_SWEEP = ("output", "launcher", "tracking", "sweep", "patching.steps")
 """Keys that are part of no identity."""
 
@@ -214,6 +217,8 @@ def _cell(composed: Composed, overrides: Sequence[Override]) -> Config:
     values = composed.values
     for override in overrides:
         values = put(values, override.key_or_group.split("."), override.value())
+    for name in [name for name, value in values.items() if _waits(value)]:
+        values = {**values, name: _followed(values[name], values)}
     waiting = [name for name, value in values.items() if _waits(value)]
     if waiting:
         for override in overrides:
@@ -229,3 +234,20 @@ def _waits(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_waits, value))
     return isinstance(value, str) and ("${" in value or value == "???")
+
+
+def _followed(value: Any, values: Mapping[str, Any]) -> Any:
+    """A value with what it refers to in the place of plain references; others are left to OmegaConf, which is slow."""
+    if isinstance(value, dict):
+        return {key: _followed(item, values) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_followed(item, values) for item in value]
+    reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    if not reference:
+        return value
+    found: Any = values
+    for part in reference[1].split("."):
+        if not isinstance(found, dict) or part not in found:
+            return value
+        found = found[part]
+    return value if _waits(found) else found

@@ -93,20 +93,23 @@ def make(cells: Sequence[Cell]) -> Plan:
     runs = {cell.run_id: untouched for cell in cells}
     patches = {cell.patch_id: untouched for cell in cells}
     plan = Plan(tuple(cells), runs, patches)
-    there = {output: names(output / "runs") for output in {cell.output for cell in cells}}
-    begun = {run: group for run, group in plan.cells_by_run.items() if run in there[group[0].output]}
+    there = {output: names(f"{output}/runs") for output in {cell.values["output"] for cell in cells}}
+    begun = [group for run, group in plan.cells_by_run.items() if run in there[group[0].values["output"]]]
     with ThreadPoolExecutor(LOOKERS) as lookers:
-        for run_id, (run, examined) in zip(begun, lookers.map(_look, begun.values()), strict=True):
-            runs[run_id] = run
-            patches.update(examined)
+        for seen in lookers.map(_look, [begun[first::LOOKERS] for first in range(LOOKERS)]):
+            runs.update(seen.runs)
+            patches.update(seen.patches)
     return plan
 
 
-def _look(cells: Sequence[Cell]) -> tuple[Status, dict[str, Status]]:
-    """The state of a run, and of those patch jobs of it that the cells are."""
-    run, _ = folders_of(cells[0])
-    patches = {cell.patch_id: _patch_status(run.patch(cell.patch_id), cell) for cell in cells}
-    return _run_status(run, cells, patches), patches
+def _look(groups: Sequence[Sequence[Cell]]) -> Plan:
+    """The states of some runs, and of those patch jobs of theirs that the cells are."""
+    seen = Plan((), {}, {})
+    for cells in groups:
+        run, _ = folders_of(cells[0])
+        seen.patches.update((cell.patch_id, _patch_status(run.patch(cell.patch_id), cell)) for cell in cells)
+        seen.runs[cells[0].run_id] = _run_status(run, cells, seen.patches)
+    return seen
 
 
 def _patch_status(folder: PatchFolder, cell: Cell) -> Status:

@@ -1,14 +1,16 @@
 """One wandb run for each run id, written by its fine-tune and its patch jobs alike.
 
 Everything is logged against an own `checkpoint` axis: wandb's step is shifted when offline attempts are joined. Any
-failure of wandb is a warning; the run goes on without it.
+failure of wandb is a warning; the run goes on without it. A signal to a job reaches wandb's own process too, which dies
+of it at once: then the mirror goes on in a new attempt.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +22,8 @@ log = logging.getLogger(__name__)
 
 INIT_SECONDS = 30.0
 """How long an unreachable server may hold up a run."""
+FLUSH_SECONDS = 1.0
+"""How much of an offline attempt a kill may take along. With wandb's own 15 s, early kills leave nothing."""
 PIXELS = 24
 """Side of one head in a heatmap image."""
 
@@ -27,25 +31,26 @@ PIXELS = 24
 class Mirror:
     """Logs to a wandb run, or to nothing."""
 
-    def __init__(self, run: Any | None, corruption: str) -> None:
-        self._run = run
+    def __init__(self, begin: Callable[[], Any | None], corruption: str) -> None:
+        self._begin = begin
+        self._run = begin()
         self._corruption = corruption
 
     def log_metrics(self, step: int, metrics: Sequence[dict[str, Any]]) -> None:
         """Metrics of a checkpoint as SPLIT/METRIC."""
-        self._log(step, {f"{row['split']}/{row['metric']}": row["value"] for row in metrics})
+        self._log(step, lambda: {f"{row['split']}/{row['metric']}": row["value"] for row in metrics})
 
     def log_tables(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
         """Per-layer logit differences as CORRUPTION/attn_LAYER, and a heatmap of each head site."""
-        if self._run is None:
-            return
+        self._log(step, lambda: self._tables(rows))
+
+    def _tables(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for row in rows:
             if row["kind"] == "layer":
                 name = row["component"] if row["layer"] is None else f"{row['component']}_{row['layer']}"
                 values[f"{self._corruption}/logit_diff/{name}"] = row["logit_diff"]
-        values |= self._heatmaps(rows)
-        self._log(step, values)
+        return values | self._heatmaps(rows)
 
     def _heatmaps(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         sites: dict[str, list[dict[str, Any]]] = {}
@@ -63,13 +68,29 @@ class Mirror:
             log.warning("wandb: no heatmaps (%s)", error)
             return {}
 
-    def _log(self, step: int, values: dict[str, Any]) -> None:
+    def _log(self, step: int, values: Callable[[], dict[str, Any]]) -> None:
+        for again in (True, False):
+            if self._run is None:
+                return
+            try:
+                # Made anew for each try: a picture belongs to the attempt that it was logged to.
+                self._run.log({"checkpoint": step, **values()})
+                return
+            except Exception as error:  # As above.
+                what = "the mirror goes on in a new attempt" if again else "nor is anything after it"
+                log.warning("wandb: step %d is not mirrored (%s); %s", step, error, what)
+                _forget()
+                self._run = self._begin() if again else None
+
+    def finish(self, exit_code: int) -> None:
+        """Ends the wandb run; nothing may be logged after it."""
         if self._run is None:
             return
         try:
-            self._run.log({"checkpoint": step, **values})
+            self._run.finish(exit_code=exit_code)
         except Exception as error:  # As above.
-            log.warning("wandb: step %d is not mirrored (%s)", step, error)
+            log.warning("wandb: not finished (%s)", error)
+            _forget()
 
 
 @contextmanager
@@ -79,13 +100,15 @@ def mirror(config: Config, run_id: str, folder: Folder, job_type: Literal["finet
     Args:
         folder: where wandb's own files go; each job has one of its own, so that two may write at once.
     """
-    run = _init(config, run_id, folder, job_type) if config.tracking.mode != "disabled" else None
+    tracked = config.tracking.mode != "disabled"
+    begin = partial(_init, config, run_id, folder, job_type) if tracked else lambda: None
+    mirrored = Mirror(begin, config.corruption.name)
     try:
-        yield Mirror(run, config.corruption.name)
+        yield mirrored
     except BaseException:
-        _finish(run, exit_code=1)
+        mirrored.finish(exit_code=1)
         raise
-    _finish(run, exit_code=0)
+    mirrored.finish(exit_code=0)
 
 
 def _init(config: Config, run_id: str, folder: Folder, job_type: str) -> Any | None:
@@ -112,6 +135,7 @@ def _init(config: Config, run_id: str, folder: Folder, job_type: str) -> Any | N
                 x_disable_machine_info=True,
                 disable_git=True,
                 disable_code=True,
+                x_transaction_log_flush_interval=FLUSH_SECONDS,
             ),
         )
         run.define_metric("checkpoint", hidden=True)
@@ -121,6 +145,7 @@ def _init(config: Config, run_id: str, folder: Folder, job_type: str) -> Any | N
         log.warning(
             "wandb: not mirrored (%s: %s)", type(error).__name__, str(error).splitlines()[0] if str(error) else ""
         )
+        _forget()
         return None
 
 
@@ -132,13 +157,12 @@ def _config(config: Config) -> dict[str, Any]:
     return {**flat, **{key: values[key] for key in kept}}
 
 
-def _finish(run: Any | None, exit_code: int) -> None:
-    if run is None:
-        return
-    try:
-        run.finish(exit_code=exit_code)
-    except Exception as error:  # As above.
-        log.warning("wandb: not finished (%s)", error)
+def _forget() -> None:
+    """Lets go of a wandb process that is gone, so that the next job of this process starts another one."""
+    with suppress(Exception):  # It raises what was raised before.
+        import wandb
+
+        wandb.teardown()
 
 
 def heatmap(rows: Sequence[dict[str, Any]]) -> np.ndarray:

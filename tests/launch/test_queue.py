@@ -90,14 +90,16 @@ def test_accounting_may_not_know_a_name_yet(slurm) -> None:
 def test_a_command_that_fails_is_one_line(slurm) -> None:
     down = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\nmore"
     slurm.set(refuse={"squeue": [down, 0], "sacct": ["Connection refused", 0], "scancel": ["", 0]})
-    with pytest.raises(UserError, match=r"\Asqueue: slurm_load_jobs error: Unable to contact.*failure\)\Z"):
+    with pytest.raises(
+        UserError, match=r"\Asqueue: slurm_load_jobs error: Unable to contact.*failure\); SLURM is down.*\Z"
+    ):
         queue.live(["s-0"])
     assert queue.ended({"12": "s-0"}) is None, "without accounting states are as good as the folders are"
 
 
 def test_a_command_that_says_nothing_but_fails_is_told_by_its_exit_code(slurm) -> None:
     (slurm.folder / "scancel").write_text("#!/bin/sh\nexit 8\n")
-    with pytest.raises(UserError, match=r"\Ascancel: exit code 8\Z"):
+    with pytest.raises(UserError, match=r"\Ascancel: exit code 8; SLURM is down.*\Z"):
         queue.cancel(["12"])
 
 

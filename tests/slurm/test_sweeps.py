@@ -29,7 +29,7 @@ JOB = ("launcher=slurm", "launcher.threads=1", "launcher.cpus=4", "launcher.memo
 LONG = ("train.steps=800", "checkpoint.every=40", "patching.steps=[0,40]")
 """Some ten seconds, in which something may happen, with a checkpoint every half second."""
 LONG_PATCHING = ("train.steps=16", "checkpoint.every=1", "patching.steps=null", "patching.engine=reference")
-SECONDS = 150
+SECONDS = 300
 """How long anything may take here; the machine may be busy."""
 
 
@@ -189,36 +189,35 @@ def test_a_cell_without_enough_memory_says_so_and_is_done_with_more(make_sweep, 
     assert sweep.wait().is_done
 
 
-def test_a_time_limit_is_survived(make_sweep, cluster):
-    sweep = make_sweep("seed=0", "corruption=first", "train.steps=9000", "checkpoint.every=300", "patching.steps=[0]")
-    assert sweep.run("launcher.finetune.time=1") == 0
-    plan = sweep.wait()
-    assert plan.is_done
+def test_a_time_limit_is_survived(make_sweep, cluster, tmp_path):
+    sweep = make_sweep("seed=0", "corruption=first", *LONG)
+    assert sweep.run() == 0
     cell = sweep.cells[0]
-    assert plan.runs[cell.run_id].attempts > 1
-    assert set(cluster.states(sweep.job(cell.run_id))[:-1]) == {"REQUEUED"}
+    sweep.until_checkpoints(cell.run_id)
+    # What SLURM sends before the limit, which is a minute at least.
+    cluster.run("scancel", "--signal=USR2", sweep.job(cell.run_id))
+    assert sweep.wait().is_done
+    assert cluster.states(sweep.job(cell.run_id)) == ["REQUEUED", "COMPLETED"]
+    assert sweep.attempts() == [2, 1]
     steps = Counter(read_table(planning.folders_of(cell)[0].metrics).column("step").to_pylist())
-    assert sorted(steps) == cell.checkpoint_steps
     assert len(set(steps.values())) == 1, "each step is measured once"
+    assert_same_bits(sweep, tmp_path / "whole")
 
 
 def test_a_cell_that_no_time_limit_lets_pass_fails(make_sweep, cluster):
     sweep = make_sweep(
         "seed=0", "corruption=first", "train.steps=100000", "checkpoint.every=100000", "patching.steps=[0]"
     )
-    assert sweep.run() == 0
+    # SLURM may send its signal up to a minute early: perhaps before the first checkpoint, perhaps after it.
+    assert sweep.run("launcher.finetune.time=1") == 0
+    sweep.wait()
     cell = sweep.cells[0]
-    sweep.until_checkpoints(cell.run_id, 1)
-    job = sweep.job(cell.run_id)
-    # What SLURM sends before the limit.
-    cluster.run("scancel", "--signal=USR2", job)
-    cluster.wait_until(lambda: cluster.states(job) == ["REQUEUED", "RUNNING"], SECONDS, "second attempt")
-    cluster.wait_until(lambda: "resuming" in planning.folders_of(cell)[0].log_file.read_text(), SECONDS, "it resumes")
-    cluster.run("scancel", "--signal=USR2", job)
-    cluster.wait_for(job, "FAILED", SECONDS)
+    cluster.wait_for(sweep.job(cell.run_id), "FAILED")
+    cluster.wait_for(sweep.job(cell.patch_id), "CANCELLED")
     status = sweep.plan().runs[cell.run_id]
-    assert (status.state, status.failure, status.attempts) == ("failed", "timeout", 2)
+    assert (status.state, status.failure) == ("failed", "timeout")
     assert "launcher.time" in status.error
+    assert status.attempts <= 2
 
 
 def test_fine_tunes_survive_preemption_a_dead_node_and_a_requeue(make_sweep, cluster, tmp_path):
@@ -279,6 +278,7 @@ def test_jobs_that_the_controller_has_lost_are_submitted_again(make_sweep, clust
     cluster.run("scancel", *others)
     cluster.stop("slurmdbd")
     assert sweep.run() == 0, "without accounting too"
+    cluster.restart("slurmctld")
     assert sweep.wait().is_done
     assert sweep.states() == ({"done": 1}, {"done": 1})
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,39 +17,36 @@ import wandb
 
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps import plan
-from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.sweeps.execute import Listener, execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tracking.mirror import heatmap, mirror
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT"):
-        monkeypatch.delenv(variable, raising=False)
-
-
-def records(folder):
-    """What offline wandb wrote for a run and its patch jobs, in the order of their starts."""
-    files = sorted(folder.glob("**/offline-run-*/*.wandb"), key=lambda path: path.parent.name)
+def attempts(folder):
+    """What offline wandb wrote for a run and its patch jobs: the records of each attempt, the oldest first."""
     found = []
-    for file in files:
+    for file in folder.glob("**/offline-run-*/*.wandb"):
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
         inspected = subprocess.run(command, capture_output=True, text=True, check=True)
-        found += [json.loads(line) for line in inspected.stdout.splitlines()]
-    return found
+        found.append([json.loads(line) for line in inspected.stdout.splitlines()])
+    return sorted(found, key=lambda records: [one["run"]["start_time"] for one in records if one["type"] == "run"])
+
+
+def checkpoints(records):
+    return [record["history"]["item"]["checkpoint"] for record in records if record["type"] == "history"]
 
 
 def test_fine_tune_and_patch_job_are_one_wandb_run(small, tmp_path):
     cells = expand([*small, "tracking=wandb", "sweep.name=mine", f"output={tmp_path / 'o'}"])
     assert not execute(cells).failed
     folder, _ = plan.folders_of(cells[0])
-    written = records(folder.path)
+    written = [record for records in attempts(folder.path) for record in records]
     runs = [record["run"] for record in written if record["type"] == "run"]
     assert {run["run_id"] for run in runs} == {cells[0].run_id}
     assert {run["run_group"] for run in runs} == {"mine"}
     assert [run["job_type"] for run in runs] == ["finetune", "patch"]
     history = [record["history"]["item"] for record in written if record["type"] == "history"]
-    assert [item["checkpoint"] for item in history] == [0, 2, 4, 0, 4]
+    assert checkpoints(written) == [0, 2, 4, 0, 4]
     assert {"heldout/win_rate", "heldout/win_rate_low", "two_name/win_rate"} <= set(history[0])
     assert {"first/logit_diff/attn_0", "first/heads/z._type"} <= set(history[-1])
     axes = [record["metric"] for record in written if record["type"] == "metric"]
@@ -72,6 +74,71 @@ def test_a_wandb_that_fails_is_a_warning(small, tmp_path, monkeypatch, caplog, h
     assert not execute(cells).failed
     assert plan.make(cells).is_done
     assert f"{how} is broken" in caplog.text
+
+
+def wandb_processes(pid):
+    """wandb's own process of a process."""
+    children = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+    # One that has ended, and that nobody has asked for its end, is there still, with a Z.
+    states = {int(child): Path(f"/proc/{child}/stat").read_text() for child in children}
+    return [child for child, state in states.items() if "(wandb-core)" in state and "(wandb-core) Z" not in state]
+
+
+class Killer(Listener):
+    """Sends a signal to wandb's process in the middle of the fine-tune."""
+
+    def __init__(self, signum):
+        self.signum = signum
+
+    @contextmanager
+    def task(self, task):
+        def on_step(step):
+            if (task.stage, step) == ("finetune", 3):
+                (core,) = wandb_processes(os.getpid())
+                os.kill(core, self.signum)
+                # Its end must have come through before the next point is logged.
+                while wandb_processes(os.getpid()):
+                    time.sleep(0.01)
+
+        yield on_step
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_wandb_that_is_killed_harms_no_run_and_the_mirror_goes_on(small, tmp_path, caplog, signum):
+    cells = expand([*small, "tracking=wandb", f"output={tmp_path / 'o'}"])
+    assert not execute(cells, listener=Killer(signum)).failed
+    assert plan.make(cells).is_done
+    assert "step 4 is not mirrored" in caplog.text
+    first, second, patch = attempts(plan.folders_of(cells[0])[0].path)
+    # What was logged in the second before may be lost.
+    assert checkpoints(first) in ([], [0], [0, 2])
+    assert checkpoints(second) == [4]
+    assert checkpoints(patch) == [0, 4]
+
+
+def test_a_job_that_is_told_to_end_together_with_its_wandb_ends_at_once(small, tmp_path):
+    """As scancel does it: every process of a job gets the signal."""
+    arguments = [*small, "train.steps=400", "patching.steps=[0]", "tracking=wandb", f"output={tmp_path / 'o'}"]
+    command = [sys.executable, "-m", "mi_sweeps.cli", "run", *arguments]
+    (cell,) = expand(arguments)
+    run, _ = plan.folders_of(cell)
+    # Not the wandb process of this one.
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        deadline = time.monotonic() + 60
+        while not run.checkpoint(4).exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert process.poll() is None, process.communicate()
+        (core,) = wandb_processes(process.pid)
+        os.kill(core, signal.SIGTERM)
+        process.terminate()
+        _, complaint = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in complaint
+    assert run.status().state == "cancelled"
 
 
 def test_nothing_is_tracked_unless_asked(make_config, monkeypatch):
