@@ -105,46 +105,43 @@ def table_rows(exact: Patched | None, approximate: Patched | None = None) -> lis
     one = exact or approximate
     if one is None:
         return []
-    clean, corrupted = one.clean.tolist(), one.corrupted.tolist()
     rows = []
     for site, values in one.sites.items():
-        patched = _lists(exact.sites[site]) if exact else None
-        estimated = _lists(approximate.sites[site]) if approximate else None
         n_layers, n_places, _ = values.shape
-        for layer, place in product(range(n_layers), range(n_places)):
+        measured = summaries(values.flatten(0, 1), one.clean, one.corrupted)
+        estimated = None
+        if approximate:
+            estimated = summaries(approximate.sites[site].flatten(0, 1), approximate.clean, approximate.corrupted)
+        for index, (layer, place) in enumerate(product(range(n_layers), range(n_places))):
             row = {
                 "kind": "patch",
                 "site": site,
                 "layer": layer,
                 "head": None if site in POSITION_SITES else place,
                 "position": one.roles[place] if site in POSITION_SITES else None,
-                **summary((patched or estimated or [])[layer][place], clean, corrupted),
+                **measured[index],
             }
             if estimated:
-                row["approximate"] = summary(estimated[layer][place], clean, corrupted)["patched"]
-            if not patched:
+                row["approximate"] = estimated[index]["patched"]
+            if not exact:
                 row["patched"] = row["by_prompt"] = None
             rows.append(row)
     return rows
 
 
-def summary(
-    values: Sequence[float | None], clean: Sequence[float], corrupted: Sequence[float]
-) -> dict[str, float | int | list[float | None]]:
-    """Means over the prompts that have a value."""
-    present = [prompt for prompt, value in enumerate(values) if value is not None]
+def summaries(
+    values: Float[Tensor, "site prompt"], clean: Float[Tensor, " prompt"], corrupted: Float[Tensor, " prompt"]
+) -> list[dict[str, Any]]:
+    """For each site the means over the prompts that have it, how many those are, and each prompt's value."""
+    there = ~values.isnan()
+    count = there.sum(dim=-1)
     means = {
-        name: sum(term[prompt] or 0.0 for prompt in present) / len(present)
+        name: (torch.where(there, term.double(), 0.0).sum(dim=-1) / count).tolist()
         for name, term in (("patched", values), ("clean", clean), ("corrupted", corrupted))
     }
-    return {**means, "n": len(present), "by_prompt": list(values)}
-
-
-def _lists(values: Float[Tensor, "layer place prompt"]) -> list[list[list[float | None]]]:
-    """NaN as None."""
-    return [
-        [[None if value != value else value for value in prompts] for prompts in places] for places in values.tolist()
-    ]
+    by_prompt = [[None if value != value else value for value in prompts] for prompts in values.tolist()]
+    names = [*means, "n", "by_prompt"]
+    return [dict(zip(names, row, strict=True)) for row in zip(*means.values(), count.tolist(), by_prompt, strict=True)]
 
 
 def correlations(exact: Patched, approximate: Patched) -> dict[Site, float]:

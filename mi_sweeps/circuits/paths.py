@@ -24,7 +24,7 @@ from mi_sweeps.circuits.fast import MEMORY, budget, n_places
 from mi_sweeps.circuits.network import Linear, Network, Norm, rotate
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.pairs import Pairs
-from mi_sweeps.circuits.patching import summary
+from mi_sweeps.circuits.patching import summaries
 from mi_sweeps.circuits.runs import Runs, in_groups, run_both
 from mi_sweeps.config import PathsConfig
 from mi_sweeps.errors import UserError
@@ -188,7 +188,9 @@ def _project(linear: Linear, n_heads: int, chosen: slice, norm: Norm | None, nor
 
 def path_rows(paths: Paths) -> list[dict[str, Any]]:
     """Rows of the paths table: means over prompts, and the values of each prompt."""
-    clean, corrupted = paths.clean.tolist(), paths.corrupted.tolist()
+    if not paths.edges:
+        return []
+    found = summaries(torch.stack([*paths.edges.values()]), paths.clean, paths.corrupted)
     return [
         {
             "kind": "path",
@@ -197,7 +199,7 @@ def path_rows(paths: Paths) -> list[dict[str, Any]]:
             "source_head": source[1],
             "layer": receiver[0],
             "head": receiver[1],
-            **summary(values.tolist(), clean, corrupted),
+            **row,
         }
-        for (source, receiver, into), values in paths.edges.items()
+        for (source, receiver, into), row in zip(paths.edges, found, strict=True)
     ]
