@@ -15,6 +15,7 @@ from mi_sweeps.sweeps import progress
 from mi_sweeps.sweeps.grid import expand
 
 DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+SAID = f"squeue: {DOWN}; SLURM is down, or this machine is no client of it"
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_without_a_controller_status_is_what_the_folders_say_and_says_so(
     slurm.set(refuse={"squeue": [DOWN, 0], **({} if accounting else {"sacct": ["Connection refused", 0]})})
     code, printed, complained = call("status", "s", where)
     assert (code, complained) == (0, "")
-    assert f"s: squeue: {DOWN}; shown is what the folders say\n" in printed
+    assert f"s: {SAID}; shown is what the folders say\n" in printed
     assert "s: 2 fine-tunes (2 to do), 4 patch jobs (4 to do)" in printed
 
 
@@ -97,7 +98,7 @@ def test_without_accounting_status_goes_on(call: Callable, slurm, sweep: list[st
 def test_run_without_a_controller_is_one_line(call: Callable, slurm, sweep: list[str]) -> None:
     slurm.set(refuse={"squeue": [DOWN, 0]})
     code, _, complained = call("run", *sweep)
-    assert (code, complained) == (2, f"error: squeue: {DOWN}\n")
+    assert (code, complained) == (2, f"error: {SAID}\n")
     assert len(slurm.scripts) == 3
 
 
@@ -179,7 +180,7 @@ def test_cancel_without_jobs_says_so(call: Callable, slurm, sweep: list[str], wh
 
 def test_cancel_without_a_controller_is_one_line(call: Callable, slurm, sweep: list[str], where: str) -> None:
     slurm.set(refuse={"squeue": [DOWN, 0]})
-    assert call("cancel", "s", where) == (2, "", f"error: squeue: {DOWN}\n")
+    assert call("cancel", "s", where) == (2, "", f"error: {SAID}\n")
 
 
 def test_what_was_cancelled_is_submitted_again_by_run(call: Callable, slurm, sweep: list[str], where: str) -> None:
