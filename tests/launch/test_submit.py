@@ -313,8 +313,8 @@ def test_plan_tells_what_would_be_asked_for_and_submits_nothing(
     code, printed, _ = call("plan", *words, *settings, "launcher.patch.cpus=4", "launcher.patch.sbatch.nice=5")
     assert code == 0
     assert "launcher slurm" in printed
-    assert "  2 fine-tunes: 1 task in 1 array, each 30 min, 1 GPUs, 8G, partition gpu\n" in printed
-    assert "  4 patch jobs: 2 tasks in 2 arrays, each 30 min, 4 CPUs, 1 GPUs, 8G, partition gpu, --nice=5\n" in printed
+    assert "  2 fine-tunes: 1 task in 1 array, each 30 min, 1 GPU, 8G, partition gpu\n" in printed
+    assert "  4 patch jobs: 2 tasks in 2 arrays, each 30 min, 4 CPUs, 1 GPU, 8G, partition gpu, --nice=5\n" in printed
     assert "  at most 1.5 GPU-hours, if every task takes all its time once\n" in printed
     assert slurm.scripts == []
     assert not output.exists()
