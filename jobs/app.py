@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ def run_app(job: Callable[[Config], None]) -> None:
     """Runs a job for the configuration on the command line, or for each of them with `-m`; a failed one stops none."""
     libraries.quiet()
     codes = [0]
+    here = os.getpid()
 
     def one(values: DictConfig) -> None:
         try:
@@ -36,6 +38,11 @@ def run_app(job: Callable[[Config], None]) -> None:
         except Exception as error:
             codes.append(1)
             print(f"failed: {describe(error)}", file=sys.stderr)  # noqa: T201
+
+        if os.getpid() != here and max(codes):
+            # A launcher of Hydra's computes this in a process of its own, as a job on a cluster: none but its exit
+            # code says there that it failed.
+            sys.exit(max(codes))
 
     hydra.main(version_base="1.3", config_path="pkg://mi_sweeps.conf", config_name="config")(one)()
     sys.exit(max(codes))

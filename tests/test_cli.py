@@ -216,3 +216,28 @@ def test_hydra_applications_do_the_same_work(small, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert "this fine-tune is not done" in done.stderr
+
+
+LAUNCHER = """
+import os, hydra
+from mi_sweeps.jobs import app
+
+def elsewhere(task):
+    def main():
+        child = os.fork()
+        if child == 0:
+            task({})
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return main
+
+hydra.main = lambda **options: elsewhere
+app.run_app(print)
+"""
+
+
+def test_a_hydra_launcher_that_uses_other_processes_gets_their_exit_codes():
+    """As hydra/launcher=submitit_slurm does: a job that failed must not look COMPLETED."""
+    done = subprocess.run([sys.executable, "-c", LAUNCHER], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
+    assert "error: model: no value" in done.stderr

@@ -29,11 +29,15 @@ PIXELS = 24
 
 
 class Mirror:
-    """Logs to a wandb run, or to nothing."""
+    """Logs to a wandb run, or to nothing.
+
+    It begins when there is something to log: an attempt without points would only overwrite wandb's summary of the run.
+    """
 
     def __init__(self, begin: Callable[[], Any | None], corruption: str) -> None:
         self._begin = begin
-        self._run = begin()
+        self._begun = False
+        self._run: Any | None = None
         self._corruption = corruption
 
     def log_metrics(self, step: int, metrics: Sequence[dict[str, Any]]) -> None:
@@ -69,6 +73,8 @@ class Mirror:
             return {}
 
     def _log(self, step: int, values: Callable[[], dict[str, Any]]) -> None:
+        if not self._begun:
+            self._begun, self._run = True, self._begin()
         for again in (True, False):
             if self._run is None:
                 return

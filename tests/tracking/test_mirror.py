@@ -149,6 +149,14 @@ def test_nothing_is_tracked_unless_asked(make_config, monkeypatch):
             tracked.log_metrics(0, [{"split": "heldout", "metric": "win_rate", "value": 0.5}])
 
 
+def test_without_a_point_there_is_no_attempt(make_config, monkeypatch):
+    """Its empty summary would take the place of the run's."""
+    monkeypatch.setattr(wandb, "init", Broken().init)
+    config = make_config("tracking=wandb")
+    with mirror(config, "run", run_folder(config.output, "run"), "patch"):
+        pass
+
+
 def test_a_heatmap_is_white_at_zero_red_at_one_and_blue_at_minus_one():
     rows = [
         {"layer": 0, "head": 0, "patched": 1.0, "clean": 3.0, "corrupted": 1.0},
