@@ -62,12 +62,12 @@ def run_task(submission: Submission, array: int, number: int) -> None:
     try:
         with _told_by_signals(submission):
             cells = _cells(submission, item.tasks[number])
-            before = _made(cells)
+            before = _made(item, cells)
             failed = _work(submission, item, number, cells, at)
     except Cancelled:
         sys.exit(STOPPED)
     except Interrupted as reason:
-        if isinstance(reason, _TimeLimit) and _made(cells) == before:
+        if isinstance(reason, _TimeLimit) and _made(item, cells) == before:
             # Another attempt would get no further.
             if at:
                 _mark(at[-1], TOO_LONG)
@@ -145,18 +145,18 @@ def _work(submission: Submission, item: Array, number: int, cells: Sequence[Any]
     return failed
 
 
-def _made(cells: Iterable[Any]) -> int:
-    """How many checkpoints and tables there are."""
+def _made(item: Array, cells: Iterable[Any]) -> int:
+    """How many checkpoints, or tables of its own part, there are."""
+    from mi_sweeps.store.files import names
     from mi_sweeps.sweeps.plan import folders_of
 
-    files = {
-        str(file)
-        for cell in cells
-        for folder in folders_of(cell)
-        for part in folder.parts
-        for file in part.glob("[0-9]*")
-    }
-    return len(files)
+    found = set()
+    for cell in cells:
+        run, patch = folders_of(cell)
+        found |= {(run.path, name) for name in names(run.path / "checkpoints")}
+        own = {patch.table(step).name for step in cell.patch_steps[item.part :: item.parts]}
+        found |= {(patch.path, name) for name in own & names(patch.path / "tables")}
+    return len(found)
 
 
 @contextmanager
