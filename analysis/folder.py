@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,19 @@ class Output:
         return (patch for run in self.runs for patch in run.patches)
 
 
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Of thousands of files' content all stays, and Python's collector would look through it again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@collector_paused()
 def read(output: Path, sweeps: Sequence[str] | None = None) -> Output:
     """What the folder `output` holds, limited to the named `sweeps` if any are given.
 

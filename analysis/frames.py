@@ -119,6 +119,7 @@ def load(output: Path, sweeps: Sequence[str] | None = None, most: int | None = N
     return tabulate(folder.read(output, sweeps), most=most)
 
 
+@folder.collector_paused()
 def tabulate(output: folder.Output, paths: bool = True, most: int | None = None) -> Frames:
     """The tables of an output folder that was read. Without `paths`, of which there may be many, that one is empty."""
     found = [(patch, step) for patch in output.patches for step in patch.steps()]

@@ -5,8 +5,10 @@ and its files stand for those of all others (`simulate.py`): a few fine-tunes of
 or have not begun, and 16 are running, their locks held by this process.
 
 - Seconds are on the wall, on a local disk whose content the system has in memory: on a shared file system each question
-  takes longer (what is asked is counted below). Medians of `--repeats`, with the smallest and the largest.
-- "x" is how much longer the largest sweep takes than the one before, over how many times its cells are: 1 is linear.
+  takes longer (what is asked is counted below). Medians of `--repeats`, with the smallest and the largest; then the
+  median of CPU-seconds, which other work on the machine changes less.
+- "x" is how many times the CPU-seconds of the sweep before the largest one takes, over how many times its cells: at 1
+  cost is linear, below it what every process begins with still shows.
 - Rows in `code` are commands as they are typed, in processes of their own, with all that they import.
 - Tables of patch jobs are all loaded up to `--tables` cells only: beyond, they fill the memory.
 
@@ -17,6 +19,7 @@ or have not begun, and 16 are running, their locks held by this process.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import subprocess
@@ -24,15 +27,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from printing import note, processor, spread, table
 from simulate import Sample, fill, sample
@@ -75,12 +76,22 @@ class Sweep:
 class Took:
     """Measurements of one thing, by how many cells there are."""
 
-    seconds: dict[int, list[float]]
-    memory: dict[int, float]
+    wall: dict[int, list[float]] = field(default_factory=dict)
+    cpu: dict[int, list[float]] = field(default_factory=dict)
+    memory: dict[int, float] = field(default_factory=dict)
     """MB at most, of commands."""
 
 
-Row = tuple[str, Callable[[], Any]]
+@dataclass(frozen=True)
+class Process:
+    """What a process took."""
+
+    cpu: float
+    memory: float
+    """MB at most."""
+
+
+Row = tuple[str, Callable[[], object]]
 """What is measured, and the function that does it."""
 
 
@@ -122,23 +133,25 @@ def after(sweep: Sweep, tables: bool) -> Iterator[Row]:
 
 
 COMMAND = """
-import re, sys
+import re, sys, time
 from pathlib import Path
 from mi_sweeps import cli
 try:
     cli.main(sys.argv[1:])
 finally:
-    print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+    peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+    print(time.process_time(), peak, file=sys.stderr)
 """
-"""The command line, which then tells how much memory its process took at most."""
+"""The command line, which then tells its CPU-seconds and how much memory its process took at most."""
 
 
-def command(*arguments: str) -> Callable[[], float]:
-    """A command in a process of its own; gives the MB that it took at most."""
+def command(*arguments: str) -> Callable[[], Process]:
+    """A command in a process of its own."""
 
-    def run() -> float:
+    def run() -> Process:
         done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], check=True, capture_output=True, text=True)
-        return int(done.stderr.split()[-1]) / 1024
+        cpu, kilobytes = done.stderr.split()[-2:]
+        return Process(float(cpu), int(kilobytes) / 1024)
 
     return run
 
@@ -146,21 +159,27 @@ def command(*arguments: str) -> Callable[[], float]:
 def measure(rows: Iterator[Row], count: int, repeats: int, found: dict[str, Took]) -> None:
     """Adds what each row takes at so many cells."""
     for name, work in rows:
-        took = found.setdefault(name, Took({}, {}))
+        took = found.setdefault(name, Took())
         for _ in range(repeats):
-            began = time.perf_counter()
+            # What was measured before must not be looked through by the collector again and again.
+            gc.collect()
+            gc.freeze()
+            began, begun = time.perf_counter(), time.process_time()
             result = work()
-            took.seconds.setdefault(count, []).append(time.perf_counter() - began)
-            if isinstance(result, float):
-                took.memory[count] = max(result, took.memory.get(count, 0.0))
-        note(f"{count} cells, {name}: {median(took.seconds[count]):.2f} s")
+            cpu = result.cpu if isinstance(result, Process) else time.process_time() - begun
+            took.wall.setdefault(count, []).append(time.perf_counter() - began)
+            took.cpu.setdefault(count, []).append(cpu)
+            if isinstance(result, Process):
+                took.memory[count] = max(result.memory, took.memory.get(count, 0.0))
+            del result
+        note(f"{count} cells, {name}: {median(took.wall[count]):.2f} s")
 
 
-def growth(took: Took) -> str:
+def growth(cpu: dict[int, list[float]]) -> str:
     """How the seconds grow from the last sweep but one to the last, over how the cells do."""
-    if len(took.seconds) < 2:
+    if len(cpu) < 2:
         return ""
-    (few, least), (many, most) = list(took.seconds.items())[-2:]
+    (few, least), (many, most) = list(cpu.items())[-2:]
     return f"{median(most) / median(least) / (many / few):.2f}"
 
 
@@ -213,7 +232,7 @@ def main(arguments: Sequence[str]) -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("hydra-core", "pydantic", "pandas", "pyarrow"))
     print(
         f"{processor()}; Python {sys.version.split()[0]}, {versions}; {datetime.now(timezone.utc):%Y-%m-%d}; "
-        f"load {os.getloadavg()[0]:.1f} at the start.\n\nSeconds; medians of {options.repeats} (smallest–largest)."
+        f"load {os.getloadavg()[0]:.1f} at the start.\n\nMedians of {options.repeats} (smallest–largest)."
     )
     found: dict[str, Took] = {}
     sizes: dict[int, float] = {}
@@ -232,25 +251,29 @@ def main(arguments: Sequence[str]) -> None:
                 measure(after(sweep, count <= options.tables), count, options.repeats, found)
             sizes[count] = manifest.path(sweep.output, "big").stat().st_size
             shutil.rmtree(sweep.output)
-        counts = " | ".join(f"{count:,} cells" for count in options.cells)
-        show = partial(_row, options.cells)
-        seconds = [
-            show(what, {at: spread(values) for at, values in took.seconds.items()}) for what, took in found.items()
-        ]
-        rows = [[*row, growth(took)] for row, took in zip(seconds, found.values(), strict=True)]
-        table("Seconds", f"what | {counts} | x", rows)
-        memory = [(what, took.memory) for what, took in found.items() if took.memory]
-        rows = [show(what, {at: f"{value:.0f}" for at, value in of_command.items()}) for what, of_command in memory]
-        table("Memory, MB at most", f"what | {counts}", rows)
-        table("sweep.json", counts, [[f"{size / 1e6:.2f} MB" for size in sizes.values()]])
+        print_costs(options.cells, found)
+        table("sweep.json", columns(options.cells), [[f"{size / 1e6:.2f} MB" for size in sizes.values()]])
         table("On the disk", "of one | files | folders | weights, MB | all else, kB", disk(made))
         if tracing:
             asked = questions(folder, folder / "sample" / "runs")
             table("Asked of the file system below `runs`", f"by one | {' | '.join(CALLS)}", asked)
 
 
-def _row(counts: Sequence[int], what: str, values: dict[int, str]) -> list[str]:
-    return [what, *(values.get(count, "") for count in counts)]
+def columns(counts: Sequence[int]) -> str:
+    """One for each number of cells."""
+    return " | ".join(f"{count:,} cells" for count in counts)
+
+
+def print_costs(counts: Sequence[int], found: Mapping[str, Took]) -> None:
+    """The tables of seconds and of memory."""
+    seconds, memory = [], []
+    for what, took in found.items():
+        told = {at: f"{spread(wall)}; {median(took.cpu[at]):#.2g}" for at, wall in took.wall.items()}
+        seconds.append([what, *(told.get(count, "") for count in counts), growth(took.cpu)])
+        if took.memory:
+            memory.append([what, *(f"{took.memory[count]:.0f}" for count in counts)])
+    table("Seconds; CPU-seconds", f"what | {columns(counts)} | x", seconds)
+    table("Memory, MB at most", f"what | {columns(counts)}", memory)
 
 
 if __name__ == "__main__":
