@@ -178,6 +178,7 @@ def test_wait_on_a_finished_sweep_returns_at_once(call, finished):
     code, printed, _ = call("wait", "begun", f"output={finished}")
     assert code == 0
     assert "begun done" in printed
+    assert printed.splitlines()[-1].startswith("begun done: ")
 
 
 def test_wait_on_a_sweep_that_nobody_works_on_says_so(call, output):

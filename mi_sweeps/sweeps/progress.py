@@ -101,5 +101,8 @@ def watch(
             screen.update(Group(progress, *below(plan)))
             # Asked again, for who answers may have learned from the look.
             if not (at_work or states["running"] or states["queued"] or busy()):
-                return plan
+                break
             time.sleep(max(seconds, WAIT_TIMES * took))
+    if not console.is_interactive:
+        console.print()  # Without a screen the last line is left open.
+    return plan
