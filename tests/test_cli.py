@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from mi_sweeps import cli
+from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps import plan as planning
 
 
 @pytest.fixture
@@ -179,6 +181,16 @@ def test_wait_on_a_finished_sweep_returns_at_once(call, finished):
     assert code == 0
     assert "begun done" in printed
     assert printed.splitlines()[-1].startswith("begun done: ")
+
+
+def test_status_can_be_watched_until_nobody_is_at_work(call, finished):
+    code, printed, _ = call("status", "--watch", "begun", f"output={finished}")
+    assert code == 0
+    bar, *table = printed.splitlines()
+    total = len(planning.make([entry.cell(finished) for entry in manifest.load(finished, "begun")]).statuses)
+    assert f"{total}/{total}" in bar
+    assert any(line.startswith("begun: ") for line in table)
+    assert any("patch job" in line and "fine-tune" in line for line in table)
 
 
 def test_wait_on_a_sweep_that_nobody_works_on_says_so(call, output):
