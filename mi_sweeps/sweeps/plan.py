@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,11 @@ from mi_sweeps.store.folders import PENDING, Failure, PatchFolder, RunFolder, St
 if TYPE_CHECKING:
     from mi_sweeps.sweeps.cells import Cell
 
-LOOKERS = 16
-"""Threads that look at folders: on a shared disk a look is mostly waiting, and thousands add up."""
+LOOKERS = 8
+"""Threads that look at the folders of a slow disk, where a look is mostly waiting, and thousands add up."""
+
+SLOW_SECONDS = 0.001
+"""A disk is slow if a run and its patch jobs take longer; on a quick one threads only get in each other's way."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,17 @@ def make(cells: Sequence[Cell]) -> Plan:
     plan = Plan(tuple(cells), runs, patches)
     there = {output: names(f"{output}/runs") for output in {cell.values["output"] for cell in cells}}
     begun = [group for run, group in plan.cells_by_run.items() if run in there[group[0].values["output"]]]
-    with ThreadPoolExecutor(LOOKERS) as lookers:
-        for seen in lookers.map(_look, [begun[first::LOOKERS] for first in range(LOOKERS)]):
-            runs.update(seen.runs)
-            patches.update(seen.patches)
+    first, rest = begun[:LOOKERS], begun[LOOKERS:]
+    began = time.monotonic()
+    seen = [_look(first)]
+    if time.monotonic() - began < SLOW_SECONDS * len(first):
+        seen.append(_look(rest))
+    else:
+        with ThreadPoolExecutor(LOOKERS) as lookers:
+            seen += lookers.map(_look, [rest[share::LOOKERS] for share in range(LOOKERS)])
+    for some in seen:
+        runs.update(some.runs)
+        patches.update(some.patches)
     return plan
 
 

@@ -104,6 +104,19 @@ def test_a_killed_run_is_to_do_again(cells):
     assert made.to_do() == 6
 
 
+def test_a_slow_disk_is_looked_at_by_many_with_the_same_result(small, tmp_path, monkeypatch):
+    cells = expand([*small, "seed=range(0,50)", "corruption=first,second", f"output={tmp_path / 'outputs'}"])
+    for cell in cells[::3]:
+        finish(cell)
+    write_json(plan.folders_of(cells[1])[1].path / "status.json", {"state": "failed", "attempts": 1, "error": "x"})
+    plans = []
+    for seconds in (0.0, 60.0):
+        monkeypatch.setattr(plan, "SLOW_SECONDS", seconds)
+        plans.append(plan.make(cells))
+    assert plans[0] == plans[1]
+    assert plans[0].counts() == ({"done": 34, "to do": 16}, {"done": 34, "to do": 65, "failed": 1})
+
+
 COUNTING = """
 import sys
 from pathlib import Path
