@@ -23,6 +23,8 @@ from .frames import Frames, tabulate
 LIMIT = 15_000_000
 """Bytes. A page of this size still opens in a second or two and can be sent by mail."""
 
+SCRIPTS = ("base", "pictures", "header", "runs", "curves", "circuits", "main")
+"""The page's code, in this order: one file a section of the page."""
 
 MOST = 6000
 """Tables of patch jobs that are read at most: more would not fit on the page, and 6000 take ten seconds."""
@@ -44,10 +46,10 @@ def write_report(output: Path, sweeps: Sequence[str] | None = None, to: Path | N
 
 def page(output: Output, frames: Frames, limit: int = LIMIT) -> str:
     """The page as text, of at most `limit` bytes if leaving out patching and attribution can do it."""
-    parts = {name: _template(f"report.{name}") for name in ("css", "js")}
+    parts = {"css": _template("page.css"), "js": "\n".join(_template(f"{name}.js") for name in SCRIPTS)}
     parts["plotly"] = get_plotlyjs()
     parts["title"] = html.escape(f"mi-sweeps: {', '.join(sweep.name for sweep in output.sweeps) or output.path.name}")
-    frame = _template("report.html")
+    frame = _template("page.html")
     room = limit - sum(len(part.encode()) for part in (frame, *parts.values()))
     parts["data"] = _data(output, frames, room)
     # In one pass: what a part holds is never taken for another marker.
@@ -55,7 +57,7 @@ def page(output: Output, frames: Frames, limit: int = LIMIT) -> str:
 
 
 def _template(name: str) -> str:
-    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files(__package__) / "templates" / "report" / name).read_text(encoding="utf-8")
 
 
 def _data(output: Output, frames: Frames, room: int) -> str:

@@ -1,0 +1,91 @@
+"use strict";
+// Reads the data once, then draws: header, run table, curves, circuits. Text from runs goes to the page through
+// textContent, and to Plotly through plain(): never as markup.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const RUNS = rowsOf(DATA.runs).map((run, index) => ({ ...run, index, planned: DATA.planned[index] }));
+const PATCHES = rowsOf(DATA.patches);
+const THRESHOLD = 0.9;
+const SITES = {
+  z: "z (head output)", v: "v (head value)", pattern: "pattern (head attention)",
+  q: "q (head query)", k: "k (head key)",
+  resid_pre: "resid_pre (residual stream before a layer)", attn_out: "attn_out (attention output)",
+  mlp_out: "mlp_out (MLP output)",
+};
+
+const APPROXIMATE = " (approximate)";
+
+const state = {
+  filter: "", fold: false, sort: { key: null, up: true },
+  curves: { metric: null, split: null, by: new Set(), seeds: "both" },
+  circuits: { unit: null, left: null, right: null, patching: null, quantity: "recovered", at: Infinity },
+};
+
+function rowsOf(columns) {
+  const names = Object.keys(columns);
+  return (columns[names[0]] ?? []).map((_, i) => Object.fromEntries(names.map((name) => [name, columns[name][i]])));
+}
+
+/** An element: h("p", {class: "quiet"}, "text", child). Functions among the attributes are listeners. */
+function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter((child) => child != null));
+  return element;
+}
+
+const $ = (id) => document.getElementById(id);
+const unique = (values) => [...new Set(values)];
+const known = (value) => value !== null && value !== undefined;
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+/** Text for Plotly, which would read tags in it. */
+const plain = (text) => String(text).replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
+const sentence = (name) => name.replaceAll("_", " ").replace("heldout", "held-out").replace("two name", "two-name");
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
+const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
+
+function number(value, digits = 3) {
+  if (!known(value)) return "";
+  if (Number.isInteger(value)) return String(value);
+  return String(Number(value.toPrecision(digits)));
+}
+
+function compare(a, b) {
+  if (!known(a) || !known(b)) return known(a) ? -1 : known(b) ? 1 : 0;
+  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+}
+
+/** Mean with its 95% interval over values, one a run: Student's t, as frames.band has it. */
+function band(values) {
+  const n = values.length;
+  const middle = mean(values);
+  if (n < 2) return { mean: middle, low: null, high: null, n };
+  const deviation = Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (n - 1));
+  const t = DATA.t95[n - 2] ?? 1.96 + 2.5 / (n - 1);
+  const half = (t * deviation) / Math.sqrt(n);
+  return { mean: middle, low: middle - half, high: middle + half, n };
+}
+
+/** The 95% Wilson interval of a share of n. */
+function wilson(share, n) {
+  const z = 1.96, scale = 1 + (z * z) / n;
+  const middle = (share + (z * z) / (2 * n)) / scale;
+  const half = (z / scale) * Math.sqrt((share * (1 - share)) / n + (z * z) / (4 * n * n));
+  return { low: middle - half, high: middle + half };
+}
+
+function select(label, options, value, onchange) {
+  const list = (of) => of.map(([name, text]) => h("option", { value: name, selected: name === value }, text));
+  const children = Array.isArray(options)
+    ? list(options)
+    : Object.entries(options).map(([group, of]) => h("optgroup", { label: group }, list(of)));
+  return h("label", {}, label, h("select", { change: (event) => onchange(event.target.value) }, children));
+}
+
+function checkbox(label, checked, onchange) {
+  return h("label", {}, h("input", { type: "checkbox", checked, change: (event) => onchange(event.target.checked) }), label);
+}

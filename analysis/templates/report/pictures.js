@@ -1,0 +1,90 @@
+// A picture is drawn when it comes near the window and when what it shows has changed.
+
+const pictures = [];
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const picture = pictures.find((one) => one.figure === entry.target);
+    picture.near = entry.isIntersecting;
+    paint(picture);
+  }
+}, { rootMargin: "400px" });
+
+/** `draw` gives {title, note, runs, traces, layout, height}, or without traces why there is nothing to see. */
+function addPicture(parent, id, draw) {
+  const caption = h("figcaption");
+  const plot = h("div", { class: "plot", id, role: "img" });
+  const figure = h("figure", {}, caption, plot);
+  parent.append(figure);
+  pictures.push({ figure, caption, plot, draw, group: parent.id, near: false, stale: true });
+  watcher.observe(figure);
+}
+
+function redraw(...groups) {
+  for (const picture of pictures) {
+    if (groups.length && !groups.includes(picture.group)) continue;
+    picture.stale = true;
+    paint(picture);
+  }
+}
+
+function paint(picture) {
+  if (!picture.near || !picture.stale) return;
+  picture.stale = false;
+  const { title, note, runs = [], traces, layout, height } = picture.draw();
+  const ids = runs.map((run) => run.run_id).join(", ");
+  const open = picture.caption.querySelector("details")?.open ?? false;
+  picture.caption.replaceChildren(
+    h("b", {}, title),
+    h("span", {}, note ?? ""),
+    runs.length > 6
+      ? h("details", { open }, h("summary", {}, count(runs.length, "run")), ids)
+      : h("span", {}, runs.length ? ` · ${runs.length === 1 ? "run" : "runs"} ${ids}` : ""),
+  );
+  picture.plot.setAttribute("aria-label", title);
+  picture.plot.classList.toggle("empty", !traces);
+  if (!traces) return void Plotly.purge(picture.plot);
+  const colour = colours();
+  Plotly.react(picture.plot, traces, {
+    height, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
+    font: { color: colour.ink, family: "system-ui, sans-serif", size: 12 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour.quiet, activecolor: colour.ink },
+    hoverlabel: { align: "left", bgcolor: colour.card, bordercolor: colour.line, font: { color: colour.ink } },
+    ...layout,
+  }, { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "resetScale2d"]] });  // none that sends data away
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const narrow = matchMedia("(max-width: 40rem)");
+for (const media of [dark, narrow]) media.addEventListener("change", () => redraw());
+addEventListener("beforeprint", () => pictures.forEach((picture) => { picture.near = true; paint(picture); }));
+
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  const named = Object.fromEntries(["ink", "quiet", "line", "card", "missing"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  // Blue below zero and red above: told apart in all common forms of colour blindness. Zero is the page's ground.
+  const diverging = dark.matches
+    ? [[0, "#79bdf5"], [0.25, "#2f6ea5"], [0.5, "#14161a"], [0.75, "#a6492f"], [1, "#ff9a7a"]]
+    : [[0, "#2166ac"], [0.25, "#74add1"], [0.5, "#fafafa"], [0.75, "#ef8a62"], [1, "#b2182b"]];
+  return { ...named, diverging };
+}
+
+const GROUPS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#999933"];
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+
+/** A colour on the way from the first to the last of an order, readable on light and dark ground. */
+function ordered(rank, last) {
+  const stops = dark.matches ? [[110, 90, 200], [40, 160, 170], [250, 225, 80]] : [[190, 200, 60], [35, 150, 140], [70, 25, 110]];
+  const at = last ? (rank / last) * 2 : 2;
+  const [from, to] = at < 1 ? [stops[0], stops[1]] : [stops[1], stops[2]];
+  return `rgb(${from.map((value, i) => Math.round(value + (to[i] - value) * (at < 1 ? at : at - 1))).join(",")})`;
+}
+
+const translucent = (colour, share) => {
+  const [r, g, b] = colour.startsWith("#") ? [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)) : colour.match(/\d+/g);
+  return `rgba(${r},${g},${b},${share})`;
+};
+
+const axis = (title, more = {}) => ({
+  title: { text: title, standoff: 8 }, gridcolor: colours().line, linecolor: colours().line, zerolinecolor: colours().quiet,
+  automargin: true, ...more,
+});
