@@ -13,13 +13,13 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedM
 from mi_sweeps.circuits import examine
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.network import Network, describe
-from mi_sweeps.circuits.pairs import Pairs, make_pairs
 from mi_sweeps.circuits.patching import POSITION_SITES
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.models.load import load_model
 from mi_sweeps.models.mini import FOLDER as MINI
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tasks import data
+from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import Prompt
 from mi_sweeps.tasks.tokens import Batch
 

@@ -28,7 +28,8 @@ def finetune(
         Exception: it failed; its folder says so too.
     """
     with folder.claim():
-        if folder.status_on_disk().state == "done" and folder.has(needed):
+        before = folder.status_on_disk()
+        if before.state == "done" and folder.has(before.reached(needed)):
             return
         with folder.attempt() as check:
             check_identity(config, folder)

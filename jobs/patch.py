@@ -32,10 +32,11 @@ def patch(
         UserError: its fine-tune is not done.
         Exception: it failed; its folder says so too.
     """
-    if run.status_on_disk().state != "done":
+    trained = run.status_on_disk()
+    if trained.state != "done":
         raise UserError(f"{run.path}: this fine-tune is not done; do it first: `mi-sweeps run` or jobs/finetune.py")
     mine = folder if parts == 1 else folder.part(part, parts)
-    steps = config.patch_steps[part::parts]
+    steps = trained.reached(config.patch_steps[part::parts])
     with mine.claim():
         if not (mine.status_on_disk().state == "done" and folder.has(steps)):
             spent = sum(other.status_on_disk().seconds for other in folder.all_parts()) if parts == 1 else 0.0
@@ -53,7 +54,7 @@ def patch(
                         on_step(len(done))
 
                     examine(config, run, folder, steps, before_write=check, on_table=on_table)
-    if parts > 1 and folder.has(config.patch_steps):
+    if parts > 1 and folder.has(trained.reached(config.patch_steps)):
         with suppress(Busy):  # Another part ends the job.
             patch(config, run, folder)
 

@@ -9,13 +9,16 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.steps import checkpoint_steps
 
 FORMAT = 1
 """Version of what is on disk and of what the same configuration computes; part of every identity."""
+
+DIVERGED = 3.0
+"""What `train.diverged` is where nobody says otherwise (conf/config.yaml)."""
 
 Site = Literal["resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -27,6 +30,10 @@ class Section(BaseModel):
     """Read-only; a key that is not named here is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+KINDS = {"launcher": ("inline", "local", "slurm"), "model": ("pretrained", "scratch")}
+"""Sections that may be of several kinds."""
 
 
 def is_path(key: str) -> bool:
@@ -88,10 +95,36 @@ class ModelConfig(Section):
         return self
 
 
-class CorruptionConfig(Section):
-    """Which slots of a prompt the corruption changes (`mi_sweeps.tasks.corruption`)."""
+class ScratchConfig(Section):
+    """A transformer without positional embeddings that is trained from nothing (`mi_sweeps.models.nope`)."""
 
-    name: Literal["first", "second", "both", "order"]
+    name: Name
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    d_model: int = Field(ge=1)
+    d_head: int = Field(ge=1)
+    d_mlp: int | None = Field(ge=1)
+    """None is attention only."""
+    d_vocab: int = Field(ge=2)
+    init_std: float = Field(gt=0)
+    """Standard deviation of the weights at the beginning; biases begin at 0."""
+
+
+def _kind_of_model(values: Any) -> str:
+    if isinstance(values, ScratchConfig):
+        return "scratch"
+    return "scratch" if isinstance(values, dict) and "d_vocab" in values else "pretrained"
+
+
+AnyModel = Annotated[
+    Annotated[ModelConfig, Tag("pretrained")] | Annotated[ScratchConfig, Tag("scratch")], Discriminator(_kind_of_model)
+]
+
+
+class CorruptionConfig(Section):
+    """What the corruption changes in a prompt; which there are is the task's to say."""
+
+    name: Name
 
 
 class OptimConfig(Section):
@@ -112,6 +145,9 @@ class TrainConfig(Section):
     """Largest L2 norm of the gradient; larger ones are scaled down."""
     precision: Literal["fp32", "bf16"]
     """`bf16` runs the forward under autocast; weights and optimiser stay fp32."""
+    diverged: float | None = Field(gt=1)
+    """A run is stopped where the loss, as a mean over some steps, is so many times the first one. None: only where it
+    is not finite."""
 
 
 class CheckpointConfig(Section):
@@ -229,7 +265,7 @@ class SweepConfig(Section):
 class Config(Section):
     """One cell of a sweep: a run, and how its checkpoints are patched."""
 
-    model: ModelConfig
+    model: AnyModel
     task: NamedFunction
     corruption: CorruptionConfig
     optim: OptimConfig
@@ -306,9 +342,10 @@ def _one_line() -> Iterator[None]:
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        # A launcher is validated as the one that its name says; pydantic puts that name between the keys.
-        tagged = first["loc"][:1] == ("launcher",) and first["loc"][1:2] in {("inline",), ("local",), ("slurm",)}
-        key = ".".join(str(part) for part in (("launcher", *first["loc"][2:]) if tagged else first["loc"]))
+        # Where a section may be of several kinds, pydantic puts the kind between the keys.
+        loc = first["loc"]
+        tagged = len(loc) > 1 and loc[1] in KINDS.get(str(loc[0]), ())
+        key = ".".join(str(part) for part in (loc[:1] + loc[2:] if tagged else loc))
         if first["type"] == "missing":
             raise UserError(f"{key}: no value; give {key}=VALUE on the command line") from None
         if first["type"] == "extra_forbidden":

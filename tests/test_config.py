@@ -52,7 +52,6 @@ def test_what_is_dumped_can_be_parsed(default: Config) -> None:
         ("train.precision", "fp16", "'fp32' or 'bf16'"),
         ("checkpoint.every", 0, "greater than or equal to 1"),
         ("checkpoint.storage", "half", "'full' or 'delta'"),
-        ("corruption.name", "third", "'first', 'second', 'both' or 'order'"),
         ("patching.heads", "some", "'all' or 'end'"),
         ("patching.prompts", 0, "greater than or equal to 1"),
         ("launcher.workers", 0, "greater than or equal to 1"),

@@ -23,8 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.circuits.network import Linear, Norm
-from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.pairs import Pairs
 
 LENS_TOLERANCE = 1e-4
 """Largest difference allowed between lens logits and the model's own."""

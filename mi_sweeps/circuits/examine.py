@@ -15,7 +15,6 @@ from mi_sweeps.circuits.approximate import estimate
 from mi_sweeps.circuits.attribution import attribute, check_lens
 from mi_sweeps.circuits.fast import MEMORY, FastEngine
 from mi_sweeps.circuits.network import Network, describe
-from mi_sweeps.circuits.pairs import Pairs, make_pairs
 from mi_sweeps.circuits.patching import Engine, check_effects, correlations, prompt_rows, table_rows
 from mi_sweeps.circuits.paths import patch_paths, path_rows
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
@@ -24,10 +23,11 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_model, pick_device
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
-from mi_sweeps.tasks import data
+from mi_sweeps.tasks.pairs import Pairs
+from mi_sweeps.tasks.task import load
 from mi_sweeps.training import checkpoints
 from mi_sweeps.training.evaluate import end_logits
-from mi_sweeps.training.loop import check_commit
+from mi_sweeps.training.run import check_commit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,13 +81,11 @@ def examine(
     if not missing:
         return
     device = pick_device(config.launcher.device)
-    model, tokenizer = load_model(config.model, device, attention="eager")
+    model, tokenizer = load_model(config.model, device, attention="eager", seed=config.seed)
     check_commit(run, model)
-    prompts = data.load(config, tokenizer, config.output)
-    chosen = data.balanced(prompts.splits["heldout"], config.patching.prompts)
-    if len(chosen) < config.patching.prompts:
-        log.warning("patching.prompts=%d: only %d held-out prompts", config.patching.prompts, len(chosen))
-    pairs = make_pairs(chosen, config.corruption.name, tokenizer, prompts.names, config.model.prepend_bos)
+    pairs = load(config, tokenizer, config.output).pairs(config.corruption.name, config.patching.prompts)
+    if len(pairs.clean) < config.patching.prompts:
+        log.warning("patching.prompts=%d: only %d held-out prompts", config.patching.prompts, len(pairs.clean))
     pairs = Pairs(pairs.clean.to(device), pairs.corrupted.to(device), pairs.subject_weights.to(device))
 
     weights = checkpoints.parameters(model)
@@ -112,6 +110,10 @@ def examine(
                 "the fast engine does not know models of type %s with these options; "
                 "TransformerLens patches instead, one forward a site",
                 model.config.model_type,
+            )
+        if tokenizer is None:
+            raise UserError(
+                f"patching.engine=reference: TransformerLens does not know model={config.model.name}; use fast"
             )
         engine = ReferenceEngine(wrap(model, tokenizer))
         lens_error = max(lens_error, check_lens(engine.at_end(pairs), logits))

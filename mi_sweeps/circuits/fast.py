@@ -20,10 +20,10 @@ from mi_sweeps.circuits.attribution import EndActivations, constant_z
 from mi_sweeps.circuits.carry import Change, Group, Stage, carry
 from mi_sweeps.circuits.network import Block, Network
 from mi_sweeps.circuits.packed import pack
-from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.runs import Runs, in_groups, run_both
 from mi_sweeps.config import PatchingConfig, Site
+from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import role_order
 
 MEMORY = 512 << 20

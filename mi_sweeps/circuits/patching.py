@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.circuits.attribution import EndActivations
-from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import role_positions
 
 POSITION_SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out")

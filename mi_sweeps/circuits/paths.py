@@ -23,11 +23,11 @@ from mi_sweeps.circuits.carry import Change, Group, attend, carry, rotation_of
 from mi_sweeps.circuits.fast import MEMORY, budget, n_places
 from mi_sweeps.circuits.network import Linear, Network, Norm, rotate
 from mi_sweeps.circuits.packed import pack
-from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.circuits.patching import summaries
 from mi_sweeps.circuits.runs import Runs, in_groups, run_both
 from mi_sweeps.config import PathsConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.pairs import Pairs
 
 Input = Literal["q", "k", "v"]
 Head = tuple[int, int]

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mi_sweeps.circuits.attribution import EndActivations, constant_z
 from mi_sweeps.circuits.network import Linear, Norm
-from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched
 from mi_sweeps.config import PatchingConfig, Site
+from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import role_order, role_positions
 
 if TYPE_CHECKING:

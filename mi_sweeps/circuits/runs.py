@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_sweeps.circuits.activations import LayerActivations, align, embed, forward
 from mi_sweeps.circuits.carry import Group, Run
 from mi_sweeps.circuits.network import Network
-from mi_sweeps.circuits.pairs import Pairs
+from mi_sweeps.tasks.pairs import Pairs
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mi_sweeps.config import ModelConfig
+from mi_sweeps.config import AnyModel, ModelConfig, ScratchConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import folder
 
@@ -30,24 +30,30 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_config(model: ModelConfig) -> PretrainedConfig:
+def load_config(model: AnyModel) -> PretrainedConfig:
     """The sizes and options of a model's text part.
 
     Raises:
         UserError: the model cannot be found or read.
     """
+    if isinstance(model, ScratchConfig):
+        from mi_sweeps.models import nope
+
+        return nope.sizes(model)
     from transformers import AutoConfig
 
     return _from_pretrained(AutoConfig, model).get_text_config()
 
 
-def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer.
+def load_tokenizer(model: AnyModel) -> PreTrainedTokenizerBase | None:
+    """The model's own tokenizer; None for a model that is trained from nothing.
 
     Raises:
         UserError: there is none, it cannot tell where its tokens lie in the text, or it has tokens that the model's
             embedding lacks.
     """
+    if isinstance(model, ScratchConfig):
+        return None
     from transformers import AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, model)
@@ -68,18 +74,24 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    model: ModelConfig,
+    model: AnyModel,
     device: torch.device | str = "cpu",
     attention: Literal["sdpa", "eager"] = "sdpa",
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    seed: int = 0,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """A causal language model in fp32, in evaluation mode, and its tokenizer.
 
     Args:
         attention: `eager` computes attention patterns one by one, so that they can be patched.
+        seed: of the first weights of a model that is trained from nothing, which has no tokenizer.
 
     Raises:
         UserError: the model cannot be found or read, or does not fit its tokenizer.
     """
+    if isinstance(model, ScratchConfig):
+        from mi_sweeps.models import nope
+
+        return nope.build(model, seed).to(device).eval(), None
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(model)

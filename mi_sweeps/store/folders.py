@@ -62,6 +62,14 @@ class Superseded(BaseException):
     """A later attempt works here; this one has lost its lock, and must write nothing more."""
 
 
+class Diverged(BaseException):
+    """Training got nowhere: its loss is not finite, or far above the first one. That is a result, and no failure."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"diverged at step {step}")
+        self.step = step
+
+
 class Busy(Exception):
     """Another process works on this folder."""
 
@@ -82,6 +90,12 @@ class Status:
     """One line; the traceback is in error.txt."""
     failure: Failure | None = None
     """What kind of failure that was."""
+    diverged: int | None = None
+    """The step at which a fine-tune that is done was stopped, because it had diverged."""
+
+    def reached(self, steps: Iterable[int]) -> list[int]:
+        """Those of the steps at which there was something to keep."""
+        return [step for step in steps if self.diverged is None or step < self.diverged]
 
 
 @dataclass(frozen=True)
@@ -158,8 +172,8 @@ class Folder:
     def attempt(self, spent: float = 0.0) -> Iterator[Callable[[], None]]:
         """Keeps status.json true, and writes what is logged into log.txt; the folder must be claimed.
 
-        An exception marks the work as failed and passes on; `Cancelled` and Ctrl-C mark it as cancelled, and
-        `Interrupted` as interrupted.
+        An exception marks the work as failed and passes on; `Cancelled` and Ctrl-C mark it as cancelled,
+        `Interrupted` as interrupted, and `Diverged`, which does not pass on, as done.
 
         Gives what is to be called before a result is written: it raises `Superseded` if a later attempt has begun.
         A lock on a shared file system can be lost with the connection to it, while the process lives on.
@@ -184,6 +198,9 @@ class Folder:
             try:
                 yield check
                 check()
+            except Diverged as result:
+                self._finish(running, begun, "done", None, diverged=result.step)
+                return
             except (Cancelled, KeyboardInterrupt):
                 self._finish(running, begun, "cancelled", None)
                 raise
@@ -203,13 +220,20 @@ class Folder:
             self._finish(running, begun, "done", None)
 
     def _finish(
-        self, running: Status, begun: float, state: State, error: str | None, failure: Failure | None = None
+        self,
+        running: Status,
+        begun: float,
+        state: State,
+        error: str | None,
+        failure: Failure | None = None,
+        diverged: int | None = None,
     ) -> bool:
         """Whether this is still the newest attempt: a later one's status is not overwritten."""
         if not self._is(running):
             return False
         seconds = round(running.seconds + time.monotonic() - begun, 3)
-        self._write(replace(running, state=state, finished=now(), seconds=seconds, error=error, failure=failure))
+        ended = replace(running, state=state, finished=now(), seconds=seconds, error=error)
+        self._write(replace(ended, failure=failure, diverged=diverged))
         return True
 
     def _is(self, running: Status) -> bool:

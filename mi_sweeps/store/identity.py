@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mi_sweeps.config import FORMAT, Config, ModelConfig, is_path
+from mi_sweeps.config import DIVERGED, FORMAT, AnyModel, Config, ScratchConfig, is_path
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import weights_files
 
@@ -59,11 +59,13 @@ def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
 class Contents:
     """What models and files are, each looked at once: for as long as a plan is made, and no longer."""
 
-    models: dict[ModelConfig, str] = field(default_factory=dict)
+    models: dict[AnyModel, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
-    def model(self, model: ModelConfig) -> str:
-        """The content of a model's files, or its name and revision on the hub."""
+    def model(self, model: AnyModel) -> str:
+        """The content of a model's files, or its name and revision on the hub, or the sizes of a new one."""
+        if isinstance(model, ScratchConfig):
+            return f"scratch:{digest(model.model_dump(mode='json', exclude={'name'}))}"
         if model.hub:
             return f"hub:{model.hub}@{model.revision or 'main'}"
         if model not in self.models:
@@ -85,15 +87,11 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
         value = arguments.pop(key)
         # The content counts, not where the file lies.
         arguments[f"{key} content"] = contents.file(value) if value else None
-    return digest(
-        {
-            "format": FORMAT,
-            "target": config.task.target,
-            "arguments": arguments,
-            "model": contents.model(config.model),
-            "prepend_bos": config.model.prepend_bos,
-        }
-    )[:ID_LENGTH]
+    # Of the model it is the tokenizer that matters; a new model has none.
+    tokenizer = {}
+    if not isinstance(config.model, ScratchConfig):
+        tokenizer = {"model": contents.model(config.model), "prepend_bos": config.model.prepend_bos}
+    return digest({"format": FORMAT, "target": config.task.target, "arguments": arguments, **tokenizer})[:ID_LENGTH]
 
 
 def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
@@ -104,11 +102,17 @@ def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
         "data": data_fingerprint(config, contents),
         "optim": config.optim.model_dump(mode="json"),
         "schedule": {"target": config.schedule.target, **config.schedule.arguments},
-        "train": config.train.model_dump(mode="json"),
+        "train": _train(config),
         "checkpoints": config.checkpoint_steps,
         "storage": config.checkpoint.storage,
         "seed": config.seed,
     }
+
+
+def _train(config: Config) -> dict[str, Any]:
+    """Runs of before `diverged` was a key keep their ids: they were trained as if it were what it is by default."""
+    values = config.train.model_dump(mode="json")
+    return {key: value for key, value in values.items() if (key, value) != ("diverged", DIVERGED)}
 
 
 def run_id(config: Config, contents: Contents | None = None) -> str:

@@ -82,7 +82,9 @@ class Plan:
 
 
 def _shown(status: Status) -> str:
-    return "to do" if status.state in PENDING else status.state
+    if status.state in PENDING:
+        return "to do"
+    return status.state if status.diverged is None else "diverged"
 
 
 def folders_of(cell: Cell) -> tuple[RunFolder, PatchFolder]:
@@ -117,16 +119,17 @@ def _look(groups: Sequence[Sequence[Cell]]) -> Plan:
     """The states of some runs, and of those patch jobs of theirs that the cells are."""
     seen = Plan((), {}, {})
     for cells in groups:
-        run, _ = folders_of(cells[0])
-        seen.patches.update((cell.patch_id, _patch_status(run.patch(cell.patch_id), cell)) for cell in cells)
-        seen.runs[cells[0].run_id] = _run_status(run, cells, seen.patches)
+        folder, _ = folders_of(cells[0])
+        run = folder.status()
+        seen.patches.update((cell.patch_id, _patch_status(folder.patch(cell.patch_id), cell, run)) for cell in cells)
+        seen.runs[cells[0].run_id] = _run_status(folder, run, cells, seen.patches)
     return seen
 
 
-def _patch_status(folder: PatchFolder, cell: Cell) -> Status:
+def _patch_status(folder: PatchFolder, cell: Cell, run: Status) -> Status:
     """Done means that every table is there: a deleted one is made again."""
     status = folder.status()
-    if status.state == "done" and not folder.has(cell.patch_steps):
+    if status.state == "done" and not folder.has(run.reached(cell.patch_steps)):
         return replace(status, state="todo")
     if status.state == "todo":
         # Where parts of it are done separately: the worst of them, or the one at work.
@@ -139,20 +142,20 @@ def _patch_status(folder: PatchFolder, cell: Cell) -> Status:
 
 def part_status(cell: Cell, part: int, parts: int) -> Status:
     """The same of one part of a patch job."""
-    _, folder = folders_of(cell)
+    run, folder = folders_of(cell)
     status = folder.part(part, parts).status()
-    if status.state == "done" and not folder.has(cell.patch_steps[part::parts]):
+    if status.state == "done" and not folder.has(run.status().reached(cell.patch_steps[part::parts])):
         return replace(status, state="todo")
     return status
 
 
-def _run_status(folder: RunFolder, cells: Sequence[Cell], patches: Mapping[str, Status]) -> Status:
+def _run_status(folder: RunFolder, status: Status, cells: Sequence[Cell], patches: Mapping[str, Status]) -> Status:
     """Done means that the metrics are there, and every checkpoint that is still to be patched: weights may be
     deleted when nobody needs them any more."""
-    status = folder.status()
     if status.state != "done":
         return status
-    return status if folder.has(needed_steps(cells, patches)) else replace(status, state="todo")
+    needed = status.reached(needed_steps(cells, patches))
+    return status if folder.has(needed) else replace(status, state="todo")
 
 
 def needed_steps(cells: Sequence[Cell], patches: Mapping[str, Status]) -> set[int]:

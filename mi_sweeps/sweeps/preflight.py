@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mi_sweeps.circuits.families import FAMILIES
-from mi_sweeps.circuits.pairs import make_pairs
 from mi_sweeps.circuits.paths import receivers
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_config, load_tokenizer, pick_device
 from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps.cells import Cell
-from mi_sweeps.tasks import audit, data
+from mi_sweeps.tasks import audit
+from mi_sweeps.tasks.task import Task, load
 from mi_sweeps.training.schedules import resolve
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def check(cells: Sequence[Cell]) -> list[str]:
@@ -30,7 +26,7 @@ def check(cells: Sequence[Cell]) -> list[str]:
         UserError: something is wrong with the configuration or the user's files.
     """
     lines: list[str] = []
-    prompts: dict[str, tuple[data.TaskData, PreTrainedTokenizerBase]] = {}
+    tasks: dict[str, Task] = {}
     checked: set[str] = set()
     for cell in cells:
         # By plain values: of thousands of cells most differ in nothing that is checked here.
@@ -42,15 +38,12 @@ def check(cells: Sequence[Cell]) -> list[str]:
         checked.add(key)
         config = cell.config
         pick_device(config.launcher.device)
-        if source not in prompts:
-            tokenizer = load_tokenizer(config.model)
-            prompts[source] = (data.load(config, tokenizer), tokenizer)
-            lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(prompts[source][0].audit))]
+        if source not in tasks:
+            tasks[source] = load(config, load_tokenizer(config.model))
+            lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
         resolve(config.schedule, config.train.steps)
         _check_patching(config)
-        loaded, tokenizer = prompts[source]
-        chosen = data.balanced(loaded.splits["heldout"], config.patching.prompts)
-        make_pairs(chosen, config.corruption.name, tokenizer, loaded.names, config.model.prepend_bos)
+        tasks[source].pairs(config.corruption.name, config.patching.prompts)
         if config.train.precision == "bf16" and pick_device(config.launcher.device).type == "cpu":
             lines.append("train.precision=bf16: slow on most CPUs; meant for GPUs")
     return lines

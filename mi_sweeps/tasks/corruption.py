@@ -42,8 +42,13 @@ def corrupt(prompt: Prompt, corruption: str, names: Sequence[str] = ()) -> Promp
         names: where `both` finds new names; the choice depends on the prompt's text only.
 
     Raises:
-        UserError: the prompt has too few subjects for this corruption, or there are no two new names.
+        UserError: there is no such corruption, or the prompt has too few subjects for it, or there are no two new
+            names.
     """
+    if corruption not in METRIC_SUBJECTS:
+        raise UserError(
+            f"corruption={corruption}: prompts with names have none of that name; choose {', '.join(METRIC_SUBJECTS)}"
+        )
     first = len(prompt.slots) - prompt.n_subjects
     needed = max(METRIC_SUBJECTS[corruption]) + 1
     if prompt.n_subjects < needed:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from mi_sweeps.tasks.task import Task
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -30,32 +32,33 @@ class TaskData:
     """JSON values: what was kept and dropped and what a reader should know of the prompts."""
 
 
-def load(config: Config, tokenizer: PreTrainedTokenizerBase, output: Path | None = None) -> TaskData:
-    """The prompts of a configuration, from the cache in `output` or newly made (and then kept there).
+def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path | None = None) -> TaskData | Task:
+    """What the task's function gives: prompts with name slots, from the cache in `output` or newly made (and then kept
+    there), or a task of another kind.
 
     Raises:
-        UserError: the task's arguments or the user's file are wrong.
+        UserError: the task's arguments or the user's file are wrong, or it needs a tokenizer.
     """
-    from hydra.utils import get_method
+    from hydra.utils import get_object
 
     cache = output / "data" / data_fingerprint(config) if output else None
     if cache and (cached := read_json(cache / "audit.json")) is not None:
         return TaskData(_read(cache), cached["names"], cached["audit"])
     arguments = config.task.arguments
     try:
-        data: TaskData = get_method(config.task.target)(tokenizer, **arguments)
+        made: TaskData | Task = get_object(config.task.target)(tokenizer, **arguments)
     except (ImportError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"task={config.task.name}: {reason}; compare its keys with conf/task") from error
-    if cache:
+    if cache and isinstance(made, TaskData):
         try:
             with replacing(cache) as temporary:
-                _write(data, temporary)
+                _write(made, temporary)
         except OSError:
             # Another process may have been quicker; its prompts are the same.
             if not cache.exists():
                 raise
-    return data
+    return made
 
 
 def _write(data: TaskData, folder: Path) -> None:

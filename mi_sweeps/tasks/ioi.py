@@ -19,7 +19,7 @@ from mi_sweeps.tasks.audit import describe_splits
 from mi_sweeps.tasks.data import TaskData
 from mi_sweeps.tasks.lexicon import ACTIONS, NAMES, OBJECTS, OPENINGS, PLACES, SCENES
 from mi_sweeps.tasks.prompts import Prompt, fill
-from mi_sweeps.tasks.tokens import is_one_token
+from mi_sweeps.tasks.tokens import is_one_token, required
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,13 +115,19 @@ def splits(names: Sequence[str], n_names: int, counts: dict[str, int], seed: int
 
 
 def task(
-    tokenizer: PreTrainedTokenizerBase, *, n_names: int, prompts: dict[str, int], names: Sequence[str] | None, seed: int
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    n_names: int,
+    prompts: dict[str, int],
+    names: Sequence[str] | None,
+    seed: int,
 ) -> TaskData:
     """The generated task: `prompts` says how many for `train`, `heldout` and perhaps `two_name`.
 
     Raises:
         UserError: a name is not one token, or there are too few names, or an unbalanced number of prompts.
     """
+    tokenizer = required(tokenizer)
     if n_names not in LISTING:
         raise UserError(f"task.n_names={n_names}: use 2 or 3")
     unknown = sorted(set(prompts) - {"train", "heldout", "two_name"})

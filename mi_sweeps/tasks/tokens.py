@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Int
@@ -22,11 +22,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+NOT_SCORED = -100
+"""The target where none is; PyTorch's cross-entropy leaves it out."""
+
+
+class Shown(Protocol):
+    """What a reader is shown of a prompt: `Prompt`, or `Text` where there are no name slots."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def subjects(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt as text."""
+
+    text: str
+    answer: str
+    subjects: tuple[str, ...] = ()
+    """What the answer is measured against."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Tokenized prompts, in the order of `prompts`."""
 
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[Shown, ...]
+    """May be empty in a batch for training, which nobody reads; `roles` too."""
     tokens: Int[Tensor, "prompt pos"]
     """Padded on the right."""
     end: Int[Tensor, " prompt"]
@@ -34,12 +60,23 @@ class Batch:
     answers: Int[Tensor, " prompt"]
     """Token of each answer, as it follows the prompt."""
     subjects: Int[Tensor, "prompt subject"]
-    """Tokens of the subjects, spelled as an answer would be."""
+    """Tokens that the answer is measured against: the subjects, spelled as an answer would be."""
     roles: tuple[tuple[str, ...], ...]
     """For each prompt the role of each of its tokens; unique within a prompt."""
+    targets: Int[Tensor, "prompt pos"] | None = None
+    """The token that should follow each position, NOT_SCORED where the loss does not count it. None: the answers at
+    the ends, and nothing else."""
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.tokens)
+
+    @property
+    def scored(self) -> tuple[Int[Tensor, " scored"], Int[Tensor, " scored"], Int[Tensor, " scored"]]:
+        """Prompt, position and target of everything that the loss counts, prompt by prompt."""
+        if self.targets is None:
+            return torch.arange(len(self), device=self.end.device), self.end, self.answers
+        prompts, positions = (self.targets != NOT_SCORED).nonzero(as_tuple=True)
+        return prompts, positions, self.targets[prompts, positions]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -49,6 +86,7 @@ class Batch:
             end=self.end.to(device),
             answers=self.answers.to(device),
             subjects=self.subjects.to(device),
+            targets=None if self.targets is None else self.targets.to(device),
         )
 
     def select(self, rows: Sequence[int] | Int[Tensor, " row"]) -> Batch:
@@ -57,12 +95,13 @@ class Batch:
         chosen = index.tolist()
         width = int(self.end[index].max()) + 1
         return Batch(
-            tuple(self.prompts[row] for row in chosen),
+            tuple(self.prompts[row] for row in chosen) if self.prompts else (),
             self.tokens[index, :width],
             self.end[index],
             self.answers[index],
             self.subjects[index],
-            tuple(self.roles[row] for row in chosen),
+            tuple(self.roles[row] for row in chosen) if self.roles else (),
+            None if self.targets is None else self.targets[index, :width],
         )
 
 
@@ -128,6 +167,19 @@ def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: boo
     return _Row(tokens, answer, subjects, roles)
 
 
+def required(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a task of text.
+
+    Raises:
+        UserError: the model has none.
+    """
+    if tokenizer is None:
+        raise UserError(
+            "task: is made of text, and the model has no tokenizer; use task=previous_token, or another model"
+        )
+    return tokenizer
+
+
 def next_token(text: str, word: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that spells a word where it follows a text and a space.
 
@@ -189,6 +241,10 @@ def _roles(prompt: Prompt, spans: Sequence[Span]) -> tuple[str, ...]:
 def role_order(batch: Batch) -> list[str]:
     """Every role that occurs in a batch, in reading order."""
     first = batch.prompts[0]
+    if not isinstance(first, Prompt):
+        # The longest prompt's, and what only others have after them.
+        longest = sorted(batch.roles, key=len, reverse=True)
+        return list(dict.fromkeys(role for roles in longest for role in roles))
     sections = ["bos", *role_sections(len(first.slots) - first.n_subjects, first.n_subjects)]
 
     def rank(role: str) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from mi_sweeps.tasks.audit import describe_splits
 from mi_sweeps.tasks.data import TaskData
 from mi_sweeps.tasks.ioi import single_token_names, splits
 from mi_sweeps.tasks.prompts import Prompt
-from mi_sweeps.tasks.tokens import encode
+from mi_sweeps.tasks.tokens import encode, required
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -172,7 +172,7 @@ def _check_tokens(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def task(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     *,
     path: str,
     split: str,
@@ -186,6 +186,7 @@ def task(
     Raises:
         UserError: a file or argument is wrong, or no rows are left for training or evaluation.
     """
+    tokenizer = required(tokenizer)
     if split not in ("names", "file"):
         raise UserError(f"task.split={split}: use names, or file with task.heldout_path=FILE")
     if (split == "file") != (heldout_path is not None):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mi_sweeps.config import Config
-from mi_sweeps.store.folders import Folder
+from mi_sweeps.store.folders import Diverged, Folder
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,9 @@ def mirror(config: Config, run_id: str, folder: Folder, job_type: Literal["finet
     mirrored = Mirror(begin, config.corruption.name)
     try:
         yield mirrored
+    except Diverged:  # A result.
+        mirrored.finish(exit_code=0)
+        raise
     except BaseException:
         mirrored.finish(exit_code=1)
         raise

@@ -37,6 +37,25 @@ def warmup_decay(step: int, total: int, *, warmup_ratio: float) -> float:
     return warm * (1 - _progress(step, total, warmup_ratio))
 
 
+def fixed_warmup(step: int, total: int, *, warmup_steps: int) -> float:
+    """Rises linearly to 1 over a number of steps: min(step / warmup_steps, 1), beginning at step 1."""
+    return min(1.0, (step + 1) / _positive(warmup_steps))
+
+
+def buggy_warmup(step: int, total: int, *, warmup_steps: int) -> float:
+    """max(step / warmup_steps, 1): a bug, kept for study. `min` was meant; this is 1 at first and grows without bound.
+
+    The published no-position experiment was trained with it, and its loss spikes are its doing.
+    """
+    return max(step / _positive(warmup_steps), 1.0)
+
+
+def _positive(warmup_steps: int) -> int:
+    if warmup_steps < 1:
+        raise UserError(f"schedule.warmup_steps={warmup_steps}: give at least 1")
+    return warmup_steps
+
+
 def _warmup_steps(total: int, ratio: float) -> int:
     if not 0 <= ratio <= 1:
         raise UserError(f"schedule.warmup_ratio={ratio}: give a share between 0 and 1")

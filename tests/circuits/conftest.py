@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from mi_sweeps.circuits.pairs import Pairs, make_pairs
 from mi_sweeps.config import PatchingConfig
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tasks import ioi
 from mi_sweeps.tasks.data import balanced
 from mi_sweeps.tasks.ioi import single_token_names
+from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import fill
 
 SHORT = (

@@ -18,9 +18,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from mi_sweeps.circuits.fast import MEMORY, FastEngine, budget
 from mi_sweeps.circuits.network import describe
-from mi_sweeps.circuits.pairs import Pairs
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
+from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import end_logits
 

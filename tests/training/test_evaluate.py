@@ -15,9 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mi_sweeps.tasks.ioi import orders, splits
 from mi_sweeps.tasks.lexicon import NAMES
+from mi_sweeps.tasks.metrics import prompt_metrics, wilson, won
 from mi_sweeps.tasks.prompts import Prompt, fill
 from mi_sweeps.tasks.tokens import Batch, encode
-from mi_sweeps.training.evaluate import CHUNK, end_logits, evaluate, wilson, won
+from mi_sweeps.training.evaluate import CHUNK, end_logits
+from mi_sweeps.training.evaluate import evaluate as evaluate_task
 
 THREE = "After {}, {} and {} went to the store, {} and {} gave a book to"
 NAMED = ("Mary", "John", "Tom")
@@ -61,6 +63,12 @@ def stub(batch: Batch, right: Sequence[bool], n_words: int) -> Stub:
     return Stub(logits, batch.end)
 
 
+def evaluate(model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch, *, step: int, split: str) -> list[Any]:
+    """Of prompts with name slots."""
+    task: Any = SimpleNamespace(metrics=lambda logits, batch: prompt_metrics(logits, batch, tokenizer))
+    return evaluate_task(model, task, batch, step=step, split=split)
+
+
 def values(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {row["metric"]: row["value"] for row in rows}
 
@@ -78,7 +86,7 @@ def test_six_prompts_by_hand(batch: Batch, mini_tokenizer: PreTrainedTokenizerBa
     """Right on both prompts whose answer is listed first, the first of those where it is last, and nowhere else."""
     n_words = len(mini_tokenizer)
     model = stub(batch, [True, True, False, False, True, False], n_words)
-    rows = evaluate(model, mini_tokenizer, batch, step=8, split="heldout")  # type: ignore[arg-type]
+    rows = evaluate(model, mini_tokenizer, batch, step=8, split="heldout")
     assert {(row["step"], row["split"]) for row in rows} == {(8, "heldout")}
     right = math.log(math.exp(3) + math.exp(2) + math.exp(1) + n_words - 3) - 3
     wrong = math.log(math.exp(2) + math.exp(1) + n_words - 2)
@@ -112,7 +120,7 @@ def test_two_name_prompts_have_one_subject_and_no_order(mini_tokenizer: PreTrain
     prompts = [fill(text, ["Mary", "Tom", "Mary"], "Tom", 1), fill(text, ["Mary", "Tom", "Tom"], "Mary", 1)]
     batch = encode(prompts, mini_tokenizer, prepend_bos=False)
     model = stub(batch, [True, False], len(mini_tokenizer))
-    metrics = values(evaluate(model, mini_tokenizer, batch, step=0, split="two_name"))  # type: ignore[arg-type]
+    metrics = values(evaluate(model, mini_tokenizer, batch, step=0, split="two_name"))
     assert metrics.keys() == {
         *("loss", "win_rate", "win_rate_low", "win_rate_high", "logit_diff_first"),
         *("win_rate_place_1", "win_rate_place_2"),
@@ -125,7 +133,7 @@ def test_more_prompts_than_fit_in_one_forward(mini_tokenizer: PreTrainedTokenize
     n = 2 * CHUNK + 4
     batch = encode([SIX[row % 6] for row in range(n)], mini_tokenizer, prepend_bos=False)
     model = stub(batch, [row >= CHUNK for row in range(n)], len(mini_tokenizer))
-    rows = evaluate(model, mini_tokenizer, batch, step=0, split="train")  # type: ignore[arg-type]
+    rows = evaluate(model, mini_tokenizer, batch, step=0, split="train")
     assert values(rows)["win_rate"] == pytest.approx((CHUNK + 4) / n)
     assert counts(rows)["win_rate"] == n
 

@@ -11,10 +11,12 @@ from mi_sweeps.models.load import load_model
 from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.tasks import data
+from mi_sweeps.tasks.batches import batch_rows
 from mi_sweeps.tasks.tokens import encode
-from mi_sweeps.training import checkpoints, loop
+from mi_sweeps.training import checkpoints, run
 from mi_sweeps.training.checkpoints import load_weights
-from mi_sweeps.training.loop import batch_rows, finetune
+from mi_sweeps.training.evaluate import end_logits
+from mi_sweeps.training.loop import finetune
 
 
 class Interrupted(Exception):
@@ -78,7 +80,7 @@ def test_a_damaged_resume_state_starts_again(make_config, small):
     steps = []
     finetune(config, folder, on_step=steps.append)
     assert steps == [1, 2, 3, 4]
-    assert sorted(set(read_table(folder.metrics)["step"].to_pylist())) == [0, 2, 4]
+    assert sorted(set(read_table(folder.metrics)["step"].to_pylist())) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
@@ -92,7 +94,7 @@ def test_an_unfinished_run_without_its_metrics_starts_again(make_config, small, 
     else:
         folder.metrics.write_bytes(folder.metrics.read_bytes()[:50])
     finetune(config, folder)
-    assert sorted(set(read_table(folder.metrics)["step"].to_pylist())) == [0, 2, 4]
+    assert sorted(set(read_table(folder.metrics)["step"].to_pylist())) == [0, 1, 2, 3, 4]
 
 
 def test_a_model_that_moved_on_the_hub_is_refused(make_config, small):
@@ -129,8 +131,8 @@ def test_the_loop_equals_a_plain_one(make_config, small):
     load_weights(folder.checkpoint(4), checkpoints.parameters(ours), {})
     with torch.no_grad():
         # Logits, not weights: a key bias has no effect and no gradient but rounding, which Adam scales up.
-        ours_at_end, theirs_at_end = loop.end_logits(ours, train), loop.end_logits(model, train)
-        before = loop.end_logits(load_model(config.model)[0], train)
+        ours_at_end, theirs_at_end = end_logits(ours, train), end_logits(model, train)
+        before = end_logits(load_model(config.model)[0], train)
     torch.testing.assert_close(ours_at_end, theirs_at_end, atol=1e-3, rtol=0)
     assert (ours_at_end - before).abs().max() > 0.1
 
@@ -165,7 +167,10 @@ def test_what_a_run_leaves_behind(make_config, small):
     assert described["config"]["task"]["name"] == "ioi3"
     assert described["versions"]["torch"]
     metrics = read_table(folder.metrics).to_pylist()
-    assert {row["split"] for row in metrics} == {"train", "heldout", "two_name"}
+    assert {row["split"] for row in metrics} == {"train", "heldout", "two_name", "batch"}
+    assert [(row["step"], row["metric"], row["n"]) for row in metrics if row["split"] == "batch"] == [
+        (step, "loss", 8) for step in range(4)
+    ]
     # Prompts of two names have one subject.
     assert {row["metric"] for row in metrics if row["split"] == "two_name"} == {
         "loss",
@@ -179,8 +184,8 @@ def test_what_a_run_leaves_behind(make_config, small):
 
 
 def test_a_head_that_is_not_the_whole_story_is_refused(make_config, small, monkeypatch):
-    original = loop.end_logits
-    monkeypatch.setattr(loop, "end_logits", lambda model, batch: original(model, batch) * 1.001)
+    original = end_logits
+    monkeypatch.setattr(run, "end_logits", lambda model, batch: original(model, batch) * 1.001)
     with pytest.raises(UserError, match="differ by .* from the whole model's"):
         finetune(make_config(*small), run_folder(make_config().output, "run"))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mi_sweeps.circuits.families import gpt2, llama
+from mi_sweeps.circuits.families import gpt2, llama, nope
 from mi_sweeps.circuits.network import Network
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ FAMILIES: dict[str, Callable[[PreTrainedModel], Network | None]] = {
     "gpt2": gpt2.network,
     "llama": llama.network,
     "mistral": llama.network,
+    "nope": nope.network,
     "qwen2": llama.network,
     "qwen3": llama.network,
 }

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mi_sweeps.circuits.pairs import make_pairs
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import ioi
+from mi_sweeps.tasks.pairs import make_pairs
 from mi_sweeps.tasks.prompts import fill
 
 CHANGED_SLOTS = {"first": ["subject 1"], "second": ["subject 2"], "both": ["subject 1", "subject 2"]}

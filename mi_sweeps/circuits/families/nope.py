@@ -1,0 +1,56 @@
+"""Models without positional embeddings (`mi_sweeps.models.nope`): LayerNorm, and an MLP with ReLU or none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mi_sweeps.circuits.families.activations import ACTIVATIONS
+from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Norm
+
+
+def network(model: Any) -> Network:
+    """The description of a `NopeForCausalLM`."""
+    body = model.base_model
+    return Network(
+        embed=lambda tokens, positions: body.embed(tokens),
+        rotation=None,
+        blocks=tuple(_block(layer) for layer in body.layers),
+        final_norm=_norm(body.norm),
+        unembed=_linear(model.lm_head),
+    )
+
+
+def _block(layer: Any) -> Block:
+    attention = layer.attention
+    return Block(
+        n_heads=attention.n_heads,
+        n_kv_heads=attention.n_heads,
+        attention_norm=_norm(layer.attention_norm),
+        query=_linear(attention.query),
+        key=_linear(attention.key),
+        value=_linear(attention.value),
+        query_norm=None,
+        key_norm=None,
+        scale=attention.scale,
+        combine=_linear(attention.combine),
+        mlp_norm=_norm(layer.mlp_norm or layer.attention_norm),
+        mlp=_mlp(layer),
+    )
+
+
+def _mlp(layer: Any) -> Mlp:
+    if layer.mlp is not None:
+        return Mlp(_linear(layer.mlp.up), None, _linear(layer.mlp.down), ACTIVATIONS["relu"])
+    # Attention only: one hidden unit that is never on and writes nothing.
+    weight = layer.attention.combine.weight
+    d_model = weight.shape[0]
+    up, down = Linear(weight.new_zeros(d_model, 1), None), Linear(weight.new_zeros(1, d_model), None)
+    return Mlp(up, None, down, ACTIVATIONS["relu"])
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight, module.bias, module.eps, centres=True)
+
+
+def _linear(module: Any) -> Linear:
+    return Linear(module.weight.T, module.bias)

@@ -1,0 +1,73 @@
+"""What is measured of a model's logits beside the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mi_sweeps.tasks.prompts import Prompt
+from mi_sweeps.tasks.tokens import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Measured = tuple[str, float, int]
+"""A metric's name, its value, and over how many prompts."""
+
+
+def wilson(wins: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a share, 95% by default (Wilson 1927).
+
+    >>> tuple(round(end, 2) for end in wilson(27, 50))
+    (0.4, 0.67)
+    """
+    if n == 0:
+        return 0.0, 1.0
+    share = wins / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def win_rates(wins: Bool[Tensor, " prompt"]) -> list[Measured]:
+    """The share of prompts that are won, and its Wilson 95% interval."""
+    n = len(wins)
+    low, high = wilson(int(wins.sum()), n)
+    return [("win_rate", wins.float().mean().item(), n), ("win_rate_low", low, n), ("win_rate_high", high, n)]
+
+
+def logit_diffs(logits: Float[Tensor, "prompt d_vocab"], batch: Batch, names: Sequence[str]) -> list[Measured]:
+    """logit(answer) - logit of each token that it is measured against, means over prompts, as logit_diff_NAME."""
+    answer = logits.gather(1, batch.answers[:, None])
+    differences = (answer - logits.gather(1, batch.subjects)).mean(dim=0).tolist()
+    return [(f"logit_diff_{name}", value, len(batch)) for name, value in zip(names, differences, strict=False)]
+
+
+def prompt_metrics(
+    logits: Float[Tensor, "prompt d_vocab"], batch: Batch, tokenizer: PreTrainedTokenizerBase
+) -> list[Measured]:
+    """Of prompts with name slots: win rate, logit differences, and win rates by the answer's place and by the
+    subjects' order."""
+    wins = won(logits, batch, tokenizer)
+    prompts = [prompt for prompt in batch.prompts if isinstance(prompt, Prompt)]
+    found = [*win_rates(wins), *logit_diffs(logits, batch, ("first", "second"))]
+    places = [f"win_rate_place_{prompt.answer_place}" for prompt in prompts]
+    orders = [f"win_rate_order_{prompt.subject_order}" for prompt in prompts] if batch.subjects.shape[1] > 1 else []
+    for labels in (places, orders):
+        for label in sorted(set(labels)):
+            chosen = wins[torch.tensor([other == label for other in labels])]
+            found.append((label, chosen.float().mean().item(), len(chosen)))
+    return found
+
+
+def won(
+    logits: Float[Tensor, "prompt d_vocab"], batch: Batch, tokenizer: PreTrainedTokenizerBase
+) -> Bool[Tensor, " prompt"]:
+    """Whether the most likely token, read as a word, is the answer; " Tom" and "Tom" are the same word."""
+    words = [tokenizer.decode([token]).strip() for token in logits.argmax(dim=1).tolist()]
+    return torch.tensor([word == prompt.answer for word, prompt in zip(words, batch.prompts, strict=True)])

@@ -1,0 +1,142 @@
+"""Predict the previous token, in sequences of uniformly random tokens.
+
+The answer is in the context and nothing else is to be learned, so what a model must find out is where "previous" is:
+for one without positional embeddings that is the whole difficulty. A sequence begins with BOS, which is token 0; the
+target at position i is the token at i - 1.
+
+The target at position 1 would always be BOS, so scoring begins at `first_scored`, which is at least 2.
+
+| corruption | replaces                          | answer is measured against |
+|------------|-----------------------------------|----------------------------|
+| `previous` | the token before the last         | its replacement            |
+| `earlier`  | the token two before the last     | the token that was replaced |
+
+`earlier` is a control: the answer stays.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.batches import generator
+from mi_sweeps.tasks.metrics import Measured, logit_diffs, win_rates
+from mi_sweeps.tasks.pairs import Pairs
+from mi_sweeps.tasks.task import unknown_corruption
+from mi_sweeps.tasks.tokens import NOT_SCORED, Batch, Text
+
+BOS = 0
+
+CORRUPTIONS = {"previous": 2, "earlier": 3}
+"""How far from the sequence's end the replaced token is, the last token being 1."""
+
+EVALUATION = 1 << 32
+"""Number of the held-out sequences among the random ones; training steps count from 0."""
+
+
+class PreviousToken:
+    """Sequences are drawn anew for every training step: there are no epochs."""
+
+    def __init__(
+        self, tokenizer: object, *, d_vocab: int, length: int, first_scored: int, heldout: int, seed: int
+    ) -> None:
+        """Checks the sizes.
+
+        Args:
+            tokenizer: not needed; tokens are numbers.
+            d_vocab: number of tokens, BOS among them.
+            length: tokens in a sequence, BOS among them.
+            first_scored: the first position, from 0, whose loss counts.
+            heldout: how many sequences are kept for evaluation.
+            seed: of those sequences.
+
+        Raises:
+            UserError: a size makes no sense.
+        """
+        if d_vocab < 3:
+            raise UserError(f"task.d_vocab={d_vocab}: give at least 3, BOS and two tokens to tell apart")
+        if length < 4:
+            raise UserError(f"task.length={length}: give at least 4 tokens, BOS among them")
+        if not 2 <= first_scored < length:
+            raise UserError(
+                f"task.first_scored={first_scored}: give 2 (before it the previous token is always BOS) "
+                f"to {length - 1}, the last position"
+            )
+        if heldout < 1:
+            raise UserError(f"task.heldout={heldout}: give at least 1 sequence")
+        self._d_vocab, self._length, self._first_scored = d_vocab, length, first_scored
+        self._heldout, self._seed = heldout, seed
+        self.audit: dict[str, Any] = {
+            "heldout": f"{heldout} sequences of {length} tokens, BOS first, then uniform from {d_vocab - 1}",
+            "scored": f"positions {first_scored} to {length - 1}, counted from 0",
+            "chance": f"accuracy {1 / (d_vocab - 1):.1%}",
+        }
+
+    @cached_property
+    def splits(self) -> dict[str, Batch]:
+        """The held-out sequences. Training sequences never come twice, so their own loss is held out too."""
+        tokens = self._draw(self._heldout, generator(self._seed, EVALUATION))
+        return {"heldout": self._batch(tokens, _other(tokens[:, -2], self._d_vocab, self._seed))}
+
+    def training(self, step: int, size: int, seed: int) -> Batch:
+        """New sequences for every step."""
+        tokens = self._draw(size, generator(seed, step))
+        return Batch((), tokens, self._ends(tokens), tokens[:, -2], tokens[:, :0], (), self._targets(tokens))
+
+    def metrics(self, logits: Float[Tensor, "scored d_vocab"], batch: Batch) -> list[Measured]:
+        """Accuracy over all scored positions; win rate and logit difference at the last one."""
+        _, positions, targets = batch.scored
+        right = logits.argmax(dim=-1) == targets
+        at_end = positions == self._length - 1
+        return [
+            ("accuracy", right.float().mean().item(), len(right)),
+            *win_rates(right[at_end]),
+            *logit_diffs(logits[at_end], batch, ("replaced",)),
+        ]
+
+    def pairs(self, corruption: str, count: int) -> Pairs:
+        """The first held-out sequences, with one token replaced."""
+        if corruption not in CORRUPTIONS:
+            raise unknown_corruption(corruption, CORRUPTIONS)
+        place = -CORRUPTIONS[corruption]
+        tokens = self.splits["heldout"].tokens[:count]
+        replaced = tokens.clone()
+        replaced[:, place] = _other(tokens[:, place], self._d_vocab, self._seed)
+        against = replaced[:, place] if corruption == "previous" else tokens[:, place]
+        return Pairs(self._batch(tokens, against), self._batch(replaced, against), torch.ones(1))
+
+    def _draw(self, count: int, random: torch.Generator) -> Int[Tensor, "prompt pos"]:
+        tokens = torch.randint(1, self._d_vocab, (count, self._length), generator=random)
+        tokens[:, 0] = BOS
+        return tokens
+
+    def _targets(self, tokens: Int[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:
+        targets = torch.full_like(tokens, NOT_SCORED)
+        targets[:, self._first_scored :] = tokens[:, self._first_scored - 1 : -1]
+        return targets
+
+    @staticmethod
+    def _ends(tokens: Int[Tensor, "prompt pos"]) -> Int[Tensor, " prompt"]:
+        return torch.full((len(tokens),), tokens.shape[1] - 1)
+
+    def _batch(self, tokens: Int[Tensor, "prompt pos"], against: Int[Tensor, " prompt"]) -> Batch:
+        """With what is read of it."""
+        answers = tokens[:, -2]
+        words = [
+            Text(" ".join(["BOS", *map(str, row[1:])]), str(answer), (str(other),))
+            for row, answer, other in zip(tokens.tolist(), answers.tolist(), against.tolist(), strict=True)
+        ]
+        roles = ("bos", *(f"end-{distance}" for distance in range(self._length - 2, 0, -1)), "end")
+        ends, targets = self._ends(tokens), self._targets(tokens)
+        return Batch(tuple(words), tokens, ends, answers, against[:, None], (roles,) * len(tokens), targets)
+
+
+def _other(tokens: Int[Tensor, " prompt"], d_vocab: int, seed: int) -> Int[Tensor, " prompt"]:
+    """Another token for each, not BOS, uniform among those left; the same for the same token and row."""
+    shift = torch.randint(1, d_vocab - 1, (len(tokens),), generator=generator(seed, EVALUATION + 1))
+    return (tokens - 1 + shift) % (d_vocab - 1) + 1

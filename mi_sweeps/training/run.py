@@ -1,0 +1,242 @@
+"""A run in the making: its model and optimiser, what is on disk of it, and what becomes of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from mi_sweeps.config import Config
+from mi_sweeps.errors import UserError
+from mi_sweeps.models.load import load_model, pick_device
+from mi_sweeps.store.files import read_json, read_table, write_json, write_table
+from mi_sweeps.store.folders import Diverged, RunFolder
+from mi_sweeps.tasks.task import Task, load
+from mi_sweeps.tasks.tokens import Batch
+from mi_sweeps.training import checkpoints
+from mi_sweeps.training.evaluate import Metric, end_logits, evaluate
+from mi_sweeps.training.schedules import resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+HEAD_TOLERANCE = 1e-4
+"""Largest difference allowed between our logits at the answer position and the model's own, in nats."""
+
+LOOK = 20
+"""Steps between two looks at the training losses: on a GPU each look waits for it."""
+
+TOLD = ("win_rate", "accuracy")
+"""Metrics that the log tells of every checkpoint."""
+
+MEAN_OF = 10
+"""Over how many steps the loss of a diverging run is averaged: one bad batch is a spike."""
+
+METRICS = pa.schema(
+    [("step", pa.int64()), ("split", pa.string()), ("metric", pa.string()), ("value", pa.float64()), ("n", pa.int64())]
+)
+
+
+@dataclass
+class Run:
+    """What a training step changes, and what it needs."""
+
+    config: Config
+    folder: RunFolder
+    device: torch.device
+    model: PreTrainedModel
+    task: Task
+    optimizer: torch.optim.AdamW
+    schedule: Callable[[int], float]
+    base: checkpoints.Tensors
+    """The weights before training."""
+    evaluated: dict[str, Batch]
+    metrics: list[Metric]
+    """The table so far."""
+    before_write: Callable[[], None]
+    on_checkpoint: Callable[[int, list[Metric]], None]
+    step: int = 0
+    """How many are done."""
+    losses: list[Tensor] = field(default_factory=list)
+    """Of the steps since the last look."""
+
+    def __post_init__(self) -> None:
+        self.kept = set(self.config.checkpoint_steps)
+
+    def look(self) -> None:
+        """Takes the losses over into the metrics, as those of the training batches.
+
+        Raises:
+            Diverged: one of them is not finite, or too many times the first one.
+        """
+        if not self.losses:
+            return
+        values = torch.stack(self.losses).tolist()
+        first_step = self.step - len(values)
+        self.losses.clear()
+        size = self.config.train.batch_size
+        limit = self.config.train.diverged or math.inf
+        before = [float(row["value"]) for row in self.metrics if row["split"] == "batch"]
+        every = before + values
+        for index in range(len(before), len(every)):
+            recent = every[max(0, index + 1 - MEAN_OF) : index + 1]
+            if not math.isfinite(every[index]) or sum(recent) / len(recent) > limit * every[0]:
+                self._stop(first_step + index - len(before), f"training loss {every[index]:.3g}")
+            step = first_step + index - len(before)
+            self.metrics.append({"step": step, "split": "batch", "metric": "loss", "value": every[index], "n": size})
+
+    def keep(self) -> None:
+        """A checkpoint: weights first and the resume state last, so that what is resumed from is whole.
+
+        Raises:
+            Diverged: the loss of the last steps, or of an evaluation, says so.
+        """
+        self.look()
+        self.model.eval()
+        new = [
+            row
+            for split, batch in self.evaluated.items()
+            for row in evaluate(self.model, self.task, batch, step=self.step, split=split)
+        ]
+        for row in new:
+            if row["metric"] == "loss" and not math.isfinite(float(row["value"])):
+                self._stop(self.step, f"loss of {row['split']} {row['value']}")
+        self.metrics.extend(new)
+        self.before_write()
+        weights = checkpoints.parameters(self.model)
+        storage = self.config.checkpoint.storage
+        checkpoints.save_weights(self.folder.checkpoint(self.step), weights, self.base, storage)
+        self._write_metrics()
+        checkpoints.save_resume(self.folder.resume, self.step, self.model, self.optimizer, self.device)
+        told = (f"{row['split']} {row['metric']} {row['value']:.3f}" for row in new if row["metric"] in TOLD)
+        log.info("step %d: %s", self.step, ", ".join(told))
+        self.on_checkpoint(self.step, new)
+
+    def _stop(self, step: int, why: str) -> None:
+        log.warning("step %d: %s: diverged, and is not trained on", step, why)
+        self.before_write()
+        self._write_metrics()
+        self.folder.resume.unlink(missing_ok=True)
+        raise Diverged(step)
+
+    def _write_metrics(self) -> None:
+        write_table(self.folder.metrics, pa.Table.from_pylist(self.metrics, METRICS))
+
+
+def begin(
+    config: Config,
+    folder: RunFolder,
+    *,
+    before_write: Callable[[], None] = lambda: None,
+    on_checkpoint: Callable[[int, list[Metric]], None] = lambda step, metrics: None,
+) -> Run:
+    """A run as an earlier attempt left it, or with its first checkpoint.
+
+    Raises:
+        UserError: the model, the task or the schedule is wrong.
+        Diverged: the model is of no use from the beginning.
+    """
+    device = pick_device(config.launcher.device)
+    torch.manual_seed(config.seed)
+    model, tokenizer = load_model(config.model, device, seed=config.seed)
+    task = load(config, tokenizer, config.output)
+    evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
+    _check_tokens(model, evaluated)
+    _check_head(model, evaluated["heldout"])
+
+    base = checkpoints.snapshot(checkpoints.parameters(model))
+    schedule = resolve(config.schedule, config.train.steps)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.optim.lr, betas=config.optim.betas, weight_decay=config.optim.weight_decay
+    )
+    metrics = read_metrics(folder)
+    resumed = checkpoints.load_resume(folder.resume, model, optimizer, device) if metrics else None
+    metrics = [row for row in metrics if resumed is not None and _known_at(row, resumed)]
+    if resumed is not None:
+        check_commit(folder, model)
+        log.info("resuming from step %d", resumed)
+    write_json(folder.path / "run.json", describe(config, folder, model))
+    write_json(folder.audit, dict(task.audit))
+    run = Run(
+        config, folder, device, model, task, optimizer, schedule, base, evaluated, metrics, before_write, on_checkpoint
+    )
+    run.step = resumed or 0
+    if resumed is None:
+        run.keep()
+    return run
+
+
+def read_metrics(folder: RunFolder) -> list[Metric]:
+    """The metrics of an earlier attempt as rows; none where they are missing or damaged, and the run starts anew."""
+    if not folder.metrics.exists():
+        return []
+    try:
+        rows: list[Metric] = read_table(folder.metrics).to_pylist()
+    except UserError as error:
+        log.warning("%s; starting from step 0", error)
+        return []
+    return rows
+
+
+def check_commit(folder: RunFolder, model: PreTrainedModel) -> None:
+    """Holds that a model from the hub is the one that the run began with: a branch there moves.
+
+    Raises:
+        UserError: it is another commit.
+    """
+    began = (read_json(folder.path / "run.json") or {}).get("model", {}).get("commit")
+    now = getattr(model.config, "_commit_hash", None)
+    if began != now:
+        raise UserError(
+            f"{folder.path}: began with the model's commit {began}, now it is {now}; give model.revision={began}"
+        )
+
+
+def describe(config: Config, folder: RunFolder, model: PreTrainedModel) -> dict[str, Any]:
+    """What run.json says: the configuration, and what it was computed with."""
+    return {
+        "run_id": folder.run_id,
+        "config": config.dump(),
+        "model": {
+            "architecture": type(model).__name__,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "commit": getattr(model.config, "_commit_hash", None),
+        },
+        "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},
+    }
+
+
+def _known_at(row: Metric, step: int) -> bool:
+    """Whether a row was there at a checkpoint. The loss of a step's batch is told after that step."""
+    return int(row["step"]) < step + (row["split"] != "batch")
+
+
+def _check_tokens(model: PreTrainedModel, batches: dict[str, Batch]) -> None:
+    """Holds that the model knows the task's tokens, where these are numbers."""
+    highest = max(int(batch.tokens.max()) for batch in batches.values())
+    rows = model.get_output_embeddings().weight.shape[0]
+    if highest >= rows:
+        raise UserError(f"task: has token {highest}, and the model's vocabulary is {rows}; make one fit the other")
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel, batch: Batch) -> None:
+    """Holds that the head applied at one position gives what the whole model gives there."""
+    few = batch.select(range(min(4, len(batch))))
+    ours = end_logits(model, few)
+    whole = model(input_ids=few.tokens).logits[torch.arange(len(few), device=few.tokens.device), few.end]
+    error = (ours - whole).abs().max().item()
+    if not error <= HEAD_TOLERANCE:
+        raise UserError(
+            f"{type(model).__name__}: logits at the answer position differ by {error:.1e} from the whole model's "
+            f"(more than {HEAD_TOLERANCE:.0e}); this architecture scales its logits in a way that is not supported"
+        )
