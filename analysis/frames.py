@@ -313,7 +313,8 @@ def _patches(patches: Sequence[folder.Patch]) -> list[dict[str, Any]]:
 
 
 def _progress(status: folder.Json) -> dict[str, Any]:
-    return {"status": status["state"], **{key: status.get(key) for key in ("attempts", "seconds", "error")}}
+    state = status["state"] if status.get("diverged") is None else "diverged"
+    return {"status": state, **{key: status.get(key) for key in ("attempts", "seconds", "error")}}
 
 
 def _at(config: Any, *path: str) -> Any:

@@ -92,6 +92,8 @@ def plan(options: argparse.Namespace) -> int:
         made = planning.make(cells)
     for line in show.axes(cells):
         console.print(f"  {line}", markup=False, soft_wrap=True)
+    for line in show.schedules(cells):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(show.summary(made), soft_wrap=True)
     for line in asked:
         console.print(line, markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from mi_sweeps.sparkline import sparkline
 from mi_sweeps.store.files import names
 from mi_sweeps.store.folders import State, Status
 from mi_sweeps.sweeps import plan as planning
@@ -38,7 +39,7 @@ SHOWN_VALUES = 12
 
 def counted(counts: Counter[str]) -> str:
     """States and how many are in each: "3 done, 1 failed"."""
-    known = ("done", "running", "queued", "failed", "to do")
+    known = ("done", "diverged", "running", "queued", "failed", "to do")
     return ", ".join(f"{counts[state]} {state}" for state in known if counts[state]) or "none"
 
 
@@ -67,6 +68,30 @@ def axes(cells: Sequence[Cell]) -> Iterator[str]:
         if len(told) > SHOWN_VALUES:
             told = [*told[:3], "…", f"{told[-1]} ({len(told)} values)"]
         yield f"{key}: {', '.join(told)}"
+
+
+def schedules(cells: Sequence[Cell]) -> Iterator[str]:
+    """A line for each learning-rate schedule, drawn over the steps, with a warning where it grows without bound.
+
+    Raises:
+        UserError: there is no such schedule, or its arguments are wrong.
+    """
+    from mi_sweeps.config import NamedFunction
+    from mi_sweeps.training.schedules import resolve, unbounded
+
+    drawn = set()
+    for cell in cells:
+        values, steps = cell.values["schedule"], cell.values["train"]["steps"]
+        if (key := f"{values} {steps}") in drawn:
+            continue
+        drawn.add(key)
+        multiplier = resolve(NamedFunction.model_validate(values), steps)
+        every = [multiplier(step) for step in range(steps)]
+        told = f"{every[0]:.3g} to {every[-1]:.3g}" if every[0] != every[-1] else f"{every[0]:.3g}"
+        line = f"schedule {values['name']}: {sparkline(every, low=0)} {told} times optim.lr over {steps} steps"
+        if unbounded(multiplier, steps):
+            line += "; warning: it grows without bound"
+        yield line
 
 
 def errors(plan: Plan) -> Iterator[str]:

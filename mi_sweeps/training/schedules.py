@@ -56,6 +56,12 @@ def _positive(warmup_steps: int) -> int:
     return warmup_steps
 
 
+def unbounded(multiplier: Callable[[int], float], total: int) -> bool:
+    """Whether a schedule ends above 1 and would rise on if training did: no schedule that is meant does so."""
+    last, later = multiplier(total - 1), multiplier(2 * total)
+    return last > 1 and later > last
+
+
 def _warmup_steps(total: int, ratio: float) -> int:
     if not 0 <= ratio <= 1:
         raise UserError(f"schedule.warmup_ratio={ratio}: give a share between 0 and 1")
