@@ -178,6 +178,8 @@ def _value(values: Any, key: str) -> str:
 
 def _state(status: Status, parts: Path, steps: Sequence[int]) -> str:
     text: str = "to do" if status.state == "todo" else status.state
+    if status.diverged is not None:
+        text = f"diverged at step {status.diverged}"
     if status.state == "done":
         text += f" {status.seconds:.0f} s"
     if status.state in ("running", "interrupted", "cancelled"):

@@ -28,7 +28,7 @@ from mi_sweeps.tasks.batches import generator
 from mi_sweeps.tasks.metrics import Measured, logit_diffs, win_rates
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.task import unknown_corruption
-from mi_sweeps.tasks.tokens import NOT_SCORED, Batch, Text
+from mi_sweeps.tasks.tokens import NOT_SCORED, Batch, token_batch
 
 BOS = 0
 
@@ -83,10 +83,13 @@ class PreviousToken:
         tokens = self._draw(self._heldout, generator(self._seed, EVALUATION))
         return {"heldout": self._batch(tokens, _other(tokens[:, -2], self._d_vocab, self._seed))}
 
+    def _batch(self, tokens: Int[Tensor, "prompt pos"], against: Int[Tensor, " prompt"]) -> Batch:
+        return token_batch(tokens, tokens[:, -2], against[:, None], self._targets(tokens))
+
     def training(self, step: int, size: int, seed: int) -> Batch:
         """New sequences for every step."""
         tokens = self._draw(size, generator(seed, step))
-        return Batch((), tokens, self._ends(tokens), tokens[:, -2], tokens[:, :0], (), self._targets(tokens))
+        return self._batch(tokens, tokens[:, -2])
 
     def metrics(self, logits: Float[Tensor, "scored d_vocab"], batch: Batch) -> list[Measured]:
         """Accuracy over all scored positions; win rate and logit difference at the last one."""
@@ -119,21 +122,6 @@ class PreviousToken:
         targets = torch.full_like(tokens, NOT_SCORED)
         targets[:, self._first_scored :] = tokens[:, self._first_scored - 1 : -1]
         return targets
-
-    @staticmethod
-    def _ends(tokens: Int[Tensor, "prompt pos"]) -> Int[Tensor, " prompt"]:
-        return torch.full((len(tokens),), tokens.shape[1] - 1)
-
-    def _batch(self, tokens: Int[Tensor, "prompt pos"], against: Int[Tensor, " prompt"]) -> Batch:
-        """With what is read of it."""
-        answers = tokens[:, -2]
-        words = [
-            Text(" ".join(["BOS", *map(str, row[1:])]), str(answer), (str(other),))
-            for row, answer, other in zip(tokens.tolist(), answers.tolist(), against.tolist(), strict=True)
-        ]
-        roles = ("bos", *(f"end-{distance}" for distance in range(self._length - 2, 0, -1)), "end")
-        ends, targets = self._ends(tokens), self._targets(tokens)
-        return Batch(tuple(words), tokens, ends, answers, against[:, None], (roles,) * len(tokens), targets)
 
 
 def _other(tokens: Int[Tensor, " prompt"], d_vocab: int, seed: int) -> Int[Tensor, " prompt"]:

@@ -52,7 +52,6 @@ class Batch:
     """Tokenized prompts, in the order of `prompts`."""
 
     prompts: tuple[Shown, ...]
-    """May be empty in a batch for training, which nobody reads; `roles` too."""
     tokens: Int[Tensor, "prompt pos"]
     """Padded on the right."""
     end: Int[Tensor, " prompt"]
@@ -95,12 +94,12 @@ class Batch:
         chosen = index.tolist()
         width = int(self.end[index].max()) + 1
         return Batch(
-            tuple(self.prompts[row] for row in chosen) if self.prompts else (),
+            tuple(self.prompts[row] for row in chosen),
             self.tokens[index, :width],
             self.end[index],
             self.answers[index],
             self.subjects[index],
-            tuple(self.roles[row] for row in chosen) if self.roles else (),
+            tuple(self.roles[row] for row in chosen),
             None if self.targets is None else self.targets[index, :width],
         )
 
@@ -124,6 +123,30 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, pre
         torch.tensor([row.subjects for row in rows]),
         tuple(row.roles for row in rows),
     )
+
+
+def token_batch(
+    tokens: Int[Tensor, "prompt pos"],
+    answers: Int[Tensor, " prompt"],
+    subjects: Int[Tensor, "prompt subject"],
+    targets: Int[Tensor, "prompt pos"] | None = None,
+) -> Batch:
+    """Sequences of token numbers, all of one length. A position's role is how far it is from the end: "end-1".
+
+    Args:
+        answers: what should follow the last token.
+        subjects: what the answer is measured against.
+        targets: what should follow each position, NOT_SCORED where the loss does not count it; None: the answer at the
+            end alone.
+    """
+    length = tokens.shape[1]
+    roles = (*(f"end-{distance}" for distance in range(length - 1, 0, -1)), "end")
+    texts = [
+        Text(" ".join(map(str, row)), str(answer), tuple(map(str, others)))
+        for row, answer, others in zip(tokens.tolist(), answers.tolist(), subjects.tolist(), strict=True)
+    ]
+    ends = torch.full((len(tokens),), length - 1)
+    return Batch(tuple(texts), tokens, ends, answers, subjects, (roles,) * len(tokens), targets)
 
 
 @dataclass(frozen=True)

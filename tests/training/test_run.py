@@ -1,0 +1,153 @@
+"""What becomes of a run: training from nothing, losses of batches, and runs that diverge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from mi_sweeps.config import Config
+from mi_sweeps.errors import UserError
+from mi_sweeps.jobs.finetune import finetune as job
+from mi_sweeps.jobs.patch import patch
+from mi_sweeps.store.files import read_table
+from mi_sweeps.store.folders import Diverged, run_folder
+from mi_sweeps.store.identity import patch_id, run_id
+from mi_sweeps.sweeps import plan, show
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.training import loop
+from mi_sweeps.training.loop import finetune
+from mi_sweeps.training.run import LOOK, MEAN_OF
+
+Make = Callable[..., Config]
+
+SCRATCH = (
+    *("model=nope", "model.layers=1", "model.heads=2", "model.d_model=16", "model.d_head=8"),
+    *("task=previous_token", "task.d_vocab=8", "task.length=8", "task.heldout=12", "corruption=previous"),
+    *("train.steps=30", "train.batch_size=4", "checkpoint.every=10", "checkpoint.steps=[]", "optim.lr=1e-3"),
+    *("patching=heads", "patching.prompts=4"),
+)
+"""A model that is trained from nothing within a second."""
+
+
+def batch_losses(folder: Any) -> list[float]:
+    rows = read_table(folder.metrics).to_pylist()
+    return [row["value"] for row in rows if row["split"] == "batch"]
+
+
+def scripted(losses: Callable[[int], float]) -> Callable[..., torch.Tensor]:
+    """A training step whose loss is given and that trains nothing."""
+    return lambda run, step: torch.tensor(losses(step))
+
+
+def test_from_nothing_a_seed_is_another_model_and_the_same_seed_the_same(make_config: Make) -> None:
+    found = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        folder = run_folder(make_config().output, name)
+        finetune(make_config(*SCRATCH, f"seed={seed}"), folder)
+        found.append((batch_losses(folder), folder.checkpoint(0).read_bytes(), folder.checkpoint(30).read_bytes()))
+    assert found[0] == found[1]
+    assert all(one != other for one, other in zip(found[0], found[2], strict=True))
+    assert len(found[0][0]) == 30
+    assert found[0][0][0] == pytest.approx(math.log(8), abs=0.2), "it knows nothing at first"
+
+
+def test_an_interrupted_run_from_nothing_ends_with_the_same_bits(make_config: Make) -> None:
+    config = make_config(*SCRATCH)
+    whole, broken = run_folder(config.output, "whole"), run_folder(config.output, "broken")
+    finetune(config, whole)
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: int) -> None:
+        if step == 25:
+            raise Stop
+
+    with pytest.raises(Stop):
+        finetune(config, broken, on_step=stop)
+    finetune(config, broken)
+    assert whole.checkpoint(30).read_bytes() == broken.checkpoint(30).read_bytes()
+    assert read_table(whole.metrics).equals(read_table(broken.metrics))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("at", [1, 9, 10, 27])
+def test_a_loss_that_is_not_finite_ends_the_run(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch, value: float, at: int
+) -> None:
+    config = make_config(*SCRATCH)
+    folder = run_folder(config.output, "run")
+    monkeypatch.setattr(loop, "train_step", scripted(lambda step: value if step >= at else 2.0))
+    with pytest.raises(Diverged) as result:
+        finetune(config, folder)
+    assert result.value.step == at
+    assert batch_losses(folder) == [2.0] * at
+    assert not folder.resume.exists()
+    kept = [step for step in (0, 10, 20) if step <= at]
+    assert sorted(path.name for path in folder.checkpoint(0).parent.iterdir()) == [f"{s:06d}.safetensors" for s in kept]
+
+
+def test_a_loss_that_stays_far_above_the_first_ends_the_run(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(*SCRATCH, "train.diverged=2.0", "train.steps=60")
+    monkeypatch.setattr(loop, "train_step", scripted(lambda step: 1.0 if step < 25 else 5.0))
+    with pytest.raises(Diverged) as result:
+        finetune(config, run_folder(config.output, "run"))
+    # Of the last MEAN_OF losses the third 5.0 makes a mean of 2.2.
+    assert MEAN_OF == 10
+    assert result.value.step == 27
+    config = make_config(*SCRATCH, "train.diverged=null", "train.steps=60")
+    finetune(config, run_folder(config.output, "unlimited"))
+
+
+def test_one_bad_batch_is_a_spike_and_no_end(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(*SCRATCH, "train.diverged=3.0", f"train.steps={2 * LOOK}")
+    monkeypatch.setattr(loop, "train_step", scripted(lambda step: 15.0 if step == LOOK else 1.0))
+    finetune(config, run_folder(config.output, "run"))
+
+
+def test_a_sweep_takes_divergence_as_a_result(tmp_path: Any) -> None:
+    """With a learning rate of a million the weights are of no use at once; the others go on, and nothing is to do."""
+    cells = expand([*SCRATCH, "optim.lr=1e-3,1e6", "train.diverged=1.5", f"output={tmp_path}"])
+    for cell in cells:
+        config = cell.config
+        run = run_folder(config.output, run_id(config))
+        job(config, run)
+        patch(config, run, run.patch(patch_id(config)))
+    made = plan.make(cells)
+    good, bad = (made.runs[cell.run_id] for cell in cells)
+    assert (good.state, good.diverged) == ("done", None)
+    assert bad.state == "done"
+    assert bad.diverged is not None
+    assert made.is_done
+    assert made.to_do(("error",)) == 0
+    assert show.summary(made) == "2 fine-tunes (1 done, 1 diverged), 2 patch jobs (2 done)"
+    tables = run_folder(cells[1].output, cells[1].run_id).patch(cells[1].patch_id).path / "tables"
+    steps = [int(path.stem) for path in tables.iterdir()]
+    assert steps
+    assert max(steps) < bad.diverged
+
+
+def test_a_model_that_lacks_the_tasks_tokens_is_told(make_config: Make) -> None:
+    config = make_config(*SCRATCH, "model.d_vocab=7")
+    with pytest.raises(UserError, match=r"task: has token 7, and the model's vocabulary is 7"):
+        finetune(config, run_folder(config.output, "run"))
+
+
+def test_text_needs_a_tokenizer(make_config: Make) -> None:
+    config = make_config("model=nope", "model.d_vocab=64")
+    with pytest.raises(UserError, match=r"task: is made of text, and the model has no tokenizer; use .*"):
+        finetune(config, run_folder(config.output, "run"))
+
+
+def test_numbers_need_none(make_config: Make) -> None:
+    """A pretrained model takes a task of token numbers too."""
+    given = [override for override in SCRATCH if not override.startswith("model")]
+    config = make_config(*given, "train.steps=2", "checkpoint.every=2")
+    folder = run_folder(config.output, "run")
+    finetune(config, folder)
+    metrics = {row["metric"] for row in read_table(folder.metrics).to_pylist()}
+    assert {"accuracy", "win_rate", "logit_diff_replaced"} <= metrics
