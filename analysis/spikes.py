@@ -13,7 +13,7 @@ HALF_WINDOW = 12
 THRESHOLD = 6.0
 """Robust standard deviations."""
 
-LEAST = 1.5
+LEAST = 2.0
 """A spike is at least so many times the median around it: where losses hardly vary, six deviations are nothing."""
 
 

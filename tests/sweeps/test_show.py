@@ -118,3 +118,28 @@ def test_plan_tells_some_of_many_values(look: Callable[..., list[str]]) -> None:
 
 def test_a_key_that_is_forced_is_shown_too(look: Callable[..., list[str]]) -> None:
     assert [line.split()[0] for line in look("plan", "--cells", "++task.seed=3,4")[-2:]] == ["3", "4"]
+
+
+def test_each_schedule_is_drawn_once_and_one_without_bound_is_warned_of(look: Callable[..., list[str]]) -> None:
+    chosen = "schedule=constant,fixed_warmup,buggy_warmup"
+    found = look("plan", chosen, "seed=0,1")
+    drawn = [line.strip() for line in found if line.strip().startswith("schedule ")]
+    assert [line.split(":")[0] for line in drawn] == [
+        "schedule constant",
+        "schedule fixed_warmup",
+        "schedule buggy_warmup",
+    ]
+    assert drawn[0].endswith("1 times optim.lr over 184 steps")
+    assert drawn[1].endswith("0.01 to 1 times optim.lr over 184 steps")
+    assert drawn[2].endswith("1 to 1.83 times optim.lr over 184 steps; warning: it grows without bound")
+    blocks = [next(word for word in line.split() if word[0] in "▁▂▃▄▅▆▇█") for line in drawn]
+    assert set(blocks[0]) == {"█"}
+    assert list(blocks[1]) == sorted(blocks[1])
+    assert blocks[1][0] == "▁"
+
+
+def test_a_wrong_schedule_ends_the_plan(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan", "schedule=fixed_warmup", "schedule.warmup_steps=0", f"output={tmp_path}"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: schedule.warmup_steps=0: give at least 1\n"

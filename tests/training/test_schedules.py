@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from mi_sweeps.config import NamedFunction
 from mi_sweeps.errors import UserError
+from mi_sweeps.training import schedules
 from mi_sweeps.training.schedules import constant, cosine, linear_warmup, resolve, warmup_decay
 
 WARMING = [linear_warmup, cosine, warmup_decay]
@@ -106,3 +108,17 @@ def test_a_configured_schedule_is_a_function_of_the_step() -> None:
 def test_a_schedule_that_cannot_be_called_is_one_line(schedule: NamedFunction, says: str) -> None:
     with pytest.raises(UserError, match=rf"\Aschedule=mine: .*{says}.*; compare its keys with conf/schedule\Z"):
         resolve(schedule, 100)
+
+
+def test_fixed_warmup_is_what_was_meant_and_the_bug_is_not() -> None:
+    assert [schedules.fixed_warmup(step, 1000, warmup_steps=4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [schedules.buggy_warmup(step, 1000, warmup_steps=4) for step in (0, 4, 6, 8, 400)] == [1, 1, 1.5, 2, 100]
+
+
+@given(st.integers(1, 500), st.integers(1, 5000))
+def test_only_the_bug_is_without_bound(warmup_steps: int, total: int) -> None:
+    bug = partial(schedules.buggy_warmup, total=total, warmup_steps=warmup_steps)
+    assert schedules.unbounded(bug, total) == (total - 1 > warmup_steps)
+    assert not schedules.unbounded(partial(schedules.fixed_warmup, total=total, warmup_steps=warmup_steps), total)
+    for name in ("linear_warmup", "cosine", "warmup_decay"):
+        assert not schedules.unbounded(partial(getattr(schedules, name), total=total, warmup_ratio=0.1), total)
