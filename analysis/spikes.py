@@ -17,7 +17,7 @@ LEAST = 2.0
 """A spike is at least so many times the median around it: where losses hardly vary, six deviations are nothing."""
 
 
-def robust_z(losses: Sequence[float]) -> np.ndarray:
+def robust_z(losses: Sequence[float] | np.ndarray) -> np.ndarray:
     """How far each log-loss is above the median of the log-losses around it, in robust standard deviations.
 
     The residuals' standard deviation is taken as 1.4826 times the median of their size (Rousseeuw & Croux 1993), over
@@ -29,7 +29,7 @@ def robust_z(losses: Sequence[float]) -> np.ndarray:
     return residuals / deviation if deviation > 0 else np.where(residuals > 0, np.inf, 0.0)
 
 
-def spikes(losses: Sequence[float]) -> list[int]:
+def spikes(losses: Sequence[float] | np.ndarray) -> list[int]:
     """Where the training loss has spikes: the highest step of each.
 
     A step is in a spike if its robust z is above THRESHOLD and its loss at least LEAST times the median around it;
@@ -46,7 +46,7 @@ def spikes(losses: Sequence[float]) -> list[int]:
     return [max(group, key=lambda step: values[step]) for group in found]
 
 
-def _residuals(losses: Sequence[float]) -> np.ndarray:
+def _residuals(losses: Sequence[float] | np.ndarray) -> np.ndarray:
     logs = pd.Series(np.log(np.maximum(np.asarray(losses, dtype=float), 1e-12)))
     return (logs - logs.rolling(2 * HALF_WINDOW + 1, center=True, min_periods=1).median()).to_numpy()
 
