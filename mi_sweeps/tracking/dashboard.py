@@ -1,149 +1,234 @@
-"""A sweep's saved views in wandb as code: a workspace, and a report.
+"""`mi-sweeps dashboard`: makes or updates the saved views of a sweep on a wandb server.
 
-Both are made of the same panels. Whatever the library would make up has names of ours, so that a sweep gives the same
-bytes each time, and an update changes no panel's identity.
+Which views are a sweep's is kept in its folder, by project. What wandb has under such a name is overwritten; where it
+was deleted, the view is made anew.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import wandb_workspaces.reports.v2 as wr
-import wandb_workspaces.workspaces as ws
-from wandb_workspaces import expr
+from filelock import FileLock
 
-from mi_sweeps.tracking.contents import Contents, metric_key
-from mi_sweeps.tracking.panels import CHECKPOINT, FIRST_STEP, WIN_RATE, Band, Part, bands, parts
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.files import read_json, write_bytes, write_json
+from mi_sweeps.sweeps import manifest
+from mi_sweeps.tracking import contents, sync
 
-MOST_LINES = 100
-"""More lines in a panel cannot be told apart."""
+if TYPE_CHECKING:
+    from rich.console import Console
 
-WIDTH, HEIGHT = 24, 8
-"""Of a report's grid and of each panel in it, in wandb's units."""
+    from mi_sweeps.tracking.panels import Band
+    from mi_sweeps.tracking.views import View
+
+ANSWER_SECONDS = 30.0
+"""How long a server may take for one answer, wandb's own retries included."""
+
+# The library has this query too, but refuses to look at views that the app has changed since.
+FIND = """
+    query View($entityName: String, $name: String, $viewType: String, $viewName: String) {
+        project(name: $name, entityName: $entityName) {
+            allViews(viewType: $viewType, viewName: $viewName) {
+                edges { node { id } }
+            }
+        }
+    }
+"""
 
 
 @dataclass(frozen=True)
-class View:
-    """A saved view, as it is sent to wandb."""
+class Wanted:
+    """What was asked for."""
 
-    kind: Literal["workspace", "report"]
-    title: str
-    description: str
-    spec: dict[str, Any]
+    entity: str | None
+    """The user or team; None: what the sweep's tracking says, or whose login it is."""
+    project: str | None
+    """None: what the sweep's tracking says."""
+    baseline: str | None
+    """Id of the run that the others are compared with."""
+    band: Band
+    report: bool
+    """Whether a report is wanted beside the workspace."""
+
+
+class Refused(Exception):
+    """The server does not answer, or does not do what it was asked for; in one line."""
+
+    def __init__(self, message: str, status: int | None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of HTTP, if there was an answer."""
+
+
+def dry_run(output: Path, sweep: str, wanted: Wanted) -> str:
+    """The views as JSON; needs no login and no network, and is the same each time.
+
+    Raises:
+        UserError: the sweep was never run or never tracked; the baseline is not one of its runs.
+    """
+    from mi_sweeps.tracking import views
+
+    project, entity = _place(output, sweep, wanted)
+    if wanted.baseline and not entity:
+        raise UserError("--baseline: in a dry run it needs --entity too, which is part of the run's id in wandb")
+    return views.text(_views(output, sweep, wanted, entity or "", project))
+
+
+def save(console: Console, output: Path, sweep: str, wanted: Wanted) -> int:
+    """Makes or updates the views, and says where they are; the exit code is 1 if the server refuses.
+
+    Raises:
+        UserError: as for `dry_run`; nobody is logged in; there is no such entity or project.
+    """
+    project, entity = _place(output, sweep, wanted)
+    contents.read(output, sweep)  # Before anything is asked of a server.
+    try:
+        server = Server()
+        entity = entity or server.default_entity
+        for view in _views(output, sweep, wanted, entity, project):
+            url, is_new = _save(server, output, sweep, view, entity, project)
+            console.print(f"{view.kind} {'made' if is_new else 'updated'}: {url}", markup=False, soft_wrap=True)
+    except Refused as error:
+        console.print(f"not saved: {error}", markup=False, soft_wrap=True)
+        return 1
+    waiting = sum(bool(run.missing) for run in sync.look(output, [sweep]))
+    if waiting:
+        console.print(f"{waiting} of its runs are not uploaded yet; `mi-sweeps sync {sweep}` does it", soft_wrap=True)
+    return 0
+
+
+def write(file: Path, text: str) -> None:
+    """Writes a dry run to a file."""
+    write_bytes(file, text.encode())
+
+
+def _place(output: Path, sweep: str, wanted: Wanted) -> tuple[str, str | None]:
+    """The project, and the entity if any is named."""
+    asked = [entry.config["tracking"] for entry in manifest.load(output, sweep)]
+    tracked: Mapping[str, Any] = next((tracking for tracking in asked if tracking["mode"] != "disabled"), {})
+    project = wanted.project or tracked.get("project")
+    if not project:
+        raise UserError(
+            f"sweep {sweep!r}: not mirrored to wandb; run it with tracking=wandb, or say where its runs are (--project)"
+        )
+    return project, wanted.entity or tracked.get("entity")
+
+
+def _views(output: Path, sweep: str, wanted: Wanted, entity: str, project: str) -> list[View]:
+    from mi_sweeps.tracking import views
+
+    found = contents.read(output, sweep)
+    if wanted.baseline and wanted.baseline not in found.run_ids:
+        raise UserError(
+            f"--baseline {wanted.baseline}: no run of sweep {sweep!r} that has begun; "
+            f"`mi-sweeps status {sweep} --cells` lists them"
+        )
+    made = [views.workspace(found, entity, project, wanted.band, wanted.baseline)]
+    return [*made, views.report(found, entity, project, wanted.band)] if wanted.report else made
+
+
+class Server:
+    """A wandb server that somebody is logged in to."""
+
+    def __init__(self) -> None:
+        import wandb
+
+        try:
+            self._api = wandb.Api(timeout=ANSWER_SECONDS)
+        except wandb.errors.UsageError as error:
+            raise UserError(f"wandb: {_line(error)}") from None
+        except Exception as error:  # wandb raises many kinds.
+            refused = self._refused(error)
+            if refused.status in (401, 403):
+                raise UserError(f"wandb: the login is refused ({refused}); `wandb login --relogin` makes one") from None
+            raise refused from None
 
     @property
-    def type(self) -> str:
-        """wandb's word for the kind."""
-        return {"workspace": "project-view", "report": "runs"}[self.kind]
+    def app(self) -> str:
+        """The address of its pages, without a slash at the end."""
+        from wandb_workspaces._graphql import get_app_url
+
+        return str(get_app_url(self._api)).rstrip("/")
+
+    @property
+    def default_entity(self) -> str:
+        """Whose login it is."""
+        try:
+            return str(self._api.default_entity)
+        except Exception as error:  # As above.
+            raise self._refused(error) from None
+
+    def ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The `data` of an answer."""
+        from wandb_workspaces._graphql import execute_graphql
+
+        try:
+            return execute_graphql(self._api, query, variables)
+        except Exception as error:  # As above.
+            raise self._refused(error) from None
+
+    @staticmethod
+    def _refused(error: Exception) -> Refused:
+        """With wandb's own words, unless they are about its own process."""
+        response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+        status = getattr(response, "http_status", None) or None
+        if "did not respond in time" in str(error):
+            return Refused(f"the wandb server gave no good answer in {ANSWER_SECONDS:g} s", status)
+        return Refused(f"wandb: {_line(error)}", status)
 
 
-def workspace(contents: Contents, entity: str, project: str, band: Band, baseline: str | None = None) -> View:
-    """A workspace of the sweep's runs, grouped by cell.
-
-    Args:
-        baseline: id of the run that the others are compared with.
-    """
-    found = parts(contents, band)
-    _identify("workspace", found)
-    title = f"mi-sweeps {contents.sweep}"
-    text = f"Sweep `{contents.sweep}`, {_runs(contents)}."
-    text += "".join(f"\n\n**{part.name}.** {part.text}" for part in found if not part.detail)
-    about = wr.MarkdownPanel(markdown=f"{text}\n\n`{contents.command}`")
-    about._id = _name("workspace", "about")
-    rates = [metric_key(split, WIN_RATE) for split in contents.splits]
-    heads = [f"{examined.corruption}/top_heads" for examined in contents.examined]
-    made = ws.Workspace(
-        entity=entity,
-        project=project,
-        name=title,
-        sections=[
-            _section(Part("About", "", [about], columns=1), rows=1),
-            *(_section(part) for part in found),
-        ],
-        settings=ws.WorkspaceSettings(x_axis=CHECKPOINT, max_runs=min(max(len(contents.run_ids), 10), MOST_LINES)),
-        runset_settings=ws.RunsetSettings(
-            filters=[expr.Metric("Group") == contents.sweep],
-            groupby=[expr.Config("cell")],
-            order=[expr.Ordering(expr.Summary(rate), ascending=False) for rate in rates[:1]],
-            pinned_columns=[
-                "run:displayName",
-                *(_column(key) for key in dict.fromkeys(("cell", "lr", "schedule", *contents.varied, "seed"))),
-                *(f"summary:{key}" for key in (*rates, FIRST_STEP, *heads)),
-            ],
-            baseline_run=baseline,
-        ),
-    )
-    made._internal_runset_id = _name("workspace", "runs")
-    model = made._to_model()
-    # Each panel says itself how its runs are grouped: the table's grouping would leave the others no single runs.
-    model.spec.section.settings.use_runs_table_grouping_in_panels = False
-    return View("workspace", title, "", _plain(model.spec))
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def report(contents: Contents, entity: str, project: str, band: Band) -> View:
-    """A report of the sweep: its command, what the bands are, and a grid of panels for each part."""
-    found = [part for part in parts(contents, band) if not part.detail]
-    _identify("report", found)
-    title = f"Sweep {contents.sweep}"
-    description = f"{_runs(contents)[0].upper()}{_runs(contents)[1:]}"
-    blocks: list[Any] = [
-        wr.P([f"{description}. Made by ", wr.InlineCode(contents.command), f". {bands(contents, band)}"]),
-        wr.TableOfContents(),
-    ]
-    for part in found:
-        # Without a project of its own, a run set is of the report's.
-        runs = wr.Runset(name=contents.sweep, filters=[expr.Metric("Group") == contents.sweep])
-        runs._id = _name("report", part.name)
-        for at, panel in enumerate(part.panels):
-            width = WIDTH // part.columns
-            panel.layout = wr.Layout(x=at % part.columns * width, y=at // part.columns * HEIGHT, w=width, h=HEIGHT)
-        blocks += [wr.H1(part.name), wr.P(part.text), wr.PanelGrid(runsets=[runs], panels=part.panels)]
-    made = wr.Report(entity=entity, project=project, title=title, description=description, blocks=blocks, width="fluid")
-    return View("report", title, description, _plain(made._to_model().spec))
+def _save(server: Server, output: Path, sweep: str, view: View, entity: str, project: str) -> tuple[str, bool]:
+    """Where a view is to be seen, and whether it is a new one."""
+    from wandb_workspaces.reports.v2 import gql
+
+    file = output / "sweeps" / sweep / "wandb.json"
+    place = f"{server.app}/{entity}/{project}"
+    with FileLock(file.with_suffix(".lock")):
+        saved = read_json(file) or {}
+        known = saved.get(place, {}).get(view.kind)
+        name = known["name"] if known else view.new_name()
+        found = _find(server, view, entity, project, sweep, name)
+        if known and not found:
+            name = view.new_name()
+        answer = server.ask(
+            gql.upsert_view,
+            {
+                "id": found,
+                "entityName": entity,
+                "projectName": project,
+                "type": view.type,
+                "name": name,
+                "displayName": view.title,
+                "description": view.description,
+                "spec": view.text,
+            },
+        )
+        now = answer["upsertView"]["view"]
+        url = view.url(place, now["name"], now["id"])
+        entry = {"name": now["name"], "id": now["id"], "url": url}
+        write_json(file, {**saved, place: {**saved.get(place, {}), view.kind: entry}})
+    return url, found is None
 
 
-def text(views: Iterable[View]) -> str:
-    """Views as JSON, the same each time."""
-    return json.dumps([vars(view) for view in views], indent=1, ensure_ascii=False) + "\n"
-
-
-def _section(part: Part, rows: int = 2) -> ws.Section:
-    return ws.Section(
-        name=part.name,
-        panels=part.panels,
-        is_open=not part.detail,
-        layout_settings=ws.SectionLayoutSettings(columns=part.columns, rows=rows),
-        panel_settings=ws.SectionPanelSettings(x_axis=CHECKPOINT),
-    )
-
-
-def _column(key: str) -> str:
-    """wandb's name for a column of its config, in which every key of the first level has a `value`."""
-    first, *below = key.split(".")
-    return f"config:{'.'.join((first, 'value', *below))}"
-
-
-def _runs(contents: Contents) -> str:
-    runs, seeds = len(contents.run_ids), len(contents.seeds)
-    return f"{runs} {'run' if runs == 1 else 'runs'} with {seeds} {'seed' if seeds == 1 else 'seeds'}"
-
-
-def _identify(view: str, found: Iterable[Part]) -> None:
-    """Gives each panel a name that is always the same."""
-    for part in found:
-        for at, panel in enumerate(part.panels):
-            panel._id = _name(view, part.name, str(at))
-
-
-def _name(*words: str) -> str:
-    return hashlib.sha256("/".join(words).encode()).hexdigest()[:12]
-
-
-def _plain(spec: Any) -> dict[str, Any]:
-    """As the library sends it."""
-    plain: dict[str, Any] = json.loads(spec.model_dump_json(by_alias=True, exclude_none=True))
-    return plain
+def _find(server: Server, view: View, entity: str, project: str, sweep: str, name: str) -> str | None:
+    """The id of the view with a name; None where it was never made, or was deleted."""
+    where = {"entityName": entity, "name": project, "viewType": view.type, "viewName": name}
+    try:
+        found = server.ask(FIND, where).get("project")
+    except Refused as error:
+        if error.status in (400, 403, 404):
+            raise UserError(f"{entity}/{project}: {error}; give others with --entity and --project") from None
+        raise
+    if found is None:
+        raise UserError(
+            f"{entity}/{project}: no such project in wandb, or not for this login; `mi-sweeps sync {sweep}` makes it"
+        )
+    edges = found["allViews"]["edges"]
+    return edges[0]["node"]["id"] if edges else None

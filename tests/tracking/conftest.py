@@ -198,7 +198,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer("file_stream", lambda: self.store.file_stream(stream[1], json.loads(body)) or {"limits": {}})
         elif self.path == "/graphql":
             given = json.loads(body)
-            name = given.get("operationName") or given["query"][:80]
+            # Python's half of wandb leaves the name to the query.
+            named = re.search(r"(?:query|mutation) (\w+)", given["query"])
+            name = given.get("operationName") or (named[1] if named else given["query"][:80])
             self._answer(name, lambda: {"data": self._graphql(name, given.get("variables") or {})})
         elif re.fullmatch(r"/sdk/otel/v1/(metrics|logs)", self.path):
             self._answer("telemetry", dict)  # Of wandb's client itself.
