@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 30.0
 """How long a server may take for one answer, wandb's own retries included."""
 
+RETRIES = 3
+"""How often wandb tries a request again within that time."""
+
 # The library has this query too, but refuses to look at views that the app has changed since.
 FIND = """
     query View($entityName: String, $name: String, $viewType: String, $viewName: String) {
@@ -136,7 +139,10 @@ class Server:
     def __init__(self) -> None:
         import wandb
 
+        # wandb's process goes on with a request that is given up here, and the command would wait for it at its end.
+        limits = wandb.Settings(x_graphql_retry_max=RETRIES, x_graphql_timeout_seconds=ANSWER_SECONDS)
         try:
+            wandb.setup(settings=limits)
             self._api = wandb.Api(timeout=ANSWER_SECONDS)
         except wandb.errors.UsageError as error:
             raise UserError(f"wandb: {_line(error)}") from None
