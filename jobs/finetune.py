@@ -35,7 +35,7 @@ def finetune(
             from mi_sweeps.tracking.mirror import mirror
             from mi_sweeps.training.loop import finetune as train
 
-            with mirror(config, folder.run_id, folder, "finetune") as tracked:
+            with mirror(config, folder) as tracked:
                 train(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log_metrics)
 
 

@@ -45,7 +45,7 @@ def patch(
                 from mi_sweeps.tracking.mirror import mirror
 
                 done = [step for step in steps if folder.table(step).exists()]
-                with mirror(config, run.run_id, mine, "patch") as tracked:
+                with mirror(config, run, folder, place=mine) as tracked:
 
                     def on_table(step: int, rows: list[dict]) -> None:
                         done.append(step)

@@ -33,6 +33,9 @@ class Run:
     name: str
     config: dict[str, Any] = field(default_factory=dict)
     group: str | None = None
+    job_type: str | None = None
+    notes: str | None = None
+    tags: list[str] = field(default_factory=list)
     history: dict[int, dict[str, Any]] = field(default_factory=dict)
     """By line: the client says where its lines begin."""
     summary: dict[str, Any] = field(default_factory=dict)
@@ -105,8 +108,10 @@ class WandbServer:
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "local" + 35 * "0", **quick}
 
     def refuses(self, what: str) -> int | None:
-        self.calls[what] += 1
-        return self.fault(Request(what, self.calls[what]))
+        with self.lock:
+            self.calls[what] += 1
+            count = self.calls[what]
+        return self.fault(Request(what, count))  # Not under the lock: a fault may take its time.
 
     # GraphQL operations, by name.
 
@@ -114,6 +119,9 @@ class WandbServer:
         run = self.runs.setdefault(given["name"], Run(given["project"], given["name"]))
         run.upserts += 1
         run.group = given.get("groupName") or run.group
+        run.job_type = given.get("jobType") or run.job_type
+        run.notes = given.get("notes") or run.notes
+        run.tags = given.get("tags") or run.tags
         if given.get("config"):
             run.config = json.loads(given["config"])
         bucket = {
@@ -146,8 +154,8 @@ class WandbServer:
                 "eventsTail": "[]",
                 "config": json.dumps(run.config),
                 "wandbConfig": json.dumps(run.config.get("_wandb", {}).get("value", {})),
-                "tags": [],
-                "notes": None,
+                "tags": run.tags,
+                "notes": run.notes,
             }
         entity = {"id": "e", "name": ENTITY}
         return {"model": {"id": "p", "name": given["project"], "entity": entity, "bucket": bucket}}
@@ -225,16 +233,17 @@ class _Handler(BaseHTTPRequestHandler):
         raise Unknown(self.path)
 
     def _answer(self, what: str, answer: Callable[[], dict[str, Any]]) -> None:
-        with self.store.lock:
-            status = self.store.refuses(what)
-            if status is not None:
-                self._send(status, {"error": f"{what} is refused"})
-                return
-            try:
-                self._send(200, answer())
-            except Exception as error:  # A key that is not there is something unknown, too.
-                self.store.unknown.append(f"{what}: {error!r}")
-                self._send(400, {"error": "unknown"})
+        status = self.store.refuses(what)
+        if status is not None:
+            self._send(status, {"error": f"{what} is refused"})
+            return
+        try:
+            with self.store.lock:
+                content = answer()
+        except Exception as error:  # A key that is not there is something unknown, too.
+            self.store.unknown.append(f"{what}: {error!r}")
+            status, content = 400, {"error": "unknown"}
+        self._send(status or 200, content)
 
     def _body(self) -> bytes:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
