@@ -11,7 +11,6 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import wandb
 
@@ -19,7 +18,7 @@ from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps import plan
 from mi_sweeps.sweeps.execute import Listener, execute
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.tracking.mirror import heatmap, mirror
+from mi_sweeps.tracking.mirror import mirror
 
 
 def attempts(folder):
@@ -145,7 +144,7 @@ def test_nothing_is_tracked_unless_asked(make_config, monkeypatch):
     monkeypatch.setattr(wandb, "init", Broken().init)
     for override in ("tracking=none", "tracking.mode=disabled"):
         config = make_config(override)
-        with mirror(config, "run", run_folder(config.output, "run"), "finetune") as tracked:
+        with mirror(config, run_folder(config.output, "run")) as tracked:
             tracked.log_metrics(0, [{"split": "heldout", "metric": "win_rate", "value": 0.5}])
 
 
@@ -153,21 +152,5 @@ def test_without_a_point_there_is_no_attempt(make_config, monkeypatch):
     """Its empty summary would take the place of the run's."""
     monkeypatch.setattr(wandb, "init", Broken().init)
     config = make_config("tracking=wandb")
-    with mirror(config, "run", run_folder(config.output, "run"), "patch"):
+    with mirror(config, run_folder(config.output, "run")):
         pass
-
-
-def test_a_heatmap_is_white_at_zero_red_at_one_and_blue_at_minus_one():
-    rows = [
-        {"layer": 0, "head": 0, "patched": 1.0, "clean": 3.0, "corrupted": 1.0},
-        {"layer": 0, "head": 1, "patched": 3.0, "clean": 3.0, "corrupted": 1.0},
-        {"layer": 1, "head": 0, "patched": -1.0, "clean": 3.0, "corrupted": 1.0},
-        {"layer": 1, "head": 1, "patched": 9.0, "clean": 1.0, "corrupted": 1.0},
-    ]
-    image = heatmap(rows)
-    corners = image[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
-    assert corners[0].min() > 240
-    assert corners[1][0] > corners[1][2]
-    assert corners[2][2] > corners[2][0]
-    assert (corners[3] == corners[0]).all(), "no denominator, no colour"
-    assert image.dtype == np.uint8

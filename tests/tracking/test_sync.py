@@ -17,7 +17,7 @@ import pytest
 from mi_sweeps import cli
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.tracking import sync
+from mi_sweeps.tracking import attempts, sync
 from mi_sweeps.tracking.mirror import mirror
 
 
@@ -273,16 +273,16 @@ def test_a_server_that_refuses_all_is_not_asked_forever(call, tmp_path, wandb):
 
 def test_two_do_not_upload_at_once(call, cells, wandb):
     attempt(plan.folders_of(cells[0])[0], 1, VERSION, RUN)
-    with sync._alone(cells[0].config.output):
+    with sync.alone(cells[0].config.output):
         code, _, complaint = call("mine", f"output={cells[0].config.output}")
     assert (code, wandb.calls) == (2, [])
-    assert "another `mi-sweeps sync` is at work" in complaint
+    assert "another `mi-sweeps sync` or `track` is at work" in complaint
 
 
 def test_a_sweep_without_tracking_says_what_to_do(call, cells, wandb):
     code, printed, _ = call("mine", f"output={cells[0].config.output}")
     assert code == 0
-    assert "wandb wrote nothing offline; run it with tracking=wandb" in printed
+    assert "wandb wrote nothing; run it with tracking=wandb" in printed
 
 
 # The client protocol.
@@ -292,9 +292,9 @@ def metrics(value):
     return [{"split": "heldout", "metric": "win_rate", "value": value}]
 
 
-def track(cell, folder, steps, job_type="finetune"):
-    """An attempt of a fine-tune that logs these checkpoints."""
-    with mirror(cell.config, cell.run_id, folder, job_type) as tracked:
+def track(cell, run, steps, patch=None):
+    """An attempt of a fine-tune, or of a patch job, that logs these checkpoints."""
+    with mirror(cell.config, run, patch) as tracked:
         for step in steps:
             tracked.log_metrics(step, metrics(step / 100))
 
@@ -312,7 +312,7 @@ def test_attempts_become_one_run_with_all_points(call, cells, server):
     run, patch = plan.folders_of(cell)
     track(cell, run, [0, 8])
     track(cell, run, [16, 24])
-    track(cell, patch, [0, 24], "patch")
+    track(cell, run, [0, 24], patch)
     code, printed, _ = call("mine", f"output={cell.config.output}")
     assert code == 0, printed
     assert list(server.runs) == [cell.run_id]
@@ -356,9 +356,9 @@ def test_points_that_the_server_refused_come_with_the_next_upload(call, cells, s
 
 def test_a_picture_that_the_server_refused_is_a_failure(call, cells, server):
     cell = cells[0]
-    _, patch = plan.folders_of(cell)
+    run, patch = plan.folders_of(cell)
     row = {"kind": "patch", "site": "z", "layer": 0, "head": 0, "patched": 1.0, "clean": 2.0, "corrupted": 0.0}
-    with mirror(cell.config, cell.run_id, patch, "patch") as tracked:
+    with mirror(cell.config, run, patch) as tracked:
         tracked.log_tables(0, [row])
     server.fault = lambda request: 403 if request.what == "storage" else None
     code, printed, _ = call("mine", f"output={cell.config.output}")
@@ -397,7 +397,7 @@ def test_attempts_that_were_killed_are_joined_too(call, cells, server):
         track(cell, run, steps)
     time.sleep(0.5)
     empty, half, _ = offline(run)
-    empty.write_bytes(empty.read_bytes()[: sync.HEADER])
+    empty.write_bytes(empty.read_bytes()[: attempts.HEADER])
     content = half.read_bytes()
     # The point at 8 is the last history record: leave half of it.
     half.write_bytes(content[: content.rindex(b"checkpoint") + 3])
@@ -413,13 +413,13 @@ def test_records_are_counted_as_wandb_counts_them(cells):
     """In a file of several blocks."""
     cell = cells[0]
     run, _ = plan.folders_of(cell)
-    with mirror(cell.config, cell.run_id, run, "finetune") as tracked:
+    with mirror(cell.config, run) as tracked:
         for step in range(60):
             tracked.log_metrics(step, [{"split": "heldout", "metric": f"m{n}", "value": n / 7} for n in range(40)])
     (file,) = offline(run)
     time.sleep(0.5)
-    assert file.stat().st_size > 2 * sync.BLOCK
+    assert file.stat().st_size > 2 * attempts.BLOCK
     inspected = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", file], capture_output=True, text=True, check=True
     )
-    assert sync._records(file) == (len(inspected.stdout.splitlines()), file.stat().st_size)
+    assert attempts.records(file) == (len(inspected.stdout.splitlines()), file.stat().st_size)
