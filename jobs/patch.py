@@ -49,7 +49,7 @@ def patch(
 
                     def on_table(step: int, rows: list[dict]) -> None:
                         done.append(step)
-                        tracked.log_tables(step, rows)
+                        tracked.log(step, rows)
                         on_step(len(done))
 
                     examine(config, run, folder, steps, before_write=check, on_table=on_table)

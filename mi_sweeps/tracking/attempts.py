@@ -6,13 +6,17 @@ JOB/wandb/offline-run-TIME-RUN_ID/run-RUN_ID.wandb   and run-TIME-RUN_ID/… of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from mi_sweeps.store.folders import RunFolder
+
+LATEST = "latest-run"
+"""wandb's link to the newest attempt of a job."""
 
 HEADER, BLOCK = 7, 32768
 """Bytes of the header of a file, and of each chunk in it, and of a block of chunks: LevelDB's log format, which wandb
@@ -64,6 +68,21 @@ class Attempt:
         """Whether its job was killed before wandb had written to which run it belongs."""
         return records(self.file)[0] < 2
 
+    def steps(self) -> set[int]:
+        """The checkpoints whose points it has."""
+        from google.protobuf.message import DecodeError
+        from wandb.proto.wandb_internal_pb2 import Record
+
+        found = set()
+        for content, _ in _contents(self.file):
+            record = Record()
+            with suppress(DecodeError):  # wandb cannot read it either.
+                record.ParseFromString(content)
+            for item in record.history.item:
+                if "checkpoint" in (item.key, *item.nested_key[:1]):
+                    found.add(int(json.loads(item.value_json)))
+        return found
+
     def errors(self) -> list[str]:
         """What wandb logged as errors while the job ran: what did not arrive, though wandb ended as if it had."""
         return [message for _, message in logged_errors(self.folder / "logs" / "debug-internal.log")]
@@ -78,6 +97,20 @@ def of_job(folder: Path) -> list[Attempt]:
     """The attempts of one fine-tune, patch job or part, the oldest first."""
     folders = [one for kind in ("run", "offline-run") for one in folder.glob(f"wandb/{kind}-*")]
     return sorted((attempt for one in folders for attempt in in_folder(one)), key=lambda attempt: attempt.time)
+
+
+def missing(job: Path, steps: Iterable[int]) -> list[int]:
+    """Those of a job's checkpoints that no attempt of it or its parts has.
+
+    None where there was an attempt and there is none now: `wandb clean`, which removes what was uploaded, leaves a link
+    behind.
+    """
+    places = (job, *job.glob("parts/*"))
+    found = [attempt for place in places for attempt in of_job(place)]
+    if not found and any((place / "wandb" / LATEST).is_symlink() for place in places):
+        return []
+    there = {step for attempt in found for step in attempt.steps()}
+    return [step for step in steps if step not in there]
 
 
 def of_run(run: RunFolder) -> list[Attempt]:
@@ -105,8 +138,13 @@ def logged_errors(log: Path) -> Iterator[tuple[str, str]]:
 
 def records(file: Path) -> tuple[int, int]:
     """How many whole records a file has, and where the last of them ends. The first two are the version and the run."""
-    count, size = 0, file.stat().st_size
-    end = at = min(HEADER, size)
+    ends = [end for _, end in _contents(file)]
+    return len(ends), ends[-1] if ends else min(HEADER, file.stat().st_size)
+
+
+def _contents(file: Path) -> Iterator[tuple[bytes, int]]:
+    """The content of each whole record, and where it ends."""
+    size, at, content = file.stat().st_size, HEADER, b""
     with file.open("rb") as log:
         while True:
             if BLOCK - at % BLOCK < HEADER:  # Too little for another chunk.
@@ -114,9 +152,11 @@ def records(file: Path) -> tuple[int, int]:
             log.seek(at)
             header = log.read(HEADER)
             if len(header) < HEADER:
-                return count, end
+                return
             at += HEADER + int.from_bytes(header[4:6], "little")
             if at > size:
-                return count, end
+                return
+            content += log.read(at - log.tell())
             if header[6] in (1, 4):
-                count, end = count + 1, at
+                yield content, at
+                content = b""

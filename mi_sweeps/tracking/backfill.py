@@ -1,7 +1,7 @@
 """`mi-sweeps track`: makes the wandb runs of sweeps that were run without wandb, from the run folders.
 
-Each fine-tune and each patch job gets the attempt that it would have written while it ran, through the same mirror. A
-job that has an attempt is left out, so that no point is there twice.
+Each fine-tune and each patch job gets the attempt that it would have written while it ran, through the same mirror,
+with the checkpoints that no attempt of it has: no point is there twice.
 """
 
 from __future__ import annotations
@@ -9,31 +9,30 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from mi_sweeps.config import Config, TrackingConfig
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.files import PARTIAL, clear_partial, read_table
+from mi_sweeps.store.files import PARTIAL, clear_partial
 from mi_sweeps.store.folders import Folder, PatchFolder, RunFolder
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.tracking import attempts, values
-from mi_sweeps.tracking.mirror import mirror
-from mi_sweeps.tracking.sync import alone, is_running
+from mi_sweeps.tracking.mirror import Mode, mirror
+from mi_sweeps.tracking.sync import alone, is_running, listed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mi_sweeps.sweeps.cells import Cell
 
-Mode = Literal["offline", "online"]
-
-LATEST = "latest-run"
-"""wandb's link to the newest attempt; `wandb clean` leaves it behind."""
+WRITTEN_SECONDS = 5.0
+"""How long wandb's process may take to write what it was given."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,10 @@ class Job:
         there = bool(self.patch.steps()) if self.patch else self.run.metrics.exists()
         return there and self.folder.status().state == "done"
 
-    @property
-    def is_mirrored(self) -> bool:
-        """Whether wandb wrote something of it; also where that was uploaded and `wandb clean` has removed it, which
-        leaves a link behind."""
-        places = [self.folder, *(self.patch.all_parts() if self.patch else ())]
-        found = [attempt for place in places for attempt in attempts.of_job(place.path)]
-        if not found:
-            return any((place.path / "wandb" / LATEST).is_symlink() for place in places)
-        return any(attempt.is_uploaded or not attempt.is_empty for attempt in found)
+    def missing(self, again: bool) -> list[int]:
+        """The checkpoints that wandb has not written anything of; or all of them."""
+        steps = values.steps(self.run, self.patch)
+        return steps if again else attempts.missing(self.folder.path, steps)
 
     def forget(self) -> None:
         """Removes what wandb wrote of it here."""
@@ -95,7 +89,7 @@ def track(
             what = _track_run(run, jobs, mode, project, entity, again)
             counts[what.partition(":")[0]] += 1
             console.print(f"{run.run_id}: {what}", markup=False, soft_wrap=True)
-    console.print(f"{counts.total()} runs: {', '.join(f'{n} {what}' for what, n in counts.items())}", soft_wrap=True)
+    console.print(listed(counts), soft_wrap=True)
     if counts["mirrored offline"]:
         console.print(f"`mi-sweeps sync {' '.join(sweeps)}` uploads what is offline", soft_wrap=True)
     return 1 if counts["failed"] else 0
@@ -120,16 +114,19 @@ def _track_run(
     if is_running(run):
         return "still running"
     done = [job for job in jobs if job.is_done]
-    wanted = [job for job in done if again or not job.is_mirrored]
+    wanted = [(job, steps) for job in done if (steps := job.missing(again))]
     if not wanted:
         return "mirrored before" if done else "not done"
-    made = [_make(job, _config(job.cell, mode, project, entity), again) for job in wanted]
+    configs = [_config(job.cell, mode, project, entity) for job, _ in wanted]
+    if again:
+        for job, _ in wanted:
+            job.forget()
+    made = [_make(job, steps, config) for (job, steps), config in zip(wanted, configs, strict=True)]
     if None in made:
         return f"failed: {made.count(None)} of {len(made)} jobs; wandb's complaint is above"
-    patches = sum(job.patch is not None for job in wanted)
-    parts = ["fine-tune"] * (len(wanted) > patches) + [f"patch jobs {patches}"] * bool(patches)
-    left = f", not done {len(jobs) - len(done)}" if len(done) < len(jobs) else ""
-    return f"mirrored {'online' if set(made) == {'online'} else 'offline'}: {', '.join(parts)}{left}"
+    words = [f"{'patch job' if job.patch else 'fine-tune'} {len(steps)}" for job, steps in wanted]
+    left = f"; {len(jobs) - len(done)} not done" if len(done) < len(jobs) else ""
+    return f"mirrored {'online' if set(made) == {'online'} else 'offline'}: checkpoints of {', '.join(words)}{left}"
 
 
 def _config(cell: Cell, mode: Mode, project: str | None, entity: str | None) -> Config:
@@ -144,19 +141,28 @@ def _config(cell: Cell, mode: Mode, project: str | None, entity: str | None) -> 
     return cell.config.model_copy(update={"tracking": tracking})
 
 
-def _make(job: Job, config: Config, again: bool) -> Mode | None:
+def _make(job: Job, steps: Sequence[int], config: Config) -> Mode | None:
     """Whether the attempt is offline or online; None if wandb failed."""
     clear_partial(job.folder.path)
-    if again:
-        job.forget()
     with _unseen(job.folder) as place:
         with mirror(config, job.run, job.patch, place=place) as mirrored:
-            for step, rows in _points(job):
-                (mirrored.log_tables if job.patch else mirrored.log_metrics)(step, rows)
-        made = [attempt for attempt in attempts.of_job(place.path) if not attempt.is_empty]
+            for step, rows in values.at(job.run, job.patch, steps):
+                mirrored.log(step, rows)
+        made = _written(place, set(steps))
     if not made:
         return None
     return "online" if all(attempt.is_online for attempt in made) else "offline"
+
+
+def _written(place: Folder, steps: set[int]) -> list[attempts.Attempt]:
+    """The attempts, when they have these checkpoints; none if they never do. wandb's process writes the end of one a
+    moment after it was finished."""
+    until = time.monotonic() + WRITTEN_SECONDS
+    while (made := attempts.of_job(place.path)) and time.monotonic() < until:
+        if steps <= {step for attempt in made for step in attempt.steps()}:
+            return made
+        time.sleep(0.02)
+    return []
 
 
 @contextmanager
@@ -168,21 +174,12 @@ def _unseen(folder: Folder) -> Iterator[Folder]:
         yield Folder(place)
         (folder.path / "wandb").mkdir(exist_ok=True)
         for attempt in attempts.of_job(place):
-            os.replace(attempt.folder, folder.path / "wandb" / attempt.folder.name)
-            latest = folder.path / "wandb" / LATEST  # As wandb does it.
+            target = folder.path / "wandb" / attempt.folder.name
+            while target.exists():  # Of the same second.
+                target = target.with_name(f"{target.name}-2")
+            os.replace(attempt.folder, target)
+            latest = target.with_name(attempts.LATEST)  # As wandb does it.
             latest.unlink(missing_ok=True)
-            latest.symlink_to(attempt.folder.name)
+            latest.symlink_to(target.name)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _points(job: Job) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """The steps of a job's checkpoints, each with its rows."""
-    if job.patch:
-        for step in job.patch.steps():
-            yield step, values.read(job.patch, step)
-        return
-    by_step: dict[int, list[dict[str, Any]]] = {}
-    for row in read_table(job.run.metrics).to_pylist():
-        by_step.setdefault(row["step"], []).append(row)
-    yield from sorted(by_step.items())

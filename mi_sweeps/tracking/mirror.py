@@ -1,7 +1,8 @@
 """One wandb run for each run id, written by its fine-tune and its patch jobs alike.
 
 Everything is logged against an own `checkpoint` axis: wandb's step is shifted when offline attempts are joined. After
-each point the summary is that of the whole run, so that it is right whichever attempt comes last.
+each point the summary is that of the whole run, so that it is right whichever attempt comes last. An attempt begins
+with the checkpoints on disk that no earlier one has: of a job that was killed, or not mirrored until now.
 
 Any failure of wandb is a warning; the run goes on without it. A signal to a job reaches wandb's own process too, which
 dies of it at once: then the mirror goes on in a new attempt. A server that does not answer makes it an offline one.
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -29,13 +30,15 @@ from mi_sweeps.tracking.values import Row
 
 log = logging.getLogger(__name__)
 
+Mode = Literal["offline", "online"]
+
 INIT_SECONDS = 30.0
 """How long a server that does not answer may hold up the first point of a run."""
 FINISH_SECONDS = 20.0
 """How long it may hold up the end of a run; what has not arrived by then is left for `mi-sweeps sync`."""
 AGAIN_SECONDS = 600.0
 """For how long a process does not ask a server again that did not answer."""
-FLUSH_SECONDS = 1.0
+FLUSH_SECONDS = 0.1
 """How much of an attempt a kill may take along. With wandb's own 15 s, early kills leave nothing."""
 
 _unreachable = -AGAIN_SECONDS
@@ -49,9 +52,15 @@ class Mirror:
     """
 
     def __init__(
-        self, begin: Callable[[], Any | None], run: RunFolder, patch: PatchFolder | None, corruption: str
+        self,
+        begin: Callable[[], Any | None],
+        run: RunFolder,
+        patch: PatchFolder | None,
+        corruption: str,
+        alone: bool = True,
     ) -> None:
         self._begin = begin
+        self._alone = alone
         self._begun = False
         self._wandb: Any | None = None
         self._run = run
@@ -59,23 +68,51 @@ class Mirror:
         self._corruption = corruption
         self._heads: frozenset[values.Head] | None = None
 
-    def log_metrics(self, step: int, metrics: Sequence[Row]) -> None:
-        """Metrics of a checkpoint."""
-        self._log(step, lambda: values.of_metrics(metrics))
+    def log(self, step: int, rows: Sequence[Row]) -> None:
+        """What there is of a checkpoint: metrics, or of a patch job the rows of its table."""
+        for again in (True, False):
+            earlier: list[int] = []
+            if not self._begun:
+                earlier = self._earlier(step)
+                self._begun, self._wandb = True, self._begin()
+            if self._wandb is None:
+                return
+            try:
+                for one, found in (*values.at(self._run, self._patch, earlier), (step, rows)):
+                    # Made anew for each try: a picture belongs to the attempt that it was logged to.
+                    self._wandb.log({"checkpoint": one, **self._values(one, found)})
+                self._wandb.summary.update(values.summary(self._run))
+                return
+            except Exception as error:  # wandb raises many kinds, and none may fail a run.
+                what = "the mirror goes on in a new attempt" if again else "nor is anything after it"
+                log.warning("wandb: step %d is not mirrored (%s); %s", step, error, what)
+                _forget()
+                self._begun, self._wandb = not again, None
 
-    def log_tables(self, step: int, rows: Sequence[Row]) -> None:
-        """What a patch job found at a checkpoint, and a heatmap of each site that has heads."""
-        self._log(step, lambda: {**self._scalars(step, rows), **self._pictures(rows)})
+    def _earlier(self, step: int) -> list[int]:
+        """The checkpoints before this one that are on disk, and in no attempt. Of a patch job in parts nobody knows:
+        another part may have logged them."""
+        try:
+            on_disk = [one for one in values.steps(self._run, self._patch) if one < step] if self._alone else []
+            return attempts.missing((self._patch or self._run).path, on_disk)
+        except Exception as error:  # As below.
+            log.warning("wandb: no earlier checkpoints (%s)", error)
+            return []
 
-    def _scalars(self, step: int, rows: Sequence[Row]) -> dict[str, float]:
+    def _values(self, step: int, rows: Sequence[Row]) -> dict[str, Any]:
+        if self._patch is None:
+            return values.of_metrics(rows)
+        return {**self._scalars(self._patch, step, rows), **self._pictures(rows)}
+
+    def _scalars(self, patch: PatchFolder, step: int, rows: Sequence[Row]) -> dict[str, float]:
         before = self._heads
         if before is None:
             # An earlier attempt's curves go on. Where all heads have one, this asks for no table.
             before = frozenset()
             some = not values.heads_of(rows, "z").keys() <= values.shown(rows)
-            for earlier in self._patch.steps() if some and self._patch else []:
+            for earlier in patch.steps() if some else ():
                 if earlier < step:
-                    before = values.shown(values.read(self._patch, earlier), before)
+                    before = values.shown(values.read(patch, earlier), before)
         self._heads = values.shown(rows, before)
         return values.of_table(self._corruption, rows, self._heads)
 
@@ -90,26 +127,9 @@ class Mirror:
                 f"{self._corruption}/heads/{site}": wandb.Image(heatmap(chosen), caption="layer down, head across")
                 for site, chosen in sites.items()
             }
-        except Exception as error:  # wandb raises many kinds, and none may fail a run.
+        except Exception as error:  # As above.
             log.warning("wandb: no heatmaps (%s)", error)
             return {}
-
-    def _log(self, step: int, made: Callable[[], dict[str, Any]]) -> None:
-        if not self._begun:
-            self._begun, self._wandb = True, self._begin()
-        for again in (True, False):
-            if self._wandb is None:
-                return
-            try:
-                # Made anew for each try: a picture belongs to the attempt that it was logged to.
-                self._wandb.log({"checkpoint": step, **made()})
-                self._wandb.summary.update(values.summary(self._run))
-                return
-            except Exception as error:  # As above.
-                what = "the mirror goes on in a new attempt" if again else "nor is anything after it"
-                log.warning("wandb: step %d is not mirrored (%s); %s", step, error, what)
-                _forget()
-                self._wandb = self._begin() if again else None
 
     def finish(self, exit_code: int) -> None:
         """Ends the wandb run with tables of all that is there; nothing may be logged after it."""
@@ -120,9 +140,9 @@ class Mirror:
         except Exception as error:  # As above.
             log.warning("wandb: no tables (%s)", error)
         try:
-            (attempt,) = attempts.in_folder(Path(self._wandb.dir).parent)
+            folder = Path(self._wandb.dir).parent
             self._wandb.finish(exit_code=exit_code)
-            if attempt.is_online:
+            for attempt in attempts.in_folder(folder):
                 _check_arrival(attempt)
         except TimeoutError:
             log.warning("wandb: not all was uploaded in %g s; `mi-sweeps sync` uploads the rest", FINISH_SECONDS)
@@ -142,9 +162,11 @@ def mirror(
         place: where wandb's own files go, if not into that job's folder: two that write at once need one each.
     """
     lock = attempts.online_lock(run)
-    begin = partial(_begin, config, run, patch, (place or patch or run).path, lock)
+    own = patch or run
+    begin = partial(_begin, config, run, patch, (place or own).path, lock)
     tracked = config.tracking.mode != "disabled"
-    mirrored = Mirror(begin if tracked else lambda: None, run, patch, config.corruption.name)
+    alone = place is None or place.path == own.path
+    mirrored = Mirror(begin if tracked else lambda: None, run, patch, config.corruption.name, alone)
     try:
         yield mirrored
     except BaseException:
@@ -181,7 +203,7 @@ def _begin(config: Config, run: RunFolder, patch: PatchFolder | None, place: Pat
         return None
 
 
-def _init(mode: str, config: Config, run: RunFolder, patch: PatchFolder | None, place: Path) -> Any:
+def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None, place: Path) -> Any:
     import wandb
 
     found = {*values.corruptions(run), *([config.corruption.name] if patch else [])}
@@ -234,6 +256,8 @@ def _tables(begun: Any, run: RunFolder) -> dict[str, Any]:
 
 def _check_arrival(attempt: Attempt) -> None:
     """Marks an attempt that was online as uploaded, if it was."""
+    if not attempt.is_online:
+        return
     if errors := attempt.errors():
         log.warning("wandb: not all was uploaded (%s); `mi-sweeps sync` uploads it again", errors[-1])
     else:

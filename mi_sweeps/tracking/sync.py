@@ -88,7 +88,7 @@ def sync(console: Console, output: Path, sweeps: Sequence[str], *, dry_run: bool
         advice = "run it with tracking=wandb, or use `mi-sweeps track`"
         console.print(f"{', '.join(sweeps)}: wandb wrote nothing; {advice}", soft_wrap=True)
         return 0
-    console.print(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}: {_listed(counts)}", soft_wrap=True)
+    console.print(listed(counts), soft_wrap=True)
     empty = [attempt for run in runs for attempt in run.empty if not run.running]
     if empty:
         console.print(f"skipped: {_attempts(empty)}, killed before anything was written", soft_wrap=True)
@@ -124,8 +124,10 @@ def _go_through(console: Console, runs: Sequence[Run], dry_run: bool) -> Counter
     return counts
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in counts.items())
+def listed(counts: Counter[str]) -> str:
+    """How many runs came to what, in one line."""
+    runs = sum(counts.values())
+    return f"{runs} {'run' if runs == 1 else 'runs'}: {', '.join(f'{count} {what}' for what, count in counts.items())}"
 
 
 def _attempts(attempts: Sequence[Attempt]) -> str:

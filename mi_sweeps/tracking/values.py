@@ -141,6 +141,21 @@ def read(patch: PatchFolder, step: int) -> list[Row]:
     ]
 
 
+def steps(run: RunFolder, patch: PatchFolder | None) -> list[int]:
+    """The checkpoints that a fine-tune has measured, or a patch job has looked at."""
+    return patch.steps() if patch else sorted(_metrics(run))
+
+
+def at(run: RunFolder, patch: PatchFolder | None, wanted: Sequence[int]) -> Iterator[tuple[int, list[Row]]]:
+    """What was found at some of those checkpoints, as it was told to the mirror then.
+
+    Raises:
+        UserError: a table is damaged.
+    """
+    metrics = {} if patch else _metrics(run)
+    return ((step, read(patch, step) if patch else metrics[step]) for step in wanted)
+
+
 def summary(run: RunFolder) -> dict[str, Any]:
     """The last value of every key, whoever wrote it, and what sums up a run: made of the run's folder alone, so that
     whichever attempt comes last says all of it.
@@ -149,15 +164,11 @@ def summary(run: RunFolder) -> dict[str, Any]:
         UserError: a table is damaged.
     """
     values: dict[str, Any] = {}
-    metrics = read_table(run.metrics).to_pylist() if run.metrics.exists() else []
-    if metrics:
-        last = max(row["step"] for row in metrics)
-        values |= {"checkpoint": last, **of_metrics([row for row in metrics if row["step"] == last])}
-        won = [
-            row["step"]
-            for row in metrics
-            if (row["split"], row["metric"]) == ("heldout", "win_rate") and row["value"] >= WON
-        ]
+    by_step = {step: of_metrics(rows) for step, rows in _metrics(run).items()}
+    if by_step:
+        last = max(by_step)
+        values |= {"checkpoint": last, **by_step[last]}
+        won = [step for step, metrics in by_step.items() if metrics["heldout/win_rate"] >= WON]
         values |= {"first_step_90": min(won)} if won else {}
     for corruption, rows in _last_tables(run):
         values |= of_table(corruption, rows, shown(rows))
@@ -178,12 +189,10 @@ def tables(run: RunFolder) -> dict[str, Table]:
         UserError: a table is damaged.
     """
     found: dict[str, Table] = {}
-    if run.metrics.exists():
-        by_step: dict[int, dict[str, float]] = {}
-        for row in read_table(run.metrics).to_pylist():
-            by_step.setdefault(row["step"], {}).update(of_metrics([row]))
+    by_step = {step: of_metrics(rows) for step, rows in sorted(_metrics(run).items())}
+    if by_step:
         keys = list(dict.fromkeys(key for values in by_step.values() for key in values))
-        lines = [[step, *(values.get(key) for key in keys)] for step, values in sorted(by_step.items())]
+        lines: list[list[Any]] = [[step, *(values.get(key) for key in keys)] for step, values in by_step.items()]
         found["tables/metrics"] = (["checkpoint", *keys], lines)
     terms = ["patched", "clean", "corrupted", "n"]
     lines = [
@@ -194,6 +203,14 @@ def tables(run: RunFolder) -> dict[str, Table]:
     if lines:
         found["tables/heads"] = (["corruption", "site", "layer", "head", "recovered", *terms], lines)
     return found
+
+
+def _metrics(run: RunFolder) -> dict[int, list[Row]]:
+    """The rows of each checkpoint's metrics."""
+    by_step: dict[int, list[Row]] = {}
+    for row in read_table(run.metrics).to_pylist() if run.metrics.exists() else ():
+        by_step.setdefault(row["step"], []).append(row)
+    return by_step
 
 
 def _patches(run: RunFolder) -> list[tuple[str, PatchFolder]]:

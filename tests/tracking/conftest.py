@@ -10,15 +10,24 @@ import base64
 import gzip
 import json
 import re
+import shutil
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
+
+from mi_sweeps import cli
+from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.tracking import mirror, sync
 
 ENTITY = "somebody"
 
@@ -261,6 +270,38 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(scope="module")
+def done(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a sweep `mine` that was run without wandb: one run, patched under two corruptions at 0 and 4."""
+    output = tmp_path_factory.mktemp("done") / "outputs"
+    cells = expand([*small, "corruption=first,second", "sweep.name=mine", f"output={output}"])
+    manifest.add(output, "mine", cells, "")
+    assert not execute(cells).failed
+    return output
+
+
+@pytest.fixture
+def output(done: Path, tmp_path: Path) -> Path:
+    """A copy of that."""
+    shutil.copytree(done, tmp_path / "outputs")
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """`mi-sweeps COMMAND`; gives the exit code, what it printed and what it complained of."""
+    monkeypatch.setattr(sync, "SETTLE_SECONDS", 0.5)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", "300")
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*map(str, words)])
+        printed = capsys.readouterr()
+        return stopped.value.code, printed.out, printed.err
+
+    return run
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the user of this machine has set for wandb."""
@@ -276,3 +317,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
             monkeypatch.setenv(variable, value)
         yield listening
     assert listening.unknown == []
+
+
+@pytest.fixture
+def online(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """The same for wandb in this very process, which looks at its environment once."""
+    wandb.teardown()
+    monkeypatch.setattr(mirror, "_unreachable", -mirror.AGAIN_SECONDS)
+    yield server
+    wandb.teardown()
