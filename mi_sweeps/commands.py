@@ -401,6 +401,14 @@ def dashboard(options: argparse.Namespace) -> int:
     return DONE
 
 
+def track(options: argparse.Namespace) -> int:
+    """`mi-sweeps track`."""
+    from mi_sweeps.tracking import backfill
+
+    asked = {key: getattr(options, key) for key in ("mode", "project", "entity", "again")}
+    return backfill.track(_console(), *_sweeps(options), **asked)
+
+
 def report(options: argparse.Namespace) -> int:
     """`mi-sweeps report`."""
     from mi_sweeps.analysis.report import write_report

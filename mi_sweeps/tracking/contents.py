@@ -1,6 +1,6 @@
 """What a sweep's mirror has in wandb, told by the run folders: the keys that are logged, and what differs between runs.
 
-The names of the keys are those of `mirror`.
+The keys are made by `values`, as those of the mirror are.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 from mi_sweeps.analysis import folder
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import read_table
+from mi_sweeps.store.folders import PatchFolder
+from mi_sweeps.tracking import values
 
-NAMED = {"optim.lr": "lr", "schedule": "schedule", "model": "model", "task": "task.name"}
-"""What a sweep varies, and the key of wandb's config that says it."""
+NAMED = {"model": "model", "task": "task", "optim.lr": "lr", "schedule": "schedule"}
+"""What a sweep varies, and the key of wandb's config that says it. All else of a fine-tune is below `config` there."""
 
-NESTED = ("optim.", "train.", "task.", "checkpoint.")
-"""Parts of the configuration that wandb's config has as they are."""
+NESTED = ("model.", "task.", "optim.", "schedule.", "train.", "checkpoint.")
 
 
 @dataclass(frozen=True)
@@ -27,22 +28,18 @@ class Examined:
     """What the patch jobs under one corruption log."""
 
     corruption: str
-    components: tuple[str, ...]
-    """Of which the logit difference is logged: `attn_0`, `mlp_0`, `embed`, in the order of the layers."""
+    keys: tuple[str, ...]
+    """CORRUPTION/logit_diff/COMPONENT and CORRUPTION/lens/RESID_LAYER, in the order of the layers."""
     sites: tuple[str, ...]
     """Of heads, with a heatmap each."""
-
-    def logit_diff(self, component: str) -> str:
-        """The key of a component's logit difference."""
-        return f"{self.corruption}/logit_diff/{component}"
 
     def heads(self, site: str) -> str:
         """The key of a site's heatmaps."""
         return f"{self.corruption}/heads/{site}"
 
     def layers(self, kind: str) -> list[str]:
-        """The keys of the logit differences of `attn` or `mlp`, layer by layer."""
-        return [self.logit_diff(component) for component in self.components if component.startswith(f"{kind}_")]
+        """The keys of a kind, as `logit_diff/attn`, layer by layer."""
+        return [key for key in self.keys if key.startswith(f"{self.corruption}/{kind}_")]
 
 
 @dataclass(frozen=True)
@@ -57,21 +54,16 @@ class Contents:
     seeds: tuple[int, ...]
     varied: tuple[str, ...]
     """Keys of wandb's config that have several values; not the seed."""
-    metrics: tuple[tuple[str, str], ...]
-    """Split and metric."""
+    metrics: tuple[str, ...]
+    """As SPLIT/METRIC."""
     examined: tuple[Examined, ...]
     """By corruption; of what was patched so far."""
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Those with a win rate; the prompts of training come last."""
-        rated = [split for split, metric in self.metrics if metric == "win_rate"]
+        rated = [key.partition("/")[0] for key in self.metrics if key.endswith("/win_rate")]
         return tuple(sorted(rated, key=lambda split: split == "train"))
-
-
-def metric_key(split: str, metric: str) -> str:
-    """The key of a metric."""
-    return f"{split}/{metric}"
 
 
 def read(output: Path, sweep: str) -> Contents:
@@ -100,42 +92,40 @@ def _varied(runs: Sequence[folder.Run]) -> Iterable[str]:
     for key in sorted(asked, key=lambda key: (list(NAMED).index(key) if key in NAMED else len(NAMED), key)):
         place = key if "." in key else f"{key}.name"
         if (key in NAMED or key.startswith(NESTED)) and len({_value(run.config, place) for run in runs}) > 1:
-            yield NAMED.get(key, key)
+            yield NAMED.get(key, f"config.{key}")
 
 
 def _value(config: Mapping[str, Any], place: str) -> str:
-    value: Any = config
+    found: Any = config
     for part in place.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return json.dumps(value)
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return json.dumps(found)
 
 
-def _metrics(runs: Sequence[folder.Run]) -> tuple[tuple[str, str], ...]:
+def _metrics(runs: Sequence[folder.Run]) -> tuple[str, ...]:
     # Runs of a model and a task have the same, so that one of each is read.
     some = {_value(run.config, "model.name") + _value(run.config, "task"): run for run in runs}
-    found: dict[tuple[str, str], None] = {}
-    for run in some.values():
-        table = read_table(run.path / "metrics.parquet")
-        found |= dict.fromkeys(zip(table["split"].to_pylist(), table["metric"].to_pylist(), strict=True))
-    return tuple(found)
+    rows = (row for run in some.values() for row in read_table(run.path / "metrics.parquet").to_pylist())
+    return tuple(values.of_metrics(list(rows)))
 
 
 def _examined(runs: Sequence[folder.Run]) -> Iterable[Examined]:
-    some: dict[tuple[str, ...], Path] = {}
+    some: dict[tuple[str, ...], tuple[PatchFolder, int]] = {}
     for run in runs:
         for patch in run.patches:
             kind = (patch.corruption, _value(run.config, "model"), _value(patch.about, "config.patching"))
             if kind not in some and (steps := patch.steps()):
-                some[kind] = patch.table(steps[0])
+                some[kind] = PatchFolder(patch.path), steps[0]
     for corruption in dict.fromkeys(kind[0] for kind in some):
-        components: set[tuple[int, str]] = set()
-        sites: dict[str, None] = {}
-        for file in (file for kind, file in some.items() if kind[0] == corruption):
-            for row in read_table(file).to_pylist():
-                if row["kind"] == "layer":
-                    layer = row["layer"]
-                    name = row["component"] if layer is None else f"{row['component']}_{layer}"
-                    components.add((-1 if layer is None else layer, name))
-                elif row["kind"] == "patch" and row["head"] is not None and row["patched"] is not None:
-                    sites[row["site"]] = None
-        yield Examined(corruption, tuple(name for _, name in sorted(components)), tuple(sites))
+        tables = [values.read(*table) for kind, table in some.items() if kind[0] == corruption]
+        # No head: which of them are logged may change from one checkpoint to the next.
+        keys = dict.fromkeys(key for rows in tables for key in values.of_table(corruption, rows, frozenset()))
+        sites = dict.fromkeys(row["site"] for rows in tables for row in values.of_heads(rows))
+        yield Examined(corruption, tuple(sorted(keys, key=_by_layer)), tuple(sites))
+
+
+def _by_layer(key: str) -> tuple[str, int]:
+    """What comes before the component, and its layer; what has none comes first."""
+    kind, _, component = key.rpartition("/")
+    layer = component.rpartition("_")[2]
+    return kind, int(layer) if layer.isdigit() else -1

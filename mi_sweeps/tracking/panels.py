@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import wandb_workspaces.reports.v2 as wr
 
-from mi_sweeps.tracking.contents import Contents, Examined, metric_key
+from mi_sweeps.tracking.contents import Contents, Examined
 
 Band = Literal["minmax", "stddev", "stderr"]
 
@@ -25,9 +25,14 @@ BANDS: dict[Band, str] = {
 
 CHECKPOINT = "checkpoint"
 FIRST_STEP = "first_step_90"
-WIN_RATE = "win_rate"
 RECOVERED_SITE = "z"
 """Of which single heads are logged, as CORRUPTION/recovered/z/LAYER.HEAD."""
+
+LAYERS = {
+    "lens/resid_pre": "before each layer (logit lens)",
+    "logit_diff/attn": "from attention",
+    "logit_diff/mlp": "from MLPs",
+}
 
 CELL = wr.Config("cell")
 WHOLE_SWEEP = wr.Metric("Group")
@@ -90,11 +95,8 @@ def parts(contents: Contents, band: Band) -> list[Part]:
         *(
             Part(
                 f"Logit difference by layer: {examined.corruption}",
-                "Of each component by itself (logits).",
-                [
-                    _line(f"{component} under {examined.corruption}", [examined.logit_diff(component)], CELL, band)
-                    for component in examined.components
-                ],
+                "From each component by itself, and of the residual stream through the logit lens (logits).",
+                [_line(key, [key], CELL, band) for key in examined.keys],
                 detail=True,
             )
             for examined in contents.examined
@@ -102,10 +104,7 @@ def parts(contents: Contents, band: Band) -> list[Part]:
         Part(
             "All metrics",
             "Every metric of every split.",
-            [
-                _line(f"{split}: {metric}", [metric_key(split, metric)], CELL, band)
-                for split, metric in contents.metrics
-            ],
+            [_line(key, [key], CELL, band) for key in contents.metrics],
             detail=True,
         ),
     ]
@@ -125,11 +124,11 @@ def bands(contents: Contents, band: Band) -> str:
 def _win_rates(contents: Contents, band: Band) -> Iterator[Any]:
     for split in contents.splits:
         title = f"{split} win rate by cell (band over seeds)"
-        yield _line(title, [metric_key(split, WIN_RATE)], CELL, band, range_y=(0, 1))
+        yield _line(title, [f"{split}/win_rate"], CELL, band, range_y=(0, 1))
     for key in contents.varied:
         for split in contents.splits[:1]:
             title = f"{split} win rate by {key} (band over all runs with it)"
-            yield _line(title, [metric_key(split, WIN_RATE)], wr.Config(key), band, range_y=(0, 1))
+            yield _line(title, [f"{split}/win_rate"], wr.Config(key), band, range_y=(0, 1))
 
 
 def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
@@ -141,12 +140,12 @@ def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
                 yield _line(f"{quantity}: {examined.corruption}", chosen, by, band)
 
     for split in contents.splits:
-        against = [(split, f"logit_diff_{examined.corruption}") for examined in contents.examined]
-        keys = [[metric_key(*metric)] if metric in contents.metrics else [] for metric in against]
+        against = [f"{split}/logit_diff_{examined.corruption}" for examined in contents.examined]
+        keys = [[key] if key in contents.metrics else [] for key in against]
         yield from row(f"{split} logit difference against the subject that is replaced", keys, CELL)
-    for kind in ("attn", "mlp"):
+    for kind, what in LAYERS.items():
         keys = [examined.layers(kind) for examined in contents.examined]
-        yield from row(f"logit difference of {kind}, layer by layer", keys, WHOLE_SWEEP)
+        yield from row(f"logit difference {what}, layer by layer", keys, WHOLE_SWEEP)
     if all(RECOVERED_SITE in examined.sites for examined in contents.examined):
         yield from (_recovered(examined, band) for examined in contents.examined)
 
@@ -165,7 +164,7 @@ def _recovered(examined: Examined, band: Band) -> Any:
 
 
 def _compared(contents: Contents, band: Band) -> Iterator[Any]:
-    rates = [metric_key(split, WIN_RATE) for split in contents.splits]
+    rates = [f"{split}/win_rate" for split in contents.splits]
     keys = dict.fromkeys(["lr", "schedule", *contents.varied, "seed"])
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log=key == "lr" or None) for key in keys]
     columns += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in (*rates, FIRST_STEP)]

@@ -10,15 +10,24 @@ import base64
 import gzip
 import json
 import re
+import shutil
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
+
+from mi_sweeps import cli
+from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.tracking import mirror, sync
 
 ENTITY = "somebody"
 
@@ -33,6 +42,9 @@ class Run:
     name: str
     config: dict[str, Any] = field(default_factory=dict)
     group: str | None = None
+    job_type: str | None = None
+    notes: str | None = None
+    tags: list[str] = field(default_factory=list)
     history: dict[int, dict[str, Any]] = field(default_factory=dict)
     """By line: the client says where its lines begin."""
     summary: dict[str, Any] = field(default_factory=dict)
@@ -105,8 +117,10 @@ class WandbServer:
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "local" + 35 * "0", **quick}
 
     def refuses(self, what: str) -> int | None:
-        self.calls[what] += 1
-        return self.fault(Request(what, self.calls[what]))
+        with self.lock:
+            self.calls[what] += 1
+            count = self.calls[what]
+        return self.fault(Request(what, count))  # Not under the lock: a fault may take its time.
 
     # GraphQL operations, by name.
 
@@ -114,6 +128,9 @@ class WandbServer:
         run = self.runs.setdefault(given["name"], Run(given["project"], given["name"]))
         run.upserts += 1
         run.group = given.get("groupName") or run.group
+        run.job_type = given.get("jobType") or run.job_type
+        run.notes = given.get("notes") or run.notes
+        run.tags = given.get("tags") or run.tags
         if given.get("config"):
             run.config = json.loads(given["config"])
         bucket = {
@@ -146,8 +163,8 @@ class WandbServer:
                 "eventsTail": "[]",
                 "config": json.dumps(run.config),
                 "wandbConfig": json.dumps(run.config.get("_wandb", {}).get("value", {})),
-                "tags": [],
-                "notes": None,
+                "tags": run.tags,
+                "notes": run.notes,
             }
         entity = {"id": "e", "name": ENTITY}
         return {"model": {"id": "p", "name": given["project"], "entity": entity, "bucket": bucket}}
@@ -227,16 +244,17 @@ class _Handler(BaseHTTPRequestHandler):
         raise Unknown(self.path)
 
     def _answer(self, what: str, answer: Callable[[], dict[str, Any]]) -> None:
-        with self.store.lock:
-            status = self.store.refuses(what)
-            if status is not None:
-                self._send(status, {"error": f"{what} is refused"})
-                return
-            try:
-                self._send(200, answer())
-            except Exception as error:  # A key that is not there is something unknown, too.
-                self.store.unknown.append(f"{what}: {error!r}")
-                self._send(400, {"error": "unknown"})
+        status = self.store.refuses(what)
+        if status is not None:
+            self._send(status, {"error": f"{what} is refused"})
+            return
+        try:
+            with self.store.lock:
+                content = answer()
+        except Exception as error:  # A key that is not there is something unknown, too.
+            self.store.unknown.append(f"{what}: {error!r}")
+            status, content = 400, {"error": "unknown"}
+        self._send(status or 200, content)
 
     def _body(self) -> bytes:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -254,6 +272,38 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(scope="module")
+def done(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a sweep `mine` that was run without wandb: one run, patched under two corruptions at 0 and 4."""
+    output = tmp_path_factory.mktemp("done") / "outputs"
+    cells = expand([*small, "corruption=first,second", "sweep.name=mine", f"output={output}"])
+    manifest.add(output, "mine", cells, "")
+    assert not execute(cells).failed
+    return output
+
+
+@pytest.fixture
+def output(done: Path, tmp_path: Path) -> Path:
+    """A copy of that."""
+    shutil.copytree(done, tmp_path / "outputs")
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """`mi-sweeps COMMAND`; gives the exit code, what it printed and what it complained of."""
+    monkeypatch.setattr(sync, "SETTLE_SECONDS", 0.5)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", "300")
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*map(str, words)])
+        printed = capsys.readouterr()
+        return stopped.value.code, printed.out, printed.err
+
+    return run
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the user of this machine has set for wandb."""
@@ -269,3 +319,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
             monkeypatch.setenv(variable, value)
         yield listening
     assert listening.unknown == []
+
+
+@pytest.fixture
+def online(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """The same for wandb in this very process, which looks at its environment once."""
+    wandb.teardown()
+    monkeypatch.setattr(mirror, "_unreachable", -mirror.AGAIN_SECONDS)
+    yield server
+    wandb.teardown()
