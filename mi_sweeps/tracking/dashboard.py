@@ -111,13 +111,14 @@ def write(file: Path, text: str) -> None:
 def _place(output: Path, sweep: str, wanted: Wanted) -> tuple[str, str | None]:
     """The project, and the entity if any is named."""
     asked = [entry.config["tracking"] for entry in manifest.load(output, sweep)]
-    tracked: Mapping[str, Any] = next((tracking for tracking in asked if tracking["mode"] != "disabled"), {})
-    project = wanted.project or tracked.get("project")
-    if not project:
+    tracking = next((one for one in asked if one["mode"] != "disabled"), asked[0])
+    asked_for = wanted.project or tracking["mode"] != "disabled"
+    if not asked_for and not any(run.uploaded or run.missing for run in sync.look(output, [sweep])):
         raise UserError(
-            f"sweep {sweep!r}: not mirrored to wandb; run it with tracking=wandb, or say where its runs are (--project)"
+            f"sweep {sweep!r}: not mirrored to wandb; `mi-sweeps track {sweep}` does it, "
+            "or say where its runs are with --project"
         )
-    return project, wanted.entity or tracked.get("entity")
+    return wanted.project or tracking["project"], wanted.entity or tracking["entity"]
 
 
 def _views(output: Path, sweep: str, wanted: Wanted, entity: str, project: str) -> list[View]:
