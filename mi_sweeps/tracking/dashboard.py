@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 30.0
 """How long a server may take for one answer, wandb's own retries included."""
 
-RETRIES = 3
+RETRIES = 2
 """How often wandb tries a request again within that time."""
 
 # The library has this query too, but refuses to look at views that the app has changed since.
@@ -99,7 +99,8 @@ def save(console: Console, output: Path, sweep: str, wanted: Wanted) -> int:
         return 1
     waiting = sum(bool(run.missing) for run in sync.look(output, [sweep]))
     if waiting:
-        console.print(f"{waiting} of its runs are not uploaded yet; `mi-sweeps sync {sweep}` does it", soft_wrap=True)
+        runs = f"{waiting} {'run is' if waiting == 1 else 'runs are'}"
+        console.print(f"{runs} not uploaded yet; `mi-sweeps sync {sweep}` does it", soft_wrap=True)
     return 0
 
 
@@ -141,7 +142,8 @@ class Server:
         import wandb
 
         # wandb's process goes on with a request that is given up here, and the command would wait for it at its end.
-        limits = wandb.Settings(x_graphql_retry_max=RETRIES, x_graphql_timeout_seconds=ANSWER_SECONDS)
+        seconds = ANSWER_SECONDS / (1 + RETRIES)
+        limits = wandb.Settings(x_graphql_retry_max=RETRIES, x_graphql_timeout_seconds=seconds)
         try:
             wandb.setup(settings=limits)
             self._api = wandb.Api(timeout=ANSWER_SECONDS)
@@ -150,7 +152,7 @@ class Server:
         except Exception as error:  # wandb raises many kinds.
             refused = self._refused(error)
             if refused.status in (401, 403):
-                raise UserError(f"wandb: the login is refused ({refused}); `wandb login --relogin` makes one") from None
+                raise UserError(f"the login is refused: {refused}; `wandb login --relogin` makes another") from None
             raise refused from None
 
     @property

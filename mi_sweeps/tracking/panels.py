@@ -70,8 +70,9 @@ def parts(contents: Contents, band: Band) -> list[Part]:
         ),
         Part(
             "Heads",
-            "The recovered fraction of each head: layer down, head across, red 1, white 0, blue -1. The slider moves "
-            "through the checkpoints; it counts wandb's own steps.",
+            "The recovered fraction of each head: layer down, head across, red 1, white 0, blue -1, grey where clean "
+            "and corrupted are too near each other to say. The slider moves through the checkpoints; it counts wandb's "
+            "own steps.",
             [
                 wr.MediaBrowser(
                     title=f"{site} under {examined.corruption}",
@@ -116,8 +117,9 @@ def bands(contents: Contents, band: Band) -> str:
     count = len(contents.seeds)
     seeds = "one seed, so there is no band" if count == 1 else f"{count} seeds; the band is {BANDS[band]}"
     return (
-        f"Lines are means; a line by cell is over the seeds of a cell ({seeds}). Lines by one key, such as the "
-        "learning rate, are over all runs with that value, whatever else differs."
+        "Lines are means. A cell is all settings but the seed, so that a line by cell is over its seeds "
+        f"({seeds}). A line by one key, such as the learning rate, is over all runs with that value, whatever else "
+        "differs."
     )
 
 

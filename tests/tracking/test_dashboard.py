@@ -6,6 +6,8 @@ That is the client protocol. How wandb.ai draws a view is not shown by these tes
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from dataclasses import dataclass, field
 
@@ -141,6 +143,17 @@ def test_a_report_is_a_view_of_its_own(call, views, server):
     assert "mi-sweeps run sweep.name=mine" in text and "2 runs with 2 seeds" in report["description"]
 
 
+def test_runs_that_are_not_uploaded_are_told(call, views, computed, output):
+    file = output / "runs" / computed[1][0] / "wandb" / "offline-run-20260101_000000-id" / "run-id.wandb"
+    file.parent.mkdir(parents=True)
+    record = bytes(4) + (3).to_bytes(2, "little") + b"\1" + b"run"
+    file.write_bytes(b":W&B\xe1\xbe\x00" + 2 * record)
+    os.utime(file, (0, 0))
+    _, printed, _ = call("mine")
+    shutil.rmtree(file.parent)
+    assert printed.splitlines()[1:] == ["1 run is not uploaded yet; `mi-sweeps sync mine` does it"]
+
+
 def test_another_project_has_its_own_view(call, views):
     views.projects |= {("team", "other"), (LOGIN, "other")}
     for where in ((), ("--project", "other"), ("--project", "other", "--entity", LOGIN)):
@@ -190,8 +203,8 @@ def test_a_server_in_trouble_is_one_line(call, views, server, output, monkeypatc
 
     server.fault = fault
     code, printed, complaint = call("mine")
-    assert (code, complaint) == (1, "") and printed.count("\n") == 1
-    assert printed.startswith("not saved: the wandb server gave no good answer in 1 s")
+    assert (code, complaint) == (1, "")
+    assert printed.startswith("not saved: ") and printed.count("\n") == 1
     assert ((output / "sweeps" / "mine" / "wandb.json").read_text(), views.saved) == before
 
 
@@ -208,7 +221,7 @@ def test_a_server_that_is_not_there(call, monkeypatch):
 def test_a_login_that_is_refused(call, views, server):
     server.fault = lambda request: 401
     code, _, complaint = call("mine")
-    assert code == 2 and complaint.startswith("error: wandb: the login is refused") and complaint.count("\n") == 1
+    assert code == 2 and complaint.startswith("error: the login is refused") and complaint.count("\n") == 1
 
 
 def test_nobody_is_logged_in(call, monkeypatch, tmp_path):
