@@ -53,13 +53,14 @@ class Mirror:
 
     def __init__(
         self,
-        begin: Callable[[], Any | None],
+        begin: Callable[[], Any | None] | None,
         run: RunFolder,
         patch: PatchFolder | None,
         corruption: str,
         alone: bool = True,
     ) -> None:
-        self._begin = begin
+        self._begin = begin or (lambda: None)
+        self._tracked = begin is not None
         self._alone = alone
         self._begun = False
         self._wandb: Any | None = None
@@ -73,7 +74,7 @@ class Mirror:
         for again in (True, False):
             earlier: list[int] = []
             if not self._begun:
-                earlier = self._earlier(step)
+                earlier = [one for one in self._unseen() if one < step]
                 self._begun, self._wandb = True, self._begin()
             if self._wandb is None:
                 return
@@ -89,13 +90,13 @@ class Mirror:
                 _forget()
                 self._begun, self._wandb = not again, None
 
-    def _earlier(self, step: int) -> list[int]:
-        """The checkpoints before this one that are on disk, and in no attempt. Of a patch job in parts nobody knows:
-        another part may have logged them."""
+    def _unseen(self) -> list[int]:
+        """The checkpoints that are on disk, and in no attempt. Of a patch job in parts nobody knows: another part may
+        have logged them."""
         try:
-            on_disk = [one for one in values.steps(self._run, self._patch) if one < step] if self._alone else []
+            on_disk = values.steps(self._run, self._patch) if self._alone else []
             return attempts.missing((self._patch or self._run).path, on_disk)
-        except Exception as error:  # As below.
+        except Exception as error:  # As above.
             log.warning("wandb: no earlier checkpoints (%s)", error)
             return []
 
@@ -133,6 +134,10 @@ class Mirror:
 
     def finish(self, exit_code: int) -> None:
         """Ends the wandb run with tables of all that is there; nothing may be logged after it."""
+        if not self._begun and self._tracked and (unseen := self._unseen()):
+            # Killed after its last checkpoint: nothing was left to do, but to log.
+            for step, rows in values.at(self._run, self._patch, unseen[-1:]):
+                self.log(step, rows)
         if self._wandb is None:
             return
         try:
@@ -166,7 +171,7 @@ def mirror(
     begin = partial(_begin, config, run, patch, (place or own).path, lock)
     tracked = config.tracking.mode != "disabled"
     alone = place is None or place.path == own.path
-    mirrored = Mirror(begin if tracked else lambda: None, run, patch, config.corruption.name, alone)
+    mirrored = Mirror(begin if tracked else None, run, patch, config.corruption.name, alone)
     try:
         yield mirrored
     except BaseException:

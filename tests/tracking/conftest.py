@@ -111,10 +111,16 @@ class WandbServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """With which a client finds it, and does not wait long before it tries again."""
+        """With which a client finds it, and waits a second before it tries again: it takes less for nothing, and then
+        its own, which is more."""
         clients = ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
-        quick = {f"WANDB__{client}_RETRY_WAIT_{end}_SECONDS": "0.05" for client in clients for end in ("MIN", "MAX")}
+        quick = {f"WANDB__{client}_RETRY_WAIT_{end}_SECONDS": "1" for client in clients for end in ("MIN", "MAX")}
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "local" + 35 * "0", **quick}
+
+    @property
+    def requests(self) -> int:
+        """How often it was asked for anything; what clients tell of themselves is not counted."""
+        return sum(count for what, count in self.calls.items() if what != "telemetry")
 
     def refuses(self, what: str) -> int | None:
         with self.lock:
@@ -302,6 +308,20 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         return stopped.value.code, printed.out, printed.err
 
     return run
+
+
+def wandb_processes(pid: int) -> list[int]:
+    """wandb's own process of a process."""
+    children = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+    # One that has ended, and that nobody has asked for its end, is there still, with a Z.
+    states = {int(child): Path(f"/proc/{child}/stat").read_text() for child in children}
+    return [child for child, state in states.items() if "(wandb-core)" in state and "(wandb-core) Z" not in state]
+
+
+@pytest.fixture
+def cores() -> Callable[[int], list[int]]:
+    """`wandb_processes`."""
+    return wandb_processes
 
 
 @pytest.fixture(autouse=True)

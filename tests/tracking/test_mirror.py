@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import wandb
@@ -76,37 +75,30 @@ def test_a_wandb_that_fails_is_a_warning(small, tmp_path, monkeypatch, caplog, h
     assert f"{how} is broken" in caplog.text
 
 
-def wandb_processes(pid):
-    """wandb's own process of a process."""
-    children = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
-    # One that has ended, and that nobody has asked for its end, is there still, with a Z.
-    states = {int(child): Path(f"/proc/{child}/stat").read_text() for child in children}
-    return [child for child, state in states.items() if "(wandb-core)" in state and "(wandb-core) Z" not in state]
-
-
 class Killer(Listener):
     """Sends a signal to wandb's process in the middle of the fine-tune."""
 
-    def __init__(self, signum):
+    def __init__(self, signum, cores):
         self.signum = signum
+        self.cores = cores
 
     @contextmanager
     def task(self, task):
         def on_step(step):
             if (task.stage, step) == ("finetune", 3):
-                (core,) = wandb_processes(os.getpid())
+                (core,) = self.cores(os.getpid())
                 os.kill(core, self.signum)
                 # Its end must have come through before the next point is logged.
-                while wandb_processes(os.getpid()):
+                while self.cores(os.getpid()):
                     time.sleep(0.01)
 
         yield on_step
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_a_wandb_that_is_killed_harms_no_run_and_the_mirror_goes_on(small, tmp_path, caplog, signum):
+def test_a_wandb_that_is_killed_harms_no_run_and_the_mirror_goes_on(small, tmp_path, caplog, cores, signum):
     cells = expand([*small, "tracking=wandb", f"output={tmp_path / 'o'}"])
-    assert not execute(cells, listener=Killer(signum)).failed
+    assert not execute(cells, listener=Killer(signum, cores)).failed
     assert plan.make(cells).is_done
     assert "step 4 is not mirrored" in caplog.text
     first, second, patch = attempts(plan.folders_of(cells[0])[0].path)
@@ -115,7 +107,7 @@ def test_a_wandb_that_is_killed_harms_no_run_and_the_mirror_goes_on(small, tmp_p
     assert checkpoints(patch) == [0, 4]
 
 
-def test_a_job_that_is_told_to_end_together_with_its_wandb_ends_at_once(small, tmp_path):
+def test_a_job_that_is_told_to_end_together_with_its_wandb_ends_at_once(small, tmp_path, cores):
     """As scancel does it: every process of a job gets the signal."""
     arguments = [*small, "train.steps=400", "patching.steps=[0]", "tracking=wandb", f"output={tmp_path / 'o'}"]
     command = [sys.executable, "-m", "mi_sweeps.cli", "run", *arguments]
@@ -129,7 +121,7 @@ def test_a_job_that_is_told_to_end_together_with_its_wandb_ends_at_once(small, t
         while not run.checkpoint(4).exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert process.poll() is None, process.communicate()
-        (core,) = wandb_processes(process.pid)
+        (core,) = cores(process.pid)
         os.kill(core, signal.SIGTERM)
         process.terminate()
         _, complaint = process.communicate(timeout=30)
