@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..store.files import names
 from ..store.folders import Folder, PatchFolder
 
 Json = dict[str, Any]
@@ -43,8 +42,7 @@ class Patch:
 
     def steps(self) -> list[int]:
         """The checkpoints examined so far, in order."""
-        stems = (name.removesuffix(".parquet") for name in names(self.path / "tables") if name.endswith(".parquet"))
-        return sorted(int(stem) for stem in stems if stem.isdigit())
+        return PatchFolder(self.path).steps()
 
     def table(self, step: int) -> Path:
         """The Parquet file of a checkpoint."""

@@ -112,8 +112,26 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("export", commands.export, "write tidy tables into DIR, one file a table", "DIR [SWEEP ...]")
     sub.add_argument("--format", choices=("parquet", "csv"), default="parquet")
     sub.add_argument("--by-prompt", action="store_true", help="also what each prompt has: many times as much")
-    sub = add("sync", commands.sync, "upload what wandb wrote offline, from a machine with a network", "SWEEP")
+    sub = add("track", commands.track, "make wandb runs of sweeps that were run without wandb", "SWEEP")
+    sub.add_argument("--mode", choices=("offline", "online"), default="offline", help="default: %(default)s")
+    sub.add_argument("--project", metavar="NAME", help="default: the sweep's tracking.project")
+    sub.add_argument("--entity", metavar="NAME", help="default: the sweep's tracking.entity")
+    sub.add_argument("--again", action="store_true", help="also runs that are there already")
+    sub = add("sync", commands.sync, "upload what wandb has not yet uploaded, from a machine with a network", "SWEEP")
     sub.add_argument("--dry-run", action="store_true", help="show what would be uploaded")
+    sub = add("dashboard", commands.dashboard, "make or update a saved wandb workspace of a sweep", "SWEEP")
+    sub.add_argument("--entity", metavar="NAME", help="user or team (default: the sweep's tracking's, or the login's)")
+    sub.add_argument("--project", metavar="NAME", help="default: the sweep's tracking's")
+    sub.add_argument("--baseline", metavar="RUN_ID", help="the run that the others are compared with")
+    sub.add_argument(
+        "--band",
+        choices=("minmax", "stddev", "stderr"),
+        default="minmax",
+        help="what is shown around a mean over runs (default: %(default)s)",
+    )
+    sub.add_argument("--report", action="store_true", help="make or update a report, too")
+    sub.add_argument("--dry-run", action="store_true", help="print what would be saved, as JSON; no login, no network")
+    sub.add_argument("--to", type=Path, metavar="FILE", help="where a dry run is written")
     add("doctor", commands.doctor, "show what this machine has, and what is missing", "output=DIR")
     return parser
 

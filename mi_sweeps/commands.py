@@ -380,6 +380,35 @@ def sync(options: argparse.Namespace) -> int:
     return uploads.sync(_console(), *_sweeps(options), dry_run=options.dry_run)
 
 
+def dashboard(options: argparse.Namespace) -> int:
+    """`mi-sweeps dashboard`."""
+    from mi_sweeps.tracking import dashboard as saved
+
+    output, chosen = _sweeps(options)
+    if len(chosen) > 1:
+        raise UserError(f"dashboard: it is of one sweep; give one of {', '.join(chosen)}")
+    if options.to and not options.dry_run:
+        raise UserError("--to: only a dry run is written to a file; give --dry-run, too")
+    wanted = saved.Wanted(options.entity, options.project, options.baseline, options.band, options.report)
+    if not options.dry_run:
+        return saved.save(_console(), output, chosen[0], wanted)
+    text = saved.dry_run(output, chosen[0], wanted)
+    if options.to:
+        saved.write(options.to, text)
+        _console().print(f"dashboard: {options.to.absolute()}", soft_wrap=True)
+    else:
+        _console().file.write(text)
+    return DONE
+
+
+def track(options: argparse.Namespace) -> int:
+    """`mi-sweeps track`."""
+    from mi_sweeps.tracking import backfill
+
+    asked = {key: getattr(options, key) for key in ("mode", "project", "entity", "again")}
+    return backfill.track(_console(), *_sweeps(options), **asked)
+
+
 def report(options: argparse.Namespace) -> int:
     """`mi-sweeps report`."""
     from mi_sweeps.analysis.report import write_report
