@@ -108,7 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = add("report", commands.report, "write a self-contained HTML page that compares runs", "SWEEP")
     sub.add_argument("--to", type=Path, metavar="FILE", help="default: OUTPUT/report.html")
-    sub.add_argument("--figures", type=Path, metavar="DIR", help="also write the pictures as PNG and SVG files")
+    sub.add_argument(
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="also write the pictures as PNG, SVG and PDF, and over the checkpoints as GIF (with ffmpeg also MP4)",
+    )
+    sub.add_argument("--no-animations", action="store_true", help="no GIF and MP4, which take longest")
     sub = add("export", commands.export, "write tidy tables into DIR, one file a table", "DIR [SWEEP ...]")
     sub.add_argument("--format", choices=("parquet", "csv"), default="parquet")
     sub.add_argument("--by-prompt", action="store_true", help="also what each prompt has: many times as much")

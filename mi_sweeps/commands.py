@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -392,8 +393,13 @@ def report(options: argparse.Namespace) -> int:
         from mi_sweeps.analysis.figures import figures
         from mi_sweeps.analysis.frames import load
 
-        for file in figures(load(output, chosen), options.figures, ("png", "svg")):
-            console.print(f"figure: {file.absolute()}", soft_wrap=True)
+        with console.status("drawing"):
+            files = figures(load(output, chosen), options.figures, animate=not options.no_animations)
+        counts = Counter(file.suffix[1:].upper() for file in files if file.stem != "figures")
+        told = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to draw yet"
+        console.print(f"figures: {options.figures.absolute()} ({told})", soft_wrap=True)
+        if counts["GIF"] and not counts["MP4"]:
+            console.print("MP4 was left out: no ffmpeg on this machine")
     return DONE
 
 
