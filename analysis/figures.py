@@ -18,7 +18,7 @@ from .canvas import Picture
 from .films import Film
 from .frames import Frames, with_approximate
 
-DPI = 300
+DPI = 200
 FORMATS = ("png", "svg", "pdf")
 EDITABLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mi-sweeps", "text.parse_math": False}
 """Text stays text, in TrueType as journals ask for; and the same tables make the same bytes."""
@@ -63,6 +63,7 @@ def _save(picture: Picture, file: Path, kind: str) -> Path:
     }
     with matplotlib.rc_context(EDITABLE):
         picture.savefig(content, format=kind, dpi=DPI, metadata=metadata.get(kind))
+    picture.set_layout_engine("none")  # the next format need not lay it out again
     write_bytes(file, content.getvalue())
     return file
 

@@ -15,7 +15,7 @@ from .canvas import Picture, Source
 from .curves import PASSED, lens_means
 from .dynamics import CROWD, HEAD, depth_palette, far_out, name, pairs
 from .frames import FLOOR, Frames, with_approximate
-from .heatmaps import DIFFERENCE, GREY, corruptions, draw, head_means, largest, scale_end, site_means, table_at
+from .heatmaps import DIFFERENCE, GREY, corruptions, draw, head_means, largest, scale_end, site_means, tables
 
 NAMED_HEADS = 4
 """Heads of each scatter plot that are named: those that are far out at some checkpoint."""
@@ -133,14 +133,14 @@ def _heatmaps(frames: Frames, values: dict[str, pd.Series], title: str, below: S
     words = any(isinstance(place, str) for place in places)
     size = (len(values), 1) if words else (1, len(values))  # names of positions need room
     steps = sorted(together.index.unique("step"))
-    tables = {corruption: {step: table_at(own, step, places) for step in steps} for corruption, own in values.items()}
+    of_steps = {corruption: tables(own, places) for corruption, own in values.items()}
     deep = together.index.get_level_values("layer").nunique()
     height = min(max(0.13 * deep, 0.9), 2.6) + 0.4
     images = {}
     with canvas.grid(*size, title, below, height, page=True) as (figure, axes):
         for plot, corruption in zip(axes.flat, values, strict=True):
             room = (canvas.PAGE - 1.2) / size[1]
-            images[corruption] = draw(plot, tables[corruption][steps[-1]], end, label_width=room)
+            images[corruption] = draw(plot, next(iter(of_steps[corruption].values())), end, label_width=room)
             plot.set_title("second − first" if corruption == DIFFERENCE else f"{corruption} corruption")
             last_row = plot in axes[-1]
             plot.set_xlabel("head" if last_row and not words else "")
@@ -151,7 +151,9 @@ def _heatmaps(frames: Frames, values: dict[str, pd.Series], title: str, below: S
 
     def show(step: int) -> None:
         for corruption, image in images.items():
-            image.set_data(np.ma.masked_invalid(tables[corruption][step].to_numpy("float64", na_value=np.nan)))
+            table = of_steps[corruption].get(step)
+            shown = np.full(image.get_size(), np.nan) if table is None else table.to_numpy("float64", na_value=np.nan)
+            image.set_data(np.ma.masked_invalid(shown))
 
     borders = [border for image in images.values() for border in image.axes.spines.values()]
     return _film(frames, figure, steps, show, [*images.values(), *borders])

@@ -165,8 +165,10 @@ def _grid(
         for line, (name, told) in zip(axes, labels.items(), strict=False):
             own = means.loc[name]
             end = largest(means) if shared else scale_end(own)
+            of_steps = tables(own, places[name])
+            empty = pd.DataFrame(np.nan, index=sorted(own.index.unique("layer")), columns=places[name])
             for plot, step in zip(line, steps, strict=False):
-                image = draw(plot, table_at(own, step, places[name]), end, label_width=room / size[1])
+                image = draw(plot, of_steps.get(step, empty), end, label_width=room / size[1])
                 plot.set_title(f"checkpoint {step}" if plot in axes[0] else "")
                 plot.tick_params(
                     labelbottom=name in last or places[name] != places[last[0]], labelleft=plot is line[0]
@@ -181,12 +183,11 @@ def _grid(
     return figure
 
 
-def table_at(values: pd.Series, step: int, places: Sequence[object]) -> pd.DataFrame:
-    """Values by step, layer and place as a table layer × place at one step; missing where there is none."""
+def tables(values: pd.Series, places: Sequence[object]) -> dict[int, pd.DataFrame]:
+    """Values by step, layer and place as a table layer × place for each step; missing where there is none."""
     layers = sorted(values.index.unique("layer"))
-    if step not in values.index.get_level_values("step"):
-        return pd.DataFrame(np.nan, index=layers, columns=list(places))
-    return values.loc[step].unstack().reindex(index=layers, columns=list(places))
+    wide = values.unstack().reindex(columns=list(places))
+    return {step: own.droplevel("step").reindex(layers) for step, own in wide.groupby(level="step")}
 
 
 def draw(plot: Axes, table: pd.DataFrame, end: float, label_width: float) -> AxesImage:

@@ -279,7 +279,7 @@ def status(options: argparse.Namespace) -> int:
         yield from map(escape, show.errors(made))
         cells = show.noteworthy(made)
         if cells:
-            yield show.cell_table(made, cells)
+            yield from show.cell_table(made, cells, console.width)
         if len(cells) < len(made.cells):
             some = f"{len(cells) or 'none'} of {len(made.cells)} cells: those at work, then those that went wrong"
             yield escape(f"{some}; all: `{_hint('status --cells', name, output)}`")
