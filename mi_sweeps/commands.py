@@ -300,6 +300,19 @@ def status(options: argparse.Namespace) -> int:
     return DONE
 
 
+def show(options: argparse.Namespace) -> int:
+    """`mi-sweeps show`: one run, by its id, the beginning of it, or the id of one of its patch jobs."""
+    from mi_sweeps.analysis import terminal
+    from mi_sweeps.analysis.folder import find
+
+    ids = [word for word in options.words if "=" not in word]
+    output = next((Path(word[7:]) for word in options.words if word.startswith("output=")), Path("outputs"))
+    if len(ids) != 1 or len(options.words) > 2:
+        raise UserError("show: give one id of a run or patch job, and output=DIR; `mi-sweeps status` lists ids")
+    terminal.show(_console(), find(output, ids[0]), options.site, options.step)
+    return DONE
+
+
 def wait(options: argparse.Namespace) -> int:
     """`mi-sweeps wait`."""
     from mi_sweeps.sweeps import manifest
