@@ -151,4 +151,4 @@ def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _line(axis: Axes, bands: pd.DataFrame, colour: object, label: str) -> None:
     ordered = bands.sort_values("step")
     axis.plot(ordered["step"], ordered["mean"], color=colour, label=label, marker=".", markersize=3, linewidth=1.2)
-    axis.fill_between(ordered["step"], ordered["low"], ordered["high"], color=colour, alpha=0.18, linewidth=0)
+    axis.fill_between(ordered["step"], ordered["low"], ordered["high"], color=colour, alpha=0.14, linewidth=0)

@@ -72,7 +72,7 @@ def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) ->
             )  # fmt: skip
             axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":")
             middle = (heads["across"].min() + heads["across"].max()) / 2
-            for head in heads.loc[far_out(heads).nlargest(label).index].itertuples():
+            for head in apart(heads.loc[far_out(heads).nlargest(label).index]).itertuples():
                 place, right = (head.across, head.up), bool(head.across > middle)
                 axis.annotate(
                     name(head.layer, head.head), place, (-4 if right else 4, 0), textcoords="offset points", fontsize=6,
@@ -97,6 +97,16 @@ def far_out(heads: pd.DataFrame) -> pd.Series:
     """How far from zero heads are, of those that can be told from the crowd there."""
     size = np.hypot(heads["across"], heads["up"])
     return size[size >= CROWD * size.max()]
+
+
+def apart(heads: pd.DataFrame) -> pd.DataFrame:
+    """The heads, the farthest first, without those whose name would lie on the name of one before."""
+    room = CROWD * max(np.ptp(heads["up"]), np.abs(heads["up"]).max()) if len(heads) else 0.0
+    kept: list[int] = []
+    for at, up in enumerate(heads["up"]):
+        if all(abs(up - heads["up"].iloc[other]) >= room for other in kept):
+            kept.append(at)
+    return heads.iloc[kept]
 
 
 def depth_palette(layers: Sequence[int]) -> dict[int, tuple[float, float, float]]:

@@ -24,7 +24,7 @@ EDITABLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mi-swee
 """Text stays text, in TrueType as journals ask for; and the same tables make the same bytes."""
 
 
-def figures(frames: Frames, directory: Path, formats: Sequence[str] = FORMATS, animate: bool = False) -> list[Path]:
+def figures(frames: Frames, directory: Path, formats: Sequence[str] | None = None, animate: bool = False) -> list[Path]:
     """Draw what the tables allow into `directory`; returns the files.
 
     What training measured is drawn once for all runs; circuits once for each cell, as means over its seeds.
@@ -43,7 +43,11 @@ def figures(frames: Frames, directory: Path, formats: Sequence[str] = FORMATS, a
         index.append(told | asdict(picture.source))
 
     for name, picture in _drawn(frames):
-        add(name, picture, [_save(picture, directory / f"{name}.{kind}", kind) for kind in formats])
+        add(
+            name,
+            picture,
+            [_save(picture, directory / f"{name}.{kind}", kind) for kind in (FORMATS if formats is None else formats)],
+        )
     for name, film in _filmed(frames) if animate else ():
         add(name, film.picture, animations.write(film, directory / name))
     if files:

@@ -155,7 +155,7 @@ def _grid(
     most = max(map(len, places.values()), default=1)
     named = any(isinstance(place, str) for of_row in places.values() for place in of_row)
     room = canvas.PAGE - 1.2
-    fitting = int(room / (0.083 * most if named else 0.11 * most + 0.15))
+    fitting = int(room / (0.075 * most if named else 0.11 * most + 0.15))
     steps = spread(list(means.index.get_level_values("step")), min(checkpoints, max(2, fitting)))
     deep = means.index.get_level_values("layer").nunique()
     size = max(1, len(labels)), max(1, len(steps))
@@ -195,8 +195,8 @@ def draw(plot: Axes, table: pd.DataFrame, end: float, label_width: float) -> Axe
     image = _image(plot, table, end)
     names = [str(name) for name in table.columns]
     words = any(isinstance(name, str) for name in table.columns)
-    every = max(1, math.ceil(len(names) * 0.08 / label_width))
-    plot.set_xticks(range(0, len(names), every), names[::every], fontsize=5.5 if words else 6)
+    every = max(1, math.ceil(len(names) * 0.072 / label_width))
+    plot.set_xticks(range(0, len(names), every), names[::every], fontsize=5 if words else 6)
     plot.tick_params(axis="both", length=0)
     if words:
         plot.tick_params(axis="x", rotation=90)
