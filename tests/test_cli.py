@@ -180,7 +180,9 @@ def test_what_runs_on_a_login_node_imports_nothing_heavy(finished, arguments):
     )
     given = [argument.replace("OUTPUT", str(finished)) for argument in arguments]
     done = subprocess.run([sys.executable, "-c", code, *given], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "imported:"
+    # The win rates in its table are Parquet: an eighth of a second, and only where there are any.
+    allowed = {"numpy", "pyarrow"} if arguments == ["status", "output=OUTPUT"] else set()
+    assert set(done.stdout.splitlines()[-1].removeprefix("imported:").split()) <= allowed
 
 
 def test_a_failed_cell_is_reported_with_its_traceback(call, small, output):
