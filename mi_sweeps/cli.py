@@ -99,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("status", commands.status, "show how far sweeps are, what is running and what failed", "SWEEP")
     sub.add_argument("--cells", action="store_true", help="every cell with its ids and states")
     sub.add_argument("--watch", action="store_true", help="stay, and show it anew until nobody works on it any more")
+    sub = add("show", commands.show, "draw one run: its win rate, its layers, its heads", "ID")
+    sub.add_argument("--site", default="z", help="of the heads: z, q, k, v, pattern (default: %(default)s)")
+    sub.add_argument("--step", type=int, metavar="N", help="the checkpoint of the heads (default: the last)")
     add("wait", commands.wait, "wait until nobody works on a sweep any more", "SWEEP")
     add("cancel", commands.cancel, "stop the processes that work on a sweep; `run` goes on from there", "SWEEP")
     sub = add("logs", commands.logs, "print the end of each log, and the traceback of what failed", "SWEEP|ID")
@@ -108,7 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = add("report", commands.report, "write a self-contained HTML page that compares runs", "SWEEP")
     sub.add_argument("--to", type=Path, metavar="FILE", help="default: OUTPUT/report.html")
-    sub.add_argument("--figures", type=Path, metavar="DIR", help="also write the pictures as PNG and SVG files")
+    sub.add_argument(
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="also write the pictures as PNG, SVG and PDF, and over the checkpoints as GIF (with ffmpeg also MP4)",
+    )
+    sub.add_argument("--no-animations", action="store_true", help="no GIF and MP4, which take longest")
     sub = add("export", commands.export, "write tidy tables into DIR, one file a table", "DIR [SWEEP ...]")
     sub.add_argument("--format", choices=("parquet", "csv"), default="parquet")
     sub.add_argument("--by-prompt", action="store_true", help="also what each prompt has: many times as much")
