@@ -31,6 +31,7 @@ POSITIONS = (
 )
 SLOT = {"first": POSITIONS.index("subject 1"), "second": POSITIONS.index("subject 2")}
 PROMPTS = 12
+HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\"> & {{js}}"
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
@@ -228,7 +229,9 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 @pytest.fixture
 def folders() -> SimpleNamespace:
     """The writers of single folders."""
-    return SimpleNamespace(write_run=write_run, write_patch=write_patch, write_sweep=write_sweep, cell=cell)
+    return SimpleNamespace(
+        write_run=write_run, write_patch=write_patch, write_sweep=write_sweep, cell=cell, hostile=HOSTILE
+    )
 
 
 @pytest.fixture
@@ -259,6 +262,21 @@ def make_output(tmp_path: Path) -> Callable[..., Path]:
         return output
 
     return make
+
+
+@pytest.fixture
+def hostile_output(make_output: Callable[..., Path], folders: SimpleNamespace) -> Path:
+    """Two seeds, a failed run and a cell to do, with hostile text wherever users may write.
+
+    Patch jobs have all that they can have, and one has estimates only.
+    """
+    output = make_output(seeds=(0, 1), by_prompt=True, approximate=True, paths=True)
+    run_id = "run-0.0001-constant-0"
+    folders.write_patch(output, run_id, "estimates", "both", approximate=True, exact=False)
+    folders.write_run(output, "bad<b>", schedule=HOSTILE, state="failed", error=HOSTILE)
+    folders.write_patch(output, "bad<b>", "bad-first", "first", prompt=HOSTILE)
+    folders.write_sweep(output, "later<i>", [folders.cell("absent", "absent-first", "first", schedule=HOSTILE)])
+    return output
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

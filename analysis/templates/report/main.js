@@ -1,8 +1,13 @@
+restoreView();
 drawHeader();
+chooseCurves();
 drawTableControls();
 drawTable();
 drawCurvesControls();
 drawCircuitsControls();
+drawDifferencesOnce();
+drawDifferences();
+drawTrust();
 addPicture($("curves-pictures"), "curves-plot", drawCurves);
 if (DATA.blocks.length) {
   addPicture($("attribution-pictures"), "lens-plot", drawLens);
@@ -14,3 +19,4 @@ if (DATA.blocks.length) {
     addPicture($("patching-pictures"), `${site.replace(APPROXIMATE, "-approximate")}-plot`, () => drawHeatmap(site));
   }
 }
+addPicture($("differences-pictures"), "parallel-plot", drawParallel);
