@@ -314,7 +314,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
         page.on("console", lambda told: problems.append(f"console: {told.text}") if told.type == "error" else None)
         local = ("file:", "data:", "blob:")

@@ -89,7 +89,7 @@ function replaceControls(host, ...controls) {
 }
 
 /** The groups of curves in the order of their keys, each with colour, dash and the points of its mean. */
-function groupsOf(curves, keys) {
+function groupsOf(curves, keys, share) {
   const groups = new Map();
   for (const curve of curves) {
     const values = keys.map(([key]) => keyOf(curve, key) ?? "");
@@ -104,7 +104,7 @@ function groupsOf(curves, keys) {
   return order.map((group) => {
     const rank = colourValues.indexOf(group.values[0]);
     return {
-      ...group, points: pointsOf(group.curves),
+      ...group, points: pointsOf(group.curves, share),
       colour: inOrder ? ordered(rank, colourValues.length - 1) : GROUPS[rank % GROUPS.length],
       dash: DASHES[dashValues.indexOf(JSON.stringify(group.values.slice(1))) % DASHES.length],
       name: keys.map(([, label], i) => `${label} ${written(group.values[i])}`).join(", ") || "all runs",
@@ -113,8 +113,7 @@ function groupsOf(curves, keys) {
 }
 
 /** Mean and interval at each checkpoint: over the runs of the group, or of a single run's share over its prompts. */
-function pointsOf(curves) {
-  const share = isShare(state.curves.metric);
+function pointsOf(curves, share) {
   const places = curves.map((curve) => new Map(curve.steps.map((step, at) => [step, at])));
   const steps = unique(curves.flatMap((curve) => curve.steps)).sort((a, b) => a - b);
   return steps.map((step) => {

@@ -5,8 +5,8 @@ function drawCurves() {
   const curves = known(metric) ? curvesOf(metric, split) : [];
   if (!curves.length) return { title: "No curves", note: "No run has written this metric yet, or the filter leaves none." };
   const keys = groupKeys().filter(([key]) => by.has(key));
-  const groups = groupsOf(curves, keys);
   const share = isShare(metric), threshold = state.curves.thresholds[metric];
+  const groups = groupsOf(curves, keys, share);
   const values = curves.flatMap((curve) => curve.values.filter(known));
   const positive = values.every((value) => value > 0);
   // On a log axis a band ends where the picture does: its lower end may be negative.
