@@ -14,11 +14,13 @@ const COLUMNS = [
     .map((key) => ({ key, label: key, kind: "Configuration (keys that differ)" })),
 ];
 const ALWAYS = new Set(["run_id", "seed", "status", "patched", "win_rate", "first_step"]);
+const OF_ONE_RUN = new Set(["run_id", "attempts", "host", "error", "links"]);
 
 const hasLinks = Object.values(DATA.links).some((of) => of.some(known));
 
 /** Whether a column is there before anyone chose: what differs between runs, and errors. */
 function shownAtFirst({ key, kind }) {
+  if (state.group !== null && OF_ONE_RUN.has(key)) return false;
   if (ALWAYS.has(key)) return true;
   if (key === "links") return hasLinks;
   if (kind.startsWith("Configuration") || kind.startsWith("Results at")) return false;
