@@ -29,7 +29,7 @@ function drawParallel() {
   return {
     title,
     note: `a line is a run: ${runs.length < all.length ? `${runs.length} of ${count(all.length, "run")}, those that have the value` : count(runs.length, "run")}` +
-      " · settings are evenly spaced in their order, and lines of one setting lie side by side · filter above to see some of them",
+      " · settings are evenly spaced in their order, and lines of one setting lie side by side",
     runs,
     table: () => ({
       head: ["run", ...axes.map((one) => one.label)],
