@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..store.files import names
 from ..store.folders import Folder, PatchFolder
 
 Json = dict[str, Any]
