@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from . import canvas
+from .canvas import Picture
 from .frames import Frames
 from .heatmaps import HEAD_SITES, POSITION_SITES, spread
 
@@ -43,7 +43,7 @@ def correlations(patching: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"r": r, "n": sums["n"]}).reset_index()
 
 
-def exact(frames: Frames, corruption: str, checkpoints: int = 4) -> Figure:
+def exact(frames: Frames, corruption: str, checkpoints: int = 4) -> Picture:
     """Exact against approximate change of the logit difference, a point a head or position of each layer and run:
     a row of plots a site, a column a checkpoint. The nearer to the diagonal, the better the approximation."""
     rows = frames.patching[frames.patching["corruption"] == corruption]
@@ -57,7 +57,7 @@ def exact(frames: Frames, corruption: str, checkpoints: int = 4) -> Figure:
         list(rows["run_id"]), list(rows["n"]), "r: Pearson correlation over the n points of a run; dotted: equal"
     )
     title = f"Exact against approximate, {corruption} corruption"
-    with canvas.grid(max(1, len(sites)), max(1, len(steps)), title, below, 2.1, 1.9) as (figure, axes):
+    with canvas.grid(max(1, len(sites)), max(1, len(steps)), title, below, 1.6, page=True) as (figure, axes):
         for line, site in zip(axes, sites, strict=False):
             for axis, step in zip(line, steps, strict=False):
                 points = rows[(rows["site"] == site) & (rows["step"] == step)]
@@ -66,14 +66,14 @@ def exact(frames: Frames, corruption: str, checkpoints: int = 4) -> Figure:
                 axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":")
                 own = found[(found["site"] == site) & (found["step"] == step)]
                 ground = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
-                axis.text(0.04, 0.96, _told(own), transform=axis.transAxes, va="top", fontsize=7, bbox=ground)
-                axis.set_title(f"{site}, checkpoint {step}", fontsize=8)
-                axis.tick_params(labelsize=6)
+                axis.text(0.04, 0.96, _told(own), transform=axis.transAxes, va="top", fontsize=5.5, bbox=ground)
+                axis.set_title(f"{site}, checkpoint {step}", fontsize=6.5)
+                axis.tick_params(labelsize=5.5)
                 axis.locator_params(nbins=4)
                 _square(axis)
-            line[0].set_ylabel("patched − corrupted\n(logits)", fontsize=7)
+            line[0].set_ylabel("patched − corrupted\n(logits)")
         for axis in axes[-1]:
-            axis.set_xlabel("approximate − corrupted\n(logits)", fontsize=7)
+            axis.set_xlabel("approximate − corrupted\n(logits)")
     return figure
 
 

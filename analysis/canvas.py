@@ -1,10 +1,11 @@
-"""Paper for static figures: seaborn's look on a figure of its own, matplotlib's settings left as they are."""
+"""Paper for figures: seaborn's look on a figure of its own, matplotlib's settings left as they are."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -12,34 +13,81 @@ import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+COLUMN, PAGE = 3.35, 6.9
+"""Inches: the width of a column and of a page in the usual two-column papers; a figure has the one or the other."""
+
 DIVERGING = "RdBu_r"
 """Blue below zero, red above: told apart in all common forms of colour blindness."""
 
 MISSING = "0.82"
 """The grey of a cell without a value."""
 
+TEXT = {
+    **{"font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5},
+    **{"legend.fontsize": 6.5, "legend.title_fontsize": 6.5, "figure.titlesize": 8.5, "figure.titleweight": "bold"},
+    **{"xtick.major.pad": 1.5, "ytick.major.pad": 1.5, "axes.titlepad": 3, "axes.labelpad": 2},
+}
+"""Points, as they are read in print: figures are not scaled."""
+
+FOOTNOTE = 6
+"""Points of what stands below a figure."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a figure was made from."""
+
+    runs: tuple[str, ...]
+    """Run ids."""
+    prompts: tuple[int, ...]
+    """How many prompts a value is of; several numbers where that differs."""
+    note: str = ""
+    """What bands and greys mean."""
+
+    def __str__(self) -> str:
+        counted = "/".join(map(str, self.prompts))
+        named = ", ".join(self.runs[:3]) + (f" and {len(self.runs) - 3} more" if len(self.runs) > 3 else "")
+        runs = "runs" if len(self.runs) > 1 else "run"
+        return f"{counted} prompts; {runs} {named}{'; ' + self.note if self.note else ''}"
+
+
+class Picture(Figure):
+    """A figure that knows its title and what it was made from."""
+
+    title: str
+    source: Source
+
 
 @contextmanager
 def grid(
-    rows: int, columns: int, title: str, source: str, width: float = 3.2, height: float = 2.5
-) -> Iterator[tuple[Figure, np.ndarray]]:
-    """A figure of `rows` × `columns` plots of `width` × `height` inches each, and the array of its axes.
+    rows: int, columns: int, title: str, source: Source, height: float = 2.0, page: bool | None = None
+) -> Iterator[tuple[Picture, np.ndarray]]:
+    """A figure of `rows` × `columns` plots, each `height` inches high, and the array of its axes.
 
-    `source` stands small below: what the figure was made from. The figure belongs to no pyplot window.
+    As wide as a page, or as a column for a single column of plots, unless `page` says so. `source` stands small
+    below: what the figure was made from. The figure belongs to no pyplot window.
     """
-    as_written = matplotlib.rc_context({"text.parse_math": False})  # a run's name may hold a dollar sign
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"), as_written:
-        figure = Figure(figsize=(width * columns + 0.8, height * rows + 0.9), layout="constrained")
+    wide = columns > 1 if page is None else page
+    # A run's name may hold a dollar sign.
+    settings = matplotlib.rc_context({**TEXT, "text.parse_math": False})
+    with sns.axes_style("whitegrid"), sns.plotting_context("paper"), settings:
+        width = PAGE if wide else COLUMN
+        lines = textwrap.fill(str(source), width=round(20 * width))  # characters of this size an inch
+        margin = 0.3 + 0.1 * lines.count("\n")
+        figure = Picture(figsize=(width, height * rows + margin + 0.2), layout="constrained")
+        figure.title, figure.source = title, source
         FigureCanvasAgg(figure)
-        figure.suptitle(title, fontsize=10, fontweight="bold")
-        lines = textwrap.fill(source, width=round(17 * figure.get_figwidth()))  # characters of this size an inch
-        figure.supxlabel(lines, fontsize=7, color="0.4")
+        figure.suptitle(textwrap.fill(title, width=round(14 * width)))
+        figure.supxlabel(lines, fontsize=FOOTNOTE, color="0.35", x=0.01, ha="left")
         yield figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def source(run_ids: Sequence[str], prompts: Sequence[int], more: str = "") -> str:
-    """One line for below a figure: how many prompts and which runs it shows."""
-    counted = "/".join(str(n) for n in sorted(set(prompts)))
-    ids = list(dict.fromkeys(run_ids))
-    named = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
-    return f"{counted} prompts; {'runs' if len(ids) > 1 else 'run'} {named}{'; ' + more if more else ''}"
+def ordered(count: int) -> list[tuple[float, float, float]]:
+    """Colours for what has an order, as checkpoints and layers have: light to dark, in grey too."""
+    colours = sns.color_palette("viridis_r", as_cmap=True)
+    return [tuple(colours(place)[:3]) for place in np.linspace(1, 0.1, count)[::-1]]
+
+
+def source(run_ids: Sequence[str], prompts: Sequence[int], note: str = "") -> Source:
+    """What a figure shows, of the columns of the rows that it was made from."""
+    return Source(tuple(map(str, dict.fromkeys(run_ids))), tuple(sorted({int(n) for n in prompts})), note)

@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+APART = frozenset(("seed", "launcher", "tracking", "sweep", "output"))
+"""Groups and keys that tell no cells apart: the seed, and those that change no result."""
+
 
 def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A name for each configuration, made of the values that differ between them; the seed is left out.
@@ -13,22 +16,46 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     Equal configurations have equal names and different ones different names: "lr 0.0001, schedule cosine".
     Where a group's `name` says all that differs within the group, only that name is told.
     """
-    flat = [_flatten({key: value for key, value in config.items() if key != "seed"}) for config in configs]
-    keys = sorted({key for one in flat for key in one}, key=lambda key: (_order(key), key))
-    varying = [key for key in keys if len({one.get(key) for one in flat}) > 1]
-    told = [key for key in varying if not _follows_name(key, varying, flat)]
+    flat = _texts(configs)
+    told = _told(flat)
     words = {key: _word(key, told) for key in told}
     return [", ".join(f"{word} {one.get(key, 'unset')}" for key, word in words.items()) for one in flat]
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def factors(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The dotted keys whose values `names` tells: what a sweep varied, but the seed."""
+    return _told(_texts(configs))
+
+
+def of_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without the groups that say nothing of it, as its patch jobs have their own."""
+    return {key: value for key, value in config.items() if key not in ("corruption", "patching")}
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a configuration by dotted key."""
+    flat: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, Mapping):
-            flat |= _flatten(inner, f"{prefix}{key}.")
+            flat |= flatten(inner, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = inner if isinstance(inner, str) else json.dumps(inner)
+            flat[prefix + key] = inner
     return flat
+
+
+def _texts(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Each configuration without what changes no result and the seed, its values as text."""
+    kept = [{key: value for key, value in config.items() if key not in APART} for config in configs]
+    return [
+        {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(config).items()}
+        for config in kept
+    ]
+
+
+def _told(flat: Sequence[Mapping[str, str]]) -> list[str]:
+    keys = sorted({key for one in flat for key in one}, key=lambda key: (_order(key), key))
+    varying = [key for key in keys if len({one.get(key) for one in flat}) > 1]
+    return [key for key in varying if not _follows_name(key, varying, flat)]
 
 
 def _follows_name(key: str, varying: Sequence[str], flat: Sequence[Mapping[str, str]]) -> bool:

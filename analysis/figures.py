@@ -1,63 +1,146 @@
-"""All static figures of some runs, as files for a paper or a README."""
+"""All figures of some runs as files: for a paper, and moving over the checkpoints for a talk."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import pandas as pd
-from matplotlib.figure import Figure
 
-from ..store.files import write_bytes
-from . import approximate, curves, dynamics, heatmaps
-from .frames import Frames
+from ..store.files import write_bytes, write_json
+from . import animations, approximate, curves, dynamics, films, heatmaps
+from .canvas import Picture
+from .films import Film
+from .frames import Frames, with_approximate
 
-DPI = 160
+DPI = 200
+FORMATS = ("png", "svg", "pdf")
+EDITABLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mi-sweeps", "text.parse_math": False}
+"""Text stays text, in TrueType as journals ask for; and the same tables make the same bytes."""
 
 
-def figures(frames: Frames, directory: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+def figures(frames: Frames, directory: Path, formats: Sequence[str] | None = None, animate: bool = False) -> list[Path]:
     """Draw what the tables allow into `directory`; returns the files.
 
-    Win rates are drawn once for all runs; circuits once for each cell, as means over its seeds.
+    What training measured is drawn once for all runs; circuits once for each cell, as means over its seeds.
+    `animate` adds a GIF for each picture of a checkpoint, and an MP4 where there is ffmpeg. figures.json and figures.md
+    tell of each its caption and its runs.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, figure in _drawn(frames):
-        for kind in formats:
-            content = io.BytesIO()
-            figure.savefig(content, format=kind, dpi=DPI)
-            files.append(directory / f"{name}.{kind}")
-            write_bytes(files[-1], content.getvalue())
+    files: list[Path] = []
+    index: list[dict[str, Any]] = []
+
+    def add(name: str, picture: Picture, written: list[Path]) -> None:
+        files.extend(written)
+        names = [file.name for file in written]
+        told = {"name": name, "files": names, "title": picture.title, "caption": str(picture.source)}
+        index.append(told | asdict(picture.source))
+
+    for name, picture in _drawn(frames):
+        add(
+            name,
+            picture,
+            [_save(picture, directory / f"{name}.{kind}", kind) for kind in (FORMATS if formats is None else formats)],
+        )
+    for name, film in _filmed(frames) if animate else ():
+        add(name, film.picture, animations.write(film, directory / name))
+    if files:
+        write_json(directory / "figures.json", index)
+        write_bytes(directory / "figures.md", _gallery(index).encode())
+        files += [directory / "figures.json", directory / "figures.md"]
     return files
 
 
-def _drawn(frames: Frames) -> Iterator[tuple[str, Figure]]:
-    if (frames.metrics["metric"] == "win_rate").any():
-        yield "win-rate", curves.win_rate(frames)
+def _save(picture: Picture, file: Path, kind: str) -> Path:
+    content = io.BytesIO()
+    title, about = picture.title, str(picture.source)
+    metadata = {
+        "png": {"Title": title, "Description": about},
+        "svg": {"Title": title, "Description": about, "Date": None},
+        "pdf": {"Title": title, "Subject": about, "Keywords": " ".join(picture.source.runs), "CreationDate": None},
+    }
+    with matplotlib.rc_context(EDITABLE):
+        picture.savefig(content, format=kind, dpi=DPI, metadata=metadata.get(kind))
+    picture.set_layout_engine("none")  # the next format need not lay it out again
+    write_bytes(file, content.getvalue())
+    return file
+
+
+def _gallery(index: Sequence[dict[str, Any]]) -> str:
+    """The pictures with their captions as Markdown."""
+    parts = ["# Figures"]
+    for one in index:
+        shown = next((file for file in one["files"] if file.endswith((".png", ".gif", ".svg"))), None)
+        parts.append(f"## {one['name']}")
+        if shown:
+            parts.append(f"![{one['title']}]({shown})")
+        parts.append(f"{one['title']}. {one['caption']}.")
+        parts.append(f"Files: {', '.join(f'[{file}]({file})' for file in one['files'])}. Runs: {' '.join(one['runs'])}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _drawn(frames: Frames) -> Iterator[tuple[str, Picture]]:
+    metrics = set(zip(frames.metrics["split"], frames.metrics["metric"], strict=True))
+    for split, ending in (("heldout", ""), ("train", "-train"), ("two_name", "-two-name")):
+        if (split, "win_rate") in metrics:
+            yield f"win-rate{ending}", curves.win_rate(frames, split)
+    differences = [name for name in ("logit_diff_first", "logit_diff_second") if ("heldout", name) in metrics]
+    if differences:
+        yield "logit-diff", curves.training(frames, differences)
     for suffix, cell in _cells(frames):
         kinds = set(cell.attribution["kind"])
         if "lens" in kinds:
             yield f"lens{suffix}", curves.lens(cell)
         if "layer" in kinds:
             yield f"layers{suffix}", curves.layers(cell)
-        for corruption, rows in cell.patching.groupby("corruption"):
+        if "head" in kinds:
+            yield f"attribution{suffix}", heatmaps.attribution(cell)
+        for corruption in heatmaps.corruptions(cell):
+            rows = heatmaps.rows_of(cell, corruption)
             sites = set(rows["site"])
             if sites & set(heatmaps.HEAD_SITES):
                 yield f"heads-{_slug(corruption)}{suffix}", heatmaps.heads(cell, corruption)
             if sites & set(heatmaps.POSITION_SITES):
                 yield f"positions-{_slug(corruption)}{suffix}", heatmaps.positions(cell, corruption)
-            if (rows["patched"].notna() & rows["approximate"].notna()).any():
+            both = rows["patched"].notna() & rows["approximate"].notna()
+            if both.any() and corruption != heatmaps.DIFFERENCE:
                 yield f"approximate-{_slug(corruption)}{suffix}", approximate.exact(cell, corruption)
         for corruption in pd.unique(cell.paths["corruption"]):
             yield f"paths-{_slug(corruption)}{suffix}", heatmaps.paths(cell, corruption)
         if _heads(cell, "z"):
             yield f"dynamics{suffix}", dynamics.heads(cell)
-        if _heads(cell, "z") and _heads(cell, "z") == _heads(cell, "v"):  # else heads share their keys and values
-            yield f"scatter{suffix}", dynamics.scatter(cell)
+        for across in _across(cell):
+            yield f"scatter-{across}{suffix}", dynamics.scatter(cell, across)
+
+
+def _filmed(frames: Frames) -> Iterator[tuple[str, Film]]:
+    """The same over the checkpoints, a film a site; one checkpoint makes none."""
+    for suffix, cell in _cells(frames):
+        kinds = set(cell.attribution["kind"]) if cell.attribution["step"].nunique() > 1 else set()
+        if "lens" in kinds:
+            yield f"lens-film{suffix}", films.lens(cell)
+        if "layer" in kinds:
+            yield f"layers-film{suffix}", films.layers(cell)
+        if "head" in kinds:
+            yield f"attribution-film{suffix}", films.attribution(cell)
+        if cell.patching["step"].nunique() < 2:
+            continue
+        for site in pd.unique(with_approximate(cell.patching)["site"]):
+            yield f"{_slug(site)}-film{suffix}", films.heatmap(cell, site)
+        for across in _across(cell):
+            yield f"scatter-{across}-film{suffix}", films.scatter(cell, across)
+
+
+def _across(cell: Frames) -> Iterator[str]:
+    """What z is drawn against, head by head: not where heads share their keys and values."""
+    z = _heads(cell, "z")
+    return (site for site in ("v", "pattern") if z and _heads(cell, site) == z)
 
 
 def _cells(frames: Frames) -> Iterator[tuple[str, Frames]]:

@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,7 @@ class Patch:
 
     def steps(self) -> list[int]:
         """The checkpoints examined so far, in order."""
-        stems = (name.removesuffix(".parquet") for name in names(self.path / "tables") if name.endswith(".parquet"))
-        return sorted(int(stem) for stem in stems if stem.isdigit())
+        return PatchFolder(self.path).steps()
 
     def table(self, step: int) -> Path:
         """The Parquet file of a checkpoint."""
@@ -122,6 +121,32 @@ def read(output: Path, sweeps: Sequence[str] | None = None) -> Output:
         run_ids += [run_id for run_id in on_disk if run_id not in planned]
     runs = (_run(output, run_id, planned.get(run_id, []), everything=not sweeps) for run_id in run_ids)
     return Output(output, chosen, tuple(runs))
+
+
+def find(output: Path, id: str) -> Output:
+    """The one run that `id` or its beginning names, with all its patch jobs; of a patch job's id, with that one only.
+
+    Raises UserError where there is none, or more than one run.
+    """
+    output = Path(output)
+    sweeps = [_sweep(file) for file in sorted((output / "sweeps").glob("*/sweep.json"))]
+    planned = _planned(sweeps)
+    owners = {run_id: run_id for run_id in (*planned, *sorted(names(output / "runs")))}
+    for run_id in list(owners):
+        # Patch jobs that a sweep planned are known without a look at their folders, of which there may be thousands.
+        known = [cell["patch_id"] for _, cell in planned.get(run_id, ()) if cell.get("patch_id")]
+        owners |= dict.fromkeys(known or sorted(names(output / "runs" / run_id / "patches")), run_id)
+    found = [id] if id in owners else [known for known in owners if known.startswith(id)]
+    runs = {owners[known] for known in found}
+    if not runs:
+        raise UserError(f"{id}: no run or patch job of that id in {output}; `mi-sweeps status --cells` lists them")
+    if len(runs) > 1:
+        raise UserError(f"{id}: {len(found)} ids begin so, {found[0]} and {found[1]} among them; give more of it")
+    run_id = runs.pop()
+    run = _run(output, run_id, planned.get(run_id, []), everything=True)
+    if run_id not in found:
+        run = replace(run, patches=tuple(patch for patch in run.patches if patch.patch_id in found))
+    return Output(output, tuple(sweep for sweep in sweeps if sweep.name in run.sweeps), (run,))
 
 
 def _sweep(file: Path) -> Sweep:

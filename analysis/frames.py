@@ -263,7 +263,9 @@ def t_95(n: int) -> float:
 
 def _runs(runs: Sequence[folder.Run]) -> list[dict[str, Any]]:
     started = [run for run in runs if run.config]
-    names = dict(zip((run.run_id for run in started), cells.names([run.config for run in started]), strict=True))
+    names = dict(
+        zip((run.run_id for run in started), cells.names([cells.of_run(run.config) for run in started]), strict=True)
+    )
     rows = []
     for run in runs:
         config = run.config or _nested(run.overrides)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from . import origins
 from .approximate import correlations
 from .folder import Json, Output
-from .frames import FLOOR, T_95, Frames, first_step, with_approximate
+from .frames import FLOOR, T_95, Frames, with_approximate
+from .intervals import RESAMPLES, SEED
 
 UNIT = 1e-4
 """Logits. Logit differences are told in whole multiples of it: a thousandth of the least denominator."""
@@ -99,25 +102,26 @@ class Rows:
         return [self._lists[name][int(number)] for number in self._columns[name][rows]]
 
 
-def build(output: Output, frames: Frames, made: str, note: str = "") -> Json:
-    """The page's data. `made` is the date it shows; `note` says what `frames` lacks, if anything."""
-    return with_circuits(outline(output, frames, made), output, frames, note)
+def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
+    """All of the page's data but what patching and attribution found.
 
-
-def outline(output: Output, frames: Frames, made: str) -> Json:
-    """All of the page's data but what patching and attribution found."""
+    `made` is the date it shows, `beside` the folder that its links start from.
+    """
     steps = Pool()
     place = {run_id: number for number, run_id in enumerate(frames.runs["run_id"])}
     return {
         "made": made,
         "note": "",
         "sweeps": [{"name": s.name, "command": s.command, "cells": len(s.cells)} for s in output.sweeps],
-        "versions": _versions(output),
         "floor": FLOOR,
         "unit": UNIT,
         "t95": T_95,
+        "bootstrap": {"seed": SEED, "resamples": RESAMPLES},
         "runs": _columns(_summary(frames)),
         "planned": [run.overrides for run in output.runs],
+        "links": origins.links(output, beside),
+        "config": origins.configs(output.runs),
+        "audits": origins.audits(output.runs),
         "patches": _columns(frames.patches),
         "series": list(_series(frames.metrics, place, steps)),
         "blocks": [],
@@ -138,24 +142,13 @@ def with_circuits(outlined: Json, output: Output, frames: Frames, note: str = ""
     return {**outlined, "note": note, "blocks": blocks, **pools}
 
 
-def _versions(output: Output) -> dict[str, str]:
-    """Each package with the versions that the runs were made with."""
-    found: dict[str, dict[str, None]] = {}
-    for run in output.runs:
-        for package, version in run.about.get("versions", {}).items():
-            found.setdefault(package, {})[str(version)] = None
-    return {package: ", ".join(versions) for package, versions in found.items()}
-
-
 def _summary(frames: Frames) -> pd.DataFrame:
-    """The runs with the held-out win rate of their last checkpoint, its n, and the first step at 90%."""
+    """The runs with the held-out win rate of their last checkpoint, and its n."""
     metrics = frames.metrics
     rates = metrics[(metrics["metric"] == "win_rate") & (metrics["split"] == "heldout")]
     last = rates.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
     ids = frames.runs["run_id"]
-    return frames.runs.assign(
-        win_rate=ids.map(last["value"]), win_n=ids.map(last["n"]), first_step=ids.map(first_step(metrics))
-    )
+    return frames.runs.assign(win_rate=ids.map(last["value"]), win_n=ids.map(last["n"]))
 
 
 def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterable[Json]:

@@ -23,7 +23,10 @@ from .frames import Frames, tabulate
 LIMIT = 15_000_000
 """Bytes. A page of this size still opens in a second or two and can be sent by mail."""
 
-SCRIPTS = ("base", "pictures", "header", "runs", "curves", "circuits", "main")
+SCRIPTS = (
+    *("base", "intervals", "values", "filter", "pictures", "save", "header"),
+    *("runs", "table", "curves", "lines", "circuits", "differences", "parallel", "trust", "address", "main"),
+)
 """The page's code, in this order: one file a section of the page."""
 
 MOST = 6000
@@ -40,18 +43,21 @@ def write_report(output: Path, sweeps: Sequence[str] | None = None, to: Path | N
     found = read(output, sweeps)
     file = Path(to) if to is not None else found.path / "report.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, page(found, tabulate(found, paths=False, most=MOST)).encode())
+    write_bytes(file, page(found, tabulate(found, paths=False, most=MOST), beside=file.parent).encode())
     return file
 
 
-def page(output: Output, frames: Frames, limit: int = LIMIT) -> str:
-    """The page as text, of at most `limit` bytes if leaving out patching and attribution can do it."""
+def page(output: Output, frames: Frames, limit: int = LIMIT, beside: Path | None = None) -> str:
+    """The page as text, of at most `limit` bytes if leaving out patching and attribution can do it.
+
+    Its links are right where it lies in the folder `beside`; that is `output` unless it is given.
+    """
     parts = {"css": _template("page.css"), "js": "\n".join(_template(f"{name}.js") for name in SCRIPTS)}
     parts["plotly"] = get_plotlyjs()
     parts["title"] = html.escape(f"mi-sweeps: {', '.join(sweep.name for sweep in output.sweeps) or output.path.name}")
     frame = _template("page.html")
     room = limit - sum(len(part.encode()) for part in (frame, *parts.values()))
-    parts["data"] = _data(output, frames, room)
+    parts["data"] = _data(output, frames, room, beside or output.path)
     # In one pass: what a part holds is never taken for another marker.
     return re.sub(r"\{\{(\w+)\}\}", lambda marker: parts[marker[1]], frame)
 
@@ -60,10 +66,10 @@ def _template(name: str) -> str:
     return (resources.files(__package__) / "templates" / "report" / name).read_text(encoding="utf-8")
 
 
-def _data(output: Output, frames: Frames, room: int) -> str:
+def _data(output: Output, frames: Frames, room: int, beside: Path) -> str:
     """The page's data as JSON of at most `room` bytes: all checkpoints, or else some, or some runs."""
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    outline = payload.outline(output, frames, made)
+    outline = payload.outline(output, frames, made, beside)
     room_for_circuits = room - len(_json(outline))
     checkpoints = frames.patching["step"].nunique()
     every, runs = 1, frames.patching["run_id"].nunique()

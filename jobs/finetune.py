@@ -36,8 +36,8 @@ def finetune(
             from mi_sweeps.tracking.mirror import mirror
             from mi_sweeps.training.loop import finetune as train
 
-            with mirror(config, folder.run_id, folder, "finetune") as tracked:
-                train(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log_metrics)
+            with mirror(config, folder) as tracked:
+                train(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log)
 
 
 def check_identity(config: Config, folder: RunFolder) -> None:

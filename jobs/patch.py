@@ -46,11 +46,11 @@ def patch(
                 from mi_sweeps.tracking.mirror import mirror
 
                 done = [step for step in steps if folder.table(step).exists()]
-                with mirror(config, run.run_id, mine, "patch") as tracked:
+                with mirror(config, run, folder, place=mine) as tracked:
 
                     def on_table(step: int, rows: list[dict]) -> None:
                         done.append(step)
-                        tracked.log_tables(step, rows)
+                        tracked.log(step, rows)
                         on_step(len(done))
 
                     examine(config, run, folder, steps, before_write=check, on_table=on_table)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +24,8 @@ DONE, FAILED = 0, 1
 def _console() -> Console:
     from rich.console import Console
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "?" where a terminal has no such letter, and no traceback
     return Console(highlight=False)
 
 
@@ -280,7 +285,7 @@ def status(options: argparse.Namespace) -> int:
         yield from map(escape, show.errors(made))
         cells = show.noteworthy(made)
         if cells:
-            yield show.cell_table(made, cells)
+            yield from show.cell_table(made, cells, console.width)
         if len(cells) < len(made.cells):
             some = f"{len(cells) or 'none'} of {len(made.cells)} cells: those at work, then those that went wrong"
             yield escape(f"{some}; all: `{_hint('status --cells', name, output)}`")
@@ -298,6 +303,19 @@ def status(options: argparse.Namespace) -> int:
             continue
         for part in told(name, made):
             console.print(part, soft_wrap=isinstance(part, str))
+    return DONE
+
+
+def show(options: argparse.Namespace) -> int:
+    """`mi-sweeps show`: one run, by its id, the beginning of it, or the id of one of its patch jobs."""
+    from mi_sweeps.analysis import terminal
+    from mi_sweeps.analysis.folder import find
+
+    ids = [word for word in options.words if "=" not in word]
+    output = next((Path(word[7:]) for word in options.words if word.startswith("output=")), Path("outputs"))
+    if len(ids) != 1 or len(options.words) > 2:
+        raise UserError("show: give one id of a run or patch job, and output=DIR; `mi-sweeps status` lists ids")
+    terminal.show(_console(), find(output, ids[0]), options.site, options.step)
     return DONE
 
 
@@ -382,6 +400,35 @@ def sync(options: argparse.Namespace) -> int:
     return uploads.sync(_console(), *_sweeps(options), dry_run=options.dry_run)
 
 
+def dashboard(options: argparse.Namespace) -> int:
+    """`mi-sweeps dashboard`."""
+    from mi_sweeps.tracking import dashboard as saved
+
+    output, chosen = _sweeps(options)
+    if len(chosen) > 1:
+        raise UserError(f"dashboard: it is of one sweep; give one of {', '.join(chosen)}")
+    if options.to and not options.dry_run:
+        raise UserError("--to: only a dry run is written to a file; give --dry-run, too")
+    wanted = saved.Wanted(options.entity, options.project, options.baseline, options.band, options.report)
+    if not options.dry_run:
+        return saved.save(_console(), output, chosen[0], wanted)
+    text = saved.dry_run(output, chosen[0], wanted)
+    if options.to:
+        saved.write(options.to, text)
+        _console().print(f"dashboard: {options.to.absolute()}", soft_wrap=True)
+    else:
+        _console().file.write(text)
+    return DONE
+
+
+def track(options: argparse.Namespace) -> int:
+    """`mi-sweeps track`."""
+    from mi_sweeps.tracking import backfill
+
+    asked = {key: getattr(options, key) for key in ("mode", "project", "entity", "again")}
+    return backfill.track(_console(), *_sweeps(options), **asked)
+
+
 def report(options: argparse.Namespace) -> int:
     """`mi-sweeps report`."""
     from mi_sweeps.analysis.report import write_report
@@ -394,8 +441,13 @@ def report(options: argparse.Namespace) -> int:
         from mi_sweeps.analysis.figures import figures
         from mi_sweeps.analysis.frames import load
 
-        for file in figures(load(output, chosen), options.figures, ("png", "svg")):
-            console.print(f"figure: {file.absolute()}", soft_wrap=True)
+        with console.status("drawing"):
+            files = figures(load(output, chosen), options.figures, animate=not options.no_animations)
+        counts = Counter(file.suffix[1:].upper() for file in files if file.stem != "figures")
+        told = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to draw yet"
+        console.print(f"figures: {options.figures.absolute()} ({told})", soft_wrap=True)
+        if counts["GIF"] and not counts["MP4"]:
+            console.print("MP4 was left out: no ffmpeg on this machine")
     return DONE
 
 

@@ -123,11 +123,39 @@ def test_the_report_is_one_file(call, output):
 
 
 def test_figures_are_written(call, finished, tmp_path):
-    code, printed, _ = call(
-        "report", f"output={finished}", "--to", tmp_path / "r.html", "--figures", tmp_path / "figures"
-    )
+    to = ("--to", tmp_path / "r.html", "--figures", tmp_path / "figures")
+    code, printed, _ = call("report", f"output={finished}", *to, "--no-animations")
     assert code == 0
-    assert (tmp_path / "figures" / "win-rate.png").exists()
+    files = {file.name for file in (tmp_path / "figures").iterdir()}
+    assert {"win-rate.png", "win-rate.svg", "win-rate.pdf", "heads-first.pdf", "figures.md"} <= files
+    count = sum(name.endswith(".pdf") for name in files)
+    assert f"figures: {tmp_path / 'figures'} ({count} PNG, {count} SVG, {count} PDF)" in printed
+
+
+def test_films_are_written_without_ffmpeg_too(call, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("mi_sweeps.analysis.animations.shutil.which", lambda program: None)
+    monkeypatch.setattr("mi_sweeps.analysis.figures.FORMATS", ())
+    to = ("--to", tmp_path / "r.html", "--figures", tmp_path / "figures")
+    code, printed, _ = call("report", f"output={finished}", *to)
+    assert code == 0
+    assert {"z-film.gif", "lens-film.gif", "scatter-v-film.gif"} <= {
+        file.name for file in (tmp_path / "figures").iterdir()
+    }
+    assert printed.endswith("MP4 was left out: no ffmpeg on this machine\n")
+
+
+def test_a_run_is_shown_by_the_beginning_of_its_id(call, finished):
+    (run_id, *_) = [folder.name for folder in (finished / "runs").iterdir()]
+    code, printed, _ = call("show", run_id[:6], f"output={finished}", "--site", "v")
+    assert code == 0
+    assert f"run {run_id} done" in printed and "recovered by patching v at step 4" in printed
+
+
+def test_status_has_the_win_rate_of_each_run(call, finished):
+    code, printed, _ = call("status", f"output={finished}")
+    head, *rows = printed.splitlines()[1:]
+    assert head.rstrip().endswith("win rate")
+    assert len(rows) == 2 and all(row.rstrip().endswith("%") for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +180,9 @@ def test_what_runs_on_a_login_node_imports_nothing_heavy(finished, arguments):
     )
     given = [argument.replace("OUTPUT", str(finished)) for argument in arguments]
     done = subprocess.run([sys.executable, "-c", code, *given], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "imported:"
+    # The win rates in its table are Parquet: an eighth of a second, and only where there are any.
+    allowed = {"numpy", "pyarrow"} if arguments == ["status", "output=OUTPUT"] else set()
+    assert set(done.stdout.splitlines()[-1].removeprefix("imported:").split()) <= allowed
 
 
 def test_a_failed_cell_is_reported_with_its_traceback(call, small, output):

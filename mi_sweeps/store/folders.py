@@ -318,6 +318,11 @@ class PatchFolder(Folder):
     def _table(step: int) -> str:
         return f"{step:06d}.parquet"
 
+    def steps(self) -> list[int]:
+        """The checkpoints of which there are tables, in order."""
+        stems = (name.removesuffix(".parquet") for name in names(self.path / "tables") if name.endswith(".parquet"))
+        return sorted(int(stem) for stem in stems if stem.isdigit())
+
     def has(self, steps: Iterable[int]) -> bool:
         """Whether the tables at these steps are there."""
         return _has_all(f"{self.path}/tables", map(self._table, steps))

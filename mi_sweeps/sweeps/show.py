@@ -12,8 +12,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from mi_sweeps.errors import UserError
 from mi_sweeps.sparkline import sparkline
-from mi_sweeps.store.files import names
+from mi_sweeps.store.files import names, read_columns
 from mi_sweeps.store.folders import State, Status
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.cells import Cell
@@ -33,6 +34,11 @@ LOOKED_AT: tuple[State, ...] = ("running", "failed", "interrupted", "cancelled")
 """States that are worth a row, the first most."""
 SHOWN_ERRORS = 8
 """Different errors that are told."""
+RATE = "win rate"
+RATE_BLOCKS = 8
+"""Checkpoints in a sparkline."""
+GAP = 2
+"""Spaces between columns."""
 SHOWN_VALUES = 12
 """Values of a key that are all told."""
 
@@ -126,17 +132,62 @@ def noteworthy(plan: Plan) -> list[Cell]:
     return sorted((cell for cell in plan.cells if rank(cell) < len(LOOKED_AT)), key=rank)[:SHOWN_CELLS]
 
 
-def cell_table(plan: Plan, cells: Sequence[Cell]) -> Table:
-    """One row a cell: its choices, and where its fine-tune and its patch job are."""
+def cell_table(plan: Plan, cells: Sequence[Cell], width: int) -> Iterator[Table | str]:
+    """One row a cell: its choices, and where its fine-tune and its patch job are; and how well each run does.
+
+    That has a column where it fits into `width`, and lines of its own below where it does not.
+    """
     names, *rows = _rows(plan, cells)
+    rates = win_rates(cells)
+    needed = sum(max(map(len, column)) + GAP for column in zip(names, *rows, strict=True))
+    fits = bool(rates) and needed + max(map(len, (RATE, *rates.values()))) <= width
+    yield _table(plan, cells, [*names, RATE] if fits else names, rows, rates)
+    if rates and not fits:
+        told = [f"{run_id} {rate}" for run_id, rate in rates.items()]
+        longest = max(map(len, told)) + GAP
+        across = max(1, (width - len(RATE)) // longest)
+        for at in range(0, len(told), across):
+            line = "".join(one.ljust(longest) for one in told[at : at + across])
+            yield f"{(RATE if at == 0 else '').ljust(len(RATE) + GAP)}{line}".rstrip()
+
+
+def win_rates(cells: Sequence[Cell]) -> dict[str, str]:
+    """Of each run that has metrics, its held-out win rate over the checkpoints so far, and the last in numbers."""
+    told = {}
+    for run_id, folder in {cell.run_id: planning.folders_of(cell)[0] for cell in cells}.items():
+        try:
+            rates = held_out_win_rates(folder.metrics)
+        except UserError:  # a damaged file is no reason to show nothing
+            continue
+        if rates:
+            told[run_id] = f"{sparkline(rates, 0, 1, width=RATE_BLOCKS)} {rates[-1]:4.0%}"
+    return told
+
+
+def held_out_win_rates(metrics: Path) -> list[float]:
+    """The win rate on held-out prompts at each checkpoint; empty where there are no metrics yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not metrics.exists():
+        return []
+    rows = read_columns(metrics, ("step", "split", "metric", "value"))
+    return [value for _, split, metric, value in sorted(rows) if (split, metric) == ("heldout", "win_rate")]
+
+
+def _table(
+    plan: Plan, cells: Sequence[Cell], names: Sequence[str], rows: Sequence[Sequence[str]], rates: Mapping[str, str]
+) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         # Ids and states stay whole however narrow the terminal is.
-        table.add_column(name, no_wrap=name in STATES, overflow="fold")
+        table.add_column(name, no_wrap=name in (*STATES, RATE), overflow="fold")
     for row, cell in zip(rows, cells, strict=True):
         *told, run, patch = map(escape, row)
         colours = [COLOURS.get(status.state, "dim") for status in (plan.runs[cell.run_id], plan.patches[cell.patch_id])]
-        table.add_row(*told, f"[{colours[0]}]{run}[/]", f"[{colours[1]}]{patch}[/]")
+        rate = [rates.get(cell.run_id, "")] if RATE in names else []
+        table.add_row(*told, f"[{colours[0]}]{run}[/]", f"[{colours[1]}]{patch}[/]", *rate)
     return table
 
 

@@ -1,31 +1,48 @@
 """One wandb run for each run id, written by its fine-tune and its patch jobs alike.
 
-Everything is logged against an own `checkpoint` axis: wandb's step is shifted when offline attempts are joined. Any
-failure of wandb is a warning; the run goes on without it. A signal to a job reaches wandb's own process too, which dies
-of it at once: then the mirror goes on in a new attempt.
+Everything is logged against an own `checkpoint` axis: wandb's step is shifted when offline attempts are joined. After
+each point the summary is that of the whole run, so that it is right whichever attempt comes last. An attempt begins
+with the checkpoints on disk that no earlier one has: of a job that was killed, or not mirrored until now.
+
+Any failure of wandb is a warning; the run goes on without it. A signal to a job reaches wandb's own process too, which
+dies of it at once: then the mirror goes on in a new attempt. A server that does not answer makes it an offline one.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+from filelock import FileLock, Timeout
 
 from mi_sweeps.config import Config
-from mi_sweeps.store.folders import Diverged, Folder
+from mi_sweeps.store.folders import Diverged, Folder, PatchFolder, RunFolder
+from mi_sweeps.tracking import attempts, values
+from mi_sweeps.tracking.attempts import Attempt
+from mi_sweeps.tracking.pictures import heatmap
+from mi_sweeps.tracking.values import Row
 
 log = logging.getLogger(__name__)
 
+Mode = Literal["offline", "online"]
+
 INIT_SECONDS = 30.0
-"""How long an unreachable server may hold up a run."""
-FLUSH_SECONDS = 1.0
-"""How much of an offline attempt a kill may take along. With wandb's own 15 s, early kills leave nothing."""
-PIXELS = 24
-"""Side of one head in a heatmap image."""
+"""How long a server that does not answer may hold up the first point of a run."""
+FINISH_SECONDS = 20.0
+"""How long it may hold up the end of a run; what has not arrived by then is left for `mi-sweeps sync`."""
+AGAIN_SECONDS = 600.0
+"""For how long a process does not ask a server again that did not answer."""
+FLUSH_SECONDS = 0.1
+"""How much of an attempt a kill may take along. With wandb's own 15 s, early kills leave nothing."""
+
+_unreachable = -AGAIN_SECONDS
+"""When the server did not answer last, by the monotonic clock."""
 
 
 class Mirror:
@@ -34,33 +51,76 @@ class Mirror:
     It begins when there is something to log: an attempt without points would only overwrite wandb's summary of the run.
     """
 
-    def __init__(self, begin: Callable[[], Any | None], corruption: str) -> None:
-        self._begin = begin
+    def __init__(
+        self,
+        begin: Callable[[], Any | None] | None,
+        run: RunFolder,
+        patch: PatchFolder | None,
+        corruption: str,
+        alone: bool = True,
+    ) -> None:
+        self._begin = begin or (lambda: None)
+        self._tracked = begin is not None
+        self._alone = alone
         self._begun = False
-        self._run: Any | None = None
+        self._wandb: Any | None = None
+        self._run = run
+        self._patch = patch
         self._corruption = corruption
+        self._heads: frozenset[values.Head] | None = None
 
-    def log_metrics(self, step: int, metrics: Sequence[dict[str, Any]]) -> None:
-        """Metrics of a checkpoint as SPLIT/METRIC."""
-        self._log(step, lambda: {f"{row['split']}/{row['metric']}": row["value"] for row in metrics})
+    def log(self, step: int, rows: Sequence[Row]) -> None:
+        """What there is of a checkpoint: metrics, or of a patch job the rows of its table."""
+        for again in (True, False):
+            earlier: list[int] = []
+            if not self._begun:
+                earlier = [one for one in self._unseen() if one < step]
+                self._begun, self._wandb = True, self._begin()
+            if self._wandb is None:
+                return
+            try:
+                for one, found in (*values.at(self._run, self._patch, earlier), (step, rows)):
+                    # Made anew for each try: a picture belongs to the attempt that it was logged to.
+                    self._wandb.log({"checkpoint": one, **self._values(one, found)})
+                self._wandb.summary.update(values.summary(self._run))
+                return
+            except Exception as error:  # wandb raises many kinds, and none may fail a run.
+                what = "the mirror goes on in a new attempt" if again else "nor is anything after it"
+                log.warning("wandb: step %d is not mirrored (%s); %s", step, error, what)
+                _forget()
+                self._begun, self._wandb = not again, None
 
-    def log_tables(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
-        """Per-layer logit differences as CORRUPTION/attn_LAYER, and a heatmap of each head site."""
-        self._log(step, lambda: self._tables(rows))
+    def _unseen(self) -> list[int]:
+        """The checkpoints that are on disk, and in no attempt. Of a patch job in parts nobody knows: another part may
+        have logged them."""
+        try:
+            on_disk = values.steps(self._run, self._patch) if self._alone else []
+            return attempts.missing((self._patch or self._run).path, on_disk)
+        except Exception as error:  # As above.
+            log.warning("wandb: no earlier checkpoints (%s)", error)
+            return []
 
-    def _tables(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for row in rows:
-            if row["kind"] == "layer":
-                name = row["component"] if row["layer"] is None else f"{row['component']}_{row['layer']}"
-                values[f"{self._corruption}/logit_diff/{name}"] = row["logit_diff"]
-        return values | self._heatmaps(rows)
+    def _values(self, step: int, rows: Sequence[Row]) -> dict[str, Any]:
+        if self._patch is None:
+            return values.of_metrics(rows)
+        return {**self._scalars(self._patch, step, rows), **self._pictures(rows)}
 
-    def _heatmaps(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        sites: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            if row["kind"] == "patch" and row["head"] is not None and row["patched"] is not None:
-                sites.setdefault(row["site"], []).append(row)
+    def _scalars(self, patch: PatchFolder, step: int, rows: Sequence[Row]) -> dict[str, float]:
+        before = self._heads
+        if before is None:
+            # An earlier attempt's curves go on. Where all heads have one, this asks for no table.
+            before = frozenset()
+            some = not values.heads_of(rows, "z").keys() <= values.shown(rows)
+            for earlier in patch.steps() if some else ():
+                if earlier < step:
+                    before = values.shown(values.read(patch, earlier), before)
+        self._heads = values.shown(rows, before)
+        return values.of_table(self._corruption, rows, self._heads)
+
+    def _pictures(self, rows: Sequence[Row]) -> dict[str, Any]:
+        sites: dict[str, list[Row]] = {}
+        for row in values.of_heads(rows):
+            sites.setdefault(row["site"], []).append(row)
         try:
             import wandb
 
@@ -68,47 +128,50 @@ class Mirror:
                 f"{self._corruption}/heads/{site}": wandb.Image(heatmap(chosen), caption="layer down, head across")
                 for site, chosen in sites.items()
             }
-        except Exception as error:  # wandb raises many kinds, and none may fail a run.
+        except Exception as error:  # As above.
             log.warning("wandb: no heatmaps (%s)", error)
             return {}
 
-    def _log(self, step: int, values: Callable[[], dict[str, Any]]) -> None:
-        if not self._begun:
-            self._begun, self._run = True, self._begin()
-        for again in (True, False):
-            if self._run is None:
-                return
-            try:
-                # Made anew for each try: a picture belongs to the attempt that it was logged to.
-                self._run.log({"checkpoint": step, **values()})
-                return
-            except Exception as error:  # As above.
-                what = "the mirror goes on in a new attempt" if again else "nor is anything after it"
-                log.warning("wandb: step %d is not mirrored (%s); %s", step, error, what)
-                _forget()
-                self._run = self._begin() if again else None
-
     def finish(self, exit_code: int) -> None:
-        """Ends the wandb run; nothing may be logged after it."""
-        if self._run is None:
+        """Ends the wandb run with tables of all that is there; nothing may be logged after it."""
+        if not self._begun and self._tracked and (unseen := self._unseen()):
+            # Killed after its last checkpoint: nothing was left to do, but to log.
+            for step, rows in values.at(self._run, self._patch, unseen[-1:]):
+                self.log(step, rows)
+        if self._wandb is None:
             return
         try:
-            self._run.finish(exit_code=exit_code)
+            self._wandb.summary.update({**values.summary(self._run), **_tables(self._wandb, self._run)})
+        except Exception as error:  # As above.
+            log.warning("wandb: no tables (%s)", error)
+        try:
+            folder = Path(self._wandb.dir).parent
+            self._wandb.finish(exit_code=exit_code)
+            for attempt in attempts.in_folder(folder):
+                _check_arrival(attempt)
+        except TimeoutError:
+            log.warning("wandb: not all was uploaded in %g s; `mi-sweeps sync` uploads the rest", FINISH_SECONDS)
         except Exception as error:  # As above.
             log.warning("wandb: not finished (%s)", error)
             _forget()
 
 
 @contextmanager
-def mirror(config: Config, run_id: str, folder: Folder, job_type: Literal["finetune", "patch"]) -> Iterator[Mirror]:
+def mirror(
+    config: Config, run: RunFolder, patch: PatchFolder | None = None, *, place: Folder | None = None
+) -> Iterator[Mirror]:
     """The wandb run of a run id, resumed if it exists; one that logs nothing if tracking is off or wandb fails.
 
     Args:
-        folder: where wandb's own files go; each job has one of its own, so that two may write at once.
+        patch: the patch job that is mirrored; the fine-tune without it.
+        place: where wandb's own files go, if not into that job's folder: two that write at once need one each.
     """
+    lock = attempts.online_lock(run)
+    own = patch or run
+    begin = partial(_begin, config, run, patch, (place or own).path, lock)
     tracked = config.tracking.mode != "disabled"
-    begin = partial(_init, config, run_id, folder, job_type) if tracked else lambda: None
-    mirrored = Mirror(begin, config.corruption.name)
+    alone = place is None or place.path == own.path
+    mirrored = Mirror(begin if tracked else None, run, patch, config.corruption.name, alone)
     try:
         yield mirrored
     except Diverged:  # A result.
@@ -117,53 +180,100 @@ def mirror(config: Config, run_id: str, folder: Folder, job_type: Literal["finet
     except BaseException:
         mirrored.finish(exit_code=1)
         raise
-    mirrored.finish(exit_code=0)
+    else:
+        mirrored.finish(exit_code=0)
+    finally:
+        lock.release(force=True)
 
 
-def _init(config: Config, run_id: str, folder: Folder, job_type: str) -> Any | None:
+def _begin(config: Config, run: RunFolder, patch: PatchFolder | None, place: Path, lock: FileLock) -> Any | None:
+    """A new attempt: online if that is asked for and possible, or else offline; None if wandb fails altogether."""
+    global _unreachable
+    if config.tracking.mode == "online" and time.monotonic() - _unreachable >= AGAIN_SECONDS:
+        before = set(attempts.of_job(place))
+        try:
+            lock.acquire()
+            return _init("online", config, run, patch, place)
+        except Timeout:
+            log.warning("wandb: another job sends to this run; mirrored offline, for `mi-sweeps sync`")
+        except Exception as error:  # Whatever wandb raises: the run goes on.
+            log.warning("wandb: not online (%s); mirrored offline, for `mi-sweeps sync`", _line(error))
+            _unreachable = time.monotonic()
+            lock.release(force=True)
+            _forget()
+            for attempt in set(attempts.of_job(place)) - before:
+                shutil.rmtree(attempt.folder, ignore_errors=True)  # It never began.
     try:
-        import wandb
-
-        run = wandb.init(
-            id=run_id,
-            resume="allow",
-            mode=config.tracking.mode,
-            project=config.tracking.project,
-            entity=config.tracking.entity,
-            dir=str(folder.path),
-            group=config.sweep.name,
-            job_type=job_type,
-            name=f"{config.model.name} {config.schedule.name} lr={config.optim.lr:g} seed={config.seed}",
-            config=_config(config),
-            reinit="finish_previous",
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                init_timeout=INIT_SECONDS,
-                x_disable_stats=True,
-                x_disable_machine_info=True,
-                disable_git=True,
-                disable_code=True,
-                x_transaction_log_flush_interval=FLUSH_SECONDS,
-            ),
-        )
-        run.define_metric("checkpoint", hidden=True)
-        run.define_metric("*", step_metric="checkpoint")
-        return run
-    except Exception as error:  # Whatever wandb raises: the run goes on.
-        log.warning(
-            "wandb: not mirrored (%s: %s)", type(error).__name__, str(error).splitlines()[0] if str(error) else ""
-        )
+        return _init("offline", config, run, patch, place)
+    except Exception as error:  # As above.
+        log.warning("wandb: not mirrored (%s)", _line(error))
         _forget()
         return None
 
 
-def _config(config: Config) -> dict[str, Any]:
-    values = config.dump()
-    flat = {"lr": config.optim.lr, "schedule": config.schedule.name, "seed": config.seed, "model": config.model.name}
-    # The corruption is the patch jobs', and one wandb run shows all of them.
-    kept = ("task", "optim", "train", "checkpoint")
-    return {**flat, **{key: values[key] for key in kept}}
+def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None, place: Path) -> Any:
+    import wandb
+
+    found = {*values.corruptions(run), *([config.corruption.name] if patch else [])}
+    tags = [config.model.name, config.schedule.name, *sorted(found)]
+    begun = wandb.init(
+        id=run.run_id,
+        resume="allow",
+        mode=mode,
+        project=config.tracking.project,
+        entity=config.tracking.entity,
+        dir=str(place),
+        group=config.sweep.name,
+        job_type="patch" if patch else "finetune",
+        name=f"{config.model.name} {config.schedule.name} lr={config.optim.lr:g} seed={config.seed}",
+        tags=[tag[:64] for tag in dict.fromkeys(tags)],  # wandb takes no longer ones.
+        notes=f"sweep {config.sweep.name}, {values.cell(config)} seed={config.seed}, in {run.path.absolute()}",
+        config=values.settings(config),
+        reinit="finish_previous",
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=INIT_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,  # run.json has the versions that matter.
+            disable_git=True,
+            disable_code=True,
+            x_transaction_log_flush_interval=FLUSH_SECONDS,
+        ),
+    )
+    begun.define_metric("checkpoint", hidden=True)
+    begun.define_metric("*", step_metric="checkpoint")
+    return begun
+
+
+def _tables(begun: Any, run: RunFolder) -> dict[str, Any]:
+    """Tables as files of the run. As wandb logs them by itself each is an artifact too, which is kept outside the run's
+    folder until it is uploaded, and asks the server while the job waits."""
+    import wandb
+
+    made = {}
+    for key, (columns, rows) in values.tables(run).items():
+        table = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+        table.bind_to_run(begun, key, "summary")
+        made[key] = table
+    return made
+
+
+def _check_arrival(attempt: Attempt) -> None:
+    """Marks an attempt that was online as uploaded, if it was."""
+    if not attempt.is_online:
+        return
+    if errors := attempt.errors():
+        log.warning("wandb: not all was uploaded (%s); `mi-sweeps sync` uploads it again", errors[-1])
+    else:
+        attempt.ended.touch()
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _forget() -> None:
@@ -172,16 +282,3 @@ def _forget() -> None:
         import wandb
 
         wandb.teardown()
-
-
-def heatmap(rows: Sequence[dict[str, Any]]) -> np.ndarray:
-    """The recovered fraction of each head as pixels, [layer * PIXELS, head * PIXELS, 3]; white is 0, red is 1 and
-    blue -1. Colour-mapping an array costs a hundredth of drawing a figure."""
-    from matplotlib import colormaps
-
-    values = np.zeros((1 + max(row["layer"] for row in rows), 1 + max(row["head"] for row in rows)))
-    for row in rows:
-        gap = row["clean"] - row["corrupted"]
-        values[row["layer"], row["head"]] = (row["patched"] - row["corrupted"]) / gap if gap else 0.0
-    colours = colormaps["RdBu_r"]((np.clip(values, -1, 1) + 1) / 2)[..., :3]
-    return np.kron((colours * 255).astype(np.uint8), np.ones((PIXELS, PIXELS, 1), dtype=np.uint8))

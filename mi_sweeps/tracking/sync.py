@@ -1,8 +1,9 @@
-"""`mi-sweeps sync`: uploads what wandb wrote on machines without a network.
+"""`mi-sweeps sync`: uploads what wandb wrote on machines without a network, and what an attempt that was online could
+not send: that was killed, or whose server did not answer.
 
-A fine-tune, a patch job and a part of one each have offline folders of their own, one for each attempt; all that belong
-to a run id are one wandb run. wandb joins them if those that are new are given to it in one call. One that was uploaded
-must not be given again: it would be appended again.
+A fine-tune, a patch job and a part of one each have folders of their own, one for each attempt; all that belong to a
+run id are one wandb run. wandb joins them if those that are new are given to it in one call. One that was uploaded must
+not be given again: it would be appended again.
 
 What was uploaded cannot be read from wandb alone: its exit code is 0 and its mark is made even where the server refused
 everything, and a picture that was refused is only in its log (wandb 0.31). So an attempt has a mark of ours from before
@@ -11,7 +12,6 @@ its upload until wandb's log is found to have no error of it; wandb's mark count
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -30,11 +30,12 @@ from filelock import FileLock, Timeout
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.folders import PatchFolder, RunFolder, describe, run_folder
 from mi_sweeps.sweeps import manifest
+from mi_sweeps.tracking.attempts import Attempt, logged_errors, of_run, online_lock, records
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-COMMAND = (sys.executable, "-m", "wandb", "sync")
+COMMAND = (sys.executable, "-m", "wandb", "sync", "--include-online")
 
 RETRIES = 5
 """How often wandb tries a request again: for a minute. Its own number lasts for a week."""
@@ -47,45 +48,10 @@ GIVE_UP = 3
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """What wandb wrote of one attempt."""
-
-    file: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.file.parent
-
-    @property
-    def began(self) -> Path:
-        """Our mark: its upload was begun, and was not seen to succeed."""
-        return self.file.with_name(f"{self.file.name}.uploading")
-
-    @property
-    def ended(self) -> Path:
-        """wandb's mark: its upload has ended, well or not."""
-        return self.file.with_name(f"{self.file.name}.synced")
-
-    @property
-    def first_step(self) -> Path:
-        """Where wandb remembers the attempt's place in the run."""
-        return self.file.with_name(f"{self.file.name}.syncstate")
-
-    @property
-    def is_uploaded(self) -> bool:
-        return self.ended.exists() and not self.began.exists()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether its job was killed before wandb had written to which run it belongs."""
-        return _records(self.file)[0] < 2
-
-
-@dataclass(frozen=True)
 class Run:
     """A wandb run, as far as it is on disk."""
 
-    run_id: str
+    folder: RunFolder
     tracking: dict[str, Any]
     """The configuration's; the mode is `disabled` where nobody asked for tracking."""
     uploaded: tuple[Attempt, ...]
@@ -93,6 +59,10 @@ class Run:
     missing: tuple[Attempt, ...]
     empty: tuple[Attempt, ...]
     running: bool
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.run_id
 
 
 @dataclass(frozen=True)
@@ -111,13 +81,14 @@ def sync(console: Console, output: Path, sweeps: Sequence[str], *, dry_run: bool
     Raises:
         UserError: another process uploads from this folder of results, or nobody is logged in.
     """
-    with nullcontext() if dry_run else _alone(output):
+    with nullcontext() if dry_run else alone(output):
         runs = [run for run in look(output, sweeps) if run.uploaded or run.missing or run.empty]
         counts = _go_through(console, runs, dry_run)
     if not runs:
-        console.print(f"{', '.join(sweeps)}: wandb wrote nothing offline; run it with tracking=wandb", soft_wrap=True)
+        advice = "run it with tracking=wandb, or use `mi-sweeps track`"
+        console.print(f"{', '.join(sweeps)}: wandb wrote nothing; {advice}", soft_wrap=True)
         return 0
-    console.print(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}: {_listed(counts)}", soft_wrap=True)
+    console.print(listed(counts), soft_wrap=True)
     empty = [attempt for run in runs for attempt in run.empty if not run.running]
     if empty:
         console.print(f"skipped: {_attempts(empty)}, killed before anything was written", soft_wrap=True)
@@ -153,8 +124,10 @@ def _go_through(console: Console, runs: Sequence[Run], dry_run: bool) -> Counter
     return counts
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in counts.items())
+def listed(counts: Counter[str]) -> str:
+    """How many runs came to what, in one line."""
+    runs = sum(counts.values())
+    return f"{runs} {'run' if runs == 1 else 'runs'}: {', '.join(f'{count} {what}' for what, count in counts.items())}"
 
 
 def _attempts(attempts: Sequence[Attempt]) -> str:
@@ -174,19 +147,14 @@ def look(output: Path, sweeps: Iterable[str]) -> Iterator[Run]:
 
 
 def _run(folder: RunFolder, tracking: dict[str, Any]) -> Run:
-    attempts = [
-        Attempt(file)
-        for place in (".", "patches/*", "patches/*/parts/*")
-        for file in folder.path.glob(f"{place}/wandb/offline-run-*/*.wandb")
-    ]
-    attempts.sort(key=lambda attempt: attempt.folder.name)  # Their names begin with the time.
+    attempts = of_run(folder)
     missing = [attempt for attempt in attempts if not attempt.is_uploaded]
-    running = bool(missing) and _is_running(folder)
+    running = bool(missing) and is_running(folder)
     if not running:
         _settle(missing)
     empty = {attempt for attempt in missing if attempt.is_empty}
     return Run(
-        folder.run_id,
+        folder,
         tracking,
         uploaded=tuple(attempt for attempt in attempts if attempt not in missing),
         missing=tuple(attempt for attempt in missing if attempt not in empty),
@@ -201,21 +169,22 @@ def _settle(attempts: Iterable[Attempt]) -> None:
     time.sleep(min(SETTLE_SECONDS, max(0.0, written + SETTLE_SECONDS - time.time())))
 
 
-def _is_running(run: RunFolder) -> bool:
+def is_running(run: RunFolder) -> bool:
+    """Whether its fine-tune, a patch job or a part of one is at work."""
     patches = [PatchFolder(path) for path in run.path.glob("patches/*")]
     parts = [part for patch in patches for part in patch.all_parts()]
     return any(folder.status().state == "running" for folder in (run, *patches, *parts))
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Nobody else uploads from this folder of results meanwhile."""
+def alone(output: Path) -> Iterator[None]:
+    """Nobody else uploads from this folder of results, or backfills it, meanwhile."""
     file = output / "sweeps" / "sync.lock"
     try:
         with FileLock(file, timeout=0, mode=0o666):
             yield
     except Timeout:
-        raise UserError(f"{file}: another `mi-sweeps sync` is at work; wait until it has ended") from None
+        raise UserError(f"{file}: another `mi-sweeps sync` or `track` is at work; wait until it has ended") from None
 
 
 def upload(run: Run) -> Outcome:
@@ -225,9 +194,16 @@ def upload(run: Run) -> Outcome:
         UserError: wandb did not begin, as where nobody is logged in.
     """
     try:
-        _prepare(run)
+        with online_lock(run.folder):
+            _prepare(run)
+            return _call(run)
+    except Timeout:
+        return Outcome("a job sends to it at this moment")
     except OSError as error:
         return Outcome(describe(error))
+
+
+def _call(run: Run) -> Outcome:
     project, entity, mode = (run.tracking[key] for key in ("project", "entity", "mode"))
     # Where nobody asked for tracking lately, each attempt has its own project in it.
     to = ["--project", project, *(["--entity", entity] if entity else [])] if mode != "disabled" else []
@@ -244,7 +220,7 @@ def upload(run: Run) -> Outcome:
             text=True,
             check=False,
         )
-        errors = _errors(Path(scratch))
+        errors = [error for log in Path(scratch).glob("wandb/logs/debug-sync.*.log") for error in logged_errors(log)]
     lines = called.stdout.strip().splitlines() or [""]
     if called.returncode:
         raise UserError(f"wandb sync: {lines[-1].removeprefix('Error: ')}")
@@ -265,13 +241,13 @@ def _prepare(run: Run) -> None:
         attempt.began.touch()
         attempt.ended.unlink(missing_ok=True)
         # wandb leaves out all attempts that come after one that ends in half a record, as those do that were killed.
-        _, end = _records(attempt.file)
+        _, end = records(attempt.file)
         if end < attempt.file.stat().st_size:
             os.truncate(attempt.file, end)
     # After an upload that failed, wandb puts an attempt where it would have put it then; others may be there now.
     # Only the oldest is sure to have its place, if nothing that is younger was uploaded.
-    newest = run.uploaded[-1].folder.name if run.uploaded else ""
-    keeps_place = run.missing[0].folder.name > newest
+    newest = run.uploaded[-1].time if run.uploaded else ""
+    keeps_place = run.missing[0].time > newest
     for attempt in run.missing[1 if keeps_place else 0 :]:
         attempt.first_step.unlink(missing_ok=True)
 
@@ -284,38 +260,3 @@ def _environment(scratch: str) -> dict[str, str]:
     for variable in ("WANDB_SERVICE", "WANDB_MODE"):
         own.pop(variable, None)
     return own
-
-
-def _errors(scratch: Path) -> list[tuple[str, str]]:
-    """What wandb logged as an error: the file that it was about, if any, and one line."""
-    found = []
-    for file in scratch.glob("wandb/logs/debug-sync.*.log"):
-        for line in file.read_text(errors="replace").splitlines():
-            entry = json.loads(line)
-            if entry["level"].startswith("ERROR"):
-                found.append((entry.get("sync_path", ""), " ".join(entry["msg"].split())[:300]))
-    return found
-
-
-HEADER, BLOCK = 7, 32768
-"""Bytes of the header of a file, and of each chunk in it, and of a block of chunks: LevelDB's log format, which wandb
-keeps its records in. A record is one chunk (type 1), or several of which the last is of type 4."""
-
-
-def _records(file: Path) -> tuple[int, int]:
-    """How many whole records a file has, and where the last of them ends. The first two are the version and the run."""
-    count, size = 0, file.stat().st_size
-    end = at = min(HEADER, size)
-    with file.open("rb") as log:
-        while True:
-            if BLOCK - at % BLOCK < HEADER:  # Too little for another chunk.
-                at += BLOCK - at % BLOCK
-            log.seek(at)
-            header = log.read(HEADER)
-            if len(header) < HEADER:
-                return count, end
-            at += HEADER + int.from_bytes(header[4:6], "little")
-            if at > size:
-                return count, end
-            if header[6] in (1, 4):
-                count, end = count + 1, at

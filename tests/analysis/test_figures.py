@@ -2,27 +2,87 @@
 
 from __future__ import annotations
 
+import json
+
 import matplotlib
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from mi_sweeps.analysis import curves, heatmaps
-from mi_sweeps.analysis.figures import figures
+from mi_sweeps.analysis import canvas, curves, heatmaps
+from mi_sweeps.analysis.figures import _save, figures
 from mi_sweeps.analysis.frames import load, recovered
 
 
 def test_figures_are_written_and_nothing_global_is_changed(make_output, tmp_path):
     frames = load(make_output(steps=(16,), layers=2, heads=2, corruptions=("second",)))
     before = dict(matplotlib.rcParams)
-    files = figures(frames, tmp_path / "figures")
+    files = figures(frames, tmp_path / "figures", ("png",), animate=True)
     assert dict(matplotlib.rcParams) == before
-    assert {file.name for file in files} == {
-        *("win-rate.png", "lens.png", "layers.png", "dynamics.png", "scatter.png"),
-        *("heads-second.png", "positions-second.png"),
+    assert {file.name for file in files} == {  # one checkpoint: nothing moves
+        *("win-rate.png", "win-rate-train.png", "win-rate-two-name.png", "logit-diff.png"),
+        *("lens.png", "layers.png", "attribution.png", "dynamics.png", "scatter-v.png", "scatter-pattern.png"),
+        *("heads-second.png", "positions-second.png", "figures.json", "figures.md"),
     }
-    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files if file.suffix == ".png")
+
+
+def test_a_film_for_each_site_and_each_attribution(make_output, tmp_path, unrendered, monkeypatch):
+    written = []
+    monkeypatch.setattr("mi_sweeps.analysis.animations.write", lambda film, stem: written.append(stem.name) or [])
+    frames = load(make_output(steps=(8, 16), layers=2, heads=2, corruptions=("second",)))
+    figures(frames, tmp_path, ("png",))
+    assert not written
+    figures(frames, tmp_path, ("png",), animate=True)
+    sites = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")
+    assert set(written) == {
+        f"{name}-film" for name in (*sites, "lens", "layers", "attribution", "scatter-v", "scatter-pattern")
+    }
+
+
+def test_text_stays_text_and_the_same_tables_make_the_same_files(make_output, tmp_path):
+    frames = load(make_output(steps=(16,), layers=2, heads=2, corruptions=("second",)))
+    picture = heatmaps.heads(frames, "second", sites=("z",))
+    pdf, svg = ((_save(picture, tmp_path / f"a.{kind}", kind)).read_bytes() for kind in ("pdf", "svg"))
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf  # TrueType, which is type 42
+    assert b"Recovered by patching, second corruption</text>" in svg
+    for told in (b"12 prompts", b"run-0.0001-constant-0"):
+        assert told in pdf and told in svg
+    again = heatmaps.heads(frames, "second", sites=("z",))
+    assert _save(again, tmp_path / "b.pdf", "pdf").read_bytes() == pdf
+    assert _save(again, tmp_path / "b.svg", "svg").read_bytes() == svg
+
+
+def test_figures_are_as_wide_as_a_column_or_a_page(make_output):
+    frames = load(make_output(layers=12, heads=12, steps=(8, 16, 24)))
+    assert curves.win_rate(frames).get_figwidth() == canvas.COLUMN
+    for picture in (heatmaps.heads(frames, "first"), heatmaps.positions(frames, "first"), curves.lens(frames)):
+        assert picture.get_figwidth() == canvas.PAGE
+        assert picture.get_figheight() < 11
+
+
+def test_the_index_tells_where_each_picture_comes_from(make_output, tmp_path, unrendered):
+    frames = load(make_output(seeds=(0, 1), steps=(16,), layers=2, heads=2))
+    figures(frames, tmp_path, ("png", "pdf"))
+    index = {one["name"]: one for one in json.loads((tmp_path / "figures.json").read_text())}
+    assert index["heads-second"]["files"] == ["heads-second.png", "heads-second.pdf"]
+    assert index["heads-second"]["runs"] == ["run-0.0001-constant-0", "run-0.0001-constant-1"]
+    assert index["heads-second"]["prompts"] == [12]
+    assert "Student's t" in index["win-rate"]["caption"]
+    told = (tmp_path / "figures.md").read_text()
+    assert all(f"## {name}\n\n![{one['title']}]({name}.png)" in told for name, one in index.items())
+
+
+def test_the_difference_is_of_the_second_corruption_to_the_first(make_output):
+    frames = load(make_output(steps=(16,)))
+    first, second, difference = (
+        heatmaps.heads(frames, name, sites=("z",)).axes[0].images[0].get_array()
+        for name in ("first", "second", "difference")
+    )
+    assert np.allclose(difference, second - first) and np.abs(difference).max() > 0.01
+    assert heatmaps.corruptions(frames) == ["first", "second", "difference"]
+    assert heatmaps.corruptions(load(make_output(corruptions=("both",), sweep="other"), ["other"])) == ["both"]
 
 
 @pytest.fixture
@@ -43,9 +103,9 @@ def test_estimates_alone_are_drawn_by_that_name(make_output, tmp_path, unrendere
     frames = load(make_output(approximate=True, exact=False, **size))
     names = {file.stem for file in figures(frames, tmp_path / "figures")}
     assert {"heads-second", "positions-second"} <= names
-    assert not {"approximate-second", "dynamics", "scatter"} & names
-    titles = [axis.get_title() for axis in heatmaps.heads(frames, "second", sites=("z",)).axes]
-    assert titles[0] == "z (approximate),\ncheckpoint 16"
+    assert not {"approximate-second", "dynamics", "scatter-v"} & names
+    axis = heatmaps.heads(frames, "second", sites=("z",)).axes[0]
+    assert (axis.get_ylabel(), axis.get_title()) == ("z (approximate)\nlayer", "checkpoint 16")
 
 
 def test_paths_alone_are_drawn(make_output, folders, tmp_path, unrendered):

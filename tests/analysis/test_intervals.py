@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mi_sweeps.analysis.frames import by_prompt, load, recovered
-from mi_sweeps.analysis.intervals import RESAMPLES, SEED, over_prompts
+from mi_sweeps.analysis.intervals import RESAMPLES, SEED, bootstrap, over_prompts, over_runs
 
 
 def made_up(sites: int, prompts: int, seed: int = 0, spread: float = 0.5) -> pd.DataFrame:
@@ -22,13 +25,25 @@ def made_up(sites: int, prompts: int, seed: int = 0, spread: float = 0.5) -> pd.
     return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
 
 
+def resamples(n: int) -> Iterator[list[int]]:
+    """Which of n are drawn, by mulberry32 number after number."""
+    state, whole = SEED, 0xFFFFFFFF
+    for _ in range(RESAMPLES):
+        drawn = []
+        for _ in range(n):
+            state = (state + 0x6D2B79F5) & whole
+            mixed = ((state ^ state >> 15) * (state | 1)) & whole
+            mixed ^= (mixed + ((mixed ^ mixed >> 7) * (mixed | 61))) & whole
+            drawn.append(int((mixed ^ mixed >> 14) / 2**32 * n))
+        yield drawn
+
+
 def by_loop(rows: pd.DataFrame) -> tuple[float, float]:
     """The interval of one site, draw by draw."""
     terms = rows.sort_values("prompt")[["patched", "clean", "corrupted"]].to_numpy()
-    n = len(terms)
     ratios = []
-    for counts in np.random.default_rng(SEED).multinomial(n, [1 / n] * n, size=RESAMPLES):
-        patched, clean, corrupted = terms[np.repeat(np.arange(n), counts)].mean(axis=0)
+    for drawn in resamples(len(terms)):
+        patched, clean, corrupted = terms[drawn].mean(axis=0)
         ratios.append((patched - corrupted) / (clean - corrupted))
     return float(np.percentile(ratios, 2.5)), float(np.percentile(ratios, 97.5))
 
@@ -117,3 +132,21 @@ def test_the_recovered_of_the_tables(make_output):
     assert len(both) == len(expected)
     assert both["n"].tolist() == both["n_found"].tolist()
     np.testing.assert_allclose(both["recovered"], both["expected"], atol=1e-6)
+
+
+def test_over_runs_as_a_plain_loop():
+    values = pd.DataFrame({"step": [0, 0, 0, 0, 8, 8, 16], "value": [0.2, 0.5, 0.4, math.nan, 0.9, 0.7, 0.3]})
+    found = over_runs(values, ["step"]).set_index("step")
+    assert found["n"].tolist() == [3, 2, 1]
+    own = np.array([0.2, 0.5, 0.4])
+    means = [own[drawn].mean() for drawn in resamples(3)]
+    assert found.loc[0, ["low", "high"]].tolist() == pytest.approx(np.percentile(means, (2.5, 97.5)))
+    assert found.loc[8, ["mean", "low", "high"]].tolist() == pytest.approx([0.8, 0.7, 0.9])  # from one to the other
+    assert found.loc[16, ["low", "high"]].isna().all()
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=30), st.floats(-5, 5))
+def test_a_bootstrap_stays_within_its_values_and_moves_with_them(values, shift):
+    low, high = bootstrap(np.array(values))
+    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
+    assert bootstrap(np.array(values) + shift) == pytest.approx((low + shift, high + shift), abs=1e-9)

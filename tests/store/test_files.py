@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.files import read_json, read_table, replacing, write_json, write_table
+from mi_sweeps.store.files import read_columns, read_json, read_table, replacing, write_json, write_table
 
 TABLE = pa.table({"step": [0, 8], "value": [0.5, 0.75]})
 
@@ -180,3 +180,19 @@ def test_truncated_table_is_one_line(tmp_path: Path, keep: float) -> None:
     path.write_bytes(content[: int(keep * len(content))])
     with pytest.raises(UserError, match=r"\A.*metrics\.parquet: damaged; delete it and run the sweep again.*\Z"):
         read_table(path)
+
+
+def test_columns_are_read_as_rows(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.parquet", TABLE)
+    assert list(read_columns(tmp_path / "a.parquet", ["value", "step"])) == [(0.5, 0), (0.75, 8)]
+
+
+@pytest.mark.parametrize("content", [None, b"not a table", "no such column"])
+def test_columns_that_cannot_be_read_are_one_line(tmp_path: Path, content: bytes | str | None) -> None:
+    path = tmp_path / "a.parquet"
+    if isinstance(content, str):
+        write_table(path, TABLE.select(["step"]))
+    elif content:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="a.parquet: missing or damaged; run the sweep again"):
+        read_columns(path, ["step", "value"])

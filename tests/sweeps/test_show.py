@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mi_sweeps import cli
-from mi_sweeps.store.files import write_json
+from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import Folder
 from mi_sweeps.sweeps import manifest, show
 from mi_sweeps.sweeps.cells import Cell
@@ -143,3 +144,48 @@ def test_a_wrong_schedule_ends_the_plan(capsys: pytest.CaptureFixture, tmp_path:
         cli.main(["plan", "schedule=fixed_warmup", "schedule.warmup_steps=0", f"output={tmp_path}"])
     assert stopped.value.code == 2
     assert capsys.readouterr().err == "error: schedule.warmup_steps=0: give at least 1\n"
+
+
+def learn(cell: Cell, rates: list[float]) -> None:
+    """Leaves the metrics of a run that has come so far."""
+    run, _ = folders_of(cell)
+    rows = [
+        {"step": 8 * at, "split": split, "metric": "win_rate", "value": value}
+        for at, rate in enumerate(rates)
+        for split, value in (("train", 1.0), ("heldout", rate))
+    ]
+    write_table(run.metrics, pa.Table.from_pylist(rows[::-1]))
+
+
+def test_the_win_rate_so_far_has_a_column_where_it_fits(look: Callable[..., list[str]], tmp_path: Path) -> None:
+    cells = planned(tmp_path, 2)
+    learn(cells[0], [0.0, 0.45, 1.0])
+    found = look("status")
+    assert found[1].split()[-2:] == ["win", "rate"]
+    assert [line.rstrip()[-9:] for line in found[2:4]] == [" ▁▄█ 100%"] * 2
+    assert not any("%" in line for line in found[4:])
+
+
+def test_and_lines_below_where_it_does_not(
+    look: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = planned(tmp_path, 3)
+    for cell in cells:
+        learn(cell, [0.5])
+    monkeypatch.setenv("COLUMNS", "60")
+    found = look("status")
+    assert [line.split() for line in found[-2:]] == [
+        ["win", "rate", cells[0].run_id, "▅", "50%", cells[2].run_id, "▅", "50%"],
+        [cells[4].run_id, "▅", "50%"],
+    ]
+    assert max(map(len, found)) <= 60
+
+
+def test_metrics_that_are_damaged_hide_nothing_else(look: Callable[..., list[str]], tmp_path: Path) -> None:
+    cells = planned(tmp_path, 2)
+    learn(cells[0], [0.5])
+    run, _ = folders_of(cells[2])
+    run.path.mkdir(parents=True)
+    run.metrics.write_bytes(b"not a table")
+    found = look("status")
+    assert len(rows(found)) == 4 and sum("%" in line for line in found) == 2

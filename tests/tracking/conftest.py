@@ -10,15 +10,24 @@ import base64
 import gzip
 import json
 import re
+import shutil
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
+
+from mi_sweeps import cli
+from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.tracking import mirror, sync
 
 ENTITY = "somebody"
 
@@ -33,6 +42,9 @@ class Run:
     name: str
     config: dict[str, Any] = field(default_factory=dict)
     group: str | None = None
+    job_type: str | None = None
+    notes: str | None = None
+    tags: list[str] = field(default_factory=list)
     history: dict[int, dict[str, Any]] = field(default_factory=dict)
     """By line: the client says where its lines begin."""
     summary: dict[str, Any] = field(default_factory=dict)
@@ -99,14 +111,22 @@ class WandbServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """With which a client finds it, and does not wait long before it tries again."""
+        """With which a client finds it, and waits a second before it tries again: it takes less for nothing, and then
+        its own, which is more."""
         clients = ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
-        quick = {f"WANDB__{client}_RETRY_WAIT_{end}_SECONDS": "0.05" for client in clients for end in ("MIN", "MAX")}
+        quick = {f"WANDB__{client}_RETRY_WAIT_{end}_SECONDS": "1" for client in clients for end in ("MIN", "MAX")}
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "local" + 35 * "0", **quick}
 
+    @property
+    def requests(self) -> int:
+        """How often it was asked for anything; what clients tell of themselves is not counted."""
+        return sum(count for what, count in self.calls.items() if what != "telemetry")
+
     def refuses(self, what: str) -> int | None:
-        self.calls[what] += 1
-        return self.fault(Request(what, self.calls[what]))
+        with self.lock:
+            self.calls[what] += 1
+            count = self.calls[what]
+        return self.fault(Request(what, count))  # Not under the lock: a fault may take its time.
 
     # GraphQL operations, by name.
 
@@ -114,6 +134,9 @@ class WandbServer:
         run = self.runs.setdefault(given["name"], Run(given["project"], given["name"]))
         run.upserts += 1
         run.group = given.get("groupName") or run.group
+        run.job_type = given.get("jobType") or run.job_type
+        run.notes = given.get("notes") or run.notes
+        run.tags = given.get("tags") or run.tags
         if given.get("config"):
             run.config = json.loads(given["config"])
         bucket = {
@@ -146,8 +169,8 @@ class WandbServer:
                 "eventsTail": "[]",
                 "config": json.dumps(run.config),
                 "wandbConfig": json.dumps(run.config.get("_wandb", {}).get("value", {})),
-                "tags": [],
-                "notes": None,
+                "tags": run.tags,
+                "notes": run.notes,
             }
         entity = {"id": "e", "name": ENTITY}
         return {"model": {"id": "p", "name": given["project"], "entity": entity, "bucket": bucket}}
@@ -198,7 +221,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer("file_stream", lambda: self.store.file_stream(stream[1], json.loads(body)) or {"limits": {}})
         elif self.path == "/graphql":
             given = json.loads(body)
-            name = given.get("operationName") or given["query"][:80]
+            # Python's half of wandb leaves the name to the query.
+            named = re.search(r"(?:query|mutation) (\w+)", given["query"])
+            name = given.get("operationName") or (named[1] if named else given["query"][:80])
             self._answer(name, lambda: {"data": self._graphql(name, given.get("variables") or {})})
         elif re.fullmatch(r"/sdk/otel/v1/(metrics|logs)", self.path):
             self._answer("telemetry", dict)  # Of wandb's client itself.
@@ -225,16 +250,17 @@ class _Handler(BaseHTTPRequestHandler):
         raise Unknown(self.path)
 
     def _answer(self, what: str, answer: Callable[[], dict[str, Any]]) -> None:
-        with self.store.lock:
-            status = self.store.refuses(what)
-            if status is not None:
-                self._send(status, {"error": f"{what} is refused"})
-                return
-            try:
-                self._send(200, answer())
-            except Exception as error:  # A key that is not there is something unknown, too.
-                self.store.unknown.append(f"{what}: {error!r}")
-                self._send(400, {"error": "unknown"})
+        status = self.store.refuses(what)
+        if status is not None:
+            self._send(status, {"error": f"{what} is refused"})
+            return
+        try:
+            with self.store.lock:
+                content = answer()
+        except Exception as error:  # A key that is not there is something unknown, too.
+            self.store.unknown.append(f"{what}: {error!r}")
+            status, content = 400, {"error": "unknown"}
+        self._send(status or 200, content)
 
     def _body(self) -> bytes:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -252,6 +278,52 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(scope="module")
+def done(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a sweep `mine` that was run without wandb: one run, patched under two corruptions at 0 and 4."""
+    output = tmp_path_factory.mktemp("done") / "outputs"
+    cells = expand([*small, "corruption=first,second", "sweep.name=mine", f"output={output}"])
+    manifest.add(output, "mine", cells, "")
+    assert not execute(cells).failed
+    return output
+
+
+@pytest.fixture
+def output(done: Path, tmp_path: Path) -> Path:
+    """A copy of that."""
+    shutil.copytree(done, tmp_path / "outputs")
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """`mi-sweeps COMMAND`; gives the exit code, what it printed and what it complained of."""
+    monkeypatch.setattr(sync, "SETTLE_SECONDS", 0.5)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", "300")
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*map(str, words)])
+        printed = capsys.readouterr()
+        return stopped.value.code, printed.out, printed.err
+
+    return run
+
+
+def wandb_processes(pid: int) -> list[int]:
+    """wandb's own process of a process."""
+    children = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+    # One that has ended, and that nobody has asked for its end, is there still, with a Z.
+    states = {int(child): Path(f"/proc/{child}/stat").read_text() for child in children}
+    return [child for child, state in states.items() if "(wandb-core)" in state and "(wandb-core) Z" not in state]
+
+
+@pytest.fixture
+def cores() -> Callable[[int], list[int]]:
+    """`wandb_processes`."""
+    return wandb_processes
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the user of this machine has set for wandb."""
@@ -267,3 +339,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
             monkeypatch.setenv(variable, value)
         yield listening
     assert listening.unknown == []
+
+
+@pytest.fixture
+def online(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """The same for wandb in this very process, which looks at its environment once."""
+    wandb.teardown()
+    monkeypatch.setattr(mirror, "_unreachable", -mirror.AGAIN_SECONDS)
+    yield server
+    wandb.teardown()

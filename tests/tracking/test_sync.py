@@ -14,27 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from mi_sweeps import cli
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.tracking import sync
+from mi_sweeps.tracking import attempts, sync
 from mi_sweeps.tracking.mirror import mirror
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """`mi-sweeps sync`; gives the exit code, what it printed and what it complained of."""
-
-    monkeypatch.setattr(sync, "SETTLE_SECONDS", 0.5)
-
-    def run(*arguments):
-        monkeypatch.setenv("COLUMNS", "300")
-        with pytest.raises(SystemExit) as stopped:
-            cli.main(["sync", *map(str, arguments)])
-        printed = capsys.readouterr()
-        return stopped.value.code, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture
@@ -130,13 +113,13 @@ def test_one_call_a_run_with_all_its_attempts_oldest_first(call, cells, wandb):
     attempt(run, 2, VERSION, RUN)
     other, _ = plan.folders_of(cells[1])
     attempt(other, 5, VERSION, RUN)
-    code, printed, _ = call("mine", f"output={cells[0].config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
     assert code == 0
     assert wandb.times == [[1, 2, 3, 4], [5]]
     assert wandb.calls[0]["words"][:4] == ["--project", "mi-sweeps", "--entity", "team"]
     assert f"{run.run_id}: uploaded to http://server/runs/id" in printed
     assert "2 runs: 2 uploaded" in printed
-    code, printed, _ = call(f"output={cells[0].config.output}")
+    code, printed, _ = call("sync", f"output={cells[0].config.output}")
     assert (code, len(wandb.calls)) == (0, 2), "never twice"
     assert "2 runs: 2 uploaded before" in printed
 
@@ -144,9 +127,9 @@ def test_one_call_a_run_with_all_its_attempts_oldest_first(call, cells, wandb):
 def test_a_new_attempt_goes_alone(call, cells, wandb):
     run, _ = plan.folders_of(cells[0])
     attempt(run, 1, VERSION, RUN)
-    call("mine", f"output={cells[0].config.output}")
+    call("sync", "mine", f"output={cells[0].config.output}")
     attempt(run, 2, VERSION, RUN)
-    call("mine", f"output={cells[0].config.output}")
+    call("sync", "mine", f"output={cells[0].config.output}")
     assert wandb.times == [[1], [2]]
 
 
@@ -154,12 +137,12 @@ def test_what_was_refused_is_uploaded_again_and_nothing_else(call, cells, wandb)
     run, _ = plan.folders_of(cells[0])
     files = [attempt(run, time, VERSION, RUN) for time in (1, 2, 3)]
     wandb.refuse(files[0])
-    code, printed, _ = call("mine", f"output={cells[0].config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
     assert code == 1
     assert "failed: filestream: 403 Forbidden (3 attempts, 2 uploaded)" in printed
     assert Path(f"{files[0]}.synced").exists(), "wandb's own mark cannot be trusted"
     wandb.refuse()
-    code, printed, _ = call("mine", f"output={cells[0].config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
     assert code == 0
     assert wandb.times == [[1, 2, 3], [1]]
     assert wandb.calls[1]["places"] == [0], "its place has been taken by younger ones"
@@ -170,7 +153,7 @@ def test_the_oldest_keeps_its_place_until_a_younger_one_is_uploaded(call, cells,
     files = [attempt(run, time, VERSION, RUN) for time in (1, 2)]
     wandb.refuse(*files)
     for _ in range(2):
-        code, _, _ = call("mine", f"output={cells[0].config.output}")
+        code, _, _ = call("sync", "mine", f"output={cells[0].config.output}")
         assert code == 1
     assert [one["places"] for one in wandb.calls] == [[0, 0], [1, 0]]
 
@@ -179,18 +162,18 @@ def test_an_upload_that_left_no_mark_is_not_done(call, cells, wandb):
     run, _ = plan.folders_of(cells[0])
     attempt(run, 1, VERSION, RUN)
     wandb.refuse("mark")
-    code, printed, _ = call("mine", f"output={cells[0].config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
     assert code == 1
     assert "1 attempt, 0 uploaded" in printed
     wandb.refuse()
-    assert call("mine", f"output={cells[0].config.output}")[0] == 0
+    assert call("sync", "mine", f"output={cells[0].config.output}")[0] == 0
 
 
 def test_what_somebody_uploaded_by_hand_is_left(call, cells, wandb):
     run, _ = plan.folders_of(cells[0])
     file = attempt(run, 1, VERSION, RUN)
     Path(f"{file}.synced").touch()
-    code, printed, _ = call("mine", f"output={cells[0].config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
     assert (code, wandb.calls) == (0, [])
     assert "1 run: 1 uploaded before" in printed
 
@@ -200,7 +183,7 @@ def test_an_upload_that_was_killed_is_made_again(call, cells, wandb):
     file = attempt(run, 1, VERSION, RUN)
     Path(f"{file}.synced").touch()
     Path(f"{file}.uploading").touch()
-    assert call("mine", f"output={cells[0].config.output}")[0] == 0
+    assert call("sync", "mine", f"output={cells[0].config.output}")[0] == 0
     assert wandb.times == [[1]]
 
 
@@ -210,7 +193,7 @@ def test_an_empty_attempt_is_skipped_and_fails_nothing(call, cells, wandb, conte
     header, *records = content
     attempt(run, 1, *records, header=header)
     attempt(run, 2, VERSION, RUN)
-    code, printed, _ = call("mine", f"output={cells[0].config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
     assert code == 0
     assert wandb.times == [[2]]
     assert "skipped: 1 attempt, killed before anything was written" in printed
@@ -224,9 +207,9 @@ def test_half_a_record_at_the_end_is_cut_off(call, cells, wandb):
     for half in (record(b"more")[:3], record(b"more")[:-1], record(b"first", kind=2), record(b"first", kind=2) + b"x"):
         file.write_bytes(whole + half)
         Path(f"{file}.synced").unlink(missing_ok=True)
-        call("mine", "--dry-run", f"output={cells[0].config.output}")
+        call("sync", "mine", "--dry-run", f"output={cells[0].config.output}")
         assert file.read_bytes() == whole + half, "a dry run changes nothing"
-        assert call("mine", f"output={cells[0].config.output}")[0] == 0
+        assert call("sync", "mine", f"output={cells[0].config.output}")[0] == 0
         assert file.read_bytes() == whole
 
 
@@ -235,10 +218,10 @@ def test_a_run_that_is_still_written_is_left_for_later(call, cells, wandb):
     attempt(run, 1, VERSION, RUN)
     part = patch.part(1, 2)
     with part.claim(), part.attempt():
-        code, printed, _ = call("mine", f"output={cells[0].config.output}")
+        code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
     assert (code, wandb.calls) == (0, [])
     assert f"{run.run_id}: is still running; left for later" in printed
-    assert call("mine", f"output={cells[0].config.output}")[0] == 0
+    assert call("sync", "mine", f"output={cells[0].config.output}")[0] == 0
     assert wandb.times == [[1]]
 
 
@@ -246,7 +229,7 @@ def test_a_dry_run_uploads_nothing(call, cells, wandb):
     run, _ = plan.folders_of(cells[0])
     file = attempt(run, 1, VERSION, RUN)
     before = sorted(cells[0].config.output.rglob("*"))
-    code, printed, _ = call("mine", "--dry-run", f"output={cells[0].config.output}")
+    code, printed, _ = call("sync", "mine", "--dry-run", f"output={cells[0].config.output}")
     assert (code, wandb.calls) == (0, [])
     assert f"{run.run_id}: would upload {file.parent}" in printed
     assert sorted(cells[0].config.output.rglob("*")) == before
@@ -256,7 +239,7 @@ def test_without_an_account_it_stops_at_once(call, cells, wandb):
     for cell in cells:
         attempt(plan.folders_of(cell)[0], 1, VERSION, RUN)
     wandb.refuse("exit")
-    code, _, complaint = call("mine", f"output={cells[0].config.output}")
+    code, _, complaint = call("sync", "mine", f"output={cells[0].config.output}")
     assert (code, len(wandb.calls)) == (2, 1)
     assert complaint == "error: wandb sync: No API key configured.\n"
 
@@ -266,23 +249,23 @@ def test_a_server_that_refuses_all_is_not_asked_forever(call, tmp_path, wandb):
     cells = expand(["seed=range(0,5)", "sweep.name=many", "tracking=wandb", f"output={output}"])
     manifest.add(output, "many", cells, "")
     wandb.refuse(*[attempt(plan.folders_of(cell)[0], 1, VERSION, RUN) for cell in cells])
-    code, printed, _ = call("many", f"output={output}")
+    code, printed, _ = call("sync", "many", f"output={output}")
     assert (code, len(wandb.calls)) == (1, 3)
     assert "5 runs: 3 failed, 2 not tried" in printed
 
 
 def test_two_do_not_upload_at_once(call, cells, wandb):
     attempt(plan.folders_of(cells[0])[0], 1, VERSION, RUN)
-    with sync._alone(cells[0].config.output):
-        code, _, complaint = call("mine", f"output={cells[0].config.output}")
+    with sync.alone(cells[0].config.output):
+        code, _, complaint = call("sync", "mine", f"output={cells[0].config.output}")
     assert (code, wandb.calls) == (2, [])
-    assert "another `mi-sweeps sync` is at work" in complaint
+    assert "another `mi-sweeps sync` or `track` is at work" in complaint
 
 
 def test_a_sweep_without_tracking_says_what_to_do(call, cells, wandb):
-    code, printed, _ = call("mine", f"output={cells[0].config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
     assert code == 0
-    assert "wandb wrote nothing offline; run it with tracking=wandb" in printed
+    assert "wandb wrote nothing; run it with tracking=wandb" in printed
 
 
 # The client protocol.
@@ -292,11 +275,11 @@ def metrics(value):
     return [{"split": "heldout", "metric": "win_rate", "value": value}]
 
 
-def track(cell, folder, steps, job_type="finetune"):
-    """An attempt of a fine-tune that logs these checkpoints."""
-    with mirror(cell.config, cell.run_id, folder, job_type) as tracked:
+def track(cell, run, steps, patch=None):
+    """An attempt of a fine-tune, or of a patch job, that logs these checkpoints."""
+    with mirror(cell.config, run, patch) as tracked:
         for step in steps:
-            tracked.log_metrics(step, metrics(step / 100))
+            tracked.log(step, metrics(step / 100))
 
 
 def offline(folder):
@@ -312,8 +295,8 @@ def test_attempts_become_one_run_with_all_points(call, cells, server):
     run, patch = plan.folders_of(cell)
     track(cell, run, [0, 8])
     track(cell, run, [16, 24])
-    track(cell, patch, [0, 24], "patch")
-    code, printed, _ = call("mine", f"output={cell.config.output}")
+    track(cell, run, [0, 24], patch)
+    code, printed, _ = call("sync", "mine", f"output={cell.config.output}")
     assert code == 0, printed
     assert list(server.runs) == [cell.run_id]
     seen = server.runs[cell.run_id]
@@ -327,10 +310,10 @@ def test_a_later_attempt_is_added_to_what_was_uploaded(call, cells, server):
     cell = cells[0]
     run, _ = plan.folders_of(cell)
     track(cell, run, [0, 8])
-    assert call("mine", f"output={cell.config.output}")[0] == 0
+    assert call("sync", "mine", f"output={cell.config.output}")[0] == 0
     track(cell, run, [16])
-    assert call("mine", f"output={cell.config.output}")[0] == 0
-    assert call("mine", f"output={cell.config.output}")[0] == 0
+    assert call("sync", "mine", f"output={cell.config.output}")[0] == 0
+    assert call("sync", "mine", f"output={cell.config.output}")[0] == 0
     seen = server.runs[cell.run_id]
     assert seen.column("checkpoint") == [0, 8, 16]
     assert increasing(seen.column("_step"))
@@ -343,12 +326,12 @@ def test_points_that_the_server_refused_come_with_the_next_upload(call, cells, s
     track(cell, run, [0, 8])
     track(cell, run, [16])
     server.fault = lambda request: 403 if (request.what, request.count) == ("file_stream", 1) else None
-    code, printed, _ = call("mine", f"output={cell.config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cell.config.output}")
     assert code == 1
     assert "failed to upload: 403 Forbidden" in printed
     assert "(2 attempts, 1 uploaded)" in printed
     assert all(Path(f"{file}.synced").exists() for file in offline(run)), "what wandb says of it"
-    assert call("mine", f"output={cell.config.output}")[0] == 0
+    assert call("sync", "mine", f"output={cell.config.output}")[0] == 0
     seen = server.runs[cell.run_id]
     assert sorted(seen.column("checkpoint")) == [0, 8, 16]
     assert increasing(seen.column("_step"))
@@ -356,16 +339,16 @@ def test_points_that_the_server_refused_come_with_the_next_upload(call, cells, s
 
 def test_a_picture_that_the_server_refused_is_a_failure(call, cells, server):
     cell = cells[0]
-    _, patch = plan.folders_of(cell)
+    run, patch = plan.folders_of(cell)
     row = {"kind": "patch", "site": "z", "layer": 0, "head": 0, "patched": 1.0, "clean": 2.0, "corrupted": 0.0}
-    with mirror(cell.config, cell.run_id, patch, "patch") as tracked:
-        tracked.log_tables(0, [row])
+    with mirror(cell.config, run, patch) as tracked:
+        tracked.log(0, [row])
     server.fault = lambda request: 403 if request.what == "storage" else None
-    code, printed, _ = call("mine", f"output={cell.config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cell.config.output}")
     assert code == 1
     assert "failed to upload: status: 403 Forbidden" in printed
     server.fault = lambda request: None
-    assert call("mine", f"output={cell.config.output}")[0] == 0
+    assert call("sync", "mine", f"output={cell.config.output}")[0] == 0
     assert any(name.startswith(f"{cell.run_id}/media/images/first/heads/z") for name in server.files)
 
 
@@ -374,7 +357,7 @@ def test_a_server_that_is_busy_is_asked_again(call, cells, server):
     track(cell, plan.folders_of(cell)[0], [0, 8])
     busy = {("file_stream", 1): 429, ("storage", 1): 503}
     server.fault = lambda request: busy.get((request.what, request.count))
-    code, printed, _ = call("mine", f"output={cell.config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cell.config.output}")
     assert code == 0, printed
     assert server.runs[cell.run_id].column("checkpoint") == [0, 8]
 
@@ -383,7 +366,7 @@ def test_a_server_that_does_not_answer_is_given_up(call, cells, server, monkeypa
     monkeypatch.setattr(sync, "RETRIES", 1)
     track(cells[0], plan.folders_of(cells[0])[0], [0])
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    code, printed, _ = call("mine", f"output={cells[0].config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
     assert code == 1
     assert "giving up after 2 attempt(s)" in printed
     assert "connection refused" in printed
@@ -397,11 +380,11 @@ def test_attempts_that_were_killed_are_joined_too(call, cells, server):
         track(cell, run, steps)
     time.sleep(0.5)
     empty, half, _ = offline(run)
-    empty.write_bytes(empty.read_bytes()[: sync.HEADER])
+    empty.write_bytes(empty.read_bytes()[: attempts.HEADER])
     content = half.read_bytes()
     # The point at 8 is the last history record: leave half of it.
     half.write_bytes(content[: content.rindex(b"checkpoint") + 3])
-    code, printed, _ = call("mine", f"output={cell.config.output}")
+    code, printed, _ = call("sync", "mine", f"output={cell.config.output}")
     assert code == 0, printed
     assert "skipped: 1 attempt, killed before anything was written" in printed
     seen = server.runs[cell.run_id]
@@ -413,13 +396,13 @@ def test_records_are_counted_as_wandb_counts_them(cells):
     """In a file of several blocks."""
     cell = cells[0]
     run, _ = plan.folders_of(cell)
-    with mirror(cell.config, cell.run_id, run, "finetune") as tracked:
+    with mirror(cell.config, run) as tracked:
         for step in range(60):
-            tracked.log_metrics(step, [{"split": "heldout", "metric": f"m{n}", "value": n / 7} for n in range(40)])
+            tracked.log(step, [{"split": "heldout", "metric": f"m{n}", "value": n / 7} for n in range(40)])
     (file,) = offline(run)
     time.sleep(0.5)
-    assert file.stat().st_size > 2 * sync.BLOCK
+    assert file.stat().st_size > 2 * attempts.BLOCK
     inspected = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", file], capture_output=True, text=True, check=True
     )
-    assert sync._records(file) == (len(inspected.stdout.splitlines()), file.stat().st_size)
+    assert attempts.records(file) == (len(inspected.stdout.splitlines()), file.stat().st_size)

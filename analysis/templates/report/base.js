@@ -1,11 +1,10 @@
 "use strict";
-// Reads the data once, then draws: header, run table, curves, circuits. Text from runs goes to the page through
+// Reads the data once, then draws the sections of the page. Text from runs goes to the page through
 // textContent, and to Plotly through plain(): never as markup.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = rowsOf(DATA.runs).map((run, index) => ({ ...run, index, planned: DATA.planned[index] }));
 const PATCHES = rowsOf(DATA.patches);
-const THRESHOLD = 0.9;
 const SITES = {
   z: "z (head output)", v: "v (head value)", pattern: "pattern (head attention)",
   q: "q (head query)", k: "k (head key)",
@@ -16,8 +15,13 @@ const SITES = {
 const APPROXIMATE = " (approximate)";
 
 const state = {
-  filter: "", fold: false, sort: { key: null, up: true },
-  curves: { metric: null, split: null, by: new Set(), seeds: "both" },
+  filter: "", sort: { key: null, up: true }, interval: "bootstrap",
+  group: null,  // keys that the rows of the table are grouped by; null: a row is a run
+  columns: null,  // keys of the table's columns; null: those that differ
+  baseline: null,  // the row that others are compared with
+  chosen: new Set(),  // run ids whose configurations are compared
+  curves: { metric: null, split: null, by: new Set(), seeds: "both", log: new Set(), thresholds: { win_rate: 0.9 } },
+  result: "win_rate",  // what colours the parallel coordinates
   circuits: { unit: null, left: null, right: null, patching: null, quantity: "recovered", at: Infinity },
 };
 
@@ -51,31 +55,14 @@ const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 function number(value, digits = 3) {
   if (!known(value)) return "";
   if (Number.isInteger(value)) return String(value);
-  return String(Number(value.toPrecision(digits)));
+  const short = Number(value.toPrecision(digits));
+  // As in configurations: 3e-05.
+  return Math.abs(short) < 1e-4 ? short.toExponential().replace(/e-(\d)$/, "e-0$1") : String(short);
 }
 
 function compare(a, b) {
   if (!known(a) || !known(b)) return known(a) ? -1 : known(b) ? 1 : 0;
   return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
-}
-
-/** Mean with its 95% interval over values, one a run: Student's t, as frames.band has it. */
-function band(values) {
-  const n = values.length;
-  const middle = mean(values);
-  if (n < 2) return { mean: middle, low: null, high: null, n };
-  const deviation = Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (n - 1));
-  const t = DATA.t95[n - 2] ?? 1.96 + 2.5 / (n - 1);
-  const half = (t * deviation) / Math.sqrt(n);
-  return { mean: middle, low: middle - half, high: middle + half, n };
-}
-
-/** The 95% Wilson interval of a share of n. */
-function wilson(share, n) {
-  const z = 1.96, scale = 1 + (z * z) / n;
-  const middle = (share + (z * z) / (2 * n)) / scale;
-  const half = (z / scale) * Math.sqrt((share * (1 - share)) / n + (z * z) / (4 * n * n));
-  return { low: middle - half, high: middle + half };
 }
 
 function select(label, options, value, onchange) {

@@ -4,14 +4,12 @@ function drawHeader() {
     return found.map((status) => `${rows.filter((row) => row.status === status).length} ${status}`).join(", ") || "none";
   };
   const fact = (name, ...value) => [h("dt", {}, name), h("dd", {}, ...value)];
-  const versions = Object.entries(DATA.versions).map(([name, version]) => `${name} ${version}`).join(" · ");
   $("top").append(
     h("h1", {}, DATA.sweeps.length ? `Sweep ${DATA.sweeps.map((sweep) => sweep.name).join(", ")}` : "Runs"),
     h("dl", { class: "facts" },
       DATA.sweeps.flatMap((sweep) => fact(`${sweep.name} (${count(sweep.cells, "cell")})`, h("code", {}, sweep.command))),
       fact("runs", `${RUNS.length}: ${states(RUNS)}`),
       fact("patch jobs", `${PATCHES.length}: ${states(PATCHES)}`),
-      versions ? fact("versions", versions) : [],
       fact("made", DATA.made)),
   );
   if (DATA.note) $("top").append(h("p", { class: "notice" }, DATA.note));
@@ -30,5 +28,3 @@ function drawHeader() {
   const missing = (row) => row.status === "todo";
   report("Not started", "", items(RUNS.filter(missing), () => ""), items(PATCHES.filter(missing), () => ""));
 }
-
-const planned = (run) => Object.entries(run.planned).map(([key, value]) => `${key}=${value}`).join(" ");

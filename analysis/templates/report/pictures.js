@@ -9,13 +9,16 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "400px" });
 
-/** `draw` gives {title, note, runs, traces, layout, height}, or without traces why there is nothing to see. */
+/** `draw` gives {title, note, runs, traces, layout, height}, or without traces why there is nothing to see; and with
+ *  `table`, which gives {head, rows} of text, the numbers can be read as well. */
 function addPicture(parent, id, draw) {
   const caption = h("figcaption");
   const plot = h("div", { class: "plot", id, role: "img" });
-  const figure = h("figure", {}, caption, plot);
+  const numbers = h("details", { class: "numbers", toggle: () => tellNumbers(picture) });
+  const figure = h("figure", {}, caption, h("div", { class: "wide" }, plot), numbers);
   parent.append(figure);
-  pictures.push({ figure, caption, plot, draw, group: parent.id, near: false, stale: true });
+  const picture = { figure, caption, plot, numbers, draw, group: parent.id, near: false, stale: true };
+  pictures.push(picture);
   watcher.observe(figure);
 }
 
@@ -30,7 +33,8 @@ function redraw(...groups) {
 function paint(picture) {
   if (!picture.near || !picture.stale) return;
   picture.stale = false;
-  const { title, note, runs = [], traces, layout, height } = picture.draw();
+  picture.drawn = picture.draw();
+  const { title, note, runs = [], traces, layout, height } = picture.drawn;
   const ids = runs.map((run) => run.run_id).join(", ");
   const open = picture.caption.querySelector("details")?.open ?? false;
   picture.caption.replaceChildren(
@@ -40,7 +44,8 @@ function paint(picture) {
       ? h("details", { open }, h("summary", {}, count(runs.length, "run")), ids)
       : h("span", {}, runs.length ? ` · ${runs.length === 1 ? "run" : "runs"} ${ids}` : ""),
   );
-  picture.plot.setAttribute("aria-label", title);
+  picture.plot.setAttribute("aria-label", [title, note].filter(Boolean).join(": "));
+  tellNumbers(picture);
   picture.plot.classList.toggle("empty", !traces);
   if (!traces) return void Plotly.purge(picture.plot);
   const colour = colours();
@@ -50,7 +55,19 @@ function paint(picture) {
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour.quiet, activecolor: colour.ink },
     hoverlabel: { align: "left", bgcolor: colour.card, bordercolor: colour.line, font: { color: colour.ink } },
     ...layout,
-  }, { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "resetScale2d"]] });  // none that sends data away
+  }, { displaylogo: false, responsive: true, modeBarButtons: [[...saveButtons(picture), "resetScale2d"]] });  // none that sends data away
+}
+
+/** The table of a picture's numbers, made when it is opened. */
+function tellNumbers({ numbers, drawn }) {
+  numbers.hidden = !drawn.table;
+  if (numbers.hidden) return void numbers.replaceChildren();
+  const { head, rows } = numbers.open ? drawn.table() : { head: [], rows: [] };
+  const table = h("table", {},
+    h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((text, i) => h(i ? "td" : "th", { scope: i ? null : "row" }, text))))));
+  const summary = numbers.querySelector("summary") ?? h("summary", {}, "Show as a table");
+  numbers.replaceChildren(summary, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `numbers of: ${drawn.title}` }, table));
 }
 
 const dark = matchMedia("(prefers-color-scheme: dark)");

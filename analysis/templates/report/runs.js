@@ -1,98 +1,130 @@
-const SETTINGS = [
-  ["model", "model"], ["task", "task"], ["lr", "lr"], ["weight_decay", "weight decay"], ["schedule", "schedule"],
-  ["steps", "steps"], ["batch_size", "batch"],
-];
+// Which runs are looked at, and as which rows and columns: a row is a run, or the runs that share some settings.
+
+/** `result`: a number of each run, of which a group has mean and interval and a baseline a difference. */
 const COLUMNS = [
-  ["run_id", "run"], ["sweep", "sweep"], ...SETTINGS, ["seed", "seed"], ["status", "status"],
-  ["patched", "patch jobs done"], ["win_rate", "held-out win rate (95%)"], ["first_step", "first step at 90%"],
-  ["attempts", "attempts"], ["seconds", "seconds"], ["host", "host"], ["error", "error"],
+  { key: "run_id", label: "run", kind: "Run" }, { key: "sweep", label: "sweep", kind: "Run" },
+  ...FACTORS.map(([key, label]) => ({ key, label, kind: "Settings" })), { key: "seed", label: "seed", kind: "Settings" },
+  { key: "status", label: "status", kind: "Run" }, { key: "patched", label: "patch jobs done", kind: "Run" },
+  { key: "win_rate", label: "held-out win rate", kind: "Results", result: true, share: true },
+  { key: "first_step", label: "first step", kind: "Results", result: true },
+  ...METRICS.map((key) => ({ key, label: metricTold(key), kind: "Results at the last checkpoint", result: true, share: key.includes("win_rate") })),
+  { key: "seconds", label: "seconds", kind: "Run", result: true }, { key: "attempts", label: "attempts", kind: "Run" },
+  { key: "host", label: "host", kind: "Run" }, { key: "error", label: "error", kind: "Run" }, { key: "links", label: "links", kind: "Run" },
+  ...Object.keys(DATA.config.differs).filter((key) => !SAME_AS.has(key) && !DATA.config.factors.includes(key))
+    .map((key) => ({ key, label: key, kind: "Configuration (keys that differ)" })),
 ];
 const ALWAYS = new Set(["run_id", "seed", "status", "patched", "win_rate", "first_step"]);
+const OF_ONE_RUN = new Set(["run_id", "attempts", "host", "error", "links"]);
 
-const visibleRuns = () => {
-  const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = (run) => COLUMNS.map(([key]) => run[key] ?? "").concat(run.cell ?? "", planned(run)).join(" ").toLowerCase();
-  return RUNS.filter((run) => words.every((word) => text(run).includes(word)));
-};
+const hasLinks = Object.values(DATA.links).some((of) => of.some(known));
+
+/** Whether a column is there before anyone chose: what differs between runs, and errors. */
+function shownAtFirst({ key, kind }) {
+  if (state.group !== null && OF_ONE_RUN.has(key)) return false;
+  if (ALWAYS.has(key)) return true;
+  if (key === "links") return hasLinks;
+  if (kind.startsWith("Configuration") || kind.startsWith("Results at")) return false;
+  return differing(key).length > (key === "error" ? 0 : 1) || (RUNS.length === 1 && kind !== "Settings");
+}
+
+const columnsShown = () => COLUMNS.filter((column) => (state.columns ? state.columns.includes(column.key) : shownAtFirst(column)));
+const columnTold = ({ key, label }) => (key === "first_step" ? `first step at ${written(state.curves.thresholds.win_rate ?? "no threshold")}` : label);
+
+let accepts = () => true;
+const visibleRuns = () => RUNS.filter(accepts);
+
+/** The rows of the table: {id, told, runs}. */
+function rowsShown(runs = visibleRuns()) {
+  if (state.group === null) return runs.map((run) => ({ id: run.run_id, told: [run.run_id, runTold(run)].filter(Boolean).join(", "), runs: [run] }));
+  const groups = new Map();
+  for (const run of runs) {
+    const values = state.group.map((key) => run[key] ?? null);
+    const id = JSON.stringify(values);
+    if (!groups.has(id)) groups.set(id, { id, told: groupTold(state.group, values), runs: [] });
+    groups.get(id).runs.push(run);
+  }
+  return [...groups.values()];
+}
+
+const labelOf = (key) => GROUPABLE.find(([name]) => name === key)?.[1] ?? key;
+const groupTold = (keys, values) => keys.map((key, i) => `${labelOf(key)} ${known(values[i]) ? written(values[i]) : "none"}`).join(", ") || "all runs";
+
+function setFilter(text) {
+  const parsed = parse(text);
+  $("filter-error").textContent = parsed.error ?? "";
+  $("filter").setAttribute("aria-invalid", Boolean(parsed.error));
+  if (parsed.error) return;
+  state.filter = text;
+  accepts = parsed.accepts;
+  runsChanged();
+}
+
+/** After another choice of runs, rows or columns: all that hangs on it is drawn anew. */
+function runsChanged() {
+  drawTable();
+  drawDifferences();
+  redraw("curves-pictures", "differences-pictures");
+  saveView();
+}
 
 function drawTableControls() {
-  const search = h("input", { type: "search", placeholder: "words, e.g. cosine 0.0001", input: (event) => {
-    state.filter = event.target.value;
-    drawTable();
-    redraw("curves-pictures");
-  } });
-  $("runs-controls").append(
-    h("label", {}, "Filter runs (table and curves)", search),
-    h("fieldset", {}, h("legend", {}, "Seeds"), h("div", { class: "choices" },
-      checkbox("fold into mean and 95% interval", state.fold, (on) => { state.fold = on; drawTable(); }))),
-    h("span", { class: "quiet", id: "runs-count", "aria-live": "polite" }),
-  );
-  const same = SETTINGS.filter(([key]) => !shown(key) && valuesOf(key).length);
-  if (same.length) {
-    $("runs-same").textContent = `The same for all runs: ${same.map(([key, name]) => `${name} ${written(valuesOf(key)[0])}`).join(", ")}.`;
-  }
-}
-
-const written = (value) => (typeof value === "number" ? number(value) : String(value));
-const valuesOf = (key) => unique(RUNS.map((run) => run[key]).filter((value) => known(value) && value !== ""));
-/** A column that is worth its place: what differs between runs, and errors. */
-const shown = (key) => ALWAYS.has(key) || valuesOf(key).length > (key === "error" ? 0 : 1) || (RUNS.length === 1 && !SETTINGS.some(([name]) => name === key));
-
-function drawTable() {
-  const runs = visibleRuns();
-  $("runs-count").textContent = `${runs.length} of ${count(RUNS.length, "run")}`;
-  const foldable = new Set(["run_id", "seed", "attempts", "host", "error"]);
-  const columns = COLUMNS.filter(([key]) => shown(key) && !(state.fold && foldable.has(key)));
-  if (state.fold) columns.unshift(["n", "runs"]);
-  const rows = state.fold ? folded(runs) : runs;
-  const { key, up } = state.sort;
-  if (key) rows.sort((a, b) => (known(a[key]) && known(b[key]) && !up ? -1 : 1) * compare(a[key], b[key]));
-  const sortBy = (name) => () => {
-    state.sort = { key: name, up: state.sort.key === name ? !state.sort.up : true };
-    drawTable();
-    $("runs-table").querySelector(`[data-key="${name}"]`).focus();
-  };
-  $("runs-table").replaceChildren(
-    h("thead", {}, h("tr", {}, columns.map(([name, label]) =>
-      h("th", { scope: "col", "aria-sort": key === name ? (up ? "ascending" : "descending") : "none" },
-        h("button", { type: "button", "data-key": name, click: sortBy(name) }, label))))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, columns.map(([name]) => h("td", { class: name === "error" || name === "sweep" ? "" : "short" }, cellOf(row, name)))))),
-  );
-}
-
-function cellOf(run, name) {
-  const value = run[name];
-  if (name === "run_id" && blocksOf(`run:${run.index}`).length) {
-    return h("button", { type: "button", title: "show its circuits", click: () => showCircuits(`run:${run.index}`) }, value);
-  }
-  if (name === "status") return h("span", { class: value.split(" ")[0].replace(/[^a-z]/g, "") }, value);
-  if (name === "win_rate" && run.interval) return run.interval;
-  if (name === "win_rate" && known(value)) {
-    const { low, high } = wilson(value, run.win_n);
-    return `${value.toFixed(3)} [${low.toFixed(2)}, ${high.toFixed(2)}] n ${run.win_n}`;
-  }
-  if (name === "first_step" && run.steps_told) return run.steps_told;
-  if (name === "first_step" && !known(value) && known(run.win_rate)) return "not reached";
-  return known(value) ? written(value) : "";
-}
-
-/** One row a cell: its runs differ in their seed only. */
-function folded(runs) {
-  return unique(runs.map((run) => run.cell ?? planned(run))).map((cell) => {
-    const of = runs.filter((run) => (run.cell ?? planned(run)) === cell);
-    const all = (key) => of.map((run) => run[key]).filter(known);
-    const { mean: rate, low, high, n } = band(all("win_rate"));
-    const first = all("first_step");
-    const states = unique(all("status")).sort();
-    return {
-      ...of[0], n: of.length, sweep: unique(all("sweep")).join(", "),
-      status: states.map((status) => `${status} ${of.filter((run) => run.status === status).length}`).join(", "),
-      seconds: all("seconds").length ? mean(all("seconds")) : null,
-      patched: `${all("patched").reduce((sum, text) => sum + Number(text.split("/")[0]), 0)}/${all("patched").reduce((sum, text) => sum + Number(text.split("/")[1]), 0)}`,
-      win_rate: n ? rate : null,
-      interval: n ? `${rate.toFixed(3)}${n > 1 ? ` [${Math.max(0, low).toFixed(2)}, ${Math.min(1, high).toFixed(2)}]` : ""} over ${count(n, "run")}` : null,
-      first_step: first.length ? mean(first) : null,
-      steps_told: n ? `${first.length ? `${number(mean(first))} mean, ` : ""}${first.length} of ${n} reach it` : null,
-    };
+  const search = h("input", {
+    type: "search", id: "filter", value: state.filter, placeholder: "lr>=1e-4 status=done cosine", autocomplete: "off", spellcheck: "false",
+    "aria-describedby": "filter-error filter-help", input: (event) => setFilter(event.target.value),
   });
+  $("runs-filter").replaceChildren(
+    h("label", {}, "Filter runs (table, curves, differences)", search),
+    h("span", { class: "quiet", id: "runs-count", "aria-live": "polite" }),
+    h("p", { id: "filter-error", class: "wrong", role: "status" }),
+    h("details", { id: "filter-help", class: "quiet" }, h("summary", {}, "How to filter"),
+      h("p", {}, "Words are looked for in a run's id, settings, status, host and error. ", h("code", {}, "key=value"), " and ", h("code", {}, "!="),
+        " compare, with commas between several values; ", h("code", {}, ">= > <= <"), " compare numbers. All that is written must hold: ",
+        h("code", {}, "lr>=1e-4 schedule=cosine,constant seed!=2 win_rate<0.9"), ". Keys: ",
+        h("code", {}, [...FACTORS.map(([key]) => key), ...FACTS, ...SERIES.keys()].join(" ")), ", and every key of the configuration.")));
+  const same = SETTINGS.filter(([key]) => differing(key).length === 1 && RUNS.length > 1);
+  if (same.length) $("runs-same").textContent = `The same for all runs: ${same.map(([key, name]) => `${name} ${written(differing(key)[0])}`).join(", ")}.`;
+  drawRowControls();
+}
+
+function drawRowControls() {
+  const seedless = GROUPABLE.map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep");
+  const group = (keys) => { state.group = keys; drawRowControls(); runsChanged(); };
+  const folded = state.group !== null && state.group.join(" ") === seedless.join(" ");
+  const toggled = (key, on) => GROUPABLE.map(([name]) => name).filter((name) => (name === key ? on : state.group?.includes(name)));
+  const rows = rowsShown(RUNS);
+  if (state.baseline !== null && !rows.some((row) => row.id === state.baseline)) state.baseline = null;
+  replaceControls($("runs-controls"),
+    h("fieldset", {}, h("legend", {}, "Group rows by"), h("div", { class: "choices" },
+      GROUPABLE.map(([key, label]) => checkbox(label, state.group?.includes(key) ?? false, (on) => {
+        const keys = toggled(key, on);
+        group(keys.length ? keys : null);
+      })),
+      h("button", { type: "button", "aria-pressed": String(folded), click: () => group(folded ? null : seedless) }, "fold seeds"))),
+    select("Baseline", [["", "none"], ...rows.map((row) => [row.id, row.told])], state.baseline ?? "", (id) => { state.baseline = id || null; runsChanged(); }),
+    intervalSelect(),
+    columnPicker(),
+  );
+}
+
+const intervalSelect = () => select("95% interval", Object.entries(INTERVALS), state.interval, (kind) => {
+  state.interval = kind;
+  drawRowControls();
+  drawCurvesControls();
+  runsChanged();
+});
+
+function columnPicker() {
+  const chosen = new Set(columnsShown().map(({ key }) => key));
+  const choose = (key) => (on) => {
+    chosen[on ? "add" : "delete"](key);
+    state.columns = [...chosen];
+    $("columns-count").textContent = `Columns (${chosen.size} of ${COLUMNS.length})`;
+    drawTable();
+    saveView();
+  };
+  return h("details", { class: "picker", open: $("columns-count")?.parentElement.open ?? false },
+    h("summary", { id: "columns-count" }, `Columns (${chosen.size} of ${COLUMNS.length})`),
+    h("div", { class: "options" }, unique(COLUMNS.map(({ kind }) => kind)).map((kind) =>
+      h("fieldset", {}, h("legend", {}, kind), h("div", { class: "choices" },
+        COLUMNS.filter((column) => column.kind === kind).map((column) => checkbox(columnTold(column), chosen.has(column.key), choose(column.key))))))));
 }

@@ -1,0 +1,220 @@
+"""Pictures that move over the checkpoints: axes and colours stay, so that only what the model learned changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.artist import Artist
+
+from . import canvas
+from .canvas import Picture, Source
+from .curves import PASSED, lens_means
+from .dynamics import CROWD, HEAD, depth_palette, far_out, name, pairs
+from .frames import FLOOR, Frames, with_approximate
+from .heatmaps import DIFFERENCE, GREY, corruptions, draw, head_means, largest, scale_end, site_means, tables
+
+NAMED_HEADS = 4
+"""Heads of each scatter plot that are named: those that are far out at some checkpoint."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """A picture, and what puts a checkpoint's values into it."""
+
+    picture: Picture
+    steps: tuple[int, ...]
+    """The checkpoints in order."""
+    show: Callable[[int], None]
+    moving: tuple[Artist, ...]
+    """What changes, in the order in which it is drawn; all else stays."""
+
+
+def heatmap(frames: Frames, site: str) -> Film:
+    """Recovered by patching a site: a heatmap a corruption, and the second's less the first's. All have one scale."""
+    axis = "head" if (frames.patching["head"].notna() & (_site(frames) == site)).any() else "position"
+    values = {}
+    for corruption in corruptions(frames):
+        means = site_means(frames, corruption, axis)
+        if site in means.index.unique("site"):
+            values[corruption] = means.loc[site]
+    rows = frames.patching[_site(frames) == site]
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"{GREY}; one scale for all checkpoints")
+    return _heatmaps(frames, values, f"Recovered by patching {site}", below, "recovered", scale_end(pd.concat(values)))
+
+
+def attribution(frames: Frames) -> Film:
+    """Logit difference that each head writes itself: heatmaps as of a site."""
+    rows = frames.attribution[frames.attribution["kind"] == "head"]
+    means = head_means(rows)
+    values = {corruption: means.loc[corruption] for corruption in pd.unique(rows["corruption"])}
+    if {"first", "second"} <= set(values):
+        values[DIFFERENCE] = values["second"] - values["first"]
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "mean over runs; one scale for all checkpoints")
+    end = largest(pd.concat(values))
+    return _heatmaps(frames, values, "Logit difference from each head", below, "logits", end)
+
+
+def lens(frames: Frames) -> Film:
+    """The logit lens through the layers; grey is the first checkpoint."""
+    rows = frames.attribution[frames.attribution["kind"] == "lens"]
+    lines = {
+        corruption: {"residual stream": lens_means(own).unstack()} for corruption, own in rows.groupby("corruption")
+    }
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "mean over runs; grey: the first checkpoint")
+    return _lines(frames, lines, "Logit lens: logit difference of the residual stream", below, PASSED)
+
+
+def layers(frames: Frames) -> Film:
+    """Logit difference written by each layer's attention and MLP; grey is the first checkpoint."""
+    rows = frames.attribution[(frames.attribution["kind"] == "layer") & frames.attribution["layer"].notna()]
+    lines = {
+        corruption: {
+            component: part.groupby(["step", "layer"])["logit_diff"].mean().unstack()
+            for component, part in own.groupby("component")
+        }
+        for corruption, own in rows.groupby("corruption")
+    }
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "mean over runs; grey: the first checkpoint")
+    return _lines(frames, lines, "Logit difference from each layer", below, "layer")
+
+
+def scatter(frames: Frames, across: str, up: str = "z") -> Film:
+    """Recovered by patching `up` against that by `across`, a point a head, in the colour of its layer."""
+    points, rows = pairs(frames, across, up)
+    there = list(pd.unique(points["corruption"]))
+    palette = depth_palette(sorted(points["layer"].unique()))
+    tables = {corruption: own.set_index(["step", *HEAD]) for corruption, own in points.groupby("corruption")}
+    limits = [_limits(points[column]) for column in ("across", "up")]
+    size = np.hypot(points["across"], points["up"]).max()
+    note = f"mean over runs; dotted: equal; left out: clean and corrupted differ by less than {FLOOR} logits"
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
+    title = f"Recovered by patching {up} against {across}"
+    moved = []
+    with canvas.grid(1, max(1, len(there)), title, below, height=3, page=True) as (figure, axes):
+        for axis, corruption in zip(axes[0], there, strict=False):
+            own = tables[corruption]
+            heads = list(own.index.droplevel("step").unique())
+            dots = axis.scatter([0] * len(heads), [0] * len(heads), c=[palette[layer] for layer, _ in heads], s=16)
+            far = far_out(own).groupby(HEAD).max().nlargest(NAMED_HEADS).index
+            words = {
+                head: axis.annotate(name(*head), (0, 0), (4, 0), textcoords="offset points", fontsize=6, va="center")
+                for head in far
+            }
+            axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":")
+            axis.set(xlim=limits[0], ylim=limits[1], title=f"{corruption} corruption", xlabel=f"recovered by {across}")
+            moved.append((own, heads, dots, words))
+        axes[0][0].set_ylabel(f"recovered by {up}")
+        for layer, colour in palette.items():
+            axes[0][-1].scatter([], [], color=colour, s=16, label=f"{layer}")
+        axes[0][-1].legend(title="layer", loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+
+    def show(step: int) -> None:
+        for own, heads, dots, words in moved:
+            at = own.xs(step).reindex(heads) if step in own.index.unique("step") else own.iloc[:0].reindex(heads)
+            places = at[["across", "up"]].to_numpy("float64")
+            dots.set_offsets(places)
+            for head, word in words.items():
+                place = places[heads.index(head)]
+                word.xy = tuple(np.nan_to_num(place))
+                word.set_visible(bool(np.hypot(*place) >= CROWD * size))
+
+    moving = [artist for _, _, dots, words in moved for artist in (dots, *words.values())]
+    return _film(frames, figure, list(points["step"]), show, moving)
+
+
+def _heatmaps(frames: Frames, values: dict[str, pd.Series], title: str, below: Source, label: str, end: float) -> Film:
+    """A heatmap for each of some series by step, layer and place; colours from `-end` to `end`."""
+    together = pd.concat(values)
+    places = list(dict.fromkeys(together.index.get_level_values(-1)))
+    words = any(isinstance(place, str) for place in places)
+    size = (len(values), 1) if words else (1, len(values))  # names of positions need room
+    steps = sorted(together.index.unique("step"))
+    of_steps = {corruption: tables(own, places) for corruption, own in values.items()}
+    deep = together.index.get_level_values("layer").nunique()
+    height = min(max(0.13 * deep, 0.9), 2.6) + 0.4
+    images = {}
+    with canvas.grid(*size, title, below, height, page=True) as (figure, axes):
+        for plot, corruption in zip(axes.flat, values, strict=True):
+            room = (canvas.PAGE - 1.2) / size[1]
+            images[corruption] = draw(plot, next(iter(of_steps[corruption].values())), end, label_width=room)
+            plot.set_title("second − first" if corruption == DIFFERENCE else f"{corruption} corruption")
+            last_row = plot in axes[-1]
+            plot.set_xlabel("head" if last_row and not words else "")
+            plot.tick_params(labelbottom=last_row)
+            plot.set_ylabel("layer" if plot in axes[:, 0] else "")
+        beyond = "both" if (together.abs() > end).any() else "neither"
+        figure.colorbar(next(iter(images.values())), ax=list(axes.flat), label=label, pad=0.01, extend=beyond)
+
+    def show(step: int) -> None:
+        for corruption, image in images.items():
+            table = of_steps[corruption].get(step)
+            shown = np.full(image.get_size(), np.nan) if table is None else table.to_numpy("float64", na_value=np.nan)
+            image.set_data(np.ma.masked_invalid(shown))
+
+    borders = [border for image in images.values() for border in image.axes.spines.values()]
+    return _film(frames, figure, steps, show, [*images.values(), *borders])
+
+
+def _lines(frames: Frames, tables: dict[str, dict[str, pd.DataFrame]], title: str, below: Source, across: str) -> Film:
+    """Plots of tables step × place: one a corruption, with a line for each of its tables."""
+    every = [table for of_corruption in tables.values() for table in of_corruption.values()]
+    limits = _limits(pd.concat([table.stack() for table in every]))
+    steps = sorted({step for table in every for step in table.index})
+    moved = []
+    with canvas.grid(1, max(1, len(tables)), title, below, height=2.3, page=True) as (figure, axes):
+        for axis, (corruption, of_corruption) in zip(axes[0], tables.items(), strict=True):
+            colours = sns.color_palette("colorblind", len(of_corruption))
+            for (told, table), colour, marker in zip(of_corruption.items(), colours, "os", strict=False):
+                axis.plot(table.columns, table.iloc[0], color="0.75", marker=marker, markersize=3, linewidth=1)
+                (line,) = axis.plot(
+                    table.columns, table.iloc[0], color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=told
+                )
+                moved.append((line, table))
+            axis.axhline(0, color="0.5", linewidth=0.8)
+            axis.set(ylim=limits, title=f"{corruption} corruption", xlabel=across)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0][0].set_ylabel("logit difference (logits)")
+        axes[0][-1].legend(loc="upper left")
+
+    def show(step: int) -> None:
+        for line, table in moved:
+            line.set_ydata(table.reindex([step]).to_numpy("float64", na_value=np.nan)[0])
+
+    return _film(frames, figure, steps, show, [line for line, _ in moved])
+
+
+def _film(
+    frames: Frames, figure: Picture, steps: Sequence[int], change: Callable[[int], None], moving: Sequence[Artist]
+) -> Film:
+    """The film whose title tells the checkpoint, and how well these runs do there."""
+    rates = frames.metrics[frames.metrics["run_id"].isin(figure.source.runs) & (frames.metrics["metric"] == "win_rate")]
+    rates = rates[rates["split"] == "heldout"].groupby("step")["value"].mean()
+    ordered = tuple(sorted({int(step) for step in steps}))
+    digits = len(str(max(ordered)))
+    (heading,) = [text for text in figure.texts if text.get_text() == figure.get_suptitle()]
+
+    def show(step: int) -> None:
+        change(step)
+        known = f", held-out win rate {rates[step]:4.0%}" if step in rates.index else ""
+        # Spaces as wide as a digit: the title stands still.
+        heading.set_text(f"{figure.title}, checkpoint {step:{digits}}{known}".replace("  ", " \u2007"))
+
+    show(ordered[-1])
+    return Film(figure, ordered, show, (heading, *moving))
+
+
+def _limits(values: pd.Series) -> tuple[float, float]:
+    """Ends of an axis that holds all values, with a margin."""
+    there = values.dropna()
+    low, high = (float(there.min()), float(there.max())) if len(there) else (0.0, 1.0)
+    margin = 0.06 * (high - low) or 0.1
+    return min(low, 0.0) - margin, max(high, 0.0) + margin
+
+
+def _site(frames: Frames) -> pd.Series:
+    """The site of each row of the patching table, by the name under which it is shown."""
+    return with_approximate(frames.patching)["site"].reindex(frames.patching.index).astype("string").fillna("")

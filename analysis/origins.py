@@ -1,0 +1,102 @@
+"""Where runs came from, for the report's page: configuration, audit of the prompts, log, and wandb run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from . import cells
+from .folder import Json, Output, Run
+
+WANDB = "https://wandb.ai"
+
+
+def configs(runs: Sequence[Run]) -> Json:
+    """The configurations of runs, with the versions and the model that they found: each value once.
+
+    `same` has what is equal in all runs that were started, by dotted key. `differs` has the others: the different
+    `values` of a key, and `of` which of them is each run's; null where a run has none. `factors` are the keys that a
+    sweep may have varied: those that change a result and do not follow from another one.
+    """
+    told = [_about(run) for run in runs]
+    started = [about for about in told if about]
+    same: Json = {}
+    differs: Json = {}
+    for key in dict.fromkeys(key for about in started for key in about):
+        values = {_text(about[key]): about[key] for about in started if key in about}
+        if len(values) == 1 and all(key in about for about in started):
+            same[key] = next(iter(values.values()))
+        else:
+            numbers = {text: number for number, text in enumerate(values)}
+            of = [numbers[_text(about[key])] if key in about else None for about in told]
+            differs[key] = {"values": list(values.values()), "of": of}
+    factors = cells.factors([cells.of_run(run.config) for run in runs if run.config])
+    return {"same": same, "differs": differs, "factors": factors}
+
+
+def _about(run: Run) -> Json:
+    if not run.config:
+        return {}
+    # `model` of the configuration is what was asked for: beside it, what was found.
+    found = {"model_found": run.about.get("model") or {}, "versions": run.about.get("versions") or {}}
+    return cells.flatten(cells.of_run(run.config) | found)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def audits(runs: Iterable[Run]) -> list[Json]:
+    """What is known of the prompts, once for all runs that share it: the audit, and `runs`, their numbers."""
+    found: dict[bytes, Json] = {}
+    for number, run in enumerate(runs):
+        try:
+            text = (run.path / "audit.json").read_bytes()
+            about = found[text] if text in found else {"audit": _prompts(json.loads(text)), "runs": []}
+        except (OSError, ValueError):
+            continue
+        found.setdefault(text, about)["runs"].append(number)
+    return list(found.values())
+
+
+def _prompts(audit: Json) -> Json:
+    return {key: value for key, value in audit.items() if key != "names"}
+
+
+def links(output: Output, beside: Path) -> Json:
+    """Addresses of each run's `log`, `error` and `wandb`, for a page in the folder `beside`; null where nothing is."""
+    try:
+        root = quote(Path(os.path.relpath(output.path.absolute(), beside.absolute())).as_posix())
+    except ValueError:  # another drive
+        root = quote(output.path.absolute().as_posix())
+
+    def file(run: Run, name: str) -> str | None:
+        return f"{root}/runs/{quote(run.run_id)}/{name}" if (run.path / name).exists() else None
+
+    return {
+        "log": [file(run, "log.txt") for run in output.runs],
+        "error": [file(run, "error.txt") for run in output.runs],
+        "wandb": [wandb(run) for run in output.runs],
+    }
+
+
+def wandb(run: Run) -> str | None:
+    """Where wandb shows a run, if it can be known to be there: it was online or was uploaded, and names its entity."""
+    asked = [about.get("config", {}).get("tracking", {}) for about in (run.about, *(p.about for p in run.patches))]
+    tracking = next((one for one in asked if one.get("mode", "disabled") != "disabled" and one.get("entity")), None)
+    if tracking is None or not any(_is_there(folder) for folder in (run.path, *(patch.path for patch in run.patches))):
+        return None
+    server = os.environ.get("WANDB_BASE_URL", WANDB).replace("https://api.wandb.ai", WANDB).rstrip("/")
+    entity, project = (quote(tracking[key], safe="") for key in ("entity", "project"))
+    return f"{server}/{entity}/{project}/runs/{quote(run.run_id)}"
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether an attempt was online, or was uploaded without an error (`mi-sweeps sync` leaves its mark on others)."""
+    online = any(folder.glob("wandb/run-*/*.wandb"))
+    uploaded = (mark.with_suffix(".uploading") for mark in folder.glob("wandb/offline-run-*/*.wandb.synced"))
+    return online or any(not mark.exists() for mark in uploaded)

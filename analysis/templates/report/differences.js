@@ -1,0 +1,42 @@
+// Which keys of the configuration differ between runs.
+
+const MOST_SIDE_BY_SIDE = 8;
+
+function drawDifferences() {
+  const chosen = RUNS.filter((run) => state.chosen.has(run.run_id));
+  const runs = (chosen.length ? chosen : visibleRuns()).filter((run) => known(run.cell));
+  const rows = Object.keys(DATA.config.differs).sort()
+    .map((key) => ({ key, values: runs.map((run) => configOf(run, key)).map(configTold) }))
+    .filter(({ values }) => new Set(values).size > 1);
+  const which = chosen.length ? `${count(chosen.length, "chosen run")}` : "all runs of the table; tick runs there to compare only these";
+  $("differences-told").textContent = runs.length < 2
+    ? "It takes two runs that were started to compare: tick them in the table of runs."
+    : `Between ${which}: ${count(rows.length, "key")} of the configuration ${rows.length === 1 ? "differs" : "differ"}, with versions and the model found. Corruption and patching belong to patch jobs, not to runs.`;
+  const side = runs.length <= MOST_SIDE_BY_SIDE;
+  const head = side ? runs.map((run) => [h("code", {}, run.run_id), h("br"), h("span", { class: "quiet" }, runTold(run))]) : ["values, with the number of runs"];
+  const counted = ({ key, values }) => unique([...runs].sort((a, b) => compare(configOf(a, key), configOf(b, key))).map((run) => configTold(configOf(run, key))))
+    .map((value) => `${value} (${values.filter((other) => other === value).length})`).join(", ");
+  const cells = (row) => (side ? row.values : [counted(row)]);
+  $("differences-table").replaceChildren(...(rows.length && runs.length > 1 ? [
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "key"), head.map((told) => h("th", { scope: "col" }, told)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, row.key)), cells(row).map((told) => h("td", {}, told))))),
+  ] : []));
+  $("clear-chosen").hidden = !chosen.length;
+}
+
+const configTold = (value) => (value === undefined ? "unset" : typeof value === "number" ? written(value) : typeof value === "string" ? value : JSON.stringify(value));
+
+function drawDifferencesOnce() {
+  $("clear-chosen").addEventListener("click", () => {
+    state.chosen.clear();
+    drawTable();
+    drawDifferences();
+    saveView();
+    $("differences-title").focus();
+  });
+  const same = Object.entries(DATA.config.same).sort(([a], [b]) => compare(a, b));
+  $("differences-same").hidden = !same.length;
+  $("differences-same").append(
+    h("summary", {}, `The same in all runs: ${count(same.length, "key")}`),
+    h("dl", { class: "facts" }, same.flatMap(([key, value]) => [h("dt", {}, h("code", {}, key)), h("dd", {}, configTold(value))])));
+}

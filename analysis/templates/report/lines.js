@@ -1,0 +1,118 @@
+// The picture of the curves: means with bands, single runs, and where a threshold is reached.
+
+function drawCurves() {
+  const { metric, split, by, seeds, log } = state.curves;
+  const curves = known(metric) ? curvesOf(metric, split) : [];
+  if (!curves.length) return { title: "No curves", note: "No run has written this metric yet, or the filter leaves none." };
+  const keys = groupKeys().filter(([key]) => by.has(key));
+  const share = isShare(metric), threshold = state.curves.thresholds[metric];
+  const groups = groupsOf(curves, keys, share);
+  const values = curves.flatMap((curve) => curve.values.filter(known));
+  const positive = values.every((value) => value > 0);
+  // On a log axis a band ends where the picture does: its lower end may be negative.
+  const scale = { x: log.has("x") ? (step) => step + 1 : (step) => step, floor: log.has("y") && positive ? Math.min(...values) * 0.8 : -Infinity };
+  const traces = groups.flatMap((group) => groupTraces(group, { share, seeds, scale, metric, threshold }));
+  return {
+    title: `${capital(sentence(metric))} on ${sentence(split)}${Object.hasOwn(FROM_PATCHES, metric) ? "" : " prompts"}${keys.length ? `, by ${keys.map(([, label]) => label).join(" and ")}` : ""}`,
+    note: curvesNote(curves, groups, { share, seeds, threshold, refused: log.has("y") && !positive }),
+    runs: unique(curves.map((curve) => curve.run)),
+    table: () => curvesTable(groups),
+    traces,
+    height: narrow.matches ? 360 + 20 * groups.length : 480,
+    layout: {
+      dragmode: narrow.matches ? false : "zoom",
+      hovermode: "closest", margin: { l: 55, r: 15, t: 15, b: 50 },
+      legend: narrow.matches ? { orientation: "h", y: -0.2 } : {},
+      showlegend: groups.length > 1 || keys.length > 0,
+      xaxis: stepAxis(curves, log.has("x")),
+      yaxis: valueAxis(metric, share, log.has("y") && positive, scale.floor, values),
+      shapes: known(threshold) ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: threshold, y1: threshold, line: { color: colours().quiet, dash: "dot", width: 1 } }] : [],
+    },
+  };
+}
+
+/** Step 0 has no logarithm: the log axis is that of step + 1, with the steps themselves written on it. */
+function stepAxis(curves, log) {
+  if (!log) return axis("checkpoint (step)", { rangemode: "tozero" });
+  const steps = unique(curves.flatMap((curve) => curve.steps)).sort((a, b) => a - b);
+  const last = Math.log10(steps.at(-1) + 1) || 1;
+  const ticks = [];
+  for (const step of steps) {
+    const at = Math.log10(step + 1);
+    if (!ticks.length || at - Math.log10(ticks.at(-1) + 1) > last / (narrow.matches ? 9 : 18)) ticks.push(step);
+  }
+  return axis("checkpoint (step), on the logarithmic scale of step + 1", {
+    type: "log", tickvals: ticks.map((step) => step + 1), ticktext: ticks.map(String), range: [-0.02 * last, 1.02 * last],
+  });
+}
+
+function valueAxis(metric, share, log, floor, values) {
+  const unit = metric === "loss" ? " (nats)" : metric.includes("logit") || Object.hasOwn(FROM_PATCHES, metric) ? " (logits)" : "";
+  const title = sentence(metric) + unit + (log ? ", logarithmic" : "");
+  if (log) return axis(title, { type: "log", range: [Math.log10(floor), Math.log10(share ? 1.05 : Math.max(...values) * 1.1)], dtick: share ? "D2" : "D1" });
+  return axis(title, share ? { range: [-0.02, 1.02] } : {});
+}
+
+function curvesNote(curves, groups, { share, seeds, threshold, refused }) {
+  const ns = unique(curves.flatMap((curve) => curve.n)).sort((a, b) => a - b);
+  const sizes = groups.filter((group) => group.curves.length > 1).flatMap((group) => group.points.map((point) => point.n)).filter((n) => n > 1);
+  return [
+    `n ${ns.length > 1 ? `${ns[0]} to ${ns.at(-1)}` : ns[0]} prompts`,
+    sizes.length && seeds !== "lines" ? `band: 95% interval of the mean over the runs of a group (${intervalTold(sizes)})` : null,
+    share && groups.some((group) => group.curves.length === 1) ? "band of a single run: 95% Wilson interval over prompts" : null,
+    known(threshold) ? `◆ first checkpoint at ${written(threshold)}` : null,
+    refused ? "values of zero and below have no logarithm, so the axis is linear" : null,
+  ].filter(known).join(" · ");
+}
+
+function curvesTable(groups) {
+  const steps = unique(groups.flatMap((group) => group.points.map((point) => point.step))).sort((a, b) => a - b);
+  return {
+    head: ["step", ...groups.map((group) => group.name)],
+    rows: steps.map((step) => [String(step), ...groups.map((group) => {
+      const point = group.points.find((one) => one.step === step);
+      return point ? `${number(point.mean)}${rangeTold(point)}${point.n > 1 ? ` n ${point.n}` : ""}` : "";
+    })]),
+  };
+}
+
+function groupTraces({ curves, points, name, colour, dash }, { share, seeds, scale, metric, threshold }) {
+  const single = curves.length === 1;
+  const common = { type: "scatter", legendgroup: name, name: plain(name) };
+  const traces = [];
+  if (!single && seeds !== "band") {
+    for (const curve of curves) {
+      const label = plain(`${curve.run.run_id}, seed ${curve.run.seed}${curve.corruption ? `, ${curve.corruption}` : ""}`);
+      traces.push({
+        ...common, mode: "lines", x: curve.steps.map(scale.x), y: curve.values, opacity: seeds === "both" ? 0.35 : 0.9,
+        line: { color: colour, dash, width: seeds === "both" ? 1 : 1.5 }, showlegend: seeds === "lines" && curve === curves[0],
+        customdata: curve.steps, hovertemplate: `${label}<br>checkpoint %{customdata}: %{y:.3f}<extra></extra>`,
+      });
+    }
+    if (seeds === "lines") return traces;
+  }
+  const banded = points.filter((point) => known(point.low));
+  if (banded.length) {
+    traces.push({
+      ...common, showlegend: false, hoverinfo: "skip", mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: translucent(colour, 0.16),
+      x: [...banded, ...banded.toReversed()].map((point) => scale.x(point.step)),
+      y: [...banded.map((point) => point.high), ...banded.toReversed().map((point) => Math.max(point.low, scale.floor))],
+    });
+  }
+  const who = (point) => (single ? `, run ${curves[0].run.run_id}` : `, mean of ${count(point.n, "run")}`);
+  traces.push({
+    ...common, mode: "lines+markers", x: points.map((point) => scale.x(point.step)), y: points.map((point) => point.mean),
+    line: { color: colour, dash, width: 2.2 }, marker: { size: 4, color: colour },
+    customdata: points.map((point) => [point.step, plain(rangeTold(point) + who(point))]),
+    hovertemplate: `${plain(name)}<br>checkpoint %{customdata[0]}: %{y:.3f}%{customdata[1]}<extra></extra>`,
+  });
+  const reached = known(threshold) ? points.find((point) => reaches(metric, point.mean, threshold)) : null;
+  if (reached) {
+    traces.push({
+      ...common, showlegend: false, mode: "markers", x: [scale.x(reached.step)], y: [reached.mean],
+      marker: { symbol: "diamond", size: 12, color: colour, line: { color: colours().card, width: 1.5 } },
+      customdata: [reached.step], hovertemplate: `${plain(name)}<br>first checkpoint at ${written(threshold)}: %{customdata}<extra></extra>`,
+    });
+  }
+  return traces;
+}

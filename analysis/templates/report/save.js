@@ -1,0 +1,53 @@
+// A picture as a file: PNG or SVG, with its title, its caption and the ids of its runs in it.
+
+const ICON = { width: 24, height: 24 };
+const ICONS = {
+  // A frame with hills, and a frame of corner points.
+  png: { ...ICON, path: "M3 4h18v16H3zM5 6v10l4-4 3 3 5-6 2 2.5V6z" },
+  svg: { ...ICON, path: "M3 3h5v2h8V3h5v5h-2v8h2v5h-5v-2H8v2H3v-5h2V8H3zM7 8v8h1v1h8v-1h1V8h-1V7H8v1z" },
+};
+
+const saveButtons = (picture) => ["png", "svg"].map((format) => ({
+  name: `save ${format}`, title: `Save as ${format.toUpperCase()}`, icon: ICONS[format], click: () => savePicture(picture, format),
+}));
+
+/** Its runs are named in the file's name too where they are few. */
+function fileName(picture) {
+  const { title, runs = [] } = picture.drawn;
+  const who = runs.length > 3 ? count(runs.length, "run") : runs.map((run) => run.run_id).join(" ");
+  return `${title} ${who}`.toLowerCase().replaceAll("−", "minus").replace(/[^\p{L}\p{N}.-]+/gu, "-").replace(/^-|-$/g, "").slice(0, 150);
+}
+
+function savePicture(picture, format) {
+  const { title, note, runs = [] } = picture.drawn;
+  const { data, layout, offsetWidth } = picture.plot;
+  const width = Math.max(offsetWidth, 640), height = layout.height ?? picture.plot.offsetHeight;
+  const lines = wrap([note, runs.length ? `runs ${runs.map((run) => run.run_id).join(", ")}` : null].filter(Boolean), Math.floor(width / 6));
+  const above = 34 + 14 * lines.length, top = (layout.margin?.t ?? 80) + above;
+  return Plotly.downloadImage({
+    data,
+    layout: {
+      ...layout, width, height: height + above, paper_bgcolor: colours().card, margin: { ...layout.margin, t: top },
+      annotations: [
+        ...(layout.annotations ?? []),
+        ...[[plain(title), 15, 8], [lines.map(plain).join("<br>"), 11, 30]].map(([text, size, from]) => ({
+          text, font: { size }, showarrow: false, align: "left", xref: "paper", x: 0, xanchor: "left", xshift: 10 - (layout.margin?.l ?? 80),
+          yref: "paper", y: 1, yanchor: "top", yshift: top - from,
+        })),
+      ],
+    },
+  }, { format, width, height: height + above, scale: format === "png" ? 2 : 1, filename: fileName(picture) });
+}
+
+function wrap(texts, length) {
+  const lines = [];
+  for (const text of texts) {
+    let line = "";
+    for (const word of text.split(" ")) {
+      if (line && line.length + word.length >= length) { lines.push(line); line = word; }
+      else line = line ? `${line} ${word}` : word;
+    }
+    lines.push(line);
+  }
+  return lines;
+}

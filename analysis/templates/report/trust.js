@@ -1,0 +1,54 @@
+// What the results stand on: how many prompts, what is known of them, what is missing, which versions.
+
+function drawTrust() {
+  const done = (rows) => `${rows.filter((row) => row.status === "done").length} of ${rows.length}`;
+  const lacking = [...RUNS, ...PATCHES].some((row) => row.status !== "done");
+  const measured = unique(PATCHES.map((patch) => patch.prompts).filter(known)).sort((a, b) => a - b);
+  const versions = (key) => {
+    const { same, differs } = DATA.config;
+    return configTold(Object.hasOwn(same, key) ? same[key] : differs[key].values.map(configTold).join(", "));
+  };
+  const fact = (name, ...value) => [h("dt", {}, name), h("dd", {}, ...value)];
+  const packages = CONFIG_KEYS.filter((key) => key.startsWith("versions."));
+  $("trust-facts").append(
+    ...fact("complete", `${done(RUNS)} runs and ${done(PATCHES)} patch jobs are done`, lacking ? h("span", {}, "; ", h("a", { href: "#top" }, "the others are named at the top")) : "."),
+    ...fact("patching", measured.length ? `each patch job has ${measured.join(" or ")} prompts: circuits stand on these alone` : "no patch job has begun"),
+    ...fact("seeds", `${count(differing("seed").length, "seed")}: ${differing("seed").sort(compare).map(written).join(", ")}`),
+    ...(packages.length ? fact("versions", packages.map((key) => `${key.slice("versions.".length)} ${versions(key)}`).join(" · ")) : []),
+    ...DATA.sweeps.flatMap((sweep) => fact(`made by (${sweep.name})`, h("code", {}, sweep.command))),
+  );
+  $("trust-audits").append(...DATA.audits.map(auditOf));
+  if (!DATA.audits.length) $("trust-audits").append(h("p", { class: "quiet" }, "No run has told of its prompts yet."));
+}
+
+const percent = (share) => `${number(100 * share)}%`;
+
+function auditOf({ audit, runs }) {
+  const whose = runs.length === RUNS.length ? "all runs" : `${count(runs.length, "run")}: ${runs.map((index) => RUNS[index].run_id).join(", ")}`;
+  const splits = Object.entries(audit.splits ?? {});
+  const shared = (split, key) => (audit.overlap?.[split] ? String(audit.overlap[split][key]) : "");
+  const top = (facts) => (facts.most_frequent_answer ? `${facts.most_frequent_answer.answer} ${percent(facts.most_frequent_answer.share)}` : "");
+  const orders = (facts) => (facts.orders ? unique(Object.values(facts.orders)).sort(compare).join(" to ") : "");
+  const columns = [
+    ["split", ([split]) => sentence(split)], ["prompts", ([, facts]) => facts.prompts], ["duplicates", ([, facts]) => facts.duplicates],
+    ["name sets", ([, facts]) => facts.name_sets], ["templates", ([, facts]) => facts.templates], ["most frequent answer", ([, facts]) => top(facts)],
+    ["prompts of each order", ([, facts]) => orders(facts)], ["text also in train", ([split]) => shared(split, "same_text")],
+    ["name set also in train", ([split]) => shared(split, "same_name_set")],
+  ];
+  const rules = Object.entries(audit.slot_rules ?? {}).map(([rule, share]) => `${rule} ${percent(share)}`).join(", ");
+  return h("div", {},
+    h("h3", {}, `Prompts of ${whose}`),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `prompts of ${whose}` }, h("table", {},
+      h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)))),
+      h("tbody", {}, splits.map((split) => h("tr", {}, columns.map(([, of], i) => h(i ? "td" : "th", { scope: i ? null : "row" }, String(of(split) ?? "")))))))),
+    rules ? h("p", {}, `Held-out win rate of rules that look at one slot only: ${rules}. A model must beat them to have learned the task.`) : null,
+    droppedOf("rows", audit), droppedOf("held-out rows", audit.heldout_file));
+}
+
+/** Of a user's file: which rows were left out, and why. */
+function droppedOf(title, file) {
+  if (!known(file?.rows)) return null;
+  const reasons = Object.entries(file.dropped ?? {});
+  return h("div", {}, h("p", {}, `${title}: ${file.rows}, kept ${file.kept}, dropped ${file.rows - file.kept}${reasons.length ? ":" : ""}`),
+    h("ul", {}, reasons.map(([reason, rows]) => h("li", {}, `${reason}: ${rows.length} (row ${rows.slice(0, 12).join(", ")}${rows.length > 12 ? ", …" : ""})`))));
+}

@@ -1,0 +1,62 @@
+// What is known of a run, by key: its settings, its state, and its results at its last checkpoint.
+
+const SETTINGS = [
+  ["model", "model"], ["task", "task"], ["lr", "lr"], ["weight_decay", "weight decay"], ["schedule", "schedule"],
+  ["steps", "steps"], ["batch_size", "batch"],
+];
+/** Keys of the configuration that the settings are another name of. */
+const SAME_AS = new Set(["model.name", "task.name", "optim.lr", "optim.weight_decay", "schedule.name", "train.steps", "train.batch_size", "seed"]);
+const OTHER_FACTORS = DATA.config.factors.filter((key) => !SAME_AS.has(key)).map((key) => [key, key]);
+const FACTORS = [...SETTINGS, ...OTHER_FACTORS];
+
+/** The value of a run's configuration under a dotted key; undefined where it has none. */
+function configOf(run, key) {
+  const { same, differs } = DATA.config;
+  if (!known(run.cell)) {
+    const value = Object.hasOwn(run.planned, key) ? run.planned[key] : undefined;
+    return value === "" || Number.isNaN(Number(value)) ? value : Number(value);
+  }
+  if (Object.hasOwn(same, key)) return same[key];
+  if (!Object.hasOwn(differs, key)) return undefined;
+  const { values, of } = differs[key];
+  return values[of[run.index] ?? -1];
+}
+
+const CONFIG_KEYS = [...Object.keys(DATA.config.same), ...Object.keys(DATA.config.differs)].sort();
+const scalar = (value) => (value !== null && typeof value === "object" ? JSON.stringify(value) : value);
+for (const run of RUNS) for (const [key] of OTHER_FACTORS) run[key] = scalar(configOf(run, key)) ?? null;
+
+/** Series by "split/metric", then by run. */
+const SERIES = new Map();
+for (const one of DATA.series) {
+  const key = `${one.split}/${one.metric}`;
+  if (!SERIES.has(key)) SERIES.set(key, new Map());
+  SERIES.get(key).set(one.run, one);
+}
+const METRICS = [...SERIES.keys()].filter((key) => key !== "heldout/win_rate");
+const metricTold = (key) => { const [split, metric] = key.split("/"); return `${sentence(metric)}, ${sentence(split)}`; };
+
+/** The first step of a curve that reaches a threshold: a loss from above, all else from below. */
+const reaches = (metric, value, threshold) => known(value) && (metric === "loss" ? value <= threshold : value >= threshold);
+const firstAt = (metric, steps, values, threshold) => steps[values.findIndex((value) => reaches(metric, value, threshold))] ?? null;
+
+function firstStep(run) {
+  const one = SERIES.get("heldout/win_rate")?.get(run.index), threshold = state.curves.thresholds.win_rate;
+  return one && known(threshold) ? firstAt("win_rate", DATA.steps[one.steps], one.value, threshold) : null;
+}
+
+/** A run's value under any key there is; undefined or null where it has none. */
+function valueOf(run, key) {
+  if (key === "first_step") return firstStep(run);
+  if (key === "run") return run.run_id;
+  if (SERIES.has(key)) return SERIES.get(key).get(run.index)?.value.at(-1);
+  return Object.hasOwn(run, key) ? run[key] : scalar(configOf(run, key));
+}
+
+const written = (value) => (typeof value === "number" ? number(value) : String(value));
+const differing = (key, runs = RUNS) => unique(runs.map((run) => run[key]).filter((value) => known(value) && value !== ""));
+const planned = (run) => Object.entries(run.planned).map(([key, value]) => `${key}=${value}`).join(" ");
+/** A run in words: what is varied, and its seed. */
+const runTold = (run) => [known(run.cell) ? (run.cell === "all" ? "" : run.cell) : planned(run), known(run.cell) ? `seed ${run.seed}` : ""].filter(Boolean).join(", ");
+/** Keys that runs can be grouped by. */
+const GROUPABLE = [...FACTORS, ["seed", "seed"], ["sweep", "sweep"]].filter(([key]) => differing(key).length > 1);

@@ -1,0 +1,185 @@
+"""`mi-sweeps track`: makes the wandb runs of sweeps that were run without wandb, from the run folders.
+
+Each fine-tune and each patch job gets the attempt that it would have written while it ran, through the same mirror,
+with the checkpoints that no attempt of it has: no point is there twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mi_sweeps.config import Config, TrackingConfig
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.files import PARTIAL, clear_partial
+from mi_sweeps.store.folders import Folder, PatchFolder, RunFolder
+from mi_sweeps.sweeps import manifest, plan
+from mi_sweeps.tracking import attempts, values
+from mi_sweeps.tracking.mirror import Mode, mirror
+from mi_sweeps.tracking.sync import alone, is_running, listed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mi_sweeps.sweeps.cells import Cell
+
+WRITTEN_SECONDS = 5.0
+"""How long wandb's process may take to write what it was given."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fine-tune or a patch job, and the configuration that it was asked for with."""
+
+    cell: Cell
+    run: RunFolder
+    patch: PatchFolder | None = None
+    """None for the fine-tune."""
+
+    @property
+    def folder(self) -> Folder:
+        return self.patch or self.run
+
+    @property
+    def is_done(self) -> bool:
+        there = bool(self.patch.steps()) if self.patch else self.run.metrics.exists()
+        return there and self.folder.status().state == "done"
+
+    def missing(self, again: bool) -> list[int]:
+        """The checkpoints that wandb has not written anything of; or all of them."""
+        steps = values.steps(self.run, self.patch)
+        return steps if again else attempts.missing(self.folder.path, steps)
+
+    def forget(self) -> None:
+        """Removes what wandb wrote of it here."""
+        for place in (self.folder, *(self.patch.all_parts() if self.patch else ())):
+            shutil.rmtree(place.path / "wandb", ignore_errors=True)
+
+
+def track(
+    console: Console,
+    output: Path,
+    sweeps: Sequence[str],
+    *,
+    mode: Mode = "offline",
+    project: str | None = None,
+    entity: str | None = None,
+    again: bool = False,
+) -> int:
+    """Makes what is missing, with a line for each run; the exit code is 1 if wandb failed.
+
+    Args:
+        project, entity: of sweeps that were run without wandb; others have their own.
+        again: also what is there already; it takes the place of that on disk, not of what was uploaded.
+
+    Raises:
+        UserError: another process does so, or a sweep is mirrored elsewhere.
+    """
+    counts: Counter[str] = Counter()
+    with alone(output):
+        for run, jobs in _jobs(output, sweeps).items():
+            what = _track_run(run, jobs, mode, project, entity, again)
+            counts[what.partition(":")[0]] += 1
+            console.print(f"{run.run_id}: {what}", markup=False, soft_wrap=True)
+    console.print(listed(counts), soft_wrap=True)
+    if counts["mirrored offline"]:
+        console.print(f"`mi-sweeps sync {' '.join(sweeps)}` uploads what is offline", soft_wrap=True)
+    return 1 if counts["failed"] else 0
+
+
+def _jobs(output: Path, sweeps: Sequence[str]) -> dict[RunFolder, list[Job]]:
+    """The jobs of each run, the fine-tune first."""
+    found: dict[RunFolder, dict[Path, Job]] = {}
+    for name in sweeps:
+        for entry in manifest.load(output, name):
+            cell = entry.cell(output.absolute())
+            run, patch = plan.folders_of(cell)
+            jobs = found.setdefault(run, {run.path: Job(cell, run)})
+            jobs.setdefault(patch.path, Job(cell, run, patch))
+    return {run: list(jobs.values()) for run, jobs in found.items()}
+
+
+def _track_run(
+    run: RunFolder, jobs: Sequence[Job], mode: Mode, project: str | None, entity: str | None, again: bool
+) -> str:
+    """What came of it: some words, and after a colon more of them."""
+    if is_running(run):
+        return "still running"
+    done = [job for job in jobs if job.is_done]
+    wanted = [(job, steps) for job in done if (steps := job.missing(again))]
+    if not wanted:
+        return "mirrored before" if done else "not done"
+    configs = [_config(job.cell, mode, project, entity) for job, _ in wanted]
+    if again:
+        for job, _ in wanted:
+            job.forget()
+    made = [_make(job, steps, config) for (job, steps), config in zip(wanted, configs, strict=True)]
+    if None in made:
+        return f"failed: {made.count(None)} of {len(made)} jobs; wandb's complaint is above"
+    words = [f"{'patch job' if job.patch else 'fine-tune'} {len(steps)}" for job, steps in wanted]
+    left = f"; {len(jobs) - len(done)} not done" if len(done) < len(jobs) else ""
+    return f"mirrored {'online' if set(made) == {'online'} else 'offline'}: checkpoints of {', '.join(words)}{left}"
+
+
+def _config(cell: Cell, mode: Mode, project: str | None, entity: str | None) -> Config:
+    asked = cell.config.tracking
+    for key, given, own in (("project", project, asked.project), ("entity", entity, asked.entity)):
+        if given and asked.mode != "disabled" and given != own:
+            raise UserError(
+                f"--{key} {given}: {cell.config.sweep.name} is mirrored with tracking.{key}={own}; "
+                f"`mi-sweeps run … tracking.{key}={given}` changes that for what is yet to be uploaded"
+            )
+    tracking = TrackingConfig(name="wandb", mode=mode, project=project or asked.project, entity=entity or asked.entity)
+    return cell.config.model_copy(update={"tracking": tracking})
+
+
+def _make(job: Job, steps: Sequence[int], config: Config) -> Mode | None:
+    """Whether the attempt is offline or online; None if wandb failed."""
+    clear_partial(job.folder.path)
+    with _unseen(job.folder) as place:
+        with mirror(config, job.run, job.patch, place=place) as mirrored:
+            for step, rows in values.at(job.run, job.patch, steps):
+                mirrored.log(step, rows)
+        made = _written(place, set(steps))
+    if not made:
+        return None
+    return "online" if all(attempt.is_online for attempt in made) else "offline"
+
+
+def _written(place: Folder, steps: set[int]) -> list[attempts.Attempt]:
+    """The attempts, when they have these checkpoints; none if they never do. wandb's process writes the end of one a
+    moment after it was finished."""
+    until = time.monotonic() + WRITTEN_SECONDS
+    while (made := attempts.of_job(place.path)) and time.monotonic() < until:
+        if steps <= {step for attempt in made for step in attempt.steps()}:
+            return made
+        time.sleep(0.02)
+    return []
+
+
+@contextmanager
+def _unseen(folder: Folder) -> Iterator[Folder]:
+    """Where wandb's files go until they are whole: then they are the job's. Of a process that was killed nothing
+    stays, and the job does not look as if it was mirrored."""
+    place = Path(tempfile.mkdtemp(prefix=".wandb.", suffix=PARTIAL, dir=folder.path))
+    try:
+        yield Folder(place)
+        (folder.path / "wandb").mkdir(exist_ok=True)
+        for attempt in attempts.of_job(place):
+            target = folder.path / "wandb" / attempt.folder.name
+            while target.exists():  # Of the same second.
+                target = target.with_name(f"{target.name}-2")
+            os.replace(attempt.folder, target)
+            latest = target.with_name(attempts.LATEST)  # As wandb does it.
+            latest.unlink(missing_ok=True)
+            latest.symlink_to(target.name)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,206 @@
+"""The panels of a sweep, in parts that a workspace shows as sections and a report as chapters.
+
+wandb groups the lines of a panel by one key; the key `cell` is all but the seed, so that its bands are over seeds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import wandb_workspaces.reports.v2 as wr
+
+from mi_sweeps.tracking.contents import Contents, Examined
+
+Band = Literal["minmax", "stddev", "stderr"]
+
+BANDS: dict[Band, str] = {
+    "minmax": "from the lowest to the highest of those runs",
+    "stddev": "one standard deviation over those runs to either side",
+    "stderr": "one standard error over those runs to either side",
+}
+"""What wandb offers, in words."""
+
+CHECKPOINT = "checkpoint"
+FIRST_STEP = "first_step_90"
+RECOVERED_SITE = "z"
+"""Of which single heads are logged, as CORRUPTION/recovered/z/LAYER.HEAD."""
+
+LAYERS = {
+    "lens/resid_pre": "before each layer (logit lens)",
+    "logit_diff/attn": "from attention",
+    "logit_diff/mlp": "from MLPs",
+}
+
+CELL = wr.Config("cell")
+WHOLE_SWEEP = wr.Metric("Group")
+"""By which runs are grouped: what differs in nothing but the seed, and all there are."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Panels that belong together."""
+
+    name: str
+    text: str
+    panels: list[Any]
+    columns: int = 3
+    detail: bool = False
+    """Whether it is closed in the workspace, and not in the report."""
+
+
+def parts(contents: Contents, band: Band) -> list[Part]:
+    """All parts of a sweep's dashboard; every key that its runs log is in some panel."""
+    several = len(contents.examined)
+    found = [
+        Part(
+            "Win rate",
+            f"Share of prompts whose most likely next token is the answer, by checkpoint. {bands(contents, band)}",
+            list(_win_rates(contents, band)),
+        ),
+        Part(
+            "Corruptions side by side",
+            "Each row is one quantity, each column one corruption. A fine-tune knows nothing of corruptions, so the "
+            "win rate is the same under all; the corruptions of a run are different keys of the same wandb run. "
+            "Lines of layers and heads are means over all runs of the sweep.",
+            list(_side_by_side(contents, band)),
+            columns=max(several, 1),
+        ),
+        Part(
+            "Heads",
+            "The recovered fraction of each head: layer down, head across, red 1, white 0, blue -1, grey where clean "
+            "and corrupted are too near each other to say. The slider moves through the checkpoints; it counts wandb's "
+            "own steps.",
+            [
+                wr.MediaBrowser(
+                    title=f"{site} under {examined.corruption}",
+                    media_keys=[examined.heads(site)],
+                    mode="gallery",
+                    gallery_axis="run",
+                    num_columns=4,
+                )
+                for site in dict.fromkeys(site for one in contents.examined for site in one.sites)
+                for examined in contents.examined
+                if site in examined.sites
+            ],
+            columns=max(several, 1),
+        ),
+        Part(
+            "Runs compared",
+            "Final values. Each line of the parallel coordinates is a run; the run comparer has what differs only.",
+            list(_compared(contents, band)),
+            columns=2,
+        ),
+        *(
+            Part(
+                f"Logit difference by layer: {examined.corruption}",
+                "From each component by itself, and of the residual stream through the logit lens (logits).",
+                [_line(key, [key], CELL, band) for key in examined.keys],
+                detail=True,
+            )
+            for examined in contents.examined
+        ),
+        Part(
+            "All metrics",
+            "Every metric of every split.",
+            [_line(key, [key], CELL, band) for key in contents.metrics],
+            detail=True,
+        ),
+    ]
+    return [part for part in found if part.panels]
+
+
+def bands(contents: Contents, band: Band) -> str:
+    """What the bands of this sweep are, in a sentence or two."""
+    count = len(contents.seeds)
+    seeds = "one seed, so there is no band" if count == 1 else f"{count} seeds; the band is {BANDS[band]}"
+    return (
+        "Lines are means. A cell is all settings but the seed, so that a line by cell is over its seeds "
+        f"({seeds}). A line by one key, such as the learning rate, is over all runs with that value, whatever else "
+        "differs."
+    )
+
+
+def _win_rates(contents: Contents, band: Band) -> Iterator[Any]:
+    for split in contents.splits:
+        title = f"{split} win rate by cell (band over seeds)"
+        yield _line(title, [f"{split}/win_rate"], CELL, band, range_y=(0, 1))
+    for key in contents.varied:
+        for split in contents.splits[:1]:
+            title = f"{split} win rate by {key} (band over all runs with it)"
+            yield _line(title, [f"{split}/win_rate"], wr.Config(key), band, range_y=(0, 1))
+
+
+def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
+    """Row by row; one that some corruption does not have would shift those below."""
+
+    def row(quantity: str, keys: Sequence[Sequence[str]], by: wr.Config | wr.Metric) -> Iterator[Any]:
+        if all(keys):
+            for examined, chosen in zip(contents.examined, keys, strict=True):
+                yield _line(f"{quantity}: {examined.corruption}", chosen, by, band)
+
+    for split in contents.splits:
+        against = [f"{split}/logit_diff_{examined.corruption}" for examined in contents.examined]
+        keys = [[key] if key in contents.metrics else [] for key in against]
+        yield from row(f"{split} logit difference against the subject that is replaced", keys, CELL)
+    for kind, what in LAYERS.items():
+        keys = [examined.layers(kind) for examined in contents.examined]
+        yield from row(f"logit difference {what}, layer by layer", keys, WHOLE_SWEEP)
+    if all(RECOVERED_SITE in examined.sites for examined in contents.examined):
+        yield from (_recovered(examined, band) for examined in contents.examined)
+
+
+def _recovered(examined: Examined, band: Band) -> Any:
+    """Which heads are logged differs from run to run, so that the panel finds them by their names."""
+    return wr.LinePlot(
+        title=f"recovered fraction by head ({RECOVERED_SITE}): {examined.corruption}",
+        x=CHECKPOINT,
+        metric_regex=f"^{re.escape(examined.corruption)}/recovered/{RECOVERED_SITE}/",
+        groupby=WHOLE_SWEEP,
+        groupby_aggfunc="mean",
+        groupby_rangefunc=band,
+        title_x=CHECKPOINT,
+    )
+
+
+def _compared(contents: Contents, band: Band) -> Iterator[Any]:
+    rates = [f"{split}/win_rate" for split in contents.splits]
+    keys = dict.fromkeys(["lr", "schedule", *contents.varied, "seed"])
+    columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log=key == "lr" or None) for key in keys]
+    columns += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in (*rates, FIRST_STEP)]
+    yield wr.ParallelCoordinatesPlot(title="from settings to results, a line a run", columns=columns)
+    yield wr.RunComparer(diff_only=True)
+    for key, title in [*((rate, f"final {rate}") for rate in rates), (FIRST_STEP, "first checkpoint with 90%")]:
+        yield wr.BarPlot(
+            title=f"{title}, by cell",
+            metrics=[key],
+            groupby=CELL,
+            groupby_aggfunc="mean",
+            groupby_rangefunc=band,
+            max_bars_to_show=100,
+        )
+    for rate in rates[:1]:
+        yield wr.ScalarChart(
+            title=f"final {rate}, mean of all runs", metric=rate, groupby_aggfunc="mean", groupby_rangefunc=band
+        )
+
+
+def _line(
+    title: str,
+    keys: Iterable[str],
+    by: wr.Config | wr.Metric,
+    band: Band,
+    range_y: tuple[float | None, float | None] = (None, None),
+) -> Any:
+    return wr.LinePlot(
+        title=title,
+        x=CHECKPOINT,
+        y=list(keys),
+        groupby=by,
+        groupby_aggfunc="mean",
+        groupby_rangefunc=band,
+        range_y=range_y,
+        title_x=CHECKPOINT,
+    )

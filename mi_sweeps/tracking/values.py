@@ -1,0 +1,231 @@
+"""What wandb shows of a run, by key: made of rows of its tables, while it runs or long after.
+
+SPLIT/METRIC                         heldout/win_rate, heldout/win_rate_low, …
+CORRUPTION/logit_diff/COMPONENT      attn_LAYER, mlp_LAYER, embed, bias
+CORRUPTION/lens/RESID_LAYER          logit difference of the residual stream: resid_pre_0, resid_mid_0, …, resid_post_3
+CORRUPTION/recovered/z/LAYER.HEAD    recovered by patching the output of a head
+CORRUPTION/heads/SITE                that of all heads as a picture (`mi_sweeps.tracking.pictures`)
+
+all against `checkpoint`. In the summary the last of each, and first_step_90, CORRUPTION/top_heads, tables/metrics and
+tables/heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mi_sweeps.analysis.frames import FLOOR
+from mi_sweeps.config import Config
+from mi_sweeps.store.files import read_json, read_table
+from mi_sweeps.store.folders import PatchFolder, RunFolder
+from mi_sweeps.store.identity import digest
+
+Row = dict[str, Any]
+Head = tuple[int, int]
+"""Layer and head."""
+
+MOST_HEADS = 400
+"""A model of no more heads shows all of them: GPT-2 medium has 384. Of a larger one, those that mattered."""
+MATTERS = 0.05
+"""Recovered fraction from which on a head of a larger model is shown, at this checkpoint and all later ones."""
+TOP = 5
+WON = 0.9
+"""The held-out win rate that `first_step_90` asks for."""
+
+COLUMNS = ("kind", "site", "component", "layer", "head", "logit_diff", "patched", "clean", "corrupted", "n")
+"""Of a table, what is read: what each prompt has is many times as much."""
+
+
+def cell(config: Config) -> str:
+    """What all seeds of a configuration share and no other configuration has, to group by.
+
+    A run does not know which other cells there are, so this says what sweeps usually vary, and a short hash of all the
+    rest that can change a result: "model=mini task=ioi3 schedule=constant lr=0.0001 … rest=3f2a91".
+    """
+    told = {
+        "model": config.model.name,
+        "task": config.task.name,
+        "schedule": config.schedule.name,
+        "lr": f"{config.optim.lr:g}",
+        "weight_decay": f"{config.optim.weight_decay:g}",
+        "steps": config.train.steps,
+        "batch_size": config.train.batch_size,
+    }
+    rest = digest({key: value for key, value in nested(config).items() if key != "seed"})[:6]
+    return " ".join(f"{key}={value}" for key, value in {**told, "rest": rest}.items())
+
+
+def nested(config: Config) -> dict[str, Any]:
+    """The configuration of a fine-tune. The corruption is the patch jobs', and one wandb run shows all of them."""
+    values = config.dump()
+    return {key: values[key] for key in ("model", "task", "optim", "schedule", "train", "checkpoint", "seed")}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """wandb's config: flat keys to group and filter by, and the whole configuration below `config`."""
+    return {
+        "cell": cell(config),
+        "lr": config.optim.lr,
+        "schedule": config.schedule.name,
+        "seed": config.seed,
+        "model": config.model.name,
+        "task": config.task.name,
+        "config": nested(config),
+    }
+
+
+def corruptions(run: RunFolder) -> list[str]:
+    """Those under which the run was patched so far, or is."""
+    return sorted({corruption for corruption, _ in _patches(run)})
+
+
+def of_metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """A checkpoint's metrics."""
+    return {f"{row['split']}/{row['metric']}": row["value"] for row in rows}
+
+
+def of_table(corruption: str, rows: Sequence[Row], heads: frozenset[Head]) -> dict[str, float]:
+    """A checkpoint's attribution of layers and residual stream, and what patching z of these heads recovered."""
+    values = {}
+    for row in rows:
+        if row["kind"] in ("layer", "lens"):
+            name = row["component"] if row["layer"] is None else f"{row['component']}_{row['layer']}"
+            values[f"{corruption}/{'logit_diff' if row['kind'] == 'layer' else 'lens'}/{name}"] = row["logit_diff"]
+    found = heads_of(rows, "z")
+    return values | {
+        f"{corruption}/recovered/z/{layer}.{head}": found[layer, head] for layer, head in sorted(heads & found.keys())
+    }
+
+
+def recovered(row: Row) -> float | None:
+    """(patched - corrupted) / (clean - corrupted); None where the denominator is too small to say anything."""
+    gap = row["clean"] - row["corrupted"]
+    return (row["patched"] - row["corrupted"]) / gap if abs(gap) >= FLOOR else None
+
+
+def of_heads(rows: Sequence[Row]) -> Iterator[Row]:
+    """The rows of patched heads: of all sites that have heads."""
+    return (row for row in rows if row["kind"] == "patch" and row["head"] is not None and row["patched"] is not None)
+
+
+def heads_of(rows: Sequence[Row], site: str) -> dict[Head, float]:
+    """Recovered by each head of a site, where that can be said."""
+    found = {(row["layer"], row["head"]): recovered(row) for row in of_heads(rows) if row["site"] == site}
+    return {head: value for head, value in found.items() if value is not None}
+
+
+def shown(rows: Sequence[Row], before: frozenset[Head] = frozenset()) -> frozenset[Head]:
+    """The heads that have a curve from this checkpoint on.
+
+    Args:
+        before: those that had one already, so that no curve ends.
+    """
+    found = heads_of(rows, "z")
+    if sum(row["site"] == "z" for row in of_heads(rows)) <= MOST_HEADS:
+        return before | found.keys()
+    return before | {head for head, value in found.items() if abs(value) >= MATTERS}
+
+
+def read(patch: PatchFolder, step: int) -> list[Row]:
+    """The rows of a table, without those of positions, paths and single prompts.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    table = read_table(patch.table(step), COLUMNS)
+    return [
+        row
+        for row in table.to_pylist()
+        if row["kind"] in ("layer", "lens") or (row["kind"] == "patch" and row["head"] is not None)
+    ]
+
+
+def steps(run: RunFolder, patch: PatchFolder | None) -> list[int]:
+    """The checkpoints that a fine-tune has measured, or a patch job has looked at."""
+    return patch.steps() if patch else sorted(_metrics(run))
+
+
+def at(run: RunFolder, patch: PatchFolder | None, wanted: Sequence[int]) -> Iterator[tuple[int, list[Row]]]:
+    """What was found at some of those checkpoints, as it was told to the mirror then.
+
+    Raises:
+        UserError: a table is damaged.
+    """
+    metrics = {} if patch else _metrics(run)
+    return ((step, read(patch, step) if patch else metrics[step]) for step in wanted)
+
+
+def summary(run: RunFolder) -> dict[str, Any]:
+    """The last value of every key, whoever wrote it, and what sums up a run: made of the run's folder alone, so that
+    whichever attempt comes last says all of it.
+
+    Raises:
+        UserError: a table is damaged.
+    """
+    values: dict[str, Any] = {}
+    by_step = {step: of_metrics(rows) for step, rows in _metrics(run).items()}
+    if by_step:
+        last = max(by_step)
+        values |= {"checkpoint": last, **by_step[last]}
+        won = [step for step, metrics in by_step.items() if metrics.get("heldout/win_rate", 0.0) >= WON]
+        values |= {"first_step_90": min(won)} if won else {}
+    for corruption, rows in _last_tables(run):
+        values |= of_table(corruption, rows, shown(rows))
+        largest = sorted(heads_of(rows, "z").items(), key=lambda of_head: -abs(of_head[1]))[:TOP]
+        if largest:
+            values[f"{corruption}/top_heads"] = ", ".join(f"{layer}.{head} {r:.2f}" for (layer, head), r in largest)
+    return values
+
+
+Table = tuple[list[str], list[list[Any]]]
+"""Columns, and rows."""
+
+
+def tables(run: RunFolder) -> dict[str, Table]:
+    """The metrics, a row a checkpoint; and what patching each head recovered at the last checkpoint.
+
+    Raises:
+        UserError: a table is damaged.
+    """
+    found: dict[str, Table] = {}
+    by_step = {step: of_metrics(rows) for step, rows in sorted(_metrics(run).items())}
+    if by_step:
+        keys = list(dict.fromkeys(key for values in by_step.values() for key in values))
+        lines: list[list[Any]] = [[step, *(values.get(key) for key in keys)] for step, values in by_step.items()]
+        found["tables/metrics"] = (["checkpoint", *keys], lines)
+    terms = ["patched", "clean", "corrupted", "n"]
+    lines = [
+        [corruption, row["site"], row["layer"], row["head"], recovered(row), *(row[term] for term in terms)]
+        for corruption, rows in _last_tables(run)
+        for row in of_heads(rows)
+    ]
+    if lines:
+        found["tables/heads"] = (["corruption", "site", "layer", "head", "recovered", *terms], lines)
+    return found
+
+
+def _metrics(run: RunFolder) -> dict[int, list[Row]]:
+    """The rows of each checkpoint's metrics. Losses of training batches are of every step, and stay on disk."""
+    by_step: dict[int, list[Row]] = {}
+    for row in read_table(run.metrics).to_pylist() if run.metrics.exists() else ():
+        if row["split"] != "batch":
+            by_step.setdefault(row["step"], []).append(row)
+    return by_step
+
+
+def _patches(run: RunFolder) -> list[tuple[str, PatchFolder]]:
+    """The patch jobs that were begun, with their corruptions; the one that ended last comes last."""
+    found = []
+    for path in sorted(run.path.glob("patches/*")):
+        about = read_json(path / "patch.json")
+        if about:
+            found.append((about["corruption"], PatchFolder(path)))
+    return sorted(found, key=lambda one: one[1].status_on_disk().finished or "")
+
+
+def _last_tables(run: RunFolder) -> Iterator[tuple[str, list[Row]]]:
+    """What each patch job found at the last checkpoint that it has looked at."""
+    for corruption, patch in _patches(run):
+        if steps := patch.steps():
+            yield corruption, read(patch, steps[-1])

@@ -1,0 +1,166 @@
+"""A sweep's saved views in wandb as code: a workspace, and a report.
+
+Both are made of the same panels. Whatever the library would make up has names of ours, so that a sweep gives the same
+bytes each time, and an update changes no panel's identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+from wandb_workspaces import expr
+from wandb_workspaces.reports.v2.internal import _generate_name
+from wandb_workspaces.workspaces.internal import _generate_view_name, _internal_name_to_url_query_str
+
+from mi_sweeps.tracking.contents import Contents
+from mi_sweeps.tracking.panels import CHECKPOINT, FIRST_STEP, Band, Part, bands, parts
+
+MOST_LINES = 100
+"""More lines in a panel cannot be told apart."""
+
+WIDTH, HEIGHT = 24, 8
+"""Of a report's grid and of each panel in it, in wandb's units."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A saved view, as it is sent to wandb."""
+
+    kind: Literal["workspace", "report"]
+    title: str
+    description: str
+    spec: dict[str, Any]
+
+    @property
+    def type(self) -> str:
+        """wandb's word for the kind."""
+        return {"workspace": "project-view", "report": "runs"}[self.kind]
+
+    @property
+    def text(self) -> str:
+        """The specification as JSON."""
+        return json.dumps(self.spec, ensure_ascii=False)
+
+    def new_name(self) -> str:
+        """A name that no other view has."""
+        return _generate_view_name() if self.kind == "workspace" else _generate_name()
+
+    def url(self, project: str, name: str, id: str) -> str:
+        """Where it is to be seen; `project` is the address of the project."""
+        if self.kind == "workspace":
+            return f"{project}?nw={_internal_name_to_url_query_str(name)}"
+        return f"{project}/reports/{self.title.replace(' ', '-')}--{id}"
+
+
+def workspace(contents: Contents, entity: str, project: str, band: Band, baseline: str | None = None) -> View:
+    """A workspace of the sweep's runs, grouped by cell.
+
+    Args:
+        baseline: id of the run that the others are compared with.
+    """
+    found = parts(contents, band)
+    _identify("workspace", found)
+    title = f"mi-sweeps {contents.sweep}"
+    text = f"Sweep `{contents.sweep}`, {_runs(contents)}."
+    text += "".join(f"\n\n**{part.name}.** {part.text}" for part in found if not part.detail)
+    about = wr.MarkdownPanel(markdown=f"{text}\n\n`{contents.command}`")
+    about._id = _name("workspace", "about")
+    rates = [f"{split}/win_rate" for split in contents.splits]
+    heads = [f"{examined.corruption}/top_heads" for examined in contents.examined]
+    made = ws.Workspace(
+        entity=entity,
+        project=project,
+        name=title,
+        sections=[
+            _section(Part("About", "", [about], columns=1), rows=1),
+            *(_section(part) for part in found),
+        ],
+        settings=ws.WorkspaceSettings(x_axis=CHECKPOINT, max_runs=min(max(len(contents.run_ids), 10), MOST_LINES)),
+        runset_settings=ws.RunsetSettings(
+            filters=expr.And(expr.Metric("Group") == contents.sweep),
+            groupby=[expr.Config("cell")],
+            order=[expr.Ordering(expr.Summary(rate), ascending=False) for rate in rates[:1]],
+            pinned_columns=[
+                "run:displayName",
+                *(_column(key) for key in dict.fromkeys(("cell", "lr", "schedule", *contents.varied, "seed"))),
+                *(f"summary:{key}" for key in (*rates, FIRST_STEP, *heads)),
+            ],
+            baseline_run=baseline,
+        ),
+    )
+    made._internal_runset_id = _name("workspace", "runs")
+    model = made._to_model()
+    # Each panel says itself how its runs are grouped: the table's grouping would leave the others no single runs.
+    model.spec.section.settings.use_runs_table_grouping_in_panels = False
+    return View("workspace", title, "", _plain(model.spec))
+
+
+def report(contents: Contents, entity: str, project: str, band: Band) -> View:
+    """A report of the sweep: its command, what the bands are, and a grid of panels for each part."""
+    found = [part for part in parts(contents, band) if not part.detail]
+    _identify("report", found)
+    title = f"Sweep {contents.sweep}"
+    description = f"{_runs(contents)[0].upper()}{_runs(contents)[1:]}"
+    blocks: list[Any] = [
+        wr.P([f"{description}. Made by ", wr.InlineCode(contents.command), f". {bands(contents, band)}"]),
+        wr.TableOfContents(),
+    ]
+    for part in found:
+        # Without a project of its own, a run set is of the report's.
+        runs = wr.Runset(name=contents.sweep, filters=expr.And(expr.Metric("Group") == contents.sweep))
+        runs._id = _name("report", part.name)
+        for at, panel in enumerate(part.panels):
+            width = WIDTH // part.columns
+            panel.layout = wr.Layout(x=at % part.columns * width, y=at // part.columns * HEIGHT, w=width, h=HEIGHT)
+        blocks += [wr.H1(part.name), wr.P(part.text), wr.PanelGrid(runsets=[runs], panels=part.panels)]
+    made = wr.Report(entity=entity, project=project, title=title, description=description, blocks=blocks, width="fluid")
+    return View("report", title, description, _plain(made._to_model().spec))
+
+
+def text(views: Iterable[View]) -> str:
+    """Views as JSON, the same each time."""
+    return json.dumps([vars(view) for view in views], indent=1, ensure_ascii=False) + "\n"
+
+
+def _section(part: Part, rows: int = 2) -> ws.Section:
+    return ws.Section(
+        name=part.name,
+        panels=part.panels,
+        is_open=not part.detail,
+        layout_settings=ws.SectionLayoutSettings(columns=part.columns, rows=rows),
+        panel_settings=ws.SectionPanelSettings(x_axis=CHECKPOINT),
+    )
+
+
+def _column(key: str) -> str:
+    """wandb's name for a column of its config, in which every key of the first level has a `value`."""
+    first, *below = key.split(".")
+    return f"config:{'.'.join((first, 'value', *below))}"
+
+
+def _runs(contents: Contents) -> str:
+    runs, seeds = len(contents.run_ids), len(contents.seeds)
+    return f"{runs} {'run' if runs == 1 else 'runs'} with {seeds} {'seed' if seeds == 1 else 'seeds'}"
+
+
+def _identify(view: str, found: Iterable[Part]) -> None:
+    """Gives each panel a name that is always the same."""
+    for part in found:
+        for at, panel in enumerate(part.panels):
+            panel._id = _name(view, part.name, str(at))
+
+
+def _name(*words: str) -> str:
+    return hashlib.sha256("/".join(words).encode()).hexdigest()[:12]
+
+
+def _plain(spec: Any) -> dict[str, Any]:
+    """As the library sends it."""
+    plain: dict[str, Any] = json.loads(spec.model_dump_json(by_alias=True, exclude_none=True))
+    return plain

@@ -1,0 +1,426 @@
+"""The page in a real browser: what a reader sees and does there."""
+
+from __future__ import annotations
+
+import json
+import re
+from urllib.parse import unquote
+
+import pandas as pd
+import pytest
+
+from mi_sweeps.analysis.frames import band, first_step, load
+from mi_sweeps.analysis.intervals import over_runs
+from mi_sweeps.analysis.report import write_report
+
+
+@pytest.fixture
+def sweep(make_output):
+    """Two learning rates, two schedules, three seeds; no circuits."""
+    return make_output(lrs=(5e-5, 1e-4), schedules=("constant", "cosine"), seeds=(0, 1, 2), corruptions=())
+
+
+@pytest.fixture
+def opened(open_page):
+    """Opens the page of an output folder, once its curves are there."""
+
+    def opened(output, **how):
+        page = open_page(write_report(output), **how)
+        page.wait_for_selector("#curves-plot .main-svg, #curves-plot.empty", state="attached")
+        return page
+
+    return opened
+
+
+def rows(page, table="#runs-table"):
+    """The text of each row's cells by the heads of its columns."""
+    page.wait_for_selector(f"{table} thead th", state="attached")
+    heads = page.locator(f"{table} thead th").all_inner_texts()
+    return [
+        dict(zip(heads, row.locator("th, td").all_inner_texts(), strict=True))
+        for row in page.locator(f"{table} tbody tr").all()
+    ]
+
+
+def numbers(text):
+    return [float(number) for number in re.findall(r"[+-]?\d+\.?\d*(?:e-?\d+)?", text)]
+
+
+def group_by(page, *keys):
+    for key in keys:
+        page.get_by_role("group", name="Group rows by").get_by_label(key, exact=True).check()
+
+
+def draw_parallel(page):
+    """Pictures are drawn when they come near the window."""
+    page.locator("#parallel-plot").scroll_into_view_if_needed()
+    page.wait_for_selector("#parallel-plot .main-svg")
+
+
+def change(run_json, **groups):
+    about = json.loads(run_json.read_text())
+    for group, values in groups.items():
+        about["config"][group] = about["config"].get(group, {}) | values
+    run_json.write_text(json.dumps(about))
+
+
+def test_sorting_says_its_direction_and_keeps_the_focus(sweep, opened):
+    page = opened(sweep)
+    head = page.get_by_role("button", name="held-out win rate", exact=True)
+    head.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    values = [numbers(row["held-out win rate"])[0] for row in rows(page)]
+    assert values == sorted(values, reverse=True)
+    cell = page.locator("th", has=head)
+    assert cell.get_attribute("aria-sort") == "descending"
+    assert head.evaluate("button => button === document.activeElement")
+
+
+FILTERS = {
+    "lr>=1e-4": 6,
+    "lr<1e-4 schedule=cosine": 3,
+    "seed!=2 schedule=cosine,constant": 8,
+    "optim.lr=0.0001 seed=0,1": 4,
+    "COSINE": 6,
+    '"cosine" status=done': 6,
+    "status=failed": 0,
+    "heldout/loss<100 train.batch_size=16 error=": 12,
+    "run=run-0.0001-cosine-1": 1,
+    "first_step>1000": 0,
+    "": 12,
+}
+WRONG = {
+    "rate=1": r"No key rate\. There are: .*\blr\b.*\bschedule\b.*\bstatus\b",
+    "lr>fast": "lr>fast: fast is not a number",
+    "schedule>=2": "schedule is not a number",
+    "seed<": "a number is missing",
+    "constructor=1": "No key constructor",
+}
+
+
+def test_the_filter_takes_words_and_expressions(sweep, opened):
+    page = opened(sweep)
+    for text, found in FILTERS.items():
+        page.fill("#filter", text)
+        told = page.locator("#runs-count").inner_text()
+        assert (text, told) == (text, f"{found} of 12 runs")
+        assert page.locator("#runs-table tbody tr").count() == found
+        assert page.locator("#filter-error").inner_text() == ""
+
+
+def test_a_wrong_expression_says_so_and_changes_nothing(sweep, opened):
+    page = opened(sweep)
+    page.fill("#filter", "seed=1")
+    for text, told in WRONG.items():
+        page.fill("#filter", text)
+        assert re.search(told, page.locator("#filter-error").inner_text())
+        assert page.locator("#filter").get_attribute("aria-invalid") == "true"
+        assert page.locator("#runs-count").inner_text() == "4 of 12 runs"
+
+
+@pytest.mark.parametrize(("kind", "of_python"), [("bootstrap", over_runs), ("student", band)])
+def test_groups_have_the_intervals_of_python(sweep, opened, kind, of_python):
+    page = opened(sweep)
+    page.locator("#runs-controls").get_by_label("95% interval").select_option(kind)
+    group_by(page, "lr", "schedule")
+    frames = load(sweep)
+    last = frames.metrics.query("metric == 'win_rate' and split == 'heldout' and step == 24").merge(frames.runs)
+    expected = of_python(last, ["lr", "schedule"])
+    shown = [numbers(row["held-out win rate"]) for row in rows(page)]
+    assert [row["runs"] for row in rows(page)] == ["3"] * 4
+    for row, of_page in zip(expected.itertuples(), shown, strict=True):
+        assert of_page == pytest.approx([row.mean, max(0, row.low), min(1, row.high)], abs=6e-4)
+    assert ("Student's t" if kind == "student" else "bootstrap") in page.locator("#runs-note").inner_text()
+    curves = page.evaluate("groupsOf(curvesOf('loss', 'two_name'), [['lr', 'lr']], false).map(group => group.points)")
+    losses = frames.metrics.query("metric == 'loss' and split == 'two_name'").merge(frames.runs[["run_id", "lr"]])
+    expected = of_python(losses, ["lr", "step"])
+    points = [[point[name] for name in ("mean", "low", "high")] for group in curves for point in group]
+    assert points == [
+        pytest.approx(row, abs=6e-5) for row in expected[["mean", "low", "high"]].to_numpy().tolist()
+    ]  # the page has five digits
+
+
+def test_seeds_are_folded_by_one_button_and_unfolded_by_the_same(sweep, opened):
+    page = opened(sweep)
+    page.get_by_role("button", name="fold seeds").click()
+    assert len(rows(page)) == 4
+    assert page.locator("#runs-count").inner_text() == "12 of 12 runs in 4 groups"
+    assert {row["seed"] for row in rows(page)} == {"0, 1, 2"}
+    page.get_by_role("button", name="fold seeds").click()
+    assert len(rows(page)) == 12
+
+
+def test_a_baseline_is_compared_pair_by_pair_where_seeds_are_the_same(sweep, opened):
+    page = opened(sweep)
+    group_by(page, "lr")
+    page.locator("#runs-controls").get_by_label("95% interval").select_option("student")
+    page.locator("#runs-controls").get_by_label("Baseline").select_option(label="lr 5e-05")
+    frames = load(sweep)
+    last = frames.metrics.query("metric == 'win_rate' and split == 'heldout' and step == 24").merge(frames.runs)
+    by_lr = last.pivot(index=["schedule", "seed"], columns="lr", values="value")
+    expected = band((by_lr[1e-4] - by_lr[5e-5]).rename("value").to_frame().assign(all=0), ["all"]).iloc[0]
+    value, delta = rows(page)[1]["held-out win rate"].split("\n")
+    assert delta.startswith("Δ +") and delta.endswith(" p")
+    assert numbers(delta) == pytest.approx([expected["mean"], expected["low"], expected["high"]], abs=6e-4)
+    assert "baseline" in rows(page)[0]["held-out win rate"]
+    page.fill("#filter", 'lr=5e-5 OR "')  # no run: nothing to compare
+    page.fill("#filter", "run!=run-0.0001-cosine-2")
+    assert rows(page)[1]["held-out win rate"].endswith(" i")  # not the same seeds any more
+    page.fill("#filter", "seed=0 schedule=constant")
+    assert re.search(r"Δ \+\d\.\d+$", rows(page)[1]["held-out win rate"])  # one run each: no interval
+
+
+def test_columns_are_chosen_also_metrics_and_keys_of_the_configuration(sweep, opened):
+    run = sweep / "runs" / "run-5e-05-cosine-1"
+    change(run / "run.json", launcher={"device": "cuda"})
+    page = opened(sweep)
+    page.locator("#columns-count").click()
+    for name in ("loss, two-name", "launcher.device"):
+        page.locator("#runs-controls .picker").get_by_label(name, exact=True).check()
+    page.locator("#runs-controls .picker").get_by_label("status", exact=True).uncheck()
+    shown = {row["run"]: row for row in rows(page)}
+    assert "status" not in shown["run-5e-05-cosine-1"]
+    assert [shown[name]["launcher.device"] for name in ("run-5e-05-cosine-1", "run-5e-05-cosine-2")] == ["cuda", ""]
+    last = load(sweep).metrics.query("run_id == 'run-5e-05-cosine-1' and metric == 'loss' and split == 'two_name'")
+    shown_loss = float(shown["run-5e-05-cosine-1"]["loss, two-name"])
+    assert shown_loss == pytest.approx(last["value"].iloc[-1], rel=5e-3)
+
+
+def test_the_configurations_of_chosen_runs_are_compared_key_by_key(sweep, opened):
+    change(sweep / "runs" / "run-5e-05-cosine-1" / "run.json", train={"clip": 2.0}, corruption={"name": "second"})
+    page = opened(sweep)
+    told = {row["key"]: row for row in rows(page, "#differences-table")}
+    assert set(told) == {"optim.lr", "schedule.name", "seed", "train.clip"}
+    assert told["train.clip"]["values, with the number of runs"] == "2 (1), unset (11)"
+    for name in ("run-5e-05-cosine-0", "run-5e-05-cosine-1"):
+        page.get_by_label(f"compare the configuration of {name}").check()
+    told = {row["key"]: list(row.values())[1:] for row in rows(page, "#differences-table")}
+    assert told == {"seed": ["0", "1"], "train.clip": ["unset", "2"]}
+    page.get_by_role("button", name="Compare all runs again").click()
+    assert page.locator("#runs-table input:checked").count() == 0
+    assert page.locator("#differences-table tbody tr").count() == 4
+
+
+def test_curves_mark_the_first_step_at_the_threshold_that_is_chosen(sweep, opened):
+    page = opened(sweep)
+    page.fill("#threshold", "0.6")
+    page.locator("#threshold").press("Enter")
+    expected = first_step(load(sweep).metrics, 0.6)
+    assert {row["run"]: row["first step at 0.6"] for row in rows(page)} == {
+        run_id: "not reached" if pd.isna(step) else str(step) for run_id, step in expected.items()
+    }
+    marks = "document.getElementById('curves-plot').data.filter(t => t.marker?.symbol === 'diamond').map(t => t.x[0])"
+    assert page.evaluate(marks) == [16, 16]  # of both schedules at the larger learning rate
+    page.locator("#curves-controls").get_by_label("Metric").select_option("loss")
+    page.fill("#threshold", "1")
+    page.locator("#threshold").press("Enter")
+    first = "(t => t.map(([x, y]) => [x, y <= 1]))(document.getElementById('curves-plot').data"
+    first += ".filter(t => t.marker?.symbol === 'diamond').map(t => [t.x[0], t.y[0]]))"
+    assert page.evaluate(first) and all(below for _, below in page.evaluate(first))
+
+
+def test_a_log_axis_shows_step_0_and_refuses_what_has_no_logarithm(sweep, opened):
+    page = opened(sweep)
+    page.locator("#curves-controls").get_by_label("step", exact=True).check()
+    axes = "(p => [p.layout.xaxis.type, p.layout.xaxis.ticktext[0], p.layout.yaxis.type ?? 'linear'])"
+    axes += "(document.getElementById('curves-plot'))"
+    assert page.evaluate(axes) == ["log", "0", "linear"]
+    assert "step + 1" in page.locator("#curves-plot").inner_text()
+    page.locator("#curves-controls").get_by_label("value", exact=True).check()
+    page.locator("#curves-controls").get_by_label("Metric").select_option("loss")
+    assert page.evaluate(axes)[2] == "log"
+    lowest = "Math.min(...document.getElementById('curves-plot').data.flatMap(t => t.y).filter(y => y !== null))"
+    assert page.evaluate(lowest) > 0  # bands too
+
+
+def test_curves_are_grouped_by_any_keys_and_can_be_read_as_a_table(sweep, opened):
+    page = opened(sweep)
+    page.locator("#curves-controls").get_by_label("schedule", exact=True).uncheck()
+    page.locator("#curves .numbers summary").click()
+    table = rows(page, "#curves .numbers table")
+    assert list(table[0]) == ["step", "lr 5e-05", "lr 0.0001"]
+    assert [row["step"] for row in table] == ["0", "8", "16", "24"]
+    assert table[-1]["lr 0.0001"].endswith("n 6")
+    told = page.locator("#curves-plot").get_attribute("aria-label")
+    assert "n 120 prompts" in told and "bootstrap" in told and "n 6 runs" in told
+    page.locator("#curves-controls").get_by_label("seed", exact=True).check()
+    page.locator("#curves-controls").get_by_label("schedule", exact=True).check()
+    assert "Wilson" in page.locator("#curves figcaption").inner_text()
+
+
+def test_parallel_coordinates_have_a_line_a_run_and_names_on_their_axes(sweep, opened):
+    page = opened(sweep)
+    draw_parallel(page)
+    page.locator("#parallel-controls").get_by_label("Colour by").select_option("heldout/loss")
+    lines = "document.getElementById('parallel-plot').data.filter(t => t.mode === 'lines').length"
+    assert page.evaluate(lines) == 12
+    told = page.locator("#parallel-plot").inner_text()
+    assert {"lr", "schedule", "seed", "held-out win rate", "loss, held-out", "cosine", "5e-05"} <= set(told.split("\n"))
+    page.locator("#differences .numbers summary").click()
+    assert rows(page, "#differences .numbers table")[0]["schedule"] in ("constant", "cosine")
+
+
+def test_pictures_are_saved_under_a_name_and_with_their_runs(sweep, opened, tmp_path):
+    page = opened(sweep)
+    page.fill("#filter", "lr=1e-4 schedule=cosine")
+    for format, begins in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
+        page.locator("#curves-plot").hover()
+        with page.expect_download() as download:
+            page.locator(f"#curves-plot [data-title='Save as {format}']").click()
+        name = download.value.suggested_filename
+        assert name.startswith("win-rate-on-held-out-prompts-by-lr-and-schedule-run-0.0001-cosine-0")
+        download.value.save_as(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        assert content.startswith(begins)
+    text = content.decode()
+    assert all(f"run-0.0001-cosine-{seed}" in text for seed in range(3))
+    assert "Win rate on held-out prompts" in text and "bootstrap" in text
+
+
+def test_the_view_survives_a_reload(sweep, opened):
+    page = opened(sweep)
+    page.fill("#filter", "seed!=2")
+    group_by(page, "schedule")
+    page.locator("#runs-controls").get_by_label("Baseline").select_option(label="schedule cosine")
+    page.locator("#curves-controls").get_by_label("Metric").select_option("loss")
+    page.locator("#curves-controls").get_by_label("step", exact=True).check()
+    before = rows(page)
+    page.reload()
+    page.wait_for_selector("#curves-plot .main-svg")
+    assert rows(page) == before and len(before) == 2
+    assert page.locator("#filter").input_value() == "seed!=2"
+    assert page.locator("#curves figcaption").inner_text().startswith("Loss on held-out prompts")
+    assert "loss" in unquote(page.url)
+
+
+@pytest.mark.parametrize(
+    "hash",
+    [
+        "#curves",
+        "#view=%7B",
+        "#view=null",
+        '#view={"filter":3,"group":["x","seed"],"columns":[null],"sort":{"key":"__proto__"},"curves":{"metric":"toString"}}',
+        '#view={"group":"lr","baseline":"gone","chosen":[{}],"curves":{"metric":"loss","split":"<b>","by":7,"thresholds":{"loss":"a"}}}',
+    ],
+)
+def test_an_address_that_is_wrong_does_no_harm(sweep, opened, hash):
+    page = opened(sweep, hash=hash)
+    assert page.locator("#runs-table tbody tr").count() in (12, 3)
+    assert page.locator("#curves figcaption b").inner_text() != ""
+
+
+def test_the_log_of_a_run_is_a_click_away(sweep, opened, tmp_path, open_page):
+    (sweep / "runs" / "run-0.0001-cosine-1" / "log.txt").write_text("it went well")
+    links = opened(sweep).locator("#runs-table a")
+    assert links.count() == 1  # others have no log
+    elsewhere = open_page(write_report(sweep, to=tmp_path / "far" / "away" / "page.html"))
+    elsewhere.locator("#runs-table a").click()
+    assert elsewhere.inner_text("body") == "it went well"
+
+
+def test_what_is_known_of_the_prompts_is_told_once(sweep, opened):
+    audit = {
+        "names": ["Tom"],
+        "splits": {"heldout": {"prompts": 240, "most_frequent_answer": {"answer": "<b>Tom", "share": 0.0417}}},
+        "overlap": {"heldout": {"same_text": 3, "same_name_set": 5}},
+        "slot_rules": {"listed place": 0.3333},
+        **{"rows": 10, "kept": 8, "dropped": {"no answer": [3, 7]}},
+    }
+    runs = sorted((sweep / "runs").iterdir())
+    for run in runs[:-1]:
+        (run / "audit.json").write_text(json.dumps(audit))
+    (runs[-1] / "audit.json").write_text(json.dumps({**audit, "slot_rules": {"listed place": 0.5}}))
+    page = opened(sweep)
+    assert page.locator("#trust-audits h3").count() == 2
+    (row,) = rows(page, "#trust-audits > div:first-child table")
+    assert row["most frequent answer"] == "<b>Tom 4.17%"
+    assert (row["text also in train"], row["name set also in train"]) == ("3", "5")
+    told = page.locator("#trust").inner_text()
+    assert "listed place 33.3%" in told and "no answer: 2 (row 3, 7)" in told
+    assert "12 of 12 runs" in told and "mi_sweeps 0.1.0" in told
+
+
+def test_hostile_text_is_shown_and_never_run(hostile_output, opened, folders):
+    page = opened(hostile_output, height=9000)
+    draw_parallel(page)
+    page.get_by_role("button", name="fold seeds").click()
+    assert len(rows(page)) == 2  # what failed and what is to do have one schedule
+    page.fill("#filter", "bad")
+    assert page.locator("#runs-count").inner_text() == "1 of 4 runs in 1 group"
+    for box in page.locator("#runs-table input").all():
+        box.check()
+    page.locator("#columns-count").click()
+    assert folders.hostile in page.locator("#top").inner_text()
+    assert folders.hostile in page.locator("#runs-table").inner_text()
+    assert page.locator("img").count() == 0
+    assert page.title() == "mi-sweeps: demo, later<i>"
+
+
+def test_failed_and_missing_cells_are_named(make_output, folders, opened):
+    output = make_output(seeds=(0, 1))
+    folders.write_run(output, "broken", lr=2e-4, state="failed", error="out of memory", steps=(0, 8))
+    folders.write_sweep(output, "more", [folders.cell("absent", "absent-first", "first", **{"optim.lr": "3e-4"})])
+    page = opened(output)
+    top = page.locator("#top").inner_text()
+    assert "Failed or stopped: 1" in top and "broken" in top and "out of memory" in top
+    assert "Not started: 2" in top and "absent" in top
+    page.fill("#filter", "status=failed")
+    assert [row["run"] for row in rows(page)] == ["broken"]
+    page.fill("#filter", "lr=3e-4")
+    assert [row["status"] for row in rows(page)] == ["todo"]
+    page.fill("#filter", "")
+    group_by(page, "lr")
+    assert {row["lr"]: row["status"] for row in rows(page)} == {
+        "0.0001": "done 2",
+        "0.0002": "failed 1",
+        "0.0003": "todo 1",
+    }
+    assert "2 of 4 runs" in page.locator("#trust").inner_text()
+
+
+def test_one_run_and_none(make_output, opened, tmp_path):
+    page = opened(make_output())
+    assert len(rows(page)) == 1
+    assert page.locator("#differences-table tr").count() == 0
+    assert "Wilson" in page.locator("#curves figcaption").inner_text()
+    (tmp_path / "empty").mkdir()
+    page = opened(tmp_path / "empty")
+    assert page.locator("#runs-count").inner_text() == "0 of 0 runs"
+
+
+def test_200_runs(make_output, opened):
+    page = opened(make_output(lrs=[k * 1e-5 for k in range(1, 11)], seeds=range(20), corruptions=()))
+    assert page.locator("#runs-table tbody tr").count() == 200
+    page.get_by_role("button", name="fold seeds").click()
+    assert [row["runs"] for row in rows(page)] == ["20"] * 10
+    assert len(page.locator("#differences-table thead th").all()) == 2  # values side by side would be too many
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_on_a_phone_nothing_is_wider_than_the_page(hostile_output, opened, dark):
+    page = opened(hostile_output, width=375, height=6000, dark=dark)
+    draw_parallel(page)
+    for summary in page.locator("summary:visible").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def test_the_slider_moves_all_panels(hostile_output, opened):
+    page = opened(hostile_output, height=9000)
+    page.wait_for_selector("#resid_pre-plot .main-svg")
+    shown = "ids => ids.map(id => JSON.stringify([...document.getElementById(id).data].map(trace => trace.z)))"
+    before = page.evaluate(shown, ["z-plot", "resid_pre-plot"])
+    page.locator("#checkpoint").fill("1")
+    after = page.evaluate(shown, ["z-plot", "resid_pre-plot"])
+    assert all(old != new for old, new in zip(before, after, strict=True))
+    assert page.locator("#checkpoint-told").inner_text() == "checkpoint 8 (2 of 4)"
+    told = page.locator("figure:has(#z-plot) figcaption").inner_text()
+    assert re.search(r"approximate against exact: r -?0\.\d{3} to -?0\.\d{3}, n 16", told)
+    drawn = page.evaluate("[...document.querySelectorAll('.plot.js-plotly-plot')].map(plot => plot.id)")
+    assert set(drawn) >= {
+        *("curves-plot", "lens-plot", "layer-plot", "z-plot", "v-plot", "pattern-plot"),
+        *("resid_pre-plot", "attn_out-plot", "mlp_out-plot"),
+    }
+    page.locator("#circuits-controls").get_by_label("Corruption").select_option("both")
+    assert page.evaluate("document.getElementById('z-approximate-plot').data?.length") == 1

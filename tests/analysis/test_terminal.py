@@ -1,0 +1,189 @@
+"""`mi-sweeps show`: one run in a terminal, in any state, with colour and without."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from mi_sweeps import cli
+from mi_sweeps.analysis import terminal
+from mi_sweeps.analysis.folder import find
+from mi_sweeps.analysis.frames import load, recovered
+from mi_sweeps.errors import UserError
+
+RUN = "run-0.0001-constant-0"
+ESCAPE = re.compile(r"\x1b\[[\d;]*m")
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Runs `show`; gives the exit code, what it printed and what it complained of."""
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["show", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return stopped.value.code, printed.out, printed.err
+
+    return run
+
+
+def seen(output, id=RUN, width=80, colour="truecolor", site="z", step=None, encoding="utf-8"):
+    """What a terminal of that width and those colours shows."""
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding, newline="\n", errors="replace")
+    console = Console(file=file, width=width, force_terminal=colour is not None, color_system=colour, highlight=False)
+    terminal.show(console, find(output, id), site, step)
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+def heatmap(text):
+    """The numbers of the first heatmap, by layer and head."""
+    lines = ESCAPE.sub("", text).split("layer × head", 1)[1].splitlines()[2:]
+    rows = []
+    for line in lines:
+        layer, *values = line.split()
+        if layer != str(len(rows)):
+            return rows
+        rows.append(values)
+    return rows
+
+
+def test_a_run_that_is_done(call, make_output):
+    output = make_output(lrs=(1e-4, 3e-4))
+    code, printed, complaint = call(RUN, f"output={output}")
+    assert (code, complaint) == (0, "")
+    lines = printed.splitlines()
+    assert lines[0] == f"run {RUN} done after 62 s, 1 attempt, on node1"
+    assert lines[1] == "  mini, ioi3, lr 0.0001, schedule constant, seed 0, 24 steps of 16 prompts"
+    assert lines[2] == "  sweep demo: optim.lr=0.0001 schedule=constant seed=0"
+    (held_out,) = [line.split() for line in lines if line.startswith("  heldout")]
+    assert held_out[1][0] == "▃" and held_out[1][-1] == "█" and len(held_out[1]) == 4
+    assert (held_out[2], held_out[-1]) == ("30.0%", "120")
+    assert f"patch job {RUN}-first, first corruption done" in printed
+    assert f"patch job {RUN}-second, second corruption done" in printed
+    assert "layer  attn" in printed and "top heads at step 24" in printed
+    assert f"metrics: {output}/runs/{RUN}/metrics.parquet" in printed
+    assert f"tables: {output}/runs/{RUN}/patches/{RUN}-second/tables" in printed
+    assert "wandb" not in printed
+    assert max(len(line) for line in lines if "/" not in line and RUN not in line) <= 80
+
+
+def test_the_heads_are_those_of_the_tables(make_output):
+    output = make_output(corruptions=("first",))
+    rows = load(output).patching.query("site == 'v' and step == 16")
+    values = rows.assign(recovered=recovered(rows)).pivot(index="layer", columns="head", values="recovered")
+    told = heatmap(seen(output, site="v", step=16, colour=None))
+    assert [[float(value) for value in row] for row in told] == values.round(2).to_numpy().tolist()
+
+
+def test_colour_is_on_the_ground_of_the_numbers_and_not_in_a_pipe(make_output, monkeypatch):
+    output = make_output(corruptions=("first",))
+    assert "48;2;" in seen(output)
+    assert heatmap(seen(output)) == heatmap(seen(output, colour=None))
+    assert "\x1b" not in seen(output, colour=None)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "48;2;" not in seen(output)
+    assert len(heatmap(seen(output))) == 4
+
+
+def test_where_numbers_do_not_fit_they_are_in_percent_and_then_colours_only(make_output):
+    output = make_output(corruptions=("first",), layers=2, heads=16)
+    wide, narrow = (heatmap(seen(output, width=width, colour=None)) for width in (120, 80))
+    assert [[round(100 * float(value)) for value in row] for row in wide] == [list(map(int, row)) for row in narrow]
+    assert heatmap(seen(output, width=50)) == [[], []]
+    assert "16 heads need 70 columns; here are 50" in seen(output, width=50, colour=None)
+
+
+def test_small_denominators_are_no_numbers(make_output):
+    text = seen(make_output(), step=0, colour=None)
+    assert set(heatmap(text)[0]) == {"–"}
+    assert "–: clean and corrupted differ by less than 0.1 logits" in text
+
+
+def test_a_terminal_without_blocks_has_the_numbers(make_output):
+    text = seen(make_output(), colour=None, encoding="ascii")
+    assert re.search(r"heldout +30.0% ", text)
+
+
+def test_a_run_that_failed_says_why_and_where_to_read_on(call, make_output, folders):
+    output = make_output()
+    folders.write_run(output, "broken", state="failed", error="RuntimeError: no [memory] left")
+    code, printed, _ = call("broken", f"output={output}")
+    assert code == 0
+    assert printed.splitlines()[:3] == [
+        "run broken failed after 62 s, 1 attempt, on node1",
+        "  RuntimeError: no [memory] left",
+        f"  traceback: {output}/runs/broken/error.txt",
+    ]
+
+
+def test_a_patch_job_that_failed_does_not_hide_the_others(call, make_output, folders):
+    output = make_output(corruptions=("first",))
+    folders.write_patch(output, RUN, "lost", "second", state="failed", error="KeyError: 'z'", steps=())
+    _, printed, _ = call(RUN, f"output={output}")
+    assert "patch job lost, second corruption failed" in printed and "KeyError: 'z'" in printed
+    assert len(heatmap(printed)) == 4
+
+
+def test_a_run_that_was_never_started(call, make_output, folders):
+    output = make_output()
+    cell = folders.cell("planned", "planned-first", "first", **{"optim.lr": "1e-5", "patching": "heads"})
+    folders.write_sweep(output, "later", [cell])
+    code, printed, _ = call("planned", f"output={output}")
+    assert code == 0
+    assert printed.splitlines() == [
+        "run planned to do", "  sweep later: optim.lr=1e-5", "", "patch job planned-first, first corruption to do",
+    ]  # fmt: skip
+
+
+def test_the_way_to_what_wandb_wrote(make_output):
+    output = make_output()
+    run = output / "runs" / RUN
+    for folder in (run / "patches" / f"{RUN}-first", run):
+        (folder / "wandb" / "offline-run-20261124_180000-x").mkdir(parents=True)
+    assert f"`wandb leet {run / 'wandb'}`" in seen(output, colour=None, width=400)
+
+
+def test_one_patch_job_by_its_id(make_output):
+    text = seen(make_output(), id=f"{RUN}-sec", colour=None)
+    assert text.startswith(f"run {RUN} done")
+    assert "second corruption" in text and "first corruption" not in text
+
+
+def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(make_output):
+    output = make_output(seeds=(0, 1), lrs=(1e-4, 3e-4))
+    assert find(output, "run-0.0003-constant-1").runs[0].run_id == "run-0.0003-constant-1"
+    assert find(output, f"{RUN}-s").runs[0].run_id == RUN
+    with pytest.raises(UserError, match="run-0.0003: 6 ids begin so, run-0.0003-constant-0 and"):
+        find(output, "run-0.0003")
+
+
+def test_an_id_of_a_patch_job_of_no_sweep(make_output, folders):
+    output = make_output()
+    folders.write_run(output, "by-hand")
+    folders.write_patch(output, "by-hand", "own", "second")
+    (run,) = find(output, "own").runs
+    assert (run.run_id, [patch.patch_id for patch in run.patches]) == ("by-hand", ["own"])
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("nothing",), "nothing: no run or patch job of that id in "),
+        (("run-",), "run-: 6 ids begin so, "),
+        ((), "show: give one id"),
+        ((RUN, "another"), "show: give one id"),
+        ((RUN, "--site", "resid_pre"), "--site resid_pre: not patched at heads; there are: z, q, k, v, pattern"),
+        ((RUN, "--step", "5"), "--step 5: not examined; there are: 0, 8, 16, 24"),
+    ],
+)
+def test_bad_input_is_one_line(call, make_output, words, complaint):
+    code, _, complained = call(*words, f"output={make_output(seeds=(0, 1))}")
+    assert code == 2
+    assert complained.startswith(f"error: {complaint}") and complained.count("\n") == 1

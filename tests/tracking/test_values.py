@@ -1,0 +1,134 @@
+"""What wandb shows of a run, without wandb."""
+
+from __future__ import annotations
+
+import shutil
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mi_sweeps.store.files import read_table, write_table
+from mi_sweeps.store.folders import run_folder
+from mi_sweeps.sweeps import manifest, plan
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.tracking import values
+
+LR, SEED, CLIP = st.sampled_from([1e-5, 3e-5]), st.integers(0, 3), st.sampled_from([1.0, 2.0])
+
+
+@pytest.fixture(scope="module")
+def base():
+    (cell,) = expand([])
+    return cell.config
+
+
+@pytest.fixture
+def run(output):
+    return plan.folders_of(manifest.load(output, "mine")[0].cell(output))[0]
+
+
+def head(layer, head, recovered, gap=2.0, site="z"):
+    place = {"kind": "patch", "site": site, "layer": layer, "head": head}
+    return {**place, "patched": 1.0 + recovered * gap, "clean": 1.0 + gap, "corrupted": 1.0}
+
+
+@given(first=st.tuples(LR, SEED, CLIP), second=st.tuples(LR, SEED, CLIP))
+def test_cells_are_equal_where_all_but_the_seed_is(base, first, second):
+    one, other = (
+        base.model_copy(
+            update={
+                "optim": base.optim.model_copy(update={"lr": lr}),
+                "train": base.train.model_copy(update={"clip": clip}),
+                "seed": seed,
+            }
+        )
+        for lr, seed, clip in (first, second)
+    )
+    same = (first[0], first[2]) == (second[0], second[2])
+    assert (values.cell(one) == values.cell(other)) == same
+
+
+def test_a_cell_says_what_sweeps_vary(make_config):
+    told = values.cell(make_config("optim.lr=3e-5", "schedule=cosine", "seed=7"))
+    assert told.startswith("model=mini task=ioi3 schedule=cosine lr=3e-05 weight_decay=0 steps=184 batch_size=16 rest=")
+    assert values.cell(make_config("optim.lr=3e-5", "schedule=cosine", "corruption=second", "tracking=wandb")) == told
+    assert values.cell(make_config("optim.lr=3e-5", "schedule=cosine", "schedule.warmup_ratio=0.1")) != told
+
+
+def test_flat_keys_to_group_by_and_all_of_the_configuration(make_config):
+    found = values.settings(make_config("optim.lr=3e-5", "seed=1"))
+    assert {key: found[key] for key in ("lr", "schedule", "seed", "model", "task")} == {
+        "lr": 3e-5,
+        "schedule": "constant",
+        "seed": 1,
+        "model": "mini",
+        "task": "ioi3",
+    }
+    assert found["config"]["optim"]["lr"] == 3e-5
+    assert found["config"]["task"]["prompts"]["train"] == 1200
+
+
+def test_nothing_is_recovered_where_nothing_can_be_said():
+    rows = [head(0, 0, 0.5), head(0, 1, 0.5, gap=0.05), head(0, 2, 0.5, site="v")]
+    assert values.of_table("first", rows, values.shown(rows)) == {"first/recovered/z/0.0": pytest.approx(0.5)}
+
+
+def test_a_small_model_shows_all_heads_and_a_large_one_those_that_ever_mattered():
+    small = [head(0, one, 0.0) for one in range(values.MOST_HEADS)]
+    assert len(values.shown(small)) == values.MOST_HEADS
+    large = [*small, head(1, 0, -0.5)]
+    assert values.shown(large) == {(1, 0)}
+    later = [*small, head(1, 0, 0.0)]
+    assert values.shown(later) == frozenset()
+    assert values.shown(later, values.shown(large)) == {(1, 0)}, "a curve does not end"
+
+
+def test_the_summary_is_of_the_last_checkpoint_of_everything(run):
+    found = values.summary(run)
+    last = {
+        f"{row['split']}/{row['metric']}": row["value"]
+        for row in read_table(run.metrics).to_pylist()
+        if row["step"] == 4
+    }
+    assert found["checkpoint"] == 4
+    assert {key: found[key] for key in last} == last
+    for corruption in ("first", "second"):
+        assert f"{corruption}/logit_diff/attn_0" in found
+        heads = {key: value for key, value in found.items() if key.startswith(f"{corruption}/recovered/z/")}
+        assert len(heads) == 16
+        largest = max(heads, key=lambda key: abs(heads[key])).rsplit("/", 1)[1]
+        assert found[f"{corruption}/top_heads"].startswith(f"{largest} ")
+        assert len(found[f"{corruption}/top_heads"].split(", ")) == 5
+
+
+@pytest.mark.parametrize("rates, expected", [([0.5, 0.9, 0.8, 0.95], 1), ([0.5, 0.89], None)])
+def test_when_it_was_won(tmp_path, rates, expected):
+    run = run_folder(tmp_path, "run")
+    rows = [
+        {"step": step, "split": split, "metric": "win_rate", "value": rate, "n": 100}
+        for step, rate in enumerate(rates)
+        for split in ("heldout", "two_name")
+    ]
+    write_table(run.metrics, pa.Table.from_pylist(rows))
+    assert values.summary(run).get("first_step_90") == expected
+
+
+def test_tables_of_all_that_is_there(run):
+    found = values.tables(run)
+    columns, rows = found["tables/metrics"]
+    assert columns[0] == "checkpoint"
+    assert "heldout/win_rate" in columns
+    assert [row[0] for row in rows] == [0, 2, 4]
+    columns, rows = found["tables/heads"]
+    assert columns == ["corruption", "site", "layer", "head", "recovered", "patched", "clean", "corrupted", "n"]
+    assert len(rows) == 2 * 3 * 16, "corruptions, sites, heads"
+
+
+def test_a_run_that_has_nothing_yet_says_nothing(tmp_path, run):
+    empty = run_folder(tmp_path, "other")
+    assert values.summary(empty) == {}
+    assert values.tables(empty) == {}
+    shutil.rmtree(run.path / "patches")
+    assert not any(key.startswith("first/") for key in values.summary(run))

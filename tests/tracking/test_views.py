@@ -1,0 +1,184 @@
+"""What saved views hold: the keys that real wandb runs of a sweep have, each in some panel."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import wandb_workspaces.workspaces as ws
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wandb_workspaces.workspaces.internal import View, WorkspaceViewspec
+
+from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.tracking import contents, views
+from mi_sweeps.tracking.contents import Contents, Examined
+
+
+@pytest.fixture(scope="module")
+def output(small, tmp_path_factory):
+    """A sweep with two learning rates and two corruptions, mirrored offline."""
+    folder = tmp_path_factory.mktemp("views") / "outputs"
+    grid = ("optim.lr=1e-4,3e-4", "corruption=first,second", "sweep.name=mine", "tracking=wandb", f"output={folder}")
+    cells = expand([*small, *grid])
+    assert not execute(cells).failed
+    manifest.add(folder, "mine", cells, "mi-sweeps run sweep.name=mine")
+    return folder
+
+
+def logged(output):
+    """What the runs wrote: the keys of config, history and summary."""
+    found = {"run": set(), "history": set(), "summary": set()}
+    for file in output.glob("runs/**/offline-run-*/*.wandb"):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        inspected = subprocess.run(command, capture_output=True, text=True, check=True)
+        for record in map(json.loads, inspected.stdout.splitlines()):
+            kind = record["type"]
+            if kind in found:
+                items = {"run": lambda run: run["config"]["update"], "history": lambda row: row["item"]}
+                names = items.get(kind, lambda summary: summary["update"])(record[kind])
+                # Of a picture there are its size, its format and so on.
+                found[kind] |= {re.sub(r"(/heads/\w+)\..*", r"\1", name) for name in names if name[0] != "_"}
+    return found["run"], found["history"], found["summary"]
+
+
+def panels(spec):
+    if "section" in spec:
+        return [panel for section in spec["section"]["panelBankConfig"]["sections"] for panel in section["panels"]]
+    grids = [block for block in spec["blocks"] if block["type"] == "panel-grid"]
+    return [panel for grid in grids for panel in grid["metadata"]["panelBankSectionConfig"]["panels"]]
+
+
+def keys(spec):
+    """The keys that panels name, and the expressions by which they find more."""
+    named, found = set(), set()
+    for config in (panel["config"] for panel in panels(spec)):
+        named |= set(config.get("metrics", ())) | set(config.get("mediaKeys", ()))
+        accessors = [column["accessor"] for column in config.get("columns", ())]
+        named |= {one.removeprefix("summary:") for one in accessors if one.startswith("summary:")}
+        found |= {config["metricRegex"]} if "metricRegex" in config else set()
+    return named, found
+
+
+def test_panels_name_the_keys_that_runs_log(output):
+    config, history, summary = logged(output)
+    view = views.workspace(contents.read(output, "mine"), "team", "project", "minmax")
+    named, found = keys(view.spec)
+    assert {key for key in history if not any(re.search(one, key) for one in found)} - named == {"checkpoint"}
+    assert found and all(any(re.search(one, key) for key in history) for one in found)
+    # No run of four steps wins 90%, so that none says when.
+    assert named - {"first_step_90"} <= history
+    assert {"first/recovered/z/2.1", "second/heads/z", "second/logit_diff/mlp_3", "heldout/win_rate"} <= history
+    (runs,) = view.spec["section"]["runSets"]
+    columns = {column.partition(":")[2].removesuffix(".value") for column in runs["runFeed"]["columnOrder"]}
+    assert columns - {"displayName", "first_step_90"} <= config | summary
+    groups = {panel["config"]["groupBy"] for panel in panels(view.spec) if "groupBy" in panel["config"]}
+    assert groups == {"cell.value", "lr.value", "group"} and {"cell", "lr"} <= config
+
+
+def test_a_workspace_is_of_the_sweeps_runs(output):
+    found = contents.read(output, "mine")
+    view = views.workspace(found, "team", "project", "stderr", baseline=found.run_ids[0])
+    (runs,) = view.spec["section"]["runSets"]
+    (only,) = runs["filters"]["filters"]
+    assert (only["key"]["name"], only["op"], only["value"]) == ("group", "=", "mine")
+    assert [group["name"] for group in runs["grouping"]] == ["cell.value"]
+    assert {panel["config"].get("groupArea", "stderr") for panel in panels(view.spec)} == {"stderr"}
+    model = View(entity="team", project="project", display_name="", name="", id="", spec=view.spec)
+    assert ws.Workspace._from_model(model).runset_settings.baseline_run == found.run_ids[0]
+
+
+def test_corruptions_are_side_by_side(output):
+    spec = views.workspace(contents.read(output, "mine"), "team", "project", "minmax").spec
+    sections = {section["name"]: section for section in spec["section"]["panelBankConfig"]["sections"]}
+    for name in ("Corruptions side by side", "Heads"):
+        titles = [panel["config"]["chartTitle"] for panel in sections[name]["panels"]]
+        assert sections[name]["flowConfig"]["columnsPerPage"] == 2
+        assert [title.replace("first", "second") for title in titles[::2]] == titles[1::2]
+    assert "the win rate is the same under all" in sections["About"]["panels"][0]["config"]["value"]
+
+
+def test_a_report_says_what_was_run_and_what_the_bands_are(output):
+    found = contents.read(output, "mine")
+    view = views.report(found, "team", "project", "stddev")
+    text = json.dumps(view.spec)
+    assert "mi-sweeps run sweep.name=mine" in text and "one seed, so there is no band" in text
+    assert view.description == "2 runs with 1 seed"
+    grids = [block for block in view.spec["blocks"] if block["type"] == "panel-grid"]
+    assert {grid["metadata"]["runSets"][0]["filters"]["filters"][0]["value"] for grid in grids} == {"mine"}
+    named, _ = keys(view.spec)
+    assert named < keys(views.workspace(found, "team", "project", "stddev").spec)[0]
+
+
+def test_a_sweep_that_was_not_patched_yet_has_its_win_rates(small, tmp_path):
+    output = tmp_path / "outputs"
+    cells = expand([*small, "sweep.name=mine", f"output={output}"])
+    assert not execute(cells).failed
+    manifest.add(output, "mine", cells, "")
+    for table in output.glob("runs/*/patches/*/tables/*"):
+        table.unlink()
+    found = contents.read(output, "mine")
+    named, regexes = keys(views.workspace(found, "team", "project", "minmax").spec)
+    assert not found.examined and not regexes
+    assert "heldout/win_rate" in named and not [key for key in named if "/heads/" in key]
+
+
+def test_what_a_sweep_varies_has_a_panel_each(small, tmp_path):
+    output = tmp_path / "outputs"
+    cells = expand([*small, "train.batch_size=4,8", "optim.lr=1e-4", f"output={output}"])
+    assert not execute(cells).failed
+    manifest.add(output, "sweep", cells, "")
+    found = contents.read(output, "sweep")
+    assert found.varied == ("config.train.batch_size",)
+    spec = views.workspace(found, "team", "project", "minmax").spec
+    assert "config.value.train.batch_size" in {panel["config"].get("groupBy") for panel in panels(spec)}
+
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
+
+
+@st.composite
+def sweeps(draw):
+    layers = range(draw(st.integers(0, 5)))
+    parts = draw(st.sets(st.sampled_from(("attn", "mlp"))))
+    return Contents(
+        sweep=draw(NAMES),
+        command="mi-sweeps run",
+        run_ids=("a",),
+        seeds=tuple(range(draw(st.integers(1, 3)))),
+        varied=tuple(draw(st.sets(st.sampled_from(("lr", "schedule", "model", "config.train.steps"))))),
+        metrics=tuple(
+            f"{split}/{metric}"
+            for split in draw(st.sets(st.sampled_from(("train", "heldout", "two_name"))))
+            for metric in ("win_rate", *draw(st.sets(st.sampled_from(("loss", "logit_diff_first")))))
+        ),
+        examined=tuple(
+            Examined(
+                corruption,
+                tuple(f"{corruption}/logit_diff/{part}_{layer}" for layer in layers for part in sorted(parts)),
+                tuple(draw(st.sets(st.sampled_from(("z", "v", "pattern", "q"))))),
+            )
+            for corruption in draw(st.lists(NAMES, max_size=3, unique=True))
+        ),
+    )
+
+
+@settings(max_examples=25)
+@given(sweeps())
+def test_every_key_of_any_sweep_is_in_some_panel(sweep):
+    view = views.workspace(sweep, "team", "project", "minmax")
+    named, _ = keys(view.spec)
+    pictures = {one.heads(site) for one in sweep.examined for site in one.sites}
+    keys_logged = {*sweep.metrics, *(key for one in sweep.examined for key in one.keys), *pictures}
+    assert named - {"first_step_90"} == keys_logged
+    for saved in (view, views.report(sweep, "team", "project", "minmax")):
+        ids = [panel["__id__"] for panel in panels(saved.spec)]
+        assert len(set(ids)) == len(ids)
+    read = WorkspaceViewspec.model_validate_json(view.text).model_dump_json(by_alias=True, exclude_none=True)
+    assert json.loads(read) == view.spec
+    assert views.text([view]) == views.text([views.workspace(sweep, "team", "project", "minmax")])
