@@ -10,13 +10,16 @@ import sys
 import time
 from contextlib import contextmanager
 
+import pyarrow as pa
 import pytest
 import wandb
 
+from mi_sweeps.store.files import write_table
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps import plan
 from mi_sweeps.sweeps.execute import Listener, execute
 from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.tracking.attempts import of_run
 from mi_sweeps.tracking.mirror import mirror
 
 
@@ -146,3 +149,26 @@ def test_without_a_point_there_is_no_attempt(make_config, monkeypatch):
     config = make_config("tracking=wandb")
     with mirror(config, run_folder(config.output, "run")):
         pass
+
+
+@pytest.mark.parametrize("left", [(4,), ()])
+def test_an_attempt_begins_with_what_is_on_disk_and_in_no_other(make_config, left):
+    """A kill took it along; perhaps nothing but that is left to do."""
+    config = make_config("tracking=wandb")
+    run = run_folder(config.output, "run")
+    rows = [{"step": step, "split": "heldout", "metric": "win_rate", "value": 0.5, "n": 2} for step in (0, 2, 4)]
+    write_table(run.metrics, pa.Table.from_pylist(rows))
+    with mirror(config, run) as tracked:
+        for step in left:
+            tracked.log(step, [row for row in rows if row["step"] == step])
+    deadline = time.monotonic() + 5
+    while (seen := logged(run)) != [0, 2, 4] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert seen == [0, 2, 4]
+    with mirror(config, run):
+        pass
+    assert len(of_run(run)) == 1, "all is there"
+
+
+def logged(run):
+    return sorted(step for attempt in of_run(run) for step in attempt.steps())

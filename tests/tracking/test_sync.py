@@ -275,11 +275,14 @@ def metrics(value):
     return [{"split": "heldout", "metric": "win_rate", "value": value}]
 
 
+LAYER = {"kind": "layer", "component": "attn", "layer": 0, "head": None, "logit_diff": 1.0}
+
+
 def track(cell, run, steps, patch=None):
     """An attempt of a fine-tune, or of a patch job, that logs these checkpoints."""
     with mirror(cell.config, run, patch) as tracked:
         for step in steps:
-            tracked.log(step, metrics(step / 100))
+            tracked.log(step, [LAYER] if patch else metrics(step / 100))
 
 
 def offline(folder):
