@@ -38,6 +38,9 @@ from transformers import (  # noqa: E402
 from mi_sweeps.config import Config  # noqa: E402
 from mi_sweeps.models.mini import FOLDER  # noqa: E402
 from mi_sweeps.sweeps.grid import expand  # noqa: E402
+from mi_sweeps.tasks import ioi  # noqa: E402
+from mi_sweeps.tasks.data import balanced  # noqa: E402
+from mi_sweeps.tasks.pairs import Pairs, make_pairs  # noqa: E402
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("repeatable")
@@ -143,3 +146,20 @@ def random_model(request: pytest.FixtureRequest, make_model: Callable[..., PreTr
 def family(request: pytest.FixtureRequest) -> str:
     """The name of each architecture and of each of their kin, for `make_model`."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def make_test_pairs(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[..., Pairs]:
+    """Pairs of three-name prompts; of one template and so of one length, or of unequal lengths."""
+
+    def make(corruption: str, *, one_length: bool = False, count: int = 6) -> Pairs:
+        names = ioi.single_token_names(mini_tokenizer)
+        prompts = ioi.splits(names, 3, {"train": 240}, seed=0)["train"]
+        if one_length:
+            prompts = [
+                prompt for prompt in prompts if prompt.template.split("|")[1] == "went" and "," in prompt.template
+            ]
+            prompts = [prompt for prompt in prompts if "decided" not in prompt.template]
+        return make_pairs(balanced(prompts, count), corruption, mini_tokenizer, names, prepend_bos=False)
+
+    return make

@@ -9,8 +9,6 @@ from transformers import PreTrainedTokenizerBase
 
 from mi_sweeps.config import PatchingConfig
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.tasks import ioi
-from mi_sweeps.tasks.data import balanced
 from mi_sweeps.tasks.ioi import single_token_names
 from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import fill
@@ -22,23 +20,6 @@ SHORT = (
     ("{}, {} and {} met, {} and {} to", ["Jane", "Sean", "Rose", "Jane", "Sean"], "Rose"),
 )
 """Prompts of three lengths, whose subjects are at three distances from their ends."""
-
-
-@pytest.fixture(scope="session")
-def make_test_pairs(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[..., Pairs]:
-    """Pairs of three-name prompts; of one template and so of one length, or of unequal lengths."""
-
-    def make(corruption: str, *, one_length: bool = False, count: int = 6) -> Pairs:
-        names = single_token_names(mini_tokenizer)
-        prompts = ioi.splits(names, 3, {"train": 240}, seed=0)["train"]
-        if one_length:
-            prompts = [
-                prompt for prompt in prompts if prompt.template.split("|")[1] == "went" and "," in prompt.template
-            ]
-            prompts = [prompt for prompt in prompts if "decided" not in prompt.template]
-        return make_pairs(balanced(prompts, count), corruption, mini_tokenizer, names, prepend_bos=False)
-
-    return make
 
 
 @pytest.fixture(scope="session")
