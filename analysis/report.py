@@ -23,7 +23,10 @@ from .frames import Frames, tabulate
 LIMIT = 15_000_000
 """Bytes. A page of this size still opens in a second or two and can be sent by mail."""
 
-SCRIPTS = ("base", "pictures", "header", "runs", "curves", "circuits", "main")
+SCRIPTS = (
+    *("base", "pictures", "header", "runs", "curves"),
+    *("circuits", "player", "sheets", "panels", "heatmaps", "scatter", "lines", "heads", "main"),
+)
 """The page's code, in this order: one file a section of the page."""
 
 MOST = 6000

@@ -9,13 +9,16 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "400px" });
 
-/** `draw` gives {title, note, runs, traces, layout, height}, or without traces why there is nothing to see. */
-function addPicture(parent, id, draw) {
+/**
+ * `draw` gives {title, note, runs, traces, layout, height}, or without traces why there is nothing to see; `alt` tells
+ * its values to those who do not see it. `shapes` gives all that the slider moves in it, if no more than lines.
+ */
+function addPicture(parent, id, draw, shapes = null) {
   const caption = h("figcaption");
   const plot = h("div", { class: "plot", id, role: "img" });
   const figure = h("figure", {}, caption, plot);
   parent.append(figure);
-  pictures.push({ figure, caption, plot, draw, group: parent.id, near: false, stale: true });
+  pictures.push({ figure, caption, plot, draw, shapes, group: parent.id, near: false, stale: true });
   watcher.observe(figure);
 }
 
@@ -27,10 +30,22 @@ function redraw(...groups) {
   }
 }
 
+/** The slider moved: lines are moved, all else is drawn again. */
+function follow(...groups) {
+  for (const picture of pictures.filter(({ group }) => groups.includes(group))) {
+    if (picture.shapes && !picture.stale) {
+      if (picture.plot.layout) Plotly.relayout(picture.plot, { shapes: picture.shapes(picture.plot) });
+    } else {
+      picture.stale = true;
+      paint(picture);
+    }
+  }
+}
+
 function paint(picture) {
   if (!picture.near || !picture.stale) return;
   picture.stale = false;
-  const { title, note, runs = [], traces, layout, height } = picture.draw();
+  const { title, note, runs = [], traces, layout, height, alt } = picture.draw();
   const ids = runs.map((run) => run.run_id).join(", ");
   const open = picture.caption.querySelector("details")?.open ?? false;
   picture.caption.replaceChildren(
@@ -40,7 +55,7 @@ function paint(picture) {
       ? h("details", { open }, h("summary", {}, count(runs.length, "run")), ids)
       : h("span", {}, runs.length ? ` · ${runs.length === 1 ? "run" : "runs"} ${ids}` : ""),
   );
-  picture.plot.setAttribute("aria-label", title);
+  picture.plot.setAttribute("aria-label", alt ? `${title}. ${alt}` : title);
   picture.plot.classList.toggle("empty", !traces);
   if (!traces) return void Plotly.purge(picture.plot);
   const colour = colours();
@@ -65,7 +80,10 @@ function colours() {
   const diverging = dark.matches
     ? [[0, "#79bdf5"], [0.25, "#2f6ea5"], [0.5, "#14161a"], [0.75, "#a6492f"], [1, "#ff9a7a"]]
     : [[0, "#2166ac"], [0.25, "#74add1"], [0.5, "#fafafa"], [0.75, "#ef8a62"], [1, "#b2182b"]];
-  return { ...named, diverging };
+  const sequential = dark.matches
+    ? [[0, "#14161a"], [0.5, "#6a51a3"], [1, "#dadaeb"]]
+    : [[0, "#fafafa"], [0.5, "#9e9ac8"], [1, "#3f007d"]];
+  return { ...named, diverging, sequential };
 }
 
 const GROUPS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#999933"];
