@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -258,3 +259,52 @@ def make_output(tmp_path: Path) -> Callable[..., Path]:
         return output
 
     return make
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SWITCHES = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, of which each test has pages of its own."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium to open the page")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright to open the page")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a file as a Playwright page: `open_page(file, width=375, dark=True)`.
+
+    The test fails at its end if a page reported an error or asked for anything but files.
+    """
+    contexts: list[Any] = []
+    problems: list[str] = []
+
+    def open_file(file: Path, width: int = 1280, height: int = 900, dark: bool = False, hash: str = "") -> Any:
+        scheme = "dark" if dark else "light"
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("console", lambda told: problems.append(f"console: {told.text}") if told.type == "error" else None)
+        local = ("file:", "data:", "blob:")
+        page.on("request", lambda asked: None if asked.url.startswith(local) else problems.append(asked.url))
+        page.goto(file.as_uri() + hash)
+        return page
+
+    yield open_file
+    for context in contexts:
+        context.close()
+    assert problems == []
