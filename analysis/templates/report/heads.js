@@ -46,7 +46,7 @@ const headSiteName = (site) => (SITES[site.replace(APPROXIMATE, "")] ?? site) + 
 
 /** What a table of heads says, in a sentence or two. */
 function told(view, heads) {
-  const under = `${known(state.circuits.other) ? `${view.name.slice(0, 1)} under` : "Under"} the ${view.corruption} corruption`;
+  const under = `${known(state.circuits.other) ? `For ${view.name.slice(0, 1)} under` : "Under"} the ${view.corruption} corruption`;
   const of = state.heads.site;
   if (!heads.length) return `${under}, ${of} was not patched in ${unitName(view.unit)}.`;
   const [best, ...others] = heads;
@@ -62,12 +62,13 @@ function told(view, heads) {
   return [
     `${under}, patching ${of} of head ${best[name].name} alone brings back ${amount} at checkpoint ${last.step}`,
     last.n > 1 ? ` (mean of ${last.n} runs)` : "",
-    half ? `; half of that is there ${half.from === "start" ? "from the first checkpoint on" : `from checkpoint ${half.step} on`}` : "",
-    grown ? `, and half of the change in logits ${grown.from === "start" ? "from the first on" : `from ${grown.step} on`}` : "",
+    half ? `; it is first at half of that at checkpoint ${halfStep(half)}` : "",
+    grown ? `, and at half of its change in logits at checkpoint ${halfStep(grown)}` : "",
     `. ${rest}`,
   ].join("");
 }
 
+const halfStep = ({ step, from }) => `${step}${{ start: " (the first)", unknown: " (no value before)" }[from] ?? ""}`;
 const valueTold = ({ mean, low, high }) => (known(mean) ? `${mean.toFixed(3)}${known(low) ? ` [${low.toFixed(3)}, ${high.toFixed(3)}]` : ""}` : "no value");
 
 /** The first checkpoint at half, with the earliest and the latest of the runs where they differ. */
@@ -76,14 +77,13 @@ function halfTold({ points, runs }) {
   if (!half) return "";
   const steps = runs.map((run) => halfway(run)?.step).filter(known);
   const ends = [Math.min(...steps), Math.max(...steps)];
-  const first = { start: `${half.step} (the first)`, unknown: `${half.step} (no value before)` }[half.from] ?? String(half.step);
-  return `${first}${steps.length > 1 && ends[0] !== ends[1] ? ` [${ends.join(" to ")}]` : ""}`;
+  return `${halfStep(half)}${steps.length > 1 && ends[0] !== ends[1] ? ` [${ends.join(" to ")}]` : ""}`;
 }
 
 function headsTable(view, heads) {
   const last = heads[0].change.points.at(-1).step;
   const group = heads[0].of > 1;
-  const names = ["head", `recovered at ${last}`, "half of it at", `change at ${last} (logits)`, "half of it at", ...(group ? ["n", `in the top ${state.heads.k} of`] : [])];
+  const names = ["head", `recovered at ${last}`, "half of it first at", `change at ${last} (logits)`, "half of it first at", ...(group ? ["n", `in the top ${state.heads.k} of`] : [])];
   const row = ({ recovered, change, among, of }) => {
     const { mean: share, n } = recovered.points.at(-1);
     const cells = [valueTold(recovered.points.at(-1)), halfTold(recovered), valueTold(change.points.at(-1)), halfTold(change), ...(group ? [n || change.points.at(-1).n, `${among} of ${of} runs`] : [])];
@@ -116,8 +116,9 @@ function drawTopHeads() {
   const lines = ({ curves }) => chosen.map((name) => curves.find((head) => head.name === name)).filter(known);
   const range = rangeOf(shown.flatMap((view) => lines(view).flatMap(({ points }) => points.flatMap((point) => [point.mean, point.low, point.high]))).filter(known));
   const { panels, inner } = arrange(rows, 300, 85);
+  const { margin, height } = frame(inner, { l: 50 });
   const layout = {
-    margin: { l: 50, r: 10, t: 34, b: 50 }, annotations: [], shapes: checkpointLines(panels.length),
+    margin, annotations: [], shapes: checkpointLines(panels.length),
     legend: narrow.matches ? { orientation: "h", y: -60 / inner, yanchor: "top" } : { title: { text: "head" } }, showlegend: true,
   };
   const traces = panels.flatMap((place) => {
@@ -135,8 +136,8 @@ function drawTopHeads() {
         showlegend: i === 0, customdata: points.map(pointTold), hovertemplate: `head ${name}, checkpoint %{x}<br>%{y:.3f}%{customdata}<extra></extra>`,
       }, ...(half ? [{
         ...common, mode: "markers", x: [half.step], y: [half.mean], showlegend: false,
-        marker: { symbol: "diamond", size: 11, color: line.color, line: { color: colours().card, width: 1.5 } },
-        hovertemplate: `head ${name}, half of its last value<br>from checkpoint %{x} on: %{y:.3f}<extra></extra>`,
+        marker: { symbol: "diamond", size: Math.abs(points.at(-1).mean) < LITTLE ? 6 : 11, color: line.color, line: { color: colours().card, width: 1.5 } },
+        hovertemplate: `head ${name}, half of its last value<br>first at checkpoint %{x}: %{y:.3f}<extra></extra>`,
       }] : [])];
     });
   });
@@ -145,6 +146,6 @@ function drawTopHeads() {
   const extra = [`◆ ${HALF.replace(" (◆ in the curves)", "")}`, shownUnits().some(several) ? BAND : "", gaps ? `no line: clean and corrupted differ by less than ${DATA.floor} logits` : "", "dotted: the slider's checkpoint"];
   return {
     title, traces, layout, note: circuitsNote(extra.filter(Boolean).join(" · "), absent), runs: runsOf(...shownUnits()),
-    alt: `at the last checkpoint ${shown.map(last).join("; ")}`, height: inner + 84 + (narrow.matches ? 30 + 10 * chosen.length : 0),
+    alt: `at the last checkpoint ${shown.map(last).join("; ")}`, height,
   };
 }

@@ -18,7 +18,7 @@ function heatmapPanel(view, site, at, quantity, over) {
   const { layout, cells, clean, corrupted, used, of } = found;
   const told = [
     known(clean) ? `clean ${clean.toFixed(2)}, corrupted ${corrupted.toFixed(2)}` : "",
-    of > 1 ? (used < of ? `${used} of ${of} runs` : `n ${of} runs`) : "",
+    used < of ? `${used} of ${of} runs` : "",
   ].filter(Boolean).join(", ");
   const besides = cells.map((cell) => (of < 2 ? "" : over === "deviation" ? `<br>mean ${number(cell.mean)}, n ${cell.n} runs` : `<br>standard deviation ${number(cell.deviation) || "none"}, n ${cell.n} runs`));
   return { name: view.name, layout, list: cells.map((cell) => cell[over]), besides, told };
@@ -59,18 +59,20 @@ function drawHeatmap(site) {
   const colour = colours();
   const positions = shown[0].layout.axis === "position";
   const tall = Math.min(Math.max(shown[0].layout.layers.length * 26, 130), 420);
-  const { panels, inner } = arrange(rows, tall, positions ? 110 : 75);
+  const { panels, inner } = arrange(rows, tall, positions ? 125 : 90);
+  const below = positions ? 85 : 45;
+  const { margin, height } = frame(inner, { l: 45, t: 48, below });
   const layout = {
-    plot_bgcolor: colour.missing, margin: { l: 45, r: 10, t: 34, b: positions ? 75 : 45 }, annotations: [],
+    plot_bgcolor: colour.missing, margin, annotations: [],
     coloraxis: {
       cmin: over === "mean" ? -end : 0, cmax: end, colorscale: over === "mean" ? colour.diverging : colour.sequential,
-      colorbar: { thickness: 12, outlinewidth: 0, title: { text: quantity === "recovered" ? "recovered" : "logits", side: "right" } },
+      colorbar: colourBar(quantity === "recovered" ? "recovered" : "logits", inner, below),
     },
   };
   const traces = panels.map((place) => {
     const { panel, i, xaxis, yaxis } = place;
     const { layers, columns, axis: kind } = panel.layout;
-    layout.annotations.push(subtitle(`<b>${plain(panel.name)}</b>${panel.told ? `: ${panel.told}` : ""}`, place));
+    layout.annotations.push(subtitle(`<b>${plain(panel.name)}</b><br>${panel.told}`, place));
     const bare = { type: "category", showgrid: false, zeroline: false, ticks: "" };
     layout[`xaxis${suffix(i)}`] = axis(place.last ? kind : "", { ...bare, domain: place.x, anchor: yaxis, tickangle: positions ? -50 : 0 });
     layout[`yaxis${suffix(i)}`] = axis(place.first ? "layer" : "", { ...bare, domain: place.y, anchor: xaxis, showticklabels: place.first });
@@ -84,6 +86,6 @@ function drawHeatmap(site) {
   const extra = [alone ? "one run has no spread: choose a mean over several" : "", agreement(site, at)].filter(Boolean).join(" · ");
   return {
     title, traces, layout, note: circuitsNote(extra, absent, " at this checkpoint"), runs: runsOf(...shownUnits()),
-    alt: shown.map(largest).join("; "), height: inner + layout.margin.t + layout.margin.b,
+    alt: shown.map(largest).join("; "), height,
   };
 }

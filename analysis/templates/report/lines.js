@@ -10,13 +10,13 @@ function componentRows(kind) {
 const componentName = (view) => (known(state.circuits.other) ? `${view.name.slice(0, 1)}, ${against(view.corruption)}` : against(view.corruption));
 
 /** A marker that is not seen, which carries the colour bar of an order. */
-const orderBar = (names, title) => {
-  const ticks = names.map((_, i) => i).filter((i) => i % Math.ceil(names.length / 9) === 0);
+const orderBar = (names, title, inner, below) => {
+  const ticks = names.map((_, i) => i).filter((i) => i % Math.ceil(names.length / (narrow.matches ? 4 : 9)) === 0);
   return {
     type: "scatter", mode: "markers", x: [null], y: [null], hoverinfo: "skip", showlegend: false,
     marker: {
       color: [0], cmin: 0, cmax: names.length - 1, showscale: names.length > 1, colorscale: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, ordered(share, 1)]),
-      colorbar: { thickness: 12, outlinewidth: 0, title: { text: title, side: "right" }, tickvals: ticks, ticktext: ticks.map((i) => plain(names[i])) },
+      colorbar: colourBar(title, inner, below, { tickvals: ticks, ticktext: ticks.map((i) => plain(names[i])) }),
     },
   };
 };
@@ -29,7 +29,8 @@ function drawLens() {
   const at = step();
   const range = rangeOf(shown.flatMap(({ curves }) => curves.flatMap(({ points }) => points.map((point) => point.mean))).filter(known));
   const { panels, inner } = arrange(rows, 270, 110);
-  const layout = { margin: { l: 50, r: 10, t: 34, b: 75 }, annotations: [], showlegend: false };
+  const { margin, height } = frame(inner, { l: 50, below: 75 });
+  const layout = { margin, annotations: [], showlegend: false };
   const traces = panels.flatMap((place) => {
     const { panel, i, xaxis, yaxis } = place;
     layout.annotations.push(subtitle(`<b>${plain(componentName(panel))}</b>`, place));
@@ -44,8 +45,8 @@ function drawLens() {
     const now = panel.steps.indexOf(at);
     return [...panel.steps.map((_, rank) => line(rank, false)), ...(now >= 0 ? [line(now, true)] : [])];
   });
-  traces.push(orderBar(shown[0].steps.map(String), "checkpoint, in order"));
-  return { title, traces, layout, note: circuitsNote(`thick: checkpoint ${at}`, absent), runs: runsOf(...shownUnits()), height: inner + 109 };
+  traces.push(orderBar(shown[0].steps.map(String), "checkpoint, in order", inner, 80));
+  return { title, traces, layout, note: circuitsNote(`thick: checkpoint ${at}`, absent), runs: runsOf(...shownUnits()), height };
 }
 
 /** Logit differences over checkpoints, a line a component: those of `kind` whose name begins with `word`. */
@@ -56,7 +57,8 @@ function drawComponentLines(kind, word, what) {
   const lines = ({ curves }) => curves.filter(({ name }) => name.startsWith(word));
   const range = rangeOf(shown.flatMap((view) => lines(view).flatMap(({ points }) => points.flatMap((point) => [point.mean, point.low, point.high]))).filter(known));
   const { panels, inner } = arrange(rows, 270, 85);
-  const layout = { margin: { l: 50, r: 10, t: 34, b: 50 }, annotations: [], showlegend: false, shapes: checkpointLines(panels.length) };
+  const { margin, height } = frame(inner, { l: 50 });
+  const layout = { margin, annotations: [], showlegend: false, shapes: checkpointLines(panels.length) };
   const traces = panels.flatMap((place) => {
     const { panel, i, xaxis, yaxis } = place;
     layout.annotations.push(subtitle(`<b>${plain(componentName(panel))}</b>`, place));
@@ -65,19 +67,19 @@ function drawComponentLines(kind, word, what) {
     const curves = lines(panel);
     return curves.flatMap(({ name, points }, rank) => {
       const colour = ordered(rank, curves.length - 1);
-      return [...bandTrace(points, colour, { xaxis, yaxis }), {
+      return [...bandTrace(points, colour, { xaxis, yaxis }, 0.1), {
         type: "scatter", mode: "lines+markers", xaxis, yaxis, x: points.map((point) => point.step), y: points.map((point) => point.mean), marker: { size: 3 }, line: { color: colour, width: 1.8 },
         customdata: points.map(pointTold), hovertemplate: `${plain(name)}, checkpoint %{x}<br>%{y:.3f} logits%{customdata}<extra></extra>`,
       }];
     });
   });
   const names = lines(shown[0]).map(({ name }) => name);
-  traces.push(orderBar(names, "component, in order"));
+  traces.push(orderBar(names, "component, in order", inner));
   const banded = shownUnits().some(several) ? BAND : "";
   const last = (view) => `${componentName(view)}: ${lines(view).map(({ name, points }) => `${name} ${number(points.at(-1).mean)}`).join(", ")}`;
   return {
     title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", banded].filter(Boolean).join(" · "), absent), runs: runsOf(...shownUnits()),
-    alt: `at the last checkpoint ${shown.map(last).join("; ")}`, height: inner + 84,
+    alt: `at the last checkpoint ${shown.map(last).join("; ")}`, height,
   };
 }
 
@@ -92,9 +94,10 @@ function drawLayers() {
   const colour = colours();
   const end = Math.max(...rangeOf(shown.flatMap(({ curves }) => curves.flatMap(({ points }) => points.map((point) => point.mean))).filter(known)).map(Math.abs), 1e-6);
   const { panels, inner } = arrange(rows, Math.max(130, shown[0].curves.length * 18), 85);
+  const { margin, height } = frame(inner, { l: 60, below: 65 });
   const layout = {
-    plot_bgcolor: colour.missing, margin: { l: 60, r: 10, t: 34, b: 50 }, annotations: [], shapes: [],
-    coloraxis: { cmin: -end, cmax: end, colorscale: colour.diverging, colorbar: { thickness: 12, outlinewidth: 0, title: { text: "logits", side: "right" } } },
+    plot_bgcolor: colour.missing, margin, annotations: [], shapes: [],
+    coloraxis: { cmin: -end, cmax: end, colorscale: colour.diverging, colorbar: colourBar("logits", inner, 65) },
   };
   const traces = panels.map((place) => {
     const { panel, i, xaxis, yaxis } = place;
@@ -112,5 +115,5 @@ function drawLayers() {
       hovertemplate: "%{y}, checkpoint %{x}<br>%{z:.3f} logits%{customdata}<extra></extra>",
     };
   });
-  return { title, traces, layout, note: circuitsNote(`framed: checkpoint ${at}`, absent), runs: runsOf(...shownUnits()), height: inner + 84 };
+  return { title, traces, layout, note: circuitsNote(`framed: checkpoint ${at}`, absent), runs: runsOf(...shownUnits()), height };
 }

@@ -3,7 +3,7 @@
 const suffix = (i) => (i ? String(i + 1) : "");
 const subtitle = (text, place) => ({
   text, showarrow: false, xref: "paper", yref: "paper", x: place.x[0], xanchor: "left", y: place.y[1], yanchor: "bottom",
-  font: { size: 12 },
+  align: "left", font: { size: 12 },
 });
 
 /**
@@ -23,6 +23,21 @@ function arrange(rows, tall, gap) {
   return { panels, inner };
 }
 
+/** A picture's margins and height around `inner` pixels of panels; `below` for the axis of the last row, `bar` for a colour bar. */
+function frame(inner, { l, t = 34, below = 50, bar = true }) {
+  const under = bar && narrow.matches ? 70 : 0;
+  const margin = { l, r: 10, t, b: below + under };
+  return { margin, height: inner + t + below + under };
+}
+
+/** A colour bar at the right, or on a narrow page below panels of `inner` pixels. */
+const colourBar = (title, inner, below = 50, more = {}) => ({
+  thickness: 12, outlinewidth: 0, ...more,
+  ...(narrow.matches
+    ? { orientation: "h", x: 0, xanchor: "left", xpad: 0, y: -below / inner, yanchor: "top", ypad: 0, title: { text: title, side: "top" } }
+    : { title: { text: title, side: "right" } }),
+});
+
 /** A line at the slider's checkpoint in each of the panels. */
 function checkpointLines(n) {
   return Array.from({ length: n }, (_, i) => ({
@@ -41,11 +56,11 @@ function circuitsNote(extra, absent = [], where = "") {
 const against = (corruption) => (["first", "second"].includes(corruption) ? `answer against the ${corruption} subject` : `${corruption} corruption`);
 
 /** A band between two lines, of points {step, low, high}; none where there is no interval. */
-function bandTrace(points, colour, place) {
+function bandTrace(points, colour, place, share = 0.16) {
   const banded = points.filter((point) => known(point.low));
   if (!banded.length) return [];
   return [{
-    type: "scatter", mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: translucent(colour, 0.16), hoverinfo: "skip", showlegend: false, ...place,
+    type: "scatter", mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: translucent(colour, share), hoverinfo: "skip", showlegend: false, ...place,
     x: [...banded.map((point) => point.step), ...banded.map((point) => point.step).reverse()],
     y: [...banded.map((point) => point.high), ...banded.map((point) => point.low).reverse()],
   }];

@@ -30,16 +30,34 @@ function redraw(...groups) {
   }
 }
 
-/** The slider moved: lines are moved, all else is drawn again. */
+/** The slider moved: lines are moved, all else is drawn again, what is in the window first. */
 function follow(...groups) {
-  for (const picture of pictures.filter(({ group }) => groups.includes(group))) {
-    if (picture.shapes && !picture.stale) {
-      if (picture.plot.layout) Plotly.relayout(picture.plot, { shapes: picture.shapes(picture.plot) });
-    } else {
-      picture.stale = true;
-      paint(picture);
-    }
+  const moved = pictures.filter(({ group }) => groups.includes(group));
+  const drawn = moved.filter((picture) => !picture.shapes || picture.stale);
+  for (const picture of drawn) picture.stale = true;
+  for (const picture of drawn.filter(seen)) paint(picture);
+  for (const { plot, shapes } of moved.filter((picture) => !drawn.includes(picture))) {
+    if (plot.layout) Plotly.relayout(plot, { shapes: shapes(plot) });
   }
+  paintLater();
+}
+
+const seen = ({ figure }) => {
+  const { top, bottom } = figure.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+};
+
+let waiting = null;
+
+/** One after the other, so that the slider's next move need not wait for what is near the window but not in it. */
+function paintLater() {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    const next = pictures.find((picture) => picture.near && picture.stale);
+    if (!next) return;
+    paint(next);
+    paintLater();
+  });
 }
 
 function paint(picture) {
@@ -70,7 +88,11 @@ function paint(picture) {
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 40rem)");
-for (const media of [dark, narrow]) media.addEventListener("change", () => redraw());
+dark.addEventListener("change", () => redraw());
+narrow.addEventListener("change", () => {
+  for (const { plot } of pictures) Plotly.purge(plot);  // it would keep a colour bar's old place beside the new one
+  redraw();
+});
 addEventListener("beforeprint", () => pictures.forEach((picture) => { picture.near = true; paint(picture); }));
 
 function colours() {

@@ -1,4 +1,5 @@
 const NAMED = 6;  // heads of a panel that carry their name
+const APART = 0.04;  // of an axis: names of heads nearer to zero would hide each other
 
 /** The exact site if any of the views has it, or else its estimates. */
 function siteThere(name) {
@@ -16,6 +17,8 @@ function pairs({ unit, corruption }, across, up, at, quantity) {
     x: cell.mean, y: other.cells[i].mean, xs: cell.deviation, ys: other.cells[i].deviation, n: cell.n,
   })).filter((point) => known(point.x) && known(point.y));
 }
+
+const farthest = (points, n) => [...points].sort((a, b) => Math.hypot(b.x, b.y) - Math.hypot(a.x, a.y)).slice(0, n);
 
 /** Both axes of all panels, the same for every checkpoint. */
 function pairsRange(across, up, quantity) {
@@ -37,11 +40,12 @@ function drawScatter(up, across) {
   const { panels, inner } = arrange(rows, 340, 85);
   const colour = colours();
   const depth = Math.max(...rows.flat().flatMap(({ points }) => points.map(({ layer }) => layer)), 1);
+  const { margin, height } = frame(inner, { l: 55 });
   const layout = {
-    margin: { l: 55, r: 10, t: 34, b: 50 }, annotations: [], shapes: [], showlegend: false,
+    margin, annotations: [], shapes: [], showlegend: false,
     coloraxis: {
       cmin: 0, cmax: depth, colorscale: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, ordered(share, 1)]),
-      colorbar: { thickness: 12, outlinewidth: 0, title: { text: "layer", side: "right" }, ...(depth < 12 ? { dtick: 1 } : {}) },
+      colorbar: colourBar("layer", inner, 50, depth < 12 ? { dtick: 1 } : {}),
     },
   };
   const traces = panels.map((place) => {
@@ -50,7 +54,7 @@ function drawScatter(up, across) {
     layout[`xaxis${suffix(i)}`] = axis(place.last ? `by ${one}` : "", { domain: place.x, anchor: yaxis, range });
     layout[`yaxis${suffix(i)}`] = axis(place.first ? `by ${other}` : "", { domain: place.y, anchor: xaxis, range });
     layout.shapes.push({ type: "line", xref: xaxis, yref: yaxis, x0: range[0], y0: range[0], x1: range[1], y1: range[1], layer: "below", line: { color: colour.quiet, width: 1, dash: "dot" } });
-    const far = new Set([...panel.points].sort((a, b) => Math.hypot(b.x, b.y) - Math.hypot(a.x, a.y)).slice(0, NAMED));
+    const far = new Set(farthest(panel.points, NAMED).filter(({ x, y }) => Math.hypot(x, y) > APART * (range[1] - range[0])));
     const middle = (range[0] + range[1]) / 2;
     const deviations = ({ xs, ys, n }) => (n > 1 ? `<br>standard deviations ${number(xs)} and ${number(ys)}, n ${n} runs` : "");
     return {
@@ -63,10 +67,10 @@ function drawScatter(up, across) {
     };
   });
   const missing = rows.flat().some(({ points }) => !points.length) ? "heads without a value (small denominator) are left out" : "";
-  const told = ({ name, points }) => `${name}: ${[...points].sort((a, b) => Math.hypot(b.x, b.y) - Math.hypot(a.x, a.y)).slice(0, 3).map((point) => `head ${point.name} ${other} ${point.y.toFixed(3)}, ${one} ${point.x.toFixed(3)}`).join(", ")}`;
+  const told = ({ name, points }) => `${name}: ${farthest(points, 3).map((point) => `head ${point.name} ${other} ${point.y.toFixed(3)}, ${one} ${point.x.toFixed(3)}`).join(", ")}`;
   return {
     title, traces, layout, runs: runsOf(...shownUnits()), alt: rows.flat().map(told).join("; "),
-    note: circuitsNote(["dotted: both alike", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
-    height: inner + layout.margin.t + layout.margin.b,
+    note: circuitsNote(["dotted: both bring back the same", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
+    height,
   };
 }
