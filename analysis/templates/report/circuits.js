@@ -27,22 +27,27 @@ const ORDER = ["first", "second", "both", "order"];
 const corruptions = () => unique(DATA.blocks.map((block) => block.corruption)).sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
 const runsOf = (...units) => unique(units.flatMap((unit) => blocksOf(unit)).map((block) => RUNS[block.run]));
 
+/** What can be shown, by kind: each unit with the words of its choice, and those of several runs without the mean. */
 function units() {
   const runs = unique(DATA.blocks.map((block) => block.run)).sort((a, b) => a - b).map((index) => RUNS[index]);
   const cells = unique(runs.map((run) => run.cell));
   const groups = (key) => unique(runs.map((run) => run[key])).filter(known).map((value) => [value, runs.filter((run) => run[key] === value).length]).filter(([, n]) => n > 1);
+  const named = (name, n) => [`${name}: mean of ${n} runs`, `${name}: ${n} runs`];
   const settings = SETTINGS.flatMap(([key, label]) => {
     const values = groups(key);
-    return values.length > 1 && values.length < cells.length ? values.map(([value, n]) => [`${key}:${value}`, `${label} ${written(value)}: mean of ${n} runs`]) : [];
+    return values.length > 1 && values.length < cells.length ? values.map(([value, n]) => [`${key}:${value}`, ...named(`${label} ${written(value)}`, n)]) : [];
   });
   return {
-    "Mean over seeds": groups("cell").map(([cell, n]) => [`cell:${cell}`, `${cell}: mean of ${n} runs`]),
-    "Mean over more than seeds": cells.length > 1 ? [...settings, ["all:", `all: mean of ${runs.length} runs`]] : [],
+    "Mean over seeds": groups("cell").map(([cell, n]) => [`cell:${cell}`, ...named(cell, n)]),
+    "Mean over more than seeds": cells.length > 1 ? [...settings, ["all:", ...named("all settings", runs.length)]] : [],
     "One run": runs.map((run) => [`run:${run.index}`, [run.cell, `seed ${run.seed}`, run.run_id].filter(Boolean).join(", ")]),
   };
 }
 
-const unitName = (unit) => remember(["name", unit], () => Object.values(units()).flat().find(([name]) => name === unit)?.[1] ?? "");
+const unitName = (unit, over = "mean") => remember(["name", unit, over], () => {
+  const [, words, bare] = Object.values(units()).flat().find(([name]) => name === unit) ?? [];
+  return (over === "spread" ? bare : null) ?? words ?? "";
+});
 const several = (unit) => runsOf(unit).length > 1;
 
 /** The units that are shown, one or two. */
@@ -57,9 +62,9 @@ function views() {
 }
 
 /** Whose values a picture shows, for its title. */
-function whose() {
-  const [one, other] = shownUnits();
-  return known(other) ? `A: ${unitName(one)}; B: ${unitName(other)}` : unitName(one);
+function whose(over = "mean") {
+  const [one, other] = shownUnits().map((unit) => unitName(unit, over));
+  return known(other) ? `A: ${one}; B: ${other}` : one;
 }
 
 /** Steps of the checkpoints that were examined in any of the units. */
@@ -72,7 +77,7 @@ function shownSteps() {
 
 function step() {
   const steps = shownSteps();
-  state.circuits.at = Math.min(state.circuits.at, steps.length - 1);
+  if (steps.length) state.circuits.at = Math.min(state.circuits.at, steps.length - 1);
   return steps[state.circuits.at];
 }
 

@@ -37,7 +37,7 @@ function drawFound() {
   $("heads-told").replaceChildren(...found.map(({ view, heads }) => h("p", {}, told(view, heads))));
   $("heads-tables").replaceChildren(...found.filter(({ heads }) => heads.length).map(({ view, heads }) => headsTable(view, heads)));
   $("heads-legend").textContent =
-    `Recovered, and the change that patching makes in logits, at the last checkpoint${shownUnits().some(several) ? ": mean over runs, with its 95% interval (Student's t) and the number n of runs; in brackets the earliest and latest run" : ""}. ` +
+    `Recovered, and the change that patching makes in logits, at the last checkpoint${shownUnits().some(several) ? ": mean over runs, with its 95% interval (Student's t) and the number n of runs; after a first checkpoint those of the earliest and the latest run" : ""}. ` +
     `Half of it: ${HALF}; recovered is a share, so a head may have it from the start while the difference itself grows, which the change tells. ` +
     `Quiet: heads that bring back less than ${LITTLE}.`;
 }

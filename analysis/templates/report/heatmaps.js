@@ -43,7 +43,7 @@ function drawHeatmap(site) {
   const at = step();
   const what = site === "head" ? "direct logit difference of each head" : `${quantity === "recovered" ? "recovered" : "logit difference change"} by patching ${SITES[site] ?? site}`;
   const words = over === "deviation" ? `Standard deviation over runs: ${what}` : capital(what);
-  const title = [words, `checkpoint ${at}`, whose()].filter(Boolean).join(", ");
+  const title = [words, `checkpoint ${at}`, whose(state.circuits.over)].filter(Boolean).join(", ");
   const absent = [];
   const rows = views().map((row) => {
     const panels = row.map((view) => heatmapPanel(view, site, at, quantity, over) ?? (absent.push(view), null)).filter(Boolean);

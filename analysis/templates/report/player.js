@@ -7,12 +7,12 @@ function drawPlayer() {
   const steps = shownSteps();
   step();
   const slider = h("input", {
-    type: "range", id: "checkpoint", min: 0, max: steps.length - 1, step: 1, "aria-label": "checkpoint",
+    type: "range", id: "checkpoint", min: 0, max: Math.max(steps.length - 1, 0), disabled: !steps.length, step: 1, "aria-label": "checkpoint",
     input: (event) => { stop(); goTo(Number(event.target.value)); },
   });
   slider.value = state.circuits.at;
   $("circuits-player").replaceChildren(
-    h("button", { type: "button", id: "play", click: () => (playing ? stop() : play()) }),
+    h("button", { type: "button", id: "play", disabled: steps.length < 2, click: () => (playing ? stop() : play()) }),
     slider, h("output", { for: "checkpoint", id: "checkpoint-told" }));
   tellPlaying();
   tellCheckpoint();
@@ -22,8 +22,8 @@ function drawPlayer() {
 $("circuits-player").addEventListener("keydown", (event) => {
   const onSlider = event.target.id === "checkpoint";
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (onSlider && event.key === " ") (playing ? stop : play)();
-  else if (!onSlider && by) {
+  if (onSlider && event.key === " " && shownSteps().length > 1) (playing ? stop : play)();
+  else if (!onSlider && by && shownSteps().length) {
     stop();
     goTo(Math.min(Math.max(state.circuits.at + by, 0), shownSteps().length - 1));
   } else return;
@@ -35,7 +35,8 @@ function tellPlaying() {
 }
 
 function tellCheckpoint() {
-  const told = `checkpoint ${step()} (${state.circuits.at + 1} of ${shownSteps().length})`;
+  const steps = shownSteps();
+  const told = steps.length ? `checkpoint ${step()} (${state.circuits.at + 1} of ${steps.length})` : "no checkpoint";
   $("checkpoint-told").textContent = told;
   $("checkpoint").setAttribute("aria-valuetext", told);
 }

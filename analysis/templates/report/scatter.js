@@ -1,5 +1,6 @@
 const NAMED = 6;  // heads of a panel that carry their name
 const APART = 0.04;  // of an axis: names of heads nearer to zero would hide each other
+const SIDES = ["middle right", "middle left", "top center", "bottom center"];  // neighbours' names stand apart
 
 /** The exact site if any of the views has it, or else its estimates. */
 function siteThere(name) {
@@ -54,13 +55,12 @@ function drawScatter(up, across) {
     layout[`xaxis${suffix(i)}`] = axis(place.last ? `by ${one}` : "", { domain: place.x, anchor: yaxis, range });
     layout[`yaxis${suffix(i)}`] = axis(place.first ? `by ${other}` : "", { domain: place.y, anchor: xaxis, range });
     layout.shapes.push({ type: "line", xref: xaxis, yref: yaxis, x0: range[0], y0: range[0], x1: range[1], y1: range[1], layer: "below", line: { color: colour.quiet, width: 1, dash: "dot" } });
-    const far = new Set(farthest(panel.points, NAMED).filter(({ x, y }) => Math.hypot(x, y) > APART * (range[1] - range[0])));
-    const middle = (range[0] + range[1]) / 2;
+    const far = farthest(panel.points, NAMED).filter(({ x, y }) => Math.hypot(x, y) > APART * (range[1] - range[0]));
     const deviations = ({ xs, ys, n }) => (n > 1 ? `<br>standard deviations ${number(xs)} and ${number(ys)}, n ${n} runs` : "");
     return {
       type: "scatter", mode: "markers+text", xaxis, yaxis, x: panel.points.map(({ x }) => x), y: panel.points.map(({ y }) => y),
-      text: panel.points.map((point) => (far.has(point) ? point.name : "")), textfont: { size: 11 },
-      textposition: panel.points.map(({ x }) => (x > middle ? "middle left" : "middle right")),
+      text: panel.points.map((point) => (far.includes(point) ? point.name : "")), textfont: { size: 11 },
+      textposition: panel.points.map((point) => SIDES[Math.max(0, far.indexOf(point)) % SIDES.length]),
       marker: { size: 9, color: panel.points.map(({ layer }) => layer), coloraxis: "coloraxis", line: { color: colour.card, width: 1 } },
       customdata: panel.points.map((point) => `head ${point.name}<br>${other} ${point.y.toFixed(3)}, ${one} ${point.x.toFixed(3)}${deviations(point)}`),
       hovertemplate: `${plain(panel.name)}<br>%{customdata}<extra></extra>`, cliponaxis: false,
