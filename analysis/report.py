@@ -25,7 +25,7 @@ LIMIT = 15_000_000
 
 SCRIPTS = (
     *("base", "pictures", "header", "runs", "curves"),
-    *("circuits", "player", "sheets", "panels", "heatmaps", "scatter", "lines", "heads", "main"),
+    *("circuits", "player", "sheets", "panels", "heatmaps", "scatter", "layers", "heads", "main"),
 )
 """The page's code, in this order: one file a section of the page."""
 
