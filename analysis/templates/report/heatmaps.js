@@ -24,7 +24,7 @@ function heatmapPanel(view, site, at, quantity, over) {
   return { name: view.name, layout, list: cells.map((cell) => cell[over]), besides, told };
 }
 
-function difference(one, other, name) {
+function differencePanel(one, other, name) {
   const list = one.list.map((value, i) => (known(value) && known(other.list[i]) ? value - other.list[i] : null));
   return { name, layout: one.layout, list, besides: list.map(() => ""), told: "" };
 }
@@ -49,7 +49,7 @@ function drawHeatmap(site) {
     const panels = row.map((view) => heatmapPanel(view, site, at, quantity, over) ?? (absent.push(view), null)).filter(Boolean);
     if (over === "mean" && panels.length === 2 && sameLayout(panels[0].layout, panels[1].layout)) {
       const { left, right, other } = state.circuits;
-      panels.push(difference(...panels, known(other) ? `A − B, ${row[0].corruption} corruption` : `${left} − ${right}`));
+      panels.push(differencePanel(...panels, known(other) ? `A − B, ${row[0].corruption} corruption` : `${left} − ${right}`));
     }
     return panels;
   });
@@ -66,7 +66,7 @@ function drawHeatmap(site) {
     plot_bgcolor: colour.missing, margin, annotations: [],
     coloraxis: {
       cmin: over === "mean" ? -end : 0, cmax: end, colorscale: over === "mean" ? colour.diverging : colour.sequential,
-      colorbar: colourBar(quantity === "recovered" ? "recovered" : "logits", inner, below),
+      colorbar: scaleBar(quantity === "recovered" ? "recovered" : "logits", inner, below),
     },
   };
   const traces = panels.map((place) => {

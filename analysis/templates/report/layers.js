@@ -16,7 +16,7 @@ const orderBar = (names, title, inner, below) => {
     type: "scatter", mode: "markers", x: [null], y: [null], hoverinfo: "skip", showlegend: false,
     marker: {
       color: [0], cmin: 0, cmax: names.length - 1, showscale: names.length > 1, colorscale: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, ordered(share, 1)]),
-      colorbar: colourBar(title, inner, below, { tickvals: ticks, ticktext: ticks.map((i) => plain(names[i])) }),
+      colorbar: scaleBar(title, inner, below, { tickvals: ticks, ticktext: ticks.map((i) => plain(names[i])) }),
     },
   };
 };
@@ -97,7 +97,7 @@ function drawLayers() {
   const { margin, height } = frame(inner, { l: 60, below: 65 });
   const layout = {
     plot_bgcolor: colour.missing, margin, annotations: [], shapes: [],
-    coloraxis: { cmin: -end, cmax: end, colorscale: colour.diverging, colorbar: colourBar("logits", inner, 65) },
+    coloraxis: { cmin: -end, cmax: end, colorscale: colour.diverging, colorbar: scaleBar("logits", inner, 65) },
   };
   const traces = panels.map((place) => {
     const { panel, i, xaxis, yaxis } = place;

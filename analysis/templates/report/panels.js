@@ -31,7 +31,7 @@ function frame(inner, { l, t = 34, below = 50, bar = true }) {
 }
 
 /** A colour bar at the right, or on a narrow page below panels of `inner` pixels. */
-const colourBar = (title, inner, below = 50, more = {}) => ({
+const scaleBar = (title, inner, below = 50, more = {}) => ({
   thickness: 12, outlinewidth: 0, ...more,
   ...(narrow.matches
     ? { orientation: "h", x: 0, xanchor: "left", xpad: 0, y: -below / inner, yanchor: "top", ypad: 0, title: { text: title, side: "top" } }

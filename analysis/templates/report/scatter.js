@@ -46,7 +46,7 @@ function drawScatter(up, across) {
     margin, annotations: [], shapes: [], showlegend: false,
     coloraxis: {
       cmin: 0, cmax: depth, colorscale: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, ordered(share, 1)]),
-      colorbar: colourBar("layer", inner, 50, depth < 12 ? { dtick: 1 } : {}),
+      colorbar: scaleBar("layer", inner, 50, depth < 12 ? { dtick: 1 } : {}),
     },
   };
   const traces = panels.map((place) => {

@@ -29,10 +29,10 @@ function valuesAt(part, index, site, quantity) {
   });
 }
 
-/** Mean of values, one a run, with its 95% interval, their standard deviation and number. */
+/** Mean of values, one a run, with its 95% interval (Student's t: seeds are few), their standard deviation and number. */
 function spread(values) {
   if (!values.length) return { mean: null, low: null, high: null, deviation: null, n: 0 };
-  const found = band(values);
+  const found = band(values, "student");
   const squares = values.reduce((sum, value) => sum + (value - found.mean) ** 2, 0);
   return { ...found, deviation: values.length > 1 ? Math.sqrt(squares / (values.length - 1)) : null };
 }
