@@ -308,3 +308,8 @@ def test_pictures_are_drawn_anew_for_another_width(make_output, open_page):
         page.set_viewport_size({"width": width, "height": 800})
         assert panels(page, "z-plot").keys() == names
         assert min(page.evaluate(axes)) > least  # pixels of each panel
+
+
+def test_without_patch_jobs_there_is_nothing_but_a_word(make_output, open_page):
+    page = open_page(write_report(make_output(corruptions=())))
+    assert page.locator("#circuits").inner_text().splitlines()[-1] == "No checkpoint has been examined yet."

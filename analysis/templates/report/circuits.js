@@ -87,7 +87,7 @@ function drawCircuitsControls() {
   const choices = Object.fromEntries(Object.entries(units()).filter(([, of]) => of.length));
   if (!there.length) {
     $("circuits-controls").replaceChildren(h("p", { class: "quiet" }, "No checkpoint has been examined yet."));
-    $("circuits-found").hidden = true;
+    for (const after of document.querySelectorAll("#circuits-controls ~ *")) after.hidden = true;
     return;
   }
   const patchings = unique(DATA.blocks.map((block) => block.patching));

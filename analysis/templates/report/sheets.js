@@ -86,10 +86,11 @@ function headCurves(unit, corruption, site, quantity) {
     if (layout?.axis !== "head") return [];
     const there = steps.map((at, i) => [at, sheets[i]]).filter(([, one]) => one.layout === layout);
     const runs = unique(there.flatMap(([, one]) => one.runs.map(({ run }) => run)));
+    const ofRun = there.map(([, one]) => new Map(one.runs.map(({ run, values }) => [run, values])));
     return layout.layers.flatMap((layer) => layout.columns.map((head) => [layer, head])).map(([layer, head], i) => ({
       name: `${layer}.${head}`, layer, head,
       points: there.map(([at, one]) => ({ step: at, ...one.cells[i] })),
-      runs: runs.map((run) => there.map(([at, one]) => ({ step: at, mean: one.runs.find((of) => of.run === run)?.values[i] ?? null }))),
+      runs: runs.map((run) => there.map(([at], k) => ({ step: at, mean: ofRun[k].get(run)?.[i] ?? null }))),
     }));
   });
 }
