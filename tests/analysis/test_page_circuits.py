@@ -168,7 +168,8 @@ def test_the_slider_moves_heatmaps_scatter_and_curves(make_output, open_page):
 
 def test_play_goes_on_by_itself_until_it_is_paused(make_output, open_page):
     page = open_page(write_report(make_output()))
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
     told = page.locator("#checkpoint-told")
     page.locator("#checkpoint").focus()
     page.keyboard.press("Space")  # from the last to the first
