@@ -24,8 +24,9 @@ LIMIT = 15_000_000
 """Bytes. A page of this size still opens in a second or two and can be sent by mail."""
 
 SCRIPTS = (
-    *("base", "intervals", "values", "filter", "pictures", "save", "header"),
-    *("runs", "table", "curves", "lines", "circuits", "differences", "parallel", "trust", "address", "main"),
+    *("base", "intervals", "values", "filter", "pictures", "save", "header", "runs", "table", "curves", "lines"),
+    *("circuits", "player", "sheets", "panels", "heatmaps", "scatter", "layers", "heads"),
+    *("differences", "parallel", "trust", "address", "main"),
 )
 """The page's code, in this order: one file a section of the page."""
 

@@ -22,7 +22,8 @@ const state = {
   chosen: new Set(),  // run ids whose configurations are compared
   curves: { metric: null, split: null, by: new Set(), seeds: "both", log: new Set(), thresholds: { win_rate: 0.9 } },
   result: "win_rate",  // what colours the parallel coordinates
-  circuits: { unit: null, left: null, right: null, patching: null, quantity: "recovered", at: Infinity },
+  circuits: { unit: null, other: null, left: null, right: null, patching: null, quantity: "recovered", over: "mean", at: Infinity },
+  heads: { site: null, k: 5 },
 };
 
 function rowsOf(columns) {
@@ -69,7 +70,7 @@ function select(label, options, value, onchange) {
   const list = (of) => of.map(([name, text]) => h("option", { value: name, selected: name === value }, text));
   const children = Array.isArray(options)
     ? list(options)
-    : Object.entries(options).map(([group, of]) => h("optgroup", { label: group }, list(of)));
+    : Object.entries(options).map(([group, of]) => (group ? h("optgroup", { label: group }, list(of)) : list(of))).flat();
   return h("label", {}, label, h("select", { change: (event) => onchange(event.target.value) }, children));
 }
 

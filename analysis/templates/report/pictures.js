@@ -9,15 +9,18 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "400px" });
 
-/** `draw` gives {title, note, runs, traces, layout, height}, or without traces why there is nothing to see; and with
- *  `table`, which gives {head, rows} of text, the numbers can be read as well. */
-function addPicture(parent, id, draw) {
+/**
+ * `draw` gives {title, note, runs, traces, layout, height}, or without traces why there is nothing to see; `alt` tells
+ * its values to those who do not see it, and `table` gives {head, rows} of text. `shapes` gives all that the slider
+ * moves in it, if no more than lines.
+ */
+function addPicture(parent, id, draw, shapes = null) {
   const caption = h("figcaption");
   const plot = h("div", { class: "plot", id, role: "img" });
   const numbers = h("details", { class: "numbers", toggle: () => tellNumbers(picture) });
   const figure = h("figure", {}, caption, h("div", { class: "wide" }, plot), numbers);
   parent.append(figure);
-  const picture = { figure, caption, plot, numbers, draw, group: parent.id, near: false, stale: true };
+  const picture = { figure, caption, plot, numbers, draw, shapes, group: parent.id, near: false, stale: true };
   pictures.push(picture);
   watcher.observe(figure);
 }
@@ -30,11 +33,41 @@ function redraw(...groups) {
   }
 }
 
+/** The slider moved: lines are moved, all else is drawn again, what is in the window first. */
+function follow(...groups) {
+  const moved = pictures.filter(({ group }) => groups.includes(group));
+  const drawn = moved.filter((picture) => !picture.shapes || picture.stale);
+  for (const picture of drawn) picture.stale = true;
+  for (const picture of drawn.filter(seen)) paint(picture);
+  for (const { plot, shapes } of moved.filter((picture) => !drawn.includes(picture))) {
+    if (plot.layout) Plotly.relayout(plot, { shapes: shapes(plot) });
+  }
+  paintLater();
+}
+
+const seen = ({ figure }) => {
+  const { top, bottom } = figure.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+};
+
+let waiting = null;
+
+/** One after the other, so that the slider's next move need not wait for what is near the window but not in it. */
+function paintLater() {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    const next = pictures.find((picture) => picture.near && picture.stale);
+    if (!next) return;
+    paint(next);
+    paintLater();
+  });
+}
+
 function paint(picture) {
   if (!picture.near || !picture.stale) return;
   picture.stale = false;
   picture.drawn = picture.draw();
-  const { title, note, runs = [], traces, layout, height } = picture.drawn;
+  const { title, note, runs = [], traces, layout, height, alt } = picture.drawn;
   const ids = runs.map((run) => run.run_id).join(", ");
   const open = picture.caption.querySelector("details")?.open ?? false;
   picture.caption.replaceChildren(
@@ -44,7 +77,7 @@ function paint(picture) {
       ? h("details", { open }, h("summary", {}, count(runs.length, "run")), ids)
       : h("span", {}, runs.length ? ` · ${runs.length === 1 ? "run" : "runs"} ${ids}` : ""),
   );
-  picture.plot.setAttribute("aria-label", [title, note].filter(Boolean).join(": "));
+  picture.plot.setAttribute("aria-label", [title, note, alt].filter(Boolean).join(". "));
   tellNumbers(picture);
   picture.plot.classList.toggle("empty", !traces);
   if (!traces) return void Plotly.purge(picture.plot);
@@ -72,7 +105,11 @@ function tellNumbers({ numbers, drawn }) {
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 40rem)");
-for (const media of [dark, narrow]) media.addEventListener("change", () => redraw());
+dark.addEventListener("change", () => redraw());
+narrow.addEventListener("change", () => {
+  for (const { plot } of pictures) Plotly.purge(plot);  // it would keep a colour bar's old place beside the new one
+  redraw();
+});
 addEventListener("beforeprint", () => pictures.forEach((picture) => { picture.near = true; paint(picture); }));
 
 function colours() {
@@ -82,7 +119,10 @@ function colours() {
   const diverging = dark.matches
     ? [[0, "#79bdf5"], [0.25, "#2f6ea5"], [0.5, "#14161a"], [0.75, "#a6492f"], [1, "#ff9a7a"]]
     : [[0, "#2166ac"], [0.25, "#74add1"], [0.5, "#fafafa"], [0.75, "#ef8a62"], [1, "#b2182b"]];
-  return { ...named, diverging };
+  const sequential = dark.matches
+    ? [[0, "#14161a"], [0.5, "#6a51a3"], [1, "#dadaeb"]]
+    : [[0, "#fafafa"], [0.5, "#9e9ac8"], [1, "#3f007d"]];
+  return { ...named, diverging, sequential };
 }
 
 const GROUPS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#999933"];

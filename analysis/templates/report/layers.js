@@ -1,0 +1,119 @@
+// The logit lens and the parts of layers: by component, and over checkpoints.
+
+/** The views that have lens or layer parts, with their curves. */
+function componentRows(kind) {
+  const absent = [];
+  const rows = views().map((row) => row.map((view) => ({ ...view, ...componentCurves(view.unit, view.corruption, kind) })).filter((view) => view.curves || (absent.push(view), false)));
+  return { rows, absent, shown: rows.flat() };
+}
+
+const componentName = (view) => (known(state.circuits.other) ? `${view.name.slice(0, 1)}, ${against(view.corruption)}` : against(view.corruption));
+
+/** A marker that is not seen, which carries the colour bar of an order. */
+const orderBar = (names, title, inner, below) => {
+  const ticks = names.map((_, i) => i).filter((i) => i % Math.ceil(names.length / (narrow.matches ? 4 : 9)) === 0);
+  return {
+    type: "scatter", mode: "markers", x: [null], y: [null], hoverinfo: "skip", showlegend: false,
+    marker: {
+      color: [0], cmin: 0, cmax: names.length - 1, showscale: names.length > 1, colorscale: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, ordered(share, 1)]),
+      colorbar: scaleBar(title, inner, below, { tickvals: ticks, ticktext: ticks.map((i) => plain(names[i])) }),
+    },
+  };
+};
+
+/** The logit lens through the layers, a line a checkpoint. */
+function drawLens() {
+  const { rows, absent, shown } = componentRows("lens");
+  const title = ["Logit lens: logit difference of the residual stream", whose()].filter(Boolean).join(", ");
+  if (!shown.length) return { title, note: "not examined" };
+  const at = step();
+  const range = rangeOf(shown.flatMap(({ curves }) => curves.flatMap(({ points }) => points.map((point) => point.mean))).filter(known));
+  const { panels, inner } = arrange(rows, 270, 110);
+  const { margin, height } = frame(inner, { l: 50, below: 75 });
+  const layout = { margin, annotations: [], showlegend: false };
+  const traces = panels.flatMap((place) => {
+    const { panel, i, xaxis, yaxis } = place;
+    layout.annotations.push(subtitle(`<b>${plain(componentName(panel))}</b>`, place));
+    layout[`xaxis${suffix(i)}`] = axis("", { domain: place.x, anchor: yaxis, type: "category", tickangle: -50 });
+    layout[`yaxis${suffix(i)}`] = axis(place.first ? "logit difference (logits)" : "", { domain: place.y, anchor: xaxis, range });
+    const line = (rank, now) => ({
+      type: "scatter", mode: now ? "lines+markers" : "lines", xaxis, yaxis,
+      x: panel.curves.map(({ name }) => plain(name)), y: panel.curves.map(({ points }) => points[rank].mean), opacity: now ? 1 : 0.55,
+      line: { width: now ? 3 : 1.2, color: now ? colours().ink : ordered(rank, panel.steps.length - 1) },
+      hovertemplate: `checkpoint ${panel.steps[rank]}<br>%{x}: %{y:.3f}<extra></extra>`,
+    });
+    const now = panel.steps.indexOf(at);
+    return [...panel.steps.map((_, rank) => line(rank, false)), ...(now >= 0 ? [line(now, true)] : [])];
+  });
+  traces.push(orderBar(shown[0].steps.map(String), "checkpoint, in order", inner, 80));
+  return { title, traces, layout, note: circuitsNote(`thick: checkpoint ${at}`, absent), runs: runsOf(...shownUnits()), height };
+}
+
+/** Logit differences over checkpoints, a line a component: those of `kind` whose name begins with `word`. */
+function drawComponentLines(kind, word, what) {
+  const { rows, absent, shown } = componentRows(kind);
+  const title = [`${what} over checkpoints`, whose()].filter(Boolean).join(", ");
+  if (!shown.length) return { title, note: "not examined" };
+  const lines = ({ curves }) => curves.filter(({ name }) => name.startsWith(word));
+  const range = rangeOf(shown.flatMap((view) => lines(view).flatMap(({ points }) => points.flatMap((point) => [point.mean, point.low, point.high]))).filter(known));
+  const { panels, inner } = arrange(rows, 270, 85);
+  const { margin, height } = frame(inner, { l: 50 });
+  const layout = { margin, annotations: [], showlegend: false, shapes: checkpointLines(panels.length) };
+  const traces = panels.flatMap((place) => {
+    const { panel, i, xaxis, yaxis } = place;
+    layout.annotations.push(subtitle(`<b>${plain(componentName(panel))}</b>`, place));
+    layout[`xaxis${suffix(i)}`] = axis(place.last ? "checkpoint (step)" : "", { domain: place.x, anchor: yaxis });
+    layout[`yaxis${suffix(i)}`] = axis(place.first ? "logit difference (logits)" : "", { domain: place.y, anchor: xaxis, range });
+    const curves = lines(panel);
+    return curves.flatMap(({ name, points }, rank) => {
+      const colour = ordered(rank, curves.length - 1);
+      return [...bandTrace(points, colour, { xaxis, yaxis }, 0.1), {
+        type: "scatter", mode: "lines+markers", xaxis, yaxis, x: points.map((point) => point.step), y: points.map((point) => point.mean), marker: { size: 3 }, line: { color: colour, width: 1.8 },
+        customdata: points.map(pointTold), hovertemplate: `${plain(name)}, checkpoint %{x}<br>%{y:.3f} logits%{customdata}<extra></extra>`,
+      }];
+    });
+  });
+  const names = lines(shown[0]).map(({ name }) => name);
+  traces.push(orderBar(names, "component, in order", inner));
+  const banded = shownUnits().some(several) ? BAND : "";
+  const last = (view) => `${componentName(view)}: ${lines(view).map(({ name, points }) => `${name} ${number(points.at(-1).mean)}`).join(", ")}`;
+  return {
+    title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", banded].filter(Boolean).join(" · "), absent), runs: runsOf(...shownUnits()),
+    alt: `at the last checkpoint ${shown.map(last).join("; ")}`, height,
+  };
+}
+
+const pointTold = ({ low, high, n }) => `${known(low) ? ` [${number(low)}, ${number(high)}]` : ""}${n > 1 ? `, n ${n} runs` : ""}`;
+
+/** The parts of all layers at all checkpoints, as a heatmap. */
+function drawLayers() {
+  const { rows, absent, shown } = componentRows("layer");
+  const title = ["Logit difference from each layer's attention and MLP", whose()].filter(Boolean).join(", ");
+  if (!shown.length) return { title, note: "not examined" };
+  const at = step();
+  const colour = colours();
+  const end = Math.max(...rangeOf(shown.flatMap(({ curves }) => curves.flatMap(({ points }) => points.map((point) => point.mean))).filter(known)).map(Math.abs), 1e-6);
+  const { panels, inner } = arrange(rows, Math.max(130, shown[0].curves.length * 18), 85);
+  const { margin, height } = frame(inner, { l: 60, below: 65 });
+  const layout = {
+    plot_bgcolor: colour.missing, margin, annotations: [], shapes: [],
+    coloraxis: { cmin: -end, cmax: end, colorscale: colour.diverging, colorbar: scaleBar("logits", inner, 65) },
+  };
+  const traces = panels.map((place) => {
+    const { panel, i, xaxis, yaxis } = place;
+    layout.annotations.push(subtitle(`<b>${plain(componentName(panel))}</b>`, place));
+    layout[`xaxis${suffix(i)}`] = axis(place.last ? "checkpoint (step)" : "", { domain: place.x, anchor: yaxis, type: "category", showgrid: false });
+    layout[`yaxis${suffix(i)}`] = axis("", { domain: place.y, anchor: xaxis, type: "category", showgrid: false, showticklabels: place.first, dtick: 1 });
+    const now = panel.steps.indexOf(at);
+    if (now >= 0) {
+      layout.shapes.push({ type: "rect", xref: xaxis, yref: `${yaxis} domain`, x0: now - 0.5, x1: now + 0.5, y0: 0, y1: 1, line: { color: colour.ink, width: 2 } });
+    }
+    return {
+      type: "heatmap", coloraxis: "coloraxis", xaxis, yaxis, xgap: 1, ygap: 1,
+      x: panel.steps.map(String), y: panel.curves.map(({ name }) => plain(name)), z: panel.curves.map(({ points }) => points.map((point) => point.mean)),
+      customdata: panel.curves.map(({ points }) => points.map(pointTold)),
+      hovertemplate: "%{y}, checkpoint %{x}<br>%{z:.3f} logits%{customdata}<extra></extra>",
+    };
+  });
+  return { title, traces, layout, note: circuitsNote(`framed: checkpoint ${at}`, absent), runs: runsOf(...shownUnits()), height };
+}

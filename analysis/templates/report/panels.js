@@ -1,0 +1,75 @@
+// Places of the panels of a picture, and what they share.
+
+const suffix = (i) => (i ? String(i + 1) : "");
+const subtitle = (text, place) => ({
+  text, showarrow: false, xref: "paper", yref: "paper", x: place.x[0], xanchor: "left", y: place.y[1], yanchor: "bottom",
+  align: "left", font: { size: 12 },
+});
+
+/**
+ * Rows of panels with the domains of their axes, and the height in pixels of all: side by side, or one above the other on a narrow page.
+ * `tall` is the height of one panel, `gap` the pixels below it for its axis and the next one's title.
+ */
+function arrange(rows, tall, gap) {
+  const list = narrow.matches ? rows.flat().map((panel) => [panel]) : rows.filter((row) => row.length);
+  const inner = list.length * tall + (list.length - 1) * gap;
+  const width = Math.max(...list.map((row) => row.length));
+  const between = 0.05, size = (1 - between * (width - 1)) / width;
+  const panels = list.flatMap((row, r) => row.map((panel, c) => {
+    const top = 1 - (r * (tall + gap)) / inner, left = c * (size + between);
+    return { panel, x: [left, left + size], y: [Math.max(0, top - tall / inner), top], first: c === 0, last: r === list.length - 1 };
+  }));
+  panels.forEach((place, i) => Object.assign(place, { i, xaxis: `x${suffix(i)}`, yaxis: `y${suffix(i)}` }));
+  return { panels, inner };
+}
+
+/** A picture's margins and height around `inner` pixels of panels; `below` for the axis of the last row, `bar` for a colour bar. */
+function frame(inner, { l, t = 34, below = 50, bar = true }) {
+  const under = bar && narrow.matches ? 70 : 0;
+  const margin = { l, r: 10, t, b: below + under };
+  return { margin, height: inner + t + below + under };
+}
+
+/** A colour bar at the right, or on a narrow page below panels of `inner` pixels. */
+const scaleBar = (title, inner, below = 50, more = {}) => ({
+  thickness: 12, outlinewidth: 0, ...more,
+  ...(narrow.matches
+    ? { orientation: "h", x: 0, xanchor: "left", xpad: 0, y: -below / inner, yanchor: "top", ypad: 0, title: { text: title, side: "top" } }
+    : { title: { text: title, side: "right" } }),
+});
+
+/** A line at the slider's checkpoint in each of the panels. */
+function checkpointLines(n) {
+  return Array.from({ length: n }, (_, i) => ({
+    type: "line", xref: `x${suffix(i)}`, yref: `y${suffix(i)} domain`, x0: step(), x1: step(), y0: 0, y1: 1, layer: "below",
+    line: { color: colours().quiet, width: 1.5, dash: "dot" },
+  }));
+}
+
+/** The prompts of what is shown, what else is to be said, and what was not examined. */
+function circuitsNote(extra, absent = [], where = "") {
+  const ns = unique(shownUnits().flatMap((unit) => blocksOf(unit)).map((block) => block.n)).join(", ");
+  const lacking = absent.length ? `${absent.map((view) => view.name).join("; ")}: not examined${where}` : null;
+  return [`${ns} prompts`, extra, lacking].filter(Boolean).join(" · ");
+}
+
+const against = (corruption) => (["first", "second"].includes(corruption) ? `answer against the ${corruption} subject` : `${corruption} corruption`);
+
+/** A band between two lines, of points {step, low, high}; none where there is no interval. */
+function bandTrace(points, colour, place, share = 0.16) {
+  const banded = points.filter((point) => known(point.low));
+  if (!banded.length) return [];
+  return [{
+    type: "scatter", mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: translucent(colour, share), hoverinfo: "skip", showlegend: false, ...place,
+    x: [...banded.map((point) => point.step), ...banded.map((point) => point.step).reverse()],
+    y: [...banded.map((point) => point.high), ...banded.map((point) => point.low).reverse()],
+  }];
+}
+
+/** Room for lines around their lowest and highest point, zero among them. */
+function rangeOf(values) {
+  const [low, high] = values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [0, 0]);
+  return [low - 0.06 * (high - low || 1), high + 0.06 * (high - low || 1)];
+}
+
+const BAND = "band: 95% interval of the mean over runs (Student's t)";

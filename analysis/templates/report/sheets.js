@@ -1,0 +1,108 @@
+// The numbers behind the pictures of circuits. A sheet is one site (or "head": the heads' own logit differences) of a
+// unit under one corruption at one step: a value for each layer and head or position, listed layer by layer.
+
+/** A sheet's values run by run: those of the layout that the first run has. Null where nothing was examined. */
+function sheet(unit, corruption, site, at, quantity) {
+  return remember(["sheet", unit, corruption, site, at, site === "head" || quantity], () => {
+    const parts = blocksOf(unit, corruption).map((block) => [block.run, site === "head" ? block.head : block.sites[site]])
+      .filter(([, part]) => part && DATA.steps[part.steps].includes(at));
+    if (!parts.length) return null;
+    const same = parts.filter(([, part]) => part.layout === parts[0][1].layout);
+    const runs = same.map(([run, part]) => ({ run, values: valuesAt(part, DATA.steps[part.steps].indexOf(at), site, quantity) }));
+    const ofAll = (name) => (site === "head" ? null : mean(same.map(([, part]) => part[name][DATA.steps[part.steps].indexOf(at)])) * DATA.unit);
+    return {
+      layout: DATA.layouts[parts[0][1].layout], runs, clean: ofAll("clean"), corrupted: ofAll("corrupted"), of: parts.length,
+      used: runs.filter(({ values }) => values.some(known)).length,
+      cells: runs[0].values.map((_, i) => spread(runs.map(({ values }) => values[i]).filter(known))),
+    };
+  });
+}
+
+function valuesAt(part, index, site, quantity) {
+  const values = (part.change ?? part.value)[index];
+  if (site === "head" || quantity === "change") return values.map((value) => (known(value) ? value * DATA.unit : null));
+  // Positions that only some prompts have come with denominators of their own.
+  const room = part.room?.[index] ?? [part.clean[index] - part.corrupted[index]];
+  return values.map((value, i) => {
+    const denominator = room[i % room.length];
+    return known(value) && Math.abs(denominator * DATA.unit) >= DATA.floor ? value / denominator : null;
+  });
+}
+
+/** Mean of values, one a run, with its 95% interval (Student's t: seeds are few), their standard deviation and number. */
+function spread(values) {
+  if (!values.length) return { mean: null, low: null, high: null, deviation: null, n: 0 };
+  const found = band(values, "student");
+  const squares = values.reduce((sum, value) => sum + (value - found.mean) ** 2, 0);
+  return { ...found, deviation: values.length > 1 ? Math.sqrt(squares / (values.length - 1)) : null };
+}
+
+/** The steps at which a site of a unit was examined under a corruption. */
+function stepsOf(unit, corruption, site) {
+  return remember(["steps of", unit, corruption, site], () =>
+    unique(blocksOf(unit, corruption).map((block) => block.sites[site]).filter(known).flatMap((part) => DATA.steps[part.steps])).sort((a, b) => a - b));
+}
+
+/** A list of a layout's cells as rows of a heatmap. */
+const rowsOfSheet = (layout, list) => layout.layers.map((_, row) => list.slice(row * layout.columns.length, (row + 1) * layout.columns.length));
+
+/** The end of a site's colour scale: the same for all checkpoints, units and corruptions shown. `over`: "mean" or "deviation". */
+function limit(site, quantity, over) {
+  return remember(["limit", site, quantity, over, views()], () => {
+    const sizes = shownSteps().flatMap((at) => views().flat().flatMap(({ unit, corruption }) =>
+      sheet(unit, corruption, site, at, quantity)?.cells.map((cell) => cell[over]).filter(known).map(Math.abs) ?? []));
+    sizes.sort((a, b) => a - b);
+    // Not the largest value: one odd cell at a small denominator would take the colour from all others.
+    const top = sizes[Math.floor(0.995 * (sizes.length - 1))] || 0;
+    const decade = 10 ** Math.floor(Math.log10(top || 1));
+    return [1, 1.5, 2, 3, 5, 7.5, 10].map((step) => step * decade).find((end) => end >= top * 0.999);
+  });
+}
+
+/** Lens or layer parts over checkpoints: each component with points {step, mean, low, high, n} over the unit's runs. */
+function componentCurves(unit, corruption, kind) {
+  return remember(["components", unit, corruption, kind], () => {
+    const found = blocksOf(unit, corruption).map((block) => block[kind]).filter(known);
+    if (!found.length) return null;
+    const same = found.filter((part) => part.components.join() === found[0].components.join());
+    const steps = unique(same.flatMap((part) => DATA.steps[part.steps])).sort((a, b) => a - b);
+    const curves = found[0].components.map((name, i) => ({
+      name,
+      points: steps.map((at) => ({
+        step: at,
+        ...spread(same.map((part) => part.value[DATA.steps[part.steps].indexOf(at)]?.[i]).filter(known).map((value) => value * DATA.unit)),
+      })),
+    }));
+    return { steps, curves };
+  });
+}
+
+/** Every head over the checkpoints of a unit: its points over the runs, and the curve of each run. */
+function headCurves(unit, corruption, site, quantity) {
+  return remember(["heads", unit, corruption, site, quantity], () => {
+    const steps = stepsOf(unit, corruption, site);
+    const sheets = steps.map((at) => sheet(unit, corruption, site, at, quantity));
+    const layout = sheets.at(-1)?.layout;
+    if (layout?.axis !== "head") return [];
+    const there = steps.map((at, i) => [at, sheets[i]]).filter(([, one]) => one.layout === layout);
+    const runs = unique(there.flatMap(([, one]) => one.runs.map(({ run }) => run)));
+    const ofRun = there.map(([, one]) => new Map(one.runs.map(({ run, values }) => [run, values])));
+    return layout.layers.flatMap((layer) => layout.columns.map((head) => [layer, head])).map(([layer, head], i) => ({
+      name: `${layer}.${head}`, layer, head,
+      points: there.map(([at, one]) => ({ step: at, ...one.cells[i] })),
+      runs: runs.map((run) => there.map(([at], k) => ({ step: at, mean: ofRun[k].get(run)?.[i] ?? null }))),
+    }));
+  });
+}
+
+/**
+ * Where a curve first is at half of its last value or beyond: {step, from}, where `from` says that it was so at the
+ * first checkpoint ("start"), or that there was no value just before ("unknown"). Null without a last value.
+ */
+function halfway(points) {
+  const last = points.at(-1)?.mean;
+  if (!last) return null;
+  const at = points.findIndex((point) => known(point.mean) && point.mean / last >= 0.5);
+  const from = at === 0 ? "start" : known(points[at - 1].mean) ? null : "unknown";
+  return { step: points[at].step, mean: points[at].mean, from };
+}
