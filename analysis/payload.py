@@ -15,12 +15,16 @@ from .approximate import correlations
 from .folder import Json, Output
 from .frames import FLOOR, T_95, Frames, with_approximate
 from .intervals import RESAMPLES, SEED
+from .spikes import HALF_WINDOW, LEAST, THRESHOLD, spikes
 
 UNIT = 1e-4
 """Logits. Logit differences are told in whole multiples of it: a thousandth of the least denominator."""
 
 SHOWN_PROMPTS = 4
 """How many prompts of a patch job the page quotes."""
+
+MOST_BATCHES = 200
+"""Of the losses of training batches so many are drawn, evenly apart, beside all spikes."""
 
 ENDS = ("win_rate_low", "win_rate_high")
 """The page works out intervals from value and n, for every share alike."""
@@ -114,6 +118,7 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "note": "",
         "sweeps": [{"name": s.name, "command": s.command, "cells": len(s.cells)} for s in output.sweeps],
         "floor": FLOOR,
+        "spike": f"robust z above {THRESHOLD:g} and {LEAST:g} times the median of {2 * HALF_WINDOW + 1} steps",
         "unit": UNIT,
         "t95": T_95,
         "bootstrap": {"seed": SEED, "resamples": RESAMPLES},
@@ -156,6 +161,11 @@ def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterab
     step, value, n = (kept[name].to_numpy() for name in ("step", "value", "n"))
     found = kept.groupby(["run_id", "split", "metric"]).indices
     for (run_id, split, metric), rows in sorted(found.items(), key=lambda series: series[1][0]):
+        more: Json = {}
+        if split == "batch":  # Of every training step.
+            high = spikes(value[rows])
+            more = {"spikes": [[int(step[rows[at]]), _rounded(value[rows[at : at + 1]])[0]] for at in high]}
+            rows = rows[:: -(-len(rows) // MOST_BATCHES)]
         yield {
             "run": place[run_id],
             "split": split,
@@ -163,6 +173,7 @@ def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterab
             "steps": steps.steps(step[rows]),
             "value": _rounded(value[rows]),
             "n": _once(n[rows]),
+            **more,
         }
 
 

@@ -20,7 +20,7 @@ const state = {
   columns: null,  // keys of the table's columns; null: those that differ
   baseline: null,  // the row that others are compared with
   chosen: new Set(),  // run ids whose configurations are compared
-  curves: { metric: null, split: null, by: new Set(), seeds: "both", log: new Set(), thresholds: { win_rate: 0.9 } },
+  curves: { metric: null, split: null, by: new Set(), seeds: "both", log: new Set(), thresholds: { win_rate: 0.9, accuracy: 0.5 } },
   result: "win_rate",  // what colours the parallel coordinates
   circuits: { unit: null, other: null, left: null, right: null, patching: null, quantity: "recovered", over: "mean", at: Infinity },
   heads: { site: null, k: 5 },
@@ -49,7 +49,7 @@ const known = (value) => value !== null && value !== undefined;
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 /** Text for Plotly, which would read tags in it. */
 const plain = (text) => String(text).replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
-const sentence = (name) => name.replaceAll("_", " ").replace("heldout", "held-out").replace("two name", "two-name");
+const sentence = (name) => name.replaceAll("_", " ").replace("heldout", "held-out").replace("two name", "two-name").replace("batch", "training batches");
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 

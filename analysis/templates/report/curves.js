@@ -17,7 +17,7 @@ function curvesOf(metric, split) {
     });
   }
   return [...(SERIES.get(`${split}/${metric}`)?.values() ?? [])].filter((one) => wanted.has(one.run)).map((one) =>
-    ({ run: RUNS[one.run], steps: DATA.steps[one.steps], values: one.value, n: one.n }));
+    ({ run: RUNS[one.run], steps: DATA.steps[one.steps], values: one.value, n: one.n, metric, spikes: one.spikes ?? [] }));
 }
 
 const keyOf = (curve, key) => (key === "corruption" ? curve.corruption : curve.run[key]);
@@ -34,11 +34,11 @@ const metricsThere = () => ({
 });
 const splitsOf = (metric) => (Object.hasOwn(FROM_PATCHES, metric) ? [PATCHING_PROMPTS] : unique(DATA.series.filter((one) => one.metric === metric).map((one) => one.split)));
 
-/** What is drawn before anyone chose: held-out win rate, grouped by all but the seed. */
+/** What is drawn before anyone chose: held-out accuracy or win rate, grouped by all but the seed. */
 function chooseCurves() {
   const curves = state.curves, { Training: metrics, "Patch jobs": more } = metricsThere();
   if (!known(curves.metric)) {
-    curves.metric = metrics.includes("win_rate") ? "win_rate" : metrics[0] ?? more[0] ?? null;
+    curves.metric = ["accuracy", "win_rate"].find((name) => metrics.includes(name)) ?? metrics[0] ?? more[0] ?? null;
     curves.by = new Set(groupKeys().map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep"));
   }
   const splits = splitsOf(curves.metric);
@@ -61,7 +61,7 @@ function drawCurvesControls() {
       if (event.target.value === "") delete curves.thresholds[metric];
       else curves.thresholds[metric] = Number(event.target.value);
       changed();
-      if (metric === "win_rate") { drawRowControls(); drawTable(); redraw("differences-pictures"); }
+      if (metric === LEARNED) { drawRowControls(); drawTable(); redraw("differences-pictures"); }
     },
   });
   replaceControls($("curves-controls"),
@@ -119,7 +119,7 @@ function pointsOf(curves, share) {
   return steps.map((step) => {
     const there = curves.map((curve, i) => [curve, places[i].get(step)]).filter(([curve, at]) => known(at) && known(curve.values[at]));
     const found = band(there.map(([curve, at]) => curve.values[at]));
-    if (curves.length === 1 && share && there.length) {
+    if (curves.length === 1 && isOfPrompts(curves[0].metric) && there.length) {
       const { n } = curves[0];
       Object.assign(found, wilson(found.mean, Array.isArray(n) ? n[there[0][1]] : n));
     }
@@ -127,4 +127,6 @@ function pointsOf(curves, share) {
   }).filter((point) => point.n);
 }
 
-const isShare = (metric) => metric.startsWith("win_rate");
+/** Wilson's interval is of prompts, which are independent; the positions that an accuracy is of are not. */
+const isOfPrompts = (metric) => metric?.startsWith("win_rate") ?? false;
+const isShare = (metric) => isOfPrompts(metric) || metric === "accuracy";

@@ -13,8 +13,8 @@ function drawCurves() {
   const scale = { x: log.has("x") ? (step) => step + 1 : (step) => step, floor: log.has("y") && positive ? Math.min(...values) * 0.8 : -Infinity };
   const traces = groups.flatMap((group) => groupTraces(group, { share, seeds, scale, metric, threshold }));
   return {
-    title: `${capital(sentence(metric))} on ${sentence(split)}${Object.hasOwn(FROM_PATCHES, metric) ? "" : " prompts"}${keys.length ? `, by ${keys.map(([, label]) => label).join(" and ")}` : ""}`,
-    note: curvesNote(curves, groups, { share, seeds, threshold, refused: log.has("y") && !positive }),
+    title: `${capital(sentence(metric))} on ${sentence(split)}${Object.hasOwn(FROM_PATCHES, metric) || split === "batch" ? "" : " prompts"}${keys.length ? `, by ${keys.map(([, label]) => label).join(" and ")}` : ""}`,
+    note: curvesNote(curves, groups, { seeds, threshold, refused: log.has("y") && !positive }),
     runs: unique(curves.map((curve) => curve.run)),
     table: () => curvesTable(groups),
     traces,
@@ -53,13 +53,14 @@ function valueAxis(metric, share, log, floor, values) {
   return axis(title, share ? { range: [-0.02, 1.02] } : {});
 }
 
-function curvesNote(curves, groups, { share, seeds, threshold, refused }) {
+function curvesNote(curves, groups, { seeds, threshold, refused }) {
   const ns = unique(curves.flatMap((curve) => curve.n)).sort((a, b) => a - b);
   const sizes = groups.filter((group) => group.curves.length > 1).flatMap((group) => group.points.map((point) => point.n)).filter((n) => n > 1);
   return [
     `n ${ns.length > 1 ? `${ns[0]} to ${ns.at(-1)}` : ns[0]} prompts`,
     sizes.length && seeds !== "lines" ? `band: 95% interval of the mean over the runs of a group (${intervalTold(sizes)})` : null,
-    share && groups.some((group) => group.curves.length === 1) ? "band of a single run: 95% Wilson interval over prompts" : null,
+    groups.some((group) => group.curves.length === 1 && isOfPrompts(group.curves[0].metric)) ? "band of a single run: 95% Wilson interval over prompts" : null,
+    curves.some((curve) => curve.spikes?.length) ? `△ loss spike: ${DATA.spike}` : null,
     known(threshold) ? `◆ first checkpoint at ${written(threshold)}` : null,
     refused ? "values of zero and below have no logarithm, so the axis is linear" : null,
   ].filter(known).join(" · ");
@@ -106,6 +107,15 @@ function groupTraces({ curves, points, name, colour, dash }, { share, seeds, sca
     customdata: points.map((point) => [point.step, plain(rangeTold(point) + who(point))]),
     hovertemplate: `${plain(name)}<br>checkpoint %{customdata[0]}: %{y:.3f}%{customdata[1]}<extra></extra>`,
   });
+  const spikes = curves.flatMap((curve) => (curve.spikes ?? []).map(([step, value]) => ({ step, value, curve })));
+  if (spikes.length) {
+    traces.push({
+      ...common, showlegend: false, mode: "markers", x: spikes.map(({ step }) => scale.x(step)), y: spikes.map(({ value }) => value),
+      marker: { symbol: "triangle-up-open", size: 9, color: colour, line: { width: 1.5 } },
+      customdata: spikes.map(({ step, curve }) => [step, plain(`run ${curve.run.run_id}, seed ${curve.run.seed}`)]),
+      hovertemplate: `${plain(name)}<br>loss spike at step %{customdata[0]}: %{y:.3f}, %{customdata[1]}<extra></extra>`,
+    });
+  }
   const reached = known(threshold) ? points.find((point) => reaches(metric, point.mean, threshold)) : null;
   if (reached) {
     traces.push({

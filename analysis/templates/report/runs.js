@@ -28,7 +28,7 @@ function shownAtFirst({ key, kind }) {
 }
 
 const columnsShown = () => COLUMNS.filter((column) => (state.columns ? state.columns.includes(column.key) : shownAtFirst(column)));
-const columnTold = ({ key, label }) => (key === "first_step" ? `first step at ${written(state.curves.thresholds.win_rate ?? "no threshold")}` : label);
+const columnTold = ({ key, label }) => (key === "first_step" ? `first step at ${LEARNED === "win_rate" ? "" : `${LEARNED} `}${written(state.curves.thresholds[LEARNED] ?? "no threshold")}` : label);
 
 let accepts = () => true;
 const visibleRuns = () => RUNS.filter(accepts);

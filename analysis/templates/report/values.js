@@ -40,9 +40,12 @@ const metricTold = (key) => { const [split, metric] = key.split("/"); return `${
 const reaches = (metric, value, threshold) => known(value) && (metric === "loss" ? value <= threshold : value >= threshold);
 const firstAt = (metric, steps, values, threshold) => steps[values.findIndex((value) => reaches(metric, value, threshold))] ?? null;
 
+/** The metric whose threshold the table's first step is of. */
+const LEARNED = SERIES.has("heldout/accuracy") ? "accuracy" : "win_rate";
+
 function firstStep(run) {
-  const one = SERIES.get("heldout/win_rate")?.get(run.index), threshold = state.curves.thresholds.win_rate;
-  return one && known(threshold) ? firstAt("win_rate", DATA.steps[one.steps], one.value, threshold) : null;
+  const one = SERIES.get(`heldout/${LEARNED}`)?.get(run.index), threshold = state.curves.thresholds[LEARNED];
+  return one && known(threshold) ? firstAt(LEARNED, DATA.steps[one.steps], one.value, threshold) : null;
 }
 
 /** A run's value under any key there is; undefined or null where it has none. */
