@@ -28,7 +28,7 @@ function arrange(rows, tall, gap) {
  * bar or legend, which is below them on a narrow page. They are fixed: Plotly's own expansion of them draws each picture
  * twice, and may never come to an end when the slider is quicker than it.
  */
-function frame(inner, { l, t = 34, below = 50, right = 85 }) {
+function frame(inner, { l, t = 34, below = 50, right = 100 }) {
   const under = narrow.matches ? 70 : 0;
   const margin = { l, r: narrow.matches ? 10 : right, t, b: below + under, autoexpand: false };
   return { margin, height: inner + t + below + under };
