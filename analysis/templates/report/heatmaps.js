@@ -60,7 +60,7 @@ function drawHeatmap(site) {
   const positions = shown[0].layout.axis === "position";
   const tall = Math.min(Math.max(shown[0].layout.layers.length * 26, 130), 420);
   const { panels, inner } = arrange(rows, tall, positions ? 125 : 90);
-  const below = positions ? 85 : 45;
+  const below = positions ? 95 : 45;
   const { margin, height } = frame(inner, { l: 45, t: 48, below });
   const layout = {
     plot_bgcolor: colour.missing, margin, annotations: [],

@@ -29,7 +29,7 @@ function drawLens() {
   const at = step();
   const range = rangeOf(shown.flatMap(({ curves }) => curves.flatMap(({ points }) => points.map((point) => point.mean))).filter(known));
   const { panels, inner } = arrange(rows, 270, 110);
-  const { margin, height } = frame(inner, { l: 50, below: 75 });
+  const { margin, height } = frame(inner, { l: 50, below: 85 });
   const layout = { margin, annotations: [], showlegend: false };
   const traces = panels.flatMap((place) => {
     const { panel, i, xaxis, yaxis } = place;
@@ -57,7 +57,7 @@ function drawComponentLines(kind, word, what) {
   const lines = ({ curves }) => curves.filter(({ name }) => name.startsWith(word));
   const range = rangeOf(shown.flatMap((view) => lines(view).flatMap(({ points }) => points.flatMap((point) => [point.mean, point.low, point.high]))).filter(known));
   const { panels, inner } = arrange(rows, 270, 85);
-  const { margin, height } = frame(inner, { l: 50 });
+  const { margin, height } = frame(inner, { l: 50, right: 130 });
   const layout = { margin, annotations: [], showlegend: false, shapes: checkpointLines(panels.length) };
   const traces = panels.flatMap((place) => {
     const { panel, i, xaxis, yaxis } = place;

@@ -23,10 +23,14 @@ function arrange(rows, tall, gap) {
   return { panels, inner };
 }
 
-/** A picture's margins and height around `inner` pixels of panels; `below` for the axis of the last row, `bar` for a colour bar. */
-function frame(inner, { l, t = 34, below = 50, bar = true }) {
-  const under = bar && narrow.matches ? 70 : 0;
-  const margin = { l, r: 10, t, b: below + under };
+/**
+ * A picture's margins and height around `inner` pixels of panels: `below` for the axis of the last row, `right` for a colour
+ * bar or legend, which is below them on a narrow page. They are fixed: Plotly's own expansion of them draws each picture
+ * twice, and may never come to an end when the slider is quicker than it.
+ */
+function frame(inner, { l, t = 34, below = 50, right = 100 }) {
+  const under = narrow.matches ? 70 : 0;
+  const margin = { l, r: narrow.matches ? 10 : right, t, b: below + under, autoexpand: false };
   return { margin, height: inner + t + below + under };
 }
 
