@@ -22,9 +22,10 @@ function drawHeader() {
     const lines = lists.flat();
     if (lines.length) $("top").append(h("div", { class: `notice ${kind}` }, h("b", {}, `${title}: ${lines.length}`), h("ul", {}, lines)));
   };
-  const failed = (row) => !["done", "running", "todo"].includes(row.status);
+  const failed = (row) => !["done", "diverged", "running", "todo"].includes(row.status);
   const why = (row) => `: ${row.status}${row.error ? `, ${row.error}` : ""}`;
   report("Failed or stopped", "stopped", items(RUNS.filter(failed), why), items(PATCHES.filter(failed), why));
+  report("Diverged, and stopped: a result", "", items(RUNS.filter((row) => row.status === "diverged"), () => ""));
   const missing = (row) => row.status === "todo";
   report("Not started", "", items(RUNS.filter(missing), () => ""), items(PATCHES.filter(missing), () => ""));
 }

@@ -1,8 +1,9 @@
 // What the results stand on: how many prompts, what is known of them, what is missing, which versions.
 
 function drawTrust() {
-  const done = (rows) => `${rows.filter((row) => row.status === "done").length} of ${rows.length}`;
-  const lacking = [...RUNS, ...PATCHES].some((row) => row.status !== "done");
+  const isDone = (row) => row.status === "done" || row.status === "diverged";  // a result too
+  const done = (rows) => `${rows.filter(isDone).length} of ${rows.length}`;
+  const lacking = ![...RUNS, ...PATCHES].every(isDone);
   const measured = unique(PATCHES.map((patch) => patch.prompts).filter(known)).sort((a, b) => a - b);
   const versions = (key) => {
     const { same, differs } = DATA.config;
@@ -25,6 +26,10 @@ const percent = (share) => `${number(100 * share)}%`;
 
 function auditOf({ audit, runs }) {
   const whose = runs.length === RUNS.length ? "all runs" : `${count(runs.length, "run")}: ${runs.map((index) => RUNS[index].run_id).join(", ")}`;
+  if (!audit.splits) {  // A task of another kind says what it finds worth saying.
+    const facts = Object.entries(audit).flatMap(([name, value]) => [h("dt", {}, sentence(name)), h("dd", {}, String(scalar(value)))]);
+    return h("div", {}, h("h3", {}, `Prompts of ${whose}`), h("dl", { class: "facts" }, facts));
+  }
   const splits = Object.entries(audit.splits ?? {});
   const shared = (split, key) => (audit.overlap?.[split] ? String(audit.overlap[split][key]) : "");
   const top = (facts) => (facts.most_frequent_answer ? `${facts.most_frequent_answer.answer} ${percent(facts.most_frequent_answer.share)}` : "");
