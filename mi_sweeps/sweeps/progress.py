@@ -97,7 +97,7 @@ def watch(
             plan = look()
             took = time.monotonic() - began
             states = Counter(status.state for status in plan.statuses)
-            progress.update(bar, completed=states["done"] + states["diverged"] + states["failed"])
+            progress.update(bar, completed=states["done"] + states["failed"])
             screen.update(Group(progress, *below(plan)))
             # Asked again, for who answers may have learned from the look.
             if not (at_work or states["running"] or states["queued"] or busy()):
