@@ -147,4 +147,4 @@ def _below(rows: pd.DataFrame, told: str) -> Source:
 
 def name(layer: int, head: int) -> str:
     """What a head is called."""
-    return f"L{layer}H{head}"
+    return f"{layer}.{head}"

@@ -244,7 +244,7 @@ def _name_heads(plot: Axes, axis: str, heads: Sequence[tuple[int, int]]) -> None
     for at in begins:
         line(at - 0.5, color="0.85", linewidth=0.4)
     if len(heads) <= NAMED:
-        ticks(range(len(heads)), [f"L{layer}H{head}" for layer, head in heads], fontsize=6)
+        ticks(range(len(heads)), [f"{layer}.{head}" for layer, head in heads], fontsize=6)
     else:
         middles = [np.flatnonzero(layers == layer).mean() for layer in np.unique(layers)]
         ticks(middles, [f"L{layer}" for layer in np.unique(layers)], fontsize=6)

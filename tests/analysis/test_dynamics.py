@@ -32,8 +32,8 @@ def test_a_single_run_has_a_band_over_its_prompts(make_output):
     expected = over_prompts(rows, ["layer", "head"])
     assert len(drawn) == 6
     for row in expected.itertuples():
-        if f"L{row.layer}H{row.head}" in drawn:
-            assert drawn[f"L{row.layer}H{row.head}"] == pytest.approx((row.low, row.high))
+        if f"{row.layer}.{row.head}" in drawn:
+            assert drawn[f"{row.layer}.{row.head}"] == pytest.approx((row.low, row.high))
 
 
 def test_several_runs_have_a_band_over_runs(make_output):

@@ -164,10 +164,10 @@ def test_a_cell_for_each_path_and_none_where_there_is_no_path(make_output):
         rows, columns = (
             [tick.get_text() for tick in ticks] for ticks in (axis.get_yticklabels(), axis.get_xticklabels())
         )
-        assert (rows[0], columns[0], cells.shape) == ("L0H0", "L1H0", (len(rows), len(columns)))
+        assert (rows[0], columns[0], cells.shape) == ("0.0", "1.0", (len(rows), len(columns)))
         own = last[last["site"] == title[-1]]
         for path in own.itertuples():
-            at = rows.index(f"L{path.source_layer}H{path.source_head}"), columns.index(f"L{path.layer}H{path.head}")
+            at = rows.index(f"{path.source_layer}.{path.source_head}"), columns.index(f"{path.layer}.{path.head}")
             assert cells[at] == path.recovered
         assert np.isfinite(cells).sum() == len(own)
 
