@@ -135,7 +135,7 @@ def _init(config: Config, run_id: str, folder: Folder, job_type: str) -> Any | N
             job_type=job_type,
             name=f"{config.model.name} {config.schedule.name} lr={config.optim.lr:g} seed={config.seed}",
             config=_config(config),
-            reinit="finish_previous",
+            reinit="create_new",
             settings=wandb.Settings(
                 console="off",
                 silent=True,
