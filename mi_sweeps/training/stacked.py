@@ -11,7 +11,7 @@ import copy
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -152,7 +152,7 @@ class Stack:
                 moments = {key: values[place].clone() for key, values in parts.items()}
                 run.optimizer.state[parameter] = {"step": state["step"].clone(), **moments}
 
-    def _parts(self, row: Float[Tensor, " weight"]) -> list[Float[Tensor, "..."]]:
+    def _parts(self, row: Float[Tensor, " weight"]) -> list[Tensor]:
         """One tensor for each parameter."""
         return [part.view(shape) for part, shape in zip(row.split(self._sizes), self._shapes, strict=True)]
 
@@ -211,7 +211,7 @@ class _Together:
                 self._go_on(number)
             while runs := {number: run for number, run in self._at.items() if run is not None}:
                 step = min(run.step for run in runs.values())
-                self._take_step({number: run for number, run in runs.items() if run.step == step})
+                self._take_step({number: run for number, run in sorted(runs.items()) if run.step == step})
         except BaseException as error:
             for number in self._at:
                 with suppress(BaseException), speaking(self._trainings[number]):
