@@ -262,8 +262,8 @@ class SlurmConfig(ResourcesConfig):
     def _stack_is_in_one_task(self) -> SlurmConfig:
         if self.stack > self.pack:
             raise ValueError(
-                f"launcher.stack={self.stack}: runs are stacked within a task, and launcher.pack={self.pack} is all that "
-                f"it has; give launcher.pack={self.stack} or more"
+                f"launcher.stack={self.stack}: runs are stacked within a task, which has launcher.pack={self.pack}; "
+                f"give launcher.pack={self.stack} or more"
             )
         return self
 
