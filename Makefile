@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slurm lint types slurm pytest bench bench-patching bench-scale format clean
+.PHONY: install demo test test-slurm lint types slurm pytest bench bench-patching bench-scale bench-stacked format clean
 
 install: $(VENV)/.installed
 
@@ -43,14 +43,17 @@ types: install
 pytest: install
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-# What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--cells 100 1000"
-bench: bench-patching bench-scale
+# What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--cells 100 1000" STACKED=--whole
+bench: bench-patching bench-scale bench-stacked
 
 bench-patching: install
 	@$(BIN)/python benchmarks/patching.py $(BENCH)
 
 bench-scale: install
 	@$(BIN)/python benchmarks/scale.py $(SCALE)
+
+bench-stacked: install
+	@$(BIN)/python benchmarks/stacked.py $(STACKED)
 
 format: install
 	$(BIN)/ruff check --fix

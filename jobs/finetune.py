@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator
+from typing import TYPE_CHECKING
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.folders import RunFolder, run_folder
 from mi_sweeps.store.identity import run_id
+
+if TYPE_CHECKING:
+    from mi_sweeps.training.run import Run
 
 
 def finetune(
@@ -27,17 +31,37 @@ def finetune(
         Busy: another process does it.
         Exception: it failed; its folder says so too.
     """
+    turns = in_turns(config, folder, needed=needed, on_step=on_step)
+    try:
+        for run in turns:
+            if run is not None:
+                from mi_sweeps.training.loop import train_step
+
+                train_step(run, run.batch())
+    except BaseException as error:
+        turns.throw(error)  # Told there too, where the folder's status is kept.
+        raise
+
+
+def in_turns(
+    config: Config, folder: RunFolder, *, needed: Collection[int], on_step: Callable[[int], None]
+) -> Generator[Run | None]:
+    """All of `finetune` but the steps, so that several runs can be trained together (`mi_sweeps.training.stacked`).
+
+    Gives None when the folder is claimed, and then the run before each step.
+    """
     with folder.claim():
+        yield None
         before = folder.status_on_disk()
         if before.state == "done" and folder.has(before.reached(needed)):
             return
         with folder.attempt() as check:
             check_identity(config, folder)
             from mi_sweeps.tracking.mirror import mirror
-            from mi_sweeps.training.loop import finetune as train
+            from mi_sweeps.training.loop import training
 
             with mirror(config, folder) as tracked:
-                train(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log)
+                yield from training(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log)
 
 
 def check_identity(config: Config, folder: RunFolder) -> None:

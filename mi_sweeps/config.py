@@ -209,6 +209,8 @@ class LauncherConfig(Section):
     threads: int | None = Field(ge=1)
     wait: bool
     """Whether `run` stays until all is done, as with `--wait`."""
+    stack: int = Field(1, ge=1)
+    """How many runs of one shape are trained together (`mi_sweeps.training.stacked`)."""
 
 
 class ResourcesConfig(Section):
@@ -249,10 +251,21 @@ class SlurmConfig(ResourcesConfig):
     """Minutes that a task may take; one that was interrupted has them anew."""
     pack: int = Field(ge=1)
     """How many cells one task computes, one after another."""
+    stack: int = Field(1, ge=1)
+    """How many runs of one shape a task trains together."""
     max_running: int | None = Field(ge=1)
     """How many tasks of one array may run at once."""
     finetune: ResourcesConfig
     patch: PatchResourcesConfig
+
+    @model_validator(mode="after")
+    def _stack_is_in_one_task(self) -> SlurmConfig:
+        if self.stack > self.pack:
+            raise ValueError(
+                f"launcher.stack={self.stack}: runs are stacked within a task, which has launcher.pack={self.pack}; "
+                f"give launcher.pack={self.stack} or more"
+            )
+        return self
 
 
 class SweepConfig(Section):

@@ -65,6 +65,7 @@ def refuse(capsys, tmp_path):
         ("+task.colour=red", "task=ioi3: "),
         ("schedule._target_=mi_sweeps.nope", "schedule=constant: "),
         ("+schedule.warm=1", "schedule=constant: "),
+        ("launcher.stack=0", "launcher.stack=0: input should be greater than or equal to 1"),
         ("launcher.device=cuda:99", "launcher.device=cuda:99"),
         ("model.prepend_bos=true", "model.prepend_bos=true: the model's tokenizer has no such token"),
     ],

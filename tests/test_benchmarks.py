@@ -160,3 +160,17 @@ def test_questions_are_counted_below_a_folder(monkeypatch: pytest.MonkeyPatch, t
         "openat": "1",
         "fsync": "1",
     }
+
+
+def test_runs_together_and_one_after_another(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    stacked = importlib.import_module("stacked")
+    tiny = ("model.d_model=16", "task.length=8", "task.heldout=8", "train.steps=2", "checkpoint.steps=[]")
+    monkeypatch.setattr(stacked, "MODELS", {"tiny": (*stacked.NOPE, *tiny)})
+    options = ("--stacks", "2", "3", "--batches", "4", "--threads", "1", "--steps", "2", "--repeats", "2", "--whole")
+    stacked.main(["--models", "tiny", *options])
+    out = capsys.readouterr().out
+    _, *found = rows(out, "A step of one run, 1 threads")
+    assert [row[:3] for row in found] == [["tiny", "4", "2"], ["tiny", "4", "3"]]
+    assert all(float(row[5].split()[0]) > 0 for row in found)
+    assert len(rows(out, "A step of one run in a whole sweep")) == 2

@@ -69,8 +69,8 @@ def run_task(submission: Submission, array: int, number: int) -> None:
     except Interrupted as reason:
         if isinstance(reason, _TimeLimit) and _made(item, cells) == before:
             # Another attempt would get no further.
-            if at:
-                _mark(at[-1], TOO_LONG)
+            for folder in at:
+                _mark(folder, TOO_LONG)
             sys.exit(FAILED)
         _start_again()
         sys.exit(STOPPED)
@@ -104,13 +104,18 @@ def _work(submission: Submission, item: Array, number: int, cells: Sequence[Any]
     torch.set_num_threads(launcher.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
 
     class Shown(Bars):
-        """Also remembers what is at hand."""
+        """Also knows what is at hand, and still does when the process is stopped there."""
 
         @contextmanager
         def task(self, task: Task) -> Iterator[Callable[[int], None]]:
             at.append(task.folder)
-            with super().task(task) as on_step:
-                yield on_step
+            try:
+                with super().task(task) as on_step:
+                    yield on_step
+            except Exception:  # It failed; what stops the process is none.
+                at.remove(task.folder)
+                raise
+            at.remove(task.folder)
 
     def done(which: Sequence[Any], stage: Stage, **part: int) -> bool:
         shown = Shown(Console(width=120), len(item.tasks[number]))

@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -44,6 +45,31 @@ CLAIM_SECONDS = 1.0
 """A reader of states holds the lock for microseconds; who still holds it after this long is at work."""
 
 log = logging.getLogger(__name__)
+
+
+_speaker: ContextVar[object] = ContextVar("speaker", default=None)
+
+
+@contextmanager
+def speaking(who: object) -> Iterator[None]:
+    """Where attempts take turns: what is logged inside is for the log of the attempt that `who` began, and no other."""
+    token = _speaker.set(who)
+    try:
+        yield
+    finally:
+        _speaker.reset(token)
+
+
+@contextmanager
+def informed() -> Iterator[None]:
+    """While inside, what is only worth a line in a log is logged too."""
+    logger = logging.getLogger("mi_sweeps")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 Failure = Literal["error", "oom", "timeout", "node"]
@@ -252,14 +278,14 @@ class Folder:
     def _logging(self) -> Iterator[None]:
         handler = logging.FileHandler(self.log_file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        mine = _speaker.get()
+        handler.addFilter(lambda record: _speaker.get() in (None, mine))
         logger = logging.getLogger("mi_sweeps")
-        level = logger.level
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
         try:
-            yield
+            with informed():
+                yield
         finally:
-            logger.setLevel(level)
             logger.removeHandler(handler)
             handler.close()
 

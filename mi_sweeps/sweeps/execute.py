@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from mi_sweeps.jobs.finetune import finetune
+from mi_sweeps.jobs.finetune import finetune, in_turns
 from mi_sweeps.jobs.patch import patch
 from mi_sweeps.store.folders import PENDING, Busy, Failure, Folder, Status, describe, now
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.cells import Cell
+
+if TYPE_CHECKING:
+    from mi_sweeps.training.run import Run
 
 Stage = Literal["finetune", "patch"]
 
@@ -49,6 +53,14 @@ class Task:
         """How many steps its progress has: training steps or checkpoints."""
         config = self.cell.config
         return config.train.steps if self.stage == "finetune" else len(config.patch_steps[self.part :: self.parts])
+
+    @property
+    def shape(self) -> str:
+        """What runs must have in common to be trained together."""
+        config = self.cell.config
+        task = config.task.model_dump(mode="json", exclude={"seed"})
+        train = config.train.model_dump(mode="json", exclude={"clip", "diverged"})
+        return json.dumps([config.model.model_dump(mode="json"), task, train, config.checkpoint_steps])
 
 
 @dataclass
@@ -88,6 +100,8 @@ def execute(
 ) -> Outcome:
     """Does what is missing, each fine-tune before its patch jobs; a failure stops nothing else.
 
+    The cells' launcher says how many fine-tunes are trained together.
+
     Args:
         retry: kinds of failures from before `began` that are taken up.
         began: a time as `now` gives it; None is now.
@@ -99,6 +113,7 @@ def execute(
     listener = listener or Listener()
     began = began or now()
     outcome = Outcome()
+    stack = cells[0].config.launcher.stack if cells else 1
 
     def wanted(status: Status) -> bool:
         failed_before = status.state == "failed" and (status.finished or "") < began
@@ -112,8 +127,7 @@ def execute(
 
     while True:
         ready = [task for task, status in look() if mine(task) and wanted(status)]
-        busy = [task for task in ready if not _do(task, outcome, listener)]
-        if len(busy) == len(ready):
+        if not any([_do(tasks, outcome, listener) for tasks in _stacks(ready, stack)]):
             # Nothing was claimed in this round: all that is left is done, failed, or in other hands.
             # Patch jobs alone wait for fine-tunes too.
             here = {*stages, "finetune"}
@@ -135,8 +149,32 @@ def _tasks(plan: planning.Plan, part: int, parts: int) -> Iterator[tuple[Task, S
                 yield task, plan.patches[cell.patch_id] if parts == 1 else planning.part_status(cell, part, parts)
 
 
-def _do(task: Task, outcome: Outcome, listener: Listener) -> bool:
-    """Does one task; False if another process has it."""
+def _stacks(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
+    """Fine-tunes that are trained together, `size` at most, and everything else alone; in order of their first."""
+    shapes: dict[str, list[Task]] = {}
+    for number, task in enumerate(tasks):
+        alone = size == 1 or task.stage != "finetune"
+        shapes.setdefault(str(number) if alone else task.shape, []).append(task)
+    for alike in shapes.values():
+        yield from (alike[start : start + size] for start in range(0, len(alike), size))
+
+
+def _do(tasks: Sequence[Task], outcome: Outcome, listener: Listener) -> bool:
+    """Does a task, or fine-tunes together; False if other processes have them all."""
+    errors = [_alone(tasks[0], listener)] if len(tasks) == 1 else _together(tasks, listener)
+    for task, error in zip(tasks, errors, strict=True):
+        if isinstance(error, Busy):
+            continue
+        if error is None:
+            outcome.done.append(task)
+        else:  # Whatever it was, it is in the folder, and the other cells go on.
+            outcome.failed[task.id] = (task, describe(error))
+        listener.finished(task, describe(error) if error else None)
+    return not all(isinstance(error, Busy) for error in errors)
+
+
+def _alone(task: Task, listener: Listener) -> Exception | None:
+    """The error of a task."""
     run, examined = planning.folders_of(task.cell)
     try:
         with listener.task(task) as on_step:
@@ -144,12 +182,21 @@ def _do(task: Task, outcome: Outcome, listener: Listener) -> bool:
                 finetune(task.cell.config, run, needed=task.needed, on_step=on_step)
             else:
                 patch(task.cell.config, run, examined, part=task.part, parts=task.parts, on_step=on_step)
-    except Busy:
-        return False
-    except Exception as error:  # Whatever it was, it is in the folder, and the other cells go on.
-        outcome.failed[task.id] = (task, describe(error))
-        listener.finished(task, describe(error))
-        return True
-    outcome.done.append(task)
-    listener.finished(task, None)
-    return True
+    except Exception as error:
+        return error
+    return None
+
+
+def _together(tasks: Sequence[Task], listener: Listener) -> list[Exception | None]:
+    """The error of each fine-tune."""
+    from mi_sweeps.training.stacked import train_together
+
+    def in_its_turns(task: Task) -> Generator[Run | None]:
+        with listener.task(task) as on_step:
+            run, _ = planning.folders_of(task.cell)
+            # Waiting for each folder that another process has would take long.
+            if task.folder.status().state == "running":
+                raise Busy(str(run.path))
+            yield from in_turns(task.cell.config, run, needed=task.needed, on_step=on_step)
+
+    return train_together([in_its_turns(task) for task in tasks])

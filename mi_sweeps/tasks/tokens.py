@@ -104,6 +104,25 @@ class Batch:
         )
 
 
+def join(batches: Sequence[Batch]) -> Batch:
+    """The prompts of several batches for training, one after another, padded to a common width."""
+    width = max(batch.tokens.shape[1] for batch in batches)
+
+    def wide(rows: Int[Tensor, "prompt pos"], value: int) -> Int[Tensor, "prompt width"]:
+        return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=value)
+
+    targets = [wide(batch.targets, NOT_SCORED) for batch in batches if batch.targets is not None]
+    return Batch(
+        (),
+        torch.cat([wide(batch.tokens, 0) for batch in batches]),
+        torch.cat([batch.end for batch in batches]),
+        torch.cat([batch.answers for batch in batches]),
+        batches[0].subjects[:0],
+        (),
+        torch.cat(targets) if targets else None,
+    )
+
+
 def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, prepend_bos: bool) -> Batch:
     """Tokenizes prompts and finds the tokens of answers, subjects and roles.
 

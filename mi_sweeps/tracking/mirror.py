@@ -229,7 +229,7 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
         tags=[tag[:64] for tag in dict.fromkeys(tags)],  # wandb takes no longer ones.
         notes=f"sweep {config.sweep.name}, {values.cell(config)} seed={config.seed}, in {run.path.absolute()}",
         config=values.settings(config),
-        reinit="finish_previous",
+        reinit="create_new",
         settings=wandb.Settings(
             console="off",
             silent=True,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import torch
 
 from mi_sweeps.config import Config
 from mi_sweeps.store.folders import RunFolder
+from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import Metric, scored_logits
 from mi_sweeps.training.run import LOOK, Run, begin
 
@@ -31,9 +32,22 @@ def finetune(
         UserError: the model, the task or the schedule is wrong.
         Diverged: the loss is not finite, or far above the first one; what is on disk is what came before.
     """
+    for run in training(config, folder, before_write=before_write, on_step=on_step, on_checkpoint=on_checkpoint):
+        train_step(run, run.batch())
+
+
+def training(
+    config: Config,
+    folder: RunFolder,
+    *,
+    before_write: Callable[[], None],
+    on_step: Callable[[int], None],
+    on_checkpoint: Callable[[int, list[Metric]], None],
+) -> Generator[Run]:
+    """All of `finetune` but the steps: gives the run before each, and whoever asked takes it, alone or with others'."""
     run = begin(config, folder, before_write=before_write, on_checkpoint=on_checkpoint)
     for step in range(run.step, config.train.steps):
-        run.losses.append(train_step(run, step))
+        yield run
         run.step = step + 1
         if run.step in run.kept:
             run.keep()
@@ -43,13 +57,12 @@ def finetune(
     folder.resume.unlink(missing_ok=True)
 
 
-def train_step(run: Run, step: int) -> torch.Tensor:
-    """One update of the weights; the loss before it, which stays where it was computed."""
+def train_step(run: Run, batch: Batch) -> None:
+    """One update of the weights. The loss before it stays where it was computed."""
     train = run.config.train
     run.model.train()
     for group in run.optimizer.param_groups:
-        group["lr"] = run.config.optim.lr * run.schedule(step)
-    batch = run.task.training(step, train.batch_size, run.config.seed).to(run.device)
+        group["lr"] = run.rate
     with torch.autocast(run.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
         logits = scored_logits(run.model, batch)
     loss = torch.nn.functional.cross_entropy(logits.float(), batch.scored[2])
@@ -57,4 +70,4 @@ def train_step(run: Run, step: int) -> torch.Tensor:
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), train.clip)
     run.optimizer.step()
-    return loss.detach()
+    run.losses.append(loss.detach())

@@ -72,6 +72,15 @@ class Run:
     def __post_init__(self) -> None:
         self.kept = set(self.config.checkpoint_steps)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.config.optim.lr * self.schedule(self.step)
+
+    def batch(self) -> Batch:
+        """The prompts of the next step, on the device."""
+        return self.task.training(self.step, self.config.train.batch_size, self.config.seed).to(self.device)
+
     def look(self) -> None:
         """Takes the losses over into the metrics, as those of the training batches.
 

@@ -200,6 +200,57 @@ def test_changed_prompts_are_not_taken_for_the_planned_ones(small, tmp_path):
     assert "have changed since this was planned" in next(iter(outcome.failed.values()))[1]
 
 
+@pytest.fixture
+def stacked_cells(small, tmp_path):
+    """Four runs of which three may be trained together, by two shapes."""
+    settings = (*small, "launcher.stack=3", "patching.steps=[4]", f"output={tmp_path / 'outputs'}")
+    return [*expand([*settings, "seed=0,1,2,3"]), *expand([*settings, "train.batch_size=4"])]
+
+
+def test_stacked_fine_tunes_are_each_their_own(stacked_cells, monkeypatch):
+    from mi_sweeps.training import stacked
+
+    sizes = []
+    real = stacked.train_together
+    monkeypatch.setattr(stacked, "train_together", lambda runs: (sizes.append(len(runs)), real(runs))[1])
+    told = []
+
+    class Told(Listener):
+        def finished(self, task, error):
+            told.append((task.stage, task.id, error))
+
+    outcome = execute(stacked_cells, listener=Told())
+    assert sizes == [3]
+    assert not outcome.failed
+    assert sorted(told) == sorted((task.stage, task.id, None) for task in outcome.done)
+    made = plan.make(stacked_cells)
+    assert made.is_done
+    assert {status.attempts for status in made.statuses} == {1}
+    assert execute(stacked_cells).done == []
+
+
+def test_a_stacked_fine_tune_that_fails_stops_no_other(stacked_cells, monkeypatch):
+    from mi_sweeps.training.run import Run
+
+    def look(run):
+        if run.config.seed == 1:
+            raise RuntimeError("no")
+
+    monkeypatch.setattr(Run, "look", look)
+    outcome = execute(stacked_cells)
+    ((task, error),) = outcome.failed.values()
+    assert (task.cell.config.seed, task.folder.status().state) == (1, "failed")
+    assert error.startswith("RuntimeError: no")
+    assert len(outcome.done) == 8
+
+
+def test_a_stack_is_cancelled_as_one(stacked_cells):
+    with pytest.raises(Cancelled):
+        execute(stacked_cells, listener=StopAt(2))
+    states = [plan.folders_of(cell)[0].status().state for cell in stacked_cells]
+    assert states == ["cancelled"] * 3 + ["todo"] * 2
+
+
 @pytest.mark.parametrize("end", ["finish", "cancel"])
 def test_local_workers_share_a_sweep(cells, end):
     """Real processes through submitit: all is computed once, or all of them are stopped from here."""

@@ -55,6 +55,18 @@ def test_fine_tune_and_patch_job_are_one_wandb_run(small, tmp_path):
     assert {"checkpoint"} == {axis["step_metric"] for axis in axes if "step_metric" in axis}
 
 
+def test_runs_that_are_trained_together_are_each_a_wandb_run(small, tmp_path):
+    overrides = ("seed=0,1", "launcher.stack=2", "patching.steps=[4]", "tracking=wandb", f"output={tmp_path / 'o'}")
+    cells = expand([*small, *overrides])
+    assert not execute(cells).failed
+    for cell in cells:
+        folder, _ = plan.folders_of(cell)
+        fine_tune, patch_job = attempts(folder.path)
+        assert {record["run"]["run_id"] for record in fine_tune if record["type"] == "run"} == {cell.run_id}
+        assert checkpoints(fine_tune) == [0, 2, 4]
+        assert checkpoints(patch_job) == [4]
+
+
 class Broken:
     def __getattr__(self, name):
         def fail(*args, **kwargs):

@@ -1,0 +1,277 @@
+"""Runs trained together: one step of all of them is one forward and backward over K sets of weights.
+
+Small models leave a processor idle between operations. A stack has one network for K runs: where a module has weights,
+it multiplies each run's rows by that run's weights; everywhere else, in attention too, K runs are a larger batch. What
+is computed for a run is what it computes alone, up to the order in which sums are rounded.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from mi_sweeps.store.folders import Busy, Superseded, informed, speaking
+from mi_sweeps.tasks.tokens import Batch, join
+from mi_sweeps.training.evaluate import scored_logits
+from mi_sweeps.training.loop import train_step
+from mi_sweeps.training.run import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Training = Generator[Run | None]
+"""Gives its run before each step that it wants taken; None when its folder is claimed."""
+
+FAMILIES = ("gpt2", "nope")
+"""Architectures, by Hugging Face's name, all of whose weights are in modules that are stacked here."""
+
+TOKENS = 4096
+"""How many tokens of all runs are computed at once on a CPU. With more of them, what lies between two operations
+leaves the cache, and that costs more than stacking gains."""
+
+log = logging.getLogger(__name__)
+
+
+class Stacked(nn.Module):
+    """A module whose weights are those of K runs: [K, …] each. Its input has the runs' prompts one after another."""
+
+    weight: Tensor
+    bias: Tensor | None
+    n_prompts: int
+    """Of all runs."""
+
+
+class Linear(Stacked):
+    """Of `nn.Linear`; of GPT-2's `Conv1D`, whose weights are [d_in, d_out]."""
+
+    def __init__(self, transposed: bool) -> None:
+        super().__init__()
+        self.transposed = transposed
+
+    def forward(self, x: Float[Tensor, "*row d_in"]) -> Float[Tensor, "*row d_out"]:
+        weight = self.weight if self.transposed else self.weight.mT
+        rows = x.reshape(len(weight), -1, x.shape[-1])
+        y = rows @ weight if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class Embedding(Stacked):
+    """Of tokens, and of positions, which a model may give once for all prompts."""
+
+    def forward(self, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos d_model"]:
+        runs, size, _ = self.weight.shape
+        every = tokens.expand(self.n_prompts, -1)
+        first = torch.arange(runs, device=tokens.device).repeat_interleave(self.n_prompts // runs) * size
+        return nn.functional.embedding(every + first[:, None], self.weight.flatten(0, 1))
+
+
+class LayerNorm(Stacked):
+    """Normalises as for one run, then scales and shifts run by run."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "prompt pos d_model"]) -> Float[Tensor, "prompt pos d_model"]:
+        assert self.bias is not None
+        normal = nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps)
+        rows = normal.view(len(self.weight), -1, x.shape[-1])
+        return torch.addcmul(self.bias.unsqueeze(1), rows, self.weight.unsqueeze(1)).view(x.shape)
+
+
+def can_stack(model: PreTrainedModel) -> bool:
+    """Whether a model's runs can be stacked. Dropout draws from one run's random numbers, and cannot."""
+    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    return model.config.model_type in FAMILIES and not drops
+
+
+class Stack:
+    """The weights and moments of K runs of one shape, all of a run in one row.
+
+    They are copies: `put_back` hands them to the runs' own models and optimisers.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = list(runs)
+        self._shapes = [parameter.shape for parameter in runs[0].model.parameters()]
+        self._sizes = [shape.numel() for shape in self._shapes]
+        self._weights = torch.stack([_row(run.model.parameters()) for run in runs]).requires_grad_()
+        self._rows = [nn.Parameter(row) for row in self._weights.detach()]
+        # Each run's own settings, and torch's own formula; one row takes as many operations as one parameter.
+        self._optimizer = torch.optim.AdamW(
+            [run.optimizer.param_groups[0] | {"params": [row]} for run, row in zip(runs, self._rows, strict=True)]
+        )
+        for run, row in zip(runs, self._rows, strict=True):
+            states = [run.optimizer.state[parameter] for parameter in run.model.parameters()]
+            if states[0]:
+                moments = {key: _row(state[key] for state in states) for key in ("exp_avg", "exp_avg_sq")}
+                self._optimizer.state[row] = {"step": states[0]["step"].clone(), **moments}
+        self._clip = torch.tensor([[run.config.train.clip] for run in runs], device=runs[0].device)
+        self._network, self._modules = _stacked(runs[0].model)
+
+    def step(self, batches: Sequence[Batch]) -> None:
+        """One update of all weights, as `train_step` does it for one run."""
+        first, batch = self.runs[0], join(batches)
+        pieces = self._weights.split(self._sizes, dim=1)
+        weights = [piece.unflatten(1, shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        for module, weight, bias in self._modules:
+            module.weight, module.bias = weights[weight], None if bias is None else weights[bias]
+            module.n_prompts = len(batch)
+        with torch.autocast(first.device.type, torch.bfloat16, enabled=first.config.train.precision == "bf16"):
+            logits = scored_logits(self._network, batch)
+        losses = nn.functional.cross_entropy(logits.float(), batch.scored[2], reduction="none")
+        losses = losses.view(len(self.runs), -1).mean(dim=1)
+        (gradient,) = torch.autograd.grad(losses.sum(), self._weights)
+        norm = gradient.norm(dim=1, keepdim=True)
+        gradient *= (self._clip / (norm + 1e-6)).clamp(max=1)
+        for run, group, row, row_gradient in zip(
+            self.runs, self._optimizer.param_groups, self._rows, gradient, strict=True
+        ):
+            group["lr"] = run.rate
+            row.grad = row_gradient
+        self._optimizer.step()
+        for run, loss in zip(self.runs, losses.detach(), strict=True):
+            run.losses.append(loss)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Weights and moments into the runs' own models and optimisers."""
+        for run, row in zip(self.runs, self._rows, strict=True):
+            state = self._optimizer.state[row]
+            parts = {key: self._parts(state[key]) for key in ("exp_avg", "exp_avg_sq")}
+            for place, (parameter, values) in enumerate(zip(run.model.parameters(), self._parts(row), strict=True)):
+                parameter.copy_(values)
+                moments = {key: values[place].clone() for key, values in parts.items()}
+                run.optimizer.state[parameter] = {"step": state["step"].clone(), **moments}
+
+    def _parts(self, row: Float[Tensor, " weight"]) -> list[Tensor]:
+        """One tensor for each parameter."""
+        return [part.view(shape) for part, shape in zip(row.split(self._sizes), self._shapes, strict=True)]
+
+
+def _row(tensors: Iterator[Tensor]) -> Float[Tensor, " weight"]:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def _stacked(model: PreTrainedModel) -> tuple[PreTrainedModel, list[tuple[Stacked, int, int | None]]]:
+    """The model with stacked modules in place of those that have weights; of each, which parameters it has."""
+    network = copy.deepcopy(model).train()
+    places = {parameter: place for place, parameter in enumerate(network.parameters())}
+    found: list[tuple[Stacked, int, int | None]] = []
+    for name, module in list(network.named_modules()):
+        new: Stacked
+        if isinstance(module, nn.Linear | Conv1D):
+            new = Linear(transposed=isinstance(module, Conv1D))
+        elif isinstance(module, nn.Embedding):
+            new = Embedding()
+        elif isinstance(module, nn.LayerNorm):
+            new = LayerNorm(module.eps)
+        else:
+            continue
+        bias = getattr(module, "bias", None)
+        found.append((new, places[module.weight], None if bias is None else places[bias]))
+        network.set_submodule(name, new)
+    return network, found
+
+
+def train_together(trainings: Sequence[Training]) -> list[Exception | None]:
+    """Trains runs to their ends, those that are at the same step together. One that fails or diverges stops no other.
+
+    What ends the process's work, as `Cancelled`, ends all of them: each is told.
+
+    Returns:
+        The error of each; None where there was none. `Busy`: another process has it.
+    """
+    with informed():
+        return _Together(trainings).train()
+
+
+class _Together:
+    def __init__(self, trainings: Sequence[Training]) -> None:
+        self._trainings = trainings
+        self._errors: list[Exception | None] = [None] * len(trainings)
+        self._at: dict[int, Run | None] = {}
+        """By number: the runs that are not at their end."""
+        self._stacks: dict[tuple[int, ...], Stack] = {}
+
+    def train(self) -> list[Exception | None]:
+        try:
+            # All folders are claimed before the first run begins, which takes a while.
+            for number in range(len(self._trainings)):
+                self._go_on(number)
+            for number in list(self._at):
+                self._go_on(number)
+            while runs := {number: run for number, run in self._at.items() if run is not None}:
+                step = min(run.step for run in runs.values())
+                self._take_step({number: run for number, run in sorted(runs.items()) if run.step == step})
+        except BaseException as error:
+            for number in self._at:
+                with suppress(BaseException), speaking(self._trainings[number]):
+                    self._trainings[number].throw(error)
+            raise
+        return self._errors
+
+    def _go_on(self, number: int, error: Exception | None = None) -> None:
+        """Lets a training do what it does between two steps, or end with an error."""
+        training = self._trainings[number]
+        run = self._at.pop(number, None)
+        try:
+            with speaking(training):
+                self._at[number] = next(training) if error is None else training.throw(error)
+        except StopIteration:
+            pass
+        except Superseded as late:
+            self._errors[number] = Busy(str(late))
+        except Exception as failure:
+            self._errors[number] = failure
+        except BaseException:
+            self._at[number] = run
+            raise
+
+    def _take_step(self, runs: dict[int, Run]) -> None:
+        stacks = list(_split(runs))
+        for gone in self._stacks.keys() - set(stacks):
+            self._stacks.pop(gone).put_back()
+        for numbers in stacks:
+            try:
+                self._step(numbers, [runs[number] for number in numbers])
+            except Exception as error:
+                for number in numbers:
+                    self._go_on(number, error)
+            else:
+                for number in numbers:
+                    self._go_on(number)
+
+    def _step(self, numbers: tuple[int, ...], runs: Sequence[Run]) -> None:
+        batches = [run.batch() for run in runs]
+        if len(runs) == 1 or len({(len(batch), len(batch.scored[0])) for batch in batches}) > 1:
+            if stack := self._stacks.pop(numbers, None):
+                stack.put_back()
+            for run, batch in zip(runs, batches, strict=True):
+                train_step(run, batch)
+            return
+        if numbers not in self._stacks:
+            log.info("%d runs are trained together from step %d on", len(runs), runs[0].step)
+            self._stacks[numbers] = Stack(runs)
+        self._stacks[numbers].step(batches)
+        if any(run.step + 1 in run.kept for run in runs):
+            self._stacks[numbers].put_back()
+
+
+def _split(runs: dict[int, Run]) -> Iterator[tuple[int, ...]]:
+    """The numbers of those that take a step together."""
+    fit = [number for number, run in runs.items() if can_stack(run.model)]
+    yield from ((number,) for number in runs if number not in fit)
+    if fit:
+        size = len(fit)
+        if (run := runs[fit[0]]).device.type == "cpu":
+            size = max(1, TOKENS // (run.config.train.batch_size * run.evaluated["heldout"].tokens.shape[1]))
+        yield from (tuple(fit[start : start + size]) for start in range(0, len(fit), size))
