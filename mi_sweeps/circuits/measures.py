@@ -4,9 +4,9 @@ what each part is worth.
 A model without positional embeddings is asked with these how it found out where its tokens are; they are of use for
 any model that the fast engine knows. They do not depend on the corruption.
 
-The first token is left out everywhere. It is often BOS, which tells its position by being what it is, and heads that
-have nothing to look for look at it (Xiao et al. 2023, arXiv:2309.17453, on attention sinks). So heads are scored from
-the third token on, the first one whose previous token counts.
+Probes and heads are read from the third token on. The first is often BOS, which tells its position by being what it is,
+and heads that have nothing to look for look at it (Xiao et al. 2023, arXiv:2309.17453, on attention sinks); the second
+has it as its previous token.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_sweeps.circuits.ablation import Component, ablated_losses
@@ -26,6 +26,9 @@ from mi_sweeps.circuits.probes import Moments, fit, moments, r2
 from mi_sweeps.config import Measure
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.tokens import Batch
+
+FIRST = 2
+"""The first position that is read, counted from 0."""
 
 Value = tuple[Component, float, int]
 """What was measured, its value, and over how many tokens."""
@@ -98,21 +101,26 @@ def position_r2(network: Network, batches: Sequence[Batch]) -> Iterator[Value]:
 
     The probe is fitted to one half of the prompts, drawn once and for all, and read on the other.
     """
-    n_prompts = sum(map(len, batches))
-    fitted = torch.zeros(n_prompts, 1, dtype=torch.bool)
-    fitted[torch.randperm(n_prompts, generator=torch.Generator().manual_seed(0))[: n_prompts // 2]] = True
-    of_batches = fitted.to(batches[0].end.device).split([len(batch) for batch in batches])
+    fitted = fitted_half(sum(map(len, batches))).to(batches[0].end.device)
+    of_batches = fitted[:, None].split([len(batch) for batch in batches])
     last = len(network.blocks) - 1
     for number, parts in enumerate(layer_by_layer(network, batches)):
         found: dict[str, list[tuple[Moments, Moments]]] = {}
         for fits, (layout, layer) in zip(of_batches, parts, strict=True):
-            halves = [(layout.positions >= 1) & half for half in (fits, ~fits)]
+            halves = [(layout.positions >= FIRST) & half for half in (fits, ~fits)]
             for name, values in _streams(layer, mlp=network.has_mlps, after=number == last):
                 one, other = (moments(values[half], layout.positions[half]) for half in halves)
                 found.setdefault(name, []).append((one, other))
         for name, summed in found.items():
             one, other = (sum(half) for half in zip(*summed, strict=True))
             yield (name, number, None), r2(fit(one), other), int(other[-2, -2])
+
+
+def fitted_half(n_prompts: int) -> Bool[Tensor, " prompt"]:
+    """The prompts that probes are fitted to, half of them: drawn, for their order may mean something."""
+    fitted = torch.zeros(n_prompts, dtype=torch.bool)
+    fitted[torch.randperm(n_prompts, generator=torch.Generator().manual_seed(0))[: n_prompts // 2]] = True
+    return fitted
 
 
 def _streams(
@@ -139,12 +147,12 @@ def diagonal(network: Network, batches: Sequence[Batch]) -> Iterator[Value]:
 
 def _attention(network: Network, batches: Sequence[Batch], back: int) -> Iterator[Value]:
     """From each token to the one that is so many before it."""
-    n = sum(int((batch.end - 1).clamp(min=0).sum()) for batch in batches)
+    n = sum(int((batch.end + 1 - FIRST).clamp(min=0).sum()) for batch in batches)
     for number, parts in enumerate(layer_by_layer(network, batches)):
         found = []
         for layout, layer in parts:
             paid = layer.pattern.diagonal(-back, -2, -1)[..., 1 - back :]
-            found.append((paid.double() * (layout.positions[:, None, 1:] >= 2)).sum(dim=(0, 2)))
+            found.append((paid.double() * (layout.positions[:, None, 1:] >= FIRST)).sum(dim=(0, 2)))
         for head, mean in enumerate((sum(found) / n).tolist()):
             yield ("head", number, head), mean, n
 
