@@ -25,7 +25,7 @@ APPROXIMATE = " (approximate)"
 """What a site's name ends with where its values are estimates, for want of patched ones."""
 
 ATTRIBUTION_KINDS = ("lens", "layer", "head")
-"""Kinds of rows of a patch job's table. The others are `patch`, `path` and `prompt`."""
+"""Kinds of rows of a patch job's table. The others are `patch`, `path`, `measure` and `prompt`."""
 
 T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -75,12 +75,16 @@ PATHS = EXAMINED | {
     **{"site": "string", **SOURCE, "layer": "Int64", "head": "Int64"},
     **{"patched": "float64", "clean": "float64", "corrupted": "float64", "n": "int64"},
 }
+MEASURES = EXAMINED | {
+    **{"measure": "string", "component": "string", "layer": "Int64", "head": "Int64"},
+    **{"value": "float64", "n": "int64"},
+}
 OF_PROMPT = {"prompt": "int64", "patched": "float64", "clean": "float64", "corrupted": "float64"}
 BY_PROMPT = EXAMINED | {"site": "string", "layer": "Int64", "head": "Int64", "position": "string"} | OF_PROMPT
 PATHS_BY_PROMPT = EXAMINED | {"site": "string", **SOURCE, "layer": "Int64", "head": "Int64"} | OF_PROMPT
 Examined = tuple[folder.Patch, int]
 """A patch job and the step of a checkpoint; there is a table of it."""
-TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths")
+TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class Frames:
     paths: pd.DataFrame
     """Logit difference `patched` along one direct path: from a source head to the queries, keys or values (`site`
     q, k or v) of one later head. Under grouped-query attention the heads of k and v are key/value heads."""
+    measures: pd.DataFrame
+    """What else was measured of a clean run: `value` of `measure` at one component of the model, over `n` tokens."""
     output: folder.Output | None = field(default=None, repr=False)
     """Where the tables came from, for what is read only when it is asked for: `by_prompt`."""
     every: int = 1
@@ -129,9 +135,10 @@ def tabulate(output: folder.Output, paths: bool = True, most: int | None = None)
         "attribution": (ATTRIBUTION_KINDS, ATTRIBUTION),
         "patching": (("patch",), PATCHING),
         "paths": (("path",) if paths else (), PATHS),
+        "measures": (("measure",), MEASURES),
     }
     # Not all that is there: by_prompt is as large as everything else together many times over.
-    names = {"kind", *ATTRIBUTION, *PATCHING, *PATHS}
+    names = {"kind", *ATTRIBUTION, *PATCHING, *PATHS, *MEASURES}
     parts: dict[str, list[pa.Table]] = {name: [] for name in wanted}
     for patch, step in examined:
         table = _read(patch.table(step), "kind", names)
@@ -230,9 +237,11 @@ def with_approximate(patching: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def first_step(metrics: pd.DataFrame, threshold: float = 0.9, split: str = "heldout") -> pd.Series:
-    """First step at which each run's win rate on `split` is at least `threshold`; missing if it never was."""
-    chosen = metrics[(metrics["metric"] == "win_rate") & (metrics["split"] == split)]
+def first_step(
+    metrics: pd.DataFrame, threshold: float = 0.9, split: str = "heldout", metric: str = "win_rate"
+) -> pd.Series:
+    """First evaluated step at which each run's `metric` on `split` is at least `threshold`; missing if it never was."""
+    chosen = metrics[(metrics["metric"] == metric) & (metrics["split"] == split)]
     reached = chosen[chosen["value"] >= threshold].groupby("run_id")["step"].min()
     return reached.reindex(pd.unique(chosen["run_id"])).astype("Int64").rename("first_step").rename_axis("run_id")
 

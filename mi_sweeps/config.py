@@ -21,6 +21,7 @@ DIVERGED = 3.0
 """What `train.diverged` is where nobody says otherwise (conf/config.yaml)."""
 
 Site = Literal["resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
+Measure = Literal["position_r2", "previous_token", "diagonal", "ablated_loss"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Index = Annotated[int, Field(ge=0)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
@@ -181,6 +182,10 @@ class PatchingConfig(Section):
     paths: PathsConfig | None
     prompts: int = Field(ge=1)
     """How many held-out prompts are patched."""
+    measures: tuple[Measure, ...]
+    """What is measured besides, of a clean run alone (`mi_sweeps.circuits.measures`)."""
+    measured_prompts: int = Field(ge=1)
+    """On how many held-out prompts, at most."""
     steps: tuple[Index, ...] | None
     """Which checkpoints; None is all of them."""
     tf32: bool
@@ -189,6 +194,11 @@ class PatchingConfig(Section):
     """Who patches; both are exact."""
     memory: int | None = Field(ge=1)
     """MB that the fast engine's activations may take; None chooses. Changes no result."""
+
+    @property
+    def for_known_models(self) -> bool:
+        """Whether something is asked for that the reference engine cannot do."""
+        return bool(self.approximate or self.paths or self.measures)
 
 
 class TrackingConfig(Section):

@@ -37,6 +37,7 @@ from transformers import (  # noqa: E402
 
 from mi_sweeps.config import Config  # noqa: E402
 from mi_sweeps.models.mini import FOLDER  # noqa: E402
+from mi_sweeps.models.nope import NopeConfig, NopeForCausalLM  # noqa: E402
 from mi_sweeps.sweeps.grid import expand  # noqa: E402
 from mi_sweeps.tasks import ioi  # noqa: E402
 from mi_sweeps.tasks.data import balanced  # noqa: E402
@@ -161,5 +162,24 @@ def make_test_pairs(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[..., Pa
             ]
             prompts = [prompt for prompt in prompts if "decided" not in prompt.template]
         return make_pairs(balanced(prompts, count), corruption, mini_tokenizer, names, prepend_bos=False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_nope() -> Callable[..., NopeForCausalLM]:
+    """A new tiny model without positional embeddings, with random weights that are far from zero, biases too."""
+
+    def make(layers: int = 2, d_mlp: int | None = None, **sizes: Any) -> NopeForCausalLM:
+        torch.manual_seed(0)
+        given = {"vocab_size": 12, "hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, **sizes}
+        model = NopeForCausalLM(
+            NopeConfig(num_hidden_layers=layers, intermediate_size=d_mlp, initializer_range=0.3, **given)
+        ).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+        return model
 
     return make

@@ -54,6 +54,7 @@ def test_what_is_dumped_can_be_parsed(default: Config) -> None:
         ("checkpoint.storage", "half", "'full' or 'delta'"),
         ("patching.heads", "some", "'all' or 'end'"),
         ("patching.prompts", 0, "greater than or equal to 1"),
+        ("patching.measured_prompts", 0, "greater than or equal to 1"),
         ("launcher.workers", 0, "greater than or equal to 1"),
         ("launcher.device", "tpu", "cuda"),
         ("tracking.mode", "on", "'offline', 'online' or 'disabled'"),
@@ -68,7 +69,13 @@ def test_wrong_value_is_named_with_what_would_be_right(default: Config, key: str
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("optim.betas", [0.9, 1.0]), ("checkpoint.steps", [4, -1]), ("patching.sites", ["z", "w"])]
+    ("key", "value"),
+    [
+        ("optim.betas", [0.9, 1.0]),
+        ("checkpoint.steps", [4, -1]),
+        ("patching.sites", ["z", "w"]),
+        ("patching.measures", ["diagonal", "r2"]),
+    ],
 )
 def test_wrong_item_is_named_by_its_place(default: Config, key: str, value: list[Any]) -> None:
     with pytest.raises(UserError, match=rf"\A{key}\.1={value[1]}: .*\Z"):

@@ -6,13 +6,14 @@ left that nothing attends to. So a change at one token reaches the same last col
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_sweeps.circuits.network import Network, Rotation, rotate
+from mi_sweeps.circuits.network import Block, Network, Rotation, rotate
 from mi_sweeps.tasks.tokens import Batch
 
 
@@ -66,6 +67,11 @@ class LayerActivations:
     resid_mid: Float[Tensor, "prompt col d_model"]
     mlp_out: Float[Tensor, "prompt col d_model"]
 
+    @property
+    def resid_post(self) -> Float[Tensor, "prompt col d_model"]:
+        """The residual stream after the layer."""
+        return self.resid_mid + self.mlp_out
+
 
 def embed(network: Network, batch: Batch, layout: Layout) -> Float[Tensor, "prompt col d_model"]:
     """The residual stream before the first layer."""
@@ -76,8 +82,15 @@ def forward(
     network: Network, resid: Float[Tensor, "prompt col d_model"], layout: Layout
 ) -> tuple[list[LayerActivations], Float[Tensor, "prompt col d_model"]]:
     """Every layer's activations, and the residual stream after the last, from that before the first."""
-    layers = []
-    for block in network.blocks:
+    layers = list(each_layer(network.blocks, resid, layout))
+    return layers, layers[-1].resid_post
+
+
+def each_layer(
+    blocks: Iterable[Block], resid: Float[Tensor, "prompt col d_model"], layout: Layout
+) -> Iterator[LayerActivations]:
+    """The activations of layers one after another, from the residual stream before the first of them."""
+    for block in blocks:
         normed = block.attention_norm(resid)
         q = rotate(block.queries(normed), layout.rotation)
         k = rotate(block.keys(normed), layout.rotation)
@@ -86,10 +99,28 @@ def forward(
         z = weigh(pattern, v)
         attn_out = block.combine(z.flatten(-2))
         resid_mid = resid + attn_out
-        mlp_out = block.mlp(block.mlp_norm(resid_mid))
-        layers.append(LayerActivations(resid, q, k, v, pattern, z, attn_out, resid_mid, mlp_out))
-        resid = resid_mid + mlp_out
-    return layers, resid
+        layer = LayerActivations(resid, q, k, v, pattern, z, attn_out, resid_mid, block.mlp(block.mlp_norm(resid_mid)))
+        yield layer
+        resid = layer.resid_post
+
+
+def layer_by_layer(network: Network, batches: Sequence[Batch]) -> Iterator[Iterator[tuple[Layout, LayerActivations]]]:
+    """For each layer the activations of one batch after another, to be gone through before the next layer. Of what is
+    between layers all is held, of what is in them one batch's."""
+    layouts = [align(network, batch.end) for batch in batches]
+    resids = [embed(network, batch, layout) for batch, layout in zip(batches, layouts, strict=True)]
+    for block in network.blocks:
+        yield _through(block, resids, layouts)
+
+
+def _through(
+    block: Block, resids: list[Float[Tensor, "prompt col d_model"]], layouts: Sequence[Layout]
+) -> Iterator[tuple[Layout, LayerActivations]]:
+    """Replaces the residual stream of each batch by that after the layer."""
+    for index, layout in enumerate(layouts):
+        (layer,) = each_layer([block], resids[index], layout)
+        resids[index] = layer.resid_post
+        yield layout, layer
 
 
 def attention_pattern(

@@ -14,6 +14,7 @@ import torch
 from mi_sweeps.circuits.approximate import estimate
 from mi_sweeps.circuits.attribution import attribute, check_lens
 from mi_sweeps.circuits.fast import MEMORY, FastEngine
+from mi_sweeps.circuits.measures import take
 from mi_sweeps.circuits.network import Network, describe
 from mi_sweeps.circuits.patching import Engine, check_effects, correlations, prompt_rows, table_rows
 from mi_sweeps.circuits.paths import patch_paths, path_rows
@@ -38,6 +39,7 @@ TABLE = pa.schema(
     [
         ("kind", pa.string()),
         ("site", pa.string()),
+        ("measure", pa.string()),
         ("component", pa.string()),
         ("layer", pa.int64()),
         ("head", pa.int64()),
@@ -50,12 +52,14 @@ TABLE = pa.schema(
         ("approximate", pa.float64()),
         ("clean", pa.float64()),
         ("corrupted", pa.float64()),
+        ("value", pa.float64()),
         ("n", pa.int64()),
         ("by_prompt", pa.list_(pa.float32())),
     ]
 )
 """One file a checkpoint holds all tables: rows of kind lens, layer and head are attribution, patch is patching, path
-is path patching, and prompt has what clean and corrupted are for each prompt that `by_prompt` lists."""
+is path patching, measure is what is measured of a clean run alone, and prompt has what clean and corrupted are for each
+prompt that `by_prompt` lists."""
 
 
 def examine(
@@ -83,20 +87,24 @@ def examine(
     device = pick_device(config.launcher.device)
     model, tokenizer = load_model(config.model, device, attention="eager", seed=config.seed)
     check_commit(run, model)
-    pairs = load(config, tokenizer, config.output).pairs(config.corruption.name, config.patching.prompts)
+    task = load(config, tokenizer, config.output)
+    pairs = task.pairs(config.corruption.name, config.patching.prompts)
     if len(pairs.clean) < config.patching.prompts:
         log.warning("patching.prompts=%d: only %d held-out prompts", config.patching.prompts, len(pairs.clean))
     pairs = Pairs(pairs.clean.to(device), pairs.corrupted.to(device), pairs.subject_weights.to(device))
+    heldout = task.splits["heldout"]
+    heldout = heldout.select(range(min(config.patching.measured_prompts, len(heldout)))).to(device)
 
     weights = checkpoints.parameters(model)
     base = checkpoints.snapshot(weights)
     with torch.no_grad():
         logits = end_logits(model, pairs.clean)
     network = known(model, pairs)
-    if network is None and (config.patching.approximate or config.patching.paths):
+    if network is None and config.patching.for_known_models:
         raise UserError(
-            f"patching.approximate, patching.paths: not for models of type {model.config.model_type}, "
-            "which TransformerLens alone patches here; use patching.approximate=false patching.paths=null"
+            "patching.approximate, patching.paths, patching.measures: not for models of type "
+            f"{model.config.model_type}, which TransformerLens alone patches here; use patching.approximate=false "
+            "patching.paths=null patching.measures=[]"
         )
     engine: Engine
     # Checked whoever patches: paths and estimates come from the description too.
@@ -122,6 +130,8 @@ def examine(
         for step in missing:
             checkpoints.load_weights(run.checkpoint(step), weights, base)
             rows = measure(engine, network, pairs, config.patching, f"step {step}")
+            if network and config.patching.measures:
+                rows += take(network, heldout, config.patching.measures, memory(config.patching, device))
             before_write()
             write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
             log.info("step %d: %d rows", step, len(rows))

@@ -179,6 +179,8 @@ class Network:
     unembed: Linear
     longest: int | None = None
     """Prompts of more tokens than this are computed in another way (a sliding window), which is not known here."""
+    has_mlps: bool = True
+    """Where it is false, the blocks' MLPs write nothing: the model is attention only."""
 
 
 def rotate(heads: Float[Tensor, "... head d_head"], rotation: Rotation | None) -> Float[Tensor, "... head d_head"]:

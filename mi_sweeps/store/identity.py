@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mi_sweeps.config import DIVERGED, FORMAT, AnyModel, Config, ScratchConfig, is_path
+from mi_sweeps.config import DIVERGED, FORMAT, AnyModel, Config, PatchingConfig, ScratchConfig, is_path
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import weights_files
 
@@ -120,6 +120,13 @@ def run_id(config: Config, contents: Contents | None = None) -> str:
     return digest(run_identity(config, contents or Contents()))[:ID_LENGTH]
 
 
+def _measures(patching: PatchingConfig) -> dict[str, Any]:
+    """Patch jobs without measures keep the ids that they had before there were any."""
+    if not patching.measures:
+        return {}
+    return {"measures": sorted(set(patching.measures)), "measured_prompts": patching.measured_prompts}
+
+
 def patch_id(config: Config, run: str | None = None) -> str:
     """Identity of one patch job.
 
@@ -141,5 +148,6 @@ def patch_id(config: Config, run: str | None = None) -> str:
             "paths": patching.paths and patching.paths.model_dump(mode="json"),
             "prompts": patching.prompts,
             "tf32": patching.tf32,
+            **_measures(patching),
         }
     )[:ID_LENGTH]

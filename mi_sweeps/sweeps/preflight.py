@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mi_sweeps.circuits.families import FAMILIES
+from mi_sweeps.circuits.measures import check_prompts
 from mi_sweeps.circuits.paths import receivers
-from mi_sweeps.config import Config
+from mi_sweeps.config import Config, ScratchConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_config, load_tokenizer, pick_device
 from mi_sweeps.store.identity import digest
@@ -42,24 +43,29 @@ def check(cells: Sequence[Cell]) -> list[str]:
             tasks[source] = load(config, load_tokenizer(config.model))
             lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
         resolve(config.schedule, config.train.steps)
-        _check_patching(config)
+        _check_patching(config, tasks[source])
         tasks[source].pairs(config.corruption.name, config.patching.prompts)
         if config.train.precision == "bf16" and pick_device(config.launcher.device).type == "cpu":
             lines.append("train.precision=bf16: slow on most CPUs; meant for GPUs")
     return lines
 
 
-def _check_patching(config: Config) -> None:
+def _check_patching(config: Config, task: Task) -> None:
     """What the patch job would find out only after the fine-tune."""
     patching = config.patching
-    if not (patching.approximate or patching.paths):
+    if isinstance(config.model, ScratchConfig) and config.model.d_mlp is None and "mlp_out" in patching.sites:
+        raise UserError(
+            f"patching.sites: model={config.model.name} has attention only (model.d_mlp=null); leave mlp_out out"
+        )
+    if not patching.for_known_models:
         return
     model = load_config(config.model)
     if model.model_type not in FAMILIES:
         raise UserError(
-            f"patching.approximate, patching.paths: not for models of type {model.model_type}; "
-            f"known are {', '.join(FAMILIES)}; use patching.approximate=false patching.paths=null"
+            f"patching.approximate, patching.paths, patching.measures: not for models of type {model.model_type}; "
+            f"known are {', '.join(FAMILIES)}; use patching.approximate=false patching.paths=null patching.measures=[]"
         )
+    check_prompts(patching.measures, min(patching.measured_prompts, len(task.splits["heldout"])))
     if patching.paths:
         n_heads = model.num_attention_heads
         n_kv_heads = getattr(model, "num_key_value_heads", n_heads)

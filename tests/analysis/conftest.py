@@ -79,10 +79,11 @@ def write_patch(
     error: str | None = None, steps: Iterable[int] = (0, 8, 16, 24), lr: float = 1e-4, seed: int = 0,
     layers: int = 4, heads: int = 4, prompt: str = "After Mary, John and Tom left, Mary and John gave it to",
     name: str = "full", by_prompt: bool = False, exact: bool = True, approximate: bool = False, paths: bool = False,
+    measures: bool = False,
 ) -> None:  # fmt: skip
     """A patch job's folder, in which the heads of the later layers grow with the win rate.
 
-    Without the last four its tables are as those of old: without the columns that came later.
+    Without the last five its tables are as those of old: without the columns that came later.
     """
     folder = output / "runs" / run_id / "patches" / patch_id
     about = {
@@ -100,6 +101,8 @@ def write_patch(
         rows = _rows(_learned(step, lr, seed), corruption, seed, layers, heads)
         if paths:
             rows += _path_rows(rows, seed, layers, heads)
+        if measures:
+            rows += _measure_rows(_learned(step, lr, seed), layers, heads)
         if by_prompt:
             _tell_prompts(rows, seed)
         if approximate:
@@ -182,6 +185,21 @@ def _path_rows(rows: list[dict[str, Any]], seed: int, layers: int, heads: int) -
     ]  # fmt: skip
 
 
+def _measure_rows(learned: float, layers: int, heads: int) -> list[dict[str, Any]]:
+    """Head 0 of the first layer comes to look back; what it is worth grows with it."""
+    rows: list[dict[str, Any]] = [{"measure": "ablated_loss", "component": "none", "value": 2 - 1.9 * learned, "n": 60}]
+    for layer in range(layers):
+        for name in ("resid_pre", "attn_out"):
+            value = learned * (layer + (name == "attn_out")) / layers
+            rows.append({"measure": "position_r2", "component": name, "layer": layer, "value": value, "n": 90})
+        for head in range(heads):
+            looks_back = learned if (layer, head) == (0, 0) else 0.1
+            at = {"component": "head", "layer": layer, "head": head}
+            rows.append({"measure": "previous_token", **at, "value": looks_back, "n": 180})
+            rows.append({"measure": "ablated_loss", **at, "value": 2 - 1.9 * learned * (1 - looks_back), "n": 60})
+    return [{"kind": "measure", **row} for row in rows]
+
+
 def _tell_prompts(rows: list[dict[str, Any]], seed: int) -> None:
     """Adds what each prompt has, whose means are the rows' values; the last two prompts have no `intro 1`."""
     random = np.random.default_rng([seed, 2])
@@ -220,7 +238,7 @@ def _estimate(rows: list[dict[str, Any]]) -> None:
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
     """The rows with the columns that any of them has, of the types that a patch job writes."""
     types = {name: pa.int64() for name in ("layer", "head", "source_layer", "source_head", "prompt", "n")}
-    types |= {name: pa.string() for name in ("kind", "site", "component", "position")}
+    types |= {name: pa.string() for name in ("kind", "site", "measure", "component", "position")}
     types["by_prompt"] = pa.list_(pa.float32())
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.Table.from_pylist(rows, pa.schema([(name, types.get(name, pa.float64())) for name in names]))

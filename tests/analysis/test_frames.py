@@ -24,7 +24,7 @@ from mi_sweeps.analysis.frames import (
 )
 from mi_sweeps.errors import UserError
 
-TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths")
+TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
 
 
 def test_runs_carry_their_settings_and_progress(make_output):
@@ -211,7 +211,7 @@ def test_where_only_an_estimate_is_there_it_is_shown_and_called_so():
 
 @pytest.mark.parametrize("format", ["parquet", "csv"])
 def test_export_reads_back_as_it_was(make_output, tmp_path, format):
-    frames = load(make_output())
+    frames = load(make_output(measures=True))
     files = export(frames, tmp_path / "tables", format)
     assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == sorted(
         f"{name}.{format}" for name in TABLES
@@ -251,6 +251,31 @@ def test_first_step_by_hand():
     assert steps["early"] == 8
     assert steps["never"] is pd.NA
     assert first_step(metrics, threshold=0.95)["early"] == 24
+
+
+def test_first_step_of_another_metric():
+    rows = [("win_rate", "heldout", 0, 0.9), ("accuracy", "heldout", 0, 0.1), ("accuracy", "heldout", 8, 0.5)]
+    rows += [("accuracy", "train", 4, 0.8)]
+    metrics = pd.DataFrame(rows, columns=["metric", "split", "step", "value"]).assign(run_id="one")
+    assert first_step(metrics, 0.5, metric="accuracy").to_dict() == {"one": 8}
+    assert first_step(metrics, 0.5, split="train", metric="accuracy").to_dict() == {"one": 4}
+
+
+def test_measures_are_a_table_of_their_own(make_output):
+    frames = load(make_output(steps=(0, 24), corruptions=("first",), layers=2, heads=2, measures=True))
+    table = frames.measures
+    assert table.dtypes.astype(str).to_dict() == frames_of.MEASURES
+    assert len(table) == 2 * (1 + 2 * (2 + 2 * 2))
+    scores = table[(table["measure"] == "previous_token") & (table["step"] == 24)].set_index(["layer", "head"])
+    assert scores["value"].idxmax() == (0, 0) and scores.loc[(0, 0), "value"] > 0.8
+    probes = table[table["measure"] == "position_r2"]
+    assert probes["head"].isna().all() and set(probes["component"]) == {"resid_pre", "attn_out"}
+    assert set(frames.attribution["kind"]) == {"lens", "layer", "head"}
+    assert not frames.patching["patched"].isna().any()
+
+
+def test_tables_of_before_there_were_measures_have_none(make_output):
+    assert load(make_output()).measures.empty
 
 
 def test_band_by_hand():

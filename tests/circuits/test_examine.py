@@ -72,6 +72,51 @@ def test_estimates_alone_say_that_nothing_was_patched(job):
     assert rows.patched.isna().all() and rows.approximate.notna().all()
 
 
+MEASURES = "patching.measures=[position_r2,previous_token,diagonal,ablated_loss]"
+
+
+def test_measures_are_added_when_asked_for(job):
+    _, without = job()
+    assert "measure" not in set(without.kind)
+    _, table = job(MEASURES, "patching.measured_prompts=10")
+    rows = table[table.kind == "measure"]
+    assert rows.value.notna().all() and rows.patched.isna().all()
+    counted = rows.groupby("measure").size().to_dict()
+    assert counted == {"position_r2": 13, "previous_token": 16, "diagonal": 16, "ablated_loss": 25}
+    assert set(rows[rows.measure == "ablated_loss"].n) == {10}, "prompts, each of which is scored at its end"
+    assert by_site(table).equals(by_site(without)), "patching is as it was"
+
+
+def test_a_model_from_nothing_has_all_of_it(tmp_path):
+    cells = expand(
+        [
+            *("model=nope", "model.d_model=16", "model.d_head=4", "task=previous_token", "task.length=8"),
+            *("task.heldout=6", "corruption=previous", "patching=position", "patching.prompts=3"),
+            *("train.steps=4", "checkpoint.every=4", "checkpoint.steps=[]", f"output={tmp_path}"),
+        ]
+    )
+    assert not execute(cells).failed
+    table = read_table(folders_of(cells[0])[1].table(4)).to_pandas()
+    assert set(table.kind) == {"lens", "layer", "head", "patch", "prompt", "measure"}
+    assert set(table.measure.dropna()) == {"position_r2", "previous_token", "diagonal", "ablated_loss"}
+    rows = table[table.measure == "ablated_loss"]
+    assert set(rows.component) == {"none", "attn_out", "head"}, "there are no MLPs"
+    assert set(rows.n) == {6 * 6}
+
+
+def test_what_attention_alone_cannot_have_is_refused_before_it_is_trained(tmp_path):
+    asked = ["model=nope", "task=previous_token", "corruption=previous", "patching=full", f"output={tmp_path}"]
+    with pytest.raises(UserError, match=r"patching\.sites: model=nope has attention only .*leave mlp_out out"):
+        check(expand(asked))
+    check(expand([*asked, "model.d_mlp=16"]))
+
+
+def test_a_probe_of_one_prompt_is_refused_before_the_fine_tune(small, tmp_path):
+    cells = expand([*small, MEASURES, "patching.measured_prompts=1", f"output={tmp_path / 'outputs'}"])
+    with pytest.raises(UserError, match="there is one prompt"):
+        check(cells)
+
+
 @pytest.fixture
 def neox(mini_tokenizer, tmp_path):
     torch.manual_seed(0)
@@ -92,7 +137,7 @@ def test_an_unknown_architecture_is_patched_by_the_reference_engine_with_a_messa
     assert len(rows) == 8 and (rows.patched != rows.corrupted).any()
 
 
-@pytest.mark.parametrize("asked", ["patching.approximate=true", "patching=paths"])
+@pytest.mark.parametrize("asked", ["patching.approximate=true", "patching=paths", "patching.measures=[diagonal]"])
 def test_what_an_unknown_architecture_cannot_have_is_refused_before_the_fine_tune(neox, small, tmp_path, asked):
     cells = expand([*small, *neox, asked, f"output={tmp_path / 'outputs'}"])
     with pytest.raises(UserError, match="not for models of type gpt_neox; known are gpt2, llama, mistral"):

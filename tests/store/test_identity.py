@@ -136,6 +136,7 @@ def test_no_id_changes_with_what_changes_no_result(default: Config, key: str, va
         ("patching.sites", ["z"]),
         ("patching.heads", "end"),
         ("patching.prompts", 13),
+        ("patching.measures", ["diagonal"]),
     ],
 )
 def test_patch_id_alone_changes_with_how_a_run_is_looked_at(default: Config, key: str, value: Any) -> None:
@@ -148,6 +149,15 @@ def test_patch_id_alone_changes_with_how_a_run_is_looked_at(default: Config, key
 def test_sites_are_a_set(default: Config, again: Any) -> None:
     other = changed(default, {"patching.sites": again(list(default.patching.sites))})
     assert patch_id(other) == patch_id(default)
+
+
+def test_measures_are_a_set_on_so_many_prompts(default: Config) -> None:
+    both = {"patching.measures": ["diagonal", "ablated_loss"]}
+    again = {"patching.measures": ["ablated_loss", "diagonal", "ablated_loss"]}
+    assert patch_id(changed(default, both)) == patch_id(changed(default, again))
+    fewer = {"patching.measured_prompts": 100}
+    assert patch_id(changed(default, both | fewer)) != patch_id(changed(default, both))
+    assert patch_id(changed(default, fewer)) == patch_id(default), "without measures their number means nothing"
 
 
 def test_every_engine_is_exact_and_gives_the_same_patch_job(default: Config) -> None:

@@ -17,6 +17,7 @@ def network(model: Any) -> Network:
         blocks=tuple(_block(layer) for layer in body.layers),
         final_norm=_norm(body.norm),
         unembed=_linear(model.lm_head),
+        has_mlps=all(layer.mlp is not None for layer in body.layers),
     )
 
 
