@@ -35,9 +35,9 @@ def refuse(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("sweep=nope", "sweep=nope: no such choice; there are: default, demo, grid"),
-        ("schedule=nope", "schedule=nope: no such choice; there are: constant, cosine, linear_warmup, warmup_decay"),
-        ("corruption=third", "there are: both, first, order, second"),
+        ("sweep=zilch", "sweep=zilch: no such choice; there are: default, demo, grid, nope, nope_original"),
+        ("schedule=zilch", "schedule=zilch: no such choice; there are: buggy_warmup, constant, cosine, fixed_warmup, linear"),
+        ("corruption=third", "there are: both, earlier, first, order, previous, second"),
         ("schedul=cosine", "schedul: no such key; `mi-sweeps plan --config` prints all of them"),
         ("optim.rate=1", "optim.rate: no such key"),
         ("optim.lr=-1", "optim.lr=-1: input should be greater than 0"),
