@@ -182,7 +182,9 @@ def _blocks(
 ) -> Iterable[Json]:
     """One block a patch job: its patching by site, and its attribution by kind."""
     patching, attribution = Rows.of(with_approximate(frames.patching)), Rows.of(frames.attribution)
+    measures = Rows.of(frames.measures)
     places, attributed_places = patching.places("patch_id"), attribution.places("patch_id")
+    measured_places = measures.places("patch_id")
     nowhere = np.array([], dtype=int)
     agreement = _agreement(frames.patching)
     names = dict(zip(frames.patches["patch_id"], frames.patches["patching"], strict=True))
@@ -207,6 +209,9 @@ def _blocks(
         for kind in attributed.words("kind"):
             rows = attributed.where("kind", kind)
             block[kind] = _heads(rows, steps, layouts) if kind == "head" else _parts(rows, steps)
+        measured = measures.at(measured_places.get(patch.patch_id, nowhere))
+        for measure in measured.words("measure"):
+            block[f"measure:{measure}"] = _measure(measured.where("measure", measure), steps)
         yield block
 
 
@@ -261,6 +266,20 @@ def _parts(rows: Rows, steps: Pool) -> Json:
         "components": [name if at < 0 else f"{name} {at:.0f}" for name, at in zip(names, layer[first], strict=True)],
         "value": [_units(values) for values in grid],
     }
+
+
+def _measure(rows: Rows, steps: Pool) -> Json:
+    """A measure of components or of heads, in the order of the table. Values are told in multiples of UNIT too."""
+    order, row = np.unique(rows["step"], return_inverse=True)
+    place = np.nan_to_num(np.column_stack([rows["layer"], rows["head"]]), nan=-1)
+    first, column = _by_appearance(np.column_stack([rows["component"], place]))
+    names = [
+        name if layer < 0 else f"{name} {layer:.0f}" if head < 0 else f"{name} {layer:.0f}.{head:.0f}"
+        for name, (layer, head) in zip(rows.text("component", first), place[first], strict=True)
+    ]
+    grid = np.full((len(order), len(first)), np.nan)
+    grid[row, column] = rows["value"]
+    return {"steps": steps.steps(order), "components": names, "value": [_units(values) for values in grid]}
 
 
 def _grid(rows: Rows, values: np.ndarray, layouts: Pool) -> tuple[int, list[list[int | None]]]:

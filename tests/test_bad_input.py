@@ -36,7 +36,10 @@ def refuse(capsys, tmp_path):
     ("override", "says"),
     [
         ("sweep=zilch", "sweep=zilch: no such choice; there are: default, demo, grid, nope, nope_original"),
-        ("schedule=zilch", "schedule=zilch: no such choice; there are: buggy_warmup, constant, cosine, fixed_warmup, linear"),
+        (
+            "schedule=zilch",
+            "schedule=zilch: no such choice; there are: buggy_warmup, constant, cosine, fixed_warmup, linear",
+        ),
         ("corruption=third", "there are: both, earlier, first, order, previous, second"),
         ("schedul=cosine", "schedul: no such key; `mi-sweeps plan --config` prints all of them"),
         ("optim.rate=1", "optim.rate: no such key"),

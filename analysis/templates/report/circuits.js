@@ -1,7 +1,7 @@
 // A unit is one run ("run:3"), the runs of a cell ("cell:lr 0.0001"), those that share a setting ("lr:0.0001") or all
 // examined runs ("all:"). Values of several runs are means over them, with their spread beside.
 
-const CIRCUITS = ["heads-pictures", "attribution-pictures", "patching-pictures", "scatter-pictures"];
+const CIRCUITS = ["heads-pictures", "attribution-pictures", "measures-pictures", "patching-pictures", "scatter-pictures"];
 
 /** What depends on the choices above the pictures only, so that the slider need not work it out again. */
 const remembered = new Map();
@@ -155,6 +155,11 @@ function addCircuitsPictures() {
   attribution("attn-lines-plot", () => drawComponentLines("layer", "attn", "Logit difference from each layer's attention"), lines);
   attribution("mlp-lines-plot", () => drawComponentLines("layer", "mlp", "Logit difference from each layer's MLP"), lines);
   if (DATA.blocks.some((block) => block.head)) attribution("head-plot", () => drawHeatmap("head"));
+  for (const key of measuresThere()) {
+    const name = key.slice("measure:".length), [title, value] = MEASURES[name] ?? [sentence(name), sentence(name)];
+    addPicture($("measures-pictures"), `${name}-plot`, () => drawComponentLines(key, "", title, value), lines);
+  }
+  $("measures-title").hidden = !$("measures-pictures").children.length;
   const sites = unique(DATA.blocks.flatMap((block) => Object.keys(block.sites)));
   const order = [...Object.keys(SITES), ...sites];
   for (const site of unique(order).filter((name) => sites.includes(name))) {

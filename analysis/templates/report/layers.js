@@ -49,8 +49,17 @@ function drawLens() {
   return { title, traces, layout, note: circuitsNote(`thick: checkpoint ${at}`, absent), runs: runsOf(...shownUnits()), height };
 }
 
+/** What a patch job measured of the clean run besides, by its name: title, and value on the axis. */
+const MEASURES = {
+  position_r2: ["Linear probe of position: how much a component tells of it", "held-out R²"],
+  previous_token: ["Attention to the previous token", "mean attention"],
+  diagonal: ["Attention to the token itself", "mean attention"],
+  ablated_loss: ["Loss with a component replaced by its mean", "loss (nats)"],
+};
+const measuresThere = () => unique(DATA.blocks.flatMap((block) => Object.keys(block))).filter((key) => key.startsWith("measure:"));
+
 /** Logit differences over checkpoints, a line a component: those of `kind` whose name begins with `word`. */
-function drawComponentLines(kind, word, what) {
+function drawComponentLines(kind, word, what, value = "logit difference (logits)") {
   const { rows, absent, shown } = componentRows(kind);
   const title = [`${what} over checkpoints`, whose()].filter(Boolean).join(", ");
   if (!shown.length) return { title, note: "not examined" };
@@ -63,13 +72,13 @@ function drawComponentLines(kind, word, what) {
     const { panel, i, xaxis, yaxis } = place;
     layout.annotations.push(subtitle(`<b>${plain(componentName(panel))}</b>`, place));
     layout[`xaxis${suffix(i)}`] = axis(place.last ? "checkpoint (step)" : "", { domain: place.x, anchor: yaxis });
-    layout[`yaxis${suffix(i)}`] = axis(place.first ? "logit difference (logits)" : "", { domain: place.y, anchor: xaxis, range });
+    layout[`yaxis${suffix(i)}`] = axis(place.first ? value : "", { domain: place.y, anchor: xaxis, range });
     const curves = lines(panel);
     return curves.flatMap(({ name, points }, rank) => {
       const colour = ordered(rank, curves.length - 1);
       return [...bandTrace(points, colour, { xaxis, yaxis }, 0.1), {
         type: "scatter", mode: "lines+markers", xaxis, yaxis, x: points.map((point) => point.step), y: points.map((point) => point.mean), marker: { size: 3 }, line: { color: colour, width: 1.8 },
-        customdata: points.map(pointTold), hovertemplate: `${plain(name)}, checkpoint %{x}<br>%{y:.3f} logits%{customdata}<extra></extra>`,
+        customdata: points.map(pointTold), hovertemplate: `${plain(name)}, checkpoint %{x}<br>%{y:.3f}%{customdata}<extra></extra>`,
       }];
     });
   });
