@@ -198,20 +198,19 @@ class _Together:
     def __init__(self, trainings: Sequence[Training]) -> None:
         self._trainings = trainings
         self._errors: list[Exception | None] = [None] * len(trainings)
-        self._at: dict[int, Run | None] = {}
+        self._at: dict[int, Run | None] = dict.fromkeys(range(len(trainings)))
         """By number: the runs that are not at their end."""
         self._stacks: dict[tuple[int, ...], Stack] = {}
 
     def train(self) -> list[Exception | None]:
         try:
             # All folders are claimed before the first run begins, which takes a while.
-            for number in range(len(self._trainings)):
-                self._go_on(number)
-            for number in list(self._at):
-                self._go_on(number)
+            for _ in ("claim", "begin"):
+                for number in list(self._at):
+                    self._go_on(number)
             while runs := {number: run for number, run in self._at.items() if run is not None}:
                 step = min(run.step for run in runs.values())
-                self._take_step({number: run for number, run in sorted(runs.items()) if run.step == step})
+                self._take_step({number: run for number, run in runs.items() if run.step == step})
         except BaseException as error:
             for number in self._at:
                 with suppress(BaseException), speaking(self._trainings[number]):
@@ -222,19 +221,17 @@ class _Together:
     def _go_on(self, number: int, error: Exception | None = None) -> None:
         """Lets a training do what it does between two steps, or end with an error."""
         training = self._trainings[number]
-        run = self._at.pop(number, None)
         try:
             with speaking(training):
                 self._at[number] = next(training) if error is None else training.throw(error)
+            return
         except StopIteration:
             pass
         except Superseded as late:
             self._errors[number] = Busy(str(late))
         except Exception as failure:
             self._errors[number] = failure
-        except BaseException:
-            self._at[number] = run
-            raise
+        del self._at[number]
 
     def _take_step(self, runs: dict[int, Run]) -> None:
         stacks = list(_split(runs))

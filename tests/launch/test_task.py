@@ -274,6 +274,30 @@ def test_a_time_limit_without_a_new_checkpoint_is_a_failure(
     assert status.error == "reached its time limit before a checkpoint; raise launcher.time or lower checkpoint.every"
 
 
+def test_a_time_limit_is_one_for_all_runs_that_are_trained_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm
+) -> None:
+    overrides = ("seed=0,1,2", "launcher=slurm", "launcher.pack=3", "launcher.stack=2", "sweep.name=s")
+    cells = expand([*overrides, "patching.steps=[0]", f"output={tmp_path / 'outputs'}"])
+
+    def in_turns(config: Config, folder: RunFolder, **_: object) -> Iterator[None]:
+        with folder.claim():
+            yield
+            with folder.attempt():
+                if config.seed == 1:
+                    os.kill(os.getpid(), signal.SIGUSR2)
+                yield
+
+    monkeypatch.setattr(stages, "in_turns", in_turns)
+    assert exit_code(submitted(cells)) == 1
+    statuses = [planning.folders_of(cell)[0].status() for cell in cells]
+    assert [(status.state, status.failure) for status in statuses] == [
+        ("failed", "timeout"),
+        ("failed", "timeout"),
+        ("todo", None),
+    ]
+
+
 def test_a_cell_that_is_done_is_progress_too(work: Stages, submission: Submission, cells: list[Cell], slurm) -> None:
     work.seed, work.during = 1, told(signal.SIGUSR2)
     assert exit_code(submission) == 143

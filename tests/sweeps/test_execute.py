@@ -229,6 +229,27 @@ def test_stacked_fine_tunes_are_each_their_own(stacked_cells, monkeypatch):
     assert execute(stacked_cells).done == []
 
 
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("seed=7", True),
+        ("task.seed=7", True),
+        ("optim.lr=0.1", True),
+        ("schedule=cosine", True),
+        ("train.clip=2", True),
+        ("train.steps=8", False),
+        ("train.batch_size=4", False),
+        ("train.precision=bf16", False),
+        ("checkpoint.every=4", False),
+        ("task.prompts.train=48", False),
+        ("model.prepend_bos=true", False),
+    ],
+)
+def test_what_runs_of_a_stack_have_in_common(make_config, small, override, same):
+    (one,), (other,) = (expand([f"output={make_config().output}", *small, *more]) for more in ((), (override,)))
+    assert (module.Task("finetune", one).shape == module.Task("finetune", other).shape) is same
+
+
 def test_a_stacked_fine_tune_that_fails_stops_no_other(stacked_cells, monkeypatch):
     from mi_sweeps.training.run import Run
 
