@@ -314,3 +314,15 @@ def test_pictures_are_drawn_anew_for_another_width(make_output, open_page):
 def test_without_patch_jobs_there_is_nothing_but_a_word(make_output, open_page):
     page = open_page(write_report(make_output(corruptions=())))
     assert page.locator("#circuits").inner_text().splitlines()[-1] == "No checkpoint has been examined yet."
+
+
+def test_the_slider_changes_a_picture_and_does_not_build_it_anew(make_output, open_page):
+    page = open_page(write_report(make_output()))
+    draw(page, "z-plot")
+    kept = page.evaluate("""async () => {
+        const svg = () => document.querySelector("#z-plot .main-svg"), before = svg();
+        goTo(1);
+        await new Promise((done) => setTimeout(done, 200));
+        return before === svg();
+    }""")
+    assert kept  # building takes twice as long, and one begun before the other's end never ends

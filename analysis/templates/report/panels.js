@@ -25,8 +25,8 @@ function arrange(rows, tall, gap) {
 
 /**
  * A picture's margins and height around `inner` pixels of panels: `below` for the axis of the last row, `right` for a colour
- * bar or legend, which is below them on a narrow page. They are fixed: Plotly's own expansion of them draws each picture
- * twice, and may never come to an end when the slider is quicker than it.
+ * bar or legend, which is below them on a narrow page. They are fixed, so that panels stand still when the slider moves
+ * and Plotly need not draw twice to find room.
  */
 function frame(inner, { l, t = 34, below = 50, right = 100 }) {
   const under = narrow.matches ? 70 : 0;
