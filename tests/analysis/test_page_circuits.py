@@ -326,3 +326,30 @@ def test_the_slider_changes_a_picture_and_does_not_build_it_anew(make_output, op
         return before === svg();
     }""")
     assert kept  # building takes twice as long, and one begun before the other's end never ends
+
+
+def test_every_picture_of_circuits_can_be_read_as_a_table(make_output, open_page):
+    output = make_output(corruptions=("first",))
+    page = open_page(write_report(output))
+    rows = z_rows(output)
+    last = rows.query("step == 24").set_index(HEAD)["recovered"]
+    expected = {
+        "z-plot": (["first corruption", "2"], [last[2, head] for head in range(4)]),
+        "z-v-plot": (["first corruption", "2.1"], None),
+        "heads-plot": (["first corruption"], None),
+        "lens-plot": (["first corruption", "resid_pre 0"], None),
+        "layer-plot": (["first corruption", "attn 0"], None),
+        "mlp-lines-plot": (["first corruption", "mlp 0"], None),
+    }
+    for plot, (names, values) in expected.items():
+        draw(page, plot)
+        figure = page.locator(f"figure:has(#{plot})")
+        figure.locator("details.numbers summary").click()
+        figure.locator(".numbers tbody tr").first.wait_for()
+        found = figure.locator(".numbers tbody tr").evaluate_all(
+            "(rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent))"
+        )
+        row = next(row for row in found if row[: len(names)] == names)
+        assert len(row) > 2 and any(row[2:])
+        if values:
+            assert [float(text) for text in row[2:]] == pytest.approx(values, abs=2e-3)

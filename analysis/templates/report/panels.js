@@ -76,4 +76,16 @@ function rangeOf(values) {
   return [low - 0.06 * (high - low || 1), high + 0.06 * (high - low || 1)];
 }
 
+/** The numbers of panels of curves, a line a curve, over all their checkpoints. `curves` gives a panel's: name and points. */
+function pointsTable(panels, what, curves) {
+  const steps = unique(panels.flatMap((panel) => curves(panel).flatMap(({ points }) => points.map((point) => point.step)))).sort((a, b) => a - b);
+  const told = (point) => (point ? number(point.mean) + pointTold(point) : "");
+  return {
+    head: ["panel", what, ...steps.map((at) => `step ${at}`)],
+    rows: panels.flatMap((panel) => curves(panel).map(({ name, points }) => [panel.name, name, ...steps.map((at) => told(points.find((point) => point.step === at)))])),
+  };
+}
+
+const pointTold = ({ low, high, n }) => `${known(low) ? ` [${number(low)}, ${number(high)}]` : ""}${n > 1 ? `, n ${n} runs` : ""}`;
+
 const BAND = "band: 95% interval of the mean over runs (Student's t)";
