@@ -314,3 +314,42 @@ def test_pictures_are_drawn_anew_for_another_width(make_output, open_page):
 def test_without_patch_jobs_there_is_nothing_but_a_word(make_output, open_page):
     page = open_page(write_report(make_output(corruptions=())))
     assert page.locator("#circuits").inner_text().splitlines()[-1] == "No checkpoint has been examined yet."
+
+
+def test_the_slider_changes_a_picture_and_does_not_build_it_anew(make_output, open_page):
+    page = open_page(write_report(make_output()))
+    draw(page, "z-plot")
+    kept = page.evaluate("""async () => {
+        const svg = () => document.querySelector("#z-plot .main-svg"), before = svg();
+        goTo(1);
+        await new Promise((done) => setTimeout(done, 200));
+        return before === svg();
+    }""")
+    assert kept  # building takes twice as long, and one begun before the other's end never ends
+
+
+def test_every_picture_of_circuits_can_be_read_as_a_table(make_output, open_page):
+    output = make_output(corruptions=("first",))
+    page = open_page(write_report(output))
+    rows = z_rows(output)
+    last = rows.query("step == 24").set_index(HEAD)["recovered"]
+    expected = {
+        "z-plot": (["first corruption", "2"], [last[2, head] for head in range(4)]),
+        "z-v-plot": (["first corruption", "2.1"], None),
+        "heads-plot": (["first corruption"], None),
+        "lens-plot": (["first corruption", "resid_pre 0"], None),
+        "layer-plot": (["first corruption", "attn 0"], None),
+        "mlp-lines-plot": (["first corruption", "mlp 0"], None),
+    }
+    for plot, (names, values) in expected.items():
+        draw(page, plot)
+        figure = page.locator(f"figure:has(#{plot})")
+        figure.locator("details.numbers summary").click()
+        figure.locator(".numbers tbody tr").first.wait_for()
+        found = figure.locator(".numbers tbody tr").evaluate_all(
+            "(rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent))"
+        )
+        row = next(row for row in found if row[: len(names)] == names)
+        assert len(row) > 2 and any(row[2:])
+        if values:
+            assert [float(text) for text in row[2:]] == pytest.approx(values, abs=2e-3)

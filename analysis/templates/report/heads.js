@@ -146,6 +146,6 @@ function drawTopHeads() {
   const extra = [`◆ ${HALF.replace(" (◆ in the curves)", "")}`, shownUnits().some(several) ? BAND : "", gaps ? `no line: clean and corrupted differ by less than ${DATA.floor} logits` : "", "dotted: the slider's checkpoint"];
   return {
     title, traces, layout, note: circuitsNote(extra.filter(Boolean).join(" · "), absent), runs: runsOf(...shownUnits()),
-    alt: `at the last checkpoint ${shown.map(last).join("; ")}`, height,
+    alt: `at the last checkpoint ${shown.map(last).join("; ")}`, table: () => pointsTable(shown, "head", lines), height,
   };
 }

@@ -37,6 +37,15 @@ function largest({ name, layout, list }) {
   return `${name}: ${order.map(([value, i]) => `${value.toFixed(3)} at ${where(i)}`).join(", ") || "no values"}`;
 }
 
+function heatmapTable(shown) {
+  const { axis: kind, columns } = shown[0].layout;
+  const same = shown.filter(({ layout }) => sameLayout(layout, shown[0].layout));
+  return {
+    head: ["panel", "layer", ...columns.map((name) => `${kind} ${name}`)],
+    rows: same.flatMap(({ name, layout, list }) => rowsOfSheet(layout, list).map((values, i) => [name, String(layout.layers[i]), ...values.map((value) => number(value))])),
+  };
+}
+
 function drawHeatmap(site) {
   const quantity = site === "head" ? "change" : state.circuits.quantity;
   const over = state.circuits.over === "spread" ? "deviation" : "mean";
@@ -86,6 +95,6 @@ function drawHeatmap(site) {
   const extra = [alone ? "one run has no spread: choose a mean over several" : "", agreement(site, at)].filter(Boolean).join(" · ");
   return {
     title, traces, layout, note: circuitsNote(extra, absent, " at this checkpoint"), runs: runsOf(...shownUnits()),
-    alt: shown.map(largest).join("; "), height,
+    alt: shown.map(largest).join("; "), table: () => heatmapTable(shown), height,
   };
 }

@@ -46,7 +46,7 @@ function drawLens() {
     return [...panel.steps.map((_, rank) => line(rank, false)), ...(now >= 0 ? [line(now, true)] : [])];
   });
   traces.push(orderBar(shown[0].steps.map(String), "checkpoint, in order", inner, 80));
-  return { title, traces, layout, note: circuitsNote(`thick: checkpoint ${at}`, absent), runs: runsOf(...shownUnits()), height };
+  return { title, traces, layout, note: circuitsNote(`thick: checkpoint ${at}`, absent), table: () => pointsTable(shown, "component", ({ curves }) => curves), runs: runsOf(...shownUnits()), height };
 }
 
 /** What a patch job measured of the clean run besides, by its name: title, and value on the axis. */
@@ -88,11 +88,9 @@ function drawComponentLines(kind, word, what, value = "logit difference (logits)
   const last = (view) => `${componentName(view)}: ${lines(view).map(({ name, points }) => `${name} ${number(points.at(-1).mean)}`).join(", ")}`;
   return {
     title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", banded].filter(Boolean).join(" · "), absent), runs: runsOf(...shownUnits()),
-    alt: `at the last checkpoint ${shown.map(last).join("; ")}`, height,
+    alt: `at the last checkpoint ${shown.map(last).join("; ")}`, table: () => pointsTable(shown, "component", lines), height,
   };
 }
-
-const pointTold = ({ low, high, n }) => `${known(low) ? ` [${number(low)}, ${number(high)}]` : ""}${n > 1 ? `, n ${n} runs` : ""}`;
 
 /** The parts of all layers at all checkpoints, as a heatmap. */
 function drawLayers() {
@@ -124,5 +122,5 @@ function drawLayers() {
       hovertemplate: "%{y}, checkpoint %{x}<br>%{z:.3f} logits%{customdata}<extra></extra>",
     };
   });
-  return { title, traces, layout, note: circuitsNote(`framed: checkpoint ${at}`, absent), runs: runsOf(...shownUnits()), height };
+  return { title, traces, layout, note: circuitsNote(`framed: checkpoint ${at}`, absent), table: () => pointsTable(shown, "component", ({ curves }) => curves), runs: runsOf(...shownUnits()), height };
 }

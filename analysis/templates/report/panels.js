@@ -25,8 +25,8 @@ function arrange(rows, tall, gap) {
 
 /**
  * A picture's margins and height around `inner` pixels of panels: `below` for the axis of the last row, `right` for a colour
- * bar or legend, which is below them on a narrow page. They are fixed: Plotly's own expansion of them draws each picture
- * twice, and may never come to an end when the slider is quicker than it.
+ * bar or legend, which is below them on a narrow page. They are fixed, so that panels stand still when the slider moves
+ * and Plotly need not draw twice to find room.
  */
 function frame(inner, { l, t = 34, below = 50, right = 100 }) {
   const under = narrow.matches ? 70 : 0;
@@ -75,5 +75,17 @@ function rangeOf(values) {
   const [low, high] = values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [0, 0]);
   return [low - 0.06 * (high - low || 1), high + 0.06 * (high - low || 1)];
 }
+
+/** The numbers of panels of curves, a line a curve, over all their checkpoints. `curves` gives a panel's: name and points. */
+function pointsTable(panels, what, curves) {
+  const steps = unique(panels.flatMap((panel) => curves(panel).flatMap(({ points }) => points.map((point) => point.step)))).sort((a, b) => a - b);
+  const told = (point) => (point ? number(point.mean) + pointTold(point) : "");
+  return {
+    head: ["panel", what, ...steps.map((at) => `step ${at}`)],
+    rows: panels.flatMap((panel) => curves(panel).map(({ name, points }) => [panel.name, name, ...steps.map((at) => told(points.find((point) => point.step === at)))])),
+  };
+}
+
+const pointTold = ({ low, high, n }) => `${known(low) ? ` [${number(low)}, ${number(high)}]` : ""}${n > 1 ? `, n ${n} runs` : ""}`;
 
 const BAND = "band: 95% interval of the mean over runs (Student's t)";

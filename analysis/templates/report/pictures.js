@@ -21,6 +21,9 @@ function addPicture(parent, id, draw, shapes = null) {
   const figure = h("figure", {}, caption, h("div", { class: "wide" }, plot), numbers);
   parent.append(figure);
   const picture = { figure, caption, plot, numbers, draw, shapes, group: parent.id, near: false, stale: true };
+  // Made once: Plotly takes new functions for a new configuration, and draws all from nothing, over and over if it is
+  // asked for the next drawing before it is done. No button sends data away.
+  picture.config = { displaylogo: false, responsive: true, modeBarButtons: [[...saveButtons(picture), "resetScale2d"]] };
   pictures.push(picture);
   watcher.observe(figure);
 }
@@ -88,7 +91,7 @@ function paint(picture) {
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour.quiet, activecolor: colour.ink },
     hoverlabel: { align: "left", bgcolor: colour.card, bordercolor: colour.line, font: { color: colour.ink } },
     ...layout,
-  }, { displaylogo: false, responsive: true, modeBarButtons: [[...saveButtons(picture), "resetScale2d"]] });  // none that sends data away
+  }, picture.config);
 }
 
 /** The table of a picture's numbers, made when it is opened. */

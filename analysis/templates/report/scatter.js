@@ -71,6 +71,7 @@ function drawScatter(up, across) {
   return {
     title, traces, layout, runs: runsOf(...shownUnits()), alt: rows.flat().map(told).join("; "),
     note: circuitsNote(["dotted: both bring back the same", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
+    table: () => ({ head: ["panel", "head", one, other], rows: rows.flat().flatMap(({ name, points }) => points.map((point) => [name, point.name, number(point.x), number(point.y)])) }),
     height,
   };
 }
