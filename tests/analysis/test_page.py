@@ -342,7 +342,7 @@ def test_what_is_known_of_the_prompts_is_told_once(sweep, opened):
 
 
 def test_hostile_text_is_shown_and_never_run(hostile_output, opened, folders):
-    page = opened(hostile_output, height=9000)
+    page = opened(hostile_output, height=16000)
     draw_parallel(page)
     page.get_by_role("button", name="fold seeds").click()
     assert len(rows(page)) == 2  # what failed and what is to do have one schedule
@@ -407,7 +407,7 @@ def test_on_a_phone_nothing_is_wider_than_the_page(hostile_output, opened, dark)
 
 
 def test_the_slider_moves_all_panels(hostile_output, opened):
-    page = opened(hostile_output, height=9000)
+    page = opened(hostile_output, height=16000)
     page.wait_for_selector("#resid_pre-plot .main-svg")
     shown = "ids => ids.map(id => JSON.stringify([...document.getElementById(id).data].map(trace => trace.z)))"
     before = page.evaluate(shown, ["z-plot", "resid_pre-plot"])
