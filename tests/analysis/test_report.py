@@ -6,7 +6,10 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from unittest.mock import ANY
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from mi_sweeps.analysis import folder, report
@@ -151,3 +154,48 @@ def test_of_a_large_sweep_some_checkpoints_are_read_and_the_page_says_so(make_ou
 
 def test_an_empty_folder_makes_a_page(tmp_path):
     assert Page(write_report(tmp_path, to=tmp_path / "new" / "page.html").read_text()).data["blocks"] == []
+
+
+def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output):
+    output = make_output(steps=(0, 24))
+    run = next((output / "runs").iterdir())
+    losses = np.exp(-np.arange(1000) / 300)
+    losses[[333, 700]] *= 20
+    rows = [
+        {"step": step, "split": "batch", "metric": "loss", "value": loss, "n": 8} for step, loss in enumerate(losses)
+    ]
+    before = pd.read_parquet(run / "metrics.parquet")
+    pd.concat([before, pd.DataFrame(rows)]).to_parquet(run / "metrics.parquet")
+    data = Page(write_report(output).read_text()).data
+    (batch,) = [series for series in data["series"] if series["split"] == "batch"]
+    assert data["steps"][batch["steps"]] == list(range(0, 1000, 5))
+    assert batch["value"] == pytest.approx(losses[::5], rel=1e-4)
+    assert batch["spikes"] == [[step, pytest.approx(losses[step], rel=1e-4)] for step in (333, 700)]
+    assert not any("spikes" in series for series in data["series"] if series["split"] != "batch")
+
+
+def test_measures_are_lines_of_the_page(make_output, open_page):
+    output = make_output(steps=(0, 24))
+    for table in output.glob("runs/*/patches/*/tables/*.parquet"):
+        step = int(table.stem)
+        measured = [
+            {"kind": "measure", "measure": "previous_token", "component": "head", "layer": 1, "head": 2, "value": 0.25},
+            {"kind": "measure", "measure": "position_r2", "component": "resid_pre", "layer": 0, "value": step / 24},
+            {"kind": "measure", "measure": "ablated_loss", "component": "none", "value": 1.5 - step / 24},
+        ]
+        frame = pd.concat([pd.read_parquet(table), pd.DataFrame(measured).assign(n=64)])
+        frame.to_parquet(table)
+    file = write_report(output)
+    block = Page(file.read_text()).data["blocks"][0]
+    assert block["measure:previous_token"]["components"] == ["head 1.2"]
+    assert block["measure:position_r2"] == {"components": ["resid_pre 0"], "steps": ANY, "value": [[0], [10000]]}
+    assert block["measure:ablated_loss"]["components"] == ["none"]
+    page = open_page(file)
+    page.wait_for_selector("#measures-title")
+    assert page.locator("#measures-title").is_visible()
+    page.locator("#position_r2-plot").scroll_into_view_if_needed()
+    page.wait_for_selector("#position_r2-plot .main-svg")
+    drawn = page.evaluate("document.getElementById('position_r2-plot').data[0]")
+    assert (list(drawn["x"]), list(drawn["y"])) == ([0, 24], [0, 1])
+    caption = page.locator("figure:has(#position_r2-plot) figcaption").inner_text()
+    assert "Linear probe of position" in caption
