@@ -83,7 +83,7 @@ def forward(
 ) -> tuple[list[LayerActivations], Float[Tensor, "prompt col d_model"]]:
     """Every layer's activations, and the residual stream after the last, from that before the first."""
     layers = list(each_layer(network.blocks, resid, layout))
-    return layers, layers[-1].resid_post
+    return layers, layers[-1].resid_post if layers else resid
 
 
 def each_layer(

@@ -43,8 +43,8 @@ def check(cells: Sequence[Cell]) -> list[str]:
             tasks[source] = load(config, load_tokenizer(config.model))
             lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
         resolve(config.schedule, config.train.steps)
-        _check_patching(config, tasks[source])
         tasks[source].pairs(config.corruption.name, config.patching.prompts)
+        _check_patching(config, tasks[source])
         if config.train.precision == "bf16" and pick_device(config.launcher.device).type == "cpu":
             lines.append("train.precision=bf16: slow on most CPUs; meant for GPUs")
     return lines
