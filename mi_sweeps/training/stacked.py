@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -105,9 +106,10 @@ class Stack:
         self._sizes = [shape.numel() for shape in self._shapes]
         self._weights = torch.stack([_row(run.model.parameters()) for run in runs]).requires_grad_()
         self._rows = [nn.Parameter(row) for row in self._weights.detach()]
-        # Each run's own settings, and torch's own formula; one row takes as many operations as one parameter.
+        # Each run's own settings, and torch's own formula; a row takes as many operations as one parameter, on a CPU one.
+        own = {"fused": runs[0].device.type == "cpu"}
         self._optimizer = torch.optim.AdamW(
-            [run.optimizer.param_groups[0] | {"params": [row]} for run, row in zip(runs, self._rows, strict=True)]
+            [run.optimizer.param_groups[0] | own | {"params": [row]} for run, row in zip(runs, self._rows, strict=True)]
         )
         for run, row in zip(runs, self._rows, strict=True):
             states = [run.optimizer.state[parameter] for parameter in run.model.parameters()]
@@ -268,7 +270,10 @@ def _split(runs: dict[int, Run]) -> Iterator[tuple[int, ...]]:
     fit = [number for number, run in runs.items() if can_stack(run.model)]
     yield from ((number,) for number in runs if number not in fit)
     if fit:
-        size = len(fit)
+        most = len(fit)
         if (run := runs[fit[0]]).device.type == "cpu":
-            size = max(1, TOKENS // (run.config.train.batch_size * run.evaluated["heldout"].tokens.shape[1]))
+            most = TOKENS // (run.config.train.batch_size * run.evaluated["heldout"].tokens.shape[1])
+            # Batches of which not even four fit are so large that there is little idle time to save.
+            most = most if most >= 4 else 1
+        size = math.ceil(len(fit) / math.ceil(len(fit) / most))
         yield from (tuple(fit[start : start + size]) for start in range(0, len(fit), size))
