@@ -279,7 +279,12 @@ def _measure(rows: Rows, steps: Pool) -> Json:
     ]
     grid = np.full((len(order), len(first)), np.nan)
     grid[row, column] = rows["value"]
-    return {"steps": steps.steps(order), "components": names, "value": [_units(values) for values in grid]}
+    return {
+        "steps": steps.steps(order),
+        "components": names,
+        "value": [_units(values) for values in grid],
+        "n": int(rows["n"].max()),
+    }
 
 
 def _grid(rows: Rows, values: np.ndarray, layouts: Pool) -> tuple[int, list[list[int | None]]]:

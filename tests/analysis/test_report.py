@@ -188,7 +188,12 @@ def test_measures_are_lines_of_the_page(make_output, open_page):
     file = write_report(output)
     block = Page(file.read_text()).data["blocks"][0]
     assert block["measure:previous_token"]["components"] == ["head 1.2"]
-    assert block["measure:position_r2"] == {"components": ["resid_pre 0"], "steps": ANY, "value": [[0], [10000]]}
+    assert block["measure:position_r2"] == {
+        "components": ["resid_pre 0"],
+        "steps": ANY,
+        "value": [[0], [10000]],
+        "n": 64,
+    }
     assert block["measure:ablated_loss"]["components"] == ["none"]
     page = open_page(file)
     page.wait_for_selector("#measures-title")

@@ -56,6 +56,11 @@ const MEASURES = {
   diagonal: ["Attention to the token itself", "mean attention"],
   ablated_loss: ["Loss with a component replaced by its mean", "loss (nats)"],
 };
+/** How many tokens a measure is of; null for what is of prompts. */
+const tokensOf = (kind) => {
+  const ns = unique(shownUnits().flatMap((unit) => blocksOf(unit)).map((block) => block[kind]?.n)).filter(known);
+  return ns.length ? `n ${ns.join(", ")} tokens of clean held-out prompts` : null;
+};
 const measuresThere = () => unique(DATA.blocks.flatMap((block) => Object.keys(block))).filter((key) => key.startsWith("measure:"));
 
 /** Logit differences over checkpoints, a line a component: those of `kind` whose name begins with `word`. */
@@ -70,7 +75,7 @@ function drawComponentLines(kind, word, what, value = "logit difference (logits)
   const layout = { margin, annotations: [], showlegend: false, shapes: checkpointLines(panels.length) };
   const traces = panels.flatMap((place) => {
     const { panel, i, xaxis, yaxis } = place;
-    layout.annotations.push(subtitle(`<b>${plain(componentName(panel))}</b>`, place));
+    layout.annotations.push(subtitle(`<b>${plain(kind.startsWith("measure:") ? panel.name : componentName(panel))}</b>`, place));
     layout[`xaxis${suffix(i)}`] = axis(place.last ? "checkpoint (step)" : "", { domain: place.x, anchor: yaxis });
     layout[`yaxis${suffix(i)}`] = axis(place.first ? value : "", { domain: place.y, anchor: xaxis, range });
     const curves = lines(panel);
@@ -87,7 +92,7 @@ function drawComponentLines(kind, word, what, value = "logit difference (logits)
   const banded = shownUnits().some(several) ? BAND : "";
   const last = (view) => `${componentName(view)}: ${lines(view).map(({ name, points }) => `${name} ${number(points.at(-1).mean)}`).join(", ")}`;
   return {
-    title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", banded].filter(Boolean).join(" · "), absent), runs: runsOf(...shownUnits()),
+    title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", banded].filter(Boolean).join(" · "), absent, "", tokensOf(kind)), runs: runsOf(...shownUnits()),
     alt: `at the last checkpoint ${shown.map(last).join("; ")}`, table: () => pointsTable(shown, "component", lines), height,
   };
 }

@@ -57,7 +57,7 @@ function curvesNote(curves, groups, { seeds, threshold, refused }) {
   const ns = unique(curves.flatMap((curve) => curve.n)).sort((a, b) => a - b);
   const sizes = groups.filter((group) => group.curves.length > 1).flatMap((group) => group.points.map((point) => point.n)).filter((n) => n > 1);
   return [
-    `n ${ns.length > 1 ? `${ns[0]} to ${ns.at(-1)}` : ns[0]} prompts`,
+    `n ${ns.length > 1 ? `${ns[0]} to ${ns.at(-1)}` : ns[0]} ${state.curves.metric === "accuracy" ? "scored positions" : "prompts"}`,
     sizes.length && seeds !== "lines" ? `band: 95% interval of the mean over the runs of a group (${intervalTold(sizes)})` : null,
     groups.some((group) => group.curves.length === 1 && isOfPrompts(group.curves[0].metric)) ? "band of a single run: 95% Wilson interval over prompts" : null,
     curves.some((curve) => curve.spikes?.length) ? `△ loss spike: ${DATA.spike}` : null,

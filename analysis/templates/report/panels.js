@@ -51,10 +51,10 @@ function checkpointLines(n) {
 }
 
 /** The prompts of what is shown, what else is to be said, and what was not examined. */
-function circuitsNote(extra, absent = [], where = "") {
+function circuitsNote(extra, absent = [], where = "", counted = null) {
   const ns = unique(shownUnits().flatMap((unit) => blocksOf(unit)).map((block) => block.n)).join(", ");
   const lacking = absent.length ? `${absent.map((view) => view.name).join("; ")}: not examined${where}` : null;
-  return [`${ns} prompts`, extra, lacking].filter(Boolean).join(" · ");
+  return [counted ?? `${ns} prompts`, extra, lacking].filter(Boolean).join(" · ");
 }
 
 const against = (corruption) => (["first", "second"].includes(corruption) ? `answer against the ${corruption} subject` : `${corruption} corruption`);
