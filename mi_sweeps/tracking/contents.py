@@ -106,7 +106,7 @@ def _metrics(runs: Sequence[folder.Run]) -> tuple[str, ...]:
     # Runs of a model and a task have the same, so that one of each is read.
     some = {_value(run.config, "model.name") + _value(run.config, "task"): run for run in runs}
     rows = (row for run in some.values() for row in read_table(run.path / "metrics.parquet").to_pylist())
-    return tuple(values.of_metrics(list(rows)))
+    return tuple(values.of_metrics([row for row in rows if row["split"] != "batch"]))
 
 
 def _examined(runs: Sequence[folder.Run]) -> Iterable[Examined]:

@@ -41,6 +41,8 @@ def test_a_sweep_that_was_not_tracked_is_uploaded_as_if_it_had_been(call, output
     assert seen.notes.endswith(str(run.path))
     assert seen.column("checkpoint") == [0, 2, 4, 0, 4, 0, 4]
     for row in read_table(run.metrics).to_pylist():
+        if row["split"] == "batch":  # Of every step: too many for a mirror.
+            continue
         assert row["value"] in seen.column(f"{row['split']}/{row['metric']}")
     for corruption in ("first", "second"):
         assert len(seen.column(f"{corruption}/recovered/z/2.1")) == 2
