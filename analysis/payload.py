@@ -211,7 +211,8 @@ def _blocks(
             block[kind] = _heads(rows, steps, layouts) if kind == "head" else _parts(rows, steps)
         measured = measures.at(measured_places.get(patch.patch_id, nowhere))
         for measure in measured.words("measure"):
-            block[f"measure:{measure}"] = _measure(measured.where("measure", measure), steps)
+            rows = measured.where("measure", measure)
+            block[f"measure:{measure}"] = _parts(rows, steps, "value") | {"n": int(rows["n"].max())}
         yield block
 
 
@@ -253,23 +254,8 @@ def _heads(rows: Rows, steps: Pool, layouts: Pool) -> Json:
     return {"steps": steps.steps(np.unique(rows["step"])), "layout": layout, "value": grid}
 
 
-def _parts(rows: Rows, steps: Pool) -> Json:
-    """Logit differences of the residual stream or of layers' parts, in the order of the table."""
-    order, row = np.unique(rows["step"], return_inverse=True)
-    layer = np.nan_to_num(rows["layer"], nan=-1)  # an embedding belongs to no layer
-    first, column = _by_appearance(np.column_stack([rows["component"], layer]))
-    names = rows.text("component", first)
-    grid = np.full((len(order), len(first)), np.nan)
-    grid[row, column] = rows["logit_diff"]
-    return {
-        "steps": steps.steps(order),
-        "components": [name if at < 0 else f"{name} {at:.0f}" for name, at in zip(names, layer[first], strict=True)],
-        "value": [_units(values) for values in grid],
-    }
-
-
-def _measure(rows: Rows, steps: Pool) -> Json:
-    """A measure of components or of heads, in the order of the table. Values are told in multiples of UNIT too."""
+def _parts(rows: Rows, steps: Pool, value: str = "logit_diff") -> Json:
+    """Values of components or of heads, in the order of the table. A component of no layer is known by its name."""
     order, row = np.unique(rows["step"], return_inverse=True)
     place = np.nan_to_num(np.column_stack([rows["layer"], rows["head"]]), nan=-1)
     first, column = _by_appearance(np.column_stack([rows["component"], place]))
@@ -278,13 +264,8 @@ def _measure(rows: Rows, steps: Pool) -> Json:
         for name, (layer, head) in zip(rows.text("component", first), place[first], strict=True)
     ]
     grid = np.full((len(order), len(first)), np.nan)
-    grid[row, column] = rows["value"]
-    return {
-        "steps": steps.steps(order),
-        "components": names,
-        "value": [_units(values) for values in grid],
-        "n": int(rows["n"].max()),
-    }
+    grid[row, column] = rows[value]
+    return {"steps": steps.steps(order), "components": names, "value": [_units(values) for values in grid]}
 
 
 def _grid(rows: Rows, values: np.ndarray, layouts: Pool) -> tuple[int, list[list[int | None]]]:
