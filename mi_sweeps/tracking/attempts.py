@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -70,18 +71,23 @@ class Attempt:
 
     def steps(self) -> set[int]:
         """The checkpoints whose points it has."""
+        items = (item for record in self._records() for item in record.history.item)
+        return {int(json.loads(item.value_json)) for item in items if "checkpoint" in (item.key, *item.nested_key[:1])}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its job ended it. Of one that was killed wandb uploads the points, and not the summary."""
+        return any(record.HasField("exit") for record in self._records())
+
+    def _records(self) -> Iterator[Any]:
         from google.protobuf.message import DecodeError
         from wandb.proto.wandb_internal_pb2 import Record
 
-        found = set()
         for content, _ in _contents(self.file):
             record = Record()
             with suppress(DecodeError):  # wandb cannot read it either.
                 record.ParseFromString(content)
-            for item in record.history.item:
-                if "checkpoint" in (item.key, *item.nested_key[:1]):
-                    found.add(int(json.loads(item.value_json)))
-        return found
+            yield record
 
     def errors(self) -> list[str]:
         """What wandb logged as errors while the job ran: what did not arrive, though wandb ended as if it had."""

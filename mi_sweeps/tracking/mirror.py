@@ -100,6 +100,15 @@ class Mirror:
             log.warning("wandb: no earlier checkpoints (%s)", error)
             return []
 
+    def _was_killed(self) -> bool:
+        """Whether the job's last attempt was not ended by it."""
+        try:
+            before = attempts.of_job((self._patch or self._run).path)
+            return bool(before) and not before[-1].is_finished
+        except Exception as error:  # As above.
+            log.warning("wandb: no earlier attempts (%s)", error)
+            return False
+
     def _values(self, step: int, rows: Sequence[Row]) -> dict[str, Any]:
         if self._patch is None:
             return values.of_metrics(rows)
@@ -138,6 +147,9 @@ class Mirror:
             # Killed after its last checkpoint: nothing was left to do, but to log.
             for step, rows in values.at(self._run, self._patch, unseen[-1:]):
                 self.log(step, rows)
+        if not self._begun and self._tracked and exit_code == 0 and self._was_killed():
+            # Nothing was left to log, but the summary is still to be written.
+            self._begun, self._wandb = True, self._begin()
         if self._wandb is None:
             return
         try:
