@@ -41,7 +41,7 @@ types: install
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p mi_sweeps
 
 pytest: install
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 # What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--cells 100 1000" STACKED=--whole
 bench: bench-patching bench-scale bench-stacked

@@ -62,6 +62,18 @@ SMALL = (
 """Overrides under which a cell of `mini` takes about a second."""
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Test by test, but all of tests/slurm to one worker: two clusters at once would be in each other's way."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "slurm" if nodeid.startswith("tests/slurm/") else nodeid
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def small() -> tuple[str, ...]:
     return SMALL

@@ -11,14 +11,13 @@ from cluster import Cluster, missing, running
 HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     absent = ", ".join(missing())
     for item in items:
         if HERE not in item.path.parents:
             continue
-        # All to one worker of pytest-xdist: two clusters at once would only slow each other down.
-        item.add_marker(pytest.mark.xdist_group("slurm"))
+        # Each wait has its own, shorter limit; a test has several, and the first one starts the cluster.
+        item.add_marker(pytest.mark.timeout(1200))
         if absent:
             how = "`make test-slurm` installs it where there are root and apt"
             item.add_marker(pytest.mark.skip(reason=f"SLURM is not here (no {absent}); {how}"))
