@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from . import canvas
 from .canvas import Picture
-from .frames import Frames, band
+from .frames import Frames
+from .summaries import band
 
 STUDENT = "band: 95% interval of the mean over runs (Student's t)"
 

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from ..circuits.recovered import FLOOR
 from . import canvas
 from .canvas import Picture, Source
 from .curves import STUDENT
-from .frames import FLOOR, Frames, band, by_prompt, recovered
+from .frames import Frames, by_prompt
 from .intervals import over_prompts
+from .summaries import band, recovered
 
 HEAD = ["layer", "head"]
 CROWD = 0.05

@@ -16,7 +16,8 @@ from ..store.files import write_bytes, write_json
 from . import animations, approximate, curves, dynamics, films, heatmaps
 from .canvas import Picture
 from .films import Film
-from .frames import Frames, with_approximate
+from .frames import Frames
+from .summaries import with_approximate
 
 DPI = 200
 FORMATS = ("png", "svg", "pdf")

@@ -10,12 +10,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 
+from ..circuits.recovered import FLOOR
 from . import canvas
 from .canvas import Picture, Source
 from .curves import PASSED, lens_means
 from .dynamics import CROWD, HEAD, depth_palette, far_out, name, pairs
-from .frames import FLOOR, Frames, with_approximate
+from .frames import Frames
 from .heatmaps import DIFFERENCE, GREY, corruptions, draw, head_means, largest, scale_end, site_means, tables
+from .summaries import with_approximate
 
 NAMED_HEADS = 4
 """Heads of each scatter plot that are named: those that are far out at some checkpoint."""

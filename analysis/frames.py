@@ -18,21 +18,8 @@ from ..errors import UserError
 from ..store.files import replacing, write_bytes
 from . import cells, folder
 
-FLOOR = 0.1
-"""Logits. Where clean and corrupted differ by less, a recovered fraction says nothing and is left out."""
-
-APPROXIMATE = " (approximate)"
-"""What a site's name ends with where its values are estimates, for want of patched ones."""
-
 ATTRIBUTION_KINDS = ("lens", "layer", "head")
 """Kinds of rows of a patch job's table. The others are `patch`, `path`, `measure` and `prompt`."""
-
-T_95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""Student's t: its 97.5% points for 1 to 30 degrees of freedom."""
 
 # Column names and pandas types. Numbers that a run may lack are nullable (Int64) or NaN (float64).
 RUNS = {
@@ -211,63 +198,6 @@ def export(
             files.append(directory / f"{name}.{format}")
             _write_parts(files[-1], _by_prompt(frames, kind), columns)
     return files
-
-
-def recovered(patching: pd.DataFrame) -> pd.Series:
-    """(patched - corrupted) / (clean - corrupted) of each row, each a mean over prompts: a ratio of means.
-
-    0: the patch changes nothing; 1: it brings back the clean logit difference. Missing where clean and
-    corrupted differ by less than FLOOR, as they may before training.
-    """
-    denominator = patching["clean"] - patching["corrupted"]
-    return (patching["patched"] - patching["corrupted"]) / denominator.where(denominator.abs() >= FLOOR)
-
-
-def with_approximate(patching: pd.DataFrame) -> pd.DataFrame:
-    """What there is to show: where only an estimate was asked for, it stands for `patched`, and the site is "z
-    (approximate)". Rows that have neither are left out."""
-    estimated = patching["patched"].isna()
-    if not estimated.any():
-        return patching
-    there = patching[~estimated | patching["approximate"].notna()]
-    estimated = there["patched"].isna()
-    return there.assign(
-        site=there["site"].where(~estimated, there["site"] + APPROXIMATE),
-        patched=there["patched"].fillna(there["approximate"]),
-    )
-
-
-def first_step(
-    metrics: pd.DataFrame, threshold: float = 0.9, split: str = "heldout", metric: str = "win_rate"
-) -> pd.Series:
-    """First evaluated step at which each run's `metric` on `split` is at least `threshold`; missing if it never was."""
-    chosen = metrics[(metrics["metric"] == metric) & (metrics["split"] == split)]
-    reached = chosen[chosen["value"] >= threshold].groupby("run_id")["step"].min()
-    return reached.reindex(pd.unique(chosen["run_id"])).astype("Int64").rename("first_step").rename_axis("run_id")
-
-
-def band(values: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
-    """Mean of `value` in each group of `by`, with its 95% interval over the rows and their number `n`.
-
-    Give it one row a seed. The interval is Student's t, mean ± t · s / √n, so it is wide for few seeds; it is
-    missing for one. Missing values are left out and not counted.
-    """
-    groups = values.groupby(list(by), sort=True, dropna=False, observed=True)[value]
-    summary = groups.agg(mean="mean", deviation="std", n="count").reset_index()
-    half = summary["n"].map(t_95) * summary["deviation"] / np.sqrt(summary["n"])
-    summary["low"], summary["high"] = summary["mean"] - half, summary["mean"] + half
-    return summary[[*by, "mean", "low", "high", "n"]]
-
-
-def t_95(n: int) -> float:
-    """Standard errors either side of a mean over `n` values that make its 95% interval; NaN for one value.
-
-    From the table up to n = 31; beyond it within 0.002 of the true value.
-    """
-    freedom = n - 1
-    if freedom < 1:
-        return float("nan")
-    return T_95[freedom - 1] if freedom <= len(T_95) else 1.96 + 2.5 / freedom
 
 
 def _runs(runs: Sequence[folder.Run]) -> list[dict[str, Any]]:

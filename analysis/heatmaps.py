@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 
+from ..circuits.recovered import FLOOR
 from . import canvas
 from .canvas import Picture, Source
-from .frames import APPROXIMATE, FLOOR, SOURCE, Frames, recovered, with_approximate
+from .frames import SOURCE, Frames
+from .summaries import APPROXIMATE, recovered, with_approximate
 
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
 MOST = 1.5

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from .frames import FLOOR
+from ..circuits.recovered import FLOOR
 
 RESAMPLES = 1000
 SEED = 0

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..circuits.recovered import FLOOR
 from . import origins
 from .approximate import correlations
 from .folder import Json, Output
-from .frames import FLOOR, T_95, Frames, with_approximate
+from .frames import Frames
 from .intervals import RESAMPLES, SEED
 from .spikes import HALF_WINDOW, LEAST, THRESHOLD, spikes
+from .summaries import T_95, with_approximate
 
 UNIT = 1e-4
 """Logits. Logit differences are told in whole multiples of it: a thousandth of the least denominator."""

@@ -15,12 +15,14 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from ..circuits.recovered import FLOOR
 from ..errors import UserError
 from ..sparkline import sparkline
 from ..sweeps.show import COLOURS, plural
 from . import folder
 from .dynamics import HEAD, name
-from .frames import FLOOR, Frames, recovered, tabulate, with_approximate
+from .frames import Frames, tabulate
+from .summaries import recovered, with_approximate
 
 TOP = 6
 """Heads that are told with their course."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mi_sweeps.analysis.frames import FLOOR
+from mi_sweeps.circuits.recovered import recovered as of_patch
 from mi_sweeps.config import Config
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
@@ -99,9 +99,8 @@ def of_table(corruption: str, rows: Sequence[Row], heads: frozenset[Head]) -> di
 
 
 def recovered(row: Row) -> float | None:
-    """(patched - corrupted) / (clean - corrupted); None where the denominator is too small to say anything."""
-    gap = row["clean"] - row["corrupted"]
-    return (row["patched"] - row["corrupted"]) / gap if abs(gap) >= FLOOR else None
+    """Of a row of a patched site; None where clean and corrupted are too close to say anything."""
+    return of_patch(row["patched"], row["clean"], row["corrupted"])
 
 
 def of_heads(rows: Sequence[Row]) -> Iterator[Row]:

@@ -12,7 +12,8 @@ import pytest
 
 from mi_sweeps.analysis import canvas, curves, heatmaps
 from mi_sweeps.analysis.figures import _save, figures
-from mi_sweeps.analysis.frames import load, recovered
+from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.summaries import recovered
 
 
 def test_figures_are_written_and_nothing_global_is_changed(make_output, tmp_path):

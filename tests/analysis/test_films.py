@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mi_sweeps.analysis import films
-from mi_sweeps.analysis.frames import load, recovered
+from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.summaries import recovered
 
 STEPS = (0, 8, 16, 24)
 

@@ -1,8 +1,7 @@
-"""Tables from an output folder, and measures worked out by hand."""
+"""Tables from an output folder."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pandas as pd
@@ -10,18 +9,7 @@ import pytest
 
 from mi_sweeps.analysis import folder
 from mi_sweeps.analysis import frames as frames_of
-from mi_sweeps.analysis.frames import (
-    band,
-    by_prompt,
-    export,
-    first_step,
-    load,
-    paths_by_prompt,
-    recovered,
-    t_95,
-    tabulate,
-    with_approximate,
-)
+from mi_sweeps.analysis.frames import by_prompt, export, load, paths_by_prompt, tabulate
 from mi_sweeps.errors import UserError
 
 TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
@@ -195,20 +183,6 @@ def test_export_writes_prompts_when_asked(make_output, tmp_path, format):
         pd.testing.assert_frame_equal(again.astype(table.dtypes.to_dict()), table)
 
 
-def test_where_only_an_estimate_is_there_it_is_shown_and_called_so():
-    patching = pd.DataFrame(
-        {
-            "site": ["z", "z", "v", "v"],
-            "patched": [1.0, None, None, None],
-            "approximate": [0.9, 0.5, 0.25, None],
-        }
-    )
-    shown = with_approximate(patching)
-    assert shown["site"].tolist() == ["z", "z (approximate)", "v (approximate)"]
-    assert shown["patched"].tolist() == [1.0, 0.5, 0.25]
-    assert patching["site"].tolist() == ["z", "z", "v", "v"]  # what was given is left as it was
-
-
 @pytest.mark.parametrize("format", ["parquet", "csv"])
 def test_export_reads_back_as_it_was(make_output, tmp_path, format):
     frames = load(make_output(measures=True))
@@ -228,39 +202,6 @@ def test_export_refuses_other_formats(make_output, tmp_path):
         export(load(make_output()), tmp_path, "xlsx")
 
 
-def test_recovered_by_hand():
-    patching = pd.DataFrame(
-        {
-            "patched": [-1.0, 0.5, 3.0, 0.2],
-            "clean": [3.0, 3.0, 3.0, 0.05],
-            "corrupted": [-1.0, -1.0, -1.0, 0.0],
-        }
-    )
-    values = recovered(patching).tolist()
-    assert values[:3] == [0.0, 0.375, 1.0]
-    assert math.isnan(values[3])  # clean - corrupted = 0.05 logits
-
-
-def test_first_step_by_hand():
-    rows = [
-        *(("early", 0, 0.3), ("early", 8, 0.9), ("early", 16, 0.85), ("early", 24, 0.95)),
-        *(("never", 0, 0.3), ("never", 8, 0.89)),
-    ]
-    metrics = pd.DataFrame(rows, columns=["run_id", "step", "value"]).assign(metric="win_rate", split="heldout")
-    steps = first_step(metrics)
-    assert steps["early"] == 8
-    assert steps["never"] is pd.NA
-    assert first_step(metrics, threshold=0.95)["early"] == 24
-
-
-def test_first_step_of_another_metric():
-    rows = [("win_rate", "heldout", 0, 0.9), ("accuracy", "heldout", 0, 0.1), ("accuracy", "heldout", 8, 0.5)]
-    rows += [("accuracy", "train", 4, 0.8)]
-    metrics = pd.DataFrame(rows, columns=["metric", "split", "step", "value"]).assign(run_id="one")
-    assert first_step(metrics, 0.5, metric="accuracy").to_dict() == {"one": 8}
-    assert first_step(metrics, 0.5, split="train", metric="accuracy").to_dict() == {"one": 4}
-
-
 def test_measures_are_a_table_of_their_own(make_output):
     frames = load(make_output(steps=(0, 24), corruptions=("first",), layers=2, heads=2, measures=True))
     table = frames.measures
@@ -276,20 +217,3 @@ def test_measures_are_a_table_of_their_own(make_output):
 
 def test_tables_of_before_there_were_measures_have_none(make_output):
     assert load(make_output()).measures.empty
-
-
-def test_band_by_hand():
-    # Mean 2, standard deviation 1, n 3: 2 ± 4.303 / √3. One value alone has no interval.
-    values = pd.DataFrame({"lr": [1, 1, 1, 2], "value": [1.0, 2.0, 3.0, 5.0]})
-    bands = band(values, ["lr"]).set_index("lr")
-    assert bands.loc[1, "mean"] == 2
-    assert bands.loc[1, "high"] == pytest.approx(2 + 4.303 / math.sqrt(3))
-    assert bands.loc[1, "low"] == pytest.approx(2 - 4.303 / math.sqrt(3))
-    assert bands["n"].tolist() == [3, 1]
-    assert math.isnan(bands.loc[2, "low"])
-
-
-def test_t_reaches_the_normal_distribution():
-    assert t_95(3) == 4.303
-    assert t_95(61) == pytest.approx(2.0003, abs=0.002)
-    assert t_95(100_000) == pytest.approx(1.96, abs=1e-3)

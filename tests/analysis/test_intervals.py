@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_sweeps.analysis.frames import by_prompt, load, recovered
+from mi_sweeps.analysis.frames import by_prompt, load
 from mi_sweeps.analysis.intervals import RESAMPLES, SEED, bootstrap, over_prompts, over_runs
+from mi_sweeps.analysis.summaries import recovered
 
 
 def made_up(sites: int, prompts: int, seed: int = 0, spread: float = 0.5) -> pd.DataFrame:

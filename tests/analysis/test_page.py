@@ -9,9 +9,10 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from mi_sweeps.analysis.frames import band, first_step, load
+from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.intervals import over_runs
 from mi_sweeps.analysis.report import write_report
+from mi_sweeps.analysis.summaries import band, first_step
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from mi_sweeps.analysis.frames import band, load, recovered, with_approximate
+from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.report import write_report
+from mi_sweeps.analysis.summaries import band, recovered, with_approximate
 
 HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\"> & {{js}}"
 HEAD = ["layer", "head"]

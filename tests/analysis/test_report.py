@@ -14,8 +14,9 @@ import pytest
 
 from mi_sweeps.analysis import folder, report
 from mi_sweeps.analysis.approximate import correlations
-from mi_sweeps.analysis.frames import load, recovered, tabulate
+from mi_sweeps.analysis.frames import load, tabulate
 from mi_sweeps.analysis.report import write_report
+from mi_sweeps.analysis.summaries import recovered
 
 
 class Page(HTMLParser):

@@ -11,7 +11,8 @@ from rich.console import Console
 from mi_sweeps import cli
 from mi_sweeps.analysis import terminal
 from mi_sweeps.analysis.folder import find
-from mi_sweeps.analysis.frames import load, recovered
+from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.summaries import recovered
 from mi_sweeps.errors import UserError
 
 RUN = "run-0.0001-constant-0"
