@@ -245,7 +245,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """1 if the engine and TransformerLens differ."""
     options = parse(arguments)
-    torch.set_num_threads(options.threads)
+    libraries.ready(options.threads)
     clock = "CPU-seconds" if options.device.type == "cpu" else "wall-clock seconds"
     print(f"{machine(options)}.\n\n{clock}; medians of {options.repeats} repetitions (smallest–largest).")
     found: list[Comparison] = []

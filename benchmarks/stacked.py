@@ -101,7 +101,7 @@ def row(found: Sequence[tuple[Took, Took]], steps: int) -> list[str]:
 
 def steps_alone(options: argparse.Namespace, threads: int, folder: Path) -> Iterator[list[str]]:
     """A row for each model, batch size and stack."""
-    torch.set_num_threads(threads)
+    libraries.ready(threads)
     for name in options.models:
         for batch in options.batches:
             seeds = range(max(options.stacks))
@@ -122,7 +122,7 @@ def steps_alone(options: argparse.Namespace, threads: int, folder: Path) -> Iter
 
 def whole(options: argparse.Namespace, threads: int, folder: Path) -> Iterator[list[str]]:
     """A row for each model: a sweep of as many fine-tunes as the largest stack."""
-    torch.set_num_threads(threads)
+    libraries.ready(threads)
     for name in options.models:
         count = max(options.stacks)
         trials = iter(range(1000))

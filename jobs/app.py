@@ -24,10 +24,7 @@ def run_app(job: Callable[[Config], None]) -> None:
     def one(values: DictConfig) -> None:
         try:
             config = parse(values)
-            if config.launcher.threads:
-                import torch
-
-                torch.set_num_threads(config.launcher.threads)
+            libraries.ready(config.launcher.threads)
             job(config)
         except UserError as error:
             codes.append(2)

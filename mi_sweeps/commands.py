@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mi_sweeps import libraries
 from mi_sweeps.errors import UserError
 
 if TYPE_CHECKING:
@@ -175,15 +176,12 @@ def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace
 
 
 def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argparse.Namespace) -> int:
-    import torch
-
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.sweeps import progress, workers
     from mi_sweeps.sweeps.execute import execute
 
     config = cells[0].config
-    if config.launcher.threads:
-        torch.set_num_threads(config.launcher.threads)
+    libraries.ready(config.launcher.threads)
     bars = progress.Bars(console, made.to_do(options.retry))
     with workers.registered(config.output, config.sweep.name, "inline"), bars.shown():
         wait = options.wait or config.launcher.wait

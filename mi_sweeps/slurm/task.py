@@ -93,7 +93,6 @@ def _work(submission: Submission, item: Array, number: int, cells: Sequence[Any]
     from mi_sweeps import libraries
 
     libraries.quiet()
-    import torch
     from rich.console import Console
 
     from mi_sweeps.sweeps import plan as planning
@@ -101,7 +100,7 @@ def _work(submission: Submission, item: Array, number: int, cells: Sequence[Any]
     from mi_sweeps.sweeps.progress import Bars
 
     launcher = cells[0].config.launcher
-    torch.set_num_threads(launcher.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
+    libraries.ready(launcher.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
 
     class Shown(Bars):
         """Also knows what is at hand, and still does when the process is stopped there."""

@@ -156,14 +156,12 @@ def work_on(output: str, name: str, work: str) -> int:
     from mi_sweeps import libraries
 
     libraries.quiet()
-    import torch
-
     from mi_sweeps.sweeps.execute import execute
 
     orders = read_json(Path(work))
     if orders is None:
         return 0  # Cancelled before it began.
-    torch.set_num_threads(orders["threads"])
+    libraries.ready(orders["threads"])
     wanted = set(orders["patch_ids"])
     cells = [entry.cell(Path(output)) for entry in manifest.load(Path(output), name) if entry.patch_id in wanted]
     try:
