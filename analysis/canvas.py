@@ -40,15 +40,15 @@ class Source:
     runs: tuple[str, ...]
     """Run ids."""
     prompts: tuple[int, ...]
-    """How many prompts a value is of; several numbers where that differs."""
+    """How many prompts a value is of; several numbers where that differs, none where the note tells."""
     note: str = ""
     """What bands and greys mean."""
 
     def __str__(self) -> str:
-        counted = "/".join(map(str, self.prompts))
+        counted = f"{'/'.join(map(str, self.prompts))} prompts; " if self.prompts else ""
         named = ", ".join(self.runs[:3]) + (f" and {len(self.runs) - 3} more" if len(self.runs) > 3 else "")
         runs = "runs" if len(self.runs) > 1 else "run"
-        return f"{counted} prompts; {runs} {named}{'; ' + self.note if self.note else ''}"
+        return f"{counted}{runs} {named}{'; ' + self.note if self.note else ''}"
 
 
 class Picture(Figure):

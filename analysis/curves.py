@@ -1,13 +1,16 @@
-"""Lines over checkpoints: what training measured, the logit lens, and the logit difference that each layer writes."""
+"""Lines over checkpoints: what training measured, the logit lens, what each layer writes, and further measures."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from . import canvas
+from . import canvas, spikes
 from .canvas import Picture
 from .frames import Frames
 from .summaries import band
@@ -16,60 +19,132 @@ STUDENT = "band: 95% interval of the mean over runs (Student's t)"
 
 NAMES = {
     "win_rate": "win rate",
+    "accuracy": "accuracy",
+    "loss": "loss",
     "logit_diff_first": "LD against first subject",
     "logit_diff_second": "LD against second",
 }
-UNITS = {"win_rate": "", "loss": " (nats)", "logit_diff_first": " (logits)", "logit_diff_second": " (logits)"}
+SHARES = ("win_rate", "accuracy")
+UNITS = {"loss": " (nats)", "logit_diff_first": " (logits)", "logit_diff_second": " (logits)"}
 SPLITS = {"train": "training prompts", "heldout": "held-out prompts", "two_name": "prompts of the two-name task"}
 
 POINTS = {"resid_pre": 0.0, "resid_mid": 0.5, "resid_post": 1.0}
 """Where the residual stream is read, in layers from a layer's beginning: `resid_mid` is between attention and MLP."""
 
+MEASURES = {
+    "position_r2": ("linear probe of position", "held-out R²", (None, 1)),
+    "previous_token": ("attention to the previous token", "mean attention", (0, 1)),
+    "diagonal": ("attention to the token itself", "mean attention", (0, 1)),
+    "ablated_loss": ("replaced by its mean", "loss (nats)", (0, None)),
+}
+"""What a patch job measured of the clean run besides: what it is, its value on the axis, and the ends of its range."""
+
+PLACE = ["layer", "component", "head"]
+
 PASSED = "layers passed (.5: attention, not yet MLP)"
 
 
-def win_rate(frames: Frames, split: str = "heldout", colour: str = "lr", facet: str = "schedule") -> Picture:
-    """Win rate over checkpoints: a colour for each value of `colour`, a plot for each value of `facet`.
+def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Picture:
+    """What training measured over checkpoints: a row of plots a metric, a plot a schedule, a colour for all else that
+    differs but the seed.
 
-    The band of several runs is the 95% interval of their mean; that of a single run is its Wilson interval
-    over prompts. `colour` and `facet` are columns of `runs`.
+    The band of several runs is the 95% interval of their mean; that of a single run's win rate is its Wilson interval
+    over prompts.
     """
-    return training(frames, ["win_rate"], split, colour, facet)
-
-
-def training(
-    frames: Frames, metrics: list[str], split: str = "heldout", colour: str = "lr", facet: str = "schedule"
-) -> Picture:
-    """What training measured over checkpoints: a row of plots a metric, otherwise as `win_rate`."""
-    measured = frames.metrics[frames.metrics["split"] == split]
-    measured = measured.merge(frames.runs[["run_id", colour, facet]], on="run_id")
+    measured = frames.metrics[frames.metrics["split"] == split].merge(_told_apart(frames), on="run_id")
     shown = measured[measured["metric"].isin(metrics)]
-    facets, colours = (sorted(shown[name].dropna().unique()) for name in (facet, colour))
-    palette = dict(zip(colours, canvas.ordered(len(colours)), strict=True))
+    schedules, palette = _values(shown, "schedule"), _palette(shown)
 
     single = "; of a single run: Wilson, over prompts" if "win_rate" in metrics else ""
-    below = canvas.source(list(shown["run_id"]), list(shown["n"]), STUDENT + single)
+    # An accuracy is of every token that is scored.
+    tokens = f"{_counted(shown['n'])} tokens; " if metrics == ["accuracy"] else ""
+    below = canvas.source(list(shown["run_id"]), [] if tokens else list(shown["n"]), tokens + STUDENT + single)
     title = f"{' and '.join(NAMES.get(metric, metric) for metric in metrics)} on {SPLITS.get(split, split)}"
-    size = len(metrics), max(1, len(facets))
+    size = len(metrics), max(1, len(schedules))
     with canvas.grid(*size, title[0].upper() + title[1:], below, height=1.9) as (figure, axes):
         for row, (line, metric) in enumerate(zip(axes, metrics, strict=True)):
-            for axis, value in zip(line, facets, strict=False):
-                for name in colours:
-                    runs = measured[(measured[facet] == value) & (measured[colour] == name)]
+            for axis, schedule in zip(line, schedules, strict=False):
+                for colour, shade in palette.items():
+                    runs = measured[(measured["schedule"] == schedule) & (measured["colour"] == colour)]
                     bands = _measured(runs, metric)
                     if len(bands):
-                        _line(axis, bands, palette[name], f"{name:g}" if isinstance(name, float) else str(name))
-                if metric == "win_rate":
+                        _line(axis, bands, shade, str(colour))
+                if metric in SHARES:
                     axis.axhline(0.9, color="0.5", linestyle=":", linewidth=1)
                     axis.set_ylim(0, 1.02)
                 elif axis is not line[0]:
                     axis.sharey(line[0])
-                axis.set_title(f"{facet} {value}" if row == 0 else "")
+                axis.set_title(f"schedule {schedule}" if row == 0 else "")
                 axis.set_xlabel("checkpoint (step)" if row == len(metrics) - 1 else "")
             line[0].set_ylabel(NAMES.get(metric, metric) + UNITS.get(metric, ""))
-        if len(colours):
-            axes[0][-1].legend(title=colour, loc="best")
+        _coloured(axes[0][-1], palette)
     return figure
+
+
+def losses(frames: Frames) -> Picture:
+    """The training loss of every batch, logarithmic, a line a run, with its spikes; plots and colours as `training`."""
+    about = _told_apart(frames)
+    rows = frames.metrics[(frames.metrics["split"] == "batch") & (frames.metrics["metric"] == "loss")]
+    rows, peaks = rows.merge(about, on="run_id"), spikes.of_runs(rows).merge(about, on="run_id")
+    schedules, palette = _values(rows, "schedule"), _palette(rows)
+    told = (
+        f"a line a run; triangle: spike, a loss {spikes.THRESHOLD:g} robust standard deviations and "
+        f"{spikes.LEAST:g} times above the median of the {2 * spikes.HALF_WINDOW + 1} steps around it"
+    )
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), told)
+    with canvas.grid(1, max(1, len(schedules)), "Training loss of every batch", below, height=2.2) as (figure, axes):
+        for axis, schedule in zip(axes[0], schedules, strict=False):
+            axis.sharey(axes[0][0])
+            for colour, shade in palette.items():
+                line, top = (
+                    every[(every["schedule"] == schedule) & (every["colour"] == colour)] for every in (rows, peaks)
+                )
+                for _, run in line.groupby("run_id", sort=False):
+                    axis.plot(run["step"], run["value"], color=shade, linewidth=0.5, alpha=0.8)
+                axis.plot(top["step"], top["value"], "v", color=shade, markersize=3.5, markeredgecolor="0.2", mew=0.4)
+            axis.set(title=f"schedule {schedule}", xlabel="step", yscale="log")
+            axis.yaxis.set(
+                major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=StrMethodFormatter("{x:g}"),
+                minor_formatter=NullFormatter(),
+            )  # fmt: skip
+        axes[0][0].set_ylabel("loss (nats)")
+        _coloured(axes[0][-1], palette)
+    return figure
+
+
+def measures(frames: Frames) -> Picture:
+    """What a patch job measured of the clean run besides, over checkpoints: a plot a measure, a line for each component
+    or head of each layer."""
+    # They do not depend on the corruption, under each of which a run was examined.
+    rows = frames.measures.drop_duplicates(["run_id", "step", "measure", *PLACE])
+    names = list(pd.unique(rows["measure"]))
+    below = canvas.source(
+        list(rows["run_id"]), [], f"{_counted(rows['n'])} tokens of clean held-out prompts; {STUDENT}"
+    )
+    size = (math.ceil(len(names) / 2) or 1, min(2, len(names)) or 1)
+    with canvas.grid(*size, "Measured of the clean run", below, height=2.0, page=True) as (figure, axes):
+        for axis, measure in zip(axes.flat, names, strict=False):
+            title, value, ends = MEASURES.get(measure, (measure, measure, (None, None)))
+            places = list(rows[rows["measure"] == measure].groupby(PLACE, sort=False, dropna=False))
+            for (place, lines), shade in zip(places, canvas.ordered(len(places)), strict=True):
+                bands = band(lines, ["step"])
+                _line(
+                    axis,
+                    bands.assign(low=bands["low"].clip(*ends), high=bands["high"].clip(*ends)),
+                    shade,
+                    _named(*place),
+                )
+            axis.set(title=title[0].upper() + title[1:], xlabel="checkpoint (step)", ylabel=value)
+            _keyed(axis, "")
+        for axis in axes.flat[len(names) :]:
+            axis.remove()
+    return figure
+
+
+def _named(layer: object, component: str, head: object) -> str:
+    if not pd.isna(head):
+        return f"{layer}.{head}"
+    return component if pd.isna(layer) else f"{component} {layer}"
 
 
 def lens(frames: Frames) -> Picture:
@@ -126,10 +201,48 @@ def layers(frames: Frames) -> Picture:
     return figure
 
 
+def _told_apart(frames: Frames) -> pd.DataFrame:
+    """Of each run its schedule, and its colour: its learning rate if, but for seeds, nothing else differs among runs of
+    one schedule; or else all that differs."""
+    runs = frames.runs
+    if (runs.groupby(["lr", "schedule"], dropna=False)["cell"].nunique() <= 1).all():
+        return runs[["run_id", "schedule"]].assign(colour=runs["lr"])
+    differs = [
+        ", ".join(part for part in str(cell).split(", ") if part != f"schedule {schedule}")
+        for cell, schedule in zip(runs["cell"], runs["schedule"], strict=True)
+    ]
+    return runs[["run_id", "schedule"]].assign(colour=differs)
+
+
+def _values(rows: pd.DataFrame, column: str) -> list[Any]:
+    return sorted(rows[column].dropna().unique())
+
+
+def _counted(n: pd.Series) -> str:
+    return "/".join(map(str, sorted(set(n))))
+
+
+def _palette(rows: pd.DataFrame) -> dict[Any, tuple[float, float, float]]:
+    colours = _values(rows, "colour")
+    return dict(zip(colours, canvas.ordered(len(colours)), strict=True))
+
+
+def _coloured(axis: Axes, palette: dict[Any, tuple[float, float, float]]) -> None:
+    """A key of all colours; beside the plot where they have long names."""
+    rates = all(isinstance(colour, float) for colour in palette)
+    handles = [
+        Line2D([], [], color=shade, label=f"{colour:g}" if rates else colour) for colour, shade in palette.items()
+    ]
+    if handles and rates:
+        axis.legend(handles=handles, title="lr", loc="best")
+    elif handles:
+        axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+
+
 def _keyed(axis: Axes, title: str) -> None:
-    """A key beside the plot, of about ten of its lines where there are many."""
+    """A key beside the plot, of about a dozen of its lines where there are many."""
     handles, names = axis.get_legend_handles_labels()
-    every = math.ceil(len(names) / 10) or 1
+    every = math.ceil(len(names) / 12) or 1
     chosen = sorted({*range(0, len(names), every), *range(len(names))[-1:]})
     axis.legend(
         [handles[at] for at in chosen], [names[at] for at in chosen],
@@ -140,8 +253,8 @@ def _keyed(axis: Axes, title: str) -> None:
 def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The band of a metric: over runs where there are several; of one run's win rate over prompts."""
     rows = runs[runs["metric"] == metric]
-    share = metric == "win_rate"
-    if rows["run_id"].nunique() == 1 and share:
+    share = metric in SHARES
+    if rows["run_id"].nunique() == 1 and metric == "win_rate":
         ends = runs[runs["metric"].isin((metric, "win_rate_low", "win_rate_high"))]
         wide = ends.pivot(index="step", columns="metric", values="value").reset_index()
         return wide.rename(columns={"win_rate": "mean", "win_rate_low": "low", "win_rate_high": "high"})

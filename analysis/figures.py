@@ -89,11 +89,14 @@ def _gallery(index: Sequence[dict[str, Any]]) -> str:
 def _drawn(frames: Frames) -> Iterator[tuple[str, Picture]]:
     metrics = set(zip(frames.metrics["split"], frames.metrics["metric"], strict=True))
     for split, ending in (("heldout", ""), ("train", "-train"), ("two_name", "-two-name")):
-        if (split, "win_rate") in metrics:
-            yield f"win-rate{ending}", curves.win_rate(frames, split)
+        for metric in curves.SHARES:
+            if (split, metric) in metrics:
+                yield f"{metric.replace('_', '-')}{ending}", curves.training(frames, [metric], split)
     differences = [name for name in ("logit_diff_first", "logit_diff_second") if ("heldout", name) in metrics]
     if differences:
         yield "logit-diff", curves.training(frames, differences)
+    if ("batch", "loss") in metrics:
+        yield "loss", curves.losses(frames)
     for suffix, cell in _cells(frames):
         kinds = set(cell.attribution["kind"])
         if "lens" in kinds:
@@ -102,6 +105,8 @@ def _drawn(frames: Frames) -> Iterator[tuple[str, Picture]]:
             yield f"layers{suffix}", curves.layers(cell)
         if "head" in kinds:
             yield f"attribution{suffix}", heatmaps.attribution(cell)
+        if len(cell.measures):
+            yield f"measures{suffix}", curves.measures(cell)
         for corruption in heatmaps.corruptions(cell):
             rows = heatmaps.rows_of(cell, corruption)
             sites = set(rows["site"])
@@ -147,7 +152,7 @@ def _across(cell: Frames) -> Iterator[str]:
 def _cells(frames: Frames) -> Iterator[tuple[str, Frames]]:
     """The runs of each cell that were examined in one way, with an ending for their files' names."""
     examined = frames.patches.merge(frames.runs[["run_id", "cell"]], on="run_id")
-    circuits = ("attribution", "patching", "paths")
+    circuits = ("attribution", "patching", "paths", "measures")
     patch_ids = {patch_id for name in circuits for patch_id in pd.unique(getattr(frames, name)["patch_id"])}
     examined = examined[examined["patch_id"].isin(patch_ids)]
     groups = list(examined.groupby(["cell", "patching"], sort=False, dropna=False))

@@ -57,7 +57,7 @@ def test_text_stays_text_and_the_same_tables_make_the_same_files(make_output, tm
 
 def test_figures_are_as_wide_as_a_column_or_a_page(make_output):
     frames = load(make_output(layers=12, heads=12, steps=(8, 16, 24)))
-    assert curves.win_rate(frames).get_figwidth() == canvas.COLUMN
+    assert curves.training(frames, ["win_rate"]).get_figwidth() == canvas.COLUMN
     for picture in (heatmaps.heads(frames, "first"), heatmaps.positions(frames, "first"), curves.lens(frames)):
         assert picture.get_figwidth() == canvas.PAGE
         assert picture.get_figheight() < 11
@@ -127,7 +127,7 @@ def test_no_tables_no_figures(tmp_path):
 def test_a_single_run_has_its_wilson_interval(make_output):
     frames = load(make_output())
     metrics = frames.metrics[frames.metrics["split"] == "heldout"].set_index(["step", "metric"])["value"]
-    band = curves.win_rate(frames).axes[0].collections[0].get_paths()[0].vertices
+    band = curves.training(frames, ["win_rate"]).axes[0].collections[0].get_paths()[0].vertices
     drawn = {round(y, 9) for x, y in band if x == 24}
     assert round(metrics[24, "win_rate_low"], 9) in drawn
     assert round(metrics[24, "win_rate_high"], 9) in drawn

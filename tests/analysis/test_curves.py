@@ -1,0 +1,89 @@
+"""Lines over checkpoints, read back from the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from mi_sweeps.analysis import curves
+from mi_sweeps.analysis.figures import figures
+from mi_sweeps.analysis.frames import load
+
+
+def lines(axis):
+    """The x and y of each line by its name."""
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.get_lines()}
+
+
+def with_losses(frames, spike=None):
+    """The frames with a loss for every batch, which falls by a tenth in ten steps; one step has a spike."""
+    rows = [
+        (run_id, step, "batch", "loss", 4 * 0.99**step * (8 if step == spike else 1) * (1 + 0.01 * (step % 3)), 16)
+        for run_id in frames.runs["run_id"]
+        for step in range(100)
+    ]
+    batch = pd.DataFrame(rows, columns=["run_id", "step", "split", "metric", "value", "n"])
+    return replace(frames, metrics=pd.concat([frames.metrics, batch], ignore_index=True))
+
+
+def test_each_run_has_its_losses_and_the_step_of_its_spike(make_output):
+    frames = with_losses(load(make_output(seeds=(0, 1), schedules=("constant", "cosine"))), spike=60)
+    picture = curves.losses(frames)
+    assert [axis.get_title() for axis in picture.axes] == ["schedule constant", "schedule cosine"]
+    for axis in picture.axes:
+        assert axis.get_yscale() == "log"
+        marked = [line for line in axis.get_lines() if line.get_marker() == "v"]
+        assert [list(line.get_xdata()) for line in marked] == [[60, 60]]
+        drawn = [line for line in axis.get_lines() if line.get_marker() != "v"]
+        assert [len(line.get_xdata()) for line in drawn] == [100, 100]
+    assert "triangle: spike" in str(picture.source)
+
+
+def test_losses_without_spikes_have_no_marks(make_output):
+    (axis,) = curves.losses(with_losses(load(make_output()))).axes
+    assert [len(line.get_xdata()) for line in axis.get_lines() if line.get_marker() == "v"] == [0]
+
+
+def test_numbers_on_a_logarithmic_axis_can_be_read(make_output):
+    picture = curves.losses(with_losses(load(make_output())))
+    picture.canvas.draw()
+    (axis,) = picture.axes
+    low, high = axis.get_ylim()
+    ticks = [tick.get_text() for tick in axis.get_yticklabels()]
+    assert len([text for text in ticks if low <= float(text) <= high]) >= 2
+
+
+def test_runs_that_differ_in_more_than_the_learning_rate_are_not_averaged(make_output):
+    frames = load(make_output(lrs=(1e-4, 2e-4), schedules=("constant", "cosine")))
+    (_, key) = curves.training(frames, ["win_rate"]).axes
+    assert [text.get_text() for text in key.get_legend().get_texts()] == ["0.0001", "0.0002"]
+    layers = frames.runs["lr"].map({1e-4: "layers 1", 2e-4: "layers 2"})
+    runs = frames.runs.assign(lr=1e-4, cell=layers + ", schedule " + frames.runs["schedule"])
+    (axis, key) = curves.training(replace(frames, runs=runs), ["win_rate"]).axes
+    assert {"layers 1", "layers 2"} < set(lines(axis))
+    assert [text.get_text() for text in key.get_legend().get_texts()] == ["layers 1", "layers 2"]
+
+
+def test_a_plot_for_each_measure_and_a_line_for_each_head(make_output):
+    frames = load(make_output(seeds=(0, 1), layers=2, heads=2, measures=True))
+    picture = curves.measures(frames)
+    titles = {axis.get_title(): axis for axis in picture.axes}
+    heads = lines(titles["Attention to the previous token"])
+    assert list(heads) == ["0.0", "0.1", "1.0", "1.1"]
+    of_head = (frames.measures["measure"] == "previous_token") & (frames.measures["layer"] == 0)
+    rows = frames.measures[of_head & (frames.measures["head"] == 0)]
+    means = rows.drop_duplicates(["run_id", "step"]).groupby("step")["value"].mean()
+    assert heads["0.0"] == (list(means.index), pytest.approx(list(means)))
+    assert "resid_pre 0" in lines(titles["Linear probe of position"])
+    assert "tokens of clean held-out prompts" in str(picture.source)
+
+
+def test_they_are_among_the_figures(make_output, tmp_path, monkeypatch):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, content, **_: content.write(b"drawn"))
+    frames = with_losses(load(make_output(steps=(16,), layers=2, heads=2, corruptions=("second",), measures=True)))
+    accuracy = frames.metrics[frames.metrics["metric"] == "win_rate"].assign(metric="accuracy")
+    frames = replace(frames, metrics=pd.concat([frames.metrics, accuracy]))
+    names = {file.stem for file in figures(frames, tmp_path)}
+    assert {"loss", "measures", "accuracy", "accuracy-train"} <= names
