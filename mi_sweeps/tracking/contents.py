@@ -58,12 +58,19 @@ class Contents:
     """As SPLIT/METRIC."""
     examined: tuple[Examined, ...]
     """By corruption; of what was patched so far."""
+    measures: tuple[str, ...] = ()
+    """Of what else was measured of the clean run, by name."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those with a win rate; the prompts of training come last."""
-        rated = [key.partition("/")[0] for key in self.metrics if key.endswith("/win_rate")]
+        """Those with that rate; the prompts of training come last."""
+        rated = [key.partition("/")[0] for key in self.metrics if key.endswith(f"/{self.rate}")]
         return tuple(sorted(rated, key=lambda split: split == "train"))
+
+    @property
+    def rate(self) -> str:
+        """The metric by which a run is known to have learned its task."""
+        return "accuracy" if any(key.endswith("/accuracy") for key in self.metrics) else "win_rate"
 
 
 def read(output: Path, sweep: str) -> Contents:
@@ -83,7 +90,7 @@ def read(output: Path, sweep: str) -> Contents:
         tuple(sorted({run.config["seed"] for run in runs})),
         tuple(_varied(runs)),
         _metrics(runs),
-        tuple(_examined(runs)),
+        *_examined(runs),
     )
 
 
@@ -109,19 +116,25 @@ def _metrics(runs: Sequence[folder.Run]) -> tuple[str, ...]:
     return tuple(values.of_metrics([row for row in rows if row["split"] != "batch"]))
 
 
-def _examined(runs: Sequence[folder.Run]) -> Iterable[Examined]:
+def _examined(runs: Sequence[folder.Run]) -> tuple[tuple[Examined, ...], tuple[str, ...]]:
+    """What was found under each corruption, and the names of what else was measured."""
     some: dict[tuple[str, ...], tuple[PatchFolder, int]] = {}
     for run in runs:
         for patch in run.patches:
             kind = (patch.corruption, _value(run.config, "model"), _value(patch.about, "config.patching"))
             if kind not in some and (steps := patch.steps()):
                 some[kind] = PatchFolder(patch.path), steps[0]
+    examined: list[Examined] = []
+    measures: dict[str, None] = {}
     for corruption in dict.fromkeys(kind[0] for kind in some):
         tables = [values.read(*table) for kind, table in some.items() if kind[0] == corruption]
         # No head: which of them are logged may change from one checkpoint to the next.
         keys = dict.fromkeys(key for rows in tables for key in values.of_table(corruption, rows, frozenset()))
+        own = (key for key in keys if key.startswith(f"{corruption}/"))
         sites = dict.fromkeys(row["site"] for rows in tables for row in values.of_heads(rows))
-        yield Examined(corruption, tuple(sorted(keys, key=_by_layer)), tuple(sites))
+        examined.append(Examined(corruption, tuple(sorted(own, key=_by_layer)), tuple(sites)))
+        measures |= dict.fromkeys(row["measure"] for rows in tables for row in rows if row["kind"] == "measure")
+    return tuple(examined), tuple(measures)
 
 
 def _by_layer(key: str) -> tuple[str, int]:

@@ -24,7 +24,11 @@ BANDS: dict[Band, str] = {
 """What wandb offers, in words."""
 
 CHECKPOINT = "checkpoint"
-FIRST_STEP = "first_step_90"
+RATES = {
+    "win_rate": "Share of prompts whose most likely next token is the answer",
+    "accuracy": "Share of scored tokens that the model finds most likely",
+}
+FIRST_STEPS = {"win_rate": ("first_step_90", "90%"), "accuracy": ("first_step_50", "50%")}
 RECOVERED_SITE = "z"
 """Of which single heads are logged, as CORRUPTION/recovered/z/LAYER.HEAD."""
 
@@ -56,9 +60,9 @@ def parts(contents: Contents, band: Band) -> list[Part]:
     several = len(contents.examined)
     found = [
         Part(
-            "Win rate",
-            f"Share of prompts whose most likely next token is the answer, by checkpoint. {bands(contents, band)}",
-            list(_win_rates(contents, band)),
+            contents.rate.replace("_", " ").capitalize(),
+            f"{RATES[contents.rate]}, by checkpoint. {bands(contents, band)}",
+            list(_rates(contents, band)),
         ),
         Part(
             "Corruptions side by side",
@@ -103,6 +107,13 @@ def parts(contents: Contents, band: Band) -> list[Part]:
             for examined in contents.examined
         ),
         Part(
+            "Measures",
+            "Of the clean run, by component and head; they do not depend on the corruption. Means over all runs of the "
+            "sweep: group by cell to tell them apart.",
+            [_found(measure.replace("_", " "), f"measures/{measure}/", band) for measure in contents.measures],
+            columns=2,
+        ),
+        Part(
             "All metrics",
             "Every metric of every split.",
             [_line(key, [key], CELL, band) for key in contents.metrics],
@@ -123,14 +134,15 @@ def bands(contents: Contents, band: Band) -> str:
     )
 
 
-def _win_rates(contents: Contents, band: Band) -> Iterator[Any]:
+def _rates(contents: Contents, band: Band) -> Iterator[Any]:
+    rate = contents.rate.replace("_", " ")
     for split in contents.splits:
-        title = f"{split} win rate by cell (band over seeds)"
-        yield _line(title, [f"{split}/win_rate"], CELL, band, range_y=(0, 1))
+        title = f"{split} {rate} by cell (band over seeds)"
+        yield _line(title, [f"{split}/{contents.rate}"], CELL, band, range_y=(0, 1))
     for key in contents.varied:
         for split in contents.splits[:1]:
-            title = f"{split} win rate by {key} (band over all runs with it)"
-            yield _line(title, [f"{split}/win_rate"], wr.Config(key), band, range_y=(0, 1))
+            title = f"{split} {rate} by {key} (band over all runs with it)"
+            yield _line(title, [f"{split}/{contents.rate}"], wr.Config(key), band, range_y=(0, 1))
 
 
 def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
@@ -153,11 +165,16 @@ def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
 
 
 def _recovered(examined: Examined, band: Band) -> Any:
-    """Which heads are logged differs from run to run, so that the panel finds them by their names."""
+    title = f"recovered fraction by head ({RECOVERED_SITE}): {examined.corruption}"
+    return _found(title, f"{examined.corruption}/recovered/{RECOVERED_SITE}/", band)
+
+
+def _found(title: str, beginning: str, band: Band) -> Any:
+    """A line for each key that begins so: which heads are logged differs from run to run."""
     return wr.LinePlot(
-        title=f"recovered fraction by head ({RECOVERED_SITE}): {examined.corruption}",
+        title=title,
         x=CHECKPOINT,
-        metric_regex=f"^{re.escape(examined.corruption)}/recovered/{RECOVERED_SITE}/",
+        metric_regex=f"^{re.escape(beginning)}",
         groupby=WHOLE_SWEEP,
         groupby_aggfunc="mean",
         groupby_rangefunc=band,
@@ -166,13 +183,14 @@ def _recovered(examined: Examined, band: Band) -> Any:
 
 
 def _compared(contents: Contents, band: Band) -> Iterator[Any]:
-    rates = [f"{split}/win_rate" for split in contents.splits]
+    rates = [f"{split}/{contents.rate}" for split in contents.splits]
+    first_step, least = FIRST_STEPS[contents.rate]
     keys = dict.fromkeys(["lr", "schedule", *contents.varied, "seed"])
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log=key == "lr" or None) for key in keys]
-    columns += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in (*rates, FIRST_STEP)]
+    columns += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in (*rates, first_step)]
     yield wr.ParallelCoordinatesPlot(title="from settings to results, a line a run", columns=columns)
     yield wr.RunComparer(diff_only=True)
-    for key, title in [*((rate, f"final {rate}") for rate in rates), (FIRST_STEP, "first checkpoint with 90%")]:
+    for key, title in [*((rate, f"final {rate}") for rate in rates), (first_step, f"first checkpoint with {least}")]:
         yield wr.BarPlot(
             title=f"{title}, by cell",
             metrics=[key],

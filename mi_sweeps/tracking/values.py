@@ -5,9 +5,10 @@ CORRUPTION/logit_diff/COMPONENT      attn_LAYER, mlp_LAYER, embed, bias
 CORRUPTION/lens/RESID_LAYER          logit difference of the residual stream: resid_pre_0, resid_mid_0, …, resid_post_3
 CORRUPTION/recovered/z/LAYER.HEAD    recovered by patching the output of a head
 CORRUPTION/heads/SITE                that of all heads as a picture (`mi_sweeps.tracking.pictures`)
+measures/MEASURE/PLACE               what else was measured of the clean run: of COMPONENT_LAYER, or of LAYER.HEAD
 
-all against `checkpoint`. In the summary the last of each, and first_step_90, CORRUPTION/top_heads, tables/metrics and
-tables/heads.
+all against `checkpoint`. In the summary the last of each, and first_step_90 or first_step_50, CORRUPTION/top_heads,
+tables/metrics and tables/heads.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ MOST_HEADS = 400
 MATTERS = 0.05
 """Recovered fraction from which on a head of a larger model is shown, at this checkpoint and all later ones."""
 TOP = 5
-WON = 0.9
-"""The held-out win rate that `first_step_90` asks for."""
+REACHED = {"first_step_90": ("heldout/win_rate", 0.9), "first_step_50": ("heldout/accuracy", 0.5)}
+"""In the summary: the first checkpoint at which a metric is so large."""
 
-COLUMNS = ("kind", "site", "component", "layer", "head", "logit_diff", "patched", "clean", "corrupted", "n")
+COLUMNS = (
+    *("kind", "site", "component", "layer", "head", "logit_diff", "patched", "clean", "corrupted", "n"),
+    *("measure", "value"),
+)
 """Of a table, what is read: what each prompt has is many times as much."""
 
 
@@ -86,16 +90,32 @@ def of_metrics(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def of_table(corruption: str, rows: Sequence[Row], heads: frozenset[Head]) -> dict[str, float]:
-    """A checkpoint's attribution of layers and residual stream, and what patching z of these heads recovered."""
+    """A checkpoint's attribution of layers and residual stream, what else was measured, and what patching z recovered.
+
+    Args:
+        heads: those whose recovered fraction is shown; of a model with too many heads, their measures too.
+    """
     values = {}
     for row in rows:
         if row["kind"] in ("layer", "lens"):
-            name = row["component"] if row["layer"] is None else f"{row['component']}_{row['layer']}"
-            values[f"{corruption}/{'logit_diff' if row['kind'] == 'layer' else 'lens'}/{name}"] = row["logit_diff"]
+            kind = "logit_diff" if row["kind"] == "layer" else "lens"
+            values[f"{corruption}/{kind}/{place_of(row)}"] = row["logit_diff"]
+    measured = [row for row in rows if row["kind"] == "measure"]
+    all_heads = len({(row["layer"], row["head"]) for row in measured if row["head"] is not None}) <= MOST_HEADS
+    for row in measured:
+        if row["head"] is None or all_heads or (row["layer"], row["head"]) in heads:
+            values[f"measures/{row['measure']}/{place_of(row)}"] = row["value"]
     found = heads_of(rows, "z")
     return values | {
         f"{corruption}/recovered/z/{layer}.{head}": found[layer, head] for layer, head in sorted(heads & found.keys())
     }
+
+
+def place_of(row: Row) -> str:
+    """Where something was measured: "attn_out_1", "1.3", or "none" of the whole model."""
+    if row["head"] is not None:
+        return f"{row['layer']}.{row['head']}"
+    return row["component"] if row["layer"] is None else f"{row['component']}_{row['layer']}"
 
 
 def recovered(row: Row) -> float | None:
@@ -136,7 +156,7 @@ def read(patch: PatchFolder, step: int) -> list[Row]:
     return [
         row
         for row in table.to_pylist()
-        if row["kind"] in ("layer", "lens") or (row["kind"] == "patch" and row["head"] is not None)
+        if row["kind"] in ("layer", "lens", "measure") or (row["kind"] == "patch" and row["head"] is not None)
     ]
 
 
@@ -167,8 +187,9 @@ def summary(run: RunFolder) -> dict[str, Any]:
     if by_step:
         last = max(by_step)
         values |= {"checkpoint": last, **by_step[last]}
-        won = [step for step, metrics in by_step.items() if metrics.get("heldout/win_rate", 0.0) >= WON]
-        values |= {"first_step_90": min(won)} if won else {}
+        for name, (metric, least) in REACHED.items():
+            reached = [step for step, metrics in by_step.items() if metrics.get(metric, 0.0) >= least]
+            values |= {name: min(reached)} if reached else {}
     for corruption, rows in _last_tables(run):
         values |= of_table(corruption, rows, shown(rows))
         largest = sorted(heads_of(rows, "z").items(), key=lambda of_head: -abs(of_head[1]))[:TOP]

@@ -19,7 +19,7 @@ from wandb_workspaces.reports.v2.internal import _generate_name
 from wandb_workspaces.workspaces.internal import _generate_view_name, _internal_name_to_url_query_str
 
 from mi_sweeps.tracking.contents import Contents
-from mi_sweeps.tracking.panels import CHECKPOINT, FIRST_STEP, Band, Part, bands, parts
+from mi_sweeps.tracking.panels import CHECKPOINT, FIRST_STEPS, Band, Part, bands, parts
 
 MOST_LINES = 100
 """More lines in a panel cannot be told apart."""
@@ -71,7 +71,7 @@ def workspace(contents: Contents, entity: str, project: str, band: Band, baselin
     text += "".join(f"\n\n**{part.name}.** {part.text}" for part in found if not part.detail)
     about = wr.MarkdownPanel(markdown=f"{text}\n\n`{contents.command}`")
     about._id = _name("workspace", "about")
-    rates = [f"{split}/win_rate" for split in contents.splits]
+    rates = [f"{split}/{contents.rate}" for split in contents.splits]
     heads = [f"{examined.corruption}/top_heads" for examined in contents.examined]
     made = ws.Workspace(
         entity=entity,
@@ -89,7 +89,7 @@ def workspace(contents: Contents, entity: str, project: str, band: Band, baselin
             pinned_columns=[
                 "run:displayName",
                 *(_column(key) for key in dict.fromkeys(("cell", "lr", "schedule", *contents.varied, "seed"))),
-                *(f"summary:{key}" for key in (*rates, FIRST_STEP, *heads)),
+                *(f"summary:{key}" for key in (*rates, FIRST_STEPS[contents.rate][0], *heads)),
             ],
             baseline_run=baseline,
         ),

@@ -75,6 +75,23 @@ def test_nothing_is_recovered_where_nothing_can_be_said():
     assert values.of_table("first", rows, values.shown(rows)) == {"first/recovered/z/0.0": pytest.approx(0.5)}
 
 
+def test_measures_are_of_the_model_and_not_of_a_corruption():
+    at = {"kind": "measure", "layer": 1, "head": None}
+    rows = [
+        {**at, "measure": "position_r2", "component": "resid_pre", "value": 0.5},
+        {**at, "measure": "ablated_loss", "component": "none", "layer": None, "value": 2.0},
+    ]
+    found = {"measures/position_r2/resid_pre_1": 0.5, "measures/ablated_loss/none": 2.0}
+    assert values.of_table("previous", rows, frozenset()) == found
+    heads = [
+        {**at, "measure": "diagonal", "component": "head", "head": head, "value": 0.1}
+        for head in range(values.MOST_HEADS + 1)
+    ]
+    assert len(values.of_table("previous", [*rows, *heads[:-1]], frozenset())) == 2 + values.MOST_HEADS
+    few = values.of_table("previous", [*rows, *heads], frozenset({(1, 7)}))
+    assert few == {**found, "measures/diagonal/1.7": 0.1}, "a larger model's that are shown"
+
+
 def test_a_small_model_shows_all_heads_and_a_large_one_those_that_ever_mattered():
     small = [head(0, one, 0.0) for one in range(values.MOST_HEADS)]
     assert len(values.shown(small)) == values.MOST_HEADS
@@ -103,16 +120,26 @@ def test_the_summary_is_of_the_last_checkpoint_of_everything(run):
         assert len(found[f"{corruption}/top_heads"].split(", ")) == 5
 
 
-@pytest.mark.parametrize("rates, expected", [([0.5, 0.9, 0.8, 0.95], 1), ([0.5, 0.89], None)])
-def test_when_it_was_won(tmp_path, rates, expected):
+@pytest.mark.parametrize(
+    "key, metric, rates, expected",
+    [
+        ("first_step_90", "win_rate", [0.5, 0.9, 0.8, 0.95], 1),
+        ("first_step_90", "win_rate", [0.5, 0.89], None),
+        ("first_step_50", "accuracy", [0.1, 0.49, 0.5, 0.4], 2),
+    ],
+)
+def test_when_it_was_learned(tmp_path, key, metric, rates, expected):
     run = run_folder(tmp_path, "run")
     rows = [
-        {"step": step, "split": split, "metric": "win_rate", "value": rate, "n": 100}
+        {"step": step, "split": split, "metric": metric, "value": rate, "n": 100}
         for step, rate in enumerate(rates)
         for split in ("heldout", "two_name")
     ]
     write_table(run.metrics, pa.Table.from_pylist(rows))
-    assert values.summary(run).get("first_step_90") == expected
+    found = values.summary(run)
+    assert {name: found[name] for name in values.REACHED if name in found} == (
+        {} if expected is None else {key: expected}
+    )
 
 
 def test_tables_of_all_that_is_there(run):

@@ -128,6 +128,23 @@ def test_a_sweep_that_was_not_patched_yet_has_its_win_rates(small, tmp_path):
     assert "heldout/win_rate" in named and not [key for key in named if "/heads/" in key]
 
 
+def test_a_task_with_an_accuracy_is_judged_by_it_and_shows_what_was_measured_of_its_model(tmp_path):
+    output = tmp_path / "outputs"
+    task = ("model=nope", "task=previous_token", "task.length=8", "task.heldout=12", "corruption=previous")
+    few = ("train.steps=2", "checkpoint.steps=[]", "checkpoint.every=2", "patching=position", "patching.prompts=6")
+    cells = expand([*task, *few, "sweep.name=mine", "tracking=wandb", f"output={output}"])
+    assert not execute(cells).failed
+    manifest.add(output, "mine", cells, "")
+    _, history, _ = logged(output)
+    assert {"heldout/accuracy", "measures/position_r2/resid_pre_1", "measures/previous_token/1.3"} <= history
+    view = views.workspace(contents.read(output, "mine"), "team", "project", "minmax")
+    named, found = keys(view.spec)
+    assert {key for key in history if not any(re.search(one, key) for one in found)} - named == {"checkpoint"}
+    assert {"heldout/accuracy", "first_step_50"} <= named and "first_step_90" not in named
+    titles = [panel["config"].get("chartTitle") for panel in panels(view.spec)]
+    assert {"heldout accuracy by cell (band over seeds)", "previous token"} <= set(titles)
+
+
 def test_what_a_sweep_varies_has_a_panel_each(small, tmp_path):
     output = tmp_path / "outputs"
     cells = expand([*small, "train.batch_size=4,8", "optim.lr=1e-4", f"output={output}"])
@@ -146,6 +163,7 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
 def sweeps(draw):
     layers = range(draw(st.integers(0, 5)))
     parts = draw(st.sets(st.sampled_from(("attn", "mlp"))))
+    rate = draw(st.sampled_from(("win_rate", "accuracy")))
     return Contents(
         sweep=draw(NAMES),
         command="mi-sweeps run",
@@ -155,7 +173,7 @@ def sweeps(draw):
         metrics=tuple(
             f"{split}/{metric}"
             for split in draw(st.sets(st.sampled_from(("train", "heldout", "two_name"))))
-            for metric in ("win_rate", *draw(st.sets(st.sampled_from(("loss", "logit_diff_first")))))
+            for metric in (rate, *draw(st.sets(st.sampled_from(("loss", "logit_diff_first")))))
         ),
         examined=tuple(
             Examined(
@@ -165,6 +183,7 @@ def sweeps(draw):
             )
             for corruption in draw(st.lists(NAMES, max_size=3, unique=True))
         ),
+        measures=tuple(draw(st.sets(st.sampled_from(("position_r2", "previous_token"))))),
     )
 
 
@@ -172,10 +191,11 @@ def sweeps(draw):
 @given(sweeps())
 def test_every_key_of_any_sweep_is_in_some_panel(sweep):
     view = views.workspace(sweep, "team", "project", "minmax")
-    named, _ = keys(view.spec)
+    named, found = keys(view.spec)
     pictures = {one.heads(site) for one in sweep.examined for site in one.sites}
     keys_logged = {*sweep.metrics, *(key for one in sweep.examined for key in one.keys), *pictures}
-    assert named - {"first_step_90"} == keys_logged
+    assert named - {"first_step_90", "first_step_50"} == keys_logged
+    assert all(any(re.search(one, f"measures/{measure}/1.0") for one in found) for measure in sweep.measures)
     for saved in (view, views.report(sweep, "team", "project", "minmax")):
         ids = [panel["__id__"] for panel in panels(saved.spec)]
         assert len(set(ids)) == len(ids)
