@@ -279,6 +279,17 @@ def test_pictures_are_saved_under_a_name_and_with_their_runs(sweep, opened, tmp_
     assert "Win rate on held-out prompts" in text and "bootstrap" in text
 
 
+def test_pictures_are_saved_by_keyboard_too(sweep, opened):
+    page = opened(sweep)
+    page.locator("#curves .numbers summary").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Save as PNG"
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename.endswith(".png")
+
+
 def test_the_view_survives_a_reload(sweep, opened):
     page = opened(sweep)
     page.fill("#filter", "seed!=2")

@@ -94,16 +94,20 @@ function paint(picture) {
   }, picture.config);
 }
 
-/** The table of a picture's numbers, made when it is opened. */
-function tellNumbers({ numbers, drawn }) {
-  numbers.hidden = !drawn.table;
+/** The table of a picture's numbers, made when it is opened; with it the buttons that save, for Plotly's own cannot be
+ * reached by keyboard. */
+function tellNumbers(picture) {
+  const { numbers, drawn } = picture;
+  numbers.hidden = !drawn.traces;
   if (numbers.hidden) return void numbers.replaceChildren();
-  const { head, rows } = numbers.open ? drawn.table() : { head: [], rows: [] };
+  const { head, rows } = numbers.open && drawn.table ? drawn.table() : { head: [], rows: [] };
   const table = h("table", {},
     h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((text, i) => h(i ? "td" : "th", { scope: i ? null : "row" }, text))))));
-  const summary = numbers.querySelector("summary") ?? h("summary", {}, "Show as a table");
-  numbers.replaceChildren(summary, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `numbers of: ${drawn.title}` }, table));
+  const summary = numbers.querySelector("summary") ?? h("summary");
+  summary.textContent = drawn.table ? "Show as a table, or save" : "Save";
+  const buttons = saveButtons(picture).map(({ title, click }) => h("button", { type: "button", click }, title));
+  numbers.replaceChildren(summary, h("p", {}, buttons), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `numbers of: ${drawn.title}` }, table));
 }
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
