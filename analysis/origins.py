@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -85,7 +86,12 @@ def links(output: Output, beside: Path) -> Json:
 
 
 def wandb(run: Run) -> str | None:
-    """Where wandb shows a run, if it can be known to be there: it was online or was uploaded, and names its entity."""
+    """Where wandb shows a run: as wandb said when it was sent; or if that was not noted, but it was online or was
+    uploaded and names its entity, where that would be."""
+    with suppress(OSError, ValueError):
+        url = json.loads((run.path / "wandb.json").read_text())["url"]
+        if str(url).startswith(("https://", "http://")):
+            return url
     asked = [about.get("config", {}).get("tracking", {}) for about in (run.about, *(p.about for p in run.patches))]
     tracking = next((one for one in asked if one.get("mode", "disabled") != "disabled" and one.get("entity")), None)
     if tracking is None or not any(_is_there(folder) for folder in (run.path, *(patch.path for patch in run.patches))):

@@ -308,6 +308,11 @@ class RunFolder(Folder):
         return self.path / "resume.safetensors"
 
     @property
+    def wandb(self) -> Path:
+        """Where wandb shows the run: {"url": …}, of one that was sent there."""
+        return self.path / "wandb.json"
+
+    @property
     def audit(self) -> Path:
         return self.path / "audit.json"
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from mi_sweeps.config import Config
+from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import Diverged, Folder, PatchFolder, RunFolder
 from mi_sweeps.tracking import attempts, values
 from mi_sweeps.tracking.attempts import Attempt
@@ -205,7 +206,9 @@ def _begin(config: Config, run: RunFolder, patch: PatchFolder | None, place: Pat
         before = set(attempts.of_job(place))
         try:
             lock.acquire()
-            return _init("online", config, run, patch, place)
+            begun = _init("online", config, run, patch, place)
+            write_json(run.wandb, {"url": begun.url})
+            return begun
         except Timeout:
             log.warning("wandb: another job sends to this run; mirrored offline, for `mi-sweeps sync`")
         except Exception as error:  # Whatever wandb raises: the run goes on.

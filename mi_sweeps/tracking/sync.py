@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import PatchFolder, RunFolder, describe, run_folder
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.tracking.attempts import Attempt, logged_errors, of_run, online_lock, records
@@ -230,6 +231,8 @@ def _call(run: Run) -> Outcome:
         attempt.began.unlink(missing_ok=True)
     url = re.search(r" at (https?://\S+)", called.stdout)
     if len(good) == len(run.missing):
+        if url:
+            write_json(run.folder.wandb, {"url": url[1]})
         return Outcome(url=url[1] if url else "wandb")
     why = errors[-1][1] if errors else lines[-1].removeprefix("wandb: ")
     return Outcome(f"{why} ({_attempts(run.missing)}, {len(good)} uploaded)")

@@ -104,3 +104,7 @@ def test_wandb_is_linked_only_where_the_run_is_known_to_be(make_output, monkeypa
     (online / "run-x.wandb").touch()
     change(run, tracking={"mode": "online", "project": "mi sweeps", "entity": "lab"})
     assert link() is not None
+    (run / "wandb.json").write_text('{"url": "https://wandb.ai/me/p/runs/x"}')
+    assert link() == "https://wandb.ai/me/p/runs/x", "as wandb said"
+    (run / "wandb.json").write_text('{"url": "javascript:alert(1)"}')
+    assert link().startswith("https://wandb.example.org/lab/")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import wandb
 
-from mi_sweeps.store.files import write_table
+from mi_sweeps.store.files import read_json, write_table
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tracking import attempts
@@ -79,6 +79,7 @@ def test_a_run_is_seen_with_its_names_and_tags_and_needs_no_sync(call, cell, run
     assert (seen.name, seen.project, seen.group, seen.job_type) == (run.run_id, "mi-sweeps", "mine", "finetune")
     assert seen.tags == ["mini", "constant"]
     assert f"in {run.path}" in seen.notes
+    assert read_json(run.wandb) == {"url": f"{online.url}/somebody/mi-sweeps/runs/{run.run_id}"}
     assert seen.config["cell"]["value"].startswith("model=mini task=ioi3 ")
     assert seen.column("checkpoint") == list(STEPS)
     assert (seen.summary["first_step_90"], seen.summary["heldout/win_rate"]) == (16, 1.0)

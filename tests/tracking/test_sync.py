@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mi_sweeps.store.files import read_json
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tracking import attempts, sync
@@ -118,6 +119,7 @@ def test_one_call_a_run_with_all_its_attempts_oldest_first(call, cells, wandb):
     assert wandb.times == [[1, 2, 3, 4], [5]]
     assert wandb.calls[0]["words"][:4] == ["--project", "mi-sweeps", "--entity", "team"]
     assert f"{run.run_id}: uploaded to http://server/runs/id" in printed
+    assert read_json(run.wandb) == {"url": "http://server/runs/id"}
     assert "2 runs: 2 uploaded" in printed
     code, printed, _ = call("sync", f"output={cells[0].config.output}")
     assert (code, len(wandb.calls)) == (0, 2), "never twice"
