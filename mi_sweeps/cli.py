@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from mi_sweeps import __version__, commands, libraries
+from mi_sweeps import __version__, libraries
+from mi_sweeps.commands import results, sweeps
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.folders import Cancelled, Failure, describe
 
@@ -77,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     for name, command, help in (
-        ("plan", commands.plan, "show what `run` would do, and write nothing"),
-        ("run", commands.run, "do what is missing: fine-tunes first, then their patch jobs"),
+        ("plan", sweeps.plan, "show what `run` would do, and write nothing"),
+        ("run", sweeps.run, "do what is missing: fine-tunes first, then their patch jobs"),
     ):
         sub = add(name, command, help, "KEY=VALUE")
         sub.add_argument(
@@ -96,20 +97,20 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--wait", action="store_true", help="stay until all is done where the launcher would return"
             )
-    sub = add("status", commands.status, "show how far sweeps are, what is running and what failed", "SWEEP")
+    sub = add("status", sweeps.status, "show how far sweeps are, what is running and what failed", "SWEEP")
     sub.add_argument("--cells", action="store_true", help="every cell with its ids and states")
     sub.add_argument("--watch", action="store_true", help="stay, and show it anew until nobody works on it any more")
-    sub = add("show", commands.show, "draw one run: its win rate, its layers, its heads", "ID")
+    sub = add("show", results.show, "draw one run: its win rate, its layers, its heads", "ID")
     sub.add_argument("--site", default="z", help="of the heads: z, q, k, v, pattern (default: %(default)s)")
     sub.add_argument("--step", type=int, metavar="N", help="the checkpoint of the heads (default: the last)")
-    add("wait", commands.wait, "wait until nobody works on a sweep any more", "SWEEP")
-    add("cancel", commands.cancel, "stop the processes that work on a sweep; `run` goes on from there", "SWEEP")
-    sub = add("logs", commands.logs, "print the end of each log, and the traceback of what failed", "SWEEP|ID")
+    add("wait", sweeps.wait, "wait until nobody works on a sweep any more", "SWEEP")
+    add("cancel", sweeps.cancel, "stop the processes that work on a sweep; `run` goes on from there", "SWEEP")
+    sub = add("logs", sweeps.logs, "print the end of each log, and the traceback of what failed", "SWEEP|ID")
     sub.add_argument("--failed", action="store_true", help="only what failed")
     sub.add_argument(
         "--lines", type=int, default=TAIL_LINES, metavar="N", help="lines of each log (default: %(default)s)"
     )
-    sub = add("report", commands.report, "write a self-contained HTML page that compares runs", "SWEEP")
+    sub = add("report", results.report, "write a self-contained HTML page that compares runs", "SWEEP")
     sub.add_argument("--to", type=Path, metavar="FILE", help="default: OUTPUT/report.html")
     sub.add_argument(
         "--figures",
@@ -118,17 +119,17 @@ def _parser() -> argparse.ArgumentParser:
         help="also write the pictures as PNG, SVG and PDF, and over the checkpoints as GIF (with ffmpeg also MP4)",
     )
     sub.add_argument("--no-animations", action="store_true", help="no GIF and MP4, which take longest")
-    sub = add("export", commands.export, "write tidy tables into DIR, one file a table", "DIR [SWEEP ...]")
+    sub = add("export", results.export, "write tidy tables into DIR, one file a table", "DIR [SWEEP ...]")
     sub.add_argument("--format", choices=("parquet", "csv"), default="parquet")
     sub.add_argument("--by-prompt", action="store_true", help="also what each prompt has: many times as much")
-    sub = add("track", commands.track, "make wandb runs of sweeps that were run without wandb", "SWEEP")
+    sub = add("track", results.track, "make wandb runs of sweeps that were run without wandb", "SWEEP")
     sub.add_argument("--mode", choices=("offline", "online"), default="offline", help="default: %(default)s")
     sub.add_argument("--project", metavar="NAME", help="default: the sweep's tracking.project")
     sub.add_argument("--entity", metavar="NAME", help="default: the sweep's tracking.entity")
     sub.add_argument("--again", action="store_true", help="also runs that are there already")
-    sub = add("sync", commands.sync, "upload what wandb has not yet uploaded, from a machine with a network", "SWEEP")
+    sub = add("sync", results.sync, "upload what wandb has not yet uploaded, from a machine with a network", "SWEEP")
     sub.add_argument("--dry-run", action="store_true", help="show what would be uploaded")
-    sub = add("dashboard", commands.dashboard, "make or update a saved wandb workspace of a sweep", "SWEEP")
+    sub = add("dashboard", results.dashboard, "make or update a saved wandb workspace of a sweep", "SWEEP")
     sub.add_argument("--entity", metavar="NAME", help="user or team (default: the sweep's tracking's, or the login's)")
     sub.add_argument("--project", metavar="NAME", help="default: the sweep's tracking's")
     sub.add_argument("--baseline", metavar="RUN_ID", help="the run that the others are compared with")
@@ -141,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--report", action="store_true", help="make or update a report, too")
     sub.add_argument("--dry-run", action="store_true", help="print what would be saved, as JSON; no login, no network")
     sub.add_argument("--to", type=Path, metavar="FILE", help="where a dry run is written")
-    add("doctor", commands.doctor, "show what this machine has, and what is missing", "output=DIR")
+    add("doctor", sweeps.doctor, "show what this machine has, and what is missing", "output=DIR")
     return parser
 
 

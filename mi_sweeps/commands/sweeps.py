@@ -1,16 +1,15 @@
-"""What each command does. Only what a command needs is imported, so that help and status are quick."""
+"""The commands that run sweeps, and look at how far they are."""
 
 from __future__ import annotations
 
 import argparse
-import io
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mi_sweeps import libraries
+from mi_sweeps.commands import common
+from mi_sweeps.commands.common import DONE, FAILED
 from mi_sweeps.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,62 +18,14 @@ if TYPE_CHECKING:
     from mi_sweeps.sweeps.cells import Cell
     from mi_sweeps.sweeps.plan import Plan
 
-DONE, FAILED = 0, 1
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # "?" where a terminal has no such letter, and no traceback
-    return Console(highlight=False)
-
-
-def _write(console: Console, lines: Iterable[str]) -> None:
-    """Lines as they are; laying out thousands would take long."""
-    console.file.writelines(f"{line}\n" for line in lines)
-
-
-def _cells(options: argparse.Namespace) -> list[Cell]:
-    from mi_sweeps.sweeps.grid import expand
-
-    stray = [word for word in options.words if "=" not in word and not word.startswith(("~", "+"))]
-    if stray:
-        raise UserError(f"{stray[0]}: not KEY=VALUE; for example sweep={stray[0]}")
-    return expand(options.words, options.config_dir)
-
-
-def _sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
-    """The folder of results and the sweeps that are meant: names, sweep=NAME, output=DIR; no name means all."""
-    from mi_sweeps.sweeps import manifest
-
-    output, chosen = Path("outputs"), []
-    for word in options.words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            chosen.append(word)
-        elif key == "output":
-            output = Path(value)
-        elif key == "sweep":
-            chosen += value.split(",")
-        else:
-            raise UserError(f"{word}: this command takes sweep names and output=DIR")
-    if not chosen:
-        chosen = manifest.names(output)
-        if not chosen:
-            raise UserError(f"{output.absolute()}: no sweep was run into this folder; give another with output=DIR")
-    for name in chosen:
-        manifest.load(output, name)
-    return output, chosen
-
 
 def plan(options: argparse.Namespace) -> int:
     """`mi-sweeps plan`."""
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.sweeps import show
 
-    cells = _cells(options)
-    console = _console()
+    cells = common.cells(options)
+    console = common.console()
     if options.config:
         from omegaconf import OmegaConf
 
@@ -104,7 +55,7 @@ def plan(options: argparse.Namespace) -> int:
     for line in asked:
         console.print(line, markup=False, soft_wrap=True)
     if options.cells:
-        _write(console, show.cell_lines(made))
+        common.write(console, show.cell_lines(made))
     return DONE
 
 
@@ -113,10 +64,10 @@ def run(options: argparse.Namespace) -> int:
     from mi_sweeps.sweeps import manifest, show
     from mi_sweeps.sweeps import plan as planning
 
-    cells = _cells(options)
+    cells = common.cells(options)
     first = cells[0].config
     name, output = first.sweep.name, first.output
-    console = _console()
+    console = common.console()
     if first.launcher.name == "slurm":
         return _submit(console, cells, options)
     made = planning.make(cells)
@@ -271,8 +222,8 @@ def status(options: argparse.Namespace) -> int:
     from mi_sweeps.sweeps import manifest, show, workers
     from mi_sweeps.sweeps import plan as planning
 
-    output, chosen = _sweeps(options)
-    console = _console()
+    output, chosen = common.sweeps(options)
+    console = common.console()
 
     def told(name: str, made: Plan) -> Iterator[RenderableType]:
         yield f"[bold]{name}[/]: {show.summary(made)}"
@@ -297,23 +248,10 @@ def status(options: argparse.Namespace) -> int:
         if trouble:
             console.print(f"{name}: {trouble}", markup=False, soft_wrap=True)
         if options.cells:
-            _write(console, show.cell_lines(made))
+            common.write(console, show.cell_lines(made))
             continue
         for part in told(name, made):
             console.print(part, soft_wrap=isinstance(part, str))
-    return DONE
-
-
-def show(options: argparse.Namespace) -> int:
-    """`mi-sweeps show`: one run, by its id, the beginning of it, or the id of one of its patch jobs."""
-    from mi_sweeps.analysis import terminal
-    from mi_sweeps.analysis.folder import find
-
-    ids = [word for word in options.words if "=" not in word]
-    output = next((Path(word[7:]) for word in options.words if word.startswith("output=")), Path("outputs"))
-    if len(ids) != 1 or len(options.words) > 2:
-        raise UserError("show: give one id of a run or patch job, and output=DIR; `mi-sweeps status` lists ids")
-    terminal.show(_console(), find(output, ids[0]), options.site, options.step)
     return DONE
 
 
@@ -321,8 +259,8 @@ def wait(options: argparse.Namespace) -> int:
     """`mi-sweeps wait`."""
     from mi_sweeps.sweeps import manifest
 
-    output, chosen = _sweeps(options)
-    console = _console()
+    output, chosen = common.sweeps(options)
+    console = common.console()
     codes = [DONE]
     for name in chosen:
         cells = [entry.cell(output) for entry in manifest.load(output, name)]
@@ -335,8 +273,8 @@ def cancel(options: argparse.Namespace) -> int:
     from mi_sweeps.slurm import steer, submissions
     from mi_sweeps.sweeps import workers
 
-    output, chosen = _sweeps(options)
-    console = _console()
+    output, chosen = common.sweeps(options)
+    console = common.console()
     code = DONE
     for name in chosen:
         on_cluster = bool(submissions.of_sweep(output, name))
@@ -362,7 +300,7 @@ def logs(options: argparse.Namespace) -> int:
 
     words = list(options.words)
     options.words = [word for word in words if "=" in word]
-    output, every = _sweeps(options)
+    output, every = common.sweeps(options)
     named = [word for word in words if "=" not in word]
     entries = {name: manifest.load(output, name) for name in every}
     wanted: dict[Path, tuple[str, Folder]] = {}
@@ -378,7 +316,7 @@ def logs(options: argparse.Namespace) -> int:
         raise UserError(
             f"{named[0]}: no sweep, run or patch job of that name in {output}; `mi-sweeps status` lists them"
         )
-    console = _console()
+    console = common.console()
     for title, folder in wanted.values():
         state = folder.status().state
         if (options.failed and state != "failed") or not folder.log_file.exists():
@@ -388,78 +326,6 @@ def logs(options: argparse.Namespace) -> int:
         if state == "failed" and folder.error_file.exists():
             lines += folder.error_file.read_text().splitlines()
         console.print("\n".join(lines), markup=False, soft_wrap=True)
-    return DONE
-
-
-def sync(options: argparse.Namespace) -> int:
-    """`mi-sweeps sync`."""
-    from mi_sweeps.tracking import sync as uploads
-
-    return uploads.sync(_console(), *_sweeps(options), dry_run=options.dry_run)
-
-
-def dashboard(options: argparse.Namespace) -> int:
-    """`mi-sweeps dashboard`."""
-    from mi_sweeps.tracking import dashboard as saved
-
-    output, chosen = _sweeps(options)
-    if len(chosen) > 1:
-        raise UserError(f"dashboard: it is of one sweep; give one of {', '.join(chosen)}")
-    if options.to and not options.dry_run:
-        raise UserError("--to: only a dry run is written to a file; give --dry-run, too")
-    wanted = saved.Wanted(options.entity, options.project, options.baseline, options.band, options.report)
-    if not options.dry_run:
-        return saved.save(_console(), output, chosen[0], wanted)
-    text = saved.dry_run(output, chosen[0], wanted)
-    if options.to:
-        saved.write(options.to, text)
-        _console().print(f"dashboard: {options.to.absolute()}", soft_wrap=True)
-    else:
-        _console().file.write(text)
-    return DONE
-
-
-def track(options: argparse.Namespace) -> int:
-    """`mi-sweeps track`."""
-    from mi_sweeps.tracking import backfill
-
-    asked = {key: getattr(options, key) for key in ("mode", "project", "entity", "again")}
-    return backfill.track(_console(), *_sweeps(options), **asked)
-
-
-def report(options: argparse.Namespace) -> int:
-    """`mi-sweeps report`."""
-    from mi_sweeps.analysis.report import write_report
-
-    output, chosen = _sweeps(options)
-    page = write_report(output, chosen, options.to)
-    console = _console()
-    console.print(f"report: {page.absolute()}", soft_wrap=True)
-    if options.figures:
-        from mi_sweeps.analysis.figures import figures
-        from mi_sweeps.analysis.frames import load
-
-        with console.status("drawing"):
-            files = figures(load(output, chosen), options.figures, animate=not options.no_animations)
-        counts = Counter(file.suffix[1:].upper() for file in files if file.stem != "figures")
-        told = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to draw yet"
-        console.print(f"figures: {options.figures.absolute()} ({told})", soft_wrap=True)
-        if counts["GIF"] and not counts["MP4"]:
-            console.print("MP4 was left out: no ffmpeg on this machine")
-    return DONE
-
-
-def export(options: argparse.Namespace) -> int:
-    """`mi-sweeps export`."""
-    from mi_sweeps.analysis.frames import export as write
-    from mi_sweeps.analysis.frames import load
-
-    if not options.words or "=" in options.words[0]:
-        raise UserError("export: no folder given; for example `mi-sweeps export tables`")
-    directory = Path(options.words.pop(0))
-    output, chosen = _sweeps(options)
-    for file in write(load(output, chosen), directory, options.format, by_prompt=options.by_prompt):
-        _console().print(f"table: {file.absolute()}", soft_wrap=True)
     return DONE
 
 
@@ -477,5 +343,5 @@ def doctor(options: argparse.Namespace) -> int:
         table.add_column(column, overflow="fold")
     for row in findings(output):
         table.add_row(*row)
-    _console().print(table)
+    common.console().print(table)
     return DONE

@@ -1,0 +1,1 @@
+"""What each command does. Only what a command needs is imported, so that help and status are quick."""

@@ -1,0 +1,96 @@
+"""The commands that show what sweeps found: in the terminal, as a page, as tables, in wandb."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from mi_sweeps.commands import common
+from mi_sweeps.commands.common import DONE
+from mi_sweeps.errors import UserError
+
+
+def show(options: argparse.Namespace) -> int:
+    """`mi-sweeps show`: one run, by its id, the beginning of it, or the id of one of its patch jobs."""
+    from mi_sweeps.analysis import terminal
+    from mi_sweeps.analysis.folder import find
+
+    ids = [word for word in options.words if "=" not in word]
+    output = next((Path(word[7:]) for word in options.words if word.startswith("output=")), Path("outputs"))
+    if len(ids) != 1 or len(options.words) > 2:
+        raise UserError("show: give one id of a run or patch job, and output=DIR; `mi-sweeps status` lists ids")
+    terminal.show(common.console(), find(output, ids[0]), options.site, options.step)
+    return DONE
+
+
+def sync(options: argparse.Namespace) -> int:
+    """`mi-sweeps sync`."""
+    from mi_sweeps.tracking import sync as uploads
+
+    return uploads.sync(common.console(), *common.sweeps(options), dry_run=options.dry_run)
+
+
+def dashboard(options: argparse.Namespace) -> int:
+    """`mi-sweeps dashboard`."""
+    from mi_sweeps.tracking import dashboard as saved
+
+    output, chosen = common.sweeps(options)
+    if len(chosen) > 1:
+        raise UserError(f"dashboard: it is of one sweep; give one of {', '.join(chosen)}")
+    if options.to and not options.dry_run:
+        raise UserError("--to: only a dry run is written to a file; give --dry-run, too")
+    wanted = saved.Wanted(options.entity, options.project, options.baseline, options.band, options.report)
+    if not options.dry_run:
+        return saved.save(common.console(), output, chosen[0], wanted)
+    text = saved.dry_run(output, chosen[0], wanted)
+    if options.to:
+        saved.write(options.to, text)
+        common.console().print(f"dashboard: {options.to.absolute()}", soft_wrap=True)
+    else:
+        common.console().file.write(text)
+    return DONE
+
+
+def track(options: argparse.Namespace) -> int:
+    """`mi-sweeps track`."""
+    from mi_sweeps.tracking import backfill
+
+    asked = {key: getattr(options, key) for key in ("mode", "project", "entity", "again")}
+    return backfill.track(common.console(), *common.sweeps(options), **asked)
+
+
+def report(options: argparse.Namespace) -> int:
+    """`mi-sweeps report`."""
+    from mi_sweeps.analysis.report import write_report
+
+    output, chosen = common.sweeps(options)
+    page = write_report(output, chosen, options.to)
+    console = common.console()
+    console.print(f"report: {page.absolute()}", soft_wrap=True)
+    if options.figures:
+        from mi_sweeps.analysis.figures import figures
+        from mi_sweeps.analysis.frames import load
+
+        with console.status("drawing"):
+            files = figures(load(output, chosen), options.figures, animate=not options.no_animations)
+        counts = Counter(file.suffix[1:].upper() for file in files if file.stem != "figures")
+        told = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to draw yet"
+        console.print(f"figures: {options.figures.absolute()} ({told})", soft_wrap=True)
+        if counts["GIF"] and not counts["MP4"]:
+            console.print("MP4 was left out: no ffmpeg on this machine")
+    return DONE
+
+
+def export(options: argparse.Namespace) -> int:
+    """`mi-sweeps export`."""
+    from mi_sweeps.analysis.frames import export as write
+    from mi_sweeps.analysis.frames import load
+
+    if not options.words or "=" in options.words[0]:
+        raise UserError("export: no folder given; for example `mi-sweeps export tables`")
+    directory = Path(options.words.pop(0))
+    output, chosen = common.sweeps(options)
+    for file in write(load(output, chosen), directory, options.format, by_prompt=options.by_prompt):
+        common.console().print(f"table: {file.absolute()}", soft_wrap=True)
+    return DONE
