@@ -165,12 +165,7 @@ def begin(
     base = checkpoints.snapshot(checkpoints.parameters(model))
     schedule = resolve(config.schedule, config.train.steps)
     optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.optim.lr,
-        betas=config.optim.betas,
-        weight_decay=config.optim.weight_decay,
-        # One operation a weight for a dozen: of a small model, these are a sixth of a step.
-        fused=True if device.type == "cpu" else None,
+        model.parameters(), lr=config.optim.lr, betas=config.optim.betas, weight_decay=config.optim.weight_decay
     )
     metrics = read_metrics(folder)
     resumed = checkpoints.load_resume(folder.resume, model, optimizer, device) if metrics else None

@@ -107,8 +107,9 @@ class Stack:
         self._weights = torch.stack([_row(run.model.parameters()) for run in runs]).requires_grad_()
         self._rows = [nn.Parameter(row) for row in self._weights.detach()]
         # Each run's own settings and torch's own formula, in as many operations a run as else a parameter takes.
+        own = {"fused": runs[0].device.type == "cpu"}
         self._optimizer = torch.optim.AdamW(
-            [run.optimizer.param_groups[0] | {"params": [row]} for run, row in zip(runs, self._rows, strict=True)]
+            [run.optimizer.param_groups[0] | own | {"params": [row]} for run, row in zip(runs, self._rows, strict=True)]
         )
         for run, row in zip(runs, self._rows, strict=True):
             states = [run.optimizer.state[parameter] for parameter in run.model.parameters()]
