@@ -16,7 +16,7 @@ from filelock import FileLock
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import read_json, write_bytes, write_json
 from mi_sweeps.sweeps import manifest
-from mi_sweeps.tracking import contents, sync
+from mi_sweeps.tracking import contents, service, sync
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -141,6 +141,7 @@ class Server:
     def __init__(self) -> None:
         import wandb
 
+        service.bound()
         # wandb's process goes on with a request that is given up here, and the command would wait for it at its end.
         seconds = ANSWER_SECONDS / (1 + RETRIES)
         limits = wandb.Settings(x_graphql_retry_max=RETRIES, x_graphql_timeout_seconds=seconds)

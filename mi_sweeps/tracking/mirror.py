@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from mi_sweeps.config import Config
 from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import Diverged, Folder, PatchFolder, RunFolder
-from mi_sweeps.tracking import attempts, values
+from mi_sweeps.tracking import attempts, service, values
 from mi_sweeps.tracking.attempts import Attempt
 from mi_sweeps.tracking.pictures import heatmap
 from mi_sweeps.tracking.values import Row
@@ -229,6 +229,7 @@ def _begin(config: Config, run: RunFolder, patch: PatchFolder | None, place: Pat
 def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None, place: Path) -> Any:
     import wandb
 
+    service.bound()
     found = {*values.corruptions(run), *([config.corruption.name] if patch else [])}
     tags = [config.model.name, config.schedule.name, *sorted(found)]
     begun = wandb.init(

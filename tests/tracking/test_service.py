@@ -1,0 +1,37 @@
+"""wandb's own process, and that nobody waits for it for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import wandb
+
+from mi_sweeps.tracking import service
+
+
+@pytest.fixture
+def core(tmp_path, cores):
+    """The id of wandb's process, which a run in this one has used."""
+    wandb.teardown()
+    service.bound()
+    wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True)).finish()
+    (found,) = cores(os.getpid())
+    yield found
+    wandb.teardown()
+
+
+def test_one_that_does_not_end_is_killed(core, cores, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "END_SECONDS", 0.5)
+    os.kill(core, signal.SIGSTOP)
+    wandb.teardown()  # Without a limit it would not come back.
+    assert cores(os.getpid()) == []
+    with wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True)):
+        assert cores(os.getpid()) not in ([], [core])  # wandb is of use again.
+
+
+def test_one_that_ends_is_left_to_do_so(core, cores, caplog):
+    caplog.set_level("INFO")
+    wandb.teardown()
+    assert cores(os.getpid()) == [] and "killed" not in caplog.text
