@@ -104,7 +104,8 @@ class Killer(Listener):
                 (core,) = self.cores(os.getpid())
                 os.kill(core, self.signum)
                 # Its end must have come through before the next point is logged.
-                while self.cores(os.getpid()):
+                deadline = time.monotonic() + 60
+                while core in self.cores(os.getpid()) and time.monotonic() < deadline:
                     time.sleep(0.01)
 
         yield on_step
