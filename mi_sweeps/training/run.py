@@ -85,7 +85,9 @@ class Run:
         """Takes the losses over into the metrics, as those of the training batches.
 
         Raises:
-            Diverged: one of them is not finite, or too many times the first one.
+            Diverged: one of them is not finite, or the mean of the last MEAN_OF is above `train.diverged` times the
+                first one. Where that one is lower than the loss of guessing, log(vocabulary), it is times the latter:
+                a model that knows its task at first may well forget it for a while.
         """
         if not self.losses:
             return
@@ -93,12 +95,12 @@ class Run:
         first_step = self.step - len(values)
         self.losses.clear()
         size = self.config.train.batch_size
-        limit = self.config.train.diverged or math.inf
         before = [float(row["value"]) for row in self.metrics if row["split"] == "batch"]
         every = before + values
+        limit = (self.config.train.diverged or math.inf) * max(every[0], math.log(self.model.config.vocab_size))
         for index in range(len(before), len(every)):
             recent = every[max(0, index + 1 - MEAN_OF) : index + 1]
-            if not math.isfinite(every[index]) or sum(recent) / len(recent) > limit * every[0]:
+            if not math.isfinite(every[index]) or (len(recent) == MEAN_OF and sum(recent) / MEAN_OF > limit):
                 self._stop(first_step + index - len(before), f"training loss {every[index]:.3g}")
             step = first_step + index - len(before)
             self.metrics.append({"step": step, "split": "batch", "metric": "loss", "value": every[index], "n": size})

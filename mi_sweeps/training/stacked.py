@@ -243,6 +243,7 @@ class _Together:
             try:
                 self._step(numbers, [runs[number] for number in numbers])
             except Exception as error:
+                self._stacks.pop(numbers, None)  # It ends with its runs, and may be in any state.
                 for number in numbers:
                     self._go_on(number, error)
             else:

@@ -94,20 +94,31 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 
 def test_a_loss_that_stays_far_above_the_first_ends_the_run(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(*SCRATCH, "train.diverged=2.0", "train.steps=60")
-    monkeypatch.setattr(loop, "train_step", scripted(lambda step: 1.0 if step < 25 else 5.0))
+    monkeypatch.setattr(loop, "train_step", scripted(lambda step: 3.0 if step < 25 else 15.0))
     with pytest.raises(Diverged) as result:
         finetune(config, run_folder(config.output, "run"))
-    # Of the last MEAN_OF losses the third 5.0 makes a mean of 2.2.
+    # Of the last MEAN_OF losses the third 15.0 makes a mean of 6.6.
     assert MEAN_OF == 10
     assert result.value.step == 27
     config = make_config(*SCRATCH, "train.diverged=null", "train.steps=60")
     finetune(config, run_folder(config.output, "unlimited"))
 
 
-def test_one_bad_batch_is_a_spike_and_no_end(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", [1, 5, MEAN_OF - 1, LOOK])
+def test_one_bad_batch_is_a_spike_and_no_end(make_config: Make, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     config = make_config(*SCRATCH, "train.diverged=3.0", f"train.steps={2 * LOOK}")
-    monkeypatch.setattr(loop, "train_step", scripted(lambda step: 15.0 if step == LOOK else 1.0))
+    monkeypatch.setattr(loop, "train_step", scripted(lambda step: 40.0 if step == at else 3.0))
     finetune(config, run_folder(config.output, "run"))
+
+
+def test_a_model_that_knows_its_task_at_first_may_forget_it(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guessing is no divergence, however small the first loss was; what is far worse than guessing is."""
+    config = make_config(*SCRATCH, "train.diverged=3.0", "train.steps=40")
+    monkeypatch.setattr(loop, "train_step", scripted(lambda step: 0.01 if step < 5 else 2 * math.log(8)))
+    finetune(config, run_folder(config.output, "guesses"))
+    monkeypatch.setattr(loop, "train_step", scripted(lambda step: 0.01 if step < 5 else 4 * math.log(8)))
+    with pytest.raises(Diverged):
+        finetune(config, run_folder(config.output, "worse"))
 
 
 def test_a_sweep_takes_divergence_as_a_result(tmp_path: Any) -> None:

@@ -191,6 +191,24 @@ def test_a_step_that_fails_fails_for_all_that_take_it(make_configs, monkeypatch)
     assert {folder_of(config).status().failure for config in configs} == {"oom"}
 
 
+def test_a_step_that_fails_leaves_other_stacks_alone(make_configs, monkeypatch):
+    """Six runs in two stacks, of which one fails at its first step."""
+    configs = make_configs(*TINY, different=[(f"seed={seed}",) for seed in range(6)])
+    monkeypatch.setattr(stacked, "TOKENS", 5 * 8 * 8)
+    real = stacked.Stack.step
+
+    def step(stack, batches):
+        if stack.runs[0].config.seed == 0:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        real(stack, batches)
+
+    monkeypatch.setattr(stacked.Stack, "step", step)
+    errors = train_together([turns(config) for config in configs])
+    assert [type(error) for error in errors] == 3 * [RuntimeError] + 3 * [type(None)]
+    monkeypatch.undo()
+    assert_equal([losses(config) for config in configs[3:]], alone(configs[3:]))
+
+
 def test_a_run_that_another_process_has_is_left_out(make_configs):
     configs = make_configs(*TINY)
     with folder_of(configs[2]).claim():
