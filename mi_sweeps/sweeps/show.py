@@ -92,10 +92,14 @@ def schedules(cells: Sequence[Cell]) -> Iterator[str]:
             continue
         drawn.add(key)
         multiplier = resolve(NamedFunction.model_validate(values), steps)
-        every = [multiplier(step) for step in range(steps)]
+        try:
+            every = [multiplier(step) for step in range(steps)]
+        except Exception as error:  # Somebody's own function may raise anything.
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"schedule={values['name']}: {reason}; it is asked for steps 0 to {steps - 1}") from error
         told = f"{every[0]:.3g} to {every[-1]:.3g}" if every[0] != every[-1] else f"{every[0]:.3g}"
         line = f"schedule {values['name']}: {sparkline(every, low=0)} {told} times optim.lr over {steps} steps"
-        if unbounded(multiplier, steps):
+        if unbounded(every):
             line += "; warning: it grows without bound"
         yield line
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hydra.utils import get_method
 
@@ -56,10 +56,10 @@ def _positive(warmup_steps: int) -> int:
     return warmup_steps
 
 
-def unbounded(multiplier: Callable[[int], float], total: int) -> bool:
-    """Whether a schedule ends above 1 and would rise on if training did: no schedule that is meant does so."""
-    last, later = multiplier(total - 1), multiplier(2 * total)
-    return last > 1 and later > last
+def unbounded(multipliers: Sequence[float]) -> bool:
+    """Whether a schedule, given over all steps, ends above 1 and still rising: no schedule that is meant does so."""
+    earlier = multipliers[-1 - max(1, len(multipliers) // 10) :][0]
+    return multipliers[-1] > 1 and multipliers[-1] > earlier
 
 
 def _warmup_steps(total: int, ratio: float) -> int:

@@ -146,6 +146,37 @@ def test_a_wrong_schedule_ends_the_plan(capsys: pytest.CaptureFixture, tmp_path:
     assert capsys.readouterr().err == "error: schedule.warmup_steps=0: give at least 1\n"
 
 
+@pytest.fixture
+def own_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Arguments with which somebody's own schedule is used: 1 to 0 over `steps` steps, and an error afterwards."""
+    source = "import math\n\ndef root(step, total, steps):\n    return math.sqrt(1 - step / steps)\n"
+    (tmp_path / "somebodys_schedules.py").write_text(source)
+    (tmp_path / "conf" / "schedule").mkdir(parents=True)
+    (tmp_path / "conf" / "schedule" / "root.yaml").write_text(
+        "name: root\n_target_: somebodys_schedules.root\nsteps: ${train.steps}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return "--config-dir", str(tmp_path / "conf"), "schedule=root", f"output={tmp_path}"
+
+
+def test_a_schedule_is_asked_for_its_own_steps_only(
+    own_schedule: tuple[str, ...], capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan", *own_schedule])
+    assert stopped.value.code == 0
+    assert "1 to 0.0737 times optim.lr over 184 steps\n" in capsys.readouterr().out
+
+
+def test_a_schedule_that_raises_ends_the_plan(own_schedule: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan", *own_schedule, "schedule.steps=10"])
+    assert stopped.value.code == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: schedule=root: ValueError: ")
+    assert complaint.endswith("; it is asked for steps 0 to 183\n")
+
+
 def learn(cell: Cell, rates: list[float]) -> None:
     """Leaves the metrics of a run that has come so far."""
     run, _ = folders_of(cell)
