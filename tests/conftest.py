@@ -74,6 +74,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Whatever a test before has asked for: two workers with two threads each wait for each other on two cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def small() -> tuple[str, ...]:
     return SMALL

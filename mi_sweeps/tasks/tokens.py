@@ -27,7 +27,7 @@ NOT_SCORED = -100
 
 
 class Shown(Protocol):
-    """What a reader is shown of a prompt: `Prompt`, or `Text` where there are no name slots."""
+    """What a reader is shown of a prompt: `Prompt`, or `Numbers` where there are no name slots."""
 
     @property
     def text(self) -> str: ...
@@ -37,14 +37,27 @@ class Shown(Protocol):
     def subjects(self) -> tuple[str, ...]: ...
 
 
-@dataclass(frozen=True)
-class Text:
-    """A prompt as text."""
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """A row of token numbers as text, written out where somebody reads it: training does not, and makes many."""
 
-    text: str
-    answer: str
-    subjects: tuple[str, ...] = ()
-    """What the answer is measured against."""
+    row: int
+    tokens: Int[Tensor, "prompt pos"]
+    answers: Int[Tensor, " prompt"]
+    against: Int[Tensor, "prompt subject"]
+    """What the answers are measured against."""
+
+    @property
+    def text(self) -> str:
+        return " ".join(map(str, self.tokens[self.row].tolist()))
+
+    @property
+    def answer(self) -> str:
+        return str(self.answers[self.row].item())
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return tuple(map(str, self.against[self.row].tolist()))
 
 
 @dataclass(frozen=True)
@@ -160,12 +173,9 @@ def token_batch(
     """
     length = tokens.shape[1]
     roles = (*(f"end-{distance}" for distance in range(length - 1, 0, -1)), "end")
-    texts = [
-        Text(" ".join(map(str, row)), str(answer), tuple(map(str, others)))
-        for row, answer, others in zip(tokens.tolist(), answers.tolist(), subjects.tolist(), strict=True)
-    ]
+    shown = tuple(Numbers(row, tokens, answers, subjects) for row in range(len(tokens)))
     ends = torch.full((len(tokens),), length - 1)
-    return Batch(tuple(texts), tokens, ends, answers, subjects, (roles,) * len(tokens), targets)
+    return Batch(shown, tokens, ends, answers, subjects, (roles,) * len(tokens), targets)
 
 
 @dataclass(frozen=True)

@@ -273,8 +273,9 @@ def test_a_stack_is_cancelled_as_one(stacked_cells):
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])
-def test_local_workers_share_a_sweep(cells, end):
+def test_local_workers_share_a_sweep(cells, end, monkeypatch):
     """Real processes through submitit: all is computed once, or all of them are stopped from here."""
+    monkeypatch.setattr(workers, "CANCEL_SECONDS", 120)  # A busy machine may take long for a step.
     output = cells[0].config.output
     if end == "cancel":
         cells = expand(
