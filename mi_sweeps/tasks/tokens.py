@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -82,7 +83,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
+    @cached_property
     def scored(self) -> tuple[Int[Tensor, " scored"], Int[Tensor, " scored"], Int[Tensor, " scored"]]:
         """Prompt, position and target of everything that the loss counts, prompt by prompt."""
         if self.targets is None:
@@ -92,7 +93,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return replace(
+        moved = replace(
             self,
             tokens=self.tokens.to(device),
             end=self.end.to(device),
@@ -100,6 +101,9 @@ class Batch:
             subjects=self.subjects.to(device),
             targets=None if self.targets is None else self.targets.to(device),
         )
+        # Found here and taken along: to find it on a GPU is to wait for all that the GPU has to do.
+        vars(moved)["scored"] = tuple(part.to(device) for part in self.scored)
+        return moved
 
     def select(self, rows: Sequence[int] | Int[Tensor, " row"]) -> Batch:
         """Some of the prompts, without padding that none of them needs."""

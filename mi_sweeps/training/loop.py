@@ -59,7 +59,7 @@ def training(
 
 def train_step(run: Run, batch: Batch) -> None:
     """One update of the weights. The loss before it stays where it was computed."""
-    train = run.config.train
+    train, batch = run.config.train, batch.to(run.device)
     run.model.train()
     for group in run.optimizer.param_groups:
         group["lr"] = run.rate

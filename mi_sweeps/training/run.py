@@ -78,8 +78,8 @@ class Run:
         return self.config.optim.lr * self.schedule(self.step)
 
     def batch(self) -> Batch:
-        """The prompts of the next step, on the device."""
-        return self.task.training(self.step, self.config.train.batch_size, self.config.seed).to(self.device)
+        """The prompts of the next step, not yet on the device."""
+        return self.task.training(self.step, self.config.train.batch_size, self.config.seed)
 
     def look(self) -> None:
         """Takes the losses over into the metrics, as those of the training batches.

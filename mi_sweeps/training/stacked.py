@@ -121,7 +121,8 @@ class Stack:
 
     def step(self, batches: Sequence[Batch]) -> None:
         """One update of all weights, as `train_step` does it for one run."""
-        first, batch = self.runs[0], join(batches)
+        first = self.runs[0]
+        batch = join(batches).to(first.device)
         pieces = self._weights.split(self._sizes, dim=1)
         weights = [piece.unflatten(1, shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
         for module, weight, bias in self._modules:
