@@ -24,6 +24,14 @@ def bound() -> None:
     ServiceProcess.join = _join
 
 
+def command_line() -> None:
+    """wandb's own command line, with that limit: `python -m wandb` would wait for its process without one."""
+    bound()
+    from wandb.cli import cli
+
+    cli.cli(prog_name="wandb")
+
+
 def _join(service: Any) -> int:
     """wandb's `ServiceProcess.join`, with a limit; gives the exit code, 0 if it had to be killed."""
     process: subprocess.Popen[bytes] = service._process

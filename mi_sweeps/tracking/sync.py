@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +36,18 @@ from mi_sweeps.tracking.attempts import Attempt, logged_errors, of_run, online_l
 if TYPE_CHECKING:
     from rich.console import Console
 
-COMMAND = (sys.executable, "-m", "wandb", "sync", "--include-online")
+BOUNDED = "from mi_sweeps.tracking.service import command_line; command_line()"
+
+COMMAND = (sys.executable, "-c", BOUNDED, "sync", "--include-online")
 
 RETRIES = 5
 """How often wandb tries a request again: for a minute. Its own number lasts for a week."""
 
 SETTLE_SECONDS = 2.0
 """How old a file must be: wandb's process writes the end of it a moment after the job has ended."""
+
+UPLOAD_SECONDS = 1800.0
+"""How long wandb may take for one run. It gives up a server by itself, and sooner; but it has waited for ever."""
 
 GIVE_UP = 3
 """After so many runs in a row that failed it is the server, and the rest is left for later."""
@@ -209,33 +214,45 @@ def _call(run: Run) -> Outcome:
     # Where nobody asked for tracking lately, each attempt has its own project in it.
     to = ["--project", project, *(["--entity", entity] if entity else [])] if mode != "disabled" else []
     folders = [str(attempt.folder) for attempt in run.missing]
-    with tempfile.TemporaryDirectory(prefix="mi-sweeps-sync-") as scratch:
-        # wandb leaves logs where it is called.
-        called = subprocess.run(
-            [*COMMAND, *to, *folders],
-            cwd=scratch,
-            env=_environment(scratch),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+    # wandb's process may write a log for a moment longer than its parent is there.
+    with tempfile.TemporaryDirectory(prefix="mi-sweeps-sync-", ignore_cleanup_errors=True) as scratch:
+        code, printed = _wandb([*COMMAND, *to, *folders], scratch)
         errors = [error for log in Path(scratch).glob("wandb/logs/debug-sync.*.log") for error in logged_errors(log)]
-    lines = called.stdout.strip().splitlines() or [""]
-    if called.returncode:
+    lines = printed.strip().splitlines() or [""]
+    if code:
         raise UserError(f"wandb sync: {lines[-1].removeprefix('Error: ')}")
     blamed = {path for path, _ in errors}
     good = [attempt for attempt in run.missing if attempt.ended.exists() and str(attempt.file) not in blamed]
     for attempt in good:
         attempt.began.unlink(missing_ok=True)
-    url = re.search(r" at (https?://\S+)", called.stdout)
+    url = re.search(r" at (https?://\S+)", printed)
     if len(good) == len(run.missing):
         if url:
             write_json(run.folder.wandb, {"url": url[1]})
         return Outcome(url=url[1] if url else "wandb")
     why = errors[-1][1] if errors else lines[-1].removeprefix("wandb: ")
+    if code is None:
+        why = f"wandb did not end in {UPLOAD_SECONDS:g} s, and was killed"
     return Outcome(f"{why} ({_attempts(run.missing)}, {len(good)} uploaded)")
+
+
+def _wandb(command: Sequence[str], scratch: str) -> tuple[int | None, str]:
+    """Its exit code, None if it had to be killed; and what it printed."""
+    # No pipe: wandb's own process has the other end too, and whoever reads would wait for both.
+    file = Path(scratch, "printed.txt")
+    with file.open("w") as printed, suppress(subprocess.TimeoutExpired):
+        called = subprocess.run(
+            command,
+            cwd=scratch,  # wandb leaves logs where it is called.
+            env=_environment(scratch),
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=UPLOAD_SECONDS,
+        )
+        return called.returncode, file.read_text(errors="replace")
+    return None, file.read_text(errors="replace")
 
 
 def _prepare(run: Run) -> None:

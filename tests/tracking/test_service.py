@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import wandb
@@ -35,3 +37,27 @@ def test_one_that_ends_is_left_to_do_so(core, cores, caplog):
     caplog.set_level("INFO")
     wandb.teardown()
     assert cores(os.getpid()) == [] and "killed" not in caplog.text
+
+
+COMMAND_LINE = """
+import os, signal, wandb
+from wandb.cli import cli
+from mi_sweeps.tracking import service
+from tests.tracking.conftest import wandb_processes
+
+def stuck(**options):
+    wandb.init(mode="offline").finish()
+    (core,) = wandb_processes(os.getpid())
+    os.kill(core, signal.SIGSTOP)
+
+cli.cli, service.END_SECONDS = stuck, 0.5
+service.command_line()
+"""
+
+
+def test_wandbs_command_line_ends_though_its_process_does_not(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    ended = subprocess.run(
+        [sys.executable, "-c", COMMAND_LINE], env={**environment, "WANDB_DIR": str(tmp_path)}, timeout=90
+    )
+    assert ended.returncode == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -375,6 +376,23 @@ def test_a_server_that_does_not_answer_is_given_up(call, cells, server, monkeypa
     assert code == 1
     assert "giving up after 2 attempt(s)" in printed
     assert "connection refused" in printed
+
+
+def test_a_server_that_is_silent_is_not_waited_for_for_ever(call, cells, server, monkeypatch):
+    for cell in cells:
+        track(cell, plan.folders_of(cell)[0], [0, 8])
+    awake = threading.Event()
+    server.fault = lambda request: None if awake.wait(60) else 500
+    with monkeypatch.context() as impatient:
+        impatient.setattr(sync, "UPLOAD_SECONDS", 3.0)
+        code, printed, complaint = call("sync", "mine", f"output={cells[0].config.output}")
+    awake.set()
+    assert (code, complaint) == (1, "")
+    assert printed.count("failed: wandb did not end in 3 s, and was killed (1 attempt, 0 uploaded)") == 2
+    assert "2 runs: 2 failed" in printed, "the others are tried"
+    code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
+    assert code == 0, printed
+    assert [server.runs[cell.run_id].column("checkpoint") for cell in cells] == [[0, 8], [0, 8]]
 
 
 def test_attempts_that_were_killed_are_joined_too(call, cells, server):
