@@ -144,11 +144,16 @@ class Mirror:
 
     def finish(self, exit_code: int) -> None:
         """Ends the wandb run with tables of all that is there; nothing may be logged after it."""
-        if not self._begun and self._tracked and (unseen := self._unseen()):
+        # A job that is told to end has little time to say so: its next attempt does this.
+        may_begin = self._tracked and exit_code == 0
+        if may_begin and not self._begun and (unseen := self._unseen()):
             # Killed after its last checkpoint: nothing was left to do, but to log.
-            for step, rows in values.at(self._run, self._patch, unseen[-1:]):
-                self.log(step, rows)
-        if not self._begun and self._tracked and exit_code == 0 and self._was_killed():
+            try:
+                for step, rows in values.at(self._run, self._patch, unseen[-1:]):
+                    self.log(step, rows)
+            except Exception as error:  # As above: a table may be damaged.
+                log.warning("wandb: step %d is not mirrored (%s)", unseen[-1], error)
+        if may_begin and not self._begun and self._was_killed():
             # Nothing was left to log, but the summary is still to be written.
             self._begun, self._wandb = True, self._begin()
         if self._wandb is None:

@@ -174,14 +174,46 @@ def test_an_attempt_begins_with_what_is_on_disk_and_in_no_other(make_config, lef
     with mirror(config, run) as tracked:
         for step in left:
             tracked.log(step, [row for row in rows if row["step"] == step])
-    deadline = time.monotonic() + 5
-    while (seen := logged(run)) != [0, 2, 4] and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert seen == [0, 2, 4]
+    assert logged(run, [0, 2, 4]) == [0, 2, 4]
     with mirror(config, run):
         pass
     assert len(of_run(run)) == 1, "all is there"
 
 
-def logged(run):
-    return sorted(step for attempt in of_run(run) for step in attempt.steps())
+@pytest.mark.parametrize("ended_by", [KeyboardInterrupt, RuntimeError])
+def test_a_job_that_is_cancelled_or_fails_begins_no_attempt_at_its_end(make_config, monkeypatch, ended_by):
+    """It may have seconds to write its status, and a server may be silent for longer."""
+    config = make_config("tracking=wandb")
+    run = run_folder(config.output, "run")
+    write_table(
+        run.metrics, pa.Table.from_pylist([{"step": 0, "split": "heldout", "metric": "win_rate", "value": 0.5}])
+    )
+    with monkeypatch.context() as broken:
+        broken.setattr(wandb, "init", lambda **options: pytest.fail("an attempt was begun"))
+        with pytest.raises(ended_by), mirror(config, run):
+            raise ended_by
+    with mirror(config, run):
+        pass
+    assert logged(run, [0]) == [0], "the next attempt has what that one left out"
+
+
+def test_a_damaged_table_is_a_warning(make_config, caplog):
+    config = make_config("tracking=wandb")
+    run = run_folder(config.output, "run")
+    patch = run.patch("patch")
+    patch.table(4).parent.mkdir(parents=True)
+    patch.table(4).write_bytes(b"not a table")
+    with mirror(config, run, patch):
+        pass
+    assert "wandb: step 4 is not mirrored" in caplog.text
+
+
+def logged(run, steps):
+    """What is in the attempts, when it is these checkpoints or a while has passed: wandb's process writes the end of
+    one a moment after it was finished."""
+    deadline = time.monotonic() + 5
+    while True:
+        seen = sorted(step for attempt in of_run(run) for step in attempt.steps())
+        if seen == steps or time.monotonic() >= deadline:
+            return seen
+        time.sleep(0.05)
