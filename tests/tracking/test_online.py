@@ -232,7 +232,7 @@ def test_kills_at_any_moment_lose_nothing(call, cell, run, server, cores):
                     os.kill(core, signal.SIGKILL)
                 if victims != "wandb":
                     job.kill()
-            assert job.wait(timeout=30) == 0 or mode
+            assert job.wait(timeout=90) == 0 or mode
         finally:
             job.kill()
             job.stdout.close()
