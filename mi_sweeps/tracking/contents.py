@@ -49,6 +49,8 @@ class Contents:
     sweep: str
     command: str
     """What was typed to run it."""
+    planned: tuple[str, ...]
+    """All its runs, by id; other sweeps may share them."""
     run_ids: tuple[str, ...]
     """Runs with a checkpoint that was evaluated."""
     seeds: tuple[int, ...]
@@ -86,6 +88,7 @@ def read(output: Path, sweep: str) -> Contents:
     return Contents(
         sweep,
         found.sweeps[0].command,
+        tuple(run.run_id for run in found.runs),
         tuple(run.run_id for run in runs),
         tuple(sorted({run.config["seed"] for run in runs})),
         tuple(_varied(runs)),

@@ -24,6 +24,9 @@ from mi_sweeps.tracking.panels import CHECKPOINT, FIRST_STEPS, Band, Part, bands
 MOST_LINES = 100
 """More lines in a panel cannot be told apart."""
 
+MOST_IDS = 500
+"""A sweep of more runs is found by its group: each part of a report has the whole list."""
+
 WIDTH, HEIGHT = 24, 8
 """Of a report's grid and of each panel in it, in wandb's units."""
 
@@ -83,7 +86,7 @@ def workspace(contents: Contents, entity: str, project: str, band: Band, baselin
         ],
         settings=ws.WorkspaceSettings(x_axis=CHECKPOINT, max_runs=min(max(len(contents.run_ids), 10), MOST_LINES)),
         runset_settings=ws.RunsetSettings(
-            filters=expr.And(expr.Metric("Group") == contents.sweep),
+            filters=_of_sweep(contents),
             groupby=[expr.Config("cell")],
             order=[expr.Ordering(expr.Summary(rate), ascending=False) for rate in rates[:1]],
             pinned_columns=[
@@ -113,7 +116,7 @@ def report(contents: Contents, entity: str, project: str, band: Band) -> View:
     ]
     for part in found:
         # Without a project of its own, a run set is of the report's.
-        runs = wr.Runset(name=contents.sweep, filters=expr.And(expr.Metric("Group") == contents.sweep))
+        runs = wr.Runset(name=contents.sweep, filters=_of_sweep(contents))
         runs._id = _name("report", part.name)
         for at, panel in enumerate(part.panels):
             width = WIDTH // part.columns
@@ -126,6 +129,13 @@ def report(contents: Contents, entity: str, project: str, band: Band) -> View:
 def text(views: Iterable[View]) -> str:
     """Views as JSON, the same each time."""
     return json.dumps([vars(view) for view in views], indent=1, ensure_ascii=False) + "\n"
+
+
+def _of_sweep(contents: Contents) -> expr.And:
+    """The sweep's runs, by id: in wandb's group are those that it was the last to mirror, for sweeps may share runs."""
+    if len(contents.planned) > MOST_IDS:
+        return expr.And(expr.Metric("Group") == contents.sweep)
+    return expr.And(expr.Metric("ID").isin(list(contents.planned)))
 
 
 def _section(part: Part, rows: int = 2) -> ws.Section:

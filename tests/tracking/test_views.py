@@ -86,11 +86,50 @@ def test_a_workspace_is_of_the_sweeps_runs(output):
     view = views.workspace(found, "team", "project", "stderr", baseline=found.run_ids[0])
     (runs,) = view.spec["section"]["runSets"]
     (only,) = runs["filters"]["filters"]
-    assert (only["key"]["name"], only["op"], only["value"]) == ("group", "=", "mine")
+    assert only["key"] == {"section": "run", "name": "name"}, "wandb's word for a run's id"
+    assert (only["op"], sorted(only["value"])) == ("IN", sorted(found.run_ids))
     assert [group["name"] for group in runs["grouping"]] == ["cell.value"]
     assert {panel["config"].get("groupArea", "stderr") for panel in panels(view.spec)} == {"stderr"}
     model = View(entity="team", project="project", display_name="", name="", id="", spec=view.spec)
     assert ws.Workspace._from_model(model).runset_settings.baseline_run == found.run_ids[0]
+
+
+def of_runs(spec):
+    """The runs that a run set names."""
+    (runs,) = spec["runSets"]
+    nodes, named = [runs["filters"]], []
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("filters") or ()
+        named += node["value"] if node.get("op") == "IN" and node["key"]["name"] == "name" else ()
+    return set(named)
+
+
+def test_a_run_that_two_sweeps_share_is_in_the_views_of_both(output):
+    """wandb has it in the group of one of them."""
+    shared, own = (entry.cell(output) for entry in manifest.load(output, "mine") if entry.corruption == "first")
+    manifest.add(output, "grid", [shared], "")
+    for sweep, runs in (("mine", {shared.run_id, own.run_id}), ("grid", {shared.run_id})):
+        found = contents.read(output, sweep)
+        assert of_runs(views.workspace(found, "team", "project", "minmax").spec["section"]) == runs
+        report = views.report(found, "team", "project", "minmax").spec
+        assert all(of_runs(block["metadata"]) == runs for block in report["blocks"] if block["type"] == "panel-grid")
+
+
+def test_a_run_that_has_not_begun_is_in_the_views_when_it_does(small, output):
+    later = expand([*small, "seed=7", "sweep.name=more", "tracking=wandb", f"output={output}"])
+    begun = [entry.cell(output) for entry in manifest.load(output, "mine")]
+    manifest.add(output, "more", [*begun, *later], "")
+    found = contents.read(output, "more")
+    assert later[0].run_id not in found.run_ids
+    assert later[0].run_id in of_runs(views.workspace(found, "team", "project", "minmax").spec["section"])
+
+
+def test_a_sweep_of_too_many_runs_for_a_list_is_found_by_its_group(output, monkeypatch):
+    monkeypatch.setattr(views, "MOST_IDS", 1)
+    spec = views.workspace(contents.read(output, "mine"), "team", "project", "minmax").spec
+    (only,) = spec["section"]["runSets"][0]["filters"]["filters"]
+    assert (only["key"]["name"], only["op"], only["value"]) == ("group", "=", "mine")
 
 
 def test_corruptions_are_side_by_side(output):
@@ -110,7 +149,7 @@ def test_a_report_says_what_was_run_and_what_the_bands_are(output):
     assert "mi-sweeps run sweep.name=mine" in text and "one seed, so there is no band" in text
     assert view.description == "2 runs with 1 seed"
     grids = [block for block in view.spec["blocks"] if block["type"] == "panel-grid"]
-    assert {grid["metadata"]["runSets"][0]["filters"]["filters"][0]["value"] for grid in grids} == {"mine"}
+    assert len(grids) > 1 and all(of_runs(grid["metadata"]) == set(found.run_ids) for grid in grids)
     named, _ = keys(view.spec)
     assert named < keys(views.workspace(found, "team", "project", "stddev").spec)[0]
 
@@ -167,6 +206,7 @@ def sweeps(draw):
     return Contents(
         sweep=draw(NAMES),
         command="mi-sweeps run",
+        planned=("a", "b"),
         run_ids=("a",),
         seeds=tuple(range(draw(st.integers(1, 3)))),
         varied=tuple(draw(st.sets(st.sampled_from(("lr", "schedule", "model", "config.train.steps"))))),
