@@ -11,6 +11,7 @@ from mi_sweeps import libraries
 from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE, FAILED
 from mi_sweeps.errors import UserError
+from mi_sweeps.hints import hint
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 
         pids = workers.submit(output, name, [cell.patch_id for cell in cells], first.launcher, retry=options.retry)
         console.print(
-            f"{len(pids)} workers started (process {', '.join(pids)}); `{_hint('status', name, output)}` looks",
+            f"{len(pids)} workers started (process {', '.join(pids)}); `{hint('status', name, output)}` looks",
             soft_wrap=True,
         )
         if not (options.wait or first.launcher.wait):
@@ -115,13 +116,13 @@ def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace
             for line in steer.asked(work.arrays, launcher):
                 console.print(line, markup=False, soft_wrap=True)
             submission = slurm.submit(submission, work.arrays, launcher)
-            console.print(f"{steer.submitted(submission)}; `{_hint('status', name, output)}` looks", soft_wrap=True)
+            console.print(f"{steer.submitted(submission)}; `{hint('status', name, output)}` looks", soft_wrap=True)
     if options.wait or launcher.wait:
         return _closing(console, _watch(console, output, name, cells), output, name, "done")
     if work.arrays:
         return DONE
     if "queued" in (states := {status.state for status in work.plan.statuses}) or "running" in states:
-        console.print(f"nothing to submit; `{_hint('wait', name, output)}` waits", soft_wrap=True)
+        console.print(f"nothing to submit; `{hint('wait', name, output)}` waits", soft_wrap=True)
         return DONE
     return _closing(console, work.plan, output, name, "nothing to do")
 
@@ -142,7 +143,7 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argp
         who = task.folder.status_on_disk()
         raise UserError(
             f"{task.folder.path}: process {who.pid} on {who.host} works on this and {len(outcome.busy) - 1} more; "
-            f"all others are done; wait with `{_hint('wait', config.sweep.name, config.output)}` and run again"
+            f"all others are done; wait with `{hint('wait', config.sweep.name, config.output)}` and run again"
         )
     return _closing(console, planning.make(cells), config.output, config.sweep.name, "done")
 
@@ -188,12 +189,6 @@ def _watch(
     )
 
 
-def _hint(command: str, name: str, output: Path) -> str:
-    """A command as the user should type it next."""
-    where = "" if output == Path("outputs") else f" output={output}"
-    return f"mi-sweeps {command} {name}{where}"
-
-
 def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -> int:
     """The last lines of `run` and `wait`, and the exit code."""
     from mi_sweeps.sweeps import show
@@ -203,7 +198,7 @@ def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -
         console.print(f"{word}, but {len(failed)} failed: {show.summary(made)}", soft_wrap=True)
         console.print(f"first error: {failed[0].error}", markup=False, soft_wrap=True)
         console.print(
-            f"look with `{_hint('logs --failed', name, output)}`, try again with `mi-sweeps run … --retry`",
+            f"look with `{hint('logs --failed', name, output)}`, try again with `mi-sweeps run … --retry`",
             soft_wrap=True,
         )
         return FAILED
@@ -237,7 +232,7 @@ def status(options: argparse.Namespace) -> int:
             yield from show.cell_table(made, cells, console.width)
         if len(cells) < len(made.cells):
             some = f"{len(cells) or 'none'} of {len(made.cells)} cells: those at work, then those that went wrong"
-            yield escape(f"{some}; all: `{_hint('status --cells', name, output)}`")
+            yield escape(f"{some}; all: `{hint('status --cells', name, output)}`")
 
     for name in chosen:
         cells = [entry.cell(output) for entry in manifest.load(output, name)]

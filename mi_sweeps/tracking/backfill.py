@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from mi_sweeps.config import Config, TrackingConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.hints import hint
 from mi_sweeps.store.files import PARTIAL, clear_partial
 from mi_sweeps.store.folders import Folder, PatchFolder, RunFolder
 from mi_sweeps.sweeps import manifest, plan
@@ -91,7 +92,8 @@ def track(
             console.print(f"{run.run_id}: {what}", markup=False, soft_wrap=True)
     console.print(listed(counts), soft_wrap=True)
     if counts["mirrored offline"]:
-        console.print(f"`mi-sweeps sync {' '.join(sweeps)}` uploads what is offline", soft_wrap=True)
+        upload = hint("sync", " ".join(sweeps), output)
+        console.print(f"`{upload}` uploads what is offline", markup=False, soft_wrap=True)
     return 1 if counts["failed"] else 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from mi_sweeps.analysis import folder
 from mi_sweeps.errors import UserError
+from mi_sweeps.hints import hint
 from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import PatchFolder
 from mi_sweeps.tracking import values
@@ -84,7 +85,8 @@ def read(output: Path, sweep: str) -> Contents:
     found = folder.read(output, [sweep])
     runs = [run for run in found.runs if run.config and (run.path / "metrics.parquet").exists()]
     if not runs:
-        raise UserError(f"sweep {sweep!r}: no run has an evaluated checkpoint yet; `mi-sweeps status {sweep}` looks")
+        look = hint("status", sweep, output)
+        raise UserError(f"sweep {sweep!r}: no run has an evaluated checkpoint yet; `{look}` looks")
     return Contents(
         sweep,
         found.sweeps[0].command,

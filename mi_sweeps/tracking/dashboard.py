@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.hints import hint
 from mi_sweeps.store.files import read_json, write_bytes, write_json
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.tracking import contents, service, sync
@@ -100,7 +101,8 @@ def save(console: Console, output: Path, sweep: str, wanted: Wanted) -> int:
     waiting = sum(bool(run.missing) for run in sync.look(output, [sweep]))
     if waiting:
         runs = f"{waiting} {'run is' if waiting == 1 else 'runs are'}"
-        console.print(f"{runs} not uploaded yet; `mi-sweeps sync {sweep}` does it", soft_wrap=True)
+        upload = hint("sync", sweep, output)
+        console.print(f"{runs} not uploaded yet; `{upload}` does it", markup=False, soft_wrap=True)
     return 0
 
 
@@ -116,7 +118,7 @@ def _place(output: Path, sweep: str, wanted: Wanted) -> tuple[str, str | None]:
     asked_for = wanted.project or tracking["mode"] != "disabled"
     if not asked_for and not any(run.uploaded or run.missing for run in sync.look(output, [sweep])):
         raise UserError(
-            f"sweep {sweep!r}: not mirrored to wandb; `mi-sweeps track {sweep}` does it, "
+            f"sweep {sweep!r}: not mirrored to wandb; `{hint('track', sweep, output)}` does it, "
             "or say where its runs are with --project"
         )
     return wanted.project or tracking["project"], wanted.entity or tracking["entity"]
@@ -129,7 +131,7 @@ def _views(output: Path, sweep: str, wanted: Wanted, entity: str, project: str) 
     if wanted.baseline and wanted.baseline not in found.run_ids:
         raise UserError(
             f"--baseline {wanted.baseline}: no run of sweep {sweep!r} that has begun; "
-            f"`mi-sweeps status {sweep} --cells` lists them"
+            f"`{hint('status --cells', sweep, output)}` lists them"
         )
     made = [views.workspace(found, entity, project, wanted.band, wanted.baseline)]
     return [*made, views.report(found, entity, project, wanted.band)] if wanted.report else made
@@ -204,7 +206,7 @@ def _save(server: Server, output: Path, sweep: str, view: View, entity: str, pro
         saved = read_json(file) or {}
         known = saved.get(place, {}).get(view.kind)
         name = known["name"] if known else view.new_name()
-        found = _find(server, view, entity, project, sweep, name)
+        found = _find(server, view, entity, project, name, make=hint("sync", sweep, output))
         if known and not found:
             name = view.new_name()
         answer = server.ask(
@@ -227,8 +229,12 @@ def _save(server: Server, output: Path, sweep: str, view: View, entity: str, pro
     return url, found is None
 
 
-def _find(server: Server, view: View, entity: str, project: str, sweep: str, name: str) -> str | None:
-    """The id of the view with a name; None where it was never made, or was deleted."""
+def _find(server: Server, view: View, entity: str, project: str, name: str, make: str) -> str | None:
+    """The id of the view with a name; None where it was never made, or was deleted.
+
+    Args:
+        make: the command that makes a project.
+    """
     where = {"entityName": entity, "name": project, "viewType": view.type, "viewName": name}
     try:
         found = server.ask(FIND, where).get("project")
@@ -237,8 +243,6 @@ def _find(server: Server, view: View, entity: str, project: str, sweep: str, nam
             raise UserError(f"{entity}/{project}: {error}; give others with --entity and --project") from None
         raise
     if found is None:
-        raise UserError(
-            f"{entity}/{project}: no such project in wandb, or not for this login; `mi-sweeps sync {sweep}` makes it"
-        )
+        raise UserError(f"{entity}/{project}: no such project in wandb, or not for this login; `{make}` makes it")
     edges = found["allViews"]["edges"]
     return edges[0]["node"]["id"] if edges else None

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.hints import hint
 from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import PatchFolder, RunFolder, describe, run_folder
 from mi_sweeps.sweeps import manifest
@@ -91,8 +92,8 @@ def sync(console: Console, output: Path, sweeps: Sequence[str], *, dry_run: bool
         runs = [run for run in look(output, sweeps) if run.uploaded or run.missing or run.empty]
         counts = _go_through(console, runs, dry_run)
     if not runs:
-        advice = "run it with tracking=wandb, or use `mi-sweeps track`"
-        console.print(f"{', '.join(sweeps)}: wandb wrote nothing; {advice}", soft_wrap=True)
+        advice = f"run it with tracking=wandb, or use `{hint('track', ' '.join(sweeps), output)}`"
+        console.print(f"{', '.join(sweeps)}: wandb wrote nothing; {advice}", markup=False, soft_wrap=True)
         return 0
     console.print(listed(counts), soft_wrap=True)
     empty = [attempt for run in runs for attempt in run.empty if not run.running]

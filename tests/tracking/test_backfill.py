@@ -32,7 +32,7 @@ def test_a_sweep_that_was_not_tracked_is_uploaded_as_if_it_had_been(call, output
     code, printed, _ = call("track", "mine", f"output={output}")
     assert code == 0
     assert f"{run.run_id}: mirrored offline: checkpoints of fine-tune 3, patch job 2, patch job 2" in printed
-    assert "`mi-sweeps sync mine` uploads" in printed
+    assert f"`mi-sweeps sync mine output={output}` uploads" in printed
     code, printed, _ = call("sync", f"output={output}")
     assert code == 0, printed
     seen = server.runs[run.run_id]

@@ -151,7 +151,7 @@ def test_runs_that_are_not_uploaded_are_told(call, views, computed, output):
     os.utime(file, (0, 0))
     _, printed, _ = call("mine")
     shutil.rmtree(file.parent)
-    assert printed.splitlines()[1:] == ["1 run is not uploaded yet; `mi-sweeps sync mine` does it"]
+    assert printed.splitlines()[1:] == [f"1 run is not uploaded yet; `mi-sweeps sync mine output={output}` does it"]
 
 
 def test_another_project_has_its_own_view(call, views):
@@ -241,19 +241,23 @@ def test_an_upload_that_is_refused(call, views, server):
     ("arguments", "says"),
     [
         (["mine", "--project", "nowhere"], "team/nowhere: no such project in wandb"),
+        (["mine", "--project", "nowhere"], "`mi-sweeps sync mine output=OUTPUT` makes it"),
         (["mine", "--entity", "nobody"], "nobody/mi-sweeps: no such project in wandb"),
         (["yours"], "sweep 'yours': not in"),
         (["mine", "--baseline", "123"], "--baseline 123: no run of sweep 'mine'"),
+        (["mine", "--baseline", "123"], "`mi-sweeps status --cells mine output=OUTPUT` lists them"),
         (["mine", "--to", "x.json"], "give --dry-run, too"),
         (["untracked"], "sweep 'untracked': not mirrored to wandb"),
+        (["untracked"], "`mi-sweeps track untracked output=OUTPUT` does it"),
         (["planned"], "sweep 'planned': no run has an evaluated checkpoint yet"),
+        (["planned"], "`mi-sweeps status planned output=OUTPUT` looks"),
     ],
 )
 def test_bad_input_is_one_line(small, call, views, output, arguments, says):
     manifest.add(output, "untracked", expand([*small, f"output={output}"]), "")
     manifest.add(output, "planned", expand([*small, "seed=7", "tracking=wandb", f"output={output}"]), "")
     code, _, complaint = call(*arguments)
-    assert code == 2 and says in complaint and complaint.count("\n") == 1
+    assert code == 2 and says.replace("OUTPUT", str(output)) in complaint and complaint.count("\n") == 1
     assert not views.saved
 
 

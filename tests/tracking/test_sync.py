@@ -269,6 +269,13 @@ def test_a_sweep_without_tracking_says_what_to_do(call, cells, wandb):
     code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
     assert code == 0
     assert "wandb wrote nothing; run it with tracking=wandb" in printed
+    assert f"`mi-sweeps track mine output={cells[0].config.output}`" in printed
+
+
+def test_of_the_usual_folder_of_results_the_advice_is_short(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest.add(Path("outputs"), "mine", expand(["sweep.name=mine"]), "")
+    assert "or use `mi-sweeps track mine`" in call("sync", "mine")[1]
 
 
 # The client protocol.
