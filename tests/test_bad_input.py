@@ -218,3 +218,7 @@ with folder.claim(), folder.attempt():
     assert f"process {other.pid} on" in complaint
     assert "mi-sweeps wait" in complaint
     assert not (folder.path / "checkpoints").exists()
+
+
+def test_show_with_a_word_that_it_does_not_know(refuse):
+    assert "outptu=o: show takes one id of a run or patch job, and output=DIR" in refuse("show", "abc", "outptu=o")

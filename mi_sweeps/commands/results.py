@@ -17,6 +17,9 @@ def show(options: argparse.Namespace) -> int:
     from mi_sweeps.analysis.folder import find
 
     ids = [word for word in options.words if "=" not in word]
+    stray = [word for word in options.words if "=" in word and not word.startswith("output=")]
+    if stray:
+        raise UserError(f"{stray[0]}: show takes one id of a run or patch job, and output=DIR")
     output = next((Path(word[7:]) for word in options.words if word.startswith("output=")), Path("outputs"))
     if len(ids) != 1 or len(options.words) > 2:
         raise UserError("show: give one id of a run or patch job, and output=DIR; `mi-sweeps status` lists ids")

@@ -6,12 +6,13 @@ was deleted, the view is made anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 30.0
 """How long a server may take for one answer, wandb's own retries included."""
+
+LOCK_SECONDS = 60.0
+"""How long another call may hold a sweep's views: it asks the server twice."""
 
 RETRIES = 2
 """How often wandb tries a request again within that time."""
@@ -196,13 +200,24 @@ def _line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Nobody else changes that file, or the views that it remembers, meanwhile."""
+    lock = file.with_suffix(".lock")
+    try:
+        with FileLock(lock, timeout=LOCK_SECONDS):
+            yield
+    except Timeout:
+        raise UserError(f"{lock}: another `mi-sweeps dashboard` is at work; wait until it has ended") from None
+
+
 def _save(server: Server, output: Path, sweep: str, view: View, entity: str, project: str) -> tuple[str, bool]:
     """Where a view is to be seen, and whether it is a new one."""
     from wandb_workspaces.reports.v2 import gql
 
     file = output / "sweeps" / sweep / "wandb.json"
     place = f"{server.app}/{entity}/{project}"
-    with FileLock(file.with_suffix(".lock")):
+    with _alone(file):
         saved = read_json(file) or {}
         known = saved.get(place, {}).get(view.kind)
         name = known["name"] if known else view.new_name()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import wandb
+from filelock import FileLock
 
 from mi_sweeps import cli
 from mi_sweeps.sweeps import manifest
@@ -229,6 +230,16 @@ def test_nobody_is_logged_in(call, monkeypatch, tmp_path):
     wandb.teardown()
     code, _, complaint = call("mine")
     assert code == 2 and "wandb login" in complaint and complaint.count("\n") == 1
+
+
+def test_another_call_that_does_not_end_is_not_waited_for_for_ever(call, views, output, monkeypatch):
+    monkeypatch.setattr(dashboard, "LOCK_SECONDS", 0.2)
+    lock = output / "sweeps" / "mine" / "wandb.lock"
+    with FileLock(lock):
+        code, _, complaint = call("mine")
+    assert (code, views.saved) == (2, {})
+    assert complaint == f"error: {lock}: another `mi-sweeps dashboard` is at work; wait until it has ended\n"
+    assert call("mine")[0] == 0
 
 
 def test_an_upload_that_is_refused(call, views, server):
