@@ -137,7 +137,10 @@ def logged_errors(log: Path) -> Iterator[tuple[str, str]]:
     if not log.exists():
         return
     for line in log.read_text(errors="replace").splitlines():
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:  # Half a line, of a wandb that was killed.
+            continue
         if entry["level"].startswith("ERROR"):
             yield entry.get("sync_path", ""), " ".join(entry["msg"].split())[:300]
 

@@ -41,6 +41,9 @@ BOUNDED = "from mi_sweeps.tracking.service import command_line; command_line()"
 
 COMMAND = (sys.executable, "-c", BOUNDED, "sync", "--include-online")
 
+NO_LOGIN = re.compile(r"Error: .*(API.key|log.?in|IDENTITY_TOKEN)", re.IGNORECASE)
+"""How wandb ends where nobody is logged in: no run would fare better."""
+
 RETRIES = 5
 """How often wandb tries a request again: for a minute. Its own number lasts for a week."""
 
@@ -198,7 +201,7 @@ def upload(run: Run) -> Outcome:
     """Gives all that is missing to one call of wandb.
 
     Raises:
-        UserError: wandb did not begin, as where nobody is logged in.
+        UserError: nobody is logged in.
     """
     try:
         with online_lock(run.folder):
@@ -220,8 +223,9 @@ def _call(run: Run) -> Outcome:
         code, printed = _wandb([*COMMAND, *to, *folders], scratch)
         errors = [error for log in Path(scratch).glob("wandb/logs/debug-sync.*.log") for error in logged_errors(log)]
     lines = printed.strip().splitlines() or [""]
-    if code:
-        raise UserError(f"wandb sync: {lines[-1].removeprefix('Error: ')}")
+    last = lines[-1].removeprefix("wandb: ").removeprefix("Error: ")
+    if code and NO_LOGIN.match(lines[-1]):
+        raise UserError(f"wandb sync: {last}")
     blamed = {path for path, _ in errors}
     good = [attempt for attempt in run.missing if attempt.ended.exists() and str(attempt.file) not in blamed]
     for attempt in good:
@@ -231,9 +235,11 @@ def _call(run: Run) -> Outcome:
         if url:
             write_json(run.folder.wandb, {"url": url[1]})
         return Outcome(url=url[1] if url else "wandb")
-    why = errors[-1][1] if errors else lines[-1].removeprefix("wandb: ")
+    why = errors[-1][1] if errors else last
     if code is None:
         why = f"wandb did not end in {UPLOAD_SECONDS:g} s, and was killed"
+    elif code:
+        why = f"wandb ended with exit code {code}: {why}"
     return Outcome(f"{why} ({_attempts(run.missing)}, {len(good)} uploaded)")
 
 

@@ -58,6 +58,8 @@ with (here / "calls.jsonl").open("a") as calls:
     calls.write(json.dumps(note) + "\\n")
 if "exit" in refused:
     sys.exit("Error: No API key configured.")
+if "crash" in refused:
+    raise RuntimeError("broken")
 logs = pathlib.Path(os.environ["WANDB_DIR"], "wandb", "logs")
 logs.mkdir(parents=True)
 with (logs / "debug-sync.1.log").open("w") as log:
@@ -70,6 +72,8 @@ with (logs / "debug-sync.1.log").open("w") as log:
         if folder.name in refused:
             entry |= {"level": "ERROR+4", "msg": "filestream: 403 Forbidden"}
         log.write(json.dumps(entry) + "\\n")
+    if "half" in refused:
+        log.write('{"level": "ERR')
 print("wandb: View run x at http://server/runs/id")
 """
 
@@ -92,7 +96,7 @@ class StandIn:
         return [[int(word[-9:-3]) for word in call["words"] if word.endswith("-id")] for call in self.calls]
 
     def refuse(self, *what):
-        """Files of attempts; "mark": its marks; "exit": everything."""
+        """Files of attempts; "mark": its marks; "exit": everything; "crash" and "half": see there."""
         names = [one.parent.name if isinstance(one, Path) else one for one in what]
         self.file.with_name("refused.json").write_text(json.dumps(names))
 
@@ -247,6 +251,25 @@ def test_without_an_account_it_stops_at_once(call, cells, wandb):
     assert complaint == "error: wandb sync: No API key configured.\n"
 
 
+def test_a_wandb_that_crashes_fails_that_run_only(call, cells, wandb):
+    for cell in cells:
+        attempt(plan.folders_of(cell)[0], 1, VERSION, RUN)
+    wandb.refuse("crash")
+    code, printed, complaint = call("sync", "mine", f"output={cells[0].config.output}")
+    assert (code, complaint, len(wandb.calls)) == (1, "", 2)
+    assert printed.count("wandb ended with exit code 1: RuntimeError: broken (1 attempt, 0 uploaded)") == 2
+    assert "2 runs: 2 failed" in printed
+    wandb.refuse()
+    assert call("sync", "mine", f"output={cells[0].config.output}")[0] == 0
+
+
+def test_half_a_line_in_wandbs_log_is_no_failure(call, cells, wandb):
+    attempt(plan.folders_of(cells[0])[0], 1, VERSION, RUN)
+    wandb.refuse("half")
+    code, printed, _ = call("sync", "mine", f"output={cells[0].config.output}")
+    assert code == 0 and "1 run: 1 uploaded" in printed
+
+
 def test_a_server_that_refuses_all_is_not_asked_forever(call, tmp_path, wandb):
     output = tmp_path / "many"
     cells = expand(["seed=range(0,5)", "sweep.name=many", "tracking=wandb", f"output={output}"])
@@ -383,6 +406,18 @@ def test_a_server_that_does_not_answer_is_given_up(call, cells, server, monkeypa
     assert code == 1
     assert "giving up after 2 attempt(s)" in printed
     assert "connection refused" in printed
+
+
+@pytest.mark.parametrize("key", ["", "short"])
+def test_nobody_is_logged_in(call, cells, server, monkeypatch, tmp_path, key):
+    for cell in cells:
+        track(cell, plan.folders_of(cell)[0], [0])
+    with monkeypatch.context() as nobody:
+        nobody.setenv("NETRC", str(tmp_path / "netrc"))
+        nobody.setenv("WANDB_API_KEY", key)
+        code, printed, complaint = call("sync", "mine", f"output={cells[0].config.output}")
+    assert (code, printed, complaint.count("\n")) == (2, "", 1)
+    assert complaint.startswith("error: wandb sync: ") and "API" in complaint
 
 
 def test_a_server_that_is_silent_is_not_waited_for_for_ever(call, cells, server, monkeypatch):
