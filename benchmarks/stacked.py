@@ -1,19 +1,21 @@
 """What it saves to train runs together, against the same runs one after another; Markdown on standard output.
 
-Both take the same steps of the same runs in turns in one process. `--whole` adds sweeps of fine-tunes from their start
-to their end, with what is evaluated and written at checkpoints.
+Both take the same steps of the same runs in turns in one process. `--vmap` compares with `torch.func` instead.
+`--whole` adds sweeps of fine-tunes from their start to their end, with what is evaluated and written at checkpoints.
 """
 # ruff: noqa: T201
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,6 +27,8 @@ from mi_sweeps import libraries
 libraries.quiet()
 
 import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap  # noqa: E402
 
 from mi_sweeps.store.folders import run_folder  # noqa: E402
 from mi_sweeps.sweeps.execute import execute  # noqa: E402
@@ -84,6 +88,51 @@ def together(runs: Sequence[Run], steps: int) -> None:
             raise error
 
 
+class Vmapped:
+    """The same steps by `torch.func`: weights as `stack_module_state` joins them, and `vmap` over the model."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.weights, self.buffers = stack_module_state([copy.deepcopy(run.model) for run in runs])
+        own = {key: runs[0].optimizer.defaults[key] for key in ("lr", "betas", "eps", "weight_decay")}
+        fused = runs[0].device.type == "cpu"  # As in a stack.
+        self.optimizer = torch.optim.AdamW(list(self.weights.values()), **own, fused=fused)
+        model = copy.deepcopy(runs[0].model)
+
+        def loss(
+            weights: dict[str, Tensor], buffers: dict[str, Tensor], tokens: Tensor, scored: Tensor, targets: Tensor
+        ) -> Tensor:
+            hidden = functional_call(model.base_model, (_below(model, weights), _below(model, buffers)), (tokens,))
+            at = hidden.last_hidden_state[scored[0], scored[1]]
+            return nn.functional.cross_entropy(at @ weights["lm_head.weight"].T, targets)
+
+        self.gradients = vmap(grad_and_value(loss), in_dims=(0, 0, 0, None, 0))
+
+    def __call__(self, steps: int) -> None:
+        """All runs at once; settings are those of the first."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.runs[0].rate
+        for step in range(steps):
+            batches = [run.task.training(step, run.config.train.batch_size, run.config.seed) for run in self.runs]
+            batches = [batch.to(run.device) for run, batch in zip(self.runs, batches, strict=True)]
+            tokens = torch.stack([batch.tokens for batch in batches])
+            targets = torch.stack([batch.scored[2] for batch in batches])
+            gradients, _ = self.gradients(
+                self.weights, self.buffers, tokens, torch.stack(batches[0].scored[:2]), targets
+            )
+            norm = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients.values()]).norm(dim=0)
+            scale = (self.runs[0].config.train.clip / (norm + 1e-6)).clamp(max=1)
+            for name, gradient in gradients.items():
+                self.weights[name].grad = gradient * scale.view(-1, *[1] * (gradient.dim() - 1))
+            self.optimizer.step()
+
+
+def _below(model: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What belongs to the part without the unembedding, by its names there."""
+    prefix = f"{model.base_model_prefix}."
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
 def in_turns(repeats: int, alone: Callable[[], object], stacked: Callable[[], object]) -> list[tuple[Took, Took]]:
     """Both, once to warm up and then `repeats` times."""
     return [(took(alone), took(stacked)) for _ in range(1 + repeats)][1:]
@@ -99,23 +148,26 @@ def row(found: Sequence[tuple[Took, Took]], steps: int) -> list[str]:
     return cells
 
 
-def steps_alone(options: argparse.Namespace, threads: int, folder: Path) -> Iterator[list[str]]:
-    """A row for each model, batch size and stack."""
+def single_steps(
+    options: argparse.Namespace, threads: int, folder: Path, models: Sequence[str], vmapped: bool = False
+) -> Iterator[list[str]]:
+    """A row for each model, batch size and stack, against one run after another or `torch.func`."""
     libraries.ready(threads)
-    for name in options.models:
+    for name in models:
         for batch in options.batches:
             seeds = range(max(options.stacks))
             size = f"train.batch_size={batch}"
-            place = f"output={folder / f'{threads}-{list(MODELS).index(name)}-{batch}'}"
+            place = f"output={folder / f'{threads}-{list(MODELS).index(name)}-{batch}-{vmapped}'}"
             cells = expand([*MODELS[name], size, f"seed={','.join(map(str, seeds))}", place])
             runs = [begin(cell.config, run_folder(cell.output, cell.run_id)) for cell in cells]
             for count in options.stacks:
                 note(f"{threads} threads, {name}, batch {batch}, {count} runs")
                 chosen = runs[:count]
+                other = Vmapped(chosen) if vmapped else partial(one_after_another, chosen)
                 found = in_turns(
                     options.repeats,
-                    lambda chosen=chosen: one_after_another(chosen, options.steps),
-                    lambda chosen=chosen: together(chosen, options.steps),
+                    partial(other, options.steps),
+                    partial(together, chosen, options.steps),
                 )
                 yield [name, str(batch), str(count), *row(found, options.steps * count)]
 
@@ -148,6 +200,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--steps", type=int, default=10, help="of each run in a repetition")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--vmap", action="store_true", help="against torch.func instead (nope only)")
     parser.add_argument("--whole", action="store_true", help="also whole sweeps, with evaluation and checkpoints")
     return parser.parse_args(arguments)
 
@@ -160,10 +213,14 @@ def main(arguments: Sequence[str]) -> None:
         f"{processor()}{gpu}; torch {torch.__version__}; {datetime.now(timezone.utc):%Y-%m-%d}; "
         f"load {os.getloadavg()[0]:.1f} at the start. Medians of {options.repeats} repetitions."
     )
-    columns = "model | batch | runs | CPU ms alone | stacked | times less | wall ms alone | stacked | times less"
+    other = "vmap" if options.vmap else "alone"
+    columns = f"model | batch | runs | CPU ms {other} | stacked | times less | wall ms {other} | stacked | times less"
+    # Hugging Face's GPT-2 (mini) is not made for vmap.
+    models = [name for name in options.models if not options.vmap or name != "mini"]
     with TemporaryDirectory() as folder:
         for threads in options.threads:
-            table(f"A step of one run, {threads} threads", columns, list(steps_alone(options, threads, Path(folder))))
+            rows = list(single_steps(options, threads, Path(folder), models, options.vmap))
+            table(f"A step of one run, {threads} threads", columns, rows)
             if options.whole:
                 rows = list(whole(options, threads, Path(folder)))
                 table(f"A step of one run in a whole sweep, {threads} threads", columns, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 
 from mi_sweeps.analysis import frames
 from mi_sweeps.circuits.fast import FastEngine
+from mi_sweeps.config import Config
 from mi_sweeps.jobs.finetune import finetune
 from mi_sweeps.jobs.patch import patch
+from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
 
@@ -174,3 +177,24 @@ def test_runs_together_and_one_after_another(monkeypatch: pytest.MonkeyPatch, ca
     assert [row[:3] for row in found] == [["tiny", "4", "2"], ["tiny", "4", "3"]]
     assert all(float(row[5].split()[0]) > 0 for row in found)
     assert len(rows(out, "A step of one run in a whole sweep")) == 2
+
+
+def test_vmap_takes_the_same_steps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, make_config: Callable[..., Config]
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    stacked = importlib.import_module("stacked")
+    tiny = (*stacked.NOPE, "schedule=constant", "model.d_model=16", "model.d_mlp=8", "task.length=8", "task.heldout=8")
+    configs = [make_config(*tiny, f"seed={seed}") for seed in (0, 1)]
+    runs = [stacked.begin(config, run_folder(config.output, str(config.seed))) for config in configs]
+    other = stacked.Vmapped(runs)
+    other(3)
+    stacked.one_after_another(runs, 3)
+    for place, run in enumerate(runs):
+        for name, weight in run.model.named_parameters():
+            assert torch.allclose(other.weights[name][place], weight, atol=1e-5), name
+    monkeypatch.setattr(stacked, "MODELS", {"tiny": tiny, "mini": ()})
+    options = ("--stacks", "2", "--batches", "4", "--threads", "1", "--steps", "2", "--repeats", "2", "--vmap")
+    stacked.main(options)
+    found = rows(capsys.readouterr().out, "A step of one run, 1 threads")
+    assert "CPU ms vmap" in found[0] and [row[0] for row in found[1:]] == ["tiny"]
