@@ -56,6 +56,23 @@ def test_from_nothing_a_seed_is_another_model_and_the_same_seed_the_same(make_co
     assert found[0][0][0] == pytest.approx(math.log(8), abs=0.2), "it knows nothing at first"
 
 
+def test_two_layers_learn_the_previous_token_and_one_does_not(make_config: Make) -> None:
+    """The experiment in small. One layer can copy tokens, but it cannot know which was the last."""
+    sizes = ("model.heads=2", "model.d_model=32", "model.d_head=16", "task.d_vocab=16", "task.length=10")
+    train = ("task.heldout=64", "train.batch_size=32", "train.steps=150", "checkpoint.every=150", "optim.lr=1e-2")
+    reached = {}
+    for layers in (1, 2):
+        config = make_config(*SCRATCH, *sizes, *train, "schedule=constant", f"model.layers={layers}")
+        finetune(config, folder := run_folder(config.output, str(layers)))
+        rows = read_table(folder.metrics).to_pylist()
+        reached[layers] = {
+            row["step"]: row["value"] for row in rows if (row["split"], row["metric"]) == ("heldout", "accuracy")
+        }
+    assert reached[1][0] < 0.15 and reached[2][0] < 0.15, "chance is 1/15"
+    assert reached[1][150] < 0.6
+    assert reached[2][150] > 0.9
+
+
 def test_an_interrupted_run_from_nothing_ends_with_the_same_bits(make_config: Make) -> None:
     config = make_config(*SCRATCH)
     whole, broken = run_folder(config.output, "whole"), run_folder(config.output, "broken")
