@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -73,6 +73,7 @@ def join(
     where: Mapping[str, Sequence[Place]],
     live: Mapping[queue.Task, Job],
     ended: Mapping[queue.Task, Job] | None,
+    early: Collection[str] = (),
 ) -> dict[str, Status]:
     """The state of each id as a reader should see it.
 
@@ -80,17 +81,20 @@ def join(
         statuses: by run id or patch id, as the folders say.
         live: what squeue says.
         ended: what sacct says; None where it does not answer, and then a job that is gone counts as lost.
+        early: patch jobs whose fine-tune is not done.
     """
-    return {one: _joined(one, status, where.get(one, ()), live, ended or {}) for one, status in statuses.items()}
+    return {one: _joined(one, statuses, where.get(one, ()), live, ended or {}, one in early) for one in statuses}
 
 
 def _joined(
     one: str,
-    status: Status,
+    statuses: Mapping[str, Status],
     where: Sequence[Place],
     live: Mapping[queue.Task, Job],
     ended: Mapping[queue.Task, Job],
+    early: bool,
 ) -> Status:
+    status = statuses[one]
     if status.state in ("done", "running"):
         return status
     if status.state == "failed" and where and (status.finished or "") >= where[0].submission.submitted:
@@ -104,13 +108,25 @@ def _joined(
         return status
     for place in where:
         job = ended.get(place.key)
-        # Of a task with several cells it is the one that was at hand; the others were never begun.
-        alone = len(place.array.tasks[place.number]) == 1
-        if job and job.state in ENDED_BADLY and (status.state == "interrupted" or alone):
+        if not job or job.state not in ENDED_BADLY:
+            continue
+        begun = _begun(status, place)
+        if job.state == "FAILED" and not begun and (early or place.array.wait == "any"):
+            continue  # Its fine-tune was not done, so there was nothing to do yet.
+        # Of a task with several cells it is the one that was at hand; the others were never begun. If none was, they
+        # all have failed, or `run` would submit them again and again.
+        ids = place.array.tasks[place.number]
+        none = all(other in statuses and not _begun(statuses[other], place) for other in ids)
+        if status.state == "interrupted" or len(ids) == 1 or none:
             failure = _failure(job, place)
             error = f"{WORDS[failure]} ({job.state}, exit code {job.reason}, {job.node}); see {place.log}"
             return replace(status, state="failed", error=error, failure=failure)
     return status
+
+
+def _begun(status: Status, place: Place) -> bool:
+    """Whether anybody has worked on it since it was submitted."""
+    return (status.finished or status.started or "") >= place.submission.submitted
 
 
 def _failure(job: Job, place: Place) -> Failure:
@@ -145,4 +161,6 @@ def look(plan: Plan, submissions: Sequence[Submission]) -> Plan:
         if status.state in PENDING and place.key not in live and place.array.jobs
     }
     ended = queue.ended({arrays[name].id: name for name in gone})
-    return Plan(plan.cells, join(plan.runs, where, live, ended), join(plan.patches, where, live, ended))
+    early = {cell.patch_id for cell in plan.cells if plan.runs[cell.run_id].state != "done"}
+    runs, patches = join(plan.runs, where, live, ended), join(plan.patches, where, live, ended, early)
+    return Plan(plan.cells, runs, patches)

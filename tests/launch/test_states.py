@@ -86,6 +86,36 @@ def test_of_several_cells_in_a_task_the_one_at_hand_has_failed() -> None:
     assert joined(Status("todo"), ended="TIMEOUT", where=PACKED) == ("todo", None, None)
 
 
+@pytest.mark.parametrize(
+    ("other", "state"),
+    [
+        (Status(), "failed"),
+        (Status("done", started=BEFORE, finished=BEFORE), "failed"),
+        (Status("failed", started=AFTER, finished=AFTER), "todo"),
+        (Status("interrupted", started=AFTER), "todo"),
+    ],
+)
+def test_of_a_task_that_died_before_its_first_cell_all_have_failed(other: Status, state: str) -> None:
+    ended = {("s-0", 0): Job("s-0", 0, "7", "FAILED", "1:0", "n1")}
+    found = states.join({"a": Status(), "b": other}, states.places([PACKED]), {}, ended)["a"]
+    assert found.state == state
+    assert state == "todo" or (found.error or "").endswith("see /o/sweeps/s/slurm/jobs/7_0_log.out")
+
+
+def test_a_patch_job_that_came_before_its_fine_tune_was_done_is_to_do_then_and_later() -> None:
+    def state(array: Array, ended: str, early: bool) -> str:
+        gone = {("s-0", 0): Job("s-0", 0, "7", ended, "1:0", "n1")}
+        return states.join({"p": Status()}, states.places([submission(array)]), {}, gone, {"p"} if early else ())[
+            "p"
+        ].state
+
+    free = Array("patch", (("p",),), name="s-0", jobs=("7",))
+    waiting = replace(free, after=("r-0",), wait="any")
+    assert [state(waiting, "FAILED", early) for early in (True, False)] == ["todo", "todo"]
+    assert [state(free, "FAILED", early) for early in (True, False)] == ["todo", "failed"]
+    assert state(waiting, "TIMEOUT", True) == "failed", "that is no matter of its fine-tune"
+
+
 def test_a_failure_of_this_submission_is_told_while_its_task_goes_on_with_other_cells() -> None:
     failed = Status("failed", finished=AFTER, error="ValueError: nan", failure="error")
     assert joined(failed, live="RUNNING", where=PACKED) == ("failed", "error", "ValueError: nan")

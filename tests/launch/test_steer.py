@@ -77,6 +77,33 @@ def test_status_tells_what_slurm_did_to_a_job(call: Callable, slurm, sweep: list
     assert "slurm/jobs/100_0_0_log.out" in printed
 
 
+def test_a_pack_that_dies_before_its_first_cell_waits_for_retry(call: Callable, slurm, where: str) -> None:
+    words = ["seed=0,1", "sweep.name=s", "launcher=slurm", "launcher.pack=2", where]
+    call("run", *words)
+    id, name, *_ = slurm.queue[0]
+    patches = [[*row[:2], "CANCELLED by 0", "0:0", "None assigned"] for row in slurm.queue[1:]]
+    slurm.set(queue=[], ended=[[id, name, "FAILED", "1:0", "n1"], *patches])
+    _, printed, _ = call("status", "s", where)
+    assert "2 fine-tunes (2 failed), 2 patch jobs (2 to do)" in printed
+    assert "slurm/jobs/100_0_log.out" in printed
+    assert call("run", *words)[0] == 1
+    assert len(slurm.scripts) == 2
+    assert call("run", *words, "--retry")[0] == 0
+    assert len(slurm.scripts) == 4
+
+
+def test_a_patch_job_whose_fine_tune_was_cancelled_is_submitted_with_it(call: Callable, slurm, where: str) -> None:
+    words = ["seed=0", "sweep.name=s", "launcher=slurm", where]
+    call("run", *words, "corruption=first")
+    call("run", *words, "corruption=first,second")
+    assert "--dependency=afterany:100" in slurm.scripts[2]
+    cancelled, later = ([*row[:2]] for row in (slurm.queue[0], slurm.queue[2]))
+    slurm.set(queue=[], ended=[[*cancelled, "CANCELLED by 0", "0:0", "n1"], [*later, "FAILED", "1:0", "n1"]])
+    assert "1 fine-tune (1 to do), 2 patch jobs (2 to do)" in call("status", "s", where)[1]
+    call("run", *words, "corruption=first,second")
+    assert len(slurm.scripts) == 6
+
+
 @pytest.mark.parametrize("accounting", [True, False])
 def test_without_a_controller_status_is_what_the_folders_say_and_says_so(
     call: Callable, slurm, sweep: list[str], where: str, accounting: bool
