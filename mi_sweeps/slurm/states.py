@@ -97,9 +97,11 @@ def _joined(
     status = statuses[one]
     if status.state in ("done", "running"):
         return status
-    if status.state == "failed" and where and (status.finished or "") >= where[0].submission.submitted:
-        return status  # Its task may go on with other cells.
     jobs = [live[place.key] for place in where if place.key in live]
+    failed = status.state == "failed" and where and (status.finished or "") >= where[0].submission.submitted
+    # Its task may go on with other cells, but what does the other parts of a patch job is at work on itself.
+    if failed and not (jobs and where[0].array.parts > 1):
+        return status
     if jobs:
         running = [job for job in jobs if job.state not in ("PENDING", "REQUEUED", "SUSPENDED")]
         reason = f"on {running[0].node}, not begun" if running else f"waiting ({jobs[0].reason})"

@@ -132,9 +132,9 @@ def _patch_status(folder: PatchFolder, cell: Cell, run: Status) -> Status:
     if status.state == "done" and not folder.has(run.reached(cell.patch_steps)):
         return replace(status, state="todo")
     if status.state == "todo":
-        # Where parts of it are done separately: the worst of them, or the one at work.
+        # Where parts of it are done separately: the one at work, or the worst of them.
         parts = [part.status() for part in folder.all_parts()]
-        for state in ("failed", "running", "interrupted", "cancelled"):
+        for state in ("running", "failed", "interrupted", "cancelled"):
             if found := [part for part in parts if part.state == state]:
                 return found[0]
     return status

@@ -174,6 +174,14 @@ def test_a_split_patch_job_is_queued_while_any_part_is() -> None:
     assert found["a"].state == "queued"
 
 
+def test_a_split_patch_job_of_which_one_part_failed_is_left_to_the_others() -> None:
+    """Else `run --retry` would submit all parts once more beside them."""
+    where = states.places([parts(2)])
+    failed = Status("failed", finished=AFTER, error="ValueError: nan", failure="error")
+    assert states.join({"a": failed}, where, job(1, "PENDING"), job(0, "FAILED"))["a"].state == "queued"
+    assert states.join({"a": failed}, where, {}, job(0, "FAILED") | job(1, "COMPLETED"))["a"] == failed
+
+
 def test_a_split_patch_job_has_failed_when_all_parts_are_gone_and_one_ended_badly() -> None:
     where = states.places([parts(3)])
     ended = job(0, "COMPLETED") | job(1, "OUT_OF_MEMORY") | job(2, "COMPLETED")

@@ -96,6 +96,16 @@ def test_failed_waits_for_retry(cells):
     assert made.to_do(retry=["error"]) == 6
 
 
+def test_a_patch_job_in_parts_is_running_while_one_is_at_work(cells):
+    folder = plan.folders_of(cells[0])[1]
+    parts = [folder.part(part, 2) for part in range(2)]
+    write_json(parts[0].path / "status.json", {"state": "failed", "attempts": 1, "error": "x"})
+    with parts[1].claim():
+        write_json(parts[1].path / "status.json", {"state": "running", "attempts": 1})
+        assert plan.make(cells).patches[cells[0].patch_id].state == "running"
+    assert plan.make(cells).patches[cells[0].patch_id].state == "failed"
+
+
 def test_a_killed_run_is_to_do_again(cells):
     folder, _ = plan.folders_of(cells[0])
     write_json(folder.path / "status.json", {"state": "running", "attempts": 1, "pid": 1})
