@@ -45,6 +45,8 @@ def plan(options: argparse.Namespace) -> int:
         except UserError as error:
             console.print(f"{error}; shown is what the folders say", markup=False, soft_wrap=True)
             work = submit.look(cells, first.launcher, options.retry, ask=False)
+        if work.notice:
+            console.print(work.notice, markup=False, soft_wrap=True)
         made, asked = work.plan, list(steer.asked(work.arrays, first.launcher))
     else:
         made = planning.make(cells)
@@ -110,6 +112,8 @@ def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace
     with slurm.submitting(output):
         submission = submissions.new(output, name, options.retry)
         work = slurm.look(cells, launcher, options.retry, submission.prefix)
+        if work.notice:
+            console.print(work.notice, markup=False, soft_wrap=True)
         console.print(f"sweep {name}: {show.summary(work.plan)}", soft_wrap=True)
         manifest.add(output, name, cells, options.line)
         if work.arrays:
@@ -161,24 +165,26 @@ def _watch(
     from mi_sweeps.sweeps import progress, workers
 
     on_cluster = bool(submissions.of_output(output))
-    seen = False
-    trouble: str | None = None
+    known = False
+    last: steer.Seen | None = None
 
     def look() -> Plan:
-        nonlocal trouble
-        before = trouble
-        made, trouble = steer.seen(planning.make(cells), output)
-        if trouble and trouble != before:
-            console.print(f"{name}: {trouble}", markup=False, soft_wrap=True)
-        return made
+        nonlocal last
+        before = last.trouble if last else None
+        last = steer.seen(planning.make(cells), output)
+        if last.trouble and last.trouble != before:
+            console.print(f"{name}: {last.trouble}", markup=False, soft_wrap=True)
+        return last.plan
 
     def busy() -> bool:
-        nonlocal seen
+        nonlocal known
         here = bool(workers.alive(output, name))
-        seen = seen or here
-        # A controller that does not answer may have jobs all the same; it is restarted now and then.
-        unknown = trouble is not None and queue.available()
-        return here or ((unknown or (not seen and workers.starting(output, name))) and not planning.make(cells).is_done)
+        known = known or here
+        # A controller that does not answer is restarted now and then.
+        unknown = last is not None and last.blind and queue.available()
+        return here or (
+            (unknown or (not known and workers.starting(output, name))) and not planning.make(cells).is_done
+        )
 
     return progress.watch(
         console,
@@ -239,9 +245,10 @@ def status(options: argparse.Namespace) -> int:
         if options.watch:
             _watch(console, output, name, cells, below=lambda made, name=name: list(told(name, made)))  # type: ignore[misc]
             continue
-        made, trouble = steer.seen(planning.make(cells), output)
-        if trouble:
-            console.print(f"{name}: {trouble}", markup=False, soft_wrap=True)
+        seen = steer.seen(planning.make(cells), output)
+        made = seen.plan
+        if seen.trouble:
+            console.print(f"{name}: {seen.trouble}", markup=False, soft_wrap=True)
         if options.cells:
             common.write(console, show.cell_lines(made))
             continue

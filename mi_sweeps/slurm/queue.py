@@ -59,19 +59,19 @@ def live(names: Collection[str]) -> dict[Task, Job]:
     return {(job.name, job.number): job for job in _jobs(rows) if job.name in names}
 
 
-def ended(names: Mapping[str, str]) -> dict[Task, Job] | None:
-    """Tasks as accounting remembers them, the newest attempt of each; None where there is no accounting.
+def ended(names: Mapping[str, str]) -> dict[Task, Job]:
+    """Tasks as accounting remembers them, the newest attempt of each.
 
     Args:
         names: of arrays, by their job ids. Jobs of other names are none of ours: ids may have been given out anew.
+
+    Raises:
+        UserError: there is no accounting, or it does not answer.
     """
     if not names:
         return {}
     fields = "--format=JobID,JobName%200,State,ExitCode,NodeList"
-    try:
-        rows = _ask(["sacct", "--allocations", "--noheader", "--parsable2", fields, f"--jobs={','.join(names)}"])
-    except UserError:
-        return None
+    rows = _ask(["sacct", "--allocations", "--noheader", "--parsable2", fields, f"--jobs={','.join(names)}"])
     found = {}
     for job in _jobs(rows):
         name = names.get(job.id.partition("_")[0])

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from mi_sweeps.errors import UserError
 from mi_sweeps.slurm import queue
 from mi_sweeps.slurm.arrays import Array
 from mi_sweeps.slurm.queue import Job
@@ -72,7 +73,7 @@ def join(
     statuses: Mapping[str, Status],
     where: Mapping[str, Sequence[Place]],
     live: Mapping[queue.Task, Job],
-    ended: Mapping[queue.Task, Job] | None,
+    ended: Mapping[queue.Task, Job],
     early: Collection[str] = (),
 ) -> dict[str, Status]:
     """The state of each id as a reader should see it.
@@ -80,10 +81,10 @@ def join(
     Args:
         statuses: by run id or patch id, as the folders say.
         live: what squeue says.
-        ended: what sacct says; None where it does not answer, and then a job that is gone counts as lost.
+        ended: what sacct says; a job that is nowhere counts as lost.
         early: patch jobs whose fine-tune is not done.
     """
-    return {one: _joined(one, statuses, where.get(one, ()), live, ended or {}, one in early) for one in statuses}
+    return {one: _joined(one, statuses, where.get(one, ()), live, ended, one in early) for one in statuses}
 
 
 def _joined(
@@ -144,9 +145,9 @@ def _failure(job: Job, place: Place) -> Failure:
     return failure
 
 
-def look(plan: Plan, submissions: Sequence[Submission]) -> Plan:
-    """A plan with the states as the cluster has them. One call of squeue, and one of sacct where jobs are gone that
-    left no result.
+def look(plan: Plan, submissions: Sequence[Submission]) -> tuple[Plan, str | None]:
+    """A plan with the states as the cluster has them, and why they are less than that where accounting does not answer.
+    One call of squeue, and one of sacct where jobs are gone that left no result.
 
     Raises:
         UserError: the controller does not answer.
@@ -162,7 +163,11 @@ def look(plan: Plan, submissions: Sequence[Submission]) -> Plan:
         for place in where.get(one, ())
         if status.state in PENDING and place.key not in live and place.array.jobs
     }
-    ended = queue.ended({arrays[name].id: name for name in gone})
+    notice = None
+    try:
+        ended = queue.ended({arrays[name].id: name for name in gone})
+    except UserError as error:
+        ended, notice = {}, f"{error}; jobs that are gone without a result count as lost, whatever ended them"
     early = {cell.patch_id for cell in plan.cells if plan.runs[cell.run_id].state != "done"}
     runs, patches = join(plan.runs, where, live, ended), join(plan.patches, where, live, ended, early)
-    return Plan(plan.cells, runs, patches)
+    return Plan(plan.cells, runs, patches), notice

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,16 +28,27 @@ CANCEL_SECONDS = 60.0
 STAGES = {"finetune": "fine-tune", "patch": "patch job"}
 
 
-def seen(plan: Plan, output: Path) -> tuple[Plan, str | None]:
-    """A plan with what the cluster says, and why it says nothing."""
+@dataclass(frozen=True)
+class Seen:
+    """A plan with what the cluster says."""
+
+    plan: Plan
+    trouble: str | None = None
+    """Why it says nothing, or not all."""
+    blind: bool = False
+    """Whether it says nothing: there may be jobs all the same."""
+
+
+def seen(plan: Plan, output: Path) -> Seen:
+    """A plan with what the cluster says, if it answers."""
     # Of every sweep: several may have the same cells.
     found = submissions.of_output(output)
     if not found:
-        return plan, None
+        return Seen(plan)
     try:
-        return states.look(plan, found), None
+        return Seen(*states.look(plan, found))
     except UserError as error:
-        return plan, f"{error}; shown is what the folders say"
+        return Seen(plan, f"{error}; shown is what the folders say", blind=True)
 
 
 def asked(arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:

@@ -39,6 +39,8 @@ class Work:
     plan: Plan
     """With the states as the cluster has them."""
     arrays: list[Array]
+    notice: str | None
+    """Why some states are less than what the cluster knows."""
 
 
 def look(
@@ -53,9 +55,9 @@ def look(
         UserError: the controller does not answer, or the cluster cannot hold so many jobs.
     """
     known = submissions.of_output(cells[0].config.output)
-    plan = planning.make(cells)
+    plan, notice = planning.make(cells), None
     if ask:
-        plan = states.look(plan, known)
+        plan, notice = states.look(plan, known)
     where = states.places(known)
 
     runs, patches = plan.missing(retry)
@@ -72,7 +74,7 @@ def look(
             f"launcher.pack={launcher.pack}: {count} tasks, and the cluster holds {limits.jobs} jobs (MaxJobCount); "
             f"launcher.pack={-(-launcher.pack * count // limits.jobs)} or more makes fewer"
         )
-    return Work(plan, arrays)
+    return Work(plan, arrays, notice)
 
 
 @contextmanager

@@ -70,7 +70,6 @@ def test_accounting_is_read_by_id_and_name(slurm) -> None:
         ]
     )
     found = queue.ended({"12": "s-0", "13": "s-1", "14": "s-2", "15": "s-3"})
-    assert found is not None
     assert {task: (job.state, job.reason) for task, job in found.items()} == {
         ("s-0", 0): ("COMPLETED", "0:0"),
         ("s-0", 1): ("CANCELLED", "0:15"),
@@ -84,7 +83,7 @@ def test_accounting_is_read_by_id_and_name(slurm) -> None:
 def test_accounting_may_not_know_a_name_yet(slurm) -> None:
     slurm.set(ended=[["12_0", "allocation", "FAILED", "1:0", "n1"]])
     found = queue.ended({"12": "s-0"})
-    assert found is not None and found["s-0", 0].state == "FAILED"
+    assert found["s-0", 0].state == "FAILED"
 
 
 def test_a_command_that_fails_is_one_line(slurm) -> None:
@@ -94,7 +93,8 @@ def test_a_command_that_fails_is_one_line(slurm) -> None:
         UserError, match=r"\Asqueue: slurm_load_jobs error: Unable to contact.*failure\); SLURM is down.*\Z"
     ):
         queue.live(["s-0"])
-    assert queue.ended({"12": "s-0"}) is None, "without accounting states are as good as the folders are"
+    with pytest.raises(UserError, match=r"\Asacct: Connection refused; SLURM is down.*\Z"):
+        queue.ended({"12": "s-0"})
 
 
 def test_a_command_that_says_nothing_but_fails_is_told_by_its_exit_code(slurm) -> None:
@@ -108,7 +108,8 @@ def test_a_command_that_hangs_is_given_up(slurm, monkeypatch: pytest.MonkeyPatch
     slurm.set(hang=["squeue", "sacct"])
     with pytest.raises(UserError, match=r"\Asqueue: no answer in 1 s; SLURM is busy or down, try again\Z"):
         queue.live(["s-0"])
-    assert queue.ended({"12": "s-0"}) is None
+    with pytest.raises(UserError, match=r"\Asacct: no answer in 1 s"):
+        queue.ended({"12": "s-0"})
 
 
 def test_a_machine_without_slurm_says_so(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,6 @@ def test_a_machine_without_slurm_says_so(tmp_path, monkeypatch: pytest.MonkeyPat
     assert not queue.available()
     with pytest.raises(UserError, match="squeue: no such command; this machine is no SLURM client"):
         queue.live(["s-0"])
-    assert queue.ended({"12": "s-0"}) is None
 
 
 def test_jobs_are_cancelled_by_id_in_one_call(slurm) -> None:

@@ -128,11 +128,6 @@ def test_a_failure_from_before_is_about_to_be_tried_again() -> None:
     assert joined(failed, ended="TIMEOUT") == ("failed", "error", "ValueError: nan")
 
 
-def test_without_accounting_what_is_gone_counts_as_lost() -> None:
-    found = states.join({"a": Status("interrupted")}, states.places([ALONE]), {}, None)
-    assert found["a"].state == "interrupted"
-
-
 def test_what_was_never_submitted_is_as_its_folder_says() -> None:
     assert states.join({"z": Status()}, states.places([ALONE]), {}, {})["z"] == Status()
 
@@ -206,7 +201,7 @@ def look(tmp_path: Path, slurm) -> Callable[..., planning.Plan]:
         path = tmp_path / "o" / "sweeps" / "s" / "slurm" / "id.json"
         write_json(planning.folders_of(cell)[0].path / "status.json", status)
         array = Array("finetune", ((cell.run_id,),), name="s-0", jobs=("7",))
-        return states.look(planning.make([cell]), [Submission(path, "s", NOON, ("error",), (array,))])
+        return states.look(planning.make([cell]), [Submission(path, "s", NOON, ("error",), (array,))])[0]
 
     return run
 
@@ -229,7 +224,7 @@ def test_a_look_asks_nothing_when_all_is_done(slurm) -> None:
     (cell,) = expand([])
     done = planning.Plan((cell,), {cell.run_id: Status("done")}, {cell.patch_id: Status("done")})
     array = Array("finetune", ((cell.run_id,),), name="s-0", jobs=("7",))
-    assert states.look(done, [submission(array)]) == done
+    assert states.look(done, [submission(array)]) == (done, None)
     assert slurm.state["calls"] == []
 
 

@@ -55,7 +55,7 @@ class Sweep:
 
     def plan(self) -> Plan:
         """The states as `status` has them."""
-        return states.look(planning.make(self.cells), submissions.of_output(self.output))
+        return states.look(planning.make(self.cells), submissions.of_output(self.output))[0]
 
     def states(self) -> tuple[dict[str, int], dict[str, int]]:
         runs, patches = self.plan().counts()
