@@ -296,6 +296,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 def logs(options: argparse.Namespace) -> int:
     """`mi-sweeps logs`: of sweeps, or of single runs and patch jobs by id."""
+    from mi_sweeps.slurm import states, steer, submissions
     from mi_sweeps.store.folders import Folder
     from mi_sweeps.sweeps import manifest
     from mi_sweeps.sweeps import plan as planning
@@ -305,29 +306,44 @@ def logs(options: argparse.Namespace) -> int:
     output, every = common.sweeps(options)
     named = [word for word in words if "=" not in word]
     entries = {name: manifest.load(output, name) for name in every}
-    wanted: dict[Path, tuple[str, Folder]] = {}
+    wanted: dict[str, tuple[str, Folder]] = {}
+    chosen: dict[str, Cell] = {}
     kind: str
     folder: Folder
     for name, cells in entries.items():
         for entry in cells:
-            run, patch = planning.folders_of(entry.cell(output))
+            cell = entry.cell(output)
+            run, patch = planning.folders_of(cell)
             for kind, folder, own in (("fine-tune", run, entry.run_id), ("patch job", patch, entry.patch_id)):
                 if not named or {name, entry.run_id, own} & set(named):
-                    wanted[folder.path] = (f"{kind} {own}", folder)
+                    wanted[own] = (f"{kind} {own}", folder)
+                    chosen[entry.patch_id] = cell
     if named and not wanted:
         raise UserError(
             f"{named[0]}: no sweep, run or patch job of that name in {output}; `mi-sweeps status` lists them"
         )
     console = common.console()
-    for title, folder in wanted.values():
-        state = folder.status().state
-        if (options.failed and state != "failed") or not folder.log_file.exists():
+    seen = steer.seen(planning.make(list(chosen.values())), output)
+    if seen.trouble:
+        console.print(seen.trouble, markup=False, soft_wrap=True)
+    places = states.places(submissions.of_output(output))
+    every_status = {**seen.plan.runs, **seen.plan.patches}
+    for own, (title, folder) in wanted.items():
+        status = every_status[own]
+        if options.failed and status.state != "failed":
             continue
-        console.print(f"[bold]{title}[/] {state} {folder.log_file}", soft_wrap=True)
-        lines = folder.log_file.read_text().splitlines()[-options.lines :]
-        if state == "failed" and folder.error_file.exists():
-            lines += folder.error_file.read_text().splitlines()
-        console.print("\n".join(lines), markup=False, soft_wrap=True)
+        logged = planning.logged(folder)
+        # What SLURM ended has no traceback, but the output of its job.
+        jobs = [Path(place.log) for place in places.get(own, ()) if place.log in (status.error or "")]
+        if status.state == "failed" and (jobs or not logged):
+            console.print(f"{title} failed: {status.error}", markup=False, soft_wrap=True)
+        tails = [(one.log_file, one.error_file) for one in logged] + [(log, None) for log in jobs if log.exists()]
+        for log, error in tails:
+            console.print(f"[bold]{title}[/] {status.state} {log}", soft_wrap=True)
+            lines = log.read_text(errors="replace").splitlines()[-options.lines :]
+            if status.state == "failed" and error and error.exists():
+                lines += error.read_text().splitlines()
+            console.print("\n".join(lines), markup=False, soft_wrap=True)
     return DONE
 
 

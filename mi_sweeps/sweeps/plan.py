@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mi_sweeps.store import folders
 from mi_sweeps.store.files import names
-from mi_sweeps.store.folders import PENDING, Failure, PatchFolder, RunFolder, Status
+from mi_sweeps.store.folders import PENDING, Failure, Folder, PatchFolder, RunFolder, Status
 
 if TYPE_CHECKING:
     from mi_sweeps.sweeps.cells import Cell
@@ -91,6 +91,13 @@ def folders_of(cell: Cell) -> tuple[RunFolder, PatchFolder]:
     """Where a cell's results are."""
     run = folders.run_folder(cell.output, cell.run_id)
     return run, run.patch(cell.patch_id)
+
+
+def logged(folder: Folder) -> list[Folder]:
+    """Those that have a log: the folder, or those of a patch job's parts; what failed comes first."""
+    parts = folder.all_parts() if isinstance(folder, PatchFolder) else []
+    there = [one for one in (folder, *parts) if one.log_file.exists()]
+    return sorted(there, key=lambda one: one.status_on_disk().state != "failed")
 
 
 def make(cells: Sequence[Cell]) -> Plan:

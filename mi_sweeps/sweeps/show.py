@@ -119,7 +119,8 @@ def errors(plan: Plan) -> Iterator[str]:
         id, cell = next(iter(failed.items()))
         which = f"{stage} {id}" if len(failed) == 1 else f"{len(failed)} {stage}s, for example {id}"
         yield f"failed {which}: {states[stage][id].error}"
-        yield f"  {planning.folders_of(cell)[stage == 'patch job'].log_file}"
+        # What died before Python began left none; where its job's output is, the error says.
+        yield from (f"  {one.log_file}" for one in planning.logged(planning.folders_of(cell)[stage == "patch job"])[:1])
     if more := most[SHOWN_ERRORS:]:
         yield f"failed with {len(more)} other errors: {sum(len(failed) for _, failed in more)}"
 

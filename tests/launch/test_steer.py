@@ -104,6 +104,31 @@ def test_a_patch_job_whose_fine_tune_was_cancelled_is_submitted_with_it(call: Ca
     assert len(slurm.scripts) == 6
 
 
+def test_logs_have_the_output_of_a_job_that_slurm_ended(
+    call: Callable, slurm, sweep: list[str], where: str, tmp_path: Path
+) -> None:
+    slurm.end("TIMEOUT")
+    code, printed, _ = call("logs", "s", "--failed", where)
+    assert code == 0
+    assert printed.count("ended by its time limit") == 6, "no job has begun to write a log"
+    log = next((tmp_path / "outputs").glob("sweeps/s/slurm")) / "jobs" / "100_0_0_log.out"
+    log.write_text("module: command not found\n")
+    _, printed, _ = call("logs", expand(sweep)[0].run_id, "--failed", where)
+    assert "module: command not found" in printed
+    _, printed, _ = call("status", "s", where)
+    assert "log.txt" not in printed, "there is none"
+
+
+def test_logs_need_no_controller(call: Callable, slurm, sweep: list[str], where: str) -> None:
+    run, _ = planning.folders_of(expand(sweep)[0])
+    write_json(run.path / "status.json", {"state": "failed", "attempts": 1, "error": "ValueError: nan"})
+    run.log_file.write_text("loss is nan\n")
+    slurm.set(refuse={"squeue": [DOWN, 0]})
+    code, printed, complained = call("logs", "s", "--failed", where)
+    assert (code, complained) == (0, "")
+    assert SAID in printed and "loss is nan" in printed
+
+
 @pytest.mark.parametrize("accounting", [True, False])
 def test_without_a_controller_status_is_what_the_folders_say_and_says_so(
     call: Callable, slurm, sweep: list[str], where: str, accounting: bool

@@ -83,6 +83,18 @@ def test_where_nothing_runs_or_failed_there_are_sums_only(look: Callable[..., li
     assert found[1].startswith("none of 42 cells: ")
 
 
+def test_the_log_of_a_patch_job_in_parts_is_that_of_the_part_that_failed(
+    look: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    run, patch = folders_of(planned(tmp_path, 1)[0])
+    leave(run, "done")
+    for part, state in enumerate(("done", "failed")):
+        leave(patch.part(part, 2), state, "ValueError: nan")
+        patch.part(part, 2).log_file.write_text(f"of part {part}\n")
+    assert f"  {patch.part(1, 2).log_file}" in look("status")
+    assert "of part 1" in look("logs", "--failed")
+
+
 def test_failures_are_grouped_by_what_they_say(look: Callable[..., list[str]], tmp_path: Path) -> None:
     """Numbers and ids differ from cell to cell; the error is the same."""
     cells = planned(tmp_path, 8)
@@ -92,8 +104,10 @@ def test_failures_are_grouped_by_what_they_say(look: Callable[..., list[str]], t
     run, patch = folders_of(cells[-1])
     leave(run, "done")
     leave(patch, "failed", "ValueError: nan")
-    found = look("status")
     example, _ = folders_of(cells[0])
+    for folder in (example, patch):
+        folder.log_file.write_text("ERROR failed\n")
+    found = look("status")
     assert found[1:5] == [
         f"failed 5 fine-tunes, for example {cells[0].run_id}: OutOfMemoryError: tried to allocate 0.5 GiB in "
         f"{cells[0].run_id}",
