@@ -48,6 +48,8 @@ def plan(options: argparse.Namespace) -> int:
         if work.notice:
             console.print(work.notice, markup=False, soft_wrap=True)
         made, asked = work.plan, list(steer.asked(work.arrays, first.launcher))
+        if work.too_many:
+            asked.append(f"warning: {work.too_many}")
     else:
         made = planning.make(cells)
     for line in show.axes(cells):
@@ -112,6 +114,8 @@ def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace
     with slurm.submitting(output):
         submission = submissions.new(output, name, options.retry)
         work = slurm.look(cells, launcher, options.retry, submission.prefix)
+        if work.too_many:
+            raise UserError(work.too_many)
         if work.notice:
             console.print(work.notice, markup=False, soft_wrap=True)
         console.print(f"sweep {name}: {show.summary(work.plan)}", soft_wrap=True)

@@ -34,13 +34,15 @@ SBATCH_SECONDS = 60
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to submit, in arrays without names."""
+    """What there is to submit."""
 
     plan: Plan
     """With the states as the cluster has them."""
     arrays: list[Array]
     notice: str | None
     """Why some states are less than what the cluster knows."""
+    too_many: str | None
+    """Why the cluster cannot hold so many tasks."""
 
 
 def look(
@@ -52,7 +54,7 @@ def look(
         ask: the cluster; without it as if it had no jobs and SLURM's own limits.
 
     Raises:
-        UserError: the controller does not answer, or the cluster cannot hold so many jobs.
+        UserError: the controller does not answer.
     """
     known = submissions.of_output(cells[0].config.output)
     plan, notice = planning.make(cells), None
@@ -69,12 +71,12 @@ def look(
     limits = queue.limits() if ask else queue.Limits()
     arrays = layout(runs, patches, queued, launcher, name, limits.tasks)
     count = sum(len(array.tasks) for array in arrays)
+    too_many = None
     if count > limits.jobs:
-        raise UserError(
-            f"launcher.pack={launcher.pack}: {count} tasks, and the cluster holds {limits.jobs} jobs (MaxJobCount); "
-            f"launcher.pack={-(-launcher.pack * count // limits.jobs)} or more makes fewer"
-        )
-    return Work(plan, arrays, notice)
+        holds = f"{'the cluster holds' if ask else 'SLURM by default holds'} {limits.jobs} jobs (MaxJobCount)"
+        fewer = f"launcher.pack={-(-launcher.pack * count // limits.jobs)} or more makes fewer"
+        too_many = f"launcher.pack={launcher.pack}: {count} tasks, and {holds}; {fewer}"
+    return Work(plan, arrays, notice, too_many)
 
 
 @contextmanager

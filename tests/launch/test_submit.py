@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mi_sweeps.slurm import submissions, submit
+from mi_sweeps.slurm import queue, submissions, submit
+from mi_sweeps.slurm.queue import Limits
 from mi_sweeps.store.files import write_bytes, write_json
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.cells import Cell
@@ -262,12 +263,11 @@ def test_what_may_have_been_submitted_is_remembered_if_it_cannot_be_cancelled(
 
 def test_more_jobs_than_the_cluster_holds_is_one_line(call: Callable, slurm, words: list[str], output: Path) -> None:
     slurm.set(config=["MaxArraySize = 1001", "MaxJobCount = 4"])
-    code, _, complained = call("run", *words)
-    assert code == 2
-    assert complained == (
-        "error: launcher.pack=1: 6 tasks, and the cluster holds 4 jobs (MaxJobCount); "
-        "launcher.pack=2 or more makes fewer\n"
-    )
+    said = "launcher.pack=1: 6 tasks, and the cluster holds 4 jobs (MaxJobCount); launcher.pack=2 or more makes fewer\n"
+    code, printed, _ = call("plan", *words)
+    assert code == 0
+    assert printed.endswith(f"\nwarning: {said}") and "the folders" not in printed
+    assert call("run", *words) == (2, "", f"error: {said}")
     assert (slurm.scripts, submissions.of_output(output)) == ([], [])
     assert call("run", *words, "launcher.pack=2")[0] == 0
     assert len(slurm.queue) == 3
@@ -331,7 +331,11 @@ def test_plan_needs_no_cluster_and_run_says_that_it_does(
     call: Callable, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "4 patch jobs: 4 tasks in 2 arrays" in call("plan", *words)[1]
+    monkeypatch.setattr(queue, "Limits", lambda: Limits(jobs=4))
+    code, printed, _ = call("plan", *words)
+    assert code == 0
+    assert "4 patch jobs: 4 tasks in 2 arrays" in printed
+    assert "6 tasks, and SLURM by default holds 4 jobs" in printed
     code, _, complained = call("run", *words)
     assert (code, complained) == (
         2,
