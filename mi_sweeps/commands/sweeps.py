@@ -282,12 +282,18 @@ def cancel(options: argparse.Namespace) -> int:
     output, chosen = common.sweeps(options)
     console = common.console()
     code = DONE
+    errors: dict[str, list[str]] = {}
     for name in chosen:
-        on_cluster = bool(submissions.of_sweep(output, name))
-        if on_cluster and not steer.cancel(console, output, name):
-            code = FAILED
+        # First what needs no controller, and one that does not answer keeps nothing else at work.
         early = workers.starting(output, name)
         stopped, left = workers.cancel(output, name)
+        on_cluster = True
+        try:
+            on_cluster = bool(submissions.of_sweep(output, name))
+            if on_cluster and not steer.cancel(console, output, name):
+                code = FAILED
+        except UserError as error:
+            errors.setdefault(str(error), []).append(name)
         if on_cluster and not (early or stopped or left):
             continue
         nobody = "what was starting is called off" if early else "nobody works on it here"
@@ -295,6 +301,8 @@ def cancel(options: argparse.Namespace) -> int:
         for worker in left:
             code = FAILED
             console.print(f"  still at work: process {worker.pid} on {worker.host}; cancel it there")
+    if errors:
+        raise UserError("; ".join(f"{', '.join(names)}: {error}" for error, names in errors.items()))
     return code
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from mi_sweeps.slurm import steer
 from mi_sweeps.store.files import write_json
+from mi_sweeps.sweeps import manifest, progress, workers
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps import progress
 from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.workers import Worker
 
 DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
 SAID = f"squeue: {DOWN}; SLURM is down, or this machine is no client of it"
@@ -242,7 +243,20 @@ def test_cancel_without_jobs_says_so(call: Callable, slurm, sweep: list[str], wh
 
 def test_cancel_without_a_controller_is_one_line(call: Callable, slurm, sweep: list[str], where: str) -> None:
     slurm.set(refuse={"squeue": [DOWN, 0]})
-    assert call("cancel", "s", where) == (2, "", f"error: {SAID}\n")
+    assert call("cancel", "s", where) == (2, "", f"error: s: {SAID}\n")
+
+
+def test_cancel_without_a_controller_stops_what_is_here(
+    call: Callable, slurm, sweep: list[str], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every sweep that was named, the one on the cluster first."""
+    output = expand(sweep)[0].output
+    manifest.add(output, "t", expand(sweep), "")
+    monkeypatch.setattr(workers, "cancel", lambda output, name: ([Worker("here", 1, "local")], []))
+    slurm.set(refuse={"squeue": [DOWN, 0]})
+    code, printed, complained = call("cancel", "s", "t", where)
+    assert (code, complained) == (2, f"error: s: {SAID}\n")
+    assert printed == "s: 1 processes stopped\nt: 1 processes stopped\n"
 
 
 def test_what_was_cancelled_is_submitted_again_by_run(call: Callable, slurm, sweep: list[str], where: str) -> None:
