@@ -102,9 +102,9 @@ def limits() -> Limits:
         key, _, value = row.partition("=")
         found[key.strip()] = value.strip()
     default = Limits()
-    return Limits(
-        int(found.get("MaxArraySize", default.tasks + 1)) - 1 or 1, int(found.get("MaxJobCount", default.jobs))
-    )
+    # Where it is 0 there are no arrays, only single tasks.
+    tasks = max(1, int(found.get("MaxArraySize", default.tasks + 1)) - 1)
+    return Limits(tasks, int(found.get("MaxJobCount", default.jobs)))
 
 
 def _jobs(rows: Iterable[str]) -> Iterator[Job]:

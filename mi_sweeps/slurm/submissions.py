@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mi_sweeps.errors import UserError
 from mi_sweeps.slurm.arrays import Array
 from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.store.folders import Failure, now
@@ -65,12 +67,19 @@ def read(path: Path) -> Submission:
 
     Raises:
         FileNotFoundError: there is none.
+        UserError: it is not one of this version.
     """
     values = read_json(path)
     if values is None:
         raise FileNotFoundError(str(path))
-    arrays = tuple(_array(array) for array in values.pop("arrays"))
-    return Submission(path=path, arrays=arrays, **{**values, "retry": tuple(values["retry"])})
+    try:
+        arrays = tuple(_array(array) for array in values.pop("arrays"))
+        return Submission(path=path, arrays=arrays, **{**values, "retry": tuple(values["retry"])})
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(
+            f"{path}: not a submission of this version; use the version that wrote it, or delete it when its jobs "
+            "have ended"
+        ) from None
 
 
 def _array(values: dict[str, Any]) -> Array:
@@ -86,7 +95,11 @@ def _array(values: dict[str, Any]) -> Array:
 
 def of_sweep(output: Path, sweep: str) -> list[Submission]:
     """All submissions of a sweep, the oldest first."""
-    return sorted(map(read, _folder(output, sweep).glob("*.json")), key=lambda one: one.submitted)
+    found = []
+    for path in _folder(output, sweep).glob("*.json"):
+        with suppress(FileNotFoundError):  # Whoever submits takes it back if sbatch refuses.
+            found.append(read(path))
+    return sorted(found, key=lambda one: one.submitted)
 
 
 def _folder(output: Path, sweep: str) -> Path:

@@ -58,6 +58,7 @@ def run_task(submission: Submission, array: int, number: int) -> None:
     """
     item = submission.arrays[array]
     at: list[Folder] = []
+    cells: list[Any] = []
     before = 0
     try:
         with _told_by_signals(submission):
@@ -69,6 +70,7 @@ def run_task(submission: Submission, array: int, number: int) -> None:
     except Interrupted as reason:
         if isinstance(reason, _TimeLimit) and _made(item, cells) == before:
             # Another attempt would get no further.
+            print(TOO_LONG, file=sys.stderr)  # noqa: T201
             for folder in at:
                 _mark(folder, TOO_LONG)
             sys.exit(FAILED)

@@ -132,3 +132,5 @@ def test_limits_are_the_cluster_s_own(slurm) -> None:
     slurm.set(config=["Configuration data", "MaxArraySize            = 101", "MaxJobCount             = 500"])
     # The highest number of a task is one less than what is called the size.
     assert queue.limits() == Limits(100, 500)
+    slurm.set(config=["MaxArraySize            = 0"])
+    assert queue.limits().tasks == 1

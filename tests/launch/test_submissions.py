@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mi_sweeps.errors import UserError
 from mi_sweeps.slurm import submissions
 from mi_sweeps.slurm.arrays import Array
 from mi_sweeps.store.files import write_json
@@ -53,6 +54,20 @@ def test_the_newest_comes_last_whichever_sweep_it_is_of(tmp_path: Path) -> None:
         make(tmp_path, sweep, when).write()
     assert [one.submitted[-1] for one in submissions.of_output(tmp_path)] == ["1", "2", "3"]
     assert [one.submitted[-1] for one in submissions.of_sweep(tmp_path, "b")] == ["1", "2"]
+
+
+def test_one_that_is_taken_back_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "mine").write()
+    monkeypatch.setattr(submissions, "read_json", lambda path: None)
+    assert submissions.of_output(tmp_path) == []
+
+
+@pytest.mark.parametrize("values", [{}, [], {"arrays": [], "retry": [], "colour": "red"}, {"arrays": [{"stage": "x"}]}])
+def test_one_of_another_version_is_one_line(tmp_path: Path, values: object) -> None:
+    path = tmp_path / "id.json"
+    write_json(path, values)
+    with pytest.raises(UserError, match="id.json: not a submission of this version; use the version that wrote it"):
+        submissions.read(path)
 
 
 def test_every_id_is_found_with_its_task(tmp_path: Path) -> None:

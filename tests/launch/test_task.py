@@ -258,6 +258,15 @@ def test_a_time_limit_with_a_new_checkpoint_is_a_break(
     assert planning.folders_of(cells[0])[0].status().state == "interrupted"
 
 
+def test_a_time_limit_before_the_first_cell_is_told_in_the_job_s_output(
+    submission: Submission, monkeypatch: pytest.MonkeyPatch, slurm, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(manifest, "load", lambda *_: os.kill(os.getpid(), signal.SIGUSR2))
+    assert exit_code(submission) == 1
+    assert requeued(slurm) == []
+    assert capsys.readouterr().err.startswith("reached its time limit before a checkpoint")
+
+
 @pytest.mark.parametrize(("signum", "job"), [(signal.SIGUSR2, ""), (signal.SIGTERM, AT_LIMIT)])
 def test_a_time_limit_without_a_new_checkpoint_is_a_failure(
     work: Stages, submission: Submission, cells: list[Cell], slurm, signum: int, job: str
