@@ -87,15 +87,18 @@ def watch(
         seconds: how often to look at most.
         below: what else is shown.
     """
-    plan = look()
+
+    def once() -> tuple[bool, Plan, float]:
+        began = time.monotonic()
+        at_work = busy()
+        plan = look()
+        return at_work, plan, time.monotonic() - began
+
+    at_work, plan, took = once()
     progress = _progress(console)
     bar = progress.add_task("sweep", total=len(plan.statuses))
     with Live(Group(progress, *below(plan)), console=console, refresh_per_second=1) as screen:
         while True:
-            began = time.monotonic()
-            at_work = busy()
-            plan = look()
-            took = time.monotonic() - began
             states = Counter(status.state for status in plan.statuses)
             progress.update(bar, completed=states["done"] + states["failed"])
             screen.update(Group(progress, *below(plan)))
@@ -103,6 +106,7 @@ def watch(
             if not (at_work or states["running"] or states["queued"] or busy()):
                 break
             time.sleep(max(seconds, WAIT_TIMES * took))
+            at_work, plan, took = once()
     if not console.is_interactive:
         console.print()  # Without a screen the last line is left open.
     return plan

@@ -184,8 +184,7 @@ def test_wait_asks_no_more_than_every_ten_seconds(
     assert code == 1
     assert "6 failed" in printed and "ended by its time limit; raise launcher.time" in printed
     assert len(slept) == 3 and min(slept) >= 10
-    # Once before the bar is shown.
-    assert len(slurm.calls("squeue")) == len(slept) + 2
+    assert len(slurm.calls("squeue")) == len(slept) + 1
 
 
 def test_wait_waits_for_the_controller(
