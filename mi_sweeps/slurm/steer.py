@@ -63,6 +63,9 @@ def asked(arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:
     hours = gpu_hours(arrays, launcher)
     if hours:
         yield f"  at most {hours:.1f} GPU-hours, if every task takes all its time once"
+    options = {option for array in arrays for option in resources(launcher, array.stage).sbatch.items()}
+    if any(name.startswith(("gpus", "gres", "tres")) and "gpu" in f"{name}={value}" for name, value in options):
+        yield "  GPUs in launcher.sbatch are not counted as GPU-hours; launcher.gpus are"
 
 
 def _described(asked: ResourcesConfig) -> str:
@@ -72,7 +75,9 @@ def _described(asked: ResourcesConfig) -> str:
     for name in ("partition", "account", "qos", "constraint"):
         value = getattr(asked, name)
         values += [f"{name} {value}"] if value else []
-    values += [f"--{name}={value}" for name, value in asked.sbatch.items()]
+    for name, value in asked.sbatch.items():
+        option = f"--{name.replace('_', '-')}"
+        values += [option if value is True else f"{option}={value}"]
     values += [f"after `{line}`" for line in asked.setup]
     return ", ".join(values)
 

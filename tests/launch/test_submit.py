@@ -320,6 +320,24 @@ def test_plan_tells_what_would_be_asked_for_and_submits_nothing(
     assert not output.exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "shown", "counted"),
+    [
+        ("{gres: 'gpu:1'}", "--gres=gpu:1", False),
+        ("{gpus_per_task: 1}", "--gpus-per-task=1", False),
+        ("{gres: 'shard:1'}", "--gres=shard:1", True),
+        ("{exclusive: true}", "--exclusive\n", True),
+    ],
+)
+def test_plan_tells_gpus_that_it_does_not_count(
+    call: Callable, slurm, words: list[str], option: str, shown: str, counted: bool
+) -> None:
+    code, printed, _ = call("plan", *words, f"launcher.sbatch={option}")
+    assert code == 0
+    assert shown in printed
+    assert ("  GPUs in launcher.sbatch are not counted as GPU-hours" in printed) is not counted
+
+
 def test_plan_knows_what_is_queued(call: Callable, slurm, words: list[str]) -> None:
     call("run", *words, "corruption=first")
     _, printed, _ = call("plan", *words)
