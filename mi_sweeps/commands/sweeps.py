@@ -340,6 +340,7 @@ def logs(options: argparse.Namespace) -> int:
         console.print(seen.trouble, markup=False, soft_wrap=True)
     places = states.places(submissions.of_output(output))
     every_status = {**seen.plan.runs, **seen.plan.patches}
+    told: set[Path] = set()
     for own, (title, folder) in wanted.items():
         status = every_status[own]
         if options.failed and status.state != "failed":
@@ -349,7 +350,10 @@ def logs(options: argparse.Namespace) -> int:
         jobs = [Path(place.log) for place in places.get(own, ()) if place.log in (status.error or "")]
         if status.state == "failed" and (jobs or not logged):
             console.print(f"{title} failed: {status.error}", markup=False, soft_wrap=True)
-        tails = [(one.log_file, one.error_file) for one in logged] + [(log, None) for log in jobs if log.exists()]
+        tails: list[tuple[Path, Path | None]] = [(one.log_file, one.error_file) for one in logged]
+        # All cells of a task have the same.
+        tails += [(log, None) for log in jobs if log.exists() and log not in told]
+        told.update(jobs)
         for log, error in tails:
             console.print(f"[bold]{title}[/] {status.state} {log}", soft_wrap=True)
             lines = log.read_text(errors="replace").splitlines()[-options.lines :]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mi_sweeps.slurm import steer
+from mi_sweeps.slurm import states, steer, submissions
 from mi_sweeps.store.files import write_json
 from mi_sweeps.sweeps import manifest, progress, workers
 from mi_sweeps.sweeps import plan as planning
@@ -87,6 +87,12 @@ def test_a_pack_that_dies_before_its_first_cell_waits_for_retry(call: Callable, 
     _, printed, _ = call("status", "s", where)
     assert "2 fine-tunes (2 failed), 2 patch jobs (2 to do)" in printed
     assert "slurm/jobs/100_0_log.out" in printed
+    cell = expand(words)[0]
+    (place,) = states.places(submissions.of_output(cell.output))[cell.run_id]
+    Path(place.log).write_text("module: command not found\n")
+    _, printed, _ = call("logs", "s", "--failed", where)
+    assert printed.count("its job failed") == 2
+    assert printed.count("module: command not found") == 1, "both cells have the same job"
     assert call("run", *words)[0] == 1
     assert len(slurm.scripts) == 2
     assert call("run", *words, "--retry")[0] == 0

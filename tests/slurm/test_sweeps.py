@@ -174,6 +174,18 @@ def test_a_cell_that_fails_in_a_pack_stops_no_other(make_sweep, cluster, capsys)
     assert sweep.plan().runs[good.run_id].attempts == 1
 
 
+def test_a_pack_that_dies_before_its_first_cell_waits_for_retry(make_sweep, cluster, capsys):
+    sweep = make_sweep("seed=0,1", "corruption=first", "launcher.pack=2", 'launcher.setup=["echo no module; exit 3"]')
+    assert sweep.run() == 0
+    sweep.wait()
+    cluster.wait_for(sweep.job(sweep.cells[0].run_id), "FAILED")
+    assert sweep.states() == ({"failed": 2}, {"to do": 2})
+    sweep.run()
+    assert not cluster.jobs(), "it would die again"
+    assert command("logs", f"output={sweep.output}", "--failed") == 0
+    assert capsys.readouterr().out.count("\nno module\n") == 1
+
+
 def test_a_cell_without_enough_memory_says_so_and_is_done_with_more(make_sweep, cluster, capsys):
     sweep = make_sweep("seed=0", "corruption=first")
     assert sweep.run("launcher.memory=100M") == 0
