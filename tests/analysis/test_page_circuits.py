@@ -182,6 +182,25 @@ def test_play_goes_on_by_itself_until_it_is_paused(make_output, open_page):
     assert (told.inner_text(), page.locator("#play").inner_text()) == ("checkpoint 8 (2 of 4)", "▶ Play")
 
 
+def test_play_stops_where_there_is_nothing_to_play_and_the_checkpoint_is_kept(make_output, folders, open_page):
+    output = make_output(seeds=(0, 1), corruptions=("first",))
+    folders.write_patch(output, "run-0.0001-constant-1", "more", "first", name="heads", seed=1)
+    page = open_page(write_report(output))
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    choose(page, "Run", "all, seed 0, run-0.0001-constant-0")
+    page.locator("#play").click()
+    choose(page, "Patching", "heads")  # which this run lacks
+    page.clock.run_for(3000)
+    told = page.locator("#checkpoint-told")
+    assert (told.inner_text(), page.locator("#play").inner_text()) == ("no checkpoint", "▶ Play")
+    choose(page, "Patching", "full")
+    page.clock.run_for(3000)
+    assert told.inner_text() == "checkpoint 0 (1 of 4)"
+    page.locator("#play").click()
+    assert told.inner_text() == "checkpoint 8 (2 of 4)"
+
+
 def test_corruptions_and_two_units_side_by_side_with_their_difference(make_output, open_page):
     output = make_output(lrs=(1e-4, 3e-4), seeds=(0, 1))
     page = open_page(write_report(output))

@@ -14,6 +14,7 @@ function drawPlayer() {
   $("circuits-player").replaceChildren(
     h("button", { type: "button", id: "play", disabled: steps.length < 2, click: () => (playing ? stop() : play()) }),
     slider, h("output", { for: "checkpoint", id: "checkpoint-told" }));
+  if (steps.length < 2) stop();
   tellPlaying();
   tellCheckpoint();
 }
