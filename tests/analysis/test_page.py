@@ -250,6 +250,22 @@ def test_curves_are_grouped_by_any_keys_and_can_be_read_as_a_table(sweep, opened
     assert "Wilson" in page.locator("#curves figcaption").inner_text()
 
 
+def test_a_run_counts_once_in_the_curves_of_its_patch_jobs(make_output, folders, opened):
+    output = make_output(seeds=(0, 1), corruptions=("first", "second"), layers=2, heads=2)
+    for seed in (0, 1):
+        folders.write_patch(output, f"run-0.0001-constant-{seed}", f"more-{seed}", "first", name="heads", seed=seed)
+    page = opened(output)
+    page.locator("#curves-controls").get_by_label("Metric").select_option("clean logit difference")
+    page.locator("#curves .numbers summary").click()
+    last = rows(page, "#curves .numbers table")[-1]
+    assert list(last)[1:] == [
+        "corruption first, patching full",
+        "corruption first, patching heads",
+        "corruption second, patching full",
+    ]
+    assert all(told.endswith("n 2") for told in list(last.values())[1:])
+
+
 def test_parallel_coordinates_have_a_line_a_run_and_names_on_their_axes(sweep, opened):
     page = opened(sweep)
     draw_parallel(page)

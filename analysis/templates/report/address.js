@@ -34,6 +34,6 @@ function restoreView() {
   if (!metrics.includes(curves.metric)) return;
   Object.assign(state.curves, { metric: curves.metric, split: curves.split, thresholds: numbersOnly(curves.thresholds) });
   if (["both", "band", "lines"].includes(curves.seeds)) state.curves.seeds = curves.seeds;
-  state.curves.by = new Set(keysOnly(curves.by, [...groups, "corruption"]));
+  state.curves.by = new Set(keysOnly(curves.by, groups));
   state.curves.log = new Set(keysOnly(curves.log, ["x", "y"]));
 }

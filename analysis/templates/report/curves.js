@@ -13,19 +13,29 @@ function curvesOf(metric, split) {
     return DATA.blocks.filter((block) => wanted.has(block.run) && Object.keys(block.sites).length).map((block) => {
       const site = Object.values(block.sites)[0];
       const values = FROM_PATCHES[metric](site).map((value) => value * DATA.unit);
-      return { run: RUNS[block.run], corruption: block.corruption, steps: DATA.steps[site.steps], values, n: block.n };
+      return { run: RUNS[block.run], corruption: block.corruption, patching: block.patching, steps: DATA.steps[site.steps], values, n: block.n };
     });
   }
   return [...(SERIES.get(`${split}/${metric}`)?.values() ?? [])].filter((one) => wanted.has(one.run)).map((one) =>
     ({ run: RUNS[one.run], steps: DATA.steps[one.steps], values: one.value, n: one.n, metric, spikes: one.spikes ?? [] }));
 }
 
-const keyOf = (curve, key) => (key === "corruption" ? curve.corruption : curve.run[key]);
+const keyOf = (curve, key) => (Object.hasOwn(OF_PATCH_JOBS, key) ? curve[key] : curve.run[key]);
 
 function groupKeys() {
   const varies = (key) => unique(RUNS.filter((run) => known(run.cell)).map((run) => run[key])).length > 1;
-  const keys = GROUPABLE.filter(([key]) => varies(key));
-  return Object.hasOwn(FROM_PATCHES, state.curves.metric) ? [...keys, ["corruption", "corruption"]] : keys;
+  return GROUPABLE.filter(([key]) => varies(key));
+}
+
+/** A run has a curve for each of its patch jobs: these are always kept apart, or it would count more than once. */
+const OF_PATCH_JOBS = { corruption: "corruption", patching: "patching" };
+
+/** The chosen keys, with those of patch jobs. */
+function shownKeys() {
+  const chosen = groupKeys().filter(([key]) => state.curves.by.has(key));
+  if (!Object.hasOwn(FROM_PATCHES, state.curves.metric)) return chosen;
+  const several = unique(DATA.blocks.map((block) => block.patching)).length > 1;
+  return [...chosen, ...Object.entries(OF_PATCH_JOBS).filter(([key]) => key !== "patching" || several)];
 }
 
 const metricsThere = () => ({
@@ -65,10 +75,7 @@ function drawCurvesControls() {
     },
   });
   replaceControls($("curves-controls"),
-    select("Metric", options, metric, (name) => {
-      if (Object.hasOwn(FROM_PATCHES, name)) curves.by.add("corruption");
-      change("metric")(name);
-    }),
+    select("Metric", options, metric, change("metric")),
     select("Split", splitsOf(metric).map((name) => [name, sentence(name)]), curves.split, change("split")),
     keys.length ? h("fieldset", {}, h("legend", {}, "Group by"), h("div", { class: "choices" }, keys.map(([key, label]) =>
       checkbox(label, curves.by.has(key), toggle(curves.by, key))))) : null,

@@ -1,10 +1,10 @@
 // The picture of the curves: means with bands, single runs, and where a threshold is reached.
 
 function drawCurves() {
-  const { metric, split, by, seeds, log } = state.curves;
+  const { metric, split, seeds, log } = state.curves;
   const curves = known(metric) ? curvesOf(metric, split) : [];
   if (!curves.length) return { title: "No curves", note: "No run has written this metric yet, or the filter leaves none." };
-  const keys = groupKeys().filter(([key]) => by.has(key));
+  const keys = shownKeys();
   const share = isShare(metric), threshold = state.curves.thresholds[metric];
   const groups = groupsOf(curves, keys, share);
   const values = curves.flatMap((curve) => curve.values.filter(known));
