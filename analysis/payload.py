@@ -28,6 +28,9 @@ SHOWN_PROMPTS = 4
 MOST_BATCHES = 200
 """Of the losses of training batches so many are drawn, evenly apart, beside all spikes."""
 
+MEASURED = ("seconds", "win_rate")
+"""Columns of runs and patch jobs whose numbers are rounded; settings are exact, for two of them may be close."""
+
 ENDS = ("win_rate_low", "win_rate_high")
 """The page works out intervals from value and n, for every share alike."""
 
@@ -295,12 +298,12 @@ def _by_appearance(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _units(values: np.ndarray) -> list[int | None]:
     whole = np.round(values / UNIT)
-    return [None if math.isnan(value) else int(value) for value in whole.tolist()]
+    return [int(value) if math.isfinite(value) else None for value in whole.tolist()]
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:
-    """To five significant digits."""
-    return [None if math.isnan(value) else float(f"{value:.5g}") for value in values.tolist()]
+    """To five significant digits; what is not finite is missing, for JSON has no such number."""
+    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _once(values: np.ndarray) -> int | list[int]:
@@ -310,11 +313,12 @@ def _once(values: np.ndarray) -> int | list[int]:
 
 
 def _columns(frame: pd.DataFrame) -> Json:
-    return {str(name): [_plain(value) for value in frame[name].tolist()] for name in frame.columns}
+    columns = {str(name): [_plain(value) for value in frame[name].tolist()] for name in frame.columns}
+    measured = {name: frame[name].to_numpy("float64", na_value=np.nan) for name in MEASURED if name in columns}
+    return columns | {name: _rounded(values) for name, values in measured.items()}
 
 
 def _plain(value: Any) -> Any:
     """A value as JSON knows it."""
-    if value is None or value is pd.NA or value != value:
-        return None
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    missing = value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value))
+    return None if missing else value

@@ -203,6 +203,21 @@ def test_the_configurations_of_chosen_runs_are_compared_key_by_key(sweep, opened
     assert page.locator("#differences-table tbody tr").count() == 4
 
 
+def test_settings_are_told_with_all_their_digits(make_output, folders, opened):
+    output = make_output(corruptions=())
+    for lr in (0.000123456, 0.000123457, 3e-5):
+        folders.write_run(output, f"{lr:g}-{lr * 1e9:.0f}", lr=lr)
+    for run in (output / "runs").iterdir():
+        change(run / "run.json", train={"betas": 0.9995 if run.name.startswith("run") else 12345.6})
+    page = opened(output)
+    told = {row["key"]: sorted(list(row.values())[1:]) for row in rows(page, "#differences-table")}
+    assert told["optim.lr"] == ["0.0001", "0.000123456", "0.000123457", "3e-05"]
+    assert told["train.betas"] == ["0.9995", "12345.6", "12345.6", "12345.6"]
+    assert {"0.000123456", "0.000123457", "3e-05"} < {row["lr"] for row in rows(page)}
+    names = "document.getElementById('curves-plot').data.map(trace => trace.legendgroup)"
+    assert len(set(page.evaluate(names))) == 4
+
+
 def test_curves_mark_the_first_step_at_the_threshold_that_is_chosen(sweep, opened):
     page = opened(sweep)
     page.fill("#threshold", "0.6")

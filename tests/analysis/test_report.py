@@ -153,6 +153,24 @@ def test_of_a_large_sweep_some_checkpoints_are_read_and_the_page_says_so(make_ou
     assert "shown for 2 runs, at one checkpoint in 2 and the last" in data["note"]
 
 
+def test_what_is_not_finite_is_missing(make_output):
+    output = make_output(steps=(0, 24), corruptions=("first",))
+    (file,) = output.glob("runs/*/metrics.parquet")
+    metrics = pd.read_parquet(file)
+    metrics.loc[(metrics["metric"] == "loss") & (metrics["step"] == 24), "value"] = np.inf
+    metrics.loc[(metrics["metric"] == "win_rate") & (metrics["step"] == 24), "value"] = -np.inf
+    metrics.to_parquet(file)
+    (table,) = output.glob("runs/*/patches/*/tables/000024.parquet")
+    rows = pd.read_parquet(table)
+    rows.assign(patched=np.inf, logit_diff=-np.inf).to_parquet(table)
+    data = Page(write_report(output).read_text()).data
+    losses = [series["value"] for series in data["series"] if series["metric"] == "loss"]
+    assert losses and all(first > 0 and last is None for first, last in losses)
+    assert data["runs"]["win_rate"] == [None]
+    assert set(data["blocks"][0]["sites"]["z"]["change"][1]) == {None}
+    assert data["blocks"][0]["lens"]["value"][1][0] is None
+
+
 def test_an_empty_folder_makes_a_page(tmp_path):
     assert Page(write_report(tmp_path, to=tmp_path / "new" / "page.html").read_text()).data["blocks"] == []
 

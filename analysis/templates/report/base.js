@@ -56,10 +56,11 @@ const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 function number(value, digits = 3) {
   if (!known(value)) return "";
   if (Number.isInteger(value)) return String(value);
-  const short = Number(value.toPrecision(digits));
-  // As in configurations: 3e-05.
-  return Math.abs(short) < 1e-4 ? short.toExponential().replace(/e-(\d)$/, "e-0$1") : String(short);
+  return exact(Number(value.toPrecision(digits)));
 }
+
+/** A number with all its digits, as in configurations: 3e-05. */
+const exact = (value) => (value && Math.abs(value) < 1e-4 ? value.toExponential().replace(/e-(\d)$/, "e-0$1") : String(value));
 
 function compare(a, b) {
   if (!known(a) || !known(b)) return known(a) ? -1 : known(b) ? 1 : 0;

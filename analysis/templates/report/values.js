@@ -56,7 +56,8 @@ function valueOf(run, key) {
   return Object.hasOwn(run, key) ? run[key] : scalar(configOf(run, key));
 }
 
-const written = (value) => (typeof value === "number" ? number(value) : String(value));
+/** A setting: not rounded, as results are, for two of them may differ in the last digit. */
+const written = (value) => (typeof value === "number" ? exact(value) : String(value));
 const differing = (key, runs = RUNS) => unique(runs.map((run) => run[key]).filter((value) => known(value) && value !== ""));
 const planned = (run) => Object.entries(run.planned).map(([key, value]) => `${key}=${value}`).join(" ");
 /** A run in words: what is varied, and its seed. */
