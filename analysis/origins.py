@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -44,7 +45,12 @@ def _about(run: Run) -> Json:
         return {}
     # `model` of the configuration is what was asked for: beside it, what was found.
     found = {"model_found": run.about.get("model") or {}, "versions": run.about.get("versions") or {}}
-    return cells.flatten(cells.of_run(run.config) | found)
+    return {key: _finite(value) for key, value in cells.flatten(cells.of_run(run.config) | found).items()}
+
+
+def _finite(value: Any) -> Any:
+    """A number that JSON does not know as text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _text(value: Any) -> str:
@@ -57,7 +63,7 @@ def audits(runs: Iterable[Run]) -> list[Json]:
     for number, run in enumerate(runs):
         try:
             text = (run.path / "audit.json").read_bytes()
-            about = found[text] if text in found else {"audit": _prompts(json.loads(text)), "runs": []}
+            about = found[text] if text in found else {"audit": _prompts(json.loads(text, parse_constant=str)), "runs": []}
         except (OSError, ValueError):
             continue
         found.setdefault(text, about)["runs"].append(number)

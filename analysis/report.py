@@ -75,7 +75,7 @@ def _data(output: Output, frames: Frames, room: int, beside: Path) -> str:
     checkpoints = frames.patching["step"].nunique()
     every, runs = 1, frames.patching["run_id"].nunique()
     text = _json(payload.with_circuits(outline, output, frames, _note(frames.every, runs) if frames.unread else ""))
-    while len(text) > room and runs > 1:
+    while len(text) > room and (runs > 1 or every < checkpoints):
         # Step towards the goal by what is still too much, first in checkpoints and then in runs.
         circuits = len(text) - room + room_for_circuits
         excess = circuits / room_for_circuits if room_for_circuits > 0 else math.inf
@@ -89,7 +89,7 @@ def _data(output: Output, frames: Frames, room: int, beside: Path) -> str:
 
 
 def _thinned(frames: Frames, every: int, runs: int) -> Frames:
-    """Patching and attribution of each `every`-th checkpoint and the last, of the first `runs` runs."""
+    """Circuits of each `every`-th checkpoint and the last, of the first `runs` runs."""
     steps = sorted(frames.patching["step"].unique())
     kept_steps = {*steps[::every], *steps[-1:]}
     kept_runs = set(pd.unique(frames.patching["run_id"])[:runs])
@@ -97,12 +97,12 @@ def _thinned(frames: Frames, every: int, runs: int) -> Frames:
     def thin(table: pd.DataFrame) -> pd.DataFrame:
         return table[table["step"].isin(kept_steps) & table["run_id"].isin(kept_runs)]
 
-    return replace(frames, patching=thin(frames.patching), attribution=thin(frames.attribution))
+    return replace(frames, **{name: thin(getattr(frames, name)) for name in ("patching", "attribution", "measures")})
 
 
 def _note(every: int, runs: int) -> str:
     return (
-        f"To keep this page small, circuits are shown for {runs} runs, at one checkpoint in {every} "
+        f"To keep this page small, circuits are shown for {runs} run{'s' if runs > 1 else ''}, at one checkpoint in {every} "
         "and the last. The exported tables have all of them."
     )
 

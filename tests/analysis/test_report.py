@@ -144,6 +144,20 @@ def test_a_page_that_would_be_too_large_shows_fewer_checkpoints_and_says_so(make
     assert Page(full).data["note"] == ""
 
 
+def test_a_page_of_one_long_run_is_kept_small_too(make_output):
+    output = folder.read(make_output(steps=range(0, 200, 8), corruptions=("first",), measures=True))
+    frames = tabulate(output)
+    limit = len(report.page(output, frames).encode()) - 15_000
+    small = report.page(output, frames, limit)
+    assert len(small.encode()) <= limit
+    data = Page(small).data
+    (block,) = data["blocks"]
+    for part in (block["sites"]["z"], block["lens"], block["measure:ablated_loss"]):
+        steps = data["steps"][part["steps"]]
+        assert steps[0] == 0 and steps[-1] == 192 and len(steps) < 25
+    assert re.search(r"shown for 1 run, at one checkpoint in \d", data["note"])
+
+
 def test_of_a_large_sweep_some_checkpoints_are_read_and_the_page_says_so(make_output, monkeypatch):
     output = make_output(seeds=(0, 1), steps=range(0, 40, 8))
     monkeypatch.setattr(report, "MOST", 12)
@@ -163,7 +177,13 @@ def test_what_is_not_finite_is_missing(make_output):
     (table,) = output.glob("runs/*/patches/*/tables/000024.parquet")
     rows = pd.read_parquet(table)
     rows.assign(patched=np.inf, logit_diff=-np.inf).to_parquet(table)
+    (run,) = (output / "runs").iterdir()
+    (run / "audit.json").write_text('{"splits": {}, "share": NaN}')
+    about = json.loads((run / "run.json").read_text())
+    about["config"]["train"]["diverged"] = np.inf
+    (run / "run.json").write_text(json.dumps(about))
     data = Page(write_report(output).read_text()).data
+    assert (data["config"]["same"]["train.diverged"], data["audits"][0]["audit"]["share"]) == ("inf", "NaN")
     losses = [series["value"] for series in data["series"] if series["metric"] == "loss"]
     assert losses and all(first > 0 and last is None for first, last in losses)
     assert data["runs"]["win_rate"] == [None]
