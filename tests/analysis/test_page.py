@@ -337,12 +337,27 @@ def test_the_view_survives_a_reload(sweep, opened):
     assert "loss" in unquote(page.url)
 
 
+def test_links_within_the_page_leave_the_view_in_the_address(hostile_output, open_page):
+    page = open_page(write_report(hostile_output))
+    page.fill("#filter", "seed=0")
+    before = page.url
+    page.locator("a.skip").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "curves"
+    assert page.locator("#curves-title").bounding_box()["y"] < 400
+    page.locator("#trust a[href='#top']").click()
+    assert page.evaluate("document.activeElement.id") == "top"
+    assert page.evaluate("scrollY") < 100
+    assert page.url == before and "seed" in before
+
+
 @pytest.mark.parametrize(
     "hash",
     [
         "#curves",
         "#view=%7B",
         "#view=null",
+        '#view={"circuits":{"unit":"run_id:gone","left":7,"patching":"x","at":-1,"over":null},"heads":{"k":"5","site":{}}}',
         '#view={"filter":3,"group":["x","seed"],"columns":[null],"sort":{"key":"__proto__"},"curves":{"metric":"toString"}}',
         '#view={"group":"lr","baseline":"gone","chosen":[{}],"curves":{"metric":"loss","split":"<b>","by":7,"thresholds":{"loss":"a"}}}',
     ],

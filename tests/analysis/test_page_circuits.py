@@ -201,6 +201,33 @@ def test_play_stops_where_there_is_nothing_to_play_and_the_checkpoint_is_kept(ma
     assert told.inner_text() == "checkpoint 8 (2 of 4)"
 
 
+def test_the_choices_survive_a_reload(make_output, folders, open_page):
+    output = make_output(lrs=(1e-4, 3e-4), seeds=(0, 1), layers=2, heads=2)
+    folders.write_patch(output, "run-0.0001-constant-1", "more", "first", name="heads", seed=1)
+    page = open_page(write_report(output))
+    choices = {
+        **{"Run": "lr 0.0003: mean of 2 runs", "Compare with": "lr 0.0001, seed 1, run-0.0001-constant-1"},
+        **{"Corruption": "second", "against": "first", "Value": "logit difference change"},
+        **{"Over runs": "spread (standard deviation)", "Patched": "v (head value)", "Heads": "top 3"},
+    }
+    for label, option in choices.items():
+        choose(page, label, option)
+    page.locator("#play").focus()
+    page.keyboard.press("ArrowLeft")
+    page.reload()
+    shown = "select => select.selectedOptions[0].textContent"
+    for label, option in choices.items():
+        assert page.locator("#circuits label", has_text=re.compile(f"^{label}")).locator("select").evaluate(shown) == option
+    assert page.locator("#checkpoint-told").inner_text() == "checkpoint 16 (3 of 4)"
+    page.locator("#checkpoint").focus()
+    page.keyboard.press("ArrowLeft")
+    choose(page, "Patching", "heads")
+    page.reload()
+    assert page.locator("#checkpoint-told").inner_text() == "checkpoint 8 (2 of 4)"
+    patching = page.locator("#circuits label", has_text=re.compile("^Patching")).locator("select")
+    assert patching.evaluate(shown) == "heads"
+
+
 def test_corruptions_and_two_units_side_by_side_with_their_difference(make_output, open_page):
     output = make_output(lrs=(1e-4, 3e-4), seeds=(0, 1))
     page = open_page(write_report(output))
@@ -296,7 +323,7 @@ def test_hostile_names_are_text_everywhere(make_output, folders, open_page):
     folders.write_patch(output, "bad<b>", "bad-first", HOSTILE, name=HOSTILE, prompt=HOSTILE)
     folders.write_sweep(output, "bad", [folders.cell("bad<b>", "bad-first", HOSTILE)])
     page = open_page(write_report(output), width=375, dark=True)
-    show = "(id) => showCircuits(`run:${RUNS.findIndex(({run_id}) => run_id === id)}`)"
+    show = "(id) => showCircuits(`run_id:${id}`)"
     page.evaluate(show, "run-0.0001-constant-0")
     choose(page, "Patching", HOSTILE)  # which this run lacks
     assert page.locator("#checkpoint-told").inner_text() == "no checkpoint"

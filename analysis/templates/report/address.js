@@ -7,7 +7,10 @@ const numbersOnly = (value) => Object.fromEntries(Object.entries(value ?? {}).fi
 
 function view() {
   const { filter, group, columns, baseline, sort, interval, result } = state, { metric, split, seeds, thresholds, by, log } = state.curves;
-  return { filter, group, columns, baseline, sort, interval, result, chosen: [...state.chosen], curves: { metric, split, seeds, thresholds, by: [...by], log: [...log] } };
+  return {
+    filter, group, columns, baseline, sort, interval, result, chosen: [...state.chosen], curves: { metric, split, seeds, thresholds, by: [...by], log: [...log] },
+    circuits: state.circuits, heads: state.heads,
+  };
 }
 
 function saveView() {
@@ -31,9 +34,32 @@ function restoreView() {
   if (results().some(({ key }) => key === kept.result)) state.result = kept.result;
   if (typeof kept.baseline === "string") state.baseline = kept.baseline;  // dropped where no row has it
   state.chosen = new Set(keysOnly(kept.chosen, RUNS.map((run) => run.run_id)));
+  restoreCircuits(kept.circuits ?? {}, kept.heads ?? {});
   if (!metrics.includes(curves.metric)) return;
   Object.assign(state.curves, { metric: curves.metric, split: curves.split, thresholds: numbersOnly(curves.thresholds) });
   if (["both", "band", "lines"].includes(curves.seeds)) state.curves.seeds = curves.seeds;
   state.curves.by = new Set(keysOnly(curves.by, groups));
   state.curves.log = new Set(keysOnly(curves.log, ["x", "y"]));
 }
+
+function restoreCircuits(circuits, heads) {
+  const there = Object.values(units()).flat().map(([unit]) => unit), patchings = unique(DATA.blocks.map((block) => block.patching));
+  const choices = {
+    unit: there, other: there, left: corruptions(), right: corruptions(), patching: patchings.length > 1 ? patchings : [],
+    quantity: Object.keys(QUANTITIES), over: Object.keys(OVER),
+  };
+  for (const [key, of] of Object.entries(choices)) if (of.includes(circuits[key])) state.circuits[key] = circuits[key];
+  if (Number.isInteger(circuits.at) && circuits.at >= 0) state.circuits.at = circuits.at;
+  if (headSites().includes(heads.site)) state.heads.site = heads.site;
+  if (TOPS.includes(heads.k)) state.heads.k = heads.k;
+}
+
+/** Links within the page would put their target in the view's place. */
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='#']");
+  if (!link) return;
+  event.preventDefault();
+  const target = $(link.hash.slice(1));
+  target.scrollIntoView();
+  target.focus({ preventScroll: true });
+});

@@ -1,4 +1,4 @@
-// A unit is one run ("run:3"), the runs of a cell ("cell:lr 0.0001"), those that share a setting ("lr:0.0001") or all
+// A unit is one run ("run_id:ID"), the runs of a cell ("cell:lr 0.0001"), those that share a setting ("lr:0.0001") or all
 // examined runs ("all:"). Values of several runs are means over them, with their spread beside.
 
 const CIRCUITS = ["heads-pictures", "attribution-pictures", "measures-pictures", "patching-pictures", "scatter-pictures"];
@@ -15,7 +15,7 @@ function blocksOf(unit, corruption = null) {
   const { patching } = state.circuits;
   return remember(["blocks", unit, corruption], () => {
     const [kind, name] = [unit.slice(0, unit.indexOf(":")), unit.slice(unit.indexOf(":") + 1)];
-    const has = (run) => (kind === "run" ? run.index === Number(name) : kind === "all" || String(run[kind]) === name);
+    const has = (run) => kind === "all" || String(run[kind]) === name;
     return DATA.blocks.filter((block) =>
       has(RUNS[block.run]) &&
       (corruption === null || block.corruption === corruption) &&
@@ -40,7 +40,7 @@ function units() {
   return {
     "Mean over seeds": groups("cell").map(([cell, n]) => [`cell:${cell}`, ...named(cell, n)]),
     "Mean over more than seeds": cells.length > 1 ? [...settings, ["all:", ...named("all settings", runs.length)]] : [],
-    "One run": runs.map((run) => [`run:${run.index}`, [run.cell, `seed ${run.seed}`, run.run_id].filter(Boolean).join(", ")]),
+    "One run": runs.map((run) => [`run_id:${run.run_id}`, [run.cell, `seed ${run.seed}`, run.run_id].filter(Boolean).join(", ")]),
   };
 }
 
@@ -81,6 +81,9 @@ function step() {
   return steps[state.circuits.at];
 }
 
+const QUANTITIES = { recovered: "recovered", change: "logit difference change" };
+const OVER = { mean: "mean", spread: "spread (standard deviation)" };
+
 function drawCircuitsControls() {
   const circuits = state.circuits;
   const there = corruptions();
@@ -102,8 +105,8 @@ function drawCircuitsControls() {
     alone ? null : select("Compare with", { "": [["", "nothing"]], ...choices }, circuits.other ?? "", change("other")),
     select("Corruption", there.map((name) => [name, name]), circuits.left, change("left")),
     there.length > 1 ? select("against", there.map((name) => [name, name]), circuits.right, change("right")) : null,
-    select("Value", [["recovered", "recovered"], ["change", "logit difference change"]], circuits.quantity, change("quantity")),
-    alone ? null : select("Over runs", [["mean", "mean"], ["spread", "spread (standard deviation)"]], circuits.over, change("over")),
+    select("Value", Object.entries(QUANTITIES), circuits.quantity, change("quantity")),
+    alone ? null : select("Over runs", Object.entries(OVER), circuits.over, change("over")),
     patchings.length > 1 ? select("Patching", patchings.map((name) => [name, name ?? "unnamed"]), circuits.patching, change("patching")) : null,
   );
   drawPrompts();
@@ -114,6 +117,7 @@ function drawCircuitsControls() {
 function circuitsChanged() {
   drawCircuitsControls();
   redraw(...CIRCUITS);
+  saveView();
 }
 
 function showCircuits(unit) {

@@ -1,6 +1,7 @@
 // Which heads matter, and since when: in words, as a table and as curves. Nothing here but the dotted line depends on the slider.
 
 const LITTLE = 0.05;  // recovered; a head that brings back less is told quietly
+const TOPS = [3, 5, 8, 12, 20];
 const HALF = "first checkpoint at which the mean is at half of its last value or beyond (◆ in the curves)";
 
 /** Sites of heads, exact ones first, in the order of the page. */
@@ -28,10 +29,10 @@ function drawFound() {
   $("circuits-found").hidden = !sites.length;
   if (!sites.length) return;
   heads.site ??= sites[0];
-  const change = (key) => (value) => { heads[key] = key === "k" ? Number(value) : value; drawFound(); redraw("heads-pictures"); };
+  const change = (key) => (value) => { heads[key] = key === "k" ? Number(value) : value; drawFound(); redraw("heads-pictures"); saveView(); };
   replaceControls($("heads-controls"),
     select("Patched", sites.map((site) => [site, headSiteName(site)]), heads.site, change("site")),
-    select("Heads", [3, 5, 8, 12, 20].map((k) => [String(k), `top ${k}`]), String(heads.k), change("k")),
+    select("Heads", TOPS.map((k) => [String(k), `top ${k}`]), String(heads.k), change("k")),
   );
   const found = views().flat().map((view) => ({ view, heads: topHeads(view, heads.site, circuits.quantity, heads.k) }));
   $("heads-told").replaceChildren(...found.map(({ view, heads }) => h("p", {}, told(view, heads))));

@@ -9,6 +9,7 @@ function drawPlayer() {
   const slider = h("input", {
     type: "range", id: "checkpoint", min: 0, max: Math.max(steps.length - 1, 0), disabled: !steps.length, step: 1, "aria-label": "checkpoint",
     input: (event) => { stop(); goTo(Number(event.target.value)); },
+    change: saveView,  // not at each step of the way: browsers refuse an address that changes so often
   });
   slider.value = state.circuits.at;
   $("circuits-player").replaceChildren(
@@ -27,6 +28,7 @@ $("circuits-player").addEventListener("keydown", (event) => {
   else if (!onSlider && by && shownSteps().length) {
     stop();
     goTo(Math.min(Math.max(state.circuits.at + by, 0), shownSteps().length - 1));
+    saveView();
   } else return;
   event.preventDefault();
 });
@@ -59,7 +61,9 @@ function play() {
 }
 
 function stop() {
+  if (!playing) return;
   clearTimeout(playing);
   playing = null;
   tellPlaying();
+  saveView();
 }

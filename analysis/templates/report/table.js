@@ -72,8 +72,8 @@ function cellOf(row, column) {
   const { key } = column;
   if (state.group !== null && !state.group.includes(key)) return groupCell(row, column);
   const run = row.runs[0], value = valueOf(run, key);
-  if (key === "run_id" && blocksOf(`run:${run.index}`).length) {
-    return h("button", { type: "button", title: "show its circuits", "data-key": `show ${value}`, click: () => showCircuits(`run:${run.index}`) }, value);
+  if (key === "run_id" && blocksOf(`run_id:${run.run_id}`).length) {
+    return h("button", { type: "button", title: "show its circuits", "data-key": `show ${value}`, click: () => showCircuits(`run_id:${run.run_id}`) }, value);
   }
   if (key === "status") return h("span", { class: value.split(" ")[0].replace(/[^a-z]/g, "") }, value);
   if (key === "links") return linksOf(run);
