@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -16,6 +17,8 @@ from .frames import Frames
 from .summaries import band
 
 STUDENT = "band: 95% interval of the mean over runs (Student's t)"
+
+STOPPED = "cross: last value of a run that diverged, without which means go on over fewer runs"
 
 NAMES = {
     "win_rate": "win rate",
@@ -58,7 +61,8 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
     single = "; of a single run: Wilson, over prompts" if "win_rate" in metrics else ""
     # An accuracy is of every token that is scored.
     tokens = f"{_counted(shown['n'])} tokens; " if metrics == ["accuracy"] else ""
-    below = canvas.source(list(shown["run_id"]), [] if tokens else list(shown["n"]), tokens + STUDENT + single)
+    note = tokens + STUDENT + single + _stopped(shown)
+    below = canvas.source(list(shown["run_id"]), [] if tokens else list(shown["n"]), note)
     title = f"{' and '.join(NAMES.get(metric, metric) for metric in metrics)} on {SPLITS.get(split, split)}"
     size = len(metrics), max(1, len(schedules))
     with canvas.grid(*size, title[0].upper() + title[1:], below, height=1.9) as (figure, axes):
@@ -69,6 +73,7 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
                     bands = _measured(runs, metric)
                     if len(bands):
                         _line(axis, bands, shade, str(colour))
+                        _crosses(axis, runs[runs["metric"] == metric], shade)
                 if metric in SHARES:
                     axis.axhline(0.9, color="0.5", linestyle=":", linewidth=1)
                     axis.set_ylim(0, 1.02)
@@ -91,7 +96,7 @@ def losses(frames: Frames) -> Picture:
         f"a line a run; triangle: spike, a loss {spikes.THRESHOLD:g} robust standard deviations and "
         f"{spikes.LEAST:g} times above the median of the {2 * spikes.HALF_WINDOW + 1} steps around it"
     )
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), told)
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), told + _stopped(rows))
     with canvas.grid(1, max(1, len(schedules)), "Training loss of every batch", below, height=2.2) as (figure, axes):
         for axis, schedule in zip(axes[0], schedules, strict=False):
             axis.sharey(axes[0][0])
@@ -102,6 +107,7 @@ def losses(frames: Frames) -> Picture:
                 for _, run in line.groupby("run_id", sort=False):
                     axis.plot(run["step"], run["value"], color=shade, linewidth=0.5, alpha=0.8)
                 axis.plot(top["step"], top["value"], "v", color=shade, markersize=3.5, markeredgecolor="0.2", mew=0.4)
+                _crosses(axis, line, shade)
             axis.set(title=f"schedule {schedule}", xlabel="step", yscale="log")
             axis.yaxis.set(
                 major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=StrMethodFormatter("{x:g}"),
@@ -202,16 +208,16 @@ def layers(frames: Frames) -> Picture:
 
 
 def _told_apart(frames: Frames) -> pd.DataFrame:
-    """Of each run its schedule, and its colour: its learning rate if, but for seeds, nothing else differs among runs of
+    """Of each run its schedule, its status, and its colour: its learning rate if, but for seeds, nothing else differs among runs of
     one schedule; or else all that differs."""
     runs = frames.runs
     if (runs.groupby(["lr", "schedule"], dropna=False)["cell"].nunique() <= 1).all():
-        return runs[["run_id", "schedule"]].assign(colour=runs["lr"])
+        return runs[["run_id", "schedule", "status"]].assign(colour=runs["lr"])
     differs = [
         ", ".join(part for part in str(cell).split(", ") if part != f"schedule {schedule}")
         for cell, schedule in zip(runs["cell"], runs["schedule"], strict=True)
     ]
-    return runs[["run_id", "schedule"]].assign(colour=differs)
+    return runs[["run_id", "schedule", "status"]].assign(colour=differs)
 
 
 def _values(rows: pd.DataFrame, column: str) -> list[Any]:
@@ -260,6 +266,17 @@ def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
         return wide.rename(columns={"win_rate": "mean", "win_rate_low": "low", "win_rate_high": "high"})
     bands = band(rows, ["step"], "value")
     return bands.assign(low=bands["low"].clip(lower=0), high=bands["high"].clip(upper=1)) if share else bands
+
+
+def _stopped(rows: pd.DataFrame) -> str:
+    return f"; {STOPPED}" if (rows["status"] == "diverged").any() else ""
+
+
+def _crosses(axis: Axes, rows: pd.DataFrame, colour: object) -> None:
+    """A cross at the last value of each run that diverged."""
+    ended = rows[(rows["status"] == "diverged") & np.isfinite(rows["value"])].sort_values("step").groupby("run_id").tail(1)
+    if len(ended):
+        axis.plot(ended["step"], ended["value"], "x", color=colour, markersize=5, mew=1.5)
 
 
 def _line(axis: Axes, bands: pd.DataFrame, colour: object, label: str) -> None:

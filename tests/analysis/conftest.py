@@ -41,7 +41,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 def write_run(
     output: Path, run_id: str, *, lr: float = 1e-4, schedule: str = "constant", seed: int = 0,
-    state: str = "done", error: str | None = None, steps: Iterable[int] = (0, 8, 16, 24),
+    state: str = "done", error: str | None = None, steps: Iterable[int] = (0, 8, 16, 24), diverged: int | None = None,
 ) -> None:  # fmt: skip
     """A run folder whose held-out win rate follows a logistic curve, sooner for a larger learning rate."""
     folder = output / "runs" / run_id
@@ -54,7 +54,7 @@ def write_run(
         "seed": seed,
     }
     write_json(folder / "run.json", {"run_id": run_id, "config": config, "versions": {"mi_sweeps": "0.1.0"}})
-    status = {"state": state, "attempts": 1, "seconds": 61.5, "host": "node1", "error": error}
+    status = {"state": state, "attempts": 1, "seconds": 61.5, "host": "node1", "error": error, "diverged": diverged}
     write_json(folder / "status.json", status)
     rows = []
     for step in steps:

@@ -41,6 +41,21 @@ def test_each_run_has_its_losses_and_the_step_of_its_spike(make_output):
     assert "triangle: spike" in str(picture.source)
 
 
+def test_a_run_that_diverged_ends_in_a_cross(make_output, folders):
+    output = make_output(seeds=(0, 1))
+    assert "diverged" not in str(curves.training(load(output), ["win_rate"]).source)
+    folders.write_run(output, "stopped", seed=2, steps=(0, 8), diverged=11)
+    frames = load(output)
+    picture = curves.training(frames, ["win_rate"])
+    (cross,) = [line for line in picture.axes[0].get_lines() if line.get_marker() == "x"]
+    last = frames.metrics.query("run_id == 'stopped' and metric == 'win_rate' and split == 'heldout' and step == 8")
+    assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([8], list(last["value"]))
+    assert "cross: last value of a run that diverged" in str(picture.source)
+    picture = curves.losses(with_losses(frames))
+    (cross,) = [line for line in picture.axes[0].get_lines() if line.get_marker() == "x"]
+    assert list(cross.get_xdata()) == [99] and "diverged" in str(picture.source)
+
+
 def test_losses_without_spikes_have_no_marks(make_output):
     (axis,) = curves.losses(with_losses(load(make_output()))).axes
     assert [len(line.get_xdata()) for line in axis.get_lines() if line.get_marker() == "v"] == [0]

@@ -281,6 +281,24 @@ def test_a_run_counts_once_in_the_curves_of_its_patch_jobs(make_output, folders,
     assert all(told.endswith("n 2") for told in list(last.values())[1:])
 
 
+def test_a_run_that_diverged_is_marked_at_its_last_checkpoint(make_output, folders, opened):
+    output = make_output(seeds=(0, 1), corruptions=())
+    folders.write_run(output, "stopped", seed=2, steps=(0, 8), diverged=11)
+    page = opened(output)
+    found = load(output).metrics.query("run_id == 'stopped' and metric == 'win_rate' and split == 'heldout'")
+    crosses = """[...document.getElementById('curves-plot').data].filter(({marker}) => marker?.symbol === 'x')
+        .map(({x, y, customdata}) => [[...x], [...y], customdata[0][1]])"""
+    expected = [[8], [pytest.approx(found["value"].iloc[-1], rel=1e-4)], "run stopped, seed 2"]
+    for runs in ("both", "band", "lines"):
+        page.locator("#curves-controls").get_by_label("Runs of a group").select_option(runs)
+        assert page.evaluate(crosses) == [expected]
+        told = page.locator("#curves figcaption").inner_text()
+        assert "✕ last checkpoint of a run that diverged; means after it are over fewer runs" in told
+    page.fill("#filter", "seed!=2")
+    assert page.evaluate(crosses) == []
+    assert "diverged" not in page.locator("#curves figcaption").inner_text()
+
+
 def test_parallel_coordinates_have_a_line_a_run_and_names_on_their_axes(sweep, opened):
     page = opened(sweep)
     draw_parallel(page)

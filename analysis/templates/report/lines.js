@@ -61,6 +61,7 @@ function curvesNote(curves, groups, { seeds, threshold, refused }) {
     sizes.length && seeds !== "lines" ? `band: 95% interval of the mean over the runs of a group (${intervalTold(sizes)})` : null,
     groups.some((group) => group.curves.length === 1 && isOfPrompts(group.curves[0].metric)) ? "band of a single run: 95% Wilson interval over prompts" : null,
     curves.some((curve) => curve.spikes?.length) ? `△ loss spike: ${DATA.spike}` : null,
+    curves.some(hasDiverged) ? `✕ last checkpoint of a run that diverged${sizes.length ? "; means after it are over fewer runs" : ""}` : null,
     known(threshold) ? `◆ first checkpoint at ${written(threshold)}` : null,
     refused ? "values of zero and below have no logarithm, so the axis is linear" : null,
   ].filter(known).join(" · ");
@@ -90,7 +91,7 @@ function groupTraces({ curves, points, name, colour, dash }, { share, seeds, sca
         customdata: curve.steps, hovertemplate: `${label}<br>checkpoint %{customdata}: %{y:.3f}<extra></extra>`,
       });
     }
-    if (seeds === "lines") return traces;
+    if (seeds === "lines") return [...traces, ...divergedTraces(curves, scale, common, colour)];
   }
   const banded = points.filter((point) => known(point.low));
   if (banded.length) {
@@ -124,5 +125,20 @@ function groupTraces({ curves, points, name, colour, dash }, { share, seeds, sca
       customdata: [reached.step], hovertemplate: `${plain(name)}<br>first checkpoint at ${written(threshold)}: %{customdata}<extra></extra>`,
     });
   }
-  return traces;
+  return [...traces, ...divergedTraces(curves, scale, common, colour)];
+}
+
+const hasDiverged = ({ run }) => run.status === "diverged";
+
+/** A cross at the last value of each run that diverged: without it, the mean goes on as if it had got better. */
+function divergedTraces(curves, scale, common, colour) {
+  const ends = curves.filter(hasDiverged).map((curve) => ({ curve, at: curve.values.findLastIndex(known) })).filter(({ at }) => at >= 0);
+  if (!ends.length) return [];
+  const without = curves.length > 1 ? "<br>means after it are without this run" : "";
+  return [{
+    ...common, showlegend: false, mode: "markers", x: ends.map(({ curve, at }) => scale.x(curve.steps[at])), y: ends.map(({ curve, at }) => curve.values[at]),
+    marker: { symbol: "x", size: 9, color: colour, line: { color: colours().card, width: 1 } },
+    customdata: ends.map(({ curve, at }) => [curve.steps[at], plain(`run ${curve.run.run_id}, seed ${curve.run.seed}`)]),
+    hovertemplate: `${common.name}<br>%{customdata[1]} diverged; its last checkpoint %{customdata[0]}: %{y:.3f}${without}<extra></extra>`,
+  }];
 }
