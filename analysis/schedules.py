@@ -13,19 +13,28 @@ from ..training import schedules
 WARMUP_RATIO = 0.1
 """More than the default 0.03, so that the warm-up can be seen."""
 
+WARMUP_STEPS = 100
+"""The default."""
+
 
 def draw(total: int = 184) -> Figure:
     """The multiplier of `optim.lr` at each of `total` steps, one line a schedule."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
     axis = figure.subplots()
-    lines = {"constant": schedules.constant} | {
-        name: partial(getattr(schedules, name), warmup_ratio=WARMUP_RATIO)
-        for name in ("linear_warmup", "cosine", "warmup_decay")
+    by_ratio = ("linear_warmup", "cosine", "warmup_decay")
+    lines = {
+        "constant": schedules.constant,
+        **{name: partial(getattr(schedules, name), warmup_ratio=WARMUP_RATIO) for name in by_ratio},
+        "fixed_warmup": partial(schedules.fixed_warmup, warmup_steps=WARMUP_STEPS),
+        "buggy_warmup": partial(schedules.buggy_warmup, warmup_steps=WARMUP_STEPS),
     }
-    for style, (name, schedule) in zip(("-", "--", "-.", ":"), lines.items(), strict=True):
-        axis.plot([schedule(step, total) for step in range(total)], style, label=name)
-    axis.set(xlabel="step", ylabel="multiplier of optim.lr", title=f"{total} steps, warmup_ratio {WARMUP_RATIO}")
-    axis.legend(frameon=False)
+    # Dashes of their own: several are 1 for a while, one upon the other.
+    styles = ("-", "--", "-.", ":", (0, (6, 2)), (0, (1, 3)))
+    for style, (name, schedule) in zip(styles, lines.items(), strict=True):
+        axis.plot([schedule(step, total) for step in range(total)], linestyle=style, label=name)
+    arguments = f"warmup_ratio {WARMUP_RATIO}, warmup_steps {WARMUP_STEPS}"
+    axis.set(xlabel="step", ylabel="multiplier of optim.lr", title=f"{total} steps, {arguments}")
+    axis.legend(frameon=False, loc="upper left", ncols=2)
     return figure
 
 

@@ -33,7 +33,7 @@ def spikes(losses: Sequence[float] | np.ndarray) -> list[int]:
     """Where the training loss has spikes: the highest step of each.
 
     A step is in a spike if its robust z is above THRESHOLD and its loss at least LEAST times the median around it;
-    steps that are less than a window apart are one spike.
+    steps that are at most HALF_WINDOW apart are one spike.
     """
     values = np.asarray(losses, dtype=float)
     high = np.flatnonzero((robust_z(values) > THRESHOLD) & (_residuals(values) >= np.log(LEAST)))
