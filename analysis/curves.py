@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from . import canvas, spikes
 from .canvas import Picture
 from .frames import Frames
-from .summaries import band
+from .summaries import THRESHOLDS, band
 
 STUDENT = "band: 95% interval of the mean over runs (Student's t)"
 
@@ -75,7 +75,7 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
                         _line(axis, bands, shade, str(colour))
                         _crosses(axis, runs[runs["metric"] == metric], shade)
                 if metric in SHARES:
-                    axis.axhline(0.9, color="0.5", linestyle=":", linewidth=1)
+                    axis.axhline(THRESHOLDS[metric], color="0.5", linestyle=":", linewidth=1)
                     axis.set_ylim(0, 1.02)
                 elif axis is not line[0]:
                     axis.sharey(line[0])
@@ -208,8 +208,8 @@ def layers(frames: Frames) -> Picture:
 
 
 def _told_apart(frames: Frames) -> pd.DataFrame:
-    """Of each run its schedule, its status, and its colour: its learning rate if, but for seeds, nothing else differs among runs of
-    one schedule; or else all that differs."""
+    """Of each run its schedule, its status, and its colour: its learning rate if, but for seeds, nothing else differs
+    among runs of one schedule; or else all that differs."""
     runs = frames.runs
     if (runs.groupby(["lr", "schedule"], dropna=False)["cell"].nunique() <= 1).all():
         return runs[["run_id", "schedule", "status"]].assign(colour=runs["lr"])
@@ -274,7 +274,8 @@ def _stopped(rows: pd.DataFrame) -> str:
 
 def _crosses(axis: Axes, rows: pd.DataFrame, colour: object) -> None:
     """A cross at the last value of each run that diverged."""
-    ended = rows[(rows["status"] == "diverged") & np.isfinite(rows["value"])].sort_values("step").groupby("run_id").tail(1)
+    of_diverged = rows[(rows["status"] == "diverged") & np.isfinite(rows["value"])]
+    ended = of_diverged.sort_values("step").groupby("run_id").tail(1)
     if len(ended):
         axis.plot(ended["step"], ended["value"], "x", color=colour, markersize=5, mew=1.5)
 

@@ -63,14 +63,15 @@ def audits(runs: Iterable[Run]) -> list[Json]:
     for number, run in enumerate(runs):
         try:
             text = (run.path / "audit.json").read_bytes()
-            about = found[text] if text in found else {"audit": _prompts(json.loads(text, parse_constant=str)), "runs": []}
+            about = found[text] if text in found else {"audit": _prompts(text), "runs": []}
         except (OSError, ValueError):
             continue
         found.setdefault(text, about)["runs"].append(number)
     return list(found.values())
 
 
-def _prompts(audit: Json) -> Json:
+def _prompts(text: bytes) -> Json:
+    audit = json.loads(text, parse_constant=str)
     return {key: value for key, value in audit.items() if key != "names"}
 
 

@@ -17,7 +17,7 @@ from .folder import Json, Output
 from .frames import Frames
 from .intervals import RESAMPLES, SEED
 from .spikes import HALF_WINDOW, LEAST, THRESHOLD, spikes
-from .summaries import T_95, with_approximate
+from .summaries import T_95, THRESHOLDS, with_approximate
 
 UNIT = 1e-4
 """Logits. Logit differences are told in whole multiples of it: a thousandth of the least denominator."""
@@ -124,6 +124,7 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "sweeps": [{"name": s.name, "command": s.command, "cells": len(s.cells)} for s in output.sweeps],
         "floor": FLOOR,
         "spike": f"robust z above {THRESHOLD:g} and {LEAST:g} times the median of {2 * HALF_WINDOW + 1} steps",
+        "thresholds": THRESHOLDS,
         "unit": UNIT,
         "t95": T_95,
         "bootstrap": {"seed": SEED, "resamples": RESAMPLES},

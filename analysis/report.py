@@ -102,8 +102,8 @@ def _thinned(frames: Frames, every: int, runs: int) -> Frames:
 
 def _note(every: int, runs: int) -> str:
     return (
-        f"To keep this page small, circuits are shown for {runs} run{'s' if runs > 1 else ''}, at one checkpoint in {every} "
-        "and the last. The exported tables have all of them."
+        f"To keep this page small, circuits are shown for {runs} run{'s' if runs > 1 else ''}, "
+        f"at one checkpoint in {every} and the last. The exported tables have all of them."
     )
 
 

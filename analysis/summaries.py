@@ -12,6 +12,9 @@ from ..circuits.recovered import FLOOR
 APPROXIMATE = " (approximate)"
 """What a site's name ends with where its values are estimates, for want of patched ones."""
 
+THRESHOLDS = {"win_rate": 0.9, "accuracy": 0.5}
+"""From what on a task counts as learned: accuracy is of every token, of which many cannot be known."""
+
 T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
@@ -45,7 +48,7 @@ def with_approximate(patching: pd.DataFrame) -> pd.DataFrame:
 
 
 def first_step(
-    metrics: pd.DataFrame, threshold: float = 0.9, split: str = "heldout", metric: str = "win_rate"
+    metrics: pd.DataFrame, threshold: float = THRESHOLDS["win_rate"], split: str = "heldout", metric: str = "win_rate"
 ) -> pd.Series:
     """First evaluated step at which each run's `metric` on `split` is at least `threshold`; missing if it never was."""
     chosen = metrics[(metrics["metric"] == metric) & (metrics["split"] == split)]

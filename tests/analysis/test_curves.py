@@ -70,6 +70,18 @@ def test_numbers_on_a_logarithmic_axis_can_be_read(make_output):
     assert len([text for text in ticks if low <= float(text) <= high]) >= 2
 
 
+def test_the_dotted_line_is_at_the_threshold_of_the_metric(make_output):
+    frames = load(make_output())
+    accuracy = frames.metrics[frames.metrics["metric"] == "win_rate"].assign(metric="accuracy")
+    frames = replace(frames, metrics=pd.concat([frames.metrics, accuracy]))
+    (win_rate, below) = curves.training(frames, ["win_rate", "accuracy"]).axes
+    dotted = [
+        [list(line.get_ydata()) for line in axis.get_lines() if line.get_linestyle() == ":"]
+        for axis in (win_rate, below)
+    ]
+    assert dotted == [[[0.9, 0.9]], [[0.5, 0.5]]]
+
+
 def test_runs_that_differ_in_more_than_the_learning_rate_are_not_averaged(make_output):
     frames = load(make_output(lrs=(1e-4, 2e-4), schedules=("constant", "cosine")))
     (_, key) = curves.training(frames, ["win_rate"]).axes

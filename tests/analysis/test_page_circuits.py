@@ -17,8 +17,15 @@ HEAD = ["layer", "head"]
 
 def choose(page, label, option):
     """Choose by label one of the controls of the circuits."""
-    control = page.locator("#circuits label", has_text=re.compile(f"^{label}")).locator("select")
-    control.select_option(label=option)
+    control(page, label).select_option(label=option)
+
+
+def chosen(page, label):
+    return control(page, label).evaluate("select => select.selectedOptions[0].textContent")
+
+
+def control(page, label):
+    return page.locator("#circuits label", has_text=re.compile(f"^{label}")).locator("select")
 
 
 def draw(page, plot):
@@ -215,17 +222,14 @@ def test_the_choices_survive_a_reload(make_output, folders, open_page):
     page.locator("#play").focus()
     page.keyboard.press("ArrowLeft")
     page.reload()
-    shown = "select => select.selectedOptions[0].textContent"
-    for label, option in choices.items():
-        assert page.locator("#circuits label", has_text=re.compile(f"^{label}")).locator("select").evaluate(shown) == option
+    assert {label: chosen(page, label) for label in choices} == choices
     assert page.locator("#checkpoint-told").inner_text() == "checkpoint 16 (3 of 4)"
     page.locator("#checkpoint").focus()
     page.keyboard.press("ArrowLeft")
     choose(page, "Patching", "heads")
     page.reload()
     assert page.locator("#checkpoint-told").inner_text() == "checkpoint 8 (2 of 4)"
-    patching = page.locator("#circuits label", has_text=re.compile("^Patching")).locator("select")
-    assert patching.evaluate(shown) == "heads"
+    assert chosen(page, "Patching") == "heads"
 
 
 def test_corruptions_and_two_units_side_by_side_with_their_difference(make_output, open_page):

@@ -20,7 +20,7 @@ const state = {
   columns: null,  // keys of the table's columns; null: those that differ
   baseline: null,  // the row that others are compared with
   chosen: new Set(),  // run ids whose configurations are compared
-  curves: { metric: null, split: null, by: new Set(), seeds: "both", log: new Set(), thresholds: { win_rate: 0.9, accuracy: 0.5 } },
+  curves: { metric: null, split: null, by: new Set(), seeds: "both", log: new Set(), thresholds: { ...DATA.thresholds } },
   result: "win_rate",  // what colours the parallel coordinates
   circuits: { unit: null, other: null, left: null, right: null, patching: null, quantity: "recovered", over: "mean", at: Infinity },
   heads: { site: null, k: 5 },
