@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
+from ..errors import UserError
 from ..store.files import write_bytes
 from . import payload
 from .folder import Json, Output, read
@@ -39,10 +40,12 @@ def write_report(output: Path, sweeps: Sequence[str] | None = None, to: Path | N
 
     The file is `to`, or report.html in `output`; it appears whole or not at all. Where all checkpoints would
     make a page beyond LIMIT, it shows fewer of them in its heatmaps and says so. Raises UserError where the
-    folder or a sweep does not exist, or a file cannot be read.
+    folder or a sweep does not exist, a file cannot be read, or `to` is a folder.
     """
     found = read(output, sweeps)
     file = Path(to) if to is not None else found.path / "report.html"
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; give a file in it, such as {file / 'report.html'}")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, page(found, tabulate(found, paths=False, most=MOST), beside=file.parent).encode())
     return file

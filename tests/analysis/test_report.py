@@ -17,6 +17,7 @@ from mi_sweeps.analysis.approximate import correlations
 from mi_sweeps.analysis.frames import load, tabulate
 from mi_sweeps.analysis.report import write_report
 from mi_sweeps.analysis.summaries import recovered
+from mi_sweeps.errors import UserError
 
 
 class Page(HTMLParser):
@@ -193,6 +194,12 @@ def test_what_is_not_finite_is_missing(make_output):
 
 def test_an_empty_folder_makes_a_page(tmp_path):
     assert Page(write_report(tmp_path, to=tmp_path / "new" / "page.html").read_text()).data["blocks"] == []
+
+
+def test_a_folder_in_the_page_s_place_is_told_in_one_line(make_output, tmp_path):
+    with pytest.raises(UserError) as told:
+        write_report(make_output(steps=(0,)), to=tmp_path)
+    assert str(told.value) == f"{tmp_path}: is a folder; give a file in it, such as {tmp_path / 'report.html'}"
 
 
 def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output):
