@@ -417,6 +417,15 @@ def test_what_is_known_of_the_prompts_is_told_once(sweep, opened):
     assert "12 of 12 runs" in told and "mi_sweeps 0.1.0" in told
 
 
+def test_after_printing_pictures_out_of_sight_are_left_alone(hostile_output, opened):
+    page = opened(hostile_output, height=3000)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("pictures.every(({stale}) => !stale)")
+    page.evaluate("goTo(0)")
+    page.wait_for_function("pictures.every(({near, stale}) => !near || !stale)")
+    assert page.evaluate("pictures.some(({group, near, stale}) => group === 'patching-pictures' && !near && stale)")
+
+
 def test_hostile_text_is_shown_and_never_run(hostile_output, opened, folders):
     page = opened(hostile_output, height=16000)
     draw_parallel(page)
@@ -431,6 +440,21 @@ def test_hostile_text_is_shown_and_never_run(hostile_output, opened, folders):
     assert folders.hostile in page.locator("#runs-table").inner_text()
     assert page.locator("img").count() == 0
     assert page.title() == "mi-sweeps: demo, later<i>"
+
+
+def test_the_pointer_is_told_names_as_they_are(make_output, folders, opened):
+    name = "%{x} <b>100%</b> &amp; %{customdata}"
+    output = make_output()
+    folders.write_run(output, "odd", schedule=name)
+    page = opened(output)
+    page.locator("#curves-plot").scroll_into_view_if_needed()
+    trace = "data.findIndex((trace) => trace.name?.includes('100') && trace.mode === 'lines+markers')"
+    page.evaluate(
+        f"(plot) => Plotly.Fx.hover(plot, [{{curveNumber: plot.{trace}, pointNumber: 1}}])",
+        page.query_selector("#curves-plot"),
+    )
+    told = page.locator("#curves-plot .hoverlayer").text_content()
+    assert f"schedule {name}checkpoint 8: " in told and "run odd" in told
 
 
 def test_failed_and_missing_cells_are_named(make_output, folders, opened):

@@ -66,8 +66,8 @@ function paintLater() {
   });
 }
 
-function paint(picture) {
-  if (!picture.near || !picture.stale) return;
+function paint(picture, wanted = picture.near) {
+  if (!wanted || !picture.stale) return;
   picture.stale = false;
   picture.drawn = picture.draw();
   const { title, note, runs = [], traces, layout, height, alt } = picture.drawn;
@@ -117,7 +117,7 @@ narrow.addEventListener("change", () => {
   for (const { plot } of pictures) Plotly.purge(plot);  // it would keep a colour bar's old place beside the new one
   redraw();
 });
-addEventListener("beforeprint", () => pictures.forEach((picture) => { picture.near = true; paint(picture); }));
+addEventListener("beforeprint", () => pictures.forEach((picture) => paint(picture, true)));
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
