@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def draw(total: int = 184) -> Figure:
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axis = figure.subplots()
     by_ratio = ("linear_warmup", "cosine", "warmup_decay")
-    lines = {
+    lines: dict[str, Callable[[int, int], float]] = {
         "constant": schedules.constant,
         **{name: partial(getattr(schedules, name), warmup_ratio=WARMUP_RATIO) for name in by_ratio},
         "fixed_warmup": partial(schedules.fixed_warmup, warmup_steps=WARMUP_STEPS),

@@ -216,6 +216,8 @@ def test_settings_are_told_with_all_their_digits(make_output, folders, opened):
     assert {"0.000123456", "0.000123457", "3e-05"} < {row["lr"] for row in rows(page)}
     names = "document.getElementById('curves-plot').data.map(trace => trace.legendgroup)"
     assert len(set(page.evaluate(names))) == 4
+    page.fill("#filter", "lr=0.000123457")
+    assert [row["run"] for row in rows(page)] == ["0.000123457-123457"]
 
 
 def test_curves_mark_the_first_step_at_the_threshold_that_is_chosen(sweep, opened):

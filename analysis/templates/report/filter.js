@@ -16,7 +16,8 @@ function parse(text) {
     const wanted = quoted.replaceAll('"', "");
     const error = wrong(token, key, operator, wanted);
     if (error) return { error };
-    tests.push((run) => compares(valueOf(run, key), operator, wanted));
+    const rounded = SERIES.has(key) || COLUMNS.some((column) => column.key === key && column.result);
+    tests.push((run) => compares(valueOf(run, key), operator, wanted, rounded));
   }
   return { accepts: (run) => tests.every((test) => test(run)) };
 }
@@ -41,18 +42,18 @@ function wrong(token, key, operator, wanted) {
   return null;
 }
 
-function compares(value, operator, wanted) {
-  if (operator === "=" || operator === "==") return wanted.split(",").some((one) => same(value, one));
-  if (operator === "!=") return !wanted.split(",").some((one) => same(value, one));
+function compares(value, operator, wanted, rounded) {
+  if (operator === "=" || operator === "==") return wanted.split(",").some((one) => same(value, one, rounded));
+  if (operator === "!=") return !wanted.split(",").some((one) => same(value, one, rounded));
   if (typeof value !== "number") return false;
-  const other = Number(wanted), equal = same(value, wanted);
+  const other = Number(wanted), equal = same(value, wanted, rounded);
   return operator[0] === ">" ? (equal ? operator === ">=" : value > other) : (equal ? operator === "<=" : value < other);
 }
 
-function same(value, text) {
+function same(value, text, rounded) {
   if (typeof value === "number" && text !== "" && !Number.isNaN(Number(text))) {
-    // Of most numbers the page has five digits.
-    return value === Number(text) || (!Number.isInteger(value) && value === Number(Number(text).toPrecision(5)));
+    // Of results the page has five digits.
+    return value === Number(text) || (rounded && !Number.isInteger(value) && value === Number(Number(text).toPrecision(5)));
   }
   return String(value ?? "").toLowerCase() === text.toLowerCase() || (value === null && text === "null");
 }
