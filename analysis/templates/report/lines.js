@@ -56,12 +56,13 @@ function valueAxis(metric, share, log, floor, values) {
 function curvesNote(curves, groups, { seeds, threshold, refused }) {
   const ns = unique(curves.flatMap((curve) => curve.n)).sort((a, b) => a - b);
   const sizes = groups.filter((group) => group.curves.length > 1).flatMap((group) => group.points.map((point) => point.n)).filter((n) => n > 1);
+  const fewer = seeds !== "lines" && groups.some((group) => group.curves.length > 1 && group.curves.some(hasDiverged));
   return [
     `n ${ns.length > 1 ? `${ns[0]} to ${ns.at(-1)}` : ns[0]} ${state.curves.metric === "accuracy" ? "scored positions" : "prompts"}`,
     sizes.length && seeds !== "lines" ? `band: 95% interval of the mean over the runs of a group (${intervalTold(sizes)})` : null,
     groups.some((group) => group.curves.length === 1 && isOfPrompts(group.curves[0].metric)) ? "band of a single run: 95% Wilson interval over prompts" : null,
     curves.some((curve) => curve.spikes?.length) ? `△ loss spike: ${DATA.spike}` : null,
-    curves.some(hasDiverged) ? `✕ last checkpoint of a run that diverged${sizes.length ? "; means after it are over fewer runs" : ""}` : null,
+    curves.some(hasDiverged) ? `✕ last checkpoint of a run that diverged${fewer ? "; means after it are over fewer runs" : ""}` : null,
     known(threshold) ? `◆ first checkpoint at ${written(threshold)}` : null,
     refused ? "values of zero and below have no logarithm, so the axis is linear" : null,
   ].filter(known).join(" · ");
@@ -137,7 +138,7 @@ function divergedTraces(curves, scale, common, colour) {
   const without = curves.length > 1 ? "<br>means after it are without this run" : "";
   return [{
     ...common, showlegend: false, mode: "markers", x: ends.map(({ curve, at }) => scale.x(curve.steps[at])), y: ends.map(({ curve, at }) => curve.values[at]),
-    marker: { symbol: "x", size: 9, color: colour, line: { color: colours().card, width: 1 } },
+    marker: { symbol: "x", size: 12, color: colour, line: { color: colours().card, width: 1 } },
     customdata: ends.map(({ curve, at }) => [curve.steps[at], plain(`run ${curve.run.run_id}, seed ${curve.run.seed}`)]),
     hovertemplate: `${common.name}<br>%{customdata[1]} diverged; its last checkpoint %{customdata[0]}: %{y:.3f}${without}<extra></extra>`,
   }];
