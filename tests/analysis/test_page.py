@@ -336,6 +336,7 @@ def test_pictures_are_saved_by_keyboard_too(sweep, opened):
     page = opened(sweep)
     page.locator("#curves .numbers summary").focus()
     page.keyboard.press("Enter")
+    page.locator("#curves .numbers button").first.wait_for()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Save as PNG"
     with page.expect_download() as download:
