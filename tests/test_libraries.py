@@ -23,12 +23,13 @@ def step():
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-for _ in range(5):
-    step()
-before = faults()
-for _ in range(5):
-    step()
-print(faults() - before)
+taken = []
+for _ in range(6):
+    before = faults()
+    for _ in range(5):
+        step()
+    taken.append(faults() - before)
+print(min(taken[1:]))  # The system may take pages from any process at any time.
 """
 
 
