@@ -22,7 +22,7 @@ def over_prompts(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Recovered in each group of `by`, with its 95% interval over the `n` prompts of the group.
 
     `rows` are those of `frames.by_prompt`; `by` must tell apart all but the prompts. Recovered is a ratio of means,
-    as `frames.recovered` has it, so `low` and `high` are those of a paired percentile bootstrap (Efron & Tibshirani
+    as `summaries.recovered` has it, so `low` and `high` are those of a paired percentile bootstrap (Efron & Tibshirani
     1993, An Introduction to the Bootstrap, ch. 13): prompts are drawn with replacement, each with its patched, clean
     and corrupted logit differences, and the ratio is worked out anew. The same numbers come out on each call.
 
@@ -62,7 +62,7 @@ def over_prompts(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def over_runs(values: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
     """Mean of `value` in each group of `by`, with its 95% interval over the rows and their number `n`.
 
-    Give it one row a run. As `frames.band`, but the interval is a percentile bootstrap of the mean, the one that the
+    Give it one row a run. As `summaries.band`, but the interval is a percentile bootstrap of the mean, the one that the
     report's page has, to the same numbers. It is missing for one run, and too narrow for fewer than about five: over
     two runs it reaches just from one to the other, where Student's t asks for more than six times as much.
     """

@@ -1,4 +1,4 @@
-// 95% intervals, to the same numbers as analysis/intervals.py and frames.band.
+// 95% intervals, to the same numbers as analysis/intervals.py and summaries.py.
 
 /** Mean with its interval over values, one a run. */
 function band(values, kind = state.interval) {
