@@ -115,10 +115,7 @@ def make_case(
         sys.exit(f"{name}: the fast engine does not know models of type {model.config.model_type}")
     every = replace(late.corrupted, tokens=others(late.clean.tokens, model.config.vocab_size))
     pairs = {LATE: late, ALL: replace(late, corrupted=every)}
-    there = {
-        kind: Pairs(pair.clean.to(options.device), pair.corrupted.to(options.device), pair.subject_weights)
-        for kind, pair in pairs.items()
-    }
+    there = {kind: pair.to(options.device) for kind, pair in pairs.items()}
     return Case(name, model, tokenizer, network, there, patching)
 
 

@@ -129,6 +129,47 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding(refuse, tmp_path, mini_
     assert "resize_token_embeddings" in complaint
 
 
+@pytest.mark.parametrize("model_type", ["gpt2", "gpt_neox", "llama", "gemma", "openai-gpt"])
+@pytest.mark.parametrize("only_settings", [False, True])
+def test_a_folder_without_a_tokenizer(refuse, tmp_path, model_type, only_settings):
+    """transformers makes an empty tokenizer of some, and none of others."""
+    from transformers import AutoConfig
+
+    model = tmp_path / "model"
+    AutoConfig.for_model(model_type).save_pretrained(model)
+    if only_settings:
+        (model / "tokenizer_config.json").write_text("{}")
+    complaint = refuse("run", "model=local", f"model.path={model}", f"output={tmp_path / 'o'}")
+    assert f"model.path={model}: no tokenizer there; save the model's own beside it" in complaint
+
+
+def test_an_empty_tokenizer(refuse, tmp_path):
+    """Such as transformers saves where it made one of nothing."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    model = tmp_path / "model"
+    AutoConfig.for_model("gpt2").save_pretrained(model)
+    AutoTokenizer.from_pretrained(model).save_pretrained(model)
+    complaint = refuse("run", "model=local", f"model.path={model}", f"output={tmp_path / 'o'}")
+    assert f"model.path={model}: no tokenizer there" in complaint
+
+
+def test_a_task_that_makes_tokens_which_the_model_lacks(refuse, tmp_path):
+    complaint = refuse(
+        *("run", "task=previous_token", "corruption=previous", "model=nope", "model.d_vocab=20", "task.d_vocab=64"),
+        f"output={tmp_path / 'o'}",
+    )
+    assert "task=previous_token: makes token 63, and model=nope has 0 to 19; give the task fewer" in complaint
+
+
+def test_a_beginning_that_the_task_cannot_put_before_its_tokens(refuse, tmp_path):
+    complaint = refuse(
+        *("run", "task=previous_token", "corruption=previous", "model=mini", "model.prepend_bos=true"),
+        f"output={tmp_path / 'o'}",
+    )
+    assert "model.prepend_bos=true: task=previous_token makes its own tokens" in complaint
+
+
 def test_a_truncated_model_fails_the_run(tmp_path, capsys):
     import shutil
 

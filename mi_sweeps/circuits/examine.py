@@ -91,7 +91,7 @@ def examine(
     pairs = task.pairs(config.corruption.name, config.patching.prompts)
     if len(pairs.clean) < config.patching.prompts:
         log.warning("patching.prompts=%d: only %d held-out prompts", config.patching.prompts, len(pairs.clean))
-    pairs = Pairs(pairs.clean.to(device), pairs.corrupted.to(device), pairs.subject_weights.to(device))
+    pairs = pairs.to(device)
     heldout = task.splits["heldout"]
     heldout = heldout.select(range(min(config.patching.measured_prompts, len(heldout)))).to(device)
 

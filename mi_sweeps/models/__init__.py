@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.errors import UserError
 
@@ -34,4 +35,26 @@ def weights_files(model: ModelConfig) -> list[Path]:
     path = folder(model)
     assert path is not None, "a model on the hub has no files here"
     keep = [*path.glob("*.safetensors"), *path.glob("*.bin"), *path.glob("*.json"), *path.glob("merges.txt")]
+    if not (path / "tokenizer.json").is_file():  # What the tokenizer is made of then.
+        keep += [*path.glob("vocab*.txt"), *path.glob("*.model"), *path.glob("*.tiktoken")]
     return [file for file in keep if file.is_file()]
+
+
+def spells_otherwise(model: ModelConfig) -> bool:
+    """Whether the tokenizer of a local model changes letters before it looks them up, as uncased ones do."""
+    path = folder(model)
+    try:
+        normalizer = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"] if path else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return _changes_letters(normalizer)
+
+
+def _changes_letters(normalizer: Any) -> bool:
+    if not isinstance(normalizer, dict):
+        return False
+    if normalizer.get("type") == "Sequence":
+        return any(map(_changes_letters, normalizer.get("normalizers", ())))
+    if normalizer.get("type") == "BertNormalizer":
+        return bool(normalizer.get("lowercase") or normalizer.get("strip_accents"))
+    return normalizer.get("type") in ("Lowercase", "StripAccents")

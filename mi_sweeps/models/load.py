@@ -17,6 +17,10 @@ HUB_SECONDS = 10.0
 """How long the hub may take to say that it has a model."""
 
 
+VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "merges.txt")
+"""Files that can hold a tokenizer's vocabulary."""
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one.
 
@@ -56,7 +60,15 @@ def load_tokenizer(model: AnyModel) -> PreTrainedTokenizerBase | None:
         return None
     from transformers import AutoTokenizer
 
+    path = folder(model)
+    where = f"model.path={path}" if path else f"model={model.name}"
+    missing = UserError(f"{where}: no tokenizer there; save the model's own beside it with tokenizer.save_pretrained")
+    if path and not any(file for pattern in VOCABULARIES for file in path.glob(pattern)):
+        raise missing
     tokenizer = _from_pretrained(AutoTokenizer, model)
+    # Where there is none, transformers makes one of a few special tokens; to it every text is empty or unknown.
+    if set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
+        raise missing
     if not tokenizer.is_fast:
         raise UserError(f"model={model.name}: its tokenizer has no tokenizer.json; save a fast tokenizer beside it")
     config = load_config(model)

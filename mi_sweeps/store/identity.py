@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mi_sweeps.config import DIVERGED, FORMAT, AnyModel, Config, PatchingConfig, ScratchConfig, is_path
+from mi_sweeps.config import DIVERGED, FORMAT, AnyModel, Config, ModelConfig, PatchingConfig, ScratchConfig, is_path
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import weights_files
+from mi_sweeps.models import spells_otherwise, weights_files
 
 ID_LENGTH = 12
 """Hex digits of an id: 48 bits, so that among 10,000 runs two share one with probability 2e-7."""
@@ -61,6 +61,7 @@ class Contents:
 
     models: dict[AnyModel, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    spellings: dict[AnyModel, bool] = field(default_factory=dict)
 
     def model(self, model: AnyModel) -> str:
         """The content of a model's files, or its name and revision on the hub, or the sizes of a new one."""
@@ -71,6 +72,12 @@ class Contents:
         if model not in self.models:
             self.models[model] = hash_files(weights_files(model))
         return self.models[model]
+
+    def spells_otherwise(self, model: ModelConfig) -> bool:
+        """Whether a local model's tokenizer changes letters."""
+        if model not in self.spellings:
+            self.spellings[model] = spells_otherwise(model)
+        return self.spellings[model]
 
     def file(self, path: str) -> str:
         """The content of a file, whatever its name."""
@@ -88,9 +95,12 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
         # The content counts, not where the file lies.
         arguments[f"{key} content"] = contents.file(value) if value else None
     # Of the model it is the tokenizer that matters; a new model has none.
-    tokenizer = {}
+    tokenizer: dict[str, Any] = {}
     if not isinstance(config.model, ScratchConfig):
         tokenizer = {"model": contents.model(config.model), "prepend_bos": config.model.prepend_bos}
+        if contents.spells_otherwise(config.model):
+            # Win rates of before answers were compared in the tokenizer's spelling were zero.
+            tokenizer["answers"] = "in the tokenizer's spelling"
     return digest({"format": FORMAT, "target": config.task.target, "arguments": arguments, **tokenizer})[:ID_LENGTH]
 
 

@@ -13,6 +13,7 @@ from mi_sweeps.models.load import load_config, load_tokenizer, pick_device
 from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.tasks import audit
+from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.task import Task, load
 from mi_sweeps.training.schedules import resolve
 
@@ -43,11 +44,23 @@ def check(cells: Sequence[Cell]) -> list[str]:
             tasks[source] = load(config, load_tokenizer(config.model))
             lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
         resolve(config.schedule, config.train.steps)
-        tasks[source].pairs(config.corruption.name, config.patching.prompts)
+        _check_tokens(config, tasks[source].pairs(config.corruption.name, config.patching.prompts))
         _check_patching(config, tasks[source])
         if config.train.precision == "bf16" and pick_device(config.launcher.device).type == "cpu":
             lines.append("train.precision=bf16: slow on most CPUs; meant for GPUs")
     return lines
+
+
+def _check_tokens(config: Config, pairs: Pairs) -> None:
+    """A tokenizer fits its model; a task that makes tokens of its own may not."""
+    rows = load_config(config.model).vocab_size
+    tokens = (pairs.clean.tokens, pairs.corrupted.tokens, pairs.clean.answers, pairs.clean.subjects)
+    largest = max(int(some.max()) for some in tokens if some.numel())
+    if largest >= rows:
+        raise UserError(
+            f"task={config.task.name}: makes token {largest}, and model={config.model.name} has 0 to {rows - 1}; "
+            "give the task fewer tokens or the model more"
+        )
 
 
 def _check_patching(config: Config, task: Task) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.tasks.prompts import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def describe_splits(splits: Mapping[str, Sequence[Prompt]]) -> dict[str, Any]:
@@ -70,6 +73,21 @@ def slot_rules(train: Sequence[Prompt], heldout: Sequence[Prompt]) -> dict[str, 
     return scores
 
 
+def spelling(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A note, where the tokenizer writes names otherwise than the prompts do; none where it does not."""
+    words = {
+        name: tokenizer.decode(tokenizer(f"a {name}", add_special_tokens=False)["input_ids"][-1:]) for name in names
+    }
+    other = [(name, word.strip()) for name, word in words.items() if name != word.strip()]
+    if not other:
+        return []
+    name, word = other[0]
+    return [
+        f"the tokenizer writes {len(other)} of {len(names)} names otherwise ({name}: {word}); "
+        "a next token that reads so is the answer"
+    ]
+
+
 def _file_lines(title: str, facts: Mapping[str, Any]) -> list[str]:
     text = [f"{title}: {facts['rows']}, kept {facts['kept']}, dropped {facts['rows'] - facts['kept']}"]
     for reason, rows in facts["dropped"].items():
@@ -94,6 +112,7 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
                 f"{split}: {facts['prompts']} prompts, {facts['name_sets']} name sets, "
                 f"most frequent answer {top['answer']} {top['share']:.1%}"
             )
+    text += audit.get("notes", [])
     for split, shared in audit["overlap"].items():
         if shared["same_text"] or shared["same_name_set"]:
             text.append(f"overlap with train: {split} {shared['same_text']} texts, {shared['same_name_set']} name sets")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import read_json, replacing, write_json
 from mi_sweeps.store.identity import data_fingerprint
+from mi_sweeps.tasks.audit import spelling
 from mi_sweeps.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path
     except (ImportError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"task={config.task.name}: {reason}; compare its keys with conf/task") from error
+    if isinstance(made, TaskData) and tokenizer is not None:
+        notes = [*made.audit.get("notes", ()), *spelling(made.names, tokenizer)]
+        made = replace(made, audit={**made.audit, **({"notes": notes} if notes else {})})
     if cache and isinstance(made, TaskData):
         try:
             with replacing(cache) as temporary:

@@ -68,6 +68,11 @@ def prompt_metrics(
 def won(
     logits: Float[Tensor, "prompt d_vocab"], batch: Batch, tokenizer: PreTrainedTokenizerBase
 ) -> Bool[Tensor, " prompt"]:
-    """Whether the most likely token, read as a word, is the answer; " Tom" and "Tom" are the same word."""
-    words = [tokenizer.decode([token]).strip() for token in logits.argmax(dim=1).tolist()]
-    return torch.tensor([word == prompt.answer for word, prompt in zip(words, batch.prompts, strict=True)])
+    """Whether the most likely token reads as the same word as the answer's token does.
+
+    " Tom" and "Tom" are the same word. An uncased tokenizer knows no "Tom": its answer is "tom", however the prompt
+    spells it.
+    """
+    tops, answers = logits.argmax(dim=1).tolist(), batch.answers.tolist()
+    words = {token: tokenizer.decode([token]).strip() for token in {*tops, *answers}}
+    return torch.tensor([words[top] == words[answer] for top, answer in zip(tops, answers, strict=True)])

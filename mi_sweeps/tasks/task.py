@@ -105,6 +105,11 @@ def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path
     """
     made = data.load(config, tokenizer, output)
     if not isinstance(made, data.TaskData):
+        if not isinstance(config.model, ScratchConfig) and config.model.prepend_bos:
+            raise UserError(
+                f"model.prepend_bos=true: task={config.task.name} makes its own tokens, and this changes none of them; "
+                "use model.prepend_bos=false"
+            )
         return made
     assert tokenizer is not None and not isinstance(config.model, ScratchConfig)
     return PromptTask(made, tokenizer, prepend_bos=config.model.prepend_bos)

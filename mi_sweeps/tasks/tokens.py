@@ -28,7 +28,7 @@ NOT_SCORED = -100
 
 
 class Shown(Protocol):
-    """What a reader is shown of a prompt: `Prompt`, or `Numbers` where there are no name slots."""
+    """What a reader is shown of a prompt: `Prompt`; `Text` or `Numbers` where there are no name slots."""
 
     @property
     def text(self) -> str: ...
@@ -146,9 +146,12 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, pre
     Raises:
         UserError: a name is unknown to the tokenizer or more than one token.
     """
-    if not prompts:
+    return _batch(prompts, [_encode(prompt, tokenizer, prepend_bos) for prompt in prompts], tokenizer)
+
+
+def _batch(prompts: Sequence[Shown], rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    if not rows:
         raise UserError("task: no prompts; ask for at least one")
-    rows = [_encode(prompt, tokenizer, prepend_bos) for prompt in prompts]
     width = max(len(row.tokens) for row in rows)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     return Batch(
@@ -176,10 +179,43 @@ def token_batch(
             end alone.
     """
     length = tokens.shape[1]
-    roles = (*(f"end-{distance}" for distance in range(length - 1, 0, -1)), "end")
     shown = tuple(Numbers(row, tokens, answers, subjects) for row in range(len(tokens)))
     ends = torch.full((len(tokens),), length - 1)
-    return Batch(shown, tokens, ends, answers, subjects, (roles,) * len(tokens), targets)
+    return Batch(shown, tokens, ends, answers, subjects, (_distances(length),) * len(tokens), targets)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A question in words, without name slots; the answer and what it is measured against are one token each."""
+
+    text: str
+    """Without a space at its end."""
+    answer: str
+    subjects: tuple[str, ...]
+
+
+def text_batch(prompts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, *, prepend_bos: bool = False) -> Batch:
+    """Texts of any lengths; the loss counts their answers. A token's role is how far it is from the end: "end-1".
+
+    Raises:
+        UserError: a word is unknown to the tokenizer, or an answer or subject more than one token, or prompts have
+            unequal numbers of subjects.
+    """
+    if len({len(prompt.subjects) for prompt in prompts}) > 1:
+        raise UserError(
+            "task: prompts have unequal numbers of subjects; give every answer as many to be measured against"
+        )
+    rows = []
+    for prompt in prompts:
+        tokens, spans = _tokenize(prompt.text, tokenizer, prepend_bos)
+        roles = ("bos",) * prepend_bos + _distances(len(spans))
+        rows.append(_Row(tokens, *_answers(prompt, tokenizer), roles))
+    return _batch(prompts, rows, tokenizer)
+
+
+def _distances(length: int) -> tuple[str, ...]:
+    """Roles that count from the end."""
+    return (*(f"end-{distance}" for distance in range(length - 1, 0, -1)), "end")
 
 
 @dataclass(frozen=True)
@@ -191,15 +227,7 @@ class _Row:
 
 
 def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> _Row:
-    encoding = tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)
-    tokens: list[int] = encoding["input_ids"]
-    spans: list[Span] = [tuple(span) for span in encoding["offset_mapping"]]
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
-        start, end = spans[tokens.index(tokenizer.unk_token_id)]
-        raise UserError(
-            f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is not in the model's vocabulary; "
-            "use other words or another model"
-        )
+    tokens, spans = _tokenize(prompt.text, tokenizer, prepend_bos)
     for start, end in prompt.slots:
         inside = sum(1 for left, right in spans if right > start and left < end)
         if inside != 1:
@@ -207,20 +235,44 @@ def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: boo
                 f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is {inside} tokens of the model's tokenizer; "
                 "names must be one"
             )
+    roles = _roles(prompt, spans)
+    return _Row(tokens, *_answers(prompt, tokenizer), ("bos", *roles) if prepend_bos else roles)
+
+
+def _tokenize(text: str, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> tuple[list[int], list[Span]]:
+    """The tokens of a text, BOS before them if asked for, and the spans of those that are not BOS."""
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens: list[int] = encoding["input_ids"]
+    spans: list[Span] = [tuple(span) for span in encoding["offset_mapping"]]
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
+        start, end = spans[tokens.index(tokenizer.unk_token_id)]
+        raise UserError(
+            f"prompt {text!r}: {text[start:end]!r} is not in the model's vocabulary; use other words or another model"
+        )
     if len(tokens) + prepend_bos > tokenizer.model_max_length:
         raise UserError(
-            f"prompt {prompt.text[:60]!r}…: {len(tokens)} tokens, and the model takes {tokenizer.model_max_length}; "
+            f"prompt {text[:60]!r}…: {len(tokens)} tokens, and the model takes {tokenizer.model_max_length}; "
             "use shorter prompts"
         )
-    roles = _roles(prompt, spans)
     if prepend_bos:
         if tokenizer.bos_token_id is None:
             raise UserError(
                 "model.prepend_bos=true: the model's tokenizer has no such token; use model.prepend_bos=false"
             )
-        tokens, roles = [tokenizer.bos_token_id, *tokens], ("bos", *roles)
-    answer, *subjects = (next_token(prompt.text, name, tokenizer) for name in (prompt.answer, *prompt.subjects))
-    return _Row(tokens, answer, subjects, roles)
+        tokens = [tokenizer.bos_token_id, *tokens]
+    return tokens, spans
+
+
+def _answers(prompt: Shown, tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:
+    """The tokens of the answer and of what it is measured against."""
+    words = (prompt.answer, *prompt.subjects)
+    answer, *subjects = (next_token(prompt.text, word, tokenizer) for word in words)
+    if len({answer, *subjects}) < len(set(words)):
+        raise UserError(
+            f"prompt {prompt.text!r}: {', '.join(map(repr, dict.fromkeys(words)))} are not different tokens of the "
+            "model's tokenizer; use other words"
+        )
+    return answer, subjects
 
 
 def required(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,36 @@ def test_run_id_changes_with_the_models_files(default: Config, model_copy: Path,
     (model_copy / name).write_bytes(content[:-2] + b" " + content[-2:])
     assert run_id(config) != before
     assert data_fingerprint(config) != data_fingerprint(default)
+
+
+def test_run_id_changes_with_what_a_tokenizer_without_tokenizer_json_is_made_of(
+    default: Config, model_copy: Path
+) -> None:
+    (model_copy / "tokenizer.json").unlink()
+    config = changed(default, {"model.path": str(model_copy)})
+    ids = set()
+    for content in ("mary", "john"):
+        (model_copy / "vocab.txt").write_text(content)
+        ids.add(run_id(config))
+    assert len(ids) == 2
+
+
+def test_runs_of_uncased_tokenizers_are_not_those_of_before(
+    default: Config, model_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their win rates were zero: an id that means another result now is another id."""
+    file = model_copy / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    lowercase = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
+    config = changed(default, {"model.path": str(model_copy)})
+    new: list[bool] = []
+    for normalizer in (lowercase, {"type": "NFC"}):
+        file.write_text(json.dumps({**tokenizer, "normalizer": normalizer}))
+        now = run_id(config)
+        with monkeypatch.context() as before:
+            before.setattr("mi_sweeps.store.identity.spells_otherwise", lambda model: False)
+            new.append(run_id(config) != now)
+    assert new == [True, False]
 
 
 def test_run_id_does_not_change_with_notes_beside_the_model(default: Config, model_copy: Path) -> None:

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import normalizers
 from transformers import PreTrainedTokenizerBase
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
+from mi_sweeps.models.mini.tokenizer import word_tokenizer
 from mi_sweeps.store.identity import data_fingerprint
 from mi_sweeps.tasks import data, ioi
+from mi_sweeps.tasks.audit import lines
 from mi_sweeps.tasks.ioi import splits
 from mi_sweeps.tasks.lexicon import NAMES
 
@@ -138,6 +141,17 @@ def test_a_task_that_cannot_be_called_is_one_line(
 ) -> None:
     with pytest.raises(UserError, match=rf"\A{says}\Z"):
         data.load(make_config(override), mini_tokenizer)
+
+
+def test_the_audit_says_how_an_uncased_tokenizer_writes_names(
+    config: Config, mini_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    words = [word for word in mini_tokenizer.get_vocab() if not word.startswith("<")]
+    uncased = word_tokenizer(sorted({word.lower() for word in words}), context=64)
+    uncased.backend_tokenizer.normalizer = normalizers.Lowercase()
+    printed = "\n".join(lines(data.load(config, uncased, config.output).audit))
+    assert "the tokenizer writes 48 of 48 names otherwise (Mary: mary); a next token that reads so" in printed
+    assert "otherwise" not in "\n".join(lines(data.load(config, mini_tokenizer).audit))
 
 
 @pytest.mark.parametrize("count", [1, 6, 7, 12])

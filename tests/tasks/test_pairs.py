@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import ioi
-from mi_sweeps.tasks.pairs import make_pairs
+from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import fill
+from mi_sweeps.tasks.tokens import Text, text_batch
 
 CHANGED_SLOTS = {"first": ["subject 1"], "second": ["subject 2"], "both": ["subject 1", "subject 2"]}
 
@@ -40,3 +43,54 @@ def test_two_name_prompts_have_no_second_subject(mini_tokenizer):
     (prompt, *_) = ioi.splits(["Mary", "John", "Tom", "Anna"], 2, {"train": 2}, seed=0)["train"]
     with pytest.raises(UserError, match="corruption=second: needs 2 subjects.*use corruption=first"):
         make_pairs([prompt], "second", mini_tokenizer, [], prepend_bos=False)
+
+
+LONG, SHORT = (
+    Text(f"Today Mary bought a {thing} and Tom bought a cup. Later {{}} lost the", "ring", ("cup",))
+    for thing in ("big red ring", "ring")
+)
+
+
+def batch_of(tokenizer, *prompts, name="Mary"):
+    """Prompts of 17 and of 15 words of a task of one's own, with the name in their gap."""
+    return text_batch([replace(prompt, text=prompt.text.format(name)) for prompt in prompts], tokenizer)
+
+
+def test_pairs_of_a_task_of_ones_own_may_differ_in_length_from_each_other(mini_tokenizer):
+    clean, corrupted = (batch_of(mini_tokenizer, LONG, SHORT, name=name) for name in ("Mary", "Tom"))
+    pairs = Pairs(clean, corrupted, torch.ones(1))
+    assert (clean.end[0] - clean.end[1]).item() == 2
+    one = pairs.select([1])
+    assert one.clean.tokens.shape == one.corrupted.tokens.shape == (1, clean.end[1] + 1)
+    assert one.to("cpu").clean.roles == (clean.roles[1],)
+
+
+def test_a_partner_of_another_length_is_refused(mini_tokenizer):
+    clean, corrupted = batch_of(mini_tokenizer, LONG, LONG), batch_of(mini_tokenizer, LONG, SHORT, name="Tom")
+    with pytest.raises(UserError, match=r"\Apairs: prompt 1 has 17 tokens, and its corrupted partner 15; .*\Z"):
+        Pairs(clean, corrupted, torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda clean, other: (clean, other.select([0]), torch.ones(1)), "2 clean prompts and 1 corrupted ones"),
+        (lambda clean, other: (clean, other, torch.ones(2)), "1 subjects a prompt, and 2 weights; give each"),
+        (lambda clean, other: (clean, other, torch.tensor(1.0)), "1 subjects a prompt, and 1 weights; give each"),
+        (lambda clean, other: (replace(clean, roles=clean.roles[::-1]), other, torch.ones(1)), "prompt 0 ends at"),
+        (lambda clean, other: (clean, replace(other, tokens=-1 - other.tokens), torch.ones(1)), "corrupted tokens are"),
+        (lambda clean, other: (replace(clean, answers=-clean.answers), other, torch.ones(1)), "answers are not all"),
+        (
+            lambda clean, other: (
+                clean,
+                replace(other, tokens=torch.nn.functional.pad(other.tokens, (0, 1))),
+                torch.ones(1),
+            ),
+            "clean prompts are padded to 17 tokens and corrupted ones to 18; pad both alike",
+        ),
+    ],
+)
+def test_pairs_that_do_not_correspond_are_one_line(mini_tokenizer, change, says):
+    clean, corrupted = (batch_of(mini_tokenizer, LONG, SHORT, name=name) for name in ("Mary", "Tom"))
+    with pytest.raises(UserError, match=rf"\Apairs: {says}.*\Z"):
+        Pairs(*change(clean, corrupted))

@@ -6,14 +6,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.models.mini.tokenizer import word_tokenizer
 from mi_sweeps.tasks.ioi import splits
 from mi_sweeps.tasks.lexicon import NAMES
 from mi_sweeps.tasks.prompts import Prompt, fill
-from mi_sweeps.tasks.tokens import Batch, encode, is_one_token, next_token, role_order, role_positions
+from mi_sweeps.tasks.tokens import (
+    Batch,
+    Text,
+    encode,
+    is_one_token,
+    next_token,
+    role_order,
+    role_positions,
+    text_batch,
+)
 
 PROMPT = fill(
     "After {}, {} and {} went to the store, {} and {} gave a book to", ["Mary", "John", "Tom", "John", "Mary"], "Tom", 2
@@ -176,3 +186,40 @@ def test_bos_that_the_tokenizer_lacks_is_one_line(mini_tokenizer: PreTrainedToke
     assert mini_tokenizer.bos_token_id is None
     with pytest.raises(UserError, match=r"\Amodel\.prepend_bos=true: .*; use model\.prepend_bos=false\Z"):
         encode([PROMPT], mini_tokenizer, prepend_bos=True)
+
+
+def test_text_of_different_lengths_by_hand(byte_level: PreTrainedTokenizerBase) -> None:
+    texts = [Text("Mary went to the store with", "John", ("Tom",)), Text("the book with", "Tom", ("John",))]
+    batch = text_batch(texts, byte_level, prepend_bos=True)
+    long, short = batch.end.tolist()
+    assert (long - short, batch.tokens.shape[1]) == (len(batch.roles[0]) - len(batch.roles[1]), long + 1)
+    assert batch.roles[1] == ("bos", *(f"end-{distance}" for distance in range(short - 1, 0, -1)), "end")
+    assert byte_level.decode(batch.tokens[1, 1 : short + 1].tolist()) == "the book with"
+    assert byte_level.convert_ids_to_tokens([*batch.answers.tolist(), *batch.subjects[:, 0].tolist()]) == [
+        *("ĠJohn", "ĠTom"),
+        *("ĠTom", "ĠJohn"),
+    ]
+    assert role_order(batch) == list(batch.roles[0])
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ([], "task: no prompts; ask for at least one"),
+        ([Text("a book", "Bartholomew", ())], "prompt 'a book': 'Bartholomew' is not one token .*"),
+        ([Text("a", "Tom", ("John",)), Text("a", "Tom", ())], "task: prompts have unequal numbers of subjects; .*"),
+    ],
+)
+def test_text_that_cannot_be_a_batch_is_one_line(
+    texts: list[Text], says: str, byte_level: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(UserError, match=rf"\A{says}\Z"):
+        text_batch(texts, byte_level)
+
+
+def test_names_that_a_tokenizer_cannot_tell_apart_are_refused() -> None:
+    tokenizer = word_tokenizer(["when", "maria", "and", "met", ",", "spoke", "to"], context=64)
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer()
+    prompt = fill("When {} and {} met, {} spoke to", ["Maria", "María", "María"], "Maria", 1)
+    with pytest.raises(UserError, match=r"\Aprompt 'When .*': 'Maria', 'María' are not different tokens .*\Z"):
+        encode([prompt], tokenizer, prepend_bos=False)

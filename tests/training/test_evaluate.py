@@ -11,8 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mi_sweeps.models.mini.tokenizer import word_tokenizer
 from mi_sweeps.tasks.ioi import orders, splits
 from mi_sweeps.tasks.lexicon import NAMES
 from mi_sweeps.tasks.metrics import prompt_metrics, wilson, won
@@ -145,6 +147,17 @@ def test_a_word_is_the_answer_with_or_without_its_space() -> None:
     nothing = torch.zeros(4, dtype=torch.long)
     batch = Batch(prompts, nothing[:, None], nothing, nothing, nothing[:, None], ((),) * 4)
     assert won(torch.eye(4), batch, tokenizer).tolist() == [True, True, False, False]  # type: ignore[arg-type]
+
+
+def test_an_uncased_tokenizers_answer_is_the_word_in_its_spelling() -> None:
+    """A model that is right everywhere wins everywhere, as with a cased tokenizer; another word loses."""
+    words = sorted({word.lower() for prompt in SIX for word in prompt.text.replace(",", " ,").split()})
+    tokenizer = word_tokenizer(words, context=64)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    batch = encode(SIX, tokenizer, prepend_bos=False)
+    right = [True, True, True, False, True, True]
+    rows = evaluate(stub(batch, right, len(tokenizer)), tokenizer, batch, step=0, split="heldout")
+    assert values(rows)["win_rate"] == pytest.approx(5 / 6)
 
 
 def test_end_logits_are_the_models_own(mini_model: PreTrainedModel, mini_tokenizer: PreTrainedTokenizerBase) -> None:
