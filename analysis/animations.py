@@ -86,7 +86,7 @@ def _write_mp4(pictures: Sequence[Image.Image], file: Path, title: str) -> None:
         command = [
             *("ffmpeg", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
             *("-r", str(SECOND), "-i", "-", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"),
-            *("-movflags", "+faststart", "-metadata", f"title={title}", str(temporary)),
+            *("-movflags", "+faststart", "-metadata", f"title={title}", "-f", "mp4", str(temporary)),
         ]
         ended = subprocess.run(command, input=b"".join(one.tobytes() for one in shown), capture_output=True)
         if ended.returncode:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..store import checksums
 from ..store.files import names
 from ..store.folders import Folder, PatchFolder
 
@@ -195,7 +195,7 @@ def _status(folder: Path) -> Json:
 def _json(file: Path) -> Json:
     """The object in `file`; empty if there is no such file."""
     try:
-        value = json.loads(file.read_bytes())
+        value = checksums.parse(file.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError as error:

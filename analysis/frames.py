@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import UserError
+from ..store import checksums
 from ..store.files import replacing, write_bytes
 from . import cells, folder
 
@@ -359,14 +360,16 @@ def _stack(tables: Sequence[pa.Table], keys: Sequence[tuple[Any, ...]], names: S
 
 def _read(file: Path, needed: str, columns: Iterable[str] | None = None) -> pa.Table:
     """A file's table, or those of its `columns` that it has. It must have the column `needed`."""
+    columns = None if columns is None else list(columns)
     try:
+        checksums.check_table(file, columns)
         # Thousands of small files: a thread pool for each would cost more than the reading.
         with pq.ParquetFile(file) as opened:
-            table = opened.read(columns=None if columns is None else list(columns), use_threads=False)
+            table = opened.read(columns=columns, use_threads=False)
         if needed not in table.column_names:
             raise pa.ArrowInvalid(f"no column {needed!r}")
         return table
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         todo = "delete it and run the sweep again: only that table is made anew"
         raise UserError(f"cannot read {file} ({_line(error)}): {todo}") from None
 

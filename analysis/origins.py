@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ..errors import UserError
+from ..store import checksums
+from ..store.files import read_json
 from . import cells
 from .folder import Json, Output, Run
 
@@ -71,7 +74,7 @@ def audits(runs: Iterable[Run]) -> list[Json]:
 
 
 def _prompts(text: bytes) -> Json:
-    audit = json.loads(text, parse_constant=str)
+    audit = checksums.parse(text, parse_constant=str)
     return {key: value for key, value in audit.items() if key != "names"}
 
 
@@ -95,10 +98,10 @@ def links(output: Output, beside: Path) -> Json:
 def wandb(run: Run) -> str | None:
     """Where wandb shows a run: as wandb said when it was sent; or if that was not noted, but it was online or was
     uploaded and names its entity, where that would be."""
-    with suppress(OSError, ValueError):
-        url = json.loads((run.path / "wandb.json").read_text())["url"]
+    with suppress(OSError, UserError):
+        url = (read_json(run.path / "wandb.json") or {}).get("url")
         if str(url).startswith(("https://", "http://")):
-            return url
+            return str(url)
     asked = [about.get("config", {}).get("tracking", {}) for about in (run.about, *(p.about for p in run.patches))]
     tracking = next((one for one in asked if one.get("mode", "disabled") != "disabled" and one.get("entity")), None)
     if tracking is None or not any(_is_there(folder) for folder in (run.path, *(patch.path for patch in run.patches))):

@@ -5,25 +5,44 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
+import time
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.store import checksums
 
 if TYPE_CHECKING:
     import pyarrow
 
 
 PARTIAL = ".partial"
+"""How the names of what is being written end."""
+
+OLD = 3600.0
+"""Seconds after which nobody is still writing a file, where no lock says so."""
 
 
-def clear_partial(folder: Path) -> None:
-    """Removes what writers that were killed have left in a folder where nobody writes now."""
+def clear_partial(folder: Path, older: float = 0.0) -> None:
+    """Removes what writers that were killed have left in a folder.
+
+    Args:
+        older: only what is older than so many seconds; 0 where nobody can be writing now.
+    """
     for partial in folder.glob(f".*{PARTIAL}"):
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # Whoever writes it has finished, or another one clears too.
+            if not older or time.time() - partial.stat().st_mtime > older:
+                _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -35,16 +54,18 @@ def replacing(path: Path) -> Iterator[Path]:
             behind then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
-        target = temporary / path.name
-        yield target
-        for file in (target, *target.rglob("*")):
+        yield temporary
+        for file in (temporary, *temporary.rglob("*")):
             _sync(file)
-        os.replace(target, path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # From here on nothing is left to tidy away, should the process be killed.
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            _remove(temporary)
+        raise
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
@@ -63,21 +84,24 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    """Writes a JSON file, whole or not at all; an object with its checksum, which `read_json` takes out again."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_bytes(path, checksums.seal_object(text) if value and isinstance(value, dict) else text.encode())
 
 
 def read_json(path: Path | str) -> Any:
     """Reads a JSON file, or gives None where there is none.
 
     Raises:
-        UserError: the file is not JSON.
+        UserError: the file is not JSON, or not what was written.
     """
     try:
         with open(path, "rb") as stream:
-            return json.loads(stream.read())
+            return checksums.parse(stream.read())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except checksums.Damaged as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run the sweep again") from None
     except ValueError:
         raise UserError(f"{path}: not valid JSON; delete it and run the sweep again") from None
 
@@ -91,11 +115,12 @@ def names(folder: Path | str) -> frozenset[str]:
 
 
 def write_table(path: Path, table: pyarrow.Table) -> None:
-    """Writes a Parquet file, whole or not at all."""
-    from pyarrow import parquet
+    """Writes a Parquet file with checksums, whole or not at all."""
+    from pyarrow import BufferOutputStream, parquet
 
-    with replacing(path) as temporary:
-        parquet.write_table(table, temporary)
+    content = BufferOutputStream()
+    parquet.write_table(checksums.sealed_schema(table), content)
+    write_bytes(path, checksums.seal_table(content.getvalue().to_pybytes()))
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
@@ -104,14 +129,15 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pyarrow.Tabl
     Raises:
         UserError: the file is missing or damaged.
     """
-    from pyarrow import ArrowInvalid, parquet
+    from pyarrow import ArrowException, parquet
 
     try:
+        checksums.check_table(path, columns)
         # The partitioning is off: a folder named like key=value must not become a column.
         return parquet.read_table(path, partitioning=None, columns=columns and list(columns))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run the sweep again: only this is made anew") from None
-    except (ArrowInvalid, OSError):
+    except (ArrowException, OSError, ValueError):
         raise UserError(f"{path}: damaged; delete it and run the sweep again: only this is made anew") from None
 
 
@@ -124,8 +150,9 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]
     from pyarrow import ArrowException, parquet
 
     try:
+        checksums.check_table(path, columns)
         with parquet.ParquetFile(path) as file:
             values = file.read(columns=list(columns), use_threads=False).to_pydict()
         return zip(*(values[column] for column in columns), strict=True)
-    except (ArrowException, OSError, KeyError):
+    except (ArrowException, OSError, KeyError, ValueError):
         raise UserError(f"{path}: missing or damaged; run the sweep again: only this is made anew") from None

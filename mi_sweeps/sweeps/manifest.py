@@ -14,9 +14,13 @@ from typing import Any
 from filelock import FileLock
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.files import read_json, write_bytes
+from mi_sweeps.store.checksums import seal_object
+from mi_sweeps.store.files import OLD, clear_partial, read_json, write_bytes
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.values import differences, put
+
+WRITTEN = (".", "workers", "submissions", "slurm")
+"""Folders of a sweep in which files are written by whoever comes along."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
     file = path(output, name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        for place in (output, output / "data", *(file.parent / name for name in WRITTEN)):
+            clear_partial(place, OLD)
         with FileLock(file.with_suffix(".lock")):
             entries = {entry.patch_id: entry for entry in _read(file) or ()}
             base = next((entry.base for entry in entries.values() if entry.base), cells[0].values)
@@ -73,7 +79,7 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
                     base,
                     differences(base, values),
                 )
-            write_bytes(file, _text(name, command, base, list(entries.values())).encode())
+            write_bytes(file, seal_object(_text(name, command, base, list(entries.values()))))
     except OSError as error:
         raise UserError(f"{output}: {error.strerror}; give a folder that can be written with output=DIR") from None
 

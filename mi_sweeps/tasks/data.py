@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import read_json, replacing, write_json
-from mi_sweeps.store.identity import data_fingerprint
+from mi_sweeps.store.identity import data_fingerprint, hash_files
 from mi_sweeps.tasks.audit import spelling
 from mi_sweeps.tasks.prompts import Prompt
 
@@ -44,6 +44,8 @@ def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path
 
     cache = output / "data" / data_fingerprint(config) if output else None
     if cache and (cached := read_json(cache / "audit.json")) is not None:
+        if cached.get("files") not in (None, _hash(cache)):  # Those of earlier versions have no hash.
+            raise _damaged(cache, "its checksum is wrong")
         return TaskData(_read(cache), cached["names"], cached["audit"])
     arguments = config.task.arguments
     try:
@@ -70,7 +72,12 @@ def _write(data: TaskData, folder: Path) -> None:
 
     columns = {split: Dataset.from_list([_row(prompt) for prompt in prompts]) for split, prompts in data.splits.items()}
     DatasetDict(columns).save_to_disk(folder)
-    write_json(folder / "audit.json", {"names": data.names, "audit": data.audit})
+    write_json(folder / "audit.json", {"names": data.names, "audit": data.audit, "files": _hash(folder)})
+
+
+def _hash(folder: Path) -> str:
+    """Of all that `datasets` wrote."""
+    return hash_files(path for path in folder.rglob("*") if path.is_file() and path != folder / "audit.json")
 
 
 def _read(folder: Path) -> dict[str, list[Prompt]]:
@@ -79,7 +86,11 @@ def _read(folder: Path) -> dict[str, list[Prompt]]:
     try:
         return {split: _prompts(dataset) for split, dataset in load_from_disk(folder).items()}
     except Exception as error:
-        raise UserError(f"{folder}: damaged ({type(error).__name__}); delete it and run again with --retry") from None
+        raise _damaged(folder, type(error).__name__) from None
+
+
+def _damaged(folder: Path, how: str) -> UserError:
+    return UserError(f"{folder}: damaged ({how}); delete it and run again with --retry")
 
 
 def _row(prompt: Prompt) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import xxhash
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 Storage = Literal["full", "delta"]
 Tensors = dict[str, Shaped[Tensor, "..."]]
+
+METADATA = re.compile(r"(storage=(?:full|delta)|step=\d+)(?: ([0-9a-f]{16}))?")
+"""What the one entry of a file's metadata may be: its value and, but in files of earlier versions, a checksum."""
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, T
     tensors = snapshot(weights)
     if storage == "delta":
         tensors = {name: (tensor - base[name]).to(torch.bfloat16) for name, tensor in tensors.items()}
-    _save(path, tensors, {"storage": storage})
+    _save(path, tensors, "storage", storage)
 
 
 @torch.no_grad()
@@ -75,7 +79,7 @@ def save_resume(
     tensors["random.cpu"] = torch.get_rng_state()
     if device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(device)
-    _save(path, tensors, {"step": str(step)})
+    _save(path, tensors, "step", str(step))
 
 
 @torch.no_grad()
@@ -101,15 +105,26 @@ def load_resume(path: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW
     return int(metadata["step"])
 
 
-def _save(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
+def _save(path: Path, tensors: Tensors, key: str, value: str) -> None:
     with replacing(path) as temporary:
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+            tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            # One key: safetensors writes several in any order, and equal checkpoints are to be equal files.
+            save_file(tensors, temporary, {key: f"{value} {_checksum(tensors, f'{key}={value}')}"})
         except SafetensorError as error:
             # The library gives operating-system errors a type of its own: a full disk must be seen as one.
             raise _os_error(error, path) from error
         # safetensors makes files that only their owner may read; a lab shares its results.
         temporary.chmod(path.parent.stat().st_mode & 0o666)
+
+
+def _checksum(tensors: Tensors, metadata: str) -> str:
+    """Of metadata, names, types, shapes and contents; safetensors itself notices only what does not fit its header."""
+    total = xxhash.xxh3_64(f"{metadata}\0".encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def _os_error(error: SafetensorError, path: Path) -> Exception:
@@ -120,10 +135,15 @@ def _os_error(error: SafetensorError, path: Path) -> Exception:
 def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata()  # noqa: SIM118
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            ((key, text),) = stream.metadata().items()
+        found = METADATA.fullmatch(f"{key}={text}")
+        if not found or found[2] not in (None, _checksum(tensors, found[1])):
+            raise SafetensorError("its checksum is wrong")
+        return tensors, {key: text.partition(" ")[0]}
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run the sweep again with --retry: this run is computed anew") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: damaged ({error}); delete it and run the sweep again with --retry: this run is computed anew"
         ) from None

@@ -6,15 +6,24 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.files import read_columns, read_json, read_table, replacing, write_json, write_table
+from mi_sweeps.store.files import (
+    OLD,
+    clear_partial,
+    read_columns,
+    read_json,
+    read_table,
+    replacing,
+    write_json,
+    write_table,
+)
 
 TABLE = pa.table({"step": [0, 8], "value": [0.5, 0.75]})
 
@@ -115,6 +124,34 @@ with replacing(pathlib.Path(sys.argv[1])) as temporary:
     assert read_json(path) == "whole"
 
 
+def test_nothing_is_left_of_a_process_that_is_killed_right_after_a_file_took_its_place(tmp_path: Path) -> None:
+    killed = """
+import os, pathlib, signal, sys
+from mi_sweeps.store import files
+
+replace = os.replace
+os.replace = lambda *paths: (replace(*paths), os.kill(os.getpid(), signal.SIGKILL))
+files.write_json(pathlib.Path(sys.argv[1]), "whole")
+"""
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "status.json")], check=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_what_is_old_is_cleared_where_others_may_write(tmp_path: Path) -> None:
+    for name, age in (("old", 7200), ("new", 60)):
+        for partial in (tmp_path / f".{name}.json.1.partial", tmp_path / f".{name}.2.partial"):
+            if partial.suffixes[0] == ".json":
+                partial.touch()
+            else:
+                partial.mkdir()
+                (partial / "file").touch()
+            os.utime(partial, (time.time() - age,) * 2)
+    clear_partial(tmp_path, OLD)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".new.2.partial", ".new.json.1.partial"]
+    clear_partial(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("when", ["fsync", "replace"])
 def test_disk_that_is_full_only_when_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     write_json(tmp_path / "status.json", {"state": "running"})
@@ -126,11 +163,12 @@ def test_disk_that_is_full_only_when_synced(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_full_disk_leaves_no_half_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_some(table: pa.Table, path: Path) -> None:
-        path.write_bytes(b"PAR1")
+    def write_some(path: Path, content: bytes) -> None:
+        with path.open("wb") as stream:
+            stream.write(content[:-8])
         disk_full()
 
-    monkeypatch.setattr(parquet, "write_table", write_some)
+    monkeypatch.setattr(Path, "write_bytes", write_some)
     with pytest.raises(OSError, match="No space left"):
         write_table(tmp_path / "metrics.parquet", TABLE)
     assert list(tmp_path.iterdir()) == []

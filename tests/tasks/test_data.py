@@ -92,17 +92,25 @@ def test_a_cache_that_another_process_made_meanwhile_stays(
     config: Config, mini_tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = data._write
+    there = []
 
     def write_last(made: data.TaskData, folder: Path) -> None:
         monkeypatch.setattr(data, "_write", write)
         data.load(config, mini_tokenizer, config.output)
-        (cache(config) / "being read").touch()
+        there.append(cache(config).stat().st_ino)
         write(made, folder)
 
     monkeypatch.setattr(data, "_write", write_last)
     data.load(config, mini_tokenizer, config.output)
-    assert (cache(config) / "being read").exists()
+    assert there == [cache(config).stat().st_ino]
     assert data.load(config, mini_tokenizer, config.output) == data.load(config, mini_tokenizer)
+
+
+def change_a_byte(folder: Path) -> None:
+    file = next((folder / "train").glob("*.arrow"))
+    content = bytearray(file.read_bytes())
+    content[content.index(b"When")] ^= 1
+    file.write_bytes(content)
 
 
 def empty_the_table(folder: Path) -> None:
@@ -117,7 +125,7 @@ def truncate_the_audit(folder: Path) -> None:
     (folder / "audit.json").write_text('{"names": [')
 
 
-@pytest.mark.parametrize("damage", [empty_the_table, remove_a_split, truncate_the_audit])
+@pytest.mark.parametrize("damage", [change_a_byte, empty_the_table, remove_a_split, truncate_the_audit])
 def test_a_damaged_cache_is_one_line(
     config: Config, mini_tokenizer: PreTrainedTokenizerBase, damage: Callable[[Path], None]
 ) -> None:

@@ -16,6 +16,7 @@ import wandb
 from filelock import FileLock
 
 from mi_sweeps import cli
+from mi_sweeps.store.files import read_json
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
@@ -115,7 +116,7 @@ def test_a_second_call_updates_the_same_view(call, views, server, computed, outp
     ((id, first),) = views.saved.items()
     url = f"{server.url}/team/mi-sweeps?nw={first['name'].removeprefix('nw-').removesuffix('-v')}"
     assert (code, printed) == (0, f"workspace made: {url}\n")
-    known = json.loads((output / "sweeps" / "mine" / "wandb.json").read_text())
+    known = read_json(output / "sweeps" / "mine" / "wandb.json")
     assert known == {f"{server.url}/team/mi-sweeps": {"workspace": {"name": first["name"], "id": id, "url": url}}}
     run_id = computed[1][1]
     code, printed, _ = call("mine", "--baseline", run_id)

@@ -5,6 +5,7 @@ import errno
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.training import checkpoints
@@ -81,3 +82,23 @@ def test_a_full_disk_is_an_operating_system_error(tmp_path, monkeypatch):
         save_weights(tmp_path / "w.safetensors", BASE, BASE, "full")
     assert error.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("storage", ["full", "delta"])
+def test_a_checkpoint_with_another_byte_is_refused(tmp_path, storage):
+    file = tmp_path / "000008.safetensors"
+    save_weights(file, nudged(0.5), BASE, storage)
+    content = file.read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 + place % 255
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="000008.safetensors: damaged"):
+            load_weights(file, nudged(0), BASE)
+
+
+def test_checkpoints_of_earlier_versions_are_read(tmp_path):
+    save_file(nudged(1), tmp_path / "w.safetensors", {"storage": "full"})
+    loaded = nudged(0)
+    load_weights(tmp_path / "w.safetensors", loaded, BASE)
+    assert all(torch.equal(nudged(1)[name], loaded[name]) for name in BASE)
