@@ -13,6 +13,7 @@ from typing import Any
 from mi_sweeps.config import DIVERGED, FORMAT, AnyModel, Config, ModelConfig, PatchingConfig, ScratchConfig, is_path
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import spells_otherwise, weights_files
+from mi_sweeps.tasks.rows import read_anew
 
 ID_LENGTH = 12
 """Hex digits of an id: 48 bits, so that among 10,000 runs two share one with probability 2e-7."""
@@ -94,6 +95,8 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
         value = arguments.pop(key)
         # The content counts, not where the file lies.
         arguments[f"{key} content"] = contents.file(value) if value else None
+        if value and config.task.target == "mi_sweeps.tasks.user.task" and read_anew(Path(value)):
+            arguments["reading"] = "two names, accents, openers"
     # Of the model it is the tokenizer that matters; a new model has none.
     tokenizer: dict[str, Any] = {}
     if not isinstance(config.model, ScratchConfig):

@@ -112,10 +112,10 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
                 f"{split}: {facts['prompts']} prompts, {facts['name_sets']} name sets, "
                 f"most frequent answer {top['answer']} {top['share']:.1%}"
             )
-    text += audit.get("notes", [])
     for split, shared in audit["overlap"].items():
         if shared["same_text"] or shared["same_name_set"]:
             text.append(f"overlap with train: {split} {shared['same_text']} texts, {shared['same_name_set']} name sets")
+    text += audit.get("notes", [])
     if audit["slot_rules"]:
         rules = ", ".join(f"{rule} {score:.0%}" for rule, score in audit["slot_rules"].items())
         text.append(f"held-out win rate of one-slot rules: {rules}")

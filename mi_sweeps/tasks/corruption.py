@@ -62,7 +62,7 @@ def corrupt(prompt: Prompt, corruption: str, names: Sequence[str] = ()) -> Promp
         return prompt.with_slots({first + 1: prompt.answer})
     if corruption == "order":
         return prompt.with_slots({first: prompt.subjects[1], first + 1: prompt.subjects[0]})
-    others = sorted(set(names) - set(re.findall(r"\w+", prompt.text)))
+    others = sorted(set(names) - set(re.findall(r"\w+", prompt.text)) - set(prompt.slot_names()))
     if len(others) < 2:
         raise UserError("corruption=both: needs two names that are not in the prompt; give more names with task.names")
     new = random.Random(f"both {prompt.text}").sample(others, 2)

@@ -55,7 +55,7 @@ def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path
         raise UserError(f"task={config.task.name}: {reason}; compare its keys with conf/task") from error
     if isinstance(made, TaskData) and tokenizer is not None:
         notes = [*made.audit.get("notes", ()), *spelling(made.names, tokenizer)]
-        made = replace(made, audit={**made.audit, **({"notes": notes} if notes else {})})
+        made = replace(made, audit={**made.audit, "notes": notes} if notes else made.audit)
     if cache and isinstance(made, TaskData):
         try:
             with replacing(cache) as temporary:

@@ -264,6 +264,24 @@ def test_run_id_changes_with_the_users_rows(default: Config, tmp_path: Path, whi
     assert run_id(config) != before
 
 
+def test_files_that_read_otherwise_than_before_have_other_ids(
+    default: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their rows of two names were dropped once; files without such rows keep their ids."""
+    three = '{"question": "Then Mary, John and Tom met. John and Mary saw", "completion": " Tom"}\n'
+    two = '{"question": "Mary and John met. Mary saw", "completion": " John"}\n'
+    new = []
+    for number, rows in enumerate((three, three + two, two)):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text(rows)
+        config = changed(default, rows_task(file))
+        now = data_fingerprint(config)
+        with monkeypatch.context() as before:
+            before.setattr("mi_sweeps.store.identity.read_anew", lambda path: False)
+            new.append(data_fingerprint(config) != now)
+    assert new == [False, True, False]
+
+
 def test_training_and_evaluation_files_are_not_interchangeable(default: Config, tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("1")

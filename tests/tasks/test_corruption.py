@@ -114,6 +114,11 @@ def test_without_two_new_names_there_is_one_line(names: tuple[str, ...]) -> None
         corrupt(ONE, "both", names)
 
 
+def test_a_name_of_two_words_is_not_new_to_its_own_sentence() -> None:
+    prompt = ONE.with_slots({2: "Anne-Marie"})
+    assert set(corrupt(prompt, "both", ["Anne-Marie", "Anna", "Paul"]).subjects) == {"Anna", "Paul"}
+
+
 @pytest.mark.parametrize("corruption", ["second", "both", "order"])
 def test_two_name_prompts_have_one_subject_only(corruption: str) -> None:
     prompt = fill("When {} and {} met, {} spoke to", ["Mary", "Tom", "Mary"], "Tom", 1)

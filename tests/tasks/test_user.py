@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from mi_sweeps.tasks.audit import lines
 from mi_sweeps.tasks.data import TaskData
 from mi_sweeps.tasks.ioi import splits
 from mi_sweeps.tasks.lexicon import NAMES
-from mi_sweeps.tasks.user import Dropped, parse_prompt, parse_rows, read_rows, split_by_names, task
+from mi_sweeps.tasks.rows import parse_prompt
+from mi_sweeps.tasks.task import PromptTask
+from mi_sweeps.tasks.user import parse_rows, split_by_names, task
 
 Row = dict[str, Any]
 Load = Callable[..., TaskData]
@@ -67,129 +70,7 @@ def load(tmp_path: Path, mini_tokenizer: PreTrainedTokenizerBase) -> Load:
     return load
 
 
-# Reading
-
-
-def test_json_lines_and_a_json_list_are_the_same_rows(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text(json.dumps(GOOD, indent=2))
-    write(tmp_path / "rows.jsonl", GOOD)
-    expected = list(enumerate(GOOD, start=1))
-    assert read_rows(tmp_path / "rows.json") == read_rows(tmp_path / "rows.jsonl") == expected
-
-
-def test_empty_lines_are_skipped_and_counted(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text(f"\n{json.dumps(GOOD[0])}\n  \n{json.dumps(GOOD[1])}")
-    assert read_rows(tmp_path / "rows.jsonl") == [(2, GOOD[0]), (4, GOOD[1])]
-
-
-@pytest.mark.parametrize("character", ["\u2028", "\u0085", "\x7f"])
-def test_only_a_newline_ends_a_row(tmp_path: Path, character: str) -> None:
-    rows = [row(f"After{character}Mary", "Tom")]
-    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0], ensure_ascii=False) + "\n", encoding="utf-8")
-    assert read_rows(tmp_path / "rows.jsonl") == [(1, rows[0])]
-
-
-def test_a_windows_file_reads_the_same(tmp_path: Path) -> None:
-    content = "".join(json.dumps(one) + "\r\n" for one in GOOD)
-    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode())
-    assert read_rows(tmp_path / "rows.jsonl") == list(enumerate(GOOD, start=1))
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", r"no rows; give at least two"),
-        (b"[]", r"no rows; give at least two"),
-        (b"\xff\xfe{}", r"not UTF-8 text; give a readable JSON or JSON-lines file"),
-        (b'{"question": "a", "completion": "b"}\n{"question": "a", ', r"malformed JSON at row 2: .*; mend or remove.*"),
-        (b'\n\n{"question": }\n', r"malformed JSON at row 3: .*; mend or remove.*"),
-        (
-            b'[{"question": "a", "completion": "b"},\n {"question": }]',
-            r"malformed JSON at row 2, line 2: .*; mend.*",
-        ),
-        (b'[{"question": "a", "completion": "b"}', r"malformed JSON after row 1: .*; mend.*"),
-        (b'{"question": "a"}\n', r'row 1 is not \{"question": text, "completion": text\}; mend or remove.*'),
-        (b'{"question": "a", "completion": 3}\n', r"row 1 is not .*; mend or remove.*"),
-        (b'[{"question": "a", "completion": "b"}, "c"]', r"row 2 is not .*; mend or remove.*"),
-        (b'"text"\n', r"row 1 is not .*; mend or remove.*"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path, content: bytes, says: str) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=rf"\A.*rows\.jsonl: {says}\Z"):
-        read_rows(tmp_path / "rows.jsonl")
-
-
-@pytest.mark.parametrize(("name", "reason"), [("nothing.jsonl", "No such file"), ("", "Is a directory")])
-def test_a_missing_file_is_one_line(tmp_path: Path, name: str, reason: str) -> None:
-    with pytest.raises(UserError, match=rf"\Atask\.path=.*: {reason}.*; give a readable JSON.*\Z"):
-        read_rows(tmp_path / name)
-
-
-# Parsing
-
-
-@pytest.mark.parametrize("completion", ["Tom", " Tom", " Tom" * 20, "Tom.", ' "Tom", of course'])
-def test_the_answer_is_the_completions_first_word(completion: str) -> None:
-    prompt = parse_prompt(QUESTION, completion)
-    assert prompt.answer == "Tom"
-    assert prompt.slot_names() == ("Mary", "John", "Tom", "John", "Mary")
-    assert prompt.n_subjects == 2
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"{QUESTION}  ",
-        "After Mary, John, and Tom went to Paris, John and Mary gave a book to",
-        "Mary, John and Tom met. Later John and Mary gave a book to",
-        "After Mary,  John and Tom went to the store, Mary spoke and then John gave a book to",
-    ],
-)
-def test_natural_variants_are_kept(text: str) -> None:
-    prompt = parse_prompt(text, " Tom")
-    assert prompt.text == text.rstrip()
-    assert prompt.listed == ("Mary", "John", "Tom")
-
-
-def test_names_may_have_hyphens_and_apostrophes() -> None:
-    prompt = parse_prompt(question("Anne-Marie O’Neil Zoë", "Zoë Anne-Marie"), "O’Neil")
-    assert prompt.slot_names() == ("Anne-Marie", "O’Neil", "Zoë", "Zoë", "Anne-Marie")
-
-
-@pytest.mark.parametrize(
-    ("text", "completion", "reason"),
-    [
-        (QUESTION, "", "no answer"),
-        (QUESTION, " 20 ?", "no answer"),
-        (QUESTION, " Tommy", "the answer is not in the question"),
-        (QUESTION, " the store", "the answer is not in the question"),
-        (QUESTION, " Mary", "ambiguous: the answer is repeated"),
-        ("After Kate and Simon went to the market, Simon gave a jar to", " Kate", "not three names with two subjects"),
-        ("After Mary, John and Tom went to the store, she gave a book to", " Tom", "not three names with two subjects"),
-        ("After Mary, John and Tom met, John and John gave a book to", " Tom", "ambiguous"),
-        ("Tom saw Ann, Bob and Mary. Then Ann, Bob and Mary gave it to", " Tom", "ambiguous"),
-        ("Mary met Mary after John and Tom went out, John gave a book to", " Tom", "before all three names are listed"),
-        ("After Mary, John and Tom went to the store, it was John and Mary", " Tom", "nothing stands between"),
-    ],
-)
-def test_rows_of_another_form_are_dropped_with_the_reason(text: str, completion: str, reason: str) -> None:
-    with pytest.raises(Dropped, match=reason):
-        parse_prompt(text, completion)
-
-
-@pytest.mark.parametrize(
-    "listed",
-    ["Mary, John, Tom and Kate", "Kate, Mary, John and Tom", "Mary, Kate, John and Tom", "Kate and Mary, John and Tom"],
-)
-def test_four_listed_names_leave_two_possible_answers(listed: str) -> None:
-    with pytest.raises(Dropped, match="ambiguous: more than three names are listed"):
-        parse_prompt(f"When {listed} went to the store, John and Mary gave a book to", " Tom")
-
-
-@pytest.mark.parametrize("opening", ["Then, ", "It rained. Later, ", "Three friends, ", "Yesterday "])
-def test_a_word_that_opens_a_sentence_is_no_fourth_name(opening: str) -> None:
-    assert parse_prompt(f"{opening}Mary, John and Tom met, and John and Mary gave a book to", " Tom").answer == "Tom"
+# Dropping
 
 
 def test_dropped_rows_are_listed_by_reason_with_their_numbers() -> None:
@@ -265,6 +146,72 @@ def test_two_files_stay_two_splits_without_the_rows_they_share(load: Load) -> No
     assert heldout["dropped"]["also a training row"] == [1]
     assert heldout["dropped"]["duplicate of an earlier row"] == [5]
     assert made.audit["overlap"]["heldout"] == {"same_text": 0, "same_name_set": 1}
+
+
+PAIRS = [
+    row("After Mary and Tom went to the store, Mary gave a book to", " Tom"),
+    row("After Kate and Paul went to the park, Paul gave a ring to", " Kate"),
+    row("When Lisa and Mark met, Lisa gave a cup to", " Mark"),
+    row("When James and Sarah met, Sarah gave a hat to", " James"),
+]
+
+
+def test_rows_of_two_names_beside_three_are_the_two_name_evaluation(load: Load) -> None:
+    made = load([*GOOD, *PAIRS])
+    assert made.splits["two_name"] == [parse_prompt(one["question"], one["completion"]) for one in PAIRS]
+    assert {prompt.n_subjects for split in ("train", "heldout") for prompt in made.splits[split]} == {2}
+    assert (made.audit["kept"], made.audit["dropped"]) == (9, {})
+    assert "two_name: 4 prompts from rows of two names, 0 generated" in lines(made.audit)
+
+
+def test_what_is_missing_of_the_two_name_evaluation_is_generated(load: Load) -> None:
+    made, without = load([*GOOD, *PAIRS[:3]], two_name=8), load(GOOD, two_name=8)
+    own, generated = made.splits["two_name"][:3], made.splits["two_name"][3:]
+    assert [prompt.answer for prompt in own] == ["Tom", "Kate", "Mark"]
+    assert generated == without.splits["two_name"][:5]
+    assert "two_name: 3 prompts from rows of two names, 5 generated" in lines(made.audit)
+    assert "notes" not in without.audit
+
+
+def test_rows_of_two_names_alone_are_the_task(load: Load, mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    made = load(PAIRS, heldout=0.5, two_name=120)
+    assert {split: len(prompts) for split, prompts in made.splits.items()} == {"train": 2, "heldout": 2}
+    own = PromptTask(made, mini_tokenizer, prepend_bos=False)
+    assert own.splits["heldout"].subjects.shape == (2, 1)
+    pairs = own.pairs("first", 2)
+    for prompt, corrupted in zip(pairs.clean.prompts, pairs.corrupted.prompts, strict=True):
+        assert corrupted.subjects == (prompt.answer,)
+    with pytest.raises(UserError, match=r"\Acorruption=second: needs 2 subjects.*; use corruption=first.*\Z"):
+        own.pairs("second", 2)
+
+
+def test_two_files_of_two_names_drop_what_has_three(load: Load) -> None:
+    made = load(PAIRS[:2], [*PAIRS[2:], GOOD[0]])
+    assert [prompt.answer for prompt in made.splits["heldout"]] == ["Mark", "James"]
+    assert made.audit["heldout_file"]["dropped"] == {"three names, and the training rows have two": [3]}
+
+
+def test_two_files_give_both_their_rows_of_two_names(load: Load) -> None:
+    made = load([*GOOD[:3], PAIRS[0]], [GOOD[3], PAIRS[0], PAIRS[1]])
+    assert [prompt.answer for prompt in made.splits["two_name"]] == ["Tom", "Kate"]
+    assert made.audit["heldout_file"]["dropped"] == {"also a training row": [2]}
+
+
+def test_joined_accents_are_told(tmp_path: Path) -> None:
+    apart = [row(unicodedata.normalize("NFD", one["question"] + " a café for"), one["completion"]) for one in GOOD]
+    words = {word for one in apart for word in unicodedata.normalize("NFC", one["question"]).replace(",", "").split()}
+    tokenizer = word_tokenizer([*sorted(words), ","], context=64)
+    prompts, dropped = parse_rows(list(enumerate(apart, start=1)), tokenizer)
+    assert (len(prompts), dropped) == (5, {})
+    path = write(tmp_path / "apart.jsonl", apart)
+    arguments = {"split": "names", "heldout": 0.2, "heldout_path": None, "two_name": 0, "seed": 0}
+    audit = task(tokenizer, path=str(path), **arguments).audit
+    assert "accents apart from their letters: joined to them in 5 texts (Unicode NFC)" in lines(audit)
+
+
+def test_a_row_that_is_too_long_says_so(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    long = row(f"{QUESTION} give {'a book to ' * 30}", " Tom")
+    assert parse_rows([(1, long)], mini_tokenizer) == ([], {"longer than the model takes": [1]})
 
 
 def test_every_dropped_row_has_one_reason(load: Load) -> None:
