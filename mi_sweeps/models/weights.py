@@ -1,0 +1,110 @@
+"""Whether a model's weights are those that its files were to give it.
+
+transformers fills a weight that it does not find at random and drops one that it does not know, and only logs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import torch
+
+from mi_sweeps.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BUFFERS = re.compile(
+    r"(^|\.)(attn|attention)\.(bias|masked_bias|causal_mask)$|(^|\.)(inv_freq|cos_cached|sin_cached|position_ids)$"
+)
+"""Constants that older versions of transformers saved among the weights: causal masks and tables of positions."""
+
+NAMED = 3
+"""So many names are told, and how many more there are."""
+
+log = logging.getLogger(__name__)
+
+
+def check_names(
+    where: str,
+    model: PreTrainedModel,
+    missing: Collection[str],
+    unexpected: Collection[str],
+    mismatched: Collection[tuple[str, tuple[int, ...], tuple[int, ...]]],
+) -> None:
+    """Holds that the files have each of the model's weights and no others; tied ones count as there.
+
+    Args:
+        where: the model, as the user gave it.
+        missing: weights that the files lack.
+        unexpected: weights in the files that the model does not have.
+        mismatched: names of weights with their shapes in the files and in the model.
+
+    Raises:
+        UserError: they differ.
+    """
+    unknown = [name for name in unexpected if not BUFFERS.search(name)]
+    if missing and (prefix := _prefix(missing, unknown, model.base_model_prefix)):
+        raise UserError(
+            f"{where}: the names of its weights begin with {prefix!r}, as those of a wrapped model do; "
+            "save the model that is inside the wrapper, or take this off the names"
+        )
+    wrong = []
+    if missing:
+        wrong.append(f"its files lack {len(missing)} of the model's weights ({_few(missing)})")
+    if unknown:
+        wrong.append(
+            f"its files have {len(unknown)} weights that {type(model).__name__} does not use ({_few(unknown)})"
+        )
+    if mismatched:
+        name, there, asked = min(mismatched)
+        more = f", and {len(mismatched) - 1} more differ" if len(mismatched) > 1 else ""
+        wrong.append(f"{name} is {_shape(there)} in its files and {_shape(asked)} by its config.json{more}")
+    if wrong:
+        raise UserError(f"{where}: {'; '.join(wrong)}; make config.json and weights fit, or save the model anew")
+
+
+def check_values(where: str, model: PreTrainedModel) -> None:
+    """Holds that all parameters are finite.
+
+    Raises:
+        UserError: some are not.
+    """
+    # The extremes take one pass and no memory; NaN is passed on by both.
+    parameters = {name: weight.detach() for name, weight in model.named_parameters() if weight.numel()}
+    extremes = {name: torch.stack(weight.aminmax()) for name, weight in parameters.items()}
+    broken = [name for name, ends in extremes.items() if not ends.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{where}: NaN or infinite numbers in {len(broken)} of its weights ({_few(broken)}); "
+            "give one that was saved before it diverged"
+        )
+    empty = [name for name, ends in extremes.items() if not ends.any() and parameters[name].dim() > 1]
+    if empty:
+        log.warning("%s: nothing but zeros in %s: was the file copied whole?", where, _few(empty))
+
+
+def _prefix(missing: Collection[str], unknown: Collection[str], base: str) -> str | None:
+    """What comes before the names of all missing weights in the files; `base` may be left out there, as it is where a
+    model was saved without its head."""
+    inner = {name.removeprefix(f"{base}.") for name in missing}
+    found = [
+        name[: dot.end()]
+        for name in unknown
+        for dot in re.finditer(r"\.", name)
+        if name[dot.end() :] in inner or name[dot.end() :] in missing
+    ]
+    prefix = min(found, key=len, default=None)
+    return prefix if prefix and all(name.startswith(prefix) for name in unknown) else None
+
+
+def _few(names: Collection[str]) -> str:
+    told = ", ".join(sorted(names)[:NAMED])
+    return f"{told} and {len(names) - NAMED} more" if len(names) > NAMED else told
+
+
+def _shape(sizes: Collection[int]) -> str:
+    return " × ".join(map(str, sizes)) or "one number"
