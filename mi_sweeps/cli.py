@@ -9,11 +9,13 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import get_args
+from typing import TextIO, cast, get_args
 
 from mi_sweeps import __version__, libraries
 from mi_sweeps.commands import results, sweeps
+from mi_sweeps.commands.common import Output
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.folders import Cancelled, Failure, describe
 
@@ -24,8 +26,23 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0 done, 1 some run failed, 2 bad input."""
+    """Runs a command and exits: 0 done, 1 some run failed, 2 bad input or output that cannot be written."""
     libraries.quiet()
+    given, output = sys.stdout, Output(sys.stdout)
+    sys.stdout = cast(TextIO, output)
+    try:
+        code = _run(arguments)
+        output.flush()
+    finally:
+        sys.stdout = given
+    if output.error and not isinstance(output.error, BrokenPipeError):
+        _complain(f"standard output cannot be written: {output.error.strerror}; write it to another place")
+        code = code or BAD_INPUT
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """The exit code of a command."""
     parser = _parser()
     # Options may stand between the words, which argparse alone does not allow below a sub-command.
     given = [
@@ -39,17 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.line = shlex.join(["mi-sweeps", *(sys.argv[1:] if arguments is None else arguments)])
     command: Command = options.command
     try:
-        sys.exit(command(options))
+        return command(options)
     except UserError as error:
         _complain(str(error))
-        sys.exit(BAD_INPUT)
+        return BAD_INPUT
     except OSError as error:
         where = f"{error.filename}: " if error.filename and str(error.filename) not in describe(error) else ""
         _complain(f"{where}{describe(error)}")
-        sys.exit(BAD_INPUT)
-    except (KeyboardInterrupt, Cancelled):
-        _complain("stopped; the same command goes on from here")
-        sys.exit(INTERRUPTED)
+        return BAD_INPUT
+    except (KeyboardInterrupt, Cancelled) as stopped:
+        _complain(str(stopped) or "stopped; the same command goes on from here")
+        return INTERRUPTED
 
 
 def _failures(text: str) -> tuple[Failure, ...]:
@@ -95,7 +112,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--cells", action="store_true", help="print every cell with its ids and states")
         else:
             sub.add_argument(
-                "--wait", action="store_true", help="stay until all is done where the launcher would return"
+                "--wait",
+                action="store_true",
+                help="stay until all is done where the launcher would return; Ctrl-C ends the waiting, not the work",
             )
     sub = add("status", sweeps.status, "show how far sweeps are, what is running and what failed", "SWEEP")
     sub.add_argument("--cells", action="store_true", help="every cell with its ids and states")
@@ -103,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("show", results.show, "draw one run: its win rate, its layers, its heads", "ID")
     sub.add_argument("--site", default="z", help="of the heads: z, q, k, v, pattern (default: %(default)s)")
     sub.add_argument("--step", type=int, metavar="N", help="the checkpoint of the heads (default: the last)")
-    add("wait", sweeps.wait, "wait until nobody works on a sweep any more", "SWEEP")
+    add("wait", sweeps.wait, "wait until nobody works on a sweep any more; Ctrl-C ends the waiting alone", "SWEEP")
     add("cancel", sweeps.cancel, "stop the processes that work on a sweep; `run` goes on from there", "SWEEP")
     sub = add("logs", sweeps.logs, "print the end of each log, and the traceback of what failed", "SWEEP|ID")
     sub.add_argument("--failed", action="store_true", help="only what failed")
@@ -147,7 +166,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _complain(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    with suppress(OSError):
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

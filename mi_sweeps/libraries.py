@@ -1,21 +1,33 @@
-"""How other libraries behave in our processes: what they print, and what becomes of memory that they freed."""
+"""How other libraries behave in our processes: what they print, how their threads wait, what becomes of memory that
+they freed, and which kernels they choose."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
 import os
+import sys
 import warnings
 from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of malloc.h."""
 
+MKL_FUNCTIONS = "acos asin atan cos erf erfc erfinv exp log log10 log2 sin sqrt tan tanh trunc".split()
+"""What torch hands to MKL's vector functions on a CPU, in fp32 and fp64 (ATen/cpu/vml.h)."""
+
+SPINS = 5000
+"""How often a thread of OpenMP's (libgomp, in torch's wheels) looks for work before it gives up its core.
+
+Its own number is 300,000, which on a machine with other work takes the core from the thread that is waited for.
+Giving the core up at once (OMP_WAIT_POLICY=PASSIVE) costs small models half of their speed on a quiet machine."""
+
 
 def quiet() -> None:
-    """Keeps progress bars and advice out of our own output; errors still come through.
+    """Keeps progress bars and advice out of our own output (errors still come through), and threads from holding cores
+    while they wait.
 
-    Call before torch is imported: tqdm reads its switch when it is loaded, and torch loads it."""
+    Call before torch is imported: it loads tqdm and OpenMP, which read their switches then."""
     for variable, value in {
         "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -25,14 +37,29 @@ def quiet() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
     }.items():
         os.environ.setdefault(variable, value)
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def ready(threads: int | None) -> None:
-    """Call where a process begins to compute.
+def python(code: str) -> list[str]:
+    """A command that runs `code`, which has `sys`, in another Python; its arguments follow.
 
-    From then on glibc keeps 256 MB that were freed. Left to itself it gives back whatever lies free above the last
+    Python looks for modules in the working folder first, and would take a user's `queue.py` there for its own. So that
+    folder is left out, as by -P, which Python has from 3.11 on; what PYTHONPATH names is found."""
+    return [sys.executable, "-u", "-c", f"import sys; sys.path[:1] = filter(None, sys.path[:1]); {code}"]
+
+
+def ready(threads: int | None) -> None:
+    """Call where a process begins to compute, before it loads a model.
+
+    MKL 2024.2, which torch's wheels for CPUs bring along, chooses the kernel of a vector function at its first call. If
+    several threads make that call at once, one of them may compute with a kernel of low precision, 4000 units in the
+    last place away (github.com/pytorch/pytorch/issues/188792). So each is called here first, with a single element,
+    which torch leaves to the calling thread.
+
+    Glibc keeps 256 MB that were freed from then on. Left to itself it gives back whatever lies free above the last
     allocation, and takes it again page by page for the next tensors: a tenth of a step of stacked small models
     (mallopt(3), M_TRIM_THRESHOLD).
 
@@ -41,6 +68,9 @@ def ready(threads: int | None) -> None:
     """
     import torch
 
+    for name in MKL_FUNCTIONS:
+        for precision in (torch.float32, torch.float64):
+            getattr(torch, name)(torch.full((1,), 0.5, dtype=precision))
     with suppress(AttributeError, OSError, TypeError):  # Another C library.
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 2**28)

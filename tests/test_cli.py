@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from mi_sweeps import cli
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
+from mi_sweeps.sweeps.grid import expand
 
 
 @pytest.fixture
@@ -259,6 +261,37 @@ def test_hydra_applications_do_the_same_work(small, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert "this fine-tune is not done" in done.stderr
+
+
+def test_work_goes_on_when_nobody_reads_what_is_printed(small, tmp_path, monkeypatch, capsys):
+    """As `mi-sweeps run … | head` is read."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    given = [*small, f"output={tmp_path / 'o'}"]
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["run", *given])
+    assert (stopped.value.code, capsys.readouterr().err) == (0, "")
+    assert planning.make(expand(given)).is_done
+
+
+@pytest.mark.parametrize("words", [[], ["--cells"], ["--config"]])
+def test_output_that_cannot_be_written_is_told_in_one_line(words, monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["plan", *words])
+    assert stopped.value.code == 2
+    said = "error: standard output cannot be written: No space left on device; write it to another place\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_closed_standard_output_is_none(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan"])
+    assert (stopped.value.code, capsys.readouterr().err) == (0, "")
 
 
 LAUNCHER = """

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from mi_sweeps.errors import UserError
 
@@ -19,18 +20,53 @@ if TYPE_CHECKING:
 DONE, FAILED = 0, 1
 
 
+class Output:
+    """Standard output that may fail without stopping work: from then on what a command prints is lost.
+
+    It is full, or whoever read it has ended, as `head` does."""
+
+    def __init__(self, file: IO[str] | None) -> None:
+        if isinstance(file, io.TextIOWrapper):
+            file.reconfigure(errors="replace")  # "?" where a terminal has no such letter, and no traceback
+        # None: the shell has closed it.
+        self._file = Path(os.devnull).open("w") if file is None else file  # noqa: SIM115
+        self.error: OSError | None = None
+        """How it failed first."""
+
+    def write(self, text: str) -> int:
+        """As of any file."""
+        with self._without_failing():
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As of any file."""
+        with self._without_failing():
+            self._file.flush()
+
+    @contextmanager
+    def _without_failing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
+            with suppress(OSError):  # What is in the buffer would fail again where Python ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def console() -> Console:
     """Where a command prints."""
     from rich.console import Console
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # "?" where a terminal has no such letter, and no traceback
     return Console(highlight=False)
 
 
 def write(console: Console, lines: Iterable[str]) -> None:
     """Lines as they are; laying out thousands would take long."""
-    console.file.writelines(f"{line}\n" for line in lines)
+    console.file.write("".join(f"{line}\n" for line in lines))
 
 
 def cells(options: argparse.Namespace) -> list[Cell]:

@@ -81,14 +81,14 @@ def run(options: argparse.Namespace) -> int:
         manifest.add(output, name, cells, options.line)
         return _closing(console, made, output, name, "nothing to do")
 
-    from mi_sweeps.sweeps import preflight
+    from mi_sweeps.sweeps import preflight, workers
 
+    libraries.ready(first.launcher.threads)
     for line in preflight.check(cells):
         console.print(line, markup=False, soft_wrap=True)
     manifest.add(output, name, cells, options.line)
+    workers.forget_dead(output, name)
     if first.launcher.name == "local":
-        from mi_sweeps.sweeps import workers
-
         pids = workers.submit(output, name, [cell.patch_id for cell in cells], first.launcher, retry=options.retry)
         console.print(
             f"{len(pids)} workers started (process {', '.join(pids)}); `{hint('status', name, output)}` looks",
@@ -141,7 +141,6 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argp
     from mi_sweeps.sweeps.execute import execute
 
     config = cells[0].config
-    libraries.ready(config.launcher.threads)
     bars = progress.Bars(console, made.to_do(options.retry))
     with workers.registered(config.output, config.sweep.name, "inline"), bars.shown():
         wait = options.wait or config.launcher.wait
@@ -169,7 +168,6 @@ def _watch(
     from mi_sweeps.sweeps import progress, workers
 
     on_cluster = bool(submissions.of_output(output))
-    known = False
     last: steer.Seen | None = None
 
     def look() -> Plan:
@@ -181,28 +179,31 @@ def _watch(
         return last.plan
 
     def busy() -> bool:
-        nonlocal known
-        here = bool(workers.alive(output, name))
-        known = known or here
         # A controller that does not answer is restarted now and then.
         unknown = last is not None and last.blind and queue.available()
-        return here or (
-            (unknown or (not known and workers.starting(output, name))) and not planning.make(cells).is_done
-        )
+        return bool(workers.alive(output, name)) or (unknown and not planning.make(cells).is_done)
 
-    return progress.watch(
-        console,
-        look,
-        busy,
-        seconds=steer.ASK_SECONDS if on_cluster else progress.WAIT_SECONDS,
-        below=below,
-    )
+    try:
+        return progress.watch(
+            console,
+            look,
+            busy,
+            seconds=steer.ASK_SECONDS if on_cluster else progress.WAIT_SECONDS,
+            below=below,
+        )
+    except KeyboardInterrupt:
+        again, stop = hint("wait", name, output), hint("cancel", name, output)
+        raise KeyboardInterrupt(
+            f"no longer waiting, the work goes on: `{again}` waits again, `{stop}` ends it"
+        ) from None
 
 
 def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -> int:
     """The last lines of `run` and `wait`, and the exit code."""
     from mi_sweeps.sweeps import show
 
+    for line in () if made.is_done else _ended_early(output, name):
+        console.print(line, markup=False, soft_wrap=True)
     failed = [status for status in made.statuses if status.state == "failed"]
     if failed:
         console.print(f"{word}, but {len(failed)} failed: {show.summary(made)}", soft_wrap=True)
@@ -217,6 +218,15 @@ def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -
         return FAILED
     console.print(f"{word}: {show.summary(made)}", soft_wrap=True)
     return DONE
+
+
+def _ended_early(output: Path, name: str) -> Iterator[str]:
+    """A line for each worker that is gone and has not done its work."""
+    from mi_sweeps.sweeps import workers
+
+    for worker in workers.dead(output, name):
+        who = f"process {worker.pid}" if worker.pid else "a worker"
+        yield f"{who} on {worker.host} ended early: {worker.last_line}; see `{hint('logs', name, output)}`"
 
 
 def status(options: argparse.Namespace) -> int:
@@ -235,7 +245,10 @@ def status(options: argparse.Namespace) -> int:
         if queued := steer.in_queue(made):
             yield escape(f"  in the queue: {queued}")
         for worker in workers.alive(output, name):
-            yield f"  at work: process {worker.pid} on {worker.host} ({worker.launcher})"
+            who = f"at work: process {worker.pid}" if worker.pid else "starting: a process"
+            yield f"  {who} on {worker.host} ({worker.launcher})"
+        for line in () if made.is_done else _ended_early(output, name):
+            yield escape(f"  {line}")
         yield from map(escape, show.errors(made))
         cells = show.noteworthy(made)
         if cells:
@@ -285,7 +298,7 @@ def cancel(options: argparse.Namespace) -> int:
     errors: dict[str, list[str]] = {}
     for name in chosen:
         # First what needs no controller, and one that does not answer keeps nothing else at work.
-        early = workers.starting(output, name)
+        early = any(worker.pid is None for worker in workers.alive(output, name))
         stopped, left = workers.cancel(output, name)
         on_cluster = True
         try:
@@ -310,7 +323,7 @@ def logs(options: argparse.Namespace) -> int:
     """`mi-sweeps logs`: of sweeps, or of single runs and patch jobs by id."""
     from mi_sweeps.slurm import states, steer, submissions
     from mi_sweeps.store.folders import Folder
-    from mi_sweeps.sweeps import manifest
+    from mi_sweeps.sweeps import manifest, workers
     from mi_sweeps.sweeps import plan as planning
 
     words = list(options.words)
@@ -360,6 +373,12 @@ def logs(options: argparse.Namespace) -> int:
             if status.state == "failed" and error and error.exists():
                 lines += error.read_text().splitlines()
             console.print("\n".join(lines), markup=False, soft_wrap=True)
+    for name in every:
+        for worker in workers.dead(output, name) if not named or name in named else ():
+            log = Path(worker.log or "")
+            console.print(f"[bold]worker of {name}[/] ended early {log}", soft_wrap=True)
+            lines = log.read_text(errors="replace").splitlines()[-options.lines :] if log.is_file() else []
+            console.print("\n".join(lines or [worker.last_line]), markup=False, soft_wrap=True)
     return DONE
 
 

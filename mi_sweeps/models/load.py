@@ -28,12 +28,16 @@ def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one.
 
     Raises:
-        UserError: a CUDA device was asked for and is not there.
+        UserError: a CUDA device was asked for and is not there; `cuda:1` is the second of those that are visible.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"launcher.device={name}: this machine has no CUDA device; use launcher.device=cpu")
+    if (index := int(name.partition(":")[2] or 0)) and index >= (count := torch.cuda.device_count()):
+        raise UserError(
+            f"launcher.device={name}: {count} CUDA devices are visible here, from cuda:0 on; use one of them"
+        )
     return torch.device(name)
 
 

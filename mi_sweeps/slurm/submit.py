@@ -3,6 +3,7 @@ already is left alone, so two people may run the same sweep at once."""
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from mi_sweeps import libraries
 from mi_sweeps.config import SlurmConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.slurm import queue, states, submissions
@@ -30,6 +32,8 @@ LOCK_SECONDS = 120.0
 """How long another process may take to submit."""
 SBATCH_SECONDS = 60
 """How long one array may take."""
+TASK = "from submitit.core.submission import submitit_main as run; sys.argv[1:] = sys.argv[-1:]; run()"
+"""What submitit calls with -m, and its folder at the end."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def _sbatch(
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = submitit.SlurmExecutor(submission.jobs)
+    executor = submitit.SlurmExecutor(submission.jobs, python=shlex.join(libraries.python(TASK)))
     work = [SlurmTask(str(submission.path), number, task) for task in range(len(array.tasks))]
     try:
         executor.update_parameters(**parameters(array, launcher, dependency))

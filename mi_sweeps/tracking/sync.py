@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from mi_sweeps import libraries
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
 from mi_sweeps.store.files import write_json
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 BOUNDED = "from mi_sweeps.tracking.service import command_line; command_line()"
 
-COMMAND = (sys.executable, "-c", BOUNDED, "sync", "--include-online")
+COMMAND = (*libraries.python(BOUNDED), "sync", "--include-online")
 
 NO_LOGIN = re.compile(r"Error: .*(API.key|log.?in|IDENTITY_TOKEN)", re.IGNORECASE)
 """How wandb ends where nobody is logged in: no run would fare better."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +68,28 @@ def test_run_submits_and_returns(call: Callable, slurm, words: list[str], output
     assert [array.jobs for array in submission.arrays] == [(f"{id}_0", f"{id}_1") for id in (100, 101, 102)]
     assert {row[1] for row in slurm.queue} == {array.name for array in submission.arrays}
     assert ["aftercorr:100" in script for script in slurm.scripts] == [False, True, True]
+
+
+def test_a_task_takes_no_module_from_the_folder_where_it_was_submitted(
+    call: Callable, slurm, words: list[str], tmp_path: Path
+) -> None:
+    """What srun runs, where there is a `queue.py`."""
+    call("run", *words)
+    (line,) = [line for line in slurm.scripts[0].splitlines() if line.startswith("srun")]
+    command = shlex.split(line)
+    (tmp_path / "queue.py").write_text("raise RuntimeError('not this one')")
+    job = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "1", "SUBMITIT_LOCAL_GLOBALID": "0"}
+    pickle = Path(command[-1]) / "1_submitted.pkl"
+    pickle.write_bytes(b"no pickle")
+    done = subprocess.run(
+        command[command.index(sys.executable) :],
+        cwd=tmp_path,
+        env={**os.environ, **job},
+        capture_output=True,
+        text=True,
+    )
+    assert str(pickle) in done.stdout + done.stderr
+    assert "UnpicklingError" in done.stderr
 
 
 def test_single_tasks_wait_too(call: Callable, slurm, words: list[str]) -> None:

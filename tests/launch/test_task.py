@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mi_sweeps import libraries
 from mi_sweeps.config import Config
 from mi_sweeps.jobs.patch import patch as patch_job
 from mi_sweeps.slurm import submissions, task
@@ -140,6 +141,16 @@ def test_all_done_is_success(work: Stages, submission: Submission, cells: list[C
     assert planning.make(cells).is_done
     assert slurm.calls("scontrol") == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_task_is_ready_before_there_is_a_model(
+    work: Stages, submission: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[object] = []
+    monkeypatch.setattr(libraries, "ready", happened.append)
+    work.during = lambda folder: happened.append("model")
+    assert exit_code(submission) == 0
+    assert happened == [1, "model"]
 
 
 def test_a_cell_that_fails_stops_no_other_and_the_patch_jobs_of_those_are_done_here(

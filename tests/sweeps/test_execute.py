@@ -274,7 +274,7 @@ def test_a_stack_is_cancelled_as_one(stacked_cells):
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])
 def test_local_workers_share_a_sweep(cells, end, monkeypatch):
-    """Real processes through submitit: all is computed once, or all of them are stopped from here."""
+    """Real processes: all is computed once, or all of them are stopped from here."""
     monkeypatch.setattr(workers, "CANCEL_SECONDS", 120)  # A busy machine may take long for a step.
     output = cells[0].config.output
     if end == "cancel":
@@ -311,9 +311,11 @@ def test_workers_that_are_still_starting_can_be_cancelled(cells):
     manifest.add(output, "early", cells, "mi-sweeps run")
     launcher = expand(["launcher=local", "launcher.workers=1"])[0].config.launcher
     (pid,) = workers.submit(output, "early", [cell.patch_id for cell in cells], launcher, retry=[])
-    assert workers.starting(output, "early")
+    assert len(workers.alive(output, "early")) == 1
+    assert os.getsid(int(pid)) == int(pid), "else Ctrl-C in this terminal, or its end, would end it"
     workers.cancel(output, "early")
     assert os.waitpid(int(pid), 0)[1] == 0
+    assert (workers.alive(output, "early"), workers.dead(output, "early")) == ([], [])
     assert plan.make(cells).to_do() == 6
 
 

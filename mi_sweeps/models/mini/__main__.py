@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from transformers.utils import logging
 
+from mi_sweeps import libraries
 from mi_sweeps.models.mini.corpus import TEMPLATE_SEED
 from mi_sweeps.models.mini.measure import win_rate
 from mi_sweeps.models.mini.pretraining import Recipe, pretrain
@@ -36,7 +36,7 @@ def main() -> None:
     args = arguments()
     # For matrices of this size a second thread gains nothing, and with one the weights do not depend on
     # how many cores there are.
-    torch.set_num_threads(1)
+    libraries.ready(threads=1)
     logging.disable_progress_bar()
 
     def report(step: int, loss: float) -> None:
