@@ -104,7 +104,7 @@ def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace
     """To a cluster. Prompts are audited by the jobs: a login node is for light work."""
     from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.slurm import submit as slurm
-    from mi_sweeps.sweeps import manifest, show
+    from mi_sweeps.sweeps import manifest, show, workers
 
     first = cells[0].config
     if not queue.available():
@@ -120,6 +120,7 @@ def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace
             console.print(work.notice, markup=False, soft_wrap=True)
         console.print(f"sweep {name}: {show.summary(work.plan)}", soft_wrap=True)
         manifest.add(output, name, cells, options.line)
+        workers.forget_dead(output, name)
         if work.arrays:
             for line in steer.asked(work.arrays, launcher):
                 console.print(line, markup=False, soft_wrap=True)

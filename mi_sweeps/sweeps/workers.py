@@ -51,7 +51,7 @@ class Worker:
     def last_line(self) -> str:
         """The last line of what it printed: of one that failed, its error."""
         lines = Path(self.log).read_text(errors="replace").split("\n") if self.log and Path(self.log).exists() else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing: it was killed")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it left no error: it was killed")
 
 
 def _folder(output: Path, name: str) -> Path:

@@ -145,7 +145,7 @@ def test_a_worker_that_was_killed_is_told_too(cells, started, call):
     os.dup2(os.open(os.devnull, os.O_RDONLY), int(started[0].arguments[-1]))
     code, printed, _ = call("wait", "s", f"output={cells[0].output}")
     assert code == 1
-    assert "ended early: it printed nothing: it was killed; see `mi-sweeps logs s " in printed
+    assert "ended early: it left no error: it was killed; see `mi-sweeps logs s " in printed
 
 
 def test_ctrl_c_ends_the_waiting_and_not_the_work(cells, call, started, monkeypatch):
