@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mi_sweeps.circuits.fast import FastEngine
+from mi_sweeps.circuits.network import describe
+from mi_sweeps.models.load import load_tokenizer
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.preflight import check
+from mi_sweeps.tasks.task import load
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -24,12 +35,12 @@ def blocks(page: str, language: str) -> list[str]:
 
 def test_own_task_is_a_sweep_that_runs(page: str, tmp_path: Path) -> None:
     files = dict(zip(re.findall(r"^`(conf/\S+\.yaml)`", page, flags=re.MULTILINE), blocks(page, "yaml"), strict=True))
-    assert list(files) == ["conf/task/induction.yaml", "conf/corruption/swapped.yaml"]
-    (code,) = blocks(page, "python")
+    files = {name: files[name] for name in ("conf/task/induction.yaml", "conf/corruption/swapped.yaml")}
+    code, _ = blocks(page, "python")
     for name, text in {"my_task.py": code, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    (script,) = blocks(page, "bash")
+    script, _ = blocks(page, "bash")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
@@ -48,3 +59,45 @@ def test_own_task_is_a_sweep_that_runs(page: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert wrong.returncode == 2
     assert wrong.stderr == "error: corruption=previous: induction has `swapped` alone\n"
+
+
+def test_text_of_different_lengths_is_a_sweep(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `run` checks of it before it trains, and what training asks for."""
+    files = dict(zip(re.findall(r"^`(conf/\S+\.yaml)`", page, flags=re.MULTILINE), blocks(page, "yaml"), strict=True))
+    for name, text in {"recall.py": blocks(page, "python")[1], **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    exported, script = blocks(page, "bash")[1].split("\n", 1)
+    command, verb, *arguments = shlex.split(script.replace("\\\n", " "))
+    assert (exported, command, verb) == ("export PYTHONPATH=.", "mi-sweeps", "run")
+    options, overrides = arguments[:2], arguments[2:]
+    assert options == ["--config-dir", "conf"]
+    (cell,) = expand(overrides, tmp_path / "conf")
+    assert "heldout: 24 prompts, of 4 names that no training prompt has" in "\n".join(check([cell]))
+    own = load(cell.config, load_tokenizer(cell.config.model))
+    batch = own.training(0, 4, 0)
+    assert torch.equal(batch.tokens, own.training(0, 4, 0).tokens)
+    right = torch.nn.functional.one_hot(batch.answers, 167).float()
+    assert ("win_rate", 1.0, 4) in own.metrics(right, batch)
+
+
+@torch.no_grad()
+def test_text_of_different_lengths_is_read_at_its_own_end(
+    page: str, mini_model: PreTrainedModel, mini_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """The engine's clean and corrupted logit differences are those of the plain model, one prompt at a time."""
+    names: dict[str, Any] = {}
+    exec(blocks(page, "python")[1], names)
+    pairs = names["Recall"](mini_tokenizer, heldout=8, seed=0).pairs("person", 8)
+    assert len(set(pairs.clean.end.tolist())) > 1
+    (cell,) = expand(["patching=heads"])
+    network = describe(mini_model)
+    assert network
+    patched = FastEngine(network).patch(pairs, cell.config.patching)
+    for side, batch in ((patched.clean, pairs.clean), (patched.corrupted, pairs.corrupted)):
+        for row, value in enumerate(side.tolist()):
+            logits = mini_model(batch.tokens[row : row + 1, : batch.end[row] + 1]).logits[0, -1]
+            answer, other = logits[pairs.clean.answers[row]], logits[pairs.clean.subjects[row, 0]]
+            assert value == pytest.approx((answer - other).item(), abs=1e-4)
