@@ -97,16 +97,18 @@ def watch(
     at_work, plan, took = once()
     progress = _progress(console)
     bar = progress.add_task("sweep", total=len(plan.statuses))
-    with Live(Group(progress, *below(plan)), console=console, refresh_per_second=1) as screen:
-        while True:
-            states = Counter(status.state for status in plan.statuses)
-            progress.update(bar, completed=states["done"] + states["failed"])
-            screen.update(Group(progress, *below(plan)))
-            # Asked again, for who answers may have learned from the look.
-            if not (at_work or states["running"] or states["queued"] or busy()):
-                break
-            time.sleep(max(seconds, WAIT_TIMES * took))
-            at_work, plan, took = once()
-    if not console.is_interactive:
-        console.print()  # Without a screen the last line is left open.
+    try:
+        with Live(Group(progress, *below(plan)), console=console, refresh_per_second=1) as screen:
+            while True:
+                states = Counter(status.state for status in plan.statuses)
+                progress.update(bar, completed=states["done"] + states["failed"])
+                screen.update(Group(progress, *below(plan)))
+                # Asked again, for who answers may have learned from the look.
+                if not (at_work or states["running"] or states["queued"] or busy()):
+                    break
+                time.sleep(max(seconds, WAIT_TIMES * took))
+                at_work, plan, took = once()
+    finally:
+        if not console.is_interactive:
+            console.print()  # Without a screen the last line is left open.
     return plan

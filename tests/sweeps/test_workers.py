@@ -155,8 +155,8 @@ def test_ctrl_c_ends_the_waiting_and_not_the_work(cells, call, started, monkeypa
     submit(cells, "launcher.workers=1")
     monkeypatch.setattr("mi_sweeps.sweeps.progress.time.sleep", interrupt)
     where = f"output={cells[0].output}"
-    code, _, complained = call("wait", "s", where)
-    assert code == 130
+    code, printed, complained = call("wait", "s", where)
+    assert code == 130 and printed.endswith("\n")
     assert "no longer waiting, the work goes on" in complained
     assert f"`mi-sweeps cancel s {where}` ends it" in complained
     assert len(workers.alive(cells[0].output, "s")) == 1
