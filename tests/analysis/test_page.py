@@ -405,6 +405,7 @@ def test_what_is_known_of_the_prompts_is_told_once(sweep, opened):
         "names": ["Tom"],
         "splits": {"heldout": {"prompts": 240, "most_frequent_answer": {"answer": "<b>Tom", "share": 0.0417}}},
         "overlap": {"heldout": {"same_text": 3, "same_name_set": 5}},
+        "notes": ["two_name: 3 prompts from rows of two names, 5 generated"],
         "slot_rules": {"listed place": 0.3333},
         **{"rows": 10, "kept": 8, "dropped": {"no answer": [3, 7]}},
     }
@@ -418,7 +419,11 @@ def test_what_is_known_of_the_prompts_is_told_once(sweep, opened):
     assert row["most frequent answer"] == "<b>Tom 4.17%"
     assert (row["text also in train"], row["name set also in train"]) == ("3", "5")
     told = page.locator("#trust").inner_text()
-    assert "listed place 33.3%" in told and "no answer: 2 (row 3, 7)" in told
+    assert (
+        "listed place 33.3%" in told
+        and "3 prompts from rows of two names" in told
+        and "no answer: 2 (row 3, 7)" in told
+    )
     assert "12 of 12 runs" in told and "mi_sweeps 0.1.0" in told
 
 

@@ -47,7 +47,7 @@ function auditOf({ audit, runs }) {
       h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, splits.map((split) => h("tr", {}, columns.map(([, of], i) => h(i ? "td" : "th", { scope: i ? null : "row" }, String(of(split) ?? "")))))))),
     rules ? h("p", {}, `Held-out win rate of rules that look at one slot only: ${rules}. A model must beat them to have learned the task.`) : null,
-    (audit.notes ?? []).map((note) => h("p", {}, `${sentence(note)}.`)),
+    (audit.notes ?? []).map((note) => h("p", {}, `${note}.`)),
     droppedOf("rows", audit), droppedOf("held-out rows", audit.heldout_file));
 }
 
