@@ -52,6 +52,8 @@ def plan(options: argparse.Namespace) -> int:
             asked.append(f"warning: {work.too_many}")
     else:
         made = planning.make(cells)
+    for line in _switched_off(cells):
+        console.print(line, markup=False, soft_wrap=True)
     for line in show.axes(cells):
         console.print(f"  {line}", markup=False, soft_wrap=True)
     for line in show.schedules(cells):
@@ -73,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
     first = cells[0].config
     name, output = first.sweep.name, first.output
     console = common.console()
+    for line in _switched_off(cells):
+        console.print(line, markup=False, soft_wrap=True)
     if first.launcher.name == "slurm":
         return _submit(console, cells, options)
     made = planning.make(cells)
@@ -98,6 +102,14 @@ def run(options: argparse.Namespace) -> int:
             return DONE
         return _closing(console, _watch(console, output, name, cells), output, name, "done")
     return _run_here(console, cells, made, options)
+
+
+def _switched_off(cells: Sequence[Cell]) -> Iterator[str]:
+    """A line where wandb is asked for and the environment forbids it."""
+    from mi_sweeps.tracking import unmirrored
+
+    if unmirrored.switched_off() and cells[0].values["tracking"]["mode"] != "disabled":
+        yield f"{unmirrored.OFF}: nothing is mirrored to wandb; `mi-sweeps track` does it later"
 
 
 def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace) -> int:
@@ -202,8 +214,10 @@ def _watch(
 def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -> int:
     """The last lines of `run` and `wait`, and the exit code."""
     from mi_sweeps.sweeps import show
+    from mi_sweeps.tracking import unmirrored
 
-    for line in () if made.is_done else _ended_early(output, name):
+    ended_early = () if made.is_done else _ended_early(output, name)
+    for line in (*ended_early, *unmirrored.told(made, name, output)):
         console.print(line, markup=False, soft_wrap=True)
     failed = [status for status in made.statuses if status.state == "failed"]
     if failed:
@@ -237,6 +251,7 @@ def status(options: argparse.Namespace) -> int:
     from mi_sweeps.slurm import steer
     from mi_sweeps.sweeps import manifest, show, workers
     from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.tracking import unmirrored
 
     output, chosen = common.sweeps(options)
     console = common.console()
@@ -251,6 +266,7 @@ def status(options: argparse.Namespace) -> int:
         for line in () if made.is_done else _ended_early(output, name):
             yield escape(f"  {line}")
         yield from map(escape, show.errors(made))
+        yield from map(escape, unmirrored.told(made, name, output))
         cells = show.noteworthy(made)
         if cells:
             yield from show.cell_table(made, cells, console.width)

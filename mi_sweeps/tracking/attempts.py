@@ -119,10 +119,14 @@ def missing(job: Path, steps: Iterable[int]) -> list[int]:
     return [step for step in steps if step not in there]
 
 
+def jobs_of(run: RunFolder) -> list[Path]:
+    """The folders of a fine-tune, of all its patch jobs and of their parts."""
+    return [run.path, *run.path.glob("patches/*"), *run.path.glob("patches/*/parts/*")]
+
+
 def of_run(run: RunFolder) -> list[Attempt]:
     """The attempts of a fine-tune and of all its patch jobs, the oldest first."""
-    jobs = (run.path, *run.path.glob("patches/*"), *run.path.glob("patches/*/parts/*"))
-    found = [attempt for job in jobs for attempt in of_job(job)]
+    found = [attempt for job in jobs_of(run) for attempt in of_job(job)]
     return sorted(found, key=lambda attempt: attempt.time)
 
 

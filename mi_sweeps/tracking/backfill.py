@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mi_sweeps.config import Config, TrackingConfig
+from mi_sweeps.config import Config, TrackingConfig, wandb_name
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
 from mi_sweeps.store.files import PARTIAL, clear_partial
 from mi_sweeps.store.folders import Folder, PatchFolder, RunFolder
 from mi_sweeps.sweeps import manifest, plan
-from mi_sweeps.tracking import attempts, values
+from mi_sweeps.tracking import attempts, unmirrored, values
 from mi_sweeps.tracking.mirror import Mode, mirror
 from mi_sweeps.tracking.sync import alone, is_running, listed
 
@@ -64,6 +64,11 @@ class Job:
         for place in (self.folder, *(self.patch.all_parts() if self.patch else ())):
             shutil.rmtree(place.path / "wandb", ignore_errors=True)
 
+    def made_up_for(self, *failures: str) -> None:
+        """Nothing is to be told any more of what was not mirrored while it ran."""
+        for place in (self.folder, *(self.patch.all_parts() if self.patch else ())):
+            unmirrored.forget(place.path, *failures)
+
 
 def track(
     console: Console,
@@ -82,8 +87,12 @@ def track(
         again: also what is there already; it takes the place of that on disk, not of what was uploaded.
 
     Raises:
-        UserError: another process does so, or a sweep is mirrored elsewhere.
+        UserError: another process does so, or a sweep is mirrored elsewhere; wandb is switched off, or takes no such
+            name.
     """
+    unmirrored.refuse_if_off()
+    for key, name in (("project", project), ("entity", entity)):
+        wandb_name(f"--{key}", name)
     counts: Counter[str] = Counter()
     with alone(output):
         for run, jobs in _jobs(output, sweeps).items():
@@ -124,6 +133,9 @@ def _track_run(
         for job, _ in wanted:
             job.forget()
     made = [_make(job, steps, config) for (job, steps), config in zip(wanted, configs, strict=True)]
+    for (job, _), mode_made in zip(wanted, made, strict=True):
+        if mode_made:
+            job.made_up_for(unmirrored.TRACK, *([unmirrored.ANEW] if again else []))
     if None in made:
         return f"failed: {made.count(None)} of {len(made)} jobs; wandb's complaint is above"
     words = [f"{'patch job' if job.patch else 'fine-tune'} {len(steps)}" for job, steps in wanted]

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from mi_sweeps.config import wandb_name
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
 from mi_sweeps.store.files import read_json, write_bytes, write_json
 from mi_sweeps.sweeps import manifest
-from mi_sweeps.tracking import contents, service, sync
+from mi_sweeps.tracking import contents, service, sync, unmirrored
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,6 +92,7 @@ def save(console: Console, output: Path, sweep: str, wanted: Wanted) -> int:
     Raises:
         UserError: as for `dry_run`; nobody is logged in; there is no such entity or project.
     """
+    unmirrored.refuse_if_off()
     project, entity = _place(output, sweep, wanted)
     contents.read(output, sweep)  # Before anything is asked of a server.
     try:
@@ -117,6 +119,8 @@ def write(file: Path, text: str) -> None:
 
 def _place(output: Path, sweep: str, wanted: Wanted) -> tuple[str, str | None]:
     """The project, and the entity if any is named."""
+    for key, given in (("project", wanted.project), ("entity", wanted.entity)):
+        wandb_name(f"--{key}", given)
     asked = [entry.config["tracking"] for entry in manifest.load(output, sweep)]
     tracking = next((one for one in asked if one["mode"] != "disabled"), asked[0])
     asked_for = wanted.project or tracking["mode"] != "disabled"

@@ -4,8 +4,9 @@ Everything is logged against an own `checkpoint` axis: wandb's step is shifted w
 each point the summary is that of the whole run, so that it is right whichever attempt comes last. An attempt begins
 with the checkpoints on disk that no earlier one has: of a job that was killed, or not mirrored until now.
 
-Any failure of wandb is a warning; the run goes on without it. A signal to a job reaches wandb's own process too, which
-dies of it at once: then the mirror goes on in a new attempt. A server that does not answer makes it an offline one.
+Any failure of wandb is a warning and a note in the job's folder (`unmirrored`); the run goes on without it. A signal to
+a job reaches wandb's own process too, which dies of it at once: then the mirror goes on in a new attempt. A server that
+does not answer makes it an offline one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from filelock import FileLock, Timeout
 from mi_sweeps.config import Config
 from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import Diverged, Folder, PatchFolder, RunFolder
-from mi_sweeps.tracking import attempts, service, values
+from mi_sweeps.tracking import attempts, service, unmirrored, values
 from mi_sweeps.tracking.attempts import Attempt
 from mi_sweeps.tracking.pictures import heatmap
 from mi_sweeps.tracking.values import Row
@@ -58,11 +59,14 @@ class Mirror:
         run: RunFolder,
         patch: PatchFolder | None,
         corruption: str,
+        place: Path,
         alone: bool = True,
     ) -> None:
         self._begin = begin or (lambda: None)
         self._tracked = begin is not None
+        self._place = place
         self._alone = alone
+        self._is_whole = True
         self._begun = False
         self._wandb: Any | None = None
         self._run = run
@@ -88,6 +92,8 @@ class Mirror:
             except Exception as error:  # wandb raises many kinds, and none may fail a run.
                 what = "the mirror goes on in a new attempt" if again else "nor is anything after it"
                 log.warning("wandb: step %d is not mirrored (%s); %s", step, error, what)
+                if not again:
+                    self._note(f"step {step}: {_line(error)}", unmirrored.TRACK)
                 _forget()
                 self._begun, self._wandb = not again, None
 
@@ -140,7 +146,12 @@ class Mirror:
             }
         except Exception as error:  # As above.
             log.warning("wandb: no heatmaps (%s)", error)
+            self._note(f"no heatmaps: {_line(error)}", unmirrored.ANEW)
             return {}
+
+    def _note(self, why: str, mended_by: str) -> None:
+        self._is_whole = False
+        unmirrored.note(self._place, why, mended_by)
 
     def finish(self, exit_code: int) -> None:
         """Ends the wandb run with tables of all that is there; nothing may be logged after it."""
@@ -153,6 +164,7 @@ class Mirror:
                     self.log(step, rows)
             except Exception as error:  # As above: a table may be damaged.
                 log.warning("wandb: step %d is not mirrored (%s)", unseen[-1], error)
+                self._note(f"step {unseen[-1]}: {_line(error)}", unmirrored.TRACK)
         if may_begin and not self._begun and self._was_killed():
             # Nothing was left to log, but the summary is still to be written.
             self._begun, self._wandb = True, self._begin()
@@ -162,16 +174,31 @@ class Mirror:
             self._wandb.summary.update({**values.summary(self._run), **_tables(self._wandb, self._run)})
         except Exception as error:  # As above.
             log.warning("wandb: no tables (%s)", error)
+            self._note(f"no tables: {_line(error)}", unmirrored.ANEW)
         try:
             folder = Path(self._wandb.dir).parent
             self._wandb.finish(exit_code=exit_code)
             for attempt in attempts.in_folder(folder):
-                _check_arrival(attempt)
+                self._check_arrival(attempt)
         except TimeoutError:
             log.warning("wandb: not all was uploaded in %g s; `mi-sweeps sync` uploads the rest", FINISH_SECONDS)
+            self._note(f"not all was uploaded in {FINISH_SECONDS:g} s", unmirrored.SYNC)
         except Exception as error:  # As above.
             log.warning("wandb: not finished (%s)", error)
+            self._note(f"not finished: {_line(error)}", unmirrored.TRACK)
             _forget()
+        if self._is_whole:  # With what earlier attempts have left out.
+            unmirrored.forget(self._place, unmirrored.TRACK)
+
+    def _check_arrival(self, attempt: Attempt) -> None:
+        """Marks an attempt that was online as uploaded, if it was."""
+        if not attempt.is_online:
+            return
+        if errors := attempt.errors():
+            log.warning("wandb: not all was uploaded (%s); `mi-sweeps sync` uploads it again", errors[-1])
+            self._note(errors[-1], unmirrored.SYNC)
+        else:
+            attempt.ended.touch()
 
 
 @contextmanager
@@ -186,10 +213,11 @@ def mirror(
     """
     lock = attempts.online_lock(run)
     own = patch or run
-    begin = partial(_begin, config, run, patch, (place or own).path, lock)
+    folder = (place or own).path
+    begin = partial(_begin, config, run, patch, folder, lock)
     tracked = config.tracking.mode != "disabled"
     alone = place is None or place.path == own.path
-    mirrored = Mirror(begin if tracked else None, run, patch, config.corruption.name, alone)
+    mirrored = Mirror(begin if tracked else None, run, patch, config.corruption.name, folder, alone)
     try:
         yield mirrored
     except Diverged:  # A result.
@@ -207,6 +235,10 @@ def mirror(
 def _begin(config: Config, run: RunFolder, patch: PatchFolder | None, place: Path, lock: FileLock) -> Any | None:
     """A new attempt: online if that is asked for and possible, or else offline; None if wandb fails altogether."""
     global _unreachable
+    if unmirrored.switched_off():
+        log.warning("wandb: %s: not mirrored", unmirrored.OFF)
+        unmirrored.note(place, unmirrored.OFF, unmirrored.TRACK)
+        return None
     if config.tracking.mode == "online" and time.monotonic() - _unreachable >= AGAIN_SECONDS:
         before = set(attempts.of_job(place))
         try:
@@ -216,17 +248,22 @@ def _begin(config: Config, run: RunFolder, patch: PatchFolder | None, place: Pat
             return begun
         except Timeout:
             log.warning("wandb: another job sends to this run; mirrored offline, for `mi-sweeps sync`")
+            unmirrored.note(place, "another job sent to this run", unmirrored.SYNC)
         except Exception as error:  # Whatever wandb raises: the run goes on.
             log.warning("wandb: not online (%s); mirrored offline, for `mi-sweeps sync`", _line(error))
+            unmirrored.note(place, f"not online: {_line(error)}", unmirrored.SYNC)
             _unreachable = time.monotonic()
             lock.release(force=True)
             _forget()
             for attempt in set(attempts.of_job(place)) - before:
                 shutil.rmtree(attempt.folder, ignore_errors=True)  # It never began.
+    elif config.tracking.mode == "online":
+        unmirrored.note(place, "not online: the server did not answer a moment before", unmirrored.SYNC)
     try:
         return _init("offline", config, run, patch, place)
     except Exception as error:  # As above.
         log.warning("wandb: not mirrored (%s)", _line(error))
+        unmirrored.note(place, _line(error), unmirrored.TRACK)
         _forget()
         return None
 
@@ -281,16 +318,6 @@ def _tables(begun: Any, run: RunFolder) -> dict[str, Any]:
         table.bind_to_run(begun, key, "summary")
         made[key] = table
     return made
-
-
-def _check_arrival(attempt: Attempt) -> None:
-    """Marks an attempt that was online as uploaded, if it was."""
-    if not attempt.is_online:
-        return
-    if errors := attempt.errors():
-        log.warning("wandb: not all was uploaded (%s); `mi-sweeps sync` uploads it again", errors[-1])
-    else:
-        attempt.ended.touch()
 
 
 def _line(error: Exception) -> str:

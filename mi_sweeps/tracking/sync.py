@@ -32,7 +32,8 @@ from mi_sweeps.hints import hint
 from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import PatchFolder, RunFolder, describe, run_folder
 from mi_sweeps.sweeps import manifest
-from mi_sweeps.tracking.attempts import Attempt, logged_errors, of_run, online_lock, records
+from mi_sweeps.tracking import unmirrored
+from mi_sweeps.tracking.attempts import Attempt, jobs_of, logged_errors, of_run, online_lock, records
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,8 +90,10 @@ def sync(console: Console, output: Path, sweeps: Sequence[str], *, dry_run: bool
     """Uploads what is missing, with a line for each run; the exit code is 1 if some upload failed.
 
     Raises:
-        UserError: another process uploads from this folder of results, or nobody is logged in.
+        UserError: another process uploads from this folder of results, or nobody is logged in; wandb is switched off.
     """
+    if not dry_run:
+        unmirrored.refuse_if_off()
     with nullcontext() if dry_run else alone(output):
         runs = [run for run in look(output, sweeps) if run.uploaded or run.missing or run.empty]
         counts = _go_through(console, runs, dry_run)
@@ -232,6 +235,8 @@ def _call(run: Run) -> Outcome:
         attempt.began.unlink(missing_ok=True)
     url = re.search(r" at (https?://\S+)", printed)
     if len(good) == len(run.missing):
+        for job in jobs_of(run.folder):
+            unmirrored.forget(job, unmirrored.SYNC)
         if url:
             write_json(run.folder.wandb, {"url": url[1]})
         return Outcome(url=url[1] if url else "wandb")

@@ -193,8 +193,11 @@ def test_of_two_jobs_at_once_one_is_mirrored_offline(call, cell, run, online, ca
     with attempts.online_lock(run), mirror(cell.config, run, patch) as tracked:
         tracked.log(0, [row])
     assert "another job sends to this run" in caplog.text
+    note = patch.path / "unmirrored.json"
+    assert read_json(note) == {"why": "another job sent to this run", "mended_by": "sync"}
     code, printed, _ = call("sync", "mine", f"output={cell.output}")
     assert code == 0, printed
+    assert not note.exists()
     seen = online.runs[run.run_id]
     assert seen.column("first/logit_diff/attn_0") == [1.0]
     assert seen.summary["heldout/win_rate"] == 0.0, "the summary is of the whole run"
