@@ -8,13 +8,13 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from ..errors import UserError
 from ..store.files import replacing, write_bytes
+from .canvas import settings
 from .films import Film
 
 DPI = 130
@@ -47,7 +47,7 @@ def frames(film: Film) -> list[Image.Image]:
     figure.set_dpi(DPI)
     paper = FigureCanvasAgg(figure)
     drawn = []
-    with matplotlib.rc_context({"text.parse_math": False}):
+    with settings():
         paper.draw()
         figure.set_layout_engine("none")  # laid out once: nothing moves by itself
         for artist in film.moving:

@@ -1,4 +1,5 @@
-"""Paper for figures: seaborn's look on a figure of its own, matplotlib's settings left as they are."""
+"""Paper for figures: seaborn's look on a figure of its own. The user's settings of matplotlib (`text.usetex`, style
+sheets, a matplotlibrc, `savefig.*`) change none, and are left as they are."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -59,6 +61,15 @@ class Picture(Figure):
 
 
 @contextmanager
+def settings(**own: Any) -> Iterator[None]:
+    """matplotlib as it comes, but for some settings; around everything that draws or saves. It sets text as it is:
+    a run's name may hold a dollar sign."""
+    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with matplotlib.rc_context(defaults | {"text.parse_math": False} | own):
+        yield
+
+
+@contextmanager
 def grid(
     rows: int, columns: int, title: str, source: Source, height: float = 2.0, page: bool | None = None
 ) -> Iterator[tuple[Picture, np.ndarray]]:
@@ -68,9 +79,7 @@ def grid(
     below: what the figure was made from. The figure belongs to no pyplot window.
     """
     wide = columns > 1 if page is None else page
-    # A run's name may hold a dollar sign.
-    settings = matplotlib.rc_context({**TEXT, "text.parse_math": False})
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"), settings:
+    with settings(), sns.axes_style("whitegrid"), sns.plotting_context("paper"), matplotlib.rc_context(TEXT):
         width = PAGE if wide else COLUMN
         lines = textwrap.fill(str(source), width=round(20 * width))  # characters of this size an inch
         margin = 0.3 + 0.1 * lines.count("\n")

@@ -9,19 +9,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
 
 from ..store.files import write_bytes, write_json
 from . import animations, approximate, curves, dynamics, films, heatmaps
-from .canvas import Picture
+from .canvas import Picture, settings
 from .films import Film
 from .frames import Frames
 from .summaries import with_approximate
 
 DPI = 200
 FORMATS = ("png", "svg", "pdf")
-EDITABLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mi-sweeps", "text.parse_math": False}
+EDITABLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mi-sweeps"}
 """Text stays text, in TrueType as journals ask for; and the same tables make the same bytes."""
 
 
@@ -66,7 +65,7 @@ def _save(picture: Picture, file: Path, kind: str) -> Path:
         "svg": {"Title": title, "Description": about, "Date": None},
         "pdf": {"Title": title, "Subject": about, "Keywords": " ".join(picture.source.runs), "CreationDate": None},
     }
-    with matplotlib.rc_context(EDITABLE):
+    with settings(**EDITABLE):
         picture.savefig(content, format=kind, dpi=DPI, metadata=metadata.get(kind))
     picture.set_layout_engine("none")  # the next format need not lay it out again
     write_bytes(file, content.getvalue())

@@ -1,5 +1,5 @@
-"""How other libraries behave in our processes: what they print, how their threads wait, what becomes of memory that
-they freed, and which kernels they choose."""
+"""How other libraries behave in our processes: what they print, where they draw, how their threads wait, what becomes of
+memory that they freed, and which kernels they choose."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Giving the core up at once (OMP_WAIT_POLICY=PASSIVE) costs small models half of 
 
 
 def quiet() -> None:
-    """Keeps progress bars and advice out of our own output (errors still come through), and threads from holding cores
-    while they wait.
+    """Keeps progress bars and advice out of our own output (errors still come through), threads from holding cores while
+    they wait, and pictures to files.
 
     Call before torch is imported: it loads tqdm and OpenMP, which read their switches then."""
     for variable, value in {
@@ -39,6 +39,8 @@ def quiet() -> None:
         os.environ.setdefault(variable, value)
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
+    # A notebook's shell exports a backend of the notebook's own, without which matplotlib cannot even be imported.
+    os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 

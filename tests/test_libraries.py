@@ -19,6 +19,17 @@ from mi_sweeps.models.mini import __main__ as making_mini
 from mi_sweeps.sweeps import manifest, workers
 from mi_sweeps.sweeps.grid import expand
 
+IMPORTED = "from mi_sweeps import libraries; libraries.quiet(); from matplotlib import colormaps, get_backend"
+
+
+def test_a_shell_of_a_notebook_does_not_keep_pictures_from_being_drawn():
+    """It exports the notebook's own backend."""
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    code = f"{IMPORTED}; print(get_backend())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout.strip().lower(), done.stderr) == (0, "agg", "")
+
+
 FAULTS = """
 import resource, sys, torch
 from mi_sweeps import libraries

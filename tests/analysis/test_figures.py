@@ -6,11 +6,13 @@ import json
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from cycler import cycler
 
-from mi_sweeps.analysis import canvas, curves, heatmaps
+from mi_sweeps.analysis import animations, canvas, curves, films, heatmaps
 from mi_sweeps.analysis.figures import _save, figures
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.summaries import recovered
@@ -53,6 +55,31 @@ def test_text_stays_text_and_the_same_tables_make_the_same_files(make_output, tm
     again = heatmaps.heads(frames, "second", sites=("z",))
     assert _save(again, tmp_path / "b.pdf", "pdf").read_bytes() == pdf
     assert _save(again, tmp_path / "b.svg", "svg").read_bytes() == svg
+
+
+HOSTILE = {
+    **{"text.usetex": True, "font.size": 30, "font.family": ["monospace"], "axes.grid": False, "lines.linewidth": 9},
+    **{"savefig.bbox": "tight", "savefig.facecolor": "red", "savefig.transparent": True, "savefig.dpi": 10},
+    **{"svg.fonttype": "path", "figure.dpi": 10, "image.cmap": "jet", "image.interpolation": "bilinear"},
+    **{"axes.prop_cycle": cycler(color=["red"]), "axes.xmargin": 0.4, "xtick.labelcolor": "red"},
+}
+
+
+def test_whatever_the_user_has_set_the_files_are_the_same(make_output, tmp_path):
+    """`text.usetex` alone would fail where there is no TeX."""
+    output = make_output(steps=(8, 16), layers=2, heads=2, corruptions=("second",))
+
+    def drawn():
+        frames = load(output)
+        pictures = (heatmaps.heads(frames, "second", sites=("z",)), curves.training(frames, ["win_rate"]))
+        svg = [_save(picture, tmp_path / "a.svg", "svg").read_bytes() for picture in pictures]
+        return svg, [frame.tobytes() for frame in animations.frames(films.heatmap(frames, "z"))]
+
+    plain = drawn()
+    strange = pd.option_context("mode.string_storage", "python", "display.precision", 1, "display.max_columns", 1)
+    with matplotlib.style.context("dark_background"), matplotlib.rc_context(HOSTILE), strange:
+        assert drawn() == plain
+        assert matplotlib.rcParams["text.usetex"]
 
 
 def test_figures_are_as_wide_as_a_column_or_a_page(make_output):
