@@ -40,6 +40,8 @@ class Patch:
     """patch.json; empty while the patch job was never started."""
     status: Json
     """status.json, whose `state` is `todo` while the patch job was never started."""
+    is_damaged: bool = False
+    """Whether patch.json cannot be read. Then its tables are left out, too."""
 
     def steps(self) -> list[int]:
         """The checkpoints examined so far, in order."""
@@ -65,6 +67,8 @@ class Run:
     overrides: Json
     """What the sweep set for this run: all that is known of a run that was never started."""
     patches: tuple[Patch, ...] = field(repr=False)
+    is_damaged: bool = False
+    """Whether run.json cannot be read. Then all its tables are left out, too."""
 
     @property
     def config(self) -> Json:
@@ -99,37 +103,45 @@ def collector_paused() -> Iterator[None]:
 
 
 @collector_paused()
-def read(output: Path, sweeps: Sequence[str] | None = None) -> Output:
+def read(output: Path, sweeps: Sequence[str] | None = None, damaged: list[str] | None = None) -> Output:
     """What the folder `output` holds, limited to the named `sweeps` if any are given.
 
     A planned cell without a folder is there with state `todo`. Raises UserError where the folder or a sweep
-    does not exist, or a JSON file cannot be read.
+    does not exist, or a JSON file cannot be read; with a list `damaged`, such a run or patch job is there as failed,
+    and the file is named in that list.
     """
     output = Path(output)
     if not output.is_dir():
         raise UserError(f"no output folder at {output}: give the folder that a sweep wrote to (output=...)")
-    known = {file.parent.name: _sweep(file) for file in sorted((output / "sweeps").glob("*/sweep.json"))}
+    known = {file.parent.name: file for file in sorted((output / "sweeps").glob("*/sweep.json"))}
     if unknown := [name for name in sweeps or () if name not in known]:
         there = ", ".join(known) or "none"
         raise UserError(f"no sweep named {', '.join(unknown)} in {output}: there is {there}")
-    chosen = tuple(known[name] for name in dict.fromkeys(sweeps)) if sweeps else tuple(known.values())
+    files = [known[name] for name in dict.fromkeys(sweeps)] if sweeps else list(known.values())
+    chosen = tuple(map(_sweep, files))
 
     planned = _planned(chosen)
     run_ids = list(planned)
     if not sweeps:  # all there is, also what belongs to no sweep
         on_disk = (path.name for path in sorted((output / "runs").glob("*")) if path.is_dir())
         run_ids += [run_id for run_id in on_disk if run_id not in planned]
-    runs = (_run(output, run_id, planned.get(run_id, []), everything=not sweeps) for run_id in run_ids)
+    runs = (_run(output, run_id, planned.get(run_id, []), not sweeps, damaged) for run_id in run_ids)
     return Output(output, chosen, tuple(runs))
 
 
-def find(output: Path, id: str) -> Output:
+def find(output: Path, id: str, damaged: list[str] | None = None) -> Output:
     """The one run that `id` or its beginning names, with all its patch jobs; of a patch job's id, with that one only.
 
-    Raises UserError where there is none, or more than one run.
+    Raises UserError where there is none, or more than one run; or where a JSON file cannot be read. With a list
+    `damaged`, that is named there, and the rest is shown.
     """
     output = Path(output)
-    sweeps = [_sweep(file) for file in sorted((output / "sweeps").glob("*/sweep.json"))]
+    sweeps = []
+    for file in sorted((output / "sweeps").glob("*/sweep.json")):
+        try:
+            sweeps.append(_sweep(file))
+        except UserError as error:
+            leave_out(error, damaged)
     planned = _planned(sweeps)
     owners = {run_id: run_id for run_id in (*planned, *sorted(names(output / "runs")))}
     for run_id in list(owners):
@@ -143,15 +155,25 @@ def find(output: Path, id: str) -> Output:
     if len(runs) > 1:
         raise UserError(f"{id}: {len(found)} ids begin so, {found[0]} and {found[1]} among them; give more of it")
     run_id = runs.pop()
-    run = _run(output, run_id, planned.get(run_id, []), everything=True)
+    run = _run(output, run_id, planned.get(run_id, []), True, damaged)
     if run_id not in found:
         run = replace(run, patches=tuple(patch for patch in run.patches if patch.patch_id in found))
     return Output(output, tuple(sweep for sweep in sweeps if sweep.name in run.sweeps), (run,))
 
 
+def leave_out(error: UserError, damaged: list[str] | None) -> None:
+    """Names what cannot be read; where nobody asks for that, it is an error."""
+    if damaged is None:
+        raise error
+    damaged.append(str(error))
+
+
 def _sweep(file: Path) -> Sweep:
     about = _json(file)
-    return Sweep(about.get("name", file.parent.name), about.get("command", ""), tuple(about.get("cells", ())))
+    cells = about.get("cells", [])
+    if not (isinstance(cells, list) and all(isinstance(cell, dict) and "run_id" in cell for cell in cells)):
+        raise UserError(f"cannot read {file} (not a sweep): delete it and run the sweep again")
+    return Sweep(about.get("name", file.parent.name), about.get("command", ""), tuple(cells))
 
 
 def _planned(sweeps: Sequence[Sweep]) -> dict[str, list[tuple[str, Json]]]:
@@ -163,33 +185,46 @@ def _planned(sweeps: Sequence[Sweep]) -> dict[str, list[tuple[str, Json]]]:
     return planned
 
 
-def _run(output: Path, run_id: str, cells: Sequence[tuple[str, Json]], everything: bool) -> Run:
+def _run(
+    output: Path, run_id: str, cells: Sequence[tuple[str, Json]], everything: bool, damaged: list[str] | None
+) -> Run:
     path = output / "runs" / run_id
     corruptions = {cell["patch_id"]: cell.get("corruption", "") for _, cell in cells if cell.get("patch_id")}
     if everything:
         for folder in sorted((path / "patches").glob("*")):
             if folder.is_dir():
                 corruptions.setdefault(folder.name, "")
+    about, status, is_damaged = _state(path, "run.json", damaged)
     return Run(
         run_id=run_id,
         sweeps=tuple(dict.fromkeys(name for name, _ in cells)),
         path=path,
-        about=_json(path / "run.json"),
-        status=_status(path),
+        about=about,
+        status=status,
         overrides=cells[0][1].get("overrides", {}) if cells else {},
-        patches=tuple(_patch(path, run_id, patch_id, known) for patch_id, known in corruptions.items()),
+        patches=tuple(_patch(path, run_id, patch_id, known, damaged) for patch_id, known in corruptions.items()),
+        is_damaged=is_damaged,
     )
 
 
-def _patch(run: Path, run_id: str, patch_id: str, corruption: str) -> Patch:
+def _patch(run: Path, run_id: str, patch_id: str, corruption: str, damaged: list[str] | None) -> Patch:
     path = run / "patches" / patch_id
-    about = _json(path / "patch.json")
-    return Patch(patch_id, run_id, about.get("corruption", corruption), path, about, _status(path))
+    about, status, is_damaged = _state(path, "patch.json", damaged)
+    return Patch(patch_id, run_id, about.get("corruption", corruption), path, about, status, is_damaged)
 
 
-def _status(folder: Path) -> Json:
-    """As every reader sees it: a `running` one whose process is gone is `interrupted`."""
-    return dict(vars(Folder(folder).status()))
+def _state(folder: Path, name: str, damaged: list[str] | None) -> tuple[Json, Json, bool]:
+    """What a run or patch job says of itself; its status, as every reader sees it (a `running` one whose process is
+    gone is `interrupted`); and whether the former cannot be read."""
+    status = dict(vars(Folder(folder).status()))
+    try:
+        about = _json(folder / name)
+        if not isinstance(about.get("config", {}), dict):
+            raise UserError(f"cannot read {folder / name} (no configuration): delete it and run the sweep again")
+    except UserError as error:
+        leave_out(error, damaged)
+        return {}, status | {"state": "failed", "error": str(error)}, True
+    return about, status, False
 
 
 def _json(file: Path) -> Json:
@@ -198,7 +233,7 @@ def _json(file: Path) -> Json:
         value = checksums.parse(file.read_bytes())
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"cannot read {file} ({error}): delete it and run the sweep again") from None
     if not isinstance(value, dict):
         raise UserError(f"cannot read {file} (not a JSON object): delete it and run the sweep again")

@@ -73,6 +73,12 @@ PATHS_BY_PROMPT = EXAMINED | {"site": "string", **SOURCE, "layer": "Int64", "hea
 Examined = tuple[folder.Patch, int]
 """A patch job and the step of a checkpoint; there is a table of it."""
 TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
+EXPORTED = {
+    **{"runs": RUNS, "patches": PATCHES, "metrics": METRICS, "attribution": ATTRIBUTION, "patching": PATCHING},
+    **{"paths": PATHS, "measures": MEASURES, "by_prompt": BY_PROMPT, "paths_by_prompt": PATHS_BY_PROMPT},
+}
+"""The columns of every table that may be exported."""
+FORMATS = ("parquet", "csv")
 
 
 @dataclass(frozen=True)
@@ -104,21 +110,30 @@ class Frames:
     """How many tables of patch jobs were not read, because they were too many."""
 
 
-def load(output: Path, sweeps: Sequence[str] | None = None, most: int | None = None) -> Frames:
+def load(
+    output: Path, sweeps: Sequence[str] | None = None, most: int | None = None, damaged: list[str] | None = None
+) -> Frames:
     """The tables of the folder `output`, limited to the named `sweeps` if any are given.
 
     `most`: how many tables of patch jobs are read at most, each one checkpoint; 0 leaves runs, patch jobs and metrics.
-    Raises UserError where the folder or a sweep does not exist, or a file cannot be read.
+    Raises UserError where the folder or a sweep does not exist, or a file cannot be read; with a list `damaged`, what
+    cannot be read is left out, and named there.
     """
-    return tabulate(folder.read(output, sweeps), most=most)
+    return tabulate(folder.read(output, sweeps, damaged), most=most, damaged=damaged)
 
 
 @folder.collector_paused()
-def tabulate(output: folder.Output, paths: bool = True, most: int | None = None) -> Frames:
-    """The tables of an output folder that was read. Without `paths`, of which there may be many, that one is empty."""
-    found = [(patch, step) for patch in output.patches for step in patch.steps()]
+def tabulate(
+    output: folder.Output, paths: bool = True, most: int | None = None, damaged: list[str] | None = None
+) -> Frames:
+    """The tables of an output folder that was read. Without `paths`, of which there may be many, that one is empty.
+
+    `damaged`: as for `load`.
+    """
+    sound = [run for run in output.runs if not run.is_damaged]
+    found = [(patch, step) for run in sound for patch in run.patches if not patch.is_damaged for step in patch.steps()]
     examined, every = _some(found, most)
-    keys = [(patch.run_id, patch.patch_id, patch.corruption, step) for patch, step in examined]
+    keys = []
     wanted = {
         "attribution": (ATTRIBUTION_KINDS, ATTRIBUTION),
         "patching": (("patch",), PATCHING),
@@ -129,16 +144,20 @@ def tabulate(output: folder.Output, paths: bool = True, most: int | None = None)
     names = {"kind", *ATTRIBUTION, *PATCHING, *PATHS, *MEASURES}
     parts: dict[str, list[pa.Table]] = {name: [] for name in wanted}
     for patch, step in examined:
-        table = _read(patch.table(step), "kind", names)
+        table = _left(patch.table(step), "kind", names, damaged)
+        if table is None:
+            continue
+        keys.append((patch.run_id, patch.patch_id, patch.corruption, step))
         has = set(table.column_names)
         for name, (kinds, columns) in wanted.items():
             parts[name].append(_of_kinds(table, kinds).select([column for column in columns if column in has]))
-    trained = [run for run in output.runs if (run.path / "metrics.parquet").exists()]
-    metrics = [_read(run.path / "metrics.parquet", "metric") for run in trained]
+    trained = [run for run in sound if (run.path / "metrics.parquet").exists()]
+    read = {run.run_id: _left(run.path / "metrics.parquet", "metric", None, damaged) for run in trained}
+    metrics = {run_id: table for run_id, table in read.items() if table is not None}
     return Frames(
         runs=_typed(_runs(output.runs), RUNS),
         patches=_typed(_patches(list(output.patches)), PATCHES),
-        metrics=_typed(_stack(metrics, [(run.run_id,) for run in trained], ("run_id",)), METRICS),
+        metrics=_typed(_stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS),
         **{name: _typed(_stack(parts[name], keys, tuple(EXAMINED)), columns) for name, (_, columns) in wanted.items()},
         output=output,
         every=every,
@@ -167,23 +186,28 @@ def by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFram
     patch.json from 0. A prompt that has no such site has no row there. Only the named `sites`, if any are given: all
     sites of a large sweep may not fit in memory. Empty for tables that do not tell prompts apart.
     """
-    return _together(_by_prompt(frames, "patch", sites), BY_PROMPT)
+    return _together(_by_prompt(frames, "patch", None, sites), BY_PROMPT)
 
 
 def paths_by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
     """As `by_prompt`, along the direct paths of the checkpoints that `frames.paths` holds."""
-    return _together(_by_prompt(frames, "path", sites), PATHS_BY_PROMPT)
+    return _together(_by_prompt(frames, "path", None, sites), PATHS_BY_PROMPT)
 
 
 def export(
-    frames: Frames, directory: Path, format: Literal["parquet", "csv"] = "parquet", by_prompt: bool = False
+    frames: Frames,
+    directory: Path,
+    format: Literal["parquet", "csv"] = "parquet",
+    by_prompt: bool = False,
+    damaged: list[str] | None = None,
 ) -> list[Path]:
     """Write each table to its own file in `directory`, whole or not at all; returns the files.
 
     CSV keeps values, Parquet keeps types as well. `by_prompt` also writes what each prompt has, as `by_prompt` and
-    `paths_by_prompt`: many times as much.
+    `paths_by_prompt`: many times as much. A table of an earlier export that is not made now is removed: it would pass
+    for one of these results. `damaged`: as for `load`.
     """
-    if format not in ("parquet", "csv"):
+    if format not in FORMATS:
         raise UserError(f"no table format {format!r}: choose parquet or csv")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -197,8 +221,28 @@ def export(
     if by_prompt:
         for name, kind, columns in (("by_prompt", "patch", BY_PROMPT), ("paths_by_prompt", "path", PATHS_BY_PROMPT)):
             files.append(directory / f"{name}.{format}")
-            _write_parts(files[-1], _by_prompt(frames, kind), columns)
+            _write_parts(files[-1], _by_prompt(frames, kind, damaged), columns)
+    for file in set(exported(directory)) - set(files):
+        if _header(file) == list(EXPORTED[file.stem]):  # Somebody else's may have the same name.
+            file.unlink()
     return files
+
+
+def exported(directory: Path) -> list[Path]:
+    """The files in a folder that have the name of an exported table."""
+    named = (Path(directory) / f"{name}.{format}" for name in EXPORTED for format in FORMATS)
+    return [file for file in named if file.is_file()]
+
+
+def _header(file: Path) -> list[str]:
+    """The columns of a table in a file; none where it is not one."""
+    try:
+        if file.suffix == ".parquet":
+            return list(pq.read_schema(file).names)
+        with file.open(encoding="utf-8") as lines:
+            return next(lines, "").strip().split(",")
+    except (pa.ArrowException, OSError, ValueError):
+        return []
 
 
 def _runs(runs: Sequence[folder.Run]) -> list[dict[str, Any]]:
@@ -279,7 +323,9 @@ def _nested(overrides: folder.Json) -> folder.Json:
     return config
 
 
-def _by_prompt(frames: Frames, kind: str, sites: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+def _by_prompt(
+    frames: Frames, kind: str, damaged: list[str] | None, sites: Sequence[str] | None = None
+) -> Iterator[pd.DataFrame]:
     """Rows of kind `patch` or `path` prompt by prompt, one frame a checkpoint."""
     table, columns = (frames.patching, BY_PROMPT) if kind == "patch" else (frames.paths, PATHS_BY_PROMPT)
     held = set(table[["patch_id", "step"]].drop_duplicates().itertuples(index=False, name=None))
@@ -288,8 +334,8 @@ def _by_prompt(frames: Frames, kind: str, sites: Sequence[str] | None = None) ->
         for step in patch.steps():
             if (patch.patch_id, step) not in held:
                 continue
-            rows = _read(patch.table(step), "kind", names)
-            if not {"by_prompt", "prompt"} <= set(rows.column_names):
+            rows = _left(patch.table(step), "kind", names, damaged)
+            if rows is None or not {"by_prompt", "prompt"} <= set(rows.column_names):
                 continue
             prompts = _of_kinds(rows, ("prompt",))
             chosen = _of_kinds(rows, (kind,))
@@ -356,6 +402,15 @@ def _stack(tables: Sequence[pa.Table], keys: Sequence[tuple[Any, ...]], names: S
     for name, of_tables in zip(names, zip(*keys, strict=True), strict=True):
         stacked[name] = np.repeat(np.array(of_tables, dtype=object), lengths)
     return stacked
+
+
+def _left(file: Path, needed: str, columns: Iterable[str] | None, damaged: list[str] | None) -> pa.Table | None:
+    """A file's table as `_read` gives it; None where it cannot be read and `damaged` takes the reason."""
+    try:
+        return _read(file, needed, columns)
+    except UserError as error:
+        folder.leave_out(error, damaged)
+        return None
 
 
 def _read(file: Path, needed: str, columns: Iterable[str] | None = None) -> pa.Table:

@@ -67,7 +67,7 @@ def audits(runs: Iterable[Run]) -> list[Json]:
         try:
             text = (run.path / "audit.json").read_bytes()
             about = found[text] if text in found else {"audit": _prompts(text), "runs": []}
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError):  # Missing, damaged, or no object.
             continue
         found.setdefault(text, about)["runs"].append(number)
     return list(found.values())
@@ -98,7 +98,7 @@ def links(output: Output, beside: Path) -> Json:
 def wandb(run: Run) -> str | None:
     """Where wandb shows a run: as wandb said when it was sent; or if that was not noted, but it was online or was
     uploaded and names its entity, where that would be."""
-    with suppress(OSError, UserError):
+    with suppress(OSError, UserError, AttributeError):
         url = (read_json(run.path / "wandb.json") or {}).get("url")
         if str(url).startswith(("https://", "http://")):
             return str(url)

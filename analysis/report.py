@@ -35,19 +35,24 @@ MOST = 6000
 """Tables of patch jobs that are read at most: more would not fit on the page, and 6000 take ten seconds."""
 
 
-def write_report(output: Path, sweeps: Sequence[str] | None = None, to: Path | None = None) -> Path:
+def write_report(
+    output: Path, sweeps: Sequence[str] | None = None, to: Path | None = None, damaged: list[str] | None = None
+) -> Path:
     """Write the page for the folder `output`, or for the named `sweeps` of it; returns the file.
 
     The file is `to`, or report.html in `output`; it appears whole or not at all. Where all checkpoints would
     make a page beyond LIMIT, it shows fewer of them in its heatmaps and says so. Raises UserError where the
-    folder or a sweep does not exist, a file cannot be read, or `to` is a folder.
+    folder or a sweep does not exist, a file cannot be read, or `to` is a folder; with a list `damaged`, what cannot be
+    read is left out, and named there.
     """
-    found = read(output, sweeps)
+    found = read(output, sweeps, damaged)
     file = Path(to) if to is not None else found.path / "report.html"
     if file.is_dir():
         raise UserError(f"{file}: is a folder; give a file in it, such as {file / 'report.html'}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, page(found, tabulate(found, paths=False, most=MOST), beside=file.parent).encode())
+    write_bytes(
+        file, page(found, tabulate(found, paths=False, most=MOST, damaged=damaged), beside=file.parent).encode()
+    )
     return file
 
 

@@ -34,13 +34,20 @@ RED, BLUE = (178, 24, 43), (33, 102, 172)
 """Colours of 1 and -1; 0 is white, as in the figures."""
 
 
-def show(console: Console, found: folder.Output, site: str = "z", step: int | None = None) -> None:
+def show(
+    console: Console,
+    found: folder.Output,
+    site: str = "z",
+    step: int | None = None,
+    damaged: list[str] | None = None,
+) -> None:
     """Prints the one run that was found, with each of its patch jobs as it was at `step`, by default the last.
 
-    Raises UserError where a patch job that has tables has no heads of `site`, or none at `step`.
+    Raises UserError where a patch job that has tables has no heads of `site`, or none at `step`; or a table cannot
+    be read, and no `damaged` takes its name.
     """
     (run,) = found.runs
-    frames = tabulate(found, paths=False)
+    frames = tabulate(found, paths=False, damaged=damaged)
     parts = [*_about(run), *_training(console, frames)]
     for patch in run.patches:
         parts += _patch(console, frames, patch, site, step)
@@ -63,7 +70,8 @@ def _about(run: folder.Run) -> Iterator[RenderableType]:
             key: value for key, value in run.overrides.items() if key.split(".")[0] not in ("corruption", "patching")
         }
         swept = " ".join(f"{key}={value}" for key, value in own.items())
-        yield f"  {plural('sweep', len(run.sweeps))} {escape(', '.join(run.sweeps))}: [bold]{escape(swept)}[/]"
+        told = f"  {plural('sweep', len(run.sweeps))} {escape(', '.join(run.sweeps))}"
+        yield f"{told}: [bold]{escape(swept)}[/]" if swept else told
 
 
 def _heading(what: str, status: folder.Json, path: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO, cast, get_args
 
 from mi_sweeps import __version__, libraries
-from mi_sweeps.commands import results, sweeps
+from mi_sweeps.commands import common, results, sweeps
 from mi_sweeps.commands.common import Output
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.folders import Cancelled, Failure, describe
@@ -26,7 +26,8 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0 done, 1 some run failed, 2 bad input or output that cannot be written."""
+    """Runs a command and exits: 0 done, 1 some run failed or cannot be read, 2 bad input or output that cannot be
+    written."""
     libraries.quiet()
     given, output = sys.stdout, Output(sys.stdout)
     sys.stdout = cast(TextIO, output)
@@ -54,9 +55,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         parser.error(f"{unknown[0]}: no such option; see `mi-sweeps COMMAND --help`")
     options.words += words
     options.line = shlex.join(["mi-sweeps", *(sys.argv[1:] if arguments is None else arguments)])
+    options.damaged = []  # What could not be read, and was left out.
     command: Command = options.command
     try:
-        return command(options)
+        code = command(options)
+        for damage in options.damaged:
+            print(f"warning: {damage}", file=sys.stderr)  # noqa: T201
+        return code or (common.FAILED if options.damaged else common.DONE)
     except UserError as error:
         _complain(str(error))
         return BAD_INPUT
@@ -67,6 +72,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, Cancelled) as stopped:
         _complain(str(stopped) or "stopped; the same command goes on from here")
         return INTERRUPTED
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: not 0 or a positive number")
+    return int(text)
 
 
 def _failures(text: str) -> tuple[Failure, ...]:
@@ -127,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("logs", sweeps.logs, "print the end of each log, and the traceback of what failed", "SWEEP|ID")
     sub.add_argument("--failed", action="store_true", help="only what failed")
     sub.add_argument(
-        "--lines", type=int, default=TAIL_LINES, metavar="N", help="lines of each log (default: %(default)s)"
+        "--lines", type=_count, default=TAIL_LINES, metavar="N", help="lines of each log (default: %(default)s)"
     )
     sub = add("report", results.report, "write a self-contained HTML page that compares runs", "SWEEP")
     sub.add_argument("--to", type=Path, metavar="FILE", help="default: OUTPUT/report.html")

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from mi_sweeps import cli
+from mi_sweeps.analysis.frames import TABLES
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.grid import expand
@@ -237,6 +238,73 @@ def test_cancel_where_nobody_works(call, finished):
     code, printed, _ = call("cancel", "begun", f"output={finished}")
     assert code == 0
     assert "nobody works on it here" in printed
+
+
+COMMANDS = (
+    *(["status"], ["status", "--cells"], ["cancel"], ["logs"], ["report"], ["export", "TABLES"], ["wait"]),
+    *(["sync"], ["show", "RUN"]),
+)
+
+
+@pytest.mark.parametrize("content", ['{"name"', "[]", '{"cells": [{"run_id": "a"}]}', '{"cells": []}'])
+def test_a_damaged_sweep_stops_no_other(call, finished, tmp_path, content):
+    """It is named, and the exit code is 1; whoever names it is refused."""
+    output = shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("checkpoints"))
+    torn = output / "sweeps" / "torn" / "sweep.json"
+    torn.parent.mkdir()
+    torn.write_text(content)
+    for command in COMMANDS if content == '{"name"' else (["status"], ["export", "TABLES"]):
+        run_id = sorted((output / "runs").iterdir())[0].name
+        given = [word.replace("TABLES", str(tmp_path / "tables")).replace("RUN", run_id) for word in command]
+        code, printed, complaint = call(*given, f"output={output}")
+        assert code == 1, command
+        assert complaint.startswith("warning: ") and str(torn) in complaint and complaint.count("\n") == 1
+        assert "begun" in printed or run_id in printed or str(tmp_path) in printed
+        if command[0] in ("status", "report", "cancel"):
+            code, printed, complaint = call(*given, "torn", f"output={output}")
+            assert (code, printed) == (2, "")
+            assert complaint.startswith(f"error: {torn}: ")
+            assert call(*given, "begun", f"output={output}")[0] == 0, "named alone, the other is whole"
+
+
+@pytest.mark.parametrize("file", ["status.json", "run.json", "metrics.parquet", "patches/*/tables/000004.parquet"])
+def test_a_damaged_run_stops_no_other(call, finished, tmp_path, file):
+    output = shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("checkpoints", "resume*"))
+    first, second = sorted((output / "runs").iterdir())
+    (damaged,) = first.glob(file)
+    damaged.write_bytes(b"{")
+    told = []
+    for command in (["status"], ["show", first.name], ["export", tmp_path / "tables"]):
+        code, printed, complaint = call(*command, f"output={output}")
+        assert code in (0, 1) and "Traceback" not in printed + complaint
+        assert complaint.count("\n") == complaint.count("warning: ") == complaint.count(str(damaged))
+        told.append(str(damaged) in printed + complaint)
+    runs, metrics = (pd.read_parquet(tmp_path / "tables" / f"{name}.parquet") for name in ("runs", "metrics"))
+    assert set(runs["run_id"]) == {first.name, second.name}
+    assert second.name in set(metrics["run_id"])
+    assert any(told)
+    if file == "status.json":
+        assert "1 failed" in call("status", f"output={output}")[1]
+        assert runs.set_index("run_id").loc[first.name, "error"].startswith(str(damaged))
+
+
+@pytest.mark.parametrize(("lines", "shown"), [(0, 0), (1, 1), (99999, 99999)])
+def test_the_last_lines_of_a_log(call, finished, lines, shown):
+    code, printed, _ = call("logs", "begun", "--lines", lines, f"output={finished}")
+    logs = sorted(finished.rglob("log.txt"))
+    whole = sum(min(shown, len(log.read_text().splitlines())) for log in logs)
+    assert (code, len(printed.splitlines())) == (0, whole + len(logs))
+
+
+def test_export_tells_what_it_has_removed(call, finished, tmp_path):
+    tables = tmp_path / "tables"
+    assert call("export", tables, "--by-prompt", f"output={finished}")[0] == 0
+    (tables / "runs.csv").write_text("mine\n")
+    code, printed, _ = call("export", tables, f"output={finished}")
+    assert code == 0
+    assert f"removed: {tables / 'by_prompt.parquet'}, of an earlier export\n" in printed
+    assert f"left: {tables / 'runs.csv'}, which is none of ours\n" in printed
+    assert {file.name for file in tables.iterdir()} == {"runs.csv", *(f"{name}.parquet" for name in TABLES)}
 
 
 def test_doctor_names_what_is_missing(call, tmp_path):

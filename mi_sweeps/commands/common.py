@@ -84,7 +84,12 @@ def cells(options: argparse.Namespace) -> list[Cell]:
 
 
 def sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
-    """The folder of results and the sweeps that are meant: names, sweep=NAME, output=DIR; no name means all."""
+    """The folder of results and the sweeps that are meant: names, sweep=NAME, output=DIR; no name means all that can be
+    read.
+
+    Raises:
+        UserError: a sweep that was named is not there, or cannot be read; or there is none.
+    """
     from mi_sweeps.sweeps import manifest
 
     output, chosen = Path("outputs"), []
@@ -98,10 +103,19 @@ def sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
             chosen += value.split(",")
         else:
             raise UserError(f"{word}: this command takes sweep names and output=DIR")
+    if chosen:
+        for name in chosen:
+            manifest.load(output, name)
+        return output, chosen
+    damage = []
+    for name in manifest.names(output):
+        try:
+            manifest.load(output, name)
+            chosen.append(name)
+        except UserError as error:
+            damage.append(str(error))
     if not chosen:
-        chosen = manifest.names(output)
-        if not chosen:
-            raise UserError(f"{output.absolute()}: no sweep was run into this folder; give another with output=DIR")
-    for name in chosen:
-        manifest.load(output, name)
+        nothing = f"{output.absolute()}: no sweep was run into this folder; give another with output=DIR"
+        raise UserError("; ".join(damage) or nothing)
+    options.damaged += damage
     return output, chosen

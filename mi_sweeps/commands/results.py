@@ -23,7 +23,8 @@ def show(options: argparse.Namespace) -> int:
     output = next((Path(word[7:]) for word in options.words if word.startswith("output=")), Path("outputs"))
     if len(ids) != 1 or len(options.words) > 2:
         raise UserError("show: give one id of a run or patch job, and output=DIR; `mi-sweeps status` lists ids")
-    terminal.show(common.console(), find(output, ids[0]), options.site, options.step)
+    found = find(output, ids[0], options.damaged)
+    terminal.show(common.console(), found, options.site, options.step, options.damaged)
     return DONE
 
 
@@ -68,7 +69,7 @@ def report(options: argparse.Namespace) -> int:
     from mi_sweeps.analysis.report import write_report
 
     output, chosen = common.sweeps(options)
-    page = write_report(output, chosen, options.to)
+    page = write_report(output, chosen, options.to, options.damaged)
     console = common.console()
     console.print(f"report: {page.absolute()}", soft_wrap=True)
     if options.figures:
@@ -76,7 +77,8 @@ def report(options: argparse.Namespace) -> int:
         from mi_sweeps.analysis.frames import load
 
         with console.status("drawing"):
-            files = figures(load(output, chosen), options.figures, animate=not options.no_animations)
+            # What is damaged was named for the page.
+            files = figures(load(output, chosen, damaged=[]), options.figures, animate=not options.no_animations)
         counts = Counter(file.suffix[1:].upper() for file in files if file.stem != "figures")
         told = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to draw yet"
         console.print(f"figures: {options.figures.absolute()} ({told})", soft_wrap=True)
@@ -88,12 +90,21 @@ def report(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """`mi-sweeps export`."""
     from mi_sweeps.analysis.frames import export as write
-    from mi_sweeps.analysis.frames import load
+    from mi_sweeps.analysis.frames import exported, load
 
     if not options.words or "=" in options.words[0]:
         raise UserError("export: no folder given; for example `mi-sweeps export tables`")
     directory = Path(options.words.pop(0))
     output, chosen = common.sweeps(options)
-    for file in write(load(output, chosen), directory, options.format, by_prompt=options.by_prompt):
-        common.console().print(f"table: {file.absolute()}", soft_wrap=True)
+    console = common.console()
+    before = exported(directory)
+    frames = load(output, chosen, damaged=options.damaged)
+    files = write(frames, directory, options.format, options.by_prompt, options.damaged)
+    for file in files:
+        console.print(f"table: {file.absolute()}", markup=False, soft_wrap=True)
+    for file in before:
+        if not file.exists():
+            console.print(f"removed: {file.absolute()}, of an earlier export", markup=False, soft_wrap=True)
+        elif file not in files:
+            console.print(f"left: {file.absolute()}, which is none of ours", markup=False, soft_wrap=True)
     return DONE

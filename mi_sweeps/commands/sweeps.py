@@ -368,7 +368,10 @@ def logs(options: argparse.Namespace) -> int:
     seen = steer.seen(planning.make(list(chosen.values())), output)
     if seen.trouble:
         console.print(seen.trouble, markup=False, soft_wrap=True)
-    places = states.places(submissions.of_output(output))
+    try:
+        places = states.places(submissions.of_output(output))
+    except UserError:  # Told above.
+        places = {}
     every_status = {**seen.plan.runs, **seen.plan.patches}
     told: set[Path] = set()
     for own, (title, folder) in wanted.items():
@@ -386,16 +389,21 @@ def logs(options: argparse.Namespace) -> int:
         told.update(jobs)
         for log, error in tails:
             console.print(f"[bold]{title}[/] {status.state} {log}", soft_wrap=True)
-            lines = log.read_text(errors="replace").splitlines()[-options.lines :]
+            lines = log.read_text(errors="replace").splitlines()
+            lines = lines[max(0, len(lines) - options.lines) :]
             if status.state == "failed" and error and error.exists():
-                lines += error.read_text().splitlines()
-            console.print("\n".join(lines), markup=False, soft_wrap=True)
+                lines += error.read_text(errors="replace").splitlines()
+            if lines:
+                console.print("
+".join(lines), markup=False, soft_wrap=True)
     for name in every:
         for worker in workers.dead(output, name) if not named or name in named else ():
             log = Path(worker.log or "")
             console.print(f"[bold]worker of {name}[/] ended early {log}", soft_wrap=True)
-            lines = log.read_text(errors="replace").splitlines()[-options.lines :] if log.is_file() else []
-            console.print("\n".join(lines or [worker.last_line]), markup=False, soft_wrap=True)
+            lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+            lines = lines[max(0, len(lines) - options.lines) :]
+            console.print("
+".join(lines or [worker.last_line]), markup=False, soft_wrap=True)
     return DONE
 
 

@@ -41,11 +41,11 @@ class Seen:
 
 def seen(plan: Plan, output: Path) -> Seen:
     """A plan with what the cluster says, if it answers."""
-    # Of every sweep: several may have the same cells.
-    found = submissions.of_output(output)
-    if not found:
-        return Seen(plan)
     try:
+        # Of every sweep: several may have the same cells.
+        found = submissions.of_output(output)
+        if not found:
+            return Seen(plan)
         return Seen(*states.look(plan, found))
     except UserError as error:
         return Seen(plan, f"{error}; shown is what the folders say", blind=True)

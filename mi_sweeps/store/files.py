@@ -93,7 +93,7 @@ def read_json(path: Path | str) -> Any:
     """Reads a JSON file, or gives None where there is none.
 
     Raises:
-        UserError: the file is not JSON, or not what was written.
+        UserError: the file is not JSON, not what was written, or cannot be read.
     """
     try:
         with open(path, "rb") as stream:
@@ -102,8 +102,10 @@ def read_json(path: Path | str) -> Any:
         return None
     except checksums.Damaged as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run the sweep again") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path}: not valid JSON; delete it and run the sweep again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def names(folder: Path | str) -> frozenset[str]:

@@ -27,7 +27,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 
@@ -124,6 +124,21 @@ class Status:
         return [step for step in steps if self.diverged is None or step < self.diverged]
 
 
+STATES: frozenset[str] = frozenset(get_args(State))
+
+
+def _is_sound(status: Status) -> bool:
+    """Whether what was read can be a status."""
+    return (
+        status.state in STATES
+        and isinstance(status.attempts, int)
+        and isinstance(status.seconds, int | float)
+        and isinstance(status.pid, int | None)
+        and isinstance(status.diverged, int | None)
+        and all(isinstance(text, str | None) for text in (status.started, status.finished, status.host, status.error))
+    )
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder with a status, in which one process works at a time."""
@@ -148,12 +163,22 @@ class Folder:
         return FileLock(self.path / ".lock", timeout=timeout)
 
     def status_on_disk(self) -> Status:
-        """What status.json says; a process that was killed leaves `running` behind."""
+        """What status.json says; a process that was killed leaves `running` behind.
+
+        A damaged one is a failure that says so: all other work goes on, and `run --retry` does this anew.
+        """
         path = f"{self.path}/status.json"  # text: a plan asks for thousands, and a Path takes longer than the reading
         try:
-            return Status(**(read_json(path) or {}))
+            values = read_json(path)
+            status = Status(**({} if values is None else values))
+            if _is_sound(status):
+                return status
+            error = f"{path}: not a status of this version; delete it and run the sweep again"
         except TypeError:
-            raise UserError(f"{path}: not a status of this version; delete it and run the sweep again") from None
+            error = f"{path}: not a status of this version; delete it and run the sweep again"
+        except UserError as damage:
+            error = str(damage)
+        return Status("failed", error=error, failure="error")
 
     def status(self) -> Status:
         """The state as a reader should see it: `running` only while a process holds the lock."""

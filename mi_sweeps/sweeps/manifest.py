@@ -130,12 +130,27 @@ def _read(file: Path) -> list[Entry] | None:
     try:
         # Files of older versions have no base, and all of its configuration in each cell.
         base = values.get("config", {})
-        return [
+        entries = [
             Entry(cell["run_id"], cell["patch_id"], cell["corruption"], cell["overrides"], base, cell["config"])
             for cell in values["cells"]
         ]
+        if entries and all(map(_is_sound, entries)):
+            return entries
+        raise TypeError
     except (AttributeError, KeyError, TypeError):
         raise UserError(f"{file}: not a sweep of this version; delete it and run the sweep again") from None
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Whether it has what is read of it without a look at its configuration as a whole."""
+    whole = entry.base or entry.changes
+    return (
+        isinstance(entry.run_id, str)
+        and isinstance(entry.patch_id, str)
+        and isinstance(entry.overrides, dict)
+        and isinstance(entry.changes, dict)
+        and all(isinstance(whole[section], dict) for section in ("train", "checkpoint", "patching", "tracking"))
+    )
 
 
 def names(output: Path) -> list[str]:

@@ -125,14 +125,20 @@ def _track_run(
     if is_running(run):
         return "still running"
     done = [job for job in jobs if job.is_done]
-    wanted = [(job, steps) for job in done if (steps := job.missing(again))]
+    try:
+        wanted = [(job, steps) for job in done if (steps := job.missing(again))]
+    except UserError as error:
+        return f"failed: {error}"
     if not wanted:
         return "mirrored before" if done else "not done"
     configs = [_config(job.cell, mode, project, entity) for job, _ in wanted]
     if again:
         for job, _ in wanted:
             job.forget()
-    made = [_make(job, steps, config) for (job, steps), config in zip(wanted, configs, strict=True)]
+    try:
+        made = [_make(job, steps, config) for (job, steps), config in zip(wanted, configs, strict=True)]
+    except UserError as error:  # Of a table; other runs go on.
+        return f"failed: {error}"
     for (job, _), mode_made in zip(wanted, made, strict=True):
         if mode_made:
             job.made_up_for(unmirrored.TRACK, *([unmirrored.ANEW] if again else []))

@@ -110,12 +110,58 @@ def test_a_truncated_table_is_named_in_one_line(make_output):
     assert "\n" not in str(caught.value)
 
 
-def test_a_broken_json_file_is_named(make_output):
-    output = make_output()
-    status = next((output / "runs").glob("*/status.json"))
-    status.write_text("{")
-    with pytest.raises(UserError, match="status.json"):
+def test_a_damaged_status_is_a_failure_in_the_tables(make_output):
+    output = make_output(seeds=(0, 1))
+    (output / "runs" / "run-0.0001-constant-0" / "status.json").write_text("{")
+    runs = load(output).runs.set_index("run_id")
+    assert runs["status"].tolist() == ["failed", "done"]
+    assert "status.json: not valid JSON" in runs["error"].iloc[0]
+
+
+DAMAGE = {
+    "run.json": ("{", {"metrics", "patching", "attribution"}),
+    "patches/*-first/patch.json": ("[3]", set()),
+    "metrics.parquet": ("PAR1", {"metrics"}),
+    "patches/*-first/tables/000008.parquet": ("", set()),
+}
+
+
+@pytest.mark.parametrize("damaged", DAMAGE)
+def test_what_is_damaged_is_named_and_the_rest_is_there(make_output, damaged):
+    """Nobody gets less than all without a word: who does not ask what was left out gets an error."""
+    output = make_output(seeds=(0, 1), steps=(0, 8))
+    whole = load(output)
+    content, gone = DAMAGE[damaged]
+    (file,) = output.glob(f"runs/*-0/{damaged}")
+    file.write_text(content)
+    with pytest.raises(UserError, match=file.name):
         load(output)
+    named: list[str] = []
+    rest = load(output, damaged=named)
+    assert len(named) == 1 and str(file) in named[0]
+    for name in ("metrics", "patching", "attribution"):
+        table, before = getattr(rest, name), getattr(whole, name)
+        runs = before[before["run_id"] != "run-0.0001-constant-0"] if name in gone else before
+        if "patch_id" in table and not gone:
+            ended = ~before["patch_id"].str.endswith("0-first") | (before["step"].isin([0]) & ("000008" in damaged))
+            runs = before[ended]
+        pd.testing.assert_frame_equal(table, runs.reset_index(drop=True))
+
+
+def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_output, tmp_path):
+    frames = load(make_output(by_prompt=True, steps=(8,)))
+    tables = tmp_path / "tables"
+    export(frames, tables, "csv", by_prompt=True)
+    (tables / "by_prompt.parquet").write_bytes(b"mine")
+    (tables / "metrics.csv").write_text("run_id,value\nmine,1\n")
+    (tables / "notes.csv").write_text("run_id\n")
+    files = export(frames, tables)
+    mine = {tables / name for name in ("by_prompt.parquet", "metrics.csv", "notes.csv")}
+    assert set(tables.iterdir()) == {*files, *mine}
+    assert (tables / "by_prompt.parquet").read_bytes() == b"mine"
+    export(frames, tables, by_prompt=True)
+    export(frames, tables)
+    assert not list(tables.glob("*by_prompt.parquet"))
 
 
 def test_tables_of_old_and_of_now_are_read_together(make_output, folders):

@@ -307,12 +307,20 @@ def test_a_reader_who_may_not_lock_still_sees_the_state(folder: Folder, monkeypa
         assert folder.status().state == "running"
 
 
-@pytest.mark.parametrize("content", ["", '{"state": "do', '{"state": "done", "unknown": 1}'])
-def test_damaged_status_is_one_line(folder: Folder, content: str) -> None:
+STRANGE = ["[]", '{"state": "dnoe"}', '{"state": "done", "seconds": "1"}', '{"state": "done", "unknown": 1}']
+
+
+@pytest.mark.parametrize("content", ["", '{"state": "do', 9999 * "[", *STRANGE])
+def test_a_damaged_status_is_a_failure_that_says_so_and_is_done_anew(folder: Folder, content: str) -> None:
+    """It stops no other work."""
     folder.path.mkdir()
     (folder.path / "status.json").write_text(content)
-    with pytest.raises(UserError, match=r"\A.*status\.json: .*delete it and run the sweep again.*\Z"):
-        folder.status()
+    status = folder.status()
+    assert (status.state, status.failure) == ("failed", "error")
+    assert re.fullmatch(r".*status\.json: .*delete it and run the sweep again", status.error or "")
+    with folder.claim(), folder.attempt():
+        pass
+    assert (folder.status().state, folder.status().attempts) == ("done", 1)
 
 
 @pytest.mark.parametrize(

@@ -150,3 +150,11 @@ def test_online_at_once(call, output, run, online):
     assert seen.column("checkpoint") == [0, 2, 4, 0, 4, 0, 4]
     assert seen.resumed == 2
     assert "1 run: 1 uploaded before" in call("sync", "mine", f"output={output}")[1]
+
+
+def test_a_damaged_table_fails_its_run_only(call, output, run):
+    run.metrics.write_bytes(b"PAR1")
+    code, printed, complaint = call("track", "mine", f"output={output}")
+    assert (code, complaint) == (1, "")
+    assert f"{run.run_id}: failed: {run.metrics}: damaged; delete it" in printed
+    assert printed.endswith("1 run: 1 failed\n")
