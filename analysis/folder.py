@@ -231,7 +231,7 @@ def _json(file: Path) -> Json:
     """The object in `file`; empty if there is no such file."""
     try:
         value = checksums.parse(file.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"cannot read {file} ({error}): delete it and run the sweep again") from None

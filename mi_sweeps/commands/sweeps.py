@@ -340,7 +340,7 @@ def logs(options: argparse.Namespace) -> int:
     """`mi-sweeps logs`: of sweeps, or of single runs and patch jobs by id."""
     from mi_sweeps.slurm import states, steer, submissions
     from mi_sweeps.store.folders import Folder
-    from mi_sweeps.sweeps import manifest, workers
+    from mi_sweeps.sweeps import manifest, show, workers
     from mi_sweeps.sweeps import plan as planning
 
     words = list(options.words)
@@ -374,6 +374,7 @@ def logs(options: argparse.Namespace) -> int:
         places = {}
     every_status = {**seen.plan.runs, **seen.plan.patches}
     told: set[Path] = set()
+    silent = True
     for own, (title, folder) in wanted.items():
         status = every_status[own]
         if options.failed and status.state != "failed":
@@ -381,6 +382,8 @@ def logs(options: argparse.Namespace) -> int:
         logged = planning.logged(folder)
         # What SLURM ended has no traceback, but the output of its job.
         jobs = [Path(place.log) for place in places.get(own, ()) if place.log in (status.error or "")]
+        if jobs or logged or status.state == "failed":
+            silent = False
         if status.state == "failed" and (jobs or not logged):
             console.print(f"{title} failed: {status.error}", markup=False, soft_wrap=True)
         tails: list[tuple[Path, Path | None]] = [(one.log_file, one.error_file) for one in logged]
@@ -394,16 +397,17 @@ def logs(options: argparse.Namespace) -> int:
             if status.state == "failed" and error and error.exists():
                 lines += error.read_text(errors="replace").splitlines()
             if lines:
-                console.print("
-".join(lines), markup=False, soft_wrap=True)
+                console.print("\n".join(lines), markup=False, soft_wrap=True)
     for name in every:
         for worker in workers.dead(output, name) if not named or name in named else ():
+            silent = False
             log = Path(worker.log or "")
             console.print(f"[bold]worker of {name}[/] ended early {log}", soft_wrap=True)
             lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
             lines = lines[max(0, len(lines) - options.lines) :]
-            console.print("
-".join(lines or [worker.last_line]), markup=False, soft_wrap=True)
+            console.print("\n".join(lines or [worker.last_line]), markup=False, soft_wrap=True)
+    if silent:
+        console.print(f"nothing {'failed' if options.failed else 'was logged'}: {show.summary(seen.plan)}")
     return DONE
 
 

@@ -96,7 +96,7 @@ def folders_of(cell: Cell) -> tuple[RunFolder, PatchFolder]:
 def logged(folder: Folder) -> list[Folder]:
     """Those that have a log: the folder, or those of a patch job's parts; what failed comes first."""
     parts = folder.all_parts() if isinstance(folder, PatchFolder) else []
-    there = [one for one in (folder, *parts) if one.log_file.exists()]
+    there = [one for one in (folder, *parts) if one.log_file.is_file()]
     return sorted(there, key=lambda one: one.status_on_disk().state != "failed")
 
 

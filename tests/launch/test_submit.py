@@ -383,3 +383,20 @@ def test_plan_needs_no_cluster_and_run_says_that_it_does(
         2,
         "error: launcher=slurm: no sbatch on this machine; run it where jobs are submitted\n",
     )
+
+
+def test_words_of_the_user_reach_the_cluster_as_text(call: Callable, slurm, tmp_path: Path) -> None:
+    """The script is run by a shell, with an srun that writes down what it is given; no word of it may be a command."""
+    output = tmp_path / "a 'b' $(touch made-by-output) \"c\""
+    hostile = "$(touch made-by-NAME)`touch made-by-NAME`;touch made-by-NAME\ntouch made-by-NAME #"
+    given = [f"launcher.{name}={json.dumps(hostile.replace('NAME', name))}" for name in ("account", "qos", "partition")]
+    code, _, complained = call("run", "launcher=slurm", "sweep.name=s", *given, f"output={json.dumps(str(output))}")
+    assert (code, complained) == (0, "")
+    assert len(slurm.scripts) == 2
+    place = tmp_path / "place"
+    place.mkdir()
+    (slurm.folder / "srun").write_text("#!/bin/sh\nfor word; do printf '%s\\n' \"$word\"; done > words.txt\n")
+    for script in slurm.scripts:
+        subprocess.run(["bash", "-c", script], cwd=place, check=True)
+        assert any(str(output) in word for word in (place / "words.txt").read_text().splitlines())
+    assert {file.name for file in place.iterdir()} == {"words.txt"}
