@@ -1,5 +1,5 @@
-"""How other libraries behave in our processes: what they print, where they draw, how their threads wait, what becomes of
-memory that they freed, and which kernels they choose."""
+"""How other libraries behave in our processes: what they print, where they draw, how their threads wait, what becomes
+of memory that they freed, and which kernels they choose."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Giving the core up at once (OMP_WAIT_POLICY=PASSIVE) costs small models half of 
 
 
 def quiet() -> None:
-    """Keeps progress bars and advice out of our own output (errors still come through), threads from holding cores while
-    they wait, and pictures to files.
+    """Keeps progress bars and advice out of our own output (errors still come through), threads from holding cores
+    while they wait, and pictures to files.
 
     Call before torch is imported: it loads tqdm and OpenMP, which read their switches then."""
     for variable, value in {

@@ -296,6 +296,17 @@ def test_the_last_lines_of_a_log(call, finished, lines, shown):
     assert (code, len(printed.splitlines())) == (0, whole + len(logs))
 
 
+def test_logs_says_where_there_is_none(call, finished, small, tmp_path):
+    code, printed, _ = call("logs", "--failed", f"output={finished}")
+    assert code == 0
+    assert printed.startswith("nothing failed: 2 fine-tunes (2 done), ")
+    cells = expand([*small, "sweep.name=later", f"output={tmp_path}"])
+    manifest.add(tmp_path, "later", cells, "")
+    assert call("logs", f"output={tmp_path}")[1] == (
+        "nothing was logged: 1 fine-tune (1 to do), 1 patch job (1 to do)\n"
+    )
+
+
 def test_export_tells_what_it_has_removed(call, finished, tmp_path):
     tables = tmp_path / "tables"
     assert call("export", tables, "--by-prompt", f"output={finished}")[0] == 0

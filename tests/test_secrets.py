@@ -21,7 +21,7 @@ def call(*words: object) -> object:
 
 
 def test_no_key_of_the_environment_is_written_anywhere(small, tmp_path, monkeypatch, capsys):
-    """Not by a run, its mirror, the page or the tables, nor said by any of them; in no attempt of wandb's own either."""
+    """Not by a run, its mirror, the page or the tables, nor said by any of them; nor by wandb."""
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     wandb.teardown()  # It looks at the environment once.
