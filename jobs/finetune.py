@@ -61,7 +61,22 @@ def in_turns(
             from mi_sweeps.training.loop import training
 
             with mirror(config, folder) as tracked:
-                yield from training(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log)
+                yield from rehearsed(
+                    config, training(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log)
+                )
+
+
+def rehearsed(config: Config, turns: Generator[Run]) -> Generator[Run]:
+    """The same turns; before the first of them it is found out whether the model can be patched afterwards."""
+    from mi_sweeps.circuits.examine import rehearse
+    from mi_sweeps.models.load import load_tokenizer
+
+    rehearsal = True
+    for run in turns:
+        if rehearsal:
+            rehearse(config, run.model, load_tokenizer(config.model), run.task)
+            rehearsal = False
+        yield run
 
 
 def check_identity(config: Config, folder: RunFolder) -> None:

@@ -10,24 +10,57 @@ LayerNorm, centred over d_model,
 rows its terms, and `head` rows the terms of each attention output. A head's constant part, which the value bias
 and the first normalisation's bias pass through any attention pattern, says nothing of the prompt: it is taken off,
 as folding and centring the weights does (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
+
+Each kind of rows is held against what it must add up to (`misfits`): an architecture may cap its logits, normalise
+what attention writes, or have a part of its own in every block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.circuits.network import Linear, Norm
-from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.pairs import Pairs
+from mi_sweeps.training.evaluate import tolerance
 
-LENS_TOLERANCE = 1e-4
-"""Largest difference allowed between lens logits and the model's own."""
+Kind = Literal["lens", "layer", "head"]
+
+OF_TERMS = 1e-5
+"""Largest difference allowed between a logit difference and its sum of terms, as a share of the terms: they may be many
+times larger than their sum."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What each head writes at each prompt's last token, and the weights that it is written with."""
+
+    z: Float[Tensor, "layer prompt head d_head"]
+    W_O: Float[Tensor, "layer head d_head d_model"]
+    b_O: Float[Tensor, "layer d_model"] | None
+    constant_z: Float[Tensor, "layer head d_head"]
+    """The part of z that does not depend on the prompt."""
+    scale: Float[Tensor, "layer prompt d_model"] | None = None
+    """What becomes of the heads' sum on its way to the residual stream, where it is not simply added: a multiplier, or
+    a normalisation whose own scale is known."""
+
+    def written(self, layer: int, z: Float[Tensor, "prompt head d_head"]) -> Float[Tensor, "prompt head d_model"]:
+        """What the heads of a layer add to the residual stream."""
+        outputs = torch.einsum("phd,hdm->phm", z, self.W_O[layer])
+        return outputs if self.scale is None else outputs * self.scale[layer][:, None]
+
+    def terms(self, layer: int) -> Float[Tensor, "term prompt d_model"]:
+        """What each head of a layer adds, and the output bias."""
+        written = self.written(layer, self.z[layer]).transpose(0, 1)
+        if self.b_O is None:
+            return written
+        bias = self.b_O[layer] if self.scale is None else self.b_O[layer] * self.scale[layer]
+        return torch.cat([written, bias.expand_as(written[:1])])
 
 
 @dataclass(frozen=True)
@@ -38,8 +71,10 @@ class EndActivations:
     resid_mid: Float[Tensor, "layer prompt d_model"] | None
     """None for blocks whose attention and MLP run side by side."""
     attn_out: Float[Tensor, "layer prompt d_model"]
+    """What attention adds to the residual stream."""
     mlp_out: Float[Tensor, "layer prompt d_model"]
-    z: Float[Tensor, "layer prompt head d_head"]
+    heads: Heads | None
+    """None where it is not known how heads write."""
     resid: Float[Tensor, "prompt d_model"]
     """After the last layer."""
     scale: Float[Tensor, "prompt 1"]
@@ -47,18 +82,18 @@ class EndActivations:
     norm: Norm
     """The final one."""
     unembed: Linear
-    W_O: Float[Tensor, "layer head d_head d_model"]
-    constant_z: Float[Tensor, "layer head d_head"]
-    """The part of z that does not depend on the prompt."""
 
     @classmethod
     def join(cls, parts: Sequence[EndActivations]) -> EndActivations:
-        """The activations for the prompts of all parts, in their order."""
-        names = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
-        found = {name: [getattr(part, name) for part in parts] for name in names}
+        """The activations for the prompts of all parts, in their order. Heads are simply added."""
+        found = {
+            name: [getattr(part, name) for part in parts] for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out")
+        }
+        heads = [part.heads for part in parts]
         return replace(
             parts[0],
             **{name: torch.cat(values, dim=1) for name, values in found.items() if values[0] is not None},
+            heads=heads[0] and replace(heads[0], z=torch.cat([one.z for one in heads if one], dim=1)),
             resid=torch.cat([part.resid for part in parts]),
             scale=torch.cat([part.scale for part in parts]),
         )
@@ -70,15 +105,21 @@ class EndActivations:
         return self.unembed(normalized if self.norm.bias is None else normalized + self.norm.bias)
 
 
-def attribute(end: EndActivations, pairs: Pairs) -> list[dict[str, Any]]:
-    """Rows of the attribution table: means over the clean prompts."""
+def attribute(end: EndActivations, pairs: Pairs, without: Collection[Kind] = ()) -> list[dict[str, Any]]:
+    """Rows of the attribution table: means over the clean prompts.
+
+    Args:
+        without: kinds of rows that are left out.
+    """
     direction, constant = unembedding_direction(end, pairs)
     direction = direction / end.scale
     rows: list[dict[str, Any]] = []
 
     def add(
-        kind: str, component: str, values: Float[Tensor, " prompt"], layer: int | None, head: int | None = None
+        kind: Kind, component: str, values: Float[Tensor, " prompt"], layer: int | None, head: int | None = None
     ) -> None:
+        if kind in without:
+            return
         rows.append(
             {
                 "kind": kind,
@@ -104,11 +145,11 @@ def attribute(end: EndActivations, pairs: Pairs) -> list[dict[str, Any]]:
         add("layer", "attn", project(end.attn_out[layer]), layer)
         add("layer", "mlp", project(end.mlp_out[layer]), layer)
     add("layer", "bias", constant, None)
-    for layer in layers:
-        z = end.z[layer] - end.constant_z[layer]
-        outputs = torch.einsum("phd,hdm->phm", z, end.W_O[layer])
-        for head in range(outputs.shape[1]):
-            add("head", "head", project(outputs[:, head]), layer, head)
+    if end.heads is not None and "head" not in without:
+        for layer in layers:
+            written = end.heads.written(layer, end.heads.z[layer] - end.heads.constant_z[layer])
+            for head in range(written.shape[1]):
+                add("head", "head", project(written[:, head]), layer, head)
     return rows
 
 
@@ -125,34 +166,60 @@ def unembedding_direction(
     return end.norm.centre(unembed * end.norm.weight), constant
 
 
-def constant_z(n_heads: int, n_kv_heads: int, value: Linear, norm: Norm) -> Float[Tensor, "head d_head"]:
+def constant_z(
+    n_heads: int, n_kv_heads: int, value: Linear, norm_bias: Float[Tensor, " d_model"] | None
+) -> Float[Tensor, "head d_head"]:
     """The part of every head's z that does not depend on the prompt: attention weights sum to 1, so the value bias
     and the value of the first normalisation's bias pass through unchanged.
 
     Args:
-        value: the projection to values; `norm`: the normalisation before it.
+        value: the projection to values; `norm_bias`: of the normalisation before it.
     """
     constant = value.weight.new_zeros(value.weight.shape[1])
     if value.bias is not None:
         constant = constant + value.bias
-    if norm.bias is not None:
-        constant = constant + norm.bias @ value.weight
+    if norm_bias is not None:
+        constant = constant + norm_bias @ value.weight
     return constant.unflatten(0, (n_kv_heads, -1)).repeat_interleave(n_heads // n_kv_heads, dim=0)
 
 
-def check_lens(end: EndActivations, logits: Float[Tensor, "prompt d_vocab"]) -> float:
+def lens_error(end: EndActivations, logits: Float[Tensor, "prompt d_vocab"]) -> float:
     """The largest difference between the logits of the formula above and the model's.
 
     Args:
         logits: the Hugging Face model's own, at each clean prompt's end.
-
-    Raises:
-        UserError: it is above LENS_TOLERANCE.
     """
-    error = (end.logits - logits).abs().max().item()
-    if not error <= LENS_TOLERANCE:
-        raise UserError(
-            f"patching: logits differ by {error:.1e} from the model's own (more than {LENS_TOLERANCE:.0e}); "
-            "this architecture is not understood, so nothing is measured"
-        )
-    return error
+    return (end.logits - logits).abs().max().item()
+
+
+def misfits(end: EndActivations, pairs: Pairs, logits: Float[Tensor, "prompt d_vocab"]) -> dict[Kind, str]:
+    """The kinds of rows that are not what they are called, each with the reason: the lens must end at the model's own
+    logits, the layers' terms must add up to the logit difference, and heads, their constant part and the output bias to
+    what attention adds. A kind that does not fit takes those that refine it with it.
+
+    Args:
+        logits: the Hugging Face model's own, at each clean prompt's end.
+    """
+    error, limit = lens_error(end, logits), tolerance(logits)
+    if not error <= limit:
+        reason = f"logits differ by {error:.1e} from the model's own (more than {limit:.0e})"
+        return {"lens": reason, "layer": reason, "head": reason}
+    direction, _ = unembedding_direction(end, pairs)
+    direction = direction / end.scale
+
+    def differ(terms: Float[Tensor, "term prompt d_model"], total: Float[Tensor, "prompt d_model"]) -> float | None:
+        parts = (terms * direction).sum(dim=-1)
+        error = (parts.sum(dim=0) - (total * direction).sum(dim=-1)).abs().max().item()
+        return None if error <= max(limit, OF_TERMS * parts.abs().max().item()) else error
+
+    error_of_layers = differ(torch.cat([end.resid_pre[:1], end.attn_out, end.mlp_out]), end.resid)
+    if error_of_layers is not None:
+        reason = f"what attention and MLPs add differs by {error_of_layers:.1e} from the logit difference"
+        return {"layer": reason, "head": reason}
+    if end.heads is None:
+        return {"head": "how its heads write to the residual stream is not known here"}
+    for layer, attn_out in enumerate(end.attn_out):
+        error_of_heads = differ(end.heads.terms(layer), attn_out)
+        if error_of_heads is not None:
+            return {"head": f"heads add up to another value than attention in layer {layer}, by {error_of_heads:.1e}"}
+    return {}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mi_sweeps.circuits.approximate import estimate
-from mi_sweeps.circuits.attribution import attribute, check_lens
+from mi_sweeps.circuits.attribution import EndActivations, Kind, attribute, lens_error, misfits
 from mi_sweeps.circuits.fast import MEMORY, FastEngine
 from mi_sweeps.circuits.measures import take
 from mi_sweeps.circuits.network import Network, describe
@@ -25,13 +28,13 @@ from mi_sweeps.models.load import load_model, pick_device
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.tasks.pairs import Pairs
-from mi_sweeps.tasks.task import load
+from mi_sweeps.tasks.task import Task, load
 from mi_sweeps.training import checkpoints
-from mi_sweeps.training.evaluate import end_logits
+from mi_sweeps.training.evaluate import CHUNK, end_logits, tolerance
 from mi_sweeps.training.run import check_commit
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -97,45 +100,152 @@ def examine(
 
     weights = checkpoints.parameters(model)
     base = checkpoints.snapshot(weights)
-    with torch.no_grad():
-        logits = end_logits(model, pairs.clean)
+    prepared = prepare(model, tokenizer, pairs, config.patching)
+    for what, why in prepared.left_out.items():
+        log.warning("%s are left out: %s", what, why)
+    write_json(folder.path / "patch.json", about(config, run, folder, pairs, prepared))
+    with tf32(prepared.patching.tf32):
+        for step in missing:
+            checkpoints.load_weights(run.checkpoint(step), weights, base)
+            # Made anew: for some architectures TransformerLens copies weights.
+            engine, network = make_engine(model, tokenizer, pairs, prepared.patching)
+            rows = measure(model, engine, network, pairs, prepared.patching, f"step {step}")
+            if network and prepared.patching.measures:
+                rows += take(network, heldout, prepared.patching.measures, memory(prepared.patching, device))
+            before_write()
+            write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
+            log.info("step %d: %d rows", step, len(rows))
+            on_table(step, rows)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What can be examined of a model."""
+
+    patching: PatchingConfig
+    """With the sites that it has."""
+    left_out: dict[str, str]
+    """What was asked for and cannot be had, with the reason: sites, and kinds of attribution rows."""
+    engine: str
+    error: float | None
+    """How far the lens is from the model's own logits; None where there is no lens."""
+
+
+def prepare(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, pairs: Pairs, patching: PatchingConfig
+) -> Prepared:
+    """Finds out what can be examined of a model, with the weights that it has now.
+
+    Raises:
+        UserError: nothing, or not what was asked for.
+    """
+    engine, network = make_engine(model, tokenizer, pairs, patching)
+    kind = model.config.model_type
+    if network is None and patching.engine == "fast":
+        log.warning(
+            "the fast engine does not know models of type %s with these options; "
+            "TransformerLens patches instead, one forward a site",
+            kind,
+        )
+    left: dict[str, str] = {}
+    own = own_logits(model, pairs)
+    try:
+        if isinstance(engine, ReferenceEngine):
+            missing = engine.sites(pairs, patching.sites)
+            patching = patching.model_copy(update={"sites": tuple(one for one in patching.sites if one not in missing)})
+            if not patching.sites:
+                reasons = "; ".join(f"{site}: {why}" for site, why in missing.items())
+                raise UserError(f"patching.sites: none of them can be patched in models of type {kind} ({reasons})")
+            left = {f"patches of {site}": why for site, why in missing.items()}
+        end = engine.at_end(pairs)
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"patching: TransformerLens cannot run models of type {kind}, so they cannot be patched ({reason[:150]})"
+        ) from error
+    rows = without(engine, end, pairs, own.clean)
+    if network and patching.for_known_models:  # They come from the description, whoever patches.
+        described = FastEngine(network, memory(patching, pairs.clean.tokens.device))
+        without(described, described.at_end(pairs), pairs, own.clean)
+    left |= {f"attribution rows of kind {row}": why for row, why in rows.items()}
+    return Prepared(patching, left, type(engine).__name__, lens_error(end, own.clean) if end else None)
+
+
+def rehearse(
+    config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, task: Task, prompts: int = 2
+) -> None:
+    """Finds out before a model is trained whether it can be patched, on a few prompts.
+
+    Raises:
+        UserError: it cannot, or not as was asked for.
+    """
+    pairs = task.pairs(config.corruption.name, min(prompts, config.patching.prompts))
+    with torch.random.fork_rng():  # What is trained has the same random numbers with and without it.
+        prepare(model, tokenizer, pairs.to(model.device), config.patching)
+
+
+def make_engine(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, pairs: Pairs, patching: PatchingConfig
+) -> tuple[Engine, Network | None]:
+    """Who patches a model with the weights that it has now, and its description where there is one.
+
+    Raises:
+        UserError: nobody can, or not what was asked for.
+    """
     network = known(model, pairs)
-    if network is None and config.patching.for_known_models:
+    if network is None and patching.for_known_models:
         raise UserError(
             "patching.approximate, patching.paths, patching.measures: not for models of type "
             f"{model.config.model_type}, which TransformerLens alone patches here; use patching.approximate=false "
             "patching.paths=null patching.measures=[]"
         )
-    engine: Engine
-    # Checked whoever patches: paths and estimates come from the description too.
-    fast = FastEngine(network, memory(config.patching, device)) if network else None
-    lens_error = check_lens(fast.at_end(pairs), logits) if fast else 0.0
-    if fast and config.patching.engine == "fast":
-        engine = fast
-    else:
-        if config.patching.engine == "fast":
-            log.warning(
-                "the fast engine does not know models of type %s with these options; "
-                "TransformerLens patches instead, one forward a site",
-                model.config.model_type,
-            )
-        if tokenizer is None:
-            raise UserError(
-                f"patching.engine=reference: TransformerLens does not know model={config.model.name}; use fast"
-            )
-        engine = ReferenceEngine(wrap(model, tokenizer))
-        lens_error = max(lens_error, check_lens(engine.at_end(pairs), logits))
-    write_json(folder.path / "patch.json", about(config, run, folder, pairs, lens_error, type(engine).__name__))
-    with tf32(config.patching.tf32):
-        for step in missing:
-            checkpoints.load_weights(run.checkpoint(step), weights, base)
-            rows = measure(engine, network, pairs, config.patching, f"step {step}")
-            if network and config.patching.measures:
-                rows += take(network, heldout, config.patching.measures, memory(config.patching, device))
-            before_write()
-            write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
-            log.info("step %d: %d rows", step, len(rows))
-            on_table(step, rows)
+    if network and patching.engine == "fast":
+        return FastEngine(network, memory(patching, pairs.clean.tokens.device)), network
+    if tokenizer is None:
+        raise UserError(
+            f"patching.engine=reference: TransformerLens does not know models of type {model.config.model_type}; "
+            "use fast"
+        )
+    return ReferenceEngine(wrap(model, tokenizer)), network
+
+
+@dataclass(frozen=True)
+class OwnLogits:
+    """What the Hugging Face model itself gives at each prompt's end: what every engine is held against."""
+
+    clean: Float[Tensor, "prompt d_vocab"]
+    corrupted: Float[Tensor, "prompt d_vocab"]
+
+
+@torch.no_grad()
+def own_logits(model: PreTrainedModel, pairs: Pairs) -> OwnLogits:
+    """Of a model that nobody has wrapped."""
+    parts = [
+        pairs.select(range(start, min(start + CHUNK, len(pairs.clean)))) for start in range(0, len(pairs.clean), CHUNK)
+    ]
+    return OwnLogits(
+        torch.cat([end_logits(model, part.clean) for part in parts]),
+        torch.cat([end_logits(model, part.corrupted) for part in parts]),
+    )
+
+
+def without(
+    engine: Engine, end: EndActivations | None, pairs: Pairs, logits: Float[Tensor, "prompt d_vocab"]
+) -> dict[Kind, str]:
+    """The kinds of attribution rows that cannot be had.
+
+    Raises:
+        UserError: the fast engine's description of the model does not fit it.
+    """
+    if end is None:
+        reason = "the model's logits are not its last residual stream, normalised and unembedded"
+        return {"lens": reason, "layer": reason, "head": reason}
+    found = misfits(end, pairs, logits)
+    if found and isinstance(engine, FastEngine):
+        raise UserError(f"patching: {next(iter(found.values()))}; this architecture is not understood here")
+    return found
 
 
 def known(model: PreTrainedModel, pairs: Pairs) -> Network | None:
@@ -165,14 +275,25 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def measure(
-    engine: Engine, network: Network | None, pairs: Pairs, patching: PatchingConfig, name: str
+    model: PreTrainedModel,
+    engine: Engine,
+    network: Network | None,
+    pairs: Pairs,
+    patching: PatchingConfig,
+    name: str,
 ) -> list[dict[str, Any]]:
     """All rows of one checkpoint.
 
+    Args:
+        model: nobody has wrapped it; what it gives is what every engine must give.
+
     Raises:
-        UserError: some family's patches do nothing.
+        UserError: some family's patches do nothing, or logits are not the model's own.
     """
-    rows = attribute(engine.at_end(pairs), pairs)
+    own = own_logits(model, pairs)
+    end = engine.at_end(pairs)
+    kinds = without(engine, end, pairs, own.clean)
+    rows = attribute(end, pairs, kinds.keys()) if end else []
     exact = engine.patch(pairs, patching) if patching.exact else None
     if exact:
         check_effects(pairs, exact)
@@ -183,24 +304,44 @@ def measure(
     paths = None
     if network and patching.paths:
         paths = patch_paths(network, pairs, patching.paths, memory(patching, pairs.clean.tokens.device))
+    for one in (exact, approximate, paths):
+        if one:
+            check_logits(pairs, own, one.clean, one.corrupted, name)
     one = exact or approximate or paths
     if one:
         rows += prompt_rows(one.clean, one.corrupted)
     return rows + table_rows(exact, approximate) + (path_rows(paths) if paths else [])
 
 
-def about(
-    config: Config, run: RunFolder, folder: PatchFolder, pairs: Pairs, lens_error: float, engine: str
-) -> dict[str, Any]:
-    """What patch.json says: the configuration, the prompts, who computes, and how far that is from the model's
-    own logits."""
+def check_logits(
+    pairs: Pairs, own: OwnLogits, clean: Float[Tensor, " prompt"], corrupted: Float[Tensor, " prompt"], name: str
+) -> None:
+    """Holds that the runs that patches are made in are the model's own.
+
+    Raises:
+        UserError: their logit differences are others.
+    """
+    for found, logits in ((clean, own.clean), (corrupted, own.corrupted)):
+        error = (found - pairs.logit_diff(logits).to(found.device)).abs().max().item()
+        limit = tolerance(logits) * (1 + pairs.subject_weights.abs().sum().item())
+        if not error <= limit:
+            raise UserError(
+                f"patching: {name}: logit differences differ by {error:.1e} from the model's own (more than "
+                f"{limit:.0e}); this architecture is not understood here, so nothing is measured"
+            )
+
+
+def about(config: Config, run: RunFolder, folder: PatchFolder, pairs: Pairs, prepared: Prepared) -> dict[str, Any]:
+    """What patch.json says: the configuration, the prompts, who computes, how far that is from the model's own logits,
+    and what it cannot tell."""
     return {
         "patch_id": folder.patch_id,
         "run_id": run.run_id,
         "corruption": config.corruption.name,
         "config": config.dump(),
-        "engine": engine,
-        "lens_error": lens_error,
+        "engine": prepared.engine,
+        "lens_error": prepared.error,
+        "left_out": prepared.left_out,
         "weights": "raw",
         "prompts": [
             {"clean": clean.text, "corrupted": corrupted.text, "answer": clean.answer, "subjects": list(clean.subjects)}

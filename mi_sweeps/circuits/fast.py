@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, align, attention_pattern, embed, forward, weigh
-from mi_sweeps.circuits.attribution import EndActivations, constant_z
+from mi_sweeps.circuits.attribution import EndActivations, Heads, constant_z
 from mi_sweeps.circuits.carry import Change, Group, Stage, carry
 from mi_sweeps.circuits.network import Block, Network
 from mi_sweeps.circuits.packed import pack
@@ -79,19 +79,27 @@ def _at_end(network: Network, pairs: Pairs) -> EndActivations:
     layers, resid = forward(network, embed(network, pairs.clean, layout), layout)
     ends = {
         name: torch.stack([getattr(layer, name)[:, -1] for layer in layers])
-        for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
+        for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out")
     }
-    norm = network.final_norm
+    norm, blocks = network.final_norm, network.blocks
+    biases = [block.combine.bias for block in blocks if block.combine.bias is not None]
     return EndActivations(
         **ends,
+        heads=Heads(
+            z=torch.stack([layer.z[:, -1] for layer in layers]),
+            W_O=torch.stack([block.W_O for block in blocks]),
+            b_O=torch.stack(biases) if biases else None,
+            constant_z=torch.stack(
+                [
+                    constant_z(block.n_heads, block.n_kv_heads, block.value, block.attention_norm.bias)
+                    for block in blocks
+                ]
+            ),
+        ),
         resid=resid[:, -1],
         scale=norm.scale(resid[:, -1]),
         norm=norm,
         unembed=network.unembed,
-        W_O=torch.stack([block.W_O for block in network.blocks]),
-        constant_z=torch.stack(
-            [constant_z(block.n_heads, block.n_kv_heads, block.value, block.attention_norm) for block in network.blocks]
-        ),
     )
 
 

@@ -54,10 +54,11 @@ class Patched:
 
 
 class Engine(Protocol):
-    """Computes on a model whose weights may have changed since the last call."""
+    """Computes on a model at one checkpoint: when its weights change, another engine is made."""
 
-    def at_end(self, pairs: Pairs) -> EndActivations:
-        """What the clean run has at each prompt's last token."""
+    def at_end(self, pairs: Pairs) -> EndActivations | None:
+        """What the clean run has at each prompt's last token; None where the residual stream is not read out by one
+        normalisation and an unembedding."""
         ...
 
     def patch(self, pairs: Pairs, patching: PatchingConfig) -> Patched:

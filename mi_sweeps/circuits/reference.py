@@ -1,8 +1,13 @@
-"""The reference engine: TransformerLens, one full forward for each site. Slow and plain, the oracle of others."""
+"""The reference engine: TransformerLens, one full forward for each site. Slow and plain, the oracle of others.
+
+TransformerLens wraps nearly every architecture, and some only in part: a block may have no such activation, or one that
+is seen and not read again, so that replacing it changes nothing. `sites` says which can be patched, by trying.
+"""
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,10 +17,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_sweeps.circuits.attribution import EndActivations, constant_z
+from mi_sweeps.circuits.attribution import EndActivations, Heads, constant_z
 from mi_sweeps.circuits.network import Linear, Norm
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched
 from mi_sweeps.config import PatchingConfig, Site
+from mi_sweeps.errors import UserError
+from mi_sweeps.models.head import Scaling, scaling
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import role_order, role_positions
 
@@ -25,31 +32,76 @@ if TYPE_CHECKING:
 
 Setter = Callable[[Tensor, Sequence[int], Tensor], Tensor]
 
+FIT = 1e-4
+"""How far what attention adds may be from a multiple of its heads' sum, as a share of the largest number in it."""
+
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
-    """A Hugging Face model as TransformerLens sees it, with its raw weights.
+    """A copy of a Hugging Face model as TransformerLens sees it, with its raw weights.
 
-    The bridge holds the same parameters, so weights copied into the model are the bridge's; its modules are
-    renamed in place, so take `checkpoints.parameters(model)` before.
+    A copy, because the bridge renames a model's modules in place, and because for some architectures it copies weights
+    when it is made (those that it splits into queries, keys and values): wrap a model anew when its weights change.
+
+    Raises:
+        UserError: TransformerLens does not know the architecture.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
     name = model.config.name_or_path or "model"
+    model = copy.deepcopy(model)
+    if not model.config.architectures:  # A model that was made here and not loaded.
+        model.config.architectures = [type(model).__name__]
     # A copy, because the bridge gives the tokenizer special tokens that it lacks.
     tokenizer = copy.deepcopy(tokenizer)
-    bridge = TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer, device=str(model.device))
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            name, hf_model=model, tokenizer=tokenizer, device=str(model.device)
+        )
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"{type(model).__name__}: TransformerLens cannot wrap it, so it cannot be patched ({reason[:120]})"
+        ) from error
     return bridge.eval()
 
 
 class ReferenceEngine:
-    """Patches through `transformer_lens.patching.generic_activation_patch`."""
+    """Patches through `transformer_lens.patching.generic_activation_patch`, at the weights that were wrapped."""
 
     def __init__(self, bridge: TransformerBridge) -> None:
         self.bridge = bridge
+        self.head: Scaling = scaling(bridge.original_model)
+
+    def sites(self, pairs: Pairs, wanted: Sequence[Site]) -> dict[Site, str]:
+        """Those of the wanted sites that cannot be patched here, each with the reason."""
+        return {site: reason for site in wanted if (reason := self._missing(site, pairs.select([0])))}
 
     @torch.no_grad()
-    def at_end(self, pairs: Pairs) -> EndActivations:
-        """See `mi_sweeps.circuits.patching.Engine`."""
+    def _missing(self, site: Site, one: Pairs) -> str | None:
+        """What is wrong with a site: it must be there in every layer, have a head where heads are expected, and be read
+        again by what follows."""
+        layers = range(self.bridge.cfg.n_layers)
+        tokens = one.corrupted.tokens
+        logits, cache = self.bridge.run_with_cache(tokens)
+        absent = [layer for layer in layers if _hook(site, layer) not in cache]
+        if absent:
+            every = len(absent) == len(layers)
+            return "the model has none" if every else f"layers {', '.join(map(str, absent))} have none"
+        shapes = [tuple(cache[_hook(site, layer)].shape) for layer in layers]
+        if not all(_is_by_head(site, shape, tokens.shape[1], self.bridge.cfg.n_heads) for shape in shapes):
+            return "TransformerLens does not give it by head"
+        for layer in layers:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TransformerLens says so too, but not of every such site.
+                moved = self.bridge.run_with_hooks(tokens, fwd_hooks=[(_hook(site, layer), _moved)])
+            if torch.equal(moved, logits):
+                return "TransformerLens shows it, but the model does not read it again"
+        return None
+
+    @torch.no_grad()
+    def at_end(self, pairs: Pairs) -> EndActivations | None:
+        """See `mi_sweeps.circuits.patching.Engine`; None where the residual stream is not read out by one
+        normalisation and an unembedding."""
         bridge, n_layers = self.bridge, self.bridge.cfg.n_layers
         hooks = {
             "resid_pre": "hook_resid_pre",
@@ -59,27 +111,57 @@ class ReferenceEngine:
             "z": "attn.hook_z",
         }
         names = {f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in hooks.values()}
-        names |= {f"blocks.{n_layers - 1}.hook_resid_post", "ln_final.hook_scale"}
+        last, final = f"blocks.{n_layers - 1}.hook_resid_post", "ln_final.hook_scale"
+        names |= {last, final}
         _, cache = bridge.run_with_cache(pairs.clean.tokens, names_filter=lambda name: name in names)
-        ends: dict[str, Any] = {
-            name: torch.stack([pairs.at_end(cache[f"blocks.{layer}.{hook}"]) for layer in range(n_layers)])
-            for name, hook in hooks.items()
-            if f"blocks.0.{hook}" in cache
-        }
+        ends: dict[str, Any] = {}
+        for name, hook in hooks.items():
+            found = [cache[f"blocks.{layer}.{hook}"] for layer in range(n_layers) if f"blocks.{layer}.{hook}" in cache]
+            if len(found) == n_layers and len({value.shape for value in found}) == 1:
+                ends[name] = torch.stack([pairs.at_end(value) for value in found])
+        if self.head.cap is not None or last not in cache or final not in cache:
+            return None
+        if not ends.keys() >= {"resid_pre", "attn_out", "mlp_out"}:
+            return None
+        norm = effective_norm(bridge.ln_final, bridge.cfg.d_model)
+        bias = bridge.b_U
         return EndActivations(
-            **{"resid_mid": None, **ends},
-            resid=pairs.at_end(cache[f"blocks.{n_layers - 1}.hook_resid_post"]),
-            scale=pairs.at_end(cache["ln_final.hook_scale"]),
-            norm=_norm(bridge, bridge.ln_final),
-            unembed=Linear(bridge.W_U, bridge.b_U),
-            W_O=torch.stack([block.attn.W_O for block in bridge.blocks]),
-            constant_z=torch.stack([self._constant_z(block) for block in bridge.blocks]),
+            **{name: ends.get(name) for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out")},
+            heads=self._heads(ends["z"], ends["attn_out"]) if "z" in ends else None,
+            resid=pairs.at_end(cache[last]),
+            scale=pairs.at_end(cache[final]),
+            norm=norm,
+            unembed=Linear(bridge.W_U * self.head.factor, None if bias is None else bias * self.head.factor),
         )
+
+    def _heads(self, z: Float[Tensor, "layer prompt head d_head"], attn_out: Tensor) -> Heads | None:
+        """None where the bridge does not tell how heads write."""
+        blocks = self.bridge.blocks
+        try:
+            W_O = torch.stack([block.attn.W_O for block in blocks])
+            biases = [block.attn.b_O for block in blocks]
+            constant = torch.stack([self._constant_z(block) for block in blocks])
+        except (AttributeError, NotImplementedError, RuntimeError):
+            return None
+        if z.shape[2:] != W_O.shape[1:3] or constant.shape != W_O.shape[:3]:
+            return None
+        b_O = torch.stack(biases) if all(bias is not None for bias in biases) else None
+        plain = Heads(z, W_O, b_O, constant)
+        scales = [
+            _scale(plain.terms(layer).sum(dim=0), attn_out[layer], getattr(block, "ln1_post", None))
+            for layer, block in enumerate(blocks)
+        ]
+        if any(scale is None for scale in scales):
+            return None
+        scale = torch.stack([one for one in scales if one is not None])
+        return plain if bool((scale == 1).all()) else Heads(z, W_O, b_O, constant, scale)
 
     def _constant_z(self, block: Any) -> Float[Tensor, "head d_head"]:
         weights, bias = block.attn.W_V, block.attn.b_V
         value = Linear(weights.permute(1, 0, 2).flatten(1), None if bias is None else bias.flatten())
-        return constant_z(self.bridge.cfg.n_heads, len(weights), value, _norm(self.bridge, block.ln1))
+        norm = getattr(block, "ln1", None)
+        norm_bias = None if norm is None else effective_norm(norm, weights.shape[1]).bias
+        return constant_z(self.bridge.cfg.n_heads, len(weights), value, norm_bias)
 
     @torch.no_grad()
     def patch(self, pairs: Pairs, patching: PatchingConfig) -> Patched:
@@ -102,7 +184,7 @@ class ReferenceEngine:
         from transformer_lens.patching import generic_activation_patch
 
         n_layers = self.bridge.cfg.n_layers
-        n_places = positions.shape[1] if site in POSITION_SITES else self._n_heads(site)
+        n_places = positions.shape[1] if site in POSITION_SITES else _n_heads(site, cache)
         values = generic_activation_patch(
             self.bridge,
             pairs.corrupted.tokens,
@@ -120,16 +202,73 @@ class ReferenceEngine:
             values = values.masked_fill((positions < 0).T, torch.nan)
         return values.cpu()
 
-    def _n_heads(self, site: Site) -> int:
-        grouped = self.bridge.cfg.n_key_value_heads
-        return grouped if site in ("k", "v") and grouped is not None else self.bridge.cfg.n_heads
+
+def _n_heads(site: Site, cache: Any) -> int:
+    """Heads, or key and value heads, as the activation itself has them."""
+    return int(cache[_hook(site, 0)].shape[1 if site == "pattern" else 2])
 
 
-def _norm(bridge: TransformerBridge, norm: Any) -> Norm:
-    """The weights of a LayerNorm or RMSNorm. Its scale comes from the run's cache, so `eps` is not looked for."""
-    original = norm.original_component
-    centres = not bridge.cfg.uses_rms_norm
-    return Norm(original.weight, getattr(original, "bias", None), eps=0.0, centres=centres)
+def _is_by_head(site: Site, shape: tuple[int, ...], width: int, n_heads: int) -> bool:
+    """Whether an activation of one prompt has an axis of heads where one is expected."""
+    if site in POSITION_SITES:
+        return True
+    if site == "pattern":
+        return shape == (1, n_heads, width, width)
+    if len(shape) != 4 or shape[:2] != (1, width):
+        return False
+    # Several queries may share a key and value head.
+    return n_heads % shape[2] == 0 if site in ("k", "v") else shape[2] == n_heads
+
+
+def _moved(value: Tensor, hook: Any = None) -> Tensor:
+    """Another activation, by amounts that no normalisation takes off again."""
+    return value + torch.linspace(-1, 1, value.shape[-1], device=value.device).roll(1)
+
+
+def effective_norm(norm: Any, width: int) -> Norm:
+    """What a LayerNorm or RMSNorm does, found out by asking it: some families keep its weight less one, or have none.
+    Its scale comes from the run's cache, so `eps` is not looked for."""
+    module = norm.original_component
+    device = next((parameter.device for parameter in module.parameters()), None)
+    ramp = torch.linspace(1, 2, width, device=device)
+    probes = 1e3 * torch.stack([torch.zeros_like(ramp), ramp, ramp + 1])
+    nothing, once, moved = module(probes)
+    centres = torch.allclose(once, moved, rtol=1e-3, atol=1e-3)
+    # What centring makes zero of tells no weight, so each number is asked for where it is not small.
+    bias = nothing
+    if centres:
+        ramp = torch.linspace(-1, 1, width, device=device).sign()
+        ramp[ramp == 0] = 1
+        probe = 1e3 * (ramp - ramp.mean())
+    else:
+        probe = probes[1]
+    weight = (module(probe[None])[0] - bias) * probe.pow(2).mean().sqrt() / probe
+    return Norm(weight, bias if bool(bias.any()) else None, eps=0.0, centres=centres)
+
+
+def _scale(
+    heads: Float[Tensor, "prompt d_model"], written: Float[Tensor, "prompt d_model"], norm: Any
+) -> Float[Tensor, "prompt d_model"] | None:
+    """What the heads' sum is multiplied by before it is added: 1, one number, or the normalisation after attention
+    (whose bias is no head's, and whose centring mixes numbers: then there is no such factor)."""
+
+    def fits(found: Tensor) -> bool:
+        return bool((heads * found - written).abs().max() <= FIT * written.abs().max())
+
+    one = torch.ones_like(heads)
+    if fits(one):
+        return one
+    factor = (heads * written).sum() / (heads * heads).sum()
+    if fits(one * factor):
+        return one * factor
+    if norm is None:
+        return None
+    how = effective_norm(norm, heads.shape[-1])
+    if how.centres or how.bias is not None:
+        return None
+    normed = heads * how.weight
+    factors = (normed * written).sum(dim=-1, keepdim=True) / (normed * normed).sum(dim=-1, keepdim=True)
+    return how.weight * factors if fits(how.weight * factors) else None
 
 
 def _hook(site: Site, layer: int) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def plan(options: argparse.Namespace) -> int:
     """`mi-sweeps plan`."""
+    from mi_sweeps.models import architectures
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.sweeps import show
 
@@ -56,7 +57,7 @@ def plan(options: argparse.Namespace) -> int:
         console.print(line, markup=False, soft_wrap=True)
     for line in show.axes(cells):
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    for line in show.schedules(cells):
+    for line in (*show.schedules(cells), *architectures.told(cells)):
         console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(show.summary(made), soft_wrap=True)
     for line in asked:

@@ -103,13 +103,14 @@ def load_tokenizer(model: AnyModel) -> PreTrainedTokenizerBase | None:
 def load_model(
     model: AnyModel,
     device: torch.device | str = "cpu",
-    attention: Literal["sdpa", "eager"] = "sdpa",
+    attention: Literal["eager"] | None = None,
     seed: int = 0,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """A causal language model in fp32, in evaluation mode, and its tokenizer.
 
     Args:
-        attention: `eager` computes attention patterns one by one, so that they can be patched.
+        attention: `eager` computes attention patterns one by one, so that they can be patched; None is the quickest
+            that the architecture has.
         seed: of whatever is drawn while the model is made: the first weights of one that is trained from nothing, which
             has no tokenizer. The caller's random state stays as it is.
 
@@ -122,6 +123,8 @@ def load_model(
 
         return nope.build(model, seed).to(device).eval(), None
     tokenizer = load_tokenizer(model)
+    if getattr(load_config(model), "attn_logit_softcapping", None):
+        attention = "eager"  # The others leave the cap out (Gemma 2).
     with torch.random.fork_rng(devices=[]):
         # Fine-tune and patch job must have the same model, also where an architecture draws something of its own.
         torch.default_generator.manual_seed(seed)

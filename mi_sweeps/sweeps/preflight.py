@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mi_sweeps.circuits.families import FAMILIES
 from mi_sweeps.circuits.measures import check_prompts
 from mi_sweeps.circuits.paths import receivers
-from mi_sweeps.config import Config, ScratchConfig
+from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
+from mi_sweeps.models import architectures
 from mi_sweeps.models.load import check_files, load_config, load_tokenizer, pick_device
 from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps.cells import Cell
@@ -27,7 +27,7 @@ def check(cells: Sequence[Cell]) -> list[str]:
     Raises:
         UserError: something is wrong with the configuration or the user's files.
     """
-    lines: list[str] = []
+    lines = architectures.told(cells)
     tasks: dict[str, Task] = {}
     models: set[str] = set()
     checked: set[str] = set()
@@ -70,18 +70,9 @@ def _check_tokens(config: Config, pairs: Pairs) -> None:
 def _check_patching(config: Config, task: Task) -> None:
     """What the patch job would find out only after the fine-tune."""
     patching = config.patching
-    if isinstance(config.model, ScratchConfig) and config.model.d_mlp is None and "mlp_out" in patching.sites:
-        raise UserError(
-            f"patching.sites: model={config.model.name} has attention only (model.d_mlp=null); leave mlp_out out"
-        )
     if not patching.for_known_models:
         return
     model = load_config(config.model)
-    if model.model_type not in FAMILIES:
-        raise UserError(
-            f"patching.approximate, patching.paths, patching.measures: not for models of type {model.model_type}; "
-            f"known are {', '.join(FAMILIES)}; use patching.approximate=false patching.paths=null patching.measures=[]"
-        )
     check_prompts(patching.measures, min(patching.measured_prompts, len(task.splits["heldout"])))
     if patching.paths:
         n_heads = model.num_attention_heads

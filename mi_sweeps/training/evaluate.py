@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_sweeps.models.head import unembed
 from mi_sweeps.tasks.task import Task
 from mi_sweeps.tasks.tokens import Batch
 
@@ -25,14 +26,22 @@ def scored_logits(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "scored
     """Next-token logits at `batch.scored`; the head is applied there only."""
     hidden = model.base_model(input_ids=batch.tokens, use_cache=False).last_hidden_state
     prompts, positions, _ = batch.scored
-    return model.get_output_embeddings()(hidden[prompts, positions])
+    return unembed(model, hidden[prompts, positions])
 
 
 def end_logits(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "prompt d_vocab"]:
     """Next-token logits at each prompt's last token; the head is applied there only."""
     hidden = model.base_model(input_ids=batch.tokens, use_cache=False).last_hidden_state
     at_end = hidden[torch.arange(len(batch), device=hidden.device), batch.end]
-    return model.get_output_embeddings()(at_end)
+    return unembed(model, at_end)
+
+
+def tolerance(logits: Float[Tensor, ...]) -> float:
+    """Largest difference between two right ways of computing these logits in fp32.
+
+    Rounding grows with what is rounded: GPT-2's logits lie near -100, and there its own fp32 is 1e-4 from fp64.
+    """
+    return max(1e-4, 4e-6 * logits.abs().max().item())
 
 
 @torch.no_grad()

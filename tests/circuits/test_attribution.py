@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from mi_sweeps.circuits.attribution import attribute, check_lens
+from mi_sweeps.circuits.attribution import attribute, lens_error, misfits
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
-from mi_sweeps.errors import UserError
+from mi_sweeps.training import run
 from mi_sweeps.training.evaluate import end_logits
 
 
@@ -71,6 +75,55 @@ def test_the_engine_is_checked_against_the_model_s_own_logits(
     logits = own_logits(pairs)
     for engine in (FastEngine(describe(random_model)), ReferenceEngine(wrap(random_model, mini_tokenizer))):
         end = engine.at_end(pairs)
-        assert check_lens(end, logits) < 1e-4
-        with pytest.raises(UserError, match="patching: logits differ by 1.0e-02"):
-            check_lens(end, logits + 0.01)
+        assert lens_error(end, logits) < 1e-4
+        assert misfits(end, pairs, logits) == {}
+        assert misfits(end, pairs, logits + 0.01)["lens"].startswith("logits differ by 1.0e-02")
+
+
+def test_terms_that_do_not_add_up_are_left_out(own_logits, random_model, make_test_pairs):
+    """A part of a block that is neither attention nor MLP, and heads whose outputs are not simply added."""
+    pairs = make_test_pairs("first")
+    logits = own_logits(pairs)
+    end = FastEngine(describe(random_model)).at_end(pairs)
+    partial = replace(end, mlp_out=end.mlp_out * 0.9)
+    assert misfits(partial, pairs, logits).keys() == {"layer", "head"}
+    assert {row["kind"] for row in attribute(partial, pairs, misfits(partial, pairs, logits))} == {"lens"}
+    scaled = replace(end, heads=replace(end.heads, z=end.heads.z * 0.3))
+    found = misfits(scaled, pairs, logits)
+    assert found.keys() == {"head"} and "heads add up to another value than attention in layer 0" in found["head"]
+    assert {row["kind"] for row in attribute(scaled, pairs, found)} == {"lens", "layer"}
+    factor = torch.full_like(end.attn_out, 1 / 0.3)
+    mended = replace(scaled, heads=replace(scaled.heads, scale=factor, constant_z=end.heads.constant_z * 0.3))
+    assert misfits(mended, pairs, logits).keys() <= {"head"}
+
+
+@pytest.fixture
+def like_gpt2(mini_tokenizer):
+    """What GPT-2's weights do to rounding: logits near -100 that are sums of large terms, and outlier dimensions."""
+    torch.manual_seed(0)
+    sizes = {"n_embd": 512, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.1}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(mini_tokenizer), attn_implementation="eager", **sizes)).eval()
+    with torch.no_grad():
+        model.transformer.wpe.weight[:, 3] += 300
+        model.transformer.wpe.weight[:, 7] -= 200
+        shared, bias = torch.randn(512), 8 * torch.randn(512)
+        model.transformer.wte.weight += shared
+        model.transformer.ln_f.bias += bias - shared * ((bias @ shared + 100) / (shared @ shared))
+    return model
+
+
+@torch.no_grad()
+def test_rounding_of_large_logits_is_no_difference(like_gpt2, make_test_pairs, monkeypatch):
+    pairs = make_test_pairs("first")
+    logits = end_logits(like_gpt2, pairs.clean)
+    exact = end_logits(copy.deepcopy(like_gpt2).double(), pairs.clean).float()
+    assert -120 < logits.mean() < -80 and (logits - exact).abs().max() > 1e-4, "fp32 itself is that far off"
+    engine = FastEngine(describe(like_gpt2))
+    assert misfits(engine.at_end(pairs), pairs, exact) == {}
+    assert "lens" in misfits(engine.at_end(pairs), pairs, exact + 1e-3)
+
+    # The head that training uses, and the model's own, in two ways of rounding.
+    monkeypatch.setattr(
+        run, "end_logits", lambda model, batch: end_logits(copy.deepcopy(model).double(), batch).float()
+    )
+    run.check_logits(like_gpt2, pairs.clean)

@@ -6,17 +6,31 @@ import logging
 
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from mi_sweeps.circuits.examine import known, measure
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.errors import UserError
+from mi_sweeps.models import architectures
+from mi_sweeps.models.load import load_model
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
 from mi_sweeps.sweeps.preflight import check
+from mi_sweeps.tasks.task import load
+from mi_sweeps.training import checkpoints
+from mi_sweeps.training.evaluate import end_logits
 
 
 @pytest.fixture
@@ -137,6 +151,69 @@ def test_an_unknown_architecture_is_patched_by_the_reference_engine_with_a_messa
     assert len(rows) == 8 and (rows.patched != rows.corrupted).any()
 
 
+def test_the_reference_engine_sees_the_weights_of_each_checkpoint(small, neox, tmp_path):
+    """TransformerLens copies the queries', keys' and values' weights of this architecture when it wraps a model."""
+    cells = expand([*small, *neox, "optim.lr=1e-2", "patching.sites=[z]", f"output={tmp_path / 'outputs'}"])
+    assert not execute(cells).failed
+    run, patch = folders_of(cells[0])
+    config = cells[0].config
+    model, tokenizer = load_model(config.model)
+    pairs = load(config, tokenizer).pairs(config.corruption.name, config.patching.prompts)
+    base = checkpoints.snapshot(checkpoints.parameters(model))
+    for step in (0, 4):
+        checkpoints.load_weights(run.checkpoint(step), checkpoints.parameters(model), base)
+        rows = read_table(patch.table(step)).to_pandas()
+        with torch.no_grad():
+            expected = pairs.logit_diff(end_logits(model, pairs.clean))
+        assert rows[rows.kind == "prompt"].clean.to_numpy() == pytest.approx(expected.numpy(), abs=1e-4)
+    assert abs(rows[rows.kind == "patch"].clean.iloc[0] - read_table(patch.table(0)).to_pandas().clean.mean()) > 1e-3
+
+
+def test_sites_that_an_architecture_lacks_are_left_out_with_a_word(small, mini_tokenizer, tmp_path, caplog):
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "ffn_dim": 32,
+        "word_embed_proj_dim": 32,
+    }
+    model = OPTForCausalLM(OPTConfig(vocab_size=len(mini_tokenizer), max_position_embeddings=64, **sizes))
+    model.save_pretrained(tmp_path / "opt")
+    mini_tokenizer.save_pretrained(tmp_path / "opt")
+    asked = [*small, "model=local", f"model.path={tmp_path / 'opt'}", f"output={tmp_path / 'outputs'}"]
+    cells = expand([*asked, "patching.sites=[z,pattern]"])
+    assert "without patches of pattern" in check(cells)[0]
+    assert not execute(cells).failed
+    _, patch = folders_of(cells[0])
+    assert "patches of pattern are left out: TransformerLens shows it" in (patch.path / "log.txt").read_text()
+    assert list(read_json(patch.path / "patch.json")["left_out"]) == ["patches of pattern"]
+    table = read_table(patch.table(4)).to_pandas()
+    assert set(table.site.dropna()) == {"z"}
+    with pytest.raises(UserError, match="patching.sites: models of type opt have none of them; there are: resid_pre"):
+        check(expand([*asked, "patching.sites=[pattern]"]))
+
+
+def test_what_cannot_be_patched_is_known_when_it_is_planned_and_before_it_is_trained(
+    small, mini_tokenizer, tmp_path, monkeypatch
+):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = BertLMHeadModel(BertConfig(vocab_size=len(mini_tokenizer), max_position_embeddings=64, **sizes))
+    model.save_pretrained(tmp_path / "bert")
+    mini_tokenizer.save_pretrained(tmp_path / "bert")
+    cells = expand([*small, "model=local", f"model.path={tmp_path / 'bert'}", f"output={tmp_path / 'outputs'}"])
+    with pytest.raises(UserError, match="models of type bert cannot be examined: its tokens see those that follow"):
+        architectures.told(cells)
+    # As of a type that nobody has tried.
+    monkeypatch.setattr(architectures, "KNOWN", {})
+    assert "models of type bert are not among those that are tested" in architectures.told(cells)[0]
+    assert execute(cells).failed
+    run, _ = folders_of(cells[0])
+    assert "it sees tokens that follow" in run.status_on_disk().error
+    assert not run.metrics.exists()
+
+
 @pytest.mark.parametrize("asked", ["patching.approximate=true", "patching=paths", "patching.measures=[diagonal]"])
 def test_what_an_unknown_architecture_cannot_have_is_refused_before_the_fine_tune(neox, small, tmp_path, asked):
     cells = expand([*small, *neox, asked, f"output={tmp_path / 'outputs'}"])
@@ -168,7 +245,9 @@ def test_a_patch_that_does_nothing_is_an_error_and_not_a_zero(random_model, make
                 parameter.zero_()
     network = describe(random_model)
     with pytest.raises(UserError, match="no patch of mlp_out changes anything"):
-        measure(FastEngine(network), network, make_test_pairs("first"), patching("z", "mlp_out"), "step 0")
+        measure(
+            random_model, FastEngine(network), network, make_test_pairs("first"), patching("z", "mlp_out"), "step 0"
+        )
 
 
 @pytest.mark.parametrize("engine", ["fast", "reference"])
@@ -181,5 +260,7 @@ def test_a_description_that_disagrees_with_the_model_is_refused(small, tmp_path,
     with caplog.at_level(logging.ERROR):
         assert execute(cells).failed
     _, patch = folders_of(cells[0])
-    assert "logits differ by" in patch.status_on_disk().error
+    run, _ = folders_of(cells[0])
+    assert "differ by" in run.status_on_disk().error, "before it is trained"
+    assert [row["step"] for row in read_table(run.metrics).to_pylist() if row["metric"] == "win_rate"] == [0, 0, 0]
     assert not list(patch.path.glob("tables/*"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mi_sweeps.circuits.attribution import check_lens
+from mi_sweeps.circuits.attribution import lens_error
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.training.evaluate import end_logits
@@ -48,5 +48,5 @@ def test_the_description_is_the_model(make_nope, make_sequences, d_mlp):
     model = make_nope(d_mlp=d_mlp)
     pairs = make_sequences().pairs("previous", 5)
     with torch.no_grad():
-        assert check_lens(FastEngine(describe(model)).at_end(pairs), end_logits(model, pairs.clean)) < 1e-5
+        assert lens_error(FastEngine(describe(model)).at_end(pairs), end_logits(model, pairs.clean)) < 1e-5
     assert describe(model).has_mlps == (d_mlp is not None)

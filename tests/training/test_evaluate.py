@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import normalizers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
 
 from mi_sweeps.models.mini.tokenizer import word_tokenizer
 from mi_sweeps.tasks.ioi import orders, splits
@@ -40,6 +40,8 @@ UNEQUAL = [
 
 class Stub:
     """A model that gives prepared logits at the end of each prompt, and nonsense elsewhere."""
+
+    config = GPT2Config()
 
     def __init__(self, logits: torch.Tensor, ends: torch.Tensor) -> None:
         self.logits, self.ends, self.seen = logits, ends, 0

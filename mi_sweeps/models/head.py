@@ -1,0 +1,49 @@
+"""From the last hidden state to logits, as each architecture's own forward does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What becomes of the unembedding's logits."""
+
+    factor: float = 1.0
+    """They are multiplied by it."""
+    cap: float | None = None
+    """They are bounded smoothly: cap * tanh(logits / cap) (Gemma Team 2024, arXiv:2408.00118)."""
+
+
+def scaling(model: PreTrainedModel) -> Scaling:
+    """How an architecture scales its logits, by the names that Hugging Face's configurations have for it.
+
+    A way that has no name here is found out when a run begins: its logits are compared with the whole model's.
+    """
+    config = model.config.get_text_config()
+
+    def number(name: str, default: float) -> float:
+        value = getattr(config, name, None)
+        return float(value) if isinstance(value, Real) and value else default
+
+    factor = number("logit_scale", 1.0) * number("lm_head_multiplier", 1.0) / number("logits_scaling", 1.0)
+    cap = number("final_logit_softcapping", 0.0) or number("logits_soft_cap", 0.0)
+    return Scaling(factor, cap or None)
+
+
+def unembed(model: PreTrainedModel, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
+    """The model's logits for hidden states after its final normalisation."""
+    logits = model.get_output_embeddings()(hidden)
+    how = scaling(model)
+    if how.factor != 1.0:
+        logits = logits * how.factor
+    return logits if how.cap is None else how.cap * torch.tanh(logits / how.cap)
