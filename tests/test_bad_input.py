@@ -164,6 +164,7 @@ def test_an_empty_tokenizer(refuse, tmp_path):
 def test_a_task_that_makes_tokens_which_the_model_lacks(refuse, tmp_path):
     complaint = refuse(
         *("run", "task=previous_token", "corruption=previous", "model=nope", "model.d_vocab=20", "task.d_vocab=64"),
+        "patching=heads",
         f"output={tmp_path / 'o'}",
     )
     assert "task=previous_token: makes token 63, and model=nope has 0 to 19; give the task fewer" in complaint

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
@@ -113,3 +113,23 @@ def test_it_is_told_where_a_known_architecture_is_computed_without_it(
         load_model(make_config("model=local", f"model.path={folder}").model)
     assert "code that comes with it is not run; it is computed as GPT2LMHeadModel" in caplog.text
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "attention"),
+    [
+        ("gptj", {"n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4, "n_positions": 64}, "eager"),
+        ("gemma2", {"hidden_size": 16, "num_hidden_layers": 1, "head_dim": 8, "intermediate_size": 16}, "eager"),
+        ("llama", {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}, "sdpa"),
+    ],
+)
+def test_a_model_is_trained_with_attention_that_it_has(
+    make_config: MakeConfig, mini_tokenizer: Any, tmp_path: Path, kind: str, sizes: dict[str, int], attention: str
+) -> None:
+    """GPT-J has no fused attention, and fused attention leaves Gemma 2's cap out."""
+    heads = {} if kind == "gptj" else {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = CONFIG_MAPPING[kind](vocab_size=len(mini_tokenizer), **sizes, **heads)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / kind)
+    mini_tokenizer.save_pretrained(tmp_path / kind)
+    model, _ = load_model(make_config("model=local", f"model.path={tmp_path / kind}").model)
+    assert model.config._attn_implementation == attention
