@@ -7,8 +7,9 @@ Read without importing torch, so that `plan` can say it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mi_sweeps import models
@@ -81,23 +82,32 @@ def model_type(model: AnyModel) -> str | None:
     if isinstance(model, ScratchConfig):
         return "nope"
     folder = models.folder(model)
-    if folder is None:
-        return None
+    if folder is not None:
+        file: str | Path | None = folder / "config.json"
+    else:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(model.hub, "config.json", revision=model.revision)
+        file = found if isinstance(found, str) else None
+    if file is None:
+        return None  # Nothing is downloaded to plan.
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = values.get("text_config", values).get("model_type", values.get("model_type"))
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        kind = values.get("text_config", values).get("model_type", values.get("model_type"))
     except (OSError, ValueError, AttributeError):
         return None  # Whoever loads the model says what is wrong.
-    return found if isinstance(found, str) else None
+    return kind if isinstance(kind, str) else None
 
 
-def examined(model: AnyModel, patching: PatchingConfig) -> str | None:
+def examined(model: AnyModel, patching: PatchingConfig, kind: str | None) -> str | None:
     """One line on what cannot be examined of a model, and who patches it if not the fast engine.
+
+    Args:
+        kind: its `model_type`; None where it is not known yet.
 
     Raises:
         UserError: nothing of what was asked for, or not all that needs the fast engine.
     """
-    kind = model_type(model)
     if kind is None:
         return None
     sites = patching.sites
@@ -131,8 +141,11 @@ def examined(model: AnyModel, patching: PatchingConfig) -> str | None:
     return ", ".join(parts)
 
 
-def told(cells: Sequence[Cell]) -> list[str]:
+def told(cells: Sequence[Cell], kind_of: Callable[[AnyModel], str | None] = model_type) -> list[str]:
     """What there is to know of the models of a plan: a line each.
+
+    Args:
+        kind_of: a model's `model_type`.
 
     Raises:
         UserError: one of them cannot be examined as was asked for.
@@ -142,7 +155,8 @@ def told(cells: Sequence[Cell]) -> list[str]:
         # By plain values: of thousands of cells most differ in nothing that matters here.
         key = json.dumps([cell.values["model"], cell.values["patching"]], sort_keys=True, default=str)
         if key not in lines:
-            lines[key] = examined(cell.config.model, cell.config.patching)
+            config = cell.config
+            lines[key] = examined(config.model, config.patching, kind_of(config.model))
     return list(dict.fromkeys(line for line in lines.values() if line))
 
 

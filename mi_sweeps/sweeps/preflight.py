@@ -27,7 +27,7 @@ def check(cells: Sequence[Cell]) -> list[str]:
     Raises:
         UserError: something is wrong with the configuration or the user's files.
     """
-    lines = architectures.told(cells)
+    lines = architectures.told(cells, lambda model: load_config(model).model_type)
     tasks: dict[str, Task] = {}
     models: set[str] = set()
     checked: set[str] = set()

@@ -263,10 +263,10 @@ def check_logits(model: PreTrainedModel, batch: Batch) -> None:
             raise UserError(f"{kind}: models of this architecture cannot be trained here ({reason[:200]})") from error
         if not (ours.isfinite().all() and alone.isfinite().all()):
             raise UserError(f"{kind}: its logits are not finite (NaN or inf); check its weights and its configuration")
-        error, limit = (ours - alone).abs().max().item(), tolerance(alone)
-        if error <= limit:
+        apart, limit = (ours - alone).abs().max().item(), tolerance(alone)
+        if apart <= limit:
             return
     raise UserError(
-        f"{kind}: logits at one position differ by {error:.1e} from the whole model's for the prompt cut there (more "
+        f"{kind}: logits at one position differ by {apart:.1e} from the whole model's for the prompt cut there (more "
         f"than {limit:.0e}); it sees tokens that follow, or scales its logits in a way that is not known here"
     )
