@@ -56,19 +56,19 @@ KNOWN: dict[str, Architecture] = {
     **_each(
         "apertus arcee bitnet bloom codegen cohere cohere2 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo gemma "
         "gemma3_text glm glm4 glm4_moe gpt_bigcode gpt_neox gpt_oss granite granitemoe hunyuan_v1_dense internlm3 "
-        "iquestcoder jais2 lfm2 lfm2_moe minimax_m2 ministral3 mixtral mpt nemotron olmo olmo2 olmo3 olmoe phi phi3 "
+        "iquestcoder jais2 minimax_m2 ministral3 mixtral mpt nemotron olmo olmo2 olmo3 olmoe phi phi3 "
         "qwen2_moe qwen3_moe seed_oss smollm3 stablelm starcoder2",
         Architecture(REFERENCE),
     ),
     **_each("afmoe gpt_neo gptj laguna opt xglm", _NO_PATTERN),
     **_each("deepseek_v2 deepseek_v3 glm4_moe_lite youtu", _LATENT),
     **_each("gemma2 openai-gpt vaultgemma", _CAPPED),
-    **_each("nanochat", Architecture(REFERENCE, ("pattern",), _ALL_ROWS)),
+    **_each("gemma4_text nanochat", Architecture(REFERENCE, ("pattern",), _ALL_ROWS)),
     **_each("falcon_h1", Architecture(REFERENCE, (), ("layer", "head"))),
     **_each("jetmoe", Architecture(REFERENCE, HEAD_SITES, ("head",))),
     **_each("olmo_hybrid", Architecture(REFERENCE, HEAD_SITES, ("head",))),
-    **_each("bamba jamba qwen3_5_moe_text qwen3_5_text qwen3_next", _MIXED),
-    **_each("falcon_mamba mamba mamba2 nemotron_h rwkv zamba2", _RECURRENT),
+    **_each("bamba jamba lfm2 lfm2_moe qwen3_5_moe_text qwen3_5_text qwen3_next", _MIXED),
+    **_each("falcon_mamba mamba mamba2 nemotron_h recurrent_gemma rwkv zamba2", _RECURRENT),
     **_each("deepseek_v4 hrm_text", _NOT_WRAPPED),
     **_each("bert", Architecture(REFERENCE, refused="its tokens see those that follow them")),
     **_each("llama4_text", Architecture(REFERENCE, refused="Hugging Face gives no hidden states of it")),

@@ -71,14 +71,18 @@ OWN: dict[str, dict[str, Any]] = {
     "deepseek_v3": LATENT | EXPERTS,
     "falcon_h1": MAMBA | {"mamba_d_ssm": 32, "mamba_d_head": 8},
     "gemma2": {"query_pre_attn_scalar": 8},
+    "gemma4_text": {
+        **{"head_dim": 8, "global_head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]},
+        "hidden_size_per_layer_input": 0,
+    },
     "glm4_moe_lite": LATENT,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 4},
     "granite": MULTIPLIED | {"attention_multiplier": 0.3},
     "granitemoe": MULTIPLIED,
     "jamba": JAMBA,
-    "lfm2": {"layer_types": ["full_attention", "full_attention"]},
-    "lfm2_moe": {"layer_types": ["full_attention", "full_attention"], "num_dense_layers": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "chunk_size": 8},
     "nemotron_h": {
         **{"mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 8},
@@ -88,6 +92,7 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": LINEAR | {"shared_expert_intermediate_size": 16},
     "qwen3_5_text": LINEAR,
     "qwen3_next": LINEAR | {"shared_expert_intermediate_size": 16},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"], "lru_width": 32, "attention_window_size": 32},
     "youtu": LATENT,
     "zamba2": {
         **{"layers_block_type": ["mamba", "hybrid"], "hybrid_layer_ids": [1], "mamba_d_state": 8, "mamba_ngroups": 1},
@@ -96,7 +101,8 @@ OWN: dict[str, dict[str, Any]] = {
 }
 """What else an architecture needs to be small."""
 
-WITHOUT_HEAD_SIZE = ("falcon",)
+WITHOUT_HEAD_SIZE = ("falcon", "gemma4_text")
+"""Types whose configurations have none to give, or several."""
 
 OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "Wo")
 """What attention's output projection is called."""
@@ -105,9 +111,8 @@ OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "Wo")
 def build(kind: str, d_vocab: int) -> PreTrainedModel:
     config_class = CONFIG_MAPPING[kind]
     known = config_class()
-    values = {key: value for key, value in COMMON.items() if hasattr(known, key)}
-    if kind in WITHOUT_HEAD_SIZE:
-        del values["head_dim"]
+    sizes = COMMON.keys() - ({"head_dim"} if kind in WITHOUT_HEAD_SIZE else set())
+    values = {key: COMMON[key] for key in sizes if hasattr(known, key)}
     config = config_class(vocab_size=d_vocab, **values | OWN.get(kind, {}))
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
