@@ -64,6 +64,8 @@ def in_turns(
                 yield from rehearsed(
                     config, training(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log)
                 )
+        # After its status says done: before, a run that is killed in between would be trained again from step 0.
+        folder.resume.unlink(missing_ok=True)
 
 
 def rehearsed(config: Config, turns: Generator[Run]) -> Generator[Run]:

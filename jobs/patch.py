@@ -35,6 +35,7 @@ def patch(
     trained = run.status_on_disk()
     if trained.state != "done":
         raise UserError(f"{run.path}: this fine-tune is not done; do it first: `mi-sweeps run` or jobs/finetune.py")
+    run.resume.unlink(missing_ok=True)  # There still if the fine-tune was killed in its last moment.
     mine = folder if parts == 1 else folder.part(part, parts)
     steps = trained.reached(config.patch_steps[part::parts])
     with mine.claim():

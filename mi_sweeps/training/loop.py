@@ -54,7 +54,6 @@ def training(
         elif run.step % LOOK == 0:
             run.look()
         on_step(run.step)
-    folder.resume.unlink(missing_ok=True)
 
 
 def train_step(run: Run, batch: Batch) -> None:

@@ -133,7 +133,6 @@ class Run:
         log.warning("step %d: %s: diverged, and is not trained on", step, why)
         self.before_write()
         self._write_metrics()
-        self.folder.resume.unlink(missing_ok=True)
         raise Diverged(step)
 
     def _write_metrics(self) -> None:

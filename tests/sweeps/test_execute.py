@@ -12,7 +12,7 @@ import time
 import pytest
 
 from mi_sweeps.store.files import read_table
-from mi_sweeps.store.folders import Cancelled
+from mi_sweeps.store.folders import Cancelled, Folder
 from mi_sweeps.sweeps import execute as module
 from mi_sweeps.sweeps import manifest, plan, workers
 from mi_sweeps.sweeps.execute import Listener, execute
@@ -176,6 +176,39 @@ def test_a_cancelled_cell_goes_on_where_it_was(cells):
     execute(cells[:1])
     assert folder.status().attempts == 2
     assert plan.make(cells[:1]).is_done
+
+
+def test_a_run_that_is_killed_right_before_it_is_done_is_not_trained_again(cells, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    write = Folder._write
+
+    def killed(folder, status):
+        if status.state == "done":
+            raise Killed
+        write(folder, status)
+
+    monkeypatch.setattr(Folder, "_write", killed)
+    with pytest.raises(Killed):
+        execute(cells[:1])
+    monkeypatch.setattr(Folder, "_write", write)
+    folder, _ = plan.folders_of(cells[0])
+    before = folder.checkpoint(4).stat().st_mtime_ns
+    execute(cells[:1])
+    assert plan.make(cells[:1]).is_done
+    assert folder.checkpoint(4).stat().st_mtime_ns == before
+    assert folder.log_file.read_text().count(" step 4: ") == 1
+    assert not folder.resume.exists()
+
+
+def test_a_resume_state_that_a_killed_run_left_goes_with_the_patch_job(cells):
+    execute(cells[:1])
+    folder, patch = plan.folders_of(cells[0])
+    folder.resume.touch()
+    patch.table(4).unlink()
+    execute(cells[:1])
+    assert not folder.resume.exists()
 
 
 def test_changed_prompts_are_not_taken_for_the_planned_ones(small, tmp_path):
