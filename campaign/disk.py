@@ -1,0 +1,74 @@
+"""A disk that fails when it is told to: the library of disk.c, which must be there when a process starts."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("disk.c")
+
+
+class Kind(IntEnum):
+    """What happens at the n-th call, as in disk.c."""
+
+    OFF = 0
+    ONCE = 1
+    """It fails."""
+    FROM_THEN_ON = 2
+    """It and all after it fail."""
+    SHORT = 3
+    """It and all after it write half of what they were asked to."""
+    KILL = 4
+    """It comes with a signal to the process."""
+    READING = 5
+    """The n-th call that reads fails."""
+
+
+ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EROFS": errno.EROFS, "EDQUOT": errno.EDQUOT}
+
+
+def preload(folder: Path) -> None:
+    """Starts this process anew with the library; without a C compiler it goes on without."""
+    if "MI_SWEEPS_DISK" in os.environ or not shutil.which("cc"):
+        return
+    library = folder.absolute() / "disk.so"
+    made = library.with_suffix(f".{os.getpid()}")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(made), str(SOURCE), "-ldl"], check=True)
+    os.replace(made, library)
+    os.environ |= {"LD_PRELOAD": str(library), "MI_SWEEPS_DISK": str(library)}
+    os.execv(sys.executable, sys.orig_argv)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    path = os.environ.get("MI_SWEEPS_DISK")
+    return ctypes.CDLL(path) if path else None
+
+
+def available() -> bool:
+    """Whether this process has the library."""
+    return _library() is not None
+
+
+def arm(folder: Path, kind: Kind = Kind.OFF, error: int = signal.SIGKILL, nth: int = 0) -> None:
+    """From now on this process's calls on what is below a folder are counted, and the n-th one is as `kind` says.
+
+    Args:
+        error: the errno, or for `KILL` the signal.
+    """
+    if library := _library():
+        library.disk_arm(os.fsencode(folder.absolute()), int(kind), error, ctypes.c_long(nth))
+
+
+def calls() -> tuple[int, int]:
+    """How many calls wrote and read since."""
+    library = _library()
+    return (library.disk_writes(), library.disk_reads()) if library else (0, 0)

@@ -1,0 +1,124 @@
+"""Disks that fill, fail, write less than they were asked to, or turn read-only while somebody works."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from campaign import children, disk, sweep
+from campaign.disk import ERRORS, Kind
+from campaign.trials import Fault, Left, Trial, Values
+
+COMMANDS = ["run"] * 8 + ["report", "export", "status"]
+
+WAYS = [
+    *((Kind.ONCE, error) for error in ("ENOSPC", "EIO", "EDQUOT")),
+    *((Kind.FROM_THEN_ON, error) for error in ("ENOSPC", "EIO", "EROFS")),
+    (Kind.SHORT, "short"),
+    (Kind.READING, "EIO"),
+]
+
+
+def trials(folder: Path, quick: bool) -> Iterator[Trial]:
+    """Errors at random calls, and file systems that are too small."""
+    for number in range(2 if quick else 120):
+        yield Trial(f"call-{number:03d}", partial(at_a_call, folder, WAYS[number % len(WAYS)]))
+    for number in range(1 if quick else 20):
+        yield Trial(f"full-{number:03d}", partial(too_small, folder))
+
+
+def at_a_call(folder: Path, way: tuple[Kind, str], chance: random.Random, trial: Path) -> Values:
+    """The n-th call fails; one command after another until two were struck."""
+    if not disk.available():
+        raise Left("no C compiler (cc), which makes the library that lets calls fail")
+    kind, error = way
+    expected = sweep.reference(folder)
+    output = trial / "outputs"
+    counts: Counter[str] = Counter()
+    for number in range(2):
+        command = chance.choice(COMMANDS) if sweep.results(output) else "run"
+        calls = expected.reads if kind == Kind.READING else expected.writes
+        nth = 1 + int(calls * chance.random() ** 2)
+        log = trial / f"{number:02d}-{command}.log"
+        place = trial if command == "export" else output
+        prepare = partial(disk.arm, place, kind, ERRORS.get(error, errno.EIO), nth)
+        words = sweep.words(command, output, *(("--retry",) if command == "run" else ()))
+        _told(children.wait(children.fork(trial, words, log, prepare)), log, counts)
+        counts[f"{error} {kind.name.lower().replace('_', ' ')}" if kind != Kind.SHORT else "short writes"] += 1
+        check_whole(output)
+    sweep.finish(trial, output, expected, "--retry")
+    return counts
+
+
+def too_small(folder: Path, chance: random.Random, trial: Path) -> Values:
+    """A file system that is full before the sweep is done, and grows then."""
+    expected = sweep.reference(folder)
+    most = 3 * sum(map(len, expected.files.values()))
+    place = trial / "disk"
+    place.mkdir()
+    output = place / "outputs"
+    counts: Counter[str] = Counter()
+    size = chance.randint(most // 50, most // 2)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        raise Left(f"no small file system can be mounted: {mounted.stderr.strip()}")
+    try:
+        for number in range(2):
+            log = trial / f"{number:02d}.log"
+            code = children.wait(children.fork(trial, sweep.words("run", output, "--retry"), log))
+            _told(code, log, counts)
+            check_whole(output)
+            counts["file systems that were full"] += 1
+            size *= 2
+            subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
+        subprocess.run(["mount", "-o", f"remount,size={10 * most}", str(place)], check=True)
+        sweep.finish(trial, output, expected, "--retry")
+        return counts
+    finally:
+        children.clear(trial)
+        shutil.copytree(place, trial / "was", ignore_dangling_symlinks=True)
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def _told(code: int, log: Path, counts: Counter[str]) -> None:
+    """Counts how a command ended.
+
+    Raises:
+        Fault: it did not end by itself, or did not say why it failed.
+    """
+    if code not in (0, 1, 2):
+        raise Fault(f"ended with {code}: {sweep.last_line(log)}; see {log}")
+    counts["recovered" if code == 0 else "refused"] += 1
+    if code and not re.search(r"^(error|first error|not finished):? ", log.read_text(), re.M):
+        raise Fault(f"ended with {code} and did not say why; see {log}")
+
+
+def check_whole(output: Path) -> None:
+    """Whatever has its name is whole.
+
+    Raises:
+        Fault: something is not.
+    """
+    from mi_sweeps.errors import UserError
+    from mi_sweeps.store.files import read_json, read_table
+    from mi_sweeps.training import checkpoints
+
+    readers = {".json": read_json, ".parquet": read_table, ".safetensors": checkpoints._load}
+    for file in output.rglob("*"):
+        inside = any(part.endswith(".partial") for part in file.relative_to(output).parts)
+        if inside or file.suffix not in readers or not os.path.isfile(file):
+            continue
+        try:
+            readers[file.suffix](file)
+        except UserError as error:
+            raise Fault(f"looks whole and is not: {error}") from None

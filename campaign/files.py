@@ -1,0 +1,227 @@
+"""Every kind of stored file, cut and with other bytes: named and refused, or read as it was."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from campaign import children, sweep
+from campaign.trials import Fault, Trial, Values
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file."""
+
+    place: str
+    """A pattern below the output."""
+    read: Callable[[Path, Path], Any]
+    """How the program reads it, given the file and the output; its value can be compared."""
+
+
+def _tensors(file: Path, output: Path) -> Any:
+    import torch
+
+    from mi_sweeps.training import checkpoints
+
+    tensors, metadata = checkpoints._load(file)
+    return {
+        name: (str(one.dtype), one.reshape(-1).view(torch.uint8).numpy().tobytes()) for name, one in tensors.items()
+    }, metadata
+
+
+def _json(file: Path, output: Path) -> Any:
+    from mi_sweeps.store.files import read_json
+
+    return read_json(file)
+
+
+def _status(file: Path, output: Path) -> Any:
+    from mi_sweeps.store.folders import Folder
+
+    return Folder(file.parent).status()
+
+
+def _table(file: Path, output: Path) -> Any:
+    from mi_sweeps.store.files import read_table
+
+    return read_table(file).to_pydict()
+
+
+def _columns(file: Path, output: Path) -> Any:
+    from mi_sweeps.store.files import read_columns
+
+    return list(read_columns(file, ("step", "split", "metric", "value")))
+
+
+def _sweep(file: Path, output: Path) -> Any:
+    from mi_sweeps.sweeps import manifest
+
+    return [(entry.run_id, entry.patch_id, entry.overrides, entry.config) for entry in manifest.load(output, "s")]
+
+
+def _submission(file: Path, output: Path) -> Any:
+    from mi_sweeps.slurm import submissions
+
+    return submissions.read(file)
+
+
+def _prompts(file: Path, output: Path) -> Any:
+    from mi_sweeps.sweeps import manifest
+    from mi_sweeps.tasks import data
+
+    return data.load(manifest.load(output, "s")[0].cell(output).config, None, output)
+
+
+KINDS = {
+    "run.json": Kind("runs/*/run.json", _json),
+    "patch.json": Kind("runs/*/patches/*/patch.json", _json),
+    "audit.json": Kind("runs/*/audit.json", _json),
+    "status.json of a run": Kind("runs/*/status.json", _status),
+    "status.json of a patch job": Kind("runs/*/patches/*/status.json", _status),
+    "wandb.json": Kind("runs/*/wandb.json", _json),
+    "sweep.json": Kind("sweeps/s/sweep.json", _sweep),
+    "slurm/ID.json": Kind("sweeps/s/slurm/*.json", _submission),
+    "a worker's record": Kind("sweeps/s/workers/*.json", _json),
+    "workers' orders": Kind("sweeps/s/submissions/*.json", _json),
+    "metrics.parquet": Kind("runs/*/metrics.parquet", _table),
+    "metrics.parquet, some columns": Kind("runs/*/metrics.parquet", _columns),
+    "tables/STEP.parquet": Kind("runs/*/patches/*/tables/*.parquet", _table),
+    "checkpoints/STEP.safetensors": Kind("runs/*/checkpoints/*.safetensors", _tensors),
+    "checkpoints/STEP.safetensors, delta": Kind("delta.safetensors", _tensors),
+    "resume.safetensors": Kind("runs/*/resume.safetensors", _tensors),
+    "data: audit.json": Kind("data/*/audit.json", _prompts),
+    "data: prompts": Kind("data/*/train/*.arrow", _prompts),
+    "data: about the prompts": Kind("data/*/train/*.json", _prompts),
+}
+
+
+def trials(folder: Path, quick: bool) -> Iterator[Trial]:
+    """Each kind by itself, read as the program reads it; then through commands."""
+    for name, kind in KINDS.items():
+        yield Trial(name, partial(damaged, folder, kind, 10 if quick else 1, 20 if quick else 300))
+    for number in range(0 if quick else 40):
+        yield Trial(f"commands-{number:03d}", partial(through_commands, folder))
+
+
+def damaged(folder: Path, kind: Kind, every: int, flips: int, chance: random.Random, trial: Path) -> Values:
+    """Cut at every percent (or some of them), and with one to four other bytes, or a block of zeros."""
+    from mi_sweeps.errors import UserError
+
+    output = trial / "outputs"
+    make(folder, output, trial)
+    file = chance.choice(sorted(output.glob(kind.place)))
+    content = file.read_bytes()
+    whole = kind.read(file, output)
+    counts: Counter[str] = Counter()
+
+    def attempt(damage: str, other: bytes) -> None:
+        counts[damage] += 1
+        file.write_bytes(other)
+        try:
+            found = kind.read(file, output)
+        except UserError as error:
+            if (
+                "\n" in str(error)
+                or file.name not in str(error)
+                and file.relative_to(output).parts[1] not in str(error)
+            ):
+                raise Fault(f"{damage}: does not name {file}: {error}") from None
+            counts["refused"] += 1
+            return
+        if found != whole:
+            (trial / "damaged").write_bytes(other)
+            raise Fault(f"{damage}: {trial / 'damaged'} is read as data")
+        counts["read as it was"] += 1
+
+    for percent in range(0, 100, every):
+        attempt("cut", content[: len(content) * percent // 100])
+    attempt("cut", content[:-1])
+    for number in range(flips):
+        other = bytearray(content)
+        if number % 10 == 9:
+            at, size = chance.randrange(len(content)), chance.choice([16, 64, 512])
+            other[at : at + size] = bytes(len(other[at : at + size]))
+            damage = "zeros"
+        else:
+            for _ in range(chance.choice([1, 1, 1, 2, 4])):
+                other[chance.randrange(len(other))] ^= chance.randrange(1, 256)
+            damage = "other bytes"
+        if other != content:
+            attempt(damage, bytes(other))
+    return counts
+
+
+def through_commands(folder: Path, chance: random.Random, trial: Path) -> Values:
+    """One damaged file; each command refuses it by name or does what it does with a whole one. When it is deleted,
+    `run` makes it anew."""
+    expected = sweep.reference(folder)
+    output = trial / "outputs"
+    shutil.copytree(folder / "scratch" / "reference" / "outputs", output)
+    places = ("runs/*/*.json", "runs/*/patches/*/*.json", "runs/*/metrics.parquet", "runs/*/checkpoints/*")
+    more = ("runs/*/patches/*/tables/*", "sweeps/s/sweep.json", "data/*/audit.json", "data/*/train/*.arrow")
+    file = chance.choice(sorted(output.glob(chance.choice(places + more))))
+    content = bytearray(file.read_bytes())
+    if chance.random() < 0.5:
+        del content[chance.randrange(len(content)) :]
+    else:
+        content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
+    file.write_bytes(content)
+    # So that prompts and weights are asked for: one table is made again.
+    table = chance.choice(sorted(output.glob("runs/*/patches/*/tables/*")))
+    if table != file:
+        table.unlink()
+    counts: Counter[str] = Counter({"files": 1})
+    for command in ("status", "report", "export", "run"):
+        log = trial / f"{command}.log"
+        words = sweep.words(command, output, *(("--retry",) if command == "run" else ()))
+        code = children.wait(children.fork(trial, words, log))
+        if code not in (0, 1, 2):
+            raise Fault(f"`{command}` ended with {code}; see {log}")
+        counts["commands"] += 1
+        printed = "".join(log.read_text().split())
+        if code:
+            counts["refused"] += 1
+            named = (file.name, file.parent.name)
+            if not any(name in printed for name in named) and command != "run":
+                raise Fault(f"`{command}` does not name {file}; see {log}")
+    data = output / "data"
+    shutil.rmtree(data) if file.is_relative_to(data) else file.unlink()
+    sweep.finish(trial, output, expected, "--retry")
+    return counts
+
+
+def make(folder: Path, output: Path, trial: Path) -> None:
+    """The undisturbed sweep's files, and those that it has only at other times."""
+    import torch
+
+    from mi_sweeps.slurm.arrays import Array
+    from mi_sweeps.slurm.submissions import Submission
+    from mi_sweeps.store.files import write_json
+    from mi_sweeps.store.folders import now
+    from mi_sweeps.sweeps.workers import Worker
+    from mi_sweeps.training import checkpoints
+
+    sweep.reference(folder)
+    shutil.copytree(folder / "scratch" / "reference" / "outputs", output)
+    run = next((output / "runs").iterdir())
+    weights, _ = checkpoints._load(sorted((run / "checkpoints").iterdir())[-1])
+    state = {
+        f"{key}.{name}": one.clone() for key in ("weight", "exp_avg", "exp_avg_sq") for name, one in weights.items()
+    }
+    checkpoints._save(run / "resume.safetensors", {**state, "random.cpu": torch.get_rng_state()}, "step", "4")
+    small = {name: one for name, one in weights.items() if one.numel() < 20_000}
+    checkpoints.save_weights(output / "delta.safetensors", small, small, "delta")
+    write_json(run / "wandb.json", {"url": "https://wandb.ai/team/project/runs/0123"})
+    ids = sorted(file.name for file in run.glob("patches/*"))
+    arrays = (Array("finetune", ((run.name,),), name="s-0-finetune", jobs=("1",)),) if ids else ()
+    Submission(output / "sweeps" / "s" / "slurm" / "abcd1234.json", "s", now(), ("error",), arrays).write()
+    write_json(output / "sweeps" / "s" / "workers" / "host-1.json", asdict(Worker("host", 1, "local")))
+    orders = {"patch_ids": ids, "retry": [], "threads": 1}
+    write_json(output / "sweeps" / "s" / "submissions" / "20260101T000000-1.json", orders)

@@ -1,0 +1,162 @@
+"""The sweep that is disturbed, and what must be true of it in the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from campaign import children, disk
+from campaign.trials import Fault
+
+OVERRIDES = (
+    "task.prompts.train=24",
+    "task.prompts.heldout=12",
+    "task.prompts.two_name=4",
+    "train.steps=4",
+    "train.batch_size=8",
+    "checkpoint.every=2",
+    "checkpoint.steps=[]",
+    "patching=heads",
+    "patching.prompts=6",
+    "patching.steps=[0,4]",
+    "seed=0,1",
+    "corruption=first,second",
+    "launcher.threads=1",
+    "sweep.name=s",
+)
+"""Two fine-tunes with three checkpoints, and four patch jobs with two tables: all phases, in a few seconds."""
+
+NAME = "s"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The sweep as it is when nothing happens."""
+
+    files: dict[str, bytes]
+    """What must be equal bit by bit, by its place below the output: weights and tables."""
+    seconds: float
+    writes: int
+    """Calls that write below the output."""
+    reads: int
+
+
+def words(command: str, output: Path, *more: str) -> list[str]:
+    """A command on the sweep."""
+    if command == "run":
+        return ["run", *OVERRIDES, f"output={output}", *more]
+    if command == "export":
+        return ["export", str(output.with_name("exported")), NAME, f"output={output}", *more]
+    return [command, NAME, f"output={output}", *more]
+
+
+def results(output: Path) -> dict[str, bytes]:
+    """All that was computed, by its place."""
+    places = ("*/metrics.parquet", "*/checkpoints/[0-9]*", "*/patches/*/tables/[0-9]*")
+    found = (file for place in places for file in (output / "runs").glob(place))
+    return {str(file.relative_to(output)): file.read_bytes() for file in sorted(found)}
+
+
+@cache
+def reference(folder: Path) -> Reference:
+    """Made once."""
+    trial = folder / "scratch" / "reference"
+    shutil.rmtree(trial, ignore_errors=True)
+    trial.mkdir(parents=True)
+    output = trial / "outputs"
+
+    def counted() -> None:
+        disk.arm(output)
+        real = os._exit
+
+        def leave(code: int) -> None:
+            (trial / "calls").write_text(" ".join(map(str, disk.calls())))
+            real(code)
+
+        os._exit = leave
+
+    began = time.monotonic()
+    code = children.wait(children.fork(trial, words("run", output), trial / "log", counted))
+    if code:
+        raise Fault(f"the undisturbed sweep ended with {code}; see {trial / 'log'}")
+    seconds = time.monotonic() - began
+    writes, reads = map(int, (trial / "calls").read_text().split())
+    return Reference(results(output), seconds, writes, reads)
+
+
+def finish(trial: Path, output: Path, expected: Reference, *more: str, commands: Sequence[str] = ("run",)) -> None:
+    """Nothing disturbs the sweep any more: what is left is done, and all is as if nothing had happened.
+
+    Raises:
+        Fault: something is not.
+    """
+    children.clear(trial)
+    # As if an hour had passed, after which leftovers are nobody's.
+    for partial in output.rglob("*.partial"):
+        os.utime(partial, (time.time() - 7200,) * 2)
+    for command in commands:
+        log = trial / f"last-{command}.log"
+        code = children.wait(children.fork(trial, words(command, output, *more), log))
+        if code:
+            raise Fault(f"the undisturbed `{command}` ended with {code}: {last_line(log)}; see {log}")
+    found = results(output)
+    for name, content in expected.files.items():
+        if name not in found:
+            raise Fault(f"{output / name}: not there")
+        if found[name] != content:
+            raise Fault(f"{output / name}: other bits than those of an undisturbed sweep")
+    if more_than_expected := found.keys() - expected.files.keys():
+        raise Fault(f"{sorted(more_than_expected)}: no such file in an undisturbed sweep")
+    check_tidy(output)
+    check_once(output)
+    check_secrets(trial)
+    log = trial / "again.log"
+    before = {file: file.stat().st_mtime_ns for file in output.glob("runs/**/*") if file.is_file()}
+    code = children.wait(children.fork(trial, words("run", output), log))
+    if code or "nothing to do" not in log.read_text():
+        raise Fault(f"`run` of a finished sweep ended with {code}; see {log}")
+    changed = [file for file, at in before.items() if file.stat().st_mtime_ns != at and file.name != ".lock"]
+    if changed:
+        raise Fault(f"{changed[0]}: written anew by `run` of a finished sweep")
+
+
+def check_tidy(output: Path) -> None:
+    """No temporary file is left."""
+    left = [str(file) for file in output.rglob("*") if "partial" in file.name or file.suffix in (".tmp", ".temp")]
+    if left:
+        raise Fault(f"left behind: {', '.join(left[:3])}")
+
+
+def check_once(output: Path) -> None:
+    """No fine-tune and no table was computed to its end twice: each end is in the log once."""
+    for log in (output / "runs").glob("**/log.txt"):
+        ends = Counter(re.findall(r"INFO (step \d+): (?:\d+ rows)?", log.read_text(errors="replace")))
+        is_patch = log.parent.parent.name == "patches"
+        last = max((int(step.split()[1]) for step in ends), default=0)
+        for step, count in ends.items():
+            # A checkpoint of an attempt that was killed before its resume state was there is made again.
+            if count > 1 and (is_patch or step == f"step {last}"):
+                raise Fault(f"{log}: {step} was done {count} times")
+
+
+def check_secrets(trial: Path) -> None:
+    """Nothing that was written has a secret."""
+    for file in trial.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            content = file.read_bytes()
+            for name, secret in children.SECRETS.items():
+                if secret.encode() in content:
+                    raise Fault(f"{file}: has {name}")
+
+
+def last_line(log: Path) -> str:
+    """What was printed last."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
