@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..store import checksums
 from ..store.files import names
 from ..store.folders import Folder, PatchFolder
+from ..sweeps.manifest import sound
 
 Json = dict[str, Any]
 
@@ -171,7 +172,7 @@ def leave_out(error: UserError, damaged: list[str] | None) -> None:
 def _sweep(file: Path) -> Sweep:
     about = _json(file)
     cells = about.get("cells", [])
-    if not (isinstance(cells, list) and all(isinstance(cell, dict) and "run_id" in cell for cell in cells)):
+    if not (isinstance(cells, list) and all(sound(cell) and "run_id" in cell for cell in cells)):
         raise UserError(f"cannot read {file} (not a sweep): delete it and run the sweep again")
     return Sweep(about.get("name", file.parent.name), about.get("command", ""), tuple(cells))
 

@@ -37,6 +37,9 @@ class Child:
 
 def ready() -> None:
     """Imports what commands use; nothing is computed, and no thread is started."""
+    from mi_sweeps import libraries
+
+    libraries.quiet()
     import torch
 
     torch.set_num_threads(1)

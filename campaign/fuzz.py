@@ -222,49 +222,44 @@ NAMES = [
 
 
 def prompts(chance: random.Random, place: Path) -> Callable[[], Any]:
-    """A file of rows: nearly right, or not at all."""
+    """A file of rows: right, nearly right, or not at all."""
     from mi_sweeps.tasks import user
 
-    def row() -> Any:
-        one, two, three = (chance.choice(NAMES) for _ in range(3))
-        listed = [one, two, three]
-        chance.shuffle(listed)
-        where = chance.choice(["park", "shop", "👩‍👩‍👧", "\u202eparc\u202c", "x" * 20_000])
-        question = f"When {listed[0]}, {listed[1]} and {listed[2]} met at the {where}, {one} and {two} gave a ring to"
-        found: Any = {"question": question, "completion": f" {three}"}
-        if chance.random() < 0.3:
-            found = spoilt(found, chance)
-        if chance.random() < 0.03:
-            found["question" if isinstance(found, dict) and "question" in found else 0] = (
-                text(chance) if isinstance(found, dict) else 0
-            )
-        return found
+    wrong, hostile = chance.choice([0.0, 0.0, 0.1, 0.5]), chance.choice([0.0, 0.0, 0.0, 0.3])
 
-    rows: list[Any] = []
-    for _ in range(chance.choice([0, 1, 2, 3, 6, 12])):
-        try:
-            rows.append(row())
-        except (TypeError, IndexError, KeyError):
-            rows.append(value(chance))
+    def row() -> Any:
+        listed = chance.sample(NAMES if chance.random() < wrong else NAMES[:6], 3)
+        one, two, three = chance.sample(listed, 3)
+        where = chance.choice(
+            ["shop", "👩‍👩‍👧", "\u202eparc\u202c", "x" * 20_000] if chance.random() < wrong else ["park"]
+        )
+        question = f"When {listed[0]}, {listed[1]} and {listed[2]} met at the {where}, {one} and {two} gave a ring to"
+        found = {"question": question, "completion": f" {three}"}
+        return spoilt(found, chance) if chance.random() < wrong else found
+
+    rows = [row() for _ in range(chance.choice([0, 1, 2, 6, 12, 24, 24]))]
     lines = [json.dumps(one, ensure_ascii=chance.random() < 0.5) for one in rows]
-    if chance.random() < 0.1:
+    if chance.random() < hostile:
         lines.append('{"question": "a", "question": "b", "completion": "c", "completion": "d"}')
-    if chance.random() < 0.05:
+    if chance.random() < hostile:
         depth = chance.choice([50, 2_000, 200_000])
         lines.append("[" * depth + ("]" * depth if chance.random() < 0.5 else ""))
     written = ("[" + ",\n".join(lines) + "]") if chance.random() < 0.4 else "\n".join(lines)
-    if chance.random() < 0.1 and written:
+    if written and chance.random() < hostile:
         at = chance.randrange(len(written))
         written = written[:at] + chance.choice(NASTY) + written[at + chance.randrange(3) :]
-    encoding = chance.choice(["utf-8"] * 6 + ["utf-8-sig", "utf-16", "latin-1", "utf-32"])
+    encoding = "utf-8"
+    if chance.random() < hostile:
+        encoding = chance.choice(["utf-8-sig", "utf-16", "latin-1", "utf-32"])
     content = written.encode(encoding, "surrogatepass" if encoding.startswith("utf") else "replace")
-    if chance.random() < 0.1 and content:
+    if content and chance.random() < hostile:
         at = chance.randrange(len(content))
         content = content[:at] + bytes(chance.randrange(256) for _ in range(3)) + content[at:]
     (place / "rows.jsonl").write_bytes(content)
 
     def work() -> None:
-        made = user.task(_tokenizer(), path=str(place / "rows.jsonl"), split="names", heldout=0.5, two_name=4, seed=0)
+        options = {"split": "names", "heldout_path": None, "heldout": 0.5, "two_name": 4, "seed": 0}
+        made = user.task(_tokenizer(), path=str(place / "rows.jsonl"), **options)
         kept = [prompt for split in ("train", "heldout") for prompt in made.splits[split]]
         for prompt in kept:
             for begin, end in prompt.slots:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-
 Values = dict[str, float]
 """What a trial counted or measured."""
 
@@ -86,7 +85,7 @@ def _one(part: str, trial: Trial, seed: int, scratch: Path) -> Record:
     except Left as reason:
         left = str(reason)
     except Fault as found:
-        fault, values = str(found), found.values
+        fault, values = str(found), dict(found.values)
     except Exception:  # Of the campaign itself, or of what it calls in this process.
         fault = traceback.format_exc()
     return Record(part, trial.name, seed, round(time.monotonic() - began, 2), values, fault, left)

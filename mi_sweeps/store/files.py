@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,15 +25,15 @@ OLD = 3600.0
 """Seconds after which nobody is still writing a file, where no lock says so."""
 
 
-def clear_partial(folder: Path, older: float = 0.0) -> None:
+def clear_partial(folder: Path, before: float | None = None) -> None:
     """Removes what writers that were killed have left in a folder.
 
     Args:
-        older: only what is older than so many seconds; 0 where nobody can be writing now.
+        before: only what is from before this time, by the clock of the file system; None where nobody can be writing.
     """
     for partial in folder.glob(f".*{PARTIAL}"):
         with suppress(OSError):  # Whoever writes it has finished, or another one clears too.
-            if not older or time.time() - partial.stat().st_mtime > older:
+            if before is None or partial.stat().st_mtime < before:
                 _remove(partial)
 
 

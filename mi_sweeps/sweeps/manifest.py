@@ -19,6 +19,9 @@ from mi_sweeps.store.files import OLD, clear_partial, read_json, write_bytes
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.values import differences, put
 
+READ = ("train", "checkpoint", "patching", "tracking")
+"""Sections of a configuration that are read by who does not validate it."""
+
 WRITTEN = (".", "workers", "submissions", "slurm")
 """Folders of a sweep in which files are written by whoever comes along."""
 
@@ -63,8 +66,6 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
     file = path(output, name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        for place in (output, output / "data", *(file.parent / name for name in WRITTEN)):
-            clear_partial(place, OLD)
         with FileLock(file.with_suffix(".lock")):
             entries = {entry.patch_id: entry for entry in _read(file) or ()}
             base = next((entry.base for entry in entries.values() if entry.base), cells[0].values)
@@ -80,6 +81,10 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
                     differences(base, values),
                 )
             write_bytes(file, seal_object(_text(name, command, base, list(entries.values()))))
+        # By the clock of the file system, which all have in common: this machine's may be wrong.
+        old = file.stat().st_mtime - OLD
+        for place in (output, output / "data", *(file.parent / name for name in WRITTEN)):
+            clear_partial(place, old)
     except OSError as error:
         raise UserError(f"{output}: {error.strerror}; give a folder that can be written with output=DIR") from None
 
@@ -130,27 +135,33 @@ def _read(file: Path) -> list[Entry] | None:
     try:
         # Files of older versions have no base, and all of its configuration in each cell.
         base = values.get("config", {})
+        if not (values["cells"] and all(map(sound, values["cells"]))):
+            raise TypeError
         entries = [
             Entry(cell["run_id"], cell["patch_id"], cell["corruption"], cell["overrides"], base, cell["config"])
             for cell in values["cells"]
         ]
-        if entries and all(map(_is_sound, entries)):
-            return entries
-        raise TypeError
-    except (AttributeError, KeyError, TypeError):
+        for number, entry in enumerate(entries):
+            # What is read of a configuration without validating it, where it is not that of the first cell.
+            if not number or any(key.startswith(READ) for key in entry.changes):
+                cell = entry.cell(file)
+                steps = [type(step) for step in cell.patch_steps]
+                if not (isinstance(cell.values["tracking"], dict) and set(steps) <= {int}):
+                    raise TypeError
+        return entries
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{file}: not a sweep of this version; delete it and run the sweep again") from None
 
 
-def _is_sound(entry: Entry) -> bool:
-    """Whether it has what is read of it without a look at its configuration as a whole."""
-    whole = entry.base or entry.changes
-    return (
-        isinstance(entry.run_id, str)
-        and isinstance(entry.patch_id, str)
-        and isinstance(entry.overrides, dict)
-        and isinstance(entry.changes, dict)
-        and all(isinstance(whole[section], dict) for section in ("train", "checkpoint", "patching", "tracking"))
-    )
+def sound(cell: Any) -> bool:
+    """Whether a cell of a sweep's file has names where there must be some, none of which leads out of its folder."""
+    if not isinstance(cell, dict):
+        return False
+    ids = [cell[key] for key in ("run_id", "patch_id") if key in cell]
+    overrides = cell.get("overrides", {})
+    texts = [cell.get("corruption", ""), *overrides, *overrides.values()] if isinstance(overrides, dict) else [None]
+    named = all(isinstance(id, str) and id not in ("", ".", "..") and not {"/", "\0"} & set(id) for id in ids)
+    return named and all(isinstance(text, str) for text in texts)
 
 
 def names(output: Path) -> list[str]:

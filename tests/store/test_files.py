@@ -146,7 +146,7 @@ def test_what_is_old_is_cleared_where_others_may_write(tmp_path: Path) -> None:
                 partial.mkdir()
                 (partial / "file").touch()
             os.utime(partial, (time.time() - age,) * 2)
-    clear_partial(tmp_path, OLD)
+    clear_partial(tmp_path, time.time() - OLD)
     assert sorted(file.name for file in tmp_path.iterdir()) == [".new.2.partial", ".new.json.1.partial"]
     clear_partial(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.files import write_json
+from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
@@ -106,3 +108,38 @@ def test_what_is_put_changes_nothing_else() -> None:
     assert after == {"a": {"b": [1, {"c": 4}], "d": {}}, "e": 3}
     assert before == {"a": {"b": [1, {"c": 2}], "d": {}}, "e": 3}
     assert put({"a": 1}, ["f", "g"], 5) == {"a": 1, "f": {"g": 5}}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"run_id": {}},
+        {"run_id": "../../elsewhere"},
+        {"patch_id": ""},
+        {"overrides": "seed=0"},
+        {"overrides": {"seed": 0}},
+        {"config": {"patching.steps": 3}},
+        {"config": {"patching.steps": ["0"]}},
+        {"config": {"train.steps": None}},
+    ],
+)
+def test_a_cell_that_cannot_be_is_refused(tmp_path, wrong):
+    (cell,) = expand([f"output={tmp_path}"])
+    manifest.add(tmp_path, "mine", [cell], "")
+    file = manifest.path(tmp_path, "mine")
+    values = read_json(file)
+    write_json(file, {**values, "cells": [{**values["cells"][0], **wrong}]})
+    with pytest.raises(UserError, match=r"sweep\.json: not a sweep of this version"):
+        manifest.load(tmp_path, "mine")
+
+
+def test_what_another_one_writes_is_no_leftover_though_our_clock_is_years_ahead(tmp_path, monkeypatch):
+    (cell,) = expand([f"output={tmp_path}"])
+    (tmp_path / "data" / ".0123.abcd.partial").mkdir(parents=True)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 1e9)
+    manifest.add(tmp_path, "mine", [cell], "")
+    assert (tmp_path / "data" / ".0123.abcd.partial").exists()
+    os.utime(tmp_path / "data" / ".0123.abcd.partial", (real() - 7200,) * 2)
+    manifest.add(tmp_path, "mine", [cell], "")
+    assert not (tmp_path / "data" / ".0123.abcd.partial").exists()
