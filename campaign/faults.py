@@ -29,9 +29,9 @@ WAYS = [
 
 def trials(folder: Path, quick: bool) -> Iterator[Trial]:
     """Errors at random calls, and file systems that are too small."""
-    for number in range(2 if quick else 120):
+    for number in range(2 if quick else 72):
         yield Trial(f"call-{number:03d}", partial(at_a_call, folder, WAYS[number % len(WAYS)]))
-    for number in range(1 if quick else 20):
+    for number in range(1 if quick else 12):
         yield Trial(f"full-{number:03d}", partial(too_small, folder))
 
 
