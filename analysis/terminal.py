@@ -53,7 +53,7 @@ def show(
         parts += _patch(console, frames, patch, site, step)
     parts += _places(run)
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+        console.print(part, markup=True, soft_wrap=isinstance(part, str))
 
 
 def _about(run: folder.Run) -> Iterator[RenderableType]:

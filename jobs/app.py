@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mi_sweeps import libraries
 from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.folders import Busy, describe
+from mi_sweeps.sweeps.source import check_choices
 
 
 def run_app(job: Callable[[Config], None]) -> None:
@@ -23,7 +25,15 @@ def run_app(job: Callable[[Config], None]) -> None:
 
     def one(values: DictConfig) -> None:
         try:
+            if HydraConfig.initialized():
+                check_choices(values, HydraConfig.get().runtime.choices)
             config = parse(values)
+            if config.sweep.grid:
+                name = config.sweep.name
+                raise UserError(
+                    f"sweep={name}: a job is one cell and expands no grid; `mi-sweeps run sweep={name}` does; "
+                    f"for a cell of it give the values, and sweep.name={name}"
+                )
             libraries.ready(config.launcher.threads)
             job(config)
         except UserError as error:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.locations import local
 from mi_sweeps.steps import checkpoint_steps
 
 FORMAT = 1
@@ -20,9 +31,25 @@ FORMAT = 1
 DIVERGED = 3.0
 """What `train.diverged` is where nobody says otherwise (conf/config.yaml)."""
 
+
+def _text(value: Any) -> Any:
+    """A whole number as text: a SLURM account, a commit. Other numbers have lost how they were written."""
+    if isinstance(value, float):
+        raise ValueError(f"{value} is a number, and this is text; put it in quotes as it should be")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _place(value: Any) -> Any:
+    return local(_text(value)) if isinstance(value, (str, int, float, Path)) else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Place = Annotated[Path, BeforeValidator(_place)]
+"""A file or folder, absolute."""
+
 Site = Literal["resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
 Measure = Literal["position_r2", "previous_token", "diagonal", "ablated_loss"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Index = Annotated[int, Field(ge=0)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
@@ -53,13 +80,15 @@ class NamedFunction(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _absolute_paths(cls, values: Any) -> Any:
-        """Whoever computes the cell later may do so from another folder."""
         if not isinstance(values, dict):
             return values
-        return {
-            key: str(Path(value).expanduser().absolute()) if is_path(key) and isinstance(value, str) else value
-            for key, value in values.items()
-        }
+        paths = {key: value for key, value in values.items() if is_path(key) and isinstance(value, str)}
+        for key, value in paths.items():
+            try:
+                paths[key] = str(local(value))
+            except ValueError as error:
+                raise ValueError(f"{key}={value}: {error}") from None
+        return {**values, **paths}
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -74,20 +103,14 @@ class ModelConfig(Section):
     """Which language model. At most one of `hub` and `path`; with neither it is the embedded one."""
 
     name: Name
-    hub: str | None
+    hub: Text | None
     """Name on the Hugging Face hub."""
-    revision: str | None
+    revision: Text | None
     """Commit, tag or branch on the hub."""
-    path: Path | None
+    path: Place | None
     """Folder of the model and its tokenizer."""
     prepend_bos: bool
     """Whether every prompt begins with the tokenizer's beginning-of-sequence token."""
-
-    @field_validator("path")
-    @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        """Whoever computes the cell later may do so from another folder."""
-        return path and path.expanduser().absolute()
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
@@ -228,8 +251,8 @@ class TrackingConfig(Section):
 
     name: Literal["none", "wandb"]
     mode: Literal["offline", "online", "disabled"]
-    project: str
-    entity: str | None
+    project: Text
+    entity: Text | None
 
     @model_validator(mode="after")
     def _wandb_takes_the_names(self) -> TrackingConfig:
@@ -254,14 +277,14 @@ class LauncherConfig(Section):
 class ResourcesConfig(Section):
     """What a job asks a SLURM cluster for; None leaves it to what both stages ask for, and then to the cluster."""
 
-    partition: str | None
-    account: str | None
-    qos: str | None
-    constraint: str | None
+    partition: Text | None
+    account: Text | None
+    qos: Text | None
+    constraint: Text | None
     time: int | None = Field(ge=1)
     """Minutes."""
-    memory: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] | None
-    """Of a node, as `--mem` takes it: 8G."""
+    memory: Annotated[Text, Field(pattern=r"^\d+[KMGT]?$")] | None
+    """Of a node, as `--mem` takes it: 8G; without a unit it is MB."""
     cpus: int | None = Field(ge=1)
     gpus: int | None = Field(ge=0)
     setup: tuple[str, ...]
@@ -328,7 +351,7 @@ class Config(Section):
     seed: int = Field(ge=0, lt=2**63)
     train: TrainConfig
     checkpoint: CheckpointConfig
-    output: Path
+    output: Place
 
     @model_validator(mode="after")
     def _steps_are_checkpoints(self) -> Config:
@@ -353,6 +376,28 @@ class Config(Section):
     def dump(self) -> dict[str, Any]:
         """The configuration as plain JSON values; `parse` reads it back."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def types_of(key: str) -> set[type]:
+    """What may stand at a key, as plain types (`str`, `int`, `tuple`, ...); none where that is not ours to say, as with
+    the arguments of a task.
+    """
+    types: set[type] = {Config}
+    for part in key.split("."):
+        fields = [found.model_fields for found in types if issubclass(found, BaseModel)]
+        types = {found for known in fields if part in known for found in _alternatives(known[part].annotation)}
+    return types
+
+
+def _alternatives(annotation: Any) -> set[type]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _alternatives(arguments[0])
+    if origin in (Union, UnionType):
+        return {found for argument in arguments for found in _alternatives(argument)}
+    if origin is Literal:
+        return {type(argument) for argument in arguments}
+    return {origin or annotation}
 
 
 def parse(values: DictConfig | dict[str, Any]) -> Config:
@@ -403,5 +448,11 @@ def _one_line() -> Iterator[None]:
             raise UserError(f"{key}: no such key; `mi-sweeps plan --config` prints all of them") from None
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":
-            raise UserError(message if message.startswith(key) else f"{key}: {message}") from None
+            told = f"{key}={first['input']}" if isinstance(first["input"], (str, int, float)) else key
+            raise UserError(message if message.startswith(key) else f"{told}: {message}") from None
+        if first["type"] == "tuple_type":
+            given = first["input"]
+            raise UserError(
+                f"{key}={given}: give a list; for example {key}=[{'' if given is None else given}]"
+            ) from None
         raise UserError(f"{key}={first['input']}: {message[0].lower()}{message[1:]}") from None

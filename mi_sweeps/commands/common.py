@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from mi_sweeps import locations
 from mi_sweeps.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def console() -> Console:
     """Where a command prints."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    # Names and folders are printed as they are: [x] is no markup in them, and :fire: no picture.
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def write(console: Console, lines: Iterable[str]) -> None:
@@ -83,6 +85,16 @@ def cells(options: argparse.Namespace) -> list[Cell]:
     return expand(options.words, options.config_dir)
 
 
+def output_of(words: Iterable[str]) -> Path:
+    """The folder of results that output=DIR among some words means, absolute; without it ./outputs.
+
+    Raises:
+        UserError: it means none on this machine.
+    """
+    given = [word.removeprefix("output=") for word in words if word.startswith("output=")]
+    return locations.output(given[-1] if given else locations.DEFAULT)
+
+
 def sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
     """The folder of results and the sweeps that are meant: names, sweep=NAME, output=DIR; no name means all that can be
     read.
@@ -92,16 +104,14 @@ def sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
     """
     from mi_sweeps.sweeps import manifest
 
-    output, chosen = Path("outputs"), []
+    output, chosen = output_of(options.words), []
     for word in options.words:
         key, equals, value = word.partition("=")
         if not equals:
             chosen.append(word)
-        elif key == "output":
-            output = Path(value)
         elif key == "sweep":
             chosen += value.split(",")
-        else:
+        elif key != "output":
             raise UserError(f"{word}: this command takes sweep names and output=DIR")
     if chosen:
         for name in chosen:
@@ -115,7 +125,7 @@ def sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
         except UserError as error:
             damage.append(str(error))
     if not chosen:
-        nothing = f"{output.absolute()}: no sweep was run into this folder; give another with output=DIR"
+        nothing = f"{output}: no sweep was run into this folder; give another with output=DIR"
         raise UserError("; ".join(damage) or nothing)
     options.damaged += damage
     return output, chosen

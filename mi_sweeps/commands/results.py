@@ -20,7 +20,7 @@ def show(options: argparse.Namespace) -> int:
     stray = [word for word in options.words if "=" in word and not word.startswith("output=")]
     if stray:
         raise UserError(f"{stray[0]}: show takes one id of a run or patch job, and output=DIR")
-    output = next((Path(word[7:]) for word in options.words if word.startswith("output=")), Path("outputs"))
+    output = common.output_of(options.words)
     if len(ids) != 1 or len(options.words) > 2:
         raise UserError("show: give one id of a run or patch job, and output=DIR; `mi-sweeps status` lists ids")
     found = find(output, ids[0], options.damaged)

@@ -247,7 +247,7 @@ def _ended_early(output: Path, name: str) -> Iterator[str]:
 
 def status(options: argparse.Namespace) -> int:
     """`mi-sweeps status`."""
-    from rich.markup import escape
+    from rich.text import Text
 
     from mi_sweeps.slurm import steer
     from mi_sweeps.sweeps import manifest, show, workers
@@ -258,22 +258,22 @@ def status(options: argparse.Namespace) -> int:
     console = common.console()
 
     def told(name: str, made: Plan) -> Iterator[RenderableType]:
-        yield f"[bold]{name}[/]: {show.summary(made)}"
+        yield Text.assemble((name, "bold"), f": {show.summary(made)}")
         if queued := steer.in_queue(made):
-            yield escape(f"  in the queue: {queued}")
+            yield f"  in the queue: {queued}"
         for worker in workers.alive(output, name):
             who = f"at work: process {worker.pid}" if worker.pid else "starting: a process"
             yield f"  {who} on {worker.host} ({worker.launcher})"
         for line in () if made.is_done else _ended_early(output, name):
-            yield escape(f"  {line}")
-        yield from map(escape, show.errors(made))
-        yield from map(escape, unmirrored.told(made, name, output))
+            yield f"  {line}"
+        yield from show.errors(made)
+        yield from unmirrored.told(made, name, output)
         cells = show.noteworthy(made)
         if cells:
             yield from show.cell_table(made, cells, console.width)
         if len(cells) < len(made.cells):
             some = f"{len(cells) or 'none'} of {len(made.cells)} cells: those at work, then those that went wrong"
-            yield escape(f"{some}; all: `{hint('status --cells', name, output)}`")
+            yield f"{some}; all: `{hint('status --cells', name, output)}`"
 
     for name in chosen:
         cells = [entry.cell(output) for entry in manifest.load(output, name)]
@@ -288,7 +288,7 @@ def status(options: argparse.Namespace) -> int:
             common.write(console, show.cell_lines(made))
             continue
         for part in told(name, made):
-            console.print(part, soft_wrap=isinstance(part, str))
+            console.print(part, soft_wrap=isinstance(part, (str, Text)))
     return DONE
 
 
@@ -339,6 +339,8 @@ def cancel(options: argparse.Namespace) -> int:
 
 def logs(options: argparse.Namespace) -> int:
     """`mi-sweeps logs`: of sweeps, or of single runs and patch jobs by id."""
+    from rich.text import Text
+
     from mi_sweeps.slurm import states, steer, submissions
     from mi_sweeps.store.folders import Folder
     from mi_sweeps.sweeps import manifest, show, workers
@@ -392,7 +394,7 @@ def logs(options: argparse.Namespace) -> int:
         tails += [(log, None) for log in jobs if log.exists() and log not in told]
         told.update(jobs)
         for log, error in tails:
-            console.print(f"[bold]{title}[/] {status.state} {log}", soft_wrap=True)
+            console.print(Text.assemble((title, "bold"), f" {status.state} {log}"), soft_wrap=True)
             lines = log.read_text(errors="replace").splitlines()
             lines = lines[max(0, len(lines) - options.lines) :]
             if status.state == "failed" and error and error.exists():
@@ -418,9 +420,7 @@ def doctor(options: argparse.Namespace) -> int:
 
     from mi_sweeps.doctor import findings
 
-    output = next(
-        (Path(word.partition("=")[2]) for word in options.words if word.startswith("output=")), Path("outputs")
-    )
+    output = common.output_of(options.words)
     table = Table(box=None, pad_edge=False)
     for column in ("", "found", "advice"):
         table.add_column(column, overflow="fold")

@@ -8,38 +8,29 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mi_sweeps.config import Config, parse, resolve
 from mi_sweeps.errors import UserError
 from mi_sweeps.store import identity
+from mi_sweeps.sweeps import axes as axes_of
+from mi_sweeps.sweeps import source
+from mi_sweeps.sweeps.axes import parsed_override
 from mi_sweeps.sweeps.cells import Cell
-from mi_sweeps.sweeps.values import put
-
-CONFIG = "config"
+from mi_sweeps.sweeps.values import differences, put
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
 """A value that is another one: `${train.steps}`."""
 
 ONE_FOR_A_SWEEP = ("output", "launcher", "tracking", "sweep", "patching.steps")
 """Keys that are part of no identity."""
-
-ANY_KEYS = re.compile(r"launcher\.(\w+\.)?sbatch[.=]")
-"""What is below takes any key; Hydra wants new ones to be marked."""
 
 
 def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cell]:
@@ -51,11 +42,12 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
     Raises:
         UserError: an override is wrong, or the grid is empty.
     """
-    with _hydra(config_dir) as loader:
-        axes = _axes(overrides, loader)
+    with source.opened(config_dir) as loader:
+        axes, grid = axes_of.read(overrides, loader, config_dir)
         swept = [key for key, values in axes.items() if len(values) > 1]
         for key in swept:
-            if {key.lstrip("+"), key.lstrip("+").split(".")[0]} & set(ONE_FOR_A_SWEEP):
+            bare = key.lstrip(axes_of.PREFIXES)
+            if {bare, bare.split(".")[0]} & set(ONE_FOR_A_SWEEP):
                 raise UserError(
                     f"{key}={','.join(axes[key])}: changes no result, so it cannot be swept; give one value"
                 )
@@ -65,6 +57,8 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
         composed: dict[tuple[str, ...], Composed] = {}
         contents = identity.Contents()
         cells: dict[str, Cell] = {}
+        first: Config | None = None
+        twins: dict[tuple[str, str], str] = {}
         for combination in itertools.product(*axes.values()):
             chosen = dict(zip(axes, combination, strict=True))
             lines = {key: f"{key}={value}" for key, value in chosen.items()}
@@ -72,98 +66,73 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
             if fixed not in composed:
                 # All are given: Hydra says which key is wrong.
                 composed[fixed] = _compose(list(lines.values()))
-            config = _cell(composed[fixed], [_parsed(lines[key]) for key in single])
+                _check_grid(composed[fixed], grid)
+            config = _cell(composed[fixed], [parsed_override(lines[key]) for key in single])
+            first = first or config
+            _check_one_for_a_sweep(first, config)
             run_id = identity.run_id(config, contents)
             patch_id = identity.patch_id(config, run_id)
             if patch_id not in cells:
                 cells[patch_id] = Cell(config.dump(), {key: chosen[key] for key in swept}, run_id, patch_id)
+                continue
+            for key, value in cells[patch_id].choices.items():
+                twins.setdefault((key, chosen[key]), value)
+    _check_every_value({key: axes[key] for key in swept}, list(cells.values()), twins)
     return list(cells.values())
 
 
-@contextmanager
-def _hydra(config_dir: Path | None) -> Iterator[ConfigLoader]:
-    if config_dir is not None and not config_dir.is_dir():
-        raise UserError(f"--config-dir {config_dir}: no such folder")
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("mi_sweeps.conf", version_base="1.3"):
-            hydra = GlobalHydra.instance().hydra
-            assert hydra is not None
-            if config_dir is not None:
-                search_path = hydra.config_loader.get_search_path()
-                search_path.prepend("user", f"file://{config_dir.resolve()}")
-                # The compose API knows no second folder, and globs must see it too.
-                hydra.config_loader.repository.initialize_sources(search_path)  # type: ignore[attr-defined]
-            yield hydra.config_loader
-    except UserError:
-        raise
-    except MissingConfigException as error:
-        raise UserError(_no_such_choice(error)) from None
-    except OverrideParseException as error:
-        raise UserError(
-            f"{error.override}: cannot be read as KEY=VALUE ({str(error).splitlines()[0]}); see Hydra's grammar"
-        ) from None
-    except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        if lines and lines[0].startswith("Could not override '"):
-            key = lines[0].split("'")[1]
-            raise UserError(f"{key}: no such key; `mi-sweeps plan --config` prints all of them") from None
-        raise UserError(f"configuration: {' '.join(lines)}") from None
+def _check_grid(composed: Composed, grid: Mapping[str, Any]) -> None:
+    """That the grid in the configuration is the one whose cells these are.
+
+    Raises:
+        UserError: an experiment, or a key on the command line, brings another, which nobody expands.
+    """
+    if composed.values["sweep"]["grid"] != grid:
+        raise UserError("sweep.grid: only the grid of a sweep that the command line names is run; give sweep=NAME")
 
 
-def _no_such_choice(error: MissingConfigException) -> str:
-    message = str(error)
-    options = [line.strip() for line in message.splitlines() if line.startswith("\t")]
-    missing = str(error.missing_cfg_file or "")
-    group, _, name = missing.rpartition("/")
-    shown = ", ".join(option for option in options if "=" not in option)
-    return (
-        f"{group}={name}: no such choice; there are: {shown}" if shown else f"{group or name}: no such group; see conf/"
-    )
+def _check_one_for_a_sweep(first: Config, config: Config) -> None:
+    """That two cells agree in what is one for a sweep, however they came by it.
+
+    Raises:
+        UserError: they would be in two folders, or in two sweeps.
+    """
+    if (config.output, config.sweep.name, config.launcher, config.tracking) == (
+        *(first.output, first.sweep.name, first.launcher, first.tracking),
+    ):
+        return
+    ours, theirs = ({**one.dump(), "sweep": {"name": one.sweep.name}} for one in (first, config))
+    for section in ("output", "sweep", "launcher", "tracking"):
+        for key, value in differences({section: ours[section]}, {section: theirs[section]}).items():
+            before: Any = ours
+            for part in key.split("."):
+                before = before[part]
+            raise UserError(
+                f"{key}: {before} in one cell and {value} in another, and it is one for a whole sweep; "
+                f"let it follow from no key that is swept"
+            )
 
 
-def _axes(overrides: Sequence[str], loader: ConfigLoader) -> dict[str, list[str]]:
-    """For each key its values; first those of the named sweep, then the command line's."""
-    parser = OverridesParser.create(config_loader=loader)
-    given = parser.parse_overrides([f"++{word}" if ANY_KEYS.match(word) else word for word in overrides])
-    named = [override for override in given if override.get_key_element() == "sweep"]
-    axes: dict[str, list[str]] = {}
-    if named:
-        if named[-1].is_sweep_override():
-            raise UserError(f"{named[-1].input_line}: give one named sweep")
-        grid = compose(CONFIG, [f"sweep={named[-1].get_value_element_as_str()}"]).sweep.grid
-        entries = OmegaConf.to_container(grid, resolve=False)
-        assert isinstance(entries, dict)
-        lines = [f"{key!s}={value}" for key, value in entries.items()]
-        for override in parser.parse_overrides(lines):
-            axes[override.get_key_element()] = _values(override)
-    for override in given:
-        axes[override.get_key_element()] = _values(override)
-    return axes
+def _check_every_value(
+    axes: Mapping[str, Sequence[str]], cells: Sequence[Cell], twins: Mapping[tuple[str, str], str]
+) -> None:
+    """That every value that was asked for has a cell.
 
+    Args:
+        twins: of combinations that are the same cell as an earlier one, the value of each key that the earlier has.
 
-def _values(override: Override) -> list[str]:
-    if not override.is_sweep_override():
-        return [override.get_value_element_as_str()]
-    if not override.is_discrete_sweep():
-        raise UserError(f"{override.input_line}: a grid needs values, not an interval; use range(…) or a list")
-    values = list(override.sweep_string_iterator())
-    if not values:
-        raise UserError(
-            f"{override.input_line}: the grid is empty, because this gives no value; use for example range(0,3)"
-        )
-    return values
-
-
-@cache
-def _parser() -> OverridesParser:
-    return OverridesParser.create()
-
-
-@cache
-def _parsed(text: str) -> Override:
-    """An override; parsing one takes a tenth of a millisecond, and a grid has the same ones in many cells."""
-    return _parser().parse_override(text)
+    Raises:
+        UserError: some value changes nothing.
+    """
+    for key, values in axes.items():
+        kept = {cell.choices[key] for cell in cells}
+        known = [parsed_override(f"{key}={value}").value() for value in kept]
+        for value in dict.fromkeys(values):
+            if value not in kept and parsed_override(f"{key}={value}").value() not in known:
+                raise UserError(
+                    f"{key}={value}: computes the same as {key}={twins[key, value]}, so it would have no cell; "
+                    "give one of them"
+                )
 
 
 def _single(axes: Mapping[str, Sequence[str]], loader: ConfigLoader) -> list[str]:
@@ -172,11 +141,15 @@ def _single(axes: Mapping[str, Sequence[str]], loader: ConfigLoader) -> list[str
     A group's choice brings values of its own, a dictionary is merged, and of two overrides of which one lies below the
     other the order matters: those are left to Hydra.
     """
-    parsed = {key: [_parsed(f"{key}={value}") for value in values] for key, values in axes.items()}
+    parsed = {key: [parsed_override(f"{key}={value}") for value in values] for key, values in axes.items()}
     paths = {
         key: override.key_or_group.split(".")
         for key, (override, *_) in parsed.items()
-        if override.package is None and not loader.get_group_options(override.key_or_group)
+        if override.package is None
+        and (
+            not loader.get_group_options(override.key_or_group)
+            or any(isinstance(other.value(), dict) for other in parsed[key])
+        )
     }
 
     def alone(key: str) -> bool:
@@ -206,7 +179,7 @@ class Composed:
 
 
 def _compose(lines: list[str]) -> Composed:
-    config = compose(CONFIG, lines)
+    config = source.compose(lines)
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
     return Composed(config, values)  # type: ignore[arg-type]

@@ -68,9 +68,9 @@ class Bars(Listener):
         self._progress.update(self._all, completed=self._ended)
         name = f"{STAGES[task.stage]} {task.cell.label}"
         if error:
-            self._console.print(f"[red]failed[/] {escape(name)}: {escape(error)}", soft_wrap=True)
+            self._console.print(f"[red]failed[/] {escape(name)}: {escape(error)}", markup=True, soft_wrap=True)
         elif not self._console.is_terminal:
-            self._console.print(f"{self._ended}/{self._total} {escape(name)}", soft_wrap=True)
+            self._console.print(f"{self._ended}/{self._total} {name}", markup=False, soft_wrap=True)
 
 
 def watch(

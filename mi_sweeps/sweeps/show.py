@@ -9,8 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.sparkline import sparkline
@@ -189,10 +189,12 @@ def _table(
         # Ids and states stay whole however narrow the terminal is.
         table.add_column(name, no_wrap=name in (*STATES, RATE), overflow="fold")
     for row, cell in zip(rows, cells, strict=True):
-        *told, run, patch = map(escape, row)
+        *told, run, patch = map(Text, row)
         colours = [COLOURS.get(status.state, "dim") for status in (plan.runs[cell.run_id], plan.patches[cell.patch_id])]
         rate = [rates.get(cell.run_id, "")] if RATE in names else []
-        table.add_row(*told, f"[{colours[0]}]{run}[/]", f"[{colours[1]}]{patch}[/]", *rate)
+        run.stylize(colours[0])
+        patch.stylize(colours[1])
+        table.add_row(*told, run, patch, *rate)
     return table
 
 
@@ -216,7 +218,7 @@ def _rows(plan: Plan, cells: Sequence[Cell]) -> list[list[str]]:
         run_folder, patch_folder = planning.folders_of(cell)
         rows.append(
             [
-                *(_value(cell.values, key) for key in keys),
+                *(_value(cell, key) for key in keys),
                 cell.run_id,
                 _state(plan.runs[cell.run_id], run_folder.path / "checkpoints", cell.checkpoint_steps),
                 _state(plan.patches[cell.patch_id], patch_folder.path / "tables", cell.patch_steps),
@@ -225,10 +227,14 @@ def _rows(plan: Plan, cells: Sequence[Cell]) -> list[list[str]]:
     return rows
 
 
-def _value(values: Any, key: str) -> str:
-    """What a configuration has for a key: a value, or the name of a group's choice."""
+def _value(cell: Cell, key: str) -> str:
+    """What a configuration has for a key: a value, or the name of a group's choice; what the grid gave, where the
+    choice is of a file that fills in other keys (`+experiment=NAME`)."""
+    values: Any = cell.values
     for part in key.lstrip("+").split("."):
-        values = values.get(part, "") if isinstance(values, Mapping) else ""
+        values = values.get(part) if isinstance(values, Mapping) else None
+    if values is None and key.lstrip("+").split(".")[0] not in cell.values:
+        return cell.choices.get(key, "")
     return str(values["name"] if isinstance(values, Mapping) and "name" in values else values)
 
 

@@ -127,13 +127,17 @@ AXES = {
 
 
 def one_by_one(axes: dict[str, list[str]]) -> list[Config]:
-    """The cells of a grid as Hydra composes each by itself."""
-    configs = {}
+    """The cells of a grid as Hydra composes each by itself; a value that makes no cell of its own is an error."""
+    configs: dict[str, tuple[Config, tuple[str, ...]]] = {}
     with initialize_config_module("mi_sweeps.conf", version_base="1.3"):
         for values in itertools.product(*axes.values()):
             config = parse(compose("config", [f"{key}={value}" for key, value in zip(axes, values, strict=True)]))
-            configs.setdefault(patch_id(config), config)
-    return list(configs.values())
+            configs.setdefault(patch_id(config), (config, values))
+    for place, values in enumerate(axes.values()):
+        kept = {chosen[place] for _, chosen in configs.values()}
+        if set(values) - kept and {"1", "1.0"} - set(values):
+            raise UserError("a value without a cell")
+    return [config for config, _ in configs.values()]
 
 
 def outcome(make: Callable[[], list[Config]]) -> list[Config] | None:
@@ -264,3 +268,188 @@ def test_any_option_of_sbatch_can_be_given() -> None:
     assert launcher.finetune.sbatch == {"hold": True}
     with pytest.raises(UserError, match="cannot be swept"):
         expand(["launcher=slurm", "launcher.sbatch.nice=1,2"])
+
+
+def write_sweep(folder: Path, grid: str) -> Path:
+    (folder / "sweep").mkdir(exist_ok=True)
+    (folder / "sweep" / "listed.yaml").write_text(f"name: listed\ngrid:\n{grid}")
+    return folder
+
+
+def test_a_list_in_a_grid_file_is_a_sweep_unless_the_key_holds_a_list(tmp_path: Path) -> None:
+    lists = """
+  corruption: [first, second]
+  seed: [0, 1]
+  optim.lr: [1e-4, 3e-4]
+  optim.betas: [0.9, 0.95]
+  checkpoint.steps: [1, 2]
+  patching.sites: [z]
+  patching.steps: [0, 1]
+  task.names: [Mary, John, Tom, Paul]
+  task.seed: [3]
+"""
+    cells = expand(["sweep=listed"], write_sweep(tmp_path, lists))
+    assert [(cell.config.corruption.name, cell.config.seed, cell.config.optim.lr) for cell in cells] == [
+        *itertools.product(("first", "second"), (0, 1), (1e-4, 3e-4))
+    ]
+    config = cells[0].config
+    assert (config.optim.betas, config.checkpoint.steps, config.patching.sites) == ((0.9, 0.95), (1, 2), ("z",))
+    assert config.patch_steps == [0, 1]
+    assert config.task.arguments["names"] == ["Mary", "John", "Tom", "Paul"]
+    assert config.task.arguments["seed"] == 3
+    assert len(expand(["sweep=listed", "corruption=both"], tmp_path)) == 4
+
+
+def test_the_layers_and_none_of_a_list_are_swept(tmp_path: Path) -> None:
+    """Where a number or null may stand, a list is neither."""
+    grid = "  model: nope\n  task: previous_token\n  corruption: previous\n  model.d_mlp: [null, 32]\n"
+    cells = expand(["sweep=listed", "patching.sites=[z]"], write_sweep(tmp_path, grid))
+    assert [cell.values["model"]["d_mlp"] for cell in cells] == [None, 32]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("seed: []", "grid.seed: the grid is empty"),
+        ("seed: [[0], [1]]", "grid.seed: a list in a grid is a sweep of single values"),
+        ('seed: ["0,1", 2]', "grid.seed: 0,1: one value of a list is a sweep itself"),
+        ("sweep: demo", "grid.sweep: a grid has no other sweep"),
+        ("seed: '[1'", "grid: seed=[1: cannot be read as KEY=VALUE"),
+    ],
+)
+def test_a_wrong_line_of_a_grid_is_named_with_its_file(tmp_path: Path, line: str, says: str) -> None:
+    with pytest.raises(UserError) as refused:
+        expand(["sweep=listed"], write_sweep(tmp_path, f"  {line}\n"))
+    assert str(refused.value).startswith(f"{tmp_path}/sweep/listed.yaml: {says}")
+
+
+@pytest.mark.parametrize("grid", ["  {}\n", ""])
+def test_null_and_yes_in_a_grid_file_are_what_they_are(tmp_path: Path, grid: str) -> None:
+    lines = "  model: gpt2\n  model.revision: null\n  tracking.entity: null\n  model.prepend_bos: true\n"
+    (cell,) = expand(["sweep=listed"], write_sweep(tmp_path, lines))
+    assert (cell.config.model.revision, cell.config.tracking.entity, cell.config.model.prepend_bos) == (
+        *(None, None),
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("grid", "says"),
+    [
+        ("grid:", "grid: give keys with their values"),
+        ("grid: [seed]", "grid: give keys with their values"),
+        ("grid: seed", "grid: give keys with their values"),
+        ("", "grid: give keys with their values"),
+    ],
+)
+def test_a_grid_that_is_none_is_named_with_its_file(tmp_path: Path, grid: str, says: str) -> None:
+    (write_sweep(tmp_path, "") / "sweep" / "listed.yaml").write_text(f"name: listed\n{grid}\n")
+    with pytest.raises(UserError) as refused:
+        expand(["sweep=listed"], tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path}/sweep/listed.yaml: {says}")
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("output=o_${seed}", "output"),
+        ("sweep.name=s${seed}", "sweep.name"),
+        ("tracking.project=p${seed}", "tracking.project"),
+        ("launcher.device=cuda:${seed}", "launcher.device"),
+    ],
+)
+def test_what_is_one_for_a_sweep_follows_from_no_swept_key(override: str, key: str) -> None:
+    with pytest.raises(UserError, match=rf"\A{key}: .*0 in one cell and .*1 in another, and it is one for a whole"):
+        expand([override, "seed=0,1"])
+    assert len(expand([override, "seed=1"])) == 1
+
+
+def write_experiment(folder: Path, name: str, text: str) -> None:
+    (folder / "experiment").mkdir(exist_ok=True)
+    (folder / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+
+
+def test_experiment_files_cannot_set_what_is_one_for_a_sweep_differently(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "a", "output: one\nseed: 1")
+    write_experiment(tmp_path, "b", "output: other\nseed: 2")
+    with pytest.raises(UserError, match=r"\Aoutput: .*/one in one cell and .*/other in another"):
+        expand(["+experiment=a,b"], tmp_path)
+
+
+@pytest.mark.parametrize("text", ["defaults: [{override /sweep: demo}]", "sweep: {grid: {seed: '0,1'}}"])
+def test_a_grid_that_nobody_would_expand_is_refused(tmp_path: Path, text: str) -> None:
+    write_experiment(tmp_path, "a", text)
+    with pytest.raises(UserError, match=r"\Asweep\.grid: .*; give sweep=NAME\Z"):
+        expand(["+experiment=a"], tmp_path)
+
+
+@pytest.mark.parametrize("override", ["corruption=[first,second]", "corruption=both,[first,second]"])
+def test_a_list_of_choices_is_refused_with_what_was_meant(override: str) -> None:
+    with pytest.raises(UserError, match=r"\Acorruption=\[first,second\]: .* give corruption=first,second\Z"):
+        expand([override])
+
+
+def test_a_list_of_choices_in_a_file_is_refused_too(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "a", "defaults: [{override /corruption: [first, second]}]")
+    with pytest.raises(UserError, match=r"\Acorruption: a list of choices, .* give corruption=ONE,OTHER\Z"):
+        expand(["+experiment=a"], tmp_path)
+
+
+def test_a_forced_key_takes_the_place_of_the_grids(own: Path) -> None:
+    cells = expand(["sweep=mine", "++optim.lr=1e-3"], own)
+    assert [(cell.config.seed, cell.config.optim.lr) for cell in cells] == [(0, 1e-3), (1, 1e-3)]
+    assert {key for cell in cells for key in cell.choices} == {"seed"}
+
+
+def test_a_new_key_of_a_grid_is_still_new_when_its_value_is_another(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "  seed: 0,1\n  +task.word: a,b\n")
+    assert choices(expand(["sweep=listed", "task.word=c,d"], tmp_path), "+task.word") == ["c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["patching.engine=fast,reference"], "patching.engine=reference: computes the same as patching.engine=fast"),
+        (["optim.lr=1e-4,3e-4", "optim={lr: 1e-3}"], "optim.lr=0.0003: computes the same as optim.lr=0.0001"),
+    ],
+)
+def test_a_value_that_would_have_no_cell_is_refused(overrides: list[str], says: str) -> None:
+    with pytest.raises(UserError) as refused:
+        expand(overrides)
+    assert str(refused.value).startswith(says)
+
+
+def test_a_key_that_matters_in_some_cells_only_can_be_swept() -> None:
+    cells = expand(["train.steps=8,24", "checkpoint.every=12,16"])
+    assert [(cell.config.train.steps, cell.config.checkpoint.every) for cell in cells] == [(8, 12), (24, 12), (24, 16)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "section", "key", "text"),
+    [
+        (["sweep.name=42"], "sweep", "name", "42"),
+        (["launcher=slurm", "launcher.memory=8192"], "launcher", "memory", "8192"),
+        (["launcher=slurm", "launcher.account=0123"], "launcher", "account", "0123"),
+        (["model=gpt2", "model.revision=12e45678"], "model", "revision", "12e45678"),
+        (["model=gpt2", "model.revision=null"], "model", "revision", None),
+        (["tracking.project=1.10"], "tracking", "project", "1.10"),
+    ],
+)
+def test_a_number_where_text_is_meant_is_text_as_it_was_written(
+    overrides: list[str], section: str, key: str, text: str | None
+) -> None:
+    (cell,) = expand(overrides)
+    assert cell.values[section][key] == text
+
+
+def test_numbers_in_a_sweep_of_texts_are_texts(tmp_path: Path) -> None:
+    cells = expand(["model=gpt2", "model.revision=12e45678,main,007"])
+    assert [cell.values["model"]["revision"] for cell in cells] == ["12e45678", "main", "007"]
+    write_sweep(tmp_path, "  model: gpt2\n  model.revision: ['12e45678', main, 123]\n")
+    cells = expand(["sweep=listed"], tmp_path)
+    assert [cell.values["model"]["revision"] for cell in cells] == ["12e45678", "main", "123"]
+    write_sweep(tmp_path, "  model: gpt2\n  model.revision: 12e45678\n")
+    with pytest.raises(
+        UserError, match=r"listed\.yaml: grid\.model\.revision: inf is a number, and this is text; put it in quotes"
+    ):
+        expand(["sweep=listed"], tmp_path)

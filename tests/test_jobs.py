@@ -1,0 +1,35 @@
+"""Jobs by hand, as Hydra applications: what is not one cell is refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mi_sweeps.config import Config
+from mi_sweeps.jobs.app import run_app
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sweep=grid"], "error: sweep=grid: a job is one cell and expands no grid; `mi-sweeps run sweep=grid` does"),
+        (["-m", "sweep=grid"], "error: sweep=grid: a job is one cell and expands no grid"),
+        (["corruption=[first,second]"], "error: corruption: a list of choices, and a run has one of them"),
+    ],
+)
+def test_a_job_that_would_be_another_than_was_asked_for_is_refused(
+    words: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *words])
+    done: list[Config] = []
+    with pytest.raises(SystemExit) as stopped:
+        run_app(done.append)
+    assert (stopped.value.code, done) == (2, [])
+    assert says in capsys.readouterr().err
