@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..hints import hint
 from ..store import checksums
 from ..store.files import names
 from ..store.folders import Folder, PatchFolder
@@ -152,7 +153,9 @@ def find(output: Path, id: str, damaged: list[str] | None = None) -> Output:
     found = [id] if id in owners else [known for known in owners if known.startswith(id)]
     runs = {owners[known] for known in found}
     if not runs:
-        raise UserError(f"{id}: no run or patch job of that id in {output}; `mi-sweeps status --cells` lists them")
+        raise UserError(
+            f"{id}: no run or patch job of that id in {output}; `{hint('status --cells', '', output)}` lists them"
+        )
     if len(runs) > 1:
         raise UserError(f"{id}: {len(found)} ids begin so, {found[0]} and {found[1]} among them; give more of it")
     run_id = runs.pop()

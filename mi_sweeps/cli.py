@@ -6,6 +6,7 @@ The commands themselves are in `mi_sweeps.commands`.
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, cast, get_args
 
-from mi_sweeps import __version__, libraries
+from mi_sweeps import __version__, libraries, locations
 from mi_sweeps.commands import common, results, sweeps
 from mi_sweeps.commands.common import Output
 from mi_sweeps.errors import UserError
@@ -66,8 +67,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         _complain(str(error))
         return BAD_INPUT
     except OSError as error:
-        where = f"{error.filename}: " if error.filename and str(error.filename) not in describe(error) else ""
-        _complain(f"{where}{describe(error)}")
+        known = error.strerror and error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT)
+        _complain(f"{error.filename}: {error.strerror}" if known else describe(error))
         return BAD_INPUT
     except (KeyboardInterrupt, Cancelled) as stopped:
         _complain(str(stopped) or "stopped; the same command goes on from here")
@@ -78,6 +79,14 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text}: not 0 or a positive number")
     return int(text)
+
+
+def _place(text: str) -> Path:
+    """A file or folder that an option names; no shell expands the ~ of --to=~/page.html."""
+    try:
+        return locations.local(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
 
 
 def _failures(text: str) -> tuple[Failure, ...]:
@@ -117,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KINDS",
             help="also what failed before; --retry=timeout,node only what failed so (error, oom, timeout, node)",
         )
-        sub.add_argument("--config-dir", type=Path, metavar="DIR", help="your own configuration, searched before ours")
+        sub.add_argument("--config-dir", type=_place, metavar="DIR", help="your configuration, searched before ours")
         if name == "plan":
             sub.add_argument("--config", action="store_true", help="print the whole configuration of the first cell")
             sub.add_argument("--cells", action="store_true", help="print every cell with its ids and states")
@@ -141,10 +150,10 @@ def _parser() -> argparse.ArgumentParser:
         "--lines", type=_count, default=TAIL_LINES, metavar="N", help="lines of each log (default: %(default)s)"
     )
     sub = add("report", results.report, "write a self-contained HTML page that compares runs", "SWEEP")
-    sub.add_argument("--to", type=Path, metavar="FILE", help="default: OUTPUT/report.html")
+    sub.add_argument("--to", type=_place, metavar="FILE", help="default: OUTPUT/report.html")
     sub.add_argument(
         "--figures",
-        type=Path,
+        type=_place,
         metavar="DIR",
         help="also write the pictures as PNG, SVG and PDF, and over the checkpoints as GIF (with ffmpeg also MP4)",
     )
@@ -171,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--report", action="store_true", help="make or update a report, too")
     sub.add_argument("--dry-run", action="store_true", help="print what would be saved, as JSON; no login, no network")
-    sub.add_argument("--to", type=Path, metavar="FILE", help="where a dry run is written")
+    sub.add_argument("--to", type=_place, metavar="FILE", help="where a dry run is written")
     add("doctor", sweeps.doctor, "show what this machine has, and what is missing", "output=DIR")
     return parser
 

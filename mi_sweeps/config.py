@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -287,10 +288,25 @@ class ResourcesConfig(Section):
     """Of a node, as `--mem` takes it: 8G; without a unit it is MB."""
     cpus: int | None = Field(ge=1)
     gpus: int | None = Field(ge=0)
+    """How many."""
     setup: tuple[str, ...]
     """Lines of shell before the job's own."""
     sbatch: dict[str, str | int | float | bool]
     """Any other option of sbatch, by its long name."""
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _minutes(cls, time: Any) -> Any:
+        if isinstance(time, str) and not time.isdecimal():
+            raise ValueError("give minutes, as a whole number; an hour is 60")
+        return time
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _count(cls, gpus: Any) -> Any:
+        if isinstance(gpus, str) and not gpus.isdecimal():
+            raise ValueError(f"give how many; a kind of GPU is asked for with launcher.sbatch.gres=gpu:{gpus}")
+        return gpus
 
 
 class PatchResourcesConfig(ResourcesConfig):
@@ -360,6 +376,15 @@ class Config(Section):
             raise ValueError(
                 f"patching.steps: {unknown} are no checkpoints of this run ({self.checkpoint_steps}); "
                 "choose among those, or add them to checkpoint.steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _delta_has_a_base(self) -> Config:
+        if self.checkpoint.storage == "delta" and isinstance(self.model, ScratchConfig):
+            raise ValueError(
+                f"checkpoint.storage=delta: model={self.model.name} begins from nothing, so what is kept would be "
+                "weights rounded to bf16, not a small difference; use checkpoint.storage=full"
             )
         return self
 
@@ -435,6 +460,11 @@ def _one_line() -> Iterator[None]:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key}: no value; give {error.full_key}=VALUE on the command line") from None
     except OmegaConfBaseException as error:
+        if error.full_key == "model.d_vocab":
+            raise UserError(
+                "model.d_vocab: a model from nothing has its task's tokens, and this task has no key d_vocab; "
+                "give task=previous_token"
+            ) from None
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -451,8 +481,6 @@ def _one_line() -> Iterator[None]:
             told = f"{key}={first['input']}" if isinstance(first["input"], (str, int, float)) else key
             raise UserError(message if message.startswith(key) else f"{told}: {message}") from None
         if first["type"] == "tuple_type":
-            given = first["input"]
-            raise UserError(
-                f"{key}={given}: give a list; for example {key}=[{'' if given is None else given}]"
-            ) from None
+            given = "null" if first["input"] is None else first["input"]
+            raise UserError(f"{key}={given}: give a list; for example {key}=[{given}]") from None
         raise UserError(f"{key}={first['input']}: {message[0].lower()}{message[1:]}") from None

@@ -9,7 +9,7 @@ from mi_sweeps import locations
 
 
 def hint(command: str, sweeps: str, output: Path) -> str:
-    """A command for sweeps, as the user should type it next: it can be pasted into a shell."""
+    """A command for sweeps, or for all if none is named, as the user should type it next: a shell takes it as it is."""
     default = output.absolute() == Path(locations.DEFAULT).absolute()
-    where = "" if default else f" {shlex.quote(f'output={locations.quoted(output)}')}"
-    return f"mi-sweeps {command} {sweeps}{where}"
+    where = "" if default else shlex.quote(f"output={locations.quoted(output)}")
+    return " ".join(filter(None, ("mi-sweeps", command, sweeps, where)))

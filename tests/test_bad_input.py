@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from mi_sweeps import cli
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store import files
-from mi_sweeps.sweeps import plan
+from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
 
 
@@ -31,6 +32,14 @@ def refuse(capsys, tmp_path):
         return complaint
 
     return run
+
+
+@pytest.fixture(scope="module")
+def one_run(small, tmp_path_factory):
+    """A folder of results whose sweep was planned and not begun."""
+    output = tmp_path_factory.mktemp("planned") / "a [b] :fire: c,d"
+    manifest.add(output, "default", expand([*small, f"output='{output}'"]), "mi-sweeps run")
+    return output
 
 
 @pytest.mark.parametrize(
@@ -77,6 +86,12 @@ def refuse(capsys, tmp_path):
         ("tracking.entity=me/mine", "tracking.entity='me/mine': has '/'"),
         ("launcher.stack=0", "launcher.stack=0: input should be greater than or equal to 1"),
         ("launcher.device=cuda:99", "launcher.device=cuda:99"),
+        ("optim=null", "optim=null: not the name of a choice; there are: adamw"),
+        ("model=null", "model=null: not the name of a choice; there are: gpt2"),
+        ("=1", "=1: no key before the =; give KEY=VALUE"),
+        ("corruption=[first,second]", "to sweep over them give corruption=first,second"),
+        ("patching.sites=z", "patching.sites=z: give a list; for example patching.sites=[z]"),
+        ("model=nope", "give task=previous_token"),
         ("model.prepend_bos=true", "model.prepend_bos=true: the model's tokenizer has no such token"),
     ],
 )
@@ -84,6 +99,41 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
     output = tmp_path / "outputs"
     assert says in refuse("run", override, f"output={output}")
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ("corruption=previous", "corruption=previous: task=ioi3 has none of that name; use corruption=first"),
+        ("task=ioi2 corruption=second", "corruption=second: task=ioi2 has none of that name; use corruption=first"),
+        ("sweep=nope corruption=first", "corruption=first: task=previous_token has none of that name"),
+        ("sweep=nope patching=full", "patching.sites: model=nope has attention only (model.d_mlp=null)"),
+        ("sweep=nope checkpoint.storage=delta", "model=nope begins from nothing"),
+        ("model=nope model.d_vocab=9", "task=ioi3: is made of text, and model=nope has no tokenizer"),
+        ("launcher=slurm launcher.time=1:00:00", "launcher.time=1:00:00: give minutes, as a whole number"),
+        ("launcher=slurm launcher.gpus=a100:1", "is asked for with launcher.sbatch.gres=gpu:a100:1"),
+        ("launcher=slurm launcher.patch.gpus=a100:1", "launcher.patch.gpus=a100:1: give how many"),
+        (
+            "schedule=constant,cosine schedule.warmup_ratio=0.1",
+            "schedule.warmup_ratio: schedule=constant has no such key",
+        ),
+        ("output=s3://bucket/x", "output=s3://bucket/x: not a place on this machine"),
+        ("--config-dir=s3://x", "s3://x: not a place on this machine"),
+    ],
+)
+def test_plan_refuses_what_the_configuration_says_to_be_wrong(capsys, overrides, says):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan", *overrides.split()])
+    assert stopped.value.code == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["export FILE/x", "report --to FILE/x.html"])
+def test_a_place_that_cannot_be_made_is_named_without_our_own_files(refuse, one_run, command):
+    file = one_run / "sweeps" / "default" / "sweep.json"
+    words = [word.replace("FILE", str(file)) for word in command.split()]
+    complaint = refuse(*words, f"output='{one_run}'")
+    assert str(file) in complaint and ".py, line" not in complaint
 
 
 def test_a_corruption_that_the_task_does_not_have(refuse, tmp_path):
@@ -287,3 +337,20 @@ with folder.claim(), folder.attempt():
 
 def test_show_with_a_word_that_it_does_not_know(refuse):
     assert "outptu=o: show takes one id of a run or patch job, and output=DIR" in refuse("show", "abc", "outptu=o")
+
+
+@pytest.mark.parametrize("command", ["logs", "show"])
+def test_a_hint_in_an_error_can_be_pasted(refuse, one_run, command):
+    complaint = refuse(command, "0123456789ab", f"output='{one_run}'")
+    pasted = shlex.split(complaint.split("`")[1])
+    assert pasted == ["mi-sweeps", "status", "--cells", f"output='{one_run}'"]
+
+
+@pytest.mark.parametrize("command", ["plan", "doctor"])
+def test_a_folder_is_printed_as_it_is_called(capsys, one_run, monkeypatch, command):
+    """[b] is no markup, and :fire: no picture."""
+    monkeypatch.setenv("COLUMNS", "500")
+    monkeypatch.setattr("mi_sweeps.doctor.PACKAGES", ())
+    with pytest.raises(SystemExit):
+        cli.main([command, f"output='{one_run}'"])
+    assert str(one_run) in capsys.readouterr().out

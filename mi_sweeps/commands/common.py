@@ -77,12 +77,15 @@ def cells(options: argparse.Namespace) -> list[Cell]:
     Raises:
         UserError: they are wrong.
     """
+    from mi_sweeps.sweeps import early
     from mi_sweeps.sweeps.grid import expand
 
     stray = [word for word in options.words if "=" not in word and not word.startswith(("~", "+"))]
     if stray:
         raise UserError(f"{stray[0]}: not KEY=VALUE; for example sweep={stray[0]}")
-    return expand(options.words, options.config_dir)
+    made = expand(options.words, options.config_dir)
+    early.check(made)
+    return made
 
 
 def output_of(words: Iterable[str]) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from pathlib import Path
 
+from mi_sweeps import locations
 from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE
 from mi_sweeps.errors import UserError
@@ -94,7 +94,11 @@ def export(options: argparse.Namespace) -> int:
 
     if not options.words or "=" in options.words[0]:
         raise UserError("export: no folder given; for example `mi-sweeps export tables`")
-    directory = Path(options.words.pop(0))
+    word = options.words.pop(0)
+    try:
+        directory = locations.local(word)
+    except ValueError as error:
+        raise UserError(f"export {word}: {error}") from None
     output, chosen = common.sweeps(options)
     console = common.console()
     before = exported(directory)

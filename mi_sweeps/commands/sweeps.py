@@ -365,7 +365,8 @@ def logs(options: argparse.Namespace) -> int:
                     chosen[entry.patch_id] = cell
     if named and not wanted:
         raise UserError(
-            f"{named[0]}: no sweep, run or patch job of that name in {output}; `mi-sweeps status` lists them"
+            f"{named[0]}: no sweep, run or patch job of that name in {output}; "
+            f"`{hint('status --cells', '', output)}` lists them"
         )
     console = common.console()
     seen = steer.seen(planning.make(list(chosen.values())), output)
@@ -405,7 +406,7 @@ def logs(options: argparse.Namespace) -> int:
         for worker in workers.dead(output, name) if not named or name in named else ():
             silent = False
             log = Path(worker.log or "")
-            console.print(f"[bold]worker of {name}[/] ended early {log}", soft_wrap=True)
+            console.print(Text.assemble((f"worker of {name}", "bold"), f" ended early {log}"), soft_wrap=True)
             lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
             lines = lines[max(0, len(lines) - options.lines) :]
             console.print("\n".join(lines or [worker.last_line]), markup=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from mi_sweeps import libraries
 from mi_sweeps.config import SlurmConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.hints import hint
 from mi_sweeps.slurm import queue, states, submissions
 from mi_sweeps.slurm.arrays import Array, layout, parameters
 from mi_sweeps.slurm.submissions import Submission
@@ -126,7 +127,7 @@ def submit(submission: Submission, arrays: Sequence[Array], launcher: SlurmConfi
                 jobs += {job.id.partition("_")[0] for job in queue.live({array.name for array in arrays}).values()}
             queue.cancel(jobs)
         except UserError as other:
-            end = f"`mi-sweeps cancel {submission.sweep}` ends what was submitted"
+            end = f"`{hint('cancel', submission.sweep, submission.output)}` ends what was submitted"
             raise UserError(f"{error}; {other}; {end}") from None
         submission.path.unlink()
         raise UserError(f"{error}; nothing was submitted") from None

@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from mi_sweeps.config import Config, parse, resolve
@@ -65,7 +66,10 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
             fixed = tuple(line for key, line in lines.items() if key not in single)
             if fixed not in composed:
                 # All are given: Hydra says which key is wrong.
-                composed[fixed] = _compose(list(lines.values()))
+                try:
+                    composed[fixed] = _compose(list(lines.values()))
+                except HydraException as error:
+                    raise _not_in_this_choice(error, chosen) from None
                 _check_grid(composed[fixed], grid)
             config = _cell(composed[fixed], [parsed_override(lines[key]) for key in single])
             first = first or config
@@ -79,6 +83,18 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
                 twins.setdefault((key, chosen[key]), value)
     _check_every_value({key: axes[key] for key in swept}, list(cells.values()), twins)
     return list(cells.values())
+
+
+def _not_in_this_choice(error: HydraException, chosen: Mapping[str, str]) -> Exception:
+    """The error; where a key below a group is the matter, with the choice that has no such key."""
+    key = source.unknown_key(error)
+    group, _, below = (key or "").partition(".")
+    if not below or group not in chosen:
+        return error
+    return UserError(
+        f"{key}: {group}={chosen[group]} has no such key; where other choices of a sweep have it, run those apart, "
+        f"with the same sweep.name"
+    )
 
 
 def _check_grid(composed: Composed, grid: Mapping[str, Any]) -> None:

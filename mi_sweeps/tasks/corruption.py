@@ -29,10 +29,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.tasks import METRIC_SUBJECTS
 from mi_sweeps.tasks.prompts import Prompt
-
-METRIC_SUBJECTS: dict[str, tuple[int, ...]] = {"first": (0,), "second": (1,), "both": (0, 1), "order": (0, 1)}
-"""For each corruption the indices of the subjects that the answer is measured against."""
 
 
 def corrupt(prompt: Prompt, corruption: str, names: Sequence[str] = ()) -> Prompt:

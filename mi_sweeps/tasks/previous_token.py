@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.tasks import REPLACED
 from mi_sweeps.tasks.batches import generator
 from mi_sweeps.tasks.metrics import Measured, logit_diffs, win_rates
 from mi_sweeps.tasks.pairs import Pairs
@@ -31,9 +32,6 @@ from mi_sweeps.tasks.task import unknown_corruption
 from mi_sweeps.tasks.tokens import NOT_SCORED, Batch, token_batch
 
 BOS = 0
-
-CORRUPTIONS = {"previous": 2, "earlier": 3}
-"""How far from the sequence's end the replaced token is, the last token being 1."""
 
 EVALUATION = 1 << 32
 """Number of the held-out sequences among the random ones; training steps count from 0."""
@@ -104,9 +102,9 @@ class PreviousToken:
 
     def pairs(self, corruption: str, count: int) -> Pairs:
         """The first held-out sequences, with one token replaced."""
-        if corruption not in CORRUPTIONS:
-            raise unknown_corruption(corruption, CORRUPTIONS)
-        place = -CORRUPTIONS[corruption]
+        if corruption not in REPLACED:
+            raise unknown_corruption(corruption, REPLACED)
+        place = -REPLACED[corruption]
         tokens = self.splits["heldout"].tokens[:count]
         replaced = tokens.clone()
         replaced[:, place] = _other(tokens[:, place], self._d_vocab, self._seed)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.tasks.corruption import METRIC_SUBJECTS, corrupt, metric_weights
+from mi_sweeps.tasks import METRIC_SUBJECTS
+from mi_sweeps.tasks.corruption import corrupt, metric_weights
 from mi_sweeps.tasks.ioi import orders
 from mi_sweeps.tasks.lexicon import MINI_NAMES, NAMES
 from mi_sweeps.tasks.prompts import Prompt, fill

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.tasks.previous_token import BOS, CORRUPTIONS, PreviousToken
+from mi_sweeps.tasks import REPLACED
+from mi_sweeps.tasks.previous_token import BOS, PreviousToken
 from mi_sweeps.tasks.tokens import NOT_SCORED, Batch
 
 SIZES = {"d_vocab": 8, "length": 6, "first_scored": 2, "heldout": 10, "seed": 0}
@@ -83,7 +84,7 @@ def test_tokens_are_uniform_and_independent_of_their_place() -> None:
     assert ((tokens[:, 1:] == tokens[:, :-1]).float().mean() - 0.2).abs() < 0.02
 
 
-@given(sizes=tasks(), corruption=st.sampled_from(sorted(CORRUPTIONS)), count=st.integers(1, 20))
+@given(sizes=tasks(), corruption=st.sampled_from(sorted(REPLACED)), count=st.integers(1, 20))
 def test_a_corruption_changes_one_token_and_no_other(sizes: dict[str, int], corruption: str, count: int) -> None:
     task = make(**sizes)
     pairs = task.pairs(corruption, count)
@@ -92,7 +93,7 @@ def test_a_corruption_changes_one_token_and_no_other(sizes: dict[str, int], corr
     assert torch.equal(pairs.clean.tokens, task.splits["heldout"].tokens[:n])
     prompts, positions = (pairs.clean.tokens != pairs.corrupted.tokens).nonzero(as_tuple=True)
     assert prompts.tolist() == list(range(n))
-    assert (positions == sizes["length"] - CORRUPTIONS[corruption]).all()
+    assert (positions == sizes["length"] - REPLACED[corruption]).all()
     assert (pairs.corrupted.tokens[:, 1:] != BOS).all()
     against = pairs.clean.subjects[:, 0]
     if corruption == "previous":
@@ -102,7 +103,7 @@ def test_a_corruption_changes_one_token_and_no_other(sizes: dict[str, int], corr
         assert torch.equal(pairs.clean.answers, pairs.corrupted.answers)
 
 
-@given(corruption=st.sampled_from(sorted(CORRUPTIONS)))
+@given(corruption=st.sampled_from(sorted(REPLACED)))
 def test_a_model_that_says_the_previous_token_is_measured_so(corruption: str) -> None:
     """A logit of 3 for the token before and 0 for all others."""
     pairs = make().pairs(corruption, 10)

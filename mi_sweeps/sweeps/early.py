@@ -1,0 +1,61 @@
+"""What a configuration says by itself to be wrong: `plan` tells it, without the imports that `preflight` needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mi_sweeps.config import Config, ScratchConfig
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.identity import digest
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.tasks import METRIC_SUBJECTS, REPLACED
+
+TEXT = ("mi_sweeps.tasks.ioi.task", "mi_sweeps.tasks.user.task")
+"""Tasks of prompts with names."""
+
+TOKENS = "mi_sweeps.tasks.previous_token.PreviousToken"
+
+
+def check(cells: Sequence[Cell]) -> None:
+    """That the parts of each configuration fit each other, as far as they are ours.
+
+    Raises:
+        UserError: a task has not the corruption, or a model not what is asked for.
+    """
+    checked = set()
+    for cell in cells:
+        key = digest([cell.values[name] for name in ("model", "task", "corruption", "patching")])
+        if key not in checked:
+            checked.add(key)
+            _check(cell.config)
+
+
+def _check(config: Config) -> None:
+    model, task, corruption = config.model, config.task, config.corruption.name
+    known = _corruptions(config)
+    if known and corruption not in known:
+        others = f", or one of {', '.join(known[1:])}" if known[1:] else ""
+        raise UserError(
+            f"corruption={corruption}: task={task.name} has none of that name; use corruption={known[0]}{others}"
+        )
+    if isinstance(model, ScratchConfig):
+        if task.target in TEXT:
+            raise UserError(
+                f"task={task.name}: is made of text, and model={model.name} has no tokenizer; "
+                "use task=previous_token, or another model"
+            )
+        if model.d_mlp is None and "mlp_out" in config.patching.sites:
+            raise UserError(
+                f"patching.sites: model={model.name} has attention only (model.d_mlp=null); leave mlp_out out"
+            )
+
+
+def _corruptions(config: Config) -> list[str]:
+    """Those of a task of ours; of others only they know."""
+    target, arguments = config.task.target, config.task.arguments
+    if target == TOKENS:
+        return list(REPLACED)
+    if target not in TEXT:
+        return []
+    subjects = arguments.get("n_names", 3) - 1
+    return [name for name, against in METRIC_SUBJECTS.items() if max(against) < subjects]
