@@ -57,5 +57,5 @@ def _corruptions(config: Config) -> list[str]:
         return list(REPLACED)
     if target not in TEXT:
         return []
-    subjects = arguments.get("n_names", 3) - 1
+    subjects = 1 if arguments.get("n_names") == 2 else 2
     return [name for name, against in METRIC_SUBJECTS.items() if max(against) < subjects]
