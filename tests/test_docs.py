@@ -53,8 +53,9 @@ def test_own_task_is_a_sweep_that_runs(page: str, tmp_path: Path) -> None:
     assert "logit_diff_beginning" in page_made
     assert len(list(tmp_path.glob("outputs/runs/*/patches/*/tables/*.parquet"))) == 2 * 3
     wrong = subprocess.run(
-        ["bash", "-uc", script.splitlines()[0] + "\nmi-sweeps plan --config-dir conf task=induction model=nope patching=position "
-         "corruption=previous && mi-sweeps run --config-dir conf task=induction model=nope patching=position corruption=previous"],
+        ["bash", "-uc", script.splitlines()[0] +
+         "\ngiven='task=induction model=nope patching=position corruption=previous'"
+         "\nmi-sweeps plan --config-dir conf $given && mi-sweeps run --config-dir conf $given"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert wrong.returncode == 2
