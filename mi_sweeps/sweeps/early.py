@@ -20,11 +20,11 @@ def check(cells: Sequence[Cell]) -> None:
     """That the parts of each configuration fit each other, as far as they are ours.
 
     Raises:
-        UserError: a task has not the corruption, or a model not what is asked for.
+        UserError: a task has not the corruption, or needs a tokenizer that the model has not.
     """
     checked = set()
     for cell in cells:
-        key = digest([cell.values[name] for name in ("model", "task", "corruption", "patching")])
+        key = digest([cell.values[name] for name in ("model", "task", "corruption")])
         if key not in checked:
             checked.add(key)
             _check(cell.config)
@@ -38,16 +38,11 @@ def _check(config: Config) -> None:
         raise UserError(
             f"corruption={corruption}: task={task.name} has none of that name; use corruption={known[0]}{others}"
         )
-    if isinstance(model, ScratchConfig):
-        if task.target in TEXT:
-            raise UserError(
-                f"task={task.name}: is made of text, and model={model.name} has no tokenizer; "
-                "use task=previous_token, or another model"
-            )
-        if model.d_mlp is None and "mlp_out" in config.patching.sites:
-            raise UserError(
-                f"patching.sites: model={model.name} has attention only (model.d_mlp=null); leave mlp_out out"
-            )
+    if isinstance(model, ScratchConfig) and task.target in TEXT:
+        raise UserError(
+            f"task={task.name}: is made of text, and model={model.name} has no tokenizer; "
+            "use task=previous_token, or another model"
+        )
 
 
 def _corruptions(config: Config) -> list[str]:
