@@ -277,7 +277,7 @@ def test_what_may_have_been_submitted_is_remembered_if_it_cannot_be_cancelled(
     slurm.set(refuse={"sbatch": [f"sbatch: {down}", 1], "scancel": [f"scancel: {down}", 0]})
     code, _, complained = call("run", *words)
     assert (code, complained.count("\n")) == (2, 1)
-    assert "`mi-sweeps cancel s` ends what was submitted" in complained
+    assert "`mi-sweeps cancel s output=" in complained and "ends what was submitted" in complained
     slurm.set(refuse={})
     (submission,) = submissions.of_output(output)
     assert [array.id for array in submission.arrays] == ["100", "", ""]
