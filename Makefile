@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slurm lint types slurm pytest bench bench-patching bench-scale bench-stacked format clean
+.PHONY: install demo test test-slurm lint types slurm pytest bench bench-patching bench-scale bench-stacked campaign format clean
 
 install: $(VENV)/.installed
 
@@ -54,6 +54,11 @@ bench-scale: install
 
 bench-stacked: install
 	@$(BIN)/python benchmarks/stacked.py $(STACKED)
+
+# What is survived: kills, broken disks, damaged files, hostile input, load. About an hour, and it goes on where it was
+# interrupted: make campaign CAMPAIGN="--part kills --seed 7"
+campaign: install slurm
+	@$(BIN)/python -m campaign $(CAMPAIGN)
 
 format: install
 	$(BIN)/ruff check --fix

@@ -139,6 +139,13 @@ def _is_sound(status: Status) -> bool:
     )
 
 
+class _Log(logging.FileHandler):
+    """A log. One that cannot be written stops nothing; the library would print a traceback for every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: a disk that fails is told by what fails to be stored."""
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder with a status, in which one process works at a time."""
@@ -301,7 +308,7 @@ class Folder:
 
     @contextmanager
     def _logging(self) -> Iterator[None]:
-        handler = logging.FileHandler(self.log_file)
+        handler = _Log(self.log_file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         mine = _speaker.get()
         handler.addFilter(lambda record: _speaker.get() in (None, mine))

@@ -73,7 +73,8 @@ def registered(output: Path, name: str, launcher: str) -> Iterator[None]:
             write_json(record, asdict(Worker(socket.gethostname(), os.getpid(), launcher)))
             yield
     finally:
-        _remove(record)
+        with suppress(OSError):  # What stays on a broken disk is known by its lock to be nobody's.
+            _remove(record)
 
 
 @contextmanager

@@ -349,3 +349,17 @@ def test_where_things_lie(tmp_path: Path) -> None:
     patch = run.patch("ba9876543210")
     assert patch.patch_id == "ba9876543210"
     assert patch.table(184).relative_to(run.path) == Path("patches/ba9876543210/tables/000184.parquet")
+
+
+def test_a_log_that_cannot_be_written_stops_nothing_and_prints_nothing(tmp_path, capsys, monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = Folder(tmp_path / "run")
+    with folder.claim(), folder.attempt():
+        (handler,) = [one for one in logging.getLogger("mi_sweeps").handlers if isinstance(one, logging.FileHandler)]
+        with monkeypatch.context() as disk:
+            disk.setattr(handler, "flush", full)
+            logging.getLogger("mi_sweeps").info("step 0")
+    assert folder.status().state == "done"
+    assert capsys.readouterr().err == ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -358,3 +360,12 @@ def test_sigterm_cancels_a_registered_process(tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert workers.alive(tmp_path, "mine") == []
+
+
+def test_a_record_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
+    def read_only(path, missing_ok=False):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with pytest.raises(RuntimeError, match="the error"), workers.registered(tmp_path, "mine", "inline"):
+        monkeypatch.setattr(Path, "unlink", read_only)
+        raise RuntimeError("the error")

@@ -1,0 +1,81 @@
+"""Ten thousand cells, and a thousand runs' tables: within the seconds that docs/scale.md states, and 4 GB.
+
+The folders are simulated as in benchmarks/scale.py: one cell is computed, and its files stand for all others'.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from campaign import children
+from campaign.trials import Fault, Trial, Values
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+SECONDS = {"plan": 2.4, "status": 1.6, "report": 41.0, "export": 150.0}
+"""What a quiet machine takes: docs/scale.md; of `export` what 1,000 runs with 54,000 tables took."""
+
+BUSY = 4.0
+"""How many times as long it may take on a busy one."""
+
+MEMORY = 4000.0
+"""MB that a command may take."""
+
+
+def trials(folder: Path, quick: bool) -> Iterator[Trial]:
+    """Both sizes; quick ones a hundredth."""
+    few = 100 if quick else 1
+    yield Trial("cells", partial(commands, 10_000 // few, ("plan", "status", "report")))
+    yield Trial("runs", partial(commands, 2_000 // few, ("export",)))
+
+
+def commands(count: int, names: tuple[str, ...], chance: random.Random, trial: Path) -> Values:
+    """Seconds and MB of each command on a sweep of so many cells."""
+    sys.path.insert(0, str(BENCHMARKS))
+    import scale
+    import simulate
+
+    from mi_sweeps.sweeps import manifest
+    from mi_sweeps.sweeps.grid import expand
+
+    sweep = scale.Sweep(count, trial, ())
+    found: Values = {"cells": count}
+    if "plan" in names:
+        found |= _measured("plan", ["plan", *sweep.overrides], trial)
+    cells = expand(sweep.overrides)
+    with ExitStack() as at_work:
+        manifest.add(sweep.output, "big", cells, "mi-sweeps run")
+        simulate.fill(cells, simulate.sample(trial / "sample", [], []), at_work)
+        for name in names:
+            words: dict[str, list[str]] = {"export": ["export", str(trial / "exported"), "big"]}
+            if name != "plan":
+                found |= _measured(name, [*words.get(name, [name, "big"]), f"output={sweep.output}"], trial)
+    return found
+
+
+def _measured(name: str, words: list[str], trial: Path) -> Values:
+    sys.path.insert(0, str(BENCHMARKS))
+    import scale
+
+    began = time.monotonic()
+    done: Any = subprocess.run(
+        [sys.executable, "-c", scale.COMMAND, *words], capture_output=True, text=True, env=children.environment(trial)
+    )
+    seconds = time.monotonic() - began
+    if done.returncode or not re.search(r"\d+$", done.stderr.strip()):
+        raise Fault(f"`{name}` ended with {done.returncode}: {done.stderr[-500:]}")
+    memory = int(done.stderr.split()[-1]) / 1024
+    if seconds > BUSY * SECONDS[name]:
+        raise Fault(f"`{name}` took {seconds:.1f} s, and {SECONDS[name]} s are stated")
+    if memory > MEMORY:
+        raise Fault(f"`{name}` took {memory:.0f} MB, more than {MEMORY:.0f}")
+    return {f"{name}, seconds": round(seconds, 1), f"{name}, MB": round(memory)}

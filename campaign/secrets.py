@@ -1,0 +1,48 @@
+"""Keys in the environment, and everything that commands write and print while they are there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from campaign import children, sweep
+from campaign.trials import Fault, Trial, Values
+
+COMMANDS = (
+    ("plan", "--config"),
+    ("run",),
+    ("run", "launcher=local", "launcher.workers=1", "--wait", "sweep.name=other", "seed=2"),
+    ("status", "--cells"),
+    ("logs",),
+    ("report",),
+    ("export",),
+    ("doctor",),
+)
+
+
+def trials(folder: Path, quick: bool) -> Iterator[Trial]:
+    """Without wandb, and with its offline mirror. Beside them `kills` and `faults` look into all that they write."""
+    for mode in () if quick else ("none", "wandb"):
+        yield Trial(f"tracking-{mode}", partial(commands, folder, mode))
+
+
+def commands(folder: Path, mode: str, chance: random.Random, trial: Path) -> Values:
+    """Every command, one after another."""
+    output = trial / "outputs"
+    tracking = [] if mode == "none" else ["tracking=wandb", "tracking.mode=offline"]
+    for number, (command, *more) in enumerate(COMMANDS):
+        words = {
+            "plan": ["plan", *sweep.OVERRIDES, *tracking, f"output={output}"],
+            "run": sweep.words("run", output, *tracking),
+            "doctor": ["doctor", f"output={output}"],
+        }.get(command, sweep.words(command, output))
+        log = trial / f"{number}-{command}.log"
+        # wandb's own process needs a process that was not forked.
+        start = children.start if tracking else children.fork
+        if (code := children.wait(start(trial, [*words, *more], log))) not in (0,):
+            raise Fault(f"`{command}` ended with {code}: {sweep.last_line(log)}; see {log}")
+    children.clear(trial)
+    sweep.check_secrets(trial)
+    return {"commands": len(COMMANDS), "files looked into": sum(file.is_file() for file in trial.rglob("*"))}
