@@ -108,7 +108,7 @@ KINDS = {
 
 def trials(folder: Path, quick: bool) -> Iterator[Trial]:
     """Each kind by itself, read as the program reads it; then through commands."""
-    for name, kind in KINDS.items():
+    for name, kind in list(KINDS.items())[:: 3 if quick else 1]:
         yield Trial(name, partial(damaged, folder, kind, 10 if quick else 1, 20 if quick else 300))
     for number in range(0 if quick else 30):
         yield Trial(f"commands-{number:03d}", partial(through_commands, folder))

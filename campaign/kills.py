@@ -31,11 +31,11 @@ CODES = {0, 1, 2, 130, 143, -signal.SIGKILL, -signal.SIGTERM}
 
 def trials(folder: Path, quick: bool) -> Iterator[Trial]:
     """In the whole campaign at least 200 SIGKILLs and 100 SIGTERMs."""
-    counts = {"alone": 1, "racing": 1} if quick else {"alone": 36, "racing": 14, "fresh": 8, "local": 6, "slurm": 4}
+    counts = {"alone": 1} if quick else {"alone": 36, "racing": 14, "fresh": 8, "local": 6, "slurm": 4}
     kinds = {"alone": alone, "racing": racing, "fresh": fresh, "local": local, "slurm": on_cluster}
     for kind, count in counts.items():
         for number in range(count):
-            yield Trial(f"{kind}-{number:03d}", partial(kinds[kind], folder, 3 if quick else 8))
+            yield Trial(f"{kind}-{number:03d}", partial(kinds[kind], folder, 2 if quick else 8))
 
 
 def alone(folder: Path, most: int, chance: random.Random, trial: Path) -> Values:

@@ -70,7 +70,8 @@ def perform(part: str, trials: Iterable[Trial], seed: int, folder: Path, only: s
             scratch.mkdir(parents=True)
             known[trial.name] = record = _one(part, trial, seed, scratch)
             with results.open("a") as lines:
-                lines.write(json.dumps(asdict(record)) + "\n")
+                # The line before may be cut.
+                lines.write(f"\n{json.dumps(asdict(record))}\n")
             if not record.fault and not only:
                 shutil.rmtree(scratch, ignore_errors=True)
         yield known[trial.name]
