@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mi_sweeps.orders import insisted_on
 from mi_sweeps.slurm import submissions
 from mi_sweeps.slurm.arrays import Array, Stage
 from mi_sweeps.slurm.submissions import Submission
@@ -188,7 +189,8 @@ def _told_by_signals(submission: Submission) -> Iterator[None]:
 
     before = {signum: signal.signal(signum, stop) for signum in watched}
     try:
-        yield
+        with insisted_on():
+            yield
     finally:
         for signum, handler in before.items():
             if signal.getsignal(signum) is stop:

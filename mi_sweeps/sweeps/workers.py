@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from mi_sweeps import libraries
+from mi_sweeps.orders import insisted_on
 from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.store.folders import Cancelled, Failure, now
 from mi_sweeps.sweeps import manifest
@@ -84,7 +85,8 @@ def _stopped_by_sigterm() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with insisted_on():
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 

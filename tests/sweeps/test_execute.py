@@ -369,3 +369,15 @@ def test_a_record_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="the error"), workers.registered(tmp_path, "mine", "inline"):
         monkeypatch.setattr(Path, "unlink", read_only)
         raise RuntimeError("the error")
+
+
+def test_an_order_to_stop_that_comes_in_a_destructor_is_not_lost(tmp_path):
+    class Noisy:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    with pytest.raises(Cancelled), workers.registered(tmp_path, "mine", "inline"):
+        noisy = Noisy()
+        del noisy
+        time.sleep(5)
