@@ -48,7 +48,7 @@ def at_a_call(folder: Path, way: tuple[Kind, str], commands: int, chance: random
         calls = expected.reads if kind == Kind.READING else expected.writes
         nth = 1 + int(calls * chance.random() ** 2)
         log = trial / f"{number:02d}-{command}.log"
-        place = trial if command == "export" else output
+        place = trial / "exported" if command == "export" else output
         prepare = partial(disk.arm, place, kind, ERRORS.get(error, errno.EIO), nth)
         words = sweep.words(command, output, *(("--retry",) if command == "run" else ()))
         _told(children.wait(children.fork(trial, words, log, prepare)), log, counts)

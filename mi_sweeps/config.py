@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -433,7 +434,18 @@ def parse(values: DictConfig | dict[str, Any]) -> Config:
     """
     plain = resolve(values) if isinstance(values, DictConfig) else values
     with _one_line():
-        return Config.model_validate(plain)
+        config = Config.model_validate(plain)
+    if wrong := _not_finite(plain):
+        raise UserError(f"{'.'.join(wrong).rstrip('.')}: neither inf nor nan can be stored; give a number, or null")
+    return config
+
+
+def _not_finite(value: Any) -> tuple[str, ...]:
+    """The keys that lead to the first number that JSON lacks; they would come back as null."""
+    if isinstance(value, float):
+        return () if math.isfinite(value) else ("",)
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return next(((str(key), *where) for key, item in items if (where := _not_finite(item))), ())
 
 
 def resolve(values: DictConfig, names: Iterable[str] | None = None) -> dict[str, Any]:

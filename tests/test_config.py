@@ -160,3 +160,15 @@ def test_patched_steps_are_in_order_and_once(default: Config) -> None:
 def test_only_checkpoints_can_be_patched(default: Config) -> None:
     with pytest.raises(UserError, match=r"\Apatching\.steps: \[3, 999\] are no checkpoints.*checkpoint\.steps\Z"):
         parse(changed(default, "patching.steps", [999, 8, 3]))
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_a_number_that_cannot_be_stored_is_refused(value: float) -> None:
+    values = expand([])[0].config.dump()
+    values["task"]["names"] = {"a": [1.0, value]}
+    with pytest.raises(UserError, match=r"task\.names\.a\.1: neither inf nor nan can be stored"):
+        parse(values)
+
+
+def test_an_error_is_one_line_whatever_it_tells() -> None:
+    assert str(UserError("a\nb\u2028c\r\nd: no such key")) == "a b c d: no such key"

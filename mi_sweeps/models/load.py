@@ -94,9 +94,12 @@ def load_tokenizer(model: AnyModel) -> PreTrainedTokenizerBase | None:
             "(an added pad token?); save the model after resize_token_embeddings, or remove the token"
         )
     # A tokenizer often does not know how much its model takes.
-    tokenizer.model_max_length = min(
-        tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length)
-    )
+    longest = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
+    if not all(isinstance(one, (int, float)) for one in longest):
+        raise UserError(
+            f"{where}: model_max_length of its tokenizer, or max_position_embeddings, is no number; mend it"
+        )
+    tokenizer.model_max_length = min(longest)
     return tokenizer
 
 

@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
-from mi_sweeps.models.load import load_config, load_model
+from mi_sweeps.models.load import load_config, load_model, load_tokenizer
 from mi_sweeps.models.mini import FOLDER
 
 MakeConfig = Callable[..., Config]
@@ -133,3 +133,11 @@ def test_a_model_is_trained_with_attention_that_it_has(
     mini_tokenizer.save_pretrained(tmp_path / kind)
     model, _ = load_model(make_config("model=local", f"model.path={tmp_path / kind}").model)
     assert model.config._attn_implementation == attention
+
+
+def test_a_tokenizer_whose_longest_text_is_no_number_is_refused(make_config: MakeConfig, folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": {"a": 1}}))
+    config = make_config("model=local", f"model.path={folder}")
+    with pytest.raises(UserError, match="model_max_length of its tokenizer, .* is no number; mend it"):
+        load_tokenizer(config.model)
