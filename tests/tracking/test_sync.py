@@ -424,10 +424,16 @@ def test_a_server_that_is_silent_is_not_waited_for_for_ever(call, cells, server,
     for cell in cells:
         track(cell, plan.folders_of(cell)[0], [0, 8])
     awake = threading.Event()
-    server.fault = lambda request: None if awake.wait(60) else 500
+
+    def silent(request: object) -> int:
+        awake.wait(60)
+        return 500  # What a killed process had asked for must not be done when the server wakes up.
+
+    server.fault = silent
     with monkeypatch.context() as impatient:
         impatient.setattr(sync, "UPLOAD_SECONDS", 3.0)
         code, printed, complaint = call("sync", "mine", f"output={cells[0].config.output}")
+    server.fault = lambda request: None
     awake.set()
     assert (code, complaint) == (1, "")
     assert printed.count("failed: wandb did not end in 3 s, and was killed (1 attempt, 0 uploaded)") == 2
