@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import struct
 import traceback
@@ -32,6 +33,9 @@ CASES = {
     "models": 500,
 }
 """How many of each kind: 100,500."""
+
+MEMORY = 8 << 30
+"""Bytes that a case may take."""
 
 LONGEST = 15_000
 """Letters of a message, which tells what was given: 5,000 of them at most, and perhaps twice."""
@@ -128,6 +132,8 @@ def cases(
     """Makes cases and sees what comes of each."""
     from mi_sweeps.errors import UserError
 
+    # What fills the memory shall fail here, and not the machine.
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     counts: Counter[str] = Counter()
     before = set(os.listdir("."))
     faults: dict[str, str] = {}

@@ -18,7 +18,7 @@ from mi_sweeps import __version__, libraries, locations
 from mi_sweeps.commands import common, results, sweeps
 from mi_sweeps.commands.common import Output
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.folders import Cancelled, Failure, describe
+from mi_sweeps.store.folders import Cancelled, Failure, Superseded, describe
 
 BAD_INPUT, INTERRUPTED = 2, 130
 TAIL_LINES = 20
@@ -70,6 +70,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         known = error.strerror and error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT)
         _complain(f"{error.filename}: {error.strerror}" if known else describe(error))
         return BAD_INPUT
+    except Superseded as error:
+        _complain(f"{error}, or its status.json cannot be read; the same command goes on from here")
+        return common.FAILED
     except (KeyboardInterrupt, Cancelled) as stopped:
         _complain(str(stopped) or "stopped; the same command goes on from here")
         return INTERRUPTED

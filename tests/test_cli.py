@@ -13,6 +13,7 @@ import pytest
 
 from mi_sweeps import cli
 from mi_sweeps.analysis.frames import TABLES
+from mi_sweeps.store.folders import Superseded
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.grid import expand
@@ -396,3 +397,15 @@ def test_a_hydra_launcher_that_uses_other_processes_gets_their_exit_codes():
     done = subprocess.run([sys.executable, "-c", LAUNCHER], capture_output=True, text=True, check=True)
     assert done.stdout == "2\n"
     assert "error: model: no value" in done.stderr
+
+
+def test_work_that_a_later_attempt_has_taken_over_ends_with_one_line(monkeypatch, capsys):
+    def superseded(options):
+        raise Superseded("outputs/runs/0123: a later attempt works here now")
+
+    monkeypatch.setattr("mi_sweeps.commands.sweeps.doctor", superseded)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["doctor"])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: outputs/runs/0123: a later attempt works here now, or its status.json")

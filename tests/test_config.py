@@ -172,3 +172,10 @@ def test_a_number_that_cannot_be_stored_is_refused(value: float) -> None:
 
 def test_an_error_is_one_line_whatever_it_tells() -> None:
     assert str(UserError("a\nb\u2028c\r\nd: no such key")) == "a b c d: no such key"
+
+
+def test_checkpoints_that_no_disk_holds_are_refused_before_they_are_listed() -> None:
+    with pytest.raises(
+        UserError, match=r"checkpoint\.every=8: with train\.steps=2147483648 that is a checkpoint 268435456"
+    ):
+        expand(["train.steps=2147483648"])

@@ -97,7 +97,7 @@ def load_tokenizer(model: AnyModel) -> PreTrainedTokenizerBase | None:
     longest = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
     if not all(isinstance(one, (int, float)) for one in longest):
         raise UserError(
-            f"{where}: model_max_length of its tokenizer, or max_position_embeddings, is no number; mend it"
+            f"{_named(model)}: model_max_length of its tokenizer, or max_position_embeddings, is no number; mend it"
         )
     tokenizer.model_max_length = min(longest)
     return tokenizer

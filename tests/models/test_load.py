@@ -139,5 +139,5 @@ def test_a_tokenizer_whose_longest_text_is_no_number_is_refused(make_config: Mak
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": {"a": 1}}))
     config = make_config("model=local", f"model.path={folder}")
-    with pytest.raises(UserError, match="model_max_length of its tokenizer, or .*: no number; mend it"):
+    with pytest.raises(UserError, match="model_max_length of its tokenizer, or .* is no number; mend it"):
         load_tokenizer(config.model)
