@@ -177,7 +177,8 @@ def _sweep(file: Path) -> Sweep:
     cells = about.get("cells", [])
     if not (isinstance(cells, list) and all(sound(cell) and "run_id" in cell for cell in cells)):
         raise UserError(f"cannot read {file} (not a sweep): delete it and run the sweep again")
-    return Sweep(about.get("name", file.parent.name), about.get("command", ""), tuple(cells))
+    # It is known by its folder.
+    return Sweep(file.parent.name, str(about.get("command", "")), tuple(cells))
 
 
 def _planned(sweeps: Sequence[Sweep]) -> dict[str, list[tuple[str, Json]]]:

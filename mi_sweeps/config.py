@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ from mi_sweeps.steps import checkpoint_steps
 
 FORMAT = 1
 """Version of what is on disk and of what the same configuration computes; part of every identity."""
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 DIVERGED = 3.0
 """What `train.diverged` is where nobody says otherwise (conf/config.yaml)."""
@@ -435,17 +438,22 @@ def parse(values: DictConfig | dict[str, Any]) -> Config:
     plain = resolve(values) if isinstance(values, DictConfig) else values
     with _one_line():
         config = Config.model_validate(plain)
-    if wrong := _not_finite(plain):
-        raise UserError(f"{'.'.join(wrong).rstrip('.')}: neither inf nor nan can be stored; give a number, or null")
+    if wrong := _unstorable(plain):
+        key = ".".join(wrong)
+        raise UserError(f"{key}: inf, nan and half a letter (a lone surrogate) cannot be stored; give another value")
     return config
 
 
-def _not_finite(value: Any) -> tuple[str, ...]:
-    """The keys that lead to the first number that JSON lacks; they would come back as null."""
-    if isinstance(value, float):
-        return () if math.isfinite(value) else ("",)
+def _unstorable(value: Any) -> list[str]:
+    """The keys that lead to the first value that JSON in UTF-8 lacks: it would come back as another."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return next(((str(key), *where) for key, item in items if (where := _not_finite(item))), ())
+    for key, item in items:
+        bad = isinstance(item, float) and not math.isfinite(item)
+        if bad or any(isinstance(one, str) and SURROGATE.search(one) for one in (key, item)):
+            return [str(key)]
+        if below := _unstorable(item):
+            return [str(key), *below]
+    return []
 
 
 def resolve(values: DictConfig, names: Iterable[str] | None = None) -> dict[str, Any]:

@@ -162,11 +162,11 @@ def test_only_checkpoints_can_be_patched(default: Config) -> None:
         parse(changed(default, "patching.steps", [999, 8, 3]))
 
 
-@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
-def test_a_number_that_cannot_be_stored_is_refused(value: float) -> None:
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan"), "a\ud800b"])
+def test_a_value_that_cannot_be_stored_is_refused(value: float | str) -> None:
     values = expand([])[0].config.dump()
     values["task"]["names"] = {"a": [1.0, value]}
-    with pytest.raises(UserError, match=r"task\.names\.a\.1: neither inf nor nan can be stored"):
+    with pytest.raises(UserError, match=r"task\.names\.a\.1: inf, nan and half a letter .* cannot be stored"):
         parse(values)
 
 

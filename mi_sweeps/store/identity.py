@@ -80,8 +80,9 @@ class Contents:
             self.spellings[model] = spells_otherwise(model)
         return self.spellings[model]
 
-    def file(self, path: str) -> str:
+    def file(self, path: object) -> str:
         """The content of a file, whatever its name."""
+        path = str(path)  # A name that is a number is one in YAML.
         if path not in self.files:
             self.files[path] = hash_files([Path(path)], names=False)
         return self.files[path]

@@ -142,9 +142,9 @@ def _read(file: Path) -> list[Entry] | None:
             for cell in values["cells"]
         ]
         for number, entry in enumerate(entries):
+            cell = entry.cell(file)  # Each change is one of something that is there.
             # What is read of a configuration without validating it, where it is not that of the first cell.
             if not number or any(key.startswith(READ) for key in entry.changes):
-                cell = entry.cell(file)
                 steps = [type(step) for step in cell.patch_steps]
                 if not (isinstance(cell.values["tracking"], dict) and set(steps) <= {int}):
                     raise TypeError

@@ -121,6 +121,7 @@ def test_what_is_put_changes_nothing_else() -> None:
         {"config": {"patching.steps": 3}},
         {"config": {"patching.steps": ["0"]}},
         {"config": {"train.steps": None}},
+        {"config": {"optim.lr.more": 1}},
     ],
 )
 def test_a_cell_that_cannot_be_is_refused(tmp_path, wrong):
