@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -65,6 +64,8 @@ def figures(folder: Path) -> str:
         "",
         *_table("what | measured", load),
         "",
+        *_faults(found["load"]),
+        "",
         "Bits, against the same sweep in one process with one thread: files that are equal, and the largest",
         "differences after 40 steps, in the units of weights, of metrics and of logits.",
         "",
@@ -111,11 +112,13 @@ def _counted(part: str, records: Sequence[Record]) -> Iterator[str]:
     counted = ", ".join(f"{key} {value:,g}" for key, value in sorted(totals(records).items()))
     yield f"Counted in `{part}`: {counted or 'nothing'}."
     yield ""
-    for record in records:
-        if record.fault:
-            yield f"- fault in {record.trial}: {json.dumps(record.fault[:200])}"
+    yield from _faults(records)
     for reason in sorted({record.left for record in records if record.left}):
         yield f"- not here: {reason}"
+
+
+def _faults(records: Sequence[Record]) -> list[str]:
+    return [f"- Fault in `{record.trial}`: {record.fault[:200]}." for record in records if record.fault]
 
 
 def _bits(records: Sequence[Record]) -> Iterator[list[str]]:

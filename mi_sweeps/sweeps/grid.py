@@ -103,7 +103,9 @@ def _check_grid(composed: Composed, grid: Mapping[str, Any]) -> None:
     Raises:
         UserError: an experiment, or a key on the command line, brings another, which nobody expands.
     """
-    if composed.values["sweep"]["grid"] != grid:
+    section = composed.values.get("sweep")
+    # Where it was deleted, or is another thing, the configuration itself is refused.
+    if isinstance(section, dict) and "grid" in section and section["grid"] != grid:
         raise UserError("sweep.grid: only the grid of a sweep that the command line names is run; give sweep=NAME")
 
 

@@ -453,3 +453,9 @@ def test_numbers_in_a_sweep_of_texts_are_texts(tmp_path: Path) -> None:
         UserError, match=r"listed\.yaml: grid\.model\.revision: inf is a number, and this is text; put it in quotes"
     ):
         expand(["sweep=listed"], tmp_path)
+
+
+@pytest.mark.parametrize("override", ["~sweep", "~sweep=null", "~sweep.grid"])
+def test_a_configuration_without_its_sweep_is_refused(override):
+    with pytest.raises(UserError, match="sweep"):
+        expand([override])
