@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ..errors import UserError
 from ..store import checksums
-from ..store.files import replacing, write_bytes
+from ..store.files import replacing
 from . import cells, folder
 
 ATTRIBUTION_KINDS = ("lens", "layer", "head")
@@ -78,6 +79,10 @@ EXPORTED = {
     **{"paths": PATHS, "measures": MEASURES, "by_prompt": BY_PROMPT, "paths_by_prompt": PATHS_BY_PROMPT},
 }
 """The columns of every table that may be exported."""
+OF_PATCHES = {"attribution": ATTRIBUTION_KINDS, "patching": ("patch",), "paths": ("path",), "measures": ("measure",)}
+"""The tables that patch jobs make, with the kinds of rows that each has."""
+AT_ONCE = 200
+"""How many tables of patch jobs are in memory together while they are exported."""
 FORMATS = ("parquet", "csv")
 
 
@@ -130,39 +135,44 @@ def tabulate(
 
     `damaged`: as for `load`.
     """
-    sound = [run for run in output.runs if not run.is_damaged]
-    found = [(patch, step) for run in sound for patch in run.patches if not patch.is_damaged for step in patch.steps()]
+    found = _examined(output)
     examined, every = _some(found, most)
-    keys = []
-    wanted = {
-        "attribution": (ATTRIBUTION_KINDS, ATTRIBUTION),
-        "patching": (("patch",), PATCHING),
-        "paths": (("path",) if paths else (), PATHS),
-        "measures": (("measure",), MEASURES),
-    }
-    # Not all that is there: by_prompt is as large as everything else together many times over.
-    names = {"kind", *ATTRIBUTION, *PATCHING, *PATHS, *MEASURES}
-    parts: dict[str, list[pa.Table]] = {name: [] for name in wanted}
-    for patch, step in examined:
-        table = _left(patch.table(step), "kind", names, damaged)
-        if table is None:
-            continue
-        keys.append((patch.run_id, patch.patch_id, patch.corruption, step))
-        has = set(table.column_names)
-        for name, (kinds, columns) in wanted.items():
-            parts[name].append(_of_kinds(table, kinds).select([column for column in columns if column in has]))
-    trained = [run for run in sound if (run.path / "metrics.parquet").exists()]
+    trained = [run for run in output.runs if not run.is_damaged and (run.path / "metrics.parquet").exists()]
     read = {run.run_id: _left(run.path / "metrics.parquet", "metric", None, damaged) for run in trained}
     metrics = {run_id: table for run_id, table in read.items() if table is not None}
     return Frames(
         runs=_typed(_runs(output.runs), RUNS),
         patches=_typed(_patches(list(output.patches)), PATCHES),
         metrics=_typed(_stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS),
-        **{name: _typed(_stack(parts[name], keys, tuple(EXAMINED)), columns) for name, (_, columns) in wanted.items()},
+        **_of_patches(examined, damaged, paths),
         output=output,
         every=every,
         unread=len(found) - len(examined),
     )
+
+
+def _examined(output: folder.Output) -> list[Examined]:
+    """Every table of a patch job that there is."""
+    sound = [run for run in output.runs if not run.is_damaged]
+    return [(patch, step) for run in sound for patch in run.patches if not patch.is_damaged for step in patch.steps()]
+
+
+def _of_patches(examined: Sequence[Examined], damaged: list[str] | None, paths: bool = True) -> dict[str, pd.DataFrame]:
+    """What OF_PATCHES names, of some tables of patch jobs. Without `paths` that one is empty."""
+    kinds = {**OF_PATCHES, "paths": ("path",) if paths else ()}
+    # Not all that is there: by_prompt is as large as everything else together many times over.
+    names = {"kind"}.union(*(EXPORTED[name] for name in OF_PATCHES))
+    parts: dict[str, list[pa.Table]] = {name: [] for name in OF_PATCHES}
+    keys = []
+    for patch, step in examined:
+        table = _left(patch.table(step), "kind", names, damaged)
+        if table is None:
+            continue
+        keys.append((patch.run_id, patch.patch_id, patch.corruption, step))
+        has = set(table.column_names)
+        for name, part in parts.items():
+            part.append(_of_kinds(table, kinds[name]).select([column for column in EXPORTED[name] if column in has]))
+    return {name: _typed(_stack(part, keys, tuple(EXAMINED)), EXPORTED[name]) for name, part in parts.items()}
 
 
 def _some(examined: list[Examined], most: int | None) -> tuple[list[Examined], int]:
@@ -186,46 +196,67 @@ def by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFram
     patch.json from 0. A prompt that has no such site has no row there. Only the named `sites`, if any are given: all
     sites of a large sweep may not fit in memory. Empty for tables that do not tell prompts apart.
     """
-    return _together(_by_prompt(frames, "patch", None, sites), BY_PROMPT)
+    return _together(_by_prompt(_held(frames, "patch"), "patch", None, sites), BY_PROMPT)
 
 
 def paths_by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
     """As `by_prompt`, along the direct paths of the checkpoints that `frames.paths` holds."""
-    return _together(_by_prompt(frames, "path", None, sites), PATHS_BY_PROMPT)
+    return _together(_by_prompt(_held(frames, "path"), "path", None, sites), PATHS_BY_PROMPT)
 
 
 def export(
-    frames: Frames,
+    output: Path,
     directory: Path,
+    sweeps: Sequence[str] | None = None,
+    *,
     format: Literal["parquet", "csv"] = "parquet",
     by_prompt: bool = False,
     damaged: list[str] | None = None,
 ) -> list[Path]:
-    """Write each table to its own file in `directory`, whole or not at all; returns the files.
+    """Write each table of the folder `output` to its own file in `directory`, all of them or none; returns the files.
 
-    CSV keeps values, Parquet keeps types as well. `by_prompt` also writes what each prompt has, as `by_prompt` and
-    `paths_by_prompt`: many times as much. A table of an earlier export that is not made now is removed: it would pass
-    for one of these results. `damaged`: as for `load`.
+    Few tables of patch jobs are in memory at a time, so that a sweep of any size can be exported. CSV keeps values,
+    Parquet keeps types as well. `by_prompt` also writes what each prompt has, as `by_prompt` and `paths_by_prompt`:
+    many times as much. A table of an earlier export that is not made now is removed: it would pass for one of these
+    results. `sweeps` and `damaged`: as for `load`.
     """
     if format not in FORMATS:
         raise UserError(f"no table format {format!r}: choose parquet or csv")
+    found = folder.read(output, sweeps, damaged)
+    frames = tabulate(found, most=0, damaged=damaged)
+    examined = _examined(found)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name in TABLES:
-        table: pd.DataFrame = getattr(frames, name)
-        file = directory / f"{name}.{format}"
-        written = table.to_parquet(index=False) if format == "parquet" else table.to_csv(index=False).encode()
-        write_bytes(file, written)
-        files.append(file)
-    if by_prompt:
-        for name, kind, columns in (("by_prompt", "patch", BY_PROMPT), ("paths_by_prompt", "path", PATHS_BY_PROMPT)):
-            files.append(directory / f"{name}.{format}")
-            _write_parts(files[-1], _by_prompt(frames, kind, damaged), columns)
-    for file in set(exported(directory)) - set(files):
+    names = [*TABLES, *(("by_prompt", "paths_by_prompt") if by_prompt else ())]
+    files = {name: directory / f"{name}.{format}" for name in names}
+    with ExitStack() as stack:
+        write = {name: stack.enter_context(_written(file, EXPORTED[name])) for name, file in files.items()}
+        for name in ("runs", "patches", "metrics"):
+            write[name](getattr(frames, name))
+        for start in range(0, len(examined), AT_ONCE):
+            for name, frame in _of_patches(examined[start : start + AT_ONCE], damaged).items():
+                write[name](frame)
+        for name, kind in (("by_prompt", "patch"), ("paths_by_prompt", "path")) if by_prompt else ():
+            for frame in _by_prompt(examined, kind, damaged):
+                write[name](frame)
+    for file in set(exported(directory)) - set(files.values()):
         if _header(file) == list(EXPORTED[file.stem]):  # Somebody else's may have the same name.
             file.unlink()
-    return files
+    return list(files.values())
+
+
+@contextmanager
+def _written(file: Path, columns: dict[str, str]) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Takes frames that come below each other in one file, which takes its place at the end."""
+    empty = _typed([], columns)
+    with replacing(file) as temporary:
+        if file.suffix == ".csv":
+            empty.to_csv(temporary, index=False)
+            yield lambda frame: frame.to_csv(temporary, index=False, mode="a", header=False)
+            return
+        schema = pa.Schema.from_pandas(empty, preserve_index=False)
+        with pq.ParquetWriter(temporary, schema) as writer:
+            yield lambda frame: writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
 
 
 def exported(directory: Path) -> list[Path]:
@@ -323,25 +354,30 @@ def _nested(overrides: folder.Json) -> folder.Json:
     return config
 
 
+def _held(frames: Frames, kind: str) -> Iterator[Examined]:
+    """The tables of patch jobs that frames have rows of."""
+    table = frames.patching if kind == "patch" else frames.paths
+    held = set(table[["patch_id", "step"]].drop_duplicates().itertuples(index=False, name=None))
+    for patch in frames.output.patches if frames.output else ():
+        yield from ((patch, step) for step in patch.steps() if (patch.patch_id, step) in held)
+
+
 def _by_prompt(
-    frames: Frames, kind: str, damaged: list[str] | None, sites: Sequence[str] | None = None
+    examined: Iterable[Examined], kind: str, damaged: list[str] | None, sites: Sequence[str] | None = None
 ) -> Iterator[pd.DataFrame]:
     """Rows of kind `patch` or `path` prompt by prompt, one frame a checkpoint."""
-    table, columns = (frames.patching, BY_PROMPT) if kind == "patch" else (frames.paths, PATHS_BY_PROMPT)
-    held = set(table[["patch_id", "step"]].drop_duplicates().itertuples(index=False, name=None))
+    columns = BY_PROMPT if kind == "patch" else PATHS_BY_PROMPT
     names = {"kind", "by_prompt", *columns}
-    for patch in frames.output.patches if frames.output else ():
-        for step in patch.steps():
-            if (patch.patch_id, step) not in held:
-                continue
-            rows = _left(patch.table(step), "kind", names, damaged)
-            if rows is None or not {"by_prompt", "prompt"} <= set(rows.column_names):
-                continue
-            prompts = _of_kinds(rows, ("prompt",))
-            chosen = _of_kinds(rows, (kind,))
-            if sites is not None:
-                chosen = chosen.filter(pc.is_in(chosen["site"], pa.array(sites, pa.string())))
-            chosen = chosen.filter(pc.is_valid(chosen["by_prompt"]))
+    for patch, step in examined:
+        rows = _left(patch.table(step), "kind", names, damaged)
+        if rows is None or not {"by_prompt", "prompt"} <= set(rows.column_names):
+            continue
+        prompts = _of_kinds(rows, ("prompt",))
+        chosen = _of_kinds(rows, (kind,))
+        if sites is not None:
+            chosen = chosen.filter(pc.is_in(chosen["site"], pa.array(sites, pa.string())))
+        chosen = chosen.filter(pc.is_valid(chosen["by_prompt"]))
+        if len(chosen):
             keys = (patch.run_id, patch.patch_id, patch.corruption, step)
             yield _typed(_one_a_prompt(chosen, prompts).assign(**dict(zip(EXAMINED, keys, strict=True))), columns)
 
@@ -368,21 +404,6 @@ def _one_a_prompt(rows: pa.Table, prompts: pa.Table) -> pd.DataFrame:
 def _together(frames: Iterable[pd.DataFrame], columns: dict[str, str]) -> pd.DataFrame:
     listed = list(frames)
     return pd.concat(listed, ignore_index=True) if listed else _typed([], columns)
-
-
-def _write_parts(file: Path, frames: Iterable[pd.DataFrame], columns: dict[str, str]) -> None:
-    """Write frames below each other into one file, with never more than one of them in memory."""
-    empty = _typed([], columns)
-    with replacing(file) as temporary:
-        if file.suffix == ".csv":
-            empty.to_csv(temporary, index=False)
-            for frame in frames:
-                frame.to_csv(temporary, index=False, mode="a", header=False)
-            return
-        schema = pa.Schema.from_pandas(empty, preserve_index=False)
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for frame in frames:
-                writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
 
 
 def _of_kinds(table: pa.Table, kinds: Sequence[str]) -> pa.Table:

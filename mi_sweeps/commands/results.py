@@ -90,7 +90,7 @@ def report(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """`mi-sweeps export`."""
     from mi_sweeps.analysis.frames import export as write
-    from mi_sweeps.analysis.frames import exported, load
+    from mi_sweeps.analysis.frames import exported
 
     if not options.words or "=" in options.words[0]:
         raise UserError("export: no folder given; for example `mi-sweeps export tables`")
@@ -102,8 +102,14 @@ def export(options: argparse.Namespace) -> int:
     output, chosen = common.sweeps(options)
     console = common.console()
     before = exported(directory)
-    frames = load(output, chosen, damaged=options.damaged)
-    files = write(frames, directory, options.format, options.by_prompt, options.damaged)
+    files = write(
+        output,
+        directory,
+        chosen,
+        format=options.format,
+        by_prompt=options.by_prompt,
+        damaged=options.damaged,
+    )
     for file in files:
         console.print(f"table: {file.absolute()}", markup=False, soft_wrap=True)
     for file in before:

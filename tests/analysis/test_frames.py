@@ -149,18 +149,18 @@ def test_what_is_damaged_is_named_and_the_rest_is_there(make_output, damaged):
 
 
 def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_output, tmp_path):
-    frames = load(make_output(by_prompt=True, steps=(8,)))
+    output = make_output(by_prompt=True, steps=(8,))
     tables = tmp_path / "tables"
-    export(frames, tables, "csv", by_prompt=True)
+    export(output, tables, format="csv", by_prompt=True)
     (tables / "by_prompt.parquet").write_bytes(b"mine")
     (tables / "metrics.csv").write_text("run_id,value\nmine,1\n")
     (tables / "notes.csv").write_text("run_id\n")
-    files = export(frames, tables)
+    files = export(output, tables)
     mine = {tables / name for name in ("by_prompt.parquet", "metrics.csv", "notes.csv")}
     assert set(tables.iterdir()) == {*files, *mine}
     assert (tables / "by_prompt.parquet").read_bytes() == b"mine"
-    export(frames, tables, by_prompt=True)
-    export(frames, tables)
+    export(output, tables, by_prompt=True)
+    export(output, tables)
     assert not list(tables.glob("*by_prompt.parquet"))
 
 
@@ -221,8 +221,9 @@ def test_old_tables_do_not_tell_prompts_apart(make_output):
 
 @pytest.mark.parametrize("format", ["parquet", "csv"])
 def test_export_writes_prompts_when_asked(make_output, tmp_path, format):
-    frames = load(make_output(steps=(0, 8), by_prompt=True, paths=True))
-    files = export(frames, tmp_path / "tables", format, by_prompt=True)
+    output = make_output(steps=(0, 8), by_prompt=True, paths=True)
+    frames = load(output)
+    files = export(output, tmp_path / "tables", format=format, by_prompt=True)
     assert [file.stem for file in files] == [*TABLES, "by_prompt", "paths_by_prompt"]
     for table, file in ((by_prompt(frames), files[-2]), (paths_by_prompt(frames), files[-1])):
         again = pd.read_parquet(file) if format == "parquet" else pd.read_csv(file)
@@ -230,9 +231,12 @@ def test_export_writes_prompts_when_asked(make_output, tmp_path, format):
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_export_reads_back_as_it_was(make_output, tmp_path, format):
-    frames = load(make_output(measures=True))
-    files = export(frames, tmp_path / "tables", format)
+def test_export_reads_back_as_it_was(make_output, tmp_path, format, monkeypatch):
+    """Whether all tables of patch jobs are in memory together or three at a time."""
+    monkeypatch.setattr(frames_of, "AT_ONCE", 3)
+    output = make_output(measures=True)
+    frames = load(output)
+    files = export(output, tmp_path / "tables", format=format)
     assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == sorted(
         f"{name}.{format}" for name in TABLES
     )
@@ -245,7 +249,7 @@ def test_export_reads_back_as_it_was(make_output, tmp_path, format):
 
 def test_export_refuses_other_formats(make_output, tmp_path):
     with pytest.raises(UserError, match="parquet or csv"):
-        export(load(make_output()), tmp_path, "xlsx")
+        export(make_output(), tmp_path, format="xlsx")
 
 
 def test_measures_are_a_table_of_their_own(make_output):
