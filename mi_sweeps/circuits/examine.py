@@ -64,6 +64,10 @@ TABLE = pa.schema(
 is path patching, measure is what is measured of a clean run alone, and prompt has what clean and corrupted are for each
 prompt that `by_prompt` lists."""
 
+TF32 = 0.02
+"""Largest difference allowed between logit differences with TF32 and the model's own, as a share of its largest logit:
+TF32 rounds each factor to 11 bits (by 5e-4 at most), and a model multiplies many times."""
+
 
 def examine(
     config: Config,
@@ -104,18 +108,18 @@ def examine(
     for what, why in prepared.left_out.items():
         log.warning("%s are left out: %s", what, why)
     write_json(folder.path / "patch.json", about(config, run, folder, pairs, prepared))
-    with tf32(prepared.patching.tf32):
-        for step in missing:
-            checkpoints.load_weights(run.checkpoint(step), weights, base)
-            # Made anew: for some architectures TransformerLens copies weights.
-            engine, network = make_engine(model, tokenizer, pairs, prepared.patching)
-            rows = measure(model, engine, network, pairs, prepared.patching, f"step {step}")
-            if network and prepared.patching.measures:
+    for step in missing:
+        checkpoints.load_weights(run.checkpoint(step), weights, base)
+        # Made anew: for some architectures TransformerLens copies weights.
+        engine, network = make_engine(model, tokenizer, pairs, prepared.patching)
+        rows = measure(model, engine, network, pairs, prepared.patching, f"step {step}")
+        if network and prepared.patching.measures:
+            with tf32(prepared.patching.tf32):
                 rows += take(network, heldout, prepared.patching.measures, memory(prepared.patching, device))
-            before_write()
-            write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
-            log.info("step %d: %d rows", step, len(rows))
-            on_table(step, rows)
+        before_write()
+        write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
+        log.info("step %d: %d rows", step, len(rows))
+        on_table(step, rows)
 
 
 @dataclass(frozen=True)
@@ -294,19 +298,20 @@ def measure(
     end = engine.at_end(pairs)
     kinds = without(engine, end, pairs, own.clean)
     rows = attribute(end, pairs, kinds.keys()) if end else []
-    exact = engine.patch(pairs, patching) if patching.exact else None
+    paths = None
+    with tf32(patching.tf32):  # What is compared with the model's own logits above is exact.
+        exact = engine.patch(pairs, patching) if patching.exact else None
+        approximate = estimate(network, pairs, patching) if network and patching.approximate else None
+        if network and patching.paths:
+            paths = patch_paths(network, pairs, patching.paths, memory(patching, pairs.clean.tokens.device))
     if exact:
         check_effects(pairs, exact)
-    approximate = estimate(network, pairs, patching) if network and patching.approximate else None
     if exact and approximate:
         found = ", ".join(f"{site} {r:.3f}" for site, r in correlations(exact, approximate).items())
         log.info("%s: correlation of approximate with exact effects: %s", name, found)
-    paths = None
-    if network and patching.paths:
-        paths = patch_paths(network, pairs, patching.paths, memory(patching, pairs.clean.tokens.device))
     for one in (exact, approximate, paths):
         if one:
-            check_logits(pairs, own, one.clean, one.corrupted, name)
+            check_logits(pairs, own, one.clean, one.corrupted, name, rounded=patching.tf32)
     one = exact or approximate or paths
     if one:
         rows += prompt_rows(one.clean, one.corrupted)
@@ -314,9 +319,18 @@ def measure(
 
 
 def check_logits(
-    pairs: Pairs, own: OwnLogits, clean: Float[Tensor, " prompt"], corrupted: Float[Tensor, " prompt"], name: str
+    pairs: Pairs,
+    own: OwnLogits,
+    clean: Float[Tensor, " prompt"],
+    corrupted: Float[Tensor, " prompt"],
+    name: str,
+    *,
+    rounded: bool = False,
 ) -> None:
     """Holds that the runs that patches are made in are the model's own.
+
+    Args:
+        rounded: they were computed with TF32 where there is a GPU, and the model's own logits were not.
 
     Raises:
         UserError: their logit differences are others.
@@ -324,6 +338,8 @@ def check_logits(
     for found, logits in ((clean, own.clean), (corrupted, own.corrupted)):
         error = (found - pairs.logit_diff(logits).to(found.device)).abs().max().item()
         limit = tolerance(logits) * (1 + pairs.subject_weights.abs().sum().item())
+        if rounded:
+            limit = max(limit, TF32 * logits.abs().max().item())
         if not error <= limit:
             raise UserError(
                 f"patching: {name}: logit differences differ by {error:.1e} from the model's own (more than "

@@ -12,8 +12,12 @@ from typing import Any
 
 from mi_sweeps.config import DIVERGED, FORMAT, AnyModel, Config, ModelConfig, PatchingConfig, ScratchConfig, is_path
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import spells_otherwise, weights_files
+from mi_sweeps.models import architectures, spells_otherwise, weights_files
 from mi_sweeps.tasks.rows import read_anew
+
+NEVER_COPIED = ("gpt2", "llama", "mistral", "nope", "qwen2", "qwen3")
+"""Types whose patch jobs were right before models were wrapped anew for each checkpoint. Never another one: this says
+what was computed once, and not what can be now."""
 
 ID_LENGTH = 12
 """Hex digits of an id: 48 bits, so that among 10,000 runs two share one with probability 2e-7."""
@@ -63,6 +67,7 @@ class Contents:
     models: dict[AnyModel, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     spellings: dict[AnyModel, bool] = field(default_factory=dict)
+    wrapped: dict[AnyModel, bool] = field(default_factory=dict)
 
     def model(self, model: AnyModel) -> str:
         """The content of a model's files, or its name and revision on the hub, or the sizes of a new one."""
@@ -79,6 +84,16 @@ class Contents:
         if model not in self.spellings:
             self.spellings[model] = spells_otherwise(model)
         return self.spellings[model]
+
+    def wrapped_once(self, model: AnyModel) -> bool:
+        """Whether TransformerLens patches a model, which was wrapped once for all checkpoints before it was made anew
+        for each: of many types only the first checkpoint was patched with its own weights."""
+        if isinstance(model, ModelConfig) and model.hub:
+            # What is in the hub's cache must change no id, so the name must do.
+            return not model.hub.removeprefix("openai-community/").startswith("gpt2")
+        if model not in self.wrapped:
+            self.wrapped[model] = architectures.model_type(model) not in NEVER_COPIED
+        return self.wrapped[model]
 
     def file(self, path: object) -> str:
         """The content of a file, whatever its name."""
@@ -141,7 +156,7 @@ def _measures(patching: PatchingConfig) -> dict[str, Any]:
     return {"measures": sorted(set(patching.measures)), "measured_prompts": patching.measured_prompts}
 
 
-def patch_id(config: Config, run: str | None = None) -> str:
+def patch_id(config: Config, run: str | None = None, contents: Contents | None = None) -> str:
     """Identity of one patch job.
 
     Every engine is exact, so the engine is no part of it; neither are the checkpoints, each of which has a table of
@@ -150,10 +165,10 @@ def patch_id(config: Config, run: str | None = None) -> str:
     Args:
         run: the run id, where it is known.
     """
-    patching = config.patching
+    patching, contents = config.patching, contents or Contents()
     return digest(
         {
-            "run": run or run_id(config),
+            "run": run or run_id(config, contents),
             "corruption": config.corruption.name,
             "sites": sorted(set(patching.sites)),
             "heads": patching.heads,
@@ -163,5 +178,6 @@ def patch_id(config: Config, run: str | None = None) -> str:
             "prompts": patching.prompts,
             "tf32": patching.tf32,
             **_measures(patching),
+            **({"weights": "each checkpoint's"} if contents.wrapped_once(config.model) else {}),
         }
     )[:ID_LENGTH]

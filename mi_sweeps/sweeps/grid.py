@@ -75,7 +75,7 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
             first = first or config
             _check_one_for_a_sweep(first, config)
             run_id = identity.run_id(config, contents)
-            patch_id = identity.patch_id(config, run_id)
+            patch_id = identity.patch_id(config, run_id, contents)
             if patch_id not in cells:
                 cells[patch_id] = Cell(config.dump(), {key: chosen[key] for key in swept}, run_id, patch_id)
                 continue

@@ -250,6 +250,28 @@ def test_a_patch_that_does_nothing_is_an_error_and_not_a_zero(random_model, make
         )
 
 
+def test_rounding_that_was_asked_for_is_no_fault(mini_model, make_test_pairs, patching, monkeypatch):
+    """TF32 is a GPU's; here its rounding is made: 11 bits of each factor."""
+    from mi_sweeps.circuits import network
+
+    exact = network.Linear.__call__
+
+    def rounded(self, x, then=None):
+        if torch.backends.cuda.matmul.allow_tf32:
+            x = (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
+        return exact(self, x, then)
+
+    monkeypatch.setattr(network.Linear, "__call__", rounded)
+    monkeypatch.setattr("mi_sweeps.circuits.fast.pack", lambda network: network)
+    pairs, described = make_test_pairs("first"), describe(mini_model)
+    clean = []
+    for tf32 in (False, True):
+        options = patching("z").model_copy(update={"tf32": tf32})
+        rows = measure(mini_model, FastEngine(described), described, pairs, options, "step 0")
+        clean.append([row["clean"] for row in rows if row["kind"] == "patch"][0])
+    assert 1e-4 < abs(clean[0] - clean[1]) < 0.1
+
+
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 def test_a_description_that_disagrees_with_the_model_is_refused(small, tmp_path, monkeypatch, caplog, engine):
     """As it would be for a model with an option that its description lacks."""

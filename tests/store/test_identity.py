@@ -244,6 +244,22 @@ def test_a_model_on_the_hub_is_known_by_name_and_revision(default: Config) -> No
     assert ids[0] == ids[1] != ids[2]
 
 
+def test_tables_of_a_model_that_was_wrapped_once_for_all_checkpoints_are_not_those_of_now(
+    default: Config, model_copy: Path
+) -> None:
+    """Most of them had the first checkpoint's weights: none may be taken for done. Nobody else's id changes."""
+    config = changed(default, {"model.path": str(model_copy)})
+    run, before = run_id(config), patch_id(config)
+    values = json.loads((model_copy / "config.json").read_text())
+    ids = {}
+    for kind in ("gpt2", "qwen3", "gpt_neox"):
+        (model_copy / "config.json").write_text(json.dumps({**values, "model_type": kind}))
+        ids[kind] = patch_id(config, run)
+    assert ids["gpt2"] == ids["qwen3"] == before != ids["gpt_neox"]
+    hub, named = (changed(default, {"model.hub": name}) for name in ("EleutherAI/pythia-70m", "openai-community/gpt2"))
+    assert patch_id(hub, "run") != patch_id(named, "run") == patch_id(default, "run")
+
+
 def test_a_file_of_rows_is_its_content_not_its_place_or_name(default: Config, tmp_path: Path) -> None:
     paths = [tmp_path / "rows.jsonl", tmp_path / "moved" / "rows.jsonl", tmp_path / "renamed.jsonl"]
     paths[1].parent.mkdir()
