@@ -354,3 +354,10 @@ def test_a_folder_is_printed_as_it_is_called(capsys, one_run, monkeypatch, comma
     with pytest.raises(SystemExit):
         cli.main([command, f"output='{one_run}'"])
     assert str(one_run) in capsys.readouterr().out
+
+
+def test_a_key_that_a_choice_lacks_is_told_without_a_sweep_that_nobody_asked_for(refuse):
+    one = refuse("plan", "schedule=constant", "schedule.warmup=0.1")
+    assert "schedule=constant has no such key; `mi-sweeps plan --config`" in one
+    several = refuse("plan", "schedule=constant,linear_warmup", "schedule.warmup=0.1")
+    assert "run those apart" in several

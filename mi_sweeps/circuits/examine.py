@@ -113,6 +113,7 @@ def examine(
         # Made anew: for some architectures TransformerLens copies weights.
         engine, network = make_engine(model, tokenizer, pairs, prepared.patching)
         rows = measure(model, engine, network, pairs, prepared.patching, f"step {step}")
+        del engine  # It may hold a copy of the model, and the next one makes another.
         if network and prepared.patching.measures:
             with tf32(prepared.patching.tf32):
                 rows += take(network, heldout, prepared.patching.measures, memory(prepared.patching, device))

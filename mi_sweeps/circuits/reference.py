@@ -123,7 +123,7 @@ class ReferenceEngine:
             return None
         if not ends.keys() >= {"resid_pre", "attn_out", "mlp_out"}:
             return None
-        norm = effective_norm(bridge.ln_final, bridge.cfg.d_model)
+        norm = effective_norm(bridge.ln_final, bridge.cfg.d_model, bridge.W_U.device)
         bias = bridge.b_U
         return EndActivations(
             **{name: ends.get(name) for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out")},
@@ -160,7 +160,7 @@ class ReferenceEngine:
         weights, bias = block.attn.W_V, block.attn.b_V
         value = Linear(weights.permute(1, 0, 2).flatten(1), None if bias is None else bias.flatten())
         norm = getattr(block, "ln1", None)
-        norm_bias = None if norm is None else effective_norm(norm, weights.shape[1]).bias
+        norm_bias = None if norm is None else effective_norm(norm, weights.shape[1], weights.device).bias
         return constant_z(self.bridge.cfg.n_heads, len(weights), value, norm_bias)
 
     @torch.no_grad()
@@ -225,11 +225,10 @@ def _moved(value: Tensor, hook: Any = None) -> Tensor:
     return value + torch.linspace(-1, 1, value.shape[-1], device=value.device).roll(1)
 
 
-def effective_norm(norm: Any, width: int) -> Norm:
+def effective_norm(norm: Any, width: int, device: torch.device) -> Norm:
     """What a LayerNorm or RMSNorm does, found out by asking it: some families keep its weight less one, or have none.
     Its scale comes from the run's cache, so `eps` is not looked for."""
     module = norm.original_component
-    device = next((parameter.device for parameter in module.parameters()), None)
     ramp = torch.linspace(1, 2, width, device=device)
     probes = 1e3 * torch.stack([torch.zeros_like(ramp), ramp, ramp + 1])
     nothing, once, moved = module(probes)
@@ -263,7 +262,7 @@ def _scale(
         return one * factor
     if norm is None:
         return None
-    how = effective_norm(norm, heads.shape[-1])
+    how = effective_norm(norm, heads.shape[-1], heads.device)
     if how.centres or how.bias is not None:
         return None
     normed = heads * how.weight

@@ -56,15 +56,17 @@ def check_names(
     if missing:
         wrong.append(f"its files lack {len(missing)} of the model's weights ({_few(missing)})")
     if unknown:
-        wrong.append(
-            f"its files have {len(unknown)} weights that {type(model).__name__} does not use ({_few(unknown)})"
-        )
+        weights = "1 weight" if len(unknown) == 1 else f"{len(unknown)} weights"
+        wrong.append(f"its files have {weights} that {type(model).__name__} does not use ({_few(unknown)})")
     if mismatched:
         name, there, asked = min(mismatched)
         more = f", and {len(mismatched) - 1} more differ" if len(mismatched) > 1 else ""
         wrong.append(f"{name} is {_shape(there)} in its files and {_shape(asked)} by its config.json{more}")
     if wrong:
-        raise UserError(f"{where}: {'; '.join(wrong)}; make config.json and weights fit, or save the model anew")
+        # Those that are too many go when a model is loaded and saved; others would be drawn at random.
+        dropped = "load it with AutoModelForCausalLM and save that to drop them"
+        anew = dropped if unknown and not missing and not mismatched else "save the model anew"
+        raise UserError(f"{where}: {'; '.join(wrong)}; make config.json and weights fit, or {anew}")
 
 
 def check_values(where: str, model: PreTrainedModel) -> None:

@@ -69,7 +69,7 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
                 try:
                     composed[fixed] = _compose(list(lines.values()))
                 except HydraException as error:
-                    raise _not_in_this_choice(error, chosen) from None
+                    raise _not_in_this_choice(error, chosen, swept) from None
                 _check_grid(composed[fixed], grid)
             config = _cell(composed[fixed], [parsed_override(lines[key]) for key in single])
             first = first or config
@@ -85,16 +85,15 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
     return list(cells.values())
 
 
-def _not_in_this_choice(error: HydraException, chosen: Mapping[str, str]) -> Exception:
+def _not_in_this_choice(error: HydraException, chosen: Mapping[str, str], swept: Sequence[str]) -> Exception:
     """The error; where a key below a group is the matter, with the choice that has no such key."""
     key = source.unknown_key(error)
     group, _, below = (key or "").partition(".")
     if not below or group not in chosen:
         return error
-    return UserError(
-        f"{key}: {group}={chosen[group]} has no such key; where other choices of a sweep have it, run those apart, "
-        f"with the same sweep.name"
-    )
+    others = "where other choices of a sweep have it, run those apart, with the same sweep.name"
+    todo = others if group in swept else "`mi-sweeps plan --config` without it prints all of them"
+    return UserError(f"{key}: {group}={chosen[group]} has no such key; {todo}")
 
 
 def _check_grid(composed: Composed, grid: Mapping[str, Any]) -> None:
