@@ -188,3 +188,9 @@ def test_bad_input_is_one_line(call, make_output, words, complaint):
     code, _, complained = call(*words, f"output={make_output(seeds=(0, 1))}")
     assert code == 2
     assert complained.startswith(f"error: {complaint}") and complained.count("\n") == 1
+
+
+def test_a_sweep_of_one_cell_has_nothing_behind_its_name(make_output, folders):
+    output = make_output(corruptions=("first",))
+    folders.write_sweep(output, "demo", [folders.cell(RUN, f"{RUN}-first", "first")])
+    assert "  sweep demo" in seen(output, colour=None).splitlines()

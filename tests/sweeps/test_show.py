@@ -234,3 +234,16 @@ def test_metrics_that_are_damaged_hide_nothing_else(look: Callable[..., list[str
     run.metrics.write_bytes(b"not a table")
     found = look("status")
     assert len(rows(found)) == 4 and sum("%" in line for line in found) == 2
+
+
+def test_an_experiment_file_has_its_column(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    for name, seed in (("early", 1), ("late", 2)):
+        file = tmp_path / "conf" / "experiment" / f"{name}.yaml"
+        file.write_text(f"# @package _global_\nseed: {seed}\n")
+    words = ["--cells", "--config-dir", str(tmp_path / "conf"), "+experiment=early,late", f"output={tmp_path}"]
+    with pytest.raises(SystemExit):
+        cli.main(["plan", *words])
+    lines = capsys.readouterr().out.splitlines()
+    (head,) = [number for number, line in enumerate(lines) if line.startswith("+experiment")]
+    assert [line.split()[0] for line in lines[head + 1 : head + 3]] == ["early", "late"]
