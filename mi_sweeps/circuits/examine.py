@@ -164,7 +164,8 @@ def prepare(
             left = {f"patches of {site}": why for site, why in missing.items()}
         end = engine.at_end(pairs)
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        # Of our own engine it is a fault of ours, and too little memory is no architecture's.
+        if isinstance(engine, FastEngine) or isinstance(error, torch.OutOfMemoryError):
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(

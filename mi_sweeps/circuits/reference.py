@@ -141,7 +141,9 @@ class ReferenceEngine:
             W_O = torch.stack([block.attn.W_O for block in blocks])
             biases = [block.attn.b_O for block in blocks]
             constant = torch.stack([self._constant_z(block) for block in blocks])
-        except (AttributeError, NotImplementedError, RuntimeError):
+        except (AttributeError, NotImplementedError, RuntimeError) as error:  # No such weights, or of several shapes.
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             return None
         if z.shape[2:] != W_O.shape[1:3] or constant.shape != W_O.shape[:3]:
             return None

@@ -17,9 +17,10 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from mi_sweeps.circuits.examine import known, measure
+from mi_sweeps.circuits.examine import known, measure, prepare
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.network import describe
+from mi_sweeps.circuits.reference import ReferenceEngine
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import architectures
 from mi_sweeps.models.load import load_model
@@ -286,3 +287,23 @@ def test_a_description_that_disagrees_with_the_model_is_refused(small, tmp_path,
     assert "differ by" in run.status_on_disk().error, "before it is trained"
     assert [row["step"] for row in read_table(run.metrics).to_pylist() if row["metric"] == "win_rate"] == [0, 0, 0]
     assert not list(patch.path.glob("tables/*"))
+
+
+def test_faults_of_ours_and_too_little_memory_are_not_told_as_an_architecture_s(
+    make_model, mini_tokenizer, make_short_pairs, patching, monkeypatch
+):
+    model, pairs = make_model("gpt2"), make_short_pairs("second")
+
+    def fail(error):
+        def failing(*_):
+            raise error
+
+        return failing
+
+    monkeypatch.setattr(FastEngine, "at_end", fail(ValueError("ours")))
+    with pytest.raises(ValueError, match="ours"):
+        prepare(model, mini_tokenizer, pairs, patching("z"))
+    reference = patching("z").model_copy(update={"engine": "reference"})
+    monkeypatch.setattr(ReferenceEngine, "_constant_z", fail(torch.OutOfMemoryError("full")))
+    with pytest.raises(torch.OutOfMemoryError):
+        prepare(model, mini_tokenizer, pairs, reference)
