@@ -29,13 +29,19 @@ NAMES = {
 }
 SHARES = ("win_rate", "accuracy")
 UNITS = {"loss": " (nats)", "logit_diff_first": " (logits)", "logit_diff_second": " (logits)"}
-SPLITS = {"train": "training prompts", "heldout": "held-out prompts", "two_name": "prompts of the two-name task"}
+SPLITS = {
+    "heldout": "held-out prompts",
+    "train": "training prompts",
+    "two_name": "prompts of the two-name task",
+    "without_bos": "held-out prompts without BOS",
+}
 
 POINTS = {"resid_pre": 0.0, "resid_mid": 0.5, "resid_post": 1.0}
 """Where the residual stream is read, in layers from a layer's beginning: `resid_mid` is between attention and MLP."""
 
 MEASURES = {
     "position_r2": ("linear probe of position", "held-out R²", (None, 1)),
+    "position_r2_without_bos": ("linear probe of position, the first token random", "held-out R²", (None, 1)),
     "previous_token": ("attention to the previous token", "mean attention", (0, 1)),
     "diagonal": ("attention to the token itself", "mean attention", (0, 1)),
     "ablated_loss": ("replaced by its mean", "loss (nats)", (0, None)),

@@ -87,7 +87,8 @@ def _gallery(index: Sequence[dict[str, Any]]) -> str:
 
 def _drawn(frames: Frames) -> Iterator[tuple[str, Picture]]:
     metrics = set(zip(frames.metrics["split"], frames.metrics["metric"], strict=True))
-    for split, ending in (("heldout", ""), ("train", "-train"), ("two_name", "-two-name")):
+    for split in curves.SPLITS:
+        ending = "" if split == "heldout" else f"-{split.replace('_', '-')}"
         for metric in curves.SHARES:
             if (split, metric) in metrics:
                 yield f"{metric.replace('_', '-')}{ending}", curves.training(frames, [metric], split)

@@ -53,7 +53,7 @@ Place = Annotated[Path, BeforeValidator(_place)]
 """A file or folder, absolute."""
 
 Site = Literal["resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
-Measure = Literal["position_r2", "previous_token", "diagonal", "ablated_loss"]
+Measure = Literal["position_r2", "position_r2_without_bos", "previous_token", "diagonal", "ablated_loss"]
 Name = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Index = Annotated[int, Field(ge=0)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]

@@ -45,12 +45,12 @@ def one_run(small, tmp_path_factory):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("sweep=zilch", "sweep=zilch: no such choice; there are: default, demo, grid, nope, nope_original"),
+        ("sweep=zilch", "sweep=zilch: no such choice; there are: default, demo, grid, nope, nope_bos, nope_original"),
         (
             "schedule=zilch",
             "schedule=zilch: no such choice; there are: buggy_warmup, constant, cosine, fixed_warmup, linear",
         ),
-        ("corruption=third", "there are: both, earlier, first, order, previous, second"),
+        ("corruption=third", "there are: bos, both, earlier, first, order, previous, second"),
         ("schedul=cosine", "schedul: no such key; `mi-sweeps plan --config` prints all of them"),
         ("optim.rate=1", "optim.rate: no such key"),
         ("optim.lr=-1", "optim.lr=-1: input should be greater than 0"),
@@ -92,6 +92,7 @@ def one_run(small, tmp_path_factory):
         ("corruption=[first,second]", "to sweep over them give corruption=first,second"),
         ("patching.sites=z", "patching.sites=z: give a list; for example patching.sites=[z]"),
         ("model=nope", "give task=previous_token"),
+        ("patching.measures=[position_r2_without_bos]", "of the split without_bos, which this task has not"),
         ("model.prepend_bos=true", "model.prepend_bos=true: the model's tokenizer has no such token"),
     ],
 )
@@ -107,6 +108,7 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
         ("corruption=previous", "corruption=previous: task=ioi3 has none of that name; use corruption=first"),
         ("task=ioi2 corruption=second", "corruption=second: task=ioi2 has none of that name; use corruption=first"),
         ("sweep=nope corruption=first", "corruption=first: task=previous_token has none of that name"),
+        ("sweep=nope_bos corruption=bos", "corruption=bos: with task.bos=false no sequence begins with BOS"),
         ("sweep=nope patching=full", "patching.sites: model=nope has attention only (model.d_mlp=null)"),
         ("sweep=nope checkpoint.storage=delta", "model=nope begins from nothing"),
         ("model=nope model.d_vocab=9", "task=ioi3: is made of text, and model=nope has no tokenizer"),
@@ -218,6 +220,15 @@ def test_a_task_that_makes_tokens_which_the_model_lacks(refuse, tmp_path):
         f"output={tmp_path / 'o'}",
     )
     assert "task=previous_token: makes token 63, and model=nope has 0 to 19; give the task fewer" in complaint
+
+
+@pytest.mark.parametrize("bos", ["maybe", "0", "null"])
+def test_bos_is_there_or_not(refuse, tmp_path, bos):
+    complaint = refuse(
+        *("run", "task=previous_token", "corruption=previous", "model=nope", f"task.bos={bos}", "patching=heads"),
+        f"output={tmp_path / 'o'}",
+    )
+    assert f"task.bos={'None' if bos == 'null' else bos}: give true or false" in complaint
 
 
 def test_a_beginning_that_the_task_cannot_put_before_its_tokens(refuse, tmp_path):

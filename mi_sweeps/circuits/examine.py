@@ -99,8 +99,11 @@ def examine(
     if len(pairs.clean) < config.patching.prompts:
         log.warning("patching.prompts=%d: only %d held-out prompts", config.patching.prompts, len(pairs.clean))
     pairs = pairs.to(device)
-    heldout = task.splits["heldout"]
-    heldout = heldout.select(range(min(config.patching.measured_prompts, len(heldout)))).to(device)
+    measured = {
+        split: batch.select(range(min(config.patching.measured_prompts, len(batch)))).to(device)
+        for split, batch in task.splits.items()
+        if split in ("heldout", "without_bos")
+    }
 
     weights = checkpoints.parameters(model)
     base = checkpoints.snapshot(weights)
@@ -116,7 +119,13 @@ def examine(
         del engine  # It may hold a copy of the model, and the next one makes another.
         if network and prepared.patching.measures:
             with tf32(prepared.patching.tf32):
-                rows += take(network, heldout, prepared.patching.measures, memory(prepared.patching, device))
+                rows += take(
+                    network,
+                    measured["heldout"],
+                    prepared.patching.measures,
+                    memory(prepared.patching, device),
+                    measured.get("without_bos"),
+                )
         before_write()
         write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
         log.info("step %d: %d rows", step, len(rows))

@@ -7,6 +7,9 @@ any model that the fast engine knows. They do not depend on the corruption.
 Probes and heads are read from the third token on. The first is often BOS, which tells its position by being what it is,
 and heads that have nothing to look for look at it (Xiao et al. 2023, arXiv:2309.17453, on attention sinks); the second
 has it as its previous token.
+
+BOS is also what a position can be known by: the share of the attention that it gets tells how many tokens there are
+beside it. `position_r2_without_bos` is the same probe, fitted and read where the first token is one like the others.
 """
 
 from __future__ import annotations
@@ -35,17 +38,21 @@ Value = tuple[Component, float, int]
 
 
 @torch.no_grad()
-def take(network: Network, heldout: Batch, measures: Sequence[Measure], memory: int) -> list[dict[str, Any]]:
+def take(
+    network: Network, heldout: Batch, measures: Sequence[Measure], memory: int, without_bos: Batch | None = None
+) -> list[dict[str, Any]]:
     """Rows of the measures table.
 
     Args:
         heldout: prompts; with what the loss is of.
         memory: bytes that activations may take, about; at least what one prompt needs. Changes no result.
+        without_bos: the same prompts with a first token like the others, where the task has them.
 
     Raises:
-        UserError: the prompts are too few for a probe, or longer than what the network is known for.
+        UserError: the prompts are too few for a probe, or longer than what the network is known for, or there are none
+            without BOS.
     """
-    check_prompts(measures, len(heldout))
+    check_prompts(measures, len(heldout), without_bos=without_bos is not None)
     width = heldout.tokens.shape[1]
     if network.longest and width > network.longest:
         raise UserError(
@@ -53,7 +60,6 @@ def take(network: Network, heldout: Batch, measures: Sequence[Measure], memory: 
             "this model is not known here (a sliding window); use shorter prompts or patching.measures=[]"
         )
     size = prompts_at_once(network, heldout, memory)
-    batches = [heldout.select(range(start, min(start + size, len(heldout)))) for start in range(0, len(heldout), size)]
     network = pack(network)
     return [
         {
@@ -67,20 +73,32 @@ def take(network: Network, heldout: Batch, measures: Sequence[Measure], memory: 
         }
         for name, measured in MEASURES.items()
         if name in measures
-        for (component, layer, head), value, n in measured(network, batches)
+        for (component, layer, head), value, n in measured(
+            network, _parts(without_bos if without_bos and name == "position_r2_without_bos" else heldout, size)
+        )
     ]
 
 
-def check_prompts(measures: Sequence[Measure], n_prompts: int) -> None:
-    """Holds that there are enough prompts.
+def _parts(prompts: Batch, size: int) -> list[Batch]:
+    return [prompts.select(range(start, min(start + size, len(prompts)))) for start in range(0, len(prompts), size)]
+
+
+def check_prompts(measures: Sequence[Measure], n_prompts: int, *, without_bos: bool) -> None:
+    """Holds that there are enough prompts, and those that are asked for.
 
     Raises:
         UserError: there is nothing to read a probe on.
     """
-    if "position_r2" in measures and n_prompts < 2:
+    if "position_r2_without_bos" in measures and not without_bos:
         raise UserError(
-            "patching.measures: position_r2 fits a probe to half of the prompts and reads it on the others, and there "
-            "is one prompt; give patching.measured_prompts and the task's heldout at least 2, or leave position_r2 out"
+            "patching.measures: position_r2_without_bos is of the split without_bos, which this task has not; leave it "
+            "out, or use task=previous_token"
+        )
+    probes = [measure for measure in measures if measure.startswith("position_r2")]
+    if probes and n_prompts < 2:
+        raise UserError(
+            f"patching.measures: {probes[0]} fits a probe to half of the prompts and reads it on the others, and there "
+            "is one prompt; give patching.measured_prompts and the task's heldout at least 2, or leave it out"
         )
 
 
@@ -166,6 +184,7 @@ def ablated_loss(network: Network, batches: Sequence[Batch]) -> Iterator[Value]:
 
 MEASURES: Mapping[Measure, Callable[[Network, Sequence[Batch]], Iterable[Value]]] = {
     "position_r2": position_r2,
+    "position_r2_without_bos": position_r2,
     "previous_token": previous_token,
     "diagonal": diagonal,
     "ablated_loss": ablated_loss,

@@ -1,9 +1,10 @@
 """A transformer without positional embeddings, trained from nothing.
 
 Pre-norm blocks of causal attention and, if wanted, an MLP with ReLU; token embedding and unembedding are untied. There
-is no positional embedding at all, neither learned nor rotary, so a position can only be known from the causal mask:
-the first layer's heads average over fewer tokens early in the context (Haviv et al. 2022, arXiv:2203.16634; Kazemnejad
-et al. 2023, arXiv:2305.19466).
+is no positional embedding at all, neither learned nor rotary, so a position can only be known from the causal mask: a
+head averages over fewer tokens early in the context (Haviv et al. 2022, arXiv:2203.16634). Where the first token is
+distinguished, as BOS is, its share of the average is a clock (that it can be one: Kazemnejad et al. 2023,
+arXiv:2305.19466); docs/no_position.md measures how much hangs on it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 from mi_sweeps.config import DIVERGED, FORMAT, AnyModel, Config, ModelConfig, PatchingConfig, ScratchConfig, is_path
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import architectures, spells_otherwise, weights_files
+from mi_sweeps.tasks import PREVIOUS_TOKEN
 from mi_sweeps.tasks.rows import read_anew
 
 NEVER_COPIED = ("gpt2", "llama", "mistral", "nope", "qwen2", "qwen3")
@@ -107,6 +108,8 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
     """What the prompts are: the task and its arguments, the content of the user's files, the tokenizer."""
     contents = contents or Contents()
     arguments = dict(config.task.arguments)
+    if config.task.target == PREVIOUS_TOKEN and arguments.get("bos") is True:
+        del arguments["bos"]  # Before it was a key every sequence began with BOS: those runs keep their ids.
     for key in [key for key in arguments if is_path(key)]:
         value = arguments.pop(key)
         # The content counts, not where the file lies.

@@ -8,12 +8,10 @@ from mi_sweeps.config import Config, ScratchConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps.cells import Cell
-from mi_sweeps.tasks import METRIC_SUBJECTS, REPLACED
+from mi_sweeps.tasks import METRIC_SUBJECTS, NO_BOS, PREVIOUS_TOKEN, REPLACED
 
 TEXT = ("mi_sweeps.tasks.ioi.task", "mi_sweeps.tasks.user.task")
 """Tasks of prompts with names."""
-
-TOKENS = "mi_sweeps.tasks.previous_token.PreviousToken"
 
 
 def check(cells: Sequence[Cell]) -> None:
@@ -38,6 +36,8 @@ def _check(config: Config) -> None:
         raise UserError(
             f"corruption={corruption}: task={task.name} has none of that name; use corruption={known[0]}{others}"
         )
+    if task.target == PREVIOUS_TOKEN and corruption == "bos" and task.arguments.get("bos") is False:
+        raise UserError(NO_BOS)
     if isinstance(model, ScratchConfig) and task.target in TEXT:
         raise UserError(
             f"task={task.name}: is made of text, and model={model.name} has no tokenizer; "
@@ -48,7 +48,7 @@ def _check(config: Config) -> None:
 def _corruptions(config: Config) -> list[str]:
     """Those of a task of ours; of others only they know."""
     target, arguments = config.task.target, config.task.arguments
-    if target == TOKENS:
+    if target == PREVIOUS_TOKEN:
         return list(REPLACED)
     if target not in TEXT:
         return []

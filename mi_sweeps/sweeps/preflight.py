@@ -73,7 +73,8 @@ def _check_patching(config: Config, task: Task) -> None:
     if not patching.for_known_models:
         return
     model = load_config(config.model)
-    check_prompts(patching.measures, min(patching.measured_prompts, len(task.splits["heldout"])))
+    n_prompts = min(patching.measured_prompts, len(task.splits["heldout"]))
+    check_prompts(patching.measures, n_prompts, without_bos="without_bos" in task.splits)
     if patching.paths:
         n_heads = model.num_attention_heads
         n_kv_heads = getattr(model, "num_key_value_heads", n_heads)

@@ -1,17 +1,22 @@
 """Predict the previous token, in sequences of uniformly random tokens.
 
 The answer is in the context and nothing else is to be learned, so what a model must find out is where "previous" is:
-for one without positional embeddings that is the whole difficulty. A sequence begins with BOS, which is token 0; the
-target at position i is the token at i - 1.
+for one without positional embeddings that is the whole difficulty. A sequence begins with BOS, which is token 0 and
+nowhere else; the target at position i is the token at i - 1. The target at position 1 would always be BOS, so scoring
+begins at `first_scored`, which is then at least 2.
 
-The target at position 1 would always be BOS, so scoring begins at `first_scored`, which is at least 2.
+BOS is a landmark: every later token can attend to it, and the share that it gets tells how many others there are. With
+`bos` false no token is one, and the first is drawn like all others. The held-out sequences of both are the same but for
+their first token, and the split `without_bos` has those without BOS, whatever the model was trained on.
 
-| corruption | replaces                          | answer is measured against |
-|------------|-----------------------------------|----------------------------|
-| `previous` | the token before the last         | its replacement            |
-| `earlier`  | the token two before the last     | the token that was replaced |
+| corruption | replaces                      | answer is measured against                                        |
+|------------|-------------------------------|-------------------------------------------------------------------|
+| `previous` | the token before the last     | its replacement                                                   |
+| `earlier`  | the token two before the last | the token that was replaced                                       |
+| `bos`      | BOS, by a token like others   | the token two before the last, or another where it is the answer  |
 
-`earlier` is a control: the answer stays.
+Under `earlier`, a control, and `bos` the answer stays. A model that cannot tell its place without BOS says the token
+two before the last as readily as the one before it.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.tasks import REPLACED
+from mi_sweeps.tasks import NO_BOS, REPLACED
 from mi_sweeps.tasks.batches import generator
 from mi_sweeps.tasks.metrics import Measured, logit_diffs, win_rates
 from mi_sweeps.tasks.pairs import Pairs
@@ -41,52 +46,69 @@ class PreviousToken:
     """Sequences are drawn anew for every training step: there are no epochs."""
 
     def __init__(
-        self, tokenizer: object, *, d_vocab: int, length: int, first_scored: int, heldout: int, seed: int
+        self,
+        tokenizer: object,
+        *,
+        d_vocab: int,
+        length: int,
+        first_scored: int,
+        heldout: int,
+        seed: int,
+        bos: bool = True,
     ) -> None:
         """Checks the sizes.
 
         Args:
             tokenizer: not needed; tokens are numbers.
-            d_vocab: number of tokens, BOS among them.
-            length: tokens in a sequence, BOS among them.
+            d_vocab: number of tokens, BOS among them; without `bos` it is never seen.
+            length: tokens in a sequence, the first among them.
             first_scored: the first position, from 0, whose loss counts.
             heldout: how many sequences are kept for evaluation.
             seed: of those sequences.
+            bos: whether a sequence begins with BOS.
 
         Raises:
             UserError: a size makes no sense.
         """
+        if not isinstance(bos, bool):
+            raise UserError(f"task.bos={bos}: give true or false")
         if d_vocab < 3:
             raise UserError(f"task.d_vocab={d_vocab}: give at least 3, BOS and two tokens to tell apart")
         if length < 4:
-            raise UserError(f"task.length={length}: give at least 4 tokens, BOS among them")
-        if not 2 <= first_scored < length:
+            raise UserError(f"task.length={length}: give at least 4 tokens, the first among them")
+        least, reason = (2, "before it the previous token is always BOS") if bos else (1, "nothing is before the first")
+        if not least <= first_scored < length:
             raise UserError(
-                f"task.first_scored={first_scored}: give 2 (before it the previous token is always BOS) "
-                f"to {length - 1}, the last position"
+                f"task.first_scored={first_scored}: give {least} ({reason}) to {length - 1}, the last position"
             )
         if heldout < 1:
             raise UserError(f"task.heldout={heldout}: give at least 1 sequence")
         self._d_vocab, self._length, self._first_scored = d_vocab, length, first_scored
-        self._heldout, self._seed = heldout, seed
+        self._heldout, self._seed, self._bos = heldout, seed, bos
+        first = f"BOS first, then uniform from {d_vocab - 1}" if bos else f"all uniform from {d_vocab - 1}, no BOS"
         self.audit: dict[str, Any] = {
-            "heldout": f"{heldout} sequences of {length} tokens, BOS first, then uniform from {d_vocab - 1}",
+            "heldout": f"{heldout} sequences of {length} tokens, {first}",
+            **({"without_bos": "the same sequences, the first token drawn like the others"} if bos else {}),
             "scored": f"positions {first_scored} to {length - 1}, counted from 0",
             "chance": f"accuracy {1 / (d_vocab - 1):.1%}",
         }
 
     @cached_property
     def splits(self) -> dict[str, Batch]:
-        """The held-out sequences. Training sequences never come twice, so their own loss is held out too."""
-        tokens = self._draw(self._heldout, generator(self._seed, EVALUATION))
-        return {"heldout": self._batch(tokens, _other(tokens[:, -2], self._d_vocab, self._seed))}
+        """The held-out sequences, as they are and without BOS. Training sequences never come twice, so their own loss
+        is held out too."""
+        tokens = {
+            "heldout": self._draw(self._heldout, generator(self._seed, EVALUATION), bos=self._bos),
+            "without_bos": self._draw(self._heldout, generator(self._seed, EVALUATION), bos=False),
+        }
+        return {split: self._batch(drawn, self._other(drawn[:, -2])) for split, drawn in tokens.items()}
 
     def _batch(self, tokens: Int[Tensor, "prompt pos"], against: Int[Tensor, " prompt"]) -> Batch:
         return token_batch(tokens, tokens[:, -2], against[:, None], self._targets(tokens))
 
     def training(self, step: int, size: int, seed: int) -> Batch:
         """New sequences for every step."""
-        tokens = self._draw(size, generator(seed, step))
+        tokens = self._draw(size, generator(seed, step), bos=self._bos)
         return self._batch(tokens, tokens[:, -2])
 
     def metrics(self, logits: Float[Tensor, "scored d_vocab"], batch: Batch) -> list[Measured]:
@@ -104,16 +126,24 @@ class PreviousToken:
         """The first held-out sequences, with one token replaced."""
         if corruption not in REPLACED:
             raise unknown_corruption(corruption, REPLACED)
-        place = -REPLACED[corruption]
+        if corruption == "bos" and not self._bos:
+            raise UserError(NO_BOS)
+        place = REPLACED[corruption]
         tokens = self.splits["heldout"].tokens[:count]
-        replaced = tokens.clone()
-        replaced[:, place] = _other(tokens[:, place], self._d_vocab, self._seed)
-        against = replaced[:, place] if corruption == "previous" else tokens[:, place]
+        if corruption == "bos":
+            replaced = self.splits["without_bos"].tokens[:count]
+            answers, against = tokens[:, -2], tokens[:, -3]
+            against = torch.where(against == answers, self._other(answers), against)
+        else:
+            replaced = tokens.clone()
+            replaced[:, place] = self._other(tokens[:, place])
+            against = replaced[:, place] if corruption == "previous" else tokens[:, place]
         return Pairs(self._batch(tokens, against), self._batch(replaced, against), torch.ones(1))
 
-    def _draw(self, count: int, random: torch.Generator) -> Int[Tensor, "prompt pos"]:
+    def _draw(self, count: int, random: torch.Generator, *, bos: bool) -> Int[Tensor, "prompt pos"]:
         tokens = torch.randint(1, self._d_vocab, (count, self._length), generator=random)
-        tokens[:, 0] = BOS
+        if bos:
+            tokens[:, 0] = BOS
         return tokens
 
     def _targets(self, tokens: Int[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:
@@ -121,8 +151,8 @@ class PreviousToken:
         targets[:, self._first_scored :] = tokens[:, self._first_scored - 1 : -1]
         return targets
 
-
-def _other(tokens: Int[Tensor, " prompt"], d_vocab: int, seed: int) -> Int[Tensor, " prompt"]:
-    """Another token for each, not BOS, uniform among those left; the same for the same token and row."""
-    shift = torch.randint(1, d_vocab - 1, (len(tokens),), generator=generator(seed, EVALUATION + 1))
-    return (tokens - 1 + shift) % (d_vocab - 1) + 1
+    def _other(self, tokens: Int[Tensor, " prompt"]) -> Int[Tensor, " prompt"]:
+        """Another token for each, not BOS, uniform among those left; the same for the same token and row."""
+        others = self._d_vocab - 1
+        shift = torch.randint(1, others, (len(tokens),), generator=generator(self._seed, EVALUATION + 1))
+        return (tokens - 1 + shift) % others + 1

@@ -13,15 +13,19 @@ from mi_sweeps.circuits.measures import MEASURES, fitted_half, take
 from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Norm, describe
 from mi_sweeps.circuits.probes import fit, moments, r2
 from mi_sweeps.errors import UserError
+from mi_sweeps.models.nope import build
 from mi_sweeps.tasks.task import PromptTask
 from mi_sweeps.training.evaluate import evaluate
 
 MEMORY = 512 << 20
 
+ALL = tuple(name for name in MEASURES if name != "position_r2_without_bos")
+"""Of any task."""
+
 
 def measured(network, batch, *measures, memory=MEMORY):
     """Values by measure, component, layer and head."""
-    rows = take(network, batch, measures or tuple(MEASURES), memory)
+    rows = take(network, batch, measures or ALL, memory)
     assert {row["kind"] for row in rows} == {"measure"}
     return {(row["measure"], row["component"], row["layer"], row["head"]): row["value"] for row in rows}
 
@@ -176,6 +180,26 @@ def test_a_position_that_no_attention_has_made_yet_cannot_be_read(make_nope, mak
     found = measured(describe(make_nope()), batch, "position_r2")
     assert abs(found["position_r2", "resid_pre", 0, None]) < 0.05
     assert found["position_r2", "resid_pre", 1, None] > 0.1
+
+
+def test_without_bos_nothing_tells_a_position_before_training(make_config, make_sequences):
+    """The causal mask alone is no clock: what is read is the share of the attention that BOS gets."""
+    config = make_config("model=nope", "task=previous_token", "corruption=previous", "patching=position")
+    splits = make_sequences(**{key: config.task.arguments[key] for key in ("d_vocab", "length", "heldout")}).splits
+    probes = ("position_r2", "position_r2_without_bos")
+    rows = take(describe(build(config.model, seed=0)), splits["heldout"], probes, MEMORY, splits["without_bos"])
+    found = {row["measure"]: row["value"] for row in rows if (row["component"], row["layer"]) == ("attn_out", 0)}
+    assert found["position_r2"] > 0.5
+    assert found["position_r2_without_bos"] < 0.05
+
+
+def test_the_probe_without_bos_is_that_of_other_prompts(make_nope, make_sequences):
+    network, splits = describe(make_nope()), make_sequences().splits
+    rows = take(network, splits["heldout"], ["position_r2_without_bos"], MEMORY, splits["without_bos"])
+    same = measured(network, splits["without_bos"], "position_r2")
+    assert [row["value"] for row in rows] == list(same.values())
+    with pytest.raises(UserError, match=r"\Apatching\.measures: position_r2_without_bos is of the split [^\n]*\Z"):
+        take(network, splits["heldout"], ["position_r2_without_bos"], MEMORY)
 
 
 def test_only_what_is_asked_for_is_measured_and_once(make_nope, make_sequences):

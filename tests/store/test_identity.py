@@ -53,6 +53,7 @@ PINNED = {
     "model=gpt2-xl model.revision=abc task=ioi2 train.precision=bf16": ("9de06933c912", "dd5d9c467031"),
     "task.names=[Mary,John,Tom,Anna] task.seed=3 optim.betas=[0.9,0.99] patching=heads patching.approximate=true "
     "patching.steps=[0,8]": ("90fbfe7dac04", "7f8c4caf37c2"),
+    "model=nope task=previous_token corruption=previous patching=position": ("c25ce9e1e260", "e20f31931583"),
     "task=prompts task.path=rows.jsonl patching=paths patching.paths.receivers=[[3,1]]": (
         "968c9d9de32d",
         "2d211a75dc5a",
@@ -67,6 +68,15 @@ def test_ids_stay_what_they_were(overrides: str, tmp_path: Path, monkeypatch: py
     (tmp_path / "rows.jsonl").write_text('{"question": "Mary and John met. Mary saw", "completion": " John"}\n')
     (cell,) = expand(overrides.split())
     assert (cell.run_id, cell.patch_id) == (run_id(cell.config), patch_id(cell.config)) == PINNED[overrides]
+
+
+def test_sequences_without_bos_are_another_run_s() -> None:
+    task = ["model=nope", "task=previous_token", "corruption=previous"]
+    with_bos, without = expand([*task, "task.bos=true,false"])
+    older = with_bos.config.dump()
+    del older["task"]["bos"]  # as it was written before it was a key
+    assert run_id(parse(older)) == with_bos.run_id != without.run_id
+    assert data_fingerprint(with_bos.config) != data_fingerprint(without.config)
 
 
 def test_ids_are_short_hexadecimal(default: Config) -> None:

@@ -23,19 +23,20 @@ def make(**sizes: Any) -> PreviousToken:
 
 @st.composite
 def tasks(draw: st.DrawFn) -> dict[str, int]:
-    length = draw(st.integers(4, 12))
+    length, bos = draw(st.integers(4, 12)), draw(st.booleans())
     return {
+        "bos": bos,
         "d_vocab": draw(st.integers(3, 20)),
         "length": length,
-        "first_scored": draw(st.integers(2, length - 1)),
+        "first_scored": draw(st.integers(2 if bos else 1, length - 1)),
         "heldout": draw(st.integers(1, 12)),
         "seed": draw(st.integers(0, 100)),
     }
 
 
-def is_sound(batch: Batch, sizes: dict[str, int]) -> None:
-    assert (batch.tokens[:, 0] == BOS).all()
-    rest = batch.tokens[:, 1:]
+def is_sound(batch: Batch, sizes: dict[str, int], *, bos: bool) -> None:
+    assert ((batch.tokens[:, 0] == BOS) == bos).all()
+    rest = batch.tokens[:, int(bos) :]
     assert rest.min() >= 1 and rest.max() < sizes["d_vocab"]
     assert (batch.end == sizes["length"] - 1).all()
     assert torch.equal(batch.answers, batch.tokens[:, -2])
@@ -51,8 +52,9 @@ def test_targets_are_the_tokens_before(sizes: dict[str, int], step: int, seed: i
     task = make(**sizes)
     heldout, training = task.splits["heldout"], task.training(step, size, seed)
     assert (len(heldout), len(training)) == (sizes["heldout"], size)
-    is_sound(heldout, sizes)
-    is_sound(training, sizes)
+    is_sound(heldout, sizes, bos=sizes["bos"])
+    is_sound(training, sizes, bos=sizes["bos"])
+    is_sound(task.splits["without_bos"], sizes, bos=False)
 
 
 @given(sizes=tasks(), step=st.integers(0, 1000), seed=st.integers(0, 100))
@@ -84,8 +86,32 @@ def test_tokens_are_uniform_and_independent_of_their_place() -> None:
     assert ((tokens[:, 1:] == tokens[:, :-1]).float().mean() - 0.2).abs() < 0.02
 
 
+def test_without_bos_no_token_is_distinguished() -> None:
+    """What a place is known by is gone: the first token is like all others, in training and held out."""
+    task = make(d_vocab=6, length=5, heldout=6000, bos=False)
+    for tokens in (task.splits["heldout"].tokens, task.training(0, 6000, 0).tokens):
+        share = torch.stack([(tokens == token).float().mean(dim=0) for token in range(6)])
+        assert (share[0] == 0).all()
+        assert (share[1:] - 0.2).abs().max() < 0.02, "at every place alike"
+
+
+def test_with_and_without_bos_sequences_differ_in_the_first_token_alone() -> None:
+    one, other = make(bos=True), make(bos=False)
+    for with_bos, without in (
+        (one.splits["heldout"], other.splits["heldout"]),
+        (one.training(3, 4, 0), other.training(3, 4, 0)),
+        (one.splits["heldout"], one.splits["without_bos"]),
+    ):
+        assert torch.equal(with_bos.tokens[:, 1:], without.tokens[:, 1:])
+        assert torch.equal(with_bos.targets, without.targets)
+        assert (with_bos.tokens[:, 0] != without.tokens[:, 0]).all()
+    assert torch.equal(one.splits["without_bos"].tokens, other.splits["without_bos"].tokens)
+    assert "BOS first" in one.audit["heldout"] and "no BOS" in other.audit["heldout"]
+
+
 @given(sizes=tasks(), corruption=st.sampled_from(sorted(REPLACED)), count=st.integers(1, 20))
 def test_a_corruption_changes_one_token_and_no_other(sizes: dict[str, int], corruption: str, count: int) -> None:
+    sizes = sizes | {"bos": True, "first_scored": max(2, sizes["first_scored"])}
     task = make(**sizes)
     pairs = task.pairs(corruption, count)
     n = min(count, sizes["heldout"])
@@ -93,14 +119,19 @@ def test_a_corruption_changes_one_token_and_no_other(sizes: dict[str, int], corr
     assert torch.equal(pairs.clean.tokens, task.splits["heldout"].tokens[:n])
     prompts, positions = (pairs.clean.tokens != pairs.corrupted.tokens).nonzero(as_tuple=True)
     assert prompts.tolist() == list(range(n))
-    assert (positions == sizes["length"] - REPLACED[corruption]).all()
+    assert (positions == REPLACED[corruption] % sizes["length"]).all()
     assert (pairs.corrupted.tokens[:, 1:] != BOS).all()
+    assert (pairs.corrupted.tokens[:, 0] != BOS).all() == (corruption == "bos")
     against = pairs.clean.subjects[:, 0]
     if corruption == "previous":
         assert torch.equal(against, pairs.corrupted.answers)
         assert (against != pairs.clean.answers).all()
     else:
         assert torch.equal(pairs.clean.answers, pairs.corrupted.answers)
+    if corruption == "bos":
+        before = pairs.clean.tokens[:, -3]
+        assert (against != pairs.clean.answers).all() and (against != BOS).all()
+        assert ((against == before) | (before == pairs.clean.answers)).all()
 
 
 @given(corruption=st.sampled_from(sorted(REPLACED)))
@@ -146,6 +177,9 @@ def test_accuracy_is_over_all_scored_positions_and_the_win_rate_at_the_last() ->
         ({"d_vocab": 2}, r"task\.d_vocab=2: give at least 3"),
         ({"length": 3}, r"task\.length=3: give at least 4"),
         ({"first_scored": 1}, r"task\.first_scored=1: give 2 .* to 5"),
+        ({"first_scored": 0, "bos": False}, r"task\.first_scored=0: give 1 .* to 5"),
+        ({"bos": 0}, r"task\.bos=0: give true or false"),
+        ({"bos": "no"}, r"task\.bos=no: give true or false"),
         ({"first_scored": 6}, r"task\.first_scored=6: give 2 .* to 5"),
         ({"heldout": 0}, r"task\.heldout=0: give at least 1"),
     ],
@@ -156,5 +190,10 @@ def test_sizes_that_make_no_sense_are_one_line(sizes: dict[str, int], says: str)
 
 
 def test_a_corruption_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(UserError, match=r"\Acorruption=first: .*choose among previous, earlier\Z"):
+    with pytest.raises(UserError, match=r"\Acorruption=first: .*choose among previous, earlier, bos\Z"):
         make().pairs("first", 4)
+
+
+def test_bos_cannot_be_replaced_where_there_is_none() -> None:
+    with pytest.raises(UserError, match=r"\Acorruption=bos: with task\.bos=false [^\n]*\Z"):
+        make(bos=False).pairs("bos", 4)

@@ -49,7 +49,7 @@ const known = (value) => value !== null && value !== undefined;
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 /** Text for Plotly, which would read tags in it, and in what the pointer is told values: %{x}. */
 const plain = (text) => String(text).replace(/[&<>]|%(?=\{)/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", "%": "&#37;" })[sign]);
-const sentence = (name) => name.replaceAll("_", " ").replace("heldout", "held-out").replace("two name", "two-name").replace("batch", "training batches");
+const sentence = (name) => name.replaceAll("_", " ").replace("heldout", "held-out").replace("two name", "two-name").replace("without bos", "no-BOS").replace("batch", "training batches");
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
