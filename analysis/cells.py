@@ -16,7 +16,7 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     Equal configurations have equal names and different ones different names: "lr 0.0001, schedule cosine".
     Where a group's `name` says all that differs within the group, only that name is told.
     """
-    flat = _texts(configs)
+    flat = texts(configs)
     told = _told(flat)
     words = {key: _word(key, told) for key in told}
     return [", ".join(f"{word} {one.get(key, 'unset')}" for key, word in words.items()) for one in flat]
@@ -24,7 +24,7 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def factors(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The dotted keys whose values `names` tells: what a sweep varied, but the seed."""
-    return _told(_texts(configs))
+    return _told(texts(configs))
 
 
 def of_run(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _texts(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def texts(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Each configuration without what changes no result and the seed, its values as text."""
     kept = [{key: value for key, value in config.items() if key not in APART} for config in configs]
     return [

@@ -14,11 +14,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import Float
 
 from ..errors import UserError
 from ..store import checksums
 from ..store.files import replacing
 from . import cells, folder
+from .summaries import with_approximate
 
 ATTRIBUTION_KINDS = ("lens", "layer", "head")
 """Kinds of rows of a patch job's table. The others are `patch`, `path`, `measure` and `prompt`."""
@@ -141,9 +143,9 @@ def tabulate(
     read = {run.run_id: _left(run.path / "metrics.parquet", "metric", None, damaged) for run in trained}
     metrics = {run_id: table for run_id, table in read.items() if table is not None}
     return Frames(
-        runs=_typed(_runs(output.runs), RUNS),
-        patches=_typed(_patches(list(output.patches)), PATCHES),
-        metrics=_typed(_stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS),
+        runs=typed(_runs(output.runs), RUNS),
+        patches=typed(_patches(list(output.patches)), PATCHES),
+        metrics=typed(_stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS),
         **_of_patches(examined, damaged, paths),
         output=output,
         every=every,
@@ -172,7 +174,7 @@ def _of_patches(examined: Sequence[Examined], damaged: list[str] | None, paths: 
         has = set(table.column_names)
         for name, part in parts.items():
             part.append(_of_kinds(table, kinds[name]).select([column for column in EXPORTED[name] if column in has]))
-    return {name: _typed(_stack(part, keys, tuple(EXAMINED)), EXPORTED[name]) for name, part in parts.items()}
+    return {name: typed(_stack(part, keys, tuple(EXAMINED)), EXPORTED[name]) for name, part in parts.items()}
 
 
 def _some(examined: list[Examined], most: int | None) -> tuple[list[Examined], int]:
@@ -187,6 +189,87 @@ def _some(examined: list[Examined], most: int | None) -> tuple[list[Examined], i
         if sum(counts[step] for step in kept) <= most:
             break
     return [of_step for of_step in examined if of_step[1] in kept][:most], min(every, len(steps))
+
+
+@dataclass(frozen=True)
+class Site:
+    """What one patch job found at one site, as arrays. NaN where a checkpoint or a prompt has no such place."""
+
+    steps: tuple[int, ...]
+    places: tuple[tuple[int, int | None, str | None], ...]
+    """Layer, head, position."""
+    clean: Float[np.ndarray, "step prompt"]
+    """Logit differences (logits), as all that follow."""
+    corrupted: Float[np.ndarray, "step prompt"]
+    patched: Float[np.ndarray, "step place prompt"] | None
+    """None where a table does not tell prompts apart."""
+    gain: Float[np.ndarray, "step place"]
+    """Mean over prompts of patched - corrupted."""
+    gap: Float[np.ndarray, "step place"]
+    """Likewise of clean - corrupted."""
+    n: Float[np.ndarray, "step place"]
+
+
+def sites_by_prompt(patch: folder.Patch, damaged: list[str] | None = None) -> dict[str, Site]:
+    """All that a patch job has patched, by site, prompt by prompt; sites of which there are only estimates are named so
+    (`summaries.with_approximate`), and have no values of prompts.
+
+    `damaged`: as for `load`.
+    """
+    columns = {name: kind for name, kind in PATCHING.items() if name not in EXAMINED}
+    names = {"kind", "by_prompt", "prompt", *columns}
+    read = {step: _left(patch.table(step), "kind", names, damaged) for step in patch.steps()}
+    tables = {step: table for step, table in read.items() if table is not None and len(_of_kinds(table, ("patch",)))}
+    if not tables:
+        return {}
+    steps = np.repeat(list(tables), [len(table) for table in tables.values()])
+    together = pa.concat_tables(tables.values(), promote_options="permissive").append_column("step", pa.array(steps))
+    rows, prompts = _of_kinds(together, ("patch",)), _of_kinds(together, ("prompt",))
+    columns["step"] = "int64"
+    frame = typed(rows.select([name for name in columns if name in rows.column_names]).to_pandas(), columns)
+    values = None
+    if {"by_prompt", "prompt"} <= set(rows.column_names) and len(prompts):
+        own = {name: prompts[name].to_numpy() for name in ("step", "prompt", "clean", "corrupted")}
+        values = _matrix(rows["by_prompt"].combine_chunks()), own
+    exact = frame["patched"].notna().to_numpy()
+    frame = with_approximate(frame.assign(row=np.arange(len(frame))))
+    found = {}
+    for site, of_site in frame.groupby("site", sort=False):
+        told = values if values is not None and exact[of_site["row"]].all() else None
+        found[str(site)] = _site(of_site, told)
+    return found
+
+
+def _matrix(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """The values of all lists one behind the other, NaN where one is missing, and where each list begins."""
+    lengths = lists.value_lengths().fill_null(0).to_numpy()
+    return pc.list_flatten(lists).to_numpy(zero_copy_only=False), np.cumsum([0, *lengths])
+
+
+def _site(rows: pd.DataFrame, told: tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]] | None) -> Site:
+    """One site of rows of PATCHING; `told`: the values of prompts, with each prompt's clean and corrupted."""
+    keys = rows[["layer", "head", "position"]].astype(object).where(lambda key: key.notna(), None)
+    every = list(zip(*(keys[name] for name in keys), strict=True))
+    places = tuple(dict.fromkeys(every))
+    number = {place: at for at, place in enumerate(places)}
+    place = np.array([number[key] for key in every])
+    steps, step = np.unique(rows["step"], return_inverse=True)
+    means = np.full((3, len(steps), len(places)), np.nan)
+    means[:, step, place] = rows["patched"] - rows["corrupted"], rows["clean"] - rows["corrupted"], rows["n"]
+    clean = corrupted = np.full((len(steps), 0), np.nan)
+    patched = None
+    if told is not None:
+        (values, starts), prompts = told
+        begin = starts[rows["row"]]
+        size = int((starts[rows["row"].to_numpy() + 1] - begin).max(initial=0))
+        if size and (starts[rows["row"].to_numpy() + 1] - begin == size).all():
+            patched = np.full((len(steps), len(places), size), np.nan)
+            patched[step, place] = values[begin[:, None] + np.arange(size)]
+            clean, corrupted = np.full((2, len(steps), size), np.nan)
+            there = np.isin(prompts["step"], steps) & (prompts["prompt"] < size)
+            where = np.searchsorted(steps, prompts["step"][there]), prompts["prompt"][there].astype(int)
+            clean[where], corrupted[where] = prompts["clean"][there], prompts["corrupted"][there]
+    return Site(tuple(steps.tolist()), places, clean, corrupted, patched, *means)
 
 
 def by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
@@ -248,7 +331,7 @@ def export(
 @contextmanager
 def _written(file: Path, columns: dict[str, str]) -> Iterator[Callable[[pd.DataFrame], None]]:
     """Takes frames that come below each other in one file, which takes its place at the end."""
-    empty = _typed([], columns)
+    empty = typed([], columns)
     with replacing(file) as temporary:
         if file.suffix == ".csv":
             empty.to_csv(temporary, index=False)
@@ -379,7 +462,7 @@ def _by_prompt(
         chosen = chosen.filter(pc.is_valid(chosen["by_prompt"]))
         if len(chosen):
             keys = (patch.run_id, patch.patch_id, patch.corruption, step)
-            yield _typed(_one_a_prompt(chosen, prompts).assign(**dict(zip(EXAMINED, keys, strict=True))), columns)
+            yield typed(_one_a_prompt(chosen, prompts).assign(**dict(zip(EXAMINED, keys, strict=True))), columns)
 
 
 def _one_a_prompt(rows: pa.Table, prompts: pa.Table) -> pd.DataFrame:
@@ -403,7 +486,7 @@ def _one_a_prompt(rows: pa.Table, prompts: pa.Table) -> pd.DataFrame:
 
 def _together(frames: Iterable[pd.DataFrame], columns: dict[str, str]) -> pd.DataFrame:
     listed = list(frames)
-    return pd.concat(listed, ignore_index=True) if listed else _typed([], columns)
+    return pd.concat(listed, ignore_index=True) if listed else typed([], columns)
 
 
 def _of_kinds(table: pa.Table, kinds: Sequence[str]) -> pa.Table:
@@ -454,7 +537,7 @@ def _line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _typed(rows: pd.DataFrame | Iterable[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+def typed(rows: pd.DataFrame | Iterable[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
     """A frame of exactly these columns and types; what is not there is missing."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
     frame = frame.reindex(columns=list(columns)).reset_index(drop=True)

@@ -1,0 +1,153 @@
+"""One group of runs against another: two learning rates, second corruption against first, run against run.
+
+The difference is always the second group's recovered less the first's. It is paired by prompt, as both groups have the
+same ones, and by run where each run of one group has a partner that differs in nothing but what the groups differ in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from .estimates import LEVEL, Estimate, Places, between_runs
+from .families import Family, Job, Place
+from .verdicts import DELTA, largest, seed_part
+
+
+class Comparison(Enum):
+    """What can be said of a place of two groups."""
+
+    MORE = "more"
+    """The second group recovers more than the first."""
+    LESS = "less"
+    ALIKE = "alike"
+    """They differ by less than DELTA (two one-sided tests)."""
+    UNDECIDED = "undecided"
+    UNDEFINED = "undefined"
+    """One of them has no gap there."""
+
+
+COMPARISONS = np.array([one.value for one in Comparison])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The second family's recovered less the first's, at the checkpoints and places that both have."""
+
+    site: str
+    steps: tuple[int, ...]
+    places: tuple[Place, ...]
+    difference: Places
+    """Place by place, checkpoint after checkpoint."""
+    low: Places
+    """Ends of the 95% interval at each place alone."""
+    high: Places
+    comparison: Int[np.ndarray, " place"]
+    """Its number in COMPARISONS; any of them is wrong with a chance of 5%, at all places and checkpoints at once."""
+    paired: bool
+    """Whether runs are paired, too."""
+    seeds: bool
+    """Whether it is of other seeds too, or of these runs alone."""
+    n: Int[np.ndarray, " place"]
+    """Prompts that both have."""
+
+    @property
+    def words(self) -> np.ndarray:
+        """The comparisons by name."""
+        return COMPARISONS[self.comparison]
+
+    def at(self, step: int) -> slice:
+        """The places at a checkpoint."""
+        start = self.steps.index(step) * len(self.places)
+        return slice(start, start + len(self.places))
+
+
+def difference(first: Family, second: Family) -> Difference | None:
+    """`second` less `first`; None where they share no checkpoint or place, or tables do not tell prompts apart."""
+    steps = tuple(step for step in first.steps if step in second.steps)
+    places = tuple(place for place in first.places if place in second.places)
+    if not steps or not places or first.gain is None or second.gain is None:
+        return None
+    rows = [_rows(family, steps, places) for family in (first, second)]
+    one, other = first.estimate, second.estimate
+    influence, n = _influence((first, second), rows)
+    middle = other.recovered[rows[1]] - one.recovered[rows[0]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = (influence**2).sum(axis=1) * n / (n - 1)
+    pairs = _pairs(first.jobs, second.jobs)
+    between, freedom, seeds = _between(one, other, rows, pairs)
+    critical = largest(influence, np.where(np.isnan(middle), 0, n))
+    checkpoint = np.repeat(np.arange(len(steps)), len(places))
+    extra = seed_part(between, freedom, checkpoint, critical) if seeds else np.zeros(len(n))
+    half = np.sqrt(critical**2 * variance + extra)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = np.sqrt(stats.t.ppf(0.5 + LEVEL / 2, n - 1) ** 2 * variance)
+        if seeds:
+            own = np.sqrt(own**2 + stats.t.ppf(0.5 + LEVEL / 2, freedom) ** 2 * between)
+    alike, apart = np.abs(middle) + half < DELTA, np.abs(middle) > half
+    comparison = np.select([np.isnan(middle), alike, apart & (middle > 0), apart], [4, 2, 0, 1], 3)
+    return Difference(
+        first.site, steps, places, middle, middle - own, middle + own, comparison, pairs is not None, seeds, n
+    )
+
+
+def _rows(family: Family, steps: Sequence[int], places: Sequence[Place]) -> Int[np.ndarray, " place"]:
+    """Where a family has these places at these checkpoints."""
+    columns = np.array([family.places.index(place) for place in places])
+    return np.concatenate([family.steps.index(step) * len(family.places) + columns for step in steps])
+
+
+def _influence(
+    families: tuple[Family, Family], rows: Sequence[np.ndarray]
+) -> tuple[Float[np.ndarray, "place prompt"], Int[np.ndarray, " place"]]:
+    """Of each prompt on the difference; a prompt that one group alone has counts there."""
+    first, second = families
+    number = {key: at for at, key in enumerate(dict.fromkeys((*first.prompts, *second.prompts)))}
+    influence = np.zeros((len(rows[0]), len(number)))
+    for sign, family, own in ((-1.0, first, rows[0]), (1.0, second, rows[1])):
+        influence[:, [number[key] for key in family.prompts]] += sign * family.estimate.influence[own]
+    return influence, np.minimum(first.estimate.n[rows[0]], second.estimate.n[rows[1]])
+
+
+def _between(
+    one: Estimate, other: Estimate, rows: Sequence[np.ndarray], pairs: list[tuple[int, int, str]] | None
+) -> tuple[Places, Places, bool]:
+    """What of the difference's variance comes of seeds, its degrees of freedom, and whether anything is known of it."""
+    if pairs is not None:
+        paired = np.stack([other.of_run[b][rows[1]] - one.of_run[a][rows[0]] for a, b, _ in pairs])
+        variance, freedom = between_runs(paired, [cell for _, _, cell in pairs])
+        return variance, freedom, bool(np.isfinite(variance).any())
+    a, b = one.seed_variance[rows[0]], other.seed_variance[rows[1]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = a + b
+        freedom = total**2 / (a**2 / one.seed_freedom[rows[0]] + b**2 / other.seed_freedom[rows[1]])
+        freedom = np.where(total > 0, freedom, one.seed_freedom[rows[0]])
+    return total, freedom, bool(np.isfinite(total).any())
+
+
+def _pairs(first: Sequence[Job], second: Sequence[Job]) -> list[tuple[int, int, str]] | None:
+    """Numbers of the runs that belong together, and what is alike in pairs that differ in their seed only; None where
+    runs do not pair up."""
+    keys = sorted({key for job in (*first, *second) for key in job.config})
+
+    def values(jobs: Sequence[Job], key: str) -> set[str | None]:
+        return {job.config.get(key) for job in jobs}
+
+    # What the groups differ in, and all that goes with it, has other values in each.
+    shared = [key for key in keys if values(first, key) == values(second, key)]
+
+    def numbered(jobs: Sequence[Job]) -> dict[tuple[str | None, ...], int]:
+        return {tuple(job.config.get(key) for key in shared): at for at, job in enumerate(jobs)}
+
+    a, b = numbered(first), numbered(second)
+    if len(a) < len(first) or len(b) < len(second) or a.keys() != b.keys():
+        return None
+    at_seed = [at for at, key in enumerate(shared) if key == "seed"]
+    return [
+        (number, b[key], str([value for at, value in enumerate(key) if at not in at_seed])) for key, number in a.items()
+    ]

@@ -1,0 +1,240 @@
+"""What patching recovers, over the runs of a group and their prompts, with its intervals.
+
+Of run s and prompt i: gain g = patched - corrupted, gap r = clean - corrupted (logits). Recovered of a run is the ratio
+of the means over its prompts, and of a group the mean of that over its runs. Each prompt's influence on it is
+e = (g - recovered · r) / mean gap; runs share their prompts, so influences are averaged over runs before their variance
+is taken over prompts. What differs between seeds comes on top of that.
+
+An interval is Fieller's (1954, J. R. Stat. Soc. B 16): all values that a test with the gap's own uncertainty does not
+reject. It is no interval where the gap itself may be zero; there recovered is not defined, and nothing is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+LEVEL = 0.95
+"""Of every interval."""
+
+ROUNDING = 1e-4
+"""Logits. A gap that is smaller may be the rounding of fp32 alone, which is alike in all prompts."""
+
+Places = Float[np.ndarray, " place"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of each place (a site's head or position at a checkpoint) what patching recovers. NaN: not there, or no gap.
+
+    Variances are of the mean over runs and prompts.
+    """
+
+    recovered: Places
+    gain: Places
+    """patched - corrupted (logits), mean over runs and prompts."""
+    gap: Places
+    """clean - corrupted (logits), likewise."""
+    of_run: Float[np.ndarray, "run place"]
+    """Recovered of each run."""
+    gain_of_run: Float[np.ndarray, "run place"]
+    influence: Float[np.ndarray, "place prompt"]
+    """What each prompt adds to the deviation of `recovered`; they sum to 0. 0 where a prompt has no such place."""
+    gap_influence: Float[np.ndarray, "place prompt"]
+    """Likewise of the gap, as a share of it."""
+    gain_influence: Float[np.ndarray, "place prompt"]
+    """Likewise of `gain`."""
+    seed_variance: Places
+    """Of recovered between the seeds of a cell, for the mean over runs; NaN where a cell has one run."""
+    seed_freedom: Places
+    """Its degrees of freedom."""
+    n: Int[np.ndarray, " place"]
+    """Prompts."""
+    runs: Int[np.ndarray, " place"]
+    has_gap: Bool[np.ndarray, " place"]
+    """Whether the gap of every run is told from zero."""
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether anything can be said of other seeds."""
+        return bool(np.isfinite(self.seed_variance).any())
+
+    def variance(self, deviation: Places | float = 0.0) -> Places:
+        """Of recovered over prompts, tested at `recovered + deviation`: the gap's own variance counts with it."""
+        return _products(self, deviation) @ np.array([1.0, -2.0, 1.0])
+
+
+def estimate(
+    gain: Float[np.ndarray, "run place prompt"],
+    gap: Float[np.ndarray, "run place prompt"],
+    cells: Sequence[object] | None = None,
+) -> Estimate:
+    """What patching recovers at each place, over runs and prompts.
+
+    Args:
+        gain: patched - corrupted (logits); NaN where a run or a prompt has no such place.
+        gap: clean - corrupted (logits).
+        cells: what tells runs apart that differ in more than the seed; their differences are then not taken for those
+            of seeds. None: all runs are of one cell.
+    """
+    there = ~np.isnan(gain) & ~np.isnan(gap)
+    g, r = np.where(there, gain, 0.0), np.where(there, gap, 0.0)
+    count = there.sum(axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        g_mean, r_mean = g.sum(axis=2) / count, r.sum(axis=2) / count
+        of_run = g_mean / r_mean
+        runs = (count > 0).sum(axis=0)
+        weight = (there / count[..., None]) / runs[:, None]
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            return np.where(runs > 0, np.nansum(values, axis=0) / runs, np.nan)
+
+        def influence(values: np.ndarray) -> np.ndarray:
+            return np.nansum(values * weight, axis=0)
+
+        n = there.any(axis=0).sum(axis=1)
+        share = r / r_mean[..., None]
+        spread = np.where(there, r - r_mean[..., None], 0.0)
+        error = np.sqrt((spread**2).sum(axis=2) / (count - 1) / count)
+        is_told = (np.abs(r_mean) > np.maximum(_quantile(count - 1) * error, ROUNDING)) | (count == 0)
+        has_gap = is_told.all(axis=0) & (n > 1)
+        recovered = mean(of_run)
+        seed_variance, seed_freedom = between_runs(of_run, cells)
+        return Estimate(
+            recovered=np.where(has_gap, recovered, np.nan),
+            gain=mean(g_mean),
+            gap=mean(r_mean),
+            of_run=of_run,
+            gain_of_run=g_mean,
+            influence=influence((g - of_run[..., None] * r) / r_mean[..., None]),
+            gap_influence=influence(share - 1.0),
+            gain_influence=influence(g - g_mean[..., None]),
+            seed_variance=seed_variance,
+            seed_freedom=seed_freedom,
+            n=n,
+            runs=runs,
+            has_gap=has_gap,
+        )
+
+
+def of_means(
+    gain: Float[np.ndarray, "run place"],
+    gap: Float[np.ndarray, "run place"],
+    n: Int[np.ndarray, " place"],
+    cells: Sequence[object] | None = None,
+) -> Estimate:
+    """As `estimate`, where tables have means over prompts and nothing of each: there is no variance over prompts.
+
+    Whether there is a gap is told by the runs where these are several; of one run it cannot be told, and is assumed.
+    """
+    runs = (~np.isnan(gain)).sum(axis=0)
+    nothing = np.full((gain.shape[1], 0), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_run = np.where(np.abs(gap) > ROUNDING, gain / gap, np.nan)
+        middle = np.nansum(gap, axis=0) / runs
+        error = np.sqrt(np.nansum((gap - middle) ** 2, axis=0) / (runs - 1) / runs)
+        is_told = (runs == 1) | (np.abs(middle) > _quantile(runs - 1) * error)
+        has_gap = is_told & (~np.isnan(of_run) | np.isnan(gain)).all(axis=0) & (runs > 0)
+        recovered = np.nansum(of_run, axis=0) / runs
+    seed_variance, seed_freedom = between_runs(of_run, cells)
+    return Estimate(
+        recovered=np.where(has_gap, recovered, np.nan),
+        gain=np.nansum(gain, axis=0) / runs,
+        gap=middle,
+        of_run=of_run,
+        gain_of_run=gain,
+        influence=nothing,
+        gap_influence=nothing,
+        gain_influence=nothing,
+        seed_variance=seed_variance,
+        seed_freedom=seed_freedom,
+        n=n,
+        runs=runs,
+        has_gap=has_gap,
+    )
+
+
+def interval(found: Estimate, *, seeds: bool) -> tuple[Places, Places]:
+    """Both ends of the 95% interval of recovered at each place.
+
+    Where prompts and seeds both vary, Student's t has Satterthwaite's degrees of freedom.
+
+    Args:
+        seeds: for other prompts and other seeds, or else for other prompts in these runs. NaN: it cannot be said.
+    """
+    if not found.influence.shape[1]:
+        if not seeds:
+            return found.recovered * np.nan, found.recovered * np.nan
+        half = _quantile(found.seed_freedom) * np.sqrt(found.seed_variance)
+        return found.recovered - half, found.recovered + half
+    prompts = found.variance()
+    if seeds:
+        total = prompts + found.seed_variance
+        with np.errstate(divide="ignore", invalid="ignore"):
+            freedom = total**2 / (prompts**2 / (found.n - 1) + found.seed_variance**2 / found.seed_freedom)
+        critical = _quantile(np.where(total > 0, freedom, found.n - 1))
+        # One degree of freedom is too few for Satterthwaite: of two seeds that agree by chance nothing would be seen.
+        few = found.seed_freedom < 2
+        over_prompts = np.where(few, _quantile(found.n - 1), critical)
+        over_seeds = np.where(few, _quantile(found.seed_freedom), critical)
+        return fieller(found, over_prompts, found.seed_variance, over_seeds)
+    return fieller(found, _quantile(found.n - 1))
+
+
+def fieller(
+    found: Estimate, critical: Places | float, seed_variance: Places | float = 0.0, seed_critical: Places | float = 0.0
+) -> tuple[Places, Places]:
+    """All values of recovered within `critical` standard errors over prompts, and `seed_critical` over seeds, added in
+    quadrature. NaN where the gap is not defined at that level: then the values have no bounds."""
+    own, both, gap = _products(found).T
+    squared = np.square(critical)
+    with np.errstate(invalid="ignore"):
+        a = 1.0 - squared * gap
+        b = squared * both
+        c = squared * own + np.square(seed_critical) * seed_variance
+        root = np.sqrt(np.maximum(b**2 + a * c, 0.0) * np.where(np.isnan(c), np.nan, 1.0))
+        bounded = (a > 0) & found.has_gap
+        low, high = (np.where(bounded, found.recovered + (-b + sign * root) / a, np.nan) for sign in (-1.0, 1.0))
+    return low, high
+
+
+def _products(found: Estimate, deviation: Places | float = 1.0) -> Float[np.ndarray, "place 3"]:
+    """Over prompts the variance of recovered, its covariance with the gap's share, and the variance of that; times 1,
+    deviation, and its square."""
+    x, w = found.influence, found.gap_influence
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(found.n > 1, found.n / (found.n - 1.0), np.nan)
+    sums = np.stack([(x * x).sum(axis=1), (x * w).sum(axis=1) * deviation, (w * w).sum(axis=1) * np.square(deviation)])
+    return (sums * scale).T
+
+
+def between_runs(values: Float[np.ndarray, "run place"], cells: Sequence[object] | None) -> tuple[Places, Places]:
+    """Variance of the mean over runs that comes of their seeds, with Satterthwaite's degrees of freedom."""
+    labels = (
+        np.zeros(len(values), int) if cells is None else np.unique(np.array(cells, dtype=str), return_inverse=True)[1]
+    )
+    there = ~np.isnan(values)
+    total = there.sum(axis=0)
+    variance, weight = np.zeros((2, values.shape[1]))
+    for label in np.unique(labels):
+        own, count = values[labels == label], there[labels == label].sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            middle = np.nansum(own, axis=0) / count
+            within = np.nansum((own - middle) ** 2, axis=0) / (count - 1)
+            # Of one run nothing is known, and then nothing of the whole.
+            part = np.where(count > 1, within * count / total**2, np.where(count == 1, np.nan, 0.0))
+            variance += part
+            weight += np.where(count > 1, part**2 / (count - 1), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = np.where(weight > 0, variance**2 / weight, np.maximum(total - len(np.unique(labels)), 1))
+    return np.where(total > 0, variance, np.nan), np.where(np.isnan(variance), np.nan, freedom)
+
+
+def _quantile(freedom: np.ndarray | float) -> np.ndarray:
+    """Student's t: standard errors either side of a mean that make its interval; NaN without a degree of freedom."""
+    freedom = np.asarray(freedom, dtype=float)
+    return np.where(freedom > 0, stats.t.ppf(0.5 + LEVEL / 2, np.where(freedom > 0, freedom, 1.0)), np.nan)

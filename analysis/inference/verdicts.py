@@ -1,0 +1,165 @@
+"""Which of many places matter: verdicts that hold for all of them at once.
+
+A page shows 16 or 144 heads at 27 checkpoints, so that of intervals of 95% each some are wrong on every page. Here the
+chance that any verdict of a family is wrong is 5%: the critical value is that of the largest |T| of all its places,
+by a multiplier bootstrap (Chernozhukov, Chetverikov & Kato 2013, Ann. Statist. 41) of the prompts' influences: in
+each draw every prompt has a sign, the same one at all places, so that what places share is not counted twice.
+
+Seeds are too few for a bootstrap: three have four patterns of signs. Their part is added in quadrature with Student's t
+of one place, or with the family's critical value where that is larger; and as the least of many variances is small by
+chance, no place has less of it than the middle one of its checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from .estimates import LEVEL, Estimate, Places, fieller
+
+DELTA = 0.05
+"""Recovered. What brings back less is small."""
+
+DRAWS = 2000
+SEED = 0
+CHUNK = 4096
+"""Places at once: CHUNK × DRAWS numbers are in memory."""
+
+
+class Verdict(Enum):
+    """What can be said of a place."""
+
+    MATTERS = "matters"
+    """It brings back more than DELTA of the gap, or takes away more than that."""
+    SMALL = "small"
+    """It brings back, or takes away, less than DELTA."""
+    UNDECIDED = "undecided"
+    """Neither of them can be told."""
+    UNDEFINED = "undefined"
+    """Clean and corrupted prompts do not differ measurably: there is nothing to bring back."""
+
+
+VERDICTS = np.array([one.value for one in Verdict])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A family of places with their verdicts, of which any is wrong with a chance of 5%."""
+
+    verdict: Int[np.ndarray, " place"]
+    """Its number in VERDICTS; see `words`."""
+    low: Places
+    """Ends of the simultaneous interval of recovered; NaN where it has none."""
+    high: Places
+    critical: float
+    """Standard errors over prompts either side, at all places."""
+    seeds: bool
+    """Whether it is of other seeds too, or of these runs alone."""
+
+    @property
+    def words(self) -> np.ndarray:
+        """The verdicts by name."""
+        return VERDICTS[self.verdict]
+
+    def matter(self) -> Bool[np.ndarray, " place"]:
+        """Where the verdict is `matters`."""
+        return self.verdict == 0
+
+
+def critical_value(found: Estimate) -> float:
+    """Standard errors over prompts either side that hold for all places at once."""
+    return largest(np.concatenate(_tested_rows(found)), np.tile(np.where(found.has_gap, found.n, 0), 2))
+
+
+def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"], *, seeds: bool) -> Judged:
+    """Verdicts on every place of a family, at once.
+
+    Args:
+        critical: the family's `critical_value`.
+        checkpoint: which one each place is at; any numbers.
+        seeds: for other prompts and other seeds; or else for other prompts in these runs.
+    """
+    tested = _tested(found)
+    extra = (
+        seed_part(found.seed_variance, found.seed_freedom, checkpoint, critical) if seeds else np.zeros(len(found.n))
+    )
+    beyond = {sign: np.abs(d) > np.sqrt(critical**2 * found.variance(d) + extra) for sign, d in tested.items()}
+    low, high = fieller(found, critical, extra, 1.0)
+    more = (found.recovered > DELTA) & beyond[1.0] | (found.recovered < -DELTA) & beyond[-1.0]
+    less = (np.abs(found.recovered) < DELTA) & beyond[1.0] & beyond[-1.0]
+    return Judged(np.select([~found.has_gap, more, less], [3, 0, 1], 2), low, high, critical, seeds)
+
+
+def _tested(found: Estimate) -> dict[float, Places]:
+    """How far from recovered DELTA and -DELTA are, by sign.
+
+    Whether recovered is beyond DELTA is tested at DELTA itself, and so on a mean and not on a ratio.
+    """
+    return {sign: sign * DELTA - found.recovered for sign in (1.0, -1.0)}
+
+
+def _tested_rows(found: Estimate) -> list[Float[np.ndarray, "place prompt"]]:
+    return [found.influence - np.nan_to_num(d)[:, None] * found.gap_influence for d in _tested(found).values()]
+
+
+def largest(rows: Float[np.ndarray, "row prompt"], n: Int[np.ndarray, " row"]) -> float:
+    """The critical value of the largest |T| of all rows, each the influences of its `n` prompts.
+
+    Rows of less than two prompts are left out; it is infinite where prompts are too few. Each draw is studentised
+    by its own variance, for of few prompts a standard error is uncertain, too.
+    """
+    norms = np.sqrt((rows * rows).sum(axis=1))
+    kept = (norms > 0) & (n > 1)
+    if not kept.any():
+        return 0.0
+    rows, n = (rows[kept] / norms[kept, None]).astype(np.float32), n[kept]
+    signs = _signs(rows.shape[1])
+    most = np.zeros(DRAWS)
+    for count in np.unique(n):
+        of_count = rows[n == count]
+        share = np.zeros(DRAWS, np.float32)
+        for start in range(0, len(of_count), CHUNK):
+            np.maximum(share, _extent(of_count[start : start + CHUNK] @ signs), out=share)
+        with np.errstate(divide="ignore"):
+            left = np.maximum(1.0 - share.astype(float) ** 2 / count, 0.0)
+            most = np.maximum(
+                most, np.where(left > 1e-6, share / np.sqrt(count / (count - 1) * np.maximum(left, 1e-6)), np.inf)
+            )
+    return float(np.quantile(most, LEVEL, method="higher"))
+
+
+def _extent(sums: Float[np.ndarray, "row draw"]) -> Float[np.ndarray, " draw"]:
+    return np.maximum(sums.max(axis=0), -sums.min(axis=0))
+
+
+def seed_part(variance: Places, freedom: Places, checkpoint: Int[np.ndarray, " place"], critical: float) -> Places:
+    """What seeds add to the square of each half-width. NaN where nothing can be said of them."""
+    middle = np.full(len(variance), np.nan)
+    for step in np.unique(checkpoint):
+        own = variance[checkpoint == step]
+        middle[checkpoint == step] = np.nanmedian(own) if np.isfinite(own).any() else np.nan
+    with np.errstate(invalid="ignore"):
+        each = stats.t.ppf(0.5 + LEVEL / 2, np.where(freedom > 0, freedom, np.nan))
+        return np.maximum(each, critical) ** 2 * np.maximum(variance, middle)
+
+
+def judge_means(found: Estimate) -> Int[np.ndarray, " place"]:
+    """Verdicts where only each run's means are known and nothing of its prompts: Student's t over runs, corrected over
+    places by Holm's method. They are of these prompts. Of one run nothing can be decided."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = (np.abs(found.recovered) - DELTA) / np.sqrt(found.seed_variance)
+        more, less = stats.t.sf(t, found.seed_freedom), stats.t.cdf(t, found.seed_freedom)
+    # A verdict either way is a test of its own.
+    p = np.nan_to_num(np.stack([more, less]), nan=1.0)
+    beyond, within = multipletests(p.ravel(), 1 - LEVEL, method="holm")[0].reshape(p.shape)
+    return np.select([~found.has_gap, beyond, within], [3, 0, 1], 2)
+
+
+def _signs(n: int) -> Float[np.ndarray, "prompt draw"]:
+    """Rademacher draws, the same on each call."""
+    return np.random.default_rng(SEED).choice(np.array([-1.0, 1.0], np.float32), (n, DRAWS))
