@@ -26,6 +26,8 @@ from mi_sweeps.tasks.tokens import Batch
 Place = tuple[int, int]
 """Layer, and position or head."""
 
+PROMPTS = "patching.prompts=12"
+"""How many pairs, of every model: the published ratios are those of 12."""
 LATE, ALL = "late and few", "all differ"
 FROM_END = 9
 """How many columns it is from a late difference to the end: as from the second subject of such prompts."""
@@ -92,8 +94,8 @@ def random_case(name: str, sizes: dict[str, int], n_prompts: int, width: int, op
 
 
 def stored_case(name: str, options: argparse.Namespace, *overrides: str) -> Case:
-    """A configured model with the held-out prompts that its patch jobs take."""
-    (cell,) = expand(["output=unused", "corruption=second", *overrides])
+    """A configured model with held-out prompts, as its patch jobs take them."""
+    (cell,) = expand(["output=unused", "corruption=second", PROMPTS, *overrides])
     config = cell.config
     torch.manual_seed(0)
     model, tokenizer = load_model(config.model, attention="eager")

@@ -42,7 +42,7 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import torch
-from cases import ALL, LATE, random_case, stored_case
+from cases import ALL, LATE, PROMPTS, random_case, stored_case
 from compare import LENS, Comparison, compare, nnsight_rows, now, timed
 from printing import note, processor, spread, table
 
@@ -109,7 +109,7 @@ def overhead(name: str, options: argparse.Namespace, *overrides: str) -> tuple[l
     """A patch job of a short fine-tune: what the parts of a checkpoint take, and loading and tables as a share of
     patching."""
     memory = "null" if options.memory is None else options.memory
-    common = [f"launcher.device={options.device}", f"patching.memory={memory}", "task.prompts.train=24"]
+    common = [f"launcher.device={options.device}", f"patching.memory={memory}", PROMPTS, "task.prompts.train=24"]
     with tempfile.TemporaryDirectory() as folder, laps(options.device) as found:
         (cell,) = expand([f"output={folder}", *common, *overrides])
         run, job = folders_of(cell)

@@ -13,7 +13,7 @@ from pathlib import Path
 from campaign import children, sweep
 from campaign.trials import Fault, Left, Trial, Values
 
-STEPS = ("train.steps=40", "checkpoint.every=20", "patching.steps=[0,40]", "corruption=first")
+STEPS = ("train.steps=40", "checkpoint.every=20", "patching.steps=[0,40]", "patching.prompts=12", "corruption=first")
 
 ISAS = {"default": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
 """Instructions of other CPUs by the names of PyTorch and oneDNN. They stand in for other machines, and are none."""

@@ -179,3 +179,15 @@ def test_checkpoints_that_no_disk_holds_are_refused_before_they_are_listed() -> 
         UserError, match=r"checkpoint\.every=8: with train\.steps=2147483648 that is a checkpoint 268435456"
     ):
         expand(["train.steps=2147483648"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "least"),
+    [("", 48), ("patching=heads", 48), ("patching=paths", 48), ("sweep=demo", 48), ("sweep=grid", 96)],
+)
+def test_as_many_prompts_as_conclusions_need(overrides: str, least: int) -> None:
+    """A head's effect varies by 0.02 to 0.06 from prompt to prompt, and the gap at checkpoint 0 by more; the six
+    orders are all as frequent."""
+    for cell in expand(overrides.split()):
+        prompts = cell.config.patching.prompts
+        assert prompts >= least and prompts % 6 == 0

@@ -47,14 +47,20 @@ def rows_task(path: Path, heldout_path: Path | None = None) -> dict[str, Any]:
 
 
 PINNED = {
-    "": ("abfebae31eb4", "bb0b2a6b7f91"),
-    "optim.lr=3e-5 seed=7 corruption=second": ("996a71698ebe", "19f120674960"),
-    "schedule=linear_warmup schedule.warmup_ratio=1.0 checkpoint.storage=delta": ("c174396ff9a5", "533e904fb3d0"),
-    "model=gpt2-xl model.revision=abc task=ioi2 train.precision=bf16": ("9de06933c912", "dd5d9c467031"),
+    "patching.prompts=12": ("abfebae31eb4", "bb0b2a6b7f91"),
+    "optim.lr=3e-5 seed=7 corruption=second patching.prompts=12": ("996a71698ebe", "19f120674960"),
+    "schedule=linear_warmup schedule.warmup_ratio=1.0 checkpoint.storage=delta patching.prompts=12": (
+        "c174396ff9a5",
+        "533e904fb3d0",
+    ),
+    "model=gpt2-xl model.revision=abc task=ioi2 train.precision=bf16 patching.prompts=12": (
+        "9de06933c912",
+        "dd5d9c467031",
+    ),
     "task.names=[Mary,John,Tom,Anna] task.seed=3 optim.betas=[0.9,0.99] patching=heads patching.approximate=true "
-    "patching.steps=[0,8]": ("90fbfe7dac04", "7f8c4caf37c2"),
+    "patching.steps=[0,8] patching.prompts=12": ("90fbfe7dac04", "7f8c4caf37c2"),
     "model=nope task=previous_token corruption=previous patching=position": ("c25ce9e1e260", "e20f31931583"),
-    "task=prompts task.path=rows.jsonl patching=paths patching.paths.receivers=[[3,1]]": (
+    "task=prompts task.path=rows.jsonl patching=paths patching.paths.receivers=[[3,1]] patching.prompts=12": (
         "968c9d9de32d",
         "2d211a75dc5a",
     ),
