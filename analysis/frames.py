@@ -73,16 +73,23 @@ MEASURES = EXAMINED | {
 OF_PROMPT = {"prompt": "int64", "patched": "float64", "clean": "float64", "corrupted": "float64"}
 BY_PROMPT = EXAMINED | {"site": "string", "layer": "Int64", "head": "Int64", "position": "string"} | OF_PROMPT
 PATHS_BY_PROMPT = EXAMINED | {"site": "string", **SOURCE, "layer": "Int64", "head": "Int64"} | OF_PROMPT
+ATTRIBUTION_BY_PROMPT = EXAMINED | {
+    **{"kind": "string", "component": "string", "layer": "Int64", "head": "Int64"},
+    **{"prompt": "int64", "logit_diff": "float64"},
+}
 Examined = tuple[folder.Patch, int]
 """A patch job and the step of a checkpoint; there is a table of it."""
 TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
 EXPORTED = {
     **{"runs": RUNS, "patches": PATCHES, "metrics": METRICS, "attribution": ATTRIBUTION, "patching": PATCHING},
     **{"paths": PATHS, "measures": MEASURES, "by_prompt": BY_PROMPT, "paths_by_prompt": PATHS_BY_PROMPT},
+    **{"attribution_by_prompt": ATTRIBUTION_BY_PROMPT},
 }
 """The columns of every table that may be exported."""
 OF_PATCHES = {"attribution": ATTRIBUTION_KINDS, "patching": ("patch",), "paths": ("path",), "measures": ("measure",)}
 """The tables that patch jobs make, with the kinds of rows that each has."""
+OF_PROMPTS = {"by_prompt": ("patch",), "paths_by_prompt": ("path",), "attribution_by_prompt": ATTRIBUTION_KINDS}
+"""Those with a row for each prompt, likewise."""
 AT_ONCE = 200
 """How many tables of patch jobs are in memory together while they are exported."""
 FORMATS = ("parquet", "csv")
@@ -110,7 +117,7 @@ class Frames:
     measures: pd.DataFrame
     """What else was measured of a clean run: `value` of `measure` at one component of the model, over `n` tokens."""
     output: folder.Output | None = field(default=None, repr=False)
-    """Where the tables came from, for what is read only when it is asked for: `by_prompt`."""
+    """Where the tables came from, for what is read only when it is asked for: what each prompt has."""
     every: int = 1
     """Of the checkpoints that patch jobs examined, one in so many was read, and the last."""
     unread: int = 0
@@ -279,12 +286,24 @@ def by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFram
     patch.json from 0. A prompt that has no such site has no row there. Only the named `sites`, if any are given: all
     sites of a large sweep may not fit in memory. Empty for tables that do not tell prompts apart.
     """
-    return _together(_by_prompt(_held(frames, "patch"), "patch", None, sites), BY_PROMPT)
+    chosen = None if sites is None else ("site", sites)
+    return _together(_by_prompt(_held(frames, frames.patching), "by_prompt", None, chosen), BY_PROMPT)
 
 
 def paths_by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
     """As `by_prompt`, along the direct paths of the checkpoints that `frames.paths` holds."""
-    return _together(_by_prompt(_held(frames, "path"), "path", None, sites), PATHS_BY_PROMPT)
+    chosen = None if sites is None else ("site", sites)
+    return _together(_by_prompt(_held(frames, frames.paths), "paths_by_prompt", None, chosen), PATHS_BY_PROMPT)
+
+
+def attribution_by_prompt(frames: Frames, kinds: Sequence[str] | None = None) -> pd.DataFrame:
+    """As `by_prompt`, the logit difference of every clean prompt at the checkpoints that `frames.attribution` holds.
+
+    Only rows of the named `kinds` (`lens`, `layer`, `head`), if any are given.
+    """
+    chosen = None if kinds is None else ("kind", kinds)
+    of_prompts = _by_prompt(_held(frames, frames.attribution), "attribution_by_prompt", None, chosen)
+    return _together(of_prompts, ATTRIBUTION_BY_PROMPT)
 
 
 def export(
@@ -299,9 +318,9 @@ def export(
     """Write each table of the folder `output` to its own file in `directory`, all of them or none; returns the files.
 
     Few tables of patch jobs are in memory at a time, so that a sweep of any size can be exported. CSV keeps values,
-    Parquet keeps types as well. `by_prompt` also writes what each prompt has, as `by_prompt` and `paths_by_prompt`:
-    many times as much. A table of an earlier export that is not made now is removed: it would pass for one of these
-    results. `sweeps` and `damaged`: as for `load`.
+    Parquet keeps types as well. `by_prompt` also writes what each prompt has, as OF_PROMPTS names it: many times as
+    much. A table of an earlier export that is not made now is removed: it would pass for one of these results. `sweeps`
+    and `damaged`: as for `load`.
     """
     if format not in FORMATS:
         raise UserError(f"no table format {format!r}: choose parquet or csv")
@@ -310,7 +329,7 @@ def export(
     examined = _examined(found)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    names = [*TABLES, *(("by_prompt", "paths_by_prompt") if by_prompt else ())]
+    names = [*TABLES, *(OF_PROMPTS if by_prompt else ())]
     files = {name: directory / f"{name}.{format}" for name in names}
     with ExitStack() as stack:
         write = {name: stack.enter_context(_written(file, EXPORTED[name])) for name, file in files.items()}
@@ -319,8 +338,8 @@ def export(
         for start in range(0, len(examined), AT_ONCE):
             for name, frame in _of_patches(examined[start : start + AT_ONCE], damaged).items():
                 write[name](frame)
-        for name, kind in (("by_prompt", "patch"), ("paths_by_prompt", "path")) if by_prompt else ():
-            for frame in _by_prompt(examined, kind, damaged):
+        for name in OF_PROMPTS if by_prompt else ():
+            for frame in _by_prompt(examined, name, damaged):
                 write[name](frame)
     for file in set(exported(directory)) - set(files.values()):
         if _header(file) == list(EXPORTED[file.stem]):  # Somebody else's may have the same name.
@@ -437,51 +456,47 @@ def _nested(overrides: folder.Json) -> folder.Json:
     return config
 
 
-def _held(frames: Frames, kind: str) -> Iterator[Examined]:
-    """The tables of patch jobs that frames have rows of."""
-    table = frames.patching if kind == "patch" else frames.paths
+def _held(frames: Frames, table: pd.DataFrame) -> Iterator[Examined]:
+    """The tables of patch jobs that a table of frames has rows of."""
     held = set(table[["patch_id", "step"]].drop_duplicates().itertuples(index=False, name=None))
     for patch in frames.output.patches if frames.output else ():
         yield from ((patch, step) for step in patch.steps() if (patch.patch_id, step) in held)
 
 
 def _by_prompt(
-    examined: Iterable[Examined], kind: str, damaged: list[str] | None, sites: Sequence[str] | None = None
+    examined: Iterable[Examined], name: str, damaged: list[str] | None, chosen: tuple[str, Sequence[str]] | None = None
 ) -> Iterator[pd.DataFrame]:
-    """Rows of kind `patch` or `path` prompt by prompt, one frame a checkpoint."""
-    columns = BY_PROMPT if kind == "patch" else PATHS_BY_PROMPT
-    names = {"kind", "by_prompt", *columns}
+    """What a table of OF_PROMPTS has, one frame a checkpoint; with `chosen` only some values of a column."""
+    columns = EXPORTED[name]
     for patch, step in examined:
-        rows = _left(patch.table(step), "kind", names, damaged)
-        if rows is None or not {"by_prompt", "prompt"} <= set(rows.column_names):
+        table = _left(patch.table(step), "kind", {"kind", "by_prompt", *columns}, damaged)
+        if table is None or not {"by_prompt", "prompt"} <= set(table.column_names):
             continue
-        prompts = _of_kinds(rows, ("prompt",))
-        chosen = _of_kinds(rows, (kind,))
-        if sites is not None:
-            chosen = chosen.filter(pc.is_in(chosen["site"], pa.array(sites, pa.string())))
-        chosen = chosen.filter(pc.is_valid(chosen["by_prompt"]))
-        if len(chosen):
-            keys = (patch.run_id, patch.patch_id, patch.corruption, step)
-            yield typed(_one_a_prompt(chosen, prompts).assign(**dict(zip(EXAMINED, keys, strict=True))), columns)
+        rows = _of_kinds(table, OF_PROMPTS[name])
+        rows = rows.filter(pc.is_valid(rows["by_prompt"]))
+        if chosen is not None:
+            rows = rows.filter(pc.is_in(rows[chosen[0]], pa.array(chosen[1], pa.string())))
+        if not len(rows):
+            continue
+        frame = _one_a_prompt(rows, "patched" if "patched" in columns else "logit_diff")
+        if "clean" in columns:
+            own = _of_kinds(table, ("prompt",)).select(["prompt", "clean", "corrupted"]).to_pandas()
+            own = own.set_index("prompt").reindex(frame["prompt"]).reset_index(drop=True)
+            frame[["clean", "corrupted"]] = own
+        keys = (patch.run_id, patch.patch_id, patch.corruption, step)
+        yield typed(frame.assign(**dict(zip(EXAMINED, keys, strict=True))), columns)
 
 
-def _one_a_prompt(rows: pa.Table, prompts: pa.Table) -> pd.DataFrame:
-    """Each row once for every prompt that has its site."""
+def _one_a_prompt(rows: pa.Table, name: str) -> pd.DataFrame:
+    """Each row once for every prompt that has a value, which is in the column `name`."""
     lists = rows["by_prompt"].combine_chunks()
     length = lists.value_lengths().to_numpy(zero_copy_only=False)
     row = np.repeat(np.arange(len(rows)), length)
     prompt = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
-    patched = pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype("float64")
-    there = ~np.isnan(patched)
-    row, prompt, patched = row[there], prompt[there], patched[there]
-    own = prompts.select(["prompt", "clean", "corrupted"]).to_pandas().set_index("prompt")
-    frame = rows.drop_columns(["by_prompt"]).to_pandas().iloc[row].reset_index(drop=True)
-    return frame.assign(
-        prompt=prompt,
-        patched=patched,
-        clean=own["clean"].reindex(prompt).to_numpy(),
-        corrupted=own["corrupted"].reindex(prompt).to_numpy(),
-    )
+    values = pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype("float64")
+    there = ~np.isnan(values)
+    frame = rows.drop_columns(["by_prompt"]).to_pandas().iloc[row[there]].reset_index(drop=True)
+    return frame.assign(**{"prompt": prompt[there], name: values[there]})
 
 
 def _together(frames: Iterable[pd.DataFrame], columns: dict[str, str]) -> pd.DataFrame:

@@ -106,7 +106,7 @@ class EndActivations:
 
 
 def attribute(end: EndActivations, pairs: Pairs, without: Collection[Kind] = ()) -> list[dict[str, Any]]:
-    """Rows of the attribution table: means over the clean prompts.
+    """Rows of the attribution table: means over the clean prompts, and the value of each prompt.
 
     Args:
         without: kinds of rows that are left out.
@@ -128,6 +128,7 @@ def attribute(end: EndActivations, pairs: Pairs, without: Collection[Kind] = ())
                 "head": head,
                 "logit_diff": values.mean().item(),
                 "n": len(values),
+                "by_prompt": values.tolist(),
             }
         )
 

@@ -62,7 +62,7 @@ TABLE = pa.schema(
 )
 """One file a checkpoint holds all tables: rows of kind lens, layer and head are attribution, patch is patching, path
 is path patching, measure is what is measured of a clean run alone, and prompt has what clean and corrupted are for each
-prompt that `by_prompt` lists."""
+prompt. `by_prompt` lists what `logit_diff` or `patched` is the mean of, in the order of those prompts."""
 
 TF32 = 0.02
 """Largest difference allowed between logit differences with TF32 and the model's own, as a share of its largest logit:

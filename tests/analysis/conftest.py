@@ -207,6 +207,9 @@ def _tell_prompts(rows: list[dict[str, Any]], seed: int) -> None:
     clean = whole["clean"] + random.normal(0, 0.6, PROMPTS)
     corrupted = whole["corrupted"] + random.normal(0, 0.6, PROMPTS)
     for row in rows:
+        if row["kind"] in ("lens", "layer", "head"):
+            of_prompts = (row["logit_diff"] + random.normal(0, 0.3, PROMPTS)).astype("float32")
+            row |= {"by_prompt": of_prompts.tolist(), "logit_diff": float(of_prompts.astype("float64").mean())}
         if row["kind"] not in ("patch", "path"):
             continue
         room = row["clean"] - row["corrupted"]

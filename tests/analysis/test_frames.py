@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mi_sweeps.analysis import folder
 from mi_sweeps.analysis import frames as frames_of
-from mi_sweeps.analysis.frames import by_prompt, export, load, paths_by_prompt, tabulate
+from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, export, load, paths_by_prompt, tabulate
 from mi_sweeps.errors import UserError
 
 TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
@@ -213,10 +215,40 @@ def test_prompts_of_some_sites_and_checkpoints(make_output):
     assert len(rows) == 2 * 16 * 12
 
 
+def test_every_prompt_of_attribution(make_output):
+    frames = load(make_output(steps=(0, 8), by_prompt=True))
+    rows = attribution_by_prompt(frames)
+    assert rows.dtypes.astype(str).to_dict() == frames_of.ATTRIBUTION_BY_PROMPT
+    keys = ["patch_id", "step", "kind", "component", "layer", "head"]
+    means = rows.groupby(keys, dropna=False)["logit_diff"].agg(["mean", "size"])
+    both = frames.attribution.merge(means, on=keys)
+    assert len(both) == len(frames.attribution) and (both["size"] == 12).all()
+    assert both["mean"].to_numpy() == pytest.approx(both["logit_diff"].to_numpy(), abs=1e-12)
+    assert set(rows["prompt"]) == set(range(12))
+    last = replace(frames, attribution=frames.attribution.query("step == 8 and corruption == 'first'"))
+    heads = attribution_by_prompt(last, ["head"])
+    assert (set(heads["kind"]), set(heads["step"]), len(heads)) == ({"head"}, {8}, 16 * 12)
+
+
+def test_tables_that_tell_prompts_apart_in_patches_alone(make_output):
+    """As they were before attribution did."""
+    output = make_output(steps=(8,), corruptions=("first",), by_prompt=True)
+    (file,) = output.glob("runs/*/patches/*/tables/*")
+    rows = pq.read_table(file).to_pylist()
+    for row in rows:
+        row["by_prompt"] = row["by_prompt"] if row["kind"] == "patch" else None
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(file)), file)
+    frames = load(output)
+    assert len(frames.attribution) and len(by_prompt(frames)) and attribution_by_prompt(frames).empty
+
+
 def test_old_tables_do_not_tell_prompts_apart(make_output):
-    rows = by_prompt(load(make_output()))
-    assert rows.empty
-    assert rows.dtypes.astype(str).to_dict() == frames_of.BY_PROMPT
+    frames = load(make_output())
+    of_prompts = ((by_prompt, frames_of.BY_PROMPT), (attribution_by_prompt, frames_of.ATTRIBUTION_BY_PROMPT))
+    for read, columns in of_prompts:
+        rows = read(frames)
+        assert rows.empty
+        assert rows.dtypes.astype(str).to_dict() == columns
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv"])
@@ -224,8 +256,10 @@ def test_export_writes_prompts_when_asked(make_output, tmp_path, format):
     output = make_output(steps=(0, 8), by_prompt=True, paths=True)
     frames = load(output)
     files = export(output, tmp_path / "tables", format=format, by_prompt=True)
-    assert [file.stem for file in files] == [*TABLES, "by_prompt", "paths_by_prompt"]
-    for table, file in ((by_prompt(frames), files[-2]), (paths_by_prompt(frames), files[-1])):
+    assert [file.stem for file in files] == [*TABLES, "by_prompt", "paths_by_prompt", "attribution_by_prompt"]
+    written = (by_prompt(frames), paths_by_prompt(frames), attribution_by_prompt(frames))
+    for table, file in zip(written, files[-3:], strict=True):
+        assert len(table)
         again = pd.read_parquet(file) if format == "parquet" else pd.read_csv(file)
         pd.testing.assert_frame_equal(again.astype(table.dtypes.to_dict()), table)
 

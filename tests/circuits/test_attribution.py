@@ -44,12 +44,31 @@ def test_terms_add_up_to_the_logit_difference(own_logits, random_model, mini_tok
             assert step == pytest.approx(layers[("attn", layer)], abs=1e-4)
 
 
+def test_every_prompt_s_terms_add_up_to_its_own_logit_difference(own_logits, random_model, make_test_pairs):
+    """Also where prompts are computed some at a time."""
+    pairs = make_test_pairs("second", count=12)
+    expected = pairs.logit_diff(own_logits(pairs))
+    rows = attribute(FastEngine(describe(random_model), memory=1).at_end(pairs), pairs)
+    total = sum(torch.tensor(row["by_prompt"]) for row in rows if row["kind"] == "layer")
+    torch.testing.assert_close(total, expected, atol=1e-4, rtol=0)
+    lens = next(row for row in rows if (row["component"], row["layer"]) == ("resid_post", 1))
+    torch.testing.assert_close(torch.tensor(lens["by_prompt"]), expected, atol=1e-4, rtol=0)
+    assert expected.std() > 0.01, "prompts differ"
+    for row in rows:
+        assert len(row["by_prompt"]) == row["n"] == 12
+        assert torch.tensor(row["by_prompt"]).mean().item() == pytest.approx(row["logit_diff"], abs=1e-6)
+
+
 def test_both_engines_attribute_alike(random_model, mini_tokenizer, make_test_pairs):
     pairs = make_test_pairs("second", count=12)
     fast = attribute(FastEngine(describe(random_model), memory=1).at_end(pairs), pairs)
     reference = attribute(ReferenceEngine(wrap(random_model, mini_tokenizer)).at_end(pairs), pairs)
-    assert [{**row, "logit_diff": None} for row in fast] == [{**row, "logit_diff": None} for row in reference]
-    assert [row["logit_diff"] for row in fast] == pytest.approx([row["logit_diff"] for row in reference], abs=1e-5)
+    values = {"logit_diff": None, "by_prompt": None}
+    assert [row | values for row in fast] == [row | values for row in reference]
+    for row, other in zip(fast, reference, strict=True):
+        assert [row["logit_diff"], *row["by_prompt"]] == pytest.approx(
+            [other["logit_diff"], *other["by_prompt"]], abs=2e-5
+        )
 
 
 def test_heads_equal_those_of_folded_and_centred_weights(random_model, mini_tokenizer, make_test_pairs):
@@ -64,8 +83,9 @@ def test_heads_equal_those_of_folded_and_centred_weights(random_model, mini_toke
         direction = torch.einsum("dpt,t->pd", bridge.W_U[:, tokens], weights) / cache["ln_final.hook_scale"][:, -1]
         for row in rows:
             z = cache[f"blocks.{row['layer']}.attn.hook_z"][:, -1, row["head"]]
-            theirs = ((z @ bridge.blocks[row["layer"]].attn.W_O[row["head"]]) * direction).sum(-1).mean().item()
-            assert row["logit_diff"] == pytest.approx(theirs, abs=2e-4)
+            theirs = ((z @ bridge.blocks[row["layer"]].attn.W_O[row["head"]]) * direction).sum(-1)
+            assert row["logit_diff"] == pytest.approx(theirs.mean().item(), abs=2e-4)
+            assert row["by_prompt"] == pytest.approx(theirs.tolist(), abs=2e-4)
 
 
 def test_the_engine_is_checked_against_the_model_s_own_logits(

@@ -92,6 +92,19 @@ def test_measures_are_of_the_model_and_not_of_a_corruption():
     assert few == {**found, "measures/diagonal/1.7": 0.1}, "a larger model's that are shown"
 
 
+def test_what_each_prompt_has_stays_on_disk(run):
+    """Attribution and patches alike: it is many times as much as their means."""
+    for corruption, patch in values._patches(run):
+        on_disk = read_table(patch.table(4)).to_pylist()
+        listed = {row["kind"] for row in on_disk if row["by_prompt"]}
+        assert listed == {"lens", "layer", "head", "patch"}
+        assert all("by_prompt" not in row for row in values.read(patch, 4))
+        found = values.of_table(corruption, on_disk, values.shown(on_disk))
+        assert found and all(isinstance(value, float) for value in found.values())
+    cells = [cell for _, rows in values.tables(run).values() for row in rows for cell in row]
+    assert not any(isinstance(cell, list) for cell in cells)
+
+
 def test_a_small_model_shows_all_heads_and_a_large_one_those_that_ever_mattered():
     small = [head(0, one, 0.0) for one in range(values.MOST_HEADS)]
     assert len(values.shown(small)) == values.MOST_HEADS
