@@ -171,16 +171,8 @@ def interval(found: Estimate, *, seeds: bool) -> tuple[Places, Places]:
             return found.recovered * np.nan, found.recovered * np.nan
         half = _quantile(found.seed_freedom) * np.sqrt(found.seed_variance)
         return found.recovered - half, found.recovered + half
-    prompts = found.variance()
     if seeds:
-        total = prompts + found.seed_variance
-        with np.errstate(divide="ignore", invalid="ignore"):
-            freedom = total**2 / (prompts**2 / (found.n - 1) + found.seed_variance**2 / found.seed_freedom)
-        critical = _quantile(np.where(total > 0, freedom, found.n - 1))
-        # One degree of freedom is too few for Satterthwaite: of two seeds that agree by chance nothing would be seen.
-        few = found.seed_freedom < 2
-        over_prompts = np.where(few, _quantile(found.n - 1), critical)
-        over_seeds = np.where(few, _quantile(found.seed_freedom), critical)
+        over_prompts, over_seeds, _ = _criticals(found.variance(), found.n, found.seed_variance, found.seed_freedom)
         return fieller(found, over_prompts, found.seed_variance, over_seeds)
     return fieller(found, _quantile(found.n - 1))
 
@@ -238,3 +230,43 @@ def _quantile(freedom: np.ndarray | float) -> np.ndarray:
     """Student's t: standard errors either side of a mean that make its interval; NaN without a degree of freedom."""
     freedom = np.asarray(freedom, dtype=float)
     return np.where(freedom > 0, stats.t.ppf(0.5 + LEVEL / 2, np.where(freedom > 0, freedom, 1.0)), np.nan)
+
+
+def mean_interval(
+    values: Float[np.ndarray, "run place prompt"], cells: Sequence[object] | None = None
+) -> tuple[Places, Places, Places]:
+    """Mean over runs and prompts at each place, with both ends of its 95% interval: for other prompts, and for other seeds
+    too where every cell has several runs.
+
+    Args:
+        values: such as logit differences; NaN where a run or prompt has no such place.
+        cells: as for `estimate`.
+    """
+    there = ~np.isnan(values)
+    count = there.sum(axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_run = np.where(there, values, 0.0).sum(axis=2) / count
+        runs = (count > 0).sum(axis=0)
+        middle = np.nansum(of_run, axis=0) / runs
+        centred = np.where(there, values - of_run[..., None], 0.0) / np.maximum(count, 1)[..., None]
+        n = there.any(axis=0).sum(axis=1)
+        prompts = ((centred.sum(axis=0) / runs[:, None]) ** 2).sum(axis=1) * n / (n - 1)
+    seeds, freedom = between_runs(of_run, cells)
+    over_prompts, over_seeds, seeds = _criticals(prompts, n, seeds, freedom)
+    half = np.sqrt(over_prompts**2 * prompts + over_seeds**2 * seeds)
+    return middle, middle - half, middle + half
+
+
+def _criticals(
+    prompts: Places, n: Int[np.ndarray, " place"], seeds: Places, freedom: Places
+) -> tuple[Places, Places, Places]:
+    """Standard errors either side over prompts and over seeds, from both variances of a mean; and the variance over seeds,
+    0 where nothing is known of them."""
+    told = np.isfinite(seeds)
+    seeds = np.where(told, seeds, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        both = (prompts + seeds) ** 2 / (prompts**2 / (n - 1) + seeds**2 / np.where(told, freedom, 1.0))
+    # One degree of freedom is too few for Satterthwaite: of two seeds that agree by chance nothing would be seen.
+    few = told & (freedom < 2)
+    critical = _quantile(np.where(told & ~few & (prompts + seeds > 0), both, n - 1))
+    return critical, np.where(few, _quantile(np.where(told, freedom, 1.0)), critical), seeds
