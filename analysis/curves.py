@@ -100,7 +100,8 @@ def losses(frames: Frames) -> Picture:
     schedules, palette = _values(rows, "schedule"), _palette(rows)
     told = (
         f"a line a run; triangle: spike, a loss {spikes.THRESHOLD:g} robust standard deviations and "
-        f"{spikes.LEAST:g} times above the median of the {2 * spikes.HALF_WINDOW + 1} steps around it"
+        f"{spikes.LEAST:g} times above the median of the {2 * spikes.HALF_WINDOW + 1} steps around it; "
+        f"spikes found, and expected of {spikes.NOISE}: {_spikes_told(rows)}"
     )
     below = canvas.source(list(rows["run_id"]), list(rows["n"]), told + _stopped(rows))
     with canvas.grid(1, max(1, len(schedules)), "Training loss of every batch", below, height=2.2) as (figure, axes):
@@ -122,6 +123,14 @@ def losses(frames: Frames) -> Picture:
         axes[0][0].set_ylabel("loss (nats)")
         _coloured(axes[0][-1], palette)
     return figure
+
+
+def _spikes_told(rows: pd.DataFrame) -> str:
+    """How many spikes the runs of each schedule have together, and noise would have."""
+    of_schedules = [(schedule, spikes.counts(some)) for schedule, some in rows.groupby("schedule")]
+    return ", ".join(
+        f"{schedule} {counts['found'].sum()} and {counts['expected'].sum():.1f}" for schedule, counts in of_schedules
+    )
 
 
 def measures(frames: Frames) -> Picture:

@@ -16,7 +16,7 @@ from .approximate import correlations
 from .folder import Json, Output
 from .frames import Frames
 from .intervals import RESAMPLES, SEED
-from .spikes import HALF_WINDOW, LEAST, THRESHOLD, spikes
+from .spikes import HALF_WINDOW, LEAST, NOISE, THRESHOLD, expected, spikes
 from .summaries import T_95, THRESHOLDS, with_approximate
 
 UNIT = 1e-4
@@ -124,6 +124,7 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "sweeps": [{"name": s.name, "command": s.command, "cells": len(s.cells)} for s in output.sweeps],
         "floor": FLOOR,
         "spike": f"robust z above {THRESHOLD:g} and {LEAST:g} times the median of {2 * HALF_WINDOW + 1} steps",
+        "noise": NOISE,
         "thresholds": THRESHOLDS,
         "unit": UNIT,
         "t95": T_95,
@@ -170,7 +171,10 @@ def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterab
         more: Json = {}
         if split == "batch":  # Of every training step.
             high = spikes(value[rows])
-            more = {"spikes": [[int(step[rows[at]]), _rounded(value[rows[at : at + 1]])[0]] for at in high]}
+            more = {
+                "spikes": [[int(step[rows[at]]), _rounded(value[rows[at : at + 1]])[0]] for at in high],
+                "expected_spikes": round(expected(value[rows]), 3),
+            }
             rows = rows[:: -(-len(rows) // MOST_BATCHES)]
         yield {
             "run": place[run_id],

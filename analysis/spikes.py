@@ -1,4 +1,4 @@
-"""Spikes of the training loss."""
+"""Spikes of the training loss, and how many noise alone would make."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 HALF_WINDOW = 12
 """Steps on either side whose median a step's loss is compared with: about as long as a spike may last."""
+
+ROBUST = 1.4826
+"""Of normal noise, the standard deviation over the median size."""
 
 THRESHOLD = 6.0
 """Robust standard deviations."""
@@ -16,16 +20,22 @@ THRESHOLD = 6.0
 LEAST = 2.0
 """A spike is at least so many times the median around it: where losses hardly vary, six deviations are nothing."""
 
+TAILS = 3
+"""Degrees of freedom of Student's t, the noise that spikes are held against: the heaviest tails that, of whole degrees,
+have a variance."""
+
+NOISE = f"independent noise of the run's own spread (Student's t, {TAILS} degrees of freedom)"
+
 
 def robust_z(losses: Sequence[float] | np.ndarray) -> np.ndarray:
     """How far each log-loss is above the median of the log-losses around it, in robust standard deviations.
 
-    The residuals' standard deviation is taken as 1.4826 times the median of their size (Rousseeuw & Croux 1993), over
+    The residuals' standard deviation is taken as ROBUST times the median of their size (Rousseeuw & Croux 1993), over
     the whole run; the spikes themselves hardly move it. Zeros where nothing varies. The logarithm, because a loss falls
     over orders of magnitude.
     """
     residuals = _residuals(losses)
-    deviation = 1.4826 * np.median(np.abs(residuals)) if len(residuals) else 0.0
+    deviation = _deviation(residuals)
     return residuals / deviation if deviation > 0 else np.where(residuals > 0, np.inf, 0.0)
 
 
@@ -46,14 +56,47 @@ def spikes(losses: Sequence[float] | np.ndarray) -> list[int]:
     return [max(group, key=lambda step: values[step]) for group in found]
 
 
+def expected(losses: Sequence[float] | np.ndarray) -> float:
+    """How many spikes a run of this length would have if its log-losses were medians and noise: independent, Student's
+    t with TAILS degrees of freedom, and of the run's own robust standard deviation throughout.
+
+    A step is high with probability p, and begins a spike where none of the HALF_WINDOW steps before it is high.
+    """
+    residuals = _residuals(losses)
+    deviation = _deviation(residuals)
+    if deviation == 0:
+        return 0.0
+    least = max(THRESHOLD, np.log(LEAST) / deviation)
+    p = float(stats.t.sf(least * ROBUST * stats.t.ppf(0.75, TAILS), TAILS))
+    return len(residuals) * p * (1 - p) ** HALF_WINDOW
+
+
+def _deviation(residuals: np.ndarray) -> float:
+    """The robust standard deviation."""
+    return ROBUST * float(np.median(np.abs(residuals))) if len(residuals) else 0.0
+
+
 def _residuals(losses: Sequence[float] | np.ndarray) -> np.ndarray:
     logs = pd.Series(np.log(np.maximum(np.asarray(losses, dtype=float), 1e-12)))
     return (logs - logs.rolling(2 * HALF_WINDOW + 1, center=True, min_periods=1).median()).to_numpy()
 
 
+def counts(metrics: pd.DataFrame) -> pd.DataFrame:
+    """How many spikes the runs of a metrics table have: run_id, found, expected (of noise alone)."""
+    rows = [
+        (run_id, len(spikes(rows["value"])), expected(rows["value"]))
+        for run_id, rows in _batches(metrics).groupby("run_id", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["run_id", "found", "expected"])
+
+
 def of_runs(metrics: pd.DataFrame) -> pd.DataFrame:
     """The spikes of all runs that a metrics table holds: run_id, step, value (the loss there)."""
-    batch = metrics[(metrics["split"] == "batch") & (metrics["metric"] == "loss")].sort_values("step")
+    batch = _batches(metrics)
     parts = [rows.iloc[spikes(rows["value"])] for _, rows in batch.groupby("run_id", sort=False)]
     found = pd.concat(parts) if parts else batch
     return found[["run_id", "step", "value"]].reset_index(drop=True)
+
+
+def _batches(metrics: pd.DataFrame) -> pd.DataFrame:
+    return metrics[(metrics["split"] == "batch") & (metrics["metric"] == "loss")].sort_values("step")

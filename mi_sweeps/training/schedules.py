@@ -45,7 +45,7 @@ def fixed_warmup(step: int, total: int, *, warmup_steps: int) -> float:
 def buggy_warmup(step: int, total: int, *, warmup_steps: int) -> float:
     """max(step / warmup_steps, 1): a bug, kept for study. `min` was meant; this is 1 at first and grows without bound.
 
-    The published no-position experiment was trained with it, and its loss spikes are its doing.
+    The published no-position experiment was trained with it; docs/no_position.md has what it does.
     """
     return max(step / _positive(warmup_steps), 1.0)
 

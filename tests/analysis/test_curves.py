@@ -39,6 +39,7 @@ def test_each_run_has_its_losses_and_the_step_of_its_spike(make_output):
         drawn = [line for line in axis.get_lines() if line.get_marker() != "v"]
         assert [len(line.get_xdata()) for line in drawn] == [100, 100]
     assert "triangle: spike" in str(picture.source)
+    assert "degrees of freedom): constant 2 and 0.0, cosine 2 and 0.0" in str(picture.source)
 
 
 def test_a_run_that_diverged_ends_in_a_cross(make_output, folders):

@@ -16,6 +16,7 @@ from mi_sweeps.analysis import folder, report
 from mi_sweeps.analysis.approximate import correlations
 from mi_sweeps.analysis.frames import load, tabulate
 from mi_sweeps.analysis.report import write_report
+from mi_sweeps.analysis.spikes import expected
 from mi_sweeps.analysis.summaries import recovered
 from mi_sweeps.errors import UserError
 
@@ -217,6 +218,7 @@ def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output):
     assert data["steps"][batch["steps"]] == list(range(0, 1000, 5))
     assert batch["value"] == pytest.approx(losses[::5], rel=1e-4)
     assert batch["spikes"] == [[step, pytest.approx(losses[step], rel=1e-4)] for step in (333, 700)]
+    assert batch["expected_spikes"] == pytest.approx(expected(losses), abs=1e-3)
     assert not any("spikes" in series for series in data["series"] if series["split"] != "batch")
 
 

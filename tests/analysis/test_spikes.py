@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from mi_sweeps.analysis.spikes import HALF_WINDOW, of_runs, robust_z, spikes
+from mi_sweeps.analysis.spikes import HALF_WINDOW, TAILS, counts, expected, of_runs, robust_z, spikes
 
 
 def falling(steps: int = 400, noise: float = 0.05, seed: int = 0) -> np.ndarray:
@@ -76,3 +77,35 @@ def test_of_each_run_its_own() -> None:
     found = of_runs(pd.DataFrame(rows).sample(frac=1, random_state=0))
     assert found.to_dict("records") == [{"run_id": "wild", "step": 200, "value": pytest.approx(wild[200])}]
     assert of_runs(pd.DataFrame(rows).iloc[:0]).empty
+    told = counts(pd.DataFrame(rows)).set_index("run_id")
+    assert told["found"].to_dict() == {"calm": 0, "wild": 1}
+    assert told["expected"].to_dict() == {"calm": expected(calm), "wild": expected(wild)}
+    assert counts(pd.DataFrame(rows).iloc[:0]).empty
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.12, 0.4])
+def test_noise_has_as_many_spikes_as_are_expected_of_it(spread: float) -> None:
+    """In 60 runs of 1000 steps; where the losses spread little, few rises are twofold."""
+    random = np.random.default_rng(0)
+    runs = [noisy(random, spread) for _ in range(60)]
+    found, told = sum(len(spikes(losses)) for losses in runs), sum(map(expected, runs))
+    assert found == pytest.approx(told, abs=3 * told**0.5)
+    assert told == pytest.approx({0.05: 15, 0.12: 177, 0.4: 187}[spread], rel=0.2)
+
+
+def test_planted_spikes_are_more_than_expected() -> None:
+    losses = noisy(np.random.default_rng(1), 0.05)
+    losses[20::50] *= 10
+    assert len(spikes(losses)) >= 20
+    assert expected(losses) < 1, "the spikes hardly move what noise is"
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [2.0] * 50])
+def test_nothing_is_expected_where_nothing_varies(losses: list[float]) -> None:
+    assert expected(losses) == 0
+
+
+def noisy(random: np.random.Generator, spread: float) -> np.ndarray:
+    """A falling loss under heavy-tailed noise of that robust standard deviation."""
+    noise = random.standard_t(TAILS, 1000) / (1.4826 * stats.t.ppf(0.75, TAILS))
+    return 4 * np.exp(-np.arange(1000) / 300 + spread * noise)

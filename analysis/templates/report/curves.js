@@ -17,7 +17,7 @@ function curvesOf(metric, split) {
     });
   }
   return [...(SERIES.get(`${split}/${metric}`)?.values() ?? [])].filter((one) => wanted.has(one.run)).map((one) =>
-    ({ run: RUNS[one.run], steps: DATA.steps[one.steps], values: one.value, n: one.n, metric, spikes: one.spikes ?? [] }));
+    ({ run: RUNS[one.run], steps: DATA.steps[one.steps], values: one.value, n: one.n, metric, spikes: one.spikes ?? [], expected: one.expected_spikes }));
 }
 
 const keyOf = (curve, key) => (Object.hasOwn(OF_PATCH_JOBS, key) ? curve[key] : curve.run[key]);

@@ -61,12 +61,16 @@ function curvesNote(curves, groups, { seeds, threshold, refused }) {
     `n ${ns.length > 1 ? `${ns[0]} to ${ns.at(-1)}` : ns[0]} ${state.curves.metric === "accuracy" ? "scored positions" : "prompts"}`,
     sizes.length && seeds !== "lines" ? `band: 95% interval of the mean over the runs of a group (${intervalTold(sizes)})` : null,
     groups.some((group) => group.curves.length === 1 && isOfPrompts(group.curves[0].metric)) ? "band of a single run: 95% Wilson interval over prompts" : null,
-    curves.some((curve) => curve.spikes?.length) ? `△ loss spike: ${DATA.spike}` : null,
+    spikesTold(curves.filter((curve) => known(curve.expected))),
     curves.some(hasDiverged) ? `✕ last checkpoint of a run that diverged${fewer ? "; means after it are over fewer runs" : ""}` : null,
     known(threshold) ? `◆ first checkpoint at ${written(threshold)}` : null,
     refused ? "values of zero and below have no logarithm, so the axis is linear" : null,
   ].filter(known).join(" · ");
 }
+
+const spikesTold = (curves) => (curves.length
+  ? `△ loss spike: ${DATA.spike}; ${curves.reduce((sum, { spikes }) => sum + spikes.length, 0)} found, ${curves.reduce((sum, { expected }) => sum + expected, 0).toFixed(1)} expected of ${DATA.noise}`
+  : null);
 
 function curvesTable(groups) {
   const steps = unique(groups.flatMap((group) => group.points.map((point) => point.step))).sort((a, b) => a - b);
