@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import nan, sqrt
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,11 +34,16 @@ def wilson(wins: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def share(right: Bool[Tensor, " row"]) -> float:
+    """How many are right of all, divided in 64 bits: a mean in 32 bits makes 216 of 240 less than 0.9."""
+    return int(right.sum()) / len(right) if len(right) else nan
+
+
 def win_rates(wins: Bool[Tensor, " prompt"]) -> list[Measured]:
     """The share of prompts that are won, and its Wilson 95% interval."""
     n = len(wins)
     low, high = wilson(int(wins.sum()), n)
-    return [("win_rate", wins.float().mean().item(), n), ("win_rate_low", low, n), ("win_rate_high", high, n)]
+    return [("win_rate", share(wins), n), ("win_rate_low", low, n), ("win_rate_high", high, n)]
 
 
 def logit_diffs(logits: Float[Tensor, "prompt d_vocab"], batch: Batch, names: Sequence[str]) -> list[Measured]:
@@ -61,7 +66,7 @@ def prompt_metrics(
     for labels in (places, orders):
         for label in sorted(set(labels)):
             chosen = wins[torch.tensor([other == label for other in labels])]
-            found.append((label, chosen.float().mean().item(), len(chosen)))
+            found.append((label, share(chosen), len(chosen)))
     return found
 
 

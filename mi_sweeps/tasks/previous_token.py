@@ -31,7 +31,7 @@ from torch import Tensor
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import NO_BOS, REPLACED
 from mi_sweeps.tasks.batches import generator
-from mi_sweeps.tasks.metrics import Measured, logit_diffs, win_rates
+from mi_sweeps.tasks.metrics import Measured, logit_diffs, share, win_rates
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.task import unknown_corruption
 from mi_sweeps.tasks.tokens import NOT_SCORED, Batch, token_batch
@@ -117,7 +117,7 @@ class PreviousToken:
         right = logits.argmax(dim=-1) == targets
         at_end = positions == self._length - 1
         return [
-            ("accuracy", right.float().mean().item(), len(right)),
+            ("accuracy", share(right), len(right)),
             *win_rates(right[at_end]),
             *logit_diffs(logits[at_end], batch, ("replaced",)),
         ]

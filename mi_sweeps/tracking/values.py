@@ -33,6 +33,9 @@ MATTERS = 0.05
 TOP = 5
 REACHED = {"first_step_90": ("heldout/win_rate", 0.9), "first_step_50": ("heldout/accuracy", 0.5)}
 """In the summary: the first checkpoint at which a metric is so large."""
+ROUNDED = 1e-6
+"""By how much less than 0.9 a share of 0.9 may be, which earlier versions, and tasks of one's own, have in 32 bits. Two
+shares of fewer than 100,000 prompts differ by more."""
 
 COLUMNS = (
     *("kind", "site", "component", "layer", "head", "logit_diff", "patched", "clean", "corrupted", "n"),
@@ -188,7 +191,7 @@ def summary(run: RunFolder) -> dict[str, Any]:
         last = max(by_step)
         values |= {"checkpoint": last, **by_step[last]}
         for name, (metric, least) in REACHED.items():
-            reached = [step for step, metrics in by_step.items() if metrics.get(metric, 0.0) >= least]
+            reached = [step for step, metrics in by_step.items() if metrics.get(metric, 0.0) >= least - ROUNDED]
             values |= {name: min(reached)} if reached else {}
     for corruption, rows in _last_tables(run):
         values |= of_table(corruption, rows, shown(rows))

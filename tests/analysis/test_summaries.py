@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -47,6 +48,13 @@ def test_first_step_by_hand():
     assert steps["early"] == 8
     assert steps["never"] is pd.NA
     assert first_step(metrics, threshold=0.95)["early"] == 24
+
+
+def test_first_step_at_a_share_in_32_bits():
+    """216 of 240, as earlier versions have it; and the smallest distance that there is with 100,000 prompts."""
+    rows = [("exact", 0.9), ("narrow", float(np.float32(216) / np.float32(240))), ("below", 0.89999)]
+    metrics = pd.DataFrame(rows, columns=["run_id", "value"]).assign(step=8, metric="win_rate", split="heldout")
+    assert first_step(metrics).dropna().to_dict() == {"exact": 8, "narrow": 8}
 
 
 def test_first_step_of_another_metric():

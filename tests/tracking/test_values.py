@@ -138,6 +138,8 @@ def test_the_summary_is_of_the_last_checkpoint_of_everything(run):
     [
         ("first_step_90", "win_rate", [0.5, 0.9, 0.8, 0.95], 1),
         ("first_step_90", "win_rate", [0.5, 0.89], None),
+        ("first_step_90", "win_rate", [0.5, 0.8999999761581421, 0.95], 1),  # as earlier versions have it
+        ("first_step_90", "win_rate", [0.5, 0.89999, 0.95], 2),
         ("first_step_50", "accuracy", [0.1, 0.49, 0.5, 0.4], 2),
     ],
 )

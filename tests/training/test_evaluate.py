@@ -142,6 +142,16 @@ def test_more_prompts_than_fit_in_one_forward(mini_tokenizer: PreTrainedTokenize
     assert counts(rows)["win_rate"] == n
 
 
+def test_a_win_rate_is_the_nearest_number_to_its_share(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    """In 32 bits 216 of 240 is less than 0.9, and the checkpoint at which the task was learned is missed."""
+    batch = encode([SIX[row % 6] for row in range(240)], mini_tokenizer, prepend_bos=False)
+    model = stub(batch, [row >= 24 for row in range(240)], len(mini_tokenizer))
+    metrics = values(evaluate(model, mini_tokenizer, batch, step=0, split="heldout"))
+    assert {
+        value for name, value in metrics.items() if name == "win_rate" or "_place_" in name or "_order_" in name
+    } == {0.9}
+
+
 def test_a_word_is_the_answer_with_or_without_its_space() -> None:
     words = [" Tom", "Tom", " Tommy", "tom"]
     tokenizer = SimpleNamespace(decode=lambda tokens: words[tokens[0]])
