@@ -169,7 +169,8 @@ def leave_out(error: UserError, damaged: list[str] | None) -> None:
     """Names what cannot be read; where nobody asks for that, it is an error."""
     if damaged is None:
         raise error
-    damaged.append(str(error))
+    if str(error) not in damaged:  # It may be read for several ends.
+        damaged.append(str(error))
 
 
 def _sweep(file: Path) -> Sweep:

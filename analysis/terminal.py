@@ -1,4 +1,4 @@
-"""One run in a terminal: what it is, how it learned, and which layers and heads carry it."""
+"""One run in a terminal: what it is, how it learned, and which layers and heads are shown to carry it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ import pandas as pd
 from rich.color import Color
 from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from ..circuits.recovered import FLOOR
 from ..errors import UserError
 from ..sparkline import sparkline
 from ..sweeps.show import COLOURS, plural
 from . import folder
-from .dynamics import HEAD, name
 from .frames import Frames, tabulate
-from .summaries import recovered, with_approximate
+from .inference import words
+from .inference.courses import Course, HeadCourse, courses
+from .inference.families import Family, family, jobs
+from .inference.verdicts import DELTA, Verdict
+from .summaries import APPROXIMATE
 
-TOP = 6
-"""Heads that are told with their course."""
+TOP = 12
+"""Heads that are told with their course at most; or where none matters, half as many."""
+MARKS = {Verdict.MATTERS.value: "●", Verdict.UNDECIDED.value: "·"}
+LETTERS = {Verdict.MATTERS.value: "*", Verdict.UNDECIDED.value: "?"}
+"""The same where the terminal has letters only."""
 LAYERS = 12
 """Layers that are told with their course; of a deeper model those whose logit difference changes most."""
-BLOCKS = 20
-"""Checkpoints in a sparkline at most."""
+BLOCKS, FEW_BLOCKS = 20, 12
+"""Checkpoints in a sparkline at most; and where a head's course stands beside it."""
 RED, BLUE = (178, 24, 43), (33, 102, 172)
 """Colours of 1 and -1; 0 is white, as in the figures."""
 
@@ -50,7 +56,7 @@ def show(
     frames = tabulate(found, paths=False, damaged=damaged)
     parts = [*_about(run), *_training(console, frames)]
     for patch in run.patches:
-        parts += _patch(console, frames, patch, site, step)
+        parts += _patch(console, found, frames, patch, site, step, damaged)
     parts += _places(run)
     for part in parts:
         console.print(part, markup=True, soft_wrap=isinstance(part, str))
@@ -106,17 +112,31 @@ def _training(console: Console, frames: Frames) -> Iterator[RenderableType]:
 
 
 def _patch(
-    console: Console, frames: Frames, patch: folder.Patch, site: str, step: int | None
+    console: Console,
+    found: folder.Output,
+    frames: Frames,
+    patch: folder.Patch,
+    site: str,
+    step: int | None,
+    damaged: list[str] | None,
 ) -> Iterator[RenderableType]:
     yield "\n" + _heading(f"patch job {patch.patch_id}, {patch.corruption} corruption", patch.status, patch.path)
     attribution = frames.attribution[frames.attribution["patch_id"] == patch.patch_id]
     layers = attribution[(attribution["kind"] == "layer") & attribution["layer"].notna()]
     if len(layers):
-        yield f"  logit difference from each layer, {_steps(layers['step'])} ({_prompts(layers)})"
+        yield f"  logit difference from each layer, {_steps(layers['step'])} ({_prompts(layers['n'])})"
         yield _layers(console, layers)
-    patching = frames.patching[frames.patching["patch_id"] == patch.patch_id]
-    if len(patching):
-        yield from _heads(console, with_approximate(patching), site, step)
+    for job in jobs(found, frames.runs, [patch.patch_id], damaged):
+        there = [name for name, one in job.sites.items() if one.places[0][1] is not None]
+        if not there:
+            return
+        named = [name for name in (site, site + APPROXIMATE) if name in there]
+        if not named:
+            raise UserError(f"--site {site}: not patched at heads; there are: {', '.join(there)}")
+        own = family(named[0], [job])
+        if step is not None and step not in own.steps:
+            raise UserError(f"--step {step}: not examined; there are: {', '.join(map(str, own.steps))}")
+        yield from _heads(console, own, own.steps[-1] if step is None else step)
 
 
 def _layers(console: Console, rows: pd.DataFrame) -> Table:
@@ -138,41 +158,78 @@ def _layers(console: Console, rows: pd.DataFrame) -> Table:
     return table
 
 
-def _heads(console: Console, rows: pd.DataFrame, site: str, step: int | None) -> Iterator[RenderableType]:
-    of_heads = rows[rows["head"].notna()]
-    there = list(pd.unique(of_heads["site"]))
-    if not there:
-        return
-    named = [name for name in (site, f"{site} (approximate)") if name in there]
-    if not named:
-        raise UserError(f"--site {site}: not patched at heads; there are: {', '.join(there)}")
-    chosen = of_heads[of_heads["site"] == named[0]]
-    steps = sorted(chosen["step"].unique())
-    at = steps[-1] if step is None else step
-    if at not in steps:
-        raise UserError(f"--step {step}: not examined; there are: {', '.join(map(str, steps))}")
-    chosen = chosen.assign(recovered=recovered(chosen))
-    now = chosen[chosen["step"] == at]
-    yield f"  recovered by patching {named[0]} at step {at}, layer × head ({_prompts(now)})"
-    table = now.pivot(index="layer", columns="head", values="recovered").astype("float64")
-    yield _heatmap(console, table)
-    if table.isna().to_numpy().any():
-        yield f"  –: clean and corrupted differ by less than {FLOOR} logits"
-    courses = chosen.pivot(index=HEAD, columns="step", values="recovered").astype("float64")
-    top = courses[at].abs().nlargest(TOP).index
-    if not len(top):
-        return
-    yield f"  top heads at step {at}, over {_steps(chosen['step'])}"
-    low, high = min(float(courses.loc[top].min().min()), 0.0), float(courses.loc[top].max().max())
-    told = _table("  head", "", "first", "last")
-    for head in top:
-        course = list(courses.loc[head])
-        told.add_row(f"  {name(*head)}", _line(console, course, low, high), *map(_number, (course[0], course[-1])))
-    yield told
+def _heads(console: Console, own: Family, step: int) -> Iterator[RenderableType]:
+    """What is said of the heads of a site, their heatmap at a checkpoint, and a row for each that matters or did."""
+    told = courses(own)
+    for sentence in words.sentences(own, told):
+        yield Padding(Text(sentence), (0, 0, 0, 2), expand=False)
+    at = own.at(step)
+    verdict, now = own.judged.words[at], own.estimate.recovered[at]
+    yield f"  recovered by patching {own.site} at checkpoint {step}, layer × head ({_prompts(own.estimate.n[at])})"
+    marks = _marks(console)
+    layers, heads = (sorted({place[index] for place in own.places}) for index in (0, 1))
+    table = pd.DataFrame(np.nan, index=layers, columns=heads)
+    marked = pd.DataFrame("", index=layers, columns=heads)
+    for (layer, head, _), value, word in zip(own.places, now, verdict, strict=True):
+        table.loc[layer, head], marked.loc[layer, head] = value, marks.get(word, "")
+    yield _heatmap(console, table, marked)
+    if (verdict != Verdict.UNDEFINED.value).any():
+        yield f"  {_key(console)}"
+    if (verdict == Verdict.UNDEFINED.value).any():
+        yield "  –: not defined, as the corruption makes no measurable difference there"
+    yield from _courses(console, own, told, step)
 
 
-def _heatmap(console: Console, table: pd.DataFrame) -> RenderableType:
-    """Layer × head: numbers on coloured ground where there is colour and room; else one of the two."""
+def _courses(console: Console, own: Family, told: Sequence[HeadCourse], step: int) -> Iterator[RenderableType]:
+    """The heads that matter at any checkpoint, the largest first; where there are none, those that are largest now."""
+    recovered, at, (low, high) = own.grid(own.estimate.recovered), own.at(step), own.interval
+    now, ends = own.estimate.recovered[at], list(zip(low[at], high[at], strict=True))
+    verdict, ever = own.judged.words[at], own.grid(own.judged.matter()).any(axis=0)
+    shown = [place for place in np.argsort([-abs(one.peak) for one in told], kind="stable") if ever[place]]
+    title = "heads that matter at any checkpoint"
+    if not len(shown):
+        shown = [place for place in np.argsort(-np.abs(np.nan_to_num(now)), kind="stable") if np.isfinite(now[place])]
+        shown, title = shown[: TOP // 2], "no head is shown to matter; the largest"
+    if not len(shown):
+        return
+    yield f"  {title}, over {_steps(pd.Series(own.steps))}"
+    marks, left = _marks(console), len(shown) - TOP
+    shown = shown[:TOP]
+    bottom, top = min(float(np.nanmin(recovered[:, shown])), 0.0), float(np.nanmax(recovered[:, shown]))
+    table = _table("  head", "", f"at {step}", "95% interval", "course")
+    table.columns[-1].no_wrap = False
+    for place in shown:
+        one, mark = told[place], marks.get(verdict[place], " ")
+        line = _line(console, list(recovered[:, place]), bottom, top, FEW_BLOCKS)
+        table.add_row(
+            f"  {words.name(one.place)} {mark}", line, _number(now[place]), words.range_of(*ends[place]).strip(),
+            _course(one),
+        )  # fmt: skip
+    yield table
+    if left > 0:
+        yield f"  … {left} more"
+
+
+def _course(one: HeadCourse) -> str:
+    """A head's course in a few words, with its onset where it has one."""
+    if one.onset is not None and one.course is not Course.FROM_THE_START:
+        high = "later" if one.onset_high is None else one.onset_high
+        return f"{one.course.value}, onset {one.onset} [{one.onset_low}, {high}]"
+    return one.course.value if one.last is None else f"{one.course.value}, last at {one.last}"
+
+
+def _marks(console: Console) -> dict[str, str]:
+    return LETTERS if console.options.ascii_only else MARKS
+
+
+def _key(console: Console) -> str:
+    """What marks and no mark mean."""
+    told = [f"{mark} {word}" for word, mark in _marks(console).items()]
+    return f"{'   '.join(told)}   no mark: small (less than {DELTA} either way)"
+
+
+def _heatmap(console: Console, table: pd.DataFrame, marked: pd.DataFrame) -> RenderableType:
+    """Layer × head: numbers and marks on coloured ground where there is colour and room; else one of the two."""
     colour = bool(console.color_system) and not console.no_color
     margin, room = 6, console.width - 6
     width = next((width for width in (6, 4) if width * table.shape[1] <= room), 2)
@@ -182,11 +239,11 @@ def _heatmap(console: Console, table: pd.DataFrame) -> RenderableType:
     text = Text(" " * margin, no_wrap=True)
     for at, head in enumerate(table.columns):
         text.append(f"{head:{width - 1}} " if width > 2 else f"{head:<2}" if at % 5 == 0 else "  ")
-    for layer, values in zip(table.index, table.to_numpy(), strict=True):
+    for layer, values, marks in zip(table.index, table.to_numpy(), marked.to_numpy(), strict=True):
         text.append(f"\n{layer:{margin - 1}} ")
-        for value in values:
+        for value, mark in zip(values, marks, strict=True):
             number = _number(value, decimals) if width > 2 else ""
-            text.append(f"{number:>{width - 1}} ", _ground(value) if colour else "")
+            text.append(f"{number:>{width - 1}}{mark:<1}", _ground(value) if colour else "")
     if not decimals and width > 2:
         text.append("\n  in percent")
     return text
@@ -231,14 +288,14 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         # Numbers to the right, names and lines to the left.
-        right = column in ("first", "last", "n", "95% interval")
+        right = column in ("first", "last", "n", "95% interval") or column.startswith("at ")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     return table
 
 
-def _line(console: Console, values: Sequence[float], low: float, high: float) -> str:
+def _line(console: Console, values: Sequence[float], low: float, high: float, blocks: int = BLOCKS) -> str:
     """A sparkline, or nothing where the terminal has letters only: numbers stand beside it."""
-    return "" if console.options.ascii_only else sparkline(values, low, high, BLOCKS)
+    return "" if console.options.ascii_only else sparkline(values, low, high, blocks)
 
 
 def _steps(steps: pd.Series) -> str:
@@ -246,5 +303,5 @@ def _steps(steps: pd.Series) -> str:
     return f"{len(there)} checkpoints, {there[0]} to {there[-1]}" if len(there) > 1 else f"checkpoint {there[0]}"
 
 
-def _prompts(rows: pd.DataFrame) -> str:
-    return f"{'/'.join(str(n) for n in sorted(rows['n'].unique()))} prompts"
+def _prompts(counts: pd.Series | np.ndarray) -> str:
+    return f"{'/'.join(str(n) for n in sorted(set(counts)))} prompts"

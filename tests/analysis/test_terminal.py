@@ -12,6 +12,9 @@ from mi_sweeps import cli
 from mi_sweeps.analysis import terminal
 from mi_sweeps.analysis.folder import find
 from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.inference import words
+from mi_sweeps.analysis.inference.courses import courses
+from mi_sweeps.analysis.inference.families import family, jobs
 from mi_sweeps.analysis.summaries import recovered
 from mi_sweeps.errors import UserError
 
@@ -43,8 +46,9 @@ def seen(output, id=RUN, width=80, colour="truecolor", site="z", step=None, enco
     return raw.getvalue().decode(encoding)
 
 
-def heatmap(text):
-    """The numbers of the first heatmap, by layer and head."""
+def heatmap(text, marks="●·*?"):
+    """The numbers of the first heatmap, by layer and head, without their marks."""
+    text = text.translate(dict.fromkeys(map(ord, marks), " "))
     lines = ESCAPE.sub("", text).split("layer × head", 1)[1].splitlines()[2:]
     rows = []
     for line in lines:
@@ -68,7 +72,7 @@ def test_a_run_that_is_done(call, make_output):
     assert (held_out[2], held_out[-1]) == ("30.0%", "120")
     assert f"patch job {RUN}-first, first corruption done" in printed
     assert f"patch job {RUN}-second, second corruption done" in printed
-    assert "layer  attn" in printed and "top heads at step 24" in printed
+    assert "layer  attn" in printed
     assert f"metrics: {output}/runs/{RUN}/metrics.parquet" in printed
     assert f"tables: {output}/runs/{RUN}/patches/{RUN}-second/tables" in printed
     assert "wandb" not in printed
@@ -101,10 +105,57 @@ def test_where_numbers_do_not_fit_they_are_in_percent_and_then_colours_only(make
     assert "16 heads need 70 columns; here are 50" in seen(output, width=50, colour=None)
 
 
-def test_small_denominators_are_no_numbers(make_output):
-    text = seen(make_output(), step=0, colour=None)
+def judged(output):
+    """The family of z of the run's one patch job."""
+    frames = load(output)
+    return family("z", jobs(frames.output, frames.runs, frames.patches["patch_id"]))
+
+
+def test_what_is_said_and_marked_of_heads_are_their_verdicts(make_output):
+    output = make_output(corruptions=("first",), by_prompt=True)
+    own = judged(output)
+    printed = seen(output, colour=None, width=400)
+    for sentence in words.sentences(own, courses(own)):
+        assert f"  {sentence}" in printed
+    assert "other prompts in this run, not other seeds" in printed
+    of_head = dict(zip(own.places, own.judged.words[own.at(24)], strict=True))
+    assert {"matters", "undecided"} <= set(of_head.values())
+    marked = heatmap(printed, marks="")
+    for (layer, head, _), verdict in of_head.items():
+        mark = {"matters": "●", "undecided": "·"}.get(verdict, "")
+        assert re.sub(r"[-\d.]", "", marked[layer][head]) == mark
+    assert "● matters   · undecided   no mark: small (less than 0.05 either way)" in printed
+    letters = seen(output, colour=None, width=400, encoding="ascii")
+    assert "* matters   ? undecided" in letters and letters.count("*") == printed.count("●")
+
+
+def test_a_row_for_each_head_that_matters_with_its_interval_and_its_course(make_output):
+    output = make_output(corruptions=("first",), by_prompt=True)
+    own = judged(output)
+    printed = seen(output, colour=None, width=200)
+    rows = printed.split("heads that matter at any checkpoint, over 4 checkpoints, 0 to 24\n")[1].splitlines()[1:]
+    ever = own.grid(own.judged.matter()).any(axis=0)
+    low, high = own.interval
+    for number, one in enumerate(courses(own)):
+        told = [row for row in rows if row.startswith(f"  {words.name(one.place)} ")]
+        assert len(told) == ever[number]
+        at = own.at(24).start + number
+        for row in told:
+            assert words.range_of(low[at], high[at]) in row and one.course.value in row
+            assert one.onset is None or f"onset {one.onset} [{one.onset_low}, " in row
+
+
+def test_what_cannot_be_concluded_is_not_said(make_output):
+    printed = seen(make_output(corruptions=("first",)), colour=None, width=200)  # Without values of prompts.
+    assert "No head is shown to matter at checkpoint 24." in printed and "nothing can be concluded" in printed
+    assert "no head is shown to matter; the largest, over 4 checkpoints" in printed
+    assert "●" not in heatmap(printed, marks="")
+
+
+def test_without_a_gap_there_are_no_numbers_and_the_reason(make_output):
+    text = seen(make_output(by_prompt=True), step=0, colour=None)
     assert set(heatmap(text)[0]) == {"–"}
-    assert "–: clean and corrupted differ by less than 0.1 logits" in text
+    assert "–: not defined, as the corruption makes no measurable difference there" in text
 
 
 def test_a_terminal_without_blocks_has_the_numbers(make_output):
