@@ -113,7 +113,8 @@ class Frames:
     an estimate of `patched` from a gradient. Either is missing where it was not asked for."""
     paths: pd.DataFrame
     """Logit difference `patched` along one direct path: from a source head to the queries, keys or values (`site`
-    q, k or v) of one later head. Under grouped-query attention the heads of k and v are key/value heads."""
+    q, k or v) of one later head, or to the logits (`site` logits), which have no layer and head. Under grouped-query
+    attention the heads of k and v are key/value heads."""
     measures: pd.DataFrame
     """What else was measured of a clean run: `value` of `measure` at one component of the model, over `n` tokens."""
     output: folder.Output | None = field(default=None, repr=False)

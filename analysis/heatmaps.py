@@ -21,7 +21,7 @@ HEAD_SITES = ("z", "q", "k", "v", "pattern")
 MOST = 1.5
 """Where the colour scale ends at most: small denominators give fractions that would drown all others."""
 POSITION_SITES = ("resid_pre", "attn_out", "mlp_out")
-INPUTS = ("q", "k", "v")
+INPUTS = ("q", "k", "v", "logits")
 DIFFERENCE = "difference"
 """What stands for a corruption's name where the first is subtracted from the second."""
 GREY = f"mean over runs of each run's recovered; grey: clean and corrupted differ by less than {FLOOR} logits"
@@ -90,13 +90,15 @@ def rows_of(frames: Frames, corruption: str) -> pd.DataFrame:
 
 
 def paths(frames: Frames, corruption: str) -> Picture:
-    """Recovered by patching direct paths at the last checkpoint: source head × receiver head, a plot an input.
+    """Recovered by patching direct paths at the last checkpoint: source head × receiver head, a plot an input; paths to
+    the logits are one column.
 
     Cells are empty where there is no path, because the source is not in an earlier layer or was not asked for.
     """
     rows = frames.paths[frames.paths["corruption"] == corruption]
     rows = rows[rows["step"] == rows["step"].max()]
     source, receiver = list(SOURCE), ["layer", "head"]
+    rows = rows.assign(**{name: rows[name].fillna(-1) for name in receiver})  # The logits are no head.
     means = rows.assign(recovered=recovered(rows)).groupby(["site", *source, *receiver])["recovered"].mean()
     inputs = [name for name in INPUTS if (rows["site"] == name).any()]
     end = scale_end(means)
@@ -105,6 +107,8 @@ def paths(frames: Frames, corruption: str) -> Picture:
     below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"mean over runs of each run's recovered; {grey}")
     title = f"Recovered by direct paths, {corruption} corruption, checkpoint {rows['step'].max()}"
     with canvas.grid(1, max(1, len(inputs)), title, below, 2.6) as (figure, axes):
+        if inputs:
+            axes[0][0].get_gridspec().set_width_ratios([0.15 if name == "logits" else 1 for name in inputs])
         for plot, name in zip(axes[0], inputs, strict=False):
             own = means.loc[name]
             table = own.unstack(receiver).sort_index().sort_index(axis=1)
@@ -116,9 +120,12 @@ def paths(frames: Frames, corruption: str) -> Picture:
             )  # fmt: skip
             image = _image(plot, table, end)
             plot.set_facecolor("white")
-            _name_heads(plot, "x", list(table.columns))
             _name_heads(plot, "y", list(table.index))
             plot.set_title(f"to {name}", fontsize=8)
+            if name == "logits":
+                plot.set_xticks([0], [name], fontsize=6)
+                continue
+            _name_heads(plot, "x", list(table.columns))
             plot.set_xlabel("receiver" + (" (key/value head)" if name != "q" else ""))
         axes[0][0].set_ylabel("source")
         figure.colorbar(image, ax=list(axes[0]), label="recovered", shrink=0.9, pad=0.01, extend=_beyond(means, end))

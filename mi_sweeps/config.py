@@ -188,13 +188,23 @@ class CheckpointConfig(Section):
 
 
 class PathsConfig(Section):
-    """Direct paths from every head to the inputs of later heads (`mi_sweeps.circuits.paths`)."""
+    """Direct paths from every head to the inputs of later heads and to the logits (`mi_sweeps.circuits.paths`)."""
 
     receivers: Literal["all"] | tuple[tuple[Index, Index], ...]
     """Layer and head of each; under grouped-query attention k and v count key/value heads."""
-    inputs: tuple[Literal["q", "k", "v"], ...]
+    inputs: tuple[Literal["q", "k", "v", "logits"], ...]
+    """By what the receivers are reached; `logits` is a receiver of its own, whichever heads are named."""
     norm: Literal["recomputed", "frozen"]
     """Whether the receiver's normalisation sees the change, or keeps the corrupted run's scale."""
+
+    @model_validator(mode="after")
+    def _named_heads_receive(self) -> PathsConfig:
+        if self.receivers != "all" and self.receivers and set(self.inputs) == {"logits"}:
+            raise ValueError(
+                "patching.paths.receivers: heads receive by q, k and v, and patching.paths.inputs has logits alone; "
+                "add one of them, or give patching.paths.receivers=all"
+            )
+        return self
 
 
 class PatchingConfig(Section):

@@ -56,6 +56,10 @@ def one_run(small, tmp_path_factory):
         ("optim.lr=-1", "optim.lr=-1: input should be greater than 0"),
         ("optim.lr=nan", "optim.lr=nan: input should be a finite number"),
         ("optim.lr=fast", "optim.lr=fast: input should be a valid number"),
+        (
+            "patching.paths={receivers: [[3, 1]], inputs: [logits], norm: frozen}",
+            "patching.paths.receivers: heads receive by q, k and v, and patching.paths.inputs has logits alone",
+        ),
         ("train.steps=0", "train.steps=0: input should be greater than or equal to 1"),
         ("train.batch_size=0", "train.batch_size=0"),
         ("checkpoint.every=0", "checkpoint.every=0"),

@@ -1,15 +1,22 @@
-"""Direct path patching: one head's output, as one later head's query, key or value input alone sees it.
+"""Direct path patching: one head's output, as one later head's query, key or value input alone sees it, or the logits.
 
-The clean run's output of the source is put into the residual stream that the receiver reads, and nobody else sees
-it (Wang et al. 2022, arXiv:2211.00593, appendix B; Goldowsky-Dill et al. 2023, arXiv:2304.05969, on paths). What
-follows after the receiver is computed in full. The receiver normalises what it reads: `recomputed` lets that see the
-change, which is the exact intervention and what `transformer_lens.patching.get_act_patch_direct_path` does; `frozen`
-keeps the corrupted run's scale, so that a receiver's input is linear in its sources.
+In the corrupted run the source's output at all positions is the clean run's, but only for one reader. What follows
+after the reader is computed in full; all other parts, MLPs too, read what they read in the corrupted run. A reader
+normalises what it reads: `recomputed` lets its normalisation see the change, which is the exact intervention and for
+q, k and v what `transformer_lens.patching.get_act_patch_direct_path` does; `frozen` keeps the corrupted run's scale,
+so that what is read is linear in its sources. For the logits the reader is the final normalisation, at each prompt's
+last token.
+
+It is the direct path of Goldowsky-Dill et al. (2023, arXiv:2304.05969), patched corrupted <- clean as all sites are
+here. It is not the path patching of Wang et al. (2022, arXiv:2211.00593, appendix B), who keep heads at their values
+and let MLPs recompute, so that their paths from head to head also go through the MLPs between; who patch the other way,
+clean <- corrupted; and who patch one position (the last, or the second subject's), often into several receivers
+together. What they do after the receiver is the same as here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -29,9 +36,11 @@ from mi_sweeps.config import PathsConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.pairs import Pairs
 
-Input = Literal["q", "k", "v"]
+Input = Literal["q", "k", "v", "logits"]
 Head = tuple[int, int]
 """Layer and index; for inputs k and v of grouped-query attention the index of a key/value head."""
+Receiver = Head | None
+"""None reads the logits: no head."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,13 @@ class Paths:
 
     clean: Float[Tensor, " prompt"]
     corrupted: Float[Tensor, " prompt"]
-    edges: dict[tuple[Head, Head, Input], Float[Tensor, " prompt"]]
+    edges: dict[tuple[Head, Receiver, Input], Float[Tensor, " prompt"]]
     """By source, receiver and the receiver's input."""
 
 
 @torch.no_grad()
 def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int = MEMORY) -> Paths:
-    """Patches the direct path from every head to each receiver's inputs, each alone.
+    """Patches the direct path from every head to each receiver's inputs, and to the logits, each alone.
 
     Args:
         memory: see `mi_sweeps.circuits.fast.FastEngine`.
@@ -60,9 +69,10 @@ def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int 
         for into in paths.inputs
         for receiver in receivers(paths, into, n_layers, n_places(network.blocks[0], into))
     ]
-    edges = [
-        (source, receiver, into) for receiver, into in wanted for source in product(range(receiver[0]), range(n_heads))
-    ]
+    sources = {
+        receiver: list(product(range(receiver[0] if receiver else n_layers), range(n_heads))) for receiver, _ in wanted
+    }
+    edges = [(source, receiver, into) for receiver, into in wanted for source in sources[receiver]]
     prompts, tokens = budget(network, pairs, memory)
     network = pack(network)
     parts = []
@@ -73,8 +83,11 @@ def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int 
         index = torch.arange(len(results), device=results.device).view(len(edges), n_prompts)
         changes, start = [], 0
         for receiver, into in wanted:
-            stop = start + receiver[0] * n_heads
-            changes += list(_changes(runs, receiver, into, paths.norm, index[start:stop]))
+            stop = start + len(sources[receiver])
+            if receiver is None:
+                results[index[start:stop]] = _read_by_logits(runs, paths.norm)
+            else:
+                changes += list(_changes(runs, receiver, into, paths.norm, index[start:stop]))
             start = stop
         carry(runs.corrupted, changes, results, tokens)
         parts.append((runs.clean_logit_diff.cpu(), runs.corrupted_logit_diff.cpu(), results.view(len(edges), -1).cpu()))
@@ -82,8 +95,8 @@ def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int 
     return Paths(clean, corrupted, dict(zip(edges, values, strict=True)))
 
 
-def receivers(paths: PathsConfig, into: Input, n_layers: int, n_heads: int) -> list[Head]:
-    """Those that are asked for, for one input.
+def receivers(paths: PathsConfig, into: Input, n_layers: int, n_heads: int) -> Sequence[Receiver]:
+    """Those that are asked for, for one input. The logits are there whichever heads are named.
 
     Args:
         n_heads: key/value heads for inputs k and v.
@@ -91,6 +104,8 @@ def receivers(paths: PathsConfig, into: Input, n_layers: int, n_heads: int) -> l
     Raises:
         UserError: one is no head of the model, or in its first layer, where no source is earlier.
     """
+    if into == "logits":
+        return [None]
     if paths.receivers == "all":
         return list(product(range(1, n_layers), range(n_heads)))
     for layer, head in paths.receivers:
@@ -159,6 +174,21 @@ def _written(
     return change @ block.W_O[heads].flatten(0, 1) + corrupted.resid_mid[prompts, -columns:].unsqueeze(1)
 
 
+def _read_by_logits(runs: Runs, norm: str) -> Float[Tensor, "source prompt"]:
+    """Logit differences where the final normalisation alone sees a source, for the heads of all layers."""
+    run = runs.corrupted
+    resid = run.layers[-1].resid_post[:, -1:]
+    n_heads = run.network.blocks[0].n_heads
+    end = Group(torch.arange(len(resid), device=resid.device), 1)
+    parts = []
+    for layer in range(len(run.layers)):
+        chosen = slice(layer * n_heads, (layer + 1) * n_heads)
+        change = _source_writes(runs, end, len(run.layers), chosen)
+        normed = _normalise(run.network.final_norm, resid.unsqueeze(1), change, norm)
+        parts.append((normed * run.direction[:, None, None]).sum(dim=-1)[..., 0] + run.constant[:, None])
+    return torch.cat(parts, dim=1).T
+
+
 def _source_writes(runs: Runs, group: Group, layer: int, chosen: slice) -> Float[Tensor, "prompt source col d_model"]:
     """How the output of each source changes in the stream, for some of the heads of all layers before `layer`."""
     blocks = runs.corrupted.network.blocks
@@ -197,8 +227,8 @@ def path_rows(paths: Paths) -> list[dict[str, Any]]:
             "site": into,
             "source_layer": source[0],
             "source_head": source[1],
-            "layer": receiver[0],
-            "head": receiver[1],
+            "layer": None if receiver is None else receiver[0],
+            "head": None if receiver is None else receiver[1],
             **row,
         }
         for (source, receiver, into), row in zip(paths.edges, found, strict=True)

@@ -169,19 +169,25 @@ def _rows(learned: float, corruption: str, seed: int, layers: int, heads: int) -
 
 
 def _path_rows(rows: list[dict[str, Any]], seed: int, layers: int, heads: int) -> list[dict[str, Any]]:
-    """Every head to the queries, keys and values of each later head; one path in ten carries something."""
+    """Every head to the queries, keys and values of each later head, and to the logits; one path in ten carries
+    something."""
     random = np.random.default_rng([seed, 1])
     whole = next(row for row in rows if row["kind"] == "patch")
     clean, corrupted = whole["clean"], whole["corrupted"]
+    edges = [
+        (site, source, one, layer, other)
+        for site in ("q", "k", "v")
+        for source in range(layers) for layer in range(source + 1, layers)
+        for one in range(heads) for other in range(heads if site == "q" else max(1, heads // 2))
+    ]  # fmt: skip
+    edges += [("logits", source, one, None, None) for source in range(layers) for one in range(heads)]
     return [
         {
             "kind": "path", "site": site, "source_layer": source, "source_head": one, "layer": layer, "head": other,
             "patched": corrupted + (random.normal(0.2, 0.2) if random.random() < 0.1 else 0.0) * (clean - corrupted),
             "clean": clean, "corrupted": corrupted, "n": PROMPTS,
         }
-        for site in ("q", "k", "v")
-        for source in range(layers) for layer in range(source + 1, layers)
-        for one in range(heads) for other in range(heads if site == "q" else max(1, heads // 2))
+        for site, source, one, layer, other in edges
     ]  # fmt: skip
 
 

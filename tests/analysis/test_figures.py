@@ -180,7 +180,7 @@ def test_a_cell_for_each_path_and_none_where_there_is_no_path(make_output):
     frames = load(make_output(steps=(8, 24), corruptions=("first",), paths=True))
     figure = heatmaps.paths(frames, "first")
     plots = {axis.get_title(): axis for axis in figure.axes if axis.images}
-    assert list(plots) == ["to q", "to k", "to v"]
+    assert list(plots) == ["to q", "to k", "to v", "to logits"]
     assert "checkpoint 24" in figure.get_suptitle()
     last = frames.paths[frames.paths["step"] == 24]
     last = last.assign(recovered=recovered(last))
@@ -192,11 +192,14 @@ def test_a_cell_for_each_path_and_none_where_there_is_no_path(make_output):
         rows, columns = (
             [tick.get_text() for tick in ticks] for ticks in (axis.get_yticklabels(), axis.get_xticklabels())
         )
-        assert (rows[0], columns[0], cells.shape) == ("0.0", "1.0", (len(rows), len(columns)))
-        own = last[last["site"] == title[-1]]
+        first = "logits" if title == "to logits" else "1.0"
+        assert (rows[0], columns[0], cells.shape) == ("0.0", first, (len(rows), len(columns)))
+        own = last[last["site"] == title.removeprefix("to ")]
         for path in own.itertuples():
-            at = rows.index(f"{path.source_layer}.{path.source_head}"), columns.index(f"{path.layer}.{path.head}")
-            assert cells[at] == path.recovered
+            receiver = "logits" if path.site == "logits" else f"{path.layer}.{path.head}"
+            assert (
+                cells[rows.index(f"{path.source_layer}.{path.source_head}"), columns.index(receiver)] == path.recovered
+            )
         assert np.isfinite(cells).sum() == len(own)
 
 

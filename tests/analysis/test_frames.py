@@ -181,8 +181,11 @@ def test_tables_of_old_and_of_now_are_read_together(make_output, folders):
     assert frames.patching.groupby("corruption").size().nunique() == 1
     assert set(frames.paths["corruption"]) == {"second"}
     assert list(frames.paths.columns) == list(frames_of.PATHS)
-    assert (frames.paths["source_layer"] < frames.paths["layer"]).all()
-    assert len(frames.paths) == 6 * 4 * (4 + 2 + 2)  # pairs of layers, sources, heads of q, k and v
+    to_logits = frames.paths["site"] == "logits"
+    assert (frames.paths["source_layer"] < frames.paths["layer"])[~to_logits].all()
+    assert frames.paths.loc[to_logits, ["layer", "head"]].isna().all(axis=None)
+    # Pairs of layers, sources, heads of q, k and v; and every head to the logits.
+    assert (len(frames.paths), to_logits.sum()) == (6 * 4 * (4 + 2 + 2) + 16, 16)
     assert tabulate(folder.read(output), paths=False).paths.empty
 
 

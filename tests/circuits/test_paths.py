@@ -93,6 +93,45 @@ def test_paths_equal_hooks_on_every_input(random_model, mini_tokenizer, make_tes
             torch.testing.assert_close(values, expected, atol=2e-5, rtol=0, msg=f"{source} {receiver} {into}")
 
 
+@pytest.mark.parametrize("norm", ["recomputed", "frozen"])
+def test_paths_to_the_logits_equal_one_forward_each(random_model, mini_tokenizer, make_test_pairs, norm):
+    """Put where only the final normalisation reads it: behind the last layer."""
+    pairs = make_test_pairs("second", count=3)
+    found = patch_paths(describe(random_model), pairs, paths(inputs=["logits"], norm=norm), memory=1)
+    bridge = wrap(random_model, mini_tokenizer)
+    sources = [(layer, head) for layer in range(2) for head in range(bridge.cfg.n_heads)]
+    assert list(found.edges) == [(source, None, "logits") for source in sources], "also from the last layer"
+    last = "blocks.1.hook_resid_post"
+    with torch.no_grad():
+        (_, clean), (_, corrupted) = (bridge.run_with_cache(batch.tokens) for batch in (pairs.clean, pairs.corrupted))
+        for (layer, head), values in zip(sources, found.edges.values(), strict=True):
+            z = f"blocks.{layer}.attn.hook_z"
+            change = (clean[z] - corrupted[z])[:, :, head] @ bridge.blocks[layer].attn.W_O[head]
+            if norm == "recomputed":
+                seen = bridge.run_with_hooks(
+                    pairs.corrupted.tokens, fwd_hooks=[(last, lambda resid, hook, change=change: resid + change)]
+                )
+            else:
+                module = bridge.ln_final.original_component
+                seen = random_model.lm_head(normalised(module, corrupted[last], change, norm))
+            torch.testing.assert_close(values, pairs.logit_diff(pairs.at_end(seen)), atol=2e-5, rtol=0)
+    assert max((values - found.corrupted).abs().max() for values in found.edges.values()) > 1e-3
+
+
+def test_the_logits_are_a_receiver_beside_the_heads_that_are_named(llama, make_test_pairs):
+    pairs = make_test_pairs("first", count=2)
+    network = describe(llama)
+    found = patch_paths(network, pairs, paths([(2, 1)], ["k", "logits", "q"]))
+    kinds = [(receiver, into) for _, receiver, into in found.edges]
+    assert kinds == [((2, 1), "k")] * 4 + [(None, "logits")] * 6 + [((2, 1), "q")] * 4
+    alone = patch_paths(network, pairs, paths([], ["logits"])).edges | patch_paths(network, pairs, paths()).edges
+    for edge, values in found.edges.items():
+        torch.testing.assert_close(values, alone[edge], atol=1e-5, rtol=0)
+    rows = [row for row in path_rows(found) if row["site"] == "logits"]
+    assert [(row["source_layer"], row["source_head"]) for row in rows] == [(a, b) for a in range(3) for b in range(2)]
+    assert all(row["layer"] is None and row["head"] is None and len(row["by_prompt"]) == 2 for row in rows)
+
+
 def normalised(module, read, change, norm):
     """By the Hugging Face module where the normalisation is recomputed, and by its formula where it is frozen."""
     if norm == "recomputed":

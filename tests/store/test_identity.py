@@ -60,7 +60,8 @@ PINNED = {
     "task.names=[Mary,John,Tom,Anna] task.seed=3 optim.betas=[0.9,0.99] patching=heads patching.approximate=true "
     "patching.steps=[0,8] patching.prompts=12": ("90fbfe7dac04", "7f8c4caf37c2"),
     "model=nope task=previous_token corruption=previous patching=position": ("c25ce9e1e260", "e20f31931583"),
-    "task=prompts task.path=rows.jsonl patching=paths patching.paths.receivers=[[3,1]] patching.prompts=12": (
+    "task=prompts task.path=rows.jsonl patching=paths patching.paths.receivers=[[3,1]] patching.paths.inputs=[q,k,v] "
+    "patching.prompts=12": (
         "968c9d9de32d",
         "2d211a75dc5a",
     ),
