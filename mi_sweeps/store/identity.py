@@ -159,6 +159,13 @@ def _measures(patching: PatchingConfig) -> dict[str, Any]:
     return {"measures": sorted(set(patching.measures)), "measured_prompts": patching.measured_prompts}
 
 
+def _roles(config: Config) -> dict[str, Any]:
+    """Tables by position have other roles than before scenes and actions were numbered from their ends and a scene's
+    stop had a role of its own: no patch job may have some of each. All others keep their ids."""
+    by_position = {"resid_pre", "attn_out", "mlp_out"} & set(config.patching.sites)
+    return {"roles": "numbered from the end"} if by_position and config.task.target != PREVIOUS_TOKEN else {}
+
+
 def patch_id(config: Config, run: str | None = None, contents: Contents | None = None) -> str:
     """Identity of one patch job.
 
@@ -181,6 +188,7 @@ def patch_id(config: Config, run: str | None = None, contents: Contents | None =
             "prompts": patching.prompts,
             "tf32": patching.tf32,
             **_measures(patching),
+            **_roles(config),
             **({"weights": "each checkpoint's"} if contents.wrapped_once(config.model) else {}),
         }
     )[:ID_LENGTH]

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+STOPS = ",.;:!?"
+"""What ends a clause."""
+
 NOT_SCORED = -100
 """The target where none is; PyTorch's cross-entropy leaves it out."""
 
@@ -315,7 +318,7 @@ def role_sections(n_listed: int, n_subjects: int) -> list[str]:
         sections.append(f"name {place}")
         if place < n_listed:
             sections.append("and" if place == n_listed - 1 else "comma" if n_listed == 3 else f"comma {place}")
-    sections.append("scene")
+    sections += ["scene", "stop", "joint"]
     for place in range(1, n_subjects + 1):
         sections.append(f"subject {place}" if n_subjects > 1 else "subject")
         if place < n_subjects:
@@ -324,26 +327,41 @@ def role_sections(n_listed: int, n_subjects: int) -> list[str]:
 
 
 def _roles(prompt: Prompt, spans: Sequence[Span]) -> tuple[str, ...]:
-    """The role of each token: its section, numbered within sections of text.
+    """The role of each token: its section, and how far it is from the section's end.
 
-    A section of text is numbered even where it has one token, so that "scene 1" means the same in every prompt.
-    Between names there is mostly one word: the last token there has the section's name, others count back from it.
+    What stands between names is mostly one word: the last token there has the section's name, others count back from
+    it. `scene` and `action` are numbered throughout, so that "action -1" is the last token before the end in every
+    prompt, however many there are; `intro` counts from the first token of the prompt, which is like no other.
     """
-    sections = role_sections(len(prompt.slots) - prompt.n_subjects, prompt.n_subjects)
-    borders = [border for slot in prompt.slots for border in slot]
-    # A token belongs where its last character lies: byte-level tokens begin with the space before a word.
-    found = [sections[sum(1 for border in borders if border < right)] for _, right in spans[:-1]]
+    found = _sections(prompt, spans[:-1])
     total, count = Counter(found), Counter[str]()
     roles = []
     for section in found:
         count[section] += 1
         before_last = count[section] - total[section]
-        if section in ("intro", "scene", "action"):
+        if section == "intro":
             roles.append(f"{section} {count[section]}")
+        elif section in ("scene", "action"):
+            roles.append(f"{section} {before_last - 1}")
         else:
             # "John, and Tom" has two tokens there: "and -1" and "and".
             roles.append(f"{section} {before_last}" if before_last else section)
     return (*roles, "end")
+
+
+def _sections(prompt: Prompt, spans: Sequence[Span]) -> list[str]:
+    """The section of each token. Between the last listed name and the subjects lie three: the scene, the comma or full
+    stop that ends its clause, and what joins the next one on (". Later")."""
+    sections = role_sections(len(prompt.slots) - prompt.n_subjects, prompt.n_subjects)
+    borders = [border for slot in prompt.slots for border in slot]
+    # A token belongs where its last character lies: byte-level tokens begin with the space before a word.
+    passed = [sum(1 for border in borders if border < right) for _, right in spans]
+    scene = sections.index("scene")
+    words = (prompt.text[left:right].strip() for left, right in spans)
+    stops = [place for place, word in enumerate(words) if passed[place] == scene and word and not word.strip(STOPS)]
+    # A scene that nothing ends is followed by the subject at once.
+    stop = stops[-1] if stops else sum(count <= scene for count in passed) - 0.5
+    return [sections[count + (place >= stop) + (place > stop)] for place, count in enumerate(passed)]
 
 
 def role_order(batch: Batch) -> list[str]:

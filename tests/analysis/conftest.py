@@ -26,7 +26,7 @@ POSITIONS = (
     "subject 1",
     "and 2",
     "subject 2",
-    "action 1",
+    "action -1",
     "end",
 )
 SLOT = {"first": POSITIONS.index("subject 1"), "second": POSITIONS.index("subject 2")}

@@ -19,7 +19,7 @@ EXACT = Patched(
         "z": torch.tensor([[[1.0, 2.0, 2.0], [3.0, 4.0, 5.0]]]),
         "resid_pre": torch.tensor([[[1.5, NAN, 2.0], [3.0, 4.0, 5.0]]]),
     },
-    ["scene 1", "end"],
+    ["scene -1", "end"],
 )
 
 
@@ -28,7 +28,7 @@ def test_rows_are_means_over_the_prompts_that_have_the_site_and_keep_each():
     assert [(row["site"], row["layer"], row["head"], row["position"]) for row in rows] == [
         ("z", 0, 0, None),
         ("z", 0, 1, None),
-        ("resid_pre", 0, None, "scene 1"),
+        ("resid_pre", 0, None, "scene -1"),
         ("resid_pre", 0, None, "end"),
     ]
     scene = rows[2]

@@ -47,15 +47,15 @@ def rows_task(path: Path, heldout_path: Path | None = None) -> dict[str, Any]:
 
 
 PINNED = {
-    "patching.prompts=12": ("abfebae31eb4", "bb0b2a6b7f91"),
-    "optim.lr=3e-5 seed=7 corruption=second patching.prompts=12": ("996a71698ebe", "19f120674960"),
+    "patching.prompts=12": ("abfebae31eb4", "eeec3b238725"),
+    "optim.lr=3e-5 seed=7 corruption=second patching.prompts=12": ("996a71698ebe", "77337e12d19f"),
     "schedule=linear_warmup schedule.warmup_ratio=1.0 checkpoint.storage=delta patching.prompts=12": (
         "c174396ff9a5",
-        "533e904fb3d0",
+        "7bd8ef46dab3",
     ),
     "model=gpt2-xl model.revision=abc task=ioi2 train.precision=bf16 patching.prompts=12": (
         "9de06933c912",
-        "dd5d9c467031",
+        "0dcc9ea0178b",
     ),
     "task.names=[Mary,John,Tom,Anna] task.seed=3 optim.betas=[0.9,0.99] patching=heads patching.approximate=true "
     "patching.steps=[0,8] patching.prompts=12": ("90fbfe7dac04", "7f8c4caf37c2"),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import re
+from collections import Counter
+from itertools import chain
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +16,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.mini.tokenizer import word_tokenizer
-from mi_sweeps.tasks.ioi import splits
-from mi_sweeps.tasks.lexicon import NAMES
+from mi_sweeps.tasks.ioi import generate, splits, templates
+from mi_sweeps.tasks.lexicon import ACTIONS, NAMES, OBJECTS, PLACES, SCENES
 from mi_sweeps.tasks.prompts import Prompt, fill
 from mi_sweeps.tasks.tokens import (
     Batch,
@@ -28,9 +33,20 @@ from mi_sweeps.tasks.tokens import (
 PROMPT = fill(
     "After {}, {} and {} went to the store, {} and {} gave a book to", ["Mary", "John", "Tom", "John", "Mary"], "Tom", 2
 )
-BEFORE = ["intro 1", "name 1", "comma", "name 2", "and", "name 3", *(f"scene {place}" for place in range(1, 6))]
-ROLES = (*BEFORE, "subject 1", "subjects' and", "subject 2", "action 1", "action 2", "action 3", "end")
+BEFORE = [
+    "intro 1",
+    "name 1",
+    "comma",
+    "name 2",
+    "and",
+    "name 3",
+    *(f"scene {place}" for place in range(-4, 0)),
+    "stop",
+]
+ROLES = (*BEFORE, "subject 1", "subjects' and", "subject 2", "action -3", "action -2", "action -1", "end")
 GENERATED = splits(NAMES[:48], 3, {"train": 60, "heldout": 6}, seed=0)["train"]
+SPELLED = generate([("Mary", "John", "Tom")] * 60, templates(0)[0], random.Random(0))
+"""Of names that the byte-level tokenizer knows, and words that it spells out."""
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["spaces in spans", "spans trimmed"])
@@ -114,8 +130,8 @@ def test_roles_are_unique_and_end_with_the_end(prompt: Prompt, mini_tokenizer: P
 def test_two_name_roles(mini_tokenizer: PreTrainedTokenizerBase) -> None:
     prompt = fill("When {} and {} met, {} gave a book to", ["Mary", "Tom", "Mary"], "Tom", 1)
     assert encode([prompt], mini_tokenizer, prepend_bos=False).roles[0] == (
-        *("intro 1", "name 1", "and", "name 2", "scene 1", "scene 2"),
-        *("subject", "action 1", "action 2", "action 3", "end"),
+        *("intro 1", "name 1", "and", "name 2", "scene -1", "stop"),
+        *("subject", "action -3", "action -2", "action -1", "end"),
     )
 
 
@@ -134,25 +150,87 @@ def roles_of(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase) -> tuple
     return batch, role_order(batch)
 
 
-def test_all_roles_are_in_reading_order(mini_tokenizer: PreTrainedTokenizerBase) -> None:
-    batch, roles = roles_of(GENERATED, mini_tokenizer)
+def hold_roles(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Every token has one role, no two of a prompt the same, in one order for all prompts."""
+    batch, roles = roles_of(prompts, tokenizer)
+    assert all(len(set(row)) == len(row) == end + 1 for row, end in zip(batch.roles, batch.end.tolist(), strict=True))
     assert set(roles) == {role for row in batch.roles for role in row}
     for row in batch.roles:
         assert sorted(row, key=roles.index) == list(row)
 
 
-def test_tenth_token_of_a_section_comes_after_the_ninth(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+def test_all_roles_are_in_reading_order(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    hold_roles(GENERATED, mini_tokenizer)
+
+
+def test_so_are_those_of_words_of_several_tokens(byte_level: PreTrainedTokenizerBase) -> None:
+    hold_roles(SPELLED, byte_level)
+
+
+def test_tenth_token_of_a_section_is_before_the_ninth(mini_tokenizer: PreTrainedTokenizerBase) -> None:
     action = "gave a big red old new small heavy green blue ring to"
     prompt = fill("When {} and {} met, {} " + action, ["Mary", "Tom", "Mary"], "Tom", 1)
     _, roles = roles_of([prompt], mini_tokenizer)
-    assert roles[-3:] == ["action 10", "action 11", "end"]
+    assert [roles[-12], roles[-11], roles[-10], *roles[-2:]] == [
+        "action -11",
+        "action -10",
+        "action -9",
+        "action -1",
+        "end",
+    ]
+
+
+@pytest.mark.parametrize("n_names", [2, 3])
+def test_a_role_is_the_same_kind_of_word_in_every_template(
+    n_names: int, mini_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Of all openings, scenes, joints and actions; only what few templates have is in few prompts."""
+    rng = random.Random(0)
+    names = NAMES[:n_names]
+    prompts = [prompt for template in chain(*templates(0)) for prompt in generate([names] * 6, [template], rng)[:1]]
+    batch = encode(prompts, mini_tokenizer, prepend_bos=False)
+    words: dict[str, Counter[str]] = {}
+    for tokens, roles in zip(batch.tokens.tolist(), batch.roles, strict=True):
+        for token, role in zip(tokens, roles, strict=False):
+            words.setdefault(role, Counter())[mini_tokenizer.convert_ids_to_tokens(token)] += 1
+    verbs = {action.split()[-4] for action in ACTIONS}
+    expected = {
+        **{"scene -4": {scene.split()[-4] for scene in SCENES}, "scene -3": {scene.split()[-3] for scene in SCENES}},
+        **{"scene -2": {"the"}, "scene -1": set(PLACES), "stop": {",", "."}, "joint": {"Later", "Soon"}},
+        **{"action -5": {"decided"}, "action -4": {"to"}, "action -3": verbs, "action -2": {"a"}},
+        **{"action -1": set(OBJECTS), "end": {"to"}},
+    }
+    assert {role: words[role].keys() for role in expected} == expected
+    few = {role for role, found in words.items() if 2 * found.total() < len(prompts)}
+    assert few == {"scene -5", "action -5", "action -4"}
+
+
+@pytest.mark.parametrize(
+    ("scene", "roles"),
+    [
+        (" met {}", ["scene -1"]),  # nothing ends it
+        (", {}", ["stop"]),
+        (" met, and {}", ["scene -1", "stop", "joint"]),
+        (" met, at noon. Later on {}", ["scene -4", "scene -3", "scene -2", "scene -1", "stop", "joint -1", "joint"]),
+    ],
+)
+def test_what_stands_between_names_and_subjects(scene: str, roles: list[str]) -> None:
+    text = "When {} and {}" + scene + " gave a book to"
+    words = re.findall(r"\w+|[^\w\s]", text)
+    tokenizer = word_tokenizer([*words, "Mary", "Tom"], 64)
+    batch = encode([fill(text, ["Mary", "Tom", "Mary"], "Tom", 1)], tokenizer, prepend_bos=False)
+    assert list(batch.roles[0][4:-5]) == roles
+    assert role_order(batch) == list(batch.roles[0])
 
 
 def test_positions_of_roles(mini_tokenizer: PreTrainedTokenizerBase) -> None:
     short = fill("When {} and {} met, {} gave a book to", ["Mary", "Tom", "Mary"], "Tom", 1)
     long = fill("When {} and {} met at noon, {} gave a book to", ["Mary", "Tom", "Mary"], "Tom", 1)
     batch = encode([short, long], mini_tokenizer, prepend_bos=False)
-    assert role_positions(batch, ["name 1", "scene 4", "subject", "end"]).tolist() == [[1, -1, 6, 10], [1, 7, 8, 12]]
+    assert role_positions(batch, ["name 1", "scene -3", "stop", "subject", "end"]).tolist() == [
+        [1, -1, 5, 6, 10],
+        [1, 4, 7, 8, 12],
+    ]
 
 
 @pytest.mark.parametrize(("name", "one"), [("Tom", True), ("Bartholomew", False)])
