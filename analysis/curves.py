@@ -41,7 +41,7 @@ POINTS = {"resid_pre": 0.0, "resid_mid": 0.5, "resid_post": 1.0}
 
 MEASURES = {
     "position_r2": ("linear probe of position", "held-out R²", (None, 1)),
-    "position_r2_without_bos": ("linear probe of position, the first token random", "held-out R²", (None, 1)),
+    "position_r2_without_bos": ("probe of position without BOS", "held-out R²", (None, 1)),
     "previous_token": ("attention to the previous token", "mean attention", (0, 1)),
     "diagonal": ("attention to the token itself", "mean attention", (0, 1)),
     "ablated_loss": ("replaced by its mean", "loss (nats)", (0, None)),

@@ -52,7 +52,7 @@ function drawLens() {
 /** What a patch job measured of the clean run besides, by its name: title, and value on the axis. */
 const MEASURES = {
   position_r2: ["Linear probe of position: how much a component tells of it", "held-out R²"],
-  position_r2_without_bos: ["Linear probe of position, the first token random", "held-out R²"],
+  position_r2_without_bos: ["Linear probe of position without BOS", "held-out R²"],
   previous_token: ["Attention to the previous token", "mean attention"],
   diagonal: ["Attention to the token itself", "mean attention"],
   ablated_loss: ["Loss with a component replaced by its mean", "loss (nats)"],
