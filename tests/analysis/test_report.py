@@ -203,7 +203,7 @@ def test_a_folder_in_the_page_s_place_is_told_in_one_line(make_output, tmp_path)
     assert str(told.value) == f"{tmp_path}: is a folder; give a file in it, such as {tmp_path / 'report.html'}"
 
 
-def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output):
+def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output, open_page):
     output = make_output(steps=(0, 24))
     run = next((output / "runs").iterdir())
     losses = np.exp(-np.arange(1000) / 300)
@@ -213,13 +213,16 @@ def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output):
     ]
     before = pd.read_parquet(run / "metrics.parquet")
     pd.concat([before, pd.DataFrame(rows)]).to_parquet(run / "metrics.parquet")
-    data = Page(write_report(output).read_text()).data
+    file = write_report(output)
+    data = Page(file.read_text()).data
     (batch,) = [series for series in data["series"] if series["split"] == "batch"]
     assert data["steps"][batch["steps"]] == list(range(0, 1000, 5))
     assert batch["value"] == pytest.approx(losses[::5], rel=1e-4)
     assert batch["spikes"] == [[step, pytest.approx(losses[step], rel=1e-4)] for step in (333, 700)]
     assert batch["expected_spikes"] == pytest.approx(expected(losses), abs=1e-3)
     assert not any("spikes" in series for series in data["series"] if series["split"] != "batch")
+    told = open_page(file).evaluate("curvesNote(curvesOf('loss', 'batch'), [], {})")
+    assert "2 found, 0.0 expected of independent noise of the run's own spread" in told
 
 
 def test_measures_are_lines_of_the_page(make_output, open_page):
