@@ -138,7 +138,7 @@ def _patch(network: Network, pairs: Pairs, patching: PatchingConfig, roles: list
     )
 
 
-def n_places(block: Block, site: Site) -> int:
+def n_places(block: Block, site: str) -> int:
     """Heads that a head site counts: key/value heads for k and v."""
     return block.n_kv_heads if site in ("k", "v") else block.n_heads
 

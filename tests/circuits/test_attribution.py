@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from mi_sweeps.circuits import examine
 from mi_sweeps.circuits.attribution import attribute, lens_error, misfits
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
+from mi_sweeps.errors import UserError
 from mi_sweeps.training import run
 from mi_sweeps.training.evaluate import end_logits
 
@@ -147,3 +149,25 @@ def test_rounding_of_large_logits_is_no_difference(like_gpt2, make_test_pairs, m
         run, "end_logits", lambda model, batch: end_logits(copy.deepcopy(model).double(), batch).float()
     )
     run.check_logits(like_gpt2, pairs.clean)
+
+
+@torch.no_grad()
+def test_every_checkpoint_is_held_against_the_model_s_own_logits_as_closely_as_fp32_can(
+    like_gpt2, mini_tokenizer, make_test_pairs, patching, monkeypatch
+):
+    """Of large logits the limit is relative, after training too; weights of another checkpoint are found out."""
+    pairs, at_first = make_test_pairs("first", count=4), copy.deepcopy(like_gpt2)
+    for name, weight in like_gpt2.named_parameters():
+        if ".h." in name:
+            weight += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+
+    clean, corrupted = (
+        end_logits(copy.deepcopy(like_gpt2).double(), batch).float() for batch in (pairs.clean, pairs.corrupted)
+    )
+    assert clean.abs().mean() > 80 and (end_logits(like_gpt2, pairs.clean) - clean).abs().max() > 1e-4
+    monkeypatch.setattr(examine, "own_logits", lambda *_: examine.OwnLogits(clean, corrupted))
+    for engine in (FastEngine(describe(like_gpt2)), ReferenceEngine(wrap(like_gpt2, mini_tokenizer))):
+        rows = examine.measure(like_gpt2, engine, None, pairs, patching("z"), "step 8")
+        assert {row["kind"] for row in rows} == {"lens", "layer", "head", "prompt", "patch"}
+    with pytest.raises(UserError, match="logits differ by .* from the model's own"):
+        examine.measure(like_gpt2, FastEngine(describe(at_first)), None, pairs, patching("z"), "step 8")
