@@ -133,6 +133,8 @@ def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
         "model": contents.model(config.model),
         "data": data_fingerprint(config, contents),
         "optim": config.optim.model_dump(mode="json"),
+        # It was of biases and norms too; without it nothing is different.
+        **({"decay": "matrices"} if config.optim.weight_decay else {}),
         "schedule": {"target": config.schedule.target, **config.schedule.arguments},
         "train": _train(config),
         "checkpoints": config.checkpoint_steps,

@@ -162,9 +162,8 @@ def begin(
 
     base = checkpoints.snapshot(checkpoints.parameters(model))
     schedule = resolve(config.schedule, config.train.steps)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.optim.lr, betas=config.optim.betas, weight_decay=config.optim.weight_decay
-    )
+    groups = parameter_groups(model, config.optim.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas)
     metrics = read_metrics(folder)
     resumed = checkpoints.load_resume(folder.resume, model, optimizer, device) if metrics else None
     metrics = [row for row in metrics if resumed is not None and _known_at(row, resumed)]
@@ -180,6 +179,15 @@ def begin(
     if resumed is None:
         run.keep()
     return run
+
+
+def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
+    """For the optimiser: matrices, embeddings among them, which decay; then biases and the scales of norms, which do not,
+    as in Hugging Face's Trainer."""
+    every = list(model.parameters())
+    matrices = [parameter for parameter in every if parameter.dim() >= 2]
+    vectors = [parameter for parameter in every if parameter.dim() < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def read_metrics(folder: RunFolder) -> list[Metric]:

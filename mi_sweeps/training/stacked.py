@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from mi_sweeps.store.folders import Busy, Superseded, informed, speaking
 from mi_sweeps.tasks.tokens import Batch, join
 from mi_sweeps.training.evaluate import scored_logits
 from mi_sweeps.training.loop import train_step
-from mi_sweeps.training.run import Run
+from mi_sweeps.training.run import Run, parameter_groups
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -102,20 +102,27 @@ class Stack:
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = list(runs)
-        self._shapes = [parameter.shape for parameter in runs[0].model.parameters()]
+        self._shapes = [parameter.shape for parameter in _ordered(runs[0].model)]
         self._sizes = [shape.numel() for shape in self._shapes]
-        self._weights = torch.stack([_row(run.model.parameters()) for run in runs]).requires_grad_()
-        self._rows = [nn.Parameter(row) for row in self._weights.detach()]
-        # Each run's own settings and torch's own formula, in as many operations a run as else a parameter takes.
+        self._weights = torch.stack([_row(_ordered(run.model)) for run in runs]).requires_grad_()
+        # What decays and what does not.
+        self._cut = [sum(map(torch.numel, group["params"])) for group in runs[0].optimizer.param_groups]
+        self._rows = [[nn.Parameter(part) for part in row.split(self._cut)] for row in self._weights.detach()]
+        # Each run's own settings and torch's own formula, in as many operations a run as else two parameters take.
         own = {"fused": runs[0].device.type == "cpu"}
         self._optimizer = torch.optim.AdamW(
-            [run.optimizer.param_groups[0] | own | {"params": [row]} for run, row in zip(runs, self._rows, strict=True)]
+            [
+                group | own | {"params": [part]}
+                for run, row in zip(runs, self._rows, strict=True)
+                for group, part in zip(run.optimizer.param_groups, row, strict=True)
+            ]
         )
         for run, row in zip(runs, self._rows, strict=True):
-            states = [run.optimizer.state[parameter] for parameter in run.model.parameters()]
-            if states[0]:
-                moments = {key: _row(state[key] for state in states) for key in ("exp_avg", "exp_avg_sq")}
-                self._optimizer.state[row] = {"step": states[0]["step"].clone(), **moments}
+            for group, part in zip(run.optimizer.param_groups, row, strict=True):
+                states = [run.optimizer.state[parameter] for parameter in group["params"]]
+                if states[0]:
+                    moments = {key: _row(state[key] for state in states) for key in ("exp_avg", "exp_avg_sq")}
+                    self._optimizer.state[part] = {"step": states[0]["step"].clone(), **moments}
         self._clip = torch.tensor([[run.config.train.clip] for run in runs], device=runs[0].device)
         self._network, self._modules = _stacked(runs[0].model)
 
@@ -135,11 +142,11 @@ class Stack:
         (gradient,) = torch.autograd.grad(losses.sum(), self._weights)
         norm = gradient.norm(dim=1, keepdim=True)
         gradient *= (self._clip / (norm + 1e-6)).clamp(max=1)
-        for run, group, row, row_gradient in zip(
-            self.runs, self._optimizer.param_groups, self._rows, gradient, strict=True
-        ):
-            group["lr"] = run.rate
-            row.grad = row_gradient
+        groups = iter(self._optimizer.param_groups)
+        for run, row, row_gradient in zip(self.runs, self._rows, gradient, strict=True):
+            for part, part_gradient in zip(row, row_gradient.split(self._cut), strict=True):
+                part.grad = part_gradient
+                next(groups)["lr"] = run.rate
         self._optimizer.step()
         for run, loss in zip(self.runs, losses.detach(), strict=True):
             run.losses.append(loss)
@@ -148,26 +155,32 @@ class Stack:
     def put_back(self) -> None:
         """Weights and moments into the runs' own models and optimisers."""
         for run, row in zip(self.runs, self._rows, strict=True):
-            state = self._optimizer.state[row]
-            parts = {key: self._parts(state[key]) for key in ("exp_avg", "exp_avg_sq")}
-            for place, (parameter, values) in enumerate(zip(run.model.parameters(), self._parts(row), strict=True)):
+            states = [self._optimizer.state[part] for part in row]
+            moved = {key: self._parts([state[key] for state in states]) for key in ("exp_avg", "exp_avg_sq")}
+            for place, (parameter, values) in enumerate(zip(_ordered(run.model), self._parts(row), strict=True)):
                 parameter.copy_(values)
-                moments = {key: values[place].clone() for key, values in parts.items()}
-                run.optimizer.state[parameter] = {"step": state["step"].clone(), **moments}
+                moments = {key: values[place].clone() for key, values in moved.items()}
+                run.optimizer.state[parameter] = {"step": states[0]["step"].clone(), **moments}
 
-    def _parts(self, row: Float[Tensor, " weight"]) -> list[Tensor]:
+    def _parts(self, row: Sequence[Float[Tensor, " weight"]]) -> list[Tensor]:
         """One tensor for each parameter."""
-        return [part.view(shape) for part, shape in zip(row.split(self._sizes), self._shapes, strict=True)]
+        pieces = torch.cat(list(row)).split(self._sizes)
+        return [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
 
 
-def _row(tensors: Iterator[Tensor]) -> Float[Tensor, " weight"]:
+def _ordered(model: PreTrainedModel) -> list[nn.Parameter]:
+    """As the optimiser has them: those that decay first."""
+    return [parameter for group in parameter_groups(model, 0.0) for parameter in group["params"]]
+
+
+def _row(tensors: Iterable[Tensor]) -> Float[Tensor, " weight"]:
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
 def _stacked(model: PreTrainedModel) -> tuple[PreTrainedModel, list[tuple[Stacked, int, int | None]]]:
     """The model with stacked modules in place of those that have weights; of each, which parameters it has."""
     network = copy.deepcopy(model).train()
-    places = {parameter: place for place, parameter in enumerate(network.parameters())}
+    places = {parameter: place for place, parameter in enumerate(_ordered(network))}
     found: list[tuple[Stacked, int, int | None]] = []
     for name, module in list(network.named_modules()):
         new: Stacked

@@ -49,6 +49,7 @@ def rows_task(path: Path, heldout_path: Path | None = None) -> dict[str, Any]:
 PINNED = {
     "patching.prompts=12": ("abfebae31eb4", "eeec3b238725"),
     "optim.lr=3e-5 seed=7 corruption=second patching.prompts=12": ("996a71698ebe", "77337e12d19f"),
+    "optim.weight_decay=0.1": ("100219466430", "974c5ac0ea35"),
     "schedule=linear_warmup schedule.warmup_ratio=1.0 checkpoint.storage=delta patching.prompts=12": (
         "c174396ff9a5",
         "7bd8ef46dab3",

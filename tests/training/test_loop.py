@@ -108,9 +108,11 @@ def test_a_model_that_moved_on_the_hub_is_refused(make_config, small):
         finetune(config, folder)
 
 
-def test_the_loop_equals_a_plain_one(make_config, small):
-    """Full logits, one prompt at a time, gradients summed by hand."""
-    config = make_config(*small, "optim.lr=1e-3", "schedule=linear_warmup", "schedule.warmup_ratio=1.0")
+@pytest.mark.parametrize("decay", [0.0, 10.0])
+def test_the_loop_equals_a_plain_one(make_config, small, decay):
+    """Full logits, one prompt at a time, gradients summed and matrices decayed by hand."""
+    schedule = ("schedule=linear_warmup", "schedule.warmup_ratio=1.0")
+    config = make_config(*small, "optim.lr=1e-3", *schedule, f"optim.weight_decay={decay}")
     folder = run_folder(config.output, "run")
     finetune(config, folder)
     model, tokenizer = load_model(config.model)
@@ -125,6 +127,10 @@ def test_the_loop_equals_a_plain_one(make_config, small):
             (-logits.log_softmax(-1)[one.answers[0]] / len(rows)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = 1e-3 * (step + 1) / 4
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if not name.endswith(".bias") and ".ln_" not in name:
+                    parameter *= 1 - optimizer.param_groups[0]["lr"] * decay
         optimizer.step()
     ours, _ = load_model(config.model)
     load_weights(folder.checkpoint(4), checkpoints.parameters(ours), {})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel, Trainer
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
@@ -21,7 +22,7 @@ from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training import loop
 from mi_sweeps.training.loop import finetune
-from mi_sweeps.training.run import LOOK, MEAN_OF, Run
+from mi_sweeps.training.run import LOOK, MEAN_OF, Run, parameter_groups
 
 Make = Callable[..., Config]
 
@@ -32,6 +33,14 @@ SCRATCH = (
     *("patching=heads", "patching.prompts=4"),
 )
 """A model that is trained from nothing within a second."""
+
+
+def test_what_decays_is_what_decays_in_a_trainer(random_model: PreTrainedModel) -> None:
+    decaying, others = parameter_groups(random_model, 0.1)
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0)
+    names = Trainer.get_decay_parameter_names(None, random_model)  # type: ignore[arg-type]
+    assert set(decaying["params"]) == {random_model.get_parameter(name) for name in names}
+    assert len(decaying["params"]) + len(others["params"]) == len(list(random_model.parameters()))
 
 
 def batch_losses(folder: Any) -> list[float]:
