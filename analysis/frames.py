@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,20 +218,23 @@ class Site:
     n: Float[np.ndarray, "step place"]
 
 
-def sites_by_prompt(patch: folder.Patch, damaged: list[str] | None = None) -> dict[str, Site]:
+def sites_by_prompt(
+    patch: folder.Patch, damaged: list[str] | None = None, steps: Container[int] | None = None
+) -> dict[str, Site]:
     """All that a patch job has patched, by site, prompt by prompt; sites of which there are only estimates are named so
     (`summaries.with_approximate`), and have no values of prompts.
 
-    `damaged`: as for `load`.
+    `damaged`: as for `load`. `steps`: which checkpoints; None: all.
     """
     columns = {name: kind for name, kind in PATCHING.items() if name not in EXAMINED}
     names = {"kind", "by_prompt", "prompt", *columns}
-    read = {step: _left(patch.table(step), "kind", names, damaged) for step in patch.steps()}
+    wanted = [step for step in patch.steps() if steps is None or step in steps]
+    read = {step: _left(patch.table(step), "kind", names, damaged) for step in wanted}
     tables = {step: table for step, table in read.items() if table is not None and len(_of_kinds(table, ("patch",)))}
     if not tables:
         return {}
-    steps = np.repeat(list(tables), [len(table) for table in tables.values()])
-    together = pa.concat_tables(tables.values(), promote_options="permissive").append_column("step", pa.array(steps))
+    step = np.repeat(list(tables), [len(table) for table in tables.values()])
+    together = pa.concat_tables(tables.values(), promote_options="permissive").append_column("step", pa.array(step))
     rows, prompts = _of_kinds(together, ("patch",)), _of_kinds(together, ("prompt",))
     columns["step"] = "int64"
     frame = typed(rows.select([name for name in columns if name in rows.column_names]).to_pandas(), columns)

@@ -98,7 +98,8 @@ def difference(first: Family, second: Family) -> Difference | None:
 
 def _rows(family: Family, steps: Sequence[int], places: Sequence[Place]) -> Int[np.ndarray, " place"]:
     """Where a family has these places at these checkpoints."""
-    columns = np.array([family.places.index(place) for place in places])
+    number = {place: at for at, place in enumerate(family.places)}
+    columns = np.array([number[place] for place in places])
     return np.concatenate([family.steps.index(step) * len(family.places) + columns for step in steps])
 
 

@@ -235,8 +235,9 @@ def _quantile(freedom: np.ndarray | float) -> np.ndarray:
 def mean_interval(
     values: Float[np.ndarray, "run place prompt"], cells: Sequence[object] | None = None
 ) -> tuple[Places, Places, Places]:
-    """Mean over runs and prompts at each place, with both ends of its 95% interval: for other prompts, and for other seeds
-    too where every cell has several runs.
+    """Mean over runs and prompts at each place, with both ends of its 95% interval.
+
+    It is for other prompts, and for other seeds too where every cell has several runs.
 
     Args:
         values: such as logit differences; NaN where a run or prompt has no such place.
@@ -260,8 +261,8 @@ def mean_interval(
 def _criticals(
     prompts: Places, n: Int[np.ndarray, " place"], seeds: Places, freedom: Places
 ) -> tuple[Places, Places, Places]:
-    """Standard errors either side over prompts and over seeds, from both variances of a mean; and the variance over seeds,
-    0 where nothing is known of them."""
+    """Standard errors either side over prompts and over seeds, from both variances of a mean; and the variance over
+    seeds, 0 where nothing is known of them."""
     told = np.isfinite(seeds)
     seeds = np.where(told, seeds, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -116,17 +116,30 @@ class Family:
         return values.reshape(len(self.steps), len(self.places))
 
 
-def jobs(output: Output, runs: pd.DataFrame, patch_ids: Iterable[str], damaged: list[str] | None = None) -> list[Job]:
+def jobs(
+    output: Output,
+    runs: pd.DataFrame,
+    patch_ids: Iterable[str],
+    damaged: list[str] | None = None,
+    steps: Container[int] | None = None,
+) -> list[Job]:
     """Patch jobs with all their tables; those that have none are left out.
 
     Args:
         runs: `Frames.runs`, which knows the cells.
+        damaged: as for `frames.load`.
+        steps: which checkpoints; None: all.
     """
     wanted, cell = set(patch_ids), dict(zip(runs["run_id"], runs["cell"], strict=True))
     found = [(run, patch) for run in output.runs for patch in run.patches if patch.patch_id in wanted]
     texts = cells.texts([cells.of_run(run.config) for run, _ in found])
     made = [
-        Job(patch, str(cell[run.run_id]), text | {"seed": str(run.config.get("seed"))}, sites_by_prompt(patch, damaged))
+        Job(
+            patch,
+            str(cell[run.run_id]),
+            text | {"seed": str(run.config.get("seed"))},
+            sites_by_prompt(patch, damaged, steps),
+        )
         for (run, patch), text in zip(found, texts, strict=True)
     ]
     return [job for job in made if job.sites]
@@ -144,37 +157,30 @@ def family(site: str, jobs: Sequence[Job]) -> Family:
     steps = tuple(sorted({step for one in own for step in one.steps}))
     places = tuple(dict.fromkeys(place for one in own for place in one.places))
     labels = [job.cell for job in jobs]
+    where = [_numbers(one, steps, places) for one in own]
+    size = len(steps) * len(places)
     if any(one.patched is None for one in own):
-        gain, gap = (_laid([getattr(one, name) for one in own], own, steps, places) for name in ("gain", "gap"))
-        n = np.max([np.nan_to_num(_laid([one.n], [one], steps, places)[0]) for one in own], axis=0)
-        return Family(site, tuple(jobs), steps, places, (), of_means(gain, gap, n.astype(int), labels), None)
+        gain, gap, n = np.full((3, len(own), size), np.nan)
+        for at, (one, rows) in enumerate(zip(own, where, strict=True)):
+            gain[at, rows], gap[at, rows], n[at, rows] = one.gain.ravel(), one.gap.ravel(), one.n.ravel()
+        most = np.nan_to_num(n).max(axis=0).astype(int)
+        return Family(site, tuple(jobs), steps, places, (), of_means(gain, gap, most, labels), None)
     prompts = tuple(dict.fromkeys(key for job in jobs for key in job.prompts))
     number = {key: at for at, key in enumerate(prompts)}
-    gain, gap = np.full((2, len(jobs), len(steps) * len(places), len(prompts)), np.nan)
-    for at, (job, one) in enumerate(zip(jobs, own, strict=True)):
+    gain, gap = np.full((2, len(jobs), size, len(prompts)), np.nan)
+    for at, (job, one, rows) in enumerate(zip(jobs, own, where, strict=True)):
         assert one.patched is not None
-        rows = [[steps.index(step) * len(places) + places.index(place) for place in one.places] for step in one.steps]
-        columns = [number[key] for key in job.prompts]
-        where = np.ix_(np.ravel(rows), np.array(columns))
-        shape = (len(columns),)
-        gain[at][where] = (one.patched - one.corrupted[:, None]).reshape(-1, *shape)
-        room = np.where(np.isnan(one.patched), np.nan, (one.clean - one.corrupted)[:, None])
-        gap[at][where] = room.reshape(-1, *shape)
+        cells = np.ix_(rows, np.array([number[key] for key in job.prompts]))
+        gain[at][cells] = (one.patched - one.corrupted[:, None]).reshape(len(rows), -1)
+        gap[at][cells] = np.broadcast_to((one.clean - one.corrupted)[:, None], one.patched.shape).reshape(len(rows), -1)
     return Family(site, tuple(jobs), steps, places, prompts, estimate(gain, gap, labels), gain)
 
 
-def _laid(
-    values: Iterable[Float[np.ndarray, "step place"]],
-    own: Sequence[Site],
-    steps: Sequence[int],
-    places: Sequence[Place],
-) -> Float[np.ndarray, "run place"]:
-    laid = np.full((len(own), len(steps), len(places)), np.nan)
-    for at, (one, of_run) in enumerate(zip(own, values, strict=True)):
-        laid[at][np.ix_([steps.index(step) for step in one.steps], [places.index(place) for place in one.places])] = (
-            of_run
-        )
-    return laid.reshape(len(own), -1)
+def _numbers(one: Site, steps: Sequence[int], places: Sequence[Place]) -> Int[np.ndarray, " place"]:
+    """Where a run's places are among those of a family, checkpoint after checkpoint."""
+    step, place = {key: at for at, key in enumerate(steps)}, {key: at for at, key in enumerate(places)}
+    columns = np.array([place[key] for key in one.places])
+    return np.concatenate([step[key] * len(places) + columns for key in one.steps])
 
 
 def groups(patches: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], list[str]]]:

@@ -72,8 +72,13 @@ class Judged:
 
 
 def critical_value(found: Estimate) -> float:
-    """Standard errors over prompts either side that hold for all places at once."""
-    return largest(np.concatenate(_tested_rows(found)), np.tile(np.where(found.has_gap, found.n, 0), 2))
+    """Standard errors over prompts either side that hold for all places at once.
+
+    Of DELTA and -DELTA each place is tested at the nearer one here: the influences at both are all but the same.
+    """
+    nearer = np.where(found.recovered < 0, -DELTA, DELTA) - found.recovered
+    rows = found.influence - np.nan_to_num(nearer)[:, None] * found.gap_influence
+    return largest(rows, np.where(found.has_gap, found.n, 0))
 
 
 def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"], *, seeds: bool) -> Judged:
@@ -101,10 +106,6 @@ def _tested(found: Estimate) -> dict[float, Places]:
     Whether recovered is beyond DELTA is tested at DELTA itself, and so on a mean and not on a ratio.
     """
     return {sign: sign * DELTA - found.recovered for sign in (1.0, -1.0)}
-
-
-def _tested_rows(found: Estimate) -> list[Float[np.ndarray, "place prompt"]]:
-    return [found.influence - np.nan_to_num(d)[:, None] * found.gap_influence for d in _tested(found).values()]
 
 
 def largest(rows: Float[np.ndarray, "row prompt"], n: Int[np.ndarray, " row"]) -> float:

@@ -1,0 +1,122 @@
+"""What inference says of all that the report's page can show: each run, the runs of each cell, and wider groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from .folder import Output
+from .frames import Frames
+from .inference.courses import HeadCourse, courses
+from .inference.differences import Difference, difference
+from .inference.families import Family, Job, families, jobs
+
+SETTINGS = ("model", "task", "lr", "weight_decay", "schedule", "steps", "batch_size")
+"""Columns of runs whose values the page groups by, beside cells."""
+
+MOST_PAIRS = 30
+"""Of one kind of groups: where there are more, none is compared beforehand. `inference.differences` compares any."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A family of a group of runs."""
+
+    runs: tuple[int, ...]
+    """Their numbers in the table of runs."""
+    patching: str
+    family: Family
+    courses: tuple[HeadCourse, ...]
+    """Of heads; empty for positions."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The second of two families less the first."""
+
+    first: Found
+    second: Found
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Conclusions:
+    """All that is concluded from an output folder."""
+
+    found: tuple[Found, ...] = ()
+    compared: tuple[Compared, ...] = ()
+
+
+def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -> Conclusions:
+    """Verdicts and courses of every group that the page shows, and comparisons of those that are of one kind."""
+    examined = frames.patches[frames.patches["patch_id"].isin(pd.unique(frames.patching["patch_id"]))]
+    steps = set(frames.patching["step"])
+    read = {job.patch.patch_id: job for job in jobs(output, frames.runs, examined["patch_id"], damaged, steps)}
+    examined = examined[examined["patch_id"].isin(read)]
+    number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
+    groups = _groups(frames.runs[frames.runs["run_id"].isin(examined["run_id"])])
+    found: dict[tuple[tuple[int, ...], str, str], list[Found]] = {}
+    for (patching, corruption), rows in examined.groupby(["patching", "corruption"], sort=False, dropna=False):
+        of_run = {run_id: read[patch_id] for run_id, patch_id in zip(rows["run_id"], rows["patch_id"], strict=True)}
+        for run_ids in {run_ids: None for kind in groups for run_ids in kind}:
+            own = [of_run[run_id] for run_id in run_ids if run_id in of_run]
+            key = tuple(sorted(number[job.patch.run_id] for job in own)), str(patching), str(corruption)
+            if own and key not in found:
+                found[key] = list(_found(key, own))
+    every = [one for listed in found.values() for one in listed]
+    return Conclusions(tuple(every), tuple(_compared(every, groups, number)))
+
+
+def _found(key: tuple[tuple[int, ...], str, str], own: Sequence[Job]) -> Iterator[Found]:
+    for family in families(own):
+        heads = family.places[0][1] is not None
+        yield Found(key[0], key[1], family, tuple(courses(family)) if heads else ())
+
+
+def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
+    """The groups of run ids that are shown, a list a kind: single runs, cells, the values of each setting, all."""
+    kinds = [[(run_id,) for run_id in runs["run_id"]]]
+    for column in ("cell", *SETTINGS):
+        by_value = runs.groupby(column, sort=False, dropna=True)["run_id"]
+        kinds.append([tuple(run_ids) for _, run_ids in by_value if len(run_ids) > 1])
+    return [*kinds, [tuple(runs["run_id"])]] if len(runs) else []
+
+
+def _compared(
+    found: Iterable[Found], groups: Sequence[Sequence[tuple[str, ...]]], number: dict[str, int]
+) -> Iterator[Compared]:
+    """Second corruption less first in each group; and of groups of one kind the later less the earlier."""
+    heads = [one for one in found if one.family.places[0][1] is not None]
+    by_place: dict[tuple[tuple[int, ...], str, str, str], Found] = {
+        (one.runs, one.patching, one.family.corruption, one.family.site): one for one in heads
+    }
+    pairs: dict[tuple[int, int], tuple[Found, Found]] = {}
+    for (runs, patching, corruption, site), one in by_place.items():
+        partner = by_place.get((runs, patching, "second", site))
+        if corruption == "first" and partner:
+            pairs[id(one), id(partner)] = one, partner
+    for kind in groups:
+        keys = [tuple(sorted(number[run_id] for run_id in run_ids)) for run_ids in kind]
+        apart = [(a, b) for a, b in combinations(keys, 2) if not set(a) & set(b)]
+        if len(apart) > MOST_PAIRS:
+            continue
+        for a, b in apart:
+            for (runs, patching, corruption, site), one in by_place.items():
+                partner = by_place.get((b, patching, corruption, site))
+                if runs == a and partner:
+                    pairs[id(one), id(partner)] = one, partner
+    for one, partner in pairs.values():
+        less = difference(one.family, partner.family)
+        if less is not None:
+            yield Compared(one, partner, less)
+
+
+def thousandths(values: np.ndarray) -> list[int | None]:
+    """Fractions in whole thousandths, as the page has them; None where there is no number."""
+    with np.errstate(invalid="ignore"):
+        whole = np.round(values * 1000)
+    return [int(value) if np.isfinite(value) else None for value in whole.tolist()]
