@@ -8,12 +8,13 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from .folder import Output
-from .frames import Frames
+from .frames import ATTRIBUTION_KINDS, Frames
 from .inference.courses import HeadCourse, courses
 from .inference.differences import Difference, difference
-from .inference.families import Family, Job, families, jobs
+from .inference.families import Family, Job, Means, families, jobs, means
 
 SETTINGS = ("model", "task", "lr", "weight_decay", "schedule", "steps", "batch_size")
 """Columns of runs whose values the page groups by, beside cells."""
@@ -44,22 +45,36 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Attributed:
+    """What a group of runs writes under one corruption, a kind of attribution."""
+
+    runs: tuple[int, ...]
+    patching: str
+    corruption: str
+    means: Means
+
+
+@dataclass(frozen=True)
 class Conclusions:
     """All that is concluded from an output folder."""
 
     found: tuple[Found, ...] = ()
     compared: tuple[Compared, ...] = ()
+    written: tuple[Attributed, ...] = ()
 
 
 def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -> Conclusions:
     """Verdicts and courses of every group that the page shows, and comparisons of those that are of one kind."""
     examined = frames.patches[frames.patches["patch_id"].isin(pd.unique(frames.patching["patch_id"]))]
     steps = set(frames.patching["step"])
-    read = {job.patch.patch_id: job for job in jobs(output, frames.runs, examined["patch_id"], damaged, steps)}
+    read = {
+        job.patch.patch_id: job for job in jobs(output, frames.runs, examined["patch_id"], damaged, steps, written=True)
+    }
     examined = examined[examined["patch_id"].isin(read)]
     number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
     groups = _groups(frames.runs[frames.runs["run_id"].isin(examined["run_id"])])
     found: dict[tuple[tuple[int, ...], str, str], list[Found]] = {}
+    written: list[Attributed] = []
     for (patching, corruption), rows in examined.groupby(["patching", "corruption"], sort=False, dropna=False):
         of_run = {run_id: read[patch_id] for run_id, patch_id in zip(rows["run_id"], rows["patch_id"], strict=True)}
         for run_ids in {run_ids: None for kind in groups for run_ids in kind}:
@@ -67,8 +82,10 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
             key = tuple(sorted(number[job.patch.run_id] for job in own)), str(patching), str(corruption)
             if own and key not in found:
                 found[key] = list(_found(key, own))
+                of_kinds = (means(own, kind) for kind in ATTRIBUTION_KINDS)
+                written += [Attributed(*key, one) for one in of_kinds if one is not None]
     every = [one for listed in found.values() for one in listed]
-    return Conclusions(tuple(every), tuple(_compared(every, groups, number)))
+    return Conclusions(tuple(every), tuple(_compared(every, groups, number)), tuple(written))
 
 
 def _found(key: tuple[tuple[int, ...], str, str], own: Sequence[Job]) -> Iterator[Found]:
@@ -79,7 +96,7 @@ def _found(key: tuple[tuple[int, ...], str, str], own: Sequence[Job]) -> Iterato
 
 def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
     """The groups of run ids that are shown, a list a kind: single runs, cells, the values of each setting, all."""
-    kinds = [[(run_id,) for run_id in runs["run_id"]]]
+    kinds: list[list[tuple[str, ...]]] = [[(run_id,) for run_id in runs["run_id"]]]
     for column in ("cell", *SETTINGS):
         by_value = runs.groupby(column, sort=False, dropna=True)["run_id"]
         kinds.append([tuple(run_ids) for _, run_ids in by_value if len(run_ids) > 1])
@@ -113,6 +130,19 @@ def _compared(
         less = difference(one.family, partner.family)
         if less is not None:
             yield Compared(one, partner, less)
+
+
+def gap_at(family: Family, step: int) -> tuple[float, float, float]:
+    """Clean less corrupted (logits) at a checkpoint, with both ends of its 95% interval over prompts."""
+    at = family.at(step)
+    found = family.estimate
+    place = at.start + int(np.argmax(found.n[at]))  # positions that only some prompts have come with gaps of their own
+    gap, n = float(found.gap[place]), int(found.n[place])
+    if family.gain is None or n < 2:
+        return gap, float("nan"), float("nan")
+    own = found.gap_influence[place]
+    half = float(stats.t.ppf(0.975, n - 1) * np.sqrt((own * own).sum() * n / (n - 1)) * abs(gap))
+    return gap, gap - half, gap + half
 
 
 def thousandths(values: np.ndarray) -> list[int | None]:

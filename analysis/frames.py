@@ -251,6 +251,52 @@ def sites_by_prompt(
     return found
 
 
+@dataclass(frozen=True)
+class Written:
+    """Logit differences (logits) of one kind of attribution in one patch job; NaN where a checkpoint lacks one."""
+
+    steps: tuple[int, ...]
+    parts: tuple[tuple[str, int | None, int | None], ...]
+    """Component, layer, head."""
+    values: Float[np.ndarray, "step part prompt"]
+
+
+def written_by_prompt(
+    patch: folder.Patch, damaged: list[str] | None = None, steps: Container[int] | None = None
+) -> dict[str, Written]:
+    """The attribution of a patch job by kind, prompt by prompt; without kinds whose tables do not tell these apart.
+
+    `damaged`, `steps`: as for `sites_by_prompt`.
+    """
+    names = ("kind", "component", "layer", "head", "by_prompt")
+    wanted = [step for step in patch.steps() if steps is None or step in steps]
+    read = {step: _left(patch.table(step), "kind", names, damaged) for step in wanted}
+    found: dict[str, Written] = {}
+    for kind in ATTRIBUTION_KINDS:
+        tables = {step: _of_kinds(table, (kind,)) for step, table in read.items() if table is not None}
+        tables = {step: table for step, table in tables.items() if len(table) and "by_prompt" in table.column_names}
+        if not tables or any(table["by_prompt"].null_count for table in tables.values()):
+            continue
+        keys = {step: _keys(table.select(names[1:4]).to_pandas()) for step, table in tables.items()}
+        parts = tuple(dict.fromkeys(key for of_step in keys.values() for key in of_step))
+        number = {key: at for at, key in enumerate(parts)}
+        lists = {step: _matrix(table["by_prompt"].combine_chunks()) for step, table in tables.items()}
+        size = max(int(np.diff(starts).max()) for _, starts in lists.values())
+        values = np.full((len(tables), len(parts), size), np.nan)
+        for at, (step, (flat, starts)) in enumerate(lists.items()):
+            if (np.diff(starts) == size).all():
+                values[at, [number[key] for key in keys[step]]] = flat.reshape(-1, size)
+        found[kind] = Written(tuple(tables), parts, values)
+    return found
+
+
+def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """The rows as tuples, with whole numbers, and None where one is missing."""
+    told = rows.astype(object).where(rows.notna(), None)
+    columns = [[int(v) if isinstance(v, float) else v for v in told[name]] for name in told]
+    return list(zip(*columns, strict=True))
+
+
 def _matrix(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     """The values of all lists one behind the other, NaN where one is missing, and where each list begins."""
     lengths = lists.value_lengths().fill_null(0).to_numpy()
@@ -259,8 +305,7 @@ def _matrix(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
 
 def _site(rows: pd.DataFrame, told: tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]] | None) -> Site:
     """One site of rows of PATCHING; `told`: the values of prompts, with each prompt's clean and corrupted."""
-    keys = rows[["layer", "head", "position"]].astype(object).where(lambda key: key.notna(), None)
-    every = list(zip(*(keys[name] for name in keys), strict=True))
+    every = _keys(rows[["layer", "head", "position"]])
     places = tuple(dict.fromkeys(every))
     number = {place: at for at, place in enumerate(places)}
     place = np.array([number[key] for key in every])

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ..circuits.recovered import FLOOR
 from . import origins
 from .approximate import correlations
+from .conclusions import Attributed, Compared, Conclusions, Found, gap_at, thousandths
 from .folder import Json, Output
 from .frames import Frames
+from .inference import words
+from .inference.courses import Course
+from .inference.families import Place
+from .inference.verdicts import DELTA
 from .intervals import RESAMPLES, SEED
 from .spikes import HALF_WINDOW, LEAST, NOISE, THRESHOLD, expected, spikes
-from .summaries import T_95, THRESHOLDS, with_approximate
+from .summaries import THRESHOLDS, with_approximate
 
 UNIT = 1e-4
 """Logits. Logit differences are told in whole multiples of it: a thousandth of the least denominator."""
@@ -127,7 +133,9 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "noise": NOISE,
         "thresholds": THRESHOLDS,
         "unit": UNIT,
-        "t95": T_95,
+        "t95": _rounded(stats.t.ppf(0.975, np.arange(1, 201))),
+        "z95": _rounded(stats.norm.ppf([0.975]))[0],
+        "delta": DELTA,
         "bootstrap": {"seed": SEED, "resamples": RESAMPLES},
         "runs": _columns(_summary(frames)),
         "planned": [run.overrides for run in output.runs],
@@ -143,15 +151,110 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
     }
 
 
-def with_circuits(outlined: Json, output: Output, frames: Frames, note: str = "") -> Json:
-    """The page's data with the patching and attribution of `frames`, which may be fewer than there are."""
+def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: Conclusions, note: str = "") -> Json:
+    """The page's data with the patching and attribution of `frames`, which may be fewer than there are, and with what
+    is concluded of them."""
     steps, layouts, prompts = Pool(), Pool(), Pool()
     for known in outlined["steps"]:  # they keep their numbers
         steps.steps(known)
     place = {run_id: number for number, run_id in enumerate(frames.runs["run_id"])}
     blocks = list(_blocks(output, frames, place, steps, layouts, prompts))
+    kept = set(pd.unique(frames.patching["step"])), {place[run_id] for run_id in pd.unique(frames.patching["run_id"])}
+    concluded = {
+        "found": [told for one in conclusions.found if (told := _found(one, *kept, steps, layouts))],
+        "differences": [told for one in conclusions.compared if (told := _compared(one, *kept, steps, layouts))],
+        "written": [told for one in conclusions.written if (told := _written(one, *kept, steps))],
+    }
     pools = {"steps": steps.values, "layouts": layouts.values, "prompts": prompts.values}
-    return {**outlined, "note": note, "blocks": blocks, **pools}
+    return {**outlined, "note": note, "blocks": blocks, **concluded, **pools}
+
+
+LETTERS = np.array([*"msux."])
+"""Of verdicts, in the order of `inference.verdicts.VERDICTS`; the last is of places that are not there."""
+SIGNS = np.array([*"+-=?x."])
+"""Likewise of `inference.differences.COMPARISONS`."""
+
+
+def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Pool) -> Json | None:
+    """What is said of one site in a group of runs, at the checkpoints that are shown."""
+    family = one.family
+    if not set(one.runs) <= runs:
+        return None
+    layout, order = _laid_out(family.places, layouts)
+    at = [step for step in family.steps if step in kept]
+    there = family.estimate.runs > 0
+    low, high = family.interval
+    heads = bool(one.courses)
+
+    def letters(verdict: np.ndarray) -> list[str]:
+        each = LETTERS[np.where(there, verdict, len(LETTERS) - 1)]
+        return ["".join(_ordered(each[family.at(step)], order, ".")) for step in at]
+
+    def ends(values: np.ndarray) -> list[list[int | None]] | None:
+        return [thousandths(_ordered(values[family.at(step)], order, np.nan)) for step in at] if heads else None
+
+    verdict, here = letters(family.judged.verdict), letters(family.judged_here.verdict)
+    return {
+        "runs": list(one.runs), "corruption": family.corruption, "patching": one.patching, "site": family.site,
+        "steps": steps.steps(at), "layout": layout, "verdict": verdict, "here": here if here != verdict else None,
+        "low": ends(low), "high": ends(high), "gap": [_units(np.array(gap_at(family, step))) for step in at],
+        "scope": words.scope(family), "many": words.verdicts_of(family),
+        "said": words.sentences(family, one.courses) if heads else [],
+        "courses": {
+            words.name(head.place): {
+                "course": head.course.value, "onset": head.onset, "low": head.onset_low, "high": head.onset_high,
+                "last": head.last, "peak": round(head.peak, 3),
+            }
+            for head in one.courses if head.course not in (Course.NEVER, Course.UNDECIDED)
+        },
+    }  # fmt: skip
+
+
+def _compared(one: Compared, kept: set[int], runs: set[int], steps: Pool, layouts: Pool) -> Json | None:
+    """What is said of two groups of runs, or of two corruptions."""
+    found = one.difference
+    if not {*one.first.runs, *one.second.runs} <= runs:
+        return None
+    layout, order = _laid_out(found.places, layouts)
+    at = [step for step in found.steps if step in kept]
+    half = (found.high - found.low) / 2
+    return {
+        "a": {"runs": list(one.first.runs), "corruption": one.first.family.corruption},
+        "b": {"runs": list(one.second.runs), "corruption": one.second.family.corruption},
+        "patching": one.first.patching, "site": found.site, "steps": steps.steps(at), "layout": layout,
+        "half": [thousandths(_ordered(half[found.at(step)], order, np.nan)) for step in at],
+        "comparison": ["".join(_ordered(SIGNS[found.comparison[found.at(step)]], order, ".")) for step in at],
+        "scope": words.scope_of_difference(found), "said": words.differences(found),
+    }  # fmt: skip
+
+
+def _written(one: Attributed, kept: set[int], runs: set[int], steps: Pool) -> Json | None:
+    """The intervals of what a group of runs writes."""
+    if not set(one.runs) <= runs:
+        return None
+    found = one.means
+    at = [number for number, step in enumerate(found.steps) if step in kept]
+    low, high = (ends.reshape(len(found.steps), -1) for ends in (found.low, found.high))
+    return {
+        "runs": list(one.runs), "corruption": one.corruption, "patching": one.patching, "kind": found.kind,
+        "steps": steps.steps(found.steps[number] for number in at),
+        "low": [_units(low[number]) for number in at], "high": [_units(high[number]) for number in at],
+    }  # fmt: skip
+
+
+def _laid_out(places: Sequence[Place], layouts: Pool) -> tuple[int, list[int | None]]:
+    """The number of the layout of a family's places, and which of them each cell of it is."""
+    layers = sorted({layer for layer, _, _ in places})
+    heads = places[0][1] is not None
+    keys = [head if heads else position for _, head, position in places]
+    columns = sorted({head for _, head, _ in places if head is not None}) if heads else list(dict.fromkeys(keys))
+    layout = {"layers": layers, "axis": "head" if heads else "position", "columns": columns}
+    number = {(place[0], key): at for at, (place, key) in enumerate(zip(places, keys, strict=True))}
+    return layouts.number(repr(layout), layout), [number.get((layer, key)) for layer in layers for key in columns]
+
+
+def _ordered(values: np.ndarray, order: Sequence[int | None], missing: Any) -> np.ndarray:
+    return np.array([missing if at is None else values[at] for at in order])
 
 
 def _summary(frames: Frames) -> pd.DataFrame:
@@ -248,6 +351,10 @@ def _site(rows: Rows, steps: Pool, layouts: Pool, agreement: dict[int, float]) -
     if len(np.unique(rows["n"])) > 1:
         # Positions that only some prompts have: each has its own clean and corrupted, in all layers alike.
         of_all = _grid(rows, rows["clean"] - rows["corrupted"], layouts)[1]
+        few = rows["n"][rows["step"] == order[-1]] < rows["n"].max() / 2
+        columns = layouts.values[layout]["columns"]
+        names = rows.text("position", np.flatnonzero(rows["step"] == order[-1]))
+        more["few"] = [any(f for f, name in zip(few, names, strict=True) if name == column) for column in columns]
         more["room"] = [of_step[: len(layouts.values[layout]["columns"])] for of_step in of_all]
     return more | {
         "steps": steps.steps(order),

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from ..errors import UserError
 from ..store.files import write_bytes
 from . import payload
+from .conclusions import conclude
 from .folder import Json, Output, read
 from .frames import Frames, tabulate
 
@@ -50,23 +51,29 @@ def write_report(
     if file.is_dir():
         raise UserError(f"{file}: is a folder; give a file in it, such as {file / 'report.html'}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(
-        file, page(found, tabulate(found, paths=False, most=MOST, damaged=damaged), beside=file.parent).encode()
-    )
+    frames = tabulate(found, paths=False, most=MOST, damaged=damaged)
+    write_bytes(file, page(found, frames, beside=file.parent, damaged=damaged).encode())
     return file
 
 
-def page(output: Output, frames: Frames, limit: int = LIMIT, beside: Path | None = None) -> str:
+def page(
+    output: Output,
+    frames: Frames,
+    limit: int = LIMIT,
+    beside: Path | None = None,
+    damaged: list[str] | None = None,
+) -> str:
     """The page as text, of at most `limit` bytes if leaving out patching and attribution can do it.
 
-    Its links are right where it lies in the folder `beside`; that is `output` unless it is given.
+    Its links are right where it lies in the folder `beside`; that is `output` unless it is given. `damaged`: as for
+    `write_report`.
     """
     parts = {"css": _template("page.css"), "js": "\n".join(_template(f"{name}.js") for name in SCRIPTS)}
     parts["plotly"] = get_plotlyjs()
     parts["title"] = html.escape(f"mi-sweeps: {', '.join(sweep.name for sweep in output.sweeps) or output.path.name}")
     frame = _template("page.html")
     room = limit - sum(len(part.encode()) for part in (frame, *parts.values()))
-    parts["data"] = _data(output, frames, room, beside or output.path)
+    parts["data"] = _data(output, frames, room, beside or output.path, damaged)
     # In one pass: what a part holds is never taken for another marker.
     return re.sub(r"\{\{(\w+)\}\}", lambda marker: parts[marker[1]], frame)
 
@@ -75,14 +82,19 @@ def _template(name: str) -> str:
     return (resources.files(__package__) / "templates" / "report" / name).read_text(encoding="utf-8")
 
 
-def _data(output: Output, frames: Frames, room: int, beside: Path) -> str:
+def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list[str] | None) -> str:
     """The page's data as JSON of at most `room` bytes: all checkpoints, or else some, or some runs."""
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     outline = payload.outline(output, frames, made, beside)
     room_for_circuits = room - len(_json(outline))
     checkpoints = frames.patching["step"].nunique()
     every, runs = 1, frames.patching["run_id"].nunique()
-    text = _json(payload.with_circuits(outline, output, frames, _note(frames.every, runs) if frames.unread else ""))
+    left_out: list[str] | None = None if damaged is None else []
+    conclusions = conclude(output, frames, left_out)
+    if damaged is not None:
+        damaged += [told for told in left_out or () if told not in damaged]
+    note = _note(frames.every, runs) if frames.unread else ""
+    text = _json(payload.with_circuits(outline, output, frames, conclusions, note))
     while len(text) > room and (runs > 1 or every < checkpoints):
         # Step towards the goal by what is still too much, first in checkpoints and then in runs.
         circuits = len(text) - room + room_for_circuits
@@ -92,7 +104,8 @@ def _data(output: Output, frames: Frames, room: int, beside: Path) -> str:
         else:
             runs = max(1, min(runs - 1, int(runs / excess)))
         thinned = _thinned(frames, every, runs)
-        text = _json(payload.with_circuits(outline, output, thinned, _note(every * frames.every, runs)))
+        note = _note(every * frames.every, runs)
+        text = _json(payload.with_circuits(outline, output, thinned, conclusions, note))
     return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 
 from .. import cells
 from ..folder import Output, Patch
-from ..frames import Site, sites_by_prompt
-from .estimates import Estimate, Places, estimate, interval, of_means
+from ..frames import Site, Written, sites_by_prompt, written_by_prompt
+from .estimates import Estimate, Places, estimate, interval, mean_interval, of_means
 from .verdicts import Judged, critical_value, judge, judge_means
 
 Place = tuple[int, int | None, str | None]
@@ -31,6 +31,8 @@ class Job:
     config: dict[str, str]
     """Of its run, by dotted key."""
     sites: dict[str, Site]
+    written: dict[str, Written] = field(default_factory=dict)
+    """Its attribution by kind; empty where tables do not tell prompts apart, or it was not read."""
 
     @cached_property
     def prompts(self) -> list[tuple[str, int]]:
@@ -122,6 +124,7 @@ def jobs(
     patch_ids: Iterable[str],
     damaged: list[str] | None = None,
     steps: Container[int] | None = None,
+    written: bool = False,
 ) -> list[Job]:
     """Patch jobs with all their tables; those that have none are left out.
 
@@ -129,6 +132,7 @@ def jobs(
         runs: `Frames.runs`, which knows the cells.
         damaged: as for `frames.load`.
         steps: which checkpoints; None: all.
+        written: whether to read the attribution, too.
     """
     wanted, cell = set(patch_ids), dict(zip(runs["run_id"], runs["cell"], strict=True))
     found = [(run, patch) for run in output.runs for patch in run.patches if patch.patch_id in wanted]
@@ -139,6 +143,7 @@ def jobs(
             str(cell[run.run_id]),
             text | {"seed": str(run.config.get("seed"))},
             sites_by_prompt(patch, damaged, steps),
+            written_by_prompt(patch, damaged, steps) if written else {},
         )
         for (run, patch), text in zip(found, texts, strict=True)
     ]
@@ -174,6 +179,38 @@ def family(site: str, jobs: Sequence[Job]) -> Family:
         gain[at][cells] = (one.patched - one.corrupted[:, None]).reshape(len(rows), -1)
         gap[at][cells] = np.broadcast_to((one.clean - one.corrupted)[:, None], one.patched.shape).reshape(len(rows), -1)
     return Family(site, tuple(jobs), steps, places, prompts, estimate(gain, gap, labels), gain)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Logit differences of one kind of attribution, mean over some runs and their prompts, with their 95% intervals."""
+
+    kind: str
+    steps: tuple[int, ...]
+    parts: tuple[tuple[str, int | None, int | None], ...]
+    """Component, layer, head."""
+    mean: Places
+    """Part by part, checkpoint after checkpoint."""
+    low: Places
+    high: Places
+
+
+def means(jobs: Sequence[Job], kind: str) -> Means | None:
+    """What some runs have of a kind of attribution; None unless all tell prompts apart, and have the same parts."""
+    own = [job.written.get(kind) for job in jobs]
+    if not own or any(one is None or own[0] is None or one.parts != own[0].parts for one in own):
+        return None
+    there = [one for one in own if one is not None]
+    steps = tuple(sorted({step for one in there for step in one.steps}))
+    prompts = {key: at for at, key in enumerate(dict.fromkeys(key for job in jobs for key in job.prompts))}
+    parts = there[0].parts
+    values = np.full((len(jobs), len(steps), len(parts), len(prompts)), np.nan)
+    for at, (job, one) in enumerate(zip(jobs, there, strict=True)):
+        columns = np.array([prompts[key] for key in job.prompts])
+        if len(columns) == one.values.shape[2]:
+            values[at][np.ix_(np.searchsorted(steps, one.steps), np.arange(len(parts)), columns)] = one.values
+    laid = values.reshape(len(jobs), -1, len(prompts))
+    return Means(kind, steps, parts, *mean_interval(laid, [job.cell for job in jobs]))
 
 
 def _numbers(one: Site, steps: Sequence[int], places: Sequence[Place]) -> Int[np.ndarray, " place"]:

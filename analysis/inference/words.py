@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .courses import Course, HeadCourse
+from .differences import Comparison, Difference
 from .families import Family, Place
 from .verdicts import DELTA, Verdict
 
@@ -61,6 +62,43 @@ def scope(family: Family) -> str:
     if runs == 1:
         return f"n {prompts} prompts, 1 run; other prompts in this run, not other seeds"
     return f"n {prompts} prompts, {runs} runs; other prompts in these runs, not other seeds"
+
+
+def scope_of_difference(found: Difference) -> str:
+    """What a difference's intervals and comparisons are of, in a few words."""
+    pairs = "paired by prompt and run" if found.paired else "paired by prompt"
+    of = "other prompts and other seeds" if found.seeds else "other prompts in these runs, not other seeds"
+    return f"n {int(found.n.max(initial=0))} prompts; {pairs}; {of}"
+
+
+def differences(found: Difference) -> list[str]:
+    """At which heads the second group recovers more or less than the first, at the last checkpoint that both have."""
+    step = found.steps[-1]
+    at = found.at(step)
+    said = []
+    for one, how in ((Comparison.MORE, "More"), (Comparison.LESS, "Less")):
+        own = [i for i in np.argsort(-np.abs(np.nan_to_num(found.difference[at]))) if found.words[at][i] == one.value]
+        words = [
+            f"{name(found.places[i])} ({found.difference[at][i]:+.2f}{range_of(found.low[at][i], found.high[at][i])})"
+            for i in own
+        ]
+        if words:
+            said.append(f"{how} at checkpoint {step}: {_list(words)}.")
+    counts = {one: int((found.words[at] == one.value).sum()) for one in Comparison}
+    if not said:
+        said.append(f"No difference is shown at checkpoint {step}.")
+    rest = [
+        f"{counts[one]} {told}"
+        for one, told in (
+            (Comparison.ALIKE, f"alike within {DELTA}"),
+            (Comparison.UNDECIDED, "cannot be told"),
+            (Comparison.UNDEFINED, "not defined, for one of both has no gap"),
+        )
+        if counts[one]
+    ]
+    many = f"{len(found.places)} × {len(found.steps)}"
+    return [*said, *([f"{'; '.join(rest)[:1].upper()}{'; '.join(rest)[1:]}."] if rest else []),
+            f"({scope_of_difference(found)}; {many} comparisons, any wrong: 5%)"]  # fmt: skip
 
 
 def verdicts_of(family: Family) -> str:
