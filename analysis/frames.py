@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Float
 
 from ..errors import UserError
 from ..store import checksums
-from ..store.files import replacing
 from . import cells, folder
-from .summaries import with_approximate
 
 ATTRIBUTION_KINDS = ("lens", "layer", "head")
 """Kinds of rows of a patch job's table. The others are `patch`, `path`, `measure` and `prompt`."""
@@ -80,19 +76,16 @@ ATTRIBUTION_BY_PROMPT = EXAMINED | {
 Examined = tuple[folder.Patch, int]
 """A patch job and the step of a checkpoint; there is a table of it."""
 TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
-EXPORTED = {
+COLUMNS = {
     **{"runs": RUNS, "patches": PATCHES, "metrics": METRICS, "attribution": ATTRIBUTION, "patching": PATCHING},
     **{"paths": PATHS, "measures": MEASURES, "by_prompt": BY_PROMPT, "paths_by_prompt": PATHS_BY_PROMPT},
     **{"attribution_by_prompt": ATTRIBUTION_BY_PROMPT},
 }
-"""The columns of every table that may be exported."""
+"""The columns of every table."""
 OF_PATCHES = {"attribution": ATTRIBUTION_KINDS, "patching": ("patch",), "paths": ("path",), "measures": ("measure",)}
 """The tables that patch jobs make, with the kinds of rows that each has."""
 OF_PROMPTS = {"by_prompt": ("patch",), "paths_by_prompt": ("path",), "attribution_by_prompt": ATTRIBUTION_KINDS}
 """Those with a row for each prompt, likewise."""
-AT_ONCE = 200
-"""How many tables of patch jobs are in memory together while they are exported."""
-FORMATS = ("parquet", "csv")
 
 
 @dataclass(frozen=True)
@@ -145,44 +138,44 @@ def tabulate(
 
     `damaged`: as for `load`.
     """
-    found = _examined(output)
+    found = examined_in(output)
     examined, every = _some(found, most)
     trained = [run for run in output.runs if not run.is_damaged and (run.path / "metrics.parquet").exists()]
-    read = {run.run_id: _left(run.path / "metrics.parquet", "metric", None, damaged) for run in trained}
+    read = {run.run_id: left(run.path / "metrics.parquet", "metric", None, damaged) for run in trained}
     metrics = {run_id: table for run_id, table in read.items() if table is not None}
     return Frames(
         runs=typed(_runs(output.runs), RUNS),
         patches=typed(_patches(list(output.patches)), PATCHES),
         metrics=typed(_stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS),
-        **_of_patches(examined, damaged, paths),
+        **tables_of(examined, damaged, paths),
         output=output,
         every=every,
         unread=len(found) - len(examined),
     )
 
 
-def _examined(output: folder.Output) -> list[Examined]:
+def examined_in(output: folder.Output) -> list[Examined]:
     """Every table of a patch job that there is."""
     sound = [run for run in output.runs if not run.is_damaged]
     return [(patch, step) for run in sound for patch in run.patches if not patch.is_damaged for step in patch.steps()]
 
 
-def _of_patches(examined: Sequence[Examined], damaged: list[str] | None, paths: bool = True) -> dict[str, pd.DataFrame]:
+def tables_of(examined: Sequence[Examined], damaged: list[str] | None, paths: bool = True) -> dict[str, pd.DataFrame]:
     """What OF_PATCHES names, of some tables of patch jobs. Without `paths` that one is empty."""
     kinds = {**OF_PATCHES, "paths": ("path",) if paths else ()}
     # Not all that is there: by_prompt is as large as everything else together many times over.
-    names = {"kind"}.union(*(EXPORTED[name] for name in OF_PATCHES))
+    names = {"kind"}.union(*(COLUMNS[name] for name in OF_PATCHES))
     parts: dict[str, list[pa.Table]] = {name: [] for name in OF_PATCHES}
     keys = []
     for patch, step in examined:
-        table = _left(patch.table(step), "kind", names, damaged)
+        table = left(patch.table(step), "kind", names, damaged)
         if table is None:
             continue
         keys.append((patch.run_id, patch.patch_id, patch.corruption, step))
         has = set(table.column_names)
         for name, part in parts.items():
-            part.append(_of_kinds(table, kinds[name]).select([column for column in EXPORTED[name] if column in has]))
-    return {name: typed(_stack(part, keys, tuple(EXAMINED)), EXPORTED[name]) for name, part in parts.items()}
+            part.append(of_kinds(table, kinds[name]).select([column for column in COLUMNS[name] if column in has]))
+    return {name: typed(_stack(part, keys, tuple(EXAMINED)), COLUMNS[name]) for name, part in parts.items()}
 
 
 def _some(examined: list[Examined], most: int | None) -> tuple[list[Examined], int]:
@@ -199,135 +192,6 @@ def _some(examined: list[Examined], most: int | None) -> tuple[list[Examined], i
     return [of_step for of_step in examined if of_step[1] in kept][:most], min(every, len(steps))
 
 
-@dataclass(frozen=True)
-class Site:
-    """What one patch job found at one site, as arrays. NaN where a checkpoint or a prompt has no such place."""
-
-    steps: tuple[int, ...]
-    places: tuple[tuple[int, int | None, str | None], ...]
-    """Layer, head, position."""
-    clean: Float[np.ndarray, "step prompt"]
-    """Logit differences (logits), as all that follow."""
-    corrupted: Float[np.ndarray, "step prompt"]
-    patched: Float[np.ndarray, "step place prompt"] | None
-    """None where a table does not tell prompts apart."""
-    gain: Float[np.ndarray, "step place"]
-    """Mean over prompts of patched - corrupted."""
-    gap: Float[np.ndarray, "step place"]
-    """Likewise of clean - corrupted."""
-    n: Float[np.ndarray, "step place"]
-
-
-def sites_by_prompt(
-    patch: folder.Patch, damaged: list[str] | None = None, steps: Container[int] | None = None
-) -> dict[str, Site]:
-    """All that a patch job has patched, by site, prompt by prompt; sites of which there are only estimates are named so
-    (`summaries.with_approximate`), and have no values of prompts.
-
-    `damaged`: as for `load`. `steps`: which checkpoints; None: all.
-    """
-    columns = {name: kind for name, kind in PATCHING.items() if name not in EXAMINED}
-    names = {"kind", "by_prompt", "prompt", *columns}
-    wanted = [step for step in patch.steps() if steps is None or step in steps]
-    read = {step: _left(patch.table(step), "kind", names, damaged) for step in wanted}
-    tables = {step: table for step, table in read.items() if table is not None and len(_of_kinds(table, ("patch",)))}
-    if not tables:
-        return {}
-    step = np.repeat(list(tables), [len(table) for table in tables.values()])
-    together = pa.concat_tables(tables.values(), promote_options="permissive").append_column("step", pa.array(step))
-    rows, prompts = _of_kinds(together, ("patch",)), _of_kinds(together, ("prompt",))
-    columns["step"] = "int64"
-    frame = typed(rows.select([name for name in columns if name in rows.column_names]).to_pandas(), columns)
-    values = None
-    if {"by_prompt", "prompt"} <= set(rows.column_names) and len(prompts):
-        own = {name: prompts[name].to_numpy() for name in ("step", "prompt", "clean", "corrupted")}
-        values = _matrix(rows["by_prompt"].combine_chunks()), own
-    exact = frame["patched"].notna().to_numpy()
-    frame = with_approximate(frame.assign(row=np.arange(len(frame))))
-    found = {}
-    for site, of_site in frame.groupby("site", sort=False):
-        told = values if values is not None and exact[of_site["row"]].all() else None
-        found[str(site)] = _site(of_site, told)
-    return found
-
-
-@dataclass(frozen=True)
-class Written:
-    """Logit differences (logits) of one kind of attribution in one patch job; NaN where a checkpoint lacks one."""
-
-    steps: tuple[int, ...]
-    parts: tuple[tuple[str, int | None, int | None], ...]
-    """Component, layer, head."""
-    values: Float[np.ndarray, "step part prompt"]
-
-
-def written_by_prompt(
-    patch: folder.Patch, damaged: list[str] | None = None, steps: Container[int] | None = None
-) -> dict[str, Written]:
-    """The attribution of a patch job by kind, prompt by prompt; without kinds whose tables do not tell these apart.
-
-    `damaged`, `steps`: as for `sites_by_prompt`.
-    """
-    names = ("kind", "component", "layer", "head", "by_prompt")
-    wanted = [step for step in patch.steps() if steps is None or step in steps]
-    read = {step: _left(patch.table(step), "kind", names, damaged) for step in wanted}
-    found: dict[str, Written] = {}
-    for kind in ATTRIBUTION_KINDS:
-        tables = {step: _of_kinds(table, (kind,)) for step, table in read.items() if table is not None}
-        tables = {step: table for step, table in tables.items() if len(table) and "by_prompt" in table.column_names}
-        if not tables or any(table["by_prompt"].null_count for table in tables.values()):
-            continue
-        keys = {step: _keys(table.select(names[1:4]).to_pandas()) for step, table in tables.items()}
-        parts = tuple(dict.fromkeys(key for of_step in keys.values() for key in of_step))
-        number = {key: at for at, key in enumerate(parts)}
-        lists = {step: _matrix(table["by_prompt"].combine_chunks()) for step, table in tables.items()}
-        size = max(int(np.diff(starts).max()) for _, starts in lists.values())
-        values = np.full((len(tables), len(parts), size), np.nan)
-        for at, (step, (flat, starts)) in enumerate(lists.items()):
-            if (np.diff(starts) == size).all():
-                values[at, [number[key] for key in keys[step]]] = flat.reshape(-1, size)
-        found[kind] = Written(tuple(tables), parts, values)
-    return found
-
-
-def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """The rows as tuples, with whole numbers, and None where one is missing."""
-    told = rows.astype(object).where(rows.notna(), None)
-    columns = [[int(v) if isinstance(v, float) else v for v in told[name]] for name in told]
-    return list(zip(*columns, strict=True))
-
-
-def _matrix(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of all lists one behind the other, NaN where one is missing, and where each list begins."""
-    lengths = lists.value_lengths().fill_null(0).to_numpy()
-    return pc.list_flatten(lists).to_numpy(zero_copy_only=False), np.cumsum([0, *lengths])
-
-
-def _site(rows: pd.DataFrame, told: tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]] | None) -> Site:
-    """One site of rows of PATCHING; `told`: the values of prompts, with each prompt's clean and corrupted."""
-    every = _keys(rows[["layer", "head", "position"]])
-    places = tuple(dict.fromkeys(every))
-    number = {place: at for at, place in enumerate(places)}
-    place = np.array([number[key] for key in every])
-    steps, step = np.unique(rows["step"], return_inverse=True)
-    means = np.full((3, len(steps), len(places)), np.nan)
-    means[:, step, place] = rows["patched"] - rows["corrupted"], rows["clean"] - rows["corrupted"], rows["n"]
-    clean = corrupted = np.full((len(steps), 0), np.nan)
-    patched = None
-    if told is not None:
-        (values, starts), prompts = told
-        begin = starts[rows["row"]]
-        size = int((starts[rows["row"].to_numpy() + 1] - begin).max(initial=0))
-        if size and (starts[rows["row"].to_numpy() + 1] - begin == size).all():
-            patched = np.full((len(steps), len(places), size), np.nan)
-            patched[step, place] = values[begin[:, None] + np.arange(size)]
-            clean, corrupted = np.full((2, len(steps), size), np.nan)
-            there = np.isin(prompts["step"], steps) & (prompts["prompt"] < size)
-            where = np.searchsorted(steps, prompts["step"][there]), prompts["prompt"][there].astype(int)
-            clean[where], corrupted[where] = prompts["clean"][there], prompts["corrupted"][there]
-    return Site(tuple(steps.tolist()), places, clean, corrupted, patched, *means)
-
-
 def by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
     """The patched logit difference of every prompt, at the checkpoints that `frames.patching` holds.
 
@@ -336,13 +200,13 @@ def by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFram
     sites of a large sweep may not fit in memory. Empty for tables that do not tell prompts apart.
     """
     chosen = None if sites is None else ("site", sites)
-    return _together(_by_prompt(_held(frames, frames.patching), "by_prompt", None, chosen), BY_PROMPT)
+    return _together(rows_of_prompts(_held(frames, frames.patching), "by_prompt", None, chosen), BY_PROMPT)
 
 
 def paths_by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
     """As `by_prompt`, along the direct paths of the checkpoints that `frames.paths` holds."""
     chosen = None if sites is None else ("site", sites)
-    return _together(_by_prompt(_held(frames, frames.paths), "paths_by_prompt", None, chosen), PATHS_BY_PROMPT)
+    return _together(rows_of_prompts(_held(frames, frames.paths), "paths_by_prompt", None, chosen), PATHS_BY_PROMPT)
 
 
 def attribution_by_prompt(frames: Frames, kinds: Sequence[str] | None = None) -> pd.DataFrame:
@@ -351,80 +215,8 @@ def attribution_by_prompt(frames: Frames, kinds: Sequence[str] | None = None) ->
     Only rows of the named `kinds` (`lens`, `layer`, `head`), if any are given.
     """
     chosen = None if kinds is None else ("kind", kinds)
-    of_prompts = _by_prompt(_held(frames, frames.attribution), "attribution_by_prompt", None, chosen)
+    of_prompts = rows_of_prompts(_held(frames, frames.attribution), "attribution_by_prompt", None, chosen)
     return _together(of_prompts, ATTRIBUTION_BY_PROMPT)
-
-
-def export(
-    output: Path,
-    directory: Path,
-    sweeps: Sequence[str] | None = None,
-    *,
-    format: Literal["parquet", "csv"] = "parquet",
-    by_prompt: bool = False,
-    damaged: list[str] | None = None,
-) -> list[Path]:
-    """Write each table of the folder `output` to its own file in `directory`, all of them or none; returns the files.
-
-    Few tables of patch jobs are in memory at a time, so that a sweep of any size can be exported. CSV keeps values,
-    Parquet keeps types as well. `by_prompt` also writes what each prompt has, as OF_PROMPTS names it: many times as
-    much. A table of an earlier export that is not made now is removed: it would pass for one of these results. `sweeps`
-    and `damaged`: as for `load`.
-    """
-    if format not in FORMATS:
-        raise UserError(f"no table format {format!r}: choose parquet or csv")
-    found = folder.read(output, sweeps, damaged)
-    frames = tabulate(found, most=0, damaged=damaged)
-    examined = _examined(found)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    names = [*TABLES, *(OF_PROMPTS if by_prompt else ())]
-    files = {name: directory / f"{name}.{format}" for name in names}
-    with ExitStack() as stack:
-        write = {name: stack.enter_context(_written(file, EXPORTED[name])) for name, file in files.items()}
-        for name in ("runs", "patches", "metrics"):
-            write[name](getattr(frames, name))
-        for start in range(0, len(examined), AT_ONCE):
-            for name, frame in _of_patches(examined[start : start + AT_ONCE], damaged).items():
-                write[name](frame)
-        for name in OF_PROMPTS if by_prompt else ():
-            for frame in _by_prompt(examined, name, damaged):
-                write[name](frame)
-    for file in set(exported(directory)) - set(files.values()):
-        if _header(file) == list(EXPORTED[file.stem]):  # Somebody else's may have the same name.
-            file.unlink()
-    return list(files.values())
-
-
-@contextmanager
-def _written(file: Path, columns: dict[str, str]) -> Iterator[Callable[[pd.DataFrame], None]]:
-    """Takes frames that come below each other in one file, which takes its place at the end."""
-    empty = typed([], columns)
-    with replacing(file) as temporary:
-        if file.suffix == ".csv":
-            empty.to_csv(temporary, index=False)
-            yield lambda frame: frame.to_csv(temporary, index=False, mode="a", header=False)
-            return
-        schema = pa.Schema.from_pandas(empty, preserve_index=False)
-        with pq.ParquetWriter(temporary, schema) as writer:
-            yield lambda frame: writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
-
-
-def exported(directory: Path) -> list[Path]:
-    """The files in a folder that have the name of an exported table."""
-    named = (Path(directory) / f"{name}.{format}" for name in EXPORTED for format in FORMATS)
-    return [file for file in named if file.is_file()]
-
-
-def _header(file: Path) -> list[str]:
-    """The columns of a table in a file; none where it is not one."""
-    try:
-        if file.suffix == ".parquet":
-            return list(pq.read_schema(file).names)
-        with file.open(encoding="utf-8") as lines:
-            return next(lines, "").strip().split(",")
-    except (pa.ArrowException, OSError, ValueError):
-        return []
 
 
 def _runs(runs: Sequence[folder.Run]) -> list[dict[str, Any]]:
@@ -512,16 +304,16 @@ def _held(frames: Frames, table: pd.DataFrame) -> Iterator[Examined]:
         yield from ((patch, step) for step in patch.steps() if (patch.patch_id, step) in held)
 
 
-def _by_prompt(
+def rows_of_prompts(
     examined: Iterable[Examined], name: str, damaged: list[str] | None, chosen: tuple[str, Sequence[str]] | None = None
 ) -> Iterator[pd.DataFrame]:
     """What a table of OF_PROMPTS has, one frame a checkpoint; with `chosen` only some values of a column."""
-    columns = EXPORTED[name]
+    columns = COLUMNS[name]
     for patch, step in examined:
-        table = _left(patch.table(step), "kind", {"kind", "by_prompt", *columns}, damaged)
+        table = left(patch.table(step), "kind", {"kind", "by_prompt", *columns}, damaged)
         if table is None or not {"by_prompt", "prompt"} <= set(table.column_names):
             continue
-        rows = _of_kinds(table, OF_PROMPTS[name])
+        rows = of_kinds(table, OF_PROMPTS[name])
         rows = rows.filter(pc.is_valid(rows["by_prompt"]))
         if chosen is not None:
             rows = rows.filter(pc.is_in(rows[chosen[0]], pa.array(chosen[1], pa.string())))
@@ -529,7 +321,7 @@ def _by_prompt(
             continue
         frame = _one_a_prompt(rows, "patched" if "patched" in columns else "logit_diff")
         if "clean" in columns:
-            own = _of_kinds(table, ("prompt",)).select(["prompt", "clean", "corrupted"]).to_pandas()
+            own = of_kinds(table, ("prompt",)).select(["prompt", "clean", "corrupted"]).to_pandas()
             own = own.set_index("prompt").reindex(frame["prompt"]).reset_index(drop=True)
             frame[["clean", "corrupted"]] = own
         keys = (patch.run_id, patch.patch_id, patch.corruption, step)
@@ -553,7 +345,8 @@ def _together(frames: Iterable[pd.DataFrame], columns: dict[str, str]) -> pd.Dat
     return pd.concat(listed, ignore_index=True) if listed else typed([], columns)
 
 
-def _of_kinds(table: pa.Table, kinds: Sequence[str]) -> pa.Table:
+def of_kinds(table: pa.Table, kinds: Sequence[str]) -> pa.Table:
+    """The rows of a patch job's table that are of these kinds."""
     return table.filter(pc.is_in(table["kind"], pa.array(kinds, pa.string())))
 
 
@@ -572,7 +365,7 @@ def _stack(tables: Sequence[pa.Table], keys: Sequence[tuple[Any, ...]], names: S
     return stacked
 
 
-def _left(file: Path, needed: str, columns: Iterable[str] | None, damaged: list[str] | None) -> pa.Table | None:
+def left(file: Path, needed: str, columns: Iterable[str] | None, damaged: list[str] | None) -> pa.Table | None:
     """A file's table as `_read` gives it; None where it cannot be read and `damaged` takes the reason."""
     try:
         return _read(file, needed, columns)

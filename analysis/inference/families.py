@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from .. import cells
 from ..folder import Output, Patch
-from ..frames import Site, Written, sites_by_prompt, written_by_prompt
+from ..prompts import Site, Written, sites_by_prompt, written_by_prompt
 from .estimates import Estimate, Places, estimate, interval, mean_interval, of_means
 from .verdicts import Judged, critical_value, judge, judge_means
 

@@ -43,6 +43,11 @@ def verdicts(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
     return _together([verdict_rows(key, family) for key, family in of_frames(frames, damaged)], VERDICTS)
 
 
+def courses_of(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
+    """The courses of all groups' places; otherwise as `verdicts`."""
+    return _together([course_rows(key, family) for key, family in of_frames(frames, damaged)], COURSES)
+
+
 def of_frames(frames: Frames, damaged: list[str] | None = None) -> Iterator[tuple[tuple[str, str, str], Family]]:
     """The families of each cell, by cell, patching and corruption."""
     if frames.output is not None:

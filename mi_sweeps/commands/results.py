@@ -89,8 +89,8 @@ def report(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """`mi-sweeps export`."""
-    from mi_sweeps.analysis.frames import export as write
-    from mi_sweeps.analysis.frames import exported
+    from mi_sweeps.analysis.export import export as write
+    from mi_sweeps.analysis.export import exported
 
     if not options.words or "=" in options.words[0]:
         raise UserError("export: no folder given; for example `mi-sweeps export tables`")

@@ -11,7 +11,7 @@ import pytest
 
 from mi_sweeps.analysis import folder
 from mi_sweeps.analysis import frames as frames_of
-from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, export, load, paths_by_prompt, tabulate
+from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, load, paths_by_prompt, tabulate
 from mi_sweeps.errors import UserError
 
 TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
@@ -150,22 +150,6 @@ def test_what_is_damaged_is_named_and_the_rest_is_there(make_output, damaged):
         pd.testing.assert_frame_equal(table, runs.reset_index(drop=True))
 
 
-def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_output, tmp_path):
-    output = make_output(by_prompt=True, steps=(8,))
-    tables = tmp_path / "tables"
-    export(output, tables, format="csv", by_prompt=True)
-    (tables / "by_prompt.parquet").write_bytes(b"mine")
-    (tables / "metrics.csv").write_text("run_id,value\nmine,1\n")
-    (tables / "notes.csv").write_text("run_id\n")
-    files = export(output, tables)
-    mine = {tables / name for name in ("by_prompt.parquet", "metrics.csv", "notes.csv")}
-    assert set(tables.iterdir()) == {*files, *mine}
-    assert (tables / "by_prompt.parquet").read_bytes() == b"mine"
-    export(output, tables, by_prompt=True)
-    export(output, tables)
-    assert not list(tables.glob("*by_prompt.parquet"))
-
-
 def test_tables_of_old_and_of_now_are_read_together(make_output, folders):
     output = make_output(steps=(8,), corruptions=("first",))
     run_id = "run-0.0001-constant-0"
@@ -252,41 +236,6 @@ def test_old_tables_do_not_tell_prompts_apart(make_output):
         rows = read(frames)
         assert rows.empty
         assert rows.dtypes.astype(str).to_dict() == columns
-
-
-@pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_export_writes_prompts_when_asked(make_output, tmp_path, format):
-    output = make_output(steps=(0, 8), by_prompt=True, paths=True)
-    frames = load(output)
-    files = export(output, tmp_path / "tables", format=format, by_prompt=True)
-    assert [file.stem for file in files] == [*TABLES, "by_prompt", "paths_by_prompt", "attribution_by_prompt"]
-    written = (by_prompt(frames), paths_by_prompt(frames), attribution_by_prompt(frames))
-    for table, file in zip(written, files[-3:], strict=True):
-        assert len(table)
-        again = pd.read_parquet(file) if format == "parquet" else pd.read_csv(file)
-        pd.testing.assert_frame_equal(again.astype(table.dtypes.to_dict()), table)
-
-
-@pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_export_reads_back_as_it_was(make_output, tmp_path, format, monkeypatch):
-    """Whether all tables of patch jobs are in memory together or three at a time."""
-    monkeypatch.setattr(frames_of, "AT_ONCE", 3)
-    output = make_output(measures=True)
-    frames = load(output)
-    files = export(output, tmp_path / "tables", format=format)
-    assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == sorted(
-        f"{name}.{format}" for name in TABLES
-    )
-    for name, file in zip(TABLES, files, strict=True):
-        table = getattr(frames, name)
-        again = pd.read_parquet(file) if format == "parquet" else pd.read_csv(file)
-        kinds = table.dtypes.to_dict()
-        pd.testing.assert_frame_equal(again.astype(kinds), table)
-
-
-def test_export_refuses_other_formats(make_output, tmp_path):
-    with pytest.raises(UserError, match="parquet or csv"):
-        export(make_output(), tmp_path, format="xlsx")
 
 
 def test_measures_are_a_table_of_their_own(make_output):

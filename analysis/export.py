@@ -1,0 +1,100 @@
+"""All tables of an output folder, each as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UserError
+from ..store.files import replacing
+from . import folder
+from .frames import COLUMNS, OF_PROMPTS, TABLES, examined_in, rows_of_prompts, tables_of, tabulate, typed
+from .inference.courses import courses
+from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
+
+EXPORTED = COLUMNS | {"verdicts": VERDICTS, "courses": COURSES}
+"""The columns of every table that may be exported."""
+FORMATS = ("parquet", "csv")
+AT_ONCE = 200
+"""How many tables of patch jobs are in memory together."""
+
+
+def export(
+    output: Path,
+    directory: Path,
+    sweeps: Sequence[str] | None = None,
+    *,
+    format: Literal["parquet", "csv"] = "parquet",
+    by_prompt: bool = False,
+    damaged: list[str] | None = None,
+) -> list[Path]:
+    """Write each table of the folder `output` to its own file in `directory`, all of them or none; returns the files.
+
+    Few tables of patch jobs are in memory at a time, and with the verdicts those of one cell, so that a sweep of any
+    size can be exported. CSV keeps values, Parquet types as well. `by_prompt` also writes what each prompt has, as
+    OF_PROMPTS names it: many times as much. A table of an earlier export that is not made now is removed: it would pass
+    for one of these results. `sweeps` and `damaged`: as for `frames.load`.
+    """
+    if format not in FORMATS:
+        raise UserError(f"no table format {format!r}: choose parquet or csv")
+    found = folder.read(output, sweeps, damaged)
+    frames = tabulate(found, most=0, damaged=damaged)
+    examined = examined_in(found)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    names = [*TABLES, "verdicts", "courses", *(OF_PROMPTS if by_prompt else ())]
+    files = {name: directory / f"{name}.{format}" for name in names}
+    with ExitStack() as stack:
+        write = {name: stack.enter_context(_written(file, EXPORTED[name])) for name, file in files.items()}
+        for name in ("runs", "patches", "metrics"):
+            write[name](getattr(frames, name))
+        for start in range(0, len(examined), AT_ONCE):
+            for name, frame in tables_of(examined[start : start + AT_ONCE], damaged).items():
+                write[name](frame)
+        for key, family in of_output(found, frames.runs, frames.patches, damaged):
+            write["verdicts"](verdict_rows(key, family))
+            write["courses"](course_rows(key, family, courses(family)))
+        for name in OF_PROMPTS if by_prompt else ():
+            for frame in rows_of_prompts(examined, name, damaged):
+                write[name](frame)
+    for file in set(exported(directory)) - set(files.values()):
+        if _header(file) == list(EXPORTED[file.stem]):  # Somebody else's may have the same name.
+            file.unlink()
+    return list(files.values())
+
+
+@contextmanager
+def _written(file: Path, columns: dict[str, str]) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Takes frames that come below each other in one file, which takes its place at the end."""
+    empty = typed([], columns)
+    with replacing(file) as temporary:
+        if file.suffix == ".csv":
+            empty.to_csv(temporary, index=False)
+            yield lambda frame: frame.to_csv(temporary, index=False, mode="a", header=False)
+            return
+        schema = pa.Schema.from_pandas(empty, preserve_index=False)
+        with pq.ParquetWriter(temporary, schema) as writer:
+            yield lambda frame: writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
+
+
+def exported(directory: Path) -> list[Path]:
+    """The files in a folder that have the name of an exported table."""
+    named = (Path(directory) / f"{name}.{format}" for name in EXPORTED for format in FORMATS)
+    return [file for file in named if file.is_file()]
+
+
+def _header(file: Path) -> list[str]:
+    """The columns of a table in a file; none where it is not one."""
+    try:
+        if file.suffix == ".parquet":
+            return list(pq.read_schema(file).names)
+        with file.open(encoding="utf-8") as lines:
+            return next(lines, "").strip().split(",")
+    except (pa.ArrowException, OSError, ValueError):
+        return []
