@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from mi_sweeps import cli
+from mi_sweeps.analysis import power
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store import files
 from mi_sweeps.sweeps import manifest, plan
@@ -376,3 +377,21 @@ def test_a_key_that_a_choice_lacks_is_told_without_a_sweep_that_nobody_asked_for
     assert "schedule=constant has no such key; `mi-sweeps plan --config`" in one
     several = refuse("plan", "schedule=constant,linear_warmup", "schedule.warmup=0.1")
     assert "run those apart" in several
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no folder of results; give one, or --prompt-sd, --gap and --gap-sd, or --discordant"),
+        (["nowhere"], "no output folder at nowhere"),
+        (["{output}"], "no patch job of heads (site z) tells prompts apart; run a small sweep first"),
+        (["{output}", "zilch"], "no sweep named zilch"),
+        (["{output}", "--prompt-sd", "0.1"], "--prompt-sd: that is estimated from"),
+        (["--seed-sd", "0.1"], "--seed-sd: give --prompt-sd too"),
+        (["--gap", "0", "--gap-sd", "1"], "--gap and --gap-sd: give both, and a gap that is not 0"),
+    ],
+)
+def test_what_no_number_of_prompts_follows_from(one_run, capsys, arguments, says):
+    assert power.main([argument.format(output=one_run) for argument in arguments]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: ") and says in complaint and complaint.count("\n") == 1

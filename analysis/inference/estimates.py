@@ -172,7 +172,7 @@ def interval(found: Estimate, *, seeds: bool) -> tuple[Places, Places]:
         half = _quantile(found.seed_freedom) * np.sqrt(found.seed_variance)
         return found.recovered - half, found.recovered + half
     if seeds:
-        over_prompts, over_seeds, _ = _criticals(found.variance(), found.n, found.seed_variance, found.seed_freedom)
+        over_prompts, over_seeds, _ = criticals(found.variance(), found.n, found.seed_variance, found.seed_freedom)
         return fieller(found, over_prompts, found.seed_variance, over_seeds)
     return fieller(found, _quantile(found.n - 1))
 
@@ -253,12 +253,12 @@ def mean_interval(
         n = there.any(axis=0).sum(axis=1)
         prompts = ((centred.sum(axis=0) / runs[:, None]) ** 2).sum(axis=1) * n / (n - 1)
     seeds, freedom = between_runs(of_run, cells)
-    over_prompts, over_seeds, seeds = _criticals(prompts, n, seeds, freedom)
+    over_prompts, over_seeds, seeds = criticals(prompts, n, seeds, freedom)
     half = np.sqrt(over_prompts**2 * prompts + over_seeds**2 * seeds)
     return middle, middle - half, middle + half
 
 
-def _criticals(
+def criticals(
     prompts: Places, n: Int[np.ndarray, " place"], seeds: Places, freedom: Places
 ) -> tuple[Places, Places, Places]:
     """Standard errors either side over prompts and over seeds, from both variances of a mean; and the variance over

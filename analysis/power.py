@@ -1,0 +1,414 @@
+"""How many prompts and seeds tell how large a difference: `python -m mi_sweeps.analysis.power OUTPUT [SWEEP ...]`.
+
+A small finished sweep, the pilot, tells how much prompts and seeds differ; from that follows how wide intervals will be
+with more or fewer of them. The intervals are those of `inference`, with two simplifications that ask for too much
+rather than too little: what prompts differ in is taken to be the same in all seeds, and what holds for all places at
+once is Bonferroni's bound. The standard deviations are the pilot's own estimates: of 96 prompts they are right to about
+7% (one standard error), of three seeds to about half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+from scipy import optimize, stats
+
+from ..errors import UserError
+from . import folder
+from .frames import tabulate
+from .inference.estimates import LEVEL, criticals
+from .inference.families import Job, groups, jobs
+from .inference.verdicts import DELTA, seed_part
+from .prompts import Site
+
+PROMPTS = (12, 24, 48, 96, 240)
+SEEDS = (1, 2, 3, 5, 8)
+CHANGES = (0.02, 0.04, 0.08)
+"""Of a win rate."""
+POWER = 0.8
+"""With what chance a difference is told that is there."""
+SHARE = 0.1
+"""Largest standard error of a gap, as a share of it, with which step 0 can be compared."""
+LISTED = 12
+"""Heads that are listed, at most: those that differ most."""
+
+Head = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much one head's recovered differs."""
+
+    name: str
+    recovered: float
+    prompts: float
+    """Standard deviation over prompts of e = (gain - recovered · gap) / mean gap, in one run."""
+    seeds: float
+    """Standard deviation of recovered between seeds; NaN where there is one."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What so many prompts and seeds give, all in units of recovered. NaN where one seed tells nothing of others."""
+
+    n: int
+    seeds: int
+    of_prompts: float
+    """Half of the 95% interval for other prompts in these runs."""
+    of_both: float
+    """Likewise for other seeds too."""
+    of_all: float
+    """Likewise, at all places at once; of one seed for other prompts alone."""
+    told: float
+    """The smallest recovered that is told from DELTA, at all places at once, with a chance of POWER."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What clean and corrupted prompts differ by, at one checkpoint (logits)."""
+
+    step: int | None
+    mean: float
+    deviation: float
+    """Over prompts."""
+    n: int
+    """Prompts that it was measured on."""
+
+    @property
+    def needed(self) -> tuple[int, int, int] | None:
+        """Prompts with which its standard error is SHARE of it, and both ends of the 95% interval of that; None where
+        the gap is not told from zero."""
+        half = stats.t.ppf(0.5 + LEVEL / 2, self.n - 1) * self.deviation / math.sqrt(self.n)
+        if abs(self.mean) <= half:
+            return None
+        ends = (abs(self.mean), abs(self.mean) + half, abs(self.mean) - half)
+        mean, low, high = (max(2, math.ceil((self.deviation / (SHARE * gap)) ** 2)) for gap in ends)
+        return mean, low, high
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What the runs of a group tell, which differ in their seed only."""
+
+    name: str
+    step: int
+    n: int
+    runs: int
+    places: int
+    """Heads at all checkpoints."""
+    spreads: tuple[Spread, ...]
+    gaps: tuple[Gap, ...]
+    """At the first and the last checkpoint, and at `step`."""
+    flips: dict[tuple[int, int], float]
+    """Share of prompts that change sides from one checkpoint to the next: whether the answer's logit is above the
+    subject's."""
+
+
+def precision(prompts: float, seeds: float, n: int, runs: int, places: int) -> Precision:
+    """How wide intervals are.
+
+    Args:
+        prompts: standard deviation over prompts.
+        seeds: standard deviation between seeds; NaN where it is not known.
+        n: prompts.
+        runs: of as many seeds.
+        places: that are looked at together.
+    """
+    of_prompts, of_seeds = np.array([prompts**2 / n]), np.array([seeds**2 / runs if runs > 1 else np.nan])
+    freedom = np.array([runs - 1.0])
+    both_known = bool(np.isfinite(of_seeds[0]))
+    alone = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * math.sqrt(of_prompts[0]))
+    over_prompts, over_seeds, _ = criticals(of_prompts, np.array([n]), of_seeds, freedom)
+    both = math.sqrt(over_prompts[0] ** 2 * of_prompts[0] + over_seeds[0] ** 2 * of_seeds[0]) if both_known else np.nan
+    critical = float(stats.t.ppf(1 - (1 - LEVEL) / 2 / places, n - 1))
+    extra = float(seed_part(of_seeds, freedom, np.zeros(1, int), critical)[0]) if both_known else 0.0
+    all_places = math.sqrt(critical**2 * of_prompts[0] + extra)
+    known = np.nan_to_num(of_seeds[0])
+    error = math.sqrt(of_prompts[0] + known)
+    # Satterthwaite's degrees of freedom.
+    own = error**4 / (of_prompts[0] ** 2 / (n - 1) + known**2 / max(runs - 1, 1)) if error else math.inf
+    told = DELTA + (told_above(all_places / error, own) * error if error else 0.0)
+    return Precision(n, runs, alone, both, all_places, told)
+
+
+def told_above(critical: float, freedom: float) -> float:
+    """How many standard errors a mean must be from a value so that a t-test with this critical value tells them apart
+    with a chance of POWER."""
+    return float(
+        optimize.brentq(lambda far: stats.nct.sf(critical, freedom, far) - POWER, 0.0, 10.0 + 3.0 * critical, xtol=1e-6)
+    )
+
+
+def needed_for_change(change: float, share: float) -> int:
+    """Prompts with which McNemar's test tells a change of a win rate, paired by prompt, with a chance of POWER.
+
+    Connor (1987, Biometrics 43). No fewer prompts can change than the win rate does.
+
+    Args:
+        change: of the win rate, 0.02 for two points.
+        share: of the prompts that are won at one checkpoint and not at the other.
+    """
+    share = max(share, change)
+    tail, power = stats.norm.ppf(0.5 + LEVEL / 2), stats.norm.ppf(POWER)
+    return math.ceil(((tail * math.sqrt(share) + power * math.sqrt(share - change**2)) / change) ** 2)
+
+
+def pilots(
+    output: folder.Output, site: str = "z", step: int | None = None, damaged: list[str] | None = None
+) -> Iterator[Pilot]:
+    """One for each cell and corruption that has patched a site of heads prompt by prompt.
+
+    Args:
+        step: the checkpoint whose heads are looked at; None is the last.
+
+    Raises:
+        UserError: there is no such checkpoint, or nothing to look at.
+    """
+    frames = tabulate(output, most=0, damaged=damaged)
+    some, steps = False, set()
+    for (cell, patching, corruption), patch_ids in groups(frames.patches, frames.runs):
+        own = [job for job in jobs(output, frames.runs, patch_ids, damaged) if site in job.sites]
+        own = [job for job in own if job.sites[site].patched is not None]
+        common = sorted(set.intersection(*(set(job.sites[site].steps) for job in own))) if own else []
+        steps |= set(common)
+        if common and (step is None or step in common):
+            some = True
+            yield _pilot(f"{cell}, {corruption} corruption, patching {patching}", own, site, common, step)
+    if steps and not some:
+        raise UserError(
+            f"--step={step}: no such checkpoint was patched; there are {', '.join(map(str, sorted(steps)))}"
+        )
+    if not some:
+        raise UserError(
+            f"{output.path}: no patch job of heads (site {site}) tells prompts apart; run a small sweep first, for "
+            "example `mi-sweeps run seed=0,1,2 patching=heads`"
+        )
+
+
+def _pilot(name: str, own: Sequence[Job], site: str, common: Sequence[int], step: int | None) -> Pilot:
+    found = [job.sites[site] for job in own]
+    step = common[-1] if step is None else step
+    n = found[0].clean.shape[1]
+    if n < 2:
+        raise UserError(f"{name}: it has one prompt, which tells nothing of others; patch more (patching.prompts=48)")
+    heads = [place for place in found[0].places if place[1] is not None]
+    of_runs = [influences(one, step) for one in found]
+    recovered = np.array([of_run[0] for of_run in of_runs])
+    over_prompts = np.sqrt(np.mean([of_run[1].var(axis=-1, ddof=1) for of_run in of_runs], axis=0))
+    between = recovered.std(axis=0, ddof=1) if len(found) > 1 else np.full(len(heads), np.nan)
+    spreads = [
+        Spread(f"{layer}.{head}", *map(float, values))
+        for (layer, head, _), *values in zip(heads, recovered.mean(axis=0), over_prompts, between, strict=True)
+    ]
+    won = [np.array([(one.clean[one.steps.index(at)] > 0) for at in common]) for one in found]
+    flips = {
+        (before, after): float(np.mean([of_run[at] != of_run[at + 1] for of_run in won]))
+        for at, (before, after) in enumerate(zip(common, common[1:], strict=False))
+    }
+    gaps = tuple(_gap(found, at) for at in sorted({common[0], step, common[-1]}))
+    return Pilot(name, step, n, len(found), len(heads) * len(common), tuple(spreads), gaps, flips)
+
+
+def influences(one: Site, step: int) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, "head prompt"]]:
+    """What each head of a run recovers, and how far each prompt is from that: e = (gain - recovered gap) / mean gap."""
+    assert one.patched is not None
+    at = one.steps.index(step)
+    gap = one.clean[at] - one.corrupted[at]
+    gain = one.patched[at] - one.corrupted[at]
+    recovered = gain.mean(axis=1) / gap.mean()
+    return recovered, (gain - recovered[:, None] * gap) / gap.mean()
+
+
+def _gap(found: Sequence[Site], step: int) -> Gap:
+    gaps = np.array([one.clean[one.steps.index(step)] - one.corrupted[one.steps.index(step)] for one in found])
+    return Gap(step, float(gaps.mean()), float(np.sqrt(gaps.var(axis=1, ddof=1).mean())), gaps.shape[1])
+
+
+def tables(pilot: Pilot, head: str | None = None) -> Iterator[Table | str]:
+    """What a pilot tells, as tables and lines.
+
+    Raises:
+        UserError: it has no such head.
+    """
+    seeds = "1 seed" if pilot.runs == 1 else f"{pilot.runs} seeds"
+    yield f"{pilot.name}: {seeds}, {pilot.n} prompts, {pilot.places} places (heads x checkpoints)\n"
+    if next(gap for gap in pilot.gaps if gap.step == pilot.step).needed is None:
+        yield f"Clean and corrupted prompts do not differ measurably at checkpoint {pilot.step}; nothing to recover.\n"
+    else:
+        by_size = sorted(pilot.spreads, key=lambda one: -_size(one))
+        named = [one for one in by_size if head in (None, one.name)]
+        if not named:
+            raise UserError(f"--head={head}: no such head; there are {', '.join(one.name for one in pilot.spreads)}")
+        yield f"Standard deviation of recovered, checkpoint {pilot.step}"
+        table = _table("head", "recovered", "over prompts", "between seeds")
+        for one in by_size[:LISTED]:
+            table.add_row(one.name, *map(_told, (one.recovered, one.prompts, one.seeds)))
+        medians = np.median([(one.prompts, one.seeds) for one in by_size], axis=0)
+        table.add_row(f"median of {len(by_size)}", "", *map(_told, medians))
+        yield table
+        yield ""
+        what = f"head {named[0].name}" + ("" if head else ", which differs most")
+        yield from of_heads(named[0].prompts, named[0].seeds, pilot.places, what)
+    yield from of_gaps(pilot.gaps)
+    if pilot.flips:
+        shares = np.array(list(pilot.flips.values()))
+        before, after = max(pilot.flips, key=lambda pair: pilot.flips[pair])
+        largest = {f"{before} to {after}": pilot.flips[before, after]}
+        yield from of_changes({"median": float(np.median(shares))} | largest)
+        yield (
+            "changed: prompts whose answer's logit is above the subject's at one of two neighbouring checkpoints\n"
+            "alone; where the win rate changes by more than that, so many\n"
+        )
+
+
+def of_heads(prompts: float, seeds: float, places: int, what: str) -> Iterator[Table | str]:
+    """Half-widths for prompts × seeds."""
+    yield f"Half of the 95% interval of recovered: {what}"
+    table = _table("prompts", "seeds", "prompts alone", "and seeds", f"{places} places at once", f"told from {DELTA}")
+    for n in PROMPTS:
+        for runs in SEEDS if math.isfinite(seeds) else SEEDS[:1]:
+            one = precision(prompts, seeds, n, runs, places)
+            table.add_row(str(n), str(runs), *map(_told, (one.of_prompts, one.of_both, one.of_all, one.told)))
+    yield table
+    yield (
+        f"told from {DELTA}: the smallest recovered that has the verdict `matters` with a chance of {POWER:.0%}\n"
+        "one seed: for other prompts in that run; nothing is said of other seeds\n"
+    )
+
+
+def of_gaps(gaps: Sequence[Gap]) -> Iterator[Table | str]:
+    """How many prompts a gap needs."""
+    yield f"Prompts for a gap (clean - corrupted, logits) with a standard error of {SHARE:.0%}"
+    table = _table("checkpoint", "gap", "sd over prompts", "prompts", "95% interval")
+    for gap in gaps:
+        needed = (
+            ("not told from 0",) if gap.needed is None else (str(gap.needed[0]), f"{gap.needed[1]}-{gap.needed[2]}")
+        )
+        table.add_row("" if gap.step is None else str(gap.step), _told(gap.mean), _told(gap.deviation), *needed)
+    yield table
+    yield ""
+
+
+def of_changes(shares: dict[str, float]) -> Iterator[Table | str]:
+    """How many prompts a change of a win rate needs, for some shares of prompts that change."""
+    yield f"Prompts for a change of a win rate, told with a chance of {POWER:.0%} (McNemar's test)"
+    table = _table("checkpoints", "changed", *(f"{100 * change:.0f} points" for change in CHANGES))
+    for what, share in shares.items():
+        table.add_row(what, f"{share:.1%}", *(str(needed_for_change(change, share)) for change in CHANGES))
+    yield table
+
+
+def _size(one: Spread) -> float:
+    """Of the variance with which a head is estimated from the default prompts and three seeds."""
+    return float(one.prompts**2 / 48 + np.nan_to_num(one.seeds) ** 2 / 3)
+
+
+def _told(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m mi_sweeps.analysis.power",
+        description="How many prompts and seeds tell how large a difference: from a small finished sweep, or from "
+        "standard deviations that are given.",
+    )
+    parser.add_argument("output", nargs="?", type=Path, help="folder of results with patched heads")
+    parser.add_argument("sweeps", nargs="*", metavar="sweep", help="sweeps in it; all where none is named")
+    parser.add_argument("--site", choices=("z", "q", "k", "v", "pattern"), default="z", help="of heads (default: z)")
+    parser.add_argument("--step", type=int, help="checkpoint whose heads are looked at (default: the last)")
+    parser.add_argument("--head", help="layer.head that intervals are of (default: the one that differs most)")
+    given = parser.add_argument_group("without a folder")
+    given.add_argument("--prompt-sd", type=_positive, help="standard deviation of a head's recovered over prompts")
+    given.add_argument("--seed-sd", type=_positive, help="and between seeds")
+    given.add_argument("--places", type=_count, default=1, help="heads × checkpoints looked at together (default: 1)")
+    given.add_argument("--gap", type=float, help="clean less corrupted, in logits")
+    given.add_argument("--gap-sd", type=_positive, help="its standard deviation over prompts")
+    given.add_argument("--discordant", type=_share, help="share of prompts won at one of two checkpoints only")
+    options = parser.parse_args(arguments)
+    told = [
+        name for name in ("prompt_sd", "seed_sd", "gap", "gap_sd", "discordant") if getattr(options, name) is not None
+    ]
+    if options.output is not None and (told or options.places != 1):
+        name = (told or ["places"])[0].replace("_", "-")
+        raise UserError(f"--{name}: that is estimated from {options.output}; give it without a folder")
+    if options.output is None:
+        if not told:
+            raise UserError("no folder of results; give one, or --prompt-sd, --gap and --gap-sd, or --discordant")
+        if (options.gap is None) != (options.gap_sd is None) or options.gap == 0:
+            raise UserError("--gap and --gap-sd: give both, and a gap that is not 0")
+        if options.seed_sd is not None and options.prompt_sd is None:
+            raise UserError("--seed-sd: give --prompt-sd too")
+    return options
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text}: not a number above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text}: not a share; 10% is 0.1")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: not a positive number")
+    return int(text)
+
+
+def _parts(options: argparse.Namespace, damaged: list[str]) -> Iterator[Table | str]:
+    if options.output is not None:
+        for pilot in pilots(folder.read(options.output, options.sweeps, damaged), options.site, options.step, damaged):
+            yield from tables(pilot, options.head)
+        return
+    if options.prompt_sd is not None:
+        seeds = math.nan if options.seed_sd is None else options.seed_sd
+        told = f"standard deviations {options.prompt_sd:g} and {_told(seeds)}"
+        yield from of_heads(options.prompt_sd, seeds, options.places, told)
+    if options.gap is not None:
+        yield from of_gaps([Gap(None, options.gap, options.gap_sd, 10**9)])
+    if options.discordant is not None:
+        yield from of_changes({"given": options.discordant})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the tables; returns the exit code: 0 done, 1 something cannot be read, 2 bad input."""
+    damaged: list[str] = []
+    try:
+        options = _options(arguments)
+        parts = list(_parts(options, damaged))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    console = Console(highlight=False, markup=False, emoji=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+    for damage in damaged:
+        print(f"warning: {damage}", file=sys.stderr)  # noqa: T201
+    return 1 if damaged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
