@@ -10,6 +10,10 @@ APART = frozenset(("seed", "launcher", "tracking", "sweep", "output"))
 """Groups and keys that tell no cells apart: the seed, and those that change no result."""
 
 
+SINCE = {"train.diverged": "3.0", "task.bos": "true", "task.disjoint_names": "false"}
+"""Keys that came later, and what held before: a run of then is no other cell for having none."""
+
+
 def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A name for each configuration, made of the values that differ between them; the seed is left out.
 
@@ -19,7 +23,7 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     flat = texts(configs)
     told = _told(flat)
     words = {key: _word(key, told) for key in told}
-    return [", ".join(f"{word} {one.get(key, 'unset')}" for key, word in words.items()) for one in flat]
+    return [", ".join(f"{word} {one.get(key, SINCE.get(key, 'unset'))}" for key, word in words.items()) for one in flat]
 
 
 def factors(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -54,7 +58,7 @@ def texts(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def _told(flat: Sequence[Mapping[str, str]]) -> list[str]:
     keys = sorted({key for one in flat for key in one}, key=lambda key: (_order(key), key))
-    varying = [key for key in keys if len({one.get(key) for one in flat}) > 1]
+    varying = [key for key in keys if len({one.get(key, SINCE.get(key)) for one in flat}) > 1]
     return [key for key in varying if not _follows_name(key, varying, flat)]
 
 
@@ -79,4 +83,4 @@ def _word(key: str, told: Sequence[str]) -> str:
     """What a key is called: its last part, or its group for a name, or all of it where that is not enough."""
     short = key.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ")
     clash = [other for other in told if other.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ") == short]
-    return short if clash == [key] else key
+    return short if clash == [key] and short != "seed" else key  # The run's seed is another.

@@ -110,6 +110,8 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
     arguments = dict(config.task.arguments)
     if config.task.target == PREVIOUS_TOKEN and arguments.get("bos") is True:
         del arguments["bos"]  # Before it was a key every sequence began with BOS: those runs keep their ids.
+    if config.task.target == "mi_sweeps.tasks.ioi.task" and arguments.get("disjoint_names") is False:
+        del arguments["disjoint_names"]  # So do those of before there was this one.
     for key in [key for key in arguments if is_path(key)]:
         value = arguments.pop(key)
         # The content counts, not where the file lies.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.tasks.prompts import Prompt
@@ -37,17 +38,26 @@ def _describe(prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def overlap(splits: Mapping[str, Sequence[Prompt]]) -> dict[str, dict[str, int]]:
-    """How many prompts of each evaluation split share their text, or their name set, with a training prompt."""
+    """How many prompts of each evaluation split share their text, their name set, two names or one with a training
+    prompt."""
     train = splits.get("train", ())
     texts, sets = {prompt.text for prompt in train}, {prompt.name_set for prompt in train}
+    pairs = {pair for names in sets for pair in _pairs(names)}
+    known = frozenset().union(*sets)
     return {
         split: {
             "same_text": sum(prompt.text in texts for prompt in prompts),
             "same_name_set": sum(prompt.name_set in sets for prompt in prompts),
+            "same_two_names": sum(not pairs.isdisjoint(_pairs(prompt.name_set)) for prompt in prompts),
+            "same_name": sum(not known.isdisjoint(prompt.name_set) for prompt in prompts),
         }
         for split, prompts in splits.items()
         if split != "train"
     }
+
+
+def _pairs(names: Collection[str]) -> Iterator[frozenset[str]]:
+    return map(frozenset, combinations(names, 2))
 
 
 def slot_rules(train: Sequence[Prompt], heldout: Sequence[Prompt]) -> dict[str, float]:
@@ -115,6 +125,12 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
     for split, shared in audit["overlap"].items():
         if shared["same_text"] or shared["same_name_set"]:
             text.append(f"overlap with train: {split} {shared['same_text']} texts, {shared['same_name_set']} name sets")
+        if "same_name" in shared:  # Audits of earlier versions do not say.
+            n = audit["splits"][split]["prompts"]
+            text.append(
+                f"of {n} {split} prompts {shared['same_two_names']} have two names of one training prompt, "
+                f"{shared['same_name']} a name of any"
+            )
     text += audit.get("notes", [])
     if audit["slot_rules"]:
         rules = ", ".join(f"{rule} {score:.0%}" for rule, score in audit["slot_rules"].items())

@@ -100,18 +100,54 @@ def generate(sets: Sequence[tuple[str, ...]], choices: Sequence[Template], rng: 
     return prompts
 
 
-def splits(names: Sequence[str], n_names: int, counts: dict[str, int], seed: int) -> dict[str, list[Prompt]]:
+def divide_names(names: Sequence[str], n_names: int, prompts: dict[str, int], seed: int) -> tuple[list[str], list[str]]:
+    """The names of training prompts, and those of all others: a third, or as many more as are needed.
+
+    Args:
+        prompts: how many for each split; `two_name` ones have two names.
+
+    Raises:
+        UserError: there are too few names.
+    """
+    pairs = prompts.get("two_name", 0)
+    train = _needed(n_names, prompts["train"])
+    if n_names == 2:
+        others = _needed(2, prompts["heldout"] + pairs)
+    else:
+        others = max(_needed(n_names, prompts["heldout"]), _needed(2, pairs))
+    if train + others > len(names):
+        raise UserError(
+            f"task.disjoint_names=true: {prompts['train']} training prompts need {train} names, and the evaluated ones "
+            f"{others} others, {train + others} in all, and there are {len(names)}; ask for fewer prompts "
+            "(task.prompts) or give more names"
+        )
+    shuffled = random.Random(f"names {seed}").sample(list(names), len(names))
+    kept = min(max(others, round(len(names) / 3)), len(names) - train)
+    return shuffled[kept:], shuffled[:kept]
+
+
+def _needed(size: int, count: int) -> int:
+    """How many names give so many different sets of a size."""
+    return next(n for n in itertools.count(size) if comb(n, size) >= count)
+
+
+def splits(
+    names: Sequence[str], n_names: int, counts: dict[str, int], seed: int, heldout_names: Sequence[str] | None = None
+) -> dict[str, list[Prompt]]:
     """Prompts for each split: `train` on the training templates, every other split on the evaluation ones.
 
-    Name sets are disjoint between all splits.
+    Name sets are disjoint between all splits. With `heldout_names` all splits but `train` are of these names.
     """
     training, evaluation = templates(seed)
     rng = random.Random(f"prompts {n_names} {seed}")
-    sets = name_sets(names, n_names, list(counts.values()), rng)
-    return {
-        split: generate(chosen, training if split == "train" else evaluation, rng)
-        for split, chosen in zip(counts, sets, strict=True)
-    }
+    if heldout_names is None:
+        drawn = dict(zip(counts, name_sets(names, n_names, list(counts.values()), rng), strict=True))
+    else:
+        others = {split: count for split, count in counts.items() if split != "train"}
+        drawn = dict(zip(others, name_sets(heldout_names, n_names, list(others.values()), rng), strict=True))
+        if "train" in counts:
+            (drawn["train"],) = name_sets(names, n_names, [counts["train"]], rng)
+    return {split: generate(drawn[split], training if split == "train" else evaluation, rng) for split in counts}
 
 
 def task(
@@ -121,8 +157,12 @@ def task(
     prompts: dict[str, int],
     names: Sequence[str] | None,
     seed: int,
+    disjoint_names: bool = False,
 ) -> TaskData:
     """The generated task: `prompts` says how many for `train`, `heldout` and perhaps `two_name`.
+
+    Args:
+        disjoint_names: no evaluated prompt has a name that a training prompt has.
 
     Raises:
         UserError: a name is not one token, or there are too few names, or an unbalanced number of prompts.
@@ -136,11 +176,29 @@ def task(
     usable = single_token_names(tokenizer, names)
     # Pairs and triples share no name set; but where the task itself has two names, all splits are drawn together.
     counts = {split: count for split, count in prompts.items() if split != "two_name" or n_names == 2}
-    data = splits(usable, n_names, counts, seed)
+    if not isinstance(disjoint_names, bool):
+        raise UserError(f"task.disjoint_names={disjoint_names}: give true or false")
+    training, heldout = divide_names(usable, n_names, prompts, seed) if disjoint_names else (usable, None)
+    data = splits(training, n_names, counts, seed, heldout)
     if prompts.get("two_name") and n_names != 2:
         # Never trained on, so all templates of the evaluation quarter are new; the pairs are drawn on their own.
-        data["two_name"] = splits(usable, 2, {"two_name": prompts["two_name"]}, seed)["two_name"]
-    return TaskData(data, usable, {"names": usable, **describe_splits(data)})
+        data["two_name"] = splits(usable, 2, {"two_name": prompts["two_name"]}, seed, heldout)["two_name"]
+    notes = pretrained_on(tokenizer, seed)
+    return TaskData(data, usable, {"names": usable, **({"notes": notes} if notes else {}), **describe_splits(data)})
+
+
+def pretrained_on(tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
+    """A note, where the model is one of `mi_sweeps.models.mini` and saw evaluation templates in its pre-training."""
+    from mi_sweeps.models.mini import corpus
+    from mi_sweeps.models.mini.tokenizer import END, UNKNOWN
+
+    seen = set(corpus.TEMPLATES) & set(templates(seed)[1])
+    if not seen or set(tokenizer.get_vocab()) != {UNKNOWN, END, *corpus.words()}:
+        return []
+    return [
+        f"task.seed={seed}: the model saw {len(seen)} of the {len(templates(seed)[1])} evaluation templates in its "
+        f"pre-training, and under task.seed={corpus.TEMPLATE_SEED} none"
+    ]
 
 
 def single_token_names(tokenizer: PreTrainedTokenizerBase, names: Sequence[str] | None = None) -> list[str]:

@@ -182,8 +182,8 @@ def begin(
 
 
 def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
-    """For the optimiser: matrices, embeddings among them, which decay; then biases and the scales of norms, which do not,
-    as in Hugging Face's Trainer."""
+    """For the optimiser: matrices and embeddings, which decay; then biases and the scales of norms, which do not, as in
+    Hugging Face's Trainer."""
     every = list(model.parameters())
     matrices = [parameter for parameter in every if parameter.dim() >= 2]
     vectors = [parameter for parameter in every if parameter.dim() < 2]

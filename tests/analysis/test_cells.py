@@ -22,3 +22,16 @@ def test_a_group_is_told_by_its_name_where_that_is_enough():
 def test_keys_that_end_alike_are_told_in_full():
     configs = [{"optim": {"eps": 1}, "model": {"eps": 1}}, {"optim": {"eps": 2}, "model": {"eps": 3}}]
     assert names(configs)[0] == "model.eps 1, optim.eps 1"
+
+
+def test_a_seed_of_the_prompts_is_not_taken_for_the_run_s():
+    assert names([{"task": {"seed": 0}, "seed": 3}, {"task": {"seed": 1}, "seed": 3}]) == ["task.seed 0", "task.seed 1"]
+
+
+def test_a_run_of_before_there_was_a_key_is_of_the_same_cell():
+    old, new = {"name": "ioi3", "seed": 0}, {"name": "ioi3", "seed": 0, "disjoint_names": False}
+    assert names([{"task": old}, {"task": new}]) == ["", ""]
+    assert names([{"task": old}, {"task": {**new, "disjoint_names": True}}]) == [
+        "disjoint names false",
+        "disjoint names true",
+    ]

@@ -13,10 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from mi_sweeps.analysis.cells import names
 from mi_sweeps.models import mini
 from mi_sweeps.models.mini import corpus, pretraining
 from mi_sweeps.models.mini.measure import WinRate, win_rate
 from mi_sweeps.models.mini.pretraining import Recipe, learning_rate, lessons, pretrain
+from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tasks import ioi
 from mi_sweeps.tasks.lexicon import MINI_NAMES, NAMES
 
@@ -173,3 +175,14 @@ def test_making_it_twice_gives_the_same_weights(tmp_path: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokens = AutoTokenizer.from_pretrained(tmp_path)("After Mary and John", return_tensors="pt")["input_ids"]
     assert torch.equal(loaded.eval()(tokens).logits, one(tokens).logits)
+
+
+def test_base_models_of_other_seeds_are_an_axis(tmp_path: Path) -> None:
+    """The same step of the recipe, from other first weights and stories."""
+    for seed in (0, 1):
+        model, tokenizer = pretrain(Recipe(seed=seed, steps=1, warmup=1), lambda step, loss: None)
+        model.save_pretrained(tmp_path / str(seed))
+        tokenizer.save_pretrained(tmp_path / str(seed))
+    cells = expand(["model=local", f"model.path={tmp_path / '0'},{tmp_path / '1'}", "output=unused"])
+    assert len({cell.run_id for cell in cells}) == 2
+    assert len(set(names([cell.values for cell in cells]))) == 2

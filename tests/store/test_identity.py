@@ -109,6 +109,7 @@ def test_ids_are_short_hexadecimal(default: Config) -> None:
         ("seed", 1),
         ("schedule", LINEAR),
         ("task.seed", 1),
+        ("task.disjoint_names", True),
         ("task.n_names", 2),
         ("task.prompts", {"train": 600, "heldout": 240, "two_name": 120}),
         ("task.names", ["Mary", "John", "Tom", "Kate"]),

@@ -72,10 +72,12 @@ def test_overlap_counts_texts_and_name_sets() -> None:
         SKEWED[0],
         prompt("Tom Mary John", "Mary John"),
         prompt("Kate Anna Mary", "Kate Anna"),
+        prompt("Kate Lisa Anne", "Kate Lisa"),
+        prompt("Anne Ruth Emma", "Anne Ruth"),
     ]
     assert overlap({"train": SKEWED, "heldout": heldout, "two_name": []}) == {
-        "heldout": {"same_text": 1, "same_name_set": 2},
-        "two_name": {"same_text": 0, "same_name_set": 0},
+        "heldout": {"same_text": 1, "same_name_set": 2, "same_two_names": 3, "same_name": 4},
+        "two_name": {"same_text": 0, "same_name_set": 0, "same_two_names": 0, "same_name": 0},
     }
 
 
@@ -109,5 +111,6 @@ def test_the_printed_audit_says_it_all() -> None:
         "train: 4 prompts, 4 name sets, most frequent answer John 25.0%",
         "heldout: 1 prompts, 1 name sets, most frequent answer John 100.0%",
         "overlap with train: heldout 1 texts, 1 name sets",
+        "of 1 heldout prompts 1 have two names of one training prompt, 1 a name of any",
         "held-out win rate of one-slot rules: listed place 100%, first subject 100%, last subject 100%",
     ]

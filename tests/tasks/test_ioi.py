@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.models.mini import corpus
 from mi_sweeps.tasks.ioi import orders, single_token_names, splits, task, templates
 from mi_sweeps.tasks.lexicon import MINI_NAMES, NAMES
 from mi_sweeps.tasks.prompts import Prompt
@@ -94,8 +95,41 @@ def test_task_says_which_names_it_may_use_and_describes_itself(mini_tokenizer: P
     made = task(mini_tokenizer, n_names=3, prompts={"train": 12, "heldout": 6, "two_name": 4}, names=None, seed=0)
     assert {split: len(prompts) for split, prompts in made.splits.items()} == {"train": 12, "heldout": 6, "two_name": 4}
     assert made.names == made.audit["names"] == list(NAMES[:MINI_NAMES])
-    assert made.audit["overlap"]["heldout"] == {"same_text": 0, "same_name_set": 0}
+    shared = made.audit["overlap"]["heldout"]
+    assert (shared["same_text"], shared["same_name_set"]) == (0, 0)
     assert {len(prompt.listed) for prompt in made.splits["two_name"]} == {2}
+
+
+@pytest.mark.parametrize("n_names", [2, 3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_with_disjoint_names_no_evaluated_name_was_trained_on(
+    n_names: int, seed: int, mini_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """And of a third of the names, so that they are as many as can be without taking what training needs."""
+    prompts = {"train": 96, "heldout": 48, "two_name": 24}
+    made = task(mini_tokenizer, n_names=n_names, prompts=prompts, names=None, seed=seed, disjoint_names=True)
+    assert {split: len(rows) for split, rows in made.splits.items()} == prompts
+    used = {split: set().union(*(prompt.name_set for prompt in rows)) for split, rows in made.splits.items()}
+    assert not used["train"] & (used["heldout"] | used["two_name"])
+    assert len(used["heldout"]) == 16
+    assert made.audit["overlap"]["heldout"] == {
+        **{"same_text": 0, "same_name_set": 0, "same_two_names": 0, "same_name": 0}
+    }
+    without = task(mini_tokenizer, n_names=n_names, prompts=prompts, names=None, seed=seed).audit["overlap"]["heldout"]
+    assert without["same_name"] == 48
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_task_seed_is_other_prompts_and_templates_that_mini_saw_are_told(
+    seed: int, mini_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    made = task(mini_tokenizer, n_names=3, prompts={"train": 6, "heldout": 6}, names=None, seed=seed)
+    held_out = {"|".join((a, b.split()[0], c.strip(), d.split()[0])) for a, b, c, d in corpus.HELD_OUT_TEMPLATES}
+    new = all(prompt.template in held_out for prompt in made.splits["heldout"])
+    assert new == (seed == 0)
+    assert [note.split(" of the")[0] for note in made.audit.get("notes", [])] == {
+        **{0: [], 1: ["task.seed=1: the model saw 118"], 2: ["task.seed=2: the model saw 113"]}
+    }[seed]
 
 
 def test_given_names_are_the_only_ones_used(mini_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -125,6 +159,12 @@ def test_two_name_evaluation_of_the_two_name_task_is_new_too(mini_tokenizer: Pre
         ({"prompts": {"train": 13, "heldout": 6}}, r"task.*13 prompts .* 6 orders; use a multiple of 6"),
         ({"prompts": {"train": 12, "heldout": 6, "two_name": 3}}, r"task.*3 prompts .* 2 orders; use a multiple of 2"),
         ({"names": ["Mary", "John", "Tom", "Kate"]}, r"task: 36 prompts .* 4 names give 4; ask for fewer .*"),
+        (
+            {"disjoint_names": True, "names": list(NAMES[:9])},
+            r"task\.disjoint_names=true: 24 training prompts need 7 names, and the evaluated ones 6 others, 13 in all, "
+            r"and there are 9; ask for fewer prompts \(task\.prompts\) or give more names",
+        ),
+        ({"disjoint_names": "yes"}, r"task\.disjoint_names=yes: give true or false"),
         ({"names": ["Mary", "Zoe", "John", "Bo"]}, r"task\.names: Zoe, Bo: not one token .*; use other names"),
     ],
 )
