@@ -1,0 +1,86 @@
+"""How heads come to matter, or cease to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mi_sweeps.analysis.inference.courses import Course, courses
+
+from .planted import STEPS, planted
+
+
+def course(*recovered: float, **how: object):
+    (told,) = courses(planted(np.array(recovered)[:, None], **how))  # type: ignore[arg-type]
+    return told
+
+
+@pytest.mark.parametrize(
+    ("recovered", "expected"),
+    [
+        ((0, 0, 0, 0.9, 0.9, 0.9), Course.FORMED),
+        ((0.9, 0.9, 0.9, 0.9, 0.9, 0.9), Course.FROM_THE_START),
+        ((0.3, 0.3, 0.3, 0.9, 0.9, 0.9), Course.GREW),
+        ((0, 0, 0, 0, 0, 0.9), Course.MATTERS),  # not held for two checkpoints: since when cannot be told
+        ((0.9, 0.9, 0.9, 0, 0, 0), Course.LOST),
+        ((-0.9, -0.9, 0, 0, 0.9, 0.9), Course.CHANGED_SIGN),
+        ((0.9, 0.9, 0.9, 0.9, 0.05, 0.05), Course.FADED),
+        ((0, 0, 0, 0, 0, 0), Course.NEVER),
+        ((0.05, 0, 0, 0, 0, 0), Course.UNDECIDED),
+    ],
+)
+def test_planted_courses(recovered, expected):
+    assert course(*recovered).course is expected
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_planted_step_is_found_within_a_checkpoint(at, runs):
+    told = course(*np.where(np.arange(6) >= at, 0.8, 0.0), runs=runs, noise=1.0)
+    assert abs(STEPS.index(told.onset) - at) <= 1
+    assert told.onset_low <= told.onset and (told.onset_high is None or told.onset <= told.onset_high)
+
+
+def test_an_onset_is_of_the_gain_in_logits_and_not_of_the_share():
+    """The head has the same share from the start while the difference itself grows."""
+    told = course(*[0.9] * 6, gap=np.array([0.5, 0.5, 0.5, 5, 5, 5]), noise=0.05)
+    assert (told.course, told.onset) == (Course.GREW, 24)
+
+
+def test_of_a_slow_rise_the_onset_is_uncertain():
+    told = course(*np.linspace(0.1, 1.0, 6), noise=2.0)
+    assert told.onset_low < (told.onset_high or 99)
+
+
+def test_a_head_that_is_lost_is_named_with_when_and_how_much():
+    told = course(0.9, 1.2, 0.9, 0, 0, 0)
+    assert told.last == 16 and told.peak == pytest.approx(1.2, abs=0.05) and told.onset is None
+
+
+def test_where_the_gap_goes_a_head_is_neither_lost_nor_there():
+    told = course(*[0.9] * 6, gap=np.array([4, 4, 4, 4, 0, 0.0]))
+    assert (told.course, told.last) == (Course.UNDEFINED, 24)
+
+
+def test_what_does_not_change_has_not_formed():
+    """As a sweep with a learning rate of nothing: heads of all sizes, with the same noise at each checkpoint."""
+    (job,) = planted(np.linspace(0, 1, 40)[None], noise=1.0).jobs
+    site = job.sites["z"]
+    same = {
+        name: np.repeat(getattr(site, name), 6, axis=0)
+        for name in ("clean", "corrupted", "patched", "gain", "gap", "n")
+    }
+
+    from mi_sweeps.analysis.inference.families import family as made_of
+
+    told = courses(made_of("z", [replace(job, sites={"z": replace(site, steps=STEPS, **same)})]))
+    found = {one.course for one in told}
+    assert Course.FROM_THE_START in found
+    assert not found & {Course.FORMED, Course.GREW, Course.LOST, Course.CHANGED_SIGN}
+
+
+def test_no_head_of_noise_has_formed():
+    found = [one.course for seed in range(20) for one in courses(planted(np.zeros((6, 16)), noise=1.5, seed=seed))]
+    assert found.count(Course.FORMED) + found.count(Course.LOST) <= 1

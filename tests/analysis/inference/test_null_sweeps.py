@@ -1,0 +1,43 @@
+"""Real fine-tunes of `mini` in which nothing is learned: no head has formed, and nothing is said that is not so."""
+
+from __future__ import annotations
+
+import pytest
+
+from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.inference.courses import courses
+from mi_sweeps.analysis.inference.tables import of_frames
+from mi_sweeps.analysis.inference.words import sentences
+from mi_sweeps.cli import main
+
+SHORT = (
+    *("seed=0,1", "corruption=first,second", "task.prompts.train=96", "task.prompts.heldout=48"),
+    *("task.prompts.two_name=0", "train.steps=12", "checkpoint.every=4", "checkpoint.steps=[]"),
+    *("patching=heads", "patching.sites=[z]", "patching.prompts=48"),
+)
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """Of each learning rate and corruption what is said."""
+    output = tmp_path_factory.mktemp("null")
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "optim.lr=1e-12,0.03", *SHORT, f"output={output}"])
+    assert not ended.value.code
+    return {(key[0], key[2]): " ".join(sentences(family, courses(family))) for key, family in of_frames(load(output))}
+
+
+@pytest.mark.parametrize("corruption", ["first", "second"])
+def test_where_nothing_changes_no_head_has_formed(said, corruption):
+    told = said["lr 1e-12", corruption]
+    assert "2.1" in told and "There from the start" in told
+    for word in ("Formed", "grew", "Lost", "Changed sign", "Mattered before"):
+        assert word not in told
+
+
+@pytest.mark.parametrize("corruption", ["first", "second"])
+def test_where_all_is_destroyed_no_head_has_formed(said, corruption):
+    told = said["lr 0.03", corruption]
+    assert "Formed" not in told and "grew" not in told
+    assert "makes no measurable difference" in told or "No head is shown to matter" in told
+    assert "2.1" in told.partition("Mattered before")[2] + told.partition("Lost")[2]

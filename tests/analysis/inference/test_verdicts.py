@@ -1,0 +1,106 @@
+"""Verdicts that hold for all places at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mi_sweeps.analysis.inference.estimates import estimate, of_means
+from mi_sweeps.analysis.inference.verdicts import DELTA, Judged, critical_value, judge, judge_means, largest
+
+from .worlds import world
+
+HEADS, CHECKPOINTS = 144, 24
+
+
+def judged(gain: np.ndarray, gap: np.ndarray, heads: int | None = None, *, seeds: bool | None = None) -> Judged:
+    found = estimate(gain, gap)
+    checkpoint = np.arange(len(found.n)) // (heads or len(found.n))
+    return judge(found, critical_value(found), checkpoint, seeds=len(gain) > 1 if seeds is None else seeds)
+
+
+def test_of_144_null_heads_at_24_checkpoints_any_matters_in_5_of_100_sweeps():
+    """At the worst, where each of them brings back just DELTA, and independent of all others."""
+    random = np.random.default_rng(0)
+    gap = 1.0 + 0.5 * random.standard_normal((1, 1, 48))
+    wrong = 0
+    for _ in range(400):
+        noise = random.standard_normal((1, HEADS * CHECKPOINTS, 48), dtype=np.float32)
+        wrong += judged(DELTA * gap + 0.3 * noise, np.broadcast_to(gap, noise.shape)).matter().any()
+    assert wrong / 400 <= 0.05
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_nor_by_seeds_that_differ_and_agree_by_chance(runs):
+    """Heads that matter in each run, this way or that, and not on the whole; the same at all checkpoints."""
+    random = np.random.default_rng(runs)
+    wrong = 0
+    for _ in range(60):
+        gain, gap = world(random, runs, 16, 24, 0.0, seeds=0.1)
+        noise = 0.05 * random.standard_normal((runs, 16 * 6, 24))
+        wrong += judged(np.tile(gain, (1, 6, 1)) + noise, np.tile(gap, (1, 6, 1)), 16).matter().any()
+    assert wrong / 60 <= 0.1  # 5% and its error over 60
+
+
+def test_each_at_its_own_is_wrong_on_almost_every_page():
+    """What verdicts without a correction would come to."""
+    gap = np.full((1, HEADS * CHECKPOINTS, 48), 1.0)
+    found = estimate(0.3 * np.random.default_rng(1).standard_normal(gap.shape) + DELTA * gap, gap)
+    assert judge(found, 1.96, np.zeros(len(found.n), int), seeds=False).matter().any()
+
+
+def test_what_is_planted_is_found():
+    """A head that brings all back, one that takes away, one that is nothing, one that is on the line; no gap."""
+    random = np.random.default_rng(2)
+    recovered = np.array([1.0, -0.3, 0.0, DELTA])[None, :, None]
+    gain, gap = world(random, 3, 4, 48, recovered, seeds=0.002)
+    nothing = world(random, 3, 1, 48, 0.5, gap=0.0)
+    words = judged(np.concatenate([gain, nothing[0]], axis=1), np.concatenate([gap, nothing[1]], axis=1)).words
+    assert list(words) == ["matters", "matters", "small", "undecided", "undefined"]
+
+
+def test_a_gap_that_is_the_other_way_round_changes_nothing():
+    gain, gap = world(np.random.default_rng(3), 1, 3, 48, np.array([1.0, -0.3, 0.0])[None, :, None])
+    assert list(judged(-gain, -gap).words) == list(judged(gain, gap).words) == ["matters", "matters", "small"]
+
+
+def test_the_simultaneous_interval_and_the_verdict_agree():
+    gain, gap = world(np.random.default_rng(4), 2, 60, 24, np.linspace(-0.3, 0.3, 60)[None, :, None], seeds=0.02)
+    found = judged(gain, gap)
+    matters = (found.low > DELTA) | (found.high < -DELTA)
+    small = (found.low > -DELTA) & (found.high < DELTA)
+    assert matters.any() and (found.words == "undecided").any()
+    np.testing.assert_array_equal(found.words == "matters", matters)
+    np.testing.assert_array_equal(found.words == "small", small)
+
+
+def test_two_prompts_decide_nothing():
+    gain, gap = world(np.random.default_rng(5), 1, 4, 2, 1.0, gap_spread=0.001, shared=1e-4)
+    assert set(judged(gain, gap).words) == {"undecided"}
+
+
+def test_the_critical_value_of_one_place_is_students_and_grows_with_places():
+    random = np.random.default_rng(6)
+    one = random.standard_normal((1, 48))
+    many = random.standard_normal((500, 48))
+    n = np.full(500, 48)
+    centred = [rows - rows.mean(axis=1, keepdims=True) for rows in (one, many)]
+    assert largest(centred[0], n[:1]) == pytest.approx(2.01, abs=0.15)
+    assert 3.6 < largest(centred[1], n) < 4.6
+    # What all places share is not counted for each.
+    assert largest(np.repeat(centred[0], 500, axis=0), n) == pytest.approx(largest(centred[0], n[:1]))
+
+
+def test_verdicts_are_the_same_on_each_call():
+    gain, gap = world(np.random.default_rng(7), 2, 20, 12, 0.1)
+    np.testing.assert_array_equal(judged(gain, gap).low, judged(gain, gap).low)
+
+
+def test_means_alone_are_corrected_by_holm_and_one_run_decides_nothing():
+    random = np.random.default_rng(8)
+    gain = np.concatenate(
+        [1.0 + 0.001 * random.standard_normal((5, 1)), 0.001 * random.standard_normal((5, 3))], axis=1
+    )
+    found = of_means(gain, np.ones((5, 4)), np.full(4, 12))
+    assert list(judge_means(found)) == [0, 1, 1, 1]
+    assert set(judge_means(of_means(gain[:1], np.ones((1, 4)), np.full(4, 12)))) == {2}
