@@ -2,56 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 
-from ..circuits.recovered import FLOOR
-from . import canvas
-from .canvas import Picture, Source
-from .curves import STUDENT
-from .frames import Frames, by_prompt
-from .intervals import over_prompts
-from .summaries import band, recovered
+from . import canvas, evidence
+from .canvas import Picture
+from .frames import Frames
+from .inference import words
+from .inference.courses import courses
+from .inference.families import Family, Place
 
 HEAD = ["layer", "head"]
-CROWD = 0.05
-"""A head whose distance from zero is a smaller share of the largest is not named in a scatter plot."""
-PERCENTILE = "95% interval over its {n} prompts (bootstrap), none where too many draws would be left out"
+ROOM = 0.05
+"""Of an axis, that two names in a scatter plot are apart at least: of those that are nearer, one is left out."""
+BAND = "band: 95% interval at each checkpoint"
+BEYOND = "bands reach beyond the picture"
+MARKS = ("dots: it matters", "◆ onset: from here on more than half of the last gain in logits")
+NONE = "grey: the largest"
+NO_LINE = "no line: the corruption makes no measurable difference"
+MATTER = "filled: matters by either, hollow: not shown to"
 
 
 def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
-    """Recovered by patching the heads that matter most at any checkpoint, over checkpoints.
+    """Recovered by patching the heads that matter at any checkpoint, over checkpoints, with their onsets.
 
-    The same `top` heads for every corruption: those of the largest mean |recovered|. The band of several runs is the
-    95% interval of their mean; that of a single run is over its prompts, where the tables tell these apart.
+    The same heads for every corruption, at most `top`: those that are largest where they matter. Where none is shown to
+    matter, the largest are grey.
     """
-    rows = _recovered(frames, site)
-    bands = band(rows, ["corruption", *HEAD, "step"], "recovered")
-    largest = bands.assign(size=bands["mean"].abs()).groupby(HEAD)["size"].max().nlargest(top)
-    chosen = sorted(largest.index)
-    bands, told = _with_prompts(frames, site, bands, chosen)
-    palette = dict(zip(chosen, sns.color_palette("colorblind", max(len(chosen), 1)), strict=False))
-    corruptions = list(pd.unique(rows["corruption"]))
-    title = f"Recovered by patching {site}, top {len(chosen)} heads"
-    with canvas.grid(1, max(1, len(corruptions)), title, _below(rows, told), height=2.2) as (figure, axes):
-        for axis, corruption in zip(axes[0], corruptions, strict=False):
+    families = _families(frames, [site])
+    own = {corruption: of_sites[site] for corruption, of_sites in families.items()}
+    peaks = _peaks(own.values(), mattering=True)
+    matters = bool(peaks)
+    peaks = peaks or _peaks(own.values(), mattering=False)
+    ranked = sorted(peaks, key=lambda place: -peaks[place])
+    chosen, left = sorted(ranked[:top]), len(ranked) - top if matters else 0
+    shades = sns.color_palette("colorblind", max(len(chosen), 1)) if matters else ["0.6"] * len(chosen)
+    palette = dict(zip(chosen, shades, strict=False))
+    (low, high), are_cut = _limits(own.values(), chosen)
+    more = [f"{left} more {'heads matter' if left > 1 else 'head matters'} at some checkpoint"] if left > 0 else []
+    marks = MARKS if matters else [NONE] if chosen else []
+    told = [*_bands(own.values(), are_cut), *marks, *more, NO_LINE, evidence.told(own.values())]
+    rows = _rows(frames, [site], own)
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "; ".join(told))
+    title = f"Recovered by patching {site}: {'heads that matter' if matters else 'no head is shown to matter'}"
+    with canvas.grid(1, max(1, len(own)), title, below, height=2.2) as (figure, axes):
+        for axis, (corruption, family) in zip(axes[0], own.items(), strict=False):
             axis.sharey(axes[0][0])
-            for head, dashes in zip(chosen, cycle(("-", "--", "-.", ":"))):
-                line = bands[
-                    (bands["corruption"] == corruption) & (bands["layer"] == head[0]) & (bands["head"] == head[1])
-                ]
-                axis.plot(line["step"], line["mean"], dashes, color=palette[head], label=name(*head), linewidth=1.3)
-                axis.fill_between(line["step"], line["low"], line["high"], color=palette[head], alpha=0.12, linewidth=0)
+            for place, dashes in zip(chosen, cycle(("-", "--", "-.", ":"))):
+                if place in family.places:
+                    _line(axis, family, place, palette[place], dashes)
             axis.axhline(0, color="0.5", linewidth=0.8)
-            axis.set(title=f"{corruption} corruption", xlabel="checkpoint (step)")
+            margin = 0.03 * (family.steps[-1] - family.steps[0]) or 0.5
+            across = family.steps[0] - margin, family.steps[-1] + margin
+            axis.set(title=f"{corruption} corruption", xlabel="checkpoint (step)", xlim=across, ylim=(low, high))
         axes[0][0].set_ylabel("recovered")
-        axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+        if chosen:
+            axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
     return figure
+
+
+def _families(frames: Frames, sites: Sequence[str]) -> dict[str, dict[str, Family]]:
+    """By corruption and site, of the corruptions under which all the sites were patched themselves."""
+    exact = frames.patching[frames.patching["patched"].notna()]
+    found = {corruption: evidence.of_sites(frames, corruption) for corruption in pd.unique(exact["corruption"])}
+    return {corruption: own for corruption, own in found.items() if own.keys() >= set(sites)}
+
+
+def _bands(families: Iterable[Family], are_cut: bool) -> list[str]:
+    if not any(np.isfinite(one.interval[0]).any() for one in families):
+        return ["no bands"]
+    return [BAND, BEYOND] if are_cut else [BAND]
+
+
+def _rows(frames: Frames, sites: Sequence[str], corruptions: Iterable[str]) -> pd.DataFrame:
+    return frames.patching[frames.patching["site"].isin(sites) & frames.patching["corruption"].isin(corruptions)]
+
+
+def _peaks(families: Iterable[Family], mattering: bool) -> dict[Place, float]:
+    """How large each head is where it is largest: of those that matter at any checkpoint, where they do."""
+    peaks: dict[Place, float] = {}
+    for family in families:
+        size = np.abs(family.estimate.recovered)
+        sizes = family.grid(np.where(family.judged.matter() if mattering else np.isfinite(size), size, np.nan))
+        for number in np.flatnonzero(np.isfinite(sizes).any(axis=0)):
+            place = family.places[number]
+            peaks[place] = max(peaks.get(place, 0.0), float(np.nanmax(sizes[:, number])))
+    return peaks
+
+
+def _limits(families: Iterable[Family], chosen: Sequence[Place]) -> tuple[tuple[float, float], bool]:
+    """Ends of the axis, and whether bands reach beyond them: near a gap of zero they may be wider than all else."""
+    values, ends = [np.zeros(1)], [np.zeros(1)]
+    for family in families:
+        there = np.array([place in chosen for place in family.places] * len(family.steps))
+        values.append(family.estimate.recovered[there])
+        ends += [end[there] for end in family.interval]
+    lowest, highest = (float(end(np.concatenate(values))) for end in (np.nanmin, np.nanmax))
+    least, most = (float(end(np.concatenate([*values, *ends]))) for end in (np.nanmin, np.nanmax))
+    room = 0.3 * (highest - lowest) or 0.5
+    low, high = max(least, lowest - room), min(most, highest + room)
+    margin = 0.05 * (high - low) or 0.05
+    return (low - margin, high + margin), least < low or most > high
+
+
+def _line(axis: Axes, family: Family, place: Place, colour: object, dashes: str) -> None:
+    """A head's course with its band; dots where it matters, and its onset."""
+    number, steps = family.places.index(place), np.array(family.steps)
+    values, low, high, matters = (
+        family.grid(one)[:, number] for one in (family.estimate.recovered, *family.interval, family.judged.matter())
+    )
+    axis.plot(steps, values, dashes, color=colour, label=words.name(place), linewidth=1.1)
+    axis.fill_between(steps, low, high, color=colour, alpha=0.14, linewidth=0)
+    axis.plot(steps[matters], values[matters], ".", color=colour, markersize=3.5)
+    onset = courses(family)[number].onset
+    if onset is not None:
+        at = family.steps.index(onset)
+        axis.plot([onset], [values[at]], "D", color=colour, markersize=5, markeredgecolor="0.1", mew=0.7, zorder=4)
 
 
 def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) -> Picture:
@@ -59,51 +131,75 @@ def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) ->
 
     Of z against v: a head on the diagonal works through what it moves; one far above it, also through where it looks.
     """
-    points, rows = pairs(frames, across, up)
-    step = points["step"].max()
-    points = points[points["step"] == step]
-    corruptions, depth = list(pd.unique(points["corruption"])), sorted(points["layer"].unique())
+    found = points(frames, across, up)
+    step = found.heads["step"].max()
+    heads = found.heads[found.heads["step"] == step]
+    depth = sorted(heads["layer"].unique())
+    palette = depth_palette(depth)
     title = f"Recovered by patching {up} against {across}, checkpoint {step}"
-    size = 1, max(1, len(corruptions))
-    with canvas.grid(*size, title, _below(rows[rows["step"] == step], "mean over runs"), height=2.6) as (figure, axes):
-        for axis, corruption in zip(axes[0], corruptions, strict=False):
-            heads = points[points["corruption"] == corruption]
-            sns.scatterplot(
-                x=heads["across"], y=heads["up"], hue=heads["layer"].astype(int), palette=depth_palette(depth), ax=axis,
-                legend="brief" if axis is axes[0][-1] else False, s=16,
-            )  # fmt: skip
+    rows = found.rows[found.rows["step"] == step]
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), found.note)
+    size = 1, max(1, len(found.corruptions))
+    with canvas.grid(*size, title, below, height=2.6) as (figure, axes):
+        for axis, corruption in zip(axes[0], found.corruptions, strict=False):
+            own = heads[heads["corruption"] == corruption]
+            colours = [palette[layer] for layer in own["layer"]]
+            filled = [colour if matters else "none" for colour, matters in zip(colours, own["matters"], strict=True)]
+            axis.scatter(own["across"], own["up"], facecolors=filled, edgecolors=colours, s=16, linewidths=0.8)
             axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":")
-            middle = (heads["across"].min() + heads["across"].max()) / 2
-            for head in apart(heads.loc[far_out(heads).nlargest(label).index]).itertuples():
+            middle = (own["across"].min() + own["across"].max()) / 2
+            sizes = np.hypot(own["across"], own["up"])[own["matters"]]
+            for head in apart(own.loc[sizes.nlargest(label).index]).itertuples():
                 place, right = (head.across, head.up), bool(head.across > middle)
                 axis.annotate(
                     name(head.layer, head.head), place, (-4 if right else 4, 0), textcoords="offset points", fontsize=6,
                     va="center", ha="right" if right else "left",
                 )  # fmt: skip
             axis.set(title=f"{corruption} corruption", xlabel=f"recovered by {across}", ylabel=f"recovered by {up}")
-        axes[0][-1].legend(title="layer", loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+        handles = [axes[0][-1].scatter([], [], color=palette[layer], s=16, label=f"{layer}") for layer in depth]
+        axes[0][-1].legend(
+            handles=handles, title="layer", loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0
+        )
     return figure
 
 
-def pairs(frames: Frames, across: str, up: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of each head recovered by patching one site (`across`) and another (`up`), mean over runs, by corruption, step,
-    layer and head; and the rows of single runs that the means are of."""
-    rows = _recovered(frames, across).merge(
-        _recovered(frames, up), on=["run_id", "corruption", "step", *HEAD, "n"], suffixes=("_across", "_up")
-    )
-    rows = rows.rename(columns={"recovered_across": "across", "recovered_up": "up"})
-    return rows.groupby(["corruption", "step", *HEAD])[["across", "up"]].mean().reset_index(), rows
+@dataclass(frozen=True)
+class Points:
+    """What a scatter plot of heads shows."""
+
+    corruptions: tuple[str, ...]
+    heads: pd.DataFrame
+    """By corruption, step, layer and head: `across` and `up` (recovered), and whether it `matters` by either site."""
+    rows: pd.DataFrame
+    """The rows of single runs that these are means of."""
+    note: str
 
 
-def far_out(heads: pd.DataFrame) -> pd.Series:
-    """How far from zero heads are, of those that can be told from the crowd there."""
-    size = np.hypot(heads["across"], heads["up"])
-    return size[size >= CROWD * size.max()]
+def points(frames: Frames, across: str, up: str) -> Points:
+    """Recovered by patching one site against another, of heads where both are defined."""
+    families = _families(frames, [across, up])
+    parts = []
+    for corruption, own in families.items():
+        one, other = (_by_head(own[site]) for site in (across, up))
+        both = one.merge(other, left_index=True, right_index=True, suffixes=("_across", "_up"))
+        matters = both["matters_across"] | both["matters_up"]
+        named = both.rename(columns={"recovered_across": "across", "recovered_up": "up"})[["across", "up"]]
+        parts.append(named.assign(matters=matters, corruption=corruption).dropna().reset_index())
+    empty = pd.DataFrame(columns=["step", *HEAD, "across", "up", "matters", "corruption"])
+    told = evidence.told(own[site] for own in families.values() for site in (across, up))
+    note = f"{MATTER}; left out: where the corruption makes no measurable difference; {told}"
+    return Points(tuple(families), pd.concat(parts) if parts else empty, _rows(frames, [across, up], families), note)
+
+
+def _by_head(family: Family) -> pd.DataFrame:
+    keys = [(step, layer, head) for step in family.steps for layer, head, _ in family.places]
+    index = pd.MultiIndex.from_tuples(keys, names=["step", *HEAD])
+    return pd.DataFrame({"recovered": family.estimate.recovered, "matters": family.judged.matter()}, index)
 
 
 def apart(heads: pd.DataFrame) -> pd.DataFrame:
     """The heads, the farthest first, without those whose name would lie on the name of one before."""
-    room = CROWD * max(np.ptp(heads["up"]), np.abs(heads["up"]).max()) if len(heads) else 0.0
+    room = ROOM * max(np.ptp(heads["up"]), np.abs(heads["up"]).max()) if len(heads) else 0.0
     kept: list[int] = []
     for at, up in enumerate(heads["up"]):
         if all(abs(up - heads["up"].iloc[other]) >= room for other in kept):
@@ -114,37 +210,6 @@ def apart(heads: pd.DataFrame) -> pd.DataFrame:
 def depth_palette(layers: Sequence[int]) -> dict[int, tuple[float, float, float]]:
     """A colour for each layer: early ones light, late ones dark."""
     return dict(zip(map(int, layers), canvas.ordered(len(layers)), strict=True))
-
-
-def _with_prompts(
-    frames: Frames, site: str, bands: pd.DataFrame, chosen: Sequence[tuple[int, int]]
-) -> tuple[pd.DataFrame, str]:
-    """The bands, with intervals over prompts where a corruption was examined in one run only; and what they are."""
-    rows = frames.patching[frames.patching["site"] == site]
-    jobs = rows.groupby("corruption")["patch_id"].nunique()
-    single = rows[rows["corruption"].isin(jobs.index[jobs == 1])]
-    if single.empty:
-        return bands, STUDENT
-    prompts = by_prompt(replace(frames, patching=single), [site])
-    prompts = prompts[pd.MultiIndex.from_frame(prompts[HEAD]).isin(chosen)]
-    several = f"{STUDENT}; of a single run: " if len(single) < len(rows) else "band: "
-    if prompts.empty:
-        return bands, f"{several}none, its tables do not tell prompts apart"
-    keys = ["corruption", *HEAD, "step"]
-    found = over_prompts(prompts, keys)
-    both = bands.merge(found[[*keys, "low", "high"]], on=keys, how="left", suffixes=("", "_prompts"))
-    both = both.assign(low=both["low"].fillna(both["low_prompts"]), high=both["high"].fillna(both["high_prompts"]))
-    return both, several + PERCENTILE.format(n="/".join(str(n) for n in sorted(set(found["n"]))))
-
-
-def _recovered(frames: Frames, site: str) -> pd.DataFrame:
-    rows = frames.patching[(frames.patching["site"] == site) & frames.patching["patched"].notna()]
-    return rows.assign(recovered=recovered(rows))[["run_id", "corruption", "step", *HEAD, "n", "recovered"]]
-
-
-def _below(rows: pd.DataFrame, told: str) -> Source:
-    left_out = f"left out: clean and corrupted differ by less than {FLOOR} logits"
-    return canvas.source(list(rows["run_id"]), list(rows["n"]), f"{told}; {left_out}")
 
 
 def name(layer: int, head: int) -> str:

@@ -161,7 +161,7 @@ def _cells(frames: Frames) -> Iterator[tuple[str, Frames]]:
         words += [str(patching)] if examined["patching"].nunique() > 1 else []
         yield (
             "".join(f"-{_slug(word)}" for word in words),
-            replace(frames, **{name: _of(getattr(frames, name), patches["patch_id"]) for name in circuits}),
+            replace(frames, kept={}, **{name: _of(getattr(frames, name), patches["patch_id"]) for name in circuits}),
         )
 
 

@@ -10,17 +10,29 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 
-from ..circuits.recovered import FLOOR
 from . import canvas
 from .canvas import Picture, Source
 from .curves import PASSED, lens_means
-from .dynamics import CROWD, HEAD, depth_palette, far_out, name, pairs
+from .dynamics import HEAD, depth_palette, name, points
 from .frames import Frames
-from .heatmaps import DIFFERENCE, GREY, corruptions, draw, head_means, largest, scale_end, site_means, tables
+from .heatmaps import (
+    COMPARED,
+    DIFFERENCE,
+    FEW,
+    at_step,
+    corruptions,
+    draw,
+    head_means,
+    largest,
+    places_of,
+    scale_end,
+    site_cells,
+    unmarked,
+)
 from .summaries import with_approximate
 
 NAMED_HEADS = 4
-"""Heads of each scatter plot that are named: those that are far out at some checkpoint."""
+"""Heads of each scatter plot that are named: of those that matter at some checkpoint, the farthest out."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +50,31 @@ class Film:
 def heatmap(frames: Frames, site: str) -> Film:
     """Recovered by patching a site: a heatmap a corruption, and the second's less the first's. All have one scale."""
     axis = "head" if (frames.patching["head"].notna() & (_site(frames) == site)).any() else "position"
-    values = {}
+    values, notes = {}, []
     for corruption in corruptions(frames):
-        means = site_means(frames, corruption, axis)
-        if site in means.index.unique("site"):
-            values[corruption] = means.loc[site]
+        cells, told = site_cells(frames, corruption, axis)
+        if site in cells.index.unique("site"):
+            values[corruption] = cells.loc[site]
+            notes.append(told)
     rows = frames.patching[_site(frames) == site]
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"{GREY}; one scale for all checkpoints")
-    return _heatmaps(frames, values, f"Recovered by patching {site}", below, "recovered", scale_end(pd.concat(values)))
+    few = f"; {FEW}" if any(cells["few"].any() for cells in values.values()) else ""
+    compared = f"; of differences: {COMPARED}" if DIFFERENCE in values else ""
+    note = f"mean over runs of each run's recovered; one scale for all checkpoints; {notes[0]}{compared}{few}"
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
+    end = scale_end(pd.concat(values)["recovered"])
+    return _heatmaps(frames, values, f"Recovered by patching {site}", below, "recovered", end)
 
 
 def attribution(frames: Frames) -> Film:
     """Logit difference that each head writes itself: heatmaps as of a site."""
     rows = frames.attribution[frames.attribution["kind"] == "head"]
     means = head_means(rows)
-    values = {corruption: means.loc[corruption] for corruption in pd.unique(rows["corruption"])}
-    if {"first", "second"} <= set(values):
-        values[DIFFERENCE] = values["second"] - values["first"]
+    each = {corruption: means.loc[corruption] for corruption in pd.unique(rows["corruption"])}
+    if {"first", "second"} <= set(each):
+        each[DIFFERENCE] = each["second"] - each["first"]
+    values = {corruption: unmarked(own) for corruption, own in each.items()}
     below = canvas.source(list(rows["run_id"]), list(rows["n"]), "mean over runs; one scale for all checkpoints")
-    end = largest(pd.concat(values))
+    end = largest(pd.concat(each))
     return _heatmaps(frames, values, "Logit difference from each head", below, "logits", end)
 
 
@@ -86,79 +104,77 @@ def layers(frames: Frames) -> Film:
 
 def scatter(frames: Frames, across: str, up: str = "z") -> Film:
     """Recovered by patching `up` against that by `across`, a point a head, in the colour of its layer."""
-    points, rows = pairs(frames, across, up)
-    there = list(pd.unique(points["corruption"]))
-    palette = depth_palette(sorted(points["layer"].unique()))
-    tables = {corruption: own.set_index(["step", *HEAD]) for corruption, own in points.groupby("corruption")}
-    limits = [_limits(points[column]) for column in ("across", "up")]
-    size = np.hypot(points["across"], points["up"]).max()
-    note = f"mean over runs; dotted: equal; left out: clean and corrupted differ by less than {FLOOR} logits"
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
+    found = points(frames, across, up)
+    rows = found.rows
+    palette = depth_palette(sorted(found.heads["layer"].unique()))
+    limits = [_limits(found.heads[column]) for column in ("across", "up")]
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"mean over runs; dotted: equal; {found.note}")
     title = f"Recovered by patching {up} against {across}"
     moved = []
-    with canvas.grid(1, max(1, len(there)), title, below, height=3, page=True) as (figure, axes):
-        for axis, corruption in zip(axes[0], there, strict=False):
-            own = tables[corruption]
+    with canvas.grid(1, max(1, len(found.corruptions)), title, below, height=3, page=True) as (figure, axes):
+        for axis, corruption in zip(axes[0], found.corruptions, strict=False):
+            own = found.heads[found.heads["corruption"] == corruption].set_index(["step", *HEAD])
             heads = list(own.index.droplevel("step").unique())
-            dots = axis.scatter([0] * len(heads), [0] * len(heads), c=[palette[layer] for layer, _ in heads], s=16)
-            far = far_out(own).groupby(HEAD).max().nlargest(NAMED_HEADS).index
+            colours = np.array([palette[layer] for layer, _ in heads])
+            dots = axis.scatter([0] * len(heads), [0] * len(heads), edgecolors=colours, s=16, linewidths=0.8)
+            far = np.hypot(own["across"], own["up"])[own["matters"]].groupby(HEAD).max().nlargest(NAMED_HEADS).index
             words = {
                 head: axis.annotate(name(*head), (0, 0), (4, 0), textcoords="offset points", fontsize=6, va="center")
                 for head in far
             }
             axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":")
             axis.set(xlim=limits[0], ylim=limits[1], title=f"{corruption} corruption", xlabel=f"recovered by {across}")
-            moved.append((own, heads, dots, words))
+            moved.append((own, heads, colours, dots, words))
         axes[0][0].set_ylabel(f"recovered by {up}")
         for layer, colour in palette.items():
             axes[0][-1].scatter([], [], color=colour, s=16, label=f"{layer}")
         axes[0][-1].legend(title="layer", loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
 
     def show(step: int) -> None:
-        for own, heads, dots, words in moved:
+        for own, heads, colours, dots, words in moved:
             at = own.xs(step).reindex(heads) if step in own.index.unique("step") else own.iloc[:0].reindex(heads)
-            places = at[["across", "up"]].to_numpy("float64")
+            places, matters = at[["across", "up"]].to_numpy("float64"), (at["matters"] == True).to_numpy()  # noqa: E712
             dots.set_offsets(places)
+            dots.set_facecolors([(*colour, float(filled)) for colour, filled in zip(colours, matters, strict=True)])
             for head, word in words.items():
-                place = places[heads.index(head)]
-                word.xy = tuple(np.nan_to_num(place))
-                word.set_visible(bool(np.hypot(*place) >= CROWD * size))
+                word.xy = tuple(np.nan_to_num(places[heads.index(head)]))
+                word.set_visible(bool(matters[heads.index(head)]))
 
-    moving = [artist for _, _, dots, words in moved for artist in (dots, *words.values())]
-    return _film(frames, figure, list(points["step"]), show, moving)
+    moving = [artist for _, _, _, dots, words in moved for artist in (dots, *words.values())]
+    return _film(frames, figure, list(found.heads["step"]), show, moving)
 
 
-def _heatmaps(frames: Frames, values: dict[str, pd.Series], title: str, below: Source, label: str, end: float) -> Film:
-    """A heatmap for each of some series by step, layer and place; colours from `-end` to `end`."""
-    together = pd.concat(values)
-    places = list(dict.fromkeys(together.index.get_level_values(-1)))
+def _heatmaps(
+    frames: Frames, values: dict[str, pd.DataFrame], title: str, below: Source, label: str, end: float
+) -> Film:
+    """A heatmap for each of some tables of cells by step, layer and place; colours from `-end` to `end`."""
+    together = pd.concat(values.values())
+    places = places_of(together)
     words = any(isinstance(place, str) for place in places)
     size = (len(values), 1) if words else (1, len(values))  # names of positions need room
     steps = sorted(together.index.unique("step"))
-    of_steps = {corruption: tables(own, places) for corruption, own in values.items()}
     deep = together.index.get_level_values("layer").nunique()
-    height = min(max(0.13 * deep, 0.9), 2.6) + 0.4
-    images = {}
-    with canvas.grid(*size, title, below, height, page=True) as (figure, axes):
+    height = min(max(0.13 * deep, 0.9), 2.6)
+    drawn = {}
+    with canvas.grid(*size, title, below, height + 0.4, page=True) as (figure, axes):
         for plot, corruption in zip(axes.flat, values, strict=True):
-            room = (canvas.PAGE - 1.2) / size[1]
-            images[corruption] = draw(plot, next(iter(of_steps[corruption].values())), end, label_width=room)
+            drawn[corruption] = draw(plot, together, places, end, ((canvas.PAGE - 1.2) / size[1], height))
             plot.set_title("second − first" if corruption == DIFFERENCE else f"{corruption} corruption")
             last_row = plot in axes[-1]
             plot.set_xlabel("head" if last_row and not words else "")
             plot.tick_params(labelbottom=last_row)
             plot.set_ylabel("layer" if plot in axes[:, 0] else "")
-        beyond = "both" if (together.abs() > end).any() else "neither"
-        figure.colorbar(next(iter(images.values())), ax=list(axes.flat), label=label, pad=0.01, extend=beyond)
+        beyond = "both" if (together["recovered"].abs() > end).any() else "neither"
+        image = next(iter(drawn.values())).image
+        figure.colorbar(image, ax=list(axes.flat), label=label, pad=0.01, extend=beyond)
 
     def show(step: int) -> None:
-        for corruption, image in images.items():
-            table = of_steps[corruption].get(step)
-            shown = np.full(image.get_size(), np.nan) if table is None else table.to_numpy("float64", na_value=np.nan)
-            image.set_data(np.ma.masked_invalid(shown))
+        for corruption, one in drawn.items():
+            one.show(at_step(values[corruption], step))
 
-    borders = [border for image in images.values() for border in image.axes.spines.values()]
-    return _film(frames, figure, steps, show, [*images.values(), *borders])
+    borders = [border for one in drawn.values() for border in one.image.axes.spines.values()]
+    artists = [artist for one in drawn.values() for artist in one.artists]
+    return _film(frames, figure, steps, show, [*artists, *borders])
 
 
 def _lines(frames: Frames, tables: dict[str, dict[str, pd.DataFrame]], title: str, below: Source, across: str) -> Film:

@@ -116,6 +116,8 @@ class Frames:
     """Of the checkpoints that patch jobs examined, one in so many was read, and the last."""
     unread: int = 0
     """How many tables of patch jobs were not read, because they were too many."""
+    kept: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False)
+    """What `evidence` has read of single prompts, for the next picture of the same patch jobs."""
 
 
 def load(

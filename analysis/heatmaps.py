@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 
-from ..circuits.recovered import FLOOR
-from . import canvas
+from . import canvas, evidence
 from .canvas import Picture, Source
-from .frames import SOURCE, Frames
-from .summaries import APPROXIMATE, recovered, with_approximate
+from .evidence import GREY, SMALL
+from .frames import Frames
+from .inference.differences import difference
+from .inference.families import Family, Place
+from .inference.verdicts import DELTA
+from .summaries import APPROXIMATE
 
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
-MOST = 1.5
-"""Where the colour scale ends at most: small denominators give fractions that would drown all others."""
+LEAST, MOST = 2 * DELTA, 1.5
+"""Where the colour scale ends at least and at most: so that what is small looks so, and what has a small gap does not
+drown all others."""
 POSITION_SITES = ("resid_pre", "attn_out", "mlp_out")
 INPUTS = ("q", "k", "v", "logits")
 DIFFERENCE = "difference"
 """What stands for a corruption's name where the first is subtracted from the second."""
-GREY = f"mean over runs of each run's recovered; grey: clean and corrupted differ by less than {FLOOR} logits"
+MARKS = {"matters": "o", "undecided": "o", "more": "+", "less": "_"}
+"""Verdicts and comparisons that have a mark; the others are small, alike, or grey."""
+MARKED = f"● matters, · undecided, no mark: {SMALL}"
+COMPARED = f"+ more, − less, · undecided, no mark: alike (they differ by {SMALL.partition('(')[2]}"
+FEW = "hatched: less than half of the prompts have it"
+UNTESTED = "no test was made"
 NAMED = 16
 """Heads on an axis that each have their name; of more, only layers are named."""
 
@@ -47,11 +59,10 @@ def attribution(frames: Frames, checkpoints: int = 4) -> Picture:
     """Logit difference that each head writes itself: a row of layer × head heatmaps a corruption, a column a
     checkpoint."""
     rows = frames.attribution[frames.attribution["kind"] == "head"]
-    means = head_means(rows)
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "mean over runs")
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"mean over runs; {UNTESTED}")
     title = "Logit difference from each head, by corruption"
     labels = {name: name for name in pd.unique(rows["corruption"])}
-    return _grid(means, labels, title, below, "logits", checkpoints, shared=True)
+    return _grid(unmarked(head_means(rows)), labels, title, below, "logits", checkpoints, shared=True)
 
 
 def head_means(rows: pd.DataFrame) -> pd.Series:
@@ -59,22 +70,64 @@ def head_means(rows: pd.DataFrame) -> pd.Series:
     return rows.groupby(["corruption", "step", "layer", "head"])["logit_diff"].mean()
 
 
-def site_means(frames: Frames, corruption: str, axis: str) -> pd.Series:
-    """Recovered by patching, mean over runs, by site, step, layer and `axis` (head or position, in their order).
+def unmarked(values: pd.Series) -> pd.DataFrame:
+    """Values as cells of which nothing was tested."""
+    return pd.DataFrame({"recovered": values, "verdict": "", "few": False})
 
-    Of corruption `difference`: the second's less the first's, where both are.
+
+def site_cells(frames: Frames, corruption: str, axis: str) -> tuple[pd.DataFrame, str]:
+    """What patching recovers, by site, step, layer and `axis` (head or position, in their order), and what is to be
+    known of it: columns `recovered` (missing without a gap), `verdict`, and `few` (less than half of the prompts).
+
+    Of corruption `difference`: the second's less the first's, where both are, with the comparison for a verdict.
     """
-    if corruption == DIFFERENCE:
-        first, second = (site_means(frames, name, axis) for name in ("first", "second"))
-        both = second.index.intersection(first.index, sort=False)
-        return second.loc[both] - first.loc[both]
-    rows = with_approximate(frames.patching[frames.patching["corruption"] == corruption])
-    rows = rows[rows[axis].notna()]
-    if axis == "position":  # as in the prompt, not in the alphabet
-        rows = rows.assign(position=pd.Categorical(rows["position"], pd.unique(rows["position"])))
-    return rows.assign(recovered=recovered(rows)).groupby(
-        ["site", "step", "layer", axis], observed=True, sort=True
-    )["recovered"].mean()  # fmt: skip
+    if corruption != DIFFERENCE:
+        families = [own for own in evidence.of_sites(frames, corruption).values() if _is_of(own, axis)]
+        parts = {
+            own.site: _cells(
+                own.steps, own.places, axis, own.estimate.recovered, own.judged.words, own.estimate.n
+            )[own.estimate.runs > 0]
+            for own in families
+        }  # fmt: skip
+        return _together(parts, axis), f"{GREY}; {MARKED}; {evidence.told(families)}" if families else ""
+    first, second = (evidence.of_sites(frames, name) for name in ("first", "second"))
+    parts, compared = {}, []
+    for site in (site for site in second if site in first and _is_of(second[site], axis)):
+        found = difference(first[site], second[site])
+        if found is not None:
+            compared.append(found)
+            parts[site] = _cells(found.steps, found.places, axis, found.difference, found.words, found.n)
+            continue
+        one, other = (
+            _cells(
+                own.steps, own.places, axis, own.estimate.recovered, np.full(len(own.estimate.n), ""), own.estimate.n
+            )
+            for own in (first[site], second[site])
+        )
+        both = other.index.intersection(one.index, sort=False)
+        parts[site] = other.loc[both].assign(recovered=other["recovered"].loc[both] - one["recovered"].loc[both])
+    told = f"{COMPARED}; {evidence.told_differences(compared)}" if compared else UNTESTED
+    return _together(parts, axis), f"grey: a corruption makes no measurable difference there; {told}"
+
+
+def _is_of(own: Family, axis: str) -> bool:
+    return (own.places[0][1] is not None) == (axis == "head")
+
+
+def _cells(
+    steps: Sequence[int], places: Sequence[Place], axis: str, recovered: np.ndarray, verdict: np.ndarray, n: np.ndarray
+) -> pd.DataFrame:
+    keys = [(step, layer, head if axis == "head" else position) for step in steps for layer, head, position in places]
+    index = pd.MultiIndex.from_tuples(keys, names=["step", "layer", axis])
+    few = n < n.max(initial=0) / 2
+    return pd.DataFrame({"recovered": recovered, "verdict": verdict, "few": few}, index)
+
+
+def _together(parts: Mapping[str, pd.DataFrame], axis: str) -> pd.DataFrame:
+    if parts:
+        return pd.concat(parts, names=["site"])
+    index = pd.MultiIndex.from_tuples([], names=["site", "step", "layer", axis])
+    return pd.DataFrame({"recovered": [], "verdict": [], "few": []}, index)
 
 
 def corruptions(frames: Frames) -> list[str]:
@@ -97,39 +150,42 @@ def paths(frames: Frames, corruption: str) -> Picture:
     """
     rows = frames.paths[frames.paths["corruption"] == corruption]
     rows = rows[rows["step"] == rows["step"].max()]
-    source, receiver = list(SOURCE), ["layer", "head"]
-    rows = rows.assign(**{name: rows[name].fillna(-1) for name in receiver})  # The logits are no head.
-    means = rows.assign(recovered=recovered(rows)).groupby(["site", *source, *receiver])["recovered"].mean()
-    inputs = [name for name in INPUTS if (rows["site"] == name).any()]
-    end = scale_end(means)
-
-    grey = f"white: no path; grey: clean and corrupted differ by less than {FLOOR} logits"
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"mean over runs of each run's recovered; {grey}")
+    found = evidence.of_paths(frames, corruption)
+    families = {name: found[name] for name in INPUTS if name in found}
+    end = scale_end(pd.Series(np.concatenate([own.estimate.recovered for own in families.values()])))
+    many = ", ".join(f"{len(own.places)} paths to {name}" for name, own in families.items())
+    note = f"mean over runs of each run's recovered; white: no path; {GREY}; {MARKED}"
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"{note}; {evidence.told(families.values(), many)}")
     title = f"Recovered by direct paths, {corruption} corruption, checkpoint {rows['step'].max()}"
-    with canvas.grid(1, max(1, len(inputs)), title, below, 2.6) as (figure, axes):
-        if inputs:
-            axes[0][0].get_gridspec().set_width_ratios([0.15 if name == "logits" else 1 for name in inputs])
-        for plot, name in zip(axes[0], inputs, strict=False):
-            own = means.loc[name]
-            table = own.unstack(receiver).sort_index().sort_index(axis=1)
-            there = own.notna().groupby(level=[*source, *receiver]).size().unstack(receiver)
-            missing = there.reindex_like(table).notna() & table.isna()
-            plot.imshow(
-                np.where(missing, 1.0, np.nan), cmap=ListedColormap([canvas.MISSING]), origin="lower", aspect="auto",
-                interpolation="nearest",
-            )  # fmt: skip
-            image = _image(plot, table, end)
-            plot.set_facecolor("white")
-            _name_heads(plot, "y", list(table.index))
+    with canvas.grid(1, max(1, len(families)), title, below, 2.6) as (figure, axes):
+        widths = [0.15 if name == "logits" else 1 for name in families]
+        if widths:
+            axes[0][0].get_gridspec().set_width_ratios(widths)
+        room = (figure.get_figwidth() - 1.2) / max(1, sum(widths)), 2.2
+        for plot, (name, own) in zip(axes[0], families.items(), strict=False):
+            cells = pd.DataFrame(
+                {"recovered": own.estimate.recovered, "verdict": own.judged.words, "few": False},
+                pd.MultiIndex.from_tuples([(_head(source), (layer, head)) for layer, head, source in own.places]),
+            )
+            sources, receivers = (sorted(set(cells.index.get_level_values(level))) for level in (0, 1))
+            drawn = heatmap(plot, sources, receivers, end, room)
+            drawn.show(cells)
+            _name_heads(plot, "y", sources)
             plot.set_title(f"to {name}", fontsize=8)
             if name == "logits":
                 plot.set_xticks([0], [name], fontsize=6)
                 continue
-            _name_heads(plot, "x", list(table.columns))
+            _name_heads(plot, "x", receivers)
             plot.set_xlabel("receiver" + (" (key/value head)" if name != "q" else ""))
         axes[0][0].set_ylabel("source")
-        figure.colorbar(image, ax=list(axes[0]), label="recovered", shrink=0.9, pad=0.01, extend=_beyond(means, end))
+        beyond = "both" if any((np.abs(own.estimate.recovered) > end).any() for own in families.values()) else "neither"
+        figure.colorbar(drawn.image, ax=list(axes[0]), label="recovered", shrink=0.9, pad=0.01, extend=beyond)
     return figure
+
+
+def _head(name: str | None) -> tuple[int, int]:
+    layer, head = str(name).split(".")
+    return int(layer), int(head)
 
 
 def spread(steps: Sequence[int], count: int) -> list[int]:
@@ -140,83 +196,161 @@ def spread(steps: Sequence[int], count: int) -> list[int]:
 
 
 def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: int, axis: str) -> Picture:
-    means = site_means(frames, corruption, axis)
-    there = set(means.index.unique("site"))
+    cells, note = site_cells(frames, corruption, axis)
+    there = set(cells.index.unique("site"))
     labels = {name: name for site in sites for name in (site, site + APPROXIMATE) if name in there}
-    means = means[means.index.isin(list(labels), level="site")]
+    cells = cells[cells.index.isin(list(labels), level="site")]
     rows = rows_of(frames, corruption)
     shown = rows["site"].isin([name.removesuffix(APPROXIMATE) for name in labels])
-    below = canvas.source(list(rows.loc[shown, "run_id"]), list(rows.loc[shown, "n"]), GREY)
+    few = f"; {FEW}" if cells["few"].any() else ""
+    below = canvas.source(
+        list(rows.loc[shown, "run_id"]),
+        list(rows.loc[shown, "n"]),
+        f"mean over runs of each run's recovered; {note}{few}",
+    )
     what = "second less first corruption" if corruption == DIFFERENCE else f"{corruption} corruption"
     label = "difference" if corruption == DIFFERENCE else "recovered"
-    return _grid(means, labels, f"Recovered by patching, {what}", below, label, checkpoints)
+    return _grid(cells, labels, f"Recovered by patching, {what}", below, label, checkpoints)
 
 
 def _grid(
-    means: pd.Series, labels: Mapping[str, str], title: str, below: Source, label: str, checkpoints: int,
+    cells: pd.DataFrame, labels: Mapping[str, str], title: str, below: Source, label: str, checkpoints: int,
     shared: bool = False,
 ) -> Picture:  # fmt: skip
-    """Heatmaps of `means`: a row for each of its first level that `labels` names, a column a checkpoint.
+    """Heatmaps of `cells`: a row for each of its first level that `labels` names, a column a checkpoint.
 
     A row has one scale, and `shared` gives one to all: of every checkpoint, also of those that are not shown.
     """
-    places = {name: list(dict.fromkeys(means.loc[name].index.get_level_values(-1))) for name in labels}
+    places = {name: places_of(cells.loc[name]) for name in labels}
     most = max(map(len, places.values()), default=1)
     named = any(isinstance(place, str) for of_row in places.values() for place in of_row)
     room = canvas.PAGE - 1.2
     fitting = int(room / (0.075 * most if named else 0.11 * most + 0.15))
-    steps = spread(list(means.index.get_level_values("step")), min(checkpoints, max(2, fitting)))
-    deep = means.index.get_level_values("layer").nunique()
+    steps = spread(list(cells.index.get_level_values("step")), min(checkpoints, max(2, fitting)))
+    deep = cells.index.get_level_values("layer").nunique()
     size = max(1, len(labels)), max(1, len(steps))
-    height = min(max(0.12 * deep, 0.8), 2.6) + (0.1 if named else 0.2)
-    with canvas.grid(*size, title, below, height, page=True) as (figure, axes):
+    height = min(max(0.12 * deep, 0.8), 2.6)
+    with canvas.grid(*size, title, below, height + (0.1 if named else 0.2), page=True) as (figure, axes):
         last = list(labels)[-1:]
         for line, (name, told) in zip(axes, labels.items(), strict=False):
-            own = means.loc[name]
-            end = largest(means) if shared else scale_end(own)
-            of_steps = tables(own, places[name])
-            empty = pd.DataFrame(np.nan, index=sorted(own.index.unique("layer")), columns=places[name])
+            own = cells.loc[name]
+            end = largest(cells["recovered"]) if shared else scale_end(own["recovered"])
             for plot, step in zip(line, steps, strict=False):
-                image = draw(plot, of_steps.get(step, empty), end, label_width=room / size[1])
+                drawn = draw(plot, own, places[name], end, (room / size[1], height))
+                drawn.show(at_step(own, step))
                 plot.set_title(f"checkpoint {step}" if plot in axes[0] else "")
                 plot.tick_params(
                     labelbottom=name in last or places[name] != places[last[0]], labelleft=plot is line[0]
                 )  # fmt: skip
             line[0].set_ylabel(f"{told}\nlayer")
             if not shared:
-                _scale(figure, image, list(line), label, _beyond(own, end))
+                _scale(figure, drawn.image, list(line), label, _beyond(own["recovered"], end))
         if shared and labels and steps:
-            _scale(figure, image, list(axes.flat), label, "neither")
+            _scale(figure, drawn.image, list(axes.flat), label, "neither")
         for plot in axes[-1]:
             plot.set_xlabel("" if named else "head")
     return figure
 
 
-def tables(values: pd.Series, places: Sequence[object]) -> dict[int, pd.DataFrame]:
-    """Values by step, layer and place as a table layer × place for each step; missing where there is none."""
-    layers = sorted(values.index.unique("layer"))
-    wide = values.unstack().reindex(columns=list(places))
-    return {step: own.droplevel("step").reindex(layers) for step, own in wide.groupby(level="step")}
+def places_of(cells: pd.DataFrame) -> list[object]:
+    """What is on a heatmap's axis: heads in their order, or positions in that of the prompt."""
+    there = list(dict.fromkeys(cells.index.get_level_values(-1)))
+    return there if any(isinstance(place, str) for place in there) else sorted(there)
 
 
-def draw(plot: Axes, table: pd.DataFrame, end: float, label_width: float) -> AxesImage:
-    """A heatmap of layer × head or position, from `-end` to `end`, with names as far as `label_width` inches go."""
-    image = _image(plot, table, end)
-    names = [str(name) for name in table.columns]
-    words = any(isinstance(name, str) for name in table.columns)
-    every = max(1, math.ceil(len(names) * 0.072 / label_width))
+def at_step(cells: pd.DataFrame, step: int) -> pd.DataFrame:
+    """The cells of a checkpoint, by layer and place; none where it was not examined."""
+    steps = cells.index.get_level_values("step")
+    return cells[steps == step].droplevel("step")
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """A heatmap on its axes, into which cells of any checkpoint can be put."""
+
+    rows: Sequence[object]
+    columns: Sequence[object]
+    end: float
+    image: AxesImage
+    grey: AxesImage
+    """Cells without a value."""
+    marks: Mapping[str, PathCollection]
+    hatched: PolyCollection
+
+    @property
+    def artists(self) -> tuple[Artist, ...]:
+        """All that changes, in the order in which it is drawn."""
+        return self.grey, self.image, self.hatched, *self.marks.values()
+
+    def show(self, cells: pd.DataFrame) -> None:
+        """Puts cells, by row and column, in place of those before. What has no cell is white."""
+        laid = {
+            name: cells[name].unstack().reindex(index=list(self.rows), columns=list(self.columns)) for name in cells
+        }
+        values = laid["recovered"].to_numpy("float64", na_value=np.nan)
+        self.image.set_data(np.ma.masked_invalid(values))
+        there = laid["few"].notna().to_numpy()
+        self.grey.set_data(np.ma.masked_invalid(np.where(there & np.isnan(values), 1.0, np.nan)))
+        dark = np.abs(np.nan_to_num(values)) > 0.6 * self.end
+        for verdict, mark in self.marks.items():
+            down, across = np.nonzero((laid["verdict"] == verdict).to_numpy())
+            mark.set_offsets(np.column_stack([across, down]))
+            mark.set_color(["white" if is_dark else "0.1" for is_dark in dark[down, across]])
+        squares = [
+            [(x - 0.5, y - 0.5), (x + 0.5, y - 0.5), (x + 0.5, y + 0.5), (x - 0.5, y + 0.5)]
+            for y, x in zip(*np.nonzero((laid["few"] == True).to_numpy()), strict=True)  # noqa: E712 (missing is not true)
+        ]
+        self.hatched.set_verts(squares)
+
+
+def heatmap(
+    plot: Axes, rows: Sequence[object], columns: Sequence[object], end: float, room: tuple[float, float]
+) -> Heatmap:
+    """An empty heatmap of so many cells, with colours from `-end` to `end`.
+
+    Args:
+        room: inches across and up, for the size of marks.
+    """
+    nothing = np.full((max(1, len(rows)), max(1, len(columns))), np.nan)
+    # Not seaborn's heatmap, which lays out the whole figure anew for every plot.
+    look = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
+    image = plot.imshow(nothing, cmap=canvas.DIVERGING, vmin=-end, vmax=end, **look)
+    grey = plot.imshow(nothing, cmap=ListedColormap([canvas.MISSING]), vmin=0, vmax=1, zorder=-1, **look)
+    cell = 72 * min(room[0] / nothing.shape[1], room[1] / nothing.shape[0])
+    size = min(max(0.45 * cell, 1.2), 4.0)
+    sizes = {"matters": size, "undecided": max(1.0, 0.35 * size)}
+    marks = {
+        verdict: plot.scatter(
+            [], [], marker=shape, s=sizes.get(verdict, 1.4 * size) ** 2, linewidths=0.8 if shape in "+_" else 0
+        )
+        for verdict, shape in MARKS.items()
+    }  # fmt: skip
+    hatched = PolyCollection([], facecolors="none", edgecolors="0.35", linewidths=0, hatch="//////")
+    plot.add_collection(hatched, autolim=False)
+    plot.set(xlim=(-0.5, nothing.shape[1] - 0.5), ylim=(-0.5, nothing.shape[0] - 0.5), facecolor="white")
+    plot.grid(False)
+    return Heatmap(rows, columns, end, image, grey, marks, hatched)
+
+
+def draw(plot: Axes, cells: pd.DataFrame, places: Sequence[object], end: float, room: tuple[float, float]) -> Heatmap:
+    """A heatmap of layer × head or position with its ticks, yet without values; `room` as for `heatmap`."""
+    layers = sorted(cells.index.unique("layer"))
+    drawn = heatmap(plot, layers, places, end, room)
+    names = [str(name) for name in places]
+    words = any(isinstance(name, str) for name in places)
+    every = max(1, math.ceil(len(names) * 0.072 / room[0]))
     plot.set_xticks(range(0, len(names), every), names[::every], fontsize=5 if words else 6)
     plot.tick_params(axis="both", length=0)
     if words:
         plot.tick_params(axis="x", rotation=90)
-    every = max(1, math.ceil(len(table) / 16))
-    plot.set_yticks(range(0, len(table), every), [str(layer) for layer in table.index[::every]], fontsize=6)
-    return image
+    every = max(1, math.ceil(len(layers) / 16))
+    plot.set_yticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]], fontsize=6)
+    return drawn
 
 
 def scale_end(values: pd.Series) -> float:
     """Where the colour scale of a recovered fraction ends, both ways."""
-    return min(largest(values), MOST)
+    return min(max(largest(values), LEAST), MOST)
 
 
 def largest(values: pd.Series) -> float:
@@ -232,17 +366,6 @@ def _scale(figure: Picture, image: AxesImage, plots: list[Axes], label: str, bey
 def _beyond(values: pd.Series, end: float) -> str:
     """Whether the scale's ends stand for larger values as well."""
     return "both" if (values.dropna().abs() > end).any() else "neither"
-
-
-def _image(plot: Axes, table: pd.DataFrame, end: float) -> AxesImage:
-    # Not seaborn's heatmap, which lays out the whole figure anew for every plot.
-    image = plot.imshow(
-        table.to_numpy("float64", na_value=np.nan), cmap=canvas.DIVERGING, vmin=-end, vmax=end,
-        origin="lower", aspect="auto", interpolation="nearest",
-    )  # fmt: skip
-    plot.set_facecolor(canvas.MISSING)
-    plot.grid(False)
-    return image
 
 
 def _name_heads(plot: Axes, axis: str, heads: Sequence[tuple[int, int]]) -> None:

@@ -167,7 +167,7 @@ def _heads(console: Console, own: Family, step: int) -> Iterator[RenderableType]
     verdict, now = own.judged.words[at], own.estimate.recovered[at]
     yield f"  recovered by patching {own.site} at checkpoint {step}, layer × head ({_prompts(own.estimate.n[at])})"
     marks = _marks(console)
-    layers, heads = (sorted({place[index] for place in own.places}) for index in (0, 1))
+    layers, heads = sorted({place[0] for place in own.places}), sorted({place[1] or 0 for place in own.places})
     table = pd.DataFrame(np.nan, index=layers, columns=heads)
     marked = pd.DataFrame("", index=layers, columns=heads)
     for (layer, head, _), value, word in zip(own.places, now, verdict, strict=True):
@@ -184,7 +184,7 @@ def _courses(console: Console, own: Family, told: Sequence[HeadCourse], step: in
     """The heads that matter at any checkpoint, the largest first; where there are none, those that are largest now."""
     recovered, at, (low, high) = own.grid(own.estimate.recovered), own.at(step), own.interval
     now, ends = own.estimate.recovered[at], list(zip(low[at], high[at], strict=True))
-    verdict, ever = own.judged.words[at], own.grid(own.judged.matter()).any(axis=0)
+    verdict, ever = own.judged.words[at], np.asarray(own.grid(own.judged.matter()).any(axis=0))
     shown = [place for place in np.argsort([-abs(one.peak) for one in told], kind="stable") if ever[place]]
     title = "heads that matter at any checkpoint"
     if not len(shown):

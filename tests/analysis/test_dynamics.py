@@ -1,19 +1,27 @@
-"""Which band the heads' curves have, and that the caption says so."""
+"""Which heads are drawn over checkpoints, with which bands and marks, and that the caption says of what they are."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from mi_sweeps.analysis import dynamics
-from mi_sweeps.analysis.frames import by_prompt, load
-from mi_sweeps.analysis.intervals import over_prompts
+from mi_sweeps.analysis import dynamics, evidence
+from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.inference.courses import courses
+from mi_sweeps.analysis.inference.words import name
+
+SETTINGS = {"corruptions": ("first",), "by_prompt": True}
+
+
+def caption(picture):
+    return " ".join(picture.get_supxlabel().split())
 
 
 def bands(axis):
     """The ends of each head's band at the last checkpoint that has one."""
     found = {}
-    for line, band in zip(axis.lines, axis.collections, strict=False):
+    lines = [line for line in axis.lines if not line.get_label().startswith("_")]
+    for line, band in zip(lines, axis.collections, strict=False):
         vertices = np.concatenate([path.vertices for path in band.get_paths()] or [np.empty((0, 2))])
         vertices = vertices[~np.isnan(vertices).any(axis=1)]
         at = vertices[vertices[:, 0] == 24, 1]
@@ -21,39 +29,95 @@ def bands(axis):
     return found
 
 
-def test_a_single_run_has_a_band_over_its_prompts(make_output):
-    frames = load(make_output(by_prompt=True))
-    figure = dynamics.heads(frames)
-    caption = " ".join(figure.get_supxlabel().split())
-    assert "12 prompts" in caption and "band: 95% interval over its 12 prompts (bootstrap)" in caption
-    assert "Student" not in caption
+def marks(axis, marker):
+    """Where a head has a marker, in the order of heads: (step, recovered) of each."""
+    return [list(zip(*line.get_data(), strict=True)) for line in axis.lines if line.get_marker() == marker]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_the_heads_that_matter_or_else_the_largest_with_their_intervals(make_output, seeds):
+    frames = load(make_output(seeds=seeds, **SETTINGS))
+    own = evidence.of_sites(frames, "first")["z"]
+    matter = own.grid(own.judged.matter()).any(axis=0)
+    assert (0 < matter.sum() < 16) == (len(seeds) == 1)  # The seeds here have other heads each.
+    figure = dynamics.heads(frames, top=16)
     drawn = bands(figure.axes[0])
-    rows = by_prompt(frames, ["z"]).query("corruption == 'first' and step == 24")
-    expected = over_prompts(rows, ["layer", "head"])
-    assert len(drawn) == 6
-    for row in expected.itertuples():
-        if f"{row.layer}.{row.head}" in drawn:
-            assert drawn[f"{row.layer}.{row.head}"] == pytest.approx((row.low, row.high))
+    chosen = matter if matter.any() else np.ones(16, bool)
+    assert set(drawn) == {name(place) for place, one in zip(own.places, chosen, strict=True) if one}
+    low, high = own.interval
+    for number in np.flatnonzero(chosen):
+        at = own.at(24).start + number
+        assert drawn[name(own.places[number])] == pytest.approx((low[at], high[at]))
+    scope = (
+        "1 run; other prompts in this run, not other seeds"
+        if len(seeds) == 1
+        else "3 runs; other prompts and other seeds"
+    )
+    assert f"n 12 prompts, {scope}; 16 heads × 4 checkpoints, any verdict wrong: 5%" in caption(figure)
+    assert "band: 95% interval at each checkpoint" in caption(figure)
 
 
-def test_several_runs_have_a_band_over_runs(make_output):
-    settings = {"seeds": (0, 1, 2), "corruptions": ("first",)}
-    with_prompts = dynamics.heads(load(make_output(by_prompt=True, **settings)))
-    caption = " ".join(with_prompts.get_supxlabel().split())
-    assert "95% interval of the mean over runs (Student's t)" in caption and "bootstrap" not in caption
-    assert all(bands(with_prompts.axes[0]).values())
+def test_dots_where_a_head_matters_and_a_mark_at_its_onset(make_output):
+    frames = load(make_output(**SETTINGS, steps=(8, 12, 16, 20, 24)))
+    own = evidence.of_sites(frames, "first")["z"]
+    (axis,) = [axis for axis in dynamics.heads(frames, top=16).axes if axis.get_title() == "first corruption"]
+    values, matters = own.grid(own.estimate.recovered), own.grid(own.judged.matter())
+    shown = np.flatnonzero(matters.any(axis=0))
+    shown = sorted(shown, key=lambda number: own.places[number])
+    expected = [[(own.steps[at], values[at, number]) for at in np.flatnonzero(matters[:, number])] for number in shown]
+    assert marks(axis, ".") == expected
+    onsets = [courses(own)[number].onset for number in shown]
+    assert any(onset is not None for onset in onsets)
+    assert [onset for ((onset, _),) in marks(axis, "D")] == [onset for onset in onsets if onset is not None]
 
 
-def test_a_corruption_with_one_run_among_others_has_its_own_band(make_output, folders):
-    output = make_output(seeds=(0, 1), corruptions=("first",), by_prompt=True)
+def test_of_many_heads_the_largest_and_how_many_more(make_output):
+    frames = load(make_output(**SETTINGS))
+    own = evidence.of_sites(frames, "first")["z"]
+    matter = int(own.grid(own.judged.matter()).any(axis=0).sum())
+    figure = dynamics.heads(frames, top=2)
+    assert len(bands(figure.axes[0])) == 2
+    assert f"{matter - 2} more heads matter at some checkpoint" in caption(figure)
+
+
+def test_where_no_head_matters_that_is_the_title_and_the_largest_are_grey(make_output):
+    frames = load(make_output(**SETTINGS, steps=(0, 2, 4)))
+    figure = dynamics.heads(frames)
+    assert figure.title == "Recovered by patching z: no head is shown to matter"
+    assert {line.get_color() for line in figure.axes[0].lines if not line.get_label().startswith("_")} <= {"0.6"}
+    assert not marks(figure.axes[0], "D") and "◆" not in caption(figure)
+
+
+def test_tables_without_prompts_have_no_bands_in_one_run_and_say_so(make_output):
+    figure = dynamics.heads(load(make_output(corruptions=("first",))))
+    assert "no bands" in caption(figure) and "nothing can be concluded" in caption(figure)
+    assert "any verdict" not in caption(figure) and figure.title.endswith("no head is shown to matter")
+    assert not any(bands(figure.axes[0]).values())
+
+
+def test_each_corruption_has_the_scope_of_its_runs(make_output, folders):
+    output = make_output(seeds=(0, 1), **SETTINGS)
     folders.write_patch(output, "run-0.0001-constant-0", "alone", "second", by_prompt=True)
-    figure = dynamics.heads(load(output))
-    caption = " ".join(figure.get_supxlabel().split())
-    assert "Student's t); of a single run: 95% interval over its 12 prompts (bootstrap)" in caption
+    figure = dynamics.heads(load(output), top=2)
+    assert "2 runs; other prompts and other seeds; n 12 prompts, 1 run; other prompts in this run" in caption(figure)
     assert all(bands(figure.axes[0]).values()) and all(bands(figure.axes[1]).values())
 
 
-def test_a_single_run_of_old_has_no_band_and_says_so(make_output):
-    figure = dynamics.heads(load(make_output()))
-    assert "band: none, its tables do not tell prompts apart" in " ".join(figure.get_supxlabel().split())
-    assert not any(bands(figure.axes[0]).values())
+def test_dots_are_filled_where_a_head_matters_and_only_those_have_names(make_output):
+    frames = load(make_output(**SETTINGS))
+    figure = dynamics.scatter(frames)
+    axis = figure.axes[0]
+    families = evidence.of_sites(frames, "first")
+    matter = {
+        name(place)
+        for site in ("z", "v")
+        for place, matters in zip(
+            families[site].places, families[site].judged.matter()[families[site].at(24)], strict=True
+        )
+        if matters
+    }
+    assert 0 < len(matter) < 16
+    colours = axis.collections[0].get_facecolors()
+    assert len(colours) == 16 and (colours[:, 3] > 0).sum() == len(matter)
+    assert 0 < len(axis.texts) <= 6 and {text.get_text() for text in axis.texts} <= matter
+    assert "filled: matters by either, hollow: not shown to" in caption(figure)

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from cycler import cycler
 
-from mi_sweeps.analysis import animations, canvas, curves, films, heatmaps
+from mi_sweeps.analysis import animations, canvas, curves, evidence, films, heatmaps
 from mi_sweeps.analysis.figures import _save, figures
 from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.inference.differences import difference
 from mi_sweeps.analysis.summaries import recovered
 
 
@@ -50,8 +51,8 @@ def test_text_stays_text_and_the_same_tables_make_the_same_files(make_output, tm
     pdf, svg = ((_save(picture, tmp_path / f"a.{kind}", kind)).read_bytes() for kind in ("pdf", "svg"))
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf  # TrueType, which is type 42
     assert b"Recovered by patching, second corruption</text>" in svg
-    for told in (b"12 prompts", b"run-0.0001-constant-0"):
-        assert told in pdf and told in svg
+    for told in ("12 prompts", "run-0.0001-constant-0"):
+        assert told.encode("utf-16-be") in pdf and told.encode() in svg
     again = heatmaps.heads(frames, "second", sites=("z",))
     assert _save(again, tmp_path / "b.pdf", "pdf").read_bytes() == pdf
     assert _save(again, tmp_path / "b.svg", "svg").read_bytes() == svg
@@ -160,15 +161,83 @@ def test_a_single_run_has_its_wilson_interval(make_output):
     assert round(metrics[24, "win_rate_high"], 9) in drawn
 
 
-def test_heatmaps_share_a_scale_centred_at_zero_and_hide_small_denominators(make_output):
-    frames = load(make_output(steps=(0, 16, 24)))
-    images = [image for axis in heatmaps.heads(frames, "first", sites=("z",)).axes for image in axis.images]
-    assert len(images) == 3
+def drawn(picture):
+    """The heatmaps of a picture, by their title: their axes."""
+    return {axis.get_title(): axis for axis in picture.axes if len(axis.images) == 2}
+
+
+def marked(axis):
+    """The cells (row, column) that have each kind of mark."""
+    dots, small, more, less, _ = axis.collections
+    kinds = {"matters": dots, "undecided": small, "more": more, "less": less}
+    return {kind: {(int(y), int(x)) for x, y in mark.get_offsets()} for kind, mark in kinds.items()}
+
+
+def test_heatmaps_share_a_scale_centred_at_zero_and_are_grey_only_without_a_gap(make_output):
+    frames = load(make_output(steps=(0, 16, 24), by_prompt=True))
+    picture = heatmaps.heads(frames, "first", sites=("z",))
+    images = [axis.images[0] for axis in drawn(picture).values()]
     assert len({image.get_clim() for image in images}) == 1
     low, high = images[0].get_clim()
     assert low == -high
-    assert np.ma.getmaskarray(images[0].get_array()).all()  # step 0: clean - corrupted is 0.04 logits
-    assert not np.ma.getmaskarray(images[2].get_array()).any()
+    grey = [np.ma.getmaskarray(axis.images[1].get_array()) for axis in drawn(picture).values()]
+    # At step 0 clean - corrupted is 0.04 logits in the mean, and 0.8 either way in prompts.
+    assert np.ma.getmaskarray(images[0].get_array()).all() and not grey[0].any()
+    assert not np.ma.getmaskarray(images[2].get_array()).any() and grey[2].all()
+    assert "grey: the corruption makes no measurable difference there" in str(picture.source)
+
+
+def test_marks_are_the_verdicts_of_all_heads_and_checkpoints_at_once(make_output):
+    frames = load(make_output(steps=(8, 24), by_prompt=True))
+    picture = heatmaps.heads(frames, "first", sites=("z", "pattern"))
+    own = evidence.of_sites(frames, "first")["z"]
+    for step in (8, 24):
+        cells = marked(drawn(picture)[f"checkpoint {step}"])
+        of_head = dict(zip(own.places, own.judged.words[own.at(step)], strict=True))
+        for kind in ("matters", "undecided"):
+            assert cells[kind] == {(layer, head) for (layer, head, _), word in of_head.items() if word == kind}
+    assert cells["matters"] and cells["undecided"]
+    caption = str(picture.source)
+    assert "● matters, · undecided, no mark: small (less than 0.05 either way)" in caption
+    assert "n 12 prompts, 1 run; other prompts in this run, not other seeds" in caption
+    assert "16 heads × 2 checkpoints each, any verdict wrong: 5%" in caption
+
+
+def test_marks_of_a_difference_are_its_own(make_output):
+    frames = load(make_output(steps=(16, 24), by_prompt=True))
+    picture = heatmaps.heads(frames, "difference", sites=("z",))
+    first, second = (evidence.of_sites(frames, name)["z"] for name in ("first", "second"))
+    found = difference(first, second)
+    words = dict(zip(found.places, found.words[found.at(24)], strict=True))
+    cells = marked(drawn(picture)["checkpoint 24"])
+    for kind in ("more", "less", "undecided"):
+        assert cells[kind] == {(layer, head) for (layer, head, _), word in words.items() if word == kind}
+    assert cells["more"] | cells["less"] and not cells["matters"]
+    assert "+ more, − less, · undecided, no mark: alike" in str(picture.source)
+    assert "paired by prompt and run" in str(picture.source)
+    old = heatmaps.heads(load(make_output(steps=(24,), sweep="old", seeds=(1,)), ["old"]), "difference", sites=("z",))
+    assert "no test was made" in str(old.source) and not any(marked(drawn(old)["checkpoint 24"]).values())
+
+
+def test_positions_that_few_prompts_have_are_hatched(make_output):
+    output = make_output(steps=(24,), corruptions=("first",), by_prompt=True)
+    frames = load(output)
+    (axis,) = drawn(heatmaps.positions(frames, "first", sites=("resid_pre",))).values()
+    assert not axis.collections[-1].get_paths()
+    own = evidence.of_sites(frames, "first")["resid_pre"]
+    own.estimate.n[[place[2] == "intro 1" for place in own.places]] = 5  # Of 12.
+    picture = heatmaps.positions(frames, "first", sites=("resid_pre",))
+    (axis,) = drawn(picture).values()
+    hatched = {tuple(path.vertices[0]) for path in axis.collections[-1].get_paths()}
+    assert hatched == {(-0.5, layer - 0.5) for layer in range(4)} and axis.collections[-1].get_hatch()
+    assert "hatched: less than half of the prompts have it" in str(picture.source)
+
+
+def test_what_is_small_is_pale(make_output):
+    frames = load(make_output(steps=(24,), by_prompt=True))
+    (axis,) = drawn(heatmaps.heads(frames, "second", sites=("k",))).values()
+    assert 0 < np.abs(axis.images[0].get_array()).max() < 0.1
+    assert axis.images[0].get_clim() == (-0.1, 0.1)
 
 
 def test_checkpoints_are_spread_evenly_with_both_ends():
@@ -185,7 +254,7 @@ def test_a_cell_for_each_path_and_none_where_there_is_no_path(make_output):
     last = frames.paths[frames.paths["step"] == 24]
     last = last.assign(recovered=recovered(last))
     for title, axis in plots.items():
-        image = axis.images[-1]
+        image = axis.images[0]
         low, high = image.get_clim()
         assert low == -high
         cells = np.ma.filled(image.get_array(), np.nan)
@@ -197,9 +266,8 @@ def test_a_cell_for_each_path_and_none_where_there_is_no_path(make_output):
         own = last[last["site"] == title.removeprefix("to ")]
         for path in own.itertuples():
             receiver = "logits" if path.site == "logits" else f"{path.layer}.{path.head}"
-            assert (
-                cells[rows.index(f"{path.source_layer}.{path.source_head}"), columns.index(receiver)] == path.recovered
-            )
+            at = rows.index(f"{path.source_layer}.{path.source_head}"), columns.index(receiver)
+            assert cells[at] == pytest.approx(path.recovered)
         assert np.isfinite(cells).sum() == len(own)
 
 
@@ -210,12 +278,24 @@ def test_paths_of_many_heads_name_their_layers_only(make_output):
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["L1", "L2", "L3", "L4"]
 
 
-def test_paths_are_grey_where_the_denominator_is_small_and_white_where_there_is_none(make_output):
-    frames = load(make_output(steps=(0,), corruptions=("first",), layers=2, heads=2, paths=True))
-    grey, image = heatmaps.paths(frames, "first").axes[0].images
+def test_paths_are_grey_without_a_gap_and_white_where_there_is_none(make_output):
+    frames = load(make_output(steps=(0,), corruptions=("first",), layers=2, heads=2, paths=True, by_prompt=True))
+    image, grey = heatmaps.paths(frames, "first").axes[0].images
     assert np.ma.getmaskarray(image.get_array()).all()
     assert not np.ma.getmaskarray(grey.get_array()).any()
     frames = load(make_output(steps=(24,), corruptions=("second",), paths=True))
-    grey, image = heatmaps.paths(frames, "second").axes[0].images
+    image, grey = heatmaps.paths(frames, "second").axes[0].images
     assert np.ma.getmaskarray(grey.get_array()).all()
     assert np.ma.getmaskarray(image.get_array()).any()
+
+
+def test_paths_have_verdicts_where_tables_tell_prompts_apart(make_output):
+    frames = load(make_output(steps=(24,), corruptions=("first",), layers=3, heads=2, paths=True, by_prompt=True))
+    picture = heatmaps.paths(frames, "first")
+    axis = drawn(picture)["to q"]
+    values, cells = axis.images[0].get_array(), marked(axis)
+    assert cells["matters"] and all(abs(values[cell]) > 0.05 for cell in cells["matters"])
+    assert "12 paths to q, " in str(picture.source) and "any verdict wrong: 5%" in str(picture.source)
+    own = evidence.of_paths(frames, "first")["q"]
+    expected = {place for place, matters in zip(own.places, own.judged.matter(), strict=True) if matters}
+    assert len(cells["matters"]) == len(expected)

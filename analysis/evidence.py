@@ -1,0 +1,122 @@
+"""What pictures are drawn from: families of places with their verdicts, read once for all pictures of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from ..errors import UserError
+from .frames import SOURCE, Frames, paths_by_prompt
+from .inference import words
+from .inference.differences import Difference
+from .inference.estimates import estimate, of_means
+from .inference.families import Family, Job, families, jobs
+from .inference.verdicts import DELTA
+
+SMALL = f"small (less than {DELTA} either way)"
+GREY = "grey: the corruption makes no measurable difference there"
+
+
+def of_sites(frames: Frames, corruption: str) -> dict[str, Family]:
+    """The families of all sites that `frames.patching` has under a corruption, by site.
+
+    Raises:
+        UserError: a table is damaged.
+    """
+    rows = frames.patching[frames.patching["corruption"] == corruption]
+    patch_ids = tuple(pd.unique(rows["patch_id"]))
+    if patch_ids not in frames.kept:
+        assert frames.output is not None
+        damaged: list[str] = []
+        found = jobs(frames.output, frames.runs, patch_ids, damaged)
+        read = {(job.patch.patch_id, step) for job in found for one in job.sites.values() for step in one.steps}
+        # What could not be read before is not in the frames either.
+        if damaged and not read.issuperset(rows[["patch_id", "step"]].itertuples(index=False, name=None)):
+            raise UserError(damaged[0])
+        frames.kept[patch_ids] = {one.site: one for one in families(found)}
+    kept: dict[str, Family] = frames.kept[patch_ids]
+    return kept
+
+
+def of_paths(frames: Frames, corruption: str) -> dict[str, Family]:
+    """Direct paths at the last checkpoint, by the receivers' input. A place's position is its source, as (layer, head)
+    is the receiver."""
+    rows = frames.paths[frames.paths["corruption"] == corruption]
+    rows = rows[rows["step"] == rows["step"].max()]
+    found = {}
+    every = _with_source(paths_by_prompt(replace(frames, paths=rows)))
+    for site, own in _with_source(rows).groupby("site", sort=False):
+        found[str(site)] = _paths(frames, str(site), own, every[every["site"] == site])
+    return found
+
+
+def _with_source(rows: pd.DataFrame) -> pd.DataFrame:
+    layer, head = (rows[name].astype("Int64").astype("string") for name in SOURCE)
+    receiver = {name: rows[name].fillna(-1) for name in ("layer", "head")}  # The logits are no head.
+    return rows.assign(source=layer + "." + head, **receiver)
+
+
+def _paths(frames: Frames, site: str, rows: pd.DataFrame, prompts: pd.DataFrame) -> Family:
+    """The family of one input: `rows` are means over prompts, and `prompts` what each has, where tables tell that."""
+    assert frames.output is not None
+    cell = dict(zip(frames.runs["run_id"], frames.runs["cell"], strict=True))
+    there = set(rows["patch_id"])
+    own = [Job(one, str(cell[one.run_id]), {}, {}) for one in frames.output.patches if one.patch_id in there]
+    labels, step = [job.cell for job in own], int(rows["step"].iloc[0])
+    numbers = {job.patch.patch_id: number for number, job in enumerate(own)}
+    keys = ["layer", "head", "source"]
+    places = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
+    told = tuple((int(layer), int(head), str(source)) for layer, head, source in places)
+
+    def laid(table: pd.DataFrame, *last: int) -> np.ndarray:
+        """Gain and gap of each run and place."""
+        filled = np.full((2, len(own), len(places), *last), np.nan)
+        at = table["patch_id"].map(numbers), places.get_indexer(pd.MultiIndex.from_frame(table[keys]))
+        where = (*at, *([table["at"]] if last else []))
+        corrupted = table["corrupted"]
+        filled[0][where], filled[1][where] = table["patched"] - corrupted, table["clean"] - corrupted
+        return filled
+
+    if set(prompts["patch_id"]) != there:
+        gain, gap = laid(rows)
+        means = of_means(gain, gap, np.full(len(places), rows["n"].max()), labels)
+        return Family(site, tuple(own), (step,), told, (), means, None)
+    texts = dict.fromkeys(key for job in own for key in job.prompts)
+    at = {key: number for number, key in enumerate(texts)}
+    of_job = {job.patch.patch_id: [at[key] for key in job.prompts] for job in own}
+    columns = [
+        of_job[patch_id][prompt] if of_job[patch_id] else prompt
+        for patch_id, prompt in zip(prompts["patch_id"], prompts["prompt"], strict=True)
+    ]
+    size = max(len(texts), 1 + max(columns))
+    gain, gap = laid(prompts.assign(at=columns), size)
+    every = tuple(texts) or tuple((site, number) for number in range(size))
+    return Family(site, tuple(own), (step,), told, every, estimate(gain, gap, labels), gain)
+
+
+def told(found: Iterable[Family], what: str | None = None) -> str:
+    """What verdicts are of, and how many there are: each family has its own.
+
+    Args:
+        what: how many verdicts a family has, if not as many as heads or positions at checkpoints.
+    """
+    each = list(found)
+    scopes = dict.fromkeys(words.scope(one) for one in each)
+    many = [what] if what else dict.fromkeys(words.verdicts_of(one) for one in each)
+    judged = any(one.gain is not None or len(one.jobs) > 1 for one in each)
+    return "; ".join([*scopes, *([_chance(list(many), len(each))] if judged else [])])
+
+
+def told_differences(found: Iterable[Difference]) -> str:
+    """Likewise of differences between two groups of runs, which are paired by prompt."""
+    each = list(found)
+    scopes = dict.fromkeys(words.scope_of_difference(one) for one in each)
+    many = dict.fromkeys(f"{len(one.places)} places × {len(one.steps)} checkpoints" for one in each)
+    return f"{'; '.join(scopes)}; {_chance(list(many), len(each))}"
+
+
+def _chance(many: list[str], families: int) -> str:
+    return f"{' and '.join(many)}{' each' if families > 1 else ''}, any verdict wrong: 5%"
