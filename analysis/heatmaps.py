@@ -313,9 +313,13 @@ def heatmap(
     """
     nothing = np.full((max(1, len(rows)), max(1, len(columns))), np.nan)
     # Not seaborn's heatmap, which lays out the whole figure anew for every plot.
-    look = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
-    image = plot.imshow(nothing, cmap=canvas.DIVERGING, vmin=-end, vmax=end, **look)
-    grey = plot.imshow(nothing, cmap=ListedColormap([canvas.MISSING]), vmin=0, vmax=1, zorder=-1, **look)
+    image = plot.imshow(
+        nothing, cmap=canvas.DIVERGING, vmin=-end, vmax=end, origin="lower", aspect="auto", interpolation="nearest"
+    )
+    grey = plot.imshow(
+        nothing, cmap=ListedColormap([canvas.MISSING]), vmin=0, vmax=1, zorder=-1, origin="lower", aspect="auto",
+        interpolation="nearest",
+    )  # fmt: skip
     cell = 72 * min(room[0] / nothing.shape[1], room[1] / nothing.shape[0])
     size = min(max(0.45 * cell, 1.2), 4.0)
     sizes = {"matters": size, "undecided": max(1.0, 0.35 * size)}

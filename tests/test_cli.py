@@ -152,7 +152,7 @@ def test_a_run_is_shown_by_the_beginning_of_its_id(call, finished):
     (run_id, *_) = [folder.name for folder in (finished / "runs").iterdir()]
     code, printed, _ = call("show", run_id[:6], f"output={finished}", "--site", "v")
     assert code == 0
-    assert f"run {run_id} done" in printed and "recovered by patching v at step 4" in printed
+    assert f"run {run_id} done" in printed and "recovered by patching v at checkpoint 4" in printed
 
 
 def test_status_has_the_win_rate_of_each_run(call, finished):
