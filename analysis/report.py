@@ -27,7 +27,7 @@ LIMIT = 15_000_000
 
 SCRIPTS = (
     *("base", "intervals", "values", "filter", "pictures", "save", "header", "runs", "table", "curves", "lines"),
-    *("circuits", "player", "sheets", "panels", "heatmaps", "scatter", "layers", "heads"),
+    *("circuits", "player", "sheets", "panels", "verdicts", "heatmaps", "scatter", "layers", "heads"),
     *("differences", "parallel", "trust", "address", "main"),
 )
 """The page's code, in this order: one file a section of the page."""

@@ -30,7 +30,7 @@ function restoreView() {
   if (Array.isArray(kept.group)) state.group = keysOnly(kept.group, groups);
   if (Array.isArray(kept.columns)) state.columns = keysOnly(kept.columns, columns);
   if (columns.includes(kept.sort?.key)) state.sort = { key: kept.sort.key, up: Boolean(kept.sort.up) };
-  if (Object.hasOwn(INTERVALS, kept.interval)) state.interval = kept.interval;
+  if (intervalsThere().some(([kind]) => kind === kept.interval)) state.interval = kept.interval;
   if (results().some(({ key }) => key === kept.result)) state.result = kept.result;
   if (typeof kept.baseline === "string") state.baseline = kept.baseline;  // dropped where no row has it
   state.chosen = new Set(keysOnly(kept.chosen, RUNS.map((run) => run.run_id)));

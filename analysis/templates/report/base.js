@@ -15,7 +15,7 @@ const SITES = {
 const APPROXIMATE = " (approximate)";
 
 const state = {
-  filter: "", sort: { key: null, up: true }, interval: "bootstrap",
+  filter: "", sort: { key: null, up: true }, interval: "student",
   group: null,  // keys that the rows of the table are grouped by; null: a row is a run
   columns: null,  // keys of the table's columns; null: those that differ
   baseline: null,  // the row that others are compared with

@@ -1,5 +1,5 @@
 // A unit is one run ("run_id:ID"), the runs of a cell ("cell:lr 0.0001"), those that share a setting ("lr:0.0001") or all
-// examined runs ("all:"). Values of several runs are means over them, with their spread beside.
+// examined runs ("all:"). Values of several runs are means over them.
 
 const CIRCUITS = ["heads-pictures", "attribution-pictures", "measures-pictures", "patching-pictures", "scatter-pictures"];
 
@@ -141,9 +141,10 @@ function drawPrompts() {
   const estimates = DATA.blocks.some((block) => Object.entries(block.sites).some(([site, of]) => of.r || site.endsWith(APPROXIMATE)));
   $("patching-legend").textContent = (recovered
     ? "recovered = (patched − corrupted) / (clean − corrupted), each a mean over prompts; 0: the patch changes nothing, 1: it " +
-      `brings back the clean logit difference. Grey: clean and corrupted differ by less than ${DATA.floor} logits, so that the ` +
-      "fraction says nothing. Means over runs are means of each run's recovered."
+      "brings back the clean logit difference. Where clean − corrupted, the gap, cannot be told from zero, recovered is not defined. " +
+      "Means over runs are means of each run's recovered."
     : "logit difference change = patched − corrupted, in logits, a mean over prompts.")
+    + ` What brings back, or takes away, more than ${DATA.delta} of the gap matters; what less, is small; verdicts are on recovered.`
     + (estimates ? " Approximate: patched as estimated from a gradient (attribution patching); r: its Pearson correlation with exact patching over a site's places." : "");
 }
 

@@ -1,121 +1,144 @@
-// Which heads matter, and since when: in words, as a table and as curves. Nothing here but the dotted line depends on the slider.
+// Which heads matter, and since when: the sentences, verdicts and courses that inference found, as a table and as curves.
+// Nothing here but the dotted line depends on the slider.
 
-const LITTLE = 0.05;  // recovered; a head that brings back less is told quietly
 const TOPS = [3, 5, 8, 12, 20];
-const HALF = "first checkpoint at which the mean is at half of its last value or beyond (◆ in the curves)";
 
 /** Sites of heads, exact ones first, in the order of the page. */
 function headSites() {
   const sites = unique(DATA.blocks.flatMap((block) => Object.entries(block.sites).filter(([, part]) => DATA.layouts[part.layout].axis === "head").map(([site]) => site)));
-  const rank = (site) => (site.endsWith(APPROXIMATE) ? 100 : 0) + Object.keys(SITES).indexOf(site.replace(APPROXIMATE, ""));
+  const rank = (site) => (site.endsWith(APPROXIMATE) ? 100 : 0) + Object.keys(SITES).indexOf(exactOf(site));
   return sites.sort((a, b) => rank(a) - rank(b));
 }
 
-/** The heads of a view whose last values are largest, each with its curves of both values. */
-function topHeads({ unit, corruption }, site, quantity, k) {
-  const curves = Object.fromEntries(["recovered", "change"].map((name) => [name, headCurves(unit, corruption, site, name)]));
-  // Without a denominator at the last checkpoint, recovered says nothing of any head.
-  const by = curves[quantity].some(({ points }) => known(points.at(-1).mean)) ? quantity : "change";
-  const size = (points) => Math.abs(points.at(-1).mean ?? 0);
-  const order = curves[by].map((_, i) => i).sort((a, b) => size(curves[by][b].points) - size(curves[by][a].points)).slice(0, k);
-  const ofRun = (run) => curves[by].map((head, i) => [size(head.runs[run]), i]).sort(([a], [b]) => b - a).slice(0, k).map(([, i]) => i);
-  const tops = (curves[by][0]?.runs ?? []).map((_, run) => ofRun(run));
-  return order.map((i) => ({ recovered: curves.recovered[i], change: curves.change[i], among: tops.filter((top) => top.includes(i)).length, of: tops.length }));
-}
+const headSiteName = (site) => (SITES[exactOf(site)] ?? site) + (site.endsWith(APPROXIMATE) ? APPROXIMATE : "");
 
 function drawFound() {
-  const { circuits, heads } = state;
-  const sites = headSites();
+  const { heads } = state, sites = headSites();
   $("circuits-found").hidden = !sites.length;
   if (!sites.length) return;
   heads.site ??= sites[0];
   const change = (key) => (value) => { heads[key] = key === "k" ? Number(value) : value; drawFound(); redraw("heads-pictures"); saveView(); };
   replaceControls($("heads-controls"),
     select("Patched", sites.map((site) => [site, headSiteName(site)]), heads.site, change("site")),
-    select("Heads", TOPS.map((k) => [String(k), `top ${k}`]), String(heads.k), change("k")),
+    select("Curves", TOPS.map((k) => [String(k), `at most ${k} heads`]), String(heads.k), change("k")),
   );
-  const found = views().flat().map((view) => ({ view, heads: topHeads(view, heads.site, circuits.quantity, heads.k) }));
-  $("heads-told").replaceChildren(...found.map(({ view, heads }) => h("p", {}, told(view, heads))));
-  $("heads-tables").replaceChildren(...found.filter(({ heads }) => heads.length).map(({ view, heads }) => headsTable(view, heads)));
-  $("heads-legend").textContent =
-    `Recovered, and the change that patching makes in logits, at the last checkpoint${shownUnits().some(several) ? ": mean over runs, with its 95% interval (Student's t) and the number n of runs; after a first checkpoint those of the earliest and the latest run" : ""}. ` +
-    `Half of it: ${HALF}; recovered is a share, so a head may have it from the start while the difference itself grows, which the change tells. ` +
-    `Quiet: heads that bring back less than ${LITTLE}.`;
+  const shown = views().flat().map((view) => ({ view, family: familyOf(view.unit, view.corruption, heads.site) }));
+  const pairs = comparisons(heads.site);
+  $("heads-told").replaceChildren(
+    ...shown.map(({ view, family }) => said(view.name, family ? family.said : [untold(view, heads.site)])),
+    ...pairs.map(({ name, comparison }) => said(name, comparison.sign > 0 ? comparison.said : ["its heads are in the table."])));
+  $("heads-tables").replaceChildren(...[...shown.filter(({ family }) => family).map(({ view, family }) => headsTable(view, family)), ...pairs.map(differencesTable)].filter(known));
+  $("heads-legend").textContent = shown.some(({ family }) => family)
+    ? `A head matters if patching it alone brings back, or takes away, more than ${DATA.delta} of the gap between clean and corrupted; it is small if less. ` +
+      "Intervals in brackets are of 95%, at each place alone; verdicts hold for all heads and checkpoints at once. A head formed or grew at the first checkpoint " +
+      "at which its gain in logits is beyond half of the last one (◆ in the curves), with that checkpoint's interval."
+    : "";
 }
 
-const headSiteName = (site) => (SITES[site.replace(APPROXIMATE, "")] ?? site) + (site.endsWith(APPROXIMATE) ? APPROXIMATE : "");
+const said = (name, sentences) => h("p", {}, h("b", {}, `${capital(name)}: `), sentences.join(" "));
 
-/** What a table of heads says, in a sentence or two. */
-function told(view, heads) {
-  const under = `${known(state.circuits.other) ? `For ${view.name.slice(0, 1)} under` : "Under"} the ${view.corruption} corruption`;
-  const of = state.heads.site;
-  if (!heads.length) return `${under}, ${of} was not patched in ${unitName(view.unit)}.`;
-  const [best, ...others] = heads;
-  const name = known(best.recovered.points.at(-1).mean) ? "recovered" : "change";
-  const last = best[name].points.at(-1);
-  const amount = name === "recovered" ? `${valueTold(last)} of the logit difference` : `${valueTold(last)} logits`;
-  const half = halfway(best[name].points);
-  const more = others.filter((head) => Math.abs(head.recovered.points.at(-1).mean ?? 0) >= LITTLE)
-    .map((head) => `${head.recovered.name} (${head.recovered.points.at(-1).mean.toFixed(2)})`);
-  const rest = name === "change" ? `Clean and corrupted differ by less than ${DATA.floor} logits, so that there is no recovered fraction.`
-    : more.length ? `Next: ${more.join(", ")}.` : `No other head reaches ${LITTLE}.`;
-  const grown = name === "recovered" ? halfway(best.change.points) : null;
-  return [
-    `${under}, patching ${of} of head ${best[name].name} alone brings back ${amount} at checkpoint ${last.step}`,
-    last.n > 1 ? ` (mean of ${last.n} runs)` : "",
-    half ? `; it is first at half of that at checkpoint ${halfStep(half)}` : "",
-    grown ? `, and at half of its change in logits at checkpoint ${halfStep(grown)}` : "",
-    `. ${rest}`,
-  ].join("");
+/** How a head came to matter, or ceased to. */
+function courseTold(course) {
+  if (!course) return "";
+  const { course: name, onset, low, high, last, peak } = course;
+  if (known(onset)) return name === "from the start" ? name : `${name} at ${onset} [${low}, ${known(high) ? high : "later than the last"}]`;
+  const before = known(last) ? `last mattered at ${last}, up to ${fixed(peak, 2)}` : "";
+  return { matters: "since when cannot be told", "changed sign": `changed sign; the other way up to ${last}`, lost: `lost; ${before}` }[name] ?? [name, before].filter(Boolean).join("; ");
 }
 
-const halfStep = ({ step, from }) => `${step}${{ start: " (the first)", unknown: " (no value before)" }[from] ?? ""}`;
-const valueTold = ({ mean, low, high }) => (known(mean) ? `${mean.toFixed(3)}${known(low) ? ` [${low.toFixed(3)}, ${high.toFixed(3)}]` : ""}` : "no value");
+const BEFORE = ["lost", "undecided at the end", "undefined at the end"];
 
-/** The first checkpoint at half, with the earliest and the latest of the runs where they differ. */
-function halfTold({ points, runs }) {
-  const half = halfway(points);
-  if (!half) return "";
-  const steps = runs.map((run) => halfway(run)?.step).filter(known);
-  const ends = [Math.min(...steps), Math.max(...steps)];
-  return `${halfStep(half)}${steps.length > 1 && ends[0] !== ends[1] ? ` [${ends.join(" to ")}]` : ""}`;
+/** The heads with a verdict, those that matter at the last checkpoint first, then those that did. */
+function headsTable(view, family) {
+  const layout = DATA.layouts[family.layout], last = DATA.steps[family.steps].at(-1), { site } = state.heads;
+  const of = (quantity) => new Map(headCurves(view.unit, view.corruption, site, quantity).map(({ name, points }) => [name, points.find((point) => point.step === last)]));
+  const recovered = of("recovered"), gain = of("change"), verdicts = lettersAt(family, last, layout), here = lettersAt(family, last, layout, "here");
+  const heads = cellNames(layout).map((name, i) => ({ name, mark: markOf({ verdict: verdicts[i], here: here[i] }), course: family.courses[name] }));
+  const size = ({ name, mark, course }) => Math.abs((mark === "m" || mark === "h" ? recovered.get(name)?.mean : course?.peak) ?? 0);
+  const group = ({ mark, course }) => (mark === "m" ? 0 : BEFORE.includes(course?.course) ? 1 : mark === "h" ? 2 : 3);
+  const rows = heads.filter((head) => group(head) < 3).sort((a, b) => group(a) - group(b) || size(b) - size(a));
+  const rest = heads.filter((head) => group(head) === 3);
+  const counted = Object.entries({ s: "small", u: "undecided", x: "without a measurable gap" })
+    .map(([mark, word]) => [rest.filter((head) => head.mark === mark).length, word]).filter(([n]) => n).map(([n, word]) => `${n} ${word}`);
+  if (!rows.length) return null;
+  const value = (point, of) => (known(point?.mean) ? `${fixed(point.mean)}${of ? endsTold(point.low, point.high) : ""}` : "none");
+  return tableOf(`heads of: ${view.name}`, [h("b", {}, view.name), `: ${unitName(view.unit)}`],
+    ["head", `verdict at ${last}`, `recovered at ${last}`, `gain at ${last} (logits)`, "since when, until when"],
+    rows.map(({ name, mark, course }) => [name, `${MARKS[mark]?.[0] ?? ""} ${markTold(mark)}`.trim(), value(recovered.get(name), true), value(gain.get(name)), courseTold(course)]),
+    counted.length ? `${rows.length ? "Others" : "All"} at ${last}: ${counted.join(", ")}.` : "");
 }
 
-function headsTable(view, heads) {
-  const last = heads[0].change.points.at(-1).step;
-  const group = heads[0].of > 1;
-  const names = ["head", `recovered at ${last}`, "half of it first at", `change at ${last} (logits)`, "half of it first at", ...(group ? ["n", `in the top ${state.heads.k} of`] : [])];
-  const row = ({ recovered, change, among, of }) => {
-    const { mean: share, n } = recovered.points.at(-1);
-    const cells = [valueTold(recovered.points.at(-1)), halfTold(recovered), valueTold(change.points.at(-1)), halfTold(change), ...(group ? [n || change.points.at(-1).n, `${among} of ${of} runs`] : [])];
-    return h("tr", { class: known(share) && Math.abs(share) < LITTLE ? "little" : "" }, h("th", { scope: "row" }, recovered.name), cells.map((cell) => h("td", {}, String(cell))));
-  };
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `top heads, ${view.name}` }, h("table", {},
-    h("caption", {}, h("b", {}, view.name), `: ${unitName(view.unit)}`),
+const cellNames = ({ layers, columns }) => layers.flatMap((layer) => columns.map((column) => `${layer}.${column}`));
+
+/** What the shown views differ in, where it was worked out: two of a row each. */
+function comparisons(site) {
+  if (state.circuits.quantity !== "recovered") return [];
+  return views().filter((row) => row.length === 2).map((row) => {
+    const [one, other] = inOrder(...row), comparison = comparisonOf(one, other, site);
+    return comparison && { one, other, comparison, name: differenceName([one, other]) };
+  }).filter(known);
+}
+
+/** The heads at which two views differ, and those that matter in either. */
+function differencesTable({ one, other, comparison, name: title }) {
+  const layout = DATA.layouts[comparison.layout], last = DATA.steps[comparison.steps].at(-1), { site } = state.heads;
+  const signs = signsAt(comparison, last, layout), half = thousandthsAt(comparison, "half", last);
+  const cells = [one, other].map(({ unit, corruption }) => sheet(unit, corruption, site, last, "recovered")?.cells ?? []);
+  const heads = cellNames(layout).map((name, i) => ({ name, sign: signs[i], half: half[i], a: cells[0][i], b: cells[1][i] }))
+    .map((head) => ({ ...head, less: known(head.a?.mean) && known(head.b?.mean) ? head.b.mean - head.a.mean : null }));
+  const told = ({ sign, a, b }) => sign === "+" || sign === "-" || (sign !== "x" && [a, b].some((cell) => cell?.verdict === "m"));
+  const rank = ({ sign }) => (sign === "+" || sign === "-" ? 0 : 1);
+  const rows = heads.filter(told).sort((p, q) => rank(p) - rank(q) || Math.abs(q.less ?? 0) - Math.abs(p.less ?? 0));
+  if (!rows.length) return null;
+  const value = (cell) => (known(cell?.mean) ? fixed(cell.mean) + endsTold(cell.low, cell.high) : "none");
+  const less = (head) => (known(head.less) ? `${head.less > 0 ? "+" : ""}${fixed(head.less)}${known(head.half) ? endsTold(head.less - head.half, head.less + head.half) : ""}` : "none");
+  const rest = heads.filter((head) => !rows.includes(head));
+  const counted = [["=", `alike within ${DATA.delta}`], ["?", "undecided"], ["x", "not defined"]]
+    .map(([sign, word]) => [rest.filter((head) => head.sign === sign).length, word]).filter(([n]) => n).map(([n, word]) => `${n} ${word}`);
+  const named = ({ unit, corruption }, letter) => (known(state.circuits.other) ? letter : corruption);
+  return tableOf(`differences: ${title}`, [h("b", {}, title), `, recovered at checkpoint ${last} (${comparison.scope})`],
+    ["head", named(one, "A"), named(other, "B"), title, "comparison"],
+    rows.map((head) => [head.name, value(head.a), value(head.b), less(head), `${MARKS[head.sign]?.[0] ?? ""} ${markTold(head.sign)}`.trim()]),
+    counted.length ? `Others: ${counted.join(", ")}.` : "");
+}
+
+function tableOf(label, caption, names, rows, foot) {
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, h("table", {},
+    h("caption", {}, caption),
     h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, heads.map(row))));
+    h("tbody", {}, rows.map(([name, ...cells]) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((cell) => h("td", {}, cell))))),
+    foot ? h("tfoot", {}, h("tr", {}, h("td", { colspan: names.length }, foot))) : null));
 }
 
-/** The heads that are largest anywhere, the same in all panels. */
+/** At most k heads, the same in all panels: those that matter at any checkpoint, or else, and said to be so, the largest. */
 function chosenHeads(found, k) {
-  const largest = new Map();
+  const mattering = new Set(found.flatMap(({ family }) => Object.keys(family?.courses ?? {})));
+  const sizes = new Map();
   for (const { name, points } of found.flatMap(({ curves }) => curves)) {
-    largest.set(name, Math.max(largest.get(name) ?? 0, ...points.map((point) => Math.abs(point.mean ?? 0))));
+    sizes.set(name, Math.max(sizes.get(name) ?? 0, ...points.map((point) => Math.abs(point.mean ?? 0))));
   }
-  return [...largest].sort(([, a], [, b]) => b - a).slice(0, k).map(([name]) => name).sort(compare);
+  const order = [...sizes].sort(([, a], [, b]) => b - a).map(([name]) => name);
+  const own = order.filter((name) => mattering.has(name));
+  const all = found.every(({ family }) => family);
+  const names = (own.length ? own : order).slice(0, k).sort(compare);
+  const which = !own.length ? `${all ? "none is shown to matter; " : ""}the ${names.length} heads that are largest at any checkpoint`
+    : own.length > k ? `the ${k} largest of ${own.length} heads that matter at some checkpoint` : `the ${own.length === 1 ? "head that matters" : "heads that matter"} at some checkpoint`;
+  return { names, which };
 }
 
 function drawTopHeads() {
   const { circuits: { quantity }, heads: { site, k } } = state;
   const absent = [];
-  const rows = views().map((row) => row.map((view) => ({ ...view, curves: headCurves(view.unit, view.corruption, site, quantity) })).filter(({ curves, ...view }) => curves.length || (absent.push(view), false)));
+  const rows = views().map((row) => row.map((view) => ({ ...view, family: familyOf(view.unit, view.corruption, site), curves: headCurves(view.unit, view.corruption, site, quantity) }))
+    .filter(({ curves, ...view }) => curves.length || (absent.push(view), false)));
   const shown = rows.flat();
   const value = quantity === "recovered" ? "Recovered" : "Logit difference change";
-  const title = [`${value} by patching ${headSiteName(site)}: the ${k} heads that are largest at any checkpoint`, whose()].join(", ");
-  if (!shown.length) return { title, note: "not examined" };
-  const chosen = chosenHeads(shown, k);
+  const what = `${value} by patching ${headSiteName(site)}`;
+  if (!shown.length) return { title: [what, whose()].join(", "), note: "not examined" };
+  const { names: chosen, which } = chosenHeads(shown, k);
+  const title = [`${what}: ${which}`, whose()].join(", ");
   const lines = ({ curves }) => chosen.map((name) => curves.find((head) => head.name === name)).filter(known);
-  const range = rangeOf(shown.flatMap((view) => lines(view).flatMap(({ points }) => points.flatMap((point) => [point.mean, point.low, point.high]))).filter(known));
+  const { range, cut } = rangeWithBands(shown.flatMap((view) => lines(view).flatMap(({ points }) => points)));
   const { panels, inner } = arrange(rows, 300, 85);
   const { margin, height } = frame(inner, { l: 50 });
   const layout = {
@@ -131,22 +154,30 @@ function drawTopHeads() {
       const rank = chosen.indexOf(name);
       const common = { type: "scatter", xaxis, yaxis, legendgroup: name, name };
       const line = { color: GROUPS[rank % GROUPS.length], dash: DASHES[Math.floor(rank / GROUPS.length) % DASHES.length], width: 2 };
-      const half = halfway(points);
+      const onset = points.find((point) => point.step === panel.family?.courses[name]?.onset && known(point.mean));
       return [...bandTrace(points, line.color, { xaxis, yaxis, legendgroup: name }), {
         ...common, mode: "lines+markers", x: points.map((point) => point.step), y: points.map((point) => point.mean), line, marker: { size: 4, color: line.color },
-        showlegend: i === 0, customdata: points.map(pointTold), hovertemplate: `head ${name}, checkpoint %{x}<br>%{y:.3f}%{customdata}<extra></extra>`,
-      }, ...(half ? [{
-        ...common, mode: "markers", x: [half.step], y: [half.mean], showlegend: false,
-        marker: { symbol: "diamond", size: Math.abs(points.at(-1).mean) < LITTLE ? 6 : 11, color: line.color, line: { color: colours().card, width: 1.5 } },
-        hovertemplate: `head ${name}, half of its last value<br>first at checkpoint %{x}: %{y:.3f}<extra></extra>`,
+        showlegend: i === 0, customdata: points.map((point) => pointTold(point) + (point.verdict ? `<br>${markTold(markOf(point))}` : "")), hovertemplate: `head ${name}, checkpoint %{x}<br>%{y:.3f}%{customdata}<extra></extra>`,
+      }, ...(onset ? [{
+        ...common, mode: "markers", x: [onset.step], y: [onset.mean], showlegend: false,
+        marker: { symbol: "diamond", size: 11, color: line.color, line: { color: colours().card, width: 1.5 } },
+        hovertemplate: `head ${name}: ${courseTold(panel.family.courses[name])}<extra></extra>`,
       }] : [])];
     });
   });
-  const gaps = shown.some((view) => lines(view).some(({ points }) => points.some((point) => !known(point.mean))));
+  const all = shown.flatMap((view) => lines(view).flatMap(({ points }) => points));
+  const families = shown.map(({ family }) => family).filter(known);
   const last = (view) => `${view.name}: ${lines(view).map(({ name, points }) => `head ${name} ${number(points.at(-1).mean) || "no value"}`).join(", ")}`;
-  const extra = [`◆ ${HALF.replace(" (◆ in the curves)", "")}`, shownUnits().some(several) ? BAND : "", gaps ? `no line: clean and corrupted differ by less than ${DATA.floor} logits` : "", "dotted: the slider's checkpoint"];
+  const banded = all.some((point) => known(point.low)), onsets = traces.some(({ marker }) => marker?.symbol === "diamond");
+  const extra = [
+    onsets ? "◆ onset: the gain in logits is beyond half of the last one" : "", banded ? bandTold(families) : "", cut ? "wide bands leave the picture" : "",
+    families.length ? "" : untold(shown[0], site).replace(/\.$/, ""),
+    all.some((point) => point.verdict === "x" && !known(point.mean)) ? `no line: ${NO_GAP}` : "", "dotted: the slider's checkpoint",
+  ];
   return {
     title, traces, layout, note: circuitsNote(extra.filter(Boolean).join(" · "), absent), runs: runsOf(...shownUnits()),
     alt: `at the last checkpoint ${shown.map(last).join("; ")}`, table: () => pointsTable(shown, "head", lines), height,
   };
 }
+
+const bandTold = (families) => `band: 95% interval at each checkpoint alone (${scopesTold(families)})`;

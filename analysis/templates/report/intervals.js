@@ -1,27 +1,29 @@
-// 95% intervals, to the same numbers as analysis/intervals.py and summaries.py.
+// 95% intervals over runs, to the same numbers as analysis/intervals.py and summaries.py. Those of circuits are over prompts
+// and seeds, and come ready: see verdicts.js.
+
+const LEAST_BOOTSTRAP = 20;  // runs; a percentile bootstrap of fewer is too narrow: of three runs it holds the mean 75 times in 100
 
 /** Mean with its interval over values, one a run. */
 function band(values, kind = state.interval) {
   const n = values.length;
   if (n < 2) return { mean: n ? mean(values) : null, low: null, high: null, n };
-  return { mean: mean(values), ...(kind === "bootstrap" ? bootstrap([values]) : student(mean(values), variance(values) / n, n - 1)), n };
+  return { mean: mean(values), ...(kind === "bootstrap" && n >= LEAST_BOOTSTRAP ? bootstrap([values]) : student(mean(values), variance(values) / n, n - 1)), n };
 }
 
 /** The difference of the means of two lists of which nothing pairs the values. */
 function difference(values, others, kind = state.interval) {
   const middle = mean(values) - mean(others);
   if (values.length < 2 || others.length < 2) return { mean: middle, low: null, high: null };
-  if (kind === "bootstrap") return { mean: middle, ...bootstrap([values, others]) };
+  if (kind === "bootstrap" && Math.min(values.length, others.length) >= LEAST_BOOTSTRAP) return { mean: middle, ...bootstrap([values, others]) };
   const [a, b] = [values, others].map((list) => variance(list) / list.length);
   // Welch and Satterthwaite.
   const freedom = a + b ? (a + b) ** 2 / (a ** 2 / (values.length - 1) + b ** 2 / (others.length - 1)) : values.length + others.length - 2;
   return { mean: middle, ...student(middle, a + b, Math.floor(freedom)) };
 }
-
 const variance = (values) => values.reduce((sum, value) => sum + (value - mean(values)) ** 2, 0) / (values.length - 1);
 
 function student(middle, squaredError, freedom) {
-  const half = (DATA.t95[freedom - 1] ?? 1.96 + 2.5 / freedom) * Math.sqrt(squaredError);
+  const half = (DATA.t95[freedom - 1] ?? DATA.z95 + 2.4 / freedom) * Math.sqrt(squaredError);
   return { low: middle - half, high: middle + half };
 }
 
@@ -61,19 +63,28 @@ function draws(n, stream) {
 
 /** The Wilson interval of a share of n. */
 function wilson(share, n) {
-  const z = 1.96, scale = 1 + (z * z) / n;
+  const z = DATA.z95, scale = 1 + (z * z) / n;
   const middle = (share + (z * z) / (2 * n)) / scale;
   const half = (z / scale) * Math.sqrt((share * (1 - share)) / n + (z * z) / (4 * n * n));
   return { low: middle - half, high: middle + half };
 }
 
-const INTERVALS = { bootstrap: "bootstrap over runs", student: "Student's t over runs" };
+const INTERVALS = { student: "Student's t over runs", bootstrap: `bootstrap over runs (${LEAST_BOOTSTRAP} or more)` };
+/** What can be chosen: the bootstrap only where a group may have enough runs. */
+const intervalsThere = () => Object.entries(INTERVALS).filter(([kind]) => kind === "student" || RUNS.length >= LEAST_BOOTSTRAP);
 
-/** What an interval over `ns` runs is called in a caption. */
-function intervalTold(ns) {
+/** What an interval over `ns` runs is called in a caption, and what it is of. */
+function intervalTold(ns, chosen = state.interval) {
   const [least, most] = [Math.min(...ns), Math.max(...ns)];
   const n = `n ${least === most ? least : `${least} to ${most}`} ${most === 1 ? "run" : "runs"}`;
-  if (state.interval === "student") return `Student's t; ${n}`;
-  const few = least < 5 ? "; with fewer than about 5 it is too narrow, Student's t is safer" : "";
-  return `percentile bootstrap, ${DATA.bootstrap.resamples} resamples, fixed seed; ${n}${few}`;
+  const bootstrapped = chosen === "bootstrap" && most >= LEAST_BOOTSTRAP;
+  const kind = bootstrapped
+    ? `percentile bootstrap, ${DATA.bootstrap.resamples} resamples, fixed seed${least < LEAST_BOOTSTRAP ? `; Student's t below ${LEAST_BOOTSTRAP} runs` : ""}`
+    : `Student's t${chosen === "bootstrap" ? `, as there are fewer than ${LEAST_BOOTSTRAP} runs` : ""}`;
+  return `${kind}; ${n}; ${OF_RUNS}`;
 }
+
+/** Runs that differ in their seed have the same prompts, unless something of the task is varied. */
+const OF_RUNS = Object.keys(DATA.config.differs).some((key) => key.startsWith("task."))
+  ? "over runs as they are, with the prompts of each"
+  : "over runs on these prompts, the same for all: other prompts are not in it";

@@ -62,7 +62,8 @@ const tokensOf = (kind) => {
   const ns = unique(shownUnits().flatMap((unit) => blocksOf(unit)).map((block) => block[kind]?.n)).filter(known);
   return ns.length ? `n ${ns.join(", ")} tokens of clean held-out prompts` : null;
 };
-const measuresThere = () => unique(DATA.blocks.flatMap((block) => Object.keys(block))).filter((key) => key.startsWith("measure:"));
+const isMeasure = (kind) => kind.startsWith("measure:");
+const measuresThere = () => unique(DATA.blocks.flatMap((block) => Object.keys(block))).filter(isMeasure);
 
 /** Logit differences over checkpoints, a line a component: those of `kind` whose name begins with `word`. */
 function drawComponentLines(kind, word, what, value = "logit difference (logits)") {
@@ -70,13 +71,14 @@ function drawComponentLines(kind, word, what, value = "logit difference (logits)
   const title = [`${what} over checkpoints`, whose()].filter(Boolean).join(", ");
   if (!shown.length) return { title, note: "not examined" };
   const lines = ({ curves }) => curves.filter(({ name }) => name.startsWith(word));
-  const range = rangeOf(shown.flatMap((view) => lines(view).flatMap(({ points }) => points.flatMap((point) => [point.mean, point.low, point.high]))).filter(known));
+  const all = shown.flatMap((view) => lines(view).flatMap(({ points }) => points));
+  const { range, cut } = rangeWithBands(all);
   const { panels, inner } = arrange(rows, 270, 85);
   const { margin, height } = frame(inner, { l: 50, right: 130 });
   const layout = { margin, annotations: [], showlegend: false, shapes: checkpointLines(panels.length) };
   const traces = panels.flatMap((place) => {
     const { panel, i, xaxis, yaxis } = place;
-    layout.annotations.push(subtitle(`<b>${plain(kind.startsWith("measure:") ? panel.name : componentName(panel))}</b>`, place));
+    layout.annotations.push(subtitle(`<b>${plain(isMeasure(kind) ? panel.name : componentName(panel))}</b>`, place));
     layout[`xaxis${suffix(i)}`] = axis(place.last ? "checkpoint (step)" : "", { domain: place.x, anchor: yaxis });
     layout[`yaxis${suffix(i)}`] = axis(place.first ? value : "", { domain: place.y, anchor: xaxis, range });
     const curves = lines(panel);
@@ -90,10 +92,10 @@ function drawComponentLines(kind, word, what, value = "logit difference (logits)
   });
   const names = lines(shown[0]).map(({ name }) => name);
   traces.push(orderBar(names, "component, in order", inner));
-  const banded = shownUnits().some(several) ? BAND : "";
+  const banded = !all.some((point) => known(point.low)) ? "" : isMeasure(kind) ? `band: 95% interval of the mean (${intervalTold(all.filter((point) => known(point.low)).map((point) => point.n), "student")})` : bandTold(familiesShown());
   const last = (view) => `${componentName(view)}: ${lines(view).map(({ name, points }) => `${name} ${number(points.at(-1).mean)}`).join(", ")}`;
   return {
-    title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", banded].filter(Boolean).join(" · "), absent, "", tokensOf(kind)), runs: runsOf(...shownUnits()),
+    title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", banded, cut ? "wide bands leave the picture" : ""].filter(Boolean).join(" · "), absent, "", tokensOf(kind)), runs: runsOf(...shownUnits()),
     alt: `at the last checkpoint ${shown.map(last).join("; ")}`, table: () => pointsTable(shown, "component", lines), height,
   };
 }
@@ -109,7 +111,7 @@ function drawLayers() {
   const { panels, inner } = arrange(rows, Math.max(130, shown[0].curves.length * 18), 85);
   const { margin, height } = frame(inner, { l: 60, below: 65 });
   const layout = {
-    plot_bgcolor: colour.missing, margin, annotations: [], shapes: [],
+    margin, annotations: [], shapes: [],
     coloraxis: { cmin: -end, cmax: end, colorscale: colour.diverging, colorbar: scaleBar("logits", inner, 65) },
   };
   const traces = panels.map((place) => {

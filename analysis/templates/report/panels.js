@@ -76,6 +76,14 @@ function rangeOf(values) {
   return [low - 0.06 * (high - low || 1), high + 0.06 * (high - low || 1)];
 }
 
+/** Room for the means of curves, and for their bands as far as these leave the means to be seen; `cut` if not for all. */
+function rangeWithBands(points) {
+  const means = rangeOf(points.map((point) => point.mean).filter(known)), room = (means[1] - means[0]) / 2;
+  const ends = points.flatMap((point) => [point.low, point.high]).filter(known);
+  const inside = ends.map((end) => Math.min(Math.max(end, means[0] - room), means[1] + room));
+  return { range: rangeOf([...means, ...inside]), cut: inside.some((end, i) => end !== ends[i]) };
+}
+
 /** The numbers of panels of curves, a line a curve, over all their checkpoints. `curves` gives a panel's: name and points. */
 function pointsTable(panels, what, curves) {
   const steps = unique(panels.flatMap((panel) => curves(panel).flatMap(({ points }) => points.map((point) => point.step)))).sort((a, b) => a - b);
@@ -87,5 +95,3 @@ function pointsTable(panels, what, curves) {
 }
 
 const pointTold = ({ low, high, n }) => `${known(low) ? ` [${number(low)}, ${number(high)}]` : ""}${n > 1 ? `, n ${n} runs` : ""}`;
-
-const BAND = "band: 95% interval of the mean over runs (Student's t)";

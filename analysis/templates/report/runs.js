@@ -106,12 +106,12 @@ function drawRowControls() {
   );
 }
 
-const intervalSelect = () => select("95% interval", Object.entries(INTERVALS), state.interval, (kind) => {
+const intervalSelect = () => (intervalsThere().length < 2 ? null : select("95% interval", intervalsThere(), state.interval, (kind) => {
   state.interval = kind;
   drawRowControls();
   drawCurvesControls();
   runsChanged();
-});
+}));
 
 function columnPicker() {
   const chosen = new Set(columnsShown().map(({ key }) => key));

@@ -15,7 +15,7 @@ function pairs({ unit, corruption }, across, up, at, quantity) {
   const width = one.layout.columns.length;
   return one.cells.map((cell, i) => ({
     name: `${one.layout.layers[Math.floor(i / width)]}.${one.layout.columns[i % width]}`, layer: one.layout.layers[Math.floor(i / width)],
-    x: cell.mean, y: other.cells[i].mean, xs: cell.deviation, ys: other.cells[i].deviation, n: cell.n,
+    x: cell.mean, y: other.cells[i].mean, xs: cell.deviation, ys: other.cells[i].deviation, n: cell.n, marks: [cell, other.cells[i]].map(markOf),
   })).filter((point) => known(point.x) && known(point.y));
 }
 
@@ -39,7 +39,7 @@ function drawScatter(up, across) {
   if (!rows.flat().length) return { title, note: "not examined at this checkpoint" };
   const range = pairsRange(one, other, quantity);
   const { panels, inner } = arrange(rows, 340, 85);
-  const colour = colours();
+  const colour = colours(), judged = familiesShown(one).length + familiesShown(other).length > 0;
   const depth = Math.max(...rows.flat().flatMap(({ points }) => points.map(({ layer }) => layer)), 1);
   const { margin, height } = frame(inner, { l: 55 });
   const layout = {
@@ -61,16 +61,16 @@ function drawScatter(up, across) {
       type: "scatter", mode: "markers+text", xaxis, yaxis, x: panel.points.map(({ x }) => x), y: panel.points.map(({ y }) => y),
       text: panel.points.map((point) => (far.includes(point) ? point.name : "")), textfont: { size: 11 },
       textposition: panel.points.map((point) => SIDES[Math.max(0, far.indexOf(point)) % SIDES.length]),
-      marker: { size: 9, color: panel.points.map(({ layer }) => layer), coloraxis: "coloraxis", line: { color: colour.card, width: 1 } },
-      customdata: panel.points.map((point) => `head ${point.name}<br>${other} ${point.y.toFixed(3)}, ${one} ${point.x.toFixed(3)}${deviations(point)}`),
+      marker: { size: 9, symbol: panel.points.map(({ marks }) => (judged && !marks.includes("m") ? "circle-open" : "circle")), color: panel.points.map(({ layer }) => layer), coloraxis: "coloraxis", line: judged ? {} : { color: colour.card, width: 1 } },
+      customdata: panel.points.map((point) => `head ${point.name}<br>${other} ${fixed(point.y)}, ${one} ${fixed(point.x)}${deviations(point)}`),
       hovertemplate: `${plain(panel.name)}<br>%{customdata}<extra></extra>`, cliponaxis: false,
     };
   });
-  const missing = rows.flat().some(({ points }) => !points.length) ? "heads without a value (small denominator) are left out" : "";
-  const told = ({ name, points }) => `${name}: ${farthest(points, 3).map((point) => `head ${point.name} ${other} ${point.y.toFixed(3)}, ${one} ${point.x.toFixed(3)}`).join(", ")}`;
+  const missing = rows.flat().some(({ points }) => !points.length) ? `heads without a value are left out: ${NO_GAP}` : "";
+  const told = ({ name, points }) => `${name}: ${farthest(points, 3).map((point) => `head ${point.name} ${other} ${fixed(point.y)}, ${one} ${fixed(point.x)}`).join(", ")}`;
   return {
     title, traces, layout, runs: runsOf(...shownUnits()), alt: rows.flat().map(told).join("; "),
-    note: circuitsNote(["dotted: both bring back the same", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
+    note: circuitsNote(["dotted: both bring back the same", judged ? "filled: matters by either patching (verdicts as in their pictures above)" : "", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
     table: () => ({ head: ["panel", "head", one, other], rows: rows.flat().flatMap(({ name, points }) => points.map((point) => [name, point.name, number(point.x), number(point.y)])) }),
     height,
   };

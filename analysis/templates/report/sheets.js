@@ -10,31 +10,35 @@ function sheet(unit, corruption, site, at, quantity) {
     const same = parts.filter(([, part]) => part.layout === parts[0][1].layout);
     const runs = same.map(([run, part]) => ({ run, values: valuesAt(part, DATA.steps[part.steps].indexOf(at), site, quantity) }));
     const ofAll = (name) => (site === "head" ? null : mean(same.map(([, part]) => part[name][DATA.steps[part.steps].indexOf(at)])) * DATA.unit);
+    const layout = DATA.layouts[parts[0][1].layout];
+    const written = site === "head" ? writtenOf(unit, corruption, "head") : null;
+    const said = written ? (i) => ({ defined: true, ...written(at, i) }) : saidOf(unit, corruption, site, at, layout);
     return {
-      layout: DATA.layouts[parts[0][1].layout], runs, clean: ofAll("clean"), corrupted: ofAll("corrupted"), of: parts.length,
-      used: runs.filter(({ values }) => values.some(known)).length,
-      cells: runs[0].values.map((_, i) => spread(runs.map(({ values }) => values[i]).filter(known))),
+      layout, runs, clean: ofAll("clean"), corrupted: ofAll("corrupted"), of: parts.length,
+      few: same.map(([, part]) => part.few).find(known) ?? null,
+      cells: runs[0].values.map((_, i) => sheetCell(runs.map(({ values }) => values[i]).filter(known), said(i), quantity, site)),
     };
   });
+}
+
+/** A cell's mean and spread over runs, with what is said of it. Without a gap there is no recovered; intervals are of recovered. */
+function sheetCell(values, said, quantity, site) {
+  const none = quantity === "recovered" && site !== "head" && !said.defined;
+  const ends = site === "head" || quantity === "recovered" ? {} : { low: null, high: null };
+  return { ...said, ...ends, ...spread(none ? [] : values) };
 }
 
 function valuesAt(part, index, site, quantity) {
   const values = (part.change ?? part.value)[index];
   if (site === "head" || quantity === "change") return values.map((value) => (known(value) ? value * DATA.unit : null));
-  // Positions that only some prompts have come with denominators of their own.
+  // Positions that only some prompts have come with gaps of their own.
   const room = part.room?.[index] ?? [part.clean[index] - part.corrupted[index]];
-  return values.map((value, i) => {
-    const denominator = room[i % room.length];
-    return known(value) && Math.abs(denominator * DATA.unit) >= DATA.floor ? value / denominator : null;
-  });
+  return values.map((value, i) => (known(value) && room[i % room.length] ? value / room[i % room.length] : null));
 }
 
-/** Mean of values, one a run, with its 95% interval (Student's t: seeds are few), their standard deviation and number. */
+/** Mean of values, one a run, with their standard deviation and number. */
 function spread(values) {
-  if (!values.length) return { mean: null, low: null, high: null, deviation: null, n: 0 };
-  const found = band(values, "student");
-  const squares = values.reduce((sum, value) => sum + (value - found.mean) ** 2, 0);
-  return { ...found, deviation: values.length > 1 ? Math.sqrt(squares / (values.length - 1)) : null };
+  return { mean: values.length ? mean(values) : null, deviation: values.length > 1 ? Math.sqrt(variance(values)) : null, n: values.length };
 }
 
 /** The steps at which a site of a unit was examined under a corruption. */
@@ -59,25 +63,30 @@ function limit(site, quantity, over) {
   });
 }
 
-/** Lens or layer parts over checkpoints: each component with points {step, mean, low, high, n} over the unit's runs. */
+/**
+ * Lens or layer parts over checkpoints: each component with points {step, mean, low, high, n}. Intervals are over prompts,
+ * and seeds; of measures, which are of tokens, over runs.
+ */
 function componentCurves(unit, corruption, kind) {
   return remember(["components", unit, corruption, kind], () => {
     const found = blocksOf(unit, corruption).map((block) => block[kind]).filter(known);
     if (!found.length) return null;
     const same = found.filter((part) => part.components.join() === found[0].components.join());
     const steps = unique(same.flatMap((part) => DATA.steps[part.steps])).sort((a, b) => a - b);
+    const written = writtenOf(unit, corruption, kind);
+    const point = (values, at, i) => (isMeasure(kind) ? band(values, "student") : { ...spread(values), ...written(at, i) });
     const curves = found[0].components.map((name, i) => ({
       name,
       points: steps.map((at) => ({
         step: at,
-        ...spread(same.map((part) => part.value[DATA.steps[part.steps].indexOf(at)]?.[i]).filter(known).map((value) => value * DATA.unit)),
+        ...point(same.map((part) => part.value[DATA.steps[part.steps].indexOf(at)]?.[i]).filter(known).map((value) => value * DATA.unit), at, i),
       })),
     }));
     return { steps, curves };
   });
 }
 
-/** Every head over the checkpoints of a unit: its points over the runs, and the curve of each run. */
+/** Every head over the checkpoints of a unit. */
 function headCurves(unit, corruption, site, quantity) {
   return remember(["heads", unit, corruption, site, quantity], () => {
     const steps = stepsOf(unit, corruption, site);
@@ -85,24 +94,8 @@ function headCurves(unit, corruption, site, quantity) {
     const layout = sheets.at(-1)?.layout;
     if (layout?.axis !== "head") return [];
     const there = steps.map((at, i) => [at, sheets[i]]).filter(([, one]) => one.layout === layout);
-    const runs = unique(there.flatMap(([, one]) => one.runs.map(({ run }) => run)));
-    const ofRun = there.map(([, one]) => new Map(one.runs.map(({ run, values }) => [run, values])));
     return layout.layers.flatMap((layer) => layout.columns.map((head) => [layer, head])).map(([layer, head], i) => ({
-      name: `${layer}.${head}`, layer, head,
-      points: there.map(([at, one]) => ({ step: at, ...one.cells[i] })),
-      runs: runs.map((run) => there.map(([at], k) => ({ step: at, mean: ofRun[k].get(run)?.[i] ?? null }))),
+      name: `${layer}.${head}`, layer, head, points: there.map(([at, one]) => ({ step: at, ...one.cells[i] })),
     }));
   });
-}
-
-/**
- * Where a curve first is at half of its last value or beyond: {step, from}, where `from` says that it was so at the
- * first checkpoint ("start"), or that there was no value just before ("unknown"). Null without a last value.
- */
-function halfway(points) {
-  const last = points.at(-1)?.mean;
-  if (!last) return null;
-  const at = points.findIndex((point) => known(point.mean) && point.mean / last >= 0.5);
-  const from = at === 0 ? "start" : known(points[at - 1].mean) ? null : "unknown";
-  return { step: points[at].step, mean: points[at].mean, from };
 }

@@ -28,8 +28,8 @@ function drawTable() {
   );
   if (focus) [...$("runs-table").querySelectorAll("[data-key]")].find((element) => element.dataset.key === focus)?.focus();
   $("runs-note").textContent = [
-    grouped ? `Groups: mean [95% interval] over runs (${intervalTold(rows.map((row) => row.runs.length))}); n in a cell: only so many have the value.` : "Win rate: [95% Wilson interval over prompts].",
-    base ? `Δ: difference to ${base.told}. Its interval is over pairs of runs that differ in nothing else where both rows have the same (p), or else as for independent runs (i); one run has none.` : "",
+    grouped ? `Groups: mean [95% interval] over runs (${intervalTold(rows.map((row) => row.runs.length))}); n in a cell: only so many have the value.` : "Win rate: [95% Wilson interval over prompts, of this run].",
+    base ? `Δ: the row less ${base.told}. Its interval is over pairs of runs that differ in nothing else where both rows have the same (p), or else as for independent runs (i); one run has none. It is of runs on these prompts.` : "",
   ].join(" ");
 }
 

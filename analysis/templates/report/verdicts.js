@@ -1,0 +1,108 @@
+// What may be said: verdicts, intervals and sentences, worked out beforehand from the values of each prompt
+// (analysis/inference). Nothing is concluded on the page: what is not found here has no verdict, interval or sentence.
+
+const keyed = (list, key) => new Map((list ?? []).map((one) => [JSON.stringify(key(one)), one]));
+const FOUND = keyed(DATA.found, ({ runs, corruption, patching, site }) => [runs, corruption, patching, site]);
+const DIFFERENCES = keyed(DATA.differences, ({ a, b, patching, site }) => [a.runs, a.corruption, b.runs, b.corruption, patching, site]);
+const WRITTEN = keyed(DATA.written, ({ runs, corruption, patching, kind }) => [runs, corruption, patching, kind]);
+
+/** The runs of a unit that have something under a corruption, and their patching; null where these are several. */
+function groupOf(unit, corruption, has) {
+  const blocks = blocksOf(unit, corruption).filter(has);
+  const patchings = unique(blocks.map((block) => block.patching));
+  return patchings.length === 1 ? { runs: blocks.map((block) => block.run).sort((a, b) => a - b), patching: patchings[0] } : null;
+}
+
+/** What is found of a site of a unit. Estimates have no verdicts; whether there is a gap is that of the exact site. */
+function familyOf(unit, corruption, site) {
+  return remember(["family", unit, corruption, site], () => {
+    const group = groupOf(unit, corruption, (block) => block.sites[site]);
+    return (group && FOUND.get(JSON.stringify([group.runs, corruption, group.patching, site]))) ?? null;
+  });
+}
+
+const exactOf = (site) => site.replace(APPROXIMATE, "");
+
+/** The letters of a layout's cells at a step: m matters, s small, u undecided, x no gap. Null where nothing is found. */
+function lettersAt(family, at, layout, name = "verdict") {
+  const index = family && sameLayout(DATA.layouts[family.layout], layout) ? DATA.steps[family.steps].indexOf(at) : -1;
+  return index < 0 ? null : (family[name] ?? family.verdict)[index];
+}
+
+/** A list of a family or of a comparison at a step, in thousandths; without one, nothing of each cell. */
+const thousandthsAt = (found, name, at) => found?.[name]?.[DATA.steps[found.steps].indexOf(at)]?.map((value) => (known(value) ? value / 1000 : null)) ?? null;
+
+/** The least that is known of cells at a step: whether there is a gap, the verdict, and the interval of recovered. */
+function saidOf(unit, corruption, site, at, layout) {
+  const family = familyOf(unit, corruption, site);
+  const gapOf = family ?? familyOf(unit, corruption, exactOf(site));
+  const verdict = lettersAt(family, at, layout), here = lettersAt(family, at, layout, "here"), gaps = lettersAt(gapOf, at, layout);
+  const [low, high] = verdict ? ["low", "high"].map((name) => thousandthsAt(family, name, at)) : [null, null];
+  return (i) => ({ verdict: verdict?.[i] ?? null, here: here?.[i] ?? null, defined: gaps?.[i] !== "x", low: low?.[i] ?? null, high: high?.[i] ?? null });
+}
+
+/** Clean less corrupted of a unit at a step, with its interval, in logits. */
+function gapAt(unit, corruption, site, at) {
+  const family = familyOf(unit, corruption, site) ?? familyOf(unit, corruption, exactOf(site));
+  const found = family?.gap[DATA.steps[family.steps].indexOf(at)];
+  return found ? found.map((value) => (known(value) ? value * DATA.unit : null)) : null;
+}
+
+/** The interval of each component, or head, of a unit at a step; in logits. */
+function writtenOf(unit, corruption, kind) {
+  const group = groupOf(unit, corruption, (block) => block[kind]);
+  const found = group && WRITTEN.get(JSON.stringify([group.runs, corruption, group.patching, kind]));
+  return (at, i) => {
+    const index = found ? DATA.steps[found.steps].indexOf(at) : -1;
+    const [low, high] = ["low", "high"].map((name) => (index < 0 ? null : found[name][index][i]));
+    return known(low) && known(high) ? { low: low * DATA.unit, high: high * DATA.unit } : { low: null, high: null };
+  };
+}
+
+/** What two views differ in: the later less the earlier, B less A. `sign` is -1 where it was worked out the other way round. */
+function comparisonOf(one, other, site) {
+  const groups = [one, other].map(({ unit, corruption }) => groupOf(unit, corruption, (block) => block.sites[site]));
+  if (groups.some((group) => !group) || groups[0].patching !== groups[1].patching) return null;
+  const key = (a, b) => JSON.stringify([...[a, b].flatMap((i) => [groups[i].runs, [one, other][i].corruption]), groups[0].patching, site]);
+  const found = DIFFERENCES.get(key(0, 1)), turned = DIFFERENCES.get(key(1, 0));
+  return found ? { ...found, sign: 1 } : turned ? { ...turned, sign: -1 } : null;
+}
+
+const TURNED = { "+": "-", "-": "+" };
+/** Signs of a layout's cells: + the later recovers more, - less, = alike, ? undecided, x not defined. */
+function signsAt(comparison, at, layout) {
+  const index = comparison && sameLayout(DATA.layouts[comparison.layout], layout) ? DATA.steps[comparison.steps].indexOf(at) : -1;
+  if (index < 0) return null;
+  return [...comparison.comparison[index]].map((sign) => (comparison.sign < 0 ? TURNED[sign] ?? sign : sign));
+}
+
+/** How verdicts and comparisons are drawn and told. What is small, or alike, has no mark. */
+const MARKS = {
+  m: ["●", "matters", { symbol: "circle", size: 9 }],
+  h: ["○", "matters in these runs, undecided for other seeds", { symbol: "circle-open", size: 9 }],
+  u: ["•", "undecided", { symbol: "circle", size: 3.5 }],
+  s: ["", "small"],
+  x: ["×", "no measurable gap", { symbol: "x", size: 6 }],
+  "+": ["▲", "more", { symbol: "triangle-up", size: 9 }],
+  "-": ["▼", "less", { symbol: "triangle-down", size: 9 }],
+  "?": ["•", "undecided", { symbol: "circle", size: 3.5 }],
+  "=": ["", "alike"],
+};
+/** The mark of a cell: of other seeds too where that can be told, or else of these runs. */
+const markOf = ({ verdict, here }) => (verdict === "u" && here === "m" ? "h" : verdict);
+const markTold = (mark) => MARKS[mark]?.[1] ?? "";
+
+/** The scopes of what is found of the shown units, and how many verdicts hold at once. */
+const familiesShown = (site = null) => views().flat().flatMap(({ unit, corruption }) =>
+  unique(blocksOf(unit, corruption).flatMap((block) => Object.keys(block.sites))).filter((name) => site === null || name === site)
+    .map((name) => familyOf(unit, corruption, name)).filter(known));
+const scopesTold = (families) => unique(families.map(({ scope }) => scope)).join("; or ");
+
+/** Why nothing is said of a site of a unit. */
+function untold({ unit, corruption }, site) {
+  const blocks = blocksOf(unit, corruption).filter((block) => block.sites[site]);
+  if (!blocks.length) return `${site} was not patched in ${unitName(unit)}.`;
+  if (site.endsWith(APPROXIMATE)) return "approximate values are estimates from a gradient; nothing is concluded from them.";
+  if (unique(blocks.map((block) => block.patching)).length > 1) return "several patchings are mixed here, so there is no inference; choose one of them.";
+  return "there is no inference for this choice, so nothing is concluded.";
+}
