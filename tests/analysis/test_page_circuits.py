@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.inference import words
+from mi_sweeps.analysis.inference.courses import courses
+from mi_sweeps.analysis.inference.differences import difference
+from mi_sweeps.analysis.inference.families import family, jobs, means
 from mi_sweeps.analysis.report import write_report
-from mi_sweeps.analysis.summaries import band, recovered, with_approximate
+from mi_sweeps.analysis.summaries import recovered, with_approximate
 
 HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\"> & {{js}}"
 HEAD = ["layer", "head"]
@@ -37,8 +41,26 @@ def draw(page, plot):
 def panels(page, plot):
     """The values of a picture's heatmaps, by the panel's name."""
     draw(page, plot)
-    found = page.evaluate("id => document.getElementById(id).data.map(({name, z}) => [name, z])", plot)
+    values = "[...document.getElementById(id).data].filter((trace) => trace.coloraxis).map(({name, z}) => [name, z])"
+    found = page.evaluate(f"id => {values}", plot)
     return {name: np.array(z, dtype=float) for name, z in found}
+
+
+def marked(page, plot, panel=0):
+    """The cells of a panel by their mark, as layer.head; "no gap": those that are grey."""
+    draw(page, plot)
+    found = page.evaluate(
+        """([id, panel]) => {
+            const there = [...document.getElementById(id).data]
+                .filter((trace) => trace.yaxis === `y${panel ? panel + 1 : ""}` && !trace.coloraxis);
+            const grey = ({x, y, z}) => z.flatMap((row, i) => x.map((_, k) => [row[k], `${y[i]}.${x[k]}`]))
+                .filter(([one]) => one === 1).map(([, cell]) => cell);
+            const points = ({x, y}) => [...x].map((_, i) => `${y[i]}.${x[i]}`);
+            return there.map((trace) => [trace.name, trace.z ? grey(trace) : points(trace)]);
+        }""",
+        [plot, panel],
+    )
+    return {name: set(cells) for name, cells in found}
 
 
 def caption(page, plot):
@@ -59,10 +81,23 @@ def grid(rows, value="recovered", how="mean"):
     return rows.groupby(HEAD)[value].agg(how).unstack().to_numpy()
 
 
-def first_at_half(curve):
-    """The first step at which a curve (step → value) is at half of its last value."""
-    curve = curve.dropna().sort_index()
-    return curve.index[(curve / curve.iloc[-1] >= 0.5).to_numpy()][0]
+def jobs_of(output, corruption, *run_ids):
+    """The patch jobs of some runs, or of all, with what they found prompt by prompt."""
+    frames = load(output)
+    patches = frames.patches.query("corruption == @corruption")
+    patches = patches[patches["run_id"].isin(run_ids or frames.runs["run_id"])]
+    return jobs(frames.output, frames.runs, patches["patch_id"], written=True)
+
+
+def family_of(output, corruption, *run_ids, site="z"):
+    """What inference finds of a site."""
+    return family(site, jobs_of(output, corruption, *run_ids))
+
+
+def verdicts(family, step, judged=None):
+    """The verdict of each head at a checkpoint."""
+    found = (judged or family.judged).words[family.at(step)]
+    return {words.name(place): str(one) for place, one in zip(family.places, found, strict=True)}
 
 
 def table(page):
@@ -79,65 +114,148 @@ def numbers(text):
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)]
 
 
-def test_the_table_of_heads_says_what_the_tables_say(make_output, open_page):
-    output = make_output(seeds=(0, 1, 2), steps=range(0, 56, 8))
+def test_heads_are_told_by_their_verdicts(make_output, open_page):
+    output = make_output(steps=range(0, 56, 8), by_prompt=True)
     page = open_page(write_report(output))
-    tables = table(page)
-    assert list(tables) == [f"{name} corruption: all: mean of 3 runs" for name in ("first", "second")]
-    rows = z_rows(output)
-    for name, told in zip(("first", "second"), tables.values(), strict=True):
-        of_one = rows.query("corruption == @name")
-        last = {
-            value: band(of_one.query("step == 48"), HEAD, value).set_index(HEAD) for value in ("recovered", "change")
-        }
-        largest = last["recovered"]["mean"].abs().nlargest(5).index
-        assert [row[0] for row in told] == [f"{layer}.{head}" for layer, head in largest]
-        for head, row in zip(largest, told, strict=True):
-            for value, cell, half in (("recovered", row[1], row[2]), ("change", row[3], row[4])):
-                assert numbers(cell) == pytest.approx(last[value].loc[head, ["mean", "low", "high"]].tolist(), abs=2e-3)
-                curve = of_one.set_index(HEAD).loc[[head]].groupby("step")[value].mean()
-                assert numbers(half)[0] == first_at_half(curve)
-            assert row[5] == "3"
-        best = told[0]
-        sentence = page.locator("#heads-told p", has_text=f"Under the {name} corruption").inner_text()
-        assert f"head {best[0]} alone brings back {best[1]} of the logit difference at checkpoint 48" in sentence
-    layer, head = (int(part) for part in tables["first corruption: all: mean of 3 runs"][0][0].split("."))
-    best = rows.query("corruption == 'first' and layer == @layer and head == @head")
-    steps = [first_at_half(of_run.set_index("step")["change"]) for _, of_run in best.groupby("run_id")]
-    assert numbers(tables["first corruption: all: mean of 3 runs"][0][4])[1:] == [min(steps), max(steps)]
+    found = {name: family_of(output, name) for name in ("first", "second")}
+    told, tables = page.locator("#heads-told").inner_text(), list(table(page).items())
+    assert len(tables) == 3
+    for (name, one), (title, rows) in zip(found.items(), tables, strict=False):
+        assert f"{name} corruption: all, seed 0" in title
+        assert f"{name.capitalize()} corruption: {' '.join(words.sentences(one, courses(one)))}" in told
+        low, high = one.interval
+        at = one.at(48)
+        known = dict(
+            zip(
+                map(words.name, one.places),
+                zip(one.estimate.recovered[at], low[at], high[at], one.estimate.gain[at], strict=True),
+                strict=True,
+            )
+        )
+        matter = [head for head, verdict in verdicts(one, 48).items() if verdict == "matters"]
+        since = {words.name(course.place): course for course in courses(one)}
+        assert [row[0] for row in rows] == sorted(matter, key=lambda head: -abs(known[head][0]))
+        for head, verdict, value, gain, course in rows:
+            assert verdict == "● matters"
+            assert [*numbers(value), *numbers(gain)] == pytest.approx(known[head], abs=2e-3)
+            assert course == f"formed at {since[head].onset} [{since[head].onset_low}, {since[head].onset_high}]"
+    rest = page.locator("#heads-tables tfoot").first.inner_text()
+    counts = [list(verdicts(found["first"], 48).values()).count(word) for word in ("small", "undecided")]
+    assert numbers(rest) == [48, *counts]
 
+    less = difference(found["first"], found["second"])
+    at = less.at(48)
+    title, rows = tables[2]
+    assert title.startswith("second − first, recovered at checkpoint 48 (") and "paired by prompt and run" in title
+    assert " ".join(words.differences(less)) in told
+    by_head = {words.name(place): i for i, place in enumerate(less.places)}
+    for head, _, _, value, comparison in rows:
+        i = by_head[head]
+        assert numbers(value) == pytest.approx([less.difference[at][i], less.low[at][i], less.high[at][i]], abs=2e-3)
+        assert comparison.endswith(less.words[at][i])
 
-def test_heads_by_another_site_and_as_many_as_asked_for(make_output, open_page):
-    output = make_output()
-    page = open_page(write_report(output))
-    choose(page, "Patched", "v (head value)")
-    choose(page, "Heads", "top 3")
-    told = next(iter(table(page).values()))
-    patching = load(output).patching.query("site == 'v' and corruption == 'first' and step == 24")
-    values = patching.assign(recovered=recovered(patching)).set_index(HEAD)["recovered"]
-    largest = values.abs().nlargest(3).index
-    assert [row[0] for row in told] == [f"{layer}.{head}" for layer, head in largest]
-    assert [float(row[1]) for row in told] == pytest.approx(values.loc[largest].tolist(), abs=2e-3)
-    assert len(told[0]) == 5  # one run has neither n nor others to agree with
     draw(page, "heads-plot")
-    lines = page.evaluate("[...document.getElementById('heads-plot').data].filter(({showlegend}) => showlegend).length")
-    assert lines == 3
-
-
-def test_curves_of_heads_have_a_gap_without_a_denominator_and_mark_the_half(make_output, open_page):
-    output = make_output(corruptions=("first",), steps=(0, 24, 32, 40))
-    page = open_page(write_report(output))
-    draw(page, "heads-plot")
-    line, mark = page.evaluate(
-        "document.getElementById('heads-plot').data.slice(0, 2).map(({name, x, y}) => [name, [...x], [...y]])"
+    best = tables[0][1][0][0]
+    curve, band, onset = page.evaluate(
+        """(name) => {
+            const traces = [...document.getElementById("heads-plot").data]
+                .filter(({legendgroup, xaxis}) => legendgroup === name && xaxis === "x");
+            const of = (test) => traces.filter(test).map(({x, y}) => [[...x], [...y]])[0];
+            const line = of(({mode}) => mode === "lines+markers");
+            return [line, of(({fill}) => fill), of(({marker}) => marker?.symbol === "diamond")];
+        }""",
+        best,
     )
-    layer, head = (int(part) for part in line[0].split("."))
-    rows = z_rows(output).query("layer == @layer and head == @head").set_index("step")["recovered"]
-    assert line[1] == [0, 24, 32, 40] and line[2][0] is None  # clean and corrupted differ by 0.04 at step 0
-    assert line[2][1:] == pytest.approx(rows.tolist()[1:], abs=2e-3)
-    assert mark[:2] == [line[0], [first_at_half(rows)]]
-    assert "differ by less than 0.1 logits" in caption(page, "heads-plot")
-    assert next(iter(table(page).values()))[0][2] == "24 (no value before)"
+    one = found["first"]
+    place = [words.name(place) for place in one.places].index(best)
+    recovered, low, high = (one.grid(values)[:, place] for values in (one.estimate.recovered, *one.interval))
+    assert [value is None for value in curve[1]] == np.isnan(recovered).tolist()  # where there is no gap
+    assert curve[1][2:] == pytest.approx(recovered[2:].tolist(), abs=2e-3)
+    assert band[1] == pytest.approx([*high[2:], *low[2:][::-1]], abs=2e-3)
+    assert onset[0] == [next(course.onset for course in courses(one) if words.name(course.place) == best)]
+    assert "no line: the corruption makes no measurable difference" in caption(page, "heads-plot")
+    choose(page, "Curves", "at most 3 heads")
+    draw(page, "heads-plot")
+    lines = "[...document.getElementById('heads-plot').data].filter(({showlegend}) => showlegend).length"
+    assert page.evaluate(lines) == 3
+    assert "the 3 largest of" in caption(page, "heads-plot")
+
+
+def test_marks_on_heatmaps_are_the_verdicts_of_the_sliders_checkpoint(make_output, open_page):
+    output = make_output(by_prompt=True)
+    page = open_page(write_report(output))
+    first, second = (family_of(output, name) for name in ("first", "second"))
+    for step in (16, 24):
+        page.evaluate("(step) => goTo(shownSteps().indexOf(step))", step)
+        for panel, one in enumerate((first, second)):
+            of = verdicts(one, step)
+            expected = {
+                mark: {head for head, verdict in of.items() if verdict == word}
+                for mark, word in (("m", "matters"), ("u", "undecided"))
+            }
+            assert marked(page, "z-plot", panel) == {mark: heads for mark, heads in expected.items() if heads}
+    less = difference(first, second)
+    signs = dict(zip(map(words.name, less.places), less.words[less.at(24)], strict=True))
+    shown = marked(page, "z-plot", 2)
+    assert shown["+"] == {head for head, sign in signs.items() if sign == "more"}
+    assert shown["-"] == {head for head, sign in signs.items() if sign == "less"}
+    told = caption(page, "z-plot")
+    assert f"verdicts: {words.scope(first)}; 16 heads × 4 checkpoints, any wrong: 5%" in told
+    assert "grey: the corruption makes no measurable difference" in told and "hatched" not in told
+    page.evaluate("goTo(0)")
+    assert len(marked(page, "z-plot")["no gap"]) == 16 and np.isnan(panels(page, "z-plot")["first corruption"]).all()
+    choose(page, "Value", "logit difference change")
+    assert len(marked(page, "z-plot")["x"]) == 16 and not np.isnan(panels(page, "z-plot")["first corruption"]).any()
+    page.evaluate("""() => {
+        const {sites: {resid_pre: site}} = DATA.blocks[0];
+        site.few = DATA.layouts[site.layout].columns.map((_, i) => i === 0);
+        remembered.clear();
+        circuitsChanged();
+    }""")
+    assert "hatched: fewer than half of the prompts have the role" in caption(page, "resid_pre-plot")
+    assert page.evaluate("document.getElementById('resid_pre-plot').layout.shapes.length") == 2  # and in the difference
+
+
+def test_a_group_is_of_other_seeds_and_nothing_is_said_to_matter_that_is_not_shown_to(make_output, open_page):
+    output = make_output(seeds=(0, 1, 2), corruptions=("first",), by_prompt=True)
+    page = open_page(write_report(output))
+    one = family_of(output, "first")
+    assert "matters" not in verdicts(one, 24).values() and "matters" in verdicts(one, 24, one.judged_here).values()
+    here = {head for head, verdict in verdicts(one, 24, one.judged_here).items() if verdict == "matters"}
+    told = page.locator("#heads-told").inner_text()
+    assert "No head is shown to matter at checkpoint 24" in told and "other prompts and other seeds" in told
+    ((_, rows),) = table(page).items()
+    assert {row[0] for row in rows} == here
+    assert {row[1] for row in rows} == {"○ matters in these runs, undecided for other seeds"}
+    assert marked(page, "z-plot")["h"] == here
+    assert "none is shown to matter; the 5 heads that are largest" in caption(page, "heads-plot")
+    page.evaluate("""() => {
+        const [found] = DATA.found.filter(({site, runs}) => site === "z" && runs.length === 3);
+        found.courses = {"0.2": {course: "lost", onset: null, low: null, high: null, last: 16, peak: -0.31}};
+        circuitsChanged();
+    }""")
+    assert table(page).popitem()[1][0][::4] == ["0.2", "lost; last mattered at 16, up to -0.31"]
+    # Bands of what layers write are over prompts and seeds.
+    written = means(jobs_of(output, "first"), "layer")
+    part = written.parts.index(("attn", 3, None))
+    low, high = (values.reshape(4, -1)[:, part] for values in (written.low, written.high))
+    draw(page, "attn-lines-plot")
+    area = page.evaluate("[...[...document.getElementById('attn-lines-plot').data].filter(({fill}) => fill)[3].y]")
+    assert area == pytest.approx([*high, *low[::-1]], abs=2e-3)
+    assert "n 12 prompts, 3 runs; other prompts and other seeds" in caption(page, "attn-lines-plot")
+
+
+def test_without_inference_the_page_says_so_and_shows_no_interval(make_output, open_page):
+    page = open_page(write_report(make_output(seeds=(0, 1), corruptions=("first",))))
+    assert "tables do not tell prompts apart" in page.locator("#heads-told").inner_text()
+    page.evaluate("FOUND.clear(); WRITTEN.clear(); remembered.clear(); circuitsChanged()")
+    assert "there is no inference for this choice" in page.locator("#heads-told").inner_text()
+    assert table(page) == {}
+    for plot in ("heads-plot", "attn-lines-plot"):
+        draw(page, plot)
+        assert page.evaluate("id => [...document.getElementById(id).data].filter(({fill}) => fill).length", plot) == 0
+    assert marked(page, "z-plot") == {}
+    assert "there is no inference for this choice" in caption(page, "z-plot")
 
 
 def test_the_slider_moves_heatmaps_scatter_and_curves(make_output, open_page):
@@ -215,7 +333,7 @@ def test_the_choices_survive_a_reload(make_output, folders, open_page):
     choices = {
         **{"Run": "lr 0.0003: mean of 2 runs", "Compare with": "lr 0.0001, seed 1, run-0.0001-constant-1"},
         **{"Corruption": "second", "against": "first", "Value": "logit difference change"},
-        **{"Over runs": "spread (standard deviation)", "Patched": "v (head value)", "Heads": "top 3"},
+        **{"Over runs": "spread (standard deviation)", "Patched": "v (head value)", "Curves": "at most 3 heads"},
     }
     for label, option in choices.items():
         choose(page, label, option)
@@ -233,7 +351,7 @@ def test_the_choices_survive_a_reload(make_output, folders, open_page):
 
 
 def test_corruptions_and_two_units_side_by_side_with_their_difference(make_output, open_page):
-    output = make_output(lrs=(1e-4, 3e-4), seeds=(0, 1))
+    output = make_output(lrs=(1e-4, 3e-4), seeds=(0, 1), by_prompt=True)
     page = open_page(write_report(output))
     rows = z_rows(output).query("step == 24").merge(load(output).runs[["run_id", "lr"]], on="run_id")
     of = {
@@ -242,17 +360,34 @@ def test_corruptions_and_two_units_side_by_side_with_their_difference(make_outpu
         for corruption in ("first", "second")
     }
     found = panels(page, "z-plot")
-    assert list(found) == ["first corruption", "second corruption", "first − second"]
-    assert found["first − second"] == pytest.approx(of[1e-4, "first"] - of[1e-4, "second"], abs=2e-3)
+    assert list(found) == ["first corruption", "second corruption", "second − first"]
+    assert found["second − first"] == pytest.approx(of[1e-4, "second"] - of[1e-4, "first"], abs=2e-3)
     choose(page, "Compare with", "lr 0.0003: mean of 2 runs")
     found = panels(page, "z-plot")
     assert len(found) == 6
     for corruption in ("first", "second"):
         assert found[f"A, {corruption} corruption"] == pytest.approx(of[1e-4, corruption], abs=2e-3)
-        difference = of[1e-4, corruption] - of[3e-4, corruption]
-        assert found[f"A − B, {corruption} corruption"] == pytest.approx(difference, abs=2e-3)
+        assert found[f"B − A, {corruption} corruption"] == pytest.approx(
+            of[3e-4, corruption] - of[1e-4, corruption], abs=2e-3
+        )
     assert "A: lr 0.0001: mean of 2 runs; B: lr 0.0003: mean of 2 runs" in caption(page, "z-plot")
-    assert len(table(page)) == 4
+    a, b = (f"lr 0.0001, seed {seed}, run-0.0001-constant-{seed}" for seed in (0, 1))
+    less = difference(*(family_of(output, "first", f"run-0.0001-constant-{seed}") for seed in (0, 1)))
+    signs = dict(zip(map(words.name, less.places), less.words[less.at(24)], strict=True))
+    more, fewer = ({head for head, sign in signs.items() if sign == word} for word in ("more", "less"))
+    assert more and fewer
+    values = {}
+    for run, other in ((a, b), (b, a)):
+        choose(page, "Run", run)
+        choose(page, "Compare with", other)
+        ((title, found),) = [one for one in table(page).items() if one[0].startswith("B − A, first corruption")]
+        values[run] = {row[0]: (numbers(row[3])[0], row[4][2:]) for row in found}
+        assert marked(page, "z-plot", 2)["+"] == (more if run == a else fewer)
+        assert (" ".join(words.differences(less)) in page.locator("#heads-told").inner_text()) == (run == a)
+    assert {head for head, (value, sign) in values[a].items() if value > 0 and sign == "more"} == more
+    turn = {"more": "less", "less": "more"}
+    assert values[b] == {head: (-value, turn.get(sign, sign)) for head, (value, sign) in values[a].items()}
+    choose(page, "Run", "lr 0.0001: mean of 2 runs")
     choose(page, "Compare with", "nothing")
     choose(page, "Corruption", "second")
     assert list(panels(page, "z-plot")) == ["second corruption"]
@@ -275,17 +410,6 @@ def test_spread_over_runs(make_output, open_page):
     assert "one run has no spread" in caption(page, "z-plot")
 
 
-def test_bands_of_a_group_are_those_of_its_runs(make_output, open_page):
-    output = make_output(seeds=(0, 1, 2), corruptions=("first",))
-    page = open_page(write_report(output))
-    draw(page, "attn-lines-plot")
-    attribution = load(output).attribution.query("kind == 'layer' and component == 'attn' and layer == 3")
-    expected = band(attribution, ["step"], "logit_diff")
-    area, line = page.evaluate("document.getElementById('attn-lines-plot').data.slice(6, 8).map(({y}) => [...y])")
-    assert line == pytest.approx(expected["mean"].tolist(), abs=2e-3)
-    assert area == pytest.approx([*expected["high"], *expected["low"][::-1]], abs=2e-3)
-
-
 def test_estimates_alone_are_never_shown_as_patched(make_output, open_page):
     output = make_output(corruptions=("first",), approximate=True, exact=False)
     page = open_page(write_report(output))
@@ -294,7 +418,7 @@ def test_estimates_alone_are_never_shown_as_patched(make_output, open_page):
     )
     assert "z (approximate)" in caption(page, "z-approximate-plot")
     assert "z (approximate) against v (approximate)" in caption(page, "z-v-plot")
-    assert "patching z (approximate) of head" in page.locator("#heads-told").inner_text()
+    assert "nothing is concluded from them" in page.locator("#heads-told").inner_text()
     assert page.locator("#z-plot").count() == 0
 
 
@@ -314,10 +438,8 @@ def test_a_run_that_lacks_a_corruption_says_so(make_output, folders, open_page):
     choose(page, "Run", "all, seed 1, lone")
     assert list(panels(page, "z-plot")) == ["first corruption"]
     assert "second corruption: not examined at this checkpoint" in caption(page, "z-plot")
-    assert (
-        "Under the second corruption, z was not patched in all, seed 1, lone."
-        in page.locator("#heads-told").inner_text()
-    )
+    told = page.locator("#heads-told").inner_text()
+    assert "Second corruption: z was not patched in all, seed 1, lone." in told
     assert "second corruption: not examined" in caption(page, "heads-plot")
 
 
@@ -336,7 +458,7 @@ def test_hostile_names_are_text_everywhere(make_output, folders, open_page):
     assert page.locator("#checkpoint-told").inner_text() == "checkpoint 24 (4 of 4)"
     for plot in ("z-plot", "heads-plot", "z-v-plot", "lens-lines-plot"):
         draw(page, plot)
-    assert HOSTILE in page.locator("#heads-tables").inner_text()
+    assert HOSTILE in page.locator("#heads-told").text_content()
     assert page.locator("img").count() == 0
     assert "pwned" not in page.title()
     assert page.evaluate("document.documentElement.scrollWidth") == 375
@@ -403,4 +525,4 @@ def test_every_picture_of_circuits_can_be_read_as_a_table(make_output, open_page
         row = next(row for row in found if row[: len(names)] == names)
         assert len(row) > 2 and any(row[2:])
         if values:
-            assert [float(text) for text in row[2:]] == pytest.approx(values, abs=2e-3)
+            assert [numbers(text)[0] for text in row[2:]] == pytest.approx(values, abs=2e-3)
