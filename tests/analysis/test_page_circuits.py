@@ -418,7 +418,7 @@ def test_estimates_alone_are_never_shown_as_patched(make_output, open_page):
     )
     assert "z (approximate)" in caption(page, "z-approximate-plot")
     assert "z (approximate) against v (approximate)" in caption(page, "z-v-plot")
-    assert "nothing is concluded from them" in page.locator("#heads-told").inner_text()
+    assert "nothing can be concluded" in page.locator("#heads-told").inner_text()
     assert page.locator("#z-plot").count() == 0
 
 

@@ -6,11 +6,11 @@ const TOPS = [3, 5, 8, 12, 20];
 /** Sites of heads, exact ones first, in the order of the page. */
 function headSites() {
   const sites = unique(DATA.blocks.flatMap((block) => Object.entries(block.sites).filter(([, part]) => DATA.layouts[part.layout].axis === "head").map(([site]) => site)));
-  const rank = (site) => (site.endsWith(APPROXIMATE) ? 100 : 0) + Object.keys(SITES).indexOf(exactOf(site));
+  const rank = (site) => (site.endsWith(APPROXIMATE) ? 100 : 0) + Object.keys(SITES).indexOf(site.replace(APPROXIMATE, ""));
   return sites.sort((a, b) => rank(a) - rank(b));
 }
 
-const headSiteName = (site) => (SITES[exactOf(site)] ?? site) + (site.endsWith(APPROXIMATE) ? APPROXIMATE : "");
+const headSiteName = (site) => (SITES[site.replace(APPROXIMATE, "")] ?? site) + (site.endsWith(APPROXIMATE) ? APPROXIMATE : "");
 
 function drawFound() {
   const { heads } = state, sites = headSites();

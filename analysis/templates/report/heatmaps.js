@@ -104,7 +104,7 @@ function hatched({ layout: { layers, columns }, few }, { xaxis, yaxis }) {
 function marksNote(site, quantity, over, rows) {
   const families = familiesShown(site), shown = rows.flat();
   if (site === "head") return "";
-  const gapless = [...families, ...familiesShown(exactOf(site))].some(({ verdict }) => verdict.some((letters) => letters.includes("x")));
+  const gapless = families.some(({ verdict }) => verdict.some((letters) => letters.includes("x")));
   const grey = quantity === "recovered" && gapless ? `grey: ${NO_GAP}` : "";
   const hatching = shown.some(({ few }) => few?.some(Boolean)) ? "hatched: fewer than half of the prompts have the role" : "";
   if (over !== "mean") return [grey, hatching].filter(Boolean).join(" · ");

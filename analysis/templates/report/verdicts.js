@@ -13,15 +13,13 @@ function groupOf(unit, corruption, has) {
   return patchings.length === 1 ? { runs: blocks.map((block) => block.run).sort((a, b) => a - b), patching: patchings[0] } : null;
 }
 
-/** What is found of a site of a unit. Estimates have no verdicts; whether there is a gap is that of the exact site. */
+/** What is found of a site of a unit. */
 function familyOf(unit, corruption, site) {
   return remember(["family", unit, corruption, site], () => {
     const group = groupOf(unit, corruption, (block) => block.sites[site]);
     return (group && FOUND.get(JSON.stringify([group.runs, corruption, group.patching, site]))) ?? null;
   });
 }
-
-const exactOf = (site) => site.replace(APPROXIMATE, "");
 
 /** The letters of a layout's cells at a step: m matters, s small, u undecided, x no gap. Null where nothing is found. */
 function lettersAt(family, at, layout, name = "verdict") {
@@ -35,15 +33,14 @@ const thousandthsAt = (found, name, at) => found?.[name]?.[DATA.steps[found.step
 /** The least that is known of cells at a step: whether there is a gap, the verdict, and the interval of recovered. */
 function saidOf(unit, corruption, site, at, layout) {
   const family = familyOf(unit, corruption, site);
-  const gapOf = family ?? familyOf(unit, corruption, exactOf(site));
-  const verdict = lettersAt(family, at, layout), here = lettersAt(family, at, layout, "here"), gaps = lettersAt(gapOf, at, layout);
+  const verdict = lettersAt(family, at, layout), here = lettersAt(family, at, layout, "here");
   const [low, high] = verdict ? ["low", "high"].map((name) => thousandthsAt(family, name, at)) : [null, null];
-  return (i) => ({ verdict: verdict?.[i] ?? null, here: here?.[i] ?? null, defined: gaps?.[i] !== "x", low: low?.[i] ?? null, high: high?.[i] ?? null });
+  return (i) => ({ verdict: verdict?.[i] ?? null, here: here?.[i] ?? null, defined: verdict?.[i] !== "x", low: low?.[i] ?? null, high: high?.[i] ?? null });
 }
 
 /** Clean less corrupted of a unit at a step, with its interval, in logits. */
 function gapAt(unit, corruption, site, at) {
-  const family = familyOf(unit, corruption, site) ?? familyOf(unit, corruption, exactOf(site));
+  const family = familyOf(unit, corruption, site);
   const found = family?.gap[DATA.steps[family.steps].indexOf(at)];
   return found ? found.map((value) => (known(value) ? value * DATA.unit : null)) : null;
 }
@@ -102,7 +99,6 @@ const scopesTold = (families) => unique(families.map(({ scope }) => scope)).join
 function untold({ unit, corruption }, site) {
   const blocks = blocksOf(unit, corruption).filter((block) => block.sites[site]);
   if (!blocks.length) return `${site} was not patched in ${unitName(unit)}.`;
-  if (site.endsWith(APPROXIMATE)) return "approximate values are estimates from a gradient; nothing is concluded from them.";
   if (unique(blocks.map((block) => block.patching)).length > 1) return "several patchings are mixed here, so there is no inference; choose one of them.";
   return "there is no inference for this choice, so nothing is concluded.";
 }
