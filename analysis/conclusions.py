@@ -8,12 +8,12 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from .folder import Output
 from .frames import ATTRIBUTION_KINDS, Frames
 from .inference.courses import HeadCourse, courses
 from .inference.differences import Difference, difference
+from .inference.estimates import quantile
 from .inference.families import Family, Job, Means, families, jobs, means
 
 SETTINGS = ("model", "task", "lr", "weight_decay", "schedule", "steps", "batch_size")
@@ -132,17 +132,16 @@ def _compared(
             yield Compared(one, partner, less)
 
 
-def gap_at(family: Family, step: int) -> tuple[float, float, float]:
-    """Clean less corrupted (logits) at a checkpoint, with both ends of its 95% interval over prompts."""
-    at = family.at(step)
+def gaps(family: Family) -> np.ndarray:
+    """Clean less corrupted (logits) with both ends of its 95% interval over prompts, a row a checkpoint."""
     found = family.estimate
-    place = at.start + int(np.argmax(found.n[at]))  # positions that only some prompts have come with gaps of their own
-    gap, n = float(found.gap[place]), int(found.n[place])
-    if family.gain is None or n < 2:
-        return gap, float("nan"), float("nan")
-    own = found.gap_influence[place]
-    half = float(stats.t.ppf(0.975, n - 1) * np.sqrt((own * own).sum() * n / (n - 1)) * abs(gap))
-    return gap, gap - half, gap + half
+    # Positions that only some prompts have come with gaps of their own.
+    place = family.grid(found.n).argmax(axis=1) + np.arange(len(family.steps)) * len(family.places)
+    gap, n, own = found.gap[place], found.n[place], found.gap_influence[place]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        half = quantile(n - 1) * np.sqrt((own * own).sum(axis=1) * n / (n - 1)) * np.abs(gap)
+    half = half if family.gain is not None else np.full(len(gap), np.nan)
+    return np.column_stack([gap, gap - half, gap + half])
 
 
 def thousandths(values: np.ndarray) -> list[int | None]:

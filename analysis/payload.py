@@ -14,7 +14,7 @@ from scipy import stats
 from ..circuits.recovered import FLOOR
 from . import origins
 from .approximate import correlations
-from .conclusions import Attributed, Compared, Conclusions, Found, gap_at, thousandths
+from .conclusions import Attributed, Compared, Conclusions, Found, gaps, thousandths
 from .folder import Json, Output
 from .frames import Frames
 from .inference import words
@@ -181,23 +181,24 @@ def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Poo
     if not set(one.runs) <= runs:
         return None
     layout, order = _laid_out(family.places, layouts)
-    at = [step for step in family.steps if step in kept]
+    at = [number for number, step in enumerate(family.steps) if step in kept]
     there = family.estimate.runs > 0
-    low, high = family.interval
     heads = bool(one.courses)
 
     def letters(verdict: np.ndarray) -> list[str]:
         each = LETTERS[np.where(there, verdict, len(LETTERS) - 1)]
-        return ["".join(_ordered(each[family.at(step)], order, ".")) for step in at]
+        return ["".join(of_step) for of_step in _ordered(family.grid(each)[at], order, ".")]
 
     def ends(values: np.ndarray) -> list[list[int | None]] | None:
-        return [thousandths(_ordered(values[family.at(step)], order, np.nan)) for step in at] if heads else None
+        return [thousandths(of_step) for of_step in _ordered(family.grid(values)[at], order, np.nan)] if heads else None
 
     verdict, here = letters(family.judged.verdict), letters(family.judged_here.verdict)
+    low, high = family.interval
     return {
         "runs": list(one.runs), "corruption": family.corruption, "patching": one.patching, "site": family.site,
-        "steps": steps.steps(at), "layout": layout, "verdict": verdict, "here": here if here != verdict else None,
-        "low": ends(low), "high": ends(high), "gap": [_units(np.array(gap_at(family, step))) for step in at],
+        "steps": steps.steps(family.steps[number] for number in at), "layout": layout,
+        "verdict": verdict, "here": here if here != verdict else None,
+        "low": ends(low), "high": ends(high), "gap": [_units(of_step) for of_step in gaps(family)[at]],
         "scope": words.scope(family), "many": words.verdicts_of(family),
         "said": words.sentences(family, one.courses) if heads else [],
         "courses": {
@@ -216,14 +217,16 @@ def _compared(one: Compared, kept: set[int], runs: set[int], steps: Pool, layout
     if not {*one.first.runs, *one.second.runs} <= runs:
         return None
     layout, order = _laid_out(found.places, layouts)
-    at = [step for step in found.steps if step in kept]
-    half = (found.high - found.low) / 2
+    at = [number for number, step in enumerate(found.steps) if step in kept]
+    size = len(found.steps), len(found.places)
+    half = _ordered((((found.high - found.low) / 2).reshape(size))[at], order, np.nan)
+    signs = _ordered(SIGNS[found.comparison].reshape(size)[at], order, ".")
     return {
         "a": {"runs": list(one.first.runs), "corruption": one.first.family.corruption},
         "b": {"runs": list(one.second.runs), "corruption": one.second.family.corruption},
-        "patching": one.first.patching, "site": found.site, "steps": steps.steps(at), "layout": layout,
-        "half": [thousandths(_ordered(half[found.at(step)], order, np.nan)) for step in at],
-        "comparison": ["".join(_ordered(SIGNS[found.comparison[found.at(step)]], order, ".")) for step in at],
+        "patching": one.first.patching, "site": found.site,
+        "steps": steps.steps(found.steps[number] for number in at), "layout": layout,
+        "half": [thousandths(of_step) for of_step in half], "comparison": ["".join(of_step) for of_step in signs],
         "scope": words.scope_of_difference(found), "said": words.differences(found),
     }  # fmt: skip
 
@@ -242,19 +245,21 @@ def _written(one: Attributed, kept: set[int], runs: set[int], steps: Pool) -> Js
     }  # fmt: skip
 
 
-def _laid_out(places: Sequence[Place], layouts: Pool) -> tuple[int, list[int | None]]:
-    """The number of the layout of a family's places, and which of them each cell of it is."""
+def _laid_out(places: Sequence[Place], layouts: Pool) -> tuple[int, np.ndarray]:
+    """The number of the layout of a family's places, and which of them each cell of it is; -1: none."""
     layers = sorted({layer for layer, _, _ in places})
     heads = places[0][1] is not None
     keys = [head if heads else position for _, head, position in places]
     columns = sorted({head for _, head, _ in places if head is not None}) if heads else list(dict.fromkeys(keys))
     layout = {"layers": layers, "axis": "head" if heads else "position", "columns": columns}
     number = {(place[0], key): at for at, (place, key) in enumerate(zip(places, keys, strict=True))}
-    return layouts.number(repr(layout), layout), [number.get((layer, key)) for layer in layers for key in columns]
+    order = [number.get((layer, key), -1) for layer in layers for key in columns]
+    return layouts.number(repr(layout), layout), np.array(order)
 
 
-def _ordered(values: np.ndarray, order: Sequence[int | None], missing: Any) -> np.ndarray:
-    return np.array([missing if at is None else values[at] for at in order])
+def _ordered(grid: np.ndarray, order: np.ndarray, missing: Any) -> np.ndarray:
+    """Values [checkpoint, place] in the order of a layout's cells."""
+    return np.where(order < 0, missing, grid[:, order])
 
 
 def _summary(frames: Frames) -> pd.DataFrame:

@@ -123,10 +123,9 @@ def _matrix(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
 
 def _site(rows: pd.DataFrame, told: tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]] | None) -> Site:
     """One site of rows of PATCHING; `told`: the values of prompts, with each prompt's clean and corrupted."""
-    every = _keys(rows[["layer", "head", "position"]])
-    places = tuple(dict.fromkeys(every))
-    number = {place: at for at, place in enumerate(places)}
-    place = np.array([number[key] for key in every])
+    keys = ["layer", "head", "position"]
+    place = rows.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+    places = tuple(_keys(rows[keys].iloc[np.unique(place, return_index=True)[1]]))
     steps, step = np.unique(rows["step"], return_inverse=True)
     means = np.full((3, len(steps), len(places)), np.nan)
     means[:, step, place] = rows["patched"] - rows["corrupted"], rows["clean"] - rows["corrupted"], rows["n"]

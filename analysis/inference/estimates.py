@@ -100,7 +100,7 @@ def estimate(
         share = r / r_mean[..., None]
         spread = np.where(there, r - r_mean[..., None], 0.0)
         error = np.sqrt((spread**2).sum(axis=2) / (count - 1) / count)
-        is_told = (np.abs(r_mean) > np.maximum(_quantile(count - 1) * error, ROUNDING)) | (count == 0)
+        is_told = (np.abs(r_mean) > np.maximum(quantile(count - 1) * error, ROUNDING)) | (count == 0)
         has_gap = is_told.all(axis=0) & (n > 1)
         recovered = mean(of_run)
         seed_variance, seed_freedom = between_runs(of_run, cells)
@@ -137,7 +137,7 @@ def of_means(
         of_run = np.where(np.abs(gap) > ROUNDING, gain / gap, np.nan)
         middle = np.nansum(gap, axis=0) / runs
         error = np.sqrt(np.nansum((gap - middle) ** 2, axis=0) / (runs - 1) / runs)
-        is_told = (runs == 1) | (np.abs(middle) > _quantile(runs - 1) * error)
+        is_told = (runs == 1) | (np.abs(middle) > quantile(runs - 1) * error)
         has_gap = is_told & (~np.isnan(of_run) | np.isnan(gain)).all(axis=0) & (runs > 0)
         recovered = np.nansum(of_run, axis=0) / runs
     seed_variance, seed_freedom = between_runs(of_run, cells)
@@ -169,12 +169,12 @@ def interval(found: Estimate, *, seeds: bool) -> tuple[Places, Places]:
     if not found.influence.shape[1]:
         if not seeds:
             return found.recovered * np.nan, found.recovered * np.nan
-        half = _quantile(found.seed_freedom) * np.sqrt(found.seed_variance)
+        half = quantile(found.seed_freedom) * np.sqrt(found.seed_variance)
         return found.recovered - half, found.recovered + half
     if seeds:
         over_prompts, over_seeds, _ = criticals(found.variance(), found.n, found.seed_variance, found.seed_freedom)
         return fieller(found, over_prompts, found.seed_variance, over_seeds)
-    return fieller(found, _quantile(found.n - 1))
+    return fieller(found, quantile(found.n - 1))
 
 
 def fieller(
@@ -226,7 +226,7 @@ def between_runs(values: Float[np.ndarray, "run place"], cells: Sequence[object]
     return np.where(total > 0, variance, np.nan), np.where(np.isnan(variance), np.nan, freedom)
 
 
-def _quantile(freedom: np.ndarray | float) -> np.ndarray:
+def quantile(freedom: np.ndarray | float) -> np.ndarray:
     """Student's t: standard errors either side of a mean that make its interval; NaN without a degree of freedom."""
     freedom = np.asarray(freedom, dtype=float)
     return np.where(freedom > 0, stats.t.ppf(0.5 + LEVEL / 2, np.where(freedom > 0, freedom, 1.0)), np.nan)
@@ -269,5 +269,5 @@ def criticals(
         both = (prompts + seeds) ** 2 / (prompts**2 / (n - 1) + seeds**2 / np.where(told, freedom, 1.0))
     # One degree of freedom is too few for Satterthwaite: of two seeds that agree by chance nothing would be seen.
     few = told & (freedom < 2)
-    critical = _quantile(np.where(told & ~few & (prompts + seeds > 0), both, n - 1))
-    return critical, np.where(few, _quantile(np.where(told, freedom, 1.0)), critical), seeds
+    critical = quantile(np.where(told & ~few & (prompts + seeds > 0), both, n - 1))
+    return critical, np.where(few, quantile(np.where(told, freedom, 1.0)), critical), seeds

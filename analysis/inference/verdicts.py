@@ -27,7 +27,7 @@ DELTA = 0.05
 
 DRAWS = 2000
 SEED = 0
-CHUNK = 4096
+CHUNK = 256
 """Places at once: CHUNK × DRAWS numbers are in memory."""
 
 
