@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from . import canvas, spikes
+from . import canvas, evidence, spikes
 from .canvas import Picture
 from .frames import Frames
 from .summaries import THRESHOLDS, band
 
-STUDENT = "band: 95% interval of the mean over runs (Student's t)"
+STUDENT = "band: 95% interval of the mean over seeds, on these prompts (Student's t)"
 
 STOPPED = "cross: last value of a run that diverged, without which means go on over fewer runs"
 
@@ -169,19 +170,27 @@ def _named(layer: object, component: str, head: object) -> str:
 
 
 def lens(frames: Frames) -> Picture:
-    """Logit lens: logit difference of the residual stream through the layers, a line for each checkpoint."""
+    """Logit lens: logit difference of the residual stream through the layers, a line for each checkpoint.
+
+    The first and the last have bands.
+    """
     rows = frames.attribution[frames.attribution["kind"] == "lens"]
     corruptions, steps = list(pd.unique(rows["corruption"])), sorted(rows["step"].unique())
     palette = dict(zip(steps, canvas.ordered(len(steps)), strict=True))
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "mean over runs; light: early, dark: late checkpoints")
+    found = {corruption: evidence.of_attribution(frames, corruption, "lens") for corruption in corruptions}
+    told = _told(note for _, note in found.values())
+    note = f"mean over runs; light: early, dark: late checkpoints; band of the first and the last: {told}"
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
     title = "Logit lens: logit difference of the residual stream"
     with canvas.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
-        for axis, corruption in zip(axes[0], corruptions, strict=False):
-            means = lens_means(rows[rows["corruption"] == corruption])
-            for step in steps:
-                if step in means.index:
-                    line = means.loc[step]
-                    axis.plot(line.index, line.to_numpy(), color=palette[step], linewidth=0.9, label=f"{step}")
+        for axis, (corruption, (bands, _)) in zip(axes[0], found.items(), strict=False):
+            of_steps = dict(iter(bands.assign(point=points(bands)).sort_values("point").groupby("step")))
+            for step in (step for step in steps if step in of_steps):
+                line = of_steps[step]
+                axis.plot(line["point"], line["mean"], color=palette[step], linewidth=0.9, label=f"{step}")
+                if step in (min(of_steps), max(of_steps)):
+                    ends = line["low"].astype(float), line["high"].astype(float)
+                    axis.fill_between(line["point"], *ends, color=palette[step], alpha=0.25, linewidth=0)
             axis.axhline(0, color="0.5", linewidth=0.8)
             axis.set(title=f"{corruption} corruption", xlabel=PASSED)
             axis.xaxis.get_major_locator().set_params(integer=True)
@@ -192,10 +201,18 @@ def lens(frames: Frames) -> Picture:
     return figure
 
 
+def points(rows: pd.DataFrame) -> pd.Series:
+    """Where the lens of each row is read, in layers (POINTS)."""
+    return rows["layer"].astype("float64") + rows["component"].map(POINTS).astype("float64")
+
+
+def _told(notes: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(notes))
+
+
 def lens_means(rows: pd.DataFrame) -> pd.Series:
     """Logit differences of the lens, mean over runs, by step and point in layers (POINTS)."""
-    points = rows["layer"].astype("float64") + rows["component"].map(POINTS).astype("float64")
-    return rows.assign(point=points).groupby(["step", "point"])["logit_diff"].mean()
+    return rows.assign(point=points(rows)).groupby(["step", "point"])["logit_diff"].mean()
 
 
 def layers(frames: Frames) -> Picture:
@@ -204,14 +221,15 @@ def layers(frames: Frames) -> Picture:
     corruptions, components = list(pd.unique(rows["corruption"])), list(pd.unique(rows["component"]))
     depth = sorted(rows["layer"].unique())
     palette = dict(zip(depth, canvas.ordered(len(depth)), strict=True))
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), STUDENT)
+    found = {corruption: evidence.of_attribution(frames, corruption, "layer") for corruption in corruptions}
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"band: {_told(note for _, note in found.values())}")
     size = (max(1, len(components)), max(1, len(corruptions)))
     with canvas.grid(*size, "Logit difference from each layer", below, height=1.8) as (figure, axes):
         for row, (line, component) in enumerate(zip(axes, components, strict=False)):
             for axis, corruption in zip(line, corruptions, strict=False):
                 axis.sharey(line[0])
-                chosen = rows[(rows["component"] == component) & (rows["corruption"] == corruption)]
-                bands = band(chosen, ["layer", "step"], "logit_diff")
+                bands, _ = found[corruption]
+                bands = bands[bands["component"] == component]
                 for layer in depth:
                     _line(axis, bands[bands["layer"] == layer], palette[layer], f"{layer}")
                 axis.axhline(0, color="0.5", linewidth=0.8)

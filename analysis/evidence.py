@@ -13,8 +13,10 @@ from .frames import SOURCE, Frames, paths_by_prompt
 from .inference import words
 from .inference.differences import Difference
 from .inference.estimates import estimate, of_means
-from .inference.families import Family, Job, families, jobs
+from .inference.families import Family, Job, families, jobs, means
 from .inference.verdicts import DELTA
+from .prompts import written_by_prompt
+from .summaries import band
 
 SMALL = f"small (less than {DELTA} either way)"
 GREY = "grey: the corruption makes no measurable difference there"
@@ -39,6 +41,30 @@ def of_sites(frames: Frames, corruption: str) -> dict[str, Family]:
         frames.kept[patch_ids] = {one.site: one for one in families(found)}
     kept: dict[str, Family] = frames.kept[patch_ids]
     return kept
+
+
+def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataFrame, str]:
+    """Logit differences of a kind of attribution by step, component and layer: `mean`, the ends of its 95% interval
+    (`low`, `high`), and what that is of. Where tables do not tell prompts apart it is Student's t over runs.
+    """
+    rows = frames.attribution[(frames.attribution["corruption"] == corruption) & (frames.attribution["kind"] == kind)]
+    there = set(rows["patch_id"])
+    cell = dict(zip(frames.runs["run_id"], frames.runs["cell"], strict=True))
+    key = ("attribution", *sorted(there))
+    if key not in frames.kept:
+        patches = [one for one in (frames.output.patches if frames.output else ()) if one.patch_id in there]
+        # What is damaged was told when the frames were loaded.
+        frames.kept[key] = [Job(one, str(cell[one.run_id]), {}, {}, written_by_prompt(one, [])) for one in patches]
+    found = means(frames.kept[key], kind)
+    if found is None:
+        told = "95% interval over runs, on these prompts (Student's t)"
+        return band(rows, ["step", "component", "layer"], "logit_diff"), told
+    index = [(step, component, layer) for step in found.steps for component, layer, _ in found.parts]
+    values = pd.DataFrame(index, columns=["step", "component", "layer"]).astype({"layer": "Int64"})
+    cells = [job.cell for job in frames.kept[key]]
+    seeds = all(cells.count(one) > 1 for one in cells)
+    told = f"95% interval: other prompts{' and other seeds' if seeds else ', not other seeds'}"
+    return values.assign(mean=found.mean, low=found.low, high=found.high).dropna(subset=["mean"]), told
 
 
 def of_paths(frames: Frames, corruption: str) -> dict[str, Family]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from mi_sweeps.analysis import curves
 from mi_sweeps.analysis.figures import figures
-from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.frames import attribution_by_prompt, load
+from mi_sweeps.analysis.inference.estimates import mean_interval
+from mi_sweeps.analysis.summaries import band
 
 
 def lines(axis):
@@ -115,3 +118,46 @@ def test_they_are_among_the_figures(make_output, tmp_path, monkeypatch):
     frames = replace(frames, metrics=pd.concat([frames.metrics, accuracy]))
     names = {file.stem for file in figures(frames, tmp_path)}
     assert {"loss", "measures", "accuracy", "accuracy-train"} <= names
+
+
+def band_at(collection, x):
+    """The ends of a band at a place on its axis."""
+    vertices = np.concatenate([path.vertices for path in collection.get_paths()])
+    at = vertices[np.isclose(vertices[:, 0], x), 1]
+    return at.min(), at.max()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "scope"), [((0,), "other prompts, not other seeds"), ((0, 1), "other prompts and other seeds")]
+)
+def test_what_layers_write_has_an_interval_over_prompts_and_seeds(make_output, seeds, scope):
+    frames = load(make_output(seeds=seeds, corruptions=("first",), by_prompt=True))
+    picture = curves.layers(frames)
+    assert f"band: 95% interval: {scope}" in str(picture.source)
+    axis = next(axis for axis in picture.axes if axis.get_title() == "attn, first corruption")
+    rows = attribution_by_prompt(frames, ["layer"]).query("component == 'attn' and layer == 3 and step == 24")
+    values = rows.pivot(index="run_id", columns="prompt", values="logit_diff").to_numpy()
+    middle, low, high = mean_interval(values[:, None])
+    assert low[0] < middle[0] < high[0]
+    assert band_at(axis.collections[3], 24) == pytest.approx((low[0], high[0]))
+
+
+def test_tables_without_prompts_have_intervals_over_runs_by_that_name(make_output):
+    frames = load(make_output(seeds=(0, 1, 2), corruptions=("first",)))
+    for picture in (curves.layers(frames), curves.lens(frames)):
+        assert "95% interval over runs, on these prompts (Student's t)" in str(picture.source)
+    rows = frames.attribution.query("kind == 'layer' and component == 'attn' and layer == 3 and step == 24")
+    expected = band(rows, ["step"], "logit_diff").iloc[0]
+    axis = next(axis for axis in curves.layers(frames).axes if axis.get_title() == "attn, first corruption")
+    assert band_at(axis.collections[3], 24) == pytest.approx((expected["low"], expected["high"]))
+
+
+def test_the_first_and_the_last_checkpoint_of_the_lens_have_bands(make_output):
+    picture = curves.lens(load(make_output(corruptions=("first",), by_prompt=True)))
+    assert len(picture.axes[0].collections) == 2 and len(lines(picture.axes[0])) == 5
+    assert "band of the first and the last: 95% interval: other prompts, not other seeds" in str(picture.source)
+
+
+def test_curves_of_training_are_over_seeds_on_these_prompts(make_output):
+    picture = curves.training(load(make_output(seeds=(0, 1))), ["win_rate"])
+    assert "mean over seeds, on these prompts (Student's t)" in str(picture.source)
