@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..circuits.recovered import FLOOR
 from . import origins
 from .approximate import correlations
 from .conclusions import Attributed, Compared, Conclusions, Found, gaps, thousandths
@@ -128,7 +127,6 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "made": made,
         "note": "",
         "sweeps": [{"name": s.name, "command": s.command, "cells": len(s.cells)} for s in output.sweeps],
-        "floor": FLOOR,
         "spike": f"robust z above {THRESHOLD:g} and {LEAST:g} times the median of {2 * HALF_WINDOW + 1} steps",
         "noise": NOISE,
         "thresholds": THRESHOLDS,

@@ -256,6 +256,7 @@ def test_without_inference_the_page_says_so_and_shows_no_interval(make_output, o
         assert page.evaluate("id => [...document.getElementById(id).data].filter(({fill}) => fill).length", plot) == 0
     assert marked(page, "z-plot") == {}
     assert "there is no inference for this choice" in caption(page, "z-plot")
+    assert "no band" in caption(page, "attn-lines-plot")
 
 
 def test_the_slider_moves_heatmaps_scatter_and_curves(make_output, open_page):

@@ -92,7 +92,7 @@ function drawComponentLines(kind, word, what, value = "logit difference (logits)
   });
   const names = lines(shown[0]).map(({ name }) => name);
   traces.push(orderBar(names, "component, in order", inner));
-  const banded = !all.some((point) => known(point.low)) ? "" : isMeasure(kind) ? `band: 95% interval of the mean (${intervalTold(all.filter((point) => known(point.low)).map((point) => point.n), "student")})` : bandTold(familiesShown());
+  const banded = !all.some((point) => known(point.low)) ? (isMeasure(kind) ? "" : "no band: these tables do not tell prompts apart, or there is no inference for this choice") : isMeasure(kind) ? `band: 95% interval of the mean (${intervalTold(all.filter((point) => known(point.low)).map((point) => point.n), "student")})` : bandTold(familiesShown());
   const last = (view) => `${componentName(view)}: ${lines(view).map(({ name, points }) => `${name} ${number(points.at(-1).mean)}`).join(", ")}`;
   return {
     title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", banded, cut ? "wide bands leave the picture" : ""].filter(Boolean).join(" · "), absent, "", tokensOf(kind)), runs: runsOf(...shownUnits()),
