@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ..errors import UserError
 from ..store import checksums
+from ..training.outcome import RATES, outcome
 from . import cells, folder
 
 ATTRIBUTION_KINDS = ("lens", "layer", "head")
@@ -29,6 +30,7 @@ RUNS = {
         "steps": "Int64",
         "batch_size": "Int64",
         "status": "string",
+        "outcome": "string",
         "attempts": "Int64",
         "seconds": "float64",
     },
@@ -94,7 +96,8 @@ class Frames:
 
     runs: pd.DataFrame
     """One row a run, also those that failed or were never started. `cell` is equal for runs that differ in
-    their seed only; `patched` counts its patch jobs that are done ("1/2"); `seconds` is wall-clock."""
+    their seed only; `patched` counts its patch jobs that are done ("1/2"); `seconds` is wall-clock; `outcome` says
+    of a run that is done whether it ended worse than it began."""
     patches: pd.DataFrame
     """One row a patch job. `patching` names its settings, `prompts` counts its prompts."""
     metrics: pd.DataFrame
@@ -145,10 +148,11 @@ def tabulate(
     trained = [run for run in output.runs if not run.is_damaged and (run.path / "metrics.parquet").exists()]
     read = {run.run_id: left(run.path / "metrics.parquet", "metric", None, damaged) for run in trained}
     metrics = {run_id: table for run_id, table in read.items() if table is not None}
+    measured = typed(_stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS)
     return Frames(
-        runs=typed(_runs(output.runs), RUNS),
+        runs=typed(_runs(output.runs, outcomes(measured)), RUNS),
         patches=typed(_patches(list(output.patches)), PATCHES),
-        metrics=typed(_stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS),
+        metrics=measured,
         **tables_of(examined, damaged, paths),
         output=output,
         every=every,
@@ -221,7 +225,19 @@ def attribution_by_prompt(frames: Frames, kinds: Sequence[str] | None = None) ->
     return _together(of_prompts, ATTRIBUTION_BY_PROMPT)
 
 
-def _runs(runs: Sequence[folder.Run]) -> list[dict[str, Any]]:
+def outcomes(metrics: pd.DataFrame) -> dict[str, str]:
+    """What `mi_sweeps.training.outcome` says of each run's first and last checkpoint."""
+    rates = metrics[(metrics["split"] == "heldout") & metrics["metric"].isin(RATES)]
+    rates = rates.drop_duplicates(["run_id", "step", "metric"])
+    wide = rates.pivot(index=["run_id", "step"], columns="metric", values="value").sort_index().groupby(level="run_id")
+    first, last = wide.head(1).droplevel("step"), wide.tail(1).droplevel("step")
+    return {
+        str(run_id): outcome(first.loc[run_id].dropna().to_dict(), last.loc[run_id].dropna().to_dict())
+        for run_id in first.index
+    }
+
+
+def _runs(runs: Sequence[folder.Run], ends: Mapping[str, str]) -> list[dict[str, Any]]:
     started = [run for run in runs if run.config]
     names = dict(
         zip((run.run_id for run in started), cells.names([cells.of_run(run.config) for run in started]), strict=True)
@@ -245,6 +261,7 @@ def _runs(runs: Sequence[folder.Run]) -> list[dict[str, Any]]:
                 "batch_size": _at(config, "train", "batch_size"),
                 "patched": f"{done}/{len(run.patches)}",
                 **_progress(run.status),
+                "outcome": (run.status["state"] == "done" and ends.get(run.run_id)) or None,
                 "host": run.status.get("host"),
             }
         )

@@ -37,14 +37,18 @@ MOST = 6000
 
 
 def write_report(
-    output: Path, sweeps: Sequence[str] | None = None, to: Path | None = None, damaged: list[str] | None = None
+    output: Path,
+    sweeps: Sequence[str] | None = None,
+    to: Path | None = None,
+    damaged: list[str] | None = None,
+    worse: list[str] | None = None,
 ) -> Path:
     """Write the page for the folder `output`, or for the named `sweeps` of it; returns the file.
 
     The file is `to`, or report.html in `output`; it appears whole or not at all. Where all checkpoints would
     make a page beyond LIMIT, it shows fewer of them in its heatmaps and says so. Raises UserError where the
     folder or a sweep does not exist, a file cannot be read, or `to` is a folder; with a list `damaged`, what cannot be
-    read is left out, and named there.
+    read is left out, and named there. A list `worse` takes the ids of runs that ended worse than they began.
     """
     found = read(output, sweeps, damaged)
     file = Path(to) if to is not None else found.path / "report.html"
@@ -53,6 +57,8 @@ def write_report(
     file.parent.mkdir(parents=True, exist_ok=True)
     frames = tabulate(found, paths=False, most=MOST, damaged=damaged)
     write_bytes(file, page(found, frames, beside=file.parent, damaged=damaged).encode())
+    if worse is not None:
+        worse += frames.runs["run_id"][frames.runs["outcome"].notna()]
     return file
 
 

@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..sparkline import sparkline
 from ..sweeps.show import COLOURS, plural
 from . import folder
-from .frames import Frames, tabulate
+from .frames import Frames, outcomes, tabulate
 from .inference import words
 from .inference.courses import Course, HeadCourse, courses
 from .inference.families import Family, family, jobs
@@ -109,6 +109,8 @@ def _training(console: Console, frames: Frames) -> Iterator[RenderableType]:
             f"{ends[0]:.1%} to {ends[1]:.1%}" if np.isfinite(ends).all() else "", str(last["n"]),
         )  # fmt: skip
     yield table
+    if told := outcomes(frames.metrics).get(frames.runs["run_id"].iloc[0]):
+        yield f"  [yellow]{told}[/]: the 95% interval of the difference of the held-out win rates is below 0"
 
 
 def _patch(

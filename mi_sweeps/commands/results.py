@@ -67,10 +67,14 @@ def track(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     """`mi-sweeps report`."""
     from mi_sweeps.analysis.report import write_report
+    from mi_sweeps.training.outcome import WORSE
 
     output, chosen = common.sweeps(options)
-    page = write_report(output, chosen, options.to, options.damaged)
+    worse: list[str] = []
+    page = write_report(output, chosen, options.to, options.damaged, worse)
     console = common.console()
+    if worse:
+        console.print(f"{WORSE}: {len(worse)} ({', '.join(worse)})", soft_wrap=True)
     console.print(f"report: {page.absolute()}", soft_wrap=True)
     if options.figures:
         from mi_sweeps.analysis.figures import figures

@@ -19,6 +19,7 @@ from mi_sweeps.store.folders import State, Status
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.plan import Plan
+from mi_sweeps.training.outcome import RATES, outcome
 
 COLOURS = {
     "done": "green",
@@ -161,16 +162,17 @@ def win_rates(cells: Sequence[Cell]) -> dict[str, str]:
     told = {}
     for run_id, folder in {cell.run_id: planning.folders_of(cell)[0] for cell in cells}.items():
         try:
-            rates = held_out_win_rates(folder.metrics)
+            found = held_out_win_rates(folder.metrics)
         except UserError:  # a damaged file is no reason to show nothing
             continue
-        if rates:
-            told[run_id] = f"{sparkline(rates, 0, 1, width=RATE_BLOCKS)} {rates[-1]:4.0%}"
+        if rates := [rate["win_rate"] for rate in found if "win_rate" in rate]:
+            line = f"{sparkline(rates, 0, 1, width=RATE_BLOCKS)} {rates[-1]:4.0%} {outcome(found[0], found[-1])}"
+            told[run_id] = line.rstrip()
     return told
 
 
-def held_out_win_rates(metrics: Path) -> list[float]:
-    """The win rate on held-out prompts at each checkpoint; empty where there are no metrics yet.
+def held_out_win_rates(metrics: Path) -> list[dict[str, float]]:
+    """The win rate on held-out prompts at each checkpoint, and its interval; empty where there are no metrics yet.
 
     Raises:
         UserError: the file is damaged.
@@ -178,7 +180,11 @@ def held_out_win_rates(metrics: Path) -> list[float]:
     if not metrics.exists():
         return []
     rows = read_columns(metrics, ("step", "split", "metric", "value"))
-    return [value for _, split, metric, value in sorted(rows) if (split, metric) == ("heldout", "win_rate")]
+    by_step: dict[int, dict[str, float]] = {}
+    for step, split, metric, value in sorted(rows):
+        if split == "heldout" and metric in RATES:
+            by_step.setdefault(step, {})[metric] = value
+    return list(by_step.values())
 
 
 def _table(

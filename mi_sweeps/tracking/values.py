@@ -7,8 +7,8 @@ CORRUPTION/recovered/z/LAYER.HEAD    recovered by patching the output of a head
 CORRUPTION/heads/SITE                that of all heads as a picture (`mi_sweeps.tracking.pictures`)
 measures/MEASURE/PLACE               what else was measured of the clean run: of COMPONENT_LAYER, or of LAYER.HEAD
 
-all against `checkpoint`. In the summary the last of each, and first_step_90 or first_step_50, CORRUPTION/top_heads,
-tables/metrics and tables/heads.
+all against `checkpoint`. In the summary the last of each, outcome ("worse than at the start", or ""), first_step_90 or
+first_step_50, CORRUPTION/top_heads, tables/metrics and tables/heads.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mi_sweeps.config import Config
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.store.identity import digest
+from mi_sweeps.training.outcome import RATES, outcome
 
 Row = dict[str, Any]
 Head = tuple[int, int]
@@ -190,6 +191,11 @@ def summary(run: RunFolder) -> dict[str, Any]:
     if by_step:
         last = max(by_step)
         values |= {"checkpoint": last, **by_step[last]}
+        first_rates, last_rates = (
+            {name: by_step[step][f"heldout/{name}"] for name in RATES if f"heldout/{name}" in by_step[step]}
+            for step in (min(by_step), last)
+        )
+        values["outcome"] = outcome(first_rates, last_rates)
         for name, (metric, least) in REACHED.items():
             reached = [step for step, metrics in by_step.items() if metrics.get(metric, 0.0) >= least - ROUNDED]
             values |= {name: min(reached)} if reached else {}

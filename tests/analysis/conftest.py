@@ -74,6 +74,13 @@ def write_run(
     pd.DataFrame(rows, columns=["step", "split", "metric", "value", "n"]).to_parquet(folder / "metrics.parquet")
 
 
+def turn(output: Path, run_id: str) -> None:
+    """Has a run unlearn what it learned: its last checkpoint is the first, and the other way round."""
+    file = output / "runs" / run_id / "metrics.parquet"
+    rows = pd.read_parquet(file)
+    rows.assign(step=rows["step"].max() - rows["step"]).to_parquet(file)
+
+
 def write_patch(
     output: Path, run_id: str, patch_id: str, corruption: str = "first", *, state: str = "done",
     error: str | None = None, steps: Iterable[int] = (0, 8, 16, 24), lr: float = 1e-4, seed: int = 0,
@@ -257,7 +264,7 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 def folders() -> SimpleNamespace:
     """The writers of single folders."""
     return SimpleNamespace(
-        write_run=write_run, write_patch=write_patch, write_sweep=write_sweep, cell=cell, hostile=HOSTILE
+        write_run=write_run, turn=turn, write_patch=write_patch, write_sweep=write_sweep, cell=cell, hostile=HOSTILE
     )
 
 

@@ -93,6 +93,17 @@ def test_a_failed_run_keeps_its_error(make_output, folders):
     assert (run["status"], run["error"]) == ("failed", "CUDA out of memory")
 
 
+def test_a_run_that_collapsed_is_done_and_worse_than_at_the_start(make_output, folders):
+    output = make_output(seeds=(0, 1))
+    folders.write_run(output, "fell", lr=3e-4)
+    folders.write_run(output, "falling", lr=3e-4, state="running")
+    for run_id in ("fell", "falling"):
+        folders.turn(output, run_id)
+    runs = load(output).runs.set_index("run_id")
+    assert runs["outcome"].dropna().to_dict() == {"fell": "worse than at the start"}
+    assert runs.loc["fell", "status"] == "done"
+
+
 def test_an_empty_folder_gives_empty_tables_with_all_columns(tmp_path):
     frames = load(tmp_path)
     assert all(getattr(frames, name).empty for name in TABLES)

@@ -283,6 +283,15 @@ def test_a_run_counts_once_in_the_curves_of_its_patch_jobs(make_output, folders,
     assert all(told.endswith("n 2") for told in list(last.values())[1:])
 
 
+def test_runs_that_ended_worse_than_they_began_are_named_first(make_output, folders, opened):
+    output = make_output(seeds=(0, 1), corruptions=())
+    folders.write_run(output, "fell", seed=2)
+    folders.turn(output, "fell")
+    notice = opened(output).locator("#top .notice")
+    assert notice.count() == 1
+    assert " ".join(notice.inner_text().split()).startswith("Worse than at the start: 1 fell")
+
+
 def test_a_run_that_diverged_is_marked_at_its_last_checkpoint(make_output, folders, opened):
     output = make_output(seeds=(0, 1), corruptions=())
     folders.write_run(output, "stopped", seed=2, steps=(0, 8), diverged=11)

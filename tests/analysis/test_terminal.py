@@ -216,6 +216,15 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(make_output):
         find(output, "run-0.0003")
 
 
+def test_a_run_that_collapsed_is_told(make_output, folders, capsys):
+    output = make_output()
+    folders.turn(output, RUN)
+    assert cli.main(["show", RUN, f"output={output}"]) == 0
+    assert "worse than at the start: the 95% interval" in capsys.readouterr().out
+    assert cli.main(["report", f"output={output}"]) == 0
+    assert f"worse than at the start: 1 ({RUN})" in capsys.readouterr().out
+
+
 def test_an_id_of_a_patch_job_of_no_sweep(make_output, folders):
     output = make_output()
     folders.write_run(output, "by-hand")

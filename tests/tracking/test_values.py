@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,8 @@ from mi_sweeps.store.files import read_table, write_table
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.show import win_rates as win_rates_told
+from mi_sweeps.tasks.metrics import win_rates
 from mi_sweeps.tracking import values
 
 LR, SEED, CLIP = st.sampled_from([1e-5, 3e-5]), st.integers(0, 3), st.sampled_from([1.0, 2.0])
@@ -155,6 +159,21 @@ def test_when_it_was_learned(tmp_path, key, metric, rates, expected):
     assert {name: found[name] for name in values.REACHED if name in found} == (
         {} if expected is None else {key: expected}
     )
+
+
+@pytest.mark.parametrize(("wins", "expected"), [([89, 200, 7], "worse than at the start"), ([89, 80], ""), ([7], "")])
+def test_how_it_ended(tmp_path, wins, expected):
+    run = run_folder(tmp_path, "run")
+    rows = [
+        {"step": step, "split": "heldout", "metric": metric, "value": value, "n": n}
+        for step, count in enumerate(wins)
+        for metric, value, n in win_rates(torch.arange(240) < count)
+    ]
+    write_table(run.metrics, pa.Table.from_pylist(rows))
+    assert values.summary(run)["outcome"] == expected
+    cell = SimpleNamespace(run_id="run", output=tmp_path, patch_id="none")
+    (told,) = win_rates_told([cell]).values()
+    assert told.endswith(expected or "%")
 
 
 def test_tables_of_all_that_is_there(run):

@@ -26,7 +26,7 @@ function drawHeader() {
   const why = (row) => `: ${row.status}${row.error ? `, ${row.error}` : ""}`;
   report("Failed or stopped", "stopped", items(RUNS.filter(failed), why), items(PATCHES.filter(failed), why));
   report("Diverged, and stopped: a result", "", items(RUNS.filter((row) => row.status === "diverged"), () => ""));
-  report("Worse than at the start", "stopped", items(RUNS.filter((row) => row.collapsed), ({ win_rate: rate }) => (known(rate) ? `: held-out win rate ${resultTold(rate, true)} at the last checkpoint` : "")));
+  report("Worse than at the start", "stopped", items(RUNS.filter((row) => known(row.outcome)), ({ win_rate: rate }) => (known(rate) ? `: held-out win rate ${resultTold(rate, true)} at the last checkpoint` : "")));
   const missing = (row) => row.status === "todo";
   report("Not started", "", items(RUNS.filter(missing), () => ""), items(PATCHES.filter(missing), () => ""));
 }

@@ -4,7 +4,7 @@
 const COLUMNS = [
   { key: "run_id", label: "run", kind: "Run" }, { key: "sweep", label: "sweep", kind: "Run" },
   ...FACTORS.map(([key, label]) => ({ key, label, kind: "Settings" })), { key: "seed", label: "seed", kind: "Settings" },
-  { key: "status", label: "status", kind: "Run" }, { key: "patched", label: "patch jobs done", kind: "Run" },
+  { key: "status", label: "status", kind: "Run" }, { key: "outcome", label: "outcome", kind: "Run" }, { key: "patched", label: "patch jobs done", kind: "Run" },
   { key: "win_rate", label: "held-out win rate", kind: "Results", result: true, share: true },
   { key: "first_step", label: "first step", kind: "Results", result: true },
   ...METRICS.map((key) => ({ key, label: metricTold(key), kind: "Results at the last checkpoint", result: true, share: key.includes("win_rate") })),
