@@ -58,7 +58,7 @@ def write_report(
     frames = tabulate(found, paths=False, most=MOST, damaged=damaged)
     write_bytes(file, page(found, frames, beside=file.parent, damaged=damaged).encode())
     if worse is not None:
-        worse += frames.runs["run_id"][frames.runs["outcome"].notna()]
+        worse.extend(frames.runs["run_id"][frames.runs["outcome"].notna()])
     return file
 
 

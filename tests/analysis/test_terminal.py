@@ -16,6 +16,7 @@ from mi_sweeps.analysis.inference import words
 from mi_sweeps.analysis.inference.courses import courses
 from mi_sweeps.analysis.inference.families import family, jobs
 from mi_sweeps.analysis.summaries import recovered
+from mi_sweeps.commands import common
 from mi_sweeps.errors import UserError
 
 RUN = "run-0.0001-constant-0"
@@ -216,12 +217,13 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(make_output):
         find(output, "run-0.0003")
 
 
-def test_a_run_that_collapsed_is_told(make_output, folders, capsys):
+def test_a_run_that_collapsed_is_told(make_output, folders, call, capsys, monkeypatch):
     output = make_output()
     folders.turn(output, RUN)
-    assert cli.main(["show", RUN, f"output={output}"]) == 0
-    assert "worse than at the start: the 95% interval" in capsys.readouterr().out
-    assert cli.main(["report", f"output={output}"]) == 0
+    assert "worse than at the start: the 95% interval" in call(RUN, f"output={output}")[1]
+    monkeypatch.setattr(common, "sweeps", lambda options: (output, None))
+    with pytest.raises(SystemExit):
+        cli.main(["report"])
     assert f"worse than at the start: 1 ({RUN})" in capsys.readouterr().out
 
 
