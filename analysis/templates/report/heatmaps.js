@@ -40,7 +40,7 @@ function differencePanel(one, other, name, site, at, quantity) {
   const list = one.list.map((value, i) => (known(value) && known(other.list[i]) ? other.list[i] - value : null));
   const ends = (i) => (known(half?.[i]) && known(list[i]) ? endsTold(list[i] - half[i], list[i] + half[i]) : "");
   return {
-    name, layout: one.layout, list, told: comparison?.scope ?? "no interval was worked out", marks: list.map((_, i) => signs?.[i] ?? null), comparison,
+    name, layout: one.layout, list, told: signs ? "" : "no interval was worked out", marks: list.map((_, i) => signs?.[i] ?? null), comparison,
     missing: list.map((_, i) => one.missing[i] || other.missing[i]), few: one.few, besides: list.map((_, i) => ends(i) + (signs?.[i] ? `<br>${markTold(signs[i])}` : "")),
   };
 }
@@ -110,10 +110,10 @@ function marksNote(site, quantity, over, rows) {
   if (over !== "mean") return [grey, hatching].filter(Boolean).join(" · ");
   if (!families.length) return [untold(views().flat().find((view) => sheet(view.unit, view.corruption, site, step(), quantity)) ?? views()[0][0], site).replace(/\.$/, ""), grey, hatching].filter(Boolean).join(" · ");
   const marks = ["m", ...(families.some(({ here }) => here) ? ["h"] : []), "u", ...(quantity !== "recovered" && gapless ? ["x"] : [])];
-  const compared = shown.some(({ comparison }) => comparison);
+  const compared = unique(shown.map(({ comparison }) => comparison?.scope).filter(known));
   return [
     `${marks.map((mark) => `${MARKS[mark][0]} ${MARKS[mark][1]}`).join(", ")}, no mark: small`,
-    compared ? `difference: ▲ more, ▼ less, • undecided, no mark: alike within ${DATA.delta}` : "", grey, hatching,
+    compared.length ? `difference: ▲ more, ▼ less, • undecided, no mark: alike within ${DATA.delta} (${compared.join("; or ")})` : "", grey, hatching,
     `verdicts: ${scopesTold(families)}; ${unique(families.map(({ many }) => many)).join(" or ")}, any wrong: 5%`,
   ].filter(Boolean).join(" · ");
 }
