@@ -161,7 +161,7 @@ BEFORE = {
     Course.LOST: "Lost: {heads}; small at the last checkpoint.",
     Course.CHANGED_SIGN: "Changed sign: {heads}; the other way at the last checkpoint.",
     Course.FADED: "Mattered before: {heads}; undecided at the last checkpoint.",
-    Course.UNDEFINED: "Mattered before: {heads}; at the last checkpoint there is nothing left to bring back.",
+    Course.UNDEFINED: "Mattered before: {heads}; recovered is not defined at the last checkpoint.",
 }
 
 
@@ -172,6 +172,12 @@ def _before(own: Sequence[HeadCourse], course: Course) -> list[str]:
 
 def _no_gap(family: Family, step: int) -> str:
     gap = number(float(np.nanmean(family.estimate.gap[family.at(step)])))
+    runs = len(family.jobs)
+    if runs > 1:  # what some of them have a gap for is not defined for all
+        return (
+            f"At checkpoint {step} the corruption makes no measurable difference in at least one of the {runs} runs "
+            f"(clean less corrupted: {gap} logits on average), so recovered is not defined for them together."
+        )
     return (
         f"At checkpoint {step} the corruption makes no measurable difference (clean less corrupted: {gap} logits), so "
         "there is nothing for a patch to bring back."

@@ -172,7 +172,7 @@ function drawTopHeads() {
   const extra = [
     onsets ? "◆ onset: the gain in logits is beyond half of the last one" : "", banded ? bandTold(families) : "", cut ? "wide bands leave the picture" : "",
     families.length ? "" : untold(shown[0], site).replace(/\.$/, ""),
-    all.some((point) => point.verdict === "x" && !known(point.mean)) ? `no line: ${NO_GAP}` : "", "dotted: the slider's checkpoint",
+    all.some((point) => point.verdict === "x" && !known(point.mean)) ? `no line: ${noGap()}` : "", "dotted: the slider's checkpoint",
   ];
   return {
     title, traces, layout, note: circuitsNote(extra.filter(Boolean).join(" · "), absent), runs: runsOf(...shownUnits()),

@@ -85,12 +85,13 @@ function markTraces({ layout: { layers, columns }, marks, missing }, place) {
   const grey = missing.some(Boolean) ? {
     type: "heatmap", ...place, xgap: 1, ygap: 1, x: columns.map(plain), y: layers.map(String), z: rowsOfSheet({ layers, columns }, missing.map((none) => (none ? 1 : null))),
     colorscale: [[0, colour.missing], [1, colour.missing]], showscale: false, hoverongaps: false, name: "no gap",
-    hovertemplate: `layer %{y}, %{x}<br>${NO_GAP}<extra></extra>`,
+    hovertemplate: `layer %{y}, %{x}<br>${noGap()}<extra></extra>`,
   } : null;
   return [grey, ...drawn].filter(known);
 }
 
-const NO_GAP = "the corruption makes no measurable difference here";
+/** A mean over runs needs a gap in each of them. */
+const noGap = () => `the corruption makes no measurable difference here${shownUnits().some(several) ? ", in one of the runs at least" : ""}`;
 
 /** Hatching over the columns of which few prompts have the role. */
 function hatched({ layout: { layers, columns }, few }, { xaxis, yaxis }) {
@@ -105,7 +106,7 @@ function marksNote(site, quantity, over, rows) {
   const families = familiesShown(site), shown = rows.flat();
   if (site === "head") return "";
   const gapless = families.some(({ verdict }) => verdict.some((letters) => letters.includes("x")));
-  const grey = quantity === "recovered" && gapless ? `grey: ${NO_GAP}` : "";
+  const grey = quantity === "recovered" && gapless ? `grey: ${noGap()}` : "";
   const hatching = shown.some(({ few }) => few?.some(Boolean)) ? "hatched: fewer than half of the prompts have the role" : "";
   if (over !== "mean") return [grey, hatching].filter(Boolean).join(" · ");
   if (!families.length) return [untold(views().flat().find((view) => sheet(view.unit, view.corruption, site, step(), quantity)) ?? views()[0][0], site).replace(/\.$/, ""), grey, hatching].filter(Boolean).join(" · ");

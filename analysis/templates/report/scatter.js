@@ -66,7 +66,7 @@ function drawScatter(up, across) {
       hovertemplate: `${plain(panel.name)}<br>%{customdata}<extra></extra>`, cliponaxis: false,
     };
   });
-  const missing = rows.flat().some(({ points }) => !points.length) ? `heads without a value are left out: ${NO_GAP}` : "";
+  const missing = rows.flat().some(({ points }) => !points.length) ? `heads without a value are left out: ${noGap()}` : "";
   const told = ({ name, points }) => `${name}: ${farthest(points, 3).map((point) => `head ${point.name} ${other} ${fixed(point.y)}, ${one} ${fixed(point.x)}`).join(", ")}`;
   return {
     title, traces, layout, runs: runsOf(...shownUnits()), alt: rows.flat().map(told).join("; "),

@@ -42,6 +42,12 @@ def test_without_a_gap_there_is_nothing_to_bring_back():
     assert "Mattered before: 0.0 (up to 0.9" in told and "matter (" not in told
 
 
+def test_runs_of_which_one_has_no_gap_are_not_said_to_have_none():
+    told = said(planted(np.full((6, 2), 0.9), gap=np.array([4, 4, 4, 4, 0, 0.0]), runs=2))
+    assert "no measurable difference in at least one of the 2 runs" in told
+    assert "nothing for a patch to bring back" not in told and "nothing left" not in told
+
+
 def test_lost_heads_and_those_that_changed_sign_are_named():
     recovered = np.zeros((6, 3))
     recovered[:3, 0], recovered[:3, 1], recovered[3:, 1] = 0.9, -0.5, 0.5
