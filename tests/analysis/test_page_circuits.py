@@ -202,6 +202,11 @@ def test_marks_on_heatmaps_are_the_verdicts_of_the_sliders_checkpoint(make_outpu
     told = caption(page, "z-plot")
     assert f"verdicts: {words.scope(first)}; 16 heads × 4 checkpoints, any wrong: 5%" in told
     assert "grey: the corruption makes no measurable difference" in told and "hatched" not in told
+    gaps = "pointsOf(curvesOf(GAP, PATCHING_PROMPTS).slice(0, 1), false).map(({mean, low, high}) => [mean, low, high])"
+    shown = page.evaluate(gaps)
+    assert [low < 0 < high for _, low, high in shown] == [
+        (first.judged.words[first.at(step)] == "undefined").all() for step in first.steps
+    ]
     page.evaluate("goTo(0)")
     assert len(marked(page, "z-plot")["no gap"]) == 16 and np.isnan(panels(page, "z-plot")["first corruption"]).all()
     choose(page, "Value", "logit difference change")

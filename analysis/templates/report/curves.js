@@ -1,9 +1,10 @@
 // Which curves over checkpoints are drawn: metrics of training, and what patch jobs measured besides.
 
+const GAP = "clean − corrupted (the denominator)";
 const FROM_PATCHES = {
   "clean logit difference": (site) => site.clean,
   "corrupted logit difference": (site) => site.corrupted,
-  "clean − corrupted (the denominator)": (site) => site.clean.map((value, i) => value - site.corrupted[i]),
+  [GAP]: (site) => site.clean.map((value, i) => value - site.corrupted[i]),
 };
 const PATCHING_PROMPTS = "patching prompts";
 
@@ -11,9 +12,10 @@ function curvesOf(metric, split) {
   const wanted = new Set(visibleRuns().map((run) => run.index));
   if (Object.hasOwn(FROM_PATCHES, metric)) {
     return DATA.blocks.filter((block) => wanted.has(block.run) && Object.keys(block.sites).length).map((block) => {
-      const site = Object.values(block.sites)[0];
+      const [name, site] = Object.entries(block.sites)[0];
       const values = FROM_PATCHES[metric](site).map((value) => value * DATA.unit);
-      return { run: RUNS[block.run], corruption: block.corruption, patching: block.patching, steps: DATA.steps[site.steps], values, n: block.n };
+      const gaps = metric === GAP ? (at) => gapOf(FOUND.get(JSON.stringify([[block.run], block.corruption, block.patching, name])), at) : null;
+      return { run: RUNS[block.run], corruption: block.corruption, patching: block.patching, steps: DATA.steps[site.steps], values, n: block.n, gaps };
     });
   }
   return [...(SERIES.get(`${split}/${metric}`)?.values() ?? [])].filter((one) => wanted.has(one.run)).map((one) =>
@@ -129,6 +131,10 @@ function pointsOf(curves, share) {
     if (curves.length === 1 && isOfPrompts(curves[0].metric) && there.length) {
       const { n } = curves[0];
       Object.assign(found, wilson(found.mean, Array.isArray(n) ? n[there[0][1]] : n));
+    }
+    if (curves.length === 1 && curves[0].gaps) {
+      const [, low, high] = curves[0].gaps(step) ?? [];
+      Object.assign(found, { low, high });
     }
     return { step, ...found, ...(known(found.low) ? within(found, share) : {}) };
   }).filter((point) => point.n);

@@ -65,6 +65,12 @@ const tokensOf = (kind) => {
 const isMeasure = (kind) => kind.startsWith("measure:");
 const measuresThere = () => unique(DATA.blocks.flatMap((block) => Object.keys(block))).filter(isMeasure);
 
+/** What the bands of points of `ns` runs are; why there are none where single prompts are not known. */
+function bandsTold(kind, ns) {
+  if (isMeasure(kind)) return ns.length ? `band: 95% interval of the mean (${intervalTold(ns, "student")})` : "";
+  return ns.length ? bandTold(familiesShown()) : "no band: these tables do not tell prompts apart, or there is no inference for this choice";
+}
+
 /** Logit differences over checkpoints, a line a component: those of `kind` whose name begins with `word`. */
 function drawComponentLines(kind, word, what, value = "logit difference (logits)") {
   const { rows, absent, shown } = componentRows(kind);
@@ -92,10 +98,10 @@ function drawComponentLines(kind, word, what, value = "logit difference (logits)
   });
   const names = lines(shown[0]).map(({ name }) => name);
   traces.push(orderBar(names, "component, in order", inner));
-  const banded = !all.some((point) => known(point.low)) ? (isMeasure(kind) ? "" : "no band: these tables do not tell prompts apart, or there is no inference for this choice") : isMeasure(kind) ? `band: 95% interval of the mean (${intervalTold(all.filter((point) => known(point.low)).map((point) => point.n), "student")})` : bandTold(familiesShown());
+  const banded = all.filter((point) => known(point.low));
   const last = (view) => `${componentName(view)}: ${lines(view).map(({ name, points }) => `${name} ${number(points.at(-1).mean)}`).join(", ")}`;
   return {
-    title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", banded, cut ? "wide bands leave the picture" : ""].filter(Boolean).join(" · "), absent, "", tokensOf(kind)), runs: runsOf(...shownUnits()),
+    title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", bandsTold(kind, banded.map((point) => point.n)), cut ? "wide bands leave the picture" : ""].filter(Boolean).join(" · "), absent, "", tokensOf(kind)), runs: runsOf(...shownUnits()),
     alt: `at the last checkpoint ${shown.map(last).join("; ")}`, table: () => pointsTable(shown, "component", lines), height,
   };
 }

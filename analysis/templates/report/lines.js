@@ -61,6 +61,7 @@ function curvesNote(curves, groups, { seeds, threshold, refused }) {
     `n ${ns.length > 1 ? `${ns[0]} to ${ns.at(-1)}` : ns[0]} ${state.curves.metric === "accuracy" ? "scored positions" : "prompts"}`,
     sizes.length && seeds !== "lines" ? `band: 95% interval of the mean over the runs of a group (${intervalTold(sizes)})` : null,
     groups.some((group) => group.curves.length === 1 && isOfPrompts(group.curves[0].metric)) ? "band of a single run: 95% Wilson interval over prompts, of this run" : null,
+    groups.some((group) => group.curves.length === 1 && group.curves[0].gaps && group.points.some((point) => known(point.low))) ? "band of a single run: 95% interval over prompts, of this run" : null,
     spikesTold(curves.filter((curve) => known(curve.expected))),
     curves.some(hasDiverged) ? `✕ last checkpoint of a run that diverged${fewer ? "; means after it are over fewer runs" : ""}` : null,
     known(threshold) ? `◆ first checkpoint at ${written(threshold)}` : null,

@@ -40,7 +40,10 @@ function saidOf(unit, corruption, site, at, layout) {
 
 /** Clean less corrupted of a unit at a step, with its interval, in logits. */
 function gapAt(unit, corruption, site, at) {
-  const family = familyOf(unit, corruption, site);
+  return gapOf(familyOf(unit, corruption, site), at);
+}
+
+function gapOf(family, at) {
   const found = family?.gap[DATA.steps[family.steps].indexOf(at)];
   return found ? found.map((value) => (known(value) ? value * DATA.unit : null)) : null;
 }
