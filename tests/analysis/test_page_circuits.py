@@ -202,6 +202,7 @@ def test_marks_on_heatmaps_are_the_verdicts_of_the_sliders_checkpoint(make_outpu
     told = caption(page, "z-plot")
     assert f"verdicts: {words.scope(first)}; 16 heads × 4 checkpoints, any wrong: 5%" in told
     assert "grey: the corruption makes no measurable difference" in told and "hatched" not in told
+    assert "gap: 95% interval over prompts, in these runs" in told
     gaps = "pointsOf(curvesOf(GAP, PATCHING_PROMPTS).slice(0, 1), false).map(({mean, low, high}) => [mean, low, high])"
     shown = page.evaluate(gaps)
     assert [low < 0 < high for _, low, high in shown] == [

@@ -20,7 +20,8 @@ function heatmapPanel(view, site, at, quantity, over) {
   if (!found) return null;
   const { layout, cells, clean, corrupted, few, of } = found;
   const gap = known(clean) ? gapAt(view.unit, view.corruption, site, at) : null;
-  const told = known(clean) ? `clean ${fixed(clean, 2)}, corrupted ${fixed(corrupted, 2)}: gap ${fixed(gap?.[0] ?? clean - corrupted, 2)}${gap ? endsTold(gap[1], gap[2], 2) : ""}` : "";
+  const both = narrow.matches || !known(clean) ? "" : `clean ${fixed(clean, 2)}, corrupted ${fixed(corrupted, 2)}: `;
+  const told = known(clean) ? `${both}gap ${fixed(gap?.[0] ?? clean - corrupted, 2)}${gap ? endsTold(gap[1], gap[2], 2) : ""}` : "";
   const missing = cells.map((cell) => quantity === "recovered" && site !== "head" && !cell.defined);
   const besides = cells.map((cell) => [
     over === "mean" ? endsTold(cell.low, cell.high) : "", known(cell.verdict) ? `<br>${markTold(markOf(cell))}` : "",
@@ -116,6 +117,7 @@ function marksNote(site, quantity, over, rows) {
     `${marks.map((mark) => `${MARKS[mark][0]} ${MARKS[mark][1]}`).join(", ")}, no mark: small`,
     compared.length ? `difference: ▲ more, ▼ less, • undecided, no mark: alike within ${DATA.delta} (${compared.join("; or ")})` : "", grey, hatching,
     `verdicts: ${scopesTold(families)}; ${unique(families.map(({ many }) => many)).join(" or ")}, any wrong: 5%`,
+    families.some(({ gap }) => gap.some(([, low]) => known(low))) ? "gap: 95% interval over prompts, in these runs" : "",
   ].filter(Boolean).join(" · ");
 }
 
