@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from ..circuits.recovered import FLOOR
+from .inference.estimates import LEVEL, ROUNDING
 
 APPROXIMATE = " (approximate)"
 """What a site's name ends with where its values are estimates, for want of patched ones."""
@@ -18,22 +19,16 @@ THRESHOLDS = {"win_rate": 0.9, "accuracy": 0.5}
 ROUNDED = 1e-6
 """By how much less than 0.9 a share of 0.9 may be, which earlier versions, and tasks of one's own, have in 32 bits."""
 
-T_95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""Student's t: its 97.5% points for 1 to 30 degrees of freedom."""
-
 
 def recovered(patching: pd.DataFrame) -> pd.Series:
     """(patched - corrupted) / (clean - corrupted) of each row, each a mean over prompts: a ratio of means.
 
-    0: the patch changes nothing; 1: it brings back the clean logit difference. Missing where clean and
-    corrupted differ by less than FLOOR, as they may before training.
+    0: the patch changes nothing; 1: it brings back the clean logit difference. Missing where clean and corrupted differ
+    by rounding at most. It is a value and no finding: whether there is a gap at all, and how far to trust the value, is
+    said by `inference`.
     """
     denominator = patching["clean"] - patching["corrupted"]
-    return (patching["patched"] - patching["corrupted"]) / denominator.where(denominator.abs() >= FLOOR)
+    return (patching["patched"] - patching["corrupted"]) / denominator.where(denominator.abs() > ROUNDING)
 
 
 def with_approximate(patching: pd.DataFrame) -> pd.DataFrame:
@@ -67,17 +62,8 @@ def band(values: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.Da
     """
     groups = values.groupby(list(by), sort=True, dropna=False, observed=True)[value]
     summary = groups.agg(mean="mean", deviation="std", n="count").reset_index()
-    half = summary["n"].map(t_95) * summary["deviation"] / np.sqrt(summary["n"])
+    freedom = summary["n"] - 1
+    critical = stats.t.ppf(0.5 + LEVEL / 2, freedom.where(freedom > 0))
+    half = critical * summary["deviation"] / np.sqrt(summary["n"])
     summary["low"], summary["high"] = summary["mean"] - half, summary["mean"] + half
     return summary[[*by, "mean", "low", "high", "n"]]
-
-
-def t_95(n: int) -> float:
-    """Standard errors either side of a mean over `n` values that make its 95% interval; NaN for one value.
-
-    From the table up to n = 31; beyond it within 0.002 of the true value.
-    """
-    freedom = n - 1
-    if freedom < 1:
-        return float("nan")
-    return T_95[freedom - 1] if freedom <= len(T_95) else 1.96 + 2.5 / freedom

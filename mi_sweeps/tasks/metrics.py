@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import nan, sqrt
+from math import nan
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,18 +20,18 @@ Measured = tuple[str, float, int]
 """A metric's name, its value, and over how many prompts."""
 
 
-def wilson(wins: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share, 95% by default (Wilson 1927).
+def wilson(wins: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a share (Wilson 1927); of nothing it is all there may be.
 
     >>> tuple(round(end, 2) for end in wilson(27, 50))
     (0.4, 0.67)
     """
+    from scipy.stats import binomtest  # Half a second, which commands without a model do not need.
+
     if n == 0:
         return 0.0, 1.0
-    share = wins / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = binomtest(wins, n).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)
 
 
 def share(right: Bool[Tensor, " row"]) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mi_sweeps.analysis.summaries import band, first_step, recovered, t_95, with_approximate
+from mi_sweeps.analysis.summaries import band, first_step, recovered, with_approximate
 from mi_sweeps.circuits.recovered import recovered as fraction
 
 
@@ -28,13 +28,13 @@ def test_recovered_by_hand():
     patching = pd.DataFrame(
         {
             "patched": [-1.0, 0.5, 3.0, 0.2],
-            "clean": [3.0, 3.0, 3.0, 0.05],
+            "clean": [3.0, 3.0, 3.0, 0.00005],
             "corrupted": [-1.0, -1.0, -1.0, 0.0],
         }
     )
     values = recovered(patching).tolist()
     assert values[:3] == [0.0, 0.375, 1.0]
-    assert math.isnan(values[3])  # clean - corrupted = 0.05 logits
+    assert math.isnan(values[3])  # clean - corrupted = 0.00005 logits, which may be rounding
     assert [fraction(*row) for row in patching.itertuples(index=False)] == [*values[:3], None]
 
 
@@ -66,17 +66,17 @@ def test_first_step_of_another_metric():
 
 
 def test_band_by_hand():
-    # Mean 2, standard deviation 1, n 3: 2 ± 4.303 / √3. One value alone has no interval.
+    # Mean 2, standard deviation 1, n 3: 2 ± 4.302653 / √3. One value alone has no interval.
     values = pd.DataFrame({"lr": [1, 1, 1, 2], "value": [1.0, 2.0, 3.0, 5.0]})
     bands = band(values, ["lr"]).set_index("lr")
     assert bands.loc[1, "mean"] == 2
-    assert bands.loc[1, "high"] == pytest.approx(2 + 4.303 / math.sqrt(3))
-    assert bands.loc[1, "low"] == pytest.approx(2 - 4.303 / math.sqrt(3))
+    assert bands.loc[1, "high"] == pytest.approx(2 + 4.302653 / math.sqrt(3))
+    assert bands.loc[1, "low"] == pytest.approx(2 - 4.302653 / math.sqrt(3))
     assert bands["n"].tolist() == [3, 1]
     assert math.isnan(bands.loc[2, "low"])
 
 
-def test_t_reaches_the_normal_distribution():
-    assert t_95(3) == 4.303
-    assert t_95(61) == pytest.approx(2.0003, abs=0.002)
-    assert t_95(100_000) == pytest.approx(1.96, abs=1e-3)
+def test_band_has_the_t_of_any_number_of_runs():
+    values = pd.DataFrame({"all": 0, "value": [0.0, 1.0] * 30})
+    (row,) = band(values, ["all"]).itertuples()
+    assert (row.high - row.mean) / (values["value"].std() / math.sqrt(60)) == pytest.approx(2.0010, abs=5e-5)

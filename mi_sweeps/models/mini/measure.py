@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from mi_sweeps.tasks.metrics import wilson
 from mi_sweeps.tasks.prompts import Prompt
 
 
@@ -27,10 +27,7 @@ class WinRate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        z = 1.96
-        middle = (self.wins + z**2 / 2) / (self.n + z**2)
-        half = z * math.sqrt(self.rate * (1 - self.rate) * self.n + z**2 / 4) / (self.n + z**2)
-        return middle - half, middle + half
+        return wilson(self.wins, self.n)
 
     def __str__(self) -> str:
         low, high = self.interval
