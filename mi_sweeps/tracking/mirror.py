@@ -126,23 +126,24 @@ class Mirror:
         if before is None:
             # An earlier attempt's curves go on. Where all heads have one, this asks for no table.
             before = frozenset()
-            some = not values.heads_of(rows, "z").keys() <= values.shown(rows)
-            for earlier in patch.steps() if some else ():
+            for earlier in patch.steps() if values.is_large(rows) else ():
                 if earlier < step:
                     before = values.shown(values.read(patch, earlier), before)
         self._heads = values.shown(rows, before)
         return values.of_table(self._corruption, rows, self._heads)
 
     def _pictures(self, rows: Sequence[Row]) -> dict[str, Any]:
-        sites: dict[str, list[Row]] = {}
+        sites: dict[str, list[values.Head]] = {}
         for row in values.of_heads(rows):
-            sites.setdefault(row["site"], []).append(row)
+            sites.setdefault(row["site"], []).append((row["layer"], row["head"]))
         try:
             import wandb
 
             return {
-                f"{self._corruption}/heads/{site}": wandb.Image(heatmap(chosen), caption="layer down, head across")
-                for site, chosen in sites.items()
+                f"{self._corruption}/heads/{site}": wandb.Image(
+                    heatmap(heads, values.heads_of(rows, site)), caption="layer down, head across"
+                )
+                for site, heads in sites.items()
             }
         except Exception as error:  # As above.
             log.warning("wandb: no heatmaps (%s)", error)
@@ -171,10 +172,11 @@ class Mirror:
         if self._wandb is None:
             return
         try:
-            self._wandb.summary.update({**values.summary(self._run), **_tables(self._wandb, self._run)})
+            told = {**values.summary(self._run), **values.conclusions(self._run)}
+            self._wandb.summary.update({**told, **_tables(self._wandb, self._run)})
         except Exception as error:  # As above.
-            log.warning("wandb: no tables (%s)", error)
-            self._note(f"no tables: {_line(error)}", unmirrored.ANEW)
+            log.warning("wandb: no tables and conclusions (%s)", error)
+            self._note(f"no tables and conclusions: {_line(error)}", unmirrored.ANEW)
         try:
             folder = Path(self._wandb.dir).parent
             self._wandb.finish(exit_code=exit_code)

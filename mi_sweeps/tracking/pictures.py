@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from mi_sweeps.tracking.values import recovered
+from mi_sweeps.tracking.values import Head
 
 PIXELS = 24
 """Largest side of one head."""
@@ -16,15 +15,18 @@ SIDE = 480
 GREY = 0.75
 
 
-def heatmap(rows: Sequence[dict[str, Any]]) -> np.ndarray:
+def heatmap(heads: Collection[Head], recovered: Mapping[Head, float]) -> np.ndarray:
     """The recovered fraction of each head, [layer * pixels, head * pixels, 3]: white is 0, red is 1 and blue -1; grey
-    where clean and corrupted are too near each other to say."""
+    where the corruption makes no measurable difference.
+
+    Args:
+        recovered: of the heads where it is defined (`values.heads_of`).
+    """
     from matplotlib import colormaps
 
-    values = np.full((1 + max(row["layer"] for row in rows), 1 + max(row["head"] for row in rows)), np.nan)
-    for row in rows:
-        value = recovered(row)
-        values[row["layer"], row["head"]] = np.nan if value is None else value
+    values = np.full((1 + max(layer for layer, _ in heads), 1 + max(head for _, head in heads)), np.nan)
+    for place, value in recovered.items():
+        values[place] = value
     colours = colormaps["RdBu_r"]((np.clip(values, -1, 1) + 1) / 2)[..., :3]
     colours[np.isnan(values)] = GREY
     pixels = min(PIXELS, max(1, SIDE // max(values.shape)))

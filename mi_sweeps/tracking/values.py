@@ -8,7 +8,8 @@ CORRUPTION/heads/SITE                that of all heads as a picture (`mi_sweeps.
 measures/MEASURE/PLACE               what else was measured of the clean run: of COMPONENT_LAYER, or of LAYER.HEAD
 
 all against `checkpoint`. In the summary the last of each, outcome ("worse than at the start", or ""), first_step_90 or
-first_step_50, CORRUPTION/top_heads, tables/metrics and tables/heads.
+first_step_50, tables/metrics and tables/heads; and, when an attempt has ended, what may be concluded of a run's heads
+(`conclusions`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mi_sweeps.circuits.recovered import recovered as of_patch
 from mi_sweeps.config import Config
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
@@ -29,9 +29,11 @@ Head = tuple[int, int]
 
 MOST_HEADS = 400
 """A model of no more heads shows all of them: GPT-2 medium has 384. Of a larger one, those that mattered."""
-MATTERS = 0.05
-"""Recovered fraction from which on a head of a larger model is shown, at this checkpoint and all later ones."""
-TOP = 5
+SHOWN = 0.05
+"""Recovered from which on a head of a larger model has a curve, at this checkpoint and all later ones. That is a matter
+of room and no verdict."""
+MOST_NAMED = 8
+"""Heads in a cell of wandb's table of runs."""
 REACHED = {"first_step_90": ("heldout/win_rate", 0.9), "first_step_50": ("heldout/accuracy", 0.5)}
 """In the summary: the first checkpoint at which a metric is so large."""
 ROUNDED = 1e-6
@@ -122,9 +124,19 @@ def place_of(row: Row) -> str:
     return row["component"] if row["layer"] is None else f"{row['component']}_{row['layer']}"
 
 
-def recovered(row: Row) -> float | None:
-    """Of a row of a patched site; None where clean and corrupted are too close to say anything."""
-    return of_patch(row["patched"], row["clean"], row["corrupted"])
+def has_gap(rows: Sequence[Row]) -> bool:
+    """Whether clean and corrupted prompts of a checkpoint differ measurably. Else nothing is recovered.
+
+    Of tables that do not tell prompts apart it cannot be known, and is assumed but where it may be rounding.
+    """
+    import numpy as np
+
+    from mi_sweeps.analysis.inference.estimates import ROUNDING, estimate
+
+    gaps = np.array([row["clean"] - row["corrupted"] for row in rows if row["kind"] == "prompt"])
+    if len(gaps):
+        return bool(estimate(gaps[None, None], gaps[None, None]).has_gap[0])
+    return all(abs(row["clean"] - row["corrupted"]) > ROUNDING for row in of_heads(rows))
 
 
 def of_heads(rows: Sequence[Row]) -> Iterator[Row]:
@@ -133,9 +145,19 @@ def of_heads(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def heads_of(rows: Sequence[Row], site: str) -> dict[Head, float]:
-    """Recovered by each head of a site, where that can be said."""
-    found = {(row["layer"], row["head"]): recovered(row) for row in of_heads(rows) if row["site"] == site}
-    return {head: value for head, value in found.items() if value is not None}
+    """Recovered by each head of a site; of none where there is no gap."""
+    own = [row for row in of_heads(rows) if row["site"] == site]
+    if not own or not has_gap(rows):
+        return {}
+    return {
+        (row["layer"], row["head"]): (row["patched"] - row["corrupted"]) / (row["clean"] - row["corrupted"])
+        for row in own
+    }
+
+
+def is_large(rows: Sequence[Row]) -> bool:
+    """Whether a model has too many heads for a curve each."""
+    return sum(row["site"] == "z" for row in of_heads(rows)) > MOST_HEADS
 
 
 def shown(rows: Sequence[Row], before: frozenset[Head] = frozenset()) -> frozenset[Head]:
@@ -145,13 +167,13 @@ def shown(rows: Sequence[Row], before: frozenset[Head] = frozenset()) -> frozens
         before: those that had one already, so that no curve ends.
     """
     found = heads_of(rows, "z")
-    if sum(row["site"] == "z" for row in of_heads(rows)) <= MOST_HEADS:
+    if not is_large(rows):
         return before | found.keys()
-    return before | {head for head, value in found.items() if abs(value) >= MATTERS}
+    return before | {head for head, value in found.items() if abs(value) >= SHOWN}
 
 
 def read(patch: PatchFolder, step: int) -> list[Row]:
-    """The rows of a table, without those of positions, paths and single prompts.
+    """The rows of a table, without those of positions and paths, and without what single prompts have at each site.
 
     Raises:
         UserError: it is missing or damaged.
@@ -160,7 +182,7 @@ def read(patch: PatchFolder, step: int) -> list[Row]:
     return [
         row
         for row in table.to_pylist()
-        if row["kind"] in ("layer", "lens", "measure") or (row["kind"] == "patch" and row["head"] is not None)
+        if row["kind"] in ("layer", "lens", "measure", "prompt") or (row["kind"] == "patch" and row["head"] is not None)
     ]
 
 
@@ -201,10 +223,56 @@ def summary(run: RunFolder) -> dict[str, Any]:
             values |= {name: min(reached)} if reached else {}
     for corruption, rows in _last_tables(run):
         values |= of_table(corruption, rows, shown(rows))
-        largest = sorted(heads_of(rows, "z").items(), key=lambda of_head: -abs(of_head[1]))[:TOP]
-        if largest:
-            values[f"{corruption}/top_heads"] = ", ".join(f"{layer}.{head} {r:.2f}" for (layer, head), r in largest)
     return values
+
+
+def conclusions(run: RunFolder) -> dict[str, Any]:
+    """What may be concluded of the heads of a run, by corruption, from all its checkpoints: verdicts for other prompts
+    in this run. All tables are read, so it is for the end of an attempt.
+
+    CORRUPTION/matter: the heads that matter at the last checkpoint, with their intervals; `lost`: those that did, and
+    are small now; `undecided`: of how many it cannot be told; `conclusions`: the same in sentences.
+
+    Raises:
+        UserError: a table is damaged.
+    """
+    # pandas is not for a command that only mirrors.
+    from mi_sweeps.analysis.folder import Patch
+    from mi_sweeps.analysis.inference import words
+    from mi_sweeps.analysis.inference.courses import Course, courses
+    from mi_sweeps.analysis.inference.families import Job, family
+    from mi_sweeps.analysis.prompts import sites_by_prompt
+
+    values: dict[str, Any] = {}
+    for corruption, folder in _patches(run):
+        about = read_json(folder.path / "patch.json") or {}
+        patch = Patch(folder.path.name, run.run_id, corruption, folder.path, about, {})
+        site = sites_by_prompt(patch).get("z")
+        if site is None:
+            continue
+        own = family("z", [Job(patch, "", {}, {"z": site})])
+        told, at, (low, high) = courses(own), own.at(own.steps[-1]), own.interval
+        recovered, verdict = own.estimate.recovered[at], own.judged.words[at]
+        matter = {
+            f"{words.name(place)} {words.number(value)}{words.range_of(*ends)}": -abs(value)
+            for place, value, word, *ends in zip(own.places, recovered, verdict, low[at], high[at], strict=True)
+            if word == "matters"
+        }
+        lost = [f"{words.name(one.place)} {words.number(one.peak)}" for one in told if one.course is Course.LOST]
+        none = "not defined" if (verdict == "undefined").all() else "none"
+        values |= {
+            f"{corruption}/matter": _some(sorted(matter, key=lambda one: matter[one])) or none,
+            f"{corruption}/lost": _some(lost) or none,
+            f"{corruption}/undecided": int((verdict == "undecided").sum()),
+            f"{corruption}/conclusions": " ".join(words.sentences(own, told)),
+        }
+    return values
+
+
+def _some(heads: Sequence[str]) -> str:
+    """Some of the heads by name, and how many more there are."""
+    more = [f"{len(heads) - MOST_NAMED} more"] if len(heads) > MOST_NAMED else []
+    return ", ".join([*heads[:MOST_NAMED], *more])
 
 
 Table = tuple[list[str], list[list[Any]]]
@@ -224,11 +292,14 @@ def tables(run: RunFolder) -> dict[str, Table]:
         lines: list[list[Any]] = [[step, *(values.get(key) for key in keys)] for step, values in by_step.items()]
         found["tables/metrics"] = (["checkpoint", *keys], lines)
     terms = ["patched", "clean", "corrupted", "n"]
-    lines = [
-        [corruption, row["site"], row["layer"], row["head"], recovered(row), *(row[term] for term in terms)]
-        for corruption, rows in _last_tables(run)
-        for row in of_heads(rows)
-    ]
+    lines = []
+    for corruption, rows in _last_tables(run):
+        of_sites = {site: heads_of(rows, site) for site in dict.fromkeys(row["site"] for row in of_heads(rows))}
+        lines += [
+            [corruption, site, row["layer"], row["head"], of_sites[site].get((row["layer"], row["head"])),
+             *(row[term] for term in terms)]
+            for row in of_heads(rows) for site in [row["site"]]
+        ]  # fmt: skip
     if lines:
         found["tables/heads"] = (["corruption", "site", "layer", "head", "recovered", *terms], lines)
     return found

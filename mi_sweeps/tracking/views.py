@@ -75,7 +75,7 @@ def workspace(contents: Contents, entity: str, project: str, band: Band, baselin
     about = wr.MarkdownPanel(markdown=f"{text}\n\n`{contents.command}`")
     about._id = _name("workspace", "about")
     rates = [f"{split}/{contents.rate}" for split in contents.splits]
-    heads = [f"{examined.corruption}/top_heads" for examined in contents.examined]
+    heads = [f"{examined.corruption}/matter" for examined in contents.examined]
     made = ws.Workspace(
         entity=entity,
         project=project,

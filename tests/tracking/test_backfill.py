@@ -8,8 +8,9 @@ import pytest
 import wandb
 
 from mi_sweeps.store.files import read_table
+from mi_sweeps.store.folders import PatchFolder
 from mi_sweeps.sweeps import manifest, plan
-from mi_sweeps.tracking import attempts
+from mi_sweeps.tracking import attempts, values
 from mi_sweeps.tracking.mirror import mirror
 
 
@@ -45,9 +46,12 @@ def test_a_sweep_that_was_not_tracked_is_uploaded_as_if_it_had_been(call, output
             continue
         assert row["value"] in seen.column(f"{row['split']}/{row['metric']}")
     for corruption in ("first", "second"):
-        assert len(seen.column(f"{corruption}/recovered/z/2.1")) == 2
+        (cell,) = [cell for cell in cells if cell.choices == {"corruption": corruption}]
+        patch = PatchFolder(run.path / "patches" / cell.patch_id)
+        with_gap = [step for step in (0, 4) if values.has_gap(values.read(patch, step))]
+        assert len(seen.column(f"{corruption}/recovered/z/2.1")) == len(with_gap)
         assert len(seen.column(f"{corruption}/heads/z")) == 2
-    assert {"heldout/win_rate", "first/top_heads", "second/top_heads", "tables/metrics", "tables/heads"} <= set(
+    assert {"heldout/win_rate", "first/matter", "second/conclusions", "tables/metrics", "tables/heads"} <= set(
         seen.summary
     )
     tables = [name for name in server.files if name.startswith(f"{run.run_id}/media/table/tables/")]

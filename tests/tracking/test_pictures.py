@@ -7,13 +7,11 @@ import pytest
 
 from mi_sweeps.tracking.pictures import SIDE, heatmap
 
-
-def row(layer, head, patched=1.0, clean=3.0):
-    return {"layer": layer, "head": head, "patched": patched, "clean": clean, "corrupted": 1.0}
+HEADS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
-def test_white_at_zero_red_at_one_blue_at_minus_one_grey_where_nothing_can_be_said():
-    image = heatmap([row(0, 0), row(0, 1, patched=3.0), row(1, 0, patched=-1.0), row(1, 1, patched=9.0, clean=1.0)])
+def test_white_at_zero_red_at_one_blue_at_minus_one_grey_where_nothing_is_defined():
+    image = heatmap(HEADS, {(0, 0): 0.0, (0, 1): 1.0, (1, 0): -1.0})
     white, red, blue, grey = image[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
     assert white.min() > 240
     assert red[0] > red[2] + 50
@@ -24,6 +22,6 @@ def test_white_at_zero_red_at_one_blue_at_minus_one_grey_where_nothing_can_be_sa
 
 @pytest.mark.parametrize("layers, heads", [(4, 4), (12, 12), (48, 25)])
 def test_every_head_is_a_square_and_large_models_fit(layers, heads):
-    down, across, colours = heatmap([row(layer, head) for layer in range(layers) for head in range(heads)]).shape
+    down, across, colours = heatmap([(layers - 1, heads - 1)], {}).shape
     assert (down / layers, colours) == (across / heads, 3)
     assert max(down, across) <= SIDE

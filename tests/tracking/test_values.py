@@ -5,14 +5,19 @@ from __future__ import annotations
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_sweeps.store.files import read_table, write_table
-from mi_sweeps.store.folders import run_folder
+from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.inference import words
+from mi_sweeps.analysis.inference.courses import courses
+from mi_sweeps.analysis.inference.families import family, jobs
+from mi_sweeps.store.files import read_json, read_table, write_table
+from mi_sweeps.store.folders import PatchFolder, run_folder
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.show import win_rates as win_rates_told
@@ -74,9 +79,23 @@ def test_flat_keys_to_group_by_and_all_of_the_configuration(make_config):
     assert found["config"]["task"]["prompts"]["train"] == 1200
 
 
-def test_nothing_is_recovered_where_nothing_can_be_said():
-    rows = [head(0, 0, 0.5), head(0, 1, 0.5, gap=0.05), head(0, 2, 0.5, site="v")]
-    assert values.of_table("first", rows, values.shown(rows)) == {"first/recovered/z/0.0": pytest.approx(0.5)}
+def prompts(*gaps):
+    return [{"kind": "prompt", "clean": 1.0 + gap, "corrupted": 1.0, "site": None, "head": None} for gap in gaps]
+
+
+@pytest.mark.parametrize(
+    ("gap", "of_prompts", "is_there"),
+    [
+        (0.05, prompts(0.05, 0.051, 0.049), True),  # small, and the same for all prompts
+        (0.5, prompts(3.0, -2.0, 0.5), False),  # large, and of a few prompts only
+        (0.5, [], True),  # of tables that do not tell prompts apart
+        (0.00005, [], False),
+    ],
+)
+def test_nothing_is_recovered_where_the_corruption_makes_no_measurable_difference(gap, of_prompts, is_there):
+    rows = [head(0, 0, 0.5, gap), head(0, 2, 0.5, gap, site="v"), *of_prompts]
+    found = values.of_table("first", rows, values.shown(rows))
+    assert found == ({"first/recovered/z/0.0": pytest.approx(0.5)} if is_there else {})
 
 
 def test_measures_are_of_the_model_and_not_of_a_corruption():
@@ -130,11 +149,58 @@ def test_the_summary_is_of_the_last_checkpoint_of_everything(run):
     assert {key: found[key] for key in last} == last
     for corruption in ("first", "second"):
         assert f"{corruption}/logit_diff/attn_0" in found
-        heads = {key: value for key, value in found.items() if key.startswith(f"{corruption}/recovered/z/")}
-        assert len(heads) == 16
-        largest = max(heads, key=lambda key: abs(heads[key])).rsplit("/", 1)[1]
-        assert found[f"{corruption}/top_heads"].startswith(f"{largest} ")
-        assert len(found[f"{corruption}/top_heads"].split(", ")) == 5
+        rows = values.read(PatchFolder(of_corruption(run, corruption)), 4)
+        heads = [key for key in found if key.startswith(f"{corruption}/recovered/z/")]
+        assert len(heads) == (16 if values.has_gap(rows) else 0)
+
+
+def of_corruption(run, corruption):
+    (folder,) = [
+        path for path in run.path.glob("patches/*") if read_json(path / "patch.json")["corruption"] == corruption
+    ]
+    return folder
+
+
+def judged(run, corruption):
+    """The family of z of a patch job, as the tables of verdicts have it."""
+    frames = load(run.path.parent.parent)
+    ids = frames.patches.query("run_id == @run.run_id and corruption == @corruption")["patch_id"]
+    return family("z", jobs(frames.output, frames.runs, ids))
+
+
+def test_what_is_concluded_are_the_verdicts_of_all_checkpoints(run):
+    found = values.conclusions(run)
+    for corruption in ("first", "second"):
+        own = judged(run, corruption)
+        verdict = own.judged.words[own.at(4)]
+        assert found[f"{corruption}/conclusions"] == " ".join(words.sentences(own, courses(own)))
+        assert "other prompts in this run, not other seeds" in found[f"{corruption}/conclusions"]
+        assert found[f"{corruption}/undecided"] == (verdict == "undecided").sum()
+        told = found[f"{corruption}/matter"]
+        there = [words.name(place) for place, word in zip(own.places, verdict, strict=True) if word == "matters"]
+        assert told in ("none", "not defined") if not there else len(told.split("], ")) == len(there)
+        assert all(f"{name} " in told for name in there)
+
+
+def test_heads_that_matter_come_with_their_intervals_the_largest_first(run):
+    """Two heads are made to matter, and one to be lost."""
+    recovered = {0: {(1, 0): 0.9}, 4: {(0, 1): 0.4, (2, 1): -0.7}}
+    for step in (0, 4):
+        table = PatchFolder(of_corruption(run, "first")).table(step)
+        rows = read_table(table).to_pylist()
+        random = np.random.default_rng(step)
+        gaps = 2 + 0.1 * random.normal(size=sum(row["kind"] == "prompt" for row in rows))
+        for row in rows:
+            if row["kind"] == "prompt":
+                row |= {"clean": gaps[row["prompt"]], "corrupted": 0.0}
+            elif row["kind"] == "patch" and row["site"] == "z":
+                share = recovered.get(step, {}).get((row["layer"], row["head"]), 0.0)
+                row |= {"by_prompt": (share * gaps).tolist(), "patched": share * gaps.mean(), "corrupted": 0.0}
+                row |= {"clean": gaps.mean()}
+        write_table(table, pa.Table.from_pylist(rows, read_table(table).schema))
+    found = values.conclusions(run)
+    assert found["first/matter"] == "2.1 -0.70 [-0.70, -0.70], 0.1 0.40 [0.40, 0.40]"
+    assert (found["first/lost"], found["first/undecided"]) == ("1.0 0.90", 0)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +255,7 @@ def test_tables_of_all_that_is_there(run):
 
 def test_a_run_that_has_nothing_yet_says_nothing(tmp_path, run):
     empty = run_folder(tmp_path, "other")
+    assert values.conclusions(empty) == {}
     assert values.summary(empty) == {}
     assert values.tables(empty) == {}
     shutil.rmtree(run.path / "patches")
