@@ -20,7 +20,7 @@ from .evidence import GREY, SMALL
 from .frames import Frames
 from .inference.differences import difference
 from .inference.families import Family, Place
-from .inference.verdicts import DELTA
+from .inference.verdicts import DELTA, few
 from .summaries import APPROXIMATE
 
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
@@ -35,7 +35,7 @@ MARKS = {"matters": "o", "undecided": "o", "more": "+", "less": "_"}
 """Verdicts and comparisons that have a mark; the others are small, alike, or grey."""
 MARKED = f"● matters, · undecided, no mark: {SMALL}"
 COMPARED = f"+ more, − less, · undecided, no mark: alike (they differ by {SMALL.partition('(')[2]}"
-FEW = "hatched: less than half of the prompts have it"
+FEW = "hatched: less than half of the prompts have it, and it is not tested"
 UNTESTED = "no test was made"
 NAMED = 16
 """Heads on an axis that each have their name; of more, only layers are named."""
@@ -119,8 +119,7 @@ def _cells(
 ) -> pd.DataFrame:
     keys = [(step, layer, head if axis == "head" else position) for step in steps for layer, head, position in places]
     index = pd.MultiIndex.from_tuples(keys, names=["step", "layer", axis])
-    few = n < n.max(initial=0) / 2
-    return pd.DataFrame({"recovered": recovered, "verdict": verdict, "few": few}, index)
+    return pd.DataFrame({"recovered": recovered, "verdict": verdict, "few": few(n)}, index)
 
 
 def _together(parts: Mapping[str, pd.DataFrame], axis: str) -> pd.DataFrame:
@@ -202,11 +201,11 @@ def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: i
     cells = cells[cells.index.isin(list(labels), level="site")]
     rows = rows_of(frames, corruption)
     shown = rows["site"].isin([name.removesuffix(APPROXIMATE) for name in labels])
-    few = f"; {FEW}" if cells["few"].any() else ""
+    hatched = f"; {FEW}" if cells["few"].any() else ""
     below = canvas.source(
         list(rows.loc[shown, "run_id"]),
         list(rows.loc[shown, "n"]),
-        f"mean over runs of each run's recovered; {note}{few}",
+        f"mean over runs of each run's recovered; {note}{hatched}",
     )
     what = "second less first corruption" if corruption == DIFFERENCE else f"{corruption} corruption"
     label = "difference" if corruption == DIFFERENCE else "recovered"

@@ -16,7 +16,7 @@ from scipy import stats
 
 from .estimates import LEVEL, Estimate, Places, between_runs
 from .families import Family, Job, Place
-from .verdicts import DELTA, largest, seed_part
+from .verdicts import DELTA, few, largest, seed_part
 
 
 class Comparison(Enum):
@@ -81,7 +81,7 @@ def difference(first: Family, second: Family) -> Difference | None:
         variance = (influence**2).sum(axis=1) * n / (n - 1)
     pairs = _pairs(first.jobs, second.jobs)
     between, freedom, seeds = _between(one, other, rows, pairs)
-    critical = largest(influence, np.where(np.isnan(middle), 0, n))
+    critical = largest(influence, np.where(np.isnan(middle) | few(n), 0, n))
     checkpoint = np.repeat(np.arange(len(steps)), len(places))
     extra = seed_part(between, freedom, checkpoint, critical) if seeds else np.zeros(len(n))
     half = np.sqrt(critical**2 * variance + extra)
@@ -90,7 +90,7 @@ def difference(first: Family, second: Family) -> Difference | None:
         if seeds:
             own = np.sqrt(own**2 + stats.t.ppf(0.5 + LEVEL / 2, freedom) ** 2 * between)
     alike, apart = np.abs(middle) + half < DELTA, np.abs(middle) > half
-    comparison = np.select([np.isnan(middle), alike, apart & (middle > 0), apart], [4, 2, 0, 1], 3)
+    comparison = np.select([np.isnan(middle), few(n), alike, apart & (middle > 0), apart], [4, 3, 2, 0, 1], 3)
     return Difference(
         first.site, steps, places, middle, middle - own, middle + own, comparison, pairs is not None, seeds, n
     )

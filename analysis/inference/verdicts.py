@@ -78,7 +78,13 @@ def critical_value(found: Estimate) -> float:
     """
     nearer = np.where(found.recovered < 0, -DELTA, DELTA) - found.recovered
     rows = found.influence - np.nan_to_num(nearer)[:, None] * found.gap_influence
-    return largest(rows, np.where(found.has_gap, found.n, 0))
+    return largest(rows, np.where(found.has_gap & ~few(found.n), found.n, 0))
+
+
+def few(n: Int[np.ndarray, " place"]) -> Bool[np.ndarray, " place"]:
+    """Where less than half of the prompts have the place, as with roles of long prompts. Those are not tested and stay
+    undecided: with four prompts among 48, the critical value would let nothing be told of any other place."""
+    return n < n.max(initial=0) / 2
 
 
 def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"], *, seeds: bool) -> Judged:
@@ -94,10 +100,11 @@ def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"
         seed_part(found.seed_variance, found.seed_freedom, checkpoint, critical) if seeds else np.zeros(len(found.n))
     )
     beyond = {sign: np.abs(d) > np.sqrt(critical**2 * found.variance(d) + extra) for sign, d in tested.items()}
-    low, high = fieller(found, critical, extra, 1.0)
+    low, high = (np.where(few(found.n), np.nan, end) for end in fieller(found, critical, extra, 1.0))
     more = (found.recovered > DELTA) & beyond[1.0] | (found.recovered < -DELTA) & beyond[-1.0]
     less = (np.abs(found.recovered) < DELTA) & beyond[1.0] & beyond[-1.0]
-    return Judged(np.select([~found.has_gap, more, less], [3, 0, 1], 2), low, high, critical, seeds)
+    conditions = [~found.has_gap, few(found.n), more, less]
+    return Judged(np.select(conditions, [3, 2, 0, 1], 2), low, high, critical, seeds)
 
 
 def _tested(found: Estimate) -> dict[float, Places]:

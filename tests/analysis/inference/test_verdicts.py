@@ -104,3 +104,15 @@ def test_means_alone_are_corrected_by_holm_and_one_run_decides_nothing():
     found = of_means(gain, np.ones((5, 4)), np.full(4, 12))
     assert list(judge_means(found)) == [0, 1, 1, 1]
     assert set(judge_means(of_means(gain[:1], np.ones((1, 4)), np.full(4, 12)))) == {2}
+
+
+def test_a_place_that_few_prompts_have_is_not_tested_and_does_not_hide_the_others():
+    """Of 48 prompts four have the last place, as with a role that only long prompts have."""
+    random = np.random.default_rng(0)
+    gap = np.ones((1, 3, 48)) + 0.05 * random.normal(size=(1, 1, 48))
+    gain = np.array([0.8, 0.0, 0.9])[None, :, None] * gap + 0.02 * random.normal(size=gap.shape)
+    gain[:, 2, 4:] = np.nan
+    found = judged(gain, gap)
+    assert found.words.tolist() == ["matters", "small", "undecided"]
+    assert found.critical == judged(gain[:, :2], gap[:, :2]).critical
+    assert np.isnan(found.low[2]) and np.isfinite(found.low[:2]).all()
