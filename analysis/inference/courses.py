@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from .estimates import LEVEL, between_runs
 from .families import Family, Place
-from .verdicts import SEED, largest, seed_part
+from .verdicts import SEED, few, largest, seed_part
 
 RESAMPLES = 500
 
@@ -122,7 +122,7 @@ def _onsets(family: Family, wanted: np.ndarray) -> dict[int, tuple[int, float, f
     n = found.n.reshape(gain.shape)
     n = np.concatenate([n, n[-1:]])
     rows = np.where(there[..., None], spread, 0.0).reshape(-1, spread.shape[-1])
-    critical = largest(rows, np.where(there, n, 0).ravel())
+    critical = largest(rows, np.where(there.ravel() & ~few(n.ravel()), n.ravel(), 0))
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = (spread**2).sum(axis=-1) * n / (n - 1)
     extra = np.zeros_like(contrasts)
