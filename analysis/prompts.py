@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
 from .folder import Patch
-from .frames import ATTRIBUTION_KINDS, EXAMINED, PATCHING, left, of_kinds, typed
-from .summaries import with_approximate
+from .frames import ATTRIBUTION_KINDS, left
+from .summaries import APPROXIMATE
 
 
 @dataclass(frozen=True)
@@ -44,29 +42,73 @@ def sites_by_prompt(
 
     `damaged`: as for `load`. `steps`: which checkpoints; None: all.
     """
-    columns = {name: kind for name, kind in PATCHING.items() if name not in EXAMINED}
-    names = {"kind", "by_prompt", "prompt", *columns}
-    wanted = [step for step in patch.steps() if steps is None or step in steps]
-    read = {step: left(patch.table(step), "kind", names, damaged) for step in wanted}
-    tables = {step: table for step, table in read.items() if table is not None and len(of_kinds(table, ("patch",)))}
-    if not tables:
+    together = _together(patch, ("prompt", *PATCHING_COLUMNS), damaged, steps)
+    if together is None:
         return {}
-    step = np.repeat(list(tables), [len(table) for table in tables.values()])
-    together = pa.concat_tables(tables.values(), promote_options="permissive").append_column("step", pa.array(step))
-    rows, prompts = of_kinds(together, ("patch",)), of_kinds(together, ("prompt",))
-    columns["step"] = "int64"
-    frame = typed(rows.select([name for name in columns if name in rows.column_names]).to_pandas(), columns)
+    table, step = together
+    kinds = np.array(table["kind"].to_pylist(), dtype=object)
+    where = np.flatnonzero(kinds == "patch")
+    rows = table.take(pa.array(where))
+    own = table.take(pa.array(np.flatnonzero(kinds == "prompt")))
+    prompts = {name: own[name].to_numpy() for name in ("prompt", "clean", "corrupted") if name in own.column_names}
+    prompts["step"] = step[kinds == "prompt"]
+    numbers = {name: _numbers(rows, name) for name in ("patched", "approximate", "clean", "corrupted", "n")}
+    is_estimate = np.isnan(numbers["patched"])
+    names = np.array(
+        [
+            f"{site}{APPROXIMATE if estimate else ''}"
+            for site, estimate in zip(rows["site"].to_pylist(), is_estimate, strict=True)
+        ],
+        dtype=object,
+    )
+    numbers["patched"] = np.where(is_estimate, numbers["approximate"], numbers["patched"])
+    places = list(zip(*(rows[name].to_pylist() for name in ("layer", "head", "position")), strict=True))
     values = None
-    if {"by_prompt", "prompt"} <= set(rows.column_names) and len(prompts):
-        own = {name: prompts[name].to_numpy() for name in ("step", "prompt", "clean", "corrupted")}
-        values = _matrix(rows["by_prompt"].combine_chunks()), own
-    exact = frame["patched"].notna().to_numpy()
-    frame = with_approximate(frame.assign(row=np.arange(len(frame))))
+    if {"by_prompt", "prompt"} <= set(rows.column_names) and len(own):
+        values = _matrix(rows["by_prompt"].combine_chunks())
     found = {}
-    for site, of_site in frame.groupby("site", sort=False):
-        told = values if values is not None and exact[of_site["row"]].all() else None
-        found[str(site)] = _site(of_site, told)
+    for site in dict.fromkeys(names):
+        chosen = np.flatnonzero((names == site) & ~np.isnan(numbers["patched"]))
+        if len(chosen):
+            told = values if not is_estimate[chosen].any() else None
+            of_site = {name: column[chosen] for name, column in numbers.items()}
+            found[str(site)] = _site([places[at] for at in chosen], step[where[chosen]], of_site, chosen, told, prompts)
     return found
+
+
+PATCHING_COLUMNS = (
+    "kind",
+    "site",
+    "layer",
+    "head",
+    "position",
+    "patched",
+    "approximate",
+    "clean",
+    "corrupted",
+    "n",
+    "by_prompt",
+)
+
+
+def _together(
+    patch: Patch, columns: Sequence[str], damaged: list[str] | None, steps: Container[int] | None
+) -> tuple[pa.Table, np.ndarray] | None:
+    """Some columns of all tables of a patch job, one below the other, and each row's step; None where there is none."""
+    wanted = [step for step in patch.steps() if steps is None or step in steps]
+    read = {step: left(patch.table(step), "kind", columns, damaged) for step in wanted}
+    tables = {step: table for step, table in read.items() if table is not None}
+    if not tables:
+        return None
+    step = np.repeat(list(tables), [len(table) for table in tables.values()])
+    return pa.concat_tables(tables.values(), promote_options="permissive"), step
+
+
+def _numbers(rows: pa.Table, name: str) -> np.ndarray:
+    """A column as numbers, NaN where there is none."""
+    if name not in rows.column_names:
+        return np.full(len(rows), np.nan)
+    return rows[name].cast(pa.float64()).to_numpy()
 
 
 @dataclass(frozen=True)
@@ -86,33 +128,28 @@ def written_by_prompt(
 
     `damaged`, `steps`: as for `sites_by_prompt`.
     """
-    names = ("kind", "component", "layer", "head", "by_prompt")
-    wanted = [step for step in patch.steps() if steps is None or step in steps]
-    read = {step: left(patch.table(step), "kind", names, damaged) for step in wanted}
+    together = _together(patch, ("kind", "component", "layer", "head", "by_prompt"), damaged, steps)
+    if together is None or "by_prompt" not in together[0].column_names:
+        return {}
+    table, step_of_row = together
+    order, step_number = np.unique(step_of_row, return_inverse=True)
+    kinds = np.array(table["kind"].to_pylist(), dtype=object)
     found: dict[str, Written] = {}
     for kind in ATTRIBUTION_KINDS:
-        tables = {step: of_kinds(table, (kind,)) for step, table in read.items() if table is not None}
-        tables = {step: table for step, table in tables.items() if len(table) and "by_prompt" in table.column_names}
-        if not tables or any(table["by_prompt"].null_count for table in tables.values()):
+        where = np.flatnonzero(kinds == kind)
+        rows = table.take(pa.array(where))
+        if not len(rows) or rows["by_prompt"].null_count:
             continue
-        keys = {step: _keys(table.select(names[1:4]).to_pandas()) for step, table in tables.items()}
-        parts = tuple(dict.fromkeys(key for of_step in keys.values() for key in of_step))
-        number = {key: at for at, key in enumerate(parts)}
-        lists = {step: _matrix(table["by_prompt"].combine_chunks()) for step, table in tables.items()}
-        size = max(int(np.diff(starts).max()) for _, starts in lists.values())
-        values = np.full((len(tables), len(parts), size), np.nan)
-        for at, (step, (flat, starts)) in enumerate(lists.items()):
-            if (np.diff(starts) == size).all():
-                values[at, [number[key] for key in keys[step]]] = flat.reshape(-1, size)
-        found[kind] = Written(tuple(tables), parts, values)
+        keys = list(zip(*(rows[name].to_pylist() for name in ("component", "layer", "head")), strict=True))
+        number = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+        flat, starts = _matrix(rows["by_prompt"].combine_chunks())
+        size = int(starts[1])
+        if (np.diff(starts) != size).any():
+            continue
+        values = np.full((len(order), len(number), size), np.nan)
+        values[step_number[where], [number[key] for key in keys]] = flat.reshape(-1, size)
+        found[kind] = Written(tuple(order.tolist()), tuple(number), values)
     return found
-
-
-def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """The rows as tuples, with whole numbers, and None where one is missing."""
-    told = rows.astype(object).where(rows.notna(), None)
-    columns = [[int(v) if isinstance(v, float) else v for v in told[name]] for name in told]
-    return list(zip(*columns, strict=True))
 
 
 def _matrix(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,25 +158,38 @@ def _matrix(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     return pc.list_flatten(lists).to_numpy(zero_copy_only=False), np.cumsum([0, *lengths])
 
 
-def _site(rows: pd.DataFrame, told: tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]] | None) -> Site:
-    """One site of rows of PATCHING; `told`: the values of prompts, with each prompt's clean and corrupted."""
-    keys = ["layer", "head", "position"]
-    place = rows.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
-    places = tuple(_keys(rows[keys].iloc[np.unique(place, return_index=True)[1]]))
-    steps, step = np.unique(rows["step"], return_inverse=True)
-    means = np.full((3, len(steps), len(places)), np.nan)
-    means[:, step, place] = rows["patched"] - rows["corrupted"], rows["clean"] - rows["corrupted"], rows["n"]
+def _site(
+    every: Sequence[tuple[int, int | None, str | None]],
+    step_of_row: np.ndarray,
+    numbers: Mapping[str, np.ndarray],
+    row: np.ndarray,
+    lists: tuple[np.ndarray, np.ndarray] | None,
+    prompts: Mapping[str, np.ndarray],
+) -> Site:
+    """One site.
+
+    Args:
+        every: the place of each of its rows; likewise `step_of_row` and `numbers`.
+        row: where the rows' lists are in `lists`, the values of prompts.
+        prompts: clean and corrupted of each prompt at each step.
+    """
+    number = {place: at for at, place in enumerate(dict.fromkeys(every))}
+    place = np.array([number[key] for key in every])
+    steps, step = np.unique(step_of_row, return_inverse=True)
+    means = np.full((3, len(steps), len(number)), np.nan)
+    gain, gap = numbers["patched"] - numbers["corrupted"], numbers["clean"] - numbers["corrupted"]
+    means[:, step, place] = gain, gap, numbers["n"]
     clean = corrupted = np.full((len(steps), 0), np.nan)
     patched = None
-    if told is not None:
-        (values, starts), prompts = told
-        begin = starts[rows["row"]]
-        size = int((starts[rows["row"].to_numpy() + 1] - begin).max(initial=0))
-        if size and (starts[rows["row"].to_numpy() + 1] - begin == size).all():
-            patched = np.full((len(steps), len(places), size), np.nan)
+    if lists is not None:
+        values, starts = lists
+        begin, length = starts[row], starts[row + 1] - starts[row]
+        size = int(length.max(initial=0))
+        if size and (length == size).all():
+            patched = np.full((len(steps), len(number), size), np.nan)
             patched[step, place] = values[begin[:, None] + np.arange(size)]
             clean, corrupted = np.full((2, len(steps), size), np.nan)
             there = np.isin(prompts["step"], steps) & (prompts["prompt"] < size)
             where = np.searchsorted(steps, prompts["step"][there]), prompts["prompt"][there].astype(int)
             clean[where], corrupted[where] = prompts["clean"][there], prompts["corrupted"][there]
-    return Site(tuple(steps.tolist()), places, clean, corrupted, patched, *means)
+    return Site(tuple(steps.tolist()), tuple(number), clean, corrupted, patched, *means)
