@@ -70,7 +70,7 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
     read = {
         job.patch.patch_id: job for job in jobs(output, frames.runs, examined["patch_id"], damaged, steps, written=True)
     }
-    examined = examined[examined["patch_id"].isin(read)]
+    examined = examined[examined["patch_id"].isin(read) & examined["patching"].notna()]
     number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
     groups = _groups(frames.runs[frames.runs["run_id"].isin(examined["run_id"])])
     found: dict[tuple[tuple[int, ...], str, str], list[Found]] = {}
@@ -81,17 +81,18 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
             own = [of_run[run_id] for run_id in run_ids if run_id in of_run]
             key = tuple(sorted(number[job.patch.run_id] for job in own)), str(patching), str(corruption)
             if own and key not in found:
-                found[key] = list(_found(key, own))
+                found[key] = list(_found(number, str(patching), own))
                 of_kinds = (means(own, kind) for kind in ATTRIBUTION_KINDS)
                 written += [Attributed(*key, one) for one in of_kinds if one is not None]
     every = [one for listed in found.values() for one in listed]
     return Conclusions(tuple(every), tuple(_compared(every, groups, number)), tuple(written))
 
 
-def _found(key: tuple[tuple[int, ...], str, str], own: Sequence[Job]) -> Iterator[Found]:
+def _found(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterator[Found]:
     for family in families(own):
         heads = family.places[0][1] is not None
-        yield Found(key[0], key[1], family, tuple(courses(family)) if heads else ())
+        runs = tuple(sorted(number[job.patch.run_id] for job in family.jobs))  # not all need have the site
+        yield Found(runs, patching, family, tuple(courses(family)) if heads else ())
 
 
 def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,12 +159,13 @@ def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: C
     place = {run_id: number for number, run_id in enumerate(frames.runs["run_id"])}
     blocks = list(_blocks(output, frames, place, steps, layouts, prompts))
     kept = set(pd.unique(frames.patching["step"])), {place[run_id] for run_id in pd.unique(frames.patching["run_id"])}
+    shared = Pool()
     concluded = {
-        "found": [told for one in conclusions.found if (told := _found(one, *kept, steps, layouts))],
+        "found": [told for one in conclusions.found if (told := _found(one, *kept, steps, layouts, shared))],
         "differences": [told for one in conclusions.compared if (told := _compared(one, *kept, steps, layouts))],
         "written": [told for one in conclusions.written if (told := _written(one, *kept, steps))],
     }
-    pools = {"steps": steps.values, "layouts": layouts.values, "prompts": prompts.values}
+    pools = {"steps": steps.values, "layouts": layouts.values, "prompts": prompts.values, "gaps": shared.values}
     return {**outlined, "note": note, "blocks": blocks, **concluded, **pools}
 
 
@@ -173,7 +175,12 @@ SIGNS = np.array([*"+-=?x."])
 """Likewise of `inference.differences.COMPARISONS`."""
 
 
-def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Pool) -> Json | None:
+def _packed(letters: Iterable[str]) -> str:
+    """Letters as a word in which four and more of one are told by their number: "sssssm" is "s5m"."""
+    return re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}{len(run[0])}", "".join(letters))
+
+
+def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Pool, shared: Pool) -> Json | None:
     """What is said of one site in a group of runs, at the checkpoints that are shown."""
     family = one.family
     if not set(one.runs) <= runs:
@@ -185,18 +192,19 @@ def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Poo
 
     def letters(verdict: np.ndarray) -> list[str]:
         each = LETTERS[np.where(there, verdict, len(LETTERS) - 1)]
-        return ["".join(of_step) for of_step in _ordered(family.grid(each)[at], order, ".")]
+        return [_packed(of_step) for of_step in _ordered(family.grid(each)[at], order, ".")]
 
     def ends(values: np.ndarray) -> list[list[int | None]] | None:
         return [thousandths(of_step) for of_step in _ordered(family.grid(values)[at], order, np.nan)] if heads else None
 
     verdict, here = letters(family.judged.verdict), letters(family.judged_here.verdict)
+    gap = [_units(of_step) for of_step in gaps(family)[at]]  # the same for most sites
     low, high = family.interval
     return {
         "runs": list(one.runs), "corruption": family.corruption, "patching": one.patching, "site": family.site,
         "steps": steps.steps(family.steps[number] for number in at), "layout": layout,
         "verdict": verdict, "here": here if here != verdict else None,
-        "low": ends(low), "high": ends(high), "gap": [_units(of_step) for of_step in gaps(family)[at]],
+        "low": ends(low), "width": ends(high - low), "gap": shared.number(repr(gap), gap),
         "scope": words.scope(family), "many": words.verdicts_of(family),
         "said": words.sentences(family, one.courses) if heads else [],
         "courses": {
@@ -224,7 +232,7 @@ def _compared(one: Compared, kept: set[int], runs: set[int], steps: Pool, layout
         "b": {"runs": list(one.second.runs), "corruption": one.second.family.corruption},
         "patching": one.first.patching, "site": found.site,
         "steps": steps.steps(found.steps[number] for number in at), "layout": layout,
-        "half": [thousandths(of_step) for of_step in half], "comparison": ["".join(of_step) for of_step in signs],
+        "half": [thousandths(of_step) for of_step in half], "comparison": [_packed(of_step) for of_step in signs],
         "scope": words.scope_of_difference(found), "said": words.differences(found),
     }  # fmt: skip
 
@@ -239,7 +247,7 @@ def _written(one: Attributed, kept: set[int], runs: set[int], steps: Pool) -> Js
     return {
         "runs": list(one.runs), "corruption": one.corruption, "patching": one.patching, "kind": found.kind,
         "steps": steps.steps(found.steps[number] for number in at),
-        "low": [_units(low[number]) for number in at], "high": [_units(high[number]) for number in at],
+        "low": [_units(low[number]) for number in at], "width": [_units((high - low)[number]) for number in at],
     }  # fmt: skip
 
 

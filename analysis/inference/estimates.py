@@ -228,8 +228,10 @@ def between_runs(values: Float[np.ndarray, "run place"], cells: Sequence[object]
 
 def quantile(freedom: np.ndarray | float) -> np.ndarray:
     """Student's t: standard errors either side of a mean that make its interval; NaN without a degree of freedom."""
-    freedom = np.asarray(freedom, dtype=float)
-    return np.where(freedom > 0, stats.t.ppf(0.5 + LEVEL / 2, np.where(freedom > 0, freedom, 1.0)), np.nan)
+    values = np.asarray(freedom, dtype=float)
+    each, where = np.unique(values, return_inverse=True)  # mostly a few
+    points = np.where(each > 0, stats.t.ppf(0.5 + LEVEL / 2, np.where(each > 0, each, 1.0)), np.nan)
+    return points[where.ravel()].reshape(values.shape)
 
 
 def mean_interval(

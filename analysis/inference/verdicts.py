@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from .estimates import LEVEL, Estimate, Places, fieller
+from .estimates import LEVEL, Estimate, Places, fieller, quantile
 
 DELTA = 0.05
 """Recovered. What brings back less is small."""
@@ -152,8 +152,7 @@ def seed_part(variance: Places, freedom: Places, checkpoint: Int[np.ndarray, " p
         own = variance[checkpoint == step]
         middle[checkpoint == step] = np.nanmedian(own) if np.isfinite(own).any() else np.nan
     with np.errstate(invalid="ignore"):
-        each = stats.t.ppf(0.5 + LEVEL / 2, np.where(freedom > 0, freedom, np.nan))
-        return np.maximum(each, critical) ** 2 * np.maximum(variance, middle)
+        return np.maximum(quantile(freedom), critical) ** 2 * np.maximum(variance, middle)
 
 
 def judge_means(found: Estimate) -> Int[np.ndarray, " place"]:

@@ -1,6 +1,14 @@
 // What may be said: verdicts, intervals and sentences, worked out beforehand from the values of each prompt
 // (analysis/inference). Nothing is concluded on the page: what is not found here has no verdict, interval or sentence.
 
+/** Verdicts in which runs of a letter are told by their number, and intervals by their width: as they are looked up. */
+const unpacked = (word) => word.replace(/(\D)(\d+)/g, (_, letter, n) => letter.repeat(Number(n)));
+for (const one of [...(DATA.found ?? []), ...(DATA.differences ?? []), ...(DATA.written ?? [])]) {
+  for (const name of ["verdict", "here", "comparison"]) one[name] = one[name]?.map(unpacked) ?? null;
+  if (typeof one.gap === "number") one.gap = DATA.gaps[one.gap];
+  one.high = one.width?.map((widths, step) => widths.map((width, i) => (known(width) ? one.low[step][i] + width : null))) ?? null;
+}
+
 const keyed = (list, key) => new Map((list ?? []).map((one) => [JSON.stringify(key(one)), one]));
 const FOUND = keyed(DATA.found, ({ runs, corruption, patching, site }) => [runs, corruption, patching, site]);
 const DIFFERENCES = keyed(DATA.differences, ({ a, b, patching, site }) => [a.runs, a.corruption, b.runs, b.corruption, patching, site]);
