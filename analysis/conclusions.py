@@ -23,6 +23,10 @@ MOST_PAIRS = 30
 """Of one kind of groups: where there are more, none is compared beforehand. `inference.differences` compares any."""
 
 
+MOST_RUNS = 40
+"""Where there are more, nothing is concluded of a single run whose cell has several seeds: `mi-sweeps show` tells that."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A family of a group of runs."""
@@ -97,7 +101,10 @@ def _found(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterato
 
 def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
     """The groups of run ids that are shown, a list a kind: single runs, cells, the values of each setting, all."""
-    kinds: list[list[tuple[str, ...]]] = [[(run_id,) for run_id in runs["run_id"]]]
+    single = runs
+    if len(runs) > MOST_RUNS:
+        single = runs[runs.groupby("cell")["run_id"].transform("size") == 1]
+    kinds: list[list[tuple[str, ...]]] = [[(run_id,) for run_id in single["run_id"]]]
     for column in ("cell", *SETTINGS):
         by_value = runs.groupby(column, sort=False, dropna=True)["run_id"]
         kinds.append([tuple(run_ids) for _, run_ids in by_value if len(run_ids) > 1])

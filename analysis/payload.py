@@ -14,7 +14,7 @@ from scipy import stats
 
 from . import origins
 from .approximate import correlations
-from .conclusions import Attributed, Compared, Conclusions, Found, gaps, thousandths
+from .conclusions import MOST_RUNS, Attributed, Compared, Conclusions, Found, gaps, thousandths
 from .folder import Json, Output
 from .frames import Frames
 from .inference import words
@@ -135,6 +135,7 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "t95": stats.t.ppf(0.975, np.arange(1, 201)).tolist(),
         "z95": float(stats.norm.ppf(0.975)),
         "delta": DELTA,
+        "most_runs": MOST_RUNS,
         "bootstrap": {"seed": SEED, "resamples": RESAMPLES},
         "runs": _columns(_summary(frames)),
         "planned": [run.overrides for run in output.runs],
