@@ -24,7 +24,7 @@ MOST_PAIRS = 30
 
 
 MOST_RUNS = 40
-"""Where there are more, nothing is concluded of a single run whose cell has several seeds: `mi-sweeps show` tells that."""
+"""Where there are more, nothing is concluded here of a single run whose cell has several seeds: `show` does."""
 
 
 @dataclass(frozen=True)
