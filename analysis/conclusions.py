@@ -23,6 +23,9 @@ MOST_PAIRS = 30
 """Of one kind of groups: where there are more, none is compared beforehand. `inference.differences` compares any."""
 
 
+MOST_CONCLUDED = 300
+"""Runs. Where there are more, a page has no room for what could be concluded: the exported table `verdicts` has it."""
+
 MOST_RUNS = 40
 """Where there are more, nothing is concluded here of a single run whose cell has several seeds: `show` does."""
 
@@ -70,6 +73,8 @@ class Conclusions:
 def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -> Conclusions:
     """Verdicts and courses of every group that the page shows, and comparisons of those that are of one kind."""
     examined = frames.patches[frames.patches["patch_id"].isin(pd.unique(frames.patching["patch_id"]))]
+    if examined["run_id"].nunique() > MOST_CONCLUDED:
+        return Conclusions()
     steps = set(frames.patching["step"])
     read = {
         job.patch.patch_id: job for job in jobs(output, frames.runs, examined["patch_id"], damaged, steps, written=True)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from . import origins
 from .approximate import correlations
-from .conclusions import MOST_RUNS, Attributed, Compared, Conclusions, Found, gaps, thousandths
+from .conclusions import MOST_CONCLUDED, MOST_RUNS, Attributed, Compared, Conclusions, Found, gaps, thousandths
 from .folder import Json, Output
 from .frames import Frames
 from .inference import words
@@ -136,6 +136,7 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "z95": float(stats.norm.ppf(0.975)),
         "delta": DELTA,
         "most_runs": MOST_RUNS,
+        "most_concluded": MOST_CONCLUDED,
         "bootstrap": {"seed": SEED, "resamples": RESAMPLES},
         "runs": _columns(_summary(frames)),
         "planned": [run.overrides for run in output.runs],

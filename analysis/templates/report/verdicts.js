@@ -111,6 +111,9 @@ function untold({ unit, corruption }, site) {
   const blocks = blocksOf(unit, corruption).filter((block) => block.sites[site]);
   if (!blocks.length) return `${site} was not patched in ${unitName(unit)}.`;
   if (unique(blocks.map((block) => block.patching)).length > 1) return "several patchings are mixed here, so there is no inference; choose one of them.";
+  if (RUNS.length > DATA.most_concluded) {
+    return `a page concludes nothing of more than ${DATA.most_concluded} runs: name a smaller sweep, or see the table verdicts of \`mi-sweeps export\`.`;
+  }
   if (RUNS.length > DATA.most_runs && unique(blocks.map((block) => block.run)).length === 1) {
     return `of more than ${DATA.most_runs} runs single ones are not concluded of here: choose the mean over their seeds, or see \`mi-sweeps show ${RUNS[blocks[0].run].run_id}\`.`;
   }
