@@ -111,9 +111,11 @@ def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
         single = runs[runs.groupby("cell")["run_id"].transform("size") == 1]
     kinds: list[list[tuple[str, ...]]] = [[(run_id,) for run_id in single["run_id"]]]
     for column in ("cell", *SETTINGS):
-        by_value = runs.groupby(column, sort=False, dropna=True)["run_id"]
+        # Heads of two models, or of two tasks, are not the same heads.
+        by_value = runs.groupby(["model", "task", column], sort=False, dropna=True)["run_id"]
         kinds.append([tuple(run_ids) for _, run_ids in by_value if len(run_ids) > 1])
-    return [*kinds, [tuple(runs["run_id"])]] if len(runs) else []
+    of_one = len(runs) and runs[["model", "task"]].drop_duplicates().shape[0] == 1
+    return [*kinds, [tuple(runs["run_id"])]] if of_one else kinds
 
 
 def _compared(

@@ -227,14 +227,15 @@ def _compared(one: Compared, kept: set[int], runs: set[int], steps: Pool, layout
     layout, order = _laid_out(found.places, layouts)
     at = [number for number, step in enumerate(found.steps) if step in kept]
     size = len(found.steps), len(found.places)
-    half = _ordered((((found.high - found.low) / 2).reshape(size))[at], order, np.nan)
+    low, width = (_ordered(ends.reshape(size)[at], order, np.nan) for ends in (found.low, found.high - found.low))
     signs = _ordered(SIGNS[found.comparison].reshape(size)[at], order, ".")
     return {
         "a": {"runs": list(one.first.runs), "corruption": one.first.family.corruption},
         "b": {"runs": list(one.second.runs), "corruption": one.second.family.corruption},
         "patching": one.first.patching, "site": found.site,
         "steps": steps.steps(found.steps[number] for number in at), "layout": layout,
-        "half": [thousandths(of_step) for of_step in half], "comparison": [_packed(of_step) for of_step in signs],
+        "low": [thousandths(of_step) for of_step in low], "width": [thousandths(of_step) for of_step in width],
+        "comparison": [_packed(of_step) for of_step in signs],
         "scope": words.scope_of_difference(found), "said": words.differences(found),
     }  # fmt: skip
 

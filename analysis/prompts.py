@@ -181,15 +181,13 @@ def _site(
     means[:, step, place] = gain, gap, numbers["n"]
     clean = corrupted = np.full((len(steps), 0), np.nan)
     patched = None
-    if lists is not None:
-        values, starts = lists
-        begin, length = starts[row], starts[row + 1] - starts[row]
-        size = int(length.max(initial=0))
-        if size and (length == size).all():
+    there = np.isin(prompts["step"], steps)
+    if there.any() and "prompt" in prompts:
+        size = int(prompts["prompt"][there].max()) + 1
+        clean, corrupted = np.full((2, len(steps), size), np.nan)
+        where = np.searchsorted(steps, prompts["step"][there]), prompts["prompt"][there].astype(int)
+        clean[where], corrupted[where] = prompts["clean"][there], prompts["corrupted"][there]
+        if lists is not None and (lists[1][row + 1] - lists[1][row] == size).all():
             patched = np.full((len(steps), len(number), size), np.nan)
-            patched[step, place] = values[begin[:, None] + np.arange(size)]
-            clean, corrupted = np.full((2, len(steps), size), np.nan)
-            there = np.isin(prompts["step"], steps) & (prompts["prompt"] < size)
-            where = np.searchsorted(steps, prompts["step"][there]), prompts["prompt"][there].astype(int)
-            clean[where], corrupted[where] = prompts["clean"][there], prompts["corrupted"][there]
+            patched[step, place] = lists[0][lists[1][row][:, None] + np.arange(size)]
     return Site(tuple(steps.tolist()), tuple(number), clean, corrupted, patched, *means)

@@ -1,8 +1,9 @@
 """How each head comes to matter over the checkpoints, or ceases to.
 
 Since when is asked of the gain in logits, for recovered is a share that a head may have from the start while the
-difference itself grows. The onset is the first checkpoint at which the gain is beyond half of the last one, in the
-simultaneous interval and at the next checkpoint as well.
+difference itself grows. The onset is the first checkpoint at which the gain is beyond half of the last one, and at the
+next as well. Its interval is from the first checkpoint at which that cannot be excluded to the first at which it is
+shown, by bounds that hold for all places and checkpoints at once; where it is never shown there is no onset.
 """
 
 from __future__ import annotations
@@ -11,30 +12,30 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from .estimates import LEVEL, between_runs
+from .estimates import between_runs
 from .families import Family, Place
-from .verdicts import SEED, few, largest, seed_part
-
-RESAMPLES = 500
+from .verdicts import few, largest, seed_part
 
 
 class Course(Enum):
     """What a head did over the checkpoints."""
 
     FORMED = "formed"
-    """It matters at the last checkpoint; at the first it was not shown to, and had less than half of its last gain."""
+    """It matters at the last checkpoint, was small at the first, and had less than half of its last gain there."""
     GREW = "grew"
-    """Likewise, but it mattered at the first as well."""
+    """It matters at the last checkpoint; at the first it was not small, but had less than half of its last gain."""
     FROM_THE_START = "from the start"
-    """It matters at the last checkpoint, and its onset is the first."""
+    """It matters at the last checkpoint, and had more than half of its last gain from the first on."""
     MATTERS = "matters"
     """It matters at the last checkpoint; since when cannot be told."""
     CHANGED_SIGN = "changed sign"
-    """It matters at the last checkpoint, and mattered the other way before."""
+    """It matters at the last checkpoint, and mattered the other way before, with a gain of the other sign."""
     LOST = "lost"
-    """It mattered, and is small at the last checkpoint."""
+    """It mattered, is small at the last checkpoint, and has less than half of its largest gain left."""
+    OUTGROWN = "outgrown"
+    """It mattered and is small at the last checkpoint, but its gain is not shown to have shrunk: the gap has grown."""
     FADED = "undecided at the end"
     """It mattered; whether it does at the last checkpoint cannot be told."""
     UNDEFINED = "undefined at the end"
@@ -54,115 +55,111 @@ class HeadCourse:
     onset: int | None
     """Checkpoint (step); None where there is none."""
     onset_low: int | None
-    """Ends of the onset's 95% interval, over prompts and runs."""
+    """Ends of the onset's interval."""
     onset_high: int | None
-    """None: not by the last checkpoint."""
     last: int | None
     """The last checkpoint at which it mattered, of one that does no more; of one that changed sign, the other way."""
     peak: float
-    """Recovered where it was largest, without regard to its sign, among the checkpoints at which it mattered."""
+    """Recovered where it was largest, without regard to its sign, among the checkpoints at which it mattered; of one
+    that changed sign, the other way."""
+
+
+@dataclass(frozen=True)
+class _Halves:
+    """How the gain of each place compares with half of another one: [checkpoint, place], in logits."""
+
+    of_last: Float[np.ndarray, "checkpoint place"]
+    """How far the gain is beyond half of the last one."""
+    half: Float[np.ndarray, "checkpoint place"]
+    """Half-widths of the simultaneous intervals of that."""
+    is_less: Bool[np.ndarray, " place"]
+    """Whether the last gain is shown to be less than half of the largest one at which the place mattered."""
 
 
 def courses(family: Family) -> list[HeadCourse]:
     """The course of every place of a family."""
-    found, judged = family.estimate, family.judged
-    recovered, verdict = family.grid(found.recovered), family.grid(judged.words)
+    found = family.estimate
+    recovered, gain, verdict = family.grid(found.recovered), family.grid(found.gain), family.grid(family.judged.words)
     matters = verdict == "matters"
-    onsets = _onsets(family, matters[-1])
+    halves = _halves(family, matters) if matters.any() else None
     told = []
     for number, place in enumerate(family.places):
-        own, course = matters[:, number], _course(recovered[:, number], verdict[:, number])
-        onset: tuple[int | None, int | None, int | None] = (None, None, None)
-        if course is Course.MATTERS and number in onsets:
-            at, low, high, grew = onsets[number]
-            if at == 0:
-                course = Course.FROM_THE_START
-            elif grew:
-                course = Course.GREW if own[0] else Course.FORMED
-            if course is not Course.MATTERS:
-                onset = family.steps[at], _step(family, low), _step(family, high)
-        other_way = own & (np.sign(recovered[:, number]) != np.sign(recovered[-1, number]))
+        own = matters[:, number]
+        sign = np.sign(recovered[:, number])
+        other_way = own & (sign != sign[-1]) & (np.sign(gain[:, number]) != np.sign(gain[-1, number]))
+        course, onset = _course(number, verdict[:, number], other_way, halves)
         before = other_way if course is Course.CHANGED_SIGN else own if not own[-1] else np.zeros_like(own)
         last = family.steps[np.flatnonzero(before)[-1]] if before.any() else None
-        there = np.where(own, recovered[:, number], 0.0)
-        told.append(HeadCourse(place, course, *onset, last, float(there[np.argmax(np.abs(there))])))
+        there = np.where(before if before.any() else own, recovered[:, number], 0.0)
+        peak = float(there[np.argmax(np.abs(there))])
+        at, low, high = (None if step is None else family.steps[step] for step in onset)
+        told.append(HeadCourse(place, course, at, low, high, last, peak))
     return told
 
 
-def _course(recovered: Float[np.ndarray, " checkpoint"], verdict: np.ndarray) -> Course:
-    """Without a look at the onset."""
+Onset = tuple[int | None, int | None, int | None]
+"""The number of its checkpoint, and of both ends of its interval."""
+
+
+def _course(number: int, verdict: np.ndarray, other_way: np.ndarray, halves: _Halves | None) -> tuple[Course, Onset]:
+    none: Onset = (None, None, None)
     mattered = verdict == "matters"
-    if mattered[-1]:
-        other_way = np.sign(recovered[mattered]) != np.sign(recovered[-1])
-        return Course.CHANGED_SIGN if other_way.any() else Course.MATTERS
-    if mattered.any():
-        return {"small": Course.LOST, "undefined": Course.UNDEFINED}.get(verdict[-1], Course.FADED)
-    told = verdict[verdict != "undefined"]
-    return Course.NEVER if len(told) and (told == "small").all() else Course.UNDECIDED
+    if not mattered.any():
+        told = verdict[verdict != "undefined"]
+        return Course.NEVER if len(told) and (told == "small").all() else Course.UNDECIDED, none
+    if not mattered[-1]:
+        if verdict[-1] == "small":
+            return Course.LOST if halves is not None and halves.is_less[number] else Course.OUTGROWN, none
+        return Course.UNDEFINED if verdict[-1] == "undefined" else Course.FADED, none
+    if other_way.any():
+        return Course.CHANGED_SIGN, none
+    if halves is None or len(verdict) < 2:
+        return Course.MATTERS, none
+    beyond, half = halves.of_last[:, number], halves.half[:, number]
+    at, low, high = (_first(values) for values in (beyond > 0, beyond > -half, beyond > half))
+    if at is None or high is None or (beyond[high:] < -half[high:]).any():  # or it comes and goes
+        return Course.MATTERS, none
+    if high == 0:
+        return Course.FROM_THE_START, (0, 0, 0)
+    if beyond[0] >= -half[0]:
+        return Course.MATTERS, none
+    return Course.FORMED if verdict[0] == "small" else Course.GREW, (at, low, high)
 
 
-def _step(family: Family, number: float) -> int | None:
-    return family.steps[int(number)] if number < len(family.steps) else None
+def _first(is_so: Bool[np.ndarray, " checkpoint"]) -> int | None:
+    """The first checkpoint at which it is so, and at the next as well. What is so at the last one alone is not held."""
+    held = is_so[:-1] & is_so[1:]
+    return int(held.argmax()) if held.any() else None
 
 
-def _onsets(family: Family, wanted: np.ndarray) -> dict[int, tuple[int, float, float, bool]]:
-    """Of the wanted places that have one: the number of its checkpoint, both ends of its interval, and whether the gain
-    was less than half of the last one at the first checkpoint."""
-    if family.gain is None or not wanted.any() or len(family.steps) < 2:
-        return {}
+def _halves(family: Family, matters: Bool[np.ndarray, "checkpoint place"]) -> _Halves | None:
+    """None where tables do not tell prompts apart."""
+    if family.gain is None:
+        return None
     found = family.estimate
-    gain, influence = family.grid(found.gain), found.gain_influence.reshape(*family.grid(found.gain).shape, -1)
+    gain = family.grid(found.gain)
+    influence = found.gain_influence.reshape(*gain.shape, -1)
     of_run = found.gain_of_run.reshape(len(family.jobs), *gain.shape)
-    sign = np.sign(gain[-1])
-    # How far each place is beyond half of its last gain at every checkpoint, and how far it is from that at the first.
-    contrasts = np.concatenate([sign * (gain - gain[-1] / 2), sign * (gain[-1:] / 2 - gain[:1])])
-    spread = np.concatenate([influence - influence[-1] / 2, influence[-1:] / 2 - influence[:1]])
-    between = np.concatenate([of_run - of_run[:, -1:] / 2, of_run[:, -1:] / 2 - of_run[:, :1]], axis=1)
-    there = ~np.isnan(contrasts)
+    place = np.arange(gain.shape[1])
+    peak = np.where(matters, np.abs(gain), -1.0).argmax(axis=0)
+    last, largest_gain = np.sign(gain[-1]), np.sign(gain[peak, place])
+    # Of each checkpoint against half of the last one, and at the end the last one against half of the largest.
+    contrasts = np.concatenate([last * (gain - gain[-1] / 2), largest_gain * (gain[-1:] - gain[peak, place] / 2)])
+    spread = np.concatenate([influence - influence[-1] / 2, influence[-1:] - influence[peak, place] / 2])
+    between = np.concatenate(
+        [of_run - of_run[:, -1:] / 2, of_run[:, -1:] - of_run[:, peak, place][:, None] / 2], axis=1
+    )
     n = found.n.reshape(gain.shape)
     n = np.concatenate([n, n[-1:]])
+    there = ~np.isnan(contrasts)
     rows = np.where(there[..., None], spread, 0.0).reshape(-1, spread.shape[-1])
     critical = largest(rows, np.where(there.ravel() & ~few(n.ravel()), n.ravel(), 0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variance = (spread**2).sum(axis=-1) * n / (n - 1)
     extra = np.zeros_like(contrasts)
     if family.seeds:
         seeds, freedom = between_runs(between.reshape(len(family.jobs), -1), [job.cell for job in family.jobs])
         checkpoint = np.repeat(np.arange(len(contrasts)), contrasts.shape[1])
         extra = seed_part(seeds, freedom, checkpoint, critical).reshape(contrasts.shape)
-    half = np.sqrt(critical**2 * variance + extra)
-    beyond = contrasts > half
-    told = {}
-    for place in np.flatnonzero(wanted):
-        onset = _first(beyond[None, :-1, place])[0]
-        if onset < len(gain):
-            of_prompts = family.gain.reshape(len(family.jobs), *gain.shape, -1)[:, :, place]
-            low, high = _interval(of_prompts, half[:-1, place])
-            told[int(place)] = int(onset), low, high, bool(beyond[-1, place])
-    return told
-
-
-def _first(beyond: np.ndarray) -> np.ndarray:
-    """Of each row the first checkpoint that is beyond, as the next one is; the number of checkpoints where none is.
-
-    What is beyond at the last checkpoint alone is not held.
-    """
-    held = beyond[:, :-1] & beyond[:, 1:]
-    return np.where(held.any(axis=1), held.argmax(axis=1), beyond.shape[1])
-
-
-def _interval(
-    gain: Float[np.ndarray, "run checkpoint prompt"], half: Float[np.ndarray, " checkpoint"]
-) -> tuple[float, float]:
-    """Both ends of an onset's interval: the rule again on prompts and runs drawn with replacement."""
-    random = np.random.default_rng(SEED)
-    runs, _, prompts = gain.shape
-    of_prompts = random.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES)
-    of_runs = random.multinomial(runs, np.full(runs, 1 / runs), RESAMPLES)
-    there = ~np.isnan(gain)
     with np.errstate(divide="ignore", invalid="ignore"):
-        means = np.einsum("scp,bp->bsc", np.nan_to_num(gain), of_prompts) / np.einsum("scp,bp->bsc", there, of_prompts)
-        drawn = np.einsum("bsc,bs->bc", np.nan_to_num(means), of_runs) / runs
-        onsets = _first(np.sign(drawn[:, -1:]) * (drawn - drawn[:, -1:] / 2) > half)
-    low, high = np.quantile(onsets, (0.5 - LEVEL / 2, 0.5 + LEVEL / 2), method="nearest")
-    return float(low), float(high)
+        variance = (spread**2).sum(axis=-1) * n / (n - 1)
+        half = np.sqrt(critical**2 * variance + extra)
+        return _Halves(contrasts[:-1], half[:-1], contrasts[-1] < -half[-1])

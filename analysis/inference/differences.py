@@ -12,9 +12,8 @@ from enum import Enum
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
-from .estimates import LEVEL, Estimate, Places, between_runs
+from .estimates import Estimate, Places, between_runs, fieller, quantile
 from .families import Family, Job, Place
 from .verdicts import DELTA, few, largest, seed_part
 
@@ -54,7 +53,9 @@ class Difference:
     seeds: bool
     """Whether it is of other seeds too, or of these runs alone."""
     n: Int[np.ndarray, " place"]
-    """Prompts that both have."""
+    """Prompts of that group which has fewer."""
+    shared: int
+    """Prompts that both have, by which they are paired."""
 
     @property
     def words(self) -> np.ndarray:
@@ -77,23 +78,70 @@ def difference(first: Family, second: Family) -> Difference | None:
     one, other = first.estimate, second.estimate
     influence, n = _influence((first, second), rows)
     middle = other.recovered[rows[1]] - one.recovered[rows[0]]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variance = (influence**2).sum(axis=1) * n / (n - 1)
     pairs = _pairs(first.jobs, second.jobs)
     between, freedom, seeds = _between(one, other, rows, pairs)
     critical = largest(influence, np.where(np.isnan(middle) | few(n), 0, n))
     checkpoint = np.repeat(np.arange(len(steps)), len(places))
+    together = _correlation((first, second), rows)
     extra = seed_part(between, freedom, checkpoint, critical) if seeds else np.zeros(len(n))
-    half = np.sqrt(critical**2 * variance + extra)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        own = np.sqrt(stats.t.ppf(0.5 + LEVEL / 2, n - 1) ** 2 * variance)
-        if seeds:
-            own = np.sqrt(own**2 + stats.t.ppf(0.5 + LEVEL / 2, freedom) ** 2 * between)
-    alike, apart = np.abs(middle) + half < DELTA, np.abs(middle) > half
-    comparison = np.select([np.isnan(middle), few(n), alike, apart & (middle > 0), apart], [4, 3, 2, 0, 1], 3)
+    low, high = _ends((one, other), rows, critical, together, extra)
+    with np.errstate(invalid="ignore"):
+        own = quantile(freedom) ** 2 * between if seeds else np.zeros(len(n))
+        alike = (low > -DELTA) & (high < DELTA)
+        comparison = np.select([np.isnan(middle), few(n), alike, low > 0, high < 0], [4, 3, 2, 0, 1], 3)
+    shared = len(set(first.prompts) & set(second.prompts))
     return Difference(
-        first.site, steps, places, middle, middle - own, middle + own, comparison, pairs is not None, seeds, n
+        first.site, steps, places, middle, *_ends((one, other), rows, quantile(n - 1), together, own), comparison,
+        pairs is not None, seeds, n, shared,
+    )  # fmt: skip
+
+
+def _ends(
+    both: tuple[Estimate, Estimate],
+    rows: Sequence[np.ndarray],
+    critical: Places | float,
+    together: Places,
+    extra: Places,
+) -> tuple[Places, Places]:
+    """Both ends of the second's recovered less the first's.
+
+    From the ends of each one's interval (Fieller's) over prompts and their correlation: MOVER (Zou & Donner 2008, Stat.
+    Med. 27). NaN where one of them has no bounds.
+
+    Args:
+        critical: of the intervals over prompts.
+        extra: what seeds add to the square of each half-width.
+    """
+    with np.errstate(invalid="ignore"):
+        each = np.broadcast_to(critical, rows[0].shape)
+        first, second = (_sides(of, own, each) for of, own in zip(both, rows, strict=True))
+        middle = both[1].recovered[rows[1]] - both[0].recovered[rows[0]]
+        down = second[0] ** 2 + first[1] ** 2 - 2 * together * second[0] * first[1]
+        up = second[1] ** 2 + first[0] ** 2 - 2 * together * second[1] * first[0]
+        return middle - np.sqrt(down + extra), middle + np.sqrt(up + extra)
+
+
+def _sides(found: Estimate, rows: np.ndarray, critical: Places) -> tuple[Places, Places]:
+    """How far the ends of recovered's interval over prompts are below and above it."""
+    every = np.full(len(found.n), np.nan)
+    every[rows] = critical
+    low, high = fieller(found, every)
+    return (found.recovered - low)[rows], (high - found.recovered)[rows]
+
+
+def _correlation(families: tuple[Family, Family], rows: Sequence[np.ndarray]) -> Places:
+    """Of the influences of the prompts that both have; 0 where they share none."""
+    first, second = families
+    shared = [key for key in first.prompts if key in set(second.prompts)]
+    x, y = (
+        family.estimate.influence[own][:, [family.prompts.index(key) for key in shared]]
+        for family, own in zip(families, rows, strict=True)
     )
+    sizes = [
+        np.sqrt((family.estimate.influence[own] ** 2).sum(axis=1)) for family, own in zip(families, rows, strict=True)
+    ]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num((x * y).sum(axis=1) / (sizes[0] * sizes[1]))
 
 
 def _rows(family: Family, steps: Sequence[int], places: Sequence[Place]) -> Int[np.ndarray, " place"]:

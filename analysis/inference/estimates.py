@@ -63,6 +63,11 @@ class Estimate:
         """Whether anything can be said of other seeds."""
         return bool(np.isfinite(self.seed_variance).any())
 
+    @property
+    def gap_variance(self) -> Places:
+        """Of the gap over prompts, as a share of its square."""
+        return _products(self)[:, 2]
+
     def variance(self, deviation: Places | float = 0.0) -> Places:
         """Of recovered over prompts, tested at `recovered + deviation`: the gap's own variance counts with it."""
         return _products(self, deviation) @ np.array([1.0, -2.0, 1.0])
@@ -126,10 +131,12 @@ def of_means(
     gap: Float[np.ndarray, "run place"],
     n: Int[np.ndarray, " place"],
     cells: Sequence[object] | None = None,
+    has_gap: Bool[np.ndarray, " place"] | None = None,
 ) -> Estimate:
     """As `estimate`, where tables have means over prompts and nothing of each: there is no variance over prompts.
 
-    Whether there is a gap is told by the runs where these are several; of one run it cannot be told, and is assumed.
+    Args:
+        has_gap: as far as prompts tell it. None: as the runs tell it where these are several; it is assumed of one.
     """
     runs = (~np.isnan(gain)).sum(axis=0)
     nothing = np.full((gain.shape[1], 0), np.nan)
@@ -137,7 +144,7 @@ def of_means(
         of_run = np.where(np.abs(gap) > ROUNDING, gain / gap, np.nan)
         middle = np.nansum(gap, axis=0) / runs
         error = np.sqrt(np.nansum((gap - middle) ** 2, axis=0) / (runs - 1) / runs)
-        is_told = (runs == 1) | (np.abs(middle) > quantile(runs - 1) * error)
+        is_told = (runs == 1) | (np.abs(middle) > quantile(runs - 1) * error) if has_gap is None else has_gap
         has_gap = is_told & (~np.isnan(of_run) | np.isnan(gain)).all(axis=0) & (runs > 0)
         recovered = np.nansum(of_run, axis=0) / runs
     seed_variance, seed_freedom = between_runs(of_run, cells)
@@ -200,8 +207,8 @@ def _products(found: Estimate, deviation: Places | float = 1.0) -> Float[np.ndar
     x, w = found.influence, found.gap_influence
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.where(found.n > 1, found.n / (found.n - 1.0), np.nan)
-    sums = np.stack([(x * x).sum(axis=1), (x * w).sum(axis=1) * deviation, (w * w).sum(axis=1) * np.square(deviation)])
-    return (sums * scale).T
+        sums = (x * x).sum(axis=1), (x * w).sum(axis=1) * deviation, (w * w).sum(axis=1) * np.square(deviation)
+        return (np.stack(sums) * scale).T
 
 
 def between_runs(values: Float[np.ndarray, "run place"], cells: Sequence[object] | None) -> tuple[Places, Places]:

@@ -9,11 +9,12 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from .. import cells
 from ..folder import Output, Patch
 from ..prompts import Site, Written, sites_by_prompt, written_by_prompt
+from ..summaries import APPROXIMATE
 from .estimates import Estimate, Places, estimate, interval, mean_interval, of_means
 from .verdicts import Judged, critical_value, judge, judge_means
 
@@ -68,6 +69,16 @@ class Family:
         return self.jobs[0].patch.corruption
 
     @property
+    def is_estimate(self) -> bool:
+        """Whether it is of estimates from a gradient, for want of patched values."""
+        return self.site.endswith(APPROXIMATE)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether some of the runs have later checkpoints, which others lack."""
+        return any(job.sites[self.site].steps[-1] > self.steps[-1] for job in self.jobs)
+
+    @property
     def checkpoint(self) -> Int[np.ndarray, " place"]:
         """The number of the checkpoint that each place of the estimate is at."""
         return np.repeat(np.arange(len(self.steps)), len(self.places))
@@ -93,6 +104,9 @@ class Family:
         return critical_value(self.estimate)
 
     def _judge(self, seeds: bool) -> Judged:
+        if self.is_estimate:  # not patched: nothing is concluded
+            nothing = np.full(len(self.estimate.n), np.nan)
+            return Judged(np.where(self.estimate.has_gap, 2, 3), nothing, nothing, float("nan"), seeds)
         if self.gain is not None:
             return judge(self.estimate, self.critical, self.checkpoint, seeds=seeds)
         nothing = np.full(len(self.estimate.n), np.nan)
@@ -151,34 +165,54 @@ def jobs(
 
 
 def families(jobs: Sequence[Job]) -> Iterator[Family]:
-    """One for each site that any of the jobs has patched, all under one corruption."""
+    """One for each site that any of the jobs has patched, under one corruption, at the checkpoints that they share."""
     for site in dict.fromkeys(site for job in jobs for site in job.sites):
-        yield family(site, [job for job in jobs if site in job.sites])
+        own = [job for job in jobs if site in job.sites]
+        if set.intersection(*(set(job.sites[site].steps) for job in own)):
+            yield family(site, own)
 
 
 def family(site: str, jobs: Sequence[Job]) -> Family:
-    """The family of a site, over jobs that have all patched it."""
+    """The family of a site, over jobs that have all patched it.
+
+    At the checkpoints that all of them have: what changes from one to the next is then never who is there.
+    """
     own = [job.sites[site] for job in jobs]
-    steps = tuple(sorted({step for one in own for step in one.steps}))
+    steps = tuple(sorted(set.intersection(*(set(one.steps) for one in own))))
     places = tuple(dict.fromkeys(place for one in own for place in one.places))
     labels = [job.cell for job in jobs]
-    where = [_numbers(one, steps, places) for one in own]
     size = len(steps) * len(places)
+    shared = [np.isin(one.steps, steps) for one in own]
+    where = [_numbers(one, steps, places) for one in own]
     if any(one.patched is None for one in own):
         gain, gap, n = np.full((3, len(own), size), np.nan)
-        for at, (one, rows) in enumerate(zip(own, where, strict=True)):
-            gain[at, rows], gap[at, rows], n[at, rows] = one.gain.ravel(), one.gap.ravel(), one.n.ravel()
+        for at, (one, rows, kept) in enumerate(zip(own, where, shared, strict=True)):
+            gain[at, rows], gap[at, rows] = one.gain[kept].ravel(), one.gap[kept].ravel()
+            n[at, rows] = one.n[kept].ravel()
         most = np.nan_to_num(n).max(axis=0).astype(int)
-        return Family(site, tuple(jobs), steps, places, (), of_means(gain, gap, most, labels), None)
+        has_gap = None
+        if all(one.clean.shape[1] > 1 for one in own):
+            told = [_has_gap(one.clean[kept], one.corrupted[kept]) for one, kept in zip(own, shared, strict=True)]
+            has_gap = np.repeat(np.all(told, axis=0), len(places))
+        return Family(site, tuple(jobs), steps, places, (), of_means(gain, gap, most, labels, has_gap), None)
     prompts = tuple(dict.fromkeys(key for job in jobs for key in job.prompts))
     number = {key: at for at, key in enumerate(prompts)}
     gain, gap = np.full((2, len(jobs), size, len(prompts)), np.nan)
-    for at, (job, one, rows) in enumerate(zip(jobs, own, where, strict=True)):
+    for at, (job, one, rows, kept) in enumerate(zip(jobs, own, where, shared, strict=True)):
         assert one.patched is not None
         cells = np.ix_(rows, np.array([number[key] for key in job.prompts]))
-        gain[at][cells] = (one.patched - one.corrupted[:, None]).reshape(len(rows), -1)
-        gap[at][cells] = np.broadcast_to((one.clean - one.corrupted)[:, None], one.patched.shape).reshape(len(rows), -1)
+        patched, clean, corrupted = one.patched[kept], one.clean[kept], one.corrupted[kept]
+        gain[at][cells] = (patched - corrupted[:, None]).reshape(len(rows), -1)
+        gap[at][cells] = np.broadcast_to((clean - corrupted)[:, None], patched.shape).reshape(len(rows), -1)
     return Family(site, tuple(jobs), steps, places, prompts, estimate(gain, gap, labels), gain)
+
+
+def _has_gap(
+    clean: Float[np.ndarray, "step prompt"], corrupted: Float[np.ndarray, "step prompt"]
+) -> Bool[np.ndarray, " step"]:
+    """Whether the gap of a run is told from zero over its prompts."""
+    one = (clean - corrupted)[None]
+    return estimate(one, one).has_gap
 
 
 @dataclass(frozen=True)
@@ -201,14 +235,16 @@ def means(jobs: Sequence[Job], kind: str) -> Means | None:
     if not own or any(one is None or own[0] is None or one.parts != own[0].parts for one in own):
         return None
     there = [one for one in own if one is not None]
-    steps = tuple(sorted({step for one in there for step in one.steps}))
+    steps = tuple(sorted(set.intersection(*(set(one.steps) for one in there))))
+    if not steps:
+        return None
     prompts = {key: at for at, key in enumerate(dict.fromkeys(key for job in jobs for key in job.prompts))}
     parts = there[0].parts
     values = np.full((len(jobs), len(steps), len(parts), len(prompts)), np.nan)
     for at, (job, one) in enumerate(zip(jobs, there, strict=True)):
         columns = np.array([prompts[key] for key in job.prompts])
         if len(columns) == one.values.shape[2]:
-            values[at][np.ix_(np.searchsorted(steps, one.steps), np.arange(len(parts)), columns)] = one.values
+            values[at][:, :, columns] = one.values[np.isin(one.steps, steps)]
     laid = values.reshape(len(jobs), -1, len(prompts))
     return Means(kind, steps, parts, *mean_interval(laid, [job.cell for job in jobs]))
 
@@ -217,7 +253,7 @@ def _numbers(one: Site, steps: Sequence[int], places: Sequence[Place]) -> Int[np
     """Where a run's places are among those of a family, checkpoint after checkpoint."""
     step, place = {key: at for at, key in enumerate(steps)}, {key: at for at, key in enumerate(places)}
     columns = np.array([place[key] for key in one.places])
-    return np.concatenate([step[key] * len(places) + columns for key in one.steps])
+    return np.concatenate([step[key] * len(places) + columns for key in one.steps if key in step])
 
 
 def groups(patches: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], list[str]]]:

@@ -74,11 +74,12 @@ class Judged:
 def critical_value(found: Estimate) -> float:
     """Standard errors over prompts either side that hold for all places at once.
 
-    Of DELTA and -DELTA each place is tested at the nearer one here: the influences at both are all but the same.
+    Of DELTA and -DELTA each place is tested at the nearer one here: the influences at both are all but the same. Places
+    without a gap count as well, for they were looked at.
     """
     nearer = np.where(found.recovered < 0, -DELTA, DELTA) - found.recovered
     rows = found.influence - np.nan_to_num(nearer)[:, None] * found.gap_influence
-    return largest(rows, np.where(found.has_gap & ~few(found.n), found.n, 0))
+    return largest(np.nan_to_num(rows, posinf=0.0, neginf=0.0), np.where(few(found.n), 0, found.n))
 
 
 def few(n: Int[np.ndarray, " place"]) -> Bool[np.ndarray, " place"]:
@@ -101,8 +102,10 @@ def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"
     )
     beyond = {sign: np.abs(d) > np.sqrt(critical**2 * found.variance(d) + extra) for sign, d in tested.items()}
     low, high = (np.where(few(found.n), np.nan, end) for end in fieller(found, critical, extra, 1.0))
-    more = (found.recovered > DELTA) & beyond[1.0] | (found.recovered < -DELTA) & beyond[-1.0]
-    less = (np.abs(found.recovered) < DELTA) & beyond[1.0] & beyond[-1.0]
+    # A gap that is told from zero at its own checkpoint may be chance among all checkpoints.
+    told = critical**2 * found.gap_variance < 1
+    more = told & ((found.recovered > DELTA) & beyond[1.0] | (found.recovered < -DELTA) & beyond[-1.0])
+    less = told & (np.abs(found.recovered) < DELTA) & beyond[1.0] & beyond[-1.0]
     conditions = [~found.has_gap, few(found.n), more, less]
     return Judged(np.select(conditions, [3, 2, 0, 1], 2), low, high, critical, seeds)
 

@@ -9,7 +9,7 @@ import numpy as np
 from .courses import Course, HeadCourse
 from .differences import Comparison, Difference
 from .families import Family, Place
-from .verdicts import DELTA, Verdict
+from .verdicts import DELTA, Verdict, few
 
 MOST = 8
 """Heads that a sentence names; of more it says how many."""
@@ -21,22 +21,31 @@ def sentences(family: Family, told: Sequence[HeadCourse]) -> list[str]:
     Args:
         told: the family's `courses`.
     """
+    if family.is_estimate:
+        return [f"{family.site} was estimated and not patched, so nothing is concluded."]
+    if family.gain is not None and len(family.prompts) < 2:
+        return ["There is one prompt, so nothing can be concluded."]
     step = family.steps[-1]
     verdict = family.judged.words[family.at(step)]
     if (verdict == Verdict.UNDEFINED.value).all():
         said = [_no_gap(family, step)]
     else:
-        said = [_mattering(family, step), *_others(verdict, family)]
+        said = [_mattering(family, step), *_others(family, step)]
     said += _since(told)
     for course in BEFORE:
-        said += _before([one for one in told if one.course is course], course)
-    return [*said, f"({scope(family)}; {verdicts_of(family)}, any verdict wrong: 5%)"]
+        said += _before([one for one in told if one.course is course], course, step)
+    wrong = (
+        ""
+        if len(family.jobs) == 1 and family.gain is None
+        else f"; 5% chance that any of {verdicts_of(family)} is wrong"
+    )
+    return [*said, f"({scope(family)}{wrong})"]
 
 
 def name(place: Place) -> str:
-    """What a head, or a position of a layer, is called: 2.1, or "end before layer 3"."""
+    """What a head, or a position of a layer, is called: 2.1, or "end@3"."""
     layer, head, position = place
-    return f"{layer}.{head}" if head is not None else f"{position}, layer {layer}"
+    return f"{layer}.{head}" if head is not None else f"{position}@{layer}"
 
 
 def number(value: float) -> str:
@@ -51,24 +60,27 @@ def range_of(low: float, high: float) -> str:
 
 def scope(family: Family) -> str:
     """What the family's intervals and verdicts are of, in a few words."""
-    runs = len(family.jobs)
-    prompts = len(family.prompts)
+    prompts, runs = len(family.prompts), _counted(len(family.jobs), "run")
+    stopped = f", up to checkpoint {family.steps[-1]}, the last that all of them have" if family.stopped else ""
     if family.gain is None:
-        if runs == 1:
+        if len(family.jobs) == 1:
             return "1 run, whose tables do not tell prompts apart: nothing can be concluded"
-        return f"{runs} runs; other seeds, on these prompts (tables do not tell prompts apart)"
+        return f"{runs}{stopped}; for other seeds, on these prompts (tables do not tell prompts apart)"
     if family.seeds:
-        return f"n {prompts} prompts, {runs} runs; other prompts and other seeds"
-    if runs == 1:
-        return f"n {prompts} prompts, 1 run; other prompts in this run, not other seeds"
-    return f"n {prompts} prompts, {runs} runs; other prompts in these runs, not other seeds"
+        return f"{_counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts and other seeds"
+    these = "this run" if len(family.jobs) == 1 else "these runs"
+    return f"{_counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts in {these}, not for other seeds"
 
 
 def scope_of_difference(found: Difference) -> str:
     """What a difference's intervals and comparisons are of, in a few words."""
-    pairs = "paired by prompt and run" if found.paired else "paired by prompt"
-    of = "other prompts and other seeds" if found.seeds else "other prompts in these runs, not other seeds"
-    return f"n {int(found.n.max(initial=0))} prompts; {pairs}; {of}"
+    prompts = int(found.n.max(initial=0))
+    by = ["prompt"] if found.shared == prompts else [f"{found.shared} of {prompts} prompts"] if found.shared else []
+    paired = (
+        f"paired by {' and '.join([*by, *(['run'] if found.paired else [])])}" if by or found.paired else "not paired"
+    )
+    of = "for other prompts and other seeds" if found.seeds else "for other prompts in these runs, not for other seeds"
+    return f"{_counted(prompts, 'prompt')}; {paired}; {of}"
 
 
 def differences(found: Difference) -> list[str]:
@@ -90,15 +102,15 @@ def differences(found: Difference) -> list[str]:
     rest = [
         f"{counts[one]} {told}"
         for one, told in (
-            (Comparison.ALIKE, f"alike within {DELTA}"),
-            (Comparison.UNDECIDED, "cannot be told"),
-            (Comparison.UNDEFINED, "not defined, for one of both has no gap"),
+            (Comparison.ALIKE, f"alike (within {DELTA})"),
+            (Comparison.UNDECIDED, "undecided"),
+            (Comparison.UNDEFINED, "not defined (one of the two has no gap)"),
         )
         if counts[one]
     ]
     many = f"{len(found.places)} × {len(found.steps)}"
     return [*said, *([f"{'; '.join(rest)[:1].upper()}{'; '.join(rest)[1:]}."] if rest else []),
-            f"({scope_of_difference(found)}; {many} comparisons, any wrong: 5%)"]  # fmt: skip
+            f"({scope_of_difference(found)}; 5% chance that any of {many} comparisons is wrong)"]  # fmt: skip
 
 
 def verdicts_of(family: Family) -> str:
@@ -115,59 +127,77 @@ def _mattering(family: Family, step: int) -> str:
     matter = [i for i in order if family.judged.matter()[at][i]]
     if not matter:
         return f"No {_kind(family)} is shown to matter at checkpoint {step}."
-    words = [f"{name(family.places[i])} ({number(recovered[i])}{range_of(low[at][i], high[at][i])})" for i in matter]
+    words = [f"{name(family.places[i])} {number(recovered[i])}{range_of(low[at][i], high[at][i])}" for i in matter]
+    if len(matter) == 1:
+        (only,) = matter
+        value = f"{number(recovered[only])}{range_of(low[at][only], high[at][only])}"
+        which = f"{_kind(family)} {name(family.places[only])}"
+        return f"At checkpoint {step}, {which} matters: patching it alone recovers {value} of the gap (95% interval)."
     return (
-        f"At checkpoint {step} {_list(words)} {'matters' if len(matter) == 1 else 'matter'} (recovered, 95% interval)."
+        f"At checkpoint {step}, {len(matter)} {_kind(family)}s matter; patching one alone recovers (95% interval): "
+        f"{_list(words)}."
     )
 
 
-def _others(verdict: np.ndarray, family: Family) -> list[str]:
-    small, undecided = (int((verdict == one.value).sum()) for one in (Verdict.SMALL, Verdict.UNDECIDED))
-    rest, other = small + undecided, "other " if small + undecided < len(verdict) else ""
-    kinds = _kind(family) + ("s" if rest > 1 else "")
+def _others(family: Family, step: int) -> list[str]:
+    """How many of the others have each verdict."""
+    at = family.at(step)
+    verdict, untested = family.judged.words[at], few(family.estimate.n)[at]
+    is_there = family.estimate.runs[at] > 0
+    counts = {
+        f"small (below {DELTA})": (verdict == "small").sum(),
+        "undecided (more prompts or seeds are needed)": ((verdict == "undecided") & ~untested & is_there).sum(),
+        "without a measurable gap": ((verdict == "undefined") & ~untested & is_there).sum(),
+        "not tested (fewer than half of the prompts have them)": (untested & is_there).sum(),
+    }
+    told = {what: int(count) for what, count in counts.items() if count}
+    rest = sum(told.values())
     if not rest:
         return []
-    if not undecided:
-        many = f"All {other}{rest} {kinds} are" if rest > 1 else f"The {other}{kinds} is"
-        return [f"{many} small: less than {DELTA} brought back or taken away."]
-    if not small:
-        return [f"Of the {other}{rest} {kinds} nothing can be told: more prompts or seeds are needed."]
-    left = f"of {undecided} it cannot be told: more prompts or seeds are needed."
-    return [f"Of the {other}{rest} {kinds} {small} {'is' if small == 1 else 'are'} small (less than {DELTA}); {left}"]
+    other = "other " if rest < int(is_there.sum()) else ""
+    kinds = _kind(family) + ("s" if rest > 1 else "")
+    if list(told) == [f"small (below {DELTA})"]:
+        many = f"The {other}{rest} {kinds} are all" if rest > 1 else f"The {other}{kinds} is"
+        return [f"{many} small: less than {DELTA} of the gap, either way."]
+    return [f"Of the {other}{rest} {kinds}, {_list([f'{count} {_is(count)} {what}' for what, count in told.items()])}."]
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _since(told: Sequence[HeadCourse]) -> list[str]:
     said = []
-    for course, how in ((Course.FORMED, "Formed in training"), (Course.GREW, "There from the start, and grew")):
+    for course, how in ((Course.FORMED, "Formed during training"), (Course.GREW, "Grew during training")):
         own = [one for one in told if one.course is course]
         own.sort(key=lambda one: (one.onset or 0, -abs(one.peak)))
-        words = [f"{name(one.place)} at checkpoint {one.onset} [{one.onset_low}, {_end(one)}]" for one in own]
+        words = [f"{name(one.place)} at checkpoint {one.onset} [{one.onset_low}, {one.onset_high}]" for one in own]
         if words:
-            said.append(f"{how}: {_list(words)} (half of its last gain in logits, with the onset's interval).")
+            said.append(f"{how} (reached half of the final gain, in logits): {_list(words)}.")
     start = [name(one.place) for one in told if one.course is Course.FROM_THE_START]
     if start:
-        said.append(f"There from the start: {_list(start)}.")
+        said.append(f"Mattered from the start: {_list(start)}.")
     unknown = [name(one.place) for one in told if one.course is Course.MATTERS]
     if unknown:
-        said.append(f"Since when {_list(unknown)} {'does' if len(unknown) == 1 else 'do'}, cannot be told.")
+        said.append(f"When {_list(unknown)} began to matter cannot be told.")
     return said
 
 
-def _end(one: HeadCourse) -> str:
-    return "later than the last" if one.onset_high is None else str(one.onset_high)
-
-
 BEFORE = {
-    Course.LOST: "Lost: {heads}; small at the last checkpoint.",
-    Course.CHANGED_SIGN: "Changed sign: {heads}; the other way at the last checkpoint.",
-    Course.FADED: "Mattered before: {heads}; undecided at the last checkpoint.",
-    Course.UNDEFINED: "Mattered before: {heads}; recovered is not defined at the last checkpoint.",
+    Course.LOST: ("Lost", "small at checkpoint {step}"),
+    Course.OUTGROWN: ("Outgrown", "small at checkpoint {step}, as the gap has grown and the gain has not shrunk"),
+    Course.CHANGED_SIGN: ("Changed sign", "the other way at checkpoint {step}"),
+    Course.FADED: ("Mattered earlier", "undecided at checkpoint {step}"),
+    Course.UNDEFINED: ("Mattered earlier", "no measurable gap at checkpoint {step}"),
 }
 
 
-def _before(own: Sequence[HeadCourse], course: Course) -> list[str]:
-    heads = [f"{name(one.place)} (up to {number(one.peak)}, last at checkpoint {one.last})" for one in own]
-    return [BEFORE[course].format(heads=_list(heads))] if own else []
+def _before(own: Sequence[HeadCourse], course: Course, step: int) -> list[str]:
+    how, now = BEFORE[course]
+    heads = [
+        f"{name(one.place)} (recovered {number(one.peak)} at its largest, until checkpoint {one.last})" for one in own
+    ]
+    return [f"{how}: {_list(heads)}; {now.format(step=step)}."] if own else []
 
 
 def _no_gap(family: Family, step: int) -> str:
@@ -175,17 +205,21 @@ def _no_gap(family: Family, step: int) -> str:
     runs = len(family.jobs)
     if runs > 1:  # what some of them have a gap for is not defined for all
         return (
-            f"At checkpoint {step} the corruption makes no measurable difference in at least one of the {runs} runs "
-            f"(clean less corrupted: {gap} logits on average), so recovered is not defined for them together."
+            f"At checkpoint {step}, the corruption makes no measurable difference in at least one of the {runs} runs "
+            f"(mean gap {gap} logits), so nothing can be said of the group."
         )
     return (
-        f"At checkpoint {step} the corruption makes no measurable difference (clean less corrupted: {gap} logits), so "
-        "there is nothing for a patch to bring back."
+        f"At checkpoint {step}, the corruption makes no measurable difference (gap {gap} logits), so there is nothing "
+        "for a patch to bring back."
     )
 
 
 def _kind(family: Family) -> str:
     return "head" if family.places[0][1] is not None else "position"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _list(words: Sequence[str]) -> str:

@@ -259,10 +259,10 @@ def conclusions(run: RunFolder) -> dict[str, Any]:
             if word == "matters"
         }
         lost = [f"{words.name(one.place)} {words.number(one.peak)}" for one in told if one.course is Course.LOST]
-        none = "not defined" if (verdict == "undefined").all() else "none"
+        none = "not defined" if (verdict == "undefined").all() else "none shown"
         values |= {
             f"{corruption}/matter": _some(sorted(matter, key=lambda one: matter[one])) or none,
-            f"{corruption}/lost": _some(lost) or none,
+            f"{corruption}/lost": _some(lost) or "none shown",
             f"{corruption}/undecided": int((verdict == "undecided").sum()),
             f"{corruption}/conclusions": " ".join(words.sentences(own, told)),
         }

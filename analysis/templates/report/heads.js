@@ -82,16 +82,16 @@ function comparisons(site) {
 /** The heads at which two views differ, and those that matter in either. */
 function differencesTable({ one, other, comparison, name: title }) {
   const layout = DATA.layouts[comparison.layout], last = DATA.steps[comparison.steps].at(-1), { site } = state.heads;
-  const signs = signsAt(comparison, last, layout), half = thousandthsAt(comparison, "half", last);
+  const signs = signsAt(comparison, last, layout), ends = endsAt(comparison, last);
   const cells = [one, other].map(({ unit, corruption }) => sheet(unit, corruption, site, last, "recovered")?.cells ?? []);
-  const heads = cellNames(layout).map((name, i) => ({ name, sign: signs[i], half: half[i], a: cells[0][i], b: cells[1][i] }))
+  const heads = cellNames(layout).map((name, i) => ({ name, sign: signs[i], low: ends.low[i], high: ends.high[i], a: cells[0][i], b: cells[1][i] }))
     .map((head) => ({ ...head, less: known(head.a?.mean) && known(head.b?.mean) ? head.b.mean - head.a.mean : null }));
   const told = ({ sign, a, b }) => sign === "+" || sign === "-" || (sign !== "x" && [a, b].some((cell) => cell?.verdict === "m"));
   const rank = ({ sign }) => (sign === "+" || sign === "-" ? 0 : 1);
   const rows = heads.filter(told).sort((p, q) => rank(p) - rank(q) || Math.abs(q.less ?? 0) - Math.abs(p.less ?? 0));
   if (!rows.length) return null;
   const value = (cell) => (known(cell?.mean) ? fixed(cell.mean) + endsTold(cell.low, cell.high) : "none");
-  const less = (head) => (known(head.less) ? `${head.less > 0 ? "+" : ""}${fixed(head.less)}${known(head.half) ? endsTold(head.less - head.half, head.less + head.half) : ""}` : "none");
+  const less = (head) => (known(head.less) ? `${head.less > 0 ? "+" : ""}${fixed(head.less)}${endsTold(head.low, head.high)}` : "none");
   const rest = heads.filter((head) => !rows.includes(head));
   const counted = [["=", `alike within ${DATA.delta}`], ["?", "undecided"], ["x", "not defined"]]
     .map(([sign, word]) => [rest.filter((head) => head.sign === sign).length, word]).filter(([n]) => n).map(([n, word]) => `${n} ${word}`);

@@ -37,9 +37,9 @@ const endsTold = (low, high, digits = 3) => (known(low) && known(high) ? ` [${fi
 /** The second panel less the first, with the interval and the comparison where they were worked out. */
 function differencePanel(one, other, name, site, at, quantity) {
   const comparison = quantity === "recovered" ? comparisonOf(one.view, other.view, site) : null;
-  const signs = signsAt(comparison, at, one.layout), half = signs && thousandthsAt(comparison, "half", at);
+  const signs = signsAt(comparison, at, one.layout), found = signs && endsAt(comparison, at);
   const list = one.list.map((value, i) => (known(value) && known(other.list[i]) ? other.list[i] - value : null));
-  const ends = (i) => (known(half?.[i]) && known(list[i]) ? endsTold(list[i] - half[i], list[i] + half[i]) : "");
+  const ends = (i) => endsTold(found?.low?.[i], found?.high?.[i]);
   return {
     name, layout: one.layout, list, told: signs ? "" : "no interval was worked out", marks: list.map((_, i) => signs?.[i] ?? null), comparison,
     missing: list.map((_, i) => one.missing[i] || other.missing[i]), few: one.few, besides: list.map((_, i) => ends(i) + (signs?.[i] ? `<br>${markTold(signs[i])}` : "")),
@@ -114,7 +114,7 @@ function marksNote(site, quantity, over, rows) {
   const marks = ["m", ...(families.some(({ here }) => here) ? ["h"] : []), "u", ...(quantity !== "recovered" && gapless ? ["x"] : [])];
   const compared = unique(shown.map(({ comparison }) => comparison?.scope).filter(known));
   return [
-    `${marks.map((mark) => `${MARKS[mark][0]} ${MARKS[mark][1]}`).join(", ")}, no mark: small`,
+    `${marks.map((mark) => `${MARKS[mark][0]} ${MARKS[mark][1]}`).join(", ")}, no mark: small${views().flat().some((view) => !familyOf(view.unit, view.corruption, site) && sheet(view.unit, view.corruption, site, step(), quantity)) ? " (in panels of which something is concluded)" : ""}`,
     compared.length ? `difference: ▲ more, ▼ less, • undecided, no mark: alike within ${DATA.delta} (${compared.join("; or ")})` : "", grey, hatching,
     `verdicts: ${scopesTold(families)}; ${unique(families.map(({ many }) => many)).join(" or ")}, any wrong: 5%`,
     families.some(({ gap }) => gap.some(([, low]) => known(low))) ? "gap: 95% interval over prompts, in these runs" : "",

@@ -78,6 +78,13 @@ function comparisonOf(one, other, site) {
 
 const TURNED = { "+": "-", "-": "+" };
 /** Signs of a layout's cells: + the later recovers more, - less, = alike, ? undecided, x not defined. */
+/** Both ends of the interval of each cell's difference at a step, in the order of the views. */
+function endsAt(comparison, at) {
+  const [low, high] = ["low", "high"].map((name) => thousandthsAt(comparison, name, at));
+  const turned = (values) => values?.map((value) => (known(value) ? -value : null));
+  return comparison?.sign < 0 ? { low: turned(high), high: turned(low) } : { low, high };
+}
+
 function signsAt(comparison, at, layout) {
   const index = comparison && sameLayout(DATA.layouts[comparison.layout], layout) ? DATA.steps[comparison.steps].indexOf(at) : -1;
   if (index < 0) return null;

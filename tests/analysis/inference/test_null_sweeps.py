@@ -30,14 +30,18 @@ def said(tmp_path_factory):
 @pytest.mark.parametrize("corruption", ["first", "second"])
 def test_where_nothing_changes_no_head_has_formed(said, corruption):
     told = said["lr 1e-12", corruption]
-    assert "2.1" in told and "There from the start" in told
-    for word in ("Formed", "grew", "Lost", "Changed sign", "Mattered before"):
+    assert "2.1" in told
+    for word in ("Formed", "Grew", "Lost", "Outgrown", "Changed sign", "Mattered earlier"):
         assert word not in told
+
+
+def test_what_was_there_before_is_named(said):
+    assert "Mattered from the start: 2.1" in said["lr 1e-12", "first"]
+    assert "2.1" in said["lr 0.03", "first"].partition("Mattered earlier")[2]
 
 
 @pytest.mark.parametrize("corruption", ["first", "second"])
 def test_where_all_is_destroyed_no_head_has_formed(said, corruption):
     told = said["lr 0.03", corruption]
-    assert "Formed" not in told and "grew" not in told
+    assert "Formed" not in told and "Grew" not in told
     assert "makes no measurable difference" in told or "No head is shown to matter" in told
-    assert "2.1" in told.partition("Mattered before")[2] + told.partition("Lost")[2]

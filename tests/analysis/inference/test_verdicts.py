@@ -49,6 +49,20 @@ def test_each_at_its_own_is_wrong_on_almost_every_page():
     assert judge(found, 1.96, np.zeros(len(found.n), int), seeds=False).matter().any()
 
 
+def test_without_a_gap_at_27_checkpoints_a_head_that_pushes_does_not_matter():
+    """A gap that is told from zero at one of them by chance does not make its gain a share of something."""
+    random = np.random.default_rng(9)
+    wrong = 0
+    for _ in range(60):
+        gap = 0.5 * random.standard_normal((1, 27, 48))
+        gain = np.stack(
+            [0.5 + 0.05 * random.standard_normal(gap.shape)[0], 0.05 * random.standard_normal(gap.shape)[0]]
+        )
+        gain, gap = gain.swapaxes(0, 1).reshape(1, 54, 48), np.repeat(gap, 2, axis=1)
+        wrong += judged(gain, gap, 2).matter().any()
+    assert wrong / 60 <= 0.1  # 5% and its error over 60
+
+
 def test_what_is_planted_is_found():
     """A head that brings all back, one that takes away, one that is nothing, one that is on the line; no gap."""
     random = np.random.default_rng(2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mi_sweeps.analysis.inference.courses import courses
 from mi_sweeps.analysis.inference.differences import difference
-from mi_sweeps.analysis.inference.families import Family
+from mi_sweeps.analysis.inference.families import Family, family
 from mi_sweeps.analysis.inference.words import differences, sentences
 
 from .planted import planted
@@ -20,26 +22,29 @@ def test_what_matters_is_named_with_its_interval_and_the_rest_is_counted():
     recovered = np.zeros((6, 4))
     recovered[3:, 1] = 0.9
     told = said(planted(recovered, runs=3))
-    assert told.startswith("At checkpoint 40 0.1 (0.90 [")
-    assert "All other 3 heads are small" in told and "Formed in training: 0.1 at checkpoint 24" in told
-    assert "n 48 prompts, 3 runs; other prompts and other seeds; 4 heads × 6 checkpoints" in told
+    assert told.startswith("At checkpoint 40, head 0.1 matters: patching it alone recovers 0.90 [")
+    assert "The other 3 heads are all small" in told
+    assert "Formed during training (reached half of the final gain, in logits): 0.1 at checkpoint 24 [24, 24]." in told
+    assert (
+        "(48 prompts, 3 runs; for other prompts and other seeds; 5% chance that any of 4 heads × 6 checkpoints" in told
+    )
 
 
 def test_where_nothing_matters_it_says_so():
     told = said(planted(np.zeros((6, 4))))
-    assert told.startswith("No head is shown to matter at checkpoint 40. All 4 heads are small")
-    assert "Formed" not in told and "not other seeds" in told
+    assert told.startswith("No head is shown to matter at checkpoint 40. The 4 heads are all small")
+    assert "Formed" not in told and "not for other seeds" in told
 
 
 def test_where_nothing_can_be_told_it_says_so():
     told = said(planted(np.zeros((2, 3)), noise=5.0, prompts=6))
-    assert "No head is shown to matter" in told and "Of the 3 heads nothing can be told" in told
+    assert "No head is shown to matter" in told and "Of the 3 heads, 3 are undecided" in told
 
 
 def test_without_a_gap_there_is_nothing_to_bring_back():
     told = said(planted(np.full((6, 2), 0.9), gap=np.array([4, 4, 4, 4, 0, 0.0])))
-    assert told.startswith("At checkpoint 40 the corruption makes no measurable difference")
-    assert "Mattered before: 0.0 (up to 0.9" in told and "matter (" not in told
+    assert told.startswith("At checkpoint 40, the corruption makes no measurable difference")
+    assert "Mattered earlier: 0.0 (recovered 0.9" in told and "matters:" not in told
 
 
 def test_runs_of_which_one_has_no_gap_are_not_said_to_have_none():
@@ -52,15 +57,48 @@ def test_lost_heads_and_those_that_changed_sign_are_named():
     recovered = np.zeros((6, 3))
     recovered[:3, 0], recovered[:3, 1], recovered[3:, 1] = 0.9, -0.5, 0.5
     told = said(planted(recovered))
-    assert "Lost: 0.0 (up to 0.90, last at checkpoint 16)" in told
-    assert "Changed sign: 0.1 (up to" in told
+    assert "Lost: 0.0 (recovered 0.90 at its largest, until checkpoint 16); small at checkpoint 40." in told
+    assert "Changed sign: 0.1 (recovered -0." in told
 
 
 def test_many_heads_are_counted_and_not_all_named():
     told = said(planted(np.full((2, 30), 0.5)))
-    assert "and 22 more matter" in told
+    assert "At checkpoint 8, 30 heads matter" in told and "and 22 more." in told
 
 
 def test_a_difference_says_which_way_and_of_what():
     told = " ".join(differences(difference(planted(np.array([[0.9, 0.0]])), planted(np.array([[0.5, 0.0]])))))
-    assert told.startswith("Less at checkpoint 0: 0.0 (-0.4") and "1 alike within 0.05" in told
+    assert told.startswith("Less at checkpoint 0: 0.0 (-0.4") and "1 alike (within 0.05)" in told
+
+
+def test_what_was_only_estimated_or_has_one_prompt_is_not_concluded_of():
+    job = planted(np.full((2, 2), 0.9)).jobs[0]
+    estimated = replace(job, sites={"z (approximate)": replace(job.sites["z"], patched=None)})
+    assert said(family("z (approximate)", [estimated])).startswith("z (approximate) was estimated and not patched")
+    assert said(planted(np.full((2, 2), 0.9), prompts=1)) == "There is one prompt, so nothing can be concluded."
+
+
+def test_a_run_that_stopped_ends_the_group_where_it_stopped_and_it_is_said():
+    """What the others have later is of other runs, and would pass for a change."""
+    recovered = np.zeros((6, 2))
+    recovered[:, 0] = 0.9
+    jobs = list(planted(recovered, runs=3).jobs)
+    site = jobs[2].sites["z"]
+    names = ("clean", "corrupted", "patched", "gain", "gap", "n")
+    short = replace(site, steps=site.steps[:3], **{name: getattr(site, name)[:3] for name in names})
+    jobs[2] = replace(jobs[2], sites={"z": short})
+    told = said(family("z", jobs))
+    assert told.startswith("At checkpoint 16, head 0.0 matters") and "Mattered from the start: 0.0." in told
+    assert "3 runs, up to checkpoint 16, the last that all of them have" in told
+
+
+def test_a_difference_between_strangers_says_that_nothing_is_paired():
+    one, other = (
+        planted(np.array([[0.9]]), runs=2),
+        planted(np.array([[0.5]]), runs=2, configs=[{"seed": "7"}, {"seed": "8"}]),
+    )
+    strange = [
+        replace(job, patch=replace(job.patch, about={"prompts": [{"clean": f"other {i}"} for i in range(48)]}))
+        for job in other.jobs
+    ]
+    assert "48 prompts; not paired;" in " ".join(differences(difference(one, family("z", strange))))
