@@ -23,7 +23,7 @@ ROOM = 0.05
 """Of an axis, that two names in a scatter plot are apart at least: of those that are nearer, one is left out."""
 BAND = "band: 95% interval at each checkpoint"
 BEYOND = "bands reach beyond the picture"
-MARKS = ("dots: it matters", "◆ onset: from here on more than half of the last gain in logits")
+MARKS = ("dots: it matters", "◆ onset: half of the last gain in logits is reached")
 NONE = "grey: the largest"
 NO_LINE = "no line: the corruption makes no measurable difference"
 MATTER = "filled: matters by either, hollow: not shown to"

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from mi_sweeps import cli
-from mi_sweeps.analysis.frames import TABLES
+from mi_sweeps.analysis.frames import TABLES as OF_RUNS
 from mi_sweeps.store.folders import Superseded
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
@@ -316,7 +316,10 @@ def test_export_tells_what_it_has_removed(call, finished, tmp_path):
     assert code == 0
     assert f"removed: {tables / 'by_prompt.parquet'}, of an earlier export\n" in printed
     assert f"left: {tables / 'runs.csv'}, which is none of ours\n" in printed
-    assert {file.name for file in tables.iterdir()} == {"runs.csv", *(f"{name}.parquet" for name in TABLES)}
+    assert {file.name for file in tables.iterdir()} == {
+        "runs.csv",
+        *(f"{name}.parquet" for name in (*OF_RUNS, "verdicts", "courses")),
+    }
 
 
 def test_doctor_names_what_is_missing(call, tmp_path):

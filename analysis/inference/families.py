@@ -76,7 +76,8 @@ class Family:
     @property
     def stopped(self) -> bool:
         """Whether some of the runs have later checkpoints, which others lack."""
-        return any(job.sites[self.site].steps[-1] > self.steps[-1] for job in self.jobs)
+        own = (job.sites.get(self.site) for job in self.jobs)  # paths are in none
+        return any(one is not None and one.steps[-1] > self.steps[-1] for one in own)
 
     @property
     def checkpoint(self) -> Int[np.ndarray, " place"]:

@@ -49,11 +49,11 @@ def test_the_heads_that_matter_or_else_the_largest_with_their_intervals(make_out
         at = own.at(24).start + number
         assert drawn[name(own.places[number])] == pytest.approx((low[at], high[at]))
     scope = (
-        "1 run; other prompts in this run, not other seeds"
+        "1 run; for other prompts in this run, not for other seeds"
         if len(seeds) == 1
-        else "3 runs; other prompts and other seeds"
+        else "3 runs; for other prompts and other seeds"
     )
-    assert f"n 12 prompts, {scope}; 16 heads × 4 checkpoints, any verdict wrong: 5%" in caption(figure)
+    assert f"12 prompts, {scope}; 16 heads × 4 checkpoints, any verdict wrong: 5%" in caption(figure)
     assert "band: 95% interval at each checkpoint" in caption(figure)
 
 
@@ -99,7 +99,9 @@ def test_each_corruption_has_the_scope_of_its_runs(make_output, folders):
     output = make_output(seeds=(0, 1), **SETTINGS)
     folders.write_patch(output, "run-0.0001-constant-0", "alone", "second", by_prompt=True)
     figure = dynamics.heads(load(output), top=2)
-    assert "2 runs; other prompts and other seeds; n 12 prompts, 1 run; other prompts in this run" in caption(figure)
+    assert "2 runs; for other prompts and other seeds; 12 prompts, 1 run; for other prompts in this run" in caption(
+        figure
+    )
     assert all(bands(figure.axes[0]).values()) and all(bands(figure.axes[1]).values())
 
 

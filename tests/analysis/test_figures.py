@@ -199,7 +199,7 @@ def test_marks_are_the_verdicts_of_all_heads_and_checkpoints_at_once(make_output
     assert cells["matters"] and cells["undecided"]
     caption = str(picture.source)
     assert "● matters, · undecided, no mark: small (less than 0.05 either way)" in caption
-    assert "n 12 prompts, 1 run; other prompts in this run, not other seeds" in caption
+    assert "12 prompts, 1 run; for other prompts in this run, not for other seeds" in caption
     assert "16 heads × 2 checkpoints each, any verdict wrong: 5%" in caption
 
 

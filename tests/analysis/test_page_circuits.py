@@ -138,7 +138,10 @@ def test_heads_are_told_by_their_verdicts(make_output, open_page):
         for head, verdict, value, gain, course in rows:
             assert verdict == "● matters"
             assert [*numbers(value), *numbers(gain)] == pytest.approx(known[head], abs=2e-3)
-            assert course == f"formed at {since[head].onset} [{since[head].onset_low}, {since[head].onset_high}]"
+            assert (
+                course
+                == f"{since[head].course.value} at {since[head].onset} [{since[head].onset_low}, {since[head].onset_high}]"
+            )
     rest = page.locator("#heads-tables tfoot").first.inner_text()
     counts = [list(verdicts(found["first"], 48).values()).count(word) for word in ("small", "undecided")]
     assert numbers(rest) == [48, *counts]
@@ -240,7 +243,7 @@ def test_a_group_is_of_other_seeds_and_nothing_is_said_to_matter_that_is_not_sho
         found.courses = {"0.2": {course: "lost", onset: null, low: null, high: null, last: 16, peak: -0.31}};
         circuitsChanged();
     }""")
-    assert table(page).popitem()[1][0][::4] == ["0.2", "lost; last mattered at 16, up to -0.31"]
+    assert table(page).popitem()[1][0][::4] == ["0.2", "lost; last mattered at 16, -0.31 at its largest"]
     # Bands of what layers write are over prompts and seeds.
     written = means(jobs_of(output, "first"), "layer")
     part = written.parts.index(("attn", 3, None))
@@ -248,7 +251,7 @@ def test_a_group_is_of_other_seeds_and_nothing_is_said_to_matter_that_is_not_sho
     draw(page, "attn-lines-plot")
     area = page.evaluate("[...[...document.getElementById('attn-lines-plot').data].filter(({fill}) => fill)[3].y]")
     assert area == pytest.approx([*high, *low[::-1]], abs=2e-3)
-    assert "n 12 prompts, 3 runs; other prompts and other seeds" in caption(page, "attn-lines-plot")
+    assert "12 prompts, 3 runs; for other prompts and other seeds" in caption(page, "attn-lines-plot")
 
 
 def test_without_inference_the_page_says_so_and_shows_no_interval(make_output, open_page):
@@ -425,7 +428,7 @@ def test_estimates_alone_are_never_shown_as_patched(make_output, open_page):
     )
     assert "z (approximate)" in caption(page, "z-approximate-plot")
     assert "z (approximate) against v (approximate)" in caption(page, "z-v-plot")
-    assert "nothing can be concluded" in page.locator("#heads-told").inner_text()
+    assert "nothing is concluded" in page.locator("#heads-told").inner_text()
     assert page.locator("#z-plot").count() == 0
 
 

@@ -118,7 +118,7 @@ def test_what_is_said_and_marked_of_heads_are_their_verdicts(make_output):
     printed = seen(output, colour=None, width=400)
     for sentence in words.sentences(own, courses(own)):
         assert f"  {sentence}" in printed
-    assert "other prompts in this run, not other seeds" in printed
+    assert "for other prompts in this run, not for other seeds" in printed
     of_head = dict(zip(own.places, own.judged.words[own.at(24)], strict=True))
     assert {"matters", "undecided"} <= set(of_head.values())
     marked = heatmap(printed, marks="")

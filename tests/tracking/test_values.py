@@ -174,11 +174,11 @@ def test_what_is_concluded_are_the_verdicts_of_all_checkpoints(run):
         own = judged(run, corruption)
         verdict = own.judged.words[own.at(4)]
         assert found[f"{corruption}/conclusions"] == " ".join(words.sentences(own, courses(own)))
-        assert "other prompts in this run, not other seeds" in found[f"{corruption}/conclusions"]
+        assert "for other prompts in this run, not for other seeds" in found[f"{corruption}/conclusions"]
         assert found[f"{corruption}/undecided"] == (verdict == "undecided").sum()
         told = found[f"{corruption}/matter"]
         there = [words.name(place) for place, word in zip(own.places, verdict, strict=True) if word == "matters"]
-        assert told in ("none", "not defined") if not there else len(told.split("], ")) == len(there)
+        assert told in ("none shown", "not defined") if not there else len(told.split("], ")) == len(there)
         assert all(f"{name} " in told for name in there)
 
 

@@ -31,7 +31,7 @@ function drawFound() {
   $("heads-legend").textContent = shown.some(({ family }) => family)
     ? `A head matters if patching it alone brings back, or takes away, more than ${DATA.delta} of the gap between clean and corrupted; it is small if less. ` +
       "Intervals in brackets are of 95%, at each place alone; verdicts hold for all heads and checkpoints at once. A head formed or grew at the first checkpoint " +
-      "at which its gain in logits is beyond half of the last one (◆ in the curves), with that checkpoint's interval."
+      "at which its gain in logits is beyond half of the last one (◆ in the curves), with that checkpoint's interval. A head is outgrown if it is small now because the gap has grown."
     : "";
 }
 
@@ -42,11 +42,11 @@ function courseTold(course) {
   if (!course) return "";
   const { course: name, onset, low, high, last, peak } = course;
   if (known(onset)) return name === "from the start" ? name : `${name} at ${onset} [${low}, ${known(high) ? high : "later than the last"}]`;
-  const before = known(last) ? `last mattered at ${last}, up to ${fixed(peak, 2)}` : "";
+  const before = known(last) ? `last mattered at ${last}, ${fixed(peak, 2)} at its largest` : "";
   return { matters: "since when cannot be told", "changed sign": `changed sign; the other way up to ${last}`, lost: `lost; ${before}` }[name] ?? [name, before].filter(Boolean).join("; ");
 }
 
-const BEFORE = ["lost", "undecided at the end", "undefined at the end"];
+const BEFORE = ["lost", "outgrown", "undecided at the end", "undefined at the end"];
 
 /** The heads with a verdict, those that matter at the last checkpoint first, then those that did. */
 function headsTable(view, family) {
