@@ -138,10 +138,8 @@ def test_heads_are_told_by_their_verdicts(make_output, open_page):
         for head, verdict, value, gain, course in rows:
             assert verdict == "● matters"
             assert [*numbers(value), *numbers(gain)] == pytest.approx(known[head], abs=2e-3)
-            assert (
-                course
-                == f"{since[head].course.value} at {since[head].onset} [{since[head].onset_low}, {since[head].onset_high}]"
-            )
+            own = since[head]
+            assert course == f"{own.course.value} at {own.onset} [{own.onset_low}, {own.onset_high}]"
     rest = page.locator("#heads-tables tfoot").first.inner_text()
     counts = [list(verdicts(found["first"], 48).values()).count(word) for word in ("small", "undecided")]
     assert numbers(rest) == [48, *counts]
