@@ -94,9 +94,13 @@ class Vmapped:
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
         self.weights, self.buffers = stack_module_state([copy.deepcopy(run.model) for run in runs])
-        own = {key: runs[0].optimizer.defaults[key] for key in ("lr", "betas", "eps", "weight_decay")}
+        own = {key: runs[0].optimizer.defaults[key] for key in ("lr", "betas", "eps")}
         fused = runs[0].device.type == "cpu"  # As in a stack.
-        self.optimizer = torch.optim.AdamW(list(self.weights.values()), **own, fused=fused)
+        # Matrices and embeddings decay, as in a run; here each has a dimension more.
+        matrices, vectors = ([w for w in self.weights.values() if (w.dim() > 2) is which] for which in (True, False))
+        decay = runs[0].optimizer.param_groups[0]["weight_decay"]
+        groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, **own, fused=fused)
         model = copy.deepcopy(runs[0].model)
 
         def loss(

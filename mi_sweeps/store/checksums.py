@@ -101,11 +101,14 @@ def check_table(path: Path, columns: Collection[str] | None = None) -> None:
             return
         if _at(stream, 0, 4) != b"PAR1":
             raise Damaged("it does not begin as it should")
-        chunks = list(_chunks(metadata))
-        seal = _at(stream, end - len(MAGIC) - HASH * (len(chunks) + 1), HASH * (len(chunks) + 1))
+        # Before a look at any column chunk: a damaged one may end the process in the middle of Arrow.
+        size = HASH * (metadata.num_row_groups * metadata.num_columns + 1)
+        start = end - len(MAGIC) - size
+        seal = _at(stream, start, size) if start >= 0 else b""
         hashes, last = seal[:-HASH], seal[-HASH:]
         if tail[: len(MAGIC)] != MAGIC or xxhash.xxh3_64_digest(hashes + tail[len(MAGIC) :]) != last:
             raise Damaged("the checksum of its footer is wrong")
+        chunks = list(_chunks(metadata))
         for number, (name, begin, stop) in enumerate(chunks):
             if columns is not None and name not in columns:
                 continue
