@@ -78,7 +78,8 @@ def critical_value(found: Estimate) -> float:
     without a gap count as well, for they were looked at.
     """
     nearer = np.where(found.recovered < 0, -DELTA, DELTA) - found.recovered
-    rows = found.influence - np.nan_to_num(nearer)[:, None] * found.gap_influence
+    with np.errstate(invalid="ignore"):  # of a gap that is exactly zero
+        rows = found.influence - np.nan_to_num(nearer)[:, None] * found.gap_influence
     return largest(np.nan_to_num(rows, posinf=0.0, neginf=0.0), np.where(few(found.n), 0, found.n))
 
 
