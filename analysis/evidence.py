@@ -15,6 +15,7 @@ from .inference.differences import Difference
 from .inference.estimates import estimate, of_means
 from .inference.families import Family, Job, families, jobs, means
 from .inference.verdicts import DELTA
+from .prompts import read as read_prompts
 from .prompts import written_by_prompt
 from .summaries import band
 
@@ -54,7 +55,9 @@ def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataF
     if key not in frames.kept:
         patches = [one for one in (frames.output.patches if frames.output else ()) if one.patch_id in there]
         # What is damaged was told when the frames were loaded.
-        frames.kept[key] = [Job(one, str(cell[one.run_id]), {}, {}, written_by_prompt(one, [])) for one in patches]
+        frames.kept[key] = [
+            Job(one, str(cell[one.run_id]), {}, {}, written_by_prompt(read_prompts(one, []))) for one in patches
+        ]
     found = means(frames.kept[key], kind)
     if found is None:
         told = "95% interval over runs, on these prompts (Student's t)"

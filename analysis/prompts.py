@@ -34,18 +34,35 @@ class Site:
     n: Float[np.ndarray, "step place"]
 
 
-def sites_by_prompt(
-    patch: Patch, damaged: list[str] | None = None, steps: Container[int] | None = None
-) -> dict[str, Site]:
-    """All that a patch job has patched, by site, prompt by prompt; sites of which there are only estimates are named so
-    (`summaries.with_approximate`), and have no values of prompts.
+COLUMNS = (
+    *("kind", "site", "component", "layer", "head", "position", "prompt"),
+    *("patched", "approximate", "clean", "corrupted", "n", "by_prompt"),
+)
 
-    `damaged`: as for `load`. `steps`: which checkpoints; None: all.
+Tables = tuple[pa.Table, np.ndarray]
+"""The tables of a patch job one below the other, and each row's step."""
+
+
+def read(patch: Patch, damaged: list[str] | None = None, steps: Container[int] | None = None) -> Tables | None:
+    """The tables of a patch job, with what each prompt has; None where there is none.
+
+    `damaged`: as for `frames.load`. `steps`: which checkpoints; None: all.
     """
-    together = _together(patch, ("prompt", *PATCHING_COLUMNS), damaged, steps)
-    if together is None:
+    wanted = [step for step in patch.steps() if steps is None or step in steps]
+    found = {step: left(patch.table(step), "kind", COLUMNS, damaged) for step in wanted}
+    tables = {step: table for step, table in found.items() if table is not None}
+    if not tables:
+        return None
+    step = np.repeat(list(tables), [len(table) for table in tables.values()])
+    return pa.concat_tables(tables.values(), promote_options="permissive"), step
+
+
+def sites_by_prompt(tables: Tables | None) -> dict[str, Site]:
+    """All that a patch job has patched, by site, prompt by prompt; sites of which there are only estimates are named so
+    (`summaries.with_approximate`), and have no values of prompts."""
+    if tables is None:
         return {}
-    table, step = together
+    table, step = tables
     kinds = np.array(table["kind"].to_pylist(), dtype=object)
     where = np.flatnonzero(kinds == "patch")
     rows = table.take(pa.array(where))
@@ -76,34 +93,6 @@ def sites_by_prompt(
     return found
 
 
-PATCHING_COLUMNS = (
-    "kind",
-    "site",
-    "layer",
-    "head",
-    "position",
-    "patched",
-    "approximate",
-    "clean",
-    "corrupted",
-    "n",
-    "by_prompt",
-)
-
-
-def _together(
-    patch: Patch, columns: Sequence[str], damaged: list[str] | None, steps: Container[int] | None
-) -> tuple[pa.Table, np.ndarray] | None:
-    """Some columns of all tables of a patch job, one below the other, and each row's step; None where there is none."""
-    wanted = [step for step in patch.steps() if steps is None or step in steps]
-    read = {step: left(patch.table(step), "kind", columns, damaged) for step in wanted}
-    tables = {step: table for step, table in read.items() if table is not None}
-    if not tables:
-        return None
-    step = np.repeat(list(tables), [len(table) for table in tables.values()])
-    return pa.concat_tables(tables.values(), promote_options="permissive"), step
-
-
 def _numbers(rows: pa.Table, name: str) -> np.ndarray:
     """A column as numbers, NaN where there is none."""
     if name not in rows.column_names:
@@ -121,17 +110,11 @@ class Written:
     values: Float[np.ndarray, "step part prompt"]
 
 
-def written_by_prompt(
-    patch: Patch, damaged: list[str] | None = None, steps: Container[int] | None = None
-) -> dict[str, Written]:
-    """The attribution of a patch job by kind, prompt by prompt; without kinds whose tables do not tell these apart.
-
-    `damaged`, `steps`: as for `sites_by_prompt`.
-    """
-    together = _together(patch, ("kind", "component", "layer", "head", "by_prompt"), damaged, steps)
-    if together is None or "by_prompt" not in together[0].column_names:
+def written_by_prompt(tables: Tables | None) -> dict[str, Written]:
+    """The attribution of a patch job by kind, prompt by prompt; without kinds whose tables do not tell these apart."""
+    if tables is None or "by_prompt" not in tables[0].column_names:
         return {}
-    table, step_of_row = together
+    table, step_of_row = tables
     order, step_number = np.unique(step_of_row, return_inverse=True)
     kinds = np.array(table["kind"].to_pylist(), dtype=object)
     found: dict[str, Written] = {}

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from .. import cells
 from ..folder import Output, Patch
-from ..prompts import Site, Written, sites_by_prompt, written_by_prompt
+from ..prompts import Site, Written, read, sites_by_prompt, written_by_prompt
 from ..summaries import APPROXIMATE
 from .estimates import Estimate, Places, estimate, interval, mean_interval, of_means
 from .verdicts import Judged, critical_value, judge, judge_means
@@ -152,16 +152,12 @@ def jobs(
     wanted, cell = set(patch_ids), dict(zip(runs["run_id"], runs["cell"], strict=True))
     found = [(run, patch) for run in output.runs for patch in run.patches if patch.patch_id in wanted]
     texts = cells.texts([cells.of_run(run.config) for run, _ in found])
-    made = [
-        Job(
-            patch,
-            str(cell[run.run_id]),
-            text | {"seed": str(run.config.get("seed"))},
-            sites_by_prompt(patch, damaged, steps),
-            written_by_prompt(patch, damaged, steps) if written else {},
-        )
-        for (run, patch), text in zip(found, texts, strict=True)
-    ]
+    made = []
+    for (run, patch), text in zip(found, texts, strict=True):
+        config = text | {"seed": str(run.config.get("seed"))}
+        tables = read(patch, damaged, steps)
+        own = written_by_prompt(tables) if written else {}
+        made.append(Job(patch, str(cell[run.run_id]), config, sites_by_prompt(tables), own))
     return [job for job in made if job.sites]
 
 

@@ -241,13 +241,14 @@ def conclusions(run: RunFolder) -> dict[str, Any]:
     from mi_sweeps.analysis.inference import words
     from mi_sweeps.analysis.inference.courses import Course, courses
     from mi_sweeps.analysis.inference.families import Job, family
+    from mi_sweeps.analysis.prompts import read as read_prompts
     from mi_sweeps.analysis.prompts import sites_by_prompt
 
     values: dict[str, Any] = {}
     for corruption, folder in _patches(run):
         about = read_json(folder.path / "patch.json") or {}
         patch = Patch(folder.path.name, run.run_id, corruption, folder.path, about, {})
-        site = sites_by_prompt(patch).get("z")
+        site = sites_by_prompt(read_prompts(patch)).get("z")
         if site is None:
             continue
         own = family("z", [Job(patch, "", {}, {"z": site})])
