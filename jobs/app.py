@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from mi_sweeps import libraries
 from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
+from mi_sweeps.series.checkpoints import resolved
 from mi_sweeps.store.folders import Busy, describe
 from mi_sweeps.sweeps.source import check_choices
 
@@ -27,7 +28,7 @@ def run_app(job: Callable[[Config], None]) -> None:
         try:
             if HydraConfig.initialized():
                 check_choices(values, HydraConfig.get().runtime.choices)
-            config = parse(values)
+            config = resolved(parse(values))
             if config.sweep.grid:
                 name = config.sweep.name
                 raise UserError(

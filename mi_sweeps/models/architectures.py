@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from mi_sweeps import models
 from mi_sweeps.config import ScratchConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.series.checkpoints import single
 
 if TYPE_CHECKING:
-    from mi_sweeps.config import AnyModel, PatchingConfig, Site
+    from mi_sweeps.config import PatchingConfig, SingleModel, Site
     from mi_sweeps.sweeps.cells import Cell
 
 FAST = "fast engine"
@@ -77,7 +78,7 @@ KNOWN: dict[str, Architecture] = {
 """By Hugging Face's `model_type` of the text part. Of others it is found out when a fine-tune begins."""
 
 
-def model_type(model: AnyModel) -> str | None:
+def model_type(model: SingleModel) -> str | None:
     """The type of a model, as far as its files here tell; None where they do not."""
     if isinstance(model, ScratchConfig):
         return "nope"
@@ -99,7 +100,7 @@ def model_type(model: AnyModel) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def examined(model: AnyModel, patching: PatchingConfig, kind: str | None) -> str | None:
+def examined(model: SingleModel, patching: PatchingConfig, kind: str | None) -> str | None:
     """One line on what cannot be examined of a model, and who patches it if not the fast engine.
 
     Args:
@@ -141,7 +142,7 @@ def examined(model: AnyModel, patching: PatchingConfig, kind: str | None) -> str
     return ", ".join(parts)
 
 
-def told(cells: Sequence[Cell], kind_of: Callable[[AnyModel], str | None] = model_type) -> list[str]:
+def told(cells: Sequence[Cell], kind_of: Callable[[SingleModel], str | None] = model_type) -> list[str]:
     """What there is to know of the models of a plan: a line each.
 
     Args:
@@ -156,7 +157,8 @@ def told(cells: Sequence[Cell], kind_of: Callable[[AnyModel], str | None] = mode
         key = json.dumps([cell.values["model"], cell.values["patching"]], sort_keys=True, default=str)
         if key not in lines:
             config = cell.config
-            lines[key] = examined(config.model, config.patching, kind_of(config.model))
+            model = single(config)
+            lines[key] = examined(model, config.patching, kind_of(model))
     return list(dict.fromkeys(line for line in lines.values() if line))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mi_sweeps.config import AnyModel, ModelConfig, ScratchConfig
+from mi_sweeps.config import ModelConfig, ScratchConfig, SingleModel
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import ADAPTER, MERGE, folder
 from mi_sweeps.models.weights import check_names, check_values
@@ -41,7 +41,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_config(model: AnyModel) -> PretrainedConfig:
+def load_config(model: SingleModel) -> PretrainedConfig:
     """The sizes and options of a model's text part.
 
     Raises:
@@ -63,7 +63,7 @@ def load_config(model: AnyModel) -> PretrainedConfig:
     return config
 
 
-def load_tokenizer(model: AnyModel) -> PreTrainedTokenizerBase | None:
+def load_tokenizer(model: SingleModel) -> PreTrainedTokenizerBase | None:
     """The model's own tokenizer; None for a model that is trained from nothing.
 
     Raises:
@@ -104,7 +104,7 @@ def load_tokenizer(model: AnyModel) -> PreTrainedTokenizerBase | None:
 
 
 def load_model(
-    model: AnyModel,
+    model: SingleModel,
     device: torch.device | str = "cpu",
     attention: Literal["eager"] | None = None,
     seed: int = 0,
@@ -140,7 +140,7 @@ def load_model(
     return network.to(device).eval(), tokenizer
 
 
-def check_files(model: AnyModel) -> None:
+def check_files(model: SingleModel) -> None:
     """Holds that a local model's files have the weights that its config asks for. Only their headers are read.
 
     Raises:

@@ -10,9 +10,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mi_sweeps.config import DIVERGED, FORMAT, AnyModel, Config, ModelConfig, PatchingConfig, ScratchConfig, is_path
+from mi_sweeps.config import (
+    DIVERGED,
+    FORMAT,
+    Config,
+    ModelConfig,
+    PatchingConfig,
+    ScratchConfig,
+    SeriesConfig,
+    SingleModel,
+    is_path,
+)
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import architectures, spells_otherwise, weights_files
+from mi_sweeps.series import checkpoints
+from mi_sweeps.series.checkpoints import Series
 from mi_sweeps.tasks import PREVIOUS_TOKEN
 from mi_sweeps.tasks.rows import read_anew
 
@@ -65,12 +77,32 @@ def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
 class Contents:
     """What models and files are, each looked at once: for as long as a plan is made, and no longer."""
 
-    models: dict[AnyModel, str] = field(default_factory=dict)
+    models: dict[SingleModel, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     spellings: dict[AnyModel, bool] = field(default_factory=dict)
-    wrapped: dict[AnyModel, bool] = field(default_factory=dict)
+    wrapped: dict[SingleModel, bool] = field(default_factory=dict)
+    series: dict[tuple[SeriesConfig, tuple[int, ...]], Series] = field(default_factory=dict)
 
-    def model(self, model: AnyModel) -> str:
+    def of(self, config: Config) -> str:
+        """What a configuration's model is: of a series, the content at each of its steps, and where there is none."""
+        if not isinstance(config.model, SeriesConfig):
+            return self.model(config.model)
+        series = self._series(config)
+        content = {checkpoint.step: self.model(checkpoint.model) for checkpoint in series.checkpoints}
+        return f"series:{digest([[step, content.get(step)] for step in config.checkpoint_steps])}"
+
+    def single(self, config: Config) -> SingleModel:
+        """As `checkpoints.single`."""
+        return self._series(config).checkpoints[0].model if isinstance(config.model, SeriesConfig) else config.model
+
+    def _series(self, config: Config) -> Series:
+        assert isinstance(config.model, SeriesConfig)
+        key = (config.model, tuple(config.checkpoint_steps))
+        if key not in self.series:
+            self.series[key] = checkpoints.find(*key)
+        return self.series[key]
+
+    def model(self, model: SingleModel) -> str:
         """The content of a model's files, or its name and revision on the hub, or the sizes of a new one."""
         if isinstance(model, ScratchConfig):
             return f"scratch:{digest(model.model_dump(mode='json', exclude={'name'}))}"
@@ -86,7 +118,7 @@ class Contents:
             self.spellings[model] = spells_otherwise(model)
         return self.spellings[model]
 
-    def wrapped_once(self, model: AnyModel) -> bool:
+    def wrapped_once(self, model: SingleModel) -> bool:
         """Whether TransformerLens patches a model, which was wrapped once for all checkpoints before it was made anew
         for each: of many types only the first checkpoint was patched with its own weights."""
         if isinstance(model, ModelConfig) and model.hub:
@@ -121,15 +153,19 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
     # Of the model it is the tokenizer that matters; a new model has none.
     tokenizer: dict[str, Any] = {}
     if not isinstance(config.model, ScratchConfig):
-        tokenizer = {"model": contents.model(config.model), "prepend_bos": config.model.prepend_bos}
-        if contents.spells_otherwise(config.model):
+        tokenizer = {"model": contents.of(config), "prepend_bos": config.model.prepend_bos}
+        single = contents.single(config)
+        assert isinstance(single, ModelConfig)
+        if contents.spells_otherwise(single):
             # Win rates of before answers were compared in the tokenizer's spelling were zero.
             tokenizer["answers"] = "in the tokenizer's spelling"
     return digest({"format": FORMAT, "target": config.task.target, "arguments": arguments, **tokenizer})[:ID_LENGTH]
 
 
 def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
-    """Everything that changes what a fine-tune computes."""
+    """Everything that changes what a run computes. Of a series that is which weights, and what they are asked."""
+    if isinstance(config.model, SeriesConfig):
+        return {"format": FORMAT, "series": contents.of(config), "data": data_fingerprint(config, contents)}
     return {
         "format": FORMAT,
         "model": contents.model(config.model),
@@ -193,6 +229,6 @@ def patch_id(config: Config, run: str | None = None, contents: Contents | None =
             "tf32": patching.tf32,
             **_measures(patching),
             **_roles(config),
-            **({"weights": "each checkpoint's"} if contents.wrapped_once(config.model) else {}),
+            **({"weights": "each checkpoint's"} if contents.wrapped_once(contents.single(config)) else {}),
         }
     )[:ID_LENGTH]

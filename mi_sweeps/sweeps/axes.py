@@ -24,6 +24,9 @@ Axes = dict[str, list[str]]
 ANY_KEYS = re.compile(r"launcher\.(\w+\.)?sbatch[.=]")
 """What is below takes any key; Hydra wants new ones to be marked."""
 
+PATTERN = re.compile(r"\{\w+\}")
+"""Of a series, as `checkpoint-{step}`: text, where Hydra sees the beginning of a dictionary."""
+
 PREFIXES = "+~"
 """How Hydra marks keys that are new, forced or deleted."""
 
@@ -173,9 +176,13 @@ def _override(word: str, loader: ConfigLoader) -> Override:
     try:
         override = parser.parse_overrides([word])[0]
     except OverrideParseException:
-        if not is_path(bare.rpartition(".")[2]):
+        if PATTERN.search(raw) and _takes_text(bare):
+            raw = ",".join(_quoted(one) if PATTERN.search(one) else one for one in raw.split(","))
+        elif is_path(bare.rpartition(".")[2]):
+            raw = _quoted(raw)  # ~/rows.jsonl, or a name with spaces
+        else:
             raise
-        override = parser.parse_override(f"{key}={_quoted(raw)}")  # ~/rows.jsonl, or a name with spaces
+        override = parser.parse_override(f"{key}={raw}")
     if loader.get_group_options(override.key_or_group):
         for value in _each(override):
             source.check_choice(override.key_or_group, value, loader)

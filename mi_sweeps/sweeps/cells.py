@@ -45,9 +45,16 @@ class Cell:
         return Path(self.values["output"])
 
     @property
+    def is_series(self) -> bool:
+        """Whether somebody else trained the run."""
+        return "keep" in self.values["model"]
+
+    @property
     def checkpoint_steps(self) -> list[int]:
-        """Every step whose weights are kept."""
+        """Every step whose weights are kept, or that a series has."""
         checkpoint = self.values["checkpoint"]
+        if self.is_series:
+            return sorted(set(checkpoint["steps"]))
         return checkpoint_steps(self.values["train"]["steps"], checkpoint["every"], checkpoint["steps"])
 
     @property

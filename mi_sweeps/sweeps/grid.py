@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mi_sweeps.config import Config, parse, resolve
 from mi_sweeps.errors import UserError
+from mi_sweeps.series import checkpoints
 from mi_sweeps.store import identity
 from mi_sweeps.sweeps import axes as axes_of
 from mi_sweeps.sweeps import source
@@ -71,7 +72,7 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
                 except HydraException as error:
                     raise _not_in_this_choice(error, chosen, swept) from None
                 _check_grid(composed[fixed], grid)
-            config = _cell(composed[fixed], [parsed_override(lines[key]) for key in single])
+            config = checkpoints.resolved(_cell(composed[fixed], [parsed_override(lines[key]) for key in single]))
             first = first or config
             _check_one_for_a_sweep(first, config)
             run_id = identity.run_id(config, contents)

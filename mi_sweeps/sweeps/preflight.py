@@ -10,6 +10,7 @@ from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import architectures
 from mi_sweeps.models.load import check_files, load_config, load_tokenizer, pick_device
+from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.tasks import audit
@@ -42,9 +43,9 @@ def check(cells: Sequence[Cell]) -> list[str]:
         config = cell.config
         pick_device(config.launcher.device)
         if source not in tasks:
-            tasks[source] = load(config, load_tokenizer(config.model))
+            tasks[source] = load(config, load_tokenizer(single(config)))
             if (name := digest(values["model"])) not in models:
-                check_files(config.model)
+                check_files(single(config))
                 models.add(name)
             lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
         resolve(config.schedule, config.train.steps)
@@ -57,7 +58,7 @@ def check(cells: Sequence[Cell]) -> list[str]:
 
 def _check_tokens(config: Config, pairs: Pairs) -> None:
     """A tokenizer fits its model; a task that makes tokens of its own may not."""
-    rows = load_config(config.model).vocab_size
+    rows = load_config(single(config)).vocab_size
     tokens = (pairs.clean.tokens, pairs.corrupted.tokens, pairs.clean.answers, pairs.clean.subjects)
     largest = max(int(some.max()) for some in tokens if some.numel())
     if largest >= rows:
@@ -72,7 +73,7 @@ def _check_patching(config: Config, task: Task) -> None:
     patching = config.patching
     if not patching.for_known_models:
         return
-    model = load_config(config.model)
+    model = load_config(single(config))
     n_prompts = min(patching.measured_prompts, len(task.splits["heldout"]))
     check_prompts(patching.measures, n_prompts, without_bos="without_bos" in task.splits)
     if patching.paths:

@@ -1,0 +1,119 @@
+"""One cell of a sweep: all sections together."""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field, model_validator
+
+from mi_sweeps.config.launcher import LauncherConfig, SlurmConfig
+from mi_sweeps.config.model import AnyModel, ScratchConfig, SeriesConfig
+from mi_sweeps.config.patching import CorruptionConfig, PatchingConfig
+from mi_sweeps.config.section import Name, NamedFunction, Place, Section
+from mi_sweeps.config.tracking import TrackingConfig
+from mi_sweeps.config.training import CheckpointConfig, OptimConfig, TrainConfig
+from mi_sweeps.steps import checkpoint_steps
+
+FORMAT = 1
+"""Version of what is on disk and of what the same configuration computes; part of every identity."""
+
+
+class SweepConfig(Section):
+    """A named grid."""
+
+    name: Name
+    grid: dict[str, Any]
+
+
+class Config(Section):
+    """One cell of a sweep: a run, and how its checkpoints are patched."""
+
+    model: AnyModel
+    task: NamedFunction
+    corruption: CorruptionConfig
+    optim: OptimConfig
+    schedule: NamedFunction
+    patching: PatchingConfig
+    tracking: TrackingConfig
+    launcher: Annotated[LauncherConfig | SlurmConfig, Field(discriminator="name")]
+    sweep: SweepConfig
+    seed: int = Field(ge=0, lt=2**63)
+    train: TrainConfig
+    checkpoint: CheckpointConfig
+    output: Place
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_of_a_series(cls, values: Any) -> Any:
+        model = values.get("model") if isinstance(values, dict) else None
+        if not isinstance(model, dict) or "keep" not in model:
+            return values
+        seed = str(values.get("seed"))
+        filled = {
+            key: value.replace("{seed}", seed)
+            for key, value in model.items()
+            if key in ("hub", "path") and isinstance(value, str)
+        }
+        return {**values, "model": {**model, **filled}}
+
+    @model_validator(mode="after")
+    def _steps_are_checkpoints(self) -> Config:
+        if self.checkpoint.steps is None:
+            if isinstance(self.model, SeriesConfig):
+                return self  # They are still to be looked for.
+            raise ValueError("checkpoint.steps=null: give a list; for example checkpoint.steps=[1,2,4]")
+        unknown = sorted(set(self.patching.steps or ()) - set(self.checkpoint_steps))
+        if unknown:
+            raise ValueError(
+                f"patching.steps: {unknown} are no checkpoints of this run ({self.checkpoint_steps}); "
+                "choose among those, or add them to checkpoint.steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _delta_has_a_base(self) -> Config:
+        if self.checkpoint.storage == "delta" and isinstance(self.model, ScratchConfig):
+            raise ValueError(
+                f"checkpoint.storage=delta: model={self.model.name} begins from nothing, so what is kept would be "
+                "weights rounded to bf16, not a small difference; use checkpoint.storage=full"
+            )
+        return self
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """Every step whose weights are kept, or that a series has."""
+        if isinstance(self.model, SeriesConfig):
+            return sorted(set(self.checkpoint.steps or ()))
+        return checkpoint_steps(self.train.steps, self.checkpoint.every, self.checkpoint.steps or ())
+
+    @property
+    def patch_steps(self) -> list[int]:
+        """The checkpoints that the patch job looks at."""
+        return self.checkpoint_steps if self.patching.steps is None else sorted(set(self.patching.steps))
+
+    def dump(self) -> dict[str, Any]:
+        """The configuration as plain JSON values; `parse` reads it back."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def types_of(key: str) -> set[type]:
+    """What may stand at a key, as plain types (`str`, `int`, `tuple`, ...); none where that is not ours to say, as with
+    the arguments of a task.
+    """
+    types: set[type] = {Config}
+    for part in key.split("."):
+        fields = [found.model_fields for found in types if issubclass(found, BaseModel)]
+        types = {found for known in fields if part in known for found in _alternatives(known[part].annotation)}
+    return types
+
+
+def _alternatives(annotation: Any) -> set[type]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _alternatives(arguments[0])
+    if origin in (Union, UnionType):
+        return {found for argument in arguments for found in _alternatives(argument)}
+    if origin is Literal:
+        return {type(argument) for argument in arguments}
+    return {origin or annotation}

@@ -1,0 +1,71 @@
+"""What every section of the configuration is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from mi_sweeps.locations import local
+
+
+def _text(value: Any) -> Any:
+    """A whole number as text: a SLURM account, a commit. Other numbers have lost how they were written."""
+    if isinstance(value, float):
+        raise ValueError(f"{value} is a number, and this is text; put it in quotes as it should be")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _place(value: Any) -> Any:
+    return local(_text(value)) if isinstance(value, (str, int, float, Path)) else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Place = Annotated[Path, BeforeValidator(_place)]
+"""A file or folder, absolute."""
+
+Name = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Index = Annotated[int, Field(ge=0)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class Section(BaseModel):
+    """Read-only; a key that is not named here is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def is_path(key: str) -> bool:
+    """Whether a key of a task names a file of the user's."""
+    return key == "path" or key.endswith("_path")
+
+
+class NamedFunction(BaseModel):
+    """A function named by its import path, `_target_`, with its arguments as further keys."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+
+    name: Name
+    target: str = Field(alias="_target_")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absolute_paths(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        paths = {key: value for key, value in values.items() if is_path(key) and isinstance(value, str)}
+        for key, value in paths.items():
+            try:
+                paths[key] = str(local(value))
+            except ValueError as error:
+                raise ValueError(f"{key}={value}: {error}") from None
+        return {**values, **paths}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys beside `name` and `_target_`; 1.0 as 1, so that a number is one value however it is written."""
+        return {
+            key: int(value) if isinstance(value, float) and value.is_integer() else value
+            for key, value in (self.model_extra or {}).items()
+        }

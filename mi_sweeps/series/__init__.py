@@ -1,0 +1,1 @@
+"""Series: checkpoints of a run that somebody else trained."""

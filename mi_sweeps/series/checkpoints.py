@@ -1,0 +1,159 @@
+"""Which checkpoints a series has: their steps, where they are, and which of those asked for are not there."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mi_sweeps import models
+from mi_sweeps.config import Config, ModelConfig, SeriesConfig, SingleModel
+from mi_sweeps.errors import UserError
+
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint of a series."""
+
+    step: int
+    name: str
+    """Its folder, or its revision on the hub."""
+    model: ModelConfig
+    """It alone: a folder, or a model on the hub at a commit."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """The checkpoints that were asked for, in order of their steps."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    gaps: Mapping[int, str]
+    """Of the steps that have none, why."""
+
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step.
+
+        Raises:
+            UserError: it has none.
+        """
+        for checkpoint in self.checkpoints:
+            if checkpoint.step == step:
+                return checkpoint
+        raise UserError(f"step {step}: {self.gaps.get(step, 'no checkpoint of this series')}")
+
+
+def find(model: SeriesConfig, steps: Sequence[int] | None) -> Series:
+    """Looks for the checkpoints of a series.
+
+    Args:
+        steps: which; None is all that there are.
+
+    Raises:
+        UserError: there is none, or two for one step; or nobody can tell.
+    """
+    where, names = _folders(model) if model.path else _revisions(model)
+    matched = _matched(where, model.revision or str(model.path), names)
+    asked = sorted(set(matched if steps is None else steps))
+    checkpoints, gaps = [], {}
+    for step in asked:
+        if step not in matched:
+            gaps[step] = f"{where}: nothing there for step {step}"
+            continue
+        checkpoint = _checkpoint(model, step, matched[step], names)
+        if why := _unusable(checkpoint.model):
+            gaps[step] = why
+        else:
+            checkpoints.append(checkpoint)
+    if not checkpoints:
+        some = f" ({next(iter(gaps.values()))})" if matched and gaps else ""
+        raise UserError(f"{where}: no checkpoint there{some}; check the pattern, and checkpoint.steps if it is given")
+    return Series(tuple(checkpoints), gaps)
+
+
+def of(config: Config) -> Series:
+    """The series of a configuration.
+
+    Raises:
+        UserError: as `find`; or the model is no series.
+    """
+    if not isinstance(config.model, SeriesConfig):
+        raise UserError(f"model={config.model.name}: is one model and no series; give model=series")
+    return find(config.model, config.checkpoint.steps)
+
+
+def resolved(config: Config) -> Config:
+    """The configuration; that of a series with the steps that there are, where none are named.
+
+    Raises:
+        UserError: as `find`.
+    """
+    if not isinstance(config.model, SeriesConfig) or config.checkpoint.steps is not None:
+        return config
+    steps = [checkpoint.step for checkpoint in of(config).checkpoints]
+    values = config.dump()
+    return Config.model_validate({**values, "checkpoint": {**values["checkpoint"], "steps": steps}})
+
+
+def single(config: Config) -> SingleModel:
+    """The model of a configuration; of a series, that of its first checkpoint.
+
+    Raises:
+        UserError: as `find`.
+    """
+    return of(config).checkpoints[0].model if isinstance(config.model, SeriesConfig) else config.model
+
+
+def _folders(model: SeriesConfig) -> tuple[str, dict[str, str]]:
+    """Where to look, and the folders that fit by their names."""
+    pattern = str(model.path)
+    parts = PLACEHOLDER.split(pattern)
+    wild = "*".join(glob.escape(text) for text in parts[::2])
+    return f"model.path={pattern}", {name: name for name in glob.glob(wild) if Path(name).is_dir()}
+
+
+def _revisions(model: SeriesConfig) -> tuple[str, dict[str, str]]:
+    """The same on the hub: revisions with their commits."""
+    from mi_sweeps.models import hub
+
+    assert model.hub is not None
+    return f"model.hub={model.hub} model.revision={model.revision}", hub.refs(model.hub)
+
+
+def _matched(where: str, pattern: str, names: Mapping[str, str]) -> dict[int, str]:
+    """The names that fit a pattern, by their steps."""
+    parts = PLACEHOLDER.split(pattern)
+    wild = [r"(\d+)" if name == "step" else "[^/]+" for name in parts[1::2]]
+    regex = re.compile("".join(re.escape(text) + one for text, one in zip(parts[::2], [*wild, ""], strict=True)))
+    found: dict[int, str] = {}
+    for name in sorted(names):
+        if fits := regex.fullmatch(name):
+            step = int(fits[1])
+            if step in found:
+                raise UserError(f"{where}: {found[step]} and {name} are both step {step}; give a pattern that fits one")
+            found[step] = name
+    return found
+
+
+def _checkpoint(series: SeriesConfig, step: int, name: str, names: Mapping[str, str]) -> Checkpoint:
+    same = {"name": series.name, "tokenizer": series.tokenizer, "base": series.base, "prepend_bos": series.prepend_bos}
+    place = {"hub": None, "revision": None, "path": name} if series.path else {"hub": series.hub, "path": None}
+    if series.hub:
+        place["revision"] = names[name]
+    return Checkpoint(step, name, ModelConfig.model_validate({**same, **place}))
+
+
+def _unusable(model: ModelConfig) -> str | None:
+    """Why a folder is no checkpoint, as far as its files' names tell."""
+    if model.hub:
+        return None
+    try:
+        models.folder(model)
+        if not any(file.suffix in (".safetensors", ".bin") for file in models.weights_files(model)):
+            return f"{model.path}: no weights there"
+    except UserError as error:
+        return str(error)
+    return None
