@@ -109,6 +109,30 @@ def mini_model() -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, mini_model: PreTrainedModel) -> Path:
+    """What Hugging Face's Trainer leaves of two runs of `mini`: `full/checkpoint-2`, `full/checkpoint-4`, and the same
+    in `lora`. Without a tokenizer, as it does where it was given none. Shared by all tests: copy it to change it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainingArguments
+
+    folder = tmp_path_factory.mktemp("trained")
+    lora: Any = {"r": 2, "target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}
+    tokens = torch.randint(mini_model.config.vocab_size, (8, 8), generator=torch.Generator().manual_seed(0))
+    data: Any = [{"input_ids": row, "labels": row} for row in tokens]
+    for name in ("full", "lora"):
+        model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+        if name == "lora":
+            model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
+        given = {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 2}
+        quiet = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "log_level": "error"}
+        arguments = TrainingArguments(
+            output_dir=str(folder / name), per_device_train_batch_size=2, learning_rate=1e-2, **given, **quiet
+        )
+        Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data[:2]).train()
+    return folder
+
+
 GPT2_SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.2}
 
 LLAMA_SIZES = {

@@ -18,6 +18,13 @@ MERGE = (
 )
 
 
+TRAINERS_OWN = (
+    *("trainer_state.json", "training_args.bin", "optimizer*.bin", "scheduler*.bin", "sampler*.bin"),
+    *("all_results.json", "train_results.json", "eval_results.json", "test_results.json"),
+)
+"""What trainers write beside the weights for themselves."""
+
+
 def folder(model: ModelConfig) -> Path | None:
     """Where the model's files are, or None for a model on the hub.
 
@@ -45,7 +52,7 @@ def weights_files(model: ModelConfig) -> list[Path]:
     keep = [*path.glob("*.safetensors"), *path.glob("*.bin"), *path.glob("*.json"), *path.glob("merges.txt")]
     if not (path / "tokenizer.json").is_file():  # What the tokenizer is made of then.
         keep += [*path.glob("vocab*.txt"), *path.glob("*.model"), *path.glob("*.tiktoken")]
-    return [file for file in keep if file.is_file()]
+    return [file for file in keep if file.is_file() and not any(map(file.match, TRAINERS_OWN))]
 
 
 def spells_otherwise(model: ModelConfig) -> bool:

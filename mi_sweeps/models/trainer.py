@@ -1,0 +1,87 @@
+"""What Hugging Face's Trainer writes beside a checkpoint's weights: its step and the training's own curves.
+
+None of it changes what the model computes, so a damaged file costs the curves, with a word, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STATE = "trainer_state.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One number that a trainer logged."""
+
+    step: int
+    metric: str
+    """As the trainer calls it: `loss` (the mean since it logged before), `learning_rate`, `grad_norm`, `eval_loss`…"""
+    value: float
+    """In the trainer's own units; not finite where training diverged."""
+
+
+def global_step(folder: Path) -> int | None:
+    """The optimiser steps that a checkpoint has behind it, as its trainer counted them; None where it does not say."""
+    step = _read(folder).get("global_step")
+    return step if _counts(step) else None
+
+
+def history(folder: Path) -> list[Logged]:
+    """What was logged up to a checkpoint, by step; nothing where there is no trainer_state.json.
+
+    Times, speeds and totals are left out, and so are the means over the whole training that end a finished one: they
+    belong to no step. Of a number that was logged twice at a step, as after a restart, the later one counts.
+    """
+    entries = _read(folder).get("log_history", [])
+    found: dict[tuple[int, str], float] = {}
+    damaged = not isinstance(entries, list)
+    for entry in () if damaged else entries:
+        if not isinstance(entry, dict) or not _counts(entry.get("step")):
+            damaged = True
+            continue
+        for metric, value in entry.items():
+            if not _left_out(metric) and isinstance(value, (int, float)) and not isinstance(value, bool):
+                found[entry["step"], metric] = float(value)
+    if damaged:
+        log.warning("%s: part of log_history cannot be read and is left out of the trainer's curves", folder / STATE)
+    return [Logged(*key, value) for key, value in sorted(found.items())]
+
+
+def mislabelled(folder: Path, step: int) -> str | None:
+    """What is wrong where a checkpoint's trainer counted other steps than its name says; None where nothing is known
+    to be."""
+    counted = global_step(folder)
+    if counted is None or counted == step:
+        return None
+    return f"{folder}: named for step {step}, and its {STATE} says global_step {counted}"
+
+
+def _left_out(metric: str) -> bool:
+    return metric in ("step", "epoch", "total_flos") or bool(re.search(r"^train_|_runtime$|_per_second$", metric))
+
+
+def _counts(step: Any) -> bool:
+    return isinstance(step, int) and not isinstance(step, bool) and step >= 0
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    file = folder / STATE
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s cannot be read (%s): the trainer's curves are left out", file, type(error).__name__)
+        return {}
+    if not isinstance(values, dict):
+        log.warning("%s holds no trainer's state: the trainer's curves are left out", file)
+        return {}
+    return values
