@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from mi_sweeps.sweeps.grid import expand  # noqa: E402
 from mi_sweeps.tasks import ioi  # noqa: E402
 from mi_sweeps.tasks.data import balanced  # noqa: E402
 from mi_sweeps.tasks.pairs import Pairs, make_pairs  # noqa: E402
+from tests.hub import Hub  # noqa: E402
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("repeatable")
@@ -96,6 +97,42 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
         return cell.config
 
     return make
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, and no hub."""
+    from huggingface_hub import constants
+
+    from mi_sweeps.models import hub
+
+    folder = tmp_path / "hub cache"
+    endpoint = "http://127.0.0.1:9"
+    for name, value in {"ENDPOINT": endpoint, "HF_HUB_CACHE": str(folder), "HF_HUB_OFFLINE": False}.items():
+        monkeypatch.setattr(constants, name, value)
+    # For processes that a test starts; HF_TOKEN must be in no message.
+    for name, value in {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(folder), "HF_TOKEN": "hf_secret"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(hub, "PAUSE", 0.01)
+    for remembered in ("_named", "_downloaded", "_silent"):
+        monkeypatch.setattr(hub, remembered, {})
+    return folder
+
+
+@pytest.fixture
+def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine, without models and with an empty cache (`hub_cache`)."""
+    from huggingface_hub import constants
+
+    hub = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    address = constants.HUGGINGFACE_CO_URL_TEMPLATE[constants.HUGGINGFACE_CO_URL_TEMPLATE.index("/{repo_id}") :]
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + address)
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    yield hub
+    hub.down()
+    assert not hub.unknown
 
 
 @pytest.fixture(scope="session")
