@@ -1,11 +1,12 @@
-"""One fine-tune: `python jobs/finetune.py optim.lr=1e-4 seed=1`, or many with Hydra's own `-m`."""
+"""One fine-tune: `python jobs/finetune.py optim.lr=1e-4 seed=1`, or many with Hydra's own `-m`. Of a series, which is
+trained already, its checkpoints are measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator
 from typing import TYPE_CHECKING
 
-from mi_sweeps.config import Config
+from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.folders import RunFolder, run_folder
 from mi_sweeps.store.identity import run_id
@@ -58,9 +59,15 @@ def in_turns(
         with folder.attempt() as check:
             check_identity(config, folder)
             from mi_sweeps.tracking.mirror import mirror
-            from mi_sweeps.training.loop import training
 
             with mirror(config, folder) as tracked:
+                if isinstance(config.model, SeriesConfig):
+                    from mi_sweeps.series.stage import look
+
+                    look(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log)
+                    return
+                from mi_sweeps.training.loop import training
+
                 yield from rehearsed(
                     config, training(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log)
                 )

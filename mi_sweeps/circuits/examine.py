@@ -24,14 +24,14 @@ from mi_sweeps.circuits.paths import patch_paths, path_rows
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.config import Config, PatchingConfig
 from mi_sweeps.errors import UserError
-from mi_sweeps.models.load import load_model, pick_device
+from mi_sweeps.models.load import load_tokenizer, pick_device
+from mi_sweeps.series.checkpoints import single
+from mi_sweeps.series.models import models_at
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.task import Task, load
-from mi_sweeps.training import checkpoints
 from mi_sweeps.training.evaluate import CHUNK, end_logits, tolerance
-from mi_sweeps.training.run import check_commit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -92,8 +92,7 @@ def examine(
     if not missing:
         return
     device = pick_device(config.launcher.device)
-    model, tokenizer = load_model(config.model, device, attention="eager", seed=config.seed)
-    check_commit(run, model)
+    tokenizer = load_tokenizer(single(config))
     task = load(config, tokenizer, config.output)
     pairs = task.pairs(config.corruption.name, config.patching.prompts)
     if len(pairs.clean) < config.patching.prompts:
@@ -105,18 +104,16 @@ def examine(
         if split in ("heldout", "without_bos")
     }
 
-    weights = checkpoints.parameters(model)
-    base = checkpoints.snapshot(weights)
-    prepared = prepare(model, tokenizer, pairs, config.patching)
-    for what, why in prepared.left_out.items():
-        log.warning("%s are left out: %s", what, why)
-    write_json(folder.path / "patch.json", about(config, run, folder, pairs, prepared))
-    for step in missing:
-        checkpoints.load_weights(run.checkpoint(step), weights, base)
+    prepared: Prepared | None = None
+    for step, model in models_at(config, run, missing, device, attention="eager"):
+        if prepared is None:
+            prepared = prepare(model, tokenizer, pairs, config.patching)
+            for what, why in prepared.left_out.items():
+                log.warning("%s are left out: %s", what, why)
+            write_json(folder.path / "patch.json", about(config, run, folder, pairs, prepared))
         # Made anew: for some architectures TransformerLens copies weights.
         engine, network = make_engine(model, tokenizer, pairs, prepared.patching)
         rows = measure(model, engine, network, pairs, prepared.patching, f"step {step}")
-        del engine  # It may hold a copy of the model, and the next one makes another.
         if network and prepared.patching.measures:
             with tf32(prepared.patching.tf32):
                 rows += take(
@@ -126,6 +123,8 @@ def examine(
                     memory(prepared.patching, device),
                     measured.get("without_bos"),
                 )
+        # The engine may hold a copy of the model, and of a series the next checkpoint is a model of its own.
+        del engine, network, model
         before_write()
         write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
         log.info("step %d: %d rows", step, len(rows))

@@ -359,7 +359,7 @@ def logs(options: argparse.Namespace) -> int:
         for entry in cells:
             cell = entry.cell(output)
             run, patch = planning.folders_of(cell)
-            for kind, folder, own in (("fine-tune", run, entry.run_id), ("patch job", patch, entry.patch_id)):
+            for kind, folder, own in ((cell.run_name, run, entry.run_id), ("patch job", patch, entry.patch_id)):
                 if not named or {name, entry.run_id, own} & set(named):
                     wanted[own] = (f"{kind} {own}", folder)
                     chosen[entry.patch_id] = cell

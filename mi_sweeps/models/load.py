@@ -109,23 +109,37 @@ def load_model(
     attention: Literal["eager"] | None = None,
     seed: int = 0,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """A causal language model in fp32, in evaluation mode, and its tokenizer.
+    """A model, as `load_network` gives it, and its tokenizer.
+
+    Raises:
+        UserError: as `load_network` and `load_tokenizer`.
+    """
+    tokenizer = load_tokenizer(model)
+    return load_network(model, device, attention, seed), tokenizer
+
+
+def load_network(
+    model: SingleModel,
+    device: torch.device | str = "cpu",
+    attention: Literal["eager"] | None = None,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A causal language model in fp32, in evaluation mode.
 
     Args:
         attention: `eager` computes attention patterns one by one, so that they can be patched; None is the quickest
             that the architecture has.
-        seed: of whatever is drawn while the model is made: the first weights of one that is trained from nothing, which
-            has no tokenizer. The caller's random state stays as it is.
+        seed: of whatever is drawn while the model is made, as the first weights of one that is trained from nothing.
+            The caller's random state stays as it is.
 
     Raises:
-        UserError: the model cannot be found or read, does not fit its tokenizer, or its weights are not all there, are
-            more than it uses, or are not all finite.
+        UserError: the model cannot be found or read, or its weights are not all there, are more than it uses, or are
+            not all finite.
     """
     if isinstance(model, ScratchConfig):
         from mi_sweeps.models import nope
 
-        return nope.build(model, seed).to(device).eval(), None
-    tokenizer = load_tokenizer(model)
+        return nope.build(model, seed).to(device).eval()
     if getattr(load_config(model), "attn_logit_softcapping", None):
         attention = "eager"  # The others leave the cap out (Gemma 2).
     with torch.random.fork_rng(devices=[]):
@@ -137,7 +151,7 @@ def load_model(
         log.warning(
             "%s: code that comes with it is not run; it is computed as %s", _named(model), type(network).__name__
         )
-    return network.to(device).eval(), tokenizer
+    return network.to(device).eval()
 
 
 def check_files(model: SingleModel) -> None:

@@ -3,7 +3,8 @@
 OUTPUT/runs/RUN_ID/                 one fine-tune
   run.json  audit.json  status.json  log.txt
   metrics.parquet                   every checkpoint's metrics
-  checkpoints/000008.safetensors    the weights at step 8
+  checkpoints/000008.safetensors    the weights at step 8; none of a series
+  series.json                       of a series: where its checkpoints are, and which steps are gaps
   resume.safetensors                optimiser and random states; only while the run is unfinished
   patches/PATCH_ID/                 one patch job
     patch.json  status.json  log.txt
@@ -118,10 +119,13 @@ class Status:
     """What kind of failure that was."""
     diverged: int | None = None
     """The step at which a fine-tune that is done was stopped, because it had diverged."""
+    gaps: tuple[int, ...] = ()
+    """The steps of a series that have no checkpoint that can be used."""
 
     def reached(self, steps: Iterable[int]) -> list[int]:
-        """Those of the steps at which there was something to keep."""
-        return [step for step in steps if self.diverged is None or step < self.diverged]
+        """Those of the steps that have a checkpoint."""
+        known = [step for step in steps if step not in self.gaps]
+        return [step for step in known if self.diverged is None or step < self.diverged]
 
 
 STATES: frozenset[str] = frozenset(get_args(State))
@@ -135,6 +139,7 @@ def _is_sound(status: Status) -> bool:
         and isinstance(status.seconds, int | float)
         and isinstance(status.pid, int | None)
         and isinstance(status.diverged, int | None)
+        and all(isinstance(step, int) for step in status.gaps)
         and all(isinstance(text, str | None) for text in (status.started, status.finished, status.host, status.error))
     )
 
@@ -177,7 +182,7 @@ class Folder:
         path = f"{self.path}/status.json"  # text: a plan asks for thousands, and a Path takes longer than the reading
         try:
             values = read_json(path)
-            status = Status(**({} if values is None else values))
+            status = Status(**({} if values is None else {**values, "gaps": tuple(values.get("gaps", ()))}))
             if _is_sound(status):
                 return status
             error = f"{path}: not a status of this version; delete it and run the sweep again"
@@ -290,7 +295,8 @@ class Folder:
         if not self._is(running):
             return False
         seconds = round(running.seconds + time.monotonic() - begun, 3)
-        ended = replace(running, state=state, finished=now(), seconds=seconds, error=error)
+        gaps = self.status_on_disk().gaps
+        ended = replace(running, state=state, finished=now(), seconds=seconds, error=error, gaps=gaps)
         self._write(replace(ended, failure=failure, diverged=diverged))
         return True
 
@@ -302,6 +308,10 @@ class Folder:
     def fail(self, error: str, failure: Failure) -> None:
         """Marks work as failed that was interrupted and shall not go on by itself; the folder must be claimed."""
         self._write(replace(self.status_on_disk(), state="failed", finished=now(), error=error, failure=failure))
+
+    def note_gaps(self, steps: Iterable[int]) -> None:
+        """Keeps which steps of a series have no checkpoint; to be called during an attempt."""
+        self._write(replace(self.status_on_disk(), gaps=tuple(sorted(steps))))
 
     def _write(self, status: Status) -> None:
         write_json(self.path / "status.json", asdict(status))
@@ -347,6 +357,11 @@ class RunFolder(Folder):
     @property
     def audit(self) -> Path:
         return self.path / "audit.json"
+
+    @property
+    def series(self) -> Path:
+        """Of a series: where its checkpoints are, and which steps are gaps."""
+        return self.path / "series.json"
 
     def checkpoint(self, step: int) -> Path:
         """The weights at a step."""

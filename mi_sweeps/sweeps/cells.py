@@ -50,6 +50,11 @@ class Cell:
         return "keep" in self.values["model"]
 
     @property
+    def run_name(self) -> str:
+        """What a user calls its run."""
+        return "series" if self.is_series else "fine-tune"
+
+    @property
     def checkpoint_steps(self) -> list[int]:
         """Every step whose weights are kept, or that a series has."""
         checkpoint = self.values["checkpoint"]

@@ -52,7 +52,14 @@ class Task:
     def steps(self) -> int:
         """How many steps its progress has: training steps or checkpoints."""
         config = self.cell.config
+        if self.stage == "finetune" and self.cell.is_series:
+            return len(config.checkpoint_steps)
         return config.train.steps if self.stage == "finetune" else len(config.patch_steps[self.part :: self.parts])
+
+    @property
+    def name(self) -> str:
+        """What a user calls it."""
+        return self.cell.run_name if self.stage == "finetune" else "patch job"
 
     @property
     def shape(self) -> str:
@@ -153,7 +160,7 @@ def _stacks(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
     """Fine-tunes that are trained together, `size` at most, and everything else alone; in order of their first."""
     shapes: dict[str, list[Task]] = {}
     for number, task in enumerate(tasks):
-        alone = size == 1 or task.stage != "finetune"
+        alone = size == 1 or task.stage != "finetune" or task.cell.is_series
         shapes.setdefault(str(number) if alone else task.shape, []).append(task)
     for alike in shapes.values():
         yield from (alike[start : start + size] for start in range(0, len(alike), size))

@@ -48,8 +48,8 @@ class Plan:
         return (*self.runs.values(), *self.patches.values())
 
     def counts(self) -> tuple[Counter[str], Counter[str]]:
-        """How many fine-tunes, and how many patch jobs, are in each state."""
-        return Counter(map(_shown, self.runs.values())), Counter(map(_shown, self.patches.values()))
+        """How many runs, and how many patch jobs, are in each state."""
+        return Counter(map(shown, self.runs.values())), Counter(map(shown, self.patches.values()))
 
     def missing(self, retry: Collection[Failure] = ()) -> tuple[list[str], dict[str, list[str]]]:
         """What `run` would work on: the run ids of fine-tunes, and for each run id the patch ids of its patch jobs. The
@@ -81,7 +81,8 @@ class Plan:
         return all(status.state == "done" for status in self.statuses)
 
 
-def _shown(status: Status) -> str:
+def shown(status: Status) -> str:
+    """A state as it is counted."""
     if status.state in PENDING:
         return "to do"
     return status.state if status.diverged is None else "diverged"
@@ -166,6 +167,8 @@ def _run_status(folder: RunFolder, status: Status, cells: Sequence[Cell], patche
 
 
 def needed_steps(cells: Sequence[Cell], patches: Mapping[str, Status]) -> set[int]:
-    """The checkpoints of a run that are still to be patched."""
+    """The checkpoints of a run that are still to be patched; of a series none, for its weights are elsewhere."""
+    if cells[0].is_series:
+        return set()
     pending = [cell for cell in cells if patches[cell.patch_id].state != "done"]
     return {step for cell in pending for step in cell.patch_steps}

@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mi_sweeps.sweeps.execute import Listener, Task
 from mi_sweeps.sweeps.plan import Plan
 
-STAGES = {"finetune": "fine-tune", "patch": "patch job"}
 WAIT_SECONDS = 1.0
 """How often `wait` looks."""
 WAIT_TIMES = 10
@@ -55,7 +54,7 @@ class Bars(Listener):
     @contextmanager
     def task(self, task: Task) -> Iterator[Callable[[int], None]]:
         """A bar for the task at hand."""
-        name = f"{STAGES[task.stage]} {task.cell.label}"
+        name = f"{task.name} {task.cell.label}"
         bar = self._progress.add_task(escape(name), total=task.steps)
         try:
             yield lambda step: self._progress.update(bar, completed=step)
@@ -66,7 +65,7 @@ class Bars(Listener):
         """Moves the sweep's bar on."""
         self._ended += 1
         self._progress.update(self._all, completed=self._ended)
-        name = f"{STAGES[task.stage]} {task.cell.label}"
+        name = f"{task.name} {task.cell.label}"
         if error:
             self._console.print(f"[red]failed[/] {escape(name)}: {escape(error)}", markup=True, soft_wrap=True)
         elif not self._console.is_terminal:

@@ -51,17 +51,27 @@ def counted(counts: Counter[str]) -> str:
 
 
 def summary(plan: Plan) -> str:
-    """Fine-tunes and patch jobs by state, in one line."""
-    runs, patches = plan.counts()
-    return (
-        f"{len(plan.runs)} {plural('fine-tune', len(plan.runs))} ({counted(runs)}), "
-        f"{len(plan.patches)} {plural('patch job', len(plan.patches))} ({counted(patches)})"
-    )
+    """Fine-tunes, series and patch jobs by state, in one line."""
+    runs: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+    for run_id, cells in plan.cells_by_run.items():
+        runs[cells[0].is_series][planning.shown(plan.runs[run_id])] += 1
+    trained, series = runs.values()
+    _, patches = plan.counts()
+    parts = []
+    if trained or not series:
+        parts.append(f"{sum(trained.values())} {plural('fine-tune', sum(trained.values()))} ({counted(trained)})")
+    if series:
+        steps = {len(cells[0].checkpoint_steps) for cells in plan.cells_by_run.values() if cells[0].is_series}
+        several = f"{min(steps)} to {max(steps)}" if len(steps) > 1 else f"{max(steps)}"
+        of = f"{several} {plural('checkpoint', max(steps))}"
+        parts.append(f"{sum(series.values())} series of {of} ({counted(series)})")
+    parts.append(f"{len(plan.patches)} {plural('patch job', len(plan.patches))} ({counted(patches)})")
+    return ", ".join(parts)
 
 
 def plural(word: str, count: int) -> str:
     """A word as it is after a number."""
-    return word if count == 1 else f"{word}s"
+    return word if count == 1 or word.endswith("s") else f"{word}s"
 
 
 def axes(cells: Sequence[Cell]) -> Iterator[str]:
@@ -89,6 +99,8 @@ def schedules(cells: Sequence[Cell]) -> Iterator[str]:
     drawn = set()
     for cell in cells:
         values, steps = cell.values["schedule"], cell.values["train"]["steps"]
+        if cell.is_series:
+            continue
         if (key := f"{values} {steps}") in drawn:
             continue
         drawn.add(key)
@@ -108,18 +120,18 @@ def schedules(cells: Sequence[Cell]) -> Iterator[str]:
 def errors(plan: Plan) -> Iterator[str]:
     """What failed, by error: how many, and where to read on. Errors that differ in numbers and ids only are one."""
     groups: dict[tuple[str, str], dict[str, Cell]] = {}
-    states = {"fine-tune": plan.runs, "patch job": plan.patches}
+    states = {**plan.runs, **plan.patches}
     for cell in plan.cells:
-        for stage, id in (("fine-tune", cell.run_id), ("patch job", cell.patch_id)):
-            status = states[stage][id]
+        for stage, id in ((cell.run_name, cell.run_id), ("patch job", cell.patch_id)):
+            status = states[id]
             if status.state == "failed":
                 alike = re.sub(r"[0-9a-f]{12}|\d+(\.\d+)?", "#", status.error or "")
                 groups.setdefault((stage, alike), {})[id] = cell
     most = sorted(groups.items(), key=lambda group: -len(group[1]))
     for (stage, _), failed in most[:SHOWN_ERRORS]:
         id, cell = next(iter(failed.items()))
-        which = f"{stage} {id}" if len(failed) == 1 else f"{len(failed)} {stage}s, for example {id}"
-        yield f"failed {which}: {states[stage][id].error}"
+        which = f"{stage} {id}" if len(failed) == 1 else f"{len(failed)} {plural(stage, len(failed))}, for example {id}"
+        yield f"failed {which}: {states[id].error}"
         # What died before Python began left none; where its job's output is, the error says.
         yield from (f"  {one.log_file}" for one in planning.logged(planning.folders_of(cell)[stage == "patch job"])[:1])
     if more := most[SHOWN_ERRORS:]:
@@ -212,14 +224,16 @@ def cell_lines(plan: Plan) -> Iterator[str]:
         yield "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
 
 
-STATES = ("run", "fine-tune", "patch job")
+STATES = ("run", "fine-tune", "series", "run's state", "patch job")
+"""Columns that tell of states, and ids; that of the runs is called what they are."""
 
 
 def _rows(plan: Plan, cells: Sequence[Cell]) -> list[list[str]]:
     """The names of the columns, then what is in each cell's row."""
     # A sweep may have been run in several parts, each with choices of its own.
     keys = list(dict.fromkeys([*chain.from_iterable(cell.choices for cell in plan.cells), "corruption"]))
-    rows = [[*keys, *STATES]]
+    kinds = {cell.run_name for cell in cells}
+    rows = [[*keys, "run", kinds.pop() if len(kinds) == 1 else "run's state", "patch job"]]
     for cell in cells:
         run_folder, patch_folder = planning.folders_of(cell)
         rows.append(

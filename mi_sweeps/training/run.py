@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -125,8 +125,7 @@ class Run:
         checkpoints.save_weights(self.folder.checkpoint(self.step), weights, self.base, storage)
         self._write_metrics()
         checkpoints.save_resume(self.folder.resume, self.step, self.model, self.optimizer, self.device)
-        told = (f"{row['split']} {row['metric']} {row['value']:.3f}" for row in new if row["metric"] in TOLD)
-        log.info("step %d: %s", self.step, ", ".join(told))
+        log.info("step %d: %s", self.step, told(new))
         self.on_checkpoint(self.step, new)
 
     def _stop(self, step: int, why: str) -> None:
@@ -157,7 +156,7 @@ def begin(
     model, tokenizer = load_model(config.model, device, seed=config.seed)
     task = load(config, tokenizer, config.output)
     evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
-    _check_tokens(model, evaluated)
+    check_tokens(model, evaluated)
     check_logits(model, evaluated["heldout"])
 
     base = checkpoints.snapshot(checkpoints.parameters(model))
@@ -188,6 +187,11 @@ def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[s
     matrices = [parameter for parameter in every if parameter.dim() >= 2]
     vectors = [parameter for parameter in every if parameter.dim() < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def told(rows: Sequence[Metric]) -> str:
+    """What the log tells of a checkpoint's metrics."""
+    return ", ".join(f"{row['split']} {row['metric']} {row['value']:.3f}" for row in rows if row["metric"] in TOLD)
 
 
 def read_metrics(folder: RunFolder) -> list[Metric]:
@@ -235,8 +239,12 @@ def _known_at(row: Metric, step: int) -> bool:
     return int(row["step"]) < step + (row["split"] != "batch")
 
 
-def _check_tokens(model: PreTrainedModel, batches: dict[str, Batch]) -> None:
-    """Holds that the model knows the task's tokens, where these are numbers."""
+def check_tokens(model: PreTrainedModel, batches: dict[str, Batch]) -> None:
+    """Holds that the model knows the task's tokens, where these are numbers.
+
+    Raises:
+        UserError: it has fewer.
+    """
     highest = max(int(batch.tokens.max()) for batch in batches.values())
     rows = model.get_output_embeddings().weight.shape[0]
     if highest >= rows:

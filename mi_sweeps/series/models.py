@@ -1,0 +1,56 @@
+"""The model at each checkpoint of a run, whoever trained it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from mi_sweeps.config import Config, SeriesConfig
+from mi_sweeps.models.load import load_network
+from mi_sweeps.series import checkpoints
+from mi_sweeps.series.checkpoints import Checkpoint
+from mi_sweeps.store.folders import RunFolder
+from mi_sweeps.training.checkpoints import load_weights, parameters, snapshot
+from mi_sweeps.training.run import check_commit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Attention = Literal["eager"] | None
+
+
+def models_at(
+    config: Config, run: RunFolder, steps: Sequence[int], device: torch.device, attention: Attention = None
+) -> Iterator[tuple[int, PreTrainedModel]]:
+    """The Hugging Face model with the weights of one checkpoint after another, in fp32, in evaluation mode.
+
+    Of a run of ours it is one model, whose weights change in place; of a series each is a new one. Whoever takes one
+    lets go of it before asking for the next: then no two are in memory at once.
+
+    Args:
+        attention: as of `load_network`.
+
+    Raises:
+        UserError: a checkpoint is missing, damaged or of another model.
+    """
+    if isinstance(config.model, SeriesConfig):
+        series = checkpoints.of(config)
+        yield from in_turn(config.model, [series.at(step) for step in steps], device, attention)
+        return
+    model = load_network(config.model, device, attention, seed=config.seed)
+    check_commit(run, model)
+    weights = parameters(model)
+    base = snapshot(weights) if config.checkpoint.storage == "delta" else {}
+    for step in steps:
+        load_weights(run.checkpoint(step), weights, base)
+        yield step, model
+
+
+def in_turn(
+    series: SeriesConfig, chosen: Sequence[Checkpoint], device: torch.device, attention: Attention = None
+) -> Iterator[tuple[int, PreTrainedModel]]:
+    """The models of some checkpoints of a series."""
+    for checkpoint in chosen:
+        yield checkpoint.step, load_network(checkpoint.model, device, attention)

@@ -1,0 +1,89 @@
+"""The stage of a series: what training is for a run of ours. Its checkpoints are there; here they are looked at."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from mi_sweeps.circuits.examine import rehearse
+from mi_sweeps.config import Config, SeriesConfig
+from mi_sweeps.models.load import load_tokenizer, pick_device
+from mi_sweeps.series import checkpoints
+from mi_sweeps.series.checkpoints import Series
+from mi_sweeps.series.models import in_turn
+from mi_sweeps.store.files import write_json, write_table
+from mi_sweeps.store.folders import RunFolder
+from mi_sweeps.tasks.task import load
+from mi_sweeps.training.evaluate import Metric, evaluate
+from mi_sweeps.training.run import METRICS, check_logits, check_tokens, describe, read_metrics, told
+
+log = logging.getLogger(__name__)
+
+
+def look(
+    config: Config,
+    folder: RunFolder,
+    *,
+    before_write: Callable[[], None] = lambda: None,
+    on_step: Callable[[int], None] = lambda step: None,
+    on_checkpoint: Callable[[int, list[Metric]], None] = lambda step, metrics: None,
+) -> None:
+    """Measures every checkpoint of a series that is not measured yet. Nothing of the weights is kept.
+
+    Args:
+        before_write: called before each write; may raise, and nothing is written then.
+        on_step: told how many checkpoints are done.
+        on_checkpoint: told a checkpoint's step and metrics, when they are on disk.
+
+    Raises:
+        UserError: the model or the task is wrong, a checkpoint cannot be read, or none is left.
+    """
+    assert isinstance(config.model, SeriesConfig)
+    device = pick_device(config.launcher.device)
+    series = checkpoints.of(config)
+    gaps = dict(series.gaps)
+    for step, why in sorted(gaps.items()):
+        log.warning("step %d is a gap: %s", step, why)
+    before_write()
+    folder.note_gaps(gaps)
+    write_json(folder.series, _about(series, gaps))
+
+    tokenizer = load_tokenizer(series.checkpoints[0].model)
+    task = load(config, tokenizer, config.output)
+    write_json(folder.audit, dict(task.audit))
+    evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
+    metrics = read_metrics(folder)
+    done = {row["step"] for row in metrics}
+    chosen = [checkpoint for checkpoint in series.checkpoints if checkpoint.step not in gaps]
+    waiting = [checkpoint for checkpoint in chosen if checkpoint.step not in done]
+    for number, (step, model) in enumerate(in_turn(config.model, waiting, device)):
+        if number == 0:
+            check_tokens(model, evaluated)
+            rehearse(config, model, tokenizer, task)
+            write_json(folder.path / "run.json", describe(config, folder, model))
+        check_logits(model, evaluated["heldout"])
+        new = [
+            row for split, batch in evaluated.items() for row in evaluate(model, task, batch, step=step, split=split)
+        ]
+        del model  # Freed before the next is read.
+        metrics.extend(new)
+        before_write()
+        write_table(folder.metrics, pa.Table.from_pylist(metrics, METRICS))
+        log.info("step %d: %s", step, told(new))
+        on_checkpoint(step, new)
+        on_step(len(chosen) - len(waiting) + number + 1)
+
+
+def _about(series: Series, gaps: Mapping[int, str]) -> dict[str, Any]:
+    """What series.json says: where each checkpoint is, and why some steps have none."""
+    return {
+        "checkpoints": [
+            {"step": one.step, "name": one.name, "revision": one.model.revision}
+            for one in series.checkpoints
+            if one.step not in gaps
+        ],
+        "gaps": [{"step": step, "reason": why} for step, why in sorted(gaps.items())],
+    }
