@@ -364,7 +364,7 @@ def about(config: Config, run: RunFolder, folder: PatchFolder, pairs: Pairs, pre
         "patch_id": folder.patch_id,
         "run_id": run.run_id,
         "corruption": config.corruption.name,
-        "config": config.dump(),
+        "config": config.meant(),
         "engine": prepared.engine,
         "lens_error": prepared.error,
         "left_out": prepared.left_out,

@@ -43,20 +43,6 @@ class Config(Section):
     checkpoint: CheckpointConfig
     output: Place
 
-    @model_validator(mode="before")
-    @classmethod
-    def _seed_of_a_series(cls, values: Any) -> Any:
-        model = values.get("model") if isinstance(values, dict) else None
-        if not isinstance(model, dict) or "keep" not in model:
-            return values
-        seed = str(values.get("seed"))
-        filled = {
-            key: value.replace("{seed}", seed)
-            for key, value in model.items()
-            if key in ("hub", "path") and isinstance(value, str)
-        }
-        return {**values, "model": {**model, **filled}}
-
     @model_validator(mode="after")
     def _steps_are_checkpoints(self) -> Config:
         if self.checkpoint.steps is None:
@@ -95,6 +81,13 @@ class Config(Section):
     def dump(self) -> dict[str, Any]:
         """The configuration as plain JSON values; `parse` reads it back."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def meant(self) -> dict[str, Any]:
+        """The same, without what a series has no use for: how it was trained is not ours to say."""
+        if not isinstance(self.model, SeriesConfig):
+            return self.dump()
+        unused = {"optim", "schedule", "train", *(() if self.model.has_seeds else ("seed",))}
+        return {key: value for key, value in self.dump().items() if key not in unused}
 
 
 def types_of(key: str) -> set[type]:

@@ -55,6 +55,11 @@ class SeriesConfig(Section):
     keep: bool
     """Whether what is downloaded stays in the hub's cache. Changes no result."""
 
+    @property
+    def has_seeds(self) -> bool:
+        """Whether the configuration's seed says which series it is."""
+        return "{seed}" in f"{self.hub} {self.path}"
+
     @model_validator(mode="after")
     def _has_a_step(self) -> SeriesConfig:
         if bool(self.hub) == bool(self.path):

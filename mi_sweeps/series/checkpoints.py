@@ -46,15 +46,17 @@ class Series:
         raise UserError(f"step {step}: {self.gaps.get(step, 'no checkpoint of this series')}")
 
 
-def find(model: SeriesConfig, steps: Sequence[int] | None) -> Series:
+def find(model: SeriesConfig, steps: Sequence[int] | None, seed: int = 0) -> Series:
     """Looks for the checkpoints of a series.
 
     Args:
         steps: which; None is all that there are.
+        seed: which of several series, where the model's place has `{seed}`.
 
     Raises:
         UserError: there is none, or two for one step; or nobody can tell.
     """
+    model = _seeded(model, seed)
     where, names = _folders(model) if model.path else _revisions(model)
     matched = _matched(where, model.revision or str(model.path), names)
     asked = sorted(set(matched if steps is None else steps))
@@ -82,7 +84,7 @@ def of(config: Config) -> Series:
     """
     if not isinstance(config.model, SeriesConfig):
         raise UserError(f"model={config.model.name}: is one model and no series; give model=series")
-    return find(config.model, config.checkpoint.steps)
+    return find(config.model, config.checkpoint.steps, config.seed)
 
 
 def resolved(config: Config) -> Config:
@@ -105,6 +107,12 @@ def single(config: Config) -> SingleModel:
         UserError: as `find`.
     """
     return of(config).checkpoints[0].model if isinstance(config.model, SeriesConfig) else config.model
+
+
+def _seeded(model: SeriesConfig, seed: int) -> SeriesConfig:
+    filled = {"hub": model.hub and model.hub.replace("{seed}", str(seed))}
+    filled["path"] = model.path and Path(str(model.path).replace("{seed}", str(seed)))
+    return model.model_copy(update=filled)
 
 
 def _folders(model: SeriesConfig) -> tuple[str, dict[str, str]]:

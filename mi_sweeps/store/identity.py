@@ -81,7 +81,7 @@ class Contents:
     files: dict[str, str] = field(default_factory=dict)
     spellings: dict[AnyModel, bool] = field(default_factory=dict)
     wrapped: dict[SingleModel, bool] = field(default_factory=dict)
-    series: dict[tuple[SeriesConfig, tuple[int, ...]], Series] = field(default_factory=dict)
+    series: dict[tuple[SeriesConfig, tuple[int, ...], int], Series] = field(default_factory=dict)
 
     def of(self, config: Config) -> str:
         """What a configuration's model is: of a series, the content at each of its steps, and where there is none."""
@@ -97,7 +97,7 @@ class Contents:
 
     def _series(self, config: Config) -> Series:
         assert isinstance(config.model, SeriesConfig)
-        key = (config.model, tuple(config.checkpoint_steps))
+        key = (config.model, tuple(config.checkpoint_steps), config.seed if config.model.has_seeds else 0)
         if key not in self.series:
             self.series[key] = checkpoints.find(*key)
         return self.series[key]

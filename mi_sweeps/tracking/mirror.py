@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from mi_sweeps.config import Config
+from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import Diverged, Folder, PatchFolder, RunFolder
 from mi_sweeps.tracking import attempts, service, unmirrored, values
@@ -275,7 +275,8 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
 
     service.bound()
     found = {*values.corruptions(run), *([config.corruption.name] if patch else [])}
-    tags = [config.model.name, config.schedule.name, *sorted(found)]
+    schedule = [] if isinstance(config.model, SeriesConfig) else [config.schedule.name]
+    tags = [config.model.name, *schedule, *sorted(found)]
     begun = wandb.init(
         id=run.run_id,
         resume="allow",
@@ -285,7 +286,7 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
         dir=str(place),
         group=config.sweep.name,
         job_type="patch" if patch else "finetune",
-        name=f"{config.model.name} {config.schedule.name} lr={config.optim.lr:g} seed={config.seed}",
+        name=values.name(config),
         tags=[tag[:64] for tag in dict.fromkeys(tags)],  # wandb takes no longer ones.
         notes=f"sweep {config.sweep.name}, {values.cell(config)} seed={config.seed}, in {run.path.absolute()}",
         config=values.settings(config),

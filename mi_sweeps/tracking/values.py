@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mi_sweeps.config import Config
+from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.store.identity import digest
@@ -53,36 +53,41 @@ def cell(config: Config) -> str:
     A run does not know which other cells there are, so this says what sweeps usually vary, and a short hash of all the
     rest that can change a result: "model=mini task=ioi3 schedule=constant lr=0.0001 … rest=3f2a91".
     """
-    told = {
-        "model": config.model.name,
-        "task": config.task.name,
-        "schedule": config.schedule.name,
-        "lr": f"{config.optim.lr:g}",
-        "weight_decay": f"{config.optim.weight_decay:g}",
-        "steps": config.train.steps,
-        "batch_size": config.train.batch_size,
-    }
+    told: dict[str, object] = {"model": config.model.name, "task": config.task.name}
+    if not isinstance(config.model, SeriesConfig):
+        told |= {
+            "schedule": config.schedule.name,
+            "lr": f"{config.optim.lr:g}",
+            "weight_decay": f"{config.optim.weight_decay:g}",
+            "steps": config.train.steps,
+            "batch_size": config.train.batch_size,
+        }
     rest = digest({key: value for key, value in nested(config).items() if key != "seed"})[:6]
     return " ".join(f"{key}={value}" for key, value in {**told, "rest": rest}.items())
 
 
 def nested(config: Config) -> dict[str, Any]:
-    """The configuration of a fine-tune. The corruption is the patch jobs', and one wandb run shows all of them."""
-    values = config.dump()
-    return {key: values[key] for key in ("model", "task", "optim", "schedule", "train", "checkpoint", "seed")}
+    """The configuration of a run. The corruption is the patch jobs', and one wandb run shows all of them."""
+    ours = ("model", "task", "optim", "schedule", "train", "checkpoint", "seed")
+    return {key: value for key, value in config.meant().items() if key in ours}
+
+
+def name(config: Config) -> str:
+    """What wandb shows a run as."""
+    if isinstance(config.model, SeriesConfig):
+        return f"{config.model.name}{f' seed={config.seed}' if config.model.has_seeds else ''}"
+    return f"{config.model.name} {config.schedule.name} lr={config.optim.lr:g} seed={config.seed}"
 
 
 def settings(config: Config) -> dict[str, Any]:
     """wandb's config: flat keys to group and filter by, and the whole configuration below `config`."""
-    return {
-        "cell": cell(config),
-        "lr": config.optim.lr,
-        "schedule": config.schedule.name,
-        "seed": config.seed,
-        "model": config.model.name,
-        "task": config.task.name,
-        "config": nested(config),
-    }
+    found = nested(config)
+    named = {"cell": cell(config), "model": config.model.name, "task": config.task.name, "config": found}
+    if "seed" in found:
+        named["seed"] = config.seed
+    if "optim" in found:
+        named |= {"lr": config.optim.lr, "schedule": config.schedule.name}
+    return named
 
 
 def corruptions(run: RunFolder) -> list[str]:

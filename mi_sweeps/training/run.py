@@ -224,7 +224,7 @@ def describe(config: Config, folder: RunFolder, model: PreTrainedModel) -> dict[
     """What run.json says: the configuration, and what it was computed with."""
     return {
         "run_id": folder.run_id,
-        "config": config.dump(),
+        "config": config.meant(),
         "model": {
             "architecture": type(model).__name__,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
