@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from mi_sweeps.config import Config, SeriesConfig
+from mi_sweeps.models import hub
 from mi_sweeps.models.load import load_network
 from mi_sweeps.series import checkpoints
 from mi_sweeps.series.checkpoints import Checkpoint
@@ -51,6 +53,20 @@ def models_at(
 def in_turn(
     series: SeriesConfig, chosen: Sequence[Checkpoint], device: torch.device, attention: Attention = None
 ) -> Iterator[tuple[int, PreTrainedModel]]:
-    """The models of some checkpoints of a series."""
-    for checkpoint in chosen:
-        yield checkpoint.step, load_network(checkpoint.model, device, attention)
+    """The models of some checkpoints of a series, as `models_at` gives them. From the hub, the next one is downloaded
+    while one is at work."""
+    with _there(series, chosen) as there:
+        for checkpoint in there:
+            yield checkpoint.step, load_network(checkpoint.model, device, attention)
+
+
+@contextmanager
+def _there(series: SeriesConfig, chosen: Sequence[Checkpoint]) -> Iterator[Iterable[Checkpoint]]:
+    """The checkpoints, each when its files are on this machine."""
+    if not (series.hub and chosen):
+        yield chosen
+        return
+    commits = {str(checkpoint.model.revision): checkpoint for checkpoint in chosen}
+    repository = str(chosen[0].model.hub)
+    with closing(hub.ahead(repository, list(commits), series.keep)) as coming:
+        yield map(commits.__getitem__, coming)

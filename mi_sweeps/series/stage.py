@@ -59,8 +59,9 @@ def look(
     done = {row["step"] for row in metrics}
     chosen = [checkpoint for checkpoint in series.checkpoints if checkpoint.step not in gaps]
     waiting = [checkpoint for checkpoint in chosen if checkpoint.step not in done]
-    for number, (step, model) in enumerate(in_turn(config.model, waiting, device)):
-        if number == 0:
+    ready = len(chosen) - len(waiting)
+    for step, model in in_turn(config.model, waiting, device):
+        if step == waiting[0].step:
             check_tokens(model, evaluated)
             rehearse(config, model, tokenizer, task)
             write_json(folder.path / "run.json", describe(config, folder, model))
@@ -74,7 +75,8 @@ def look(
         write_table(folder.metrics, pa.Table.from_pylist(metrics, METRICS))
         log.info("step %d: %s", step, told(new))
         on_checkpoint(step, new)
-        on_step(len(chosen) - len(waiting) + number + 1)
+        ready += 1
+        on_step(ready)
 
 
 def _about(series: Series, gaps: Mapping[int, str]) -> dict[str, Any]:
