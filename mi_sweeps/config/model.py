@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from mi_sweeps.config.section import Name, Place, Section, Text
+from mi_sweeps.config.section import Name, Place, Section, Source, Text
 
 
 class ModelConfig(Section):
@@ -19,9 +19,9 @@ class ModelConfig(Section):
     """Commit, tag or branch on the hub."""
     path: Place | None
     """Folder of the model and its tokenizer."""
-    tokenizer: Text | None = None
+    tokenizer: Source | None = None
     """Folder or hub name of the tokenizer, where it is not the model's own."""
-    base: Text | None = None
+    base: Source | None = None
     """Folder or hub name of an adapter's base model, where it is not the one that the adapter names."""
     prepend_bos: bool
     """Whether every prompt begins with the tokenizer's beginning-of-sequence token."""
@@ -47,9 +47,9 @@ class SeriesConfig(Section):
     `stage1-step{step}-tokens{tokens}B`."""
     path: Place | None
     """Pattern of the folders, likewise."""
-    tokenizer: Text | None
+    tokenizer: Source | None
     """As of a single model."""
-    base: Text | None
+    base: Source | None
     """As of a single model."""
     prepend_bos: bool
     keep: bool

@@ -21,9 +21,17 @@ def _place(value: Any) -> Any:
     return local(_text(value)) if isinstance(value, (str, int, float, Path)) else value
 
 
+def _source(value: Any) -> Any:
+    text = _text(value)
+    folder = isinstance(text, str) and (text.startswith(("/", "~", ".")) or local(text).is_dir())
+    return str(local(text)) if folder else text
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Place = Annotated[Path, BeforeValidator(_place)]
 """A file or folder, absolute."""
+Source = Annotated[str, BeforeValidator(_source)]
+"""A folder, absolute, or a name on the Hugging Face hub."""
 
 Name = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Index = Annotated[int, Field(ge=0)]

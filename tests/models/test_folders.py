@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
 
-from mi_sweeps.config import Config
-from mi_sweeps.store.identity import run_id
+from mi_sweeps.config import Config, ModelConfig
+from mi_sweeps.errors import UserError
+from mi_sweeps.models import spells_otherwise
+from mi_sweeps.models.load import check_files, load_model, load_tokenizer
+from mi_sweeps.models.mini import FOLDER
+from mi_sweeps.store.identity import data_fingerprint, run_id
 
 MakeConfig = Callable[..., Config]
 
@@ -18,6 +27,105 @@ MakeConfig = Callable[..., Config]
 def checkpoint(trained: Path, tmp_path: Path) -> Path:
     """The end of a trainer's run, to change."""
     return shutil.copytree(trained / "full" / "checkpoint-4", tmp_path / "checkpoint-4")
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path, mini_tokenizer: PreTrainedTokenizerBase) -> Path:
+    """A folder with a tokenizer and nothing else."""
+    mini_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+def of(path: Path | None, **keys: Any) -> ModelConfig:
+    return ModelConfig(**{"name": "local", "hub": None, "revision": None, "path": path, "prepend_bos": False, **keys})
+
+
+def test_a_trainer_s_checkpoint(checkpoint: Path, tokenizer: Path) -> None:
+    model = of(checkpoint, tokenizer=str(tokenizer))
+    check_files(model)
+    network, found = load_model(model)
+    weights = load_file(checkpoint / "model.safetensors")
+    for name, weight in network.named_parameters():
+        assert torch.equal(weight, weights[name])
+    assert found is not None and found("John gave").input_ids == load_tokenizer(of(FOLDER))("John gave").input_ids
+
+
+def test_a_checkpoint_without_a_tokenizer_names_the_key(checkpoint: Path) -> None:
+    with pytest.raises(
+        UserError, match=rf"model.path={checkpoint}: no tokenizer there; give .* model.tokenizer=DIR or"
+    ):
+        load_model(of(checkpoint))
+
+
+def test_a_tokenizer_comes_before_the_model_s_own(tokenizer: Path) -> None:
+    file = tokenizer / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 7}))
+    for model in (of(FOLDER, tokenizer=str(tokenizer)), of(None, tokenizer=str(tokenizer))):
+        found = load_tokenizer(model)
+        assert found is not None and found.model_max_length == 7
+
+
+def test_a_tokenizer_in_the_hub_s_cache(checkpoint: Path, hub_cache: Path) -> None:
+    cached = hub_cache / "models--some--model"
+    shutil.copytree(FOLDER, cached / "snapshots" / ("0123" * 10))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123" * 10)
+    found = load_tokenizer(of(checkpoint, tokenizer="some/model"))
+    assert found is not None and len(found) == len(load_tokenizer(of(FOLDER)) or ())
+
+
+@pytest.mark.parametrize("name", ["not/there", "/not/there", "empty"])
+def test_a_tokenizer_that_is_not_there(
+    checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise OSError("no such model")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", nobody)
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    model = of(checkpoint, tokenizer=name)
+    with pytest.raises(UserError) as said:
+        load_tokenizer(model)
+    assert str(said.value).startswith(f"model.tokenizer={model.tokenizer}")
+    assert "\n" not in str(said.value)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(
+    checkpoint: Path, tokenizer: Path, mini_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    file = tokenizer / "tokenizer.json"
+    content = json.loads(file.read_text())
+    more = {**content["added_tokens"][0], "id": len(mini_tokenizer), "content": "<more>"}
+    file.write_text(json.dumps({**content, "added_tokens": [*content["added_tokens"], more]}))
+    with pytest.raises(UserError, match=r"the tokenizer has 168 tokens and the embedding 167 rows"):
+        load_tokenizer(of(checkpoint, tokenizer=str(tokenizer)))
+
+
+def test_a_tokenizer_is_part_of_what_the_prompts_are(
+    make_config: MakeConfig, checkpoint: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def identity(*keys: str) -> str:
+        return data_fingerprint(make_config("model=local", f"model.path={checkpoint}", *keys))
+
+    given = identity(f"model.tokenizer={tokenizer}")
+    assert given != identity()
+    # By content, wherever it lies, and without what a model beside it has.
+    copy = shutil.copytree(tokenizer, tmp_path / "copy")
+    shutil.copy(FOLDER / "config.json", copy)
+    monkeypatch.chdir(tmp_path)
+    assert identity("model.tokenizer=copy") == given
+    file = copy / "tokenizer.json"
+    file.write_text(file.read_text().replace("John", "Juan"))
+    assert identity("model.tokenizer=copy") != given
+    assert identity("model.tokenizer=some/name") != identity("model.tokenizer=some/other")
+
+
+def test_how_a_given_tokenizer_spells_counts(checkpoint: Path, tokenizer: Path) -> None:
+    assert not spells_otherwise(of(checkpoint, tokenizer=str(tokenizer)))
+    file = tokenizer / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": {"type": "Lowercase"}}))
+    assert spells_otherwise(of(checkpoint, tokenizer=str(tokenizer)))
 
 
 def test_what_a_trainer_keeps_for_itself_is_no_part_of_the_model(make_config: MakeConfig, checkpoint: Path) -> None:

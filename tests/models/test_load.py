@@ -59,16 +59,6 @@ def test_what_is_drawn_while_a_model_is_made_is_the_seed_s(
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize("missing", [None, "model.safetensors", "config.json"])
-def test_an_adapter_is_not_left_out(make_config: MakeConfig, folder: Path, missing: str | None) -> None:
-    """Beside whole weights, and where it is all that there is."""
-    (folder / "adapter_config.json").write_text("{}")
-    if missing:
-        (folder / missing).unlink()
-    with pytest.raises(UserError, match=r"model.path=.*: has a PEFT adapter .*merge_and_unload"):
-        load_model(make_config("model=local", f"model.path={folder}").model)
-
-
 def test_an_adapter_in_the_hub_s_cache_is_not_left_out(make_config: MakeConfig, hub: Path) -> None:
     model = make_config("model=gpt2", "model.hub=some/model", "model.revision=null").model
     assert load_model(model)[0].config.n_layer == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,17 @@ from mi_sweeps.models.mini import FOLDER
 
 Tensors = dict[str, Tensor]
 Load = Callable[[], PreTrainedModel]
+MakeConfig = Callable[..., Config]
+
+
+class Hostile:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.file,))
 
 
 @pytest.fixture
@@ -31,13 +43,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def load(folder: Path, make_config: Callable[..., Config]) -> Load:
+def load(folder: Path, make_config: MakeConfig) -> Load:
     """Loads it as jobs do."""
     return lambda: load_model(make_config("model=local", f"model.path={folder}").model)[0]
 
 
 @pytest.fixture
-def refuse(folder: Path, make_config: Callable[..., Config]) -> Callable[[], str]:
+def refuse(folder: Path, make_config: MakeConfig) -> Callable[[], str]:
     """What is said before anything is computed; a job says the same."""
 
     def run() -> str:
@@ -60,23 +72,109 @@ def rewrite(folder: Path, change: Callable[[Tensors], Mapping[str, Tensor]]) -> 
     save_file(kept, file, {"format": "pt"})
 
 
+def shards(folder: Path, weights: Tensors) -> list[str]:
+    """Puts weights into three pickles with an index, in place of the one file."""
+    (folder / "model.safetensors").unlink()
+    files = [f"pytorch_model-0000{number}-of-00003.bin" for number in (1, 2, 3)]
+    place = {name: files[number % 3] for number, name in enumerate(weights)}
+    for file in files:
+        torch.save({name: weights[name] for name in weights if place[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
+    return files
+
+
 def configure(folder: Path, **values: Any) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "model."])
-def test_names_of_a_wrapped_model(folder: Path, refuse: Callable[[], str], prefix: str) -> None:
-    rewrite(folder, lambda weights: {prefix + name: tensor for name, tensor in weights.items()})
+def rename(folder: Path, new: Callable[[str], str]) -> None:
+    rewrite(folder, lambda weights: {new(name): tensor for name, tensor in weights.items()})
+
+
+WRAPPED: dict[str, Callable[[str], str]] = {
+    "module.": lambda name: f"module.{name}",
+    "_orig_mod.": lambda name: f"_orig_mod.{name}",
+    "_orig_mod., module.": lambda name: f"_orig_mod.module.{name}",
+    "_forward_module., module.module.": lambda name: f"_forward_module.module.module.{name}",
+    "model.": lambda name: f"model.{name}",
+    "_orig_mod., model.": lambda name: f"model._orig_mod.{name}",
+    # Layer by layer, and their parts, as FSDP and compiled layers have it.
+    "_fsdp_wrapped_module.": lambda name: re.sub(
+        r"(transformer\.|h\.\d+\.|attn\.)", r"\1_fsdp_wrapped_module.", f"_fsdp_wrapped_module.{name}"
+    ),
+    "_checkpoint_wrapped_module., _orig_mod.": lambda name: re.sub(
+        r"(h\.\d+\.)", r"\1_orig_mod._checkpoint_wrapped_module.", name
+    ),
+}
+
+
+@pytest.mark.parametrize("told", WRAPPED)
+def test_what_a_wrapper_puts_before_names_is_taken_off_with_a_word(
+    folder: Path, make_config: MakeConfig, mini_model: PreTrainedModel, caplog: pytest.LogCaptureFixture, told: str
+) -> None:
+    rename(folder, WRAPPED[told])
+    model = make_config("model=local", f"model.path={folder}").model
+    for read in (check_files, lambda model: same(load_model(model)[0], mini_model) or pytest.fail("other weights")):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            read(model)
+        assert caplog.messages == [
+            f"model.path={folder}: {told} taken off the names of its weights, as of a model that was saved in a wrapper"
+        ]
+
+
+def test_a_wrapped_model_in_several_pickles(
+    folder: Path, load: Load, mini_model: PreTrainedModel, make_config: MakeConfig
+) -> None:
+    shards(folder, {f"_orig_mod.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()})
+    check_files(make_config("model=local", f"model.path={folder}").model)
+    assert same(load(), mini_model)
+
+
+def test_a_weight_that_is_there_with_and_without_a_wrapper_s_name(folder: Path, refuse: Callable[[], str]) -> None:
+    """As where a checkpoint was saved into the folder of another."""
+    extra = {"_orig_mod.transformer.wpe.weight": torch.zeros(64, 64)}
+    rewrite(folder, lambda weights: weights | extra)
+    assert "its files have wpe.weight twice, with _orig_mod. before the name and without; save" in refuse()
+
+
+def test_a_weight_that_two_wrappers_have(folder: Path, refuse: Callable[[], str]) -> None:
+    rewrite(
+        folder,
+        lambda weights: {
+            prefix + name: tensor for name, tensor in weights.items() for prefix in ("module.", "_orig_mod.")
+        },
+    )
+    assert "twice, with _orig_mod., module. before the name" in refuse()
+
+
+def test_a_model_beside_something_else_is_not_taken_for_lightning_s(folder: Path, refuse: Callable[[], str]) -> None:
+    rename(folder, lambda name: f"model.{name}")
+    rewrite(folder, lambda weights: weights | {"teacher.lm_head.weight": torch.zeros(2, 2)})
+    assert "its files lack 53 of the model's weights" in refuse()
+
+
+@pytest.mark.parametrize("prefix", ["net.", "policy.model."])
+def test_other_names_of_a_wrapped_model(folder: Path, refuse: Callable[[], str], prefix: str) -> None:
+    rename(folder, lambda name: prefix + name)
     assert f"the names of its weights begin with '{prefix}'" in refuse()
 
 
 def test_names_of_a_wrapped_model_that_has_no_head(folder: Path, refuse: Callable[[], str]) -> None:
-    rewrite(
-        folder,
-        lambda weights: {name.replace("transformer.", "module."): tensor for name, tensor in weights.items()},
-    )
-    assert "the names of its weights begin with 'module.'" in refuse()
+    rename(folder, lambda name: name.replace("transformer.", "net."))
+    assert "the names of its weights begin with 'net.'" in refuse()
+
+
+def test_a_wrapped_model_that_has_no_head(folder: Path, load: Load, mini_model: PreTrainedModel) -> None:
+    rename(folder, lambda name: name.replace("transformer.", "module."))
+    assert same(load(), mini_model)
+
+
+def test_a_wrapped_model_that_lacks_a_weight(folder: Path, refuse: Callable[[], str]) -> None:
+    rename(folder, lambda name: f"module.{name}")
+    rewrite(folder, lambda weights: {name: weights[name] for name in weights if "h.2.ln_1.bias" not in name})
+    assert "its files lack 1 of the model's weights (transformer.h.2.ln_1.bias)" in refuse()
 
 
 def test_a_head_that_is_neither_there_nor_tied(folder: Path, refuse: Callable[[], str]) -> None:
@@ -140,13 +238,9 @@ def test_a_file_that_holds_no_weights(folder: Path, refuse: Callable[[], str], c
 
 
 def test_a_pickle_that_would_run_something(folder: Path, tmp_path: Path, refuse: Callable[[], str]) -> None:
-    class Hostile:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "ran",))
-
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    torch.save({**weights, "other": Hostile()}, folder / "pytorch_model.bin")
+    torch.save({**weights, "other": Hostile(tmp_path / "ran")}, folder / "pytorch_model.bin")
     assert "cannot be loaded" in refuse()
     assert not (tmp_path / "ran").exists()
 
@@ -181,6 +275,45 @@ def test_a_pickle_of_tensors(folder: Path, load: Load, mini_model: PreTrainedMod
     (folder / "model.safetensors").unlink()
     torch.save(mini_model.state_dict(), folder / "pytorch_model.bin")
     assert same(load(), mini_model)
+
+
+def test_several_pickles_of_tensors(folder: Path, load: Load, mini_model: PreTrainedModel) -> None:
+    shards(folder, load_file(folder / "model.safetensors"))
+    assert same(load(), mini_model)
+
+
+@pytest.mark.parametrize("spoil", ["a file", "a name", "code"])
+def test_several_pickles_that_do_not_hold_what_they_should(
+    folder: Path, refuse: Callable[[], str], tmp_path: Path, spoil: str
+) -> None:
+    first, second, _ = shards(folder, load_file(folder / "model.safetensors"))
+    if spoil == "a file":
+        (folder / second).unlink()
+        assert second in refuse()
+    elif spoil == "a name":
+        weights = torch.load(folder / first)
+        gone = next(iter(weights))
+        torch.save({name: weights[name] for name in weights if name != gone}, folder / first)
+        assert f"its files lack 1 of the model's weights ({gone})" in refuse()
+    else:
+        torch.save({**torch.load(folder / second), "other": Hostile(tmp_path / "ran")}, folder / second)
+        assert "cannot be loaded" in refuse()
+        assert not (tmp_path / "ran").exists()
+
+
+def test_several_files(folder: Path, load: Load, mini_model: PreTrainedModel) -> None:
+    (folder / "model.safetensors").unlink()
+    mini_model.save_pretrained(folder, max_shard_size="200KB")
+    assert same(load(), mini_model)
+
+
+def test_which_of_two_kinds_of_files_is_used_is_told(
+    folder: Path, load: Load, mini_model: PreTrainedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save({}, folder / "pytorch_model.bin")
+    with caplog.at_level(logging.WARNING):
+        assert same(load(), mini_model)
+    assert "weights in model.safetensors and pytorch_model.bin; those of model.safetensors are used" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

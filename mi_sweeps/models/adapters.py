@@ -1,0 +1,169 @@
+"""PEFT adapters: merged into their base model in memory, and held to be what they were.
+
+peft only warns of weights that it does not find, and merges some kinds of adapters into something else (one on an
+output layer that shares its weights with the embedding changes both).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.models import ADAPTER
+from mi_sweeps.models.weights import check_values, few, unwrapped
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+NEVER = ("megatron_config", "layer_replication", "arrow_config")
+"""What is never applied: it imports a module that the file names, makes more layers, or needs other adapters."""
+
+ROUNDING = 3e-5
+"""How far logits may be off, as a share of the largest: fp32 adds up in another order once weights are merged."""
+
+MERGED = 1e-2
+"""And as a share of what the adapter changes."""
+
+N_TOKENS = 8
+
+
+def merged(path: Path, where: str, network: PreTrainedModel) -> PreTrainedModel:
+    """The base model with the adapter in a folder merged into its weights, in fp32; on the meta device names and shapes
+    are compared, and nothing is merged.
+
+    Args:
+        where: the model, as the user gave it.
+        network: the base model in fp32, which is changed.
+
+    Raises:
+        UserError: peft is not installed; or the adapter lacks weights, has others, does not fit the base model, is not
+            finite, or is of a kind that cannot be merged.
+    """
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise UserError(f"{where}: a PEFT adapter, which needs peft; pip install 'mi-sweeps[peft]'") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What matters of them is an error here.
+            return _merged(path, where, network)
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:200]
+        raise _refused(where, f"cannot be applied to its base model ({type(error).__name__}: {said})") from error
+
+
+@torch.no_grad()
+def _merged(path: Path, where: str, network: PreTrainedModel) -> PreTrainedModel:
+    from peft import PeftModel
+
+    config = _config(path, where)
+    weights = _weights(path, where)
+    shapes = {name: weight.shape for name, weight in network.named_parameters()}
+    on_meta = network.device.type == "meta"
+    if not on_meta:
+        check_values(where, network)
+        tokens = torch.arange(min(N_TOKENS, network.config.get_text_config().vocab_size))[None]
+        plain = _logits(network, tokens)
+    model = PeftModel(network, config).eval()
+    if not on_meta:
+        with model.disable_adapter():
+            apart = (_logits(model, tokens) - plain).abs().max()
+        if not apart <= ROUNDING * plain.abs().max():
+            raise _refused(where, "changes the base model's own weights when it is begun (init_lora_weights)")
+    _fill(model, weights, where)
+    if on_meta:
+        return network
+    adapted = _logits(model, tokens)
+    whole: PreTrainedModel = model.merge_and_unload().eval()
+    for name, weight in whole.named_parameters():
+        if shapes.pop(name, None) != weight.shape:
+            raise _refused(where, f"gives the model another {name}")
+        weight.requires_grad_(True)  # As it was: peft freezes the base model.
+    limit = ROUNDING * adapted.abs().max() + MERGED * (adapted - plain).abs().max()
+    if shapes or not (_logits(whole, tokens) - adapted).abs().max() <= limit:
+        raise _refused(where, "merged into its base model computes something else than beside it")
+    return whole
+
+
+def _fill(model: PeftModel, weights: dict[str, Tensor], where: str) -> None:
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    found = set_peft_model_state_dict(model, weights)
+    missing = [name for name in found.missing_keys if re.search(r"\.default(\.|$)", name)]
+    if getattr(model.active_peft_config, "bias", "none") != "none":  # These lie in the base model's own modules.
+        missing += get_peft_model_state_dict(model, save_embedding_layers=False).keys() - weights.keys()
+    wrong = []
+    if missing:
+        wrong.append(f"lacks {_weights_of(missing)}")
+    if found.unexpected_keys:
+        wrong.append(f"has {_weights_of(found.unexpected_keys)} that have no place in it or in its base model")
+    if wrong:
+        raise UserError(f"{where}: its adapter {' and '.join(wrong)}; save it anew, or give its base as model.base")
+
+
+def _config(path: Path, where: str) -> Any:
+    from peft import PeftConfig
+
+    values = json.loads((path / ADAPTER).read_text(encoding="utf-8"))
+    config = PeftConfig.from_pretrained(str(path))
+    unknown = [key for key, value in values.items() if value and key != "auto_mapping" and not hasattr(config, key)]
+    if unknown:
+        raise UserError(
+            f"{where}: its {ADAPTER} has {few(unknown)}, which this peft does not know; install a newer one"
+        )
+    if never := [key for key in NEVER if values.get(key)]:
+        raise _refused(where, f"has {few(never)}")
+    if config.task_type not in (None, "CAUSAL_LM") or config.is_prompt_learning:
+        raise _refused(where, f"is of type {config.peft_type.value} for {config.task_type or 'any task'}")
+    return config
+
+
+def _weights(path: Path, where: str) -> dict[str, Tensor]:
+    from peft.utils import load_peft_weights
+
+    # peft would ask the hub for them.
+    if not any((path / name).is_file() for name in FILES):
+        raise UserError(f"{where}: {ADAPTER} and no {' or '.join(FILES)} there; give the folder of a saved adapter")
+    found = load_peft_weights(str(path), device="cpu")
+    weights = {unwrapped(name): weight for name, weight in found.items()}
+    if weights.keys() != found.keys():
+        log.warning("%s: names that a wrapper gave are taken off those of its adapter's weights", where)
+    if len(weights) < len(found):
+        raise UserError(f"{where}: its adapter has weights twice, with a wrapper's names and without; save it anew")
+    if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+        raise UserError(
+            f"{where}: NaN or infinite numbers in {_weights_of(broken)} of its adapter; give an earlier one"
+        )
+    return weights
+
+
+def _logits(model: Any, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos d_vocab"]:
+    return model(input_ids=tokens).logits
+
+
+def _refused(where: str, why: str) -> UserError:
+    return UserError(
+        f"{where}: its adapter {why}; merge it where it was trained (merge_and_unload of peft) and save the whole "
+        "model in a folder of its own"
+    )
+
+
+def _weights_of(names: Collection[str]) -> str:
+    return f"{len(names)} weight{'s' * (len(names) > 1)} ({few(names)})"
