@@ -81,22 +81,26 @@ def _ablated(
     """The residual stream after a layer, with each of its parts ablated."""
     block = network.blocks[number]
     # 0 keeps what was there.
-    chosen = (layout.positions >= 1)[..., None].to(layer.resid_mid.dtype)
-    yield "attn_out", None, _after_mlp(block, layer.resid_mid + chosen * (means.attn_out - layer.attn_out))
+    chosen = (layout.positions >= 1)[..., None].to(layer.resid_pre.dtype)
+    yield "attn_out", None, _resid_post(block, layer, layer.attn_out + chosen * (means.attn_out - layer.attn_out))
     if network.has_mlps:
         yield "mlp_out", None, layer.resid_post + chosen * (means.mlp_out - layer.mlp_out)
     for head, written in enumerate(block.W_O):
         change = chosen * (means.z[head] - layer.z[:, :, head]) @ written
-        yield "head", head, _after_mlp(block, layer.resid_mid + change)
+        changed = block.attn_out_changed(layer.z.flatten(-2), change)
+        yield "head", head, _resid_post(block, layer, layer.attn_out + changed)
 
 
-def _after_mlp(block: Block, resid_mid: Float[Tensor, "prompt col d_model"]) -> Float[Tensor, "prompt col d_model"]:
-    return resid_mid + block.mlp(block.mlp_norm(resid_mid))
+def _resid_post(
+    block: Block, layer: LayerActivations, attn_out: Float[Tensor, "prompt col d_model"]
+) -> Float[Tensor, "prompt col d_model"]:
+    """The residual stream after a layer, where its attention adds something else."""
+    return layer.resid_pre + attn_out + block.mlp_out(layer.resid_pre, attn_out)
 
 
 def _loss(network: Network, batch: Batch, resid: Float[Tensor, "prompt col d_model"]) -> float:
     """The sum over scored positions, from the residual stream after the last layer, which is aligned at the ends."""
     prompts, positions, targets = batch.scored
     columns = positions + (resid.shape[1] - 1 - batch.end)[prompts]
-    logits = network.unembed(network.final_norm(resid[prompts, columns]))
+    logits = network.logits(resid[prompts, columns])
     return functional.cross_entropy(logits, targets, reduction="sum").item()

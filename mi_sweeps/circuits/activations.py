@@ -6,14 +6,15 @@ left that nothing attends to. So a change at one token reaches the same last col
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_sweeps.circuits.network import Block, Network, Rotation, rotate
+from mi_sweeps.circuits.network import Block, Network, Rotary, Rotation, rotate
+from mi_sweeps.models.head import capped
 from mi_sweeps.tasks.tokens import Batch
 
 
@@ -23,8 +24,8 @@ class Layout:
 
     positions: Int[Tensor, "prompt col"]
     """Of each column in its prompt; below 0 before the prompt begins."""
-    rotation: Rotation | None
-    """Of shape [prompt, col, d_head]."""
+    rotations: Mapping[Rotary, Rotation]
+    """Of shape [prompt, col, rotated]."""
     mask: Float[
         Tensor,
         (
@@ -32,6 +33,10 @@ class Layout:
         ),
     ]
     """Added to attention scores: 0 where a column may look, the lowest number elsewhere."""
+
+    def rotation(self, block: Block) -> Rotation | None:
+        """Of one layer's queries and keys."""
+        return None if block.rotation is None else self.rotations[block.rotation]
 
     def tokens(self, batch: Batch) -> Int[Tensor, "prompt col"]:
         """A batch of this layout, aligned at the end."""
@@ -46,11 +51,8 @@ def align(network: Network, end: Int[Tensor, " prompt"]) -> Layout:
     visible = (columns <= columns[:, None]) & (positions >= 0)[:, None, :]
     # The lowest number and not -inf: padding sees nothing at all, and must not become NaN.
     mask = torch.zeros(visible.shape, device=end.device).masked_fill(~visible, torch.finfo(torch.float32).min)
-    rotation = None
-    if network.rotation is not None:
-        cos, sin = network.rotation(positions.clamp(min=0))
-        rotation = (cos, sin)
-    return Layout(positions, rotation, mask)
+    functions = {block.rotation for block in network.blocks if block.rotation is not None}
+    return Layout(positions, {rotary: rotary(positions.clamp(min=0)) for rotary in functions}, mask)
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,12 @@ class LayerActivations:
     pattern: Float[Tensor, "prompt head col col"]
     z: Float[Tensor, "prompt col head d_head"]
     attn_out: Float[Tensor, "prompt col d_model"]
-    resid_mid: Float[Tensor, "prompt col d_model"]
     mlp_out: Float[Tensor, "prompt col d_model"]
+
+    @property
+    def resid_mid(self) -> Float[Tensor, "prompt col d_model"]:
+        """The residual stream with what attention adds: in a parallel block a sum that nothing reads."""
+        return self.resid_pre + self.attn_out
 
     @property
     def resid_post(self) -> Float[Tensor, "prompt col d_model"]:
@@ -91,15 +97,14 @@ def each_layer(
 ) -> Iterator[LayerActivations]:
     """The activations of layers one after another, from the residual stream before the first of them."""
     for block in blocks:
-        normed = block.attention_norm(resid)
-        q = rotate(block.queries(normed), layout.rotation)
-        k = rotate(block.keys(normed), layout.rotation)
-        v = block.values(normed)
-        pattern = attention_pattern(q, k, block.scale, layout.mask)
+        read, rotation = block.read(resid), layout.rotation(block)
+        q = rotate(block.queries(read), rotation)
+        k = rotate(block.keys(read), rotation)
+        v = block.values(read)
+        pattern = attention_pattern(block, q, k, layout.mask)
         z = weigh(pattern, v)
-        attn_out = block.combine(z.flatten(-2))
-        resid_mid = resid + attn_out
-        layer = LayerActivations(resid, q, k, v, pattern, z, attn_out, resid_mid, block.mlp(block.mlp_norm(resid_mid)))
+        attn_out = block.attn_out(z.flatten(-2))
+        layer = LayerActivations(resid, q, k, v, pattern, z, attn_out, block.mlp_out(resid, attn_out))
         yield layer
         resid = layer.resid_post
 
@@ -124,13 +129,13 @@ def _through(
 
 
 def attention_pattern(
+    block: Block,
     q: Float[Tensor, "prompt query head d_head"],
     k: Float[Tensor, "prompt key kv_head d_head"],
-    scale: float,
     mask: Float[Tensor, "prompt query key"],
 ) -> Float[Tensor, "prompt head query key"]:
     """softmax(scale q.k + mask), each key/value head seen by its group of query heads."""
-    scores = torch.einsum("pqhd,pkhd->phqk", q, spread(k, q.shape[2])) * scale
+    scores = capped(torch.einsum("pqhd,pkhd->phqk", q, spread(k, q.shape[2])) * block.scale, block.cap)
     return (scores + mask[:, None]).softmax(dim=-1)
 
 

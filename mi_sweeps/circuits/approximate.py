@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.circuits.activations import align, embed, forward
-from mi_sweeps.circuits.carry import Run
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
-from mi_sweeps.circuits.runs import in_groups, read_out
+from mi_sweeps.circuits.readout import read_out
+from mi_sweeps.circuits.runs import in_groups
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import role_order
@@ -44,8 +44,8 @@ def _estimate(network: Network, pairs: Pairs, patching: PatchingConfig, roles: l
         before = embed(network, pairs.corrupted, layout)
     with torch.enable_grad():
         corrupted, resid = forward(network, before.requires_grad_(), layout)
-        run = Run(network, layout, corrupted, *read_out(network, pairs))
-        logit_diff = run.read(resid[:, -1], slice(None))
+        read = read_out(network, pairs)
+        logit_diff = read(resid[:, -1], slice(None))
         wanted = [getattr(layer, site) for site in patching.sites for layer in corrupted]
         # A prompt's logit difference depends on its own activations alone, so one sum gives every prompt's gradient.
         gradients = iter(torch.autograd.grad(logit_diff.sum(), wanted, materialize_grads=True))
@@ -58,7 +58,7 @@ def _estimate(network: Network, pairs: Pairs, patching: PatchingConfig, roles: l
         ]
         values = base + torch.stack(effects)
         sites[site] = (by_role(values, pairs, roles) if site in POSITION_SITES else values).cpu()
-    return Patched(run.read(clean_resid[:, -1], slice(None)).detach().cpu(), base.cpu(), sites, roles)
+    return Patched(read(clean_resid[:, -1], slice(None)).detach().cpu(), base.cpu(), sites, roles)
 
 
 def _effect(

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.circuits.network import Linear, Norm
+from mi_sweeps.models.head import capped
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.training.evaluate import tolerance
 
@@ -48,6 +49,13 @@ class Heads:
     scale: Float[Tensor, "layer prompt d_model"] | None = None
     """What becomes of the heads' sum on its way to the residual stream, where it is not simply added: a multiplier, or
     a normalisation whose own scale is known."""
+
+    @classmethod
+    def join(cls, parts: Sequence[Heads]) -> Heads:
+        """The heads for the prompts of all parts, in their order."""
+        scales = [part.scale for part in parts if part.scale is not None]
+        z = torch.cat([part.z for part in parts], dim=1)
+        return replace(parts[0], z=z, scale=torch.cat(scales, dim=1) if scales else None)
 
     def written(self, layer: int, z: Float[Tensor, "prompt head d_head"]) -> Float[Tensor, "prompt head d_model"]:
         """What the heads of a layer add to the residual stream."""
@@ -82,10 +90,12 @@ class EndActivations:
     norm: Norm
     """The final one."""
     unembed: Linear
+    cap: float | None = None
+    """Of the logits (`mi_sweeps.models.head.capped`). Terms are then those of the uncapped logit difference."""
 
     @classmethod
     def join(cls, parts: Sequence[EndActivations]) -> EndActivations:
-        """The activations for the prompts of all parts, in their order. Heads are simply added."""
+        """The activations for the prompts of all parts, in their order."""
         found = {
             name: [getattr(part, name) for part in parts] for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out")
         }
@@ -93,7 +103,7 @@ class EndActivations:
         return replace(
             parts[0],
             **{name: torch.cat(values, dim=1) for name, values in found.items() if values[0] is not None},
-            heads=heads[0] and replace(heads[0], z=torch.cat([one.z for one in heads if one], dim=1)),
+            heads=heads[0] and Heads.join([one for one in heads if one]),
             resid=torch.cat([part.resid for part in parts]),
             scale=torch.cat([part.scale for part in parts]),
         )
@@ -101,8 +111,8 @@ class EndActivations:
     @property
     def logits(self) -> Float[Tensor, "prompt d_vocab"]:
         """The final residual stream, unembedded by the formula above."""
-        normalized = self.norm.centre(self.resid) / self.scale * self.norm.weight
-        return self.unembed(normalized if self.norm.bias is None else normalized + self.norm.bias)
+        normalized = self.norm.centre(self.resid) / self.scale * self.norm.gain
+        return capped(self.unembed(normalized if self.norm.bias is None else normalized + self.norm.bias), self.cap)
 
 
 def attribute(end: EndActivations, pairs: Pairs, without: Collection[Kind] = ()) -> list[dict[str, Any]]:
@@ -164,7 +174,7 @@ def unembedding_direction(
     constant = unembed.new_zeros(len(unembed)) if end.unembed.bias is None else end.unembed.bias[tokens] @ weights
     if end.norm.bias is not None:
         constant = constant + unembed @ end.norm.bias
-    return end.norm.centre(unembed * end.norm.weight), constant
+    return end.norm.centre(unembed * end.norm.gain), constant
 
 
 def constant_z(

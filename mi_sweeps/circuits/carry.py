@@ -5,6 +5,7 @@ A change replaces the residual stream at some last columns of a prompt, at one l
 - Attention is causal, so columns before the first changed one keep the corrupted run's keys and values; only the
   `span` columns from there to the end are computed.
 - Where one column enters changed, the others' queries, keys and values are still the corrupted run's in that layer.
+- Where a block is parallel, what attention adds is not read by the layer's MLP: a change of it enters behind the layer.
 - In the last layer only the last column's output is read, so only its attention, MLP and logits are computed, and the
   other columns' keys and values need not be.
 - All changes that are under way go through a layer together, as rows of the same matrix products, whatever their
@@ -23,9 +24,12 @@ from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, Layout
 from mi_sweeps.circuits.network import Block, Network, Rotation, rotate
+from mi_sweeps.circuits.readout import ReadOut
+from mi_sweeps.models.head import capped
 
 Stage = Literal["pre", "mid"]
-"""In the residual stream before a layer's attention, or before its MLP."""
+"""In the residual stream before a layer's attention, or before its MLP. A parallel block has no such place in the
+middle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,24 +70,29 @@ class Change:
 
 @dataclass(frozen=True)
 class Run:
-    """The corrupted run, and how its end is read."""
+    """A run, and how its end is read."""
 
     network: Network
     layout: Layout
     layers: Sequence[LayerActivations]
-    direction: Float[Tensor, "prompt d_model"]
-    """What the normalised residual stream at the end is multiplied by to give the logit difference."""
-    constant: Float[Tensor, " prompt"]
-    """What biases add to it."""
+    read_out: ReadOut
 
-    def read(
-        self, resid: Float[Tensor, "prompt ... d_model"], prompts: Int[Tensor, " prompt"] | slice
-    ) -> Float[Tensor, "prompt ..."]:
-        """Logit differences from the residual stream at the end."""
-        between = [1] * (resid.dim() - 2)
-        direction = self.direction[prompts].unflatten(0, (-1, *between))
-        constant = self.constant[prompts].unflatten(0, (-1, *between))
-        return (self.network.final_norm(resid) * direction).sum(dim=-1) + constant
+    def after_attention(self, layer: int) -> tuple[int, Stage, Float[Tensor, "prompt col d_model"]]:
+        """Where a change of what a layer's attention adds enters, and what else is in the stream there."""
+        cached = self.layers[layer]
+        if self.network.blocks[layer].parallel:
+            return layer + 1, "pre", cached.resid_pre + cached.mlp_out
+        return layer, "mid", cached.resid_pre
+
+    def with_heads_changed(
+        self, layer: int, prompts: Int[Tensor, " prompt"], change: Float[Tensor, "prompt change col d_model"]
+    ) -> Float[Tensor, "prompt change col d_model"]:
+        """The residual stream after attention in the last columns, where what the heads write together changes."""
+        _, _, others = self.after_attention(layer)
+        columns = slice(-change.shape[2], None)
+        z = self.layers[layer].z[prompts, None, columns].flatten(-2)
+        resid = others + self.layers[layer].attn_out
+        return self.network.blocks[layer].attn_out_changed(z, change) + resid[prompts, None, columns]
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def carry(run: Run, changes: Iterable[Change], results: Float[Tensor, " result"]
     """
     for batch in batches(changes, tokens):
         for rows in _to_end(run, batch):
-            results[rows.results] = run.read(rows.resid[:, :, -1], rows.group.prompts)
+            results[rows.results] = run.read_out(rows.resid[:, :, -1], rows.group.prompts)
 
 
 def batches(changes: Iterable[Change], tokens: int) -> Iterator[list[Change]]:
@@ -145,7 +154,7 @@ def _to_end(run: Run, changes: Sequence[Change]) -> list[_Rows]:
             attend_rows = _attend_at_end if layer == len(blocks) - 1 else _attend
             rows = attend_rows(blocks[layer], run.layers[layer], run.layout, rows)
         rows = [*rows, *_entering(changes, layer, "mid")]
-        if rows:
+        if rows and not blocks[layer].parallel:
             resid = torch.cat([row.flat for row in rows])
             blocks[layer].add_mlp(resid)
             rows = _split(resid, rows)
@@ -185,17 +194,17 @@ def _split(flat: Float[Tensor, "token d_model"], rows: Sequence[_Rows]) -> list[
 
 def _attend(block: Block, cached: LayerActivations, layout: Layout, rows: Sequence[_Rows]) -> list[_Rows]:
     """The residual stream after attention, of all columns of each span."""
-    normed = block.attention_norm(torch.cat([row.flat for row in rows]))
+    read = block.read(torch.cat([row.flat for row in rows]))
     sizes = [row.resid.shape[:3] for row in rows]
     queries, keys, values = (
         [part.unflatten(0, size) for part, size in zip(flat.split([s.numel() for s in sizes]), sizes, strict=True)]
-        for flat in (block.queries(normed), block.keys(normed), block.values(normed))
+        for flat in (block.queries(read), block.keys(read), block.values(read))
     )
     outputs, before = [], []
     for row, q, k, v in zip(rows, queries, keys, values, strict=True):
         prompts, resid = row.group.prompts, row.resid
         start = cached.k.shape[1] - row.group.span
-        place = rotation_of(layout, prompts, start, start + row.resid.shape[2])
+        place = rotation_of(layout, block, prompts, start, start + row.resid.shape[2])
         q, k = rotate(q, place), rotate(k, place)
         if not row.whole:
             q, k, v, resid = (
@@ -204,7 +213,8 @@ def _attend(block: Block, cached: LayerActivations, layout: Layout, rows: Sequen
             )
         # Before a prompt begins there is padding; the columns of the span are never that.
         mask = layout.mask[prompts, -1, :start]
-        outputs.append(attend(q * block.scale, k, v, cached.k[prompts, :start], cached.v[prompts, :start], mask))
+        before_span = cached.k[prompts, :start], cached.v[prompts, :start]
+        outputs.append(attend(q * block.scale, k, v, *before_span, mask, block.cap))
         before.append(replace(row, resid=resid))
     return _combine(block, before, outputs)
 
@@ -217,22 +227,22 @@ def _attend_at_end(block: Block, cached: LayerActivations, layout: Layout, rows:
     normalised or rotated are not linear in n and are computed.
     """
     n_kv, group_size = block.n_kv_heads, block.n_heads // block.n_kv_heads
-    absorb = layout.rotation is None and block.key_norm is None
+    absorb = block.rotation is None and block.key_norm is None
     whole = [
         row if row.whole else replace(row, resid=_complete(row.resid, cached.resid_pre, row.group)) for row in rows
     ]
-    normed = [part.resid for part in _split(block.attention_norm(torch.cat([row.flat for row in whole])), whole)]
+    reads = [part.resid for part in _split(block.read(torch.cat([row.flat for row in whole])), whole)]
     ends = [replace(row, resid=row.resid[:, :, -1:]) for row in whole]
-    asking = block.queries(torch.cat([part[:, :, -1:].flatten(0, 2) for part in normed]))
+    asking = block.queries(torch.cat([part[:, :, -1:].flatten(0, 2) for part in reads]))
     outputs = []
-    for row, n, q in zip(ends, normed, asking.split([row.resid.shape[:3].numel() for row in ends]), strict=True):
+    for row, n, q in zip(ends, reads, asking.split([row.resid.shape[:3].numel() for row in ends]), strict=True):
         prompts = row.group.prompts
         width = cached.k.shape[1]
         start = width - row.group.span
-        q = rotate(q.unflatten(0, row.resid.shape[:3]), rotation_of(layout, prompts, width - 1, width))[:, :, 0]
+        q = rotate(q.unflatten(0, row.resid.shape[:3]), rotation_of(layout, block, prompts, width - 1, width))[:, :, 0]
         q = q.unflatten(2, (n_kv, group_size)) * block.scale  # [prompt, change, kv_head, head of the group, d_head]
         shared = torch.einsum("pchge,pbhe->pchgb", q, cached.k[prompts, :start])
-        shared = shared + layout.mask[prompts, -1, :start][:, None, None, None]
+        shared = capped(shared, block.cap) + layout.mask[prompts, -1, :start][:, None, None, None]
         if absorb:
             weight = block.key.weight.unflatten(1, (n_kv, -1))
             own = torch.einsum("pchge,dhe->pchgd", q, weight).flatten(2, 3) @ n.mT
@@ -240,9 +250,9 @@ def _attend_at_end(block: Block, cached: LayerActivations, layout: Layout, rows:
             if block.key.bias is not None:
                 own = own + (q * block.key.bias.view(n_kv, 1, -1)).sum(dim=-1, keepdim=True)
         else:
-            k = rotate(block.keys(n), rotation_of(layout, prompts, start, width))
+            k = rotate(block.keys(n), rotation_of(layout, block, prompts, start, width))
             own = torch.einsum("pchge,pcshe->pchgs", q, k)
-        pattern = torch.cat([shared, own], dim=-1).softmax(dim=-1)
+        pattern = torch.cat([shared, capped(own, block.cap)], dim=-1).softmax(dim=-1)
         mine = pattern[..., start:]
         mean = (mine.flatten(2, 3) @ n).unflatten(2, (n_kv, group_size))
         z = torch.einsum("pchgd,dhe->pchge", mean, block.value.weight.unflatten(1, (n_kv, -1)))
@@ -254,9 +264,11 @@ def _attend_at_end(block: Block, cached: LayerActivations, layout: Layout, rows:
 
 
 def _combine(block: Block, rows: Sequence[_Rows], outputs: Sequence[Tensor]) -> list[_Rows]:
-    """Adds what attention gives to the residual stream before it."""
+    """Adds what attention gives to the residual stream before it, and what the MLP does where it reads that too."""
     resid = torch.cat([row.flat for row in rows])
-    block.combine.add_to(resid, torch.cat([z.flatten(0, 2) for z in outputs]))
+    if block.parallel:
+        block.add_mlp(resid)
+    block.add_attention(resid, torch.cat([z.flatten(0, 2) for z in outputs]))
     return _split(resid, rows)
 
 
@@ -268,11 +280,12 @@ def _complete(
     return torch.cat([changed, others.expand(-1, changed.shape[1], *others.shape[2:])], dim=2)
 
 
-def rotation_of(layout: Layout, prompts: Tensor, start: int, stop: int) -> Rotation | None:
+def rotation_of(layout: Layout, block: Block, prompts: Tensor, start: int, stop: int) -> Rotation | None:
     """For tensors of shape [prompt, change, col, head, d_head]."""
-    if layout.rotation is None:
+    rotation = layout.rotation(block)
+    if rotation is None:
         return None
-    cos, sin = layout.rotation
+    cos, sin = rotation
     return cos[prompts, None, start:stop], sin[prompts, None, start:stop]
 
 
@@ -283,12 +296,14 @@ def attend(
     k_before: Float[Tensor, "prompt before kv_head d_head"],
     v_before: Float[Tensor, "prompt before kv_head d_head"],
     mask: Float[Tensor, "prompt before"],
+    cap: float | None = None,
 ) -> Float[Tensor, "prompt change query head*d_head"]:
     """z of the last queries of each change, over keys that a prompt's changes share and keys of their own.
 
     Args:
         q: scaled already.
         mask: added to the scores of the shared keys.
+        cap: of the scores (`mi_sweeps.models.head.capped`).
     """
     n_prompts, n_changes, n_queries, n_heads, _ = q.shape
     span, n_kv = k.shape[2], k.shape[3]
@@ -299,8 +314,8 @@ def attend(
     later = torch.ones(span, span, dtype=torch.bool, device=q.device).triu(1)[span - n_queries :]
     scores = torch.cat(
         [
-            (shared + mask[:, None, None]).view(*q.shape[:-1], -1),
-            own.view(*q.shape[:-1], -1).masked_fill_(later, -torch.inf),
+            (capped(shared, cap) + mask[:, None, None]).view(*q.shape[:-1], -1),
+            capped(own, cap).view(*q.shape[:-1], -1).masked_fill_(later, -torch.inf),
         ],
         dim=-1,
     )

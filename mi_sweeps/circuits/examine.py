@@ -259,6 +259,9 @@ def without(
     found = misfits(end, pairs, logits)
     if found and isinstance(engine, FastEngine):
         raise UserError(f"patching: {next(iter(found.values()))}; this architecture is not understood here")
+    if end.cap is not None:
+        reason = "the model's logits are capped, so no sum of terms gives their difference"
+        return {"lens": reason, "layer": reason, "head": reason}
     return found
 
 

@@ -1,13 +1,13 @@
 """The fast engine: exact activation patching that computes only what a patch can change (`mi_sweeps.circuits.carry`).
 
 Every family of sites becomes changes of the corrupted run's residual stream. A patch of resid_pre, attn_out or
-mlp_out changes one column. A patch of a head changes its output z, which enters the stream as (change of z) W_O at
-every column from the first that differs between clean and corrupted.
+mlp_out changes one column. A patch of a head changes its output z, and with it what the heads write together, by
+(change of z) W_O, at every column from the first that differs between clean and corrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, align, attention_pattern, embed, forward, weigh
 from mi_sweeps.circuits.attribution import EndActivations, Heads, constant_z
-from mi_sweeps.circuits.carry import Change, Group, Stage, carry
-from mi_sweeps.circuits.network import Block, Network
+from mi_sweeps.circuits.carry import Change, Group, Run, Stage, carry
+from mi_sweeps.circuits.network import Block, Linear, Network
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.runs import Runs, in_groups, run_both
@@ -77,30 +77,52 @@ def budget(network: Network, pairs: Pairs, memory: int) -> tuple[int, int]:
 def _at_end(network: Network, pairs: Pairs) -> EndActivations:
     layout = align(network, pairs.clean.end)
     layers, resid = forward(network, embed(network, pairs.clean, layout), layout)
+    blocks = network.blocks
     ends = {
         name: torch.stack([getattr(layer, name)[:, -1] for layer in layers])
         for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out")
+        # Where some blocks are parallel, the stream has no middle.
+        if name != "resid_mid" or not any(block.parallel for block in blocks)
     }
-    norm, blocks = network.final_norm, network.blocks
-    biases = [block.combine.bias for block in blocks if block.combine.bias is not None]
+    norm, unembed, factor = network.final_norm, network.unembed, network.scaling.factor
+    if factor != 1.0:
+        unembed = Linear(unembed.weight * factor, None if unembed.bias is None else unembed.bias * factor)
     return EndActivations(
+        resid_mid=ends.pop("resid_mid", None),
         **ends,
-        heads=Heads(
-            z=torch.stack([layer.z[:, -1] for layer in layers]),
-            W_O=torch.stack([block.W_O for block in blocks]),
-            b_O=torch.stack(biases) if biases else None,
-            constant_z=torch.stack(
-                [
-                    constant_z(block.n_heads, block.n_kv_heads, block.value, block.attention_norm.bias)
-                    for block in blocks
-                ]
-            ),
-        ),
+        heads=_heads(blocks, torch.stack([layer.z[:, -1] for layer in layers])),
         resid=resid[:, -1],
         scale=norm.scale(resid[:, -1]),
         norm=norm,
-        unembed=network.unembed,
+        unembed=unembed,
+        cap=network.scaling.cap,
     )
+
+
+def _heads(blocks: Sequence[Block], z: Float[Tensor, "layer prompt head d_head"]) -> Heads:
+    biases = [block.combine.bias for block in blocks if block.combine.bias is not None]
+    scales = [_scale(block, of_layer) for block, of_layer in zip(blocks, z, strict=True)]
+    return Heads(
+        z=z,
+        W_O=torch.stack([block.W_O for block in blocks]),
+        b_O=torch.stack(biases) if biases else None,
+        constant_z=torch.stack(
+            [
+                constant_z(
+                    block.n_heads, block.n_kv_heads, block.value, block.attention_norm and block.attention_norm.bias
+                )
+                for block in blocks
+            ]
+        ),
+        scale=torch.stack(scales) if any(block.rescales for block in blocks) else None,
+    )
+
+
+def _scale(block: Block, z: Float[Tensor, "prompt head d_head"]) -> Float[Tensor, "prompt d_model"]:
+    """What becomes of the heads' sum on its way to the residual stream, the scale of a normalisation being known."""
+    written, norm = block.combine(z.flatten(-2)), block.attention_post_norm
+    scale = torch.ones_like(written) if norm is None else norm.gain / norm.scale(written)
+    return scale * block.multiplier
 
 
 def _patch(network: Network, pairs: Pairs, patching: PatchingConfig, roles: list[str], tokens: int) -> Patched:
@@ -148,13 +170,16 @@ def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col pr
     n_layers, width, _ = results.shape
     for layer in range(n_layers):
         clean, corrupted = runs.clean[layer], runs.corrupted.layers[layer]
-        stage: Stage = "mid" if site == "attn_out" else "pre"
+        enters: int
+        stage: Stage
+        enters, stage = layer, "pre"
         if site == "resid_pre":
             resid = clean.resid_pre
         elif site == "attn_out":
-            resid = corrupted.resid_pre + clean.attn_out
+            enters, stage, others = runs.corrupted.after_attention(layer)
+            resid = others + clean.attn_out
         else:
-            resid = corrupted.resid_mid + clean.mlp_out
+            enters, resid = layer + 1, corrupted.resid_mid + clean.mlp_out
         # Where an activation is the same in both runs, as before the first layer for all tokens but those that differ,
         # the result is the corrupted run's.
         differs = (getattr(clean, site) != getattr(corrupted, site)).any(dim=-1)
@@ -165,7 +190,7 @@ def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col pr
             if site != "resid_pre" and layer == n_layers - 1 and span > 1:
                 continue  # nothing reads this column any more
             yield Change(
-                layer + 1 if site == "mlp_out" else layer,
+                enters,
                 stage,
                 group,
                 results[layer, column, group.prompts, None],
@@ -189,16 +214,17 @@ def _head_changes(
         if torch.equal(getattr(runs.clean[layer], site), getattr(corrupted, site)):
             continue
         clean = _last_column(runs.clean[layer], corrupted) if at_end else runs.clean[layer]
-        change_of_z = cache(partial(head_change, site, clean, corrupted, block.scale, run.layout.mask))
+        change_of_z = cache(partial(head_change, site, clean, corrupted, block, run.layout.mask))
+        enters, stage, _ = run.after_attention(layer)
         # After the last layer's attention, too, only the last column is read.
         one_column = at_end or layer == len(results) - 1
         for group in list(runs.reached.values())[:1] if one_column else runs.starting.values():
             yield Change(
-                layer,
-                "mid",
+                enters,
+                stage,
                 group,
                 results[layer][:, group.prompts].T,
-                partial(_written, change_of_z, block, corrupted.resid_mid, group, results.shape[1]),
+                partial(_written, change_of_z, run, layer, group, results.shape[1]),
             )
 
 
@@ -209,7 +235,7 @@ def _last_column(clean: LayerActivations, corrupted: LayerActivations) -> LayerA
 
 
 def head_change(
-    site: Site, clean: LayerActivations, corrupted: LayerActivations, scale: float, mask: Tensor
+    site: Site, clean: LayerActivations, corrupted: LayerActivations, block: Block, mask: Tensor
 ) -> Float[Tensor, "prompt col head d_head"]:
     """How z of each head changes where that head's q, k, v, pattern or z is the clean run's."""
     if site == "z":
@@ -219,17 +245,16 @@ def head_change(
     if site == "pattern":
         pattern = clean.pattern
     elif site == "q":
-        pattern = attention_pattern(clean.q, corrupted.k, scale, mask)
+        pattern = attention_pattern(block, clean.q, corrupted.k, mask)
     else:
-        pattern = attention_pattern(corrupted.q, clean.k, scale, mask)
+        pattern = attention_pattern(block, corrupted.q, clean.k, mask)
     return weigh(pattern - corrupted.pattern, corrupted.v)
 
 
 def _written(
-    change_of_z: Callable[[], Tensor], block: Block, resid_mid: Tensor, group: Group, places: int, chosen: slice
+    change_of_z: Callable[[], Tensor], run: Run, layer: int, group: Group, places: int, chosen: slice
 ) -> Float[Tensor, "prompt change col d_model"]:
     """The stream after attention with the outputs of some places changed; each place is one head or a group."""
     heads = change_of_z()[group.prompts, -group.span :].unflatten(2, (places, -1))[:, :, chosen].flatten(3)
-    weights = block.W_O.unflatten(0, (places, -1))[chosen].flatten(1, 2)
-    written = torch.einsum("pchd,hdm->phcm", heads, weights)
-    return written + resid_mid[group.prompts, None, -group.span :]
+    weights = run.network.blocks[layer].W_O.unflatten(0, (places, -1))[chosen].flatten(1, 2)
+    return run.with_heads_changed(layer, group.prompts, torch.einsum("pchd,hdm->phcm", heads, weights))

@@ -73,7 +73,8 @@ def _available(network: Network) -> bool:
 
 
 def _pack(linear: Linear) -> Linear:
-    if linear.weight.numel() < LEAST:
+    if linear.parameter.numel() < LEAST:
         return linear
-    packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.T.contiguous())
-    return PackedLinear(linear.weight, linear.bias, packed)
+    weight = linear.weight
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.T.contiguous())
+    return PackedLinear(weight, linear.bias, packed)

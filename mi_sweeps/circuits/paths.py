@@ -5,7 +5,8 @@ after the reader is computed in full; all other parts, MLPs too, read what they 
 normalises what it reads: `recomputed` lets its normalisation see the change, which is the exact intervention and for
 q, k and v what `transformer_lens.patching.get_act_patch_direct_path` does; `frozen` keeps the corrupted run's scale,
 so that what is read is linear in its sources. For the logits the reader is the final normalisation, at each prompt's
-last token.
+last token. Where a block normalises what its heads write together, that is on the source's way and treated alike: the
+other heads write what they do in the corrupted run, and the scale is recomputed or frozen.
 
 It is the direct path of Goldowsky-Dill et al. (2023, arXiv:2304.05969), patched corrupted <- clean as all sites are
 here. It is not the path patching of Wang et al. (2022, arXiv:2211.00593, appendix B), who keep heads at their values
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from mi_sweeps.circuits.carry import Change, Group, attend, carry, rotation_of
 from mi_sweeps.circuits.fast import MEMORY, budget, n_places
-from mi_sweeps.circuits.network import Linear, Network, Norm, rotate
+from mi_sweeps.circuits.network import Linear, Network, Norm, by_head, rotate
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.patching import summaries
 from mi_sweeps.circuits.runs import Runs, in_groups, run_both
@@ -122,12 +123,13 @@ def _changes(
 ) -> Iterator[Change]:
     """All sources to one input of one receiver."""
     last = receiver[0] == len(runs.clean) - 1
+    enters, stage, _ = runs.corrupted.after_attention(receiver[0])
     for group in runs.starting.values():
         # After the last layer's attention only the last column is read.
         reached = Group(group.prompts, 1) if last else group
         yield Change(
-            receiver[0],
-            "mid",
+            enters,
+            stage,
             reached,
             results[:, group.prompts].T,
             partial(_written, runs, receiver, into, norm, group, reached.span),
@@ -146,7 +148,7 @@ def _written(
     heads = slice(head * size, (head + 1) * size)
     kv = head * block.n_kv_heads // block.n_heads if into == "q" else head
     read = corrupted.resid_pre[prompts, -span:].unsqueeze(1)
-    normed = _normalise(block.attention_norm, read, _source_writes(runs, group, layer, chosen), norm)
+    normed = _normalise(block.attention_norm, read, _source_writes(runs, group, layer, chosen, norm), norm)
 
     def of_run(name: Literal["q", "k", "v"], index: slice) -> Tensor:
         own = getattr(corrupted, name)[prompts, -span:, index].unsqueeze(1)
@@ -154,7 +156,7 @@ def _written(
 
     q, k, v = of_run("q", heads), of_run("k", slice(kv, kv + 1)), of_run("v", slice(kv, kv + 1))
     width = corrupted.k.shape[1]
-    place = rotation_of(run.layout, prompts, width - span, width)
+    place = rotation_of(run.layout, block, prompts, width - span, width)
     if into == "q":
         q = rotate(_project(block.query, block.n_heads, heads, block.query_norm, normed), place)
     elif into == "k":
@@ -169,9 +171,10 @@ def _written(
         corrupted.k[prompts, before, kv : kv + 1],
         corrupted.v[prompts, before, kv : kv + 1],
         run.layout.mask[prompts, -1, before],
+        block.cap,
     )
     change = z - corrupted.z[prompts, -columns:, heads].flatten(2).unsqueeze(1)
-    return change @ block.W_O[heads].flatten(0, 1) + corrupted.resid_mid[prompts, -columns:].unsqueeze(1)
+    return run.with_heads_changed(layer, prompts, change @ block.W_O[heads].flatten(0, 1))
 
 
 def _read_by_logits(runs: Runs, norm: str) -> Float[Tensor, "source prompt"]:
@@ -183,37 +186,47 @@ def _read_by_logits(runs: Runs, norm: str) -> Float[Tensor, "source prompt"]:
     parts = []
     for layer in range(len(run.layers)):
         chosen = slice(layer * n_heads, (layer + 1) * n_heads)
-        change = _source_writes(runs, end, len(run.layers), chosen)
+        change = _source_writes(runs, end, len(run.layers), chosen, norm)
         normed = _normalise(run.network.final_norm, resid.unsqueeze(1), change, norm)
-        parts.append((normed * run.direction[:, None, None]).sum(dim=-1)[..., 0] + run.constant[:, None])
+        parts.append(run.read_out.of_normed(normed, slice(None))[..., 0])
     return torch.cat(parts, dim=1).T
 
 
-def _source_writes(runs: Runs, group: Group, layer: int, chosen: slice) -> Float[Tensor, "prompt source col d_model"]:
+def _source_writes(
+    runs: Runs, group: Group, layer: int, chosen: slice, norm: str
+) -> Float[Tensor, "prompt source col d_model"]:
     """How the output of each source changes in the stream, for some of the heads of all layers before `layer`."""
     blocks = runs.corrupted.network.blocks
     writes = []
     for number in range(*chosen.indices(layer * blocks[0].n_heads)):
         at, head = divmod(number, blocks[0].n_heads)
-        clean, corrupted = (
-            run[at].z[group.prompts, -group.span :, head] for run in (runs.clean, runs.corrupted.layers)
-        )
-        writes.append((clean - corrupted) @ blocks[at].W_O[head])
+        block = blocks[at]
+        clean, corrupted = (run[at].z[group.prompts, -group.span :] for run in (runs.clean, runs.corrupted.layers))
+        change = (clean[..., head, :] - corrupted[..., head, :]) @ block.W_O[head]
+        if block.attention_post_norm is not None:
+            together = block.combine(corrupted.flatten(-2))
+            after = _normalise(block.attention_post_norm, together, change, norm)
+            change = after - block.attention_post_norm(together)
+        writes.append(change * block.multiplier)
     return torch.stack(writes, dim=1)
 
 
-def _normalise(norm: Norm, read: Tensor, change: Tensor, how: str) -> Tensor:
+def _normalise(norm: Norm | None, read: Tensor, change: Tensor, how: str) -> Tensor:
+    if norm is None:
+        return read + change
     if how == "recomputed":
         return norm(read + change)
-    return norm(read) + norm.centre(change) / norm.scale(read) * norm.weight
+    return norm(read) + norm.centre(change) / norm.scale(read) * norm.gain
 
 
-def _project(linear: Linear, n_heads: int, chosen: slice, norm: Norm | None, normed: Tensor) -> Tensor:
+def _project(linear: Linear, n_heads: int, chosen: slice, norm: Norm | None, read: Tensor) -> Tensor:
     """Some heads' queries, keys or values, before rotation."""
-    weight = linear.weight.unflatten(1, (n_heads, -1))[:, chosen]
-    bias = None if linear.bias is None else linear.bias.unflatten(0, (n_heads, -1))[chosen].flatten()
-    heads = Linear(weight.flatten(1), bias)(normed).unflatten(-1, weight.shape[1:])
-    return heads if norm is None else norm(heads)
+    weight = linear.weight.unflatten(1, (n_heads, -1))
+    if norm is not None and len(norm.weight) > weight.shape[2]:  # It is of all heads together.
+        return by_head(linear(read), n_heads, norm)[..., chosen, :]
+    bias = None if linear.bias is None else linear.bias.unflatten(0, (n_heads, -1))[chosen]
+    size = len(range(*chosen.indices(n_heads)))
+    return by_head(Linear(weight[:, chosen], bias)(read), size, norm)
 
 
 def path_rows(paths: Paths) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mi_sweeps.circuits.activations import LayerActivations, align, embed, forward
 from mi_sweeps.circuits.carry import Group, Run
 from mi_sweeps.circuits.network import Network
+from mi_sweeps.circuits.readout import read_out
 from mi_sweeps.tasks.pairs import Pairs
 
 
@@ -56,23 +57,14 @@ def run_both(network: Network, pairs: Pairs) -> Runs:
     layout = align(network, pairs.clean.end)
     clean, clean_resid = forward(network, embed(network, pairs.clean, layout), layout)
     corrupted, corrupted_resid = forward(network, embed(network, pairs.corrupted, layout), layout)
-    run = Run(network, layout, corrupted, *read_out(network, pairs))
+    run = Run(network, layout, corrupted, read_out(network, pairs))
     return Runs(
         clean,
         run,
-        run.read(clean_resid[:, -1], slice(None)),
-        run.read(corrupted_resid[:, -1], slice(None)),
+        run.read_out(clean_resid[:, -1], slice(None)),
+        run.read_out(corrupted_resid[:, -1], slice(None)),
         (layout.tokens(pairs.clean) != layout.tokens(pairs.corrupted)) & (layout.positions >= 0),
     )
-
-
-def read_out(network: Network, pairs: Pairs) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
-    """What the normalised residual stream is multiplied by to give each prompt's logit difference, and what the
-    unembedding's bias adds. Only the tokens that the metric names are unembedded."""
-    tokens, weights = pairs.tokens_and_weights()
-    direction = torch.einsum("dpt,t->pd", network.unembed.weight[:, tokens], weights)
-    bias = network.unembed.bias
-    return direction, direction.new_zeros(len(direction)) if bias is None else bias[tokens] @ weights
 
 
 def in_groups(pairs: Pairs, size: int) -> Iterator[Pairs]:

@@ -21,7 +21,16 @@ class Scaling:
     factor: float = 1.0
     """They are multiplied by it."""
     cap: float | None = None
-    """They are bounded smoothly: cap * tanh(logits / cap) (Gemma Team 2024, arXiv:2408.00118)."""
+    """They are bounded smoothly (`capped`)."""
+
+    def __call__(self, logits: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        """The model's logits."""
+        return capped(logits if self.factor == 1.0 else logits * self.factor, self.cap)
+
+
+def capped(x: Float[Tensor, ...], cap: float | None) -> Float[Tensor, ...]:
+    """cap * tanh(x / cap) (Gemma Team 2024, arXiv:2408.00118)."""
+    return x if cap is None else cap * torch.tanh(x / cap)
 
 
 def scaling(model: PreTrainedModel) -> Scaling:
@@ -42,8 +51,4 @@ def scaling(model: PreTrainedModel) -> Scaling:
 
 def unembed(model: PreTrainedModel, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
     """The model's logits for hidden states after its final normalisation."""
-    logits = model.get_output_embeddings()(hidden)
-    how = scaling(model)
-    if how.factor != 1.0:
-        logits = logits * how.factor
-    return logits if how.cap is None else how.cap * torch.tanh(logits / how.cap)
+    return scaling(model)(model.get_output_embeddings()(hidden))

@@ -127,10 +127,10 @@ def plain(run: Run, prompt: int, layer: int, stage: str, span: int, changed: tor
     first = resid.shape[1] - span
     resid[0, first : first + len(changed)] = changed
     if stage == "mid":
-        resid = resid + blocks[layer].mlp(blocks[layer].mlp_norm(resid))
+        resid = resid + blocks[layer].mlp_out(resid, torch.zeros_like(resid))
     rest = replace(run.network, blocks=blocks[layer + (stage == "mid") :])
     _, resid = forward(rest, resid, align(rest, torch.tensor([resid.shape[1] - 1])))
-    return run.read(resid[:, -1], slice(prompt, prompt + 1)).item()
+    return run.read_out(resid[:, -1], slice(prompt, prompt + 1)).item()
 
 
 @pytest.fixture
@@ -158,7 +158,9 @@ def check(run: Run, entering: list[tuple[int, str, int, int]], *budgets: int) ->
     prompts, n_changes = torch.tensor([1, 2]), 2
     groups = {span: Group(prompts, span) for _, _, span, _ in entering}
     size = len(prompts) * n_changes
-    streams = [torch.randn(len(prompts), n_changes, columns, run.direction.shape[1]) for *_, columns in entering]
+    streams = [
+        torch.randn(len(prompts), n_changes, columns, run.layers[0].resid_pre.shape[2]) for *_, columns in entering
+    ]
     changes = [
         Change(
             layer,
@@ -202,7 +204,7 @@ def test_a_change_that_reaches_the_first_token(make_model, corrupted_run, family
     run = corrupted_run(describe(make_model(family)))
     width = run.layout.positions.shape[1]
     longest = (run.layout.positions[:, 0] == 0).nonzero()[:1, 0]
-    stream = torch.randn(1, 1, width, run.direction.shape[1])
+    stream = torch.randn(1, 1, width, run.layers[0].resid_pre.shape[2])
     for columns in (1, width):
         change = Change(
             0, "pre", Group(longest, width), torch.zeros(1, 1, dtype=torch.long), lambda _, n=columns: stream[:, :, :n]

@@ -153,7 +153,7 @@ def copier():
         mlp_norm=plain_norm(width),
         mlp=nothing,
     )
-    return Network(embed, None, (block,), plain_norm(width), Linear(unembed, None), has_mlps=False)
+    return Network(embed, (block,), plain_norm(width), Linear(unembed, None), has_mlps=False)
 
 
 def test_a_model_by_hand_is_told_for_what_it_is(make_sequences):

@@ -15,7 +15,6 @@ def network(model: Any) -> Network | None:
         return None
     return Network(
         embed=lambda tokens, positions: body.wte(tokens) + body.wpe(positions),
-        rotation=None,
         blocks=tuple(_block(config, layer) for layer in body.h),
         final_norm=_norm(body.ln_f),
         unembed=Linear(model.lm_head.weight.T, model.lm_head.bias),

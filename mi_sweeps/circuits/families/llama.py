@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from mi_sweeps.circuits.families.activations import ACTIVATIONS
-from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Norm
+from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Norm, Rotary, Rotation
 
 
 def network(model: Any) -> Network | None:
@@ -15,11 +17,15 @@ def network(model: Any) -> Network | None:
     config, body = model.config, model.base_model
     if config.hidden_act not in ACTIVATIONS or _rescales(config):
         return None
+
+    def rotation(positions: Tensor) -> Rotation:
+        # The module itself, for every way of scaling that it knows; it takes the first argument's type and device.
+        cos, sin = body.rotary_emb(body.embed_tokens.weight, position_ids=positions)
+        return cos, sin
+
     return Network(
         embed=lambda tokens, positions: body.embed_tokens(tokens),
-        # The module itself, for every way of scaling that it knows; it takes the first argument's type and device.
-        rotation=lambda positions: body.rotary_emb(body.embed_tokens.weight, position_ids=positions),
-        blocks=tuple(_block(config, layer) for layer in body.layers),
+        blocks=tuple(_block(config, layer, rotation) for layer in body.layers),
         final_norm=_norm(body.norm),
         unembed=_linear(model.lm_head),
         longest=getattr(config, "sliding_window", None),
@@ -31,7 +37,7 @@ def _rescales(config: Any) -> bool:
     return (config.rope_parameters or {}).get("rope_type") in ("dynamic", "longrope")
 
 
-def _block(config: Any, layer: Any) -> Block:
+def _block(config: Any, layer: Any, rotation: Rotary) -> Block:
     attention, mlp = layer.self_attn, layer.mlp
     return Block(
         n_heads=config.num_attention_heads,
@@ -46,6 +52,7 @@ def _block(config: Any, layer: Any) -> Block:
         combine=_linear(attention.o_proj),
         mlp_norm=_norm(layer.post_attention_layernorm),
         mlp=Mlp(_linear(mlp.up_proj), _linear(mlp.gate_proj), _linear(mlp.down_proj), ACTIVATIONS[config.hidden_act]),
+        rotation=rotation,
     )
 
 

@@ -13,7 +13,6 @@ def network(model: Any) -> Network:
     body = model.base_model
     return Network(
         embed=lambda tokens, positions: body.embed(tokens),
-        rotation=None,
         blocks=tuple(_block(layer) for layer in body.layers),
         final_norm=_norm(body.norm),
         unembed=_linear(model.lm_head),
