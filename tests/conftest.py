@@ -22,6 +22,8 @@ from transformers import (  # noqa: E402
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -182,6 +184,8 @@ LLAMA_SIZES = {
     "initializer_range": 0.2,
 }
 
+NEOX_SIZES = {key: value for key, value in LLAMA_SIZES.items() if key != "num_key_value_heads"}
+
 MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
     "gpt2": (GPT2LMHeadModel, GPT2Config, GPT2_SIZES),
     "llama": (LlamaForCausalLM, LlamaConfig, LLAMA_SIZES),
@@ -190,6 +194,7 @@ MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str,
 """One of each architecture."""
 
 MORE_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
+    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, NEOX_SIZES),
     "gpt2-scaled-by-layer": (GPT2LMHeadModel, GPT2Config, {**GPT2_SIZES, "scale_attn_by_inverse_layer_idx": True}),
     "llama-biases": (LlamaForCausalLM, LlamaConfig, {**LLAMA_SIZES, "attention_bias": True, "mlp_bias": True}),
     "mistral": (MistralForCausalLM, MistralConfig, {**LLAMA_SIZES, "num_key_value_heads": 1, "head_dim": 16}),

@@ -9,8 +9,8 @@ import torch
 from transformers import (
     BertConfig,
     BertLMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     OPTConfig,
@@ -133,28 +133,26 @@ def test_a_probe_of_one_prompt_is_refused_before_the_fine_tune(small, tmp_path):
 
 
 @pytest.fixture
-def neox(mini_tokenizer, tmp_path):
+def bloom(mini_tokenizer, tmp_path):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    model = GPTNeoXForCausalLM(
-        GPTNeoXConfig(vocab_size=len(mini_tokenizer), max_position_embeddings=64, initializer_range=0.2, **sizes)
-    )
-    model.save_pretrained(tmp_path / "neox")
-    mini_tokenizer.save_pretrained(tmp_path / "neox")
-    return ["model=local", f"model.path={tmp_path / 'neox'}"]
+    sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
+    model = BloomForCausalLM(BloomConfig(vocab_size=len(mini_tokenizer), **sizes))
+    model.save_pretrained(tmp_path / "bloom")
+    mini_tokenizer.save_pretrained(tmp_path / "bloom")
+    return ["model=local", f"model.path={tmp_path / 'bloom'}"]
 
 
-def test_an_unknown_architecture_is_patched_by_the_reference_engine_with_a_message(job, neox):
-    patch, table = job(*neox, "patching.sites=[z]")
-    assert "the fast engine does not know models of type gpt_neox" in (patch.path / "log.txt").read_text()
+def test_an_unknown_architecture_is_patched_by_the_reference_engine_with_a_message(job, bloom):
+    patch, table = job(*bloom, "patching.sites=[z]")
+    assert "the fast engine does not know models of type bloom" in (patch.path / "log.txt").read_text()
     assert read_json(patch.path / "patch.json")["engine"] == "ReferenceEngine"
     rows = table[table.kind == "patch"]
     assert len(rows) == 8 and (rows.patched != rows.corrupted).any()
 
 
-def test_the_reference_engine_sees_the_weights_of_each_checkpoint(small, neox, tmp_path):
+def test_the_reference_engine_sees_the_weights_of_each_checkpoint(small, bloom, tmp_path):
     """TransformerLens copies the queries', keys' and values' weights of this architecture when it wraps a model."""
-    cells = expand([*small, *neox, "optim.lr=1e-2", "patching.sites=[z]", f"output={tmp_path / 'outputs'}"])
+    cells = expand([*small, *bloom, "optim.lr=1e-2", "patching.sites=[z]", f"output={tmp_path / 'outputs'}"])
     assert not execute(cells).failed
     run, patch = folders_of(cells[0])
     config = cells[0].config
@@ -216,9 +214,9 @@ def test_what_cannot_be_patched_is_known_when_it_is_planned_and_before_it_is_tra
 
 
 @pytest.mark.parametrize("asked", ["patching.approximate=true", "patching=paths", "patching.measures=[diagonal]"])
-def test_what_an_unknown_architecture_cannot_have_is_refused_before_the_fine_tune(neox, small, tmp_path, asked):
-    cells = expand([*small, *neox, asked, f"output={tmp_path / 'outputs'}"])
-    with pytest.raises(UserError, match="not for models of type gpt_neox; known are gpt2, llama, mistral"):
+def test_what_an_unknown_architecture_cannot_have_is_refused_before_the_fine_tune(bloom, small, tmp_path, asked):
+    cells = expand([*small, *bloom, asked, f"output={tmp_path / 'outputs'}"])
+    with pytest.raises(UserError, match="not for models of type bloom; known are gpt2, gpt_neox, llama, mistral"):
         check(cells)
     assert not (tmp_path / "outputs").exists()
 

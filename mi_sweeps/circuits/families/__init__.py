@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mi_sweeps.circuits.families import gpt2, llama, nope
+from mi_sweeps.circuits.families import gpt2, gpt_neox, llama, nope
 from mi_sweeps.circuits.network import Network
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, Callable[[PreTrainedModel], Network | None]] = {
     "gpt2": gpt2.network,
+    "gpt_neox": gpt_neox.network,
     "llama": llama.network,
     "mistral": llama.network,
     "nope": nope.network,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mi_sweeps.circuits.families.activations import ACTIVATIONS
-from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Norm
+from mi_sweeps.circuits.families.parts import layer_norm
+from mi_sweeps.circuits.network import Block, Linear, Mlp, Network
 
 
 def network(model: Any) -> Network | None:
@@ -16,7 +17,7 @@ def network(model: Any) -> Network | None:
     return Network(
         embed=lambda tokens, positions: body.wte(tokens) + body.wpe(positions),
         blocks=tuple(_block(config, layer) for layer in body.h),
-        final_norm=_norm(body.ln_f),
+        final_norm=layer_norm(body.ln_f),
         unembed=Linear(model.lm_head.weight.T, model.lm_head.bias),
     )
 
@@ -29,7 +30,7 @@ def _block(config: Any, layer: Any) -> Block:
     return Block(
         n_heads=config.n_head,
         n_kv_heads=config.n_head,
-        attention_norm=_norm(layer.ln_1),
+        attention_norm=layer_norm(layer.ln_1),
         query=query,
         key=key,
         value=value,
@@ -37,13 +38,9 @@ def _block(config: Any, layer: Any) -> Block:
         key_norm=None,
         scale=layer.attn.scaling,
         combine=_conv1d(layer.attn.c_proj),
-        mlp_norm=_norm(layer.ln_2),
+        mlp_norm=layer_norm(layer.ln_2),
         mlp=Mlp(_conv1d(layer.mlp.c_fc), None, _conv1d(layer.mlp.c_proj), ACTIVATIONS[config.activation_function]),
     )
-
-
-def _norm(module: Any) -> Norm:
-    return Norm(module.weight, module.bias, module.eps, centres=True)
 
 
 def _conv1d(module: Any) -> Linear:

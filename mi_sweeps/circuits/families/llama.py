@@ -6,59 +6,40 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from mi_sweeps.circuits.families.activations import ACTIVATIONS
-from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Norm, Rotary, Rotation
+from mi_sweeps.circuits.families.parts import linear, rms_norm, rotation
+from mi_sweeps.circuits.network import Block, Mlp, Network, Rotary
 
 
 def network(model: Any) -> Network | None:
     """The description of a `LlamaForCausalLM`, `MistralForCausalLM`, `Qwen2ForCausalLM` or `Qwen3ForCausalLM`."""
     config, body = model.config, model.base_model
-    if config.hidden_act not in ACTIVATIONS or _rescales(config):
+    rotary = rotation(config, body.rotary_emb, body.embed_tokens)
+    if config.hidden_act not in ACTIVATIONS or rotary is None:
         return None
-
-    def rotation(positions: Tensor) -> Rotation:
-        # The module itself, for every way of scaling that it knows; it takes the first argument's type and device.
-        cos, sin = body.rotary_emb(body.embed_tokens.weight, position_ids=positions)
-        return cos, sin
-
     return Network(
         embed=lambda tokens, positions: body.embed_tokens(tokens),
-        blocks=tuple(_block(config, layer, rotation) for layer in body.layers),
-        final_norm=_norm(body.norm),
-        unembed=_linear(model.lm_head),
+        blocks=tuple(_block(config, layer, rotary) for layer in body.layers),
+        final_norm=rms_norm(body.norm),
+        unembed=linear(model.lm_head),
         longest=getattr(config, "sliding_window", None),
     )
 
 
-def _rescales(config: Any) -> bool:
-    """Whether the rotation depends on the length of the whole batch."""
-    return (config.rope_parameters or {}).get("rope_type") in ("dynamic", "longrope")
-
-
-def _block(config: Any, layer: Any, rotation: Rotary) -> Block:
+def _block(config: Any, layer: Any, rotary: Rotary) -> Block:
     attention, mlp = layer.self_attn, layer.mlp
     return Block(
         n_heads=config.num_attention_heads,
         n_kv_heads=config.num_key_value_heads,
-        attention_norm=_norm(layer.input_layernorm),
-        query=_linear(attention.q_proj),
-        key=_linear(attention.k_proj),
-        value=_linear(attention.v_proj),
-        query_norm=_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
-        key_norm=_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+        attention_norm=rms_norm(layer.input_layernorm),
+        query=linear(attention.q_proj),
+        key=linear(attention.k_proj),
+        value=linear(attention.v_proj),
+        query_norm=rms_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+        key_norm=rms_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
         scale=attention.scaling,
-        combine=_linear(attention.o_proj),
-        mlp_norm=_norm(layer.post_attention_layernorm),
-        mlp=Mlp(_linear(mlp.up_proj), _linear(mlp.gate_proj), _linear(mlp.down_proj), ACTIVATIONS[config.hidden_act]),
-        rotation=rotation,
+        combine=linear(attention.o_proj),
+        mlp_norm=rms_norm(layer.post_attention_layernorm),
+        mlp=Mlp(linear(mlp.up_proj), linear(mlp.gate_proj), linear(mlp.down_proj), ACTIVATIONS[config.hidden_act]),
+        rotation=rotary,
     )
-
-
-def _norm(module: Any) -> Norm:
-    return Norm(module.weight, None, module.variance_epsilon, centres=False)
-
-
-def _linear(module: Any) -> Linear:
-    return Linear(module.weight.T, module.bias)
