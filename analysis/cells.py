@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-APART = frozenset(("seed", "launcher", "tracking", "sweep", "output"))
-"""Groups and keys that tell no cells apart: the seed, and those that change no result."""
+APART = frozenset(("seed", "launcher", "tracking", "sweep", "output", "checkpoint.zoom_of"))
+"""Groups and keys that tell no cells apart: the seed, the run that one was zoomed into, which has a seed of its own,
+and those that change no result."""
 
 
-SINCE = {"train.diverged": "3.0", "task.bos": "true", "task.disjoint_names": "false"}
+SINCE = {"train.diverged": "3.0", "task.bos": "true", "task.disjoint_names": "false", "checkpoint.until": "null"}
 """Keys that came later, and what held before: a run of then is no other cell for having none."""
 
 
@@ -51,7 +52,11 @@ def texts(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Each configuration without what changes no result and the seed, its values as text."""
     kept = [{key: value for key, value in config.items() if key not in APART} for config in configs]
     return [
-        {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(config).items()}
+        {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in flatten(config).items()
+            if key not in APART
+        }
         for config in kept
     ]
 

@@ -117,11 +117,17 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    for name, command, help in (
-        ("plan", sweeps.plan, "show what `run` would do, and write nothing"),
-        ("run", sweeps.run, "do what is missing: fine-tunes first, then their patch jobs"),
+    for name, command, help, words in (
+        ("plan", sweeps.plan, "show what `run` would do, and write nothing", "KEY=VALUE"),
+        ("run", sweeps.run, "do what is missing: fine-tunes first, then their patch jobs", "KEY=VALUE"),
+        (
+            "zoom",
+            sweeps.zoom,
+            "train a run once more, bit for bit, and keep and patch the checkpoints from=STEP to=STEP every=STEPS",
+            "RUN KEY=VALUE",
+        ),
     ):
-        sub = add(name, command, help, "KEY=VALUE")
+        sub = add(name, command, help, words)
         sub.add_argument(
             "--retry",
             type=_failures,
@@ -129,7 +135,10 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KINDS",
             help="also what failed before; --retry=timeout,node only what failed so (error, oom, timeout, node)",
         )
-        sub.add_argument("--config-dir", type=_place, metavar="DIR", help="your configuration, searched before ours")
+        if name != "zoom":
+            sub.add_argument(
+                "--config-dir", type=_place, metavar="DIR", help="your configuration, searched before ours"
+            )
         if name == "plan":
             sub.add_argument("--config", action="store_true", help="print the whole configuration of the first cell")
             sub.add_argument("--cells", action="store_true", help="print every cell with its ids and states")

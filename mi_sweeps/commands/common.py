@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -96,6 +96,18 @@ def output_of(words: Iterable[str]) -> Path:
     """
     given = [word.removeprefix("output=") for word in words if word.startswith("output=")]
     return locations.output(given[-1] if given else locations.DEFAULT)
+
+
+def one_id(words: Sequence[str], command: str) -> tuple[str, list[str]]:
+    """The one word that is the id of a run or patch job, and all that are KEY=VALUE but output=DIR.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    ids = [word for word in words if "=" not in word]
+    if len(ids) != 1:
+        raise UserError(f"{command}: give one id of a run or patch job; `mi-sweeps status --cells` lists ids")
+    return ids[0], [word for word in words if "=" in word and not word.startswith("output=")]
 
 
 def sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:

@@ -16,14 +16,11 @@ def show(options: argparse.Namespace) -> int:
     from mi_sweeps.analysis import terminal
     from mi_sweeps.analysis.folder import find
 
-    ids = [word for word in options.words if "=" not in word]
-    stray = [word for word in options.words if "=" in word and not word.startswith("output=")]
+    id, stray = common.one_id(options.words, "show")
     if stray:
         raise UserError(f"{stray[0]}: show takes one id of a run or patch job, and output=DIR")
     output = common.output_of(options.words)
-    if len(ids) != 1 or len(options.words) > 2:
-        raise UserError("show: give one id of a run or patch job, and output=DIR; `mi-sweeps status` lists ids")
-    found = find(output, ids[0], options.damaged)
+    found = find(output, id, options.damaged)
     terminal.show(common.console(), found, options.site, options.step, options.damaged)
     return DONE
 

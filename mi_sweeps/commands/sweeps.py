@@ -12,6 +12,7 @@ from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE, FAILED
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
+from mi_sweeps.store.folders import run_folder
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -69,10 +70,34 @@ def plan(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """`mi-sweeps run`."""
+    return _run(common.cells(options), options)
+
+
+def zoom(options: argparse.Namespace) -> int:
+    """`mi-sweeps zoom`."""
+    from mi_sweeps.analysis.folder import find
+    from mi_sweeps.store.files import read_json
+    from mi_sweeps.sweeps import early
+    from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.sweeps import zoom as zooming
+
+    output, (id, words) = common.output_of(options.words), common.one_id(options.words, "zoom")
+    (found,) = find(output, id, options.damaged).runs
+    cells = zooming.cells(run_folder(output, found.run_id), output, words)
+    early.check(cells)
+    code = _run(cells, options)
+    for run in {cell.run_id: planning.folders_of(cell)[0] for cell in cells}.values():
+        proof = (read_json(run.path / "run.json") or {}).get("zoom")
+        if proof and run.status().state == "done":
+            common.console().print(zooming.told(run, proof), soft_wrap=True)
+    return code
+
+
+def _run(cells: Sequence[Cell], options: argparse.Namespace) -> int:
+    """Does what is missing of some cells, by their launcher."""
     from mi_sweeps.sweeps import manifest, show
     from mi_sweeps.sweeps import plan as planning
 
-    cells = common.cells(options)
     first = cells[0].config
     name, output = first.sweep.name, first.output
     console = common.console()

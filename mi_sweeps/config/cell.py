@@ -66,12 +66,28 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _ends_within_its_steps(self) -> Config:
+        until = self.checkpoint.until
+        if until and isinstance(self.model, SeriesConfig):
+            raise ValueError(f"checkpoint.until={until}: a series is not trained here; give its checkpoint.steps")
+        if until and until > self.train.steps:
+            raise ValueError(
+                f"checkpoint.until={until}: this run has {self.train.steps} steps (train.steps); give one of them"
+            )
+        return self
+
+    @property
+    def last_step(self) -> int:
+        """The step after which training ends."""
+        return self.checkpoint.until or self.train.steps
+
     @property
     def checkpoint_steps(self) -> list[int]:
         """Every step whose weights are kept, or that a series has."""
         if isinstance(self.model, SeriesConfig):
             return sorted(set(self.checkpoint.steps or ()))
-        return checkpoint_steps(self.train.steps, self.checkpoint.every, self.checkpoint.steps or ())
+        return checkpoint_steps(self.last_step, self.checkpoint.every, self.checkpoint.steps or ())
 
     @property
     def patch_steps(self) -> list[int]:

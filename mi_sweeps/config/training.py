@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mi_sweeps.config.section import Section
+from mi_sweeps.config.section import Name, Section
 
 DIVERGED = 3.0
 """What `train.diverged` is where nobody says otherwise (conf/config.yaml)."""
@@ -42,3 +42,7 @@ class CheckpointConfig(Section):
     steps: tuple[Annotated[int, Field(ge=0)], ...] | None
     """Of a run of ours: more than `every` gives. Of a series: all of them, and None is all that there are."""
     storage: Literal["full", "delta"]
+    until: int | None = Field(None, ge=1)
+    """The last step that is taken, of `train.steps`; the schedule and the order of the prompts are of all of them."""
+    zoom_of: Name | None = None
+    """The run whose first steps these are: what both keep must be equal, bit for bit (`mi_sweeps.training.zoom`)."""

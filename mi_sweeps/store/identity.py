@@ -197,6 +197,8 @@ def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
         "train": _train(config),
         "checkpoints": config.checkpoint_steps,
         "storage": config.checkpoint.storage,
+        # What is done under this id is proven to be that run; where training ends, its checkpoints say.
+        **({"zoom of": config.checkpoint.zoom_of} if config.checkpoint.zoom_of else {}),
         "seed": config.seed,
     }
 

@@ -60,7 +60,8 @@ class Cell:
         checkpoint = self.values["checkpoint"]
         if self.is_series:
             return sorted(set(checkpoint["steps"]))
-        return checkpoint_steps(self.values["train"]["steps"], checkpoint["every"], checkpoint["steps"])
+        last = checkpoint.get("until") or self.values["train"]["steps"]
+        return checkpoint_steps(last, checkpoint["every"], checkpoint["steps"])
 
     @property
     def patch_steps(self) -> list[int]:

@@ -54,7 +54,7 @@ class Task:
         config = self.cell.config
         if self.stage == "finetune" and self.cell.is_series:
             return len(config.checkpoint_steps)
-        return config.train.steps if self.stage == "finetune" else len(config.patch_steps[self.part :: self.parts])
+        return config.last_step if self.stage == "finetune" else len(config.patch_steps[self.part :: self.parts])
 
     @property
     def name(self) -> str:

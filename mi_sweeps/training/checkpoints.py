@@ -68,6 +68,28 @@ def load_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, T
         parameter.copy_(base[name] + tensor.float() if metadata["storage"] == "delta" else tensor)
 
 
+def distance(path: Path, other: Path) -> float | None:
+    """How far two checkpoints are apart: the largest difference of two of their numbers; None where every bit is equal.
+
+    Raises:
+        UserError: one is missing or damaged, or they are not of the same model in the same storage.
+    """
+    (ours, storage), (theirs, other_storage) = _load(path), _load(other)
+    shapes, other_shapes = ({name: (one.shape, one.dtype) for name, one in some.items()} for some in (ours, theirs))
+    if (storage, shapes) != (other_storage, other_shapes):
+        raise UserError(f"{path}: holds other tensors than {other}")
+    if all(torch.equal(_bytes(ours[name]), _bytes(theirs[name])) for name in ours):
+        return None
+    return max((ours[name].double() - theirs[name].double()).abs().max().item() for name in ours)
+
+
+def checksum(path: Path) -> str:
+    """The hash of a checkpoint's tensors, with their names, types and shapes, as its file states it."""
+    with safe_open(path, framework="pt") as stream:
+        (text,) = stream.metadata().values()
+    return str(text).partition(" ")[2]
+
+
 def save_resume(
     path: Path, step: int, model: PreTrainedModel, optimizer: torch.optim.AdamW, device: torch.device
 ) -> None:
@@ -123,8 +145,12 @@ def _checksum(tensors: Tensors, metadata: str) -> str:
     total = xxhash.xxh3_64(f"{metadata}\0".encode())
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        total.update(_bytes(tensor).numpy())
     return total.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def _os_error(error: SafetensorError, path: Path) -> Exception:

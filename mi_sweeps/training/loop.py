@@ -46,7 +46,7 @@ def training(
 ) -> Generator[Run]:
     """All of `finetune` but the steps: gives the run before each, and whoever asked takes it, alone or with others'."""
     run = begin(config, folder, before_write=before_write, on_checkpoint=on_checkpoint)
-    for step in range(run.step, config.train.steps):
+    for step in range(run.step, config.last_step):
         yield run
         run.step = step + 1
         if run.step in run.kept:

@@ -20,7 +20,7 @@ from mi_sweeps.store.files import read_json, read_table, write_json, write_table
 from mi_sweeps.store.folders import Diverged, RunFolder
 from mi_sweeps.tasks.task import Task, load
 from mi_sweeps.tasks.tokens import Batch
-from mi_sweeps.training import checkpoints
+from mi_sweeps.training import checkpoints, zoom
 from mi_sweeps.training.evaluate import Metric, end_logits, evaluate, tolerance
 from mi_sweeps.training.schedules import resolve
 
@@ -123,12 +123,15 @@ class Run:
         weights = checkpoints.parameters(self.model)
         storage = self.config.checkpoint.storage
         checkpoints.save_weights(self.folder.checkpoint(self.step), weights, self.base, storage)
+        zoom.prove(self.config, self.folder, self.step)
         self._write_metrics()
         checkpoints.save_resume(self.folder.resume, self.step, self.model, self.optimizer, self.device)
         log.info("step %d: %s", self.step, told(new))
         self.on_checkpoint(self.step, new)
 
     def _stop(self, step: int, why: str) -> None:
+        if self.config.checkpoint.zoom_of:
+            raise zoom.not_the_same(self.config, self.folder, step, f"diverged ({why}), and that run did not")
         log.warning("step %d: %s: diverged, and is not trained on", step, why)
         self.before_write()
         self._write_metrics()
@@ -169,7 +172,7 @@ def begin(
     if resumed is not None:
         check_commit(folder, model)
         log.info("resuming from step %d", resumed)
-    write_json(folder.path / "run.json", describe(config, folder, model))
+    write_json(folder.path / "run.json", describe(config, folder, model, resumed))
     write_json(folder.audit, dict(task.audit))
     run = Run(
         config, folder, device, model, task, optimizer, schedule, base, evaluated, metrics, before_write, on_checkpoint
@@ -220,8 +223,11 @@ def check_commit(folder: RunFolder, model: PreTrainedModel) -> None:
         )
 
 
-def describe(config: Config, folder: RunFolder, model: PreTrainedModel) -> dict[str, Any]:
-    """What run.json says: the configuration, and what it was computed with."""
+def describe(config: Config, folder: RunFolder, model: PreTrainedModel, resumed: int | None) -> dict[str, Any]:
+    """What run.json says: the configuration, what it was computed with, and what it says already of the steps before
+    the one that is gone on from."""
+    known = {} if resumed is None else read_json(folder.path / "run.json") or {}
+    stacks = [stack for stack in known.get("stacks", []) if stack["from"] < (resumed or 0)]
     return {
         "run_id": folder.run_id,
         "config": config.meant(),
@@ -231,6 +237,8 @@ def describe(config: Config, folder: RunFolder, model: PreTrainedModel) -> dict[
             "commit": getattr(model.config, "_commit_hash", None),
         },
         "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},
+        **({"stacks": stacks} if stacks else {}),
+        **zoom.proof(config, known, resumed or 0),
     }
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.store.folders import Busy, Superseded, informed, speaking
 from mi_sweeps.tasks.tokens import Batch, join
 from mi_sweeps.training.evaluate import scored_logits
@@ -275,9 +276,20 @@ class _Together:
         if numbers not in self._stacks:
             log.info("%d runs are trained together from step %d on", len(runs), runs[0].step)
             self._stacks[numbers] = Stack(runs)
+            _note(runs)
         self._stacks[numbers].step(batches)
         if any(run.step + 1 in run.kept for run in runs):
             self._stacks[numbers].put_back()
+
+
+def _note(runs: Sequence[Run]) -> None:
+    """In each run.json: from which step on these are trained together, on which the bits of all of them depend."""
+    ids = [run.folder.run_id for run in runs]
+    for run in runs:
+        about = read_json(run.folder.path / "run.json")
+        stacks = about.get("stacks", [])
+        if not stacks or stacks[-1]["runs"] != ids:
+            write_json(run.folder.path / "run.json", {**about, "stacks": [*stacks, {"from": run.step, "runs": ids}]})
 
 
 def _split(runs: dict[int, Run]) -> Iterator[tuple[int, ...]]:

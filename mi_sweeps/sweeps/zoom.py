@@ -1,0 +1,211 @@
+"""The cells of a zoom: a run that is done, trained once more up to a checkpoint of its own, with more kept between."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mi_sweeps import locations
+from mi_sweeps.config import Config, parse
+from mi_sweeps.errors import UserError
+from mi_sweeps.hints import hint
+from mi_sweeps.steps import MOST
+from mi_sweeps.store import identity
+from mi_sweeps.store.files import read_json
+from mi_sweeps.store.folders import RunFolder
+from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.grid import expand
+
+RANGE = ("from", "to", "every")
+GROUPS = ("corruption", "launcher", "tracking")
+"""What may be another than the run's."""
+
+
+def cells(run: RunFolder, output: Path, words: Sequence[str]) -> list[Cell]:
+    """The cells that zoom into a run: one for each of its patch jobs, or for each corruption that is given. Of a run
+    that was trained in a stack, on which its bits depend, also those of all others in that stack.
+
+    Args:
+        run: its folder in `output`.
+        words: from=STEP, to=STEP, every=STEPS (1), sweep.name, and overrides of corruption, launcher and tracking.
+
+    Raises:
+        UserError: a word is wrong, or the run cannot be trained once more as it was.
+    """
+    steps, overrides = _steps(words)
+    patched = _patched(run, output)
+    if patched[0].is_series:
+        raise UserError(
+            f"zoom: run {run.run_id} is a series that somebody else trained, and only a run of ours can be trained once "
+            "more; more of its checkpoints are given with checkpoint.steps"
+        )
+    end = _end(run, parse(patched[0].values), steps)
+    stack = _stack(run, end)
+    given = expand([*overrides, f"output={locations.quoted(output)}"])
+    named = {word.lstrip("+").partition("=")[0].partition(".")[0] for word in overrides}
+    corruptions = [cell.values["corruption"] for cell in given] if "corruption" in named else [None]
+    sections = {
+        "launcher": _launcher((given[0] if "launcher" in named else patched[0]).values, patched[0].values, len(stack)),
+        "sweep": {"name": given[0].values["sweep"]["name"] if "sweep" in named else f"zoom-{run.run_id}", "grid": {}},
+    }
+    if "tracking" in named:
+        sections["tracking"] = given[0].values["tracking"]
+    contents = identity.Contents()
+    found: dict[str, Cell] = {}
+    for folder in stack:
+        patched = _patched(folder, output)
+        _check(folder, patched[0].config, end, contents)
+        for old, corruption in itertools.product(patched, corruptions):
+            values = _zoomed(old.values, folder.run_id, steps, end) | sections
+            if corruption:
+                values["corruption"] = corruption
+            new = parse(values)
+            run_id = identity.run_id(new, contents)
+            choices = {**old.choices, "checkpoint.until": str(end)}
+            choices |= {"corruption": corruption["name"]} if corruption else {}
+            cell = Cell(new.dump(), choices, run_id, identity.patch_id(new, run_id, contents))
+            found.setdefault(cell.patch_id, cell)
+    return list(found.values())
+
+
+def told(run: RunFolder, proof: Mapping[str, Any]) -> str:
+    """A line of what run.json says of a zoomed run (`mi_sweeps.training.zoom.proof`)."""
+    same = proof["same"]
+    last = max(same, key=int)
+    return (
+        f"run {run.run_id} is run {proof['of']}: equal weights at all {len(same)} checkpoints that both have, "
+        f"the last at step {last} (hash {same[last]})"
+    )
+
+
+def _launcher(values: Mapping[str, Any], before: Mapping[str, Any], stack: int) -> dict[str, Any]:
+    """The launcher, with what the bits of the run depend on: how many threads, and a stack in one process."""
+    launcher = dict(values["launcher"])
+    if launcher["threads"] is None:
+        launcher["threads"] = before["launcher"]["threads"]
+    launcher["stack"] = stack
+    if launcher["name"] == "slurm":
+        launcher["pack"] = max(launcher["pack"], stack)
+    elif launcher["name"] == "local" and stack > 1:
+        launcher["workers"] = 1
+    return launcher
+
+
+def _stack(run: RunFolder, end: int) -> list[RunFolder]:
+    """The runs that were trained together with this one, in their order; itself alone if there was none.
+
+    Raises:
+        UserError: they were not the same ones all the time.
+    """
+    about = read_json(run.path / "run.json") or {}
+    stacks = [stack for stack in about.get("stacks", []) if stack["from"] < end]
+    if not stacks:
+        return [run]
+    if len(stacks) > 1 or stacks[0]["from"] > 0:
+        raise UserError(
+            f"zoom: run {run.run_id} was trained together with others that changed (at step {stacks[-1]['from']}), and "
+            "its bits depend on them; zoom into a run that was trained alone, or in one stack"
+        )
+    return [RunFolder(run.path.parent / id) for id in stacks[0]["runs"]]
+
+
+def _steps(words: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The steps that are wanted, and the other words."""
+    given = dict(word.partition("=")[::2] for word in words)
+    others = [word for word in words if word.partition("=")[0] not in RANGE]
+    for word in others:
+        key = word.lstrip("+").partition("=")[0]
+        if key.partition(".")[0] not in GROUPS and key != "sweep.name":
+            raise UserError(
+                f"{word}: zoom takes a run, from=STEP, to=STEP, every=STEPS, output=DIR, sweep.name=NAME and keys of "
+                f"{', '.join(GROUPS)}; all else is as the run has it"
+            )
+    for key in RANGE[:2]:
+        if key not in given:
+            raise UserError(f"zoom: no {key}=STEP; for example `mi-sweeps zoom RUN from=64 to=96 every=1`")
+    first, last, every = (_number(key, given.get(key, "1")) for key in RANGE)
+    asked = f"zoom: from={first} to={last} every={every}"
+    if every < 1 or first > last:
+        raise UserError(f"{asked}: no step is among these; give from ≤ to and every ≥ 1")
+    if (last - first) // every >= MOST:
+        raise UserError(f"{asked}: more than {MOST} checkpoints; give a larger every")
+    return [*range(first, last, every), last], others
+
+
+def _number(key: str, text: str) -> int:
+    if not text.isdecimal():
+        raise UserError(f"{key}={text}: not 0 or a positive number of steps")
+    return int(text)
+
+
+def _patched(run: RunFolder, output: Path) -> list[Cell]:
+    """The patch jobs of a run: those that its sweeps planned, then those that were made by hand.
+
+    Raises:
+        UserError: there is none.
+    """
+    found: dict[str, Cell] = {}
+    for name in manifest.names(output):
+        with suppress(UserError):  # What cannot be read was named where the run was looked for.
+            known = (entry for entry in manifest.load(output, name) if entry.run_id == run.run_id)
+            found = {**{entry.patch_id: entry.cell(output) for entry in known}, **found}
+    for folder in sorted(path for path in (run.path / "patches").glob("*") if path.name not in found):
+        if values := (read_json(folder / "patch.json") or {}).get("config"):
+            found[folder.name] = Cell({**values, "output": str(output)}, {}, run.run_id, folder.name)
+    if not found:
+        raise UserError(f"zoom: {run.path}: no sweep has this run, and it has no patch job to say how it is patched")
+    return list(found.values())
+
+
+def _check(run: RunFolder, config: Config, end: int, contents: identity.Contents) -> None:
+    """That a run got to the end of the zoom, and would be computed as it was.
+
+    Raises:
+        UserError: it did not, or would not.
+    """
+    if not run.checkpoint(end).exists():
+        raise UserError(f"zoom: {run.checkpoint(end)}: missing, and that run was in the stack of the one named")
+    if identity.run_id(config, contents) != run.run_id:
+        raise UserError(f"{run.path}: its model or its prompts have changed since, so it cannot be trained once more")
+
+
+def _end(run: RunFolder, config: Config, steps: Sequence[int]) -> int:
+    """The first checkpoint at or after the last step that is wanted: where the zoom ends, and is compared."""
+    status, asked = run.status(), f"zoom: run {run.run_id}, from={steps[0]} to={steps[-1]}"
+    if status.state != "done":
+        raise UserError(
+            f"{asked}: that run is not done ({status.state}); `{hint('status', '', config.output)}` tells more"
+        )
+    if steps[-1] > config.last_step:
+        raise UserError(f"{asked}: it ends at step {config.last_step}; give to={config.last_step} or less")
+    reached = status.reached(config.checkpoint_steps)
+    later = [step for step in reached if step >= steps[-1]]
+    if not later:
+        kept = f"to={reached[-1]} or less" if reached else "another run"
+        raise UserError(
+            f"{asked}: it diverged at step {status.diverged} and has no checkpoint from {steps[-1]} on; give {kept}"
+        )
+    there = [step for step in later if run.checkpoint(step).exists()]
+    if not there:
+        raise UserError(
+            f"{asked}: its weights from step {later[0]} on were deleted, and they alone show that a run is the same; "
+            "give an earlier to"
+        )
+    if set(steps) <= set(config.checkpoint_steps):
+        raise UserError(f"{asked}: all of these are checkpoints of it already; give a smaller every, or another range")
+    return there[0]
+
+
+def _zoomed(values: Mapping[str, Any], run_id: str, steps: Sequence[int], end: int) -> dict[str, Any]:
+    """A cell's configuration with more checkpoints, of which the patch job looks at the new range alone."""
+    checkpoint = values["checkpoint"]
+    more = sorted({*(checkpoint["steps"] or ()), *steps} - {0})
+    return {
+        **values,
+        "checkpoint": {**checkpoint, "steps": [step for step in more if step <= end], "until": end, "zoom_of": run_id},
+        "patching": {**values["patching"], "steps": list(steps)},
+    }
