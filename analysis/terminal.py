@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ..errors import UserError
 from ..sparkline import sparkline
-from ..sweeps.show import COLOURS, plural
+from ..sweeps.show import COLOURS, plural, zoomed
 from . import folder
 from .frames import Frames, outcomes, tabulate
 from .inference import words
@@ -70,6 +70,8 @@ def _about(run: folder.Run) -> Iterator[RenderableType]:
         settings = f"lr {of['optim'].get('lr')}, schedule {of['schedule'].get('name')}, seed {run.config.get('seed')}"
         steps = f"{of['train'].get('steps')} steps of {of['train'].get('batch_size')} prompts"
         yield f"  {escape(', '.join(map(str, names)))}, {escape(settings)}, {steps}"
+    if run.status["state"] == "done" and (proof := run.about.get("zoom")):
+        yield f"  {escape(zoomed(run.run_id, proof))}"
     if run.sweeps:
         # Those of its patch jobs are told with them.
         own = {

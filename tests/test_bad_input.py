@@ -64,6 +64,7 @@ def one_run(small, tmp_path_factory):
         ("train.steps=0", "train.steps=0: input should be greater than or equal to 1"),
         ("train.batch_size=0", "train.batch_size=0"),
         ("checkpoint.every=0", "checkpoint.every=0"),
+        ("checkpoint.until=185", "checkpoint.until=185: this run has 184 steps (train.steps); give one of them"),
         ("checkpoint.storage=half", "checkpoint.storage=half: input should be 'full' or 'delta'"),
         ("seed=-1", "seed=-1"),
         ("seed=range(0,0)", "seed=range(0,0): the grid is empty"),
@@ -356,6 +357,28 @@ with folder.claim(), folder.attempt():
 
 def test_show_with_a_word_that_it_does_not_know(refuse):
     assert "outptu=o: show takes one id of a run or patch job, and output=DIR" in refuse("show", "abc", "outptu=o")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["from=1"], "zoom: no to=STEP; for example `mi-sweeps zoom RUN from=64 to=96 every=1`"),
+        (["to=3"], "zoom: no from=STEP"),
+        (["from=3", "to=1"], "from=3 to=1 every=1: no step is among these"),
+        (["from=1", "to=3", "every=0"], "every=0: no step is among these; give from ≤ to and every ≥ 1"),
+        (["from=-1", "to=3"], "from=-1: not 0 or a positive number of steps"),
+        (["from=1", "to=3.5"], "to=3.5: not 0 or a positive number of steps"),
+        (["from=0", "to=99999999"], "more than 100000 checkpoints; give a larger every"),
+        (["from=1", "to=3", "optim.lr=1"], "optim.lr=1: zoom takes a run, from=STEP, to=STEP"),
+        (["from=1", "to=3"], "that run is not done (todo); `mi-sweeps status"),
+        (["from=1", "to=3", "abc"], "zoom: give one id of a run or patch job"),
+    ],
+)
+def test_a_zoom_into_nothing(refuse, one_run, words, says):
+    (run_id,) = {entry.run_id for entry in manifest.load(one_run, "default")}
+    before = sorted(one_run.rglob("*"))
+    assert says in refuse("zoom", run_id, *words, f"output='{one_run}'")
+    assert sorted(one_run.rglob("*")) == before
 
 
 @pytest.mark.parametrize("command", ["logs", "show"])

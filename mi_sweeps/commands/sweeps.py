@@ -77,7 +77,7 @@ def zoom(options: argparse.Namespace) -> int:
     """`mi-sweeps zoom`."""
     from mi_sweeps.analysis.folder import find
     from mi_sweeps.store.files import read_json
-    from mi_sweeps.sweeps import early
+    from mi_sweeps.sweeps import early, show
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.sweeps import zoom as zooming
 
@@ -89,7 +89,7 @@ def zoom(options: argparse.Namespace) -> int:
     for run in {cell.run_id: planning.folders_of(cell)[0] for cell in cells}.values():
         proof = (read_json(run.path / "run.json") or {}).get("zoom")
         if proof and run.status().state == "done":
-            common.console().print(zooming.told(run, proof), soft_wrap=True)
+            common.console().print(show.zoomed(run.run_id, proof), soft_wrap=True)
     return code
 
 

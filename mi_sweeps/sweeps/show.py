@@ -117,6 +117,16 @@ def schedules(cells: Sequence[Cell]) -> Iterator[str]:
         yield line
 
 
+def zoomed(run_id: str, proof: Mapping[str, Any]) -> str:
+    """What run.json says of a zoomed run (`mi_sweeps.training.zoom.proof`), in one line."""
+    same = proof["same"]
+    last = max(same, key=int)
+    return (
+        f"run {run_id} is run {proof['of']}: equal weights at all {len(same)} checkpoints that both have, "
+        f"the last at step {last} (hash {same[last]})"
+    )
+
+
 def errors(plan: Plan) -> Iterator[str]:
     """What failed, by error: how many, and where to read on. Errors that differ in numbers and ids only are one."""
     groups: dict[tuple[str, str], dict[str, Cell]] = {}

@@ -40,10 +40,10 @@ def cells(run: RunFolder, output: Path, words: Sequence[str]) -> list[Cell]:
     patched = _patched(run, output)
     if patched[0].is_series:
         raise UserError(
-            f"zoom: run {run.run_id} is a series that somebody else trained, and only a run of ours can be trained once "
-            "more; more of its checkpoints are given with checkpoint.steps"
+            f"zoom: run {run.run_id} is a series that somebody else trained, and cannot be trained once more; "
+            "give more of its checkpoints with checkpoint.steps"
         )
-    end = _end(run, parse(patched[0].values), steps)
+    end = _end(run, patched[0].config, steps)
     stack = _stack(run, end)
     given = expand([*overrides, f"output={locations.quoted(output)}"])
     named = {word.lstrip("+").partition("=")[0].partition(".")[0] for word in overrides}
@@ -70,16 +70,6 @@ def cells(run: RunFolder, output: Path, words: Sequence[str]) -> list[Cell]:
             cell = Cell(new.dump(), choices, run_id, identity.patch_id(new, run_id, contents))
             found.setdefault(cell.patch_id, cell)
     return list(found.values())
-
-
-def told(run: RunFolder, proof: Mapping[str, Any]) -> str:
-    """A line of what run.json says of a zoomed run (`mi_sweeps.training.zoom.proof`)."""
-    same = proof["same"]
-    last = max(same, key=int)
-    return (
-        f"run {run.run_id} is run {proof['of']}: equal weights at all {len(same)} checkpoints that both have, "
-        f"the last at step {last} (hash {same[last]})"
-    )
 
 
 def _launcher(values: Mapping[str, Any], before: Mapping[str, Any], stack: int) -> dict[str, Any]:

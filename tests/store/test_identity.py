@@ -106,6 +106,8 @@ def test_ids_are_short_hexadecimal(default: Config) -> None:
         ("checkpoint.every", 4),
         ("checkpoint.steps", [1, 2]),
         ("checkpoint.storage", "delta"),
+        ("checkpoint.until", 96),
+        ("checkpoint.zoom_of", "0123456789ab"),
         ("seed", 1),
         ("schedule", LINEAR),
         ("task.seed", 1),
