@@ -15,6 +15,11 @@ SINCE = {"train.diverged": "3.0", "task.bos": "true", "task.disjoint_names": "fa
 """Keys that came later, and what held before: a run of then is no other cell for having none."""
 
 
+OF_A_KIND = ("checkpoint", "optim", "schedule", "train")
+"""Groups that are compared among series, or among fine-tunes: how a series was trained is not known, and its steps are
+those of the checkpoints that there are."""
+
+
 def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A name for each configuration, made of the values that differ between them; the seed is left out.
 
@@ -24,7 +29,15 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     flat = texts(configs)
     told = _told(flat)
     words = {key: _word(key, told) for key in told}
-    return [", ".join(f"{word} {one.get(key, SINCE.get(key, 'unset'))}" for key, word in words.items()) for one in flat]
+    known = {series: {key for one in kind for key in one} for series, kind in _kinds(flat).items()}
+    return [
+        ", ".join(
+            f"{word} {one.get(key, SINCE.get(key, 'unset'))}"
+            for key, word in words.items()
+            if key in known[_is_series(one)] or key in SINCE
+        )
+        for one in flat
+    ]
 
 
 def factors(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -63,8 +76,23 @@ def texts(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def _told(flat: Sequence[Mapping[str, str]]) -> list[str]:
     keys = sorted({key for one in flat for key in one}, key=lambda key: (_order(key), key))
-    varying = [key for key in keys if len({one.get(key, SINCE.get(key)) for one in flat}) > 1]
-    return [key for key in varying if not _follows_name(key, varying, flat)]
+    kinds, every = list(_kinds(flat).values()), [list(flat)]
+    compared = {key: kinds if key.split(".")[0] in OF_A_KIND else every for key in keys}
+    varying = [key for key in keys if any(_varies(key, kind) for kind in compared[key])]
+    return [key for key in varying if not all(_follows_name(key, varying, kind) for kind in compared[key])]
+
+
+def _kinds(flat: Sequence[Mapping[str, str]]) -> dict[bool, list[Mapping[str, str]]]:
+    """Fine-tunes and series."""
+    return {series: [one for one in flat if _is_series(one) is series] for series in (False, True)}
+
+
+def _is_series(one: Mapping[str, str]) -> bool:
+    return "model.keep" in one
+
+
+def _varies(key: str, kind: Sequence[Mapping[str, str]]) -> bool:
+    return len({one.get(key, SINCE.get(key)) for one in kind}) > 1
 
 
 def _follows_name(key: str, varying: Sequence[str], flat: Sequence[Mapping[str, str]]) -> bool:

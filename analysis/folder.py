@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..hints import hint
+from ..series import gaps
 from ..store import checksums
 from ..store.files import names
 from ..store.folders import Folder, PatchFolder
@@ -44,10 +45,12 @@ class Patch:
     """status.json, whose `state` is `todo` while the patch job was never started."""
     is_damaged: bool = False
     """Whether patch.json cannot be read. Then its tables are left out, too."""
+    gaps: frozenset[int] = frozenset()
+    """Those of its run."""
 
     def steps(self) -> list[int]:
-        """The checkpoints examined so far, in order."""
-        return PatchFolder(self.path).steps()
+        """The checkpoints examined so far, in order. What was found at a step before it was known as a gap is none."""
+        return [step for step in PatchFolder(self.path).steps() if step not in self.gaps]
 
     def table(self, step: int) -> Path:
         """The Parquet file of a checkpoint."""
@@ -56,7 +59,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tune."""
+    """One fine-tune, or one series."""
 
     run_id: str
     sweeps: tuple[str, ...]
@@ -71,6 +74,13 @@ class Run:
     patches: tuple[Patch, ...] = field(repr=False)
     is_damaged: bool = False
     """Whether run.json cannot be read. Then all its tables are left out, too."""
+    gaps: Mapping[int, str] = field(default_factory=dict)
+    """The steps of a series that have no checkpoint which can be used, and why."""
+
+    @property
+    def is_series(self) -> bool:
+        """Whether somebody else trained it, so that nothing is known of how."""
+        return "keep" in (self.config.get("model") or {})
 
     @property
     def config(self) -> Json:
@@ -201,6 +211,7 @@ def _run(
             if folder.is_dir():
                 corruptions.setdefault(folder.name, "")
     about, status, is_damaged = _state(path, "run.json", damaged)
+    missing = _gaps(path, status, damaged)
     return Run(
         run_id=run_id,
         sweeps=tuple(dict.fromkeys(name for name, _ in cells)),
@@ -208,15 +219,31 @@ def _run(
         about=about,
         status=status,
         overrides=cells[0][1].get("overrides", {}) if cells else {},
-        patches=tuple(_patch(path, run_id, patch_id, known, damaged) for patch_id, known in corruptions.items()),
+        patches=tuple(
+            _patch(path, run_id, patch_id, known, frozenset(missing), damaged)
+            for patch_id, known in corruptions.items()
+        ),
         is_damaged=is_damaged,
+        gaps=missing,
     )
 
 
-def _patch(run: Path, run_id: str, patch_id: str, corruption: str, damaged: list[str] | None) -> Patch:
+def _patch(
+    run: Path, run_id: str, patch_id: str, corruption: str, missing: frozenset[int], damaged: list[str] | None
+) -> Patch:
     path = run / "patches" / patch_id
     about, status, is_damaged = _state(path, "patch.json", damaged)
-    return Patch(patch_id, run_id, about.get("corruption", corruption), path, about, status, is_damaged)
+    return Patch(patch_id, run_id, about.get("corruption", corruption), path, about, status, is_damaged, missing)
+
+
+def _gaps(path: Path, status: Json, damaged: list[str] | None) -> dict[int, str]:
+    """Why steps of a run are gaps; without a reason where that cannot be read."""
+    steps = status.get("gaps", ())
+    try:
+        return gaps.read(path, steps)
+    except UserError as error:
+        leave_out(error, damaged)
+        return dict.fromkeys(steps, "")
 
 
 def _state(folder: Path, name: str, damaged: list[str] | None) -> tuple[Json, Json, bool]:

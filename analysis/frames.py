@@ -31,6 +31,7 @@ RUNS = {
         "batch_size": "Int64",
         "status": "string",
         "outcome": "string",
+        "gaps": "string",
         "attempts": "Int64",
         "seconds": "float64",
     },
@@ -97,11 +98,12 @@ class Frames:
     runs: pd.DataFrame
     """One row a run, also those that failed or were never started. `cell` is equal for runs that differ in
     their seed only; `patched` counts its patch jobs that are done ("1/2"); `seconds` is wall-clock; `outcome` says
-    of a run that is done whether it ended worse than it began."""
+    of a run that is done whether it ended worse than it began; `gaps` are the steps of a series that have no checkpoint
+    ("8, 64"). What is known of training is missing of a series."""
     patches: pd.DataFrame
     """One row a patch job. `patching` names its settings, `prompts` counts its prompts."""
     metrics: pd.DataFrame
-    """What training measured: `value` of `metric` on `split` after `step` steps, over `n` prompts."""
+    """What was measured of a run's checkpoints: `value` of `metric` on `split` after `step` steps, over `n` prompts."""
     attribution: pd.DataFrame
     """Logit differences of the residual stream (`lens`), of each layer's parts (`layer`) and each `head`."""
     patching: pd.DataFrame
@@ -149,6 +151,7 @@ def tabulate(
     read = {run.run_id: left(run.path / "metrics.parquet", "metric", None, damaged) for run in trained}
     metrics = {run_id: table for run_id, table in read.items() if table is not None}
     measured = typed(_stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS)
+    measured = _without_gaps(measured, output)
     return Frames(
         runs=typed(_runs(output.runs, outcomes(measured)), RUNS),
         patches=typed(_patches(list(output.patches)), PATCHES),
@@ -158,6 +161,15 @@ def tabulate(
         every=every,
         unread=len(found) - len(examined),
     )
+
+
+def _without_gaps(metrics: pd.DataFrame, output: folder.Output) -> pd.DataFrame:
+    """The metrics without what was measured at a step before it was known as a gap."""
+    gaps = {(run.run_id, step) for run in output.runs for step in run.gaps}
+    if not gaps:
+        return metrics
+    keys = pd.MultiIndex.from_frame(metrics[["run_id", "step"]])
+    return metrics[~keys.isin(gaps)].reset_index(drop=True)
 
 
 def examined_in(output: folder.Output) -> list[Examined]:
@@ -262,6 +274,7 @@ def _runs(runs: Sequence[folder.Run], ends: Mapping[str, str]) -> list[dict[str,
                 "patched": f"{done}/{len(run.patches)}",
                 **_progress(run.status),
                 "outcome": (run.status["state"] == "done" and ends.get(run.run_id)) or None,
+                "gaps": ", ".join(map(str, sorted(run.gaps))) or None,
                 "host": run.status.get("host"),
             }
         )

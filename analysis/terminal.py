@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import UserError
+from ..series import gaps
 from ..sparkline import sparkline
 from ..sweeps.show import COLOURS, plural, zoomed
 from . import folder
@@ -54,7 +55,7 @@ def show(
     """
     (run,) = found.runs
     frames = tabulate(found, paths=False, damaged=damaged)
-    parts = [*_about(run), *_training(console, frames)]
+    parts = [*_about(run), *_measured(console, frames, run.gaps)]
     for patch in run.patches:
         parts += _patch(console, found, frames, patch, site, step, damaged)
     parts += _places(run)
@@ -64,7 +65,9 @@ def show(
 
 def _about(run: folder.Run) -> Iterator[RenderableType]:
     yield _heading(f"run {run.run_id}", run.status, run.path)
-    if run.config:
+    if run.is_series:
+        yield from _about_series(run)
+    elif run.config:
         of = {group: run.config.get(group) or {} for group in ("model", "task", "optim", "schedule", "train")}
         names = [of[group].get("name") for group in ("model", "task")]
         settings = f"lr {of['optim'].get('lr')}, schedule {of['schedule'].get('name')}, seed {run.config.get('seed')}"
@@ -82,6 +85,21 @@ def _about(run: folder.Run) -> Iterator[RenderableType]:
         yield f"{told}: [bold]{escape(swept)}[/]" if swept else told
 
 
+def _about_series(run: folder.Run) -> Iterator[RenderableType]:
+    """Where its checkpoints are, how many there are, and which are not."""
+    model, task = run.config["model"], run.config.get("task") or {}
+    steps = (run.config.get("checkpoint") or {}).get("steps") or []
+    names = ", ".join(str(one.get("name")) for one in (model, task))
+    seed = f", seed {run.config['seed']}" if "seed" in run.config else ""
+    where = model.get("path") or f"{model.get('hub')} at {model.get('revision')}"
+    there = f"{len(steps)} {plural('checkpoint', len(steps))}"
+    if run.gaps:
+        there = f"{len(steps) - len(run.gaps)} of {there}"
+    yield f"  {escape(names + seed)}: {there}, {escape(str(where))}"
+    for line in gaps.told(run.gaps):
+        yield f"  [yellow]no checkpoint[/] at {escape(line)}"
+
+
 def _heading(what: str, status: folder.Json, path: Path) -> str:
     state = status["state"]
     told = "to do" if state == "todo" else state
@@ -95,7 +113,7 @@ def _heading(what: str, status: folder.Json, path: Path) -> str:
     return lines
 
 
-def _training(console: Console, frames: Frames) -> Iterator[RenderableType]:
+def _measured(console: Console, frames: Frames, missing: Iterable[int]) -> Iterator[RenderableType]:
     metrics = frames.metrics[frames.metrics["metric"].isin(("win_rate", "win_rate_low", "win_rate_high"))]
     if not len(metrics):
         return
@@ -104,10 +122,11 @@ def _training(console: Console, frames: Frames) -> Iterator[RenderableType]:
     table = _table("  split", "", "first", "last", "95% interval", "n")
     for split in pd.unique(metrics["split"]):
         own = wide[wide["split"] == split].sort_values("step")
-        rates, last = list(own["win_rate"]), own.iloc[-1]
+        last = own.iloc[-1]
+        rates = list(_spaced(own.set_index("step")["win_rate"], missing))
         ends = [last.get(f"win_rate_{end}", np.nan) for end in ("low", "high")]
         table.add_row(
-            f"  {split}", _line(console, rates, 0, 1), f"{rates[0]:.1%}", f"{rates[-1]:.1%}",
+            f"  {split}", _line(console, rates, 0, 1), f"{own['win_rate'].iloc[0]:.1%}", f"{last['win_rate']:.1%}",
             f"{ends[0]:.1%} to {ends[1]:.1%}" if np.isfinite(ends).all() else "", str(last["n"]),
         )  # fmt: skip
     yield table
@@ -129,7 +148,7 @@ def _patch(
     layers = attribution[(attribution["kind"] == "layer") & attribution["layer"].notna()]
     if len(layers):
         yield f"  logit difference from each layer, {_steps(layers['step'])} ({_prompts(layers['n'])})"
-        yield _layers(console, layers)
+        yield _layers(console, layers, patch.gaps)
     for job in jobs(found, frames.runs, [patch.patch_id], damaged):
         there = [name for name, one in job.sites.items() if one.places[0][1] is not None]
         if not there:
@@ -143,7 +162,7 @@ def _patch(
         yield from _heads(console, own, own.steps[-1] if step is None else step)
 
 
-def _layers(console: Console, rows: pd.DataFrame) -> Table:
+def _layers(console: Console, rows: pd.DataFrame, missing: Iterable[int]) -> Table:
     """A row a layer: the course of what its attention and its MLP write, all on one scale."""
     courses = rows.pivot(index=["layer", "component"], columns="step", values="logit_diff")
     change = (courses.max(axis=1) - courses.min(axis=1)).groupby("layer").max()
@@ -154,8 +173,9 @@ def _layers(console: Console, rows: pd.DataFrame) -> Table:
     for layer in shown:
         told = []
         for part in parts:
-            course = list(courses.loc[layer, part]) if (layer, part) in courses.index else [np.nan]
-            told += [_line(console, course, low, high), _number(course[0]), _number(course[-1])]
+            course = courses.loc[layer, part] if (layer, part) in courses.index else pd.Series([np.nan])
+            line = _line(console, list(_spaced(course, missing)), low, high)
+            told += [line, _number(course.iloc[0]), _number(course.iloc[-1])]
         table.add_row(f"  {layer}", *told)
     if len(shown) < len(change):
         table.add_row(f"  … {len(change) - len(shown)} more change less")
@@ -204,7 +224,8 @@ def _courses(console: Console, own: Family, told: Sequence[HeadCourse], step: in
     table.columns[-1].no_wrap = False
     for place in shown:
         one, mark = told[place], marks.get(verdict[place], " ")
-        line = _line(console, list(recovered[:, place]), bottom, top, FEW_BLOCKS)
+        course = _spaced(pd.Series(recovered[:, place], own.steps), own.jobs[0].patch.gaps)
+        line = _line(console, list(course), bottom, top, FEW_BLOCKS)
         table.add_row(
             f"  {words.name(one.place)} {mark}", line, _number(now[place]), words.range_of(*ends[place]).strip(),
             _course(one),
@@ -280,7 +301,7 @@ def _places(run: folder.Run) -> Iterator[RenderableType]:
     for patch in run.patches:
         if patch.steps():
             yield f"tables: {escape(str(patch.path / 'tables'))}"
-    # All attempts are one run in wandb: the fine-tune's has the curves.
+    # All attempts are one run in wandb: the run's own has the curves.
     offline = sorted(
         {file.parent for file in run.path.glob("**/wandb/offline-run-*")}, key=lambda path: len(path.parts)
     )
@@ -300,6 +321,11 @@ def _table(*columns: str) -> Table:
 def _line(console: Console, values: Sequence[float], low: float, high: float, blocks: int = BLOCKS) -> str:
     """A sparkline, or nothing where the terminal has letters only: numbers stand beside it."""
     return "" if console.options.ascii_only else sparkline(values, low, high, blocks)
+
+
+def _spaced(course: pd.Series, missing: Iterable[int]) -> pd.Series:
+    """Values by step, with NaN at the steps of a series that have no checkpoint."""
+    return course.reindex(sorted({*course.index, *missing})) if missing else course
 
 
 def _steps(steps: pd.Series) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rich.text import Text
 from mi_sweeps.errors import UserError
 from mi_sweeps.sparkline import sparkline
 from mi_sweeps.store.files import names, read_columns
-from mi_sweeps.store.folders import State, Status
+from mi_sweeps.store.folders import RunFolder, State, Status
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.plan import Plan
@@ -63,10 +64,15 @@ def summary(plan: Plan) -> str:
     if series:
         steps = {len(cells[0].checkpoint_steps) for cells in plan.cells_by_run.values() if cells[0].is_series}
         several = f"{min(steps)} to {max(steps)}" if len(steps) > 1 else f"{max(steps)}"
-        of = f"{several} {plural('checkpoint', max(steps))}"
+        of = f"{several} {plural('checkpoint', max(steps))}{_gaps(sum(len(s.gaps) for s in plan.runs.values()))}"
         parts.append(f"{sum(series.values())} series of {of} ({counted(series)})")
     parts.append(f"{len(plan.patches)} {plural('patch job', len(plan.patches))} ({counted(patches)})")
     return ", ".join(parts)
+
+
+def _gaps(count: int) -> str:
+    """How many steps have no checkpoint; nothing where all have one."""
+    return f", {count} {plural('gap', count)}" if count else ""
 
 
 def plural(word: str, count: int) -> str:
@@ -187,26 +193,30 @@ def win_rates(cells: Sequence[Cell]) -> dict[str, str]:
             found = held_out_win_rates(folder.metrics)
         except UserError:  # a damaged file is no reason to show nothing
             continue
-        if rates := [rate["win_rate"] for rate in found if "win_rate" in rate]:
-            line = f"{sparkline(rates, 0, 1, width=RATE_BLOCKS)} {rates[-1]:4.0%} {outcome(found[0], found[-1])}"
+        gaps = folder.status_on_disk().gaps if found else ()
+        there = {step: rate for step, rate in found.items() if "win_rate" in rate and step not in gaps}
+        if there:
+            rates = [there.get(step, {}).get("win_rate", math.nan) for step in sorted({*there, *gaps})]
+            first, last = there[min(there)], there[max(there)]
+            line = f"{sparkline(rates, 0, 1, width=RATE_BLOCKS)} {last['win_rate']:4.0%} {outcome(first, last)}"
             told[run_id] = line.rstrip()
     return told
 
 
-def held_out_win_rates(metrics: Path) -> list[dict[str, float]]:
-    """The win rate on held-out prompts at each checkpoint, and its interval; empty where there are no metrics yet.
+def held_out_win_rates(metrics: Path) -> dict[int, dict[str, float]]:
+    """The win rate on held-out prompts by checkpoint, and its interval; empty where there are no metrics yet.
 
     Raises:
         UserError: the file is damaged.
     """
     if not metrics.exists():
-        return []
+        return {}
     rows = read_columns(metrics, ("step", "split", "metric", "value"))
     by_step: dict[int, dict[str, float]] = {}
     for step, split, metric, value in sorted(rows):
         if split == "heldout" and metric in RATES:
             by_step.setdefault(step, {})[metric] = value
-    return list(by_step.values())
+    return by_step
 
 
 def _table(
@@ -250,8 +260,8 @@ def _rows(plan: Plan, cells: Sequence[Cell]) -> list[list[str]]:
             [
                 *(_value(cell, key) for key in keys),
                 cell.run_id,
-                _state(plan.runs[cell.run_id], run_folder.path / "checkpoints", cell.checkpoint_steps),
-                _state(plan.patches[cell.patch_id], patch_folder.path / "tables", cell.patch_steps),
+                _state(plan.runs[cell.run_id], _checkpoints(plan, cell, run_folder), cell.checkpoint_steps),
+                _state(plan.patches[cell.patch_id], patch_folder.steps, cell.patch_steps),
             ]
         )
     return rows
@@ -268,14 +278,36 @@ def _value(cell: Cell, key: str) -> str:
     return str(values["name"] if isinstance(values, Mapping) and "name" in values else values)
 
 
-def _state(status: Status, parts: Path, steps: Sequence[int]) -> str:
+def _checkpoints(plan: Plan, cell: Cell, folder: RunFolder) -> Callable[[], Collection[object]]:
+    """What there is of a run so far: kept weights, or of a series checkpoints that were measured."""
+    if not cell.is_series:
+        return lambda: [name for name in names(folder.path / "checkpoints") if name[:1].isdigit()]
+    return lambda: plan.runs[cell.run_id].reached(_measured(folder.metrics))
+
+
+def _measured(metrics: Path) -> set[int]:
+    """The checkpoints that were measured so far; none where that cannot be read."""
+    try:
+        rows = read_columns(metrics, ("step", "split")) if metrics.exists() else ()
+        return {step for step, split in rows if split == "heldout"}
+    except UserError:
+        return set()
+
+
+def _state(status: Status, there: Callable[[], Collection[object]], steps: Sequence[int]) -> str:
+    """A state in words.
+
+    Args:
+        there: what is done so far; asked for only where it is told.
+    """
     text: str = "to do" if status.state == "todo" else status.state
     if status.diverged is not None:
         text = f"diverged at step {status.diverged}"
     if status.state == "done":
         text += f" {status.seconds:.0f} s"
     if status.state in ("running", "interrupted", "cancelled"):
-        text += f" {sum(name[:1].isdigit() for name in names(parts))}/{len(steps)}"
+        text += f" {len(there())}/{len(status.reached(steps))}"
+    text += _gaps(len(status.gaps))
     if status.attempts > 1:
         text += f" (attempt {status.attempts})"
     return text

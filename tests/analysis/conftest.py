@@ -74,6 +74,35 @@ def write_run(
     pd.DataFrame(rows, columns=["step", "split", "metric", "value", "n"]).to_parquet(folder / "metrics.parquet")
 
 
+def write_series(
+    output: Path, run_id: str, *, seed: int | None = None, gaps: dict[int, str] | None = None,
+    steps: Iterable[int] = (0, 8, 16, 24), state: str = "done",
+) -> list[int]:  # fmt: skip
+    """A run folder of checkpoints that somebody else trained; gives the steps that are no gaps."""
+    gaps = gaps or {}
+    reached = [step for step in steps if step not in gaps]
+    write_run(output, run_id, seed=seed or 0, steps=reached, state=state)
+    folder = output / "runs" / run_id
+    about, status = (json.loads((folder / name).read_text()) for name in ("run.json", "status.json"))
+    model = {
+        "name": "series",
+        "hub": None,
+        "revision": None,
+        "path": "/their/run{seed}/checkpoint-{step}",
+        "keep": True,
+    }
+    about["config"] = {
+        "model": model, "task": {"name": "ioi3"}, "checkpoint": {"steps": list(steps)},
+        **({} if seed is None else {"seed": seed}),
+    }  # fmt: skip
+    write_json(folder / "run.json", about)
+    write_json(folder / "status.json", status | {"gaps": sorted(gaps)})
+    checkpoints = [{"step": step, "name": f"/their/run/checkpoint-{step}", "revision": None} for step in reached]
+    listed = [{"step": step, "reason": reason} for step, reason in gaps.items()]
+    write_json(folder / "series.json", {"checkpoints": checkpoints, "gaps": listed})
+    return reached
+
+
 def turn(output: Path, run_id: str) -> None:
     """Has a run unlearn what it learned: its last checkpoint is the first, and the other way round."""
     file = output / "runs" / run_id / "metrics.parquet"
@@ -264,7 +293,13 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 def folders() -> SimpleNamespace:
     """The writers of single folders."""
     return SimpleNamespace(
-        write_run=write_run, turn=turn, write_patch=write_patch, write_sweep=write_sweep, cell=cell, hostile=HOSTILE
+        write_run=write_run,
+        write_series=write_series,
+        turn=turn,
+        write_patch=write_patch,
+        write_sweep=write_sweep,
+        cell=cell,
+        hostile=HOSTILE,
     )
 
 
@@ -292,6 +327,35 @@ def make_output(tmp_path: Path) -> Callable[..., Path]:
                         write_patch(output, run_id, patch_id, corruption, lr=lr, seed=seed, **settings)
                         overrides = {"optim.lr": f"{lr:g}", "schedule": schedule, "seed": str(seed)}
                         cells.append(cell(run_id, patch_id, corruption, **overrides))
+        write_sweep(output, sweep, cells)
+        return output
+
+    return make
+
+
+NOT_THERE = "/their/run/checkpoint-16: not there"
+
+
+@pytest.fixture
+def make_series(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of one sweep, or adds to it: a series, or one for each of some seeds, of which the last has a gap
+    at 16. Ids as of `make_output`: "series", "series-1"."""
+
+    def make(
+        seeds: Iterable[int | None] = (None,), corruptions: Iterable[str] = ("first", "second"),
+        gaps: dict[int, str] | None = None, sweep: str = "theirs", **settings: Any,
+    ) -> Path:  # fmt: skip
+        output = tmp_path / "outputs"
+        cells = []
+        steps = settings.pop("steps", (0, 8, 16, 24))
+        for seed in seeds:
+            run_id = "series" if seed is None else f"series-{seed}"
+            missing = ({16: NOT_THERE} if gaps is None else gaps) if seed == list(seeds)[-1] else {}
+            reached = write_series(output, run_id, seed=seed, gaps=missing, steps=steps)
+            for corruption in corruptions:
+                patch_id = f"{run_id}-{corruption}"
+                write_patch(output, run_id, patch_id, corruption, steps=reached, seed=seed or 0, **settings)
+                cells.append(cell(run_id, patch_id, corruption, **({} if seed is None else {"seed": str(seed)})))
         write_sweep(output, sweep, cells)
         return output
 

@@ -1,6 +1,6 @@
 """What the cells of a sweep are called."""
 
-from mi_sweeps.analysis.cells import names
+from mi_sweeps.analysis.cells import factors, names
 
 
 def test_a_name_tells_what_differs_but_not_the_seed():
@@ -35,3 +35,20 @@ def test_a_run_of_before_there_was_a_key_is_of_the_same_cell():
         "disjoint names false",
         "disjoint names true",
     ]
+
+
+def test_of_a_series_nothing_is_told_of_how_it_was_trained():
+    own = [{"model": {"name": "mini"}, "optim": {"lr": lr, "eps": 1e-8}, "train": {"steps": 8}} for lr in (1e-4, 2e-4)]
+    own = [{**one, "checkpoint": {"steps": [0, 8]}} for one in own]
+    model = {"name": "series", "path": "a/checkpoint-{step}", "keep": True}
+    theirs = {"model": model, "checkpoint": {"steps": [0, 1, 2]}}
+    assert names([*own, theirs]) == ["model mini, lr 0.0001", "model mini, lr 0.0002", "model series"]
+    assert factors([*own, theirs]) == ["model.name", "optim.lr"]
+    assert names([own[0], theirs]) == ["model mini", "model series"]
+    other = {**theirs, "checkpoint": {"steps": [0, 1]}}
+    assert names([own[0], theirs, other])[1:] == ["model series, steps [0, 1, 2]", "model series, steps [0, 1]"]
+
+
+def test_seeds_of_a_series_are_one_cell():
+    series = {"model": {"name": "series", "path": "s{seed}/checkpoint-{step}", "keep": True}}
+    assert names([{**series, "seed": 1}, {**series, "seed": 2}]) == ["", ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pandas as pd
@@ -264,3 +265,27 @@ def test_measures_are_a_table_of_their_own(make_output):
 
 def test_tables_of_before_there_were_measures_have_none(make_output):
     assert load(make_output()).measures.empty
+
+
+def test_a_series_has_its_gaps_and_nothing_of_how_it_was_trained(make_output, make_series):
+    make_output(lrs=(1e-4, 2e-4), corruptions=("first",))
+    runs = load(make_series(seeds=(1, 2), corruptions=("first",))).runs.set_index("run_id")
+    assert runs["gaps"].dropna().to_dict() == {"series-2": "16"}
+    series = runs.loc[["series-1", "series-2"]]
+    assert series[["lr", "weight_decay", "schedule", "steps", "batch_size"]].isna().all(axis=None)
+    assert list(series["seed"]) == [1, 2] and list(series["cell"]) == ["model series"] * 2
+    assert list(runs["cell"])[:2] == ["model mini, lr 0.0001", "model mini, lr 0.0002"]
+
+
+def test_what_was_found_before_a_step_was_known_as_a_gap_is_left_out(make_series, folders):
+    output = make_series(gaps={})
+    with_it = load(output)
+    assert 16 in set(with_it.metrics["step"]) and 16 in set(with_it.patching["step"])
+    folder_of = output / "runs" / "series"
+    status = json.loads((folder_of / "status.json").read_text())
+    (folder_of / "status.json").write_text(json.dumps(status | {"gaps": [16]}))
+    frames = load(output)
+    for table in (frames.metrics, frames.patching, frames.attribution, frames.measures):
+        assert 16 not in set(table["step"])
+    assert len(frames.metrics) == len(with_it.metrics) * 3 / 4
+    assert frames.runs["gaps"].tolist() == ["16"]

@@ -256,3 +256,28 @@ def test_a_sweep_of_one_cell_has_nothing_behind_its_name(make_output, folders):
     output = make_output(corruptions=("first",))
     folders.write_sweep(output, "demo", [folders.cell(RUN, f"{RUN}-first", "first")])
     assert "  sweep demo" in seen(output, colour=None).splitlines()
+
+
+def test_of_a_series_it_says_where_the_checkpoints_are_and_which_are_not(call, make_series):
+    output = make_series(by_prompt=True)
+    code, printed, complaint = call("series", f"output={output}")
+    assert (code, complaint) == (0, "")
+    lines = printed.splitlines()
+    assert lines[1] == "  series, ioi3: 3 of 4 checkpoints, /their/run{seed}/checkpoint-{step}"
+    assert lines[2] == "  no checkpoint at 16: /their/run/checkpoint-16: not there"
+    assert not re.search(r"\b(lr|schedule|seed \d|None|batch)\b", printed.split("win rate")[0])
+    (held_out,) = [line for line in lines if line.startswith("  heldout")]
+    assert re.search(r"[▁-█]{2} [▁-█] ", held_out)
+    layer = next(line for line in lines if line.startswith("  0 "))
+    assert len(re.findall(r"[▁-█]{2} [▁-█] ", layer)) == 2
+
+
+def test_the_course_of_a_head_has_a_space_where_there_is_no_checkpoint(call, make_series):
+    output = make_series(by_prompt=True, corruptions=("first",), steps=range(0, 48, 8), gaps={32: "gone"})
+    (head,) = [line for line in call("series", f"output={output}")[1].splitlines() if line.startswith("  3.2 ●")]
+    assert re.search(r"[▁-█] [▁-█] ", head)
+
+
+def test_seeds_of_a_series_say_which(call, make_series):
+    output = make_series(seeds=(1, 2), corruptions=("first",))
+    assert call("series-1", f"output={output}")[1].splitlines()[1].startswith("  series, ioi3, seed 1: 4 checkpoints, ")

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mi_sweeps import cli
+from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import Folder
 from mi_sweeps.sweeps import manifest, show
@@ -247,3 +248,20 @@ def test_an_experiment_file_has_its_column(capsys: pytest.CaptureFixture, tmp_pa
     lines = capsys.readouterr().out.splitlines()
     (head,) = [number for number, line in enumerate(lines) if line.startswith("+experiment")]
     assert [line.split()[0] for line in lines[head + 1 : head + 3]] == ["early", "late"]
+
+
+def test_gaps_of_a_series_are_counted_and_left_out_of_its_line(look: Callable[..., list[str]], tmp_path: Path) -> None:
+    for step in (0, 16):
+        folder = tmp_path / "theirs" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        for file in FOLDER.iterdir():
+            (folder / file.name).symlink_to(file)
+    place = f"model.path={tmp_path}/theirs/checkpoint-{{step}}"
+    (cell,) = expand(["model=series", place, "checkpoint.steps=[0,8,16]", "sweep.name=mine", f"output={tmp_path}"])
+    manifest.add(tmp_path, "mine", [cell], "")
+    learn(cell, [0.0, 0.9, 1.0])
+    run, _ = folders_of(cell)
+    write_json(run.path / "status.json", {"state": "interrupted", "attempts": 1, "gaps": [8]})
+    found = look("status")
+    assert found[0] == "mine: 1 series of 3 checkpoints, 1 gap (1 to do), 1 patch job (1 to do)"
+    assert "interrupted 2/2, 1 gap" in found[2] and found[2].rstrip().endswith("▁ █ 100%")
