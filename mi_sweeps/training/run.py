@@ -223,7 +223,7 @@ def check_commit(folder: RunFolder, model: PreTrainedModel) -> None:
         )
 
 
-def describe(config: Config, folder: RunFolder, model: PreTrainedModel, resumed: int | None) -> dict[str, Any]:
+def describe(config: Config, folder: RunFolder, model: PreTrainedModel, resumed: int | None = None) -> dict[str, Any]:
     """What run.json says: the configuration, what it was computed with, and what it says already of the steps before
     the one that is gone on from."""
     known = {} if resumed is None else read_json(folder.path / "run.json") or {}
