@@ -18,13 +18,23 @@ MERGE = (
 )
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Where a whole model's weights are looked for; the first that there is counts."""
+"""What transformers looks for, in its order; an index stands for the shards beside it."""
 
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "merges.txt")
 """Files that can hold a tokenizer's vocabulary."""
 
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+APART = {
+    "pytorch_model_fsdp.bin": "FSDP's are in one file: rename it pytorch_model.bin",
+    "pytorch_model_fsdp_*": "FSDP's are in parts: put them together with `accelerate merge-weights`",
+    "global_step*": "DeepSpeed's are in parts: put them together with its zero_to_fp32.py",
+}
+"""Where trainers keep weights that are not yet a model's, and what is to be done with them."""
+
 TRAINERS_OWN = (
-    *("trainer_state.json", "training_args.bin", "optimizer*.bin", "scheduler*.bin", "sampler*.bin"),
+    *("trainer_state.json", "training_args.bin", "pytorch_model_fsdp*.bin"),
+    *("optimizer*.bin", "scheduler*.bin", "sampler*.bin"),
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json"),
 )
 """What trainers write beside the weights for themselves."""
@@ -57,7 +67,9 @@ def base(model: ModelConfig) -> ModelConfig | None:
     path = folder(model)
     if path is None or not (path / ADAPTER).is_file():
         if model.base:
-            raise UserError(f"model.base={model.base}: {path or model.hub} is no PEFT adapter; leave model.base out")
+            raise UserError(
+                f"model.base={model.base}: {path or model.hub} is no folder with a PEFT adapter; leave model.base out"
+            )
         return None
     if whole := [name for name in WEIGHTS if (path / name).is_file()]:
         raise UserError(
@@ -91,6 +103,15 @@ def _named_base(path: Path) -> tuple[str, str | None]:
             f"model.path={path}: its base model {name} is not here; give model.base=DIR, or its name on the hub"
         )
     return name, revision if isinstance(revision, str) else None
+
+
+def no_weights(path: Path) -> str | None:
+    """What to say of a folder without weights of a model or an adapter, as far as names tell; None where there are."""
+    adapter = (path / ADAPTER).is_file()
+    if any((path / name).is_file() for name in (ADAPTER_WEIGHTS if adapter else WEIGHTS)):
+        return None
+    hint = "" if adapter else next((f"; {hint}" for pattern, hint in APART.items() if any(path.glob(pattern))), "")
+    return f"no weights there ({' or '.join(ADAPTER_WEIGHTS if adapter else WEIGHTS[::2])}){hint}"
 
 
 def tokenizer(model: ModelConfig) -> ModelConfig:

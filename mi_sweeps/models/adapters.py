@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import ADAPTER
+from mi_sweeps.models import ADAPTER, no_weights
 from mi_sweeps.models.weights import check_values, few, unwrapped
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
-
-FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 NEVER = ("megatron_config", "layer_replication", "arrow_config")
 """What is never applied: it imports a module that the file names, makes more layers, or needs other adapters."""
@@ -139,8 +137,8 @@ def _weights(path: Path, where: str) -> dict[str, Tensor]:
     from peft.utils import load_peft_weights
 
     # peft would ask the hub for them.
-    if not any((path / name).is_file() for name in FILES):
-        raise UserError(f"{where}: {ADAPTER} and no {' or '.join(FILES)} there; give the folder of a saved adapter")
+    if why := no_weights(path):
+        raise UserError(f"{where}: {why}; give the folder of a saved adapter")
     found = load_peft_weights(str(path), device="cpu")
     weights = {unwrapped(name): weight for name, weight in found.items()}
     if weights.keys() != found.keys():

@@ -21,6 +21,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.models import WEIGHTS
 
 HUB_SECONDS = 10.0
 """How long the hub may take to begin an answer, and between two parts of one."""
@@ -39,9 +40,6 @@ SILENT_SECONDS = 30.0
 
 ASKERS = 8
 """Threads that ask about many commits."""
-
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""What transformers looks for, in its order; an index stands for the shards beside it."""
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 

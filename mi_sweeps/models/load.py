@@ -12,7 +12,7 @@ import torch
 
 from mi_sweeps.config import ModelConfig, ScratchConfig, SingleModel
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import ADAPTER, MERGE, WEIGHTS, base, folder, has_vocabulary
+from mi_sweeps.models import ADAPTER, MERGE, WEIGHTS, base, folder, has_vocabulary, no_weights
 from mi_sweeps.models import tokenizer as tokenizer_of
 from mi_sweeps.models.weights import check_names, check_values, unwrapping
 
@@ -187,6 +187,8 @@ def _network(model: ModelConfig, **options: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     path = folder(model)
+    if path and (why := no_weights(path)) and not getattr(load_config(model), "transformers_weights", None):
+        raise UserError(f"{_named(model)}: {why}")
     if path and len(there := [name for name in WEIGHTS if (path / name).is_file()]) > 1:
         log.warning("%s: weights in %s; those of %s are used", _named(model), " and ".join(there), there[0])
     # Other shapes are let through here, and refused below with the names.

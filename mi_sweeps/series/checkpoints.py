@@ -159,9 +159,9 @@ def _unusable(model: ModelConfig) -> str | None:
     if model.hub:
         return None
     try:
-        models.folder(model)
-        if not any(file.suffix in (".safetensors", ".bin") for file in models.weights_files(model)):
-            return f"{model.path}: no weights there"
+        path = models.folder(model)
+        if path and (why := models.no_weights(path)):
+            return f"{path}: {why}"
     except UserError as error:
         return str(error)
     return None

@@ -260,7 +260,7 @@ def test_a_broken_configuration_is_one_line(adapter: Path) -> None:
 
 def test_an_adapter_without_its_weights(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (adapter / "adapter_model.safetensors").unlink()
-    assert "no adapter_model.safetensors or adapter_model.bin there" in refuse(adapter)
+    assert "no weights there (adapter_model.safetensors or adapter_model.bin); give" in refuse(adapter)
 
 
 def test_an_adapter_s_pickle_runs_nothing(adapter: Path, tmp_path: Path) -> None:
@@ -313,7 +313,9 @@ def test_what_is_wrong_with_the_base_is_said_to_be_its(adapter: Path, tmp_path: 
 
 
 def test_a_base_without_an_adapter_is_refused() -> None:
-    with pytest.raises(UserError, match=rf"model.base={FOLDER}: {FOLDER} is no PEFT adapter; leave model.base out"):
+    with pytest.raises(
+        UserError, match=rf"model.base={FOLDER}: {FOLDER} is no folder with a PEFT adapter; leave model.base out"
+    ):
         load_model(of(FOLDER, base=str(FOLDER)))
 
 

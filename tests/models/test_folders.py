@@ -50,6 +50,29 @@ def test_a_trainer_s_checkpoint(checkpoint: Path, tokenizer: Path) -> None:
     assert found is not None and found("John gave").input_ids == load_tokenizer(of(FOLDER))("John gave").input_ids
 
 
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ("", "no weights there (model.safetensors or pytorch_model.bin)"),
+        ("pytorch_model_fsdp.bin", "FSDP's are in one file: rename it pytorch_model.bin"),
+        ("pytorch_model_fsdp_0/__0_0.distcp", "FSDP's are in parts: put them together with `accelerate merge-weights`"),
+        (
+            "global_step4/mp_rank_00_model_states.pt",
+            "DeepSpeed's are in parts: put them together with its zero_to_fp32",
+        ),
+    ],
+)
+def test_weights_that_are_not_put_together(checkpoint: Path, tokenizer: Path, there: str, said: str) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    if there:
+        (checkpoint / there).parent.mkdir(exist_ok=True)
+        (checkpoint / there).write_bytes(b"weights")
+    for read in (check_files, load_model):
+        with pytest.raises(UserError, match=rf"model.path={checkpoint}: no weights there .*") as complaint:
+            read(of(checkpoint, tokenizer=str(tokenizer)))
+        assert said in str(complaint.value)
+
+
 def test_a_checkpoint_without_a_tokenizer_names_the_key(checkpoint: Path) -> None:
     with pytest.raises(
         UserError, match=rf"model.path={checkpoint}: no tokenizer there; give .* model.tokenizer=DIR or"
