@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,35 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def small() -> tuple[str, ...]:
     return SMALL
+
+
+@pytest.fixture(scope="session")
+def checkpoints_of(mini_tokenizer) -> dict[int, PreTrainedModel]:
+    """A series of GPT-NeoX's architecture, by step: each model is the one before with all its weights moved.
+
+    Read them, do not change them.
+    """
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = GPTNeoXConfig(vocab_size=len(mini_tokenizer), max_position_embeddings=64, initializer_range=0.2, **sizes)
+    model = GPTNeoXForCausalLM(config).eval()
+    made = {}
+    for step in (0, 8, 16, 24):
+        made[step] = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return made
+
+
+@pytest.fixture(scope="session")
+def written(checkpoints_of, mini_tokenizer, tmp_path_factory) -> Path:
+    """The folder with checkpoint-0 to checkpoint-24. Read it, do not change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    for step, model in checkpoints_of.items():
+        model.save_pretrained(folder / f"checkpoint-{step}")
+        mini_tokenizer.save_pretrained(folder / f"checkpoint-{step}")
+    return folder
 
 
 @pytest.fixture

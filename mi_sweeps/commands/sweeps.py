@@ -49,7 +49,7 @@ def plan(options: argparse.Namespace) -> int:
             work = submit.look(cells, first.launcher, options.retry, ask=False)
         if work.notice:
             console.print(work.notice, markup=False, soft_wrap=True)
-        made, asked = work.plan, list(steer.asked(work.arrays, first.launcher))
+        made, asked = work.plan, list(steer.asked(work.plan, work.arrays, first.launcher))
         if work.too_many:
             asked.append(f"warning: {work.too_many}")
     else:
@@ -160,10 +160,12 @@ def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace
         manifest.add(output, name, cells, options.line)
         workers.forget_dead(output, name)
         if work.arrays:
-            for line in steer.asked(work.arrays, launcher):
+            for line in steer.asked(work.plan, work.arrays, launcher):
                 console.print(line, markup=False, soft_wrap=True)
             submission = slurm.submit(submission, work.arrays, launcher)
-            console.print(f"{steer.submitted(submission)}; `{hint('status', name, output)}` looks", soft_wrap=True)
+            console.print(
+                f"{steer.submitted(work.plan, submission)}; `{hint('status', name, output)}` looks", soft_wrap=True
+            )
     if options.wait or launcher.wait:
         return _closing(console, _watch(console, output, name, cells), output, name, "done")
     if work.arrays:

@@ -68,9 +68,7 @@ class SeriesConfig(Section):
             raise ValueError("model.revision: is of a series on the hub; leave it out, or give model.hub")
         key, pattern = ("path", str(self.path)) if self.path else ("revision", self.revision or "")
         if pattern.count("{step}") != 1:
-            raise ValueError(
-                f"model.{key}={pattern or 'null'}: give a pattern with {{step}} once, as checkpoint-{{step}}"
-            )
+            raise ValueError(f"model.{key}={pattern or 'null'}: give a pattern that has {{step}} once")
         return self
 
 

@@ -25,8 +25,6 @@ ASK_SECONDS = 10.0
 CANCEL_SECONDS = 60.0
 """How long `cancel` waits until the jobs are gone."""
 
-STAGES = {"finetune": "fine-tune", "patch": "patch job"}
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -51,9 +49,9 @@ def seen(plan: Plan, output: Path) -> Seen:
         return Seen(plan, f"{error}; shown is what the folders say", blind=True)
 
 
-def asked(arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:
+def asked(plan: Plan, arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:
     """What arrays ask for, as lines for a terminal."""
-    for stage, what in STAGES.items():
+    for stage, what in _stages(plan).items():
         mine = [array for array in arrays if array.stage == stage]
         if mine:
             count = sum(len(array.tasks) for array in mine)
@@ -66,6 +64,11 @@ def asked(arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:
     options = {option for array in arrays for option in resources(launcher, array.stage).sbatch.items()}
     if any(name.startswith(("gpus", "gres", "tres")) and "gpu" in f"{name}={value}" for name, value in options):
         yield "  GPUs in launcher.sbatch are not counted as GPU-hours; launcher.gpus are"
+
+
+def _stages(plan: Plan) -> dict[str, str]:
+    """What a user calls what the stages work on."""
+    return {"finetune": plan.run_name, "patch": "patch job"}
 
 
 def _described(asked: ResourcesConfig) -> str:
@@ -82,12 +85,13 @@ def _described(asked: ResourcesConfig) -> str:
     return ", ".join(values)
 
 
-def submitted(submission: Submission) -> str:
+def submitted(plan: Plan, submission: Submission) -> str:
     """What was submitted, in one line."""
+    names = {stage: plural(name, 2) for stage, name in _stages(plan).items()}
     jobs: dict[str, list[str]] = {}
     for array in submission.arrays:
         jobs.setdefault(array.stage, []).append(array.id)
-    parts = [f"{STAGES[stage]}s in {plural('job', len(ids))} {', '.join(ids)}" for stage, ids in jobs.items()]
+    parts = [f"{names[stage]} in {plural('job', len(ids))} {', '.join(ids)}" for stage, ids in jobs.items()]
     return f"submitted: {'; '.join(parts)}"
 
 

@@ -43,6 +43,12 @@ class Plan:
         return grouped
 
     @property
+    def run_name(self) -> str:
+        """What a user calls its runs: fine-tunes, series, or runs where there are both."""
+        names = {cell.run_name for cell in self.cells}
+        return names.pop() if len(names) == 1 else "run"
+
+    @property
     def statuses(self) -> tuple[Status, ...]:
         """Of all fine-tunes and all patch jobs."""
         return (*self.runs.values(), *self.patches.values())

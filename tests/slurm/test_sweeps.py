@@ -136,6 +136,23 @@ def test_a_whole_sweep(make_sweep, cluster, capsys):
     assert "2 fine-tunes (2 done), 4 patch jobs (4 done)" in capsys.readouterr().out
 
 
+def test_a_series_is_measured_once_and_its_checkpoints_are_patched_by_two_tasks(make_sweep, cluster, capsys, written):
+    sweep = make_sweep(
+        "model=series",
+        f"model.path={written}/checkpoint-{{step}}",
+        "checkpoint.steps=[0,8,12,16,24]",
+        "patching.steps=null",
+        "launcher.patch.split=2",
+    )
+    assert sweep.run() == 0
+    said = capsys.readouterr().out
+    assert "1 series: 1 task in 1 array" in said and "1 patch job: 2 tasks in 2 arrays" in said
+    assert sweep.wait().is_done
+    ((run, patch),) = map(planning.folders_of, sweep.cells)
+    assert [int(part.path.name[0]) for part in patch.all_parts()] == [0, 1]
+    assert patch.steps() == [0, 8, 16, 24] and run.status().gaps == (12,)
+
+
 def test_the_second_subject_later_fine_tunes_nothing(make_sweep, cluster):
     first = make_sweep("seed=0,1", "corruption=first", "launcher.pack=2")
     assert first.run() == 0
