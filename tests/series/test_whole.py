@@ -1,0 +1,82 @@
+"""What Hugging Face's Trainer leaves, as a series from the plan to the page: full weights, and LoRA adapters."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mi_sweeps import cli
+from mi_sweeps.models.mini import FOLDER
+from mi_sweeps.store.files import read_table
+from mi_sweeps.sweeps import plan as planning
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.tasks.task import load
+from tests.series.conftest import FEW
+
+
+def command(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words])
+    return int(ended.value.code or 0)
+
+
+def plain(folder, kind):
+    """The model as somebody would load it who knows nothing of ours."""
+    if kind == "full":
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    from peft import PeftModel
+
+    base = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    return PeftModel.from_pretrained(copy.deepcopy(base), folder).merge_and_unload().eval()
+
+
+@torch.no_grad()
+def with_clean_z(model, pairs, head):
+    """Logit differences of the corrupted prompts with one head of layer 2 as it is in the clean ones."""
+    kept = []
+    columns = slice(head * 16, head * 16 + 16)
+
+    def put(module, given):
+        if not kept:
+            kept.append(given[0].clone())
+            return given
+        value = given[0].clone()
+        value[..., columns] = kept[0][..., columns]
+        return (value,)
+
+    handle = model.transformer.h[2].attn.c_proj.register_forward_pre_hook(put)
+    model(pairs.clean.tokens)
+    found = pairs.logit_diff(pairs.at_end(model(pairs.corrupted.tokens).logits))
+    handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_a_trainer_s_folders_are_planned_run_and_reported(trained, kind, tmp_path, capsys, mini_tokenizer):
+    words = (
+        *("model=series", f"model.path={trained / kind}/checkpoint-{{step}}", f"model.tokenizer={FOLDER}"),
+        *([f"model.base={FOLDER}"] if kind == "lora" else []),
+        *("corruption=first,second", f"output={tmp_path}/outputs", *FEW),
+    )
+    assert command("plan", *words) == 0
+    assert "1 series of 2 checkpoints (1 to do), 2 patch jobs (2 to do)" in capsys.readouterr().out
+    assert command("run", *words) == 0
+    assert command("run", *words) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert command("report", f"output={tmp_path}/outputs") == 0
+
+    cells = expand(list(words))
+    for cell in cells:
+        _, folder = planning.folders_of(cell)
+        pairs = load(cell.config, mini_tokenizer).pairs(cell.config.corruption.name, cell.config.patching.prompts)
+        for step in (2, 4):
+            model = plain(trained / kind / f"checkpoint-{step}", kind)
+            rows = read_table(folder.table(step)).to_pylist()
+            found = {row["head"]: row["by_prompt"] for row in rows if row["site"] == "z" and row["layer"] == 2}
+            assert sorted(found) == [0, 1, 2, 3]
+            for head, values in found.items():
+                expected = with_clean_z(model, pairs, head)
+                torch.testing.assert_close(torch.tensor(values), expected, atol=2e-5, rtol=0)
