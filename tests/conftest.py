@@ -29,6 +29,10 @@ from transformers import (  # noqa: E402
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Olmo3Config,
+    Olmo3ForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -228,9 +232,16 @@ MORE_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict
     "gpt2-scaled-by-layer": (GPT2LMHeadModel, GPT2Config, {**GPT2_SIZES, "scale_attn_by_inverse_layer_idx": True}),
     "llama-biases": (LlamaForCausalLM, LlamaConfig, {**LLAMA_SIZES, "attention_bias": True, "mlp_bias": True}),
     "mistral": (MistralForCausalLM, MistralConfig, {**LLAMA_SIZES, "num_key_value_heads": 1, "head_dim": 16}),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config, LLAMA_SIZES),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, LLAMA_SIZES),
 }
-"""Their kin: biases, one key/value head, heads that are wider together than the residual stream."""
+"""Their kin: biases, one key/value head, heads that are wider together than the residual stream. And families whose
+blocks are put together in other ways."""
+
+OTHER_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
+    "olmo3": (Olmo3ForCausalLM, Olmo3Config, LLAMA_SIZES),
+}
+"""What differs little from one of those."""
 
 
 @pytest.fixture(scope="session")
@@ -239,7 +250,7 @@ def make_model(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[..., PreTrai
 
     def make(name: str, **options: Any) -> PreTrainedModel:
         torch.manual_seed(0)
-        model_type, config_type, sizes = (MODELS | MORE_MODELS)[name]
+        model_type, config_type, sizes = (MODELS | MORE_MODELS | OTHER_MODELS)[name]
         given = {"vocab_size": len(mini_tokenizer), "attn_implementation": "eager", **sizes, **options}
         model = model_type(config_type(**given)).eval()
         with torch.no_grad():

@@ -71,10 +71,19 @@ class ReferenceEngine:
     def __init__(self, bridge: TransformerBridge) -> None:
         self.bridge = bridge
         self.head: Scaling = scaling(bridge.original_model)
+        together = any(_norm_of_queries(block) > bridge.cfg.d_head for block in bridge.blocks)
+        self.names: dict[Site, str] = {"q": "rot_q", "k": "rot_k"} if together else {}
+        """Of activations, where TransformerLens's name for a site's is another. Where all heads' queries are normalised
+        together, one head's is its own only after that; before, a change of it would reach the others."""
 
     def sites(self, pairs: Pairs, wanted: Sequence[Site]) -> dict[Site, str]:
         """Those of the wanted sites that cannot be patched here, each with the reason."""
         return {site: reason for site in wanted if (reason := self._missing(site, pairs.select([0])))}
+
+    def _hook(self, site: Site, layer: int) -> str:
+        from transformer_lens.utilities import get_act_name
+
+        return get_act_name(self.names.get(site, site), layer)
 
     @torch.no_grad()
     def _missing(self, site: Site, one: Pairs) -> str | None:
@@ -83,17 +92,17 @@ class ReferenceEngine:
         layers = range(self.bridge.cfg.n_layers)
         tokens = one.corrupted.tokens
         logits, cache = self.bridge.run_with_cache(tokens)
-        absent = [layer for layer in layers if _hook(site, layer) not in cache]
+        absent = [layer for layer in layers if self._hook(site, layer) not in cache]
         if absent:
             every = len(absent) == len(layers)
             return "the model has none" if every else f"layers {', '.join(map(str, absent))} have none"
-        shapes = [tuple(cache[_hook(site, layer)].shape) for layer in layers]
+        shapes = [tuple(cache[self._hook(site, layer)].shape) for layer in layers]
         if not all(_is_by_head(site, shape, tokens.shape[1], self.bridge.cfg.n_heads) for shape in shapes):
             return "TransformerLens does not give it by head"
         for layer in layers:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # TransformerLens says so too, but not of every such site.
-                moved = self.bridge.run_with_hooks(tokens, fwd_hooks=[(_hook(site, layer), _moved)])
+                moved = self.bridge.run_with_hooks(tokens, fwd_hooks=[(self._hook(site, layer), _moved)])
             if torch.equal(moved, logits):
                 return "TransformerLens shows it, but the model does not read it again"
         return None
@@ -170,7 +179,7 @@ class ReferenceEngine:
         """See `mi_sweeps.circuits.patching.Engine`."""
         roles = role_order(pairs.clean)
         positions = role_positions(pairs.clean, roles)
-        names = {_hook(site, layer) for site in patching.sites for layer in range(self.bridge.cfg.n_layers)}
+        names = {self._hook(site, layer) for site in patching.sites for layer in range(self.bridge.cfg.n_layers)}
         clean_logits, cache = self.bridge.run_with_cache(pairs.clean.tokens, names_filter=lambda name: name in names)
         corrupted_logits = self.bridge(pairs.corrupted.tokens)
         return Patched(
@@ -186,14 +195,14 @@ class ReferenceEngine:
         from transformer_lens.patching import generic_activation_patch
 
         n_layers = self.bridge.cfg.n_layers
-        n_places = positions.shape[1] if site in POSITION_SITES else _n_heads(site, cache)
+        n_places = positions.shape[1] if site in POSITION_SITES else _n_heads(site, cache[self._hook(site, 0)])
         values = generic_activation_patch(
             self.bridge,
             pairs.corrupted.tokens,
             cache,
             lambda logits: pairs.logit_diff(pairs.at_end(logits)),
             _setter(site, positions, pairs.clean.end if heads == "end" else None),
-            site,
+            self.names.get(site, site),
             index_df=pd.DataFrame(
                 [(layer, place) for layer in range(n_layers) for place in range(n_places)], columns=["layer", "place"]
             ),
@@ -205,9 +214,9 @@ class ReferenceEngine:
         return values.cpu()
 
 
-def _n_heads(site: Site, cache: Any) -> int:
+def _n_heads(site: Site, activation: Tensor) -> int:
     """Heads, or key and value heads, as the activation itself has them."""
-    return int(cache[_hook(site, 0)].shape[1 if site == "pattern" else 2])
+    return activation.shape[1 if site == "pattern" else 2]
 
 
 def _is_by_head(site: Site, shape: tuple[int, ...], width: int, n_heads: int) -> bool:
@@ -272,10 +281,11 @@ def _scale(
     return how.weight * factors if fits(how.weight * factors) else None
 
 
-def _hook(site: Site, layer: int) -> str:
-    from transformer_lens.utilities import get_act_name
-
-    return get_act_name(site, layer)
+def _norm_of_queries(block: Any) -> int:
+    """How many numbers of queries are normalised together; 0 where each head has a norm of its own, or none."""
+    norm = getattr(getattr(block, "attn", None), "submodules", {}).get("q_norm")
+    weight = None if norm is None else getattr(norm.original_component, "weight", None)
+    return 0 if weight is None or weight.dim() != 1 else len(weight)
 
 
 def _setter(site: Site, positions: Int[Tensor, "prompt role"], end: Int[Tensor, " prompt"] | None) -> Setter:

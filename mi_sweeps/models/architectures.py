@@ -53,11 +53,11 @@ _RECURRENT = Architecture(REFERENCE, ("attn_out", "mlp_out", *HEAD_SITES), _ALL_
 _NOT_WRAPPED = Architecture(REFERENCE, refused="TransformerLens shows none of its activations by layer")
 
 KNOWN: dict[str, Architecture] = {
-    **_each("gpt2 gpt_neox llama mistral nope qwen2 qwen3", Architecture(FAST)),
+    **_each("gpt2 gpt_neox llama mistral nope olmo2 olmo3 qwen2 qwen3", Architecture(FAST)),
     **_each(
         "apertus arcee bitnet bloom codegen cohere cohere2 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo gemma "
         "gemma3_text glm glm4 glm4_moe gpt_bigcode gpt_oss granite granitemoe hunyuan_v1_dense internlm3 "
-        "iquestcoder jais2 minimax_m2 ministral3 mixtral mpt nemotron olmo olmo2 olmo3 olmoe phi phi3 "
+        "iquestcoder jais2 minimax_m2 ministral3 mixtral mpt nemotron olmo olmoe phi phi3 "
         "qwen2_moe qwen3_moe seed_oss smollm3 stablelm starcoder2",
         Architecture(REFERENCE),
     ),

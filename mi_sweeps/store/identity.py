@@ -33,6 +33,10 @@ NEVER_COPIED = ("gpt2", "llama", "mistral", "nope", "qwen2", "qwen3")
 """Types whose patch jobs were right before models were wrapped anew for each checkpoint. Never another one: this says
 what was computed once, and not what can be now."""
 
+HEADS_TOGETHER = ("flex_olmo", "minimax_m2", "olmo2", "olmo3", "olmoe")
+"""Types that normalise the queries of all heads together, and the keys. One head's were once patched before that, which
+changed the others' too; now they are patched after it."""
+
 ID_LENGTH = 12
 """Hex digits of an id: 48 bits, so that among 10,000 runs two share one with probability 2e-7."""
 
@@ -81,7 +85,7 @@ class Contents:
     models: dict[SingleModel, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     spellings: dict[AnyModel, bool] = field(default_factory=dict)
-    wrapped: dict[SingleModel, bool] = field(default_factory=dict)
+    kinds: dict[SingleModel, str | None] = field(default_factory=dict)
     series: dict[tuple[SeriesConfig, tuple[int, ...], int], Series] = field(default_factory=dict)
 
     def of(self, config: Config) -> str:
@@ -143,9 +147,20 @@ class Contents:
         if isinstance(model, ModelConfig) and model.hub:
             # What is in the hub's cache must change no id, so the name must do.
             return not model.hub.removeprefix("openai-community/").startswith("gpt2")
-        if model not in self.wrapped:
-            self.wrapped[model] = architectures.model_type(model) not in NEVER_COPIED
-        return self.wrapped[model]
+        return self._kind(model) not in NEVER_COPIED
+
+    def heads_together(self, model: SingleModel) -> bool:
+        """Whether a model is of HEADS_TOGETHER."""
+        if isinstance(model, ModelConfig):
+            model = base(model) or model
+        if isinstance(model, ModelConfig) and model.hub:
+            return any(name in model.hub.lower() for name in ("olmo", "minimax"))
+        return self._kind(model) in HEADS_TOGETHER
+
+    def _kind(self, model: SingleModel) -> str | None:
+        if model not in self.kinds:
+            self.kinds[model] = architectures.model_type(model)
+        return self.kinds[model]
 
     def file(self, path: object) -> str:
         """The content of a file, whatever its name."""
@@ -238,6 +253,7 @@ def patch_id(config: Config, run: str | None = None, contents: Contents | None =
         run: the run id, where it is known.
     """
     patching, contents = config.patching, contents or Contents()
+    single = contents.single(config)
     return digest(
         {
             "run": run or run_id(config, contents),
@@ -251,6 +267,7 @@ def patch_id(config: Config, run: str | None = None, contents: Contents | None =
             "tf32": patching.tf32,
             **_measures(patching),
             **_roles(config),
-            **({"weights": "each checkpoint's"} if contents.wrapped_once(contents.single(config)) else {}),
+            **({"weights": "each checkpoint's"} if contents.wrapped_once(single) else {}),
+            **({"q, k": "normalised"} if {"q", "k"} & set(patching.sites) and contents.heads_together(single) else {}),
         }
     )[:ID_LENGTH]

@@ -10,6 +10,13 @@ from mi_sweeps.circuits.activations import LayerActivations, align, embed, forwa
 from mi_sweeps.circuits.network import Network, describe
 from mi_sweeps.tasks.tokens import Batch
 
+BY_LAYER = {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+    },
+}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 8}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -51,15 +58,16 @@ def theirs(model: PreTrainedModel, tokens: torch.Tensor) -> dict[str, list[torch
             )
         else:
             handles.append(attention.v_proj.register_forward_hook(lambda *x: keep("v", x[2])))
-        combine, before_mlp = (
-            part(attention, "c_proj", "o_proj", "dense"),
-            part(layer, "ln_2", "post_attention_layernorm"),
-        )
+        combine = part(attention, "c_proj", "o_proj", "dense")
         handles.append(combine.register_forward_pre_hook(lambda _, given: keep("z", given[0])))
-        handles.append(attention.register_forward_hook(lambda *x: keep("attn_out", x[2])))
+        attn_out, mlp_out, before_mlp = attention, layer.mlp, part(layer, "ln_2", "post_attention_layernorm")
+        if hasattr(layer, "post_feedforward_layernorm"):  # What is written is normalised.
+            attn_out, mlp_out = layer.post_attention_layernorm, layer.post_feedforward_layernorm
+            before_mlp = getattr(layer, "pre_feedforward_layernorm", layer.mlp)
+        handles.append(attn_out.register_forward_hook(lambda *x: keep("attn_out", x[2])))
         if not getattr(layer, "use_parallel_residual", False):
             handles.append(before_mlp.register_forward_pre_hook(lambda _, given: keep("resid_mid", given[0])))
-        handles.append(layer.mlp.register_forward_hook(lambda *x: keep("mlp_out", x[2])))
+        handles.append(mlp_out.register_forward_hook(lambda *x: keep("mlp_out", x[2])))
     with torch.no_grad():
         output = model(tokens[None], output_hidden_states=True, output_attentions=True)
     for handle in handles:
@@ -110,6 +118,8 @@ def test_activations_equal_hugging_face_s_prompt_by_prompt(make_model, make_shor
         ("llama", {"rope_parameters": LLAMA3}),
         ("qwen3", {"rope_parameters": YARN}),
         ("qwen3", {"attention_bias": True, "num_key_value_heads": 4}),
+        ("olmo2", {"attention_bias": True, "num_key_value_heads": 4}),
+        ("olmo3", BY_LAYER),
         ("gpt_neox", {"use_parallel_residual": False}),
         ("gpt_neox", {"attention_bias": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
     ],
@@ -139,6 +149,17 @@ def test_prompts_as_long_as_a_sliding_window_are_still_known_and_longer_ones_are
     compare(model, batch)
     with pytest.raises(AssertionError):
         compare(make_model("mistral", sliding_window=length - 1), batch)
+
+
+@pytest.mark.parametrize("family", ["olmo3"])
+def test_layers_with_a_window_beside_others_limit_the_length_that_is_known(make_model, make_short_pairs, family):
+    batch = make_short_pairs("first").clean
+    length = int(batch.end.max()) + 1
+    compare(make_model(family, **BY_LAYER, sliding_window=length), batch)
+    assert describe(make_model(family, **BY_LAYER, sliding_window=length)).longest == length
+    assert describe(make_model(family, layer_types=["full_attention"] * 2, sliding_window=length)).longest is None
+    with pytest.raises(AssertionError):
+        compare(make_model(family, **BY_LAYER, sliding_window=length - 1), batch)
 
 
 def test_one_sliding_layer_limits_the_length_that_is_known(make_model, make_short_pairs):

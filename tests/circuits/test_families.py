@@ -27,7 +27,7 @@ from mi_sweeps.config import PathsConfig
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.training.evaluate import end_logits
 
-FAMILIES = ("gpt_neox",)
+FAMILIES = ("gpt_neox", "olmo2")
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
 SITES = (*POSITION_SITES, *HEAD_SITES)
 Replace = dict[tuple[str, int], Callable[[Tensor], Tensor]]
@@ -69,7 +69,8 @@ class Plain:
         self.cache: Cache = {}
         for number, layer in enumerate(self.layers):
             layer.register_forward_pre_hook(self.given("resid_pre", number), with_kwargs=True)
-            self.part(layer, "input_layernorm").register_forward_hook(self.said("read", number))
+            if hasattr(layer, "input_layernorm"):
+                layer.input_layernorm.register_forward_hook(self.said("read", number))
             self.attn_out(layer).register_forward_hook(self.said("attn_out", number))
             self.mlp_out(layer).register_forward_hook(self.said("mlp_out", number))
         self.norm.register_forward_pre_hook(self.given("resid", -1), with_kwargs=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,20 @@ def test_tables_of_a_model_that_was_wrapped_once_for_all_checkpoints_are_not_tho
     assert ids["gpt2"] == ids["qwen3"] == before != ids["gpt_neox"]
     hub, named = (changed(default, {"model.hub": name}) for name in ("EleutherAI/pythia-70m", "openai-community/gpt2"))
     assert patch_id(hub, "run") != patch_id(named, "run") == patch_id(default, "run")
+
+
+def test_queries_and_keys_that_were_patched_before_all_heads_are_normalised_are_not_those_of_now(
+    default: Config, model_copy: Path
+) -> None:
+    values = json.loads((model_copy / "config.json").read_text())
+    ids = {}
+    for kind, sites in product(("olmo2", "gemma2"), (["z"], ["z", "k"])):
+        (model_copy / "config.json").write_text(json.dumps({**values, "model_type": kind}))
+        asked = {"model.path": str(model_copy), "patching.sites": sites}
+        ids[kind, len(sites)] = patch_id(changed(default, asked), "run")
+    assert ids["olmo2", 1] == ids["gemma2", 1] and ids["olmo2", 2] != ids["gemma2", 2]
+    hub = [{"model.hub": name, "patching.sites": ["q"]} for name in ("allenai/OLMo-2-0425-1B", "google/gemma-2-2b")]
+    assert len({patch_id(changed(default, one), "run") for one in hub}) == 2
 
 
 def test_a_file_of_rows_is_its_content_not_its_place_or_name(default: Config, tmp_path: Path) -> None:

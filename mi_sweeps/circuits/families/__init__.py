@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mi_sweeps.circuits.families import gpt2, gpt_neox, llama, nope
+from mi_sweeps.circuits.families import gpt2, gpt_neox, llama, nope, olmo
 from mi_sweeps.circuits.network import Network
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ FAMILIES: dict[str, Callable[[PreTrainedModel], Network | None]] = {
     "llama": llama.network,
     "mistral": llama.network,
     "nope": nope.network,
+    "olmo2": olmo.network,
+    "olmo3": olmo.network,
     "qwen2": llama.network,
     "qwen3": llama.network,
 }

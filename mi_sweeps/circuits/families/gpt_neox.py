@@ -6,19 +6,19 @@ from __future__ import annotations
 from typing import Any
 
 from mi_sweeps.circuits.families.activations import ACTIVATIONS
-from mi_sweeps.circuits.families.parts import layer_norm, linear, rotation
+from mi_sweeps.circuits.families.parts import layer_norm, linear, rotations
 from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Rotary
 
 
 def network(model: Any) -> Network | None:
     """The description of a `GPTNeoXForCausalLM`."""
     config, body = model.config, model.base_model
-    rotary = rotation(config, body.rotary_emb, body.embed_in)
-    if config.hidden_act not in ACTIVATIONS or rotary is None:
+    rotaries = rotations(config, body.rotary_emb, body.embed_in)
+    if config.hidden_act not in ACTIVATIONS or rotaries is None:
         return None
     return Network(
         embed=lambda tokens, positions: body.embed_in(tokens),
-        blocks=tuple(_block(config, layer, rotary) for layer in body.layers),
+        blocks=tuple(_block(config, layer, rotary) for layer, rotary in zip(body.layers, rotaries, strict=True)),
         final_norm=layer_norm(body.final_layer_norm),
         unembed=linear(model.get_output_embeddings()),
     )

@@ -7,19 +7,19 @@ from __future__ import annotations
 from typing import Any
 
 from mi_sweeps.circuits.families.activations import ACTIVATIONS
-from mi_sweeps.circuits.families.parts import linear, rms_norm, rotation
+from mi_sweeps.circuits.families.parts import linear, rms_norm, rotations
 from mi_sweeps.circuits.network import Block, Mlp, Network, Rotary
 
 
 def network(model: Any) -> Network | None:
     """The description of a `LlamaForCausalLM`, `MistralForCausalLM`, `Qwen2ForCausalLM` or `Qwen3ForCausalLM`."""
     config, body = model.config, model.base_model
-    rotary = rotation(config, body.rotary_emb, body.embed_tokens)
-    if config.hidden_act not in ACTIVATIONS or rotary is None:
+    rotaries = rotations(config, body.rotary_emb, body.embed_tokens)
+    if config.hidden_act not in ACTIVATIONS or rotaries is None:
         return None
     return Network(
         embed=lambda tokens, positions: body.embed_tokens(tokens),
-        blocks=tuple(_block(config, layer, rotary) for layer in body.layers),
+        blocks=tuple(_block(config, layer, rotary) for layer, rotary in zip(body.layers, rotaries, strict=True)),
         final_norm=rms_norm(body.norm),
         unembed=linear(model.lm_head),
         longest=getattr(config, "sliding_window", None),
