@@ -245,6 +245,12 @@ OTHER_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dic
 
 
 @pytest.fixture(scope="session")
+def model_types() -> set[str]:
+    """Of all that `make_model` makes."""
+    return {config_type.model_type for _, config_type, _ in (MODELS | MORE_MODELS | OTHER_MODELS).values()}
+
+
+@pytest.fixture(scope="session")
 def make_model(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[..., PreTrainedModel]:
     """A new tiny model by its name, with random weights that are far from zero, biases too; the same each time."""
 

@@ -168,13 +168,17 @@ def table() -> str:
     rows: dict[Architecture, list[str]] = {}
     for name, known in KNOWN.items():
         rows.setdefault(known, []).append(name)
-    lines = ["| `model_type` | who patches | cannot be patched | no attribution by |", "|---|---|---|---|"]
+    lines = [
+        "| `model_type` | who patches | cannot be patched | no attribution by | checked |",
+        "|---|---|---|---|---|",
+    ]
     for known, names in rows.items():
         told = [
             " ".join(sorted(names)),
             f"refused: {known.refused}" if known.refused else known.engine,
             ", ".join(known.without_sites),
             ", ".join(known.without_rows),
+            "the refusal" if known.refused else "everything" if known.engine == FAST else "some patches",
         ]
         lines.append(f"| {' | '.join(cell or '·' for cell in told)} |")
     return "\n".join(lines)

@@ -124,17 +124,8 @@ def test_activations_equal_hugging_face_s_prompt_by_prompt(make_model, make_shor
         ("gpt_neox", {"attention_bias": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
     ],
     ids=[
-        "unscaled",
-        "untied",
-        "one-head",
-        "tied",
-        "one-head-llama",
-        "linear",
-        "llama3",
-        "yarn",
-        "qwen3-biases",
-        "serial",
-        "all-rotated",
+        *("unscaled", "untied", "one-head", "tied", "one-head-llama", "linear", "llama3", "yarn", "qwen3-biases"),
+        *("olmo2-biases", "rotations-by-layer", "serial", "all-rotated"),
     ],
 )
 def test_options_of_a_family_are_followed(make_model, make_short_pairs, family, options):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from mi_sweeps.circuits.examine import make_engine, measure, prepare
+from mi_sweeps.circuits.families import FAMILIES
 from mi_sweeps.circuits.patching import POSITION_SITES
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.architectures import FAST, KNOWN, table
@@ -235,3 +236,8 @@ def test_what_cannot_be_examined_is_refused_before_it_is_trained(kind, pairs, pa
 def test_the_table_of_the_docs_is_what_was_tested():
     page = Path(__file__).parents[2] / "docs" / "models.md"
     assert table() in page.read_text(encoding="utf-8")
+
+
+def test_every_type_that_is_said_to_be_checked_in_everything_is(model_types):
+    """`nope` has tests of its own."""
+    assert model_types | {"nope"} == {kind for kind, known in KNOWN.items() if known.engine == FAST} == FAMILIES.keys()
