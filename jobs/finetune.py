@@ -4,10 +4,13 @@ trained already, its checkpoints are measured."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.store import hashes
+from mi_sweeps.store.files import read_json
 from mi_sweeps.store.folders import RunFolder, run_folder
 from mi_sweeps.store.identity import run_id
 
@@ -95,7 +98,11 @@ def check_identity(config: Config, folder: RunFolder) -> None:
         UserError: the files of the model, or the user's prompts, have changed since.
     """
     if run_id(config) != folder.run_id:
-        raise UserError(f"{folder.path}: model or prompts have changed since this was planned; run the sweep again")
+        began = (read_json(folder.path / "run.json") or {}).get("model", {}).get("commit")
+        todo = f"run the sweep again, or go on with model.revision={began}" if began else "run the sweep again"
+        raise UserError(f"{folder.path}: model or prompts have changed since this was planned; {todo}")
+    with suppress(OSError):  # It only saves time.
+        hashes.keep(config.output)
 
 
 if __name__ == "__main__":

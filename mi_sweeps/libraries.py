@@ -36,6 +36,7 @@ def quiet() -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_VERBOSITY": "error",
         "TRANSFORMERS_VERBOSITY": "error",
+        "DISABLE_SAFETENSORS_CONVERSION": "1",  # Else it asks the hub to convert whatever has no safetensors.
     }.items():
         os.environ.setdefault(variable, value)
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():

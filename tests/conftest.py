@@ -141,6 +141,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from huggingface_hub import constants
 
     from mi_sweeps.models import hub
+    from mi_sweeps.store import hashes
 
     folder = tmp_path / "hub cache"
     endpoint = "http://127.0.0.1:9"
@@ -151,8 +152,10 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(hub, "PAUSE", 0.01)
-    for remembered in ("_named", "_downloaded", "_silent"):
+    for remembered in ("_named", "_downloaded", "_refs", "_resolved", "_silent"):
         monkeypatch.setattr(hub, remembered, {})
+    monkeypatch.setattr(hashes, "_commits", {})
+    monkeypatch.setattr(hashes, "_recalled", set())
     return folder
 
 

@@ -81,6 +81,24 @@ def stated(name: str, content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+def cached(cache: Path, repo: str, files: Path | Mapping[str, bytes], revision: str = "main") -> str:
+    """Lays files out as the hub's cache does, all that there is of a commit. Gives that commit."""
+    if isinstance(files, Path):
+        files = {path.name: path.read_bytes() for path in sorted(files.iterdir()) if path.is_file()}
+    commit = hashlib.sha1(f"{repo} {revision}".encode()).hexdigest()
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    for place in ("blobs", "refs", "trees", f"snapshots/{commit}"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        blob = folder / "blobs" / stated(name, content)
+        blob.write_bytes(content)
+        (folder / "snapshots" / commit / name).symlink_to(f"../../blobs/{blob.name}")
+    listing = {name: {"size": len(content), "blob_id": _blob_id(name, content)} for name, content in files.items()}
+    (folder / "trees" / f"{commit}.json").write_text(json.dumps({"format_version": 1, "files": listing}))
+    (folder / "refs" / revision).write_text(commit)
+    return commit
+
+
 def _blob_id(name: str, content: bytes) -> str:
     """Git's: of a large file that of the pointer to it."""
     return stated("", f"pointer to {stated(name, content)}".encode() if name.endswith(LARGE) else content)

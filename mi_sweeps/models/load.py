@@ -19,8 +19,6 @@ from mi_sweeps.models.weights import check_names, check_values, unwrapping
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-HUB_SECONDS = 10.0
-"""How long the hub may take to say that it has a model."""
 
 log = logging.getLogger(__name__)
 
@@ -217,20 +215,24 @@ def _named(model: ModelConfig) -> str:
 
 
 def _from_hub(kind: Any, model: ModelConfig, **options: object) -> Any:
-    """From the hub's cache, and only where that lacks it from the hub: compute nodes often have no network."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    """From the hub's cache, at the commit by which the model is known; what is not there is downloaded before."""
+    from mi_sweeps.models import hub
 
     assert model.hub is not None
-    if isinstance(try_to_load_from_cache(model.hub, ADAPTER, revision=model.revision), str):
+    commit = hub.commit(model.hub, model.revision)
+    files = hub.files(model.hub, commit)
+    if ADAPTER in files:
         raise UserError(f"{_named(model)}: {MERGE}")
-    try:
-        return kind.from_pretrained(model.hub, revision=model.revision, local_files_only=True, **options)
-    except OSError:
-        # Asked once: the libraries try a hub that is not there for the better part of a minute.
-        there = HfApi().model_info(model.hub, revision=model.revision, timeout=HUB_SECONDS)
-        if any(file.rfilename == ADAPTER for file in there.siblings or ()):
-            raise UserError(f"{_named(model)}: {MERGE}") from None
-        return kind.from_pretrained(model.hub, revision=model.revision, **options)
+    weights = hub.weights_of(files)
+    wanted = files if kind.__name__.startswith("AutoModel") else [name for name in files if name not in weights]
+    for _ in range(2):  # Another process may delete them meanwhile.
+        snapshot = hub.download(model.hub, commit, wanted)
+        try:
+            return kind.from_pretrained(model.hub, revision=commit, local_files_only=True, **options)
+        except OSError:
+            if all((snapshot / name).is_file() for name in wanted):
+                raise
+    raise UserError(f"{_named(model)}: is deleted from the cache while it is loaded; see who does that, and try again")
 
 
 def _from_pretrained(kind: Any, model: ModelConfig, **options: object) -> Any:

@@ -15,7 +15,6 @@ from mi_sweeps.series import checkpoints
 from mi_sweeps.series.checkpoints import Checkpoint
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.training.checkpoints import load_weights, parameters, snapshot
-from mi_sweeps.training.run import check_commit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +41,6 @@ def models_at(
         yield from in_turn(config.model, [series.at(step) for step in steps], device, attention)
         return
     model = load_network(config.model, device, attention, seed=config.seed)
-    check_commit(run, model)
     weights = parameters(model)
     base = snapshot(weights) if config.checkpoint.storage == "delta" else {}
     for step in steps:
@@ -66,7 +64,7 @@ def _there(series: SeriesConfig, chosen: Sequence[Checkpoint]) -> Iterator[Itera
     if not (series.hub and chosen):
         yield chosen
         return
-    commits = {str(checkpoint.model.revision): checkpoint for checkpoint in chosen}
+    commits = [str(checkpoint.model.revision) for checkpoint in chosen]  # Two steps may have one.
     repository = str(chosen[0].model.hub)
-    with closing(hub.ahead(repository, list(commits), series.keep)) as coming:
-        yield map(commits.__getitem__, coming)
+    with closing(hub.ahead(repository, commits, series.keep)) as coming:
+        yield (checkpoint for checkpoint, _ in zip(chosen, coming, strict=True))

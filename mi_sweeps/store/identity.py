@@ -26,6 +26,7 @@ from mi_sweeps.models import architectures, base, has_vocabulary, spells_otherwi
 from mi_sweeps.models import tokenizer as tokenizer_of
 from mi_sweeps.series import checkpoints
 from mi_sweeps.series.checkpoints import Series
+from mi_sweeps.store import hashes
 from mi_sweeps.tasks import PREVIOUS_TOKEN
 from mi_sweeps.tasks.rows import read_anew
 
@@ -47,22 +48,12 @@ def digest(value: Any) -> str:
 
 
 @cache
-def _hash_files(files: tuple[tuple[str, int, int], ...], names: bool) -> str:
-    """SHA-256 over names and contents; size and mtime are only there to make the cache honest."""
+def _hash_files(files: tuple[hashes.Version, ...], names: bool) -> str:
+    """SHA-256 over names and contents."""
     total = hashlib.sha256()
-    for name, _, _ in files:
-        with open(name, "rb") as stream:
-            content = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else _digest(stream)
-        total.update(f"{Path(name).name if names else ''}\0{content.hexdigest()}\0".encode())
+    for file in files:
+        total.update(f"{Path(file[0]).name if names else ''}\0{hashes.sha256(file)}\0".encode())
     return total.hexdigest()
-
-
-def _digest(stream: Any) -> Any:
-    # hashlib.file_digest came with Python 3.11.
-    content = hashlib.sha256()
-    for block in iter(lambda: stream.read(1 << 20), b""):
-        content.update(block)
-    return content
 
 
 def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
@@ -72,8 +63,7 @@ def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
         UserError: a file is missing or cannot be read.
     """
     try:
-        stats = [(path, path.stat()) for path in sorted(paths)]
-        return _hash_files(tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats), names)
+        return _hash_files(tuple(hashes.version(path) for path in sorted(paths)), names)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; give the path of an existing, readable file") from None
 
@@ -108,19 +98,24 @@ class Contents:
         return self.series[key]
 
     def model(self, model: SingleModel) -> str:
-        """The content of a model's files, and of its base's where it is an adapter; or its name and revision on the
-        hub, or the sizes of a new one."""
+        """The content of a model's files, here or on the hub, and of its base's where it is an adapter; of a new one
+        its sizes.
+
+        Raises:
+            UserError: nobody can tell.
+        """
         if isinstance(model, ScratchConfig):
             return f"scratch:{digest(model.model_dump(mode='json', exclude={'name'}))}"
-        if model.hub:
-            return f"hub:{model.hub}@{model.revision or 'main'}"
         if model not in self.models:
-            files, below = hash_files(weights_files(model)), base(model)
-            self.models[model] = digest({"adapter": files, "base": self.model(below)}) if below else files
+            self.models[model] = _on_hub(model.hub, model.revision) if model.hub else self._here(model)
         return self.models[model]
 
+    def _here(self, model: ModelConfig) -> str:
+        files, below = hash_files(weights_files(model)), base(model)
+        return digest({"adapter": files, "base": self.model(below)}) if below else files
+
     def tokenizer(self, model: ModelConfig) -> dict[str, str]:
-        """The content of a tokenizer that is not the model's own, or its name on the hub; nothing where there is none.
+        """The content of a tokenizer that is not the model's own; nothing where there is none.
 
         Raises:
             UserError: there is no tokenizer.
@@ -145,8 +140,7 @@ class Contents:
         if isinstance(model, ModelConfig):
             model = base(model) or model
         if isinstance(model, ModelConfig) and model.hub:
-            # What is in the hub's cache must change no id, so the name must do.
-            return not model.hub.removeprefix("openai-community/").startswith("gpt2")
+            return False  # It has had other ids since.
         return self._kind(model) not in NEVER_COPIED
 
     def heads_together(self, model: SingleModel) -> bool:
@@ -154,7 +148,7 @@ class Contents:
         if isinstance(model, ModelConfig):
             model = base(model) or model
         if isinstance(model, ModelConfig) and model.hub:
-            return any(name in model.hub.lower() for name in ("olmo", "minimax"))
+            return False  # Likewise.
         return self._kind(model) in HEADS_TOGETHER
 
     def _kind(self, model: SingleModel) -> str | None:
@@ -168,6 +162,12 @@ class Contents:
         if path not in self.files:
             self.files[path] = hash_files([Path(path)], names=False)
         return self.files[path]
+
+
+def _on_hub(repo: str, revision: str | None) -> str:
+    from mi_sweeps.models import hub
+
+    return f"hub:{digest(hub.content(hub.files(repo, hub.commit(repo, revision))))}"
 
 
 def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
@@ -226,6 +226,7 @@ def _train(config: Config) -> dict[str, Any]:
 
 def run_id(config: Config, contents: Contents | None = None) -> str:
     """Identity of one fine-tune."""
+    hashes.recall(config.output)
     return digest(run_identity(config, contents or Contents()))[:ID_LENGTH]
 
 

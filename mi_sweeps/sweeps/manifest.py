@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.store import hashes
 from mi_sweeps.store.checksums import seal_object
 from mi_sweeps.store.files import OLD, clear_partial, read_json, write_bytes
 from mi_sweeps.sweeps.cells import Cell
@@ -81,6 +82,7 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
                     differences(base, values),
                 )
             write_bytes(file, seal_object(_text(name, command, base, list(entries.values()))))
+        hashes.keep(output)
         # By the clock of the file system, which all have in common: this machine's may be wrong.
         old = file.stat().st_mtime - OLD
         for place in (output, output / "data", *(file.parent / name for name in WRITTEN)):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mi_sweeps.config import Config
+from mi_sweeps.config import AnyModel, Config, ModelConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_model, pick_device
 from mi_sweeps.store.files import read_json, read_table, write_json, write_table
@@ -170,7 +170,6 @@ def begin(
     resumed = checkpoints.load_resume(folder.resume, model, optimizer, device) if metrics else None
     metrics = [row for row in metrics if resumed is not None and _known_at(row, resumed)]
     if resumed is not None:
-        check_commit(folder, model)
         log.info("resuming from step %d", resumed)
     write_json(folder.path / "run.json", describe(config, folder, model, resumed))
     write_json(folder.audit, dict(task.audit))
@@ -209,20 +208,6 @@ def read_metrics(folder: RunFolder) -> list[Metric]:
     return rows
 
 
-def check_commit(folder: RunFolder, model: PreTrainedModel) -> None:
-    """Holds that a model from the hub is the one that the run began with: a branch there moves.
-
-    Raises:
-        UserError: it is another commit.
-    """
-    began = (read_json(folder.path / "run.json") or {}).get("model", {}).get("commit")
-    now = getattr(model.config, "_commit_hash", None)
-    if began != now:
-        raise UserError(
-            f"{folder.path}: began with the model's commit {began}, now it is {now}; give model.revision={began}"
-        )
-
-
 def describe(config: Config, folder: RunFolder, model: PreTrainedModel, resumed: int | None = None) -> dict[str, Any]:
     """What run.json says: the configuration, what it was computed with, and what it says already of the steps before
     the one that is gone on from."""
@@ -234,12 +219,21 @@ def describe(config: Config, folder: RunFolder, model: PreTrainedModel, resumed:
         "model": {
             "architecture": type(model).__name__,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "commit": getattr(model.config, "_commit_hash", None),
+            "commit": _commit(config.model),
         },
         "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},
         **({"stacks": stacks} if stacks else {}),
         **zoom.proof(config, known, resumed or 0),
     }
+
+
+def _commit(model: AnyModel) -> str | None:
+    """On the hub: which of a branch's."""
+    if not (isinstance(model, ModelConfig) and model.hub):
+        return None
+    from mi_sweeps.models import hub
+
+    return hub.commit(model.hub, model.revision)
 
 
 def _known_at(row: Metric, step: int) -> bool:

@@ -14,7 +14,8 @@ import pytest
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import hub as ours
 from mi_sweeps.models.mini import FOLDER
-from tests.hub import Hub, stated
+from mi_sweeps.store import hashes
+from tests.hub import Hub, cached, stated
 
 REPO = "some/series"
 
@@ -33,6 +34,12 @@ def files(step: int) -> dict[str, bytes]:
     return {**FILES, "model.safetensors": b"weights of step %03d" % step}
 
 
+def a_new_process() -> None:
+    """Which knows nothing but what is on disk."""
+    for known in (ours._named, ours._downloaded, ours._refs, ours._resolved, ours._silent, hashes._commits):
+        known.clear()
+
+
 @pytest.fixture
 def commits(hub: Hub) -> list[str]:
     """Of step0, step1, step2."""
@@ -46,6 +53,8 @@ def test_refs_are_branches_and_tags_and_without_the_hub_those_in_the_cache(hub: 
     for commit in (commits[1], tag):
         ours.download(REPO, commit, ["config.json"])
     hub.down()
+    assert ours.refs(REPO) == every  # For a minute.
+    a_new_process()
     assert ours.refs(REPO) == {"step1": commits[1], "v1.0/final": tag}
 
 
@@ -53,6 +62,7 @@ def test_a_revision_is_that_in_the_cache_and_only_else_the_hub_s(hub: Hub, commi
     assert ours.commit(REPO, "step1") == commits[1]
     ours.download(REPO, commits[1], MATTER)
     moved = hub.add(REPO, "step1", files(7))
+    a_new_process()
     assert ours.commit(REPO, "step1") == commits[1] != moved
     assert ours.commit(REPO, moved) == moved
     hub.down()
@@ -68,6 +78,7 @@ def test_a_revision_that_is_not_there_is_told_from_a_hub_that_is_not(hub: Hub, c
         ours.commit("other/model")
     assert not isinstance(refused.value, (ours.NoRevision, ours.Unreachable))
     hub.down()
+    a_new_process()
     with pytest.raises(ours.Unreachable, match=r"some/series: 127.0.0.1 gives no answer \(ConnectError.*hf download"):
         ours.commit(REPO, "step0")
 
@@ -103,20 +114,19 @@ def test_the_cache_without_a_hub_says_the_same_as_the_hub(hub: Hub, hub_cache: P
         hub_cache.with_name("away").rename(hub_cache)
         assert not (hub_cache / "models--some--series" / "snapshots" / commit / "config.json").is_symlink()
     hub.down()
+    a_new_process()
     assert ours.files(REPO, ours.commit(REPO)) == told
 
 
-def test_a_whole_snapshot_is_not_asked_about(hub: Hub, commits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_snapshot_is_not_asked_about(hub: Hub, commits: list[str], hub_cache: Path) -> None:
     """Where the cache knows too what is not there."""
-    trees = Path(ours.download(REPO, commits[0], MATTER)).parents[1] / "trees"
-    trees.mkdir()
-    listing = ", ".join(f'"{name}": {{"size": 1, "blob_id": "0"}}' for name in FILES)
-    (trees / f"{commits[0]}.json").write_text(f'{{"format_version": 1, "files": {{{listing}}}}}')
-    hub.asked.clear()
-    ours.files(REPO, commits[0])
+    commit = cached(hub_cache, REPO, FILES)
+    told = {name: ours.HubFile(len(FILES[name]), stated(name, FILES[name])) for name in MATTER}
+    assert ours.files(REPO, ours.commit(REPO)) == told
     assert hub.asked == []
-    (trees / f"{commits[0]}.json").write_text("[")
-    ours.files(REPO, commits[0])
+    a_new_process()
+    (hub_cache / "models--some--series" / "trees" / f"{commit}.json").write_text("[")
+    assert ours.files(REPO, commit) == told
     assert len(hub.asked) == 1
 
 
@@ -124,7 +134,11 @@ def test_a_snapshot_with_a_hole_is_nobody_s_content(hub: Hub, commits: list[str]
     snapshot = ours.download(REPO, commits[0], MATTER)
     told = ours.files(REPO, commits[0])
     (snapshot / "model.safetensors").resolve().unlink()
+    a_new_process()
     assert ours.files(REPO, commits[0]) == told  # The hub's.
+    assert ours.files(REPO, commits[0]) == told  # The hub's.
+    assert sum("/api/models/" in one for one in hub.asked) == 2  # And remembered.
+    a_new_process()
     hub.down()
     with pytest.raises(ours.Unreachable):
         ours.files(REPO, commits[0])
@@ -166,10 +180,10 @@ def test_a_hub_that_breaks_off_is_asked_again_once(hub: Hub, commits: list[str])
     hub.fault = lambda asked: faults.pop() if faults else None
     assert ours.commit(REPO, "step0") == commits[0]
     faults[:] = [0]
-    assert ours.commit(REPO, "step0") == commits[0]
+    assert ours.commit(REPO, "step1") == commits[1]
     faults[:] = [429, 500]
     with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 429\)"):
-        ours.commit(REPO, "step0")
+        ours.commit(REPO, "step2")
     asked = len(hub.asked)
     with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 429\)"):
         ours.refs("another/model")  # Not waited for again.

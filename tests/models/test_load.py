@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +18,8 @@ from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_config, load_model, load_tokenizer
 from mi_sweeps.models.mini import FOLDER
+from mi_sweeps.store.identity import run_id
+from tests.hub import Hub, cached
 
 MakeConfig = Callable[..., Config]
 
@@ -25,19 +27,6 @@ MakeConfig = Callable[..., Config]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return shutil.copytree(FOLDER, tmp_path / "model")
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A hub's cache with `mini` in it, of which no more is known."""
-    root = tmp_path / "hub"
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root))
-    saved = root / "models--some--model" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(FOLDER, saved)
-    refs = root / "models--some--model" / "refs" / "main"
-    refs.parent.mkdir()
-    refs.write_text(saved.name)
-    return saved
 
 
 def test_what_is_drawn_while_a_model_is_made_is_the_seed_s(
@@ -59,22 +48,83 @@ def test_what_is_drawn_while_a_model_is_made_is_the_seed_s(
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_an_adapter_in_the_hub_s_cache_is_not_left_out(make_config: MakeConfig, hub: Path) -> None:
-    model = make_config("model=gpt2", "model.hub=some/model", "model.revision=null").model
-    assert load_model(model)[0].config.n_layer == 4
-    (hub / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"model=gpt2: some/model: has a PEFT adapter"):
-        load_model(model)
-
-
+@pytest.mark.parametrize("known_by", ["hub", "cache"])
 def test_an_adapter_on_the_hub_is_not_left_out(
-    make_config: MakeConfig, hub: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, hub: Hub, hub_cache: Path, known_by: str
 ) -> None:
-    shutil.rmtree(hub)
-    there = SimpleNamespace(siblings=[SimpleNamespace(rfilename="adapter_config.json")])
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: there)
-    with pytest.raises(UserError, match=r"model=gpt2: some/model: has a PEFT adapter"):
-        load_config(make_config("model=gpt2", "model.hub=some/model").model)
+    files = {**whole(FOLDER), "adapter_config.json": b"{}", "adapter_model.safetensors": b""}
+    if known_by == "hub":
+        hub.add("some/model", "main", files)
+    else:
+        hub.down()
+        cached(hub_cache, "some/model", files)
+    model = make_config("model=gpt2", "model.hub=some/model").model
+    for load in (load_config, load_tokenizer, load_model):
+        with pytest.raises(UserError, match=r"model=gpt2: some/model: has a PEFT adapter"):
+            load(model)
+    assert hub.downloads() == 0
+
+
+def whole(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_model_of_the_hub_is_loaded_at_the_commit_that_it_is_known_by(
+    make_config: MakeConfig, hub: Hub, mini_model: Any
+) -> None:
+    """Its branch may have moved since, and its cache may lack some of what it is known by."""
+    commit = hub.add("some/model", "main", FOLDER)
+    config = make_config("model=gpt2", "model.hub=some/model")
+    known = run_id(config)
+    hub.add("some/model", "main", {**whole(FOLDER), "model.safetensors": b"another"})
+    model, _ = load_model(config.model)
+    assert (
+        run_id(config) == known == run_id(make_config("model=gpt2", "model.hub=some/model", f"model.revision={commit}"))
+    )
+    assert torch.equal(model.lm_head.weight, mini_model.lm_head.weight)
+    assert hub.downloads() == 1
+    hub.asked.clear()
+    load_model(config.model)
+    assert not any("/resolve/" in one or one.startswith("GET /cdn") for one in hub.asked)
+
+
+def test_only_the_configuration_of_a_model_is_downloaded_where_no_more_is_needed(
+    make_config: MakeConfig, hub: Hub
+) -> None:
+    hub.add("some/model", "main", FOLDER)
+    config = make_config("model=gpt2", "model.hub=some/model").model
+    assert load_config(config).n_layer == 4 and load_tokenizer(config) is not None
+    assert hub.downloads() == 0
+
+
+def test_pickled_weights_of_the_hub_are_loaded_and_nobody_is_asked_to_convert_them(
+    make_config: MakeConfig, hub: Hub, tmp_path: Path, mini_model: Any
+) -> None:
+    files = whole(FOLDER)
+    del files["model.safetensors"]
+    torch.save(mini_model.state_dict(), tmp_path / "pytorch_model.bin")
+    hub.add("some/model", "main", {**files, "pytorch_model.bin": (tmp_path / "pytorch_model.bin").read_bytes()})
+    model, _ = load_model(make_config("model=gpt2", "model.hub=some/model").model)
+    assert torch.equal(model.lm_head.weight, mini_model.lm_head.weight)
+    assert not any(thread.name == "Thread-auto_conversion" for thread in threading.enumerate())
+
+
+def test_weights_that_are_deleted_while_they_are_loaded_are_downloaded_again(
+    make_config: MakeConfig, hub: Hub, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("some/model", "main", FOLDER)
+    real = AutoModelForCausalLM.from_pretrained
+    times: list[int] = []
+
+    def deleted(*given: Any, **options: Any) -> Any:
+        times.append(1)
+        if len(times) == 1:
+            shutil.rmtree(hub_cache)
+        return real(*given, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", deleted)
+    load_model(make_config("model=gpt2", "model.hub=some/model").model)
+    assert len(times) == 2
 
 
 def hostile(folder: Path, ran: Path, **config: object) -> None:

@@ -12,9 +12,12 @@ import pytest
 
 from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
+from mi_sweeps.models import hub as model_hub
 from mi_sweeps.models.mini import FOLDER
+from mi_sweeps.store import hashes
 from mi_sweeps.store.identity import ID_LENGTH, data_fingerprint, hash_files, patch_id, run_id
 from mi_sweeps.sweeps.grid import expand
+from tests.hub import Hub, cached
 
 LINEAR = {"name": "linear_warmup", "_target_": "mi_sweeps.training.schedules.linear_warmup", "warmup_ratio": 0.03}
 
@@ -56,8 +59,8 @@ PINNED = {
         "7bd8ef46dab3",
     ),
     "model=gpt2-xl model.revision=abc task=ioi2 train.precision=bf16 patching.prompts=12": (
-        "9de06933c912",
-        "0dcc9ea0178b",
+        "f10cbf893d1a",
+        "23ca980efeed",
     ),
     "task.names=[Mary,John,Tom,Anna] task.seed=3 optim.betas=[0.9,0.99] patching=heads patching.approximate=true "
     "patching.steps=[0,8] patching.prompts=12": ("90fbfe7dac04", "7f8c4caf37c2"),
@@ -72,8 +75,11 @@ PINNED = {
 
 
 @pytest.mark.parametrize("overrides", PINNED)
-def test_ids_stay_what_they_were(overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_stay_what_they_were(
+    overrides: str, tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
+    cached(hub_cache, "openai-community/gpt2-xl", {"config.json": b"{}", "model.safetensors": b"weights"}, "abc")
     (tmp_path / "rows.jsonl").write_text('{"question": "Mary and John met. Mary saw", "completion": " John"}\n')
     (cell,) = expand(overrides.split())
     assert (cell.run_id, cell.patch_id) == (run_id(cell.config), patch_id(cell.config)) == PINNED[overrides]
@@ -117,10 +123,11 @@ def test_ids_are_short_hexadecimal(default: Config) -> None:
         ("task.prompts", {"train": 600, "heldout": 240, "two_name": 120}),
         ("task.names", ["Mary", "John", "Tom", "Kate"]),
         ("model.prepend_bos", True),
-        ("model.hub", "openai-community/gpt2"),
+        ("model.hub", "some/model"),
     ],
 )
-def test_run_id_changes_with_what_changes_the_result(default: Config, key: str, value: Any) -> None:
+def test_run_id_changes_with_what_changes_the_result(default: Config, hub_cache: Path, key: str, value: Any) -> None:
+    cached(hub_cache, "some/model", FOLDER)
     other = changed(default, {key: value})
     assert run_id(other) != run_id(default)
     assert patch_id(other) != patch_id(default)
@@ -260,10 +267,55 @@ def test_run_id_does_not_change_with_notes_beside_the_model(default: Config, mod
     assert run_id(changed(default, {"model.path": str(model_copy)})) == run_id(default)
 
 
-def test_a_model_on_the_hub_is_known_by_name_and_revision(default: Config) -> None:
-    hub = {"model.hub": "openai-community/gpt2"}
-    ids = [run_id(changed(default, {**hub, "model.revision": revision})) for revision in (None, "main", "v2")]
-    assert ids[0] == ids[1] != ids[2]
+def test_a_model_on_the_hub_is_what_its_files_are(default: Config, hub: Hub) -> None:
+    """Not its name, nor that of a branch, which moves."""
+    files = {"config.json": b"{}", "model.safetensors": b"1", "tokenizer.json": b"{}"}
+    same = [
+        ("some/model", None, hub.add("some/model", "main", {**files, "README.md": b"first"})),
+        ("some/model", "v2", hub.add("some/model", "v2", {**files, "README.md": b"second"})),
+        ("a/copy", "v2", hub.add("a/copy", "v2", files)),
+    ]
+    others = [
+        ("some/model", f"v{number}", hub.add("some/model", f"v{number}", {**files, name: b"{ }"}))
+        for number, name in enumerate([*files, "tokenizer_config.json"], 3)
+    ]
+
+    def identity(name: str, revision: str | None) -> str:
+        return run_id(changed(default, {"model.hub": name, "model.revision": revision}))
+
+    ids = [identity(name, revision) for name, revision, _ in same + others]
+    assert len(set(ids[: len(same)])) == 1 and len(set(ids)) == 1 + len(others)
+    assert ids == [identity(name, commit) for name, _, commit in same + others]
+
+
+def test_a_model_on_the_hub_that_nobody_can_tell_is_not_planned(default: Config, hub_cache: Path) -> None:
+    config = changed(default, {"model.hub": "some/model"})
+    with pytest.raises(UserError, match=r"some/model: 127.0.0.1 gives no answer .*hf download some/model.*model=local"):
+        run_id(config)
+
+
+def test_a_node_without_network_has_the_ids_of_one_with(
+    default: Config, hub: Hub, hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the cache, however it was filled; or with what was remembered where the plan was made."""
+    from mi_sweeps.models.load import load_model
+
+    commit = hub.add("some/model", "main", FOLDER)
+    config = changed(default, {"model.hub": "some/model", "output": str(tmp_path / "outputs")})
+    before = run_id(config)
+    hashes.keep(config.output)
+    load_model(config.model)
+    hub.down()
+    for known in (model_hub._refs, model_hub._resolved, hashes._commits):
+        known.clear()
+    assert run_id(config) == before
+    # A cache with the name of the commit alone.
+    shutil.rmtree(hub_cache / "models--some--model" / "snapshots")
+    hashes._commits.clear()
+    with pytest.raises(UserError, match="some/model: 127.0.0.1 gives no answer"):
+        run_id(config)
+    hashes._recalled.clear()
+    assert run_id(config) == run_id(changed(config, {"model.revision": commit})) == before
 
 
 def test_tables_of_a_model_that_was_wrapped_once_for_all_checkpoints_are_not_those_of_now(
@@ -278,8 +330,13 @@ def test_tables_of_a_model_that_was_wrapped_once_for_all_checkpoints_are_not_tho
         (model_copy / "config.json").write_text(json.dumps({**values, "model_type": kind}))
         ids[kind] = patch_id(config, run)
     assert ids["gpt2"] == ids["qwen3"] == before != ids["gpt_neox"]
-    hub, named = (changed(default, {"model.hub": name}) for name in ("EleutherAI/pythia-70m", "openai-community/gpt2"))
-    assert patch_id(hub, "run") != patch_id(named, "run") == patch_id(default, "run")
+
+
+def test_a_model_on_the_hub_has_had_no_tables_of_before(default: Config, hub_cache: Path) -> None:
+    """Its runs have other ids since."""
+    for kind in ("gpt2", "gpt_neox", "olmo2"):
+        cached(hub_cache, f"some/{kind}", {"config.json": b'{"model_type": "%s"}' % kind.encode()})
+        assert patch_id(changed(default, {"model.hub": f"some/{kind}"}), "run") == patch_id(default, "run")
 
 
 def test_queries_and_keys_that_were_patched_before_all_heads_are_normalised_are_not_those_of_now(
@@ -292,8 +349,6 @@ def test_queries_and_keys_that_were_patched_before_all_heads_are_normalised_are_
         asked = {"model.path": str(model_copy), "patching.sites": sites}
         ids[kind, len(sites)] = patch_id(changed(default, asked), "run")
     assert ids["olmo2", 1] == ids["gemma2", 1] and ids["olmo2", 2] != ids["gemma2", 2]
-    hub = [{"model.hub": name, "patching.sites": ["q"]} for name in ("allenai/OLMo-2-0425-1B", "google/gemma-2-2b")]
-    assert len({patch_id(changed(default, one), "run") for one in hub}) == 2
 
 
 def test_a_file_of_rows_is_its_content_not_its_place_or_name(default: Config, tmp_path: Path) -> None:

@@ -18,11 +18,20 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.store.identity import patch_id
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
+from tests.hub import cached
 
 
 def choices(cells: list[Cell], key: str) -> list[str]:
     """The different values of a key, in order."""
     return list(dict.fromkeys(cell.choices[key] for cell in cells))
+
+
+@pytest.fixture
+def gpt2(hub_cache: Path) -> None:
+    """Some revisions in the hub's cache."""
+    for revision in ("main", "12e45678", "007", "123"):
+        files = {"config.json": b"{}", "model.safetensors": f"weights of {revision}".encode()}
+        cached(hub_cache, "openai-community/gpt2", files, revision)
 
 
 @pytest.fixture
@@ -326,6 +335,7 @@ def test_a_wrong_line_of_a_grid_is_named_with_its_file(tmp_path: Path, line: str
     assert str(refused.value).startswith(f"{tmp_path}/sweep/listed.yaml: {says}")
 
 
+@pytest.mark.usefixtures("gpt2")
 @pytest.mark.parametrize("grid", ["  {}\n", ""])
 def test_null_and_yes_in_a_grid_file_are_what_they_are(tmp_path: Path, grid: str) -> None:
     lines = "  model: gpt2\n  model.revision: null\n  tracking.entity: null\n  model.prepend_bos: true\n"
@@ -427,6 +437,7 @@ def test_a_key_that_matters_in_some_cells_only_can_be_swept() -> None:
     assert [(cell.config.train.steps, cell.config.checkpoint.every) for cell in cells] == [(8, 12), (24, 12), (24, 16)]
 
 
+@pytest.mark.usefixtures("gpt2")
 @pytest.mark.parametrize(
     ("overrides", "section", "key", "text"),
     [
@@ -445,6 +456,7 @@ def test_a_number_where_text_is_meant_is_text_as_it_was_written(
     assert cell.values[section][key] == text
 
 
+@pytest.mark.usefixtures("gpt2")
 def test_numbers_in_a_sweep_of_texts_are_texts(tmp_path: Path) -> None:
     cells = expand(["model=gpt2", "model.revision=12e45678,main,007"])
     assert [cell.values["model"]["revision"] for cell in cells] == ["12e45678", "main", "007"]

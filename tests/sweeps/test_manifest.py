@@ -18,6 +18,7 @@ from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.values import differences, put
+from tests.hub import cached
 
 GRID = ["schedule=constant,linear_warmup", "seed=0,1", "task.prompts={train:24},{train:48}", "sweep.name=mine"]
 
@@ -47,7 +48,8 @@ def test_a_cell_is_one_line_with_what_is_its_own(cells: list[Cell], tmp_path: Pa
     assert own[4]["config"]["schedule"]["name"] == "linear_warmup"
 
 
-def test_cells_of_another_configuration_can_be_added(cells: list[Cell], tmp_path: Path) -> None:
+def test_cells_of_another_configuration_can_be_added(cells: list[Cell], tmp_path: Path, hub_cache: Path) -> None:
+    cached(hub_cache, "openai-community/gpt2", {"config.json": b"{}", "model.safetensors": b"weights"})
     others = expand(["model=gpt2", "task=ioi2", "train.steps=16", "sweep.name=mine", f"output={tmp_path}"])
     manifest.add(tmp_path, "mine", cells, "one")
     manifest.add(tmp_path, "mine", others, "other")
