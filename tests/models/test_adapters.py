@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LNTuningConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -117,6 +125,9 @@ KINDS: dict[str, Any] = {
     ),
     "DoRA": LoraConfig(target_modules=["c_attn"], use_dora=True, **LORA),
     "a module beside": LoraConfig(target_modules=["c_attn"], modules_to_save=["ln_f", "wpe"], **LORA),
+    "IA3": IA3Config(
+        target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"], task_type="CAUSAL_LM"
+    ),
     "layer norms": LNTuningConfig(target_modules=["ln_1", "ln_2"], task_type="CAUSAL_LM"),
 }
 
@@ -163,9 +174,10 @@ def test_more_tokens_than_the_base_has_are_refused(tmp_path: Path, mini_tokenize
     assert "size mismatch for base_model.model.transformer.wte" in refuse(tmp_path / "adapter")
 
 
-def test_an_adapter_that_changes_its_base_first_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("begun", ["pissa", "olora"])
+def test_an_adapter_that_changes_its_base_first_is_refused(tmp_path: Path, begun: str) -> None:
     """PiSSA takes the base's largest components out, and another machine may find others."""
-    config = LoraConfig(target_modules=["c_attn"], **{**LORA, "init_lora_weights": "pissa"})
+    config = LoraConfig(target_modules=["c_attn"], **{**LORA, "init_lora_weights": begun})
     save(config, tmp_path / "adapter")
     assert "changes the base model's own weights when it is begun (init_lora" in refuse(
         tmp_path / "adapter", early=False
@@ -176,6 +188,7 @@ def test_an_adapter_that_changes_its_base_first_is_refused(tmp_path: Path) -> No
     ("config", "said"),
     [
         (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "is of type PROMPT_TUNING for CAUSAL_LM"),
+        (PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "is of type PREFIX_TUNING for CAUSAL_LM"),
         (LoraConfig(target_modules=["c_attn"], **{**LORA, "task_type": "SEQ_CLS"}), "is of type LORA for SEQ_CLS"),
         (LoraConfig(target_modules=["c_attn"], layer_replication=[(0, 4), (2, 4)], **LORA), "has layer_replication"),
         (LoraConfig(target_modules=["c_attn"], alora_invocation_tokens=[5], **LORA), "does not support merging"),
