@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +87,18 @@ def of(config: Config) -> Series:
     return find(config.model, config.checkpoint.steps, config.seed)
 
 
-def resolved(config: Config) -> Config:
+def resolved(config: Config, look: Callable[[Config], Series] = of) -> Config:
     """The configuration; that of a series with the steps that there are, where none are named.
+
+    Args:
+        look: for the series of a configuration.
 
     Raises:
         UserError: as `find`.
     """
     if not isinstance(config.model, SeriesConfig) or config.checkpoint.steps is not None:
         return config
-    steps = [checkpoint.step for checkpoint in of(config).checkpoints]
+    steps = [checkpoint.step for checkpoint in look(config).checkpoints]
     values = config.dump()
     return Config.model_validate({**values, "checkpoint": {**values["checkpoint"], "steps": steps}})
 

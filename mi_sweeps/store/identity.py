@@ -76,23 +76,24 @@ class Contents:
     files: dict[str, str] = field(default_factory=dict)
     spellings: dict[AnyModel, bool] = field(default_factory=dict)
     kinds: dict[SingleModel, str | None] = field(default_factory=dict)
-    series: dict[tuple[SeriesConfig, tuple[int, ...], int], Series] = field(default_factory=dict)
+    series: dict[tuple[SeriesConfig, tuple[int, ...] | None, int], Series] = field(default_factory=dict)
 
     def of(self, config: Config) -> str:
         """What a configuration's model is: of a series, the content at each of its steps, and where there is none."""
         if not isinstance(config.model, SeriesConfig):
             return self.model(config.model)
-        series = self._series(config)
+        series = self.series_of(config)
         content = {checkpoint.step: self.model(checkpoint.model) for checkpoint in series.checkpoints}
         return f"series:{digest([[step, content.get(step)] for step in config.checkpoint_steps])}"
 
     def single(self, config: Config) -> SingleModel:
         """As `checkpoints.single`."""
-        return self._series(config).checkpoints[0].model if isinstance(config.model, SeriesConfig) else config.model
+        return self.series_of(config).checkpoints[0].model if isinstance(config.model, SeriesConfig) else config.model
 
-    def _series(self, config: Config) -> Series:
+    def series_of(self, config: Config) -> Series:
+        """As `checkpoints.of`."""
         assert isinstance(config.model, SeriesConfig)
-        key = (config.model, tuple(config.checkpoint_steps), config.seed if config.model.has_seeds else 0)
+        key = (config.model, config.checkpoint.steps, config.seed if config.model.has_seeds else 0)
         if key not in self.series:
             self.series[key] = checkpoints.find(*key)
         return self.series[key]

@@ -72,7 +72,8 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
                 except HydraException as error:
                     raise _not_in_this_choice(error, chosen, swept) from None
                 _check_grid(composed[fixed], grid)
-            config = checkpoints.resolved(_cell(composed[fixed], [parsed_override(lines[key]) for key in single]))
+            config = _cell(composed[fixed], [parsed_override(lines[key]) for key in single])
+            config = checkpoints.resolved(config, contents.series_of)
             first = first or config
             _check_one_for_a_sweep(first, config)
             run_id = identity.run_id(config, contents)
