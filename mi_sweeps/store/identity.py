@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,9 @@ what was computed once, and not what can be now."""
 HEADS_TOGETHER = ("flex_olmo", "minimax_m2", "olmo2", "olmo3", "olmoe")
 """Types that normalise the queries of all heads together, and the keys. One head's were once patched before that, which
 changed the others' too; now they are patched after it."""
+
+READERS = 8
+"""Threads that look at the checkpoints of a series."""
 
 ID_LENGTH = 12
 """Hex digits of an id: 48 bits, so that among 10,000 runs two share one with probability 2e-7."""
@@ -83,7 +87,10 @@ class Contents:
         if not isinstance(config.model, SeriesConfig):
             return self.model(config.model)
         series = self.series_of(config)
-        content = {checkpoint.step: self.model(checkpoint.model) for checkpoint in series.checkpoints}
+        # A disk reads several files at once, and a hub answers many questions at once.
+        with ThreadPoolExecutor(READERS) as readers:
+            found = readers.map(self.model, [checkpoint.model for checkpoint in series.checkpoints])
+            content = {one.step: what for one, what in zip(series.checkpoints, found, strict=True)}
         return f"series:{digest([[step, content.get(step)] for step in config.checkpoint_steps])}"
 
     def single(self, config: Config) -> SingleModel:
