@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from mi_sweeps.config import ModelConfig, ScratchConfig, SingleModel
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import ADAPTER, MERGE, WEIGHTS, base, folder, has_vocabulary, no_weights
 from mi_sweeps.models import tokenizer as tokenizer_of
-from mi_sweeps.models.weights import check_names, check_values, unwrapping
+from mi_sweeps.models.weights import check_names, check_once, check_values, unwrapping
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -197,7 +198,23 @@ def _network(model: ModelConfig, **options: Any) -> PreTrainedModel:
     if renamed := unwrapping(_named(model), network, found["missing_keys"], found["unexpected_keys"]):
         network, found = _from_pretrained(AutoModelForCausalLM, model, key_mapping=renamed, **options)
     check_names(_named(model), network, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
+    if path:
+        check_once(_named(model), network, _names(path))
     return network
+
+
+def _names(path: Path) -> Iterator[str]:
+    """The names of the weights in a folder whose files can be read."""
+    from transformers.modeling_utils import load_state_dict
+
+    first = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if first is None:
+        return
+    files = [first]
+    if first.suffix == ".json":
+        files = [path / name for name in sorted({*json.loads(first.read_text("utf-8"))["weight_map"].values()})]
+    for file in files:
+        yield from load_state_dict(file, map_location="meta")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -123,6 +123,31 @@ def check_names(
         dropped = "load it with AutoModelForCausalLM and save that to drop them"
         anew = dropped if unknown and not missing and not mismatched else "save the model anew"
         raise UserError(f"{where}: {'; '.join(wrong)}; make config.json and weights fit, or {anew}")
+
+
+def check_once(where: str, model: PreTrainedModel, names: Iterable[str]) -> None:
+    """Holds that no weight is in a model's files twice, as where a file was left over; transformers takes either.
+
+    Args:
+        where: the model, as the user gave it.
+        names: of all weights in its files, one file after another.
+
+    Raises:
+        UserError: some are.
+    """
+    known, base = model.state_dict().keys(), f"{model.base_model_prefix}."
+
+    def named(name: str) -> str:
+        # The base model's name may be left out, or be there twice.
+        bare = name.removeprefix(base)
+        return bare if bare in known else base + name if base + name in known else name
+
+    counted = Counter(named(unwrapped(name)) for name in names)
+    if twice := [name for name, count in counted.items() if count > 1]:
+        raise UserError(
+            f"{where}: its files have {few(twice)} more than once, and it cannot be told which counts; save the model "
+            "anew in an empty folder"
+        )
 
 
 def check_values(where: str, model: PreTrainedModel) -> None:

@@ -131,7 +131,7 @@ class Contents:
         if not model.tokenizer:
             return {}
         if (source := tokenizer_of(model)).path is None:
-            return {"tokenizer": self.model(source)}
+            return {"tokenizer": _on_hub(str(source.hub), source.revision, weights=False)}
         if not has_vocabulary(source.path):
             raise UserError(f"model.tokenizer={model.tokenizer}: no tokenizer there; give a folder with one, or a name")
         return {"tokenizer": hash_files(tokenizer_files(source.path))}
@@ -172,10 +172,15 @@ class Contents:
         return self.files[path]
 
 
-def _on_hub(repo: str, revision: str | None) -> str:
+def _on_hub(repo: str, revision: str | None, *, weights: bool = True) -> str:
+    """The content of a model; without weights it is that of its tokenizer."""
     from mi_sweeps.models import hub
 
-    return f"hub:{digest(hub.content(hub.files(repo, hub.commit(repo, revision))))}"
+    files = hub.files(repo, hub.commit(repo, revision))
+    if not weights:
+        model = ("config.json", *hub.ADAPTER, *hub.weights_of(files))
+        files = {name: file for name, file in files.items() if name not in model}
+    return f"hub:{digest(hub.content(files))}"
 
 
 def data_fingerprint(config: Config, contents: Contents | None = None) -> str:

@@ -19,6 +19,7 @@ from mi_sweeps.models import spells_otherwise
 from mi_sweeps.models.load import check_files, load_model, load_tokenizer
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store.identity import data_fingerprint, run_id
+from tests.hub import cached
 
 MakeConfig = Callable[..., Config]
 
@@ -89,28 +90,21 @@ def test_a_tokenizer_comes_before_the_model_s_own(tokenizer: Path) -> None:
 
 
 def test_a_tokenizer_in_the_hub_s_cache(checkpoint: Path, hub_cache: Path) -> None:
-    cached = hub_cache / "models--some--model"
-    shutil.copytree(FOLDER, cached / "snapshots" / ("0123" * 10))
-    (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text("0123" * 10)
+    cached(hub_cache, "some/model", FOLDER)
     found = load_tokenizer(of(checkpoint, tokenizer="some/model"))
     assert found is not None and len(found) == len(load_tokenizer(of(FOLDER)) or ())
 
 
 @pytest.mark.parametrize("name", ["not/there", "/not/there", "empty"])
 def test_a_tokenizer_that_is_not_there(
-    checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, hub_cache: Path
 ) -> None:
-    def nobody(*_: object, **__: object) -> None:
-        raise OSError("no such model")
-
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", nobody)
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     model = of(checkpoint, tokenizer=name)
     with pytest.raises(UserError) as said:
         load_tokenizer(model)
-    assert str(said.value).startswith(f"model.tokenizer={model.tokenizer}")
+    assert (model.tokenizer or "") in str(said.value)
     assert "\n" not in str(said.value)
 
 
@@ -141,7 +135,22 @@ def test_a_tokenizer_is_part_of_what_the_prompts_are(
     file = copy / "tokenizer.json"
     file.write_text(file.read_text().replace("John", "Juan"))
     assert identity("model.tokenizer=copy") != given
-    assert identity("model.tokenizer=some/name") != identity("model.tokenizer=some/other")
+
+
+def test_so_is_one_on_the_hub_without_the_model_there(
+    make_config: MakeConfig, checkpoint: Path, tmp_path: Path, hub_cache: Path
+) -> None:
+    other = shutil.copytree(FOLDER, tmp_path / "other")
+
+    def identity(name: str) -> str:
+        cached(hub_cache, name, other)
+        return data_fingerprint(make_config("model=local", f"model.path={checkpoint}", f"model.tokenizer={name}"))
+
+    first = identity("some/first")
+    (other / "model.safetensors").write_bytes(b"other weights")
+    assert identity("some/second") == first
+    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text().replace("John", "Juan"))
+    assert identity("some/third") != first
 
 
 def test_how_a_given_tokenizer_spells_counts(checkpoint: Path, tokenizer: Path) -> None:

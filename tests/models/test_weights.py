@@ -245,6 +245,20 @@ def test_a_pickle_that_would_run_something(folder: Path, tmp_path: Path, refuse:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_weight_under_two_names(folder: Path, refuse: Callable[[], str]) -> None:
+    """transformers takes one of them without a word."""
+    rewrite(folder, lambda weights: weights | {"wpe.weight": torch.zeros(64, 64), "h.0.ln_1.bias": torch.ones(64)})
+    assert "its files have transformer.h.0.ln_1.bias, transformer.wpe.weight more than once, and" in refuse()
+
+
+def test_a_weight_in_two_files(folder: Path, refuse: Callable[[], str]) -> None:
+    first, second, _ = shards(folder, load_file(folder / "model.safetensors"))
+    weights = torch.load(folder / second)
+    name = next(iter(weights))
+    torch.save({**torch.load(folder / first), name: weights[name] * 2}, folder / first)
+    assert f"its files have {name} more than once" in refuse()
+
+
 def test_quantized_weights(folder: Path, refuse: Callable[[], str]) -> None:
     configure(folder, quantization_config={"quant_method": "fp8"})
     assert "its weights are quantized (quantization_config in config.json)" in refuse()
