@@ -11,7 +11,10 @@ APART = frozenset(("seed", "launcher", "tracking", "sweep", "output", "checkpoin
 and those that change no result."""
 
 
-SINCE = {"train.diverged": "3.0", "task.bos": "true", "task.disjoint_names": "false", "checkpoint.until": "null"}
+SINCE = {
+    **{"train.diverged": "3.0", "task.bos": "true", "task.disjoint_names": "false", "checkpoint.until": "null"},
+    **{"model.tokenizer": "null", "model.base": "null"},
+}
 """Keys that came later, and what held before: a run of then is no other cell for having none."""
 
 

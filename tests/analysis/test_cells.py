@@ -1,6 +1,6 @@
 """What the cells of a sweep are called."""
 
-from mi_sweeps.analysis.cells import factors, names
+from mi_sweeps.analysis.cells import factors, flatten, names, of_run
 
 
 def test_a_name_tells_what_differs_but_not_the_seed():
@@ -52,3 +52,26 @@ def test_of_a_series_nothing_is_told_of_how_it_was_trained():
 def test_seeds_of_a_series_are_one_cell():
     series = {"model": {"name": "series", "path": "s{seed}/checkpoint-{step}", "keep": True}}
     assert names([{**series, "seed": 1}, {**series, "seed": 2}]) == ["", ""]
+
+
+FIRST = """
+    model.name model.hub model.revision model.path model.prepend_bos task.name task._target_ task.n_names
+    task.prompts.train task.prompts.heldout task.prompts.two_name task.names task.seed optim.name optim.lr
+    optim.weight_decay optim.betas schedule.name schedule._target_ train.steps train.batch_size train.clip
+    train.precision checkpoint.every checkpoint.steps checkpoint.storage
+""".split()
+"""The keys that the configuration of a run had at first."""
+
+
+def test_every_key_that_came_later_has_the_value_that_held_before(make_config):
+    """Or a run of then and one of now would be two cells."""
+    now = of_run(make_config().dump())
+    then: dict = {}
+    for key, value in flatten(now).items():
+        if key in FIRST:
+            *groups, last = key.split(".")
+            place = then
+            for group in groups:
+                place = place.setdefault(group, {})
+            place[last] = value
+    assert names([then, now]) == ["", ""]
