@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO, cast, get_args
 
 from mi_sweeps import __version__, libraries, locations
-from mi_sweeps.commands import common, results, sweeps
+from mi_sweeps.commands import common, results, series, sweeps
 from mi_sweeps.commands.common import Output
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.folders import Cancelled, Failure, Superseded, describe
@@ -148,6 +148,10 @@ def _parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="stay until all is done where the launcher would return; Ctrl-C ends the waiting, not the work",
             )
+    sub = add(
+        "audit", series.audit, "look at a series of checkpoints before it is believed, and write nothing", "KEY=VALUE"
+    )
+    sub.add_argument("--config-dir", type=_place, metavar="DIR", help="your configuration, searched before ours")
     sub = add("status", sweeps.status, "show how far sweeps are, what is running and what failed", "SWEEP")
     sub.add_argument("--cells", action="store_true", help="every cell with its ids and states")
     sub.add_argument("--watch", action="store_true", help="stay, and show it anew until nobody works on it any more")

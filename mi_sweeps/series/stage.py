@@ -11,7 +11,7 @@ import pyarrow as pa
 from mi_sweeps.circuits.examine import rehearse
 from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.models.load import load_tokenizer, pick_device
-from mi_sweeps.series import checkpoints
+from mi_sweeps.series import audit, checkpoints
 from mi_sweeps.series.checkpoints import Series
 from mi_sweeps.series.models import in_turn
 from mi_sweeps.store.files import write_json, write_table
@@ -44,9 +44,10 @@ def look(
     assert isinstance(config.model, SeriesConfig)
     device = pick_device(config.launcher.device)
     series = checkpoints.of(config)
-    gaps = dict(series.gaps)
-    for step, why in sorted(gaps.items()):
-        log.warning("step %d is a gap: %s", step, why)
+    audited = audit.of(series)
+    gaps = audited.gaps
+    for one in audited.findings:
+        log.warning("step %d%s: %s", one.step, " is a gap" if one.gap else "", one.reason)
     before_write()
     folder.note_gaps(gaps)
     write_json(folder.series, _about(series, gaps))

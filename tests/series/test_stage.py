@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import weakref
 
 import pytest
@@ -89,6 +90,19 @@ def test_a_gap_is_named_and_has_no_numbers(series, make, caplog):
     assert folder.steps() == [0, 8, 24]
     assert folder.status().state == "done"
     assert "step 16 is a gap: " in run.log_file.read_text()
+
+
+def test_copies_of_which_nobody_can_tell_the_place_are_gaps_and_no_points(series, make):
+    shutil.copy(series / "checkpoint-24" / "model.safetensors", series / "checkpoint-0" / "model.safetensors")
+    config = make(series)
+    run, _ = place(config)
+    finetune(config, run)
+    why = "its weights are the same at steps 0 and 24; which is their place cannot be told"
+    assert run.status().gaps == (0, 24)
+    reasons = {gap["step"]: gap["reason"] for gap in read_json(run.series)["gaps"]}
+    assert reasons.keys() == {0, 24} and all(reason.startswith(why) for reason in reasons.values())
+    assert {row["step"] for row in read_table(run.metrics).to_pylist()} == {8, 16}
+    assert f"step 0 is a gap: {why}" in run.log_file.read_text()
 
 
 def test_what_was_measured_before_an_interruption_is_not_measured_again(series, make, monkeypatch):

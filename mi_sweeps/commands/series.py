@@ -1,0 +1,65 @@
+"""The command that looks at a series of somebody else's checkpoints before they are believed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mi_sweeps.commands import common
+from mi_sweeps.commands.common import DONE, FAILED
+
+if TYPE_CHECKING:
+    from mi_sweeps.series.audit import Audit
+
+HASH = 8
+"""So much of a hash is shown."""
+
+
+def audit(options: argparse.Namespace) -> int:
+    """`mi-sweeps audit`."""
+    from mi_sweeps.series import audit as auditing
+    from mi_sweeps.series import checkpoints
+
+    series = []
+    for cell in common.cells(options):
+        found = checkpoints.of(cell.config)
+        if found not in series:  # Others of the grid look at the same one.
+            series.append(found)
+    console, faults = common.console(), 0
+    for one in series:
+        made = auditing.of(one)
+        common.write(console, [*_table(made), *_findings(made), _summary(made)])
+        faults += len(made.findings)
+    return FAILED if faults else DONE
+
+
+def _table(made: Audit) -> Iterator[str]:
+    """A line for each checkpoint."""
+    named = {one.step for one in made.findings}
+    rows = [("step", "checkpoint", "bytes", "hash", "change", "")]
+    for line in made.lines:
+        change = "" if line.change is None else f"{line.change:.2g}"
+        mark = "gap" if line.step in made.gaps else "see below" if line.step in named else ""
+        rows.append((str(line.step), line.name, f"{line.bytes:,}", line.hash[:HASH], change, mark))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        step, name, *rest = (
+            cell.ljust(width) if place in (1, 3) else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row[:-1], widths, strict=False))
+        )
+        yield "  ".join([step, name, *rest, row[-1]]).rstrip()
+
+
+def _findings(made: Audit) -> Iterator[str]:
+    """What is wrong; the same thing at several steps once."""
+    from mi_sweeps.series.contents import spans
+
+    for reason in dict.fromkeys(one.reason for one in made.findings):
+        steps = [one.step for one in made.findings if one.reason == reason]
+        yield f"{spans(steps)}: {reason}"
+
+
+def _summary(made: Audit) -> str:
+    usable = len(made.lines) - sum(line.step in made.gaps for line in made.lines)
+    return f"{usable} of {len(made.lines)} checkpoints can be used"

@@ -1,0 +1,89 @@
+"""Checkpoints as files: their sizes, the hashes that are stated of them, and ranged reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import xxhash
+
+from mi_sweeps.models import hub
+
+if TYPE_CHECKING:
+    from mi_sweeps.series.checkpoints import Checkpoint
+
+WEIGHTS = (".safetensors", ".bin")
+"""Endings of files of weights; where a checkpoint has both, the first are those that are loaded."""
+OTHERS = ("training_args", "optimizer", "scheduler", "random_states", "rng_state", "scaler", "flax_model", "tf_model")
+"""What else a trainer writes with such an ending."""
+CHUNK = 2**24
+
+
+class File(NamedTuple):
+    """A file of a checkpoint."""
+
+    size: int
+    hash: str | None = None
+    """Of its content, where that is stated."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint as files."""
+
+    step: int
+    name: str
+    """For messages."""
+    files: Mapping[str, File]
+    read: Callable[[str, int, int], bytes]
+    """Reads a file from one byte up to another."""
+
+    @cached_property
+    def weights(self) -> dict[str, File]:
+        """The files that its weights are loaded from."""
+        for ending in WEIGHTS:
+            found = {name: file for name, file in sorted(self.files.items()) if name.endswith(ending)}
+            found = {name: file for name, file in found.items() if not name.startswith(OTHERS)}
+            if found:
+                return found
+        return {}
+
+    def hash(self, name: str) -> str:
+        """That of a file's content; reads all of it where none is stated."""
+        file = self.files[name]
+        if file.hash:
+            return file.hash
+        digest = xxhash.xxh3_128()
+        for start in range(0, file.size, CHUNK):
+            digest.update(self.read(name, start, min(start + CHUNK, file.size)))
+        return digest.hexdigest()
+
+
+def of(checkpoint: Checkpoint) -> Source:
+    """A checkpoint of a series.
+
+    Raises:
+        UserError: neither hub nor cache can tell what it is.
+    """
+    model = checkpoint.model
+    if model.hub is None:
+        assert model.path is not None
+        return folder(checkpoint.step, Path(model.path), checkpoint.name)
+    repo, commit = model.hub, str(model.revision)
+    files = {name: File(file.size, file.hash) for name, file in hub.files(repo, commit).items()}
+    return Source(checkpoint.step, checkpoint.name, files, partial(hub.read, repo, commit))
+
+
+def folder(step: int, path: Path, name: str | None = None) -> Source:
+    """A checkpoint in a folder."""
+
+    def read(file: str, start: int, stop: int) -> bytes:
+        with open(path / file, "rb") as stream:
+            stream.seek(start)
+            return stream.read(stop - start)
+
+    files = {file.name: File(file.stat().st_size) for file in path.iterdir() if file.is_file()}
+    return Source(step, name or str(path), files, read)

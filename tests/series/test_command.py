@@ -1,0 +1,88 @@
+"""`mi-sweeps audit`: what a user sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mi_sweeps import cli
+from tests.hub import Hub
+from tests.series.trajectories import CONSTANT, stored, trajectory
+
+STEPS = [0, 1, 2, 4, 8, 16, 32, 64]
+CONFIG = json.dumps({"model_type": "gpt2"}).encode()
+
+Call = Callable[..., tuple[object, list[str], str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Runs the command; gives its exit code, the lines it printed and what it complained of."""
+
+    def run(*words: str) -> tuple[object, list[str], str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["audit", "model=series", *words])
+        printed = capsys.readouterr()
+        return stopped.value.code, printed.out.splitlines(), printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[int, bytes]:
+    """A clean series."""
+    made = trajectory(np.random.default_rng(5), STEPS, "cosine")
+    return {step: stored({**weights, **CONSTANT}) for step, weights in zip(STEPS, made, strict=True)}
+
+
+def put(folder: Path, contents: dict[int, bytes]) -> str:
+    for step, weights in contents.items():
+        (folder / f"checkpoint-{step}").mkdir()
+        (folder / f"checkpoint-{step}" / "config.json").write_bytes(CONFIG)
+        (folder / f"checkpoint-{step}" / "model.safetensors").write_bytes(weights)
+    return f"model.path='{folder}/checkpoint-{{step}}'"
+
+
+def test_a_clean_series_of_folders(call: Call, tmp_path: Path, contents: dict[int, bytes]) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    code, lines, complaints = call(put(tmp_path, contents), f"output={tmp_path / 'outputs'}")
+    assert (code, complaints, lines[-1]) == (0, "", "8 of 8 checkpoints can be used")
+    assert [line.split()[0] for line in lines[:-1]] == ["step", *map(str, STEPS)]
+    assert not before and not (tmp_path / "outputs").exists()  # It writes nothing.
+
+
+def test_faults_are_marked_and_told_once(call: Call, tmp_path: Path, contents: dict[int, bytes]) -> None:
+    where = put(tmp_path, {**contents, 1: contents[64], 4: contents[64]})
+    code, lines, _ = call(where, "checkpoint.steps=[0,1,2,4,5,8,16,32,64]")
+    assert code == 1
+    assert [line.split()[0] for line in lines if line.endswith("  gap")] == ["1", "4", "5"]
+    assert lines[-3:] == [
+        "steps 1 and 4: its weights are the same at steps 1, 4 and 64; they belong to step 64",
+        f"step 5: model.path={tmp_path}/checkpoint-{{step}}: nothing there for step 5",
+        "6 of 9 checkpoints can be used",
+    ]
+
+
+def test_a_series_on_the_hub_without_a_download(call: Call, hub: Hub, contents: dict[int, bytes]) -> None:
+    for step, weights in {**contents, 0: contents[32]}.items():
+        hub.add("some/series", f"step{step}", {"config.json": CONFIG, "model.safetensors": weights})
+    code, lines, complaints = call("model.hub=some/series", "model.revision='step{step}'")
+    assert (code, complaints) == (1, "")
+    assert lines[-2:] == [
+        "step 0: its weights are the same at steps 0 and 32; they belong to step 32",
+        "7 of 8 checkpoints can be used",
+    ]
+    hashes = [line.split()[3] for line in lines[1:9]]
+    assert hashes[0] == hashes[6] and len(set(hashes)) == 7
+
+
+def test_what_is_no_series(call: Call, tmp_path: Path) -> None:
+    code, lines, complaint = call("model=mini")
+    assert (code, lines) == (2, [])
+    assert complaint == "error: model=mini: is one model and no series; give model=series\n"
+    code, _, complaint = call(f"model.path='{tmp_path}/checkpoint-{{step}}'")
+    assert code == 2 and "no checkpoint there" in complaint
