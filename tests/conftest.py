@@ -21,6 +21,12 @@ import torch  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -223,6 +229,15 @@ LLAMA_SIZES = {
 
 NEOX_SIZES = {key: value for key, value in LLAMA_SIZES.items() if key != "num_key_value_heads"}
 
+GEMMA_SIZES = {
+    **LLAMA_SIZES,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 4,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0}
+"""So low that they matter."""
+
 MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
     "gpt2": (GPT2LMHeadModel, GPT2Config, GPT2_SIZES),
     "llama": (LlamaForCausalLM, LlamaConfig, LLAMA_SIZES),
@@ -231,6 +246,8 @@ MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str,
 """One of each architecture."""
 
 MORE_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config, {**GEMMA_SIZES, **CAPS}),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, GEMMA_SIZES),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, NEOX_SIZES),
     "gpt2-scaled-by-layer": (GPT2LMHeadModel, GPT2Config, {**GPT2_SIZES, "scale_attn_by_inverse_layer_idx": True}),
     "llama-biases": (LlamaForCausalLM, LlamaConfig, {**LLAMA_SIZES, "attention_bias": True, "mlp_bias": True}),
@@ -242,6 +259,7 @@ MORE_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict
 blocks are put together in other ways."""
 
 OTHER_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
+    "gemma": (GemmaForCausalLM, GemmaConfig, {**LLAMA_SIZES, "head_dim": 8}),
     "olmo3": (Olmo3ForCausalLM, Olmo3Config, LLAMA_SIZES),
 }
 """What differs little from one of those."""

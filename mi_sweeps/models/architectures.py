@@ -52,17 +52,18 @@ _RECURRENT = Architecture(REFERENCE, ("attn_out", "mlp_out", *HEAD_SITES), _ALL_
 _NOT_WRAPPED = Architecture(REFERENCE, refused="TransformerLens shows none of its activations by layer")
 
 KNOWN: dict[str, Architecture] = {
-    **_each("gpt2 gpt_neox llama mistral nope olmo2 olmo3 qwen2 qwen3", Architecture(FAST)),
+    **_each("gemma gemma3_text gpt2 gpt_neox llama mistral nope olmo2 olmo3 qwen2 qwen3", Architecture(FAST)),
     **_each(
-        "apertus arcee bitnet bloom codegen cohere cohere2 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo gemma "
-        "gemma3_text glm glm4 glm4_moe gpt_bigcode gpt_oss granite granitemoe hunyuan_v1_dense internlm3 "
+        "apertus arcee bitnet bloom codegen cohere cohere2 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo "
+        "glm glm4 glm4_moe gpt_bigcode gpt_oss granite granitemoe hunyuan_v1_dense internlm3 "
         "iquestcoder jais2 minimax_m2 ministral3 mixtral mpt nemotron olmo olmoe phi phi3 "
         "qwen2_moe qwen3_moe seed_oss smollm3 stablelm starcoder2",
         Architecture(REFERENCE),
     ),
     **_each("afmoe gpt_neo gptj laguna opt xglm", _NO_PATTERN),
     **_each("deepseek_v2 deepseek_v3 glm4_moe_lite youtu", _LATENT),
-    **_each("gemma2 openai-gpt vaultgemma", _CAPPED),
+    **_each("gemma2", Architecture(FAST, (), _ALL_ROWS)),
+    **_each("openai-gpt vaultgemma", _CAPPED),
     **_each("gemma4_text nanochat", Architecture(REFERENCE, ("pattern",), _ALL_ROWS)),
     **_each("falcon_h1", Architecture(REFERENCE, (), ("layer", "head"))),
     **_each("jetmoe", Architecture(REFERENCE, HEAD_SITES, ("head",))),
@@ -119,11 +120,11 @@ def examined(model: SingleModel, patching: PatchingConfig, kind: str | None) -> 
     if isinstance(model, ScratchConfig) and model.d_mlp is None and "mlp_out" in sites:
         raise UserError(f"patching.sites: model={model.name} has attention only (model.d_mlp=null); leave mlp_out out")
     known = KNOWN.get(kind)
-    if known is not None and known.engine == FAST:
+    if known is not None and known.engine == FAST and not known.without_rows:
         return None
     if known is not None and known.refused:
         raise UserError(f"model={model.name}: models of type {kind} cannot be examined: {known.refused}")
-    if patching.for_known_models:
+    if patching.for_known_models and (known is None or known.engine != FAST):
         fast = ", ".join(name for name, one in KNOWN.items() if one.engine == FAST)
         raise UserError(
             f"patching.approximate, patching.paths, patching.measures: not for models of type {kind}; "
@@ -139,11 +140,17 @@ def examined(model: SingleModel, patching: PatchingConfig, kind: str | None) -> 
         others = [site for site in ("resid_pre", "attn_out", "mlp_out", *HEAD_SITES) if site not in known.without_sites]
         raise UserError(f"patching.sites: models of type {kind} have none of them; there are: {', '.join(others)}")
     parts = [
-        f"model={model.name}: TransformerLens patches models of type {kind}, one forward a site",
+        f"model={model.name}: {_who(known.engine, kind)}",
         *([f"without patches of {', '.join(left)}"] if left else []),
         *([f"without attribution by {', '.join(known.without_rows)}"] if known.without_rows else []),
     ]
     return ", ".join(parts)
+
+
+def _who(engine: str, kind: str) -> str:
+    if engine == FAST:
+        return f"models of type {kind} are patched"
+    return f"TransformerLens patches models of type {kind}, one forward a site"
 
 
 def told(cells: Sequence[Cell], kind_of: Callable[[SingleModel], str | None] = model_type) -> list[str]:

@@ -120,12 +120,15 @@ def test_activations_equal_hugging_face_s_prompt_by_prompt(make_model, make_shor
         ("qwen3", {"attention_bias": True, "num_key_value_heads": 4}),
         ("olmo2", {"attention_bias": True, "num_key_value_heads": 4}),
         ("olmo3", BY_LAYER),
+        ("gemma", {"tie_word_embeddings": True}),
+        ("gemma2", {"attention_bias": True, "attn_logit_softcapping": None, "final_logit_softcapping": None}),
+        ("gemma3", {**BY_LAYER, "attn_logit_softcapping": 3.0}),  # which it does not read
         ("gpt_neox", {"use_parallel_residual": False}),
         ("gpt_neox", {"attention_bias": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
     ],
     ids=[
         *("unscaled", "untied", "one-head", "tied", "one-head-llama", "linear", "llama3", "yarn", "qwen3-biases"),
-        *("olmo2-biases", "rotations-by-layer", "serial", "all-rotated"),
+        *("olmo2-biases", "olmo3", "gemma", "gemma2-biases", "gemma3", "serial", "all-rotated"),
     ],
 )
 def test_options_of_a_family_are_followed(make_model, make_short_pairs, family, options):
@@ -142,15 +145,16 @@ def test_prompts_as_long_as_a_sliding_window_are_still_known_and_longer_ones_are
         compare(make_model("mistral", sliding_window=length - 1), batch)
 
 
-@pytest.mark.parametrize("family", ["olmo3"])
+@pytest.mark.parametrize("family", ["olmo3", "gemma2", "gemma3"])
 def test_layers_with_a_window_beside_others_limit_the_length_that_is_known(make_model, make_short_pairs, family):
     batch = make_short_pairs("first").clean
     length = int(batch.end.max()) + 1
-    compare(make_model(family, **BY_LAYER, sliding_window=length), batch)
-    assert describe(make_model(family, **BY_LAYER, sliding_window=length)).longest == length
+    options = {"layer_types": BY_LAYER["layer_types"]}
+    compare(make_model(family, **options, sliding_window=length), batch)
+    assert describe(make_model(family, **options, sliding_window=length)).longest == length
     assert describe(make_model(family, layer_types=["full_attention"] * 2, sliding_window=length)).longest is None
     with pytest.raises(AssertionError):
-        compare(make_model(family, **BY_LAYER, sliding_window=length - 1), batch)
+        compare(make_model(family, **options, sliding_window=length - 1), batch)
 
 
 def test_one_sliding_layer_limits_the_length_that_is_known(make_model, make_short_pairs):

@@ -4,6 +4,7 @@ every site, paths, estimates, attribution and ablations."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -27,7 +28,7 @@ from mi_sweeps.config import PathsConfig
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.training.evaluate import end_logits
 
-FAMILIES = ("gpt_neox", "olmo2")
+FAMILIES = ("gemma2", "gemma3", "gpt_neox", "olmo2")
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
 SITES = (*POSITION_SITES, *HEAD_SITES)
 Replace = dict[tuple[str, int], Callable[[Tensor], Tensor]]
@@ -309,6 +310,7 @@ def test_attribution(model, pairs):
     end = FastEngine(model.described, memory=1).at_end(pairs)
     assert misfits(end, pairs, logits) == {}
     equal(end.logits, logits, "logits", 1e-4)
+    assert "lens" in misfits(replace(end, cap=1.0), pairs, logits), "a cap that is not the model's is found out"
     plain = Plain(model)
     _, clean = plain.run(pairs.clean.tokens)
     tokens, weights = pairs.tokens_and_weights()

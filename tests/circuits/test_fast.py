@@ -43,8 +43,8 @@ def fast_engine(model: PreTrainedModel, **options: int) -> FastEngine:
     return FastEngine(describe(model), **options)
 
 
-def equal(ours: torch.Tensor, theirs: torch.Tensor, name: str) -> None:
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0, equal_nan=True, msg=lambda text: f"{name}: {text}")
+def equal(ours: torch.Tensor, theirs: torch.Tensor, name: str, limit: float = 1e-5) -> None:
+    torch.testing.assert_close(ours, theirs, atol=limit, rtol=0, equal_nan=True, msg=lambda text: f"{name}: {text}")
 
 
 def same(ours: Patched, theirs: Patched) -> None:
@@ -145,7 +145,7 @@ def test_recovered_fractions_equal_the_reference_s(make_model, family, all_pairs
     assert wide.any()
     ours = fast_engine(make_model(family)).patch(all_pairs, patching(*SITES))
     for site in SITES:
-        equal(recovered(ours, site)[..., wide], recovered(expected, site)[..., wide], site)
+        equal(recovered(ours, site)[..., wide], recovered(expected, site)[..., wide], site, 1e-5 / 0.3)
 
 
 def test_position_sites_do_not_ask_where_heads_are_patched(make_model, family, make_short_pairs, patching):

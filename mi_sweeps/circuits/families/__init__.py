@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mi_sweeps.circuits.families import gpt2, gpt_neox, llama, nope, olmo
+from mi_sweeps.circuits.families import gemma, gpt2, gpt_neox, llama, nope, olmo
 from mi_sweeps.circuits.network import Network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FAMILIES: dict[str, Callable[[PreTrainedModel], Network | None]] = {
+    "gemma": gemma.network,
+    "gemma2": gemma.network,
+    "gemma3_text": gemma.network,
     "gpt2": gpt2.network,
     "gpt_neox": gpt_neox.network,
     "llama": llama.network,
