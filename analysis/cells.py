@@ -64,12 +64,19 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _text(value: Any) -> str:
+    """A value as a label has it: words, as `train.only` has them, without brackets."""
+    if isinstance(value, (list, tuple)) and value and all(isinstance(one, str) for one in value):
+        return " + ".join(value)
+    return json.dumps(value)
+
+
 def texts(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Each configuration without what changes no result and the seed, its values as text."""
     kept = [{key: value for key, value in config.items() if key not in APART} for config in configs]
     return [
         {
-            key: value if isinstance(value, str) else json.dumps(value)
+            key: value if isinstance(value, str) else _text(value)
             for key, value in flatten(config).items()
             if key not in APART
         }

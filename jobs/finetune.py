@@ -86,7 +86,8 @@ def rehearsed(config: Config, turns: Generator[Run]) -> Generator[Run]:
     rehearsal = True
     for run in turns:
         if rehearsal:
-            rehearse(config, run.model, load_tokenizer(config.model), run.task)
+            with run.trainable.plain() as model:
+                rehearse(config, model, load_tokenizer(config.model), run.task)
             rehearsal = False
         yield run
 

@@ -15,7 +15,7 @@ from mi_sweeps import cli
 from mi_sweeps.analysis import power
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store import files
-from mi_sweeps.sweeps import manifest, plan
+from mi_sweeps.sweeps import early, manifest, plan
 from mi_sweeps.sweeps.grid import expand
 
 
@@ -63,6 +63,12 @@ def one_run(small, tmp_path_factory):
         ),
         ("train.steps=0", "train.steps=0: input should be greater than or equal to 1"),
         ("train.batch_size=0", "train.batch_size=0"),
+        ("train.method=qlora", "train.method=qlora: input should be 'full' or 'lora'"),
+        ("train.only=mlps", "train.only=mlps: no parameter of this model; words are attention, mlp"),
+        ("train.only=[layers:9-]", "and names are as transformer.wte.weight, "),
+        ("train.micro_batch=0", "train.micro_batch=0: input should be greater than or equal to 1"),
+        ("train.micro_batch=4,8", "computes the same as train.micro_batch=4, so it would have no cell"),
+        ("train.lora.rank=0", "train.lora.rank=0: input should be greater than or equal to 1"),
         ("checkpoint.every=0", "checkpoint.every=0"),
         ("checkpoint.until=185", "checkpoint.until=185: this run has 184 steps (train.steps); give one of them"),
         ("checkpoint.storage=half", "checkpoint.storage=half: input should be 'full' or 'delta'"),
@@ -118,6 +124,8 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
         ("sweep=nope_bos corruption=bos", "corruption=bos: with task.bos=false no sequence begins with BOS"),
         ("sweep=nope patching=full", "patching.sites: model=nope has attention only (model.d_mlp=null)"),
         ("sweep=nope checkpoint.storage=delta", "model=nope begins from nothing"),
+        ("sweep=nope train.gradient_checkpointing=true", "train.gradient_checkpointing=true: model=nope has none"),
+        ("train.lora.targets=[]", "train.lora.targets=[]: value should have at least 1 item"),
         ("model=nope model.d_vocab=9", "task=ioi3: is made of text, and model=nope has no tokenizer"),
         ("launcher=slurm launcher.time=1:00:00", "launcher.time=1:00:00: give minutes, as a whole number"),
         ("launcher=slurm launcher.gpus=a100:1", "is asked for with launcher.sbatch.gres=gpu:a100:1"),
@@ -150,6 +158,30 @@ def test_plan_refuses_what_the_configuration_says_to_be_wrong(capsys, overrides,
         cli.main(["plan", *overrides.split()])
     assert stopped.value.code == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.lora.targets=q_proj", "train.lora.targets=q_proj: no linear module of this model; there are c_attn, "),
+        (
+            "train.lora.targets=lm_head,c_fc",
+            "train.lora.targets=lm_head: the weight of lm_head is another module's too",
+        ),
+        ("train.only=norms", "train.only=norms: no module that has an adapter is among those (train.lora.targets); "),
+    ],
+)
+def test_an_adapter_that_cannot_be(refuse, tmp_path, override, says):
+    output = tmp_path / "outputs"
+    assert says in refuse("run", "train.method=lora", override, f"output={output}")
+    assert not output.exists()
+
+
+def test_lora_without_peft(refuse, tmp_path, monkeypatch):
+    monkeypatch.setattr(early, "find_spec", lambda name: None)
+    says = refuse("run", "train.method=full,lora", f"output={tmp_path / 'outputs'}")
+    assert "train.method=lora: needs peft, which is not installed; `pip install peft`" in says
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize("command", ["export FILE/x", "report --to FILE/x.html"])

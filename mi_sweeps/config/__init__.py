@@ -7,7 +7,7 @@ from mi_sweeps.config.parsing import parse, resolve
 from mi_sweeps.config.patching import CorruptionConfig, Measure, PatchingConfig, PathsConfig, Site
 from mi_sweeps.config.section import NamedFunction, Section, is_path
 from mi_sweeps.config.tracking import TrackingConfig, wandb_name
-from mi_sweeps.config.training import DIVERGED, CheckpointConfig, OptimConfig, TrainConfig
+from mi_sweeps.config.training import DIVERGED, CheckpointConfig, LoraConfig, OptimConfig, TrainConfig
 
 __all__ = [
     "AnyModel",
@@ -17,6 +17,7 @@ __all__ = [
     "DIVERGED",
     "FORMAT",
     "LauncherConfig",
+    "LoraConfig",
     "Measure",
     "ModelConfig",
     "NamedFunction",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from mi_sweeps.config.section import Name, Section
+from mi_sweeps.config.section import Name, Section, Text
 
 DIVERGED = 3.0
 """What `train.diverged` is where nobody says otherwise (conf/config.yaml)."""
@@ -21,6 +21,25 @@ class OptimConfig(Section):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 
 
+def _one_or_more(value: Any) -> Any:
+    """A single name is a list of one: so it reads best where it is swept."""
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[Annotated[Text, Field(min_length=1)], ...], BeforeValidator(_one_or_more)]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters: a weight W becomes W + alpha / rank * B A (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16, gt=0)
+    targets: Annotated[Names, Field(min_length=1)] | None = None
+    """Linear modules that have one, by name, by the end of a name or by pattern. None is what peft takes for the
+    architecture; with `train.only` it is every linear module of those."""
+    dropout: float = Field(0, ge=0, lt=1)
+
+
 class TrainConfig(Section):
     """The fine-tuning loop."""
 
@@ -33,6 +52,17 @@ class TrainConfig(Section):
     diverged: float | None = Field(gt=1)
     """A run is stopped where the loss, as a mean over some steps, is so many times the first one. None: only where it
     is not finite."""
+    method: Literal["full", "lora"] = "full"
+    """What learns: the weights, or an adapter beside them."""
+    lora: LoraConfig = LoraConfig()
+    only: Names = ()
+    """Names, patterns and words of the parameters that learn (`mi_sweeps.training.only`); empty is all of them."""
+    micro_batch: int | None = Field(None, ge=1)
+    """How many prompts are computed at once; None is all of a batch. Changes results by rounding only."""
+    gradient_checkpointing: bool = False
+    """Whether layers are computed again in the backward instead of kept. Changes no result."""
+    weights: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: a step computes with rounded weights; the optimiser has those that learn in fp32."""
 
 
 class CheckpointConfig(Section):

@@ -161,17 +161,25 @@ def load_network(
     return network.to(device).eval()
 
 
-def check_files(model: SingleModel) -> None:
+def check_files(model: SingleModel) -> PreTrainedModel | None:
     """Holds that a local model's files have the weights that its config asks for. Only their headers are read, and an
     adapter.
+
+    Returns:
+        The model without its weights; None where it is on the hub.
 
     Raises:
         UserError: they lack some, have more, have other shapes or are quantized; or the model cannot be read.
     """
-    if isinstance(model, ScratchConfig) or folder(model) is None:
-        return
+    if isinstance(model, ScratchConfig):
+        from mi_sweeps.models import nope
+
+        with torch.device("meta"):
+            return nope.build(model, 0)
+    if folder(model) is None:
+        return None
     load_config(model)
-    _network(model, device_map="meta")
+    return _network(model, device_map="meta")
 
 
 def _network(model: ModelConfig, **options: Any) -> PreTrainedModel:

@@ -64,7 +64,7 @@ class Attention(nn.Module):
         )
         # Written out: for sizes like these it is quicker than a fused kernel.
         length = x.shape[1]
-        later = torch.full((length, length), -torch.inf, device=x.device).triu(1)
+        later = torch.full((length, length), -torch.inf, dtype=q.dtype, device=x.device).triu(1)
         scores = torch.baddbmm(later, q, k.mT, alpha=self.scale)
         z = (scores.softmax(dim=-1) @ v).unflatten(0, (-1, self.n_heads))
         return self.combine(z.transpose(1, 2).flatten(-2))

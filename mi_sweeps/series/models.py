@@ -42,7 +42,8 @@ def models_at(
         return
     model = load_network(config.model, device, attention, seed=config.seed)
     weights = parameters(model)
-    base = snapshot(weights) if config.checkpoint.storage == "delta" else {}
+    whole = config.train.method == "full" and config.checkpoint.storage == "full"
+    base = {} if whole else snapshot(weights)
     for step in steps:
         load_weights(run.checkpoint(step), weights, base)
         yield step, model

@@ -19,6 +19,7 @@ from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.tasks.task import load
 from mi_sweeps.training.evaluate import Metric, evaluate
 from mi_sweeps.training.run import METRICS, check_logits, check_tokens, describe, read_metrics, told
+from mi_sweeps.training.trainable import Trainable
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def look(
         if step == waiting[0].step:
             check_tokens(model, evaluated)
             rehearse(config, model, tokenizer, task)
-            write_json(folder.path / "run.json", describe(config, folder, model, None))
+            write_json(folder.path / "run.json", describe(config, folder, Trainable(model, {})))
         check_logits(model, evaluated["heldout"])
         new = [
             row for split, batch in evaluated.items() for row in evaluate(model, task, batch, step=step, split=split)

@@ -224,7 +224,8 @@ def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
         "schedule": {"target": config.schedule.target, **config.schedule.arguments},
         "train": _train(config),
         "checkpoints": config.checkpoint_steps,
-        "storage": config.checkpoint.storage,
+        # An adapter is kept as it is.
+        "storage": config.checkpoint.storage if config.train.method == "full" else "adapter",
         # What is done under this id is proven to be that run; where training ends, its checkpoints say.
         **({"zoom of": config.checkpoint.zoom_of} if config.checkpoint.zoom_of else {}),
         "seed": config.seed,
@@ -232,9 +233,20 @@ def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
 
 
 def _train(config: Config) -> dict[str, Any]:
-    """Runs of before `diverged` was a key keep their ids: they were trained as if it were what it is by default."""
-    values = config.train.model_dump(mode="json")
-    return {key: value for key, value in values.items() if (key, value) != ("diverged", DIVERGED)}
+    """What of training changes results beyond rounding; what came later is there where it is not its default, and runs
+    of before keep their ids."""
+    train = config.train
+    values = train.model_dump(mode="json", include={"steps", "batch_size", "clip", "precision"})
+    if train.diverged != DIVERGED:
+        values["diverged"] = train.diverged
+    if train.method == "lora":
+        targets = train.lora.targets
+        values["lora"] = train.lora.model_dump(mode="json") | {"targets": targets and sorted(set(targets))}
+    if train.only:
+        values["only"] = sorted(set(train.only))
+    if train.weights != "fp32":
+        values["weights"] = train.weights
+    return values
 
 
 def run_id(config: Config, contents: Contents | None = None) -> str:

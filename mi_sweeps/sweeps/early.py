@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
-from mi_sweeps.config import Config, ScratchConfig
+from mi_sweeps.config import Config, ScratchConfig, SeriesConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps.cells import Cell
@@ -22,7 +23,7 @@ def check(cells: Sequence[Cell]) -> None:
     """
     checked = set()
     for cell in cells:
-        key = digest([cell.values[name] for name in ("model", "task", "corruption")])
+        key = digest([cell.values[name] for name in ("model", "task", "corruption", "train")])
         if key not in checked:
             checked.add(key)
             _check(cell.config)
@@ -30,6 +31,7 @@ def check(cells: Sequence[Cell]) -> None:
 
 def _check(config: Config) -> None:
     model, task, corruption = config.model, config.task, config.corruption.name
+    _check_train(config)
     known = _corruptions(config)
     if known and corruption not in known:
         others = f", or one of {', '.join(known[1:])}" if known[1:] else ""
@@ -42,6 +44,19 @@ def _check(config: Config) -> None:
         raise UserError(
             f"task={task.name}: is made of text, and model={model.name} has no tokenizer; "
             "use task=previous_token, or another model"
+        )
+
+
+def _check_train(config: Config) -> None:
+    """What can be said of training without a look at the model's weights."""
+    model, train = config.model, config.train
+    if isinstance(model, SeriesConfig):
+        return  # Nothing is trained.
+    if train.method == "lora" and find_spec("peft") is None:
+        raise UserError("train.method=lora: needs peft, which is not installed; `pip install peft`")
+    if train.gradient_checkpointing and isinstance(model, ScratchConfig):
+        raise UserError(
+            f"train.gradient_checkpointing=true: model={model.name} has none; use train.micro_batch, or a smaller batch"
         )
 
 

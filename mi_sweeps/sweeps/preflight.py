@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mi_sweeps.circuits.measures import check_prompts
 from mi_sweeps.circuits.paths import receivers
@@ -17,6 +18,10 @@ from mi_sweeps.tasks import audit
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.task import Task, load
 from mi_sweeps.training.schedules import resolve
+from mi_sweeps.training.trainable import check_trainable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def check(cells: Sequence[Cell]) -> list[str]:
@@ -30,7 +35,7 @@ def check(cells: Sequence[Cell]) -> list[str]:
     """
     lines = architectures.told(cells, lambda model: load_config(model).model_type)
     tasks: dict[str, Task] = {}
-    models: set[str] = set()
+    networks: dict[str, PreTrainedModel | None] = {}
     checked: set[str] = set()
     for cell in cells:
         # By plain values: of thousands of cells most differ in nothing that is checked here.
@@ -44,15 +49,17 @@ def check(cells: Sequence[Cell]) -> list[str]:
         pick_device(config.launcher.device)
         if source not in tasks:
             tasks[source] = load(config, load_tokenizer(single(config)))
-            if (name := digest(values["model"])) not in models:
-                check_files(single(config))
-                models.add(name)
+            if (name := digest(values["model"])) not in networks:
+                networks[name] = check_files(single(config))
             lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
         resolve(config.schedule, config.train.steps)
         _check_tokens(config, tasks[source].pairs(config.corruption.name, config.patching.prompts))
         _check_patching(config, tasks[source])
-        if config.train.precision == "bf16" and pick_device(config.launcher.device).type == "cpu":
-            lines.append("train.precision=bf16: slow on most CPUs; meant for GPUs")
+        if network := networks[digest(values["model"])]:
+            check_trainable(network, config.train)
+        for word in ("precision", "weights"):
+            if getattr(config.train, word) == "bf16" and pick_device(config.launcher.device).type == "cpu":
+                lines.append(f"train.{word}=bf16: slow on most CPUs; meant for GPUs")
     return lines
 
 

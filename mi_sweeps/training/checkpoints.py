@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import xxhash
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,10 +26,13 @@ from mi_sweeps.store.files import replacing
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Storage = Literal["full", "delta"]
+Storage = Literal["full", "delta", "adapter"]
+"""fp32 weights; their bf16 difference to the base model; or an adapter's two fp32 factors for each weight that it
+changes, NAME.left and NAME.right, whose product is added to the base model's."""
+
 Tensors = dict[str, Shaped[Tensor, "..."]]
 
-METADATA = re.compile(r"(storage=(?:full|delta)|step=\d+)(?: ([0-9a-f]{16}))?")
+METADATA = re.compile(r"(storage=(?:full|delta|adapter)|step=\d+)(?: ([0-9a-f]{16}))?")
 """What the one entry of a file's metadata may be: its value and, but in files of earlier versions, a checksum."""
 
 log = logging.getLogger(__name__)
@@ -46,7 +49,12 @@ def snapshot(weights: Mapping[str, Tensor]) -> Tensors:
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, Tensor], storage: Storage) -> None:
-    """Writes a checkpoint, whole or not at all: fp32 weights, or their bf16 difference to the base model."""
+    """Writes a checkpoint, whole or not at all.
+
+    Args:
+        weights: all of the model's, or an adapter's factors.
+        base: the model's before training; needed for a difference to it.
+    """
     tensors = snapshot(weights)
     if storage == "delta":
         tensors = {name: (tensor - base[name]).to(torch.bfloat16) for name, tensor in tensors.items()}
@@ -55,17 +63,39 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, T
 
 @torch.no_grad()
 def load_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
-    """Copies a checkpoint into a model's parameters in place.
+    """Copies a checkpoint into a model's parameters in place, an adapter merged into them in fp32.
+
+    Args:
+        weights: the parameters of the plain model, whichever way it was trained.
+        base: what they were before training; not looked at where the file has all weights.
 
     Raises:
         UserError: the file is missing, damaged or of another model.
     """
     tensors, metadata = _load(path)
-    if tensors.keys() != weights.keys():
+    storage = metadata["storage"]
+    factors = {f"{name}.{side}" for name in weights for side in ("left", "right")} & tensors.keys()
+    if tensors.keys() != (factors if storage == "adapter" else weights.keys()):
         raise UserError(f"{path}: is of another model; delete its run folder and run the sweep again")
     for name, parameter in weights.items():
-        tensor = tensors[name]
-        parameter.copy_(base[name] + tensor.float() if metadata["storage"] == "delta" else tensor)
+        if storage == "full":
+            parameter.copy_(tensors[name])
+        elif storage == "delta":
+            parameter.copy_(base[name] + tensors[name].float())
+        else:
+            parameter.copy_(base[name])
+            if f"{name}.left" in factors:
+                left, right = (tensors[f"{name}.{side}"].to(parameter.device) for side in ("left", "right"))
+                parameter.copy_(merged(parameter, left, right))
+
+
+def merged(
+    weight: Float[Tensor, "d_first d_second"],
+    left: Float[Tensor, "d_first rank"],
+    right: Float[Tensor, "rank d_second"],
+) -> Float[Tensor, "d_first d_second"]:
+    """A weight with what an adapter adds to it."""
+    return weight + left @ right
 
 
 def distance(path: Path, other: Path) -> float | None:
@@ -91,12 +121,15 @@ def checksum(path: Path) -> str:
 
 
 def save_resume(
-    path: Path, step: int, model: PreTrainedModel, optimizer: torch.optim.AdamW, device: torch.device
+    path: Path, step: int, learned: Mapping[str, Tensor], optimizer: torch.optim.AdamW, device: torch.device
 ) -> None:
-    """Writes all that the next step depends on. The data order needs no state: it is a function of the step."""
-    named = parameters(model)
-    tensors = {f"weight.{name}": tensor for name, tensor in snapshot(named).items()}
-    for name, parameter in named.items():
+    """Writes all that the next step depends on. The data order needs no state: it is a function of the step.
+
+    Args:
+        learned: what the optimiser has, in fp32; all else is as it was before the first step.
+    """
+    tensors = {f"weight.{name}": tensor for name, tensor in snapshot(learned).items()}
+    for name, parameter in learned.items():
         tensors |= {f"{key}.{name}": value.detach().cpu() for key, value in optimizer.state.get(parameter, {}).items()}
     tensors["random.cpu"] = torch.get_rng_state()
     if device.type == "cuda":
@@ -105,8 +138,10 @@ def save_resume(
 
 
 @torch.no_grad()
-def load_resume(path: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW, device: torch.device) -> int | None:
-    """Puts model, optimiser and random states back; gives the step, or None where there is nothing to go on from."""
+def load_resume(
+    path: Path, learned: Mapping[str, Tensor], optimizer: torch.optim.AdamW, device: torch.device
+) -> int | None:
+    """Puts weights, optimiser and random states back; gives the step, or None where there is nothing to go on from."""
     if not path.exists():
         return None
     try:
@@ -114,7 +149,7 @@ def load_resume(path: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW
     except UserError as error:
         log.warning("%s; starting from step 0", error)
         return None
-    for name, parameter in parameters(model).items():
+    for name, parameter in learned.items():
         parameter.copy_(tensors[f"weight.{name}"])
         optimizer.state[parameter] = {
             key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
 import torch
 
@@ -57,16 +57,34 @@ def training(
 
 
 def train_step(run: Run, batch: Batch) -> None:
-    """One update of the weights. The loss before it stays where it was computed."""
+    """One update of what learns. The loss before it stays where it was computed."""
     train, batch = run.config.train, batch.to(run.device)
     run.model.train()
     for group in run.optimizer.param_groups:
         group["lr"] = run.rate
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-        logits = scored_logits(run.model, batch)
-    loss = torch.nn.functional.cross_entropy(logits.float(), batch.scored[2])
     run.optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), train.clip)
+    scored = len(batch.scored[2])
+    losses = []
+    for part in _parts(batch, train.micro_batch):
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            logits = scored_logits(run.model, part)
+        targets = part.scored[2]
+        # As a share of the batch's mean: the parts need not have as many targets as each other.
+        loss = torch.nn.functional.cross_entropy(logits.float(), targets) * (len(targets) / scored)
+        loss.backward()
+        losses.append(loss.detach())
+    torch.nn.utils.clip_grad_norm_(run.trainable.learned.values(), train.clip)
     run.optimizer.step()
-    run.losses.append(loss.detach())
+    run.trainable.settle()
+    run.losses.append(torch.stack(losses).sum())
+
+
+def _parts(batch: Batch, size: int | None) -> Iterator[Batch]:
+    """The prompts that are computed at once."""
+    if size is None or size >= len(batch):
+        yield batch
+        return
+    for start in range(0, len(batch), size):
+        part = batch.select(range(start, min(start + size, len(batch))))
+        if len(part.scored[2]):
+            yield part

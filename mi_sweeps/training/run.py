@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mi_sweeps.config import AnyModel, Config, ModelConfig
 from mi_sweeps.errors import UserError
@@ -23,6 +23,7 @@ from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training import checkpoints, zoom
 from mi_sweeps.training.evaluate import Metric, end_logits, evaluate, tolerance
 from mi_sweeps.training.schedules import resolve
+from mi_sweeps.training.trainable import Trainable, prepare
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,12 +51,12 @@ class Run:
     config: Config
     folder: RunFolder
     device: torch.device
-    model: PreTrainedModel
+    trainable: Trainable
     task: Task
     optimizer: torch.optim.AdamW
     schedule: Callable[[int], float]
     base: checkpoints.Tensors
-    """The weights before training."""
+    """The weights before training, where checkpoints are differences to them."""
     evaluated: dict[str, Batch]
     metrics: list[Metric]
     """The table so far."""
@@ -68,6 +69,11 @@ class Run:
 
     def __post_init__(self) -> None:
         self.kept = set(self.config.checkpoint_steps)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """As a step computes it; `trainable.plain` is as it is examined."""
+        return self.trainable.model
 
     @property
     def rate(self) -> float:
@@ -109,23 +115,25 @@ class Run:
             Diverged: the loss of the last steps, or of an evaluation, says so.
         """
         self.look()
-        self.model.eval()
-        new = [
-            row
-            for split, batch in self.evaluated.items()
-            for row in evaluate(self.model, self.task, batch, step=self.step, split=split)
-        ]
-        for row in new:
-            if row["metric"] == "loss" and not math.isfinite(float(row["value"])):
-                self._stop(self.step, f"loss of {row['split']} {row['value']}")
-        self.metrics.extend(new)
-        self.before_write()
-        weights = checkpoints.parameters(self.model)
-        storage = self.config.checkpoint.storage
-        checkpoints.save_weights(self.folder.checkpoint(self.step), weights, self.base, storage)
+        self.optimizer.zero_grad()  # Gradients are of no more use, and take as much memory as what learns.
+        with self.trainable.plain() as model:
+            new = [
+                row
+                for split, batch in self.evaluated.items()
+                for row in evaluate(model, self.task, batch, step=self.step, split=split)
+            ]
+            for row in new:
+                if row["metric"] == "loss" and not math.isfinite(float(row["value"])):
+                    self._stop(self.step, f"loss of {row['split']} {row['value']}")
+            self.metrics.extend(new)
+            self.before_write()
+            storage = "adapter" if self.trainable.adapters else self.config.checkpoint.storage
+            weights = self.trainable.kept(model)
+            checkpoints.save_weights(self.folder.checkpoint(self.step), weights, self.base, storage)
         zoom.prove(self.config, self.folder, self.step)
         self._write_metrics()
-        checkpoints.save_resume(self.folder.resume, self.step, self.model, self.optimizer, self.device)
+        learned = self.trainable.learned
+        checkpoints.save_resume(self.folder.resume, self.step, learned, self.optimizer, self.device)
         log.info("step %d: %s", self.step, told(new))
         self.on_checkpoint(self.step, new)
 
@@ -162,19 +170,33 @@ def begin(
     check_tokens(model, evaluated)
     check_logits(model, evaluated["heldout"])
 
-    base = checkpoints.snapshot(checkpoints.parameters(model))
+    delta = config.checkpoint.storage == "delta" and config.train.method == "full"
+    base = checkpoints.snapshot(checkpoints.parameters(model)) if delta else {}
+    trainable = prepare(model, config.train, config.seed)
     schedule = resolve(config.schedule, config.train.steps)
-    groups = parameter_groups(model, config.optim.weight_decay)
+    groups = parameter_groups(trainable.learned.values(), config.optim.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas)
     metrics = read_metrics(folder)
-    resumed = checkpoints.load_resume(folder.resume, model, optimizer, device) if metrics else None
+    resumed = checkpoints.load_resume(folder.resume, trainable.learned, optimizer, device) if metrics else None
+    trainable.settle()
     metrics = [row for row in metrics if resumed is not None and _known_at(row, resumed)]
     if resumed is not None:
         log.info("resuming from step %d", resumed)
-    write_json(folder.path / "run.json", describe(config, folder, model, resumed))
+    write_json(folder.path / "run.json", describe(config, folder, trainable, resumed))
     write_json(folder.audit, dict(task.audit))
     run = Run(
-        config, folder, device, model, task, optimizer, schedule, base, evaluated, metrics, before_write, on_checkpoint
+        config,
+        folder,
+        device,
+        trainable,
+        task,
+        optimizer,
+        schedule,
+        base,
+        evaluated,
+        metrics,
+        before_write,
+        on_checkpoint,
     )
     run.step = resumed or 0
     if resumed is None:
@@ -182,10 +204,10 @@ def begin(
     return run
 
 
-def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """For the optimiser: matrices and embeddings, which decay; then biases and the scales of norms, which do not, as in
     Hugging Face's Trainer."""
-    every = list(model.parameters())
+    every = list(parameters)
     matrices = [parameter for parameter in every if parameter.dim() >= 2]
     vectors = [parameter for parameter in every if parameter.dim() < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -208,7 +230,7 @@ def read_metrics(folder: RunFolder) -> list[Metric]:
     return rows
 
 
-def describe(config: Config, folder: RunFolder, model: PreTrainedModel, resumed: int | None = None) -> dict[str, Any]:
+def describe(config: Config, folder: RunFolder, trainable: Trainable, resumed: int | None = None) -> dict[str, Any]:
     """What run.json says: the configuration, what it was computed with, and what it says already of the steps before
     the one that is gone on from."""
     known = {} if resumed is None else read_json(folder.path / "run.json") or {}
@@ -217,8 +239,8 @@ def describe(config: Config, folder: RunFolder, model: PreTrainedModel, resumed:
         "run_id": folder.run_id,
         "config": config.meant(),
         "model": {
-            "architecture": type(model).__name__,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "architecture": type(trainable.model).__name__,
+            **trainable.sizes(),
             "commit": _commit(config.model),
         },
         "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from mi_sweeps.config import TrainConfig
 from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.store.folders import Busy, Superseded, informed, speaking
 from mi_sweeps.tasks.tokens import Batch, join
@@ -89,8 +90,13 @@ class LayerNorm(Stacked):
         return torch.addcmul(self.bias.unsqueeze(1), rows, self.weight.unsqueeze(1)).view(x.shape)
 
 
-def can_stack(model: PreTrainedModel) -> bool:
-    """Whether a model's runs can be stacked. Dropout draws from one run's random numbers, and cannot."""
+def can_stack(model: PreTrainedModel, train: TrainConfig) -> bool:
+    """Whether a model's runs can be stacked: where all weights learn at once. Dropout draws from one run's random
+    numbers, and cannot."""
+    if train.method != "full" or train.only or train.weights != "fp32" or train.gradient_checkpointing:
+        return False
+    if train.micro_batch is not None and train.micro_batch < train.batch_size:
+        return False
     drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
     return model.config.model_type in FAMILIES and not drops
 
@@ -171,7 +177,7 @@ class Stack:
 
 def _ordered(model: PreTrainedModel) -> list[nn.Parameter]:
     """As the optimiser has them: those that decay first."""
-    return [parameter for group in parameter_groups(model, 0.0) for parameter in group["params"]]
+    return [parameter for group in parameter_groups(model.parameters(), 0.0) for parameter in group["params"]]
 
 
 def _row(tensors: Iterable[Tensor]) -> Float[Tensor, " weight"]:
@@ -294,7 +300,7 @@ def _note(runs: Sequence[Run]) -> None:
 
 def _split(runs: dict[int, Run]) -> Iterator[tuple[int, ...]]:
     """The numbers of those that take a step together."""
-    fit = [number for number, run in runs.items() if can_stack(run.model)]
+    fit = [number for number, run in runs.items() if can_stack(run.model, run.config.train)]
     yield from ((number,) for number in runs if number not in fit)
     if fit:
         most = len(fit)

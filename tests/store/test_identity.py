@@ -94,6 +94,22 @@ def test_sequences_without_bos_are_another_run_s() -> None:
     assert data_fingerprint(with_bos.config) != data_fingerprint(without.config)
 
 
+def test_runs_of_before_there_were_adapters_keep_their_ids(default: Config) -> None:
+    older = default.dump()
+    older["train"] = {key: older["train"][key] for key in ("steps", "batch_size", "clip", "precision", "diverged")}
+    assert run_id(parse(older)) == run_id(default)
+
+
+def test_an_adapter_is_another_run_s(default: Config) -> None:
+    lora = changed(default, {"train.method": "lora"})
+    assert run_id(changed(lora, {"checkpoint.storage": "delta"})) == run_id(lora), "it is kept as it is"
+    others = {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": ["c_attn"]}
+    ids = {run_id(changed(lora, {f"train.lora.{key}": value})) for key, value in others.items()}
+    assert len(ids | {run_id(lora), run_id(default)}) == 6
+    one, same = (changed(default, {"train.only": only}) for only in (["mlp", "norms"], ["norms", "mlp", "mlp"]))
+    assert run_id(one) == run_id(same)
+
+
 def test_ids_are_short_hexadecimal(default: Config) -> None:
     for id_ in (run_id(default), patch_id(default), data_fingerprint(default)):
         assert len(id_) == ID_LENGTH
@@ -110,6 +126,9 @@ def test_ids_are_short_hexadecimal(default: Config) -> None:
         ("train.batch_size", 8),
         ("train.clip", 0.5),
         ("train.precision", "bf16"),
+        ("train.method", "lora"),
+        ("train.only", ["attention"]),
+        ("train.weights", "bf16"),
         ("checkpoint.every", 4),
         ("checkpoint.steps", [1, 2]),
         ("checkpoint.storage", "delta"),
@@ -136,6 +155,9 @@ def test_run_id_changes_with_what_changes_the_result(default: Config, hub_cache:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("train.micro_batch", 4),
+        ("train.gradient_checkpointing", True),
+        ("train.lora", {"rank": 4, "alpha": 1, "targets": ["c_attn"], "dropout": 0.5}),
         ("launcher.name", "local"),
         ("launcher.workers", 3),
         ("launcher.device", "cpu"),

@@ -36,7 +36,7 @@ SCRATCH = (
 
 
 def test_what_decays_is_what_decays_in_a_trainer(random_model: PreTrainedModel) -> None:
-    decaying, others = parameter_groups(random_model, 0.1)
+    decaying, others = parameter_groups(random_model.parameters(), 0.1)
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0)
     names = Trainer.get_decay_parameter_names(None, random_model)  # type: ignore[arg-type]
     assert set(decaying["params"]) == {random_model.get_parameter(name) for name in names}

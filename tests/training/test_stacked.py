@@ -238,7 +238,7 @@ def test_a_log_tells_of_its_own_run_only(make_configs):
 def test_what_cannot_be_stacked_is_trained_alone(make_configs, make_config, small, tmp_path, mini_tokenizer):
     """Dropout, beside runs that have none."""
     model, _ = load_model(make_config().model)
-    assert can_stack(model)
+    assert can_stack(model, make_config().train)
     model.config.resid_pdrop = 0.1
     model.save_pretrained(tmp_path / "model")
     mini_tokenizer.save_pretrained(tmp_path / "model")
@@ -248,8 +248,16 @@ def test_what_cannot_be_stacked_is_trained_alone(make_configs, make_config, smal
     assert states(configs) == ["done"] * 4
 
 
-def test_no_llama(make_model):
-    assert not can_stack(make_model("llama"))
+def test_no_llama(make_model, make_config):
+    assert not can_stack(make_model("llama"), make_config().train)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["method=lora", "only=attention", "weights=bf16", "micro_batch=4", "gradient_checkpointing=true"],
+)
+def test_what_does_not_train_all_weights_at_once_is_trained_alone(mini_model, make_config, override):
+    assert not can_stack(mini_model, make_config(f"train.{override}").train)
 
 
 @pytest.mark.parametrize(("fit", "sizes"), [(6, [6]), (5, [3, 3]), (4, [3, 3]), (3, [])])
