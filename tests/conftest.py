@@ -55,7 +55,7 @@ from mi_sweeps.sweeps.grid import expand  # noqa: E402
 from mi_sweeps.tasks import ioi  # noqa: E402
 from mi_sweeps.tasks.data import balanced  # noqa: E402
 from mi_sweeps.tasks.pairs import Pairs, make_pairs  # noqa: E402
-from tests.hub import Hub  # noqa: E402
+from tests.hub import Hub, a_new_process  # noqa: E402
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("repeatable")
@@ -146,9 +146,6 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub, and no hub."""
     from huggingface_hub import constants
 
-    from mi_sweeps.models import hub
-    from mi_sweeps.store import hashes
-
     folder = tmp_path / "hub cache"
     endpoint = "http://127.0.0.1:9"
     for name, value in {"ENDPOINT": endpoint, "HF_HUB_CACHE": str(folder), "HF_HUB_OFFLINE": False}.items():
@@ -157,11 +154,8 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(folder), "HF_TOKEN": "hf_secret"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(hub, "PAUSE", 0.01)
-    for remembered in ("_named", "_downloaded", "_refs", "_resolved", "_silent"):
-        monkeypatch.setattr(hub, remembered, {})
-    monkeypatch.setattr(hashes, "_commits", {})
-    monkeypatch.setattr(hashes, "_recalled", set())
+    monkeypatch.setattr("mi_sweeps.models.hub.answers.PAUSE", 0.01)
+    a_new_process()
     return folder
 
 

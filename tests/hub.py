@@ -32,6 +32,8 @@ class Hub:
     """Requests that were not understood."""
     fault: Callable[[str], int | None] = lambda asked: None
     """Gives a status to answer with instead, by method and path; 0 breaks the connection."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent with such a status."""
     delay: Callable[[str], float] = lambda asked: 0.0
     """How long a request has to wait."""
 
@@ -81,6 +83,18 @@ def stated(name: str, content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+def a_new_process() -> None:
+    """What a process has learned of hubs and files is forgotten."""
+    from mi_sweeps.models.hub import answers, cache, downloads, questions
+    from mi_sweeps.store import hashes
+
+    for known in (
+        *(answers._silent, cache._named, downloads._downloaded, questions._refs, questions._resolved),
+        *(hashes._commits, hashes._files, hashes._recalled),
+    ):
+        known.clear()
+
+
 def cached(cache: Path, repo: str, files: Path | Mapping[str, bytes], revision: str = "main") -> str:
     """Lays files out as the hub's cache does, all that there is of a commit. Gives that commit."""
     if isinstance(files, Path):
@@ -122,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 self.connection.close()
                 return
-            self._send(status)
+            self._send(status, hub.headers)
             return
         match url.path.strip("/").split("/"):
             case ["api", "models", owner, name, "refs"]:

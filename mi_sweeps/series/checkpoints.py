@@ -60,13 +60,18 @@ def find(model: SeriesConfig, steps: Sequence[int] | None, seed: int = 0) -> Ser
     where, names = _folders(model) if model.path else _revisions(model)
     matched = _matched(where, model.revision or str(model.path), names)
     asked = sorted(set(matched if steps is None else steps))
+    if model.hub:
+        from mi_sweeps.models import hub
+
+        # Asked for together: one after the other they take their time.
+        hub.files_of(model.hub, [names[matched[step]] for step in asked if step in matched])
     checkpoints, gaps = [], {}
     for step in asked:
         if step not in matched:
             gaps[step] = f"{where}: nothing there for step {step}"
             continue
         checkpoint = _checkpoint(model, step, matched[step], names)
-        if why := _unusable(checkpoint.model):
+        if why := _unusable(checkpoint):
             gaps[step] = why
         else:
             checkpoints.append(checkpoint)
@@ -157,10 +162,16 @@ def _checkpoint(series: SeriesConfig, step: int, name: str, names: Mapping[str, 
     return Checkpoint(step, name, ModelConfig.model_validate({**same, **place}))
 
 
-def _unusable(model: ModelConfig) -> str | None:
-    """Why a folder is no checkpoint, as far as its files' names tell."""
+def _unusable(checkpoint: Checkpoint) -> str | None:
+    """Why something is no checkpoint, as far as its files' names tell."""
+    model = checkpoint.model
     if model.hub:
-        return None
+        from mi_sweeps.models import hub
+
+        files = hub.files(model.hub, str(model.revision))
+        if models.ADAPTER in files or ("config.json" in files and hub.weights_of(files)):
+            return None
+        return f"{model.hub}@{checkpoint.name}: no {'weights' if 'config.json' in files else 'config.json'} there"
     try:
         path = models.folder(model)
         if path and (why := models.no_weights(path)):

@@ -13,9 +13,9 @@ import pytest
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import hub as ours
+from mi_sweeps.models.hub import answers
 from mi_sweeps.models.mini import FOLDER
-from mi_sweeps.store import hashes
-from tests.hub import Hub, cached, stated
+from tests.hub import Hub, a_new_process, cached, stated
 
 REPO = "some/series"
 
@@ -32,12 +32,6 @@ MATTER = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_confi
 
 def files(step: int) -> dict[str, bytes]:
     return {**FILES, "model.safetensors": b"weights of step %03d" % step}
-
-
-def a_new_process() -> None:
-    """Which knows nothing but what is on disk."""
-    for known in (ours._named, ours._downloaded, ours._refs, ours._resolved, ours._silent, hashes._commits):
-        known.clear()
 
 
 @pytest.fixture
@@ -181,19 +175,40 @@ def test_a_hub_that_breaks_off_is_asked_again_once(hub: Hub, commits: list[str])
     assert ours.commit(REPO, "step0") == commits[0]
     faults[:] = [0]
     assert ours.commit(REPO, "step1") == commits[1]
-    faults[:] = [429, 500]
-    with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 429\)"):
+    faults[:] = [503, 500]
+    with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 503\)"):
         ours.commit(REPO, "step2")
     asked = len(hub.asked)
-    with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 429\)"):
+    with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 503\)"):
         ours.refs("another/model")  # Not waited for again.
     assert len(hub.asked) == asked
+
+
+def test_a_hub_that_is_asked_too_much_is_waited_for(
+    hub: Hub, commits: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts questions, and a long series has more of them."""
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    faults = [429] * 4
+    hub.fault = lambda asked: faults.pop() if faults else None
+    hub.headers = {"RateLimit": '"api";r=0;t=42', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
+    assert ours.commit(REPO, "step0") == commits[0]
+    hub.headers = {"Retry-After": "1000"}
+    faults[:] = [429]
+    assert ours.commit(REPO, "step1") == commits[1]
+    assert waits == [42.0] * 4 + [60.0]
+    assert "some/series: the hub is asked too much; asking again in 42 s" in caplog.text
+    faults[:] = [429] * 100
+    with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 429\)"):
+        ours.commit(REPO, "step2")
+    assert len(waits) == 10
 
 
 def test_no_message_has_a_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     for status in (400, 401, 403, 500):
         hub.fault = lambda asked, status=status: status
-        ours._silent.clear()
+        answers._silent.clear()
         with pytest.raises(UserError) as refused:
             ours.commit(REPO, "main")
         assert "hf_secret" not in str(refused.value) and "http://" not in str(refused.value)
@@ -238,7 +253,7 @@ def test_what_is_not_kept_is_deleted_after_its_use_and_what_was_there_stays(
     hub: Hub, commits: list[str], hub_cache: Path
 ) -> None:
     ours.download(REPO, commits[1], MATTER)
-    ours._downloaded.clear()  # As another process has done it.
+    a_new_process()
     weights = [files(step)["model.safetensors"] for step in range(3)]
     for step, _ in enumerate(ours.ahead(REPO, commits, keep=False)):
         assert weights[step] in blobs(hub_cache)

@@ -98,7 +98,7 @@ def test_it_is_its_weights_and_not_where_they_lie(series, make, tmp_path):
 
 
 def test_it_is_the_same_series_from_the_hub_its_cache_and_with_other_names(hub, series, tmp_path, monkeypatch):
-    monkeypatch.setattr("mi_sweeps.models.hub.REFS_SECONDS", 0.0)  # Time passes.
+    monkeypatch.setattr("mi_sweeps.models.hub.questions.REFS_SECONDS", 0.0)  # Time passes.
     for step in (0, 8):
         hub.add("org/lm", f"step{step}", series / f"checkpoint-{step}")
     words = ["model=series", "model.hub=org/lm", "model.revision=step{step}", f"output={tmp_path}/outputs", *FEW]

@@ -12,12 +12,11 @@ import pytest
 
 from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import hub as model_hub
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store import hashes
 from mi_sweeps.store.identity import ID_LENGTH, data_fingerprint, hash_files, patch_id, run_id
 from mi_sweeps.sweeps.grid import expand
-from tests.hub import Hub, cached
+from tests.hub import Hub, a_new_process, cached
 
 LINEAR = {"name": "linear_warmup", "_target_": "mi_sweeps.training.schedules.linear_warmup", "warmup_ratio": 0.03}
 
@@ -328,8 +327,8 @@ def test_a_node_without_network_has_the_ids_of_one_with(
     hashes.keep(config.output)
     load_model(config.model)
     hub.down()
-    for known in (model_hub._refs, model_hub._resolved, hashes._commits):
-        known.clear()
+    a_new_process()
+    hashes._recalled.add(config.output)
     assert run_id(config) == before
     # A cache with the name of the commit alone.
     shutil.rmtree(hub_cache / "models--some--model" / "snapshots")

@@ -1,0 +1,187 @@
+"""The hub's cache, as huggingface_hub lays it out: `refs/NAME` has a commit, `snapshots/COMMIT/FILE` is a link to
+`blobs/HASH`, and `.no_exist/COMMIT/FILE` and `trees/COMMIT.json` tell of what is not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mi_sweeps.models import WEIGHTS
+from mi_sweeps.store.files import write_bytes
+
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+VOCABULARY = (
+    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("tekken.json", "tiktoken.model", "vocab.tiktoken"),
+)
+"""What a tokenizer is made of where there is no tokenizer.json."""
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+_named: dict[tuple[str, str], set[str]] = {}
+"""Branches and tags that the hub named for a commit: written into the cache with its files, so that these are found
+without the hub."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file at a commit."""
+
+    size: int
+    """In bytes."""
+    hash: str
+    """Hex: the SHA-256 of large files (weights), git's blob id of others. The hub states it, and blobs in its cache are
+    named by it."""
+
+
+def folder(repo: str) -> Path:
+    """Where the cache has a model."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
+
+
+def snapshot(repo: str, commit: str) -> Path:
+    """Where it has the files of a commit."""
+    return folder(repo) / "snapshots" / commit
+
+
+def refs(repo: str) -> dict[str, str]:
+    """The branches and tags that the cache knows, with their commits."""
+    place = folder(repo) / "refs"
+    names = sorted(str(file.relative_to(place)) for file in place.rglob("*"))
+    return {name: commit for name in names if (commit := ref(repo, name))}
+
+
+def ref(repo: str, name: str) -> str | None:
+    """The commit of a branch or tag."""
+    try:
+        commit = (folder(repo) / "refs" / name).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def remember(repo: str, commit: str, name: str) -> None:
+    """What the hub calls a commit."""
+    _named.setdefault((repo, commit), set()).add(name)
+
+
+def write_refs(repo: str, commit: str) -> None:
+    """Writes what the hub calls a commit, where the cache has no files of another that was called so."""
+    for name in _named.get((repo, commit), ()):
+        known = ref(repo, name)
+        if known is None or not snapshot(repo, known).is_dir():
+            with suppress(OSError):
+                write_bytes(folder(repo) / "refs" / name, commit.encode())
+
+
+def clear(repo: str, commit: str) -> None:
+    """Removes a commit of which no files are left."""
+    with suppress(OSError):
+        snapshot(repo, commit).rmdir()
+    for name in _named.get((repo, commit), ()):
+        if not snapshot(repo, commit).exists() and ref(repo, name) == commit:
+            (folder(repo) / "refs" / name).unlink(missing_ok=True)
+
+
+def known(repo: str, commit: str) -> tuple[dict[str, HubFile], bool]:
+    """The files that matter as far as the cache has them, and whether it knows that these are all."""
+    there, absent = snapshot(repo, commit), folder(repo) / ".no_exist" / commit
+    try:
+        names = [file.name for file in there.iterdir() if file.is_file()]
+    except OSError:
+        return {}, False
+    listed = _listed(folder(repo), commit)
+    unsure = []
+
+    def is_there(name: str) -> bool:
+        if name in names:
+            return True
+        if name in listed if listed is not None else not (absent / name).is_file():
+            unsure.append(name)
+        return False
+
+    found = {}
+    for name in that_matter([*names, *(listed or ())], is_there):
+        file = _file(there / name)
+        if file is None:
+            unsure.append(name)
+        else:
+            found[name] = file
+    return found, not unsure and "config.json" in found and bool(weights_of(found))
+
+
+def that_matter(names: Collection[str], is_there: Callable[[str], bool]) -> Iterator[str]:
+    """Weights, configuration and tokenizer: the one rule, for the hub and its cache.
+
+    Args:
+        names: all that are known to be there, for the names of shards.
+        is_there: whether a file is.
+    """
+    first = next((name for name in WEIGHTS if is_there(name)), None)
+    if first:
+        yield first
+        if first.endswith(".index.json"):
+            yield from _shards(names, first)
+    yield from (name for name in ("config.json", *ADAPTER, *SETTINGS) if is_there(name))
+    yield from ("tokenizer.json",) if is_there("tokenizer.json") else filter(is_there, VOCABULARY)
+
+
+def weights_of(files: Collection[str]) -> list[str]:
+    """The names of the files that a model's weights are read from: one, or an index and its shards. None if there are
+    no weights, or an index without shards."""
+    first = next((name for name in WEIGHTS if name in files), None)
+    if first is None:
+        return []
+    if not first.endswith(".index.json"):
+        return [first]
+    shards = _shards(files, first)
+    return [first, *shards] if shards else []
+
+
+def _shards(names: Collection[str], index: str) -> list[str]:
+    stem, kind = index.removesuffix(".index.json").split(".")
+    shard = re.compile(rf"{re.escape(stem)}-\d+-of-\d+\.{kind}")
+    return sorted({name for name in names if shard.fullmatch(name)})
+
+
+def _listed(folder: Path, commit: str) -> Collection[str] | None:
+    """What huggingface_hub noted of all the files of a commit when it downloaded them."""
+    try:
+        noted = json.loads((folder / "trees" / f"{commit}.json").read_text(encoding="utf-8"))
+        return list(noted["files"]) if noted["format_version"] == 1 else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _file(path: Path) -> HubFile | None:
+    """A file of a snapshot, by the name of the blob that it is a link to."""
+    try:
+        size = path.stat().st_size
+        if path.is_symlink() and HASH.fullmatch(path.readlink().name):
+            return HubFile(size, path.readlink().name)
+        return _copied(path, size)
+    except OSError:
+        return None
+
+
+def _copied(path: Path, size: int) -> HubFile:
+    """A file of a snapshot without links, as a copied cache has it, with the hash that the hub would state: of weights
+    their SHA-256, of text the blob id that git gives it."""
+    large = path.suffix in (".safetensors", ".bin", ".model") or size > 10_000_000
+    total = hashlib.sha256() if large else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            total.update(block)
+    return HubFile(size, total.hexdigest())

@@ -1,0 +1,125 @@
+"""Files brought from the hub into its cache, ahead of their use, and deleted after it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Collection, Generator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.models.hub import cache
+from mi_sweeps.models.hub.answers import HUB_SECONDS, check_silence, told, unreachable
+from mi_sweeps.models.hub.questions import files
+
+log = logging.getLogger(__name__)
+
+_downloaded: dict[Path, set[str]] = {}
+"""What this process has brought into the cache, by snapshot."""
+
+
+def download(repo: str, commit: str, names: Collection[str]) -> Path:
+    """Brings files of a commit into the cache, those that are not there.
+
+    Returns:
+        The snapshot's folder, which has them.
+
+    Raises:
+        UserError: one cannot be had; or the disk is full.
+    """
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    snapshot = cache.snapshot(repo, commit)
+    missing = [name for name in names if not (snapshot / name).is_file()]
+    for name in missing:
+        try:
+            check_silence(repo)
+            hf_hub_download(repo, name, revision=commit, etag_timeout=HUB_SECONDS, endpoint=constants.ENDPOINT)
+        except UserError:
+            raise
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            raise unreachable(repo, error.__cause__ or error) from error
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f"{repo}@{commit}: {name} does not fit on the disk of the cache {constants.HF_HUB_CACHE}; make "
+                    "room, set HF_HUB_CACHE to a larger disk, or use model.keep=false for a series"
+                ) from error
+            raise UserError(f"{repo}@{commit}: {name} cannot be downloaded ({told(error)}); try again") from error
+        _downloaded.setdefault(snapshot, set()).add(name)
+    if missing:
+        cache.write_refs(repo, commit)
+    return snapshot
+
+
+def forget(repo: str, commit: str) -> None:
+    """Deletes from the cache what this process has downloaded of a commit; what was there before stays, and so does
+    what another commit shares."""
+    snapshot = cache.snapshot(repo, commit)
+    names = _downloaded.pop(snapshot, set())
+    if not names:
+        return
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        there = scan_cache_dir(snapshot.parents[2])
+    except CacheNotFound:
+        return
+    chosen = [
+        file
+        for model in there.repos
+        if model.repo_path.resolve() == cache.folder(repo).resolve()
+        for version in model.revisions
+        if version.commit_hash == commit
+        for file in version.files
+        if file.file_name in names
+    ]
+    there.delete_files(*chosen).execute()
+    if any((snapshot / name).is_file() for name in names):
+        log.warning("%s: what was downloaded cannot be deleted; `hf cache` says what is wrong with the cache", snapshot)
+        return
+    cache.clear(repo, commit)
+
+
+def ahead(repo: str, commits: Sequence[str], keep: bool = True) -> Generator[str]:
+    """Gives each commit when all its files are in the cache, and downloads the next one meanwhile.
+
+    Args:
+        keep: False deletes what was downloaded of a commit (`forget`) when the next one is asked for, or no more.
+
+    Raises:
+        UserError: files of that commit cannot be had.
+    """
+    closed = threading.Event()
+    coming: threading.Thread | None = None
+
+    def fetch(commit: str) -> None:
+        with suppress(Exception):  # Tried again when its turn comes, and told then.
+            download(repo, commit, files(repo, commit))
+        if closed.is_set() and not keep:
+            forget(repo, commit)
+
+    for index, commit in enumerate(commits):
+        if coming is not None:
+            coming.join()
+        # Here it is found out what went wrong meanwhile, or that another process has deleted it since.
+        download(repo, commit, files(repo, commit))
+        following = commits[index + 1 : index + 2]
+        for other in following:
+            coming = threading.Thread(target=fetch, args=(other,), daemon=True, name=f"download of {other}")
+            coming.start()
+        try:
+            yield commit
+        except BaseException:
+            closed.set()
+            if not keep:
+                for other in following:
+                    forget(repo, other)
+            raise
+        finally:
+            if not keep and commit not in following:
+                forget(repo, commit)

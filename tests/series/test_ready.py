@@ -1,0 +1,65 @@
+"""The ready series: their patterns fit the revisions that are published, and their steps are among these."""
+
+from __future__ import annotations
+
+import pytest
+
+from mi_sweeps.config import SeriesConfig
+from mi_sweeps.sweeps.grid import expand
+from tests.hub import Hub
+
+PYTHIA = [f"step{step}" for step in (0, *(2**n for n in range(10)), *range(1000, 143001, 1000))]
+STANFORD = [
+    f"checkpoint-{step}"
+    for step in (*range(0, 100, 10), *range(100, 2000, 50), *range(2000, 20000, 100), *range(20000, 400001, 1000))
+]
+OLMO = [
+    f"stage1-step{step}-tokens{-(-step * 2**21 // 10**9)}B"
+    for step in (0, 300, 23100, *range(10000, 1900001, 10000), 1907359)
+]
+
+READY = {
+    **{f"pythia-{size}": (f"EleutherAI/pythia-{size}", PYTHIA) for size in ("70m", "160m", "410m")},
+    "pythia-160m-seeds": ("EleutherAI/pythia-160m-seed1", PYTHIA),
+    "olmo2-1b": ("allenai/OLMo-2-0425-1B", [*OLMO, "stage2-ingredient1-step23852-tokens51B"]),
+    **{
+        f"gpt2-{run}": (f"stanford-crfm/{run}-gpt2-small-x{seed}", STANFORD)
+        for run, seed in {"alias": 21, "battlestar": 49, "caprica": 81, "darkmatter": 343, "expanse": 777}.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_series_is_found(hub: Hub, name: str, tmp_path) -> None:
+    repo, revisions = READY[name]
+    assert len(PYTHIA) == 154 and len(STANFORD) == 609
+    files = {"config.json": b'{"model_type": "gpt_neox"}', "tokenizer.json": b"{}"}
+    for revision in ["main", *revisions]:
+        hub.add(repo, revision, {**files, "model.safetensors": revision.encode()})
+    (cell,) = expand([f"model={name}", "task=ioi2", f"output={tmp_path}"])
+    model, steps = cell.config.model, cell.config.checkpoint_steps
+    assert isinstance(model, SeriesConfig) and model.name == name
+    assert 10 < len(steps) < 25 and steps == sorted(steps)
+    from mi_sweeps.series import checkpoints
+
+    series = checkpoints.of(cell.config)
+    assert not series.gaps and [one.step for one in series.checkpoints] == steps
+    assert {one.name for one in series.checkpoints} <= set(revisions)
+    # Only what is looked at is asked about.
+    assert sum("/revision/" in one for one in hub.asked) == len(steps)
+
+
+def test_a_revision_without_weights_is_a_gap(hub: Hub, tmp_path) -> None:
+    whole = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b"weights"}
+    hub.add("org/lm", "step0", whole)
+    hub.add("org/lm", "step8", {"config.json": b"{}", "README.md": b""})
+    hub.add("org/lm", "step16", {"README.md": b""})
+    from mi_sweeps.series import checkpoints
+
+    given = ["model=series", "model.hub=org/lm", "model.revision=step{step}", f"output={tmp_path}"]
+    (cell,) = expand([*given, "checkpoint.steps=[0,8,16,24]"])
+    assert dict(checkpoints.of(cell.config).gaps) == {
+        8: "org/lm@step8: no weights there",
+        16: "org/lm@step16: no config.json there",
+        24: "model.hub=org/lm model.revision=step{step}: nothing there for step 24",
+    }
