@@ -78,7 +78,7 @@ class Contents:
 
     models: dict[SingleModel, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    spellings: dict[AnyModel, bool] = field(default_factory=dict)
+    spellings: dict[SingleModel, bool] = field(default_factory=dict)
     kinds: dict[SingleModel, str | None] = field(default_factory=dict)
     series: dict[tuple[SeriesConfig, tuple[int, ...] | None, int], Series] = field(default_factory=dict)
 
