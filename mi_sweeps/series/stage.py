@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from mi_sweeps.circuits.examine import rehearse
 from mi_sweeps.config import Config, SeriesConfig
+from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_tokenizer, pick_device
 from mi_sweeps.series import audit, checkpoints
 from mi_sweeps.series.checkpoints import Series
@@ -49,6 +50,11 @@ def look(
     gaps = audited.gaps
     for one in audited.findings:
         log.warning("step %d%s: %s", one.step, " is a gap" if one.gap else "", one.reason)
+    chosen = [checkpoint for checkpoint in series.checkpoints if checkpoint.step not in gaps]
+    if not chosen:
+        raise UserError(
+            f"model={config.model.name}: all checkpoints are gaps ({next(iter(gaps.values()))}); see `mi-sweeps audit`"
+        )
     before_write()
     folder.note_gaps(gaps)
     write_json(folder.series, _about(series, gaps))
@@ -59,7 +65,6 @@ def look(
     evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
     metrics = read_metrics(folder)
     done = {row["step"] for row in metrics}
-    chosen = [checkpoint for checkpoint in series.checkpoints if checkpoint.step not in gaps]
     waiting = [checkpoint for checkpoint in chosen if checkpoint.step not in done]
     ready = len(chosen) - len(waiting)
     for step, model in in_turn(config.model, waiting, device):

@@ -105,6 +105,16 @@ def test_copies_of_which_nobody_can_tell_the_place_are_gaps_and_no_points(series
     assert f"step 0 is a gap: {why}" in run.log_file.read_text()
 
 
+def test_a_series_of_nothing_but_gaps_is_refused(series, make):
+    for step in STEPS[1:]:
+        shutil.copy(series / "checkpoint-0" / "model.safetensors", series / f"checkpoint-{step}")
+    config = make(series)
+    run, _ = place(config)
+    with pytest.raises(UserError, match="all checkpoints are gaps"):
+        finetune(config, run)
+    assert not run.metrics.exists()
+
+
 def test_what_was_measured_before_an_interruption_is_not_measured_again(series, make, monkeypatch):
     config = make(series)
     run, folder = place(config)
