@@ -6,7 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-APART = frozenset(("seed", "launcher", "tracking", "sweep", "output", "checkpoint.zoom_of"))
+APART = frozenset(
+    (
+        *("seed", "launcher", "tracking", "sweep", "output", "checkpoint.zoom_of"),
+        *("train.micro_batch", "train.gradient_checkpointing"),
+    )
+)
 """Groups and keys that tell no cells apart: the seed, the run that one was zoomed into, which has a seed of its own,
 and those that change no result."""
 
@@ -14,9 +19,13 @@ and those that change no result."""
 SINCE = {
     **{"train.diverged": "3.0", "task.bos": "true", "task.disjoint_names": "false", "checkpoint.until": "null"},
     **{"model.tokenizer": "null", "model.base": "null"},
+    **{"train.method": "full", "train.only": "[]", "train.weights": "fp32"},
 }
 """Keys that came later, and what held before: a run of then is no other cell for having none."""
 
+
+LORA = "train.lora."
+"""How keys begin that only runs with an adapter have a use for, and are compared among those."""
 
 OF_A_KIND = ("checkpoint", "optim", "schedule", "train")
 """Groups that are compared among series, or among fine-tunes: how a series was trained is not known, and its steps are
@@ -37,7 +46,7 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         ", ".join(
             f"{word} {one.get(key, SINCE.get(key, 'unset'))}"
             for key, word in words.items()
-            if key in known[_is_series(one)] or key in SINCE
+            if key in one or (key in known[_is_series(one)] and not key.startswith(LORA)) or key in SINCE
         )
         for one in flat
     ]
@@ -78,7 +87,7 @@ def texts(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         {
             key: value if isinstance(value, str) else _text(value)
             for key, value in flatten(config).items()
-            if key not in APART
+            if key not in APART and not (key.startswith(LORA) and config["train"].get("method") != "lora")
         }
         for config in kept
     ]
@@ -102,7 +111,7 @@ def _is_series(one: Mapping[str, str]) -> bool:
 
 
 def _varies(key: str, kind: Sequence[Mapping[str, str]]) -> bool:
-    return len({one.get(key, SINCE.get(key)) for one in kind}) > 1
+    return len({one.get(key, SINCE.get(key)) for one in kind if key in one or not key.startswith(LORA)}) > 1
 
 
 def _follows_name(key: str, varying: Sequence[str], flat: Sequence[Mapping[str, str]]) -> bool:
@@ -118,7 +127,7 @@ def _follows_name(key: str, varying: Sequence[str], flat: Sequence[Mapping[str, 
 
 def _order(key: str) -> int:
     """The questions a sweep asks come first: model, task, learning rate, schedule, then the rest."""
-    first = ("model.name", "task.name", "optim.lr", "schedule.name")
+    first = ("model.name", "task.name", "optim.lr", "schedule.name", "train.method")
     return first.index(key) if key in first else len(first)
 
 

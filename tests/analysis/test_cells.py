@@ -75,3 +75,15 @@ def test_every_key_that_came_later_has_the_value_that_held_before(make_config):
                 place = place.setdefault(group, {})
             place[last] = value
     assert names([then, now]) == ["", ""]
+
+
+def test_settings_of_adapters_are_told_of_runs_that_have_one(make_config):
+    every = [
+        make_config("train.only=[mlp,norms]", "train.micro_batch=4"),
+        *(make_config("train.method=lora", f"train.lora.rank={rank}") for rank in (4, 16)),
+    ]
+    assert names([one.dump() for one in every]) == [
+        "method full, only mlp + norms",
+        *("method lora, rank 4, only []", "method lora, rank 16, only []"),
+    ]
+    assert names([one.dump() for one in every[:2]]) == ["method full, only mlp + norms", "method lora, only []"]

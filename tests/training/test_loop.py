@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_model
-from mi_sweeps.store.files import read_json, read_table, write_json
+from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.tasks import data
 from mi_sweeps.tasks.batches import batch_rows
@@ -94,18 +94,6 @@ def test_an_unfinished_run_without_its_metrics_starts_again(make_config, small, 
         folder.metrics.write_bytes(folder.metrics.read_bytes()[:50])
     finetune(config, folder)
     assert sorted(set(read_table(folder.metrics)["step"].to_pylist())) == [0, 1, 2, 3, 4]
-
-
-def test_a_model_that_moved_on_the_hub_is_refused(make_config, small):
-    config = make_config(*small)
-    folder = run_folder(config.output, "run")
-    with pytest.raises(Interrupted):
-        finetune(config, folder, on_step=stop_after(3))
-    described = read_json(folder.path / "run.json")
-    described["model"]["commit"] = "abc"
-    write_json(folder.path / "run.json", described)
-    with pytest.raises(UserError, match="began with the model's commit abc, now it is None; give model.revision=abc"):
-        finetune(config, folder)
 
 
 @pytest.mark.parametrize("decay", [0.0, 10.0])
