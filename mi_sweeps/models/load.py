@@ -245,7 +245,7 @@ def _from_hub(kind: Any, model: ModelConfig, **options: object) -> Any:
 
     assert model.hub is not None
     commit = hub.commit(model.hub, model.revision)
-    files = hub.files(model.hub, commit)
+    files = hub.files(model.hub, commit, weights=kind.__name__ != "AutoTokenizer")
     if ADAPTER in files:
         raise UserError(f"{_named(model)}: {MERGE}")
     weights = hub.weights_of(files)

@@ -23,7 +23,15 @@ from mi_sweeps.config import (
     is_path,
 )
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import architectures, base, has_vocabulary, spells_otherwise, tokenizer_files, weights_files
+from mi_sweeps.models import (
+    ADAPTER,
+    architectures,
+    base,
+    has_vocabulary,
+    spells_otherwise,
+    tokenizer_files,
+    weights_files,
+)
 from mi_sweeps.models import tokenizer as tokenizer_of
 from mi_sweeps.series import checkpoints
 from mi_sweeps.series.checkpoints import Series
@@ -176,10 +184,9 @@ def _on_hub(repo: str, revision: str | None, *, weights: bool = True) -> str:
     """The content of a model; without weights it is that of its tokenizer."""
     from mi_sweeps.models import hub
 
-    files = hub.files(repo, hub.commit(repo, revision))
+    files = hub.files(repo, hub.commit(repo, revision), weights=weights)
     if not weights:
-        model = ("config.json", *hub.ADAPTER, *hub.weights_of(files))
-        files = {name: file for name, file in files.items() if name not in model}
+        files = {name: file for name, file in files.items() if name not in ("config.json", ADAPTER)}
     return f"hub:{digest(hub.content(files))}"
 
 

@@ -339,6 +339,24 @@ def test_a_node_without_network_has_the_ids_of_one_with(
     assert run_id(config) == run_id(changed(config, {"model.revision": commit})) == before
 
 
+def test_a_node_without_network_needs_no_more_of_a_tokenizer_s_model_than_the_tokenizer(
+    default: Config, hub: Hub, model_copy: Path, tmp_path: Path
+) -> None:
+    from mi_sweeps.models.load import load_tokenizer
+
+    hub.add("some/model", "main", FOLDER)
+    for file in model_copy.glob("tokenizer*"):
+        file.unlink()
+    config = changed(default, {"model.path": str(model_copy), "model.tokenizer": "some/model"})
+    before = run_id(config)
+    load_tokenizer(config.model)
+    assert hub.downloads() == 0
+    hub.down()
+    a_new_process()
+    assert run_id(config) == before
+    assert load_tokenizer(config.model) is not None
+
+
 def test_tables_of_a_model_that_was_wrapped_once_for_all_checkpoints_are_not_those_of_now(
     default: Config, model_copy: Path
 ) -> None:

@@ -14,9 +14,13 @@ from pathlib import Path
 from mi_sweeps.models import WEIGHTS
 from mi_sweeps.store.files import write_bytes
 
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 
-SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+SETTINGS = (
+    *("config.json", "adapter_config.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+"""What a model and its tokenizer are made by."""
 
 VOCABULARY = (
     *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
@@ -95,7 +99,7 @@ def clear(repo: str, commit: str) -> None:
             (folder(repo) / "refs" / name).unlink(missing_ok=True)
 
 
-def known(repo: str, commit: str) -> tuple[dict[str, HubFile], bool]:
+def known(repo: str, commit: str, *, weights: bool = True) -> tuple[dict[str, HubFile], bool]:
     """The files that matter as far as the cache has them, and whether it knows that these are all."""
     there, absent = snapshot(repo, commit), folder(repo) / ".no_exist" / commit
     try:
@@ -113,28 +117,37 @@ def known(repo: str, commit: str) -> tuple[dict[str, HubFile], bool]:
         return False
 
     found = {}
-    for name in that_matter([*names, *(listed or ())], is_there):
+    for name in that_matter([*names, *(listed or ())], is_there, weights=weights):
         file = _file(there / name)
         if file is None:
             unsure.append(name)
         else:
             found[name] = file
-    return found, not unsure and "config.json" in found and bool(weights_of(found))
+    return found, not unsure and enough(found, weights=weights)
 
 
-def that_matter(names: Collection[str], is_there: Callable[[str], bool]) -> Iterator[str]:
-    """Weights, configuration and tokenizer: the one rule, for the hub and its cache.
+def enough(files: Collection[str], *, weights: bool = True) -> bool:
+    """Whether a model can be loaded from files; without weights, its tokenizer."""
+    if weights:
+        return "config.json" in files and bool(weights_of(files))
+    return any(name in files for name in ("tokenizer.json", *VOCABULARY))
+
+
+def that_matter(names: Collection[str], is_there: Callable[[str], bool], *, weights: bool = True) -> Iterator[str]:
+    """Weights, configuration and tokenizer, or all that the tokenizer needs: the one rule, for the hub and its cache.
 
     Args:
         names: all that are known to be there, for the names of shards.
         is_there: whether a file is.
     """
-    first = next((name for name in WEIGHTS if is_there(name)), None)
-    if first:
-        yield first
-        if first.endswith(".index.json"):
-            yield from _shards(names, first)
-    yield from (name for name in ("config.json", *ADAPTER, *SETTINGS) if is_there(name))
+    if weights:
+        first = next((name for name in WEIGHTS if is_there(name)), None)
+        if first:
+            yield first
+            if first.endswith(".index.json"):
+                yield from _shards(names, first)
+        yield from filter(is_there, ADAPTER)
+    yield from filter(is_there, SETTINGS)
     yield from ("tokenizer.json",) if is_there("tokenizer.json") else filter(is_there, VOCABULARY)
 
 

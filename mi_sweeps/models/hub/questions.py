@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.hub import cache
 from mi_sweeps.models.hub.answers import HUB_SECONDS, Unreachable, ask
-from mi_sweeps.models.hub.cache import COMMIT, HASH, HubFile, weights_of
+from mi_sweeps.models.hub.cache import COMMIT, HASH, HubFile
 from mi_sweeps.store import hashes
 
 REFS_SECONDS = 60.0
@@ -103,48 +103,50 @@ def commit(repo: str, revision: str | None = None) -> str:
     return found
 
 
-def files(repo: str, commit: str) -> dict[str, HubFile]:
+def files(repo: str, commit: str, *, weights: bool = True) -> dict[str, HubFile]:
     """The files of a model that matter: its weights, or an adapter's, its configuration and its tokenizer. By name.
 
     From the cache where that knows all of them; else from the hub; where the hub cannot be reached, what the cache has
     if it can be loaded, for that is what would be.
 
+    Args:
+        weights: without them it is the files that its tokenizer needs, which the cache may have alone.
+
     Raises:
         NoRevision: the hub has the model without that commit.
         UserError: neither hub nor cache can tell.
     """
-    if told := hashes.at(repo, commit):
-        return {name: HubFile(*file) for name, file in told.items()}
-
-    def remembered(files: dict[str, HubFile]) -> dict[str, HubFile]:
-        hashes.tell(repo, commit, {name: (file.size, file.hash) for name, file in files.items()})
-        return files
-
-    cached, whole = cache.known(repo, commit)
-    if whole:
-        return remembered(cached)
-
-    def question() -> dict[str, HubFile]:
-        from huggingface_hub import HfApi
-
-        info = HfApi().model_info(repo, revision=commit, files_metadata=True, timeout=HUB_SECONDS)
-        every = {file.rfilename: file for file in info.siblings or ()}
-        found = {}
-        for name in cache.that_matter(every, every.__contains__):
-            large = every[name].lfs
-            size, hash = (large.size, large.sha256) if large else (every[name].size, every[name].blob_id)
-            if not isinstance(size, int) or not HASH.fullmatch(hash or ""):
-                raise ValueError(f"states no hash of {name}")
-            found[name] = HubFile(size, hash)
-        return found
-
-    try:
-        return remembered(ask(repo, commit, question))
-    except UserError:
-        # Gone from the hub, or out of reach; what is here is loaded all the same.
-        if "config.json" in cached and weights_of(cached):
+    known = hashes.at(repo, commit)
+    if known is None:
+        cached, whole = cache.known(repo, commit, weights=weights)
+        if whole and not weights:
             return cached
-        raise
+        try:
+            told = cached if whole else ask(repo, commit, lambda: _listed(repo, commit))
+        except UserError:
+            # Gone from the hub, or out of reach; what is here is loaded all the same.
+            if cache.enough(cached, weights=weights):
+                return cached
+            raise
+        known = {name: (file.size, file.hash) for name, file in told.items()}
+        hashes.tell(repo, commit, known)
+    every = {name: HubFile(*file) for name, file in known.items()}
+    return {name: every[name] for name in cache.that_matter(every, every.__contains__, weights=weights)}
+
+
+def _listed(repo: str, commit: str) -> dict[str, HubFile]:
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(repo, revision=commit, files_metadata=True, timeout=HUB_SECONDS)
+    every = {file.rfilename: file for file in info.siblings or ()}
+    found = {}
+    for name in cache.that_matter(every, every.__contains__):
+        large = every[name].lfs
+        size, hash = (large.size, large.sha256) if large else (every[name].size, every[name].blob_id)
+        if not isinstance(size, int) or not HASH.fullmatch(hash or ""):
+            raise ValueError(f"states no hash of {name}")
+        found[name] = HubFile(size, hash)
+    return found
 
 
 def files_of(repo: str, commits: Collection[str]) -> dict[str, dict[str, HubFile]]:
