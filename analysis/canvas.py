@@ -3,6 +3,7 @@ sheets, a matplotlibrc, `savefig.*`) change none, and are left as they are."""
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ TEXT = {
 }
 """Points, as they are read in print: figures are not scaled."""
 
+SCREEN = 150
+"""Dots an inch in a notebook."""
+
 FOOTNOTE = 6
 """Points of what stands below a figure."""
 
@@ -58,6 +62,13 @@ class Picture(Figure):
 
     title: str
     source: Source
+
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows it, which knows figures of pyplot only."""
+        content = io.BytesIO()
+        with settings():
+            self.savefig(content, format="png", dpi=SCREEN)
+        return content.getvalue()
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def figures(frames: Frames, directory: Path, formats: Sequence[str] | None = Non
         told = {"name": name, "files": names, "title": picture.title, "caption": str(picture.source)}
         index.append(told | asdict(picture.source))
 
-    for name, picture in _drawn(frames):
+    for name, draw in pictures(frames):
+        picture = draw()
         add(
             name,
             picture,
@@ -85,44 +87,45 @@ def _gallery(index: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _drawn(frames: Frames) -> Iterator[tuple[str, Picture]]:
+def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
+    """The name of every picture that the tables allow, and how it is drawn."""
     metrics = set(zip(frames.metrics["split"], frames.metrics["metric"], strict=True))
     for split in curves.SPLITS:
         ending = "" if split == "heldout" else f"-{split.replace('_', '-')}"
         for metric in curves.SHARES:
             if (split, metric) in metrics:
-                yield f"{metric.replace('_', '-')}{ending}", curves.training(frames, [metric], split)
+                yield f"{metric.replace('_', '-')}{ending}", partial(curves.training, frames, [metric], split)
     differences = [name for name in ("logit_diff_first", "logit_diff_second") if ("heldout", name) in metrics]
     if differences:
-        yield "logit-diff", curves.training(frames, differences)
+        yield "logit-diff", partial(curves.training, frames, differences)
     if ("batch", "loss") in metrics:
-        yield "loss", curves.losses(frames)
+        yield "loss", partial(curves.losses, frames)
     for suffix, cell in _cells(frames):
         kinds = set(cell.attribution["kind"])
         if "lens" in kinds:
-            yield f"lens{suffix}", curves.lens(cell)
+            yield f"lens{suffix}", partial(curves.lens, cell)
         if "layer" in kinds:
-            yield f"layers{suffix}", curves.layers(cell)
+            yield f"layers{suffix}", partial(curves.layers, cell)
         if "head" in kinds:
-            yield f"attribution{suffix}", heatmaps.attribution(cell)
+            yield f"attribution{suffix}", partial(heatmaps.attribution, cell)
         if len(cell.measures):
-            yield f"measures{suffix}", curves.measures(cell)
+            yield f"measures{suffix}", partial(curves.measures, cell)
         for corruption in heatmaps.corruptions(cell):
             rows = heatmaps.rows_of(cell, corruption)
             sites = set(rows["site"])
             if sites & set(heatmaps.HEAD_SITES):
-                yield f"heads-{_slug(corruption)}{suffix}", heatmaps.heads(cell, corruption)
+                yield f"heads-{_slug(corruption)}{suffix}", partial(heatmaps.heads, cell, corruption)
             if sites & set(heatmaps.POSITION_SITES):
-                yield f"positions-{_slug(corruption)}{suffix}", heatmaps.positions(cell, corruption)
+                yield f"positions-{_slug(corruption)}{suffix}", partial(heatmaps.positions, cell, corruption)
             both = rows["patched"].notna() & rows["approximate"].notna()
             if both.any() and corruption != heatmaps.DIFFERENCE:
-                yield f"approximate-{_slug(corruption)}{suffix}", approximate.exact(cell, corruption)
+                yield f"approximate-{_slug(corruption)}{suffix}", partial(approximate.exact, cell, corruption)
         for corruption in pd.unique(cell.paths["corruption"]):
-            yield f"paths-{_slug(corruption)}{suffix}", heatmaps.paths(cell, corruption)
+            yield f"paths-{_slug(corruption)}{suffix}", partial(heatmaps.paths, cell, corruption)
         if _heads(cell, "z"):
-            yield f"dynamics{suffix}", dynamics.heads(cell)
+            yield f"dynamics{suffix}", partial(dynamics.heads, cell)
         for across in _across(cell):
-            yield f"scatter-{across}{suffix}", dynamics.scatter(cell, across)
+            yield f"scatter-{across}{suffix}", partial(dynamics.scatter, cell, across)
 
 
 def _filmed(frames: Frames) -> Iterator[tuple[str, Film]]:

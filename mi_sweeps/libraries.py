@@ -23,11 +23,15 @@ Its own number is 300,000, which on a machine with other work takes the core fro
 Giving the core up at once (OMP_WAIT_POLICY=PASSIVE) costs small models half of their speed on a quiet machine."""
 
 
-def quiet() -> None:
+def quiet(*, pictures_to_files: bool = True) -> None:
     """Keeps progress bars and advice out of our own output (errors still come through), threads from holding cores
     while they wait, and pictures to files.
 
-    Call before torch is imported: it loads tqdm and OpenMP, which read their switches then."""
+    Call before torch is imported: it loads tqdm and OpenMP, which read their switches then.
+
+    Args:
+        pictures_to_files: false in a notebook, whose own pictures are shown by a backend of its own.
+    """
     for variable, value in {
         "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -42,7 +46,8 @@ def quiet() -> None:
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
     # A notebook's shell exports a backend of the notebook's own, without which matplotlib cannot even be imported.
-    os.environ["MPLBACKEND"] = "agg"
+    if pictures_to_files:
+        os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 

@@ -62,8 +62,9 @@ def console() -> Console:
     """Where a command prints."""
     from rich.console import Console
 
-    # Names and folders are printed as they are: [x] is no markup in them, and :fire: no picture.
-    return Console(highlight=False, markup=False, emoji=False)
+    # Names and folders are printed as they are: [x] is no markup in them, and :fire: no picture. In a notebook each
+    # line would be an output of its own.
+    return Console(highlight=False, markup=False, emoji=False, force_jupyter=False)
 
 
 def write(console: Console, lines: Iterable[str]) -> None:
@@ -72,6 +73,11 @@ def write(console: Console, lines: Iterable[str]) -> None:
 
 
 def cells(options: argparse.Namespace) -> list[Cell]:
+    """The cells that a command's words make."""
+    return cells_of(options.words, options.config_dir)
+
+
+def cells_of(words: Sequence[str], config_dir: Path | None) -> list[Cell]:
     """The cells that Hydra overrides make.
 
     Raises:
@@ -80,10 +86,10 @@ def cells(options: argparse.Namespace) -> list[Cell]:
     from mi_sweeps.sweeps import early
     from mi_sweeps.sweeps.grid import expand
 
-    stray = [word for word in options.words if "=" not in word and not word.startswith(("~", "+"))]
+    stray = [word for word in words if "=" not in word and not word.startswith(("~", "+"))]
     if stray:
         raise UserError(f"{stray[0]}: not KEY=VALUE; for example sweep={stray[0]}")
-    made = expand(options.words, options.config_dir)
+    made = expand(words, config_dir)
     early.check(made)
     return made
 

@@ -12,7 +12,7 @@ from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE, FAILED
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
-from mi_sweeps.store.folders import run_folder
+from mi_sweeps.store.folders import Failure, run_folder
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -70,31 +70,30 @@ def plan(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """`mi-sweeps run`."""
-    return _run(common.cells(options), options)
+    return carry_out(common.cells(options), options.retry, options.wait, options.line)
 
 
 def zoom(options: argparse.Namespace) -> int:
     """`mi-sweeps zoom`."""
     from mi_sweeps.analysis.folder import find
-    from mi_sweeps.store.files import read_json
-    from mi_sweeps.sweeps import early, show
-    from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.sweeps import early
     from mi_sweeps.sweeps import zoom as zooming
 
     output, (id, words) = common.output_of(options.words), common.one_id(options.words, "zoom")
     (found,) = find(output, id, options.damaged).runs
     cells = zooming.cells(run_folder(output, found.run_id), output, words)
     early.check(cells)
-    code = _run(cells, options)
-    for run in {cell.run_id: planning.folders_of(cell)[0] for cell in cells}.values():
-        proof = (read_json(run.path / "run.json") or {}).get("zoom")
-        if proof and run.status().state == "done":
-            common.console().print(show.zoomed(run.run_id, proof), soft_wrap=True)
-    return code
+    return carry_out(cells, options.retry, options.wait, options.line)
 
 
-def _run(cells: Sequence[Cell], options: argparse.Namespace) -> int:
-    """Does what is missing of some cells, by their launcher."""
+def carry_out(cells: Sequence[Cell], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
+    """Does what is missing of some cells, by their launcher; gives an exit code.
+
+    Args:
+        retry: kinds of failures that are taken up again.
+        wait: stay where the launcher would return.
+        command: for the sweep's file.
+    """
     from mi_sweeps.sweeps import manifest, show
     from mi_sweeps.sweeps import plan as planning
 
@@ -104,11 +103,11 @@ def _run(cells: Sequence[Cell], options: argparse.Namespace) -> int:
     for line in _switched_off(cells):
         console.print(line, markup=False, soft_wrap=True)
     if first.launcher.name == "slurm":
-        return _submit(console, cells, options)
+        return _submit(console, cells, retry, wait, command)
     made = planning.make(cells)
     console.print(f"sweep {name}: {show.summary(made)}", soft_wrap=True)
-    if not made.to_do(options.retry) and "running" not in {status.state for status in made.statuses}:
-        manifest.add(output, name, cells, options.line)
+    if not made.to_do(retry) and "running" not in {status.state for status in made.statuses}:
+        manifest.add(output, name, cells, command)
         return _closing(console, made, output, name, "nothing to do")
 
     from mi_sweeps.sweeps import preflight, workers
@@ -116,18 +115,18 @@ def _run(cells: Sequence[Cell], options: argparse.Namespace) -> int:
     libraries.ready(first.launcher.threads)
     for line in preflight.check(cells):
         console.print(line, markup=False, soft_wrap=True)
-    manifest.add(output, name, cells, options.line)
+    manifest.add(output, name, cells, command)
     workers.forget_dead(output, name)
     if first.launcher.name == "local":
-        pids = workers.submit(output, name, [cell.patch_id for cell in cells], first.launcher, retry=options.retry)
+        pids = workers.submit(output, name, [cell.patch_id for cell in cells], first.launcher, retry=retry)
         console.print(
             f"{len(pids)} workers started (process {', '.join(pids)}); `{hint('status', name, output)}` looks",
             soft_wrap=True,
         )
-        if not (options.wait or first.launcher.wait):
+        if not (wait or first.launcher.wait):
             return DONE
         return _closing(console, _watch(console, output, name, cells), output, name, "done")
-    return _run_here(console, cells, made, options)
+    return _run_here(console, cells, made, retry, wait)
 
 
 def _switched_off(cells: Sequence[Cell]) -> Iterator[str]:
@@ -138,7 +137,7 @@ def _switched_off(cells: Sequence[Cell]) -> Iterator[str]:
         yield f"{unmirrored.OFF}: nothing is mirrored to wandb; `mi-sweeps track` does it later"
 
 
-def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace) -> int:
+def _submit(console: Console, cells: Sequence[Cell], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
     """To a cluster. Prompts are audited by the jobs: a login node is for light work."""
     from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.slurm import submit as slurm
@@ -150,14 +149,14 @@ def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace
     name, output, launcher = first.sweep.name, first.output, first.launcher
     assert launcher.name == "slurm"
     with slurm.submitting(output):
-        submission = submissions.new(output, name, options.retry)
-        work = slurm.look(cells, launcher, options.retry, submission.prefix)
+        submission = submissions.new(output, name, retry)
+        work = slurm.look(cells, launcher, retry, submission.prefix)
         if work.too_many:
             raise UserError(work.too_many)
         if work.notice:
             console.print(work.notice, markup=False, soft_wrap=True)
         console.print(f"sweep {name}: {show.summary(work.plan)}", soft_wrap=True)
-        manifest.add(output, name, cells, options.line)
+        manifest.add(output, name, cells, command)
         workers.forget_dead(output, name)
         if work.arrays:
             for line in steer.asked(work.plan, work.arrays, launcher):
@@ -166,7 +165,7 @@ def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace
             console.print(
                 f"{steer.submitted(work.plan, submission)}; `{hint('status', name, output)}` looks", soft_wrap=True
             )
-    if options.wait or launcher.wait:
+    if wait or launcher.wait:
         return _closing(console, _watch(console, output, name, cells), output, name, "done")
     if work.arrays:
         return DONE
@@ -176,16 +175,15 @@ def _submit(console: Console, cells: Sequence[Cell], options: argparse.Namespace
     return _closing(console, work.plan, output, name, "nothing to do")
 
 
-def _run_here(console: Console, cells: Sequence[Cell], made: Plan, options: argparse.Namespace) -> int:
+def _run_here(console: Console, cells: Sequence[Cell], made: Plan, retry: tuple[Failure, ...], wait: bool) -> int:
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.sweeps import progress, workers
     from mi_sweeps.sweeps.execute import execute
 
     config = cells[0].config
-    bars = progress.Bars(console, made.to_do(options.retry))
+    bars = progress.Bars(console, made.to_do(retry))
     with workers.registered(config.output, config.sweep.name, "inline"), bars.shown():
-        wait = options.wait or config.launcher.wait
-        outcome = execute(cells, retry=options.retry, wait=wait, listener=bars)
+        outcome = execute(cells, retry=retry, wait=wait or config.launcher.wait, listener=bars)
     if outcome.busy:
         task = outcome.busy[0]
         who = task.folder.status_on_disk()
@@ -260,6 +258,8 @@ def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -
         console.print(f"not finished: {show.summary(made)}; `mi-sweeps run` goes on", soft_wrap=True)
         return FAILED
     console.print(f"{word}: {show.summary(made)}", soft_wrap=True)
+    for line in show.zooms(made):
+        console.print(line, soft_wrap=True)
     return DONE
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.store import hashes
 from mi_sweeps.store.checksums import seal_object
 from mi_sweeps.store.files import OLD, clear_partial, read_json, write_bytes
+from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.values import differences, put
 
@@ -128,6 +130,20 @@ def load(output: Path, name: str) -> list[Entry]:
         known = ", ".join(names(output)) or "none"
         raise UserError(f"sweep {name!r}: not in {output}; there are: {known} (output=DIR looks elsewhere)")
     return entries
+
+
+def cells_of(output: Path, run: RunFolder) -> list[Cell]:
+    """The patch jobs of a run: those that its sweeps planned, then those that were made by hand. A sweep that cannot be
+    read has none."""
+    found: dict[str, Cell] = {}
+    for name in names(output):
+        with suppress(UserError):
+            known = (entry for entry in load(output, name) if entry.run_id == run.run_id)
+            found = {**{entry.patch_id: entry.cell(output) for entry in known}, **found}
+    for folder in sorted(path for path in (run.path / "patches").glob("*") if path.name not in found):
+        if values := (read_json(folder / "patch.json") or {}).get("config"):
+            found[folder.name] = Cell({**values, "output": str(output)}, {}, run.run_id, folder.name)
+    return list(found.values())
 
 
 def _read(file: Path) -> list[Entry] | None:

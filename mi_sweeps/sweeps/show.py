@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.sparkline import sparkline
-from mi_sweeps.store.files import names, read_columns
+from mi_sweeps.store.files import names, read_columns, read_json
 from mi_sweeps.store.folders import RunFolder, State, Status
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.cells import Cell
@@ -131,6 +131,14 @@ def zoomed(run_id: str, proof: Mapping[str, Any]) -> str:
         f"run {run_id} is run {proof['of']}: equal weights at all {len(same)} checkpoints that both have, "
         f"the last at step {last} (hash {same[last]})"
     )
+
+
+def zooms(plan: Plan) -> Iterator[str]:
+    """A line for each run that is one zoomed into another."""
+    for cells in plan.cells_by_run.values():
+        folder, _ = planning.folders_of(cells[0])
+        if cells[0].values["checkpoint"].get("zoom_of") and (about := read_json(folder.path / "run.json")):
+            yield zoomed(folder.run_id, about["zoom"])
 
 
 def errors(plan: Plan) -> Iterator[str]:

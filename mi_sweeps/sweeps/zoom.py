@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,22 +132,14 @@ def _number(key: str, text: str) -> int:
 
 
 def _patched(run: RunFolder, output: Path) -> list[Cell]:
-    """The patch jobs of a run: those that its sweeps planned, then those that were made by hand.
+    """The patch jobs of a run.
 
     Raises:
         UserError: there is none.
     """
-    found: dict[str, Cell] = {}
-    for name in manifest.names(output):
-        with suppress(UserError):  # What cannot be read was named where the run was looked for.
-            known = (entry for entry in manifest.load(output, name) if entry.run_id == run.run_id)
-            found = {**{entry.patch_id: entry.cell(output) for entry in known}, **found}
-    for folder in sorted(path for path in (run.path / "patches").glob("*") if path.name not in found):
-        if values := (read_json(folder / "patch.json") or {}).get("config"):
-            found[folder.name] = Cell({**values, "output": str(output)}, {}, run.run_id, folder.name)
-    if not found:
-        raise UserError(f"zoom: {run.path}: no sweep has this run, and it has no patch job to say how it is patched")
-    return list(found.values())
+    if found := manifest.cells_of(output, run):
+        return found
+    raise UserError(f"zoom: {run.path}: no sweep has this run, and it has no patch job to say how it is patched")
 
 
 def _check(run: RunFolder, config: Config, end: int, contents: identity.Contents) -> None:

@@ -1,0 +1,208 @@
+"""One run: its configuration, its tables, and its model at every checkpoint."""
+
+from __future__ import annotations
+
+import io
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from mi_sweeps.analysis import terminal
+from mi_sweeps.api.tables import Tables, warned
+from mi_sweeps.commands import common
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.folders import RunFolder
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mi_sweeps.api.plan import Plan
+    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.tasks.pairs import Pairs
+    from mi_sweeps.tasks.task import Task
+
+HTML = '<pre style="font-family: monospace; line-height: 1.2">{code}</pre>'
+WIDTH = 120
+"""Columns of what a notebook shows."""
+
+
+class Run(Tables):
+    """One run with its patch jobs. A notebook shows what `mi-sweeps show` prints."""
+
+    @property
+    def id(self) -> str:
+        """Its run id."""
+        return self._found.runs[0].run_id
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self._found.runs[0].path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its configuration, as plain values; empty while it was never started."""
+        return self._found.runs[0].config
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """All that run.json says of it: its model's architecture, versions, with whom it was stacked, ..."""
+        return self._found.runs[0].about
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What status.json says: `state`, `attempts`, `seconds`, `host`, `error`, ..."""
+        return self._found.runs[0].status
+
+    @property
+    def steps(self) -> list[int]:
+        """The checkpoints whose weights are there."""
+        cell = self._cells[0]
+        reached = self._folder.status_on_disk().reached(cell.checkpoint_steps)
+        return [step for step in reached if cell.is_series or self._folder.checkpoint(step).exists()]
+
+    def model(self, step: int, device: str = "cpu", attention: Literal["eager"] | None = None) -> PreTrainedModel:
+        """The Hugging Face model with the weights of a checkpoint, in fp32, in evaluation mode. It is yours to change.
+
+        Args:
+            device: as `launcher.device`: cpu, cuda, cuda:1 or auto.
+            attention: `eager` is how patch jobs load it; None leaves the choice to transformers.
+
+        Raises:
+            UserError: there is no such checkpoint; or the model's files have changed since it was trained.
+
+        >>> run = open(finished).select(seed=0).run()
+        >>> run.steps
+        [0, 2, 4]
+        >>> type(run.model(4)).__name__
+        'GPT2LMHeadModel'
+        >>> run.model(3)
+        Traceback (most recent call last):
+        mi_sweeps.errors.UserError: step 3: run ... has no checkpoint there; there are: 0, 2, 4
+        """
+        if step not in self.steps:
+            there = ", ".join(map(str, self.steps)) or "none"
+            raise UserError(f"step {step}: run {self.id} has no checkpoint there; there are: {there}")
+        from mi_sweeps.models.load import pick_device
+        from mi_sweeps.series.models import models_at
+
+        config = self._checked.config
+        ((_, model),) = models_at(config, self._folder, [step], pick_device(device), attention)
+        return model
+
+    def bridge(self, step: int, device: str = "cpu") -> TransformerBridge:
+        """The same as TransformerLens sees it, with raw weights (nothing is folded or centred): what the reference
+        engine patches.
+
+        Raises:
+            UserError: as `model`; or TransformerLens does not know the architecture.
+        """
+        if self.tokenizer is None:
+            name = self.config["model"]["name"]
+            raise UserError(f"model={name}: TransformerLens does not know it; `model` gives the Hugging Face model")
+        from mi_sweeps.circuits.reference import wrap
+
+        return wrap(self.model(step, device, attention="eager"), self.tokenizer)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The model's tokenizer; None for a model that is trained from nothing."""
+        from mi_sweeps.models.load import load_tokenizer
+        from mi_sweeps.series.checkpoints import single
+
+        return load_tokenizer(single(self._checked.config))
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model is asked: `splits`, `pairs`, `metrics` (`mi_sweeps.tasks.task.Task`)."""
+        from mi_sweeps.tasks.task import load
+
+        config = self._checked.config
+        return load(config, self.tokenizer, config.output)
+
+    def pairs(self, corruption: str, count: int | None = None) -> Pairs:
+        """Clean and corrupted prompts with their logit difference.
+
+        Args:
+            count: how many; None is as many as the run's patch job under that corruption has, whose prompts these are.
+
+        Raises:
+            UserError: the task has no such corruption, or patch jobs under it have different numbers of prompts.
+
+        >>> pairs = open(finished).select(seed=0).run().pairs("second")
+        >>> len(pairs.clean), pairs.clean.prompts[0].text == pairs.corrupted.prompts[0].text
+        (6, False)
+        """
+        jobs = [cell.config for cell in self._cells]
+        counts = {one.patching.prompts for one in jobs if one.corruption.name == corruption}
+        counts = counts or {one.patching.prompts for one in jobs}
+        if count is None and len(counts) > 1:
+            told = " and ".join(map(str, sorted(counts)))
+            raise UserError(f"pairs: patch jobs under corruption={corruption} have {told} prompts; give count=")
+        return self.task.pairs(corruption, count if count is not None else min(counts))
+
+    def zoom(self, start: int, to: int, every: int = 1, *overrides: str) -> Plan:
+        """What `mi-sweeps zoom` does: this run trained once more, with the checkpoints from `start` to `to`.
+
+        Args:
+            overrides: of corruption, launcher and tracking.
+
+        Raises:
+            UserError: it cannot be trained once more, bit for bit.
+        """
+        from mi_sweeps.api.plan import Plan
+        from mi_sweeps.sweeps import early, zoom
+
+        words = [f"from={start}", f"to={to}", f"every={every}", *overrides]
+        cells = zoom.cells(self._folder, self._found.path, words)
+        early.check(cells)
+        return Plan(tuple(cells), ("zoom", self.id, *words))
+
+    def show(self, site: str = "z", step: int | None = None) -> None:
+        """Prints the run as `mi-sweeps show` does.
+
+        Args:
+            site: whose heads.
+            step: the checkpoint of the heads; None is the last.
+        """
+        self._show(common.console(), site, step)
+
+    def _show(self, console: Console, site: str = "z", step: int | None = None) -> None:
+        warned(lambda damaged: terminal.show(console, self._found, site, step, damaged))
+
+    def __repr__(self) -> str:
+        return f"run {self.id} ({self.status['state']}) in {self.path}"
+
+    def _repr_html_(self) -> str:
+        console = Console(
+            record=True, file=io.StringIO(), width=WIDTH, highlight=False, force_terminal=True,
+            color_system="truecolor", force_jupyter=False, legacy_windows=False,
+        )  # fmt: skip
+        self._show(console)
+        return console.export_html(inline_styles=True, code_format=HTML)
+
+    @property
+    def _folder(self) -> RunFolder:
+        return RunFolder(self.path)
+
+    @cached_property
+    def _cells(self) -> list[Cell]:
+        """Its patch jobs, with their whole configuration."""
+        from mi_sweeps.sweeps import manifest
+
+        cells = manifest.cells_of(self._found.path, self._folder)
+        if not cells:
+            raise UserError(f"{self.path}: no sweep has this run, and no patch job tells its configuration")
+        return cells
+
+    @cached_property
+    def _checked(self) -> Cell:
+        """One of them, when it is known that its model and its prompts are those that the run had."""
+        from mi_sweeps.jobs.finetune import check_identity
+
+        cell = self._cells[0]
+        check_identity(cell.config, self._folder)
+        return cell

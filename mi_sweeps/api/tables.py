@@ -1,0 +1,114 @@
+"""The tables and pictures of some runs: what a whole output folder and a single run have in common."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from typing import TypeVar
+
+import pandas as pd
+
+from mi_sweeps.analysis import figures, folder, frames
+from mi_sweeps.analysis.canvas import Picture
+from mi_sweeps.analysis.inference import tables
+from mi_sweeps.errors import UserError
+
+Read = TypeVar("Read")
+
+RUNS_ALONE = 0
+"""Tables of patch jobs that are read where runs, patch jobs and metrics alone are asked for."""
+
+
+class Tables:
+    """Tidy tables as pandas frames, one value a row, joined by `run_id` and `patch_id` (docs/files.md#tables).
+
+    They are read when they are first asked for, and then kept: open the folder again to see what came since. What
+    cannot be read is left out, with a warning that names it.
+    """
+
+    def __init__(self, found: folder.Output) -> None:
+        self._found = found
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row a run, also of those that failed or are still to be done."""
+        return self._outline.runs
+
+    @property
+    def patches(self) -> pd.DataFrame:
+        """One row a patch job."""
+        return self._outline.patches
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """What was measured at each checkpoint: `value` of `metric` on `split`, over `n` prompts."""
+        return self._outline.metrics
+
+    @property
+    def attribution(self) -> pd.DataFrame:
+        """Logit differences of the residual stream, of each layer's parts and of each head."""
+        return self._frames.attribution
+
+    @property
+    def patching(self) -> pd.DataFrame:
+        """Logit differences patched, clean and corrupted, in logits, at each site."""
+        return self._frames.patching
+
+    @property
+    def paths(self) -> pd.DataFrame:
+        """The same along direct paths between heads."""
+        return self._frames.paths
+
+    @property
+    def measures(self) -> pd.DataFrame:
+        """What else was measured of a clean run."""
+        return self._frames.measures
+
+    def by_prompt(self, *sites: str) -> pd.DataFrame:
+        """As `patching`, a row for each prompt; of the named sites, or of all, which may be many."""
+        return frames.by_prompt(self._frames, sites or None)
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """Which places matter at which checkpoint, with intervals; of runs that differ in their seed only, together
+        (docs/inference.md)."""
+        return warned(lambda damaged: tables.verdicts(self._frames, damaged))
+
+    @cached_property
+    def courses(self) -> pd.DataFrame:
+        """How each place came to matter over the checkpoints, and since when; grouped as `verdicts`."""
+        return warned(lambda damaged: tables.courses_of(self._frames, damaged))
+
+    @property
+    def pictures(self) -> list[str]:
+        """The names of the pictures that there are: those of `mi-sweeps report --figures`."""
+        return [name for name, _ in figures.pictures(self._frames)]
+
+    def picture(self, name: str) -> Picture:
+        """One of the `pictures`: a matplotlib figure, which a notebook shows.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        for known, draw in figures.pictures(self._frames):
+            if known == name:
+                return draw()
+        raise UserError(f"{name}: no such picture of these runs; there are: {', '.join(self.pictures) or 'none yet'}")
+
+    @cached_property
+    def _outline(self) -> frames.Frames:
+        return warned(lambda damaged: frames.tabulate(self._found, most=RUNS_ALONE, damaged=damaged))
+
+    @cached_property
+    def _frames(self) -> frames.Frames:
+        return warned(lambda damaged: frames.tabulate(self._found, damaged=damaged))
+
+
+def warned(read: Callable[[list[str]], Read]) -> Read:
+    """What is read; what was left out of it is warned of."""
+    damaged: list[str] = []
+    result = read(damaged)
+    for told in damaged:
+        warnings.warn(told, stacklevel=3)
+    return result
