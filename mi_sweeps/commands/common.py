@@ -62,9 +62,10 @@ def console() -> Console:
     """Where a command prints."""
     from rich.console import Console
 
-    # Names and folders are printed as they are: [x] is no markup in them, and :fire: no picture. In a notebook each
-    # line would be an output of its own.
-    return Console(highlight=False, markup=False, emoji=False, force_jupyter=False)
+    # A notebook is printed to as a file is: else each line is an output of its own, and a bar that moves is hundreds.
+    plain = {"force_jupyter": False, "force_terminal": False} if Console().is_jupyter else {}
+    # Names and folders are printed as they are: [x] is no markup in them, and :fire: no picture.
+    return Console(highlight=False, markup=False, emoji=False, **plain)
 
 
 def write(console: Console, lines: Iterable[str]) -> None:
