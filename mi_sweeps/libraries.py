@@ -50,6 +50,7 @@ def quiet(*, pictures_to_files: bool = True) -> None:
         os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in a notebook; its bars are off
 
 
 def python(code: str) -> list[str]:

@@ -63,9 +63,9 @@ def console() -> Console:
     from rich.console import Console
 
     # A notebook is printed to as a file is: else each line is an output of its own, and a bar that moves is hundreds.
-    plain = {"force_jupyter": False, "force_terminal": False} if Console().is_jupyter else {}
+    terminal = False if Console().is_jupyter else None
     # Names and folders are printed as they are: [x] is no markup in them, and :fire: no picture.
-    return Console(highlight=False, markup=False, emoji=False, **plain)
+    return Console(highlight=False, markup=False, emoji=False, force_jupyter=False, force_terminal=terminal)
 
 
 def write(console: Console, lines: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from mi_sweeps.analysis.inference import tables as inferred
 from mi_sweeps.api import output as output_module
 from mi_sweeps.api import plan as plan_module
 from mi_sweeps.api import run as run_module
+from mi_sweeps.commands import common
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store.folders import Folder
 from mi_sweeps.sweeps import execute as executing
@@ -214,6 +215,15 @@ def test_a_notebook_shows_runs_plans_pages_and_pictures(out, run, capsys):
     picture = run.picture("heads-second")
     assert picture._repr_png_().startswith(b"\x89PNG")
     assert run.id in picture.source.runs
+
+
+def test_a_notebook_is_printed_to_without_bars_that_move(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # As its kernel has it.
+    made = common.console()
+    assert not made.is_terminal and not made.is_jupyter
+    made.print("[x] line")
+    assert capsys.readouterr().out == "[x] line\n"
 
 
 def test_the_report_is_of_the_runs_that_were_selected(out, tmp_path):
