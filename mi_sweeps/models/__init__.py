@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +16,6 @@ if TYPE_CHECKING:
     from mi_sweeps.config import ModelConfig
 
 ADAPTER = "adapter_config.json"
-MERGE = (
-    f"has a PEFT adapter ({ADAPTER}), and those are applied from folders only; download it and use model=local "
-    "model.path=DIR"
-)
-
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """What transformers looks for, in its order; an index stands for the shards beside it."""
 
@@ -58,51 +57,78 @@ def folder(model: ModelConfig) -> Path | None:
     return path
 
 
+def named(model: ModelConfig) -> str:
+    """A model as the user gave it, for messages."""
+    path = folder(model)
+    return f"model={model.name}: {model.hub}" if path is None else f"model.path={path}"
+
+
 def base(model: ModelConfig) -> ModelConfig | None:
-    """The model that the adapter in a model's folder is for; None for a whole model.
+    """The model that an adapter is for; None for a whole model. Nothing is downloaded.
 
     Raises:
         UserError: it cannot be told which; or there are whole weights beside the adapter.
     """
-    path = folder(model)
-    if path is None or not (path / ADAPTER).is_file():
+    found = _adapter(model)
+    if found is None:
         if model.base:
-            raise UserError(
-                f"model.base={model.base}: {path or model.hub} is no folder with a PEFT adapter; leave model.base out"
-            )
+            raise UserError(f"model.base={model.base}: {named(model)} is no PEFT adapter; leave model.base out")
         return None
-    if whole := [name for name in WEIGHTS if (path / name).is_file()]:
+    config, names = found
+    if whole := [name for name in WEIGHTS if name in names]:
         raise UserError(
-            f"model.path={path}: a PEFT adapter ({ADAPTER}) and whole weights ({whole[0]}), so it cannot be told "
+            f"{named(model)}: a PEFT adapter ({ADAPTER}) and whole weights ({whole[0]}), so it cannot be told "
             "whether these have it in them; give a folder with one of the two"
         )
-    name, revision = model.base, None
-    if not name:
-        name, revision = _named_base(path)
-    found = _at(model, name, revision)
-    if found.path and (found.path / ADAPTER).is_file():
-        raise UserError(f"model.path={path}: its base model {name} is an adapter too; merge that into its own first")
-    return found
+    below = _at(model, model.base) if model.base else _named_base(model, config)
+    if _adapter(below):
+        raise UserError(f"{named(model)}: its base, {named(below)}, is an adapter too; merge that into its own first")
+    return below
 
 
-def _named_base(path: Path) -> tuple[str, str | None]:
-    """The base model that an adapter names, with its revision. A relative folder is looked for from each of the
-    folders above, for the trainer may have run in any of them."""
+def _adapter(model: ModelConfig) -> tuple[bytes, Collection[str]] | None:
+    """The configuration of an adapter, as it is written, and the names of the files beside it; None for a whole
+    model."""
+    path = folder(model)
+    if path is not None:
+        if not (path / ADAPTER).is_file():
+            return None
+        with suppress(OSError):
+            return (path / ADAPTER).read_bytes(), os.listdir(path)
+        raise UserError(f"{named(model)}: its {ADAPTER} cannot be read; mend its permissions")
+    from mi_sweeps.models import hub
+
+    repo = str(model.hub)
     try:
-        values = json.loads((path / ADAPTER).read_text(encoding="utf-8"))
+        commit = hub.commit(repo, model.revision)
+        files = hub.files(repo, commit)
+    except hub.Unreachable:
+        return None  # Whoever loads it says so.
+    return (hub.read(repo, commit, ADAPTER, 0, files[ADAPTER].size), files) if ADAPTER in files else None
+
+
+def _named_base(model: ModelConfig, config: bytes) -> ModelConfig:
+    """The base model that an adapter names. A relative folder is looked for from each of the folders above, for the
+    trainer may have run in any of them."""
+    try:
+        values = json.loads(config)
         name, revision = values["base_model_name_or_path"], values.get("revision")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         name, revision = None, None
     if not isinstance(name, str) or not name:
-        raise UserError(f"model.path={path}: its {ADAPTER} names no base model; give model.base=DIR or a name")
-    places = [Path(name).expanduser()] if name.startswith(("/", "~")) else [above / name for above in path.parents]
+        raise UserError(f"{named(model)}: its {ADAPTER} names no base model; give model.base=DIR or a name")
+    if name.startswith(("/", "~")):
+        places = [Path(name).expanduser()]
+    else:
+        path = folder(model)
+        places = [above / name for above in path.parents] if path else []
     if there := next((place for place in places if (place / "config.json").is_file()), None):
-        return str(there), None
+        return _at(model, str(there))
     if name.startswith(("/", "~", ".")) or name.count("/") > 1 or "\\" in name:
         raise UserError(
-            f"model.path={path}: its base model {name} is not here; give model.base=DIR, or its name on the hub"
+            f"{named(model)}: its base model {name} is not here; give model.base=DIR, or its name on the hub"
         )
-    return name, revision if isinstance(revision, str) else None
+    return _at(model, name, revision if isinstance(revision, str) else None)
 
 
 def no_weights(path: Path) -> str | None:
@@ -122,13 +148,14 @@ def tokenizer(model: ModelConfig) -> ModelConfig:
     """
     if model.tokenizer:
         return _at(model, model.tokenizer)
-    path, below = folder(model), base(model)
-    return below if below and path and not has_vocabulary(path) else model
+    below = base(model)
+    found = _adapter(model) if below else None
+    return below if below and found and not has_vocabulary(found[1]) else model
 
 
-def has_vocabulary(path: Path) -> bool:
-    """Whether there is a file in a folder that can hold a tokenizer's vocabulary."""
-    return any(file for pattern in VOCABULARIES for file in path.glob(pattern))
+def has_vocabulary(names: Iterable[str]) -> bool:
+    """Whether one of some files can hold a tokenizer's vocabulary."""
+    return any(fnmatch(name, pattern) for name in names for pattern in VOCABULARIES)
 
 
 def _at(model: ModelConfig, source: str, revision: str | None = None) -> ModelConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from mi_sweeps.config import ModelConfig, ScratchConfig, SingleModel
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import ADAPTER, MERGE, WEIGHTS, base, folder, has_vocabulary, no_weights
+from mi_sweeps.models import ADAPTER, WEIGHTS, base, folder, has_vocabulary, named, no_weights
 from mi_sweeps.models import tokenizer as tokenizer_of
 from mi_sweeps.models.weights import check_names, check_once, check_values, unwrapping
 
@@ -60,7 +61,7 @@ def load_config(model: SingleModel) -> PretrainedConfig:
     config: PretrainedConfig = whole.get_text_config()
     if any(getattr(part, "quantization_config", None) for part in (whole, config)):
         raise UserError(
-            f"{_named(model)}: its weights are quantized (quantization_config in config.json); give the model that "
+            f"{named(model)}: its weights are quantized (quantization_config in config.json); give the model that "
             "it was made from, or save it dequantized and without quantization_config"
         )
     return config
@@ -80,12 +81,12 @@ def load_tokenizer(model: SingleModel) -> PreTrainedTokenizerBase | None:
     source = tokenizer_of(model)
     # A folder of its own needs no model in it.
     path = source.path if model.tokenizer else folder(source)
-    told = f"model.tokenizer={model.tokenizer}" if model.tokenizer else _named(model)
+    told = f"model.tokenizer={model.tokenizer}" if model.tokenizer else named(model)
     missing = UserError(
         f"{told}: no tokenizer there; give the one that the model was trained with, model.tokenizer=DIR or its name "
         "on the hub (a fine-tune has its base's), or save it beside the weights with tokenizer.save_pretrained"
     )
-    if path and not has_vocabulary(path):
+    if path and not (path.is_dir() and has_vocabulary(os.listdir(path))):
         raise missing
     tokenizer = _read(AutoTokenizer, source, path, told)
     # Where there is none, transformers makes one of a few special tokens; to it every text is empty or unknown.
@@ -104,7 +105,7 @@ def load_tokenizer(model: SingleModel) -> PreTrainedTokenizerBase | None:
     longest = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
     if not all(isinstance(one, (int, float)) for one in longest):
         raise UserError(
-            f"{_named(model)}: model_max_length of its tokenizer, or max_position_embeddings, is no number; mend it"
+            f"{named(model)}: model_max_length of its tokenizer, or max_position_embeddings, is no number; mend it"
         )
     tokenizer.model_max_length = min(longest)
     return tokenizer
@@ -153,10 +154,10 @@ def load_network(
         # Fine-tune and patch job must have the same model, also where an architecture draws something of its own.
         torch.default_generator.manual_seed(seed)
         network = _network(model, attn_implementation=attention)
-    check_values(_named(model), network)
+    check_values(named(model), network)
     if getattr(network.config, "auto_map", None):
         log.warning(
-            "%s: code that comes with it is not run; it is computed as %s", _named(model), type(network).__name__
+            "%s: code that comes with it is not run; it is computed as %s", named(model), type(network).__name__
         )
     return network.to(device).eval()
 
@@ -186,28 +187,27 @@ def _network(model: ModelConfig, **options: Any) -> PreTrainedModel:
     if below := base(model):
         from mi_sweeps.models.adapters import merged
 
-        path = folder(model)
-        assert path is not None
+        path = folder(model) or _downloaded(model)
         with _of_base(model):
             network = _network(below, **options)
-        return merged(path, _named(model), network)
+        return merged(path, named(model), network)
     from transformers import AutoModelForCausalLM
 
     path = folder(model)
     if path and (why := no_weights(path)) and not getattr(load_config(model), "transformers_weights", None):
-        raise UserError(f"{_named(model)}: {why}")
+        raise UserError(f"{named(model)}: {why}")
     if path and len(there := [name for name in WEIGHTS if (path / name).is_file()]) > 1:
-        log.warning("%s: weights in %s; those of %s are used", _named(model), " and ".join(there), there[0])
+        log.warning("%s: weights in %s; those of %s are used", named(model), " and ".join(there), there[0])
     # Other shapes are let through here, and refused below with the names.
     options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     # Where peft is installed transformers looks for an adapter on the hub, whatever else it was told.
     options["adapter_kwargs"] = {"local_files_only": True}
     network, found = _from_pretrained(AutoModelForCausalLM, model, **options)
-    if renamed := unwrapping(_named(model), network, found["missing_keys"], found["unexpected_keys"]):
+    if renamed := unwrapping(named(model), network, found["missing_keys"], found["unexpected_keys"]):
         network, found = _from_pretrained(AutoModelForCausalLM, model, key_mapping=renamed, **options)
-    check_names(_named(model), network, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
+    check_names(named(model), network, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
     if path:
-        check_once(_named(model), network, _names(path))
+        check_once(named(model), network, _names(path))
     return network
 
 
@@ -231,12 +231,15 @@ def _of_base(model: ModelConfig) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{_named(model)}: its base model (model.base=DIR gives another): {error}") from error
+        raise UserError(f"{named(model)}: its base model (model.base=DIR gives another): {error}") from error
 
 
-def _named(model: ModelConfig) -> str:
-    path = folder(model)
-    return f"model={model.name}: {model.hub}" if path is None else f"model.path={path}"
+def _downloaded(model: ModelConfig) -> Path:
+    from mi_sweeps.models import hub
+
+    repo = str(model.hub)
+    commit = hub.commit(repo, model.revision)
+    return hub.download(repo, commit, hub.files(repo, commit))
 
 
 def _from_hub(kind: Any, model: ModelConfig, **options: object) -> Any:
@@ -246,22 +249,22 @@ def _from_hub(kind: Any, model: ModelConfig, **options: object) -> Any:
     assert model.hub is not None
     commit = hub.commit(model.hub, model.revision)
     files = hub.files(model.hub, commit, weights=kind.__name__ != "AutoTokenizer")
-    if ADAPTER in files:
-        raise UserError(f"{_named(model)}: {MERGE}")
     weights = hub.weights_of(files)
     wanted = files if kind.__name__.startswith("AutoModel") else [name for name in files if name not in weights]
     for _ in range(2):  # Another process may delete them meanwhile.
         snapshot = hub.download(model.hub, commit, wanted)
         try:
-            return kind.from_pretrained(model.hub, revision=commit, local_files_only=True, **options)
+            # Beside an adapter there is no config.json, without which nothing is found under its name.
+            place = snapshot if ADAPTER in files else model.hub
+            return kind.from_pretrained(place, revision=commit, local_files_only=True, **options)
         except OSError:
             if all((snapshot / name).is_file() for name in wanted):
                 raise
-    raise UserError(f"{_named(model)}: is deleted from the cache while it is loaded; see who does that, and try again")
+    raise UserError(f"{named(model)}: is deleted from the cache while it is loaded; see who does that, and try again")
 
 
 def _from_pretrained(kind: Any, model: ModelConfig, **options: object) -> Any:
-    return _read(kind, model, folder(model), _named(model), **options)
+    return _read(kind, model, folder(model), named(model), **options)
 
 
 def _read(kind: Any, model: ModelConfig, path: Path | None, told: str, **options: object) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -123,12 +124,10 @@ class Contents:
         if isinstance(model, ScratchConfig):
             return f"scratch:{digest(model.model_dump(mode='json', exclude={'name'}))}"
         if model not in self.models:
-            self.models[model] = _on_hub(model.hub, model.revision) if model.hub else self._here(model)
+            own = _on_hub(model.hub, model.revision) if model.hub else hash_files(weights_files(model))
+            below = base(model)
+            self.models[model] = digest({"adapter": own, "base": self.model(below)}) if below else own
         return self.models[model]
-
-    def _here(self, model: ModelConfig) -> str:
-        files, below = hash_files(weights_files(model)), base(model)
-        return digest({"adapter": files, "base": self.model(below)}) if below else files
 
     def tokenizer(self, model: ModelConfig) -> dict[str, str]:
         """The content of a tokenizer that is not the model's own; nothing where there is none.
@@ -140,7 +139,7 @@ class Contents:
             return {}
         if (source := tokenizer_of(model)).path is None:
             return {"tokenizer": _on_hub(str(source.hub), source.revision, weights=False)}
-        if not has_vocabulary(source.path):
+        if not (source.path.is_dir() and has_vocabulary(os.listdir(source.path))):
             raise UserError(f"model.tokenizer={model.tokenizer}: no tokenizer there; give a folder with one, or a name")
         return {"tokenizer": hash_files(tokenizer_files(source.path))}
 

@@ -28,10 +28,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from mi_sweeps.config import Config, ModelConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.models import base
 from mi_sweeps.models.architectures import model_type
 from mi_sweeps.models.load import check_files, load_config, load_model, load_tokenizer
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store.identity import data_fingerprint, patch_id, run_id
+from tests.hub import Hub
 
 MakeConfig = Callable[..., Config]
 
@@ -327,9 +329,54 @@ def test_what_is_wrong_with_the_base_is_said_to_be_its(adapter: Path, tmp_path: 
 
 def test_a_base_without_an_adapter_is_refused() -> None:
     with pytest.raises(
-        UserError, match=rf"model.base={FOLDER}: {FOLDER} is no folder with a PEFT adapter; leave model.base out"
+        UserError, match=rf"model.base={FOLDER}: model.path={FOLDER} is no PEFT adapter; leave model.base out"
     ):
         load_model(of(FOLDER, base=str(FOLDER)))
+
+
+@pytest.mark.parametrize("own_tokenizer", [False, True])
+def test_an_adapter_on_the_hub_and_its_base_there(
+    adapter: Path, hub: Hub, own_tokenizer: bool, mini_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    expected = logits(load_model(of(adapter))[0])
+    configure(adapter, base_model_name_or_path="some/base", revision="v1")
+    if own_tokenizer:
+        mini_tokenizer.save_pretrained(adapter)
+    hub.add("some/base", "v1", FOLDER, kind="tags")
+    hub.add("some/adapter", "main", adapter)
+    model = ModelConfig(name="some", hub="some/adapter", revision=None, path=None, prepend_bos=False)
+    below = base(model)
+    assert below is not None and (below.hub, below.revision) == ("some/base", "v1")
+    assert hub.downloads() == 0
+    for _ in "once", "from the cache":
+        network, tokenizer = load_model(model)
+        assert torch.equal(logits(network), expected)
+        assert tokenizer is not None and len(tokenizer) == len(mini_tokenizer)
+        hub.down()
+
+
+def test_an_adapter_on_the_hub_is_known_by_its_base_too(adapter: Path, make_config: MakeConfig, hub: Hub) -> None:
+    files = {file.name: file.read_bytes() for file in FOLDER.iterdir()}
+    hub.add("some/adapter", "main", adapter)
+    hub.add("some/base", "main", files)
+    hub.add("some/copy", "main", files)
+    hub.add("some/other", "main", {**files, "model.safetensors": b"other weights"})
+
+    def identity(base: str) -> str:
+        return run_id(make_config("model=gpt2", "model.hub=some/adapter", "model.revision=null", f"model.base={base}"))
+
+    assert identity("some/base") == identity("some/copy") != identity("some/other")
+    assert hub.downloads() == 0
+
+
+def test_an_adapter_of_itself_on_the_hub(adapter: Path, hub: Hub) -> None:
+    configure(adapter, base_model_name_or_path="some/adapter")
+    hub.add("some/adapter", "main", adapter)
+    model = ModelConfig(name="some", hub="some/adapter", revision=None, path=None, prepend_bos=False)
+    with pytest.raises(
+        UserError, match="model=some: some/adapter: its base, model=some: some/adapter, is an adapter too"
+    ):
+        load_model(model)
 
 
 def test_the_tokenizer_is_the_adapter_s_where_it_has_one(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from mi_sweeps.config import Config
+from mi_sweeps.config import Config, ModelConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_config, load_model, load_tokenizer
 from mi_sweeps.models.mini import FOLDER
@@ -49,18 +49,16 @@ def test_what_is_drawn_while_a_model_is_made_is_the_seed_s(
 
 
 @pytest.mark.parametrize("known_by", ["hub", "cache"])
-def test_an_adapter_on_the_hub_is_not_left_out(
-    make_config: MakeConfig, hub: Hub, hub_cache: Path, known_by: str
-) -> None:
+def test_an_adapter_beside_a_model_on_the_hub_is_not_left_out(hub: Hub, hub_cache: Path, known_by: str) -> None:
     files = {**whole(FOLDER), "adapter_config.json": b"{}", "adapter_model.safetensors": b""}
     if known_by == "hub":
         hub.add("some/model", "main", files)
     else:
         hub.down()
         cached(hub_cache, "some/model", files)
-    model = make_config("model=gpt2", "model.hub=some/model").model
+    model = ModelConfig(name="gpt2", hub="some/model", revision=None, path=None, prepend_bos=False)
     for load in (load_config, load_tokenizer, load_model):
-        with pytest.raises(UserError, match=r"model=gpt2: some/model: has a PEFT adapter"):
+        with pytest.raises(UserError, match=r"model=gpt2: some/model: a PEFT adapter .* and whole weights"):
             load(model)
     assert hub.downloads() == 0
 
