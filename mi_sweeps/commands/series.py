@@ -29,7 +29,7 @@ def audit(options: argparse.Namespace) -> int:
     console, faults = common.console(), 0
     for one in series:
         made = auditing.of(one)
-        common.write(console, [*_table(made), *_findings(made), _summary(made)])
+        common.write(console, [*_table(made), *_findings(made), *_summary(made)])
         faults += len(made.findings)
     return FAILED if faults else DONE
 
@@ -53,13 +53,18 @@ def _table(made: Audit) -> Iterator[str]:
 
 def _findings(made: Audit) -> Iterator[str]:
     """What is wrong; the same thing at several steps once."""
-    from mi_sweeps.series.contents import spans
+    from mi_sweeps.series import gaps
 
-    for reason in dict.fromkeys(one.reason for one in made.findings):
-        steps = [one.step for one in made.findings if one.reason == reason]
-        yield f"{spans(steps)}: {reason}"
+    for kind in dict.fromkeys(one.kind for one in made.findings):
+        reasons: dict[int, list[str]] = {}
+        for one in made.findings:
+            if one.kind == kind:
+                reasons.setdefault(one.step, []).append(one.reason)
+        for line in gaps.told({step: "; ".join(several) for step, several in reasons.items()}):
+            yield f"{kind} at {line}"
 
 
-def _summary(made: Audit) -> str:
+def _summary(made: Audit) -> Iterator[str]:
+    yield from made.unseen
     usable = len(made.lines) - sum(line.step in made.gaps for line in made.lines)
-    return f"{usable} of {len(made.lines)} checkpoints can be used"
+    yield f"{usable} of {len(made.lines)} checkpoints can be used"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mi_sweeps.series.geometry import Geometry
 from mi_sweeps.series.order import Distances, misplaced
 
 NEARER = 1.5
@@ -18,24 +18,6 @@ than the sqrt(2) that a fall of the learning rate makes, as for `order.RATIO`.""
 
 KEPT = 0.5
 """The correlation of checkpoints that are related for sure."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How the weights of checkpoints lie to each other."""
-
-    distances: Distances
-    floor: float
-    """Shorter ones cannot be judged: the rounding of the weights' type."""
-    correlations: NDArray[np.float64]
-    """Mean over the matrices of the correlation of their elements; NaN where none varies in both."""
-    chance: float
-    """Correlations of unrelated matrices are no larger."""
-
-    def of(self, places: Sequence[int]) -> Geometry:
-        """That of some."""
-        some = np.ix_(places, places)
-        return replace(self, distances=self.distances[some], correlations=self.correlations[some])
 
 
 @dataclass(frozen=True)

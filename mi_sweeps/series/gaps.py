@@ -33,7 +33,10 @@ def told(gaps: Mapping[int, str]) -> list[str]:
     """In words, a line for each reason: "16, 32: nothing there for step N". Of a single step the reason is as it is."""
     groups: dict[str, list[int]] = {}
     for step in sorted(gaps):
-        groups.setdefault(re.sub(rf"(?<!\d){step}(?!\d)", "N", gaps[step]), []).append(step)
+        # The same of several steps may name them all; else what differs is the step.
+        shared = list(gaps.values()).count(gaps[step]) > 1
+        alike = gaps[step] if shared else re.sub(rf"(?<!\d){step}(?!\d)", "N", gaps[step])
+        groups.setdefault(alike, []).append(step)
     lines = []
     for alike, steps in groups.items():
         more = f" and {len(steps) - NAMED} more" if len(steps) > NAMED else ""

@@ -24,10 +24,12 @@ FIRST = 2**16
 HEADER_MOST = 100 * 2**20
 """The format's own limit."""
 
-MATRICES = 12
-"""So many matrices are looked at, and three of each file where there are more files than that allows."""
+MATRICES = 8
+"""So many matrices are looked at, and two of each file where there are more files than that allows."""
 ELEMENTS = 2**15
-"""Of a matrix: its first so many, which makes 1 MB of fp32 or 0.8 MB of 16-bit weights a checkpoint."""
+"""Of a matrix: its first so many, which makes 1 MB of fp32 or half of that of 16-bit weights a checkpoint."""
+TOTAL = 2**26
+"""Of all checkpoints: less of each where there are many, so that they fit into 256 MB."""
 
 TYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes of those types whose values are looked at."""
@@ -83,19 +85,19 @@ def choose(tensors: Mapping[str, Tensor]) -> list[str]:
         names = sorted(
             (name for name in tensors if tensors[name].file == file and is_matrix(name, tensors[name])), key=_natural
         )
-        many = min(len(names), max(MATRICES // len(files), 3))
+        many = min(len(names), max(MATRICES // len(files), 2))
         chosen += [names[round(place)] for place in np.linspace(0, len(names) - 1, many)]
     return chosen
 
 
-def values(tensor: Tensor, read: Read) -> NDArray[np.float32]:
-    """The first elements of a tensor.
+def values(tensor: Tensor, read: Read, most: int = ELEMENTS) -> NDArray[np.float32]:
+    """The first elements of a tensor, up to so many.
 
     Raises:
         ValueError: the file ends before.
     """
     size = TYPES[tensor.dtype]
-    count = min(ELEMENTS, prod(tensor.shape))
+    count = min(most, prod(tensor.shape))
     stored = read(tensor.file, tensor.start, tensor.start + count * size)
     if len(stored) != count * size:
         raise ValueError(f"{tensor.file}: ends within its tensors")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +13,7 @@ import xxhash
 from mi_sweeps.models import hub
 
 if TYPE_CHECKING:
+    from mi_sweeps.config import ModelConfig
     from mi_sweeps.series.checkpoints import Checkpoint
 
 WEIGHTS = (".safetensors", ".bin")
@@ -71,10 +72,16 @@ def of(checkpoint: Checkpoint) -> Source:
     model = checkpoint.model
     if model.hub is None:
         assert model.path is not None
-        return folder(checkpoint.step, Path(model.path), checkpoint.name)
+        found = folder(checkpoint.step, Path(model.path), checkpoint.name)
+        return replace(found, files=_own(model, found.files))
     repo, commit = model.hub, str(model.revision)
     files = {name: File(file.size, file.hash) for name, file in hub.files(repo, commit).items()}
-    return Source(checkpoint.step, checkpoint.name, files, partial(hub.read, repo, commit))
+    return Source(checkpoint.step, checkpoint.name, _own(model, files), partial(hub.read, repo, commit))
+
+
+def _own(model: ModelConfig, files: Mapping[str, File]) -> Mapping[str, File]:
+    """Without a tokenizer in whose place another one is used."""
+    return {name: file for name, file in files.items() if not (model.tokenizer and name == "tokenizer.json")}
 
 
 def folder(step: int, path: Path, name: str | None = None) -> Source:

@@ -173,6 +173,42 @@ def test_files_that_do_not_learn_are_no_copies(made: list[Weights]) -> None:
     assert audit(series(STEPS, frozen)).findings == ()
 
 
+def test_a_copy_is_no_mixture_where_some_files_do_not_learn(made: list[Weights]) -> None:
+    frozen = {name: made[0][name] for name in list(SHAPES)[:5]}
+    one = with_steps([{**one, **frozen} for one in made], at_8={**at(made, 2000), **frozen})
+    sources = [
+        source(
+            step,
+            {
+                "model-1.safetensors": stored(frozen),
+                "model-2.safetensors": stored({name: weights[name] for name in list(SHAPES)[5:9]}),
+                "model-3.safetensors": stored({name: weights[name] for name in list(SHAPES)[9:]}),
+            },
+        )
+        for step, weights in zip(STEPS, one, strict=True)
+    ]
+    found = audit(sources)
+    assert kinds(found) == {8: "copy"}
+    assert found.gaps[8] == "its weights are the same at steps 8 and 2000; they belong to step 2000"
+
+
+def test_where_nothing_that_was_read_learns_it_is_said(made: list[Weights]) -> None:
+    """As where a few layers are trained: other files, and the same matrices."""
+    files = [stored(made[0], step=str(step)) for step in STEPS]
+    found = audit([source(step, {"model.safetensors": one}) for step, one in zip(STEPS, files, strict=True)])
+    assert found.findings == ()
+    assert "whether checkpoints are in order was not seen" in found.unseen[0]
+    assert audit(series(STEPS, made)).unseen == ()
+
+
+def test_a_checkpoint_of_another_format_hides_nothing(made: list[Weights]) -> None:
+    sources = series(STEPS, with_steps(made, at_8=at(made, 1000)))
+    sources[1] = source(1, {"pytorch_model.bin": stored(made[1])})
+    found = audit(sources)
+    assert set(found.gaps) == {8}
+    assert found.unseen[0].startswith("step 1: only whole files were compared")
+
+
 def test_a_step_0_that_the_others_do_not_come_from(made: list[Weights]) -> None:
     other = trajectory(np.random.default_rng(99), STEPS)
     found = audit(series(STEPS, with_steps(made, at_0=other[0])))
@@ -239,7 +275,7 @@ def test_another_type_is_told_and_is_no_gap(made: list[Weights]) -> None:
 def test_files_that_say_something_else_than_the_others(made: list[Weights]) -> None:
     texts: list[dict[str, Any]] = [
         {
-            "config.json": {"n_layer": 3, "transformers_version": str(step)},
+            "config.json": {"n_layer": 3, "transformers_version": str(step), **({"new": 1} if step > 99 else {})},
             "tokenizer.json": {"version": str(step), "model": {"vocab": {"a": 0}}},
             "trainer_state.json": {"global_step": step},
         }
@@ -254,11 +290,42 @@ def test_files_that_say_something_else_than_the_others(made: list[Weights]) -> N
         )
         for step, one, some in zip(STEPS, made, texts, strict=True)
     ]
-    assert audit(sources).gaps == {
-        2: "its config.json has n_layer=2, that of most others 3",
-        4: "its tokenizer.json is not that of most others",
-        8: "its trainer_state.json counts 9 steps, and it is named for 8",
-    }
+    assert audit(sources).findings == (
+        Finding(2, "config", "its config.json has n_layer=2, that of most others 3", gap=False),
+        Finding(4, "tokenizer", "its tokenizer.json is not that of step 0, which makes the tokens of all", gap=True),
+        Finding(8, "label", "its trainer_state.json counts 9 steps, and it is named for 8", gap=True),
+    )
+
+
+def test_a_file_that_is_the_same_in_all_is_read_once(made: list[Weights]) -> None:
+    read: list[str] = []
+    sources = []
+    for step, one in zip(STEPS, made, strict=True):
+        files = source(step, {"model.safetensors": stored(one), "tokenizer.json": b"{}", "config.json": b"{}"})
+
+        def ranged(name: str, start: int, stop: int, files: Source = files) -> bytes:
+            read.append(name)
+            return files.read(name, start, stop)
+
+        sources.append(Source(step, "", files.files, ranged))
+    assert audit(sources).findings == ()
+    assert read.count("tokenizer.json") == 1
+
+
+def test_names_that_count_epochs_are_no_wrong_steps(made: list[Weights]) -> None:
+    counts = {step: 50 * step for step in STEPS}
+    for wrong in ({}, {64: 2}):
+        sources = [
+            source(
+                step,
+                {
+                    "model.safetensors": stored(one),
+                    "trainer_state.json": json.dumps({"global_step": {**counts, **wrong}[step]}).encode(),
+                },
+            )
+            for step, one in zip(STEPS, made, strict=True)
+        ]
+        assert bool(audit(sources).gaps) == bool(wrong)
 
 
 def test_a_few_ranges_are_read_of_each_file_and_not_all_of_it() -> None:

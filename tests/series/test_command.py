@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mi_sweeps import cli
+from mi_sweeps.models.mini import FOLDER
 from tests.hub import Hub
 from tests.series.trajectories import CONSTANT, stored, trajectory
 
@@ -61,8 +62,8 @@ def test_faults_are_marked_and_told_once(call: Call, tmp_path: Path, contents: d
     assert code == 1
     assert [line.split()[0] for line in lines if line.endswith("  gap")] == ["1", "4", "5"]
     assert lines[-3:] == [
-        "steps 1 and 4: its weights are the same at steps 1, 4 and 64; they belong to step 64",
-        f"step 5: model.path={tmp_path}/checkpoint-{{step}}: nothing there for step 5",
+        "copy at 1, 4: its weights are the same at steps 1, 4 and 64; they belong to step 64",
+        f"missing at 5: model.path={tmp_path}/checkpoint-{{step}}: nothing there for step 5",
         "6 of 9 checkpoints can be used",
     ]
 
@@ -73,11 +74,42 @@ def test_a_series_on_the_hub_without_a_download(call: Call, hub: Hub, contents: 
     code, lines, complaints = call("model.hub=some/series", "model.revision='step{step}'")
     assert (code, complaints) == (1, "")
     assert lines[-2:] == [
-        "step 0: its weights are the same at steps 0 and 32; they belong to step 32",
+        "copy at 0: its weights are the same at steps 0 and 32; they belong to step 32",
         "7 of 8 checkpoints can be used",
     ]
     hashes = [line.split()[3] for line in lines[1:9]]
     assert hashes[0] == hashes[6] and len(set(hashes)) == 7
+
+
+def test_tokenizers_that_differ_matter_where_they_are_used(
+    call: Call, tmp_path: Path, contents: dict[int, bytes]
+) -> None:
+    where = put(tmp_path, contents)
+    for step in STEPS:
+        vocabulary = {"model": {"vocab": {"a": step // 64}}}
+        (tmp_path / f"checkpoint-{step}" / "tokenizer.json").write_text(json.dumps(vocabulary))
+    code, lines, _ = call(where)
+    assert code == 1
+    assert lines[-2:] == [
+        "tokenizer at 64: its tokenizer.json is not that of step 0, which makes the tokens of all",
+        "7 of 8 checkpoints can be used",
+    ]
+    assert call(where, f"model.tokenizer={FOLDER}")[0] == 0
+
+
+def test_what_was_not_looked_at_is_said(call: Call, tmp_path: Path, contents: dict[int, bytes]) -> None:
+    where = put(tmp_path, contents)
+    for step in STEPS:
+        (tmp_path / f"checkpoint-{step}" / "model.safetensors").rename(
+            tmp_path / f"checkpoint-{step}" / "pytorch_model.bin"
+        )
+    code, lines, _ = call(where)
+    assert code == 0
+    assert lines[-2:] == [
+        "steps 0, 1, 2 and 5 more up to 64: only whole files were compared; their weights cannot be read in parts, as "
+        "those of .bin files",
+        "8 of 8 checkpoints can be used",
+    ]
 
 
 def test_what_is_no_series(call: Call, tmp_path: Path) -> None:

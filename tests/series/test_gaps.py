@@ -10,6 +10,14 @@ def test_steps_that_lack_one_for_the_same_reason_are_told_together():
     assert gaps.told(found) == ["8, 16: a/checkpoint-N: not there", "160: as step 143000"]
 
 
+def test_a_reason_that_several_share_is_told_as_it_is():
+    found = dict.fromkeys((1, 4), "its weights are the same at steps 1, 4 and 64")
+    assert gaps.told({**found, 8: "8 is empty"}) == [
+        "1, 4: its weights are the same at steps 1, 4 and 64",
+        "8: 8 is empty",
+    ]
+
+
 def test_of_many_steps_some_are_named():
     (line,) = gaps.told({step: f"step{step} has the weights of step143000" for step in range(1000, 87000, 1000)})
     assert line == ("1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000 and 78 more: stepN has the weights of step143000")

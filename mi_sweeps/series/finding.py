@@ -1,0 +1,21 @@
+"""What may be wrong with a checkpoint of a series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "damaged", "values", "layout", "copy", "mixed", "order", "descent", "label", "config", "tokenizer", "missing"
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with a checkpoint."""
+
+    step: int
+    kind: Kind
+    reason: str
+    gap: bool
+    """Whether it must not be drawn as a point."""

@@ -1,0 +1,70 @@
+"""What the small files of checkpoints say that they are."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+from mi_sweeps.series.finding import Finding
+from mi_sweeps.series.sources import Source
+
+TEXTS = ("config.json", "tokenizer.json", "trainer_state.json")
+IGNORED = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache", "architectures")
+"""Keys of a config.json that do not change what is computed, or that are seen in the weights."""
+
+
+def texts(ordered: Sequence[Source], pool: Executor) -> list[dict[str, Any]]:
+    """The small files of each checkpoint that tell what it is: the JSON objects. Equal ones are read once."""
+
+    def key(source: Source, name: str) -> str | tuple[int, str]:
+        return source.files[name].hash or (source.step, name)
+
+    def read(source: Source, name: str) -> Any:
+        with suppress(ValueError):
+            told = json.loads(source.read(name, 0, source.files[name].size))
+            return told if isinstance(told, dict) else None
+
+    there = [[name for name in TEXTS if name in source.files] for source in ordered]
+    first = {key(source, name): (source, name) for source, names in zip(ordered, there, strict=True) for name in names}
+    told = dict(zip(first, pool.map(lambda pair: read(*pair), first.values()), strict=True))
+    return [{name: told[key(source, name)] for name in names} for source, names in zip(ordered, there, strict=True)]
+
+
+def differing(ordered: Sequence[Source], texts: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Names those that say they are of another step, another model or with another vocabulary than most."""
+    configs = [text.get("config.json") for text in texts]
+    vocabularies = [
+        json.dumps([told.get("model"), told.get("added_tokens")], sort_keys=True) if told else None
+        for told in (text.get("tokenizer.json") for text in texts)
+    ]
+    counted = [(text.get("trainer_state.json") or {}).get("global_step") for text in texts]
+    # What is counted in other units, as epochs, rises alike and fits nowhere.
+    known = [(source.step, count) for source, count in zip(ordered, counted, strict=True) if isinstance(count, int)]
+    other_units = not any(step == count for step, count in known if step) and all(
+        before[1] < after[1] for before, after in pairwise(known)
+    )
+    found = []
+    for source, config, vocabulary, count in zip(ordered, configs, vocabularies, counted, strict=True):
+        for key, value in (config or {}).items():
+            usual = _usual([other[key] for other in configs if other and key in other])
+            if key not in IGNORED and value != usual:
+                reason = f"its config.json has {key}={value}, that of most others {usual}"
+                found.append(Finding(source.step, "config", reason, gap=False))
+        if vocabulary and vocabulary != vocabularies[0]:
+            reason = f"its tokenizer.json is not that of step {ordered[0].step}, which makes the tokens of all"
+            found.append(Finding(source.step, "tokenizer", reason, gap=True))
+        if isinstance(count, int) and count != source.step and not (other_units and len(known) > 1):
+            reason = f"its trainer_state.json counts {count} steps, and it is named for {source.step}"
+            found.append(Finding(source.step, "label", reason, gap=True))
+    return found
+
+
+def _usual(values: Sequence[Any]) -> Any:
+    """The most frequent one."""
+    spelled = [json.dumps(value, sort_keys=True) for value in values]
+    return values[spelled.index(Counter(spelled).most_common(1)[0][0])]
