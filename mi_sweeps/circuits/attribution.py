@@ -169,9 +169,10 @@ def unembedding_direction(
 ) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
     """The direction whose dot product with the residual stream, over the final scale, is the logit difference; and
     the part of it that biases give whatever the residual stream is."""
-    tokens, weights = pairs.tokens_and_weights()
-    unembed = torch.einsum("dpt,t->pd", end.unembed.weight[:, tokens], weights)
-    constant = unembed.new_zeros(len(unembed)) if end.unembed.bias is None else end.unembed.bias[tokens] @ weights
+    tokens, weights = pairs.contrast.tokens, pairs.contrast.weights
+    unembed = torch.einsum("dpt,pt->pd", end.unembed.weight[:, tokens], weights)
+    bias = end.unembed.bias
+    constant = unembed.new_zeros(len(unembed)) if bias is None else (bias[tokens] * weights).sum(dim=1)
     if end.norm.bias is not None:
         constant = constant + unembed @ end.norm.bias
     return end.norm.centre(unembed * end.norm.gain), constant

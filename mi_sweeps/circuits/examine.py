@@ -350,7 +350,7 @@ def check_logits(
     """
     for found, logits in ((clean, own.clean), (corrupted, own.corrupted)):
         error = (found - pairs.logit_diff(logits).to(found.device)).abs().max().item()
-        limit = tolerance(logits) * (1 + pairs.subject_weights.abs().sum().item())
+        limit = tolerance(logits) * pairs.contrast.weights.abs().sum(dim=1).max().item()
         if rounded:
             limit = max(limit, TF32 * logits.abs().max().item())
         if not error <= limit:

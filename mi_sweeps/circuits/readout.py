@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -22,7 +23,7 @@ class ReadOut:
     """What the normalised residual stream is multiplied by to give each term."""
     constants: Float[Tensor, "prompt term"]
     """What biases add to it."""
-    weights: Float[Tensor, " term"]
+    weights: Float[Tensor, "prompt term"]
     cap: float | None
     """Of each term (`mi_sweeps.models.head.capped`)."""
 
@@ -37,21 +38,24 @@ class ReadOut:
     ) -> Float[Tensor, "prompt ..."]:
         """Logit differences from the normalised residual stream."""
         between = [1] * (normed.dim() - 2)
-        directions, constants = (
-            value[prompts].unflatten(0, (-1, *between)) for value in (self.directions, self.constants)
-        )
-        terms = (normed.unsqueeze(-2) * directions).sum(dim=-1) + constants
-        return (capped(terms, self.cap) * self.weights).sum(dim=-1)
+        constants, weights = (value[prompts].unflatten(0, (-1, *between)) for value in (self.constants, self.weights))
+        directions = self.directions[prompts]
+        if directions.shape[1] == 1:
+            terms = (normed * directions[:, 0].unflatten(0, (-1, *between))).sum(dim=-1, keepdim=True)
+        else:
+            # Of many tokens the products would be as many times the residual stream.
+            terms = torch.einsum("p...d,ptd->p...t", normed, directions)
+        return (capped(terms + constants, self.cap) * weights).sum(dim=-1)
 
 
 def read_out(network: Network, pairs: Pairs) -> ReadOut:
     """How a network's logit differences are read for some prompts."""
-    tokens, weights = pairs.tokens_and_weights()
+    tokens, weights = pairs.contrast.tokens, pairs.contrast.weights
     unembed, scaling = network.unembed, network.scaling
     directions = unembed.weight.T[tokens]
     constants = directions.new_zeros(tokens.shape) if unembed.bias is None else unembed.bias[tokens]
     directions, constants = directions * scaling.factor, constants * scaling.factor
     if scaling.cap is None:
-        directions, constants = weights @ directions, (constants @ weights)[:, None]
-        directions, weights = directions[:, None], weights.new_ones(1)
+        directions, constants = weights[:, None] @ directions, (constants * weights).sum(dim=1, keepdim=True)
+        weights = weights.new_ones(constants.shape)
     return ReadOut(network.final_norm, directions, constants, weights, scaling.cap)

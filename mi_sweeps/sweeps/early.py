@@ -9,9 +9,9 @@ from mi_sweeps.config import Config, ScratchConfig, SeriesConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps.cells import Cell
-from mi_sweeps.tasks import METRIC_SUBJECTS, NO_BOS, PREVIOUS_TOKEN, REPLACED
+from mi_sweeps.tasks import CORRUPTIONS, METRIC_SUBJECTS, NO_BOS, OF_NUMBERS, PREVIOUS_TOKEN
 
-TEXT = ("mi_sweeps.tasks.ioi.task", "mi_sweeps.tasks.user.task")
+NAMES = ("mi_sweeps.tasks.ioi.task", "mi_sweeps.tasks.user.task")
 """Tasks of prompts with names."""
 
 
@@ -34,16 +34,16 @@ def _check(config: Config) -> None:
     _check_train(config)
     known = _corruptions(config)
     if known and corruption not in known:
-        others = f", or one of {', '.join(known[1:])}" if known[1:] else ""
+        others = f", or one of {', '.join(known[1:])}" if known[2:] else "".join(f" or {name}" for name in known[1:])
         raise UserError(
             f"corruption={corruption}: task={task.name} has none of that name; use corruption={known[0]}{others}"
         )
     if task.target == PREVIOUS_TOKEN and corruption == "bos" and task.arguments.get("bos") is False:
         raise UserError(NO_BOS)
-    if isinstance(model, ScratchConfig) and task.target in TEXT:
+    if isinstance(model, ScratchConfig) and task.target in (*NAMES, *CORRUPTIONS) and task.target not in OF_NUMBERS:
         raise UserError(
             f"task={task.name}: is made of text, and model={model.name} has no tokenizer; "
-            "use task=previous_token, or another model"
+            "use task=previous_token or task=induction, or another model"
         )
 
 
@@ -63,9 +63,7 @@ def _check_train(config: Config) -> None:
 def _corruptions(config: Config) -> list[str]:
     """Those of a task of ours; of others only they know."""
     target, arguments = config.task.target, config.task.arguments
-    if target == PREVIOUS_TOKEN:
-        return list(REPLACED)
-    if target not in TEXT:
-        return []
+    if target not in NAMES:
+        return list(CORRUPTIONS.get(target, ()))
     subjects = 1 if arguments.get("n_names") == 2 else 2
     return [name for name, against in METRIC_SUBJECTS.items() if max(against) < subjects]

@@ -66,7 +66,7 @@ def check(cells: Sequence[Cell]) -> list[str]:
 def _check_tokens(config: Config, pairs: Pairs) -> None:
     """A tokenizer fits its model; a task that makes tokens of its own may not."""
     rows = load_config(single(config)).vocab_size
-    tokens = (pairs.clean.tokens, pairs.corrupted.tokens, pairs.clean.answers, pairs.clean.subjects)
+    tokens = (pairs.clean.tokens, pairs.corrupted.tokens, pairs.clean.answers, pairs.contrast.tokens)
     largest = max(int(some.max()) for some in tokens if some.numel())
     if largest >= rows:
         raise UserError(

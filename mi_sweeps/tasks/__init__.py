@@ -6,8 +6,21 @@ METRIC_SUBJECTS: dict[str, tuple[int, ...]] = {"first": (0,), "second": (1,), "b
 PREVIOUS_TOKEN = "mi_sweeps.tasks.previous_token.PreviousToken"
 """The previous-token task's `_target_`."""
 
+OF_NUMBERS = (PREVIOUS_TOKEN, "mi_sweeps.tasks.induction.Induction")
+"""Tasks that need no tokenizer."""
+
 REPLACED = {"previous": -2, "earlier": -3, "bos": 0}
 """For each corruption of the previous-token task the place of the replaced token; below 0 from the sequence's end, the
 last being -1."""
+
+CORRUPTIONS: dict[str, tuple[str, ...]] = {
+    PREVIOUS_TOKEN: tuple(REPLACED),
+    "mi_sweeps.tasks.greater_than.task": ("start_year", "noun"),
+    "mi_sweeps.tasks.gender.task": ("name", "same_gender"),
+    "mi_sweeps.tasks.sva.task": ("subject", "attractor"),
+    "mi_sweeps.tasks.docstring.task": ("random_answer", "random_doc"),
+    "mi_sweeps.tasks.induction.Induction": ("successor", "previous_occurrence"),
+}
+"""For each task of ours by its `_target_` the corruptions that it has; those of names depend on how many there are."""
 
 NO_BOS = "corruption=bos: with task.bos=false no sequence begins with BOS; use corruption=previous, or task.bos=true"

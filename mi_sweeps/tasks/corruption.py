@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -73,3 +73,8 @@ def metric_weights(corruption: str, n_subjects: int) -> Float[Tensor, " subject"
     weights = torch.zeros(n_subjects)
     weights[list(chosen)] = 1 / len(chosen)
     return weights
+
+
+def unknown_corruption(corruption: str, known: Iterable[str]) -> UserError:
+    """What a task says of a corruption that it has not."""
+    return UserError(f"corruption={corruption}: this task has none of that name; choose among {', '.join(known)}")

@@ -13,6 +13,7 @@ from mi_sweeps.store.files import read_json, replacing, write_json
 from mi_sweeps.store.identity import data_fingerprint, hash_files
 from mi_sweeps.tasks.audit import spelling
 from mi_sweeps.tasks.prompts import Prompt
+from mi_sweeps.tasks.questions import Questions
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,9 +34,11 @@ class TaskData:
     """JSON values: what was kept and dropped and what a reader should know of the prompts."""
 
 
-def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path | None = None) -> TaskData | Task:
+def load(
+    config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path | None = None
+) -> TaskData | Questions | Task:
     """What the task's function gives: prompts with name slots, from the cache in `output` or newly made (and then kept
-    there), or a task of another kind.
+    there), questions, or a task of another kind.
 
     Raises:
         UserError: the task's arguments or the user's file are wrong, or it needs a tokenizer.
@@ -49,7 +52,7 @@ def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path
         return TaskData(_read(cache), cached["names"], cached["audit"])
     arguments = config.task.arguments
     try:
-        made: TaskData | Task = get_object(config.task.target)(tokenizer, **arguments)
+        made: TaskData | Questions | Task = get_object(config.task.target)(tokenizer, **arguments)
     except (ImportError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"task={config.task.name}: {reason}; compare its keys with conf/task") from error

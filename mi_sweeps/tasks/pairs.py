@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.corruption import corrupt, metric_weights
 from mi_sweeps.tasks.prompts import Prompt
-from mi_sweeps.tasks.tokens import Batch, encode
+from mi_sweeps.tasks.tokens import Batch, Contrast, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Prompt pairs of the same lengths; answers and subjects are the clean prompts'.
+    """Prompt pairs of the same lengths; answers and what they are measured against are the clean prompts'.
 
     Raises:
         UserError: the two sides do not correspond token by token, or the weights do not fit the subjects.
@@ -29,18 +29,21 @@ class Pairs:
 
     clean: Batch
     corrupted: Batch
-    subject_weights: Float[Tensor, " subject"]
-    """How much of each subject's logit is taken from the answer's."""
+    subject_weights: Float[Tensor, " subject"] | None = None
+    """How much of each subject's logit is taken from the answer's; None where the clean batch has a `contrast`."""
 
     def __post_init__(self) -> None:
         if len(self.clean) != len(self.corrupted) or not len(self.clean):
             raise UserError(
                 f"pairs: {len(self.clean)} clean prompts and {len(self.corrupted)} corrupted ones; give one for one"
             )
-        if self.subject_weights.shape != self.clean.subjects.shape[1:]:
+        weights = self.subject_weights
+        if self.clean.contrast and weights is not None:
+            raise UserError("pairs: the prompts have a contrast, which has weights of its own; give no subject_weights")
+        if not self.clean.contrast and (weights is None or weights.shape != self.clean.subjects.shape[1:]):
             raise UserError(
-                f"pairs: {self.clean.subjects.shape[1]} subjects a prompt, and {self.subject_weights.numel()} weights; "
-                "give each subject one"
+                f"pairs: {self.clean.subjects.shape[1]} subjects a prompt, and "
+                f"{'no' if weights is None else weights.numel()} weights; give each subject one"
             )
         # To look at values on a GPU is to wait for it; pairs are made on the CPU, so theirs have been looked at.
         if self.clean.tokens.device.type == "cpu":
@@ -52,18 +55,23 @@ class Pairs:
 
     def to(self, device: torch.device | str) -> Pairs:
         """The same pairs on another device."""
-        return Pairs(self.clean.to(device), self.corrupted.to(device), self.subject_weights.to(device))
+        weights = self.subject_weights
+        return Pairs(self.clean.to(device), self.corrupted.to(device), None if weights is None else weights.to(device))
 
-    def tokens_and_weights(self) -> tuple[Int[Tensor, "prompt token"], Float[Tensor, " token"]]:
+    @property
+    def contrast(self) -> Contrast:
         """The tokens that the logit difference is made of (answer, subjects), and their signed weights."""
+        if self.clean.contrast:
+            return self.clean.contrast
+        assert self.subject_weights is not None
         tokens = torch.cat([self.clean.answers[:, None], self.clean.subjects], dim=1)
         one = torch.ones(1, device=tokens.device)
-        return tokens, torch.cat([one, -self.subject_weights.to(tokens.device)])
+        weights = torch.cat([one, -self.subject_weights.to(tokens.device)])
+        return Contrast(tokens, weights.expand(tokens.shape))
 
     def logit_diff(self, logits: Float[Tensor, "prompt d_vocab"]) -> Float[Tensor, " prompt"]:
         """logit(answer) - weighted logits of the subjects, from logits at each prompt's end."""
-        tokens, weights = self.tokens_and_weights()
-        return logits.gather(1, tokens) @ weights
+        return self.contrast.of(logits)
 
     def at_end(self, values: Float[Tensor, "prompt pos ..."]) -> Float[Tensor, "prompt ..."]:
         """Values at each prompt's last token."""
@@ -92,6 +100,7 @@ def _check_prompts(clean: Batch, corrupted: Batch) -> None:
         "corrupted tokens": corrupted.tokens,
         "answers": clean.answers,
         "subjects": clean.subjects,
+        **({"tokens of the contrast": clean.contrast.tokens} if clean.contrast else {}),
     }.items():
         if tokens.is_floating_point() or (tokens.numel() and int(tokens.min()) < 0):
             raise UserError(f"pairs: {name} are not all token numbers, which begin at 0")

@@ -31,9 +31,9 @@ from torch import Tensor
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import NO_BOS, REPLACED
 from mi_sweeps.tasks.batches import generator
+from mi_sweeps.tasks.corruption import unknown_corruption
 from mi_sweeps.tasks.metrics import Measured, logit_diffs, share, win_rates
 from mi_sweeps.tasks.pairs import Pairs
-from mi_sweeps.tasks.task import unknown_corruption
 from mi_sweeps.tasks.tokens import NOT_SCORED, Batch, token_batch
 
 BOS = 0

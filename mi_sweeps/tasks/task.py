@@ -17,6 +17,7 @@ from mi_sweeps.tasks.batches import batch_rows
 from mi_sweeps.tasks.metrics import Measured, prompt_metrics
 from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import Prompt
+from mi_sweeps.tasks.questions import Questions, QuestionTask
 from mi_sweeps.tasks.tokens import Batch, encode
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """What a configuration's `task._target_` makes. Batches are on the CPU."""
+    """What a configuration's `task._target_` makes, or what is made of its `Questions`. Batches are on the CPU."""
 
     @property
     def audit(self) -> Mapping[str, Any]:
@@ -104,6 +105,9 @@ def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path
         UserError: the task's arguments or the user's file are wrong, or it needs a tokenizer.
     """
     made = data.load(config, tokenizer, output)
+    if isinstance(made, Questions):
+        prepend_bos = not isinstance(config.model, ScratchConfig) and config.model.prepend_bos
+        return QuestionTask(made, tokenizer, prepend_bos=prepend_bos)
     if not isinstance(made, data.TaskData):
         if not isinstance(config.model, ScratchConfig) and config.model.prepend_bos:
             raise UserError(
@@ -113,8 +117,3 @@ def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path
         return made
     assert tokenizer is not None and not isinstance(config.model, ScratchConfig)
     return PromptTask(made, tokenizer, prepend_bos=config.model.prepend_bos)
-
-
-def unknown_corruption(corruption: str, known: Iterable[str]) -> UserError:
-    """What a task says of a corruption that it has not."""
-    return UserError(f"corruption={corruption}: this task has none of that name; choose among {', '.join(known)}")

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_sweeps.errors import UserError
@@ -65,6 +65,27 @@ class Numbers:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Tokens and signed weights whose weighted logits are added up to a logit difference, for each prompt."""
+
+    tokens: Int[Tensor, "prompt token"]
+    weights: Float[Tensor, "prompt token"]
+    """Those of right answers are above 0, those of wrong ones below."""
+
+    def of(self, values: Float[Tensor, "prompt d_vocab"]) -> Float[Tensor, " prompt"]:
+        """The weighted sum of each prompt's values, which are logits of all tokens."""
+        return (values.gather(1, self.tokens) * self.weights).sum(dim=1)
+
+    def to(self, device: torch.device | str) -> Contrast:
+        """The same on another device."""
+        return Contrast(self.tokens.to(device), self.weights.to(device))
+
+    def select(self, rows: Int[Tensor, " row"]) -> Contrast:
+        """That of some of the prompts."""
+        return Contrast(self.tokens[rows], self.weights[rows])
+
+
+@dataclass(frozen=True)
 class Batch:
     """Tokenized prompts, in the order of `prompts`."""
 
@@ -82,6 +103,8 @@ class Batch:
     targets: Int[Tensor, "prompt pos"] | None = None
     """The token that should follow each position, NOT_SCORED where the loss does not count it. None: the answers at
     the ends, and nothing else."""
+    contrast: Contrast | None = None
+    """What the logit difference is made of, where that is not one answer against the subjects."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -103,6 +126,7 @@ class Batch:
             answers=self.answers.to(device),
             subjects=self.subjects.to(device),
             targets=None if self.targets is None else self.targets.to(device),
+            contrast=self.contrast and self.contrast.to(device),
         )
         # Found here and taken along: to find it on a GPU is to wait for all that the GPU has to do.
         vars(moved)["scored"] = tuple(part.to(device) for part in self.scored)
@@ -121,6 +145,7 @@ class Batch:
             self.subjects[index],
             tuple(self.roles[row] for row in chosen),
             None if self.targets is None else self.targets[index, :width],
+            self.contrast and self.contrast.select(index),
         )
 
 
@@ -149,10 +174,20 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, pre
     Raises:
         UserError: a name is unknown to the tokenizer or more than one token.
     """
-    return _batch(prompts, [_encode(prompt, tokenizer, prepend_bos) for prompt in prompts], tokenizer)
+    return batch_of(prompts, [_encode(prompt, tokenizer, prepend_bos) for prompt in prompts], tokenizer)
 
 
-def _batch(prompts: Sequence[Shown], rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase) -> Batch:
+def batch_of(
+    prompts: Sequence[Shown],
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    contrast: Contrast | None = None,
+) -> Batch:
+    """Tokenized prompts side by side, padded.
+
+    Raises:
+        UserError: there are none.
+    """
     if not rows:
         raise UserError("task: no prompts; ask for at least one")
     width = max(len(row.tokens) for row in rows)
@@ -162,8 +197,9 @@ def _batch(prompts: Sequence[Shown], rows: Sequence[_Row], tokenizer: PreTrained
         torch.tensor([row.tokens + [padding] * (width - len(row.tokens)) for row in rows]),
         torch.tensor([len(row.tokens) - 1 for row in rows]),
         torch.tensor([row.answer for row in rows]),
-        torch.tensor([row.subjects for row in rows]),
+        torch.tensor([row.subjects for row in rows], dtype=torch.long),
         tuple(row.roles for row in rows),
+        contrast=contrast,
     )
 
 
@@ -210,10 +246,10 @@ def text_batch(prompts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, *, p
         )
     rows = []
     for prompt in prompts:
-        tokens, spans = _tokenize(prompt.text, tokenizer, prepend_bos)
+        tokens, spans = tokenize(prompt.text, tokenizer, prepend_bos)
         roles = ("bos",) * prepend_bos + _distances(len(spans))
-        rows.append(_Row(tokens, *_answers(prompt, tokenizer), roles))
-    return _batch(prompts, rows, tokenizer)
+        rows.append(Row(tokens, *_answers(prompt, tokenizer), roles))
+    return batch_of(prompts, rows, tokenizer)
 
 
 def _distances(length: int) -> tuple[str, ...]:
@@ -222,15 +258,17 @@ def _distances(length: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """One tokenized prompt."""
+
     tokens: list[int]
     answer: int
     subjects: list[int]
     roles: tuple[str, ...]
 
 
-def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> _Row:
-    tokens, spans = _tokenize(prompt.text, tokenizer, prepend_bos)
+def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> Row:
+    tokens, spans = tokenize(prompt.text, tokenizer, prepend_bos)
     for start, end in prompt.slots:
         inside = sum(1 for left, right in spans if right > start and left < end)
         if inside != 1:
@@ -239,11 +277,15 @@ def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: boo
                 "names must be one"
             )
     roles = _roles(prompt, spans)
-    return _Row(tokens, *_answers(prompt, tokenizer), ("bos", *roles) if prepend_bos else roles)
+    return Row(tokens, *_answers(prompt, tokenizer), ("bos", *roles) if prepend_bos else roles)
 
 
-def _tokenize(text: str, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> tuple[list[int], list[Span]]:
-    """The tokens of a text, BOS before them if asked for, and the spans of those that are not BOS."""
+def tokenize(text: str, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> tuple[list[int], list[Span]]:
+    """The tokens of a text, BOS before them if asked for, and the spans of those that are not BOS.
+
+    Raises:
+        UserError: a word is unknown, or the text longer than the model takes, or there is no BOS.
+    """
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     tokens: list[int] = encoding["input_ids"]
     spans: list[Span] = [tuple(span) for span in encoding["offset_mapping"]]
@@ -286,7 +328,8 @@ def required(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBa
     """
     if tokenizer is None:
         raise UserError(
-            "task: is made of text, and the model has no tokenizer; use task=previous_token, or another model"
+            "task: is made of text, and the model has no tokenizer; use task=previous_token or task=induction, or "
+            "another model"
         )
     return tokenizer
 
@@ -297,11 +340,22 @@ def next_token(text: str, word: str, tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         UserError: it is not one token there, or unknown.
     """
+    return token_after(text, f" {word}", tokenizer)
+
+
+def token_after(text: str, word: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that spells what follows a text at once, with its space if it has one.
+
+    Raises:
+        UserError: it is not one token there, or unknown.
+    """
     before = tokenizer(text, add_special_tokens=False)["input_ids"]
-    after = tokenizer(f"{text} {word}", add_special_tokens=False)["input_ids"]
+    after = tokenizer(text + word, add_special_tokens=False)["input_ids"]
     if after[:-1] != before or after[-1] == tokenizer.unk_token_id:
-        raise UserError(f"prompt {text!r}: {word!r} is not one token of the model's tokenizer; use another name")
-    return after[-1]
+        raise UserError(
+            f"prompt {text!r}: {word.strip()!r} is not one token of the model's tokenizer; use another name"
+        )
+    return int(after[-1])
 
 
 def is_one_token(name: str, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -368,9 +422,7 @@ def role_order(batch: Batch) -> list[str]:
     """Every role that occurs in a batch, in reading order."""
     first = batch.prompts[0]
     if not isinstance(first, Prompt):
-        # The longest prompt's, and what only others have after them.
-        longest = sorted(batch.roles, key=len, reverse=True)
-        return list(dict.fromkeys(role for roles in longest for role in roles))
+        return _merged(sorted(set(batch.roles), key=lambda roles: (-len(roles), roles)))
     sections = ["bos", *role_sections(len(first.slots) - first.n_subjects, first.n_subjects)]
 
     def rank(role: str) -> tuple[int, int]:
@@ -378,6 +430,16 @@ def role_order(batch: Batch) -> list[str]:
         return (sections.index(role), 1) if role in sections else (sections.index(stem), int(number))
 
     return sorted({role for roles in batch.roles for role in roles}, key=rank)
+
+
+def _merged(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The first row's roles, and each that only later rows have before the one that follows it there."""
+    order = list(rows[0])
+    for roles in rows[1:]:
+        for role, after in reversed(list(zip(roles, (*roles[1:], None), strict=True))):
+            if role not in order:
+                order.insert(len(order) if after is None else order.index(after), role)
+    return order
 
 
 def role_positions(batch: Batch, roles: Sequence[str]) -> Int[Tensor, "prompt role"]:

@@ -55,8 +55,7 @@ def difference(bridge, pairs, name, change):
     logits = pairs.at_end(
         bridge.run_with_hooks(pairs.corrupted.tokens, fwd_hooks=[(name, partial(add, change=change))])
     )
-    tokens, weights = pairs.tokens_and_weights()
-    return logits.gather(1, tokens) @ weights.double()
+    return pairs.contrast.of(logits.double())
 
 
 def add(activation, hook, *, change):

@@ -81,8 +81,8 @@ def test_heads_equal_those_of_folded_and_centred_weights(random_model, mini_toke
     bridge.enable_compatibility_mode()
     with torch.no_grad():
         logits, cache = bridge.run_with_cache(pairs.clean.tokens)
-        tokens, weights = pairs.tokens_and_weights()
-        direction = torch.einsum("dpt,t->pd", bridge.W_U[:, tokens], weights) / cache["ln_final.hook_scale"][:, -1]
+        tokens, weights = pairs.contrast.tokens, pairs.contrast.weights
+        direction = torch.einsum("dpt,pt->pd", bridge.W_U[:, tokens], weights) / cache["ln_final.hook_scale"][:, -1]
         for row in rows:
             z = cache[f"blocks.{row['layer']}.attn.hook_z"][:, -1, row["head"]]
             theirs = ((z @ bridge.blocks[row["layer"]].attn.W_O[row["head"]]) * direction).sum(-1)

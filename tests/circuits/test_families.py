@@ -285,7 +285,6 @@ def test_estimates_are_derivatives_along_the_change(model, later, pairs, patchin
     heads = "end" if later else "all"
     found = estimate(model.described, pairs, patching(*SITES, heads=heads))
     plain = Plain(model.double())
-    tokens, weights = pairs.tokens_and_weights()
     (_, clean), (_, corrupted) = plain.run(pairs.clean.tokens), plain.run(pairs.corrupted.tokens)
     for site in SITES:
         for place in (0, found.sites[site].shape[1] - 1):
@@ -293,10 +292,13 @@ def test_estimates_are_derivatives_along_the_change(model, later, pairs, patchin
             for where in rows_of(site, place, pairs, found.roles, heads).values():
                 change[where] = (clean[site, 0] - corrupted[site, 0])[where]
             high, low = (
-                pairs.at_end(
-                    plain.run(pairs.corrupted.tokens, {(site, 0): lambda value, by=sign * STEP * change: value + by})[0]
-                ).gather(1, tokens)
-                @ weights.double()
+                pairs.logit_diff(
+                    pairs.at_end(
+                        plain.run(
+                            pairs.corrupted.tokens, {(site, 0): lambda value, by=sign * STEP * change: value + by}
+                        )[0]
+                    )
+                )
                 for sign in (1, -1)
             )
             slope = (found.sites[site][0, place] - found.corrupted).double().nan_to_num()
@@ -313,7 +315,6 @@ def test_attribution(model, pairs):
     assert "lens" in misfits(replace(end, cap=1.0), pairs, logits), "a cap that is not the model's is found out"
     plain = Plain(model)
     _, clean = plain.run(pairs.clean.tokens)
-    tokens, weights = pairs.tokens_and_weights()
     resid = pairs.at_end(clean["resid", -1])
     nothing = torch.zeros_like(resid)
     head = model.get_output_embeddings()
@@ -321,7 +322,7 @@ def test_attribution(model, pairs):
     def told(part: Tensor) -> Tensor:
         """What a part of the stream says of the logit difference."""
         change = normalised(plain.norm, resid, part, "frozen") - plain.norm(resid)
-        return (head(change) - head(nothing)).gather(1, tokens) @ weights
+        return pairs.logit_diff(head(change) - head(nothing))
 
     rows = attribute(end, pairs)
     for row in rows:

@@ -1,0 +1,304 @@
+"""Questions in words, made of named parts: what a task gives whose prompts are not lists of names.
+
+A part's name is the role of its tokens. A corruption says which parts have which other words, so that clean and
+corrupted differ there and nowhere else. There may be several right answers and several wrong ones:
+
+    logit difference        = mean logit of the right answers - mean logit of the wrong ones
+    probability difference  = sum of the right answers' probabilities - sum of the wrong ones'
+
+The first is linear in the logits, so that patching and attribution of it are exact, and is what patch jobs measure. The
+second is what some papers report; it is a metric.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.batches import batch_rows
+from mi_sweeps.tasks.corruption import unknown_corruption
+from mi_sweeps.tasks.metrics import Measured, share, win_rates
+from mi_sweeps.tasks.pairs import Pairs
+from mi_sweeps.tasks.tokens import Batch, Contrast, Row, batch_of, is_one_token, required, token_after, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt, its answers and its corrupted partners."""
+
+    parts: Mapping[str, str]
+    """Text by role, in reading order, each with the space before it: {"so": "So", "name": " Mary", ...}. Of a part's
+    tokens the last has the part's name, those before it count back from it ("name -1"); the prompt's last is "end"."""
+    right: tuple[str, ...]
+    """The answers, as they follow the text: " she", or "46" after " 17"."""
+    wrong: tuple[str, ...]
+    """What they are measured against."""
+    corrupted: Mapping[str, Mapping[str, str]]
+    """By corruption the parts that are other ones there."""
+    target: str = ""
+    """The right answer that the loss is of; the first one where it is not given."""
+    group: str = ""
+    """Metrics are also told for each group, and subsets are spread over them: "she"."""
+    compared: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    """Further metrics: by name the continuations whose probabilities are added, and those whose are taken away."""
+
+    @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return "".join(self.parts.values())
+
+    @property
+    def answer(self) -> str:
+        """The answers, for a reader."""
+        return _few(self.right)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """What they are measured against, for a reader."""
+        return (_few(self.wrong),)
+
+    def partner(self, corruption: str) -> Question:
+        """The same question with other words in the parts that a corruption names."""
+        other = self.corrupted[corruption]
+        if unknown := set(other) - set(self.parts):
+            raise UserError(f"corruption={corruption}: the question {self.text!r} has no part {unknown.pop()!r}")
+        return replace(self, parts={**self.parts, **other}, corrupted={})
+
+
+def _few(words: Sequence[str]) -> str:
+    shown = [word.strip() for word in words]
+    return ", ".join(shown if len(shown) <= 4 else [*shown[:2], "…", shown[-1]])
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a task's function gives: all questions, and what a reader should know of them.
+
+    Raises:
+        UserError: there are none, one stands twice, or is both trained on and held out; or questions have different
+            corruptions.
+    """
+
+    train: Sequence[Question]
+    heldout: Sequence[Question]
+    audit: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for split, asked in (("train", self.train), ("heldout", self.heldout)):
+            texts = Counter(question.text for question in asked)
+            if not texts:
+                raise UserError(f"task: no {split} prompts; ask for at least one (task.prompts.{split})")
+            text, count = texts.most_common(1)[0]
+            if count > 1:
+                raise UserError(f"task: the {split} prompt {text!r} stands there {count} times; ask for fewer prompts")
+        if both := {question.text for question in self.train} & {question.text for question in self.heldout}:
+            raise UserError(
+                f"task: the prompt {min(both)!r} is trained on and held out; divide them by what is in them"
+            )
+        known = set(self.heldout[0].corrupted)
+        if other := [question for question in self.heldout if set(question.corrupted) != known]:
+            raise UserError(f"task: the prompt {other[0].text!r} has other corruptions than the first")
+
+
+class QuestionTask:
+    """A task of questions (`mi_sweeps.tasks.task.Task`)."""
+
+    def __init__(self, questions: Questions, tokenizer: PreTrainedTokenizerBase | None, *, prepend_bos: bool) -> None:
+        self.audit = questions.audit
+        self._questions = questions
+        self._tokenizer = required(tokenizer)
+        self._prepend_bos = prepend_bos
+        self._follows: dict[tuple[str, str], int] = {}
+
+    @cached_property
+    def _train(self) -> Batch:
+        return self._encode(self._questions.train)
+
+    @cached_property
+    def splits(self) -> dict[str, Batch]:
+        """The held-out questions, and as many training ones, spread over the groups like them."""
+        heldout = self._questions.heldout
+        compared = spread(self._questions.train, len(heldout))
+        return {"train": self._encode(compared), "heldout": self._encode(heldout)}
+
+    def training(self, step: int, size: int, seed: int) -> Batch:
+        """Epochs of all training questions, each in an order of its own."""
+        return self._train.select(batch_rows(step, len(self._train), size, seed))
+
+    def metrics(self, logits: Float[Tensor, "scored d_vocab"], batch: Batch) -> list[Measured]:
+        """Win rate: the most likely token is a right answer. Preferred: the logit difference is above 0. Both also by
+        group. The logit difference, and differences of probabilities."""
+        contrast, n = batch.contrast, len(batch)
+        assert contrast
+        wins = ((contrast.tokens == logits.argmax(dim=1, keepdim=True)) & (contrast.weights > 0)).any(dim=1)
+        differences = contrast.of(logits)
+        probabilities = logits.softmax(dim=1)
+        signs = Contrast(contrast.tokens, contrast.weights.sign())
+        found = [
+            *win_rates(wins),
+            ("preferred", share(differences > 0), n),
+            ("logit_diff", differences.mean().item(), n),
+            ("prob_diff", signs.of(probabilities).mean().item(), n),
+        ]
+        questions = [prompt for prompt in batch.prompts if isinstance(prompt, Question)]
+        for name in questions[0].compared:
+            found.append((name, self._compared(probabilities, questions, name), n))
+        groups = [question.group for question in questions]
+        for group in sorted(set(groups)) if len(set(groups)) > 1 else ():
+            chosen = torch.tensor([other == group for other in groups], device=logits.device)
+            found.append((f"win_rate_{group}", share(wins[chosen]), int(chosen.sum())))
+            found.append((f"preferred_{group}", share(differences[chosen] > 0), int(chosen.sum())))
+        return found
+
+    def _compared(
+        self, probabilities: Float[Tensor, "prompt d_vocab"], questions: Sequence[Question], name: str
+    ) -> float:
+        total = 0.0
+        for row, question in zip(probabilities, questions, strict=True):
+            for sign, words in zip((1, -1), question.compared[name], strict=True):
+                total += sign * row[[self._token(question, word) for word in words]].sum().item()
+        return total / len(questions)
+
+    def pairs(self, corruption: str, count: int) -> Pairs:
+        """Held-out questions, spread over the groups, and their partners."""
+        known = self._questions.heldout[0].corrupted
+        if corruption not in known:
+            raise unknown_corruption(corruption, known)
+        chosen = spread(self._questions.heldout, count)
+        return Pairs(self._encode(chosen), self._encode([question.partner(corruption) for question in chosen]))
+
+    def _encode(self, questions: Sequence[Question]) -> Batch:
+        rows, contrasts = [], []
+        for question in questions:
+            tokens, spans = tokenize(question.text, self._tokenizer, self._prepend_bos)
+            right, wrong = (
+                [self._token(question, word) for word in words] for words in (question.right, question.wrong)
+            )
+            if not right or not wrong or len({*right, *wrong}) < len(right) + len(wrong):
+                raise UserError(
+                    f"prompt {question.text!r}: its answers {question.answer!r} and {question.subjects[0]!r} are not "
+                    "different tokens of the model's tokenizer; use other words"
+                )
+            roles = ("bos",) * self._prepend_bos + part_roles(question.parts, [end for _, end in spans])
+            target = self._token(question, question.target or question.right[0])
+            rows.append(Row(tokens, target, [], roles))
+            weights = [1 / len(right)] * len(right) + [-1 / len(wrong)] * len(wrong)
+            contrasts.append((right + wrong, weights))
+        width = max(len(tokens) for tokens, _ in contrasts)
+        # What is added to make all alike has no weight.
+        contrast = Contrast(
+            torch.tensor([tokens + tokens[:1] * (width - len(tokens)) for tokens, _ in contrasts]),
+            torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in contrasts]),
+        )
+        return batch_of(questions, rows, self._tokenizer, contrast)
+
+    def _token(self, question: Question, word: str) -> int:
+        """The token of a continuation. It hangs on the last part alone, where this begins a word of its own."""
+        last = list(question.parts.values())[-1]
+        before = last if last[:1].isspace() else question.text
+        if (before, word) not in self._follows:
+            self._follows[before, word] = token_after(question.text, word, self._tokenizer)
+        return self._follows[before, word]
+
+
+def part_roles(parts: Mapping[str, str], ends: Sequence[int]) -> tuple[str, ...]:
+    """The role of each token of a prompt, by where its last character lies."""
+    borders = list(accumulate(map(len, parts.values())))
+    names = list(parts)
+    found = [names[next(place for place, border in enumerate(borders) if end <= border)] for end in ends[:-1]]
+    left = Counter(found)
+    roles = []
+    for name in found:
+        left[name] -= 1
+        roles.append(f"{name} {-left[name]}" if left[name] else name)
+    return (*roles, "end")
+
+
+def spread(questions: Sequence[Question], count: int) -> list[Question]:
+    """`count` of the questions, spread as evenly as they allow over the groups; always the same ones."""
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.group, []).append(question)
+    queues = [list(reversed(groups[name])) for name in sorted(groups)]
+    chosen: list[Question] = []
+    while len(chosen) < count and any(queues):
+        chosen += [queue.pop() for queue in queues if queue]
+    return chosen[:count]
+
+
+def usable(words: Sequence[str], tokenizer: PreTrainedTokenizerBase, what: str, least: int) -> tuple[list[str], str]:
+    """The words that are one token after a space, and a line that says which are left out; empty if none is.
+
+    Raises:
+        UserError: there are fewer than `least`.
+    """
+    kept = [word for word in words if is_one_token(word, tokenizer)]
+    left = [word for word in words if word not in kept]
+    few = ", ".join(left[:6]) + (", …" if len(left) > 6 else "")
+    if len(kept) < least:
+        raise UserError(
+            f"task: {len(kept)} of {len(words)} {what} are one token of the model's tokenizer, and {least} are needed "
+            f"(not: {few}); use another model"
+        )
+    return kept, f"{len(left)} of {len(words)} {what} are not one token: {few}" if left else ""
+
+
+def divide(words: Sequence[Any], share: float, rng: random.Random) -> tuple[list[Any], list[Any]]:
+    """Words of training, and the others: a share of them, shuffled."""
+    shuffled = rng.sample(list(words), len(words))
+    cut = max(1, round(share * len(shuffled)))
+    return shuffled[cut:], shuffled[:cut]
+
+
+def counts(prompts: Mapping[str, int], groups: int) -> tuple[int, int]:
+    """How many questions to train on and to hold out.
+
+    Raises:
+        UserError: these are not two positive numbers that can be divided evenly among the groups.
+    """
+    if set(prompts) != {"train", "heldout"} or min(prompts.values()) < 1:
+        raise UserError(f"task.prompts={dict(prompts)}: give positive numbers for train and heldout")
+    for split, count in prompts.items():
+        if count % groups:
+            raise UserError(f"task.prompts.{split}={count}: cannot be balanced over {groups} groups; use a multiple")
+    return prompts["train"], prompts["heldout"]
+
+
+def choose(options: Sequence[Any], count: int, rng: random.Random, what: str) -> list[Any]:
+    """`count` different ones of the options.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if count > len(options):
+        raise UserError(f"task.prompts: {count} {what} are asked for, and there are {len(options)}; ask for fewer")
+    return rng.sample(options, count)
+
+
+def describe(
+    questions: Sequence[Question], rules: Mapping[str, Callable[[Question], str]] | None = None
+) -> dict[str, str]:
+    """Of held-out questions: how many in each group, and how often some rules are right that know less than the task
+    asks for."""
+    groups = Counter(question.group for question in questions)
+    told = ", ".join(f"{name} {count}" for name, count in sorted(groups.items()) if name)
+    constant = Counter(word for question in questions for word in question.right).most_common(1)[0][0]
+    every = {f"always {constant.strip()}": lambda question: constant, **(rules or {})}
+    won = {rule: sum(say(one) in one.right for one in questions) / len(questions) for rule, say in every.items()}
+    return {
+        **({"held-out groups": told} if told else {}),
+        "held-out win rate of rules": ", ".join(f"{rule} {rate:.0%}" for rule, rate in won.items()),
+    }
