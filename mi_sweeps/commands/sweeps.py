@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def plan(options: argparse.Namespace) -> int:
     """`mi-sweeps plan`."""
     from mi_sweeps.models import architectures
+    from mi_sweeps.sweeps import changed, show
     from mi_sweeps.sweeps import plan as planning
-    from mi_sweeps.sweeps import show
 
     cells = common.cells(options)
     console = common.console()
@@ -61,7 +61,7 @@ def plan(options: argparse.Namespace) -> int:
     for line in (*show.schedules(cells), *architectures.told(cells)):
         console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(show.summary(made), soft_wrap=True)
-    for line in asked:
+    for line in (*changed.lines(made), *asked):
         console.print(line, markup=False, soft_wrap=True)
     if options.cells:
         common.write(console, show.cell_lines(made))
@@ -94,7 +94,7 @@ def carry_out(cells: Sequence[Cell], retry: tuple[Failure, ...], wait: bool, com
         wait: stay where the launcher would return.
         command: for the sweep's file.
     """
-    from mi_sweeps.sweeps import manifest, show
+    from mi_sweeps.sweeps import changed, manifest, show
     from mi_sweeps.sweeps import plan as planning
 
     first = cells[0].config
@@ -106,6 +106,8 @@ def carry_out(cells: Sequence[Cell], retry: tuple[Failure, ...], wait: bool, com
         return _submit(console, cells, retry, wait, command)
     made = planning.make(cells)
     console.print(f"sweep {name}: {show.summary(made)}", soft_wrap=True)
+    for line in changed.lines(made):
+        console.print(line, markup=False, soft_wrap=True)
     if not made.to_do(retry) and "running" not in {status.state for status in made.statuses}:
         manifest.add(output, name, cells, command)
         return _closing(console, made, output, name, "nothing to do")
@@ -141,7 +143,7 @@ def _submit(console: Console, cells: Sequence[Cell], retry: tuple[Failure, ...],
     """To a cluster. Prompts are audited by the jobs: a login node is for light work."""
     from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.slurm import submit as slurm
-    from mi_sweeps.sweeps import manifest, show, workers
+    from mi_sweeps.sweeps import changed, manifest, show, workers
 
     first = cells[0].config
     if not queue.available():
@@ -156,6 +158,8 @@ def _submit(console: Console, cells: Sequence[Cell], retry: tuple[Failure, ...],
         if work.notice:
             console.print(work.notice, markup=False, soft_wrap=True)
         console.print(f"sweep {name}: {show.summary(work.plan)}", soft_wrap=True)
+        for line in changed.lines(work.plan):
+            console.print(line, markup=False, soft_wrap=True)
         manifest.add(output, name, cells, command)
         workers.forget_dead(output, name)
         if work.arrays:

@@ -36,7 +36,7 @@ from mi_sweeps.models import (
 from mi_sweeps.models import tokenizer as tokenizer_of
 from mi_sweeps.series import checkpoints
 from mi_sweeps.series.checkpoints import Series
-from mi_sweeps.store import hashes
+from mi_sweeps.store import hashes, sources
 from mi_sweeps.tasks import PREVIOUS_TOKEN
 from mi_sweeps.tasks.rows import read_anew
 
@@ -90,6 +90,7 @@ class Contents:
     spellings: dict[SingleModel, bool] = field(default_factory=dict)
     kinds: dict[SingleModel, str | None] = field(default_factory=dict)
     series: dict[tuple[SeriesConfig, tuple[int, ...] | None, int], Series] = field(default_factory=dict)
+    code: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def of(self, config: Config) -> str:
         """What a configuration's model is: of a series, the content at each of its steps, and where there is none."""
@@ -171,6 +172,13 @@ class Contents:
             self.kinds[model] = architectures.model_type(model)
         return self.kinds[model]
 
+    def source(self, target: str) -> dict[str, str]:
+        """Of code of the user's own the hash of each file, by module; of ours none, whose changes are FORMAT's."""
+        if target not in self.code:
+            files = sources.own_modules(target) if sources.is_own(target) else {}
+            self.code[target] = {name: hash_files([file], names=False) for name, file in sorted(files.items())}
+        return self.code[target]
+
     def file(self, path: object) -> str:
         """The content of a file, whatever its name."""
         path = str(path)  # A name that is a number is one in YAML.
@@ -213,7 +221,19 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
         if contents.spells_otherwise(single):
             # Win rates of before answers were compared in the tokenizer's spelling were zero.
             tokenizer["answers"] = "in the tokenizer's spelling"
-    return digest({"format": FORMAT, "target": config.task.target, "arguments": arguments, **tokenizer})[:ID_LENGTH]
+    identity = {"format": FORMAT, "target": config.task.target, "arguments": arguments, **tokenizer}
+    if source := contents.source(config.task.target):
+        identity["source"] = source
+    return digest(identity)[:ID_LENGTH]
+
+
+def own_sources(config: Config, contents: Contents | None = None) -> dict[str, dict[str, str]]:
+    """By what it is of ("task", "schedule") the hashes of the user's own code, by module; of ours nothing."""
+    contents = contents or Contents()
+    targets = {"task": config.task.target, "schedule": config.schedule.target}
+    if isinstance(config.model, SeriesConfig):
+        del targets["schedule"]
+    return {name: source for name, target in targets.items() if (source := contents.source(target))}
 
 
 def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
@@ -228,6 +248,7 @@ def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
         # It was of biases and norms too; without it nothing is different.
         **({"decay": "matrices"} if config.optim.weight_decay else {}),
         "schedule": {"target": config.schedule.target, **config.schedule.arguments},
+        **({"schedule source": source} if (source := contents.source(config.schedule.target)) else {}),
         "train": _train(config),
         "checkpoints": config.checkpoint_steps,
         # An adapter is kept as it is.

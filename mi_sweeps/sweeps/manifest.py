@@ -25,6 +25,9 @@ from mi_sweeps.sweeps.values import differences, put
 READ = ("train", "checkpoint", "patching", "tracking")
 """Sections of a configuration that are read by who does not validate it."""
 
+ASIDE = ("output", "launcher", "tracking", "sweep", "patching.steps", "patching.engine", "patching.memory")
+"""Keys that change no number; more checkpoints are added to a patch job's."""
+
 WRITTEN = (".", "workers", "submissions", "slurm")
 """Folders of a sweep in which files are written by whoever comes along."""
 
@@ -72,6 +75,14 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
         with FileLock(file.with_suffix(".lock")):
             entries = {entry.patch_id: entry for entry in _read(file) or ()}
             base = next((entry.base for entry in entries.values() if entry.base), cells[0].values)
+            # What a configuration stands for may have changed: the model's files, the prompts, the user's own code. The
+            # sweep has what is there now; what was computed before stays on disk, and is in no picture of the sweep.
+            new, asked = {cell.patch_id for cell in cells}, {_asked(differences(base, cell.values)) for cell in cells}
+            entries = {
+                patch_id: entry
+                for patch_id, entry in entries.items()
+                if patch_id in new or _asked(entry.changes) not in asked
+            }
             for cell in cells:
                 known = entries.get(cell.patch_id)
                 values = _with_steps(cell.values, known.config) if known else cell.values
@@ -91,6 +102,11 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
             clear_partial(place, old)
     except OSError as error:
         raise UserError(f"{output}: {error.strerror}; give a folder that can be written with output=DIR") from None
+
+
+def _asked(changes: Mapping[str, Any]) -> str:
+    """What was asked for: of what is different in a cell all that its results hang on."""
+    return json.dumps({key: value for key, value in changes.items() if not key.startswith(ASIDE)}, sort_keys=True)
 
 
 def _with_steps(config: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:

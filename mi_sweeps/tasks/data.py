@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
+from mi_sweeps.store import sources
 from mi_sweeps.store.files import read_json, replacing, write_json
 from mi_sweeps.store.identity import data_fingerprint, hash_files
 from mi_sweeps.tasks.audit import spelling
@@ -51,6 +52,7 @@ def load(
             raise _damaged(cache, "its checksum is wrong")
         return TaskData(_read(cache), cached["names"], cached["audit"])
     arguments = config.task.arguments
+    sources.hold(config.task.target)
     try:
         made: TaskData | Questions | Task = get_object(config.task.target)(tokenizer, **arguments)
     except (ImportError, ValueError, TypeError) as error:

@@ -18,6 +18,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_model, pick_device
 from mi_sweeps.store.files import read_json, read_table, write_json, write_table
 from mi_sweeps.store.folders import Diverged, RunFolder
+from mi_sweeps.store.identity import own_sources
 from mi_sweeps.tasks.task import Task, load
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training import checkpoints, zoom
@@ -243,6 +244,7 @@ def describe(config: Config, folder: RunFolder, trainable: Trainable, resumed: i
             **trainable.sizes(),
             "commit": _commit(config.model),
         },
+        **({"sources": sources} if (sources := own_sources(config)) else {}),
         "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},
         **({"stacks": stacks} if stacks else {}),
         **zoom.proof(config, known, resumed or 0),

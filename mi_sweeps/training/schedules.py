@@ -12,6 +12,7 @@ from hydra.utils import get_method
 
 from mi_sweeps.config import NamedFunction
 from mi_sweeps.errors import UserError
+from mi_sweeps.store import sources
 
 
 def constant(step: int, total: int) -> float:
@@ -78,8 +79,10 @@ def resolve(schedule: NamedFunction, total: int) -> Callable[[int], float]:
     """The schedule of a configuration as a function of the step alone.
 
     Raises:
-        UserError: there is no such function, or it does not take these arguments.
+        UserError: there is no such function, or it does not take these arguments; or its source changed since it was
+            loaded.
     """
+    sources.hold(schedule.target)
     try:
         function = get_method(schedule.target)
         function(0, total, **schedule.arguments)

@@ -14,7 +14,7 @@ from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store import hashes
-from mi_sweeps.store.identity import ID_LENGTH, data_fingerprint, hash_files, patch_id, run_id
+from mi_sweeps.store.identity import ID_LENGTH, data_fingerprint, hash_files, own_sources, patch_id, run_id
 from mi_sweeps.sweeps.grid import expand
 from tests.hub import Hub, a_new_process, cached
 
@@ -457,3 +457,26 @@ def test_ids_do_not_depend_on_the_order_of_keys(default: Config) -> None:
     backwards = parse({key: dump[key] for key in reversed(dump)})
     assert run_id(backwards) == run_id(default)
     assert patch_id(backwards) == patch_id(default)
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in {"quiz.py": "import quiz_words\n", "quiz_words.py": "", "quiz_notes.py": ""}.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("part", ["task", "schedule"])
+def test_run_id_changes_with_the_source_of_the_user_s_own_code(default: Config, own_code: Path, part: str) -> None:
+    config = changed(default, {part: {"name": "quiz", "_target_": "quiz.make"}})
+    ids = {run_id(config)}
+    for name, is_part in {"quiz_notes.py": False, "quiz_words.py": True, "quiz.py": True}.items():
+        (own_code / name).write_text("import quiz_words\nWORDS = []\n")
+        ids.add(run_id(config))
+        assert len(ids) == 1 + ["quiz_words.py", "quiz.py"].index(name) + 1 if is_part else len(ids) == 1
+    assert (data_fingerprint(config) != data_fingerprint(default)) == (part == "task")
+
+
+def test_of_our_own_code_nothing_is_hashed(default: Config) -> None:
+    assert own_sources(default) == {}

@@ -1,0 +1,77 @@
+"""What a plan says of runs that are new because the user's own code changed since they were made before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.files import read_json
+from mi_sweeps.store.folders import run_folder
+from mi_sweeps.store.identity import Contents, digest, own_sources
+from mi_sweeps.store.sources import is_own
+from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps.plan import Plan
+
+FINE_TUNE = ("model", "task", "optim", "schedule", "train", "checkpoint", "seed")
+"""The sections of a configuration that a fine-tune is made of."""
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """A line for each task or schedule whose source changed, with how many runs that makes new."""
+    new = {
+        _asked(cell.values): cell
+        for cell in plan.cells
+        if plan.runs[cell.run_id].state == "todo"
+        and any(is_own(cell.values[part].get("_target_", "")) for part in ("task", "schedule"))
+    }
+    if not new:
+        return
+    contents = Contents()
+    output = next(iter(new.values())).output
+    told: dict[str, dict[str, str]] = {}
+    for run_id, config in _known(output):
+        cell = new.get(_asked(config))
+        if cell is None or cell.run_id == run_id:
+            continue
+        try:
+            about = read_json(run_folder(output, run_id).path / "run.json")
+        except UserError:
+            continue
+        if about is None:
+            continue
+        before = about.get("sources", {})
+        for part, source in own_sources(cell.config, contents).items():
+            if before.get(part) != source:
+                what = f"{part}={cell.values[part]['name']}: {_difference(before.get(part), source)}"
+                told.setdefault(what, {})[run_id] = cell.run_id
+    for what, runs in told.items():
+        old, new_id = next(iter(runs.items()))
+        count = "a run of before is" if len(runs) == 1 else f"{len(runs)} runs of before are"
+        yield f"{what}, so {count} made anew ({new_id} for {old}); the old ones stay in {output / 'runs'}"
+
+
+def _known(output: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The runs of all sweeps with their configurations, each once."""
+    seen = set()
+    for name in manifest.names(output):
+        try:
+            entries = manifest.load(output, name)
+        except UserError:  # Whoever looks at that sweep is told.
+            continue
+        for entry in entries:
+            if entry.run_id not in seen:
+                seen.add(entry.run_id)
+                yield entry.run_id, entry.config
+
+
+def _asked(values: Mapping[str, Any]) -> str:
+    return digest({name: values.get(name) for name in FINE_TUNE})
+
+
+def _difference(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str:
+    if before is None:
+        return "what its source was is not known of runs of earlier versions"
+    modules = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return f"its source changed ({', '.join(modules)})"

@@ -1,0 +1,81 @@
+"""Whoever changes the code of a task of their own is told that its runs are new."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mi_sweeps import cli
+from mi_sweeps.store.files import write_json
+from mi_sweeps.store.folders import run_folder
+from mi_sweeps.store.identity import own_sources
+from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.grid import expand
+
+OVERRIDES = ["task=quiz", "corruption=second", "seed=0,1", "sweep.name=mine"]
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "conf"
+    (folder / "task").mkdir(parents=True)
+    (folder / "task" / "quiz.yaml").write_text("name: quiz\n_target_: quizzes.make\n")
+    (tmp_path / "quizzes.py").write_text("import quiz_words\n")
+    (tmp_path / "quiz_words.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def made(conf: Path, tmp_path: Path) -> list[Cell]:
+    """Two runs that were made, as far as a plan looks at them."""
+    output = tmp_path / "outputs"
+    cells = expand([*OVERRIDES, f"output={output}"], conf)
+    manifest.add(output, "mine", cells, "mi-sweeps run")
+    for cell in cells:
+        folder = run_folder(output, cell.run_id)
+        folder.path.mkdir(parents=True)
+        write_json(folder.path / "run.json", {"run_id": cell.run_id, "sources": own_sources(cell.config)})
+    return cells
+
+
+@pytest.fixture
+def plan(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def run(*overrides: str) -> list[str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["plan", "--config-dir", str(conf), *OVERRIDES, f"output={tmp_path / 'outputs'}", *overrides])
+        assert stopped.value.code == 0
+        return [line for line in capsys.readouterr().out.splitlines() if "task=quiz" in line]
+
+    return run
+
+
+def test_a_plan_says_which_source_changed_and_of_how_many_runs(plan, made: list[Cell], tmp_path: Path) -> None:
+    assert plan() == []
+    (tmp_path / "quiz_words.py").write_text("WORDS = []\n")
+    (told,) = plan("sweep.name=other")
+    assert told.startswith("task=quiz: its source changed (quiz_words), so 2 runs of before are made anew (")
+    assert f" for {made[0].run_id}); the old ones stay in " in told
+    # What differs in more than that is another run whatever the source is.
+    assert plan("optim.lr=1e-3") == []
+
+
+def test_a_plan_says_so_of_runs_that_did_not_write_their_source_down(plan, made: list[Cell], tmp_path: Path) -> None:
+    for cell in made:
+        write_json(run_folder(cell.output, cell.run_id).path / "run.json", {"run_id": cell.run_id})
+    (tmp_path / "quizzes.py").write_text("")
+    (told,) = plan("seed=0")
+    assert told.startswith(
+        "task=quiz: what its source was is not known of runs of earlier versions, so a run of before"
+    )
+
+
+def test_a_sweep_s_new_runs_take_the_place_of_those_of_the_old_source(made: list[Cell], conf, tmp_path: Path) -> None:
+    """One picture must not take them for two seeds."""
+    (tmp_path / "quizzes.py").write_text("")
+    output = made[0].output
+    (anew,) = expand(["task=quiz", "corruption=second", "seed=1", "sweep.name=mine", f"output={output}"], conf)
+    manifest.add(output, "mine", [anew], "mi-sweeps run")
+    assert [entry.run_id for entry in manifest.load(output, "mine")] == [made[0].run_id, anew.run_id]
