@@ -27,9 +27,12 @@ NAMES = {
     "loss": "loss",
     "logit_diff_first": "LD against first subject",
     "logit_diff_second": "LD against second",
+    "logit_diff": "LD",
+    "preferred": "right answers preferred",
 }
-SHARES = ("win_rate", "accuracy")
-UNITS = {"loss": " (nats)", "logit_diff_first": " (logits)", "logit_diff_second": " (logits)"}
+SHARES = ("win_rate", "accuracy", "preferred")
+LOGIT_DIFF = "logit_diff"
+"""What the names of logit differences begin with; a task says after it what they are against."""
 SPLITS = {
     "heldout": "held-out prompts",
     "train": "training prompts",
@@ -88,9 +91,13 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
                     axis.sharey(line[0])
                 axis.set_title(f"schedule {schedule}" if row == 0 else "")
                 axis.set_xlabel("checkpoint (step)" if row == len(metrics) - 1 else "")
-            line[0].set_ylabel(NAMES.get(metric, metric) + UNITS.get(metric, ""))
+            line[0].set_ylabel(NAMES.get(metric, metric) + _unit(metric))
         _coloured(axes[0][-1], palette)
     return figure
+
+
+def _unit(metric: str) -> str:
+    return " (logits)" if metric.startswith(LOGIT_DIFF) else " (nats)" if metric == "loss" else ""
 
 
 def losses(frames: Frames) -> Picture:

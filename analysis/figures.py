@@ -95,7 +95,7 @@ def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
         for metric in curves.SHARES:
             if (split, metric) in metrics:
                 yield f"{metric.replace('_', '-')}{ending}", partial(curves.training, frames, [metric], split)
-    differences = [name for name in ("logit_diff_first", "logit_diff_second") if ("heldout", name) in metrics]
+    differences = sorted(name for split, name in metrics if split == "heldout" and name.startswith(curves.LOGIT_DIFF))
     if differences:
         yield "logit-diff", partial(curves.training, frames, differences)
     if ("batch", "loss") in metrics:

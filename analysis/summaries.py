@@ -13,7 +13,7 @@ from .inference.estimates import LEVEL, ROUNDING
 APPROXIMATE = " (approximate)"
 """What a site's name ends with where its values are estimates, for want of patched ones."""
 
-THRESHOLDS = {"win_rate": 0.9, "accuracy": 0.5}
+THRESHOLDS = {"win_rate": 0.9, "accuracy": 0.5, "preferred": 0.9}
 """From what on a task counts as learned: accuracy is of every token, of which many cannot be known."""
 
 ROUNDED = 1e-6

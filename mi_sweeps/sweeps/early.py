@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from mi_sweeps.config import Config, ScratchConfig, SeriesConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.identity import digest
+from mi_sweeps.store.sources import is_own, own_modules
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.tasks import CORRUPTIONS, METRIC_SUBJECTS, NO_BOS, OF_NUMBERS, PREVIOUS_TOKEN
 
@@ -32,6 +33,10 @@ def check(cells: Sequence[Cell]) -> None:
 def _check(config: Config) -> None:
     model, task, corruption = config.model, config.task, config.corruption.name
     _check_train(config)
+    if is_own(task.target) and not own_modules(task.target):
+        raise UserError(
+            f"task={task.name}: {task.target}: no module of that name is found; put its folder on PYTHONPATH"
+        )
     known = _corruptions(config)
     if known and corruption not in known:
         others = f", or one of {', '.join(known[1:])}" if known[2:] else "".join(f" or {name}" for name in known[1:])

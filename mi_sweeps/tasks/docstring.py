@@ -68,8 +68,8 @@ def task(
         for own, count in ((training, n_train), (heldout, n_heldout))
     )
     audit = {
-        "train": f"{n_train} prompts, {len(training)} words",
-        "heldout": f"{n_heldout} prompts, {len(heldout)} words, none of them a training prompt's",
+        "train": f"{n_train} prompts from {len(training)} words",
+        "heldout": f"{n_heldout} prompts from {len(heldout)} words, none of them a training prompt's",
         **({"left out": left_out} if left_out else {}),
         **describe(
             held,

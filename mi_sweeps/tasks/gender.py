@@ -108,9 +108,9 @@ def task(
 
     train, held = split(0, n_train), split(1, n_heldout)
     audit = {
-        "train": f"{n_train} prompts, {sum(len(names[pronoun][0]) for pronoun in names)} names, {len(descriptions[0])} "
-        "descriptions, half 'she' and half 'he'",
-        "heldout": f"{n_heldout} prompts, {sum(len(names[pronoun][1]) for pronoun in names)} names, "
+        "train": f"{n_train} prompts from {sum(len(names[pronoun][0]) for pronoun in names)} names and "
+        f"{len(descriptions[0])} descriptions, half 'she' and half 'he'",
+        "heldout": f"{n_heldout} prompts from {sum(len(names[pronoun][1]) for pronoun in names)} names and "
         f"{len(descriptions[1])} descriptions, none of them a training prompt's",
         **({"left out": "; ".join(filter(None, left_out))} if any(left_out) else {}),
         **describe(held),

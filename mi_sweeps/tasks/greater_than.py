@@ -77,8 +77,8 @@ def task(
     possible = len(CENTURIES) * 97
     kept = sum(map(len, centuries.values()))
     audit = {
-        "train": f"{len(train)} prompts, {len(training)} nouns",
-        "heldout": f"{len(held)} prompts, {len(heldout)} nouns, none of them a training prompt's; years are shared",
+        "train": f"{len(train)} prompts from {len(training)} nouns",
+        "heldout": f"{len(held)} prompts from {len(heldout)} nouns, none of them a training prompt's; years are shared",
         "start years": f"{min(centuries)} to {max(centuries)}, spread evenly, of the centuries {', '.join(written)}; "
         f"{kept} of {possible} years are two tokens of two digits, as are those before and after",
         **({"left out": left_out} if left_out else {}),

@@ -40,8 +40,9 @@ class Question:
     """One prompt, its answers and its corrupted partners."""
 
     parts: Mapping[str, str]
-    """Text by role, in reading order, each with the space before it: {"so": "So", "name": " Mary", ...}. Of a part's
-    tokens the last has the part's name, those before it count back from it ("name -1"); the prompt's last is "end"."""
+    """Text by role, in reading order, each with the space before it: {"so": "So", "name": " Mary", ...}. The
+    prompt's last token is "end"; of the others in a part the last has the part's name, and those before it count back
+    from it ("name -1")."""
     right: tuple[str, ...]
     """The answers, as they follow the text: " she", or "46" after " 17"."""
     wrong: tuple[str, ...]

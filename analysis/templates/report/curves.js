@@ -141,5 +141,5 @@ function pointsOf(curves, share) {
 }
 
 /** Wilson's interval is of prompts, which are independent; the positions that an accuracy is of are not. */
-const isOfPrompts = (metric) => metric?.startsWith("win_rate") ?? false;
+const isOfPrompts = (metric) => /^(win_rate|preferred)/.test(metric ?? "");
 const isShare = (metric) => isOfPrompts(metric) || metric === "accuracy";

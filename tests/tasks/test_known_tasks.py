@@ -1,0 +1,209 @@
+"""The ready-made tasks of questions: balanced, divided, single tokens, and corrupted where they say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.tasks import CORRUPTIONS, audit, docstring, gender, greater_than, sva
+from mi_sweeps.tasks.questions import Question, Questions, QuestionTask
+
+NUMBERS = {"train": 24, "heldout": 12}
+MADE = {
+    "greater_than": (greater_than.task, {"nouns": None}),
+    "gender": (gender.task, {"women": None, "men": None}),
+    "sva": (sva.task, {}),
+    "docstring": (docstring.task, {"words": None}),
+}
+CHANGED = {
+    ("greater_than", "start_year"): {"start year"},
+    ("greater_than", "noun"): {"noun"},
+    ("gender", "name"): {"name"},
+    ("gender", "same_gender"): {"name"},
+    ("sva", "subject"): {"subject"},
+    ("sva", "attractor"): {"end"},  # the last token
+    ("docstring", "random_answer"): {"answer"},
+    ("docstring", "random_doc"): {"doc 1", "doc 2"},
+}
+
+
+def make(name: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **values: Any) -> Questions:
+    task, arguments = MADE[name]
+    return task(tokenizer, **{"prompts": NUMBERS, "seed": seed, **arguments, **values})
+
+
+@pytest.mark.parametrize(("name", "corruption"), CHANGED)
+def test_clean_and_corrupted_differ_in_the_named_roles_only(words, name: str, corruption: str) -> None:
+    pairs = QuestionTask(make(name, words), words, prepend_bos=False).pairs(corruption, 12)
+    assert len(pairs.clean) == 12
+    for row, roles in enumerate(pairs.clean.roles):
+        different = (pairs.clean.tokens[row] != pairs.corrupted.tokens[row]).nonzero()[:, 0].tolist()
+        assert {roles[position] for position in different} == CHANGED[name, corruption]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_its_corruptions_are_those_that_a_plan_knows(words, name: str) -> None:
+    known = CORRUPTIONS[f"mi_sweeps.tasks.{name}.task"]
+    assert all(tuple(question.corrupted) == known for question in make(name, words).heldout)
+    (cell,) = expand([f"task={name}", f"corruption={known[0]}"])
+    assert cell.config.task.target == f"mi_sweeps.tasks.{name}.task"
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_prompts_hang_on_the_seed_alone(words, name: str) -> None:
+    one, same, other = ([question.text for question in make(name, words, seed).train] for seed in (0, 0, 1))
+    assert one == same != other
+
+
+def parts(questions: Questions, *names: str) -> tuple[set[str], set[str]]:
+    """What stands in some parts of training and of held-out prompts."""
+    return tuple(  # type: ignore[return-value]
+        {text.strip(" ,") for question in split for name, text in question.parts.items() if name in names}
+        for split in (questions.train, questions.heldout)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "divided"),
+    [
+        ("greater_than", ["noun"]),
+        ("gender", ["name"]),
+        ("gender", ["description"]),
+        ("sva", ["subject"]),
+        ("sva", ["attractor"]),
+        ("docstring", ["method", "answer", "documented 1", "documented 2", "before 1", "after 1"]),
+    ],
+)
+def test_held_out_prompts_have_no_item_of_a_training_prompt(words, name: str, divided: list[str]) -> None:
+    train, heldout = parts(make(name, words), *divided)
+    assert train and heldout and not train & heldout
+    assert not {word.rstrip("s") for word in train} & {word.rstrip("s") for word in heldout}
+
+
+def test_greater_than_by_hand(words) -> None:
+    prompts = make("greater_than", words, prompts={"train": 97, "heldout": 97})
+    starts = Counter(question.parts["start year"] for question in prompts.heldout)
+    assert starts == {f"{year:02d}": 1 for year in range(2, 99)}
+    for question in (*prompts.train, *prompts.heldout):
+        start = int(question.parts["start year"])
+        assert [int(year) for year in question.right] == list(range(start + 1, 100))
+        assert [int(year) for year in question.wrong] == list(range(start + 1))
+        assert question.target in question.right
+        assert question.compared == {"cutoff_sharpness": ((f"{start + 1:02d}",), (f"{start - 1:02d}",))}
+        assert question.parts["century"] == question.parts["century again"]
+    lines = "\n".join(audit.lines(prompts.audit))
+    assert "679 of 679 years are two tokens of two digits" in lines
+    assert "held-out win rate of rules: always 99 100%, the start year's own 0%" in lines
+
+
+def test_years_that_a_tokenizer_writes_otherwise_are_no_answers() -> None:
+    """GPT-2's has 1700 as one token, and 1180 as "118" and "0"."""
+
+    class Tokenizer:
+        unk_token_id = None
+
+        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+            number = text.split()[-1]
+            tokens = (
+                [int(number)] if number.endswith("00") or number == "1750" else [int(number[:2]), int(number[2:] or -1)]
+            )
+            return {"input_ids": tokens if len(number) > 2 else [int(number)]}
+
+    written = greater_than.written_years(Tokenizer())  # type: ignore[arg-type]
+    assert "00" not in written["16"] and "50" in written["16"] and "50" not in written["17"]
+    assert not {"01", "49", "50", "51"} & set(greater_than.starts(written["17"]))
+    assert {"02", "48", "52"} <= set(greater_than.starts(written["17"]))
+
+
+def test_a_tokenizer_that_writes_digits_one_by_one_is_refused(mini_tokenizer) -> None:
+    nouns = ["Mary", "John", "Tom", "James"]
+    with pytest.raises(
+        UserError, match=r"\Atask=greater_than: needs years of two tokens .* writes 'year 1732' as .*\Z"
+    ):
+        make("greater_than", mini_tokenizer, nouns=nouns)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "greater_than",
+            r"task: 0 of 76 nouns are one token of the model's tokenizer, and 4 are needed \(not: war, .*",
+        ),
+        ("gender", "prompt .So she .*: 'So' is not in the model's vocabulary; use other words or another model"),
+        ("sva", "task: 0 of 76 subjects, singular and plural, are one token of the model's tokenizer, .*"),
+        ("docstring", "task: 8 of 125 words are one token of the model's tokenizer, and 60 are needed .*"),
+    ],
+)
+def test_a_model_that_lacks_the_words_is_refused(mini_tokenizer, name: str, says: str) -> None:
+    with pytest.raises(UserError, match=rf"\A{says}\Z"):
+        make(name, mini_tokenizer)
+
+
+def test_gender_by_hand(words) -> None:
+    prompts = make("gender", words)
+    for split in (prompts.train, prompts.heldout):
+        assert len({Counter(question.group for question in split)[pronoun] for pronoun in ("she", "he")}) == 1
+    for question in prompts.train:
+        own, other = ("she", "he") if question.parts["name"].strip() in gender.WOMEN else ("he", "she")
+        assert (question.right, question.wrong) == ((f" {own}",), (f" {other}",))
+        by_corruption = {name: new["name"].strip() for name, new in question.corrupted.items()}
+        assert by_corruption["name"] in gender.PRONOUNS[other]
+        assert by_corruption["same_gender"] in gender.PRONOUNS[own]
+        assert by_corruption["same_gender"] != question.parts["name"].strip()
+    assert prompts.audit["held-out win rate of rules"] in ("always she 50%", "always he 50%")
+
+
+def test_a_name_of_both_genders_is_one_line(words) -> None:
+    with pytest.raises(UserError, match=r"\Atask: Mary: in task\.women and in task\.men; leave out names of both\Z"):
+        make("gender", words, men=["Mary", "John"])
+
+
+def test_sva_by_hand(words) -> None:
+    prompts = make("sva", words)
+    for split, each in ((prompts.train, 6), (prompts.heldout, 3)):
+        numbers = Counter(
+            tuple(question.parts[noun].endswith("s") for noun in ("subject", "attractor")) for question in split
+        )
+        assert set(numbers.values()) == {each} and len(numbers) == 4
+    for question in prompts.train:
+        plural = question.parts["subject"].endswith("s")
+        assert question.right == sva.VERBS["plural" if plural else "singular"]
+        assert question.wrong == sva.VERBS["singular" if plural else "plural"]
+        assert question.corrupted["subject"]["subject"].endswith("s") is not plural
+    assert prompts.audit["held-out win rate of rules"] == "always is 50%, agree with the attractor 50%"
+
+
+def test_docstring_by_hand(words) -> None:
+    prompts = make("docstring", words)
+    places = []
+    for question in prompts.heldout:
+        definition, first, second = question.text.split(":param")[:3]
+        arguments = definition.split("(self, ")[1].split("):")[0].split(", ")
+        documented = [line.split(":")[0].strip() for line in (first, second)]
+        at = arguments.index(documented[0])
+        assert arguments[at : at + 3] == [*documented, question.answer]
+        assert sorted(word.strip() for word in question.wrong) == sorted(set(arguments) - {question.answer})
+        new = {text.strip(" ,") for change in question.corrupted.values() for text in change.values()}
+        assert len(new) == 2 and not new & set(question.text.replace(",", " ").replace(":", " ").split())
+        places.append(at + 3)
+    assert Counter(places) == {3: 4, 4: 4, 5: 4}
+    assert "argument 3 33%, argument 4 33%, argument 5 33%" in "\n".join(audit.lines(prompts.audit))
+
+
+def test_every_answer_is_one_token_of_the_tokenizer(words) -> None:
+    for name in MADE:
+        task = QuestionTask(make(name, words), words, prepend_bos=False)
+        batch = task.splits["heldout"]
+        assert batch.contrast is not None
+        for row, question in enumerate(batch.prompts):
+            assert isinstance(question, Question)
+            tokens = batch.contrast.tokens[row][: len(question.right) + len(question.wrong)].tolist()
+            assert [words.decode([token]) for token in tokens] == [
+                w.strip() for w in (*question.right, *question.wrong)
+            ]
