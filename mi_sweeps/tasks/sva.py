@@ -69,8 +69,8 @@ def task(tokenizer: PreTrainedTokenizerBase | None, *, prompts: dict[str, int], 
     train, held = split(0, n_train), split(1, n_heldout)
     audit = {
         "train": f"{n_train} prompts from {len(subjects[0])} subjects and {len(attractors[0])} attractors",
-        "heldout": f"{n_heldout} prompts from {len(subjects[1])} subjects and {len(attractors[1])} attractors, none of them a "
-        "training prompt's; prepositions and verbs are shared",
+        "heldout": f"{n_heldout} prompts from {len(subjects[1])} subjects and {len(attractors[1])} attractors, none of "
+        "them a training prompt's; prepositions and verbs are shared",
         **({"left out": "; ".join(filter(None, left_out))} if any(left_out) else {}),
         **describe(held, {"agree with the attractor": lambda question: VERBS[question.group.rpartition("_")[2]][0]}),
     }

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
+from mi_sweeps import cli
+from mi_sweeps.analysis import curves
+from mi_sweeps.analysis.figures import _drawn
+from mi_sweeps.analysis.folder import read
+from mi_sweeps.analysis.frames import tabulate
 from mi_sweeps.errors import UserError
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tasks import CORRUPTIONS, audit, docstring, gender, greater_than, sva
@@ -207,3 +215,66 @@ def test_every_answer_is_one_token_of_the_tokenizer(words) -> None:
             assert [words.decode([token]) for token in tokens] == [
                 w.strip() for w in (*question.right, *question.wrong)
             ]
+
+
+@pytest.fixture(scope="module")
+def swept(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep over both corruptions of a task, as a user runs it, on a tiny model with the words' tokenizer."""
+    folder = tmp_path_factory.mktemp("sva")
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "initializer_range": 0.4}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(words), **sizes)).save_pretrained(folder / "model")
+    words.save_pretrained(folder / "model")
+    small = "train.steps=1 train.batch_size=4 checkpoint.every=1 checkpoint.steps=[] patching.prompts=8"
+    numbers = "task.prompts.train=8 task.prompts.heldout=8"
+    given = f"task=sva corruption=subject,attractor model=local model.path={folder / 'model'} {small} {numbers}"
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", *given.split(), f"output={folder}", "patching=full", "sweep.name=agree"])
+    assert stopped.value.code == 0
+    return folder
+
+
+def test_a_sweep_over_its_corruptions_has_its_metrics_and_roles_everywhere(swept: Path) -> None:
+    found = read(swept, ["agree"])
+    frames = tabulate(found)
+    heldout = frames.metrics[(frames.metrics["split"] == "heldout") & (frames.metrics["step"] == 0)]
+    named = dict(zip(heldout["metric"], heldout["value"], strict=True))
+    groups = {f"{rate}_{one}_{two}" for rate in ("win_rate", "preferred") for one in sva.NUMBERS for two in sva.NUMBERS}
+    assert {"loss", "win_rate", "preferred", "logit_diff", "prob_diff", *groups} <= set(named)
+    assert named["preferred"] == sum(named[f"preferred_{one}_{two}"] for one in sva.NUMBERS for two in sva.NUMBERS) / 4
+    rows = frames.patching[frames.patching["site"] == "resid_pre"]
+    assert set(rows["corruption"]) == {"subject", "attractor"}
+    assert list(dict.fromkeys(rows["position"])) == ["the", "subject", "preposition", "the again", "end"]
+    # The residual stream before the first layer differs where the prompts do, and nowhere else.
+    first = rows[(rows["layer"] == 0) & (rows["step"] == 0) & (rows["corruption"] == "subject")].set_index("position")
+    assert first.loc["subject", "patched"] == pytest.approx(first.loc["subject", "clean"], abs=1e-4)
+    assert first.loc["preposition", "patched"] == pytest.approx(first.loc["preposition", "corrupted"], abs=1e-4)
+    about = json.loads(next(swept.glob("runs/*/patches/*/patch.json")).read_text())
+    about = about.get("content", about)
+    assert sorted(about["prompts"][0]["answer"].split(", ")) in (["are", "have", "were"], ["has", "is", "was"])
+
+
+@pytest.mark.parametrize("command", [["show"], ["report", "agree"], ["export"]])
+def test_what_a_sweep_found_is_shown(swept: Path, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    run = next(swept.glob("runs/*")).name
+    given = {"show": [run], "report": [], "export": [str(swept / "tables")]}[command[0]]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*command, *given, f"output={swept}"])
+    assert stopped.value.code == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    if command == ["show"]:
+        assert "subject corruption" in out and "attractor corruption" in out
+    if command[0] == "report":
+        page = (swept / "report.html").read_text()
+        assert all(name in page for name in ("preferred_singular_plural", "prob_diff", "the again"))
+
+
+def test_figures_show_what_a_task_calls_its_metrics(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, list[str]] = {}
+    monkeypatch.setattr(curves, "training", lambda frames, metrics, split="heldout": (metrics, split))
+    for name, picture in _drawn(tabulate(read(swept, ["agree"]))):
+        asked[name] = picture  # type: ignore[assignment]
+        if name == "logit-diff":
+            break
+    assert list(asked) == ["win-rate", "preferred", "win-rate-train", "preferred-train", "logit-diff"]
+    assert asked["logit-diff"] == (["logit_diff"], "heldout")
