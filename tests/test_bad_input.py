@@ -51,7 +51,10 @@ def one_run(small, tmp_path_factory):
             "schedule=zilch",
             "schedule=zilch: no such choice; there are: buggy_warmup, constant, cosine, fixed_warmup, linear",
         ),
-        ("corruption=third", "there are: bos, both, earlier, first, order, previous, second"),
+        (
+            "corruption=third",
+            "there are: attractor, bos, both, earlier, first, name, noun, order, previous, previous_oc",
+        ),
         ("schedul=cosine", "schedul: no such key; `mi-sweeps plan --config` prints all of them"),
         ("optim.rate=1", "optim.rate: no such key"),
         ("optim.lr=-1", "optim.lr=-1: input should be greater than 0"),
@@ -127,6 +130,23 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
         ("sweep=nope train.gradient_checkpointing=true", "train.gradient_checkpointing=true: model=nope has none"),
         ("train.lora.targets=[]", "train.lora.targets=[]: value should have at least 1 item"),
         ("model=nope model.d_vocab=9", "task=ioi3: is made of text, and model=nope has no tokenizer"),
+        (
+            "model=nope model.d_vocab=9 task=sva corruption=subject",
+            "task=sva: is made of text, and model=nope has no tok",
+        ),
+        (
+            "task=sva corruption=first",
+            "corruption=first: task=sva has none of that name; use corruption=subject or attractor",
+        ),
+        ("task=gender corruption=subject", "task=gender has none of that name; use corruption=name or same_gender"),
+        (
+            "task=induction corruption=first",
+            "task=induction has none of that name; use corruption=successor or previous_",
+        ),
+        (
+            "task._target_=nowhere.at.all",
+            "task=ioi3: nowhere.at.all: no module of that name is found; put its folder on",
+        ),
         ("launcher=slurm launcher.time=1:00:00", "launcher.time=1:00:00: give minutes, as a whole number"),
         ("launcher=slurm launcher.gpus=a100:1", "is asked for with launcher.sbatch.gres=gpu:a100:1"),
         ("launcher=slurm launcher.patch.gpus=a100:1", "launcher.patch.gpus=a100:1: give how many"),

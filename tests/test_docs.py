@@ -19,6 +19,7 @@ from mi_sweeps.circuits.network import describe
 from mi_sweeps.models.load import load_tokenizer
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.preflight import check
+from mi_sweeps.tasks.questions import QuestionTask
 from mi_sweeps.tasks.task import load
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -35,12 +36,12 @@ def blocks(page: str, language: str) -> list[str]:
 
 def test_own_task_is_a_sweep_that_runs(page: str, tmp_path: Path) -> None:
     files = dict(zip(re.findall(r"^`(conf/\S+\.yaml)`", page, flags=re.MULTILINE), blocks(page, "yaml"), strict=True))
-    files = {name: files[name] for name in ("conf/task/induction.yaml", "conf/corruption/swapped.yaml")}
-    code, _ = blocks(page, "python")
+    files = {name: files[name] for name in ("conf/task/repeated.yaml", "conf/corruption/swapped.yaml")}
+    _, code = blocks(page, "python")
     for name, text in {"my_task.py": code, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    script, _ = blocks(page, "bash")
+    _, script = blocks(page, "bash")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
@@ -54,29 +55,29 @@ def test_own_task_is_a_sweep_that_runs(page: str, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("outputs/runs/*/patches/*/tables/*.parquet"))) == 2 * 3
     wrong = subprocess.run(
         ["bash", "-uc", script.splitlines()[0] +
-         "\ngiven='task=induction model=nope patching=position corruption=previous'"
+         "\ngiven='task=repeated model=nope patching=position corruption=previous'"
          "\nmi-sweeps plan --config-dir conf $given && mi-sweeps run --config-dir conf $given"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert wrong.returncode == 2
-    assert wrong.stderr == "error: corruption=previous: induction has `swapped` alone\n"
+    assert wrong.stderr == "error: corruption=previous: repeated has `swapped` alone\n"
 
 
 def test_text_of_different_lengths_is_a_sweep(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `run` checks of it before it trains, and what training asks for."""
     files = dict(zip(re.findall(r"^`(conf/\S+\.yaml)`", page, flags=re.MULTILINE), blocks(page, "yaml"), strict=True))
-    for name, text in {"recall.py": blocks(page, "python")[1], **files}.items():
+    for name, text in {"recall.py": blocks(page, "python")[0], **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    exported, script = blocks(page, "bash")[1].split("\n", 1)
+    exported, script = blocks(page, "bash")[0].split("\n", 1)
     command, verb, *arguments = shlex.split(script.replace("\\\n", " "))
     assert (exported, command, verb) == ("export PYTHONPATH=.", "mi-sweeps", "run")
     options, overrides = arguments[:2], arguments[2:]
     assert options == ["--config-dir", "conf"]
     (cell,) = expand(overrides, tmp_path / "conf")
-    assert "heldout: 24 prompts, of 4 names that no training prompt has" in "\n".join(check([cell]))
+    assert "heldout: 24 prompts, of names that no training prompt has" in "\n".join(check([cell]))
     own = load(cell.config, load_tokenizer(cell.config.model))
     batch = own.training(0, 4, 0)
     assert torch.equal(batch.tokens, own.training(0, 4, 0).tokens)
@@ -90,8 +91,9 @@ def test_text_of_different_lengths_is_read_at_its_own_end(
 ) -> None:
     """The engine's clean and corrupted logit differences are those of the plain model, one prompt at a time."""
     names: dict[str, Any] = {}
-    exec(blocks(page, "python")[1], names)
-    pairs = names["Recall"](mini_tokenizer, heldout=8, seed=0).pairs("person", 8)
+    exec(blocks(page, "python")[0], names)
+    questions = names["task"](mini_tokenizer, prompts={"train": 2, "heldout": 8}, seed=0)
+    pairs = QuestionTask(questions, mini_tokenizer, prepend_bos=False).pairs("person", 8)
     assert len(set(pairs.clean.end.tolist())) > 1
     (cell,) = expand(["patching=heads"])
     network = describe(mini_model)
@@ -100,5 +102,8 @@ def test_text_of_different_lengths_is_read_at_its_own_end(
     for side, batch in ((patched.clean, pairs.clean), (patched.corrupted, pairs.corrupted)):
         for row, value in enumerate(side.tolist()):
             logits = mini_model(batch.tokens[row : row + 1, : batch.end[row] + 1]).logits[0, -1]
-            answer, other = logits[pairs.clean.answers[row]], logits[pairs.clean.subjects[row, 0]]
-            assert value == pytest.approx((answer - other).item(), abs=1e-4)
+            question = pairs.clean.prompts[row]
+            answer, other = (
+                mini_tokenizer.convert_tokens_to_ids(words[0].strip()) for words in (question.right, question.wrong)
+            )
+            assert value == pytest.approx((logits[answer] - logits[other]).item(), abs=1e-4)

@@ -68,11 +68,12 @@ def slot_rules(train: Sequence[Prompt], heldout: Sequence[Prompt]) -> dict[str, 
     """
     if not train or not heldout:
         return {}
-    looks: dict[str, Callable[[Prompt], Hashable]] = {
-        "listed place": lambda prompt: None,
-        "first subject": lambda prompt: prompt.listed.index(prompt.subjects[0]),
-        "last subject": lambda prompt: prompt.listed.index(prompt.subjects[-1]),
-    }
+    looks: dict[str, Callable[[Prompt], Hashable]] = {"listed place": lambda prompt: None}
+    if heldout[0].n_subjects > 1:  # To look at the only one is the task.
+        looks |= {
+            "first subject": lambda prompt: prompt.listed.index(prompt.subjects[0]),
+            "last subject": lambda prompt: prompt.listed.index(prompt.subjects[-1]),
+        }
     scores = {}
     for rule, look in looks.items():
         counts: dict[Hashable, Counter[int]] = {}

@@ -87,7 +87,7 @@ class Induction:
         self.audit: dict[str, Any] = {
             "heldout": f"{heldout} sequences, {first}{length} of {len(self._ordinary)} tokens, all different, twice",
             "scored": f"the second time, from the second token on: {length - 1} tokens of a sequence",
-            "chance": f"accuracy {1 / len(self._ordinary):.2%}; any token of the sequence {1 / length:.1%}",
+            "chance": f"accuracy {100 / len(self._ordinary):.2g}%; any token of the sequence {1 / length:.1%}",
         }
 
     @cached_property

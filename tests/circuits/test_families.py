@@ -341,7 +341,7 @@ def test_attribution(model, pairs):
                 change = normalised(after, together, change, "frozen") - after(together)
             equal(found, told(change), f"head {layer} {row['head']}")
     total = sum(torch.tensor(row["by_prompt"]) for row in rows if row["kind"] == "layer")
-    uncapped = head(plain.norm(resid)).gather(1, tokens) @ weights
+    uncapped = pairs.logit_diff(head(plain.norm(resid)))
     equal(total, uncapped, "total", 1e-4)
 
 

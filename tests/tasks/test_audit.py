@@ -114,3 +114,8 @@ def test_the_printed_audit_says_it_all() -> None:
         "of 1 heldout prompts 1 have two names of one training prompt, 1 a name of any",
         "held-out win rate of one-slot rules: listed place 100%, first subject 100%, last subject 100%",
     ]
+
+
+def test_the_only_subject_is_no_shortcut() -> None:
+    prompts = splits(NAMES[:10], 2, {"train": 20}, seed=0)["train"]
+    assert slot_rules(prompts, prompts) == {"listed place": 0.5}

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from mi_sweeps import cli
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.mini.tokenizer import word_tokenizer
 from mi_sweeps.tasks.audit import lines
@@ -264,3 +265,19 @@ def test_held_out_rows_that_are_all_dropped_name_their_own_file(load: Load) -> N
 def test_missing_held_out_file_names_its_own_key(load: Load, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\Atask\.heldout_path=.*nothing\.jsonl: No such file.*\Z"):
         load(GOOD, split="file", heldout_path=str(tmp_path / "nothing.jsonl"))
+
+
+def test_a_sweep_of_rows_of_two_names(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    path = write(tmp_path / "rows.jsonl", PAIRS)
+    own = [option for option in small if not option.startswith("task.")]
+    given = [*own, "task=prompts", f"task.path={path}", "task.heldout=0.5", f"output={tmp_path / 'out'}"]
+    ends = {}
+    for corruption in ("first", "second"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["run", *given, f"corruption={corruption}"])
+        ends[corruption] = stopped.value.code, capsys.readouterr()
+    assert (ends["first"][0], ends["second"][0]) == (0, 2)
+    told = ends["first"][1].out
+    assert "held-out win rate of one-slot rules: listed place 50%\n" in told
+    assert "done: 1 fine-tune (1 done), 1 patch job (1 done)" in told
+    assert "corruption=second: needs 2 subjects" in ends["second"][1].err
