@@ -60,10 +60,10 @@ def task(tokenizer: PreTrainedTokenizerBase | None, *, prompts: dict[str, int], 
 
     def split(side: int, count: int) -> list[Question]:
         asked = []
-        for numbers in product(NUMBERS, repeat=2):
+        for number, beside in product(NUMBERS, NUMBERS):
             options = list(product(subjects[side], attractors[side], PREPOSITIONS))
-            for subject, attractor, preposition in choose(options, count // 4, rng, f"{' '.join(numbers)} prompts"):
-                asked.append(_question(subject, attractor, preposition, *numbers, rng))
+            for subject, attractor, preposition in choose(options, count // 4, rng, f"{number} {beside} prompts"):
+                asked.append(_question(subject, attractor, preposition, number, beside, rng))
         return rng.sample(asked, count)
 
     train, held = split(0, n_train), split(1, n_heldout)
