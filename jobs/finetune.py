@@ -96,12 +96,14 @@ def check_identity(config: Config, folder: RunFolder) -> None:
     """Holds that the model and the prompts are still those that were planned.
 
     Raises:
-        UserError: the files of the model, or the user's prompts, have changed since.
+        UserError: the files of the model, or the user's prompts or code, have changed since.
     """
     if run_id(config) != folder.run_id:
         began = (read_json(folder.path / "run.json") or {}).get("model", {}).get("commit")
         todo = f"run the sweep again, or go on with model.revision={began}" if began else "run the sweep again"
-        raise UserError(f"{folder.path}: model or prompts have changed since this was planned; {todo}")
+        raise UserError(
+            f"{folder.path}: model, prompts or code of your own have changed since this was planned; {todo}"
+        )
     with suppress(OSError):  # It only saves time.
         hashes.keep(config.output)
 

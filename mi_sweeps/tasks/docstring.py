@@ -27,7 +27,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mi_sweeps.tasks.questions import Question, Questions, counts, describe, divide, usable
+from mi_sweeps.tasks.questions import Question, Questions
+from mi_sweeps.tasks.sampling import counts, describe, divide, usable
 from mi_sweeps.tasks.tokens import required
 
 if TYPE_CHECKING:

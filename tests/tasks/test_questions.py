@@ -15,7 +15,7 @@ from mi_sweeps.circuits.network import describe as describe_network
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.errors import UserError
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.tasks.questions import Question, Questions, QuestionTask, choose, counts, spread, usable
+from mi_sweeps.tasks.questions import Question, Questions, QuestionTask, spread
 from mi_sweeps.tasks.tokens import role_order
 
 ONE = Question(
@@ -185,34 +185,3 @@ def test_questions_that_cannot_be_asked_are_one_line(words, question, says) -> N
 def test_a_corruption_that_questions_have_not_is_one_line(words) -> None:
     with pytest.raises(UserError, match=r"\Acorruption=order: this task has none of that name; choose among name\Z"):
         made(words, ONE).pairs("order", 1)
-
-
-def test_words_of_several_tokens_are_left_out_with_a_word(words) -> None:
-    assert usable(["Mary", "Xaver", "John"], words, "names", 2) == (
-        ["Mary", "John"],
-        "1 of 3 names are not one token: Xaver",
-    )
-    with pytest.raises(
-        UserError, match=r"\Atask: 1 of 2 names are one token .*, and 2 are needed \(not: Xaver\); use .*"
-    ):
-        usable(["Mary", "Xaver"], words, "names", 2)
-
-
-@pytest.mark.parametrize(
-    ("prompts", "says"),
-    [
-        ({"train": 4}, "give positive numbers for train and heldout"),
-        ({"train": 4, "heldout": 0}, "give positive numbers for train and heldout"),
-        ({"train": 4, "heldout": 3}, "task.prompts.heldout=3: cannot be balanced over 2 groups; use a multiple"),
-    ],
-)
-def test_numbers_of_prompts_that_are_wrong_are_one_line(prompts, says) -> None:
-    with pytest.raises(UserError, match=says):
-        counts(prompts, 2)
-
-
-def test_more_prompts_than_there_are_is_one_line() -> None:
-    import random
-
-    with pytest.raises(UserError, match=r"\Atask\.prompts: 3 rows are asked for, and there are 2; ask for fewer\Z"):
-        choose([1, 2], 3, random.Random(0), "rows")
