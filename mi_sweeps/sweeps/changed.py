@@ -9,30 +9,30 @@ from typing import Any
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import read_json
 from mi_sweeps.store.folders import run_folder
-from mi_sweeps.store.identity import Contents, digest, own_sources
+from mi_sweeps.store.identity import Contents, own_sources
 from mi_sweeps.store.sources import is_own
 from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.plan import Plan
-
-FINE_TUNE = ("model", "task", "optim", "schedule", "train", "checkpoint", "seed")
-"""The sections of a configuration that a fine-tune is made of."""
+from mi_sweeps.sweeps.values import asked_alike
 
 
 def lines(plan: Plan) -> Iterator[str]:
     """A line for each task or schedule whose source changed, with how many runs that makes new."""
-    new = {
-        _asked(cell.values): cell
-        for cell in plan.cells
-        if plan.runs[cell.run_id].state == "todo"
-        and any(is_own(cell.values[part].get("_target_", "")) for part in ("task", "schedule"))
-    }
+    new: dict[str, list[Cell]] = {}
+    for cells in plan.cells_by_run.values():
+        cell = cells[0]
+        own = any(is_own(cell.values[part]["_target_"]) for part in ("task", "schedule"))
+        if own and plan.runs[cell.run_id].state == "todo":
+            new.setdefault(_kind(cell.values), []).append(cell)
     if not new:
         return
+    output = next(iter(new.values()))[0].output
     contents = Contents()
-    output = next(iter(new.values())).output
     told: dict[str, dict[str, str]] = {}
     for run_id, config in _known(output):
-        cell = new.get(_asked(config))
+        alike = (cell for cell in new.get(_kind(config), ()) if asked_alike(_fine_tune(config), cell.values))
+        cell = next(alike, None)
         if cell is None or cell.run_id == run_id:
             continue
         try:
@@ -66,8 +66,12 @@ def _known(output: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield entry.run_id, entry.config
 
 
-def _asked(values: Mapping[str, Any]) -> str:
-    return digest({name: values.get(name) for name in FINE_TUNE})
+def _kind(config: Mapping[str, Any]) -> str:
+    return repr([config.get(section) for section in ("task", "optim", "schedule", "seed")])
+
+
+def _fine_tune(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {section: config[section] for section in ("model", "train", "checkpoint") if section in config}
 
 
 def _difference(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str:

@@ -20,13 +20,13 @@ from mi_sweeps.store.checksums import seal_object
 from mi_sweeps.store.files import OLD, clear_partial, read_json, write_bytes
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.sweeps.cells import Cell
-from mi_sweeps.sweeps.values import differences, put
+from mi_sweeps.sweeps.values import asked_alike, differences, put
 
 READ = ("train", "checkpoint", "patching", "tracking")
 """Sections of a configuration that are read by who does not validate it."""
 
-ASIDE = ("output", "launcher", "tracking", "sweep", "patching.steps", "patching.engine", "patching.memory")
-"""Keys that change no number; more checkpoints are added to a patch job's."""
+ASIDE = ("output", "launcher", "tracking", "sweep", "name", "steps", "engine", "memory")
+"""Keys of a configuration, and of `patching`, that change no number; more checkpoints are added to a patch job's."""
 
 WRITTEN = (".", "workers", "submissions", "slurm")
 """Folders of a sweep in which files are written by whoever comes along."""
@@ -75,14 +75,8 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
         with FileLock(file.with_suffix(".lock")):
             entries = {entry.patch_id: entry for entry in _read(file) or ()}
             base = next((entry.base for entry in entries.values() if entry.base), cells[0].values)
-            # What a configuration stands for may have changed: the model's files, the prompts, the user's own code. The
-            # sweep has what is there now; what was computed before stays on disk, and is in no picture of the sweep.
-            new, asked = {cell.patch_id for cell in cells}, {_asked(differences(base, cell.values)) for cell in cells}
-            entries = {
-                patch_id: entry
-                for patch_id, entry in entries.items()
-                if patch_id in new or _asked(entry.changes) not in asked
-            }
+            for patch_id in _replaced(entries, cells):
+                del entries[patch_id]
             for cell in cells:
                 known = entries.get(cell.patch_id)
                 values = _with_steps(cell.values, known.config) if known else cell.values
@@ -104,9 +98,36 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
         raise UserError(f"{output}: {error.strerror}; give a folder that can be written with output=DIR") from None
 
 
-def _asked(changes: Mapping[str, Any]) -> str:
-    """What was asked for: of what is different in a cell all that its results hang on."""
-    return json.dumps({key: value for key, value in changes.items() if not key.startswith(ASIDE)}, sort_keys=True)
+def _replaced(entries: Mapping[str, Entry], cells: Sequence[Cell]) -> list[str]:
+    """The patch jobs that new ones of the same configuration take the place of.
+
+    What a configuration stands for may have changed: the model's files, the prompts, the user's own code. The sweep has
+    what is there now; what was computed before stays on disk, and is in no picture of the sweep.
+    """
+    asked = {cell.patch_id for cell in cells}
+    new: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        if cell.patch_id not in entries:
+            new.setdefault(_kind(cell.values), []).append(_results(cell.values))
+    if not new:
+        return []
+    others = ((patch_id, entry.config) for patch_id, entry in entries.items() if patch_id not in asked)
+    return [
+        patch_id
+        for patch_id, config in others
+        if any(asked_alike(_results(config), values) for values in new.get(_kind(config), ()))
+    ]
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """Sections in which most cells of a sweep differ, to look at few pairs of them."""
+    return repr([config.get(section) for section in ("task", "optim", "schedule", "seed", "corruption")])
+
+
+def _results(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What results hang on."""
+    kept = {key: value for key, value in config.items() if key not in ASIDE}
+    return {**kept, "patching": {key: value for key, value in kept["patching"].items() if key not in ASIDE}}
 
 
 def _with_steps(config: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:

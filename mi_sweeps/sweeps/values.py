@@ -33,5 +33,18 @@ def differences(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     return found
 
 
+def asked_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether all that an older configuration has is the same in a newer one, which may have keys that came later."""
+    return all(
+        key in new
+        and (
+            asked_alike(value, new[key])
+            if isinstance(value, dict) and isinstance(new[key], dict)
+            else repr(value) == repr(new[key])
+        )
+        for key, value in old.items()
+    )
+
+
 def _dotted(values: Mapping[str, Any]) -> bool:
     return any("." in key for key in values)

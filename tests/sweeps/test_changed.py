@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.store.identity import own_sources
 from mi_sweeps.sweeps import manifest
+from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.changed import lines
 from mi_sweeps.sweeps.grid import expand
 
 OVERRIDES = ["task=quiz", "corruption=second", "seed=0,1", "sweep.name=mine"]
@@ -79,3 +82,26 @@ def test_a_sweep_s_new_runs_take_the_place_of_those_of_the_old_source(made: list
     (anew,) = expand(["task=quiz", "corruption=second", "seed=1", "sweep.name=mine", f"output={output}"], conf)
     manifest.add(output, "mine", [anew], "mi-sweeps run")
     assert [entry.run_id for entry in manifest.load(output, "mine")] == [made[0].run_id, anew.run_id]
+
+
+def test_so_do_they_where_the_old_ones_had_fewer_keys(made: list[Cell], conf: Path, tmp_path: Path) -> None:
+    """An earlier version's: what it did not know of is as it is by default."""
+    old = []
+    for cell in made:
+        model = {key: value for key, value in cell.values["model"].items() if key != "tokenizer"}
+        old.append(replace(cell, values={**cell.values, "model": model}))
+    manifest.path(made[0].output, "mine").unlink()
+    manifest.add(made[0].output, "mine", old, "mi-sweeps run")
+    (tmp_path / "quizzes.py").write_text("")
+    anew = expand([*OVERRIDES, f"output={made[0].output}"], conf)
+    assert "2 runs of before are made anew" in "".join(lines(planning.make(anew)))
+    manifest.add(made[0].output, "mine", anew, "mi-sweeps run")
+    assert [entry.run_id for entry in manifest.load(made[0].output, "mine")] == [cell.run_id for cell in anew]
+
+
+def test_what_differs_in_how_it_is_patched_stays(made: list[Cell], conf: Path) -> None:
+    output = made[0].output
+    others = expand([*OVERRIDES, f"output={output}", "patching.prompts=9"], conf)
+    steps = expand([*OVERRIDES, f"output={output}", "patching.steps=[0]"], conf)
+    manifest.add(output, "mine", [*others, *steps], "mi-sweeps run")
+    assert [entry.patch_id for entry in manifest.load(output, "mine")] == [cell.patch_id for cell in (*made, *others)]
