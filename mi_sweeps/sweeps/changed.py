@@ -21,20 +21,19 @@ def lines(plan: Plan) -> Iterator[str]:
     """A line for each task or schedule whose source changed, with how many runs that makes new."""
     new: dict[str, list[Cell]] = {}
     for cells in plan.cells_by_run.values():
-        cell = cells[0]
-        own = any(is_own(cell.values[part]["_target_"]) for part in ("task", "schedule"))
-        if own and plan.runs[cell.run_id].state == "todo":
-            new.setdefault(_kind(cell.values), []).append(cell)
+        own = any(is_own(cells[0].values[part]["_target_"]) for part in ("task", "schedule"))
+        if own and plan.runs[cells[0].run_id].state == "todo":
+            new.setdefault(_kind(cells[0].values), []).append(cells[0])
     if not new:
         return
     output = next(iter(new.values()))[0].output
     contents = Contents()
     told: dict[str, dict[str, str]] = {}
     for run_id, config in _known(output):
-        alike = (cell for cell in new.get(_kind(config), ()) if asked_alike(_fine_tune(config), cell.values))
-        cell = next(alike, None)
-        if cell is None or cell.run_id == run_id:
+        alike = [cell for cell in new.get(_kind(config), ()) if asked_alike(_fine_tune(config), cell.values)]
+        if not alike or alike[0].run_id == run_id:
             continue
+        cell = alike[0]
         try:
             about = read_json(run_folder(output, run_id).path / "run.json")
         except UserError:
