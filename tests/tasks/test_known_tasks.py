@@ -12,8 +12,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from mi_sweeps import cli
-from mi_sweeps.analysis import curves
-from mi_sweeps.analysis.figures import _drawn
+from mi_sweeps.analysis.figures import pictures
 from mi_sweeps.analysis.folder import read
 from mi_sweeps.analysis.frames import tabulate
 from mi_sweeps.errors import UserError
@@ -269,12 +268,7 @@ def test_what_a_sweep_found_is_shown(swept: Path, command: list[str], capsys: py
         assert all(name in page for name in ("preferred_singular_plural", "prob_diff", "the again"))
 
 
-def test_figures_show_what_a_task_calls_its_metrics(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, list[str]] = {}
-    monkeypatch.setattr(curves, "training", lambda frames, metrics, split="heldout": (metrics, split))
-    for name, picture in _drawn(tabulate(read(swept, ["agree"]))):
-        asked[name] = picture  # type: ignore[assignment]
-        if name == "logit-diff":
-            break
-    assert list(asked) == ["win-rate", "preferred", "win-rate-train", "preferred-train", "logit-diff"]
-    assert asked["logit-diff"] == (["logit_diff"], "heldout")
+def test_figures_show_what_a_task_calls_its_metrics(swept: Path) -> None:
+    drawn = dict(pictures(tabulate(read(swept, ["agree"]))))
+    assert list(drawn)[:5] == ["win-rate", "preferred", "win-rate-train", "preferred-train", "logit-diff"]
+    assert drawn["logit-diff"]().axes[0].get_ylabel() == "LD (logits)"
