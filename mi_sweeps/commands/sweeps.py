@@ -250,16 +250,17 @@ def _closing(console: Console, made: Plan, output: Path, name: str, word: str) -
     for line in (*ended_early, *unmirrored.told(made, name, output)):
         console.print(line, markup=False, soft_wrap=True)
     failed = [status for status in made.statuses if status.state == "failed"]
+    verb = "zoom" if show.is_zoom(made.cells[0]) else "run"
     if failed:
         console.print(f"{word}, but {len(failed)} failed: {show.summary(made)}", soft_wrap=True)
         console.print(f"first error: {failed[0].error}", markup=False, soft_wrap=True)
         console.print(
-            f"look with `{hint('logs --failed', name, output)}`, try again with `mi-sweeps run … --retry`",
+            f"look with `{hint('logs --failed', name, output)}`, try again with `mi-sweeps {verb} … --retry`",
             soft_wrap=True,
         )
         return FAILED
     if not made.is_done:
-        console.print(f"not finished: {show.summary(made)}; `mi-sweeps run` goes on", soft_wrap=True)
+        console.print(f"not finished: {show.summary(made)}; `mi-sweeps {verb}` goes on", soft_wrap=True)
         return FAILED
     console.print(f"{word}: {show.summary(made)}", soft_wrap=True)
     for line in show.zooms(made):

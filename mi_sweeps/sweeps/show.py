@@ -137,8 +137,13 @@ def zooms(plan: Plan) -> Iterator[str]:
     """A line for each run that is one zoomed into another."""
     for cells in plan.cells_by_run.values():
         folder, _ = planning.folders_of(cells[0])
-        if cells[0].values["checkpoint"].get("zoom_of") and (about := read_json(folder.path / "run.json")):
-            yield zoomed(folder.run_id, about["zoom"])
+        if is_zoom(cells[0]) and (proof := (read_json(folder.path / "run.json") or {}).get("zoom")):
+            yield zoomed(folder.run_id, proof)
+
+
+def is_zoom(cell: Cell) -> bool:
+    """Whether its run is one zoomed into another."""
+    return bool(cell.values["checkpoint"].get("zoom_of"))
 
 
 def errors(plan: Plan) -> Iterator[str]:

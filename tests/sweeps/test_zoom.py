@@ -40,10 +40,10 @@ TINY = (
 """A run whose learning rate depends on all of its steps, wherever it ends; it takes milliseconds."""
 
 
-def made(output, *overrides, of=TINY):
+def made(output, *overrides, of=TINY, stages=("finetune", "patch")):
     """The cells of a sweep that is done."""
     cells = expand([*of, *overrides, f"output={output}"])
-    assert not execute(cells).failed
+    assert not execute(cells, stages=stages).failed
     manifest.add(output, "default", cells, "mi-sweeps run")
     return cells
 
@@ -97,12 +97,15 @@ def assert_equal_weights(ours, theirs):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize(("model", "storage"), [("nope", "full"), ("mini", "delta")])
-def test_a_zoom_has_the_checkpoints_that_a_run_with_all_of_them_has(call, small, tmp_path, model, storage):
-    of = (*small, "corruption=first,second", "train.steps=9", "schedule=cosine") if model == "mini" else TINY
-    stored = f"checkpoint.storage={storage}"
-    made(tmp_path / "some", stored, "checkpoint.every=4", "patching.steps=[4]", of=of)
-    made(tmp_path / "all", stored, "checkpoint.every=1", "patching.steps=[5,6,7]", of=of)
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [("nope", "checkpoint.storage=full"), ("mini", "checkpoint.storage=delta"), ("mini", "train.method=lora")],
+)
+def test_a_zoom_has_the_checkpoints_that_a_run_with_all_of_them_has(call, small, tmp_path, model, kind):
+    of = (*small, "train.steps=9", "schedule=cosine") if model == "mini" else TINY
+    stages = ("finetune",) if model == "mini" else ("finetune", "patch")
+    made(tmp_path / "some", kind, "checkpoint.every=4", "patching.steps=[4]", of=of, stages=stages)
+    made(tmp_path / "all", kind, "checkpoint.every=1", "patching.steps=[5,6,7]", of=of, stages=stages)
     run, reference = only_run(tmp_path / "some"), only_run(tmp_path / "all")
 
     code, printed, _ = call("zoom", run.run_id[:6], "from=5", "to=7", f"output={tmp_path / 'some'}")
@@ -115,7 +118,10 @@ def test_a_zoom_has_the_checkpoints_that_a_run_with_all_of_them_has(call, small,
     assert read_json(zoomed.path / "run.json")["zoom"] == {"of": run.run_id, "same": hashes}
     told = f"run {zoomed.run_id} is run {run.run_id}: equal weights at all 3 checkpoints that both have, the last at"
     assert told in printed
-    assert f"sweep zoom-{run.run_id}: 1 fine-tune (1 to do), 2 patch jobs (2 to do)" in printed
+    jobs = 1 if model == "mini" else 2
+    assert f"sweep zoom-{run.run_id}: 1 fine-tune (1 to do), {jobs} patch job" in printed
+    if model == "mini":
+        return
 
     of = {read_json(path / "patch.json")["corruption"]: path for path in (reference.path / "patches").iterdir()}
     ours = {read_json(path / "patch.json")["corruption"]: path for path in (zoomed.path / "patches").iterdir()}
@@ -180,6 +186,7 @@ def test_another_run_is_told_with_its_first_step_that_differs(call, output):
     assert code == 1
     assert f"zoom: step 4: weights differ by up to 5.0e-01: this is not run {run.run_id}" in printed
     assert " is run " not in printed
+    assert "try again with `mi-sweeps zoom … --retry`" in printed
     zoomed = zoomed_of(output, run)
     assert zoomed.status().state == "failed"
     assert sorted(file.name for file in (zoomed.path / "checkpoints").iterdir()) == [
