@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from mi_sweeps.api.plan import Plan
+    from mi_sweeps.api.sweep import Plan
     from mi_sweeps.sweeps.cells import Cell
     from mi_sweeps.tasks.pairs import Pairs
     from mi_sweeps.tasks.task import Task
@@ -153,7 +153,7 @@ class Run(Tables):
         Raises:
             UserError: it cannot be trained once more, bit for bit.
         """
-        from mi_sweeps.api.plan import Plan
+        from mi_sweeps.api.sweep import Plan
         from mi_sweeps.sweeps import early, zoom
 
         words = [f"from={start}", f"to={to}", f"every={every}", *overrides]

@@ -17,8 +17,8 @@ import mi_sweeps as mi
 from mi_sweeps.analysis import frames as analysis_frames
 from mi_sweeps.analysis.inference import tables as inferred
 from mi_sweeps.api import output as output_module
-from mi_sweeps.api import plan as plan_module
 from mi_sweeps.api import run as run_module
+from mi_sweeps.api import sweep as sweep_module
 from mi_sweeps.commands import common
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store.folders import Folder
@@ -56,7 +56,7 @@ def test_the_package_is_light_until_it_is_used():
         mi.zilch  # noqa: B018
 
 
-@pytest.mark.parametrize("module", [output_module, plan_module, run_module])
+@pytest.mark.parametrize("module", [output_module, sweep_module, run_module])
 def test_the_examples_of_the_docstrings(module, finished):
     names = {"finished": finished, "open": mi.open, "plan": mi.plan}
     found = [test for test in doctest.DocTestFinder().find(module, globs=names) if test.examples]
