@@ -15,6 +15,7 @@ import pytest
 from mi_sweeps.slurm import queue, submissions, submit
 from mi_sweeps.slurm.queue import Limits
 from mi_sweeps.store.files import write_bytes, write_json
+from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
@@ -68,6 +69,18 @@ def test_run_submits_and_returns(call: Callable, slurm, words: list[str], output
     assert [array.jobs for array in submission.arrays] == [(f"{id}_0", f"{id}_1") for id in (100, 101, 102)]
     assert {row[1] for row in slurm.queue} == {array.name for array in submission.arrays}
     assert ["aftercorr:100" in script for script in slurm.scripts] == [False, True, True]
+
+
+def test_a_zoom_is_submitted_like_a_sweep(call: Callable, slurm, output: Path) -> None:
+    cells = expand(["seed=0", "corruption=first,second", "sweep.name=s", f"output={output}"])
+    manifest.add(output, "s", cells, "mi-sweeps run")
+    finish(cells)
+    run_id = cells[0].run_id
+    code, printed, complained = call("zoom", run_id[:6], "from=9", "to=11", "launcher=slurm", f"output={output}")
+    assert (code, complained) == (0, "")
+    assert f"sweep zoom-{run_id}: 1 fine-tune (1 to do), 2 patch jobs (2 to do)" in printed
+    assert "submitted: fine-tunes in job 100; patch jobs in job" in printed
+    assert len(slurm.queue) == 3
 
 
 def test_a_task_takes_no_module_from_the_folder_where_it_was_submitted(
