@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 
+from mi_sweeps.cli import main
 from mi_sweeps.errors import UserError
+from mi_sweeps.jobs.finetune import check_identity
 from mi_sweeps.models import hub as ours
 from mi_sweeps.models.hub import answers
 from mi_sweeps.models.mini import FOLDER
+from mi_sweeps.store.folders import run_folder
+from mi_sweeps.sweeps.grid import expand
 from tests.hub import Hub, a_new_process, cached, stated
 
 REPO = "some/series"
@@ -279,20 +283,66 @@ def test_what_another_process_deletes_is_downloaded_again(hub: Hub, commits: lis
     assert files(1)["model.safetensors"] in blobs(hub_cache)
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            r"does not fit on the disk of the cache .*hub cache; make room, .*keep",
+        ),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), r"does not fit on the disk of the cache"),
+        (
+            OSError("Consistency check failed:\nof size 3"),
+            r"cannot be downloaded \(OSError: Consistency.*\); try again",
+        ),
+    ],
+)
 def test_a_download_that_fails_is_told_at_its_step(
-    hub: Hub, commits: list[str], monkeypatch: pytest.MonkeyPatch
+    hub: Hub, commits: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
 ) -> None:
     real: Any = __import__("huggingface_hub").hf_hub_download
 
-    def full(repo: str, name: str, **options: Any) -> str:
+    def fails(repo: str, name: str, **options: Any) -> str:
         if options["revision"] == commits[1]:
-            raise OSError(28, "No space left on device")
+            raise error
         return real(repo, name, **options)
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
     steps = ours.ahead(REPO, commits)
     assert next(steps) == commits[0]
-    with pytest.raises(
-        UserError, match=r"does not fit on the disk of the cache .*hub cache; make room, .*model.keep=false"
-    ):
+    with pytest.raises(UserError, match=says):
         next(steps)
+
+
+def command(*words: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+
+
+def test_a_sweep_over_a_model_of_the_hub(hub: Hub, tmp_path: Path, small: tuple[str, ...], capsys: Any) -> None:
+    """It is planned without a download and without a trace; done, it is so whatever becomes of the branch; and a job
+    does not go on with another model."""
+    output = tmp_path / "outputs"
+    words = ["model=gpt2", "model.hub=some/model", f"output={output}", *small]
+    commit = hub.add("some/model", "main", FOLDER)
+    command("plan", *words)
+    assert not output.exists() and hub.downloads() == 0
+    command("run", *words)
+    assert f"some/model@{commit}" in (output / "data" / "contents.json").read_text()
+    a_new_process()
+    hub.add("some/model", "main", {path.name: path.read_bytes() + b" " for path in FOLDER.iterdir()})
+    asked = len(hub.asked)
+    capsys.readouterr()
+    command("plan", *words)
+    assert "1 fine-tune (1 done), 1 patch job (1 done)" in capsys.readouterr().out
+    assert len(hub.asked) == asked
+
+    (run,) = (output / "runs").iterdir()
+    (cell,) = expand(words)
+    config = cell.config.model_copy(update={"model": cell.config.model.model_copy(update={"revision": "moved"})})
+    hub.add("some/model", "moved", {**FILES})
+    with pytest.raises(
+        UserError, match=rf"have changed since .*run the sweep again, or go on with model.revision={commit}"
+    ):
+        check_identity(config, run_folder(output, run.name))

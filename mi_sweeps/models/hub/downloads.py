@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 from collections.abc import Collection, Generator, Sequence
 from contextlib import suppress
@@ -13,6 +14,9 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.models.hub import cache
 from mi_sweeps.models.hub.answers import HUB_SECONDS, check_silence, told, unreachable
 from mi_sweeps.models.hub.questions import files
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Of a disk, or of one's share of it."""
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,8 @@ def download(repo: str, commit: str, names: Collection[str]) -> Path:
         except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
             raise unreachable(repo, error.__cause__ or error) from error
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # The library that downloads large files has errors of its own.
+            if getattr(error, "errno", None) in FULL or any(os.strerror(code) in str(error) for code in FULL):
                 raise UserError(
                     f"{repo}@{commit}: {name} does not fit on the disk of the cache {constants.HF_HUB_CACHE}; make "
                     "room, set HF_HUB_CACHE to a larger disk, or use model.keep=false for a series"
