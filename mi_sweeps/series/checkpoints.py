@@ -11,6 +11,7 @@ from pathlib import Path
 from mi_sweeps import models
 from mi_sweeps.config import Config, ModelConfig, SeriesConfig, SingleModel
 from mi_sweeps.errors import UserError
+from mi_sweeps.store import hashes
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -89,6 +90,7 @@ def of(config: Config) -> Series:
     """
     if not isinstance(config.model, SeriesConfig):
         raise UserError(f"model={config.model.name}: is one model and no series; give model=series")
+    hashes.recall(config.output)
     return find(config.model, config.checkpoint.steps, config.seed)
 
 
@@ -103,6 +105,7 @@ def resolved(config: Config, look: Callable[[Config], Series] = of) -> Config:
     """
     if not isinstance(config.model, SeriesConfig) or config.checkpoint.steps is not None:
         return config
+    hashes.recall(config.output)
     steps = [checkpoint.step for checkpoint in look(config).checkpoints]
     values = config.dump()
     return Config.model_validate({**values, "checkpoint": {**values["checkpoint"], "steps": steps}})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mi_sweeps.config import SeriesConfig
+from mi_sweeps.store import hashes
 from mi_sweeps.sweeps.grid import expand
-from tests.hub import Hub
+from tests.hub import Hub, a_new_process
 
 PYTHIA = [f"step{step}" for step in (0, *(2**n for n in range(10)), *range(1000, 143001, 1000))]
 STANFORD = [
@@ -47,6 +48,20 @@ def test_a_ready_series_is_found(hub: Hub, name: str, tmp_path) -> None:
     assert {one.name for one in series.checkpoints} <= set(revisions)
     # Only what is looked at is asked about.
     assert sum("/revision/" in one for one in hub.asked) == len(steps)
+
+
+def test_what_a_run_has_remembered_is_not_asked_again(hub: Hub, tmp_path) -> None:
+    files = {"config.json": b"{}", "tokenizer.json": b"{}"}
+    for step in range(12):
+        hub.add("org/lm", f"step{step}", {**files, "model.safetensors": b"%d" % step})
+    given = ["model=series", "model.hub=org/lm", "model.revision=step{step}", f"output={tmp_path}"]
+    (first,) = expand(given)
+    assert sum("/revision/" in one for one in hub.asked) == 12
+    hashes.keep(tmp_path)
+    a_new_process()
+    hub.asked.clear()
+    (again,) = expand(given)
+    assert again == first and hub.asked == ["GET /api/models/org/lm/refs"]
 
 
 def test_a_revision_without_weights_is_a_gap(hub: Hub, tmp_path) -> None:
