@@ -14,7 +14,7 @@ import torch
 
 from mi_sweeps.config import ModelConfig, ScratchConfig, SingleModel
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import ADAPTER, WEIGHTS, base, folder, has_vocabulary, named, no_weights
+from mi_sweeps.models import WEIGHTS, base, folder, has_vocabulary, named, no_weights
 from mi_sweeps.models import tokenizer as tokenizer_of
 from mi_sweeps.models.weights import check_names, check_once, check_values, unwrapping
 
@@ -187,10 +187,9 @@ def _network(model: ModelConfig, **options: Any) -> PreTrainedModel:
     if below := base(model):
         from mi_sweeps.models.adapters import merged
 
-        path = folder(model) or _downloaded(model)
         with _of_base(model):
             network = _network(below, **options)
-        return merged(path, named(model), network)
+        return merged(folder(model) or _downloaded(model), named(model), network)
     from transformers import AutoModelForCausalLM
 
     path = folder(model)
@@ -254,8 +253,8 @@ def _from_hub(kind: Any, model: ModelConfig, **options: object) -> Any:
     for _ in range(2):  # Another process may delete them meanwhile.
         snapshot = hub.download(model.hub, commit, wanted)
         try:
-            # Beside an adapter there is no config.json, without which nothing is found under its name.
-            place = snapshot if ADAPTER in files else model.hub
+            # A tokenizer without a model beside it, or with an adapter, is not found by its name.
+            place = model.hub if (snapshot / "config.json").is_file() else snapshot
             return kind.from_pretrained(place, revision=commit, local_files_only=True, **options)
         except OSError:
             if all((snapshot / name).is_file() for name in wanted):

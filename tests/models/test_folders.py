@@ -89,8 +89,11 @@ def test_a_tokenizer_comes_before_the_model_s_own(tokenizer: Path) -> None:
         assert found is not None and found.model_max_length == 7
 
 
-def test_a_tokenizer_in_the_hub_s_cache(checkpoint: Path, hub_cache: Path) -> None:
-    cached(hub_cache, "some/model", FOLDER)
+@pytest.mark.parametrize("beside_a_model", [False, True])
+def test_a_tokenizer_in_the_hub_s_cache(
+    checkpoint: Path, tokenizer: Path, hub_cache: Path, beside_a_model: bool
+) -> None:
+    cached(hub_cache, "some/model", FOLDER if beside_a_model else tokenizer)
     found = load_tokenizer(of(checkpoint, tokenizer="some/model"))
     assert found is not None and len(found) == len(load_tokenizer(of(FOLDER)) or ())
 
