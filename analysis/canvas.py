@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -106,6 +107,25 @@ def ordered(count: int) -> list[tuple[float, float, float]]:
     """Colours for what has an order, as checkpoints and layers have: light to dark, in grey too."""
     colours = sns.color_palette("viridis_r", as_cmap=True)
     return [tuple(colours(place)[:3]) for place in np.linspace(1, 0.1, count)[::-1]]
+
+
+def step_axis(axis: Axes, steps: Iterable[int], most: int = 7) -> None:
+    """Where checkpoints span more than three orders of magnitude the axis is that of log(step + 1), with some of the
+    steps themselves written on it."""
+    there = sorted({int(step) for step in steps})
+    positive = [step for step in there if step > 0]
+    if not positive or positive[-1] <= 1000 * positive[0]:
+        return
+    axis.set_xscale("function", functions=(np.log1p, np.expm1))
+    ticks = there[:1]
+    for step in there:
+        if np.log1p(step) - np.log1p(ticks[-1]) > np.log1p(there[-1]) / most:
+            ticks.append(step)
+    low, high = np.log1p(there[0]), np.log1p(there[-1])
+    margin = 0.03 * (high - low)
+    axis.set_xlim(np.expm1(low - margin), np.expm1(high + margin))
+    axis.set_xticks(ticks, [f"{step}" for step in ticks])
+    axis.minorticks_off()
 
 
 def source(run_ids: Sequence[str], prompts: Sequence[int], note: str = "") -> Source:

@@ -1,4 +1,4 @@
-"""Lines over checkpoints: what training measured, the logit lens, what each layer writes, and further measures."""
+"""Lines over checkpoints: metrics of runs, the logit lens, what each layer writes, and further measures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from . import canvas, evidence, spikes
+from ..series.logged import SPLIT as TRAINER
+from . import canvas, evidence, missing, spikes
 from .canvas import Picture
 from .frames import Frames
 from .summaries import THRESHOLDS, band
@@ -54,33 +55,36 @@ MEASURES = {
 
 PLACE = ["layer", "component", "head"]
 
+SERIES = "series"
+"""What stands for a schedule where that is not known."""
+
 PASSED = "layers passed (.5: attention, not yet MLP)"
 
 
 def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Picture:
-    """What training measured over checkpoints: a row of plots a metric, a plot a schedule, a colour for all else that
-    differs but the seed.
+    """What was measured of runs over checkpoints: a row of plots a metric, a plot a schedule and one for series, a
+    colour for all else that differs but the seed.
 
     The band of several runs is the 95% interval of their mean; that of a single run's win rate is its Wilson interval
     over prompts.
     """
     measured = frames.metrics[frames.metrics["split"] == split].merge(_told_apart(frames), on="run_id")
     shown = measured[measured["metric"].isin(metrics)]
-    schedules, palette = _values(shown, "schedule"), _palette(shown)
+    panels, palette = _panels(shown), _palette(shown)
 
     single = "; of a single run: Wilson, over prompts" if "win_rate" in metrics else ""
     # An accuracy is of every token that is scored.
     tokens = f"{_counted(shown['n'])} tokens; " if metrics == ["accuracy"] else ""
-    note = tokens + STUDENT + single + _stopped(shown)
+    note = tokens + STUDENT + single + _stopped(shown) + missing.told(frames, shown["run_id"])
     below = canvas.source(list(shown["run_id"]), [] if tokens else list(shown["n"]), note)
     title = f"{' and '.join(NAMES.get(metric, metric) for metric in metrics)} on {SPLITS.get(split, split)}"
-    size = len(metrics), max(1, len(schedules))
+    size = len(metrics), max(1, len(panels))
     with canvas.grid(*size, title[0].upper() + title[1:], below, height=1.9) as (figure, axes):
         for row, (line, metric) in enumerate(zip(axes, metrics, strict=True)):
-            for axis, schedule in zip(line, schedules, strict=False):
+            for axis, panel in zip(line, panels, strict=False):
                 for colour, shade in palette.items():
-                    runs = measured[(measured["schedule"] == schedule) & (measured["colour"] == colour)]
-                    bands = _measured(runs, metric)
+                    runs = measured[(measured["panel"] == panel) & (measured["colour"] == colour)]
+                    bands = missing.broken(_measured(runs, metric), missing.steps(frames, runs["run_id"]))
                     if len(bands):
                         _line(axis, bands, shade, str(colour))
                         _crosses(axis, runs[runs["metric"] == metric], shade)
@@ -89,7 +93,8 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
                     axis.set_ylim(0, 1.02)
                 elif axis is not line[0]:
                     axis.sharey(line[0])
-                axis.set_title(f"schedule {schedule}" if row == 0 else "")
+                canvas.step_axis(axis, shown["step"])
+                axis.set_title(panel if row == 0 else "")
                 axis.set_xlabel("checkpoint (step)" if row == len(metrics) - 1 else "")
             line[0].set_ylabel(NAMES.get(metric, metric) + _unit(metric))
         _coloured(axes[0][-1], palette)
@@ -105,29 +110,24 @@ def losses(frames: Frames) -> Picture:
     about = _told_apart(frames)
     rows = frames.metrics[(frames.metrics["split"] == "batch") & (frames.metrics["metric"] == "loss")]
     rows, peaks = rows.merge(about, on="run_id"), spikes.of_runs(rows).merge(about, on="run_id")
-    schedules, palette = _values(rows, "schedule"), _palette(rows)
+    panels, palette = _panels(rows), _palette(rows)
     told = (
         f"a line a run; triangle: spike, a loss {spikes.THRESHOLD:g} robust standard deviations and "
         f"{spikes.LEAST:g} times above the median of the {2 * spikes.HALF_WINDOW + 1} steps around it; "
         f"spikes found, and expected of {spikes.NOISE}: {_spikes_told(rows)}"
     )
     below = canvas.source(list(rows["run_id"]), list(rows["n"]), told + _stopped(rows))
-    with canvas.grid(1, max(1, len(schedules)), "Training loss of every batch", below, height=2.2) as (figure, axes):
-        for axis, schedule in zip(axes[0], schedules, strict=False):
+    with canvas.grid(1, max(1, len(panels)), "Training loss of every batch", below, height=2.2) as (figure, axes):
+        for axis, panel in zip(axes[0], panels, strict=False):
             axis.sharey(axes[0][0])
             for colour, shade in palette.items():
-                line, top = (
-                    every[(every["schedule"] == schedule) & (every["colour"] == colour)] for every in (rows, peaks)
-                )
+                line, top = (every[(every["panel"] == panel) & (every["colour"] == colour)] for every in (rows, peaks))
                 for _, run in line.groupby("run_id", sort=False):
                     axis.plot(run["step"], run["value"], color=shade, linewidth=0.5, alpha=0.8)
                 axis.plot(top["step"], top["value"], "v", color=shade, markersize=3.5, markeredgecolor="0.2", mew=0.4)
                 _crosses(axis, line, shade)
-            axis.set(title=f"schedule {schedule}", xlabel="step", yscale="log")
-            axis.yaxis.set(
-                major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=StrMethodFormatter("{x:g}"),
-                minor_formatter=NullFormatter(),
-            )  # fmt: skip
+            axis.set(title=panel, xlabel="step")
+            _logarithmic(axis)
         axes[0][0].set_ylabel("loss (nats)")
         _coloured(axes[0][-1], palette)
     return figure
@@ -141,14 +141,41 @@ def _spikes_told(rows: pd.DataFrame) -> str:
     )
 
 
+def logged(frames: Frames) -> Picture:
+    """The loss that each series' own trainer logged, logarithmic, a line a run; dashed, the loss that it evaluated."""
+    rows = frames.metrics[(frames.metrics["split"] == TRAINER) & frames.metrics["metric"].str.endswith("loss")]
+    rows = rows.merge(_told_apart(frames), on="run_id")
+    panels, palette = _panels(rows), _palette(rows)
+    told = "a line a run: its loss on its own data since it logged before, and dashed what it evaluated"
+    below = canvas.source(list(rows["run_id"]), [], told)
+    with canvas.grid(1, max(1, len(panels)), "Loss that the trainer itself logged", below, height=2.2) as (
+        figure,
+        axes,
+    ):
+        for axis, panel in zip(axes[0], panels, strict=False):
+            axis.sharey(axes[0][0])
+            own = rows[rows["panel"] == panel]
+            for (_, metric, colour), line in own.groupby(["run_id", "metric", "colour"], sort=False):
+                style = "-" if metric == "loss" else "--"
+                axis.plot(line["step"], line["value"], style, color=palette[colour], linewidth=0.8)
+            axis.set(title=panel, xlabel="step")
+            _logarithmic(axis)
+        axes[0][0].set_ylabel("loss (nats)")
+        _coloured(axes[0][-1], palette)
+    return figure
+
+
 def measures(frames: Frames) -> Picture:
     """What a patch job measured of the clean run besides, over checkpoints: a plot a measure, a line for each component
     or head of each layer."""
     # They do not depend on the corruption, under each of which a run was examined.
     rows = frames.measures.drop_duplicates(["run_id", "step", "measure", *PLACE])
+    absent = missing.steps(frames, rows["run_id"])
     names = list(pd.unique(rows["measure"]))
     below = canvas.source(
-        list(rows["run_id"]), [], f"{_counted(rows['n'])} tokens of clean held-out prompts; {STUDENT}"
+        list(rows["run_id"]),
+        [],
+        f"{_counted(rows['n'])} tokens of clean held-out prompts; {STUDENT}{missing.told(frames, rows['run_id'])}",
     )
     size = (math.ceil(len(names) / 2) or 1, min(2, len(names)) or 1)
     with canvas.grid(*size, "Measured of the clean run", below, height=2.0, page=True) as (figure, axes):
@@ -156,13 +183,14 @@ def measures(frames: Frames) -> Picture:
             title, value, ends = MEASURES.get(measure, (measure, measure, (None, None)))
             places = list(rows[rows["measure"] == measure].groupby(PLACE, sort=False, dropna=False))
             for (place, lines), shade in zip(places, canvas.ordered(len(places)), strict=True):
-                bands = band(lines, ["step"])
+                bands = missing.broken(band(lines, ["step"]), absent)
                 _line(
                     axis,
                     bands.assign(low=bands["low"].clip(*ends), high=bands["high"].clip(*ends)),
                     shade,
                     _named(*place),
                 )
+            canvas.step_axis(axis, rows["step"])
             axis.set(title=title[0].upper() + title[1:], xlabel="checkpoint (step)", ylabel=value)
             _keyed(axis, "")
         for axis in axes.flat[len(names) :]:
@@ -181,12 +209,13 @@ def lens(frames: Frames) -> Picture:
 
     The first and the last have bands.
     """
-    rows = frames.attribution[frames.attribution["kind"] == "lens"]
+    rows = missing.left_out(frames, frames.attribution[frames.attribution["kind"] == "lens"])
     corruptions, steps = list(pd.unique(rows["corruption"])), sorted(rows["step"].unique())
     palette = dict(zip(steps, canvas.ordered(len(steps)), strict=True))
     found = {corruption: evidence.of_attribution(frames, corruption, "lens") for corruption in corruptions}
     told = _told(note for _, note in found.values())
     note = f"mean over runs; light: early, dark: late checkpoints; band of the first and the last: {told}"
+    note += missing.told(frames, rows["run_id"])
     below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
     title = "Logit lens: logit difference of the residual stream"
     with canvas.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
@@ -229,7 +258,8 @@ def layers(frames: Frames) -> Picture:
     depth = sorted(rows["layer"].unique())
     palette = dict(zip(depth, canvas.ordered(len(depth)), strict=True))
     found = {corruption: evidence.of_attribution(frames, corruption, "layer") for corruption in corruptions}
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"band: {_told(note for _, note in found.values())}")
+    note = f"band: {_told(note for _, note in found.values())}{missing.told(frames, rows['run_id'])}"
+    below, absent = canvas.source(list(rows["run_id"]), list(rows["n"]), note), missing.steps(frames, rows["run_id"])
     size = (max(1, len(components)), max(1, len(corruptions)))
     with canvas.grid(*size, "Logit difference from each layer", below, height=1.8) as (figure, axes):
         for row, (line, component) in enumerate(zip(axes, components, strict=False)):
@@ -238,8 +268,9 @@ def layers(frames: Frames) -> Picture:
                 bands, _ = found[corruption]
                 bands = bands[bands["component"] == component]
                 for layer in depth:
-                    _line(axis, bands[bands["layer"] == layer], palette[layer], f"{layer}")
+                    _line(axis, missing.broken(bands[bands["layer"] == layer], absent), palette[layer], f"{layer}")
                 axis.axhline(0, color="0.5", linewidth=0.8)
+                canvas.step_axis(axis, rows["step"])
                 axis.set(title=f"{component}, {corruption} corruption")
                 axis.set_xlabel("checkpoint (step)" if row == len(components) - 1 else "")
             line[0].set_ylabel("logit difference (logits)")
@@ -248,28 +279,41 @@ def layers(frames: Frames) -> Picture:
 
 
 def _told_apart(frames: Frames) -> pd.DataFrame:
-    """Of each run its schedule, its status, and its colour: its learning rate if, but for seeds, nothing else differs
-    among runs of one schedule; or else all that differs."""
-    runs = frames.runs
-    if (runs.groupby(["lr", "schedule"], dropna=False)["cell"].nunique() <= 1).all():
-        return runs[["run_id", "schedule", "status"]].assign(colour=runs["lr"])
-    differs = [
-        ", ".join(part for part in str(cell).split(", ") if part != f"schedule {schedule}")
-        for cell, schedule in zip(runs["cell"], runs["schedule"], strict=True)
-    ]
-    return runs[["run_id", "schedule", "status"]].assign(colour=differs)
+    """Of each run its schedule, its status, the plot it is in, and its colour: its learning rate if, but for seeds,
+    nothing else differs among runs of one schedule; or else all that differs. How a series was trained is not known: it
+    has a plot and colours of its own."""
+    runs, is_own = frames.runs, frames.runs["schedule"].notna()
+    about = runs[["run_id", "schedule", "status"]].assign(
+        panel=("schedule " + runs["schedule"]).fillna(SERIES), colour=runs["lr"].astype(object)
+    )
+    several = runs.loc[~is_own, "cell"].nunique() > 1
+    about.loc[~is_own, "colour"] = runs.loc[~is_own, "cell"] if several else SERIES
+    if (runs[is_own].groupby(["lr", "schedule"], dropna=False)["cell"].nunique() > 1).any():
+        about.loc[is_own, "colour"] = [
+            ", ".join(part for part in str(cell).split(", ") if part != f"schedule {schedule}")
+            for cell, schedule in zip(runs.loc[is_own, "cell"], runs.loc[is_own, "schedule"], strict=True)
+        ]
+    return about
 
 
-def _values(rows: pd.DataFrame, column: str) -> list[Any]:
-    return sorted(rows[column].dropna().unique())
+def _panels(rows: pd.DataFrame) -> list[str]:
+    return sorted(rows["panel"].unique(), key=lambda panel: (panel == SERIES, panel))
 
 
 def _counted(n: pd.Series) -> str:
     return "/".join(map(str, sorted(set(n))))
 
 
+def _logarithmic(axis: Axes) -> None:
+    axis.set_yscale("log")
+    axis.yaxis.set(
+        major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=StrMethodFormatter("{x:g}"),
+        minor_formatter=NullFormatter(),
+    )  # fmt: skip
+
+
 def _palette(rows: pd.DataFrame) -> dict[Any, tuple[float, float, float]]:
-    colours = _values(rows, "colour")
+    colours = sorted(rows["colour"].dropna().unique(), key=lambda colour: (isinstance(colour, str), colour))
     return dict(zip(colours, canvas.ordered(len(colours)), strict=True))
 
 
@@ -277,11 +321,12 @@ def _coloured(axis: Axes, palette: dict[Any, tuple[float, float, float]]) -> Non
     """A key of all colours; beside the plot where they have long names."""
     rates = all(isinstance(colour, float) for colour in palette)
     handles = [
-        Line2D([], [], color=shade, label=f"{colour:g}" if rates else colour) for colour, shade in palette.items()
+        Line2D([], [], color=shade, label=colour if isinstance(colour, str) else f"{'' if rates else 'lr '}{colour:g}")
+        for colour, shade in palette.items()
     ]
     if handles and rates:
         axis.legend(handles=handles, title="lr", loc="best")
-    elif handles:
+    elif handles and list(palette) != [SERIES]:  # the plot's title says that
         axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
 
 

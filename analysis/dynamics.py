@@ -1,4 +1,4 @@
-"""How single heads change while the model is fine-tuned."""
+"""How single heads change over the checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from . import canvas, evidence
+from . import canvas, evidence, missing
 from .canvas import Picture
 from .frames import Frames
 from .inference import words
@@ -49,18 +49,20 @@ def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
     marks = MARKS if matters else [NONE] if chosen else []
     told = [*_bands(own.values(), are_cut), *marks, *more, NO_LINE, evidence.told(own.values())]
     rows = _rows(frames, [site], own)
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "; ".join(told))
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "; ".join(told) + missing.told(frames, rows["run_id"]))
     title = f"Recovered by patching {site}: {'heads that matter' if matters else 'no head is shown to matter'}"
     with canvas.grid(1, max(1, len(own)), title, below, height=2.2) as (figure, axes):
         for axis, (corruption, family) in zip(axes[0], own.items(), strict=False):
             axis.sharey(axes[0][0])
             for place, dashes in zip(chosen, cycle(("-", "--", "-.", ":"))):
                 if place in family.places:
-                    _line(axis, family, place, palette[place], dashes)
+                    absent = missing.steps(frames, [job.patch.run_id for job in family.jobs])
+                    _line(axis, family, place, palette[place], dashes, absent)
             axis.axhline(0, color="0.5", linewidth=0.8)
             margin = 0.03 * (family.steps[-1] - family.steps[0]) or 0.5
             across = family.steps[0] - margin, family.steps[-1] + margin
             axis.set(title=f"{corruption} corruption", xlabel="checkpoint (step)", xlim=across, ylim=(low, high))
+            canvas.step_axis(axis, family.steps)
         axes[0][0].set_ylabel("recovered")
         if chosen:
             axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
@@ -111,14 +113,15 @@ def _limits(families: Iterable[Family], chosen: Sequence[Place]) -> tuple[tuple[
     return (low - margin, high + margin), least < low or most > high
 
 
-def _line(axis: Axes, family: Family, place: Place, colour: object, dashes: str) -> None:
-    """A head's course with its band; dots where it matters, and its onset."""
+def _line(axis: Axes, family: Family, place: Place, colour: object, dashes: str, absent: Sequence[int] = ()) -> None:
+    """A head's course with its band, broken at the `absent` steps; dots where it matters, and its onset."""
     number, steps = family.places.index(place), np.array(family.steps)
     values, low, high, matters = (
         family.grid(one)[:, number] for one in (family.estimate.recovered, *family.interval, family.judged.matter())
     )
-    axis.plot(steps, values, dashes, color=colour, label=words.name(place), linewidth=1.1)
-    axis.fill_between(steps, low, high, color=colour, alpha=0.14, linewidth=0)
+    line = missing.broken(pd.DataFrame({"step": steps, "mean": values, "low": low, "high": high}), absent)
+    axis.plot(line["step"], line["mean"], dashes, color=colour, label=words.name(place), linewidth=1.1)
+    axis.fill_between(line["step"], line["low"], line["high"], color=colour, alpha=0.14, linewidth=0)
     axis.plot(steps[matters], values[matters], ".", color=colour, markersize=3.5)
     onset = courses(family)[number].onset
     if onset is not None:

@@ -28,7 +28,7 @@ EDITABLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mi-swee
 def figures(frames: Frames, directory: Path, formats: Sequence[str] | None = None, animate: bool = False) -> list[Path]:
     """Draw what the tables allow into `directory`; returns the files.
 
-    What training measured is drawn once for all runs; circuits once for each cell, as means over its seeds.
+    What was measured of runs is drawn once for all runs; circuits once for each cell, as means over its seeds.
     `animate` adds a GIF for each picture of a checkpoint, and an MP4 where there is ffmpeg. figures.json and figures.md
     tell of each its caption and its runs.
     """
@@ -100,6 +100,8 @@ def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
         yield "logit-diff", partial(curves.training, frames, differences)
     if ("batch", "loss") in metrics:
         yield "loss", partial(curves.losses, frames)
+    if ("trainer", "loss") in metrics:
+        yield "trainer-loss", partial(curves.logged, frames)
     for suffix, cell in _cells(frames):
         kinds = set(cell.attribution["kind"])
         if "lens" in kinds:

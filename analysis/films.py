@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 
-from . import canvas
+from . import canvas, missing
 from .canvas import Picture, Source
 from .curves import PASSED, lens_means
 from .dynamics import HEAD, depth_palette, name, points
@@ -60,37 +60,38 @@ def heatmap(frames: Frames, site: str) -> Film:
     few = f"; {FEW}" if any(cells["few"].any() for cells in values.values()) else ""
     compared = f"; of differences: {COMPARED}" if DIFFERENCE in values else ""
     note = f"mean over runs of each run's recovered; one scale for all checkpoints; {notes[0]}{compared}{few}"
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
+    below = _source(frames, rows, note)
     end = scale_end(pd.concat(values)["recovered"])
     return _heatmaps(frames, values, f"Recovered by patching {site}", below, "recovered", end)
 
 
 def attribution(frames: Frames) -> Film:
     """Logit difference that each head writes itself: heatmaps as of a site."""
-    rows = frames.attribution[frames.attribution["kind"] == "head"]
+    rows = missing.left_out(frames, frames.attribution[frames.attribution["kind"] == "head"])
     means = head_means(rows)
     each = {corruption: means.loc[corruption] for corruption in pd.unique(rows["corruption"])}
     if {"first", "second"} <= set(each):
         each[DIFFERENCE] = each["second"] - each["first"]
     values = {corruption: unmarked(own) for corruption, own in each.items()}
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "mean over runs; one scale for all checkpoints")
+    below = _source(frames, rows, "mean over runs; one scale for all checkpoints")
     end = largest(pd.concat(each))
     return _heatmaps(frames, values, "Logit difference from each head", below, "logits", end)
 
 
 def lens(frames: Frames) -> Film:
     """The logit lens through the layers; grey is the first checkpoint."""
-    rows = frames.attribution[frames.attribution["kind"] == "lens"]
+    rows = missing.left_out(frames, frames.attribution[frames.attribution["kind"] == "lens"])
     lines = {
         corruption: {"residual stream": lens_means(own).unstack()} for corruption, own in rows.groupby("corruption")
     }
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "mean over runs; grey: the first checkpoint")
+    below = _source(frames, rows, "mean over runs; grey: the first checkpoint")
     return _lines(frames, lines, "Logit lens: logit difference of the residual stream", below, PASSED)
 
 
 def layers(frames: Frames) -> Film:
     """Logit difference written by each layer's attention and MLP; grey is the first checkpoint."""
-    rows = frames.attribution[(frames.attribution["kind"] == "layer") & frames.attribution["layer"].notna()]
+    parts = frames.attribution[(frames.attribution["kind"] == "layer") & frames.attribution["layer"].notna()]
+    rows = missing.left_out(frames, parts)
     lines = {
         corruption: {
             component: part.groupby(["step", "layer"])["logit_diff"].mean().unstack()
@@ -98,7 +99,7 @@ def layers(frames: Frames) -> Film:
         }
         for corruption, own in rows.groupby("corruption")
     }
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "mean over runs; grey: the first checkpoint")
+    below = _source(frames, rows, "mean over runs; grey: the first checkpoint")
     return _lines(frames, lines, "Logit difference from each layer", below, "layer")
 
 
@@ -108,7 +109,7 @@ def scatter(frames: Frames, across: str, up: str = "z") -> Film:
     rows = found.rows
     palette = depth_palette(sorted(found.heads["layer"].unique()))
     limits = [_limits(found.heads[column]) for column in ("across", "up")]
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"mean over runs; dotted: equal; {found.note}")
+    below = _source(frames, rows, f"mean over runs; dotted: equal; {found.note}")
     title = f"Recovered by patching {up} against {across}"
     moved = []
     with canvas.grid(1, max(1, len(found.corruptions)), title, below, height=3, page=True) as (figure, axes):
@@ -142,6 +143,10 @@ def scatter(frames: Frames, across: str, up: str = "z") -> Film:
 
     moving = [artist for _, _, _, dots, words in moved for artist in (dots, *words.values())]
     return _film(frames, figure, list(found.heads["step"]), show, moving)
+
+
+def _source(frames: Frames, rows: pd.DataFrame, note: str) -> Source:
+    return canvas.source(list(rows["run_id"]), list(rows["n"]), note + missing.told(frames, rows["run_id"]))
 
 
 def _heatmaps(
@@ -208,16 +213,21 @@ def _lines(frames: Frames, tables: dict[str, dict[str, pd.DataFrame]], title: st
 def _film(
     frames: Frames, figure: Picture, steps: Sequence[int], change: Callable[[int], None], moving: Sequence[Artist]
 ) -> Film:
-    """The film whose title tells the checkpoint, and how well these runs do there."""
+    """The film whose title tells the checkpoint, and how well these runs do there. Where one of them has no checkpoint
+    nothing is shown for a moment."""
     rates = frames.metrics[frames.metrics["run_id"].isin(figure.source.runs) & (frames.metrics["metric"] == "win_rate")]
     rates = rates[rates["split"] == "heldout"].groupby("step")["value"].mean()
-    ordered = tuple(sorted({int(step) for step in steps}))
+    there = sorted({int(step) for step in steps})
+    absent = [step for step in missing.steps(frames, figure.source.runs) if there[0] < step < there[-1]]
+    ordered = tuple(sorted({*there, *absent}))
     digits = len(str(max(ordered)))
     (heading,) = [text for text in figure.texts if text.get_text() == figure.get_suptitle()]
 
     def show(step: int) -> None:
         change(step)
         known = f", held-out win rate {rates[step]:4.0%}" if step in rates.index else ""
+        known = ": not all runs have it" if step in absent and len(figure.source.runs) > 1 else known
+        known = ": there is none" if step in absent and len(figure.source.runs) == 1 else known
         # Spaces as wide as a digit: the title stands still.
         heading.set_text(f"{figure.title}, checkpoint {step:{digits}}{known}".replace("  ", " \u2007"))
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import UserError
+from ..series.logged import SPLIT as TRAINER
 from ..store import checksums
 from ..training.outcome import RATES, outcome
 from . import cells, folder
@@ -169,7 +170,8 @@ def _without_gaps(metrics: pd.DataFrame, output: folder.Output) -> pd.DataFrame:
     if not gaps:
         return metrics
     keys = pd.MultiIndex.from_frame(metrics[["run_id", "step"]])
-    return metrics[~keys.isin(gaps)].reset_index(drop=True)
+    # What a trainer logged itself is of no checkpoint.
+    return metrics[~keys.isin(gaps) | (metrics["split"] == TRAINER)].reset_index(drop=True)
 
 
 def examined_in(output: folder.Output) -> list[Examined]:

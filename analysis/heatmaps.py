@@ -14,7 +14,7 @@ from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 
-from . import canvas, evidence
+from . import canvas, evidence, missing
 from .canvas import Picture, Source
 from .evidence import GREY, SMALL
 from .frames import Frames
@@ -58,8 +58,9 @@ def positions(frames: Frames, corruption: str, sites: Sequence[str] = POSITION_S
 def attribution(frames: Frames, checkpoints: int = 4) -> Picture:
     """Logit difference that each head writes itself: a row of layer × head heatmaps a corruption, a column a
     checkpoint."""
-    rows = frames.attribution[frames.attribution["kind"] == "head"]
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"mean over runs; {UNTESTED}")
+    rows = missing.left_out(frames, frames.attribution[frames.attribution["kind"] == "head"])
+    note = f"mean over runs; {UNTESTED}{missing.told(frames, rows['run_id'])}"
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
     title = "Logit difference from each head, by corruption"
     labels = {name: name for name in pd.unique(rows["corruption"])}
     return _grid(unmarked(head_means(rows)), labels, title, below, "logits", checkpoints, shared=True)
@@ -205,7 +206,7 @@ def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: i
     below = canvas.source(
         list(rows.loc[shown, "run_id"]),
         list(rows.loc[shown, "n"]),
-        f"mean over runs of each run's recovered; {note}{hatched}",
+        f"mean over runs of each run's recovered; {note}{hatched}{missing.told(frames, rows.loc[shown, 'run_id'])}",
     )
     what = "second less first corruption" if corruption == DIFFERENCE else f"{corruption} corruption"
     label = "difference" if corruption == DIFFERENCE else "recovered"

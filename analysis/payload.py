@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ..series import gaps as series_gaps
+from ..series.logged import SPLIT as TRAINER
 from . import origins
 from .approximate import correlations
 from .conclusions import MOST_CONCLUDED, MOST_RUNS, Attributed, Compared, Conclusions, Found, gaps, thousandths
-from .folder import Json, Output
+from .folder import Json, Output, Run
 from .frames import Frames
 from .inference import words
 from .inference.courses import Course
@@ -32,7 +34,8 @@ SHOWN_PROMPTS = 4
 """How many prompts of a patch job the page quotes."""
 
 MOST_BATCHES = 200
-"""Of the losses of training batches so many are drawn, evenly apart, beside all spikes."""
+"""Of the losses of training batches, and of what a series' trainer logged, so many are drawn, evenly apart; and all
+spikes of the former."""
 
 MEASURED = ("seconds", "win_rate")
 """Columns of runs and patch jobs whose numbers are rounded; settings are exact, for two of them may be close."""
@@ -140,6 +143,7 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "bootstrap": {"seed": SEED, "resamples": RESAMPLES},
         "runs": _columns(_summary(frames)),
         "planned": [run.overrides for run in output.runs],
+        "missing": [_missing(run) for run in output.runs],
         "links": origins.links(output, beside),
         "config": origins.configs(output.runs),
         "audits": origins.audits(output.runs),
@@ -150,6 +154,11 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "layouts": [],
         "prompts": [],
     }
+
+
+def _missing(run: Run) -> Json | None:
+    """Of a series, the steps that have no checkpoint, and why in words; null where all have one."""
+    return {"steps": sorted(run.gaps), "told": series_gaps.told(run.gaps)} if run.gaps else None
 
 
 def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: Conclusions, note: str = "") -> Json:
@@ -292,6 +301,7 @@ def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterab
                 "spikes": [[int(step[rows[at]]), _rounded(value[rows[at : at + 1]])[0]] for at in high],
                 "expected_spikes": round(expected(value[rows]), 3),
             }
+        if split in ("batch", TRAINER):
             rows = rows[:: -(-len(rows) // MOST_BATCHES)]
         yield {
             "run": place[run_id],

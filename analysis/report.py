@@ -26,7 +26,20 @@ LIMIT = 15_000_000
 """Bytes. A page of this size still opens in a second or two and can be sent by mail."""
 
 SCRIPTS = (
-    *("base", "intervals", "values", "filter", "pictures", "save", "header", "runs", "table", "curves", "lines"),
+    *(
+        "base",
+        "intervals",
+        "values",
+        "gaps",
+        "filter",
+        "pictures",
+        "save",
+        "header",
+        "runs",
+        "table",
+        "curves",
+        "lines",
+    ),
     *("circuits", "player", "sheets", "panels", "verdicts", "heatmaps", "scatter", "layers", "heads"),
     *("differences", "parallel", "trust", "address", "main"),
 )

@@ -240,6 +240,8 @@ def _course(one: HeadCourse) -> str:
     if one.onset is not None and one.course is not Course.FROM_THE_START:
         high = "later" if one.onset_high is None else one.onset_high
         return f"{one.course.value}, onset {one.onset} [{one.onset_low}, {high}]"
+    if one.course is Course.FROM_THE_START and one.onset:
+        return f"from {one.onset} on, the first"
     return one.course.value if one.last is None else f"{one.course.value}, last at {one.last}"
 
 

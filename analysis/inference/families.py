@@ -80,6 +80,13 @@ class Family:
         return any(one is not None and one.steps[-1] > self.steps[-1] for one in own)
 
     @property
+    def lacking(self) -> tuple[int, ...]:
+        """Steps that are left out because a run has no checkpoint there, or was not examined where others were."""
+        own = (job.sites.get(self.site) for job in self.jobs)
+        examined = {step for one in own if one is not None for step in one.steps if step < self.steps[-1]}
+        return tuple(sorted((examined | {step for job in self.jobs for step in job.patch.gaps}) - set(self.steps)))
+
+    @property
     def checkpoint(self) -> Int[np.ndarray, " place"]:
         """The number of the checkpoint that each place of the estimate is at."""
         return np.repeat(np.arange(len(self.steps)), len(self.places))

@@ -31,7 +31,7 @@ def sentences(family: Family, told: Sequence[HeadCourse]) -> list[str]:
         said = [_no_gap(family, step)]
     else:
         said = [_mattering(family, step), *_others(family, step)]
-    said += _since(told)
+    said += _since(told, family.steps[0])
     for course in BEFORE:
         said += _before([one for one in told if one.course is course], course, step)
     wrong = (
@@ -62,6 +62,7 @@ def scope(family: Family) -> str:
     """What the family's intervals and verdicts are of, in a few words."""
     prompts, runs = len(family.prompts), _counted(len(family.jobs), "run")
     stopped = f", up to checkpoint {family.steps[-1]}, the last that all of them have" if family.stopped else ""
+    stopped += _without(family)
     if family.gain is None:
         if len(family.jobs) == 1:
             return "1 run, whose tables do not tell prompts apart: nothing can be concluded"
@@ -166,7 +167,17 @@ def _is(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def _since(told: Sequence[HeadCourse]) -> list[str]:
+def _without(family: Family) -> str:
+    """Which checkpoints are left out, as some run has none there."""
+    steps = family.lacking
+    if not steps:
+        return ""
+    which = f"checkpoint{'s' if len(steps) > 1 else ''} {_list([str(step) for step in steps])}"
+    lacks = "which not all of them have" if len(family.jobs) > 1 else "which it lacks"
+    return f", without {which}, {lacks}"
+
+
+def _since(told: Sequence[HeadCourse], first: int) -> list[str]:
     said = []
     for course, how in ((Course.FORMED, "Formed during training"), (Course.GREW, "Grew during training")):
         own = [one for one in told if one.course is course]
@@ -176,7 +187,8 @@ def _since(told: Sequence[HeadCourse]) -> list[str]:
             said.append(f"{how} (reached half of the final gain, in logits): {_list(words)}.")
     start = [name(one.place) for one in told if one.course is Course.FROM_THE_START]
     if start:
-        said.append(f"Mattered from the start: {_list(start)}.")
+        since = f"from checkpoint {first} on, the first that was examined" if first else "from the start"
+        said.append(f"Mattered {since}: {_list(start)}.")
     unknown = [name(one.place) for one in told if one.course is Course.MATTERS]
     if unknown:
         said.append(f"When {_list(unknown)} began to matter cannot be told.")

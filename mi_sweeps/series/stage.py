@@ -12,7 +12,7 @@ from mi_sweeps.circuits.examine import rehearse
 from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_tokenizer, pick_device
-from mi_sweeps.series import audit, checkpoints
+from mi_sweeps.series import audit, checkpoints, logged
 from mi_sweeps.series.checkpoints import Series
 from mi_sweeps.series.models import in_turn
 from mi_sweeps.store.files import write_json, write_table
@@ -63,8 +63,9 @@ def look(
     task = load(config, tokenizer, config.output)
     write_json(folder.audit, dict(task.audit))
     evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
-    metrics = read_metrics(folder)
-    done = {row["step"] for row in metrics}
+    theirs = logged.read(chosen)
+    ours = [row for row in read_metrics(folder) if row["split"] != logged.SPLIT and row["step"] not in gaps]
+    metrics, done = [*theirs, *ours], {row["step"] for row in ours}
     waiting = [checkpoint for checkpoint in chosen if checkpoint.step not in done]
     ready = len(chosen) - len(waiting)
     for step, model in in_turn(config.model, waiting, device):
@@ -81,7 +82,8 @@ def look(
         before_write()
         write_table(folder.metrics, pa.Table.from_pylist(metrics, METRICS))
         log.info("step %d: %s", step, told(new))
-        on_checkpoint(step, new)
+        before = max((one.step for one in chosen if one.step < step), default=None)
+        on_checkpoint(step, [*new, *logged.at(theirs, step, before)])
         ready += 1
         on_step(ready)
 

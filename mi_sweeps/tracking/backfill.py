@@ -43,7 +43,7 @@ class Job:
     cell: Cell
     run: RunFolder
     patch: PatchFolder | None = None
-    """None for the fine-tune."""
+    """None for the fine-tune or series."""
 
     @property
     def folder(self) -> Folder:
@@ -144,7 +144,7 @@ def _track_run(
             job.made_up_for(unmirrored.TRACK, *([unmirrored.ANEW] if again else []))
     if None in made:
         return f"failed: {made.count(None)} of {len(made)} jobs; wandb's complaint is above"
-    words = [f"{'patch job' if job.patch else 'fine-tune'} {len(steps)}" for job, steps in wanted]
+    words = [f"{'patch job' if job.patch else job.cell.run_name} {len(steps)}" for job, steps in wanted]
     left = f"; {len(jobs) - len(done)} not done" if len(done) < len(jobs) else ""
     return f"mirrored {'online' if set(made) == {'online'} else 'offline'}: checkpoints of {', '.join(words)}{left}"
 

@@ -19,7 +19,10 @@ from mi_sweeps.store.folders import PatchFolder
 from mi_sweeps.tracking import values
 
 NAMED = {"model": "model", "task": "task", "optim.lr": "lr", "schedule": "schedule"}
-"""What a sweep varies, and the key of wandb's config that says it. All else of a fine-tune is below `config` there."""
+"""What a sweep varies, and the key of wandb's config that says it. All else of a run is below `config` there."""
+
+SETTINGS = {"lr": "optim", "schedule": "schedule"}
+"""Keys of wandb's config that only our own runs have, and the group of ours that they are from."""
 
 NESTED = ("model.", "task.", "optim.", "schedule.", "train.", "checkpoint.")
 
@@ -55,6 +58,9 @@ class Contents:
     run_ids: tuple[str, ...]
     """Runs with a checkpoint that was evaluated."""
     seeds: tuple[int, ...]
+    """None of a series that has none."""
+    settings: tuple[str, ...]
+    """Keys of wandb's config that say how runs were made, as far as any has them: a series has no `lr`."""
     varied: tuple[str, ...]
     """Keys of wandb's config that have several values; not the seed."""
     metrics: tuple[str, ...]
@@ -92,7 +98,8 @@ def read(output: Path, sweep: str) -> Contents:
         found.sweeps[0].command,
         tuple(run.run_id for run in found.runs),
         tuple(run.run_id for run in runs),
-        tuple(sorted({run.config["seed"] for run in runs})),
+        tuple(sorted({run.config["seed"] for run in runs if "seed" in run.config})),
+        tuple(key for key, group in SETTINGS.items() if any(group in run.config for run in runs)),
         tuple(_varied(runs)),
         _metrics(runs),
         *_examined(runs),

@@ -1,4 +1,4 @@
-"""One wandb run for each run id, written by its fine-tune and its patch jobs alike.
+"""One wandb run for each run id, written by its fine-tune or series and its patch jobs alike.
 
 Everything is logged against an own `checkpoint` axis: wandb's step is shifted when offline attempts are joined. After
 each point the summary is that of the whole run, so that it is right whichever attempt comes last. An attempt begins
@@ -210,7 +210,7 @@ def mirror(
     """The wandb run of a run id, resumed if it exists; one that logs nothing if tracking is off or wandb fails.
 
     Args:
-        patch: the patch job that is mirrored; the fine-tune without it.
+        patch: the patch job that is mirrored; the fine-tune or series without it.
         place: where wandb's own files go, if not into that job's folder: two that write at once need one each.
     """
     lock = attempts.online_lock(run)
@@ -275,7 +275,10 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
 
     service.bound()
     found = {*values.corruptions(run), *([config.corruption.name] if patch else [])}
-    schedule = [] if isinstance(config.model, SeriesConfig) else [config.schedule.name]
+    is_series = isinstance(config.model, SeriesConfig)
+    schedule = [] if is_series else [config.schedule.name]
+    settings = values.settings(config)
+    seed = f" seed={settings['seed']}" if "seed" in settings else ""
     tags = [config.model.name, *schedule, *sorted(found)]
     begun = wandb.init(
         id=run.run_id,
@@ -285,11 +288,11 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
         entity=config.tracking.entity,
         dir=str(place),
         group=config.sweep.name,
-        job_type="patch" if patch else "finetune",
+        job_type="patch" if patch else "series" if is_series else "finetune",
         name=values.name(config),
         tags=[tag[:64] for tag in dict.fromkeys(tags)],  # wandb takes no longer ones.
-        notes=f"sweep {config.sweep.name}, {values.cell(config)} seed={config.seed}, in {run.path.absolute()}",
-        config=values.settings(config),
+        notes=f"sweep {config.sweep.name}, {settings['cell']}{seed}, in {run.path.absolute()}",
+        config=settings,
         reinit="create_new",
         settings=wandb.Settings(
             console="off",

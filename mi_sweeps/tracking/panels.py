@@ -66,7 +66,7 @@ def parts(contents: Contents, band: Band) -> list[Part]:
         ),
         Part(
             "Corruptions side by side",
-            "Each row is one quantity, each column one corruption. A fine-tune knows nothing of corruptions, so the "
+            "Each row is one quantity, each column one corruption. A run knows nothing of corruptions, so the "
             "win rate is the same under all; the corruptions of a run are different keys of the same wandb run. "
             "Lines of layers and heads are means over all runs of the sweep.",
             list(_side_by_side(contents, band)),
@@ -126,11 +126,12 @@ def parts(contents: Contents, band: Band) -> list[Part]:
 def bands(contents: Contents, band: Band) -> str:
     """What the bands of this sweep are, in a sentence or two."""
     count = len(contents.seeds)
-    seeds = "one seed, so there is no band" if count == 1 else f"{count} seeds; the band is {BANDS[band]}"
+    one = "one seed" if count else "no seed"
+    example = ", such as the learning rate," if "lr" in contents.settings else ""
+    seeds = f"{one}, so there is no band" if count < 2 else f"{count} seeds; the band is {BANDS[band]}"
     return (
         "Lines are means. A cell is all settings but the seed, so that a line by cell is over its seeds "
-        f"({seeds}). A line by one key, such as the learning rate, is over all runs with that value, whatever else "
-        "differs."
+        f"({seeds}). A line by one key{example} is over all runs with that value, whatever else differs."
     )
 
 
@@ -185,7 +186,7 @@ def _found(title: str, beginning: str, band: Band) -> Any:
 def _compared(contents: Contents, band: Band) -> Iterator[Any]:
     rates = [f"{split}/{contents.rate}" for split in contents.splits]
     first_step, least = FIRST_STEPS[contents.rate]
-    keys = dict.fromkeys(["lr", "schedule", *contents.varied, "seed"])
+    keys = dict.fromkeys([*contents.settings, *contents.varied, *(["seed"] if contents.seeds else [])])
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log=key == "lr" or None) for key in keys]
     columns += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in (*rates, first_step)]
     yield wr.ParallelCoordinatesPlot(title="from settings to results, a line a run", columns=columns)

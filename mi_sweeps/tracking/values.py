@@ -7,9 +7,10 @@ CORRUPTION/recovered/z/LAYER.HEAD    recovered by patching the output of a head
 CORRUPTION/heads/SITE                that of all heads as a picture (`mi_sweeps.tracking.pictures`)
 measures/MEASURE/PLACE               what else was measured of the clean run: of COMPONENT_LAYER, or of LAYER.HEAD
 
-all against `checkpoint`. In the summary the last of each, outcome ("worse than at the start", or ""), first_step_90 or
-first_step_50, tables/metrics and tables/heads; and, when an attempt has ended, what may be concluded of a run's heads
-(`conclusions`).
+all against `checkpoint`. SPLIT `trainer` is what a series' own trainer logged, last before each checkpoint. In the
+summary the last of each, outcome ("worse than at the start", or ""), gaps (of a series: which steps have no checkpoint,
+and why), first_step_90 or first_step_50, tables/metrics and tables/heads; and, when an attempt has ended, what may be
+concluded of a run's heads (`conclusions`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mi_sweeps.config import Config, SeriesConfig
+from mi_sweeps.series import gaps, logged
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.store.identity import digest
@@ -82,7 +84,12 @@ def name(config: Config) -> str:
 def settings(config: Config) -> dict[str, Any]:
     """wandb's config: flat keys to group and filter by, and the whole configuration below `config`."""
     found = nested(config)
-    named = {"cell": cell(config), "model": config.model.name, "task": config.task.name, "config": found}
+    named: dict[str, Any] = {
+        "cell": cell(config),
+        "model": config.model.name,
+        "task": config.task.name,
+        "config": found,
+    }
     if "seed" in found:
         named["seed"] = config.seed
     if "optim" in found:
@@ -138,9 +145,9 @@ def has_gap(rows: Sequence[Row]) -> bool:
 
     from mi_sweeps.analysis.inference.estimates import ROUNDING, estimate
 
-    gaps = np.array([row["clean"] - row["corrupted"] for row in rows if row["kind"] == "prompt"])
-    if len(gaps):
-        return bool(estimate(gaps[None, None], gaps[None, None]).has_gap[0])
+    differences = np.array([row["clean"] - row["corrupted"] for row in rows if row["kind"] == "prompt"])
+    if len(differences):
+        return bool(estimate(differences[None, None], differences[None, None]).has_gap[0])
     return all(abs(row["clean"] - row["corrupted"]) > ROUNDING for row in of_heads(rows))
 
 
@@ -192,8 +199,8 @@ def read(patch: PatchFolder, step: int) -> list[Row]:
 
 
 def steps(run: RunFolder, patch: PatchFolder | None) -> list[int]:
-    """The checkpoints that a fine-tune has measured, or a patch job has looked at."""
-    return patch.steps() if patch else sorted(_metrics(run))
+    """The checkpoints that were measured of a run, or that a patch job has looked at."""
+    return _looked_at(run, patch) if patch else sorted(_metrics(run))
 
 
 def at(run: RunFolder, patch: PatchFolder | None, wanted: Sequence[int]) -> Iterator[tuple[int, list[Row]]]:
@@ -213,7 +220,8 @@ def summary(run: RunFolder) -> dict[str, Any]:
     Raises:
         UserError: a table is damaged.
     """
-    values: dict[str, Any] = {}
+    missing = gaps.read(run.path, run.status_on_disk().gaps)
+    values: dict[str, Any] = {"gaps": "; ".join(gaps.told(missing))} if missing else {}
     by_step = {step: of_metrics(rows) for step, rows in _metrics(run).items()}
     if by_step:
         last = max(by_step)
@@ -252,7 +260,8 @@ def conclusions(run: RunFolder) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for corruption, folder in _patches(run):
         about = read_json(folder.path / "patch.json") or {}
-        patch = Patch(folder.path.name, run.run_id, corruption, folder.path, about, {})
+        missing = frozenset(run.status_on_disk().gaps)
+        patch = Patch(folder.path.name, run.run_id, corruption, folder.path, about, {}, gaps=missing)
         site = sites_by_prompt(read_prompts(patch)).get("z")
         if site is None:
             continue
@@ -312,11 +321,19 @@ def tables(run: RunFolder) -> dict[str, Table]:
 
 
 def _metrics(run: RunFolder) -> dict[int, list[Row]]:
-    """The rows of each checkpoint's metrics. Losses of training batches are of every step, and stay on disk."""
+    """The rows of each checkpoint's metrics. What is of other steps, as the losses of training batches are, stays on
+    disk; of what a series' trainer logged each checkpoint has the last."""
     by_step: dict[int, list[Row]] = {}
+    theirs: list[Row] = []
+    missing = run.status_on_disk().gaps
     for row in read_table(run.metrics).to_pylist() if run.metrics.exists() else ():
-        if row["split"] != "batch":
+        if row["split"] == logged.SPLIT:
+            theirs.append(row)
+        elif row["split"] != "batch" and row["step"] not in missing:
             by_step.setdefault(row["step"], []).append(row)
+    steps = sorted(by_step) if theirs else []
+    for before, step in zip([None, *steps], steps, strict=False):
+        by_step[step] += logged.at(theirs, step, before)
     return by_step
 
 
@@ -330,8 +347,14 @@ def _patches(run: RunFolder) -> list[tuple[str, PatchFolder]]:
     return sorted(found, key=lambda one: one[1].status_on_disk().finished or "")
 
 
+def _looked_at(run: RunFolder, patch: PatchFolder) -> list[int]:
+    """The checkpoints of which a patch job has tables, without those that were found to be gaps since."""
+    missing = run.status_on_disk().gaps
+    return [step for step in patch.steps() if step not in missing]
+
+
 def _last_tables(run: RunFolder) -> Iterator[tuple[str, list[Row]]]:
     """What each patch job found at the last checkpoint that it has looked at."""
     for corruption, patch in _patches(run):
-        if steps := patch.steps():
+        if steps := _looked_at(run, patch):
             yield corruption, read(patch, steps[-1])

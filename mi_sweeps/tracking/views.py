@@ -76,6 +76,7 @@ def workspace(contents: Contents, entity: str, project: str, band: Band, baselin
     about._id = _name("workspace", "about")
     rates = [f"{split}/{contents.rate}" for split in contents.splits]
     heads = [f"{examined.corruption}/matter" for examined in contents.examined]
+    seed = ("seed",) if contents.seeds else ()
     made = ws.Workspace(
         entity=entity,
         project=project,
@@ -91,7 +92,7 @@ def workspace(contents: Contents, entity: str, project: str, band: Band, baselin
             order=[expr.Ordering(expr.Summary(rate), ascending=False) for rate in rates[:1]],
             pinned_columns=[
                 "run:displayName",
-                *(_column(key) for key in dict.fromkeys(("cell", "lr", "schedule", *contents.varied, "seed"))),
+                *(_column(key) for key in dict.fromkeys(("cell", *contents.settings, *contents.varied, *seed))),
                 *(f"summary:{key}" for key in (*rates, FIRST_STEPS[contents.rate][0], *heads)),
             ],
             baseline_run=baseline,
@@ -156,7 +157,8 @@ def _column(key: str) -> str:
 
 def _runs(contents: Contents) -> str:
     runs, seeds = len(contents.run_ids), len(contents.seeds)
-    return f"{runs} {'run' if runs == 1 else 'runs'} with {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    told = f"{runs} {'run' if runs == 1 else 'runs'}"
+    return f"{told} with {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else told
 
 
 def _identify(view: str, found: Iterable[Part]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mi_sweeps.analysis import curves
+from mi_sweeps.analysis import curves, dynamics
 from mi_sweeps.analysis.figures import figures
 from mi_sweeps.analysis.frames import attribution_by_prompt, load
 from mi_sweeps.analysis.inference.estimates import mean_interval
@@ -161,3 +161,75 @@ def test_the_first_and_the_last_checkpoint_of_the_lens_have_bands(make_output):
 def test_curves_of_training_are_over_seeds_on_these_prompts(make_output):
     picture = curves.training(load(make_output(seeds=(0, 1))), ["win_rate"])
     assert "mean over seeds, on these prompts (Student's t)" in str(picture.source)
+
+
+def drawn_lines(axis, least=2):
+    """The lines of a plot by colour, as steps and values."""
+    return [
+        (list(line.get_xdata()), list(line.get_ydata()))
+        for line in axis.lines
+        if len(line.get_xdata()) > least and line.get_linestyle() != "None"
+    ]
+
+
+def test_lines_of_a_series_are_broken_where_it_has_no_checkpoint(make_series):
+    frames = load(make_series(by_prompt=True, measures=True))
+    drawn = [
+        curves.training(frames, ["win_rate"]), curves.layers(frames), curves.measures(frames), dynamics.heads(frames),
+    ]  # fmt: skip
+    for picture in drawn:
+        found = [line for axis in picture.axes for line in drawn_lines(axis)]
+        assert found
+        for steps, values in found:
+            assert steps == [0, 8, 16, 24] and np.isnan(values[2]) and np.isfinite(values[3])
+        assert "broken where there is no checkpoint: series at 16: /their/run/checkpoint-16: not there" in str(
+            picture.source
+        )
+
+
+def test_a_mean_over_seeds_has_nothing_where_one_of_them_has_no_checkpoint(make_series):
+    frames = load(make_series(seeds=(1, 2), by_prompt=True))
+    axis = curves.training(frames, ["loss"]).axes[0]
+    ((steps, values),) = drawn_lines(axis)
+    assert steps == [0, 8, 16, 24] and list(np.isnan(values)) == [False, False, True, False]
+    palette = {int(text.get_text()) for text in curves.lens(frames).axes[-1].get_legend().get_texts()}
+    assert palette == {0, 8, 24}
+
+
+def test_series_have_a_plot_beside_the_schedules_and_no_learning_rate(make_output, make_series):
+    make_output(lrs=(1e-4, 2e-4), corruptions=())
+    frames = load(make_series(seeds=(1, 2), corruptions=()))
+    picture = curves.training(frames, ["win_rate"])
+    assert [axis.get_title() for axis in picture.axes] == ["schedule constant", "series"]
+    assert [len(drawn_lines(axis)) for axis in picture.axes] == [2, 1]
+    names = [text.get_text() for text in picture.axes[-1].get_legend().get_texts()]
+    assert names == ["lr 0.0001", "lr 0.0002", "series"]
+
+
+def test_what_a_trainer_logged_has_a_picture_of_its_own(make_series, tmp_path):
+    output = make_series(corruptions=())
+    file = output / "runs" / "series" / "metrics.parquet"
+    found = pd.read_parquet(file)
+    theirs = [(step, "trainer", name, 3 - step / 10, 0) for step in range(20) for name in ("loss", "learning_rate")]
+    theirs += [(step, "trainer", "eval_loss", 2.0, 0) for step in (0, 8, 16)]
+    pd.concat([pd.DataFrame(theirs, columns=found.columns), found]).to_parquet(file)
+    frames = load(output)
+    files = {file.stem for file in figures(frames, tmp_path / "figures", ["png"])}
+    assert "trainer-loss" in files and "loss" not in files
+    picture = curves.logged(frames)
+    assert sorted(len(steps) for steps, _ in drawn_lines(picture.axes[0])) == [3, 20]
+    assert "prompts" not in str(picture.source)
+
+
+def test_checkpoints_that_are_far_apart_have_a_log_axis(make_series):
+    frames = load(
+        make_series(steps=(0, 1, 2, 4, 64, 512, 1000, 4000, 9000), gaps={}, corruptions=("first",), by_prompt=True)
+    )
+    for picture in (curves.training(frames, ["win_rate"]), curves.layers(frames), dynamics.heads(frames)):
+        axis = picture.axes[0]
+        assert axis.get_xscale() == "function"
+        at = [axis.transData.transform((step, 0))[0] for step in (0, 4, 64, 9000)]
+        assert at[1] - at[0] > (at[3] - at[0]) / 8  # the first steps have room
+        assert [tick.get_text() for tick in axis.get_xticklabels()][0] == "0"
+    linear = load(make_series(steps=(0, 8, 5000), gaps={}, corruptions=("first",)))
+    assert curves.training(linear, ["win_rate"]).axes[0].get_xscale() == "linear"

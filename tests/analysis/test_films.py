@@ -96,3 +96,17 @@ def test_a_checkpoint_that_only_one_corruption_has(make_output, folders):
     film.show(8)
     first, second, difference = (np.ma.getmaskarray(axis.images[0].get_array()) for axis in film.picture.axes[:3])
     assert second.all() and difference.all() and not first.all()
+
+
+@pytest.mark.parametrize("name", ["z", "lens", "layers"])
+def test_where_a_series_has_no_checkpoint_a_film_shows_nothing_and_says_so(make_series, name):
+    film = FILMS[name](load(make_series(by_prompt=True)))
+    assert film.steps == STEPS
+    film.show(16)
+    assert "checkpoint 16: there is none" in film.picture.get_suptitle().replace("\u2007", " ")
+    film.show(24)
+    assert "held-out win rate" in film.picture.get_suptitle()
+    shown = values(film)
+    film.show(16)
+    assert np.isnan(values(film)).sum() > np.isnan(shown).sum()
+    assert "series at 16: /their/run/checkpoint-16: not there" in str(film.picture.source)

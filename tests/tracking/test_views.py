@@ -208,7 +208,8 @@ def sweeps(draw):
         command="mi-sweeps run",
         planned=("a", "b"),
         run_ids=("a",),
-        seeds=tuple(range(draw(st.integers(1, 3)))),
+        seeds=tuple(range(draw(st.integers(0, 3)))),
+        settings=draw(st.sampled_from(((), ("lr", "schedule")))),
         varied=tuple(draw(st.sets(st.sampled_from(("lr", "schedule", "model", "config.train.steps"))))),
         metrics=tuple(
             f"{split}/{metric}"
@@ -232,6 +233,12 @@ def sweeps(draw):
 def test_every_key_of_any_sweep_is_in_some_panel(sweep):
     view = views.workspace(sweep, "team", "project", "minmax")
     named, found = keys(view.spec)
+    # Of a series nothing is known of how it was trained.
+    made = [key for key in ("lr", "schedule") if key in {*sweep.settings, *sweep.varied}]
+    shown = views.text([view])
+    assert [
+        key for key in ("lr", "schedule") if f'config:{key}.value"' in shown or f"config:{key}.value" in shown
+    ] == made
     pictures = {one.heads(site) for one in sweep.examined for site in one.sites}
     keys_logged = {*sweep.metrics, *(key for one in sweep.examined for key in one.keys), *pictures}
     assert named - {"first_step_90", "first_step_50"} == keys_logged

@@ -3,7 +3,7 @@
 // textContent, and to Plotly through plain(): never as markup.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const RUNS = rowsOf(DATA.runs).map((run, index) => ({ ...run, index, planned: DATA.planned[index] }));
+const RUNS = rowsOf(DATA.runs).map((run, index) => ({ ...run, index, planned: DATA.planned[index], missing: DATA.missing[index] }));
 const PATCHES = rowsOf(DATA.patches);
 const SITES = {
   z: "z (head output)", v: "v (head value)", pattern: "pattern (head attention)",
@@ -49,7 +49,7 @@ const known = (value) => value !== null && value !== undefined;
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 /** Text for Plotly, which would read tags in it, and in what the pointer is told values: %{x}. */
 const plain = (text) => String(text).replace(/[&<>]|%(?=\{)/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", "%": "&#37;" })[sign]);
-const sentence = (name) => name.replaceAll("_", " ").replace("heldout", "held-out").replace("two name", "two-name").replace("without bos", "no-BOS").replace("batch", "training batches");
+const sentence = (name) => name.replaceAll("_", " ").replace("heldout", "held-out").replace("two name", "two-name").replace("without bos", "no-BOS").replace("batch", "training batches").replace(/^trainer$/, "its trainer's log");
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 

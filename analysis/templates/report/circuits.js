@@ -40,7 +40,7 @@ function units() {
   return {
     "Mean over seeds": groups("cell").map(([cell, n]) => [`cell:${cell}`, ...named(cell, n)]),
     "Mean over more than seeds": cells.length > 1 ? [...settings, ["all:", ...named("all settings", runs.length)]] : [],
-    "One run": runs.map((run) => [`run_id:${run.run_id}`, [run.cell, `seed ${run.seed}`, run.run_id].filter(Boolean).join(", ")]),
+    "One run": runs.map((run) => [`run_id:${run.run_id}`, [run.cell, seedTold(run), run.run_id].filter(Boolean).join(", ")]),
   };
 }
 

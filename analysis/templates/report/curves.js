@@ -1,4 +1,7 @@
-// Which curves over checkpoints are drawn: metrics of training, and what patch jobs measured besides.
+// Which curves over checkpoints are drawn: metrics of runs, and what patch jobs measured besides.
+
+/** The split of what a series' own trainer logged. */
+const TRAINER = "trainer";
 
 const GAP = "clean − corrupted (the denominator)";
 const FROM_PATCHES = {
@@ -19,7 +22,7 @@ function curvesOf(metric, split) {
     });
   }
   return [...(SERIES.get(`${split}/${metric}`)?.values() ?? [])].filter((one) => wanted.has(one.run)).map((one) =>
-    ({ run: RUNS[one.run], steps: DATA.steps[one.steps], values: one.value, n: one.n, metric, spikes: one.spikes ?? [], expected: one.expected_spikes }));
+    ({ run: RUNS[one.run], steps: DATA.steps[one.steps], values: one.value, n: one.n, metric, split, spikes: one.spikes ?? [], expected: one.expected_spikes }));
 }
 
 const keyOf = (curve, key) => (Object.hasOwn(OF_PATCH_JOBS, key) ? curve[key] : curve.run[key]);
@@ -41,16 +44,24 @@ function shownKeys() {
 }
 
 const metricsThere = () => ({
-  Training: unique(DATA.series.map((one) => one.metric)),
+  Runs: unique(DATA.series.map((one) => one.metric)),
   "Patch jobs": DATA.blocks.length ? Object.keys(FROM_PATCHES) : [],
 });
 const splitsOf = (metric) => (Object.hasOwn(FROM_PATCHES, metric) ? [PATCHING_PROMPTS] : unique(DATA.series.filter((one) => one.metric === metric).map((one) => one.split)));
 
+/** Whether the checkpoints span more than three orders of magnitude, as those of published series do. */
+function isLong() {
+  const ofCheckpoints = DATA.series.filter(({ split }) => split !== "batch" && split !== TRAINER);
+  const steps = unique(ofCheckpoints.map((one) => one.steps)).flatMap((number) => DATA.steps[number]).filter((step) => step > 0);
+  return steps.length > 1 && Math.max(...steps) > 1000 * Math.min(...steps);
+}
+
 /** What is drawn before anyone chose: held-out accuracy or win rate, grouped by all but the seed. */
 function chooseCurves() {
-  const curves = state.curves, { Training: metrics, "Patch jobs": more } = metricsThere();
+  const curves = state.curves, { Runs: metrics, "Patch jobs": more } = metricsThere();
   if (!known(curves.metric)) {
     curves.metric = ["accuracy", "win_rate"].find((name) => metrics.includes(name)) ?? metrics[0] ?? more[0] ?? null;
+    if (isLong()) curves.log.add("x");
     curves.by = new Set(groupKeys().map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep"));
   }
   const splits = splitsOf(curves.metric);
@@ -64,9 +75,10 @@ function drawCurvesControls() {
   const changed = () => { drawCurvesControls(); redraw("curves-pictures"); saveView(); };
   const change = (key) => (value) => { curves[key] = value; changed(); };
   const options = Object.fromEntries(Object.entries(metricsThere()).filter(([, names]) => names.length)
-    .map(([group, names]) => [group, names.map((name) => [name, group === "Training" ? sentence(name) : name])]));
+    .map(([group, names]) => [group, names.map((name) => [name, group === "Runs" ? sentence(name) : name])]));
   const keys = groupKeys();
   const toggle = (set, key) => (on) => { set[on ? "add" : "delete"](key); changed(); };
+  const toggleSteps = (on) => { toggle(curves.log, "x")(on); redraw(...CIRCUITS); };
   const threshold = h("input", {
     type: "number", step: "any", id: "threshold", value: curves.thresholds[metric] ?? "",
     change: (event) => {
@@ -85,7 +97,7 @@ function drawCurvesControls() {
     intervalSelect(),
     h("label", {}, metric === "loss" ? "Mark the first step at most" : "Mark the first step at least", threshold),
     h("fieldset", {}, h("legend", {}, "Log axis"), h("div", { class: "choices" },
-      checkbox("step", curves.log.has("x"), toggle(curves.log, "x")), checkbox("value", curves.log.has("y"), toggle(curves.log, "y")))),
+      checkbox("step", curves.log.has("x"), toggleSteps), checkbox("value", curves.log.has("y"), toggle(curves.log, "y")))),
   );
 }
 
@@ -109,14 +121,16 @@ function groupsOf(curves, keys, share) {
   const order = [...groups.values()].sort((a, b) => byValues(a.values, b.values));
   const colourValues = unique(order.map((group) => group.values[0]));
   const dashValues = unique(order.map((group) => JSON.stringify(group.values.slice(1))));
-  const inOrder = colourValues.length > 2 && colourValues.every((value) => typeof value === "number");
+  const there = colourValues.filter((value) => value !== "");  // of a series no learning rate is known
+  const inOrder = there.length > 2 && there.every((value) => typeof value === "number");
   return order.map((group) => {
     const rank = colourValues.indexOf(group.values[0]);
     return {
       ...group, points: pointsOf(group.curves, share),
-      colour: inOrder ? ordered(rank, colourValues.length - 1) : GROUPS[rank % GROUPS.length],
+      colour: !inOrder ? GROUPS[rank % GROUPS.length] : group.values[0] === "" ? colours().quiet : ordered(there.indexOf(group.values[0]), there.length - 1),
       dash: DASHES[dashValues.indexOf(JSON.stringify(group.values.slice(1))) % DASHES.length],
-      name: keys.map(([, label], i) => `${label} ${written(group.values[i])}`).join(", ") || "all runs",
+      name: keys.map(([, label], i) => (group.values[i] === "" ? "" : `${label} ${written(group.values[i])}`)).filter(Boolean).join(", ") ||
+        keys.map(([, label]) => `no ${label}`).join(", ") || "all runs",
     };
   });
 }
@@ -125,7 +139,7 @@ function groupsOf(curves, keys, share) {
 function pointsOf(curves, share) {
   const places = curves.map((curve) => new Map(curve.steps.map((step, at) => [step, at])));
   const steps = unique(curves.flatMap((curve) => curve.steps)).sort((a, b) => a - b);
-  return steps.map((step) => {
+  const points = steps.map((step) => {
     const there = curves.map((curve, i) => [curve, places[i].get(step)]).filter(([curve, at]) => known(at) && known(curve.values[at]));
     const found = band(there.map(([curve, at]) => curve.values[at]));
     if (curves.length === 1 && isOfPrompts(curves[0].metric) && there.length) {
@@ -138,6 +152,7 @@ function pointsOf(curves, share) {
     }
     return { step, ...found, ...(known(found.low) ? within(found, share) : {}) };
   }).filter((point) => point.n);
+  return broken(points, missingOf(curves));
 }
 
 /** Wilson's interval is of prompts, which are independent; the positions that an accuracy is of are not. */

@@ -1,6 +1,6 @@
 // The language of the filter box: words, and expressions such as lr>=1e-4 seed!=2 schedule=cosine,constant.
 
-const FACTS = ["status", "outcome", "run", "sweep", "cell", "seed", "win_rate", "first_step", "seconds", "attempts", "host", "error", "patched"];
+const FACTS = ["status", "outcome", "gaps", "run", "sweep", "cell", "seed", "win_rate", "first_step", "seconds", "attempts", "host", "error", "patched"];
 const EXPRESSION = /^([\w./-]+)(>=|<=|!=|==|=|>|<)(.*)$/s;
 
 /** Which runs a text lets through, as `accepts`; or else an `error` of one line. */

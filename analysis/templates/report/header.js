@@ -14,7 +14,7 @@ function drawHeader() {
   );
   if (DATA.note) $("top").append(h("p", { class: "notice" }, DATA.note));
 
-  const cell = new Map(RUNS.map((run) => [run.run_id, run.cell ?? planned(run)]));
+  const cell = new Map(RUNS.map((run) => [run.run_id, known(run.cell) ? run.cell.replace(/^all$/, "") : planned(run)]));
   const items = (rows, word) => rows.map((row) => h("li", {},
     h("code", {}, row.run_id), row.corruption ? `, ${row.corruption} corruption` : "",
     cell.get(row.run_id) ? ` (${cell.get(row.run_id)})` : "", word(row)));
@@ -27,6 +27,7 @@ function drawHeader() {
   report("Failed or stopped", "stopped", items(RUNS.filter(failed), why), items(PATCHES.filter(failed), why));
   report("Diverged, and stopped: a result", "", items(RUNS.filter((row) => row.status === "diverged"), () => ""));
   report("Worse than at the start", "stopped", items(RUNS.filter((row) => known(row.outcome)), ({ win_rate: rate }) => (known(rate) ? `: held-out win rate ${resultTold(rate, true)} at the last checkpoint` : "")));
+  report("Steps without a checkpoint, where nothing is drawn", "", items(RUNS.filter((row) => row.missing), ({ missing: { told } }) => `: at ${told.join("; at ")}`));
   const missing = (row) => row.status === "todo";
   report("Not started", "", items(RUNS.filter(missing), () => ""), items(PATCHES.filter(missing), () => ""));
 }

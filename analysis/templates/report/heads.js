@@ -41,7 +41,7 @@ const said = (name, sentences) => h("p", {}, h("b", {}, `${capital(name)}: `), s
 function courseTold(course) {
   if (!course) return "";
   const { course: name, onset, low, high, last, peak } = course;
-  if (known(onset)) return name === "from the start" ? name : `${name} at ${onset} [${low}, ${known(high) ? high : "later than the last"}]`;
+  if (known(onset)) return name === "from the start" ? (onset ? `from ${onset} on, the first checkpoint` : name) : `${name} at ${onset} [${low}, ${known(high) ? high : "later than the last"}]`;
   const before = known(last) ? `last mattered at ${last}, ${fixed(peak, 2)} at its largest` : "";
   return { matters: "since when cannot be told", "changed sign": `changed sign; the other way up to ${last}`, lost: `lost; ${before}` }[name] ?? [name, before].filter(Boolean).join("; ");
 }
@@ -148,7 +148,7 @@ function drawTopHeads() {
   const traces = panels.flatMap((place) => {
     const { panel, i, xaxis, yaxis } = place;
     layout.annotations.push(subtitle(`<b>${plain(panel.name)}</b>`, place));
-    layout[`xaxis${suffix(i)}`] = axis(place.last ? "checkpoint (step)" : "", { domain: place.x, anchor: yaxis });
+    layout[`xaxis${suffix(i)}`] = stepScale().axis(place.last, { domain: place.x, anchor: yaxis });
     layout[`yaxis${suffix(i)}`] = axis(place.first ? (quantity === "recovered" ? "recovered" : "logits") : "", { domain: place.y, anchor: xaxis, range });
     return lines(panel).flatMap(({ name, points }) => {
       const rank = chosen.indexOf(name);
@@ -156,10 +156,10 @@ function drawTopHeads() {
       const line = { color: GROUPS[rank % GROUPS.length], dash: DASHES[Math.floor(rank / GROUPS.length) % DASHES.length], width: 2 };
       const onset = points.find((point) => point.step === panel.family?.courses[name]?.onset && known(point.mean));
       return [...bandTrace(points, line.color, { xaxis, yaxis, legendgroup: name }), {
-        ...common, mode: "lines+markers", x: points.map((point) => point.step), y: points.map((point) => point.mean), line, marker: { size: 4, color: line.color },
-        showlegend: i === 0, customdata: points.map((point) => pointTold(point) + (point.verdict ? `<br>${markTold(markOf(point))}` : "")), hovertemplate: `head ${name}, checkpoint %{x}<br>%{y:.3f}%{customdata}<extra></extra>`,
+        ...common, mode: "lines+markers", x: points.map((point) => stepScale().x(point.step)), y: points.map((point) => point.mean), line, marker: { size: 4, color: line.color },
+        showlegend: i === 0, customdata: points.map((point) => [point.step, pointTold(point) + (point.verdict ? `<br>${markTold(markOf(point))}` : "")]), hovertemplate: `head ${name}, checkpoint %{customdata[0]}<br>%{y:.3f}%{customdata[1]}<extra></extra>`,
       }, ...(onset ? [{
-        ...common, mode: "markers", x: [onset.step], y: [onset.mean], showlegend: false,
+        ...common, mode: "markers", x: [stepScale().x(onset.step)], y: [onset.mean], showlegend: false,
         marker: { symbol: "diamond", size: 11, color: line.color, line: { color: colours().card, width: 1.5 } },
         hovertemplate: `head ${name}: ${courseTold(panel.family.courses[name])}<extra></extra>`,
       }] : [])];

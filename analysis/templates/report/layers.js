@@ -10,13 +10,14 @@ function componentRows(kind) {
 const componentName = (view) => (known(state.circuits.other) ? `${view.name.slice(0, 1)}, ${against(view.corruption)}` : against(view.corruption));
 
 /** A marker that is not seen, which carries the colour bar of an order. */
-const orderBar = (names, title, inner, below) => {
-  const ticks = names.map((_, i) => i).filter((i) => i % Math.ceil(names.length / (narrow.matches ? 4 : 9)) === 0);
+const orderBar = (names, title, inner, below, places = names.map((_, i) => i)) => {
+  const room = names.length / (narrow.matches ? 4 : 9), ticks = [];
+  for (const i of names.keys()) if (!ticks.length || places[i] - places[ticks.at(-1)] >= Math.max(1, Math.ceil(room)) - 1e-9) ticks.push(i);
   return {
     type: "scatter", mode: "markers", x: [null], y: [null], hoverinfo: "skip", showlegend: false,
     marker: {
       color: [0], cmin: 0, cmax: names.length - 1, showscale: names.length > 1, colorscale: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, ordered(share, 1)]),
-      colorbar: scaleBar(title, inner, below, { tickvals: ticks, ticktext: ticks.map((i) => plain(names[i])) }),
+      colorbar: scaleBar(title, inner, below, { tickvals: ticks.map((i) => places[i]), ticktext: ticks.map((i) => plain(names[i])) }),
     },
   };
 };
@@ -36,16 +37,17 @@ function drawLens() {
     layout.annotations.push(subtitle(`<b>${plain(componentName(panel))}</b>`, place));
     layout[`xaxis${suffix(i)}`] = axis("", { domain: place.x, anchor: yaxis, type: "category", tickangle: -50 });
     layout[`yaxis${suffix(i)}`] = axis(place.first ? "logit difference (logits)" : "", { domain: place.y, anchor: xaxis, range });
+    const places = stepPlaces(panel.steps);
     const line = (rank, now) => ({
       type: "scatter", mode: now ? "lines+markers" : "lines", xaxis, yaxis,
       x: panel.curves.map(({ name }) => plain(name)), y: panel.curves.map(({ points }) => points[rank].mean), opacity: now ? 1 : 0.55,
-      line: { width: now ? 3 : 1.2, color: now ? colours().ink : ordered(rank, panel.steps.length - 1) },
+      line: { width: now ? 3 : 1.2, color: now ? colours().ink : ordered(places[rank], panel.steps.length - 1) },
       hovertemplate: `checkpoint ${panel.steps[rank]}<br>%{x}: %{y:.3f}<extra></extra>`,
     });
     const now = panel.steps.indexOf(at);
     return [...panel.steps.map((_, rank) => line(rank, false)), ...(now >= 0 ? [line(now, true)] : [])];
   });
-  traces.push(orderBar(shown[0].steps.map(String), "checkpoint, in order", inner, 80));
+  traces.push(orderBar(shown[0].steps.map(String), "checkpoint", inner, 80, stepPlaces(shown[0].steps)));
   return { title, traces, layout, note: circuitsNote(`thick: checkpoint ${at}`, absent), table: () => pointsTable(shown, "component", ({ curves }) => curves), runs: runsOf(...shownUnits()), height };
 }
 
@@ -85,14 +87,14 @@ function drawComponentLines(kind, word, what, value = "logit difference (logits)
   const traces = panels.flatMap((place) => {
     const { panel, i, xaxis, yaxis } = place;
     layout.annotations.push(subtitle(`<b>${plain(isMeasure(kind) ? panel.name : componentName(panel))}</b>`, place));
-    layout[`xaxis${suffix(i)}`] = axis(place.last ? "checkpoint (step)" : "", { domain: place.x, anchor: yaxis });
+    layout[`xaxis${suffix(i)}`] = stepScale().axis(place.last, { domain: place.x, anchor: yaxis });
     layout[`yaxis${suffix(i)}`] = axis(place.first ? value : "", { domain: place.y, anchor: xaxis, range });
     const curves = lines(panel);
     return curves.flatMap(({ name, points }, rank) => {
       const colour = ordered(rank, curves.length - 1);
       return [...bandTrace(points, colour, { xaxis, yaxis }, 0.1), {
-        type: "scatter", mode: "lines+markers", xaxis, yaxis, x: points.map((point) => point.step), y: points.map((point) => point.mean), marker: { size: 3 }, line: { color: colour, width: 1.8 },
-        customdata: points.map(pointTold), hovertemplate: `${plain(name)}, checkpoint %{x}<br>%{y:.3f}%{customdata}<extra></extra>`,
+        type: "scatter", mode: "lines+markers", xaxis, yaxis, x: points.map((point) => stepScale().x(point.step)), y: points.map((point) => point.mean), marker: { size: 3 }, line: { color: colour, width: 1.8 },
+        customdata: points.map((point) => [point.step, pointTold(point)]), hovertemplate: `${plain(name)}, checkpoint %{customdata[0]}<br>%{y:.3f}%{customdata[1]}<extra></extra>`,
       }];
     });
   });
@@ -123,14 +125,14 @@ function drawLayers() {
   const traces = panels.map((place) => {
     const { panel, i, xaxis, yaxis } = place;
     layout.annotations.push(subtitle(`<b>${plain(componentName(panel))}</b>`, place));
-    layout[`xaxis${suffix(i)}`] = axis(place.last ? "checkpoint (step)" : "", { domain: place.x, anchor: yaxis, type: "category", showgrid: false });
+    layout[`xaxis${suffix(i)}`] = orderedSteps(panel.steps, place.last, { domain: place.x, anchor: yaxis });
     layout[`yaxis${suffix(i)}`] = axis("", { domain: place.y, anchor: xaxis, type: "category", showgrid: false, showticklabels: place.first, dtick: 1 });
     const now = panel.steps.indexOf(at);
     if (now >= 0) {
       layout.shapes.push({ type: "rect", xref: xaxis, yref: `${yaxis} domain`, x0: now - 0.5, x1: now + 0.5, y0: 0, y1: 1, line: { color: colour.ink, width: 2 } });
     }
     return {
-      type: "heatmap", coloraxis: "coloraxis", xaxis, yaxis, xgap: 1, ygap: 1,
+      type: "heatmap", coloraxis: "coloraxis", xaxis, yaxis, xgap: panel.steps.length > 40 ? 0 : 1, ygap: 1,
       x: panel.steps.map(String), y: panel.curves.map(({ name }) => plain(name)), z: panel.curves.map(({ points }) => points.map((point) => point.mean)),
       customdata: panel.curves.map(({ points }) => points.map(pointTold)),
       hovertemplate: "%{y}, checkpoint %{x}<br>%{z:.3f} logits%{customdata}<extra></extra>",

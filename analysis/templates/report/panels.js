@@ -45,7 +45,7 @@ const scaleBar = (title, inner, below = 50, more = {}) => ({
 /** A line at the slider's checkpoint in each of the panels. */
 function checkpointLines(n) {
   return Array.from({ length: n }, (_, i) => ({
-    type: "line", xref: `x${suffix(i)}`, yref: `y${suffix(i)} domain`, x0: step(), x1: step(), y0: 0, y1: 1, layer: "below",
+    type: "line", xref: `x${suffix(i)}`, yref: `y${suffix(i)} domain`, x0: stepScale().x(step()), x1: stepScale().x(step()), y0: 0, y1: 1, layer: "below",
     line: { color: colours().quiet, width: 1.5, dash: "dot" },
   }));
 }
@@ -54,20 +54,37 @@ function checkpointLines(n) {
 function circuitsNote(extra, absent = [], where = "", counted = null) {
   const ns = unique(shownUnits().flatMap((unit) => blocksOf(unit)).map((block) => block.n)).join(", ");
   const lacking = absent.length ? `${absent.map((view) => view.name).join("; ")}: not examined${where}` : null;
-  return [counted ?? `${ns} prompts`, extra, lacking].filter(Boolean).join(" · ");
+  return [counted ?? `${ns} prompts`, extra, lacking, missingTold(runsOf(...shownUnits()))].filter(Boolean).join(" · ");
 }
 
 const against = (corruption) => (["first", "second"].includes(corruption) ? `answer against the ${corruption} subject` : `${corruption} corruption`);
 
 /** A band between two lines, of points {step, low, high}; none where there is no interval. */
 function bandTrace(points, colour, place, share = 0.16) {
-  const banded = points.filter((point) => known(point.low));
-  if (!banded.length) return [];
+  if (!points.some((point) => known(point.low))) return [];
   return [{
     type: "scatter", mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: translucent(colour, share), hoverinfo: "skip", showlegend: false, ...place,
-    x: [...banded.map((point) => point.step), ...banded.map((point) => point.step).reverse()],
-    y: [...banded.map((point) => point.high), ...banded.map((point) => point.low).reverse()],
+    ...outline(points, stepScale().x),
   }];
+}
+
+/** The axis of steps for panels of curves: x of a step, and the axis; logarithmic as that of the curves above. */
+function stepScale() {
+  const log = state.curves.log.has("x");
+  return { x: log ? (step) => step + 1 : (step) => step, axis: (isTold, more) => ({ ...(log ? stepAxis(shownSteps(), true, { most: 7 }) : axis("")), ...more, title: { text: isTold ? CHECKPOINT : "", standoff: 8 } }) };
+}
+
+/** Where checkpoints are on their way from the first to the last, as places of an order: by step + 1 on a log axis. */
+function stepPlaces(steps) {
+  if (!state.curves.log.has("x")) return steps.map((_, i) => i);
+  return steps.map((step) => ((steps.length - 1) * Math.log((step + 1) / (steps[0] + 1))) / Math.log((steps.at(-1) + 1) / (steps[0] + 1) || 1));
+}
+
+/** The axis of steps one beside the other, of which about a dozen are told. */
+function orderedSteps(steps, isTold, more) {
+  const every = Math.ceil(steps.length / (narrow.matches ? 5 : 9));
+  const ticks = every > 1 ? { tickvals: steps.filter((_, i) => i % every === 0).map(String), tickangle: 0 } : {};
+  return axis(isTold ? CHECKPOINT : "", { type: "category", showgrid: false, ...ticks, ...more });
 }
 
 /** Room for lines around their lowest and highest point, zero among them. */

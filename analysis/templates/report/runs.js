@@ -4,7 +4,7 @@
 const COLUMNS = [
   { key: "run_id", label: "run", kind: "Run" }, { key: "sweep", label: "sweep", kind: "Run" },
   ...FACTORS.map(([key, label]) => ({ key, label, kind: "Settings" })), { key: "seed", label: "seed", kind: "Settings" },
-  { key: "status", label: "status", kind: "Run" }, { key: "outcome", label: "outcome", kind: "Run" }, { key: "patched", label: "patch jobs done", kind: "Run" },
+  { key: "status", label: "status", kind: "Run" }, { key: "outcome", label: "outcome", kind: "Run" }, { key: "gaps", label: "steps without a checkpoint", kind: "Run" }, { key: "patched", label: "patch jobs done", kind: "Run" },
   { key: "win_rate", label: "held-out win rate", kind: "Results", result: true, share: true },
   { key: "first_step", label: "first step", kind: "Results", result: true },
   ...METRICS.map((key) => ({ key, label: metricTold(key), kind: "Results at the last checkpoint", result: true, share: /win_rate|preferred/.test(key) })),
@@ -24,7 +24,7 @@ function shownAtFirst({ key, kind }) {
   if (ALWAYS.has(key)) return true;
   if (key === "links") return hasLinks;
   if (kind.startsWith("Configuration") || kind.startsWith("Results at")) return false;
-  return differing(key).length > (key === "error" ? 0 : 1) || (RUNS.length === 1 && kind !== "Settings");
+  return differing(key).length > (["error", "gaps"].includes(key) ? 0 : 1) || (RUNS.length === 1 && kind !== "Settings");
 }
 
 const columnsShown = () => COLUMNS.filter((column) => (state.columns ? state.columns.includes(column.key) : shownAtFirst(column)));
@@ -69,7 +69,7 @@ function runsChanged() {
 
 function drawTableControls() {
   const search = h("input", {
-    type: "search", id: "filter", value: state.filter, placeholder: "lr>=1e-4 status=done cosine", autocomplete: "off", spellcheck: "false",
+    type: "search", id: "filter", value: state.filter, placeholder: differing("lr").length ? "lr>=1e-4 status=done cosine" : "status=done", autocomplete: "off", spellcheck: "false",
     "aria-describedby": "filter-error filter-help", input: (event) => setFilter(event.target.value),
   });
   $("runs-filter").replaceChildren(
@@ -82,7 +82,9 @@ function drawTableControls() {
         h("code", {}, "lr>=1e-4 schedule=cosine,constant seed!=2 win_rate<0.9"), ". Keys: ",
         h("code", {}, [...FACTORS.map(([key]) => key), ...FACTS, ...SERIES.keys()].join(" ")), ", and every key of the configuration.")));
   const same = SETTINGS.filter(([key]) => differing(key).length === 1 && RUNS.length > 1);
-  if (same.length) $("runs-same").textContent = `The same for all runs: ${same.map(([key, name]) => `${name} ${written(differing(key)[0])}`).join(", ")}.`;
+  const isOfAll = ([key]) => RUNS.every((run) => !known(run.cell) || known(run[key]));
+  const told = (which, settings) => (settings.length ? `The same for all ${which}: ${settings.map(([key, name]) => `${name} ${written(differing(key)[0])}`).join(", ")}. ` : "");
+  $("runs-same").textContent = told("runs", same.filter(isOfAll)) + told("runs of which it is known", same.filter((one) => !isOfAll(one)));
   drawRowControls();
 }
 

@@ -72,12 +72,13 @@ function componentCurves(unit, corruption, kind) {
     const found = blocksOf(unit, corruption).map((block) => block[kind]).filter(known);
     if (!found.length) return null;
     const same = found.filter((part) => part.components.join() === found[0].components.join());
-    const steps = unique(same.flatMap((part) => DATA.steps[part.steps])).sort((a, b) => a - b);
+    const missing = missingSteps(runsOf(unit)), examined = unique(same.flatMap((part) => DATA.steps[part.steps])).sort((a, b) => a - b);
+    const steps = broken(examined.map((step) => ({ step })), missing).map(({ step }) => step);
     const written = writtenOf(unit, corruption, kind);
     const point = (values, at, i) => (isMeasure(kind) ? band(values, "student") : { ...spread(values), ...written(at, i) });
     const curves = found[0].components.map((name, i) => ({
       name,
-      points: steps.map((at) => ({
+      points: steps.map((at) => (missing.has(at) ? { step: at, mean: null, low: null, high: null, n: 0 } : {
         step: at,
         ...point(same.map((part) => part.value[DATA.steps[part.steps].indexOf(at)]?.[i]).filter(known).map((value) => value * DATA.unit), at, i),
       })),
@@ -95,7 +96,7 @@ function headCurves(unit, corruption, site, quantity) {
     if (layout?.axis !== "head") return [];
     const there = steps.map((at, i) => [at, sheets[i]]).filter(([, one]) => one.layout === layout);
     return layout.layers.flatMap((layer) => layout.columns.map((head) => [layer, head])).map(([layer, head], i) => ({
-      name: `${layer}.${head}`, layer, head, points: there.map(([at, one]) => ({ step: at, ...one.cells[i] })),
+      name: `${layer}.${head}`, layer, head, points: broken(there.map(([at, one]) => ({ step: at, ...one.cells[i] })), missingSteps(runsOf(unit))),
     }));
   });
 }

@@ -79,6 +79,7 @@ function cellOf(row, column) {
   if (key === "links") return linksOf(run);
   if (key === "win_rate" && known(value)) return `${resultTold(value, true)}${rangeTold(wilson(value, run.win_n), true)} n ${run.win_n}`;
   if (key === "first_step" && !known(value) && known(run.win_rate)) return "not reached";
+  if (key === "first_step" && known(value)) return number(value) + missingBefore(run, value);
   if (column.result && known(value)) return resultTold(value, column.share);
   return known(value) ? written(value) : "";
 }
@@ -103,6 +104,7 @@ function groupCell(row, column) {
   }
   if (key === "links") return "";
   const values = unique(all);
+  if (key === "gaps") return values.sort(compare).join("; ");
   return values.length > 4 ? `${values.length} different` : values.sort(compare).map(written).join(", ");
 }
 

@@ -14,7 +14,7 @@ function drawTrust() {
   $("trust-facts").append(
     ...fact("complete", `${done(RUNS)} runs and ${done(PATCHES)} patch jobs are done`, lacking ? h("span", {}, "; ", h("a", { href: "#top" }, "the others are named at the top")) : "."),
     ...fact("patching", measured.length ? `each patch job has ${measured.join(" or ")} prompts: circuits stand on these alone` : "no patch job has begun"),
-    ...fact("seeds", `${count(differing("seed").length, "seed")}: ${differing("seed").sort(compare).map(written).join(", ")}`),
+    ...(!differing("seed").length ? [] : fact("seeds", `${count(differing("seed").length, "seed")}: ${differing("seed").sort(compare).map(written).join(", ")}`)),
     ...(packages.length ? fact("versions", packages.map((key) => `${key.slice("versions.".length)} ${versions(key)}`).join(" · ")) : []),
     ...DATA.sweeps.flatMap((sweep) => fact(`made by (${sweep.name})`, h("code", {}, sweep.command))),
   );

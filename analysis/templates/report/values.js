@@ -1,9 +1,10 @@
 // What is known of a run, by key: its settings, its state, and its results at its last checkpoint.
 
+/** Those that any run has: of a series nothing is known of how it was trained. */
 const SETTINGS = [
   ["model", "model"], ["task", "task"], ["lr", "lr"], ["weight_decay", "weight decay"], ["schedule", "schedule"],
   ["steps", "steps"], ["batch_size", "batch"],
-];
+].filter(([key]) => RUNS.some((run) => known(run[key])));
 /** Keys of the configuration that the settings are another name of. */
 const SAME_AS = new Set(["model.name", "task.name", "optim.lr", "optim.weight_decay", "schedule.name", "train.steps", "train.batch_size", "seed"]);
 const OTHER_FACTORS = DATA.config.factors.filter((key) => !SAME_AS.has(key)).map((key) => [key, key]);
@@ -60,7 +61,10 @@ function valueOf(run, key) {
 const written = (value) => (typeof value === "number" ? exact(value) : String(value));
 const differing = (key, runs = RUNS) => unique(runs.map((run) => run[key]).filter((value) => known(value) && value !== ""));
 const planned = (run) => Object.entries(run.planned).map(([key, value]) => `${key}=${value}`).join(" ");
+const seedTold = ({ seed }) => (known(seed) ? `seed ${seed}` : "");
+/** A run's id, and its seed if it has one. */
+const idTold = (run) => [run.run_id, seedTold(run)].filter(Boolean).join(", ");
 /** A run in words: what is varied, and its seed. */
-const runTold = (run) => [known(run.cell) ? (run.cell === "all" ? "" : run.cell) : planned(run), known(run.cell) ? `seed ${run.seed}` : ""].filter(Boolean).join(", ");
+const runTold = (run) => [known(run.cell) ? (run.cell === "all" ? "" : run.cell) : planned(run), known(run.cell) ? seedTold(run) : ""].filter(Boolean).join(", ");
 /** Keys that runs can be grouped by. */
 const GROUPABLE = [...FACTORS, ["seed", "seed"], ["sweep", "sweep"]].filter(([key]) => differing(key).length > 1);

@@ -7,6 +7,8 @@ import pytest
 
 from mi_sweeps.analysis.folder import read
 from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, load
+from mi_sweeps.analysis.inference import words
+from mi_sweeps.analysis.inference.courses import courses
 from mi_sweeps.analysis.inference.families import families, jobs, means
 from mi_sweeps.analysis.inference.tables import COURSES, VERDICTS, courses_of, verdicts
 
@@ -93,3 +95,25 @@ def test_an_empty_output_has_empty_tables(make_output):
     output = make_output(corruptions=())
     assert not len(verdicts(load(output))) and list(verdicts(load(output))) == list(VERDICTS)
     assert isinstance(courses_of(load(output)), pd.DataFrame)
+
+
+def test_a_gap_of_one_seed_is_left_out_of_what_is_said_of_all(make_series):
+    output = make_series(seeds=(1, 2), corruptions=("first",), by_prompt=True)
+    frames, found = of_output(output)
+    family = next(one for one in families(found) if one.site == "z")
+    assert family.steps == (0, 8, 24) and family.lacking == (16,) and not family.stopped
+    told = words.sentences(family, courses(family))
+    assert "2 runs, without checkpoint 16, which not all of them have; for other prompts and other seeds" in told[-1]
+    assert "8 heads" not in told[-1] and "16 heads × 3 checkpoints" in told[-1]
+    # The other seed alone has all of them.
+    (alone,) = [one for one in families(found[:1]) if one.site == "z"]
+    assert alone.steps == (0, 8, 16, 24) and "without" not in words.scope(alone)
+
+
+def test_a_series_that_begins_later_has_nothing_from_the_start(make_series):
+    output = make_series(corruptions=("first",), steps=(40, 48, 56, 64), gaps={40: "gone"}, by_prompt=True)
+    _, found = of_output(output)
+    family = next(one for one in families(found) if one.site == "z")
+    told = " ".join(words.sentences(family, courses(family)))
+    assert "Mattered from checkpoint 48 on, the first that was examined: " in told and "from the start" not in told
+    assert "without checkpoint 40, which it lacks" in told

@@ -1,0 +1,51 @@
+"""Where series have no checkpoint: what is drawn over checkpoints is broken there, and captions say why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from ..series import gaps
+from .frames import Frames
+
+NAMED = 4
+"""Runs whose gaps a caption tells."""
+
+
+def steps(frames: Frames, run_ids: Iterable[str]) -> list[int]:
+    """The steps at which any of these runs has none: what is of all of them has nothing there either."""
+    told = frames.runs.loc[frames.runs["run_id"].isin(set(run_ids)), "gaps"].dropna()
+    return sorted({int(step) for listed in told for step in listed.split(", ")})
+
+
+def left_out(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of several runs without the steps at which any of them has no checkpoint: a mean over the others would pass
+    for a change."""
+    return rows[~rows["step"].isin(steps(frames, rows["run_id"]))]
+
+
+def broken(line: pd.DataFrame, missing: Iterable[int]) -> pd.DataFrame:
+    """A line's points by `step`, with nothing at these steps, so that it is not drawn across them."""
+    wanted = set(missing)
+    if not wanted or not len(line):
+        return line
+    nothing = pd.DataFrame({"step": sorted(wanted)}).reindex(columns=line.columns)
+    there = line[~line["step"].isin(wanted)].astype({"step": float})
+    together = pd.concat([there, nothing.astype({"step": float})]).sort_values("step")
+    return together.astype({"step": int}).replace({pd.NA: np.nan})
+
+
+def told(frames: Frames, run_ids: Iterable[str]) -> str:
+    """For a caption: which of these runs lack which checkpoints, and why. Empty where none does."""
+    wanted = set(run_ids)
+    lines = [
+        f"{run.run_id} at {'; '.join(gaps.told(run.gaps))}"
+        for run in (frames.output.runs if frames.output else ())
+        if run.run_id in wanted and run.gaps
+    ]
+    if not lines:
+        return ""
+    more = f" / and {len(lines) - NAMED} more runs" if len(lines) > NAMED else ""
+    return f"; broken where there is no checkpoint: {' / '.join(lines[:NAMED])}{more}"

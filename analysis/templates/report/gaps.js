@@ -1,0 +1,42 @@
+// Steps of a series that have no checkpoint which can be used. Lines and bands are broken there, and the reason is told.
+
+/** The steps at which any of some runs has a gap: what is of all of them has none there either. */
+const missingSteps = (runs) => new Set(runs.flatMap((run) => run.missing?.steps ?? []));
+
+/** Points {step, …} with nothing at those steps: a line through them, or a band around them, is broken there. */
+function broken(points, missing) {
+  if (!missing.size || !points.length) return points;
+  const nothing = [...missing].map((step) => ({ step, mean: null, low: null, high: null, n: 0 }));
+  return [...points.filter(({ step }) => !missing.has(step)), ...nothing].sort((a, b) => a.step - b.step);
+}
+
+/** Why there is nothing at some steps, run by run; null where nothing is missing. */
+function missingTold(runs) {
+  const told = unique(runs).filter((run) => run.missing).map((run) => `run ${idTold(run)}: ${run.missing.told.join("; ")}`);
+  if (!told.length) return null;
+  return `no checkpoint, and a break in what is drawn, at: ${told.slice(0, 6).join(" / ")}${told.length > 6 ? ` / and ${told.length - 6} more runs` : ""}`;
+}
+
+/** That it may have been earlier: the steps without a checkpoint between a run's checkpoint and the one before it. */
+function missingBefore(run, step) {
+  const { steps: number } = SERIES.get(`heldout/${LEARNED}`).get(run.index), before = Math.max(-1, ...DATA.steps[number].filter((one) => one < step));
+  const between = (run.missing?.steps ?? []).filter((one) => before < one && one < step);
+  return between.length ? ` (no checkpoint at ${between.slice(0, 3).join(", ")}${between.length > 3 ? ", …" : ""})` : "";
+}
+
+/** Points {step, low, high} as a closed line around them, x by `scale`: apart where there is none between two. */
+function outline(points, scale = (step) => step, floor = -Infinity) {
+  const parts = [];
+  points.forEach((point, i) => {
+    if (!known(point.low)) return;
+    if (!i || !known(points[i - 1].low)) parts.push([]);
+    parts.at(-1).push(point);
+  });
+  const x = [], y = [];
+  for (const part of parts) {
+    if (x.length) { x.push(null); y.push(null); }
+    x.push(...[...part, ...part.toReversed()].map(({ step }) => scale(step)));
+    y.push(...part.map(({ high }) => high), ...part.toReversed().map(({ low }) => Math.max(low, floor)));
+  }
+  return { x, y };
+}

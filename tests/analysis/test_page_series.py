@@ -1,0 +1,90 @@
+"""The page of series that somebody else trained, beside fine-tunes."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from mi_sweeps.analysis.report import write_report
+from tests.analysis.test_page import rows
+
+
+def data_of(file):
+    return json.loads(file.read_text().split('id="data">')[1].split("</script>")[0])
+
+
+def logs(output, run_id, *metrics):
+    """Adds what a trainer logged at every step."""
+    file = output / "runs" / run_id / "metrics.parquet"
+    found = pd.read_parquet(file)
+    theirs = [(step, "trainer", metric, 3 - step / 10, 0) for step in range(25) for metric in metrics]
+    pd.concat([pd.DataFrame(theirs, columns=found.columns), found]).to_parquet(file)
+
+
+def traces(page, plot):
+    page.locator(plot).scroll_into_view_if_needed()
+    page.wait_for_selector(f"{plot} .main-svg")
+    found = "({ name, mode, fill, x, y }) => ({ name, mode, fill, x: [...x], y: [...y] })"
+    return page.evaluate(f"plot => document.querySelector(plot).data.map({found})", plot)
+
+
+def test_the_data_has_gaps_with_reasons_and_nothing_of_training(make_output, make_series):
+    make_output(corruptions=("first",))
+    output = make_series(corruptions=("first",))
+    logs(output, "series", "loss")
+    data = data_of(write_report(output))
+    assert data["missing"] == [None, {"steps": [16], "told": ["16: /their/run/checkpoint-16: not there"]}]
+    assert data["runs"]["gaps"] == [None, "16"] and data["runs"]["lr"] == [1e-4, None]
+    series = {(one["split"], one["metric"]): one for one in data["series"] if one["run"] == 1}
+    assert data["steps"][series["heldout", "win_rate"]["steps"]] == [0, 8, 24]
+    assert data["steps"][series["trainer", "loss"]["steps"]] == list(range(25))  # it is of no checkpoint
+    assert "optim.lr" in data["config"]["differs"]
+
+
+def test_lines_are_broken_at_gaps_and_nothing_is_told_of_training(make_output, make_series, open_page):
+    make_output(lrs=(1e-4, 2e-4), corruptions=("first",), by_prompt=True)
+    output = make_series(seeds=(1, 2), corruptions=("first",), by_prompt=True)
+    logs(output, "series-2", "loss", "learning_rate")
+    page = open_page(write_report(output))
+    table = {row["run"]: row for row in rows(page)}
+    assert [table[name]["steps without a checkpoint"] for name in ("series-1", "series-2")] == ["", "16"]
+    assert table["series-1"]["lr"] == "" and table["series-1"]["seed"] == "1"
+    assert "schedule constant" not in page.locator("#runs-same").inner_text().split(". ")[0]
+    assert "at 16: /their/run/checkpoint-16: not there" in page.locator("#top").inner_text()
+
+    drawn = traces(page, "#curves-plot")
+    mean, band = (next(one for one in drawn if one["name"] == "model series" and key(one)) for key in (
+        lambda one: one["mode"] == "lines+markers", lambda one: one["fill"] == "toself"))  # fmt: skip
+    assert mean["x"] == [0, 8, 16, 24] and mean["y"][2] is None and None not in mean["y"][:2]
+    assert None in band["x"] and 16 not in band["x"]
+    single = [one["y"] for one in drawn if one["name"] == "model series" and one["mode"] == "lines" and not one["fill"]]
+    assert sorted(None in values for values in single) == [False, True]  # the other seed is there
+    told = page.locator("#curves-pictures figcaption").inner_text()
+    assert "run series-2, seed 2: 16: /their/run/checkpoint-16: not there" in told
+
+    page.locator("#curves-controls label:has-text('Metric') select").select_option("loss")
+    page.locator("#curves-controls label:has-text('Split') select").select_option("trainer")
+    told = page.locator("#curves-pictures figcaption").inner_text()
+    assert "Loss that its own trainer logged" in told and "no checkpoint" not in told and "0 prompts" not in told
+    (curve,) = [one for one in traces(page, "#curves-plot") if one["mode"] == "lines+markers"]
+    assert curve["x"] == list(range(25)) and None not in curve["y"]
+
+    page.locator("#circuits-controls label:has-text('Run') select").first.select_option("run_id:series-2")
+    for plot in ("#heads-plot", "#attn-lines-plot"):
+        lines = [one for one in traces(page, plot) if one["mode"] == "lines+markers"]
+        assert lines and all(one["y"][one["x"].index(16)] is None for one in lines)
+    text = page.locator("body").inner_text()
+    assert "seed null" not in text and "fine-tune" not in text
+
+
+def test_checkpoints_far_apart_have_a_log_axis(make_series, open_page):
+    steps = (0, 1, 2, 4, 64, 512, *range(1000, 9000, 1000))
+    output = make_series(corruptions=("first",), steps=steps, gaps={}, by_prompt=True)
+    page = open_page(write_report(output))
+    for plot in ("#curves-plot", "#attn-lines-plot"):
+        assert max(x for one in traces(page, plot) for x in one["x"] if x) == 8001
+        axis = page.evaluate("plot => document.querySelector(plot).layout.xaxis", plot)
+        assert axis["type"] == "log" and axis["ticktext"][0] == "0" and "512" in axis["ticktext"]
+    page.locator("#curves-controls").get_by_label("step", exact=True).uncheck()
+    assert max(x for one in traces(page, "#curves-plot") for x in one["x"] if x) == 8000
