@@ -231,5 +231,5 @@ def test_checkpoints_that_are_far_apart_have_a_log_axis(make_series):
         at = [axis.transData.transform((step, 0))[0] for step in (0, 4, 64, 9000)]
         assert at[1] - at[0] > (at[3] - at[0]) / 8  # the first steps have room
         assert [tick.get_text() for tick in axis.get_xticklabels()][0] == "0"
-    linear = load(make_series(steps=(0, 8, 5000), gaps={}, corruptions=("first",)))
+    linear = replace(frames, metrics=frames.metrics[frames.metrics["step"] >= 64])
     assert curves.training(linear, ["win_rate"]).axes[0].get_xscale() == "linear"
