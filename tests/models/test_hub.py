@@ -15,7 +15,7 @@ from mi_sweeps.cli import main
 from mi_sweeps.errors import UserError
 from mi_sweeps.jobs.finetune import check_identity
 from mi_sweeps.models import hub as ours
-from mi_sweeps.models.hub import answers
+from mi_sweeps.models.hub import answers, downloads, questions
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps.grid import expand
@@ -135,7 +135,7 @@ def test_a_snapshot_with_a_hole_is_nobody_s_content(hub: Hub, commits: list[str]
     a_new_process()
     assert ours.files(REPO, commits[0]) == told  # The hub's.
     assert ours.files(REPO, commits[0]) == told  # The hub's.
-    assert sum("/api/models/" in one for one in hub.asked) == 2  # And remembered.
+    assert sum("/api/models/" in one for one in hub.asked) == 3  # The download, and twice its files: remembered then.
     a_new_process()
     hub.down()
     with pytest.raises(ours.Unreachable):
@@ -186,6 +186,27 @@ def test_a_hub_that_breaks_off_is_asked_again_once(hub: Hub, commits: list[str])
     with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 503\)"):
         ours.refs("another/model")  # Not waited for again.
     assert len(hub.asked) == asked
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(
+    hub: Hub, commits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node whose packets nobody takes."""
+    for module in (questions, downloads):
+        monkeypatch.setattr(module, "HUB_SECONDS", 0.05)
+    hub.delay = lambda asked: 5.0
+    began = time.monotonic()
+    for question in (
+        lambda: ours.refs(REPO),
+        lambda: ours.commit(REPO, "step0"),
+        lambda: ours.files(REPO, commits[0]),
+        lambda: ours.read(REPO, commits[0], "config.json", 0, 3),
+        lambda: ours.download(REPO, commits[0], ["config.json"]),
+    ):
+        answers._silent.clear()
+        with pytest.raises(ours.Unreachable, match=r"gives no answer \(ReadTimeout"):
+            question()
+    assert time.monotonic() - began < 5
 
 
 def test_a_hub_that_is_asked_too_much_is_waited_for(

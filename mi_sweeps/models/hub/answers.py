@@ -52,7 +52,11 @@ def ask(repo: str, revision: str | None, question: Callable[[], Answer]) -> Answ
         UserError: it has no such thing, or none that may be seen.
         Unreachable: it gives none.
     """
-    check_silence(repo)
+    from huggingface_hub import constants
+
+    until, why = _silent.get(constants.ENDPOINT, (0.0, ""))
+    if time.monotonic() < until:
+        raise Unreachable(f"{repo}: {why}")
     tries, waits = TRIES, WAITS
     while True:
         try:
@@ -67,19 +71,6 @@ def ask(repo: str, revision: str | None, question: Callable[[], Answer]) -> Answ
             if pause:
                 log.warning("%s: the hub is asked too much; asking again in %.0f s", repo, pause)
             time.sleep(pause or PAUSE)
-
-
-def check_silence(repo: str) -> None:
-    """Holds that the hub has not just failed to answer.
-
-    Raises:
-        Unreachable: it has.
-    """
-    from huggingface_hub import constants
-
-    until, why = _silent.get(constants.ENDPOINT, (0.0, ""))
-    if time.monotonic() < until:
-        raise Unreachable(f"{repo}: {why}")
 
 
 def unreachable(repo: str, error: BaseException) -> Unreachable:

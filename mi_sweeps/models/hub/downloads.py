@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.hub import cache
-from mi_sweeps.models.hub.answers import HUB_SECONDS, check_silence, told, unreachable
+from mi_sweeps.models.hub.answers import HUB_SECONDS, ask, told, unreachable
 from mi_sweeps.models.hub.questions import files
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -33,17 +33,17 @@ def download(repo: str, commit: str, names: Collection[str]) -> Path:
     Raises:
         UserError: one cannot be had; or the disk is full.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import HfApi, constants, hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     snapshot = cache.snapshot(repo, commit)
     missing = [name for name in names if not (snapshot / name).is_file()]
+    if missing:
+        # Asked first: of a hub that does not answer the libraries despair only after some minutes.
+        ask(repo, commit, lambda: HfApi().model_info(repo, revision=commit, timeout=HUB_SECONDS))
     for name in missing:
         try:
-            check_silence(repo)
             hf_hub_download(repo, name, revision=commit, etag_timeout=HUB_SECONDS, endpoint=constants.ENDPOINT)
-        except UserError:
-            raise
         except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
             raise unreachable(repo, error.__cause__ or error) from error
         except Exception as error:
