@@ -151,7 +151,9 @@ def _check(run: RunFolder, config: Config, end: int, contents: identity.Contents
     if not run.checkpoint(end).exists():
         raise UserError(f"zoom: {run.checkpoint(end)}: missing, and that run was in the stack of the one named")
     if identity.run_id(config, contents) != run.run_id:
-        raise UserError(f"{run.path}: its model or its prompts have changed since, so it cannot be trained once more")
+        raise UserError(
+            f"{run.path}: its model, prompts or your code have changed since, so it cannot be trained once more"
+        )
 
 
 def _end(run: RunFolder, config: Config, steps: Sequence[int]) -> int:

@@ -24,5 +24,5 @@ def test_a_series_has_models_pairs_and_tables_and_no_zoom(series, checkpoints_of
 
     file = series / "checkpoint-8" / "model.safetensors"
     save_file({name: value + 1 for name, value in load_file(file).items()}, file, {"format": "pt"})
-    with pytest.raises(mi.UserError, match="model or prompts have changed since"):
+    with pytest.raises(mi.UserError, match="have changed since"):
         mi.open(config.output).run().model(16)
