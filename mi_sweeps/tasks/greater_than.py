@@ -9,9 +9,9 @@ right numbers, drawn evenly, so that the best a model can do is to spread over a
 | `start_year` | the start year's last two digits, by 01: every number is right  |
 | `noun`       | the noun, by another. A control: the answers stay               |
 
-"Always 99" is right of every question, so the win rate and the difference of probabilities cannot tell a model that
-compares from one that says late years. The paper's second measure can, `cutoff_sharpness`: p(start + 1) - p(start -
-1).
+"Always 99" is right of nearly every question, so the win rate and the difference of probabilities cannot tell a model
+that compares from one that says late years. The paper's second measure can, `cutoff_sharpness`: the probability of the
+number after the start year's, less that of the number before it.
 """
 
 from __future__ import annotations
