@@ -31,6 +31,8 @@ from transformers import (  # noqa: E402
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -39,6 +41,8 @@ from transformers import (  # noqa: E402
     Olmo2ForCausalLM,
     Olmo3Config,
     Olmo3ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -46,6 +50,8 @@ from transformers import (  # noqa: E402
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
 )
 
 from mi_sweeps.config import Config  # noqa: E402
@@ -229,6 +235,9 @@ GEMMA_SIZES = {
     "query_pre_attn_scalar": 4,
     "layer_types": ["sliding_attention", "full_attention"],
 }
+MULTIPLIERS = {
+    **{"residual_multiplier": 0.8, "embedding_multiplier": 2.0, "logits_scaling": 0.8, "attention_multiplier": 0.7},
+}
 CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0}
 """So low that they matter."""
 
@@ -241,7 +250,6 @@ MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str,
 
 MORE_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
     "gemma2": (Gemma2ForCausalLM, Gemma2Config, {**GEMMA_SIZES, **CAPS}),
-    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, GEMMA_SIZES),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, NEOX_SIZES),
     "gpt2-scaled-by-layer": (GPT2LMHeadModel, GPT2Config, {**GPT2_SIZES, "scale_attn_by_inverse_layer_idx": True}),
     "llama-biases": (LlamaForCausalLM, LlamaConfig, {**LLAMA_SIZES, "attention_bias": True, "mlp_bias": True}),
@@ -254,6 +262,10 @@ blocks are put together in other ways."""
 
 OTHER_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
     "gemma": (GemmaForCausalLM, GemmaConfig, {**LLAMA_SIZES, "head_dim": 8}),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, GEMMA_SIZES),
+    "granite": (GraniteForCausalLM, GraniteConfig, {**LLAMA_SIZES, **MULTIPLIERS}),
+    "phi": (PhiForCausalLM, PhiConfig, LLAMA_SIZES),
+    "stablelm": (StableLmForCausalLM, StableLmConfig, {**LLAMA_SIZES, "use_qkv_bias": True}),
     "olmo3": (Olmo3ForCausalLM, Olmo3Config, LLAMA_SIZES),
 }
 """What differs little from one of those."""

@@ -52,12 +52,15 @@ _RECURRENT = Architecture(REFERENCE, ("attn_out", "mlp_out", *HEAD_SITES), _ALL_
 _NOT_WRAPPED = Architecture(REFERENCE, refused="TransformerLens shows none of its activations by layer")
 
 KNOWN: dict[str, Architecture] = {
-    **_each("gemma gemma3_text gpt2 gpt_neox llama mistral nope olmo2 olmo3 qwen2 qwen3", Architecture(FAST)),
+    **_each(
+        "gemma gemma3_text gpt2 gpt_neox granite llama mistral nope olmo2 olmo3 phi qwen2 qwen3 stablelm",
+        Architecture(FAST),
+    ),
     **_each(
         "apertus arcee bitnet bloom codegen cohere cohere2 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo "
-        "glm glm4 glm4_moe gpt_bigcode gpt_oss granite granitemoe hunyuan_v1_dense internlm3 "
-        "iquestcoder jais2 minimax_m2 ministral3 mixtral mpt nemotron olmo olmoe phi phi3 "
-        "qwen2_moe qwen3_moe seed_oss smollm3 stablelm starcoder2",
+        "glm glm4 glm4_moe gpt_bigcode gpt_oss granitemoe hunyuan_v1_dense internlm3 "
+        "iquestcoder jais2 minimax_m2 ministral3 mixtral mpt nemotron olmo olmoe phi3 "
+        "qwen2_moe qwen3_moe seed_oss smollm3 starcoder2",
         Architecture(REFERENCE),
     ),
     **_each("afmoe gpt_neo gptj laguna opt xglm", _NO_PATTERN),

@@ -39,7 +39,10 @@ def theirs(model: PreTrainedModel, tokens: torch.Tensor) -> dict[str, list[torch
     found: dict[str, list[torch.Tensor]] = {"z": [], "v": [], "attn_out": [], "mlp_out": [], "resid_mid": []}
 
     def keep(name: str, value: torch.Tensor | tuple) -> None:
-        found[name].append((value[0] if isinstance(value, tuple) else value)[0])
+        value = (value[0] if isinstance(value, tuple) else value)[0]
+        if name in ("attn_out", "mlp_out"):
+            value = value * getattr(model.config, "residual_multiplier", 1.0)
+        found[name].append(value)
 
     def part(module: torch.nn.Module, *names: str) -> torch.nn.Module:
         return next(getattr(module, name) for name in names if hasattr(module, name))
@@ -60,12 +63,13 @@ def theirs(model: PreTrainedModel, tokens: torch.Tensor) -> dict[str, list[torch
             handles.append(attention.v_proj.register_forward_hook(lambda *x: keep("v", x[2])))
         combine = part(attention, "c_proj", "o_proj", "dense")
         handles.append(combine.register_forward_pre_hook(lambda _, given: keep("z", given[0])))
-        attn_out, mlp_out, before_mlp = attention, layer.mlp, part(layer, "ln_2", "post_attention_layernorm")
+        attn_out, mlp_out = attention, layer.mlp
+        before_mlp = getattr(layer, "ln_2", None) or getattr(layer, "post_attention_layernorm", None)
         if hasattr(layer, "post_feedforward_layernorm"):  # What is written is normalised.
             attn_out, mlp_out = layer.post_attention_layernorm, layer.post_feedforward_layernorm
             before_mlp = getattr(layer, "pre_feedforward_layernorm", layer.mlp)
         handles.append(attn_out.register_forward_hook(lambda *x: keep("attn_out", x[2])))
-        if not getattr(layer, "use_parallel_residual", False):
+        if before_mlp is not None and not getattr(layer, "use_parallel_residual", False):
             handles.append(before_mlp.register_forward_pre_hook(lambda _, given: keep("resid_mid", given[0])))
         handles.append(mlp_out.register_forward_hook(lambda *x: keep("mlp_out", x[2])))
     with torch.no_grad():
@@ -123,12 +127,16 @@ def test_activations_equal_hugging_face_s_prompt_by_prompt(make_model, make_shor
         ("gemma", {"tie_word_embeddings": True}),
         ("gemma2", {"attention_bias": True, "attn_logit_softcapping": None, "final_logit_softcapping": None}),
         ("gemma3", {**BY_LAYER, "attn_logit_softcapping": 3.0}),  # which it does not read
+        ("phi", {"qk_layernorm": True}),
+        ("stablelm", {}),
+        ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": False}),
         ("gpt_neox", {"use_parallel_residual": False}),
         ("gpt_neox", {"attention_bias": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
     ],
     ids=[
         *("unscaled", "untied", "one-head", "tied", "one-head-llama", "linear", "llama3", "yarn", "qwen3-biases"),
-        *("olmo2-biases", "olmo3", "gemma", "gemma2-biases", "gemma3", "serial", "all-rotated"),
+        *("olmo2-biases", "olmo3", "gemma", "gemma2-biases", "gemma3", "phi", "stablelm", "stablelm-parallel"),
+        *("serial", "all-rotated"),
     ],
 )
 def test_options_of_a_family_are_followed(make_model, make_short_pairs, family, options):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mi_sweeps.circuits.families import gemma, gpt2, gpt_neox, llama, nope, olmo
+from mi_sweeps.circuits.families import gemma, gpt2, gpt_neox, llama, nope, olmo, phi, stablelm
 from mi_sweeps.circuits.network import Network
 
 if TYPE_CHECKING:
@@ -20,11 +20,14 @@ FAMILIES: dict[str, Callable[[PreTrainedModel], Network | None]] = {
     "gemma3_text": gemma.network,
     "gpt2": gpt2.network,
     "gpt_neox": gpt_neox.network,
+    "granite": llama.network,
     "llama": llama.network,
     "mistral": llama.network,
     "nope": nope.network,
     "olmo2": olmo.network,
     "olmo3": olmo.network,
+    "phi": phi.network,
     "qwen2": llama.network,
     "qwen3": llama.network,
+    "stablelm": stablelm.network,
 }
