@@ -200,14 +200,8 @@ def test_an_unknown_architecture_is_not_described():
         ),
     ],
     ids=[
-        "activation",
-        "cross-attention",
-        "gated-activation",
-        "gemma2-activation",
-        "both-ways",
-        "neox",
-        "dynamic",
-        "longrope",
+        *("activation", "cross-attention", "gated-activation", "gemma2-activation", "norms-by-head", "both-ways"),
+        *("neox", "dynamic", "longrope"),
     ],
 )
 def test_an_option_that_is_not_covered_is_not_described(make_model, family, options):
