@@ -71,7 +71,7 @@ class ReferenceEngine:
     def __init__(self, bridge: TransformerBridge) -> None:
         self.bridge = bridge
         self.head: Scaling = scaling(bridge.original_model)
-        together = any(_norm_of_queries(block) > bridge.cfg.d_head for block in bridge.blocks)
+        together = any(_norm_of_queries(block) > bridge.cfg.d_head for block in getattr(bridge, "blocks", ()))
         self.names: dict[Site, str] = {"q": "rot_q", "k": "rot_k"} if together else {}
         """Of activations, where TransformerLens's name for a site's is another. Where all heads' queries are normalised
         together, one head's is its own only after that; before, a change of it would reach the others."""
