@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from .folder import Output
+from .folder import Output, Run
 from .frames import ATTRIBUTION_KINDS, Frames
 from .inference.courses import HeadCourse, courses
 from .inference.differences import Difference, difference
@@ -18,6 +18,9 @@ from .inference.families import Family, Job, Means, families, jobs, means
 
 SETTINGS = ("model", "task", "lr", "weight_decay", "schedule", "steps", "batch_size")
 """Columns of runs whose values the page groups by, beside cells."""
+
+ALIKE = ("model", "task", "network")
+"""Columns in which all runs of a group are equal."""
 
 MOST_PAIRS = 30
 """Of one kind of groups: where there are more, none is compared beforehand. `inference.differences` compares any."""
@@ -81,7 +84,9 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
     }
     examined = examined[examined["patch_id"].isin(read) & examined["patching"].notna()]
     number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
-    groups = _groups(frames.runs[frames.runs["run_id"].isin(examined["run_id"])])
+    networks = {run.run_id: _network(run) for run in output.runs}
+    there = frames.runs[frames.runs["run_id"].isin(examined["run_id"])]
+    groups = _groups(there.assign(network=there["run_id"].map(networks)))
     found: dict[tuple[tuple[int, ...], str, str], list[Found]] = {}
     written: list[Attributed] = []
     for (patching, corruption), rows in examined.groupby(["patching", "corruption"], sort=False, dropna=False):
@@ -104,6 +109,12 @@ def _found(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterato
         yield Found(runs, patching, family, tuple(courses(family)) if heads else ())
 
 
+def _network(run: Run) -> str:
+    """What tells the networks of models of one name apart, as of two series."""
+    found = run.about.get("model") or {}
+    return f"{found.get('architecture')} {found.get('parameters')}"
+
+
 def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
     """The groups of run ids that are shown, a list a kind: single runs, cells, the values of each setting, all."""
     single = runs
@@ -112,9 +123,9 @@ def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
     kinds: list[list[tuple[str, ...]]] = [[(run_id,) for run_id in single["run_id"]]]
     for column in ("cell", *SETTINGS):
         # Heads of two models, or of two tasks, are not the same heads.
-        by_value = runs.groupby(["model", "task", column], sort=False, dropna=True)["run_id"]
+        by_value = runs.groupby([*ALIKE, column], sort=False, dropna=True)["run_id"]
         kinds.append([tuple(run_ids) for _, run_ids in by_value if len(run_ids) > 1])
-    of_one = len(runs) and runs[["model", "task"]].drop_duplicates().shape[0] == 1
+    of_one = len(runs) and runs[list(ALIKE)].drop_duplicates().shape[0] == 1
     return [*kinds, [tuple(runs["run_id"])]] if of_one else kinds
 
 

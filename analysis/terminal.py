@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ..errors import UserError
 from ..series import gaps
+from ..series.logged import SPLIT as TRAINER
 from ..sparkline import sparkline
 from ..sweeps.show import COLOURS, plural, zoomed
 from . import folder
@@ -55,7 +56,7 @@ def show(
     """
     (run,) = found.runs
     frames = tabulate(found, paths=False, damaged=damaged)
-    parts = [*_about(run), *_measured(console, frames, run.gaps)]
+    parts = [*_about(run), *_measured(console, frames, run.gaps), *_logged(console, frames)]
     for patch in run.patches:
         parts += _patch(console, found, frames, patch, site, step, damaged)
     parts += _places(run)
@@ -132,6 +133,22 @@ def _measured(console: Console, frames: Frames, missing: Iterable[int]) -> Itera
     yield table
     if told := outcomes(frames.metrics).get(frames.runs["run_id"].iloc[0]):
         yield f"  [yellow]{told}[/]: the 95% interval of the difference of the held-out win rates is below 0"
+
+
+def _logged(console: Console, frames: Frames) -> Iterator[RenderableType]:
+    """What the trainer of a series logged itself, on its own data and at its own steps."""
+    rows = frames.metrics[frames.metrics["split"] == TRAINER]
+    if not len(rows):
+        return
+    yield f"\nlogged by its own trainer, steps {rows['step'].min()} to {rows['step'].max()}"
+    table = _table("  metric", "", "first", "last", "n")
+    for metric, own in rows.groupby("metric", sort=True):
+        values = own.sort_values("step")["value"]
+        there = values[np.isfinite(values)]
+        low, high = (float(there.min()), float(there.max())) if len(there) else (0.0, 1.0)
+        line = _line(console, list(values), low, high)
+        table.add_row(f"  {metric}", line, f"{values.iloc[0]:.3g}", f"{values.iloc[-1]:.3g}", str(len(values)))
+    yield table
 
 
 def _patch(

@@ -88,3 +88,14 @@ def test_checkpoints_far_apart_have_a_log_axis(make_series, open_page):
         assert axis["type"] == "log" and axis["ticktext"][0] == "0" and "512" in axis["ticktext"]
     page.locator("#curves-controls").get_by_label("step", exact=True).uncheck()
     assert max(x for one in traces(page, "#curves-plot") for x in one["x"] if x) == 8000
+
+
+def test_two_networks_of_one_name_are_never_one_group(make_series):
+    output = make_series(seeds=(1, 2), corruptions=("first",), gaps={}, by_prompt=True)
+    groups = lambda: {tuple(one["runs"]) for one in data_of(write_report(output))["found"]}  # noqa: E731
+    assert groups() == {(0,), (1,), (0, 1)}
+    for seed, parameters in ((1, 70), (2, 160)):
+        file = output / "runs" / f"series-{seed}" / "run.json"
+        about = json.loads(file.read_text())
+        file.write_text(json.dumps({**about, "model": {"architecture": "GPTNeoX", "parameters": parameters}}))
+    assert groups() == {(0,), (1,)}

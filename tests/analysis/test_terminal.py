@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -281,3 +282,16 @@ def test_the_course_of_a_head_has_a_space_where_there_is_no_checkpoint(call, mak
 def test_seeds_of_a_series_say_which(call, make_series):
     output = make_series(seeds=(1, 2), corruptions=("first",))
     assert call("series-1", f"output={output}")[1].splitlines()[1].startswith("  series, ioi3, seed 1: 4 checkpoints, ")
+
+
+def test_what_a_trainer_logged_stands_by_itself(call, make_series):
+    output = make_series(corruptions=("first",))
+    file = output / "runs" / "series" / "metrics.parquet"
+    found = pd.read_parquet(file)
+    theirs = [(step, "trainer", "loss", 3 - step / 10, 0) for step in range(1, 21)]
+    pd.concat([pd.DataFrame(theirs, columns=found.columns), found]).to_parquet(file)
+    _, printed, _ = call("series", f"output={output}")
+    own = printed.split("logged by its own trainer, steps 1 to 20\n")[1].split("\n\n")[0].splitlines()
+    assert own[1].split()[0] == "loss" and own[1].split()[2:] == ["2.9", "1", "20"]
+    assert own[1].split()[1][0] == "█" and own[1].split()[1][-1] == "▁"
+    assert "trainer" not in printed.split("logged by")[0]  # no win rate of it
