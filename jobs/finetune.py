@@ -82,12 +82,13 @@ def rehearsed(config: Config, turns: Generator[Run]) -> Generator[Run]:
     """The same turns; before the first of them it is found out whether the model can be patched afterwards."""
     from mi_sweeps.circuits.examine import rehearse
     from mi_sweeps.models.load import load_tokenizer
+    from mi_sweeps.series.checkpoints import single
 
     rehearsal = True
     for run in turns:
         if rehearsal:
             with run.trainable.plain() as model:
-                rehearse(config, model, load_tokenizer(config.model), run.task)
+                rehearse(config, model, load_tokenizer(single(config)), run.task)
             rehearsal = False
         yield run
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
+from mi_sweeps import models
 from mi_sweeps.series import contents, geometry, labels, sources
 from mi_sweeps.series.finding import Finding
 from mi_sweeps.series.geometry import Geometry
@@ -74,13 +75,22 @@ def of(series: Series) -> Audit:
         UserError: the hub cannot tell what its checkpoints are.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        made = audit(pool.map(sources.of, series.checkpoints))
+        found = list(pool.map(sources.of, series.checkpoints))
+    # An adapter has other tensors than its base, which may be there as the checkpoint before training.
+    adapters = [source for source in found if models.ADAPTER in source.files]
+    wholes = [source for source in found if models.ADAPTER not in source.files]
+    parts = [audit(some) for some in (adapters, wholes) if some]
+    unseen = [line for part in parts for line in part.unseen]
+    if adapters and wholes:
+        steps = contents.spans([source.step for source in wholes])
+        unseen.append(f"{steps}: whole weights, not compared with the adapters of the other steps")
     missing = [Finding(step, "missing", why, gap=True) for step, why in series.gaps.items()]
-    lines = [*made.lines, *(Line(step, "", 0, "", None) for step in series.gaps)]
+    lines = [line for part in parts for line in part.lines]
+    lines += [Line(step, "", 0, "", None) for step in series.gaps]
     return Audit(
         tuple(sorted(lines, key=lambda line: line.step)),
-        tuple(sorted([*made.findings, *missing], key=_order)),
-        made.unseen,
+        tuple(sorted([*missing, *(one for part in parts for one in part.findings)], key=_order)),
+        tuple(unseen),
     )
 
 

@@ -79,6 +79,8 @@ def find(model: SeriesConfig, steps: Sequence[int] | None, seed: int = 0) -> Ser
     if not checkpoints:
         some = f" ({next(iter(gaps.values()))})" if matched and gaps else ""
         raise UserError(f"{where}: no checkpoint there{some}; check the pattern, and checkpoint.steps if it is given")
+    if model.base and not any(checkpoint.model.base for checkpoint in checkpoints):
+        raise UserError(f"model.base={model.base}: no checkpoint of {where} is a PEFT adapter; leave model.base out")
     return Series(tuple(checkpoints), gaps)
 
 
@@ -121,9 +123,9 @@ def single(config: Config) -> SingleModel:
 
 
 def _seeded(model: SeriesConfig, seed: int) -> SeriesConfig:
-    filled = {"hub": model.hub and model.hub.replace("{seed}", str(seed))}
-    filled["path"] = model.path and Path(str(model.path).replace("{seed}", str(seed)))
-    return model.model_copy(update=filled)
+    hub = model.hub and model.hub.replace("{seed}", str(seed))
+    path = model.path and Path(str(model.path).replace("{seed}", str(seed)))
+    return model.model_copy(update={"hub": hub, "path": path})
 
 
 def _folders(model: SeriesConfig) -> tuple[str, dict[str, str]]:
@@ -159,6 +161,8 @@ def _matched(where: str, pattern: str, names: Mapping[str, str]) -> dict[int, st
 
 def _checkpoint(series: SeriesConfig, step: int, name: str, names: Mapping[str, str]) -> Checkpoint:
     same = {"name": series.name, "tokenizer": series.tokenizer, "base": series.base, "prepend_bos": series.prepend_bos}
+    if series.path and not (Path(name) / models.ADAPTER).is_file():
+        same["base"] = None  # Before the first adapter there is often the base itself.
     place = {"hub": None, "revision": None, "path": name} if series.path else {"hub": series.hub, "path": None}
     if series.hub:
         place["revision"] = names[name]

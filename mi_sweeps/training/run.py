@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mi_sweeps.config import AnyModel, Config, ModelConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_model, pick_device
+from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.files import read_json, read_table, write_json, write_table
 from mi_sweeps.store.folders import Diverged, RunFolder
 from mi_sweeps.store.identity import own_sources
@@ -165,7 +166,7 @@ def begin(
     """
     device = pick_device(config.launcher.device)
     torch.manual_seed(config.seed)
-    model, tokenizer = load_model(config.model, device, seed=config.seed)
+    model, tokenizer = load_model(single(config), device, seed=config.seed)
     task = load(config, tokenizer, config.output)
     evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
     check_tokens(model, evaluated)

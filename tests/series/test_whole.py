@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -56,13 +57,19 @@ def with_clean_z(model, pairs, head):
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_a_trainer_s_folders_are_planned_run_and_reported(trained, kind, tmp_path, capsys, mini_tokenizer):
+    folders = tmp_path / "trained"
+    shutil.copytree(trained / kind, folders)
+    steps = [2, 4]
+    if kind == "lora":  # What the adapters were put on.
+        shutil.copytree(FOLDER, folders / "checkpoint-0")
+        steps = [0, 2, 4]
     words = (
-        *("model=series", f"model.path={trained / kind}/checkpoint-{{step}}", f"model.tokenizer={FOLDER}"),
+        *("model=series", f"model.path={folders}/checkpoint-{{step}}", f"model.tokenizer={FOLDER}"),
         *([f"model.base={FOLDER}"] if kind == "lora" else []),
         *("corruption=first,second", f"output={tmp_path}/outputs", *FEW),
     )
     assert command("plan", *words) == 0
-    assert "1 series of 2 checkpoints (1 to do), 2 patch jobs (2 to do)" in capsys.readouterr().out
+    assert f"1 series of {len(steps)} checkpoints (1 to do), 2 patch jobs (2 to do)" in capsys.readouterr().out
     assert command("run", *words) == 0
     assert command("run", *words) == 0
     assert "nothing to do" in capsys.readouterr().out
@@ -72,8 +79,8 @@ def test_a_trainer_s_folders_are_planned_run_and_reported(trained, kind, tmp_pat
     for cell in cells:
         _, folder = planning.folders_of(cell)
         pairs = load(cell.config, mini_tokenizer).pairs(cell.config.corruption.name, cell.config.patching.prompts)
-        for step in (2, 4):
-            model = plain(trained / kind / f"checkpoint-{step}", kind)
+        for step in steps:
+            model = plain(folders / f"checkpoint-{step}", kind if step else "full")
             rows = read_table(folder.table(step)).to_pylist()
             found = {row["head"]: row["by_prompt"] for row in rows if row["site"] == "z" and row["layer"] == 2}
             assert sorted(found) == [0, 1, 2, 3]
