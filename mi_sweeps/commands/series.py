@@ -29,7 +29,10 @@ def audit(options: argparse.Namespace) -> int:
     console, faults = common.console(), 0
     for one in series:
         made = auditing.of(one)
-        common.write(console, [*_table(made), *_findings(made), *_summary(made)])
+        title = one.checkpoints[0].model.hub
+        common.write(
+            console, [*([title] if title and len(series) > 1 else []), *_table(made), *_findings(made), *_summary(made)]
+        )
         faults += len(made.findings)
     return FAILED if faults else DONE
 

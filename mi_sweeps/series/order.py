@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 RATIO = 2.0
 """A leap is so many times the way without it. Where training only shakes the weights, the way to a checkpoint after the
-learning rate has fallen is sqrt(2) times shorter than that to a neighbour; tests/series/test_order.py has what real and
-simulated runs have, and what planted faults have."""
+learning rate has fallen is sqrt(2) times shorter than that to a neighbour. docs/audit.md says what this finds."""
 
 Distances = NDArray[np.float64]
 Segment = tuple[int, int]

@@ -81,6 +81,20 @@ def test_a_series_on_the_hub_without_a_download(call: Call, hub: Hub, contents: 
     assert hashes[0] == hashes[6] and len(set(hashes)) == 7
 
 
+def test_several_series_are_told_apart(call: Call, hub: Hub, contents: dict[int, bytes]) -> None:
+    for name, clean in {"some/series": True, "some/other": False}.items():
+        for step in STEPS:
+            weights = contents[step if step or clean else 32]
+            hub.add(name, f"step{step}", {"config.json": CONFIG, "model.safetensors": weights})
+    code, lines, _ = call("model.hub=some/series,some/other", "model.revision='step{step}'")
+    assert code == 1
+    assert [line for line in lines if line.startswith(("some/", "copy"))] == [
+        "some/series",
+        "some/other",
+        "copy at 0: its weights are the same at steps 0 and 32; they belong to step 32",
+    ]
+
+
 def test_tokenizers_that_differ_matter_where_they_are_used(
     call: Call, tmp_path: Path, contents: dict[int, bytes]
 ) -> None:
