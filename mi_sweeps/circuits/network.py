@@ -12,7 +12,6 @@ changed in place are seen at once and nothing is copied, folded or wrapped.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,9 +35,6 @@ Rotary = Callable[[Int[Tensor, "prompt pos"]], Rotation]
 
 SLICE = 1024
 """Tokens in one matrix product of an MLP: enough for full speed, and the hidden layer stays in a CPU's cache."""
-
-IN_CACHE = 1 << 17
-"""Numbers that an activation function works on at once."""
 
 
 def _detach(part: object, *names: str) -> None:
@@ -298,22 +294,6 @@ def rotate(heads: Float[Tensor, "... head d_head"], rotation: Rotation | None) -
     left, right = turned.chunk(2, dim=-1)
     turned = turned * cos + torch.cat([-right, left], dim=-1) * sin
     return turned if width == heads.shape[-1] else torch.cat([turned, heads[..., width:]], dim=-1)
-
-
-def gelu_tanh(x: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """GELU in the tanh approximation of Hendrycks & Gimpel (2016, arXiv:1606.08415).
-
-    0.5 (1 + tanh(u)) is sigmoid(2u), which CPUs compute several times faster.
-    """
-    if torch.is_grad_enabled() or x.is_cuda:
-        return functional.gelu(x, approximate="tanh")
-    twice = torch.tensor(2 * math.sqrt(2 / math.pi))
-    result = torch.empty_like(x)
-    # So many numbers at a time that all steps on them stay in a core's cache.
-    for part, out in zip(x.reshape(-1).split(IN_CACHE), result.view(-1).split(IN_CACHE), strict=True):
-        torch.mul(part, part, out=out)
-        torch.add(twice, out, alpha=0.044715 * twice.item(), out=out).mul_(part).sigmoid_().mul_(part)
-    return result
 
 
 def describe(model: PreTrainedModel) -> Network | None:

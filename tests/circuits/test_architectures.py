@@ -18,7 +18,7 @@ from mi_sweeps.circuits.examine import make_engine, measure, prepare
 from mi_sweeps.circuits.families import FAMILIES
 from mi_sweeps.circuits.patching import POSITION_SITES
 from mi_sweeps.errors import UserError
-from mi_sweeps.models.architectures import FAST, KNOWN, table
+from mi_sweeps.models.architectures import FAST, KNOWN, examined, table
 from mi_sweeps.tasks.ioi import single_token_names
 from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import fill
@@ -241,3 +241,10 @@ def test_the_table_of_the_docs_is_what_was_tested():
 def test_every_type_that_is_said_to_be_checked_in_everything_is(model_types):
     """`nope` has tests of its own."""
     assert model_types | {"nope"} == {kind for kind, known in KNOWN.items() if known.engine == FAST} == FAMILIES.keys()
+
+
+def test_a_plan_says_what_cannot_be_had_of_a_model_that_the_fast_engine_knows(make_config):
+    config = make_config("patching=paths", "patching.measures=[diagonal]")
+    assert examined(config.model, config.patching, "gpt_neox") is None
+    line = examined(config.model, config.patching, "gemma2")
+    assert line == "model=mini: models of type gemma2 are patched, without attribution by lens, layer, head"

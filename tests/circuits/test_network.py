@@ -13,8 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from mi_sweeps.circuits import network
 from mi_sweeps.circuits.families import FAMILIES
-from mi_sweeps.circuits.families.activations import ACTIVATIONS
-from mi_sweeps.circuits.network import Linear, Mlp, Norm, describe, gelu_tanh, rotate
+from mi_sweeps.circuits.families.activations import ACTIVATIONS, gelu_tanh
+from mi_sweeps.circuits.network import Linear, Mlp, Norm, describe, rotate
 
 
 @pytest.fixture(autouse=True)
