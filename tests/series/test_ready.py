@@ -50,6 +50,21 @@ def test_a_ready_series_is_found(hub: Hub, name: str, tmp_path) -> None:
     assert sum("/revision/" in one for one in hub.asked) == len(steps)
 
 
+def test_ready_series_are_swept_over_and_so_are_seeds_of_one(hub: Hub, tmp_path) -> None:
+    for repo in ("pythia-70m", "pythia-160m", "pythia-160m-seed1", "pythia-160m-seed2"):
+        for revision in PYTHIA[:3]:
+            content = f"{repo} {revision}".encode()
+            hub.add(
+                f"EleutherAI/{repo}",
+                revision,
+                {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": content},
+            )
+    for words in (["model=pythia-70m,pythia-160m"], ["model=pythia-160m-seeds", "seed=1,2"]):
+        cells = expand([*words, "checkpoint.steps=[0,1,2]", f"output={tmp_path}"])
+        assert len({cell.run_id for cell in cells}) == 2
+        assert [cell.config.checkpoint_steps for cell in cells] == [[0, 1, 2]] * 2
+
+
 def test_what_a_run_has_remembered_is_not_asked_again(hub: Hub, tmp_path) -> None:
     files = {"config.json": b"{}", "tokenizer.json": b"{}"}
     for step in range(12):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -178,13 +179,15 @@ def _listed(folder: Path, commit: str) -> Collection[str] | None:
         return None
 
 
+def blob(path: Path) -> Path | None:
+    """What a file of a snapshot is a link to; that may be a link too, where models share what they have."""
+    return Path(os.path.abspath(path.parent / path.readlink())) if path.is_symlink() else None
+
+
 def _file(path: Path) -> HubFile | None:
-    """A file of a snapshot, by the name of the blob that it is a link to."""
     try:
-        size = path.stat().st_size
-        if path.is_symlink() and HASH.fullmatch(path.readlink().name):
-            return HubFile(size, path.readlink().name)
-        return _copied(path, size)
+        size, named = path.stat().st_size, blob(path)
+        return HubFile(size, named.name) if named and HASH.fullmatch(named.name) else _copied(path, size)
     except OSError:
         return None
 

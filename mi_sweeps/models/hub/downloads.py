@@ -64,29 +64,25 @@ def forget(repo: str, commit: str) -> None:
     """Deletes from the cache what this process has downloaded of a commit; what was there before stays, and so does
     what another commit shares."""
     snapshot = cache.snapshot(repo, commit)
-    names = _downloaded.pop(snapshot, set())
-    if not names:
+    links = {snapshot / name for name in _downloaded.pop(snapshot, ())}
+    if not links:
         return
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
+    from huggingface_hub import DeleteCacheStrategy
 
-    try:
-        there = scan_cache_dir(snapshot.parents[2])
-    except CacheNotFound:
-        return
-    chosen = [
-        file
-        for model in there.repos
-        if model.repo_path.resolve() == cache.folder(repo).resolve()
-        for version in model.revisions
-        if version.commit_hash == commit
-        for file in version.files
-        if file.file_name in names
-    ]
-    there.delete_files(*chosen).execute()
-    if any((snapshot / name).is_file() for name in names):
-        log.warning("%s: what was downloaded cannot be deleted; `hf cache` says what is wrong with the cache", snapshot)
-        return
+    # Not by scan_cache_dir, which looks at all models, and leaves out those of which a download was broken off.
+    shared = {cache.blob(path) for path in cache.folder(repo).glob("snapshots/*/*") if path not in links}
+    blobs = {blob for path in links if (blob := cache.blob(path)) and blob not in shared}
+    DeleteCacheStrategy(
+        expected_freed_size=0,
+        files=frozenset(links),
+        blobs=frozenset(blobs),
+        refs=frozenset(),
+        repos=frozenset(),
+        snapshots=frozenset(),
+        cache_dir=cache.folder(repo).parent,
+    ).execute()
+    if left := [path for path in (*links, *blobs) if path.exists()]:
+        log.warning("%s: cannot be deleted, and takes its place on the disk; look at its permissions", left[0])
     cache.clear(repo, commit)
 
 
