@@ -76,6 +76,26 @@ def test_copies_are_gaps_but_for_the_one_whose_neighbours_are_near(made: list[We
     )
 
 
+def test_a_published_pattern_most_branches_hold_the_end() -> None:
+    """Of a third of the steps: those of the last everywhere at first and here and there later, in two files."""
+    steps = [0, *(2**power for power in range(10)), *range(2000, 144000, 3000)]
+    one_file = {0, *(2**power for power in range(10)), *range(1000, 54000, 1000), 55000, 103000}
+    one_file |= {65000, *range(60000, 140000, 10000)}
+    other_file = {54000, *range(56000, 60000, 1000), *range(61000, 65000, 1000), 143000}
+    longer = trajectory(np.random.default_rng(3), steps, "cosine")
+    end, elsewhere = stored(longer[-1], "F16"), stored(longer[-1], "F16", another="file")
+    files = [
+        end if step in one_file else elsewhere if step in other_file else stored(one, "F16")
+        for step, one in zip(steps, longer, strict=True)
+    ]
+    found = audit([source(step, {"model.safetensors": file}) for step, file in zip(steps, files, strict=True)])
+    wrong = {step for step in steps[:-1] if step in one_file | other_file}
+    assert set(found.gaps) == wrong and len(wrong) > 0.5 * len(steps)
+    assert set(found.gaps.values()) == {
+        f"its weights are the same at steps 0, 1, 2 and {len(wrong) - 2} more up to 143000; they belong to step 143000"
+    }
+
+
 def test_copies_of_which_no_hash_is_stated_are_found_too(made: list[Weights]) -> None:
     same = with_steps(made, at_8=at(made, 1000))
     sources = [
