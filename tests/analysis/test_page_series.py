@@ -50,6 +50,7 @@ def test_lines_are_broken_at_gaps_and_nothing_is_told_of_training(make_output, m
     table = {row["run"]: row for row in rows(page)}
     assert [table[name]["steps without a checkpoint"] for name in ("series-1", "series-2")] == ["", "16"]
     assert table["series-1"]["lr"] == "" and table["series-1"]["seed"] == "1"
+    assert table["series-2"]["first step at 0.9"] == "24 (no checkpoint at 16)"
     assert "schedule constant" not in page.locator("#runs-same").inner_text().split(". ")[0]
     assert "at 16: /their/run/checkpoint-16: not there" in page.locator("#top").inner_text()
 
@@ -82,6 +83,7 @@ def test_checkpoints_far_apart_have_a_log_axis(make_series, open_page):
     steps = (0, 1, 2, 4, 64, 512, *range(1000, 9000, 1000))
     output = make_series(corruptions=("first",), steps=steps, gaps={}, by_prompt=True)
     page = open_page(write_report(output))
+    assert not {"seed", "lr", "schedule"} & set(rows(page)[0])
     for plot in ("#curves-plot", "#attn-lines-plot"):
         assert max(x for one in traces(page, plot) for x in one["x"] if x) == 8001
         axis = page.evaluate("plot => document.querySelector(plot).layout.xaxis", plot)

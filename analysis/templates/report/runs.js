@@ -21,6 +21,7 @@ const hasLinks = Object.values(DATA.links).some((of) => of.some(known));
 /** Whether a column is there before anyone chose: what differs between runs, and errors. */
 function shownAtFirst({ key, kind }) {
   if (state.group !== null && OF_ONE_RUN.has(key)) return false;
+  if (key === "seed" && RUNS.length && !differing("seed").length) return false;  // series of which there is one
   if (ALWAYS.has(key)) return true;
   if (key === "links") return hasLinks;
   if (kind.startsWith("Configuration") || kind.startsWith("Results at")) return false;
