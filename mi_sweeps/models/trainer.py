@@ -1,4 +1,4 @@
-"""What Hugging Face's Trainer writes beside a checkpoint's weights: its step and the training's own curves.
+"""What Hugging Face's Trainer writes beside a checkpoint's weights: the training's own curves.
 
 None of it changes what the model computes, so a damaged file costs the curves, with a word, and nothing else.
 """
@@ -28,12 +28,6 @@ class Logged:
     """In the trainer's own units; not finite where training diverged."""
 
 
-def global_step(folder: Path) -> int | None:
-    """The optimiser steps that a checkpoint has behind it, as its trainer counted them; None where it does not say."""
-    step = _read(folder).get("global_step")
-    return step if _counts(step) else None
-
-
 def history(folder: Path) -> list[Logged]:
     """What was logged up to a checkpoint, by step; nothing where there is no trainer_state.json.
 
@@ -53,15 +47,6 @@ def history(folder: Path) -> list[Logged]:
     if damaged:
         log.warning("%s: part of log_history cannot be read and is left out of the trainer's curves", folder / STATE)
     return [Logged(*key, value) for key, value in sorted(found.items())]
-
-
-def mislabelled(folder: Path, step: int) -> str | None:
-    """What is wrong where a checkpoint's trainer counted other steps than its name says; None where nothing is known
-    to be."""
-    counted = global_step(folder)
-    if counted is None or counted == step:
-        return None
-    return f"{folder}: named for step {step}, and its {STATE} says global_step {counted}"
 
 
 def _left_out(metric: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_sweeps.models.trainer import STATE, Logged, global_step, history, mislabelled
+from mi_sweeps.models.trainer import STATE, Logged, history
 
 
 def write(folder: Path, *entries: object, **values: object) -> Path:
@@ -50,7 +50,6 @@ def test_a_loss_that_is_no_number_is_kept(tmp_path: Path) -> None:
 
 def test_a_folder_without_one_has_no_curves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert history(tmp_path) == []
-    assert global_step(tmp_path) is None
     assert not caplog.text
 
 
@@ -63,7 +62,6 @@ def test_a_damaged_one_costs_the_curves_with_a_word(
         assert history(tmp_path) == []
     assert f"{tmp_path / STATE}" in caplog.text
     assert "curves are left out" in caplog.text
-    assert mislabelled(tmp_path, 3) is None
 
 
 @pytest.mark.parametrize("entry", [None, "loss", {"loss": 1.0}, {"step": "3", "loss": 1.0}, {"step": -1, "loss": 1.0}])
@@ -81,11 +79,3 @@ def test_entries_that_are_no_list(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         assert history(tmp_path) == []
     assert "part of log_history cannot be read" in caplog.text
-
-
-def test_a_checkpoint_of_another_step_than_its_name_says(trained: Path, tmp_path: Path) -> None:
-    folder = trained / "lora" / "checkpoint-2"
-    assert mislabelled(folder, 2) is None
-    assert mislabelled(folder, 8) == f"{folder}: named for step 8, and its {STATE} says global_step 2"
-    for unknown in (None, "2", 2.0, True, -1):
-        assert mislabelled(write(tmp_path, global_step=unknown), 8) is None
