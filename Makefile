@@ -44,7 +44,7 @@ pytest: install
 	$(BIN)/pytest -n 2
 
 # What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--cells 100 1000" STACKED=--whole
-bench: bench-patching bench-scale bench-stacked
+bench: bench-patching bench-scale bench-stacked bench-memory
 
 bench-patching: install
 	@$(BIN)/python benchmarks/patching.py $(BENCH)
@@ -54,6 +54,9 @@ bench-scale: install
 
 bench-stacked: install
 	@$(BIN)/python benchmarks/stacked.py $(STACKED)
+
+bench-memory: install
+	@$(BIN)/python benchmarks/memory.py $(MEMORY)
 
 # What is survived: kills, broken disks, damaged files, hostile input, load. About an hour, and it goes on where it was
 # interrupted: make campaign CAMPAIGN="--part kills --seed 7"

@@ -198,3 +198,17 @@ def test_vmap_takes_the_same_steps(
     stacked.main(options)
     found = rows(capsys.readouterr().out, "A step of one run, 1 threads")
     assert "CPU ms vmap" in found[0] and [row[0] for row in found[1:]] == ["tiny"]
+
+
+def test_memory_is_measured_beside_what_the_plan_says(monkeypatch, capsys, tmp_path):
+    """Here in one process, whose memory is that of all tests before."""
+    monkeypatch.syspath_prepend(FOLDER)
+    memory = importlib.import_module("memory")
+    monkeypatch.setattr(memory, "CASES", memory.CASES[:1])
+    monkeypatch.setattr(memory, "apart", lambda stage, overrides: memory.measure(stage, *overrides))
+    memory.main(["--shapes", "mini"])
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| mini")]
+    assert [line[1:3] for line in lines] == [["finetune", "`train.method=full`"], ["patch", "`train.method=full`"]]
+    for *_, found, estimated in lines:
+        assert int(found.replace(",", "")) > 100
+        assert 500 < int(estimated.rstrip("| ").replace(",", "")) < 1000

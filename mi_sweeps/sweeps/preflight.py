@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from mi_sweeps.circuits.measures import check_prompts
 from mi_sweeps.circuits.paths import receivers
 from mi_sweeps.config import Config
@@ -13,6 +15,7 @@ from mi_sweeps.models import architectures
 from mi_sweeps.models.load import check_files, load_config, load_tokenizer, pick_device
 from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.identity import digest
+from mi_sweeps.sweeps import memory
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.tasks import audit
 from mi_sweeps.tasks.pairs import Pairs
@@ -60,7 +63,9 @@ def check(cells: Sequence[Cell]) -> list[str]:
         for word in ("precision", "weights"):
             if getattr(config.train, word) == "bf16" and pick_device(config.launcher.device).type == "cpu":
                 lines.append(f"train.{word}=bf16: slow on most CPUs; meant for GPUs")
-    return lines
+    device = pick_device(cells[0].config.launcher.device)
+    gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    return lines + [line for line in memory.told(cells, gpu=gpu) if line.startswith("warning")]
 
 
 def _check_tokens(config: Config, pairs: Pairs) -> None:

@@ -1,0 +1,340 @@
+"""How much memory the stages of a plan will take, from sizes alone: nothing is loaded, and torch is not imported.
+
+An estimate, rather above than below what is measured (docs/training.md has both).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from mi_sweeps import models
+from mi_sweeps.config import Config, ModelConfig, ScratchConfig, SeriesConfig, SingleModel, SlurmConfig
+from mi_sweeps.errors import UserError
+from mi_sweeps.models.architectures import FAST, KNOWN
+from mi_sweeps.series.checkpoints import single
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.tasks import PREVIOUS_TOKEN
+from mi_sweeps.training.only import chosen, kind
+
+Shapes = dict[str, tuple[int, ...]]
+
+PROCESS = 600e6
+"""Bytes of a process that has imported all that it needs and done nothing (Linux, CPU)."""
+
+LENGTH = 40
+"""Tokens of a prompt where only its tokenizer could tell."""
+
+CHUNK = 64
+"""Prompts in one forward of an evaluation (`mi_sweeps.training.evaluate`)."""
+
+ACTIVATIONS = 512 * 2**20
+"""Bytes that a patch job's activations take at most where `patching.memory` names no number."""
+
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 2**20}
+"""Of SLURM."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What of a model decides how much memory it takes."""
+
+    shapes: Shapes
+    """Of its weights, tied ones once."""
+    layers: int
+    d_model: int
+    d_mlp: int
+    heads: int
+    d_vocab: int
+    keeps_patterns: bool
+    """Whether attention patterns are kept for the backward, as where something is dropped from them."""
+    model_type: str
+
+    @property
+    def parameters(self) -> int:
+        return sum(map(math.prod, self.shapes.values()))
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes."""
+
+    working: float
+    """Where it is computed: weights, gradients, the optimiser's moments, activations."""
+    host: float
+    """Beside it in the machine's memory: the process, and copies that are made there."""
+
+    @property
+    def total(self) -> float:
+        """Of the machine's memory where it has no GPU."""
+        return self.working + self.host
+
+
+def finetune(sizes: Sizes, config: Config) -> Need:
+    """What one fine-tune takes."""
+    train = config.train
+    every, learned = sizes.parameters, _learned(sizes, config)
+    adapter = train.method == "lora"
+    if train.weights == "bf16":
+        # Rounded weights; of those that learn also exact ones, and the others' exact ones on the host.
+        working, host = 2.0 * every + 4.0 * learned, 4.0 * (every if adapter else every - learned)
+    else:
+        working, host = 4.0 * every + (4.0 * learned if adapter else 0), 0.0
+    moments = 8.0 * learned
+    prompts = min(train.batch_size, train.micro_batch or train.batch_size)
+    kept = _activations(sizes, config, prompts) * (0.5 if "bf16" in (train.weights, train.precision) else 1)
+    step = working + moments + 4.0 * learned + kept
+    # At a checkpoint there are no gradients; what was rounded is exact, and what is written is copied first.
+    exact = 4.0 * every if train.weights == "bf16" else working
+    looking = exact + moments + 4.0 * (learned if adapter else 0) + _forward(sizes, config)
+    written = 4.0 * (learned if adapter else every)
+    host += PROCESS + (4.0 * every if config.checkpoint.storage == "delta" and not adapter else 0)
+    # On a CPU the two are never at once.
+    return Need(max(step, looking + written), host)
+
+
+def patch(sizes: Sizes, config: Config) -> Need:
+    """What one patch job takes."""
+    every = 4.0 * sizes.parameters
+    ours = not isinstance(config.model, SeriesConfig)
+    differences = ours and (config.train.method == "lora" or config.checkpoint.storage == "delta")
+    known = KNOWN.get(sizes.model_type)
+    fast = known is not None and known.engine == FAST and config.patching.engine == "fast"
+    activations = min(
+        float(config.patching.memory * 10**6) if config.patching.memory else ACTIVATIONS, _patched(sizes, config)
+    )
+    # A checkpoint is read whole, and then the weights are put into another order, or copied for TransformerLens.
+    working = every + max(every if ours else 0, every * (1.0 if fast else 1.2) + activations + _forward(sizes, config))
+    return Need(working, PROCESS + (every if differences else 0))
+
+
+def _learned(sizes: Sizes, config: Config) -> int:
+    """How many numbers learn; where the names in the files are not the model's own, all that may."""
+    train = config.train
+    try:
+        names = chosen(train.only, sizes.shapes)
+    except UserError:
+        names = list(sizes.shapes)
+    if train.method == "full":
+        return sum(math.prod(sizes.shapes[name]) for name in names)
+    matrices = {name.removesuffix(".weight"): sizes.shapes[name] for name in names if len(sizes.shapes[name]) == 2}
+    if train.lora.targets:
+        patterns = train.lora.targets
+        fits = [name for name in matrices if any(fnmatchcase(name, f"*{one}") for one in patterns)]
+    else:
+        fits = [name for name in matrices if kind(f"{name}.weight")[0] in ("attention", "mlp")]
+    return sum(train.lora.rank * sum(matrices[name]) for name in fits)
+
+
+def _activations(sizes: Sizes, config: Config, prompts: int) -> float:
+    """Bytes that are kept for the backward.
+
+    Numbers for each token and layer as they were counted in GPT-2, Llama and GPT-NeoX of Hugging Face: 10 d_model and 2
+    to 5 d_mlp, and a pattern for each head where attention keeps it.
+    """
+    length, scored = _length(config)
+    tokens = prompts * length
+    layer = 10.5 * sizes.d_model + 5.0 * sizes.d_mlp + sizes.heads * length * (3.0 if sizes.keeps_patterns else 1.0)
+    # One more while gradients pass through it.
+    whole, ends = (1, sizes.layers) if config.train.gradient_checkpointing else (sizes.layers + 1, 0)
+    layers = whole * layer + ends * sizes.d_model
+    return 4.0 * (tokens * layers + 4.0 * prompts * scored * sizes.d_vocab)
+
+
+def _forward(sizes: Sizes, config: Config) -> float:
+    """Bytes of an evaluation: one layer of some prompts, and logits."""
+    length, scored = _length(config)
+    layer = 6.0 * sizes.d_model + 3.0 * sizes.d_mlp + sizes.heads * length
+    return 4.0 * CHUNK * (length * layer + 4.0 * scored * sizes.d_vocab)
+
+
+def _patched(sizes: Sizes, config: Config) -> float:
+    """Bytes of all patched runs of a layer at once: one for each position of three sites, and for each head of five."""
+    length, _ = _length(config)
+    runs = config.patching.prompts * (3 * length + 5 * sizes.heads)
+    return 4.0 * runs * length * (2.0 * sizes.d_model + sizes.d_mlp)
+
+
+def _length(config: Config) -> tuple[int, int]:
+    """Tokens of a prompt, and how many of them are scored."""
+    arguments = config.task.arguments
+    if config.task.target == PREVIOUS_TOKEN and isinstance(arguments.get("length"), int):
+        return arguments["length"], arguments["length"]
+    return LENGTH, 1
+
+
+def read(model: SingleModel) -> Sizes | None:
+    """The sizes of a model from its configuration and the headers of its weights; None where these are not here."""
+    if isinstance(model, ScratchConfig):
+        return _scratch(model)
+    model = models.base(model) or model
+    folder = models.folder(model) or _cached(model)
+    if folder is None:
+        return None
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = values.get("text_config", values)
+        shapes = _shapes(folder)
+        first = next(iter(shapes))
+        d_model = _first(values, "hidden_size", "n_embd", "d_model") or min(shapes[first])
+        return Sizes(
+            shapes,
+            layers=_first(values, "num_hidden_layers", "n_layer", "n_layers", "num_layers") or 1,
+            d_model=d_model,
+            d_mlp=_first(values, "intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * d_model,
+            heads=_first(values, "num_attention_heads", "n_head", "n_heads") or 1,
+            d_vocab=_first(values, "vocab_size") or max(shapes[first]),
+            keeps_patterns=any(values.get(key) for key in ("attn_pdrop", "attention_dropout")),
+            model_type=str(values.get("model_type")),
+        )
+    except (OSError, ValueError, AttributeError, KeyError, MemoryError, OverflowError, StopIteration, TypeError):
+        return None  # Whoever loads the model says what is wrong.
+
+
+def _first(values: dict[str, Any], *keys: str) -> int | None:
+    return next((value for key in keys if isinstance(value := values.get(key), int) and value > 0), None)
+
+
+def _shapes(folder: Path) -> Shapes:
+    """From the headers of safetensors files, without the masks that older ones have among the weights."""
+    shapes: Shapes = {}
+    for file in folder.glob("model*.safetensors"):
+        with file.open("rb") as stream:
+            header: dict[str, Any] = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        header.pop("__metadata__", None)
+        shapes |= {name: tuple(tensor["shape"]) for name, tensor in header.items() if 1 <= len(tensor["shape"]) <= 3}
+    return shapes
+
+
+def _cached(model: ModelConfig) -> Path | None:
+    """Where the hub's cache has a model; nothing is downloaded to plan."""
+    from mi_sweeps.models import hub
+    from mi_sweeps.models.hub.cache import snapshot
+
+    assert model.hub is not None
+    try:
+        return snapshot(model.hub, hub.commit(model.hub, model.revision))
+    except UserError:
+        return None
+
+
+def _scratch(model: ScratchConfig) -> Sizes:
+    width, d_model, d_mlp = model.heads * model.d_head, model.d_model, model.d_mlp or 0
+    shapes: Shapes = {"model.embed.weight": (model.d_vocab, d_model), "lm_head.weight": (model.d_vocab, d_model)}
+    for layer in range(model.layers):
+        below = f"model.layers.{layer}"
+        shapes |= {f"{below}.attention.{name}.weight": (width, d_model) for name in ("query", "key", "value")}
+        shapes[f"{below}.attention.combine.weight"] = (d_model, width)
+        if d_mlp:
+            shapes |= {f"{below}.mlp.up.weight": (d_mlp, d_model), f"{below}.mlp.down.weight": (d_model, d_mlp)}
+    return Sizes(shapes, model.layers, d_model, d_mlp, model.heads, model.d_vocab, False, "nope")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A fine-tune or a patch job of a plan."""
+
+    name: str
+    config: Config
+    sizes: Sizes
+    need: Need
+
+
+def told(cells: Sequence[Cell], machine: float | None = None, gpu: float | None = None) -> Iterator[str]:
+    """One line on what the stages of a plan take, those that take most, and a warning where there is not as much.
+
+    Args:
+        machine: bytes of the machine's memory; None finds it out.
+        gpu: of the GPU's, where that is known.
+    """
+    tunes: list[Stage] = []
+    patches: list[Stage] = []
+    seen: set[str] = set()
+    known: dict[str, Sizes | None] = {}
+    for cell in cells:
+        # By plain values: of thousands of cells most differ in nothing that matters here.
+        values = cell.values
+        key = json.dumps([values[name] for name in ("model", "task", "train", "patching", "checkpoint")], default=str)
+        if key in seen:
+            continue
+        seen.add(key)
+        model, config = json.dumps(values["model"], default=str), cell.config
+        if model not in known:
+            known[model] = read(single(config))
+        if sizes := known[model]:
+            patches.append(Stage("a patch job", config, sizes, patch(sizes, config)))
+            if not isinstance(config.model, SeriesConfig):
+                tunes.append(Stage("a fine-tune", config, sizes, finetune(sizes, config)))
+    stages = [max(some, key=lambda one: one.need.total) for some in (tunes, patches) if some]
+    if not stages:
+        return
+    about = "up to" if len(seen) > 1 else "about"
+    shown = ", ".join(f"{one.name} takes {about} {_gigabytes(one.need.total)}" for one in stages)
+    on_gpu = f"; on a GPU {', '.join(_gigabytes(one.need.working) for one in stages)} of its own"
+    yield f"memory: {shown}{'' if cells[0].config.launcher.device == 'cpu' else on_gpu}"
+    for stage in stages:
+        yield from _warning(stage, machine, gpu)
+
+
+def _warning(stage: Stage, machine: float | None, gpu: float | None) -> Iterator[str]:
+    """Where there is less memory than a stage takes; with what would need less."""
+    launcher, finetunes = stage.config.launcher, stage.name == "a fine-tune"
+    at_once = launcher.stack if finetunes else 1
+    if gpu is not None:
+        there, whose, takes = gpu, f"the GPU has {_gigabytes(gpu)}", stage.need.working
+    elif launcher.device.startswith("cuda") or (launcher.device == "auto" and os.path.exists("/dev/nvidiactl")):
+        return  # What it has is asked when a run begins.
+    elif isinstance(launcher, SlurmConfig):
+        given = (launcher.finetune if finetunes else launcher.patch).memory or launcher.memory
+        if given is None:
+            return
+        there = float(given.rstrip("KMGT")) * UNITS[given.lstrip("0123456789")]
+        whose, takes = f"launcher.memory={given}", stage.need.total
+    else:
+        there, takes = machine or _machine(), stage.need.total
+        whose = f"this machine has {_gigabytes(there)}"
+        if launcher.name == "local":
+            at_once *= launcher.workers or 1
+    if at_once * takes > there:
+        who = stage.name if at_once == 1 else f"{at_once} at once"
+        less = _less(stage, gpu is not None) if finetunes else ""
+        yield f"warning: {who} may take {_gigabytes(at_once * takes)}, and {whose}{less}"
+
+
+def _less(stage: Stage, on_gpu: bool) -> str:
+    """What would need less, and how much."""
+    train = stage.config.train
+    part = max(1, train.batch_size // 4)
+    less: dict[str, dict[str, Any]] = {
+        f"train.micro_batch={part}": {"micro_batch": part},
+        "train.gradient_checkpointing=true": {"gradient_checkpointing": True},
+        "train.method=lora": {"method": "lora"},
+        **({"train.weights=bf16": {"weights": "bf16"}} if on_gpu else {}),
+    }
+    told = []
+    for words, changes in less.items():
+        need = finetune(stage.sizes, stage.config.model_copy(update={"train": train.model_copy(update=changes)}))
+        takes, instead = (one.working if on_gpu else one.total for one in (stage.need, need))
+        if instead < 0.9 * takes:
+            told.append(f"{_gigabytes(instead)} with {words}")
+    return f"; a fine-tune takes {', '.join(told)}" if told else ""
+
+
+def _machine() -> float:
+    """Bytes of memory that this process may have: the machine's, or its control group's if that is less."""
+    there = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+    except OSError:
+        limit = "max"
+    return min(there, float(limit)) if limit.isdecimal() else there
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number / 1e9:.1f} GB" if number < 1e11 else f"{number / 1e9:.0f} GB"
