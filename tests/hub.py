@@ -90,7 +90,7 @@ def a_new_process() -> None:
 
     for known in (
         *(answers._silent, cache._named, downloads._downloaded, questions._refs, questions._resolved),
-        *(hashes._commits, hashes._files, hashes._recalled),
+        *(hashes._commits, hashes._files, hashes._refs, hashes._recalled),
     ):
         known.clear()
 

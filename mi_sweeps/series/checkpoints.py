@@ -58,9 +58,11 @@ def find(model: SeriesConfig, steps: Sequence[int] | None, seed: int = 0) -> Ser
         UserError: there is none, or two for one step; or nobody can tell.
     """
     model = _seeded(model, seed)
-    where, names = _folders(model) if model.path else _revisions(model)
+    where, names, whole = _folders(model) if model.path else _revisions(model)
     matched = _matched(where, model.revision or str(model.path), names)
     asked = sorted(set(matched if steps is None else steps))
+    if not whole:
+        _check_known(where, matched, steps)
     if model.hub:
         from mi_sweeps.models import hub
 
@@ -128,20 +130,36 @@ def _seeded(model: SeriesConfig, seed: int) -> SeriesConfig:
     return model.model_copy(update={"hub": hub, "path": path})
 
 
-def _folders(model: SeriesConfig) -> tuple[str, dict[str, str]]:
-    """Where to look, and the folders that fit by their names."""
+def _folders(model: SeriesConfig) -> tuple[str, dict[str, str], bool]:
+    """Where to look, the folders that fit by their names, and whether these are all."""
     pattern = str(model.path)
     parts = PLACEHOLDER.split(pattern)
     wild = "*".join(glob.escape(text) for text in parts[::2])
-    return f"model.path={pattern}", {name: name for name in glob.glob(wild) if Path(name).is_dir()}
+    return f"model.path={pattern}", {name: name for name in glob.glob(wild) if Path(name).is_dir()}, True
 
 
-def _revisions(model: SeriesConfig) -> tuple[str, dict[str, str]]:
+def _revisions(model: SeriesConfig) -> tuple[str, dict[str, str], bool]:
     """The same on the hub: revisions with their commits."""
     from mi_sweeps.models import hub
 
     assert model.hub is not None
-    return f"model.hub={model.hub} model.revision={model.revision}", hub.refs(model.hub)
+    return f"model.hub={model.hub} model.revision={model.revision}", *hub.refs(model.hub)
+
+
+def _check_known(where: str, matched: Mapping[int, str], steps: Sequence[int] | None) -> None:
+    """Where only the cache was looked at: what it does not have is no gap, for the hub may have it.
+
+    Raises:
+        UserError: steps are asked for that it does not have, or all that there are.
+    """
+    unknown = sorted(set(steps or ()) - matched.keys())
+    if unknown or steps is None:
+        what = f"whether there is a step {unknown[0]}" if unknown else "which checkpoints there are"
+        there = f", of which the cache has {', '.join(map(str, sorted(matched)))}" if matched else ""
+        raise UserError(
+            f"{where}: {what} cannot be told while the hub gives no answer; ask again where there is a network, or "
+            f"give checkpoint.steps{there}"
+        )
 
 
 def _matched(where: str, pattern: str, names: Mapping[str, str]) -> dict[int, str]:

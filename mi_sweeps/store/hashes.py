@@ -36,6 +36,9 @@ _files: dict[str, tuple[Version, str]] = {}
 _commits: dict[str, dict[str, tuple[int, str]]] = {}
 """Sizes and hashes of a model's files on the hub, by `MODEL@COMMIT`."""
 
+_refs: dict[str, dict[str, str]] = {}
+"""All branches and tags of a model on the hub with their commits, as the hub said last."""
+
 _recalled: set[Path] = set()
 """Folders of results that were looked into."""
 
@@ -79,14 +82,25 @@ def tell(repo: str, commit: str, files: Mapping[str, tuple[int, str]]) -> None:
     _commits[f"{repo}@{commit}"] = dict(files)
 
 
+def refs_of(repo: str) -> Mapping[str, str] | None:
+    """All branches and tags of a model with their commits, if they were told before."""
+    return _refs.get(repo)
+
+
+def tell_refs(repo: str, refs: Mapping[str, str]) -> None:
+    """Has these remembered, for where the hub cannot be reached."""
+    _refs[repo] = dict(refs)
+
+
 def recall(output: Path) -> None:
     """Takes over what is remembered in a folder of results; once in a process."""
     if output in _recalled:
         return
     _recalled.add(output)
-    files, commits = _load(output)
+    files, commits, refs = _load(output)
     _files.update({path: known for path, known in files.items() if path not in _files})
     _commits.update(commits)
+    _refs.update({repo: known for repo, known in refs.items() if repo not in _refs})
 
 
 def keep(output: Path) -> None:
@@ -95,23 +109,25 @@ def keep(output: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    files, commits = _load(output)
-    every = files | _files, commits | _commits
-    if every != (files, commits):
-        told = {path: [*file[1:], hash] for path, (file, hash) in sorted(every[0].items())}
-        write_json(_path(output), {"files": told, "commits": dict(sorted(every[1].items()))})
+    known = _load(output)
+    files, commits, refs = every = known[0] | _files, known[1] | _commits, known[2] | _refs
+    if every != known:
+        told = {path: [*file[1:], hash] for path, (file, hash) in sorted(files.items())}
+        write_json(_path(output), {"files": told, "commits": dict(sorted(commits.items())), "refs": refs})
 
 
 def _path(output: Path) -> Path:
     return output / "data" / "contents.json"
 
 
-def _load(output: Path) -> tuple[dict[str, tuple[Version, str]], dict[str, dict[str, tuple[int, str]]]]:
+def _load(
+    output: Path,
+) -> tuple[dict[str, tuple[Version, str]], dict[str, dict[str, tuple[int, str]]], dict[str, dict[str, str]]]:
     """What is damaged is left out."""
     try:
         values = read_json(_path(output))
     except UserError:
-        return {}, {}
+        return {}, {}, {}
     files: dict[str, tuple[Version, str]] = {}
     commits: dict[str, dict[str, tuple[int, str]]] = {}
     for path, told in _part(values, "files").items():
@@ -124,7 +140,12 @@ def _load(output: Path) -> tuple[dict[str, tuple[Version, str]], dict[str, dict[
             found = {name: (size, hash) for name, (size, hash) in told.items()}
             if found and all(type(size) is int and HEX.fullmatch(hash) for size, hash in found.values()):
                 commits[key] = found
-    return files, commits
+    refs = {}
+    for repo, told in _part(values, "refs").items():
+        with suppress(AttributeError, TypeError):
+            if told and all(HEX.fullmatch(commit) for commit in told.values()):
+                refs[repo] = told
+    return files, commits, refs
 
 
 def _part(values: Any, name: str) -> dict[str, Any]:

@@ -47,13 +47,13 @@ def commits(hub: Hub) -> list[str]:
 def test_refs_are_branches_and_tags_and_without_the_hub_those_in_the_cache(hub: Hub, commits: list[str]) -> None:
     tag = hub.add(REPO, "v1.0/final", files(9), kind="tags")
     every = {**{f"step{step}": commit for step, commit in enumerate(commits)}, "v1.0/final": tag}
-    assert ours.refs(REPO) == every
+    assert ours.refs(REPO) == (every, True)
     for commit in (commits[1], tag):
         ours.download(REPO, commit, ["config.json"])
     hub.down()
-    assert ours.refs(REPO) == every  # For a minute.
+    assert ours.refs(REPO) == (every, True)  # For a minute.
     a_new_process()
-    assert ours.refs(REPO) == {"step1": commits[1], "v1.0/final": tag}
+    assert ours.refs(REPO) == ({"step1": commits[1], "v1.0/final": tag}, False)
 
 
 def test_a_revision_is_that_in_the_cache_and_only_else_the_hub_s(hub: Hub, commits: list[str]) -> None:

@@ -8,9 +8,12 @@ import pytest
 
 from mi_sweeps.config import SeriesConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.models.hub import download
 from mi_sweeps.series.checkpoints import find
+from mi_sweeps.store import hashes
 from mi_sweeps.store.identity import patch_id, run_id
 from mi_sweeps.sweeps.grid import expand
+from tests.hub import a_new_process
 from tests.series.conftest import FEW
 
 
@@ -107,3 +110,21 @@ def test_it_is_the_same_series_from_the_hub_its_cache_and_with_other_names(hub, 
     (other,) = expand([*words, "checkpoint.steps=[0,8]"])
     assert cell.run_id != other.run_id
     assert expand(words)[0].run_id == other.run_id
+
+
+def test_without_the_hub_what_the_cache_lacks_is_no_gap(hub, series, tmp_path):
+    for step in (0, 8):
+        hub.add("org/lm", f"step{step}", series / f"checkpoint-{step}")
+    given = pattern(hub="org/lm", revision="step{step}")
+    first = find(given, [0, 4])
+    assert [*first.gaps] == [4]
+    download("org/lm", str(first.checkpoints[0].model.revision), ["config.json", "model.safetensors"])
+    hashes.keep(tmp_path)
+    a_new_process()
+    hub.down()
+    assert [one.step for one in find(given, [0]).checkpoints] == [0]
+    for steps, says in (([0, 8], "whether there is a step 8 cannot be told"), (None, "which checkpoints there are")):
+        with pytest.raises(UserError, match=rf"{says}.*give checkpoint.steps, of which the cache has 0$"):
+            find(given, steps)
+    hashes.recall(tmp_path)  # The hub had said which revisions there are.
+    assert find(given, [0, 4]) == first

@@ -14,12 +14,13 @@ from mi_sweeps.store import hashes
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"_files": {}, "_commits": {}, "_recalled": set(), "LARGE": 4, "SETTLED": -1.0}.items():
+    known = {"_files": {}, "_commits": {}, "_refs": {}, "_recalled": set()}
+    for name, value in {**known, "LARGE": 4, "SETTLED": -1.0}.items():
         monkeypatch.setattr(hashes, name, value)
 
 
 def a_new_process() -> None:
-    for known in (hashes._files, hashes._commits, hashes._recalled):
+    for known in (hashes._files, hashes._commits, hashes._refs, hashes._recalled):
         known.clear()
 
 
@@ -94,6 +95,7 @@ def test_processes_do_not_write_over_each_other(tmp_path: Path) -> None:
         '{"files": {"PATH": [7, "2", 3, "00"]}, "commits": {"some/model@1": {"config.json": [1, "no hash"]}}}',
         '{"files": {"PATH": null}, "commits": {"some/model@1": {"config.json": 1}}}',
         '{"commits": {"some/model@1": {"config.json": ["2", "' + "a" * 40 + '"]}}, "checksum": "0000000000000000"}',
+        '{"refs": {"some/model": {"main": "no commit"}, "another/model": {}, "a/third": 3}}',
     ],
 )
 def test_what_is_damaged_is_looked_at_again(
@@ -104,6 +106,7 @@ def test_what_is_damaged_is_looked_at_again(
     path.write_text(text.replace("PATH", str(large)))
     hashes.recall(tmp_path)
     assert hashes.at("some/model", "1") is None
+    assert not hashes._refs
     assert read(large, monkeypatch) == (hashlib.sha256(b"weights").hexdigest(), True)
     hashes.keep(tmp_path)
     assert str(large) in json.loads(path.read_text())["files"]

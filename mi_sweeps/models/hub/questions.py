@@ -26,8 +26,9 @@ _resolved: dict[tuple[str, str, str], tuple[float, str]] = {}
 """The same of one branch or tag."""
 
 
-def refs(repo: str) -> dict[str, str]:
-    """Branches and tags of a model, with their commits; those in the cache where the hub cannot be reached.
+def refs(repo: str) -> tuple[dict[str, str], bool]:
+    """Branches and tags of a model, with their commits, and whether these are all. Where the hub cannot be reached they
+    are those that it told a run of before, and else those in the cache, which need not be all.
 
     Raises:
         UserError: there is no such model, or neither hub nor cache can tell.
@@ -47,12 +48,13 @@ def refs(repo: str) -> dict[str, str]:
 
     asked, found = _refs.get((constants.ENDPOINT, repo), (-REFS_SECONDS, {}))
     if time.monotonic() - asked < REFS_SECONDS:
-        return dict(found)
+        return dict(found), True
     try:
         branches, tags = ask(repo, None, question)
     except Unreachable:
-        if known := cache.refs(repo):
-            return known
+        known, told = cache.refs(repo), hashes.refs_of(repo)
+        if known or told:
+            return known | dict(told or {}), told is not None
         raise
     found = tags | branches
     for name in branches.keys() & tags.keys():
@@ -61,7 +63,8 @@ def refs(repo: str) -> dict[str, str]:
     for name, where in found.items():
         cache.remember(repo, where, name)
     _refs[constants.ENDPOINT, repo] = time.monotonic(), found
-    return dict(found)
+    hashes.tell_refs(repo, found)
+    return dict(found), True
 
 
 def commit(repo: str, revision: str | None = None) -> str:
