@@ -128,6 +128,7 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
         ("sweep=nope patching=full", "patching.sites: model=nope has attention only (model.d_mlp=null)"),
         ("sweep=nope checkpoint.storage=delta", "model=nope begins from nothing"),
         ("sweep=nope train.gradient_checkpointing=true", "train.gradient_checkpointing=true: model=nope has none"),
+        ("train.lora.rank=4", "train.lora.rank=4: there is no adapter; give train.method=lora too"),
         ("train.lora.targets=[]", "train.lora.targets=[]: value should have at least 1 item"),
         ("model=nope model.d_vocab=9", "task=ioi3: is made of text, and model=nope has no tokenizer"),
         (

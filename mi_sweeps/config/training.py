@@ -58,7 +58,8 @@ class TrainConfig(Section):
     only: Names = ()
     """Names, patterns and words of the parameters that learn (`mi_sweeps.training.only`); empty is all of them."""
     micro_batch: int | None = Field(None, ge=1)
-    """How many prompts are computed at once; None is all of a batch. Changes results by rounding only."""
+    """How many prompts are computed at once; None is all of a batch. Changes results by rounding only,
+    but where there is dropout: each part draws its own, and the run is another one."""
     gradient_checkpointing: bool = False
     """Whether layers are computed again in the backward instead of kept. Changes no result."""
     weights: Literal["fp32", "bf16"] = "fp32"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mi_sweeps import models
 from mi_sweeps.config import ScratchConfig
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 FAST = "fast engine"
 REFERENCE = "TransformerLens"
+
+HEADS = ("summary", "classifier")
+"""Keys of config.json that begin so are of heads that language models have not."""
 
 HEAD_SITES: tuple[Site, ...] = ("z", "q", "k", "v", "pattern")
 
@@ -85,13 +88,28 @@ def model_type(model: SingleModel) -> str | None:
     """The type of a model, as far as its files here tell; None where they do not."""
     if isinstance(model, ScratchConfig):
         return "nope"
-    model = models.base(model) or model
-    try:
-        values = json.loads(_config(model))
-        kind = values.get("text_config", values).get("model_type", values.get("model_type"))
-    except (OSError, ValueError, AttributeError):
-        return None  # Whoever loads the model says what is wrong.
+    values = _values(model)
+    kind = values.get("text_config", values).get("model_type", values.get("model_type"))
     return kind if isinstance(kind, str) else None
+
+
+def drops(model: SingleModel) -> bool:
+    """Whether a model draws dropout in training, as far as its config.json states it."""
+    values = {} if isinstance(model, ScratchConfig) else _values(model)
+    values |= values.get("text_config", {})
+    return any(
+        "drop" in key and not key.startswith(HEADS) and isinstance(rate, float) and rate > 0
+        for key, rate in values.items()
+    )
+
+
+def _values(model: ModelConfig) -> dict[str, Any]:
+    """A model's config.json, or that of an adapter's base; empty where there is none that can be read."""
+    try:
+        values = json.loads(_config(models.base(model) or model))
+    except (OSError, ValueError):
+        return {}  # Whoever loads the model says what is wrong.
+    return values if isinstance(values, dict) else {}
 
 
 def _config(model: ModelConfig) -> bytes:

@@ -273,7 +273,15 @@ def _train(config: Config) -> dict[str, Any]:
         values["only"] = sorted(set(train.only))
     if train.weights != "fp32":
         values["weights"] = train.weights
+    if (size := train.micro_batch) and size < train.batch_size and _drops(config):
+        values["micro_batch"] = size  # Each part draws its own.
     return values
+
+
+def _drops(config: Config) -> bool:
+    """Whether training draws dropout, of an adapter or of the model."""
+    adapter = config.train.method == "lora" and config.train.lora.dropout > 0
+    return adapter or (not isinstance(config.model, SeriesConfig) and architectures.drops(config.model))
 
 
 def run_id(config: Config, contents: Contents | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from mi_sweeps.config import Config, ScratchConfig, SeriesConfig
+from mi_sweeps.config import Config, LoraConfig, ScratchConfig, SeriesConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.identity import digest
 from mi_sweeps.store.sources import is_own, own_modules
@@ -22,12 +22,25 @@ def check(cells: Sequence[Cell]) -> None:
     Raises:
         UserError: a task has not the corruption, or needs a tokenizer that the model has not.
     """
+    _check_adapter(cells)
     checked = set()
     for cell in cells:
         key = digest([cell.values[name] for name in ("model", "task", "corruption", "train")])
         if key not in checked:
             checked.add(key)
             _check(cell.config)
+
+
+def _check_adapter(cells: Sequence[Cell]) -> None:
+    """An adapter's settings are meant for one; a sweep may have full fine-tunes beside it."""
+    trains = [cell.values["train"] for cell in cells]
+    if any(train.get("method") == "lora" for train in trains):
+        return
+    default = LoraConfig().model_dump(mode="json")
+    for train in trains:
+        for key, value in train.get("lora", {}).items():
+            if value != default[key]:
+                raise UserError(f"train.lora.{key}={value}: there is no adapter; give train.method=lora too")
 
 
 def _check(config: Config) -> None:

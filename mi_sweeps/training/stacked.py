@@ -2,7 +2,8 @@
 
 Small models leave a processor idle between operations. A stack has one network for K runs: where a module has weights,
 it multiplies each run's rows by that run's weights; everywhere else, in attention too, K runs are a larger batch. What
-is computed for a run is what it computes alone, up to the order in which sums are rounded.
+is computed for a run is what it computes alone, up to the order in which sums are rounded. Runs that take turns
+without a stack have random numbers of their own too: dropout draws what it draws alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import copy
 import logging
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -224,6 +225,8 @@ class _Together:
         self._at: dict[int, Run | None] = dict.fromkeys(range(len(trainings)))
         """By number: the runs that are not at their end."""
         self._stacks: dict[tuple[int, ...], Stack] = {}
+        self._random: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        """By number: the random states, of CPU and GPUs, that a run left when its turn was over."""
 
     def train(self) -> list[Exception | None]:
         try:
@@ -245,7 +248,7 @@ class _Together:
         """Lets a training do what it does between two steps, or end with an error."""
         training = self._trainings[number]
         try:
-            with speaking(training):
+            with speaking(training), self._own_random(number):
                 self._at[number] = next(training) if error is None else training.throw(error)
             return
         except StopIteration:
@@ -255,6 +258,18 @@ class _Together:
         except Exception as failure:
             self._errors[number] = failure
         del self._at[number]
+
+    @contextmanager
+    def _own_random(self, number: int) -> Iterator[None]:
+        """A turn in which a run's random numbers go on where its last turn left them, whatever others drew since."""
+        if before := self._random.get(number):
+            torch.set_rng_state(before[0])
+            torch.cuda.set_rng_state_all(before[1])
+        try:
+            yield
+        finally:
+            gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+            self._random[number] = torch.get_rng_state(), gpus
 
     def _take_step(self, runs: dict[int, Run]) -> None:
         stacks = list(_split(runs))
@@ -276,8 +291,9 @@ class _Together:
         if len(runs) == 1 or len({(len(batch), len(batch.scored[0])) for batch in batches}) > 1:
             if stack := self._stacks.pop(numbers, None):
                 stack.put_back()
-            for run, batch in zip(runs, batches, strict=True):
-                train_step(run, batch)
+            for number, run, batch in zip(numbers, runs, batches, strict=True):
+                with self._own_random(number):
+                    train_step(run, batch)
             return
         if numbers not in self._stacks:
             log.info("%d runs are trained together from step %d on", len(runs), runs[0].step)

@@ -109,6 +109,22 @@ def test_an_adapter_is_another_run_s(default: Config) -> None:
     assert run_id(one) == run_id(same)
 
 
+@pytest.mark.parametrize(("rate", "others"), [(0.0, 1), (0.1, 2)])
+def test_micro_batches_are_another_run_s_where_they_draw_other_dropout(
+    default: Config, tmp_path: Path, rate: float, others: int
+) -> None:
+    """Of the model, and of an adapter; one that holds the whole batch draws what that draws."""
+    shutil.copytree(FOLDER, tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"resid_pdrop": rate, "summary_first_dropout": 0.1}))
+    own = changed(default, {"model.path": str(tmp_path / "model")})
+    adapter = changed(default, {"train.method": "lora", "train.lora.dropout": rate})
+    for config in (own, adapter):
+        ids = [run_id(changed(config, {"train.micro_batch": size})) for size in (None, 4, 16, 32)]
+        assert len(set(ids)) == others
+        assert ids[0] == ids[2] == ids[3]
+
+
 def test_ids_are_short_hexadecimal(default: Config) -> None:
     for id_ in (run_id(default), patch_id(default), data_fingerprint(default)):
         assert len(id_) == ID_LENGTH

@@ -248,6 +248,17 @@ def test_what_cannot_be_stacked_is_trained_alone(make_configs, make_config, smal
     assert states(configs) == ["done"] * 4
 
 
+def test_runs_that_take_turns_drop_what_they_drop_alone(make_configs, small):
+    """Each draws its own random numbers, also when it goes on after an interruption."""
+    lora = ("train.method=lora", "train.lora.dropout=0.5", "optim.lr=1e-2")
+    configs = make_configs(*small, *lora, different=DIFFERENT[:2])
+    stopped = [turns(configs[0], raise_at(3, Interrupted())), turns(configs[1])]
+    with pytest.raises(Interrupted):
+        train_together(stopped)
+    assert train_together([turns(config) for config in configs]) == [None] * 2
+    assert [losses(config) for config in configs] == alone(configs)
+
+
 def test_no_llama(make_model, make_config):
     assert not can_stack(make_model("llama"), make_config().train)
 
