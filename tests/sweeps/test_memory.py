@@ -66,10 +66,11 @@ def test_activations_are_what_pytorch_keeps(saved, make_config, name, options, a
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del hidden
     estimated = memory._activations(memory.read(config.model), config, 8)
-    if again:  # Beside what is kept, one layer is there while it is computed again.
+    if again:  # Beside what is kept, some layers are there while they are computed again.
         assert found < estimated
+        deep = replace(memory.read(config.model), layers=24)
         whole = config.model_copy(update={"train": config.train.model_copy(update={"gradient_checkpointing": False})})
-        assert estimated < 0.75 * memory._activations(memory.read(config.model), whole, 8)
+        assert memory._activations(deep, config, 8) < 0.3 * memory._activations(deep, whole, 8)
     else:
         assert found < estimated < 2 * found
 
@@ -104,7 +105,7 @@ def test_a_plan_says_how_much_and_warns(saved, capsys):
     _, warning, *_ = told(*model, "train.batch_size=512", machine=7e8)
     assert warning.startswith("warning: a fine-tune may take 4.")
     assert "and this machine has 0.7 GB; a fine-tune takes 1." in warning
-    assert "GB with train.micro_batch=128, 1." in warning
+    assert "GB with train.micro_batch=128, 3." in warning
     assert "train.gradient_checkpointing=true" in warning
     _, warning = told(*model, "launcher=local", "launcher.workers=3", "patching.memory=1", machine=2e9)[:2]
     assert warning.startswith("warning: 3 at once may take 2.")
