@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,31 +106,22 @@ def small() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def checkpoints_of(mini_tokenizer) -> dict[int, PreTrainedModel]:
-    """A series of GPT-NeoX's architecture, by step: each model is the one before with all its weights moved.
-
-    Read them, do not change them.
-    """
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    config = GPTNeoXConfig(vocab_size=len(mini_tokenizer), max_position_embeddings=64, initializer_range=0.2, **sizes)
-    model = GPTNeoXForCausalLM(config).eval()
-    made = {}
-    for step in (0, 8, 16, 24):
-        made[step] = copy.deepcopy(model)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.02 * torch.randn_like(parameter))
-    return made
+def script_of_series() -> dict[str, Any]:
+    """What examples/make_series.py defines."""
+    return runpy.run_path(str(Path(__file__).parents[1] / "examples" / "make_series.py"))
 
 
 @pytest.fixture(scope="session")
-def written(checkpoints_of, mini_tokenizer, tmp_path_factory) -> Path:
-    """The folder with checkpoint-0 to checkpoint-24. Read it, do not change it."""
-    folder = tmp_path_factory.mktemp("trained")
-    for step, model in checkpoints_of.items():
-        model.save_pretrained(folder / f"checkpoint-{step}")
-        mini_tokenizer.save_pretrained(folder / f"checkpoint-{step}")
+def checkpoints_of(script_of_series, mini_tokenizer) -> dict[int, PreTrainedModel]:
+    """Its models by their steps. Read them, do not change them."""
+    return dict(script_of_series["models"](len(mini_tokenizer)))
+
+
+@pytest.fixture(scope="session")
+def written(script_of_series, tmp_path_factory) -> Path:
+    """What it writes. Read it, do not change it."""
+    folder = tmp_path_factory.mktemp("series")
+    script_of_series["write"](folder)
     return folder
 
 

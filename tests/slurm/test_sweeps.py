@@ -16,6 +16,7 @@ import pytest
 from cluster import Cluster
 
 from mi_sweeps import cli
+from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.slurm import states, submissions
 from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
@@ -136,21 +137,27 @@ def test_a_whole_sweep(make_sweep, cluster, capsys):
     assert "2 fine-tunes (2 done), 4 patch jobs (4 done)" in capsys.readouterr().out
 
 
-def test_a_series_is_measured_once_and_its_checkpoints_are_patched_by_two_tasks(make_sweep, cluster, capsys, written):
+def test_series_are_measured_once_and_their_checkpoints_patched_by_two_tasks(
+    make_sweep, cluster, capsys, written, trained
+):
+    """One of whole weights, and one of a trainer's adapters."""
     sweep = make_sweep(
         "model=series",
-        f"model.path={written}/checkpoint-{{step}}",
-        "checkpoint.steps=[0,8,12,16,24]",
+        f"model.path={written}/checkpoint-{{step}},{trained}/lora/checkpoint-{{step}}",
+        f"model.tokenizer={FOLDER}",
+        "checkpoint.steps=null",
         "patching.steps=null",
         "launcher.patch.split=2",
     )
     assert sweep.run() == 0
     said = capsys.readouterr().out
-    assert "1 series: 1 task in 1 array" in said and "1 patch job: 2 tasks in 2 arrays" in said
+    assert "2 series of 2 to 4 checkpoints (2 to do)" in said
+    assert "2 series: 2 tasks in 1 array" in said and "2 patch jobs: 4 tasks in 2 arrays" in said
     assert sweep.wait().is_done
-    ((run, patch),) = map(planning.folders_of, sweep.cells)
-    assert [int(part.path.name[0]) for part in patch.all_parts()] == [0, 1]
-    assert patch.steps() == [0, 8, 16, 24] and run.status().gaps == (12,)
+    for cell, steps in zip(sweep.cells, ([0, 8, 16, 24], [2, 4]), strict=True):
+        _, patch = planning.folders_of(cell)
+        assert sorted(part.path.name for part in patch.all_parts()) == ["0-of-2", "1-of-2"]
+        assert patch.steps() == steps
 
 
 def test_the_second_subject_later_fine_tunes_nothing(make_sweep, cluster):
