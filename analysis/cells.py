@@ -42,12 +42,13 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     told = _told(flat)
     words = {key: _word(key, told) for key in told}
     known = {series: {key for one in kind for key in one} for series, kind in _kinds(flat).items()}
+
+    def has(one: Mapping[str, str], key: str) -> bool:
+        since = key in SINCE and not (_is_series(one) and key.split(".")[0] in OF_A_KIND)
+        return key in one or since or (key in known[_is_series(one)] and not key.startswith(LORA))
+
     return [
-        ", ".join(
-            f"{word} {one.get(key, SINCE.get(key, 'unset'))}"
-            for key, word in words.items()
-            if key in one or (key in known[_is_series(one)] and not key.startswith(LORA)) or key in SINCE
-        )
+        ", ".join(f"{word} {one.get(key, SINCE.get(key, 'unset'))}" for key, word in words.items() if has(one, key))
         for one in flat
     ]
 

@@ -32,8 +32,9 @@ def check(cells: Sequence[Cell]) -> None:
 
 
 def _check_adapter(cells: Sequence[Cell]) -> None:
-    """An adapter's settings are meant for one; a sweep may have full fine-tunes beside it."""
-    trains = [cell.values["train"] for cell in cells]
+    """An adapter's settings are meant for one; a sweep may have full fine-tunes beside it, and one of those be zoomed
+    into."""
+    trains = [cell.values["train"] for cell in cells if not cell.values["checkpoint"].get("zoom_of")]
     if any(train.get("method") == "lora" for train in trains):
         return
     default = LoraConfig().model_dump(mode="json")

@@ -288,6 +288,8 @@ def _value(cell: Cell, key: str) -> str:
         values = values.get(part) if isinstance(values, Mapping) else None
     if values is None and key.lstrip("+").split(".")[0] not in cell.values:
         return cell.choices.get(key, "")
+    if isinstance(values, list | tuple) and values and all(isinstance(one, str) for one in values):
+        return " + ".join(values)  # As a label has them.
     return str(values["name"] if isinstance(values, Mapping) and "name" in values else values)
 
 

@@ -49,6 +49,14 @@ def test_of_a_series_nothing_is_told_of_how_it_was_trained():
     assert names([own[0], theirs, other])[1:] == ["model series, steps [0, 1, 2]", "model series, steps [0, 1]"]
 
 
+def test_a_series_has_no_method_that_held_before_there_were_others():
+    """Beside fine-tunes of before and of now, of which it is told."""
+    own = [{"model": {"name": "mini"}, "train": train} for train in ({"steps": 8}, {"steps": 8, "method": "lora"})]
+    series = {"model": {"name": "series", "keep": True}}
+    told = ["model mini, method full", "model mini, method lora", "model series"]
+    assert names([*own, series]) == told
+
+
 def test_seeds_of_a_series_are_one_cell():
     series = {"model": {"name": "series", "path": "s{seed}/checkpoint-{step}", "keep": True}}
     assert names([{**series, "seed": 1}, {**series, "seed": 2}]) == ["", ""]

@@ -136,6 +136,11 @@ def test_a_key_that_is_forced_is_shown_too(look: Callable[..., list[str]]) -> No
     assert [line.split()[0] for line in look("plan", "--cells", "++task.seed=3,4")[-2:]] == ["3", "4"]
 
 
+def test_words_are_shown_as_words(look: Callable[..., list[str]]) -> None:
+    found = look("plan", "--cells", "train.only=attention,[mlp,norms]")
+    assert [line.split("  ")[0] for line in found[-2:]] == ["attention", "mlp + norms"]
+
+
 def test_each_schedule_is_drawn_once_and_one_without_bound_is_warned_of(look: Callable[..., list[str]]) -> None:
     chosen = "schedule=constant,fixed_warmup,buggy_warmup"
     found = look("plan", chosen, "seed=0,1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mi_sweeps import cli
 from mi_sweeps.jobs.finetune import in_turns
 from mi_sweeps.store.files import read_json, read_table, write_json
 from mi_sweeps.store.folders import Interrupted, RunFolder, run_folder
-from mi_sweeps.sweeps import manifest, zoom
+from mi_sweeps.sweeps import early, manifest, zoom
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.training import checkpoints
@@ -278,6 +279,13 @@ def test_threads_and_launcher_are_the_runs_own_or_given(output):
     assert (launcher.name, launcher.gpus, cell.config.sweep.name) == ("slurm", 1, "close")
     (cell, _) = zoom.cells(run, output, ["from=5", "to=7"])
     assert cell.config.launcher.name == "inline"
+
+
+def test_a_full_run_of_a_sweep_with_adapters_can_be_zoomed_into():
+    """Its configuration has the rank that was given for the others."""
+    (cell,) = expand(["train.lora.rank=4"])
+    checkpoint = {**cell.values["checkpoint"], "zoom_of": cell.run_id}
+    early.check([replace(cell, values={**cell.values, "checkpoint": checkpoint})])
 
 
 def test_two_zooms_that_differ_in_nothing_but_the_seed_are_one_cell():

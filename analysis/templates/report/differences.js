@@ -24,7 +24,7 @@ function drawDifferences() {
   $("clear-chosen").hidden = !chosen.length;
 }
 
-const configTold = (value) => (value === undefined ? "unset" : typeof value === "number" ? written(value) : typeof value === "string" ? value : JSON.stringify(value));
+const configTold = (value) => (value === undefined ? "unset" : typeof value === "number" ? written(value) : `${scalar(value)}`);
 
 function drawDifferencesOnce() {
   $("clear-chosen").addEventListener("click", () => {

@@ -24,7 +24,8 @@ function configOf(run, key) {
 }
 
 const CONFIG_KEYS = [...Object.keys(DATA.config.same), ...Object.keys(DATA.config.differs)].sort();
-const scalar = (value) => (value !== null && typeof value === "object" ? JSON.stringify(value) : value);
+const isWords = (value) => Array.isArray(value) && value.length > 0 && value.every((one) => typeof one === "string");
+const scalar = (value) => (isWords(value) ? value.join(" + ") : value !== null && typeof value === "object" ? JSON.stringify(value) : value);
 for (const run of RUNS) for (const [key] of OTHER_FACTORS) run[key] = scalar(configOf(run, key)) ?? null;
 
 /** Series by "split/metric", then by run. */
