@@ -277,9 +277,9 @@ def told(cells: Sequence[Cell], machine: float | None = None, gpu: float | None 
     if not stages:
         return
     about = "up to" if len(seen) > 1 else "about"
-    shown = ", ".join(f"{one.name} takes {about} {_gigabytes(one.need.total)}" for one in stages)
-    on_gpu = f"; on a GPU {', '.join(_gigabytes(one.need.working) for one in stages)} of its own"
-    yield f"memory: {shown}{'' if cells[0].config.launcher.device == 'cpu' else on_gpu}"
+    shown = " and ".join(f"{_gigabytes(one.need.total)} for {one.name}" for one in stages)
+    on_gpu = f"; on a GPU, {' and '.join(_gigabytes(one.need.working) for one in stages)} of the GPU's"
+    yield f"memory: {about} {shown}{'' if cells[0].config.launcher.device == 'cpu' else on_gpu}"
     for stage in stages:
         yield from _warning(stage, machine, gpu)
 
@@ -339,4 +339,4 @@ def _machine() -> float:
 
 
 def _gigabytes(number: float) -> str:
-    return f"{number / 1e9:.1f} GB" if number < 1e11 else f"{number / 1e9:.0f} GB"
+    return f"{max(0.1, number / 1e9):.1f} GB" if number < 1e11 else f"{number / 1e9:.0f} GB"
