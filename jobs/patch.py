@@ -29,7 +29,7 @@ def patch(
 
     Raises:
         Busy: another process does it.
-        UserError: its fine-tune is not done.
+        UserError: its fine-tune is not done, or of its series there is nothing to look at.
         Exception: it failed; its folder says so too.
     """
     trained = run.status_on_disk()
@@ -38,6 +38,11 @@ def patch(
     run.resume.unlink(missing_ok=True)  # There still if the fine-tune was killed in its last moment.
     mine = folder if parts == 1 else folder.part(part, parts)
     steps = trained.reached(config.patch_steps[part::parts])
+    if config.patch_steps and set(config.patch_steps) <= set(trained.gaps):
+        raise UserError(
+            f"patching.steps={config.patch_steps}: all of them are gaps of this series ({run.series} says why); give "
+            "others"
+        )
     with mine.claim():
         if not (mine.status_on_disk().state == "done" and folder.has(steps)):
             spent = sum(other.status_on_disk().seconds for other in folder.all_parts()) if parts == 1 else 0.0

@@ -28,6 +28,12 @@ class Logged:
     """In the trainer's own units; not finite where training diverged."""
 
 
+def global_step(folder: Path) -> int | None:
+    """The optimiser steps that a checkpoint has behind it, as its trainer counted them; None where it does not say."""
+    step = _read(folder).get("global_step")
+    return step if _counts(step) else None
+
+
 def history(folder: Path) -> list[Logged]:
     """What was logged up to a checkpoint, by step; nothing where there is no trainer_state.json.
 

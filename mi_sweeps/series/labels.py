@@ -56,8 +56,10 @@ def differing(ordered: Sequence[Source], texts: Sequence[Mapping[str, Any]]) -> 
                 reason = f"its config.json has {key}={value}, that of most others {usual}"
                 found.append(Finding(source.step, "config", reason, gap=False))
         if vocabulary and vocabulary != vocabularies[0]:
-            reason = f"its tokenizer.json is not that of step {ordered[0].step}, which makes the tokens of all"
-            found.append(Finding(source.step, "tokenizer", reason, gap=True))
+            # That of the first makes the tokens of all.
+            first, compared = f"that of step {ordered[0].step}", vocabularies[0] is not None
+            reason = f"is not {first}" if compared else f"cannot be compared with {first}, which has none"
+            found.append(Finding(source.step, "tokenizer", f"its tokenizer.json {reason}", gap=compared))
         if isinstance(count, int) and count != source.step and not (other_units and len(known) > 1):
             reason = f"its trainer_state.json counts {count} steps, and it is named for {source.step}"
             found.append(Finding(source.step, "label", reason, gap=True))

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from mi_sweeps.config import Config, SeriesConfig
-from mi_sweeps.models import hub
+from mi_sweeps.config import Config, ModelConfig, SeriesConfig
+from mi_sweeps.errors import UserError
+from mi_sweeps.models import base, hub, weights_files
 from mi_sweeps.models.load import load_network
 from mi_sweeps.series import checkpoints
 from mi_sweeps.series.checkpoints import Checkpoint
+from mi_sweeps.store import hashes
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.training.checkpoints import load_weights, parameters, snapshot
 
@@ -53,10 +55,28 @@ def in_turn(
     series: SeriesConfig, chosen: Sequence[Checkpoint], device: torch.device, attention: Attention = None
 ) -> Iterator[tuple[int, PreTrainedModel]]:
     """The models of some checkpoints of a series, as `models_at` gives them. From the hub, the next one is downloaded
-    while one is at work."""
+    while one is at work.
+
+    Raises:
+        UserError: a checkpoint cannot be read; or its files have changed since the first was asked for.
+    """
+    before = [_versions(checkpoint.model) for checkpoint in chosen]
     with _there(series, chosen) as there:
-        for checkpoint in there:
-            yield checkpoint.step, load_network(checkpoint.model, device, attention)
+        for checkpoint, then in zip(there, before, strict=True):
+            network = load_network(checkpoint.model, device, attention)
+            if _versions(checkpoint.model) != then:
+                raise UserError(
+                    f"{checkpoint.name}: its files changed while this series was examined; run the sweep again when "
+                    "nobody writes there any more"
+                )
+            yield checkpoint.step, network
+            del network  # Else two would be in memory.
+
+
+def _versions(model: ModelConfig) -> list[hashes.Version]:
+    """The local files of a model and of the base that it is an adapter to; at a commit on the hub nothing changes."""
+    files = [file for one in (model, base(model)) if one and not one.hub for file in weights_files(one)]
+    return [hashes.version(file) for file in sorted(files)]
 
 
 @contextmanager

@@ -34,8 +34,9 @@ from mi_sweeps.models import (
     weights_files,
 )
 from mi_sweeps.models import tokenizer as tokenizer_of
+from mi_sweeps.models.trainer import global_step
 from mi_sweeps.series import checkpoints
-from mi_sweeps.series.checkpoints import Series
+from mi_sweeps.series.checkpoints import Checkpoint, Series
 from mi_sweeps.store import hashes, sources
 from mi_sweeps.tasks import PREVIOUS_TOKEN
 from mi_sweeps.tasks.rows import read_anew
@@ -100,8 +101,8 @@ class Contents:
         # A disk reads several files at once, and a hub answers many questions at once.
         with ThreadPoolExecutor(READERS) as readers:
             found = readers.map(self.model, [checkpoint.model for checkpoint in series.checkpoints])
-            content = {one.step: what for one, what in zip(series.checkpoints, found, strict=True)}
-        return f"series:{digest([[step, content.get(step)] for step in config.checkpoint_steps])}"
+            content = {one.step: [what, *_label(one)] for one, what in zip(series.checkpoints, found, strict=True)}
+        return f"series:{digest([[step, *content.get(step, [None])] for step in config.checkpoint_steps])}"
 
     def single(self, config: Config) -> SingleModel:
         """As `checkpoints.single`."""
@@ -185,6 +186,12 @@ class Contents:
         if path not in self.files:
             self.files[path] = hash_files([Path(path)], names=False)
         return self.files[path]
+
+
+def _label(checkpoint: Checkpoint) -> list[int]:
+    """The step that a checkpoint's own trainer counted where its name says another: that makes it a gap."""
+    counted = global_step(checkpoint.model.path) if checkpoint.model.path else None
+    return [] if counted in (None, checkpoint.step) else [counted]
 
 
 def _on_hub(repo: str, revision: str | None, *, weights: bool = True) -> str:

@@ -312,9 +312,19 @@ def test_files_that_say_something_else_than_the_others(made: list[Weights]) -> N
     ]
     assert audit(sources).findings == (
         Finding(2, "config", "its config.json has n_layer=2, that of most others 3", gap=False),
-        Finding(4, "tokenizer", "its tokenizer.json is not that of step 0, which makes the tokens of all", gap=True),
+        Finding(4, "tokenizer", "its tokenizer.json is not that of step 0", gap=True),
         Finding(8, "label", "its trainer_state.json counts 9 steps, and it is named for 8", gap=True),
     )
+
+
+def test_a_tokenizer_that_the_first_lacks_is_told_and_is_no_gap(made: list[Weights]) -> None:
+    files = [
+        {"model.safetensors": stored(one), **({"tokenizer.json": b'{"model": {}}'} if step else {})}
+        for step, one in zip(STEPS, made, strict=True)
+    ]
+    found = audit([source(step, some) for step, some in zip(STEPS, files, strict=True)]).findings
+    reason = "its tokenizer.json cannot be compared with that of step 0, which has none"
+    assert found == tuple(Finding(step, "tokenizer", reason, gap=False) for step in STEPS[1:])
 
 
 def test_a_file_that_is_the_same_in_all_is_read_once(made: list[Weights]) -> None:

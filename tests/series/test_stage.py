@@ -173,6 +173,50 @@ def test_weights_that_change_after_the_plan_are_not_examined_as_if_they_were_the
     assert folder.steps() == []
 
 
+def test_weights_that_change_while_others_are_examined_are_not_measured(series, make, monkeypatch):
+    config = make(series)
+    run, _ = place(config)
+    load_network = models.load_network
+
+    def slow(model, *rest):
+        shutil.copy(series / "checkpoint-24" / "model.safetensors", series / "checkpoint-8" / "model.safetensors")
+        return load_network(model, *rest)
+
+    monkeypatch.setattr(models, "load_network", slow)
+    with pytest.raises(UserError, match=r"checkpoint-8: its files changed while this series was examined"):
+        finetune(config, run)
+    assert {row["step"] for row in read_table(run.metrics).to_pylist()} == {0}
+
+
+def test_a_patch_job_of_nothing_but_gaps_is_refused_and_no_part_of_one_is(series, make):
+    shutil.copy(series / "checkpoint-24" / "model.safetensors", series / "checkpoint-0" / "model.safetensors")
+    config = make(series)
+    run, folder = place(config)
+    finetune(config, run)
+    with pytest.raises(
+        UserError, match=r"patching.steps=\[0, 24\]: all of them are gaps of this series \(.*series.json"
+    ):
+        patch(make(series, "patching.steps=[0,24]"), run, folder)
+    patch(config, run, folder, part=0, parts=4)
+    patch(config, run, folder)
+    assert folder.steps() == [8, 16]
+
+
+def test_a_step_that_the_trainer_counts_otherwise_is_examined_when_that_is_mended(series, make):
+    state = series / "checkpoint-16" / "trainer_state.json"
+    for step in STEPS:
+        (state.parents[1] / f"checkpoint-{step}" / state.name).write_text(f'{{"global_step": {step}}}')
+    right = run_id(make(series))
+    state.write_text('{"global_step": 8}')
+    run, _ = place(make(series))
+    finetune(make(series), run)
+    assert run.status().gaps == (16,) and run.run_id != right
+    state.write_text('{"global_step": 16}')
+    assert run_id(make(series)) == right
+    state.unlink()
+    assert run_id(make(series)) == right
+
+
 def test_parts_of_a_patch_job_share_the_checkpoints(series, make):
     config = make(series)
     run, folder = place(config)
