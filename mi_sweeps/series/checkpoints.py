@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mi_sweeps import models
-from mi_sweeps.config import Config, ModelConfig, SeriesConfig, SingleModel
+from mi_sweeps.config import Config, ModelConfig, SeriesConfig, SingleModel, parse
 from mi_sweeps.errors import UserError
 from mi_sweeps.store import hashes
 
@@ -105,14 +105,14 @@ def resolved(config: Config, look: Callable[[Config], Series] = of) -> Config:
         look: for the series of a configuration.
 
     Raises:
-        UserError: as `find`.
+        UserError: as `find`; or what is asked for does not go with these steps.
     """
     if not isinstance(config.model, SeriesConfig) or config.checkpoint.steps is not None:
         return config
     hashes.recall(config.output)
     steps = [checkpoint.step for checkpoint in look(config).checkpoints]
     values = config.dump()
-    return Config.model_validate({**values, "checkpoint": {**values["checkpoint"], "steps": steps}})
+    return parse({**values, "checkpoint": {**values["checkpoint"], "steps": steps}})
 
 
 def single(config: Config) -> SingleModel:

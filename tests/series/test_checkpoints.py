@@ -30,6 +30,11 @@ def test_all_checkpoints_are_found_in_order_of_their_steps(series, make):
     assert [one.step for one in find(config.model, None).checkpoints] == [0, 8, 16, 24]
 
 
+def test_patching_steps_that_are_no_checkpoints_are_refused_in_one_line(series, make):
+    with pytest.raises(UserError, match=r"^patching.steps: \[9\] are no checkpoints of this run \(\[0, 8, 16, 24\]\)"):
+        make(series, "patching.steps=[8,9]")
+
+
 def test_a_step_that_is_not_there_is_a_gap_and_so_is_one_without_weights(series):
     (series / "checkpoint-16" / "model.safetensors").unlink()
     (series / "checkpoint-24" / "config.json").unlink()
