@@ -42,6 +42,9 @@ def cells(run: RunFolder, output: Path, words: Sequence[str]) -> list[Cell]:
             f"zoom: run {run.run_id} is a series that somebody else trained, and cannot be trained once more; "
             "give more of its checkpoints with checkpoint.steps"
         )
+    if (of := patched[0].config.checkpoint.zoom_of) and (run.path.parent / of).exists():
+        # It has no checkpoint that the other has not; and the same zoom by two ways would be two runs.
+        raise UserError(f"zoom: run {run.run_id} is run {of} with more of its checkpoints; zoom into {of}")
     end = _end(run, patched[0].config, steps)
     stack = _stack(run, end)
     given = expand([*overrides, f"output={locations.quoted(output)}"])

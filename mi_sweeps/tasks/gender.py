@@ -60,7 +60,7 @@ DESCRIPTIONS: tuple[str, ...] = (
     "quite good with children",
     "a rather quiet neighbor",
     "such a clever student",
-    "never in a hurry",
+    "always in a hurry",
     "the best player of the team",
     "a really hard worker",
 )

@@ -283,6 +283,25 @@ def test_a_run_counts_once_in_the_curves_of_its_patch_jobs(make_output, folders,
     assert all(told.endswith("n 2") for told in list(last.values())[1:])
 
 
+def test_a_zoom_is_no_further_run_of_a_group(make_output, folders, opened):
+    """Nor is a second zoom into the same run; where the run itself is left out, one of its zooms stands for it."""
+    output = make_output(seeds=(0, 1), corruptions=())
+    for name, steps in (("zoom-a", (0, 4, 8)), ("zoom-b", (0, 8, 12))):
+        folders.write_run(output, name, steps=steps)
+        change(
+            output / "runs" / name / "run.json", train={"steps": 24}, checkpoint={"zoom_of": "run-0.0001-constant-0"}
+        )
+    page = opened(output)
+    means = "groupsOf(curvesOf('loss', 'heldout'), [['lr', 'lr']], false)[0].points.map(({ step, n }) => [step, n])"
+    assert page.evaluate(means) == [[0, 2], [8, 2], [16, 2], [24, 2]]
+    page.evaluate("state.group = []")
+    assert page.evaluate("rowsShown().map(({ runs }) => runs.map((run) => run.run_id))") == [
+        ["run-0.0001-constant-0", "run-0.0001-constant-1"]
+    ]
+    only = "eachRunOnce(RUNS.filter((run) => run.run_id.startsWith('zoom'))).map((run) => run.run_id)"
+    assert page.evaluate(only) == ["zoom-a"]
+
+
 def test_runs_that_ended_worse_than_they_began_are_named_first(make_output, folders, opened):
     output = make_output(seeds=(0, 1), corruptions=())
     folders.write_run(output, "fell", seed=2)

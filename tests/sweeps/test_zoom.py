@@ -155,6 +155,8 @@ def test_a_zoom_is_a_run_like_any_other(call, output):
     assert zoomed.run_id in page
     # A zoom is no second seed of the run's own cell.
     assert "until 8" in page
+    code, _, complaint = call("zoom", zoomed.run_id, "from=1", "to=2", f"output={output}")
+    assert code == 2 and complaint.endswith(f"with more of its checkpoints; zoom into {run.run_id}\n")
 
 
 def test_a_stacked_run_is_trained_in_its_stack(call, tmp_path):

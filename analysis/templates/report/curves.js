@@ -118,6 +118,7 @@ function groupsOf(curves, keys, share) {
     if (!groups.has(id)) groups.set(id, { values, curves: [] });
     groups.get(id).curves.push(curve);
   }
+  for (const group of groups.values()) group.curves = eachRunOnce(group.curves, (curve) => curve.run);
   const order = [...groups.values()].sort((a, b) => byValues(a.values, b.values));
   const colourValues = unique(order.map((group) => group.values[0]));
   const dashValues = unique(order.map((group) => JSON.stringify(group.values.slice(1))));

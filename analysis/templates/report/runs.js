@@ -44,7 +44,7 @@ function rowsShown(runs = visibleRuns()) {
     if (!groups.has(id)) groups.set(id, { id, told: groupTold(state.group, values), runs: [] });
     groups.get(id).runs.push(run);
   }
-  return [...groups.values()];
+  return [...groups.values()].map((group) => ({ ...group, runs: eachRunOnce(group.runs) }));
 }
 
 const labelOf = (key) => GROUPABLE.find(([name]) => name === key)?.[1] ?? key;

@@ -24,6 +24,23 @@ function configOf(run, key) {
 }
 
 const CONFIG_KEYS = [...Object.keys(DATA.config.same), ...Object.keys(DATA.config.differs)].sort();
+/** The run that a run is: of a zoom, which is no further one, that which was zoomed into. */
+function originOf(run) {
+  const of = configOf(run, "checkpoint.zoom_of");
+  if (!known(of)) return run.run_id;
+  const found = RUNS.find((one) => one.run_id === of);
+  return found ? originOf(found) : of;
+}
+/** Of runs, or of what is of runs, those that count in a mean: each run once. */
+function eachRunOnce(items, runOf = (item) => item) {
+  const kept = new Map();
+  for (const item of items) {
+    const run = runOf(item), id = originOf(run);
+    if (!kept.has(id) || run.run_id === id) kept.set(id, item);
+  }
+  return [...kept.values()];
+}
+
 const isWords = (value) => Array.isArray(value) && value.length > 0 && value.every((one) => typeof one === "string");
 const scalar = (value) => (isWords(value) ? value.join(" + ") : value !== null && typeof value === "object" ? JSON.stringify(value) : value);
 for (const run of RUNS) for (const [key] of OTHER_FACTORS) run[key] = scalar(configOf(run, key)) ?? null;
