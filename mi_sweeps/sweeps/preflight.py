@@ -61,8 +61,10 @@ def check(cells: Sequence[Cell]) -> list[str]:
         if network := networks[digest(values["model"])]:
             check_trainable(network, config.train)
         for word in ("precision", "weights"):
-            if getattr(config.train, word) == "bf16" and pick_device(config.launcher.device).type == "cpu":
-                lines.append(f"train.{word}=bf16: slow on most CPUs; meant for GPUs")
+            slow = f"train.{word}=bf16: slow on most CPUs; meant for GPUs"
+            on_cpu = pick_device(config.launcher.device).type == "cpu"
+            if getattr(config.train, word) == "bf16" and on_cpu and slow not in lines:
+                lines.append(slow)
     device = pick_device(cells[0].config.launcher.device)
     gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     return lines + [line for line in memory.told(cells, gpu=gpu) if line.startswith("warning")]

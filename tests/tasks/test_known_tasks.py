@@ -152,6 +152,11 @@ def test_a_model_that_lacks_the_words_is_refused(mini_tokenizer, name: str, says
         make(name, mini_tokenizer)
 
 
+def test_what_is_said_of_a_name_is_no_negation() -> None:
+    """After one it is "is she?"."""
+    assert not {"not", "never", "hardly", "no"} & {word for told in gender.DESCRIPTIONS for word in told.split()}
+
+
 def test_gender_by_hand(words) -> None:
     prompts = make("gender", words)
     for split in (prompts.train, prompts.heldout):
