@@ -15,6 +15,7 @@ from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
 from mi_sweeps.series.checkpoints import resolved
 from mi_sweeps.store.folders import Busy, describe
+from mi_sweeps.sweeps.axes import PATTERN, patterns_quoted
 from mi_sweeps.sweeps.source import check_choices
 
 
@@ -52,5 +53,13 @@ def run_app(job: Callable[[Config], None]) -> None:
             # code says there that it failed.
             sys.exit(max(codes))
 
+    sys.argv[1:] = map(_as_hydra_reads, sys.argv[1:])
     hydra.main(version_base="1.3", config_path="pkg://mi_sweeps.conf", config_name="config")(one)()
     sys.exit(max(codes))
+
+
+def _as_hydra_reads(word: str) -> str:
+    """An override as `mi-sweeps run` takes it: `model.path=DIR/checkpoint-{step}` without quotes of Hydra's."""
+    key, equals, raw = word.partition("=")
+    bare = equals and PATTERN.search(raw) and not set("'\"") & set(raw)
+    return f"{key}={patterns_quoted(raw)}" if bare else word

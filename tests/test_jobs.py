@@ -33,3 +33,16 @@ def test_a_job_that_would_be_another_than_was_asked_for_is_refused(
         run_app(done.append)
     assert (stopped.value.code, done) == (2, [])
     assert says in capsys.readouterr().err
+
+
+def test_the_pattern_of_a_series_needs_no_quotes_of_hydra_s(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done: list[Config] = []
+    for pattern in (f"{written}/checkpoint-{{step}}", f"'{written}/checkpoint-{{step}}'"):
+        monkeypatch.setattr(sys, "argv", ["finetune.py", "model=series", f"model.path={pattern}"])
+        with pytest.raises(SystemExit) as stopped:
+            run_app(done.append)
+        assert stopped.value.code == 0
+    assert [config.checkpoint_steps for config in done] == [[0, 8, 16, 24]] * 2

@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
 
-from mi_sweeps.models import hub
+from mi_sweeps.models import ADAPTER, ADAPTER_WEIGHTS, hub
 
 if TYPE_CHECKING:
     from mi_sweeps.config import ModelConfig
     from mi_sweeps.series.checkpoints import Checkpoint
 
-WEIGHTS = (".safetensors", ".bin")
-"""Endings of files of weights; where a checkpoint has both, the first are those that are loaded."""
-OTHERS = ("training_args", "optimizer", "scheduler", "random_states", "rng_state", "scaler", "flax_model", "tf_model")
-"""What else a trainer writes with such an ending."""
 CHUNK = 2**24
 
 
@@ -45,12 +41,9 @@ class Source:
     @cached_property
     def weights(self) -> dict[str, File]:
         """The files that its weights are loaded from."""
-        for ending in WEIGHTS:
-            found = {name: file for name, file in sorted(self.files.items()) if name.endswith(ending)}
-            found = {name: file for name, file in found.items() if not name.startswith(OTHERS)}
-            if found:
-                return found
-        return {}
+        adapter = [name for name in ADAPTER_WEIGHTS if name in self.files][:1]
+        names = adapter if ADAPTER in self.files else hub.weights_of(self.files.keys())
+        return {name: self.files[name] for name in names if not name.endswith(".json")}
 
     def hash(self, name: str) -> str:
         """That of a file's content; reads all of it where none is stated."""

@@ -157,6 +157,11 @@ def _written(value: Any, inside: bool = False) -> str:
     return repr(value)
 
 
+def patterns_quoted(raw: str) -> str:
+    """Values, some of which have a pattern, as Hydra's grammar wants them."""
+    return ",".join(_quoted(one) if PATTERN.search(one) else one for one in raw.split(","))
+
+
 def _quoted(text: str) -> str:
     quoted: str = QuotedString(text, Quote.single).with_quotes()
     return quoted
@@ -177,7 +182,7 @@ def _override(word: str, loader: ConfigLoader) -> Override:
         override = parser.parse_overrides([word])[0]
     except OverrideParseException:
         if PATTERN.search(raw) and _takes_text(bare):
-            raw = ",".join(_quoted(one) if PATTERN.search(one) else one for one in raw.split(","))
+            raw = patterns_quoted(raw)
         elif is_path(bare.rpartition(".")[2]):
             raw = _quoted(raw)  # ~/rows.jsonl, or a name with spaces
         else:

@@ -160,7 +160,7 @@ def test_neighbours_that_are_all_out_of_place_are_found(made: list[Weights]) -> 
 
 def test_a_file_of_another_step_makes_a_mixed_checkpoint(made: list[Weights]) -> None:
     sharded, last = series(STEPS, made, shards=3), series(STEPS, made, shards=3)[-1]
-    first = "model-0.safetensors"
+    first = "model-0-of-3.safetensors"
     for step in (16, 128):
         place = STEPS.index(step)
         one = sharded[place]
@@ -173,8 +173,21 @@ def test_a_file_of_another_step_makes_a_mixed_checkpoint(made: list[Weights]) ->
     found = audit(sharded)
     assert kinds(found) == {16: "mixed", 128: "mixed"}
     assert found.gaps[16] == (
-        "the weights in model-0.safetensors are the same at steps 16, 128 and 4000; they belong to step 4000"
+        "the weights in model-0-of-3.safetensors are the same at steps 16, 128 and 4000; they belong to step 4000"
     )
+
+
+def test_what_is_looked_at_is_what_is_loaded() -> None:
+    """Other weights beside a model's hide nothing."""
+    steps = (0, 8, 16)
+    files = [
+        {"pytorch_model.bin": b"the same in all", "ema.safetensors": stored({"w": np.full((2, 2), n)})} for n in steps
+    ]
+    found = audit([source(step, some) for step, some in zip(steps, files, strict=True)])
+    assert kinds(found) == dict.fromkeys(steps, "copy")
+    assert [*source(0, {"model.safetensors": b"", **files[0]}).weights] == ["model.safetensors"]
+    adapter = {"adapter_config.json": b"{}", "adapter_model.bin": b"", "adapter_model.safetensors": b""}
+    assert [*source(0, {**adapter, "training_args.bin": b""}).weights] == ["adapter_model.safetensors"]
 
 
 def test_files_that_do_not_learn_are_no_copies(made: list[Weights]) -> None:
@@ -183,8 +196,8 @@ def test_files_that_do_not_learn_are_no_copies(made: list[Weights]) -> None:
         source(
             step,
             {
-                "model-1.safetensors": stored({"embed.weight": one["embed.weight"]}),
-                "model-2.safetensors": stored({name: one[name] for name in SHAPES if name != "embed.weight"}),
+                "model-1-of-2.safetensors": stored({"embed.weight": one["embed.weight"]}),
+                "model-2-of-2.safetensors": stored({name: one[name] for name in SHAPES if name != "embed.weight"}),
             },
         )
         for step, one in zip(STEPS, frozen, strict=True)
@@ -200,9 +213,9 @@ def test_a_copy_is_no_mixture_where_some_files_do_not_learn(made: list[Weights])
         source(
             step,
             {
-                "model-1.safetensors": stored(frozen),
-                "model-2.safetensors": stored({name: weights[name] for name in list(SHAPES)[5:9]}),
-                "model-3.safetensors": stored({name: weights[name] for name in list(SHAPES)[9:]}),
+                "model-1-of-3.safetensors": stored(frozen),
+                "model-2-of-3.safetensors": stored({name: weights[name] for name in list(SHAPES)[5:9]}),
+                "model-3-of-3.safetensors": stored({name: weights[name] for name in list(SHAPES)[9:]}),
             },
         )
         for step, weights in zip(STEPS, one, strict=True)

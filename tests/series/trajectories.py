@@ -99,7 +99,9 @@ def stored(weights: Mapping[str, NDArray[Any]], dtype: str = "F32", **metadata: 
 
 
 def source(step: int, files: Mapping[str, bytes], hashed: bool = True) -> Source:
-    """A checkpoint in memory."""
+    """A checkpoint in memory; of several files, with an index."""
+    if any("-of-" in name for name in files):
+        files = {**files, "model.safetensors.index.json": b"{}"}
     stated = {
         name: File(len(content), hashlib.sha256(content).hexdigest() if hashed else None)
         for name, content in files.items()
@@ -115,7 +117,9 @@ def series(steps: Sequence[int], made: Sequence[Weights], dtype: str = "F32", sh
         source(
             step,
             {
-                f"model-{number}.safetensors": stored({name: {**weights, **CONSTANT}[name] for name in part}, dtype)
+                "model.safetensors" if shards == 1 else f"model-{number}-of-{shards}.safetensors": stored(
+                    {name: {**weights, **CONSTANT}[name] for name in part}, dtype
+                )
                 for number, part in enumerate(parts)
             },
         )

@@ -12,13 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mi_sweeps.models import WEIGHTS
+from mi_sweeps.models import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS
 from mi_sweeps.store.files import write_bytes
 
-ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
-
 SETTINGS = (
-    *("config.json", "adapter_config.json"),
+    *("config.json", ADAPTER),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 """What a model and its tokenizer are made by."""
@@ -147,7 +145,7 @@ def that_matter(names: Collection[str], is_there: Callable[[str], bool], *, weig
             yield first
             if first.endswith(".index.json"):
                 yield from _shards(names, first)
-        yield from filter(is_there, ADAPTER)
+        yield from filter(is_there, ADAPTER_WEIGHTS)
     yield from filter(is_there, SETTINGS)
     yield from ("tokenizer.json",) if is_there("tokenizer.json") else filter(is_there, VOCABULARY)
 
