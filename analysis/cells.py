@@ -41,11 +41,18 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     flat = texts(configs)
     told = _told(flat)
     words = {key: _word(key, told) for key in told}
-    known = {series: {key for one in kind for key in one} for series, kind in _kinds(flat).items()}
+    kinds = _kinds(flat)
+    known = {series: {key for one in kind for key in one} for series, kind in kinds.items()}
+    alike = {
+        series: {key for key in told if key.split(".")[0] in OF_A_KIND and not _varies(key, kind)}
+        for series, kind in kinds.items()
+    }
 
     def has(one: Mapping[str, str], key: str) -> bool:
-        since = key in SINCE and not (_is_series(one) and key.split(".")[0] in OF_A_KIND)
-        return key in one or since or (key in known[_is_series(one)] and not key.startswith(LORA))
+        series = _is_series(one)
+        if key in alike[series]:
+            return False
+        return key in one or key in SINCE or (key in known[series] and not key.startswith(LORA))
 
     return [
         ", ".join(f"{word} {one.get(key, SINCE.get(key, 'unset'))}" for key, word in words.items() if has(one, key))

@@ -57,6 +57,15 @@ def test_a_series_has_no_method_that_held_before_there_were_others():
     assert names([*own, series]) == told
 
 
+def test_of_how_runs_are_trained_only_what_differs_among_them_is_told():
+    """A zoom has other steps than its run; a series beside them has its own, and no `until`."""
+    own = [{"model": {"name": "mini"}, "checkpoint": {"steps": steps, "until": until}} for steps, until in
+           (([], None), ([5, 6], 8))]  # fmt: skip
+    series = {"model": {"name": "series", "keep": True}, "checkpoint": {"steps": [0, 8], "until": None}}
+    told = ["model mini, steps [], until null", "model mini, steps [5, 6], until 8", "model series"]
+    assert names([*own, series]) == told
+
+
 def test_seeds_of_a_series_are_one_cell():
     series = {"model": {"name": "series", "path": "s{seed}/checkpoint-{step}", "keep": True}}
     assert names([{**series, "seed": 1}, {**series, "seed": 2}]) == ["", ""]
