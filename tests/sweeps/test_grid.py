@@ -231,10 +231,7 @@ def test_a_users_own_sweep(own: Path) -> None:
         (["optim.rate=1,2"], r"optim\.rate: no such key; .*"),
         (["+optim.rate=1"], r"optim\.rate.*no such key.*"),
         (["model=gpt3"], r"model=gpt3: no such choice; there are: .*gpt2.*mini.*"),
-        (
-            ["corruption=first,third"],
-            r"corruption=third: no such choice; there are: bos, both, earlier, first, .*second",
-        ),
+        (["corruption=first,third"], r"corruption=third: no such choice; there are: .*first, .*second.*"),
         (["sweep=nothing"], r"sweep=nothing: no such choice; there are: .*demo.*"),
         (["sweep=demo,grid"], r"sweep=demo,grid: .*one.*"),
         (["output=a,b"], r"output=a,b: .*; give one value"),
