@@ -191,8 +191,9 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, retry: tuple[
     if outcome.busy:
         task = outcome.busy[0]
         who = task.folder.status_on_disk()
+        more = f" and {len(outcome.busy) - 1} more" if outcome.busy[1:] else ""
         raise UserError(
-            f"{task.folder.path}: process {who.pid} on {who.host} works on this and {len(outcome.busy) - 1} more; "
+            f"{task.folder.path}: process {who.pid} on {who.host} works on this{more}; "
             f"all others are done; wait with `{hint('wait', config.sweep.name, config.output)}` and run again"
         )
     return _closing(console, planning.make(cells), config.output, config.sweep.name, "done")

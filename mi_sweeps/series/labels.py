@@ -17,6 +17,9 @@ TEXTS = ("config.json", "tokenizer.json", "trainer_state.json")
 IGNORED = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache", "architectures")
 """Keys of a config.json that do not change what is computed, or that are seen in the weights."""
 
+PLACES = ("model_type", "num_attention_heads", "n_head", "num_heads", "num_key_value_heads", "head_dim")
+"""Keys that say what a head of a layer is: where they differ, head 0 of one checkpoint is not head 0 of another."""
+
 
 def texts(ordered: Sequence[Source], pool: Executor) -> list[dict[str, Any]]:
     """The small files of each checkpoint that tell what it is: the JSON objects. Equal ones are read once."""
@@ -54,7 +57,7 @@ def differing(ordered: Sequence[Source], texts: Sequence[Mapping[str, Any]]) -> 
             usual = _usual([other[key] for other in configs if other and key in other])
             if key not in IGNORED and value != usual:
                 reason = f"its config.json has {key}={value}, that of most others {usual}"
-                found.append(Finding(source.step, "config", reason, gap=False))
+                found.append(Finding(source.step, "config", reason, gap=key in PLACES))
         if vocabulary and vocabulary != vocabularies[0]:
             # That of the first makes the tokens of all.
             first, compared = f"that of step {ordered[0].step}", vocabularies[0] is not None

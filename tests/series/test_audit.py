@@ -308,13 +308,19 @@ def test_another_type_is_told_and_is_no_gap(made: list[Weights]) -> None:
 def test_files_that_say_something_else_than_the_others(made: list[Weights]) -> None:
     texts: list[dict[str, Any]] = [
         {
-            "config.json": {"n_layer": 3, "transformers_version": str(step), **({"new": 1} if step > 99 else {})},
+            "config.json": {
+                "n_layer": 3,
+                "n_head": 4,
+                "transformers_version": str(step),
+                **({"new": 1} if step > 99 else {}),
+            },
             "tokenizer.json": {"version": str(step), "model": {"vocab": {"a": 0}}},
             "trainer_state.json": {"global_step": step},
         }
         for step in STEPS
     ]
     texts[2]["config.json"]["n_layer"] = 2
+    texts[3]["config.json"]["n_head"] = 2
     texts[3]["tokenizer.json"]["model"]["vocab"]["b"] = 1
     texts[4]["trainer_state.json"]["global_step"] = 9
     sources = [
@@ -325,6 +331,7 @@ def test_files_that_say_something_else_than_the_others(made: list[Weights]) -> N
     ]
     assert audit(sources).findings == (
         Finding(2, "config", "its config.json has n_layer=2, that of most others 3", gap=False),
+        Finding(4, "config", "its config.json has n_head=2, that of most others 4", gap=True),
         Finding(4, "tokenizer", "its tokenizer.json is not that of step 0", gap=True),
         Finding(8, "label", "its trainer_state.json counts 9 steps, and it is named for 8", gap=True),
     )
