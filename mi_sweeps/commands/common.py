@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,7 +76,13 @@ def write(console: Console, lines: Iterable[str]) -> None:
 
 def cells(options: argparse.Namespace) -> list[Cell]:
     """The cells that a command's words make."""
-    return cells_of(options.words, options.config_dir)
+    from mi_sweeps.sweeps.early import without_effect
+
+    made = cells_of(options.words, options.config_dir)
+    if keys := without_effect(made, options.words):
+        told = f"{', '.join(keys)}: of training, and a series is trained already; nothing changes by it"
+        print(f"warning: {told}", file=sys.stderr)  # noqa: T201
+    return made
 
 
 def cells_of(words: Sequence[str], config_dir: Path | None) -> list[Cell]:

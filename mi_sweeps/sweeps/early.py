@@ -31,6 +31,20 @@ def check(cells: Sequence[Cell]) -> None:
             _check(cell.config)
 
 
+def without_effect(cells: Sequence[Cell], words: Sequence[str]) -> list[str]:
+    """The keys among some overrides that no cell has a use for, because all are series."""
+    if not all(cell.is_series for cell in cells):
+        return []
+    keys = [word.partition("=")[0].lstrip("+~") for word in words]
+    return [
+        key
+        for key in keys
+        if key.split(".")[0] in ("optim", "schedule", "train")
+        or (key.startswith("checkpoint.") and key != "checkpoint.steps")
+        or (key == "seed" and "seed" not in cells[0].config.meant())
+    ]
+
+
 def _check_adapter(cells: Sequence[Cell]) -> None:
     """An adapter's settings are meant for one; a sweep may have full fine-tunes beside it, and one of those be zoomed
     into."""
