@@ -13,12 +13,15 @@ import pyarrow.parquet as pq
 
 from ..errors import UserError
 from ..store.files import replacing
-from . import folder
+from . import folder, measured
 from .frames import COLUMNS, OF_PROMPTS, TABLES, examined_in, rows_of_prompts, tables_of, tabulate, typed
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
 
-EXPORTED = COLUMNS | {"verdicts": VERDICTS, "courses": COURSES}
+MEASURED = tuple(name for name in measured.TABLES if name != "patterns")
+"""Tables that are there where something was measured for them. Whole attention patterns are too many numbers."""
+
+EXPORTED = COLUMNS | {"verdicts": VERDICTS, "courses": COURSES} | {name: measured.columns(name) for name in MEASURED}
 """The columns of every table that may be exported."""
 FORMATS = ("parquet", "csv")
 AT_ONCE = 200
@@ -48,7 +51,8 @@ def export(
     examined = examined_in(found)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    names = [*TABLES, "verdicts", "courses", *(OF_PROMPTS if by_prompt else ())]
+    there = [name for name in MEASURED if any(patch.table(step, name).exists() for patch, step in examined)]
+    names = [*TABLES, "verdicts", "courses", *there, *(OF_PROMPTS if by_prompt else ())]
     files = {name: directory / f"{name}.{format}" for name in names}
     with ExitStack() as stack:
         write = {name: stack.enter_context(_written(file, EXPORTED[name])) for name, file in files.items()}
@@ -60,6 +64,9 @@ def export(
         for key, family in of_output(found, frames.runs, frames.patches, damaged):
             write["verdicts"](verdict_rows(key, family))
             write["courses"](course_rows(key, family, courses(family)))
+        for name in there:
+            for frame in measured.each(examined, name, damaged=damaged):
+                write[name](frame)
         for name in OF_PROMPTS if by_prompt else ():
             for frame in rows_of_prompts(examined, name, damaged):
                 write[name](frame)

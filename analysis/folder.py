@@ -52,9 +52,13 @@ class Patch:
         """The checkpoints examined so far, in order. What was found at a step before it was known as a gap is none."""
         return [step for step in PatchFolder(self.path).steps() if step not in self.gaps]
 
-    def table(self, step: int) -> Path:
-        """The Parquet file of a checkpoint."""
-        return PatchFolder(self.path).table(step)
+    def table(self, step: int, name: str | None = None) -> Path:
+        """The Parquet file of a checkpoint; with a name another table of it (`mi_sweeps.circuits.tables`)."""
+        return PatchFolder(self.path).table(step, name)
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether there is such another table of a checkpoint."""
+        return PatchFolder(self.path).has([step], [name])
 
 
 @dataclass(frozen=True)

@@ -37,21 +37,21 @@ def patch(
         raise UserError(f"{run.path}: this fine-tune is not done; do it first: `mi-sweeps run` or jobs/finetune.py")
     run.resume.unlink(missing_ok=True)  # There still if the fine-tune was killed in its last moment.
     mine = folder if parts == 1 else folder.part(part, parts)
-    steps = trained.reached(config.patch_steps[part::parts])
+    steps, tables = trained.reached(config.patch_steps[part::parts]), config.patching.tables
     if config.patch_steps and set(config.patch_steps) <= set(trained.gaps):
         raise UserError(
             f"patching.steps={config.patch_steps}: all of them are gaps of this series ({run.series} says why); give "
             "others"
         )
     with mine.claim():
-        if not (mine.status_on_disk().state == "done" and folder.has(steps)):
+        if not (mine.status_on_disk().state == "done" and folder.has(steps, tables)):
             spent = sum(other.status_on_disk().seconds for other in folder.all_parts()) if parts == 1 else 0.0
             with mine.attempt(spent) as check:
                 check_identity(config, run)
                 from mi_sweeps.circuits.examine import examine
                 from mi_sweeps.tracking.mirror import mirror
 
-                done = [step for step in steps if folder.table(step).exists()]
+                done = [step for step in steps if folder.has([step], tables)]
                 with mirror(config, run, folder, place=mine) as tracked:
 
                     def on_table(step: int, rows: list[dict]) -> None:
@@ -60,7 +60,7 @@ def patch(
                         on_step(len(done))
 
                     examine(config, run, folder, steps, before_write=check, on_table=on_table)
-    if parts > 1 and folder.has(trained.reached(config.patch_steps)):
+    if parts > 1 and folder.has(trained.reached(config.patch_steps), tables):
         with suppress(Busy):  # Another part ends the job.
             patch(config, run, folder)
 

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from mi_sweeps.circuits.approximate import estimate
 from mi_sweeps.circuits.attribution import EndActivations, Kind, attribute, lens_error, misfits
-from mi_sweeps.circuits.fast import MEMORY, FastEngine
+from mi_sweeps.circuits.fast import MEMORY, FastEngine, budget
+from mi_sweeps.circuits.measurements import MEASUREMENTS
 from mi_sweeps.circuits.measures import take
 from mi_sweeps.circuits.network import Network, describe
 from mi_sweeps.circuits.patching import Engine, check_effects, correlations, prompt_rows, table_rows
 from mi_sweeps.circuits.paths import patch_paths, path_rows
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
+from mi_sweeps.circuits.runs import in_groups, run_both
+from mi_sweeps.circuits.view import View
 from mi_sweeps.config import Config, PatchingConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_tokenizer, pick_device
@@ -31,6 +34,7 @@ from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.task import Task, load
+from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import CHUNK, end_logits, tolerance
 
 if TYPE_CHECKING:
@@ -88,7 +92,8 @@ def examine(
     Raises:
         UserError: a checkpoint is missing or damaged, or the model is not understood.
     """
-    missing = [step for step in steps if not folder.table(step).exists()]
+    tables = config.patching.tables
+    missing = [step for step in steps if not folder.has([step], tables)]
     if not missing:
         return
     device = pick_device(config.launcher.device)
@@ -104,31 +109,72 @@ def examine(
         if split in ("heldout", "without_bos")
     }
 
+    examined = tuple(run.status_on_disk().reached(config.patch_steps))
+    others = Others(config, run, pairs, device)
     prepared: Prepared | None = None
     for step, model in models_at(config, run, missing, device, attention="eager"):
         if prepared is None:
             prepared = prepare(model, tokenizer, pairs, config.patching)
             for what, why in prepared.left_out.items():
                 log.warning("%s are left out: %s", what, why)
-            write_json(folder.path / "patch.json", about(config, run, folder, pairs, prepared))
+            write_json(folder.path / "patch.json", about(config, run, folder, pairs, tokenizer, prepared))
         # Made anew: for some architectures TransformerLens copies weights.
         engine, network = make_engine(model, tokenizer, pairs, prepared.patching)
-        rows = measure(model, engine, network, pairs, prepared.patching, f"step {step}")
-        if network and prepared.patching.measures:
-            with tf32(prepared.patching.tf32):
-                rows += take(
-                    network,
-                    measured["heldout"],
-                    prepared.patching.measures,
-                    memory(prepared.patching, device),
-                    measured.get("without_bos"),
-                )
+        if network and tables:
+            limit = memory(prepared.patching, device)
+            compare(model, network, pairs, limit, f"step {step}")
+            view = View(step, network, pairs, task, prepared.patching, limit, examined, others.at)
+            for name in tables:
+                if not folder.table(step, name).exists():
+                    with tf32(prepared.patching.tf32):
+                        table = MEASUREMENTS[name](view)
+                    before_write()
+                    write_table(folder.table(step, name), table)
+                    log.info("step %d, %s: %d rows", step, name, len(table))
+            del view
+        rows: list[dict[str, Any]] = []
+        if not folder.table(step).exists():
+            rows = measure(model, engine, network, pairs, prepared.patching, f"step {step}")
+            if network and prepared.patching.measures:
+                with tf32(prepared.patching.tf32):
+                    rows += take(
+                        network,
+                        measured["heldout"],
+                        prepared.patching.measures,
+                        memory(prepared.patching, device),
+                        measured.get("without_bos"),
+                    )
+            before_write()
+            write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
+            log.info("step %d: %d rows", step, len(rows))
         # The engine may hold a copy of the model, and of a series the next checkpoint is a model of its own.
         del engine, network, model
-        before_write()
-        write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
-        log.info("step %d: %d rows", step, len(rows))
         on_table(step, rows)
+
+
+class Others:
+    """Further checkpoints of a run, one at a time; the last one stays for whoever asks for it again."""
+
+    def __init__(self, config: Config, run: RunFolder, pairs: Pairs, device: torch.device) -> None:
+        self._config, self._run, self._pairs, self._device = config, run, pairs, device
+        self._step: int | None = None
+        self._model: PreTrainedModel | None = None
+
+    @contextmanager
+    def at(self, step: int) -> Iterator[Network]:
+        """See `View.another`."""
+        if step != self._step:
+            self._step = self._model = None  # Else two would be in memory.
+            ((_, self._model),) = models_at(self._config, self._run, [step], self._device, attention="eager")
+            network = known(self._model, self._pairs)
+            assert network is not None  # as of the checkpoint that it is beside
+            limit = memory(self._config.patching, self._device)
+            compare(self._model, network, self._pairs, limit, f"step {step}")
+            self._step = step
+        assert self._model is not None
+        found = known(self._model, self._pairs)
+        assert found is not None
+        yield found
 
 
 @dataclass(frozen=True)
@@ -180,7 +226,7 @@ def prepare(
             f"patching: TransformerLens cannot run models of type {kind}, so they cannot be patched ({reason[:150]})"
         ) from error
     rows = without(engine, end, pairs, own.clean)
-    if network and patching.for_known_models:  # They come from the description, whoever patches.
+    if network and patching.only_for_known_models:  # They come from the description, whoever patches.
         described = FastEngine(network, memory(patching, pairs.clean.tokens.device))
         without(described, described.at_end(pairs), pairs, own.clean)
     left |= {f"attribution rows of kind {row}": why for row, why in rows.items()}
@@ -209,11 +255,10 @@ def make_engine(
         UserError: nobody can, or not what was asked for.
     """
     network = known(model, pairs)
-    if network is None and patching.for_known_models:
+    if network is None and patching.only_for_known_models:
         raise UserError(
-            "patching.approximate, patching.paths, patching.measures: not for models of type "
-            f"{model.config.model_type}, which TransformerLens alone patches here; use patching.approximate=false "
-            "patching.paths=null patching.measures=[]"
+            f"{', '.join(patching.only_for_known_models)}: not for models of type {model.config.model_type}, which "
+            "TransformerLens alone patches here; leave them out"
         )
     if network and patching.engine == "fast":
         return FastEngine(network, memory(patching, pairs.clean.tokens.device)), network
@@ -331,6 +376,25 @@ def measure(
     return rows + table_rows(exact, approximate) + (path_rows(paths) if paths else [])
 
 
+@torch.no_grad()
+def compare(model: PreTrainedModel, network: Network, pairs: Pairs, limit: int, name: str) -> None:
+    """Holds that a network computes what the model that it describes computes.
+
+    Args:
+        limit: bytes that activations may take, about.
+
+    Raises:
+        UserError: logit differences are others.
+    """
+    prompts, _ = budget(network, pairs, limit)
+    found = []
+    for part in in_groups(pairs, prompts):
+        runs = run_both(network, part)
+        found.append((runs.clean_logit_diff, runs.corrupted_logit_diff))
+    clean, corrupted = (torch.cat(side) for side in zip(*found, strict=True))
+    check_logits(pairs, own_logits(model, pairs), clean, corrupted, name)
+
+
 def check_logits(
     pairs: Pairs,
     own: OwnLogits,
@@ -360,9 +424,17 @@ def check_logits(
             )
 
 
-def about(config: Config, run: RunFolder, folder: PatchFolder, pairs: Pairs, prepared: Prepared) -> dict[str, Any]:
+def about(
+    config: Config,
+    run: RunFolder,
+    folder: PatchFolder,
+    pairs: Pairs,
+    tokenizer: PreTrainedTokenizerBase | None,
+    prepared: Prepared,
+) -> dict[str, Any]:
     """What patch.json says: the configuration, the prompts, who computes, how far that is from the model's own logits,
-    and what it cannot tell."""
+    and what it cannot tell. The first prompts, which pictures show, have their tokens."""
+    shown = prepared.patching.looks.patterns if prepared.patching.looks else 1
     return {
         "patch_id": folder.patch_id,
         "run_id": run.run_id,
@@ -373,8 +445,27 @@ def about(config: Config, run: RunFolder, folder: PatchFolder, pairs: Pairs, pre
         "left_out": prepared.left_out,
         "weights": "raw",
         "prompts": [
-            {"clean": clean.text, "corrupted": corrupted.text, "answer": clean.answer, "subjects": list(clean.subjects)}
-            for clean, corrupted in zip(pairs.clean.prompts, pairs.corrupted.prompts, strict=True)
+            {
+                "clean": clean.text,
+                "corrupted": corrupted.text,
+                "answer": clean.answer,
+                "subjects": list(clean.subjects),
+            }
+            | (
+                {
+                    "tokens": words(pairs.clean, number, tokenizer),
+                    "corrupted_tokens": words(pairs.corrupted, number, tokenizer),
+                }
+                if number < shown
+                else {}
+            )
+            for number, (clean, corrupted) in enumerate(zip(pairs.clean.prompts, pairs.corrupted.prompts, strict=True))
         ],
         "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},
     }
+
+
+def words(batch: Batch, prompt: int, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    """A prompt's tokens as text; those that are no text as numbers."""
+    tokens = batch.tokens[prompt, : int(batch.end[prompt]) + 1].tolist()
+    return [tokenizer.decode([token]) if tokenizer else str(token) for token in tokens]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from mi_sweeps.config.circuits import CircuitsConfig
+from mi_sweeps.config.cross import CrossConfig
+from mi_sweeps.config.edges import EdgesConfig
+from mi_sweeps.config.looks import LooksConfig
 from mi_sweeps.config.section import Index, Name, Section
+from mi_sweeps.store.measured import MEASURED, tables
 
 Site = Literal["resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
 Measure = Literal["position_r2", "position_r2_without_bos", "previous_token", "diagonal", "ablated_loss"]
@@ -38,6 +43,14 @@ class PathsConfig(Section):
         return self
 
 
+def _asked(value: Any) -> Any:
+    """`true` asks for a measurement as it is by default, `false` for none."""
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
+Asked = BeforeValidator(_asked)
+
+
 class PatchingConfig(Section):
     """What a patch job looks at."""
 
@@ -55,6 +68,14 @@ class PatchingConfig(Section):
     """What is measured besides, of a clean run alone (`mi_sweeps.circuits.measures`)."""
     measured_prompts: int = Field(ge=1)
     """On how many held-out prompts, at most."""
+    looks: Annotated[LooksConfig | None, Asked] = None
+    """Attention to roles, and the standard scores of heads."""
+    cross: Annotated[CrossConfig | None, Asked] = None
+    """Patching between checkpoints."""
+    circuits: Annotated[CircuitsConfig | None, Asked] = None
+    """Circuits of heads and MLPs: how faithful, complete and minimal."""
+    edges: Annotated[EdgesConfig | None, Asked] = None
+    """Patching of every edge between heads, MLPs, embedding and logits."""
     steps: tuple[Index, ...] | None
     """Which checkpoints; None is all of them."""
     tf32: bool
@@ -65,6 +86,18 @@ class PatchingConfig(Section):
     """MB that the fast engine's activations may take; None chooses. Changes no result."""
 
     @property
-    def for_known_models(self) -> bool:
-        """Whether something is asked for that the reference engine cannot do."""
-        return bool(self.approximate or self.paths or self.measures)
+    def only_for_known_models(self) -> list[str]:
+        """The keys that ask for what the reference engine cannot do."""
+        keys = ("approximate", "paths", "measures", *MEASURED)
+        return [f"patching.{key}" for key in keys if getattr(self, key)]
+
+    @property
+    def measured(self) -> dict[str, Section]:
+        """What else is measured of each checkpoint, by key."""
+        found = {key: getattr(self, key) for key in MEASURED}
+        return {key: section for key, section in found.items() if section is not None}
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that are made of each checkpoint beside that of patching."""
+        return tables({key: True for key in self.measured})

@@ -145,11 +145,11 @@ def examined(model: SingleModel, patching: PatchingConfig, kind: str | None) -> 
         return None
     if known is not None and known.refused:
         raise UserError(f"model={model.name}: models of type {kind} cannot be examined: {known.refused}")
-    if patching.for_known_models and (known is None or known.engine != FAST):
+    if patching.only_for_known_models and (known is None or known.engine != FAST):
         fast = ", ".join(name for name, one in KNOWN.items() if one.engine == FAST)
         raise UserError(
-            f"patching.approximate, patching.paths, patching.measures: not for models of type {kind}; "
-            f"known are {fast}; use patching.approximate=false patching.paths=null patching.measures=[]"
+            f"{', '.join(patching.only_for_known_models)}: not for models of type {kind}; known are {fast}; leave "
+            "them out"
         )
     if known is None:
         return (

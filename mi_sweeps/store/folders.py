@@ -22,7 +22,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
@@ -388,22 +388,23 @@ class PatchFolder(Folder):
     def patch_id(self) -> str:
         return self.path.name
 
-    def table(self, step: int) -> Path:
-        """Attribution and patching at a step."""
-        return self.path / "tables" / self._table(step)
+    def table(self, step: int, name: str | None = None) -> Path:
+        """Attribution and patching at a step; with a name another table (`mi_sweeps.store.measured`)."""
+        return self.path / "tables" / self._table(step, name)
 
     @staticmethod
-    def _table(step: int) -> str:
-        return f"{step:06d}.parquet"
+    def _table(step: int, name: str | None = None) -> str:
+        return f"{step:06d}.{name}.parquet" if name else f"{step:06d}.parquet"
 
     def steps(self) -> list[int]:
         """The checkpoints of which there are tables, in order."""
         stems = (name.removesuffix(".parquet") for name in names(self.path / "tables") if name.endswith(".parquet"))
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
-    def has(self, steps: Iterable[int]) -> bool:
-        """Whether the tables at these steps are there."""
-        return _has_all(f"{self.path}/tables", map(self._table, steps))
+    def has(self, steps: Iterable[int], tables: Collection[str] = ()) -> bool:
+        """Whether the tables at these steps are there, and those of these names."""
+        every = (None, *tables)
+        return _has_all(f"{self.path}/tables", (self._table(step, name) for step in steps for name in every))
 
     def part(self, part: int, parts: int) -> Folder:
         """The folder of whoever does one part of several of this job's checkpoints; the tables are the job's."""

@@ -334,6 +334,7 @@ def patch_id(config: Config, run: str | None = None, contents: Contents | None =
             "prompts": patching.prompts,
             "tf32": patching.tf32,
             **_measures(patching),
+            **{key: section.model_dump(mode="json", by_alias=True) for key, section in patching.measured.items()},
             **_roles(config),
             **({"weights": "each checkpoint's"} if contents.wrapped_once(single) else {}),
             **({"q, k": "normalised"} if {"q", "k"} & set(patching.sites) and contents.heads_together(single) else {}),

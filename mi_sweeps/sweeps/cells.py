@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.steps import checkpoint_steps
+from mi_sweeps.store import measured
 
 if TYPE_CHECKING:
     from mi_sweeps.config import Config
@@ -68,3 +69,8 @@ class Cell:
         """The checkpoints that the patch job looks at."""
         steps = self.values["patching"]["steps"]
         return self.checkpoint_steps if steps is None else sorted(set(steps))
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that it makes of each checkpoint beside that of patching."""
+        return measured.tables(self.values["patching"])

@@ -143,7 +143,7 @@ def _look(groups: Sequence[Sequence[Cell]]) -> Plan:
 def _patch_status(folder: PatchFolder, cell: Cell, run: Status) -> Status:
     """Done means that every table is there: a deleted one is made again."""
     status = folder.status()
-    if status.state == "done" and not folder.has(run.reached(cell.patch_steps)):
+    if status.state == "done" and not folder.has(run.reached(cell.patch_steps), cell.tables):
         return replace(status, state="todo")
     if status.state == "todo":
         # Where parts of it are done separately: the one at work, or the worst of them.
@@ -158,7 +158,7 @@ def part_status(cell: Cell, part: int, parts: int) -> Status:
     """The same of one part of a patch job."""
     run, folder = folders_of(cell)
     status = folder.part(part, parts).status()
-    if status.state == "done" and not folder.has(run.status().reached(cell.patch_steps[part::parts])):
+    if status.state == "done" and not folder.has(run.status().reached(cell.patch_steps[part::parts]), cell.tables):
         return replace(status, state="todo")
     return status
 

@@ -85,7 +85,7 @@ def _check_tokens(config: Config, pairs: Pairs) -> None:
 def _check_patching(config: Config, task: Task) -> None:
     """What the patch job would find out only after the fine-tune."""
     patching = config.patching
-    if not patching.for_known_models:
+    if not patching.only_for_known_models:
         return
     model = load_config(single(config))
     n_prompts = min(patching.measured_prompts, len(task.splits["heldout"]))

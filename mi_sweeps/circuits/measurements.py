@@ -1,0 +1,12 @@
+"""What is measured of a checkpoint beside patching: each makes one table (`mi_sweeps.circuits.tables`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from mi_sweeps.circuits.view import View
+
+MEASUREMENTS: dict[str, Callable[[View], pa.Table]] = {}
+"""By the name of the table."""

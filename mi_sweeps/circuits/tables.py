@@ -1,0 +1,28 @@
+"""The columns of what a patch job measures beside patching: one file a checkpoint and table.
+
+Whoever writes them and whoever reads them takes the columns from here; neither torch nor pandas is imported.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+BY_PROMPT = ("by_prompt", pa.list_(pa.float32()))
+"""What the row's value is the mean of, in the order of the patch job's prompts; missing where a prompt has none."""
+
+TABLES: dict[str, pa.Schema] = {
+    "looks": pa.schema([]),
+    "patterns": pa.schema(
+        [
+            ("prompt", pa.int64()),
+            ("side", pa.string()),
+            ("layer", pa.int64()),
+            ("head", pa.int64()),
+            ("pattern", pa.list_(pa.float16())),
+        ]
+    ),
+    "cross": pa.schema([]),
+    "circuits": pa.schema([]),
+    "edges": pa.schema([]),
+}
+"""By the name of the table. `pattern` is the lower triangle, row by row, over a prompt's own tokens."""

@@ -1,0 +1,20 @@
+"""The edges of a model's graph."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mi_sweeps.config.section import Section
+
+
+class EdgesConfig(Section):
+    """Patching of edges (`mi_sweeps.circuits.edges`)."""
+
+    exact: Literal["all"] | int = "all"
+    """Whether every edge is patched, or so many that attribution ranks first."""
+    sample: int = Field(default=0, ge=0)
+    """Of the others so many are drawn and patched, to bound what was missed."""
+    ig_steps: int = Field(default=5, ge=1)
+    """Points of the integrated gradients that rank edges."""
