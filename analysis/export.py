@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..circuits.tables import TABLES as FURTHER
 from ..errors import UserError
 from ..store.files import replacing
 from . import folder, measured
@@ -18,7 +19,7 @@ from .frames import COLUMNS, OF_PROMPTS, TABLES, examined_in, rows_of_prompts, t
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
 
-MEASURED = tuple(name for name in measured.TABLES if name != "patterns")
+MEASURED = tuple(name for name in FURTHER if name != "patterns")
 """Tables that are there where something was measured for them. Whole attention patterns are too many numbers."""
 
 EXPORTED = COLUMNS | {"verdicts": VERDICTS, "courses": COURSES} | {name: measured.columns(name) for name in MEASURED}

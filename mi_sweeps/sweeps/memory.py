@@ -111,7 +111,10 @@ def patch(sizes: Sizes, config: Config) -> Need:
     )
     # A checkpoint is read whole, and then the weights are put into another order, or copied for TransformerLens.
     working = every + max(every if ours else 0, every * (1.0 if fast else 1.2) + activations + _forward(sizes, config))
-    return Need(working, PROCESS + (every if differences else 0))
+    more = config.patching
+    # Parts of another checkpoint come from a model beside this one.
+    beside = every if more.cross or (more.circuits and more.circuits.at) else 0.0
+    return Need(working + beside, PROCESS + (every if differences else 0) * (2 if beside else 1))
 
 
 def _learned(sizes: Sizes, config: Config) -> int:
