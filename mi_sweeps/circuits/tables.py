@@ -11,7 +11,34 @@ BY_PROMPT = ("by_prompt", pa.list_(pa.float32()))
 """What the row's value is the mean of, in the order of the patch job's prompts; missing where a prompt has none."""
 
 TABLES: dict[str, pa.Schema] = {
-    "looks": pa.schema([]),
+    "looks": pa.schema(
+        [
+            ("side", pa.string()),
+            ("layer", pa.int64()),
+            ("head", pa.int64()),
+            ("query", pa.string()),
+            ("key", pa.string()),
+            ("attention", pa.float64()),
+            ("value_weighted", pa.float64()),
+            ("uniform", pa.float64()),
+            ("n", pa.int64()),
+            BY_PROMPT,
+        ]
+    ),
+    "scores": pa.schema(
+        [
+            ("measure", pa.string()),
+            ("of", pa.string()),
+            ("layer", pa.int64()),
+            ("head", pa.int64()),
+            ("source_layer", pa.int64()),
+            ("source_head", pa.int64()),
+            ("value", pa.float64()),
+            ("null", pa.float64()),
+            ("n", pa.int64()),
+            BY_PROMPT,
+        ]
+    ),
     "patterns": pa.schema(
         [
             ("prompt", pa.int64()),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MEASURED = {
-    "looks": ("looks", "patterns"),
+    "looks": ("looks", "scores", "patterns"),
     "cross": ("cross",),
     "circuits": ("circuits",),
     "edges": ("edges",),

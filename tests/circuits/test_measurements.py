@@ -71,5 +71,5 @@ def test_a_measurement_that_is_asked_for_with_true_is_the_default_one(small):
         for more in ([], ["patching.looks=true"], ["patching.looks={patterns: 4}"])
     )
     assert asked.patch_id == written.patch_id != plain.patch_id
-    assert asked.tables == asked.config.patching.tables == ("looks", "patterns")
+    assert asked.tables == asked.config.patching.tables == ("looks", "scores", "patterns")
     assert plain.tables == ()
