@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_sweeps.circuits import composition
 from mi_sweeps.circuits.approximate import estimate
 from mi_sweeps.circuits.attribution import EndActivations, Kind, attribute, lens_error, misfits
 from mi_sweeps.circuits.fast import MEMORY, FastEngine, budget
@@ -230,6 +231,8 @@ def prepare(
         described = FastEngine(network, memory(patching, pairs.clean.tokens.device))
         without(described, described.at_end(pairs), pairs, own.clean)
     left |= {f"attribution rows of kind {row}": why for row, why in rows.items()}
+    if network and patching.looks:
+        left |= composition.left_out(network)
     return Prepared(patching, left, type(engine).__name__, lens_error(end, own.clean) if end else None)
 
 
