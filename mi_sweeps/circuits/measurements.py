@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from mi_sweeps.circuits import looks, scores
+from mi_sweeps.circuits import cross, looks, scores
 from mi_sweeps.circuits.view import View
 
 MEASUREMENTS: dict[str, Callable[[View], pa.Table]] = {
     "looks": looks.table,
     "scores": scores.table,
     "patterns": looks.patterns,
+    "cross": cross.table,
 }
 """By the name of the table."""

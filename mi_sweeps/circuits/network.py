@@ -274,6 +274,8 @@ class Network:
     """Prompts of more tokens than this are computed in another way (a sliding window), which is not known here."""
     has_mlps: bool = True
     """Where it is false, the blocks' MLPs write nothing: the model is attention only."""
+    positional: Callable[[Int[Tensor, "prompt pos"]], Float[Tensor, "prompt pos d_model"]] | None = None
+    """What `embed` adds for each position, where positions are learned."""
 
     def logits(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """From the residual stream after the last layer."""

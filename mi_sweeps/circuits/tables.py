@@ -48,8 +48,28 @@ TABLES: dict[str, pa.Schema] = {
             ("pattern", pa.list_(pa.float16())),
         ]
     ),
-    "cross": pa.schema([]),
+    "cross": pa.schema(
+        [
+            ("into_step", pa.int64()),
+            ("source_step", pa.int64()),
+            ("kind", pa.string()),
+            ("component", pa.string()),
+            ("layer", pa.int64()),
+            ("head", pa.int64()),
+            ("ld_into", pa.float64()),
+            ("ld_from", pa.float64()),
+            ("ld_mixed", pa.float64()),
+            ("standard_error", pa.float64()),
+            ("n", pa.int64()),
+            BY_PROMPT,
+        ]
+    ),
     "circuits": pa.schema([]),
     "edges": pa.schema([]),
 }
-"""By the name of the table. `pattern` is the lower triangle, row by row, over a prompt's own tokens."""
+"""By the name of the table.
+
+Of `cross`, `by_prompt` lists what `ld_mixed` is the mean of. What `ld_into` and `ld_from` are means of is in rows of
+kind `own`, one for each checkpoint, where both steps are the same. `pattern` is the lower triangle, row by row, over a
+prompt's own tokens.
+"""

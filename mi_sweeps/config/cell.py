@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, model_validator
 
+from mi_sweeps.config.cross import check_steps
 from mi_sweeps.config.launcher import LauncherConfig, SlurmConfig
 from mi_sweeps.config.model import AnyModel, ScratchConfig, SeriesConfig
 from mi_sweeps.config.patching import CorruptionConfig, PatchingConfig
@@ -55,6 +56,8 @@ class Config(Section):
                 f"patching.steps: {unknown} are no checkpoints of this run ({self.checkpoint_steps}); "
                 "choose among those, or add them to checkpoint.steps"
             )
+        if self.patching.cross:
+            check_steps(self.patching.cross, self.patch_steps)
         return self
 
     @model_validator(mode="after")

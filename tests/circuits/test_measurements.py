@@ -35,6 +35,7 @@ def made(monkeypatch):
 
     monkeypatch.setitem(measurements.MEASUREMENTS, "cross", measure)
     monkeypatch.setitem(tables.TABLES, "cross", SCHEMA)
+    monkeypatch.setitem(export.EXPORTED, "cross", measured.columns("cross"))
     return steps
 
 

@@ -19,6 +19,7 @@ def network(model: Any) -> Network | None:
         blocks=tuple(_block(config, layer) for layer in body.h),
         final_norm=layer_norm(body.ln_f),
         unembed=Linear(model.lm_head.weight.T, model.lm_head.bias),
+        positional=body.wpe,
     )
 
 
