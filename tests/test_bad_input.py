@@ -80,6 +80,19 @@ def one_run(small, tmp_path_factory):
         ("schedule=glob(zzz*)", "the grid is empty"),
         ("seed=1,", "cannot be read as KEY=VALUE"),
         ("patching.steps=[3]", "patching.steps: [3] are no checkpoints of this run"),
+        (
+            "patching.circuits={at: [3]}",
+            "patching.circuits.at: [3] are not among the checkpoints that are examined",
+        ),
+        ("patching.circuits={sizes: [0]}", "patching.circuits.sizes.0=0: input should be greater than 0"),
+        (
+            "patching.circuits={given: nowhere.json}",
+            "patching.circuits.given=nowhere.json: No such file or directory; give a file, or nodes: [a2.h1,m0]",
+        ),
+        (
+            "patching.circuits={given: pyproject.toml}",
+            'no circuit in JSON; it has {"nodes": {"a2.h1": {"in_graph": true}, ...}}',
+        ),
         ("patching.sites=[zz]", "patching.sites.0=zz"),
         ("launcher=inline,local", "changes no result, so it cannot be swept"),
         ("demo", "demo: not KEY=VALUE; for example sweep=demo"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from mi_sweeps.circuits import cross, looks, scores
+from mi_sweeps.circuits import circuits, cross, looks, scores
 from mi_sweeps.circuits.view import View
 
 MEASUREMENTS: dict[str, Callable[[View], pa.Table]] = {
@@ -14,5 +14,6 @@ MEASUREMENTS: dict[str, Callable[[View], pa.Table]] = {
     "scores": scores.table,
     "patterns": looks.patterns,
     "cross": cross.table,
+    "circuits": circuits.table,
 }
 """By the name of the table."""

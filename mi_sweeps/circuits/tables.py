@@ -64,7 +64,29 @@ TABLES: dict[str, pa.Schema] = {
             BY_PROMPT,
         ]
     ),
-    "circuits": pa.schema([]),
+    "circuits": pa.schema(
+        [
+            ("kind", pa.string()),
+            ("set", pa.string()),
+            ("order", pa.string()),
+            ("size", pa.float64()),
+            ("nodes", pa.int64()),
+            ("component", pa.string()),
+            ("layer", pa.int64()),
+            ("head", pa.int64()),
+            ("removed", pa.string()),
+            ("members", pa.string()),
+            ("source_step", pa.int64()),
+            ("value", pa.float64()),
+            ("n", pa.int64()),
+            ("percentile", pa.float64()),
+            ("closer", pa.float64()),
+            ("null_median", pa.float64()),
+            ("null_high", pa.float64()),
+            ("null_sets", pa.int64()),
+            BY_PROMPT,
+        ]
+    ),
     "edges": pa.schema([]),
 }
 """By the name of the table.

@@ -58,6 +58,12 @@ class Config(Section):
             )
         if self.patching.cross:
             check_steps(self.patching.cross, self.patch_steps)
+        at = self.patching.circuits.at if self.patching.circuits else ()
+        if unknown := sorted(set(at) - set(self.patch_steps)):
+            raise ValueError(
+                f"patching.circuits.at: {unknown} are not among the checkpoints that are examined "
+                f"({self.patch_steps}); choose among those"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,276 @@
+"""Circuits of heads and MLPs at one checkpoint: found on one half of the prompts, judged on the other.
+
+m(C) is the logit difference where everything outside a set C of nodes is ablated, M is the whole model, and
+
+    F(C) = (m(C) - m(nothing)) / (m(M) - m(nothing))
+
+its faithfulness (Wang et al. 2022, arXiv:2211.00593; normalised as by Mueller et al. 2025, arXiv:2504.13151). The table
+has m of each prompt, in logits: F, its areas and its intervals are made of them where they are shown.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_sweeps.circuits.ablated_sets import Means, Node, ablate_sets, mean_outputs, nodes_of
+from mi_sweeps.circuits.chosen_sets import (
+    Set,
+    by_rank,
+    count_of,
+    first_of,
+    halves,
+    named,
+    names,
+    random_sets,
+    subsets,
+    without,
+)
+from mi_sweeps.circuits.fast import budget
+from mi_sweeps.circuits.network import Network
+from mi_sweeps.circuits.tables import TABLES
+from mi_sweeps.circuits.view import View
+from mi_sweeps.config.circuits import CircuitsConfig
+from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.pairs import Pairs
+from mi_sweeps.tasks.tokens import Batch
+
+log = logging.getLogger(__name__)
+
+ORDERS = ("absolute", "signed")
+"""By how large the effect of ablating a node alone is, or by how much it is needed."""
+
+GREEDY = 3
+"""Members that are taken out one after another, each time the one that makes the circuit least complete."""
+
+
+def table(view: View) -> pa.Table:
+    """All rows of one checkpoint; `mi_sweeps.circuits.tables` has the columns.
+
+    Raises:
+        UserError: there are too few prompts, or the circuit that was given is another model's.
+    """
+    return pa.Table.from_pylist(list(rows(view)), TABLES["circuits"])
+
+
+def averaged(view: View) -> Batch:
+    """The prompts over which ablated nodes are averaged: of three different names, where the task's prompts have two
+    subjects to replace; else the patch job's own corrupted ones."""
+    try:
+        return view.task.pairs("both", len(view.pairs.clean)).corrupted.to(view.pairs.clean.tokens.device)
+    except UserError:
+        return view.pairs.corrupted
+
+
+def rows(view: View) -> Iterator[dict[str, Any]]:
+    """The table's rows, one after another."""
+    config = view.patching.circuits
+    assert config is not None
+    finding, judging = (part.to(view.pairs.clean.tokens.device) for part in halves(len(view.pairs.clean)))
+    prompts = averaged(view) if config.ablation != "corrupted" else None
+    model = Model.of(view.network, view.pairs, prompts, config, view.memory)
+    nodes, found = model.nodes, model.effects
+    yield model.row("whole", found.whole, set="all", nodes=len(nodes))
+    yield model.row("whole", found.nothing, set="none", nodes=0)
+    for number, node in enumerate(nodes):
+        yield model.row("node", found.without[number], set="without", nodes=len(nodes) - 1, **place(node))
+        yield model.row("node", found.alone[number], set="alone", nodes=1, **place(node))
+    yield from answers(model, list(questions(view, model, prompts, finding)), judging, config)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A set that is to be judged, and its row's columns."""
+
+    kind: str
+    kept: Set
+    columns: dict[str, Any]
+    compared: bool = False
+    """Whether with random sets of its size."""
+
+
+def questions(view: View, model: Model, prompts: Batch | None, finding: Int[Tensor, " prompt"]) -> Iterator[Question]:
+    """All sets of one checkpoint.
+
+    Args:
+        prompts: as for `Model.of`.
+        finding: those on which circuits are found.
+    """
+    config, nodes = view.patching.circuits, model.nodes
+    assert config is not None
+    orders = {order: model.effects.order(finding, absolute=order == "absolute") for order in ORDERS}
+    for order, ranks in orders.items():
+        for size in sorted({*config.sizes, config.size}):
+            columns = {"order": order, "size": size}
+            yield Question("circuit", first_of(ranks, count_of(size, len(nodes))), columns, compared=True)
+    circuit = first_of(orders["absolute"], count_of(config.size, len(nodes)))
+    examined = {"order": "absolute", "size": config.size}
+    for removed, k in [*subsets(nodes, circuit), *greedy(model, circuit, finding)]:
+        columns = {"removed": removed, **examined}
+        yield Question("completeness", circuit & ~k, {"set": "circuit", **columns})
+        yield Question("completeness", ~k, {"set": "all", **columns})
+    for member in circuit.nonzero()[:, 0].tolist():
+        for removed, k in without(nodes, circuit, member):
+            columns = {"removed": removed, **place(nodes[member]), **examined}
+            kept = circuit & ~k
+            yield Question("minimality", kept, {"set": "with", **columns})
+            kept = kept.clone()
+            kept[member] = False
+            yield Question("minimality", kept, {"set": "without", **columns})
+    there_are = [step for step in config.at if step in view.steps]
+    if lacking := sorted(set(config.at) - set(there_are)):
+        log.warning("patching.circuits.at: steps %s have no checkpoint that can be looked at", lacking)
+    for step in there_are if view.step in there_are else ():
+        there = circuit
+        if step != view.step:
+            with view.another(step) as network:
+                there = find(network, view, prompts, finding)
+        yield Question("exchange", there, {"source_step": step, **examined}, compared=True)
+    if config.given is not None:
+        yield Question("given", named(nodes, config.given), {}, compared=True)
+
+
+def answers(
+    model: Model, asked: Sequence[Question], prompts: Int[Tensor, " prompt"], config: CircuitsConfig
+) -> Iterator[dict[str, Any]]:
+    """A row for each question, all judged together on some prompts."""
+    by_layer = config.matched == "layer"
+    drawn = [
+        random_sets(model.nodes, one.kept, config.random if one.compared else 0, by_layer=by_layer) for one in asked
+    ]
+    sets = torch.stack([one.kept for one in asked])
+    every = torch.cat([sets, *drawn])
+    found = model.ablated(every, prompts.tolist())
+    # To the bit, though of fewer prompts matrix products may round in another way.
+    found[every.all(dim=1)], found[~every.any(dim=1)] = model.effects.whole[prompts], model.effects.nothing[prompts]
+    of_sets, *of_random = found.split([len(sets), *map(len, drawn)])
+    gap = [one[prompts].double().mean().item() for one in (model.effects.nothing, model.effects.whole)]
+    for one, values, null, of in zip(asked, of_sets, of_random, drawn, strict=True):
+        columns = {"nodes": int(one.kept.sum()), "members": names(model.nodes, one.kept), **one.columns}
+        compared = {**compare(values, null, *gap), "null_sets": len(torch.unique(of, dim=0))} if len(of) else {}
+        yield model.row(one.kind, values, prompts, **columns, **compared)
+
+
+def compare(
+    values: Float[Tensor, " prompt"], null: Float[Tensor, "set prompt"], nothing: float, whole: float
+) -> dict[str, float]:
+    """Where F of a set is among those of random sets: how many percent of them are below it, and how many are farther
+    from 1, with half of those that are equal; F of the middle one, and of that which 5% are above. NaN without a gap.
+
+    Args:
+        nothing: m where every node is ablated, mean over the prompts.
+        whole: m where none is.
+    """
+    if whole == nothing:
+        return dict.fromkeys(("percentile", "closer", "null_median", "null_high"), float("nan"))
+    own, other = ((one.double().mean(dim=-1) - nothing) / (whole - nothing) for one in (values, null))
+    below, nearer = (
+        100 * ((theirs < mine).double().mean() + (theirs == mine).double().mean() / 2).item()
+        for mine, theirs in ((own, other), (-(1 - own).abs(), -(1 - other).abs()))
+    )
+    levels = torch.tensor([0.5, 0.95], dtype=torch.float64, device=other.device)
+    middle, high = other.quantile(levels).tolist()
+    return {"percentile": below, "closer": nearer, "null_median": middle, "null_high": high}
+
+
+def place(node: Node) -> dict[str, Any]:
+    """A node as columns of the table."""
+    layer, head = node
+    return {"component": "mlp" if head is None else "head", "layer": layer, "head": head}
+
+
+def find(network: Network, view: View, prompts: Batch | None, finding: Int[Tensor, " prompt"]) -> Set:
+    """The circuit of another checkpoint, found there on the same prompts as that of this one."""
+    config = view.patching.circuits
+    assert config is not None
+    pairs = view.pairs.select(finding.tolist())
+    model = Model.of(network, pairs, prompts, config, view.memory)
+    order = model.effects.order(torch.arange(len(finding), device=finding.device), absolute=True)
+    return first_of(order, count_of(config.size, len(model.nodes)))
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The logit difference where a node alone is ablated, and where it alone is kept."""
+
+    whole: Float[Tensor, " prompt"]
+    nothing: Float[Tensor, " prompt"]
+    without: Float[Tensor, "node prompt"]
+    alone: Float[Tensor, "node prompt"]
+
+    def order(self, prompts: Int[Tensor, " prompt"], *, absolute: bool) -> Int[Tensor, " node"]:
+        """The nodes by what is lost of F where each alone is ablated, over some prompts."""
+        lost = (self.whole - self.without)[:, prompts].double().mean(dim=1).cpu()
+        gap = (self.whole - self.nothing)[prompts].double().mean().cpu()
+        # Where the gap is below zero, a node that lowers the logit difference adds to F.
+        return by_rank(-lost if gap < 0 else lost, absolute=absolute)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network under ablation on some prompts."""
+
+    network: Network
+    pairs: Pairs
+    nodes: list[Node]
+    means: Means | None
+    memory: int
+
+    @classmethod
+    def of(cls, network: Network, pairs: Pairs, prompts: Batch | None, config: CircuitsConfig, memory: int) -> Model:
+        """With means over `prompts`, or else with corrupted values."""
+        means = None
+        if prompts is not None:
+            at_once, _ = budget(network, pairs, memory)
+            means = mean_outputs(network, prompts, at_once, overall=config.ablation == "overall")
+        return cls(network, pairs, nodes_of(network, mlps=config.nodes == "all"), means, memory)
+
+    def ablated(
+        self, kept: Bool[Tensor, "set node"], prompts: Sequence[int] | None = None
+    ) -> Float[Tensor, "set prompt"]:
+        """m of each set, over all prompts or some."""
+        pairs = self.pairs if prompts is None else self.pairs.select(prompts)
+        return ablate_sets(self.network, pairs, self.nodes, kept, self.means, self.memory)
+
+    @cached_property
+    def effects(self) -> Effects:
+        """Of every node alone."""
+        one = torch.eye(len(self.nodes), dtype=torch.bool)
+        ends = torch.stack([torch.ones(len(one)), torch.zeros(len(one))]).bool()
+        found = self.ablated(torch.cat([ends, ~one, one]))
+        return Effects(found[0], found[1], *found[2:].split(len(one)))
+
+    def row(
+        self, kind: str, values: Float[Tensor, " some"], prompts: Int[Tensor, " some"] | None = None, **columns: Any
+    ) -> dict[str, Any]:
+        """A row of the table, from values of all prompts or of some."""
+        by_prompt: list[float | None] = [None] * len(self.pairs.clean)
+        for prompt, value in zip(
+            range(len(values)) if prompts is None else prompts.tolist(), values.tolist(), strict=True
+        ):
+            by_prompt[prompt] = value
+        value = values.double().mean().item()
+        return {"kind": kind, "value": value, "n": len(values), "by_prompt": by_prompt, **columns}
+
+
+def greedy(model: Model, circuit: Set, finding: Int[Tensor, " prompt"]) -> Iterator[tuple[str, Set]]:
+    """Members taken out one after another: each time that one where F of what is left of the circuit and F of what is
+    left of the model differ most, on the prompts on which it was found (Wang et al. 2022, section 4.2)."""
+    removed = torch.zeros_like(circuit)
+    prompts = finding.tolist()
+    for number in range(1, min(GREEDY, int(circuit.sum())) + 1):
+        left = (circuit & ~removed).nonzero()[:, 0]
+        candidates = removed.repeat(len(left), 1)
+        candidates[torch.arange(len(left)), left] = True
+        found = model.ablated(torch.cat([circuit & ~candidates, ~candidates]), prompts).double().mean(dim=1)
+        of_circuit, of_model = found.split(len(left))
+        removed = candidates[int((of_circuit - of_model).abs().argmax())]
+        yield f"greedy {number}", removed
