@@ -57,10 +57,13 @@ class FastEngine:
         return EndActivations.join([_at_end(self.network, part) for part in in_groups(pairs, prompts)])
 
 
-def budget(network: Network, pairs: Pairs, memory: int) -> tuple[int, int]:
+def budget(network: Network, pairs: Pairs, memory: int, nodes: int = 0) -> tuple[int, int]:
     """How many prompts at once, and how many columns of theirs under way, take about `memory` bytes.
 
     Half is for the two runs of the prompts, half for the changes under way.
+
+    Args:
+        nodes: parts of the model of which all is kept that they write, beside the runs.
     """
     block = network.blocks[0]
     d_model, width = network.final_norm.weight.shape[0], pairs.clean.tokens.shape[1]
@@ -69,6 +72,7 @@ def budget(network: Network, pairs: Pairs, memory: int) -> tuple[int, int]:
     # Of a layer's activations five are as wide as the residual stream and four at most as wide as all heads; head
     # sites keep the change of z.
     run = 4 * width * len(network.blocks) * (2 * (5 * d_model + 4 * d_heads + scores) + 5 * d_heads)
+    run += 4 * width * nodes * d_model
     # A column on its way: the stream before, after and normalised, q, k, v and z, some of them copied; scores.
     column = 4 * (6 * d_model + 8 * d_heads + 3 * scores)
     return max(1, memory // 2 // run), max(1, memory // 2 // column)

@@ -218,7 +218,11 @@ class Block:
     ) -> Float[Tensor, "... d_model"]:
         """What the MLP adds to the residual stream."""
         read = resid_pre if self.parallel else resid_pre + attn_out
-        return self._write(self.mlp_post_norm, self.mlp(_normed(self.mlp_norm, read)))
+        return self.mlp_written(_normed(self.mlp_norm, read))
+
+    def mlp_written(self, normed: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """What the MLP adds to the residual stream, from what it reads, normalised already."""
+        return self._write(self.mlp_post_norm, self.mlp(normed))
 
     def add_attention(self, resid: Float[Tensor, "token d_model"], z: Float[Tensor, "token head*d_head"]) -> None:
         """From resid_pre to resid_mid in place."""

@@ -1,0 +1,199 @@
+"""Direct-path patching: what one node writes, as one input alone sees it, from the clean run.
+
+In the corrupted run the source's output at all positions is the clean run's, but only for one reader. What follows
+after the reader is computed in full; all other parts, MLPs too, read what they read in the corrupted run. A reader
+normalises what it reads: `recomputed` lets its normalisation see the change, which is the exact intervention and for
+q, k and v what `transformer_lens.patching.get_act_patch_direct_path` does; `frozen` keeps the corrupted run's scale,
+so that what is read is linear in its sources. For the logits the reader is the final normalisation, at each prompt's
+last token. Where a block normalises what its heads write together, that is on the source's way and treated alike: the
+other heads write what they do in the corrupted run, and the scale is recomputed or frozen.
+
+It is the direct path of Goldowsky-Dill et al. (2023, arXiv:2304.05969), patched corrupted <- clean as all sites are
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_sweeps.circuits.activations import LayerActivations
+from mi_sweeps.circuits.carry import Change, Group, attend, carry, rotation_of
+from mi_sweeps.circuits.graph import Input, Node
+from mi_sweeps.circuits.network import SLICE, Linear, Norm, by_head, rotate
+from mi_sweeps.circuits.runs import Runs
+
+How = Literal["recomputed", "frozen"]
+Writes = Callable[[Group], Tensor]
+"""`changes_of`, computed once for each group."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One input, and the nodes of which it is to see the clean run's output, each alone."""
+
+    input: Input
+    layer: int
+    """The number of layers for the logits."""
+    heads: range
+    """For q, k and v: the head, or all heads of one key/value head."""
+    sources: Sequence[int]
+    """Indices of nodes."""
+
+
+def patch_direct(
+    runs: Runs, readers: Sequence[Reader], nodes: Sequence[Node], norm: How, tokens: int
+) -> Float[Tensor, "edge prompt"]:
+    """Logit differences with each reader's sources patched, each alone; reader by reader.
+
+    Args:
+        nodes: what `Reader.sources` counts.
+        tokens: how many columns may be under way at once. It changes no result, only memory.
+    """
+    n_prompts, count = len(runs.corrupted_logit_diff), sum(len(reader.sources) for reader in readers)
+    # What no change reaches stays as the corrupted run has it.
+    results = runs.corrupted_logit_diff.repeat(count)
+    index = torch.arange(len(results), device=results.device).view(count, n_prompts)
+    writes = cache(partial(changes_of, runs, nodes, norm))
+    changes: list[Change] = []
+    start = 0
+    for reader in readers:
+        stop = start + len(reader.sources)
+        if reader.input == "logits":
+            results[index[start:stop]] = _read_by_logits(runs, reader, nodes, norm)
+        else:
+            changes += _changes(runs, reader, norm, index[start:stop], writes)
+        start = stop
+    carry(runs.corrupted, changes, results, tokens)
+    return results.view(count, n_prompts)
+
+
+def changes_of(runs: Runs, nodes: Sequence[Node], norm: How, group: Group) -> Float[Tensor, "prompt node col d_model"]:
+    """How what each node adds to the residual stream changes from the corrupted to the clean run, in a group's
+    columns."""
+    columns = slice(-group.span, None)
+
+    def of(layer: LayerActivations, site: str) -> Tensor:
+        value: Tensor = getattr(layer, site)
+        return value[group.prompts, columns]
+
+    changes = []
+    for node in nodes:
+        clean, corrupted = runs.clean[node.layer or 0], runs.corrupted.layers[node.layer or 0]
+        if node.kind != "head":
+            site = "mlp_out" if node.kind == "mlp" else "resid_pre"
+            changes.append(of(clean, site) - of(corrupted, site))
+            continue
+        block = runs.corrupted.network.blocks[node.layer or 0]
+        z = of(corrupted, "z")
+        change = (of(clean, "z") - z)[..., node.head, :] @ block.W_O[node.head]
+        if block.attention_post_norm is not None:
+            together = block.combine(z.flatten(-2))
+            after = _normalise(block.attention_post_norm, together, change, norm)
+            change = after - block.attention_post_norm(together)
+        changes.append(change * block.multiplier)
+    return torch.stack(changes, dim=1)
+
+
+def _changes(
+    runs: Runs, reader: Reader, norm: How, results: Int[Tensor, "source prompt"], writes: Writes
+) -> Iterator[Change]:
+    """All sources to one input."""
+    last = reader.layer == len(runs.clean) - 1
+    if reader.input == "mlp":
+        enters, stage, through = reader.layer + 1, "pre", _through_mlp
+    else:
+        enters, stage, _ = runs.corrupted.after_attention(reader.layer)
+        through = _through_head
+    for group in runs.starting.values():
+        # After the last layer's attention only the last column is read.
+        reached = Group(group.prompts, 1) if last else group
+        resid = partial(through, runs, reader, norm, group, writes, reached.span)
+        yield Change(enters, stage, reached, results[:, group.prompts].T, resid)
+
+
+def _through_head(
+    runs: Runs, reader: Reader, norm: How, group: Group, writes: Writes, columns: int, chosen: slice
+) -> Float[Tensor, "prompt source col d_model"]:
+    """The stream after the reader's attention, in the last `columns` columns."""
+    run, layer, heads = runs.corrupted, reader.layer, slice(reader.heads.start, reader.heads.stop)
+    block, corrupted = run.network.blocks[layer], run.layers[layer]
+    prompts, span = group.prompts, group.span
+    kv = heads.start * block.n_kv_heads // block.n_heads
+    read = corrupted.resid_pre[prompts, -span:].unsqueeze(1)
+    normed = _normalise(block.attention_norm, read, writes(group)[:, list(reader.sources[chosen])], norm)
+
+    def of_run(name: Literal["q", "k", "v"], index: slice) -> Tensor:
+        own = getattr(corrupted, name)[prompts, -span:, index].unsqueeze(1)
+        return own.expand(-1, normed.shape[1], *own.shape[2:])
+
+    q, k, v = of_run("q", heads), of_run("k", slice(kv, kv + 1)), of_run("v", slice(kv, kv + 1))
+    width = corrupted.k.shape[1]
+    place = rotation_of(run.layout, block, prompts, width - span, width)
+    if reader.input == "q":
+        q = rotate(project(block.query, block.n_heads, heads, block.query_norm, normed), place)
+    elif reader.input == "k":
+        k = rotate(project(block.key, block.n_kv_heads, slice(kv, kv + 1), block.key_norm, normed), place)
+    else:
+        v = project(block.value, block.n_kv_heads, slice(kv, kv + 1), None, normed)
+    before = slice(0, width - span)
+    z = attend(
+        q[:, :, -columns:] * block.scale,
+        k,
+        v,
+        corrupted.k[prompts, before, kv : kv + 1],
+        corrupted.v[prompts, before, kv : kv + 1],
+        run.layout.mask[prompts, -1, before],
+        block.cap,
+    )
+    change = z - corrupted.z[prompts, -columns:, heads].flatten(2).unsqueeze(1)
+    return run.with_heads_changed(layer, prompts, change @ block.W_O[heads].flatten(0, 1))
+
+
+def _through_mlp(
+    runs: Runs, reader: Reader, norm: How, group: Group, writes: Writes, columns: int, chosen: slice
+) -> Float[Tensor, "prompt source col d_model"]:
+    """The stream after the reader's MLP, in the last `columns` columns."""
+    block, layer = runs.corrupted.network.blocks[reader.layer], runs.corrupted.layers[reader.layer]
+    before = (layer.resid_pre + layer.attn_out)[group.prompts, None, -columns:]
+    read = layer.resid_pre[group.prompts, None, -columns:] if block.parallel else before
+    change = writes(group)[:, list(reader.sources[chosen]), -columns:]
+    normed = _normalise(block.mlp_norm, read, change, norm)
+    written = torch.cat([block.mlp_written(part) for part in normed.flatten(0, 2).split(SLICE)])
+    return before + written.view_as(normed)
+
+
+def _read_by_logits(runs: Runs, reader: Reader, nodes: Sequence[Node], norm: How) -> Float[Tensor, "source prompt"]:
+    """Logit differences where the final normalisation alone sees a source."""
+    run = runs.corrupted
+    resid = run.layers[-1].resid_post[:, None, -1:]
+    end = Group(torch.arange(len(resid), device=resid.device), 1)
+    change = changes_of(runs, [nodes[source] for source in reader.sources], norm, end)
+    normed = _normalise(run.network.final_norm, resid, change, norm)
+    return run.read_out.of_normed(normed, slice(None))[..., 0].T
+
+
+def _normalise(norm: Norm | None, read: Tensor, change: Tensor, how: How) -> Tensor:
+    if norm is None:
+        return read + change
+    if how == "recomputed":
+        return norm(read + change)
+    return norm(read) + norm.centre(change) / norm.scale(read) * norm.gain
+
+
+def project(
+    linear: Linear, n_heads: int, chosen: slice, norm: Norm | None, read: Float[Tensor, "... d_model"]
+) -> Float[Tensor, "... head d_head"]:
+    """Some heads' queries, keys or values, before rotation."""
+    weight = linear.weight.unflatten(1, (n_heads, -1))
+    if norm is not None and len(norm.weight) > weight.shape[2]:  # It is of all heads together.
+        return by_head(linear(read), n_heads, norm)[..., chosen, :]
+    bias = None if linear.bias is None else linear.bias.unflatten(0, (n_heads, -1))[chosen]
+    size = len(range(*chosen.indices(n_heads)))
+    return by_head(Linear(weight[:, chosen], bias)(read), size, norm)
