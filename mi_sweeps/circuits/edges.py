@@ -1,0 +1,114 @@
+"""Every edge of a model's graph, patched exactly and alone, for each prompt.
+
+An edge is what one node writes as one input alone sees it (`mi_sweeps.circuits.graph`); its effect is the logit
+difference of the corrupted run with that edge from the clean run (`mi_sweeps.circuits.direct`), less the corrupted
+run's. Of a larger model so many edges are patched as integrated gradients rank first (`mi_sweeps.circuits.gradients`),
+and of the others a random sample, which bounds what was missed (`mi_sweeps.analysis.edges`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_sweeps.circuits.direct import Reader, patch_direct
+from mi_sweeps.circuits.fast import MEMORY, budget
+from mi_sweeps.circuits.gradients import integrated
+from mi_sweeps.circuits.graph import Edge, Graph
+from mi_sweeps.circuits.network import Network
+from mi_sweeps.circuits.packed import pack
+from mi_sweeps.circuits.runs import in_groups, run_both
+from mi_sweeps.circuits.tables import TABLES
+from mi_sweeps.circuits.view import View
+from mi_sweeps.config.edges import EdgesConfig
+from mi_sweeps.tasks.pairs import Pairs
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Logit differences with edges patched, and which edges were."""
+
+    graph: Graph
+    clean: Float[Tensor, " prompt"]
+    corrupted: Float[Tensor, " prompt"]
+    patched: Float[Tensor, "edge prompt"]
+    """NaN for an edge that was not patched."""
+    approximate: Float[Tensor, "edge prompt"]
+    """The same by integrated gradients, for every edge."""
+    chosen: tuple[str, ...]
+    """For each edge why it was patched: `all` are, it is among the `top`, or in the `sample` of the rest; or that it
+    was not: `rest`."""
+
+
+def measure(network: Network, pairs: Pairs, edges: EdgesConfig, memory: int = MEMORY) -> Edges:
+    """Patches all edges, or those that are asked for.
+
+    Args:
+        memory: see `mi_sweeps.circuits.fast.FastEngine`.
+    """
+    graph = Graph.of(network)
+    approximate = integrated(network, pairs, graph, edges.ig_steps, memory)
+    effects = (approximate.values - approximate.corrupted).mean(dim=1).abs()
+    chosen = choose(effects.cpu().numpy(), edges)
+    wanted = [index for index, why in enumerate(chosen) if why != "rest"]
+    clean, corrupted, values = patch_edges(network, pairs, [graph.edges[index] for index in wanted], memory)
+    patched = torch.full_like(approximate.values, torch.nan)
+    patched[wanted] = values
+    return Edges(graph, clean, corrupted, patched, approximate.values, chosen)
+
+
+def choose(ranked_by: np.ndarray, edges: EdgesConfig) -> tuple[str, ...]:
+    """For each edge whether it is patched, and why; the sample is the same each time.
+
+    Args:
+        ranked_by: the size of each edge's approximate effect.
+    """
+    if edges.exact == "all":
+        return ("all",) * len(ranked_by)
+    order = np.argsort(-ranked_by, kind="stable")
+    top, rest = order[: edges.exact], order[edges.exact :]
+    sample = np.random.default_rng(0).choice(rest, min(edges.sample, len(rest)), replace=False)
+    chosen = np.full(len(order), "rest", dtype=object)
+    chosen[top], chosen[sample] = "top", "sample"
+    return tuple(chosen)
+
+
+@torch.no_grad()
+def patch_edges(
+    network: Network, pairs: Pairs, edges: Sequence[Edge], memory: int = MEMORY
+) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"], Float[Tensor, "edge prompt"]]:
+    """Logit differences of the clean and the corrupted runs, and with each edge patched alone."""
+    graph = Graph.of(network)
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    sources: dict[Reader | object, list[int]] = {}
+    rows: dict[object, list[int]] = {}
+    for row, edge in enumerate(edges):
+        sources.setdefault(edge.receiver, []).append(place[edge.source])
+        rows.setdefault(edge.receiver, []).append(row)
+    readers = [
+        Reader(
+            receiver.input,
+            graph.n_layers if receiver.layer is None else receiver.layer,
+            range(0) if receiver.head is None else range(receiver.head, receiver.head + 1),
+            sources[receiver],
+        )
+        for receiver in rows
+    ]
+    order = torch.tensor([row for some in rows.values() for row in some], dtype=torch.long)
+    prompts, tokens = budget(network, pairs, memory, nodes=len(graph.nodes))
+    network = pack(network)
+    parts = []
+    for part in in_groups(pairs, prompts):
+        runs = run_both(network, part)
+        found = patch_direct(runs, readers, graph.nodes, "recomputed", tokens).cpu()
+        values = torch.empty_like(found)
+        values[order] = found
+        parts.append((runs.clean_logit_diff.cpu(), runs.corrupted_logit_diff.cpu(), values))
+    clean, corrupted, values = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))
+    return clean, corrupted, values

@@ -1,0 +1,33 @@
+"""Attention where every head's queries, keys and values are made of a residual stream of their own."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_sweeps.circuits.direct import project
+from mi_sweeps.circuits.network import Block, Linear, Norm
+
+
+def separate(
+    block: Block, streams: Float[Tensor, "... input_head col d_model"]
+) -> tuple[Float[Tensor, "... col head d_head"], ...]:
+    """Queries, keys and values before rotation, of as many streams as `Graph.receivers` has in a layer: those of all
+    heads' queries, then keys, then values. Heads that share a key/value head have keys and values of their own."""
+    n_heads, n_kv = block.n_heads, block.n_kv_heads
+    normed = block.read(streams).unflatten(-3, (3, n_heads))
+
+    def of(number: int, linear: Linear, places: int, norm: Norm | None) -> Tensor:
+        heads = []
+        for head in range(n_heads):
+            index = head * places // n_heads
+            read = normed.select(-4, number).select(-3, head)
+            heads.append(project(linear, places, slice(index, index + 1), norm, read))
+        return torch.cat(heads, dim=-2)
+
+    return (
+        of(0, block.query, n_heads, block.query_norm),
+        of(1, block.key, n_kv, block.key_norm),
+        of(2, block.value, n_kv, None),
+    )
