@@ -20,7 +20,8 @@ from torch import Tensor
 from mi_sweeps.circuits.direct import Reader, patch_direct
 from mi_sweeps.circuits.fast import MEMORY, budget
 from mi_sweeps.circuits.gradients import integrated
-from mi_sweeps.circuits.graph import Edge, Graph
+from mi_sweeps.circuits.graph import Edge, Graph, Receiver
+from mi_sweeps.circuits.looks import lists
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.runs import in_groups, run_both
@@ -86,19 +87,17 @@ def patch_edges(
     """Logit differences of the clean and the corrupted runs, and with each edge patched alone."""
     graph = Graph.of(network)
     place = {node: index for index, node in enumerate(graph.nodes)}
-    sources: dict[Reader | object, list[int]] = {}
-    rows: dict[object, list[int]] = {}
+    rows: dict[Receiver, list[int]] = {}
     for row, edge in enumerate(edges):
-        sources.setdefault(edge.receiver, []).append(place[edge.source])
         rows.setdefault(edge.receiver, []).append(row)
     readers = [
         Reader(
             receiver.input,
             graph.n_layers if receiver.layer is None else receiver.layer,
             range(0) if receiver.head is None else range(receiver.head, receiver.head + 1),
-            sources[receiver],
+            [place[edges[row].source] for row in some],
         )
-        for receiver in rows
+        for receiver, some in rows.items()
     ]
     order = torch.tensor([row for some in rows.values() for row in some], dtype=torch.long)
     prompts, tokens = budget(network, pairs, memory, nodes=len(graph.nodes))
@@ -112,3 +111,30 @@ def patch_edges(
         parts.append((runs.clean_logit_diff.cpu(), runs.corrupted_logit_diff.cpu(), values))
     clean, corrupted, values = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))
     return clean, corrupted, values
+
+
+def table(view: View) -> pa.Table:
+    """One row an edge: means over prompts, and what each prompt has where the edge was patched."""
+    assert view.patching.edges
+    found = measure(view.network, view.pairs, view.patching.edges, view.memory)
+    sources, receivers = zip(*[(edge.source, edge.receiver) for edge in found.graph.edges], strict=True)
+    patched, approximate = (values.double().numpy() for values in (found.patched, found.approximate))
+    there = ~np.isnan(patched).any(axis=1)
+    # Where nothing was patched the list is missing.
+    rows = pa.array(np.where(there, np.cumsum(there) - 1, 0), mask=~there)
+    columns = {
+        "source": [node.kind for node in sources],
+        "source_layer": [node.layer for node in sources],
+        "source_head": [node.head for node in sources],
+        "input": [receiver.input for receiver in receivers],
+        "layer": [receiver.layer for receiver in receivers],
+        "head": [receiver.head for receiver in receivers],
+        "chosen": list(found.chosen),
+        "patched": pa.array(patched.mean(axis=1), from_pandas=True),
+        "approximate": approximate.mean(axis=1),
+        "clean": np.full(len(there), found.clean.double().mean().item()),
+        "corrupted": np.full(len(there), found.corrupted.double().mean().item()),
+        "n": np.full(len(there), len(found.clean)),
+        "by_prompt": lists(patched[there]).take(rows),
+    }
+    return pa.table(columns, TABLES["edges"])

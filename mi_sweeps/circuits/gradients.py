@@ -48,9 +48,7 @@ def integrated(network: Network, pairs: Pairs, graph: Graph, steps: int, memory:
     # Beside the runs: of each input what it reads, normalised and not, and the gradient, and as much for the nodes.
     prompts, _ = budget(network, pairs, memory, nodes=len(graph.nodes) + 4 * len(graph.receivers))
     parts = [_integrated(network, part, graph, steps) for part in in_groups(pairs, prompts)]
-    return Estimates(
-        torch.cat([part.corrupted for part in parts]), torch.cat([part.values for part in parts], dim=1)
-    )
+    return Estimates(torch.cat([part.corrupted for part in parts]), torch.cat([part.values for part in parts], dim=1))
 
 
 def _integrated(network: Network, pairs: Pairs, graph: Graph, steps: int) -> Estimates:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from mi_sweeps.circuits import circuits, cross, looks, scores
+from mi_sweeps.circuits import circuits, cross, edges, looks, scores
 from mi_sweeps.circuits.view import View
 
 MEASUREMENTS: dict[str, Callable[[View], pa.Table]] = {
@@ -15,5 +15,6 @@ MEASUREMENTS: dict[str, Callable[[View], pa.Table]] = {
     "patterns": looks.patterns,
     "cross": cross.table,
     "circuits": circuits.table,
+    "edges": edges.table,
 }
 """By the name of the table."""

@@ -87,7 +87,23 @@ TABLES: dict[str, pa.Schema] = {
             BY_PROMPT,
         ]
     ),
-    "edges": pa.schema([]),
+    "edges": pa.schema(
+        [
+            ("source", pa.string()),
+            ("source_layer", pa.int64()),
+            ("source_head", pa.int64()),
+            ("input", pa.string()),
+            ("layer", pa.int64()),
+            ("head", pa.int64()),
+            ("chosen", pa.string()),
+            ("patched", pa.float64()),
+            ("approximate", pa.float64()),
+            ("clean", pa.float64()),
+            ("corrupted", pa.float64()),
+            ("n", pa.int64()),
+            BY_PROMPT,
+        ]
+    ),
 }
 """By the name of the table.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from mi_sweeps.config.section import Section
 class EdgesConfig(Section):
     """Patching of edges (`mi_sweeps.circuits.edges`)."""
 
-    exact: Literal["all"] | int = "all"
+    exact: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
     """Whether every edge is patched, or so many that attribution ranks first."""
     sample: int = Field(default=0, ge=0)
     """Of the others so many are drawn and patched, to bound what was missed."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
 import torch
-from tests.circuits.known import known
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mi_sweeps.circuits.edges import measure, patch_edges
+from mi_sweeps.circuits.edges import measure, patch_edges, table
+from mi_sweeps.circuits.fast import MEMORY
+from mi_sweeps.circuits.gradients import Estimates, integrated
 from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.network import describe
+from mi_sweeps.circuits.view import View
 from mi_sweeps.config.edges import EdgesConfig
+from tests.circuits.known import known
 
 
 class Plain:
@@ -138,6 +142,67 @@ def test_every_edge_equals_one_forward_of_the_model_each(name, make_model, make_
     torch.testing.assert_close(corrupted, pairs.logit_diff(pairs.at_end(plain.model(tokens).logits)), atol=2e-5, rtol=0)
 
 
+def in_double(model: PreTrainedModel) -> Plain:
+    """With as many digits as small differences need."""
+    return Plain((ungrouped(model) if model.config.model_type == "llama" else copy.deepcopy(model)).double())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])
+@torch.no_grad()
+def test_attribution_is_the_slope_of_the_exact_patch(name, make_model, make_short_pairs):
+    """With one step: how fast the logit difference moves as an edge begins to be the clean run's."""
+    model, pairs = make_model(name), make_short_pairs("second").select([0, 1, 3])
+    network = describe(model)
+    graph = Graph.of(network)
+    found = integrated(network, pairs, graph, steps=1, memory=1)
+    plain = in_double(model)
+    wrote, read = plain.run(pairs.corrupted.tokens)
+    theirs, _ = plain.run(pairs.clean.tokens)
+    # Some parts of the others round to 32 bits whatever they are given.
+    step, limits = (1e-2, (1e-3, 1e-2)) if name != "gpt2" else (1e-5, (1e-4, 1e-3))
+    for edge, values in list(zip(graph.edges, values_of(found), strict=True))[::5]:
+        change = theirs[edge.source.name] - wrote[edge.source.name]
+        ends = [
+            pairs.logit_diff(pairs.at_end(plain.patched(pairs.corrupted.tokens, edge.receiver, small * change, read)))
+            for small in (step, -step)
+        ]
+        slope = (ends[0] - ends[1]).float() / (2 * step)
+        torch.testing.assert_close(values, slope, atol=limits[0], rtol=limits[1], msg=edge.name)
+
+
+def values_of(found: Estimates) -> Tensor:
+    return found.values - found.corrupted
+
+
+@torch.no_grad()
+def test_integrated_gradients_are_a_mean_over_the_way_between_the_prompts(make_model, make_short_pairs):
+    """At a quarter of the way, and at the others, the slope is that of a run which begins there."""
+    model, pairs = make_model("gpt2"), make_short_pairs("second").select([0, 1])
+    network = describe(model)
+    graph = Graph.of(network)
+    found = values_of(integrated(network, pairs, graph, steps=4))
+    plain = in_double(model)
+    wrote, ours = plain.run(pairs.corrupted.tokens)
+    theirs, clean = plain.run(pairs.clean.tokens)
+    first = plain.layers[0]
+    for number in range(0, len(graph.edges), 11):
+        edge, slopes = graph.edges[number], []
+        change = theirs[edge.source.name] - wrote[edge.source.name]
+        for step in range(4):
+            begin = ours["attention", 0] + step / 4 * (clean["attention", 0] - ours["attention", 0])
+            handle = first.register_forward_pre_hook(lambda module, args, begin=begin: (begin, *args[1:]))
+            _, read = plain.run(pairs.corrupted.tokens)
+            ends = [
+                pairs.logit_diff(
+                    pairs.at_end(plain.patched(pairs.corrupted.tokens, edge.receiver, small * change, read))
+                )
+                for small in (1e-5, -1e-5)
+            ]
+            handle.remove()
+            slopes.append((ends[0] - ends[1]) / 2e-5)
+        torch.testing.assert_close(found[number], torch.stack(slopes).mean(dim=0).float(), atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("backup", [False, True])
 def test_the_edges_of_a_known_circuit_are_found_and_no_others(backup):
     truth = known(backup=backup)
@@ -159,3 +224,31 @@ def test_attribution_misses_edges_through_a_saturated_pattern_and_says_that_it_i
     sampled = measure(truth.network, truth.pairs, EdgesConfig(exact=2, sample=len(names)))
     assert sampled.chosen.count("sample") == len(names) - 2, "a sample as large as the rest is the rest"
     assert sampled.patched[place].sub(sampled.corrupted).min() > 9.9
+
+
+@pytest.fixture(scope="module")
+def make_table(make_model, make_short_pairs, patching):
+    """The table of a tiny model."""
+    network, pairs = describe(make_model("gpt2")), make_short_pairs("second")
+
+    def make(**options):
+        asked = patching().model_copy(update={"edges": EdgesConfig(**options)})
+        return table(View(0, network, pairs, None, asked, MEMORY, (0,), None)).to_pandas()
+
+    return make
+
+
+def test_the_table_has_every_edge_and_what_each_prompt_has_where_it_was_patched(make_table):
+    every = make_table()
+    assert len(every) == 110 and set(every["chosen"]) == {"all"} and set(every["n"]) == {4}
+    assert [one.mean() for one in every["by_prompt"]] == pytest.approx(every["patched"].tolist(), abs=1e-5)
+    assert every["clean"].nunique() == every["corrupted"].nunique() == 1
+    through = every.set_index(["source", "input"])["patched"]
+    assert through["embed", "logits"] == pytest.approx(every["corrupted"][0]), "the last token does not differ"
+    few, many = make_table(exact=9), make_table(exact=9, sample=20)
+    assert few["by_prompt"].notna().sum() == few["patched"].notna().sum() == (few["chosen"] == "top").sum() == 9
+    assert many["chosen"].value_counts().to_dict() == {"rest": 81, "sample": 20, "top": 9}
+    there = many["patched"].notna()
+    assert many["patched"][there].tolist() == pytest.approx(every["patched"][there].tolist(), abs=1e-5)
+    size = (many["approximate"] - many["corrupted"]).abs()
+    assert size[many["chosen"] == "top"].min() >= size[many["chosen"] != "top"].max()
