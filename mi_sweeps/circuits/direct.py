@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations
-from mi_sweeps.circuits.carry import Change, Group, attend, carry, rotation_of
+from mi_sweeps.circuits.carry import Change, Group, Stage, attend, carry, rotation_of
 from mi_sweeps.circuits.graph import Input, Node
 from mi_sweeps.circuits.network import SLICE, Linear, Norm, by_head, rotate
 from mi_sweeps.circuits.runs import Runs
@@ -106,11 +106,12 @@ def _changes(
 ) -> Iterator[Change]:
     """All sources to one input."""
     last = reader.layer == len(runs.clean) - 1
+    enters: int
+    stage: Stage
+    enters, stage, _ = runs.corrupted.after_attention(reader.layer)
     if reader.input == "mlp":
-        enters, stage, through = reader.layer + 1, "pre", _through_mlp
-    else:
-        enters, stage, _ = runs.corrupted.after_attention(reader.layer)
-        through = _through_head
+        enters, stage = reader.layer + 1, "pre"
+    through = _through_mlp if reader.input == "mlp" else _through_head
     for group in runs.starting.values():
         # After the last layer's attention only the last column is read.
         reached = Group(group.prompts, 1) if last else group
