@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -15,16 +15,23 @@ from ..circuits.tables import TABLES as FURTHER
 from ..errors import UserError
 from ..store.files import replacing
 from . import folder, measured
-from .frames import COLUMNS, OF_PROMPTS, TABLES, examined_in, rows_of_prompts, tables_of, tabulate, typed
+from .findings import finding
+from .findings.collect import Concluded, collect
+from .frames import COLUMNS, OF_PROMPTS, TABLES, Frames, examined_in, rows_of_prompts, tables_of, tabulate, typed
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
 
 MEASURED = tuple(name for name in FURTHER if name != "patterns")
 """Tables that are there where something was measured for them. Whole attention patterns are too many numbers."""
 
-EXPORTED = COLUMNS | {"verdicts": VERDICTS, "courses": COURSES} | {name: measured.columns(name) for name in MEASURED}
+EXPORTED = (
+    COLUMNS
+    | {"verdicts": VERDICTS, "courses": COURSES, "findings": finding.FINDINGS}
+    | {name: measured.columns(name) for name in MEASURED}
+)
 """The columns of every table that may be exported."""
 FORMATS = ("parquet", "csv")
+Writer = Callable[[pd.DataFrame], None]
 AT_ONCE = 200
 """How many tables of patch jobs are in memory together."""
 
@@ -53,7 +60,7 @@ def export(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     there = [name for name in MEASURED if any(patch.table(step, name).exists() for patch, step in examined)]
-    names = [*TABLES, "verdicts", "courses", *there, *(OF_PROMPTS if by_prompt else ())]
+    names = [*TABLES, "verdicts", "courses", "findings", *there, *(OF_PROMPTS if by_prompt else ())]
     files = {name: directory / f"{name}.{format}" for name in names}
     with ExitStack() as stack:
         write = {name: stack.enter_context(_written(file, EXPORTED[name])) for name, file in files.items()}
@@ -62,9 +69,7 @@ def export(
         for start in range(0, len(examined), AT_ONCE):
             for name, frame in tables_of(examined[start : start + AT_ONCE], damaged).items():
                 write[name](frame)
-        for key, family in of_output(found, frames.runs, frames.patches, damaged):
-            write["verdicts"](verdict_rows(key, family))
-            write["courses"](course_rows(key, family, courses(family)))
+        write["findings"](finding.frame(collect(frames, _concluded(found, frames, write, damaged))))
         for name in there:
             for frame in measured.each(examined, name, damaged=damaged):
                 write[name](frame)
@@ -77,8 +82,19 @@ def export(
     return list(files.values())
 
 
+def _concluded(
+    found: folder.Output, frames: Frames, write: Mapping[str, Writer], damaged: list[str] | None
+) -> Iterator[Concluded]:
+    """What is concluded of each cell, when it is written."""
+    for key, family in of_output(found, frames.runs, frames.patches, damaged):
+        told = courses(family)
+        write["verdicts"](verdict_rows(key, family))
+        write["courses"](course_rows(key, family, told))
+        yield key[0], family, told
+
+
 @contextmanager
-def _written(file: Path, columns: dict[str, str]) -> Iterator[Callable[[pd.DataFrame], None]]:
+def _written(file: Path, columns: dict[str, str]) -> Iterator[Writer]:
     """Takes frames that come below each other in one file, which takes its place at the end."""
     empty = typed([], columns)
     with replacing(file) as temporary:

@@ -17,6 +17,7 @@ from ..series.logged import SPLIT as TRAINER
 from . import origins
 from .approximate import correlations
 from .conclusions import MOST_CONCLUDED, MOST_RUNS, Attributed, Compared, Conclusions, Found, gaps, thousandths
+from .findings.collect import QUESTIONS, collect
 from .folder import Json, Output, Run
 from .frames import Frames
 from .inference import words
@@ -29,6 +30,9 @@ from .summaries import THRESHOLDS, with_approximate
 
 UNIT = 1e-4
 """Logits. Logit differences are told in whole multiples of it: a thousandth of the least denominator."""
+
+SHOWN_FINDINGS = 60
+"""To one question; the exported table has all."""
 
 SHOWN_PROMPTS = 4
 """How many prompts of a patch job the page quotes."""
@@ -175,9 +179,36 @@ def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: C
         "found": [told for one in conclusions.found if (told := _found(one, *kept, steps, layouts, shared))],
         "differences": [told for one in conclusions.compared if (told := _compared(one, *kept, steps, layouts))],
         "written": [told for one in conclusions.written if (told := _written(one, *kept, steps))],
+        "findings": _findings(frames, conclusions),
     }
     pools = {"steps": steps.values, "layouts": layouts.values, "prompts": prompts.values, "gaps": shared.values}
     return {**outlined, "note": note, "blocks": blocks, **concluded, **pools}
+
+
+def _findings(frames: Frames, conclusions: Conclusions) -> list[Json]:
+    """What was found, question by question; each with its sentences."""
+    cells = frames.runs.groupby("cell", sort=False)["run_id"].agg(frozenset)
+    of_runs = {run_ids: str(cell) for cell, run_ids in cells.items()}
+    ids = list(frames.runs["run_id"])
+    concluded = (
+        (cell, one.family, one.courses)
+        for one in conclusions.found
+        if (cell := of_runs.get(frozenset(ids[number] for number in one.runs)))
+    )
+    found = collect(frames, concluded)
+    return [
+        {
+            "question": told,
+            "more": max(0, len(own) - SHOWN_FINDINGS),
+            "told": [
+                {"cell": one.cell, "said": one.statement, "weak": one.is_weak, "scope": one.scope, "table": one.table,
+                 "n": one.n, "runs": list(one.run_ids)}
+                for one in own[:SHOWN_FINDINGS]
+            ],
+        }
+        for question, told in QUESTIONS.items()
+        if (own := [one for one in found if one.question == question])
+    ]  # fmt: skip
 
 
 LETTERS = np.array([*"msux."])

@@ -35,6 +35,7 @@ SCRIPTS = (
         "pictures",
         "save",
         "header",
+        "findings",
         "runs",
         "table",
         "curves",

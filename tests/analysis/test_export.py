@@ -7,11 +7,23 @@ import pytest
 
 from mi_sweeps.analysis import export as exporting
 from mi_sweeps.analysis.export import export
+from mi_sweeps.analysis.findings.collect import findings
 from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, load, paths_by_prompt
 from mi_sweeps.analysis.inference.tables import courses_of, verdicts
 from mi_sweeps.errors import UserError
 
-TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures", "verdicts", "courses")
+TABLES = (
+    "runs",
+    "patches",
+    "metrics",
+    "attribution",
+    "patching",
+    "paths",
+    "measures",
+    "verdicts",
+    "courses",
+    "findings",
+)
 
 
 def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_output, tmp_path):
@@ -54,7 +66,8 @@ def test_export_reads_back_as_it_was(make_output, tmp_path, format, monkeypatch)
         f"{name}.{format}" for name in TABLES
     )
     for name, file in zip(TABLES, files, strict=True):
-        table = {"verdicts": verdicts, "courses": courses_of}.get(name, lambda of, name=name: getattr(of, name))(frames)
+        made = {"verdicts": verdicts, "courses": courses_of, "findings": findings}
+        table = made.get(name, lambda of, name=name: getattr(of, name))(frames)
         again = pd.read_parquet(file) if format == "parquet" else pd.read_csv(file)
         kinds = table.dtypes.to_dict()
         pd.testing.assert_frame_equal(again.astype(kinds), table)

@@ -1,5 +1,6 @@
 restoreView();
 drawHeader();
+drawFindings();
 chooseCurves();
 drawTableControls();
 drawTable();

@@ -1,0 +1,72 @@
+"""Which heads carry what the corruption changes, and since when?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..inference import words
+from ..inference.courses import Course, HeadCourse
+from ..inference.families import Family
+from .finding import Finding
+
+NAMED = 8
+"""Heads of one family that have a sentence of their own: those that recover most."""
+
+SINCE = {
+    Course.FORMED: "formed during training, with half of its final gain from checkpoint {onset} on",
+    Course.GREW: "grew during training, with half of its final gain from checkpoint {onset} on",
+    Course.FROM_THE_START: "has mattered from the start",
+    Course.MATTERS: "matters; since when cannot be told",
+    Course.CHANGED_SIGN: "changed sign: until checkpoint {last} it acted the other way",
+    Course.LOST: "was lost: it mattered until checkpoint {last}, and is small now",
+    Course.OUTGROWN: "was outgrown: it mattered until checkpoint {last}, and its gain stayed while the gap grew",
+}
+"""What a course is told as; of the others nothing is said of a single head."""
+
+
+def heads(cell: str, family: Family, told: Sequence[HeadCourse]) -> Iterator[Finding]:
+    """One for each head that matters or did, and one for all others."""
+    runs = tuple(job.patch.run_id for job in family.jobs)
+    step = family.steps[-1]
+    at, scope = family.at(step), words.scope(family)
+    if family.gain is None or len(family.prompts) < 2:
+        return
+    low, high = (ends[at] for ends in family.interval)
+    recovered, verdict = family.estimate.recovered[at], family.judged.words[at]
+    n = int(family.estimate.n[at].max(initial=0))
+    if (verdict == "undefined").all():
+        said = f"Under corruption {family.corruption} there is no measurable gap at checkpoint {step}."
+        yield Finding("heads", cell, family.corruption, said, "undefined", runs, n=n, scope=scope, table="verdicts")
+        return
+    chosen = [i for i, one in enumerate(told) if one.course in SINCE]
+    chosen.sort(key=lambda i: -abs(np.nan_to_num(recovered[i])))
+    for i in chosen[:NAMED]:
+        one = told[i]
+        onset = f"{one.onset} [{one.onset_low}, {one.onset_high}]"
+        since = SINCE[one.course].format(onset=onset, last=one.last)
+        value = f"{words.number(recovered[i])}{words.range_of(low[i], high[i])}"
+        said = (
+            f"Head {words.name(one.place)} {since}. Patching its {family.site} alone recovers {value} of the gap at "
+            f"checkpoint {step} under corruption {family.corruption}."
+        )
+        yield Finding(
+            "heads", cell, family.corruption, said, one.course.value, runs, recovered[i], low[i], high[i], "recovered",
+            int(family.estimate.n[at][i]), one.course is Course.MATTERS, scope, "courses",
+        )  # fmt: skip
+    small, unsure = int((verdict == "small").sum()), int((verdict == "undecided").sum())
+    if not chosen:
+        said = (
+            f"No head is shown to matter under corruption {family.corruption}: {small} are small, {unsure} undecided."
+        )
+    else:
+        more = f"{len(chosen) - NAMED} more heads matter or did; " if len(chosen) > NAMED else ""
+        said = (
+            f"Under corruption {family.corruption}, {more}{small} of {len(told)} heads are small at checkpoint {step}"
+        )
+        said += f", and of {unsure} it cannot be told." if unsure else "."
+    yield Finding(
+        "heads", cell, family.corruption, said, "undecided" if unsure else "small", runs, n=n, is_weak=unsure > 0,
+        scope=scope, table="verdicts",
+    )  # fmt: skip
