@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import ExitStack
 
 import pytest
 import torch
@@ -19,103 +17,7 @@ from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.edges import EdgesConfig
 from tests.circuits.known import known
-
-
-class Plain:
-    """A Hugging Face model under PyTorch's hooks: what its parts write, and one input that reads something else."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model, config = model, model.config
-        self.kind, self.n_heads = config.model_type, config.num_attention_heads
-        body = model.base_model
-        self.layers = body.h if self.kind == "gpt2" else body.layers
-        self.final = {"gpt2": "ln_f", "gpt_neox": "final_layer_norm"}.get(self.kind, "norm")
-        self.final = getattr(body, self.final)
-
-    def parts(self, layer: int) -> tuple[torch.nn.Module, ...]:
-        """Both normalisations, the MLP, and what combines the heads."""
-        block = self.layers[layer]
-        if self.kind == "gpt2":
-            return block.ln_1, block.ln_2, block.mlp, block.attn.c_proj
-        attention = block.attention if self.kind == "gpt_neox" else block.self_attn
-        combine = attention.dense if self.kind == "gpt_neox" else attention.o_proj
-        return block.input_layernorm, block.post_attention_layernorm, block.mlp, combine
-
-    def projection(self, layer: int, into: str, head: int) -> tuple[torch.nn.Module, Callable[[Tensor], Tensor]]:
-        """The module that makes a head's queries, keys or values, and where in its output they are."""
-        block = self.layers[layer]
-        number = "qkv".index(into)
-        if self.kind == "gpt2":
-            return block.attn.c_attn, lambda out: out.unflatten(-1, (3, self.n_heads, -1))[..., number, head, :]
-        if self.kind == "gpt_neox":
-            module = block.attention.query_key_value
-            return module, lambda out: out.unflatten(-1, (self.n_heads, 3, -1))[..., head, number, :]
-        return getattr(block.self_attn, f"{into}_proj"), lambda out: out.unflatten(-1, (self.n_heads, -1))[..., head, :]
-
-    def run(self, tokens: Tensor) -> tuple[dict[str, Tensor], dict[tuple[str, int], Tensor]]:
-        """What each node writes, and what each norm reads."""
-        wrote: dict[str, Tensor] = {}
-        read: dict[tuple[str, int], Tensor] = {}
-
-        def combine(layer: int) -> Callable[..., None]:
-            def hook(module: torch.nn.Module, args: tuple[Tensor]) -> None:
-                weight = module.weight if self.kind == "gpt2" else module.weight.T
-                for head, z in enumerate(args[0].unflatten(-1, (self.n_heads, -1)).unbind(-2)):
-                    wrote[f"a{layer}.h{head}"] = z @ weight.unflatten(0, (self.n_heads, -1))[head]
-
-            return hook
-
-        with ExitStack() as stack:
-            for layer in range(len(self.layers)):
-                norm, mlp_norm, mlp, module = self.parts(layer)
-                for name, one in (("attention", norm), ("mlp", mlp_norm)):
-                    hook = lambda module, args, name=name, layer=layer: read.update({(name, layer): args[0]})  # noqa: E731
-                    stack.callback(one.register_forward_pre_hook(hook).remove)
-                said = lambda module, args, out, layer=layer: wrote.update({f"m{layer}": out})  # noqa: E731
-                stack.callback(mlp.register_forward_hook(said).remove)
-                stack.callback(module.register_forward_pre_hook(combine(layer)).remove)
-            self.model(tokens)
-        wrote["input"] = read["attention", 0]
-        return wrote, read
-
-    def patched(self, tokens: Tensor, receiver, change: Tensor, read: dict[tuple[str, int], Tensor]) -> Tensor:
-        """Logits where one input reads the change too."""
-        if receiver.input == "logits":
-            handle = self.final.register_forward_pre_hook(lambda module, args: (args[0] + change,))
-        elif receiver.input == "mlp":
-            _, norm, mlp, _ = self.parts(receiver.layer)
-            changed = mlp.forward(norm.forward(read["mlp", receiver.layer] + change))
-            handle = mlp.register_forward_hook(lambda module, args, out: changed)
-        else:
-            norm = self.parts(receiver.layer)[0]
-            module, part = self.projection(receiver.layer, receiver.input, receiver.head)
-            changed = module.forward(norm.forward(read["attention", receiver.layer] + change))
-
-            def put(module: torch.nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
-                out = out.clone()
-                part(out).copy_(part(changed))
-                return out
-
-            handle = module.register_forward_hook(put)
-        try:
-            return self.model(tokens).logits
-        finally:
-            handle.remove()
-
-
-def ungrouped(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model, in which each head has a copy of the keys and values that it shared."""
-    config = type(model.config)(**{**model.config.to_dict(), "num_key_value_heads": model.config.num_attention_heads})
-    config._attn_implementation = "eager"
-    state = model.state_dict()
-    size = model.config.num_attention_heads // model.config.num_key_value_heads
-    for name, value in state.items():
-        if "k_proj" in name or "v_proj" in name:
-            heads = value.unflatten(0, (model.config.num_key_value_heads, -1))
-            state[name] = heads.repeat_interleave(size, dim=0).flatten(0, 1)
-    copy = type(model)(config).eval()
-    copy.load_state_dict(state)
-    return copy
+from tests.circuits.plain import Plain, ungrouped
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])
