@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def plan(options: argparse.Namespace) -> int:
     """`mi-sweeps plan`."""
     from mi_sweeps.models import architectures
-    from mi_sweeps.sweeps import changed, memory, show
+    from mi_sweeps.sweeps import changed, costs, memory, show
     from mi_sweeps.sweeps import plan as planning
 
     cells = common.cells(options)
@@ -58,7 +58,7 @@ def plan(options: argparse.Namespace) -> int:
         console.print(line, markup=False, soft_wrap=True)
     for line in show.axes(cells):
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    for line in (*show.schedules(cells), *architectures.told(cells), *memory.told(cells)):
+    for line in (*show.schedules(cells), *architectures.told(cells), *memory.told(cells), *costs.told(cells)):
         console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(show.summary(made), soft_wrap=True)
     for line in (*changed.lines(made), *asked):

@@ -1,0 +1,96 @@
+"""How much a plan's further measurements compute, from sizes alone: nothing is loaded, and torch is not imported.
+
+The unit is an intervention: one run of one prompt with something changed. Most take far less than a forward, as
+only what a change can reach is computed (benchmarks/README.md).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from mi_sweeps.circuits.graph import Graph
+from mi_sweeps.config import Config
+from mi_sweeps.config.circuits import CircuitsConfig
+from mi_sweeps.config.cross import CrossConfig, others
+from mi_sweeps.config.edges import EdgesConfig
+from mi_sweeps.config.looks import LooksConfig
+from mi_sweeps.series.checkpoints import single
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.memory import Sizes, read
+
+
+def looks(asked: LooksConfig, sizes: Sizes, config: Config) -> float:
+    """One run of each side."""
+    return 2
+
+
+def cross(asked: CrossConfig, sizes: Sizes, config: Config) -> float:
+    """Each component both ways, and a run for each part along each order; a mean over checkpoints."""
+    heads = sizes.layers * sizes.heads
+    one_way = {
+        "activation": heads + 2 * sizes.layers + 1,
+        # A head's q, k, v, o and all four; a layer's attention, MLP and norms; embedding and unembedding.
+        "weights": 5 * heads + 3 * sizes.layers + 2,
+    }
+    both = sum(2 * one_way[kind] for kind in asked.kinds if kind in one_way)
+    orders = asked.permutations * (2 * sizes.layers + 2) if "shapley" in asked.kinds else 0
+    steps = config.patch_steps
+    return (both + orders) * sum(len(others(asked, step, steps)) for step in steps) / max(1, len(steps))
+
+
+def circuits(asked: CircuitsConfig, sizes: Sizes, config: Config) -> float:
+    """Each node without the others and the others without it; and each circuit with the random sets beside it. Sets
+    that ask whether the circuit is complete and minimal are a few more for each of its members."""
+    nodes = sizes.layers * (sizes.heads + (asked.nodes == "all" and sizes.d_mlp > 0))
+    judged = 2 * len({*asked.sizes, asked.size}) + len(asked.at) + (asked.given is not None)
+    # Found on one half of the prompts and judged on the other.
+    return 2 * nodes + judged * (1 + asked.random) / 2
+
+
+def edges(asked: EdgesConfig, sizes: Sizes, config: Config) -> float:
+    """Each edge that is patched, and the runs forwards and backwards of integrated gradients."""
+    graph = Graph(sizes.heads, (False,) * sizes.layers, sizes.d_mlp > 0)
+    patched = len(graph.edges) if asked.exact == "all" else min(len(graph.edges), asked.exact + asked.sample)
+    return patched + 3 * asked.ig_steps
+
+
+COSTS: dict[str, Callable[[Any, Sizes, Config], float]] = {
+    "looks": looks,
+    "cross": cross,
+    "circuits": circuits,
+    "edges": edges,
+}
+"""Interventions for each prompt and checkpoint, by the key of `patching`."""
+
+
+def told(cells: Sequence[Cell]) -> Iterator[str]:
+    """A line that says what is measured beside patching, and how much that is; none where nothing is."""
+    found: dict[str, float] = {}
+    known: dict[str, Sizes | None] = {}
+    seen: set[str] = set()
+    for cell in cells:
+        key = json.dumps([cell.values[name] for name in ("model", "patching", "checkpoint")], default=str)
+        if not cell.tables or key in seen:
+            continue
+        seen.add(key)
+        model = json.dumps(cell.values["model"], default=str)
+        if model not in known:
+            known[model] = read(single(cell.config))
+        if sizes := known[model]:
+            for name, asked in cell.config.patching.measured.items():
+                found[name] = max(found.get(name, 0.0), COSTS[name](asked, sizes, cell.config))
+    if found:
+        shown = ", ".join(f"{name} {_rounded(count)}" for name, count in found.items())
+        most = "at most" if len(seen) > 1 else "about"
+        yield f"beside patching, interventions for each prompt and checkpoint, {most}: {shown}"
+
+
+def _rounded(count: float) -> str:
+    """Two digits are known."""
+    if count < 100:
+        return f"{count:.0f}"
+    unit = 10 ** (math.floor(math.log10(count)) - 1)
+    return f"{round(count / unit) * unit:,}"

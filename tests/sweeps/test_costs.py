@@ -1,0 +1,42 @@
+"""What further measurements cost, as `plan` tells it, against what a patch job then computes."""
+
+from __future__ import annotations
+
+import pytest
+
+from mi_sweeps.analysis import folder, measured
+from mi_sweeps.sweeps import costs
+from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.memory import read
+from mi_sweeps.sweeps.plan import make
+
+
+def test_all_of_it_is_measured_and_costs_what_the_plan_says(small, tmp_path):
+    random = 7
+    asked = ["patching=dynamics", "patching.prompts=6", f"patching.circuits.random={random}"]
+    (cell,) = expand([*small, f"output={tmp_path}", *asked])
+    (line,) = costs.told([cell])
+    assert line.startswith("beside patching") and all(f"{name} " in line for name in costs.COSTS)
+    assert not execute([cell]).failed and make([cell]).is_done
+
+    output, sizes, config = folder.read(tmp_path), read(cell.config.model), cell.config
+    tables = {name: measured.read(output, name) for name in ("looks", "cross", "circuits", "edges")}
+    assert all(len(table) for table in tables.values())
+    last = {name: table[table["step"] == config.patch_steps[-1]] for name, table in tables.items()}
+    patching = config.patching
+    points = 3 * patching.edges.ig_steps
+    assert costs.edges(patching.edges, sizes, config) == len(last["edges"]) + points
+    crossed = last["cross"][~last["cross"]["kind"].isin(["own", "shapley"])]
+    parts = (last["cross"]["kind"] == "shapley").sum()
+    first = len(config.patch_steps)  # crosses with none
+    counted = (len(crossed) + parts * patching.cross.permutations) * (first - 1) / first
+    assert costs.cross(patching.cross, sizes, config) == pytest.approx(counted, rel=0.1)
+    rows = last["circuits"]
+    compared = rows["null_sets"].notna().sum()
+    counted = (rows["kind"] == "node").sum() + compared * (1 + random) / 2
+    assert costs.circuits(patching.circuits, sizes, config) == pytest.approx(counted, rel=0.1)
+
+
+def test_a_plan_without_measurements_says_nothing_of_them(small):
+    assert not list(costs.told(expand([*small, "output=unused"])))
