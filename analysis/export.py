@@ -18,6 +18,7 @@ from . import folder, measured
 from .findings import finding
 from .findings.collect import Concluded, collect
 from .frames import COLUMNS, OF_PROMPTS, TABLES, Frames, examined_in, rows_of_prompts, tables_of, tabulate, typed
+from .inference import changes, shares
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
 
@@ -27,7 +28,9 @@ MEASURED = tuple(name for name in FURTHER if name != "patterns")
 EXPORTED = (
     COLUMNS
     | {"verdicts": VERDICTS, "courses": COURSES, "findings": finding.FINDINGS}
+    | {"transformations": changes.TRANSFORMATIONS, "head_changes": changes.HEAD_CHANGES}
     | {name: measured.columns(name) for name in MEASURED}
+    | {"shares": shares.SHARES}
 )
 """The columns of every table that may be exported."""
 FORMATS = ("parquet", "csv")
@@ -60,7 +63,9 @@ def export(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     there = [name for name in MEASURED if any(patch.table(step, name).exists() for patch, step in examined)]
-    names = [*TABLES, "verdicts", "courses", "findings", *there, *(OF_PROMPTS if by_prompt else ())]
+    concluded = ["verdicts", "courses", "findings", "transformations", "head_changes"]
+    concluded += ["shares"] if "cross" in there else []
+    names = [*TABLES, *concluded, *there, *(OF_PROMPTS if by_prompt else ())]
     files = {name: directory / f"{name}.{format}" for name in names}
     with ExitStack() as stack:
         write = {name: stack.enter_context(_written(file, EXPORTED[name])) for name, file in files.items()}
@@ -70,6 +75,9 @@ def export(
             for name, frame in tables_of(examined[start : start + AT_ONCE], damaged).items():
                 write[name](frame)
         write["findings"](finding.frame(collect(frames, _concluded(found, frames, write, damaged))))
+        if "shares" in files:
+            for key, one in shares.of_output(found, frames.runs, frames.patches, damaged):
+                write["shares"](shares.rows(key, one))
         for name in there:
             for frame in measured.each(examined, name, damaged=damaged):
                 write[name](frame)
@@ -86,10 +94,14 @@ def _concluded(
     found: folder.Output, frames: Frames, write: Mapping[str, Writer], damaged: list[str] | None
 ) -> Iterator[Concluded]:
     """What is concluded of each cell, when it is written."""
+    crossed = changes.crossed_steps(found, damaged)
     for key, family in of_output(found, frames.runs, frames.patches, damaged):
         told = courses(family)
         write["verdicts"](verdict_rows(key, family))
         write["courses"](course_rows(key, family, told))
+        for changed in changes.of_family(family, crossed):
+            write["transformations"](changes.row(key, changed))
+            write["head_changes"](changes.head_rows(key, changed))
         yield key[0], family, told
 
 

@@ -140,7 +140,7 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
         ("sweep=nope_bos corruption=bos", "corruption=bos: with task.bos=false no sequence begins with BOS"),
         ("patching=cross patching.steps=[8]", "patching.cross: needs two checkpoints, and [8] are looked at"),
         ("patching=cross patching.cross.with=[3]", "patching.cross.with: [3] are not looked at, but [0, 1, 2, 4, 8,"),
-        ("patching=cross patching.cross.permutations=3", "walked backwards too, so give an even number"),
+        ("patching=cross patching.cross.permutations=5", "walked backwards too, so give an even number"),
         ("sweep=nope patching=full", "patching.sites: model=nope has attention only (model.d_mlp=null)"),
         ("sweep=nope checkpoint.storage=delta", "model=nope begins from nothing"),
         ("sweep=nope train.gradient_checkpointing=true", "train.gradient_checkpointing=true: model=nope has none"),

@@ -18,7 +18,7 @@ class CrossConfig(Section):
     kinds: tuple[Literal["activation", "weights", "shapley"], ...] = Field(
         default=("activation", "weights", "shapley"), min_length=1
     )
-    permutations: int = Field(default=16, ge=2)
+    permutations: int = Field(default=16, ge=4)
     """Orders for Shapley values, of which every second is the one before it backwards."""
 
     @field_validator("with_")

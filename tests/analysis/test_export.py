@@ -9,21 +9,18 @@ from mi_sweeps.analysis import export as exporting
 from mi_sweeps.analysis.export import export
 from mi_sweeps.analysis.findings.collect import findings
 from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, load, paths_by_prompt
+from mi_sweeps.analysis.inference.changes import head_changes, transformations
 from mi_sweeps.analysis.inference.tables import courses_of, verdicts
 from mi_sweeps.errors import UserError
 
 TABLES = (
-    "runs",
-    "patches",
-    "metrics",
-    "attribution",
-    "patching",
-    "paths",
-    "measures",
-    "verdicts",
-    "courses",
-    "findings",
+    *("runs", "patches", "metrics", "attribution", "patching", "paths", "measures"),
+    *("verdicts", "courses", "findings", "transformations", "head_changes"),
 )
+MADE = {
+    **{"verdicts": verdicts, "courses": courses_of, "findings": findings},
+    **{"transformations": transformations, "head_changes": head_changes},
+}
 
 
 def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_output, tmp_path):
@@ -66,8 +63,7 @@ def test_export_reads_back_as_it_was(make_output, tmp_path, format, monkeypatch)
         f"{name}.{format}" for name in TABLES
     )
     for name, file in zip(TABLES, files, strict=True):
-        made = {"verdicts": verdicts, "courses": courses_of, "findings": findings}
-        table = made.get(name, lambda of, name=name: getattr(of, name))(frames)
+        table = MADE.get(name, lambda of, name=name: getattr(of, name))(frames)
         again = pd.read_parquet(file) if format == "parquet" else pd.read_csv(file)
         kinds = table.dtypes.to_dict()
         pd.testing.assert_frame_equal(again.astype(kinds), table)

@@ -72,7 +72,7 @@ def test_which_others(given, expected):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"permutations": 3}, "walked backwards too, so give an even number"),
+        ({"permutations": 5}, "walked backwards too, so give an even number"),
         ({"with": []}, "name a step, first, or previous"),
         ({"with": [4, 4]}, "named twice"),
         ({"kinds": []}, "at least 1 item"),

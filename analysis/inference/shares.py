@@ -1,0 +1,221 @@
+"""What pieces of one checkpoint bring to another: the table `cross` with intervals.
+
+Of run s and prompt i a piece of checkpoint `source` in `into` has a gain g = mixed - into and a gap r = from - into
+(logits), and its share is mean g / mean r. That is the ratio that recovered is (`estimates`), and has its interval:
+Fieller's, over prompts and seeds; undefined where both checkpoints have the same logit difference as far as can be
+told.
+
+Shapley values come of drawn orders, too. All runs have the same orders, so the variance that these bring is added, with
+as many degrees of freedom as pairs of orders less one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from .. import measured
+from ..folder import Output, Patch
+from ..frames import Frames, typed
+from .estimates import Estimate, Places, estimate, interval
+from .families import Job, groups
+from .tables import GROUP
+from .verdicts import Judged, critical_value, judge
+
+COMPONENT = {"component": "string", "layer": "Int64", "head": "Int64"}
+SHARES = {
+    **GROUP,
+    **{"into_step": "int64", "source_step": "int64", "kind": "string", **COMPONENT},
+    **{"share": "float64", "low": "float64", "high": "float64"},
+    **{"low_these_runs": "float64", "high_these_runs": "float64"},
+    **{"simultaneous_low": "float64", "simultaneous_high": "float64"},
+    **{"verdict": "string", "verdict_these_runs": "string", "gain": "float64", "gap": "float64"},
+    **{"n": "int64", "runs": "int64"},
+}
+"""One row a piece and pair of checkpoints, of a group of runs that differ in their seed only."""
+
+Piece = tuple[int, int, str, int | None, int | None]
+"""Into and source (steps), component, layer, head."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """All pieces of one kind, from later checkpoints into earlier ones or the other way, in some runs."""
+
+    kind: str
+    forward: bool
+    """Whether pieces come from the later checkpoint."""
+    pieces: tuple[Piece, ...]
+    estimate: Estimate
+    """Its `recovered` is the share, its `gap` the difference between the checkpoints."""
+    drawn: Places | None
+    """Variance of the share that comes of drawn orders; None where nothing is drawn."""
+    pairs: int
+    """Of drawn orders."""
+
+    @property
+    def seeds(self) -> bool:
+        """Whether something can be said of other seeds."""
+        return self.estimate.has_seeds
+
+    @cached_property
+    def here(self) -> Estimate:
+        """With no part of seeds, and that of drawn orders in its place."""
+        nothing = np.zeros(len(self.pieces))
+        if self.drawn is None:
+            return replace(self.estimate, seed_variance=nothing, seed_freedom=np.ones(len(self.pieces)))
+        freedom = np.full(len(self.pieces), self.pairs - 1.0)
+        return replace(self.estimate, seed_variance=self.drawn, seed_freedom=freedom)
+
+    @cached_property
+    def everywhere(self) -> Estimate:
+        """With the parts of seeds and of drawn orders, by Satterthwaite."""
+        if not self.seeds:
+            return self.here
+        if self.drawn is None:
+            return self.estimate
+        seeds, drawn = self.estimate.seed_variance, self.here.seed_variance
+        total = seeds + drawn
+        with np.errstate(divide="ignore", invalid="ignore"):
+            freedom = total**2 / (seeds**2 / self.estimate.seed_freedom + drawn**2 / self.here.seed_freedom)
+        return replace(self.estimate, seed_variance=total, seed_freedom=np.where(total > 0, freedom, 1.0))
+
+    @cached_property
+    def interval(self) -> tuple[Places, Places]:
+        """Of 95% at each piece alone: for other prompts, and other seeds where the runs allow that."""
+        return self._interval(self.everywhere, self.seeds)
+
+    @cached_property
+    def interval_here(self) -> tuple[Places, Places]:
+        """Likewise for other prompts in these runs."""
+        return self._interval(self.here, False)
+
+    @cached_property
+    def judged(self) -> Judged:
+        """Verdicts that hold for all pieces at once; scope as `interval`."""
+        return self._judge(self.everywhere, self.seeds)
+
+    @cached_property
+    def judged_here(self) -> Judged:
+        """Likewise for other prompts in these runs."""
+        return self._judge(self.here, False)
+
+    def _interval(self, found: Estimate, seeds: bool) -> tuple[Places, Places]:
+        return interval(found, seeds=seeds or self.drawn is not None)
+
+    def _judge(self, found: Estimate, seeds: bool) -> Judged:
+        return judge(found, critical_value(found), self.checkpoint, seeds=seeds or self.drawn is not None)
+
+    @property
+    def checkpoint(self) -> Int[np.ndarray, " piece"]:
+        """The number of the pair of checkpoints that each piece is of."""
+        steps = [piece[:2] for piece in self.pieces]
+        number = {pair: at for at, pair in enumerate(dict.fromkeys(steps))}
+        return np.array([number[pair] for pair in steps], dtype=int)
+
+
+def shares(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
+    """The shares of all groups, as `mi-sweeps export` writes them; what prompts have is read, group by group.
+
+    Args:
+        damaged: as for `frames.load`.
+    """
+    if frames.output is None:
+        return typed([], SHARES)
+    found = [rows(key, one) for key, one in of_output(frames.output, frames.runs, frames.patches, damaged)]
+    return pd.concat(found, ignore_index=True) if found else typed([], SHARES)
+
+
+def of_output(
+    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+) -> Iterator[tuple[tuple[str, str, str], Shares]]:
+    """Of each cell, by cell, patching and corruption: of each kind, and of both ways."""
+    by_id = {patch.patch_id: patch for patch in output.patches}
+    for key, patch_ids in groups(patches, runs):
+        table = measured.read(output, "cross", ["by_prompt"], damaged, patch_ids)
+        if len(table):
+            yield from ((key, one) for one in of_table(table, [by_id[one] for one in patch_ids]))
+
+
+def of_table(table: pd.DataFrame, patches: Sequence[Patch]) -> Iterator[Shares]:
+    """Of rows of `cross` with what their prompts have, and of the patch jobs that made them.
+
+    Only what all of them have: a mean is then never over others from piece to piece.
+    """
+    there = set(table["patch_id"])
+    jobs = [Job(patch, "", {}, {}) for patch in patches if patch.patch_id in there]
+    prompts = {key: at for at, key in enumerate(dict.fromkeys(key for job in jobs for key in job.prompts))}
+    columns = [np.array([prompts[key] for key in job.prompts]) for job in jobs]
+    found = [_values(table[table["patch_id"] == job.patch.patch_id]) for job in jobs]
+    sought = dict.fromkeys((kind, piece) for _, pieces, _ in found for kind, piece in pieces)
+    shared = [one for one in sought if all(one in pieces for _, pieces, _ in found)]
+    drawn = [_pairs(job.patch) for job in jobs]
+    for kind, forward in dict.fromkeys((kind, piece[1] > piece[0]) for kind, piece in shared):
+        chosen = [piece for other, piece in shared if other == kind and (piece[1] > piece[0]) == forward]
+        gain, gap = np.full((2, len(jobs), len(chosen), len(prompts)), np.nan)
+        error = np.full((len(jobs), len(chosen)), np.nan)
+        for at, ((own, pieces, errors), where) in enumerate(zip(found, columns, strict=True)):
+            for number, piece in enumerate(chosen):
+                into, source = own[piece[0]], own[piece[1]]
+                gain[at, number, where], gap[at, number, where] = pieces[kind, piece] - into, source - into
+                error[at, number] = errors[kind, piece]
+        estimated = estimate(gain, gap)
+        spread = None
+        if kind == "shapley":
+            # As the orders are the same in all runs, a mean over runs has no smaller error.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                spread = (error.mean(axis=0) / estimated.gap) ** 2
+        yield Shares(kind, bool(forward), tuple(chosen), estimated, spread, min(drawn))
+
+
+def _values(
+    table: pd.DataFrame,
+) -> tuple[
+    dict[int, np.ndarray], dict[tuple[str, Piece], Float[np.ndarray, " prompt"]], dict[tuple[str, Piece], float]
+]:
+    """Of one patch job: what each checkpoint has alone, what it has with each piece, and the error of drawn orders."""
+    own, pieces, errors = {}, {}, {}
+    for row in table.itertuples():
+        into, source = int(row.into_step), int(row.source_step)
+        values = np.asarray(row.by_prompt, dtype=float)
+        if row.kind == "own":
+            own[into] = values
+            continue
+        layer, head = (None if pd.isna(value) else int(value) for value in (row.layer, row.head))
+        piece = (into, source, str(row.component), layer, head)
+        pieces[str(row.kind), piece] = values
+        errors[str(row.kind), piece] = float(row.standard_error)
+    return own, pieces, errors
+
+
+def _pairs(patch: Patch) -> int:
+    """How many pairs of orders a patch job drew."""
+    asked: Any = patch.about.get("config", {}).get("patching", {}).get("cross") or {}
+    return int(asked.get("permutations", 2)) // 2
+
+
+def rows(key: tuple[str, str, str], found: Shares) -> pd.DataFrame:
+    """The rows of one kind and way."""
+    low, high = found.interval
+    low_here, high_here = found.interval_here
+    into, source, component, layer, head = zip(*found.pieces, strict=True)
+    judged, here, values = found.judged, found.judged_here, found.estimate
+    return typed(
+        pd.DataFrame(
+            {
+                **dict(zip(GROUP, key, strict=True)), "into_step": into, "source_step": source, "kind": found.kind,
+                "component": component, "layer": layer, "head": head, "share": values.recovered,
+                "low": low, "high": high, "low_these_runs": low_here, "high_these_runs": high_here,
+                "simultaneous_low": judged.low, "simultaneous_high": judged.high,
+                "verdict": judged.words, "verdict_these_runs": here.words,
+                "gain": values.gain, "gap": values.gap, "n": values.n, "runs": values.runs,
+            }
+        ),
+        SHARES,
+    )  # fmt: skip

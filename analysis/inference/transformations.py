@@ -1,0 +1,232 @@
+"""Does training transform the heads that mattered before, or add others?
+
+Between checkpoints A and B each head is kept, strengthened, weakened, gained, lost or reversed, from verdicts that hold
+for all heads at both checkpoints at once, and from simultaneous intervals of how its gain (logits) has changed. Then
+
+    T = sum of |gain in B| over heads that matter in A too, the same way / sum of |gain in B| over all that matter in B
+
+is a ratio of means over runs and prompts, as recovered is, with the same interval (Fieller's, `estimates`). What is
+undecided is in it as well: the low end takes heads that are undecided in A, or in B, for new ones, and the high end
+takes them for kept. `transformed` is said only where the low end is above 0.8, `added` only where the high end is below
+0.5. All is of heads that matter one by one: what many small ones do together is not in T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..prompts import Site
+from .estimates import between_runs, estimate, interval
+from .families import Family, Job, family
+from .verdicts import few, largest, seed_part
+
+TRANSFORMED, ADDED = 0.8, 0.5
+"""Of T: where the one begins, and the other ends."""
+
+SITE = "z"
+"""What is patched of a head."""
+
+
+class Change(Enum):
+    """What became of a head between two checkpoints."""
+
+    KEPT = "kept"
+    """It matters in both, the same way, and its gain is not shown to have changed."""
+    STRENGTHENED = "strengthened"
+    """It matters in both, the same way, and has more gain in the second."""
+    WEAKENED = "weakened"
+    """It matters in both, the same way, and has less gain in the second."""
+    GAINED = "gained"
+    """It is small in the first, matters in the second, and has more gain there."""
+    LOST = "lost"
+    """It matters in the first, is small in the second, and has less gain there."""
+    REVERSED = "reversed"
+    """It matters in both, with gains of opposite signs."""
+    LEFT_OVER = "left over"
+    """It is small in the first and matters in the second, but its gain is not shown to be more: the gap has shrunk."""
+    OUTGROWN = "outgrown"
+    """It matters in the first and is small in the second, but its gain is not shown to be less: the gap has grown."""
+    NEITHER = "matters in neither"
+    UNDECIDED = "undecided"
+    UNDEFINED = "undefined"
+    """In one of them the corruption makes no measurable difference."""
+
+
+class Answer(Enum):
+    """What T says."""
+
+    TRANSFORMED = "transformed"
+    ADDED = "added"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """Two checkpoints of some runs."""
+
+    family: Family
+    """Of these two checkpoints alone."""
+    changes: tuple[Change, ...]
+    """Of each place of the family."""
+    value: float
+    """T; NaN where no head matters in the second."""
+    low: float
+    """Both ends of its interval; NaN likewise."""
+    high: float
+    answer: Answer
+    why: str
+    """Of `cannot tell`."""
+    undecided: tuple[str, ...]
+    """Heads that may be kept or new, which keeps the ends apart."""
+
+    def named(self, *changes: Change) -> list[str]:
+        """The heads of which that is said."""
+        return _names(self.family, [own in changes for own in self.changes])
+
+    @property
+    def kept(self) -> list[str]:
+        """Heads that matter in both, the same way."""
+        return self.named(Change.KEPT, Change.STRENGTHENED, Change.WEAKENED)
+
+    @property
+    def sentence(self) -> str:
+        """The answer as a sentence, with what it is of."""
+        first, last = self.family.steps
+        between = f"Between checkpoints {first} and {last}"
+        if np.isnan(self.value):
+            return f"{between}: cannot tell whether heads were transformed or added ({self.why})."
+        scope = "other prompts and other seeds" if self.family.seeds else "other prompts in these runs"
+        share = f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        told = f"{between}, heads that mattered before have {share} of the gain of all that matter after ({scope})"
+        return f"{told}: {self.answer.value}{f' ({self.why})' if self.why else ''}."
+
+
+def between(jobs: Sequence[Job], first: int, last: int) -> Transformation:
+    """The change of heads from one checkpoint to another.
+
+    Args:
+        jobs: patch jobs of a group of runs, which have all patched heads at both checkpoints, prompt by prompt.
+    """
+    steps = (first, last)
+    cut = [replace(job, sites={SITE: _at(job.sites[SITE], steps)}, written={}) for job in jobs]
+    return transformation(family(SITE, cut))
+
+
+def _at(site: Site, steps: tuple[int, int]) -> Site:
+    rows = [site.steps.index(step) for step in steps]
+    parts = {name: getattr(site, name)[rows] for name in ("clean", "corrupted", "gain", "gap", "n")}
+    patched = None if site.patched is None else site.patched[rows]
+    return replace(site, steps=steps, patched=patched, **parts)
+
+
+def transformation(both: Family) -> Transformation:
+    """Of a family of two checkpoints that tells prompts apart."""
+    assert both.gain is not None and len(both.steps) == 2
+    before, after = both.grid(both.judged.words)
+    recovered, gain = both.grid(both.estimate.recovered), both.grid(both.estimate.gain)
+    more, less = _changed(both)
+    changes = tuple(
+        _change(one, other, bool(same), bool(opposite), bool(up), bool(down))
+        for one, other, same, opposite, up, down in zip(
+            before, after, np.sign(recovered[0]) == np.sign(recovered[1]),
+            (np.sign(recovered[0]) != np.sign(recovered[1])) & (np.sign(gain[0]) != np.sign(gain[1])), more, less,
+            strict=True,
+        )
+    )  # fmt: skip
+    value, low, high, unknown, why = _index(both, changes)
+    answer = Answer.CANNOT_TELL
+    if low > TRANSFORMED:
+        answer, why = Answer.TRANSFORMED, ""
+    elif high < ADDED:
+        answer, why = Answer.ADDED, ""
+    return Transformation(both, changes, value, low, high, answer, why, tuple(_names(both, unknown)))
+
+
+def _names(both: Family, chosen: Sequence[bool] | Bool[np.ndarray, " place"]) -> list[str]:
+    return [f"{place[0]}.{place[1]}" for place, own in zip(both.places, chosen, strict=True) if own]
+
+
+def _change(before: str, after: str, same: bool, opposite: bool, more: bool, less: bool) -> Change:
+    if "undefined" in (before, after):
+        return Change.UNDEFINED
+    if before == after == "matters":
+        if opposite:
+            return Change.REVERSED
+        kept = Change.STRENGTHENED if more else Change.WEAKENED if less else Change.KEPT
+        return kept if same else Change.UNDECIDED  # The gap itself has changed its sign.
+    if before == "small" and after == "matters":
+        return Change.GAINED if more else Change.LEFT_OVER
+    if before == "matters" and after == "small":
+        return Change.LOST if less else Change.OUTGROWN
+    return Change.NEITHER if before == after == "small" else Change.UNDECIDED
+
+
+def _changed(both: Family) -> tuple[Bool[np.ndarray, " place"], Bool[np.ndarray, " place"]]:
+    """Whether each gain, in its own direction at the checkpoint where it is larger, is shown to be more or less at the
+    second checkpoint: simultaneous intervals of the difference in logits, paired by prompt and run."""
+    found, size = both.estimate, len(both.places)
+    gain = both.grid(found.gain)
+    sign = np.sign(gain[np.abs(gain).argmax(axis=0), np.arange(size)])
+    influence = found.gain_influence.reshape(2, size, -1)
+    spread = np.nan_to_num(influence[1] - influence[0])
+    change = sign * (gain[1] - gain[0])
+    n = found.n.reshape(2, size).min(axis=0)
+    critical = largest(spread, np.where(np.isnan(change) | few(n), 0, n))
+    extra = np.zeros(size)
+    if both.seeds:
+        of_run = found.gain_of_run.reshape(len(both.jobs), 2, size)
+        variance, freedom = between_runs(of_run[:, 1] - of_run[:, 0], [job.cell for job in both.jobs])
+        extra = seed_part(variance, freedom, np.zeros(size, dtype=int), critical)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = np.sqrt(critical**2 * (spread**2).sum(axis=1) * n / (n - 1) + extra)
+        return change > half, change < -half
+
+
+def _index(both: Family, changes: Sequence[Change]) -> tuple[float, float, float, Bool[np.ndarray, " place"], str]:
+    """T, both ends of its interval, the heads that may be kept or new, and what keeps an answer away."""
+    before, after = both.grid(both.judged.words)
+    recovered = both.grid(both.estimate.recovered)
+    matters = after == "matters"
+    kept = matters & (before == "matters") & (np.sign(recovered[0]) == np.sign(recovered[1]))
+    # It matters in the second, and in the first that cannot be told; or in the second that cannot be told.
+    unsure = matters & np.array([change in (Change.UNDECIDED, Change.UNDEFINED) for change in changes])
+    later = after == "undecided"
+    unknown = unsure | later
+    if not matters.any():
+        gap = (after == "undefined").all()
+        why = f"no measurable gap at checkpoint {both.steps[1]}" if gap else "no head is shown to matter"
+        return float("nan"), float("nan"), float("nan"), unknown, why
+    value, _, _ = _ratio(both, kept, matters)
+    # Whichever makes the end lower: heads that may matter in the second and not before are new ones.
+    _, low, _ = _ratio(both, kept, matters | (later & (before != "matters")))
+    # And whichever makes it higher: heads that may have mattered before are kept.
+    old = later & (before != "small")
+    _, _, high = _ratio(both, kept | unsure | old, matters | old)
+    if np.isnan(low) or np.isnan(high):
+        return value, 0.0, 1.0, unknown, "the gain of the heads that matter is not told from zero"
+    why = ""
+    if (before == "undefined").all():
+        why = f"no measurable gap at checkpoint {both.steps[0]}"
+    elif unknown.any():
+        why = f"undecided: {' '.join(_names(both, unknown))}"
+    return value, max(low, 0.0), min(high, 1.0), unknown, why
+
+
+def _ratio(
+    both: Family, above: Bool[np.ndarray, " place"], below: Bool[np.ndarray, " place"]
+) -> tuple[float, float, float]:
+    """The sum of gains in the second checkpoint over some heads, as a share of that over others, with its interval."""
+    assert both.gain is not None
+    of_second: Float[np.ndarray, "run place prompt"] = both.gain[:, both.at(both.steps[1])]
+    signed = np.sign(both.estimate.gain[both.at(both.steps[1])])[:, None] * of_second
+    # A prompt that a run lacks has no gain at any head.
+    absent = np.isnan(signed).all(axis=1, keepdims=True)
+    parts = [np.where(absent, np.nan, np.nansum(signed[:, chosen], axis=1, keepdims=True)) for chosen in (above, below)]
+    found = estimate(parts[0], parts[1], [job.cell for job in both.jobs])
+    low, high = interval(found, seeds=both.seeds)
+    return float(found.recovered[0]), float(low[0]), float(high[0])
