@@ -19,6 +19,7 @@ and those that change no result."""
 SINCE = {
     **{"train.diverged": "3.0", "task.bos": "true", "task.disjoint_names": "false", "checkpoint.until": "null"},
     **{"model.tokenizer": "null", "model.base": "null"},
+    **{"task.repeat": "1", "task.trios": "false"},
     **{"train.method": "full", "train.only": "[]", "train.weights": "fp32"},
 }
 """Keys that came later, and what held before: a run of then is no other cell for having none."""

@@ -42,6 +42,7 @@ PATCHES = {
     **{
         "run_id": "string",
         "patch_id": "string",
+        "task": "string",
         "corruption": "string",
         "patching": "string",
         "prompts": "Int64",
@@ -102,7 +103,9 @@ class Frames:
     of a run that is done whether it ended worse than it began; `gaps` are the steps of a series that have no checkpoint
     ("8, 64"). What is known of training is missing of a series."""
     patches: pd.DataFrame
-    """One row a patch job. `patching` names its settings, `prompts` counts its prompts."""
+    """One row a patch job. `task` is whose prompts it has. Where that is not the run's, or the prompts are those of
+    training, `corruption` says so, here and in all other tables ("ioi2-first"): no table mixes them. `patching` names
+    its settings, `prompts` counts its prompts."""
     metrics: pd.DataFrame
     """What was measured of a run's checkpoints: `value` of `metric` on `split` after `step` steps, over `n` prompts."""
     attribution: pd.DataFrame
@@ -283,20 +286,29 @@ def _runs(runs: Sequence[folder.Run], ends: Mapping[str, str]) -> list[dict[str,
     return rows
 
 
+ASKED = ("task", "also", "split")
+"""Settings of a patch job that its corruption tells."""
+
+
 def _patches(patches: Sequence[folder.Patch]) -> list[dict[str, Any]]:
     started = [patch for patch in patches if patch.about]
-    settings = [_at(patch.about, "config", "patching") or {} for patch in started]
+    every = [_at(patch.about, "config", "patching") or {} for patch in started]
+    settings = [{key: value for key, value in setting.items() if key not in ASKED} for setting in every]
+    others = _other_tasks(started)
     names = {}
     for patch, setting, name in zip(
         started, settings, cells.names([{"patching": setting} for setting in settings]), strict=True
     ):
         always = f"patching {setting.get('name')}"
         full = name if name.startswith("patching ") else ", ".join(filter(None, (always, name)))
+        full = ", ".join(filter(None, (full, others.get(patch.patch_id))))
         names[patch.patch_id] = full.removeprefix("patching ")
     return [
         {
             "run_id": patch.run_id,
             "patch_id": patch.patch_id,
+            "task": _at(patch.about, "config", "patching", "task", "name")
+            or _at(patch.about, "config", "task", "name"),
             "corruption": patch.corruption,
             "patching": names.get(patch.patch_id),
             "prompts": len(patch.about["prompts"]) if patch.about.get("prompts") else None,
@@ -304,6 +316,23 @@ def _patches(patches: Sequence[folder.Patch]) -> list[dict[str, Any]]:
         }
         for patch in patches
     ]
+
+
+def _task(config: Any) -> Any:
+    """The name of the task whose prompts a patch job has."""
+    return _at(config, "patching", "task", "name") or _at(config, "task", "name")
+
+
+def _other_tasks(patches: Sequence[folder.Patch]) -> dict[str, str]:
+    """Of patch jobs with the prompts of another task, by id, what tells that task from others of its name."""
+    asked: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for patch in patches:
+        if task := _at(patch.about, "config", "patching", "task"):
+            asked.setdefault(str(task.get("name")), []).append((patch.patch_id, {"task": task}))
+    told: dict[str, str] = {}
+    for same in asked.values():
+        told |= dict(zip((id for id, _ in same), cells.names([task for _, task in same]), strict=True))
+    return told
 
 
 def _progress(status: folder.Json) -> dict[str, Any]:

@@ -36,6 +36,12 @@ def run_app(job: Callable[[Config], None]) -> None:
                     f"sweep={name}: a job is one cell and expands no grid; `mi-sweeps run sweep={name}` does; "
                     f"for a cell of it give the values, and sweep.name={name}"
                 )
+            if config.patching.also:
+                told = ",".join(config.patching.also)
+                raise UserError(
+                    f"patching.also=[{told}]: each is a patch job of its own, and a job is one; `mi-sweeps run` makes "
+                    "them"
+                )
             libraries.ready(config.launcher.threads)
             job(config)
         except UserError as error:

@@ -122,6 +122,9 @@ def one_run(small, tmp_path_factory):
         ("patching.sites=z", "patching.sites=z: give a list; for example patching.sites=[z]"),
         ("model=nope", "give task=previous_token"),
         ("patching.measures=[position_r2_without_bos]", "of the split without_bos, which this task has not"),
+        ("corruption=trio", "corruption=trio: needs prompts in threes that differ in who is the answer; use task.trios"),
+        ("patching.also=[greater_than]", "task: 0 of 76 nouns are one token of the model's tokenizer, and 4"),
+        ("task.repeat=60", "task.repeat=60: a prompt and its answers are"),
         ("model.prepend_bos=true", "model.prepend_bos=true: the model's tokenizer has no such token"),
     ],
 )
@@ -136,6 +139,10 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
     [
         ("corruption=previous", "corruption=previous: task=ioi3 has none of that name; use corruption=first"),
         ("task=ioi2 corruption=second", "corruption=second: task=ioi2 has none of that name; use corruption=first"),
+        ("task=ioi2 corruption=trio", "corruption=trio: task=ioi2 has none of that name; use corruption=first"),
+        ("patching.also=[ioi2,zilch]", "task=zilch: no such choice; there are: docstring"),
+        ("patching.also=[prompts]", "patching.also=[prompts]: task.path: no value"),
+        ("patching.split=test", "patching.split=test: input should be 'heldout' or 'train'"),
         ("sweep=nope corruption=first", "corruption=first: task=previous_token has none of that name"),
         ("sweep=nope_bos corruption=bos", "corruption=bos: with task.bos=false no sequence begins with BOS"),
         ("patching=cross patching.steps=[8]", "patching.cross: needs two checkpoints, and [8] are looked at"),

@@ -16,6 +16,7 @@ from mi_sweeps.jobs.app import run_app
     [
         (["sweep=grid"], "error: sweep=grid: a job is one cell and expands no grid; `mi-sweeps run sweep=grid` does"),
         (["-m", "sweep=grid"], "error: sweep=grid: a job is one cell and expands no grid"),
+        (["patching.also=[ioi2]"], "error: patching.also=[ioi2]: each is a patch job of its own, and a job is one"),
         (["corruption=[first,second]"], "error: corruption: a list of choices, and a run has one of them"),
     ],
 )

@@ -127,6 +127,7 @@ class Run(Tables):
         """Clean and corrupted prompts with their logit difference.
 
         Args:
+            corruption: as tables have it; those of a patch job on another task's prompts are "ioi2-first".
             count: how many; None is as many as the run's patch job under that corruption has, whose prompts these are.
 
         Raises:
@@ -137,12 +138,21 @@ class Run(Tables):
         (6, False)
         """
         jobs = [cell.config for cell in self._cells]
-        counts = {one.patching.prompts for one in jobs if one.corruption.name == corruption}
-        counts = counts or {one.patching.prompts for one in jobs}
+        asked = [one for one in jobs if one.asked == corruption]
+        counts = {one.patching.prompts for one in asked or jobs}
         if count is None and len(counts) > 1:
             told = " and ".join(map(str, sorted(counts)))
             raise UserError(f"pairs: patch jobs under corruption={corruption} have {told} prompts; give count=")
-        return self.task.pairs(corruption, count if count is not None else min(counts))
+        count = count if count is not None else min(counts)
+        if not asked or asked[0].asked == asked[0].corruption.name:
+            return self.task.pairs(corruption, count)
+        from mi_sweeps.tasks.task import load, patched_pairs
+
+        config = asked[0].for_patching
+        patching = config.patching.model_copy(update={"prompts": count})
+        return patched_pairs(
+            load(config, self.tokenizer, config.output), config.model_copy(update={"patching": patching})
+        )
 
     def zoom(self, start: int, to: int, every: int = 1, *overrides: str) -> Plan:
         """What `mi-sweeps zoom` does: this run trained once more, with the checkpoints from `start` to `to`.

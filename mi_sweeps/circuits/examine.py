@@ -33,8 +33,8 @@ from mi_sweeps.series.checkpoints import single
 from mi_sweeps.series.models import models_at
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
-from mi_sweeps.tasks.pairs import Pairs
-from mi_sweeps.tasks.task import Task, load
+from mi_sweeps.tasks.pairs import Pairs, told
+from mi_sweeps.tasks.task import Task, load, patched_pairs
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import CHUNK, end_logits, tolerance
 
@@ -99,10 +99,12 @@ def examine(
         return
     device = pick_device(config.launcher.device)
     tokenizer = load_tokenizer(single(config))
-    task = load(config, tokenizer, config.output)
-    pairs = task.pairs(config.corruption.name, config.patching.prompts)
+    task = load(config.for_patching, tokenizer, config.output)
+    pairs = patched_pairs(task, config.for_patching)
     if len(pairs.clean) < config.patching.prompts:
-        log.warning("patching.prompts=%d: only %d held-out prompts", config.patching.prompts, len(pairs.clean))
+        log.warning("patching.prompts=%d: only %d prompts", config.patching.prompts, len(pairs.clean))
+    for line in told(pairs, config.asked):
+        log.warning("%s", line)
     pairs = pairs.to(device)
     measured = {
         split: batch.select(range(min(config.patching.measured_prompts, len(batch)))).to(device)
@@ -237,14 +239,16 @@ def prepare(
 
 
 def rehearse(
-    config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, task: Task, prompts: int = 2
+    config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, task: Task, prompts: int = 3
 ) -> None:
     """Finds out before a model is trained whether it can be patched, on a few prompts.
 
     Raises:
         UserError: it cannot, or not as was asked for.
     """
-    pairs = task.pairs(config.corruption.name, min(prompts, config.patching.prompts))
+    if config.patching.task:
+        task = load(config.for_patching, tokenizer)
+    pairs = patched_pairs(task, config.for_patching, prompts)
     with torch.random.fork_rng():  # What is trained has the same random numbers with and without it.
         prepare(model, tokenizer, pairs.to(model.device), config.patching)
 
@@ -441,7 +445,7 @@ def about(
     return {
         "patch_id": folder.patch_id,
         "run_id": run.run_id,
-        "corruption": config.corruption.name,
+        "corruption": config.asked,
         "config": config.meant(),
         "engine": prepared.engine,
         "lens_error": prepared.error,

@@ -15,6 +15,7 @@ from mi_sweeps.config.section import Name, NamedFunction, Place, Section
 from mi_sweeps.config.tracking import TrackingConfig
 from mi_sweeps.config.training import CheckpointConfig, OptimConfig, TrainConfig
 from mi_sweeps.steps import checkpoint_steps
+from mi_sweeps.tasks import asked
 
 FORMAT = 1
 """Version of what is on disk and of what the same configuration computes; part of every identity."""
@@ -102,6 +103,17 @@ class Config(Section):
     def patch_steps(self) -> list[int]:
         """The checkpoints that the patch job looks at."""
         return self.checkpoint_steps if self.patching.steps is None else sorted(set(self.patching.steps))
+
+    @property
+    def for_patching(self) -> Config:
+        """The same with the task whose prompts are patched."""
+        return self.model_copy(update={"task": self.patching.task}) if self.patching.task else self
+
+    @property
+    def asked(self) -> str:
+        """What tables and pictures call the prompts of the patch job."""
+        task = self.patching.task
+        return asked(self.corruption.name, task and task.name, self.patching.split)
 
     def dump(self) -> dict[str, Any]:
         """The configuration as plain JSON values; `parse` reads it back."""

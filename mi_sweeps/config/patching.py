@@ -10,7 +10,7 @@ from mi_sweeps.config.circuits import CircuitsConfig
 from mi_sweeps.config.cross import CrossConfig
 from mi_sweeps.config.edges import EdgesConfig
 from mi_sweeps.config.looks import LooksConfig
-from mi_sweeps.config.section import Index, Name, Section
+from mi_sweeps.config.section import Index, Name, NamedFunction, Section
 from mi_sweeps.store.measured import MEASURED, tables
 
 Site = Literal["resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
@@ -63,7 +63,14 @@ class PatchingConfig(Section):
     """Whether every site is estimated from a gradient (`mi_sweeps.circuits.approximate`)."""
     paths: PathsConfig | None
     prompts: int = Field(ge=1)
-    """How many held-out prompts are patched."""
+    """How many prompts are patched."""
+    split: Literal["heldout", "train"] = "heldout"
+    """Whether these are held out, or were trained on."""
+    also: tuple[Name, ...] = ()
+    """Tasks on whose prompts a sweep examines the same checkpoints too: a grid makes a patch job of each, which has it
+    as its `task`, and leaves none here."""
+    task: NamedFunction | None = None
+    """Whose prompts are patched; None is the run's own task."""
     measures: tuple[Measure, ...]
     """What is measured besides, of a clean run alone (`mi_sweeps.circuits.measures`)."""
     measured_prompts: int = Field(ge=1)
@@ -84,6 +91,15 @@ class PatchingConfig(Section):
     """Who patches; both are exact."""
     memory: int | None = Field(ge=1)
     """MB that the fast engine's activations may take; None chooses. Changes no result."""
+
+    @model_validator(mode="after")
+    def _trained_on_its_own_prompts(self) -> PatchingConfig:
+        if self.task and self.split == "train":
+            raise ValueError(
+                f"patching.split=train: runs are not trained on prompts of task={self.task.name} (patching.task); use "
+                "patching.split=heldout"
+            )
+        return self
 
     @property
     def only_for_known_models(self) -> list[str]:

@@ -210,8 +210,10 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
     arguments = dict(config.task.arguments)
     if config.task.target == PREVIOUS_TOKEN and arguments.get("bos") is True:
         del arguments["bos"]  # Before it was a key every sequence began with BOS: those runs keep their ids.
-    if config.task.target == "mi_sweeps.tasks.ioi.task" and arguments.get("disjoint_names") is False:
-        del arguments["disjoint_names"]  # So do those of before there was this one.
+    if config.task.target in ("mi_sweeps.tasks.ioi.task", "mi_sweeps.tasks.user.task"):
+        for key, before in (("disjoint_names", False), ("repeat", 1), ("trios", False)):
+            if arguments.get(key) is before:
+                del arguments[key]  # So do those of before there was this one.
     for key in [key for key in arguments if is_path(key)]:
         value = arguments.pop(key)
         # The content counts, not where the file lies.
@@ -308,7 +310,18 @@ def _roles(config: Config) -> dict[str, Any]:
     """Tables by position have other roles than before scenes and actions were numbered from their ends and a scene's
     stop had a role of its own: no patch job may have some of each. All others keep their ids."""
     by_position = {"resid_pre", "attn_out", "mlp_out"} & set(config.patching.sites)
-    return {"roles": "numbered from the end"} if by_position and config.task.target != PREVIOUS_TOKEN else {}
+    is_text = config.for_patching.task.target != PREVIOUS_TOKEN
+    return {"roles": "numbered from the end"} if by_position and is_text else {}
+
+
+def _prompts(config: Config, contents: Contents) -> dict[str, Any]:
+    """Whose prompts, where they are not the run's own held-out ones."""
+    patching = config.patching
+    found: dict[str, Any] = {} if patching.split == "heldout" else {"split": patching.split}
+    if patching.task:
+        found["task"] = data_fingerprint(config.for_patching, contents)
+        found["won"] = patching.measured_prompts
+    return found
 
 
 def patch_id(config: Config, run: str | None = None, contents: Contents | None = None) -> str:
@@ -336,6 +349,7 @@ def patch_id(config: Config, run: str | None = None, contents: Contents | None =
             **_measures(patching),
             **{key: section.model_dump(mode="json", by_alias=True) for key, section in patching.measured.items()},
             **_roles(config),
+            **_prompts(config, contents),
             **({"weights": "each checkpoint's"} if contents.wrapped_once(single) else {}),
             **({"q, k": "normalised"} if {"q", "k"} & set(patching.sites) and contents.heads_together(single) else {}),
         }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.steps import checkpoint_steps
 from mi_sweeps.store import measured
+from mi_sweeps.tasks import asked
 
 if TYPE_CHECKING:
     from mi_sweeps.config import Config
@@ -34,6 +35,13 @@ class Cell:
         from mi_sweeps.config import parse
 
         return parse(dict(self.values))
+
+    @property
+    def asked(self) -> str:
+        """As of a configuration."""
+        patching = self.values["patching"]
+        task = patching.get("task") or {}
+        return asked(self.values["corruption"]["name"], task.get("name"), patching.get("split", "heldout"))
 
     @property
     def label(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from mi_sweeps.config import Config, LoraConfig, ScratchConfig, SeriesConfig
+from mi_sweeps.config import Config, LoraConfig, NamedFunction, ScratchConfig, SeriesConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.identity import digest
 from mi_sweeps.store.sources import is_own, own_modules
 from mi_sweeps.sweeps.cells import Cell
-from mi_sweeps.tasks import CORRUPTIONS, METRIC_SUBJECTS, NO_BOS, OF_NUMBERS, PREVIOUS_TOKEN
+from mi_sweeps.tasks import CORRUPTIONS, NEEDED_SUBJECTS, NO_BOS, OF_NUMBERS, PREVIOUS_TOKEN
 
 NAMES = ("mi_sweeps.tasks.ioi.task", "mi_sweeps.tasks.user.task")
 """Tasks of prompts with names."""
@@ -25,7 +25,8 @@ def check(cells: Sequence[Cell]) -> None:
     _check_adapter(cells)
     checked = set()
     for cell in cells:
-        key = digest([cell.values[name] for name in ("model", "task", "corruption", "train")])
+        patched = cell.values["patching"].get("task")
+        key = digest([*(cell.values[name] for name in ("model", "task", "corruption", "train")), patched])
         if key not in checked:
             checked.add(key)
             _check(cell.config)
@@ -59,13 +60,13 @@ def _check_adapter(cells: Sequence[Cell]) -> None:
 
 
 def _check(config: Config) -> None:
-    model, task, corruption = config.model, config.task, config.corruption.name
+    model, task, corruption = config.model, config.for_patching.task, config.corruption.name
     _check_train(config)
     if is_own(task.target) and not own_modules(task.target):
         raise UserError(
             f"task={task.name}: {task.target}: no module of that name is found; put its folder on PYTHONPATH"
         )
-    known = _corruptions(config)
+    known = corruptions(task)
     if known and corruption not in known:
         others = f", or one of {', '.join(known[1:])}" if known[2:] else "".join(f" or {name}" for name in known[1:])
         raise UserError(
@@ -93,10 +94,10 @@ def _check_train(config: Config) -> None:
         )
 
 
-def _corruptions(config: Config) -> list[str]:
+def corruptions(task: NamedFunction) -> list[str]:
     """Those of a task of ours; of others only they know."""
-    target, arguments = config.task.target, config.task.arguments
+    target, arguments = task.target, task.arguments
     if target not in NAMES:
         return list(CORRUPTIONS.get(target, ()))
     subjects = 1 if arguments.get("n_names") == 2 else 2
-    return [name for name, against in METRIC_SUBJECTS.items() if max(against) < subjects]
+    return [name for name, needed in NEEDED_SUBJECTS.items() if needed <= subjects]

@@ -22,8 +22,8 @@ from mi_sweeps.config import Config, parse, resolve
 from mi_sweeps.errors import UserError
 from mi_sweeps.series import checkpoints
 from mi_sweeps.store import identity
+from mi_sweeps.sweeps import also, source
 from mi_sweeps.sweeps import axes as axes_of
-from mi_sweeps.sweeps import source
 from mi_sweeps.sweeps.axes import parsed_override
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.values import differences, put
@@ -59,6 +59,8 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
         composed: dict[tuple[str, ...], Composed] = {}
         contents = identity.Contents()
         cells: dict[str, Cell] = {}
+        sections: dict[str, Any] = {}
+        asked: dict[str, None] = {}
         first: Config | None = None
         twins: dict[tuple[str, str], str] = {}
         for combination in itertools.product(*axes.values()):
@@ -76,14 +78,21 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
             config = checkpoints.resolved(config, contents.series_of)
             first = first or config
             _check_one_for_a_sweep(first, config)
+            own, *others = also.patch_jobs(config, contents, sections)
             run_id = identity.run_id(config, contents)
-            patch_id = identity.patch_id(config, run_id, contents)
+            patch_id = identity.patch_id(own, run_id, contents)
+            choices = {key: chosen[key] for key in swept}
             if patch_id not in cells:
-                cells[patch_id] = Cell(config.dump(), {key: chosen[key] for key in swept}, run_id, patch_id)
-                continue
-            for key, value in cells[patch_id].choices.items():
-                twins.setdefault((key, chosen[key]), value)
-    _check_every_value({key: axes[key] for key in swept}, list(cells.values()), twins)
+                cells[patch_id] = Cell(own.dump(), choices, run_id, patch_id)
+            else:
+                for key, value in cells[patch_id].choices.items():
+                    twins.setdefault((key, chosen[key]), value)
+            asked[patch_id] = None
+            for other in others:
+                patch_id = identity.patch_id(other, run_id, contents)
+                told = also.choices(choices, other)
+                cells.setdefault(patch_id, Cell(other.dump(), told, run_id, patch_id))
+    _check_every_value({key: axes[key] for key in swept}, [cells[patch_id] for patch_id in asked], twins)
     return list(cells.values())
 
 

@@ -83,7 +83,7 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
                 entries[cell.patch_id] = Entry(
                     cell.run_id,
                     cell.patch_id,
-                    cell.values["corruption"]["name"],
+                    cell.asked,
                     dict(cell.choices),
                     base,
                     differences(base, values),
@@ -121,7 +121,9 @@ def _replaced(entries: Mapping[str, Entry], cells: Sequence[Cell]) -> list[str]:
 
 def _kind(config: Mapping[str, Any]) -> str:
     """Sections in which most cells of a sweep differ, to look at few pairs of them."""
-    return repr([config.get(section) for section in ("task", "optim", "schedule", "seed", "corruption")])
+    patching = config.get("patching", {})
+    prompts = patching.get("task"), patching.get("split", "heldout")  # Older ones have neither.
+    return repr([*(config.get(section) for section in ("task", "optim", "schedule", "seed", "corruption")), *prompts])
 
 
 def _results(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def finetune(sizes: Sizes, config: Config) -> Need:
 
 def patch(sizes: Sizes, config: Config) -> Need:
     """What one patch job takes."""
+    config = config.for_patching
     every = 4.0 * sizes.parameters
     ours = not isinstance(config.model, SeriesConfig)
     differences = ours and (config.train.method == "lora" or config.checkpoint.storage == "delta")
@@ -142,14 +143,16 @@ def _activations(sizes: Sizes, config: Config, prompts: int) -> float:
     to 5 d_mlp, and a pattern for each head where attention keeps it.
     """
     length, scored = _length(config)
+    more = _repeated(config)
+    length, scored = length + more, scored + more
     tokens = prompts * length
     layer = 10.5 * sizes.d_model + 5.0 * sizes.d_mlp + sizes.heads * length * (3.0 if sizes.keeps_patterns else 1.0)
     # One more while gradients pass through it. Where layers are computed again some are there at once: what was freed
     # is not all given back (measured: 3 of 9 layers' worth).
-    more = sizes.layers + 1
-    whole, ends = (min(4, more), sizes.layers) if config.train.gradient_checkpointing else (more, 0)
-    layers = whole * layer + ends * sizes.d_model
-    return 4.0 * (tokens * layers + 4.0 * prompts * scored * sizes.d_vocab)
+    layers = sizes.layers + 1
+    whole, ends = (min(4, layers), sizes.layers) if config.train.gradient_checkpointing else (layers, 0)
+    numbers = whole * layer + ends * sizes.d_model
+    return 4.0 * (tokens * numbers + 4.0 * prompts * scored * sizes.d_vocab)
 
 
 def _forward(sizes: Sizes, config: Config) -> float:
@@ -172,6 +175,12 @@ def _length(config: Config) -> tuple[int, int]:
     if config.task.target == PREVIOUS_TOKEN and isinstance(arguments.get("length"), int):
         return arguments["length"], arguments["length"]
     return LENGTH, 1
+
+
+def _repeated(config: Config) -> int:
+    """How many times more than once the answer is said in training."""
+    repeat = config.task.arguments.get("repeat")
+    return repeat - 1 if isinstance(repeat, int) and repeat > 1 else 0
 
 
 def read(model: SingleModel) -> Sizes | None:

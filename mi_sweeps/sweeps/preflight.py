@@ -18,8 +18,8 @@ from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps import memory
 from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.tasks import audit
-from mi_sweeps.tasks.pairs import Pairs
-from mi_sweeps.tasks.task import Task, load
+from mi_sweeps.tasks.pairs import Pairs, told
+from mi_sweeps.tasks.task import Task, load, patched_pairs
 from mi_sweeps.training.schedules import resolve
 from mi_sweeps.training.trainable import check_trainable
 
@@ -43,20 +43,24 @@ def check(cells: Sequence[Cell]) -> list[str]:
     for cell in cells:
         # By plain values: of thousands of cells most differ in nothing that is checked here.
         values = cell.values
-        source = digest([values["model"], values["task"]])
+        source = digest([values["model"], values["patching"].get("task") or values["task"]])
         key = digest([source, *(values[name] for name in ("corruption", "patching", "schedule", "train"))])
         if key in checked:
             continue
         checked.add(key)
-        config = cell.config
+        config = cell.config.for_patching
         pick_device(config.launcher.device)
         if source not in tasks:
             tasks[source] = load(config, load_tokenizer(single(config)))
             if (name := digest(values["model"])) not in networks:
                 networks[name] = check_files(single(config))
             lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
+        if config.task.arguments.get("repeat", 1) != 1:
+            tasks[source].training(0, 1, 0)  # Only training prompts have answers behind them.
         resolve(config.schedule, config.train.steps)
-        _check_tokens(config, tasks[source].pairs(config.corruption.name, config.patching.prompts))
+        pairs = patched_pairs(tasks[source], config)
+        _check_tokens(config, pairs)
+        lines += [line for line in told(pairs, config.asked) if line not in lines]
         _check_patching(config, tasks[source])
         if network := networks[digest(values["model"])]:
             check_trainable(network, config.train)

@@ -63,6 +63,8 @@ def cells(run: RunFolder, output: Path, words: Sequence[str]) -> list[Cell]:
         _check(folder, patched[0].config, end, contents)
         for old, corruption in itertools.product(patched, corruptions):
             values = _zoomed(old.values, folder.run_id, steps, end) | sections
+            if old.values["patching"].get("task"):
+                corruption = None  # Another is for the run's own prompts.
             if corruption:
                 values["corruption"] = corruption
             new = parse(values)

@@ -1,7 +1,20 @@
 """What the model is asked: prompts, answers, subjects, corruptions, and the token batches made of them."""
 
-METRIC_SUBJECTS: dict[str, tuple[int, ...]] = {"first": (0,), "second": (1,), "both": (0, 1), "order": (0, 1)}
+METRIC_SUBJECTS: dict[str, tuple[int, ...]] = {
+    **{"first": (0,), "second": (1,), "both": (0, 1), "order": (0, 1)},
+    "trio": (0,),
+}
 """For each corruption of prompts with names the indices of the subjects that the answer is measured against."""
+
+NEEDED_SUBJECTS = {"first": 1, "second": 2, "both": 2, "order": 2, "trio": 2}
+"""How many subjects a prompt must have for each."""
+
+
+def asked(corruption: str, task: str | None, split: str) -> str:
+    """What tables and pictures call the prompts of a patch job, so that none mixes two kinds: the corruption; before it
+    the task where that is not the run's, and `train` where it was trained on them: "ioi2-first", "train-trio"."""
+    return "-".join(filter(None, (task, split if split != "heldout" else "", corruption)))
+
 
 PREVIOUS_TOKEN = "mi_sweeps.tasks.previous_token.PreviousToken"
 """The previous-token task's `_target_`."""

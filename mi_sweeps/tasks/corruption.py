@@ -12,10 +12,14 @@ is to be preferred to noise). The corruption also decides against which subject 
 | `second`   | second subject -> the answer's name       | the second        |
 | `both`     | both subjects -> two names new to the sentence | both         |
 | `order`    | the subjects change places                | both              |
+| `trio`     | in two of three prompts both subjects     | the first         |
 
 `both` takes new names because the sentence has only one other name left, the answer: with new names no listed
 name is repeated, and nothing in the prompt says who the answer is (the ABC prompts of Wang et al. 2022).
 `order` is a control: the answer stays, so a circuit for the task should not care.
+`trio` is the corruption of the experiment that this project grew out of, with its faults: of three prompts that differ
+in who is the answer, the first two are each other's partner and the third is its own. A third of the prompts is not
+corrupted, the others in both subjects, and the answer is measured against the first one alone.
 """
 
 from __future__ import annotations
@@ -23,32 +27,72 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.tasks import METRIC_SUBJECTS
+from mi_sweeps.tasks import METRIC_SUBJECTS, NEEDED_SUBJECTS
 from mi_sweeps.tasks.prompts import Prompt
 
+TRIO = "trio"
+SWAPPED = (1, 0, 2)
+"""Which of three prompts is the partner of each."""
 
-def corrupt(prompt: Prompt, corruption: str, names: Sequence[str] = ()) -> Prompt:
-    """The corrupted partner of a prompt; its `answer` stays the clean one.
+
+def partners(prompts: Sequence[Prompt], corruption: str, names: Sequence[str] = ()) -> list[Prompt]:
+    """The corrupted partners of prompts; each has the clean one's `answer`.
 
     Args:
-        names: where `both` finds new names; the choice depends on the prompt's text only.
+        prompts: for `trio` as `trios` gives them.
+        names: where `both` finds new names; the choice depends on each prompt's text only.
 
     Raises:
-        UserError: there is no such corruption, or the prompt has too few subjects for it, or there are no two new
+        UserError: there is no such corruption, or the prompts have too few subjects for it, or there are no two new
             names.
     """
     if corruption not in METRIC_SUBJECTS:
         raise UserError(
             f"corruption={corruption}: prompts with names have none of that name; choose {', '.join(METRIC_SUBJECTS)}"
         )
+    if corruption == TRIO:
+        others = [prompts[at - at % 3 + SWAPPED[at % 3]] for at in range(len(prompts))]
+        return [replace(other, answer=prompt.answer) for prompt, other in zip(prompts, others, strict=True)]
+    return [corrupt(prompt, corruption, names) for prompt in prompts]
+
+
+def trios(prompts: Iterable[Prompt], count: int) -> list[Prompt]:
+    """Up to `count` prompts in threes that differ in nothing but who is the answer, and so in their subjects.
+
+    Raises:
+        UserError: there are none, or `count` is no multiple of three.
+    """
+    if count % 3:
+        raise UserError(f"corruption={TRIO}: goes by threes, and {count} prompts are asked for; give a multiple of 3")
+    found: dict[str, dict[str, Prompt]] = {}
+    for prompt in prompts:
+        first = len(prompt.slots) - prompt.n_subjects
+        sentence = prompt.with_slots(dict.fromkeys(range(first, len(prompt.slots)), "…")).text
+        found.setdefault(sentence, {}).setdefault(prompt.answer, prompt)
+    chosen = [prompt for three in found.values() if len(three) == 3 for prompt in three.values()][:count]
+    if not chosen:
+        raise UserError(
+            f"corruption={TRIO}: needs prompts in threes that differ in who is the answer; use task.trios=true, or "
+            "rows of your own that do"
+        )
+    return chosen
+
+
+def corrupt(prompt: Prompt, corruption: str, names: Sequence[str] = ()) -> Prompt:
+    """The partner of one prompt, under those corruptions for which one is enough.
+
+    Raises:
+        UserError: as `partners`.
+    """
     first = len(prompt.slots) - prompt.n_subjects
-    needed = max(METRIC_SUBJECTS[corruption]) + 1
+    needed = NEEDED_SUBJECTS[corruption]
     if prompt.n_subjects < needed:
         raise UserError(
             f"corruption={corruption}: needs {needed} subjects, and the task's prompts have {prompt.n_subjects}; "

@@ -33,6 +33,19 @@ class TaskData:
     """Names that are one token of the model's tokenizer."""
     audit: dict[str, Any]
     """JSON values: what was kept and dropped and what a reader should know of the prompts."""
+    repeat: int = 1
+    """How many times a training prompt's answer is said, one behind the other."""
+
+
+def checked_repeat(repeat: object) -> int:
+    """What a task has as `repeat`.
+
+    Raises:
+        UserError: it is no number of times.
+    """
+    if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
+        raise UserError(f"task.repeat={repeat}: give how many times the answer is said, 1 or more")
+    return repeat
 
 
 def load(
@@ -50,7 +63,7 @@ def load(
     if cache and (cached := read_json(cache / "audit.json")) is not None:
         if cached.get("files") not in (None, _hash(cache)):  # Those of earlier versions have no hash.
             raise _damaged(cache, "its checksum is wrong")
-        return TaskData(_read(cache), cached["names"], cached["audit"])
+        return TaskData(_read(cache), cached["names"], cached["audit"], cached.get("repeat", 1))
     arguments = config.task.arguments
     sources.hold(config.task.target)
     try:
@@ -77,7 +90,8 @@ def _write(data: TaskData, folder: Path) -> None:
 
     columns = {split: Dataset.from_list([_row(prompt) for prompt in prompts]) for split, prompts in data.splits.items()}
     DatasetDict(columns).save_to_disk(folder)
-    write_json(folder / "audit.json", {"names": data.names, "audit": data.audit, "files": _hash(folder)})
+    about = {"names": data.names, "audit": data.audit, "repeat": data.repeat, "files": _hash(folder)}
+    write_json(folder / "audit.json", about)
 
 
 def _hash(folder: Path) -> str:

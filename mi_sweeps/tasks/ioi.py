@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.audit import describe_splits
-from mi_sweeps.tasks.data import TaskData
+from mi_sweeps.tasks.data import TaskData, checked_repeat
 from mi_sweeps.tasks.lexicon import ACTIONS, NAMES, OBJECTS, OPENINGS, PLACES, SCENES
 from mi_sweeps.tasks.prompts import Prompt, fill
 from mi_sweeps.tasks.tokens import is_one_token, required
@@ -87,17 +87,46 @@ def generate(sets: Sequence[tuple[str, ...]], choices: Sequence[Template], rng: 
         )
     prompts = []
     for index, names in enumerate(sets):
-        listed = rng.sample(names, n_names)
+        text, source, listed = _sentence(names, choices, rng)
         answer, subjects = every_order[index % len(every_order)]
-        opening, scene, joint, action = rng.choice(choices)
-        scene = scene.format(place=rng.choice(PLACES))
-        action = action.format(object=rng.choice(OBJECTS))
-        text = f"{opening} {LISTING[n_names]} {scene}{joint}{SUBJECTS[n_names]} {action}"
         slots = [*listed, *(listed[place] for place in subjects)]
-        source = "|".join((opening, scene.split()[0], joint.strip(), action.split()[0]))
         prompts.append(fill(text, slots, listed[answer], len(subjects), source))
     rng.shuffle(prompts)
     return prompts
+
+
+def generate_trios(sets: Sequence[tuple[str, ...]], choices: Sequence[Template], rng: random.Random) -> list[Prompt]:
+    """Three prompts for each set of three names, in which each name is once the answer and all else is the same.
+
+    The subjects are the next two names in a circle, or in every other sentence the next two the other way round; so two
+    prompts of a sentence differ in both subjects, and two sentences have all orders.
+
+    Raises:
+        UserError: the number of sets is odd, so that the prompts are not balanced over the orders.
+    """
+    if len(sets) % 2:
+        raise UserError(
+            f"task: {3 * len(sets)} prompts in threes cannot be balanced over 6 orders; use a multiple of 6"
+        )
+    prompts = []
+    for index, names in enumerate(sets):
+        text, source, listed = _sentence(names, choices, rng)
+        step = 1 if index % 2 else -1
+        for answer in range(3):
+            subjects = [listed[(answer + step) % 3], listed[(answer + 2 * step) % 3]]
+            prompts.append(fill(text, [*listed, *subjects], listed[answer], 2, source))
+    rng.shuffle(prompts)
+    return prompts
+
+
+def _sentence(names: tuple[str, ...], choices: Sequence[Template], rng: random.Random) -> tuple[str, str, list[str]]:
+    """A text with empty slots, what it was made from, and the names in the order in which they are listed."""
+    listed = rng.sample(names, len(names))
+    opening, scene, joint, action = rng.choice(choices)
+    scene = scene.format(place=rng.choice(PLACES))
+    action = action.format(object=rng.choice(OBJECTS))
+    text = f"{opening} {LISTING[len(names)]} {scene}{joint}{SUBJECTS[len(names)]} {action}"
+    return text, "|".join((opening, scene.split()[0], joint.strip(), action.split()[0])), listed
 
 
 def divide_names(names: Sequence[str], n_names: int, prompts: dict[str, int], seed: int) -> tuple[list[str], list[str]]:
@@ -132,13 +161,22 @@ def _needed(size: int, count: int) -> int:
 
 
 def splits(
-    names: Sequence[str], n_names: int, counts: dict[str, int], seed: int, heldout_names: Sequence[str] | None = None
+    names: Sequence[str],
+    n_names: int,
+    counts: dict[str, int],
+    seed: int,
+    heldout_names: Sequence[str] | None = None,
+    *,
+    trios: bool = False,
 ) -> dict[str, list[Prompt]]:
     """Prompts for each split: `train` on the training templates, every other split on the evaluation ones.
 
-    Name sets are disjoint between all splits. With `heldout_names` all splits but `train` are of these names.
+    Name sets are disjoint between all splits. With `heldout_names` all splits but `train` are of these names. With
+    `trios` three prompts have one name set.
     """
     training, evaluation = templates(seed)
+    if trios:
+        counts = {split: count // 3 for split, count in counts.items()}
     rng = random.Random(f"prompts {n_names} {seed}")
     if heldout_names is None:
         drawn = dict(zip(counts, name_sets(names, n_names, list(counts.values()), rng), strict=True))
@@ -147,7 +185,8 @@ def splits(
         drawn = dict(zip(others, name_sets(heldout_names, n_names, list(others.values()), rng), strict=True))
         if "train" in counts:
             (drawn["train"],) = name_sets(names, n_names, [counts["train"]], rng)
-    return {split: generate(drawn[split], training if split == "train" else evaluation, rng) for split in counts}
+    made = generate_trios if trios else generate
+    return {split: made(drawn[split], training if split == "train" else evaluation, rng) for split in counts}
 
 
 def task(
@@ -158,11 +197,15 @@ def task(
     names: Sequence[str] | None,
     seed: int,
     disjoint_names: bool = False,
+    repeat: int = 1,
+    trios: bool = False,
 ) -> TaskData:
     """The generated task: `prompts` says how many for `train`, `heldout` and perhaps `two_name`.
 
     Args:
         disjoint_names: no evaluated prompt has a name that a training prompt has.
+        repeat: how many times the answer is said in training, one behind the other; the loss is of all of them.
+        trios: three prompts at a time differ in nothing but who is the answer, as those of corruption=trio must.
 
     Raises:
         UserError: a name is not one token, or there are too few names, or an unbalanced number of prompts.
@@ -178,13 +221,19 @@ def task(
     counts = {split: count for split, count in prompts.items() if split != "two_name" or n_names == 2}
     if not isinstance(disjoint_names, bool):
         raise UserError(f"task.disjoint_names={disjoint_names}: give true or false")
-    training, heldout = divide_names(usable, n_names, prompts, seed) if disjoint_names else (usable, None)
-    data = splits(training, n_names, counts, seed, heldout)
+    if not isinstance(trios, bool) or (trios and n_names != 3):
+        raise UserError(f"task.trios={trios}: give true or false; only prompts of three names come in threes")
+    if trios and any(count % 3 for count in counts.values()):
+        raise UserError(f"task.prompts={prompts}: with task.trios=true three have one name set; use multiples of 6")
+    sets = {split: count // 3 if trios and split != "two_name" else count for split, count in prompts.items()}
+    training, heldout = divide_names(usable, n_names, sets, seed) if disjoint_names else (usable, None)
+    data = splits(training, n_names, counts, seed, heldout, trios=trios)
     if prompts.get("two_name") and n_names != 2:
         # Never trained on, so all templates of the evaluation quarter are new; the pairs are drawn on their own.
         data["two_name"] = splits(usable, 2, {"two_name": prompts["two_name"]}, seed, heldout)["two_name"]
     notes = pretrained_on(tokenizer, seed)
-    return TaskData(data, usable, {"names": usable, **({"notes": notes} if notes else {}), **describe_splits(data)})
+    audit = {"names": usable, **({"notes": notes} if notes else {}), **describe_splits(data)}
+    return TaskData(data, usable, audit, checked_repeat(repeat))
 
 
 def pretrained_on(tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.tasks.corruption import corrupt, metric_weights
+from mi_sweeps.tasks.corruption import metric_weights, partners
 from mi_sweeps.tasks.prompts import Prompt
 from mi_sweeps.tasks.tokens import Batch, Contrast, encode
 
@@ -78,6 +78,21 @@ class Pairs:
         return values[torch.arange(len(self.clean), device=values.device), self.clean.end]
 
 
+def told(pairs: Pairs, corruption: str) -> list[str]:
+    """A line for a reader where some prompts are not corrupted at all: how many, and by what the others differ."""
+    differs = pairs.clean.tokens != pairs.corrupted.tokens
+    roles = [
+        " and ".join(role for role, other in zip(names, row, strict=False) if other)
+        for names, row in zip(pairs.clean.roles, differs.tolist(), strict=True)
+    ]
+    same = roles.count("")
+    if not same:
+        return []
+    others = " or ".join(dict.fromkeys(filter(None, roles)))
+    rest = f", and the others differ in {others}" if others else ""
+    return [f"corruption={corruption}: of {len(roles)} prompts {same} are not corrupted{rest}"]
+
+
 def _check_prompts(clean: Batch, corrupted: Batch) -> None:
     for row, (end, other) in enumerate(zip(clean.end.tolist(), corrupted.end.tolist(), strict=True)):
         if end != other:
@@ -119,11 +134,9 @@ def make_pairs(
         UserError: the corruption does not fit the prompts, or changes their length in tokens.
     """
     clean = encode(prompts, tokenizer, prepend_bos=prepend_bos)
-    partners = [corrupt(prompt, corruption, names) for prompt in prompts]
-    corrupted = encode(partners, tokenizer, prepend_bos=prepend_bos)
-    for prompt, partner, length, other in zip(
-        prompts, partners, clean.end.tolist(), corrupted.end.tolist(), strict=True
-    ):
+    others = partners(prompts, corruption, names)
+    corrupted = encode(others, tokenizer, prepend_bos=prepend_bos)
+    for prompt, partner, length, other in zip(prompts, others, clean.end.tolist(), corrupted.end.tolist(), strict=True):
         if length != other:
             raise UserError(f"prompt {prompt.text!r}: its corruption {partner.text!r} has another number of tokens")
     return Pairs(clean, corrupted, metric_weights(corruption, clean.subjects.shape[1]))

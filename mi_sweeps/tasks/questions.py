@@ -172,12 +172,12 @@ class QuestionTask:
                 total += sign * row[[self._token(question, word) for word in words]].sum().item()
         return total / len(questions)
 
-    def pairs(self, corruption: str, count: int) -> Pairs:
-        """Held-out questions, spread over the groups, and their partners."""
-        known = self._questions.heldout[0].corrupted
-        if corruption not in known:
-            raise unknown_corruption(corruption, known)
-        chosen = spread(self._questions.heldout, count)
+    def pairs(self, corruption: str, count: int, split: str = "heldout") -> Pairs:
+        """Questions, spread over the groups, and their partners."""
+        questions = self._questions.train if split == "train" else self._questions.heldout
+        chosen = spread(questions, count)
+        if without := [question for question in chosen if corruption not in question.corrupted]:
+            raise unknown_corruption(corruption, without[0].corrupted)
         return Pairs(self._encode(chosen), self._encode([question.partner(corruption) for question in chosen]))
 
     def _encode(self, questions: Sequence[Question]) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,11 +15,12 @@ from mi_sweeps.config import Config, ScratchConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import data
 from mi_sweeps.tasks.batches import batch_rows
+from mi_sweeps.tasks.corruption import TRIO, trios
 from mi_sweeps.tasks.metrics import Measured, prompt_metrics
 from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import Prompt
 from mi_sweeps.tasks.questions import Questions, QuestionTask
-from mi_sweeps.tasks.tokens import Batch, encode
+from mi_sweeps.tasks.tokens import Batch, encode, repeated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,6 +54,8 @@ class Task(Protocol):
     def pairs(self, corruption: str, count: int) -> Pairs:
         """Held-out prompts and their corrupted partners, `count` of them if there are so many; always the same.
 
+        With an argument `split` it also gives those of `train`.
+
         Raises:
             UserError: the task has no such corruption.
         """
@@ -66,13 +70,14 @@ class PromptTask:
         self._prompts = prompts
         self._tokenizer = tokenizer
         self._prepend_bos = prepend_bos
+        self._longest = tokenizer.model_max_length
 
     def _encode(self, prompts: list[Prompt]) -> Batch:
         return encode(prompts, self._tokenizer, prepend_bos=self._prepend_bos)
 
     @cached_property
     def _train(self) -> Batch:
-        return self._encode(self._prompts.splits["train"])
+        return repeated(self._encode(self._prompts.splits["train"]), self._prompts.repeat, self._longest)
 
     @cached_property
     def splits(self) -> dict[str, Batch]:
@@ -89,10 +94,34 @@ class PromptTask:
         """Win rates and logit differences."""
         return prompt_metrics(logits, batch, self._tokenizer)
 
-    def pairs(self, corruption: str, count: int) -> Pairs:
+    def pairs(self, corruption: str, count: int, split: str = "heldout") -> Pairs:
         """Spread over the orders; `mi_sweeps.tasks.corruption` says which corruptions there are."""
-        chosen = data.balanced(self._prompts.splits["heldout"], count)
+        prompts = self._prompts.splits[split]
+        chosen = trios(prompts, count) if corruption == TRIO else data.balanced(prompts, count)
         return make_pairs(chosen, corruption, self._tokenizer, self._prompts.names, self._prepend_bos)
+
+
+def patched_pairs(task: Task, config: Config, most: int | None = None) -> Pairs:
+    """The pairs of a patch job.
+
+    Args:
+        task: `config.for_patching`'s.
+        most: how many, if that is less than it has.
+
+    Raises:
+        UserError: the task has no such corruption, or no such prompts.
+    """
+    corruption, patching = config.corruption.name, config.patching
+    count = patching.prompts if most is None else min(most, patching.prompts)
+    if patching.split == "heldout":
+        return task.pairs(corruption, count)
+    if "split" not in signature(task.pairs).parameters:
+        raise UserError(
+            f"patching.split={patching.split}: task={config.task.name} gives held-out prompts only; use "
+            "patching.split=heldout"
+        )
+    pairs: Pairs = task.pairs(corruption, count, split=patching.split)  # type: ignore[call-arg]
+    return pairs
 
 
 def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path | None = None) -> Task:

@@ -168,6 +168,34 @@ def join(batches: Sequence[Batch]) -> Batch:
     )
 
 
+def repeated(batch: Batch, times: int, longest: int) -> Batch:
+    """Prompts for training after which the answer is said several times: the loss is of all of them.
+
+    Roles, and what is asked of prompts beside the loss, are those of the prompts alone; the last answer is no input.
+
+    Args:
+        longest: how many tokens the model takes.
+
+    Raises:
+        UserError: they would be more.
+    """
+    if times == 1:
+        return batch
+    end = batch.end + times - 1
+    if int(end.max()) + 1 > longest:
+        raise UserError(
+            f"task.repeat={times}: a prompt and its answers are {int(end.max()) + 1} tokens, and the model takes "
+            f"{longest}; use fewer, or shorter prompts"
+        )
+    tokens = torch.nn.functional.pad(batch.tokens, (0, times - 1))
+    targets = torch.full_like(tokens, NOT_SCORED)
+    columns = torch.arange(tokens.shape[1])
+    said = (columns > batch.end[:, None]) & (columns <= end[:, None])
+    tokens = torch.where(said, batch.answers[:, None], tokens)
+    scored = (columns >= batch.end[:, None]) & (columns <= end[:, None])
+    return replace(batch, tokens=tokens, end=end, targets=torch.where(scored, batch.answers[:, None], targets))
+
+
 def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, prepend_bos: bool) -> Batch:
     """Tokenizes prompts and finds the tokens of answers, subjects and roles.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.audit import describe_splits
-from mi_sweeps.tasks.data import TaskData
+from mi_sweeps.tasks.data import TaskData, checked_repeat
 from mi_sweeps.tasks.ioi import single_token_names, splits
 from mi_sweeps.tasks.prompts import Prompt
 from mi_sweeps.tasks.rows import Dropped, Rows, composed, parse_prompt, read_rows
@@ -75,12 +75,14 @@ def task(
     heldout_path: str | None,
     two_name: int,
     seed: int,
+    repeat: int = 1,
 ) -> TaskData:
     """The user's rows, divided by name set (`split=names`) or brought as two files (`split=file`).
 
     Args:
         two_name: beside a task of three names, how many prompts of two are evaluated: all that the rows give, and
             generated ones for what is missing.
+        repeat: as of `mi_sweeps.tasks.ioi.task`, however often the rows' completions say the answer.
 
     Raises:
         UserError: a file or argument is wrong, or no rows are left for training or evaluation.
@@ -127,9 +129,8 @@ def task(
             data["two_name"] = pairs
     if joined := sum(composed(row[key]) != row[key] for _, row in rows for key in ("question", "completion")):
         notes.append(f"accents apart from their letters: joined to them in {joined} texts (Unicode NFC)")
-    return TaskData(
-        data, names, {"names": names, **({"notes": notes} if notes else {}), **audit, **describe_splits(data)}
-    )
+    audit = {"names": names, **({"notes": notes} if notes else {}), **audit, **describe_splits(data)}
+    return TaskData(data, names, audit, checked_repeat(repeat))
 
 
 def split_by_names(prompts: Sequence[Prompt], heldout: float, seed: int) -> dict[str, list[Prompt]]:

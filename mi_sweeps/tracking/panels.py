@@ -155,8 +155,11 @@ def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
                 yield _line(f"{quantity}: {examined.corruption}", chosen, by, band)
 
     for split in contents.splits:
-        against = [f"{split}/logit_diff_{examined.corruption}" for examined in contents.examined]
-        keys = [[key] if key in contents.metrics else [] for key in against]
+        keys = []
+        for examined in contents.examined:
+            key = f"{split}/logit_diff_{examined.corruption}"
+            # Of prompts that are no split of the run's, as another task's, the lens behind the last layer has it.
+            keys.append([key] if key in contents.metrics else examined.layers("lens")[-1:])
         yield from row(f"{split} logit difference against the subject that is replaced", keys, CELL)
     for kind, what in LAYERS.items():
         keys = [examined.layers(kind) for examined in contents.examined]

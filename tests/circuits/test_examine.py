@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -305,3 +306,15 @@ def test_faults_of_ours_and_too_little_memory_are_not_told_as_an_architecture_s(
     monkeypatch.setattr(ReferenceEngine, "_constant_z", fail(torch.OutOfMemoryError("full")))
     with pytest.raises(torch.OutOfMemoryError):
         prepare(model, mini_tokenizer, pairs, reference)
+
+
+def test_every_third_prompt_of_the_original_corruption_has_no_gap(job):
+    """And no patch changes anything there."""
+    folder, table = job("corruption=trio", "task.trios=true", "patching.split=train")
+    assert read_json(folder.path / "patch.json")["corruption"] == "train-trio"
+    of_prompts = table[table.kind == "prompt"].sort_values("prompt")
+    gap = (of_prompts.clean - of_prompts.corrupted).abs().to_numpy()
+    assert (gap[2::3] == 0).all()
+    assert (np.delete(gap, [2, 5]) > 1e-3).all()
+    third = np.stack(table[table.site == "z"].by_prompt)[:, 2]
+    assert third == pytest.approx(of_prompts.corrupted.iloc[2], abs=1e-5)

@@ -20,7 +20,8 @@ from mi_sweeps.circuits.fast import MEMORY, FastEngine, budget
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
-from mi_sweeps.tasks.pairs import Pairs
+from mi_sweeps.tasks.pairs import Pairs, make_pairs
+from mi_sweeps.tasks.prompts import fill
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import end_logits
 
@@ -397,3 +398,18 @@ def test_a_micro_model_by_hand(mini_tokenizer, make_test_pairs, patching):
     for site, role in (("attn_out", "end"), ("resid_pre", "subject 1")):
         values = [clean if other == role else corrupted for other in patched.roles]
         assert patched.sites[site][0, :, 0].tolist() == pytest.approx(values, rel=1e-4), site
+
+
+def test_prompts_that_are_not_corrupted_lie_among_others(make_model, mini_tokenizer, patching):
+    """As those of the original's corruption: a third of the prompts has nothing to bring back."""
+    names = ["Tom", "Mary", "John", "Anna", "Paul", "Luke"]
+    threes = [
+        fill("{}, {} and {} met, {} and {} gave to", [*own, own[(at + 1) % 3], own[(at + 2) % 3]], own[at], 2)
+        for own in (names[:3], names[3:])
+        for at in range(3)
+    ]
+    pairs = make_pairs(threes, "trio", mini_tokenizer, names, prepend_bos=False)
+    model, chosen = make_model("gpt2"), patching("resid_pre", "z", "pattern")
+    ours = fast_engine(model).patch(pairs, chosen)
+    same(ours, ReferenceEngine(wrap(copy.deepcopy(model), mini_tokenizer)).patch(pairs, chosen))
+    assert (ours.clean == ours.corrupted).tolist() == [False, False, True] * 2

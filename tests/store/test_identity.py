@@ -496,3 +496,24 @@ def test_run_id_changes_with_the_source_of_the_user_s_own_code(default: Config, 
 
 def test_of_our_own_code_nothing_is_hashed(default: Config) -> None:
     assert own_sources(default) == {}
+
+
+def test_other_prompts_are_another_patch_job_s(default: Config) -> None:
+    """Of the same run; and what came later changes no id where it is as before."""
+    older = default.dump()
+    for key in ("split", "also", "task"):
+        del older["patching"][key]
+    for key in ("repeat", "trios"):
+        del older["task"][key]
+    assert (run_id(parse(older)), patch_id(parse(older))) == (run_id(default), patch_id(default))
+    two = {"name": "ioi2", "_target_": default.task.target, **default.task.arguments, "n_names": 2}
+    others = [{"patching.split": "train"}, {"patching.task": two}, {"patching.task": {**two, "seed": 1}}]
+    others += [{"patching.task": two, "patching.measured_prompts": 128}]
+    jobs = [changed(default, values) for values in others]
+    assert {run_id(job) for job in jobs} == {run_id(default)}
+    assert len({patch_id(job) for job in (default, *jobs)}) == 5
+
+
+def test_answers_that_are_repeated_and_prompts_in_threes_are_other_data(default: Config) -> None:
+    jobs = [changed(default, values) for values in ({"task.repeat": 20}, {"task.trios": True})]
+    assert len({data_fingerprint(job) for job in (default, *jobs)}) == 3

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import METRIC_SUBJECTS
-from mi_sweeps.tasks.corruption import corrupt, metric_weights
+from mi_sweeps.tasks.corruption import corrupt, metric_weights, partners, trios
 from mi_sweeps.tasks.ioi import orders
 from mi_sweeps.tasks.lexicon import MINI_NAMES, NAMES
 from mi_sweeps.tasks.prompts import Prompt, fill
@@ -133,6 +133,36 @@ def test_two_name_prompts_have_one_subject_only(corruption: str) -> None:
 )
 def test_the_metric_is_against_the_subjects_that_are_replaced(corruption: str, weights: list[float]) -> None:
     assert metric_weights(corruption, 2).tolist() == weights
+
+
+ALONE = fill(TEMPLATES[0], ["Kate", "Paul", "Anna", "Anna", "Paul"], "Kate", 2)
+
+
+def in_threes(count: int) -> list[Prompt]:
+    """Trios whose prompts lie apart, as in rows that were shuffled."""
+    made = []
+    for answer in (0, 1, 2):
+        for number in range(count):
+            names = KNOWN[3 * number : 3 * number + 3]
+            slots = [*names, names[(answer + 1) % 3], names[(answer + 2) % 3]]
+            made.append(fill(TEMPLATES[number % 3], slots, names[answer], 2))
+    return made
+
+
+def test_of_each_three_prompts_two_are_each_other_s_partner_and_one_is_its_own() -> None:
+    chosen = trios([ALONE, *in_threes(3)[:8]], 9)
+    assert len(chosen) == 6
+    others = partners(chosen, "trio")
+    assert [changed_slots(*pair) for pair in zip(chosen, others, strict=True)] == [[3, 4], [3, 4], []] * 2
+    assert [other.answer for other in others] == [prompt.answer for prompt in chosen]
+    assert [other.text for other in others[:3]] == [chosen[at].text for at in (1, 0, 2)]
+    assert metric_weights("trio", 2).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("prompts", "count"), [([ALONE], 6), (in_threes(3), 7)])
+def test_without_three_of_a_kind_there_is_one_line(prompts: list[Prompt], count: int) -> None:
+    with pytest.raises(UserError, match=r"\Acorruption=trio: (needs prompts in threes|goes by threes).*\Z"):
+        trios(prompts, count)
 
 
 @pytest.mark.parametrize("corruption", METRIC_SUBJECTS)

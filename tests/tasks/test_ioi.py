@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.mini import corpus
+from mi_sweeps.tasks.corruption import trios
 from mi_sweeps.tasks.ioi import orders, single_token_names, splits, task, templates
 from mi_sweeps.tasks.lexicon import MINI_NAMES, NAMES
 from mi_sweeps.tasks.prompts import Prompt
@@ -172,4 +173,35 @@ def test_wrong_arguments_are_one_line(
     mini_tokenizer: PreTrainedTokenizerBase, changes: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(UserError, match=rf"\A{says}.*\Z"):
+        make(mini_tokenizer, **changes)
+
+
+def test_trios_differ_in_who_is_the_answer_and_are_balanced_over_the_orders(
+    mini_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    made = make(mini_tokenizer, trios=True, prompts={"train": 24, "heldout": 12, "two_name": 4}, disjoint_names=True)
+    for split, count in (("train", 24), ("heldout", 12)):
+        chosen = trios(made[split], count)
+        assert len(chosen) == len({prompt.text for prompt in made[split]}) == count, "no other prompts but trios"
+        assert set(Counter(map(order, chosen)).values()) == {count // 6}
+        assert len({prompt.name_set for prompt in chosen}) == count // 3
+    assert len(made["two_name"]) == 4
+    names = [{name for prompt in made[split] for name in prompt.listed} for split in ("train", "heldout")]
+    assert not names[0] & names[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"trios": True, "n_names": 2}, "task.trios=True: give true or false; only prompts of three names"),
+        ({"trios": True, "prompts": {"train": 20, "heldout": 12}}, "use multiples of 6"),
+        ({"trios": True, "prompts": {"train": 21, "heldout": 12}}, "21 prompts in threes cannot be balanced"),
+        ({"repeat": 0}, "task.repeat=0: give how many times the answer is said, 1 or more"),
+        ({"repeat": True}, "task.repeat=True: give how many times"),
+    ],
+)
+def test_what_cannot_be_made_is_one_line(
+    mini_tokenizer: PreTrainedTokenizerBase, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
         make(mini_tokenizer, **changes)

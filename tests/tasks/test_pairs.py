@@ -7,8 +7,9 @@ import torch
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import ioi
-from mi_sweeps.tasks.pairs import Pairs, make_pairs
+from mi_sweeps.tasks.pairs import Pairs, make_pairs, told
 from mi_sweeps.tasks.prompts import fill
+from mi_sweeps.tasks.task import load, patched_pairs
 from mi_sweeps.tasks.tokens import Text, text_batch
 
 CHANGED_SLOTS = {"first": ["subject 1"], "second": ["subject 2"], "both": ["subject 1", "subject 2"]}
@@ -94,3 +95,34 @@ def test_pairs_that_do_not_correspond_are_one_line(mini_tokenizer, change, says)
     clean, corrupted = (batch_of(mini_tokenizer, LONG, SHORT, name=name) for name in ("Mary", "Tom"))
     with pytest.raises(UserError, match=rf"\Apairs: {says}.*\Z"):
         Pairs(*change(clean, corrupted))
+
+
+def asked(make_config, tokenizer, *overrides):
+    config = make_config("task.prompts={train:24,heldout:12,two_name:4}", "patching.prompts=6", *overrides)
+    task = load(config, tokenizer)
+    return config, task, patched_pairs(task, config)
+
+
+def test_prompts_of_training_are_patched_where_they_are_asked_for(make_config, mini_tokenizer):
+    config, task, pairs = asked(make_config, mini_tokenizer, "patching.split=train")
+    trained = {prompt.text for prompt in task.training(0, 24, 0).prompts}
+    assert {prompt.text for prompt in pairs.clean.prompts} <= trained
+    assert len({(prompt.answer_place, prompt.subject_order) for prompt in pairs.clean.prompts}) == 6
+    heldout = task.pairs("first", 6)
+    assert not {prompt.text for prompt in heldout.clean.prompts} & trained
+    assert patched_pairs(task, config, 2).clean.prompts == pairs.clean.prompts[:2]
+
+
+def test_a_reader_is_told_that_a_third_of_a_trio_is_not_corrupted(make_config, mini_tokenizer):
+    _, _, pairs = asked(make_config, mini_tokenizer, "corruption=trio", "task.trios=true", "patching.split=train")
+    assert told(pairs, "trio") == [
+        "corruption=trio: of 6 prompts 2 are not corrupted, and the others differ in subject 1 and subject 2"
+    ]
+    assert told(asked(make_config, mini_tokenizer)[2], "first") == []
+
+
+def test_a_task_that_draws_new_sequences_has_no_prompts_of_training(make_config):
+    words = ["model=nope", "task=previous_token", "corruption=previous", "patching=position", "patching.split=train"]
+    config = make_config(*words)
+    with pytest.raises(UserError, match=r"\Apatching.split=train: task=previous_token gives held-out prompts only"):
+        patched_pairs(load(config, None), config)

@@ -25,10 +25,12 @@ from mi_sweeps.tasks.tokens import (
     encode,
     is_one_token,
     next_token,
+    repeated,
     role_order,
     role_positions,
     text_batch,
 )
+from mi_sweeps.training.evaluate import scored_logits
 
 PROMPT = fill(
     "After {}, {} and {} went to the store, {} and {} gave a book to", ["Mary", "John", "Tom", "John", "Mary"], "Tom", 2
@@ -301,3 +303,29 @@ def test_names_that_a_tokenizer_cannot_tell_apart_are_refused() -> None:
     prompt = fill("When {} and {} met, {} spoke to", ["Maria", "María", "María"], "Maria", 1)
     with pytest.raises(UserError, match=r"\Aprompt 'When .*': 'Maria', 'María' are not different tokens .*\Z"):
         encode([prompt], tokenizer, prepend_bos=False)
+
+
+def test_a_repeated_answer_is_learned_as_often_as_it_is_said(mini_model, mini_tokenizer):
+    """As Hugging Face computes the loss of the whole text, with a label for each answer and for nothing else."""
+    prompts = [
+        fill("{}, {} and {} met, {} and {} gave to", ["Tom", "Mary", "John", "Mary", "John"], "Tom", 2),
+        fill("Then {}, {} and {} met, {} and {} gave lunch to", ["Amy", "Eric", "Kate", "Kate", "Eric"], "Amy", 2),
+    ]
+    alone = encode(prompts, mini_tokenizer, prepend_bos=False)
+    batch = repeated(alone, 5, longest=64)
+    assert repeated(alone, 1, longest=64) is alone
+    with torch.no_grad():
+        scored = torch.nn.functional.cross_entropy(scored_logits(mini_model, batch), batch.scored[2], reduction="none")
+        one = torch.nn.functional.cross_entropy(
+            scored_logits(mini_model, batch.select([0])), batch.select([0]).scored[2]
+        )
+        expected = []
+        for prompt in prompts:
+            text = mini_tokenizer(f"{prompt.text}{f' {prompt.answer}' * 5}", return_tensors="pt")["input_ids"]
+            labels = text.clone()
+            labels[:, :-5] = -100
+            expected.append(mini_model(text, labels=labels).loss)
+    assert scored.view(2, 5).mean(dim=1).tolist() == pytest.approx([loss.item() for loss in expected], abs=1e-5)
+    assert one.item() == pytest.approx(expected[0].item(), abs=1e-5)
+    with pytest.raises(UserError, match=r"\Atask.repeat=60: a prompt and its answers are 73 tokens, .* takes 64; use"):
+        repeated(alone, 60, longest=64)

@@ -1,0 +1,83 @@
+"""The same checkpoints on the prompts of other tasks: patch jobs of the same runs, and never of their own prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.identity import patch_id
+from mi_sweeps.sweeps import manifest, show
+from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.plan import make
+
+
+def asked(cells: list[Cell]) -> list[str]:
+    return [cell.asked for cell in cells]
+
+
+def test_each_run_is_examined_on_the_other_task_once_whatever_corruptions_are_swept() -> None:
+    cells = expand(["corruption=first,second", "seed=0,1", "patching.also=[ioi2]"])
+    assert sorted(asked(cells)) == ["first", "first", "ioi2-first", "ioi2-first", "second", "second"]
+    assert {cell.run_id for cell in cells} == {cell.run_id for cell in expand(["seed=0,1"])}
+    alone = {cell.patch_id for cell in expand(["corruption=first,second", "seed=0,1"])}
+    assert {cell.patch_id for cell in cells if cell.asked in ("first", "second")} == alone
+    (one, _) = [cell for cell in cells if cell.asked == "ioi2-first"]
+    assert one.config.for_patching.task.name == "ioi2"
+    assert one.config.task.name == "ioi3"
+    assert patch_id(one.config) == one.patch_id
+    assert Cell(one.config.dump(), one.choices, one.run_id, one.patch_id).config == one.config
+    assert one.label == "corruption=first seed=0 patching.task=ioi2"
+
+
+def test_it_has_the_corruption_that_was_asked_for_where_its_task_has_that_one() -> None:
+    assert asked(expand(["task=ioi2", "patching.also=[ioi3]", "corruption=first"])) == ["first", "ioi3-first"]
+    assert asked(expand(["corruption=second", "patching.also=[ioi2]"])) == ["second", "ioi2-first"]
+    assert asked(expand(["patching.also=[sva]"])) == ["first", "sva-subject"]
+
+
+def test_a_run_s_own_task_is_no_other_one() -> None:
+    assert asked(expand(["task=ioi2,ioi3", "patching.also=[ioi2]"])) == ["first", "first", "ioi2-first"]
+
+
+def test_prompts_of_training_are_asked_of_the_run_s_own_task_alone() -> None:
+    assert asked(expand(["patching.split=train", "patching.also=[ioi2]"])) == ["train-first", "ioi2-first"]
+
+
+def test_measures_are_of_the_run_s_own_prompts() -> None:
+    _, other = expand(["patching=position", "patching.also=[ioi2]"])
+    assert other.config.patching.measures == ()
+
+
+def test_a_table_of_cells_says_whose_prompts_they_are(tmp_path: Path) -> None:
+    cells = expand(["patching.also=[ioi2]", f"output={tmp_path}"])
+    head, *rows = (line.split() for line in show.cell_lines(make(cells)))
+    assert [row[head.index("patching.task")] for row in rows] == ["ioi3", "ioi2"]
+
+
+def test_what_a_sweep_had_stays_in_it(tmp_path: Path) -> None:
+    """Its file may be of a version without these keys; `first` of another task takes no other's place."""
+    (first,) = expand([f"output={tmp_path}"])
+    older = {key: value for key, value in first.values["patching"].items() if key not in ("task", "also", "split")}
+    manifest.add(tmp_path, "mine", [Cell({**first.values, "patching": older}, {}, first.run_id, first.patch_id)], "")
+    later = expand([f"output={tmp_path}", "corruption=second", "patching.also=[ioi2]"])
+    manifest.add(tmp_path, "mine", later, "")
+    entries = manifest.load(tmp_path, "mine")
+    assert [entry.corruption for entry in entries] == ["first", "second", "ioi2-first"]
+    assert [entry.cell(tmp_path).patch_id for entry in entries] == [first.patch_id, *(cell.patch_id for cell in later)]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("patching.also=[zilch]", "task=zilch: no such choice; there are: docstring"),
+        ("patching.also=[prompts]", r"patching.also=\[prompts\]: task.path: no value"),
+        ("patching.also=ioi2", r"patching.also=ioi2: give a list; for example patching.also=\[ioi2\]"),
+        ("+patching.task={name:x,_target_:y} patching.split=train", "patching.split=train: runs are not trained on"),
+    ],
+)
+def test_what_is_wrong_is_one_line(words: str, says: str) -> None:
+    with pytest.raises(UserError, match=f"\\A{says}"):
+        expand(words.split())
