@@ -122,7 +122,7 @@ def one_run(small, tmp_path_factory):
         ("patching.sites=z", "patching.sites=z: give a list; for example patching.sites=[z]"),
         ("model=nope", "give task=previous_token"),
         ("patching.measures=[position_r2_without_bos]", "of the split without_bos, which this task has not"),
-        ("corruption=trio", "corruption=trio: needs prompts in threes that differ in who is the answer; use task.trios"),
+        ("corruption=trio", "corruption=trio: needs prompts in threes that differ in who is the answer; use task."),
         ("patching.also=[greater_than]", "task: 0 of 76 nouns are one token of the model's tokenizer, and 4"),
         ("task.repeat=60", "task.repeat=60: a prompt and its answers are"),
         ("model.prepend_bos=true", "model.prepend_bos=true: the model's tokenizer has no such token"),

@@ -12,7 +12,11 @@ import pytest
 
 from mi_sweeps.analysis import folder
 from mi_sweeps.analysis import frames as frames_of
+from mi_sweeps.analysis.conclusions import conclude
+from mi_sweeps.analysis.evidence import of_sites
+from mi_sweeps.analysis.figures import pictures
 from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, load, paths_by_prompt, tabulate
+from mi_sweeps.analysis.inference.families import groups
 from mi_sweeps.errors import UserError
 
 TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
@@ -289,3 +293,43 @@ def test_what_was_found_before_a_step_was_known_as_a_gap_is_left_out(make_series
         assert 16 not in set(table["step"])
     assert len(frames.metrics) == len(with_it.metrics) * 3 / 4
     assert frames.runs["gaps"].tolist() == ["16"]
+
+
+def asked_of(output, patch_id, task):
+    """Has a patch job of `make_output` the prompts of another task."""
+    (file,) = output.glob(f"runs/*/patches/{patch_id}/patch.json")
+    about = json.loads(file.read_text())
+    about["config"]["patching"] |= {"task": task, "split": "heldout", "also": []}
+    about["config"]["task"] = {"name": "ioi3"}
+    file.write_text(json.dumps(about))
+
+
+def test_patch_jobs_on_another_task_s_prompts_are_never_with_the_run_s_own(make_output):
+    output = make_output(seeds=(0, 1), corruptions=("first", "ioi2-first"), by_prompt=True)
+    for seed in (0, 1):
+        asked_of(output, f"run-0.0001-constant-{seed}-ioi2-first", {"name": "ioi2", "n_names": 2})
+    found = folder.read(output)
+    frames = load(output)
+    of_task = dict(zip(frames.patches["patch_id"], frames.patches["task"].fillna("own"), strict=True))
+    assert sorted(of_task.values()) == ["ioi2", "ioi2", "own", "own"]
+    assert frames.patches["patching"].unique().tolist() == ["full"], (
+        "a setting for each would part what belongs together"
+    )
+    for (_, _, corruption), ids in groups(frames.patches, frames.runs):
+        assert {of_task[id] for id in ids} == {"ioi2" if corruption == "ioi2-first" else "own"}
+    every = conclude(found, frames).found
+    assert {one.family.corruption for one in every} == {"first", "ioi2-first"}
+    for one in every:
+        assert len({of_task[job.patch.patch_id] for job in one.family.jobs}) == 1
+    for corruption in ("first", "ioi2-first"):
+        for family in of_sites(frames, corruption).values():
+            assert {job.patch.corruption for job in family.jobs} == {corruption}
+    names = [name for name, _ in pictures(frames)]
+    assert {"heads-first", "heads-ioi2-first"} <= set(names)
+
+
+def test_two_tasks_of_one_name_are_two_settings(make_output):
+    output = make_output(seeds=(0, 1), corruptions=("ioi2-first",))
+    for seed in (0, 1):
+        asked_of(output, f"run-0.0001-constant-{seed}-ioi2-first", {"name": "ioi2", "prompts": {"heldout": 240 + seed}})
+    assert load(output).patches["patching"].tolist() == ["full, heldout 240", "full, heldout 241"]
