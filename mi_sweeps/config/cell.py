@@ -113,7 +113,7 @@ class Config(Section):
     def asked(self) -> str:
         """What tables and pictures call the prompts of the patch job."""
         task = self.patching.task
-        return asked(self.corruption.name, task and task.name, self.patching.split)
+        return asked(self.corruption.name, task.name if task else None, self.patching.split)
 
     def dump(self) -> dict[str, Any]:
         """The configuration as plain JSON values; `parse` reads it back."""
