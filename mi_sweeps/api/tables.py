@@ -9,9 +9,11 @@ from typing import TypeVar
 
 import pandas as pd
 
-from mi_sweeps.analysis import figures, folder, frames
+from mi_sweeps.analysis import figures, folder, frames, measured
 from mi_sweeps.analysis.canvas import Picture
+from mi_sweeps.analysis.findings.collect import findings
 from mi_sweeps.analysis.inference import tables
+from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.errors import UserError
 
 Read = TypeVar("Read")
@@ -68,6 +70,24 @@ class Tables:
     def by_prompt(self, *sites: str) -> pd.DataFrame:
         """As `patching`, a row for each prompt; of the named sites, or of all, which may be many."""
         return frames.by_prompt(self._frames, sites or None)
+
+    def measured(self, name: str, by_prompt: bool = False) -> pd.DataFrame:
+        """What was measured beside patching: looks, scores, cross, circuits, edges or patterns. No rows where nothing
+        was; with `by_prompt` what each prompt has, too, as an array in each row.
+
+        Raises:
+            UserError: there is no such table.
+        """
+        if name not in TABLES:
+            raise UserError(f"{name}: no such table; there are {', '.join(TABLES)}")
+        lists = [field.name for field in TABLES[name] if field.name not in measured.columns(name)]
+        chosen = lists if by_prompt or name == "patterns" else []
+        return warned(lambda damaged: measured.read(self._found, name, chosen, damaged))
+
+    @cached_property
+    def findings(self) -> pd.DataFrame:
+        """What was found, in sentences with their numbers (docs/findings.md)."""
+        return warned(lambda damaged: findings(self._frames, damaged))
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:

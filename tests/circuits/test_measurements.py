@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+import mi_sweeps as mi
 from mi_sweeps.analysis import export, folder, measured
 from mi_sweeps.circuits import measurements, tables
 from mi_sweeps.circuits.runs import run_both
@@ -12,8 +13,6 @@ from mi_sweeps.store.files import read_json
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of, make
-
-SCHEMA = pa.schema([("kind", pa.string()), ("value", pa.float64()), tables.BY_PROMPT])
 
 
 @pytest.fixture
@@ -27,14 +26,17 @@ def made(monkeypatch):
         here = run_both(view.network, view.pairs).clean_logit_diff
         with view.another(view.steps[0]) as network:
             first = run_both(network, view.pairs).clean_logit_diff
-        rows = [("here", here), ("first", first)]
+        rows = [(view.step, "here", here), (view.steps[0], "first", first)]
         return pa.Table.from_pylist(
-            [{"kind": kind, "value": values.mean().item(), "by_prompt": values.tolist()} for kind, values in rows],
-            SCHEMA,
+            [
+                {"into_step": step, "source_step": step, "kind": "own", "component": name}
+                | {"ld_mixed": values.mean().item(), "n": len(values), "by_prompt": values.tolist()}
+                for step, name, values in rows
+            ],
+            tables.TABLES["cross"],
         )
 
     monkeypatch.setitem(measurements.MEASUREMENTS, "cross", measure)
-    monkeypatch.setitem(tables.TABLES, "cross", SCHEMA)
     monkeypatch.setitem(export.EXPORTED, "cross", measured.columns("cross"))
     return steps
 
@@ -46,11 +48,12 @@ def test_what_is_measured_is_a_table_of_its_own_and_a_deleted_one_alone_is_made_
     _, patch = folders_of(cell)
     steps = patch.steps()
     assert made == steps
-    frame = measured.read(folder.read(tmp_path), "cross", lists=["by_prompt"])
-    here, first = (frame[frame["kind"] == kind].set_index("step")["value"] for kind in ("here", "first"))
+    frame = mi.open(tmp_path).measured("cross", by_prompt=True)
+    assert frame.equals(measured.read(folder.read(tmp_path), "cross", lists=["by_prompt"]))
+    here, first = (frame[frame["component"] == name].set_index("step")["ld_mixed"] for name in ("here", "first"))
     assert here[steps[0]] == pytest.approx(first[steps[0]], abs=1e-6)
     assert (first == first.iloc[0]).all() and here[steps[-1]] != pytest.approx(first.iloc[0], abs=1e-3)
-    assert [one.mean() for one in frame["by_prompt"]] == pytest.approx(frame["value"].tolist(), abs=1e-5)
+    assert [one.mean() for one in frame["by_prompt"]] == pytest.approx(frame["ld_mixed"].tolist(), abs=1e-5)
     files = {file.name for file in export.export(tmp_path, tmp_path / "tables")}
     assert "cross.parquet" in files and "looks.parquet" not in files
 
