@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from . import canvas
 from .canvas import Picture
 from .frames import Frames
-from .heatmaps import HEAD_SITES, POSITION_SITES, spread
+from .heatmaps import HEAD_SITES, POSITION_SITES
+from .summaries import spread
 
 KEYS = ["patch_id", "step", "site"]
 LEAST = 3

@@ -21,7 +21,7 @@ from .frames import Frames
 from .inference.differences import difference
 from .inference.families import Family, Place
 from .inference.verdicts import DELTA, few
-from .summaries import APPROXIMATE
+from .summaries import APPROXIMATE, spread
 
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
 LEAST, MOST = 2 * DELTA, 1.5
@@ -186,13 +186,6 @@ def paths(frames: Frames, corruption: str) -> Picture:
 def _head(name: str | None) -> tuple[int, int]:
     layer, head = str(name).split(".")
     return int(layer), int(head)
-
-
-def spread(steps: Sequence[int], count: int) -> list[int]:
-    """`count` of the steps, evenly apart, with the first and the last."""
-    ordered = sorted(set(steps))
-    chosen = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
-    return [ordered[index] for index in chosen]
 
 
 def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: int, axis: str) -> Picture:

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from ..errors import UserError
 from ..store.files import write_bytes
-from . import payload
+from . import attention, payload
 from .conclusions import conclude
 from .folder import Json, Output, read
 from .frames import Frames, tabulate
@@ -42,6 +42,7 @@ SCRIPTS = (
         "lines",
     ),
     *("circuits", "player", "sheets", "panels", "verdicts", "heatmaps", "scatter", "layers", "heads"),
+    "attention",
     *("differences", "parallel", "trust", "address", "main"),
 )
 """The page's code, in this order: one file a section of the page."""
@@ -106,11 +107,12 @@ def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list
     """The page's data as JSON of at most `room` bytes: all checkpoints, or else some, or some runs."""
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     outline = payload.outline(output, frames, made, beside)
-    room_for_circuits = room - len(_json(outline))
     checkpoints = frames.patching["step"].nunique()
     every, runs = 1, frames.patching["run_id"].nunique()
     left_out: list[str] | None = None if damaged is None else []
     conclusions = conclude(output, frames, left_out)
+    outline["attention"] = attention.told(output, frames, conclusions, room - len(_json(outline)), left_out)
+    room_for_circuits = room - len(_json(outline))
     if damaged is not None:
         damaged += [told for told in left_out or () if told not in damaged]
     note = _note(frames.every, runs) if frames.unread else ""

@@ -67,3 +67,10 @@ def band(values: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.Da
     half = critical * summary["deviation"] / np.sqrt(summary["n"])
     summary["low"], summary["high"] = summary["mean"] - half, summary["mean"] + half
     return summary[[*by, "mean", "low", "high", "n"]]
+
+
+def spread(steps: Sequence[int], count: int) -> list[int]:
+    """`count` of the steps, evenly apart, with the first and the last."""
+    ordered = sorted(set(steps))
+    chosen = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    return [ordered[index] for index in chosen]

@@ -149,6 +149,42 @@ def write_patch(
         pq.write_table(_table(rows), folder / "tables" / f"{step:06d}.parquet")
 
 
+TOKENS = ("<bos>", "After", *(f" {word}" for word in "Mary , John and Tom left Mary and John gave it to".split()))
+CHANGED = {"first": 8, "second": 10}
+
+
+def write_patterns(output: Path, tokens: tuple[str, ...] = TOKENS, prompts: int = 2, layers: int = 4) -> None:
+    """Adds attention patterns of four heads a layer to every patch job of an output folder."""
+    for file in output.glob("runs/*/patches/*/patch.json"):
+        about = json.loads(file.read_text())
+        changed = CHANGED.get(about["corruption"], 8)
+        corrupted = [*tokens[:changed], " Tom", *tokens[changed + 1 :]]
+        for prompt in about["prompts"][:prompts]:
+            prompt |= {"tokens": list(tokens), "corrupted_tokens": corrupted}
+        write_json(file, about)
+        for table in file.parent.glob("tables/*.parquet"):
+            step = int(table.stem)
+            rows = [
+                {"prompt": prompt, "side": side, "layer": layer, "head": head}
+                | {"pattern": pattern(side, step, head, len(tokens))}
+                for prompt in range(prompts) for side in ("clean", "corrupted")
+                for layer in range(layers) for head in range(4)
+            ]  # fmt: skip
+            types = [("prompt", pa.int64()), ("side", pa.string()), ("layer", pa.int64()), ("head", pa.int64())]
+            schema = pa.schema([*types, ("pattern", pa.list_(pa.float16()))])
+            pq.write_table(pa.Table.from_pylist(rows, schema), table.with_suffix(".patterns.parquet"))
+
+
+def pattern(side: str, step: int, head: int, size: int = len(TOKENS)) -> np.ndarray:
+    """Every token looks at all alike; but the last of head 1 looks at the first subject, if clean, the more the later."""
+    square = np.tril(1 / np.arange(1, size + 1)[:, None] * np.ones((size, size)))
+    if head == 1:
+        learned = 0.8 * _learned(step, 1e-4, 0) * (side == "clean")
+        square[-1] *= 1 - learned
+        square[-1, CHANGED["first"]] += learned
+    return square[np.tril_indices(size)].astype("float16")
+
+
 def write_sweep(output: Path, name: str, cells: list[dict[str, Any]]) -> None:
     about = {"name": name, "command": f"mi-sweeps run sweep={name}", "cells": cells}
     write_json(output / "sweeps" / name / "sweep.json", about)
@@ -298,6 +334,8 @@ def folders() -> SimpleNamespace:
         turn=turn,
         write_patch=write_patch,
         write_sweep=write_sweep,
+        write_patterns=write_patterns,
+        pattern=pattern,
         cell=cell,
         hostile=HOSTILE,
     )

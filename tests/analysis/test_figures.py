@@ -16,7 +16,7 @@ from mi_sweeps.analysis import animations, canvas, curves, evidence, films, heat
 from mi_sweeps.analysis.figures import _save, figures
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.inference.differences import difference
-from mi_sweeps.analysis.summaries import recovered
+from mi_sweeps.analysis.summaries import recovered, spread
 
 
 def test_figures_are_written_and_nothing_global_is_changed(make_output, tmp_path):
@@ -241,8 +241,8 @@ def test_what_is_small_is_pale(make_output):
 
 
 def test_checkpoints_are_spread_evenly_with_both_ends():
-    assert heatmaps.spread(range(0, 100, 8), 4) == [0, 32, 64, 96]
-    assert heatmaps.spread([0, 8], 4) == [0, 8]
+    assert spread(range(0, 100, 8), 4) == [0, 32, 64, 96]
+    assert spread([0, 8], 4) == [0, 8]
 
 
 def test_a_cell_for_each_path_and_none_where_there_is_no_path(make_output):

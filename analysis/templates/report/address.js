@@ -9,7 +9,7 @@ function view() {
   const { filter, group, columns, baseline, sort, interval, result } = state, { metric, split, seeds, thresholds, by, log } = state.curves;
   return {
     filter, group, columns, baseline, sort, interval, result, chosen: [...state.chosen], curves: { metric, split, seeds, thresholds, by: [...by], log: [...log] },
-    circuits: state.circuits, heads: state.heads,
+    circuits: state.circuits, heads: state.heads, attention: state.attention,
   };
 }
 
@@ -35,6 +35,7 @@ function restoreView() {
   if (typeof kept.baseline === "string") state.baseline = kept.baseline;  // dropped where no row has it
   state.chosen = new Set(keysOnly(kept.chosen, RUNS.map((run) => run.run_id)));
   restoreCircuits(kept.circuits ?? {}, kept.heads ?? {});
+  restoreAttention(kept.attention ?? {});
   if (!metrics.includes(curves.metric)) return;
   Object.assign(state.curves, { metric: curves.metric, split: curves.split, thresholds: numbersOnly(curves.thresholds) });
   if (["both", "band", "lines"].includes(curves.seeds)) state.curves.seeds = curves.seeds;
@@ -52,6 +53,15 @@ function restoreCircuits(circuits, heads) {
   if (Number.isInteger(circuits.at) && circuits.at >= 0) state.circuits.at = circuits.at;
   if (headSites().includes(heads.site)) state.heads.site = heads.site;
   if (TOPS.includes(heads.k)) state.heads.k = heads.k;
+}
+
+/** What is not there is passed over when it is drawn. */
+function restoreAttention({ job, prompt, head, side, token }) {
+  if (ATTENTION_SIDES.includes(side)) state.attention.side = side;
+  if (typeof job === "string") state.attention.job = job;
+  if (typeof head === "string") state.attention.head = head;
+  if (Number.isInteger(prompt) && prompt >= 0) state.attention.prompt = prompt;
+  if (Number.isInteger(token) && token >= 0) state.attention.token = token;
 }
 
 /** Links within the page would put their target in the view's place. */

@@ -1,7 +1,7 @@
 // A unit is one run ("run_id:ID"), the runs of a cell ("cell:lr 0.0001"), those that share a setting ("lr:0.0001") or all
 // examined runs ("all:"). Values of several runs are means over them.
 
-const CIRCUITS = ["heads-pictures", "attribution-pictures", "measures-pictures", "patching-pictures", "scatter-pictures"];
+const CIRCUITS = ["heads-pictures", "attention-pictures", "attribution-pictures", "measures-pictures", "patching-pictures", "scatter-pictures"];
 
 /** What depends on the choices above the pictures only, so that the slider need not work it out again. */
 const remembered = new Map();
@@ -113,6 +113,7 @@ function drawCircuitsControls() {
   drawPrompts();
   drawPlayer();
   drawFound();
+  drawAttention();
 }
 
 function circuitsChanged() {
@@ -155,6 +156,7 @@ function addCircuitsPictures() {
   const lines = ({ layout }) => checkpointLines(layout.shapes.length);
   const attribution = (id, draw, shapes) => addPicture($("attribution-pictures"), id, draw, shapes);
   if (headSites().length) addPicture($("heads-pictures"), "heads-plot", drawTopHeads, lines);
+  if (ATTENTION) addPicture($("attention-pictures"), "attention-plot", drawPattern);
   attribution("lens-plot", drawLens);
   attribution("lens-lines-plot", () => drawComponentLines("lens", "", "Logit lens"), lines);
   attribution("layer-plot", drawLayers);

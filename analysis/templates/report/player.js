@@ -48,6 +48,7 @@ function goTo(at) {
   state.circuits.at = at;
   $("checkpoint").value = at;
   tellCheckpoint();
+  followAttention();
   follow(...CIRCUITS);
 }
 

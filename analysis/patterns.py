@@ -1,0 +1,166 @@
+"""Attention patterns that patch jobs keep whole, of a few prompts; and which heads are looked at.
+
+`tables/000008.patterns.parquet` has a row for each prompt, side and head: the lower triangle of the pattern, row by row
+from the first token (which sees itself only) to the last (which sees all). patch.json has the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from ..errors import UserError
+from .folder import Patch, leave_out
+from .frames import left
+from .inference.families import Family
+from .inference.verdicts import Verdict
+
+SIDES = ("clean", "corrupted")
+OF_QUERIES = ("z", "pattern", "q")
+"""Sites whose heads are those that look: keys and values may be shared by several."""
+
+Head = tuple[int, int]
+"""Layer and head."""
+Triangle = Float[np.ndarray, "token token"]
+"""Attention of each token (row) to itself and those before it (column); zero above the diagonal."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt whose patterns are kept."""
+
+    number: int
+    """In patch.json, from 0."""
+    text: str
+    """The clean one."""
+    tokens: Mapping[str, tuple[str, ...]]
+    """By side."""
+
+    @property
+    def changed(self) -> tuple[int, ...]:
+        """Where clean and corrupted differ; all that only one of them has is no such place."""
+        clean, corrupted = (self.tokens[side] for side in SIDES)
+        return tuple(at for at, (one, other) in enumerate(zip(clean, corrupted, strict=False)) if one != other)
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """What was kept of a checkpoint: some heads on each prompt, both sides."""
+
+    heads: tuple[Head, ...]
+    of: Mapping[tuple[int, str], Float[np.ndarray, "head cell"]]
+    """By the prompt's number and side: a lower triangle a head, as it is stored."""
+
+    def square(self, prompt: int, side: str, head: Head) -> Triangle:
+        """One pattern."""
+        return squared(self.of[prompt, side][self.heads.index(head)])
+
+
+def squared(cells: Float[np.ndarray, " cell"]) -> Triangle:
+    """A lower triangle that was listed row by row."""
+    size = int((np.sqrt(8 * len(cells) + 1) - 1) / 2)
+    filled = np.zeros((size, size))
+    filled[np.tril_indices(size)] = cells
+    return filled
+
+
+def file(patch: Patch, step: int) -> Path:
+    """Where the patterns of a checkpoint are."""
+    return patch.table(step).with_suffix(".patterns.parquet")
+
+
+def steps(patch: Patch) -> list[int]:
+    """The checkpoints whose patterns were kept, in order."""
+    return [step for step in patch.steps() if file(patch, step).exists()]
+
+
+def prompts(patch: Patch) -> Iterator[Prompt]:
+    """The prompts of a patch job whose tokens it tells, in their order."""
+    for number, about in enumerate(patch.about.get("prompts", ())):
+        tokens = {"clean": about.get("tokens"), "corrupted": about.get("corrupted_tokens")}
+        if all(isinstance(of_side, list) and of_side for of_side in tokens.values()):
+            told = {side: tuple(map(str, of_side or ())) for side, of_side in tokens.items()}
+            yield Prompt(number, str(about.get("clean", "")), told)
+
+
+def read(patch: Patch, step: int, damaged: list[str] | None = None) -> Patterns | None:
+    """The patterns of a checkpoint.
+
+    Raises UserError where the file cannot be read or does not fit the tokens in patch.json; with a list `damaged` that
+    is named there, and the result is None.
+    """
+    table = left(file(patch, step), "pattern", ("prompt", "side", "layer", "head", "pattern"), damaged)
+    if table is None:
+        return None
+    try:
+        return _laid_out(table.drop_columns(["pattern"]).to_pandas(), table["pattern"].combine_chunks(), patch)
+    except (KeyError, ValueError, TypeError) as error:
+        told = f"cannot read {file(patch, step)} ({error}): delete it and run the sweep again"
+        leave_out(UserError(told), damaged)
+        return None
+
+
+def _laid_out(keys: pd.DataFrame, patterns: Any, patch: Patch) -> Patterns:
+    lists = patterns.to_numpy(zero_copy_only=False)
+    heads = tuple((int(layer), int(head)) for layer, head in sorted(set(zip(keys["layer"], keys["head"], strict=True))))
+    known = {prompt.number: prompt for prompt in prompts(patch)}
+    of = {}
+    for (number, side), rows in keys.groupby(["prompt", "side"], sort=False):
+        prompt = known.get(int(number))
+        if prompt is None:
+            raise ValueError(f"patch.json tells no tokens of prompt {number}")
+        if list(zip(rows["layer"], rows["head"], strict=True)) != list(heads):
+            rows = rows.sort_values(["layer", "head"])
+        if tuple(zip(rows["layer"], rows["head"], strict=True)) != heads:
+            raise ValueError(f"not every head once on the {side} prompt {number}")
+        size = len(prompt.tokens[str(side)])
+        cells = [np.asarray(lists[row], "float32") for row in rows.index]
+        if any(len(own) != size * (size + 1) // 2 for own in cells):
+            raise ValueError(f"the {side} prompt {number} has {size} tokens in patch.json, and another number here")
+        laid = np.stack(cells)
+        if not (np.isfinite(laid).all() and laid.min() >= 0 and laid.max() < 1.01):
+            raise ValueError(f"not an attention pattern on the {side} prompt {number}")
+        of[int(number), str(side)] = laid
+    if missing := [f"{side} prompt {number}" for number, _ in of for side in SIDES if (number, side) not in of]:
+        raise ValueError(f"no patterns on the {missing[0]}")
+    return Patterns(heads, of)
+
+
+def mattering(families: Iterable[Family], stored: Iterable[Head], most: int) -> tuple[list[Head], str]:
+    """The heads whose patterns are worth a look, at most so many and the largest, in their order; and which these are.
+
+    Those that matter at any checkpoint in any of the families; where none does, those that recover most, and without
+    families the first. `stored`: the heads that there are patterns of.
+    """
+    there = sorted(set(stored))
+    largest, verdict = dict.fromkeys(there, 0.0), set()
+    told = False
+    for family in families:
+        if family.is_estimate or family.site not in OF_QUERIES:
+            continue
+        told = True
+        recovered = np.abs(np.nan_to_num(family.grid(family.estimate.recovered)))
+        matters = family.grid(family.judged.words == Verdict.MATTERS.value)
+        recovered = np.where(family.grid(family.estimate.has_gap), recovered, 0)
+        for at, (layer, head, _) in enumerate(family.places):
+            own = matters[:, at]
+            if head is None or (layer, head) not in largest:
+                continue
+            if own.any():
+                verdict.add((layer, head))
+            largest[layer, head] = max(largest[layer, head], float(recovered[:, at].max()))
+    if not told:
+        return there[:most], f"the first {len(there[:most])} of {len(there)} heads, of which nothing was concluded"
+    chosen = [head for head in sorted(there, key=lambda head: -largest[head]) if head in (verdict or largest)]
+    kept = sorted(chosen[:most])
+    if not verdict:
+        return kept, f"none is shown to matter; the {len(kept)} heads that bring back or take away most"
+    if len(chosen) > most:
+        return kept, f"the {most} largest of {len(chosen)} heads that matter at some checkpoint"
+    return kept, f"the {'head that matters' if len(kept) == 1 else f'{len(kept)} heads that matter'} at some checkpoint"
