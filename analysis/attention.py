@@ -69,12 +69,9 @@ def told(
     texts: dict[str, int] = {}
     words: dict[tuple[str, ...], int] = {}
     shown = [_packed(job, prompts, steps, texts, words, damaged) for job in jobs[:count]]
-    shown = [one for one in shown if one["steps"]]
-    if not shown:
-        return None
     return {
         "note": _note(jobs, prompts, steps, count),
-        "jobs": shown,
+        "jobs": [one for one in shown if one["steps"]],
         "tokens": [list(tokens) for tokens in words],
         "patterns": list(texts),
     }
@@ -115,6 +112,8 @@ def _fitting(jobs: Sequence[Job], room: float) -> tuple[int, int, int]:
 
 def _note(jobs: Sequence[Job], prompts: int, steps: int, count: int) -> str:
     """What was left out, in words."""
+    if not count:
+        return "To keep this page small, no patterns are shown; the run folders have them."
     left = []
     if any(len(job.prompts) > prompts for job in jobs[:count]):
         left.append(f"of {prompts} prompt{'s' if prompts > 1 else ''}")

@@ -176,7 +176,7 @@ def write_patterns(output: Path, tokens: tuple[str, ...] = TOKENS, prompts: int 
 
 
 def pattern(side: str, step: int, head: int, size: int = len(TOKENS)) -> np.ndarray:
-    """Every token looks at all alike; but the last of head 1 looks at the first subject, if clean, the more the later."""
+    """Every token looks at all alike; but the last of head 1, if clean, at the first subject, the more the later."""
     square = np.tril(1 / np.arange(1, size + 1)[:, None] * np.ones((size, size)))
     if head == 1:
         learned = 0.8 * _learned(step, 1e-4, 0) * (side == "clean")

@@ -16,7 +16,6 @@ from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.report import write_report
 from mi_sweeps.errors import UserError
 
-
 NOTHING = Conclusions()
 
 
@@ -92,9 +91,9 @@ def test_where_none_is_shown_to_matter_the_largest_are_shown_and_said_to_be_so(m
 @pytest.mark.parametrize(
     ("room", "note"),
     [
-        (260_000, "at 2 of the checkpoints"),
-        (150_000, "of 1 prompt, at 2 of the checkpoints"),
-        (60_000, "of 1 prompt, at 2 of the checkpoints, of 2 of 4 patch jobs"),
+        (230_000, "at 2 of the checkpoints"),
+        (120_000, "of 1 prompt, at 2 of the checkpoints"),
+        (45_000, "of 1 prompt, at 2 of the checkpoints, of 2 of 4 patch jobs"),
     ],
 )
 def test_in_less_room_there_is_less_and_the_page_says_so(output, room, note, monkeypatch):
@@ -103,6 +102,11 @@ def test_in_less_room_there_is_less_and_the_page_says_so(output, room, note, mon
     assert f"patterns are shown {note};" in found["note"]
     assert len(json.dumps(found)) < room / 2
     assert found["jobs"][0]["steps"] == [0, 24] and found["jobs"][0]["of"] == 3
+
+
+def test_where_there_is_no_room_the_page_says_that_there_are_patterns(output):
+    found = told(output, 1000)
+    assert found["jobs"] == [] and "no patterns are shown" in found["note"]
 
 
 def test_pages_without_patterns_have_no_word_of_them(make_output):
@@ -134,9 +138,12 @@ def test_patterns_that_do_not_fit_their_tokens_are_refused_and_named(output, wor
     assert len(damaged) == 1 and str(file) in damaged[0]
 
 
-def test_patterns_count_as_part_of_the_page(output):
+def test_patterns_count_as_part_of_the_page(make_output, folders):
+    output = make_output(corruptions=("first",), steps=(0, 8, 24), layers=2, heads=2, by_prompt=True)
+    folders.write_patterns(output, layers=2)
     frames = load(output)
-    full = report._data(frames.output, frames, 10_000_000, frames.output.path, None)
-    less = report._data(frames.output, frames, len(full) - 60_000, frames.output.path, None)
-    assert len(less) <= len(full) - 60_000
-    assert "To keep this page small, patterns" in less
+    full = report._data(frames.output, frames, 10_000_000, output, None)
+    less = report._data(frames.output, frames, len(full) - 3_000, output, None)
+    assert len(less) <= len(full) - 3_000
+    assert json.loads(full)["attention"]["note"] == ""
+    assert "To keep this page small" in json.loads(less)["attention"]["note"]

@@ -67,7 +67,7 @@ function drawAttention() {
   const shown = attention();
   for (const id of ["attention-heads", "attention-tokens", "attention-told", "attention-pictures", "attention-legend"]) $(id).hidden = !shown;
   if (!shown) {
-    $("attention-controls").replaceChildren(h("p", { class: "quiet" }, "No patterns were kept of these runs under these corruptions."));
+    $("attention-controls").replaceChildren(h("p", { class: "quiet" }, (!ATTENTION.jobs.length && ATTENTION.note) || "No patterns were kept of these runs under these corruptions."));
     return;
   }
   const { job, jobs, prompt, number } = shown, { side } = state.attention;
