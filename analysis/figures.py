@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ..store.files import write_bytes, write_json
-from . import animations, approximate, curves, dynamics, films, heatmaps
+from . import animations, approximate, attention_pictures, curves, dynamics, films, heatmaps
 from .canvas import Picture, settings
 from .films import Film
 from .frames import Frames
@@ -124,6 +124,8 @@ def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
                 yield f"approximate-{_slug(corruption)}{suffix}", partial(approximate.exact, cell, corruption)
         for corruption in pd.unique(cell.paths["corruption"]):
             yield f"paths-{_slug(corruption)}{suffix}", partial(heatmaps.paths, cell, corruption)
+        for corruption in attention_pictures.corruptions(cell):
+            yield f"attention-{_slug(corruption)}{suffix}", partial(attention_pictures.attention, cell, corruption)
         if _heads(cell, "z"):
             yield f"dynamics{suffix}", partial(dynamics.heads, cell)
         for across in _across(cell):
@@ -140,6 +142,8 @@ def _filmed(frames: Frames) -> Iterator[tuple[str, Film]]:
             yield f"layers-film{suffix}", films.layers(cell)
         if "head" in kinds:
             yield f"attribution-film{suffix}", films.attribution(cell)
+        if attention_pictures.corruptions(cell) and (film := attention_pictures.moving(cell)):
+            yield f"attention-film{suffix}", film
         if cell.patching["step"].nunique() < 2:
             continue
         for site in pd.unique(with_approximate(cell.patching)["site"]):

@@ -142,7 +142,7 @@ def scatter(frames: Frames, across: str, up: str = "z") -> Film:
                 word.set_visible(bool(matters[heads.index(head)]))
 
     moving = [artist for _, _, _, dots, words in moved for artist in (dots, *words.values())]
-    return _film(frames, figure, list(found.heads["step"]), show, moving)
+    return film(frames, figure, list(found.heads["step"]), show, moving)
 
 
 def _source(frames: Frames, rows: pd.DataFrame, note: str) -> Source:
@@ -179,7 +179,7 @@ def _heatmaps(
 
     borders = [border for one in drawn.values() for border in one.image.axes.spines.values()]
     artists = [artist for one in drawn.values() for artist in one.artists]
-    return _film(frames, figure, steps, show, [*artists, *borders])
+    return film(frames, figure, steps, show, [*artists, *borders])
 
 
 def _lines(frames: Frames, tables: dict[str, dict[str, pd.DataFrame]], title: str, below: Source, across: str) -> Film:
@@ -207,13 +207,13 @@ def _lines(frames: Frames, tables: dict[str, dict[str, pd.DataFrame]], title: st
         for line, table in moved:
             line.set_ydata(table.reindex([step]).to_numpy("float64", na_value=np.nan)[0])
 
-    return _film(frames, figure, steps, show, [line for line, _ in moved])
+    return film(frames, figure, steps, show, [line for line, _ in moved])
 
 
-def _film(
+def film(
     frames: Frames, figure: Picture, steps: Sequence[int], change: Callable[[int], None], moving: Sequence[Artist]
 ) -> Film:
-    """The film whose title tells the checkpoint, and how well these runs do there. Where one of them has no checkpoint
+    """A film whose title tells the checkpoint, and how well these runs do there. Where one of them has no checkpoint
     nothing is shown for a moment."""
     rates = frames.metrics[frames.metrics["run_id"].isin(figure.source.runs) & (frames.metrics["metric"] == "win_rate")]
     rates = rates[rates["split"] == "heldout"].groupby("step")["value"].mean()
