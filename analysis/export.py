@@ -15,6 +15,7 @@ from ..circuits.tables import TABLES as FURTHER
 from ..errors import UserError
 from ..store.files import replacing
 from . import folder, measured
+from .agreement import tables as agreement
 from .findings import finding
 from .findings.collect import Concluded, collect
 from .frames import COLUMNS, OF_PROMPTS, TABLES, Frames, examined_in, rows_of_prompts, tables_of, tabulate, typed
@@ -24,14 +25,13 @@ from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict
 
 MEASURED = tuple(name for name in FURTHER if name != "patterns")
 """Tables that are there where something was measured for them. Whole attention patterns are too many numbers."""
-
-EXPORTED = (
-    COLUMNS
-    | {"verdicts": VERDICTS, "courses": COURSES, "findings": finding.FINDINGS}
+CONCLUDED = (
+    {"verdicts": VERDICTS, "courses": COURSES, "findings": finding.FINDINGS}
     | {"transformations": changes.TRANSFORMATIONS, "head_changes": changes.HEAD_CHANGES}
-    | {name: measured.columns(name) for name in MEASURED}
-    | {"shares": shares.SHARES}
+    | agreement.TABLES
 )
+"""The columns of what follows from the others."""
+EXPORTED = COLUMNS | CONCLUDED | {name: measured.columns(name) for name in MEASURED} | {"shares": shares.SHARES}
 """The columns of every table that may be exported."""
 FORMATS = ("parquet", "csv")
 Writer = Callable[[pd.DataFrame], None]
@@ -63,9 +63,8 @@ def export(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     there = [name for name in MEASURED if any(patch.table(step, name).exists() for patch, step in examined)]
-    concluded = ["verdicts", "courses", "findings", "transformations", "head_changes"]
-    concluded += ["shares"] if "cross" in there else []
-    names = [*TABLES, *concluded, *there, *(OF_PROMPTS if by_prompt else ())]
+    further = ["shares"] if "cross" in there else []
+    names = [*TABLES, *CONCLUDED, *further, *there, *(OF_PROMPTS if by_prompt else ())]
     files = {name: directory / f"{name}.{format}" for name in names}
     with ExitStack() as stack:
         write = {name: stack.enter_context(_written(file, EXPORTED[name])) for name, file in files.items()}
@@ -75,6 +74,8 @@ def export(
             for name, frame in tables_of(examined[start : start + AT_ONCE], damaged).items():
                 write[name](frame)
         write["findings"](finding.frame(collect(frames, _concluded(found, frames, write, damaged))))
+        for name, frame in agreement.of_output(found, frames.runs, frames.patches, damaged):
+            write[name](frame)
         if "shares" in files:
             for key, one in shares.of_output(found, frames.runs, frames.patches, damaged):
                 write["shares"](shares.rows(key, one))

@@ -25,6 +25,11 @@ from .estimates import LEVEL, Estimate, Places, fieller, quantile
 DELTA = 0.05
 """Recovered. What brings back less is small."""
 
+SAME = 0.8
+"""As a share of what full agreement would give: where all of an interval is above, two things agree."""
+OTHER = 0.5
+"""Likewise: where all of it is below, they do not. Between both nothing is said."""
+
 DRAWS = 2000
 SEED = 0
 CHUNK = 256

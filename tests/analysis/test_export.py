@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from mi_sweeps.analysis import export as exporting
+from mi_sweeps.analysis.agreement import tables as agreement
 from mi_sweeps.analysis.export import export
 from mi_sweeps.analysis.findings.collect import findings
 from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, load, paths_by_prompt
@@ -21,6 +22,7 @@ MADE = {
     **{"verdicts": verdicts, "courses": courses_of, "findings": findings},
     **{"transformations": transformations, "head_changes": head_changes},
 }
+AGREEMENT = tuple(agreement.TABLES)
 
 
 def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_output, tmp_path):
@@ -44,7 +46,8 @@ def test_export_writes_prompts_when_asked(make_output, tmp_path, format):
     output = make_output(steps=(0, 8), by_prompt=True, paths=True)
     frames = load(output)
     files = export(output, tmp_path / "tables", format=format, by_prompt=True)
-    assert [file.stem for file in files] == [*TABLES, "by_prompt", "paths_by_prompt", "attribution_by_prompt"]
+    of_prompts = ("by_prompt", "paths_by_prompt", "attribution_by_prompt")
+    assert [file.stem for file in files] == [*TABLES, *AGREEMENT, *of_prompts]
     written = (by_prompt(frames), paths_by_prompt(frames), attribution_by_prompt(frames))
     for table, file in zip(written, files[-3:], strict=True):
         assert len(table)
@@ -60,10 +63,11 @@ def test_export_reads_back_as_it_was(make_output, tmp_path, format, monkeypatch)
     frames = load(output)
     files = export(output, tmp_path / "tables", format=format)
     assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == sorted(
-        f"{name}.{format}" for name in TABLES
+        f"{name}.{format}" for name in (*TABLES, *AGREEMENT)
     )
-    for name, file in zip(TABLES, files, strict=True):
-        table = MADE.get(name, lambda of, name=name: getattr(of, name))(frames)
+    made = {name: table(frames) for name, table in MADE.items()} | agreement.of_frames(frames)
+    for name, file in zip((*TABLES, *AGREEMENT), files, strict=True):
+        table = made[name] if name in made else getattr(frames, name)
         again = pd.read_parquet(file) if format == "parquet" else pd.read_csv(file)
         kinds = table.dtypes.to_dict()
         pd.testing.assert_frame_equal(again.astype(kinds), table)

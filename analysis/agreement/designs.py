@@ -1,0 +1,120 @@
+"""Which runs are compared with which, and what an average over such pairs is uncertain by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ..inference.estimates import criticals
+
+ENOUGH = 5
+"""Seeds, without which nothing is concluded of other seeds."""
+
+Pairs = Bool[np.ndarray, "run run"]
+Replicates = Float[np.ndarray, " draw"]
+"""A value of the prompts as they are, and of the prompts drawn, weighted or left out."""
+Statistic = Callable[[Pairs], Replicates]
+"""A value of some pairs of runs."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """Pairs of runs, and what is left out in turn to tell how much other runs would change: a jackknife."""
+
+    pairs: Pairs
+    unit: Int[np.ndarray, " run"]
+    """Runs of one unit are left out together."""
+    stratum: Int[np.ndarray, " run"]
+    """What is there to stay: units are left out within it."""
+    scope: str
+    """Of what other runs something is said."""
+
+    @property
+    def units(self) -> int:
+        """How many there are, of that stratum which has the fewest."""
+        return min(len(set(self.unit[self.stratum == one])) for one in set(self.stratum))
+
+
+def of_seeds(runs: int) -> Design:
+    """Every two runs of a cell."""
+    return Design(np.triu(np.ones((runs, runs), bool), 1), np.arange(runs), np.zeros(runs, int), "other seeds")
+
+
+def of_levels(levels: Sequence[str], axis: str) -> Design:
+    """Every two runs of different levels, as base models are.
+
+    With ENOUGH levels something is said of other levels; else of other seeds of these levels, where each has several.
+    """
+    name, level = np.unique(np.array(levels), return_inverse=True)
+    counts = np.bincount(level)
+    pairs = np.triu(level[:, None] != level, 1)
+    if len(name) >= ENOUGH or counts.min() == 1:
+        return Design(pairs, level, np.zeros(len(level), int), f"other {axis}")
+    return Design(pairs, np.arange(len(level)), level, f"other seeds of these {len(name)} {axis}")
+
+
+def interval(
+    statistic: Statistic, design: Design, prompts: int, variance: Callable[[Replicates], float]
+) -> tuple[float, float, float]:
+    """A value with both ends of its 95% interval, for other prompts and other runs.
+
+    The variance over runs is the jackknife's, each unit left out once, and that over prompts is added to it: both as
+    in `inference.estimates`, with Satterthwaite's degrees of freedom. Where no unit can be left out the interval is for
+    other prompts alone. NaN: not defined.
+
+    Args:
+        variance: over prompts, of the replicates.
+    """
+    values = statistic(design.pairs)
+    over_runs, freedom = _jackknife(statistic, design)
+    over_prompts = np.array([variance(values)])
+    part = np.array([over_runs])
+    critical, at_runs, known = criticals(over_prompts, np.array([prompts]), part, np.array([freedom]))
+    half = float(np.sqrt(critical**2 * over_prompts + at_runs**2 * known)[0])
+    return float(values[0]), float(values[0]) - half, float(values[0]) + half
+
+
+def _jackknife(statistic: Statistic, design: Design) -> tuple[float, float]:
+    """Variance of a value over units, and its degrees of freedom; NaN where it cannot be told."""
+    total, freedom = 0.0, 0
+    for stratum in np.unique(design.stratum):
+        own = np.unique(design.unit[design.stratum == stratum])
+        left = []
+        for unit in own:
+            kept = design.unit != unit
+            pairs = design.pairs & kept[:, None] & kept
+            if not pairs.any():
+                return float("nan"), float("nan")
+            left.append(float(statistic(pairs)[0]))
+        total += (len(own) - 1) / len(own) * float(((np.array(left) - np.mean(left)) ** 2).sum())
+        freedom += len(own) - 1
+    return total, float(freedom)
+
+
+def bootstrap_variance(values: Replicates) -> float:
+    """Of a value whose replicates are of prompts that were weighted at random."""
+    return float(np.nanvar(values[1:], ddof=1)) if np.isfinite(values[1:]).sum() > 1 else float("nan")
+
+
+def jackknife_variance(values: Replicates) -> float:
+    """Of a value whose replicates each lack a group of prompts."""
+    left = values[1:][np.isfinite(values[1:])]
+    return float((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum()) if len(left) > 1 else float("nan")
+
+
+def mean(values: Float[np.ndarray, "draw run run"]) -> Statistic:
+    """The mean over pairs of what each has."""
+    return lambda pairs: np.asarray(values[:, pairs].mean(axis=1))
+
+
+def mean_of_runs(values: Float[np.ndarray, "draw run"]) -> Statistic:
+    """The mean over the runs that are in a pair."""
+    return lambda pairs: np.asarray(values[:, pairs.any(axis=0) | pairs.any(axis=1)].mean(axis=1))
+
+
+def ratio(above: Float[np.ndarray, "draw run run"], below: Float[np.ndarray, "draw run run"]) -> Statistic:
+    """The sum over pairs of the numerators by that of the denominators."""
+    return lambda pairs: np.asarray(above[:, pairs].sum(axis=1) / below[:, pairs].sum(axis=1))

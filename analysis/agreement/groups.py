@@ -1,0 +1,46 @@
+"""Which runs of an output folder are compared: the seeds of a cell, and cells that differ in one thing alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from .. import cells
+from ..folder import Output, Run
+
+AXES: dict[str, Callable[[str], bool]] = {
+    "prompts": lambda key: key == "task.seed",
+    "base": lambda key: key.startswith("model."),
+}
+"""Besides `seed`, by the keys whose values differ: other training prompts, and another base model."""
+WORDS = {"prompts": "sets of training prompts", "base": "base models"}
+
+
+@dataclass(frozen=True)
+class Across:
+    """Runs that differ in the values of an axis, and in their seed, and in nothing else."""
+
+    axis: str
+    cell: str
+    """The names of their cells."""
+    level: dict[str, str]
+    """Of each run, by id: its values on the axis."""
+
+
+def across(output: Output, runs: pd.DataFrame) -> Iterator[Across]:
+    """All groups of cells that differ in one axis alone."""
+    started = [run for run in output.runs if run.config and not run.is_damaged]
+    texts = cells.texts([cells.of_run(run.config) for run in started])
+    cell = dict(zip(runs["run_id"], runs["cell"], strict=True))
+    for axis, is_of in AXES.items():
+        alike: dict[frozenset[tuple[str, str]], list[tuple[Run, str]]] = {}
+        for run, text in zip(started, texts, strict=True):
+            rest = frozenset((key, value) for key, value in text.items() if not is_of(key))
+            level = ", ".join(f"{key} {value}" for key, value in sorted(text.items()) if is_of(key))
+            alike.setdefault(rest, []).append((run, level))
+        for members in alike.values():
+            if len({level for _, level in members}) > 1:
+                names = " | ".join(dict.fromkeys(str(cell[run.run_id]) for run, _ in members))
+                yield Across(axis, names, {run.run_id: level for run, level in members})

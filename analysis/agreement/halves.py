@@ -1,0 +1,76 @@
+"""Ranks and the largest heads of two runs, each on another half of the prompts: what has no formula over all splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+SPLITS = 24
+GROUPS = 8
+"""Of prompts, each left out once for the interval: a delete-a-group jackknife (Kott 2001, J. Off. Stat. 17)."""
+SEED = 0
+
+Between = Float[np.ndarray, "group run run"]
+"""Of each two runs, mean over splits; between the halves of one run on the diagonal. The first is of all prompts, in
+each of the others a group of prompts is left out."""
+
+
+@dataclass(frozen=True)
+class Halves:
+    """What runs have in common on disjoint halves."""
+
+    rank: Between
+    """Spearman's correlation of the effects."""
+    jaccard: dict[int, Between]
+    """Of the k heads whose effects are largest, by k: shared heads over all that either has."""
+
+
+def halves(gain: Float[np.ndarray, "run head prompt"], sizes: Sequence[int], splits: int = SPLITS) -> Halves:
+    """Compare all runs, NaN where a run lacks a prompt.
+
+    Args:
+        sizes: the k of `Halves.jaccard`.
+    """
+    prompts = gain.shape[2]
+    random = np.random.default_rng(SEED)
+    order = np.stack([random.permutation(prompts) for _ in range(splits)])
+    group = random.permutation(prompts) % min(GROUPS, prompts)
+    kept = np.stack([np.ones(prompts, bool), *(group != one for one in range(min(GROUPS, prompts)))])
+    mean = _means(gain, kept, order)
+    ranks = stats.rankdata(mean, axis=-1)
+    ranks -= ranks.mean(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ranks /= np.sqrt((ranks**2).sum(axis=-1, keepdims=True))
+    size = np.abs(mean)
+    place = np.argsort(np.argsort(-size, axis=-1, kind="stable"), axis=-1, kind="stable")
+    jaccard = {}
+    for k in sizes:
+        shared = _together((place < k).astype(float))
+        jaccard[k] = _mean(shared / (2 * k - shared))
+    return Halves(_mean(_together(ranks)), jaccard)
+
+
+def _means(gain: np.ndarray, kept: np.ndarray, order: np.ndarray) -> Float[np.ndarray, "group split half run head"]:
+    """Of each run's effects over each half of the prompts that are kept."""
+    there = ~np.isnan(gain).any(axis=1)
+    values = np.where(there[:, None], gain, 0.0)
+    turn = np.argsort(order, axis=1) % 2  # which half a prompt is in
+    half = kept[:, None, None] * (turn[:, None] == np.arange(2)[:, None])
+    weights = half.reshape(-1, gain.shape[2]).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.tensordot(weights, values, (1, 2)) / (weights @ there.T)[..., None]
+    return mean.reshape(*half.shape[:3], *gain.shape[:2])
+
+
+def _together(values: Float[np.ndarray, "group split half run head"]) -> Float[np.ndarray, "group split run run"]:
+    """Of each two runs the product, the first on one half and the second on the other."""
+    return values[:, :, 0] @ values[:, :, 1].swapaxes(2, 3)
+
+
+def _mean(values: Float[np.ndarray, "group split run run"]) -> Between:
+    mean = values.mean(axis=1)
+    return (mean + mean.swapaxes(1, 2)) / 2

@@ -1,0 +1,135 @@
+"""How far runs agree in which of their heads matter: each measure with its interval, its null and an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+from jaxtyping import Float
+
+from ..inference.estimates import ROUNDING
+from ..inference.verdicts import OTHER, SAME
+from .designs import (
+    ENOUGH,
+    Design,
+    bootstrap_variance,
+    interval,
+    jackknife_variance,
+    mean,
+    mean_of_runs,
+    ratio,
+)
+from .halves import Between, halves
+from .members import chance
+from .moments import agreement_parts, correlation, moments, reliability, tells_heads_apart
+
+SIZES = (1, 3, 5, 10, 20)
+"""Of the sets of heads with the largest effects that are compared, up to half of the heads."""
+
+
+class Answer(Enum):
+    """What can be said of the agreement of runs."""
+
+    AGREE = "agree"
+    """It is above SAME of what full agreement would give."""
+    DISAGREE = "disagree"
+    """It is below OTHER of that."""
+    CANNOT_TELL = "cannot tell"
+    """Neither is shown, or there are fewer than ENOUGH seeds."""
+    IDENTICAL = "identical"
+    """All of them are the same model, as before the first step: that says nothing of training."""
+    UNDEFINED = "undefined"
+    """In some run no head is told from the others, so that there is nothing to agree in."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One measure over pairs of runs, with 95% intervals for other prompts and other runs. NaN: not defined."""
+
+    measure: str
+    """`correlation`, `icc` and `reliability` are without the noise of prompts; `rank` and `jaccard` are between
+    disjoint halves of them, and have it."""
+    k: int | None
+    """Of `jaccard`: how many heads a set has."""
+    value: float
+    low: float
+    high: float
+    ceiling: float
+    """What the same effects would give: 1, or what a run has with itself between halves."""
+    of_ceiling: float
+    """Value by ceiling, pair by pair."""
+    of_ceiling_low: float
+    of_ceiling_high: float
+    expected: float
+    """By chance."""
+    p: float
+    """Of as much by chance; of `jaccard` only."""
+    answer: Answer | None
+    """None of `reliability`, which is of no two runs."""
+
+
+def agreements(gain: Float[np.ndarray, "run head prompt"], design: Design) -> list[Agreement]:
+    """All measures of some runs at one site and checkpoint.
+
+    Args:
+        gain: patched - corrupted (logits); NaN where a run lacks a prompt.
+    """
+    heads, prompts = gain.shape[1:]
+    if heads < 3 or prompts < 4 or not design.pairs.any():
+        return []
+    told = bool(tells_heads_apart(gain).all())
+    found = moments(gain)
+    same = bool((np.nanmax(gain, axis=0) - np.nanmin(gain, axis=0) < ROUNDING).all())
+    rows = []
+    for name, statistic in (("correlation", mean(correlation(found))), ("icc", ratio(*agreement_parts(found)))):
+        value, low, high = interval(statistic, design, prompts, bootstrap_variance) if told else (float("nan"),) * 3
+        rows.append(_row(name, None, (value, low, high), 1.0, (value, low, high), design, told))
+    own = interval(mean_of_runs(reliability(found)), design, prompts, bootstrap_variance)
+    rows.append(_row("reliability", None, own, 1.0, own, design, told, answered=False))
+    sizes = [k for k in SIZES if k <= heads / 2]
+    compared = halves(gain, sizes)
+    rows.append(_between("rank", None, compared.rank, design, prompts, told, 0.0, float("nan")))
+    for k in sizes:
+        value = float(mean(compared.jaccard[k])(design.pairs)[0])
+        expected, p = chance(heads, k, len(gain), value)
+        if not design.pairs[np.triu_indices(len(gain), 1)].all():
+            p = float("nan")  # the null is of all pairs
+        rows.append(_between("jaccard", k, compared.jaccard[k], design, prompts, told, expected, p))
+    return [replace(row, answer=row.answer and Answer.IDENTICAL) for row in rows] if same else rows
+
+
+def _between(
+    name: str, k: int | None, values: Between, design: Design, prompts: int, told: bool, expected: float, p: float
+) -> Agreement:
+    """A measure between halves, whose ceiling is what a run has with itself. Where that is not above chance, nothing
+    can be said."""
+    own = np.diagonal(values, axis1=1, axis2=2)
+    ceiling, low, _ = interval(mean_of_runs(own), design, prompts, jackknife_variance)
+    both = (own[:, :, None], own[:, None])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = values / np.sqrt(both[0] * both[1])
+    share = np.where(np.isfinite(share), share, np.nan)
+    found = interval(mean(values), design, prompts, jackknife_variance)
+    told = told and low > expected
+    nothing = (float("nan"),) * 3
+    of_ceiling = interval(mean(share), design, prompts, jackknife_variance) if told else nothing
+    return _row(name, k, found, ceiling, of_ceiling, design, told, expected=expected, p=p)
+
+
+def _row(
+    name: str, k: int | None, found: tuple[float, float, float], ceiling: float,
+    of_ceiling: tuple[float, float, float], design: Design, told: bool, *, expected: float = 0.0,
+    p: float = float("nan"), answered: bool = True,
+) -> Agreement:  # fmt: skip
+    _, low, high = of_ceiling
+    answer = None
+    if not answered:
+        pass
+    elif not told:
+        answer = Answer.UNDEFINED
+    elif design.units < ENOUGH or np.isnan(low):
+        answer = Answer.CANNOT_TELL
+    else:
+        answer = Answer.AGREE if low > SAME else Answer.DISAGREE if high < OTHER else Answer.CANNOT_TELL
+    return Agreement(name, k, *found, ceiling, *of_ceiling, expected, p, answer)

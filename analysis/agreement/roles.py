@@ -1,0 +1,123 @@
+"""Roles, not indices: which head of one run does what a head of another does.
+
+A head's *signature* is what patching it recovers, by site (z, v, pattern) and corruption at all checkpoints, and where
+it looks. Heads of two runs, seeds or models of other sizes are paired by a linear assignment (`scipy.optimize`) of the
+largest similarity, the coefficient of identity of Zegers & ten Berge (1985, Psychometrika 50),
+
+    s(x, y) = 2 x·y / (x·x + y·y),
+
+which is 1 only of equal signatures: of equal shape *and* size. Signatures of one run are of one half of the prompts and
+those of the other of the other half, so that the noise of a prompt that both share is no likeness; both ways round are
+averaged.
+
+*Null.* Signatures consist of blocks: a site under a corruption, at all checkpoints. In each draw every block of the
+second run is dealt anew to its heads, so that each block has the same courses, and what a head does at one site says
+nothing of what it does at another; then heads are assigned again. p is the share of draws in which the head finds a
+partner as alike, and a pair is *matched* if it is below 5% by Holm's method over the heads of the first run. So a match
+says that the whole signature recurs, not only that both have a largest head; with a single block nothing is matched.
+Where few heads have a role the null is conservative: dealt blocks make more of them.
+
+A head without any effect beyond DELTA, in both halves of the prompts, has no role: what it does is noise, and is not
+compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import optimize
+
+from ..inference.estimates import LEVEL
+from ..inference.verdicts import DELTA
+
+DRAWS = 499
+SEED = 0
+
+Block = tuple[str, ...]
+"""A site and a corruption, or whatever goes together."""
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """What the heads of a run do, on two disjoint halves of the prompts."""
+
+    heads: tuple[tuple[int, int], ...]
+    blocks: Mapping[Block, Float[np.ndarray, "half head step"]]
+    """Recovered, or shares of attention. NaN: not defined."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A head of the first run and its partner in the second; None where there are fewer heads with a role."""
+
+    head: tuple[int, int]
+    partner: tuple[int, int] | None
+    similarity: float
+    p: float
+    is_matched: bool
+
+
+def match(first: Signatures, second: Signatures, draws: int = DRAWS) -> list[Match]:
+    """The heads of `first` that have a role, each with its partner in `second`."""
+    blocks = [block for block in first.blocks if block in second.blocks]
+    if not blocks:
+        return []
+    own, others = ([of.blocks[block] for block in blocks] for of in (first, second))
+    # What is not defined in one of the runs is not compared.
+    told = [np.isfinite(a).all(axis=(0, 1)) & np.isfinite(b).all(axis=(0, 1)) for a, b in zip(own, others, strict=True)]
+    own, others = ([block[..., use] for block, use in zip(of, told, strict=True)] for of in (own, others))
+    if not sum(use.any() for use in told):
+        return []
+    ours, theirs = _has_role(own).any(axis=0), _has_role(others)
+    own = [block[:, ours] for block in own]
+    # One half of the prompts against the other half, both ways round.
+    shared = np.stack([np.stack([a[0] @ b[1].T, a[1] @ b[0].T]) for a, b in zip(own, others, strict=True)])
+    size = np.sum([(block**2).sum(axis=2) for block in own], axis=0)
+    sizes = np.stack([(block[::-1] ** 2).sum(axis=2) for block in others])
+
+    def assigned(deal: Int[np.ndarray, "block other"]) -> tuple[np.ndarray, np.ndarray]:
+        to = np.take_along_axis(shared, deal[:, None, None], 3).sum(axis=0)
+        other = np.take_along_axis(sizes, deal[:, None], 2).sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            alike = np.nan_to_num(2 * to / (size[:, :, None] + other[:, None])).mean(axis=0)
+        return _assign(alike, np.take_along_axis(theirs, deal, 1).any(axis=0))
+
+    count = others[0].shape[1]
+    partner, similarity = assigned(np.tile(np.arange(count), (len(blocks), 1)))
+    random = np.random.default_rng(SEED)
+    as_alike = np.zeros(len(partner))
+    for _ in range(draws):
+        deal = np.stack([random.permutation(count) for _ in blocks])
+        as_alike += assigned(deal)[1] >= similarity - 1e-9
+    p = np.where(partner >= 0, (as_alike + 1) / (draws + 1), 1.0)
+    matched = np.zeros(len(p), bool)
+    order = np.argsort(p)
+    matched[order] = np.logical_and.accumulate(p[order] * np.arange(len(p), 0, -1) <= 1 - LEVEL)  # Holm (1979)
+    return [
+        Match(
+            first.heads[head], second.heads[other] if other >= 0 else None,
+            float(alike) if other >= 0 else float("nan"), float(chance), bool(is_matched),
+        )
+        for head, other, alike, chance, is_matched in zip(
+            np.flatnonzero(ours), partner, similarity, p, matched, strict=True
+        )
+    ]  # fmt: skip
+
+
+def _assign(
+    alike: Float[np.ndarray, "head other"], has_role: Bool[np.ndarray, " other"]
+) -> tuple[Int[np.ndarray, " head"], Float[np.ndarray, " head"]]:
+    """Each head's partner among the others with a role, -1 where none is left, and how alike they are: -1 then."""
+    partner, found = np.full(len(alike), -1), np.full(len(alike), -1.0)
+    theirs = np.flatnonzero(has_role)
+    rows, columns = optimize.linear_sum_assignment(alike[:, theirs], maximize=True)
+    partner[rows], found[rows] = theirs[columns], alike[rows, theirs[columns]]
+    return partner, found
+
+
+def _has_role(blocks: Sequence[Float[np.ndarray, "half head step"]]) -> Bool[np.ndarray, "block head"]:
+    """Whether a head has an effect in a block that both halves of the prompts show."""
+    return np.stack([(np.abs(block) > DELTA).all(axis=0).any(axis=1) for block in blocks])

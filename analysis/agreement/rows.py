@@ -1,0 +1,177 @@
+"""Rows of the tables of agreement, of families of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from ..frames import typed
+from ..inference.families import Family, Job
+from ..inference.subjects import answer, subjects
+from .designs import Design
+from .measures import agreements
+from .roles import match
+from .signatures import signatures
+from .stability import Stability, stability
+
+GROUP = {"cell": "string", "patching": "string"}
+AT = {"corruption": "string", "site": "string", "step": "int64"}
+HEAD = {"layer": "Int64", "head": "Int64"}
+AGREEMENT = {
+    "axis": "string",
+    **GROUP,
+    **AT,
+    **{"measure": "string", "k": "Int64", "value": "float64", "low": "float64", "high": "float64"},
+    **{"ceiling": "float64", "of_ceiling": "float64", "of_ceiling_low": "float64", "of_ceiling_high": "float64"},
+    **{"expected": "float64", "p": "float64", "answer": "string", "scope": "string"},
+    **{"runs": "int64", "prompts": "int64", "heads": "int64"},
+}
+"""One row a measure, of the runs of a cell (axis `seed`) or of cells that differ in one thing (`prompts`, `base`)."""
+ROLES = {
+    **{"axis": "string", "patching": "string", "run_a": "string", "run_b": "string"},
+    **{"layer_a": "int64", "head_a": "int64", "layer_b": "Int64", "head_b": "Int64"},
+    **{"similarity": "float64", "p": "float64", "matched": "boolean", "blocks": "string"},
+}
+"""One row a head of the first run that has a role, and its partner in the second."""
+SUBJECTS = {
+    **GROUP,
+    **{"first": "string", "second": "string", "site": "string", "step": "int64"},
+    **HEAD,
+    **{"recovered_first": "float64", "recovered_second": "float64", "difference": "float64"},
+    **{"low": "float64", "high": "float64", "comparison": "string"},
+    **{"verdict_first": "string", "verdict_second": "string", "answer": "string"},
+    **{"runs": "int64", "prompts": "int64"},
+}
+"""One row a head and checkpoint, under two corruptions; `answer` is of all heads at that checkpoint."""
+STABILITY = {
+    **GROUP,
+    **AT,
+    **{"members": "float64", "stable": "Int64", "false_members": "float64", "false_members_unimodal": "float64"},
+    **{f"{name}_{of}": "float64" for of in ("prompts", "runs") for name in ("phi", "phi_low", "phi_high", "jaccard")},
+    **{"runs": "int64", "prompts": "int64", "heads": "int64"},
+}
+"""One row a checkpoint: the members that single effects give."""
+INCLUSION = {
+    **GROUP,
+    **AT,
+    **HEAD,
+    **{"recovered": "float64", "inclusion": "float64", "selected": "float64", "stable": "boolean"},
+}
+"""One row a head and checkpoint."""
+TABLES = {
+    **{"agreement": AGREEMENT, "roles": ROLES, "subjects": SUBJECTS, "stability": STABILITY, "inclusion": INCLUSION},
+}
+
+
+def of_agreement(axis: str, key: Mapping[str, str], one: Family, design: Design) -> pd.DataFrame:
+    """How far the runs of a family agree, at each checkpoint."""
+    assert one.gain is not None
+    rows = []
+    for step in one.steps:
+        for found in agreements(one.gain[:, one.at(step)], design):
+            told = {name: getattr(found, name) for name in AGREEMENT if hasattr(found, name)}
+            told["answer"] = None if found.answer is None else found.answer.value
+            at = {"corruption": one.corruption, "site": one.site, "step": step}
+            rows.append({"axis": axis, **key, **at, **told, "scope": design.scope, **_sizes(one)})
+    return typed(rows, AGREEMENT)
+
+
+def of_stability(key: Mapping[str, str], one: Family) -> Iterator[tuple[str, pd.DataFrame]]:
+    """How sure the members are that a family's single effects give, at each checkpoint: rows of two tables."""
+    assert one.gain is not None
+    whole, each = [], []
+    for number, step in enumerate(one.steps):
+        gain = one.gain[:, one.at(step)]
+        gap = np.broadcast_to(_gaps(one, number)[:, None], gain.shape)
+        found = stability(gain, gap)
+        at = {**key, "corruption": one.corruption, "site": one.site, "step": step}
+        whole.append({**at, **_of_set(found), **_sizes(one)})
+        defined = bool(np.isfinite(found.inclusion).all())
+        each += [
+            {
+                **at, "layer": layer, "head": head, "recovered": found.recovered[place],
+                "inclusion": found.inclusion[place], "selected": found.selected[place],
+                "stable": bool(found.stable[place]) if defined else None,
+            }
+            for place, (layer, head, _) in enumerate(one.places)
+        ]  # fmt: skip
+    yield "stability", typed(whole, STABILITY)
+    yield "inclusion", typed(each, INCLUSION)
+
+
+def of_subjects(key: Mapping[str, str], first: Family, second: Family) -> pd.DataFrame | None:
+    """Whether two corruptions have the same heads, head by head; None where they cannot be compared."""
+    found = subjects(first, second)
+    if found is None:
+        return None
+    parts = []
+    layer, head, _ = zip(*found.difference.places, strict=True)
+    for step in found.difference.steps:
+        at = found.difference.at(step)
+        rows: dict[str, object] = {
+            **key, "first": first.corruption, "second": second.corruption, "site": first.site, "step": step,
+            "layer": layer, "head": head, "answer": answer(found, step).answer.value,
+            "difference": found.difference.difference[at], "low": found.difference.low[at],
+            "high": found.difference.high[at], "comparison": found.difference.words[at],
+            "runs": min(len(first.jobs), len(second.jobs)), "prompts": found.difference.n[at],
+        }  # fmt: skip
+        for name, one in (("first", first), ("second", second)):
+            own = found.at(one, step)
+            rows |= {f"recovered_{name}": one.estimate.recovered[own], f"verdict_{name}": one.judged.words[own]}
+        parts.append(pd.DataFrame(rows))
+    return typed(pd.concat(parts, ignore_index=True), SUBJECTS)
+
+
+def of_roles(axis: str, patching: str, first: Sequence[Job], second: Sequence[Job]) -> pd.DataFrame | None:
+    """Which heads of two runs have the same role, from their patch jobs under some corruptions; None where they share
+    no checkpoint or site, or tables do not tell prompts apart."""
+    sites = [one for job in (*first, *second) for one in job.sites.values()]
+    steps = sorted(set.intersection(*(set(one.steps) for one in sites))) if sites else []
+    a, b = (signatures(own, steps) if steps else None for own in (first, second))
+    if a is None or b is None:
+        return None
+    blocks = ", ".join(" ".join(block) for block in a.blocks if block in b.blocks)
+    rows = [
+        {
+            "axis": axis, "patching": patching, "run_a": first[0].patch.run_id, "run_b": second[0].patch.run_id,
+            "layer_a": one.head[0], "head_a": one.head[1],
+            "layer_b": None if one.partner is None else one.partner[0],
+            "head_b": None if one.partner is None else one.partner[1],
+            "similarity": one.similarity, "p": one.p, "matched": one.is_matched, "blocks": blocks,
+        }
+        for one in match(a, b)
+    ]  # fmt: skip
+    return typed(rows, ROLES)
+
+
+def _of_set(found: Stability) -> dict[str, object]:
+    defined = np.isfinite(found.inclusion).all()
+    ends = ("phi", "phi_low", "phi_high")
+    return {
+        "members": found.members,
+        "stable": int(found.stable.sum()) if defined else None,
+        "false_members": found.false_members,
+        "false_members_unimodal": found.false_members_unimodal,
+        **{f"{name}_prompts": value for name, value in zip(ends, found.over_prompts, strict=True)},
+        **{f"{name}_runs": value for name, value in zip(ends, found.over_runs, strict=True)},
+        "jaccard_prompts": found.jaccard_over_prompts,
+        "jaccard_runs": found.jaccard_over_runs,
+    }
+
+
+def _gaps(one: Family, number: int) -> Float[np.ndarray, "run prompt"]:
+    """clean - corrupted of each prompt at a family's checkpoint; NaN where a run lacks a prompt."""
+    column = {key: at for at, key in enumerate(one.prompts)}
+    gaps = np.full((len(one.jobs), len(one.prompts)), np.nan)
+    for row, job in zip(gaps, one.jobs, strict=True):
+        site = job.sites[one.site]
+        at = site.steps.index(one.steps[number])
+        row[[column[key] for key in job.prompts]] = site.clean[at] - site.corrupted[at]
+    return gaps
+
+
+def _sizes(one: Family) -> dict[str, int]:
+    return {"runs": len(one.jobs), "prompts": len(one.prompts), "heads": len(one.places)}

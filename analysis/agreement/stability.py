@@ -1,0 +1,122 @@
+"""How sure a head's membership is: what else would have been found on other prompts, without a further forward.
+
+A member is a head that brings back more than DELTA of the gap, or takes away more than that. Which ones are members is
+an estimate, as their effects are: this says how often each would be one.
+
+- *Inclusion*: the share of draws of the Bayesian bootstrap (Rubin 1981, Ann. Statist. 9), in which prompts have weights
+  of exponential draws, that have the head as a member.
+- *Stability selection* (Meinshausen & Bühlmann 2010, J. R. Stat. Soc. B 72) in complementary pairs (Shah & Samworth
+  2013, J. R. Stat. Soc. B 75): the share of random halves of the prompts, two disjoint ones at a time, on which the
+  head is a member; *stable* are those above CUTOFF. With q members on a half, on average, out of d heads, the expected
+  number of stable heads among those that a half selects with a chance of at most q/d is at most
+  q² / ((2 CUTOFF - 1) d), whatever the data. If how often both halves of a pair select such a head has a unimodal
+  distribution it is at most C q² / d, C = 4 (1 - CUTOFF + 1/(2 PAIRS)) / (1 + 1/PAIRS). A false member is meant as one
+  with so small a chance, in every run where there are several; no head needs to be exactly without effect. Prompts must
+  be exchangeable.
+- Φ of Nogueira, Sechidis & Brown over these halves, and over the runs on all prompts (`members.nogueira`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..inference.estimates import estimate
+from ..inference.verdicts import DELTA
+from .members import jaccard, nogueira
+from .moments import dirichlet
+
+DRAWS = 1000
+PAIRS = 50
+CUTOFF = 0.9
+SEED = 0
+
+Effects = Float[np.ndarray, "run item prompt"]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Members of a circuit by single effects, in some runs: heads, or edges."""
+
+    recovered: Float[np.ndarray, " item"]
+    """Mean over runs; NaN where the gap is not told from zero in all of them, as all that follows."""
+    inclusion: Float[np.ndarray, " item"]
+    """Share of draws, and of runs, in which an item is a member."""
+    selected: Float[np.ndarray, " item"]
+    """Share of halves of the prompts, and of runs."""
+    members: float
+    """On a half, mean over runs."""
+    false_members: float
+    """Bound on the expected number of false ones among the stable, for any data."""
+    false_members_unimodal: float
+    over_prompts: tuple[float, float, float]
+    """Φ of halves of the prompts, mean over runs, with the mean ends of its interval; NaN where some run has none."""
+    jaccard_over_prompts: float
+    over_runs: tuple[float, float, float]
+    """Φ of the runs' members on all prompts, with its interval."""
+    jaccard_over_runs: float
+
+    @property
+    def stable(self) -> Bool[np.ndarray, " item"]:
+        """Selected on more than CUTOFF of the halves."""
+        return self.selected > CUTOFF
+
+
+def stability(gain: Effects, gap: Effects) -> Stability:
+    """The stability of the members that effects of single prompts give.
+
+    Args:
+        gain: patched - corrupted (logits), or another effect of each item; NaN where a run lacks a prompt.
+        gap: clean - corrupted (logits), or what the effect is a share of.
+    """
+    found = estimate(gain, gap)
+    runs, items, prompts = gain.shape
+    if prompts < 4 or not found.has_gap.all():
+        nothing, none = np.full(items, np.nan), (float("nan"),) * 3
+        return Stability(nothing, nothing, nothing, *none, none, none[0], none, none[0])
+    drawn = members(gain, gap, dirichlet(DRAWS, prompts))
+    halved = members(gain, gap, _halves(prompts))
+    whole = members(gain, gap, np.ones((1, prompts)))[0]
+    size = halved.sum(axis=2).mean(axis=0)
+    bound = float((size**2).mean() / items)
+    over_prompts = np.array([nogueira(halved[:, run]) for run in range(runs)])
+    apart = [jaccard(halved[:, run]) for run in range(runs)]
+    return Stability(
+        recovered=found.recovered,
+        inclusion=drawn.mean(axis=(0, 1)),
+        selected=halved.mean(axis=(0, 1)),
+        members=float(size.mean()),
+        false_members=bound / (2 * CUTOFF - 1),
+        false_members_unimodal=bound * 4 * (1 - CUTOFF + 1 / (2 * PAIRS)) / (1 + 1 / PAIRS),
+        over_prompts=_three(over_prompts.mean(axis=0)),
+        jaccard_over_prompts=float(np.mean(apart)),
+        over_runs=nogueira(whole),
+        jaccard_over_runs=jaccard(whole),
+    )
+
+
+def members(
+    gain: Effects, gap: Effects, weights: Float[np.ndarray, "draw prompt"]
+) -> Bool[np.ndarray, "draw run item"]:
+    """Which items are members, under each draw's weights of the prompts."""
+    there = ~np.isnan(gain) & ~np.isnan(gap)
+    above = np.tensordot(weights, np.where(there, gain, 0.0), (1, 2))
+    below = np.tensordot(weights, np.where(there, gap, 0.0), (1, 2))
+    return np.asarray(np.abs(above) > DELTA * np.abs(below))
+
+
+def _halves(prompts: int) -> Float[np.ndarray, "half prompt"]:
+    """PAIRS pairs of disjoint halves, one after the other; of an odd number one prompt is in neither."""
+    random = np.random.default_rng(SEED)
+    weights = np.zeros((PAIRS, 2, prompts))
+    for pair in weights:
+        order = random.permutation(prompts)
+        pair[0, order[: prompts // 2]] = pair[1, order[prompts // 2 : 2 * (prompts // 2)]] = 1.0
+    return weights.reshape(-1, prompts)
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in values)
+    return first, second, third

@@ -1,0 +1,108 @@
+"""Agreement as tables, as they are exported: `agreement`, `roles`, `subjects`, `stability` and `inclusion`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import pandas as pd
+
+from ..folder import Output
+from ..frames import Frames, typed
+from ..inference.families import Family, Job, family, jobs
+from .designs import of_levels, of_seeds
+from .groups import WORDS, across
+from .rows import (
+    AGREEMENT,
+    INCLUSION,
+    ROLES,
+    STABILITY,
+    SUBJECTS,
+    of_agreement,
+    of_roles,
+    of_stability,
+    of_subjects,
+)
+
+HEADS = ("z", "q", "k", "v", "pattern")
+"""Sites of heads."""
+TABLES = {
+    **{"agreement": AGREEMENT, "roles": ROLES, "subjects": SUBJECTS, "stability": STABILITY, "inclusion": INCLUSION},
+}
+"""Their columns."""
+
+Part = tuple[str, pd.DataFrame]
+"""The name of a table and rows of it."""
+
+
+def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.DataFrame]:
+    """All tables of an output folder that was loaded."""
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    if frames.output is not None:
+        for name, frame in of_output(frames.output, frames.runs, frames.patches, damaged):
+            parts[name].append(frame)
+    return {
+        name: pd.concat(frames, ignore_index=True) if frames else typed([], TABLES[name])
+        for name, frames in parts.items()
+    }
+
+
+def of_output(
+    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+) -> Iterator[Part]:
+    """The rows of all tables. The patch jobs of one cell, or of cells that are compared, are in memory at a time.
+
+    Args:
+        damaged: as for `frames.load`.
+    """
+    of = patches.merge(runs[["run_id", "cell"]], on="run_id")
+    for (cell, patching), rows in of.groupby(["cell", "patching"], sort=False, observed=True):
+        yield from _of_cell(str(cell), str(patching), jobs(output, runs, rows["patch_id"], damaged))
+    for group in across(output, runs):
+        own = patches[patches["run_id"].isin(list(group.level))]
+        for patching, rows in own.groupby("patching", sort=False, observed=True):
+            read = jobs(output, runs, rows["patch_id"], damaged)
+            key = {"cell": group.cell, "patching": str(patching)}
+            for one in _families(read):
+                levels = [group.level[job.patch.run_id] for job in one.jobs]
+                same = len({job.sites[one.site].places for job in one.jobs}) == 1
+                if same and len(set(levels)) > 1:
+                    design = of_levels(levels, WORDS[group.axis])
+                    yield "agreement", of_agreement(group.axis, key, one, design)
+            first = {level: run_id for run_id, level in reversed(group.level.items())}
+            yield from _roles(group.axis, str(patching), read, list(first.values())[::-1])
+
+
+def _of_cell(cell: str, patching: str, read: Sequence[Job]) -> Iterator[Part]:
+    key = {"cell": cell, "patching": patching}
+    found = list(_families(read))
+    for one in found:
+        yield from of_stability(key, one)
+        if len(one.jobs) > 1:
+            yield "agreement", of_agreement("seed", key, one, of_seeds(len(one.jobs)))
+    for one, other in combinations(found, 2):
+        if one.site == other.site:
+            rows = of_subjects(key, one, other)
+            if rows is not None:
+                yield "subjects", rows
+    yield from _roles("seed", patching, read, list(dict.fromkeys(job.patch.run_id for job in read)))
+
+
+def _roles(axis: str, patching: str, read: Sequence[Job], runs: Sequence[str]) -> Iterator[Part]:
+    """The first of some runs against each other one."""
+    of_run = [[job for job in read if job.patch.run_id == run_id] for run_id in runs]
+    for other in of_run[1:]:
+        rows = of_roles(axis, patching, of_run[0], other)
+        if rows is not None:
+            yield "roles", rows
+
+
+def _families(read: Sequence[Job]) -> Iterator[Family]:
+    """Those of heads, under each corruption, whose tables tell prompts apart."""
+    for site in HEADS:
+        for corruption in dict.fromkeys(job.patch.corruption for job in read):
+            own = [job for job in read if site in job.sites and job.patch.corruption == corruption]
+            if own and set.intersection(*(set(job.sites[site].steps) for job in own)):
+                found = family(site, own)
+                if found.gain is not None:
+                    yield found

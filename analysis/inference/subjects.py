@@ -1,0 +1,100 @@
+"""Whether two corruptions, as of the first and the second subject, go through the same heads.
+
+Equivalence is shown, and never taken from a missing difference: a head is alike if it recovers as much of either gap,
+within DELTA, by two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15), paired by prompt and run
+(`inference.differences`). All comparisons hold at once, with 5%.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from .differences import Comparison, Difference, difference
+from .families import Family, Place
+
+
+class Answer(Enum):
+    """Whether two corruptions have the same heads at a checkpoint."""
+
+    SAME = "same heads"
+    """Every head that matters under either is alike."""
+    OTHER_AMOUNTS = "same heads, other amounts"
+    """Every head that matters under either matters under both, with one sign; of some it is shown that they recover
+    more of one gap than of the other."""
+    AMOUNTS_UNDECIDED = "same heads, amounts undecided"
+    """Likewise, and of some it cannot be told whether they recover as much."""
+    DIFFERENT = "different heads"
+    """Some head matters under one of them and is small under the other, or matters with another sign, and is shown to
+    differ."""
+    CANNOT_TELL = "cannot tell"
+    UNDEFINED = "undefined"
+    """Under one of them clean and corrupted prompts do not differ measurably."""
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Two corruptions of the same runs, head by head."""
+
+    first: Family
+    second: Family
+    difference: Difference
+
+    def at(self, family: Family, step: int) -> np.ndarray:
+        """Where a family has the places of the difference at a checkpoint."""
+        start = family.at(step).start
+        return start + np.array([family.places.index(place) for place in self.difference.places])
+
+
+@dataclass(frozen=True)
+class Told:
+    """The answer at a checkpoint, of the heads that matter under either corruption."""
+
+    step: int
+    answer: Answer
+    alike: tuple[Place, ...]
+    differ: tuple[Place, ...]
+    """In how much they recover, or in that they matter at all."""
+    undecided: tuple[Place, ...]
+
+
+def subjects(first: Family, second: Family) -> Subjects | None:
+    """Compare two corruptions; None where they share no head or checkpoint, or tables do not tell prompts apart."""
+    found = difference(first, second)
+    return None if found is None else Subjects(first, second, found)
+
+
+def answer(found: Subjects, step: int) -> Told:
+    """Whether both corruptions have the same heads at a checkpoint.
+
+    Heads that are small under both are of neither. One that is undecided under either may be of one of them alone, so
+    that `same heads` asks of it to be alike, too.
+    """
+    families = (found.first, found.second)
+    at = [found.at(family, step) for family in families]
+    verdicts = [family.judged.words[own] for family, own in zip(families, at, strict=True)]
+    recovered = [family.estimate.recovered[own] for family, own in zip(families, at, strict=True)]
+    compared = found.difference.words[found.difference.at(step)]
+    alike, differ, undecided = [], [], []
+    is_other, is_open = False, False
+    for place, one, other, words, a, b in zip(found.difference.places, *verdicts, compared, *recovered, strict=True):
+        both = {str(one), str(other)}
+        is_alike, differs = words == Comparison.ALIKE.value, words in (Comparison.MORE.value, Comparison.LESS.value)
+        if "matters" not in both:
+            is_open |= both != {"small"} and not is_alike
+            continue
+        (alike if is_alike else differ if differs else undecided).append(place)
+        of_one = both == {"matters", "small"} or (both == {"matters"} and a * b < 0)
+        is_other |= differs and of_one
+        is_open |= not is_alike and not (both == {"matters"} and a * b > 0) and not (differs and of_one)
+    lists = tuple(alike), tuple(differ), tuple(undecided)
+    if "undefined" in {*verdicts[0], *verdicts[1]}:
+        return Told(step, Answer.UNDEFINED, *lists)
+    if is_other:
+        return Told(step, Answer.DIFFERENT, *lists)
+    if is_open or not any(lists):
+        return Told(step, Answer.CANNOT_TELL, *lists)
+    amounts = Answer.OTHER_AMOUNTS if differ else Answer.AMOUNTS_UNDECIDED if undecided else Answer.SAME
+    return Told(step, amounts, *lists)

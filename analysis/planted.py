@@ -1,0 +1,18 @@
+"""Simulations with a planted truth, too long for the tests: `python -m mi_sweeps.analysis.planted NAME [DRAWS]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+from .agreement import simulations as agreement
+
+SIMULATIONS: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {**agreement.SIMULATIONS}
+"""By name, with how many draws they have if none are asked for."""
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in SIMULATIONS:
+        sys.exit(f"name one of: {', '.join(SIMULATIONS)}")
+    simulation, usual = SIMULATIONS[sys.argv[1]]
+    for line in simulation(int(sys.argv[2]) if len(sys.argv) > 2 else usual):
+        print(line, flush=True)  # noqa: T201

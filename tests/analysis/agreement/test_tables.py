@@ -1,0 +1,80 @@
+"""The tables of agreement, of an output folder."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from mi_sweeps.analysis.agreement.tables import TABLES, of_frames
+from mi_sweeps.analysis.folder import read
+from mi_sweeps.analysis.frames import by_prompt, load
+from mi_sweeps.analysis.inference.families import families, jobs
+from mi_sweeps.analysis.inference.subjects import answer, subjects
+
+
+def test_every_table_has_its_columns_and_rows(make_output):
+    output = make_output(seeds=(0, 1), by_prompt=True, steps=(0, 24))
+    frames = load(output)
+    found = of_frames(frames)
+    assert {name: list(frame) for name, frame in found.items()} == {name: list(of) for name, of in TABLES.items()}
+    agreement, inclusion = found["agreement"], found["inclusion"]
+    assert set(agreement["axis"]) == {"seed"} and set(agreement["site"]) == {"z", "q", "k", "v", "pattern"}
+    assert set(agreement["runs"]) == {2} and set(agreement["prompts"]) == {12} and set(agreement["heads"]) == {16}
+    # Two seeds are not five.
+    assert set(agreement["answer"].dropna()) <= {"cannot tell", "undefined", "identical"}
+    assert len(inclusion) == 16 * len(found["stability"]) == 16 * 5 * 2 * 2
+    assert set(found["subjects"]["first"]) == {"first"} and set(found["subjects"]["second"]) == {"second"}
+    roles = found["roles"]
+    assert set(roles["run_a"]) <= {"run-0.0001-constant-0"} and set(roles["run_b"]) <= {"run-0.0001-constant-1"}
+    # What is said of two subjects is what their families say.
+    one, other = (
+        next(of for of in families(jobs(read(output), frames.runs, own["patch_id"])) if of.site == "z")
+        for _, own in frames.patches.groupby("corruption")
+    )
+    told = found["subjects"].query("site == 'z' and step == 24")
+    assert set(told["answer"]) == {answer(subjects(one, other), 24).answer.value}
+
+
+def test_inclusion_follows_the_effects_of_the_prompts(make_output):
+    """Against plain sums over the exported rows: where every prompt has a head beyond the limit it is always in."""
+    frames = load(make_output(by_prompt=True, steps=(24,), corruptions=("first",)))
+    rows = by_prompt(frames, ["z"])
+    rows = rows.assign(gain=rows["patched"] - rows["corrupted"], gap=rows["clean"] - rows["corrupted"])
+    keys = ["corruption", "step", "layer", "head"]
+    share = (rows["gain"] / rows["gap"]).groupby([rows[key] for key in keys])
+    found = of_frames(frames)["inclusion"].query("site == 'z'").set_index(keys)["inclusion"]
+    always = share.min()[share.min() > 0.06].index
+    never = share.max()[(share.max() < 0.04) & (share.min() > -0.04)].index
+    assert len(always) and len(never)
+    assert (found[always].dropna() == 1).all() and (found[never].dropna() == 0).all()
+
+
+def test_cells_that_differ_in_their_prompts_or_their_model_are_compared_across(make_output, folders):
+    output = make_output(seeds=(0, 1), by_prompt=True, steps=(24,), corruptions=("first",))
+    for number, (group, key, value) in enumerate((("task", "seed", 1), ("model", "path", "other"), ("optim", "lr", 3))):
+        for seed in (0, 1) if group == "task" else (0,):
+            run_id = f"other-{number}-{seed}"
+            folders.write_run(output, run_id, seed=seed, steps=(24,))
+            file = output / "runs" / run_id / "run.json"
+            about = json.loads(file.read_text())
+            about["config"][group][key] = value
+            file.write_text(json.dumps(about))
+            folders.write_patch(output, run_id, f"{run_id}-first", by_prompt=True, steps=(24,), seed=seed)
+            folders.write_sweep(output, f"sweep-{run_id}", [folders.cell(run_id, f"{run_id}-first", "first")])
+    found = of_frames(load(output))
+    across = found["agreement"][found["agreement"]["axis"] != "seed"]
+    told = across[["axis", "runs", "scope"]].drop_duplicates().itertuples(index=False, name=None)
+    # Of one seed a base model, nothing is said of other seeds.
+    assert set(told) == {
+        ("prompts", 4, "other seeds of these 2 sets of training prompts"), ("base", 3, "other base models")
+    }  # fmt: skip
+    assert set(across[across["axis"] == "base"]["answer"].dropna()) <= {"cannot tell", "undefined"}
+    roles = found["roles"]
+    assert set(roles[roles["axis"] == "base"]["run_b"]) <= {"other-1-0"}
+
+
+def test_tables_that_do_not_tell_prompts_apart_have_no_rows(make_output):
+    found = of_frames(load(make_output(seeds=(0, 1), by_prompt=False)))
+    assert not any(len(frame) for frame in found.values())
+    assert all(isinstance(frame, pd.DataFrame) for frame in found.values())
