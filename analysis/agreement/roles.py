@@ -83,7 +83,7 @@ def match(first: Signatures, second: Signatures, draws: int = DRAWS) -> list[Mat
         other = np.take_along_axis(sizes, deal[:, None], 2).sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             alike = np.nan_to_num(2 * to / (size[:, :, None] + other[:, None])).mean(axis=0)
-        return _assign(alike, np.take_along_axis(theirs, deal, 1).any(axis=0))
+        return _assign(alike, np.asarray(np.take_along_axis(theirs, deal, 1).any(axis=0)))
 
     count = others[0].shape[1]
     partner, similarity = assigned(np.tile(np.arange(count), (len(blocks), 1)))

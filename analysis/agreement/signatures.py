@@ -44,8 +44,8 @@ def _recovered(
 ) -> Float[np.ndarray, "head step"]:
     steps, heads, _ = gain.shape
     room = np.broadcast_to(gap[:, None], gain.shape)
-    own = (values[..., chosen].reshape(1, steps * heads, -1) for values in (gain, room))
-    return estimate(*own).recovered.reshape(steps, heads).T
+    gain, room = (values[..., chosen].reshape(1, steps * heads, -1) for values in (gain, room))
+    return estimate(gain, room).recovered.reshape(steps, heads).T
 
 
 def of_halves(job: Job) -> Bool[np.ndarray, "half prompt"]:

@@ -12,7 +12,7 @@ from .designs import bootstrap_variance, interval, mean, of_seeds, ratio
 from .measures import Answer, agreements
 from .members import nogueira
 from .moments import agreement_parts, correlation, moments
-from .roles import Signatures, match
+from .roles import Block, Signatures, match
 from .stability import CUTOFF, stability
 
 Gains = Float[np.ndarray, "run head prompt"]
@@ -95,7 +95,7 @@ def signature(
 ) -> Signatures:
     """Signatures with noise, of its own in each half of the prompts."""
     _, heads, steps = effects.shape
-    blocks = {
+    blocks: dict[Block, np.ndarray] = {
         (str(number),): of + noise * random.standard_normal((2, heads, steps)) for number, of in enumerate(effects)
     }
     return Signatures(tuple((head // 4, head % 4) for head in range(heads)), blocks)
@@ -109,16 +109,13 @@ def roles(worlds: int) -> Iterator[str]:
         effects = np.zeros((6, 16, 4))
         effects[:, :4] = random.uniform(-1, 1, (6, 4, 1)) * np.linspace(0.3, 1, 4)
         order = random.permutation(16)
-        told = match(signature(random, effects), signature(random, effects[:, order]))
-        for one in told:
-            is_right = (
-                one.partner is not None and order[one.partner[0] * 4 + one.partner[1]] == one.head[0] * 4 + one.head[1]
-            )
-            found += one.is_matched and is_right
-        strangers = [signature(random, random.uniform(-1, 1, (6, 16, 1)) * np.linspace(0.3, 1, 4)) for _ in range(2)]
-        told = match(*strangers)
-        chances += [one.p for one in told]
-        matched += any(one.is_matched for one in told)
+        for pair in match(signature(random, effects), signature(random, effects[:, order])):
+            layer, head = (-1, 0) if pair.partner is None else pair.partner
+            found += pair.is_matched and order[layer * 4 + head] == pair.head[0] * 4 + pair.head[1]
+        first, second = (random.uniform(-1, 1, (6, 16, 1)) * np.linspace(0.3, 1, 4) for _ in range(2))
+        strangers = match(signature(random, first), signature(random, second))
+        chances += [pair.p for pair in strangers]
+        matched += any(pair.is_matched for pair in strangers)
     shares = ", ".join(f"{np.mean(np.array(chances) <= level):.1%} ≤ {level}" for level in (0.05, 0.25, 0.5, 0.75))
     yield f"4 heads with roles among 16, permuted: {found / (4 * worlds):.1%} matched with themselves"
     yield f"16 unrelated heads: any matched in {matched / worlds:.1%} of pairs of runs; p is {shares}"

@@ -77,7 +77,9 @@ def answer(found: Subjects, step: int) -> Told:
     verdicts = [family.judged.words[own] for family, own in zip(families, at, strict=True)]
     recovered = [family.estimate.recovered[own] for family, own in zip(families, at, strict=True)]
     compared = found.difference.words[found.difference.at(step)]
-    alike, differ, undecided = [], [], []
+    alike: list[Place] = []
+    differ: list[Place] = []
+    undecided: list[Place] = []
     is_other, is_open = False, False
     for place, one, other, words, a, b in zip(found.difference.places, *verdicts, compared, *recovered, strict=True):
         both = {str(one), str(other)}

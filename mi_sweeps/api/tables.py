@@ -10,6 +10,7 @@ from typing import TypeVar
 import pandas as pd
 
 from mi_sweeps.analysis import figures, folder, frames, measured
+from mi_sweeps.analysis.agreement import tables as agreement
 from mi_sweeps.analysis.canvas import Picture
 from mi_sweeps.analysis.findings.collect import findings
 from mi_sweeps.analysis.inference import tables
@@ -101,6 +102,31 @@ class Tables:
         return warned(lambda damaged: tables.courses_of(self._frames, damaged))
 
     @property
+    def agreement(self) -> pd.DataFrame:
+        """How far seeds, and cells that differ in one thing, agree in their heads (docs/agreement.md)."""
+        return self._agreement["agreement"]
+
+    @property
+    def roles(self) -> pd.DataFrame:
+        """Which heads of two runs have the same role."""
+        return self._agreement["roles"]
+
+    @property
+    def subjects(self) -> pd.DataFrame:
+        """Whether two corruptions have the same heads."""
+        return self._agreement["subjects"]
+
+    @property
+    def stability(self) -> pd.DataFrame:
+        """How stable the set of heads is that single effects give, a row a checkpoint; `inclusion` has the heads."""
+        return self._agreement["stability"]
+
+    @property
+    def inclusion(self) -> pd.DataFrame:
+        """How often each head would be a member on other prompts."""
+        return self._agreement["inclusion"]
+
+    @property
     def pictures(self) -> list[str]:
         """The names of the pictures that there are: those of `mi-sweeps report --figures`."""
         return [name for name, _ in figures.pictures(self._frames)]
@@ -119,6 +145,10 @@ class Tables:
     @cached_property
     def _outline(self) -> frames.Frames:
         return warned(lambda damaged: frames.tabulate(self._found, most=RUNS_ALONE, damaged=damaged))
+
+    @cached_property
+    def _agreement(self) -> dict[str, pd.DataFrame]:
+        return warned(lambda damaged: agreement.of_frames(self._frames, damaged))
 
     @cached_property
     def _frames(self) -> frames.Frames:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import mi_sweeps as mi
 from mi_sweeps.analysis import frames as analysis_frames
+from mi_sweeps.analysis.agreement import tables as agreement
 from mi_sweeps.analysis.inference import tables as inferred
 from mi_sweeps.api import output as output_module
 from mi_sweeps.api import run as run_module
@@ -73,6 +74,8 @@ def test_tables_are_those_of_the_analysis(out, finished, run):
         pd.testing.assert_frame_equal(getattr(out, name), getattr(theirs, name))
     pd.testing.assert_frame_equal(out.verdicts, inferred.verdicts(theirs))
     pd.testing.assert_frame_equal(out.courses, inferred.courses_of(theirs))
+    for name, table in agreement.of_frames(theirs).items():
+        pd.testing.assert_frame_equal(getattr(out, name), table)
     assert set(run.patching["run_id"]) == {run.id}
     assert set(out.by_prompt("z")["site"]) == {"z"}
     assert [one.id for one in out] == out.runs["run_id"].tolist()
