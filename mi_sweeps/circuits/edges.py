@@ -8,8 +8,10 @@ and of the others a random sample, which bounds what was missed (`mi_sweeps.anal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_sweeps.circuits.chosen_sets import by_rank, count_of, first_of, halves
 from mi_sweeps.circuits.direct import Reader, patch_direct
 from mi_sweeps.circuits.fast import MEMORY, budget
 from mi_sweeps.circuits.gradients import integrated
@@ -25,10 +28,19 @@ from mi_sweeps.circuits.looks import lists
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.runs import in_groups, run_both
+from mi_sweeps.circuits.sets import evaluate
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.edges import EdgesConfig
 from mi_sweeps.tasks.pairs import Pairs
+
+log = logging.getLogger(__name__)
+
+SIZES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+"""Percent of the edges that are kept, as the MIB track has them."""
+ORDERS = ("signed", "absolute")
+"""By effect, or by how large it is: the MIB track takes its CPR over the first and its CMD over the second."""
+ENDS = ("clean", "corrupted")
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,8 @@ def patch_edges(
 
 
 def table(view: View) -> pa.Table:
-    """One row an edge: means over prompts, and what each prompt has where the edge was patched."""
+    """One row an edge: means over prompts, and what each prompt has where the edge was patched. And one row for each
+    set of the first edges, run as a circuit (`mi_sweeps.circuits.sets`)."""
     assert view.patching.edges
     found = measure(view.network, view.pairs, view.patching.edges, view.memory)
     sources, receivers = zip(*[(edge.source, edge.receiver) for edge in found.graph.edges], strict=True)
@@ -123,6 +136,7 @@ def table(view: View) -> pa.Table:
     # Where nothing was patched the list is missing.
     rows = pa.array(np.where(there, np.cumsum(there) - 1, 0), mask=~there)
     columns = {
+        "kind": ["edge"] * len(there),
         "source": [node.kind for node in sources],
         "source_layer": [node.layer for node in sources],
         "source_head": [node.head for node in sources],
@@ -137,4 +151,40 @@ def table(view: View) -> pa.Table:
         "n": np.full(len(there), len(found.clean)),
         "by_prompt": lists(patched[there]).take(rows),
     }
-    return pa.table(columns, TABLES["edges"])
+    # The MIB track's form has these of a model beside the edges.
+    about = {"parallel": str(found.graph.parallel[0]).lower(), "d_model": str(len(view.network.final_norm.weight))}
+    schema = TABLES["edges"]
+    missing = {name: pa.nulls(len(there), schema.field(name).type) for name in schema.names if name not in columns}
+    edges = pa.table({name: (columns | missing)[name] for name in schema.names}, schema)
+    sets = pa.Table.from_pylist(list(set_rows(view, found)), schema)
+    return pa.concat_tables([edges, sets]).replace_schema_metadata(about)
+
+
+def set_rows(view: View, found: Edges) -> Iterator[dict[str, Any]]:
+    """The first 0.1% to 100% of the edges, ranked on one half of the prompts and run as circuits on the other."""
+    if len(found.clean) < 2:
+        log.warning("edges: with one prompt nothing can be found on one half and judged on the other; no sets are run")
+        return
+    finding, judging = halves(len(found.clean))
+    effects = torch.where(found.patched.isnan(), found.approximate, found.patched) - found.corrupted
+    gap = (found.clean - found.corrupted)[finding].double().mean()
+    mean = effects[:, finding].double().mean(dim=1) * (-1 if gap < 0 else 1)
+    asked = [(order, size) for order in ORDERS for size in SIZES]
+    ranks = {order: by_rank(mean, absolute=order == "absolute") for order in ORDERS}
+    sets = torch.stack([first_of(ranks[order], count_of(size, len(mean))) for order, size in asked])
+    pairs = view.pairs.select(judging.tolist())
+    ends = {name: values[judging].double().mean().item() for name, values in vars(found).items() if name in ENDS}
+    for (order, size), kept, values in zip(asked, sets, evaluate(view.network, pairs, sets, view.memory), strict=True):
+        by_prompt: list[float | None] = [None] * len(found.clean)
+        for prompt, value in zip(judging.tolist(), values.tolist(), strict=True):
+            by_prompt[prompt] = value
+        yield {
+            "kind": "set",
+            "order": order,
+            "size": size,
+            "edges": int(kept.sum()),
+            "patched": values.double().mean().item(),
+            **ends,
+            "n": len(values),
+            "by_prompt": by_prompt,
+        }

@@ -89,6 +89,7 @@ TABLES: dict[str, pa.Schema] = {
     ),
     "edges": pa.schema(
         [
+            ("kind", pa.string()),
             ("source", pa.string()),
             ("source_layer", pa.int64()),
             ("source_head", pa.int64()),
@@ -96,6 +97,9 @@ TABLES: dict[str, pa.Schema] = {
             ("layer", pa.int64()),
             ("head", pa.int64()),
             ("chosen", pa.string()),
+            ("order", pa.string()),
+            ("size", pa.float64()),
+            ("edges", pa.int64()),
             ("patched", pa.float64()),
             ("approximate", pa.float64()),
             ("clean", pa.float64()),

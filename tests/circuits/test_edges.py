@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mi_sweeps.circuits.chosen_sets import halves
 from mi_sweeps.circuits.edges import measure, patch_edges, table
 from mi_sweeps.circuits.fast import MEMORY
 from mi_sweeps.circuits.gradients import Estimates, integrated
 from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.network import describe
+from mi_sweeps.circuits.runs import run_both
+from mi_sweeps.circuits.sets import evaluate
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.edges import EdgesConfig
 from tests.circuits.known import known
@@ -140,17 +144,48 @@ def make_table(make_model, make_short_pairs, patching):
     return make
 
 
+def edges_of(rows):
+    return rows[rows["kind"] == "edge"]
+
+
 def test_the_table_has_every_edge_and_what_each_prompt_has_where_it_was_patched(make_table):
-    every = make_table()
+    every = edges_of(make_table())
     assert len(every) == 110 and set(every["chosen"]) == {"all"} and set(every["n"]) == {4}
     assert [one.mean() for one in every["by_prompt"]] == pytest.approx(every["patched"].tolist(), abs=1e-5)
     assert every["clean"].nunique() == every["corrupted"].nunique() == 1
     through = every.set_index(["source", "input"])["patched"]
     assert through["embed", "logits"] == pytest.approx(every["corrupted"][0]), "the last token does not differ"
-    few, many = make_table(exact=9), make_table(exact=9, sample=20)
+    few, many = edges_of(make_table(exact=9)), edges_of(make_table(exact=9, sample=20))
     assert few["by_prompt"].notna().sum() == few["patched"].notna().sum() == (few["chosen"] == "top").sum() == 9
     assert many["chosen"].value_counts().to_dict() == {"rest": 81, "sample": 20, "top": 9}
     there = many["patched"].notna()
     assert many["patched"][there].tolist() == pytest.approx(every["patched"][there].tolist(), abs=1e-5)
     size = (many["approximate"] - many["corrupted"]).abs()
     assert size[many["chosen"] == "top"].min() >= size[many["chosen"] != "top"].max()
+
+
+def test_the_first_edges_are_run_as_circuits_on_prompts_that_did_not_rank_them(
+    make_table, make_model, make_short_pairs
+):
+    rows = make_table()
+    sets = rows[rows["kind"] == "set"]
+    assert sets["edges"].tolist() == [0, 0, 0, 1, 2, 5, 11, 22, 55, 110] * 2, "rounded down, as the MIB track does"
+    finding, judging = halves(4)
+    assert set(sets["n"]) == {2}
+    assert all(np.isnan(one).nonzero()[0].tolist() == finding.tolist() for one in sets["by_prompt"])
+    ends = rows.iloc[0]
+    network, pairs = describe(make_model("gpt2")), make_short_pairs("second")
+    runs = run_both(network, pairs)
+    empty, whole = (sets[sets["size"] == size].iloc[0] for size in (0.1, 100))
+    assert empty["patched"] == pytest.approx(runs.corrupted_logit_diff[judging].mean().item(), abs=1e-5)
+    assert whole["patched"] == pytest.approx(runs.clean_logit_diff[judging].mean().item(), abs=1e-5)
+    assert empty["patched"] == pytest.approx(empty["corrupted"], abs=1e-5) != pytest.approx(ends["corrupted"], abs=1e-3)
+    # Ranked by hand, and run alone.
+    of_edges = rows[rows["kind"] == "edge"]
+    effects = torch.tensor(np.stack(of_edges["by_prompt"]))[:, finding] - runs.corrupted_logit_diff[finding]
+    sign = (runs.clean_logit_diff - runs.corrupted_logit_diff)[finding].mean().sign()
+    kept = torch.zeros(1, 110, dtype=torch.bool)
+    kept[0, (sign * effects.mean(dim=1)).argsort(descending=True)[:22]] = True
+    expected = evaluate(network, pairs.select(judging.tolist()), kept).mean().item()
+    signed = sets[(sets["order"] == "signed") & (sets["size"] == 20)]
+    assert signed["patched"].item() == pytest.approx(expected, abs=1e-5)
