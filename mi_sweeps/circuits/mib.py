@@ -1,0 +1,97 @@
+"""Importances of nodes and edges in the form that the MIB track's evaluation reads, and from it.
+
+It is the JSON of `eap.graph.Graph.from_json` (github.com/hannamw/EAP-IG, checked November 2026): the model's sizes as
+`cfg`; for each node whether it is `in_graph` and, where nodes are scored, its `score`; for each edge its `score` and
+whether it is `in_graph`. The evaluation ranks by the scores and passes over `in_graph`. A key that it does not know it
+leaves alone, so an edge's score that is approximate says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mi_sweeps.circuits.graph import Graph
+from mi_sweeps.errors import UserError
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A graph with importances, or with members, or both."""
+
+    graph: Graph
+    d_model: int
+    nodes: Mapping[str, float] = field(default_factory=dict)
+    """The scores of nodes, by their names."""
+    edges: Mapping[str, float] = field(default_factory=dict)
+    """Of edges."""
+    approximate: Collection[str] = ()
+    """Edges whose score is an estimate."""
+    members: Collection[str] | None = None
+    """Names of the nodes and edges that are in the circuit; None: all are."""
+
+
+def form(circuit: Circuit) -> dict[str, Any]:
+    """What the file has.
+
+    Raises:
+        UserError: the track has no form for such a model.
+    """
+    graph = circuit.graph
+    if len(set(graph.parallel)) > 1:
+        raise UserError("export --circuits mib: layers of this model differ in what their MLPs read; MIB has one cfg")
+
+    def member(name: str) -> dict[str, Any]:
+        return {"in_graph": circuit.members is None or name in circuit.members}
+
+    names = [*(node.name for node in graph.nodes), "logits"]
+    nodes = {name: member(name) for name in names}
+    for name, score in circuit.nodes.items():
+        nodes[name]["score"] = score
+    edges = {edge.name: {"score": circuit.edges.get(edge.name, 0.0), **member(edge.name)} for edge in graph.edges}
+    for name in circuit.approximate:
+        edges[name]["approximate"] = True
+    sizes = {
+        "n_layers": graph.n_layers,
+        "n_heads": graph.n_heads,
+        "parallel_attn_mlp": graph.parallel[0],
+        "d_model": circuit.d_model,
+    }
+    return {"cfg": sizes, "nodes": nodes, "edges": edges}
+
+
+def read(path: Path) -> Circuit:
+    """A file of the track's form, of whoever wrote it.
+
+    Raises:
+        UserError: it is none, or names what a model of its sizes has not.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        sizes, nodes, edges = found["cfg"], found["nodes"], found["edges"]
+        parallel = (bool(sizes["parallel_attn_mlp"]),) * int(sizes["n_layers"])
+        graph, d_model = Graph(int(sizes["n_heads"]), parallel), int(sizes["d_model"])
+        members = {name for part in (nodes, edges) for name, one in part.items() if one["in_graph"]}
+        scores = [
+            {name: float(one["score"]) for name, one in part.items() if "score" in one} for part in (nodes, edges)
+        ]
+        approximate = {name for name, one in edges.items() if one.get("approximate")}
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not of the MIB track's form (cfg, nodes, edges): {error!r}") from None
+    known = {"logits", *(node.name for node in graph.nodes)}, {edge.name for edge in graph.edges}
+    for part, names in zip((nodes, edges), known, strict=True):
+        if unknown := [name for name in part if name not in names]:
+            raise UserError(
+                f"{path}: {unknown[0]} is in no model of {graph.n_layers} layers and {graph.n_heads} heads; "
+                "correct cfg or the name"
+            )
+    for name, score in (scores[0] | scores[1]).items():
+        if not math.isfinite(score):
+            raise UserError(f"{path}: the score of {name} is {score}; leave out what has none")
+    return Circuit(graph, d_model, *scores, approximate, members)
