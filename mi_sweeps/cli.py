@@ -177,6 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("export", results.export, "write tidy tables into DIR, one file a table", "DIR [SWEEP ...]")
     sub.add_argument("--format", choices=("parquet", "csv"), default="parquet")
     sub.add_argument("--by-prompt", action="store_true", help="also what each prompt has: many times as much")
+    sub.add_argument(
+        "--circuits", choices=("mib",), help="instead, each checkpoint's importances as JSON of the MIB track's form"
+    )
     sub = add("track", results.track, "make wandb runs of sweeps that were run without wandb", "SWEEP")
     sub.add_argument("--mode", choices=("offline", "online"), default="offline", help="default: %(default)s")
     sub.add_argument("--project", metavar="NAME", help="default: the sweep's tracking.project")

@@ -120,6 +120,12 @@ def test_export_gives_tidy_tables(call, finished, tmp_path):
     assert len(pd.read_csv(tmp_path / "csv" / "metrics.csv")) == len(metrics)
 
 
+def test_export_of_circuits_needs_some(call, finished, tmp_path):
+    code, _, told = call("export", tmp_path / "circuits", "begun", f"output={finished}", "--circuits", "mib")
+    assert code == 2 and "no importances there; run patch jobs with patching=edges or circuits" in told
+    assert not (tmp_path / "circuits").exists()
+
+
 def test_the_report_is_one_file(call, output):
     code, printed, _ = call("report", "begun", f"output={output}")
     assert code == 0

@@ -35,6 +35,8 @@ from mi_sweeps.circuits.chosen_sets import (
     without,
 )
 from mi_sweeps.circuits.fast import budget
+from mi_sweeps.circuits.graph import Graph
+from mi_sweeps.circuits.mib import sizes_of
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.circuits.view import View
@@ -58,7 +60,8 @@ def table(view: View) -> pa.Table:
     Raises:
         UserError: there are too few prompts, or the circuit that was given is another model's.
     """
-    return pa.Table.from_pylist(list(rows(view)), TABLES["circuits"])
+    made = pa.Table.from_pylist(list(rows(view)), TABLES["circuits"])
+    return made.replace_schema_metadata(sizes_of(Graph.of(view.network), len(view.network.final_norm.weight)))
 
 
 def averaged(view: View) -> Batch:

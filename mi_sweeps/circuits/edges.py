@@ -25,6 +25,7 @@ from mi_sweeps.circuits.fast import MEMORY, budget
 from mi_sweeps.circuits.gradients import integrated
 from mi_sweeps.circuits.graph import Edge, Graph, Receiver
 from mi_sweeps.circuits.looks import lists
+from mi_sweeps.circuits.mib import sizes_of
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.runs import in_groups, run_both
@@ -151,12 +152,11 @@ def table(view: View) -> pa.Table:
         "n": np.full(len(there), len(found.clean)),
         "by_prompt": lists(patched[there]).take(rows),
     }
-    # The MIB track's form has these of a model beside the edges.
-    about = {"parallel": str(found.graph.parallel[0]).lower(), "d_model": str(len(view.network.final_norm.weight))}
     schema = TABLES["edges"]
     missing = {name: pa.nulls(len(there), schema.field(name).type) for name in schema.names if name not in columns}
     edges = pa.table({name: (columns | missing)[name] for name in schema.names}, schema)
     sets = pa.Table.from_pylist(list(set_rows(view, found)), schema)
+    about = sizes_of(found.graph, len(view.network.final_norm.weight))
     return pa.concat_tables([edges, sets]).replace_schema_metadata(about)
 
 

@@ -18,6 +18,9 @@ from typing import Any
 from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.errors import UserError
 
+KEY = "model"
+"""Under which a table has what it says of its model."""
+
 
 @dataclass(frozen=True)
 class Circuit:
@@ -33,6 +36,20 @@ class Circuit:
     """Edges whose score is an estimate."""
     members: Collection[str] | None = None
     """Names of the nodes and edges that are in the circuit; None: all are."""
+
+
+def sizes_of(graph: Graph, d_model: int) -> dict[str, str]:
+    """What a table of a model's parts says of the model, beside its columns; `model_of` reads it."""
+    sizes = {"n_heads": graph.n_heads, "parallel": graph.parallel, "has_mlps": graph.has_mlps, "d_model": d_model}
+    return {KEY: json.dumps(sizes)}
+
+
+def model_of(metadata: Mapping[bytes, bytes] | None) -> tuple[Graph, int] | None:
+    """The graph and the width of a table's model; None where the table says nothing of it."""
+    if KEY.encode() not in (metadata or {}):
+        return None
+    sizes = json.loads((metadata or {})[KEY.encode()])
+    return Graph(sizes["n_heads"], tuple(sizes["parallel"]), sizes["has_mlps"]), sizes["d_model"]
 
 
 def form(circuit: Circuit) -> dict[str, Any]:
@@ -91,7 +108,7 @@ def read(path: Path) -> Circuit:
                 f"{path}: {unknown[0]} is in no model of {graph.n_layers} layers and {graph.n_heads} heads; "
                 "correct cfg or the name"
             )
-    for name, score in (scores[0] | scores[1]).items():
+    for name, score in (of_nodes | of_edges).items():
         if not math.isfinite(score):
             raise UserError(f"{path}: the score of {name} is {score}; leave out what has none")
-    return Circuit(graph, d_model, *scores, approximate, members)
+    return Circuit(graph, d_model, of_nodes, of_edges, approximate, members)

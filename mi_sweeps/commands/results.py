@@ -102,6 +102,12 @@ def export(options: argparse.Namespace) -> int:
         raise UserError(f"export {word}: {error}") from None
     output, chosen = common.sweeps(options)
     console = common.console()
+    if options.circuits:
+        from mi_sweeps.analysis import mib
+
+        for file in mib.export(output, directory, chosen, options.damaged):
+            console.print(f"circuit: {file.absolute()}", markup=False, soft_wrap=True)
+        return DONE
     before = exported(directory)
     files = write(
         output,
