@@ -93,9 +93,9 @@ def read(path: Path) -> Circuit:
         parallel = (bool(sizes["parallel_attn_mlp"]),) * int(sizes["n_layers"])
         graph, d_model = Graph(int(sizes["n_heads"]), parallel), int(sizes["d_model"])
         members = {name for part in (nodes, edges) for name, one in part.items() if one["in_graph"]}
-        scores = [
+        of_nodes, of_edges = (
             {name: float(one["score"]) for name, one in part.items() if "score" in one} for part in (nodes, edges)
-        ]
+        )
         approximate = {name for name, one in edges.items() if one.get("approximate")}
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
