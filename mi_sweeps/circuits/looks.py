@@ -21,6 +21,7 @@ taken before the norm that some architectures put behind it. `uniform` is what a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -216,7 +217,7 @@ def _rows(places: Places, looked: Looked) -> pa.Table:
     """One row a side, head, query and key that any prompt has."""
     there = looked.there.numpy()
     n = there.sum(axis=-1)
-    sides, n_layers, n_heads = looked.attention.shape[:3]
+    heads, n_prompts = math.prod(looked.attention.shape[:3]), looked.attention.shape[-1]
     missing = np.where(there, 0.0, np.nan)
 
     def mean(values: np.ndarray) -> np.ndarray:
@@ -236,9 +237,10 @@ def _rows(places: Places, looked: Looked) -> pa.Table:
         "key": _words(places.keys, numbers[4]),
         "attention": mean(attention).ravel()[kept],
         "value_weighted": pa.array(mean(weighted).ravel()[kept], pa.float64(), from_pandas=True),
-        "uniform": np.tile(mean(uniform).ravel(), sides * n_layers * n_heads)[kept],
-        "n": np.tile(n.ravel(), sides * n_layers * n_heads)[kept],
-        "by_prompt": lists((attention + missing).reshape(-1, attention.shape[-1])[kept]),
+        "uniform": np.tile(mean(uniform).ravel(), heads)[kept],
+        "n": np.tile(n.ravel(), heads)[kept],
+        "by_prompt": lists((attention + missing).reshape(-1, n_prompts)[kept]),
+        "uniform_by_prompt": lists(np.broadcast_to(uniform + missing, attention.shape).reshape(-1, n_prompts)[kept]),
     }
     return pa.table(columns, TABLES["looks"])
 

@@ -23,6 +23,7 @@ TABLES: dict[str, pa.Schema] = {
             ("uniform", pa.float64()),
             ("n", pa.int64()),
             BY_PROMPT,
+            ("uniform_by_prompt", pa.list_(pa.float32())),
         ]
     ),
     "scores": pa.schema(

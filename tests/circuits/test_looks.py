@@ -125,6 +125,8 @@ def test_attention_to_roles_is_the_models_own(name, make_model, make_short_pairs
         assert (rows["n"] == len(of_prompts)).all()
         told = np.stack(rows["by_prompt"])
         assert set(np.flatnonzero(~np.isnan(told[0]))) == set(of_prompts)
+        by_chance = np.nanmean(np.stack(rows["uniform_by_prompt"]), axis=1)
+        np.testing.assert_allclose(by_chance, rows["uniform"], atol=1e-6)
 
 
 def test_a_querys_attention_adds_up_to_one(make_model, make_test_pairs):

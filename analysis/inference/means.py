@@ -1,0 +1,126 @@
+"""Means over prompts and runs, and correlations over prompts, with intervals that hold at each place alone and at all
+of them at once.
+
+What is done here for plain values is what `estimates` and `verdicts` do for ratios: each prompt has an influence on a
+result, averaged over the runs because these share their prompts; critical values for all places at once are those of
+`verdicts.largest`; what seeds add comes in quadrature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from .differences import Comparison
+from .estimates import Places, between_runs, criticals
+from .verdicts import DELTA, few, largest, seed_part
+
+Values = Float[np.ndarray, "run place prompt"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value of each place with two intervals of 95%. NaN where there is none."""
+
+    value: Places
+    low: Places
+    """At this place alone."""
+    high: Places
+    lowest: Places
+    """At all places at once; NaN where less than half of the prompts have the place."""
+    highest: Places
+    seeds: bool
+    """Whether they are for other seeds too, or for other prompts in these runs."""
+    n: Int[np.ndarray, " place"]
+    """Prompts."""
+    runs: Int[np.ndarray, " place"]
+
+
+def mean(values: Values, checkpoint: Int[np.ndarray, " place"], cells: Sequence[object] | None = None) -> Interval:
+    """The mean over runs and prompts.
+
+    Args:
+        values: NaN where a run or prompt has no such place.
+        checkpoint: which one each place is at; any numbers.
+        cells: as for `estimates.estimate`.
+    """
+    there = ~np.isnan(values)
+    count = there.sum(axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_run = np.where(there, values, 0.0).sum(axis=2) / count
+        centred = np.where(there, values - of_run[..., None], 0.0) / count[..., None]
+    return _interval(of_run, centred, there, checkpoint, cells)
+
+
+def correlation(
+    one: Values, other: Values, checkpoint: Int[np.ndarray, " place"], cells: Sequence[object] | None = None
+) -> Interval:
+    """Pearson's correlation over prompts, in each run alone and then averaged by Fisher's z.
+
+    Intervals are made for z. A prompt's influence is what leaving it out changes (the jackknife; Efron & Stein 1981,
+    Ann. Statist. 9), which makes no assumption about how values are distributed. NaN where one of both does not vary.
+
+    Args: as for `mean`.
+    """
+    there = ~np.isnan(one) & ~np.isnan(other)
+    x, y = (_standardised(np.where(there, values, np.nan)) for values in (one, other))
+    there = ~np.isnan(x) & ~np.isnan(y)
+    count = there.sum(axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = np.where(there, x * y, 0.0).sum(axis=2) / count
+        less = count[..., None] - 1.0
+        without = (r[..., None] - x * y / less) / np.sqrt((1 - x**2 / less) * (1 - y**2 / less))
+        z, left = np.arctanh(r), np.where(there, np.arctanh(without), 0.0)
+        z = np.where(np.isfinite(z) & np.isfinite(left).all(axis=2), z, np.nan)
+        middle = left.sum(axis=2, keepdims=True) / count[..., None]
+        influence = (middle - left) * less / count[..., None]
+    found = _interval(z, np.where(there & ~np.isnan(z)[..., None], influence, 0.0), there, checkpoint, cells)
+    ends = (np.tanh(end) for end in (found.value, found.low, found.high, found.lowest, found.highest))
+    return Interval(*ends, found.seeds, found.n, found.runs)
+
+
+def compare(difference: Interval) -> np.ndarray:
+    """What can be said of differences at all places at once, by the names of `Comparison`."""
+    low, high = difference.lowest, difference.highest
+    words = [Comparison.UNDEFINED, Comparison.ALIKE, Comparison.MORE, Comparison.LESS]
+    with np.errstate(invalid="ignore"):
+        conditions = [np.isnan(difference.value), (low > -DELTA) & (high < DELTA), low > 0, high < 0]
+    return np.select(conditions, [word.value for word in words], Comparison.UNDECIDED.value)
+
+
+def _standardised(values: Values) -> Values:
+    """With mean 0 and variance 1 over prompts; NaN where they do not vary but for rounding."""
+    count = np.maximum((~np.isnan(values)).sum(axis=2, keepdims=True), 1)
+    centred = values - np.nansum(values, axis=2, keepdims=True) / count
+    spread = np.sqrt(np.nansum(centred**2, axis=2, keepdims=True) / count)
+    size = np.abs(np.nan_to_num(values)).max(axis=2, keepdims=True, initial=0.0)
+    return np.where(spread > 1e-5 * size, centred / np.where(spread > 0, spread, 1.0), np.nan)
+
+
+def _interval(
+    of_run: Float[np.ndarray, "run place"],
+    influence: Values,
+    there: Bool[np.ndarray, "run place prompt"],
+    checkpoint: Int[np.ndarray, " place"],
+    cells: Sequence[object] | None,
+) -> Interval:
+    """From each run's value and its prompts' influences on it, which are 0 where a prompt has no such place."""
+    runs = (~np.isnan(of_run)).sum(axis=0)
+    n = there.any(axis=0).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.nansum(of_run, axis=0) / runs
+        rows = influence.sum(axis=0) / np.maximum(runs, 1)[:, None]
+        prompts = np.where(n > 1, (rows**2).sum(axis=1) * n / (n - 1.0), np.nan)
+    variance, freedom = between_runs(of_run, cells)
+    over_prompts, over_seeds, own = criticals(prompts, n, variance, freedom)
+    half = np.sqrt(over_prompts**2 * prompts + over_seeds**2 * own)
+    tested = np.where(few(n) | np.isnan(value), 0, n)
+    critical = largest(rows, tested)
+    seeds = bool(np.isfinite(variance).any())
+    extra = seed_part(variance, freedom, checkpoint, critical) if seeds else 0.0
+    with np.errstate(invalid="ignore"):
+        widest = np.where(tested > 0, np.sqrt(critical**2 * prompts + extra), np.nan)
+    return Interval(value, value - half, value + half, value - widest, value + widest, seeds, n, runs)

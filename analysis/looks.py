@@ -1,0 +1,236 @@
+"""Who looks where, with intervals: `python -m mi_sweeps.analysis.looks OUTPUT [SWEEP ...]`.
+
+The attention that each head pays from a token to others (`mi_sweeps.circuits.looks`) is set against three things: what
+uniform attention would pay, what the same head paid on the same prompts at the first checkpoint, and over prompts the
+head's own part of the logit difference. What is said holds for all heads, keys and checkpoints of one query at once.
+
+It is where a head looks, and not what it does: that is what patching it says, `pattern` above all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import UserError
+from . import folder, measured
+from .folder import Output, Patch
+from .frames import rows_of_prompts, tabulate, typed
+from .inference.families import Job, groups
+from .inference.means import Interval, compare, correlation, mean
+from .inference.tables import GROUP
+
+PLACE = {"side": "string", "query": "string", "layer": "Int64", "head": "Int64", "key": "string"}
+ATTENTION = {
+    **GROUP,
+    "step": "int64",
+    **PLACE,
+    **{"attention": "float64", "low": "float64", "high": "float64", "uniform": "float64"},
+    **{"against_uniform": "string", "change": "float64", "change_low": "float64", "change_high": "float64"},
+    **{"against_start": "string"},
+    **{"correlation": "float64", "correlation_low": "float64", "correlation_high": "float64"},
+    **{"other_seeds": "boolean", "n": "int64", "runs": "int64"},
+}
+"""One row a checkpoint, head, query and key of a group of runs. `low` and `high` are the 95% interval of `attention` at
+that place alone; those of the change from the first checkpoint and of the correlation hold for all heads, keys and
+checkpoints of a query at once, and so do the words: more, less, alike (by less than 0.05) or undecided. `correlation`
+is over prompts, of attention from the end and the head's direct part of the logit difference, and of clean prompts.
+`other_seeds` says whether all that is of other seeds too, or of other prompts in these runs."""
+LISTED = 12
+"""Rows that are printed, at most: those that changed most."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one patch job found at one checkpoint."""
+
+    index: pd.MultiIndex
+    """PLACE of each row."""
+    paid: Float[np.ndarray, "row prompt"]
+    uniform: Float[np.ndarray, "row prompt"]
+    written: pd.DataFrame
+    """The direct part of the logit difference of each layer and head (rows) on each prompt (columns)."""
+
+
+def of_output(
+    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+) -> Iterator[pd.DataFrame]:
+    """The rows of ATTENTION, of one group of runs, side and query after another.
+
+    Args:
+        runs, patches: of `Frames`.
+        damaged: as for `frames.load`.
+    """
+    cell = dict(zip(runs["run_id"], runs["cell"], strict=True))
+    for key, patch_ids in groups(patches, runs):
+        jobs = [Job(patch, str(cell[patch.run_id]), {}, {}) for patch in output.patches if patch.patch_id in patch_ids]
+        found = [(job, _read(job.patch, damaged)) for job in jobs]
+        found = [(job, of_steps) for job, of_steps in found if of_steps]
+        if found:
+            yield from _of_group(key, found)
+
+
+def _read(patch: Patch, damaged: list[str] | None) -> dict[int, Looked]:
+    """All checkpoints of a patch job that have the table."""
+    found = {}
+    for step in patch.steps():
+        lists = ("by_prompt", "uniform_by_prompt")
+        for frame in measured.each([(patch, step)], "looks", lists, damaged):
+            index = pd.MultiIndex.from_frame(frame[list(PLACE)])
+            rows = pd.concat(
+                [
+                    pd.DataFrame({"layer": [], "head": [], "prompt": [], "logit_diff": []}),
+                    *rows_of_prompts([(patch, step)], "attribution_by_prompt", damaged, ("kind", ["head"])),
+                ]
+            )
+            written = rows.pivot(index=["layer", "head"], columns="prompt", values="logit_diff")
+            found[step] = Looked(index, *(np.stack(frame[name]) for name in lists), written)
+    return found
+
+
+def _of_group(key: tuple[str, str, str], found: Sequence[tuple[Job, dict[int, Looked]]]) -> Iterator[pd.DataFrame]:
+    # What changes from one checkpoint to the next is then never who is there.
+    steps = sorted(set.intersection(*(set(of_steps) for _, of_steps in found)))
+    prompts = {prompt: at for at, prompt in enumerate(dict.fromkeys(one for job, _ in found for one in job.prompts))}
+    columns = [np.array([prompts[prompt] for prompt in job.prompts], int) for job, _ in found]
+    cells = [job.cell for job, _ in found]
+    if not steps:
+        return
+    first = found[0][1][steps[0]].index.to_frame(index=False)
+    for (side, query), places in first.groupby(["side", "query"], sort=False):
+        index = pd.MultiIndex.from_frame(places[list(PLACE)])
+        paid, uniform, written = np.full((3, len(found), len(steps), len(index), len(prompts)), np.nan)
+        for run, ((_, of_steps), where) in enumerate(zip(found, columns, strict=True)):
+            for at, step in enumerate(steps):
+                one = of_steps[step]
+                rows = one.index.get_indexer(index)
+                assert (rows >= 0).all(), "one model has one table"
+                paid[run, at][:, where] = one.paid[rows]
+                uniform[run, at][:, where] = one.uniform[rows]
+                if query == "end" and side == "clean" and len(one.written):
+                    own = one.written.reindex(places[["layer", "head"]].itertuples(index=False, name=None))
+                    written[run, at][:, where[own.columns.to_numpy(int)]] = own.to_numpy()
+        yield _rows(key, steps, places, paid, uniform, written, cells)
+
+
+def _rows(
+    key: tuple[str, str, str],
+    steps: Sequence[int],
+    places: pd.DataFrame,
+    paid: Float[np.ndarray, "run step place prompt"],
+    uniform: Float[np.ndarray, "run step place prompt"],
+    written: Float[np.ndarray, "run step place prompt"],
+    cells: Sequence[str],
+) -> pd.DataFrame:
+    """The rows of one side and query."""
+    checkpoint = np.repeat(np.arange(len(steps)), len(places))
+
+    def flat(values: np.ndarray) -> np.ndarray:
+        return values.reshape(len(cells), len(checkpoint), -1)
+
+    level, beyond, change = (
+        mean(flat(values), checkpoint, cells) for values in (paid, paid - uniform, paid - paid[:, :1])
+    )
+    nothing = np.full(len(checkpoint), np.nan)
+    together = Interval(nothing, nothing, nothing, nothing, nothing, False, level.n, level.runs)
+    if not np.isnan(written).all():
+        together = correlation(flat(paid), flat(written), checkpoint, cells)
+    rows = {
+        **dict(zip(GROUP, key, strict=True)),
+        "step": np.repeat(steps, len(places)),
+        **{name: np.tile(places[name].to_numpy(object), len(steps)) for name in PLACE},
+        **{"attention": level.value, "low": level.low, "high": level.high},
+        **{"uniform": level.value - beyond.value, "against_uniform": compare(beyond)},
+        **{"change": change.value, "change_low": change.lowest, "change_high": change.highest},
+        "against_start": compare(change),
+        **{"correlation": together.value, "correlation_low": together.lowest, "correlation_high": together.highest},
+        **{"other_seeds": level.seeds, "n": level.n, "runs": level.runs},
+    }
+    return typed(pd.DataFrame(rows), ATTENTION)
+
+
+def _tables(rows: pd.DataFrame) -> Iterator[Table | str]:
+    """What changed most in one group of runs between the first checkpoint and the last."""
+    first, last, one = rows["step"].min(), rows["step"].max(), rows.iloc[0]
+    scope = "other prompts and other seeds" if one["other_seeds"] else "other prompts in these runs"
+    runs = "1 run" if one["runs"] == 1 else f"{one['runs']} runs"
+    yield (
+        f"{one['cell'] or 'all'}, {one['corruption']} corruption, patching {one['patching']}: from {one['query']}, "
+        f"{one['n']} prompts, {runs}; 95% for {scope}"
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    columns = ("head", "looks at", "uniform", f"checkpoint {first}", f"checkpoint {last}", "change", "correlation")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "looks at" else "right", no_wrap=True)
+    place = ["layer", "head", "key"]
+    before = rows[rows["step"] == first].set_index(place)["attention"]
+    after = rows[rows["step"] == last]
+    changed = after[after["against_start"].isin(["more", "less"])].sort_values("change", key=abs, ascending=False)
+    for _, row in changed.head(LISTED).iterrows():
+        table.add_row(
+            f"{row['layer']}.{row['head']}", row["key"], f"{row['uniform']:.2f}", f"{before[tuple(row[place])]:.2f}",
+            *(_told(*row[list(names)]) for names in (
+                ("attention", "low", "high"),
+                ("change", "change_low", "change_high"),
+                ("correlation", "correlation_low", "correlation_high"),
+            )),
+        )  # fmt: skip
+    yield table
+    counts = after["against_start"].value_counts()
+    told = ", ".join(f"{counts.get(word, 0)} {word}" for word in ("more", "less", "alike", "undecided"))
+    yield f"{len(after)} heads x keys at checkpoint {last} against checkpoint {first}: {told}"
+    yield ""
+
+
+def _told(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(value) else "-"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the tables; returns the exit code: 0 done, 1 something cannot be read, 2 bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mi_sweeps.analysis.looks",
+        description="Where heads look at the last checkpoint and where they looked at the first: what changed most.",
+    )
+    parser.add_argument("output", type=Path, help="folder of results, with patching.looks")
+    parser.add_argument("sweeps", nargs="*", metavar="sweep", help="sweeps in it; all where none is named")
+    parser.add_argument("--query", default="end", help="the token that is looked from (default: end)")
+    parser.add_argument("--side", choices=("clean", "corrupted"), default="clean", help="of the prompts")
+    options = parser.parse_args(arguments)
+    damaged: list[str] = []
+    console = Console(highlight=False, markup=False, emoji=False, width=140)
+    try:
+        found = folder.read(options.output, options.sweeps or None, damaged)
+        frames = tabulate(found, most=0, damaged=damaged)
+        groups_of_rows = [
+            rows
+            for rows in of_output(found, frames.runs, frames.patches, damaged)
+            if (rows["side"].iloc[0], rows["query"].iloc[0]) == (options.side, options.query)
+        ]
+        if not groups_of_rows:
+            raise UserError(
+                f"{options.output}: nothing was measured of what is looked at from {options.query!r}; run with "
+                "patching.looks=true, or give another --query"
+            )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    for rows in groups_of_rows:
+        for part in _tables(rows):
+            console.print(part, soft_wrap=isinstance(part, str))
+    for damage in damaged:
+        print(f"warning: {damage}", file=sys.stderr)  # noqa: T201
+    return 1 if damaged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
