@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ..circuits.tables import TABLES as FURTHER
 from ..errors import UserError
 from ..store.files import replacing
-from . import folder, measured
+from . import folder, looks, measured
 from .agreement import tables as agreement
 from .findings import finding
 from .findings.collect import Concluded, collect
@@ -31,7 +31,9 @@ CONCLUDED = (
     | agreement.TABLES
 )
 """The columns of what follows from the others."""
-EXPORTED = COLUMNS | CONCLUDED | {name: measured.columns(name) for name in MEASURED} | {"shares": shares.SHARES}
+FROM_MEASURED = {"shares": shares.SHARES, "attention": looks.ATTENTION}
+"""Of what follows from further measurements, where there are any."""
+EXPORTED = COLUMNS | CONCLUDED | {name: measured.columns(name) for name in MEASURED} | FROM_MEASURED
 """The columns of every table that may be exported."""
 FORMATS = ("parquet", "csv")
 Writer = Callable[[pd.DataFrame], None]
@@ -63,7 +65,7 @@ def export(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     there = [name for name in MEASURED if any(patch.table(step, name).exists() for patch, step in examined)]
-    further = ["shares"] if "cross" in there else []
+    further = [*(["shares"] if "cross" in there else []), *(["attention"] if "looks" in there else [])]
     names = [*TABLES, *CONCLUDED, *further, *there, *(OF_PROMPTS if by_prompt else ())]
     files = {name: directory / f"{name}.{format}" for name in names}
     with ExitStack() as stack:
@@ -79,6 +81,9 @@ def export(
         if "shares" in files:
             for key, one in shares.of_output(found, frames.runs, frames.patches, damaged):
                 write["shares"](shares.rows(key, one))
+        if "attention" in files:
+            for frame in looks.of_output(found, frames.runs, frames.patches, damaged):
+                write["attention"](frame)
         for name in there:
             for frame in measured.each(examined, name, damaged=damaged):
                 write[name](frame)

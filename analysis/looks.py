@@ -93,7 +93,8 @@ def _read(patch: Patch, damaged: list[str] | None) -> dict[int, Looked]:
                 ]
             )
             written = rows.pivot(index=["layer", "head"], columns="prompt", values="logit_diff")
-            found[step] = Looked(index, *(np.stack(frame[name]) for name in lists), written)
+            paid, uniform = (np.stack(frame[name].to_list()) for name in lists)
+            found[step] = Looked(index, paid, uniform, written)
     return found
 
 

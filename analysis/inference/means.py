@@ -9,7 +9,7 @@ result, averaged over the runs because these share their prompts; critical value
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -78,8 +78,8 @@ def correlation(
         middle = left.sum(axis=2, keepdims=True) / count[..., None]
         influence = (middle - left) * less / count[..., None]
     found = _interval(z, np.where(there & ~np.isnan(z)[..., None], influence, 0.0), there, checkpoint, cells)
-    ends = (np.tanh(end) for end in (found.value, found.low, found.high, found.lowest, found.highest))
-    return Interval(*ends, found.seeds, found.n, found.runs)
+    ends = {name: np.tanh(getattr(found, name)) for name in ("value", "low", "high", "lowest", "highest")}
+    return replace(found, **ends)
 
 
 def compare(difference: Interval) -> np.ndarray:

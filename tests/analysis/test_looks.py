@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mi_sweeps.analysis import looks
+from mi_sweeps.analysis.export import export
 from mi_sweeps.analysis.folder import read
 from mi_sweeps.analysis.frames import rows_of_prompts, tabulate
 from mi_sweeps.circuits.tables import TABLES
@@ -90,6 +92,15 @@ def test_the_command_says_what_changed_most(output, capsys):
     line = next(line for line in shown.splitlines() if line.strip().startswith("0.0"))
     assert "answer" in line and "0.54" in line and "95% for other prompts and other seeds" in shown
     assert "6 heads x keys at checkpoint 16 against checkpoint 0: 1 more, 1 less, 4 alike, 0 undecided" in shown
+
+
+def test_the_table_is_exported_where_heads_were_looked_at(output, tmp_path):
+    files = {file.name: file for file in export(output, tmp_path / "tables")}
+    assert (
+        pd.read_parquet(files["attention.parquet"])["against_start"].tolist()
+        == rows_of(output)["against_start"].tolist()
+    )
+    assert len(pd.read_parquet(files["looks.parquet"])) == 3 * len(STEPS) * HEADS * 2
 
 
 def test_a_folder_without_the_table_is_an_error(make_output, capsys):
