@@ -31,3 +31,17 @@ def test_a_gpu_gives_what_the_cpu_gives(small, tmp_path):
 def test_bf16_autocast_trains(small, tmp_path):
     cells = expand([*small, "train.precision=bf16", "launcher.device=cuda", f"output={tmp_path}"])
     assert not execute(cells).failed
+
+
+def test_a_gpu_looks_where_the_cpu_looks(small, tmp_path):
+    found = {}
+    for device in ("cpu", "cuda"):
+        output = tmp_path / device
+        cells = expand(
+            [*small, "patching=looks", "patching.prompts=6", f"launcher.device={device}", f"output={output}"]
+        )
+        assert not execute(cells).failed
+        _, patch = folders_of(cells[0])
+        found[device] = [read_table(patch.table(0, name)).to_pandas() for name in ("looks", "scores", "patterns")]
+    for name, cpu, gpu in zip(("attention", "value", "head"), *found.values(), strict=True):
+        assert cpu[name].to_numpy() == pytest.approx(gpu[name].to_numpy(), abs=1e-3, nan_ok=True)
