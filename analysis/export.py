@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ..circuits.tables import TABLES as FURTHER
 from ..errors import UserError
 from ..store.files import replacing
-from . import folder, looks, measured
+from . import edges, folder, looks, measured
 from .agreement import tables as agreement
 from .findings import finding
 from .findings.collect import Concluded, collect
@@ -31,7 +31,10 @@ CONCLUDED = (
     | agreement.TABLES
 )
 """The columns of what follows from the others."""
-FROM_MEASURED = {"shares": shares.SHARES, "attention": looks.ATTENTION}
+FROM_MEASURED = {
+    **{"shares": shares.SHARES, "attention": looks.ATTENTION},
+    **{"edge_circuits": edges.CIRCUITS, "edge_bounds": edges.BOUNDS},
+}
 """Of what follows from further measurements, where there are any."""
 EXPORTED = COLUMNS | CONCLUDED | {name: measured.columns(name) for name in MEASURED} | FROM_MEASURED
 """The columns of every table that may be exported."""
@@ -66,6 +69,7 @@ def export(
     directory.mkdir(parents=True, exist_ok=True)
     there = [name for name in MEASURED if any(patch.table(step, name).exists() for patch, step in examined)]
     further = [*(["shares"] if "cross" in there else []), *(["attention"] if "looks" in there else [])]
+    further += ["edge_circuits", "edge_bounds"] if "edges" in there else []
     names = [*TABLES, *CONCLUDED, *further, *there, *(OF_PROMPTS if by_prompt else ())]
     files = {name: directory / f"{name}.{format}" for name in names}
     with ExitStack() as stack:
@@ -84,6 +88,9 @@ def export(
         if "attention" in files:
             for frame in looks.of_output(found, frames.runs, frames.patches, damaged):
                 write["attention"](frame)
+        for name, of in (("edge_circuits", edges.circuits_of), ("edge_bounds", edges.bounds_of)):
+            for frame in of(examined, damaged) if name in files else ():
+                write[name](frame)
         for name in there:
             for frame in measured.each(examined, name, damaged=damaged):
                 write[name](frame)

@@ -161,7 +161,8 @@ def table(view: View) -> pa.Table:
 
 
 def set_rows(view: View, found: Edges) -> Iterator[dict[str, Any]]:
-    """The first 0.1% to 100% of the edges, ranked on one half of the prompts and run as circuits on the other."""
+    """The empty graph, and the first 0.1% to 100% of the edges, ranked on one half of the prompts and run as circuits
+    on the other."""
     if len(found.clean) < 2:
         log.warning("edges: with one prompt nothing can be found on one half and judged on the other; no sets are run")
         return
@@ -169,9 +170,9 @@ def set_rows(view: View, found: Edges) -> Iterator[dict[str, Any]]:
     effects = torch.where(found.patched.isnan(), found.approximate, found.patched) - found.corrupted
     gap = (found.clean - found.corrupted)[finding].double().mean()
     mean = effects[:, finding].double().mean(dim=1) * (-1 if gap < 0 else 1)
-    asked = [(order, size) for order in ORDERS for size in SIZES]
+    asked = [(None, 0.0), *((order, size) for order in ORDERS for size in SIZES)]
     ranks = {order: by_rank(mean, absolute=order == "absolute") for order in ORDERS}
-    sets = torch.stack([first_of(ranks[order], count_of(size, len(mean))) for order, size in asked])
+    sets = torch.stack([first_of(ranks[order or "signed"], count_of(size, len(mean))) for order, size in asked])
     pairs = view.pairs.select(judging.tolist())
     ends = {name: values[judging].double().mean().item() for name, values in vars(found).items() if name in ENDS}
     for (order, size), kept, values in zip(asked, sets, evaluate(view.network, pairs, sets, view.memory), strict=True):

@@ -462,3 +462,32 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert problems == []
+
+
+@pytest.fixture
+def measured_circuit(make_output: Callable[..., Path]) -> Callable[..., Any]:
+    """An output folder in one checkpoint of which a known circuit was measured, and where its tables are."""
+    from mi_sweeps.analysis import folder
+    from mi_sweeps.circuits import circuits, edges
+    from mi_sweeps.circuits.fast import MEMORY
+    from mi_sweeps.circuits.view import View
+    from mi_sweeps.config.circuits import CircuitsConfig
+    from mi_sweeps.config.edges import EdgesConfig
+    from mi_sweeps.store.files import write_table
+    from mi_sweeps.sweeps.grid import expand
+    from tests.circuits.known import known
+
+    output = make_output()
+    patch = next(patch for run in folder.read(output).runs for patch in run.patches)
+    truth = known()
+    (cell,) = expand(["output=unused"])
+
+    def measure(**options: Any) -> Any:
+        asked = {"edges": EdgesConfig(**options), "circuits": CircuitsConfig(ablation="corrupted", random=0)}
+        patching = cell.config.patching.model_copy(update=asked)
+        view = View(8, truth.network, truth.pairs, None, patching, MEMORY, (8,), None)
+        write_table(patch.table(8, "edges"), edges.table(view))
+        write_table(patch.table(8, "circuits"), circuits.table(view))
+        return output, patch
+
+    return measure

@@ -6,40 +6,14 @@ import json
 
 import pytest
 
-from mi_sweeps.analysis import folder, mib
-from mi_sweeps.circuits import circuits, edges
-from mi_sweeps.circuits.fast import MEMORY
+from mi_sweeps.analysis import mib
 from mi_sweeps.circuits.mib import read
-from mi_sweeps.circuits.view import View
-from mi_sweeps.config.circuits import CircuitsConfig
-from mi_sweeps.config.edges import EdgesConfig
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.files import write_table
-from mi_sweeps.sweeps.grid import expand
 from tests.circuits.known import known
 
 
-@pytest.fixture
-def measured(make_output):
-    """An output folder in one checkpoint of which a known circuit was measured, and where its tables are."""
-    output = make_output()
-    patch = next(patch for run in folder.read(output).runs for patch in run.patches)
-    truth = known()
-    (cell,) = expand(["output=unused"])
-
-    def measure(**options):
-        asked = {"edges": EdgesConfig(**options), "circuits": CircuitsConfig(ablation="corrupted", random=0)}
-        patching = cell.config.patching.model_copy(update=asked)
-        view = View(8, truth.network, truth.pairs, None, patching, MEMORY, (8,), None)
-        write_table(patch.table(8, "edges"), edges.table(view))
-        write_table(patch.table(8, "circuits"), circuits.table(view))
-        return output, patch
-
-    return measure
-
-
-def test_exported_importances_are_read_back_and_rank_the_known_circuit_first(measured, tmp_path):
-    output, patch = measured()
+def test_exported_importances_are_read_back_and_rank_the_known_circuit_first(measured_circuit, tmp_path):
+    output, patch = measured_circuit()
     truth = known()
     files = mib.export(output, tmp_path / "to")
     assert [file.relative_to(tmp_path / "to").as_posix() for file in files] == [
@@ -59,8 +33,8 @@ def test_exported_importances_are_read_back_and_rank_the_known_circuit_first(mea
     assert set(written["edges"]["a0.h0->a1.h1<k>"]) == {"score", "in_graph"}
 
 
-def test_a_score_that_is_an_estimate_says_so(measured, tmp_path):
-    output, _ = measured(exact=2)
+def test_a_score_that_is_an_estimate_says_so(measured_circuit, tmp_path):
+    output, _ = measured_circuit(exact=2)
     found = read(mib.export(output, tmp_path / "to")[0])
     assert len(found.approximate) == len(found.graph.edges) - 2
     assert found.edges["a0.h0->a1.h1<k>"] == pytest.approx(0.0059, abs=1e-3), "as far off as that"

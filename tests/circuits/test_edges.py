@@ -169,14 +169,16 @@ def test_the_first_edges_are_run_as_circuits_on_prompts_that_did_not_rank_them(
 ):
     rows = make_table()
     sets = rows[rows["kind"] == "set"]
-    assert sets["edges"].tolist() == [0, 0, 0, 1, 2, 5, 11, 22, 55, 110] * 2, "rounded down, as the MIB track does"
+    assert sets["edges"].tolist() == [0, *[0, 0, 0, 1, 2, 5, 11, 22, 55, 110] * 2], (
+        "rounded down, as the MIB track does"
+    )
     finding, judging = halves(4)
     assert set(sets["n"]) == {2}
     assert all(np.isnan(one).nonzero()[0].tolist() == finding.tolist() for one in sets["by_prompt"])
     ends = rows.iloc[0]
     network, pairs = describe(make_model("gpt2")), make_short_pairs("second")
     runs = run_both(network, pairs)
-    empty, whole = (sets[sets["size"] == size].iloc[0] for size in (0.1, 100))
+    empty, whole = (sets[sets["size"] == size].iloc[0] for size in (0, 100))
     assert empty["patched"] == pytest.approx(runs.corrupted_logit_diff[judging].mean().item(), abs=1e-5)
     assert whole["patched"] == pytest.approx(runs.clean_logit_diff[judging].mean().item(), abs=1e-5)
     assert empty["patched"] == pytest.approx(empty["corrupted"], abs=1e-5) != pytest.approx(ends["corrupted"], abs=1e-3)

@@ -1,0 +1,130 @@
+"""What patched edges say: how faithful the first of them are, and what was missed where not all were patched.
+
+`circuits_of`: the first 0.1% to 100% of the edges run as circuits. With m(C) the logit difference of a circuit's run
+(`mi_sweeps.circuits.sets`), which is that of the corrupted run for the empty graph and of the clean run for all edges,
+
+    F(C) = (m(C) - m(empty)) / (m(all) - m(empty))
+
+CPR is the area of F and CMD that of |1 - F| over the share of edges, by trapezoids, as in the MIB track (Mueller et al.
+2025, arXiv:2504.13151), which takes CPR over edges by their effects and CMD over edges by their sizes.
+
+`bounds_of`: where the top edges and a sample of the others were patched. Of R others m were drawn without
+replacement. More than K of the R have a larger effect than the largest of the sample only if none of the K + 1 largest
+was drawn, and that has the probability
+
+    C(R - K - 1, m) / C(R, m)
+
+so with LEVEL confidence at most the smallest K for which it is 1 - LEVEL or less (an order statistic; ties make it
+smaller). How far estimates are from exact effects is told of the sample alone, where there is one: the top edges were
+chosen by their estimates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy import stats
+
+from . import measured
+from .frames import EXAMINED, Examined, typed
+from .inference.estimates import LEVEL, Estimate, estimate, interval
+
+CIRCUITS = EXAMINED | {
+    **{"kind": "string", "order": "string", "size": "float64", "edges": "Int64"},
+    **{"value": "float64", "low": "float64", "high": "float64", "n": "int64"},
+}
+"""One row a circuit of edges of kind `circuit`, and for each order one of kinds `cpr` and `cmd`. Intervals are for
+other prompts, in this run; they know nothing of other ways to rank the edges."""
+BOUNDS = EXAMINED | {
+    **{"edges": "Int64", "patched": "Int64", "sample": "Int64", "rest": "Int64"},
+    **{"largest": "float64", "at_most": "Int64", "level": "float64"},
+    **{"r": "float64", "rank_r": "float64", "error": "float64", "compared": "Int64"},
+}
+"""One row a checkpoint. `largest` is the largest effect in the sample (logits, without sign); `at_most` of the `rest`
+edges, the sampled ones among them, have a larger one. `r` and `rank_r` are Pearson's and Spearman's correlation of
+exact and approximate effects over the `compared` edges, `error` their mean absolute difference (logits)."""
+
+
+def circuits_of(examined: Iterable[Examined], damaged: list[str] | None = None) -> Iterator[pd.DataFrame]:
+    """One frame a checkpoint that has sets of edges."""
+    for rows in measured.each(examined, "edges", ["by_prompt"], damaged):
+        sets = rows[rows["kind"] == "set"]
+        if len(sets):
+            yield _typed(rows, list(_circuits(sets)), CIRCUITS)
+
+
+def _circuits(sets: pd.DataFrame) -> Iterator[dict[str, object]]:
+    m = np.stack([np.asarray(one, dtype=float) for one in sets["by_prompt"]])
+    m = m[:, ~np.isnan(m).any(axis=0)]
+    empty, whole = (m[(sets["size"] == size).to_numpy()][:1] for size in (0, 100))
+    gap = whole - empty
+    of_each = estimate((m - empty)[None], np.broadcast_to(gap, m.shape)[None])
+    low, high = interval(of_each, seeds=False)
+    for number, row in enumerate(sets.itertuples()):
+        own = {"order": row.order, "size": row.size, "edges": row.edges}
+        value = of_each.recovered[number]
+        yield {"kind": "circuit", **own, "value": value, "low": low[number], "high": high[number], "n": m.shape[1]}
+    for order in sets["order"].dropna().unique():
+        chosen = (sets["order"] == order).to_numpy(dtype=bool, na_value=False)
+        weights = trapezoid(sets["size"].to_numpy()[chosen] / 100)
+        gain = m[chosen] - empty
+        short = gap - gain
+        # Each 1 - F has the sign with which it was found; then both areas are ratios to the same gap.
+        sign = np.sign(short.mean(axis=1) / gap.mean())
+        for kind, values in (("cpr", weights @ gain), ("cmd", (weights * sign) @ short)):
+            yield {"kind": kind, "order": order, **_one(estimate(values[None, None], gap[None])), "n": m.shape[1]}
+
+
+def _one(found: Estimate) -> dict[str, object]:
+    low, high = interval(found, seeds=False)
+    return {"value": found.recovered[0], "low": low[0], "high": high[0]}
+
+
+def trapezoid(shares: Float[np.ndarray, " size"]) -> Float[np.ndarray, " size"]:
+    """What each value counts in the area under all of them."""
+    between = np.diff(shares)
+    return (np.append(0.0, between) + np.append(between, 0.0)) / 2
+
+
+def bounds_of(examined: Iterable[Examined], damaged: list[str] | None = None) -> Iterator[pd.DataFrame]:
+    """One frame a checkpoint of which edges were patched."""
+    for rows in measured.each(examined, "edges", (), damaged):
+        edges = rows[rows["kind"] == "edge"]
+        if len(edges):
+            yield _typed(rows, [_bounds(edges)], BOUNDS)
+
+
+def _bounds(edges: pd.DataFrame) -> dict[str, object]:
+    exact, approximate = ((edges[name] - edges["corrupted"]).to_numpy() for name in ("patched", "approximate"))
+    chosen = edges["chosen"].to_numpy()
+    sample, rest = chosen == "sample", np.isin(chosen, ("sample", "rest"))
+    found: dict[str, object] = {"edges": len(edges), "patched": int((~np.isnan(exact)).sum())}
+    found |= {"sample": int(sample.sum()), "rest": int(rest.sum()), "level": LEVEL}
+    if sample.any():
+        found["largest"] = np.abs(exact[sample]).max()
+        found["at_most"] = missed(int(rest.sum()), int(sample.sum()))
+    elif not rest.any():
+        found["at_most"] = 0
+    compared = sample if sample.any() else chosen == "all"
+    one, other = exact[compared], approximate[compared]
+    if len(one) > 2 and np.ptp(one) > 0 and np.ptp(other) > 0:
+        found |= {"r": stats.pearsonr(one, other).statistic, "rank_r": stats.spearmanr(one, other).statistic}
+    if len(one):
+        found |= {"error": np.abs(one - other).mean()}
+    return found | {"compared": len(one)}
+
+
+def missed(rest: int, sample: int, level: float = LEVEL) -> int:
+    """How many of `rest` edges have, at most, a larger effect than the largest in a random sample of them."""
+    if not sample:
+        return rest
+    none_drawn = stats.hypergeom.pmf(0, rest, np.arange(rest - sample + 1) + 1, sample)
+    return int(np.argmax(none_drawn <= 1 - level))
+
+
+def _typed(rows: pd.DataFrame, found: list[dict[str, object]], columns: dict[str, str]) -> pd.DataFrame:
+    """With the keys of the checkpoint that the rows are of."""
+    return typed(pd.DataFrame(found).assign(**{key: rows[key].iloc[0] for key in EXAMINED}), columns)
