@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
+from .derived import findings
+from .findings.finding import frame
 from .folder import Output, Run
 from .frames import ATTRIBUTION_KINDS, Frames
 from .inference.courses import HeadCourse, courses
@@ -71,6 +73,8 @@ class Conclusions:
     found: tuple[Found, ...] = ()
     compared: tuple[Compared, ...] = ()
     written: tuple[Attributed, ...] = ()
+    findings: pd.DataFrame = field(default_factory=lambda: frame([]))
+    """The table of that name."""
 
 
 def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -> Conclusions:
@@ -99,7 +103,7 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
                 of_kinds = (means(own, kind) for kind in ATTRIBUTION_KINDS)
                 written += [Attributed(*key, one) for one in of_kinds if one is not None]
     every = [one for listed in found.values() for one in listed]
-    return Conclusions(tuple(every), tuple(_compared(every, groups, number)), tuple(written))
+    return Conclusions(tuple(every), tuple(_compared(every, groups, number)), tuple(written), findings(frames, damaged))
 
 
 def _found(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterator[Found]:

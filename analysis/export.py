@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -14,29 +14,12 @@ import pyarrow.parquet as pq
 from ..circuits.tables import TABLES as FURTHER
 from ..errors import UserError
 from ..store.files import replacing
-from . import edges, folder, looks, measured
-from .agreement import tables as agreement
-from .findings import finding
-from .findings.collect import Concluded, collect
-from .frames import COLUMNS, OF_PROMPTS, TABLES, Frames, examined_in, rows_of_prompts, tables_of, tabulate, typed
-from .inference import changes, shares
-from .inference.courses import courses
-from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
+from . import derived, folder, measured
+from .frames import COLUMNS, OF_PROMPTS, TABLES, examined_in, rows_of_prompts, tables_of, tabulate, typed
 
 MEASURED = tuple(name for name in FURTHER if name != "patterns")
 """Tables that are there where something was measured for them. Whole attention patterns are too many numbers."""
-CONCLUDED = (
-    {"verdicts": VERDICTS, "courses": COURSES, "findings": finding.FINDINGS}
-    | {"transformations": changes.TRANSFORMATIONS, "head_changes": changes.HEAD_CHANGES}
-    | agreement.TABLES
-)
-"""The columns of what follows from the others."""
-FROM_MEASURED = {
-    **{"shares": shares.SHARES, "attention": looks.ATTENTION},
-    **{"edge_circuits": edges.CIRCUITS, "edge_bounds": edges.BOUNDS},
-}
-"""Of what follows from further measurements, where there are any."""
-EXPORTED = COLUMNS | CONCLUDED | {name: measured.columns(name) for name in MEASURED} | FROM_MEASURED
+EXPORTED = COLUMNS | derived.TABLES | {name: measured.columns(name) for name in MEASURED}
 """The columns of every table that may be exported."""
 FORMATS = ("parquet", "csv")
 Writer = Callable[[pd.DataFrame], None]
@@ -68,9 +51,8 @@ def export(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     there = [name for name in MEASURED if any(patch.table(step, name).exists() for patch, step in examined)]
-    further = [*(["shares"] if "cross" in there else []), *(["attention"] if "looks" in there else [])]
-    further += ["edge_circuits", "edge_bounds"] if "edges" in there else []
-    names = [*TABLES, *CONCLUDED, *further, *there, *(OF_PROMPTS if by_prompt else ())]
+    follow = [name for name in derived.TABLES if derived.NEEDS.get(name) in (None, *there)]
+    names = [*TABLES, *follow, *there, *(OF_PROMPTS if by_prompt else ())]
     files = {name: directory / f"{name}.{format}" for name in names}
     with ExitStack() as stack:
         write = {name: stack.enter_context(_written(file, EXPORTED[name])) for name, file in files.items()}
@@ -79,18 +61,8 @@ def export(
         for start in range(0, len(examined), AT_ONCE):
             for name, frame in tables_of(examined[start : start + AT_ONCE], damaged).items():
                 write[name](frame)
-        write["findings"](finding.frame(collect(frames, _concluded(found, frames, write, damaged))))
-        for name, frame in agreement.of_output(found, frames.runs, frames.patches, damaged):
+        for name, frame in derived.with_findings(found, frames, damaged):
             write[name](frame)
-        if "shares" in files:
-            for key, one in shares.of_output(found, frames.runs, frames.patches, damaged):
-                write["shares"](shares.rows(key, one))
-        if "attention" in files:
-            for frame in looks.of_output(found, frames.runs, frames.patches, damaged):
-                write["attention"](frame)
-        for name, of in (("edge_circuits", edges.circuits_of), ("edge_bounds", edges.bounds_of)):
-            for frame in of(examined, damaged) if name in files else ():
-                write[name](frame)
         for name in there:
             for frame in measured.each(examined, name, damaged=damaged):
                 write[name](frame)
@@ -101,21 +73,6 @@ def export(
         if _header(file) == list(EXPORTED[file.stem]):  # Somebody else's may have the same name.
             file.unlink()
     return list(files.values())
-
-
-def _concluded(
-    found: folder.Output, frames: Frames, write: Mapping[str, Writer], damaged: list[str] | None
-) -> Iterator[Concluded]:
-    """What is concluded of each cell, when it is written."""
-    crossed = changes.crossed_steps(found, damaged)
-    for key, family in of_output(found, frames.runs, frames.patches, damaged):
-        told = courses(family)
-        write["verdicts"](verdict_rows(key, family))
-        write["courses"](course_rows(key, family, told))
-        for changed in changes.of_family(family, crossed):
-            write["transformations"](changes.row(key, changed))
-            write["head_changes"](changes.head_rows(key, changed))
-        yield key[0], family, told
 
 
 @contextmanager

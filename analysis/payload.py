@@ -17,7 +17,7 @@ from ..series.logged import SPLIT as TRAINER
 from . import origins
 from .approximate import correlations
 from .conclusions import MOST_CONCLUDED, MOST_RUNS, Attributed, Compared, Conclusions, Found, gaps, thousandths
-from .findings.collect import QUESTIONS, collect
+from .findings.questions import QUESTIONS
 from .folder import Json, Output, Run
 from .frames import Frames
 from .inference import words
@@ -179,35 +179,27 @@ def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: C
         "found": [told for one in conclusions.found if (told := _found(one, *kept, steps, layouts, shared))],
         "differences": [told for one in conclusions.compared if (told := _compared(one, *kept, steps, layouts))],
         "written": [told for one in conclusions.written if (told := _written(one, *kept, steps))],
-        "findings": _findings(frames, conclusions),
+        "findings": _findings(conclusions.findings),
     }
     pools = {"steps": steps.values, "layouts": layouts.values, "prompts": prompts.values, "gaps": shared.values}
     return {**outlined, "note": note, "blocks": blocks, **concluded, **pools}
 
 
-def _findings(frames: Frames, conclusions: Conclusions) -> list[Json]:
+def _findings(found: pd.DataFrame) -> list[Json]:
     """What was found, question by question; each with its sentences."""
-    cells = frames.runs.groupby("cell", sort=False)["run_id"].agg(frozenset)
-    of_runs = {run_ids: str(cell) for cell, run_ids in cells.items()}
-    ids = list(frames.runs["run_id"])
-    concluded = (
-        (cell, one.family, one.courses)
-        for one in conclusions.found
-        if (cell := of_runs.get(frozenset(ids[number] for number in one.runs)))
-    )
-    found = collect(frames, concluded)
     return [
         {
             "question": told,
             "more": max(0, len(own) - SHOWN_FINDINGS),
             "told": [
-                {"cell": one.cell, "said": one.statement, "weak": one.is_weak, "scope": one.scope, "table": one.table,
-                 "n": one.n, "runs": list(one.run_ids)}
-                for one in own[:SHOWN_FINDINGS]
+                {"cell": row["cell"], "said": row["statement"], "weak": bool(row["is_weak"]),
+                 "scope": "" if pd.isna(row["scope"]) else row["scope"], "table": row["table"],
+                 "n": None if pd.isna(row["n"]) else int(row["n"]), "runs": row["run_ids"].split()}
+                for row in own.head(SHOWN_FINDINGS).to_dict("records")
             ],
         }
         for question, told in QUESTIONS.items()
-        if (own := [one for one in found if one.question == question])
+        if len(own := found[found["question"] == question])
     ]  # fmt: skip
 
 

@@ -11,6 +11,9 @@ from ..inference.courses import Course, HeadCourse
 from ..inference.families import Family
 from .finding import Finding
 
+SITE = "z"
+"""What is told of: the outputs of heads."""
+
 NAMED = 8
 """Heads of one family that have a sentence of their own: those that recover most."""
 
@@ -27,12 +30,12 @@ SINCE = {
 
 
 def heads(cell: str, family: Family, told: Sequence[HeadCourse]) -> Iterator[Finding]:
-    """One for each head that matters or did, and one for all others."""
+    """One for each head that matters or did, and one for all others; none of other sites than SITE."""
+    if family.site != SITE or family.gain is None or len(family.prompts) < 2:
+        return
     runs = tuple(job.patch.run_id for job in family.jobs)
     step = family.steps[-1]
     at, scope = family.at(step), words.scope(family)
-    if family.gain is None or len(family.prompts) < 2:
-        return
     low, high = (ends[at] for ends in family.interval)
     recovered, verdict = family.estimate.recovered[at], family.judged.words[at]
     n = int(family.estimate.n[at].max(initial=0))

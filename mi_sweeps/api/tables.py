@@ -12,7 +12,7 @@ import pandas as pd
 from mi_sweeps.analysis import figures, folder, frames, measured
 from mi_sweeps.analysis.agreement import tables as agreement
 from mi_sweeps.analysis.canvas import Picture
-from mi_sweeps.analysis.findings.collect import findings
+from mi_sweeps.analysis.derived import findings
 from mi_sweeps.analysis.inference import tables
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.errors import UserError

@@ -7,8 +7,8 @@ import pytest
 
 from mi_sweeps.analysis import export as exporting
 from mi_sweeps.analysis.agreement import tables as agreement
+from mi_sweeps.analysis.derived import findings
 from mi_sweeps.analysis.export import export
-from mi_sweeps.analysis.findings.collect import findings
 from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, load, paths_by_prompt
 from mi_sweeps.analysis.inference.changes import head_changes, transformations
 from mi_sweeps.analysis.inference.tables import courses_of, verdicts
@@ -16,13 +16,13 @@ from mi_sweeps.errors import UserError
 
 TABLES = (
     *("runs", "patches", "metrics", "attribution", "patching", "paths", "measures"),
-    *("verdicts", "courses", "findings", "transformations", "head_changes"),
+    *("verdicts", "courses", "transformations", "head_changes"),
 )
 MADE = {
     **{"verdicts": verdicts, "courses": courses_of, "findings": findings},
     **{"transformations": transformations, "head_changes": head_changes},
 }
-AGREEMENT = tuple(agreement.TABLES)
+AGREEMENT = (*agreement.TABLES, "findings")
 
 
 def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_output, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mi_sweeps.analysis.findings.collect import findings
+from mi_sweeps.analysis.derived import findings
 from mi_sweeps.analysis.frames import load
 
 
@@ -14,7 +14,7 @@ def told(make_output):
 
 
 def test_each_statement_comes_with_its_numbers_and_runs(told):
-    assert list(told["question"].unique()) == ["learned", "heads"]
+    assert list(told["question"].unique()) == ["learned", "heads", "subjects", "transformed"]
     assert told["statement"].str.endswith(".").all()
     assert told["run_ids"].str.split().map(len).tolist() == told["runs"].tolist()
     heads = told[told["table"] == "courses"]

@@ -1,0 +1,98 @@
+"""All tables that are derived from those of an output folder, part by part: each cell's prompts are in memory once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from . import edges, looks
+from .agreement import tables as agreement
+from .findings.finding import FINDINGS, Finding, frame
+from .findings.heads import heads
+from .findings.learned import learned
+from .findings.questions import OF_TABLES, arranged
+from .folder import Output
+from .frames import Frames, examined_in, typed
+from .inference import changes, shares
+from .inference.courses import courses
+from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
+
+TABLES = (
+    {"verdicts": VERDICTS, "courses": COURSES}
+    | {"transformations": changes.TRANSFORMATIONS, "head_changes": changes.HEAD_CHANGES, "shares": shares.SHARES}
+    | {"attention": looks.ATTENTION, "edge_circuits": edges.CIRCUITS, "edge_bounds": edges.BOUNDS}
+    | agreement.TABLES
+    | {"findings": FINDINGS}
+)
+"""Their columns."""
+
+NEEDS = {"shares": "cross", "attention": "looks", "edge_circuits": "edges", "edge_bounds": "edges"}
+"""Tables that are there only where another one is, which was measured."""
+
+Part = tuple[str, pd.DataFrame]
+"""The name of a table, and some of its rows."""
+
+
+def tables(output: Output, frames: Frames, damaged: list[str] | None = None) -> Iterator[Part]:
+    """Every table but `findings`.
+
+    Args:
+        frames: runs, patch jobs and metrics of the folder are enough.
+        damaged: as for `frames.load`.
+    """
+    for part, _ in _cell_by_cell(output, frames, damaged):
+        yield part
+    yield from _others(output, frames, damaged)
+
+
+def with_findings(output: Output, frames: Frames, damaged: list[str] | None = None) -> Iterator[Part]:
+    """The same and then `findings`, whose words are those of the other tables."""
+    found = list(learned(frames))
+    kept: dict[str, list[pd.DataFrame]] = {name: [] for name in OF_TABLES}
+
+    def keep(part: Part) -> Part:
+        if part[0] in kept:
+            kept[part[0]].append(part[1])
+        return part
+
+    for part, told in _cell_by_cell(output, frames, damaged):
+        yield keep(part)
+        found += told
+    for part in _others(output, frames, damaged):
+        yield keep(part)
+    runs = {str(cell): tuple(ids) for cell, ids in frames.runs.groupby("cell", sort=False)["run_id"]}
+    for name, tell in OF_TABLES.items():
+        found += tell(pd.concat(kept[name]) if kept[name] else typed([], TABLES[name]), runs)
+    yield "findings", frame(arranged(found))
+
+
+def findings(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
+    """The table `findings` alone."""
+    if frames.output is None:
+        return frame(learned(frames))
+    return next(rows for name, rows in with_findings(frames.output, frames, damaged) if name == "findings")
+
+
+def _cell_by_cell(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[tuple[Part, list[Finding]]]:
+    """What each family has alone, with what is found in it."""
+    crossed = changes.crossed_steps(output, damaged)
+    for key, family in of_output(output, frames.runs, frames.patches, damaged):
+        told = courses(family)
+        yield ("verdicts", verdict_rows(key, family)), list(heads(key[0], family, told))
+        yield ("courses", course_rows(key, family, told)), []
+        for changed in changes.of_family(family, crossed):
+            yield ("transformations", changes.row(key, changed)), []
+            yield ("head_changes", changes.head_rows(key, changed)), []
+
+
+def _others(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[Part]:
+    """What needs several families, or other tables."""
+    yield from agreement.of_output(output, frames.runs, frames.patches, damaged)
+    for key, one in shares.of_output(output, frames.runs, frames.patches, damaged):
+        yield "shares", shares.rows(key, one)
+    for rows in looks.of_output(output, frames.runs, frames.patches, damaged):
+        yield "attention", rows
+    examined = examined_in(output)
+    for name, of in (("edge_circuits", edges.circuits_of), ("edge_bounds", edges.bounds_of)):
+        yield from ((name, rows) for rows in of(examined, damaged))

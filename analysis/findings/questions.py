@@ -1,0 +1,32 @@
+"""The questions that findings answer, and what tells each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import pandas as pd
+
+from .finding import Finding
+from .seeds import seeds
+from .subjects import subjects
+from .transformed import transformed
+
+QUESTIONS = {
+    "learned": "Was the task learned, and when?",
+    "heads": "Which heads carry what the corruption changes, and since when?",
+    "subjects": "Do the corruptions go through the same heads?",
+    "seeds": "Do the runs agree?",
+    "transformed": "Does training transform heads, or add others?",
+}
+"""In the order in which they are told."""
+
+Told = Callable[[pd.DataFrame, Mapping[str, tuple[str, ...]]], Iterator[Finding]]
+
+OF_TABLES: dict[str, Told] = {"subjects": subjects, "agreement": seeds, "transformations": transformed}
+"""By the name of the table that each is told from."""
+
+
+def arranged(found: Iterable[Finding]) -> list[Finding]:
+    """Question by question."""
+    order = {question: at for at, question in enumerate(QUESTIONS)}
+    return sorted(found, key=lambda one: order[one.question])

@@ -1,0 +1,54 @@
+"""Do the seeds, the prompts and the base models agree?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from ..agreement.designs import ENOUGH
+from ..inference.words import number, range_of
+from .finding import Finding
+
+SITE, MEASURE = "z", "correlation"
+"""What is told of the table: how far heads' gains go together, without the noise of prompts."""
+
+AXES = {
+    "seed": "runs that differ in their seed",
+    "prompts": "runs trained on different prompts",
+    "base": "runs from different base models",
+}
+
+SAID = {
+    "agree": "agree in how much each head carries",
+    "disagree": "do not agree in how much each head carries",
+    "cannot tell": "cannot be shown to agree or to disagree in how much each head carries",
+}
+"""By the answer; of runs that are one model, and where no head is told from the others, nothing is said."""
+
+
+def seeds(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+    """One for each axis, cell and corruption, at the last checkpoint.
+
+    Args:
+        table: `agreement`.
+        runs: ids of each cell's runs.
+    """
+    every = tuple(run_id for ids in runs.values() for run_id in ids)
+    own = table[(table["site"] == SITE) & (table["measure"] == MEASURE)]
+    for (axis, cell, corruption, _), rows in own.groupby(["axis", "cell", "corruption", "patching"], sort=False):
+        last = rows.loc[rows["step"].idxmax()]
+        if last["answer"] not in SAID:
+            continue
+        value = f"{number(last['of_ceiling'])}{range_of(last['of_ceiling_low'], last['of_ceiling_high'])}"
+        said = (
+            f"{last['runs']} {AXES[axis]} {SAID[last['answer']]} under corruption {corruption} at checkpoint "
+            f"{last['step']}: their gains correlate by {value} of what the same effects would."
+        )
+        if last["answer"] == "cannot tell" and last["runs"] < ENOUGH and axis == "seed":
+            said += f" An answer needs {ENOUGH} seeds."
+        yield Finding(
+            "seeds", str(cell), str(corruption), said, str(last["answer"]), runs.get(str(cell), every),
+            float(last["of_ceiling"]), float(last["of_ceiling_low"]), float(last["of_ceiling_high"]), "correlation",
+            int(last["prompts"]), last["answer"] == "cannot tell", str(last["scope"]), "agreement",
+        )  # fmt: skip

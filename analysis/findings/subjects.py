@@ -1,0 +1,54 @@
+"""Do two corruptions, as of the two subjects, go through the same heads?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from ..inference.words import number, range_of
+from .finding import Finding
+
+SITE = "z"
+
+SAID = {
+    "same heads": "the same heads carry corruptions {first} and {second}, each by the same share",
+    "same heads, other amounts": "the same heads carry corruptions {first} and {second}, some by different shares",
+    "same heads, amounts undecided": "the same heads carry corruptions {first} and {second}; whether by the same share "
+    "cannot be told of all",
+    "different heads": "different heads carry corruptions {first} and {second}",
+    "cannot tell": "it cannot be told whether the same heads carry corruptions {first} and {second}",
+}
+"""By the answer; where one of them has no gap nothing is said here."""
+
+
+def subjects(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+    """One for each cell and pair of corruptions, at their last checkpoint.
+
+    Args:
+        table: `subjects`.
+        runs: ids of each cell's runs.
+    """
+    own = table[table["site"] == SITE]
+    for (cell, first, second, _), rows in own.groupby(["cell", "first", "second", "patching"], sort=False):
+        last = rows[rows["step"] == rows["step"].max()]
+        answer = str(last["answer"].iloc[0])
+        if answer not in SAID:
+            continue
+        said = f"At checkpoint {last['step'].iloc[0]}, {SAID[answer].format(first=first, second=second)}"
+        there = last[(last["verdict_first"] == "matters") | (last["verdict_second"] == "matters")]
+        there = there.sort_values("difference", key=abs, ascending=False)
+        told = [
+            f"{row.layer}.{row.head} {number(row.recovered_first)} and {number(row.recovered_second)} "
+            f"({row.comparison}: {row.difference:+.2f}{range_of(row.low, row.high)})"
+            for row in there.head(4).itertuples()
+        ]
+        more = f" and {len(there) - 4} more" if len(there) > 4 else ""
+        said += f". Recovered under each: {'; '.join(told)}{more}." if told else "."
+        top = there.iloc[0] if len(there) else None
+        numbers = (float("nan"),) * 3 if top is None else (top["difference"], top["low"], top["high"])
+        yield Finding(
+            "subjects", str(cell), f"{first} {second}", said, answer, runs.get(str(cell), ()), *map(float, numbers),
+            "recovered", int(last["prompts"].max()), answer in ("cannot tell", "same heads, amounts undecided"),
+            table="subjects",
+        )  # fmt: skip
