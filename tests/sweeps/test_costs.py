@@ -26,7 +26,8 @@ def test_all_of_it_is_measured_and_costs_what_the_plan_says(small, tmp_path):
     last = {name: table[table["step"] == config.patch_steps[-1]] for name, table in tables.items()}
     patching = config.patching
     points = 3 * patching.edges.ig_steps
-    assert costs.edges(patching.edges, sizes, config) == len(last["edges"]) + points
+    alone, sets = ((last["edges"]["kind"] == kind).sum() for kind in ("edge", "set"))
+    assert costs.edges(patching.edges, sizes, config) == alone + sets / 2 + points
     crossed = last["cross"][~last["cross"]["kind"].isin(["own", "shapley"])]
     parts = (last["cross"]["kind"] == "shapley").sum()
     first = len(config.patch_steps)  # crosses with none
