@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ..store.files import write_bytes, write_json
-from . import animations, approximate, attention_pictures, curves, dynamics, films, heatmaps
+from . import animations, approximate, attention_pictures, crossings, curves, dynamics, films, heatmaps
 from .canvas import Picture, settings
 from .films import Film
 from .frames import Frames
@@ -126,6 +126,8 @@ def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
             yield f"paths-{_slug(corruption)}{suffix}", partial(heatmaps.paths, cell, corruption)
         for corruption in attention_pictures.corruptions(cell):
             yield f"attention-{_slug(corruption)}{suffix}", partial(attention_pictures.attention, cell, corruption)
+        for corruption in crossings.corruptions(cell):
+            yield f"cross-{_slug(corruption)}{suffix}", partial(crossings.crossings, cell, corruption)
         if _heads(cell, "z"):
             yield f"dynamics{suffix}", partial(dynamics.heads, cell)
         for across in _across(cell):

@@ -28,6 +28,7 @@ from .families import Job, groups
 from .tables import GROUP
 from .verdicts import Judged, critical_value, judge
 
+KINDS = ("activation", "weights", "shapley")
 COMPONENT = {"component": "string", "layer": "Int64", "head": "Int64"}
 SHARES = {
     **GROUP,

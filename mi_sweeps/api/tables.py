@@ -13,7 +13,7 @@ from mi_sweeps.analysis import figures, folder, frames, measured
 from mi_sweeps.analysis.agreement import tables as agreement
 from mi_sweeps.analysis.canvas import Picture
 from mi_sweeps.analysis.derived import findings
-from mi_sweeps.analysis.inference import tables
+from mi_sweeps.analysis.inference import changes, shares, tables
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.errors import UserError
 
@@ -100,6 +100,21 @@ class Tables:
     def courses(self) -> pd.DataFrame:
         """How each place came to matter over the checkpoints, and since when; grouped as `verdicts`."""
         return warned(lambda damaged: tables.courses_of(self._frames, damaged))
+
+    @cached_property
+    def shares(self) -> pd.DataFrame:
+        """What pieces of one checkpoint bring to another, with intervals (docs/cross.md); grouped as `verdicts`."""
+        return warned(lambda damaged: shares.shares(self._frames, damaged))
+
+    @cached_property
+    def transformations(self) -> pd.DataFrame:
+        """Whether heads were transformed or others added between two checkpoints (docs/cross.md)."""
+        return warned(lambda damaged: changes.transformations(self._frames, damaged))
+
+    @cached_property
+    def head_changes(self) -> pd.DataFrame:
+        """What became of each head between them."""
+        return warned(lambda damaged: changes.head_changes(self._frames, damaged))
 
     @property
     def agreement(self) -> pd.DataFrame:
