@@ -6,7 +6,7 @@ A token is told by the first of these keys that it has, so that the attention of
     answer, listed subject 1    where the answer and each subject are listed
     after listed subject 1      the token that follows: what an induction head looks at from the subject
     subject 1, subject 2        the repeated names
-    name, successor, ...        where prompts have no name slots: the roles that the task names (numbered ones are not)
+    name, successor, ...        where prompts have no name slots: parts that the task names, each with all its tokens
     first                       the prompt's first token
     previous                    the token before the query's
     other                       all that is left
@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from mi_sweeps.circuits.view import View
 
 SIDES = ("clean", "corrupted")
-NUMBERED = re.compile(r" -?\d+$|^end-\d+$")
-"""Roles that only count tokens."""
+COUNTED = re.compile(r" \d+$|^end-\d+$")
+"""Roles that only count tokens. Those that count back from the end of a part ("name -1") belong to it."""
+RELATIVE = ("self", "first", "previous", "other")
+"""Keys that every prompt may have."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def find_places(clean: Batch) -> Places:
     left = (positions <= at[..., None]) & (at >= 0)[..., None]
     claims = (
         positions == at[..., None],
-        *((positions == where[:, None])[:, None] for where in named.values()),
+        *(tokens[:, None] for tokens in named.values()),
         positions == 0,
         positions == at[..., None] - 1,
         torch.ones_like(left),
@@ -120,8 +122,8 @@ def _subjects(prompt: Prompt) -> list[str]:
     return ["subject"] if prompt.n_subjects == 1 else [f"subject {place + 1}" for place in range(prompt.n_subjects)]
 
 
-def _slots(clean: Batch) -> dict[str, Int[Tensor, " prompt"]]:
-    """Where the names are, by what they are to the prompt; -1 where it has none such."""
+def _slots(clean: Batch) -> dict[str, Bool[Tensor, "prompt pos"]]:
+    """Where the names are, by what they are to the prompt."""
     subjects = _subjects(clean.prompts[0])  # type: ignore[arg-type]
     listed = ["answer", *(f"listed {name}" for name in subjects)]
     after = [f"after listed {name}" for name in subjects]
@@ -136,13 +138,18 @@ def _slots(clean: Batch) -> dict[str, Int[Tensor, " prompt"]]:
             found[key].append(before + 1 if before >= 0 else -1)
         for role in subjects:
             found[role].append(roles.index(role) if role in roles else -1)
-    return {name: torch.tensor(where, device=clean.tokens.device) for name, where in found.items()}
+    positions = torch.arange(clean.tokens.shape[1])
+    return {name: (positions == torch.tensor(where)[:, None]).to(clean.tokens.device) for name, where in found.items()}
 
 
-def _named(clean: Batch) -> dict[str, Int[Tensor, " prompt"]]:
-    """Where the roles are that a task names, but for the query's own."""
-    names = [role for role in role_order(clean) if role not in ("bos", "end") and not NUMBERED.search(role)]
-    return dict(zip(names, role_positions(clean, names).T, strict=True)) if names else {}
+def _named(clean: Batch) -> dict[str, Bool[Tensor, "prompt pos"]]:
+    """Where the parts are that a task names."""
+    width = clean.tokens.shape[1]
+    parts = [[re.sub(r" -\d+$", "", role) for role in roles] for roles in clean.roles]
+    order = dict.fromkeys(re.sub(r" -\d+$", "", role) for role in role_order(clean))
+    names = [name for name in order if name not in ("bos", "end", *RELATIVE) and not COUNTED.search(name)]
+    masks = {name: [[part == name for part in row] + [False] * (width - len(row)) for row in parts] for name in names}
+    return {name: torch.tensor(mask, device=clean.tokens.device) for name, mask in masks.items()}
 
 
 @dataclass(frozen=True)

@@ -92,17 +92,17 @@ def attention_scores(network: Network, batch: Batch, memory: int) -> list[Score]
 
 def _attention_scores(network: Network, batch: Batch) -> Iterator[Score]:
     for number, (layout, layer) in enumerate(layers(network, batch)):
-        pattern = layer.pattern.double()
+        pattern = layer.pattern
         # Padding sees nothing, and is not counted.
         seen = layout.positions.clamp(min=1).double() + 1
         for measure, keys in looked_at(batch, layout).items():
             queries = keys.any(dim=-1)
             n = queries.sum(dim=-1)
-            paid = torch.einsum("phqk,pqk->hp", pattern, keys.double())
+            paid = torch.einsum("phqk,pqk->hp", pattern, keys.float()).double()
             chance = (keys.sum(dim=-1) / seen).sum(dim=-1)
             yield measure, number, paid / n, chance / n
         queries = layout.positions >= FIRST
-        entropy = torch.special.entr(pattern).sum(dim=-1) * queries[:, None] / seen.log()[:, None]
+        entropy = torch.special.entr(pattern).sum(dim=-1).double() * queries[:, None] / seen.log()[:, None]
         n = queries.sum(dim=-1)
         yield "entropy", number, entropy.sum(dim=-1).T / n, torch.where(n > 0, 1.0, torch.nan)
 
