@@ -14,7 +14,7 @@ from .findings.learned import learned
 from .findings.questions import OF_TABLES, arranged
 from .folder import Output
 from .frames import Frames, examined_in, typed
-from .inference import changes, shares
+from .inference import changes, shares, trajectories
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
 
@@ -22,6 +22,7 @@ TABLES = (
     {"verdicts": VERDICTS, "courses": COURSES}
     | {"transformations": changes.TRANSFORMATIONS, "head_changes": changes.HEAD_CHANGES, "shares": shares.SHARES}
     | {"attention": looks.ATTENTION, "edge_circuits": edges.CIRCUITS, "edge_bounds": edges.BOUNDS}
+    | trajectories.TABLES
     | agreement.TABLES
     | {"findings": FINDINGS}
 )
@@ -75,15 +76,18 @@ def findings(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
 
 
 def _cell_by_cell(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[tuple[Part, list[Finding]]]:
-    """What each family has alone, with what is found in it."""
+    """What each family has alone, with what is found in it, and how curves run over all of them."""
     crossed = changes.crossed_steps(output, damaged)
-    for key, family in of_output(output, frames.runs, frames.patches, damaged):
+    gathered = trajectories.Trajectories.of(frames)
+    for key, family in of_output(output, frames.runs, frames.patches, damaged, written=True):
+        gathered.add(key, family)
         told = courses(family)
         yield ("verdicts", verdict_rows(key, family)), list(heads(key[0], family, told))
         yield ("courses", course_rows(key, family, told)), []
         for changed in changes.of_family(family, crossed):
             yield ("transformations", changes.row(key, changed)), []
             yield ("head_changes", changes.head_rows(key, changed)), []
+    yield from ((part, []) for part in gathered.tables().items())
 
 
 def _others(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[Part]:

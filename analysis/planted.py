@@ -6,8 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 
 from .agreement import simulations as agreement
+from .inference import simulations as transitions
 
-SIMULATIONS: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {**agreement.SIMULATIONS}
+SIMULATIONS: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {
+    **agreement.SIMULATIONS,
+    **transitions.SIMULATIONS,
+}
 """By name, with how many draws they have if none are asked for."""
 
 if __name__ == "__main__":

@@ -55,11 +55,19 @@ def of_frames(frames: Frames, damaged: list[str] | None = None) -> Iterator[tupl
 
 
 def of_output(
-    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+    output: Output,
+    runs: pd.DataFrame,
+    patches: pd.DataFrame,
+    damaged: list[str] | None = None,
+    written: bool = False,
 ) -> Iterator[tuple[tuple[str, str, str], Family]]:
-    """As `of_frames`, of an output folder and its tables of runs and patch jobs."""
+    """As `of_frames`, of an output folder and its tables of runs and patch jobs.
+
+    Args:
+        written: whether to read what heads write, too.
+    """
     for key, patch_ids in groups(patches, runs):
-        for family in families(jobs(output, runs, patch_ids, damaged)):
+        for family in families(jobs(output, runs, patch_ids, damaged, written=written)):
             yield key, family
 
 

@@ -13,7 +13,7 @@ from mi_sweeps.analysis import figures, folder, frames, measured
 from mi_sweeps.analysis.agreement import tables as agreement
 from mi_sweeps.analysis.canvas import Picture
 from mi_sweeps.analysis.derived import findings
-from mi_sweeps.analysis.inference import changes, shares, tables
+from mi_sweeps.analysis.inference import changes, shares, tables, trajectories
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.errors import UserError
 
@@ -142,6 +142,21 @@ class Tables:
         return self._agreement["inclusion"]
 
     @property
+    def transitions(self) -> pd.DataFrame:
+        """Whether curves over checkpoints have a phase transition, by run and by cell (docs/transitions.md)."""
+        return self._trajectories["transitions"]
+
+    @property
+    def onsets(self) -> pd.DataFrame:
+        """When heads came to matter, over the seeds of a cell, and under one corruption compared with another."""
+        return self._trajectories["onsets"]
+
+    @property
+    def sign_changes(self) -> pd.DataFrame:
+        """How many effects of heads change their sign where epochs end."""
+        return self._trajectories["sign_changes"]
+
+    @property
     def pictures(self) -> list[str]:
         """The names of the pictures that there are: those of `mi-sweeps report --figures`."""
         return [name for name, _ in figures.pictures(self._frames)]
@@ -164,6 +179,10 @@ class Tables:
     @cached_property
     def _agreement(self) -> dict[str, pd.DataFrame]:
         return warned(lambda damaged: agreement.of_frames(self._frames, damaged))
+
+    @cached_property
+    def _trajectories(self) -> dict[str, pd.DataFrame]:
+        return warned(lambda damaged: trajectories.of_frames(self._frames, damaged))
 
     @cached_property
     def _frames(self) -> frames.Frames:

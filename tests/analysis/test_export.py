@@ -10,6 +10,7 @@ from mi_sweeps.analysis.agreement import tables as agreement
 from mi_sweeps.analysis.derived import findings
 from mi_sweeps.analysis.export import export
 from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, load, paths_by_prompt
+from mi_sweeps.analysis.inference import trajectories
 from mi_sweeps.analysis.inference.changes import head_changes, transformations
 from mi_sweeps.analysis.inference.tables import courses_of, verdicts
 from mi_sweeps.errors import UserError
@@ -22,7 +23,7 @@ MADE = {
     **{"verdicts": verdicts, "courses": courses_of, "findings": findings},
     **{"transformations": transformations, "head_changes": head_changes},
 }
-AGREEMENT = (*agreement.TABLES, "findings")
+GATHERED = (*trajectories.TABLES, *agreement.TABLES, "findings")
 
 
 def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_output, tmp_path):
@@ -47,7 +48,7 @@ def test_export_writes_prompts_when_asked(make_output, tmp_path, format):
     frames = load(output)
     files = export(output, tmp_path / "tables", format=format, by_prompt=True)
     of_prompts = ("by_prompt", "paths_by_prompt", "attribution_by_prompt")
-    assert [file.stem for file in files] == [*TABLES, *AGREEMENT, *of_prompts]
+    assert [file.stem for file in files] == [*TABLES, *GATHERED, *of_prompts]
     written = (by_prompt(frames), paths_by_prompt(frames), attribution_by_prompt(frames))
     for table, file in zip(written, files[-3:], strict=True):
         assert len(table)
@@ -63,10 +64,11 @@ def test_export_reads_back_as_it_was(make_output, tmp_path, format, monkeypatch)
     frames = load(output)
     files = export(output, tmp_path / "tables", format=format)
     assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == sorted(
-        f"{name}.{format}" for name in (*TABLES, *AGREEMENT)
+        f"{name}.{format}" for name in (*TABLES, *GATHERED)
     )
-    made = {name: table(frames) for name, table in MADE.items()} | agreement.of_frames(frames)
-    for name, file in zip((*TABLES, *AGREEMENT), files, strict=True):
+    made = {name: table(frames) for name, table in MADE.items()}
+    made |= trajectories.of_frames(frames) | agreement.of_frames(frames)
+    for name, file in zip((*TABLES, *GATHERED), files, strict=True):
         table = made[name] if name in made else getattr(frames, name)
         again = pd.read_parquet(file) if format == "parquet" else pd.read_csv(file)
         kinds = table.dtypes.to_dict()

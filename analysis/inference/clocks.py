@@ -1,0 +1,56 @@
+"""What passes while a run trains: steps, or the learning rate that they add up to; and where its epochs end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import ValidationError
+
+from ...config import NamedFunction
+from ...errors import UserError
+from ...training import schedules
+
+STEP = "step"
+RATE = "learning rate"
+OURS = schedules.__name__ + "."
+
+
+def clocks(config: Mapping[str, Any], steps: Sequence[int]) -> dict[str, Float[np.ndarray, " checkpoint"]]:
+    """Times of the checkpoints by clock: the step, and the learning rates added up where that tells anything else.
+
+    It does where the schedule is one of ours and not constant. A schedule of the user's own is not run for a report.
+    """
+    times = {STEP: np.array(steps, float)}
+    total = cumulative_rate(config, max(steps, default=0))
+    if total is not None:
+        rate = total[list(steps)]
+        slopes = np.diff(rate) / np.diff(times[STEP])
+        if len(slopes) and (slopes > 0).all() and np.ptp(slopes) > 1e-6 * slopes.max():
+            times[RATE] = rate
+    return times
+
+
+def cumulative_rate(config: Mapping[str, Any], last: int) -> Float[np.ndarray, " step"] | None:
+    """The learning rates up to each step from 0 to `last`, added up; None where the schedule is not known."""
+    try:
+        schedule = NamedFunction.model_validate(config["schedule"])
+        if not schedule.target.startswith(OURS):
+            return None
+        multiplier = schedules.resolve(schedule, int(config["train"]["steps"]))
+        rates = [float(config["optim"]["lr"]) * multiplier(step) for step in range(last)]
+    except (KeyError, TypeError, ValueError, ValidationError, UserError):  # a series, or a run of long ago
+        return None
+    return np.concatenate([[0.0], np.cumsum(rates)])
+
+
+def epoch_ends(config: Mapping[str, Any], last: int) -> list[float]:
+    """The steps up to `last` at which all training prompts have been seen once more; none where that is not known."""
+    try:
+        prompts, batch = int(config["task"]["prompts"]["train"]), int(config["train"]["batch_size"])
+    except (KeyError, TypeError, ValueError):
+        return []
+    epoch = prompts / batch if batch > 0 else 0.0
+    return [number * epoch for number in range(1, int(last / epoch) + 1)] if epoch else []

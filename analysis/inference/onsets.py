@@ -1,0 +1,141 @@
+"""When something began, which is known only to lie between two checkpoints, over the seeds of a cell.
+
+What was there at the first checkpoint began at or before it, and what never formed may do so after the last one. So
+each run gives an interval, and nothing is said of where within it. The distribution over runs is Turnbull's (1976,
+J. R. Stat. Soc. B 38), and a median's 95% interval is the sign test's, which assumes nothing of the distribution: of
+five runs there is none, for all five are on one side of the median with a chance of 6%.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from .courses import Course, HeadCourse
+from .estimates import LEVEL
+
+ENOUGH = 6
+"""Runs of which a median has a 95% interval."""
+
+
+class When(Enum):
+    """When the second group began, compared with the first."""
+
+    EARLIER = "earlier"
+    LATER = "later"
+    SAME = "same within one checkpoint"
+    NEITHER = "neither forms"
+    UNDECIDED = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Onset:
+    """Between two checkpoints, by their numbers: it began after `after`, and by `by`.
+
+    From the start: after -∞ by 0. Never: after the last one by ∞.
+    """
+
+    after: float
+    by: float
+
+
+Intervals = Sequence[Onset]
+
+
+def onset(course: HeadCourse, steps: Sequence[int], other_prompts: bool = True) -> Onset:
+    """Since when a head of one run has more than half of its final gain, as far as its course tells it.
+
+    Args:
+        other_prompts: whether to take the onset's interval, which is of other prompts; or else the onset itself, which
+            lies between two checkpoints on these prompts.
+    """
+    last = float(len(steps) - 1)
+    if course.course is Course.FROM_THE_START:
+        return Onset(-np.inf, 0.0)
+    ends = (course.onset_low, course.onset_high) if other_prompts else (course.onset, course.onset)
+    if course.course in (Course.FORMED, Course.GREW) and ends[0] is not None and ends[1] is not None:
+        return Onset(steps.index(ends[0]) - 1.0, float(steps.index(ends[1])))
+    if course.course is Course.NEVER:
+        return Onset(last, np.inf)
+    if course.course is Course.UNDECIDED:
+        return Onset(-np.inf, np.inf)
+    return Onset(-np.inf, last)  # it mattered; since when cannot be told
+
+
+def distribution(
+    found: Intervals,
+) -> tuple[Float[np.ndarray, " stretch"], Float[np.ndarray, " stretch"], Float[np.ndarray, " stretch"]]:
+    """After which and by which checkpoint there is any mass, and how much, in order: the most likely distribution.
+
+    Turnbull's: all mass is in the innermost intervals, each from some interval's beginning to the next end; how much
+    follows by expectation and maximisation.
+    """
+    after, by = (np.array([getattr(one, name) for one in found], dtype=float) for name in ("after", "by"))
+    starts, ends = np.unique(after), np.unique(by)
+    inner = [
+        (start, ends[ends > start][0])
+        for start in starts
+        if not ((starts > start) & (starts < ends[ends > start][0])).any()
+    ]
+    low, high = np.array(inner).T
+    within = (low >= after[:, None]) & (high <= by[:, None])
+    mass = np.full(len(low), 1 / len(low))
+    for _ in range(2000):
+        share = within * mass
+        new = (share / share.sum(axis=1, keepdims=True)).mean(axis=0)
+        if np.abs(new - mass).max() < 1e-10:
+            break
+        mass = new
+    return low, high, mass
+
+
+def median(found: Intervals) -> Onset:
+    """The stretch of Turnbull's distribution that has the median; both, and all between, where it divides them."""
+    low, high, mass = distribution(found)
+    done = mass.cumsum()
+    first, last = (int((done >= 0.5 - slack).argmax()) for slack in (1e-6, -1e-6))
+    return Onset(float(low[first]), float(high[last]))
+
+
+def interval(low: Sequence[float], high: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of the median of what lies between `low` and `high`, each run's own; NaN of too few runs.
+
+    The sign test: from the k-th smallest `low` to the k-th largest `high`, with k the largest for which fewer than k
+    runs are on one side of the median with a chance of at most 2.5%.
+    """
+    n = len(low)
+    k = int(stats.binom.ppf((1 - LEVEL) / 2, n, 0.5))  # the least with as much as that at or below it
+    if k < 1:
+        return float("nan"), float("nan")
+    return float(np.sort(low)[k - 1]), float(np.sort(high)[::-1][k - 1])
+
+
+Span = tuple[float, float]
+"""The numbers of the first and last checkpoint at which it may have begun; between two where that is known."""
+
+
+def span(found: Onset) -> Span:
+    """What was there from the start is at checkpoint 0; what never formed, after the last one."""
+    return max(found.after + 1, 0.0), found.by
+
+
+def compare(first: Sequence[Span], second: Sequence[Span]) -> tuple[When, float, float]:
+    """When the second began compared with the first, with the interval of the median difference in checkpoints.
+
+    Args:
+        first: of each run; `second` likewise, of the same runs in the same order.
+    """
+    pairs = list(zip(first, second, strict=True))
+    if pairs and all(one[1] == two[1] == np.inf and min(one[0], two[0]) > 0 for one, two in pairs):
+        return When.NEITHER, float("nan"), float("nan")
+    low, high = interval([two[0] - one[1] for one, two in pairs], [two[1] - one[0] for one, two in pairs])
+    if np.isnan(low):
+        return When.UNDECIDED, low, high
+    if low >= -1 and high <= 1:
+        return When.SAME, low, high
+    return When.LATER if low > 0 else When.EARLIER if high < 0 else When.UNDECIDED, low, high

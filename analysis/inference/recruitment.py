@@ -1,0 +1,103 @@
+"""When heads came to matter, over the seeds of a cell, and under one corruption compared with another: `onsets`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .families import Place
+from .onsets import Onset, Span, compare, interval, median, span
+from .tables import GROUP
+
+ONSETS = {
+    **GROUP,
+    **{"against": "string", "measure": "string"},
+    **{"site": "string", "layer": "Int64", "head": "Int64", "position": "string"},
+    **{"after": "float64", "by": "float64", "low": "float64", "high": "float64"},
+    **{"low_these_prompts": "float64", "high_these_prompts": "float64"},
+    **{"answer": "string", "answer_these_prompts": "string"},
+    **{"formed": "Int64", "from_the_start": "Int64", "never": "Int64", "untold": "Int64", "runs": "int64"},
+}
+"""One row a head of a cell; and for each pair of corruptions a row for each measure, whose `against` is the first."""
+HEAD_SITE = "z"
+"""Onsets and signs are those of what a head puts out."""
+
+Key = tuple[str, str, str]
+"""Cell, patching, corruption."""
+
+
+@dataclass(frozen=True)
+class Began:
+    """The onset of one head of one run."""
+
+    anywhere: Onset
+    """For other prompts."""
+    here: Onset
+    """On these prompts."""
+    steps: tuple[int, ...]
+    """The run's checkpoints."""
+
+
+def onset_row(key: Key, place: Place, found: Sequence[Began]) -> dict[str, Any]:
+    """The onset of one head of a cell, of each run's own; times are steps."""
+    anywhere, here, steps = [one.anywhere for one in found], [one.here for one in found], found[0].steps
+    middle = median(here)
+    numbers = {
+        "after": middle.after, "by": middle.by,
+        **dict(zip(("low", "high"), _ends(anywhere), strict=True)),
+        **dict(zip(("low_these_prompts", "high_these_prompts"), _ends(here), strict=True)),
+    }  # fmt: skip
+    told = {name: float(steps[int(one)]) if np.isfinite(one) else one for name, one in numbers.items()}
+    return dict(zip(GROUP, key, strict=True)) | {"measure": "onset"} | _place(place) | told | _counts(here)
+
+
+def _ends(found: Sequence[Onset]) -> tuple[float, float]:
+    return interval([one.after for one in found], [one.by for one in found])
+
+
+Spans = Mapping[Place, Mapping[str, tuple[Span, Span]]]
+"""Of each place and run: for other prompts, and on these."""
+
+
+def spans(found: Mapping[Place, Mapping[str, Began]]) -> Spans:
+    """Of places of which any run has an onset."""
+    return {
+        place: {run_id: (span(one.anywhere), span(one.here)) for run_id, one in own.items()}
+        for place, own in found.items()
+        if any(np.isfinite(one.here.by) for one in own.values())
+    }
+
+
+def compared(measure: str, key: Key, other: Key, first: Spans, second: Spans) -> Iterator[dict[str, Any]]:
+    """The second corruption against the first, paired by run; ends are differences in checkpoints."""
+    for place in (place for place in first if place in second):
+        runs = [run_id for run_id in first[place] if run_id in second[place]]
+        answers = [
+            compare([first[place][run_id][scope] for run_id in runs], [second[place][run_id][scope] for run_id in runs])
+            for scope in (0, 1)
+        ]
+        yield dict(zip(GROUP, other, strict=True)) | {
+            "against": key[2], "measure": measure, **_place(place), "runs": len(runs),
+            **dict(zip(("answer", "low", "high"), (answers[0][0].value, *answers[0][1:]), strict=True)),
+            **dict(zip(
+                ("answer_these_prompts", "low_these_prompts", "high_these_prompts"),
+                (answers[1][0].value, *answers[1][1:]), strict=True,
+            )),
+        }  # fmt: skip
+
+
+def _place(place: Place) -> dict[str, Any]:
+    return {"site": HEAD_SITE, "layer": place[0], "head": place[1], "position": place[2]}
+
+
+def _counts(found: Sequence[Onset]) -> dict[str, int]:
+    start = sum(one.by == 0 for one in found)
+    never = sum(np.isfinite(one.after) and one.by == np.inf for one in found)
+    formed = sum(bool(np.isfinite(one.after) and np.isfinite(one.by)) for one in found)
+    return {
+        "from_the_start": start, "never": never, "formed": formed, "untold": len(found) - start - never - formed,
+        "runs": len(found),
+    }  # fmt: skip

@@ -1,0 +1,80 @@
+"""Effects of heads that change their sign, and whether they do so where epochs end.
+
+A sign is told where the mean over prompts is further from zero than its 95% interval is wide; a change lies between two
+told signs that follow on each other, at the middle of that stretch. How many lie within WINDOW steps of an epoch's end
+is compared with the same changes shifted round the run by a random time, all of a run together, 1000 times: heads that
+change at once still do, and only where the epochs end is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from .estimates import ROUNDING, quantile
+
+WINDOW = 4.0
+"""Steps."""
+SHIFTS = 1000
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Reversals:
+    """How many changes of sign lie near the ends of epochs."""
+
+    observed: int
+    expected: float
+    """Of circular shifts, on average."""
+    p: float
+    """How often a shift has as many; NaN where there is no change, or no epoch ends within the run."""
+    n: int
+    """All changes."""
+
+
+def reversals(steps: Sequence[int], values: Float[np.ndarray, "checkpoint place prompt"]) -> list[float]:
+    """The step in the middle of each change of sign of any place; once for each place.
+
+    Args:
+        values: effects in logits; NaN where a prompt has none.
+    """
+    count = (~np.isnan(values)).sum(axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.nansum(values, axis=2) / count
+        error = np.sqrt(np.nansum((values - mean[..., None]) ** 2, axis=2) / (count - 1) / count)
+        told = np.abs(mean) > np.maximum(quantile(count - 1) * error, ROUNDING)
+    found = []
+    for place in range(mean.shape[1]):
+        at = np.flatnonzero(told[:, place])
+        turns = np.flatnonzero(np.diff(np.sign(mean[at, place])) != 0)
+        found += [(steps[at[turn]] + steps[at[turn + 1]]) / 2 for turn in turns]
+    return found
+
+
+def at_epoch_ends(changes: Sequence[Sequence[float]], ends: Sequence[float], first: float, last: float) -> Reversals:
+    """Counts changes near the ends of epochs.
+
+    Args:
+        changes: of each run.
+        ends: steps; those within the run count.
+        first: checkpoint; `last` likewise.
+    """
+    within = np.array([end for end in ends if first <= end <= last])
+    own = [np.array(one) for one in changes if len(one)]
+    n = sum(map(len, own))
+    observed = sum(_near(one, within) for one in own)
+    if not n or not len(within):
+        return Reversals(observed, float("nan"), float("nan"), n)
+    random, length = np.random.default_rng(SEED), last - first
+    shifted = np.zeros(SHIFTS, int)
+    for one in own:
+        for draw, shift in enumerate(random.uniform(0, length, SHIFTS)):
+            shifted[draw] += _near(first + (one - first + shift) % length, within)
+    return Reversals(observed, float(shifted.mean()), float((1 + (shifted >= observed).sum()) / (1 + SHIFTS)), n)
+
+
+def _near(changes: np.ndarray, ends: np.ndarray) -> int:
+    return int((np.abs(changes[:, None] - ends) <= WINDOW).any(axis=1).sum())

@@ -1,0 +1,280 @@
+"""Shapes that a curve over checkpoints may have, and how well each fits: linear, exponential, a power, logistic.
+
+Every shape is level + change · f(u) with u the time as a share of the run, so that level and change follow from f by
+generalised least squares, and what is left to search is one or two numbers on a grid. All candidates of all shapes are
+fitted at once: after whitening and without the level, candidate f explains (q_f · y)² of the squares, with q_f of
+length 1.
+
+The noise of a curve that is a mean over prompts: the covariance of that mean (`of_prompts`), and on top of it the same
+variance at every checkpoint, for what a run itself wobbles by and no shape has. The wobble is what makes the squares of
+the best shape as many as their degrees of freedom (the estimator of Paule & Mandel 1982, J. Res. NBS 87, of
+meta-analysis).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from .estimates import ROUNDING, quantile
+
+Curve = Float[np.ndarray, " checkpoint"]
+
+SHAPES = ("linear", "exponential", "power", "logistic")
+PARAMETERS = np.array([2, 3, 3, 4])
+"""Of each shape, with level and change."""
+MOST = 4
+SPAN = 2 * np.log(9.0)
+"""From 10% to 90% of a logistic, in units of its scale."""
+FACTORS = 3
+"""In which prompts differ: mostly how much their curves rise, and when."""
+CLOSEST = 2000
+"""Candidates that may turn out to be the best when the wobble is known."""
+COARSE = 0.08
+"""By how much more a width of the grid is than the one before."""
+FINE = 32
+"""Widths and middles that are added near the best."""
+LONGEST = 3.0
+"""Shares of the run: the width of the slowest logistic. It is all but a line."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Every f that is tried, as they are at some checkpoints. Times are shares of the run."""
+
+    shape: Int[np.ndarray, " candidate"]
+    """Its number in SHAPES."""
+    values: Float[np.ndarray, "candidate checkpoint"]
+    steepness: Float[np.ndarray, " candidate"]
+    """The largest slope over the mean slope, both within the run."""
+    middle: Float[np.ndarray, " candidate"]
+    """When half of the change within the run is done."""
+    start: Float[np.ndarray, " candidate"]
+    """When 10% are."""
+    width: Float[np.ndarray, " candidate"]
+    """From 10% to 90% of that change."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the candidates fit one curve."""
+
+    candidates: Candidates
+    squares: Float[np.ndarray, " candidate"]
+    """Of what is left of the whitened curve: a candidate is the less likely the more there are."""
+    covariance: Float[np.ndarray, "checkpoint checkpoint"]
+    """Of the curve's noise."""
+    wobble: float
+    """The standard deviation at each checkpoint that prompts do not explain, in the curve's own units."""
+    whiten: Float[np.ndarray, "checkpoint checkpoint"]
+    explains: Float[np.ndarray, "logistic checkpoint"]
+    """q_f of each logistic, without those that were added near the best."""
+    curve: Curve
+
+    def best(self, among: np.ndarray | None = None) -> int:
+        """The candidate that fits best, of some."""
+        return int(np.argmin(self.squares if among is None else np.where(among, self.squares, np.inf)))
+
+    def fitted(self, candidate: int) -> Curve:
+        """A candidate with its level and change, at the checkpoints."""
+        design = np.stack([np.ones(len(self.curve)), self.candidates.values[candidate]], axis=1)
+        weighted = np.linalg.solve(self.covariance, design)
+        return design @ np.linalg.solve(design.T @ weighted, weighted.T @ self.curve)
+
+    def acceptable(self) -> np.ndarray:
+        """The candidates that a likelihood ratio does not reject: the ends of what they say are its 95% interval."""
+        return self.squares <= self.squares.min() + _accepted(max(len(self.curve) - MOST, 1))
+
+    def best_shape(self) -> str:
+        """The shape that fits best for as many numbers as it has, by BIC."""
+        shape = self.candidates.shape
+        scores = [
+            self.squares[shape == number].min() + PARAMETERS[number] * np.log(len(self.curve))
+            for number in range(len(SHAPES))
+        ]
+        return SHAPES[int(np.argmin(scores))]
+
+
+def fit(time: Curve, curve: Curve, covariance: Float[np.ndarray, "checkpoint checkpoint"]) -> Fit:
+    """Fits all candidates.
+
+    Args:
+        time: of the checkpoints, rising: steps, or what else passes.
+        covariance: of the curve over prompts (`of_prompts`); zeros where nothing is known of prompts. Then all noise is
+            wobble.
+    """
+    share = (time - time[0]) / (time[-1] - time[0])
+    candidates = _candidates(tuple(share.tolist()))
+    freedom = max(len(time) - MOST, 1)
+    known = covariance + ROUNDING**2 * np.eye(len(time))
+
+    whiten, explains = _whitened(candidates.values, known)
+    squares = _squares(whiten @ curve, explains)
+    wobble = 0.0
+    if squares.min() > freedom:
+        # Those that may be best whatever the wobble is.
+        among = candidates.values[np.argsort(squares)[:CLOSEST]]
+        low, high = 0.0, float(np.var(curve)) + ROUNDING**2
+        for _ in range(20):  # on a logarithmic scale, from the spread of the curve itself down
+            wobble = np.sqrt(max(low, 1e-8 * high) * high)
+            whiten, explains = _whitened(among, known + wobble * np.eye(len(time)))
+            is_more = _squares(whiten @ curve, explains).min() > freedom
+            low, high = (wobble, high) if is_more else (low, wobble)
+        wobble = high
+        whiten, explains = _whitened(candidates.values, known + wobble * np.eye(len(time)))
+        squares = _squares(whiten @ curve, explains)
+    covariance = known + wobble * np.eye(len(time))
+    coarse = explains[candidates.shape == SHAPES.index("logistic")]
+    finer = _finer(candidates, squares <= squares.min() + 4 * _accepted(freedom), share)
+    more = _whitened(finer.values, covariance)[1]
+    candidates = Candidates(
+        *(np.concatenate([getattr(one, name.name) for one in (candidates, finer)]) for name in fields(Candidates))
+    )
+    squares = np.concatenate([squares, _squares(whiten @ curve, more)])
+    return Fit(candidates, squares, covariance, float(np.sqrt(wobble)), whiten, coarse, curve)
+
+
+def steepness_of(fit: Fit, curves: Float[np.ndarray, "curve checkpoint"]) -> Float[np.ndarray, " curve"]:
+    """The largest slope over the mean slope of the logistic that fits best to each curve, of `fit`'s own noise."""
+    logistic = np.flatnonzero(fit.candidates.shape == SHAPES.index("logistic"))[: len(fit.explains)]
+    whitened, explains = (curves @ fit.whiten.T).astype(np.float32), fit.explains.astype(np.float32)
+    best, most = np.zeros(len(curves), int), np.full(len(curves), -1.0)
+    for start in range(0, len(logistic), 4096):
+        told = np.abs(explains[start : start + 4096] @ whitened.T)
+        at = told.argmax(axis=0)
+        top = told[at, np.arange(len(curves))]
+        best, most = np.where(top > most, start + at, best), np.maximum(top, most)
+    return fit.candidates.steepness[logistic[best]]
+
+
+def of_prompts(values: Float[np.ndarray, "checkpoint prompt"]) -> Float[np.ndarray, "checkpoint checkpoint"]:
+    """The covariance of a mean over prompts, of each prompt's deviations from its own level.
+
+    Of FACTORS factors and noise that is the same at every checkpoint (Tipping & Bishop 1999, J. R. Stat. Soc. B 61):
+    there may be more checkpoints than prompts, and then the sample's own covariance makes intervals too narrow.
+    """
+    steps, n = values.shape
+    deviations = values - values.mean(axis=0)
+    deviations = deviations - deviations.mean(axis=1, keepdims=True)
+    variances, vectors = np.linalg.eigh(deviations @ deviations.T / (n - 1))
+    factors = min(FACTORS, n - 2, steps - 2)
+    rest = max(variances[: steps - factors].sum() / (steps - 1 - factors), 0.0)  # the level is no direction
+    largest = vectors[:, steps - factors :]
+    own = (largest * (variances[steps - factors :] - rest)) @ largest.T
+    return (own + rest * np.eye(steps)) / n
+
+
+def _whitened(
+    values: Float[np.ndarray, "candidate checkpoint"], covariance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What makes the noise white and leaves no level; and q_f of each candidate."""
+    variances, vectors = np.linalg.eigh(covariance)
+    whiten = (vectors / np.sqrt(np.maximum(variances, 1e-12 * variances[-1]))) @ vectors.T
+    level = whiten.sum(axis=1)
+    level /= np.linalg.norm(level)
+    whiten = whiten - np.outer(level, level @ whiten)
+    explains = values @ whiten.T
+    norm = np.linalg.norm(explains, axis=1, keepdims=True)
+    return whiten, explains / np.where(norm > 0, norm, 1.0)
+
+
+def _squares(whitened: Curve, explains: np.ndarray) -> np.ndarray:
+    return float(whitened @ whitened) - (explains @ whitened) ** 2
+
+
+def _accepted(freedom: int) -> float:
+    """By how much squares may be more than the least."""
+    return float(quantile(freedom)) ** 2
+
+
+def _finer(candidates: Candidates, near: np.ndarray, u: np.ndarray) -> Candidates:
+    """Logistics between those of the grid that are near the best fit."""
+    own = near & (candidates.shape == SHAPES.index("logistic"))
+    if not own.any():
+        own = np.arange(len(near)) == np.flatnonzero(candidates.shape == SHAPES.index("logistic"))[0]
+    middles, widths = candidates.middle[own], candidates.width[own]
+    spare = max(0.02 * widths.max(), np.diff(u).max() / 20)
+    c = np.linspace(max(middles.min() - spare, 0.0), min(middles.max() + spare, 1.0), FINE)
+    w = np.geomspace(widths.min() / (1 + COARSE), min(widths.max() * (1 + COARSE), LONGEST), FINE)
+    part = _logistics(u, np.repeat(c, FINE), np.tile(w, FINE))
+    return Candidates(np.full(FINE * FINE, SHAPES.index("logistic")), *part)
+
+
+@lru_cache(maxsize=8)
+def _candidates(share: tuple[float, ...]) -> Candidates:
+    u = np.array(share)
+    parts = [_linear(u), _exponential(u), _power(u), _logistic(u)]
+    shape = np.repeat(np.arange(len(SHAPES)), [len(part[0]) for part in parts])
+    return Candidates(shape, *(np.concatenate(columns) for columns in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
+Part = tuple[np.ndarray, ...]
+"""Values, steepness, middle, start and width of a shape's candidates."""
+
+
+def _linear(u: np.ndarray) -> Part:
+    return u[None], np.ones(1), np.full(1, 0.5), np.full(1, 0.1), np.full(1, 0.8)
+
+
+def _exponential(u: np.ndarray) -> Part:
+    """1 - exp(-u/τ): an approach for τ > 0, growth for τ < 0."""
+    lasting = np.geomspace(min(0.2 * np.diff(u).min(), 0.01), 3.0, 160)
+    rate = 1 / np.concatenate([lasting, -lasting[lasting > 0.02]])[:, None]
+    whole = -np.expm1(-rate)
+
+    def when(done: float) -> np.ndarray:
+        return (-np.log1p(-done * whole) / rate)[:, 0]
+
+    steepness = np.abs(rate * np.maximum(1.0, np.exp(-rate)) / whole)[:, 0]
+    return -np.expm1(-rate * u) / whole, steepness, when(0.5), when(0.1), when(0.9) - when(0.1)
+
+
+def _power(u: np.ndarray) -> Part:
+    """u^p: of p = 0.5 a square root. Its slope at the start has no bound for p < 1, so it is that up to the first
+    checkpoint."""
+    p = np.geomspace(0.1, 10.0, 121)[:, None]
+
+    def when(done: float) -> np.ndarray:
+        return (done ** (1 / p))[:, 0]
+
+    steepness = np.maximum(p, (u[1] ** p) / u[1])[:, 0]
+    return u**p, steepness, when(0.5), when(0.1), when(0.9) - when(0.1)
+
+
+def _logistic(u: np.ndarray) -> Part:
+    """1 / (1 + exp(-(u - c) / s)) with c within the run, and as wide as SPAN · s."""
+    spacing = np.diff(u)
+    middles, widths = [], []
+    for width in np.geomspace(0.5 * spacing.min(), LONGEST, int(np.log(LONGEST / spacing.min() * 2) / COARSE)):
+        # As fine as tells two of this width apart, but between two checkpoints no more than ten.
+        pieces = np.clip(np.ceil(spacing / (0.02 * width)), 1 if width > 0.2 else 2, 10).astype(int)
+        # Of what is far wider than the spacing, not even one between each two.
+        every = max(1, int(0.02 * width / spacing.max()))
+        own = np.concatenate(
+            [
+                start + gap * (np.arange(count) + 0.5) / count
+                for start, gap, count in zip(u, spacing, pieces, strict=False)
+            ]
+        )[::every]
+        middles.append(own)
+        widths.append(np.full(len(own), width))
+    return _logistics(u, np.concatenate(middles), np.concatenate(widths))
+
+
+def _logistics(u: np.ndarray, middle: np.ndarray, width: np.ndarray) -> Part:
+    c, s = middle[:, None], width[:, None] / SPAN
+
+    def value(at: np.ndarray | float) -> np.ndarray:
+        return 1 / (1 + np.exp(-np.clip((at - c) / s, -500, 500)))
+
+    first, last = value(0.0), value(1.0)
+
+    def when(done: float) -> np.ndarray:
+        reached = first + done * (last - first)
+        return (c + s * np.log(reached / (1 - reached)))[:, 0]
+
+    steepness = (1 / (4 * s) / (last - first))[:, 0]
+    return (value(u) - first) / (last - first), steepness, when(0.5), when(0.1), when(0.9) - when(0.1)

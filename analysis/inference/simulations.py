@@ -1,0 +1,59 @@
+"""Curves with a planted transition, or none: `python -m mi_sweeps.analysis.planted transitions`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from .transitions import together, transition
+
+STEPS = np.array([0, 1, 2, 3, *range(4, 100, 2), *range(104, 185, 8)], float)
+"""Of the checkpoints: dense early, as long as the original run."""
+CURVES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "logistic of scale 4": lambda t, at: 1 / (1 + np.exp(-(t - at) / 4)),
+    "logistic of scale 0.5": lambda t, at: 1 / (1 + np.exp(-2 * (t - at))),
+    "logistic of scale 10": lambda t, at: 1 / (1 + np.exp(-(t - at) / 10)),
+    "linear": lambda t, at: t / 184,
+    "square root": lambda t, at: np.sqrt(t / 184),
+    "exponential approach": lambda t, at: 1 - np.exp(-t / at * 2),
+    "exponential growth": lambda t, at: np.expm1(t / at * 2) / np.expm1(184 / at * 2),
+    "nothing": lambda t, at: 0 * t,
+}
+"""Of the step and a step that differs by seed."""
+
+
+def curve(
+    random: np.random.Generator, kind: str, steps: np.ndarray = STEPS, prompts: int = 48, wobble: float = 0.03
+) -> np.ndarray:
+    """A logit difference of each prompt [checkpoint, prompt], which rises by 3 logits on average.
+
+    Prompts differ in their level (0.6), in how much they rise (0.8) and at each checkpoint (0.3); all of a run's
+    together wobble by `wobble` at each checkpoint.
+    """
+    mean = CURVES[kind](steps, random.uniform(45, 55))
+    level, rise = 0.6 * random.standard_normal(prompts), 3 + 0.8 * random.standard_normal(prompts)
+    own = 0.3 * random.standard_normal((len(steps), prompts)) + wobble * random.standard_normal((len(steps), 1))
+    return level + mean[:, None] * rise + own
+
+
+def transitions(draws: int) -> Iterator[str]:
+    """Of each kind of curve how often a cell of five runs, and a single run, has each answer."""
+    for kind in CURVES:
+        cells: Counter[str] = Counter()
+        runs: Counter[str] = Counter()
+        for seed in range(draws):
+            random = np.random.default_rng([seed, len(kind)])
+            found = [transition(STEPS, curve(random, kind)) for _ in range(5)]
+            runs.update(one.answer.value for one in found)
+            cells[together(found).answer.value] += 1
+        yield f"{kind}: cells {_shares(cells)}; runs {_shares(runs)}"
+
+
+def _shares(counts: Counter[str]) -> str:
+    return ", ".join(f"{answer} {count / counts.total():.3f}" for answer, count in counts.most_common())
+
+
+SIMULATIONS: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {"transitions": (transitions, 100)}
+"""By name, with how many draws they have if none are asked for."""

@@ -1,0 +1,261 @@
+"""What curves over checkpoints did, as tables: `transitions`, `onsets` and `sign_changes`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from ...errors import UserError
+from ..folder import Output
+from ..frames import Frames, typed
+from .clocks import STEP, clocks, epoch_ends
+from .courses import courses
+from .families import Family, Place, family
+from .onsets import Span, onset
+from .recruitment import HEAD_SITE, ONSETS, Began, Key, compared, onset_row, spans
+from .reversals import at_epoch_ends, reversals
+from .tables import GROUP, of_output
+from .transitions import Transition, together, transition
+
+CURVE = {"curve": "string", "site": "string", "layer": "Int64", "head": "Int64", "position": "string"}
+TRANSITIONS = {
+    **GROUP,
+    **{"run_id": "string", "clock": "string"},
+    **CURVE,
+    **{"answer": "string", "reason": "string", "shape": "string", "p": "float64", "steepness": "float64"},
+    **{"t50": "float64", "t50_low": "float64", "t50_high": "float64"},
+    **{"width": "float64", "width_low": "float64", "width_high": "float64", "length": "float64"},
+    **{"before": "float64", "within": "Int64", "bend": "float64", "change": "float64", "wobble": "float64"},
+    **{"checkpoints": "int64", "n": "int64", "runs": "int64", "agreeing": "int64"},
+}
+"""One row a curve of a run, and one of the cell, which has no run_id."""
+SIGN_CHANGES = {
+    **GROUP,
+    "site": "string",
+    **{"observed": "int64", "expected": "float64", "p": "float64", "n": "int64"},
+    **{"epoch_ends": "int64", "heads": "int64", "runs": "int64"},
+}
+"""One row a cell and site, and one of what heads write themselves (`logit_diff`)."""
+
+TABLES = {"transitions": TRANSITIONS, "onsets": ONSETS, "sign_changes": SIGN_CHANGES}
+
+LOG_P = "log p"
+LOGIT_DIFF = "logit difference"
+GAIN = "gain"
+THRESHOLDED = ("win_rate", "accuracy", "preferred")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve of one run."""
+
+    run_id: str
+    name: str
+    steps: tuple[int, ...]
+    values: Float[np.ndarray, "checkpoint prompt"]
+    """In logits, or nats; one column where only the mean is known."""
+    n: int
+    """Prompts."""
+    site: str | None = None
+    place: Place | None = None
+
+
+def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.DataFrame]:
+    """The TABLES.
+
+    Curves are log p(answer) and logit differences on held-out prompts, the patching prompts' logit difference, and the
+    gain of each head that matters at any checkpoint.
+
+    Args:
+        damaged: as for `frames.load`.
+    """
+    found = Trajectories.of(frames)
+    if frames.output is not None:
+        for key, one in of_output(frames.output, frames.runs, frames.patches, damaged, written=True):
+            found.add(key, one)
+    return found.tables()
+
+
+def measured(metrics: pd.DataFrame, metric: str) -> list[Curve]:
+    """A metric on held-out prompts of each run; `loss` as the log-probability of the answer.
+
+    Raises:
+        UserError: it counts prompts that pass a threshold, so that it is sudden by construction.
+    """
+    if metric.startswith(THRESHOLDED):
+        raise UserError(
+            f"{metric} counts prompts that pass a threshold, and is sudden even where nothing else is: "
+            "ask for loss or a logit difference"
+        )
+    rows = metrics[(metrics["split"] == "heldout") & (metrics["metric"] == metric)].dropna(subset=["value"])
+    found = []
+    for run_id, own in rows.drop_duplicates(["run_id", "step"]).sort_values("step").groupby("run_id", sort=False):
+        values = own["value"].to_numpy(float)[:, None] * (-1 if metric == "loss" else 1)
+        name = LOG_P if metric == "loss" else metric
+        found.append(Curve(str(run_id), name, tuple(own["step"].tolist()), values, int(own["n"].max())))
+    return found
+
+
+def curves(one: Family) -> Iterator[Curve]:
+    """Of each run of a family the gains of the heads that matter at any checkpoint."""
+    if one.gain is None:
+        return
+    matters = one.grid(one.judged.matter()).any(axis=0)
+    gain = one.gain.reshape(len(one.jobs), len(one.steps), len(one.places), -1)
+    for number in np.flatnonzero(matters):
+        if one.places[number][1] is None:
+            continue
+        for job, values in zip(one.jobs, gain[:, :, number], strict=True):
+            n = int(np.isfinite(values).all(axis=0).sum())
+            yield Curve(job.patch.run_id, GAIN, one.steps, values, n, one.site, one.places[number])
+
+
+@dataclass
+class Trajectories:
+    """Gathers families one after the other, so that few tables are in memory."""
+
+    configs: Mapping[str, Mapping[str, Any]]
+    """Of each run."""
+    cells: Mapping[str, str]
+    metrics: pd.DataFrame
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    found: dict[Key, dict[Place, dict[str, Began]]] = field(default_factory=dict)
+    """Onsets of the heads of each run."""
+    middles: dict[Key, dict[Place, dict[str, tuple[Span, Span]]]] = field(default_factory=dict)
+    """When half of each gain's change is done, in numbers of checkpoints: for other prompts, and on these."""
+    signs: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, frames: Frames) -> Trajectories:
+        """Of the runs of some tables."""
+        output: Output | None = frames.output
+        configs = {run.run_id: run.config for run in output.runs} if output else {}
+        cells = dict(zip(frames.runs["run_id"], frames.runs["cell"].astype(object), strict=True))
+        return cls(configs, {run_id: str(cell) for run_id, cell in cells.items()}, frames.metrics)
+
+    def add(self, key: Key, one: Family) -> None:
+        """Takes one family of a cell."""
+        if one.site == HEAD_SITE and not one.is_estimate:
+            self._add_onsets(key, one)
+            self._add_signs(key, one)
+            self._judge(key, [
+                Curve(job.patch.run_id, LOGIT_DIFF, site.steps, site.clean, site.clean.shape[1])
+                for job in one.jobs
+                for site in [job.sites[one.site]]
+            ])  # fmt: skip
+        if not one.is_estimate:
+            self._judge(key, list(curves(one)))
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All of them."""
+        return {"transitions": self.transitions(), "onsets": self.onsets(), "sign_changes": self.sign_changes()}
+
+    def transitions(self) -> pd.DataFrame:
+        """The table, with what was measured on held-out prompts."""
+        before = list(self.rows)
+        names = self.metrics.loc[self.metrics["split"] == "heldout", "metric"].unique()
+        for metric in names:
+            if metric == "loss" or str(metric).startswith("logit_diff"):
+                of_cells: dict[str, list[Curve]] = defaultdict(list)
+                for curve in measured(self.metrics, str(metric)):
+                    of_cells[self.cells.get(curve.run_id, "")].append(curve)
+                for cell, own in of_cells.items():
+                    self._judge((cell, None, None), own)
+        told, self.rows = self.rows, before
+        return typed(told, TRANSITIONS)
+
+    def onsets(self) -> pd.DataFrame:
+        """The table."""
+        rows = [
+            onset_row(key, place, list(own.values())) for key, of in self.found.items() for place, own in of.items()
+        ]
+        keys = list(self.found)
+        for number, key in enumerate(keys):
+            for other in (one for one in keys[number + 1 :] if one[:2] == key[:2]):
+                rows += compared("onset", key, other, *(spans(self.found[one]) for one in (key, other)))
+                rows += compared("t50", key, other, *(self.middles.get(one, {}) for one in (key, other)))
+        return typed(rows, ONSETS)
+
+    def sign_changes(self) -> pd.DataFrame:
+        """The table."""
+        return typed(self.signs, SIGN_CHANGES)
+
+    def _judge(self, key: tuple[str, str | None, str | None], found: Sequence[Curve]) -> None:
+        """Adds what each curve did, and what all of a kind did together."""
+        kinds: dict[tuple[Any, ...], list[tuple[Curve, np.ndarray, Transition]]] = defaultdict(list)
+        for curve in found:
+            for clock, time in clocks(self.configs.get(curve.run_id, {}), curve.steps).items():
+                told = transition(time, curve.values)
+                kinds[curve.name, curve.site, curve.place, clock].append((curve, time, told))
+        for (_, _, _, clock), own in kinds.items():
+            whole = together([told for _, _, told in own])
+            for curve, time, told in own:
+                if curve.name == GAIN and curve.site == HEAD_SITE and clock == STEP:
+                    self._add_middle((key[0], key[1] or "", key[2] or ""), curve, told)
+                self.rows.append(
+                    _row(key, curve, clock, time, told) | {"run_id": curve.run_id, "runs": 1, "agreeing": 1}
+                )
+            curve, time, _ = min(own, key=lambda one: len(one[1]))
+            agreeing = sum(told.answer is whole.answer for _, _, told in own)
+            self.rows.append(_row(key, curve, clock, time, whole) | {"runs": len(own), "agreeing": agreeing})
+
+    def _add_middle(self, key: Key, curve: Curve, told: Transition) -> None:
+        if curve.place is not None and np.isfinite(told.t50):
+            low, middle, high = np.interp([told.t50_low, told.t50, told.t50_high], curve.steps, range(len(curve.steps)))
+            both = ((float(low), float(high)), (float(middle), float(middle)))
+            self.middles.setdefault(key, defaultdict(dict))[curve.place][curve.run_id] = both
+
+    def _add_onsets(self, key: Key, one: Family) -> None:
+        places = self.found.setdefault(key, defaultdict(dict))
+        for job in one.jobs:
+            alone = family(one.site, [job])
+            for course in courses(alone):
+                if course.place[1] is not None:
+                    anywhere, here = (onset(course, alone.steps, other) for other in (True, False))
+                    places[course.place][job.patch.run_id] = Began(anywhere, here, alone.steps)
+
+    def _add_signs(self, key: Key, one: Family) -> None:
+        """Of each run's own checkpoints; runs of one cell have the same prompts and batches, and so the same epochs."""
+        if one.gain is None:
+            return
+        gain = one.gain.reshape(len(one.jobs), len(one.steps), len(one.places), -1)
+        written = [job.written.get("head") for job in one.jobs]
+        effects = {one.site: list(gain)}
+        if all(own is not None for own in written):
+            effects["logit_diff"] = [own.values for own in written if own is not None]
+        for site, of_runs in effects.items():
+            steps = [
+                one.steps if site == one.site else own.steps for own in written if own is not None or site == one.site
+            ]
+            changes = [reversals(own, values) for own, values in zip(steps, of_runs, strict=True)]
+            first, last = min(own[0] for own in steps), max(own[-1] for own in steps)
+            ends = epoch_ends(self.configs.get(one.jobs[0].patch.run_id, {}), last)
+            told = at_epoch_ends(changes, ends, first, last)
+            self.signs.append(
+                dict(zip(GROUP, key, strict=True))
+                | {"site": site, "epoch_ends": len(ends), "heads": of_runs[0].shape[1], "runs": len(of_runs)}
+                | vars(told)
+            )
+
+
+def _row(key: tuple[str | None, ...], curve: Curve, clock: str, time: np.ndarray, told: Transition) -> dict[str, Any]:
+    layer, head, position = curve.place or (None, None, None)
+    values = {one.name: getattr(told, one.name) for one in fields(told) if one.name != "fitted"}
+    return (
+        dict(zip(GROUP, key, strict=True))
+        | {"clock": clock, "curve": curve.name, "site": curve.site, "layer": layer, "head": head, "position": position}
+        | values
+        | {
+            "answer": told.answer.value,
+            "shape": told.shape or None,
+            "length": time[-1] - time[0],
+            "checkpoints": len(time),
+            "n": curve.n,
+        }
+    )

@@ -1,0 +1,208 @@
+"""Whether a curve over checkpoints has a phase transition: a plateau, a sudden change, and its end, in most seeds.
+
+Of curves that are continuous: a share of prompts that pass a threshold is sudden by construction (Schaeffer, Miranda &
+Koyejo 2023, arXiv:2304.15004), so a win rate is refused. `shapes` has how shapes are fitted, and a curve's noise.
+
+- Steepness is the largest slope over the mean slope within the run, of the logistic that fits best; t50 is when half of
+  the change within the run is done, and the width is from 10% to 90% of it. Their intervals are what the shapes and
+  parameters say that a likelihood ratio does not reject.
+- The null is the best smooth fit: linear, exponential, a power, or a logistic at least SUDDEN of the run wide. p is how
+  often the steepness of DRAWS curves drawn from it, with the curve's own noise, is as large as the curve's.
+- A second detector, which knows no shapes (`bends`), must find one rise at the same place.
+
+Of one run it is a transition for other prompts; of a cell, where it is one in SHARE of at least SEEDS runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from jaxtyping import Float
+
+from . import shapes
+from .bends import Rise, rise
+from .estimates import ROUNDING, quantile
+from .onsets import interval
+
+SUDDEN = 0.2
+"""Of the run: the width's upper end is less."""
+PLATEAU = 0.1
+"""Of the change: less than that is done before."""
+SIGNIFICANT = 0.01
+DRAWS = 500
+SEED = 0
+WITHIN = 6
+"""Checkpoints within the width. With fewer its shape is not seen."""
+ASIDE = 3
+"""Checkpoints before it, and after it."""
+FEWEST = WITHIN + ASIDE
+"""Checkpoints of a curve of which something is said."""
+SEEDS = 5
+SHARE = 0.8
+"""Of the runs of a cell."""
+
+
+class Answer(Enum):
+    """What a curve did."""
+
+    TRANSITION = "transition"
+    UNRESOLVED = "below resolution"
+    """As sudden as that or more, but with fewer than WITHIN checkpoints in it."""
+    GRADUAL = "gradual"
+    """From 10% to 90% takes more than SUDDEN of the run, at its interval's lower end."""
+    UNCHANGED = "no change"
+    """No difference is shown between the first checkpoint and the last."""
+    UNTOLD = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What is said of one curve of one run, with times in units of its own; NaN where nothing changes."""
+
+    answer: Answer
+    reason: str
+    shape: str = ""
+    """The one of `shapes.SHAPES` that fits best for as many numbers as it has (BIC)."""
+    p: float = float("nan")
+    """NaN where the width rules a transition out."""
+    steepness: float = float("nan")
+    t50: float = float("nan")
+    t50_low: float = float("nan")
+    t50_high: float = float("nan")
+    width: float = float("nan")
+    width_low: float = float("nan")
+    width_high: float = float("nan")
+    before: float = float("nan")
+    """The share of the change that is done one width before t50, as of a plateau; NaN where the run begins later."""
+    within: int = 0
+    """Checkpoints in the width."""
+    bend: float = float("nan")
+    """When half of the change is done by the second detector; NaN where it finds no rise."""
+    change: float = float("nan")
+    """Between the first and the last checkpoint, in units of the curve."""
+    wobble: float = float("nan")
+    """Standard deviation at each checkpoint that prompts do not explain, likewise."""
+    fitted: tuple[float, ...] = ()
+    """The best fit at the checkpoints."""
+
+
+def transition(
+    time: Float[np.ndarray, " checkpoint"],
+    values: Float[np.ndarray, "checkpoint prompt"],
+    draws: int = DRAWS,
+) -> Transition:
+    """What one curve of one run did.
+
+    Args:
+        time: of the checkpoints, rising.
+        values: of each prompt; one column where only the mean is known. Prompts that lack a checkpoint are left out.
+    """
+    values = values[:, np.isfinite(values).all(axis=0)]
+    if len(time) < FEWEST or not values.shape[1]:
+        many = f"{len(time)} checkpoint{'' if len(time) == 1 else 's'}"
+        why = f"{many}; at least {FEWEST} are needed" if values.shape[1] else "no prompt has all checkpoints"
+        return Transition(Answer.UNTOLD, why)
+    curve = values.mean(axis=1)
+    if np.ptp(curve) < ROUNDING:
+        return Transition(Answer.UNCHANGED, "all checkpoints are equal but for rounding", change=curve[-1] - curve[0])
+    covariance = shapes.of_prompts(values) if values.shape[1] > 2 else np.zeros((len(time), len(time)))
+    fit = shapes.fit(time, curve, covariance)
+    change, freedom = curve[-1] - curve[0], len(time) - shapes.MOST
+    error = np.sqrt(fit.covariance[0, 0] + fit.covariance[-1, -1] - 2 * fit.covariance[0, -1])
+    if abs(change) <= max(float(quantile(freedom)) * error, ROUNDING):
+        return Transition(
+            Answer.UNCHANGED, "first and last checkpoint do not differ measurably", change=change, wobble=fit.wobble
+        )
+    return _judged(time, curve, fit, draws)
+
+
+def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) -> Transition:
+    known, length, change = fit.candidates, time[-1] - time[0], curve[-1] - curve[0]
+    best, acceptable = fit.best(), fit.acceptable()
+    t50, width = time[0] + known.middle[best] * length, known.width[best] * length
+    low, high = (float(end(known.width[acceptable])) for end in (np.min, np.max))
+    start = time[0] + length * float(known.start[best])
+    end = start + width
+    earlier, later = int((time <= start).sum()), int((time >= end).sum())
+    # A tenth is done at `start` by definition. Half a width earlier the rise has not begun: 1% of a logistic's.
+    flat = int((time <= t50 - width).sum())
+    before = float((curve[flat - 1] - curve[0]) / change) if flat else float("nan")
+    within = len(time) - int((time < start).sum()) - int((time > end).sum())
+    bent = rise(time, curve)
+    p, steepness = float("nan"), float(known.steepness[best])
+    if high < SUDDEN:
+        p, steepness = _p(fit, draws)
+    reasons = [
+        *([f"the width may be {100 * high:.0f}% of the run"] if high >= SUDDEN else []),
+        *([f"{earlier} checkpoints before it"] if earlier < ASIDE else []),
+        *(["no plateau before it"] if not flat else []),
+        *([f"{100 * before:.0f}% of the change is done before it"] if flat and before >= PLATEAU else []),
+        *([f"{later} checkpoints after it"] if later < ASIDE else []),
+        *([f"p = {p:.3f} against a smooth course"] if p >= SIGNIFICANT else []),
+        *([] if _agrees(bent, t50, width, time) else ["change points show no sudden rise there"]),
+    ]
+    if low >= SUDDEN:
+        answer, reason = Answer.GRADUAL, f"from 10% to 90% takes at least {100 * low:.0f}% of the run"
+    elif reasons:
+        answer, reason = Answer.UNTOLD, "; ".join(reasons)
+    elif within < WITHIN:
+        answer, reason = Answer.UNRESOLVED, f"{within} checkpoints within it; at least {WITHIN} show its shape"
+    else:
+        answer, reason = Answer.TRANSITION, f"{within} checkpoints within it"
+    middles = time[0] + length * known.middle[acceptable]
+    return Transition(
+        answer, reason, fit.best_shape(), p, steepness, t50, float(middles.min()), float(middles.max()),
+        width, low * length, high * length, before, within, bent.middle if bent else float("nan"), change, fit.wobble,
+        tuple(fit.fitted(best).tolist()),
+    )  # fmt: skip
+
+
+def _p(fit: shapes.Fit, draws: int) -> tuple[float, float]:
+    """How likely a curve as steep is under the best smooth fit, and how steep it is."""
+    known = fit.candidates
+    smooth = fit.fitted(fit.best((known.shape != shapes.SHAPES.index("logistic")) | (known.width >= SUDDEN)))
+    noise = np.linalg.cholesky(fit.covariance) @ np.random.default_rng(SEED).standard_normal((len(smooth), draws))
+    found = shapes.steepness_of(fit, np.concatenate([fit.curve[None], smooth + noise.T]))
+    return float((1 + (found[1:] >= found[0]).sum()) / (1 + draws)), float(found[0])
+
+
+def _agrees(bent: Rise | None, t50: float, width: float, time: np.ndarray) -> bool:
+    """Whether the second detector's rise is the same one: as sudden, with its middle within the first one's width."""
+    if bent is None or bent.width >= SUDDEN * (time[-1] - time[0]):
+        return False
+    at = int(np.clip(np.searchsorted(time, t50), 1, len(time) - 1))
+    return abs(bent.middle - t50) <= max(width / 2, bent.width / 2, time[at] - time[at - 1])
+
+
+def together(found: Sequence[Transition]) -> Transition:
+    """What is said of a cell: what at least SHARE of at least SEEDS runs did.
+
+    Times are medians over runs, with the sign test's 95% intervals; these are missing of too few runs.
+    """
+    counts = Counter(one.answer for one in found)
+    told = ", ".join(f"{count} {answer.value}" for answer, count in counts.most_common())
+    said = f"{len(found)} run{'' if len(found) == 1 else 's'}: {told}"
+    answer = Answer.UNTOLD
+    if len(found) < SEEDS:
+        said += f"; at least {SEEDS} are needed"
+    else:
+        sudden = counts[Answer.TRANSITION] + counts[Answer.UNRESOLVED]
+        for one, count in (*((each, counts[each]) for each in Answer), (Answer.UNRESOLVED, sudden)):
+            if one is not Answer.UNTOLD and count >= SHARE * len(found) and answer is Answer.UNTOLD:
+                answer = one
+    timed = [one for one in found if np.isfinite(one.t50)]
+    if not timed:
+        return Transition(answer, said)
+    middle = {name: float(np.median([getattr(one, name) for one in timed])) for name in ("t50", "width", "steepness")}
+    t50 = interval([one.t50_low for one in timed], [one.t50_high for one in timed])
+    width = interval([one.width_low for one in timed], [one.width_high for one in timed])
+    within = int(np.median([one.within for one in timed]))
+    return Transition(
+        answer, said, t50=middle["t50"], t50_low=t50[0], t50_high=t50[1], width=middle["width"], width_low=width[0],
+        width_high=width[1], steepness=middle["steepness"], within=within,
+        change=float(np.mean([one.change for one in found])),
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+"""What curves did, as tables of an output folder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mi_sweeps.analysis.frames import RUNS, Frames, load, typed
+from mi_sweeps.analysis.inference.trajectories import Trajectories, measured, of_frames
+from mi_sweeps.errors import UserError
+
+from .planted import planted
+
+STEPS = tuple(range(0, 80, 8))
+
+
+@pytest.fixture(scope="module")
+def family():
+    """Of six runs in which head 0.0 forms between 16 and 24, 0.1 is there from the start, and 0.2 never."""
+    formed = np.array([0, 0, 0, 0.9, 0.9, 0.9])
+    return planted(np.stack([formed, np.full(6, 0.8), np.zeros(6)], axis=1), runs=6)
+
+
+def changes():
+    runs = typed([{"run_id": f"r{at}", "cell": "all"} for at in range(6)], RUNS)
+    nothing = pd.DataFrame(columns=["run_id", "step", "split", "metric", "value", "n"])
+    return Trajectories({}, dict(zip(runs["run_id"], runs["cell"], strict=True)), nothing)
+
+
+def test_onsets_of_a_cell_are_told_by_head(family):
+    found = changes()
+    found.add(("all", "heads", "first"), family)
+    rows = found.onsets().set_index("head")
+    formed, start, never = (rows.loc[head] for head in range(3))
+    assert (formed["after"], formed["by"], formed["formed"]) == (16, 24, 6)
+    assert (formed["low_these_prompts"], formed["high_these_prompts"]) == (16, 24)
+    assert (start["after"], start["by"], start["from_the_start"]) == (-np.inf, 0, 6)
+    assert (never["by"], never["never"], never["formed"]) == (np.inf, 6, 0)
+
+
+def test_one_corruption_is_compared_with_the_other_run_by_run(family):
+    later = planted(np.stack([[0, 0, 0, 0, 0.9, 0.9], np.full(6, 0.8), np.zeros(6)], axis=1), runs=6)
+    found = changes()
+    found.add(("all", "heads", "first"), family)
+    found.add(("all", "heads", "second"), later)
+    rows = found.onsets()
+    rows = rows[rows["against"].notna() & (rows["measure"] == "onset")].set_index("head")
+    assert (rows["corruption"] == "second").all() and (rows["against"] == "first").all()
+    assert rows.loc[0, "answer_these_prompts"] == "same within one checkpoint"
+    assert (rows.loc[0, "low_these_prompts"], rows.loc[0, "runs"]) == (1, 6)
+    assert rows.loc[1, "answer"] == "same within one checkpoint"
+    assert 2 not in rows.index  # it has an onset under neither
+
+
+def test_every_curve_has_a_row_a_run_and_one_of_the_cell(make_output):
+    output = make_output(seeds=range(5), corruptions=("first",), steps=STEPS, by_prompt=True, layers=2, heads=2)
+    transitions = of_frames(load(output))["transitions"]
+    whole = transitions[transitions["run_id"].isna()].set_index("curve")
+    for curve in ("log p", "logit_diff_first", "logit difference"):
+        of_runs = transitions[(transitions["curve"] == curve) & transitions["run_id"].notna()]
+        assert len(of_runs) == 5 and whole.loc[curve, "runs"] == 5
+        assert (of_runs["answer"] == whole.loc[curve, "answer"]).sum() == whole.loc[curve, "agreeing"]
+        assert (of_runs["t50"].between(*STEPS[:: len(STEPS) - 1])).all()
+    assert not transitions["curve"].str.startswith("win_rate").any()
+
+
+def test_a_win_rate_is_refused(make_output):
+    with pytest.raises(UserError, match="win_rate_place_1 counts prompts that pass a threshold"):
+        measured(load(make_output()).metrics, "win_rate_place_1")
+
+
+def test_signs_are_counted_at_the_ends_of_epochs():
+    """One head of each run changes its sign between 16 and 24, where the first of two epochs ends."""
+    turned = np.stack([[-0.9, -0.9, -0.9, 0.9, 0.9, 0.9], np.full(6, 0.5)], axis=1)
+    found = changes()
+    config = {"task": {"prompts": {"train": 320}}, "train": {"batch_size": 16}}
+    found = Trajectories({f"r{at}": config for at in range(6)}, found.cells, found.metrics)
+    found.add(("all", "heads", "first"), planted(turned, runs=6))
+    (row,) = found.sign_changes().to_dict("records")
+    assert (row["site"], row["observed"], row["n"], row["epoch_ends"], row["runs"]) == ("z", 6, 6, 2, 6)
+    assert row["p"] < 0.01 and row["expected"] < 4
+
+
+def test_no_tables_make_empty_ones():
+    nothing = pd.DataFrame(columns=["run_id", "step", "split", "metric", "value", "n"])
+    frames = Frames(typed([], RUNS), pd.DataFrame(), nothing, *[pd.DataFrame()] * 4, output=None)
+    assert [len(table) for table in of_frames(frames).values()] == [0, 0, 0]
