@@ -1,24 +1,25 @@
 """Roles, not indices: which head of one run does what a head of another does.
 
 A head's *signature* is what patching it recovers, by site (z, v, pattern) and corruption at all checkpoints, and where
-it looks. Heads of two runs, seeds or models of other sizes are paired by a linear assignment (`scipy.optimize`) of the
-largest similarity, the coefficient of identity of Zegers & ten Berge (1985, Psychometrika 50),
+it looks: its attention in clean prompts, less what a head pays that looks at all alike. Heads of two runs, seeds or
+models of other sizes are paired by a linear assignment (`scipy.optimize`) of the largest similarity, the coefficient of
+identity of Zegers & ten Berge (1985, Psychometrika 50),
 
     s(x, y) = 2 x·y / (x·x + y·y),
 
-which is 1 only of equal signatures: of equal shape *and* size. Signatures of one run are of one half of the prompts and
-those of the other of the other half, so that the noise of a prompt that both share is no likeness; both ways round are
-averaged.
+which is 1 only of equal signatures: of equal shape *and* size. It is the mean of that of effects and that of attention,
+where both are known. Signatures of one run are of one half of the prompts and those of the other of the other half, so
+that the noise of a prompt that both share is no likeness; both ways round are averaged.
 
-*Null.* Signatures consist of blocks: a site under a corruption, at all checkpoints. In each draw every block of the
-second run is dealt anew to its heads, so that each block has the same courses, and what a head does at one site says
-nothing of what it does at another; then heads are assigned again. p is the share of draws in which the head finds a
-partner as alike, and a pair is *matched* if it is below 5% by Holm's method over the heads of the first run. So a match
-says that the whole signature recurs, not only that both have a largest head; with a single block nothing is matched.
-Where few heads have a role the null is conservative: dealt blocks make more of them.
+*Null.* Signatures consist of blocks: a site under a corruption, or a query with all its keys, at all checkpoints. In
+each draw every block of the second run is dealt anew to its heads, so that each block has the same courses, and what a
+head does at one site says nothing of what it does at another; then heads are assigned again. p is the share of draws in
+which the head finds a partner as alike, and a pair is *matched* if it is below 5% by Holm's method over the first run's
+heads. So a match says that the whole signature recurs, not only that both have a largest head; with a single block
+nothing is matched. Where few heads have a role the null is conservative: dealt blocks make more of them.
 
-A head without any effect beyond DELTA, in both halves of the prompts, has no role: what it does is noise, and is not
-compared.
+A head without any effect beyond DELTA, in both halves of the prompts, has no role, wherever it looks: what it does is
+noise, and is not compared.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ from ..inference.verdicts import DELTA
 DRAWS = 499
 SEED = 0
 
+LOOKS = "looks"
+"""What the names of blocks of attention begin with."""
+
 Block = tuple[str, ...]
-"""A site and a corruption, or whatever goes together."""
+"""A site and a corruption; or LOOKS, a query, and the keys that it may look at."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Signatures:
     """What the heads of a run do, on two disjoint halves of the prompts."""
 
     heads: tuple[tuple[int, int], ...]
-    blocks: Mapping[Block, Float[np.ndarray, "half head step"]]
+    blocks: Mapping[Block, Float[np.ndarray, "half head part"]]
     """Recovered, or shares of attention. NaN: not defined."""
 
 
@@ -69,21 +73,27 @@ def match(first: Signatures, second: Signatures, draws: int = DRAWS) -> list[Mat
     # What is not defined in one of the runs is not compared.
     told = [np.isfinite(a).all(axis=(0, 1)) & np.isfinite(b).all(axis=(0, 1)) for a, b in zip(own, others, strict=True)]
     own, others = ([block[..., use] for block, use in zip(of, told, strict=True)] for of in (own, others))
-    if not sum(use.any() for use in told):
+    if not sum(use.any() for use, block in zip(told, blocks, strict=True) if block[0] != LOOKS):
         return []
-    ours, theirs = _has_role(own).any(axis=0), _has_role(others)
+    of_effects = np.array([block[0] != LOOKS for block in blocks])
+    ours, theirs = _has_role(own)[of_effects].any(axis=0), _has_role(others)[of_effects]
     own = [block[:, ours] for block in own]
     # One half of the prompts against the other half, both ways round.
     shared = np.stack([np.stack([a[0] @ b[1].T, a[1] @ b[0].T]) for a, b in zip(own, others, strict=True)])
-    size = np.sum([(block**2).sum(axis=2) for block in own], axis=0)
+    size = np.stack([(block**2).sum(axis=2) for block in own])
     sizes = np.stack([(block[::-1] ** 2).sum(axis=2) for block in others])
+    parts = [part for part in (of_effects, ~of_effects) if part.any()]
 
     def assigned(deal: Int[np.ndarray, "block other"]) -> tuple[np.ndarray, np.ndarray]:
-        to = np.take_along_axis(shared, deal[:, None, None], 3).sum(axis=0)
-        other = np.take_along_axis(sizes, deal[:, None], 2).sum(axis=0)
+        to = np.take_along_axis(shared, deal[:, None, None], 3)
+        other = np.take_along_axis(sizes, deal[:, None], 2)
         with np.errstate(invalid="ignore", divide="ignore"):
-            alike = np.nan_to_num(2 * to / (size[:, :, None] + other[:, None])).mean(axis=0)
-        return _assign(alike, np.asarray(np.take_along_axis(theirs, deal, 1).any(axis=0)))
+            each = [
+                2 * to[part].sum(axis=0) / (size[part].sum(axis=0)[:, :, None] + other[part].sum(axis=0)[:, None])
+                for part in parts
+            ]
+        alike = np.mean(np.nan_to_num(each), axis=(0, 1))
+        return _assign(alike, np.asarray(np.take_along_axis(theirs, deal[of_effects], 1).any(axis=0)))
 
     count = others[0].shape[1]
     partner, similarity = assigned(np.tile(np.arange(count), (len(blocks), 1)))
@@ -118,6 +128,6 @@ def _assign(
     return partner, found
 
 
-def _has_role(blocks: Sequence[Float[np.ndarray, "half head step"]]) -> Bool[np.ndarray, "block head"]:
+def _has_role(blocks: Sequence[Float[np.ndarray, "half head part"]]) -> Bool[np.ndarray, "block head"]:
     """Whether a head has an effect in a block that both halves of the prompts show."""
     return np.stack([(np.abs(block) > DELTA).all(axis=0).any(axis=1) for block in blocks])

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from ..folder import Patch
 from ..frames import typed
 from ..inference.families import Family, Job
 from ..inference.subjects import answer, subjects
@@ -125,18 +126,24 @@ def of_subjects(key: Mapping[str, str], first: Family, second: Family) -> pd.Dat
     return typed(pd.concat(parts, ignore_index=True), SUBJECTS)
 
 
-def of_roles(axis: str, patching: str, first: Sequence[Job], second: Sequence[Job]) -> pd.DataFrame | None:
+Read = tuple[Sequence[Job], Sequence[Patch]]
+"""Some patch jobs of one run, with what they patched, and all of that run."""
+
+
+def of_roles(
+    axis: str, patching: str, first: Read, second: Read, damaged: list[str] | None = None
+) -> pd.DataFrame | None:
     """Which heads of two runs have the same role, from their patch jobs under some corruptions; None where they share
     no checkpoint or site, or tables do not tell prompts apart."""
-    sites = [one for job in (*first, *second) for one in job.sites.values()]
+    sites = [one for job in (*first[0], *second[0]) for one in job.sites.values()]
     steps = sorted(set.intersection(*(set(one.steps) for one in sites))) if sites else []
-    a, b = (signatures(own, steps) if steps else None for own in (first, second))
+    a, b = (signatures(own, steps, patches, damaged) if steps else None for own, patches in (first, second))
     if a is None or b is None:
         return None
-    blocks = ", ".join(" ".join(block) for block in a.blocks if block in b.blocks)
+    blocks = ", ".join(" ".join(block[:2]) for block in a.blocks if block in b.blocks)
     rows = [
         {
-            "axis": axis, "patching": patching, "run_a": first[0].patch.run_id, "run_b": second[0].patch.run_id,
+            "axis": axis, "patching": patching, "run_a": first[0][0].patch.run_id, "run_b": second[0][0].patch.run_id,
             "layer_a": one.head[0], "head_a": one.head[1],
             "layer_b": None if one.partner is None else one.partner[0],
             "head_b": None if one.partner is None else one.partner[1],

@@ -1,4 +1,4 @@
-"""What the heads of one run do, read from its patch jobs."""
+"""What the heads of one run do and where they look, read from its patch jobs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from .. import measured
+from ..folder import Patch
 from ..inference.estimates import estimate
 from ..inference.families import Job
-from .roles import Block, Signatures
+from .roles import LOOKS, Block, Signatures
 
 SITES = ("z", "v", "pattern")
 
 
-def signatures(jobs: Sequence[Job], steps: Sequence[int]) -> Signatures | None:
+def signatures(
+    jobs: Sequence[Job], steps: Sequence[int], patches: Sequence[Patch] = (), damaged: list[str] | None = None
+) -> Signatures | None:
     """Of one run, from its patch jobs under some corruptions, at these checkpoints; None where tables do not tell
-    prompts apart, or have none of SITES. Under grouped-query attention v has key/value heads, and is left out."""
+    prompts apart, or have none of SITES. Under grouped-query attention v has key/value heads, and is left out.
+
+    Args:
+        patches: of the same run, of which the first that measured where heads look is taken.
+        damaged: as for `frames.load`.
+    """
     blocks: dict[Block, np.ndarray] = {}
     heads: tuple[tuple[int, int], ...] = ()
     for job in jobs:
@@ -34,7 +43,7 @@ def signatures(jobs: Sequence[Job], steps: Sequence[int]) -> Signatures | None:
             gap = (one.clean - one.corrupted)[at]
             gain = one.patched[at] - one.corrupted[at][:, None]
             blocks[site, job.patch.corruption] = np.stack([_recovered(gain, gap, chosen) for chosen in half])
-    return Signatures(heads, blocks) if blocks else None
+    return Signatures(heads, blocks | _looks(patches, steps, heads, damaged)) if blocks else None
 
 
 def _recovered(
@@ -46,6 +55,38 @@ def _recovered(
     room = np.broadcast_to(gap[:, None], gain.shape)
     gain, room = (values[..., chosen].reshape(1, steps * heads, -1) for values in (gain, room))
     return estimate(gain, room).recovered.reshape(steps, heads).T
+
+
+def _looks(
+    patches: Sequence[Patch], steps: Sequence[int], heads: Sequence[tuple[int, int]], damaged: list[str] | None
+) -> dict[Block, np.ndarray]:
+    """Attention of the clean prompts, less what a head pays that looks at all alike: a block for each query, of all
+    keys and checkpoints. Empty where none of the patch jobs has it of all heads and checkpoints."""
+    for patch in patches:
+        if not patch.about.get("prompts") or not all(patch.table(step, "looks").exists() for step in steps):
+            continue
+        half = of_halves(Job(patch, "", {}, {}))
+        courses: dict[tuple[str, str], list[np.ndarray]] = {}
+        for rows in measured.each([(patch, step) for step in steps], "looks", ("by_prompt",), damaged):
+            for (query, key), own in rows[rows["side"] == "clean"].groupby(["query", "key"], observed=True):
+                own = own.set_index(["layer", "head"]).reindex(list(heads))
+                values = own["by_prompt"].tolist()
+                if not all(isinstance(one, np.ndarray) and len(one) == half.shape[1] for one in values):
+                    continue
+                at = np.stack(values) - own["uniform"].to_numpy(dtype=float)[:, None]
+                there = half[:, None] & ~np.isnan(at)
+                with np.errstate(invalid="ignore"):
+                    mean = np.where(there, at, 0.0).sum(axis=2) / there.sum(axis=2)
+                courses.setdefault((query, key), []).append(mean)
+        whole = {names: np.stack(each, axis=2) for names, each in courses.items() if len(each) == len(steps)}
+        queries = dict.fromkeys(query for query, _ in whole)
+        return {
+            (LOOKS, query, *(key for of, key in whole if of == query)): np.concatenate(
+                [values for (of, _), values in whole.items() if of == query], axis=2
+            )
+            for query in queries
+        }
+    return {}
 
 
 def of_halves(job: Job) -> Bool[np.ndarray, "half prompt"]:

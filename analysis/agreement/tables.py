@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import pandas as pd
 
-from ..folder import Output
+from ..folder import Output, Patch
 from ..frames import Frames, typed
 from ..inference.families import Family, Job, family, jobs
 from .designs import of_levels, of_seeds
@@ -55,9 +55,12 @@ def of_output(
     Args:
         damaged: as for `frames.load`.
     """
+    patched = {run.run_id: run.patches for run in output.runs}
     of = patches.merge(runs[["run_id", "cell"]], on="run_id")
     for (cell, patching), rows in of.groupby(["cell", "patching"], sort=False, observed=True):
-        yield from _of_cell(str(cell), str(patching), jobs(output, runs, rows["patch_id"], damaged))
+        read = jobs(output, runs, rows["patch_id"], damaged)
+        yield from _of_cell(str(cell), str(patching), read)
+        yield from _roles("seed", str(patching), read, list(dict.fromkeys(job.patch.run_id for job in read)), patched)
     for group in across(output, runs):
         own = patches[patches["run_id"].isin(list(group.level))]
         for patching, rows in own.groupby("patching", sort=False, observed=True):
@@ -70,7 +73,7 @@ def of_output(
                     design = of_levels(levels, WORDS[group.axis])
                     yield "agreement", of_agreement(group.axis, key, one, design)
             first = {level: run_id for run_id, level in reversed(group.level.items())}
-            yield from _roles(group.axis, str(patching), read, list(first.values())[::-1])
+            yield from _roles(group.axis, str(patching), read, list(first.values())[::-1], patched)
 
 
 def _of_cell(cell: str, patching: str, read: Sequence[Job]) -> Iterator[Part]:
@@ -85,12 +88,18 @@ def _of_cell(cell: str, patching: str, read: Sequence[Job]) -> Iterator[Part]:
             rows = of_subjects(key, one, other)
             if rows is not None:
                 yield "subjects", rows
-    yield from _roles("seed", patching, read, list(dict.fromkeys(job.patch.run_id for job in read)))
 
 
-def _roles(axis: str, patching: str, read: Sequence[Job], runs: Sequence[str]) -> Iterator[Part]:
-    """The first of some runs against each other one."""
-    of_run = [[job for job in read if job.patch.run_id == run_id] for run_id in runs]
+def _roles(
+    axis: str, patching: str, read: Sequence[Job], runs: Sequence[str], patched: Mapping[str, Sequence[Patch]]
+) -> Iterator[Part]:
+    """The first of some runs against each other one.
+
+    Args:
+        patched: all patch jobs of each run.
+    """
+    own = [([job for job in read if job.patch.run_id == run_id], patched[run_id]) for run_id in runs]
+    of_run = [(jobs, patches) for jobs, patches in own if jobs]
     for other in of_run[1:]:
         rows = of_roles(axis, patching, of_run[0], other)
         if rows is not None:

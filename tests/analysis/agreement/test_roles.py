@@ -72,3 +72,27 @@ def test_heads_beyond_those_of_the_other_run_have_no_partner():
     random = np.random.default_rng(0)
     told = match(signature(random, effects(random)), signature(random, effects(random, roles=1)))
     assert sum(one.partner is None for one in told) == 3
+
+
+def looking(of, where, random):
+    """The same signatures with where each head looks, from one query."""
+    looks = {(roles.LOOKS, "end", "key"): where + 0.01 * random.standard_normal((2, *where.shape))}
+    return Signatures(of.heads, {**of.blocks, **looks})
+
+
+def test_where_heads_look_tells_those_apart_that_do_the_same():
+    """Two heads have the same effects; one looks where the other does not, and they have changed places."""
+    random = np.random.default_rng(0)
+    of = effects(random)
+    of[:, 1] = of[:, 0]
+    where = random.uniform(-0.3, 0.3, (16, 8))
+    swap = np.array([1, 0, *range(2, 16)])
+    told = match(
+        looking(signature(random, of), where, random), looking(signature(random, of[:, swap]), where[swap], random)
+    )
+    assert [one.partner for one in told] == [(0, 1), (0, 0), (0, 2), (0, 3)]
+    assert all(one.is_matched and one.similarity > 0.95 for one in told)
+    # Attention alone makes no role.
+    assert not match(
+        looking(signature(random, np.zeros((6, 16, 4))), where, random), looking(signature(random, of), where, random)
+    )

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from mi_sweeps.analysis.agreement.__main__ import main
 from mi_sweeps.analysis.agreement.tables import TABLES, of_frames
 from mi_sweeps.analysis.folder import read
 from mi_sweeps.analysis.frames import by_prompt, load
 from mi_sweeps.analysis.inference.families import families, jobs
 from mi_sweeps.analysis.inference.subjects import answer, subjects
+from mi_sweeps.circuits.tables import TABLES as LOOKS
 
 
 def test_every_table_has_its_columns_and_rows(make_output):
@@ -72,6 +76,27 @@ def test_cells_that_differ_in_their_prompts_or_their_model_are_compared_across(m
     assert set(across[across["axis"] == "base"]["answer"].dropna()) <= {"cannot tell", "undefined"}
     roles = found["roles"]
     assert set(roles[roles["axis"] == "base"]["run_b"]) <= {"other-1-0"}
+
+
+def test_roles_know_where_heads_look_and_lines_say_what_the_tables_do(make_output, capsys):
+    output = make_output(seeds=(0, 1), by_prompt=True, steps=(24,), corruptions=("first",))
+    for run_id in ("run-0.0001-constant-0", "run-0.0001-constant-1"):
+        rows = [
+            {"side": side, "layer": layer, "head": head, "query": "end", "key": key, "attention": 0.5, "uniform": 0.1,
+             "n": 12, "by_prompt": [0.1 + 0.8 * ((head + (key == "self")) % 4 == 0)] * 12}
+            for side in ("clean", "corrupted") for layer in range(4) for head in range(4) for key in ("self", "other")
+        ]  # fmt: skip
+        file = output / "runs" / run_id / "patches" / f"{run_id}-first" / "tables" / "000024.looks.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, LOOKS["looks"]), file)
+    roles = of_frames(load(output))["roles"]
+    assert set(roles["blocks"]) == {"z first, v first, pattern first, looks end"}
+    assert main([str(output)]) == 0
+    told = capsys.readouterr().out
+    first = roles.iloc[0]
+    assert f"seed, {first.layer_a}.{first.head_a} of {first.run_a}, {first.layer_b}.{first.head_b} of" in told
+    assert "cannot tell, r = " in told and "included " in told
+    assert main([]) == main([str(output / "not there")]) == 2
+    assert "no folder of results" in capsys.readouterr().err
 
 
 def test_tables_that_do_not_tell_prompts_apart_have_no_rows(make_output):
