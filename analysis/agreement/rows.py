@@ -13,6 +13,7 @@ from ..frames import typed
 from ..inference.families import Family, Job
 from ..inference.subjects import answer, subjects
 from .designs import Design
+from .effects import EDGE, NODE, Effects
 from .measures import agreements
 from .roles import match
 from .signatures import signatures
@@ -58,13 +59,18 @@ STABILITY = {
 INCLUSION = {
     **GROUP,
     **AT,
+    **{"source": "string", "source_layer": "Int64", "source_head": "Int64", "component": "string", "input": "string"},
     **HEAD,
     **{"recovered": "float64", "inclusion": "float64", "selected": "float64", "stable": "boolean"},
 }
-"""One row a head and checkpoint."""
+"""One row a head and checkpoint; or a node (its `component`), or an edge, from its source to an `input`."""
 TABLES = {
     **{"agreement": AGREEMENT, "roles": ROLES, "subjects": SUBJECTS, "stability": STABILITY, "inclusion": INCLUSION},
 }
+
+
+Part = tuple[str, pd.DataFrame]
+"""The name of a table and rows of it."""
 
 
 def of_agreement(axis: str, key: Mapping[str, str], one: Family, design: Design) -> pd.DataFrame:
@@ -80,26 +86,40 @@ def of_agreement(axis: str, key: Mapping[str, str], one: Family, design: Design)
     return typed(rows, AGREEMENT)
 
 
-def of_stability(key: Mapping[str, str], one: Family) -> Iterator[tuple[str, pd.DataFrame]]:
+def of_stability(key: Mapping[str, str], one: Family) -> Iterator[Part]:
     """How sure the members are that a family's single effects give, at each checkpoint: rows of two tables."""
     assert one.gain is not None
-    whole, each = [], []
+    items = [{"layer": layer, "head": head} for layer, head, _ in one.places]
     for number, step in enumerate(one.steps):
         gain = one.gain[:, one.at(step)]
         gap = np.broadcast_to(_gaps(one, number)[:, None], gain.shape)
-        found = stability(gain, gap)
         at = {**key, "corruption": one.corruption, "site": one.site, "step": step}
-        whole.append({**at, **_of_set(found), **_sizes(one)})
-        defined = bool(np.isfinite(found.inclusion).all())
-        each += [
-            {
-                **at, "layer": layer, "head": head, "recovered": found.recovered[place],
-                "inclusion": found.inclusion[place], "selected": found.selected[place],
-                "stable": bool(found.stable[place]) if defined else None,
-            }
-            for place, (layer, head, _) in enumerate(one.places)
-        ]  # fmt: skip
-    yield "stability", typed(whole, STABILITY)
+        yield from _of_members(at, items, gain, gap)
+
+
+def of_effects(key: Mapping[str, str], corruption: str, site: str, step: int, found: Effects) -> Iterator[Part]:
+    """The same of nodes, or of edges: `site` says which. Of edges only those that are ever included have a row."""
+    names = NODE if site == "node" else EDGE
+    items = [dict(zip(names, item, strict=True)) for item in found.items]
+    at = {**key, "corruption": corruption, "site": site, "step": step}
+    yield from _of_members(at, items, found.gain, found.gap, ever=site == "edge")
+
+
+def _of_members(
+    at: Mapping[str, object], items: Sequence[Mapping[str, object]], gain: np.ndarray, gap: np.ndarray,
+    ever: bool = False,
+) -> Iterator[Part]:  # fmt: skip
+    found = stability(gain, gap)
+    runs, count, prompts = gain.shape
+    yield "stability", typed([{**at, **_of_set(found), "runs": runs, "prompts": prompts, "heads": count}], STABILITY)
+    defined = bool(np.isfinite(found.inclusion).all())
+    each = [
+        {
+            **at, **item, "recovered": found.recovered[number], "inclusion": found.inclusion[number],
+            "selected": found.selected[number], "stable": bool(found.stable[number]) if defined else None,
+        }
+        for number, item in enumerate(items) if not ever or found.inclusion[number] > 0
+    ]  # fmt: skip
     yield "inclusion", typed(each, INCLUSION)
 
 

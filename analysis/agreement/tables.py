@@ -11,6 +11,7 @@ from ..folder import Output, Patch
 from ..frames import Frames, typed
 from ..inference.families import Family, Job, family, jobs
 from .designs import of_levels, of_seeds
+from .effects import of_edges, of_nodes
 from .groups import WORDS, across
 from .rows import (
     AGREEMENT,
@@ -18,7 +19,9 @@ from .rows import (
     ROLES,
     STABILITY,
     SUBJECTS,
+    Part,
     of_agreement,
+    of_effects,
     of_roles,
     of_stability,
     of_subjects,
@@ -30,9 +33,6 @@ TABLES = {
     **{"agreement": AGREEMENT, "roles": ROLES, "subjects": SUBJECTS, "stability": STABILITY, "inclusion": INCLUSION},
 }
 """Their columns."""
-
-Part = tuple[str, pd.DataFrame]
-"""The name of a table and rows of it."""
 
 
 def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.DataFrame]:
@@ -58,6 +58,7 @@ def of_output(
     patched = {run.run_id: run.patches for run in output.runs}
     of = patches.merge(runs[["run_id", "cell"]], on="run_id")
     for (cell, patching), rows in of.groupby(["cell", "patching"], sort=False, observed=True):
+        yield from _of_circuits(str(cell), str(patching), output, set(rows["patch_id"]), damaged)
         read = jobs(output, runs, rows["patch_id"], damaged)
         yield from _of_cell(str(cell), str(patching), read)
         yield from _roles("seed", str(patching), read, list(dict.fromkeys(job.patch.run_id for job in read)), patched)
@@ -88,6 +89,23 @@ def _of_cell(cell: str, patching: str, read: Sequence[Job]) -> Iterator[Part]:
             rows = of_subjects(key, one, other)
             if rows is not None:
                 yield "subjects", rows
+
+
+def _of_circuits(
+    cell: str, patching: str, output: Output, wanted: set[str], damaged: list[str] | None
+) -> Iterator[Part]:
+    """How sure nodes and edges are, from their single effects, where patch jobs measured them."""
+    key = {"cell": cell, "patching": patching}
+    found = [patch for patch in output.patches if patch.patch_id in wanted]
+    for corruption in dict.fromkeys(patch.corruption for patch in found):
+        for site, table, read in (("node", "circuits", of_nodes), ("edge", "edges", of_edges)):
+            own = [patch for patch in found if patch.corruption == corruption]
+            own = [patch for patch in own if any(patch.has(step, table) for step in patch.steps())]
+            steps = set.intersection(*(set(patch.steps()) for patch in own)) if own else set()
+            for step in sorted(step for step in steps if all(patch.has(step, table) for patch in own)):
+                effects = read(own, step, damaged)
+                if effects is not None:
+                    yield from of_effects(key, corruption, site, step, effects)
 
 
 def _roles(

@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from mi_sweeps.analysis.agreement.__main__ import main
 from mi_sweeps.analysis.agreement.tables import TABLES, of_frames
@@ -97,6 +98,37 @@ def test_roles_know_where_heads_look_and_lines_say_what_the_tables_do(make_outpu
     assert "cannot tell, r = " in told and "included " in told
     assert main([]) == main([str(output / "not there")]) == 2
     assert "no folder of results" in capsys.readouterr().err
+
+
+def test_nodes_and_edges_are_included_by_their_effects_on_prompts(make_output):
+    """Of each prompt the gap is 4 logits: one node and one edge carry half of it, the others 0.01."""
+    output = make_output(by_prompt=True, steps=(24,), corruptions=("first",))
+    tables = output / "runs" / "run-0.0001-constant-0" / "patches" / "run-0.0001-constant-0-first" / "tables"
+    nodes = [("whole", "all", None, None, None, 5.0), ("whole", "none", None, None, None, 1.0)]
+    nodes += [("node", "without", "head", 0, head, 5.0 - (2.0 if head == 1 else 0.04)) for head in range(4)]
+    nodes += [("node", "alone", "head", 0, head, 1.0) for head in range(4)]
+    names = ("kind", "set", "component", "layer", "head", "value")
+    rows = [dict(zip(names, row, strict=True)) | {"by_prompt": [row[-1]] * 12} for row in nodes]
+    pq.write_table(pa.Table.from_pylist(rows, LOOKS["circuits"]), tables / "000024.circuits.parquet")
+    prompts = pq.read_table(tables / "000024.parquet").to_pandas().query("kind == 'prompt'").sort_values("prompt")
+    gap = prompts["clean"] - prompts["corrupted"]
+    edges = [
+        {"source": "head", "source_layer": 0, "source_head": head, "input": "q", "layer": 1, "head": 2,
+         "chosen": "all" if head < 3 else "rest", "patched": 0.0 if head < 3 else None,
+         "by_prompt": None if head == 3 else list(prompts["corrupted"] + (0.5 if head == 1 else 0.0025) * gap)}
+        for head in range(4)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(edges, LOOKS["edges"]), tables / "000024.edges.parquet")
+    found = of_frames(load(output))
+    inclusion = found["inclusion"]
+    node = inclusion[inclusion["site"] == "node"]
+    assert node["component"].tolist() == ["head"] * 4 and node["inclusion"].tolist() == [0, 1, 0, 0]
+    assert node["recovered"].tolist() == pytest.approx([0.01, 0.5, 0.01, 0.01])
+    (edge,) = inclusion[inclusion["site"] == "edge"].itertuples()
+    assert (edge.source_head, edge.input, edge.layer, edge.head, edge.inclusion) == (1, "q", 1, 2, 1)
+    assert edge.recovered == pytest.approx(0.5, abs=1e-5)
+    heads = found["stability"].set_index("site")["heads"]
+    assert heads["node"] == 4 and heads["edge"] == 3
 
 
 def test_tables_that_do_not_tell_prompts_apart_have_no_rows(make_output):
