@@ -80,7 +80,8 @@ def agreements(gain: Float[np.ndarray, "run head prompt"], design: Design) -> li
         return []
     told = bool(tells_heads_apart(gain).all())
     found = moments(gain)
-    same = bool((np.nanmax(gain, axis=0) - np.nanmin(gain, axis=0) < ROUNDING).all())
+    every = gain[:, :, ~np.isnan(gain).any(axis=(0, 1))]  # prompts that all runs have
+    same = every.shape[2] > 0 and bool((np.ptp(every, axis=0) < ROUNDING).all())
     rows = []
     for name, statistic in (("correlation", mean(correlation(found))), ("icc", ratio(*agreement_parts(found)))):
         value, low, high = interval(statistic, design, prompts, bootstrap_variance) if told else (float("nan"),) * 3

@@ -43,6 +43,11 @@ def test_without_effects_agreement_is_undefined():
 def test_runs_that_are_one_model_are_identical_and_do_not_agree():
     gain = np.repeat(gains(np.random.default_rng(0), runs=1), 5, axis=0)
     assert {row.answer for row in told(gain).values()} == {Answer.IDENTICAL, None}
+    # Of runs that share no prompt that cannot be known.
+    apart = np.full((10, 16, 96), np.nan)
+    apart[:5, :, :48], apart[5:, :, 48:] = gain, gains(np.random.default_rng(1), runs=1)
+    design = of_levels(["a"] * 5 + ["b"] * 5, "base models")
+    assert Answer.IDENTICAL not in {row.answer for row in told(apart, design).values()}
 
 
 def test_ranks_have_the_ceiling_of_their_own_halves():
