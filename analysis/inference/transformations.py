@@ -74,9 +74,9 @@ class Transformation:
     changes: tuple[Change, ...]
     """Of each place of the family."""
     value: float
-    """T; NaN where no head matters in the second."""
+    """T; NaN where no head matters in the second, or one does of which it cannot be told whether it did before."""
     low: float
-    """Both ends of its interval; NaN likewise."""
+    """Both ends of its interval; NaN where no head matters in the second."""
     high: float
     answer: Answer
     why: str
@@ -98,10 +98,10 @@ class Transformation:
         """The answer as a sentence, with what it is of."""
         first, last = self.family.steps
         between = f"Between checkpoints {first} and {last}"
-        if np.isnan(self.value):
+        if np.isnan(self.low):
             return f"{between}: cannot tell whether heads were transformed or added ({self.why})."
         scope = "other prompts and other seeds" if self.family.seeds else "other prompts in these runs"
-        share = f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        share = f"{'' if np.isnan(self.value) else f'{self.value:.2f} '}[{self.low:.2f}, {self.high:.2f}]"
         told = f"{between}, heads that mattered before have {share} of the gain of all that matter after ({scope})"
         return f"{told}: {self.answer.value}{f' ({self.why})' if self.why else ''}."
 
@@ -201,7 +201,8 @@ def _index(both: Family, changes: Sequence[Change]) -> tuple[float, float, float
         gap = (after == "undefined").all()
         why = f"no measurable gap at checkpoint {both.steps[1]}" if gap else "no head is shown to matter"
         return float("nan"), float("nan"), float("nan"), unknown, why
-    value, _, _ = _ratio(both, kept, matters)
+    # What is not known of a head that matters is not known of T, but for its ends.
+    value = float("nan") if unsure.any() else _ratio(both, kept, matters)[0]
     # Whichever makes the end lower: heads that may matter in the second and not before are new ones.
     _, low, _ = _ratio(both, kept, matters | (later & (before != "matters")))
     # And whichever makes it higher: heads that may have mattered before are kept.

@@ -72,7 +72,18 @@ def test_a_head_that_works_the_other_way_is_not_kept():
 def test_otherwise_it_cannot_be_told(before, after, how, why):
     found = two(before, after, **how)
     assert found.answer is Answer.CANNOT_TELL
+    assert found.sentence.count("cannot tell") == 1
     assert re.search(why, found.why), found.why
+
+
+def test_of_a_head_that_may_have_mattered_there_is_no_value_but_ends():
+    found = two([0.06, 0.0], [0.9, 0.0], noise=0.3)
+    assert np.isnan(found.value) and (found.low, found.high) == (0.0, 1.0)
+    assert "have [0.00, 1.00] of the gain" in found.sentence
+    # One that is small beside others leaves an answer.
+    found = two([0.9, 0.06, 0.0], [0.9, 0.08, 0.0], noise=0.1)
+    assert found.undecided == ("0.1",) and np.isnan(found.value)
+    assert found.answer is Answer.TRANSFORMED and 0.85 < found.low < found.high == 1.0
 
 
 def test_an_answer_is_seldom_wrong():
