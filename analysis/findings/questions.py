@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import pandas as pd
 
 from .finding import Finding
+from .looked import looked
 from .seeds import seeds
 from .subjects import subjects
 from .transformed import transformed
@@ -16,13 +17,19 @@ QUESTIONS = {
     "heads": "Which heads carry what the corruption changes, and since when?",
     "subjects": "Do the corruptions go through the same heads?",
     "seeds": "Do the runs agree?",
+    "looked": "Where do heads look, and what has changed?",
     "transformed": "Does training transform heads, or add others?",
 }
 """In the order in which they are told."""
 
 Told = Callable[[pd.DataFrame, Mapping[str, tuple[str, ...]]], Iterator[Finding]]
 
-OF_TABLES: dict[str, Told] = {"subjects": subjects, "agreement": seeds, "transformations": transformed}
+OF_TABLES: dict[str, Told] = {
+    "subjects": subjects,
+    "agreement": seeds,
+    "attention": looked,
+    "transformations": transformed,
+}
 """By the name of the table that each is told from."""
 
 
