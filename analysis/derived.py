@@ -64,7 +64,7 @@ def with_findings(output: Output, frames: Frames, damaged: list[str] | None = No
         yield keep(part)
     runs = {str(cell): tuple(ids) for cell, ids in frames.runs.groupby("cell", sort=False)["run_id"]}
     for name, tell in OF_TABLES.items():
-        found += tell(pd.concat(kept[name]) if kept[name] else typed([], TABLES[name]), runs)
+        found += tell(pd.concat(kept[name], ignore_index=True) if kept[name] else typed([], TABLES[name]), runs)
     yield "findings", frame(arranged(found))
 
 
