@@ -74,7 +74,10 @@ def of_output(
     for key, patch_ids in groups(patches, runs):
         jobs = [Job(patch, str(cell[patch.run_id]), {}, {}) for patch in output.patches if patch.patch_id in patch_ids]
         found = [(job, _read(job.patch, damaged)) for job in jobs]
-        found = [(job, of_steps) for job, of_steps in found if of_steps]
+        # Of a job that was only just begun the prompts may not be known.
+        found = [
+            one for one in found if all(at.paid.shape[1] == len(one[0].prompts) for at in one[1].values()) and one[1]
+        ]
         if found:
             yield from _of_group(key, found)
 
@@ -106,17 +109,16 @@ def _of_group(key: tuple[str, str, str], found: Sequence[tuple[Job, dict[int, Lo
     cells = [job.cell for job, _ in found]
     if not steps:
         return
-    first = found[0][1][steps[0]].index.to_frame(index=False)
-    for (side, query), places in first.groupby(["side", "query"], sort=False):
+    told = [of_steps[step].index.to_frame(index=False) for _, of_steps in found for step in steps]
+    for (side, query), places in pd.concat(told).drop_duplicates().groupby(["side", "query"], sort=False):
         index = pd.MultiIndex.from_frame(places[list(PLACE)])
         paid, uniform, written = np.full((3, len(found), len(steps), len(index), len(prompts)), np.nan)
         for run, ((_, of_steps), where) in enumerate(zip(found, columns, strict=True)):
             for at, step in enumerate(steps):
                 one = of_steps[step]
                 rows = one.index.get_indexer(index)
-                assert (rows >= 0).all(), "one model has one table"
-                paid[run, at][:, where] = one.paid[rows]
-                uniform[run, at][:, where] = one.uniform[rows]
+                there = np.ix_(rows >= 0, where)
+                paid[run, at][there], uniform[run, at][there] = one.paid[rows[rows >= 0]], one.uniform[rows[rows >= 0]]
                 if query == "end" and side == "clean" and len(one.written):
                     own = one.written.reindex(places[["layer", "head"]].itertuples(index=False, name=None))
                     written[run, at][:, where[own.columns.to_numpy(int)]] = own.to_numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -84,6 +85,16 @@ def test_attention_is_set_against_what_heads_write_on_the_same_prompts(output):
     told = rows_of(output).query("key == 'answer'").set_index(["head", "step"]).sort_index()
     assert (told.loc[0, "correlation"] > 0.5).all() and (told.loc[0, "correlation_low"] > 0).all()
     assert told.loc[1:, "correlation_low"].dropna().lt(0).all()
+
+
+def test_a_key_that_one_run_lacks_is_of_the_others(output):
+    patch = next(iter(read(output).patches))
+    for step in STEPS:
+        file = patch.table(step, "looks")
+        rows = pq.read_table(file)
+        pq.write_table(rows.filter(pc.not_equal(rows["key"], "other")), file)
+    runs = rows_of(output).groupby("key")["runs"].unique()
+    assert (runs["answer"].tolist(), runs["other"].tolist()) == ([3], [2])
 
 
 def test_the_command_says_what_changed_most(output, capsys):
