@@ -45,3 +45,15 @@ def test_a_gpu_looks_where_the_cpu_looks(small, tmp_path):
         found[device] = [read_table(patch.table(0, name)).to_pandas() for name in ("looks", "scores", "patterns")]
     for name, cpu, gpu in zip(("attention", "value", "head"), *found.values(), strict=True):
         assert cpu[name].to_numpy() == pytest.approx(gpu[name].to_numpy(), abs=1e-3, nan_ok=True)
+
+
+def test_a_gpu_crosses_checkpoints_as_the_cpu_does(small, tmp_path):
+    found = []
+    for device in ("cpu", "cuda"):
+        cells = expand(
+            [*small, "patching=cross", "patching.prompts=6", f"launcher.device={device}", f"output={tmp_path / device}"]
+        )
+        assert not execute(cells).failed
+        _, patch = folders_of(cells[0])
+        found.append(read_table(patch.table(4, "cross")).to_pandas())
+    assert found[0].ld_mixed.to_numpy() == pytest.approx(found[1].ld_mixed.to_numpy(), abs=2e-2)

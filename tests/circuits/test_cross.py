@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.inference.shares import shares
 from mi_sweeps.circuits import cross
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.runs import run_both
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.cross import CrossConfig, others
+from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.sweeps.grid import expand
 from tests.circuits.test_transplants import another
 
 
@@ -83,3 +87,12 @@ def test_which_others(given, expected):
 def test_bad_settings(given, said):
     with pytest.raises(ValidationError, match=said):
         CrossConfig(**given)
+
+
+def test_a_sweep_says_what_the_parts_have_in_what_was_learned(small, tmp_path):
+    given = [*small, f"output={tmp_path}", "patching=cross", "patching.prompts=6", "patching.cross.kinds=[shapley]"]
+    assert not execute(expand([*given, "patching.steps=[0,4]", "patching.cross.permutations=4"])).failed
+    table = shares(load(tmp_path))
+    assert set(table["kind"]) == {"shapley"} and (table["into_step"] == 0).all() and (table["source_step"] == 4).all()
+    assert table["gain"].sum() == pytest.approx(table["gap"].iloc[0], abs=1e-3)
+    assert len(table) == 2 * 4 + 2  # of mini's layers

@@ -279,6 +279,24 @@ def test_a_model_in_itself_changes_nothing(make_model, pairs, name):
     equal(crossed.mixed, crossed.into.expand_as(crossed.mixed), "itself", 1e-5)
 
 
+def test_memory_changes_no_result(make_model, pairs):
+    into, source = describe(make_model("llama")), describe(another(make_model("llama")))
+    one, other = (cross(into, source, pairs, KINDS, 4, memory) for memory in (1, 1 << 30))
+    equal(one.mixed, other.mixed, "mixed", 1e-5)
+    # One prompt at a time, and all four in their own order.
+    assert one.error[-1] == pytest.approx(other.error[-1], abs=1e-6)
+
+
+def test_a_model_of_attention_alone(make_nope, make_sequences):
+    into = make_nope(layers=2)
+    pairs = make_sequences().pairs("previous", 4)
+    crossed = cross(describe(into), describe(another(into)), pairs, KINDS, 2, 1 << 20)
+    components = {name for _, name, _, _ in crossed.components}
+    assert components == {"embed", "attn", "norm", "head", "q", "k", "v", "o", "unembed"}
+    ours = found(crossed, "shapley")
+    equal(sum(value - crossed.into for value in ours.values()), crossed.source - crossed.into, "sum", 1e-4)
+
+
 def test_one_changed_head_is_found_and_no_other(make_model, pairs):
     into = make_model("gpt2", n_layer=3)
     source = copy.deepcopy(into)
