@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from . import edges, looks
+from . import circuits, edges, looks
 from .agreement import tables as agreement
 from .findings.finding import FINDINGS, Finding, frame
 from .findings.heads import heads
@@ -23,12 +23,16 @@ TABLES = (
     | {"transformations": changes.TRANSFORMATIONS, "head_changes": changes.HEAD_CHANGES, "shares": shares.SHARES}
     | {"attention": looks.ATTENTION, "edge_circuits": edges.CIRCUITS, "edge_bounds": edges.BOUNDS}
     | trajectories.TABLES
+    | {"faithfulness": circuits.FAITHFULNESS, "completeness": circuits.COMPLETENESS}
     | agreement.TABLES
     | {"findings": FINDINGS}
 )
 """Their columns."""
 
-NEEDS = {"shares": "cross", "attention": "looks", "edge_circuits": "edges", "edge_bounds": "edges"}
+NEEDS = {
+    **{"shares": "cross", "attention": "looks", "edge_circuits": "edges", "edge_bounds": "edges"},
+    **{"faithfulness": "circuits", "completeness": "circuits"},
+}
 """Tables that are there only where another one is, which was measured."""
 
 Part = tuple[str, pd.DataFrame]
@@ -100,3 +104,7 @@ def _others(output: Output, frames: Frames, damaged: list[str] | None) -> Iterat
     examined = examined_in(output)
     for name, of in (("edge_circuits", edges.circuits_of), ("edge_bounds", edges.bounds_of)):
         yield from ((name, rows) for rows in of(examined, damaged))
+    for rows in circuits.faithfulness_of(output, frames.runs, frames.patches, damaged):
+        yield "faithfulness", rows
+    for rows in circuits.completeness_of(output, damaged):
+        yield "completeness", rows

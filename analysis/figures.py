@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ..store.files import write_bytes, write_json
-from . import animations, approximate, attention_pictures, crossings, curves, dynamics, films, heatmaps
+from . import animations, approximate, attention_pictures, crossings, curves, dynamics, faithfulness, films, heatmaps
 from .canvas import Picture, settings
 from .films import Film
 from .frames import Frames
@@ -102,6 +102,8 @@ def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
         yield "loss", partial(curves.losses, frames)
     if ("trainer", "loss") in metrics:
         yield "trainer-loss", partial(curves.logged, frames)
+    for name, words, draw in faithfulness.pictures(frames):
+        yield f"{name}-{_slug(words)}", draw
     for suffix, cell in _cells(frames):
         kinds = set(cell.attribution["kind"])
         if "lens" in kinds:

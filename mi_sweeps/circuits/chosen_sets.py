@@ -101,16 +101,19 @@ def random_sets(nodes: Sequence[Node], like: Set, count: int, *, by_layer: bool 
 
 
 def subsets(nodes: Sequence[Node], circuit: Set) -> Iterator[tuple[str, Set]]:
-    """What is taken out of a circuit and of the model, to see whether the same is missing: the members of each layer,
-    all heads, all MLPs, and random halves."""
+    """What is taken out of a circuit and of the model, to see whether the same is missing: nothing, the members of each
+    layer, all heads, all MLPs, and random halves. Each set once."""
     layers = torch.tensor([layer for layer, _ in nodes])
     is_mlp = torch.tensor([head is None for _, head in nodes])
-    for layer in layers.unique().tolist():
-        yield f"layer {layer}", circuit & (layers == layer)
-    yield "heads", circuit & ~is_mlp
-    yield "mlps", circuit & is_mlp
-    for number, drawn in enumerate(_random_halves(circuit, DRAWN), start=1):
-        yield f"random {number}", drawn
+    found = {"none": torch.zeros_like(circuit)}
+    found |= {f"layer {layer}": circuit & (layers == layer) for layer in layers.unique().tolist()}
+    found |= {"heads": circuit & ~is_mlp, "mlps": circuit & is_mlp}
+    found |= {f"random {number}": drawn for number, drawn in enumerate(_random_halves(circuit, DRAWN), start=1)}
+    seen: list[Set] = []
+    for label, removed in found.items():
+        if not any(torch.equal(removed, other) for other in seen):
+            seen.append(removed)
+            yield label, removed
 
 
 def without(nodes: Sequence[Node], circuit: Set, member: int) -> Iterator[tuple[str, Set]]:

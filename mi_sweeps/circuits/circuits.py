@@ -67,10 +67,13 @@ def table(view: View) -> pa.Table:
 def averaged(view: View) -> Batch:
     """The prompts over which ablated nodes are averaged: of three different names, where the task's prompts have two
     subjects to replace; else the patch job's own corrupted ones."""
+    split = {} if view.patching.split == "heldout" else {"split": view.patching.split}
     try:
-        return view.task.pairs("both", len(view.pairs.clean)).corrupted.to(view.pairs.clean.tokens.device)
+        found = view.task.pairs("both", len(view.pairs.clean), **split)
     except UserError:
+        log.warning("patching.circuits: means are over the corrupted prompts, for there is no corruption both here")
         return view.pairs.corrupted
+    return found.corrupted.to(view.pairs.clean.tokens.device)
 
 
 def rows(view: View) -> Iterator[dict[str, Any]]:

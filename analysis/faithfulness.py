@@ -1,0 +1,98 @@
+"""How faithful circuits are, as pictures: by their size, and the circuit of each checkpoint in every other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from . import canvas, circuits
+from .canvas import Picture, Source
+from .frames import Frames
+from .heatmaps import spread
+from .inference.circuits import FAITHFUL
+
+LABEL = "faithfulness F"
+MOST = 3.0
+"""F beyond which a curve or a colour says no more."""
+
+
+def pictures(frames: Frames) -> Iterator[tuple[str, str, Callable[[], Picture]]]:
+    """Of each cell and corruption with circuits: what a picture is, the group's words, and how it is drawn."""
+    output = frames.output
+    if output is None or not any(patch.has(step, "circuits") for patch in output.patches for step in patch.steps()):
+        return
+    table = circuits.faithfulness(frames, [])  # what is damaged was named
+    examined = frames.patches.merge(frames.runs[["run_id", "cell"]], on="run_id")
+    keys = ["cell", "patching", "corruption"]
+    several = [name for name in keys if name == "corruption" or table[name].nunique() > 1]
+    for key, rows in table.groupby(keys, sort=False, observed=True):
+        words = dict(zip(keys, key, strict=True))
+        own = (examined[keys].fillna("").astype(object) == list(key)).all(axis=1)
+        source = canvas.source(list(examined.loc[own, "run_id"]), list(rows["n"]))
+        ending = "-".join(str(words[name]) for name in several)
+        yield "circuits", ending, partial(by_size, rows, str(words["corruption"]), source)
+        if (rows["kind"] == "exchange").any():
+            yield "exchange", ending, partial(exchange, rows, str(words["corruption"]), source)
+
+
+def by_size(rows: pd.DataFrame, corruption: str, source: Source, checkpoints: int = 4) -> Picture:
+    """F over the share of nodes that is kept, a plot a checkpoint, with random sets of the same sizes."""
+    own = rows[(rows["kind"] == "circuit") & (rows["order"] == "absolute")]
+    steps = spread(sorted(own["step"].unique()), checkpoints)
+    scope = "these and other seeds" if (own["runs"] > 1).any() else "this run"
+    note = (
+        f"judged on other prompts than those on which circuits were found; band: 95% interval, {scope}; grey: from the "
+        f"middle one of the random sets to the one that 5% are above; between the dotted lines: within {FAITHFUL} of 1"
+    )
+    below = Source(source.runs, source.prompts, note)
+    title = f"Circuits by size, {corruption} corruption"
+    with canvas.grid(1, max(1, len(steps)), title, below, 2.0, page=True) as (figure, axes):
+        for axis, step in zip(axes[0], steps, strict=False):
+            line = own[own["step"] == step].sort_values("size")
+            axis.axhline(1 - FAITHFUL, color="0.6", linewidth=0.6, linestyle=":")
+            axis.axhline(1 + FAITHFUL, color="0.6", linewidth=0.6, linestyle=":")
+            if line["value"].notna().any():
+                axis.fill_between(line["size"], line["null_median"], line["null_high"], color="0.8", linewidth=0)
+                axis.fill_between(line["size"], line["low"], line["high"], color="C0", alpha=0.25, linewidth=0)
+                axis.plot(line["size"], line["value"], color="C0", marker="o", markersize=2.5, linewidth=0.9)
+            else:
+                axis.text(0.5, 0.5, "no measurable gap", transform=axis.transAxes, ha="center", va="center")
+            axis.set_xscale("log")
+            axis.set_xticks(line["size"], [f"{size:g}" for size in line["size"]])
+            axis.minorticks_off()
+            axis.set(title=f"checkpoint {step}", xlabel="nodes kept (%)", ylim=(-0.5, MOST))
+        axes[0][0].set_ylabel(LABEL)
+    return figure
+
+
+def exchange(rows: pd.DataFrame, corruption: str, source: Source) -> Picture:
+    """F of the circuit of each checkpoint (row) in each other one (column)."""
+    own = rows[rows["kind"] == "exchange"]
+    values, verdicts = (own.pivot(index="source_step", columns="step", values=name) for name in ("value", "verdict"))
+    note = (
+        f"circuits of {own['size'].iloc[0]:g}% of the nodes; white: F = 1; bold: faithful (within {FAITHFUL} of 1, at "
+        "all places at once); grey: no measurable gap"
+    )
+    below = Source(source.runs, source.prompts, note)
+    title = f"The circuit of one checkpoint in another, {corruption} corruption"
+    with canvas.grid(1, 1, title, below, 2.6) as (figure, axes):
+        axis = axes[0][0]
+        axis.grid(visible=False)
+        axis.set_facecolor(canvas.MISSING)
+        shown = values.to_numpy(dtype=float)
+        image = axis.imshow(shown, cmap=canvas.DIVERGING, vmin=0, vmax=2, aspect="auto")
+        for (row, column), value in np.ndenumerate(shown):
+            if np.isfinite(value):
+                is_faithful = verdicts.iat[row, column] == "faithful"
+                colour = "white" if abs(value - 1) > 0.7 else "black"
+                weight = "bold" if is_faithful else "normal"
+                axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontweight=weight)
+        axis.set_xticks(range(len(values.columns)), [f"{step}" for step in values.columns])
+        axis.set_yticks(range(len(values.index)), [f"{step}" for step in values.index])
+        axis.set(xlabel="judged at checkpoint", ylabel="circuit of checkpoint")
+        beyond = "both" if ((shown < 0) | (shown > 2)).any() else "neither"
+        figure.colorbar(image, ax=axis, label=LABEL, shrink=0.9, pad=0.02, extend=beyond)
+    return figure

@@ -1,0 +1,177 @@
+"""What may be said of circuits: faithful, complete, minimal.
+
+With m(C) for the mean logit difference where everything outside a set C of nodes is ablated, and M for the whole model,
+
+    F(C) = (m(C) - m(nothing)) / (m(M) - m(nothing))
+
+is a ratio of means over prompts like recovered, and has its intervals (`estimates`). It is not clipped, and not defined
+where the gap below is not told from zero. A circuit is
+
+- faithful if F(C) is within FAITHFUL of 1 (Wang et al. 2022, arXiv:2211.00593, call theirs so at 0.87);
+- complete if |F(C without K) - F(M without K)| is below FAITHFUL for every K that was tried, all at once;
+- minimal if for every member |F(C without K) - F(C without K and the member)| is above MINIMAL for some K that was
+  tried.
+
+All three are simultaneous: any verdict of a family is wrong with a chance of 5%. CPR and CMD are the areas of F and of
+|1 - F| over the share of nodes that is kept, by trapezoids from the smallest share to the largest, as the MIB track has
+them (Mueller et al. 2025, arXiv:2504.13151).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from .estimates import Estimate, Places, estimate, fieller
+from .verdicts import few, largest, seed_part
+
+FAITHFUL = 0.2
+"""How far F may be from 1, and what is left of a circuit from what is left of the model."""
+
+MINIMAL = 0.01
+"""F. What a member must change for some K."""
+
+Values = Float[np.ndarray, "run place prompt"]
+"""m of each prompt, in logits; NaN where a run or a prompt has none."""
+
+
+class Faithful(Enum):
+    """What can be said of F(C)."""
+
+    FAITHFUL = "faithful"
+    NOT = "not faithful"
+    UNDECIDED = "undecided"
+    UNDEFINED = "undefined"
+    """The whole model does no better, or worse, than one in which all is ablated."""
+
+
+class Complete(Enum):
+    """What can be said of all K together."""
+
+    COMPLETE = "complete"
+    NOT = "not complete"
+    UNDECIDED = "undecided"
+    UNDEFINED = "undefined"
+
+
+class Needed(Enum):
+    """What can be said of a member."""
+
+    NEEDED = "needed"
+    NOT = "not needed"
+    """As far as the K go that were tried."""
+    UNDECIDED = "undecided"
+    UNDEFINED = "undefined"
+
+
+class Minimal(Enum):
+    """What can be said of all members together."""
+
+    MINIMAL = "minimal"
+    NOT = "not minimal"
+    UNDECIDED = "undecided"
+    UNDEFINED = "undefined"
+
+
+def faithfulness(m: Values, nothing: Values, whole: Values, cells: Sequence[object] | None = None) -> Estimate:
+    """F at each place, over runs and prompts; `recovered` of the estimate.
+
+    Args:
+        cells: as for `estimate`.
+    """
+    return estimate(m - nothing, whole - nothing, cells)
+
+
+def simultaneous(found: Estimate, checkpoint: Int[np.ndarray, " place"]) -> tuple[Places, Places]:
+    """Both ends of F at all places at once: for other prompts, and for other seeds too where the runs allow that.
+
+    Args:
+        checkpoint: which one each place is at; any numbers.
+    """
+    n = np.where(few(found.n), 0, found.n)
+    critical = largest(np.nan_to_num(found.influence, posinf=0.0, neginf=0.0), n)
+    extra: Places | float = 0.0
+    if found.has_seeds:
+        extra = seed_part(found.seed_variance, found.seed_freedom, checkpoint, critical)
+    low, high = fieller(found, critical, extra, 1.0)
+    return np.where(few(found.n), np.nan, low), np.where(few(found.n), np.nan, high)
+
+
+def faithful(found: Estimate, low: Places, high: Places) -> list[Faithful]:
+    """A verdict on each place.
+
+    Args:
+        low: the lower ends of `simultaneous` intervals.
+        high: the upper ones.
+    """
+    with np.errstate(invalid="ignore"):
+        inside = (low > 1 - FAITHFUL) & (high < 1 + FAITHFUL)
+        outside = (high < 1 - FAITHFUL) | (low > 1 + FAITHFUL)
+    number = np.select([~found.has_gap, inside, outside], [3, 0, 1], 2)
+    return [list(Faithful)[one] for one in number]
+
+
+def complete(found: Estimate, low: Places, high: Places) -> Complete:
+    """Whether a circuit is, from F(C without K) - F(M without K) of every K; the differences are of one circuit."""
+    if not len(low) or not found.has_gap.all():
+        return Complete.UNDEFINED
+    with np.errstate(invalid="ignore"):
+        if ((low > FAITHFUL) | (high < -FAITHFUL)).any():
+            return Complete.NOT
+        return Complete.COMPLETE if ((low > -FAITHFUL) & (high < FAITHFUL)).all() else Complete.UNDECIDED
+
+
+def needed(found: Estimate, low: Places, high: Places) -> Needed:
+    """Whether a member is, from F(C without K) - F(C without K and member) of every K."""
+    if not found.has_gap.all():
+        return Needed.UNDEFINED
+    with np.errstate(invalid="ignore"):
+        if ((low > MINIMAL) | (high < -MINIMAL)).any():
+            return Needed.NEEDED
+        return Needed.NOT if ((low > -MINIMAL) & (high < MINIMAL)).all() else Needed.UNDECIDED
+
+
+def minimal(members: Sequence[Needed]) -> Minimal:
+    """Whether a circuit is, from its members; one without members is not judged."""
+    if not members or Needed.UNDEFINED in members:
+        return Minimal.UNDEFINED
+    if Needed.NOT in members:
+        return Minimal.NOT
+    return Minimal.UNDECIDED if Needed.UNDECIDED in members else Minimal.MINIMAL
+
+
+def cpr(sizes: Float[np.ndarray, " size"], m: Values, nothing: Values, whole: Values) -> Estimate:
+    """The area of F over the share of nodes; one place.
+
+    Args:
+        sizes: shares of the nodes, ascending; the places of `m` are these.
+        nothing: one place.
+        whole: one place.
+    """
+    weights = trapezoid(sizes)[:, None]
+    gap = whole - nothing
+    # It is linear in F, so it is a ratio to the same gap.
+    return estimate(((m - nothing) * weights).sum(axis=1, keepdims=True), gap)
+
+
+def cmd(sizes: Float[np.ndarray, " size"], m: Values, nothing: Values, whole: Values) -> Estimate:
+    """The area of |1 - F|; otherwise as `cpr`.
+
+    The sign of each 1 - F is taken as it was found. Where F is near 1 for its uncertainty, the area is too large by
+    chance, and its interval does not know that.
+    """
+    gap = whole - nothing
+    short = gap - (m - nothing)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sign = np.sign(np.nanmean(short, axis=2, keepdims=True) / np.nanmean(gap, axis=2, keepdims=True))
+    weights = trapezoid(sizes)[:, None]
+    return estimate((short * sign * weights).sum(axis=1, keepdims=True), gap)
+
+
+def trapezoid(sizes: Float[np.ndarray, " size"]) -> Float[np.ndarray, " size"]:
+    """What each value counts in the area: half of the way from its left neighbour to its right one."""
+    between = np.diff(sizes)
+    return (np.concatenate([[0.0], between]) + np.concatenate([between, [0.0]])) / 2
