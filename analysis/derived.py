@@ -13,7 +13,7 @@ from .findings.heads import heads
 from .findings.learned import learned
 from .findings.questions import OF_TABLES, arranged
 from .folder import Output
-from .frames import Frames, examined_in, typed
+from .frames import Frames, examined_in
 from .inference import changes, shares, trajectories
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
@@ -68,7 +68,8 @@ def with_findings(output: Output, frames: Frames, damaged: list[str] | None = No
         yield keep(part)
     runs = {str(cell): tuple(ids) for cell, ids in frames.runs.groupby("cell", sort=False)["run_id"]}
     for name, tell in OF_TABLES.items():
-        found += tell(pd.concat(kept[name], ignore_index=True) if kept[name] else typed([], TABLES[name]), runs)
+        if kept[name]:
+            found += tell(pd.concat(kept[name], ignore_index=True), runs)
     yield "findings", frame(arranged(found))
 
 

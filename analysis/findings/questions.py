@@ -7,28 +7,32 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import pandas as pd
 
 from .finding import Finding
+from .kept import kept
 from .looked import looked
+from .recruited import recruited
 from .seeds import seeds
 from .subjects import subjects
+from .sudden import sudden
 from .transformed import transformed
 
 QUESTIONS = {
     "learned": "Was the task learned, and when?",
     "heads": "Which heads carry what the corruption changes, and since when?",
     "subjects": "Do the corruptions go through the same heads?",
+    "recruited": "When is each subject recruited?",
     "seeds": "Do the runs agree?",
     "looked": "Where do heads look, and what has changed?",
+    "sudden": "Is there a phase transition?",
     "transformed": "Does training transform heads, or add others?",
+    "kept": "Is what it could do before kept?",
 }
 """In the order in which they are told."""
 
 Told = Callable[[pd.DataFrame, Mapping[str, tuple[str, ...]]], Iterator[Finding]]
 
 OF_TABLES: dict[str, Told] = {
-    "subjects": subjects,
-    "agreement": seeds,
-    "attention": looked,
-    "transformations": transformed,
+    **{"subjects": subjects, "onsets": recruited, "agreement": seeds, "attention": looked},
+    **{"transitions": sudden, "transformations": transformed, "retention": kept},
 }
 """By the name of the table that each is told from."""
 

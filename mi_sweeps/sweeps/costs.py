@@ -23,8 +23,8 @@ from mi_sweeps.sweeps.memory import Sizes, read
 
 
 def looks(asked: LooksConfig, sizes: Sizes, config: Config) -> float:
-    """One run of each side."""
-    return 2
+    """One run of each side, and for the scores about three more."""
+    return 5
 
 
 def cross(asked: CrossConfig, sizes: Sizes, config: Config) -> float:
