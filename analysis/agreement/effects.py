@@ -54,7 +54,8 @@ def of_edges(patches: Sequence[Patch], step: int, damaged: list[str] | None = No
         table = left(patch.table(step), "kind", ("kind", "prompt", "clean", "corrupted"), damaged)
         if rows is None or table is None or "prompt" not in table.column_names:
             return None
-        rows = rows[rows["patched"].notna()]
+        # Other rows are of whole sets of edges, and of edges that were only estimated.
+        rows = rows[rows["source"].notna() & rows["patched"].notna()]
         if rows.empty:
             return None
         prompts = of_kinds(table, ("prompt",)).to_pandas().sort_values("prompt")

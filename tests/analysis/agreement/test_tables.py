@@ -118,6 +118,7 @@ def test_nodes_and_edges_are_included_by_their_effects_on_prompts(make_output):
          "by_prompt": None if head == 3 else list(prompts["corrupted"] + (0.5 if head == 1 else 0.0025) * gap)}
         for head in range(4)
     ]  # fmt: skip
+    edges.append({"size": 10.0, "patched": 0.0, "by_prompt": list(prompts["clean"])})  # a set of edges is none
     pq.write_table(pa.Table.from_pylist(edges, LOOKS["edges"]), tables / "000024.edges.parquet")
     found = of_frames(load(output))
     inclusion = found["inclusion"]
