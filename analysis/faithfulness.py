@@ -11,8 +11,8 @@ import pandas as pd
 from . import canvas, circuits
 from .canvas import Picture, Source
 from .frames import Frames
-from .heatmaps import spread
 from .inference.circuits import FAITHFUL
+from .summaries import spread
 
 LABEL = "faithfulness F"
 MOST = 3.0

@@ -28,11 +28,11 @@ def recruited(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Itera
     own = table[(table["measure"] == "onset") & table["answer"].isin(list(SAID)) & table["head"].notna()]
     for row in own.to_dict("records"):
         told = SAID[row["answer"]].format(one=row["corruption"], other=row["against"])
-        ends = (row["low"], row["high"])
-        between = f", by {ends[0]:+.0f} to {ends[1]:+.0f} checkpoints" if np.isfinite(ends).all() else ""
+        low, high = float(row["low"]), float(row["high"])
+        between = f", by {low:+.0f} to {high:+.0f} checkpoints" if np.isfinite((low, high)).all() else ""
         yield Finding(
             "recruited", str(row["cell"]), f"{row['against']} {row['corruption']}",
             f"Head {row['layer']}.{row['head']} {told}{between} ({row['runs']} runs).", str(row["answer"]),
-            runs.get(str(row["cell"]), ()), float("nan"), *map(float, ends), "checkpoints",
+            runs.get(str(row["cell"]), ()), low=low, high=high, unit="checkpoints",
             is_weak=row["answer"] == "cannot tell", table="onsets",
         )  # fmt: skip

@@ -46,9 +46,9 @@ def subjects(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterat
         more = f" and {len(there) - 4} more" if len(there) > 4 else ""
         said += f". Recovered under each: {'; '.join(told)}{more}." if told else "."
         top = there.iloc[0] if len(there) else None
-        numbers = [float("nan")] * 3 if top is None else [float(top[name]) for name in ("difference", "low", "high")]
+        value, low, high = (float("nan") if top is None else float(top[name]) for name in ("difference", "low", "high"))
         yield Finding(
-            "subjects", str(cell), f"{first} {second}", said, answer, runs.get(str(cell), ()), *numbers,
+            "subjects", str(cell), f"{first} {second}", said, answer, runs.get(str(cell), ()), value, low, high,
             "recovered", int(last["prompts"].max()), answer in ("cannot tell", "same heads, amounts undecided"),
             table="subjects",
         )  # fmt: skip

@@ -230,9 +230,10 @@ class Trajectories:
         if all(own is not None for own in written):
             effects["logit_diff"] = [own.values for own in written if own is not None]
         for site, of_runs in effects.items():
-            steps = [
-                one.steps if site == one.site else own.steps for own in written if own is not None or site == one.site
-            ]
+            if site == one.site:
+                steps = [one.steps for _ in one.jobs]
+            else:
+                steps = [own.steps for own in written if own is not None]
             changes = [reversals(own, values) for own, values in zip(steps, of_runs, strict=True)]
             first, last = min(own[0] for own in steps), max(own[-1] for own in steps)
             ends = epoch_ends(self.configs.get(one.jobs[0].patch.run_id, {}), last)
