@@ -14,7 +14,7 @@ from .findings.learned import learned
 from .findings.questions import OF_TABLES, arranged
 from .folder import Output
 from .frames import Frames, examined_in
-from .inference import changes, shares, trajectories
+from .inference import changes, retention, shares, trajectories
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
 
@@ -24,6 +24,7 @@ TABLES = (
     | {"attention": looks.ATTENTION, "edge_circuits": edges.CIRCUITS, "edge_bounds": edges.BOUNDS}
     | trajectories.TABLES
     | {"faithfulness": circuits.FAITHFULNESS, "completeness": circuits.COMPLETENESS}
+    | {"retention": retention.RETENTION}
     | agreement.TABLES
     | {"findings": FINDINGS}
 )
@@ -98,6 +99,8 @@ def _cell_by_cell(output: Output, frames: Frames, damaged: list[str] | None) -> 
 def _others(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[Part]:
     """What needs several families, or other tables."""
     yield from agreement.of_output(output, frames.runs, frames.patches, damaged)
+    for rows in retention.of_output(output, frames.runs, frames.patches, damaged):
+        yield "retention", rows
     for key, one in shares.of_output(output, frames.runs, frames.patches, damaged):
         yield "shares", shares.rows(key, one)
     for rows in looks.of_output(output, frames.runs, frames.patches, damaged):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from .folder import Patch
 from .frames import ATTRIBUTION_KINDS, left
@@ -133,6 +133,16 @@ def written_by_prompt(tables: Tables | None) -> dict[str, Written]:
         values[step_number[where], [number[key] for key in keys]] = flat.reshape(-1, size)
         found[kind] = Written(tuple(order.tolist()), tuple(number), values)
     return found
+
+
+def wins_by_prompt(tables: Tables | None) -> dict[int, Bool[np.ndarray, " prompt"]]:
+    """By step, which held-out prompts of another task are won; empty where that is not known."""
+    if tables is None or "by_prompt" not in tables[0].column_names:
+        return {}
+    table, step = tables
+    where = np.flatnonzero(pc.equal(table["kind"], "win").to_numpy())
+    lists = table["by_prompt"].take(pa.array(where)).to_pylist()
+    return {int(step[at]): np.array(each) > 0 for at, each in zip(where, lists, strict=True)}
 
 
 def _matrix(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:

@@ -118,7 +118,8 @@ def _ends(
         middle = both[1].recovered[rows[1]] - both[0].recovered[rows[0]]
         down = second[0] ** 2 + first[1] ** 2 - 2 * together * second[0] * first[1]
         up = second[1] ** 2 + first[0] ** 2 - 2 * together * second[1] * first[0]
-        return middle - np.sqrt(down + extra), middle + np.sqrt(up + extra)
+        # Of what is all but the same twice, rounding may make them less than 0.
+        return middle - np.sqrt(np.maximum(down + extra, 0.0)), middle + np.sqrt(np.maximum(up + extra, 0.0))
 
 
 def _sides(found: Estimate, rows: np.ndarray, critical: Places) -> tuple[Places, Places]:

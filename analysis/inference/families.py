@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from .. import cells
 from ..folder import Output, Patch
-from ..prompts import Site, Written, read, sites_by_prompt, written_by_prompt
+from ..prompts import Site, Written, read, sites_by_prompt, wins_by_prompt, written_by_prompt
 from ..summaries import APPROXIMATE
 from .estimates import Estimate, Places, estimate, interval, mean_interval, of_means
 from .verdicts import Judged, critical_value, judge, judge_means
@@ -34,6 +34,8 @@ class Job:
     sites: dict[str, Site]
     written: dict[str, Written] = field(default_factory=dict)
     """Its attribution by kind; empty where tables do not tell prompts apart, or it was not read."""
+    wins: dict[int, Bool[np.ndarray, " prompt"]] = field(default_factory=dict)
+    """By step, which held-out prompts are won, of a patch job on another task's."""
 
     @cached_property
     def prompts(self) -> list[tuple[str, int]]:
@@ -164,7 +166,7 @@ def jobs(
         config = text | {"seed": str(run.config.get("seed"))}
         tables = read(patch, damaged, steps)
         own = written_by_prompt(tables) if written else {}
-        made.append(Job(patch, str(cell[run.run_id]), config, sites_by_prompt(tables), own))
+        made.append(Job(patch, str(cell[run.run_id]), config, sites_by_prompt(tables), own, wins_by_prompt(tables)))
     return [job for job in made if job.sites]
 
 

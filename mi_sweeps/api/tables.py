@@ -13,7 +13,7 @@ from mi_sweeps.analysis import figures, folder, frames, measured
 from mi_sweeps.analysis.agreement import tables as agreement
 from mi_sweeps.analysis.canvas import Picture
 from mi_sweeps.analysis.derived import findings
-from mi_sweeps.analysis.inference import changes, shares, tables, trajectories
+from mi_sweeps.analysis.inference import changes, retention, shares, tables, trajectories
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.errors import UserError
 
@@ -140,6 +140,12 @@ class Tables:
     def inclusion(self) -> pd.DataFrame:
         """How often each head would be a member on other prompts."""
         return self._agreement["inclusion"]
+
+    @cached_property
+    def retention(self) -> pd.DataFrame:
+        """What is kept of other tasks (`patching.also`): win rates, and what each head does for them
+        (docs/retention.md)."""
+        return warned(lambda damaged: retention.retention(self._frames, damaged))
 
     @property
     def transitions(self) -> pd.DataFrame:

@@ -66,8 +66,9 @@ TABLE = pa.schema(
     ]
 )
 """One file a checkpoint holds all tables: rows of kind lens, layer and head are attribution, patch is patching, path
-is path patching, measure is what is measured of a clean run alone, and prompt has what clean and corrupted are for each
-prompt. `by_prompt` lists what `logit_diff` or `patched` is the mean of, in the order of those prompts."""
+is path patching, measure is what is measured of a clean run alone, win says which of another task's held-out prompts
+are won, and prompt has what clean and corrupted are for each prompt. `by_prompt` lists what `logit_diff`, `patched` or
+a win rate is the mean of, in the order of those prompts."""
 
 TF32 = 0.02
 """Largest difference allowed between logit differences with TF32 and the model's own, as a share of its largest logit:
@@ -147,6 +148,8 @@ def examine(
                         memory(prepared.patching, device),
                         measured.get("without_bos"),
                     )
+            if prepared.patching.task:
+                rows += win_rows(model, task, measured["heldout"])
             before_write()
             write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
             log.info("step %d: %d rows", step, len(rows))
@@ -400,6 +403,23 @@ def compare(model: PreTrainedModel, network: Network, pairs: Pairs, limit: int, 
         found.append((runs.clean_logit_diff, runs.corrupted_logit_diff))
     clean, corrupted = (torch.cat(side) for side in zip(*found, strict=True))
     check_logits(pairs, own_logits(model, pairs), clean, corrupted, name)
+
+
+@torch.no_grad()
+def win_rows(model: PreTrainedModel, task: Task, batch: Batch) -> list[dict[str, Any]]:
+    """Which held-out prompts a model wins, where the prompts are another task's: the run's own metrics tell of these
+    nothing. None of a task that does not say it prompt by prompt.
+
+    Args:
+        model: nobody has wrapped it.
+    """
+    wins = getattr(task, "wins", None)
+    if wins is None:
+        return []
+    parts = [batch.select(range(start, min(start + CHUNK, len(batch)))) for start in range(0, len(batch), CHUNK)]
+    each = [float(won) for part in parts for won in wins(end_logits(model, part).float(), part).tolist()]
+    value = sum(each) / len(each)
+    return [{"kind": "win", "measure": "win_rate", "value": value, "n": len(each), "by_prompt": each}]
 
 
 def check_logits(

@@ -20,7 +20,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_sweeps.errors import UserError
@@ -143,7 +143,7 @@ class QuestionTask:
         group. The logit difference, and differences of probabilities."""
         contrast, n = batch.contrast, len(batch)
         assert contrast
-        wins = ((contrast.tokens == logits.argmax(dim=1, keepdim=True)) & (contrast.weights > 0)).any(dim=1)
+        wins = self.wins(logits, batch)
         differences = contrast.of(logits)
         probabilities = logits.softmax(dim=1)
         signs = Contrast(contrast.tokens, contrast.weights.sign())
@@ -162,6 +162,12 @@ class QuestionTask:
             found.append((f"win_rate_{group}", share(wins[chosen]), int(chosen.sum())))
             found.append((f"preferred_{group}", share(differences[chosen] > 0), int(chosen.sum())))
         return found
+
+    def wins(self, logits: Float[Tensor, "prompt d_vocab"], batch: Batch) -> Bool[Tensor, " prompt"]:
+        """Whether each question is won, as win rates count it."""
+        assert batch.contrast
+        tokens, weights = batch.contrast.tokens, batch.contrast.weights
+        return ((tokens == logits.argmax(dim=1, keepdim=True)) & (weights > 0)).any(dim=1)
 
     def _compared(
         self, probabilities: Float[Tensor, "prompt d_vocab"], questions: Sequence[Question], name: str

@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_sweeps.config import Config, ScratchConfig
@@ -16,7 +16,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import data
 from mi_sweeps.tasks.batches import batch_rows
 from mi_sweeps.tasks.corruption import TRIO, trios
-from mi_sweeps.tasks.metrics import Measured, prompt_metrics
+from mi_sweeps.tasks.metrics import Measured, prompt_metrics, won
 from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import Prompt
 from mi_sweeps.tasks.questions import Questions, QuestionTask
@@ -93,6 +93,10 @@ class PromptTask:
     def metrics(self, logits: Float[Tensor, "scored d_vocab"], batch: Batch) -> list[Measured]:
         """Win rates and logit differences."""
         return prompt_metrics(logits, batch, self._tokenizer)
+
+    def wins(self, logits: Float[Tensor, "prompt d_vocab"], batch: Batch) -> Bool[Tensor, " prompt"]:
+        """Whether each prompt is won, as win rates count it."""
+        return won(logits, batch, self._tokenizer)
 
     def pairs(self, corruption: str, count: int, split: str = "heldout") -> Pairs:
         """Spread over the orders; `mi_sweeps.tasks.corruption` says which corruptions there are."""

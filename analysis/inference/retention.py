@@ -1,0 +1,178 @@
+"""Whether another task is still done after training, and with the same heads.
+
+A patch job on another task's prompts (`patching.also`) has them at every checkpoint. Each is compared with the first
+that was examined (step 0, but of a series that has none), prompt by prompt:
+
+- the win rate of each run by McNemar's exact test, corrected over its checkpoints by Holm's method; and its difference,
+  whose simultaneous interval (Tango's, Bonferroni over the checkpoints) may lie within ±DELTA;
+- what patching each head recovers, by the difference of the two recovered fractions and its simultaneous interval.
+
+Something is *kept* only if the interval lies within ±DELTA (two one-sided tests), and never for want of a difference.
+A head is *lost* if it mattered, is shown to recover another fraction now, and is small. A task that is lost as a whole
+has no gap to speak of, and then a fraction says nothing: so a head is lost, too, if what patching it brings back is
+shown to be another share of the gap that there was *at first*, and a small one. What is shown to recover another
+fraction otherwise has *changed*; of all else one cannot tell. Each of the two kinds of share is judged for all heads
+and checkpoints at once, with a chance of 5% that any is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.multitest import multipletests
+
+from ..folder import Output
+from ..frames import Frames, typed
+from ..prompts import Site
+from .differences import Comparison, difference
+from .estimates import LEVEL
+from .families import Family, Job, families, family, groups, jobs
+from .tables import GROUP
+from .verdicts import DELTA, Verdict
+from .wins import change
+
+_Changed = Callable[[Site, int], Site]
+
+RETENTION = {
+    **GROUP,
+    **{"task": "string", "run_id": "string", "since": "int64", "step": "int64", "what": "string"},
+    **{"site": "string", "layer": "Int64", "head": "Int64"},
+    **{"before": "float64", "after": "float64", "difference": "float64", "low": "float64", "high": "float64"},
+    **{"p": "float64", "verdict": "string", "n": "int64", "runs": "int64"},
+}
+"""One row a checkpoint after the first (`since`) and run, of what `win rate`; or a checkpoint and head of a group of
+runs, of what `head`. `difference` is `after` less `before`, with its own 95% interval; `p` is of win rates."""
+
+
+class Kept(Enum):
+    """What can be said of a win rate or a head."""
+
+    KEPT = "kept"
+    """It differs by less than DELTA from what it was."""
+    LOST = "lost"
+    """It is less than it was; of a head: it mattered, and is small now."""
+    GAINED = "gained"
+    """A win rate is more than it was."""
+    CHANGED = "changed"
+    """A head's recovered fraction is another one."""
+    UNTOLD = "cannot tell"
+
+
+def retention(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
+    """What all groups of runs have kept of other tasks; empty where they were examined on none.
+
+    Args:
+        damaged: as for `frames.load`.
+    """
+    parts = list(of_output(frames.output, frames.runs, frames.patches, damaged)) if frames.output else []
+    return pd.concat(parts, ignore_index=True) if parts else typed([], RETENTION)
+
+
+def of_output(
+    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+) -> Iterator[pd.DataFrame]:
+    """As `retention`, group by group."""
+    other = {patch.patch_id: task for patch in output.patches if (task := _task(patch.about))}
+    for key, patch_ids in groups(patches[patches["patch_id"].isin(other)], runs):
+        own = jobs(output, runs, patch_ids, damaged)
+        of = dict(zip(GROUP, key, strict=True)) | {"task": other[patch_ids[0]]}
+        for job in own:
+            yield typed(win_rates(job).assign(**of), RETENTION)
+        for one in families(own):
+            if one.places[0][1] is not None:
+                yield typed(heads(one).assign(**of), RETENTION)
+
+
+def _task(about: Mapping[str, Any]) -> str | None:
+    task = about.get("config", {}).get("patching", {}).get("task")
+    return str(task.get("name")) if task else None
+
+
+def win_rates(job: Job) -> pd.DataFrame:
+    """How the win rate of a run differs from its first one at each later checkpoint."""
+    since, *steps = sorted(job.wins) or [0]
+    found = [change(job.wins[since], job.wins[step]) for step in steps]
+    if not found:
+        return pd.DataFrame()
+    shown = multipletests([one.p for one in found], 1 - LEVEL, method="holm")[0]
+    rows = []
+    for step, one, is_shown in zip(steps, found, shown, strict=True):
+        low, high = one.interval(1 - (1 - LEVEL) / len(found))
+        verdict = Kept.UNTOLD
+        if low > -DELTA and high < DELTA:
+            verdict = Kept.KEPT
+        elif is_shown:
+            verdict = Kept.GAINED if one.difference > 0 else Kept.LOST
+        low, high = one.interval()
+        rows.append(
+            {
+                "run_id": job.patch.run_id, "since": since, "step": step, "what": "win rate", "before": one.before,
+                "after": one.after, "difference": one.difference, "low": low, "high": high, "p": one.p,
+                "verdict": verdict.value, "n": one.n, "runs": 1,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def heads(now: Family) -> pd.DataFrame:
+    """How what patching each head recovers differs from the first checkpoint at each later one; empty where tables do
+    not tell prompts apart, or there is one checkpoint."""
+    first = _other(now, _at_first)
+    found = None if now.is_estimate or len(now.steps) < 2 else difference(first, now)
+    if found is None:
+        return pd.DataFrame()
+    against_first = _other(now, _of_first_gap)
+    in_first_gap = difference(first, against_first)
+    assert in_first_gap is not None  # of the same checkpoints and heads
+    shown = [Comparison.MORE.value, Comparison.LESS.value]
+    differs, brings_other = np.isin(found.words, shown), np.isin(in_first_gap.words, shown)
+    is_small, brings_little = (one.judged.words == Verdict.SMALL.value for one in (now, against_first))
+    mattered = first.judged.words == Verdict.MATTERS.value
+    verdict = np.select(
+        [
+            found.words == Comparison.ALIKE.value,
+            mattered & (differs & is_small | brings_other & brings_little),
+            differs,
+        ],
+        [Kept.KEPT.value, Kept.LOST.value, Kept.CHANGED.value],
+        Kept.UNTOLD.value,
+    )
+    layer, head, _ = zip(*now.places, strict=True)
+    rows = pd.DataFrame(
+        {
+            "since": now.steps[0], "step": np.repeat(now.steps, len(now.places)), "what": "head", "site": now.site,
+            "layer": list(layer) * len(now.steps), "head": list(head) * len(now.steps),
+            "before": first.estimate.recovered, "after": now.estimate.recovered, "difference": found.difference,
+            "low": found.low, "high": found.high, "verdict": verdict, "n": found.n, "runs": now.estimate.runs,
+        }
+    )  # fmt: skip
+    return rows[rows["step"] != now.steps[0]]
+
+
+def _other(now: Family, site: _Changed) -> Family:
+    """The family with other values at each checkpoint."""
+    changed = [
+        replace(job, sites={now.site: site(job.sites[now.site], job.sites[now.site].steps.index(now.steps[0]))})
+        for job in now.jobs
+    ]
+    return family(now.site, changed)
+
+
+def _at_first(one: Site, first: int) -> Site:
+    """What was found at the first checkpoint, at all of them."""
+    at = np.full(len(one.steps), first)
+    patched = None if one.patched is None else one.patched[at]
+    return replace(one, clean=one.clean[at], corrupted=one.corrupted[at], patched=patched, gain=one.gain[at],
+                   gap=one.gap[at], n=one.n[at])  # fmt: skip
+
+
+def _of_first_gap(one: Site, first: int) -> Site:
+    """What each checkpoint's patches bring back, beside the first checkpoint's gap."""
+    start = _at_first(one, first)
+    patched = None if one.patched is None else one.patched - one.corrupted[:, None] + start.corrupted[:, None]
+    return replace(start, patched=patched, gain=one.gain, n=one.n)
