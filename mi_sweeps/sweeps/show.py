@@ -283,6 +283,8 @@ def _rows(plan: Plan, cells: Sequence[Cell]) -> list[list[str]]:
 def _value(cell: Cell, key: str) -> str:
     """What a configuration has for a key: a value, or the name of a group's choice; what the grid gave, where the
     choice is of a file that fills in other keys (`+experiment=NAME`)."""
+    if key == "corruption":
+        return cell.asked
     if key == "patching.task" and not cell.values["patching"].get("task"):
         key = "task"
     values: Any = cell.values

@@ -55,6 +55,7 @@ def test_a_table_of_cells_says_whose_prompts_they_are(tmp_path: Path) -> None:
     cells = expand(["patching.also=[ioi2]", f"output={tmp_path}"])
     head, *rows = (line.split() for line in show.cell_lines(make(cells)))
     assert [row[head.index("patching.task")] for row in rows] == ["ioi3", "ioi2"]
+    assert [row[head.index("corruption")] for row in rows] == ["first", "ioi2-first"]
 
 
 def test_what_a_sweep_had_stays_in_it(tmp_path: Path) -> None:
