@@ -23,7 +23,7 @@ MADE = {
     **{"verdicts": verdicts, "courses": courses_of, "findings": findings},
     **{"transformations": transformations, "head_changes": head_changes},
 }
-GATHERED = (*trajectories.TABLES, *agreement.TABLES, "findings")
+GATHERED = (*trajectories.TABLES, "retention", *agreement.TABLES, "findings")
 
 
 def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_output, tmp_path):
