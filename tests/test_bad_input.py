@@ -46,7 +46,7 @@ def one_run(small, tmp_path_factory):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("sweep=zilch", "sweep=zilch: no such choice; there are: default, demo, grid, nope, nope_bos, nope_original"),
+        ("sweep=zilch", "sweep=zilch: no such choice; there are: default, demo, findings"),
         (
             "schedule=zilch",
             "schedule=zilch: no such choice; there are: buggy_warmup, constant, cosine, fixed_warmup, linear",

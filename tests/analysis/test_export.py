@@ -12,6 +12,7 @@ from mi_sweeps.analysis.export import export
 from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, load, paths_by_prompt
 from mi_sweeps.analysis.inference import trajectories
 from mi_sweeps.analysis.inference.changes import head_changes, transformations
+from mi_sweeps.analysis.inference.retention import retention
 from mi_sweeps.analysis.inference.tables import courses_of, verdicts
 from mi_sweeps.errors import UserError
 
@@ -21,7 +22,7 @@ TABLES = (
 )
 MADE = {
     **{"verdicts": verdicts, "courses": courses_of, "findings": findings},
-    **{"transformations": transformations, "head_changes": head_changes},
+    **{"transformations": transformations, "head_changes": head_changes, "retention": retention},
 }
 GATHERED = (*trajectories.TABLES, "retention", *agreement.TABLES, "findings")
 
