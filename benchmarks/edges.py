@@ -1,0 +1,110 @@
+"""What patching all edges of a model's graph costs, as Markdown tables: the engine, and one forward an edge.
+
+One forward an edge is the Hugging Face model on all corrupted prompts, which is what patching an edge by hooks takes
+at least: its FLOPs and CPU-seconds, times the edges. FLOPs are those of matrix products (`FlopCounterMode`), counted in
+a run that is not timed; CPU-seconds are `time.process_time` on a fixed number of threads, the two in turns, medians.
+
+`python benchmarks/edges.py --help` lists the options; docs/circuits.md has results.
+"""
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from statistics import median
+
+import torch
+from cases import Case, random_case, stored_case
+from compare import count_flops, timed
+from patching import machine
+from printing import note, spread, table
+
+from mi_sweeps import libraries
+from mi_sweeps.circuits.edges import patch_edges
+from mi_sweeps.circuits.graph import Graph
+
+RANDOM: dict[str, tuple[dict[str, int], int, int]] = {
+    "small": ({"n_layer": 6, "n_head": 4, "n_embd": 256, "vocab_size": 5000, "n_positions": 128}, 12, 25),
+    "gpt2": ({}, 1, 25),
+    "tiny": ({"n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 50, "n_positions": 16}, 3, 12),
+}
+"""Sizes other than GPT-2-small's, prompts and positions of models with random weights."""
+FORWARDS = 5
+"""That are timed in each repetition."""
+
+
+@torch.no_grad()
+def rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
+    """A row for each kind of prompts."""
+    graph = Graph.of(case.network)
+    found = []
+    for kind, pairs in case.pairs.items():
+        if options.late and kind != next(iter(case.pairs)):
+            continue
+
+        def forward(tokens: torch.Tensor = pairs.corrupted.tokens) -> None:
+            for _ in range(FORWARDS):
+                case.model(tokens)
+
+        theirs = count_flops(case.model, pairs.corrupted.tokens) * len(graph.edges)
+        ours = count_flops(patch_edges, case.network, pairs, graph.edges)
+        forward()
+        engine, forwards = [], []
+        for turn in range(options.repeats):
+            engine.append(timed(options.device, patch_edges, case.network, pairs, graph.edges)[0])
+            forwards.append(timed(options.device, forward)[0] / FORWARDS * len(graph.edges))
+            note(f"{case.name}, {kind}, repetition {turn + 1} of {options.repeats}")
+        ratios = [one / other for one, other in zip(forwards, engine, strict=True)]
+        spans = (pairs.clean.tokens != pairs.corrupted.tokens).int().argmax(dim=1)
+        changed = (pairs.clean.end + 1 - spans).tolist()
+        width = pairs.clean.tokens.shape[1]
+        found.append(
+            [case.name, f"{len(pairs.clean)} x {width}", kind, f"{median(changed):.0f}", f"{len(graph.edges):,}"]
+            + [f"{theirs / 1e12:.3g}", f"{ours / 1e12:.3g}", f"{theirs / ours:.1f}"]
+            + [spread(forwards), spread(engine), spread(ratios)]
+        )
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command."""
+    options = parse(arguments)
+    libraries.ready(options.threads)
+    print(f"{machine(options)}.\n\nCPU-seconds; medians of {options.repeats} repetitions (smallest–largest).")
+    found = []
+    for name in options.shapes:
+        if name in RANDOM:
+            found += rows(random_case(name, *RANDOM[name], options), options)
+        else:
+            found += rows(stored_case(name, options, "model=mini"), options)
+    columns = (
+        "model | prompts x tokens | differences | columns from the first to the end | edges | one forward an edge, "
+        "TFLOP | engine, TFLOP | times less | one forward an edge, s | engine, s | times less"
+    )
+    table("All edges", columns, found)
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="What patching all edges costs; prints Markdown.")
+    parser.add_argument("--shapes", nargs="+", choices=["mini", *RANDOM], default=["mini", "small"])
+    parser.add_argument("--late", action="store_true", help="only prompts that differ late")
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", type=int, metavar="MB")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    threads = str(parse(sys.argv[1:]).threads)
+    if os.environ.get("OMP_NUM_THREADS") != threads or "TQDM_DISABLE" not in os.environ:
+        # Both are read when torch is imported, so once more from the start.
+        libraries.quiet()
+        os.environ["OMP_NUM_THREADS"] = threads
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    sys.exit(main(sys.argv[1:]))
