@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slurm lint types slurm pytest bench bench-patching bench-scale bench-stacked campaign format clean
+.PHONY: install demo test test-slurm lint types slurm pytest bench bench-patching bench-scale bench-stacked bench-edges campaign format clean
 
 install: $(VENV)/.installed
 
@@ -44,7 +44,7 @@ pytest: install
 	$(BIN)/pytest -n 2
 
 # What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--cells 100 1000" STACKED=--whole
-bench: bench-patching bench-scale bench-stacked bench-memory
+bench: bench-patching bench-scale bench-stacked bench-memory bench-edges
 
 bench-patching: install
 	@$(BIN)/python benchmarks/patching.py $(BENCH)
@@ -54,6 +54,9 @@ bench-scale: install
 
 bench-stacked: install
 	@$(BIN)/python benchmarks/stacked.py $(STACKED)
+
+bench-edges: install
+	@$(BIN)/python benchmarks/edges.py $(EDGES)
 
 bench-memory: install
 	@$(BIN)/python benchmarks/memory.py $(MEMORY)

@@ -25,11 +25,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from scipy import stats
 
 from . import measured
 from .frames import EXAMINED, Examined, typed
+from .inference.circuits import cmd, cpr
 from .inference.estimates import LEVEL, Estimate, estimate, interval
 
 CIRCUITS = EXAMINED | {
@@ -69,24 +69,14 @@ def _circuits(sets: pd.DataFrame) -> Iterator[dict[str, object]]:
         yield {"kind": "circuit", **own, "value": value, "low": low[number], "high": high[number], "n": m.shape[1]}
     for order in sets["order"].dropna().unique():
         chosen = (sets["order"] == order).to_numpy(dtype=bool, na_value=False)
-        weights = trapezoid(sets["size"].to_numpy()[chosen] / 100)
-        gain = m[chosen] - empty
-        short = gap - gain
-        # Each 1 - F has the sign with which it was found; then both areas are ratios to the same gap.
-        sign = np.sign(short.mean(axis=1) / gap.mean())
-        for kind, values in (("cpr", weights @ gain), ("cmd", (weights * sign) @ short)):
-            yield {"kind": kind, "order": order, **_one(estimate(values[None, None], gap[None])), "n": m.shape[1]}
+        shares = sets["size"].to_numpy()[chosen] / 100
+        for kind, area in (("cpr", cpr), ("cmd", cmd)):
+            yield {"kind": kind, "order": order, **_one(area(shares, m[None, chosen], empty[None], whole[None]))}
 
 
 def _one(found: Estimate) -> dict[str, object]:
     low, high = interval(found, seeds=False)
-    return {"value": found.recovered[0], "low": low[0], "high": high[0]}
-
-
-def trapezoid(shares: Float[np.ndarray, " size"]) -> Float[np.ndarray, " size"]:
-    """What each value counts in the area under all of them."""
-    between = np.diff(shares)
-    return (np.append(0.0, between) + np.append(between, 0.0)) / 2
+    return {"value": found.recovered[0], "low": low[0], "high": high[0], "n": found.n[0]}
 
 
 def bounds_of(examined: Iterable[Examined], damaged: list[str] | None = None) -> Iterator[pd.DataFrame]:

@@ -85,6 +85,8 @@ def one_run(small, tmp_path_factory):
             "patching.circuits.at: [3] are not among the checkpoints that are examined",
         ),
         ("patching.looks={patterns: -1}", "patching.looks.patterns=-1: input should be greater than or equal to 0"),
+        ("patching.edges={exact: 0}", "patching.edges.exact"),
+        ("patching.edges={sample: 5}", "sample: all edges are patched and none is left to draw; give exact, too"),
         ("patching.circuits={sizes: [0]}", "patching.circuits.sizes.0=0: input should be greater than 0"),
         (
             "patching.circuits={given: nowhere.json}",

@@ -65,6 +65,18 @@ def test_a_wrong_engine_fails(benchmark: Any, capsys: pytest.CaptureFixture, mon
     assert "differs from TransformerLens by more than 0.0001: tiny, late and few; tiny" in capsys.readouterr().out
 
 
+def test_edges_take_less_than_one_forward_each(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    assert importlib.import_module("edges").main(["--shapes", "tiny", "--repeats", "1"]) == 0
+    names, *found = rows(capsys.readouterr().out, "All edges")
+    # By hand: 6 into layer 0's heads and 3 into its MLP, 4 x 6 and 6 into layer 1's, 7 into the logits.
+    assert [row[:5] for row in found] == [
+        ["tiny", "3 x 12", "late and few", "9", "46"],
+        ["tiny", "3 x 12", "all differ", "12", "46"],
+    ]
+    assert all(float(row[names.index("times less")]) > 1 for row in found)
+
+
 def test_growth(benchmark: Any) -> None:
     axes = {"prompts": (1, 3), "positions": (10, 15), "layers": (1, 2)}
     found = benchmark.growth(TINY, axes, benchmark.parse(["--repeats", "1"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mi_sweeps.config.section import Section
 
@@ -18,3 +18,9 @@ class EdgesConfig(Section):
     """Of the others so many are drawn and patched, to bound what was missed."""
     ig_steps: int = Field(default=5, ge=1)
     """Points of the integrated gradients that rank edges."""
+
+    @model_validator(mode="after")
+    def _something_to_sample(self) -> EdgesConfig:
+        if self.exact == "all" and self.sample:
+            raise ValueError("sample: all edges are patched and none is left to draw; give exact, too: exact: 2000")
+        return self
