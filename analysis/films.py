@@ -133,7 +133,8 @@ def scatter(frames: Frames, across: str, up: str = "z") -> Film:
 
     def show(step: int) -> None:
         for own, heads, colours, dots, words in moved:
-            at = own.xs(step).reindex(heads) if step in own.index.unique("step") else own.iloc[:0].reindex(heads)
+            here = own[own.index.get_level_values("step") == step].droplevel("step")
+            at = here.reindex(heads)
             places, matters = at[["across", "up"]].to_numpy("float64"), (at["matters"] == True).to_numpy()  # noqa: E712
             dots.set_offsets(places)
             dots.set_facecolors([(*colour, float(filled)) for colour, filled in zip(colours, matters, strict=True)])

@@ -110,3 +110,12 @@ def test_where_a_series_has_no_checkpoint_a_film_shows_nothing_and_says_so(make_
     film.show(16)
     assert np.isnan(values(film)).sum() > np.isnan(shown).sum()
     assert "series at 16: /their/run/checkpoint-16: not there" in str(film.picture.source)
+
+
+def test_a_scatter_plot_is_empty_where_only_the_other_corruption_was_examined(make_output):
+    output = make_output()
+    (output / "runs/run-0.0001-constant-0/patches/run-0.0001-constant-0-second/tables/000016.parquet").unlink()
+    film = films.scatter(load(output), "v")
+    film.show(16)
+    first, second = (np.ma.filled(axis.collections[0].get_offsets(), np.nan) for axis in film.picture.axes[:2])
+    assert np.isfinite(first).all() and np.isnan(second).all()
