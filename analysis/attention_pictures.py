@@ -94,7 +94,7 @@ def moving(frames: Frames) -> Film | None:
     rows = [("clean", found[0]), *(("corrupted", one) for one in same)]
     named = ", ".join(one.patch.corruption for one in same)
     below = _source(frames, same, f"corrupted with {named}; one scale for all checkpoints")
-    room = (canvas.PAGE - 1.2) / max(2, len(heads))
+    room = (canvas.PAGE - 1.2) / max(3, len(heads))
     drawn: list[tuple[AxesImage, Kept, str, Head]] = []
     with canvas.grid(len(rows), len(heads), "Where heads look", below, room + 0.15, page=True) as (figure, axes):
         for row, (line, (side, kept)) in enumerate(zip(axes, rows, strict=True)):
