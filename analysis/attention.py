@@ -7,17 +7,24 @@ a third of what JSON's numbers take. Equal texts, as of the clean prompts of two
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from jaxtyping import Float
 
 from ..errors import UserError
 from . import patterns
-from .conclusions import Conclusions
+from .conclusions import Conclusions, thousandths
 from .folder import Json, Output, Patch, leave_out
-from .frames import Frames
+from .frames import Frames, left
+from .inference.estimates import mean_interval
+from .inference.families import Job as Examined
+from .inference.families import groups
 from .patterns import SIDES, Head, Prompt
 from .summaries import spread
 
@@ -30,8 +37,20 @@ MOST_BYTES = 4_000_000
 SHARE = 1 / 3
 """Of what room there is for data, at most."""
 
+CURVES = 1 / 4
+"""Of that, what curves of attention to roles may take."""
+
 LESS = ((4, None), (2, None), (2, 12), (2, 6), (1, 6), (1, 3))
 """Prompts and checkpoints of each patch job: the first of these choices that fits is taken. None: all."""
+
+
+NO_CURVES = "not on this page, to keep it small: `mi-sweeps export` writes the table"
+
+END = "end"
+"""The last token's role."""
+
+MANY = 100_000
+"""More than a layer has heads."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,10 @@ def told(
     jobs = list(_jobs(output, frames, conclusions, damaged))
     if not jobs:
         return None
-    prompts, steps, count = _fitting(jobs, min(MOST_BYTES, SHARE * room))
+    room = min(MOST_BYTES, SHARE * room)
+    curves = list(_curves(frames, jobs, damaged))
+    shown_curves = _fitting_curves(curves, room * CURVES)
+    prompts, steps, count = _fitting(jobs, room - sum(map(_size, shown_curves)))
     texts: dict[str, int] = {}
     words: dict[tuple[str, ...], int] = {}
     shown = [_packed(job, prompts, steps, texts, words, damaged) for job in jobs[:count]]
@@ -74,6 +96,8 @@ def told(
         "jobs": [one for one in shown if one["steps"]],
         "tokens": [list(tokens) for tokens in words],
         "patterns": list(texts),
+        "looks": shown_curves,
+        "looks_note": "" if len(shown_curves) == len(curves) else NO_CURVES,
     }
 
 
@@ -161,3 +185,89 @@ def _packed(
 def _text(cells: np.ndarray) -> str:
     """Attention [head, cell] as bytes in base64."""
     return base64.b64encode(np.round(255 * np.clip(cells, 0, 1)).astype("uint8").tobytes()).decode()
+
+
+def _curves(frames: Frames, jobs: Sequence[Job], damaged: list[str] | None) -> Iterator[Json]:
+    """Attention to roles over the checkpoints, of the heads that are shown: means over prompts and the runs of a cell.
+
+    Intervals are of 95% at each place alone, as `looks` has them, which also says what holds for all at once.
+    """
+    cell = dict(zip(frames.runs["run_id"], frames.runs["cell"], strict=True))
+    output = frames.output
+    assert output is not None
+    for (name, patching, corruption), patch_ids in groups(frames.patches, frames.runs):
+        heads = sorted({head for job in jobs if job.patch.patch_id in patch_ids for head in job.heads})
+        own = [patch for patch in output.patches if patch.patch_id in patch_ids and heads]
+        read = [(patch, {step: _paid(patch, step, heads, damaged) for step in patch.steps()}) for patch in own]
+        found = [(patch, {step: one for step, one in of.items() if one is not None}) for patch, of in read]
+        found = [(patch, of) for patch, of in found if of]
+        steps = sorted(set.intersection(*(set(of) for _, of in found))) if found else []
+        if not steps:
+            continue
+        keys = [Examined(patch, str(cell[patch.run_id]), {}, {}) for patch, _ in found]
+        number = {key: at for at, key in enumerate(dict.fromkeys(key for job in keys for key in job.prompts))}
+        places = found[0][1][steps[0]].places
+        values = np.full((len(found), len(steps), len(places), len(number)), np.nan)
+        for run, (job, (_, of)) in enumerate(zip(keys, found, strict=True)):
+            columns = [number[key] for key in job.prompts]
+            for at, step in enumerate(steps):
+                values[run, at][:, columns] = of[step].by_prompt[of[step].at(places)]
+        laid = values.reshape(len(found), -1, len(number))
+        mean, low, high = (ends.reshape(len(steps), -1).T for ends in mean_interval(laid, [job.cell for job in keys]))
+        uniform = np.mean([of[steps[0]].uniform[of[steps[0]].at(places)] for _, of in found], axis=0)
+        yield {
+            "cell": name, "patching": patching, "corruption": corruption, "steps": steps, "n": len(number),
+            "run_ids": [patch.run_id for patch, _ in found], "runs": len(found), "seeds": len(found) > 1,
+            "rows": [
+                {"side": side, "query": query, "head": f"{layer}.{head}", "key": key}
+                | {"uniform": round(1000 * uniform[at]), "attention": thousandths(mean[at])}
+                | {"low": thousandths(low[at]), "width": thousandths(high[at] - low[at])}
+                for at, (side, query, layer, head, key) in enumerate(places)
+            ],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Paid:
+    """What some heads pay at a checkpoint."""
+
+    places: list[tuple[Any, ...]]
+    """Side, query, layer, head, key."""
+    uniform: Float[np.ndarray, " place"]
+    by_prompt: Float[np.ndarray, "place prompt"]
+
+    def at(self, places: list[tuple[Any, ...]]) -> np.ndarray:
+        """Where some places are among these."""
+        if places == self.places:
+            return np.arange(len(places))
+        number = {place: at for at, place in enumerate(self.places)}
+        return np.array([number[place] for place in places])
+
+
+def _paid(patch: Patch, step: int, heads: Sequence[Head], damaged: list[str] | None) -> Paid | None:
+    """What some heads pay at a checkpoint, prompt by prompt; None where that was not measured."""
+    file = patch.table(step, "looks")
+    place = ("side", "query", "layer", "head", "key")
+    table = left(file, "by_prompt", [*place, "uniform", "by_prompt"], damaged) if file.exists() else None
+    if table is None:
+        return None
+    layer, head = (table[name].to_numpy() for name in ("layer", "head"))
+    rows = np.isin(layer * MANY + head, [MANY * layer + head for layer, head in heads])
+    own = table.filter(pa.array(rows))
+    places = list(zip(*(own[name].to_pylist() for name in place), strict=True))
+    by_prompt = own["by_prompt"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return Paid(places, own["uniform"].to_numpy(), by_prompt.reshape(len(own), -1).astype("float64"))
+
+
+def _fitting_curves(curves: Sequence[Json], room: float) -> list[Json]:
+    """As many as there is room for: from all tokens, or else from the last only."""
+    less = [one | {"rows": [row for row in one["rows"] if row["query"] == END]} for one in curves]
+    for choice in (list(curves), less):
+        sizes = np.cumsum([_size(one) for one in choice])
+        if not len(sizes) or sizes[-1] <= room:
+            return choice
+    return less[: int(np.searchsorted(sizes, room, side="right"))]
+
+
+def _size(one: Json) -> int:
+    return len(json.dumps(one, separators=(",", ":")))

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 from jaxtyping import Float
 
 from ..errors import UserError
@@ -72,7 +71,7 @@ def squared(cells: Float[np.ndarray, " cell"]) -> Triangle:
 
 def file(patch: Patch, step: int) -> Path:
     """Where the patterns of a checkpoint are."""
-    return patch.table(step).with_suffix(".patterns.parquet")
+    return patch.table(step, "patterns")
 
 
 def steps(patch: Patch) -> list[int]:
@@ -99,37 +98,41 @@ def read(patch: Patch, step: int, damaged: list[str] | None = None) -> Patterns 
     if table is None:
         return None
     try:
-        return _laid_out(table.drop_columns(["pattern"]).to_pandas(), table["pattern"].combine_chunks(), patch)
-    except (KeyError, ValueError, TypeError) as error:
+        return _laid_out(table, patch)
+    except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
         told = f"cannot read {file(patch, step)} ({error}): delete it and run the sweep again"
         leave_out(UserError(told), damaged)
         return None
 
 
-def _laid_out(keys: pd.DataFrame, patterns: Any, patch: Patch) -> Patterns:
-    lists = patterns.to_numpy(zero_copy_only=False)
-    heads = tuple((int(layer), int(head)) for layer, head in sorted(set(zip(keys["layer"], keys["head"], strict=True))))
+def _laid_out(table: pa.Table, patch: Patch) -> Patterns:
+    number, layer, head = (table[name].to_numpy() for name in ("prompt", "layer", "head"))
+    side = np.array(table["side"].to_pylist(), dtype=object)
+    lists = table["pattern"].combine_chunks()
+    starts, lengths = lists.offsets.to_numpy()[:-1], np.diff(lists.offsets.to_numpy())
+    values = lists.values.to_numpy()
+    heads = sorted({*zip(layer.tolist(), head.tolist(), strict=True)})
+    expected = np.array(heads).T
     known = {prompt.number: prompt for prompt in prompts(patch)}
     of = {}
-    for (number, side), rows in keys.groupby(["prompt", "side"], sort=False):
-        prompt = known.get(int(number))
-        if prompt is None:
-            raise ValueError(f"patch.json tells no tokens of prompt {number}")
-        if list(zip(rows["layer"], rows["head"], strict=True)) != list(heads):
-            rows = rows.sort_values(["layer", "head"])
-        if tuple(zip(rows["layer"], rows["head"], strict=True)) != heads:
-            raise ValueError(f"not every head once on the {side} prompt {number}")
-        size = len(prompt.tokens[str(side)])
-        cells = [np.asarray(lists[row], "float32") for row in rows.index]
-        if any(len(own) != size * (size + 1) // 2 for own in cells):
-            raise ValueError(f"the {side} prompt {number} has {size} tokens in patch.json, and another number here")
-        laid = np.stack(cells)
-        if not (np.isfinite(laid).all() and laid.min() >= 0 and laid.max() < 1.01):
-            raise ValueError(f"not an attention pattern on the {side} prompt {number}")
-        of[int(number), str(side)] = laid
+    for prompt in dict.fromkeys(number.tolist()):
+        if prompt not in known:
+            raise ValueError(f"patch.json tells no tokens of prompt {prompt}")
+        for name in dict.fromkeys(side[number == prompt]):
+            rows = np.flatnonzero((number == prompt) & (side == name))
+            rows = rows[np.lexsort([head[rows], layer[rows]])]
+            if len(rows) != len(heads) or not np.array_equal([layer[rows], head[rows]], expected):
+                raise ValueError(f"not every head once on the {name} prompt {prompt}")
+            size = len(known[prompt].tokens[name])
+            if (lengths[rows] != size * (size + 1) // 2).any():
+                raise ValueError(f"the {name} prompt {prompt} has {size} tokens in patch.json, and another number here")
+            laid = values[starts[rows][:, None] + np.arange(lengths[rows[0]])].astype("float32")
+            if not (np.isfinite(laid).all() and laid.min() >= 0 and laid.max() < 1.01):
+                raise ValueError(f"not an attention pattern on the {name} prompt {prompt}")
+            of[prompt, name] = laid
     if missing := [f"{side} prompt {number}" for number, _ in of for side in SIDES if (number, side) not in of]:
         raise ValueError(f"no patterns on the {missing[0]}")
-    return Patterns(heads, of)
+    return Patterns(tuple(heads), of)
 
 
 def mattering(families: Iterable[Family], stored: Iterable[Head], most: int) -> tuple[list[Head], str]:

@@ -42,7 +42,7 @@ SCRIPTS = (
         "lines",
     ),
     *("circuits", "player", "sheets", "panels", "verdicts", "heatmaps", "scatter", "layers", "heads"),
-    "attention",
+    *("attention", "looks"),
     *("differences", "parallel", "trust", "address", "main"),
 )
 """The page's code, in this order: one file a section of the page."""

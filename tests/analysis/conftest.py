@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mi_sweeps.circuits.tables import TABLES
+
 POSITIONS = (
     "intro 1",
     "name 1",
@@ -163,6 +165,8 @@ def write_patterns(output: Path, tokens: tuple[str, ...] = TOKENS, prompts: int 
             prompt |= {"tokens": list(tokens), "corrupted_tokens": corrupted}
         write_json(file, about)
         for table in file.parent.glob("tables/*.parquet"):
+            if not table.stem.isdigit():
+                continue
             step = int(table.stem)
             rows = [
                 {"prompt": prompt, "side": side, "layer": layer, "head": head}
@@ -183,6 +187,25 @@ def pattern(side: str, step: int, head: int, size: int = len(TOKENS)) -> np.ndar
         square[-1] *= 1 - learned
         square[-1, CHANGED["first"]] += learned
     return square[np.tril_indices(size)].astype("float16")
+
+
+def write_looks(output: Path, layers: int = 2, heads: int = 2) -> None:
+    """Adds to every patch job how much each head looks from the end at two roles, prompt by prompt."""
+    for file in output.glob("runs/*/patches/*/tables/*.parquet"):
+        if not file.stem.isdigit():
+            continue
+        random = np.random.default_rng([int(file.stem), len(file.parent.parent.name), ord(file.parent.parent.name[-8])])
+        rows = []
+        for side in ("clean", "corrupted"):
+            for layer, head in np.ndindex(layers, heads):
+                share = random.uniform(0.3, 0.6, PROMPTS).astype("float32")
+                for key, uniform, paid in (("subject 1", 0.1, share), ("other", 0.9, 1 - share)):
+                    where = {"side": side, "layer": layer, "head": head, "query": "end", "key": key}
+                    values = {"attention": float(paid.mean()), "value_weighted": None, "uniform": uniform}
+                    lists = {"by_prompt": paid, "uniform_by_prompt": np.full(PROMPTS, uniform, "float32")}
+                    rows.append(where | values | lists | {"n": PROMPTS})
+        table = pa.Table.from_pylist(rows, TABLES["looks"])
+        pq.write_table(table, file.with_suffix(".looks.parquet"))
 
 
 def write_sweep(output: Path, name: str, cells: list[dict[str, Any]]) -> None:
@@ -335,6 +358,7 @@ def folders() -> SimpleNamespace:
         write_patch=write_patch,
         write_sweep=write_sweep,
         write_patterns=write_patterns,
+        write_looks=write_looks,
         pattern=pattern,
         cell=cell,
         hostile=HOSTILE,

@@ -6,11 +6,12 @@ import base64
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mi_sweeps.analysis import attention, patterns, report
+from mi_sweeps.analysis import attention, looks, patterns, report
 from mi_sweeps.analysis.conclusions import Conclusions, conclude
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.report import write_report
@@ -107,6 +108,32 @@ def test_in_less_room_there_is_less_and_the_page_says_so(output, room, note, mon
 def test_where_there_is_no_room_the_page_says_that_there_are_patterns(output):
     found = told(output, 1000)
     assert found["jobs"] == [] and "no patterns are shown" in found["note"]
+
+
+def test_curves_of_attention_to_roles_are_those_of_the_exported_table(make_output, folders):
+    output = make_output(seeds=(0, 1), corruptions=("first",), steps=(0, 8), layers=2, heads=2)
+    folders.write_patterns(output, layers=2)
+    folders.write_looks(output)
+    frames = load(output)
+    expected = pd.concat(looks.of_output(frames.output, frames.runs, frames.patches))
+    (found,) = told(output)["looks"]
+    assert (found["n"], found["runs"], found["seeds"], found["steps"]) == (12, 2, True, [0, 8])
+    assert len(found["rows"]) == 2 * 4 * 2
+    for row in found["rows"]:
+        layer, head = map(int, row["head"].split("."))
+        same = expected.query("side == @row['side'] and key == @row['key'] and layer == @layer and head == @head")
+        assert row["attention"] == pytest.approx(1000 * same["attention"], abs=0.51)
+        assert row["low"] == pytest.approx(1000 * same["low"], abs=0.51)
+        assert row["width"] == pytest.approx(1000 * (same["high"] - same["low"]), abs=0.51)
+        assert row["uniform"] == pytest.approx(1000 * same["uniform"].iloc[0], abs=0.51)
+
+
+def test_curves_that_are_left_out_for_want_of_room_are_said_to_be(make_output, folders):
+    output = make_output(corruptions=("first",), steps=(0, 8), layers=2, heads=2)
+    folders.write_patterns(output, layers=2)
+    folders.write_looks(output)
+    found = told(output, 10_000)
+    assert found["looks"] == [] and "not on this page" in found["looks_note"]
 
 
 def test_pages_without_patterns_have_no_word_of_them(make_output):

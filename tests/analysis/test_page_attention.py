@@ -15,7 +15,9 @@ def weight(folders, side, step, row, column):
 def shown(page, panel):
     """The large picture's values, row by row, once it is drawn."""
     page.locator("#attention-plot").scroll_into_view_if_needed()
-    page.wait_for_function("pictures.some(({plot, near, stale}) => plot.id === 'attention-plot' && near && !stale)")
+    page.wait_for_function(
+        "() => pictures.some(({plot, near, stale}) => plot.id === 'attention-plot' && near && !stale)"
+    )
     return page.evaluate("i => document.getElementById('attention-plot').data[i].z", panel)
 
 
@@ -24,6 +26,7 @@ def test_patterns_follow_the_slider_and_tell_where_each_token_looks(make_output,
     folders.write_patterns(
         output, layers=2, tokens=("<bos>", folders.hostile, *["x"] * 6, " Mary", " and", " Sue", " to")
     )
+    folders.write_looks(output)
     page = open_page(write_report(output), width=390, dark=True)
     page.locator("#attention-heads button[data-head='1.1']").click()
     last = 11
@@ -47,6 +50,11 @@ def test_patterns_follow_the_slider_and_tell_where_each_token_looks(make_output,
     assert page.locator("#attention-tokens [data-at='1']").first.inner_text() == folders.hostile
     assert page.locator("#circuits-attention img").count() == 0 and "pwned" not in page.title()
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator("#looks-plot").scroll_into_view_if_needed()
+    page.wait_for_function("() => pictures.some(({plot, near, stale}) => plot.id === 'looks-plot' && near && !stale)")
+    lines = page.evaluate("document.getElementById('looks-plot').data.filter(({mode}) => mode === 'lines+markers')")
+    assert {line["name"] for line in lines} == {"subject 1", "other"} and lines[0]["x"] == [0, 8, 24]
+    assert "not other seeds" in page.locator("figure:has(#looks-plot) figcaption").inner_text()
 
 
 def test_a_page_without_patterns_has_no_such_section(make_output, open_page):

@@ -56,9 +56,10 @@ function restoreCircuits(circuits, heads) {
 }
 
 /** What is not there is passed over when it is drawn. */
-function restoreAttention({ job, prompt, head, side, token }) {
+function restoreAttention({ job, prompt, head, side, token, query }) {
   if (ATTENTION_SIDES.includes(side)) state.attention.side = side;
   if (typeof job === "string") state.attention.job = job;
+  if (typeof query === "string") state.attention.query = query;
   if (typeof head === "string") state.attention.head = head;
   if (Number.isInteger(prompt) && prompt >= 0) state.attention.prompt = prompt;
   if (Number.isInteger(token) && token >= 0) state.attention.token = token;

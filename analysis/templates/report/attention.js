@@ -73,10 +73,12 @@ function drawAttention() {
   const { job, jobs, prompt, number } = shown, { side } = state.attention;
   const change = (key) => (value) => { state.attention[key] = key === "prompt" ? Number(value) : value; drawAttention(); redraw("attention-pictures"); saveView(); };
   const told = ({ text }, i) => [String(i), `${i + 1}: ${text}`];
+  const looks = looksOf(shown);
   replaceControls($("attention-controls"),
     jobs.length > 1 ? select("Patterns of", jobs.map((one) => [jobKey(one), `${one.corruption} corruption, ${[seedTold(RUNS[one.run]), RUNS[one.run].run_id].filter(Boolean).join(", ")}`]), jobKey(job), change("job")) : null,
     job.prompts.length > 1 ? select("Prompt", job.prompts.map(told), String(number), change("prompt")) : null,
     select("Small pictures", ATTENTION_SIDES.map((name) => [name, `${name} prompt`]), side, change("side")),
+    looks && queriesOf(looks).length > 1 ? select("Curves from", queriesOf(looks).map((name) => [name, name]), queryOf(looks), change("query")) : null,
   );
   $("attention-heads").replaceChildren(...job.heads.map((head) => h("button", { type: "button", "data-head": head, click: () => chooseHead(head) }, h("canvas", { "aria-hidden": "true" }), h("span"))));
   $("attention-tokens").replaceChildren(...ATTENTION_SIDES.flatMap((name) => [

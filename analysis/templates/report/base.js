@@ -24,7 +24,7 @@ const state = {
   result: "win_rate",  // what colours the parallel coordinates
   circuits: { unit: null, other: null, left: null, right: null, patching: null, quantity: "recovered", over: "mean", at: Infinity },
   heads: { site: null, k: 5 },
-  attention: { job: null, prompt: 0, head: null, side: "clean", token: null },  // token: null: the last one
+  attention: { job: null, prompt: 0, head: null, side: "clean", token: null, query: null },  // token: null: the last one
 };
 
 function rowsOf(columns) {

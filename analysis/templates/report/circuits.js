@@ -157,6 +157,7 @@ function addCircuitsPictures() {
   const attribution = (id, draw, shapes) => addPicture($("attribution-pictures"), id, draw, shapes);
   if (headSites().length) addPicture($("heads-pictures"), "heads-plot", drawTopHeads, lines);
   if (ATTENTION) addPicture($("attention-pictures"), "attention-plot", drawPattern);
+  if (ATTENTION?.looks.length || ATTENTION?.looks_note) addPicture($("attention-pictures"), "looks-plot", drawLooks, lines);
   attribution("lens-plot", drawLens);
   attribution("lens-lines-plot", () => drawComponentLines("lens", "", "Logit lens"), lines);
   attribution("layer-plot", drawLayers);

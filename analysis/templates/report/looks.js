@@ -6,7 +6,7 @@ const MOST_KEYS = 6;
 /** The tables of the chosen patch job's cell; null where attention to roles was not measured. */
 function looksOf({ job }) {
   const { cell } = RUNS[job.run];
-  return (ATTENTION.looks ?? []).find((one) => one.cell === cell && one.patching === job.patching && one.corruption === job.corruption) ?? null;
+  return (ATTENTION.looks ?? []).find((one) => one.cell === cell && one.patching === (job.patching ?? "") && one.corruption === job.corruption) ?? null;
 }
 
 const queriesOf = (looks) => unique(looks.rows.map(({ query }) => query)).sort((a, b) => (b === "end") - (a === "end"));
@@ -32,16 +32,16 @@ function keyCurves(looks, side, head) {
 
 function drawLooks() {
   const shown = ATTENTION && attention(), looks = shown && looksOf(shown);
-  if (!looks) return { title: "Whom heads look at", note: "attention to roles was not measured here" };
+  if (!looks) return { title: "What heads look at", note: ATTENTION?.looks_note || "attention to roles was not measured here" };
   const { head, job } = shown, query = queryOf(looks);
   const rows = [ATTENTION_SIDES.map((side) => ({ name: `${side} prompts`, curves: keyCurves(looks, side, head) })).filter(({ curves }) => curves.length)];
-  const title = `Whom head ${head} looks at from “${query}”, over checkpoints`;
+  const title = `What head ${head} looks at from “${query}”, over checkpoints`;
   if (!rows[0].length) return { title, note: "not measured of this head" };
   const keys = unique(rows[0].flatMap(({ curves }) => curves.map(({ name }) => name)));
   const largest = (name) => Math.max(...rows[0].flatMap(({ curves }) => curves.filter((one) => one.name === name).flatMap(({ points }) => points.map(({ mean }) => mean ?? 0))));
   const kept = [...keys].sort((a, b) => largest(b) - largest(a)).slice(0, MOST_KEYS);
   const { panels, inner } = arrange(rows, 230, 85);
-  const { margin, height } = frame(inner, { l: 50, right: 160 });
+  const { margin, height } = frame(inner, { l: 50, right: 190 });
   margin.b += narrow.matches ? 60 : 0;
   const layout = { margin, annotations: [], shapes: checkpointLines(panels.length), showlegend: true, legend: narrow.matches ? { orientation: "h", y: -60 / inner, yanchor: "top" } : { title: { text: "looks at" } } };
   const traces = panels.flatMap((place) => {
