@@ -47,6 +47,10 @@ def test_patterns_follow_the_slider_and_tell_where_each_token_looks(make_output,
         page.keyboard.press("ArrowLeft")
     assert "clean: “Mary” (8) looks at" in told.inner_text() and "looked at from" in told.inner_text()
     assert "changed" in token.get_attribute("aria-label")
+    page.locator("#attention-tokens .tokens[data-side='corrupted'] [data-at='9']").hover()
+    assert "clean: “and” (9) looks at" in told.inner_text()
+    page.mouse.move(0, 0)
+    assert "clean: “Mary” (8) looks at" in told.inner_text()
     assert page.locator("#attention-tokens [data-at='1']").first.inner_text() == folders.hostile
     assert page.locator("#circuits-attention img").count() == 0 and "pwned" not in page.title()
     assert page.evaluate("document.documentElement.scrollWidth") == 390

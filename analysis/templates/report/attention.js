@@ -86,7 +86,7 @@ function drawAttention() {
     h("div", { class: "tokens", role: "listbox", "aria-labelledby": `attention-${name}`, "aria-orientation": "horizontal", "data-side": name, mouseleave: () => tellToken(null) },
       shown.tokens(name).map((token, i) => h("span", {
         role: "option", class: prompt.changed.includes(i) ? "token changed" : "token", "data-at": i, "aria-label": `${tokenTold(token)}${prompt.changed.includes(i) ? ", changed" : ""}`,
-        mouseenter: () => tellToken(i), focus: () => pinToken(i), click: () => pinToken(i),
+        mousemove: (event) => pointAt(event, i), focus: () => pinToken(i), click: () => pinToken(i),
       }, token.includes("\n") ? token.replaceAll("\n", "↵") : token))),
   ]));
   const { site } = judgedOf(job);
@@ -144,6 +144,12 @@ function shadesOf(scale) {
   };
 }
 
+let pointed = null;
+/** Not where the page has scrolled below a pointer that stands still: that would hide what the keys have chosen. */
+function pointAt({ movementX, movementY }, at) {
+  if ((movementX || movementY) && at !== pointed) tellToken(at);
+}
+
 function pinToken(at) {
   state.attention.token = at;
   tellToken(at);
@@ -152,6 +158,7 @@ function pinToken(at) {
 /** Of one token: where it looks, and what looks at it. Without one, of that which was chosen, or of the last. */
 function tellToken(at) {
   const shown = attention();
+  pointed = at;
   if (!shown) return;
   const lines = [];
   for (const list of document.querySelectorAll("#attention-tokens .tokens")) {
