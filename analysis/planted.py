@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 
 from .agreement import simulations as agreement
 from .inference import simulations as transitions
+from .inference import turnovers
 
 SIMULATIONS: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {
     **agreement.SIMULATIONS,
     **transitions.SIMULATIONS,
+    **turnovers.SIMULATIONS,
 }
 """By name, with how many draws they have if none are asked for."""
 

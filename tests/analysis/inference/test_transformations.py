@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mi_sweeps.analysis.inference import changes
+from mi_sweeps.analysis.inference import changes, turnovers
 from mi_sweeps.analysis.inference.transformations import Answer, Change, between, transformation
 
 from .planted import STEPS, planted
@@ -115,3 +115,11 @@ def test_the_tables_say_which_heads():
         [0, "kept", "matters", "matters"],
         [1, "gained", "small", "matters"],
     ]
+
+
+def test_simulated_circuits_are_seldom_told_wrong():
+    told = list(turnovers.simulations(3))
+    assert len(told) == 1 + 3 * len(turnovers.WORLDS)
+    kept, new = ([line for line in told if line.startswith(name)] for name in ("kept", "new"))
+    assert all("added 0%" in line for line in kept) and "transformed 100%" in kept[-1]
+    assert all("transformed 0%" in line for line in new) and "added 100%" in new[-1]
