@@ -82,3 +82,16 @@ def test_what_a_sweep_had_stays_in_it(tmp_path: Path) -> None:
 def test_what_is_wrong_is_one_line(words: str, says: str) -> None:
     with pytest.raises(UserError, match=f"\\A{says}"):
         expand(words.split())
+
+
+def test_the_original_s_protocol_and_what_mends_it_are_of_the_same_runs() -> None:
+    original = expand(["sweep=original"])
+    assert {cell.asked for cell in original} == {"train-trio", "train-first", "train-second"}
+    config = original[0].config
+    assert (config.optim.lr, config.optim.weight_decay, config.schedule.name) == (2e-5, 0, "constant")
+    assert (config.train.batch_size, config.task.arguments["repeat"], config.patching.prompts) == (32, 20, 12)
+    assert config.checkpoint_steps == list(range(0, 185, 8))
+    mended = ["corruption=first,second", "patching.split=heldout", "patching.prompts=96", "patching.also=[ioi2]"]
+    corrected = expand(["sweep=original", *mended])
+    assert {cell.asked for cell in corrected} == {"first", "second", "ioi2-first"}
+    assert {cell.run_id for cell in corrected} == {cell.run_id for cell in original}
