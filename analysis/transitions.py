@@ -1,0 +1,103 @@
+"""Phase transitions, onsets and sign changes: `python -m mi_sweeps.analysis.transitions OUTPUT [SWEEP ...]`.
+
+The tables that it prints are those of `inference.trajectories`, without their rows of single runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import UserError
+from .frames import load
+from .inference.trajectories import of_frames
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints what the curves of each cell did."""
+    parser = argparse.ArgumentParser(prog="python -m mi_sweeps.analysis.transitions", description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("sweep", nargs="*")
+    asked = parser.parse_args(arguments)
+    try:
+        tables = of_frames(load(asked.output, asked.sweep or None, most=0))
+    except UserError as error:
+        sys.exit(str(error))
+    console = Console()
+    for told in (_curves(tables["transitions"]), _onsets(tables["onsets"]), _signs(tables["sign_changes"])):
+        console.print(told)
+
+
+def _curves(rows: pd.DataFrame) -> Table:
+    table = _table("Curves over checkpoints", ["cell", "curve", "answer", "t50", "width", "of the run", "runs"])
+    for row in rows[rows["run_id"].isna()].to_dict("records"):
+        share = row["width"] / row["length"]
+        table.add_row(
+            _cell(row), _curve(row), row["answer"], _range(row, "t50"), _range(row, "width"),
+            f"{100 * share:.0f}%" if np.isfinite(share) else "", f"{row['agreeing']} of {row['runs']}",
+        )  # fmt: skip
+    return table
+
+
+def _onsets(rows: pd.DataFrame) -> Table:
+    """Of heads that have an onset in some run, and the comparisons of corruptions."""
+    table = _table("When heads came to matter", ["cell", "head", "what", "when"])
+    for row in rows.to_dict("records"):
+        head = f"{row['layer']}.{row['head']}"
+        if not pd.isna(row["against"]):
+            found = f"{row['answer']} (these prompts: {row['answer_these_prompts']})"
+            checkpoints = f"{_number(row['low'])} to {_number(row['high'])} checkpoints later"
+            table.add_row(_cell(row), head, f"{row['measure']} against {row['against']}", f"{found}; {checkpoints}")
+        elif row["formed"] or row["from_the_start"]:
+            counts = f"{row['formed']} formed, {row['from_the_start']} from the start, of {row['runs']} runs"
+            when = f"after {_number(row['after'])}, by {_number(row['by'])}"
+            when += f" [{_number(row['low'])}, {_number(row['high'])}]"
+            table.add_row(_cell(row), head, f"onset: {counts}", when)
+    return table
+
+
+def _signs(rows: pd.DataFrame) -> Table:
+    table = _table("Changes of sign near the ends of epochs", ["cell", "site", "observed", "expected", "p", "changes"])
+    for row in rows.to_dict("records"):
+        table.add_row(
+            _cell(row), row["site"], str(row["observed"]), _number(row["expected"]), _number(row["p"]), str(row["n"])
+        )
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _cell(row: dict) -> str:
+    return ", ".join(str(row[name]) for name in ("cell", "corruption") if not pd.isna(row[name]))
+
+
+def _curve(row: dict) -> str:
+    head = "" if pd.isna(row["head"]) else f" of {row['layer']}.{row['head']} ({row['site']})"
+    return f"{row['curve']}{head}" + ("" if row["clock"] == "step" else f", by {row['clock']}")
+
+
+def _range(row: dict, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return _number(row[name]) + (
+        f" [{_number(low)}, {_number(high)}]" if np.isfinite(low) and np.isfinite(high) else ""
+    )
+
+
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
