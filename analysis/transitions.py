@@ -85,7 +85,8 @@ def _cell(row: dict) -> str:
 
 def _curve(row: dict) -> str:
     head = "" if pd.isna(row["head"]) else f" of {row['layer']}.{row['head']} ({row['site']})"
-    return f"{row['curve']}{head}" + ("" if row["clock"] == "step" else f", by {row['clock']}")
+    looked = "" if pd.isna(row["key"]) else f" at {row['key']}"
+    return f"{row['curve']}{head}{looked}" + ("" if row["clock"] == "step" else f", by {row['clock']}")
 
 
 def _range(row: dict, name: str) -> str:

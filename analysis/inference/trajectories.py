@@ -14,6 +14,7 @@ from jaxtyping import Float
 from ...errors import UserError
 from ..folder import Output
 from ..frames import Frames, typed
+from ..measured import each
 from .clocks import STEP, clocks, epoch_ends
 from .courses import courses
 from .families import Family, Place, family
@@ -23,7 +24,7 @@ from .reversals import at_epoch_ends, reversals
 from .tables import GROUP, of_output
 from .transitions import Transition, together, transition
 
-CURVE = {"curve": "string", "site": "string", "layer": "Int64", "head": "Int64", "position": "string"}
+CURVE = {"curve": "string", "site": "string", "layer": "Int64", "head": "Int64", "position": "string", "key": "string"}
 TRANSITIONS = {
     **GROUP,
     **{"run_id": "string", "clock": "string"},
@@ -48,6 +49,11 @@ TABLES = {"transitions": TRANSITIONS, "onsets": ONSETS, "sign_changes": SIGN_CHA
 LOG_P = "log p"
 LOGIT_DIFF = "logit difference"
 GAIN = "gain"
+ATTENTION = "attention"
+QUERY, SIDE = "end", "clean"
+"""Attention is that from where the answer is said, of clean prompts."""
+ANYWHERE = ("self", "first", "previous", "other")
+"""Keys that every prompt has, whatever it is about: no curves of theirs."""
 THRESHOLDED = ("win_rate", "accuracy", "preferred")
 
 
@@ -64,6 +70,8 @@ class Curve:
     """Prompts."""
     site: str | None = None
     place: Place | None = None
+    key: str | None = None
+    """What is looked at."""
 
 
 def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.DataFrame]:
@@ -116,6 +124,25 @@ def curves(one: Family) -> Iterator[Curve]:
             yield Curve(job.patch.run_id, GAIN, one.steps, values, n, one.site, one.places[number])
 
 
+def attention(one: Family) -> Iterator[Curve]:
+    """Of each run that has the table `looks`, where the heads that matter at any checkpoint look from the end."""
+    matters = one.grid(one.judged.matter()).any(axis=0)
+    heads = {place[:2]: place for place, is_so in zip(one.places, matters, strict=True) if is_so}
+    for job in one.jobs:
+        found: dict[tuple[Place, str], dict[int, np.ndarray]] = defaultdict(dict)
+        examined = [(job.patch, step) for step in one.steps] if heads else []
+        for frame in each(examined, "looks", ("by_prompt",)):
+            rows = frame[(frame["side"] == SIDE) & (frame["query"] == QUERY) & ~frame["key"].isin(ANYWHERE)]
+            for row in rows.to_dict("records"):
+                if (row["layer"], row["head"]) in heads:
+                    found[heads[row["layer"], row["head"]], row["key"]][int(row["step"])] = row["by_prompt"]
+        for (place, key), of_steps in found.items():
+            values = np.stack([np.asarray(of_steps[step], float) for step in sorted(of_steps)])
+            n = int(np.isfinite(values).all(axis=0).sum())
+            steps = tuple(sorted(of_steps))
+            yield Curve(job.patch.run_id, ATTENTION, steps, values, n, one.site, place, key)
+
+
 @dataclass
 class Trajectories:
     """Gathers families one after the other, so that few tables are in memory."""
@@ -144,6 +171,7 @@ class Trajectories:
         if one.site == HEAD_SITE and not one.is_estimate:
             self._add_onsets(key, one)
             self._add_signs(key, one)
+            self._judge(key, list(attention(one)))
             self._judge(key, [
                 Curve(job.patch.run_id, LOGIT_DIFF, site.steps, site.clean, site.clean.shape[1])
                 for job in one.jobs
@@ -192,8 +220,8 @@ class Trajectories:
         for curve in found:
             for clock, time in clocks(self.configs.get(curve.run_id, {}), curve.steps).items():
                 told = transition(time, curve.values)
-                kinds[curve.name, curve.site, curve.place, clock].append((curve, time, told))
-        for (_, _, _, clock), own in kinds.items():
+                kinds[curve.name, curve.site, curve.place, curve.key, clock].append((curve, time, told))
+        for (*_, clock), own in kinds.items():
             whole = together([told for _, _, told in own])
             for curve, time, told in own:
                 if curve.name == GAIN and curve.site == HEAD_SITE and clock == STEP:
@@ -251,6 +279,7 @@ def _row(key: tuple[str | None, ...], curve: Curve, clock: str, time: np.ndarray
     return (
         dict(zip(GROUP, key, strict=True))
         | {"clock": clock, "curve": curve.name, "site": curve.site, "layer": layer, "head": head, "position": position}
+        | {"key": curve.key}
         | values
         | {
             "answer": told.answer.value,

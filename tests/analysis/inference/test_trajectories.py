@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from mi_sweeps.analysis.folder import read
 from mi_sweeps.analysis.frames import RUNS, Frames, load, typed
 from mi_sweeps.analysis.inference.trajectories import Trajectories, measured, of_frames
+from mi_sweeps.analysis.transitions import main
+from mi_sweeps.circuits.tables import TABLES as FURTHER
 from mi_sweeps.errors import UserError
 
 from .planted import planted
@@ -63,6 +68,36 @@ def test_every_curve_has_a_row_a_run_and_one_of_the_cell(make_output):
         assert (of_runs["answer"] == whole.loc[curve, "answer"]).sum() == whole.loc[curve, "agreeing"]
         assert (of_runs["t50"].between(*STEPS[:: len(STEPS) - 1])).all()
     assert not transitions["curve"].str.startswith("win_rate").any()
+
+
+def test_where_heads_that_matter_look_is_a_curve(make_output):
+    """From the end at the answer, in clean prompts; and not at what every prompt has."""
+    output = make_output(seeds=(0,), corruptions=("first",), steps=STEPS, by_prompt=True, layers=2, heads=2)
+    (patch,) = read(output).patches
+    for step in STEPS:
+        rows = [
+            {"side": side, "layer": layer, "head": head, "query": "end", "key": key, "n": 12,
+             "by_prompt": np.full(12, step / 80 if (side, key) == ("clean", "answer") else 0.5)}
+            for side in ("clean", "corrupted") for layer in range(2) for head in range(2) for key in ("answer", "other")
+        ]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(rows, FURTHER["looks"]), patch.table(step, "looks"))
+    transitions = of_frames(load(output))["transitions"]
+    looked = transitions[(transitions["curve"] == "attention") & transitions["run_id"].notna()]
+    gains = transitions[(transitions["curve"] == "gain") & (transitions["site"] == "z") & transitions["run_id"].notna()]
+    assert len(looked) and set(looked["key"]) == {"answer"} and (looked["answer"] == "gradual").all()
+    assert np.allclose(looked["change"], 0.9)
+    assert set(zip(looked["layer"], looked["head"], strict=True)) == set(
+        zip(gains["layer"], gains["head"], strict=True)
+    )
+
+
+def test_the_command_prints_what_each_cell_did(make_output, capsys):
+    main([str(make_output(seeds=(0, 1), by_prompt=True))])
+    told = capsys.readouterr().out
+    assert "log p" in told and "cannot tell" in told and "2 of 2" in told
+    assert "first" in told and "onset against first" in told
+    with pytest.raises(SystemExit, match="no sweep named nothing"):
+        main([str(make_output(seeds=(), sweep="other")), "nothing"])
 
 
 def test_a_win_rate_is_refused(make_output):
