@@ -253,22 +253,18 @@ class Trajectories:
         if one.gain is None:
             return
         gain = one.gain.reshape(len(one.jobs), len(one.steps), len(one.places), -1)
-        written = [job.written.get("head") for job in one.jobs]
-        effects = {one.site: list(gain)}
-        if all(own is not None for own in written):
-            effects["logit_diff"] = [own.values for own in written if own is not None]
+        written = [job.written["head"] for job in one.jobs if "head" in job.written]
+        effects = {one.site: [(one.steps, values) for values in gain]}
+        if len(written) == len(one.jobs):
+            effects["logit_diff"] = [(own.steps, own.values) for own in written]
         for site, of_runs in effects.items():
-            if site == one.site:
-                steps = [one.steps for _ in one.jobs]
-            else:
-                steps = [own.steps for own in written if own is not None]
-            changes = [reversals(own, values) for own, values in zip(steps, of_runs, strict=True)]
-            first, last = min(own[0] for own in steps), max(own[-1] for own in steps)
+            changes = [reversals(steps, values) for steps, values in of_runs]
+            first, last = min(steps[0] for steps, _ in of_runs), max(steps[-1] for steps, _ in of_runs)
             ends = epoch_ends(self.configs.get(one.jobs[0].patch.run_id, {}), last)
             told = at_epoch_ends(changes, ends, first, last)
             self.signs.append(
                 dict(zip(GROUP, key, strict=True))
-                | {"site": site, "epoch_ends": len(ends), "heads": of_runs[0].shape[1], "runs": len(of_runs)}
+                | {"site": site, "epoch_ends": len(ends), "heads": of_runs[0][1].shape[1], "runs": len(of_runs)}
                 | vars(told)
             )
 
