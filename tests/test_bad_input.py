@@ -90,11 +90,11 @@ def one_run(small, tmp_path_factory):
         ("patching.circuits={sizes: [0]}", "patching.circuits.sizes.0=0: input should be greater than 0"),
         (
             "patching.circuits={given: nowhere.json}",
-            "patching.circuits.given=nowhere.json: No such file or directory; give a file, or nodes: [a2.h1,m0]",
+            "nowhere.json: No such file or directory",
         ),
         (
             "patching.circuits={given: pyproject.toml}",
-            'no circuit in JSON; it has {"nodes": {"a2.h1": {"in_graph": true}, ...}}',
+            "pyproject.toml: not of the MIB track's form (cfg, nodes, edges)",
         ),
         ("patching.sites=[zz]", "patching.sites.0=zz"),
         ("launcher=inline,local", "changes no result, so it cannot be swept"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from mi_sweeps.circuits import mib
 from mi_sweeps.config.section import Index, Section, Text
+from mi_sweeps.errors import UserError
 from mi_sweeps.locations import local
 
 Percent = Annotated[float, Field(gt=0, le=100)]
@@ -18,12 +19,11 @@ def _members(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        nodes = json.loads(local(value).read_text(encoding="utf-8"))["nodes"]
-        members = [name for name, node in nodes.items() if node["in_graph"] and name not in ("input", "logits")]
-    except OSError as error:
-        raise ValueError(f"{error.strerror}; give a file, or nodes: [a2.h1,m0]") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError('no circuit in JSON; it has {"nodes": {"a2.h1": {"in_graph": true}, ...}}') from None
+        found = mib.read(local(value))
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    inside = found.members or ()
+    members = [node.name for node in found.graph.nodes if node.kind != "embed" and node.name in inside]
     if not members:
         raise ValueError("no head or MLP of that circuit is in_graph; give one with members")
     return members

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
+from mi_sweeps.circuits import mib
 from mi_sweeps.circuits.ablated_sets import nodes_of
 from mi_sweeps.circuits.chosen_sets import by_rank, count_of, halves, name, named, names, random_sets
 from mi_sweeps.circuits.circuits import compare, table
 from mi_sweeps.circuits.fast import MEMORY
+from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.network import Linear
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.circuits import CircuitsConfig
@@ -184,3 +188,15 @@ def test_ranks_sizes_and_halves():
     assert halves(4)[0].tolist() == [0, 2]
     with pytest.raises(UserError, match="there is one prompt"):
         halves(1)
+
+
+def test_a_circuit_is_read_from_a_file_of_the_mib_form(tmp_path):
+    graph = Graph(3, (False, False))
+    inside = ["a0.h0", "a1.h1", "m1"]
+    file = tmp_path / "circuit.json"
+    file.write_text(json.dumps(mib.form(mib.Circuit(graph, 48, members=["input", *inside, "logits"]))))
+    assert CircuitsConfig(given=str(file)).given == tuple(inside)
+    assert CircuitsConfig(given=inside) == CircuitsConfig(given=str(file)), "whose nodes are stored, not its place"
+    with pytest.raises(ValidationError, match="no head or MLP of that circuit is in_graph"):
+        file.write_text(json.dumps(mib.form(mib.Circuit(graph, 48, members=["input"]))))
+        CircuitsConfig(given=str(file))
