@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mi_sweeps.circuits.edges import patch_edges
+from mi_sweeps.circuits.gradients import integrated
 from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.sets import evaluate
@@ -52,6 +53,17 @@ def test_all_edges_are_the_clean_run_none_the_corrupted_and_all_but_one_a_patch_
     other_way = replace(other_way, corrupted=replace(pairs.corrupted, tokens=pairs.clean.tokens))
     corrupted, clean, patched = patch_edges(network, other_way, [graph.edges[edge] for edge in left_out])
     torch.testing.assert_close(found, torch.cat([clean[None], corrupted[None], patched]), atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_model_of_attention_alone_has_sets_too(make_nope, make_sequences):
+    network, pairs = describe(make_nope()), make_sequences().pairs("previous", 4)
+    graph = Graph.of(network)
+    assert not graph.has_mlps
+    sets = torch.stack([torch.ones(len(graph.edges)), torch.zeros(len(graph.edges))]).bool()
+    clean, corrupted, _ = patch_edges(network, pairs, graph.edges)
+    torch.testing.assert_close(evaluate(network, pairs, sets), torch.stack([clean, corrupted]), atol=2e-5, rtol=0)
+    assert integrated(network, pairs, graph, steps=1).values.shape == (len(graph.edges), 4)
 
 
 def test_the_known_circuit_alone_does_all_and_the_rest_nothing():
