@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from ...config import NamedFunction
 from ...errors import UserError
 from ...training import schedules
+from ..folder import Run
 
 STEP = "step"
 RATE = "learning rate"
@@ -46,11 +48,16 @@ def cumulative_rate(config: Mapping[str, Any], last: int) -> Float[np.ndarray, "
     return np.concatenate([[0.0], np.cumsum(rates)])
 
 
-def epoch_ends(config: Mapping[str, Any], last: int) -> list[float]:
-    """The steps up to `last` at which all training prompts have been seen once more; none where that is not known."""
+def epoch_ends(run: Run, last: int) -> list[float]:
+    """The steps up to `last` at which all training prompts have been seen once more; none where that is not known.
+
+    How many prompts a ready-made task has is in its configuration; of a user's file the run's audit says it. A task
+    that draws sequences anew for every step has no epochs, and of a series nothing is known.
+    """
     try:
-        prompts, batch = int(config["task"]["prompts"]["train"]), int(config["train"]["batch_size"])
-    except (KeyError, TypeError, ValueError):
+        batch = int(run.config["train"]["batch_size"])
+        own = run.config["task"].get("prompts") or json.loads((run.path / "audit.json").read_bytes())["splits"]["train"]
+        epoch = int(own["train"] if "train" in own else own["prompts"]) / batch
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OSError):
         return []
-    epoch = prompts / batch if batch > 0 else 0.0
-    return [number * epoch for number in range(1, int(last / epoch) + 1)] if epoch else []
+    return [number * epoch for number in range(1, int(last / epoch) + 1)] if epoch > 0 else []

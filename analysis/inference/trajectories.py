@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from ...errors import UserError
-from ..folder import Output
+from ..folder import Output, Run
 from ..frames import Frames, typed
 from ..measured import each
 from .clocks import STEP, clocks, epoch_ends
@@ -147,8 +147,7 @@ def attention(one: Family) -> Iterator[Curve]:
 class Trajectories:
     """Gathers families one after the other, so that few tables are in memory."""
 
-    configs: Mapping[str, Mapping[str, Any]]
-    """Of each run."""
+    runs: Mapping[str, Run]
     cells: Mapping[str, str]
     metrics: pd.DataFrame
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -162,9 +161,9 @@ class Trajectories:
     def of(cls, frames: Frames) -> Trajectories:
         """Of the runs of some tables."""
         output: Output | None = frames.output
-        configs = {run.run_id: run.config for run in output.runs} if output else {}
+        runs = {run.run_id: run for run in output.runs} if output else {}
         cells = dict(zip(frames.runs["run_id"], frames.runs["cell"].astype(object), strict=True))
-        return cls(configs, {run_id: str(cell) for run_id, cell in cells.items()}, frames.metrics)
+        return cls(runs, {run_id: str(cell) for run_id, cell in cells.items()}, frames.metrics)
 
     def add(self, key: Key, one: Family) -> None:
         """Takes one family of a cell."""
@@ -218,7 +217,8 @@ class Trajectories:
         """Adds what each curve did, and what all of a kind did together."""
         kinds: dict[tuple[Any, ...], list[tuple[Curve, np.ndarray, Transition]]] = defaultdict(list)
         for curve in found:
-            for clock, time in clocks(self.configs.get(curve.run_id, {}), curve.steps).items():
+            config = self.runs[curve.run_id].config if curve.run_id in self.runs else {}
+            for clock, time in clocks(config, curve.steps).items():
                 told = transition(time, curve.values)
                 kinds[curve.name, curve.site, curve.place, curve.key, clock].append((curve, time, told))
         for (*_, clock), own in kinds.items():
@@ -260,7 +260,8 @@ class Trajectories:
         for site, of_runs in effects.items():
             changes = [reversals(steps, values) for steps, values in of_runs]
             first, last = min(steps[0] for steps, _ in of_runs), max(steps[-1] for steps, _ in of_runs)
-            ends = epoch_ends(self.configs.get(one.jobs[0].patch.run_id, {}), last)
+            run = self.runs.get(one.jobs[0].patch.run_id)
+            ends = epoch_ends(run, last) if run else []
             told = at_epoch_ends(changes, ends, first, last)
             self.signs.append(
                 dict(zip(GROUP, key, strict=True))

@@ -81,7 +81,7 @@ class Transition:
     within: int = 0
     """Checkpoints in the width."""
     bend: float = float("nan")
-    """When half of the change is done by the second detector; NaN where it finds no rise."""
+    """When half of the change is done by the second detector; NaN where it finds no rise, or was not asked, as p."""
     change: float = float("nan")
     """Between the first and the last checkpoint, in units of the curve."""
     wobble: float = float("nan")
@@ -132,10 +132,9 @@ def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) ->
     flat = int((time <= t50 - width).sum())
     before = float((curve[flat - 1] - curve[0]) / change) if flat else float("nan")
     within = len(time) - int((time < start).sum()) - int((time > end).sum())
-    bent = rise(time, curve)
-    p, steepness = float("nan"), float(known.steepness[best])
-    if high < SUDDEN:
-        p, steepness = _p(fit, draws)
+    p, steepness, bent = float("nan"), float(known.steepness[best]), None
+    if high < SUDDEN:  # or else it is no transition, whatever they say
+        (p, steepness), bent = _p(fit, draws), rise(time, curve)
     reasons = [
         *([f"the width may be {100 * high:.0f}% of the run"] if high >= SUDDEN else []),
         *([f"{earlier} checkpoints before it"] if earlier < ASIDE else []),
@@ -143,7 +142,7 @@ def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) ->
         *([f"{100 * before:.0f}% of the change is done before it"] if flat and before >= PLATEAU else []),
         *([f"{later} checkpoints after it"] if later < ASIDE else []),
         *([f"p = {p:.3f} against a smooth course"] if p >= SIGNIFICANT else []),
-        *([] if _agrees(bent, t50, width, time) else ["change points show no sudden rise there"]),
+        *([] if high >= SUDDEN or _agrees(bent, t50, width, time) else ["change points show no sudden rise there"]),
     ]
     if low >= SUDDEN:
         answer, reason = Answer.GRADUAL, f"from 10% to 90% takes at least {100 * low:.0f}% of the run"

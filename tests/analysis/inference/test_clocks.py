@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 
+from mi_sweeps.analysis.folder import Run
 from mi_sweeps.analysis.inference.clocks import clocks, epoch_ends
 
 SCHEDULES = "mi_sweeps.training.schedules."
@@ -35,6 +39,14 @@ def test_a_function_that_is_not_ours_is_never_run():
     assert list(clocks({}, (0, 1, 4))) == ["step"]
 
 
-def test_epochs_end_when_all_prompts_were_seen():
-    assert epoch_ends(config("constant"), 10) == [2.5, 5.0, 7.5, 10.0]
-    assert epoch_ends({"train": {"batch_size": 16}}, 10) == []
+def run(config, path="."):
+    return Run("r", (), Path(path), {"config": config}, {}, {}, ())
+
+
+def test_epochs_end_when_all_prompts_were_seen(tmp_path):
+    assert epoch_ends(run(config("constant")), 10) == [2.5, 5.0, 7.5, 10.0]
+    own = config("constant") | {"task": {"name": "prompts", "path": "rows.jsonl"}}
+    assert epoch_ends(run(own, tmp_path), 10) == []
+    (tmp_path / "audit.json").write_text(json.dumps({"splits": {"train": {"prompts": 80}}}))
+    assert epoch_ends(run(own, tmp_path), 10) == [5.0, 10.0]
+    assert epoch_ends(run({"model": {"keep": True}}, tmp_path), 10) == []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mi_sweeps.analysis.folder import read
+from mi_sweeps.analysis.folder import Run, read
 from mi_sweeps.analysis.frames import RUNS, Frames, load, typed
 from mi_sweeps.analysis.inference.trajectories import Trajectories, measured, of_frames
 from mi_sweeps.analysis.transitions import main
@@ -110,7 +112,8 @@ def test_signs_are_counted_at_the_ends_of_epochs():
     turned = np.stack([[-0.9, -0.9, -0.9, 0.9, 0.9, 0.9], np.full(6, 0.5)], axis=1)
     found = changes()
     config = {"task": {"prompts": {"train": 320}}, "train": {"batch_size": 16}}
-    found = Trajectories({f"r{at}": config for at in range(6)}, found.cells, found.metrics)
+    runs = {f"r{at}": Run(f"r{at}", (), Path("."), {"config": config}, {}, {}, ()) for at in range(6)}
+    found = Trajectories(runs, found.cells, found.metrics)
     found.add(("all", "heads", "first"), planted(turned, runs=6))
     (row,) = found.sign_changes().to_dict("records")
     assert (row["site"], row["observed"], row["n"], row["epoch_ends"], row["runs"]) == ("z", 6, 6, 2, 6)
