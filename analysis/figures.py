@@ -13,7 +13,18 @@ from typing import Any
 import pandas as pd
 
 from ..store.files import write_bytes, write_json
-from . import animations, approximate, attention_pictures, crossings, curves, dynamics, faithfulness, films, heatmaps
+from . import (
+    animations,
+    approximate,
+    attention_pictures,
+    crossings,
+    curves,
+    dynamics,
+    faithfulness,
+    films,
+    heatmaps,
+    transitions,
+)
 from .canvas import Picture, settings
 from .films import Film
 from .frames import Frames
@@ -132,6 +143,8 @@ def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
             yield f"cross-{_slug(corruption)}{suffix}", partial(crossings.crossings, cell, corruption)
         if _heads(cell, "z"):
             yield f"dynamics{suffix}", partial(dynamics.heads, cell)
+        if transitions.enough(cell):
+            yield f"transitions{suffix}", partial(transitions.draw, cell)
         for across in _across(cell):
             yield f"scatter-{across}{suffix}", partial(dynamics.scatter, cell, across)
 

@@ -1,6 +1,7 @@
 """Phase transitions, onsets and sign changes: `python -m mi_sweeps.analysis.transitions OUTPUT [SWEEP ...]`.
 
-The tables that it prints are those of `inference.trajectories`, without their rows of single runs.
+The tables that it prints are those of `inference.trajectories`, without their rows of single runs. `draw` is a picture
+of the curves with what was fitted.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
-from .frames import load
+from . import canvas
+from .canvas import Picture
+from .frames import Frames, load
+from .inference.families import jobs
 from .inference.trajectories import of_frames
+from .inference.transitions import FEWEST, together, transition
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,6 +38,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console()
     for told in (_curves(tables["transitions"]), _onsets(tables["onsets"]), _signs(tables["sign_changes"])):
         console.print(told)
+
+
+def enough(cell: Frames) -> bool:
+    """Whether there are checkpoints enough for `draw` to say anything."""
+    return cell.patching["step"].nunique() >= FEWEST and cell.output is not None
+
+
+def draw(cell: Frames) -> Picture:
+    """The patching prompts' logit difference of each run of a cell, with the best fit; a plot a corruption.
+
+    The band is from 10% to 90% of the change, of runs whose change is told from none (medians).
+    """
+    patch_ids = set(cell.patching["patch_id"])
+    found = jobs(cell.output, cell.runs, patch_ids) if cell.output is not None else []
+    corruptions = list(dict.fromkeys(job.patch.corruption for job in found))
+    prompts = [site.clean.shape[1] for job in found for site in list(job.sites.values())[:1]]
+    note = "dots: means over prompts; line: best fit; band: from 10% to 90% of the change, and t50 (medians of runs)"
+    below = canvas.source([job.patch.run_id for job in found], prompts, note)
+    title = "Is there a phase transition? Logit difference of clean prompts"
+    with canvas.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
+        for axis, corruption in zip(axes[0], corruptions, strict=False):
+            told = []
+            for job in (job for job in found if job.patch.corruption == corruption):
+                site = next(iter(job.sites.values()))
+                told.append(transition(np.array(site.steps, float), site.clean))
+                axis.plot(site.steps, np.nanmean(site.clean, axis=1), ".", color="0.55", markersize=2.5)
+                if told[-1].fitted:
+                    axis.plot(site.steps, told[-1].fitted, color="C0", linewidth=0.8)
+            whole = together(told)
+            if np.isfinite(whole.t50):
+                axis.axvspan(whole.start, whole.start + whole.width, color="C1", alpha=0.15, linewidth=0)
+                axis.axvline(whole.t50, color="C1", linewidth=0.8)
+            axis.set(title=f"{corruption}: {whole.answer.value}", xlabel="checkpoint (step)")
+        axes[0][0].set_ylabel("LD (logits)")
+    return figure
 
 
 def _curves(rows: pd.DataFrame) -> Table:

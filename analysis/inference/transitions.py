@@ -86,6 +86,8 @@ class Transition:
     """Between the first and the last checkpoint, in units of the curve."""
     wobble: float = float("nan")
     """Standard deviation at each checkpoint that prompts do not explain, likewise."""
+    start: float = float("nan")
+    """When 10% of the change are done."""
     fitted: tuple[float, ...] = ()
     """The best fit at the checkpoints."""
 
@@ -156,7 +158,7 @@ def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) ->
     return Transition(
         answer, reason, fit.best_shape(), p, steepness, t50, float(middles.min()), float(middles.max()),
         width, low * length, high * length, before, within, bent.middle if bent else float("nan"), change, fit.wobble,
-        tuple(fit.fitted(best).tolist()),
+        start, tuple(fit.fitted(best).tolist()),
     )  # fmt: skip
 
 
@@ -196,12 +198,14 @@ def together(found: Sequence[Transition]) -> Transition:
     timed = [one for one in found if np.isfinite(one.t50)]
     if not timed:
         return Transition(answer, said)
-    middle = {name: float(np.median([getattr(one, name) for one in timed])) for name in ("t50", "width", "steepness")}
+    middle = {
+        name: float(np.median([getattr(one, name) for one in timed])) for name in ("t50", "width", "steepness", "start")
+    }
     t50 = interval([one.t50_low for one in timed], [one.t50_high for one in timed])
     width = interval([one.width_low for one in timed], [one.width_high for one in timed])
     within = int(np.median([one.within for one in timed]))
     return Transition(
         answer, said, t50=middle["t50"], t50_low=t50[0], t50_high=t50[1], width=middle["width"], width_low=width[0],
-        width_high=width[1], steepness=middle["steepness"], within=within,
+        width_high=width[1], steepness=middle["steepness"], start=middle["start"], within=within,
         change=float(np.mean([one.change for one in found])),
     )  # fmt: skip

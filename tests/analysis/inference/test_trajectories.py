@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mi_sweeps.analysis import figures
 from mi_sweeps.analysis.folder import Run, read
 from mi_sweeps.analysis.frames import RUNS, Frames, load, typed
 from mi_sweeps.analysis.inference.trajectories import Trajectories, measured, of_frames
-from mi_sweeps.analysis.transitions import main
+from mi_sweeps.analysis.transitions import draw, enough, main
 from mi_sweeps.circuits.tables import TABLES as FURTHER
 from mi_sweeps.errors import UserError
 
@@ -91,6 +93,15 @@ def test_where_heads_that_matter_look_is_a_curve(make_output):
     assert set(zip(looked["layer"], looked["head"], strict=True)) == set(
         zip(gains["layer"], gains["head"], strict=True)
     )
+
+
+def test_the_picture_has_a_plot_a_corruption_with_what_was_fitted(make_output):
+    frames = load(make_output(seeds=(0, 1), steps=STEPS, by_prompt=True, layers=1, heads=1))
+    assert "transitions" in dict(figures.pictures(frames))
+    first, second = draw(frames).axes
+    fitted = [line for line in first.get_lines() if line.get_linestyle() == "-" and len(line.get_xdata()) == len(STEPS)]
+    assert len(fitted) == 2 and first.get_title() == "first: cannot tell" and second.get_title().startswith("second")
+    assert not enough(replace(frames, patching=frames.patching[frames.patching["step"] < 64]))
 
 
 def test_the_command_prints_what_each_cell_did(make_output, capsys):

@@ -82,7 +82,7 @@ def test_a_prompt_that_lacks_a_checkpoint_is_left_out():
 def runs(**counts):
     return [
         Transition(Answer[name], "", t50=40.0 + at, t50_low=38.0 + at, t50_high=42.0 + at, width=9.0, width_low=8.0,
-                   width_high=10.0, change=1.0)
+                   width_high=10.0, change=1.0, start=36.0)
         for name, count in counts.items() for at in range(count)
     ]  # fmt: skip
 
