@@ -127,7 +127,7 @@ def curves(one: Family) -> Iterator[Curve]:
 def attention(one: Family) -> Iterator[Curve]:
     """Of each run that has the table `looks`, where the heads that matter at any checkpoint look from the end."""
     matters = one.grid(one.judged.matter()).any(axis=0)
-    heads = {place[:2]: place for place, is_so in zip(one.places, matters, strict=True) if is_so}
+    heads = {one.places[number][:2]: one.places[number] for number in np.flatnonzero(matters)}
     for job in one.jobs:
         found: dict[tuple[Place, str], dict[int, np.ndarray]] = defaultdict(dict)
         examined = [(job.patch, step) for step in one.steps] if heads else []
