@@ -11,6 +11,7 @@ from .kept import kept
 from .looked import looked
 from .recruited import recruited
 from .seeds import seeds
+from .sets import circuits
 from .subjects import subjects
 from .sudden import sudden
 from .transformed import transformed
@@ -23,6 +24,7 @@ QUESTIONS = {
     "seeds": "Do the runs agree?",
     "looked": "Where do heads look, and what has changed?",
     "sudden": "Is there a phase transition?",
+    "circuits": "Which circuit is faithful, and is it the same one at other checkpoints?",
     "transformed": "Does training transform heads, or add others?",
     "kept": "Is what it could do before kept?",
 }
@@ -33,6 +35,7 @@ Told = Callable[[pd.DataFrame, Mapping[str, tuple[str, ...]]], Iterator[Finding]
 OF_TABLES: dict[str, Told] = {
     **{"subjects": subjects, "onsets": recruited, "agreement": seeds, "attention": looked},
     **{"transitions": sudden, "transformations": transformed, "retention": kept},
+    **{"faithfulness": circuits},
 }
 """By the name of the table that each is told from."""
 

@@ -1,0 +1,57 @@
+"""Which circuit is faithful, and is it the same one at another checkpoint?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from ..inference.words import number, range_of
+from .finding import Finding
+
+
+def circuits(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+    """Of each cell and corruption, at the last checkpoint, the smallest circuit that is faithful, or the largest where
+    none is; and that of the first checkpoint, judged at the last.
+
+    Args:
+        table: `faithfulness`.
+    """
+    for (cell, corruption, _), rows in table.groupby(["cell", "corruption", "patching"], sort=False):
+        last = rows[rows["step"] == rows["step"].max()]
+        ids, where = runs.get(str(cell), ()), (str(cell), str(corruption))
+        own = last[(last["kind"] == "circuit") & (last["order"] == "absolute") & (last["size"] < 100)]
+        own = own.sort_values("size")
+        if len(own):
+            fit = own[own["verdict"] == "faithful"]
+            row = (fit if len(fit) else own[::-1]).iloc[0].to_dict()
+            nodes = f"{row['nodes']:.0f} node{'' if round(row['nodes']) == 1 else 's'} ({row['size']:g}%)"
+            what = (
+                f"the smallest circuit of those tried that is shown to be faithful has {nodes}"
+                if len(fit)
+                else f"no circuit of those tried is shown to be faithful; the largest has {nodes}"
+            )
+            verdict = str(row["verdict"])
+            yield _told(f"At checkpoint {row['step']} under corruption {corruption}, {what}", row, where, ids, verdict)
+        given = last[(last["kind"] == "exchange") & (last["source_step"] < last["step"])].sort_values("source_step")
+        if len(given):
+            row = given.iloc[0].to_dict()
+            said = f"The circuit of checkpoint {row['source_step']}, at checkpoint {row['step']}, is {row['verdict']}"
+            yield _told(f"{said} under corruption {corruption}", row, where, ids, str(row["verdict"]))
+
+
+def _told(said: str, row: dict[str, Any], where: tuple[str, str], ids: tuple[str, ...], verdict: str) -> Finding:
+    """With F, and where it is among random sets."""
+    said += f": F {number(row['value'])}{range_of(row['low'], row['high'])}"
+    if pd.notna(row["null_high"]):
+        said += (
+            f", where random sets of its size have {number(row['null_median'])} in the middle and "
+            f"{number(row['null_high'])} at their 95th percentile"
+        )
+    several = row["runs"] > 1
+    return Finding(
+        "circuits", *where, f"{said}.", verdict, ids, float(row["value"]), float(row["low"]), float(row["high"]), "F",
+        int(row["n"]), verdict == "undecided",
+        "for other prompts and other seeds" if several else "for other prompts in this run", "faithfulness",
+    )  # fmt: skip
