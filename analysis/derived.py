@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 
@@ -67,10 +68,10 @@ def with_findings(output: Output, frames: Frames, damaged: list[str] | None = No
         found += told
     for part in _others(output, frames, damaged):
         yield keep(part)
-    runs = {str(cell): tuple(ids) for cell, ids in frames.runs.groupby("cell", sort=False)["run_id"]}
     for name, tell in OF_TABLES.items():
         if kept[name]:
-            found += tell(pd.concat(kept[name], ignore_index=True), runs)
+            told = tell(pd.concat(kept[name], ignore_index=True))
+            found += [replace(one, run_ids=_run_ids(one, output, frames)) for one in told]
     yield "findings", frame(arranged(found))
 
 
@@ -81,6 +82,17 @@ def findings(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
     return next(rows for name, rows in with_findings(frames.output, frames, damaged) if name == "findings")
 
 
+def _run_ids(found: Finding, output: Output, frames: Frames) -> tuple[str, ...]:
+    """The runs that a finding from a table is of: those that have what it is told from."""
+    of_cells = frames.runs[frames.runs["cell"].astype(str).isin(found.cell.split(" | "))]
+    if not found.patching:
+        return tuple(of_cells.loc[of_cells["run_id"].isin(frames.metrics["run_id"]), "run_id"])
+    examined = {patch.patch_id for patch in output.patches if patch.steps()}
+    own = frames.patches[frames.patches["run_id"].isin(of_cells["run_id"]) & frames.patches["patch_id"].isin(examined)]
+    own = own[(own["patching"] == found.patching) & own["corruption"].isin(found.corruption.split())]
+    return tuple(dict.fromkeys(own["run_id"]))
+
+
 def _cell_by_cell(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[tuple[Part, list[Finding]]]:
     """What each family has alone, with what is found in it, and how curves run over all of them."""
     crossed = changes.crossed_steps(output, damaged)
@@ -88,7 +100,7 @@ def _cell_by_cell(output: Output, frames: Frames, damaged: list[str] | None) -> 
     for key, family in of_output(output, frames.runs, frames.patches, damaged, written=True):
         gathered.add(key, family)
         told = courses(family)
-        yield ("verdicts", verdict_rows(key, family)), list(heads(key[0], family, told))
+        yield ("verdicts", verdict_rows(key, family)), list(heads(key, family, told))
         yield ("courses", course_rows(key, family, told)), []
         for changed in changes.of_family(family, crossed):
             yield ("transformations", changes.row(key, changed)), []

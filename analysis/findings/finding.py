@@ -10,7 +10,7 @@ import pandas as pd
 from ..frames import typed
 
 FINDINGS = {
-    **{"question": "string", "cell": "string", "corruption": "string", "statement": "string"},
+    **{"question": "string", "cell": "string", "patching": "string", "corruption": "string", "statement": "string"},
     **{"estimate": "float64", "low": "float64", "high": "float64", "unit": "string"},
     **{"n": "Int64", "runs": "Int64", "verdict": "string", "is_weak": "boolean", "scope": "string"},
     **{"table": "string", "run_ids": "string"},
@@ -27,12 +27,11 @@ class Finding:
     cell: str
     """The cell that it is of: runs that differ in their seed only. Of several cells, their names."""
     corruption: str
-    """Empty where it is of no corruption."""
+    """Empty where it is of no corruption; of several, their names, parted by spaces."""
     statement: str
     """A sentence for somebody who has not seen the tables."""
     verdict: str
     """The word that inference gives: matters, formed, agree, cannot tell, …"""
-    run_ids: tuple[str, ...]
     estimate: float = float("nan")
     low: float = float("nan")
     """Ends of the 95% interval, NaN where there is none."""
@@ -47,6 +46,10 @@ class Finding:
     """Of what it holds: for other prompts, for other seeds."""
     table: str = ""
     """The exported table that has the numbers."""
+    patching: str = ""
+    """The name of the patch jobs' settings; empty where it is of none."""
+    run_ids: tuple[str, ...] = ()
+    """Of the runs that the numbers are of."""
 
 
 def frame(findings: Iterable[Finding]) -> pd.DataFrame:

@@ -29,10 +29,15 @@ SINCE = {
 """What a course is told as; of the others nothing is said of a single head."""
 
 
-def heads(cell: str, family: Family, told: Sequence[HeadCourse]) -> Iterator[Finding]:
-    """One for each head that matters or did, and one for all others; none of other sites than SITE."""
+def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse]) -> Iterator[Finding]:
+    """One for each head that matters or did, and one for all others; none of other sites than SITE.
+
+    Args:
+        key: cell, patching and corruption.
+    """
     if family.site != SITE or family.gain is None or len(family.prompts) < 2:
         return
+    cell, patching, _ = key
     runs = tuple(job.patch.run_id for job in family.jobs)
     step = family.steps[-1]
     at, scope = family.at(step), words.scope(family)
@@ -41,7 +46,8 @@ def heads(cell: str, family: Family, told: Sequence[HeadCourse]) -> Iterator[Fin
     n = int(family.estimate.n[at].max(initial=0))
     if (verdict == "undefined").all():
         said = f"Under corruption {family.corruption} there is no measurable gap at checkpoint {step}."
-        yield Finding("heads", cell, family.corruption, said, "undefined", runs, n=n, scope=scope, table="verdicts")
+        yield Finding("heads", cell, family.corruption, said, "undefined", n=n, scope=scope, table="verdicts",
+                      patching=patching, run_ids=runs)  # fmt: skip
         return
     chosen = [i for i, one in enumerate(told) if one.course in SINCE]
     chosen.sort(key=lambda i: -abs(np.nan_to_num(recovered[i])))
@@ -55,8 +61,8 @@ def heads(cell: str, family: Family, told: Sequence[HeadCourse]) -> Iterator[Fin
             f"checkpoint {step} under corruption {family.corruption}."
         )
         yield Finding(
-            "heads", cell, family.corruption, said, one.course.value, runs, recovered[i], low[i], high[i], "recovered",
-            int(family.estimate.n[at][i]), one.course is Course.MATTERS, scope, "courses",
+            "heads", cell, family.corruption, said, one.course.value, recovered[i], low[i], high[i], "recovered",
+            int(family.estimate.n[at][i]), one.course is Course.MATTERS, scope, "courses", patching, runs,
         )  # fmt: skip
     small, unsure = int((verdict == "small").sum()), int((verdict == "undecided").sum())
     if not chosen:
@@ -70,6 +76,6 @@ def heads(cell: str, family: Family, told: Sequence[HeadCourse]) -> Iterator[Fin
         )
         said += f", and of {unsure} it cannot be told." if unsure else "."
     yield Finding(
-        "heads", cell, family.corruption, said, "undecided" if unsure else "small", runs, n=n, is_weak=unsure > 0,
-        scope=scope, table="verdicts",
+        "heads", cell, family.corruption, said, "undecided" if unsure else "small", n=n, is_weak=unsure > 0,
+        scope=scope, table="verdicts", patching=patching, run_ids=runs,
     )  # fmt: skip

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pandas as pd
 
-from ..inference.words import number, range_of
+from ..inference.words import counted, number, range_of
 from .finding import Finding
 
 SITE = "z"
@@ -14,33 +14,34 @@ SITE = "z"
 WORDS = ("kept", "lost", "gained", "changed", "cannot tell")
 
 
-def kept(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+def kept(table: pd.DataFrame) -> Iterator[Finding]:
     """Of each cell and other task the win rate and the heads at the last checkpoint, against the first.
 
     Args:
         table: `retention`.
     """
-    for (cell, task, corruption, _), rows in table.groupby(["cell", "task", "corruption", "patching"], sort=False):
-        last = rows[rows["step"] == rows["step"].max()]
-        step, since = last["step"].iloc[0], last["since"].iloc[0]
-        ids, from_to = runs.get(str(cell), ()), f"from checkpoint {since} to {step}"
-        rates = last[last["what"] == "win rate"]
+    keys = ["cell", "task", "corruption", "patching"]
+    for (cell, task, corruption, patching), rows in table.groupby(keys, sort=False):
+        rates = _last(rows[rows["what"] == "win rate"])
         if len(rates):
             verdict = rates["verdict"].iloc[0] if rates["verdict"].nunique() == 1 else "cannot tell"
+            if verdict == "cannot tell" and (rates["verdict"] == "lost").any():
+                verdict = "lost by some"
             counts = ", ".join(
                 f"{word} in {count}" for word in WORDS if (count := int((rates["verdict"] == word).sum()))
             )
             said = (
                 f"The win rate on task {task} went from {number(rates['before'].mean())} to "
-                f"{number(rates['after'].mean())} {from_to}: {counts} of {len(rates)} runs (n {rates['n'].max()} each)."
+                f"{number(rates['after'].mean())} {_between(rates)}: {counts} of "
+                f"{counted(len(rates), 'run')} (n {rates['n'].max()} each)."
             )
             middle = rates["difference"].mean()
             yield Finding(
-                "kept", str(cell), str(corruption), said, str(verdict), ids, float(middle), float(rates["low"].min()),
+                "kept", str(cell), str(corruption), said, str(verdict), float(middle), float(rates["low"].min()),
                 float(rates["high"].max()), "share", int(rates["n"].max()), verdict == "cannot tell",
-                "each run on its prompts; the interval spans those of all runs", "retention",
+                "each run on its prompts; the interval spans those of all runs", "retention", str(patching),
             )  # fmt: skip
-        heads = last[(last["what"] == "head") & (last["site"] == SITE)]
+        heads = _last(rows[(rows["what"] == "head") & (rows["site"] == SITE)])
         if not len(heads):
             continue
         counts = ", ".join(f"{count} {word}" for word in WORDS if (count := int((heads["verdict"] == word).sum())))
@@ -50,10 +51,23 @@ def kept(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[F
             f"{row.difference:+.2f}{range_of(row.low, row.high)}"
             for row in other.head(4).itertuples()
         )
-        said = f"Of what {len(heads)} heads recover on task {task} {from_to}: {counts}{f' ({named})' if named else ''}."
+        said = f"Of what {len(heads)} heads recover on task {task} {_between(heads)}: {counts}"
+        said += f" ({named})." if named else "."
         verdict = next((w for w in ("lost", "changed") if (heads["verdict"] == w).any()), None)
         unsure = bool((heads["verdict"] == "cannot tell").any())
         yield Finding(
-            "kept", str(cell), str(corruption), said, verdict or ("cannot tell" if unsure else "kept"), ids,
-            n=int(heads["n"].max()), is_weak=unsure, table="retention",
+            "kept", str(cell), str(corruption), said, verdict or ("cannot tell" if unsure else "kept"),
+            n=int(heads["n"].max()), is_weak=unsure, table="retention", patching=str(patching),
         )  # fmt: skip
+
+
+def _last(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of the last checkpoint that all runs have; rows of no run are of all of them."""
+    counts = rows.assign(run_id=rows["run_id"].fillna("")).groupby("step")["run_id"].nunique()
+    shared = counts.index[counts == counts.max()]
+    return rows[rows["step"] == shared.max()]
+
+
+def _between(rows: pd.DataFrame) -> str:
+    since = " or ".join(str(step) for step in sorted(rows["since"].unique()))
+    return f"from checkpoint {since} to {rows['step'].iloc[0]}"

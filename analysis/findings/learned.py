@@ -8,49 +8,54 @@ import numpy as np
 import pandas as pd
 
 from ..frames import Frames
-from ..summaries import THRESHOLDS, band, first_step
+from ..inference.words import counted
+from ..summaries import ROUNDED, THRESHOLDS, band, first_step
 from .finding import Finding
 
 
 def learned(frames: Frames) -> Iterator[Finding]:
     """One for each cell: the share of held-out prompts at the last checkpoint that all its runs have, from which
     checkpoint on it is at the threshold, and what it was at the start."""
-    metric = next((name for name in THRESHOLDS if (frames.metrics["metric"] == name).any()), None)
-    if metric is None:
-        return
-    chosen = frames.metrics[(frames.metrics["metric"] == metric) & (frames.metrics["split"] == "heldout")]
     of_cell = frames.runs.set_index("run_id")["cell"]
-    chosen = chosen.assign(cell=chosen["run_id"].map(of_cell))
-    reached = first_step(chosen, THRESHOLDS[metric], metric=metric)
-    for cell, rows in chosen.groupby("cell", sort=False):
-        runs = tuple(pd.unique(rows["run_id"]))
-        counts = rows.groupby("step")["run_id"].nunique()
-        shared = counts.index[counts == len(runs)]
-        if not len(shared):
-            continue
-        rates = band(rows[rows["step"].isin(shared)], ["step"])
-        first, last = rates.iloc[0], rates.iloc[-1]
-        name = metric.replace("_", " ")
-        ends = f" [{_percent(last['low'])}, {_percent(last['high'])}]" if np.isfinite(last["low"]) else ""
-        said = (
-            f"Held-out {name} went from {_percent(first['mean'])} at checkpoint {shared[0]} to "
-            f"{_percent(last['mean'])}{ends} at checkpoint {shared[-1]}"
-        )
-        steps = reached.reindex(list(runs)).dropna()
-        goal = _percent(THRESHOLDS[metric])
-        if len(steps) == len(runs):
-            when = f"{steps.min()}" if steps.min() == steps.max() else f"{steps.min()} to {steps.max()}"
-            said += f"; {goal} was first reached at checkpoint {when}."
-        elif len(steps):
-            said += f"; {len(steps)} of {len(runs)} runs reached {goal}, from checkpoint {steps.min()} on."
-        else:
-            said += f"; {goal} was never reached."
-        verdict = "learned" if len(steps) == len(runs) else "not learned" if not len(steps) else "learned by some"
-        scope = "on these prompts, for other seeds" if len(runs) > 1 else "on these prompts, in this run"
-        yield Finding(
-            "learned", str(cell), "", said, verdict, runs, last["mean"], last["low"], last["high"], "share",
-            int(rows["n"].max()), len(runs) == 1, scope, "metrics",
-        )  # fmt: skip
+    heldout = frames.metrics[frames.metrics["split"] == "heldout"]
+    for cell, own in heldout.assign(cell=heldout["run_id"].map(of_cell)).groupby("cell", sort=False):
+        metric = next((name for name in THRESHOLDS if (own["metric"] == name).any()), None)
+        if metric is not None:
+            yield from _of_cell(str(cell), own[own["metric"] == metric], metric)
+
+
+def _of_cell(cell: str, rows: pd.DataFrame, metric: str) -> Iterator[Finding]:
+    runs = tuple(pd.unique(rows["run_id"]))
+    counts = rows.groupby("step")["run_id"].nunique()
+    shared = counts.index[counts == len(runs)]
+    if not len(shared):
+        return
+    rates = band(rows[rows["step"].isin(shared)], ["step"])
+    first, last = rates.iloc[0], rates.iloc[-1]
+    ends = f" [{_percent(last['low'])}, {_percent(last['high'])}]" if np.isfinite(last["low"]) else ""
+    before = f"went from {_percent(first['mean'])} at checkpoint {shared[0]} to" if len(shared) > 1 else "is"
+    said = f"Held-out {metric.replace('_', ' ')} {before} {_percent(last['mean'])}{ends} at checkpoint {shared[-1]}"
+    steps = first_step(rows, THRESHOLDS[metric], metric=metric).reindex(list(runs)).dropna()
+    in_order = rows.sort_values("step").groupby("run_id")["value"]
+    starts, there = (values >= THRESHOLDS[metric] - ROUNDED for values in (in_order.first(), in_order.last()))
+    goal = _percent(THRESHOLDS[metric])
+    if len(steps) == len(runs):
+        when = f"{steps.min()}" if steps.min() == steps.max() else f"{steps.min()} to {steps.max()}"
+        said += f"; {goal} was first reached at checkpoint {when}"
+    elif len(steps):
+        said += f"; {len(steps)} of {len(runs)} runs reached {goal}, the first of them at checkpoint {steps.min()}"
+    else:
+        said += f"; {goal} was never reached"
+    if fell := len(steps) - int(there.sum()):
+        said += f", and at the end {counted(fell, 'run')} {'is' if fell == 1 else 'are'} below it again"
+    verdict = "learned" if there.all() else "learned by some" if there.any() else "lost" if fell else "not learned"
+    if starts.all() and there.all():
+        verdict = "from the start"
+    scope = "on these prompts, for other seeds" if len(runs) > 1 else "on these prompts, in this run"
+    yield Finding(
+        "learned", cell, "", f"{said}.", verdict, last["mean"], last["low"], last["high"], "share",
+        int(rows["n"].max()), len(runs) == 1, scope, "metrics", run_ids=runs,
+    )  # fmt: skip
 
 
 def _percent(share: float) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 
@@ -13,25 +14,38 @@ NAMED = 3
 """Heads and keys that have a sentence, of each cell and corruption: those that changed most."""
 
 
-def looked(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
-    """What is shown to have changed of attention from the end of clean prompts, at the last checkpoint.
+def looked(table: pd.DataFrame) -> Iterator[Finding]:
+    """What is shown to have changed of attention from the end of clean prompts, at the last checkpoint. Corruptions of
+    the same clean prompts have the same numbers, which are told once.
 
     Args:
         table: `attention`.
     """
     own = table[(table["side"] == "clean") & (table["query"] == "end")]
-    for (cell, corruption, _), rows in own.groupby(["cell", "corruption", "patching"], sort=False):
-        last = rows[(rows["step"] == rows["step"].max()) & rows["against_start"].isin(("more", "less"))]
+    told: dict[tuple[str, str, str], Finding] = {}
+    for (cell, corruption, patching), rows in own.groupby(["cell", "corruption", "patching"], sort=False):
+        first, last = rows["step"].min(), rows[rows["step"] == rows["step"].max()]
+        last = last[last["against_start"].isin(("more", "less"))]
         for row in last.sort_values("change", key=abs, ascending=False).head(NAMED).itertuples():
             said = (
                 f"From the end of the prompt, head {row.layer}.{row.head} looks at {row.key} with "
                 f"{number(row.attention)}{range_of(row.low, row.high)} of its attention at checkpoint {row.step}, "
-                f"{row.change:+.2f}{range_of(row.change_low, row.change_high)} since the first checkpoint; uniform "
+                f"{row.change:+.2f}{range_of(row.change_low, row.change_high)} since checkpoint {first}; uniform "
                 f"attention would pay {number(row.uniform)}."
             )
             scope = "for other prompts and other seeds" if row.other_seeds else "for other prompts in these runs"
-            yield Finding(
-                "looked", str(cell), str(corruption), said, str(row.against_start), runs.get(str(cell), ()),
+            found = Finding(
+                "looked", str(cell), str(corruption), said, str(row.against_start),
                 float(row.attention), float(row.low), float(row.high), "share of attention", int(row.n),
-                scope=scope, table="attention",
+                scope=scope, table="attention", patching=str(patching),
             )  # fmt: skip
+            key = (found.cell, found.patching, said)
+            names = f"{told[key].corruption} {corruption}" if key in told else str(corruption)
+            told[key] = replace(found, corruption=names)
+    for found in told.values():
+        under = " and ".join(found.corruption.split())
+        yield replace(found, statement=f"On clean prompts of corruption {under}: {_lower(found.statement)}")
+
+
+def _lower(said: str) -> str:
+    return said[0].lower() + said[1:]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -30,7 +31,7 @@ QUESTIONS = {
 }
 """In the order in which they are told."""
 
-Told = Callable[[pd.DataFrame, Mapping[str, tuple[str, ...]]], Iterator[Finding]]
+Told = Callable[[pd.DataFrame], Iterator[Finding]]
 
 OF_TABLES: dict[str, Told] = {
     **{"subjects": subjects, "onsets": recruited, "agreement": seeds, "attention": looked},
@@ -40,7 +41,16 @@ OF_TABLES: dict[str, Told] = {
 """By the name of the table that each is told from."""
 
 
-def arranged(found: Iterable[Finding]) -> list[Finding]:
-    """Question by question."""
+def arranged(found: Sequence[Finding]) -> list[Finding]:
+    """Question by question. What was found with several settings of patch jobs says with which."""
     order = {question: at for at, question in enumerate(QUESTIONS)}
-    return sorted(found, key=lambda one: order[one.question])
+    settings: dict[str, set[str]] = {}
+    for one in found:
+        settings.setdefault(one.cell, set()).update({one.patching} - {""})
+    told = [
+        replace(one, statement=f"With patching {one.patching}: {one.statement[0].lower()}{one.statement[1:]}")
+        if one.patching and len(settings[one.cell]) > 1
+        else one
+        for one in found
+    ]
+    return sorted(told, key=lambda one: order[one.question])

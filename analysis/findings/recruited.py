@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
+from ..inference.words import counted
 from .finding import Finding
 
 SAID = {
@@ -19,7 +20,7 @@ SAID = {
 """By the answer; of heads that form under neither nothing is said."""
 
 
-def recruited(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+def recruited(table: pd.DataFrame) -> Iterator[Finding]:
     """One for each cell, pair of corruptions and head.
 
     Args:
@@ -32,7 +33,7 @@ def recruited(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Itera
         between = f", by {low:+.0f} to {high:+.0f} checkpoints" if np.isfinite((low, high)).all() else ""
         yield Finding(
             "recruited", str(row["cell"]), f"{row['against']} {row['corruption']}",
-            f"Head {row['layer']}.{row['head']} {told}{between} ({row['runs']} runs).", str(row["answer"]),
-            runs.get(str(row["cell"]), ()), low=low, high=high, unit="checkpoints",
-            is_weak=row["answer"] == "cannot tell", table="onsets",
+            f"Head {row['layer']}.{row['head']} {told}{between} ({counted(row['runs'], 'run')}).", str(row["answer"]),
+            low=low, high=high, unit="checkpoints",
+            is_weak=row["answer"] == "cannot tell", table="onsets", patching=str(row["patching"]),
         )  # fmt: skip

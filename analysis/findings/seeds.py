@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -27,16 +27,14 @@ SAID = {
 """By the answer; of runs that are one model, and where no head is told from the others, nothing is said."""
 
 
-def seeds(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+def seeds(table: pd.DataFrame) -> Iterator[Finding]:
     """One for each axis, cell and corruption, at the last checkpoint.
 
     Args:
         table: `agreement`.
-        runs: ids of each cell's runs.
     """
-    every = tuple(run_id for ids in runs.values() for run_id in ids)
     own = table[(table["site"] == SITE) & (table["measure"] == MEASURE)]
-    for (axis, cell, corruption, _), rows in own.groupby(["axis", "cell", "corruption", "patching"], sort=False):
+    for (axis, cell, corruption, patching), rows in own.groupby(["axis", "cell", "corruption", "patching"], sort=False):
         last = rows.loc[rows["step"].idxmax()]
         if last["answer"] not in SAID:
             continue
@@ -48,7 +46,7 @@ def seeds(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[
         if last["answer"] == "cannot tell" and last["runs"] < ENOUGH and axis == "seed":
             said += f" An answer needs {ENOUGH} seeds."
         yield Finding(
-            "seeds", str(cell), str(corruption), said, str(last["answer"]), runs.get(str(cell), every),
+            "seeds", str(cell), str(corruption), said, str(last["answer"]),
             float(last["of_ceiling"]), float(last["of_ceiling_low"]), float(last["of_ceiling_high"]), "correlation",
-            int(last["prompts"]), last["answer"] == "cannot tell", str(last["scope"]), "agreement",
+            int(last["prompts"]), last["answer"] == "cannot tell", str(last["scope"]), "agreement", str(patching),
         )  # fmt: skip

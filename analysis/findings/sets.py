@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -11,16 +11,16 @@ from ..inference.words import number, range_of
 from .finding import Finding
 
 
-def circuits(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+def circuits(table: pd.DataFrame) -> Iterator[Finding]:
     """Of each cell and corruption, at the last checkpoint, the smallest circuit that is faithful, or the largest where
     none is; and that of the first checkpoint, judged at the last.
 
     Args:
         table: `faithfulness`.
     """
-    for (cell, corruption, _), rows in table.groupby(["cell", "corruption", "patching"], sort=False):
+    for (cell, corruption, patching), rows in table.groupby(["cell", "corruption", "patching"], sort=False):
         last = rows[rows["step"] == rows["step"].max()]
-        ids, where = runs.get(str(cell), ()), (str(cell), str(corruption))
+        where = (str(cell), str(corruption), str(patching))
         own = last[(last["kind"] == "circuit") & (last["order"] == "absolute") & (last["size"] < 100)]
         own = own.sort_values("size")
         if len(own):
@@ -33,15 +33,15 @@ def circuits(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterat
                 else f"no circuit of those tried is shown to be faithful; the largest has {nodes}"
             )
             verdict = str(row["verdict"])
-            yield _told(f"At checkpoint {row['step']} under corruption {corruption}, {what}", row, where, ids, verdict)
+            yield _told(f"At checkpoint {row['step']} under corruption {corruption}, {what}", row, where, verdict)
         given = last[(last["kind"] == "exchange") & (last["source_step"] < last["step"])].sort_values("source_step")
         if len(given):
             row = given.iloc[0].to_dict()
             said = f"The circuit of checkpoint {row['source_step']}, at checkpoint {row['step']}, is {row['verdict']}"
-            yield _told(f"{said} under corruption {corruption}", row, where, ids, str(row["verdict"]))
+            yield _told(f"{said} under corruption {corruption}", row, where, str(row["verdict"]))
 
 
-def _told(said: str, row: dict[str, Any], where: tuple[str, str], ids: tuple[str, ...], verdict: str) -> Finding:
+def _told(said: str, row: dict[str, Any], where: tuple[str, str, str], verdict: str) -> Finding:
     """With F, and where it is among random sets."""
     said += f": F {number(row['value'])}{range_of(row['low'], row['high'])}"
     if pd.notna(row["null_high"]):
@@ -51,7 +51,7 @@ def _told(said: str, row: dict[str, Any], where: tuple[str, str], ids: tuple[str
         )
     several = row["runs"] > 1
     return Finding(
-        "circuits", *where, f"{said}.", verdict, ids, float(row["value"]), float(row["low"]), float(row["high"]), "F",
+        "circuits", *where[:2], f"{said}.", verdict, float(row["value"]), float(row["low"]), float(row["high"]), "F",
         int(row["n"]), verdict == "undecided",
-        "for other prompts and other seeds" if several else "for other prompts in this run", "faithfulness",
+        "for other prompts and other seeds" if several else "for other prompts in this run", "faithfulness", where[2],
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -22,15 +22,14 @@ SAID = {
 """By the answer; where one of them has no gap nothing is said here."""
 
 
-def subjects(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+def subjects(table: pd.DataFrame) -> Iterator[Finding]:
     """One for each cell and pair of corruptions, at their last checkpoint.
 
     Args:
         table: `subjects`.
-        runs: ids of each cell's runs.
     """
     own = table[table["site"] == SITE]
-    for (cell, first, second, _), rows in own.groupby(["cell", "first", "second", "patching"], sort=False):
+    for (cell, first, second, patching), rows in own.groupby(["cell", "first", "second", "patching"], sort=False):
         last = rows[rows["step"] == rows["step"].max()]
         answer = str(last["answer"].iloc[0])
         if answer not in SAID:
@@ -48,7 +47,7 @@ def subjects(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterat
         top = there.iloc[0] if len(there) else None
         value, low, high = (float("nan") if top is None else float(top[name]) for name in ("difference", "low", "high"))
         yield Finding(
-            "subjects", str(cell), f"{first} {second}", said, answer, runs.get(str(cell), ()), value, low, high,
+            "subjects", str(cell), f"{first} {second}", said, answer, value, low, high,
             "recovered", int(last["prompts"].max()), answer in ("cannot tell", "same heads, amounts undecided"),
-            table="subjects",
+            table="subjects", patching=str(patching),
         )  # fmt: skip

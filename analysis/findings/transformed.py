@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -10,30 +10,29 @@ from ..inference.words import number, range_of
 from .finding import Finding
 
 SAID = {
-    "transformed": "training transformed the heads that mattered before",
-    "added": "training added heads that did not matter before",
+    "transformed": "the heads that matter after are those that mattered before",
+    "added": "most of what matters after is in heads that did not matter before",
     "cannot tell": "it cannot be told whether training transformed heads or added others",
 }
 
 
-def transformed(table: pd.DataFrame, runs: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+def transformed(table: pd.DataFrame) -> Iterator[Finding]:
     """One for each cell and corruption, from its first checkpoint to its last.
 
     Args:
         table: `transformations`.
-        runs: ids of each cell's runs.
     """
-    for (cell, corruption, _), rows in table.groupby(["cell", "corruption", "patching"], sort=False):
+    for (cell, corruption, patching), rows in table.groupby(["cell", "corruption", "patching"], sort=False):
         row = rows.loc[(rows["to_step"] - rows["from_step"]).idxmax()]
         answer = str(row["answer"])
         said = f"From checkpoint {row['from_step']} to {row['to_step']} under corruption {corruption}, {SAID[answer]}"
         if pd.notna(row["transformed"]):
             share = f"{number(row['transformed'])}{range_of(row['low'], row['high'])}"
             said += f": those that mattered before have {share} of the gain of all that matter after"
-        said += f" ({row['why']})." if answer == "cannot tell" and pd.notna(row["why"]) else "."
+        said += f" ({row['why']})." if pd.notna(row["why"]) else "."
         scope = "for other prompts and other seeds" if row["seeds"] else "for other prompts in these runs"
         yield Finding(
-            "transformed", str(cell), str(corruption), said, answer, runs.get(str(cell), ()),
+            "transformed", str(cell), str(corruption), said, answer,
             float(row["transformed"]), float(row["low"]), float(row["high"]), "share", int(row["n"]),
-            answer == "cannot tell", scope, "transformations",
+            answer == "cannot tell", scope, "transformations", str(patching),
         )  # fmt: skip

@@ -80,7 +80,7 @@ class Transformation:
     high: float
     answer: Answer
     why: str
-    """Of `cannot tell`."""
+    """Of `cannot tell`; and of `transformed` where nothing is shown to have changed."""
     undecided: tuple[str, ...]
     """Heads that may be kept or new, which keeps the ends apart."""
 
@@ -141,10 +141,16 @@ def transformation(both: Family) -> Transformation:
     value, low, high, unknown, why = _index(both, changes)
     answer = Answer.CANNOT_TELL
     if low > TRANSFORMED:
-        answer, why = Answer.TRANSFORMED, ""
+        answer, why = Answer.TRANSFORMED, "" if _any_changed(changes) else "none of them is shown to have changed"
     elif high < ADDED:
         answer, why = Answer.ADDED, ""
     return Transformation(both, changes, value, low, high, answer, why, tuple(_names(both, unknown)))
+
+
+def _any_changed(changes: Sequence[Change]) -> bool:
+    return any(
+        one in (Change.STRENGTHENED, Change.WEAKENED, Change.REVERSED, Change.GAINED, Change.LOST) for one in changes
+    )
 
 
 def _names(both: Family, chosen: Sequence[bool] | Bool[np.ndarray, " place"]) -> list[str]:

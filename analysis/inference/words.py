@@ -60,7 +60,7 @@ def range_of(low: float, high: float) -> str:
 
 def scope(family: Family) -> str:
     """What the family's intervals and verdicts are of, in a few words."""
-    prompts, runs = len(family.prompts), _counted(len(family.jobs), "run")
+    prompts, runs = len(family.prompts), counted(len(family.jobs), "run")
     stopped = f", up to checkpoint {family.steps[-1]}, the last that all of them have" if family.stopped else ""
     stopped += _without(family)
     if family.gain is None:
@@ -68,9 +68,9 @@ def scope(family: Family) -> str:
             return "1 run, whose tables do not tell prompts apart: nothing can be concluded"
         return f"{runs}{stopped}; for other seeds, on these prompts (tables do not tell prompts apart)"
     if family.seeds:
-        return f"{_counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts and other seeds"
+        return f"{counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts and other seeds"
     these = "this run" if len(family.jobs) == 1 else "these runs"
-    return f"{_counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts in {these}, not for other seeds"
+    return f"{counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts in {these}, not for other seeds"
 
 
 def scope_of_difference(found: Difference) -> str:
@@ -81,7 +81,7 @@ def scope_of_difference(found: Difference) -> str:
         f"paired by {' and '.join([*by, *(['run'] if found.paired else [])])}" if by or found.paired else "not paired"
     )
     of = "for other prompts and other seeds" if found.seeds else "for other prompts in these runs, not for other seeds"
-    return f"{_counted(prompts, 'prompt')}; {paired}; {of}"
+    return f"{counted(prompts, 'prompt')}; {paired}; {of}"
 
 
 def differences(found: Difference) -> list[str]:
@@ -230,7 +230,8 @@ def _kind(family: Family) -> str:
     return "head" if family.places[0][1] is not None else "position"
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """Three runs, one run."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 

@@ -46,6 +46,12 @@ def test_heads_that_were_kept_are_transformed(runs):
     assert ("other seeds" in found.sentence) == (runs > 1) and found.sentence.endswith("transformed.")
 
 
+def test_heads_that_did_not_change_are_said_not_to_have():
+    found = two([0.4, 0.3, 0.0], [0.4, 0.3, 0.0])
+    assert found.answer is Answer.TRANSFORMED and found.why == "none of them is shown to have changed"
+    assert two([0.4, 0.3, 0.0], [0.6, 0.3, 0.0]).why == ""
+
+
 def test_new_heads_are_added():
     found = two([0.3, 0.0, 0.0, 0.0], [0.2, 0.4, 0.4, 0.0], gap=np.array([4.0, 8.0]))
     assert found.answer is Answer.ADDED and found.high < 0.5
