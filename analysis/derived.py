@@ -70,8 +70,8 @@ def with_findings(output: Output, frames: Frames, damaged: list[str] | None = No
         yield keep(part)
     for name, tell in OF_TABLES.items():
         if kept[name]:
-            told = tell(pd.concat(kept[name], ignore_index=True))
-            found += [replace(one, run_ids=_run_ids(one, output, frames)) for one in told]
+            made = tell(pd.concat(kept[name], ignore_index=True))
+            found += [replace(one, run_ids=_run_ids(one, output, frames)) for one in made]
     yield "findings", frame(arranged(found))
 
 
