@@ -34,6 +34,16 @@ class Site:
     n: Float[np.ndarray, "step place"]
 
 
+def at_steps(site: Site, steps: Sequence[int]) -> Site:
+    """The same at some of its steps."""
+    kept = np.isin(site.steps, steps)
+    patched = None if site.patched is None else site.patched[kept]
+    return Site(
+        tuple(np.array(site.steps)[kept].tolist()), site.places, site.clean[kept], site.corrupted[kept], patched,
+        site.gain[kept], site.gap[kept], site.n[kept],
+    )  # fmt: skip
+
+
 COLUMNS = (
     *("kind", "site", "component", "layer", "head", "position", "prompt"),
     *("patched", "approximate", "clean", "corrupted", "n", "by_prompt"),

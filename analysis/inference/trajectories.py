@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ...errors import UserError
 from ..folder import Output, Run
 from ..frames import Frames, typed
 from ..measured import each
+from ..prompts import at_steps
 from .clocks import STEP, clocks, epoch_ends
 from .courses import courses
 from .families import Family, Place, family
@@ -242,7 +243,9 @@ class Trajectories:
     def _add_onsets(self, key: Key, one: Family) -> None:
         places = self.found.setdefault(key, defaultdict(dict))
         for job in one.jobs:
-            alone = family(one.site, [job])
+            # Onsets are numbers of checkpoints: of those that all runs have, or they are of other steps in each.
+            site = at_steps(job.sites[one.site], one.steps)
+            alone = family(one.site, [replace(job, sites={one.site: site})])
             for course in courses(alone):
                 if course.place[1] is not None:
                     anywhere, here = (onset(course, alone.steps, other) for other in (True, False))

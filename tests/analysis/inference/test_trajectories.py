@@ -14,7 +14,9 @@ import pytest
 from mi_sweeps.analysis import figures
 from mi_sweeps.analysis.folder import Run, read
 from mi_sweeps.analysis.frames import RUNS, Frames, load, typed
+from mi_sweeps.analysis.inference.families import family as family_of
 from mi_sweeps.analysis.inference.trajectories import Trajectories, measured, of_frames
+from mi_sweeps.analysis.prompts import at_steps
 from mi_sweeps.analysis.transitions import draw, enough, main
 from mi_sweeps.circuits.tables import TABLES as FURTHER
 from mi_sweeps.errors import UserError
@@ -46,6 +48,17 @@ def test_onsets_of_a_cell_are_told_by_head(family):
     assert (formed["low_these_prompts"], formed["high_these_prompts"]) == (16, 24)
     assert (start["after"], start["by"], start["from_the_start"]) == (-np.inf, 0, 6)
     assert (never["by"], never["never"], never["formed"]) == (np.inf, 6, 0)
+
+
+def test_onsets_are_told_at_the_checkpoints_that_all_runs_have(family):
+    """One run was examined at fewer: its third checkpoint is not the third of the others."""
+    few, *others = family.jobs
+    sites = {"z": at_steps(few.sites["z"], [0, 16, 24, 32, 40])}
+    found = changes()
+    found.add(("all", "heads", "first"), family_of("z", [replace(few, sites=sites), *others]))
+    formed = found.onsets().set_index("head").loc[0]
+    assert (formed["after"], formed["by"], formed["formed"]) == (16, 24, 6)
+    assert (formed["low_these_prompts"], formed["high_these_prompts"]) == (16, 24)
 
 
 def test_one_corruption_is_compared_with_the_other_run_by_run(family):
