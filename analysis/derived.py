@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -41,20 +41,16 @@ Part = tuple[str, pd.DataFrame]
 """The name of a table, and some of its rows."""
 
 
-def tables(output: Output, frames: Frames, damaged: list[str] | None = None) -> Iterator[Part]:
-    """Every table but `findings`.
+def with_findings(
+    output: Output, frames: Frames, damaged: list[str] | None = None, wanted: Collection[str] = tuple(TABLES)
+) -> Iterator[Part]:
+    """Every table; the last is `findings`, whose words are those of the others.
 
     Args:
         frames: runs, patch jobs and metrics of the folder are enough.
         damaged: as for `frames.load`.
+        wanted: the names of those that are made where that takes its time.
     """
-    for part, _ in _cell_by_cell(output, frames, damaged):
-        yield part
-    yield from _others(output, frames, damaged)
-
-
-def with_findings(output: Output, frames: Frames, damaged: list[str] | None = None) -> Iterator[Part]:
-    """The same and then `findings`, whose words are those of the other tables."""
     found = list(learned(frames))
     kept: dict[str, list[pd.DataFrame]] = {name: [] for name in OF_TABLES}
 
@@ -66,7 +62,7 @@ def with_findings(output: Output, frames: Frames, damaged: list[str] | None = No
     for part, told in _cell_by_cell(output, frames, damaged):
         yield keep(part)
         found += told
-    for part in _others(output, frames, damaged):
+    for part in _others(output, frames, damaged, wanted):
         yield keep(part)
     for name, tell in OF_TABLES.items():
         if kept[name]:
@@ -79,7 +75,8 @@ def findings(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
     """The table `findings` alone."""
     if frames.output is None:
         return frame(learned(frames))
-    return next(rows for name, rows in with_findings(frames.output, frames, damaged) if name == "findings")
+    made = with_findings(frames.output, frames, damaged, wanted=tuple(OF_TABLES))
+    return next(rows for name, rows in made if name == "findings")
 
 
 def _run_ids(found: Finding, output: Output, frames: Frames) -> tuple[str, ...]:
@@ -108,19 +105,25 @@ def _cell_by_cell(output: Output, frames: Frames, damaged: list[str] | None) -> 
     yield from ((part, []) for part in gathered.tables().items())
 
 
-def _others(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[Part]:
+def _others(
+    output: Output, frames: Frames, damaged: list[str] | None, wanted: Collection[str] = tuple(TABLES)
+) -> Iterator[Part]:
     """What needs several families, or other tables."""
-    yield from agreement.of_output(output, frames.runs, frames.patches, damaged)
+    yield from agreement.of_output(output, frames.runs, frames.patches, damaged, wanted)
     for rows in retention.of_output(output, frames.runs, frames.patches, damaged):
         yield "retention", rows
-    for key, one in shares.of_output(output, frames.runs, frames.patches, damaged):
-        yield "shares", shares.rows(key, one)
+    if "shares" in wanted:
+        for key, one in shares.of_output(output, frames.runs, frames.patches, damaged):
+            yield "shares", shares.rows(key, one)
     for rows in looks.of_output(output, frames.runs, frames.patches, damaged):
         yield "attention", rows
     examined = examined_in(output)
     for name, of in (("edge_circuits", edges.circuits_of), ("edge_bounds", edges.bounds_of)):
+        if name not in wanted:
+            continue
         yield from ((name, rows) for rows in of(examined, damaged))
     for rows in circuits.faithfulness_of(output, frames.runs, frames.patches, damaged):
         yield "faithfulness", rows
-    for rows in circuits.completeness_of(output, damaged):
-        yield "completeness", rows
+    if "completeness" in wanted:
+        for rows in circuits.completeness_of(output, damaged):
+            yield "completeness", rows

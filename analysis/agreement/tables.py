@@ -48,20 +48,29 @@ def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.
 
 
 def of_output(
-    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+    output: Output,
+    runs: pd.DataFrame,
+    patches: pd.DataFrame,
+    damaged: list[str] | None = None,
+    wanted: Collection[str] = tuple(TABLES),
 ) -> Iterator[Part]:
     """The rows of all tables. The patch jobs of one cell, or of cells that are compared, are in memory at a time.
 
     Args:
         damaged: as for `frames.load`.
+        wanted: the names of those that are made.
     """
     patched = {run.run_id: run.patches for run in output.runs}
     of = patches.merge(runs[["run_id", "cell"]], on="run_id")
     for (cell, patching), rows in of.groupby(["cell", "patching"], sort=False, observed=True):
-        yield from _of_circuits(str(cell), str(patching), output, set(rows["patch_id"]), damaged)
+        if "stability" in wanted:
+            yield from _of_circuits(str(cell), str(patching), output, set(rows["patch_id"]), damaged)
         read = jobs(output, runs, rows["patch_id"], damaged)
-        yield from _of_cell(str(cell), str(patching), read)
-        yield from _roles("seed", str(patching), read, list(dict.fromkeys(job.patch.run_id for job in read)), patched)
+        yield from _of_cell(str(cell), str(patching), read, wanted)
+        if "roles" in wanted:
+            yield from _roles(
+                "seed", str(patching), read, list(dict.fromkeys(job.patch.run_id for job in read)), patched
+            )
     for group in across(output, runs):
         own = patches[patches["run_id"].isin(list(group.level))]
         for patching, rows in own.groupby("patching", sort=False, observed=True):
@@ -74,14 +83,16 @@ def of_output(
                     design = of_levels(levels, WORDS[group.axis])
                     yield "agreement", of_agreement(group.axis, key, one, design)
             first = {level: run_id for run_id, level in reversed(group.level.items())}
-            yield from _roles(group.axis, str(patching), read, list(first.values())[::-1], patched)
+            if "roles" in wanted:
+                yield from _roles(group.axis, str(patching), read, list(first.values())[::-1], patched)
 
 
-def _of_cell(cell: str, patching: str, read: Sequence[Job]) -> Iterator[Part]:
+def _of_cell(cell: str, patching: str, read: Sequence[Job], wanted: Collection[str]) -> Iterator[Part]:
     key = {"cell": cell, "patching": patching}
     found = list(_families(read))
     for one in found:
-        yield from of_stability(key, one)
+        if "stability" in wanted:
+            yield from of_stability(key, one)
         if len(one.jobs) > 1:
             yield "agreement", of_agreement("seed", key, one, of_seeds(len(one.jobs)))
     for one, other in combinations(found, 2):
