@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,15 +43,20 @@ class Began:
 
 def onset_row(key: Key, place: Place, found: Sequence[Began]) -> dict[str, Any]:
     """The onset of one head of a cell, of each run's own; times are steps."""
-    anywhere, here, steps = [one.anywhere for one in found], [one.here for one in found], found[0].steps
+    anywhere, here = ([_in_steps(getattr(one, scope), one.steps) for one in found] for scope in ("anywhere", "here"))
     middle = median(here)
-    numbers = {
+    told = {
         "after": middle.after, "by": middle.by,
         **dict(zip(("low", "high"), _ends(anywhere), strict=True)),
         **dict(zip(("low_these_prompts", "high_these_prompts"), _ends(here), strict=True)),
     }  # fmt: skip
-    told = {name: float(steps[int(one)]) if np.isfinite(one) else one for name, one in numbers.items()}
-    return dict(zip(GROUP, key, strict=True)) | {"measure": "onset"} | _place(place) | told | _counts(here)
+    counts = _counts([one.here for one in found])
+    return dict(zip(GROUP, key, strict=True)) | {"measure": "onset"} | _place(place) | told | counts
+
+
+def _in_steps(found: Onset, steps: Sequence[int]) -> Onset:
+    """From numbers of a run's own checkpoints: runs of a cell need not have the same ones."""
+    return Onset(*(float(steps[int(one)]) if np.isfinite(one) else one for one in (found.after, found.by)))
 
 
 def _ends(found: Sequence[Onset]) -> tuple[float, float]:
@@ -71,10 +76,18 @@ def spans(found: Mapping[Place, Mapping[str, Began]]) -> Spans:
     }
 
 
-def compared(measure: str, key: Key, other: Key, first: Spans, second: Spans) -> Iterator[dict[str, Any]]:
-    """The second corruption against the first, paired by run; ends are differences in checkpoints."""
+def compared(
+    measure: str, key: Key, other: Key, first: Spans, second: Spans, alike: Container[str]
+) -> Iterator[dict[str, Any]]:
+    """The second corruption against the first, paired by run; ends are differences in checkpoints.
+
+    Args:
+        alike: the runs that have the same checkpoints under both.
+    """
     for place in (place for place in first if place in second):
-        runs = [run_id for run_id in first[place] if run_id in second[place]]
+        runs = [run_id for run_id in first[place] if run_id in second[place] and run_id in alike]
+        if not runs:
+            continue
         answers = [
             compare([first[place][run_id][scope] for run_id in runs], [second[place][run_id][scope] for run_id in runs])
             for scope in (0, 1)

@@ -206,8 +206,14 @@ class Trajectories:
         keys = list(self.found)
         for number, key in enumerate(keys):
             for other in (one for one in keys[number + 1 :] if one[:2] == key[:2]):
-                rows += compared("onset", key, other, *(spans(self.found[one]) for one in (key, other)))
-                rows += compared("t50", key, other, *(self.middles.get(one, {}) for one in (key, other)))
+                both = (key, other)
+                steps = [
+                    {run_id: began.steps for own in self.found[one].values() for run_id, began in own.items()}
+                    for one in both
+                ]
+                alike = {run_id for run_id, own in steps[0].items() if steps[1].get(run_id) == own}
+                rows += compared("onset", key, other, *(spans(self.found[one]) for one in both), alike)
+                rows += compared("t50", key, other, *(self.middles.get(one, {}) for one in both), alike)
         return typed(rows, ONSETS)
 
     def sign_changes(self) -> pd.DataFrame:
