@@ -28,6 +28,7 @@ def opened(open_page):
 
     def opened(output, **how):
         page = open_page(write_report(output), **how)
+        page.locator("#curves-title").scroll_into_view_if_needed()  # pictures are drawn when they are near
         page.wait_for_selector("#curves-plot .main-svg, #curves-plot.empty", state="attached")
         return page
 
