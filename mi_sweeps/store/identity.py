@@ -324,6 +324,16 @@ def _prompts(config: Config, contents: Contents) -> dict[str, Any]:
     return found
 
 
+def _crossed(config: Config) -> dict[str, Any]:
+    """Which other checkpoints are crossed with, where that follows from those that are examined."""
+    cross, steps = config.patching.cross, config.patch_steps
+    if cross is None or not steps or steps == config.checkpoint_steps:
+        return {}
+    if cross.with_ == "first" and steps[0] != config.checkpoint_steps[0]:
+        return {"crossed with": steps[0]}
+    return {"crossed at": steps} if cross.with_ == "previous" else {}
+
+
 def patch_id(config: Config, run: str | None = None, contents: Contents | None = None) -> str:
     """Identity of one patch job.
 
@@ -348,6 +358,7 @@ def patch_id(config: Config, run: str | None = None, contents: Contents | None =
             "tf32": patching.tf32,
             **_measures(patching),
             **{key: section.model_dump(mode="json", by_alias=True) for key, section in patching.measured.items()},
+            **_crossed(config),
             **_roles(config),
             **_prompts(config, contents),
             **({"weights": "each checkpoint's"} if contents.wrapped_once(single) else {}),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mi_sweeps.circuits.chosen_sets import halves, named
 from mi_sweeps.circuits.measures import check_prompts
 from mi_sweeps.circuits.paths import receivers
 from mi_sweeps.config import Config
@@ -61,7 +62,7 @@ def check(cells: Sequence[Cell]) -> list[str]:
         pairs = patched_pairs(tasks[source], config)
         _check_tokens(config, pairs)
         lines += [line for line in told(pairs, config.asked) if line not in lines]
-        _check_patching(config, tasks[source])
+        _check_patching(config, tasks[source], len(pairs.clean))
         if network := networks[digest(values["model"])]:
             check_trainable(network, config.train)
         for word in ("precision", "weights"):
@@ -86,7 +87,7 @@ def _check_tokens(config: Config, pairs: Pairs) -> None:
         )
 
 
-def _check_patching(config: Config, task: Task) -> None:
+def _check_patching(config: Config, task: Task, pairs: int) -> None:
     """What the patch job would find out only after the fine-tune."""
     patching = config.patching
     if not patching.only_for_known_models:
@@ -99,3 +100,8 @@ def _check_patching(config: Config, task: Task) -> None:
         n_kv_heads = getattr(model, "num_key_value_heads", n_heads)
         for into in patching.paths.inputs:
             receivers(patching.paths, into, model.num_hidden_layers, n_heads if into == "q" else n_kv_heads)
+    if patching.circuits:
+        halves(pairs)
+        layers, mlps = range(model.num_hidden_layers), [None] if patching.circuits.nodes == "all" else []
+        nodes = [(layer, head) for layer in layers for head in [*range(model.num_attention_heads), *mlps]]
+        named(nodes, patching.circuits.given or ())

@@ -517,3 +517,17 @@ def test_other_prompts_are_another_patch_job_s(default: Config) -> None:
 def test_answers_that_are_repeated_and_prompts_in_threes_are_other_data(default: Config) -> None:
     jobs = [changed(default, values) for values in ({"task.repeat": 20}, {"task.trios": True})]
     assert len({data_fingerprint(job) for job in (default, *jobs)}) == 3
+
+
+def test_what_checkpoints_are_crossed_with_is_part_of_a_patch_job(default: Config) -> None:
+    """Where it follows from the steps that are examined; the steps alone are none."""
+    first, last = default.checkpoint_steps[0], default.checkpoint_steps[-1]
+    middle = default.checkpoint_steps[1]
+
+    def job(steps: list[int] | None, **cross: object) -> str:
+        return patch_id(changed(default, {"patching.cross": cross, "patching.steps": steps}))
+
+    assert job(None) == job([first, last]) != job([middle, last])
+    assert len({job(steps, **{"with": "previous"}) for steps in (None, [first, last], [middle, last])}) == 3
+    named = {"with": [middle]}
+    assert job(None, **named) == job([middle, last], **named)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from mi_sweeps.errors import UserError
 from mi_sweeps.sweeps import preflight
 from mi_sweeps.sweeps.grid import expand
 
@@ -9,3 +12,15 @@ from mi_sweeps.sweeps.grid import expand
 def test_what_is_slow_is_told_once(small):
     cells = expand([*small, "launcher.device=cpu", "train.weights=bf16", "train.only=attention,mlp"])
     assert [line.split(":")[0] for line in preflight.check(cells) if "slow" in line] == ["train.weights=bf16"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["patching.circuits={given: [a9.h9]}"], "no node a9.h9 here"),
+        (["patching.circuits=true", "patching.prompts=1"], "there is one prompt"),
+    ],
+)
+def test_circuits_that_cannot_be_judged_are_refused_before_the_fine_tune(small, asked, told):
+    with pytest.raises(UserError, match=told):
+        preflight.check(expand([*small, "output=unused", *asked]))
