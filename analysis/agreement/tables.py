@@ -10,6 +10,7 @@ import pandas as pd
 from ..folder import Output, Patch
 from ..frames import Frames, typed
 from ..inference.families import Family, Job, family, jobs
+from ..inference.retention import task_of
 from .designs import of_levels, of_seeds
 from .effects import of_edges, of_nodes
 from .groups import WORDS, across
@@ -96,7 +97,8 @@ def _of_cell(cell: str, patching: str, read: Sequence[Job], wanted: Collection[s
         if len(one.jobs) > 1:
             yield "agreement", of_agreement("seed", key, one, of_seeds(len(one.jobs)))
     for one, other in combinations(found, 2):
-        if one.site == other.site:
+        # Two corruptions of the same prompts: those of another task are no other subject.
+        if one.site == other.site and len({task_of(of.jobs[0].patch.about) for of in (one, other)}) == 1:
             rows = of_subjects(key, one, other)
             if rows is not None:
                 yield "subjects", rows

@@ -77,7 +77,7 @@ def of_output(
     output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
     """As `retention`, group by group."""
-    other = {patch.patch_id: task for patch in output.patches if (task := _task(patch.about))}
+    other = {patch.patch_id: task for patch in output.patches if (task := task_of(patch.about))}
     for key, patch_ids in groups(patches[patches["patch_id"].isin(other)], runs):
         own = jobs(output, runs, patch_ids, damaged)
         of = dict(zip(GROUP, key, strict=True)) | {"task": other[patch_ids[0]]}
@@ -88,7 +88,8 @@ def of_output(
                 yield typed(heads(one).assign(**of), RETENTION)
 
 
-def _task(about: Mapping[str, Any]) -> str | None:
+def task_of(about: Mapping[str, Any]) -> str | None:
+    """The other task on whose prompts a patch job is, by its patch.json; None where they are the run's own."""
     task = about.get("config", {}).get("patching", {}).get("task")
     return str(task.get("name")) if task else None
 
