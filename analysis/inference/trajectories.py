@@ -212,8 +212,8 @@ class Trajectories:
                     for one in both
                 ]
                 alike = {run_id for run_id, own in steps[0].items() if steps[1].get(run_id) == own}
-                rows += compared("onset", key, other, *(spans(self.found[one]) for one in both), alike)
-                rows += compared("t50", key, other, *(self.middles.get(one, {}) for one in both), alike)
+                rows += compared("onset", key, other, spans(self.found[key]), spans(self.found[other]), alike)
+                rows += compared("t50", key, other, self.middles.get(key, {}), self.middles.get(other, {}), alike)
         return typed(rows, ONSETS)
 
     def sign_changes(self) -> pd.DataFrame:
