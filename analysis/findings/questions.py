@@ -44,12 +44,12 @@ OF_TABLES: dict[str, Told] = {
 def arranged(found: Sequence[Finding]) -> list[Finding]:
     """Question by question. What was found with several settings of patch jobs says with which."""
     order = {question: at for at, question in enumerate(QUESTIONS)}
-    settings: dict[str, set[str]] = {}
+    settings: dict[tuple[str, ...], set[str]] = {}
     for one in found:
-        settings.setdefault(one.cell, set()).update({one.patching} - {""})
+        settings.setdefault((one.question, one.cell, one.corruption), set()).update({one.patching} - {""})
     told = [
         replace(one, statement=f"With patching {one.patching}: {one.statement[0].lower()}{one.statement[1:]}")
-        if one.patching and len(settings[one.cell]) > 1
+        if one.patching and len(settings[one.question, one.cell, one.corruption]) > 1
         else one
         for one in found
     ]
