@@ -10,10 +10,11 @@ APART = frozenset(
     (
         *("seed", "launcher", "tracking", "sweep", "output", "checkpoint.zoom_of"),
         *("train.micro_batch", "train.gradient_checkpointing"),
+        *("patching.steps", "patching.engine", "patching.memory"),
     )
 )
 """Groups and keys that tell no cells apart: the seed, the run that one was zoomed into, which has a seed of its own,
-and those that change no result."""
+and those that change no result, as which checkpoints are patched."""
 
 
 SINCE = {
@@ -21,6 +22,7 @@ SINCE = {
     **{"model.tokenizer": "null", "model.base": "null"},
     **{"task.repeat": "1", "task.trios": "false"},
     **{"train.method": "full", "train.only": "[]", "train.weights": "fp32"},
+    **{f"patching.{key}": "null" for key in ("looks", "cross", "circuits", "edges")},
 }
 """Keys that came later, and what held before: a run of then is no other cell for having none."""
 

@@ -333,3 +333,15 @@ def test_two_tasks_of_one_name_are_two_settings(make_output):
     for seed in (0, 1):
         asked_of(output, f"run-0.0001-constant-{seed}-ioi2-first", {"name": "ioi2", "prompts": {"heldout": 240 + seed}})
     assert load(output).patches["patching"].tolist() == ["full, heldout 240", "full, heldout 241"]
+
+
+def test_patch_jobs_of_before_are_of_the_same_kind(make_output, folders):
+    """What came later is not asked for by a job of then, and which checkpoints it has makes it no other job."""
+    output = make_output(seeds=(0, 1), corruptions=("first",))
+    older, newer = sorted(output.glob("runs/*/patches/*/patch.json"))
+    for file, more in ((older, {"steps": [0, 8]}), (newer, {"steps": None, "looks": None, "edges": None})):
+        about = json.loads(file.read_text())
+        about.pop("checksum", None)
+        about["config"]["patching"] |= more
+        file.write_text(json.dumps(about))
+    assert load(output).patches["patching"].nunique() == 1
