@@ -382,6 +382,7 @@ def test_the_view_survives_a_reload(sweep, opened):
     page.locator("#curves-controls").get_by_label("step", exact=True).check()
     before = rows(page)
     page.reload()
+    page.locator("#curves-title").scroll_into_view_if_needed()
     page.wait_for_selector("#curves-plot .main-svg")
     assert rows(page) == before and len(before) == 2
     assert page.locator("#filter").input_value() == "seed!=2"
