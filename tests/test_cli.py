@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from mi_sweeps import cli
-from mi_sweeps.analysis.export import CONCLUDED
+from mi_sweeps.analysis import derived
 from mi_sweeps.analysis.frames import TABLES as OF_RUNS
 from mi_sweeps.store.folders import Superseded
 from mi_sweeps.sweeps import manifest
@@ -325,7 +325,7 @@ def test_export_tells_what_it_has_removed(call, finished, tmp_path):
     assert f"left: {tables / 'runs.csv'}, which is none of ours\n" in printed
     assert {file.name for file in tables.iterdir()} == {
         "runs.csv",
-        *(f"{name}.parquet" for name in (*OF_RUNS, *CONCLUDED)),
+        *(f"{name}.parquet" for name in (*OF_RUNS, *(set(derived.TABLES) - set(derived.NEEDS)))),
     }
 
 
