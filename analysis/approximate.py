@@ -75,6 +75,9 @@ def exact(frames: Frames, corruption: str, checkpoints: int = 4) -> Picture:
             line[0].set_ylabel("patched − corrupted\n(logits)")
         for axis in axes[-1]:
             axis.set_xlabel("approximate − corrupted\n(logits)")
+    changes = {"exact": rows["patched"] - rows["corrupted"], "approximate": rows["approximate"] - rows["corrupted"]}
+    shown = rows[["run_id", "step", "site", "layer", "head", "position"]].assign(**changes)
+    figure.numbers = shown[shown["step"].isin(steps)]
     return figure
 
 

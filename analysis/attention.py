@@ -18,14 +18,15 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from ..errors import UserError
-from . import patterns
+from . import measured, patterns
 from .conclusions import Conclusions, thousandths
 from .folder import Json, Output, Patch, leave_out
-from .frames import Frames, left
+from .frames import Frames
 from .inference.estimates import mean_interval
 from .inference.families import Job as Examined
 from .inference.families import groups
 from .patterns import SIDES, Head, Prompt
+from .room import fitting
 from .summaries import spread
 
 MOST_HEADS = 12
@@ -87,7 +88,7 @@ def told(
     room = min(MOST_BYTES, SHARE * room)
     curves = list(_curves(frames, jobs, damaged))
     shown_curves = _fitting_curves(curves, room * CURVES)
-    prompts, steps, count = _fitting(jobs, room - sum(map(_size, shown_curves)))
+    prompts, steps, count = fitting(jobs, room - sum(map(_size, shown_curves)), LESS, Job.size)
     texts: dict[str, int] = {}
     words: dict[tuple[str, ...], int] = {}
     shown = [_packed(job, prompts, steps, texts, words, damaged) for job in jobs[:count]]
@@ -122,16 +123,6 @@ def _jobs(output: Output, frames: Frames, conclusions: Conclusions, damaged: lis
             for patch, steps, last in sound:
                 prompts = tuple(prompt for prompt in patterns.prompts(patch) if (prompt.number, "clean") in last.of)
                 yield Job(number[run.run_id], patch, name, prompts, tuple(steps), tuple(heads), which)
-
-
-def _fitting(jobs: Sequence[Job], room: float) -> tuple[int, int, int]:
-    """How many prompts and checkpoints of how many patch jobs."""
-    for prompts, some in LESS:
-        steps = some or max(len(job.steps) for job in jobs)
-        sizes = np.cumsum([job.size(prompts, steps) for job in jobs])
-        if sizes[-1] <= room:
-            return prompts, steps, len(jobs)
-    return prompts, steps, int(np.searchsorted(sizes, room, side="right"))
 
 
 def _note(jobs: Sequence[Job], prompts: int, steps: int, count: int) -> str:
@@ -248,7 +239,7 @@ def _paid(patch: Patch, step: int, heads: Sequence[Head], damaged: list[str] | N
     """What some heads pay at a checkpoint, prompt by prompt; None where that was not measured."""
     file = patch.table(step, "looks")
     place = ("side", "query", "layer", "head", "key")
-    table = left(file, "by_prompt", [*place, "uniform", "by_prompt"], damaged) if file.exists() else None
+    table = measured.stored(file, [*place, "uniform", "by_prompt"], damaged) if file.exists() else None
     if table is None:
         return None
     layer, head = (table[name].to_numpy() for name in ("layer", "head"))

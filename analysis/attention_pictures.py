@@ -72,26 +72,31 @@ def attention(frames: Frames, corruption: str) -> Picture:
                     plot.set_title(f"{side}, checkpoint {step}")
             line[0].set_ylabel(f"head {head[0]}.{head[1]}", fontsize=7.5)
         figure.colorbar(image, ax=list(axes.flat), label="attention", shrink=0.6, pad=0.01, aspect=40)
+    figure.numbers = canvas.together(_numbers(kept, *column, head) for head in kept.heads for column in columns)
     return figure
 
 
-def moving(frames: Frames) -> Film | None:
-    """The same over the checkpoints: a column a head, a row for the clean prompt and for each corrupted one. None where
-    fewer than two checkpoints have patterns."""
-    found = [_kept(frames, name) for name in corruptions(frames)]
-    heads = found[0].heads
-    # Rows that compare: of the same run, and of the same clean prompt.
-    same = [
-        one
-        for one in found
-        if one.patch.run_id == found[0].patch.run_id
-        and one.prompt.tokens["clean"] == found[0].prompt.tokens["clean"]
-        and all(set(heads) <= set(of_step.heads) for of_step in one.of.values())
-    ]
-    steps = sorted({step for one in same for step in one.of})
-    if len(steps) < 2:
-        return None
-    rows = [("clean", found[0]), *(("corrupted", one) for one in same)]
+def _numbers(kept: Kept, side: str, step: int, head: Head) -> pd.DataFrame:
+    square = kept.square(step, side, head)
+    query, key = np.tril_indices(len(square))
+    tokens = np.array(kept.prompt.tokens[side], object)
+    about = {
+        "side": side,
+        "step": step,
+        "layer": head[0],
+        "head": head[1],
+        "query": query,
+        "query token": tokens[query],
+    }
+    return pd.DataFrame(about | {"key": key, "key token": tokens[key], "attention": square[query, key]})
+
+
+def moving(frames: Frames) -> Film:
+    """The same over the checkpoints: a column a head, a row for the clean prompt and for each corrupted one."""
+    same = _comparable(frames)
+    heads = same[0].heads
+    steps = _steps(same)
+    rows = [("clean", same[0]), *(("corrupted", one) for one in same)]
     named = ", ".join(one.patch.corruption for one in same)
     below = _source(frames, same, f"corrupted with {named}; one scale for all checkpoints")
     room = (canvas.PAGE - 1.2) / max(3, len(heads))
@@ -114,6 +119,27 @@ def moving(frames: Frames) -> Film | None:
 
     borders = [border for image, *_ in drawn for border in image.axes.spines.values()]
     return film(frames, figure, steps, show, [*(image for image, *_ in drawn), *borders])
+
+
+def moves(frames: Frames) -> bool:
+    """Whether `moving` has patterns of several checkpoints."""
+    return bool(corruptions(frames)) and len(_steps(_comparable(frames))) > 1
+
+
+def _comparable(frames: Frames) -> list[Kept]:
+    """Rows that compare: of the same run, and of the same clean prompt."""
+    found = [_kept(frames, name) for name in corruptions(frames)]
+    return [
+        one
+        for one in found
+        if one.patch.run_id == found[0].patch.run_id
+        and one.prompt.tokens["clean"] == found[0].prompt.tokens["clean"]
+        and all(set(found[0].heads) <= set(of_step.heads) for of_step in one.of.values())
+    ]
+
+
+def _steps(kept: Sequence[Kept]) -> list[int]:
+    return sorted({step for one in kept for step in one.of})
 
 
 def _patches(frames: Frames) -> list[Patch]:

@@ -12,16 +12,21 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 COLUMN, PAGE = 3.35, 6.9
 """Inches: the width of a column and of a page in the usual two-column papers; a figure has the one or the other."""
 
 DIVERGING = "RdBu_r"
 """Blue below zero, red above: told apart in all common forms of colour blindness."""
+
+DIFFERING = "PRGn"
+"""Purple below zero, green above: what is of two pictures is not taken for one of them."""
 
 MISSING = "0.82"
 """The grey of a cell without a value."""
@@ -30,6 +35,7 @@ TEXT = {
     **{"font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5},
     **{"legend.fontsize": 6.5, "legend.title_fontsize": 6.5, "figure.titlesize": 8.5, "figure.titleweight": "bold"},
     **{"xtick.major.pad": 1.5, "ytick.major.pad": 1.5, "axes.titlepad": 3, "axes.labelpad": 2},
+    **{"axes.titley": 1.0},  # where it would be anyway, after a look at every tick
 }
 """Points, as they are read in print: figures are not scaled."""
 
@@ -38,6 +44,15 @@ SCREEN = 150
 
 FOOTNOTE = 6
 """Points of what stands below a figure."""
+
+HEADING = 0.14
+"""Inches that a further line of a title needs."""
+
+EDGE = 0.12
+"""Inches that stay where title and footnote are taken away."""
+
+PALE = "0.92"
+"""The grey of a paper's grids."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +74,41 @@ class Source:
 
 
 class Picture(Figure):
-    """A figure that knows its title and what it was made from."""
+    """A figure that knows its title, what it was made from, and its numbers."""
 
     title: str
     source: Source
+    numbers: pd.DataFrame
+    """What is drawn: a row a point, band or cell, with its uncertainty where there is any."""
+    setting: str = ""
+    """Whose it is, where there are several settings."""
+    heading: Text
+    footnote: Text
+    aside: float
+    """Inches of its height that title and footnote have."""
+
+    def of_setting(self, setting: str) -> None:
+        """Names the setting below the title."""
+        self.setting = setting
+        self.entitle(self.title)
+        more = self.heading.get_text().count("\n") * HEADING
+        self.set_figheight(self.get_figheight() + more)
+        self.aside += more
+
+    def entitle(self, title: str) -> None:
+        """Writes a title above, and the setting below it."""
+        width = round(14 * self.get_figwidth())
+        self.heading.set_text("\n".join(textwrap.fill(one, width=width) for one in (title, self.setting) if one))
+
+    def bare(self) -> None:
+        """Takes title and footnote away, and makes grids light: as a paper wants it, which has captions of its own."""
+        for text in (self.heading, self.footnote):
+            text.set(visible=False, in_layout=False)
+        self.set_figheight(self.get_figheight() - self.aside + EDGE)
+        for axis in self.axes:
+            axis.tick_params(which="both", grid_color=PALE, grid_linewidth=0.4)
+            for border in axis.spines.values():
+                border.set(color="0.6", linewidth=0.5)
 
     def _repr_png_(self) -> bytes:
         """How a notebook shows it, which knows figures of pyplot only."""
@@ -94,13 +140,21 @@ def grid(
     with settings(), sns.axes_style("whitegrid"), sns.plotting_context("paper"), matplotlib.rc_context(TEXT):
         width = PAGE if wide else COLUMN
         lines = textwrap.fill(str(source), width=round(20 * width))  # characters of this size an inch
-        margin = 0.3 + 0.1 * lines.count("\n")
-        figure = Picture(figsize=(width, height * rows + margin + 0.2), layout="constrained")
-        figure.title, figure.source = title, source
+        aside = 0.5 + 0.1 * lines.count("\n")
+        figure = Picture(figsize=(width, height * rows + aside), layout="constrained")
+        figure.title, figure.source, figure.aside = title, source, aside
+        figure.numbers = pd.DataFrame()
         FigureCanvasAgg(figure)
-        figure.suptitle(textwrap.fill(title, width=round(14 * width)))
-        figure.supxlabel(lines, fontsize=FOOTNOTE, color="0.35", x=0.01, ha="left")
+        figure.heading = figure.suptitle("")
+        figure.entitle(title)
+        figure.footnote = figure.supxlabel(lines, fontsize=FOOTNOTE, color="0.35", x=0.01, ha="left")
         yield figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def together(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The numbers of a figure's parts, one below the other."""
+    there = [part for part in parts if len(part)]
+    return pd.concat(there, ignore_index=True) if there else pd.DataFrame()
 
 
 def ordered(count: int) -> list[tuple[float, float, float]]:

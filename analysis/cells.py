@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 APART = frozenset(
@@ -57,10 +58,23 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
             return False
         return key in one or key in SINCE or (key in known[series] and not key.startswith(LORA))
 
-    return [
-        ", ".join(f"{word} {one.get(key, SINCE.get(key, 'unset'))}" for key, word in words.items() if has(one, key))
-        for one in flat
-    ]
+    def value(one: Mapping[str, str], key: str) -> str:
+        text = one.get(key, SINCE.get(key, "unset"))
+        return short[key].get(text, text)
+
+    short = {key: _short_paths({one[key] for one in flat if key in one}) for key in words}
+    return [", ".join(f"{word} {value(one, key)}" for key, word in words.items() if has(one, key)) for one in flat]
+
+
+def _short_paths(texts: Collection[str]) -> dict[str, str]:
+    """Absolute paths by the shortest endings, of two names or more, that tell them apart: "bases/1"."""
+    paths = {text: PurePath(text).parts for text in texts if PurePath(text).is_absolute()}
+    longest = max(map(len, paths.values()), default=2)
+    for length in range(2, longest):
+        endings = {text: "/".join(parts[-length:]) for text, parts in paths.items()}
+        if len({*endings.values(), *(set(texts) - set(paths))}) == len(texts):
+            return endings
+    return {}
 
 
 def factors(configs: Sequence[Mapping[str, Any]]) -> list[str]:

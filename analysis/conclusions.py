@@ -12,11 +12,11 @@ import pandas as pd
 from .derived import findings
 from .findings.finding import frame
 from .folder import Output, Run
-from .frames import ATTRIBUTION_KINDS, Frames
+from .frames import ATTRIBUTION_KINDS, Frames, sound
 from .inference.courses import HeadCourse, courses
 from .inference.differences import Difference, difference
 from .inference.estimates import quantile
-from .inference.families import Family, Job, Means, families, jobs, means
+from .inference.families import Family, Job, Means, families, has_gap, jobs, means
 
 SETTINGS = ("model", "task", "lr", "weight_decay", "schedule", "steps", "batch_size")
 """Columns of runs whose values the page groups by, beside cells."""
@@ -32,7 +32,7 @@ MOST_CONCLUDED = 300
 """Runs. Where there are more, a page has no room for what could be concluded: the exported table `verdicts` has it."""
 
 MOST_RUNS = 40
-"""Where there are more, nothing is concluded here of a single run whose cell has several seeds: `show` does."""
+"""Where there are more, nothing is concluded here of a single run that is in a mean over seeds: `show` does."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Conclusions:
     written: tuple[Attributed, ...] = ()
     findings: pd.DataFrame = field(default_factory=lambda: frame([]))
     """The table of that name."""
+    gapless: frozenset[str] = frozenset()
+    """Patch jobs at whose last checkpoint clean and corrupted cannot be told apart."""
 
 
 def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -> Conclusions:
@@ -103,7 +105,14 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
                 of_kinds = (means(own, kind) for kind in ATTRIBUTION_KINDS)
                 written += [Attributed(*key, one) for one in of_kinds if one is not None]
     every = [one for listed in found.values() for one in listed]
-    return Conclusions(tuple(every), tuple(_compared(every, groups, number)), tuple(written), findings(frames, damaged))
+    gapless = frozenset(patch_id for patch_id, job in read.items() if _is_gapless(job))
+    compared = tuple(_compared(every, groups, number))
+    return Conclusions(tuple(every), compared, tuple(written), findings(frames, damaged), gapless)
+
+
+def _is_gapless(job: Job) -> bool:
+    one = next(iter(job.sites.values()))
+    return one.clean.shape[1] > 1 and not has_gap(one.clean[-1:], one.corrupted[-1:]).all()
 
 
 def _found(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterator[Found]:
@@ -123,14 +132,16 @@ def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
     """The groups of run ids that are shown, a list a kind: single runs, cells, the values of each setting, all."""
     single = runs
     if len(runs) > MOST_RUNS:
-        single = runs[runs.groupby("cell")["run_id"].transform("size") == 1]
+        diverged = runs["status"] == "diverged"  # one of no group
+        single = runs[diverged | ((~diverged).groupby(runs["cell"]).transform("sum") == 1)]
     kinds: list[list[tuple[str, ...]]] = [[(run_id,) for run_id in single["run_id"]]]
     for column in ("cell", *SETTINGS):
         # Heads of two models, or of two tasks, are not the same heads.
-        by_value = runs.groupby([*ALIKE, column], sort=False, dropna=True)["run_id"]
-        kinds.append([tuple(run_ids) for _, run_ids in by_value if len(run_ids) > 1])
+        by_value = runs.groupby([*ALIKE, column], sort=False, dropna=True)
+        groups = [tuple(sound(own)["run_id"]) for _, own in by_value]
+        kinds.append([run_ids for run_ids in groups if len(run_ids) > 1])
     of_one = len(runs) and runs[list(ALIKE)].drop_duplicates().shape[0] == 1
-    return [*kinds, [tuple(runs["run_id"])]] if of_one else kinds
+    return [*kinds, [tuple(sound(runs)["run_id"])]] if of_one else kinds
 
 
 def _compared(

@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from . import canvas, measured
+from . import canvas, measured, missing
 from .canvas import Picture
 from .dynamics import ROOM, name
 from .folder import Patch
@@ -65,8 +65,11 @@ def crossings(frames: Frames, corruption: str) -> Picture:
         "checkpoints are not told apart"
     )
     runs = [one.run_id for one in patches if one.patch_id in set(table["patch_id"])]
-    below = canvas.source(runs, sorted({int(n) for one in found.values() for n in one.estimate.n}), note)
+    below = canvas.source(
+        runs, sorted({int(n) for one in found.values() for n in one.estimate.n}), note + missing.told(frames, runs)
+    )
     title = f"Pieces of checkpoint {last} in {first}, and the other way ({corruption} corruption)"
+    numbers: list[pd.DataFrame] = []
     with canvas.grid(len(kinds), 2, title, below, height=1.7) as (figure, axes):
         for (row, kind), (column, forward) in product(enumerate(kinds), enumerate((True, False))):
             axis = axes[row][column]
@@ -77,8 +80,8 @@ def crossings(frames: Frames, corruption: str) -> Picture:
                     0.5, 0.5, f"{kind}: the same the other way", ha="center", va="center", transform=axis.transAxes
                 )
                 continue
-            _draw(axis, one, (first, last) if forward else (last, first))
             into, source = (first, last) if forward else (last, first)
+            numbers.append(_draw(axis, one, (into, source)).assign(kind=kind))
             axis.set(title=f"{kind} of {source} in {into}")
             axis.set_xlabel("layer" if row == len(kinds) - 1 else "")
         for line in axes:
@@ -86,6 +89,7 @@ def crossings(frames: Frames, corruption: str) -> Picture:
         axes[0][-1].legend(
             *axes[0][0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0
         )
+    figure.numbers = canvas.together(numbers)
     return figure
 
 
@@ -96,8 +100,8 @@ def _patch_ids(frames: Frames) -> set[str]:
     }
 
 
-def _draw(axis: Axes, found: Shares, steps: tuple[int, int]) -> None:
-    """One kind and way."""
+def _draw(axis: Axes, found: Shares, steps: tuple[int, int]) -> pd.DataFrame:
+    """One kind and way; gives its numbers."""
     low, high = found.interval
     share, matters = found.estimate.recovered, found.judged.matter()
     depth = 1 + max((piece[3] for piece in found.pieces if piece[3] is not None), default=0)
@@ -132,6 +136,9 @@ def _draw(axis: Axes, found: Shares, steps: tuple[int, int]) -> None:
     ticks: Mapping[int, str] = {-1: "embed", **{layer: f"{layer}" for layer in _some(depth)}, depth: "unembed"}
     axis.set_xticks(list(ticks), list(ticks.values()))
     axis.set_xlim(-1.5, depth + 0.5)
+    values = {"share": share[own], "low": low[own], "high": high[own], "matters": matters[own]}
+    pieces = pd.DataFrame([found.pieces[at][:5] for at in own], columns=["into", "of", "component", "layer", "head"])
+    return pieces.assign(**values)
 
 
 def _place(piece: Sequence[object], depth: int) -> float:

@@ -15,12 +15,12 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from ..series.logged import SPLIT as TRAINER
 from . import canvas, evidence, missing, spikes
 from .canvas import Picture
-from .frames import Frames
+from .frames import Frames, sound
 from .summaries import THRESHOLDS, band
 
 STUDENT = "band: 95% interval of the mean over seeds, on these prompts (Student's t)"
 
-STOPPED = "cross: last value of a run that diverged, without which means go on over fewer runs"
+STOPPED = "cross: last value of a run that diverged"
 
 NAMES = {
     "win_rate": "win rate",
@@ -79,6 +79,7 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
     below = canvas.source(list(shown["run_id"]), [] if tokens else list(shown["n"]), note)
     title = f"{' and '.join(NAMES.get(metric, metric) for metric in metrics)} on {SPLITS.get(split, split)}"
     size = len(metrics), max(1, len(panels))
+    numbers: list[pd.DataFrame] = []
     with canvas.grid(*size, title[0].upper() + title[1:], below, height=1.9) as (figure, axes):
         for row, (line, metric) in enumerate(zip(axes, metrics, strict=True)):
             for axis, panel in zip(line, panels, strict=False):
@@ -87,7 +88,8 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
                     bands = missing.broken(_measured(runs, metric), missing.steps(frames, runs["run_id"]))
                     if len(bands):
                         _line(axis, bands, shade, str(colour))
-                        _crosses(axis, runs[runs["metric"] == metric], shade)
+                        ended = _crosses(axis, runs[runs["metric"] == metric], shade)
+                        numbers += [part.assign(metric=metric, plot=panel, of=colour) for part in (bands, ended)]
                 if metric in SHARES:
                     axis.axhline(THRESHOLDS[metric], color="0.5", linestyle=":", linewidth=1)
                     axis.set_ylim(0, 1.02)
@@ -98,6 +100,7 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
                 axis.set_xlabel("checkpoint (step)" if row == len(metrics) - 1 else "")
             line[0].set_ylabel(NAMES.get(metric, metric) + _unit(metric))
         _coloured(axes[0][-1], palette)
+    figure.numbers = canvas.together(numbers)
     return figure
 
 
@@ -116,7 +119,7 @@ def losses(frames: Frames) -> Picture:
         f"{spikes.LEAST:g} times above the median of the {2 * spikes.HALF_WINDOW + 1} steps around it; "
         f"spikes found, and expected of {spikes.NOISE}: {_spikes_told(rows)}"
     )
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), told + _stopped(rows))
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), told + _stopped(rows, of_means=False))
     with canvas.grid(1, max(1, len(panels)), "Training loss of every batch", below, height=2.2) as (figure, axes):
         for axis, panel in zip(axes[0], panels, strict=False):
             axis.sharey(axes[0][0])
@@ -130,6 +133,9 @@ def losses(frames: Frames) -> Picture:
             _logarithmic(axis)
         axes[0][0].set_ylabel("loss (nats)")
         _coloured(axes[0][-1], palette)
+    keys = ["run_id", "step"]
+    is_peak = pd.MultiIndex.from_frame(rows[keys]).isin(pd.MultiIndex.from_frame(peaks[keys]))
+    figure.numbers = rows[[*keys, "value"]].assign(spike=is_peak)
     return figure
 
 
@@ -162,6 +168,7 @@ def logged(frames: Frames) -> Picture:
             _logarithmic(axis)
         axes[0][0].set_ylabel("loss (nats)")
         _coloured(axes[0][-1], palette)
+    figure.numbers = rows[["run_id", "metric", "step", "value"]]
     return figure
 
 
@@ -178,23 +185,22 @@ def measures(frames: Frames) -> Picture:
         f"{_counted(rows['n'])} tokens of clean held-out prompts; {STUDENT}{missing.told(frames, rows['run_id'])}",
     )
     size = (math.ceil(len(names) / 2) or 1, min(2, len(names)) or 1)
+    numbers: list[pd.DataFrame] = []
     with canvas.grid(*size, "Measured of the clean run", below, height=2.0, page=True) as (figure, axes):
         for axis, measure in zip(axes.flat, names, strict=False):
             title, value, ends = MEASURES.get(measure, (measure, measure, (None, None)))
             places = list(rows[rows["measure"] == measure].groupby(PLACE, sort=False, dropna=False))
             for (place, lines), shade in zip(places, canvas.ordered(len(places)), strict=True):
                 bands = missing.broken(band(lines, ["step"]), absent)
-                _line(
-                    axis,
-                    bands.assign(low=bands["low"].clip(*ends), high=bands["high"].clip(*ends)),
-                    shade,
-                    _named(*place),
-                )
+                bands = bands.assign(low=bands["low"].clip(*ends), high=bands["high"].clip(*ends))
+                _line(axis, bands, shade, _named(*place))
+                numbers.append(bands.assign(measure=measure, **dict(zip(PLACE, place, strict=True))))
             canvas.step_axis(axis, rows["step"])
             axis.set(title=title[0].upper() + title[1:], xlabel="checkpoint (step)", ylabel=value)
             _keyed(axis, "")
         for axis in axes.flat[len(names) :]:
             axis.remove()
+    figure.numbers = canvas.together(numbers)
     return figure
 
 
@@ -234,6 +240,8 @@ def lens(frames: Frames) -> Picture:
         for axis in axes[0][1:]:
             axis.sharey(axes[0][0])
         _keyed(axes[0][-1], "checkpoint")
+    each = [bands.assign(corruption=name, point=points(bands)) for name, (bands, _) in found.items()]
+    figure.numbers = canvas.together(bands[bands["step"].isin(steps)] for bands in each)
     return figure
 
 
@@ -275,6 +283,8 @@ def layers(frames: Frames) -> Picture:
                 axis.set_xlabel("checkpoint (step)" if row == len(components) - 1 else "")
             line[0].set_ylabel("logit difference (logits)")
         _keyed(axes[0][-1], "layer")
+    each = [bands.assign(corruption=name) for name, (bands, _) in found.items()]
+    figure.numbers = canvas.together(bands[bands["layer"].isin(depth) & ~bands["step"].isin(absent)] for bands in each)
     return figure
 
 
@@ -342,7 +352,9 @@ def _keyed(axis: Axes, title: str) -> None:
 
 
 def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The band of a metric: over runs where there are several; of one run's win rate over prompts."""
+    """The band of a metric: over runs where there are several, without those that diverged; of one run's win rate over
+    prompts."""
+    runs = sound(runs)
     rows = runs[runs["metric"] == metric]
     share = metric in SHARES
     if rows["run_id"].nunique() == 1 and metric == "win_rate":
@@ -353,16 +365,25 @@ def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     return bands.assign(low=bands["low"].clip(lower=0), high=bands["high"].clip(upper=1)) if share else bands
 
 
-def _stopped(rows: pd.DataFrame) -> str:
-    return f"; {STOPPED}" if (rows["status"] == "diverged").any() else ""
+def _stopped(rows: pd.DataFrame, of_means: bool = True) -> str:
+    """What a cross is, and how many runs no mean is over."""
+    if not (rows["status"] == "diverged").any():
+        return ""
+    lines = rows.groupby(["panel", "colour"], dropna=False)
+    left_out = sum(own["run_id"].nunique() - sound(own)["run_id"].nunique() for _, own in lines)
+    counted = (
+        f", {left_out} diverged run{'' if left_out == 1 else 's'} left out of means" if left_out and of_means else ""
+    )
+    return f"; {STOPPED}{counted}"
 
 
-def _crosses(axis: Axes, rows: pd.DataFrame, colour: object) -> None:
-    """A cross at the last value of each run that diverged."""
+def _crosses(axis: Axes, rows: pd.DataFrame, colour: object) -> pd.DataFrame:
+    """A cross at the last value of each run that diverged; gives these, as a line's points are named."""
     of_diverged = rows[(rows["status"] == "diverged") & np.isfinite(rows["value"])]
     ended = of_diverged.sort_values("step").groupby("run_id").tail(1)
     if len(ended):
         axis.plot(ended["step"], ended["value"], "x", color=colour, markersize=5, mew=1.5)
+    return ended[["step", "value", "run_id"]].rename(columns={"value": "mean", "run_id": "diverged"})
 
 
 def _line(axis: Axes, bands: pd.DataFrame, colour: object, label: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -14,15 +14,16 @@ from .findings.heads import heads
 from .findings.learned import learned
 from .findings.questions import OF_TABLES, arranged
 from .folder import Output
-from .frames import Frames, examined_in
-from .inference import changes, retention, shares, trajectories
+from .frames import Frames, examined_in, sound, typed
+from .inference import changes, retention, shares, trajectories, words
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
 
 TABLES = (
     {"verdicts": VERDICTS, "courses": COURSES}
     | {"transformations": changes.TRANSFORMATIONS, "head_changes": changes.HEAD_CHANGES, "shares": shares.SHARES}
-    | {"attention": looks.ATTENTION, "edge_circuits": edges.CIRCUITS, "edge_bounds": edges.BOUNDS}
+    | {"attention": looks.ATTENTION}
+    | {"edge_effects": edges.EFFECTS, "edge_circuits": edges.CIRCUITS, "edge_bounds": edges.BOUNDS}
     | trajectories.TABLES
     | {"faithfulness": circuits.FAITHFULNESS, "completeness": circuits.COMPLETENESS}
     | {"retention": retention.RETENTION}
@@ -32,8 +33,8 @@ TABLES = (
 """Their columns."""
 
 NEEDS = {
-    **{"shares": "cross", "attention": "looks", "edge_circuits": "edges", "edge_bounds": "edges"},
-    **{"faithfulness": "circuits", "completeness": "circuits"},
+    **{"shares": "cross", "attention": "looks", "faithfulness": "circuits", "completeness": "circuits"},
+    **{"edge_effects": "edges", "edge_circuits": "edges", "edge_bounds": "edges"},
 }
 """Tables that are there only where another one is, which was measured."""
 
@@ -66,8 +67,8 @@ def with_findings(
         yield keep(part)
     for name, tell in OF_TABLES.items():
         if kept[name]:
-            made = tell(pd.concat(kept[name], ignore_index=True))
-            found += [replace(one, run_ids=_run_ids(one, output, frames)) for one in made]
+            made = tell(_named(pd.concat(kept[name], ignore_index=True), frames))
+            found += [_of_runs(one, output, frames) for one in made]
     yield "findings", frame(arranged(found))
 
 
@@ -79,15 +80,36 @@ def findings(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
     return next(rows for name, rows in made if name == "findings")
 
 
-def _run_ids(found: Finding, output: Output, frames: Frames) -> tuple[str, ...]:
-    """The runs that a finding from a table is of: those that have what it is told from."""
-    of_cells = frames.runs[frames.runs["cell"].astype(str).isin(found.cell.split(" | "))]
+def _named(rows: pd.DataFrame, frames: Frames) -> pd.DataFrame:
+    """With the cell and patching that rows of single patch jobs are of."""
+    if "cell" in rows.columns:
+        return rows
+    patches = frames.patches[["run_id", "patch_id", "patching"]].merge(frames.runs[["run_id", "cell"]], on="run_id")
+    return rows.merge(patches.drop(columns="run_id"), on="patch_id")
+
+
+def _of_runs(found: Finding, output: Output, frames: Frames) -> Finding:
+    """A finding from a table with the runs that have what it is told from, and with how far they all go."""
+    own = frames.runs[frames.runs["cell"].astype(str).isin(found.cell.split(" | "))]
+    of_cells = pd.concat([own.iloc[:0], *(sound(rows) for _, rows in own.groupby("cell"))])
     if not found.patching:
-        return tuple(of_cells.loc[of_cells["run_id"].isin(frames.metrics["run_id"]), "run_id"])
-    examined = {patch.patch_id for patch in output.patches if patch.steps()}
-    own = frames.patches[frames.patches["run_id"].isin(of_cells["run_id"]) & frames.patches["patch_id"].isin(examined)]
+        there = of_cells["run_id"].isin(frames.metrics["run_id"])
+        return replace(found, run_ids=tuple(of_cells.loc[there, "run_id"]))
+    own = frames.patches[frames.patches["run_id"].isin(of_cells["run_id"])]
     own = own[(own["patching"] == found.patching) & own["corruption"].isin(found.corruption.split())]
-    return tuple(dict.fromkeys(own["run_id"]))
+    measured = NEEDS.get(found.table)
+    wanted, examined = set(own["patch_id"]), {}
+    for patch in output.patches:
+        if patch.patch_id in wanted:
+            steps = {step for step in patch.steps() if measured is None or patch.has(step, measured)}
+            if steps:
+                examined[patch.patch_id] = steps
+    runs = tuple(dict.fromkeys(own.loc[own["patch_id"].isin(list(examined)), "run_id"]))
+    shared = set.intersection(*examined.values()) if examined else set()
+    if shared and not found.to_last and max(shared) < max(map(max, examined.values())):
+        scope = f"{found.scope}{', ' if found.scope else ''}{words.up_to(max(shared))}"
+        return replace(found, run_ids=runs, scope=scope)
+    return replace(found, run_ids=runs)
 
 
 def _cell_by_cell(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[tuple[Part, list[Finding]]]:
@@ -110,20 +132,35 @@ def _others(
 ) -> Iterator[Part]:
     """What needs several families, or other tables."""
     yield from agreement.of_output(output, frames.runs, frames.patches, damaged, wanted)
-    for rows in retention.of_output(output, frames.runs, frames.patches, damaged):
-        yield "retention", rows
-    if "shares" in wanted:
-        for key, one in shares.of_output(output, frames.runs, frames.patches, damaged):
-            yield "shares", shares.rows(key, one)
-    for rows in looks.of_output(output, frames.runs, frames.patches, damaged):
-        yield "attention", rows
+    for name, make in _alone(output, frames, damaged).items():
+        if name in wanted:
+            yield from ((name, rows) for rows in make())
+
+
+def table(name: str, frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
+    """One of the tables that need no other.
+
+    Args:
+        frames: runs and patch jobs of the folder are enough.
+        damaged: as for `frames.load`.
+    """
+    parts = list(_alone(frames.output, frames, damaged)[name]()) if frames.output else []
+    return pd.concat(parts, ignore_index=True) if parts else typed([], TABLES[name])
+
+
+def _alone(
+    output: Output, frames: Frames, damaged: list[str] | None
+) -> dict[str, Callable[[], Iterable[pd.DataFrame]]]:
+    """What makes each table that needs no other, part by part."""
+    given = (output, frames.runs, frames.patches, damaged)
     examined = examined_in(output)
-    for name, of in (("edge_circuits", edges.circuits_of), ("edge_bounds", edges.bounds_of)):
-        if name not in wanted:
-            continue
-        yield from ((name, rows) for rows in of(examined, damaged))
-    for rows in circuits.faithfulness_of(output, frames.runs, frames.patches, damaged):
-        yield "faithfulness", rows
-    if "completeness" in wanted:
-        for rows in circuits.completeness_of(output, damaged):
-            yield "completeness", rows
+    return {
+        "retention": lambda: retention.of_output(*given),
+        "shares": lambda: (shares.rows(key, one) for key, one in shares.of_output(*given)),
+        "attention": lambda: looks.of_output(*given),
+        "edge_effects": lambda: edges.effects_of(*given),
+        "edge_circuits": lambda: edges.circuits_of(examined, damaged),
+        "edge_bounds": lambda: edges.bounds_of(examined, damaged),
+        "faithfulness": lambda: circuits.faithfulness_of(*given),
+        "completeness": lambda: circuits.completeness_of(output, damaged),
+    }

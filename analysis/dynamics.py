@@ -51,13 +51,15 @@ def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
     rows = _rows(frames, [site], own)
     below = canvas.source(list(rows["run_id"]), list(rows["n"]), "; ".join(told) + missing.told(frames, rows["run_id"]))
     title = f"Recovered by patching {site}: {'heads that matter' if matters else 'no head is shown to matter'}"
+    numbers: list[pd.DataFrame] = []
     with canvas.grid(1, max(1, len(own)), title, below, height=2.2) as (figure, axes):
         for axis, (corruption, family) in zip(axes[0], own.items(), strict=False):
             axis.sharey(axes[0][0])
             for place, dashes in zip(chosen, cycle(("-", "--", "-.", ":"))):
                 if place in family.places:
                     absent = missing.steps(frames, [job.patch.run_id for job in family.jobs])
-                    _line(axis, family, place, palette[place], dashes, absent)
+                    line = _line(axis, family, place, palette[place], dashes, absent)
+                    numbers.append(line.assign(corruption=corruption, layer=place[0], head=place[1]))
             axis.axhline(0, color="0.5", linewidth=0.8)
             margin = 0.03 * (family.steps[-1] - family.steps[0]) or 0.5
             across = family.steps[0] - margin, family.steps[-1] + margin
@@ -66,6 +68,7 @@ def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
         axes[0][0].set_ylabel("recovered")
         if chosen:
             axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+    figure.numbers = canvas.together(numbers)
     return figure
 
 
@@ -113,8 +116,11 @@ def _limits(families: Iterable[Family], chosen: Sequence[Place]) -> tuple[tuple[
     return (low - margin, high + margin), least < low or most > high
 
 
-def _line(axis: Axes, family: Family, place: Place, colour: object, dashes: str, absent: Sequence[int] = ()) -> None:
-    """A head's course with its band, broken at the `absent` steps; dots where it matters, and its onset."""
+def _line(
+    axis: Axes, family: Family, place: Place, colour: object, dashes: str, absent: Sequence[int] = ()
+) -> pd.DataFrame:
+    """A head's course with its band, broken at the `absent` steps; dots where it matters, and its onset. Gives its
+    numbers."""
     number, steps = family.places.index(place), np.array(family.steps)
     values, low, high, matters = (
         family.grid(one)[:, number] for one in (family.estimate.recovered, *family.interval, family.judged.matter())
@@ -127,6 +133,8 @@ def _line(axis: Axes, family: Family, place: Place, colour: object, dashes: str,
     if onset is not None:
         at = family.steps.index(onset)
         axis.plot([onset], [values[at]], "D", color=colour, markersize=5, markeredgecolor="0.1", mew=0.7, zorder=4)
+    told = {"step": steps, "recovered": values, "low": low, "high": high, "matters": matters, "onset": steps == onset}
+    return pd.DataFrame(told)
 
 
 def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) -> Picture:
@@ -141,7 +149,8 @@ def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) ->
     palette = depth_palette(depth)
     title = f"Recovered by patching {up} against {across}, checkpoint {step}"
     rows = found.rows[found.rows["step"] == step]
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), found.note)
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), found.note + missing.told(frames, rows["run_id"]))
+    limits = square(heads)
     size = 1, max(1, len(found.corruptions))
     with canvas.grid(*size, title, below, height=2.6) as (figure, axes):
         for axis, corruption in zip(axes[0], found.corruptions, strict=False):
@@ -159,10 +168,12 @@ def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) ->
                     va="center", ha="right" if right else "left",
                 )  # fmt: skip
             axis.set(title=f"{corruption} corruption", xlabel=f"recovered by {across}", ylabel=f"recovered by {up}")
+            axis.set(xlim=limits, ylim=limits, aspect="equal")
         handles = [axes[0][-1].scatter([], [], color=palette[layer], s=16, label=f"{layer}") for layer in depth]
         axes[0][-1].legend(
             handles=handles, title="layer", loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0
         )
+    figure.numbers = heads.rename(columns={"across": f"recovered by {across}", "up": f"recovered by {up}"})
     return figure
 
 
@@ -198,6 +209,14 @@ def _by_head(family: Family) -> pd.DataFrame:
     keys = [(step, layer, head) for step in family.steps for layer, head, _ in family.places]
     index = pd.MultiIndex.from_tuples(keys, names=["step", *HEAD])
     return pd.DataFrame({"recovered": family.estimate.recovered, "matters": family.judged.matter()}, index)
+
+
+def square(heads: pd.DataFrame) -> tuple[float, float]:
+    """Ends of both axes of a scatter plot: the same, so that equal is a diagonal."""
+    values = heads[["across", "up"]].to_numpy("float64").ravel()
+    low, high = min(0.0, values.min(initial=0)), max(0.0, values.max(initial=0))
+    margin = 0.06 * (high - low) or 0.1
+    return low - margin, high + margin
 
 
 def apart(heads: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,7 @@
-"""What patched edges say: how faithful the first of them are, and what was missed where not all were patched.
+"""What patched edges say: which carry, how faithful the first of them are, and what was missed where not all were.
+
+`effects_of`: what each edge alone brings back of the gap, in a group of runs that differ in their seed only. Verdicts
+are of all edges of a checkpoint at once (`mi_sweeps.analysis.inference.verdicts`).
 
 `circuits_of`: the first 0.1% to 100% of the edges run as circuits. With m(C) the logit difference of a circuit's run
 (`mi_sweeps.circuits.sets`), which is that of the corrupted run for the empty graph and of the clean run for all edges,
@@ -6,7 +9,8 @@
     F(C) = (m(C) - m(empty)) / (m(all) - m(empty))
 
 CPR is the area of F and CMD that of |1 - F| over the share of edges, by trapezoids, as in the MIB track (Mueller et al.
-2025, arXiv:2504.13151), which takes CPR over edges by their effects and CMD over edges by their sizes.
+2025, arXiv:2504.13151), which takes CPR over edges by their effects and CMD over edges by their sizes. Verdicts on F
+are those of circuits of nodes, of all circuits of a checkpoint at once.
 
 `bounds_of`: where the top edges and a sample of the others were patched. Of R others m were drawn without
 replacement. More than K of the R have a larger effect than the largest of the sample only if none of the K + 1 largest
@@ -28,24 +32,74 @@ import pandas as pd
 from scipy import stats
 
 from . import measured
+from .agreement.effects import EDGE, Effects, of_edges
+from .folder import Output
 from .frames import EXAMINED, Examined, typed
-from .inference.circuits import cmd, cpr
+from .inference.circuits import cmd, cpr, faithful, simultaneous
 from .inference.estimates import LEVEL, Estimate, estimate, interval
+from .inference.families import groups
+from .inference.tables import GROUP
+from .inference.verdicts import critical_value, judge
 
+EFFECTS = {
+    **GROUP,
+    "step": "int64",
+    **{"source": "string", "source_layer": "Int64", "source_head": "Int64"},
+    **{"input": "string", "layer": "Int64", "head": "Int64"},
+    **{"recovered": "float64", "low": "float64", "high": "float64", "verdict": "string"},
+    **{"edges": "int64", "other_seeds": "boolean", "n": "int64", "runs": "int64"},
+}
+"""One row an edge that was patched in all runs of a group, at each checkpoint that all of them have; `edges` counts
+those that were judged together. `low` and `high` are the 95% interval at that edge alone; `other_seeds` says whether it
+and the verdict are of other seeds too, or of other prompts in these runs."""
 CIRCUITS = EXAMINED | {
     **{"kind": "string", "order": "string", "size": "float64", "edges": "Int64"},
-    **{"value": "float64", "low": "float64", "high": "float64", "n": "int64"},
+    **{"value": "float64", "low": "float64", "high": "float64", "verdict": "string", "n": "int64"},
 }
 """One row a circuit of edges of kind `circuit`, and for each order one of kinds `cpr` and `cmd`. Intervals are for
 other prompts, in this run; they know nothing of other ways to rank the edges."""
 BOUNDS = EXAMINED | {
     **{"edges": "Int64", "patched": "Int64", "sample": "Int64", "rest": "Int64"},
     **{"largest": "float64", "at_most": "Int64", "level": "float64"},
-    **{"r": "float64", "rank_r": "float64", "error": "float64", "compared": "Int64"},
+    **{"r": "float64", "rank_r": "float64", "error": "float64", "compared": "Int64", "n": "Int64"},
 }
 """One row a checkpoint. `largest` is the largest effect in the sample (logits, without sign); `at_most` of the `rest`
 edges, the sampled ones among them, have a larger one. `r` and `rank_r` are Pearson's and Spearman's correlation of
-exact and approximate effects over the `compared` edges, `error` their mean absolute difference (logits)."""
+exact and approximate effects over the `compared` edges, `error` their mean absolute difference (logits); `n` counts
+prompts."""
+
+
+def effects_of(
+    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+) -> Iterator[pd.DataFrame]:
+    """One frame a group of runs and checkpoint.
+
+    Args:
+        runs, patches: of `Frames`.
+        damaged: as for `frames.load`.
+    """
+    for key, patch_ids in groups(patches, runs):
+        found = [patch for patch in output.patches if patch.patch_id in patch_ids]
+        there = [(patch, {step for step in patch.steps() if patch.has(step, "edges")}) for patch in found]
+        own = [patch for patch, steps in there if steps]
+        for step in sorted(set.intersection(*(steps for _, steps in there if steps))) if own else ():
+            effects = of_edges(own, step, damaged)
+            if effects is not None:
+                at = dict(zip(GROUP, key, strict=True)) | {"step": step}
+                yield typed(_effects(effects).assign(**at), EFFECTS)
+
+
+def _effects(effects: Effects) -> pd.DataFrame:
+    found = estimate(effects.gain, effects.gap)
+    low, high = interval(found, seeds=found.has_seeds)
+    judged = judge(found, critical_value(found), np.zeros(len(found.n), int), seeds=found.has_seeds)
+    return pd.DataFrame(
+        {
+            **{name: [item[at] for item in effects.items] for at, name in enumerate(EDGE)},
+            "recovered": found.recovered, "low": low, "high": high, "verdict": judged.words,
+            "edges": len(effects.items), "other_seeds": found.has_seeds, "n": found.n, "runs": found.runs,
+        }
+    )  # fmt: skip
 
 
 def circuits_of(examined: Iterable[Examined], damaged: list[str] | None = None) -> Iterator[pd.DataFrame]:
@@ -63,10 +117,14 @@ def _circuits(sets: pd.DataFrame) -> Iterator[dict[str, object]]:
     gap = whole - empty
     of_each = estimate((m - empty)[None], np.broadcast_to(gap, m.shape)[None])
     low, high = interval(of_each, seeds=False)
+    words = faithful(of_each, *simultaneous(of_each, np.zeros(len(m), int)))
     for number, row in enumerate(sets.itertuples()):
         own = {"order": row.order, "size": row.size, "edges": row.edges}
         value = of_each.recovered[number]
-        yield {"kind": "circuit", **own, "value": value, "low": low[number], "high": high[number], "n": m.shape[1]}
+        yield {
+            "kind": "circuit", **own, "value": value, "low": low[number], "high": high[number],
+            "verdict": words[number].value, "n": m.shape[1],
+        }  # fmt: skip
     for order in sets["order"].dropna().unique():
         chosen = (sets["order"] == order).to_numpy(dtype=bool, na_value=False)
         shares = sets["size"].to_numpy()[chosen] / 100
@@ -104,7 +162,7 @@ def _bounds(edges: pd.DataFrame) -> dict[str, object]:
         found |= {"r": stats.pearsonr(one, other).statistic, "rank_r": stats.spearmanr(one, other).statistic}
     if len(one):
         found |= {"error": np.abs(one - other).mean()}
-    return found | {"compared": len(one)}
+    return found | {"compared": len(one), "n": edges["n"].max()}
 
 
 def missed(rest: int, sample: int, level: float = LEVEL) -> int:

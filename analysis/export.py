@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ AT_ONCE = 200
 def export(
     output: Path,
     directory: Path,
-    sweeps: Sequence[str] | None = None,
+    sweeps: str | Iterable[str] | None = None,
     *,
     format: Literal["parquet", "csv"] = "parquet",
     by_prompt: bool = False,

@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from . import canvas, circuits
+from . import canvas, circuits, missing
 from .canvas import Picture, Source
-from .frames import Frames
+from .frames import Frames, sound
 from .inference.circuits import FAITHFUL
 from .summaries import spread
 
@@ -19,23 +19,23 @@ MOST = 3.0
 """F beyond which a curve or a colour says no more."""
 
 
-def pictures(frames: Frames) -> Iterator[tuple[str, str, Callable[[], Picture]]]:
-    """Of each cell and corruption with circuits: what a picture is, the group's words, and how it is drawn."""
+def pictures(frames: Frames) -> Iterator[tuple[str, tuple[str, str, str], Callable[[], Picture]]]:
+    """Of each setting, patching and corruption with circuits: what a picture is, of which, and how it is drawn."""
     output = frames.output
     if output is None or not any(patch.has(step, "circuits") for patch in output.patches for step in patch.steps()):
         return
     table = circuits.faithfulness(frames, [])  # what is damaged was named
-    examined = frames.patches.merge(frames.runs[["run_id", "cell"]], on="run_id")
+    examined = frames.patches.drop(columns="status").merge(frames.runs[["run_id", "cell", "status"]], on="run_id")
     keys = ["cell", "patching", "corruption"]
-    several = [name for name in keys if name == "corruption" or table[name].nunique() > 1]
     for key, rows in table.groupby(keys, sort=False, observed=True):
-        words = dict(zip(keys, key, strict=True))
+        setting, patching, corruption = map(str, key)
         own = (examined[keys].fillna("").astype(object) == list(key)).all(axis=1)
-        source = canvas.source(list(examined.loc[own, "run_id"]), list(rows["n"]))
-        ending = "-".join(str(words[name]) for name in several)
-        yield "circuits", ending, partial(by_size, rows, str(words["corruption"]), source)
+        runs = list(sound(examined[own])["run_id"])
+        source = canvas.source(runs, list(rows["n"]), missing.told(frames, runs))
+        group = setting, patching, corruption
+        yield "circuits", group, partial(by_size, rows, corruption, source)
         if (rows["kind"] == "exchange").any():
-            yield "exchange", ending, partial(exchange, rows, str(words["corruption"]), source)
+            yield "exchange", group, partial(exchange, rows, corruption, source)
 
 
 def by_size(rows: pd.DataFrame, corruption: str, source: Source, checkpoints: int = 4) -> Picture:
@@ -47,7 +47,7 @@ def by_size(rows: pd.DataFrame, corruption: str, source: Source, checkpoints: in
         f"judged on other prompts than those on which circuits were found; band: 95% interval, {scope}; grey: from the "
         f"middle one of the random sets to the one that 5% are above; between the dotted lines: within {FAITHFUL} of 1"
     )
-    below = Source(source.runs, source.prompts, note)
+    below = Source(source.runs, source.prompts, note + source.note)
     title = f"Circuits by size, {corruption} corruption"
     with canvas.grid(1, max(1, len(steps)), title, below, 2.0, page=True) as (figure, axes):
         for axis, step in zip(axes[0], steps, strict=False):
@@ -65,6 +65,8 @@ def by_size(rows: pd.DataFrame, corruption: str, source: Source, checkpoints: in
             axis.minorticks_off()
             axis.set(title=f"checkpoint {step}", xlabel="nodes kept (%)", ylim=(-0.5, MOST))
         axes[0][0].set_ylabel(LABEL)
+    shown = own[own["step"].isin(steps)].sort_values(["step", "size"])
+    figure.numbers = shown[["step", "size", "value", "low", "high", "null_median", "null_high"]]
     return figure
 
 
@@ -76,7 +78,7 @@ def exchange(rows: pd.DataFrame, corruption: str, source: Source) -> Picture:
         f"circuits of {own['size'].iloc[0]:g}% of the nodes; white: F = 1; bold: faithful (within {FAITHFUL} of 1, at "
         "all places at once); grey: no measurable gap"
     )
-    below = Source(source.runs, source.prompts, note)
+    below = Source(source.runs, source.prompts, note + source.note)
     title = f"The circuit of one checkpoint in another, {corruption} corruption"
     with canvas.grid(1, 1, title, below, 2.6) as (figure, axes):
         axis = axes[0][0]
@@ -95,4 +97,5 @@ def exchange(rows: pd.DataFrame, corruption: str, source: Source) -> Picture:
         axis.set(xlabel="judged at checkpoint", ylabel="circuit of checkpoint")
         beyond = "both" if ((shown < 0) | (shown > 2)).any() else "neither"
         figure.colorbar(image, ax=axis, label=LABEL, shrink=0.9, pad=0.02, extend=beyond)
+    figure.numbers = own[["source_step", "step", "value", "verdict"]]
     return figure

@@ -1,20 +1,18 @@
-"""All figures of some runs as files: for a paper, and moving over the checkpoints for a talk."""
+"""All figures of some runs: which there are, and how each is drawn."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from ..store.files import write_bytes, write_json
+from ..errors import UserError
 from . import (
-    animations,
     approximate,
     attention_pictures,
     crossings,
@@ -22,80 +20,78 @@ from . import (
     dynamics,
     faithfulness,
     films,
+    gallery,
     heatmaps,
     transitions,
 )
-from .canvas import Picture, settings
+from .canvas import Picture
 from .films import Film
-from .frames import Frames
+from .frames import Frames, sound
+from .gallery import Draw
 from .summaries import with_approximate
 
-DPI = 200
-FORMATS = ("png", "svg", "pdf")
-EDITABLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mi-sweeps"}
-"""Text stays text, in TrueType as journals ask for; and the same tables make the same bytes."""
+LONGEST = 100
+"""Signs of a folder's name."""
 
 
-def figures(frames: Frames, directory: Path, formats: Sequence[str] | None = None, animate: bool = False) -> list[Path]:
-    """Draw what the tables allow into `directory`; returns the files.
+@dataclass(frozen=True)
+class Group:
+    """The runs of one setting that were examined in one way."""
 
-    What was measured of runs is drawn once for all runs; circuits once for each cell, as means over its seeds.
-    `animate` adds a GIF for each picture of a checkpoint, and an MP4 where there is ffmpeg. figures.json and figures.md
-    tell of each its caption and its runs.
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    files: list[Path] = []
-    index: list[dict[str, Any]] = []
+    key: tuple[str, str]
+    """Setting and `patching`."""
+    words: str
+    """What tells it from the others; empty where there is one group."""
+    folder: str
+    """Where its pictures are: empty, or a name that ends in a slash."""
+    frames: Frames
 
-    def add(name: str, picture: Picture, written: list[Path]) -> None:
-        files.extend(written)
-        names = [file.name for file in written]
-        told = {"name": name, "files": names, "title": picture.title, "caption": str(picture.source)}
-        index.append(told | asdict(picture.source))
-
-    for name, draw in pictures(frames):
+    def picture(self, draw: Callable[[], Picture]) -> Picture:
+        """A picture that names its setting where there are several."""
         picture = draw()
-        add(
-            name,
-            picture,
-            [_save(picture, directory / f"{name}.{kind}", kind) for kind in (FORMATS if formats is None else formats)],
-        )
-    for name, film in _filmed(frames) if animate else ():
-        add(name, film.picture, animations.write(film, directory / name))
-    if files:
-        write_json(directory / "figures.json", index)
-        write_bytes(directory / "figures.md", _gallery(index).encode())
-        files += [directory / "figures.json", directory / "figures.md"]
-    return files
+        if self.words:
+            picture.of_setting(self.words)
+        return picture
+
+    def film(self, draw: Callable[[], Film]) -> Film:
+        """Likewise a film."""
+        film = draw()
+        if self.words:
+            film.picture.of_setting(self.words)
+            film.show(film.steps[-1])
+        return film
 
 
-def _save(picture: Picture, file: Path, kind: str) -> Path:
-    content = io.BytesIO()
-    title, about = picture.title, str(picture.source)
-    metadata = {
-        "png": {"Title": title, "Description": about},
-        "svg": {"Title": title, "Description": about, "Date": None},
-        "pdf": {"Title": title, "Subject": about, "Keywords": " ".join(picture.source.runs), "CreationDate": None},
-    }
-    with settings(**EDITABLE):
-        picture.savefig(content, format=kind, dpi=DPI, metadata=metadata.get(kind))
-    picture.set_layout_engine("none")  # the next format need not lay it out again
-    write_bytes(file, content.getvalue())
-    return file
+def figures(
+    frames: Frames, directory: Path, formats: str | Iterable[str] | None = None, animate: bool = False
+) -> list[Path]:
+    """Draw what the tables allow into `directory`, as `gallery.write` does; returns the files."""
+    return gallery.write(chosen(frames, animate=animate), directory, formats)
 
 
-def _gallery(index: Sequence[dict[str, Any]]) -> str:
-    """The pictures with their captions as Markdown."""
-    parts = ["# Figures"]
-    for one in index:
-        shown = next((file for file in one["files"] if file.endswith((".png", ".gif", ".svg"))), None)
-        parts.append(f"## {one['name']}")
-        if shown:
-            parts.append(f"![{one['title']}]({shown})")
-        parts.append(f"{one['title']}. {one['caption']}.")
-        parts.append(f"Files: {', '.join(f'[{file}]({file})' for file in one['files'])}. Runs: {' '.join(one['runs'])}")
-    return "\n\n".join(parts) + "\n"
+def chosen(frames: Frames, only: Sequence[str] = (), animate: bool = False) -> list[tuple[str, Draw]]:
+    """The names of the pictures that the tables allow, and with `animate` of the films, and how each is drawn.
+
+    What was measured of runs is drawn once for all runs; circuits once for each setting, as means over its seeds, in a
+    folder of its own where there are several.
+
+    Args:
+        only: names or patterns of them, with or without a folder; empty for all.
+
+    Raises:
+        UserError: there is none that one of them means.
+    """
+    every: list[tuple[str, Draw]] = [*pictures(frames), *(_filmed(frames) if animate else ())]
+    wanted: set[str] = set()
+    for pattern in only:
+        own = {name for name, _ in every if any(fnmatchcase(one, pattern) for one in (name, name.rpartition("/")[2]))}
+        if not own:
+            folders = list(dict.fromkeys(name.rpartition("/")[0] for name, _ in every if "/" in name))
+            there = ", ".join(dict.fromkeys(name.rpartition("/")[2] for name, _ in every)) or "none yet"
+            there += f"; in the folders {', '.join(folders)}" if folders and "/" in pattern else ""
+            raise UserError(f"--only {pattern}: no such picture of these runs; there are: {there}")
+        wanted |= own
+    return [one for one in every if one[0] in wanted] if only else every
 
 
 def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
@@ -113,60 +109,71 @@ def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
         yield "loss", partial(curves.losses, frames)
     if ("trainer", "loss") in metrics:
         yield "trainer-loss", partial(curves.logged, frames)
-    for name, words, draw in faithfulness.pictures(frames):
-        yield f"{name}-{_slug(words)}", draw
-    for suffix, cell in _cells(frames):
-        kinds = set(cell.attribution["kind"])
-        if "lens" in kinds:
-            yield f"lens{suffix}", partial(curves.lens, cell)
-        if "layer" in kinds:
-            yield f"layers{suffix}", partial(curves.layers, cell)
-        if "head" in kinds:
-            yield f"attribution{suffix}", partial(heatmaps.attribution, cell)
-        if len(cell.measures):
-            yield f"measures{suffix}", partial(curves.measures, cell)
-        for corruption in heatmaps.corruptions(cell):
-            rows = heatmaps.rows_of(cell, corruption)
-            sites = set(rows["site"])
-            if sites & set(heatmaps.HEAD_SITES):
-                yield f"heads-{_slug(corruption)}{suffix}", partial(heatmaps.heads, cell, corruption)
-            if sites & set(heatmaps.POSITION_SITES):
-                yield f"positions-{_slug(corruption)}{suffix}", partial(heatmaps.positions, cell, corruption)
-            both = rows["patched"].notna() & rows["approximate"].notna()
-            if both.any() and corruption != heatmaps.DIFFERENCE:
-                yield f"approximate-{_slug(corruption)}{suffix}", partial(approximate.exact, cell, corruption)
-        for corruption in pd.unique(cell.paths["corruption"]):
-            yield f"paths-{_slug(corruption)}{suffix}", partial(heatmaps.paths, cell, corruption)
-        for corruption in attention_pictures.corruptions(cell):
-            yield f"attention-{_slug(corruption)}{suffix}", partial(attention_pictures.attention, cell, corruption)
-        for corruption in crossings.corruptions(cell):
-            yield f"cross-{_slug(corruption)}{suffix}", partial(crossings.crossings, cell, corruption)
-        if _heads(cell, "z"):
-            yield f"dynamics{suffix}", partial(dynamics.heads, cell)
-        if transitions.enough(cell):
-            yield f"transitions{suffix}", partial(transitions.draw, cell)
-        for across in _across(cell):
-            yield f"scatter-{across}{suffix}", partial(dynamics.scatter, cell, across)
+    groups = {group.key: group for group in _groups(frames)}
+    for kind, (setting, patching, corruption), draw in faithfulness.pictures(frames):
+        key = setting, patching
+        group = groups.get(key) or Group(key, setting, f"{_slug(setting)}/", frames)  # all else of it is damaged
+        yield f"{group.folder}{kind}-{_slug(corruption)}", partial(group.picture, draw)
+    for group in groups.values():
+        for name, draw in _circuits(group.frames):
+            yield group.folder + name, partial(group.picture, draw)
 
 
-def _filmed(frames: Frames) -> Iterator[tuple[str, Film]]:
+def _circuits(cell: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
+    """Of one setting."""
+    kinds = set(cell.attribution["kind"])
+    if "lens" in kinds:
+        yield "lens", partial(curves.lens, cell)
+    if "layer" in kinds:
+        yield "layers", partial(curves.layers, cell)
+    if "head" in kinds:
+        yield "attribution", partial(heatmaps.attribution, cell)
+    if len(cell.measures):
+        yield "measures", partial(curves.measures, cell)
+    for corruption in heatmaps.corruptions(cell):
+        rows = heatmaps.rows_of(cell, corruption)
+        sites = set(rows["site"])
+        if sites & set(heatmaps.HEAD_SITES):
+            yield f"heads-{_slug(corruption)}", partial(heatmaps.heads, cell, corruption)
+        if sites & set(heatmaps.POSITION_SITES):
+            yield f"positions-{_slug(corruption)}", partial(heatmaps.positions, cell, corruption)
+        both = rows["patched"].notna() & rows["approximate"].notna()
+        if both.any() and corruption != heatmaps.DIFFERENCE:
+            yield f"approximate-{_slug(corruption)}", partial(approximate.exact, cell, corruption)
+    for corruption in pd.unique(cell.paths["corruption"]):
+        yield f"paths-{_slug(corruption)}", partial(heatmaps.paths, cell, corruption)
+    for corruption in attention_pictures.corruptions(cell):
+        yield f"attention-{_slug(corruption)}", partial(attention_pictures.attention, cell, corruption)
+    for corruption in crossings.corruptions(cell):
+        yield f"cross-{_slug(corruption)}", partial(crossings.crossings, cell, corruption)
+    if _heads(cell, "z"):
+        yield "dynamics", partial(dynamics.heads, cell)
+    if transitions.enough(cell):
+        yield "transitions", partial(transitions.draw, cell)
+    for across in _across(cell):
+        yield f"scatter-{across}", partial(dynamics.scatter, cell, across)
+
+
+def _filmed(frames: Frames) -> Iterator[tuple[str, Callable[[], Film]]]:
     """The same over the checkpoints, a film a site; one checkpoint makes none."""
-    for suffix, cell in _cells(frames):
-        kinds = set(cell.attribution["kind"]) if cell.attribution["step"].nunique() > 1 else set()
-        if "lens" in kinds:
-            yield f"lens-film{suffix}", films.lens(cell)
-        if "layer" in kinds:
-            yield f"layers-film{suffix}", films.layers(cell)
-        if "head" in kinds:
-            yield f"attribution-film{suffix}", films.attribution(cell)
-        if attention_pictures.corruptions(cell) and (film := attention_pictures.moving(cell)):
-            yield f"attention-film{suffix}", film
-        if cell.patching["step"].nunique() < 2:
-            continue
-        for site in pd.unique(with_approximate(cell.patching)["site"]):
-            yield f"{_slug(site)}-film{suffix}", films.heatmap(cell, site)
-        for across in _across(cell):
-            yield f"scatter-{across}-film{suffix}", films.scatter(cell, across)
+    for group in _groups(frames):
+        for name, draw in _films(group.frames):
+            yield group.folder + name, partial(group.film, draw)
+
+
+def _films(cell: Frames) -> Iterator[tuple[str, Callable[[], Film]]]:
+    kinds = set(cell.attribution["kind"]) if cell.attribution["step"].nunique() > 1 else set()
+    for kind, draw in (("lens", films.lens), ("layer", films.layers), ("head", films.attribution)):
+        if kind in kinds:
+            yield f"{draw.__name__}-film", partial(draw, cell)
+    if attention_pictures.moves(cell):
+        yield "attention-film", partial(attention_pictures.moving, cell)
+    if cell.patching["step"].nunique() < 2:
+        return
+    for site in pd.unique(with_approximate(cell.patching)["site"]):
+        yield f"{_slug(site)}-film", partial(films.heatmap, cell, site)
+    for across in _across(cell):
+        yield f"scatter-{across}-film", partial(films.scatter, cell, across)
 
 
 def _across(cell: Frames) -> Iterator[str]:
@@ -175,20 +182,40 @@ def _across(cell: Frames) -> Iterator[str]:
     return (site for site in ("v", "pattern") if z and _heads(cell, site) == z)
 
 
-def _cells(frames: Frames) -> Iterator[tuple[str, Frames]]:
-    """The runs of each cell that were examined in one way, with an ending for their files' names."""
-    examined = frames.patches.merge(frames.runs[["run_id", "cell"]], on="run_id")
+def _groups(frames: Frames) -> list[Group]:
+    """What was examined, group by group; made once, for each keeps what its pictures are drawn from."""
+    if ("groups",) not in frames.kept:
+        frames.kept[("groups",)] = list(_grouped(frames))
+    kept: list[Group] = frames.kept[("groups",)]
+    return kept
+
+
+def _grouped(frames: Frames) -> Iterator[Group]:
+    about = frames.runs[["run_id", "cell", "status"]]
+    examined = frames.patches.merge(about, on="run_id", suffixes=("_of_job", ""))
     circuits = ("attribution", "patching", "paths", "measures")
     patch_ids = {patch_id for name in circuits for patch_id in pd.unique(getattr(frames, name)["patch_id"])}
     examined = examined[examined["patch_id"].isin(patch_ids)]
-    groups = list(examined.groupby(["cell", "patching"], sort=False, dropna=False))
-    for (cell, patching), patches in groups:
+    taken: set[str] = set()
+    for (cell, patching), patches in examined.groupby(["cell", "patching"], sort=False, dropna=False):
         words = [str(cell)] if examined["cell"].nunique() > 1 else []
-        words += [str(patching)] if examined["patching"].nunique() > 1 else []
-        yield (
-            "".join(f"-{_slug(word)}" for word in words),
-            replace(frames, kept={}, **{name: _of(getattr(frames, name), patches["patch_id"]) for name in circuits}),
-        )
+        words += [f"patching {patching}"] if examined["patching"].nunique() > 1 else []
+        own = {name: _of(getattr(frames, name), sound(patches)["patch_id"]) for name in circuits}
+        key = str(cell), "" if pd.isna(patching) else str(patching)
+        folder = f"{_folder(words, taken)}/" if words else ""
+        yield Group(key, ", ".join(words), folder, replace(frames, kept={}, **own))
+
+
+def _folder(words: Sequence[str], taken: set[str]) -> str:
+    """A name that a person can read, and that no other setting has."""
+    parts = [_slug(part) for one in words for part in one.split(", ")]
+    name = slug = "_".join(filter(None, parts))[:LONGEST].strip("-_.") or "setting"
+    number = 1
+    while name.lower() in taken:
+        number += 1
+        name = f"{slug}-{number}"
+    taken.add(name.lower())
+    return name
 
 
 def _of(table: pd.DataFrame, patch_ids: pd.Series) -> pd.DataFrame:

@@ -13,20 +13,24 @@ from matplotlib.artist import Artist
 from . import canvas, missing
 from .canvas import Picture, Source
 from .curves import PASSED, lens_means
-from .dynamics import HEAD, depth_palette, name, points
+from .dynamics import HEAD, depth_palette, name, points, square
+from .examples import Tokens
 from .frames import Frames
 from .heatmaps import (
     COMPARED,
     DIFFERENCE,
+    END,
     FEW,
-    at_step,
     corruptions,
     draw,
     head_means,
+    high,
     largest,
     places_of,
-    scale_end,
+    scale_bar,
+    second_less_first,
     site_cells,
+    tokens_of,
     unmarked,
 )
 from .summaries import with_approximate
@@ -61,8 +65,8 @@ def heatmap(frames: Frames, site: str) -> Film:
     compared = f"; of differences: {COMPARED}" if DIFFERENCE in values else ""
     note = f"mean over runs of each run's recovered; one scale for all checkpoints; {notes[0]}{compared}{few}"
     below = _source(frames, rows, note)
-    end = scale_end(pd.concat(values)["recovered"])
-    return _heatmaps(frames, values, f"Recovered by patching {site}", below, "recovered", end)
+    tokens = {corruption: tokens_of(frames, corruption) for corruption in values} if axis == "position" else {}
+    return _heatmaps(frames, values, f"Recovered by patching {site}", below, "recovered", END, tokens)
 
 
 def attribution(frames: Frames) -> Film:
@@ -74,8 +78,8 @@ def attribution(frames: Frames) -> Film:
         each[DIFFERENCE] = each["second"] - each["first"]
     values = {corruption: unmarked(own) for corruption, own in each.items()}
     below = _source(frames, rows, "mean over runs; one scale for all checkpoints")
-    end = largest(pd.concat(each))
-    return _heatmaps(frames, values, "Logit difference from each head", below, "logits", end)
+    end = largest(pd.concat([own for corruption, own in each.items() if corruption != DIFFERENCE]))
+    return _heatmaps(frames, values, "Logit difference from each head", below, "logits", end, {})
 
 
 def lens(frames: Frames) -> Film:
@@ -108,7 +112,7 @@ def scatter(frames: Frames, across: str, up: str = "z") -> Film:
     found = points(frames, across, up)
     rows = found.rows
     palette = depth_palette(sorted(found.heads["layer"].unique()))
-    limits = [_limits(found.heads[column]) for column in ("across", "up")]
+    limits = square(found.heads)
     below = _source(frames, rows, f"mean over runs; dotted: equal; {found.note}")
     title = f"Recovered by patching {up} against {across}"
     moved = []
@@ -124,7 +128,8 @@ def scatter(frames: Frames, across: str, up: str = "z") -> Film:
                 for head in far
             }
             axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":")
-            axis.set(xlim=limits[0], ylim=limits[1], title=f"{corruption} corruption", xlabel=f"recovered by {across}")
+            axis.set(xlim=limits, ylim=limits, aspect="equal")
+            axis.set(title=f"{corruption} corruption", xlabel=f"recovered by {across}")
             moved.append((own, heads, colours, dots, words))
         axes[0][0].set_ylabel(f"recovered by {up}")
         for layer, colour in palette.items():
@@ -151,32 +156,42 @@ def _source(frames: Frames, rows: pd.DataFrame, note: str) -> Source:
 
 
 def _heatmaps(
-    frames: Frames, values: dict[str, pd.DataFrame], title: str, below: Source, label: str, end: float
-) -> Film:
-    """A heatmap for each of some tables of cells by step, layer and place; colours from `-end` to `end`."""
+    frames: Frames, values: dict[str, pd.DataFrame], title: str, below: Source, label: str, end: float,
+    tokens: dict[str, Tokens],
+) -> Film:  # fmt: skip
+    """A heatmap for each of some tables of cells by step, layer and place; colours from `-end` to `end`, and those of a
+    difference by its own largest value."""
     together = pd.concat(values.values())
     places = places_of(together)
     words = any(isinstance(place, str) for place in places)
     size = (len(values), 1) if words else (1, len(values))  # names of positions need room
     steps = sorted(together.index.unique("step"))
     deep = together.index.get_level_values("layer").nunique()
-    height = min(max(0.13 * deep, 0.9), 2.6)
+    height = high(deep, len(places), (canvas.PAGE - 1.2) / size[1])
+    ends = {name: largest(own["recovered"]) if name == DIFFERENCE else end for name, own in values.items()}
     drawn = {}
     with canvas.grid(*size, title, below, height + 0.4, page=True) as (figure, axes):
         for plot, corruption in zip(axes.flat, values, strict=True):
-            drawn[corruption] = draw(plot, together, places, end, ((canvas.PAGE - 1.2) / size[1], height))
-            plot.set_title("second − first" if corruption == DIFFERENCE else f"{corruption} corruption")
+            room, own = ((canvas.PAGE - 1.2) / size[1], height), tokens.get(corruption)
+            colours = canvas.DIFFERING if corruption == DIFFERENCE else canvas.DIVERGING
+            drawn[corruption] = draw(plot, together, places, ends[corruption], room, own, colours)
+            plot.set_title(second_less_first(corruption))
             last_row = plot in axes[-1]
             plot.set_xlabel("head" if last_row and not words else "")
-            plot.tick_params(labelbottom=last_row)
+            if not last_row:
+                plot.set_xticks([])
             plot.set_ylabel("layer" if plot in axes[:, 0] else "")
-        beyond = "both" if (together["recovered"].abs() > end).any() else "neither"
-        image = next(iter(drawn.values())).image
-        figure.colorbar(image, ax=list(axes.flat), label=label, pad=0.01, extend=beyond)
+        plots = [one.image.axes for name, one in drawn.items() if name != DIFFERENCE]
+        scale_bar(figure, drawn[next(iter(drawn))].image, plots, label, "both" if end == END else "neither")
+        if DIFFERENCE in drawn:
+            scale_bar(figure, drawn[DIFFERENCE].image, [drawn[DIFFERENCE].image.axes], "difference", "neither")
+
+    laid = {corruption: one.lay(values[corruption], steps) for corruption, one in drawn.items()}
 
     def show(step: int) -> None:
+        at = steps.index(step) if step in steps else -1
         for corruption, one in drawn.items():
-            one.show(at_step(values[corruption], step))
+            one.put({name: of_steps[at] for name, of_steps in laid[corruption].items()})
 
     borders = [border for one in drawn.values() for border in one.image.axes.spines.values()]
     artists = [artist for one in drawn.values() for artist in one.artists]
@@ -222,7 +237,6 @@ def film(
     absent = [step for step in missing.steps(frames, figure.source.runs) if there[0] < step < there[-1]]
     ordered = tuple(sorted({*there, *absent}))
     digits = len(str(max(ordered)))
-    (heading,) = [text for text in figure.texts if text.get_text() == figure.get_suptitle()]
 
     def show(step: int) -> None:
         change(step)
@@ -230,10 +244,10 @@ def film(
         known = ": not all runs have it" if step in absent and len(figure.source.runs) > 1 else known
         known = ": there is none" if step in absent and len(figure.source.runs) == 1 else known
         # Spaces as wide as a digit: the title stands still.
-        heading.set_text(f"{figure.title}, checkpoint {step:{digits}}{known}".replace("  ", " \u2007"))
+        figure.entitle(f"{figure.title}, checkpoint {step:{digits}}{known}".replace("  ", " \u2007"))
 
     show(ordered[-1])
-    return Film(figure, ordered, show, (heading, *moving))
+    return Film(figure, ordered, show, (figure.heading, *moving))
 
 
 def _limits(values: pd.Series) -> tuple[float, float]:

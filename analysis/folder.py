@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,19 +118,24 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def several(given: str | Iterable[str]) -> tuple[str, ...]:
+    """One name, or several: text is one name, and no sequence of letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 @collector_paused()
-def read(output: Path, sweeps: Sequence[str] | None = None, damaged: list[str] | None = None) -> Output:
-    """What the folder `output` holds, limited to the named `sweeps` if any are given.
+def read(output: Path, sweeps: str | Iterable[str] | None = None, damaged: list[str] | None = None) -> Output:
+    """What the folder `output` holds, limited to the named `sweeps` (one name or several) if any are given.
 
     A planned cell without a folder is there with state `todo`. Raises UserError where the folder or a sweep
     does not exist, or a JSON file cannot be read; with a list `damaged`, such a run or patch job is there as failed,
     and the file is named in that list.
     """
-    output = Path(output)
+    output, sweeps = Path(output), several(sweeps or ())
     if not output.is_dir():
         raise UserError(f"no output folder at {output}: give the folder that a sweep wrote to (output=...)")
     known = {file.parent.name: file for file in sorted((output / "sweeps").glob("*/sweep.json"))}
-    if unknown := [name for name in sweeps or () if name not in known]:
+    if unknown := [name for name in sweeps if name not in known]:
         there = ", ".join(known) or "none"
         raise UserError(f"no sweep named {', '.join(unknown)} in {output}: there is {there}")
     files = [known[name] for name in dict.fromkeys(sweeps)] if sweeps else list(known.values())

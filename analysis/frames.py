@@ -130,15 +130,23 @@ class Frames:
 
 
 def load(
-    output: Path, sweeps: Sequence[str] | None = None, most: int | None = None, damaged: list[str] | None = None
+    output: Path, sweeps: str | Iterable[str] | None = None, most: int | None = None, damaged: list[str] | None = None
 ) -> Frames:
-    """The tables of the folder `output`, limited to the named `sweeps` if any are given.
+    """The tables of the folder `output`, limited to the named `sweeps` (one name or several) if any are given.
 
     `most`: how many tables of patch jobs are read at most, each one checkpoint; 0 leaves runs, patch jobs and metrics.
     Raises UserError where the folder or a sweep does not exist, or a file cannot be read; with a list `damaged`, what
     cannot be read is left out, and named there.
     """
     return tabulate(folder.read(output, sweeps, damaged), most=most, damaged=damaged)
+
+
+def sound(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of a group of runs, or of what is of runs, those that a mean is over: all that did not diverge, or all where all
+    did. A run that diverged is a result of its own; in a mean it would pass for a worse seed until it stops, and then
+    for a better one."""
+    diverged = runs["status"] == "diverged"
+    return runs if diverged.all() else runs[~diverged]
 
 
 @folder.collector_paused()
@@ -215,29 +223,29 @@ def _some(examined: list[Examined], most: int | None) -> tuple[list[Examined], i
     return [of_step for of_step in examined if of_step[1] in kept][:most], min(every, len(steps))
 
 
-def by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
+def by_prompt(frames: Frames, sites: str | Iterable[str] | None = None) -> pd.DataFrame:
     """The patched logit difference of every prompt, at the checkpoints that `frames.patching` holds.
 
     One row a site and prompt, with the prompt's own clean and corrupted logit differences; `prompt` counts those of
     patch.json from 0. A prompt that has no such site has no row there. Only the named `sites`, if any are given: all
     sites of a large sweep may not fit in memory. Empty for tables that do not tell prompts apart.
     """
-    chosen = None if sites is None else ("site", sites)
+    chosen = None if sites is None else ("site", folder.several(sites))
     return _together(rows_of_prompts(_held(frames, frames.patching), "by_prompt", None, chosen), BY_PROMPT)
 
 
-def paths_by_prompt(frames: Frames, sites: Sequence[str] | None = None) -> pd.DataFrame:
+def paths_by_prompt(frames: Frames, sites: str | Iterable[str] | None = None) -> pd.DataFrame:
     """As `by_prompt`, along the direct paths of the checkpoints that `frames.paths` holds."""
-    chosen = None if sites is None else ("site", sites)
+    chosen = None if sites is None else ("site", folder.several(sites))
     return _together(rows_of_prompts(_held(frames, frames.paths), "paths_by_prompt", None, chosen), PATHS_BY_PROMPT)
 
 
-def attribution_by_prompt(frames: Frames, kinds: Sequence[str] | None = None) -> pd.DataFrame:
+def attribution_by_prompt(frames: Frames, kinds: str | Iterable[str] | None = None) -> pd.DataFrame:
     """As `by_prompt`, the logit difference of every clean prompt at the checkpoints that `frames.attribution` holds.
 
     Only rows of the named `kinds` (`lens`, `layer`, `head`), if any are given.
     """
-    chosen = None if kinds is None else ("kind", kinds)
+    chosen = None if kinds is None else ("kind", folder.several(kinds))
     of_prompts = rows_of_prompts(_held(frames, frames.attribution), "attribution_by_prompt", None, chosen)
     return _together(of_prompts, ATTRIBUTION_BY_PROMPT)
 
@@ -438,14 +446,14 @@ def left(file: Path, needed: str, columns: Iterable[str] | None, damaged: list[s
 
 
 def _read(file: Path, needed: str, columns: Iterable[str] | None = None) -> pa.Table:
-    """A file's table, or those of its `columns` that it has. It must have the column `needed`."""
+    """A file's table, or those of its `columns` that it has. It must have the column `needed`, if one is named."""
     columns = None if columns is None else list(columns)
     try:
         checksums.check_table(file, columns)
         # Thousands of small files: a thread pool for each would cost more than the reading.
         with pq.ParquetFile(file) as opened:
             table = opened.read(columns=columns, use_threads=False)
-        if needed not in table.column_names:
+        if needed and needed not in table.column_names:
             raise pa.ArrowInvalid(f"no column {needed!r}")
         return table
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -461,7 +469,11 @@ def typed(rows: pd.DataFrame | Iterable[dict[str, Any]], columns: dict[str, str]
     """A frame of exactly these columns and types; what is not there is missing."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
     frame = frame.reindex(columns=list(columns)).reset_index(drop=True)
+    made = {}
     for name, kind in columns.items():
-        if kind != "string":  # overrides are text
-            frame[name] = pd.to_numeric(frame[name], errors="coerce")
-    return frame.astype(columns)
+        column = frame[name]
+        if kind != "string" and not pd.api.types.is_numeric_dtype(column.dtype):  # overrides are text
+            column = pd.to_numeric(column, errors="coerce")
+        made[name] = column if str(column.dtype) == kind else column.astype(kind)
+    # Not `astype` of all, which takes longer than all that a small table is made of.
+    return pd.DataFrame(made, index=frame.index, columns=frame.columns)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,11 @@ from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 
-from . import canvas, evidence, missing
+from . import canvas, evidence, examples, missing
 from .canvas import Picture, Source
 from .evidence import GREY, SMALL
+from .examples import Tokens
+from .folder import several
 from .frames import Frames
 from .inference.differences import difference
 from .inference.families import Family, Place
@@ -24,9 +27,14 @@ from .inference.verdicts import DELTA, few
 from .summaries import APPROXIMATE, spread
 
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
+END = 1.0
+"""Where the colour scale of recovered ends either way, so that all pictures can be compared; its bar's arrows stand for
+what is beyond."""
 LEAST, MOST = 2 * DELTA, 1.5
-"""Where the colour scale ends at least and at most: so that what is small looks so, and what has a small gap does not
-drown all others."""
+"""Where that of direct paths, of which each carries little, ends at least and at most."""
+MOST_CELL, MOST_HIGH = 0.2, 2.6
+"""Inches: the largest cell, and the highest heatmap."""
+EXAMPLE = "after a position: the token that the first prompt has there, the changed one bold"
 POSITION_SITES = ("resid_pre", "attn_out", "mlp_out")
 INPUTS = ("q", "k", "v", "logits")
 DIFFERENCE = "difference"
@@ -41,18 +49,20 @@ NAMED = 16
 """Heads on an axis that each have their name; of more, only layers are named."""
 
 
-def heads(frames: Frames, corruption: str, sites: Sequence[str] = HEAD_SITES, checkpoints: int = 4) -> Picture:
+def heads(frames: Frames, corruption: str, sites: str | Iterable[str] = HEAD_SITES, checkpoints: int = 4) -> Picture:
     """Recovered by patching each head: a row of layer × head heatmaps a site, a column a checkpoint.
 
     Corruption `difference` is the second's recovered less the first's. At most so many `checkpoints`, and no more than
     a page is wide.
     """
-    return _sites(frames, corruption, sites, checkpoints, "head")
+    return _sites(frames, corruption, several(sites), checkpoints, "head")
 
 
-def positions(frames: Frames, corruption: str, sites: Sequence[str] = POSITION_SITES, checkpoints: int = 4) -> Picture:
+def positions(
+    frames: Frames, corruption: str, sites: str | Iterable[str] = POSITION_SITES, checkpoints: int = 4
+) -> Picture:
     """Recovered by patching each position: a row of layer × position heatmaps a site; otherwise as `heads`."""
-    return _sites(frames, corruption, sites, checkpoints, "position")
+    return _sites(frames, corruption, several(sites), checkpoints, "position")
 
 
 def attribution(frames: Frames, checkpoints: int = 4) -> Picture:
@@ -62,8 +72,9 @@ def attribution(frames: Frames, checkpoints: int = 4) -> Picture:
     note = f"mean over runs; {UNTESTED}{missing.told(frames, rows['run_id'])}"
     below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
     title = "Logit difference from each head, by corruption"
-    labels = {name: name for name in pd.unique(rows["corruption"])}
-    return _grid(unmarked(head_means(rows)), labels, title, below, "logits", checkpoints, shared=True)
+    labels = {name: f"{name} corruption" for name in pd.unique(rows["corruption"])}
+    cells = unmarked(head_means(rows))
+    return _grid(cells, labels, title, below, "logits", checkpoints, largest(cells["recovered"]))
 
 
 def head_means(rows: pd.DataFrame) -> pd.Series:
@@ -82,6 +93,14 @@ def site_cells(frames: Frames, corruption: str, axis: str) -> tuple[pd.DataFrame
 
     Of corruption `difference`: the second's less the first's, where both are, with the comparison for a verdict.
     """
+    key = ("cells", corruption, axis)
+    if key not in frames.kept:  # a picture and a film of each site need them
+        frames.kept[key] = _site_cells(frames, corruption, axis)
+    kept: tuple[pd.DataFrame, str] = frames.kept[key]
+    return kept
+
+
+def _site_cells(frames: Frames, corruption: str, axis: str) -> tuple[pd.DataFrame, str]:
     if corruption != DIFFERENCE:
         families = [own for own in evidence.of_sites(frames, corruption).values() if _is_of(own, axis)]
         parts = {
@@ -155,10 +174,12 @@ def paths(frames: Frames, corruption: str) -> Picture:
     end = scale_end(pd.Series(np.concatenate([own.estimate.recovered for own in families.values()])))
     many = ", ".join(f"{len(own.places)} paths to {name}" for name, own in families.items())
     note = f"mean over runs of each run's recovered; white: no path; {GREY}; {MARKED}"
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), f"{note}; {evidence.told(families.values(), many)}")
+    note = f"{note}; {evidence.told(families.values(), many)}{missing.told(frames, rows['run_id'])}"
+    below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
     title = f"Recovered by direct paths, {corruption} corruption, checkpoint {rows['step'].max()}"
     with canvas.grid(1, max(1, len(families)), title, below, 2.6) as (figure, axes):
         widths = [0.15 if name == "logits" else 1 for name in families]
+        numbers = []
         if widths:
             axes[0][0].get_gridspec().set_width_ratios(widths)
         room = (figure.get_figwidth() - 1.2) / max(1, sum(widths)), 2.2
@@ -170,6 +191,9 @@ def paths(frames: Frames, corruption: str) -> Picture:
             sources, receivers = (sorted(set(cells.index.get_level_values(level))) for level in (0, 1))
             drawn = heatmap(plot, sources, receivers, end, room)
             drawn.show(cells)
+            numbers.append(cells[["recovered", "verdict"]].reset_index(drop=True).assign(input=name).join(
+                pd.DataFrame(own.places, columns=["layer", "head", "source"])
+            ))  # fmt: skip
             _name_heads(plot, "y", sources)
             plot.set_title(f"to {name}", fontsize=8)
             if name == "logits":
@@ -180,6 +204,7 @@ def paths(frames: Frames, corruption: str) -> Picture:
         axes[0][0].set_ylabel("source")
         beyond = "both" if any((np.abs(own.estimate.recovered) > end).any() for own in families.values()) else "neither"
         figure.colorbar(drawn.image, ax=list(axes[0]), label="recovered", shrink=0.9, pad=0.01, extend=beyond)
+    figure.numbers = canvas.together(numbers)
     return figure
 
 
@@ -196,24 +221,48 @@ def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: i
     rows = rows_of(frames, corruption)
     shown = rows["site"].isin([name.removesuffix(APPROXIMATE) for name in labels])
     hatched = f"; {FEW}" if cells["few"].any() else ""
+    tokens = tokens_of(frames, corruption) if axis == "position" else {}
+    example = f"; {EXAMPLE}" if tokens else ""
     below = canvas.source(
         list(rows.loc[shown, "run_id"]),
         list(rows.loc[shown, "n"]),
-        f"mean over runs of each run's recovered; {note}{hatched}{missing.told(frames, rows.loc[shown, 'run_id'])}",
+        f"mean over runs of each run's recovered; {note}{hatched}{example}"
+        f"{missing.told(frames, rows.loc[shown, 'run_id'])}",
     )
-    what = "second less first corruption" if corruption == DIFFERENCE else f"{corruption} corruption"
-    label = "difference" if corruption == DIFFERENCE else "recovered"
-    return _grid(cells, labels, f"Recovered by patching, {what}", below, label, checkpoints)
+    title = f"Recovered by patching, {second_less_first(corruption)}"
+    if corruption == DIFFERENCE:
+        end = largest(cells["recovered"])
+        return _grid(cells, labels, title, below, "difference", checkpoints, end, tokens, canvas.DIFFERING)
+    return _grid(cells, labels, title, below, "recovered", checkpoints, END, tokens)
+
+
+def second_less_first(corruption: str) -> str:
+    """What a panel of a corruption, or of `difference`, is called."""
+    return "second − first" if corruption == DIFFERENCE else f"{corruption} corruption"
+
+
+def tokens_of(frames: Frames, corruption: str) -> Tokens:
+    """The tokens of an example prompt by role; of `difference` with what either corruption changes."""
+    found = examples.of_frames(frames, [])
+    jobs = frames.patches.set_index("patch_id")["corruption"]
+    wanted = ("first", "second") if corruption == DIFFERENCE else (corruption,)
+    told: Tokens = {}
+    for name in wanted:
+        own = next((tokens for patch_id, tokens in found.items() if jobs[patch_id] == name), {})
+        told |= {role: pair for role, pair in own.items() if role not in told or pair[0] != pair[1]}
+    return told
+
+
+LONG_LABEL = 0.8
+"""Inches that the longest of the rows' labels takes."""
 
 
 def _grid(
     cells: pd.DataFrame, labels: Mapping[str, str], title: str, below: Source, label: str, checkpoints: int,
-    shared: bool = False,
+    end: float, tokens: Tokens | None = None, colours: str = canvas.DIVERGING,
 ) -> Picture:  # fmt: skip
-    """Heatmaps of `cells`: a row for each of its first level that `labels` names, a column a checkpoint.
-
-    A row has one scale, and `shared` gives one to all: of every checkpoint, also of those that are not shown.
-    """
+    """Heatmaps of `cells`: a row for each of its first level that `labels` names, a column a checkpoint. All have one
+    scale, from `-end` to `end`."""
     places = {name: places_of(cells.loc[name]) for name in labels}
     most = max(map(len, places.values()), default=1)
     named = any(isinstance(place, str) for of_row in places.values() for place in of_row)
@@ -222,26 +271,29 @@ def _grid(
     steps = spread(list(cells.index.get_level_values("step")), min(checkpoints, max(2, fitting)))
     deep = cells.index.get_level_values("layer").nunique()
     size = max(1, len(labels)), max(1, len(steps))
-    height = min(max(0.12 * deep, 0.8), 2.6)
+    height = high(deep, most, room / size[1])
+    # A row that is lower than its label is long has the label across, or those of two rows would meet.
+    across: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"} if height < LONG_LABEL else {}
     with canvas.grid(*size, title, below, height + (0.1 if named else 0.2), page=True) as (figure, axes):
         last = list(labels)[-1:]
         for line, (name, told) in zip(axes, labels.items(), strict=False):
             own = cells.loc[name]
-            end = largest(cells["recovered"]) if shared else scale_end(own["recovered"])
             for plot, step in zip(line, steps, strict=False):
-                drawn = draw(plot, own, places[name], end, (room / size[1], height))
+                drawn = draw(plot, own, places[name], end, (room / size[1], height), tokens, colours)
                 drawn.show(at_step(own, step))
                 plot.set_title(f"checkpoint {step}" if plot in axes[0] else "")
-                plot.tick_params(
-                    labelbottom=name in last or places[name] != places[last[0]], labelleft=plot is line[0]
-                )  # fmt: skip
-            line[0].set_ylabel(f"{told}\nlayer")
-            if not shared:
-                _scale(figure, drawn.image, list(line), label, _beyond(own["recovered"], end))
-        if shared and labels and steps:
-            _scale(figure, drawn.image, list(axes.flat), label, "neither")
+                # Ticks without labels are not seen, and take time.
+                if name not in last and places[name] == places[last[0]]:
+                    plot.set_xticks([])
+                if plot is not line[0]:
+                    plot.set_yticks([])
+            line[0].set_ylabel(f"{told}\nlayer", **across)
+        if labels and steps:
+            scale_bar(figure, drawn.image, list(axes.flat), label, "both" if end == END else "neither")
         for plot in axes[-1]:
             plot.set_xlabel("" if named else "head")
+    shown = cells[cells.index.isin(list(labels), level=0) & cells.index.isin(steps, level="step")]
+    figure.numbers = shown.rename(columns={"recovered": label}).reset_index()
     return figure
 
 
@@ -277,28 +329,52 @@ class Heatmap:
 
     def show(self, cells: pd.DataFrame) -> None:
         """Puts cells, by row and column, in place of those before. What has no cell is white."""
-        laid = {
-            name: cells[name].unstack().reindex(index=list(self.rows), columns=list(self.columns)) for name in cells
-        }
-        values = laid["recovered"].to_numpy("float64", na_value=np.nan)
+        self.put({name: laid[0] for name, laid in self.lay(pd.concat({0: cells}), [0]).items()})
+
+    def lay(self, cells: pd.DataFrame, steps: Sequence[int]) -> dict[str, np.ndarray]:
+        """Cells of several checkpoints by step, row and column, as `put` takes those of one; after the last is one
+        without cells."""
+        size = len(steps) + 1, max(1, len(self.rows)), max(1, len(self.columns))
+        where = tuple(
+            np.array([places[one] for one in cells.index.get_level_values(level)], int)
+            for level, places in enumerate(map(_places, (steps, self.rows, self.columns)))
+        )
+        laid = {"recovered": np.full(size, np.nan), "verdict": np.full(size, "", object)}
+        laid |= {name: np.zeros(size, bool) for name in ("few", "there")}
+        laid["recovered"][where] = cells["recovered"].to_numpy("float64", na_value=np.nan)
+        laid["verdict"][where] = cells["verdict"].astype(object).fillna("").to_numpy()
+        laid["few"][where], laid["there"][where] = cells["few"].fillna(False).astype(bool), cells["few"].notna()
+        return laid
+
+    def put(self, laid: Mapping[str, np.ndarray]) -> None:
+        """Puts what `lay` laid of one checkpoint in place of what was there. What is empty is not drawn."""
+        values = laid["recovered"]
         self.image.set_data(np.ma.masked_invalid(values))
-        there = laid["few"].notna().to_numpy()
-        self.grey.set_data(np.ma.masked_invalid(np.where(there & np.isnan(values), 1.0, np.nan)))
+        grey = laid["there"] & np.isnan(values)
+        self.grey.set_data(np.ma.masked_invalid(np.where(grey, 1.0, np.nan)))
+        self.grey.set_visible(bool(grey.any()))
         dark = np.abs(np.nan_to_num(values)) > 0.6 * self.end
         for verdict, mark in self.marks.items():
-            down, across = np.nonzero((laid["verdict"] == verdict).to_numpy())
+            down, across = np.nonzero(laid["verdict"] == verdict)
             mark.set_offsets(np.column_stack([across, down]))
             mark.set_color(["white" if is_dark else "0.1" for is_dark in dark[down, across]])
+            mark.set_visible(len(down) > 0)
         squares = [
             [(x - 0.5, y - 0.5), (x + 0.5, y - 0.5), (x + 0.5, y + 0.5), (x - 0.5, y + 0.5)]
-            for y, x in zip(*np.nonzero((laid["few"] == True).to_numpy()), strict=True)  # noqa: E712 (missing is not true)
+            for y, x in zip(*np.nonzero(laid["few"]), strict=True)
         ]
         self.hatched.set_verts(squares)
+        self.hatched.set_visible(bool(squares))
+
+
+def _places(names: Sequence[object]) -> dict[object, int]:
+    return {name: at for at, name in enumerate(names)}
 
 
 def heatmap(
-    plot: Axes, rows: Sequence[object], columns: Sequence[object], end: float, room: tuple[float, float]
-) -> Heatmap:
+    plot: Axes, rows: Sequence[object], columns: Sequence[object], end: float, room: tuple[float, float],
+    colours: str = canvas.DIVERGING,
+) -> Heatmap:  # fmt: skip
     """An empty heatmap of so many cells, with colours from `-end` to `end`.
 
     Args:
@@ -307,10 +383,10 @@ def heatmap(
     nothing = np.full((max(1, len(rows)), max(1, len(columns))), np.nan)
     # Not seaborn's heatmap, which lays out the whole figure anew for every plot.
     image = plot.imshow(
-        nothing, cmap=canvas.DIVERGING, vmin=-end, vmax=end, origin="lower", aspect="auto", interpolation="nearest"
+        nothing, cmap=colours, vmin=-end, vmax=end, origin="lower", aspect="equal", interpolation="nearest"
     )
     grey = plot.imshow(
-        nothing, cmap=ListedColormap([canvas.MISSING]), vmin=0, vmax=1, zorder=-1, origin="lower", aspect="auto",
+        nothing, cmap=ListedColormap([canvas.MISSING]), vmin=0, vmax=1, zorder=-1, origin="lower", aspect="equal",
         interpolation="nearest",
     )  # fmt: skip
     cell = 72 * min(room[0] / nothing.shape[1], room[1] / nothing.shape[0])
@@ -329,24 +405,47 @@ def heatmap(
     return Heatmap(rows, columns, end, image, grey, marks, hatched)
 
 
-def draw(plot: Axes, cells: pd.DataFrame, places: Sequence[object], end: float, room: tuple[float, float]) -> Heatmap:
-    """A heatmap of layer × head or position with its ticks, yet without values; `room` as for `heatmap`."""
+def draw(
+    plot: Axes, cells: pd.DataFrame, places: Sequence[object], end: float, room: tuple[float, float],
+    tokens: Tokens | None = None, colours: str = canvas.DIVERGING,
+) -> Heatmap:  # fmt: skip
+    """A heatmap of layer × head or position with its ticks, yet without values; `room` as for `heatmap`.
+
+    Positions are named by their role and the token that `tokens` has there; a changed one is bold.
+    """
     layers = sorted(cells.index.unique("layer"))
-    drawn = heatmap(plot, layers, places, end, room)
-    names = [str(name) for name in places]
+    drawn = heatmap(plot, layers, places, end, room, colours)
+    told = {str(name): _position(str(name), (tokens or {}).get(str(name))) for name in places}
+    names = list(told.values())
     words = any(isinstance(name, str) for name in places)
     every = max(1, math.ceil(len(names) * 0.072 / room[0]))
     plot.set_xticks(range(0, len(names), every), names[::every], fontsize=5 if words else 6)
     plot.tick_params(axis="both", length=0)
     if words:
         plot.tick_params(axis="x", rotation=90)
+        for label, name in zip(plot.get_xticklabels(), list(told)[::every], strict=True):
+            clean, corrupted = (tokens or {}).get(name, ("", ""))
+            label.set_fontweight("bold" if clean != corrupted else "normal")
     every = max(1, math.ceil(len(layers) / 16))
     plot.set_yticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]], fontsize=6)
     return drawn
 
 
+def _position(role: str, pair: tuple[str, str] | None) -> str:
+    """A role with the tokens of an example, those of the clean and of the corrupted prompt where they differ."""
+    if pair is None:
+        return role
+    clean, corrupted = (token.strip()[:14] or repr(token)[1:-1] for token in pair)
+    return f"{role} · {clean}" if pair[0] == pair[1] else f"{role} · {clean} → {corrupted}"
+
+
+def high(layers: int, columns: int, wide: float) -> float:
+    """Inches that a heatmap of square cells needs upwards in a place so `wide`, and a label beside it."""
+    return min(max(layers * min((wide - 0.15) / max(1, columns), MOST_CELL), 0.65), MOST_HIGH)
+
+
 def scale_end(values: pd.Series) -> float:
-    """Where the colour scale of a recovered fraction ends, both ways."""
+    """Where the colour scale of direct paths ends, both ways."""
     return min(max(largest(values), LEAST), MOST)
 
 
@@ -356,13 +455,10 @@ def largest(values: pd.Series) -> float:
     return (float(there.max()) if len(there) else 1.0) or 1.0
 
 
-def _scale(figure: Picture, image: AxesImage, plots: list[Axes], label: str, beyond: str) -> None:
-    figure.colorbar(image, ax=plots, label=label, shrink=0.9, pad=0.01, aspect=12 * len(plots) ** 0.5, extend=beyond)
-
-
-def _beyond(values: pd.Series, end: float) -> str:
-    """Whether the scale's ends stand for larger values as well."""
-    return "both" if (values.dropna().abs() > end).any() else "neither"
+def scale_bar(figure: Picture, image: AxesImage, plots: list[Axes], label: str, beyond: str) -> None:
+    """A colour bar; `beyond`: "both" where its ends are arrows, else "neither"."""
+    shrink = min(0.9, MOST_HIGH / figure.get_figheight())
+    figure.colorbar(image, ax=plots, label=label, shrink=shrink, pad=0.01, aspect=18, extend=beyond)
 
 
 def _name_heads(plot: Axes, axis: str, heads: Sequence[tuple[int, int]]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
 from ..circuits.tables import TABLES
-from .folder import Output
+from ..errors import UserError
+from .folder import Output, leave_out
 from .frames import EXAMINED, Examined, examined_in, left, typed
 
 KINDS = {pa.string(): "string", pa.int64(): "Int64", pa.float64(): "float64", pa.bool_(): "boolean"}
@@ -40,18 +42,42 @@ def read(
     return pd.concat([empty, *frames], ignore_index=True) if frames else empty
 
 
+def stored(file: Path, columns: Sequence[str], damaged: list[str] | None = None) -> pa.Table | None:
+    """Some columns of one file; None where it cannot be read and `damaged` takes the reason.
+
+    A file without some of them, as an older version wrote it, is one that cannot be read: what is told of it would be
+    told as if it were not defined.
+    """
+    table = left(file, "", columns, damaged)
+    missing = [] if table is None else [column for column in columns if column not in table.column_names]
+    if missing:
+        outdated(file, f"column{'s' if len(missing) > 1 else ''} {', '.join(missing)}", damaged)
+        return None
+    return table
+
+
+def outdated(file: Path, lacks: str, damaged: list[str] | None) -> None:
+    """Leaves out a file that an older version wrote without something; raises UserError without a list `damaged`."""
+    todo = "delete it and run the sweep again: only that table is made anew"
+    leave_out(UserError(f"{file} is of an older version, without {lacks}: {todo}"), damaged)
+
+
 def each(
     examined: Iterable[Examined], name: str, lists: Collection[str] = (), damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
-    """The same, one frame for each checkpoint that has rows."""
+    """The same, one frame for each checkpoint that has rows.
+
+    With `lists`, patch jobs are left out that had only just begun when the
+    folder was read, so that their prompts are not known.
+    """
     own = [column for column in columns(name) if column not in EXAMINED]
     for patch, step in examined:
-        if not patch.table(step, name).exists():
+        file = patch.table(step, name)
+        if (lists and not patch.about.get("prompts")) or not file.exists():
             continue
-        table = left(patch.table(step, name), own[0] if own else "", [*own, *lists], damaged)
+        table = stored(file, [*own, *lists], damaged)
         if table is None or not len(table):
             continue
         keys = dict(zip(EXAMINED, (patch.run_id, patch.patch_id, patch.corruption, step), strict=True))
-        rows = table.select([column for column in own if column in table.column_names]).to_pandas().assign(**keys)
-        lists_there = {column: table[column].to_numpy() for column in lists if column in table.column_names}
-        yield typed(rows, columns(name)).assign(**lists_there)
+        rows = table.select(own).to_pandas().assign(**keys)
+        yield typed(rows, columns(name)).assign(**{column: table[column].to_numpy() for column in lists})

@@ -12,8 +12,8 @@ from ..circuits.graph import Edge, Graph, Node, Receiver
 from ..circuits.mib import Circuit, form, model_of
 from ..errors import UserError
 from ..store.files import write_bytes
-from . import folder
-from .frames import examined_in, left
+from . import folder, measured
+from .frames import examined_in
 
 COLUMNS = {
     "edges": ("kind", "source", "source_layer", "source_head", "input", "layer", "head", "patched", "approximate")
@@ -49,10 +49,13 @@ def export(
 def _circuits(patch: folder.Patch, step: int, damaged: list[str] | None) -> Iterator[tuple[str, Circuit]]:
     for name, level in (("edges", "edges"), ("circuits", "nodes")):
         file = patch.table(step, name)
-        table = left(file, "kind", COLUMNS[name], damaged) if file.exists() else None
-        model = model_of(table.schema.metadata) if table else None
-        if table is not None and model is not None:
+        table = measured.stored(file, COLUMNS[name], damaged) if file.exists() else None
+        if table is None:
+            continue
+        if model := model_of(table.schema.metadata):
             yield level, edges(table, *model) if name == "edges" else nodes(table, *model)
+        else:
+            measured.outdated(file, "its model's sizes", damaged)
 
 
 def edges(table: pa.Table, graph: Graph, d_model: int) -> Circuit:

@@ -1,4 +1,5 @@
-"""Where series have no checkpoint: what is drawn over checkpoints is broken there, and captions say why."""
+"""What pictures lack, and captions say: checkpoints that series do not have, where what is drawn is broken; and runs
+that diverged, of which no mean is."""
 
 from __future__ import annotations
 
@@ -38,14 +39,23 @@ def broken(line: pd.DataFrame, missing: Iterable[int]) -> pd.DataFrame:
 
 
 def told(frames: Frames, run_ids: Iterable[str]) -> str:
-    """For a caption: which of these runs lack which checkpoints, and why. Empty where none does."""
+    """For a caption: which of these runs lack which checkpoints, and why; and how many runs of their cells diverged and
+    are not among them. Empty where there is nothing to say."""
     wanted = set(run_ids)
+    ended = _left_out(frames, wanted)
     lines = [
         f"{run.run_id} at {'; '.join(gaps.told(run.gaps))}"
         for run in (frames.output.runs if frames.output else ())
         if run.run_id in wanted and run.gaps
     ]
     if not lines:
-        return ""
+        return ended
     more = f" / and {len(lines) - NAMED} more runs" if len(lines) > NAMED else ""
-    return f"; broken where there is no checkpoint: {' / '.join(lines[:NAMED])}{more}"
+    return f"; broken where there is no checkpoint: {' / '.join(lines[:NAMED])}{more}{ended}"
+
+
+def _left_out(frames: Frames, run_ids: set[str]) -> str:
+    runs = frames.runs
+    own = runs[runs["cell"].isin(runs.loc[runs["run_id"].isin(run_ids), "cell"]) & (runs["status"] == "diverged")]
+    n = len(own[own["run_id"].isin(frames.patches["run_id"]) & ~own["run_id"].isin(run_ids)])
+    return f"; {n} diverged run{'' if n == 1 else 's'} left out" if n else ""

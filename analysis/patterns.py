@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from ..circuits.tables import TABLES
 from ..errors import UserError
+from . import measured
 from .folder import Patch, leave_out
-from .frames import left
 from .inference.families import Family
 from .inference.verdicts import Verdict
 
@@ -94,7 +95,7 @@ def read(patch: Patch, step: int, damaged: list[str] | None = None) -> Patterns 
     Raises UserError where the file cannot be read or does not fit the tokens in patch.json; with a list `damaged` that
     is named there, and the result is None.
     """
-    table = left(file(patch, step), "pattern", ("prompt", "side", "layer", "head", "pattern"), damaged)
+    table = measured.stored(file(patch, step), TABLES["patterns"].names, damaged)
     if table is None:
         return None
     try:

@@ -15,6 +15,7 @@ from scipy import stats
 from ..series import gaps as series_gaps
 from ..series.logged import SPLIT as TRAINER
 from . import origins
+from .answers import answers
 from .approximate import correlations
 from .conclusions import MOST_CONCLUDED, MOST_RUNS, Attributed, Compared, Conclusions, Found, gaps, thousandths
 from .findings.questions import QUESTIONS
@@ -173,6 +174,9 @@ def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: C
         steps.steps(known)
     place = {run_id: number for number, run_id in enumerate(frames.runs["run_id"])}
     blocks = list(_blocks(output, frames, place, steps, layouts, prompts))
+    for block in blocks:
+        if block["patch_id"] in conclusions.gapless:
+            block["gapless"] = True
     kept = set(pd.unique(frames.patching["step"])), {place[run_id] for run_id in pd.unique(frames.patching["run_id"])}
     shared = Pool()
     concluded = {
@@ -180,6 +184,7 @@ def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: C
         "differences": [told for one in conclusions.compared if (told := _compared(one, *kept, steps, layouts))],
         "written": [told for one in conclusions.written if (told := _written(one, *kept, steps))],
         "findings": _findings(conclusions.findings),
+        "answers": answers(conclusions.findings),
     }
     pools = {"steps": steps.values, "layouts": layouts.values, "prompts": prompts.values, "gaps": shared.values}
     return {**outlined, "note": note, "blocks": blocks, **concluded, **pools}
@@ -189,10 +194,12 @@ def _findings(found: pd.DataFrame) -> list[Json]:
     """What was found, question by question; each with its sentences."""
     return [
         {
+            "key": question,
             "question": told,
             "more": max(0, len(own) - SHOWN_FINDINGS),
             "told": [
                 {"cell": row["cell"], "said": row["statement"], "weak": bool(row["is_weak"]),
+                 **{key: "" if pd.isna(row[key]) else row[key] for key in ("corruption", "patching")},
                  "scope": "" if pd.isna(row["scope"]) else row["scope"], "table": row["table"],
                  "n": None if pd.isna(row["n"]) else int(row["n"]), "runs": row["run_ids"].split()}
                 for row in own.head(SHOWN_FINDINGS).to_dict("records")
@@ -234,6 +241,7 @@ def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Poo
     verdict, here = letters(family.judged.verdict), letters(family.judged_here.verdict)
     gap = [_units(of_step) for of_step in gaps(family)[at]]  # the same for most sites
     low, high = family.interval
+    last = dict(zip(family.places, family.estimate.recovered[family.at(family.steps[-1])], strict=True))
     return {
         "runs": list(one.runs), "corruption": family.corruption, "patching": one.patching, "site": family.site,
         "steps": steps.steps(family.steps[number] for number in at), "layout": layout,
@@ -244,7 +252,7 @@ def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Poo
         "courses": {
             words.name(head.place): {
                 "course": head.course.value, "onset": head.onset, "low": head.onset_low, "high": head.onset_high,
-                "last": head.last, "peak": round(head.peak, 3),
+                "last": head.last, "peak": round(head.peak, 3), "recovered": _rounded(np.array([last[head.place]]))[0],
             }
             for head in one.courses if head.course not in (Course.NEVER, Course.UNDECIDED)
         },

@@ -10,9 +10,14 @@ from .inference import simulations as transitions
 from .inference import turnovers
 
 SIMULATIONS: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {
-    **agreement.SIMULATIONS,
-    **transitions.SIMULATIONS,
-    **turnovers.SIMULATIONS,
+    "agreement": (agreement.agreement, 400),
+    "no_effects": (agreement.no_effects, 400),
+    "roles": (agreement.roles, 200),
+    "members": (agreement.members, 200),
+    "stability_interval": (agreement.stability_interval, 1000),
+    "transitions": (transitions.transitions, 100),
+    "widths": (transitions.widths, 20),
+    "transformations": (turnovers.simulations, 400),
 }
 """By name, with how many draws they have if none are asked for."""
 

@@ -6,7 +6,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import resources
@@ -17,35 +17,25 @@ from plotly.offline import get_plotlyjs
 
 from ..errors import UserError
 from ..store.files import write_bytes
-from . import attention, payload
+from . import attention, examples, payload, prompt_values
 from .conclusions import conclude
-from .folder import Json, Output, read
+from .folder import Json, Output, read, several
 from .frames import Frames, tabulate
 
 LIMIT = 15_000_000
 """Bytes. A page of this size still opens in a second or two and can be sent by mail."""
 
 SCRIPTS = (
-    *(
-        "base",
-        "intervals",
-        "values",
-        "gaps",
-        "filter",
-        "pictures",
-        "save",
-        "header",
-        "findings",
-        "runs",
-        "table",
-        "curves",
-        "lines",
-    ),
-    *("circuits", "player", "sheets", "panels", "verdicts", "heatmaps", "scatter", "layers", "heads"),
-    *("attention", "looks"),
-    *("differences", "parallel", "trust", "address", "main"),
+    *("base", "intervals", "values", "gaps", "filter", "pictures", "save", "header", "settings", "findings"),
+    *("verdicts", "circuits", "tops", "runs", "table", "curves", "lines", "glance"),
+    *("bar", "player", "sheets", "panels", "scales", "grids", "sketch", "heatmaps", "scatter", "layers", "heads"),
+    *("attention", "looks", "singles", "place", "prompts"),
+    *("differences", "parallel", "importance", "trust", "address", "main"),
 )
 """The page's code, in this order: one file a section of the page."""
+
+LONGEST = 200
+"""Bytes of a page's file name."""
 
 MOST = 6000
 """Tables of patch jobs that are read at most: more would not fit on the page, and 6000 take ten seconds."""
@@ -53,28 +43,53 @@ MOST = 6000
 
 def write_report(
     output: Path,
-    sweeps: Sequence[str] | None = None,
+    sweeps: str | Iterable[str] | None = None,
     to: Path | None = None,
     damaged: list[str] | None = None,
     worse: list[str] | None = None,
 ) -> Path:
     """Write the page for the folder `output`, or for the named `sweeps` of it; returns the file.
 
-    The file is `to`, or report.html in `output`; it appears whole or not at all. Where all checkpoints would
+    The file is `to`, or that of `place`; it appears whole or not at all. Where all checkpoints would
     make a page beyond LIMIT, it shows fewer of them in its heatmaps and says so. Raises UserError where the
-    folder or a sweep does not exist, a file cannot be read, or `to` is a folder; with a list `damaged`, what cannot be
-    read is left out, and named there. A list `worse` takes the ids of runs that ended worse than they began.
+    folder or a sweep does not exist, a file cannot be read, or `to` is a folder or a file of another kind; with a list
+    `damaged`, what cannot be read is left out, and named there. A list `worse` takes the ids of runs that ended worse
+    than they began.
     """
-    found = read(output, sweeps, damaged)
-    file = Path(to) if to is not None else found.path / "report.html"
+    named = () if sweeps is None else several(sweeps)
+    found = read(output, None if sweeps is None else named, damaged)
+    file = Path(to) if to is not None else place(found.path, named)
     if file.is_dir():
         raise UserError(f"{file}: is a folder; give a file in it, such as {file / 'report.html'}")
+    titled(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     frames = tabulate(found, paths=False, most=MOST, damaged=damaged)
     write_bytes(file, page(found, frames, beside=file.parent, damaged=damaged).encode())
     if worse is not None:
         worse.extend(frames.runs["run_id"][frames.runs["outcome"].notna()])
     return file
+
+
+def place(output: Path, sweeps: str | Iterable[str]) -> Path:
+    """Where the page of these sweeps is by default, or with none named the page of all in `output`: each has its own
+    file, so that none replaces another. Raises UserError where the names make no file name."""
+    named = sorted(set(several(sweeps)))
+    # No sweep has a + in its name.
+    name = f"report-{'+'.join(named)}.html" if named else "report.html"
+    if len(name.encode()) > LONGEST:
+        raise UserError(f"{len(named)} sweeps have too long a file name together; give a file with --to")
+    return output / name
+
+
+def titled(file: Path) -> str | None:
+    """The title of the page that is there; None where nothing is. Raises UserError where the file is no such page."""
+    if not file.is_file() or not file.stat().st_size:
+        return None
+    with file.open(encoding="utf-8", errors="replace") as there:
+        found = re.search(r"<title>mi-sweeps: (.*?)</title>", there.read(4096))
+    if not found:
+        raise UserError(f"{file}: is there, and no page of mi-sweeps; give another file, or delete it")
+    return html.unescape(found[1])
 
 
 def page(
@@ -107,11 +122,13 @@ def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list
     """The page's data as JSON of at most `room` bytes: all checkpoints, or else some, or some runs."""
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     outline = payload.outline(output, frames, made, beside)
+    outline["examples"] = examples.told(frames, [])  # what is damaged was told when the frames were made
     checkpoints = frames.patching["step"].nunique()
     every, runs = 1, frames.patching["run_id"].nunique()
     left_out: list[str] | None = None if damaged is None else []
     conclusions = conclude(output, frames, left_out)
     outline["attention"] = attention.told(output, frames, conclusions, room - len(_json(outline)), left_out)
+    outline["by_prompt"] = prompt_values.told(frames, conclusions, room - len(_json(outline)))
     room_for_circuits = room - len(_json(outline))
     if damaged is not None:
         damaged += [told for told in left_out or () if told not in damaged]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from rich.color import Color
+from rich.color_triplet import ColorTriplet
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
@@ -20,6 +21,7 @@ from ..errors import UserError
 from ..series import gaps
 from ..series.logged import SPLIT as TRAINER
 from ..sparkline import sparkline
+from ..sweeps.cells import of_patch_job
 from ..sweeps.show import COLOURS, plural, zoomed
 from . import folder
 from .frames import Frames, outcomes, tabulate
@@ -36,10 +38,18 @@ LETTERS = {Verdict.MATTERS.value: "*", Verdict.UNDECIDED.value: "?"}
 """The same where the terminal has letters only."""
 LAYERS = 12
 """Layers that are told with their course; of a deeper model those whose logit difference changes most."""
+COURSE, WORD = "course", 14
+"""The column that is words, and how wide it is at least."""
 BLOCKS, FEW_BLOCKS = 20, 12
 """Checkpoints in a sparkline at most; and where a head's course stands beside it."""
 RED, BLUE = (178, 24, 43), (33, 102, 172)
 """Colours of 1 and -1; 0 is white, as in the figures."""
+LADDERS = {
+    "256": ((231, 224, 217, 210, 167, 160, 124), (231, 189, 153, 110, 68, 26, 25)),
+    "standard": ((15, 9, 1), (15, 12, 4)),
+}
+"""The same for terminals of few colours, from 0 to 1 and from 0 to -1: the one that is nearest to each shade would be
+purple before it is red."""
 
 
 def show(
@@ -78,9 +88,7 @@ def _about(run: folder.Run) -> Iterator[RenderableType]:
         yield f"  {escape(zoomed(run.run_id, proof))}"
     if run.sweeps:
         # Those of its patch jobs are told with them.
-        own = {
-            key: value for key, value in run.overrides.items() if key.split(".")[0] not in ("corruption", "patching")
-        }
+        own = {key: value for key, value in run.overrides.items() if not of_patch_job(key)}
         swept = " ".join(f"{key}={value}" for key, value in own.items())
         told = f"  {plural('sweep', len(run.sweeps))} {escape(', '.join(run.sweeps))}"
         yield f"{told}: [bold]{escape(swept)}[/]" if swept else told
@@ -120,17 +128,17 @@ def _measured(console: Console, frames: Frames, missing: Iterable[int]) -> Itera
         return
     wide = metrics.pivot(index=["split", "step", "n"], columns="metric", values="value").reset_index()
     yield f"\nwin rate at {_steps(metrics['step'])}"
-    table = _table("  split", "", "first", "last", "95% interval", "n")
+    rows: list[Row] = []
     for split in pd.unique(metrics["split"]):
         own = wide[wide["split"] == split].sort_values("step")
         last = own.iloc[-1]
         rates = list(_spaced(own.set_index("step")["win_rate"], missing))
         ends = [last.get(f"win_rate_{end}", np.nan) for end in ("low", "high")]
-        table.add_row(
+        rows.append((
             f"  {split}", _line(console, rates, 0, 1), f"{own['win_rate'].iloc[0]:.1%}", f"{last['win_rate']:.1%}",
             f"{ends[0]:.1%} to {ends[1]:.1%}" if np.isfinite(ends).all() else "", str(last["n"]),
-        )  # fmt: skip
-    yield table
+        ))  # fmt: skip
+    yield _table(console, ("  split", "", "first", "last", "95% interval", "n"), rows)
     if told := outcomes(frames.metrics).get(frames.runs["run_id"].iloc[0]):
         yield f"  [yellow]{told}[/]: the 95% interval of the difference of the held-out win rates is below 0"
 
@@ -141,14 +149,14 @@ def _logged(console: Console, frames: Frames) -> Iterator[RenderableType]:
     if not len(rows):
         return
     yield f"\nlogged by its own trainer, steps {rows['step'].min()} to {rows['step'].max()}"
-    table = _table("  metric", "", "first", "last", "n")
+    told: list[Row] = []
     for metric, own in rows.groupby("metric", sort=True):
         values = own.sort_values("step")["value"]
         there = values[np.isfinite(values)]
         low, high = (float(there.min()), float(there.max())) if len(there) else (0.0, 1.0)
         line = _line(console, list(values), low, high)
-        table.add_row(f"  {metric}", line, f"{values.iloc[0]:.3g}", f"{values.iloc[-1]:.3g}", str(len(values)))
-    yield table
+        told.append((f"  {metric}", line, f"{values.iloc[0]:.3g}", f"{values.iloc[-1]:.3g}", str(len(values))))
+    yield _table(console, ("  metric", "", "first", "last", "n"), told)
 
 
 def _patch(
@@ -165,7 +173,7 @@ def _patch(
     layers = attribution[(attribution["kind"] == "layer") & attribution["layer"].notna()]
     if len(layers):
         yield f"  logit difference from each layer, {_steps(layers['step'])} ({_prompts(layers['n'])})"
-        yield _layers(console, layers, patch.gaps)
+        yield from _layers(console, layers, patch.gaps)
     for job in jobs(found, frames.runs, [patch.patch_id], damaged):
         there = [name for name, one in job.sites.items() if one.places[0][1] is not None]
         if not there:
@@ -179,24 +187,24 @@ def _patch(
         yield from _heads(console, own, own.steps[-1] if step is None else step)
 
 
-def _layers(console: Console, rows: pd.DataFrame, missing: Iterable[int]) -> Table:
+def _layers(console: Console, rows: pd.DataFrame, missing: Iterable[int]) -> Iterator[RenderableType]:
     """A row a layer: the course of what its attention and its MLP write, all on one scale."""
     courses = rows.pivot(index=["layer", "component"], columns="step", values="logit_diff")
     change = (courses.max(axis=1) - courses.min(axis=1)).groupby("layer").max()
     shown = sorted(change.nlargest(LAYERS).index)
     low, high = float(courses.min().min()), float(courses.max().max())
     parts = list(pd.unique(rows["component"]))
-    table = _table("  layer", *(word for part in parts for word in (part, "first", "last")))
+    lines: list[Row] = []
     for layer in shown:
-        told = []
+        told: list[str | Line] = []
         for part in parts:
             course = courses.loc[layer, part] if (layer, part) in courses.index else pd.Series([np.nan])
             line = _line(console, list(_spaced(course, missing)), low, high)
             told += [line, _number(course.iloc[0]), _number(course.iloc[-1])]
-        table.add_row(f"  {layer}", *told)
+        lines.append((f"  {layer}", *told))
+    yield _table(console, ("  layer", *(word for part in parts for word in (part, "first", "last"))), lines)
     if len(shown) < len(change):
-        table.add_row(f"  … {len(change) - len(shown)} more change less")
-    return table
+        yield f"  … {len(change) - len(shown)} more change less"
 
 
 def _heads(console: Console, own: Family, step: int) -> Iterator[RenderableType]:
@@ -237,17 +245,16 @@ def _courses(console: Console, own: Family, told: Sequence[HeadCourse], step: in
     marks, left = _marks(console), len(shown) - TOP
     shown = shown[:TOP]
     bottom, top = min(float(np.nanmin(recovered[:, shown])), 0.0), float(np.nanmax(recovered[:, shown]))
-    table = _table("  head", "", f"at {step}", "95% interval", "course")
-    table.columns[-1].no_wrap = False
+    rows: list[Row] = []
     for place in shown:
         one, mark = told[place], marks.get(verdict[place], " ")
         course = _spaced(pd.Series(recovered[:, place], own.steps), own.jobs[0].patch.gaps)
-        line = _line(console, list(course), bottom, top, FEW_BLOCKS)
-        table.add_row(
+        line = _line(console, list(course), bottom, top)
+        rows.append((
             f"  {words.name(one.place)} {mark}", line, _number(now[place]), words.range_of(*ends[place]).strip(),
             _course(one),
-        )  # fmt: skip
-    yield table
+        ))  # fmt: skip
+    yield _table(console, ("  head", "", f"at {step}", "95% interval", COURSE), rows, FEW_BLOCKS)
     if left > 0:
         yield f"  … {left} more"
 
@@ -287,20 +294,28 @@ def _heatmap(console: Console, table: pd.DataFrame, marked: pd.DataFrame) -> Ren
         text.append(f"\n{layer:{margin - 1}} ")
         for value, mark in zip(values, marks, strict=True):
             number = _number(value, decimals) if width > 2 else ""
-            text.append(f"{number:>{width - 1}}{mark:<1}", _ground(value) if colour else "")
+            text.append(f"{number:>{width - 1}}{mark:<1}", _ground(value, console.color_system or "") if colour else "")
     if not decimals and width > 2:
         text.append("\n  in percent")
     return text
 
 
-def _ground(value: float) -> Style:
-    """The colour of a recovered fraction, and of the number on it."""
+def _ground(value: float, colours: str) -> Style:
+    """The colour of a recovered fraction, and of the number on it.
+
+    Args:
+        colours: of the terminal, as rich calls them: truecolor, 256, standard, windows.
+    """
     if not np.isfinite(value):
         return Style(color="white", bgcolor="grey50")
     share = min(abs(value), 1.0)
-    end = RED if value > 0 else BLUE
-    red, green, blue = (round(247 + share * (part - 247)) for part in end)
-    return Style(color="white" if share > 0.6 else "black", bgcolor=Color.from_rgb(red, green, blue))
+    if colours == "truecolor":
+        end = RED if value > 0 else BLUE
+        ground = Color.from_triplet(ColorTriplet(*(round(247 + share * (part - 247)) for part in end)))
+    else:
+        ladder = LADDERS.get(colours, LADDERS["standard"])[int(value < 0)]
+        ground = Color.from_ansi(ladder[round(share * (len(ladder) - 1))])
+    return Style(color="white" if share > 0.6 else "black", bgcolor=ground)
 
 
 def _number(value: float, decimals: bool = True) -> str:
@@ -328,18 +343,31 @@ def _places(run: folder.Run) -> Iterator[RenderableType]:
         yield f"wandb's own view: `wandb leet {escape(shlex.quote(str(offline[0])))}`"
 
 
-def _table(*columns: str) -> Table:
+Line = Callable[[int], str]
+"""A sparkline of so many blocks at most."""
+Row = tuple[str | Line, ...]
+
+
+def _table(console: Console, columns: Sequence[str], rows: Sequence[Row], blocks: int = BLOCKS) -> Table:
+    """Numbers stay whole however narrow the terminal is: lines are shorter there."""
+    told = [column for column in zip(columns, *rows, strict=True) if column[0] != COURSE]
+    others = sum(max(len(word) for word in column if isinstance(word, str)) for column in told)
+    others += WORD if COURSE in columns else 0
+    lines = max(1, sum(callable(word) for word in rows[0]))
+    room = (console.width - others - 2 * (len(columns) - 1)) // lines
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         # Numbers to the right, names and lines to the left.
         right = column in ("first", "last", "n", "95% interval") or column.startswith("at ")
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != COURSE)
+    for row in rows:
+        table.add_row(*(word if isinstance(word, str) else word(max(0, min(blocks, room))) for word in row))
     return table
 
 
-def _line(console: Console, values: Sequence[float], low: float, high: float, blocks: int = BLOCKS) -> str:
+def _line(console: Console, values: Sequence[float], low: float, high: float) -> Line:
     """A sparkline, or nothing where the terminal has letters only: numbers stand beside it."""
-    return "" if console.options.ascii_only else sparkline(values, low, high, blocks)
+    return lambda blocks: "" if console.options.ascii_only or blocks < 2 else sparkline(values, low, high, blocks)
 
 
 def _spaced(course: pd.Series, missing: Iterable[int]) -> pd.Series:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
-from . import canvas
+from . import canvas, missing
 from .canvas import Picture
 from .frames import Frames, load
 from .inference.families import jobs
@@ -26,7 +26,7 @@ from .inference.transitions import FEWEST, together, transition
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints what the curves of each cell did."""
+    """Prints what the curves of each setting did."""
     parser = argparse.ArgumentParser(prog="python -m mi_sweeps.analysis.transitions", description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("sweep", nargs="*")
@@ -46,7 +46,7 @@ def enough(cell: Frames) -> bool:
 
 
 def draw(cell: Frames) -> Picture:
-    """The patching prompts' logit difference of each run of a cell, with the best fit; a plot a corruption.
+    """The patching prompts' logit difference of each run of a setting, with the best fit; a plot a corruption.
 
     The band is from 10% to 90% of the change, of runs whose change is told from none (medians).
     """
@@ -55,15 +55,20 @@ def draw(cell: Frames) -> Picture:
     corruptions = list(dict.fromkeys(job.patch.corruption for job in found))
     prompts = [site.clean.shape[1] for job in found for site in list(job.sites.values())[:1]]
     note = "dots: means over prompts; line: best fit; band: from 10% to 90% of the change, and t50 (medians of runs)"
-    below = canvas.source([job.patch.run_id for job in found], prompts, note)
+    runs = [job.patch.run_id for job in found]
+    below = canvas.source(runs, prompts, note + missing.told(cell, runs))
     title = "Is there a phase transition? Logit difference of clean prompts"
+    numbers: list[pd.DataFrame] = []
     with canvas.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
         for axis, corruption in zip(axes[0], corruptions, strict=False):
             told = []
             for job in (job for job in found if job.patch.corruption == corruption):
                 site = next(iter(job.sites.values()))
                 told.append(transition(np.array(site.steps, float), site.clean))
-                axis.plot(site.steps, np.nanmean(site.clean, axis=1), ".", color="0.55", markersize=2.5)
+                values = np.nanmean(site.clean, axis=1)
+                axis.plot(site.steps, values, ".", color="0.55", markersize=2.5)
+                line = {"step": site.steps, "LD": values, "fitted": told[-1].fitted or np.nan}
+                numbers.append(pd.DataFrame({"run_id": job.patch.run_id, "corruption": corruption, **line}))
                 if told[-1].fitted:
                     axis.plot(site.steps, told[-1].fitted, color="C0", linewidth=0.8)
             whole = together(told)
@@ -72,11 +77,12 @@ def draw(cell: Frames) -> Picture:
                 axis.axvline(whole.t50, color="C1", linewidth=0.8)
             axis.set(title=f"{corruption}: {whole.answer.value}", xlabel="checkpoint (step)")
         axes[0][0].set_ylabel("LD (logits)")
+    figure.numbers = canvas.together(numbers)
     return figure
 
 
 def _curves(rows: pd.DataFrame) -> Table:
-    table = _table("Curves over checkpoints", ["cell", "curve", "answer", "t50", "width", "of the run", "runs"])
+    table = _table("Curves over checkpoints", ["setting", "curve", "answer", "t50", "width", "of the run", "runs"])
     for row in rows[rows["run_id"].isna()].to_dict("records"):
         share = row["width"] / row["length"]
         table.add_row(
@@ -88,7 +94,7 @@ def _curves(rows: pd.DataFrame) -> Table:
 
 def _onsets(rows: pd.DataFrame) -> Table:
     """Of heads that have an onset in some run, and the comparisons of corruptions."""
-    table = _table("When heads came to matter", ["cell", "head", "what", "when"])
+    table = _table("When heads came to matter", ["setting", "head", "what", "when"])
     for row in rows.to_dict("records"):
         head = f"{row['layer']}.{row['head']}"
         if not pd.isna(row["against"]):
@@ -104,7 +110,8 @@ def _onsets(rows: pd.DataFrame) -> Table:
 
 
 def _signs(rows: pd.DataFrame) -> Table:
-    table = _table("Changes of sign near the ends of epochs", ["cell", "site", "observed", "expected", "p", "changes"])
+    columns = ["setting", "site", "observed", "expected", "p", "changes"]
+    table = _table("Changes of sign near the ends of epochs", columns)
     for row in rows.to_dict("records"):
         table.add_row(
             _cell(row), row["site"], str(row["observed"]), _number(row["expected"]), _number(row["p"]), str(row["n"])

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from mi_sweeps.circuits import examine
-from mi_sweeps.circuits.fast import FastEngine
+from mi_sweeps.circuits.fast import FastEngine, memory
 from mi_sweeps.circuits.network import Network, describe
 from mi_sweeps.circuits.patching import POSITION_SITES
 from mi_sweeps.config import PatchingConfig, Site
@@ -49,7 +48,7 @@ class Case:
     @property
     def engine(self) -> FastEngine:
         """With the memory that a patch job would give it."""
-        return FastEngine(self.network, examine.memory(self.patching, self.model.device))
+        return FastEngine(self.network, memory(self.patching, self.model.device))
 
     def shape(self, site: Site) -> Place:
         """How many layers and places TransformerLens patches."""
@@ -95,14 +94,20 @@ def random_case(name: str, sizes: dict[str, int], n_prompts: int, width: int, op
 
 def stored_case(name: str, options: argparse.Namespace, *overrides: str) -> Case:
     """A configured model with held-out prompts, as its patch jobs take them."""
-    (cell,) = expand(["output=unused", "corruption=second", PROMPTS, *overrides])
-    config = cell.config
+    (cell,) = expand(["output=unused", *overrides])
     torch.manual_seed(0)
-    model, tokenizer = load_model(config.model, attention="eager")
+    model, tokenizer = load_model(cell.config.model, attention="eager")
+    late = task_pairs(tokenizer, "second", PROMPTS, *overrides)
+    return make_case(name, model, tokenizer, late, options)
+
+
+def task_pairs(tokenizer: PreTrainedTokenizerBase, corruption: str, *overrides: str) -> Pairs:
+    """The task's held-out prompts, as patch jobs take them."""
+    (cell,) = expand(["output=unused", f"corruption={corruption}", *overrides])
+    config = cell.config
     prompts = data.load(config, tokenizer)
     chosen = data.balanced(prompts.splits["heldout"], config.patching.prompts)
-    late = make_pairs(chosen, config.corruption.name, tokenizer, prompts.names, config.model.prepend_bos)
-    return make_case(name, model, tokenizer, late, options)
+    return make_pairs(chosen, config.corruption.name, tokenizer, prompts.names, config.model.prepend_bos)
 
 
 def make_case(

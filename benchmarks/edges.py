@@ -2,7 +2,12 @@
 
 One forward an edge is the Hugging Face model on all corrupted prompts, which is what patching an edge by hooks takes
 at least: its FLOPs and CPU-seconds, times the edges. FLOPs are those of matrix products (`FlopCounterMode`), counted in
-a run that is not timed; CPU-seconds are `time.process_time` on a fixed number of threads, the two in turns, medians.
+a run that is not timed, unless `--repeats 0` has it be the only one; CPU-seconds are `time.process_time` on a fixed
+number of threads, the two in turns, medians.
+
+Prompts are the task's own, with the second or the first subject corrupted, in mini's tokens also where weights are
+random: as many as GPT-2's, since there each of their words and names is one token. Beside them are random tokens that
+differ in the ninth column from the end, and in all.
 
 `python benchmarks/edges.py --help` lists the options; docs/circuits.md has results.
 """
@@ -17,7 +22,7 @@ from collections.abc import Sequence
 from statistics import median
 
 import torch
-from cases import Case, random_case, stored_case
+from cases import ALL, LATE, Case, random_case, stored_case, task_pairs
 from compare import count_flops, timed
 from patching import machine
 from printing import note, spread, table
@@ -25,15 +30,26 @@ from printing import note, spread, table
 from mi_sweeps import libraries
 from mi_sweeps.circuits.edges import patch_edges
 from mi_sweeps.circuits.graph import Graph
+from mi_sweeps.tasks.pairs import Pairs
 
 RANDOM: dict[str, tuple[dict[str, int], int, int]] = {
     "small": ({"n_layer": 6, "n_head": 4, "n_embd": 256, "vocab_size": 5000, "n_positions": 128}, 12, 25),
     "gpt2": ({}, 1, 25),
-    "tiny": ({"n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 50, "n_positions": 16}, 3, 12),
+    "tiny": ({"n_layer": 2, "n_head": 4, "n_embd": 16, "vocab_size": 200, "n_positions": 32}, 3, 12),
 }
 """Sizes other than GPT-2-small's, prompts and positions of models with random weights."""
 FORWARDS = 5
 """That are timed in each repetition."""
+KINDS = ("second", "first", LATE, ALL)
+"""Which subject of the task's prompts is corrupted, or which of random tokens differ."""
+
+
+def prompts_of(case: Case, kind: str) -> Pairs | None:
+    """None where a model has no such prompts."""
+    if kind in case.pairs:
+        return case.pairs[kind] if kind == ALL or case.name in RANDOM else None
+    count = len(case.pairs[ALL].clean)
+    return task_pairs(case.tokenizer, kind, "model=mini", f"patching.prompts={count}").to(case.model.device)
 
 
 @torch.no_grad()
@@ -41,8 +57,8 @@ def rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
     """A row for each kind of prompts."""
     graph = Graph.of(case.network)
     found = []
-    for kind, pairs in case.pairs.items():
-        if options.late and kind != next(iter(case.pairs)):
+    for kind in options.kinds:
+        if (pairs := prompts_of(case, kind)) is None:
             continue
 
         def forward(tokens: torch.Tensor = pairs.corrupted.tokens) -> None:
@@ -50,11 +66,13 @@ def rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
                 case.model(tokens)
 
         theirs = count_flops(case.model, pairs.corrupted.tokens) * len(graph.edges)
-        ours = count_flops(patch_edges, case.network, pairs, graph.edges)
         forward()
+        seconds, ours = counted(case, pairs, graph, options)
         engine, forwards = [], []
-        for turn in range(options.repeats):
-            engine.append(timed(options.device, patch_edges, case.network, pairs, graph.edges)[0])
+        for turn in range(max(1, options.repeats)):
+            if options.repeats:
+                seconds, _ = timed(options.device, patch_edges, case.network, pairs, graph.edges)
+            engine.append(seconds)
             forwards.append(timed(options.device, forward)[0] / FORWARDS * len(graph.edges))
             note(f"{case.name}, {kind}, repetition {turn + 1} of {options.repeats}")
         ratios = [one / other for one, other in zip(forwards, engine, strict=True)]
@@ -67,6 +85,20 @@ def rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
             + [spread(forwards), spread(engine), spread(ratios)]
         )
     return found
+
+
+def counted(case: Case, pairs: Pairs, graph: Graph, options: argparse.Namespace) -> tuple[float, int]:
+    """Seconds and FLOPs of all edges. Heads of a layer are alike, so what one more costs is what each of the others
+    does."""
+
+    def of(heads: int) -> tuple[float, int]:
+        edges = [edge for edge in graph.edges if edge.receiver.head is None or edge.receiver.head < heads]
+        return timed(options.device, count_flops, patch_edges, case.network, pairs, edges)
+
+    if options.heads >= graph.n_heads:
+        return of(graph.n_heads)
+    (less, fewer), (seconds, flops), left = of(options.heads - 1), of(options.heads), graph.n_heads - options.heads
+    return seconds + left * (seconds - less), flops + left * (flops - fewer)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -92,10 +124,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="What patching all edges costs; prints Markdown.")
     parser.add_argument("--shapes", nargs="+", choices=["mini", *RANDOM], default=["mini", "small"])
-    parser.add_argument("--late", action="store_true", help="only prompts that differ late")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="prompts")
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="0: FLOPs are counted in the run that is timed")
+    parser.add_argument(
+        "--heads", type=int, default=sys.maxsize, help="of each layer that are run, 2 or more, to count FLOPs"
+    )
     parser.add_argument("--memory", type=int, metavar="MB")
     return parser.parse_args(arguments)
 

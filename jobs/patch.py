@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
 from mi_sweeps.jobs.finetune import check_identity
-from mi_sweeps.store.folders import Busy, PatchFolder, RunFolder, run_folder
+from mi_sweeps.store.folders import Busy, PatchFolder, RunFolder, Status, run_folder
 from mi_sweeps.store.identity import patch_id, run_id
 
 
@@ -45,7 +46,9 @@ def patch(
         )
     with mine.claim():
         if not (mine.status_on_disk().state == "done" and folder.has(steps, tables)):
-            spent = sum(other.status_on_disk().seconds for other in folder.all_parts()) if parts == 1 else 0.0
+            since = mine.status_on_disk().finished
+            parts_done = [part.status_on_disk() for part in folder.all_parts()] if parts == 1 else []
+            spent = sum(_spent(status, since) for status in parts_done)
             with mine.attempt(spent) as check:
                 check_identity(config, run)
                 from mi_sweeps.circuits.examine import examine
@@ -56,13 +59,23 @@ def patch(
 
                     def on_table(step: int, rows: list[dict]) -> None:
                         done.append(step)
-                        tracked.log(step, rows)
+                        if rows:  # Else only a further table was made, of which the mirror shows nothing.
+                            tracked.log(step, rows)
                         on_step(len(done))
 
                     examine(config, run, folder, steps, before_write=check, on_table=on_table)
     if parts > 1 and folder.has(trained.reached(config.patch_steps), tables):
         with suppress(Busy):  # Another part ends the job.
             patch(config, run, folder)
+
+
+def _spent(part: Status, since: str | None) -> float:
+    """Seconds of a part that are not in the job's own time, which has all until `since`: then its last attempt's."""
+    if since is None:
+        return part.seconds
+    if not (part.started and part.finished and part.started > since):
+        return 0.0
+    return (datetime.fromisoformat(part.finished) - datetime.fromisoformat(part.started)).total_seconds()
 
 
 if __name__ == "__main__":

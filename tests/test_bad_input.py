@@ -57,24 +57,24 @@ def one_run(small, tmp_path_factory):
         ),
         ("schedul=cosine", "schedul: no such key; `mi-sweeps plan --config` prints all of them"),
         ("optim.rate=1", "optim.rate: no such key"),
-        ("optim.lr=-1", "optim.lr=-1: input should be greater than 0"),
-        ("optim.lr=nan", "optim.lr=nan: input should be a finite number"),
-        ("optim.lr=fast", "optim.lr=fast: input should be a valid number"),
+        ("optim.lr=-1", "optim.lr=-1: give a number above 0"),
+        ("optim.lr=nan", "optim.lr=nan: give a finite number above 0"),
+        ("optim.lr=fast", "optim.lr=fast: give a number above 0"),
         (
             "patching.paths={receivers: [[3, 1]], inputs: [logits], norm: frozen}",
             "patching.paths.receivers: heads receive by q, k and v, and patching.paths.inputs has logits alone",
         ),
-        ("train.steps=0", "train.steps=0: input should be greater than or equal to 1"),
+        ("train.steps=0", "train.steps=0: give a whole number of at least 1"),
         ("train.batch_size=0", "train.batch_size=0"),
-        ("train.method=qlora", "train.method=qlora: input should be 'full' or 'lora'"),
+        ("train.method=qlora", "train.method=qlora: give full or lora"),
         ("train.only=mlps", "train.only=mlps: no parameter of this model; words are attention, mlp"),
         ("train.only=[layers:9-]", "and names are as transformer.wte.weight, "),
-        ("train.micro_batch=0", "train.micro_batch=0: input should be greater than or equal to 1"),
+        ("train.micro_batch=0", "train.micro_batch=0: give a whole number of at least 1"),
         ("train.micro_batch=4,8", "computes the same as train.micro_batch=4, so it would have no cell"),
-        ("train.lora.rank=0", "train.lora.rank=0: input should be greater than or equal to 1"),
+        ("train.lora.rank=0", "train.lora.rank=0: give a whole number of at least 1"),
         ("checkpoint.every=0", "checkpoint.every=0"),
         ("checkpoint.until=185", "checkpoint.until=185: this run has 184 steps (train.steps); give one of them"),
-        ("checkpoint.storage=half", "checkpoint.storage=half: input should be 'full' or 'delta'"),
+        ("checkpoint.storage=half", "checkpoint.storage=half: give full or delta"),
         ("seed=-1", "seed=-1"),
         ("seed=range(0,0)", "seed=range(0,0): the grid is empty"),
         ("schedule=glob(zzz*)", "the grid is empty"),
@@ -84,10 +84,28 @@ def one_run(small, tmp_path_factory):
             "patching.circuits={at: [3]}",
             "patching.circuits.at: [3] are not among the checkpoints that are examined",
         ),
-        ("patching.looks={patterns: -1}", "patching.looks.patterns=-1: input should be greater than or equal to 0"),
-        ("patching.edges={exact: 0}", "patching.edges.exact"),
-        ("patching.edges={sample: 5}", "sample: all edges are patched and none is left to draw; give exact, too"),
-        ("patching.circuits={sizes: [0]}", "patching.circuits.sizes.0=0: input should be greater than 0"),
+        ("patching.looks={patterns: -1}", "patching.looks.patterns=-1: give a whole number of at least 0"),
+        ("patching.looks=maybe", "patching.looks=maybe: give true, false, {patterns: 4} or null"),
+        ("patching.looks={patern: 1}", "patching.looks.patern: no such key; there are: patterns"),
+        ("patching.edges={exact: 0}", "patching.edges.exact=0: give all or a whole number of at least 1"),
+        ("patching.cross={with: last}", "patching.cross.with=last: give first, previous or a list in brackets, each a"),
+        ("patching.paths=maybe", "patching.paths=maybe: give {receivers: …, inputs: …, norm: …} or null"),
+        (
+            "patching.paths={receivers: [[3]], inputs: [q], norm: frozen}",
+            "patching.paths.receivers.0=[3]: give a list in brackets of 2, each a whole number of at least 0",
+        ),
+        (
+            "optim.betas=[0.9]",
+            "optim.betas=[0.9]: give a list in brackets of 2, each a number of at least 0 and below 1",
+        ),
+        ("tracking.mode=on", "tracking.mode=on: give offline, online or disabled"),
+        ("launcher.name=cluster", "launcher.name=cluster: give inline, local or slurm"),
+        ("launcher.device=tpu", "launcher.device=tpu: give auto, cpu, cuda or cuda:1"),
+        (
+            "patching.edges={sample: 5}",
+            "patching.edges.sample=5: all edges are patched and none is left to draw; give patching.edges.exact, too",
+        ),
+        ("patching.circuits={sizes: [0]}", "patching.circuits.sizes.0=0: give a number above 0 and of at most 100"),
         (
             "patching.circuits={given: nowhere.json}",
             "nowhere.json: No such file or directory",
@@ -116,13 +134,13 @@ def one_run(small, tmp_path_factory):
         (f"tracking.project={'n' * 129}", "is too long; wandb takes"),
         ("tracking.project=''", "tracking.project='': is empty"),
         ("tracking.entity=me/mine", "tracking.entity='me/mine': has '/'"),
-        ("launcher.stack=0", "launcher.stack=0: input should be greater than or equal to 1"),
+        ("launcher.stack=0", "launcher.stack=0: give a whole number of at least 1"),
         ("launcher.device=cuda:99", "launcher.device=cuda:99"),
         ("optim=null", "optim=null: not the name of a choice; there are: adamw"),
         ("model=null", "model=null: not the name of a choice; there are: gpt2"),
         ("=1", "=1: no key before the =; give KEY=VALUE"),
         ("corruption=[first,second]", "to sweep over them give corruption=first,second"),
-        ("patching.sites=z", "patching.sites=z: give a list; for example patching.sites=[z]"),
+        ("patching.sites=z", "patching.sites=z: give a list in brackets, each resid_pre, attn_out"),
         ("model=nope", "give task=previous_token"),
         ("patching.measures=[position_r2_without_bos]", "of the split without_bos, which this task has not"),
         ("corruption=trio", "corruption=trio: needs prompts in threes that differ in who is the answer; use task."),
@@ -145,7 +163,7 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
         ("task=ioi2 corruption=trio", "corruption=trio: task=ioi2 has none of that name; use corruption=first"),
         ("patching.also=[ioi2,zilch]", "task=zilch: no such choice; there are: docstring"),
         ("patching.also=[prompts]", "patching.also=[prompts]: task.path: no value"),
-        ("patching.split=test", "patching.split=test: input should be 'heldout' or 'train'"),
+        ("patching.split=test", "patching.split=test: give heldout or train"),
         ("sweep=nope corruption=first", "corruption=first: task=previous_token has none of that name"),
         ("sweep=nope_bos corruption=bos", "corruption=bos: with task.bos=false no sequence begins with BOS"),
         ("patching=cross patching.steps=[8]", "patching.cross: needs two checkpoints, and [8] are looked at"),
@@ -155,7 +173,10 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
         ("sweep=nope checkpoint.storage=delta", "model=nope begins from nothing"),
         ("sweep=nope train.gradient_checkpointing=true", "train.gradient_checkpointing=true: model=nope has none"),
         ("train.lora.rank=4", "train.lora.rank=4: there is no adapter; give train.method=lora too"),
-        ("train.lora.targets=[]", "train.lora.targets=[]: value should have at least 1 item"),
+        (
+            "train.lora.targets=[]",
+            "train.lora.targets=[]: give null or a list in brackets, each text, and not an empty one",
+        ),
         ("model=nope model.d_vocab=9", "task=ioi3: is made of text, and model=nope has no tokenizer"),
         (
             "model=nope model.d_vocab=9 task=sva corruption=subject",
@@ -205,6 +226,14 @@ def test_plan_refuses_what_the_configuration_says_to_be_wrong(capsys, overrides,
         cli.main(["plan", *overrides.split()])
     assert stopped.value.code == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_task_of_the_user_s_without_a_function(refuse, tmp_path):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text("name: mine")
+    given = [f"--config-dir={tmp_path}", f"output={tmp_path / 'o'}"]
+    assert "error: task._target_: no value" in refuse("plan", *given, "task=mine")
+    assert "patching.also=[mine]: task._target_: no value" in refuse("plan", *given, "patching.also=[mine]")
 
 
 @pytest.mark.parametrize(

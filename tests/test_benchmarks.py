@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mi_sweeps.analysis import frames
+from mi_sweeps.circuits import ablated_sets
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.config import Config
 from mi_sweeps.jobs.finetune import finetune
@@ -67,14 +68,39 @@ def test_a_wrong_engine_fails(benchmark: Any, capsys: pytest.CaptureFixture, mon
 
 def test_edges_take_less_than_one_forward_each(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.syspath_prepend(FOLDER)
-    assert importlib.import_module("edges").main(["--shapes", "tiny", "--repeats", "1"]) == 0
+    edges = importlib.import_module("edges")
+    assert edges.main(["--shapes", "tiny", "--repeats", "1"]) == 0
     names, *found = rows(capsys.readouterr().out, "All edges")
-    # By hand: 6 into layer 0's heads and 3 into its MLP, 4 x 6 and 6 into layer 1's, 7 into the logits.
+    # By hand: 12 into layer 0's heads and 5 into its MLP, 6 x 12 and 10 into layer 1's, 11 into the logits. The task's
+    # prompts, "… and SUBJECT gave a book to", differ at the second subject, or two tokens before it.
     assert [row[:5] for row in found] == [
-        ["tiny", "3 x 12", "late and few", "9", "46"],
-        ["tiny", "3 x 12", "all differ", "12", "46"],
+        ["tiny", "3 x 19", "second", "5", "110"],
+        ["tiny", "3 x 19", "first", "7", "110"],
+        ["tiny", "3 x 12", "late and few", "9", "110"],
+        ["tiny", "3 x 12", "all differ", "12", "110"],
     ]
     assert all(float(row[names.index("times less")]) > 1 for row in found)
+    assert edges.main(["--shapes", "tiny", "--repeats", "0", "--heads", "2"]) == 0
+    flops = slice(5, 8)
+    assert [row[flops] for row in rows(capsys.readouterr().out, "All edges")[1:]] == [row[flops] for row in found]
+
+
+def test_sets_cost_little_more_than_the_nodes_that_they_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    circuits = importlib.import_module("circuits")
+    sizes = {"n_layer": 4, "n_head": 4, "n_embd": 64, "vocab_size": 50, "n_positions": 16}
+    case = importlib.import_module("cases").random_case("few", sizes, 2, 12, circuits.parse([]))
+    pairs, nodes = case.pairs[circuits.LATE], ablated_sets.nodes_of(case.network)
+    kept = torch.rand(40, len(nodes), generator=torch.Generator().manual_seed(0)) < 0.5
+    counted = importlib.import_module("compare").count_flops
+    # What is beside the sets: the clean run, and that of which the means are.
+    none = counted(ablated_sets.ablate_sets, case.network, pairs, nodes, torch.ones_like(kept[:1]), None, 1 << 29)
+    ours = counted(ablated_sets.ablate_sets, case.network, pairs, nodes, kept, None, 1 << 29) - none
+    fewest = circuits.least(case.network, nodes, kept, circuits.FROM_END, 12) * len(pairs.clean)
+    assert fewest < ours < 1.4 * fewest
+    # One head of the last layer by hand: its keys and values in all columns, queries, scores, mean and output in one.
+    one = torch.tensor([[node == (3, 2) for node in nodes]])
+    assert circuits.least(case.network, nodes, one, 9, 12) == 2 * 64 * 16 * (9 + 9 + 1 + 1) + 2 * 2 * 12 * 16
 
 
 def test_growth(benchmark: Any) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from mi_sweeps import cli
 from mi_sweeps.analysis import derived
 from mi_sweeps.analysis.frames import TABLES as OF_RUNS
+from mi_sweeps.commands.report import _drawn
 from mi_sweeps.store.folders import Superseded
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
@@ -79,6 +84,19 @@ def test_a_deleted_run_is_run_again_and_nothing_else(call, small, output):
     assert printed.count("patch job seed=") == 1
 
 
+def test_a_command_is_a_file(capsys):
+    """None is left out of the help, which says what the file does."""
+    files = (Path(cli.__file__).parent / "commands").glob("*.py")
+    modules = [import_module(f"mi_sweeps.commands.{file.stem}") for file in files]
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    told = "".join(capsys.readouterr().out.split())
+    named = [module for module in modules if hasattr(module, "HELP")]
+    assert len(named) > 8
+    for module in named:
+        assert f"{module.__name__.rpartition('.')[2]}{''.join(module.HELP.split())}" in told
+
+
 def test_plan_writes_nothing(call, small, tmp_path):
     code, printed, _ = call(
         "plan", *small, "seed=range(0,3)", "schedule=glob(c*)", f"output={tmp_path / 'new'}", "--cells"
@@ -129,8 +147,36 @@ def test_export_of_circuits_needs_some(call, finished, tmp_path):
 def test_the_report_is_one_file(call, output):
     code, printed, _ = call("report", "begun", f"output={output}")
     assert code == 0
-    assert str(output / "report.html") in printed
-    assert (output / "report.html").stat().st_size < 15e6
+    assert str(output / "report-begun.html") in printed
+    assert (output / "report-begun.html").stat().st_size < 15e6
+    assert not (output / "report.html").exists()
+
+
+def test_a_page_in_the_place_of_another_is_told_and_no_other_file_is_replaced(call, output, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text("<title>mi-sweeps: their sweep</title>")
+    code, printed, _ = call("report", "begun", f"output={output}", "--to", file)
+    assert code == 0 and printed.endswith("it replaces the page of their sweep\n")
+    notes = tmp_path / "notes.md"
+    notes.write_text("dear diary")
+    code, _, told = call("report", "begun", f"output={output}", "--to", notes)
+    assert (code, told) == (2, f"error: {notes}: is there, and no page of mi-sweeps; give another file, or delete it\n")
+    assert notes.read_text() == "dear diary"
+
+
+def test_the_page_is_opened_where_there_is_a_browser(call, output, monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    monkeypatch.setattr("mi_sweeps.analysis.report.write_report", lambda output, chosen, file, *_: file)
+    monkeypatch.setenv("BROWSER", "firefox")
+    page = tmp_path / "a page.html"
+    assert call("report", f"output={output}", "--to", page, "--open")[:2] == (0, f"report: {page}\n")
+    assert opened == [page.as_uri()]
+    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    code, printed, _ = call("report", f"output={output}", "--to", page, "--open")
+    assert code == 0 and "--open: no browser on this machine" in printed and len(opened) == 1
 
 
 def test_figures_are_written(call, finished, tmp_path):
@@ -140,12 +186,34 @@ def test_figures_are_written(call, finished, tmp_path):
     files = {file.name for file in (tmp_path / "figures").iterdir()}
     assert {"win-rate.png", "win-rate.svg", "win-rate.pdf", "heads-first.pdf", "figures.md"} <= files
     count = sum(name.endswith(".pdf") for name in files)
-    assert f"figures: {tmp_path / 'figures'} ({count} PNG, {count} SVG, {count} PDF)" in printed
+    assert f"figures: {tmp_path / 'figures'} ({count} PNG, {count} SVG, {count} PDF, {count} CSV)" in printed
+
+
+def test_pictures_are_chosen_and_made_for_a_paper(call, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("mi_sweeps.commands.report.TOLD_SECONDS", 0)
+    page, figures = tmp_path / "r.html", tmp_path / "figures"
+    to = ("--to", page, "--figures", figures)
+    code, _, told = call("report", f"output={finished}", *to, "--only", "win-rate,hats")
+    assert code == 2 and told.startswith("error: --only hats: no such picture of these runs; there are: ")
+    assert not page.exists() and not figures.exists()
+    code, printed, _ = call("report", f"output={finished}", *to, "--only", "win-rate,loss", "--paper")
+    assert code == 0 and "figures: 1 of 2 drawn\n" in printed and "(2 PNG, 2 SVG, 2 PDF, 2 CSV)" in printed
+    code, _, told = call("report", f"output={finished}", "--to", page, "--paper")
+    assert (code, told) == (2, "error: --paper: it is about --figures; give --figures DIR, too\n")
+
+
+def test_a_terminal_has_a_bar_of_the_pictures():
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    with _drawn(console, 7) as told:
+        told(0)
+        told(3)
+    assert "figures" in screen.getvalue() and "3/7" in screen.getvalue()
 
 
 def test_films_are_written_without_ffmpeg_too(call, finished, tmp_path, monkeypatch):
     monkeypatch.setattr("mi_sweeps.analysis.animations.shutil.which", lambda program: None)
-    monkeypatch.setattr("mi_sweeps.analysis.figures.FORMATS", ())
+    monkeypatch.setattr("mi_sweeps.analysis.gallery.FORMATS", ())
     to = ("--to", tmp_path / "r.html", "--figures", tmp_path / "figures")
     code, printed, _ = call("report", f"output={finished}", *to)
     assert code == 0
@@ -413,7 +481,7 @@ def test_work_that_a_later_attempt_has_taken_over_ends_with_one_line(monkeypatch
     def superseded(options):
         raise Superseded("outputs/runs/0123: a later attempt works here now")
 
-    monkeypatch.setattr("mi_sweeps.commands.sweeps.doctor", superseded)
+    monkeypatch.setattr("mi_sweeps.commands.doctor.run", superseded)
     with pytest.raises(SystemExit) as ended:
         cli.main(["doctor"])
     assert ended.value.code == 1

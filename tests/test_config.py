@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
+from mi_sweeps import conf
 from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
 from mi_sweeps.sweeps.grid import expand
@@ -38,34 +40,52 @@ def test_what_is_dumped_can_be_parsed(default: Config) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("optim.lr", -1, "greater than 0"),
-        ("optim.lr", 0, "greater than 0"),
-        ("optim.lr", "fast", "valid number"),
+        ("optim.lr", -1, "give a number above 0"),
+        ("optim.lr", 0, "above 0"),
+        ("optim.lr", "fast", "give a number above 0"),
         ("optim.lr", float("nan"), "finite"),
         ("optim.lr", float("inf"), "finite"),
-        ("optim.weight_decay", -0.1, "greater than or equal to 0"),
-        ("optim.name", "sgd", "'adamw'"),
-        ("train.steps", 0, "greater than or equal to 1"),
-        ("train.steps", 1.5, "integer"),
-        ("train.batch_size", 0, "greater than or equal to 1"),
-        ("train.clip", 0, "greater than 0"),
-        ("train.precision", "fp16", "'fp32' or 'bf16'"),
-        ("checkpoint.every", 0, "greater than or equal to 1"),
-        ("checkpoint.storage", "half", "'full' or 'delta'"),
-        ("patching.heads", "some", "'all' or 'end'"),
-        ("patching.prompts", 0, "greater than or equal to 1"),
-        ("patching.measured_prompts", 0, "greater than or equal to 1"),
-        ("launcher.workers", 0, "greater than or equal to 1"),
+        ("optim.weight_decay", -0.1, "of at least 0"),
+        ("optim.name", "sgd", "give adamw"),
+        ("train.steps", 0, "a whole number of at least 1"),
+        ("train.steps", 1.5, "whole number"),
+        ("train.batch_size", 0, "a whole number of at least 1"),
+        ("train.clip", 0, "above 0"),
+        ("train.precision", "fp16", "fp32 or bf16"),
+        ("checkpoint.every", 0, "a whole number of at least 1"),
+        ("checkpoint.storage", "half", "full or delta"),
+        ("patching.heads", "some", "all or end"),
+        ("patching.prompts", 0, "a whole number of at least 1"),
+        ("patching.measured_prompts", 0, "a whole number of at least 1"),
+        ("launcher.workers", 0, "a whole number of at least 1"),
         ("launcher.device", "tpu", "cuda"),
-        ("tracking.mode", "on", "'offline', 'online' or 'disabled'"),
-        ("sweep.name", "../elsewhere", "pattern"),
-        ("seed", -1, "greater than or equal to 0"),
-        ("seed", 2**63, "less than"),
+        ("tracking.mode", "on", "offline, online or disabled"),
+        ("sweep.name", "../elsewhere", "give a name: letters"),
+        ("seed", -1, "of at least 0"),
+        ("seed", 2**63, "below 9223372036854775808"),
     ],
 )
 def test_wrong_value_is_named_with_what_would_be_right(default: Config, key: str, value: Any, says: str) -> None:
     with pytest.raises(UserError, match=rf"\A{key}=.*{says}.*\Z"):
         parse(changed(default, key, value))
+
+
+def test_no_message_has_the_words_of_the_library_that_validates(default: Config) -> None:
+    """Of any key: neither a switch, nor text, nor a list, nor a section is told in pydantic's words."""
+    sections = {name: section for name, section in default.dump().items() if isinstance(section, dict)}
+    keys = [f"{name}.{key}" for name, section in sections.items() for key in section]
+    refused = 0
+    for key in (*default.dump(), *keys, "patching.circuits", "patching.edges", "train.lora.rank"):
+        for value in ("maybe not", -1.5, [[-1]], {"no_such_key": 1}, None):
+            try:
+                parse(changed(default, key, value))
+            except UserError as error:
+                told, refused = str(error), refused + 1
+                assert re.match(r"[\w.]+(=.*)?: ", told), told
+                assert not re.search(
+                    "[Ii]nput should|pydantic|instance|dictionary|tuple|literal|valid|should be a", told
+                ), told
+    assert refused > 200
 
 
 @pytest.mark.parametrize(
@@ -191,3 +211,12 @@ def test_as_many_prompts_as_conclusions_need(overrides: str, least: int) -> None
     for cell in expand(overrides.split()):
         prompts = cell.config.patching.prompts
         assert prompts >= least and prompts % 6 == 0
+
+
+@pytest.mark.parametrize("file", sorted(Path(conf.__file__).parent.glob("patching/*.yaml")), ids=lambda file: file.stem)
+def test_a_choice_of_patching_that_measures_has_all_settings_of_it(file: Path) -> None:
+    """So that each can be set: patching=dynamics patching.cross.permutations=4."""
+    values = OmegaConf.to_container(OmegaConf.load(file))
+    (cell,) = expand([f"patching={file.stem}"])
+    for key, section in cell.config.patching.measured.items():
+        assert values[key] == json.loads(section.model_dump_json(by_alias=True)), key

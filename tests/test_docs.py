@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mi_sweeps.analysis.export import EXPORTED
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.models.load import load_tokenizer
@@ -49,7 +50,7 @@ def test_own_task_is_a_sweep_that_runs(page: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "2 fine-tunes (2 to do), 2 patch jobs (2 to do)" in done.stdout
     assert "done: 2 fine-tunes (2 done), 2 patch jobs (2 done)" in done.stdout
-    page_made = (tmp_path / "outputs" / "report.html").read_text()
+    page_made = (tmp_path / "outputs" / "report-repeated.html").read_text()
     assert "accuracy" in page_made
     assert "logit_diff_beginning" in page_made
     assert len(list(tmp_path.glob("outputs/runs/*/patches/*/tables/*.parquet"))) == 2 * 3
@@ -107,3 +108,19 @@ def test_text_of_different_lengths_is_read_at_its_own_end(
                 mini_tokenizer.convert_tokens_to_ids(words[0].strip()) for words in (question.right, question.wrong)
             )
             assert value == pytest.approx((logits[answer] - logits[other]).item(), abs=1e-4)
+
+
+def test_every_exported_table_is_described_with_its_columns() -> None:
+    """In docs/files.md, or on the page of transitions."""
+    found = {}
+    for name in ("transitions.md", "files.md"):
+        for table, text in re.findall(r"^\| `(\w+)` \| (.*) \|$", (DOCS / name).read_text(), flags=re.MULTILINE):
+            columns = re.sub(r" \((?:[^()]|\([^()]*\))*\)", "", text).split(";")[0]
+            found.setdefault(table, columns.replace("`", "").split(", "))
+    for table, kinds in EXPORTED.items():
+        assert found.get(table) == list(kinds), table
+
+
+@pytest.mark.parametrize("page", [*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")], ids=lambda page: page.name)
+def test_no_page_has_both_sides_of_a_merge(page: Path) -> None:
+    assert not re.findall(r"^(?:<{7} |={7}$|>{7} ).*", page.read_text(), flags=re.MULTILINE)

@@ -86,7 +86,8 @@ def _together(
     """What all runs have, their prompts in one order."""
     if not found:
         return None
-    items = [key for key in found[0][0] if all(key in set(keys) for keys, _, _ in found)]
+    others = [set(keys) for keys, _, _ in found[1:]]
+    items = [key for key in found[0][0] if all(key in keys for keys in others)]
     prompts = [Job(patch, "", {}, {}).prompts for patch in patches]
     if not items or any(values.shape[1] != len(own) for (_, values, _), own in zip(found, prompts, strict=True)):
         return None

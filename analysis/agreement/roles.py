@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import optimize
 
-from ..inference.estimates import LEVEL
+from ..inference.holm import holm
 from ..inference.verdicts import DELTA
 
 DRAWS = 499
@@ -103,9 +103,7 @@ def match(first: Signatures, second: Signatures, draws: int = DRAWS) -> list[Mat
         deal = np.stack([random.permutation(count) for _ in blocks])
         as_alike += assigned(deal)[1] >= similarity - 1e-9
     p = np.where(partner >= 0, (as_alike + 1) / (draws + 1), 1.0)
-    matched = np.zeros(len(p), bool)
-    order = np.argsort(p)
-    matched[order] = np.logical_and.accumulate(p[order] * np.arange(len(p), 0, -1) <= 1 - LEVEL)  # Holm (1979)
+    matched = holm(p)
     return [
         Match(
             first.heads[head], second.heads[other] if other >= 0 else None,

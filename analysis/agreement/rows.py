@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from ..inference.subjects import answer, subjects
 from .designs import Design
 from .effects import EDGE, NODE, Effects
 from .measures import agreements
-from .roles import match
+from .roles import Signatures, match
 from .signatures import signatures
 from .stability import Stability, stability
 
@@ -90,11 +91,14 @@ def of_stability(key: Mapping[str, str], one: Family) -> Iterator[Part]:
     """How sure the members are that a family's single effects give, at each checkpoint: rows of two tables."""
     assert one.gain is not None
     items = [{"layer": layer, "head": head} for layer, head, _ in one.places]
+    of_steps = []
     for number, step in enumerate(one.steps):
         gain = one.gain[:, one.at(step)]
         gap = np.broadcast_to(_gaps(one, number)[:, None], gain.shape)
         at = {**key, "corruption": one.corruption, "site": one.site, "step": step}
-        yield from _of_members(at, items, gain, gap)
+        of_steps.append(_of_members(at, items, gain, gap))
+    yield "stability", typed([row for row, _ in of_steps], STABILITY)
+    yield "inclusion", typed([row for _, rows in of_steps for row in rows], INCLUSION)
 
 
 def of_effects(key: Mapping[str, str], corruption: str, site: str, step: int, found: Effects) -> Iterator[Part]:
@@ -102,16 +106,18 @@ def of_effects(key: Mapping[str, str], corruption: str, site: str, step: int, fo
     names = NODE if site == "node" else EDGE
     items = [dict(zip(names, item, strict=True)) for item in found.items]
     at = {**key, "corruption": corruption, "site": site, "step": step}
-    yield from _of_members(at, items, found.gain, found.gap, ever=site == "edge")
+    row, each = _of_members(at, items, found.gain, found.gap, ever=site == "edge")
+    yield "stability", typed([row], STABILITY)
+    yield "inclusion", typed(each, INCLUSION)
 
 
 def _of_members(
     at: Mapping[str, object], items: Sequence[Mapping[str, object]], gain: np.ndarray, gap: np.ndarray,
     ever: bool = False,
-) -> Iterator[Part]:  # fmt: skip
+) -> tuple[dict[str, object], list[dict[str, object]]]:  # fmt: skip
+    """A row of `stability`, and those of `inclusion`; with `ever` only of items that are ever included."""
     found = stability(gain, gap)
     runs, count, prompts = gain.shape
-    yield "stability", typed([{**at, **_of_set(found), "runs": runs, "prompts": prompts, "heads": count}], STABILITY)
     defined = bool(np.isfinite(found.inclusion).all())
     each = [
         {
@@ -120,7 +126,7 @@ def _of_members(
         }
         for number, item in enumerate(items) if not ever or found.inclusion[number] > 0
     ]  # fmt: skip
-    yield "inclusion", typed(each, INCLUSION)
+    return {**at, **_of_set(found), "runs": runs, "prompts": prompts, "heads": count}, each
 
 
 def of_subjects(key: Mapping[str, str], first: Family, second: Family) -> pd.DataFrame | None:
@@ -146,24 +152,40 @@ def of_subjects(key: Mapping[str, str], first: Family, second: Family) -> pd.Dat
     return typed(pd.concat(parts, ignore_index=True), SUBJECTS)
 
 
-Read = tuple[Sequence[Job], Sequence[Patch]]
-"""Some patch jobs of one run, with what they patched, and all of that run."""
+@dataclass(frozen=True)
+class Run:
+    """A run as roles compare it."""
+
+    jobs: Sequence[Job]
+    """Some of its patch jobs, with what they patched."""
+    patches: Sequence[Patch]
+    """All of them."""
+    damaged: list[str] | None = None
+    """As for `frames.load`."""
+    kept: dict[tuple[int, ...], Signatures | None] = field(default_factory=dict, compare=False, repr=False)
+    """Its signatures at the checkpoints that it was compared at: where heads look takes longest to read."""
+
+    def signatures(self, steps: Sequence[int]) -> Signatures | None:
+        """What its heads do at these checkpoints; None where that is not told prompt by prompt."""
+        at = tuple(steps)
+        if at not in self.kept:
+            self.kept[at] = signatures(self.jobs, steps, self.patches, self.damaged)
+        return self.kept[at]
 
 
-def of_roles(
-    axis: str, patching: str, first: Read, second: Read, damaged: list[str] | None = None
-) -> pd.DataFrame | None:
+def of_roles(axis: str, patching: str, first: Run, second: Run) -> pd.DataFrame | None:
     """Which heads of two runs have the same role, from their patch jobs under some corruptions; None where they share
     no checkpoint or site, or tables do not tell prompts apart."""
-    sites = [one for job in (*first[0], *second[0]) for one in job.sites.values()]
+    sites = [one for job in (*first.jobs, *second.jobs) for one in job.sites.values()]
     steps = sorted(set.intersection(*(set(one.steps) for one in sites))) if sites else []
-    a, b = (signatures(own, steps, patches, damaged) if steps else None for own, patches in (first, second))
+    a, b = (run.signatures(steps) if steps else None for run in (first, second))
     if a is None or b is None:
         return None
     blocks = ", ".join(" ".join(block[:2]) for block in a.blocks if block in b.blocks)
     rows = [
         {
-            "axis": axis, "patching": patching, "run_a": first[0][0].patch.run_id, "run_b": second[0][0].patch.run_id,
+            "axis": axis, "patching": patching,
+            "run_a": first.jobs[0].patch.run_id, "run_b": second.jobs[0].patch.run_id,
             "layer_a": one.head[0], "head_a": one.head[1],
             "layer_b": None if one.partner is None else one.partner[0],
             "head_b": None if one.partner is None else one.partner[1],

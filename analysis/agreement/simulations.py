@@ -156,13 +156,3 @@ def stability_interval(worlds: int) -> Iterator[str]:
             _, low, high = nogueira(random.random((sets, 64)) < chance)
             held += low <= truth <= high
         yield f"Φ = {truth:.2f}, {sets} sets: its interval holds it in {held / worlds:.1%}"
-
-
-SIMULATIONS = {
-    "agreement": (agreement, 400),
-    "no_effects": (no_effects, 400),
-    "roles": (roles, 200),
-    "members": (members, 200),
-    "stability_interval": (stability_interval, 1000),
-}
-"""By name, with how many worlds they have if none are asked for."""

@@ -8,7 +8,7 @@ from itertools import combinations
 import pandas as pd
 
 from ..folder import Output, Patch
-from ..frames import Frames, typed
+from ..frames import Frames, sound, typed
 from ..inference.families import Family, Job, family, jobs
 from ..inference.retention import task_of
 from .designs import of_levels, of_seeds
@@ -21,6 +21,7 @@ from .rows import (
     STABILITY,
     SUBJECTS,
     Part,
+    Run,
     of_agreement,
     of_effects,
     of_roles,
@@ -62,16 +63,16 @@ def of_output(
         wanted: the names of those that are made.
     """
     patched = {run.run_id: run.patches for run in output.runs}
-    of = patches.merge(runs[["run_id", "cell"]], on="run_id")
-    for (cell, patching), rows in of.groupby(["cell", "patching"], sort=False, observed=True):
+    of = patches.merge(runs[["run_id", "cell", "status"]], on="run_id", suffixes=("_of_job", ""))
+    for (cell, patching), every in of.groupby(["cell", "patching"], sort=False, observed=True):
+        rows = sound(every)
         if "stability" in wanted:
             yield from _of_circuits(str(cell), str(patching), output, set(rows["patch_id"]), damaged)
         read = jobs(output, runs, rows["patch_id"], damaged)
         yield from _of_cell(str(cell), str(patching), read, wanted)
         if "roles" in wanted:
-            yield from _roles(
-                "seed", str(patching), read, list(dict.fromkeys(job.patch.run_id for job in read)), patched
-            )
+            names = list(dict.fromkeys(job.patch.run_id for job in read))
+            yield from _roles("seed", str(patching), read, names, patched, damaged)
     for group in across(output, runs):
         own = patches[patches["run_id"].isin(list(group.level))]
         for patching, rows in own.groupby("patching", sort=False, observed=True):
@@ -85,7 +86,7 @@ def of_output(
                     yield "agreement", of_agreement(group.axis, key, one, design)
             first = {level: run_id for run_id, level in reversed(group.level.items())}
             if "roles" in wanted:
-                yield from _roles(group.axis, str(patching), read, list(first.values())[::-1], patched)
+                yield from _roles(group.axis, str(patching), read, list(first.values())[::-1], patched, damaged)
 
 
 def _of_cell(cell: str, patching: str, read: Sequence[Job], wanted: Collection[str]) -> Iterator[Part]:
@@ -122,17 +123,22 @@ def _of_circuits(
 
 
 def _roles(
-    axis: str, patching: str, read: Sequence[Job], runs: Sequence[str], patched: Mapping[str, Sequence[Patch]]
+    axis: str,
+    patching: str,
+    read: Sequence[Job],
+    run_ids: Sequence[str],
+    patched: Mapping[str, Sequence[Patch]],
+    damaged: list[str] | None,
 ) -> Iterator[Part]:
     """The first of some runs against each other one.
 
     Args:
         patched: all patch jobs of each run.
     """
-    own = [([job for job in read if job.patch.run_id == run_id], patched[run_id]) for run_id in runs]
-    of_run = [(jobs, patches) for jobs, patches in own if jobs]
-    for other in of_run[1:]:
-        rows = of_roles(axis, patching, of_run[0], other)
+    found = [Run([job for job in read if job.patch.run_id == run_id], patched[run_id], damaged) for run_id in run_ids]
+    runs = [run for run in found if run.jobs]
+    for other in runs[1:]:
+        rows = of_roles(axis, patching, runs[0], other)
         if rows is not None:
             yield "roles", rows
 

@@ -50,6 +50,8 @@ class Finding:
     """The name of the patch jobs' settings; empty where it is of none."""
     run_ids: tuple[str, ...] = ()
     """Of the runs that the numbers are of."""
+    to_last: bool = False
+    """Whether each run is told of to its own last checkpoint, and not to the last that all of them have. No column."""
 
 
 def frame(findings: Iterable[Finding]) -> pd.DataFrame:

@@ -45,7 +45,7 @@ def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse])
     recovered, verdict = family.estimate.recovered[at], family.judged.words[at]
     n = int(family.estimate.n[at].max(initial=0))
     if (verdict == "undefined").all():
-        said = f"Under corruption {family.corruption} there is no measurable gap at checkpoint {step}."
+        said = f"Under the {family.corruption} corruption there is no measurable gap at checkpoint {step}."
         yield Finding("heads", cell, family.corruption, said, "undefined", n=n, scope=scope, table="verdicts",
                       patching=patching, run_ids=runs)  # fmt: skip
         return
@@ -58,7 +58,7 @@ def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse])
         value = f"{words.number(recovered[i])}{words.range_of(low[i], high[i])}"
         said = (
             f"Head {words.name(one.place)} {since}. Patching its {family.site} alone recovers {value} of the gap at "
-            f"checkpoint {step} under corruption {family.corruption}."
+            f"checkpoint {step} under the {family.corruption} corruption."
         )
         yield Finding(
             "heads", cell, family.corruption, said, one.course.value, recovered[i], low[i], high[i], "recovered",
@@ -66,14 +66,12 @@ def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse])
         )  # fmt: skip
     small, unsure = int((verdict == "small").sum()), int((verdict == "undecided").sum())
     if not chosen:
-        said = (
-            f"No head is shown to matter under corruption {family.corruption}: {small} are small, {unsure} undecided."
-        )
+        counts = ", ".join(f"{n} {word}" for n, word in ((small, "small"), (unsure, "undecided")) if n)
+        said = f"No head is shown to matter under the {family.corruption} corruption{counts and f' ({counts})'}."
     else:
         more = f"{len(chosen) - NAMED} more heads matter or did; " if len(chosen) > NAMED else ""
-        said = (
-            f"Under corruption {family.corruption}, {more}{small} of {len(told)} heads are small at checkpoint {step}"
-        )
+        under = f"Under the {family.corruption} corruption"
+        said = f"{under}, {more}{small} of {len(told)} heads are small at checkpoint {step}"
         said += f", and of {unsure} it cannot be told." if unsure else "."
     yield Finding(
         "heads", cell, family.corruption, said, "undecided" if unsure else "small", n=n, is_weak=unsure > 0,

@@ -7,31 +7,42 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from ..frames import Frames
-from ..inference.words import counted
+from ..frames import Frames, sound
+from ..inference.wins import interval
+from ..inference.words import counted, up_to
 from ..summaries import ROUNDED, THRESHOLDS, band, first_step
 from .finding import Finding
+
+OF_PROMPTS = ("win_rate", "preferred")
+"""Shares of prompts, which are independent; the positions that an accuracy is of are not."""
 
 
 def learned(frames: Frames) -> Iterator[Finding]:
     """One for each cell: the share of held-out prompts at the last checkpoint that all its runs have, from which
     checkpoint on it is at the threshold, and what it was at the start."""
-    of_cell = frames.runs.set_index("run_id")["cell"]
-    heldout = frames.metrics[frames.metrics["split"] == "heldout"]
-    for cell, own in heldout.assign(cell=heldout["run_id"].map(of_cell)).groupby("cell", sort=False):
+    heldout = frames.metrics[frames.metrics["split"] == "heldout"].merge(
+        frames.runs[["run_id", "cell", "status"]], on="run_id"
+    )
+    for cell, own in heldout.groupby("cell", sort=False):
         metric = next((name for name in THRESHOLDS if (own["metric"] == name).any()), None)
         if metric is not None:
-            yield from _of_cell(str(cell), own[own["metric"] == metric], metric)
+            own = own[own["metric"] == metric]
+            kept = sound(own)
+            left_out = own["run_id"].nunique() - kept["run_id"].nunique()
+            yield from _of_cell(str(cell), kept, metric, left_out, bool((kept["status"] == "diverged").all()))
 
 
-def _of_cell(cell: str, rows: pd.DataFrame, metric: str) -> Iterator[Finding]:
+def _of_cell(cell: str, rows: pd.DataFrame, metric: str, left_out: int, diverged: bool) -> Iterator[Finding]:
     runs = tuple(pd.unique(rows["run_id"]))
     counts = rows.groupby("step")["run_id"].nunique()
     shared = counts.index[counts == len(runs)]
     if not len(shared):
         return
     rates = band(rows[rows["step"].isin(shared)], ["step"])
-    first, last = rates.iloc[0], rates.iloc[-1]
+    first, last = rates.iloc[0], rates.iloc[-1].copy()
+    at_end = rows[rows["step"] == shared[-1]]
+    if metric in OF_PROMPTS:
+        last["low"], last["high"] = interval(at_end["value"].tolist(), int(at_end["n"].min()))
     ends = f" [{_percent(last['low'])}, {_percent(last['high'])}]" if np.isfinite(last["low"]) else ""
     before = f"went from {_percent(first['mean'])} at checkpoint {shared[0]} to" if len(shared) > 1 else "is"
     said = f"Held-out {metric.replace('_', ' ')} {before} {_percent(last['mean'])}{ends} at checkpoint {shared[-1]}"
@@ -48,10 +59,20 @@ def _of_cell(cell: str, rows: pd.DataFrame, metric: str) -> Iterator[Finding]:
         said += f"; {goal} was never reached"
     if fell := len(steps) - int(there.sum()):
         said += f", and at the end {counted(fell, 'run')} {'is' if fell == 1 else 'are'} below it again"
+    if diverged:
+        said += "; the run diverged" if len(runs) == 1 else f"; all {len(runs)} runs diverged"
+    if left_out:
+        said += f"; {counted(left_out, 'run')} that diverged {'is' if left_out == 1 else 'are'} left out"
     verdict = "learned" if there.all() else "learned by some" if there.any() else "lost" if fell else "not learned"
     if starts.all() and there.all():
         verdict = "from the start"
-    scope = "on these prompts, for other seeds" if len(runs) > 1 else "on these prompts, in this run"
+    several = len(runs) > 1
+    if metric in OF_PROMPTS:
+        scope = "for other prompts and other seeds" if several else "for other prompts in this run"
+    else:
+        scope = "on these prompts, for other seeds" if several else "on these prompts, in this run"
+    if rows["step"].max() > shared[-1]:
+        scope += f", {up_to(shared[-1])}"
     yield Finding(
         "learned", cell, "", f"{said}.", verdict, last["mean"], last["low"], last["high"], "share",
         int(rows["n"].max()), len(runs) == 1, scope, "metrics", run_ids=runs,
@@ -59,4 +80,4 @@ def _of_cell(cell: str, rows: pd.DataFrame, metric: str) -> Iterator[Finding]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * min(max(share, 0.0), 1.0):.0f}%"  # an interval over seeds may end beyond
+    return f"{100 * min(max(share, 0.0), 1.0):.0f}%"  # Student's t may end beyond

@@ -44,7 +44,7 @@ def looked(table: pd.DataFrame) -> Iterator[Finding]:
             told[key] = replace(found, corruption=names)
     for found in told.values():
         under = " and ".join(found.corruption.split())
-        yield replace(found, statement=f"On clean prompts of corruption {under}: {_lower(found.statement)}")
+        yield replace(found, statement=f"On clean prompts of the {under} corruption: {_lower(found.statement)}")
 
 
 def _lower(said: str) -> str:

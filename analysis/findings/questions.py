@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from . import edges
 from .finding import Finding
 from .kept import kept
 from .looked import looked
@@ -36,7 +37,8 @@ Told = Callable[[pd.DataFrame], Iterator[Finding]]
 OF_TABLES: dict[str, Told] = {
     **{"subjects": subjects, "onsets": recruited, "agreement": seeds, "attention": looked},
     **{"transitions": sudden, "transformations": transformed, "retention": kept},
-    **{"faithfulness": circuits},
+    **{"faithfulness": circuits, "edge_effects": edges.effects},
+    **{"edge_circuits": edges.circuits, "edge_bounds": edges.missed},
 }
 """By the name of the table that each is told from."""
 

@@ -40,7 +40,7 @@ def seeds(table: pd.DataFrame) -> Iterator[Finding]:
             continue
         value = f"{number(last['of_ceiling'])}{range_of(last['of_ceiling_low'], last['of_ceiling_high'])}"
         said = (
-            f"{last['runs']} {AXES[axis]} {SAID[last['answer']]} under corruption {corruption} at checkpoint "
+            f"{last['runs']} {AXES[axis]} {SAID[last['answer']]} under the {corruption} corruption at checkpoint "
             f"{last['step']}: their gains correlate by {value} of what the same effects would."
         )
         if last["answer"] == "cannot tell" and last["runs"] < ENOUGH and axis == "seed":

@@ -12,12 +12,13 @@ from .finding import Finding
 SITE = "z"
 
 SAID = {
-    "same heads": "the same heads carry corruptions {first} and {second}, each by the same share",
-    "same heads, other amounts": "the same heads carry corruptions {first} and {second}, some by different shares",
-    "same heads, amounts undecided": "the same heads carry corruptions {first} and {second}; whether by the same share "
-    "cannot be told of all",
-    "different heads": "different heads carry corruptions {first} and {second}",
-    "cannot tell": "it cannot be told whether the same heads carry corruptions {first} and {second}",
+    "same heads": "the same heads carry the {first} and the {second} corruption, each by the same share",
+    "same heads, other amounts": "the same heads carry the {first} and the {second} corruption, "
+    "some by different shares",
+    "same heads, amounts undecided": "the same heads carry the {first} and the {second} corruption; "
+    "whether by the same share cannot be told of all",
+    "different heads": "different heads carry the {first} and the {second} corruption",
+    "cannot tell": "it cannot be told whether the same heads carry the {first} and the {second} corruption",
 }
 """By the answer; where one of them has no gap nothing is said here."""
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from ..inference.words import counted
 from .finding import Finding
+from .recruited import heads as named
+
+SITE = "z"
+"""What is told of: the gain of heads' outputs."""
+
+GAIN = "gain"
+
+CURVES = {
+    "logit difference": "logit difference of clean prompts",
+    "log p": "log probability of the answer",
+    GAIN: f"gain of patching {SITE}",
+}
+"""The curves that are told of, by their names in the table."""
 
 SAID = {
     "transition": "changed in a phase transition",
@@ -18,9 +32,14 @@ SAID = {
     "cannot tell": "cannot be said to have changed suddenly or gradually",
 }
 
+FOLDED = ("no change", "cannot tell")
+"""Of heads with these answers nothing is told one by one: those with the same reason share a sentence."""
+
 
 def sudden(table: pd.DataFrame) -> Iterator[Finding]:
-    """One for each cell and corruption for every curve but attention, in steps.
+    """Of each cell one for every curve but attention, in steps: of the gains of heads under each corruption one for
+    each of which something is told, and one for all others. What corruptions of the same clean prompts have the same
+    numbers for is told once.
 
     Args:
         table: `transitions`.
@@ -28,40 +47,62 @@ def sudden(table: pd.DataFrame) -> Iterator[Finding]:
     own = table[table["run_id"].isna() & (table["clock"] == "step") & table["curve"].isin(CURVES)]
     own = own[own["site"].isna() | (own["site"] == SITE)]
     single = table[table["run_id"].notna() & (table["clock"] == "step")]
-    for row in own.to_dict("records"):
-        place = "" if pd.isna(row["layer"]) else f" of head {row['layer']}.{row['head']}"
-        under = "" if pd.isna(row["corruption"]) else f" under corruption {row['corruption']}"
-        said = f"The {CURVES[row['curve']]}{place}{under} {SAID[row['answer']]}"
-        of_runs = _alike(single, row)
-        t50, width = of_runs["t50"].dropna(), of_runs["width"].dropna()
-        if len(t50) and row["answer"] not in ("no change", "cannot tell"):
-            said += (
-                f": half of it is done at step {np.median(t50):.0f} (median of {counted(len(t50), 'run')}, from "
-                f"{t50.min():.0f} to {t50.max():.0f}), and from 10% to 90% takes {np.median(width):.0f} of "
-                f"{row['length']:.0f} steps"
-            )
-        reason = f" ({row['reason']})" if row["answer"] in ("cannot tell", "below resolution") and row["reason"] else ""
+    told: dict[tuple[str, ...], Finding] = {}
+    folded: dict[tuple[str, ...], list[int]] = {}
+    for at, row in own.iterrows():
+        if row["curve"] == GAIN and row["answer"] in FOLDED:
+            key = [row[name] for name in ("cell", "patching", "corruption", "answer", "reason")]
+            folded.setdefault(tuple("" if pd.isna(one) else str(one) for one in key), []).append(at)
+            continue
+        found = _one(row, _alike(single, row))
+        # A gain is of a corruption; the other curves are of the clean prompts alone.
+        by = found.corruption if row["curve"] == GAIN else ""
+        same = (found.cell, found.patching, found.statement, by)
+        names = " ".join(filter(None, (told[same].corruption if same in told else "", found.corruption)))
+        told[same] = replace(found, corruption=names)
+    for found in told.values():
+        of = f" of the {' and '.join(found.corruption.split())} corruption"
+        yield replace(found, statement=found.statement.replace(OF_CORRUPTION, of if found.corruption else ""))
+    for (cell, patching, corruption, answer, reason), rows in folded.items():
+        heads = own.loc[rows]
+        they = "its" if len(rows) == 1 else "their"
+        said = f"Of {named(heads)}, {they} {CURVES[GAIN]} under the {corruption} corruption {SAID[answer]}"
+        why = f" ({reason})" if answer == "cannot tell" and reason else ""
         yield Finding(
-            "sudden", str(row["cell"]), "" if pd.isna(row["corruption"]) else str(row["corruption"]),
-            f"{said}{reason}.", str(row["answer"]),
-            float(np.median(t50)) if len(t50) else float("nan"), unit="step", n=int(row["n"]),
-            is_weak=row["answer"] in ("cannot tell", "below resolution"), scope="each run on its prompts",
-            table="transitions", patching="" if pd.isna(row["patching"]) else str(row["patching"]),
+            "sudden", cell, corruption, f"{said}{why}.", answer, unit="step", n=int(heads["n"].max()),
+            is_weak=answer == "cannot tell", scope=SCOPE, table="transitions", patching=patching,
         )  # fmt: skip
 
 
-SITE = "z"
-"""What is told of: the gain of heads' outputs."""
+SCOPE = "each run on its prompts"
 
-CURVES = {
-    "logit difference": "logit difference of clean prompts",
-    "log p": "log probability of the answer",
-    "gain": f"gain of patching {SITE}",
-}
-"""The curves that are told of, by their names in the table."""
+OF_CORRUPTION = " {of corruption}"
+"""Stands for the corruptions whose clean prompts a curve is of."""
 
 
-def _alike(single: pd.DataFrame, row: Mapping[str, object]) -> pd.DataFrame:
+def _one(row: pd.Series, of_runs: pd.DataFrame) -> Finding:
+    is_gain = row["curve"] == GAIN
+    corruption = "" if pd.isna(row["corruption"]) else str(row["corruption"])
+    what = f" of head {row['layer']}.{row['head']} under the {corruption} corruption" if is_gain else OF_CORRUPTION
+    said = f"The {CURVES[row['curve']]}{what} {SAID[row['answer']]}"
+    t50, width = of_runs["t50"].dropna(), of_runs["width"].dropna()
+    if len(t50) and row["answer"] not in FOLDED:
+        said += (
+            f": half of it is done at step {np.median(t50):.0f} (median of {counted(len(t50), 'run')}, from "
+            f"{t50.min():.0f} to {t50.max():.0f}), and from 10% to 90% takes {np.median(width):.0f} of "
+            f"{row['length']:.0f} steps"
+        )
+    reason = f" ({row['reason']})" if row["answer"] in ("cannot tell", "below resolution") and row["reason"] else ""
+    return Finding(
+        "sudden", str(row["cell"]), corruption, f"{said}{reason}.", str(row["answer"]),
+        float(np.median(t50)) if len(t50) else float("nan"), unit="step", n=int(row["n"]),
+        is_weak=row["answer"] in ("cannot tell", "below resolution"), scope=SCOPE, table="transitions",
+        patching="" if pd.isna(row["patching"]) else str(row["patching"]),
+        to_last=not is_gain,  # gains are of the checkpoints that all runs have
+    )  # fmt: skip
+
+
+def _alike(single: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     """The same curve of each run of the cell."""
     there = pd.Series(True, index=single.index)
     for name in ("cell", "patching", "corruption", "curve", "site", "layer", "head", "position"):

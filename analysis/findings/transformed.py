@@ -25,7 +25,9 @@ def transformed(table: pd.DataFrame) -> Iterator[Finding]:
     for (cell, corruption, patching), rows in table.groupby(["cell", "corruption", "patching"], sort=False):
         row = rows.loc[(rows["to_step"] - rows["from_step"]).idxmax()]
         answer = str(row["answer"])
-        said = f"From checkpoint {row['from_step']} to {row['to_step']} under corruption {corruption}, {SAID[answer]}"
+        said = (
+            f"From checkpoint {row['from_step']} to {row['to_step']} under the {corruption} corruption, {SAID[answer]}"
+        )
         if pd.notna(row["transformed"]):
             share = f"{number(row['transformed'])}{range_of(row['low'], row['high'])}"
             said += f": those that mattered before have {share} of the gain of all that matter after"

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from .. import cells
 from ..folder import Output, Patch
+from ..frames import sound
 from ..prompts import Site, Written, read, sites_by_prompt, wins_by_prompt, written_by_prompt
 from ..summaries import APPROXIMATE
 from .estimates import Estimate, Places, estimate, interval, mean_interval, of_means
@@ -196,11 +197,11 @@ def family(site: str, jobs: Sequence[Job]) -> Family:
             gain[at, rows], gap[at, rows] = one.gain[kept].ravel(), one.gap[kept].ravel()
             n[at, rows] = one.n[kept].ravel()
         most = np.nan_to_num(n).max(axis=0).astype(int)
-        has_gap = None
+        measurable = None
         if all(one.clean.shape[1] > 1 for one in own):
-            told = [_has_gap(one.clean[kept], one.corrupted[kept]) for one, kept in zip(own, shared, strict=True)]
-            has_gap = np.repeat(np.all(told, axis=0), len(places))
-        return Family(site, tuple(jobs), steps, places, (), of_means(gain, gap, most, labels, has_gap), None)
+            told = [has_gap(one.clean[kept], one.corrupted[kept]) for one, kept in zip(own, shared, strict=True)]
+            measurable = np.repeat(np.all(told, axis=0), len(places))
+        return Family(site, tuple(jobs), steps, places, (), of_means(gain, gap, most, labels, measurable), None)
     prompts = tuple(dict.fromkeys(key for job in jobs for key in job.prompts))
     number = {key: at for at, key in enumerate(prompts)}
     gain, gap = np.full((2, len(jobs), size, len(prompts)), np.nan)
@@ -213,7 +214,7 @@ def family(site: str, jobs: Sequence[Job]) -> Family:
     return Family(site, tuple(jobs), steps, places, prompts, estimate(gain, gap, labels), gain)
 
 
-def _has_gap(
+def has_gap(
     clean: Float[np.ndarray, "step prompt"], corrupted: Float[np.ndarray, "step prompt"]
 ) -> Bool[np.ndarray, " step"]:
     """Whether the gap of a run is told from zero over its prompts."""
@@ -263,8 +264,10 @@ def _numbers(one: Site, steps: Sequence[int], places: Sequence[Place]) -> Int[np
 
 
 def groups(patches: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], list[str]]]:
-    """The patch jobs that tables compare, by cell, patching and corruption: those that differ in their seed only."""
-    of = patches.merge(runs[["run_id", "cell"]], on="run_id")
+    """The patch jobs that tables compare, by cell, patching and corruption: those that differ in their seed only,
+    without those of runs that diverged (`frames.sound`)."""
+    of = patches.merge(runs[["run_id", "cell", "status"]], on="run_id", suffixes=("_of_job", ""))
     keys = ["cell", "patching", "corruption"]
     for key, rows in of.groupby(keys, sort=False, dropna=False, observed=True):
-        yield tuple("" if pd.isna(word) else str(word) for word in key), list(rows["patch_id"])  # type: ignore[misc]
+        ids = list(sound(rows)["patch_id"])
+        yield tuple("" if pd.isna(word) else str(word) for word in key), ids  # type: ignore[misc]

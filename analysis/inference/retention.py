@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from ..folder import Output
 from ..frames import Frames, typed
@@ -32,6 +31,7 @@ from ..prompts import Site
 from .differences import Comparison, difference
 from .estimates import LEVEL
 from .families import Family, Job, families, family, groups, jobs
+from .holm import holm
 from .tables import GROUP
 from .verdicts import DELTA, Verdict
 from .wins import change
@@ -100,7 +100,7 @@ def win_rates(job: Job) -> pd.DataFrame:
     found = [change(job.wins[since], job.wins[step]) for step in steps]
     if not found:
         return pd.DataFrame()
-    shown = multipletests([one.p for one in found], 1 - LEVEL, method="holm")[0]
+    shown = holm(np.array([one.p for one in found]))
     rows = []
     for step, one, is_shown in zip(steps, found, shown, strict=True):
         low, high = one.interval(1 - (1 - LEVEL) / len(found))

@@ -1,4 +1,4 @@
-"""Curves with a planted transition, or none: `python -m mi_sweeps.analysis.planted transitions`."""
+"""Curves with a planted transition, or none: `python -m mi_sweeps.analysis.planted transitions`, and `widths`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from .transitions import together, transition
 
 STEPS = np.array([0, 1, 2, 3, *range(4, 100, 2), *range(104, 185, 8)], float)
 """Of the checkpoints: dense early, as long as the original run."""
-CURVES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+Shape = Callable[[np.ndarray, float], np.ndarray]
+"""Of the step and a step that differs by seed."""
+
+CURVES: dict[str, Shape] = {
     "logistic of scale 4": lambda t, at: 1 / (1 + np.exp(-(t - at) / 4)),
     "logistic of scale 0.5": lambda t, at: 1 / (1 + np.exp(-2 * (t - at))),
     "logistic of scale 10": lambda t, at: 1 / (1 + np.exp(-(t - at) / 10)),
@@ -21,18 +24,17 @@ CURVES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "exponential growth": lambda t, at: np.expm1(t / at * 2) / np.expm1(184 / at * 2),
     "nothing": lambda t, at: 0 * t,
 }
-"""Of the step and a step that differs by seed."""
 
 
 def curve(
-    random: np.random.Generator, kind: str, steps: np.ndarray = STEPS, prompts: int = 48, wobble: float = 0.03
+    random: np.random.Generator, shape: Shape, steps: np.ndarray = STEPS, prompts: int = 48, wobble: float = 0.03
 ) -> np.ndarray:
     """A logit difference of each prompt [checkpoint, prompt], which rises by 3 logits on average.
 
     Prompts differ in their level (0.6), in how much they rise (0.8) and at each checkpoint (0.3); all of a run's
     together wobble by `wobble` at each checkpoint.
     """
-    mean = CURVES[kind](steps, random.uniform(45, 55))
+    mean = shape(steps, random.uniform(45, 55))
     level, rise = 0.6 * random.standard_normal(prompts), 3 + 0.8 * random.standard_normal(prompts)
     own = 0.3 * random.standard_normal((len(steps), prompts)) + wobble * random.standard_normal((len(steps), 1))
     return level + mean[:, None] * rise + own
@@ -45,15 +47,36 @@ def transitions(draws: int) -> Iterator[str]:
         runs: Counter[str] = Counter()
         for seed in range(draws):
             random = np.random.default_rng([seed, len(kind)])
-            found = [transition(STEPS, curve(random, kind)) for _ in range(5)]
+            found = [transition(STEPS, curve(random, CURVES[kind])) for _ in range(5)]
             runs.update(one.answer.value for one in found)
             cells[together(found).answer.value] += 1
         yield f"{kind}: cells {_shares(cells)}; runs {_shares(runs)}"
 
 
+WIDTHS = (2, 4, 6, 8, 12, 16, 20)
+"""From 10% to 90%, in checkpoints, which are 2 steps apart there."""
+
+
+def widths(draws: int) -> Iterator[str]:
+    """Of logistic rises of each width how often a cell of five runs, and a single run, has each answer."""
+    for width in WIDTHS:
+        steps = float(width * 2)
+        kind = f"logistic, {width} checkpoints ({steps:g} steps, {steps / STEPS[-1]:.0%} of the run) wide"
+        cells: Counter[str] = Counter()
+        runs: Counter[str] = Counter()
+        for seed in range(draws):
+            random = np.random.default_rng([seed, width])
+            found = [transition(STEPS, curve(random, logistic(steps))) for _ in range(5)]
+            runs.update(one.answer.value for one in found)
+            cells[together(found).answer.value] += 1
+        yield f"{kind}: cells {_shares(cells)}; runs {_shares(runs)}"
+
+
+def logistic(width: float) -> Shape:
+    """A rise that takes `width` steps from 10% to 90%."""
+    scale = width / (2 * np.log(9))
+    return lambda t, at: 1 / (1 + np.exp(-(t - at) / scale))
+
+
 def _shares(counts: Counter[str]) -> str:
     return ", ".join(f"{answer} {count / counts.total():.3f}" for answer, count in counts.most_common())
-
-
-SIMULATIONS: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {"transitions": (transitions, 100)}
-"""By name, with how many draws they have if none are asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,3 @@ def simulations(draws: int) -> Iterator[str]:
             # Where nothing is told there is no interval, and nothing wrong is said.
             held = np.mean([np.isnan(one.low) or one.low - 1e-9 <= truth <= one.high + 1e-9 for one in found])
             yield f"{name}, T {truth:.2f}, {prompts} prompts, {runs} runs: {told}; interval holds T {held:.0%}"
-
-
-SIMULATIONS: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {"transformations": (simulations, 400)}
-"""For `mi_sweeps.analysis.planted`."""

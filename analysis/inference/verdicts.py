@@ -18,9 +18,9 @@ from enum import Enum
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from .estimates import LEVEL, Estimate, Places, fieller, quantile
+from .holm import holm
 
 DELTA = 0.05
 """Recovered. What brings back less is small."""
@@ -172,9 +172,7 @@ def judge_means(found: Estimate) -> Int[np.ndarray, " place"]:
         more, less = stats.t.sf(t, found.seed_freedom), stats.t.cdf(t, found.seed_freedom)
     # A verdict either way is a test of its own.
     p = np.nan_to_num(np.stack([more, less]), nan=1.0)
-    beyond, within = np.zeros(p.shape, bool)
-    if p.min(initial=1.0) * p.size <= 1 - LEVEL:  # or else Holm's first step ends it; statsmodels takes a while
-        beyond, within = multipletests(p.ravel(), 1 - LEVEL, method="holm")[0].reshape(p.shape)
+    beyond, within = holm(p)
     return np.select([~found.has_gap, beyond, within], [3, 0, 1], 2)
 
 

@@ -61,7 +61,7 @@ def range_of(low: float, high: float) -> str:
 def scope(family: Family) -> str:
     """What the family's intervals and verdicts are of, in a few words."""
     prompts, runs = len(family.prompts), counted(len(family.jobs), "run")
-    stopped = f", up to checkpoint {family.steps[-1]}, the last that all of them have" if family.stopped else ""
+    stopped = f", {up_to(family.steps[-1])}" if family.stopped else ""
     stopped += _without(family)
     if family.gain is None:
         if len(family.jobs) == 1:
@@ -71,6 +71,11 @@ def scope(family: Family) -> str:
         return f"{counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts and other seeds"
     these = "this run" if len(family.jobs) == 1 else "these runs"
     return f"{counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts in {these}, not for other seeds"
+
+
+def up_to(step: int) -> str:
+    """Of runs of which some go further."""
+    return f"up to checkpoint {step}, the last that all of them have"
 
 
 def scope_of_difference(found: Difference) -> str:
@@ -157,9 +162,10 @@ def _others(family: Family, step: int) -> list[str]:
         return []
     other = "other " if rest < int(is_there.sum()) else ""
     kinds = _kind(family) + ("s" if rest > 1 else "")
-    if list(told) == [f"small (below {DELTA})"]:
+    if len(told) == 1:
         many = f"The {other}{rest} {kinds} are all" if rest > 1 else f"The {other}{kinds} is"
-        return [f"{many} small: less than {DELTA} of the gap, either way."]
+        (what,) = told
+        return [f"{many} {f'small: less than {DELTA} of the gap, either way' if what.startswith('small') else what}."]
     return [f"Of the {other}{rest} {kinds}, {_list([f'{count} {_is(count)} {what}' for what, count in told.items()])}."]
 
 

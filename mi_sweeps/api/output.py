@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ MOST_ROWS = 60
 """Rows of a table that a notebook shows."""
 
 
-def open(path: str | Path = locations.DEFAULT, *sweeps: str) -> Output:
+def open(path: str | Path = locations.DEFAULT, *sweeps: str | Iterable[str]) -> Output:
     """An output folder as it is now.
 
     Args:
         path: of the folder.
-        sweeps: the names of those that are looked at; without any, all there is.
+        sweeps: the names of those that are looked at, or lists of names; without any, all there is.
 
     Raises:
         UserError: there is no such folder, or no such sweep.
@@ -43,7 +43,8 @@ def open(path: str | Path = locations.DEFAULT, *sweeps: str) -> Output:
     1
     """
     place = Path(path).expanduser()
-    return Output(warned(lambda damaged: folder.read(place, sweeps or None, damaged)))
+    names = [name for one in sweeps for name in folder.several(one)]
+    return Output(warned(lambda damaged: folder.read(place, names, damaged)))
 
 
 class Output(Tables):

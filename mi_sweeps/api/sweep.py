@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mi_sweeps.analysis import folder
 from mi_sweeps.api.output import Output, open, shown
 from mi_sweeps.commands import common
 from mi_sweeps.store.folders import Failure
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from mi_sweeps.sweeps.cells import Cell
 
 
-def plan(*overrides: str, config_dir: str | Path | None = None) -> Plan:
+def plan(*overrides: str | Iterable[str], config_dir: str | Path | None = None) -> Plan:
     """What `mi-sweeps run` would do with these overrides; nothing is computed or written.
 
     Args:
-        overrides: in Hydra's sweep grammar, as on the command line.
+        overrides: in Hydra's sweep grammar, as on the command line; or lists of them.
         config_dir: a folder of your own configuration, searched before ours.
 
     Raises:
@@ -33,8 +34,9 @@ def plan(*overrides: str, config_dir: str | Path | None = None) -> Plan:
     >>> plan("sweep=demo", "seed=0", "launcher=inline", "output=/nowhere")
     sweep demo: 4 fine-tunes (4 to do), 8 patch jobs (8 to do)
     """
-    cells = common.cells_of(overrides, None if config_dir is None else Path(config_dir).expanduser())
-    return Plan(tuple(cells), ("run", *overrides))
+    words = [word for one in overrides for word in folder.several(one)]
+    cells = common.cells_of(words, None if config_dir is None else Path(config_dir).expanduser())
+    return Plan(tuple(cells), ("run", *words))
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,12 +78,12 @@ class Plan:
             RuntimeError: some run failed; the others are done.
         """
         from mi_sweeps import libraries
-        from mi_sweeps.commands import sweeps
+        from mi_sweeps.commands.run import carry_out
 
         libraries.quiet(pictures_to_files=False)
         kinds = (retry,) if isinstance(retry, str) else tuple(retry)
         config = self._cells[0].config
-        code = sweeps.carry_out(self._cells, kinds, wait, shlex.join(("mi-sweeps", *self._words)))
+        code = carry_out(self._cells, kinds, wait, shlex.join(("mi-sweeps", *self._words)))
         if code:
             errors = "; ".join(show.errors(planning.make(self._cells))) or "not all of it is done"
             raise RuntimeError(f"sweep {config.sweep.name}: {errors}")

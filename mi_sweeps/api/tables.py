@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TypeVar
 
 import pandas as pd
 
-from mi_sweeps.analysis import figures, folder, frames, measured
+from mi_sweeps.analysis import derived, figures, folder, frames, measured
 from mi_sweeps.analysis.agreement import tables as agreement
 from mi_sweeps.analysis.canvas import Picture
-from mi_sweeps.analysis.derived import findings
-from mi_sweeps.analysis.inference import changes, retention, shares, tables, trajectories
+from mi_sweeps.analysis.inference import changes, tables, trajectories
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.errors import UserError
 
@@ -68,9 +67,18 @@ class Tables:
         """What else was measured of a clean run."""
         return self._frames.measures
 
-    def by_prompt(self, *sites: str) -> pd.DataFrame:
+    def by_prompt(self, *sites: str | Iterable[str]) -> pd.DataFrame:
         """As `patching`, a row for each prompt; of the named sites, or of all, which may be many."""
-        return frames.by_prompt(self._frames, sites or None)
+        return frames.by_prompt(self._frames, [name for one in sites for name in folder.several(one)] or None)
+
+    def paths_by_prompt(self, *sites: str | Iterable[str]) -> pd.DataFrame:
+        """As `paths`, likewise."""
+        return frames.paths_by_prompt(self._frames, [name for one in sites for name in folder.several(one)] or None)
+
+    def attribution_by_prompt(self, *kinds: str | Iterable[str]) -> pd.DataFrame:
+        """As `attribution`, likewise; of the named kinds (lens, layer, head), or of all."""
+        chosen = [name for one in kinds for name in folder.several(one)] or None
+        return frames.attribution_by_prompt(self._frames, chosen)
 
     def measured(self, name: str, by_prompt: bool = False) -> pd.DataFrame:
         """What was measured beside patching: looks, scores, cross, circuits, edges or patterns. No rows where nothing
@@ -88,7 +96,7 @@ class Tables:
     @cached_property
     def findings(self) -> pd.DataFrame:
         """What was found, in sentences with their numbers (docs/findings.md)."""
-        return warned(lambda damaged: findings(self._frames, damaged))
+        return warned(lambda damaged: derived.findings(self._frames, damaged))
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
@@ -104,7 +112,7 @@ class Tables:
     @cached_property
     def shares(self) -> pd.DataFrame:
         """What pieces of one checkpoint bring to another, with intervals (docs/cross.md); grouped as `verdicts`."""
-        return warned(lambda damaged: shares.shares(self._frames, damaged))
+        return self._derived("shares")
 
     @cached_property
     def transformations(self) -> pd.DataFrame:
@@ -145,7 +153,37 @@ class Tables:
     def retention(self) -> pd.DataFrame:
         """What is kept of other tasks (`patching.also`): win rates, and what each head does for them
         (docs/retention.md)."""
-        return warned(lambda damaged: retention.retention(self._frames, damaged))
+        return self._derived("retention")
+
+    @cached_property
+    def attention(self) -> pd.DataFrame:
+        """Who looks where, with intervals, and what changed since the first checkpoint (docs/looks.md)."""
+        return self._derived("attention")
+
+    @cached_property
+    def faithfulness(self) -> pd.DataFrame:
+        """How faithful circuits of heads and MLPs are (docs/circuits.md)."""
+        return self._derived("faithfulness")
+
+    @cached_property
+    def completeness(self) -> pd.DataFrame:
+        """Whether each run's circuit is complete, which members it needs, and whether it is minimal."""
+        return self._derived("completeness")
+
+    @cached_property
+    def edge_effects(self) -> pd.DataFrame:
+        """Which edges matter, with intervals (docs/circuits.md#edges)."""
+        return self._derived("edge_effects")
+
+    @cached_property
+    def edge_circuits(self) -> pd.DataFrame:
+        """How faithful circuits of edges are."""
+        return self._derived("edge_circuits")
+
+    @cached_property
+    def edge_bounds(self) -> pd.DataFrame:
+        """How many large edges may have been missed where not all of them were patched."""
+        return self._derived("edge_bounds")
 
     @property
     def transitions(self) -> pd.DataFrame:
@@ -177,6 +215,9 @@ class Tables:
             if known == name:
                 return draw()
         raise UserError(f"{name}: no such picture of these runs; there are: {', '.join(self.pictures) or 'none yet'}")
+
+    def _derived(self, name: str) -> pd.DataFrame:
+        return warned(lambda damaged: derived.table(name, self._outline, damaged))
 
     @cached_property
     def _outline(self) -> frames.Frames:

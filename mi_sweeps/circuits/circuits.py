@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_sweeps.circuits.ablated_sets import Means, Node, ablate_sets, mean_outputs, nodes_of
+from mi_sweeps.circuits.ablated_sets import Node, ablate_sets, nodes_of
 from mi_sweeps.circuits.chosen_sets import (
     Set,
     by_rank,
@@ -36,6 +36,7 @@ from mi_sweeps.circuits.chosen_sets import (
 )
 from mi_sweeps.circuits.fast import budget
 from mi_sweeps.circuits.graph import Graph
+from mi_sweeps.circuits.means import Means, mean_outputs
 from mi_sweeps.circuits.mib import sizes_of
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.tables import TABLES

@@ -26,6 +26,7 @@ from torch import Tensor
 from mi_sweeps.circuits.activations import LayerActivations
 from mi_sweeps.circuits.carry import Change, Group, Stage, attend, carry, rotation_of
 from mi_sweeps.circuits.graph import Input, Node
+from mi_sweeps.circuits.narrow import Narrow, applies
 from mi_sweeps.circuits.network import SLICE, Linear, Norm, by_head, rotate
 from mi_sweeps.circuits.runs import Runs
 
@@ -60,7 +61,7 @@ def patch_direct(
     # What no change reaches stays as the corrupted run has it.
     results = runs.corrupted_logit_diff.repeat(count)
     index = torch.arange(len(results), device=results.device).view(count, n_prompts)
-    writes = cache(partial(changes_of, runs, nodes, norm))
+    writes, narrow = cache(partial(changes_of, runs, nodes, norm)), Narrow.of(runs.corrupted)
     changes: list[Change] = []
     start = 0
     for reader in readers:
@@ -68,7 +69,7 @@ def patch_direct(
         if reader.input == "logits":
             results[index[start:stop]] = _read_by_logits(runs, reader, nodes, norm)
         else:
-            changes += _changes(runs, reader, norm, index[start:stop], writes)
+            changes += _changes(runs, reader, norm, index[start:stop], writes, narrow)
         start = stop
     carry(runs.corrupted, changes, results, tokens)
     return results.view(count, n_prompts)
@@ -102,16 +103,19 @@ def changes_of(runs: Runs, nodes: Sequence[Node], norm: How, group: Group) -> Fl
 
 
 def _changes(
-    runs: Runs, reader: Reader, norm: How, results: Int[Tensor, "source prompt"], writes: Writes
+    runs: Runs, reader: Reader, norm: How, results: Int[Tensor, "source prompt"], writes: Writes, narrow: Narrow
 ) -> Iterator[Change]:
     """All sources to one input."""
     last = reader.layer == len(runs.clean) - 1
     enters: int
     stage: Stage
     enters, stage, _ = runs.corrupted.after_attention(reader.layer)
-    if reader.input == "mlp":
+    through: Callable[..., Tensor] = _through_mlp
+    if reader.input != "mlp":
+        is_narrow = applies(runs.corrupted.network.blocks[reader.layer], len(reader.heads))
+        through = partial(_through_head, narrow if is_narrow else None)
+    if reader.input == "mlp" or is_narrow:
         enters, stage = reader.layer + 1, "pre"
-    through = _through_mlp if reader.input == "mlp" else _through_head
     for group in runs.starting.values():
         # After the last layer's attention only the last column is read.
         reached = Group(group.prompts, 1) if last else group
@@ -120,9 +124,16 @@ def _changes(
 
 
 def _through_head(
-    runs: Runs, reader: Reader, norm: How, group: Group, writes: Writes, columns: int, chosen: slice
+    narrow: Narrow | None,
+    runs: Runs,
+    reader: Reader,
+    norm: How,
+    group: Group,
+    writes: Writes,
+    columns: int,
+    chosen: slice,
 ) -> Float[Tensor, "prompt source col d_model"]:
-    """The stream after the reader's attention, in the last `columns` columns."""
+    """The stream after the reader's attention, or where it is narrow after its MLP, in the last `columns` columns."""
     run, layer, heads = runs.corrupted, reader.layer, slice(reader.heads.start, reader.heads.stop)
     block, corrupted = run.network.blocks[layer], run.layers[layer]
     prompts, span = group.prompts, group.span
@@ -154,7 +165,11 @@ def _through_head(
         block.cap,
     )
     change = z - corrupted.z[prompts, -columns:, heads].flatten(2).unsqueeze(1)
-    return run.with_heads_changed(layer, prompts, change @ block.W_O[heads].flatten(0, 1))
+    resid = run.with_heads_changed(layer, prompts, change @ block.W_O[heads].flatten(0, 1))
+    if narrow:
+        halves = narrow.of_run(layer, group, columns), narrow.of_heads(layer, heads.start, heads.stop)
+        narrow.add_mlp(block, *halves, change, resid)
+    return resid
 
 
 def _through_mlp(

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,14 +16,16 @@ from torch import Tensor
 from mi_sweeps.circuits import composition
 from mi_sweeps.circuits.approximate import estimate
 from mi_sweeps.circuits.attribution import EndActivations, Kind, attribute, lens_error, misfits
-from mi_sweeps.circuits.fast import MEMORY, FastEngine, budget
+from mi_sweeps.circuits.fast import FastEngine, memory
+from mi_sweeps.circuits.fidelity import check_logits, compare, known, own_logits
 from mi_sweeps.circuits.measurements import MEASUREMENTS
 from mi_sweeps.circuits.measures import take
-from mi_sweeps.circuits.network import Network, describe
+from mi_sweeps.circuits.network import Network
+from mi_sweeps.circuits.others import Others
 from mi_sweeps.circuits.patching import Engine, check_effects, correlations, prompt_rows, table_rows
 from mi_sweeps.circuits.paths import patch_paths, path_rows
+from mi_sweeps.circuits.record import about
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
-from mi_sweeps.circuits.runs import in_groups, run_both
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config import Config, PatchingConfig
 from mi_sweeps.errors import UserError
@@ -36,7 +37,7 @@ from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.tasks.pairs import Pairs, told
 from mi_sweeps.tasks.task import Task, load, patched_pairs
 from mi_sweeps.tasks.tokens import Batch
-from mi_sweeps.training.evaluate import CHUNK, end_logits, tolerance
+from mi_sweeps.training.evaluate import CHUNK, end_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,10 +70,6 @@ TABLE = pa.schema(
 is path patching, measure is what is measured of a clean run alone, win says which of another task's held-out prompts
 are won, and prompt has what clean and corrupted are for each prompt. `by_prompt` lists what `logit_diff`, `patched` or
 a win rate is the mean of, in the order of those prompts."""
-
-TF32 = 0.02
-"""Largest difference allowed between logit differences with TF32 and the model's own, as a share of its largest logit:
-TF32 rounds each factor to 11 bits (by 5e-4 at most), and a model multiplies many times."""
 
 
 def examine(
@@ -156,31 +153,6 @@ def examine(
         # The engine may hold a copy of the model, and of a series the next checkpoint is a model of its own.
         del engine, network, model
         on_table(step, rows)
-
-
-class Others:
-    """Further checkpoints of a run, one at a time; the last one stays for whoever asks for it again."""
-
-    def __init__(self, config: Config, run: RunFolder, pairs: Pairs, device: torch.device) -> None:
-        self._config, self._run, self._pairs, self._device = config, run, pairs, device
-        self._step: int | None = None
-        self._model: PreTrainedModel | None = None
-
-    @contextmanager
-    def at(self, step: int) -> Iterator[Network]:
-        """See `View.another`."""
-        if step != self._step:
-            self._step = self._model = None  # Else two would be in memory.
-            ((_, self._model),) = models_at(self._config, self._run, [step], self._device, attention="eager")
-            network = known(self._model, self._pairs)
-            assert network is not None  # as of the checkpoint that it is beside
-            limit = memory(self._config.patching, self._device)
-            compare(self._model, network, self._pairs, limit, f"step {step}")
-            self._step = step
-        assert self._model is not None
-        found = known(self._model, self._pairs)
-        assert found is not None
-        yield found
 
 
 @dataclass(frozen=True)
@@ -280,26 +252,6 @@ def make_engine(
     return ReferenceEngine(wrap(model, tokenizer)), network
 
 
-@dataclass(frozen=True)
-class OwnLogits:
-    """What the Hugging Face model itself gives at each prompt's end: what every engine is held against."""
-
-    clean: Float[Tensor, "prompt d_vocab"]
-    corrupted: Float[Tensor, "prompt d_vocab"]
-
-
-@torch.no_grad()
-def own_logits(model: PreTrainedModel, pairs: Pairs) -> OwnLogits:
-    """Of a model that nobody has wrapped."""
-    parts = [
-        pairs.select(range(start, min(start + CHUNK, len(pairs.clean)))) for start in range(0, len(pairs.clean), CHUNK)
-    ]
-    return OwnLogits(
-        torch.cat([end_logits(model, part.clean) for part in parts]),
-        torch.cat([end_logits(model, part.corrupted) for part in parts]),
-    )
-
-
 def without(
     engine: Engine, end: EndActivations | None, pairs: Pairs, logits: Float[Tensor, "prompt d_vocab"]
 ) -> dict[Kind, str]:
@@ -318,21 +270,6 @@ def without(
         reason = "the model's logits are capped, so no sum of terms gives their difference"
         return {"lens": reason, "layer": reason, "head": reason}
     return found
-
-
-def known(model: PreTrainedModel, pairs: Pairs) -> Network | None:
-    """The model as the fast engine computes it, if it knows it for prompts of this length."""
-    network = describe(model)
-    if network and network.longest and pairs.clean.tokens.shape[1] > network.longest:
-        return None
-    return network
-
-
-def memory(patching: PatchingConfig, device: torch.device) -> int:
-    """Bytes that activations may take."""
-    if patching.memory is not None:
-        return patching.memory * 1_000_000
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else MEMORY
 
 
 @contextmanager
@@ -387,25 +324,6 @@ def measure(
 
 
 @torch.no_grad()
-def compare(model: PreTrainedModel, network: Network, pairs: Pairs, limit: int, name: str) -> None:
-    """Holds that a network computes what the model that it describes computes.
-
-    Args:
-        limit: bytes that activations may take, about.
-
-    Raises:
-        UserError: logit differences are others.
-    """
-    prompts, _ = budget(network, pairs, limit)
-    found = []
-    for part in in_groups(pairs, prompts):
-        runs = run_both(network, part)
-        found.append((runs.clean_logit_diff, runs.corrupted_logit_diff))
-    clean, corrupted = (torch.cat(side) for side in zip(*found, strict=True))
-    check_logits(pairs, own_logits(model, pairs), clean, corrupted, name)
-
-
-@torch.no_grad()
 def win_rows(model: PreTrainedModel, task: Task, batch: Batch) -> list[dict[str, Any]]:
     """Which held-out prompts a model wins, where the prompts are another task's: the run's own metrics tell of these
     nothing. None of a task that does not say it prompt by prompt.
@@ -420,79 +338,3 @@ def win_rows(model: PreTrainedModel, task: Task, batch: Batch) -> list[dict[str,
     each = [float(won) for part in parts for won in wins(end_logits(model, part).float(), part).tolist()]
     value = sum(each) / len(each)
     return [{"kind": "win", "measure": "win_rate", "value": value, "n": len(each), "by_prompt": each}]
-
-
-def check_logits(
-    pairs: Pairs,
-    own: OwnLogits,
-    clean: Float[Tensor, " prompt"],
-    corrupted: Float[Tensor, " prompt"],
-    name: str,
-    *,
-    rounded: bool = False,
-) -> None:
-    """Holds that the runs that patches are made in are the model's own.
-
-    Args:
-        rounded: they were computed with TF32 where there is a GPU, and the model's own logits were not.
-
-    Raises:
-        UserError: their logit differences are others.
-    """
-    for found, logits in ((clean, own.clean), (corrupted, own.corrupted)):
-        error = (found - pairs.logit_diff(logits).to(found.device)).abs().max().item()
-        limit = tolerance(logits) * pairs.contrast.weights.abs().sum(dim=1).max().item()
-        if rounded:
-            limit = max(limit, TF32 * logits.abs().max().item())
-        if not error <= limit:
-            raise UserError(
-                f"patching: {name}: logit differences differ by {error:.1e} from the model's own (more than "
-                f"{limit:.0e}); this architecture is not understood here, so nothing is measured"
-            )
-
-
-def about(
-    config: Config,
-    run: RunFolder,
-    folder: PatchFolder,
-    pairs: Pairs,
-    tokenizer: PreTrainedTokenizerBase | None,
-    prepared: Prepared,
-) -> dict[str, Any]:
-    """What patch.json says: the configuration, the prompts, who computes, how far that is from the model's own logits,
-    and what it cannot tell. The first prompts, which pictures show, have their tokens."""
-    shown = prepared.patching.looks.patterns if prepared.patching.looks else 1
-    return {
-        "patch_id": folder.patch_id,
-        "run_id": run.run_id,
-        "corruption": config.asked,
-        "config": config.meant(),
-        "engine": prepared.engine,
-        "lens_error": prepared.error,
-        "left_out": prepared.left_out,
-        "weights": "raw",
-        "prompts": [
-            {
-                "clean": clean.text,
-                "corrupted": corrupted.text,
-                "answer": clean.answer,
-                "subjects": list(clean.subjects),
-            }
-            | (
-                {
-                    "tokens": words(pairs.clean, number, tokenizer),
-                    "corrupted_tokens": words(pairs.corrupted, number, tokenizer),
-                }
-                if number < shown
-                else {}
-            )
-            for number, (clean, corrupted) in enumerate(zip(pairs.clean.prompts, pairs.corrupted.prompts, strict=True))
-        ],
-        "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},
-    }
-
-
-def words(batch: Batch, prompt: int, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """A prompt's tokens as text; those that are no text as numbers."""
-    tokens = batch.tokens[prompt, : int(batch.end[prompt]) + 1].tolist()
-    return [tokenizer.decode([token]) if tokenizer else str(token) for token in tokens]

@@ -78,6 +78,13 @@ def budget(network: Network, pairs: Pairs, memory: int, nodes: int = 0) -> tuple
     return max(1, memory // 2 // run), max(1, memory // 2 // column)
 
 
+def memory(patching: PatchingConfig, device: torch.device) -> int:
+    """Bytes that activations may take."""
+    if patching.memory is not None:
+        return patching.memory * 1_000_000
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else MEMORY
+
+
 def _at_end(network: Network, pairs: Pairs) -> EndActivations:
     layout = align(network, pairs.clean.end)
     layers, resid = forward(network, embed(network, pairs.clean, layout), layout)

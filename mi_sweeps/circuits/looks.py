@@ -147,7 +147,10 @@ def _named(clean: Batch) -> dict[str, Bool[Tensor, "prompt pos"]]:
     width = clean.tokens.shape[1]
     parts = [[re.sub(r" -\d+$", "", role) for role in roles] for roles in clean.roles]
     order = dict.fromkeys(re.sub(r" -\d+$", "", role) for role in role_order(clean))
-    names = [name for name in order if name not in ("bos", "end", *RELATIVE) and not COUNTED.search(name)]
+    # A part that a task calls "doc 1" is one that it names; a token of a sequence, "again 1", is only counted.
+    given = {part for prompt in clean.prompts for part in getattr(prompt, "parts", ())}
+    named = [name for name in order if name in given or not COUNTED.search(name)]
+    names = [name for name in named if name not in ("bos", "end", *RELATIVE)]
     masks = {name: [[part == name for part in row] + [False] * (width - len(row)) for row in parts] for name in names}
     return {name: torch.tensor(mask, device=clean.tokens.device) for name, mask in masks.items()}
 

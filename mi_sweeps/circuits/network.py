@@ -143,6 +143,13 @@ class Mlp:
             return self.up(x, then=self.activation)
         return self.gate(x, then=self.activation) * self.up(x)
 
+    def activated(
+        self, first: Float[Tensor, "... d_mlp"], *rest: Float[Tensor, "... d_mlp"]
+    ) -> Float[Tensor, "... d_mlp"]:
+        """The same from what `up` gives, or `gate` and `up`."""
+        hidden = self.activation(first)
+        return hidden * rest[0] if rest else hidden
+
 
 @dataclass(frozen=True)
 class Block:
@@ -224,6 +231,10 @@ class Block:
         """What the MLP adds to the residual stream, from what it reads, normalised already."""
         return self._write(self.mlp_post_norm, self.mlp(normed))
 
+    def mlp_of_hidden(self, hidden: Float[Tensor, "... d_mlp"]) -> Float[Tensor, "... d_model"]:
+        """What the MLP adds to the residual stream, from its hidden layer."""
+        return self._write(self.mlp_post_norm, self.mlp.down(hidden))
+
     def add_attention(self, resid: Float[Tensor, "token d_model"], z: Float[Tensor, "token head*d_head"]) -> None:
         """From resid_pre to resid_mid in place."""
         if self.rescales:
@@ -238,7 +249,7 @@ class Block:
             if self.mlp_post_norm is None and self.multiplier == 1.0:
                 self.mlp.down.add_to(part, hidden)
             else:
-                part += self._write(self.mlp_post_norm, self.mlp.down(hidden))
+                part += self.mlp_of_hidden(hidden)
 
     @property
     def rescales(self) -> bool:

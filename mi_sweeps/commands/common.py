@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, get_args
 
 from mi_sweeps import locations
 from mi_sweeps.errors import UserError
+from mi_sweeps.store.folders import Failure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,16 +62,30 @@ class Output:
 
 def console() -> Console:
     """Where a command prints."""
-    from rich.console import Console
+    from mi_sweeps.lines import WIDE, Lines
 
+    is_notebook = Lines().is_jupyter
     # A notebook is printed to as a file is: else each line is an output of its own, and a bar that moves is hundreds.
-    terminal = False if Console().is_jupyter else None
+    terminal = False if is_notebook else None
+    # Nobody knows how wide what reads a pipe is, and a line of its own is what tools read best.
+    piped = not (sys.stdout.isatty() or is_notebook or "COLUMNS" in os.environ)
     # Names and folders are printed as they are: [x] is no markup in them, and :fire: no picture.
-    return Console(highlight=False, markup=False, emoji=False, force_jupyter=False, force_terminal=terminal)
+    return Lines(
+        highlight=False,
+        markup=False,
+        emoji=False,
+        force_jupyter=False,
+        force_terminal=terminal,
+        width=WIDE if piped else None,
+    )
 
 
 def write(console: Console, lines: Iterable[str]) -> None:
     """Lines as they are; laying out thousands would take long."""
+    from mi_sweeps.lines import at_words
+
+    if console.is_terminal:
+        lines = (part for line in lines for part in at_words(line, console.width))
     console.file.write("".join(f"{line}\n" for line in lines))
 
 
@@ -158,3 +173,53 @@ def sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
         raise UserError("; ".join(damage) or nothing)
     options.damaged += damage
     return output, chosen
+
+
+def retry(parser: argparse.ArgumentParser) -> None:
+    """Adds --retry."""
+    parser.add_argument(
+        "--retry",
+        type=_failures,
+        default=(),
+        metavar="KINDS",
+        help="also what failed before; --retry=timeout,node only what failed so (error, oom, timeout, node)",
+    )
+
+
+def config_dir(parser: argparse.ArgumentParser) -> None:
+    """Adds --config-dir."""
+    parser.add_argument("--config-dir", type=place, metavar="DIR", help="your configuration, searched before ours")
+
+
+def wait(parser: argparse.ArgumentParser) -> None:
+    """Adds --wait."""
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="stay until all is done where the launcher would return; Ctrl-C ends the waiting, not the work",
+    )
+
+
+def count(text: str) -> int:
+    """A number that an option takes."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: not 0 or a positive number")
+    return int(text)
+
+
+def place(text: str) -> Path:
+    """A file or folder that an option names; no shell expands the ~ of --to=~/page.html."""
+    try:
+        return locations.local(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+
+
+def _failures(text: str) -> tuple[Failure, ...]:
+    kinds: tuple[Failure, ...] = get_args(Failure)
+    if text == "all":
+        return kinds
+    chosen = tuple(kind for kind in kinds if kind in text.split(","))
+    if len(chosen) != len(text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text}: not some of {','.join(kinds)}")
+    return chosen

@@ -22,5 +22,8 @@ class EdgesConfig(Section):
     @model_validator(mode="after")
     def _something_to_sample(self) -> EdgesConfig:
         if self.exact == "all" and self.sample:
-            raise ValueError("sample: all edges are patched and none is left to draw; give exact, too: exact: 2000")
+            raise ValueError(
+                f"patching.edges.sample={self.sample}: all edges are patched and none is left to draw; give "
+                "patching.edges.exact, too, for example 2000"
+            )
         return self

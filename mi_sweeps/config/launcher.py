@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mi_sweeps.config.section import Device, Section, Text
+from mi_sweeps.config.section import MEMORY, Device, Section, Text
 
 
 class LauncherConfig(Section):
@@ -31,7 +31,7 @@ class ResourcesConfig(Section):
     constraint: Text | None
     time: int | None = Field(ge=1)
     """Minutes."""
-    memory: Annotated[Text, Field(pattern=r"^\d+[KMGT]?$")] | None
+    memory: Annotated[Text, Field(pattern=MEMORY)] | None
     """Of a node, as `--mem` takes it: 8G; without a unit it is MB."""
     cpus: int | None = Field(ge=1)
     gpus: int | None = Field(ge=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -48,7 +48,8 @@ def _asked(value: Any) -> Any:
     return ({} if value else None) if isinstance(value, bool) else value
 
 
-Asked = BeforeValidator(_asked)
+T = TypeVar("T")
+Asked = Annotated[T | None, BeforeValidator(_asked), Field(json_schema_extra={"switch": True})]
 
 
 class PatchingConfig(Section):
@@ -75,13 +76,13 @@ class PatchingConfig(Section):
     """What is measured besides, of a clean run alone (`mi_sweeps.circuits.measures`)."""
     measured_prompts: int = Field(ge=1)
     """On how many held-out prompts, at most."""
-    looks: Annotated[LooksConfig | None, Asked] = None
+    looks: Asked[LooksConfig] = None
     """Attention to roles, and the standard scores of heads."""
-    cross: Annotated[CrossConfig | None, Asked] = None
+    cross: Asked[CrossConfig] = None
     """Patching between checkpoints."""
-    circuits: Annotated[CircuitsConfig | None, Asked] = None
+    circuits: Asked[CircuitsConfig] = None
     """Circuits of heads and MLPs: how faithful, complete and minimal."""
-    edges: Annotated[EdgesConfig | None, Asked] = None
+    edges: Asked[EdgesConfig] = None
     """Patching of every edge between heads, MLPs, embedding and logits."""
     steps: tuple[Index, ...] | None
     """Which checkpoints; None is all of them."""

@@ -33,9 +33,17 @@ Place = Annotated[Path, BeforeValidator(_place)]
 Source = Annotated[str, BeforeValidator(_source)]
 """A folder, absolute, or a name on the Hugging Face hub."""
 
-Name = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+NAME, DEVICE, MEMORY = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", r"^(auto|cpu|cuda(:\d+)?)$", r"^\d+[KMGT]?$"
+PATTERNS = {
+    NAME: "a name: letters, digits, dots, hyphens and underscores, a letter or digit first",
+    DEVICE: "auto, cpu, cuda or cuda:1",
+    MEMORY: "MB, or a number with a unit: 500M, 8G",
+}
+"""What text must look like, in words."""
+
+Name = Annotated[Text, Field(pattern=NAME)]
 Index = Annotated[int, Field(ge=0)]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+Device = Annotated[str, Field(pattern=DEVICE)]
 
 
 class Section(BaseModel):

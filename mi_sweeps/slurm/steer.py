@@ -111,8 +111,10 @@ def cancel(console: Console, output: Path, sweep: str) -> bool:
     while left and time.monotonic() < deadline:
         time.sleep(ASK_SECONDS)
         left = queue.live(names)
-    console.print(f"{sweep}: {count} {plural('task', count)} cancelled on the cluster")
+    console.print(f"{sweep}: {count} {plural('task', count)} cancelled on the cluster", soft_wrap=True)
     if left:
         jobs = sorted({job.id.partition("_")[0] for job in left.values()})
-        console.print(f"  {len(left)} still there after {CANCEL_SECONDS:.0f} s: scancel {' '.join(jobs)}")
+        console.print(
+            f"  {len(left)} still there after {CANCEL_SECONDS:.0f} s: scancel {' '.join(jobs)}", soft_wrap=True
+        )
     return not left

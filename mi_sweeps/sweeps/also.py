@@ -29,7 +29,7 @@ def patch_jobs(config: Config, contents: identity.Contents, sections: dict[str, 
     yield parse(own) if config.patching.also else config
     for name in dict.fromkeys(config.patching.also):
         if name not in sections:
-            sections[name] = _section(name)
+            sections[name] = _section(name, own)
         known = corruptions(NamedFunction.model_validate(sections[name]))
         corruption = config.corruption.name
         if known and corruption not in known:
@@ -48,9 +48,11 @@ def choices(given: Mapping[str, str], other: Config) -> dict[str, str]:
     return {**given, **corruption, "patching.task": other.patching.task.name}
 
 
-def _section(name: str) -> Any:
-    """A task's section of the configuration, as the default one has it."""
+def _section(name: str, values: dict[str, Any]) -> Any:
+    """A task's section of the configuration, as the default one has it; it is valid beside the other `values`."""
     try:
-        return resolve(source.compose([f"task={name}"]), ["task"])["task"]
+        section = resolve(source.compose([f"task={name}"]), ["task"])["task"]
+        parse({**values, "task": section})
+        return section
     except UserError as error:
         raise UserError(f"patching.also=[{name}]: {error}") from None

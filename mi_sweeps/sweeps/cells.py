@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mi_sweeps.steps import checkpoint_steps
 from mi_sweeps.store import measured
@@ -14,6 +14,13 @@ from mi_sweeps.tasks import asked
 
 if TYPE_CHECKING:
     from mi_sweeps.config import Config
+
+Stage = Literal["finetune", "patch"]
+
+
+def of_patch_job(key: str) -> bool:
+    """Whether a key says how a run is patched, and nothing of the run itself."""
+    return key.lstrip("+").split(".")[0] in ("corruption", "patching")
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,13 @@ class Cell:
     def label(self) -> str:
         """The choices as a user would type them."""
         return " ".join(f"{key}={value}" for key, value in self.choices.items()) or "(defaults)"
+
+    def called(self, stage: Stage) -> str:
+        """What a user calls its run, with the choices that made it, or its patch job."""
+        if stage == "patch":
+            return f"patch job {self.label}"
+        own = {key: value for key, value in self.choices.items() if not of_patch_job(key)}
+        return f"{self.run_name} {replace(self, choices=own).label}"
 
     @property
     def output(self) -> Path:

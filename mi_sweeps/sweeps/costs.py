@@ -42,12 +42,22 @@ def cross(asked: CrossConfig, sizes: Sizes, config: Config) -> float:
 
 
 def circuits(asked: CircuitsConfig, sizes: Sizes, config: Config) -> float:
-    """Each node without the others and the others without it; and each circuit with the random sets beside it. Sets
-    that ask whether the circuit is complete and minimal are a few more for each of its members."""
+    """At most: each node without the others and the others without it; each circuit with the random sets beside it;
+    and whether one of them is complete and minimal. Equal sets are computed once, so it may be less."""
     nodes = sizes.layers * (sizes.heads + (asked.nodes == "all" and sizes.d_mlp > 0))
     judged = 2 * len({*asked.sizes, asked.size}) + len(asked.at) + (asked.given is not None)
+    # As many as `chosen_sets.count_of` has it.
+    members = math.floor(asked.size * nodes / 100 + 1e-9)
+    steps = min(3, members)
+    greedy = 2 * sum(members - step for step in range(steps))
+    # Of circuit and model without: nothing, each layer, heads, MLPs, ten random halves, and what each greedy step took.
+    complete = 2 * (1 + sizes.layers + 2 + 10 + steps)
+    # With and without each member, of the circuit without five sets of others.
+    minimal = 2 * 5 * members
+    # The circuits of other checkpoints are found anew there.
+    elsewhere = 2 * (1 + nodes) * max(0, len(asked.at) - 1)
     # Found on one half of the prompts and judged on the other.
-    return 2 * nodes + judged * (1 + asked.random) / 2
+    return 2 * (1 + nodes) + (judged * (1 + asked.random) + greedy + complete + minimal + elsewhere) / 2
 
 
 def edges(asked: EdgesConfig, sizes: Sizes, config: Config) -> float:

@@ -6,19 +6,17 @@ import json
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from mi_sweeps.jobs.finetune import finetune, in_turns
 from mi_sweeps.jobs.patch import patch
 from mi_sweeps.store.folders import PENDING, Busy, Failure, Folder, Status, describe, now
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.cells import Cell, Stage
 
 if TYPE_CHECKING:
     from mi_sweeps.training.run import Run
-
-Stage = Literal["finetune", "patch"]
 
 POLL_SECONDS = 0.5
 """How often a worker looks whether another one has finished what its own next cell needs."""
@@ -58,8 +56,8 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What a user calls it."""
-        return self.cell.run_name if self.stage == "finetune" else "patch job"
+        """What a user calls it, with the choices that made it."""
+        return self.cell.called(self.stage)
 
     @property
     def shape(self) -> str:
@@ -152,8 +150,10 @@ def _tasks(plan: planning.Plan, part: int, parts: int) -> Iterator[tuple[Task, S
         yield Task("finetune", group[0], needed), plan.runs[run_id]
         if plan.runs[run_id].state == "done":
             for cell in group:
-                task = Task("patch", cell, part=part, parts=parts)
-                yield task, plan.patches[cell.patch_id] if parts == 1 else planning.part_status(cell, part, parts)
+                status = plan.patches[cell.patch_id] if parts == 1 else planning.part_status(cell, part, parts)
+                if parts > 1 and status.state == "done" and planning.is_to_be_ended(cell):
+                    status = replace(status, state="todo")
+                yield Task("patch", cell, part=part, parts=parts), status
 
 
 def _stacks(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:

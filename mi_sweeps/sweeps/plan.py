@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from mi_sweeps.store.files import names
 from mi_sweeps.store.folders import PENDING, Failure, Folder, PatchFolder, RunFolder, Status
 
 if TYPE_CHECKING:
-    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.sweeps.cells import Cell, Stage
 
 LOOKERS = 8
 """Threads that look at the folders of a slow disk, where a look is mostly waiting, and thousands add up."""
@@ -41,6 +41,13 @@ class Plan:
         for cell in self.cells:
             grouped.setdefault(cell.run_id, []).append(cell)
         return grouped
+
+    def each(self) -> Iterator[tuple[str, Cell, Stage, Status]]:
+        """Every fine-tune and patch job: its id, a cell that has it, and its state."""
+        for run_id, cells in self.cells_by_run.items():
+            yield run_id, cells[0], "finetune", self.runs[run_id]
+            for cell in cells:
+                yield cell.patch_id, cell, "patch", self.patches[cell.patch_id]
 
     @property
     def run_name(self) -> str:
@@ -143,11 +150,14 @@ def _look(groups: Sequence[Sequence[Cell]]) -> Plan:
 def _patch_status(folder: PatchFolder, cell: Cell, run: Status) -> Status:
     """Done means that every table is there: a deleted one is made again."""
     status = folder.status()
-    if status.state == "done" and not folder.has(run.reached(cell.patch_steps), cell.tables):
-        return replace(status, state="todo")
-    if status.state == "todo":
-        # Where parts of it are done separately: the one at work, or the worst of them.
-        parts = [part.status() for part in folder.all_parts()]
+    if status.state == "done":
+        if folder.has(run.reached(cell.patch_steps), cell.tables):
+            return status
+        status = replace(status, state="todo")
+    if status.state != "running":
+        # Where parts of it are done separately: the one at work, or the worst of those that were begun since.
+        since = status.finished or status.started or ""
+        parts = [part for one in folder.all_parts() if ((part := one.status()).started or "") >= since]
         for state in ("running", "failed", "interrupted", "cancelled"):
             if found := [part for part in parts if part.state == state]:
                 return found[0]
@@ -161,6 +171,12 @@ def part_status(cell: Cell, part: int, parts: int) -> Status:
     if status.state == "done" and not folder.has(run.status().reached(cell.patch_steps[part::parts]), cell.tables):
         return replace(status, state="todo")
     return status
+
+
+def is_to_be_ended(cell: Cell) -> bool:
+    """Whether every table of a patch job is there, and nobody has ended it: who made the last one was killed then."""
+    run, folder = folders_of(cell)
+    return folder.status().state in PENDING and folder.has(run.status().reached(cell.patch_steps), cell.tables)
 
 
 def _run_status(folder: RunFolder, status: Status, cells: Sequence[Cell], patches: Mapping[str, Status]) -> Status:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Task as Bar
+from rich.table import Column
+from rich.text import Text
 
+from mi_sweeps.store.folders import Failure
+from mi_sweeps.sweeps import estimate
 from mi_sweeps.sweeps.execute import Listener, Task
 from mi_sweeps.sweeps.plan import Plan
 
@@ -19,28 +24,59 @@ WAIT_SECONDS = 1.0
 """How often `wait` looks."""
 WAIT_TIMES = 10
 """How many times as long as a look takes, `wait` waits at least: thousands of folders are not read all the time."""
+OTHERS = 52
+"""Columns that all but the bar itself take."""
 
 
-def _progress(console: Console) -> Progress:
+class _Left(ProgressColumn):
+    """How long the rest takes, as far as that is known."""
+
+    def render(self, task: Bar) -> Text:
+        """As of a column."""
+        left: estimate.Left = task.fields["left"]() if "left" in task.fields else estimate.Left(None)
+        if left.seconds is None:
+            return Text("")
+        seconds = round(left.seconds)
+        more = "> " if left.unknown else ""
+        return Text(f"{more}{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left", "cyan")
+
+
+def bars(console: Console) -> Progress:
+    """Bars on the screen; a task's field `left` says how long the rest of it takes, where that is known."""
+    # What a bar is of comes last, and takes as many lines as it needs: no word of it is broken.
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        BarColumn(max(6, min(40, console.width - OTHERS - 24))),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        _Left(table_column=Column(no_wrap=True)),
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1)),
         console=console,
+        expand=console.is_terminal,
     )
 
 
-class Bars(Listener):
-    """Two bars: the sweep's tasks, and the steps of the one at hand. Without a terminal, a line for each task."""
+def _sweep(left: estimate.Left) -> str:
+    """What the bar of a sweep is called."""
+    if not left.unknown:
+        return "sweep"
+    what = " and ".join(name if name.endswith("s") else f"{name}s" for name in left.unknown)
+    return f"sweep; how long {what} take is not known yet"
 
-    def __init__(self, console: Console, total: int) -> None:
+
+class Bars(Listener):
+    """Two bars: the sweep's tasks, and the steps of the one at hand. Without a terminal, a line for each task.
+
+    Args:
+        plan: what is done, from which it is learned how long the rest takes; without it, nothing is said of that.
+    """
+
+    def __init__(self, console: Console, total: int, plan: Plan | None = None, retry: Collection[Failure] = ()) -> None:
         self._console = console
-        self._progress = _progress(console)
         self._total = total
         self._ended = 0
-        self._all = self._progress.add_task("sweep", total=total)
+        self._course = estimate.Course(plan or Plan((), {}, {}), retry)
+        self._progress = bars(console)
+        self._all = self._progress.add_task("sweep", total=total, left=self._course.left)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -54,22 +90,30 @@ class Bars(Listener):
     @contextmanager
     def task(self, task: Task) -> Iterator[Callable[[int], None]]:
         """A bar for the task at hand."""
-        name = f"{task.name} {task.cell.label}"
-        bar = self._progress.add_task(escape(name), total=task.steps)
+        self._course.begin(task.id, task.cell, task.stage)
+        bar = self._progress.add_task(task.name, total=task.steps, left=lambda: self._course.left(task.id))
+        well = False
+
+        def on_step(step: int) -> None:
+            self._course.step(task.id, step)
+            self._progress.update(bar, completed=step)
+            self._progress.update(self._all, description=_sweep(self._course.left()))
+
         try:
-            yield lambda step: self._progress.update(bar, completed=step)
+            yield on_step
+            well = True
         finally:
+            self._course.end(task.id, well)
             self._progress.remove_task(bar)
 
     def finished(self, task: Task, error: str | None) -> None:
         """Moves the sweep's bar on."""
         self._ended += 1
-        self._progress.update(self._all, completed=self._ended)
-        name = f"{task.name} {task.cell.label}"
+        self._progress.update(self._all, completed=self._ended, description=_sweep(self._course.left()))
         if error:
-            self._console.print(f"[red]failed[/] {escape(name)}: {escape(error)}", markup=True, soft_wrap=True)
+            self._console.print(f"[red]failed[/] {escape(task.name)}: {escape(error)}", markup=True, soft_wrap=True)
         elif not self._console.is_terminal:
-            self._console.print(f"{self._ended}/{self._total} {name}", markup=False, soft_wrap=True)
+            self._console.print(f"{self._ended}/{self._total} {task.name}", markup=False, soft_wrap=True)
 
 
 def watch(
@@ -78,12 +122,15 @@ def watch(
     busy: Callable[[], bool],
     *,
     seconds: float = WAIT_SECONDS,
+    estimated: bool = True,
     below: Callable[[Plan], Sequence[RenderableType]] = lambda plan: (),
 ) -> Plan:
-    """A bar over the states of a sweep until nobody works on it; gives the last look.
+    """A bar over the states of a sweep until nobody works on it; gives the last look. Without a terminal, a line for
+    each fine-tune and patch job that ends.
 
     Args:
         seconds: how often to look at most.
+        estimated: whether those who are at work do all the rest; a cluster's queue is known to nobody.
         below: what else is shown.
     """
 
@@ -94,14 +141,21 @@ def watch(
         return at_work, plan, time.monotonic() - began
 
     at_work, plan, took = once()
-    progress = _progress(console)
-    bar = progress.add_task("sweep", total=len(plan.statuses))
+    progress = bars(console)
+    now = estimate.Left(None)
+    bar = progress.add_task("sweep", total=len(plan.statuses), left=lambda: now)
+    before = plan
     try:
         with Live(Group(progress, *below(plan)), console=console, refresh_per_second=1) as screen:
             while True:
                 states = Counter(status.state for status in plan.statuses)
-                progress.update(bar, completed=states["done"] + states["failed"])
+                now = estimate.of_plan(plan) if estimated and states["running"] else estimate.Left(None)
+                progress.update(bar, completed=states["done"] + states["failed"], description=_sweep(now))
                 screen.update(Group(progress, *below(plan)))
+                if not console.is_terminal:
+                    for line in _ended(before, plan):
+                        console.print(line, soft_wrap=True)
+                before = plan
                 # Asked again, for who answers may have learned from the look.
                 if not (at_work or states["running"] or states["queued"] or busy()):
                     break
@@ -111,3 +165,15 @@ def watch(
         if not console.is_interactive:
             console.print()  # Without a screen the last line is left open.
     return plan
+
+
+def _ended(before: Plan, plan: Plan) -> Iterator[str]:
+    """A line for each fine-tune and patch job that has ended since a look before."""
+    over, total = ("done", "failed"), len(plan.statuses)
+    count = sum(status.state in over for status in before.statuses)
+    for id, cell, stage, status in plan.each():
+        was = before.runs.get(id) or before.patches[id]
+        if status.state in over and was.state not in over:
+            count += 1
+            name = cell.called(stage)
+            yield f"failed {name}: {status.error}" if status.state == "failed" else f"{count}/{total} {name}"

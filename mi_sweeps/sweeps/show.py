@@ -179,16 +179,21 @@ def noteworthy(plan: Plan) -> list[Cell]:
     return sorted((cell for cell in plan.cells if rank(cell) < len(LOOKED_AT)), key=rank)[:SHOWN_CELLS]
 
 
-def cell_table(plan: Plan, cells: Sequence[Cell], width: int) -> Iterator[Table | str]:
+def cell_table(plan: Plan, cells: Sequence[Cell], width: int) -> Iterator[Table | Text | str]:
     """One row a cell: its choices, and where its fine-tune and its patch job are; and how well each run does.
 
-    That has a column where it fits into `width`, and lines of its own below where it does not.
+    That has a column where it fits into `width`, and lines of its own below where it does not. Where not even the rest
+    fits, a cell has two lines.
     """
     names, *rows = _rows(plan, cells)
     rates = win_rates(cells)
     needed = sum(max(map(len, column)) + GAP for column in zip(names, *rows, strict=True))
     fits = bool(rates) and needed + max(map(len, (RATE, *rates.values()))) <= width
-    yield _table(plan, cells, [*names, RATE] if fits else names, rows, rates)
+    if needed - GAP <= width:
+        yield _table(plan, cells, [*names, RATE] if fits else names, rows, rates)
+    else:
+        for row, cell in zip(rows, cells, strict=True):
+            yield from _narrow(names, row, *_colours(plan, cell))
     if rates and not fits:
         told = [f"{run_id} {rate}" for run_id, rate in rates.items()]
         longest = max(map(len, told)) + GAP
@@ -232,16 +237,28 @@ def held_out_win_rates(metrics: Path) -> dict[int, dict[str, float]]:
     return by_step
 
 
+def _narrow(names: Sequence[str], row: Sequence[str], of_run: str, of_patch: str) -> Iterator[Text]:
+    """A cell in two lines: its choices, and then its run and its patch job with their states."""
+    *told, run_id, run, patch = row
+    yield Text(" ".join(f"{name}={value}" for name, value in zip(names, told, strict=False)))
+    yield Text.assemble(f"  {run_id}  {names[-2]} ", (run, of_run), f"  {names[-1]} ", (patch, of_patch))
+
+
+def _colours(plan: Plan, cell: Cell) -> tuple[str, str]:
+    """Of the states of a cell's run and patch job."""
+    run, patch = (COLOURS.get(status.state, "dim") for status in (plan.runs[cell.run_id], plan.patches[cell.patch_id]))
+    return run, patch
+
+
 def _table(
     plan: Plan, cells: Sequence[Cell], names: Sequence[str], rows: Sequence[Sequence[str]], rates: Mapping[str, str]
 ) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
-        # Ids and states stay whole however narrow the terminal is.
-        table.add_column(name, no_wrap=name in (*STATES, RATE), overflow="fold")
+        table.add_column(name, no_wrap=True)
     for row, cell in zip(rows, cells, strict=True):
         *told, run, patch = map(Text, row)
-        colours = [COLOURS.get(status.state, "dim") for status in (plan.runs[cell.run_id], plan.patches[cell.patch_id])]
+        colours = _colours(plan, cell)
         rate = [rates.get(cell.run_id, "")] if RATE in names else []
         run.stylize(colours[0])
         patch.stylize(colours[1])
@@ -255,10 +272,6 @@ def cell_lines(plan: Plan) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
-
-
-STATES = ("run", "fine-tune", "series", "run's state", "patch job")
-"""Columns that tell of states, and ids; that of the runs is called what they are."""
 
 
 def _rows(plan: Plan, cells: Sequence[Cell]) -> list[list[str]]:

@@ -493,7 +493,10 @@ def measured_circuit(make_output: Callable[..., Path]) -> Callable[..., Any]:
     """An output folder in one checkpoint of which a known circuit was measured, and where its tables are."""
     from mi_sweeps.analysis import folder
     from mi_sweeps.circuits import circuits, edges
+    from mi_sweeps.circuits.examine import TABLE
     from mi_sweeps.circuits.fast import MEMORY
+    from mi_sweeps.circuits.patching import prompt_rows
+    from mi_sweeps.circuits.runs import run_both
     from mi_sweeps.circuits.view import View
     from mi_sweeps.config.circuits import CircuitsConfig
     from mi_sweeps.config.edges import EdgesConfig
@@ -505,8 +508,16 @@ def measured_circuit(make_output: Callable[..., Path]) -> Callable[..., Any]:
     patch = next(patch for run in folder.read(output).runs for patch in run.patches)
     truth = known()
     (cell,) = expand(["output=unused"])
+    runs = run_both(truth.network, truth.pairs)
+    alone = prompt_rows(runs.clean_logit_diff, runs.corrupted_logit_diff)
+    about = patch.about | {"prompts": [{"clean": f"prompt {at}"} for at in range(len(alone))]}
+    patch.about.update(about)
 
-    def measure(**options: Any) -> Any:
+    def measure(prompts: bool = False, **options: Any) -> Any:
+        """`prompts`: with the prompts themselves, and what clean and corrupted ones have alone."""
+        if prompts:
+            write_json(patch.path / "patch.json", about)
+            write_table(patch.table(8), pa.Table.from_pylist(alone, TABLE))
         asked = {"edges": EdgesConfig(**options), "circuits": CircuitsConfig(ablation="corrupted", random=0)}
         patching = cell.config.patching.model_copy(update=asked)
         view = View(8, truth.network, truth.pairs, None, patching, MEMORY, (8,), None)

@@ -148,7 +148,7 @@ WRONG = {
     "not every head once": lambda table: pa.concat_tables([table, table.slice(0, 1)]),
     "no patterns on the corrupted prompt": lambda table: table.filter(pa.compute.equal(table["side"], "clean")),
     "no tokens of prompt 7": lambda table: table.set_column(0, "prompt", pa.array([7] * len(table))),
-    "no column 'pattern'": lambda table: table.drop_columns(["pattern"]),
+    "without column pattern": lambda table: table.drop_columns(["pattern"]),
 }
 
 

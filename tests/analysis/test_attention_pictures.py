@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from unittest.mock import MagicMock
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -49,9 +47,8 @@ def test_a_figure_has_the_first_middle_and_last_checkpoint_of_one_prompt(output,
     assert "where a head looks does not say what it uses" in str(picture.source)
 
 
-def test_a_film_shows_every_checkpoint_and_each_corrupted_side_below_the_clean_one(output, folders, monkeypatch):
-    monkeypatch.setattr("mi_sweeps.analysis.figures.films", MagicMock())  # all other films
-    film = dict(_filmed(load(output)))["attention-film"]
+def test_a_film_shows_every_checkpoint_and_each_corrupted_side_below_the_clean_one(output, folders):
+    film = dict(_filmed(load(output)))["attention-film"]()
     assert film.steps == (0, 8, 24)
     plots = [plot for plot in film.picture.axes if plot.images]
     named = [plot.get_ylabel() for plot in plots if plot.get_ylabel()]

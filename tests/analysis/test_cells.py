@@ -19,6 +19,16 @@ def test_a_group_is_told_by_its_name_where_that_is_enough():
     assert names([{"model": short}, {"model": other}]) == ["layers 2", "layers 3"]
 
 
+def test_absolute_paths_are_as_short_as_tells_them_apart():
+    def named(*paths):
+        return names([{"model": {"path": path}} for path in paths])
+
+    assert named("/data/a/bases/1", "/data/a/bases/2") == ["path bases/1", "path bases/2"]
+    assert named("/data/a/run/8", "/data/b/run/8") == ["path a/run/8", "path b/run/8"]
+    assert named("/data/a/base", "a/base", "null") == ["path data/a/base", "path a/base", "path null"]
+    assert named("/a", "/b") == ["path /a", "path /b"]
+
+
 def test_keys_that_end_alike_are_told_in_full():
     configs = [{"optim": {"eps": 1}, "model": {"eps": 1}}, {"optim": {"eps": 2}, "model": {"eps": 3}}]
     assert names(configs)[0] == "model.eps 1, optim.eps 1"

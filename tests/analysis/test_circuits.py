@@ -81,6 +81,8 @@ def test_pictures_show_faithfulness_by_size_and_the_matrix_of_checkpoints(loaded
     (line,) = [line for line in drawn["circuits"].axes[-1].lines if line.get_marker() == "o"]
     own = table[(table["kind"] == "circuit") & (table["order"] == "absolute") & (table["step"] == 4)]
     assert line.get_ydata().tolist() == own.sort_values("size")["value"].tolist()
+    assert set(line.get_ydata()) <= set(drawn["circuits"].numbers["value"])
     exchanged = table[(table["kind"] == "exchange") & table["value"].notna()]
     written = sorted(text.get_text() for text in drawn["exchange"].axes[0].texts)
     assert written == sorted(f"{value:.2f}" for value in exchanged["value"])
+    assert written == sorted(f"{value:.2f}" for value in drawn["exchange"].numbers["value"].dropna())

@@ -65,6 +65,8 @@ def test_a_plot_for_each_kind_and_way_with_the_planted_shares(crossed):
     assert {(-0.2, 0.4), (0.0, 0.3), (0.0, 0.0)} <= points
     assert [text.get_text() for text in first.texts] == ["0.0"]  # the head that matters
     assert picture.source.runs and "not other seeds" in str(picture.source)
+    one = picture.numbers.query("kind == 'weights' and component == 'mlp' and into == 0 and of == 8").iloc[0]
+    assert one["share"] == pytest.approx(0.7, abs=0.02) and one["low"] < one["share"] < one["high"] and one["matters"]
 
 
 def test_shares_are_exported_where_pieces_were_exchanged(crossed, tmp_path):

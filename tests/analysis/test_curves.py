@@ -49,12 +49,17 @@ def test_a_run_that_diverged_ends_in_a_cross(make_output, folders):
     output = make_output(seeds=(0, 1))
     assert "diverged" not in str(curves.training(load(output), ["win_rate"]).source)
     folders.write_run(output, "stopped", seed=2, steps=(0, 8), diverged=11)
+    about = output / "runs" / "stopped" / "run.json"
+    about.write_text(about.read_text().replace('"steps": 8', '"steps": 24'))
     frames = load(output)
     picture = curves.training(frames, ["win_rate"])
     (cross,) = [line for line in picture.axes[0].get_lines() if line.get_marker() == "x"]
     last = frames.metrics.query("run_id == 'stopped' and metric == 'win_rate' and split == 'heldout' and step == 8")
     assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([8], list(last["value"]))
-    assert "cross: last value of a run that diverged" in str(picture.source)
+    assert "cross: last value of a run that diverged, 1 diverged run left out of means" in str(picture.source)
+    (mean,) = [line for line in picture.axes[0].get_lines() if line.get_marker() == "."]
+    others = frames.metrics.query("run_id != 'stopped' and metric == 'win_rate' and split == 'heldout'")
+    assert list(mean.get_ydata()) == pytest.approx(list(others.groupby("step")["value"].mean()))
     picture = curves.losses(with_losses(frames))
     (cross,) = [line for line in picture.axes[0].get_lines() if line.get_marker() == "x"]
     assert list(cross.get_xdata()) == [99] and "diverged" in str(picture.source)
@@ -112,7 +117,7 @@ def test_a_plot_for_each_measure_and_a_line_for_each_head(make_output):
 
 
 def test_they_are_among_the_figures(make_output, tmp_path, monkeypatch):
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, content, **_: content.write(b"drawn"))
+    monkeypatch.setattr("mi_sweeps.analysis.gallery._save", lambda picture, file, *_: file)
     frames = with_losses(load(make_output(steps=(16,), layers=2, heads=2, corruptions=("second",), measures=True)))
     accuracy = frames.metrics[frames.metrics["metric"] == "win_rate"].assign(metric="accuracy")
     frames = replace(frames, metrics=pd.concat([frames.metrics, accuracy]))

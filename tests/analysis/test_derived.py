@@ -12,7 +12,9 @@ from mi_sweeps.analysis.derived import findings
 from mi_sweeps.analysis.findings.kept import kept
 from mi_sweeps.analysis.findings.looked import looked
 from mi_sweeps.analysis.findings.questions import QUESTIONS
+from mi_sweeps.analysis.findings.recruited import recruited
 from mi_sweeps.analysis.frames import load, typed
+from mi_sweeps.analysis.inference.recruitment import ONSETS
 from mi_sweeps.analysis.inference.retention import RETENTION
 
 
@@ -27,10 +29,11 @@ def test_each_statement_comes_with_its_numbers_and_runs(told):
     assert {"learned", "heads", "subjects", "transformed"} <= set(asked)
     assert told["statement"].str.endswith(".").all()
     assert told["run_ids"].str.split().map(len).tolist() == told["runs"].tolist()
+    assert (told["runs"] > 0).all()
     heads = told[told["table"] == "courses"]
     assert len(heads) and (heads["low"] < heads["estimate"]).all() and (heads["estimate"] < heads["high"]).all()
     for row in heads.itertuples():
-        assert f"{row.estimate:.2f}" in row.statement and f"corruption {row.corruption}" in row.statement
+        assert f"{row.estimate:.2f}" in row.statement and f"the {row.corruption} corruption" in row.statement
     assert set(heads["verdict"]) <= {
         *("formed", "grew", "from the start", "matters", "changed sign", "lost", "outgrown"),
     }
@@ -66,10 +69,62 @@ def test_what_several_patch_jobs_say_of_the_same_runs_is_told_apart(make_output,
 
 
 def test_curves_are_told_of_what_heads_put_out_alone(make_output):
-    told = findings(load(make_output(corruptions=("first",), steps=(0, 16, 24), by_prompt=True)))
+    told = findings(load(make_output(steps=(0, 16, 24), by_prompt=True)))
     sudden = told[told["question"] == "sudden"]
-    assert sudden["statement"].str.contains("gain of patching z of head").any()
     assert not sudden["statement"].duplicated().any()
+    gains = sudden[sudden["statement"].str.contains("their gain of patching z")]
+    assert list(gains["corruption"]) == ["first", "second"], "heads of which nothing can be told share a sentence"
+    assert gains["statement"].str.match(r"Of \d+ heads \((\d\.\d, )+\d\.\d\), their gain of patching z under").all()
+    (clean,) = sudden[sudden["statement"].str.contains("logit difference of clean")].itertuples()
+    assert clean.corruption == "first second" and "of the first and second corruption cannot be said" in clean.statement
+
+
+def test_heads_of_which_it_cannot_be_told_since_when_share_a_sentence():
+    row = {"cell": "all", "patching": "full", "corruption": "second", "against": "first", "measure": "onset", "runs": 5}
+    places = [(0, 1, "cannot tell"), (2, 1, "later"), (3, 0, "cannot tell"), (3, 3, "in neither")]
+    rows = [row | {"layer": layer, "head": head, "answer": answer} for layer, head, answer in places]
+    later, rest = recruited(typed(rows, ONSETS))
+    assert later.statement.startswith("Head 2.1 comes to matter later under the second than under the first corruption")
+    assert rest.statement.startswith("Of 2 heads (0.1, 3.0) it cannot be told whether they come to matter earlier")
+    assert rest.verdict == "cannot tell" and rest.is_weak and not later.is_weak
+
+
+def test_a_finding_says_where_other_runs_go_further(make_output, folders):
+    output = make_output(seeds=(0, 1), steps=(0, 16, 24), by_prompt=True)
+    run = output / "runs" / "run-0.0001-constant-1"
+    for file in run.glob("patches/*/tables/000024*"):
+        file.unlink()
+    told = findings(load(output))
+    further = told["scope"].str.contains("up to checkpoint 16, the last that all of them have", regex=False)
+    of_table = told.groupby("table")
+    for table in ("subjects", "transformations", "verdicts"):
+        assert further[of_table.groups[table]].all(), table
+    curves = told.loc[of_table.groups["transitions"]]
+    is_gain = curves["statement"].str.contains("gain of patching")
+    assert (further[curves.index] == is_gain).all(), "a run's own curve goes on to its last checkpoint"
+    assert not further[of_table.groups["metrics"]].any()
+    metrics = pd.read_parquet(run / "metrics.parquet")
+    metrics[metrics["step"] < 24].to_parquet(run / "metrics.parquet")
+    (one,) = findings(load(output)).query("question == 'learned'").itertuples()
+    assert "up to checkpoint 16, the last that all of them have" in one.scope
+
+
+def test_edges_are_told_of(measured_circuit, folders):
+    """Four edges of a known circuit are all that carry, and 10% of the edges hold them."""
+    output, patch = measured_circuit(prompts=True)
+    told = findings(load(output)).query("question == 'circuits'").set_index("table")
+    effects = told.loc["edge_effects"]
+    assert effects["verdict"] == "matters" and "4 of 75 edges carry more than is small" in effects["statement"]
+    assert effects["low"] <= effects["estimate"] <= effects["high"] and effects["n"] == len(patch.about["prompts"])
+    sets = told.loc["edge_circuits"]
+    assert sets["verdict"] == "faithful" and "faithful has 7 edges (10%): F 1.00" in sets["statement"]
+    bound = told.loc["edge_bounds"]
+    assert bound["verdict"] == "all patched" and "all 75 edges were patched" in bound["statement"]
+    assert (told.loc[["edge_effects", "edge_circuits", "edge_bounds"], "run_ids"] == patch.run_id).all()
+    output, _ = measured_circuit(prompts=True, exact=2, sample=40)
+    bound = findings(load(output)).set_index("table").loc["edge_bounds"]
+    assert "of the 73 that an estimate ranks lower at most 3 have a larger effect" in bound["statement"]
+    assert bound["estimate"] == 3 and bound["verdict"] == "bounded"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +137,16 @@ def test_what_was_learned_and_lost_is_not_learned(make_output, folders, turned, 
         folders.turn(output, "run-0.0003-constant-0")
     (one,) = findings(load(output)).query("question == 'learned'").itertuples()
     assert one.verdict == verdict and said in one.statement
+
+
+def test_a_setting_that_only_diverged_says_so(make_output, folders):
+    output = make_output(corruptions=())
+    for seed in range(2):
+        folders.write_run(output, f"apart-{seed}", lr=1e-3, seed=seed, diverged=11, steps=(0, 8))
+    folders.write_run(output, "alone", lr=2e-3, diverged=11, steps=(0, 8))
+    told = findings(load(output)).query("question == 'learned'").set_index("cell")["statement"]
+    ends = {cell: ("all 2 runs diverged" in said, "the run diverged" in said) for cell, said in told.items()}
+    assert sorted(ends.values()) == [(False, False), (False, True), (True, False)]
 
 
 def test_one_checkpoint_goes_nowhere(make_output):
@@ -102,7 +167,7 @@ def test_attention_on_the_same_prompts_is_told_once_and_says_of_which():
     start = [one | {"step": 2, "against_start": "alike", "change": 0.0} for one in rows]
     told = list(looked(typed(rows + start, looks.ATTENTION)))
     assert [one.corruption for one in told] == ["first second", "ioi2-first"]
-    assert "corruption first and second" in told[0].statement and "corruption ioi2-first" in told[1].statement
+    assert "the first and second corruption" in told[0].statement and "the ioi2-first corruption" in told[1].statement
     assert all("since checkpoint 2" in one.statement for one in told)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+import mi_sweeps as mi
 from mi_sweeps.analysis import export as exporting
 from mi_sweeps.analysis.agreement import tables as agreement
 from mi_sweeps.analysis.derived import findings
@@ -14,6 +15,7 @@ from mi_sweeps.analysis.inference import trajectories
 from mi_sweeps.analysis.inference.changes import head_changes, transformations
 from mi_sweeps.analysis.inference.retention import retention
 from mi_sweeps.analysis.inference.tables import courses_of, verdicts
+from mi_sweeps.circuits.tables import TABLES as FURTHER
 from mi_sweeps.errors import UserError
 
 TABLES = (
@@ -74,6 +76,24 @@ def test_export_reads_back_as_it_was(make_output, tmp_path, format, monkeypatch)
         again = pd.read_parquet(file) if format == "parquet" else pd.read_csv(file)
         kinds = table.dtypes.to_dict()
         pd.testing.assert_frame_equal(again.astype(kinds), table)
+
+
+def test_python_has_every_table_that_export_writes(measured_circuit, folders, tmp_path):
+    """As it is written; a new one needs a property of its own."""
+    for name in exporting.EXPORTED:
+        assert name in FURTHER or hasattr(mi.Output, name), f"mi_sweeps/api/tables.py: {name}"
+    output, _ = measured_circuit(prompts=True)
+    folders.write_looks(output)
+    out = mi.open(output)
+    written = export(output, tmp_path / "tables", by_prompt=True)
+    there = {file.stem for file in written}
+    assert {"attention", "faithfulness", "completeness", "edge_effects", "edge_circuits", "edge_bounds"} <= there
+    for file in written:
+        table = out.measured(file.stem) if file.stem in FURTHER else getattr(out, file.stem)
+        table = table() if callable(table) else table
+        pd.testing.assert_frame_equal(pd.read_parquet(file).astype(table.dtypes.to_dict()), table)
+    assert len(out.edge_effects) and len(out.faithfulness) and len(out.attention)
+    assert out.edge_bounds is out.edge_bounds, "read once"
 
 
 def test_export_refuses_other_formats(make_output, tmp_path):

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import time
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -11,12 +18,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from cycler import cycler
+from matplotlib.collections import PathCollection
+from matplotlib.lines import AxLine
+from PIL import Image
 
-from mi_sweeps.analysis import animations, canvas, curves, evidence, films, heatmaps
-from mi_sweeps.analysis.figures import _save, figures
+from mi_sweeps.analysis import animations, canvas, curves, dynamics, evidence, films, gallery, heatmaps
+from mi_sweeps.analysis.figures import LONGEST, _folder, chosen, figures
 from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.gallery import DPI, _save
 from mi_sweeps.analysis.inference.differences import difference
 from mi_sweeps.analysis.summaries import recovered, spread
+from mi_sweeps.errors import UserError
+
+WITH_ONE_CHECKPOINT = (
+    *("win-rate", "win-rate-train", "win-rate-two-name", "logit-diff", "lens", "layers", "attribution", "dynamics"),
+    *("scatter-v", "scatter-pattern", "heads-second", "positions-second"),
+)
 
 
 def test_figures_are_written_and_nothing_global_is_changed(make_output, tmp_path):
@@ -25,11 +42,30 @@ def test_figures_are_written_and_nothing_global_is_changed(make_output, tmp_path
     files = figures(frames, tmp_path / "figures", ("png",), animate=True)
     assert dict(matplotlib.rcParams) == before
     assert {file.name for file in files} == {  # one checkpoint: nothing moves
-        *("win-rate.png", "win-rate-train.png", "win-rate-two-name.png", "logit-diff.png"),
-        *("lens.png", "layers.png", "attribution.png", "dynamics.png", "scatter-v.png", "scatter-pattern.png"),
-        *("heads-second.png", "positions-second.png", "figures.json", "figures.md"),
-    }
+        *(f"{name}.{kind}" for name in WITH_ONE_CHECKPOINT for kind in ("png", "csv")), "figures.json", "figures.md",
+    }  # fmt: skip
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files if file.suffix == ".png")
+
+
+def test_means_of_a_cell_leave_diverged_runs_out_and_say_so(make_output, folders):
+    from mi_sweeps.analysis.derived import findings
+    from mi_sweeps.analysis.figures import pictures
+
+    output = make_output(seeds=(0, 1), steps=(8, 16), layers=2, heads=2, corruptions=("second",))
+    folders.write_run(output, "stopped", seed=2, steps=(8,), diverged=11)
+    about = output / "runs" / "stopped" / "run.json"
+    about.write_text(about.read_text().replace('"steps": 8', '"steps": 16'))
+    folders.write_patch(output, "stopped", "stopped-second", "second", seed=2, steps=(8,), layers=2, heads=2)
+    frames = load(output)
+    drawn = dict(pictures(frames))
+    for name in ("heads-second", "lens", "attribution"):
+        source = drawn[name]().source
+        assert source.runs == ("run-0.0001-constant-0", "run-0.0001-constant-1")
+        assert source.note.endswith("; 1 diverged run left out")
+    told = findings(frames).query("question == 'learned'")
+    assert [row.run_ids for row in told.itertuples()] == ["run-0.0001-constant-0 run-0.0001-constant-1"]
+    assert "at checkpoint 16; " in told["statement"].iloc[0]  # not at 8, the last that all three have
+    assert told["statement"].iloc[0].endswith("; 1 run that diverged is left out.")
 
 
 def test_a_film_for_each_site_and_each_attribution(make_output, tmp_path, unrendered, monkeypatch):
@@ -95,7 +131,7 @@ def test_the_index_tells_where_each_picture_comes_from(make_output, tmp_path, un
     frames = load(make_output(seeds=(0, 1), steps=(16,), layers=2, heads=2))
     figures(frames, tmp_path, ("png", "pdf"))
     index = {one["name"]: one for one in json.loads((tmp_path / "figures.json").read_text())}
-    assert index["heads-second"]["files"] == ["heads-second.png", "heads-second.pdf"]
+    assert index["heads-second"]["files"] == ["heads-second.png", "heads-second.pdf", "heads-second.csv"]
     assert index["heads-second"]["runs"] == ["run-0.0001-constant-0", "run-0.0001-constant-1"]
     assert index["heads-second"]["prompts"] == [12]
     assert "Student's t" in index["win-rate"]["caption"]
@@ -117,7 +153,7 @@ def test_the_difference_is_of_the_second_corruption_to_the_first(make_output):
 @pytest.fixture
 def unrendered(monkeypatch):
     """Figures are made but not rendered, which takes most of the time."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, content, **_: content.write(b"drawn"))
+    monkeypatch.setattr("mi_sweeps.analysis.gallery._save", lambda picture, file, *_: file)
 
 
 def test_figures_of_estimates_and_paths_where_they_are(make_output, tmp_path, unrendered):
@@ -137,15 +173,170 @@ def test_estimates_alone_are_drawn_by_that_name(make_output, tmp_path, unrendere
     assert (axis.get_ylabel(), axis.get_title()) == ("z (approximate)\nlayer", "checkpoint 16")
 
 
-def test_paths_alone_are_drawn(make_output, folders, tmp_path, unrendered):
+def test_paths_alone_are_drawn(make_output, folders):
     output = make_output(corruptions=("first",), steps=(16,), layers=2, heads=2)
     folders.write_patch(output, "run-0.0001-constant-0", "p", "first", name="paths", steps=(16,), paths=True)
     table = output / "runs/run-0.0001-constant-0/patches/p/tables/000016.parquet"
     rows = pq.read_table(table)
     pq.write_table(rows.filter(pc.not_equal(rows["kind"], "patch")), table)
-    names = {file.stem for file in figures(load(output), tmp_path / "figures")}
-    assert {"paths-first-paths", "heads-first-full", "lens-full", "lens-paths"} <= names
-    assert not {"heads-first-paths", "dynamics-paths"} & names
+    names = {name for name, _ in chosen(load(output))}
+    assert {"patching-paths/paths-first", "patching-full/heads-first", "patching-full/lens"} <= names
+    assert not {"patching-paths/heads-first", "patching-paths/dynamics"} & names
+
+
+def seen(picture):
+    """The values that a picture shows, read from its plots."""
+    for axis in picture.axes:
+        if axis.get_label() == "<colorbar>":
+            continue
+        if axis.images:
+            yield np.ma.masked_invalid(axis.images[0].get_array()).compressed()
+            continue
+        lines = [line for line in axis.lines if line.get_transform() == axis.transData and not isinstance(line, AxLine)]
+        yield from (np.asarray(line.get_ydata(), float) for line in lines)
+        yield from (np.ravel(dots.get_offsets()) for dots in axis.collections if isinstance(dots, PathCollection))
+
+
+def test_beside_each_picture_are_the_numbers_that_it_shows(make_output, folders, tmp_path, unrendered):
+    size = {"steps": range(0, 36, 4), "layers": 2, "heads": 2, "by_prompt": True}
+    output = make_output(seeds=(0, 1), measures=True, approximate=True, paths=True, **size)
+    folders.write_patterns(output, layers=2)
+    losses = pd.DataFrame({"run_id": "run-0.0001-constant-0", "step": range(9), "split": "batch", "metric": "loss"})
+    frames = load(output)
+    frames = replace(frames, metrics=pd.concat([frames.metrics, losses.assign(value=np.exp(-losses.index / 3), n=8)]))
+    drawings = [(name, draw()) for name, draw in chosen(frames)]
+    gallery.write([(name, lambda one=picture: one) for name, picture in drawings], tmp_path, ())
+    names = {name for name, _ in drawings}
+    assert {"loss", "measures", "paths-first", "approximate-first", "attention-first", "transitions"} < names
+    for name, picture in drawings:
+        table = pd.read_csv(tmp_path / f"{name}.csv")
+        numbers = np.unique(np.round(table.select_dtypes("number").to_numpy().ravel(), 9))
+        shown = np.concatenate([values[np.isfinite(values)] for values in seen(picture)])
+        assert len(shown) and set(np.round(shown, 9)) <= set(numbers), name
+    heads = pd.read_csv(tmp_path / "heads-first.csv")
+    assert list(heads) == ["site", "step", "layer", "head", "recovered", "verdict", "few"]
+    assert set(heads["verdict"]) == {"undecided", "undefined"}
+
+
+def test_each_setting_has_a_folder_and_its_pictures_name_it(make_output, tmp_path, unrendered, monkeypatch):
+    monkeypatch.setattr("mi_sweeps.analysis.animations.write", lambda film, stem: [])
+    output = make_output(lrs=(1e-4, 3e-4), steps=(8, 16), layers=2, heads=2, corruptions=("first",))
+    drawings = [one for one in chosen(load(output), ["win-rate", "lens*"], animate=True)]
+    names = [name for name, _ in drawings]
+    assert names == ["win-rate", *(f"lr-{lr}/lens{film}" for film in ("", "-film") for lr in ("0.0001", "0.0003"))]
+    gallery.write(drawings, tmp_path, ("png",))
+    index = json.loads((tmp_path / "figures.json").read_text())
+    assert [one["setting"] for one in index] == ["", "lr 0.0001", "lr 0.0003", "lr 0.0001", "lr 0.0003"]
+    assert index[1]["files"] == ["lr-0.0001/lens.png", "lr-0.0001/lens.csv"] and index[1]["runs"] == [
+        "run-0.0001-constant-0"
+    ]
+    assert (
+        "of the residual stream, lr 0.0003. 12 prompts; run run-0.0003-constant-0"
+        in (tmp_path / "figures.md").read_text()
+    )
+    film = dict(drawings)["lr-0.0003/lens-film"]()
+    film.show(8)
+    assert film.picture.get_suptitle().endswith("\nlr 0.0003") and "checkpoint \u20078" in film.picture.get_suptitle()
+    assert dict(drawings)["lr-0.0003/lens"]().get_suptitle().endswith("\nlr 0.0003")
+
+
+def test_no_two_settings_have_one_folder():
+    taken = set()
+    settings = ("path a/b, lr 1", "path a:b, lr 1", "Path A/b, lr 1", "../..", "é" * 300)
+    folders = [_folder([words], taken) for words in settings]
+    assert folders == ["path-a-b_lr-1", "path-a-b_lr-1-2", "Path-A-b_lr-1-3", "setting", "é" * LONGEST]
+
+
+def test_pictures_are_chosen_by_name_or_pattern(make_output):
+    frames = load(make_output(lrs=(1e-4, 3e-4), steps=(16,), layers=2, heads=2, corruptions=("first",)))
+    names = lambda *only: [name for name, _ in chosen(frames, only)]  # noqa: E731
+    assert names("lr-0.0003/lens") == ["lr-0.0003/lens"]
+    assert names("lr-0.0003/*") == [name for name in names() if name.startswith("lr-0.0003/")]
+    assert names("scatter-?", "win-rate") == ["win-rate", "lr-0.0001/scatter-v", "lr-0.0003/scatter-v"]
+    with pytest.raises(UserError, match="^--only z-film: no such picture of these runs; there are: win-rate, .*, lens"):
+        names("win-rate", "z-film")
+    with pytest.raises(UserError, match="in the folders lr-0.0001, lr-0.0003$"):
+        names("lr-1/lens")
+
+
+def test_for_a_paper_title_and_footnote_are_in_the_captions_alone(make_output, tmp_path):
+    frames = load(make_output(steps=(16,), layers=2, heads=2, corruptions=("second",)))
+    one = chosen(frames, ["heads-second"])
+    gallery.write(one, tmp_path, ("svg", "png"))
+    texts = [re.findall("<text.*?>([^<]*)</text>", (tmp_path / "heads-second.svg").read_text())]
+    height = Image.open(tmp_path / "heads-second.png").height / DPI
+    gallery.write(one, tmp_path, ("svg", "png"), paper=True)
+    texts += [re.findall("<text.*?>([^<]*)</text>", (tmp_path / "heads-second.svg").read_text())]
+    image = Image.open(tmp_path / "heads-second.png")
+    assert round(image.info["dpi"][0]) == 300 and image.width == 300 * canvas.PAGE
+    assert image.height / 300 < height - 0.3
+    gone = " ".join(text for text in texts[0] if text not in texts[1])
+    assert "Recovered by patching, second corruption" in gone and "12 prompts; run run-0.0001-constant-0" in gone
+    assert texts[1] and set(texts[1]) < set(texts[0])
+    told = (tmp_path / "figures.md").read_text()
+    assert "Recovered by patching, second corruption. 12 prompts; run run-0.0001-constant-0" in told
+
+
+def test_captions_of_what_is_not_drawn_again_stay(make_output, tmp_path, unrendered):
+    frames = load(make_output(steps=(16,), layers=2, heads=2, corruptions=("second",)))
+    gallery.write(chosen(frames, ["lens", "layers", "win-rate"]), tmp_path, ("png",))
+    (tmp_path / "layers.csv").unlink()
+    gallery.write(chosen(frames, ["heads-second", "lens"]), tmp_path, ("png",))
+    index = json.loads((tmp_path / "figures.json").read_text())
+    assert [one["name"] for one in index] == ["lens", "heads-second", "win-rate"]
+    (tmp_path / "figures.json").write_text("[")
+    gallery.write(chosen(frames, ["lens"]), tmp_path, ("png",))
+    assert [one["name"] for one in json.loads((tmp_path / "figures.json").read_text())] == ["lens"]
+
+
+def test_several_processes_draw_the_same(make_output, tmp_path):
+    frames = load(make_output(steps=(8, 16), layers=2, heads=2, corruptions=("second",)))
+    drawings = chosen(frames, ["lens", "layers", "z-film"], animate=True)
+    done = []
+    files = [
+        gallery.write(drawings, tmp_path / f"{processes}", ("svg",), processes=processes, told=done.append)
+        for processes in (1, 2)
+    ]
+    assert done == [0, 1, 2, 3] * 2
+    assert [file.name for file in files[0]] == [file.name for file in files[1]]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*files, strict=True))
+
+
+def test_a_process_that_is_killed_ends_it_in_one_line(tmp_path):
+    drawings = [(name, partial(os._exit, 9)) for name in "ab"]
+    with pytest.raises(UserError, match="figures: a process that drew was killed; is there memory enough?"):
+        gallery.write(drawings, tmp_path, processes=2)
+
+
+def test_processes_end_with_the_one_that_began_them(tmp_path):
+    def draw():
+        (tmp_path / f"{os.getpid()}.pid").touch()
+        time.sleep(60)
+
+    drawings = [("a", draw), ("b", draw)]
+    work = get_context("fork").Process(
+        target=gallery.write, args=(drawings, tmp_path / "figures"), kwargs={"processes": 2}
+    )
+    work.start()
+    until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    work.kill()
+    work.join()
+    until(lambda: not any(is_running(int(file.stem)) for file in tmp_path.glob("*.pid")))
+
+
+def until(is_so, seconds=30):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_running(process):
+    """Also not of one that has ended, of which nobody has taken notice."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_no_tables_no_figures(tmp_path):
@@ -226,6 +417,7 @@ def test_positions_that_few_prompts_have_are_hatched(make_output):
     assert not axis.collections[-1].get_paths()
     own = evidence.of_sites(frames, "first")["resid_pre"]
     own.estimate.n[[place[2] == "intro 1" for place in own.places]] = 5  # Of 12.
+    frames.kept.pop(("cells", "first", "position"))
     picture = heatmaps.positions(frames, "first", sites=("resid_pre",))
     (axis,) = drawn(picture).values()
     hatched = {tuple(path.vertices[0]) for path in axis.collections[-1].get_paths()}
@@ -234,10 +426,58 @@ def test_positions_that_few_prompts_have_are_hatched(make_output):
 
 
 def test_what_is_small_is_pale(make_output):
+    """Recovered ends at 1 either way whatever there is, with arrows; differences end at their largest."""
     frames = load(make_output(steps=(24,), by_prompt=True))
-    (axis,) = drawn(heatmaps.heads(frames, "second", sites=("k",))).values()
+    picture = heatmaps.heads(frames, "second", sites=("k",))
+    (axis,) = drawn(picture).values()
     assert 0 < np.abs(axis.images[0].get_array()).max() < 0.1
-    assert axis.images[0].get_clim() == (-0.1, 0.1)
+    assert axis.images[0].get_clim() == (-1, 1) and axis.images[0].colorbar.extend == "both"
+    (axis,) = drawn(heatmaps.heads(frames, "difference", sites=("k",))).values()
+    image = axis.images[0]
+    assert image.get_clim()[1] == pytest.approx(np.abs(image.get_array()).max()) and image.colorbar.extend == "neither"
+    assert image.get_cmap().name == canvas.DIFFERING and image.colorbar.ax.get_ylabel() == "difference"
+
+
+def test_cells_are_square_and_positions_name_an_examples_tokens(make_output):
+    output = make_output(steps=(24,), by_prompt=True)
+    tokens = "When Sarah Emily and Rachel Emily and Rachel gave to".split()
+    for file in output.glob("runs/*/patches/*/patch.json"):
+        about = json.loads(file.read_text())
+        at = {"first": 5, "second": 7}[about["corruption"]]
+        about["prompts"][0] |= {"tokens": tokens, "corrupted_tokens": [*tokens[:at], "Sarah", *tokens[at + 1 :]]}
+        file.write_text(json.dumps(about))
+    frames = load(output)
+
+    def labels(picture):
+        (axis,) = drawn(picture).values()
+        assert axis.get_aspect() == 1
+        return {one.get_text(): one.get_fontweight() == "bold" for one in axis.get_xticklabels()}
+
+    told = labels(heatmaps.positions(frames, "first", sites=("resid_pre",)))
+    assert list(told)[:2] == ["intro 1 · When", "name 1 · Sarah"]
+    assert [name for name, is_bold in told.items() if is_bold] == ["subject 1 · Emily → Sarah"]
+    told = labels(heatmaps.positions(frames, "difference", sites=("resid_pre",)))
+    changed = ["subject 1 · Emily → Sarah", "subject 2 · Rachel → Sarah"]
+    assert [name for name, is_bold in told.items() if is_bold] == changed
+    film = films.heatmap(frames, "resid_pre")
+    own, other, less = (axis for axis in film.picture.axes if axis.images)
+    assert own.images[0].get_clim() == other.images[0].get_clim() == (-1, 1) != less.images[0].get_clim()
+    old = load(make_output(steps=(24,), sweep="old", seeds=(1,)), ["old"])  # does not tell prompts apart
+    assert "end" in labels(heatmaps.positions(old, "first", sites=("resid_pre",)))
+
+
+def test_rows_of_attribution_name_their_corruption_and_scatter_has_equal_axes(make_output):
+    frames = load(make_output(steps=(8, 24)))
+    rows = [axis.get_ylabel() for axis in heatmaps.attribution(frames).axes]
+    assert [told for told in rows if "layer" in told] == ["first corruption\nlayer", "second corruption\nlayer"]
+    for picture in (dynamics.scatter(frames, "pattern"), films.scatter(frames, "pattern").picture):
+        for axis in picture.axes:
+            assert axis.get_xlim() == axis.get_ylim() and axis.get_aspect() == 1
+
+
+def test_a_difference_is_called_as_on_the_page(make_output):
+    frames = load(make_output(steps=(24,), corruptions=("first", "second")))
+    assert heatmaps.heads(frames, "difference", sites=("z",)).title == "Recovered by patching, second − first"
 
 
 def test_checkpoints_are_spread_evenly_with_both_ends():

@@ -17,6 +17,7 @@ from mi_sweeps.analysis.evidence import of_sites
 from mi_sweeps.analysis.figures import pictures
 from mi_sweeps.analysis.frames import attribution_by_prompt, by_prompt, load, paths_by_prompt, tabulate
 from mi_sweeps.analysis.inference.families import groups
+from mi_sweeps.analysis.report import write_report
 from mi_sweeps.errors import UserError
 
 TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
@@ -40,6 +41,17 @@ def test_tables_hold_every_row_with_its_run_and_step(make_output):
     assert set(frames.attribution["kind"]) == {"lens", "layer", "head"}
     assert set(frames.patching["run_id"]) == set(frames.runs["run_id"])
     assert frames.patching["head"].dtype == "Int64"
+
+
+def test_one_name_is_not_read_letter_by_letter(make_output, tmp_path):
+    output = make_output(corruptions=("first",), by_prompt=True, steps=(0, 8))
+    frames = load(output, "demo")
+    assert list(frames.runs["run_id"]) == list(load(output, ["demo"]).runs["run_id"])
+    with pytest.raises(UserError, match="no sweep named grid in "):
+        load(output, "grid")
+    assert set(by_prompt(frames, "z")["site"]) == set(by_prompt(frames, ["z"])["site"])
+    assert set(attribution_by_prompt(frames, "head")["kind"]) <= {"head"}
+    assert write_report(output, "demo", tmp_path / "page.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,29 @@ FILTERS = {
     "heldout/loss<100 train.batch_size=16 error=": 12,
     "run=run-0.0001-cosine-1": 1,
     "first_step>1000": 0,
+    "lr = 5e-5": 6,
+    "lr≥1e-4 seed≠2": 4,
+    "LR >=1e-4 Schedule= cosine": 3,
+    "seed = 0, 1": 8,
+    "seed=0 or seed=1": 8,
+    "seed=0 OR schedule = cosine or lr=1e-4": 10,
+    "seed=0 and cosine": 2,
+    "weight decay=0 first step<=24 held-out win rate > 0": 4,
+    "run_id=run-0.0001-cosine-1": 1,
+    "run=run-0.0001-constant-0,run-5e-05-cosine-2": 2,
+    "schedule.name=cosine batch size=16": 6,
     "": 12,
 }
 WRONG = {
-    "rate=1": r"No key rate\. There are: .*\blr\b.*\bschedule\b.*\bstatus\b",
+    "rate=1": r"No key rate\. Did you mean win_rate\? There are: .*\blr\b.*\bschedule\b.*\bstatus\b",
+    "shcedule=cosine": r"Did you mean schedule\?",
+    "lrr = 1e-4": r"Did you mean lr\?",
+    "zzzzzz=1": r"No key zzzzzz\. There are",
+    "corruption=first": "belongs to patch jobs",
+    "cosine seed=0 or seed=1": "can be read in two ways",
+    "seed=0 or": "A term is missing after or",
+    "loss<1": r"loss may be (\w+/loss or )+\w+/loss: name one",
+    "= 3": "A key is missing before =",
     "lr>fast": "lr>fast: fast is not a number",
     "schedule>=2": "schedule is not a number",
     "seed<": "a number is missing",
@@ -120,6 +139,21 @@ def test_a_wrong_expression_says_so_and_changes_nothing(sweep, opened):
         assert re.search(told, page.locator("#filter-error").inner_text())
         assert page.locator("#filter").get_attribute("aria-invalid") == "true"
         assert page.locator("#runs-count").inner_text() == "4 of 12 runs"
+
+
+def test_a_filter_that_matches_nothing_says_why_term_by_term(sweep, opened):
+    page = opened(sweep)
+    told = page.locator("#filter-none")
+    assert told.inner_text() == ""
+    page.fill("#filter", "lr=5e-5 seed=7 cosine")
+    assert told.inner_text() == (
+        "No run matches all of these together: lr=5e-5 matches 6 runs; seed=7 matches none (there are 0, 1, 2); "
+        "cosine matches 6 runs."
+    )
+    page.fill("#filter", "lr=3e-5")
+    assert told.inner_text() == "No run matches this: lr=3e-5 matches none (there are 5e-05, 0.0001)."
+    page.fill("#filter", "lr=5e-5")
+    assert told.inner_text() == ""
 
 
 def test_groups_have_the_intervals_of_python(sweep, opened):
@@ -166,7 +200,7 @@ def test_a_baseline_is_compared_pair_by_pair_where_seeds_are_the_same(sweep, ope
     assert delta.startswith("Δ +") and delta.endswith(" p")
     assert numbers(delta) == pytest.approx([expected["mean"], expected["low"], expected["high"]], abs=6e-4)
     assert "baseline" in rows(page)[0]["held-out win rate"]
-    page.fill("#filter", 'lr=5e-5 OR "')  # no run: nothing to compare
+    page.fill("#filter", "lr=5e-5 seed=7")  # no run: nothing to compare
     page.fill("#filter", "run!=run-0.0001-cosine-2")
     assert rows(page)[1]["held-out win rate"].endswith(" i")  # not the same seeds any more
     page.fill("#filter", "seed=0 schedule=constant")
@@ -309,7 +343,7 @@ def test_runs_that_ended_worse_than_they_began_are_named_first(make_output, fold
     folders.turn(output, "fell")
     notice = opened(output).locator("#top .notice")
     assert notice.count() == 1
-    assert " ".join(notice.inner_text().split()).startswith("Worse than at the start: 1 fell")
+    assert " ".join(notice.inner_text().split()).startswith("Worse than at the start: 1 run fell")
 
 
 def test_a_run_that_diverged_is_marked_at_its_last_checkpoint(make_output, folders, opened):
@@ -326,16 +360,34 @@ def test_a_run_that_diverged_is_marked_at_its_last_checkpoint(make_output, folde
         assert page.evaluate(crosses) == [expected]
         told = page.locator("#curves figcaption").inner_text()
         assert "✕ last checkpoint of a run that diverged" in told
-        assert ("means after it are over fewer runs" in told) == (runs != "lines")
+        assert "1 diverged run left out of means" in told
+    means = "groupsOf(curvesOf('win_rate', 'heldout'), shownKeys(), true)[0]"
+    means += ".points.map(({step, n, mean}) => [step, n, mean])"
+    rates = load(output).metrics.query("run_id != 'stopped' and metric == 'win_rate' and split == 'heldout'")
+    assert page.evaluate(means) == [
+        [step, 2, pytest.approx(of_step["value"].mean(), rel=1e-4)] for step, of_step in rates.groupby("step")
+    ]
+    page.get_by_role("button", name="fold seeds").click()
+    (row,) = rows(page)
+    assert row["runs"] == "3, 1 diverged run left out" and row["status"] == "diverged 1, done 2"
+    assert numbers(row["held-out win rate"])[0] == pytest.approx(rates.query("step == 24")["value"].mean(), abs=6e-4)
     page.fill("#filter", "seed!=2")
     assert page.evaluate(crosses) == []
     assert "diverged" not in page.locator("#curves figcaption").inner_text()
 
 
+def test_two_runs_of_one_setting_and_seed_are_told_apart_by_their_ids(make_output, folders, opened):
+    output = make_output(seeds=(0,), corruptions=())
+    for name in ("0123456789ab", "fedcba987654"):
+        folders.write_run(output, name, seed=2, diverged=11)
+    told = opened(output).evaluate("RUNS.map(toldApart)")
+    assert sorted(told) == ["seed 0", "seed 2, run 01234567", "seed 2, run fedcba98"]
+
+
 def test_parallel_coordinates_have_a_line_a_run_and_names_on_their_axes(sweep, opened):
     page = opened(sweep)
     draw_parallel(page)
-    page.locator("#parallel-controls").get_by_label("Colour by").select_option("heldout/loss")
+    page.locator("#parallel-controls").get_by_label("Result").select_option("heldout/loss")
     lines = "document.getElementById('parallel-plot').data.filter(t => t.mode === 'lines').length"
     assert page.evaluate(lines) == 12
     told = page.locator("#parallel-plot").inner_text()
@@ -371,6 +423,30 @@ def test_pictures_are_saved_by_keyboard_too(sweep, opened):
     with page.expect_download() as download:
         page.keyboard.press("Enter")
     assert download.value.suggested_filename.endswith(".png")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename.endswith(".csv")
+    saved = pd.read_csv(download.value.path())
+    shown = rows(page, "#curves .numbers table")
+    first = list(shown[0])[1]
+    assert list(saved.columns[:4]) == ["step", first, f"{first}, low", f"{first}, high"] and len(saved) == len(shown)
+    value, low, high, told = saved.iloc[-1, 1:5]
+    assert shown[-1][first] == f"{value:g} [{low:g}, {high:g}] {told}"
+
+
+def test_numbers_that_are_saved_are_numbers(opened, sweep):
+    page = opened(sweep)
+    table = {
+        "head": ["head", "a, b", "c"],
+        "rows": [["2.1", "−0.5 [−1e−05, 0.2], n 3", 'x "y"'], ["3.0", "no gap", "z"]],
+    }
+    assert page.evaluate("csv", table).splitlines() == [
+        'head,"a, b","a, b, low","a, b, high","a, b, told",c',
+        '2.1,-0.5,-1e-05,0.2,n 3,"x ""y"""',
+        "3.0,,,,no gap,z",
+    ]
 
 
 def test_the_view_survives_a_reload(sweep, opened):
@@ -394,10 +470,10 @@ def test_links_within_the_page_leave_the_view_in_the_address(hostile_output, ope
     page = open_page(write_report(hostile_output))
     page.fill("#filter", "seed=0")
     before = page.evaluate("location.href")
-    page.locator("a.skip").focus()
+    page.locator("a.skip").first.focus()
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "curves"
-    assert page.locator("#curves-title").bounding_box()["y"] < 400
+    assert page.evaluate("document.activeElement.id") == "findings"
+    assert page.locator("#findings-title").bounding_box()["y"] < 400
     page.locator("#trust a[href='#top']").click()
     assert page.evaluate("document.activeElement.id") == "top"
     assert page.evaluate("scrollY") < 100
@@ -445,7 +521,10 @@ def test_what_is_known_of_the_prompts_is_told_once(sweep, opened):
         (run / "audit.json").write_text(json.dumps(audit))
     (runs[-1] / "audit.json").write_text(json.dumps({**audit, "slot_rules": {"listed place": 0.5}}))
     page = opened(sweep)
+    assert page.locator("#trust-audits h3").all_inner_texts()[0] == "Prompts of 11 runs"
     assert page.locator("#trust-audits h3").count() == 2
+    page.locator("#trust-audits summary", has_text="which runs").click()
+    assert page.locator("#trust-audits details").inner_text().count("run-") == 11
     (row,) = rows(page, "#trust-audits > div:first-child table")
     assert row["most frequent answer"] == "<b>Tom 4.17%"
     assert (row["text also in train"], row["name set also in train"]) == ("3", "5")
@@ -456,15 +535,6 @@ def test_what_is_known_of_the_prompts_is_told_once(sweep, opened):
         and "no answer: 2 (row 3, 7)" in told
     )
     assert "12 of 12 runs" in told and "mi_sweeps 0.1.0" in told
-
-
-def test_after_printing_pictures_out_of_sight_are_left_alone(hostile_output, opened):
-    page = opened(hostile_output, height=3000)
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate("pictures.every(({stale}) => !stale)")
-    page.evaluate("goTo(0)")
-    page.wait_for_function("pictures.every(({near, stale}) => !near || !stale)")
-    assert page.evaluate("pictures.some(({group, near, stale}) => group === 'patching-pictures' && !near && stale)")
 
 
 def test_hostile_text_is_shown_and_never_run(hostile_output, opened, folders):
@@ -504,11 +574,13 @@ def test_failed_and_missing_cells_are_named(make_output, folders, opened):
     folders.write_sweep(output, "more", [folders.cell("absent", "absent-first", "first", **{"optim.lr": "3e-4"})])
     page = opened(output)
     top = page.locator("#top").inner_text()
-    assert "Failed or stopped: 1" in top and "broken" in top and "out of memory" in top
-    assert "Not started: 2" in top and "absent" in top
+    assert "Failed or stopped: 1 run" in top and "broken" in top and "out of memory" in top
+    assert "Not started: 1 run, 1 patch job" in top and "absent" in top
     assert "Worse than at the start" not in top
     page.evaluate("RUNS[1].outcome = 'worse than at the start'; $('top').replaceChildren(); drawHeader()")
-    assert re.search(r"Worse than at the start: 1\n.*-1\b.*held-out win rate 0\.\d+", page.locator("#top").inner_text())
+    assert re.search(
+        r"Worse than at the start: 1 run\n.*-1\b.*held-out win rate 0\.\d+", page.locator("#top").inner_text()
+    )
     page.fill("#filter", "status=failed")
     assert [row["run"] for row in rows(page)] == ["broken"]
     page.fill("#filter", "lr=3e-4")
@@ -566,16 +638,16 @@ def test_the_slider_moves_all_panels(hostile_output, opened):
     shown = "ids => ids.map(id => JSON.stringify([...document.getElementById(id).data].map(trace => trace.z)))"
     before = page.evaluate(shown, ["z-plot", "resid_pre-plot"])
     page.locator("#checkpoint").fill("1")
-    after = page.evaluate(shown, ["z-plot", "resid_pre-plot"])
-    assert all(old != new for old, new in zip(before, after, strict=True))
+    changed = f"before => ({shown})(['z-plot', 'resid_pre-plot']).every((now, i) => now !== before[i])"
+    page.wait_for_function(changed, arg=before)  # Plotly follows when the slider rests
     assert page.locator("#checkpoint-told").inner_text() == "checkpoint 8 (2 of 4)"
     told = page.locator("figure:has(#z-plot) figcaption").inner_text()
     assert re.search(r"approximate against exact: r -?0\.\d{3} to -?0\.\d{3}, n 16", told)
     drawn = page.evaluate("[...document.querySelectorAll('.plot.js-plotly-plot')].map(plot => plot.id)")
     assert set(drawn) >= {
-        *("curves-plot", "lens-plot", "layer-plot", "z-plot", "v-plot", "pattern-plot"),
+        *("curves-plot", "lens-plot", "layer-plot", "z-plot", "q-plot"),
         *("resid_pre-plot", "attn_out-plot", "mlp_out-plot"),
     }
-    page.locator("#circuits-controls").get_by_label("Corruption").select_option("both")
+    page.locator("#bar").get_by_label("Corruption").select_option("both")
     panels = "[...document.getElementById('z-approximate-plot').data].filter(({coloraxis}) => coloraxis).length"
-    assert page.evaluate(panels) == 1
+    assert page.evaluate(panels) == 3  # z, v and pattern

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -29,7 +30,7 @@ def chosen(page, label):
 
 
 def control(page, label):
-    return page.locator("#circuits label", has_text=re.compile(f"^{label}")).locator("select")
+    return page.locator("#circuits label, #bar label", has_text=re.compile(f"^{label}")).locator("select")
 
 
 def draw(page, plot):
@@ -38,29 +39,45 @@ def draw(page, plot):
     page.wait_for_function("id => pictures.some(({plot, near, stale}) => plot.id === id && near && !stale)", arg=plot)
 
 
+def site_of(plot):
+    return plot.removesuffix("-plot").replace("-approximate", " (approximate)")
+
+
 def panels(page, plot):
-    """The values of a picture's heatmaps, by the panel's name."""
+    """The values of a site's heatmaps, by the panel's name."""
     draw(page, plot)
     values = "[...document.getElementById(id).data].filter((trace) => trace.coloraxis).map(({name, z}) => [name, z])"
     found = page.evaluate(f"id => {values}", plot)
-    return {name: np.array(z, dtype=float) for name, z in found}
+    own = f"{site_of(plot)}, "  # where several sites are side by side
+    several = any(name.startswith(own) for name, _ in found)
+    return {name.removeprefix(own): np.array(z, dtype=float) for name, z in found if not several or own in name}
 
 
 def marked(page, plot, panel=0):
-    """The cells of a panel by their mark, as layer.head; "no gap": those that are grey."""
+    """The cells of a site's panel by their mark, as layer.head; "no gap": those that are grey."""
     draw(page, plot)
     found = page.evaluate(
-        """([id, panel]) => {
-            const there = [...document.getElementById(id).data]
-                .filter((trace) => trace.yaxis === `y${panel ? panel + 1 : ""}` && !trace.coloraxis);
-            const grey = ({x, y, z}) => z.flatMap((row, i) => x.map((_, k) => [row[k], `${y[i]}.${x[k]}`]))
+        """([id, site, panel]) => {
+            const {data, layout} = document.getElementById(id), maps = [...data].filter((trace) => trace.coloraxis);
+            const several = maps.some(({name}) => name.startsWith(`${site}, `));
+            const {yaxis} = maps.filter(({name}) => !several || name.startsWith(`${site}, `))[panel];
+            const there = [...data].filter((trace) => trace.yaxis === yaxis && !trace.coloraxis);
+            const grey = ({z}) => z.flatMap((row, y) => row.map((one, x) => [one, `${y}.${x}`]))
                 .filter(([one]) => one === 1).map(([, cell]) => cell);
-            const points = ({x, y}) => [...x].map((_, i) => `${y[i]}.${x[i]}`);
-            return there.map((trace) => [trace.name, trace.z ? grey(trace) : points(trace)]);
+            const cell = (x, y) => `${Math.round(y)}.${Math.round(x)}`;
+            const points = ({x, y}) => [...x].map((_, i) => cell(x[i], y[i]));
+            const at = (dot) => cell(...dot.split("L")[0].split(",").map(Number));
+            const dots = ({path}) => path.slice(1).split("M").map(at);
+            const drawn = layout.shapes.filter(({yref, name}) => yref === yaxis && name && name !== "few");
+            const traces = there.map((trace) => [trace.name, trace.z ? grey(trace) : points(trace)]);
+            return [...traces, ...drawn.map((shape) => [shape.name, dots(shape)])];
         }""",
-        [plot, panel],
+        [plot, site_of(plot), panel],
     )
-    return {name: set(cells) for name, cells in found}
+    cells = {}
+    for name, own in found:
+        cells.setdefault(name, set()).update(own)
+    return cells
 
 
 def caption(page, plot):
@@ -112,6 +129,41 @@ def table(page):
 
 def numbers(text):
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)]
+
+
+def test_the_filter_reaches_the_circuits_and_means_leave_diverged_runs_out(make_output, folders, open_page):
+    output = make_output(lrs=(1e-4, 2e-4), seeds=(0, 1), layers=2, heads=2, by_prompt=True)
+    folders.write_run(output, "stopped", seed=2, steps=(0, 8), diverged=11)
+    about = output / "runs" / "stopped" / "run.json"
+    about.write_text(about.read_text().replace('"steps": 8', '"steps": 24'))
+    small = {"steps": (0, 8), "layers": 2, "heads": 2, "by_prompt": True}
+    for corruption in ("first", "second"):
+        folders.write_patch(output, "stopped", f"stopped-{corruption}", corruption, seed=2, **small)
+    page = open_page(write_report(output))
+    offered = "Object.values(units()).flat().map(([unit, told]) => [unit, told])"
+    told = dict(page.evaluate(offered))
+    assert told["cell:lr 0.0001"] == "lr 0.0001: mean of 2 runs, 1 diverged run left out"
+    assert told["all:"] == "all settings: mean of 4 runs, 1 diverged run left out"
+    assert "run_id:stopped" in told
+    assert page.evaluate("familyOf('cell:lr 0.0001', 'first', 'z').runs.map((run) => RUNS[run].run_id)") == [
+        "run-0.0001-constant-0",
+        "run-0.0001-constant-1",
+    ]
+    row = page.evaluate("RUNS.find(({ run_id }) => run_id === 'run-0.0002-constant-1')['top_recovered/first']")
+    of_run = z_rows(output).query("run_id == 'run-0.0002-constant-1' and step == 24 and corruption == 'first'")
+    assert row == pytest.approx(of_run.loc[of_run["recovered"].abs().idxmax(), "recovered"], abs=2e-4)
+    left = "Object.values(unitsLeft()).flat().map(([unit]) => unit)"
+    page.fill("#filter", "lr=2e-4 seed=1")
+    assert page.evaluate(left) == ["run_id:run-0.0002-constant-1"]
+    assert page.evaluate("state.circuits.unit") == "run_id:run-0.0002-constant-1"
+    draw(page, "glance-plot")
+    assert page.evaluate("unique([...glancePlaces.values()].map(({ unit }) => unit))") == [
+        "run_id:run-0.0002-constant-1"
+    ]
+    page.fill("#filter", "lr=7")
+    assert "The filter" in page.locator("#findings-rows").inner_text()
+    page.fill("#filter", "")
+    assert set(page.evaluate(left)) == set(told)
 
 
 def test_heads_are_told_by_their_verdicts(make_output, open_page):
@@ -201,7 +253,7 @@ def test_marks_on_heatmaps_are_the_verdicts_of_the_sliders_checkpoint(make_outpu
     assert shown["+"] == {head for head, sign in signs.items() if sign == "more"}
     assert shown["-"] == {head for head, sign in signs.items() if sign == "less"}
     told = caption(page, "z-plot")
-    assert f"verdicts: {words.scope(first)}; 16 heads × 4 checkpoints, any wrong: 5%" in told
+    assert f"verdicts: {words.scope(first)}; 16 heads × 4 checkpoints each, any wrong: 5%" in told
     assert "grey: the corruption makes no measurable difference" in told and "hatched" not in told
     assert "gap: 95% interval over prompts, in these runs" in told
     gaps = "pointsOf(curvesOf(GAP, PATCHING_PROMPTS).slice(0, 1), false).map(({mean, low, high}) => [mean, low, high])"
@@ -220,7 +272,8 @@ def test_marks_on_heatmaps_are_the_verdicts_of_the_sliders_checkpoint(make_outpu
         circuitsChanged();
     }""")
     assert "hatched: fewer than half of the prompts have the role" in caption(page, "resid_pre-plot")
-    assert page.evaluate("document.getElementById('resid_pre-plot').layout.shapes.length") == 2  # and in the difference
+    hatched = "document.getElementById('resid_pre-plot').layout.shapes.filter(({name}) => name === 'few').length"
+    assert page.evaluate(hatched) == 2  # and in the difference
 
 
 def test_a_group_is_of_other_seeds_and_nothing_is_said_to_matter_that_is_not_shown_to(make_output, open_page):
@@ -367,9 +420,17 @@ def test_corruptions_and_two_units_side_by_side_with_their_difference(make_outpu
         for lr in (1e-4, 3e-4)
         for corruption in ("first", "second")
     }
+    choose(page, "Run", "lr 0.0001: mean of 2 runs")
     found = panels(page, "z-plot")
     assert list(found) == ["first corruption", "second corruption", "second − first"]
     assert found["second − first"] == pytest.approx(of[1e-4, "second"] - of[1e-4, "first"], abs=2e-3)
+    choose(page, "Corruption", "second")
+    choose(page, "against", "first")  # the other way round
+    turned = panels(page, "z-plot")
+    assert list(turned) == ["second corruption", "first corruption", "second − first"]
+    assert (turned["second − first"] == found["second − first"]).all()
+    choose(page, "Corruption", "first")
+    choose(page, "against", "second")
     choose(page, "Compare with", "lr 0.0003: mean of 2 runs")
     found = panels(page, "z-plot")
     assert len(found) == 6
@@ -411,11 +472,18 @@ def test_spread_over_runs(make_output, open_page):
     rows = z_rows(output).query("step == 24")
     found = panels(page, "z-plot")
     assert found["first corruption"] == pytest.approx(grid(rows, how="std"), abs=2e-3)
-    assert "Standard deviation over runs" in caption(page, "z-plot") and "all: 3 runs" in caption(page, "z-plot")
+    assert "Standard deviation over runs" in caption(page, "z-plot") and "all seeds: 3 runs" in caption(page, "z-plot")
     assert page.evaluate("document.getElementById('z-plot').layout.coloraxis.cmin") == 0
+    choose(page, "Compare with", "all, seed 1, run-0.0001-constant-1")
+    assert list(panels(page, "z-plot")) == ["A, first corruption"]
+    assert "z, B, first corruption" in caption(page, "z-plot") and "one run has no spread" in caption(page, "z-plot")
+    choose(page, "Compare with", "nothing")
     choose(page, "Run", "all, seed 1, run-0.0001-constant-1")
-    assert np.isnan(panels(page, "z-plot")["first corruption"]).all()
-    assert "one run has no spread" in caption(page, "z-plot")
+    assert not page.locator("#circuits-controls label", has_text="Over runs").count()  # it has none
+    assert panels(page, "z-plot")["first corruption"] == pytest.approx(
+        grid(rows[rows["run_id"] == "run-0.0001-constant-1"]), abs=2e-3
+    )
+    assert caption(page, "z-plot").startswith("Recovered by patching z, v, pattern, checkpoint 24")
 
 
 def test_estimates_alone_are_never_shown_as_patched(make_output, open_page):
@@ -474,22 +542,32 @@ def test_hostile_names_are_text_everywhere(make_output, folders, open_page):
 
 def test_one_run_offers_nothing_to_compare(make_output, open_page):
     page = open_page(write_report(make_output(corruptions=("first",))))
-    labels = page.locator("#circuits-controls label").all_inner_texts()
+    labels = page.locator("#circuits-controls label, #bar label").all_inner_texts()
     assert not [label for label in labels if label.startswith(("Compare", "Over", "against"))]
     assert list(panels(page, "z-plot")) == ["first corruption"]
+
+
+SETTLED = """() => wasNarrow === narrow.matches && pictures.every(({ near, stale, drawn, plot }) =>
+    !near || (!stale && !(drawn?.room && Math.abs(drawn.room - plot.clientWidth) > 1)))"""
+"""Whether what is in sight is drawn for the window's width."""
 
 
 def test_pictures_are_drawn_anew_for_another_width(make_output, open_page):
     page = open_page(write_report(make_output()), width=375)
     names = panels(page, "z-plot").keys()
-    axes = """() => {
-        const { xaxis, xaxis2, xaxis3, _size: size } = document.getElementById("z-plot")._fullLayout;
-        return [xaxis, xaxis2, xaxis3].map(({domain}) => Math.round((domain[1] - domain[0]) * size.w));
+    cells = """(id) => {
+        const { xaxis, yaxis, xaxis2 } = document.getElementById(id)._fullLayout;
+        return [xaxis._length / 4, yaxis._length / 4, Math.round(xaxis2._offset - xaxis._offset)];
     }"""
-    for width, least in ((375, 240), (1280, 300), (375, 240)):
+    for width, apart in ((375, 0), (1280, 190), (375, 0)):  # pixels from z to v
         page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function(SETTLED)
         assert panels(page, "z-plot").keys() == names
-        assert min(page.evaluate(axes)) > least  # pixels of each panel
+        assert page.evaluate(cells, "z-plot") == [pytest.approx(40, abs=0.5), pytest.approx(40, abs=0.5), apart]
+    draw(page, "z-v-plot")
+    page.wait_for_function(SETTLED)
+    across, up, _ = page.evaluate(cells, "z-v-plot")
+    assert across == pytest.approx(up, abs=0.5)  # one unit is as long on either axis
 
 
 def test_without_patch_jobs_there_is_nothing_but_a_word(make_output, open_page):
@@ -500,11 +578,33 @@ def test_without_patch_jobs_there_is_nothing_but_a_word(make_output, open_page):
 def test_the_slider_changes_a_picture_and_does_not_build_it_anew(make_output, open_page):
     page = open_page(write_report(make_output()))
     draw(page, "z-plot")
-    kept = page.evaluate("""async () => {
-        const svg = () => document.querySelector("#z-plot .main-svg"), before = svg();
-        goTo(1);
-        await new Promise((done) => setTimeout(done, 200));
-        return before === svg();
+    page.evaluate("goTo(1)")
+    draw(page, "z-plot")
+    # While it moves a sketch on a canvas shows the values, and nothing of what Plotly drew before is taken for them.
+    moving = """() => {
+        window.drawnBefore = document.querySelector("#z-plot .main-svg");
+        const plot = document.getElementById("z-plot"), before = JSON.stringify(plot.data.map(({z}) => z));
+        goTo(2);
+        const {drawn: {traces, layout, panels, size}} = pictures.find((one) => one.plot === plot);
+        const [{z}] = traces, {left, top, height} = panels[0], {l, t} = layout.margin;
+        const pen = plot.querySelector(".sketch").getContext("2d");
+        const values = z.flatMap((row, y) => row.map((value, x) => {
+            const across = l + left + (x + 0.2) * size, down = t + top + height - (y + 0.2) * size;
+            const [r, , b] = pen.getImageData(across, down, 1, 1).data;
+            return [value, r - b];
+        }));
+        const words = getComputedStyle(plot.querySelector(".annotation")).visibility;
+        return [before !== JSON.stringify(traces.map(({z}) => z)), words, values];
+    }"""
+    is_new, words, values = page.evaluate(moving)
+    assert is_new and words == "hidden" and any(abs(value) > 0.05 for value, _ in values)
+    assert all((value > 0) == (redder > 0) for value, redder in values if abs(value) > 0.05)
+    assert "checkpoint 16" in caption(page, "z-plot")
+    kept = page.evaluate("""() => {
+        const plot = document.getElementById("z-plot"), {drawn} = pictures.find((one) => one.plot === plot);
+        const [one, other] = [plot.data, drawn.traces].map((traces) => JSON.stringify(traces.map(({z}) => z)));
+        const svg = document.querySelector("#z-plot .main-svg");
+        return one === other && !plot.querySelector(".sketch") && drawnBefore === svg;
     }""")
     assert kept  # building takes twice as long, and one begun before the other's end never ends
 
@@ -515,7 +615,7 @@ def test_every_picture_of_circuits_can_be_read_as_a_table(make_output, open_page
     rows = z_rows(output)
     last = rows.query("step == 24").set_index(HEAD)["recovered"]
     expected = {
-        "z-plot": (["first corruption", "2"], [last[2, head] for head in range(4)]),
+        "z-plot": (["z, first corruption", "2"], [last[2, head] for head in range(4)]),
         "z-v-plot": (["first corruption", "2.1"], None),
         "heads-plot": (["first corruption"], None),
         "lens-plot": (["first corruption", "resid_pre 0"], None),
@@ -534,3 +634,121 @@ def test_every_picture_of_circuits_can_be_read_as_a_table(make_output, open_page
         assert len(row) > 2 and any(row[2:])
         if values:
             assert [numbers(text)[0] for text in row[2:]] == pytest.approx(values, abs=2e-3)
+
+
+def test_one_scale_for_all_heatmaps_and_a_zoom_that_an_address_keeps(make_output, open_page):
+    output = make_output(by_prompt=True)
+    page = open_page(write_report(output))
+    ends = """(id) => {
+        const {layout, data} = document.getElementById(id);
+        const scales = new Set([...data].filter(({coloraxis}) => coloraxis).map(({coloraxis}) => coloraxis));
+        return [...scales].map((name) => [layout[name].cmin, layout[name].cmax, layout[name].colorbar?.title?.text]);
+    }"""
+    found = panels(page, "z-plot")
+    own, less = page.evaluate(ends, "z-plot")
+    assert own == [-1, 1, "recovered"]
+    most = np.abs(found["second − first"]).max()
+    assert less[2] == "difference" and most <= less[1] < 2 * most
+    arrows = "document.getElementById('z-plot').layout.shapes.filter(({xsizemode}) => xsizemode === 'pixel').length"
+    assert page.evaluate(arrows) == 4 and "colours end at ±1 everywhere" in caption(page, "z-plot")
+    texts = "[...document.querySelectorAll('#z-plot .heatmap-label text')].map(({textContent}) => textContent)"
+    told = page.evaluate(texts)
+    largest = found["first corruption"].max()
+    assert f"{largest:.2f}" in told and not {"0.04", "−0.04", "0.00"} & set(told)
+    page.evaluate("goTo(1)")
+    draw(page, "z-plot")
+    assert page.evaluate(ends, "z-plot") == [own, less]  # at all checkpoints
+    choose(page, "Colours", "zoom: each panel's own range")
+    page.reload()
+    assert chosen(page, "Colours") == "zoom: each panel's own range"
+    draw(page, "z-plot")
+    zoomed = page.evaluate(ends, "z-plot")
+    assert len(zoomed) == 9 and largest <= zoomed[0][1] < 1
+    assert "each panel has colours of its own range" in caption(page, "z-plot")
+    assert f"colours end at ±{zoomed[0][1]:g}" in page.locator("#z-plot").inner_text()
+
+
+def test_a_value_beyond_the_scale_keeps_its_number(make_output, open_page):
+    page = open_page(write_report(make_output(corruptions=("first",))))
+    page.evaluate("""() => {
+        const {z: {change, clean, corrupted}} = DATA.blocks[0].sites;
+        change[3][5] = 1.37 * (clean[3] - corrupted[3]);
+        remembered.clear();
+        circuitsChanged();
+    }""")
+    draw(page, "z-plot")
+    texts = "[...document.querySelectorAll('#z-plot .heatmap-label text')].map(({textContent}) => textContent)"
+    assert "1.4" in page.evaluate(texts)
+    assert "arrows of the colour bar: beyond its ends" in caption(page, "z-plot")
+
+
+def test_positions_name_the_tokens_of_an_example_and_mark_the_changed_one(make_output, open_page):
+    output = make_output(steps=(24,), by_prompt=True)
+    tokens = "When Sarah Emily and Rachel Emily and Rachel gave to".split()
+    for file in output.glob("runs/*/patches/*/patch.json"):
+        about = json.loads(file.read_text())
+        at = {"first": 5, "second": 7}[about["corruption"]]
+        about["prompts"][0] |= {"tokens": tokens, "corrupted_tokens": [*tokens[:at], "Sarah", *tokens[at + 1 :]]}
+        file.write_text(json.dumps(about))
+    page = open_page(write_report(output))
+    draw(page, "resid_pre-plot")
+    first, second, less = page.evaluate(
+        "['xaxis', 'xaxis2', 'xaxis3'].map((name) => document.getElementById('resid_pre-plot').layout[name].ticktext)"
+    )
+    assert first[:2] == ["intro 1 · When", "name 1 · Sarah"] and first[-1] == "end · to"
+    assert first[5] == "<b>subject 1 · Emily → Sarah</b>" and first[7] == "subject 2 · Rachel"
+    assert second[7] == "<b>subject 2 · Rachel → Sarah</b>" and second[5] == "subject 1 · Emily"
+    assert [less[5], less[7]] == [first[5], second[7]]
+    assert "the token that the first prompt has there" in caption(page, "resid_pre-plot")
+    told = page.evaluate("drawHeatmap('resid_pre', 100).layout.xaxis.ticktext")  # no room for all: for the changed one
+    assert first[5] in told and not {first[4], first[6]} & set(told) and 3 < len(told) < 7
+
+
+def test_a_cell_opens_by_a_click_and_by_keyboard(make_output, open_page):
+    page = open_page(write_report(make_output(corruptions=("first",))))
+    page.evaluate("openPlace = (...place) => { window.opened = place; }; circuitsChanged()")
+    draw(page, "z-plot")
+    box = page.locator("#z-plot .nsewdrag").nth(1).bounding_box()  # v
+    page.mouse.click(box["x"] + 2.5 / 4 * box["width"], box["y"] + 0.5 / 4 * box["height"])
+    page.wait_for_function("window.opened")
+    assert page.evaluate("window.opened") == ["v", 3, 2]
+    figure = page.locator("figure:has(#resid_pre-plot)")
+    draw(page, "resid_pre-plot")
+    figure.locator(".numbers summary").click()
+    button = figure.locator(".numbers tbody tr").nth(1).get_by_role("button").nth(5)
+    button.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("window.opened") == ["resid_pre", 1, "subject 1"]
+    figure = page.locator("figure:has(#head-plot)")
+    draw(page, "head-plot")
+    figure.locator(".numbers summary").click()
+    assert not figure.locator(".numbers tbody button").count()  # what a head writes is no patching
+
+
+def test_the_tables_of_heads_follow_the_slider(make_output, open_page):
+    output = make_output(steps=range(0, 56, 8), by_prompt=True)
+    page = open_page(write_report(output))
+    page.evaluate("goTo(2)")
+    one = family_of(output, "first")
+    rows = next(iter(table(page).values()))
+    recovered = dict(zip(map(words.name, one.places), one.estimate.recovered[one.at(16)], strict=True))
+    own = verdicts(one, 16)
+    assert {row[0] for row in rows if row[1] == "● matters"} == {
+        head for head, word in own.items() if word == "matters"
+    }
+    assert [numbers(row[2])[0] for row in rows] == pytest.approx([recovered[row[0]] for row in rows], abs=2e-3)
+    assert "recovered at 16" in page.locator("#heads-tables").inner_text()
+    assert "second − first, recovered at checkpoint 16" in page.locator("#heads-tables").inner_text()
+
+
+def test_a_model_without_mlps_has_no_picture_of_them(make_output, open_page):
+    page = open_page(write_report(make_output(corruptions=("first",), steps=(24,))))
+    there = "pictures.map(({plot}) => plot.id)"
+    assert {"attn-lines-plot", "mlp-lines-plot"} <= set(page.evaluate(there))
+    page.evaluate("""() => {
+        const renamed = (name) => name.replace("mlp", "attn");
+        for (const {layer} of DATA.blocks) layer.components = layer.components.map(renamed);
+        pictures.length = 0;
+        addCircuitsPictures();
+    }""")
+    assert "attn-lines-plot" in page.evaluate(there) and "mlp-lines-plot" not in page.evaluate(there)

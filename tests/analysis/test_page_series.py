@@ -25,6 +25,9 @@ def logs(output, run_id, *metrics):
 def traces(page, plot):
     page.locator(plot).scroll_into_view_if_needed()
     page.wait_for_selector(f"{plot} .main-svg")
+    page.wait_for_function(
+        "id => pictures.some(({plot, near, stale}) => `#${plot.id}` === id && near && !stale)", arg=plot
+    )
     found = "({ name, mode, fill, x, y }) => ({ name, mode, fill, x: [...x], y: [...y] })"
     return page.evaluate(f"plot => document.querySelector(plot).data.map({found})", plot)
 
@@ -71,7 +74,7 @@ def test_lines_are_broken_at_gaps_and_nothing_is_told_of_training(make_output, m
     (curve,) = [one for one in traces(page, "#curves-plot") if one["mode"] == "lines+markers"]
     assert curve["x"] == list(range(25)) and None not in curve["y"]
 
-    page.locator("#circuits-controls label:has-text('Run') select").first.select_option("run_id:series-2")
+    page.locator("#bar label:has-text('Run') select").first.select_option("run_id:series-2")
     for plot in ("#heads-plot", "#attn-lines-plot"):
         lines = [one for one in traces(page, plot) if one["mode"] == "lines+markers"]
         assert lines and all(one["y"][one["x"].index(16)] is None for one in lines)

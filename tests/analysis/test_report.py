@@ -15,7 +15,7 @@ import pytest
 from mi_sweeps.analysis import folder, report
 from mi_sweeps.analysis.approximate import correlations
 from mi_sweeps.analysis.frames import load, tabulate
-from mi_sweeps.analysis.report import write_report
+from mi_sweeps.analysis.report import place, write_report
 from mi_sweeps.analysis.spikes import expected
 from mi_sweeps.analysis.summaries import recovered
 from mi_sweeps.errors import UserError
@@ -203,6 +203,15 @@ def test_a_folder_in_the_page_s_place_is_told_in_one_line(make_output, tmp_path)
     assert str(told.value) == f"{tmp_path}: is a folder; give a file in it, such as {tmp_path / 'report.html'}"
 
 
+def test_pages_of_different_sweeps_are_different_files(tmp_path):
+    assert place(tmp_path, ()) == tmp_path / "report.html"
+    assert place(tmp_path, ["b", "a", "b"]) == place(tmp_path, ["a", "b"]) == tmp_path / "report-a+b.html"
+    assert place(tmp_path, "ab") == tmp_path / "report-ab.html"
+    assert len({place(tmp_path, names) for names in ((), ["a"], ["b"], ["a", "b"], ["a-b"])}) == 5
+    with pytest.raises(UserError, match="50 sweeps have too long a file name together; give a file with --to"):
+        place(tmp_path, [f"sweep{number}" for number in range(50)])
+
+
 def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output, open_page):
     output = make_output(steps=(0, 24))
     run = next((output / "runs").iterdir())
@@ -221,7 +230,7 @@ def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output, op
     assert batch["spikes"] == [[step, pytest.approx(losses[step], rel=1e-4)] for step in (333, 700)]
     assert batch["expected_spikes"] == pytest.approx(expected(losses), abs=1e-3)
     assert not any("spikes" in series for series in data["series"] if series["split"] != "batch")
-    told = open_page(file).evaluate("curvesNote(curvesOf('loss', 'batch'), [], {})")
+    told = open_page(file).evaluate("curvesNote(curvesOf('loss', 'batch'), [], { keys: [], legend: {} })")
     assert "2 found, 0.0 expected of independent noise of the run's own spread" in told
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
+from rich.color import ColorType
 
 from mi_sweeps import cli
 from mi_sweeps.analysis import terminal
@@ -19,6 +20,7 @@ from mi_sweeps.analysis.inference.families import family, jobs
 from mi_sweeps.analysis.summaries import recovered
 from mi_sweeps.commands import common
 from mi_sweeps.errors import UserError
+from mi_sweeps.lines import Lines
 
 RUN = "run-0.0001-constant-0"
 ESCAPE = re.compile(r"\x1b\[[\d;]*m")
@@ -42,7 +44,7 @@ def seen(output, id=RUN, width=80, colour="truecolor", site="z", step=None, enco
     """What a terminal of that width and those colours shows."""
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding, newline="\n", errors="replace")
-    console = Console(file=file, width=width, force_terminal=colour is not None, color_system=colour, highlight=False)
+    console = Lines(file=file, width=width, force_terminal=colour is not None, color_system=colour, highlight=False)
     terminal.show(console, find(output, id), site, step)
     file.flush()
     return raw.getvalue().decode(encoding)
@@ -51,7 +53,8 @@ def seen(output, id=RUN, width=80, colour="truecolor", site="z", step=None, enco
 def heatmap(text, marks="●·*?"):
     """The numbers of the first heatmap, by layer and head, without their marks."""
     text = text.translate(dict.fromkeys(map(ord, marks), " "))
-    lines = ESCAPE.sub("", text).split("layer × head", 1)[1].splitlines()[2:]
+    title = r"layer\s+×\s+head\s+\(\S+\s+prompts\)\n"  # which a narrow terminal has in two lines
+    lines = re.split(title, ESCAPE.sub("", text))[1].splitlines()[1:]
     rows = []
     for line in lines:
         layer, *values = line.split()
@@ -92,11 +95,29 @@ def test_the_heads_are_those_of_the_tables(make_output):
 def test_colour_is_on_the_ground_of_the_numbers_and_not_in_a_pipe(make_output, monkeypatch):
     output = make_output(corruptions=("first",))
     assert "48;2;" in seen(output)
+    assert "48;5;" in seen(output, colour="256")
     assert heatmap(seen(output)) == heatmap(seen(output, colour=None))
     assert "\x1b" not in seen(output, colour=None)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "48;2;" not in seen(output)
     assert len(heatmap(seen(output))) == 4
+
+
+@pytest.mark.parametrize("colours", ["truecolor", "256", "standard", "windows"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_more_is_darker_and_of_the_same_hue_however_few_colours_there_are(colours, sign):
+    """Red above 0 and blue below, and never purple on the way."""
+    luminance = []
+    for share in np.linspace(0, 1, 101):
+        ground = terminal._ground(sign * share, colours).bgcolor
+        few = {"truecolor": ColorType.TRUECOLOR, "256": ColorType.EIGHT_BIT}
+        assert ground.type == few.get(colours, ColorType.STANDARD)
+        red, green, blue = ground.get_truecolor()
+        assert (red >= max(green, blue) and abs(green - blue) <= 20) if sign > 0 else blue >= max(red, green)
+        luminance.append(0.2126 * red + 0.7152 * green + 0.0722 * blue)
+    assert luminance == sorted(luminance, reverse=True) and luminance[0] > 190 > 100 > luminance[-1]
+    ends = [terminal._ground(sign * share, colours).bgcolor for share in (0.96, 1.0, 3.0)]
+    assert ends[1] == ends[2] and (colours == "truecolor" or ends[0] == ends[1])
 
 
 def test_where_numbers_do_not_fit_they_are_in_percent_and_then_colours_only(make_output):
@@ -105,6 +126,18 @@ def test_where_numbers_do_not_fit_they_are_in_percent_and_then_colours_only(make
     assert [[round(100 * float(value)) for value in row] for row in wide] == [list(map(int, row)) for row in narrow]
     assert heatmap(seen(output, width=50)) == [[], []]
     assert "16 heads need 70 columns; here are 50" in seen(output, width=50, colour=None)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_number_is_cut_off_by_a_narrow_terminal(make_output, width):
+    """Lines are shorter there."""
+    output = make_output(corruptions=("first",), by_prompt=True)
+    printed = ESCAPE.sub("", seen(output, width=width))
+    assert "…" not in printed
+    assert [line for line in printed.splitlines() if len(line.rstrip()) > width and "/" not in line] == []
+    wide = ESCAPE.sub("", seen(output, width=300))
+    numbers = [re.findall(r"-?\d+\.\d+%?", text) for text in (printed, wide)]
+    assert numbers[0] == numbers[1]
 
 
 def judged(output):

@@ -81,6 +81,14 @@ def test_tables_are_those_of_the_analysis(out, finished, run):
     assert [one.id for one in out] == out.runs["run_id"].tolist()
 
 
+def test_names_are_given_one_by_one_or_as_a_list(out, finished):
+    assert mi.open(finished, ["default"]).runs.equals(mi.open(finished, "default").runs)
+    assert set(out.by_prompt(["z"])["site"]) == set(out.by_prompt("z")["site"]) == {"z"}
+    assert repr(mi.plan(["sweep=demo", "seed=0"], "launcher=inline")) == repr(
+        mi.plan("sweep=demo", "seed=0", "launcher=inline")
+    )
+
+
 def test_what_is_damaged_is_left_out_and_warned_of(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "copy")
     (table, *_) = sorted(folder.glob("runs/*/patches/*/tables/*"))
@@ -116,7 +124,7 @@ def test_runs_are_found_by_what_they_are(out, wanted, seeds):
         (lambda out: mi.open(out.path / "zilch"), "no output folder at"),
         (lambda out: mi.open(out.path, "zilch"), "no sweep named zilch in"),
         (lambda out: mi.plan("demo"), "demo: not KEY=VALUE; for example sweep=demo"),
-        (lambda out: mi.plan("optim.lr=-1"), "optim.lr=-1: input should be greater than 0"),
+        (lambda out: mi.plan("optim.lr=-1"), "optim.lr=-1: give a number above 0"),
         (lambda out: mi.plan(config_dir="/zilch"), "--config-dir /zilch: no such folder"),
     ],
 )

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mi_sweeps.circuits.ablated_sets import Node, ablate_sets, mean_outputs, nodes_of
+from mi_sweeps.circuits.ablated_sets import Node, ablate_sets, nodes_of
 from mi_sweeps.circuits.fast import MEMORY
+from mi_sweeps.circuits.means import mean_outputs
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.pairs import Pairs

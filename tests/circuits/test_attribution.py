@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from mi_sweeps.circuits import examine
 from mi_sweeps.circuits.attribution import attribute, lens_error, misfits
 from mi_sweeps.circuits.fast import FastEngine
+from mi_sweeps.circuits.fidelity import OwnLogits
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.errors import UserError
@@ -165,7 +166,7 @@ def test_every_checkpoint_is_held_against_the_model_s_own_logits_as_closely_as_f
         end_logits(copy.deepcopy(like_gpt2).double(), batch).float() for batch in (pairs.clean, pairs.corrupted)
     )
     assert clean.abs().mean() > 80 and (end_logits(like_gpt2, pairs.clean) - clean).abs().max() > 1e-4
-    monkeypatch.setattr(examine, "own_logits", lambda *_: examine.OwnLogits(clean, corrupted))
+    monkeypatch.setattr(examine, "own_logits", lambda *_: OwnLogits(clean, corrupted))
     for engine in (FastEngine(describe(like_gpt2)), ReferenceEngine(wrap(like_gpt2, mini_tokenizer))):
         rows = examine.measure(like_gpt2, engine, None, pairs, patching("z"), "step 8")
         assert {row["kind"] for row in rows} == {"lens", "layer", "head", "prompt", "patch"}

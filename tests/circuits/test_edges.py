@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mi_sweeps.circuits import narrow
 from mi_sweeps.circuits.chosen_sets import halves
 from mi_sweeps.circuits.edges import measure, patch_edges, table
 from mi_sweeps.circuits.fast import MEMORY
@@ -26,8 +27,9 @@ from tests.circuits.plain import Plain, ungrouped
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])
 @torch.no_grad()
-def test_every_edge_equals_one_forward_of_the_model_each(name, make_model, make_short_pairs):
+def test_every_edge_equals_one_forward_of_the_model_each(name, make_model, make_short_pairs, monkeypatch):
     """Also under grouped-query attention with rotated keys, in parallel blocks, and for prompts of unequal length."""
+    monkeypatch.setattr(narrow, "LEAST", 0)  # As in larger models.
     model, pairs = make_model(name), make_short_pairs("first").select([0, 1, 3])
     network = describe(model)
     graph = Graph.of(network)

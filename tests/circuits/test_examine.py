@@ -18,8 +18,9 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from mi_sweeps.circuits.examine import known, measure, prepare
+from mi_sweeps.circuits.examine import measure, prepare
 from mi_sweeps.circuits.fast import FastEngine
+from mi_sweeps.circuits.fidelity import known
 from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.reference import ReferenceEngine
 from mi_sweeps.errors import UserError

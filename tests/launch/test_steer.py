@@ -261,7 +261,7 @@ def test_cancel_without_a_controller_stops_what_is_here(
     slurm.set(refuse={"squeue": [DOWN, 0]})
     code, printed, complained = call("cancel", "s", "t", where)
     assert (code, complained) == (2, f"error: s: {SAID}\n")
-    assert printed == "s: 1 processes stopped\nt: 1 processes stopped\n"
+    assert printed == "s: 1 process stopped\nt: 1 process stopped\n"
 
 
 def test_what_was_cancelled_is_submitted_again_by_run(call: Callable, slurm, sweep: list[str], where: str) -> None:

@@ -230,6 +230,29 @@ def test_a_hub_that_is_asked_too_much_is_waited_for(
     assert len(waits) == 10
 
 
+def test_only_what_a_hub_or_network_does_is_no_answer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake in our own code is neither asked again nor told as the network's, and silences no hub."""
+    monkeypatch.setattr(answers, "PAUSE", 0.0)
+    asked: list[int] = []
+
+    def mistaken() -> str:
+        asked.append(1)
+        raise AttributeError("no attribute of that name")
+
+    with pytest.raises(AttributeError, match="of that name"):
+        answers.ask(REPO, None, mistaken)
+    assert len(asked) == 1 and not answers._silent
+    # A page that a proxy gives instead of the hub's JSON; an address that is none.
+    monkeypatch.setattr("huggingface_hub.utils.hf_raise_for_status", lambda response: response)
+    hub.fault = lambda asked: 500
+    with pytest.raises(ours.Unreachable, match="gives no answer"):
+        ours.refs(REPO)
+    answers._silent.clear()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://hub:no")
+    with pytest.raises(ours.Unreachable, match="hub gives no answer"):
+        ours.refs(REPO)
+
+
 def test_no_message_has_a_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     for status in (400, 401, 403, 500):
         hub.fault = lambda asked, status=status: status

@@ -232,6 +232,23 @@ def test_and_lines_below_where_it_does_not(
     assert max(map(len, found)) <= 60
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_word_of_a_table_is_broken_however_narrow_the_terminal_is(
+    look: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Where a row does not fit, each cell has two lines."""
+    swept = ["schedule=linear_warmup,constant", "optim.lr=1e-4,3e-4", "corruption=first,second"]
+    cells = expand([*swept, "sweep.name=mine", f"output={tmp_path}"])
+    manifest.add(tmp_path, "mine", cells, "")
+    monkeypatch.setenv("COLUMNS", str(width))
+    found = look("status")
+    assert max(map(len, found[1:])) <= max(width, 57)  # a cell's choices are one word each, and broken on terminals
+    words = " ".join(found).replace("=", " ").split()
+    for cell in cells:
+        assert {cell.run_id, *cell.choices.values()} <= set(words)
+    assert {"schedule", "optim.lr", "corruption", "fine-tune"} <= set(words)
+
+
 def test_metrics_that_are_damaged_hide_nothing_else(look: Callable[..., list[str]], tmp_path: Path) -> None:
     cells = planned(tmp_path, 2)
     learn(cells[0], [0.5])

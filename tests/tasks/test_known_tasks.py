@@ -269,7 +269,7 @@ def test_what_a_sweep_found_is_shown(swept: Path, command: list[str], capsys: py
     if command == ["show"]:
         assert "subject corruption" in out and "attractor corruption" in out
     if command[0] == "report":
-        page = (swept / "report.html").read_text()
+        page = (swept / "report-agree.html").read_text()
         assert all(name in page for name in ("preferred_singular_plural", "prob_diff", "the again"))
 
 

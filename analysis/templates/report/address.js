@@ -9,24 +9,87 @@ function view() {
   const { filter, group, columns, baseline, sort, interval, result } = state, { metric, split, seeds, thresholds, by, log } = state.curves;
   return {
     filter, group, columns, baseline, sort, interval, result, chosen: [...state.chosen], curves: { metric, split, seeds, thresholds, by: [...by], log: [...log] },
-    circuits: state.circuits, heads: state.heads, attention: state.attention,
+    circuits: state.circuits, heads: state.heads, attention: state.attention, place: state.place,
   };
 }
 
+const addressOf = (shown) => PREFIX + encodeURIComponent(JSON.stringify(shown));
+
+/** What the page shows before anyone chose; with what the address said before its last change, and what that was of. */
+const AT_FIRST = structuredClone(state);
+let kept = null, changed = null;
+
+/** A choice is a step that Back takes back. Moves of the slider are none, and all that is written in the filter is one. */
 function saveView() {
-  history.replaceState(null, "", PREFIX + encodeURIComponent(JSON.stringify(view())));
+  const shown = view(), parts = (of) => of && { filter: of.filter, at: of.circuits.at, rest: JSON.stringify({ ...of, filter: null, circuits: { ...of.circuits, at: null } }) };
+  const [before, now] = [kept, shown].map(parts);
+  const kind = !before || before.rest !== now.rest ? "rest" : before.filter !== now.filter ? "filter" : before.at !== now.at ? "at" : null;
+  if (!kind) return;
+  const isStep = kind === "rest" || (kind === "filter" && changed !== "filter");
+  history[isStep ? "pushState" : "replaceState"](null, "", addressOf(shown));
+  kept = structuredClone(shown);
+  changed = kind === "at" ? changed : kind;
+}
+
+/** All that hangs on the view. */
+function drawView() {
+  drawTableControls();
+  drawTable();
+  drawCurvesControls();
+  drawCircuitsControls();
+  drawSettings();
+  drawFindings();
+  drawDifferences();
+  kept = structuredClone(view());
+  changed = null;
+}
+
+addEventListener("popstate", () => {
+  stop();
+  Object.assign(state, structuredClone(AT_FIRST));
+  Object.assign(chosen, { unit: null, other: null });
+  filter = parse("");
+  restoreView();
+  chooseCurves();
+  drawView();
+  redraw();
+});
+
+/** The picture that an address leads to. */
+function pictureOf(hash) {
+  const { picture } = parsed(hash) ?? {};
+  return typeof picture === "string" && pictures.some(({ plot }) => plot.id === picture) ? picture : null;
+}
+
+/** The address of this page with a picture of the view. */
+const linkTo = (id) => location.href.split("#")[0] + addressOf({ ...view(), picture: id });
+
+/** Scrolls to a picture, and stays with it while those above it are drawn, until the reader moves. */
+function goToPicture(id) {
+  const figure = id && $(id)?.closest("figure");
+  if (!figure) return;
+  const go = () => figure.scrollIntoView({ block: "start" });
+  const again = new ResizeObserver(go), end = () => again.disconnect();
+  again.observe(document.body);
+  for (const kind of ["wheel", "touchmove", "pointerdown", "keydown"]) addEventListener(kind, end, { once: true, passive: true });
+  setTimeout(end, 4000);
+  go();
+}
+
+function parsed(hash) {
+  try {
+    const found = hash.startsWith(PREFIX) ? JSON.parse(decodeURIComponent(hash.slice(PREFIX.length))) : null;
+    return found && typeof found === "object" ? found : null;
+  } catch { return null; }
 }
 
 /** Takes up what the address says as far as the page has it: it may be that of another page, or made up. */
 function restoreView() {
-  let kept;
-  try {
-    kept = location.hash.startsWith(PREFIX) ? JSON.parse(decodeURIComponent(location.hash.slice(PREFIX.length))) : null;
-  } catch { return; }
-  if (!kept || typeof kept !== "object") return;
+  const kept = parsed(location.hash);
+  if (!kept) return;
   const columns = COLUMNS.map(({ key }) => key), groups = GROUPABLE.map(([key]) => key);
   const curves = kept.curves ?? {}, metrics = Object.values(metricsThere()).flat();
-  if (typeof kept.filter === "string" && !parse(kept.filter).error) { state.filter = kept.filter; accepts = parse(kept.filter).accepts; }
+  if (typeof kept.filter === "string" && !parse(kept.filter).error) { state.filter = kept.filter; filter = parse(kept.filter); }
   if (Array.isArray(kept.group)) state.group = keysOnly(kept.group, groups);
   if (Array.isArray(kept.columns)) state.columns = keysOnly(kept.columns, columns);
   if (columns.includes(kept.sort?.key)) state.sort = { key: kept.sort.key, up: Boolean(kept.sort.up) };
@@ -36,6 +99,7 @@ function restoreView() {
   state.chosen = new Set(keysOnly(kept.chosen, RUNS.map((run) => run.run_id)));
   restoreCircuits(kept.circuits ?? {}, kept.heads ?? {});
   restoreAttention(kept.attention ?? {});
+  restorePlace(kept.place);
   if (!metrics.includes(curves.metric)) return;
   Object.assign(state.curves, { metric: curves.metric, split: curves.split, thresholds: numbersOnly(curves.thresholds) });
   if (["both", "band", "lines"].includes(curves.seeds)) state.curves.seeds = curves.seeds;
@@ -47,9 +111,10 @@ function restoreCircuits(circuits, heads) {
   const there = Object.values(units()).flat().map(([unit]) => unit), patchings = unique(DATA.blocks.map((block) => block.patching));
   const choices = {
     unit: there, other: there, left: corruptions(), right: corruptions(), patching: patchings.length > 1 ? patchings : [],
-    quantity: Object.keys(QUANTITIES), over: Object.keys(OVER),
+    quantity: Object.keys(QUANTITIES), over: Object.keys(OVER), scale: Object.keys(SCALES),
   };
   for (const [key, of] of Object.entries(choices)) if (of.includes(circuits[key])) state.circuits[key] = circuits[key];
+  Object.assign(chosen, { unit: state.circuits.unit, other: state.circuits.other });
   if (Number.isInteger(circuits.at) && circuits.at >= 0) state.circuits.at = circuits.at;
   if (headSites().includes(heads.site)) state.heads.site = heads.site;
   if (TOPS.includes(heads.k)) state.heads.k = heads.k;
@@ -63,6 +128,12 @@ function restoreAttention({ job, prompt, head, side, token, query }) {
   if (typeof head === "string") state.attention.head = head;
   if (Number.isInteger(prompt) && prompt >= 0) state.attention.prompt = prompt;
   if (Number.isInteger(token) && token >= 0) state.attention.token = token;
+}
+
+/** It is opened once the page is drawn. */
+function restorePlace(place) {
+  const { site, layer, column } = place ?? {}, there = DATA.blocks.map((block) => block.sites[site]).filter(known).map((part) => DATA.layouts[part.layout]);
+  if (typeof site === "string" && there.some(({ layers, columns }) => layers.includes(layer) && columns.includes(column))) state.place = { site, layer, column };
 }
 
 /** Links within the page would put their target in the view's place. */

@@ -19,7 +19,7 @@ function attention() {
   const jobs = attentionJobs(), { job: key, prompt, head } = state.attention;
   const job = jobs.find((one) => jobKey(one) === key) ?? jobs[0];
   if (!job) return null;
-  const number = job.prompts[prompt] ? prompt : 0, at = step();
+  const number = Math.max(0, job.prompts.findIndex((one) => one.number === prompt)), at = step();
   // Where the page has no pattern of the slider's checkpoint it shows that of the one before, and says so.
   const index = job.steps.findLastIndex((one) => one <= at);
   return {
@@ -71,12 +71,12 @@ function drawAttention() {
     return;
   }
   const { job, jobs, prompt, number } = shown, { side } = state.attention;
-  const change = (key) => (value) => { state.attention[key] = key === "prompt" ? Number(value) : value; drawAttention(); redraw("attention-pictures"); saveView(); };
-  const told = ({ text }, i) => [String(i), `${i + 1}: ${text}`];
+  const change = (key) => (value) => { state.attention[key] = value; drawAttention(); redraw("attention-pictures"); saveView(); };
+  const told = (one) => [String(one.number), `${one.number + 1}: ${one.text}`];
   const looks = looksOf(shown);
   replaceControls($("attention-controls"),
     jobs.length > 1 ? select("Patterns of", jobs.map((one) => [jobKey(one), `${one.corruption} corruption, ${[seedTold(RUNS[one.run]), RUNS[one.run].run_id].filter(Boolean).join(", ")}`]), jobKey(job), change("job")) : null,
-    job.prompts.length > 1 ? select("Prompt", job.prompts.map(told), String(number), change("prompt")) : null,
+    job.prompts.length > 1 ? select("Prompt", job.prompts.map(told), String(prompt.number), (value) => choosePrompt(Number(value))) : null,
     select("Small pictures", ATTENTION_SIDES.map((name) => [name, `${name} prompt`]), side, change("side")),
     looks && queriesOf(looks).length > 1 ? select("Curves from", queriesOf(looks).map((name) => [name, name]), queryOf(looks), change("query")) : null,
   );
@@ -109,7 +109,7 @@ function chooseHead(head) {
 function followAttention() {
   const shown = ATTENTION && DATA.blocks.length ? attention() : null;
   if (!shown) return;
-  const { job, head: chosen, at, index } = shown, { family } = judgedOf(job);
+  const { job, head: chosen, at, index, prompt } = shown, { family } = judgedOf(job);
   const layout = family && DATA.layouts[family.layout], letters = family && lettersAt(family, step(), layout), here = family && lettersAt(family, step(), layout, "here");
   for (const button of $("attention-heads").children) {
     const head = button.dataset.head, i = layout ? cellNames(layout).indexOf(head) : -1;
@@ -120,7 +120,8 @@ function followAttention() {
     drawSmall(button.querySelector("canvas"), index < 0 ? null : patternOf(shown, state.attention.side, head));
   }
   tellToken(null);
-  $("attention-missing").textContent = at === step() ? "" : index < 0 ? `No pattern of checkpoint ${step()} is on this page.` : `No pattern of checkpoint ${step()} is on this page: what is shown is of ${at}.`;
+  const other = prompt.number === state.attention.prompt ? "" : `No patterns of prompt ${state.attention.prompt + 1} are on this page: what is shown is of prompt ${prompt.number + 1}. `;
+  $("attention-missing").textContent = other + (at === step() ? "" : index < 0 ? `No pattern of checkpoint ${step()} is on this page.` : `No pattern of checkpoint ${step()} is on this page: what is shown is of ${at}.`);
 }
 
 /** A pattern, one pixel a cell. */

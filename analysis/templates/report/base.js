@@ -22,9 +22,10 @@ const state = {
   chosen: new Set(),  // run ids whose configurations are compared
   curves: { metric: null, split: null, by: new Set(), seeds: "both", log: new Set(), thresholds: { ...DATA.thresholds } },
   result: "win_rate",  // what colours the parallel coordinates
-  circuits: { unit: null, other: null, left: null, right: null, patching: null, quantity: "recovered", over: "mean", at: Infinity },
+  circuits: { unit: null, other: null, left: null, right: null, patching: null, quantity: "recovered", over: "mean", scale: "fixed", at: Infinity },
   heads: { site: null, k: 5 },
-  attention: { job: null, prompt: 0, head: null, side: "clean", token: null, query: null },  // token: null: the last one
+  attention: { job: null, prompt: 0, head: null, side: "clean", token: null, query: null },  // prompt: its number in the patch job; token: null: the last one
+  place: null,  // the cell that is open: {site, layer, column}
 };
 
 function rowsOf(columns) {

@@ -1,7 +1,7 @@
 // A unit is one run ("run_id:ID"), the runs of a cell ("cell:lr 0.0001"), those that share a setting ("lr:0.0001") or all
 // examined runs ("all:"). Values of several runs are means over them.
 
-const CIRCUITS = ["heads-pictures", "attention-pictures", "attribution-pictures", "measures-pictures", "patching-pictures", "scatter-pictures"];
+const CIRCUITS = ["heads-pictures", "attention-pictures", "attribution-pictures", "measures-pictures", "patching-pictures", "scatter-pictures", "place-pictures", "prompts-pictures"];
 
 /** What depends on the choices above the pictures only, so that the slider need not work it out again. */
 const remembered = new Map();
@@ -16,8 +16,9 @@ function blocksOf(unit, corruption = null) {
   return remember(["blocks", unit, corruption], () => {
     const [kind, name] = [unit.slice(0, unit.indexOf(":")), unit.slice(unit.indexOf(":") + 1)];
     const has = (run) => kind === "all" || String(run[kind]) === name;
+    const counted = new Set(sound(unique(DATA.blocks.map((block) => RUNS[block.run])).filter(has)));
     return DATA.blocks.filter((block) =>
-      has(RUNS[block.run]) &&
+      counted.has(RUNS[block.run]) &&
       (corruption === null || block.corruption === corruption) &&
       (patching === null || block.patching === patching));
   });
@@ -32,15 +33,15 @@ const runsOf = (...units) => unique(units.flatMap((unit) => blocksOf(unit)).map(
 function units() {
   const runs = unique(DATA.blocks.map((block) => block.run)).sort((a, b) => a - b).map((index) => RUNS[index]);
   const cells = unique(runs.map((run) => run.cell));
-  const groups = (key) => unique(runs.map((run) => run[key])).filter(known).map((value) => [value, runs.filter((run) => run[key] === value).length]).filter(([, n]) => n > 1);
-  const named = (name, n) => [`${name}: mean of ${n} runs`, `${name}: ${n} runs`];
+  const groups = (key) => unique(runs.map((run) => run[key])).filter(known).map((value) => [value, runs.filter((run) => run[key] === value)]).filter(([, of]) => sound(of).length > 1);
+  const named = (name, of) => ["mean of ", ""].map((what) => `${name}: ${what}${sound(of).length} runs${leftOutTold(of)}`);
   const settings = SETTINGS.flatMap(([key, label]) => {
     const values = groups(key);
-    return values.length > 1 && values.length < cells.length ? values.map(([value, n]) => [`${key}:${value}`, ...named(`${label} ${written(value)}`, n)]) : [];
+    return values.length > 1 && values.length < cells.length ? values.map(([value, of]) => [`${key}:${value}`, ...named(`${label} ${written(value)}`, of)]) : [];
   });
   return {
-    "Mean over seeds": groups("cell").map(([cell, n]) => [`cell:${cell}`, ...named(cell, n)]),
-    "Mean over more than seeds": cells.length > 1 ? [...settings, ["all:", ...named("all settings", runs.length)]] : [],
+    "Mean over seeds": groups("cell").map(([cell, of]) => [`cell:${cell}`, ...named(cell === "all" ? "all seeds" : cell, of)]),
+    "Mean over more than seeds": cells.length > 1 ? [...settings, ["all:", ...named("all settings", runs)]] : [],
     "One run": runs.map((run) => [`run_id:${run.run_id}`, [run.cell, seedTold(run), run.run_id].filter(Boolean).join(", ")]),
   };
 }
@@ -88,7 +89,6 @@ const OVER = { mean: "mean", spread: "spread (standard deviation)" };
 function drawCircuitsControls() {
   const circuits = state.circuits;
   const there = corruptions();
-  const choices = Object.fromEntries(Object.entries(units()).filter(([, of]) => of.length));
   if (!there.length) {
     $("circuits-controls").replaceChildren(h("p", { class: "quiet" }, "No checkpoint has been examined yet."));
     for (const after of document.querySelectorAll("#circuits-controls ~ *")) after.hidden = true;
@@ -96,24 +96,22 @@ function drawCircuitsControls() {
   }
   const patchings = unique(DATA.blocks.map((block) => block.patching));
   circuits.patching ??= patchings.length > 1 ? patchings[0] : null;
-  circuits.unit ??= Object.values(choices)[0][0][0];
   circuits.left ??= there[0];
   circuits.right ??= there[1] ?? there[0];
+  drawBar();
   const change = (key) => (value) => { circuits[key] = value || null; circuitsChanged(); };
-  const alone = Object.values(choices).flat().length < 2;
   replaceControls($("circuits-controls"),
-    select("Run", choices, circuits.unit, change("unit")),
-    alone ? null : select("Compare with", { "": [["", "nothing"]], ...choices }, circuits.other ?? "", change("other")),
-    select("Corruption", there.map((name) => [name, name]), circuits.left, change("left")),
-    there.length > 1 ? select("against", there.map((name) => [name, name]), circuits.right, change("right")) : null,
     select("Value", Object.entries(QUANTITIES), circuits.quantity, change("quantity")),
-    alone ? null : select("Over runs", Object.entries(OVER), circuits.over, change("over")),
-    patchings.length > 1 ? select("Patching", patchings.map((name) => [name, name ?? "unnamed"]), circuits.patching, change("patching")) : null,
+    shownUnits().some(several) ? select("Over runs", Object.entries(OVER), circuits.over, change("over")) : null,  // one run has no spread
+    select("Colours", Object.entries(SCALES), circuits.scale, change("scale")),
+    patchings.length > 1 ? select("Patching", patchings.map((name) => [name, name ?? "unnamed"]), circuits.patching, (name) => { change("patching")(name); drawSettings(); }) : null,
   );
   drawPrompts();
   drawPlayer();
   drawFound();
   drawAttention();
+  drawPromptView();
+  drawPlace();
 }
 
 function circuitsChanged() {
@@ -123,10 +121,9 @@ function circuitsChanged() {
 }
 
 function showCircuits(unit) {
-  state.circuits.unit = unit;
-  circuitsChanged();
+  choose({ unit, other: null });
   $("circuits").scrollIntoView();
-  $("circuits-controls").querySelector("select").focus();
+  $("circuits").focus({ preventScroll: true });
 }
 
 function drawPrompts() {
@@ -134,7 +131,7 @@ function drawPrompts() {
   $("circuits-prompts").replaceChildren(
     h("summary", {}, "Prompts"),
     ...lists.map(([corruption, block]) => [
-      h("p", { class: "quiet" }, `${corruption} corruption: ${block.n} prompts, of which ${DATA.prompts[block.prompts].length} are`),
+      h("p", { class: "quiet" }, promptsCounted(corruption, block)),
       h("ul", {}, DATA.prompts[block.prompts].map((prompt) =>
         h("li", {}, prompt.clean, h("span", { class: "quiet" }, " → "), h("b", {}, prompt.answer),
           h("br"), h("span", { class: "quiet" }, `corrupted: ${prompt.corrupted}`)))),
@@ -150,33 +147,51 @@ function drawPrompts() {
     + (estimates ? " Approximate: patched as estimated from a gradient (attribution patching); r: its Pearson correlation with exact patching over a site's places." : "");
 }
 
+/** How many prompts there are, before those that are quoted. */
+function promptsCounted(corruption, { n, prompts }) {
+  const quoted = DATA.prompts[prompts].length;
+  return `${corruption} corruption, ${count(n, "prompt")}${!quoted ? "." : quoted < n ? `; the first ${quoted === 1 ? "one" : quoted}:` : ":"}`;
+}
+
+/** Sites by picture: those of heads are drawn side by side, what leaves a head first and then where it looks; others alone. */
+function siteGroups(sites) {
+  const groups = [["z", "v", "pattern"], ["q", "k"], ...Object.keys(SITES).map((site) => [site])];
+  const all = [...groups, ...groups.map((group) => group.map((site) => site + APPROXIMATE)), ...sites.map((site) => [site])], seen = new Set();
+  return all.map((group) => group.filter((site) => sites.includes(site) && !seen.has(site) && seen.add(site))).filter((group) => group.length);
+}
+
 /** All pictures of the section, each of what there is. */
 function addCircuitsPictures() {
   if (!DATA.blocks.length) return;
   const lines = ({ layout }) => checkpointLines(layout.shapes.length);
   const attribution = (id, draw, shapes) => addPicture($("attribution-pictures"), id, draw, shapes);
+  const heatmaps = (host, sites) => addPicture($(host), `${sites[0].replace(APPROXIMATE, "-approximate")}-plot`, ({ plot }) => drawHeatmap(sites, plot.clientWidth));
+  const hasPart = (kind, word) => DATA.blocks.some((block) => block[kind]?.components.some((name) => name.startsWith(word)));
   if (headSites().length) addPicture($("heads-pictures"), "heads-plot", drawTopHeads, lines);
   if (ATTENTION) addPicture($("attention-pictures"), "attention-plot", drawPattern);
   if (ATTENTION?.looks.length || ATTENTION?.looks_note) addPicture($("attention-pictures"), "looks-plot", drawLooks, lines);
-  attribution("lens-plot", drawLens);
-  attribution("lens-lines-plot", () => drawComponentLines("lens", "", "Logit lens"), lines);
-  attribution("layer-plot", drawLayers);
-  attribution("attn-lines-plot", () => drawComponentLines("layer", "attn", "Logit difference from each layer's attention"), lines);
-  attribution("mlp-lines-plot", () => drawComponentLines("layer", "mlp", "Logit difference from each layer's MLP"), lines);
-  if (DATA.blocks.some((block) => block.head)) attribution("head-plot", () => drawHeatmap("head"));
+  if (hasPart("lens", "")) {
+    attribution("lens-plot", drawLens);
+    attribution("lens-lines-plot", () => drawComponentLines("lens", "", "Logit lens"), lines);
+  }
+  if (hasPart("layer", "")) attribution("layer-plot", drawLayers);
+  if (hasPart("layer", "attn")) attribution("attn-lines-plot", () => drawComponentLines("layer", "attn", "Logit difference from each layer's attention"), lines);
+  if (hasPart("layer", "mlp")) attribution("mlp-lines-plot", () => drawComponentLines("layer", "mlp", "Logit difference from each layer's MLP"), lines);
+  if (DATA.blocks.some((block) => block.head)) heatmaps("attribution-pictures", ["head"]);
+  $("attribution-title").hidden = !$("attribution-pictures").children.length;
   for (const key of measuresThere()) {
     const name = key.slice("measure:".length), [title, value] = MEASURES[name] ?? [sentence(name), sentence(name)];
     addPicture($("measures-pictures"), `${name}-plot`, () => drawComponentLines(key, "", title, value), lines);
   }
   $("measures-title").hidden = !$("measures-pictures").children.length;
   const sites = unique(DATA.blocks.flatMap((block) => Object.keys(block.sites)));
-  const order = [...Object.keys(SITES), ...sites];
-  for (const site of unique(order).filter((name) => sites.includes(name))) {
-    addPicture($("patching-pictures"), `${site.replace(APPROXIMATE, "-approximate")}-plot`, () => drawHeatmap(site));
-  }
+  for (const group of siteGroups(sites)) heatmaps("patching-pictures", group);
+  $("patching-title").hidden = $("patching-legend").hidden = !sites.length;
   const has = (name) => sites.includes(name) || sites.includes(name + APPROXIMATE);
   for (const across of ["v", "pattern"]) {
-    if (has("z") && has(across)) addPicture($("scatter-pictures"), `z-${across}-plot`, () => drawScatter("z", across));
+    if (has("z") && has(across)) addPicture($("scatter-pictures"), `z-${across}-plot`, ({ plot }) => drawScatter("z", across, plot.clientWidth));
   }
+  addPromptPictures();
+  addPlace();
   $("scatter-title").hidden = !$("scatter-pictures").children.length;
 }

@@ -62,7 +62,7 @@ function chooseCurves() {
   if (!known(curves.metric)) {
     curves.metric = ["accuracy", "win_rate"].find((name) => metrics.includes(name)) ?? metrics[0] ?? more[0] ?? null;
     if (isLong()) curves.log.add("x");
-    curves.by = new Set(groupKeys().map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep"));
+    curves.by = new Set(groupKeys().map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep" && !isTop(key)));
   }
   const splits = splitsOf(curves.metric);
   if (!splits.includes(curves.split)) curves.split = splits.includes("heldout") ? "heldout" : splits[0] ?? null;
@@ -85,7 +85,7 @@ function drawCurvesControls() {
       if (event.target.value === "") delete curves.thresholds[metric];
       else curves.thresholds[metric] = Number(event.target.value);
       changed();
-      if (metric === LEARNED) { drawRowControls(); drawTable(); redraw("differences-pictures"); }
+      if (metric === LEARNED) { drawSettings(); drawRowControls(); drawTable(); redraw("differences-pictures"); }
     },
   });
   replaceControls($("curves-controls"),
@@ -98,6 +98,7 @@ function drawCurvesControls() {
     h("label", {}, metric === "loss" ? "Mark the first step at most" : "Mark the first step at least", threshold),
     h("fieldset", {}, h("legend", {}, "Log axis"), h("div", { class: "choices" },
       checkbox("step", curves.log.has("x"), toggleSteps), checkbox("value", curves.log.has("y"), toggle(curves.log, "y")))),
+    h("button", { type: "button", id: "legend-all", hidden: true, click: () => { wholeLegend = !wholeLegend; redraw("curves-pictures"); } }),
   );
 }
 
@@ -109,6 +110,9 @@ function replaceControls(host, ...controls) {
   if (before >= 0) all()[before]?.focus();
 }
 
+/** Which of some keys differ between groups, by number. */
+const tellingOf = (keys, groups) => keys.map((_, i) => i).filter((i) => unique(groups.map((group) => group.values[i])).length > 1);
+
 /** The groups of curves in the order of their keys, each with colour, dash and the points of its mean. */
 function groupsOf(curves, keys, share) {
   const groups = new Map();
@@ -118,34 +122,45 @@ function groupsOf(curves, keys, share) {
     if (!groups.has(id)) groups.set(id, { values, curves: [] });
     groups.get(id).curves.push(curve);
   }
-  for (const group of groups.values()) group.curves = eachRunOnce(group.curves, (curve) => curve.run);
+  for (const group of groups.values()) {
+    group.curves = eachRunOnce(group.curves, (curve) => curve.run);
+    const counted = new Set(sound(group.curves.map((curve) => curve.run)));
+    group.counted = group.curves.filter((curve) => counted.has(curve.run));
+  }
   const order = [...groups.values()].sort((a, b) => byValues(a.values, b.values));
-  const colourValues = unique(order.map((group) => group.values[0]));
-  const dashValues = unique(order.map((group) => JSON.stringify(group.values.slice(1))));
+  // A key that is the same for all that is shown tells nothing apart, neither by colour nor by name. Colour is of the key with
+  // most values, dashes of all others together; where there are too few dashes, each group has its own pair of the two.
+  const telling = tellingOf(keys, order), valuesOf = (i) => unique(order.map((group) => group.values[i]));
+  const coloured = telling.reduce((most, i) => (most === null || valuesOf(i).length > valuesOf(most).length ? i : most), null) ?? 0;
+  const dashOf = (group) => JSON.stringify(telling.filter((i) => i !== coloured).map((i) => group.values[i]));
+  const dashValues = unique(order.map(dashOf)), crowded = dashValues.length > DASHES.length;
+  const colourOf = (group) => group.values[coloured] ?? "";
+  const colourValues = unique(order.map(colourOf));
   const there = colourValues.filter((value) => value !== "");  // of a series no learning rate is known
   const inOrder = there.length > 2 && there.every((value) => typeof value === "number");
-  return order.map((group) => {
-    const rank = colourValues.indexOf(group.values[0]);
+  return order.map((group, at) => {
+    const value = colourOf(group), rank = crowded ? at : colourValues.indexOf(value);
+    const named = telling.length ? telling : keys.map((_, i) => i);
     return {
-      ...group, points: pointsOf(group.curves, share),
-      colour: !inOrder ? GROUPS[rank % GROUPS.length] : group.values[0] === "" ? colours().quiet : ordered(there.indexOf(group.values[0]), there.length - 1),
-      dash: DASHES[dashValues.indexOf(JSON.stringify(group.values.slice(1))) % DASHES.length],
-      name: keys.map(([, label], i) => (group.values[i] === "" ? "" : `${label} ${written(group.values[i])}`)).filter(Boolean).join(", ") ||
-        keys.map(([, label]) => `no ${label}`).join(", ") || "all runs",
+      ...group, points: pointsOf(group.counted, share),
+      colour: crowded || !inOrder ? GROUPS[rank % GROUPS.length] : value === "" ? colours().quiet : ordered(there.indexOf(value), there.length - 1),
+      dash: DASHES[(crowded ? Math.floor(at / GROUPS.length) : dashValues.indexOf(dashOf(group))) % DASHES.length],
+      name: named.map((i) => (group.values[i] === "" ? "" : `${keys[i][1]} ${written(group.values[i])}`)).filter(Boolean).join(", ") ||
+        named.map((i) => `no ${keys[i][1]}`).join(", ") || "all runs",
     };
   });
 }
 
 /** Mean and interval at each checkpoint: over the runs of the group, or of a single run's share over its prompts. */
-function pointsOf(curves, share) {
+function pointsOf(curves, share, ofOtherPrompts = false) {
   const places = curves.map((curve) => new Map(curve.steps.map((step, at) => [step, at])));
   const steps = unique(curves.flatMap((curve) => curve.steps)).sort((a, b) => a - b);
   const points = steps.map((step) => {
     const there = curves.map((curve, i) => [curve, places[i].get(step)]).filter(([curve, at]) => known(at) && known(curve.values[at]));
     const found = band(there.map(([curve, at]) => curve.values[at]));
-    if (curves.length === 1 && isOfPrompts(curves[0].metric) && there.length) {
+    if ((curves.length === 1 || ofOtherPrompts) && isOfPrompts(curves[0].metric) && there.length) {
       const { n } = curves[0];
-      Object.assign(found, wilson(found.mean, Array.isArray(n) ? n[there[0][1]] : n));
+      Object.assign(found, overPrompts(found, Array.isArray(n) ? n[there[0][1]] : n));
     }
     if (curves.length === 1 && curves[0].gaps) {
       const [, low, high] = curves[0].gaps(step) ?? [];

@@ -8,7 +8,9 @@ function drawDifferences() {
   const rows = Object.keys(DATA.config.differs).sort()
     .map((key) => ({ key, values: runs.map((run) => configOf(run, key)).map(configTold) }))
     .filter(({ values }) => new Set(values).size > 1);
-  const which = chosen.length ? `${count(chosen.length, "chosen run")}` : "all runs of the table; tick runs there to compare only these";
+  const hidden = (of) => of.filter((run) => !accepts(run)).length, ticked = "tick runs in the table to compare only these";
+  const which = chosen.length ? `${count(chosen.length, "chosen run")}${hidden(chosen) ? `, of which the filter hides ${hidden(chosen)}` : ""}`
+    : hidden(RUNS) ? `the ${count(runs.length, "run")} that the filter leaves (it hides ${hidden(RUNS)}; ${ticked})` : `all runs (${ticked})`;
   $("differences-told").textContent = runs.length < 2
     ? "It takes two runs that were started to compare: tick them in the table of runs."
     : `Between ${which}: ${count(rows.length, "key")} of the configuration ${rows.length === 1 ? "differs" : "differ"}, with versions and the model found. Corruption and patching belong to patch jobs, not to runs.`;

@@ -1,5 +1,5 @@
 // Which heads matter, and since when: the sentences, verdicts and courses that inference found, as a table and as curves.
-// Nothing here but the dotted line depends on the slider.
+// The tables follow the slider; the sentences are of the last checkpoint, and say so.
 
 const TOPS = [3, 5, 8, 12, 20];
 
@@ -27,12 +27,20 @@ function drawFound() {
   $("heads-told").replaceChildren(
     ...shown.map(({ view, family }) => said(view.name, family ? family.said : [untold(view, heads.site)])),
     ...pairs.map(({ name, comparison }) => said(name, comparison.sign > 0 ? comparison.said : ["its heads are in the table."])));
-  $("heads-tables").replaceChildren(...[...shown.filter(({ family }) => family).map(({ view, family }) => headsTable(view, family)), ...pairs.map(differencesTable)].filter(known));
+  followHeads();
   $("heads-legend").textContent = shown.some(({ family }) => family)
     ? `A head matters if patching it alone brings back, or takes away, more than ${DATA.delta} of the gap between clean and corrupted; it is small if less. ` +
       "Intervals in brackets are of 95%, at each place alone; verdicts hold for all heads and checkpoints at once. A head formed or grew at the first checkpoint " +
       "at which its gain in logits is beyond half of the last one (◆ in the curves), with that checkpoint's interval. A head is outgrown if it is small now because the gap has grown."
     : "";
+}
+
+/** The tables at the slider's checkpoint. */
+function followHeads() {
+  const { site } = state.heads;
+  if (!site) return;
+  const tables = views().flat().map((view) => [view, familyOf(view.unit, view.corruption, site)]).filter(([, family]) => family).map(([view, family]) => headsTable(view, family));
+  $("heads-tables").replaceChildren(...[...tables, ...comparisons(site).map(differencesTable)].filter(known));
 }
 
 const said = (name, sentences) => h("p", {}, h("b", {}, `${capital(name)}: `), sentences.join(" "));
@@ -46,16 +54,16 @@ function courseTold(course) {
   return { matters: "since when cannot be told", "changed sign": `changed sign; the other way up to ${last}`, lost: `lost; ${before}` }[name] ?? [name, before].filter(Boolean).join("; ");
 }
 
-const BEFORE = ["lost", "outgrown", "undecided at the end", "undefined at the end"];
-
-/** The heads with a verdict, those that matter at the last checkpoint first, then those that did. */
+/** The heads with a verdict, those that matter at the slider's checkpoint first, then those that do at another. */
 function headsTable(view, family) {
-  const layout = DATA.layouts[family.layout], last = DATA.steps[family.steps].at(-1), { site } = state.heads;
-  const of = (quantity) => new Map(headCurves(view.unit, view.corruption, site, quantity).map(({ name, points }) => [name, points.find((point) => point.step === last)]));
-  const recovered = of("recovered"), gain = of("change"), verdicts = lettersAt(family, last, layout), here = lettersAt(family, last, layout, "here");
-  const heads = cellNames(layout).map((name, i) => ({ name, mark: markOf({ verdict: verdicts[i], here: here[i] }), course: family.courses[name] }));
-  const size = ({ name, mark, course }) => Math.abs((mark === "m" || mark === "h" ? recovered.get(name)?.mean : course?.peak) ?? 0);
-  const group = ({ mark, course }) => (mark === "m" ? 0 : BEFORE.includes(course?.course) ? 1 : mark === "h" ? 2 : 3);
+  const layout = DATA.layouts[family.layout], at = step(), { site } = state.heads;
+  const verdicts = lettersAt(family, at, layout), here = lettersAt(family, at, layout, "here");
+  if (!verdicts) return h("p", { class: "quiet" }, h("b", {}, view.name), `: nothing is concluded of checkpoint ${at}.`);
+  const of = (quantity) => sheet(view.unit, view.corruption, site, at, quantity).cells;
+  const recovered = of("recovered"), gain = of("change");
+  const heads = cellNames(layout).map((name, i) => ({ name, i, mark: markOf({ verdict: verdicts[i], here: here[i] }), course: family.courses[name] }));
+  const size = ({ i, mark, course }) => Math.abs((mark === "m" || mark === "h" ? recovered[i].mean : course?.peak) ?? 0);
+  const group = ({ mark, course }) => (mark === "m" ? 0 : course ? 1 : mark === "h" ? 2 : 3);
   const rows = heads.filter((head) => group(head) < 3).sort((a, b) => group(a) - group(b) || size(b) - size(a));
   const rest = heads.filter((head) => group(head) === 3);
   const counted = Object.entries({ s: "small", u: "undecided", x: "without a measurable gap" })
@@ -63,12 +71,14 @@ function headsTable(view, family) {
   if (!rows.length) return null;
   const value = (point, of) => (known(point?.mean) ? `${fixed(point.mean)}${of ? endsTold(point.low, point.high) : ""}` : "none");
   return tableOf(`heads of: ${view.name}`, [h("b", {}, view.name), `: ${unitName(view.unit)}`],
-    ["head", `verdict at ${last}`, `recovered at ${last}`, `gain at ${last} (logits)`, "since when, until when"],
-    rows.map(({ name, mark, course }) => [name, `${MARKS[mark]?.[0] ?? ""} ${markTold(mark)}`.trim(), value(recovered.get(name), true), value(gain.get(name)), courseTold(course)]),
-    counted.length ? `${rows.length ? "Others" : "All"} at ${last}: ${counted.join(", ")}.` : "");
+    ["head", `verdict at ${at}`, `recovered at ${at}`, `gain at ${at} (logits)`, "since when, until when"],
+    rows.map(({ name, i, mark, course }) => [name, `${MARKS[mark]?.[0] ?? ""} ${markTold(mark)}`.trim(), value(recovered[i], true), value(gain[i]), courseTold(course)]),
+    counted.length ? `Others at ${at}: ${counted.join(", ")}.` : "");
 }
 
-const cellNames = ({ layers, columns }) => layers.flatMap((layer) => columns.map((column) => `${layer}.${column}`));
+function cellNames({ layers, columns }) {
+  return layers.flatMap((layer) => columns.map((column) => `${layer}.${column}`));
+}
 
 /** What the shown views differ in, where it was worked out: two of a row each. */
 function comparisons(site) {
@@ -81,9 +91,10 @@ function comparisons(site) {
 
 /** The heads at which two views differ, and those that matter in either. */
 function differencesTable({ one, other, comparison, name: title }) {
-  const layout = DATA.layouts[comparison.layout], last = DATA.steps[comparison.steps].at(-1), { site } = state.heads;
-  const signs = signsAt(comparison, last, layout), ends = endsAt(comparison, last);
-  const cells = [one, other].map(({ unit, corruption }) => sheet(unit, corruption, site, last, "recovered")?.cells ?? []);
+  const layout = DATA.layouts[comparison.layout], at = step(), { site } = state.heads;
+  const signs = signsAt(comparison, at, layout), ends = endsAt(comparison, at);
+  if (!signs) return null;
+  const cells = [one, other].map(({ unit, corruption }) => sheet(unit, corruption, site, at, "recovered")?.cells ?? []);
   const heads = cellNames(layout).map((name, i) => ({ name, sign: signs[i], low: ends.low[i], high: ends.high[i], a: cells[0][i], b: cells[1][i] }))
     .map((head) => ({ ...head, less: known(head.a?.mean) && known(head.b?.mean) ? head.b.mean - head.a.mean : null }));
   const told = ({ sign, a, b }) => sign === "+" || sign === "-" || (sign !== "x" && [a, b].some((cell) => cell?.verdict === "m"));
@@ -96,7 +107,7 @@ function differencesTable({ one, other, comparison, name: title }) {
   const counted = [["=", `alike within ${DATA.delta}`], ["?", "undecided"], ["x", "not defined"]]
     .map(([sign, word]) => [rest.filter((head) => head.sign === sign).length, word]).filter(([n]) => n).map(([n, word]) => `${n} ${word}`);
   const named = ({ unit, corruption }, letter) => (known(state.circuits.other) ? letter : corruption);
-  return tableOf(`differences: ${title}`, [h("b", {}, title), `, recovered at checkpoint ${last} (${comparison.scope})`],
+  return tableOf(`differences: ${title}`, [h("b", {}, title), `, recovered at checkpoint ${at} (${comparison.scope})`],
     ["head", named(one, "A"), named(other, "B"), title, "comparison"],
     rows.map((head) => [head.name, value(head.a), value(head.b), less(head), `${MARKS[head.sign]?.[0] ?? ""} ${markTold(head.sign)}`.trim()]),
     counted.length ? `Others: ${counted.join(", ")}.` : "");

@@ -69,6 +69,12 @@ function wilson(share, n) {
   return { low: middle - half, high: middle + half };
 }
 
+/** The interval of a mean win rate for other prompts too, as analysis/inference/wins.py has it: Wilson's over n prompts and that over runs, in quadrature. */
+function overPrompts({ mean: middle, low, high }, n) {
+  const { low: least, high: most } = wilson(middle, n);
+  return { low: middle - Math.hypot(middle - least, known(low) ? middle - low : 0), high: middle + Math.hypot(most - middle, known(high) ? high - middle : 0) };
+}
+
 const INTERVALS = { student: "Student's t over runs", bootstrap: `bootstrap over runs (${LEAST_BOOTSTRAP} or more)` };
 /** What can be chosen: the bootstrap only where a group may have enough runs. */
 const intervalsThere = () => Object.entries(INTERVALS).filter(([kind]) => kind === "student" || RUNS.length >= LEAST_BOOTSTRAP);

@@ -11,18 +11,19 @@ function drawCurves() {
   const positive = values.every((value) => value > 0);
   // On a log axis a band ends where the picture does: its lower end may be negative.
   const scale = { x: log.has("x") ? (step) => step + 1 : (step) => step, floor: log.has("y") && positive ? Math.min(...values) * 0.8 : -Infinity };
-  const traces = groups.flatMap((group) => groupTraces(group, { share, seeds, scale, metric, threshold }));
+  const legend = legendOf(groups);
+  const traces = groups.flatMap((group, i) => groupTraces(group, { share, seeds, scale, metric, threshold, isNamed: i < legend.most }));
   return {
     title: `${capital(sentence(metric))} ${split === TRAINER ? "that its own trainer logged" : `on ${sentence(split)}`}${Object.hasOwn(FROM_PATCHES, metric) || [TRAINER, "batch"].includes(split) ? "" : " prompts"}${keys.length ? `, by ${keys.map(([, label]) => label).join(" and ")}` : ""}`,
-    note: curvesNote(curves, groups, { seeds, threshold, refused: log.has("y") && !positive }),
+    note: curvesNote(curves, groups, { keys, seeds, threshold, legend, refused: log.has("y") && !positive }),
     runs: unique(curves.map((curve) => curve.run)),
     table: () => curvesTable(groups),
     traces,
-    height: narrow.matches ? 360 + 20 * groups.length : 480,
+    height: 480 + legend.below,
     layout: {
       dragmode: narrow.matches ? false : "zoom",
-      hovermode: "closest", margin: { l: 55, r: 15, t: 15, b: 50 },
-      legend: narrow.matches ? { orientation: "h", y: -0.2 } : {},
+      hovermode: "closest", margin: { l: 55, r: 15, t: 15, b: 50 + legend.below, ...(legend.below ? { autoexpand: false } : {}) },
+      legend: legend.layout,
       showlegend: groups.length > 1 || keys.length > 0,
       xaxis: stepAxis(unique(curves.flatMap((curve) => curve.steps)).sort((a, b) => a - b), log.has("x"), { told: split === TRAINER || split === "batch" ? "step" : CHECKPOINT }),
       yaxis: valueAxis(metric, share, log.has("y") && positive, scale.floor, values),
@@ -30,6 +31,24 @@ function drawCurves() {
     },
   };
 }
+
+const LEGEND = { beside: 26, rows: 18, most: 12, letters: 64 };  // letters and rows that fit beside the picture; entries below it before more are asked for
+let wholeLegend = false;
+
+/** Where the legend has room: beside the picture if it is small, or else below it, where `below` pixels are kept for `most` entries. */
+function legendOf(groups) {
+  const letters = Math.min(LEGEND.letters, Math.max(...groups.map(({ name }) => name.length)));
+  const beside = !narrow.matches && letters <= LEGEND.beside && groups.length <= LEGEND.rows;
+  const most = beside || wholeLegend ? groups.length : LEGEND.most, button = $("legend-all");
+  button.hidden = beside || groups.length <= LEGEND.most;
+  button.textContent = wholeLegend ? `name ${LEGEND.most} in the legend` : `name all ${groups.length} in the legend`;
+  if (beside) return { most, below: 0, layout: {} };
+  const width = ($("curves-pictures").clientWidth || 1200) - 100, wide = Math.min(width - 45, letters * (narrow.matches ? 6.9 : 6.4) + 10);
+  const rows = Math.ceil(Math.min(most, groups.length) / Math.max(1, Math.floor(width / (wide + 45))));
+  return { most, below: rows * 20 + 20, layout: { orientation: "h", tracegroupgap: 0, x: 0, xanchor: "left", y: -55 / (480 - 65), yanchor: "top", entrywidth: wide, entrywidthmode: "pixels" } };
+}
+
+const shortName = (name) => (name.length > LEGEND.letters ? `${name.slice(0, LEGEND.letters - 1)}…` : name);
 
 /** A single run's line, broken where there is no checkpoint. */
 function lineOf(curve, scale) {
@@ -63,19 +82,22 @@ function valueAxis(metric, share, log, floor, values) {
   return axis(title, share ? { range: [-0.02, 1.02] } : {});
 }
 
-function curvesNote(curves, groups, { seeds, threshold, refused }) {
+function curvesNote(curves, groups, { keys, seeds, threshold, legend, refused }) {
   const ns = unique(curves.flatMap((curve) => curve.n)).sort((a, b) => a - b);
-  const sizes = groups.filter((group) => group.curves.length > 1).flatMap((group) => group.points.map((point) => point.n)).filter((n) => n > 1);
-  const fewer = seeds !== "lines" && groups.some((group) => group.curves.length > 1 && group.curves.some(hasDiverged));
+  const sizes = groups.filter((group) => group.counted.length > 1).flatMap((group) => group.points.map((point) => point.n)).filter((n) => n > 1);
+  const constant = keys.map((_, i) => i).filter((i) => groups.length > 1 && !tellingOf(keys, groups).includes(i) && groups[0].values[i] !== "");
+  const without = unique(groups.flatMap((group) => group.curves.filter((curve) => !group.counted.includes(curve)).map(({ run }) => run)));
   return [
     state.curves.split === TRAINER
       ? "as each run's own trainer logged it, on its own data"
       : `n ${ns.length > 1 ? `${ns[0]} to ${ns.at(-1)}` : ns[0]} ${state.curves.metric === "accuracy" ? "scored positions" : "prompts"}`,
+    constant.length ? `the same for all: ${constant.map((i) => `${keys[i][1]} ${written(groups[0].values[i])}`).join(", ")}` : null,
+    groups.length > legend.most ? `the legend names ${legend.most} of ${groups.length} groups` : null,
     sizes.length && seeds !== "lines" ? `band: 95% interval of the mean over the runs of a group (${state.curves.split === TRAINER ? "of these runs' logs" : intervalTold(sizes)})` : null,
-    groups.some((group) => group.curves.length === 1 && isOfPrompts(group.curves[0].metric)) ? "band of a single run: 95% Wilson interval over prompts, of this run" : null,
-    groups.some((group) => group.curves.length === 1 && group.curves[0].gaps && group.points.some((point) => known(point.low))) ? "band of a single run: 95% interval over prompts, of this run" : null,
+    groups.some((group) => group.counted.length === 1 && isOfPrompts(group.counted[0].metric)) ? "band of a single run: 95% Wilson interval over prompts, of this run" : null,
+    groups.some((group) => group.counted.length === 1 && group.counted[0].gaps && group.points.some((point) => known(point.low))) ? "band of a single run: 95% interval over prompts, of this run" : null,
     spikesTold(curves.filter((curve) => known(curve.expected))),
-    curves.some(hasDiverged) ? `✕ last checkpoint of a run that diverged${fewer ? "; means after it are over fewer runs" : ""}` : null,
+    curves.some(({ run }) => hasDiverged(run)) ? `✕ last checkpoint of a run that diverged${without.length ? `; ${count(without.length, "diverged run")} left out of means` : ""}` : null,
     known(threshold) ? `◆ first checkpoint at ${written(threshold)}` : null,
     missingTold(curves.filter(({ split }) => split !== TRAINER).map(({ run }) => run)),
     refused ? "values of zero and below have no logarithm, so the axis is linear" : null,
@@ -97,16 +119,17 @@ function curvesTable(groups) {
   };
 }
 
-function groupTraces({ curves, points, name, colour, dash }, { share, seeds, scale, metric, threshold }) {
-  const single = curves.length === 1;
-  const common = { type: "scatter", legendgroup: name, name: plain(name) };
+function groupTraces({ curves, counted, points, name, colour, dash }, { share, seeds, scale, metric, threshold, isNamed }) {
+  const single = counted.length === 1;
+  const common = { type: "scatter", legendgroup: name, name: plain(shortName(name)), showlegend: false };
   const traces = [];
-  if (!single && seeds !== "band") {
-    for (const curve of curves) {
+  const alone = single ? counted[0] : null;  // its line is that of the mean
+  if (curves.length > 1 && seeds !== "band") {
+    for (const curve of curves.filter((one) => one !== alone || seeds === "lines")) {
       const label = plain(`${idTold(curve.run)}${curve.corruption ? `, ${curve.corruption}` : ""}`);
       traces.push({
         ...common, mode: "lines", ...lineOf(curve, scale), opacity: seeds === "both" ? 0.35 : 0.9,
-        line: { color: colour, dash, width: seeds === "both" ? 1 : 1.5 }, showlegend: seeds === "lines" && curve === curves[0],
+        line: { color: colour, dash, width: seeds === "both" ? 1 : 1.5 }, showlegend: isNamed && seeds === "lines" && curve === curves[0],
         hovertemplate: `${label}<br>checkpoint %{customdata}: %{y:.3f}<extra></extra>`,
       });
     }
@@ -114,13 +137,13 @@ function groupTraces({ curves, points, name, colour, dash }, { share, seeds, sca
   }
   if (points.some((point) => known(point.low))) {
     traces.push({
-      ...common, showlegend: false, hoverinfo: "skip", mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: translucent(colour, 0.16),
+      ...common, hoverinfo: "skip", mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: translucent(colour, 0.16),
       ...outline(points, scale.x, scale.floor),
     });
   }
-  const who = (point) => (single ? `, run ${curves[0].run.run_id}` : `, mean of ${count(point.n, "run")}`);
+  const who = (point) => (single ? `, run ${counted[0].run.run_id}` : `, mean of ${count(point.n, "run")}`);
   traces.push({
-    ...common, mode: "lines+markers", x: points.map((point) => scale.x(point.step)), y: points.map((point) => point.mean),
+    ...common, showlegend: isNamed, mode: "lines+markers", x: points.map((point) => scale.x(point.step)), y: points.map((point) => point.mean),
     line: { color: colour, dash, width: 2.2 }, marker: { size: 4, color: colour },
     customdata: points.map((point) => [point.step, plain(rangeTold(point) + who(point))]),
     hovertemplate: `${plain(name)}<br>checkpoint %{customdata[0]}: %{y:.3f}%{customdata[1]}<extra></extra>`,
@@ -128,7 +151,7 @@ function groupTraces({ curves, points, name, colour, dash }, { share, seeds, sca
   const spikes = curves.flatMap((curve) => (curve.spikes ?? []).map(([step, value]) => ({ step, value, curve })));
   if (spikes.length) {
     traces.push({
-      ...common, showlegend: false, mode: "markers", x: spikes.map(({ step }) => scale.x(step)), y: spikes.map(({ value }) => value),
+      ...common, mode: "markers", x: spikes.map(({ step }) => scale.x(step)), y: spikes.map(({ value }) => value),
       marker: { symbol: "triangle-up-open", size: 9, color: colour, line: { width: 1.5 } },
       customdata: spikes.map(({ step, curve }) => [step, plain(`run ${idTold(curve.run)}`)]),
       hovertemplate: `${plain(name)}<br>loss spike at step %{customdata[0]}: %{y:.3f}, %{customdata[1]}<extra></extra>`,
@@ -137,7 +160,7 @@ function groupTraces({ curves, points, name, colour, dash }, { share, seeds, sca
   const reached = known(threshold) ? points.find((point) => reaches(metric, point.mean, threshold)) : null;
   if (reached) {
     traces.push({
-      ...common, showlegend: false, mode: "markers", x: [scale.x(reached.step)], y: [reached.mean],
+      ...common, mode: "markers", x: [scale.x(reached.step)], y: [reached.mean],
       marker: { symbol: "diamond", size: 12, color: colour, line: { color: colours().card, width: 1.5 } },
       customdata: [reached.step], hovertemplate: `${plain(name)}<br>first checkpoint at ${written(threshold)}: %{customdata}<extra></extra>`,
     });
@@ -145,15 +168,13 @@ function groupTraces({ curves, points, name, colour, dash }, { share, seeds, sca
   return [...traces, ...divergedTraces(curves, scale, common, colour)];
 }
 
-const hasDiverged = ({ run }) => run.status === "diverged";
-
-/** A cross at the last value of each run that diverged: without it, the mean goes on as if it had got better. */
+/** A cross at the last value of each run that diverged. */
 function divergedTraces(curves, scale, common, colour) {
-  const ends = curves.filter(hasDiverged).map((curve) => ({ curve, at: curve.values.findLastIndex(known) })).filter(({ at }) => at >= 0);
+  const ends = curves.filter(({ run }) => hasDiverged(run)).map((curve) => ({ curve, at: curve.values.findLastIndex(known) })).filter(({ at }) => at >= 0);
   if (!ends.length) return [];
-  const without = curves.length > 1 ? "<br>means after it are without this run" : "";
+  const without = curves.some(({ run }) => !hasDiverged(run)) ? "<br>means are without this run" : "";
   return [{
-    ...common, showlegend: false, mode: "markers", x: ends.map(({ curve, at }) => scale.x(curve.steps[at])), y: ends.map(({ curve, at }) => curve.values[at]),
+    ...common, mode: "markers", x: ends.map(({ curve, at }) => scale.x(curve.steps[at])), y: ends.map(({ curve, at }) => curve.values[at]),
     marker: { symbol: "x", size: 12, color: colour, line: { color: colours().card, width: 1 } },
     customdata: ends.map(({ curve, at }) => [curve.steps[at], plain(`run ${idTold(curve.run)}`)]),
     hovertemplate: `${common.name}<br>%{customdata[1]} diverged; its last checkpoint %{customdata[0]}: %{y:.3f}${without}<extra></extra>`,

@@ -53,7 +53,7 @@ function checkpointLines(n) {
 /** The prompts of what is shown, what else is to be said, and what was not examined. */
 function circuitsNote(extra, absent = [], where = "", counted = null) {
   const ns = unique(shownUnits().flatMap((unit) => blocksOf(unit)).map((block) => block.n)).join(", ");
-  const lacking = absent.length ? `${absent.map((view) => view.name).join("; ")}: not examined${where}` : null;
+  const lacking = absent.length ? unique(absent.map(({ why }) => why ?? null)).map((why) => `${absent.filter((one) => (one.why ?? null) === why).map(({ name }) => name).join("; ")}: ${why ?? `not examined${where}`}`).join(" · ") : null;
   return [counted ?? `${ns} prompts`, extra, lacking, missingTold(runsOf(...shownUnits()))].filter(Boolean).join(" · ");
 }
 

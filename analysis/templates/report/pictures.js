@@ -1,4 +1,5 @@
-// A picture is drawn when it comes near the window and when what it shows has changed.
+// A picture is drawn when it comes near the window and when what it shows has changed; all others follow when nothing else
+// is to do, so that the whole page can be captured, and searched.
 
 const pictures = [];
 const watcher = new IntersectionObserver((entries) => {
@@ -18,7 +19,7 @@ function addPicture(parent, id, draw, shapes = null) {
   const caption = h("figcaption");
   const plot = h("div", { class: "plot", id, role: "img" });
   const numbers = h("details", { class: "numbers", toggle: () => tellNumbers(picture) });
-  const figure = h("figure", {}, caption, h("div", { class: "wide" }, plot), numbers);
+  const figure = h("figure", {}, copyButton(id), caption, h("div", { class: "wide" }, plot), numbers);
   parent.append(figure);
   const picture = { figure, caption, plot, numbers, draw, shapes, group: parent.id, near: false, stale: true };
   // Made once: Plotly takes new functions for a new configuration, and draws all from nothing, over and over if it is
@@ -26,6 +27,19 @@ function addPicture(parent, id, draw, shapes = null) {
   picture.config = { displaylogo: false, responsive: true, modeBarButtons: [[...saveButtons(picture), "resetScale2d"]] };
   pictures.push(picture);
   watcher.observe(figure);
+  widths.observe(plot);
+  paintRest();
+}
+
+/** Copies an address that opens the page at this picture, as it is seen now; where that is forbidden it is shown. */
+function copyButton(id) {
+  const told = (text) => { button.textContent = text; setTimeout(() => { button.textContent = "Copy link"; }, 2000); };
+  const shown = (link) => button.after(h("input", { type: "text", readonly: true, value: link, "aria-label": "link to this picture", class: "link" }));
+  const button = h("button", {
+    type: "button", class: "copy", "aria-describedby": id,
+    click: () => { const link = linkTo(id); return navigator.clipboard ? navigator.clipboard.writeText(link).then(() => told("Copied"), () => shown(link)) : shown(link); },
+  }, "Copy link");
+  return button;
 }
 
 function redraw(...groups) {
@@ -34,18 +48,21 @@ function redraw(...groups) {
     picture.stale = true;
     paint(picture);
   }
+  paintRest();
 }
 
-/** The slider moved: lines are moved, all else is drawn again, what is in the window first. */
+/** The slider moved: lines are moved, all else is drawn again, what is in the window first, and heatmaps at first as sketches. */
 function follow(...groups) {
+  clearTimeout(resting);
+  resting = null;  // what is out of sight waits until the slider rests
   const moved = pictures.filter(({ group }) => groups.includes(group));
   const drawn = moved.filter((picture) => !picture.shapes || picture.stale);
   for (const picture of drawn) picture.stale = true;
-  for (const picture of drawn.filter(seen)) paint(picture);
+  const hasty = drawn.filter(seen).map((picture) => sketch(picture) || paint(picture)).some(Boolean);
   for (const { plot, shapes } of moved.filter((picture) => !drawn.includes(picture))) {
     if (plot.layout) Plotly.relayout(plot, { shapes: shapes(plot) });
   }
-  paintLater();
+  paintLater(hasty ? RESTS : 0);
 }
 
 const seen = ({ figure }) => {
@@ -56,21 +73,60 @@ const seen = ({ figure }) => {
 let waiting = null;
 
 /** One after the other, so that the slider's next move need not wait for what is near the window but not in it. */
-function paintLater() {
+function paintLater(after = 0) {
   clearTimeout(waiting);
   waiting = setTimeout(() => {
     const next = pictures.find((picture) => picture.near && picture.stale);
-    if (!next) return;
+    if (!next) return paintRest();
     paint(next);
     paintLater();
-  });
+  }, after);
+}
+
+const REST = 700;  // milliseconds without a change, more than between two checkpoints when they play
+const idle = window.requestIdleCallback ? (work) => requestIdleCallback(work, { timeout: 50 }) : (work) => setTimeout(work, 20);
+let resting = null;
+
+/** What is not near the window, one after the other while nothing happens. What is hidden has no width yet. */
+function paintRest() {
+  clearTimeout(resting);
+  const work = () => {
+    const next = pictures.find(({ stale, plot }) => stale && plot.offsetWidth);
+    if (!next || resting !== own) return;
+    paint(next, true);
+    idle(work);
+  };
+  const own = (resting = setTimeout(() => idle(work), REST));
 }
 
 function paint(picture, wanted = picture.near) {
   if (!wanted || !picture.stale) return;
   picture.stale = false;
-  picture.drawn = picture.draw();
-  const { title, note, runs = [], traces, layout, height, alt } = picture.drawn;
+  picture.drawn = picture.draw(picture);
+  picture.standing = picture.drawn.standing;
+  const { traces, layout, height, opens } = picture.drawn;
+  tell(picture);
+  unsketch(picture);
+  picture.plot.classList.toggle("empty", !traces);
+  if (!traces) return void Plotly.purge(picture.plot);
+  const colour = colours();
+  if (layout.margin?.autoexpand === false) standStill(layout);
+  Plotly.react(picture.plot, traces, {
+    height, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
+    font: { color: colour.ink, family: "system-ui, sans-serif", size: 12 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour.quiet, activecolor: colour.ink },
+    hoverlabel: { align: "left", bgcolor: colour.card, bordercolor: colour.line, font: { color: colour.ink } },
+    ...layout,
+  }, picture.config);
+  for (const button of picture.plot.querySelectorAll(".modebar-btn")) button.tabIndex = -1;  // for keys they are below the picture
+  picture.plot.classList.toggle("opens", Boolean(opens));
+  picture.plot.removeAllListeners("plotly_click");  // what a click opens is of this drawing
+  if (opens) picture.plot.on("plotly_click", ({ points: [point] }) => opens(point));
+}
+
+/** What stands around a picture: its caption, its words for those who do not see it, and its table. */
+function tell(picture) {
+  const { title, note, runs = [], alt } = picture.drawn;
   const ids = runs.map((run) => run.run_id).join(", ");
   const open = picture.caption.querySelector("details")?.open ?? false;
   picture.caption.replaceChildren(
@@ -82,44 +138,92 @@ function paint(picture, wanted = picture.near) {
   );
   picture.plot.setAttribute("aria-label", [title, note, alt].filter(Boolean).join(". "));
   tellNumbers(picture);
-  picture.plot.classList.toggle("empty", !traces);
-  if (!traces) return void Plotly.purge(picture.plot);
-  const colour = colours();
-  Plotly.react(picture.plot, traces, {
-    height, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
-    font: { color: colour.ink, family: "system-ui, sans-serif", size: 12 },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour.quiet, activecolor: colour.ink },
-    hoverlabel: { align: "left", bgcolor: colour.card, bordercolor: colour.line, font: { color: colour.ink } },
-    ...layout,
-  }, picture.config);
 }
 
-/** The table of a picture's numbers, made when it is opened; with it the buttons that save, for Plotly's own cannot be
- * reached by keyboard. */
+/** Where margins are fixed Plotly need not measure all labels of the axes, which takes a third of the time. */
+function standStill(layout) {
+  for (const [name, one] of Object.entries(layout)) {
+    if (/^[xy]axis/.test(name)) Object.assign(one, { automargin: false, ticklabeloverflow: "allow" });
+  }
+}
+
+/** The table of a picture's numbers, made when it is opened; with it the buttons that save: Plotly's own, three on each
+ * picture, would be in the way of the keyboard. */
 function tellNumbers(picture) {
   const { numbers, drawn } = picture;
+  if (!drawn) return;  // opened before it was drawn, which asks again
   numbers.hidden = !drawn.traces;
   if (numbers.hidden) return void numbers.replaceChildren();
-  const { head, rows } = numbers.open && drawn.table ? drawn.table() : { head: [], rows: [] };
+  const { head, rows, opens } = numbers.open && drawn.table ? drawn.table() : { head: [], rows: [] };
+  const told = (text, row, column) => {
+    const click = text && opens?.(row, column);
+    return click ? h("button", { type: "button", click }, text) : text;
+  };
   const table = h("table", {},
     h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((text, i) => h(i ? "td" : "th", { scope: i ? null : "row" }, text))))));
+    h("tbody", {}, rows.map((row, r) => h("tr", {}, row.map((text, i) => h(i ? "td" : "th", { scope: i ? null : "row" }, told(text, r, i)))))));
   const summary = numbers.querySelector("summary") ?? h("summary");
   summary.textContent = drawn.table ? "Show as a table, or save" : "Save";
-  const buttons = saveButtons(picture).map(({ title, click }) => h("button", { type: "button", click }, title));
+  const asTable = drawn.table ? [{ title: "Save as CSV", click: () => saveTable(picture) }] : [];
+  const buttons = [...saveButtons(picture), ...asTable].map(({ title, click }) => h("button", { type: "button", click }, title));
   numbers.replaceChildren(summary, h("p", {}, buttons), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `numbers of: ${drawn.title}` }, table));
 }
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const narrow = matchMedia("(max-width: 40rem)");
+let printing = false;
+/** A question to the window, which has an answer of its own while it prints: light, and as wide as a sheet. */
+function media(query) {
+  const asked = matchMedia(query);
+  return { get matches() { return !printing && asked.matches; }, addEventListener: (type, listener) => asked.addEventListener(type, () => printing || listener()) };
+}
+const dark = media("(prefers-color-scheme: dark)");
+const narrow = media("(max-width: 40rem)");
 dark.addEventListener("change", () => redraw());
+// While it captures a whole page the browser makes the window narrow for a moment: what lasts counts.
+let wasNarrow = narrow.matches, turning = null;
 narrow.addEventListener("change", () => {
-  for (const { plot } of pictures) Plotly.purge(plot);  // it would keep a colour bar's old place beside the new one
-  redraw();
+  clearTimeout(turning);
+  turning = setTimeout(() => {
+    if (narrow.matches === wasNarrow) return;
+    wasNarrow = narrow.matches;
+    drawAnew();
+  }, 150);
 });
-addEventListener("beforeprint", () => pictures.forEach((picture) => paint(picture, true)));
 
+/** From nothing: Plotly would keep a colour bar's old place beside the new one. */
+function drawAnew() {
+  for (const { plot } of pictures) Plotly.purge(plot);
+  redraw();
+}
+
+/** Pixels that pictures may be high, one on a sheet of paper or two, and how much smaller one is made for the latter. */
+const SHEET = { one: 650, two: 335, least: 0.75 };
+const onSheet = (height) => (height * SHEET.least <= SHEET.two ? SHEET.two : SHEET.one) / height;
+
+/** All pictures at the width of a sheet, in light colours, and those too high for one made smaller. */
+function forPrint(on) {
+  if (on === printing) return;
+  printing = on;
+  document.documentElement.classList.toggle("printing", on);
+  followAttention();  // small pictures that are no Plotly's
+  if (!on) {
+    for (const { figure } of pictures) figure.style.zoom = "";
+    return drawAnew();
+  }
+  for (const picture of pictures) {
+    Plotly.purge(picture.plot);
+    picture.stale = true;
+    paint(picture, Boolean(picture.plot.offsetWidth));
+    picture.figure.style.zoom = Math.min(1, onSheet(picture.figure.offsetHeight || 1));
+  }
+}
+addEventListener("beforeprint", () => forPrint(true));
+addEventListener("afterprint", () => forPrint(false));
+
+/** The page's colours, asked for once: the browser takes its time to tell them. */
+let coloured = null;
 function colours() {
+  const key = `${dark.matches} ${printing}`;
+  if (coloured?.key === key) return coloured;
   const style = getComputedStyle(document.documentElement);
   const named = Object.fromEntries(["ink", "quiet", "line", "card", "missing"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   // Blue below zero and red above: told apart in all common forms of colour blindness. Zero is the page's ground.
@@ -129,7 +233,12 @@ function colours() {
   const sequential = dark.matches
     ? [[0, "#14161a"], [0.5, "#6a51a3"], [1, "#dadaeb"]]
     : [[0, "#fafafa"], [0.5, "#9e9ac8"], [1, "#3f007d"]];
-  return { ...named, diverging, sequential };
+  // Green and purple: what is of two pictures is not taken for one of them.
+  const differing = dark.matches
+    ? [[0, "#d9aeea"], [0.25, "#84529b"], [0.5, "#14161a"], [0.75, "#2c7745"], [1, "#8fe3a2"]]
+    : [[0, "#6a2277"], [0.25, "#af8dc3"], [0.5, "#fafafa"], [0.75, "#7fbf7b"], [1, "#1b7837"]];
+  coloured = { ...named, diverging, sequential, differing, key };
+  return coloured;
 }
 
 const GROUPS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#999933"];

@@ -34,11 +34,13 @@ $("circuits-player").addEventListener("keydown", (event) => {
 });
 
 function tellPlaying() {
-  $("play").textContent = playing ? "❚❚ Pause" : "▶ Play";
+  $("play").replaceChildren(playing ? "❚❚" : "▶", h("span", { class: "words" }, playing ? " Pause" : " Play"));
+  $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
 }
 
 function tellCheckpoint() {
   const steps = shownSteps();
+  tellRates();
   const told = steps.length ? `checkpoint ${step()} (${state.circuits.at + 1} of ${steps.length})` : "no checkpoint";
   $("checkpoint-told").textContent = told;
   $("checkpoint").setAttribute("aria-valuetext", told);
@@ -48,7 +50,10 @@ function goTo(at) {
   state.circuits.at = at;
   $("checkpoint").value = at;
   tellCheckpoint();
+  followHeads();
   followAttention();
+  followPlace();
+  followPrompt();
   follow(...CIRCUITS);
 }
 

@@ -10,6 +10,7 @@ const COLUMNS = [
   ...METRICS.map((key) => ({ key, label: metricTold(key), kind: "Results at the last checkpoint", result: true, share: /win_rate|preferred/.test(key) })),
   { key: "seconds", label: "seconds", kind: "Run", result: true }, { key: "attempts", label: "attempts", kind: "Run" },
   { key: "host", label: "host", kind: "Run" }, { key: "error", label: "error", kind: "Run" }, { key: "links", label: "links", kind: "Run" },
+  ...TOPS_COLUMNS,
   ...Object.keys(DATA.config.differs).filter((key) => !SAME_AS.has(key) && !DATA.config.factors.includes(key))
     .map((key) => ({ key, label: key, kind: "Configuration (keys that differ)" })),
 ];
@@ -24,6 +25,7 @@ function shownAtFirst({ key, kind }) {
   if (key === "seed" && RUNS.length && !differing("seed").length) return false;  // series of which there is one
   if (ALWAYS.has(key)) return true;
   if (key === "links") return hasLinks;
+  if (kind === KIND_OF_TOPS) return RUNS.some((run) => known(run[key]));
   if (kind.startsWith("Configuration") || kind.startsWith("Results at")) return false;
   return differing(key).length > (["error", "gaps"].includes(key) ? 0 : 1) || (RUNS.length === 1 && kind !== "Settings");
 }
@@ -31,7 +33,9 @@ function shownAtFirst({ key, kind }) {
 const columnsShown = () => COLUMNS.filter((column) => (state.columns ? state.columns.includes(column.key) : shownAtFirst(column)));
 const columnTold = ({ key, label }) => (key === "first_step" ? `first step at ${LEARNED === "win_rate" ? "" : `${LEARNED} `}${written(state.curves.thresholds[LEARNED] ?? "no threshold")}` : label);
 
-let accepts = () => true;
+/** What the filter lets through, all over the page. */
+let filter = parse("");
+const accepts = (run) => filter.accepts(run);
 const visibleRuns = () => RUNS.filter(accepts);
 
 /** The rows of the table: {id, told, runs}. */
@@ -56,15 +60,18 @@ function setFilter(text) {
   $("filter").setAttribute("aria-invalid", Boolean(parsed.error));
   if (parsed.error) return;
   state.filter = text;
-  accepts = parsed.accepts;
+  filter = parsed;
   runsChanged();
 }
 
-/** After another choice of runs, rows or columns: all that hangs on it is drawn anew. */
+/** After another choice of rows or columns, or of runs: all that hangs on it is drawn anew. */
 function runsChanged() {
+  drawSettings();
+  drawFindings();
   drawTable();
   drawDifferences();
-  redraw("curves-pictures", "differences-pictures");
+  redraw("curves-pictures", "glance-pictures", "differences-pictures");
+  filterUnits();
   saveView();
 }
 
@@ -74,14 +81,16 @@ function drawTableControls() {
     "aria-describedby": "filter-error filter-help", input: (event) => setFilter(event.target.value),
   });
   $("runs-filter").replaceChildren(
-    h("label", {}, "Filter runs (table, curves, differences)", search),
+    h("label", {}, "Filter runs", search),
     h("span", { class: "quiet", id: "runs-count", "aria-live": "polite" }),
     h("p", { id: "filter-error", class: "wrong", role: "status" }),
+    h("p", { id: "filter-none", class: "quiet", role: "status" }),
     h("details", { id: "filter-help", class: "quiet" }, h("summary", {}, "How to filter"),
       h("p", {}, "Words are looked for in a run's id, settings, status, host and error. ", h("code", {}, "key=value"), " and ", h("code", {}, "!="),
         " compare, with commas between several values; ", h("code", {}, ">= > <= <"), " compare numbers. All that is written must hold: ",
-        h("code", {}, "lr>=1e-4 schedule=cosine,constant seed!=2 win_rate<0.9"), ". Keys: ",
-        h("code", {}, [...FACTORS.map(([key]) => key), ...FACTS, ...SERIES.keys()].join(" ")), ", and every key of the configuration.")));
+        h("code", {}, "lr>=1e-4 schedule=cosine,constant seed!=2 win_rate<0.9"), "; or any of it, with ", h("code", {}, "or"), " between all terms. ",
+        h("code", {}, 'error=""'), " finds what has no value. A key may be told by its column's name, ", h("code", {}, "first step<=16"), ". Keys: ",
+        h("code", {}, unique([...FACTORS.map(([key]) => key), ...FACTS, ...TOPS_COLUMNS.map(({ key }) => key), ...SERIES.keys()]).join(" ")), ", and every key of the configuration.")));
   const same = SETTINGS.filter(([key]) => differing(key).length === 1 && RUNS.length > 1);
   const isOfAll = ([key]) => RUNS.every((run) => !known(run.cell) || known(run[key]));
   const told = (which, settings) => (settings.length ? `The same for all ${which}: ${settings.map(([key, name]) => `${name} ${written(differing(key)[0])}`).join(", ")}. ` : "");
@@ -90,7 +99,7 @@ function drawTableControls() {
 }
 
 function drawRowControls() {
-  const seedless = GROUPABLE.map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep");
+  const seedless = GROUPABLE.map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep" && !isTop(key));
   const group = (keys) => { state.group = keys; drawRowControls(); runsChanged(); };
   const folded = state.group !== null && state.group.join(" ") === seedless.join(" ");
   const toggled = (key, on) => GROUPABLE.map(([name]) => name).filter((name) => (name === key ? on : state.group?.includes(name)));

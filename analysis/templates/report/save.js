@@ -1,4 +1,4 @@
-// A picture as a file: PNG or SVG, with its title, its caption and the ids of its runs in it.
+// A picture as a file: PNG or SVG, with its title, its caption and the ids of its runs in it; and its numbers as CSV.
 
 const ICON = { width: 24, height: 24 };
 const ICONS = {
@@ -19,6 +19,7 @@ function fileName(picture) {
 }
 
 function savePicture(picture, format) {
+  paint(picture, true);
   const { title, note, runs = [] } = picture.drawn;
   const { data, layout, offsetWidth } = picture.plot;
   const width = Math.max(offsetWidth, 640), height = layout.height ?? picture.plot.offsetHeight;
@@ -37,6 +38,32 @@ function savePicture(picture, format) {
       ],
     },
   }, { format, width, height: height + above, scale: format === "png" ? 2 : 1, filename: fileName(picture) });
+}
+
+/** A value, its interval and what else is told of it, as the tables on the page write them. */
+const TOLD = /^([−-]?\d[\d.]*(?:e[+−-]?\d+)?)(?: \[(.*?), (.*?)\])?(?:,? (.+))?$/;
+
+/** A table as CSV, in which an interval has columns of its own. */
+function csv({ head, rows }) {
+  const columns = head.flatMap((name, at) => {
+    const found = rows.map((row) => (at ? TOLD.exec(row[at]) : null));
+    const parts = [["low", 2], ["high", 3], ["told", 4]].filter(([, part]) => found.some((one) => one?.[part]));
+    const words = (one, i) => (one ? one[4] ?? "" : rows[i][at]);
+    return parts.length
+      ? [[name, ...found.map((one) => one?.[1] ?? "")], ...parts.map(([what, part]) => [`${name}, ${what}`, ...found.map((one, i) => (part === 4 ? words(one, i) : one?.[part] ?? ""))])]
+      : [[name, ...rows.map((row) => row[at])]];
+  });
+  const cell = (text) => {
+    const told = String(text).replace(/^−(?=\d)/, "-").replace(/e−/, "e-");
+    return /[",\r\n]/.test(told) ? `"${told.replaceAll('"', '""')}"` : told;
+  };
+  return columns[0].map((_, row) => `${columns.map((column) => cell(column[row])).join(",")}\n`).join("");
+}
+
+function saveTable(picture) {
+  const href = URL.createObjectURL(new Blob([csv(picture.drawn.table())], { type: "text/csv" }));
+  h("a", { href, download: `${fileName(picture)}.csv` }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60000);
 }
 
 function wrap(texts, length) {

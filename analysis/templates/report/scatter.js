@@ -28,7 +28,7 @@ function pairsRange(across, up, quantity) {
 }
 
 /** A point a head: patching one site against patching another. */
-function drawScatter(up, across) {
+function drawScatter(up, across, room) {
   const { quantity } = state.circuits;
   const [one, other] = [siteThere(across), siteThere(up)];
   const at = step();
@@ -38,7 +38,12 @@ function drawScatter(up, across) {
   const rows = views().map((row) => row.map((view) => ({ ...view, points: pairs(view, one, other, at, quantity) })).filter((view) => view.points || (absent.push(view), false)));
   if (!rows.flat().length) return { title, note: "not examined at this checkpoint" };
   const range = pairsRange(one, other, quantity);
-  const { panels, inner } = arrange(rows, 340, 85);
+  const most = Math.max(...rows.map((row) => row.length)), inside = Math.max(200, (room || 900) - 55 - (narrow.matches ? 10 : 100));
+  const side = narrow.matches ? inside : Math.min(340, (inside - 60 * (most - 1)) / most);  // both axes are of one measure
+  const { panels, inner } = arrange(rows, side, 85);
+  const columns = new Map(unique(panels.map(({ x }) => x[0])).sort((a, b) => a - b).map((left, c) => [left, (c * (side + 60)) / inside]));
+  for (const place of panels) place.x = [columns.get(place.x[0]), columns.get(place.x[0]) + side / inside];
+  const used = Math.max(...panels.map(({ x }) => x[1]));
   const colour = colours(), judged = familiesShown(one).length + familiesShown(other).length > 0;
   const depth = Math.max(...rows.flat().flatMap(({ points }) => points.map(({ layer }) => layer)), 1);
   const { margin, height } = frame(inner, { l: 55 });
@@ -46,7 +51,7 @@ function drawScatter(up, across) {
     margin, annotations: [], shapes: [], showlegend: false,
     coloraxis: {
       cmin: 0, cmax: depth, colorscale: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, ordered(share, 1)]),
-      colorbar: scaleBar("layer", inner, 50, depth < 12 ? { dtick: 1 } : {}),
+      colorbar: { ...scaleBar("layer", inner, 50, depth < 12 ? { dtick: 1 } : {}), ...(narrow.matches ? {} : { x: used, xanchor: "left" }) },
     },
   };
   const traces = panels.map((place) => {
@@ -72,6 +77,6 @@ function drawScatter(up, across) {
     title, traces, layout, runs: runsOf(...shownUnits()), alt: rows.flat().map(told).join("; "),
     note: circuitsNote(["dotted: both bring back the same", judged ? "filled: matters by either patching (verdicts as in their pictures above)" : "", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
     table: () => ({ head: ["panel", "head", one, other], rows: rows.flat().flatMap(({ name, points }) => points.map((point) => [name, point.name, number(point.x), number(point.y)])) }),
-    height,
+    height, room,
   };
 }

@@ -50,19 +50,6 @@ function stepsOf(unit, corruption, site) {
 /** A list of a layout's cells as rows of a heatmap. */
 const rowsOfSheet = (layout, list) => layout.layers.map((_, row) => list.slice(row * layout.columns.length, (row + 1) * layout.columns.length));
 
-/** The end of a site's colour scale: the same for all checkpoints, units and corruptions shown. `over`: "mean" or "deviation". */
-function limit(site, quantity, over) {
-  return remember(["limit", site, quantity, over, views()], () => {
-    const sizes = shownSteps().flatMap((at) => views().flat().flatMap(({ unit, corruption }) =>
-      sheet(unit, corruption, site, at, quantity)?.cells.map((cell) => cell[over]).filter(known).map(Math.abs) ?? []));
-    sizes.sort((a, b) => a - b);
-    // Not the largest value: one odd cell at a small denominator would take the colour from all others.
-    const top = sizes[Math.floor(0.995 * (sizes.length - 1))] || 0;
-    const decade = 10 ** Math.floor(Math.log10(top || 1));
-    return [1, 1.5, 2, 3, 5, 7.5, 10].map((step) => step * decade).find((end) => end >= top * 0.999);
-  });
-}
-
 /**
  * Lens or layer parts over checkpoints: each component with points {step, mean, low, high, n}. Intervals are over prompts,
  * and seeds; of measures, which are of tokens, over runs.

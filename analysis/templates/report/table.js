@@ -8,6 +8,7 @@ function drawTable() {
   const grouped = state.group !== null;
   $("runs-count").textContent = `${runs.length} of ${count(RUNS.length, "run")}` + (grouped ? ` in ${count(rowsShown(runs).length, "group")}` : "") +
     (rows.length === MOST_ROWS ? `; the first ${MOST_ROWS} rows are shown` : "");
+  $("filter-none").textContent = RUNS.length && !runs.length ? whyNone(filter) : "";
   const focus = document.activeElement?.closest("#runs-table")?.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   const { key, up } = state.sort;
   const sortBy = (name) => () => {
@@ -23,14 +24,15 @@ function drawTable() {
         h("button", { type: "button", "data-key": `sort ${column.key}`, click: sortBy(column.key) }, columnTold(column)))))),
     h("tbody", {}, rows.map((row) => h("tr", { class: row.id === state.baseline ? "baseline" : null },
       h("td", {}, chooser(row)),
-      grouped ? h("td", {}, String(row.runs.length)) : null,
+      grouped ? h("td", {}, `${row.runs.length}${leftOutTold(row.runs)}`) : null,
       columns.map((column) => h("td", { class: ["error", "sweep"].includes(column.key) ? "" : "short" }, cellOf(row, column), base && column.result ? deltaOf(row, base, column) : null))))),
   );
   if (focus) [...$("runs-table").querySelectorAll("[data-key]")].find((element) => element.dataset.key === focus)?.focus();
   $("runs-note").textContent = [
     grouped ? `Groups: mean [95% interval] over runs (${intervalTold(rows.map((row) => row.runs.length))}); n in a cell: only so many have the value.` : "Win rate: [95% Wilson interval over prompts, of this run].",
     base ? `Δ: the row less ${base.told}. Its interval is over pairs of runs that differ in nothing else where both rows have the same (p), or else as for independent runs (i); one run has none. It is of runs on these prompts.` : "",
-  ].join(" ");
+    topsNote(columns),
+  ].filter(Boolean).join(" ");
 }
 
 /** Chooses a row's runs for the comparison of configurations. */
@@ -62,9 +64,16 @@ function sorted(rows) {
 }
 
 const byValues = (a, b) => a.map((value, i) => compare(value, b[i])).find(Boolean) ?? 0;
-const numbersOf = (row, { key }) => row.runs.map((run) => valueOf(run, key)).filter((value) => typeof value === "number");
+/** The values that a row's mean is over. */
+const numbersOf = (row, { key }) => sound(row.runs).map((run) => valueOf(run, key)).filter((value) => typeof value === "number");
 const within = ({ low, high }, share) => (share ? { low: Math.max(0, low), high: Math.min(1, high) } : { low, high });
 /** Shares to three places, so that they stand below each other. */
+/** Of a step that a run may never reach, how many runs tried: a mean over those that did would come too early. */
+function triedOf(row, { key }) {
+  if (key === "first_step") return sound(row.runs).filter((run) => known(run.win_rate)).length;
+  return key.startsWith("top_onset/") ? sound(row.runs).filter((run) => run[key.replace("top_onset", "judged")]).length : null;
+}
+
 const resultTold = (value, share) => (share ? value.toFixed(3) : number(value));
 const rangeTold = ({ low, high }, share) => (known(low) ? ` [${resultTold(low, share)}, ${resultTold(high, share)}]` : "");
 
@@ -75,6 +84,7 @@ function cellOf(row, column) {
   if (key === "run_id" && blocksOf(`run_id:${run.run_id}`).length) {
     return h("button", { type: "button", title: "show its circuits", "data-key": `show ${value}`, click: () => showCircuits(`run_id:${run.run_id}`) }, value);
   }
+  if (key.startsWith("top_heads/")) return topHeadsTold(row.runs, key);
   if (key === "status") return h("span", { class: value.split(" ")[0].replace(/[^a-z]/g, "") }, value);
   if (key === "links") return linksOf(run);
   if (key === "win_rate" && known(value)) return `${resultTold(value, true)}${rangeTold(wilson(value, run.win_n), true)} n ${run.win_n}`;
@@ -87,15 +97,13 @@ function cellOf(row, column) {
 function groupCell(row, column) {
   const { key } = column;
   if (column.result) {
-    const values = numbersOf(row, column);
-    if (key === "first_step") {
-      const tried = row.runs.filter((run) => known(run.win_rate)).length;
-      if (!tried || values.length < tried) return tried ? `${values.length} of ${tried} reach it` : "";
-    }
+    const values = numbersOf(row, column), tried = triedOf(row, column);
+    if (known(tried) && (!tried || values.length < tried)) return tried ? `${values.length} of ${tried} ${key === "first_step" ? "reach it" : "have one"}` : "";
     if (!values.length) return "";
     const found = band(values);
-    return `${resultTold(found.mean, column.share)}${known(found.low) ? rangeTold(within(found, column.share), column.share) : ""}${found.n < row.runs.length ? ` n ${found.n}` : ""}`;
+    return `${resultTold(found.mean, column.share)}${known(found.low) ? rangeTold(within(found, column.share), column.share) : ""}${found.n < sound(row.runs).length ? ` n ${found.n}` : ""}`;
   }
+  if (key.startsWith("top_heads/")) return topHeadsTold(sound(row.runs), key);
   const all = row.runs.map((run) => valueOf(run, key)).filter((value) => known(value) && value !== "");
   if (key === "status") return unique(all).sort().map((status) => `${status} ${all.filter((other) => other === status).length}`).join(", ");
   if (key === "patched") {
@@ -118,7 +126,7 @@ function linksOf(run) {
 function deltaOf(row, base, column) {
   if (row.id === base.id) return h("span", { class: "delta" }, "baseline");
   const [values, others] = [row, base].map((one) => numbersOf(one, column));
-  const lacks = (one, found) => column.key === "first_step" && found.length < one.runs.length;
+  const lacks = (one, found) => known(triedOf(one, column)) && found.length < sound(one.runs).length;
   if (!values.length || !others.length || lacks(row, values) || lacks(base, others)) return null;
   const pairs = pairsOf(row, base, column);
   const found = pairs ? band(pairs) : difference(values, others);
@@ -130,7 +138,7 @@ function deltaOf(row, base, column) {
 /** Differences run by run, if each run of one row has one of the other that differs in the grouped keys only. */
 function pairsOf(row, base, column) {
   const rest = [...FACTORS, ["seed"]].map(([key]) => key).filter((key) => !state.group?.includes(key));
-  const byRest = (one) => new Map(one.runs.filter((run) => typeof valueOf(run, column.key) === "number")
+  const byRest = (one) => new Map(sound(one.runs).filter((run) => typeof valueOf(run, column.key) === "number")
     .map((run) => [JSON.stringify(rest.map((key) => run[key] ?? null)), valueOf(run, column.key)]));
   const [values, others] = [byRest(row), byRest(base)];
   const single = values.size === numbersOf(row, column).length && others.size === numbersOf(base, column).length;

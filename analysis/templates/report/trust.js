@@ -12,23 +12,32 @@ function drawTrust() {
   const fact = (name, ...value) => [h("dt", {}, name), h("dd", {}, ...value)];
   const packages = CONFIG_KEYS.filter((key) => key.startsWith("versions."));
   $("trust-facts").append(
+    ...DATA.sweeps.flatMap((sweep) => fact(`${sweep.name} (${count(sweep.cells, "patch job")} planned)`, h("code", {}, sweep.command))),
+    ...fact("runs", `${RUNS.length}: ${statesTold(RUNS)}`, RUNS.length ? folded("their ids", RUNS.map((run) => run.run_id).join(" ")) : null),
+    ...fact("patch jobs", `${PATCHES.length}: ${statesTold(PATCHES)}`),
     ...fact("complete", `${done(RUNS)} runs and ${done(PATCHES)} patch jobs are done`, lacking ? h("span", {}, "; ", h("a", { href: "#top" }, "the others are named at the top")) : "."),
     ...fact("patching", measured.length ? `each patch job has ${measured.join(" or ")} prompts: circuits stand on these alone` : "no patch job has begun"),
     ...(!differing("seed").length ? [] : fact("seeds", `${count(differing("seed").length, "seed")}: ${differing("seed").sort(compare).map(written).join(", ")}`)),
     ...(packages.length ? fact("versions", packages.map((key) => `${key.slice("versions.".length)} ${versions(key)}`).join(" · ")) : []),
-    ...DATA.sweeps.flatMap((sweep) => fact(`made by (${sweep.name})`, h("code", {}, sweep.command))),
+    ...fact("page made", DATA.made),
   );
   $("trust-audits").append(...DATA.audits.map(auditOf));
   if (!DATA.audits.length) $("trust-audits").append(h("p", { class: "quiet" }, "No run has told of its prompts yet."));
 }
 
+const folded = (title, ...within) => h("details", {}, h("summary", {}, title), ...within);
 const percent = (share) => `${number(100 * share)}%`;
 
+/** So many ids are told in a heading; more of them are folded. */
+const FEW_IDS = 2;
+
 function auditOf({ audit, runs }) {
-  const whose = runs.length === RUNS.length ? "all runs" : `${count(runs.length, "run")}: ${runs.map((index) => RUNS[index].run_id).join(", ")}`;
+  const ids = runs.map((index) => RUNS[index].run_id), few = ids.length <= FEW_IDS;
+  const whose = runs.length === RUNS.length ? "all runs" : `${count(runs.length, "run")}${few ? `: ${ids.join(", ")}` : ""}`;
+  const others = few || runs.length === RUNS.length ? null : folded("which runs", h("p", { class: "quiet" }, ids.join(", ")));
   if (!audit.splits) {  // A task of another kind says what it finds worth saying.
     const facts = Object.entries(audit).flatMap(([name, value]) => [h("dt", {}, sentence(name)), h("dd", {}, String(scalar(value)))]);
-    return h("div", {}, h("h3", {}, `Prompts of ${whose}`), h("dl", { class: "facts" }, facts));
+    return h("div", {}, h("h3", {}, `Prompts of ${whose}`), others, h("dl", { class: "facts" }, facts));
   }
   const splits = Object.entries(audit.splits ?? {});
   const shared = (split, key) => (audit.overlap?.[split] ? String(audit.overlap[split][key]) : "");
@@ -42,7 +51,7 @@ function auditOf({ audit, runs }) {
   ];
   const rules = Object.entries(audit.slot_rules ?? {}).map(([rule, share]) => `${rule} ${percent(share)}`).join(", ");
   return h("div", {},
-    h("h3", {}, `Prompts of ${whose}`),
+    h("h3", {}, `Prompts of ${whose}`), others,
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `prompts of ${whose}` }, h("table", {},
       h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, splits.map((split) => h("tr", {}, columns.map(([, of], i) => h(i ? "td" : "th", { scope: i ? null : "row" }, String(of(split) ?? "")))))))),

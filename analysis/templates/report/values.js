@@ -41,6 +41,19 @@ function eachRunOnce(items, runOf = (item) => item) {
   return [...kept.values()];
 }
 
+const hasDiverged = (run) => run.status === "diverged";
+/** Of the runs of a group those that its mean is over: those that did not diverge, or all where all did. */
+function sound(runs) {
+  const left = runs.filter((run) => !hasDiverged(run));
+  return left.length ? left : runs;
+}
+/** That diverged runs are not in a mean, or that there are no others; "" where none diverged. */
+function leftOutTold(runs, before = ", ") {
+  const n = runs.length - sound(runs).length;
+  if (runs.length > 1 && runs.every(hasDiverged)) return `${before}all diverged`;
+  return n ? `${before}${count(n, "diverged run")} left out` : "";
+}
+
 const isWords = (value) => Array.isArray(value) && value.length > 0 && value.every((one) => typeof one === "string");
 const scalar = (value) => (isWords(value) ? value.join(" + ") : value !== null && typeof value === "object" ? JSON.stringify(value) : value);
 for (const run of RUNS) for (const [key] of OTHER_FACTORS) run[key] = scalar(configOf(run, key)) ?? null;
@@ -84,5 +97,12 @@ const seedTold = ({ seed }) => (known(seed) ? `seed ${seed}` : "");
 const idTold = (run) => [run.run_id, seedTold(run)].filter(Boolean).join(", ");
 /** A run in words: what is varied, and its seed. */
 const runTold = (run) => [known(run.cell) ? (run.cell === "all" ? "" : run.cell) : planned(run), known(run.cell) ? seedTold(run) : ""].filter(Boolean).join(", ");
+/** The same, or with the first digits of its id where another run is told by the same words. */
+function toldApart(run) {
+  const words = runTold(run);
+  if (words && !RUNS.some((other) => other !== run && runTold(other) === words)) return words;
+  const begin = run.run_id.slice(0, 8), isOne = RUNS.filter((other) => other.run_id.startsWith(begin)).length === 1;
+  return [words, `run ${isOne ? begin : run.run_id}`].filter(Boolean).join(", ");
+}
 /** Keys that runs can be grouped by. */
 const GROUPABLE = [...FACTORS, ["seed", "seed"], ["sweep", "sweep"]].filter(([key]) => differing(key).length > 1);

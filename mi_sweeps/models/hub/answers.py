@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -51,6 +52,8 @@ def ask(repo: str, revision: str | None, question: Callable[[], Answer]) -> Answ
     Raises:
         UserError: it has no such thing, or none that may be seen.
         Unreachable: it gives none.
+
+    What is no answer's fault, as a mistake in the question's own code, comes through as it is.
     """
     from huggingface_hub import constants
 
@@ -61,7 +64,7 @@ def ask(repo: str, revision: str | None, question: Callable[[], Answer]) -> Answ
     while True:
         try:
             return question()
-        except Exception as error:  # Of httpx or httpx2, by the version of huggingface_hub; or no answer of a hub's.
+        except _no_answer() as error:
             if refused := _refused(repo, revision, error):
                 raise refused from error
             pause = _asked_for(error)
@@ -71,6 +74,16 @@ def ask(repo: str, revision: str | None, question: Callable[[], Answer]) -> Answ
             if pause:
                 log.warning("%s: the hub is asked too much; asking again in %.0f s", repo, pause)
             time.sleep(pause or PAUSE)
+
+
+def _no_answer() -> tuple[type[Exception], ...]:
+    """What a question raises that got no answer, or one that is not a hub's: JSON of another form, or none."""
+    from huggingface_hub import errors
+
+    client = import_module(errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+    # httpx or httpx2, by the version of huggingface_hub; the hub's own errors are its HTTPError, or OSError.
+    of_client: tuple[type[Exception], ...] = (client.HTTPError, client.InvalidURL)
+    return (OSError, *of_client, errors.EntryNotFoundError, ValueError, KeyError)
 
 
 def unreachable(repo: str, error: BaseException) -> Unreachable:

@@ -7,7 +7,7 @@ import pytest
 
 from mi_sweeps.analysis.inference import shapes
 from mi_sweeps.analysis.inference.bends import rise, straight
-from mi_sweeps.analysis.inference.simulations import curve
+from mi_sweeps.analysis.inference.simulations import CURVES, curve
 from mi_sweeps.analysis.inference.transitions import Answer, Transition, together, transition
 
 STEPS = np.array([0, 10, 20, *range(28, 72, 2), 80, 100, 120, 140, 160, 184], float)
@@ -15,7 +15,7 @@ STEPS = np.array([0, 10, 20, *range(28, 72, 2), 80, 100, 120, 140, 160, 184], fl
 
 
 def told(kind, seed, steps=STEPS, **how):
-    return transition(steps, curve(np.random.default_rng(seed), kind, steps, **how))
+    return transition(steps, curve(np.random.default_rng(seed), CURVES[kind], steps, **how))
 
 
 def test_a_planted_transition_is_found():
@@ -32,7 +32,7 @@ def test_what_is_smooth_is_no_transition(kind):
 
 
 def test_what_falls_is_told_like_what_rises():
-    values = curve(np.random.default_rng(0), "logistic of scale 4", STEPS)
+    values = curve(np.random.default_rng(0), CURVES["logistic of scale 4"], STEPS)
     rising, falling = transition(STEPS, values), transition(STEPS, -values)
     assert (falling.answer, falling.t50, falling.width) == (rising.answer, rising.t50, rising.width)
     assert falling.change == -rising.change
@@ -50,13 +50,13 @@ def test_where_nothing_changes_no_change_is_told():
 
 def test_a_rise_without_a_plateau_is_no_transition():
     """It is over after 10 steps of 184: sudden, but from the first checkpoint on."""
-    values = curve(np.random.default_rng(0), "nothing", STEPS) + 3 * -np.expm1(-STEPS / 6)[:, None]
+    values = curve(np.random.default_rng(0), CURVES["nothing"], STEPS) + 3 * -np.expm1(-STEPS / 6)[:, None]
     found = transition(STEPS, values)
     assert found.answer is Answer.UNTOLD and "no plateau" in found.reason
 
 
 def test_a_rise_that_has_not_ended_is_no_transition():
-    values = curve(np.random.default_rng(0), "nothing", STEPS) + 3 / (1 + np.exp(-(STEPS - 180) / 6))[:, None]
+    values = curve(np.random.default_rng(0), CURVES["nothing"], STEPS) + 3 / (1 + np.exp(-(STEPS - 180) / 6))[:, None]
     found = transition(STEPS, values)
     assert found.answer is not Answer.TRANSITION and found.answer is not Answer.UNRESOLVED
 
@@ -67,13 +67,13 @@ def test_few_checkpoints_say_nothing():
 
 
 def test_a_mean_without_prompts_is_judged_by_its_wobble():
-    values = curve(np.random.default_rng(0), "logistic of scale 4", STEPS).mean(axis=1, keepdims=True)
+    values = curve(np.random.default_rng(0), CURVES["logistic of scale 4"], STEPS).mean(axis=1, keepdims=True)
     found = transition(STEPS, values)
     assert found.answer is Answer.TRANSITION and 0.01 < found.wobble < 0.15
 
 
 def test_a_prompt_that_lacks_a_checkpoint_is_left_out():
-    values = curve(np.random.default_rng(0), "linear", STEPS)
+    values = curve(np.random.default_rng(0), CURVES["linear"], STEPS)
     lacking = values.copy()
     lacking[3, 7] = np.nan
     assert repr(transition(STEPS, lacking)) == repr(transition(STEPS, np.delete(values, 7, axis=1)))
@@ -113,7 +113,7 @@ def test_the_covariance_of_a_mean_is_that_of_many_means():
     random, steps = np.random.default_rng(0), np.arange(0.0, 180.0, 20.0)
 
     def some():
-        return curve(random, "linear", steps, 48, 0.0)
+        return curve(random, CURVES["linear"], steps, 48, 0.0)
 
     means = np.stack([some().mean(axis=1) for _ in range(2000)])
     true = np.cov((means - means.mean(axis=1, keepdims=True)).T)
@@ -123,7 +123,7 @@ def test_the_covariance_of_a_mean_is_that_of_many_means():
 
 def test_the_fit_is_that_of_generalised_least_squares():
     """Of the best candidate, against the textbook formula."""
-    values = curve(np.random.default_rng(0), "logistic of scale 4", STEPS[:20])
+    values = curve(np.random.default_rng(0), CURVES["logistic of scale 4"], STEPS[:20])
     fit = shapes.fit(STEPS[:20], values.mean(axis=1), shapes.of_prompts(values))
     best = fit.best()
     design = np.stack([np.ones(20), fit.candidates.values[best]], axis=1)

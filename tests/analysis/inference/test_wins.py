@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mi_sweeps.analysis.inference.wins import change
+from mi_sweeps.analysis.inference.wins import change, interval
 
 
 def of_counts(both: int, gained: int, lost: int, neither: int):
@@ -62,3 +62,23 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         low, high = change(before, after).interval()
         held += low <= 0.1 * (0.6 - 0.8) <= high
     assert 0.9 <= held / 200 <= 0.99
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 8])
+def test_the_interval_of_a_rate_holds_for_other_prompts_and_other_runs(runs):
+    """Prompts differ in how hard they are, alike in all runs, and runs in how good they are."""
+    rng = np.random.default_rng(runs)
+    held, draws = 0, 400
+    for _ in range(draws):
+        skill, hardness = rng.normal(1.2, 0.2, runs), rng.normal(0, 1.0, 120)
+        won = rng.random((runs, 120)) < stats.norm.cdf(skill[:, None] - hardness)
+        low, high = interval(won.mean(axis=1).tolist(), 120)
+        # One run says nothing of others: its own rate on other prompts is what its interval is for.
+        truth = stats.norm.cdf((skill[0] if runs == 1 else 1.2) / np.sqrt(2.0 if runs == 1 else 2.04))
+        held += low <= truth <= high
+    assert held / draws >= 0.93
+
+
+def test_runs_of_equal_rates_say_no_more_of_other_prompts_than_one_of_them():
+    assert interval([0.5, 0.5], 48) == interval([0.5], 48)
+    assert interval([1.0, 1.0], 48)[0] < 0.94

@@ -38,7 +38,7 @@ def test_where_nothing_matters_it_says_so():
 
 def test_where_nothing_can_be_told_it_says_so():
     told = said(planted(np.zeros((2, 3)), noise=5.0, prompts=6))
-    assert "No head is shown to matter" in told and "Of the 3 heads, 3 are undecided" in told
+    assert "No head is shown to matter" in told and "The 3 heads are all undecided (more" in told
 
 
 def test_without_a_gap_there_is_nothing_to_bring_back():

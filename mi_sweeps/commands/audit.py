@@ -1,4 +1,4 @@
-"""The command that looks at a series of somebody else's checkpoints before they are believed."""
+"""`mi-sweeps audit`: a series of somebody else's checkpoints is looked at before it is believed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from mi_sweeps.commands.common import DONE, FAILED
 if TYPE_CHECKING:
     from mi_sweeps.series.audit import Audit
 
+HELP = "look at a series of checkpoints before it is believed, and write nothing"
+WORDS = "KEY=VALUE"
 HASH = 8
 """So much of a hash is shown."""
 
 
-def audit(options: argparse.Namespace) -> int:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds its own."""
+    common.config_dir(parser)
+
+
+def run(options: argparse.Namespace) -> int:
     """`mi-sweeps audit`."""
     from mi_sweeps.series import audit as auditing
     from mi_sweeps.series import checkpoints

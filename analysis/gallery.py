@@ -1,0 +1,216 @@
+"""Figures as files: for a paper, and moving over the checkpoints for a talk."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import io
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from fontTools.subset import Options
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from ..errors import UserError
+from ..store.files import read_json, write_bytes, write_json
+from . import animations
+from .canvas import Picture, settings
+from .films import Film
+from .folder import several
+
+DPI, PAPER_DPI = 200, 300
+CANVASES: dict[str, type[FigureCanvasBase]] = {"png": FigureCanvasAgg, "svg": FigureCanvasSVG, "pdf": FigureCanvasPdf}
+FORMATS = tuple(CANVASES)
+EDITABLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mi-sweeps"}
+"""Text stays text, in TrueType as journals ask for; and the same tables make the same bytes."""
+
+PARENT_DEATH_SIGNAL = 1
+"""Linux's number for it."""
+
+SHAPING = ("GSUB", "GPOS", "GDEF")
+"""Tables of a font."""
+
+Draw = Callable[[], Picture | Film]
+
+
+def write(
+    drawings: Sequence[tuple[str, Draw]], directory: Path, formats: str | Iterable[str] | None = None,
+    paper: bool = False, processes: int = 1, told: Callable[[int], None] = lambda done: None,
+) -> list[Path]:  # fmt: skip
+    """Draws into `directory`; returns the files.
+
+    Beside a picture are its numbers as CSV; a film is a GIF, and an MP4 where there is ffmpeg. figures.json and
+    figures.md tell of each its caption and its runs, also of those of before that are still there.
+
+    Args:
+        paper: without title and footnote, which figures.md has, with light grids, and PNG as print needs it.
+        processes: how many draw.
+        told: takes how many are done.
+
+    Raises:
+        UserError: ffmpeg fails, or a process that draws was killed.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    index: list[dict[str, Any]] = []
+    work = Work(drawings, directory, several(FORMATS if formats is None else formats), paper)
+    told(0)
+    for done, (written, about) in enumerate(_each(work, processes), 1):
+        files += written
+        index.append(about)
+        told(done)
+    if files:
+        index = _with_before(index, directory)
+        write_json(directory / "figures.json", index)
+        write_bytes(directory / "figures.md", _gallery(index).encode())
+        files += [directory / "figures.json", directory / "figures.md"]
+    return files
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is drawn, where to and how."""
+
+    drawings: Sequence[tuple[str, Draw]]
+    directory: Path
+    formats: Sequence[str]
+    paper: bool
+
+    def one(self, number: int) -> tuple[list[Path], dict[str, Any]]:
+        """Draws one; gives its files, and what the index tells of it."""
+        name, draw = self.drawings[number]
+        stem = self.directory / name
+        stem.parent.mkdir(exist_ok=True)
+        drawn = draw()
+        if isinstance(drawn, Film):
+            picture, written = drawn.picture, animations.write(drawn, stem)
+        else:
+            picture, written = drawn, _written(drawn, stem, self.formats, self.paper)
+        names = [file.relative_to(self.directory).as_posix() for file in written]
+        about = {"title": picture.title, "setting": picture.setting, "caption": str(picture.source)}
+        return written, {"name": name, "files": names} | about | asdict(picture.source)
+
+
+def _each(work: Work, processes: int) -> Iterator[tuple[list[Path], dict[str, Any]]]:
+    """What `Work.one` gives of each, in order."""
+    numbers = range(len(work.drawings))
+    if min(processes, len(numbers)) < 2:
+        yield from map(work.one, numbers)
+        return
+    # Forked: tables are there without being copied, and what draws is no function that can be sent.
+    with ProcessPoolExecutor(min(processes, len(numbers)), get_context("fork"), _begin, (work,)) as pool:
+        try:
+            yield from pool.map(_one, numbers)
+        except BrokenProcessPool:
+            raise UserError("figures: a process that drew was killed; is there memory enough?") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_work: Work
+"""Of a process that draws."""
+
+
+def _begin(work: Work) -> None:
+    global _work
+    _work = work
+    # Figures are full of cycles: looking for garbage while one was drawn, in all tables, took a seventh of the time.
+    gc.freeze()
+    gc.disable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever began this ends it
+    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)  # also by being killed
+
+
+def _one(number: int) -> tuple[list[Path], dict[str, Any]]:
+    drawn = _work.one(number)
+    gc.collect()
+    return drawn
+
+
+def _written(picture: Picture, stem: Path, formats: Sequence[str], paper: bool) -> list[Path]:
+    if paper:
+        picture.bare()
+    files = [_save(picture, _ending(stem, kind), kind, PAPER_DPI if paper else DPI) for kind in formats]
+    write_bytes(_ending(stem, "csv"), picture.numbers.to_csv(index=False).encode())
+    return [*files, _ending(stem, "csv")]
+
+
+def _ending(stem: Path, kind: str) -> Path:
+    return stem.with_name(f"{stem.name}.{kind}")
+
+
+def _save(picture: Picture, file: Path, kind: str, dpi: int = DPI) -> Path:
+    content = io.BytesIO()
+    title, about = ", ".join(filter(None, [picture.title, picture.setting])), str(picture.source)
+    metadata = {
+        "png": {"Title": title, "Description": about},
+        "svg": {"Title": title, "Description": about, "Date": None},
+        "pdf": {"Title": title, "Subject": about, "Keywords": " ".join(picture.source.runs), "CreationDate": None},
+    }
+    with settings(**EDITABLE), _fonts_without_shaping():
+        picture.set_dpi(dpi)
+        if isinstance(
+            picture.get_layout_engine(), ConstrainedLayoutEngine
+        ):  # the next format need not lay it out again
+            picture.draw_without_rendering()
+            picture.set_layout_engine("none")
+        # Not savefig, which draws everything once more before it draws.
+        getattr(CANVASES[kind](picture), f"print_{kind}")(content, metadata=metadata[kind])
+    write_bytes(file, content.getvalue())
+    return file
+
+
+@contextmanager
+def _fonts_without_shaping() -> Iterator[None]:
+    """Has fonts embedded without what shapes text: no PDF needs it, for its glyphs are chosen and have their places,
+    and to cut it down is half of what a PDF takes."""
+    known = Options._drop_tables_default
+    Options._drop_tables_default = [*known, *SHAPING]
+    try:
+        yield
+    finally:
+        Options._drop_tables_default = known
+
+
+def _with_before(index: list[dict[str, Any]], directory: Path) -> list[dict[str, Any]]:
+    """The pictures of now, and those of the index of before that were not drawn again and are still there."""
+    try:
+        before = read_json(directory / "figures.json")
+    except UserError:
+        before = None
+    names = {one["name"] for one in index}
+    for one in before if isinstance(before, list) else ():
+        keys = ("name", "title", "caption")
+        if not (isinstance(one, dict) and all(isinstance(one.get(key), str) for key in keys)):
+            continue
+        there = [file for file in one.get("files") or () if (directory / file).is_file()]
+        if one["name"] not in names and there:
+            index.append(one | {"files": there})
+    return index
+
+
+def _gallery(index: Sequence[dict[str, Any]]) -> str:
+    """The pictures with their captions as Markdown."""
+    parts = ["# Figures"]
+    for one in index:
+        shown = next((file for file in one["files"] if file.endswith((".png", ".gif", ".svg"))), None)
+        title = ", ".join(filter(None, [one["title"], one.get("setting")]))
+        parts.append(f"## {one['name']}")
+        if shown:
+            parts.append(f"![{title}]({shown})")
+        parts.append(f"{title}. {one['caption']}.")
+        runs = " ".join(one.get("runs") or ())
+        parts.append(f"Files: {', '.join(f'[{file}]({file})' for file in one['files'])}. Runs: {runs}")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,188 @@
+"""What the report's page knows of single prompts: what patching the places that may matter changes in each of them.
+
+A row of values, of a place at a checkpoint, is its unit (logits, a 32-bit float) and a whole number of them for each
+prompt: bytes as text in base64. It costs a byte and a third a prompt, and is right to 1 in 250 of its largest value.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from .conclusions import Conclusions
+from .folder import Json
+from .frames import Frames
+from .inference.families import Job, Place
+from .patterns import SIDES
+from .patterns import prompts as tokenised
+from .prompts import Site
+from .room import fitting
+from .summaries import spread
+
+MOST_BYTES = 2_500_000
+"""Of the whole page, which may have 15 million."""
+
+SHARE = 1 / 4
+"""Of what room there is for data, at most."""
+
+LESS = (
+    *((None, None), (32, None), (16, None), (12, None), (8, None)),
+    *((8, 12), (5, 12), (5, 6), (3, 6), (2, 6), (2, 3), (1, 3), (1, 1)),
+)
+"""Places of each site, and checkpoints: the first of these choices that fits is taken. None: all."""
+
+SIZES = {"int8": 1, "<i2": 2}
+"""Bytes of a value, by its type."""
+
+HEAD = 4
+"""Bytes of a row's unit."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A patch job whose tables tell prompts apart."""
+
+    run: int
+    """Its number in the table of runs."""
+    patching: str
+    job: Job
+    order: dict[str, tuple[Place, ...]]
+    """Places by site, those that matter first."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Of all its sites."""
+        return tuple(sorted({step for site in self.order for step in self.job.sites[site].steps}))
+
+    def size(self, places: int | None, steps: int) -> int:
+        """Bytes on the page, about, of so many places of each site at so many checkpoints."""
+        count = sum(len(order[:places]) for order in self.order.values())
+        prompts = len(self.job.prompts)
+        rows = count * (HEAD + prompts) + 2 * (HEAD + 2 * prompts)
+        return rows * min(steps, len(self.steps)) * 4 // 3
+
+
+def told(frames: Frames, conclusions: Conclusions, room: float) -> Json | None:
+    """The page's data on single prompts, in at most `room` bytes, about; None where no table tells them apart."""
+    jobs = list(_jobs(frames, conclusions))
+    if not jobs:
+        return None
+    room = min(MOST_BYTES, SHARE * room)
+    texts: dict[str, tuple[int, Json]] = {}
+    lists: dict[tuple[int, ...], int] = {}
+    numbers = [_prompts(one.job, texts, lists) for one in jobs]
+    words = [text for _, text in texts.values()]
+    places, steps, count = fitting(jobs, room - len(json.dumps(words)), LESS, Told.size)
+    return {
+        "note": _note(jobs, places, steps, count),
+        "texts": words,
+        "prompts": [list(one) for one in lists],
+        "jobs": [_packed(one, number, places, steps) for one, number in zip(jobs[:count], numbers, strict=False)],
+    }
+
+
+def _jobs(frames: Frames, conclusions: Conclusions) -> Iterator[Told]:
+    """All that tell prompts apart, run by run. The places of a cell's runs are the same under all corruptions, so that
+    means over seeds can be shown, and corruptions compare."""
+    cell = dict(enumerate(frames.runs["cell"]))
+    number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
+    there: dict[str, tuple[str, Job]] = {}
+    ranks: dict[tuple[str, str, str], dict[Place, tuple[bool, float]]] = {}
+    for one in conclusions.found:
+        family = one.family
+        there |= {job.patch.patch_id: (one.patching, job) for job in family.jobs}
+        cells = {cell[run] for run in one.runs}
+        if len(cells) > 1 or family.gain is None:
+            continue
+        with np.errstate(invalid="ignore"):
+            sizes = np.nan_to_num(np.abs(family.grid(family.estimate.recovered))).max(axis=0)
+        matters = np.any(family.grid(family.judged.matter() | family.judged_here.matter()), axis=0)
+        ranked = ranks.setdefault((cells.pop(), one.patching, family.site), {})
+        for place, matter, size in zip(family.places, map(bool, matters), sizes.tolist(), strict=True):
+            ranked[place] = max(ranked.get(place, (False, 0.0)), (matter, size))
+    for patching, job in sorted(there.values(), key=lambda one: number[one[1].patch.run_id]):
+        run = number[job.patch.run_id]
+        order = {}
+        for name, site in job.sites.items():
+            ranked = ranks.get((cell[run], patching, name), {})
+            if site.patched is not None and site.patched.shape[2] == len(job.patch.about.get("prompts", [])) and ranked:
+                order[name] = tuple(sorted(ranked, key=lambda place: ranked[place], reverse=True))
+        if order:
+            yield Told(run, patching, job, order)
+
+
+def _note(jobs: Sequence[Told], places: int | None, steps: int, count: int) -> str:
+    """What was left out, in words."""
+    if not count:
+        return "To keep this page small, it has no values of single prompts."
+    left = []
+    if places is not None and any(len(order) > places for one in jobs[:count] for order in one.order.values()):
+        left.append(f"of {places} cell{'s' if places > 1 else ''} of each site, those that matter or are largest")
+    if any(len(one.steps) > steps for one in jobs[:count]):
+        left.append(f"at {steps} of the checkpoints")
+    if count < len(jobs):
+        left.append(f"of {count} of {len(jobs)} patch jobs")
+    return f"To keep this page small, it has values of single prompts {', '.join(left)}." if left else ""
+
+
+def _prompts(job: Job, texts: dict[str, tuple[int, Json]], lists: dict[tuple[int, ...], int]) -> int:
+    """The number of the list of a patch job's prompts; each text is there once."""
+    tokens = {prompt.number: prompt.tokens for prompt in tokenised(job.patch)}
+    own = []
+    for number, about in enumerate(job.patch.about.get("prompts", [])):
+        words = {side: list(tokens[number][side]) for side in SIDES} if number in tokens else {}
+        text = {key: str(about.get(key, "")) for key in (*SIDES, "answer")} | ({"tokens": words} if words else {})
+        own.append(texts.setdefault(repr(text), (len(texts), text))[0])
+    return lists.setdefault(tuple(own), len(lists))
+
+
+def _packed(one: Told, prompts: int, places: int | None, steps: int) -> Json:
+    shown = spread(one.steps, steps)
+    sites = {}
+    clean = corrupted = np.full((len(shown), len(one.job.prompts)), np.nan)
+    for name, order in one.order.items():
+        site = one.job.sites[name]
+        kept = [place for place in order[:places] if place in site.places]
+        sites[name] = {
+            "places": [[layer, position if head is None else head] for layer, head, position in kept],
+            "change": _text(_changes(site, kept, shown), "int8"),
+        }
+        clean, corrupted = (np.where(np.isnan(old), _at(new, site.steps, shown), old)
+                            for old, new in ((clean, site.clean), (corrupted, site.corrupted)))  # fmt: skip
+    return {
+        "run": one.run, "corruption": one.job.patch.corruption, "patching": one.patching, "steps": list(shown),
+        "prompts": prompts, "n": len(one.job.prompts), "sites": sites,
+        "clean": _text(clean, "<i2"), "corrupted": _text(corrupted, "<i2"),
+    }  # fmt: skip
+
+
+def _changes(site: Site, places: Sequence[Place], steps: Sequence[int]) -> Float[np.ndarray, "row prompt"]:
+    """Patched - corrupted (logits), place by place, checkpoint after checkpoint."""
+    assert site.patched is not None
+    change = _at(site.patched - site.corrupted[:, None], site.steps, steps)
+    rows = change[:, [site.places.index(place) for place in places]]
+    return rows.transpose(1, 0, 2).reshape(-1, change.shape[2])
+
+
+def _at(values: np.ndarray, there: Sequence[int], steps: Sequence[int]) -> np.ndarray:
+    """Values [checkpoint, ...] at some steps, NaN where there is none."""
+    found = np.full((len(steps), *values.shape[1:]), np.nan)
+    kept = [at for at, step in enumerate(steps) if step in there]
+    found[kept] = values[[list(there).index(steps[at]) for at in kept]]
+    return found
+
+
+def _text(rows: Float[np.ndarray, "row prompt"], kind: str) -> str:
+    """Rows as bytes in base64: the unit, and so many of it for each prompt. The least number stands for none."""
+    most = np.iinfo(kind).max
+    with np.errstate(invalid="ignore"):
+        size = np.where(np.isfinite(rows), np.abs(rows), 0).max(axis=1, initial=0)
+    unit = np.where(size > 0, size / most, 1).astype("<f4")
+    whole = np.where(np.isfinite(rows), np.round(np.nan_to_num(rows) / unit[:, None]), -most - 1).clip(-most - 1, most)
+    parts = unit[:, None].view("uint8"), np.ascontiguousarray(whole.astype(kind)).view("uint8")
+    return base64.b64encode(np.concatenate(parts, axis=1).tobytes()).decode()

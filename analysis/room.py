@@ -1,0 +1,43 @@
+"""How much of what patch jobs have fits on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+Count = TypeVar("Count")
+
+
+class Stepped(Protocol):
+    """What is of some checkpoints."""
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The checkpoints."""
+
+
+One = TypeVar("One", bound=Stepped)
+
+
+def fitting(
+    jobs: Sequence[One],
+    room: float,
+    choices: Sequence[tuple[Count, int | None]],
+    size: Callable[[One, Count, int], int],
+) -> tuple[Count, int, int]:
+    """How many of what each has, and checkpoints, of how many jobs: the first choice that fits, or of the last as many
+    jobs as fit.
+
+    Args:
+        room: bytes.
+        choices: each a count and a number of checkpoints; None: all.
+        size: bytes of a job with a choice.
+    """
+    for count, some in choices:
+        steps = some or max(len(job.steps) for job in jobs)
+        sizes = np.cumsum([size(job, count, steps) for job in jobs])
+        if sizes[-1] <= room:
+            return count, steps, len(jobs)
+    return count, steps, int(np.searchsorted(sizes, room, side="right"))

@@ -1,0 +1,175 @@
+// What was found, a row for each setting: how well it learned, which heads carry what the corruptions change, and
+// whether seeds and subjects agree. All of it is worked out beforehand; the row only says it, and leads to its pictures.
+
+/** Heads that a row names under one corruption: those that recover most. */
+const NAMED_HEADS = 4;
+
+/** The settings of the runs that the filter leaves, in the order of the runs: {cell, runs, all}. */
+function settingsShown() {
+  const started = RUNS.filter((run) => known(run.cell));
+  const cells = unique(started.filter(accepts).map((run) => run.cell));
+  return cells.map((cell) => {
+    const all = started.filter((run) => run.cell === cell);
+    return { cell, all, runs: eachRunOnce(all.filter(accepts)) };
+  });
+}
+
+function drawSettings() {
+  const rows = settingsShown(), there = corruptions(), site = headSites()[0];
+  const several = rows.some(({ all }) => eachRunOnce(all).length > 1);
+  const threshold = state.curves.thresholds[LEARNED], metric = sentence(LEARNED);
+  const steps = rows.flatMap(({ runs }) => rateOf(runs).map(({ step }) => step)), span = { first: Math.min(...steps), last: Math.max(...steps) };
+  const reasons = new Set();
+  const columns = [
+    ["setting", (row) => [row.cell === "all" ? "all runs" : row.cell, h("span", { class: "delta" }, runsTold(row))]],
+    [`held-out ${metric}`, (row) => sparkline(row, span)],
+    ["at the end", endTold],
+    [`first at ${known(threshold) ? written(threshold) : "no threshold"}`, (row) => cellOfGroup(row.runs)],
+    ...(site ? there.map((corruption) => [`heads, ${corruption} corruption`, (row) => carriersTold(row, corruption, site, reasons)]) : []),
+    ...(site && several ? [["seeds agree?", (row) => answerTold("seeds", row)]] : []),
+    ...(site && there.includes("first") && there.includes("second") ? [["same heads under both?", (row) => answerTold("subjects", row)]] : []),
+  ];
+  const body = rows.map((row) => h("tr", {}, columns.map(([name, of], i) => h(i ? "td" : "th", { scope: i ? null : "row", "data-name": name }, h("div", {}, of(row))))));
+  $("findings-rows").replaceChildren(...(rows.length ? [
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "what was found, setting by setting" },
+      h("table", { id: "settings-table" }, h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)))), h("tbody", {}, body))),
+    h("p", { class: "quiet" }, [
+      isOfPrompts(LEARNED)
+        ? "Curves are from 0 to 1: the mean over runs. Bands and brackets are 95% intervals: for other prompts (Wilson's) and, of several runs, also for other seeds (Student's t over runs)."
+        : "Curves are from 0 to 1: the mean over runs. Bands and brackets are 95% intervals over runs, on these prompts.",
+      site ? `Heads: those that matter at the last checkpoint when ${site} is patched, with what they recover there and since when they matter.` : "",
+      ...reasons].filter(Boolean).join(" ")),
+  ] : [h("p", { class: "quiet" }, RUNS.length ? "The filter leaves no run that was started." : "There is no run yet.")]));
+}
+
+/** How many runs, and what became of those that did not end as they should. */
+function runsTold({ runs, all }) {
+  const of = eachRunOnce(all).length, diverged = runs.filter(({ status }) => status === "diverged").length;
+  const other = runs.filter(({ status }) => !["done", "diverged"].includes(status)).length;
+  const seeds = unique(runs.map(({ seed }) => seed).filter(known)).length === runs.length && runs.length > 1;
+  return [
+    `${runs.length < of ? `${runs.length} of ${count(of, "run")}, by the filter` : count(runs.length, seeds ? "seed" : "run")}`,
+    diverged ? `${diverged} diverged` : "", other ? `${other} not done` : "",
+  ].filter(Boolean).join(", ");
+}
+
+/** The metric at the last checkpoint that all runs which did not diverge have. */
+function endOf(runs) {
+  const own = sound(runs).filter(({ index }) => SERIES.get(`heldout/${LEARNED}`)?.has(index));
+  return rateOf(own).findLast((point) => point.n === own.length && known(point.mean)) ?? null;
+}
+
+function endTold({ runs }) {
+  const end = endOf(runs), kept = sound(runs);
+  if (!end) return "not measured";
+  const n = kept.length > 1 ? count(end.n, "run") : `n ${end.prompts}`;
+  const less = kept.length < runs.length ? `, without ${count(runs.length - kept.length, "run")} that diverged` : "";
+  return [`${resultTold(end.mean, true)}${rangeTold(end, true)}`, h("span", { class: "delta" }, `${n}, checkpoint ${end.step}${less}`)];
+}
+
+/** The first checkpoint at the threshold, as the table of runs has it. */
+function cellOfGroup(runs) {
+  const told = known(state.curves.thresholds[LEARNED]) && runs.some((run) => known(run.win_rate) || SERIES.get(`heldout/${LEARNED}`)?.has(run.index));
+  if (!told) return "";
+  const found = runs.map(firstStep).filter(known);
+  if (!found.length) return "not reached";
+  if (runs.length === 1) return `${found[0]}${missingBefore(runs[0], found[0])}`;
+  const [low, high] = [Math.min(...found), Math.max(...found)];
+  const range = low === high ? String(low) : `${low} to ${high}`;
+  // Seeds that agree to the checkpoint say nothing of how far others may be.
+  if (low === high && found.length === runs.length) return [range, h("span", { class: "delta" }, `all ${count(runs.length, "run")}`)];
+  if (found.length < runs.length) return [range, h("span", { class: "delta" }, `${found.length} of ${runs.length} runs reach it`)];
+  const middle = band(found);
+  return [`${number(middle.mean)}${rangeTold({ low: Math.max(0, middle.low), high: middle.high })}`, h("span", { class: "delta" }, `${range}, ${count(found.length, "run")}`)];
+}
+
+/** Heads that matter at the last checkpoint, and what cannot be told. */
+function carriersTold({ cell, runs, all }, corruption, site, reasons) {
+  const has = (block) => block.corruption === corruption && block.sites[site] && (state.circuits.patching ?? block.patching) === block.patching;
+  const numbers = (of) => unique(DATA.blocks.filter((block) => has(block) && of.includes(RUNS[block.run])).map((block) => block.run)).sort((a, b) => a - b);
+  const own = numbers(runs), patching = DATA.blocks.find((block) => has(block) && own.includes(block.run))?.patching;
+  if (!own.length) return "not patched";
+  const family = FOUND.get(JSON.stringify([own, corruption, patching, site]));
+  if (!family) {
+    const part = own.length < numbers(all).length && own.length > 1;
+    reasons.add(part ? "Of some of a setting's runs alone nothing is concluded." : `Not concluded: ${untold({ unit: unitOf(cell), corruption }, site)}`);
+    return "not concluded";
+  }
+  const letters = family.verdict.at(-1) ?? "", { steps, layout } = family, last = DATA.steps[steps].at(-1);
+  const names = cellNames(DATA.layouts[layout]), of = (letter) => names.filter((_, i) => letters[i] === letter);
+  const size = (name) => Math.abs(family.courses[name]?.recovered ?? 0);
+  const carriers = of("m").sort((a, b) => size(b) - size(a)), unsure = of("u").length;
+  const show = () => showPicture("heads-plot", { unit: unitOf(cell), other: null, left: corruption, right: corruption });
+  const lines = carriers.slice(0, NAMED_HEADS).map((name) => h("li", {}, h("b", {}, name), ` ${fixed(family.courses[name].recovered, 2)}, ${courseTold(family.courses[name])}`));
+  const rest = [
+    carriers.length > NAMED_HEADS ? `${carriers.length - NAMED_HEADS} more matter` : "",
+    !carriers.length && [...letters].every((letter) => letter === "x" || letter === ".") ? `no measurable gap at ${last}` : !carriers.length ? `none is shown to matter at ${last}` : "",
+    unsure ? `${unsure} undecided` : "",
+  ].filter(Boolean).join("; ");
+  return [h("ul", { class: "carriers" }, lines), rest ? h("span", { class: "delta" }, rest) : null, h("button", { type: "button", "aria-label": `show the heads of ${cell}, ${corruption} corruption`, click: show }, "show")];
+}
+
+/** The answer that the table of findings has to a question of a setting. */
+function answerTold(question, { cell, runs, all }) {
+  if (question === "seeds" && eachRunOnce(all).length < 2) return "one run";
+  if (runs.length < eachRunOnce(all).length) return "of all its runs only";
+  const own = (DATA.answers ?? []).filter((one) => one.question === question && one.cell === cell && (state.circuits.patching ?? one.patching) === one.patching);
+  const of = question === "subjects" ? own.filter(({ corruption }) => corruption.split(" ").sort().join() === "first,second") : own;
+  if (!of.length) return "not concluded";
+  const alike = unique(of.map(({ answer }) => answer)).length === 1;
+  const told = alike ? of[0].answer : of.map(({ corruption, answer }) => `${corruption}: ${answer}`).join("; ");
+  const show = () => showPicture(question === "seeds" ? "heads-plot" : "z-plot", question === "seeds" ? { unit: unitOf(cell), other: null } : { unit: unitOf(cell), other: null, left: "first", right: "second" });
+  return h("button", { type: "button", click: show }, told);
+}
+
+const SPARK = { width: 140, height: 40, pad: 3 };
+const svg = (tag, attributes) => {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+};
+
+/** The metric over checkpoints, from 0 to 1: the mean, its band, and each run. The steps are those of all settings. */
+function sparkline({ cell, runs }, { first, last }) {
+  const long = isLong(), place = (step) => (long ? Math.log10(step + 1) : step);
+  const { width, height, pad } = SPARK, span = place(last) - place(first) || 1;
+  const x = (step) => (pad + ((place(step) - place(first)) / span) * (width - 2 * pad)).toFixed(1), y = (value) => (height - pad - value * (height - 2 * pad)).toFixed(1);
+  const path = (points) => {
+    let pen = "M";
+    return points.map(({ step, mean: value }) => {
+      if (!known(value)) { pen = "M"; return ""; }
+      const drawn = `${pen}${x(step)} ${y(value)}`;
+      pen = "L";
+      return drawn;
+    }).join("");
+  };
+  const points = rateOf(runs), all = points.filter(({ mean: value }) => known(value));
+  if (!all.length) return "not measured";
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" });
+  const edge = outline(points.map((point) => ({ ...point, ...(known(point.low) ? within(point, true) : {}) })), (step) => step);
+  const areas = [[]];
+  edge.x.forEach((step, i) => (known(step) ? areas.at(-1).push(`${x(step)},${y(edge.y[i])}`) : areas.push([])));
+  for (const area of areas.filter(({ length }) => length)) picture.append(svg("polygon", { points: area.join(" "), class: "spread" }));
+  const threshold = state.curves.thresholds[LEARNED];
+  if (known(threshold)) picture.append(svg("line", { x1: pad, x2: width - pad, y1: y(threshold), y2: y(threshold), class: "goal" }));
+  if (runs.length > 1) for (const run of runs) picture.append(svg("path", { d: path(rateOf([run])), class: "single" }));
+  picture.append(svg("path", { d: path(points), class: "mean" }), svg("circle", { cx: x(all.at(-1).step), cy: y(all.at(-1).mean), r: 2 }));
+  const show = () => showCurve(LEARNED, "heldout");
+  const [from, to] = [all[0], all.at(-1)];
+  return h("button", { type: "button", class: "spark", click: show, "aria-label": `curve of ${cell}: ${resultTold(from.mean, true)} at checkpoint ${from.step}, ${resultTold(to.mean, true)} at ${to.step}` }, picture);
+}
+
+/** Sets the view of heads, and goes to a picture. */
+function showPicture(id, choice) {
+  if (DATA.blocks.length) choose(Object.fromEntries(Object.entries(choice).filter(([key, value]) => key === "other" || known(value))));
+  goToPicture($(id) ? id : "heads-plot");
+}
+
+/** Sets what curves are of, and goes to them. */
+function showCurve(metric, split) {
+  Object.assign(state.curves, { metric, split });
+  drawCurvesControls();
+  redraw("curves-pictures");
+  saveView();
+  goToPicture("curves-plot");
+}

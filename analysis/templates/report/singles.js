@@ -1,0 +1,100 @@
+// What patching a cell of a heatmap changes in single prompts, where the page has it: see `prompt_values`.
+
+const SINGLES = DATA.by_prompt ?? null;  // null where no table tells prompts apart
+
+/** Rows of `n` numbers as they are packed: a unit and so many of it for each; null where a prompt has none. */
+function unpack(text, n, wide) {
+  const bytes = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0)), view = new DataView(bytes.buffer);
+  const size = wide ? 2 : 1, least = wide ? -32768 : -128, long = 4 + n * size;
+  return (row) => {
+    const from = row * long, unit = view.getFloat32(from, true);
+    return Array.from({ length: n }, (_, i) => {
+      const whole = wide ? view.getInt16(from + 4 + 2 * i, true) : view.getInt8(from + 4 + i);
+      return whole === least ? null : whole * unit;
+    });
+  };
+}
+
+/** The patch jobs of a view that tell prompts apart, and how many there are. */
+const singlesOf = ({ unit, corruption }) => remember(["singles", unit, corruption], () => {
+  const blocks = blocksOf(unit, corruption);
+  const jobs = (SINGLES?.jobs ?? []).filter((job) => blocks.some(({ run, patching }) => run === job.run && job.corruption === corruption && patching === job.patching));
+  return { jobs, of: blocks.length };
+});
+
+/** The prompts of a patch job, each with what tells it from all others in any run. */
+function promptsOf(job) {
+  return remember(["single prompts", job.prompts], () => {
+    const seen = new Map();
+    return SINGLES.prompts[job.prompts].map((number, i) => {
+      const prompt = SINGLES.texts[number], nth = (seen.get(prompt.clean) ?? 0) + 1;
+      seen.set(prompt.clean, nth);
+      return { ...prompt, number: i, key: `${prompt.clean} ${nth}` };
+    });
+  });
+}
+
+/** Clean and corrupted logit differences of a job's prompts at one of its checkpoints, by number. */
+const endsOf = (job, index) => remember(["single ends", job.run, job.corruption, job.patching, index], () =>
+  ["clean", "corrupted"].map((side) => unpack(job[side], job.n, true)(index)));
+
+/** Patched less corrupted of a job's prompts at a cell; null where the page does not have it. */
+function changesOf(job, site, layer, column, index) {
+  return remember(["single changes", job.run, job.corruption, job.patching, site, layer, column, index], () => {
+    const found = job.sites[site], place = found?.places.findIndex(([of, name]) => of === layer && name === column) ?? -1;
+    return place < 0 ? null : unpack(found.change, job.n, false)(place * job.steps.length + index);
+  });
+}
+
+/** The last checkpoint up to `at` of which all jobs have values. */
+const singleStep = (jobs, at) => jobs[0]?.steps.findLast((step) => step <= at && jobs.every((job) => job.steps.includes(step)));
+
+const EXPORT = "`mi-sweeps export DIR --by-prompt` writes them all, into the table by_prompt.";
+
+/**
+ * Each prompt's values at a cell, mean over the runs of a view: its change in logits, its own gap, and its part of
+ * recovered (the change over the run's mean gap), of which recovered is the mean. Or why there are none.
+ */
+function singlesAt(view, site, layer, column, at) {
+  const { jobs, of } = singlesOf(view), why = (text) => ({ why: `${text} ${EXPORT}` });
+  if (site.endsWith(APPROXIMATE)) return { why: "These are estimates from a gradient, of which no table has single prompts." };
+  if (RUNS.length > DATA.most_concluded) return why(`Of more than ${DATA.most_concluded} runs this page has no values of single prompts.`);
+  if (!SINGLES) return { why: "The tables of this page do not tell prompts apart: they were made by an earlier version; delete them and run again to have them." };
+  const own = jobs.filter((job) => job.sites[site]?.places.some(([of, name]) => of === layer && name === column));
+  if (!own.length) return why(SINGLES.note || "This page has no values of single prompts of this cell.");
+  const step = singleStep(own, at);
+  if (!known(step)) return why(SINGLES.note || "This page has no values of single prompts of this checkpoint.");
+  const prompts = new Map();
+  for (const job of own) {
+    const index = job.steps.indexOf(step), [clean, corrupted] = endsOf(job, index), change = changesOf(job, site, layer, column, index);
+    const there = change.map((value, i) => known(value) && known(clean[i]) && known(corrupted[i]));
+    const gaps = clean.map((value, i) => value - corrupted[i]).filter((_, i) => there[i]);
+    if (!gaps.length) continue;
+    for (const prompt of promptsOf(job)) {
+      const i = prompt.number;
+      if (!there[i]) continue;
+      const kept = prompts.get(prompt.key) ?? { prompt, values: [] };
+      kept.values.push({ clean: clean[i], corrupted: corrupted[i], gap: clean[i] - corrupted[i], change: change[i], part: change[i] / mean(gaps) });
+      prompts.set(prompt.key, kept);
+    }
+  }
+  const over = (values, name) => mean(values.map((value) => value[name]));
+  return {
+    step, runs: own.length, of,
+    list: [...prompts.values()].map(({ prompt, values }) => ({
+      prompt, n: values.length, ...Object.fromEntries(["clean", "corrupted", "gap", "change", "part"].map((name) => [name, over(values, name)])),
+    })),
+  };
+}
+
+/** A prompt as words, the ones that differ marked: its tokens, or else what blanks part. */
+function marked(prompt, side) {
+  const words = (name) => prompt.tokens?.[name] ?? prompt[name].split(/(?<=\s)/);
+  const own = words(side), other = words(side === "clean" ? "corrupted" : "clean");
+  return own.map((word, i) => {
+    const blank = /^\s*/.exec(word)[0], text = word.slice(blank.length).replaceAll("\n", "↵");
+    // Tokens without their blanks, as some tokenizers tell them, are set apart here.
+    const before = blank || (prompt.tokens && i && !own.some((one) => one.startsWith(" ")) && /[\p{L}\p{N}]/u.test(text) ? " " : "");
+    return own.length === other.length && word !== other[i] ? [before, h("mark", { class: "changed" }, text)] : [`${before}${text}`];
+  }).flat();
+}

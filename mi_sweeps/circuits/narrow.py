@@ -1,0 +1,105 @@
+"""A layer's MLP where all that is new in what it reads was written by one head of that layer.
+
+A normalisation is linear but for its scale, so with x the run's stream, dz the change of the head's output and N the
+normalisation (gain g, bias b, c what it subtracts the mean with),
+
+    W N(x + dz W_O) = (W g c(x) + dz (W g c(W_O))) / scale(x + dz W_O) + W b
+
+The first term is the run's own, the second has a matrix of d_head rows instead of d_model: the MLP's first half costs
+d_head / d_model of what it does otherwise. It is exact, but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_sweeps.circuits.carry import Group, Run
+from mi_sweeps.circuits.network import SLICE, Block, Linear, Norm
+
+Halves = Sequence[Float[Tensor, "... d_mlp"]]
+"""Of what the MLP's first matrices are given, before scale and bias: `gate` where there is one, and `up`."""
+
+
+LEAST = 1 << 17
+"""Numbers in the MLP's first matrix below which nothing is gained: fewer products, and as much time."""
+
+
+def applies(block: Block, heads: int) -> bool:
+    """Whether so many heads' output is narrower than the stream, and nothing stands between it and the MLP."""
+    if block.mlp.up.parameter.numel() < LEAST:
+        return False
+    d_model, d_heads = block.combine.weight.shape[1], heads * len(block.combine.weight) // block.n_heads
+    return not block.parallel and not block.rescales and d_heads < d_model
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """What changes of one run share; each is computed when it is first asked for."""
+
+    of_run: Callable[[int, Group, int], Halves]
+    """By layer, prompts and how many last columns: [prompt, 1, col, d_mlp]."""
+    of_heads: Callable[[int, int, int], Halves]
+    """By layer, first head and the one after the last: [head * d_head, d_mlp]."""
+
+    @classmethod
+    def of(cls, run: Run) -> Narrow:
+        """Layers come one after another, so little has to be kept."""
+        blocks = run.network.blocks
+
+        def of_run(layer: int, group: Group, columns: int) -> Halves:
+            cached = run.layers[layer]
+            mid = (cached.resid_pre + cached.attn_out)[group.prompts, None, -columns:]
+            return _halves(blocks[layer], mid)
+
+        def of_heads(layer: int, start: int, stop: int) -> Halves:
+            return _halves(blocks[layer], blocks[layer].W_O[start:stop].flatten(0, 1))
+
+        return cls(lru_cache(maxsize=16)(of_run), lru_cache(maxsize=blocks[0].n_heads)(of_heads))
+
+    def add_mlp(
+        self,
+        block: Block,
+        of_run: Halves,
+        of_heads: Halves,
+        z: Float[Tensor, "prompt change col head*d_head"],
+        resid: Float[Tensor, "prompt change col d_model"],
+    ) -> None:
+        """Adds what the MLP writes in place.
+
+        Args:
+            z: how the heads' outputs change.
+            resid: what the MLP reads, that change included.
+        """
+        size = max(1, SLICE // (len(z) * z.shape[2]))
+        for part, change in zip(resid.split(size, dim=1), z.split(size, dim=1), strict=True):
+            norm = block.mlp_norm
+            factor = 1.0 / norm.scale(part) if norm else part.new_ones(*part.shape[:-1], 1)
+            scaled = (change * factor).flatten(0, 2)
+            found = []
+            for linear, own, written in zip(_first(block), of_run, of_heads, strict=True):
+                hidden = torch.addcmul(_constant(linear, norm), own, factor).contiguous()
+                hidden.view(-1, hidden.shape[-1]).addmm_(scaled, written)
+                found.append(hidden)
+            part += block.mlp_of_hidden(block.mlp.activated(*found))
+
+
+def _first(block: Block) -> list[Linear]:
+    return [linear for linear in (block.mlp.gate, block.mlp.up) if linear is not None]
+
+
+def _halves(block: Block, x: Float[Tensor, "... d_model"]) -> Halves:
+    norm = block.mlp_norm
+    centred = norm.centre(x) * norm.gain if norm else x
+    return [centred @ linear.weight for linear in _first(block)]
+
+
+def _constant(linear: Linear, norm: Norm | None) -> Float[Tensor, " d_mlp"]:
+    """What biases of normalisation and matrix add."""
+    constant = linear.weight.new_zeros(linear.weight.shape[1]) if linear.bias is None else linear.bias
+    return constant if norm is None or norm.bias is None else constant + norm.bias @ linear.weight

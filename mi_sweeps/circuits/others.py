@@ -1,0 +1,45 @@
+"""Further checkpoints of a run, looked at beside the one that is examined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from mi_sweeps.circuits.fast import memory
+from mi_sweeps.circuits.fidelity import compare, known
+from mi_sweeps.circuits.network import Network
+from mi_sweeps.config import Config
+from mi_sweeps.series.models import models_at
+from mi_sweeps.store.folders import RunFolder
+from mi_sweeps.tasks.pairs import Pairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Others:
+    """Further checkpoints of a run, one at a time; the last one stays for whoever asks for it again."""
+
+    def __init__(self, config: Config, run: RunFolder, pairs: Pairs, device: torch.device) -> None:
+        self._config, self._run, self._pairs, self._device = config, run, pairs, device
+        self._step: int | None = None
+        self._model: PreTrainedModel | None = None
+
+    @contextmanager
+    def at(self, step: int) -> Iterator[Network]:
+        """See `View.another`."""
+        if step != self._step:
+            self._step = self._model = None  # Else two would be in memory.
+            ((_, self._model),) = models_at(self._config, self._run, [step], self._device, attention="eager")
+            network = known(self._model, self._pairs)
+            assert network is not None  # as of the checkpoint that it is beside
+            limit = memory(self._config.patching, self._device)
+            compare(self._model, network, self._pairs, limit, f"step {step}")
+            self._step = step
+        assert self._model is not None
+        found = known(self._model, self._pairs)
+        assert found is not None
+        yield found

@@ -1,0 +1,63 @@
+"""What a patch job leaves beside its tables: patch.json."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from mi_sweeps.config import Config
+from mi_sweeps.store.folders import PatchFolder, RunFolder
+from mi_sweeps.tasks.pairs import Pairs
+from mi_sweeps.tasks.tokens import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mi_sweeps.circuits.examine import Prepared
+
+
+def about(
+    config: Config,
+    run: RunFolder,
+    folder: PatchFolder,
+    pairs: Pairs,
+    tokenizer: PreTrainedTokenizerBase | None,
+    prepared: Prepared,
+) -> dict[str, Any]:
+    """What patch.json says: the configuration, the prompts, who computes, how far that is from the model's own logits,
+    and what it cannot tell. The first prompts, which pictures show, have their tokens."""
+    shown = prepared.patching.looks.patterns if prepared.patching.looks else 1
+    return {
+        "patch_id": folder.patch_id,
+        "run_id": run.run_id,
+        "corruption": config.asked,
+        "config": config.meant(),
+        "engine": prepared.engine,
+        "lens_error": prepared.error,
+        "left_out": prepared.left_out,
+        "weights": "raw",
+        "prompts": [
+            {
+                "clean": clean.text,
+                "corrupted": corrupted.text,
+                "answer": clean.answer,
+                "subjects": list(clean.subjects),
+            }
+            | (
+                {
+                    "tokens": words(pairs.clean, number, tokenizer),
+                    "corrupted_tokens": words(pairs.corrupted, number, tokenizer),
+                }
+                if number < shown
+                else {}
+            )
+            for number, (clean, corrupted) in enumerate(zip(pairs.clean.prompts, pairs.corrupted.prompts, strict=True))
+        ],
+        "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},
+    }
+
+
+def words(batch: Batch, prompt: int, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    """A prompt's tokens as text; those that are no text as numbers."""
+    tokens = batch.tokens[prompt, : int(batch.end[prompt]) + 1].tolist()
+    return [tokenizer.decode([token]) if tokenizer else str(token) for token in tokens]

@@ -1,0 +1,61 @@
+"""`mi-sweeps export`."""
+
+from __future__ import annotations
+
+import argparse
+
+from mi_sweeps import locations
+from mi_sweeps.commands import common
+from mi_sweeps.commands.common import DONE
+from mi_sweeps.errors import UserError
+
+HELP = "write tidy tables into DIR, one file a table"
+WORDS = "DIR [SWEEP ...]"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds its own."""
+    parser.add_argument("--format", choices=("parquet", "csv"), default="parquet")
+    parser.add_argument("--by-prompt", action="store_true", help="also what each prompt has: many times as much")
+    parser.add_argument(
+        "--circuits", choices=("mib",), help="instead, each checkpoint's importances as JSON of the MIB track's form"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """`mi-sweeps export`."""
+    from mi_sweeps.analysis.export import export as write
+    from mi_sweeps.analysis.export import exported
+
+    if not options.words or "=" in options.words[0]:
+        raise UserError("export: no folder given; for example `mi-sweeps export tables`")
+    word = options.words.pop(0)
+    try:
+        directory = locations.local(word)
+    except ValueError as error:
+        raise UserError(f"export {word}: {error}") from None
+    output, chosen = common.sweeps(options)
+    console = common.console()
+    if options.circuits:
+        from mi_sweeps.analysis import mib
+
+        for file in mib.export(output, directory, chosen, options.damaged):
+            console.print(f"circuit: {file.absolute()}", markup=False, soft_wrap=True)
+        return DONE
+    before = exported(directory)
+    files = write(
+        output,
+        directory,
+        chosen,
+        format=options.format,
+        by_prompt=options.by_prompt,
+        damaged=options.damaged,
+    )
+    for file in files:
+        console.print(f"table: {file.absolute()}", markup=False, soft_wrap=True)
+    for file in before:
+        if not file.exists():
+            console.print(f"removed: {file.absolute()}, of an earlier export", markup=False, soft_wrap=True)
+        elif file not in files:
+            console.print(f"left: {file.absolute()}, which is none of ours", markup=False, soft_wrap=True)
+    return DONE

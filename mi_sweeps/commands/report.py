@@ -1,0 +1,146 @@
+"""`mi-sweeps report`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import webbrowser
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mi_sweeps.commands import common
+from mi_sweeps.commands.common import DONE
+from mi_sweeps.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mi_sweeps.analysis.gallery import Draw
+
+HELP = "write a self-contained HTML page that compares runs"
+WORDS = "SWEEP"
+
+MOST_PROCESSES = 8
+"""That draw: each has memory of its own."""
+
+TOLD_SECONDS = 10.0
+"""How often is told how far drawing is, without a terminal."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds its own."""
+    parser.add_argument(
+        "--to", type=common.place, metavar="FILE", help="default: OUTPUT/report.html, or report-SWEEP.html"
+    )
+    parser.add_argument("--open", action="store_true", help="show the page in the browser")
+    parser.add_argument(
+        "--figures",
+        type=common.place,
+        metavar="DIR",
+        help="also write the pictures as PNG, SVG and PDF with their numbers as CSV, and over the checkpoints as GIF "
+        "(with ffmpeg also MP4)",
+    )
+    parser.add_argument("--no-animations", action="store_true", help="no GIF and MP4")
+    parser.add_argument(
+        "--only", type=_names, default=(), metavar="NAME[,NAME]", help="of the pictures these: names, or 'heads-*'"
+    )
+    parser.add_argument(
+        "--paper", action="store_true", help="for a paper: no title and footnote, light grids, PNG of 300 dpi, no films"
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: not a name, or names with commas between")
+    return names
+
+
+def run(options: argparse.Namespace) -> int:
+    """`mi-sweeps report`."""
+    from mi_sweeps.analysis.report import place, titled, write_report
+    from mi_sweeps.training.outcome import WORSE
+
+    for name in ("only", "paper"):
+        if getattr(options, name) and not options.figures:
+            raise UserError(f"--{name}: it is about --figures; give --figures DIR, too")
+    output, chosen = common.sweeps(options)
+    drawings = _drawings(output, chosen, options) if options.figures else []
+    are_named = any(not word.startswith("output=") for word in options.words)
+    file = options.to or place(output, chosen if are_named else ())
+    worse: list[str] = []
+    before = titled(file)
+    page = write_report(output, chosen, file, options.damaged, worse)
+    console = common.console()
+    if worse:
+        console.print(f"{WORSE}: {len(worse)} ({', '.join(worse)})", soft_wrap=True)
+    console.print(f"report: {page.absolute()}", soft_wrap=True)
+    if before not in (None, titled(page)):
+        console.print(f"it replaces the page of {before}", soft_wrap=True)
+    if options.open:
+        _open(console, page.absolute())
+    if options.figures:
+        from mi_sweeps.analysis import gallery
+
+        with _drawn(console, len(drawings)) as told:
+            files = gallery.write(drawings, options.figures, paper=options.paper, processes=_cores(), told=told)
+        counts = Counter(file.suffix[1:].upper() for file in files if file.stem != "figures")
+        written = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to draw yet"
+        console.print(f"figures: {options.figures.absolute()} ({written})", soft_wrap=True)
+        if counts["GIF"] and not counts["MP4"]:
+            console.print("MP4 was left out: no ffmpeg on this machine")
+    return DONE
+
+
+def _cores() -> int:
+    """Cores that this process may use, of Linux alone: elsewhere a process cannot safely be forked."""
+    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES) if sys.platform == "linux" else 1
+
+
+def _drawings(output: Path, chosen: Sequence[str], options: argparse.Namespace) -> list[tuple[str, Draw]]:
+    """What will be drawn: known before the page is written, which takes longer than to say that a name is wrong."""
+    from mi_sweeps.analysis import figures
+    from mi_sweeps.analysis.frames import load
+
+    # What is damaged is named for the page.
+    tables = load(output, chosen, damaged=[])
+    return figures.chosen(tables, options.only, animate=not options.no_animations and not options.paper)
+
+
+@contextmanager
+def _drawn(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+    """Tells how many pictures are drawn: a bar, or without a terminal a line now and then."""
+    if console.is_terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = ("figures", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bars:
+            bar = bars.add_task("", total=total)
+            yield lambda done: bars.update(bar, completed=done)
+        return
+    last = time.monotonic()
+
+    def told(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TOLD_SECONDS:
+            last = time.monotonic()
+            console.print(f"figures: {done} of {total} drawn")
+
+    yield told
+
+
+def _open(console: Console, page: Path) -> None:
+    """Opens a page in the browser, if there is one: on a machine without a screen Python would take one that fills the
+    terminal."""
+    has_screen = not sys.platform.startswith("linux") or {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & set(os.environ)
+    try:
+        opened = bool(has_screen) and webbrowser.open(page.as_uri())
+    except (OSError, webbrowser.Error):
+        opened = False
+    if not opened:
+        console.print("--open: no browser on this machine; copy the page, which is one file, to one that has one")

@@ -1,0 +1,143 @@
+"""`mi-sweeps run`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mi_sweeps import libraries
+from mi_sweeps.commands import common
+from mi_sweeps.commands.common import DONE
+from mi_sweeps.commands.plan import switched_off
+from mi_sweeps.commands.waiting import closing, watch
+from mi_sweeps.errors import UserError
+from mi_sweeps.hints import hint
+from mi_sweeps.store.folders import Failure
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.sweeps.plan import Plan
+
+HELP = "do what is missing: fine-tunes first, then their patch jobs"
+WORDS = "KEY=VALUE"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds its own."""
+    common.retry(parser)
+    common.config_dir(parser)
+    common.wait(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """`mi-sweeps run`."""
+    return carry_out(common.cells(options), options.retry, options.wait, options.line)
+
+
+def carry_out(cells: Sequence[Cell], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
+    """Does what is missing of some cells, by their launcher; gives an exit code.
+
+    Args:
+        retry: kinds of failures that are taken up again.
+        wait: stay where the launcher would return.
+        command: for the sweep's file.
+    """
+    from mi_sweeps.sweeps import changed, manifest, show
+    from mi_sweeps.sweeps import plan as planning
+
+    first = cells[0].config
+    name, output = first.sweep.name, first.output
+    console = common.console()
+    for line in switched_off(cells):
+        console.print(line, markup=False, soft_wrap=True)
+    if first.launcher.name == "slurm":
+        return _submit(console, cells, retry, wait, command)
+    made = planning.make(cells)
+    console.print(f"sweep {name}: {show.summary(made)}", soft_wrap=True)
+    for line in changed.lines(made):
+        console.print(line, markup=False, soft_wrap=True)
+    if not made.to_do(retry) and "running" not in {status.state for status in made.statuses}:
+        manifest.add(output, name, cells, command)
+        return closing(console, made, output, name, "nothing to do")
+
+    from mi_sweeps.sweeps import preflight, workers
+
+    libraries.ready(first.launcher.threads)
+    for line in preflight.check(cells):
+        console.print(line, markup=False, soft_wrap=True)
+    manifest.add(output, name, cells, command)
+    workers.forget_dead(output, name)
+    if first.launcher.name == "local":
+        pids = workers.submit(output, name, [cell.patch_id for cell in cells], first.launcher, retry=retry)
+        console.print(
+            f"{len(pids)} {show.plural('worker', len(pids))} started (process {', '.join(pids)}); "
+            f"`{hint('status', name, output)}` looks",
+            soft_wrap=True,
+        )
+        if not (wait or first.launcher.wait):
+            return DONE
+        return closing(console, watch(console, output, name, cells), output, name, "done")
+    return _run_here(console, cells, made, retry, wait)
+
+
+def _submit(console: Console, cells: Sequence[Cell], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
+    """To a cluster. Prompts are audited by the jobs: a login node is for light work."""
+    from mi_sweeps.slurm import queue, steer, submissions
+    from mi_sweeps.slurm import submit as slurm
+    from mi_sweeps.sweeps import changed, manifest, show, workers
+
+    first = cells[0].config
+    if not queue.available():
+        raise UserError("launcher=slurm: no sbatch on this machine; run it where jobs are submitted")
+    name, output, launcher = first.sweep.name, first.output, first.launcher
+    assert launcher.name == "slurm"
+    with slurm.submitting(output):
+        submission = submissions.new(output, name, retry)
+        work = slurm.look(cells, launcher, retry, submission.prefix)
+        if work.too_many:
+            raise UserError(work.too_many)
+        if work.notice:
+            console.print(work.notice, markup=False, soft_wrap=True)
+        console.print(f"sweep {name}: {show.summary(work.plan)}", soft_wrap=True)
+        for line in changed.lines(work.plan):
+            console.print(line, markup=False, soft_wrap=True)
+        manifest.add(output, name, cells, command)
+        workers.forget_dead(output, name)
+        if work.arrays:
+            for line in steer.asked(work.plan, work.arrays, launcher):
+                console.print(line, markup=False, soft_wrap=True)
+            submission = slurm.submit(submission, work.arrays, launcher)
+            console.print(
+                f"{steer.submitted(work.plan, submission)}; `{hint('status', name, output)}` looks", soft_wrap=True
+            )
+    if wait or launcher.wait:
+        return closing(console, watch(console, output, name, cells), output, name, "done")
+    if work.arrays:
+        return DONE
+    if "queued" in (states := {status.state for status in work.plan.statuses}) or "running" in states:
+        console.print(f"nothing to submit; `{hint('wait', name, output)}` waits", soft_wrap=True)
+        return DONE
+    return closing(console, work.plan, output, name, "nothing to do")
+
+
+def _run_here(console: Console, cells: Sequence[Cell], made: Plan, retry: tuple[Failure, ...], wait: bool) -> int:
+    from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.sweeps import progress, workers
+    from mi_sweeps.sweeps.execute import execute
+
+    config = cells[0].config
+    bars = progress.Bars(console, made.to_do(retry), made, retry)
+    with workers.registered(config.output, config.sweep.name, "inline"), bars.shown():
+        outcome = execute(cells, retry=retry, wait=wait or config.launcher.wait, listener=bars)
+    if outcome.busy:
+        task = outcome.busy[0]
+        who = task.folder.status_on_disk()
+        more = f" and {len(outcome.busy) - 1} more" if outcome.busy[1:] else ""
+        raise UserError(
+            f"{task.folder.path}: process {who.pid} on {who.host} works on this{more}; "
+            f"all others are done; wait with `{hint('wait', config.sweep.name, config.output)}` and run again"
+        )
+    return closing(console, planning.make(cells), config.output, config.sweep.name, "done")

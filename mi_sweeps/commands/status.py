@@ -1,0 +1,73 @@
+"""`mi-sweeps status`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mi_sweeps.commands import common
+from mi_sweeps.commands.common import DONE
+from mi_sweeps.commands.waiting import ended_early, watch
+from mi_sweeps.hints import hint
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from mi_sweeps.sweeps.plan import Plan
+
+HELP = "show how far sweeps are, what is running and what failed"
+WORDS = "SWEEP"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds its own."""
+    parser.add_argument("--cells", action="store_true", help="every cell with its ids and states")
+    parser.add_argument("--watch", action="store_true", help="stay, and show it anew until nobody works on it any more")
+
+
+def run(options: argparse.Namespace) -> int:
+    """`mi-sweeps status`."""
+    from rich.text import Text
+
+    from mi_sweeps.slurm import steer
+    from mi_sweeps.sweeps import manifest, show, workers
+    from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.tracking import unmirrored
+
+    output, chosen = common.sweeps(options)
+    console = common.console()
+
+    def told(name: str, made: Plan) -> Iterator[RenderableType]:
+        yield Text.assemble((name, "bold"), f": {show.summary(made)}")
+        if queued := steer.in_queue(made):
+            yield f"  in the queue: {queued}"
+        for worker in workers.alive(output, name):
+            who = f"at work: process {worker.pid}" if worker.pid else "starting: a process"
+            yield f"  {who} on {worker.host} ({worker.launcher})"
+        for line in () if made.is_done else ended_early(output, name):
+            yield f"  {line}"
+        yield from show.errors(made)
+        yield from unmirrored.told(made, name, output)
+        cells = show.noteworthy(made)
+        if cells:
+            yield from show.cell_table(made, cells, console.width)
+        if len(cells) < len(made.cells):
+            some = f"{len(cells) or 'none'} of {len(made.cells)} cells: those at work, then those that went wrong"
+            yield f"{some}; all: `{hint('status --cells', name, output)}`"
+
+    for name in chosen:
+        cells = [entry.cell(output) for entry in manifest.load(output, name)]
+        if options.watch:
+            watch(console, output, name, cells, below=lambda made, name=name: list(told(name, made)))  # type: ignore[misc]
+            continue
+        seen = steer.seen(planning.make(cells), output)
+        made = seen.plan
+        if seen.trouble:
+            console.print(f"{name}: {seen.trouble}", markup=False, soft_wrap=True)
+        if options.cells:
+            common.write(console, show.cell_lines(made))
+            continue
+        for part in told(name, made):
+            console.print(part, soft_wrap=isinstance(part, (str, Text)))
+    return DONE

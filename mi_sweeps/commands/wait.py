@@ -1,0 +1,29 @@
+"""`mi-sweeps wait`."""
+
+from __future__ import annotations
+
+import argparse
+
+from mi_sweeps.commands import common
+from mi_sweeps.commands.common import DONE
+from mi_sweeps.commands.waiting import closing, watch
+
+HELP = "wait until nobody works on a sweep any more; Ctrl-C ends the waiting alone"
+WORDS = "SWEEP"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """There are none of its own."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """`mi-sweeps wait`."""
+    from mi_sweeps.sweeps import manifest
+
+    output, chosen = common.sweeps(options)
+    console = common.console()
+    codes = [DONE]
+    for name in chosen:
+        cells = [entry.cell(output) for entry in manifest.load(output, name)]
+        codes.append(closing(console, watch(console, output, name, cells), output, name, f"{name} done"))
+    return max(codes)

@@ -1,0 +1,96 @@
+"""What `run`, `wait` and `status` share: looking until nobody works on a sweep, and what is said then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mi_sweeps.commands.common import DONE, FAILED
+from mi_sweeps.hints import hint
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.sweeps.plan import Plan
+
+
+def watch(
+    console: Console,
+    output: Path,
+    name: str,
+    cells: Sequence[Cell],
+    below: Callable[[Plan], Sequence[RenderableType]] = lambda plan: (),
+) -> Plan:
+    """Looks until nobody works on the sweep any more; `below` is what is shown below a bar."""
+    from mi_sweeps.slurm import queue, steer, submissions
+    from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.sweeps import progress, workers
+
+    on_cluster = bool(submissions.of_output(output))
+    last: steer.Seen | None = None
+
+    def look() -> Plan:
+        nonlocal last
+        before = last.trouble if last else None
+        last = steer.seen(planning.make(cells), output)
+        if last.trouble and last.trouble != before:
+            console.print(f"{name}: {last.trouble}", markup=False, soft_wrap=True)
+        return last.plan
+
+    def busy() -> bool:
+        # A controller that does not answer is restarted now and then.
+        unknown = last is not None and last.blind and queue.available()
+        return bool(workers.alive(output, name)) or (unknown and not planning.make(cells).is_done)
+
+    try:
+        return progress.watch(
+            console,
+            look,
+            busy,
+            seconds=steer.ASK_SECONDS if on_cluster else progress.WAIT_SECONDS,
+            estimated=not on_cluster,
+            below=below,
+        )
+    except KeyboardInterrupt:
+        again, stop = hint("wait", name, output), hint("cancel", name, output)
+        raise KeyboardInterrupt(
+            f"no longer waiting, the work goes on: `{again}` waits again, `{stop}` ends it"
+        ) from None
+
+
+def closing(console: Console, made: Plan, output: Path, name: str, word: str) -> int:
+    """The last lines of `run` and `wait`, and the exit code."""
+    from mi_sweeps.sweeps import show
+    from mi_sweeps.tracking import unmirrored
+
+    early = () if made.is_done else ended_early(output, name)
+    for line in (*early, *unmirrored.told(made, name, output)):
+        console.print(line, markup=False, soft_wrap=True)
+    failed = [status for status in made.statuses if status.state == "failed"]
+    verb = "zoom" if show.is_zoom(made.cells[0]) else "run"
+    if failed:
+        console.print(f"{word}, but {len(failed)} failed: {show.summary(made)}", soft_wrap=True)
+        console.print(f"first error: {failed[0].error}", markup=False, soft_wrap=True)
+        console.print(
+            f"look with `{hint('logs --failed', name, output)}`, try again with `mi-sweeps {verb} … --retry`",
+            soft_wrap=True,
+        )
+        return FAILED
+    if not made.is_done:
+        console.print(f"not finished: {show.summary(made)}; `mi-sweeps {verb}` goes on", soft_wrap=True)
+        return FAILED
+    console.print(f"{word}: {show.summary(made)}", soft_wrap=True)
+    for line in show.zooms(made):
+        console.print(line, soft_wrap=True)
+    return DONE
+
+
+def ended_early(output: Path, name: str) -> Iterator[str]:
+    """A line for each worker that is gone and has not done its work."""
+    from mi_sweeps.sweeps import workers
+
+    for worker in workers.dead(output, name):
+        who = f"process {worker.pid}" if worker.pid else "a worker"
+        yield f"{who} on {worker.host} ended early: {worker.last_line}; see `{hint('logs', name, output)}`"

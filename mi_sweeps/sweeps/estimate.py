@@ -1,0 +1,229 @@
+"""How long the rest of a sweep takes, as far as what it has done so far says.
+
+A fine-tune's step and a patch job's checkpoint take as long as those of its kind did. A kind of which nothing was done
+yet is named, and not guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.files import read_json
+from mi_sweeps.store.folders import Failure, Status
+from mi_sweeps.sweeps import plan as planning
+from mi_sweeps.sweeps.plan import Plan
+
+if TYPE_CHECKING:
+    from mi_sweeps.sweeps.cells import Cell, Stage
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left of a fine-tune or a patch job."""
+
+    kind: str
+    name: str
+    """What a user calls it."""
+    units: float
+    """Steps or checkpoints that are left."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """How long the rest takes."""
+
+    seconds: float | None
+    """Of what is known; None where nothing is."""
+    unknown: tuple[str, ...] = ()
+    """What comes besides, and nobody knows how long it takes."""
+
+
+def kind(cell: Cell, stage: Stage) -> str:
+    """What work has in common that takes as long for each step or checkpoint."""
+    values = cell.values
+    task = {key: value for key, value in values["task"].items() if key != "seed"}
+    if stage == "patch":
+        asked = {key: value for key, value in values["patching"].items() if key not in ("name", "steps")}
+        return json.dumps([stage, values["model"], task, asked], default=str)
+    if cell.is_series:
+        return json.dumps([stage, values["model"], task], default=str)
+    train = {key: value for key, value in values["train"].items() if key not in ("clip", "diverged")}
+    return json.dumps([stage, values["model"], task, train, cell.checkpoint_steps], default=str)
+
+
+def units(cell: Cell, stage: Stage, status: Status | None = None) -> int:
+    """How many steps or checkpoints work has; of one that is done with a `status`, so many as were reached."""
+    if stage == "finetune" and not cell.is_series:
+        steps = cell.values["checkpoint"].get("until") or cell.values["train"]["steps"]
+        return steps if status is None or status.diverged is None else status.diverged
+    steps = cell.patch_steps if stage == "patch" else cell.checkpoint_steps
+    return len(steps if status is None else status.reached(steps))
+
+
+def rest(plan: Plan, retry: Collection[Failure] = ()) -> dict[str, Work]:
+    """What is left of a plan's work, by run id and patch id; also what other processes are at."""
+    runs, patches = plan.missing(retry)
+    left = {*runs, *(id for ids in patches.values() for id in ids)}
+    found = {}
+    for id, cell, stage, status in plan.each():
+        if id in left or status.state in ("running", "queued"):
+            of_run = plan.runs[cell.run_id]
+            whole = units(cell, stage, of_run if stage == "patch" else None)
+            found[id] = Work(kind(cell, stage), _name(cell, stage), whole - _reached(cell, stage))
+    return found
+
+
+def rates(plan: Plan) -> dict[str, float]:
+    """Seconds of work for each step or checkpoint, by kind, of what was done on this machine. Runs that are trained
+    together share their time."""
+    done: dict[str, list[tuple[float, float]]] = {}
+    begun: dict[str, list[tuple[float, float]]] = {}
+    together = Counter((status.host, status.pid) for status in plan.statuses if status.state == "running")
+    for _, cell, stage, status in plan.each():
+        if status.host != socket.gethostname():
+            continue
+        if status.state == "done" and status.seconds:
+            of_run = plan.runs[cell.run_id] if stage == "patch" else status
+            count = units(cell, stage, of_run)
+            done.setdefault(kind(cell, stage), []).append((status.seconds / _stacked(cell, stage), count))
+        elif status.state == "running":
+            marks = _marks(cell, stage)
+            if len(marks) > 1:  # From the first to the last: what comes before is to load the model.
+                (first, began), (last, ended) = min(marks), max(marks)
+                seconds = (ended - began) / together[status.host, status.pid]
+                begun.setdefault(kind(cell, stage), []).append((seconds, last - first))
+    return {of: rate for of, taken in (begun | done).items() if (rate := _rate(taken)) is not None}
+
+
+def left(work: Iterable[Work], known: Mapping[str, float], workers: int = 1) -> Left:
+    """How long work takes that so many workers share."""
+    work = list(work)
+    taken = [one.units * known[one.kind] for one in work if one.kind in known]
+    unknown = sorted({one.name for one in work if one.kind not in known})
+    # The last one is nobody's but one worker's.
+    return Left(max(sum(taken) / max(1, workers), *taken) if taken else None, tuple(unknown))
+
+
+def of_plan(plan: Plan) -> Left:
+    """How long the rest of a plan takes those that are at work now."""
+    at_work = {(status.host, status.pid) for status in plan.statuses if status.state == "running"}
+    return left(rest(plan).values(), rates(plan), len(at_work))
+
+
+class Course:
+    """What this process is at, and how long the rest takes it."""
+
+    def __init__(self, plan: Plan, retry: Collection[Failure] = ()) -> None:
+        self._rest = rest(plan, retry)
+        self._before = rates(plan)
+        self._done: dict[str, list[tuple[float, float]]] = {}
+        self._open: dict[str, _Open] = {}
+        self._last = time.monotonic()
+
+    def begin(self, id: str, cell: Cell, stage: Stage) -> None:
+        """Work began."""
+        self._tick()
+        self._open[id] = _Open(kind(cell, stage), units(cell, stage))
+
+    def step(self, id: str, step: int) -> None:
+        """So many of its steps or checkpoints are done."""
+        self._tick()
+        one = self._open[id]
+        one.first = one.first or (step, one.seconds)
+        one.step = step
+        if id in self._rest:
+            self._rest[id] = Work(one.kind, self._rest[id].name, max(0, one.units - step))
+
+    def end(self, id: str, well: bool) -> None:
+        """It ended; well, or by an error."""
+        self._tick()
+        one = self._open.pop(id)
+        self._rest.pop(id, None)
+        if well and one.first and one.step > one.first[0]:
+            self._done.setdefault(one.kind, []).append((one.seconds, one.step - max(0, one.first[0] - 1)))
+
+    def left(self, id: str | None = None) -> Left:
+        """How long the rest of all takes, or of one that is under way."""
+        begun: dict[str, list[tuple[float, float]]] = {}
+        for one in self._open.values():
+            if one.first:
+                begun.setdefault(one.kind, []).append((one.seconds - one.first[1], one.step - one.first[0]))
+        now = {of: rate for of, taken in (begun | self._done).items() if (rate := _rate(taken)) is not None}
+        known = now | {of: rate for of, rate in self._before.items() if of not in self._done}
+        found = left([self._rest[id]] if id in self._rest else () if id else self._rest.values(), known)
+        since = time.monotonic() - self._last
+        return found if found.seconds is None else Left(max(0.0, found.seconds - since), found.unknown)
+
+    def _tick(self) -> None:
+        """The time since the last event is shared by all that are under way: they are trained together."""
+        now = time.monotonic()
+        for one in self._open.values():
+            one.seconds += (now - self._last) / len(self._open)
+        self._last = now
+
+
+@dataclass
+class _Open:
+    """Work that is under way."""
+
+    kind: str
+    units: int
+    seconds: float = 0.0
+    first: tuple[int, float] | None = None
+    """The first step that was told, and after how many seconds."""
+    step: int = 0
+
+
+def _name(cell: Cell, stage: Stage) -> str:
+    return cell.run_name if stage == "finetune" else "patch job"
+
+
+def _rate(taken: Iterable[tuple[float, float]]) -> float | None:
+    seconds, count = (sum(part) for part in zip(*taken, strict=True))
+    return seconds / count if count else None
+
+
+def _stacked(cell: Cell, stage: Stage) -> int:
+    """How many runs share the time of a fine-tune."""
+    about: dict[str, Any] = {}
+    if stage == "finetune":
+        run, _ = planning.folders_of(cell)
+        with suppress(UserError):
+            about = read_json(run.path / "run.json") or {}
+    stacks = about.get("stacks") or [{"runs": [cell.run_id]}]
+    return len(stacks[-1]["runs"])
+
+
+def _marks(cell: Cell, stage: Stage) -> list[tuple[int, float]]:
+    """How many steps or checkpoints of work that is under way were done when."""
+    run, patch = planning.folders_of(cell)
+    if stage == "finetune":
+        return list(_kept(run.path / "checkpoints").items())
+    own = sorted(when for step, when in _kept(patch.path / "tables").items() if step in cell.patch_steps)
+    return list(enumerate(own, 1))
+
+
+def _reached(cell: Cell, stage: Stage) -> int:
+    """How many steps or checkpoints are done."""
+    return max((count for count, _ in _marks(cell, stage)), default=0)
+
+
+def _kept(folder: Path) -> dict[int, float]:
+    """When each checkpoint or table was written, by step."""
+    found = {}
+    with suppress(OSError):
+        for file in folder.iterdir():
+            step, _, ending = file.name.partition(".")
+            if step.isdigit() and ending in ("safetensors", "parquet"):
+                with suppress(OSError):
+                    found[int(step)] = file.stat().st_mtime
+    return found

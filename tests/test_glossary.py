@@ -1,0 +1,50 @@
+"""The glossary explains the names of tables and the labels in them, and names nothing that the code does not have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from mi_sweeps.analysis import derived, frames
+from mi_sweeps.analysis.agreement import measures
+from mi_sweeps.analysis.inference import circuits, retention, subjects, transformations, transitions
+from mi_sweeps.analysis.inference.courses import Course
+from mi_sweeps.analysis.inference.differences import Comparison
+from mi_sweeps.analysis.inference.onsets import When
+from mi_sweeps.analysis.inference.verdicts import Verdict
+from mi_sweeps.circuits.tables import TABLES
+from mi_sweeps.config import Config, Site
+
+TERMS, _, LABELS = (Path(__file__).parents[1] / "docs" / "glossary.md").read_text("utf-8").partition("## Labels")
+COLUMNS = frames.COLUMNS | derived.TABLES | {name: schema.names for name, schema in TABLES.items()}
+KINDS = (
+    *(Verdict, Course, Comparison, When, retention.Kept),
+    *(measures.Answer, subjects.Answer, transformations.Answer, transformations.Change, transitions.Answer),
+    *(circuits.Faithful, circuits.Complete, circuits.Needed, circuits.Minimal),
+)
+
+
+def keys(config: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        yield before + name
+        if isinstance(value, Mapping):
+            yield from keys(value, f"{before}{name}.")
+
+
+def test_it_has_every_table() -> None:
+    assert set(re.findall(r"table `(\w+)`", TERMS)) == COLUMNS.keys()
+
+
+def test_it_has_every_label() -> None:
+    assert {label.value for kind in KINDS for label in kind} <= set(re.findall(r"`([^`]+)`", LABELS))
+
+
+def test_it_names_no_key_or_column_that_is_gone(make_config: Callable[..., Config]) -> None:
+    configs = [make_config("launcher=local"), make_config("launcher=slurm", "patching=dynamics")]
+    known = {key for config in configs for key in keys(config.model_dump(mode="json", by_alias=True))}
+    known |= {"win_rate", *get_args(Site), *COLUMNS, *(name for columns in COLUMNS.values() for name in columns)}
+    where = "".join(re.findall(r"\| ([^|]+) \|$", TERMS, re.MULTILINE))
+    named = re.findall(r"`([a-z_0-9.]+)`", where)
+    assert sorted({*named} - known) == ["audit.json", "mi_sweeps.analysis.planted"]
