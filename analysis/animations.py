@@ -20,6 +20,8 @@ from .films import Film
 DPI = 130
 SECOND, LAST = 4, 1.5
 """Checkpoints a second, and seconds for which the last stays."""
+EVERY = 4
+"""Of so many dots in a row one is looked at for a GIF's colours."""
 
 
 def has_ffmpeg() -> bool:
@@ -48,8 +50,7 @@ def frames(film: Film) -> list[Image.Image]:
     paper = FigureCanvasAgg(figure)
     drawn = []
     with settings():
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once: nothing moves by itself
+        figure.lay_out()
         for artist in film.moving:
             artist.set_animated(True)
         paper.draw()
@@ -64,12 +65,9 @@ def frames(film: Film) -> list[Image.Image]:
 
 
 def _gif(pictures: Sequence[Image.Image], comment: str) -> bytes:
-    # One palette for all: with one for each, a colour would change a little where its value does not.
-    first, last = pictures[0], pictures[-1]
-    sample = Image.new("RGB", (first.width, 3 * first.height))
-    for at, picture in enumerate((first, pictures[len(pictures) // 2], last)):
-        sample.paste(picture, (0, at * first.height))
-    palette = sample.quantize(255)
+    # One palette for all, of the colours of each: a value has the same colour at every checkpoint.
+    sample = np.concatenate([np.asarray(picture)[::EVERY, ::EVERY] for picture in pictures])
+    palette = Image.fromarray(sample).quantize(255, Image.Quantize.MAXCOVERAGE)
     indexed = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     durations = [1000 // SECOND] * (len(indexed) - 1) + [round(1000 * LAST)]
     content = io.BytesIO()

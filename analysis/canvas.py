@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import matplotlib
@@ -17,7 +18,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.font_manager import fontManager
+from matplotlib.text import Annotation, Text
 
 COLUMN, PAGE = 3.35, 6.9
 """Inches: the width of a column and of a page in the usual two-column papers; a figure has the one or the other."""
@@ -47,6 +49,9 @@ FOOTNOTE = 6
 
 HEADING = 0.14
 """Inches that a further line of a title needs."""
+
+BLANK = "\u2007"
+"""A space that is as wide as a digit."""
 
 EDGE = 0.12
 """Inches that stay where title and footnote are taken away."""
@@ -82,7 +87,11 @@ class Picture(Figure):
     """What is drawn: a row a point, band or cell, with its uncertainty where there is any."""
     setting: str = ""
     """Whose it is, where there are several settings."""
+    moment: Annotation | None = None
+    """A line below the heading for words that change, so that the heading need not be drawn again with them."""
     heading: Text
+    further: int = 0
+    """Lines of the heading for which it became higher."""
     footnote: Text
     aside: float
     """Inches of its height that title and footnote have."""
@@ -90,15 +99,36 @@ class Picture(Figure):
     def of_setting(self, setting: str) -> None:
         """Names the setting below the title."""
         self.setting = setting
-        self.entitle(self.title)
-        more = self.heading.get_text().count("\n") * HEADING
+        self.entitle()
+
+    def with_moment(self) -> Annotation:
+        """Makes room for its `moment`, which is yet empty."""
+        with settings():
+            self.moment = Annotation(
+                "", (0.5, 0), xycoords=self.heading, ha="center", va="bottom", in_layout=False,
+                fontproperties=self.heading.get_fontproperties(), color=self.heading.get_color(),
+            )  # fmt: skip
+        self.add_artist(self.moment)
+        self.entitle()
+        return self.moment
+
+    def entitle(self) -> None:
+        """Writes the title above, the setting below it, and an empty line for what changes."""
+        width = round(14 * self.get_figwidth())
+        parts = [textwrap.fill(one, width=width) for one in (self.title, self.setting) if one]
+        text = "\n".join([*parts, *([BLANK] if self.moment else [])])
+        self.heading.set_text(text)
+        further = text.count("\n") if self.setting or self.moment else 0
+        more, self.further = HEADING * (further - self.further), further
         self.set_figheight(self.get_figheight() + more)
         self.aside += more
 
-    def entitle(self, title: str) -> None:
-        """Writes a title above, and the setting below it."""
-        width = round(14 * self.get_figwidth())
-        self.heading.set_text("\n".join(textwrap.fill(one, width=width) for one in (title, self.setting) if one))
+    def lay_out(self) -> None:
+        """Gives all its places, once: nothing moves by itself from one format, or checkpoint, to the next."""
+        engine = self.get_layout_engine()
+        if engine is not None:
+            engine.execute(self)
+            self.set_layout_engine("none")
 
     def bare(self) -> None:
         """Takes title and footnote away, and makes grids light: as a paper wants it, which has captions of its own."""
@@ -123,8 +153,15 @@ def settings(**own: Any) -> Iterator[None]:
     """matplotlib as it comes, but for some settings; around everything that draws or saves. It sets text as it is:
     a run's name may hold a dollar sign."""
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-    with matplotlib.rc_context(defaults | {"text.parse_math": False} | own):
+    with matplotlib.rc_context(defaults | {"font.sans-serif": _families(), "text.parse_math": False} | own):
         yield
+
+
+@cache
+def _families() -> list[str]:
+    """The usual ones that there are: each of the others would be looked for at every word."""
+    there = {font.name for font in fontManager.ttflist}
+    return [name for name in matplotlib.rcParamsDefault["font.sans-serif"] if name in there]
 
 
 @contextmanager
@@ -146,7 +183,7 @@ def grid(
         figure.numbers = pd.DataFrame()
         FigureCanvasAgg(figure)
         figure.heading = figure.suptitle("")
-        figure.entitle(title)
+        figure.entitle()
         figure.footnote = figure.supxlabel(lines, fontsize=FOOTNOTE, color="0.35", x=0.01, ha="left")
         yield figure, figure.subplots(rows, columns, squeeze=False)
 

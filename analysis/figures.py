@@ -58,7 +58,6 @@ class Group:
         film = draw()
         if self.words:
             film.picture.of_setting(self.words)
-            film.show(film.steps[-1])
         return film
 
 

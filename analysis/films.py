@@ -174,13 +174,11 @@ def _heatmaps(
         for plot, corruption in zip(axes.flat, values, strict=True):
             room, own = ((canvas.PAGE - 1.2) / size[1], height), tokens.get(corruption)
             colours = canvas.DIFFERING if corruption == DIFFERENCE else canvas.DIVERGING
-            drawn[corruption] = draw(plot, together, places, ends[corruption], room, own, colours)
+            below_it, left_of_it = plot in axes[-1], plot in axes[:, 0]
+            drawn[corruption] = draw(plot, together, places, ends[corruption], room, own, colours, below_it)
             plot.set_title(second_less_first(corruption))
-            last_row = plot in axes[-1]
-            plot.set_xlabel("head" if last_row and not words else "")
-            if not last_row:
-                plot.set_xticks([])
-            plot.set_ylabel("layer" if plot in axes[:, 0] else "")
+            plot.set_xlabel("head" if below_it and not words else "")
+            plot.set_ylabel("layer" if left_of_it else "")
         plots = [one.image.axes for name, one in drawn.items() if name != DIFFERENCE]
         scale_bar(figure, drawn[next(iter(drawn))].image, plots, label, "both" if end == END else "neither")
         if DIFFERENCE in drawn:
@@ -229,25 +227,25 @@ def _lines(frames: Frames, tables: dict[str, dict[str, pd.DataFrame]], title: st
 def film(
     frames: Frames, figure: Picture, steps: Sequence[int], change: Callable[[int], None], moving: Sequence[Artist]
 ) -> Film:
-    """A film whose title tells the checkpoint, and how well these runs do there. Where one of them has no checkpoint
-    nothing is shown for a moment."""
+    """A film that tells below its title the checkpoint, and how well these runs do there. Where one of them has no
+    checkpoint nothing is shown for a moment."""
     rates = frames.metrics[frames.metrics["run_id"].isin(figure.source.runs) & (frames.metrics["metric"] == "win_rate")]
     rates = rates[rates["split"] == "heldout"].groupby("step")["value"].mean()
     there = sorted({int(step) for step in steps})
     absent = [step for step in missing.steps(frames, figure.source.runs) if there[0] < step < there[-1]]
     ordered = tuple(sorted({*there, *absent}))
-    digits = len(str(max(ordered)))
+    digits, moment = len(str(max(ordered))), figure.with_moment()
 
     def show(step: int) -> None:
         change(step)
         known = f", held-out win rate {rates[step]:4.0%}" if step in rates.index else ""
         known = ": not all runs have it" if step in absent and len(figure.source.runs) > 1 else known
         known = ": there is none" if step in absent and len(figure.source.runs) == 1 else known
-        # Spaces as wide as a digit: the title stands still.
-        figure.entitle(f"{figure.title}, checkpoint {step:{digits}}{known}".replace("  ", " \u2007"))
+        # Spaces as wide as a digit: the words stand still.
+        moment.set_text(f"checkpoint {step:{digits}}{known}".replace("  ", f" {canvas.BLANK}"))
 
     show(ordered[-1])
-    return Film(figure, ordered, show, (figure.heading, *moving))
+    return Film(figure, ordered, show, (moment, *moving))
 
 
 def _limits(values: pd.Series) -> tuple[float, float]:

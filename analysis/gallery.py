@@ -20,7 +20,6 @@ from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..errors import UserError
 from ..store.files import read_json, write_bytes, write_json
@@ -161,11 +160,7 @@ def _save(picture: Picture, file: Path, kind: str, dpi: int = DPI) -> Path:
     }
     with settings(**EDITABLE), _fonts_without_shaping():
         picture.set_dpi(dpi)
-        if isinstance(
-            picture.get_layout_engine(), ConstrainedLayoutEngine
-        ):  # the next format need not lay it out again
-            picture.draw_without_rendering()
-            picture.set_layout_engine("none")
+        picture.lay_out()
         # Not savefig, which draws everything once more before it draws.
         getattr(CANVASES[kind](picture), f"print_{kind}")(content, metadata=metadata[kind])
     write_bytes(file, content.getvalue())

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.collections import PathCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 
 from . import canvas, evidence, examples, missing
 from .canvas import Picture, Source
@@ -279,14 +280,13 @@ def _grid(
         for line, (name, told) in zip(axes, labels.items(), strict=False):
             own = cells.loc[name]
             for plot, step in zip(line, steps, strict=False):
-                drawn = draw(plot, own, places[name], end, (room / size[1], height), tokens, colours)
+                named_below = name in last or places[name] != places[last[0]]
+                drawn = draw(
+                    plot, own, places[name], end, (room / size[1], height), tokens, colours, named_below,
+                    plot is line[0],
+                )  # fmt: skip
                 drawn.show(at_step(own, step))
                 plot.set_title(f"checkpoint {step}" if plot in axes[0] else "")
-                # Ticks without labels are not seen, and take time.
-                if name not in last and places[name] == places[last[0]]:
-                    plot.set_xticks([])
-                if plot is not line[0]:
-                    plot.set_yticks([])
             line[0].set_ylabel(f"{told}\nlayer", **across)
         if labels and steps:
             scale_bar(figure, drawn.image, list(axes.flat), label, "both" if end == END else "neither")
@@ -320,7 +320,9 @@ class Heatmap:
     grey: AxesImage
     """Cells without a value."""
     marks: Mapping[str, PathCollection]
-    hatched: PolyCollection
+    hatched: Line2D
+    hatches: int
+    """Lines of it that begin on each side of a cell."""
 
     @property
     def artists(self) -> tuple[Artist, ...]:
@@ -359,12 +361,12 @@ class Heatmap:
             mark.set_offsets(np.column_stack([across, down]))
             mark.set_color(["white" if is_dark else "0.1" for is_dark in dark[down, across]])
             mark.set_visible(len(down) > 0)
-        squares = [
-            [(x - 0.5, y - 0.5), (x + 0.5, y - 0.5), (x + 0.5, y + 0.5), (x - 0.5, y + 0.5)]
-            for y, x in zip(*np.nonzero(laid["few"]), strict=True)
-        ]
-        self.hatched.set_verts(squares)
-        self.hatched.set_visible(bool(squares))
+        # Lines, not a pattern to fill cells with: that takes as long as all else of a frame.
+        at = (np.arange(-self.hatches, self.hatches) + 0.5) / self.hatches  # none through a mark
+        along = np.stack([np.maximum(0, -at), np.minimum(1, 1 - at), np.full(len(at), np.nan)], axis=1).ravel()
+        squares = np.argwhere(laid["few"]) - 0.5
+        self.hatched.set_data((squares[:, 1:] + along).ravel(), (squares[:, :1] + along + np.repeat(at, 3)).ravel())
+        self.hatched.set_visible(len(squares) > 0)
 
 
 def _places(names: Sequence[object]) -> dict[object, int]:
@@ -398,37 +400,47 @@ def heatmap(
         )
         for verdict, shape in MARKS.items()
     }  # fmt: skip
-    hatched = PolyCollection([], facecolors="none", edgecolors="0.35", linewidths=0, hatch="//////")
-    plot.add_collection(hatched, autolim=False)
+    (hatched,) = plot.plot([], [], color="0.35", linewidth=0.9, solid_capstyle="butt", zorder=0.5)  # below marks
+    hatches = max(2, round(cell / 3.5))  # points
     plot.set(xlim=(-0.5, nothing.shape[1] - 0.5), ylim=(-0.5, nothing.shape[0] - 0.5), facecolor="white")
     plot.grid(False)
-    return Heatmap(rows, columns, end, image, grey, marks, hatched)
+    return Heatmap(rows, columns, end, image, grey, marks, hatched, hatches)
 
 
 def draw(
     plot: Axes, cells: pd.DataFrame, places: Sequence[object], end: float, room: tuple[float, float],
-    tokens: Tokens | None = None, colours: str = canvas.DIVERGING,
+    tokens: Tokens | None = None, colours: str = canvas.DIVERGING, named_below: bool = True, named_left: bool = True,
 ) -> Heatmap:  # fmt: skip
-    """A heatmap of layer × head or position with its ticks, yet without values; `room` as for `heatmap`.
+    """A heatmap of layer × head or position, yet without values; `room` as for `heatmap`.
 
-    Positions are named by their role and the token that `tokens` has there; a changed one is bold.
+    Below are the heads, or the positions by their role and the token that `tokens` has there, a changed one bold; at
+    its left are the layers.
     """
     layers = sorted(cells.index.unique("layer"))
     drawn = heatmap(plot, layers, places, end, room, colours)
-    told = {str(name): _position(str(name), (tokens or {}).get(str(name))) for name in places}
+    plot.tick_params(axis="both", length=0)
+    if named_below:
+        _name_places(plot, places, room[0], tokens or {})
+    if named_left:
+        every = max(1, math.ceil(len(layers) / 16))
+        plot.set_yticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]], fontsize=6)
+    # An axis that says nothing is laid out and drawn like any other.
+    plot.xaxis.set_visible(named_below)
+    plot.yaxis.set_visible(named_left)
+    return drawn
+
+
+def _name_places(plot: Axes, places: Sequence[object], wide: float, tokens: Tokens) -> None:
+    told = {str(name): _position(str(name), tokens.get(str(name))) for name in places}
     names = list(told.values())
     words = any(isinstance(name, str) for name in places)
-    every = max(1, math.ceil(len(names) * 0.072 / room[0]))
+    every = max(1, math.ceil(len(names) * 0.072 / wide))
     plot.set_xticks(range(0, len(names), every), names[::every], fontsize=5 if words else 6)
-    plot.tick_params(axis="both", length=0)
     if words:
         plot.tick_params(axis="x", rotation=90)
         for label, name in zip(plot.get_xticklabels(), list(told)[::every], strict=True):
-            clean, corrupted = (tokens or {}).get(name, ("", ""))
+            clean, corrupted = tokens.get(name, ("", ""))
             label.set_fontweight("bold" if clean != corrupted else "normal")
-    every = max(1, math.ceil(len(layers) / 16))
-    plot.set_yticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]], fontsize=6)
-    return drawn
 
 
 def _position(role: str, pair: tuple[str, str] | None) -> str:

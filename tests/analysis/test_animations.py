@@ -48,6 +48,18 @@ def test_a_gif_has_a_frame_a_checkpoint_and_waits_at_the_last(film, tmp_path, no
     assert durations == [250, 250, 250, 1500]
 
 
+def test_a_value_has_its_own_colour_in_a_gif(film, tmp_path, no_ffmpeg):
+    """Also one that is on a few dots of one frame only."""
+    drawn = [Image.new("RGB", (200, 200), "white") for _ in range(12)]
+    for at, picture in enumerate(drawn):
+        picture.paste((21 * at, 255 - 21 * at, 40), (8, 8, 20, 20))
+    (tmp_path / "a.gif").write_bytes(animations._gif(drawn, ""))
+    with Image.open(tmp_path / "a.gif") as gif:
+        for at in range(gif.n_frames):
+            gif.seek(at)
+            assert np.abs(np.subtract(gif.convert("RGB").getpixel((14, 14)), (21 * at, 255 - 21 * at, 40))).max() < 12
+
+
 def test_only_what_moves_is_drawn_anew(film):
     """As good as drawing all of it each time: the frames are those of a picture that is drawn whole."""
     drawn = animations.frames(film)

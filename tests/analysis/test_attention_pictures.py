@@ -57,7 +57,7 @@ def test_a_film_shows_every_checkpoint_and_each_corrupted_side_below_the_clean_o
     for step in (24, 0):
         film.show(step)
         assert np.allclose(drawn(plots[at]), kept(folders, "clean", step), atol=1e-6, equal_nan=True)
-        assert f"checkpoint {step}" in film.picture.get_suptitle().replace("\u2007", "").replace("  ", " ")
+        assert f"checkpoint {step}" in film.picture.moment.get_text().replace("\u2007", "").replace("  ", " ")
 
 
 def test_a_checkpoint_that_cannot_be_read_is_left_out_and_said_to_be(output):

@@ -236,7 +236,8 @@ def test_each_setting_has_a_folder_and_its_pictures_name_it(make_output, tmp_pat
     )
     film = dict(drawings)["lr-0.0003/lens-film"]()
     film.show(8)
-    assert film.picture.get_suptitle().endswith("\nlr 0.0003") and "checkpoint \u20078" in film.picture.get_suptitle()
+    assert film.picture.get_suptitle().endswith("\nlr 0.0003\n\u2007")
+    assert "checkpoint \u20078" in film.picture.moment.get_text()
     assert dict(drawings)["lr-0.0003/lens"]().get_suptitle().endswith("\nlr 0.0003")
 
 
@@ -359,7 +360,7 @@ def drawn(picture):
 
 def marked(axis):
     """The cells (row, column) that have each kind of mark."""
-    dots, small, more, less, _ = axis.collections
+    dots, small, more, less = axis.collections
     kinds = {"matters": dots, "undecided": small, "more": more, "less": less}
     return {kind: {(int(y), int(x)) for x, y in mark.get_offsets()} for kind, mark in kinds.items()}
 
@@ -414,14 +415,17 @@ def test_positions_that_few_prompts_have_are_hatched(make_output):
     output = make_output(steps=(24,), corruptions=("first",), by_prompt=True)
     frames = load(output)
     (axis,) = drawn(heatmaps.positions(frames, "first", sites=("resid_pre",))).values()
-    assert not axis.collections[-1].get_paths()
+    assert not axis.lines[0].get_visible()
     own = evidence.of_sites(frames, "first")["resid_pre"]
     own.estimate.n[[place[2] == "intro 1" for place in own.places]] = 5  # Of 12.
     frames.kept.pop(("cells", "first", "position"))
     picture = heatmaps.positions(frames, "first", sites=("resid_pre",))
     (axis,) = drawn(picture).values()
-    hatched = {tuple(path.vertices[0]) for path in axis.collections[-1].get_paths()}
-    assert hatched == {(-0.5, layer - 0.5) for layer in range(4)} and axis.collections[-1].get_hatch()
+    lines = axis.lines[0].get_xydata().reshape(-1, 3, 2)[:, :2]  # each has a gap after it
+    cells = {tuple(np.round(cell)) for cell in lines.mean(axis=1)}
+    assert axis.lines[0].get_visible() and cells == {(0, layer) for layer in range(4)}
+    assert np.allclose(lines[:, 1] - lines[:, 0], (lines[:, 1] - lines[:, 0])[:, ::-1])  # at 45 degrees
+    assert np.abs(lines - np.round(lines.mean(axis=1, keepdims=True))).max() == 0.5
     assert "hatched: less than half of the prompts have it" in str(picture.source)
 
 

@@ -51,17 +51,17 @@ def test_values_change_from_checkpoint_to_checkpoint_and_nothing_else(frames, na
     for step in film.steps:
         film.show(step)
         assert still(film) == before
-        assert f"checkpoint {step:2}".replace("  ", " \u2007") in film.picture.get_suptitle()
+        assert f"checkpoint {step:2}".replace("  ", " \u2007") in film.picture.moment.get_text()
         seen.append(values(film))
     assert all(not np.array_equal(one, other, equal_nan=True) for one, other in zip(seen, seen[1:], strict=False))
     film.show(film.steps[0])
     assert np.array_equal(values(film), seen[0], equal_nan=True)  # no memory of where it was
 
 
-def test_the_title_tells_how_well_these_runs_do(frames):
+def test_a_line_below_the_title_tells_how_well_these_runs_do(frames):
     film = films.lens(frames)
     film.show(0)
-    assert film.picture.get_suptitle().endswith("held-out win rate \u200730%")
+    assert film.picture.moment.get_text().endswith("held-out win rate \u200730%")
 
 
 def test_the_difference_is_the_second_less_the_first(frames):
@@ -103,9 +103,9 @@ def test_where_a_series_has_no_checkpoint_a_film_shows_nothing_and_says_so(make_
     film = FILMS[name](load(make_series(by_prompt=True)))
     assert film.steps == STEPS
     film.show(16)
-    assert "checkpoint 16: there is none" in film.picture.get_suptitle().replace("\u2007", " ")
+    assert "checkpoint 16: there is none" in film.picture.moment.get_text().replace("\u2007", " ")
     film.show(24)
-    assert "held-out win rate" in film.picture.get_suptitle()
+    assert "held-out win rate" in film.picture.moment.get_text()
     shown = values(film)
     film.show(16)
     assert np.isnan(values(film)).sum() > np.isnan(shown).sum()
