@@ -48,7 +48,7 @@ docs: install
 pytest: install
 	$(BIN)/pytest -n 2
 
-# What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--cells 100 1000" STACKED=--whole
+# What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--points 100 1000" STACKED=--whole
 bench: bench-patching bench-scale bench-stacked bench-memory bench-edges bench-circuits bench-page
 
 bench-patching: install

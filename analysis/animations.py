@@ -14,8 +14,8 @@ from PIL import Image
 
 from ..errors import UserError
 from ..store.files import replacing, write_bytes
-from .canvas import settings
-from .films import Film
+from .animated import Film
+from .plotting import settings
 
 DPI = 130
 SECOND, LAST = 4, 1.5

@@ -18,7 +18,7 @@ def answers(findings: pd.DataFrame) -> list[Json]:
     """
     own = findings[findings["question"].isin(ASKED)]
     return [
-        {"question": row["question"], "cell": row["cell"], "answer": row["verdict"]}
+        {"question": row["question"], "setting": row["setting"], "answer": row["verdict"]}
         | {key: "" if pd.isna(row[key]) else row[key] for key in ("corruption", "patching")}
         for row in own.to_dict("records")
     ]

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from . import canvas
-from .canvas import Picture
+from . import plotting
 from .frames import Frames
 from .heatmaps import HEAD_SITES, POSITION_SITES
+from .plotting import Picture
 from .summaries import spread
 
 KEYS = ["patch_id", "step", "site"]
@@ -54,11 +54,11 @@ def exact(frames: Frames, corruption: str, checkpoints: int = 4) -> Picture:
     known = [*POSITION_SITES, *HEAD_SITES]
     sites = sorted(there, key=lambda site: (known.index(site) if site in known else len(known), there.index(site)))
     steps = spread(list(rows["step"]), checkpoints)
-    below = canvas.source(
+    below = plotting.source(
         list(rows["run_id"]), list(rows["n"]), "r: Pearson correlation over the n points of a run; dotted: equal"
     )
     title = f"Exact against approximate, {corruption} corruption"
-    with canvas.grid(max(1, len(sites)), max(1, len(steps)), title, below, 1.6, page=True) as (figure, axes):
+    with plotting.grid(max(1, len(sites)), max(1, len(steps)), title, below, 1.6, page=True) as (figure, axes):
         for line, site in zip(axes, sites, strict=False):
             for axis, step in zip(line, steps, strict=False):
                 points = rows[(rows["site"] == site) & (rows["step"] == step)]

@@ -25,8 +25,8 @@ from .frames import Frames
 from .inference.estimates import mean_interval
 from .inference.families import Job as Examined
 from .inference.families import groups
+from .page_limits import fitting
 from .patterns import SIDES, Head, Prompt
-from .room import fitting
 from .summaries import spread
 
 MOST_HEADS = 12
@@ -179,11 +179,11 @@ def _text(cells: np.ndarray) -> str:
 
 
 def _curves(frames: Frames, jobs: Sequence[Job], damaged: list[str] | None) -> Iterator[Json]:
-    """Attention to roles over the checkpoints, of the heads that are shown: means over prompts and the runs of a cell.
+    """Attention to roles over the checkpoints, of the heads that are shown: means over prompts and runs.
 
     Intervals are of 95% at each place alone, as `looks` has them, which also says what holds for all at once.
     """
-    cell = dict(zip(frames.runs["run_id"], frames.runs["cell"], strict=True))
+    setting = dict(zip(frames.runs["run_id"], frames.runs["setting"], strict=True))
     output = frames.output
     assert output is not None
     for (name, patching, corruption), patch_ids in groups(frames.patches, frames.runs):
@@ -195,7 +195,7 @@ def _curves(frames: Frames, jobs: Sequence[Job], damaged: list[str] | None) -> I
         steps = sorted(set.intersection(*(set(of) for _, of in found))) if found else []
         if not steps:
             continue
-        keys = [Examined(patch, str(cell[patch.run_id]), {}, {}) for patch, _ in found]
+        keys = [Examined(patch, str(setting[patch.run_id]), {}, {}) for patch, _ in found]
         number = {key: at for at, key in enumerate(dict.fromkeys(key for job in keys for key in job.prompts))}
         places = found[0][1][steps[0]].places
         values = np.full((len(found), len(steps), len(places), len(number)), np.nan)
@@ -204,10 +204,12 @@ def _curves(frames: Frames, jobs: Sequence[Job], damaged: list[str] | None) -> I
             for at, step in enumerate(steps):
                 values[run, at][:, columns] = of[step].by_prompt[of[step].at(places)]
         laid = values.reshape(len(found), -1, len(number))
-        mean, low, high = (ends.reshape(len(steps), -1).T for ends in mean_interval(laid, [job.cell for job in keys]))
+        mean, low, high = (
+            ends.reshape(len(steps), -1).T for ends in mean_interval(laid, [job.setting for job in keys])
+        )
         uniform = np.mean([of[steps[0]].uniform[of[steps[0]].at(places)] for _, of in found], axis=0)
         yield {
-            "cell": name, "patching": patching, "corruption": corruption, "steps": steps, "n": len(number),
+            "setting": name, "patching": patching, "corruption": corruption, "steps": steps, "n": len(number),
             "run_ids": [patch.run_id for patch, _ in found], "runs": len(found), "seeds": len(found) > 1,
             "rows": [
                 {"side": side, "query": query, "head": f"{layer}.{head}", "key": key}

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from ..errors import UserError
-from . import canvas, evidence, missing, patterns
-from .canvas import Picture, Source
-from .films import Film, film
+from . import evidence, missing, patterns, plotting
+from .animated import Film, film
 from .folder import Patch
 from .frames import Frames
 from .patterns import Head, Patterns, Prompt
+from .plotting import Picture, Source
 from .summaries import spread
 
 MOST_HEADS = 4
@@ -61,8 +61,8 @@ def attention(frames: Frames, corruption: str) -> Picture:
     columns = [("clean", step) for step in steps] + [("corrupted", steps[-1])]
     title = f"Where heads look, {corruption} corruption"
     below = _source(frames, [kept], f"corrupted with {corruption}")
-    room = (canvas.PAGE - 1.2) / len(columns)
-    with canvas.grid(len(kept.heads), len(columns), title, below, room + 0.05, page=True) as (figure, axes):
+    room = (plotting.PAGE - 1.2) / len(columns)
+    with plotting.grid(len(kept.heads), len(columns), title, below, room + 0.05, page=True) as (figure, axes):
         for row, (line, head) in enumerate(zip(axes, kept.heads, strict=True)):
             for plot, (side, step) in zip(line, columns, strict=True):
                 image = _draw(plot, kept.prompt, side, kept.prompt.changed, room)
@@ -72,7 +72,7 @@ def attention(frames: Frames, corruption: str) -> Picture:
                     plot.set_title(f"{side}, checkpoint {step}")
             line[0].set_ylabel(f"head {head[0]}.{head[1]}", fontsize=7.5)
         figure.colorbar(image, ax=list(axes.flat), label="attention", shrink=0.6, pad=0.01, aspect=40)
-    figure.numbers = canvas.together(_numbers(kept, *column, head) for head in kept.heads for column in columns)
+    figure.numbers = plotting.together(_numbers(kept, *column, head) for head in kept.heads for column in columns)
     return figure
 
 
@@ -99,9 +99,9 @@ def moving(frames: Frames) -> Film:
     rows = [("clean", same[0]), *(("corrupted", one) for one in same)]
     named = ", ".join(one.patch.corruption for one in same)
     below = _source(frames, same, f"corrupted with {named}; one scale for all checkpoints")
-    room = (canvas.PAGE - 1.2) / max(3, len(heads))
+    room = (plotting.PAGE - 1.2) / max(3, len(heads))
     drawn: list[tuple[AxesImage, Kept, str, Head]] = []
-    with canvas.grid(len(rows), len(heads), "Where heads look", below, room + 0.15, page=True) as (figure, axes):
+    with plotting.grid(len(rows), len(heads), "Where heads look", below, room + 0.15, page=True) as (figure, axes):
         for row, (line, (side, kept)) in enumerate(zip(axes, rows, strict=True)):
             own = same if side == "clean" else [kept]
             changed = {at for one in own for at in one.prompt.changed}

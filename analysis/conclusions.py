@@ -1,4 +1,4 @@
-"""What inference says of all that the report's page can show: each run, the runs of each cell, and wider groups."""
+"""What inference says of all that the report's page can show: each run, the runs of each setting, and wider groups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .inference.estimates import quantile
 from .inference.families import Family, Job, Means, families, has_gap, jobs, means
 
 SETTINGS = ("model", "task", "lr", "weight_decay", "schedule", "steps", "batch_size")
-"""Columns of runs whose values the page groups by, beside cells."""
+"""Columns of runs whose values the page groups by, beside the setting."""
 
 ALIKE = ("model", "task", "network")
 """Columns in which all runs of a group are equal."""
@@ -129,13 +129,13 @@ def _network(run: Run) -> str:
 
 
 def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
-    """The groups of run ids that are shown, a list a kind: single runs, cells, the values of each setting, all."""
+    """The groups of run ids that are shown, a list a kind: single runs, settings, the values of each setting, all."""
     single = runs
     if len(runs) > MOST_RUNS:
         diverged = runs["status"] == "diverged"  # one of no group
-        single = runs[diverged | ((~diverged).groupby(runs["cell"]).transform("sum") == 1)]
+        single = runs[diverged | ((~diverged).groupby(runs["setting"]).transform("sum") == 1)]
     kinds: list[list[tuple[str, ...]]] = [[(run_id,) for run_id in single["run_id"]]]
-    for column in ("cell", *SETTINGS):
+    for column in ("setting", *SETTINGS):
         # Heads of two models, or of two tasks, are not the same heads.
         by_value = runs.groupby([*ALIKE, column], sort=False, dropna=True)
         groups = [tuple(sound(own)["run_id"]) for _, own in by_value]

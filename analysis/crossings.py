@@ -10,12 +10,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from . import canvas, measured, missing
-from .canvas import Picture
+from . import measured, missing, plotting
 from .dynamics import ROOM, name
 from .folder import Patch
 from .frames import Frames
 from .inference.shares import KINDS, Shares, of_table
+from .plotting import Picture
 
 COMPONENTS = {"attn": "o", "mlp": "s", "embed": "D", "unembed": "D", "head": "x"}
 """What is drawn, with its mark; normalisations and the pieces of heads are in the table alone."""
@@ -49,8 +49,8 @@ def crossings(frames: Frames, corruption: str) -> Picture:
     found = {(one.kind, one.forward): one for one in of_table(table, patches)}
     pairs = {(min(piece[:2]), max(piece[:2])) for one in found.values() for piece in one.pieces}
     if not pairs:
-        below = canvas.source(list(table["run_id"]), list(table["n"]), "none that all of these runs have")
-        with canvas.grid(1, 1, f"Pieces of one checkpoint in another ({corruption} corruption)", below) as (
+        below = plotting.source(list(table["run_id"]), list(table["n"]), "none that all of these runs have")
+        with plotting.grid(1, 1, f"Pieces of one checkpoint in another ({corruption} corruption)", below) as (
             figure,
             axes,
         ):
@@ -65,12 +65,12 @@ def crossings(frames: Frames, corruption: str) -> Picture:
         "checkpoints are not told apart"
     )
     runs = [one.run_id for one in patches if one.patch_id in set(table["patch_id"])]
-    below = canvas.source(
+    below = plotting.source(
         runs, sorted({int(n) for one in found.values() for n in one.estimate.n}), note + missing.told(frames, runs)
     )
     title = f"Pieces of checkpoint {last} in {first}, and the other way ({corruption} corruption)"
     numbers: list[pd.DataFrame] = []
-    with canvas.grid(len(kinds), 2, title, below, height=1.7) as (figure, axes):
+    with plotting.grid(len(kinds), 2, title, below, height=1.7) as (figure, axes):
         for (row, kind), (column, forward) in product(enumerate(kinds), enumerate((True, False))):
             axis = axes[row][column]
             one = found.get((kind, forward))
@@ -89,7 +89,7 @@ def crossings(frames: Frames, corruption: str) -> Picture:
         axes[0][-1].legend(
             *axes[0][0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0
         )
-    figure.numbers = canvas.together(numbers)
+    figure.numbers = plotting.together(numbers)
     return figure
 
 

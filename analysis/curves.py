@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from ..series.logged import SPLIT as TRAINER
-from . import canvas, evidence, missing, spikes
-from .canvas import Picture
+from . import evidence, missing, plotting, spikes
 from .frames import Frames, sound
+from .plotting import Picture
 from .summaries import THRESHOLDS, band
 
 STUDENT = "band: 95% interval of the mean over seeds, on these prompts (Student's t)"
@@ -76,11 +76,11 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
     # An accuracy is of every token that is scored.
     tokens = f"{_counted(shown['n'])} tokens; " if metrics == ["accuracy"] else ""
     note = tokens + STUDENT + single + _stopped(shown) + missing.told(frames, shown["run_id"])
-    below = canvas.source(list(shown["run_id"]), [] if tokens else list(shown["n"]), note)
+    below = plotting.source(list(shown["run_id"]), [] if tokens else list(shown["n"]), note)
     title = f"{' and '.join(NAMES.get(metric, metric) for metric in metrics)} on {SPLITS.get(split, split)}"
     size = len(metrics), max(1, len(panels))
     numbers: list[pd.DataFrame] = []
-    with canvas.grid(*size, title[0].upper() + title[1:], below, height=1.9) as (figure, axes):
+    with plotting.grid(*size, title[0].upper() + title[1:], below, height=1.9) as (figure, axes):
         for row, (line, metric) in enumerate(zip(axes, metrics, strict=True)):
             for axis, panel in zip(line, panels, strict=False):
                 for colour, shade in palette.items():
@@ -95,12 +95,12 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
                     axis.set_ylim(0, 1.02)
                 elif axis is not line[0]:
                     axis.sharey(line[0])
-                canvas.step_axis(axis, shown["step"])
+                plotting.step_axis(axis, shown["step"])
                 axis.set_title(panel if row == 0 else "")
                 axis.set_xlabel("checkpoint (step)" if row == len(metrics) - 1 else "")
             line[0].set_ylabel(NAMES.get(metric, metric) + _unit(metric))
         _coloured(axes[0][-1], palette)
-    figure.numbers = canvas.together(numbers)
+    figure.numbers = plotting.together(numbers)
     return figure
 
 
@@ -119,8 +119,8 @@ def losses(frames: Frames) -> Picture:
         f"{spikes.LEAST:g} times above the median of the {2 * spikes.HALF_WINDOW + 1} steps around it; "
         f"spikes found, and expected of {spikes.NOISE}: {_spikes_told(rows)}"
     )
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), told + _stopped(rows, of_means=False))
-    with canvas.grid(1, max(1, len(panels)), "Training loss of every batch", below, height=2.2) as (figure, axes):
+    below = plotting.source(list(rows["run_id"]), list(rows["n"]), told + _stopped(rows, of_means=False))
+    with plotting.grid(1, max(1, len(panels)), "Training loss of every batch", below, height=2.2) as (figure, axes):
         for axis, panel in zip(axes[0], panels, strict=False):
             axis.sharey(axes[0][0])
             for colour, shade in palette.items():
@@ -153,8 +153,8 @@ def logged(frames: Frames) -> Picture:
     rows = rows.merge(_told_apart(frames), on="run_id")
     panels, palette = _panels(rows), _palette(rows)
     told = "a line a run: its loss on its own data since it logged before, and dashed what it evaluated"
-    below = canvas.source(list(rows["run_id"]), [], told)
-    with canvas.grid(1, max(1, len(panels)), "Loss that the trainer itself logged", below, height=2.2) as (
+    below = plotting.source(list(rows["run_id"]), [], told)
+    with plotting.grid(1, max(1, len(panels)), "Loss that the trainer itself logged", below, height=2.2) as (
         figure,
         axes,
     ):
@@ -179,28 +179,28 @@ def measures(frames: Frames) -> Picture:
     rows = frames.measures.drop_duplicates(["run_id", "step", "measure", *PLACE])
     absent = missing.steps(frames, rows["run_id"])
     names = list(pd.unique(rows["measure"]))
-    below = canvas.source(
+    below = plotting.source(
         list(rows["run_id"]),
         [],
         f"{_counted(rows['n'])} tokens of clean held-out prompts; {STUDENT}{missing.told(frames, rows['run_id'])}",
     )
     size = (math.ceil(len(names) / 2) or 1, min(2, len(names)) or 1)
     numbers: list[pd.DataFrame] = []
-    with canvas.grid(*size, "Measured of the clean run", below, height=2.0, page=True) as (figure, axes):
+    with plotting.grid(*size, "Measured of the clean run", below, height=2.0, page=True) as (figure, axes):
         for axis, measure in zip(axes.flat, names, strict=False):
             title, value, ends = MEASURES.get(measure, (measure, measure, (None, None)))
             places = list(rows[rows["measure"] == measure].groupby(PLACE, sort=False, dropna=False))
-            for (place, lines), shade in zip(places, canvas.ordered(len(places)), strict=True):
+            for (place, lines), shade in zip(places, plotting.ordered(len(places)), strict=True):
                 bands = missing.broken(band(lines, ["step"]), absent)
                 bands = bands.assign(low=bands["low"].clip(*ends), high=bands["high"].clip(*ends))
                 _line(axis, bands, shade, _named(*place))
                 numbers.append(bands.assign(measure=measure, **dict(zip(PLACE, place, strict=True))))
-            canvas.step_axis(axis, rows["step"])
+            plotting.step_axis(axis, rows["step"])
             axis.set(title=title[0].upper() + title[1:], xlabel="checkpoint (step)", ylabel=value)
             _keyed(axis, "")
         for axis in axes.flat[len(names) :]:
             axis.remove()
-    figure.numbers = canvas.together(numbers)
+    figure.numbers = plotting.together(numbers)
     return figure
 
 
@@ -217,14 +217,14 @@ def lens(frames: Frames) -> Picture:
     """
     rows = missing.left_out(frames, frames.attribution[frames.attribution["kind"] == "lens"])
     corruptions, steps = list(pd.unique(rows["corruption"])), sorted(rows["step"].unique())
-    palette = dict(zip(steps, canvas.ordered(len(steps)), strict=True))
+    palette = dict(zip(steps, plotting.ordered(len(steps)), strict=True))
     found = {corruption: evidence.of_attribution(frames, corruption, "lens") for corruption in corruptions}
     told = _told(note for _, note in found.values())
     note = f"mean over runs; light: early, dark: late checkpoints; band of the first and the last: {told}"
     note += missing.told(frames, rows["run_id"])
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
+    below = plotting.source(list(rows["run_id"]), list(rows["n"]), note)
     title = "Logit lens: logit difference of the residual stream"
-    with canvas.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
+    with plotting.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
         for axis, (corruption, (bands, _)) in zip(axes[0], found.items(), strict=False):
             of_steps = dict(iter(bands.assign(point=points(bands)).sort_values("point").groupby("step")))
             for step in (step for step in steps if step in of_steps):
@@ -241,7 +241,7 @@ def lens(frames: Frames) -> Picture:
             axis.sharey(axes[0][0])
         _keyed(axes[0][-1], "checkpoint")
     each = [bands.assign(corruption=name, point=points(bands)) for name, (bands, _) in found.items()]
-    figure.numbers = canvas.together(bands[bands["step"].isin(steps)] for bands in each)
+    figure.numbers = plotting.together(bands[bands["step"].isin(steps)] for bands in each)
     return figure
 
 
@@ -264,12 +264,12 @@ def layers(frames: Frames) -> Picture:
     rows = frames.attribution[(frames.attribution["kind"] == "layer") & frames.attribution["layer"].notna()]
     corruptions, components = list(pd.unique(rows["corruption"])), list(pd.unique(rows["component"]))
     depth = sorted(rows["layer"].unique())
-    palette = dict(zip(depth, canvas.ordered(len(depth)), strict=True))
+    palette = dict(zip(depth, plotting.ordered(len(depth)), strict=True))
     found = {corruption: evidence.of_attribution(frames, corruption, "layer") for corruption in corruptions}
     note = f"band: {_told(note for _, note in found.values())}{missing.told(frames, rows['run_id'])}"
-    below, absent = canvas.source(list(rows["run_id"]), list(rows["n"]), note), missing.steps(frames, rows["run_id"])
+    below, absent = plotting.source(list(rows["run_id"]), list(rows["n"]), note), missing.steps(frames, rows["run_id"])
     size = (max(1, len(components)), max(1, len(corruptions)))
-    with canvas.grid(*size, "Logit difference from each layer", below, height=1.8) as (figure, axes):
+    with plotting.grid(*size, "Logit difference from each layer", below, height=1.8) as (figure, axes):
         for row, (line, component) in enumerate(zip(axes, components, strict=False)):
             for axis, corruption in zip(line, corruptions, strict=False):
                 axis.sharey(line[0])
@@ -278,13 +278,15 @@ def layers(frames: Frames) -> Picture:
                 for layer in depth:
                     _line(axis, missing.broken(bands[bands["layer"] == layer], absent), palette[layer], f"{layer}")
                 axis.axhline(0, color="0.5", linewidth=0.8)
-                canvas.step_axis(axis, rows["step"])
+                plotting.step_axis(axis, rows["step"])
                 axis.set(title=f"{component}, {corruption} corruption")
                 axis.set_xlabel("checkpoint (step)" if row == len(components) - 1 else "")
             line[0].set_ylabel("logit difference (logits)")
         _keyed(axes[0][-1], "layer")
     each = [bands.assign(corruption=name) for name, (bands, _) in found.items()]
-    figure.numbers = canvas.together(bands[bands["layer"].isin(depth) & ~bands["step"].isin(absent)] for bands in each)
+    figure.numbers = plotting.together(
+        bands[bands["layer"].isin(depth) & ~bands["step"].isin(absent)] for bands in each
+    )
     return figure
 
 
@@ -296,12 +298,12 @@ def _told_apart(frames: Frames) -> pd.DataFrame:
     about = runs[["run_id", "schedule", "status"]].assign(
         panel=("schedule " + runs["schedule"]).fillna(SERIES), colour=runs["lr"].astype(object)
     )
-    several = runs.loc[~is_own, "cell"].nunique() > 1
-    about.loc[~is_own, "colour"] = runs.loc[~is_own, "cell"] if several else SERIES
-    if (runs[is_own].groupby(["lr", "schedule"], dropna=False)["cell"].nunique() > 1).any():
+    several = runs.loc[~is_own, "setting"].nunique() > 1
+    about.loc[~is_own, "colour"] = runs.loc[~is_own, "setting"] if several else SERIES
+    if (runs[is_own].groupby(["lr", "schedule"], dropna=False)["setting"].nunique() > 1).any():
         about.loc[is_own, "colour"] = [
-            ", ".join(part for part in str(cell).split(", ") if part != f"schedule {schedule}")
-            for cell, schedule in zip(runs.loc[is_own, "cell"], runs.loc[is_own, "schedule"], strict=True)
+            ", ".join(part for part in str(setting).split(", ") if part != f"schedule {schedule}")
+            for setting, schedule in zip(runs.loc[is_own, "setting"], runs.loc[is_own, "schedule"], strict=True)
         ]
     return about
 
@@ -324,7 +326,7 @@ def _logarithmic(axis: Axes) -> None:
 
 def _palette(rows: pd.DataFrame) -> dict[Any, tuple[float, float, float]]:
     colours = sorted(rows["colour"].dropna().unique(), key=lambda colour: (isinstance(colour, str), colour))
-    return dict(zip(colours, canvas.ordered(len(colours)), strict=True))
+    return dict(zip(colours, plotting.ordered(len(colours)), strict=True))
 
 
 def _coloured(axis: Axes, palette: dict[Any, tuple[float, float, float]]) -> None:

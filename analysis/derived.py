@@ -1,4 +1,4 @@
-"""All tables that are derived from those of an output folder, part by part: each cell's prompts are in memory once."""
+"""The tables derived from those of an output folder, part by part, with one setting's prompts in memory at a time."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def with_findings(
             kept[part[0]].append(part[1])
         return part
 
-    for part, told in _cell_by_cell(output, frames, damaged):
+    for part, told in _cell_by_setting(output, frames, damaged):
         yield keep(part)
         found += told
     for part in _others(output, frames, damaged, wanted):
@@ -81,21 +81,21 @@ def findings(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
 
 
 def _named(rows: pd.DataFrame, frames: Frames) -> pd.DataFrame:
-    """With the cell and patching that rows of single patch jobs are of."""
-    if "cell" in rows.columns:
+    """With the setting and patching that rows of single patch jobs are of."""
+    if "setting" in rows.columns:
         return rows
-    patches = frames.patches[["run_id", "patch_id", "patching"]].merge(frames.runs[["run_id", "cell"]], on="run_id")
+    patches = frames.patches[["run_id", "patch_id", "patching"]].merge(frames.runs[["run_id", "setting"]], on="run_id")
     return rows.merge(patches.drop(columns="run_id"), on="patch_id")
 
 
 def _of_runs(found: Finding, output: Output, frames: Frames) -> Finding:
     """A finding from a table with the runs that have what it is told from, and with how far they all go."""
-    own = frames.runs[frames.runs["cell"].astype(str).isin(found.cell.split(" | "))]
-    of_cells = pd.concat([own.iloc[:0], *(sound(rows) for _, rows in own.groupby("cell"))])
+    own = frames.runs[frames.runs["setting"].astype(str).isin(found.setting.split(" | "))]
+    of_settings = pd.concat([own.iloc[:0], *(sound(rows) for _, rows in own.groupby("setting"))])
     if not found.patching:
-        there = of_cells["run_id"].isin(frames.metrics["run_id"])
-        return replace(found, run_ids=tuple(of_cells.loc[there, "run_id"]))
-    own = frames.patches[frames.patches["run_id"].isin(of_cells["run_id"])]
+        there = of_settings["run_id"].isin(frames.metrics["run_id"])
+        return replace(found, run_ids=tuple(of_settings.loc[there, "run_id"]))
+    own = frames.patches[frames.patches["run_id"].isin(of_settings["run_id"])]
     own = own[(own["patching"] == found.patching) & own["corruption"].isin(found.corruption.split())]
     measured = NEEDS.get(found.table)
     wanted, examined = set(own["patch_id"]), {}
@@ -112,7 +112,7 @@ def _of_runs(found: Finding, output: Output, frames: Frames) -> Finding:
     return replace(found, run_ids=runs)
 
 
-def _cell_by_cell(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[tuple[Part, list[Finding]]]:
+def _cell_by_setting(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[tuple[Part, list[Finding]]]:
     """What each family has alone, with what is found in it, and how curves run over all of them."""
     crossed = changes.crossed_steps(output, damaged)
     gathered = trajectories.Trajectories.of(frames)

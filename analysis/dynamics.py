@@ -11,12 +11,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from . import canvas, evidence, missing
-from .canvas import Picture
+from . import evidence, missing, plotting
 from .frames import Frames
 from .inference import words
 from .inference.courses import courses
 from .inference.families import Family, Place
+from .plotting import Picture
 
 HEAD = ["layer", "head"]
 ROOM = 0.05
@@ -49,10 +49,12 @@ def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
     marks = MARKS if matters else [NONE] if chosen else []
     told = [*_bands(own.values(), are_cut), *marks, *more, NO_LINE, evidence.told(own.values())]
     rows = _rows(frames, [site], own)
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), "; ".join(told) + missing.told(frames, rows["run_id"]))
+    below = plotting.source(
+        list(rows["run_id"]), list(rows["n"]), "; ".join(told) + missing.told(frames, rows["run_id"])
+    )
     title = f"Recovered by patching {site}: {'heads that matter' if matters else 'no head is shown to matter'}"
     numbers: list[pd.DataFrame] = []
-    with canvas.grid(1, max(1, len(own)), title, below, height=2.2) as (figure, axes):
+    with plotting.grid(1, max(1, len(own)), title, below, height=2.2) as (figure, axes):
         for axis, (corruption, family) in zip(axes[0], own.items(), strict=False):
             axis.sharey(axes[0][0])
             for place, dashes in zip(chosen, cycle(("-", "--", "-.", ":"))):
@@ -64,11 +66,11 @@ def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
             margin = 0.03 * (family.steps[-1] - family.steps[0]) or 0.5
             across = family.steps[0] - margin, family.steps[-1] + margin
             axis.set(title=f"{corruption} corruption", xlabel="checkpoint (step)", xlim=across, ylim=(low, high))
-            canvas.step_axis(axis, family.steps)
+            plotting.step_axis(axis, family.steps)
         axes[0][0].set_ylabel("recovered")
         if chosen:
             axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
-    figure.numbers = canvas.together(numbers)
+    figure.numbers = plotting.together(numbers)
     return figure
 
 
@@ -149,10 +151,10 @@ def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) ->
     palette = depth_palette(depth)
     title = f"Recovered by patching {up} against {across}, checkpoint {step}"
     rows = found.rows[found.rows["step"] == step]
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), found.note + missing.told(frames, rows["run_id"]))
+    below = plotting.source(list(rows["run_id"]), list(rows["n"]), found.note + missing.told(frames, rows["run_id"]))
     limits = square(heads)
     size = 1, max(1, len(found.corruptions))
-    with canvas.grid(*size, title, below, height=2.6) as (figure, axes):
+    with plotting.grid(*size, title, below, height=2.6) as (figure, axes):
         for axis, corruption in zip(axes[0], found.corruptions, strict=False):
             own = heads[heads["corruption"] == corruption]
             colours = [palette[layer] for layer in own["layer"]]
@@ -231,7 +233,7 @@ def apart(heads: pd.DataFrame) -> pd.DataFrame:
 
 def depth_palette(layers: Sequence[int]) -> dict[int, tuple[float, float, float]]:
     """A colour for each layer: early ones light, late ones dark."""
-    return dict(zip(map(int, layers), canvas.ordered(len(layers)), strict=True))
+    return dict(zip(map(int, layers), plotting.ordered(len(layers)), strict=True))
 
 
 def name(layer: int, head: int) -> str:

@@ -1,4 +1,4 @@
-"""What pictures are drawn from: families of places with their verdicts, read once for all pictures of a cell."""
+"""What pictures are drawn from: families of places with their verdicts, read once for all pictures of a setting."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataF
     """
     rows = frames.attribution[(frames.attribution["corruption"] == corruption) & (frames.attribution["kind"] == kind)]
     there = set(rows["patch_id"])
-    cell = dict(zip(frames.runs["run_id"], frames.runs["cell"], strict=True))
+    setting = dict(zip(frames.runs["run_id"], frames.runs["setting"], strict=True))
     key = ("attribution", *sorted(there))
     if key not in frames.kept:
         patches = [one for one in (frames.output.patches if frames.output else ()) if one.patch_id in there]
         # What is damaged was told when the frames were loaded.
         frames.kept[key] = [
-            Job(one, str(cell[one.run_id]), {}, {}, written_by_prompt(read_prompts(one, []))) for one in patches
+            Job(one, str(setting[one.run_id]), {}, {}, written_by_prompt(read_prompts(one, []))) for one in patches
         ]
     found = means(frames.kept[key], kind)
     if found is None:
@@ -64,8 +64,8 @@ def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataF
         return band(rows, ["step", "component", "layer"], "logit_diff"), told
     index = [(step, component, layer) for step in found.steps for component, layer, _ in found.parts]
     values = pd.DataFrame(index, columns=["step", "component", "layer"]).astype({"layer": "Int64"})
-    cells = [job.cell for job in frames.kept[key]]
-    seeds = all(cells.count(one) > 1 for one in cells)
+    settings = [job.setting for job in frames.kept[key]]
+    seeds = all(settings.count(one) > 1 for one in settings)
     told = f"95% interval: other prompts{' and other seeds' if seeds else ', not other seeds'}"
     return values.assign(mean=found.mean, low=found.low, high=found.high).dropna(subset=["mean"]), told
 
@@ -91,10 +91,10 @@ def _with_source(rows: pd.DataFrame) -> pd.DataFrame:
 def _paths(frames: Frames, site: str, rows: pd.DataFrame, prompts: pd.DataFrame) -> Family:
     """The family of one input: `rows` are means over prompts, and `prompts` what each has, where tables tell that."""
     assert frames.output is not None
-    cell = dict(zip(frames.runs["run_id"], frames.runs["cell"], strict=True))
+    setting = dict(zip(frames.runs["run_id"], frames.runs["setting"], strict=True))
     there = set(rows["patch_id"])
-    own = [Job(one, str(cell[one.run_id]), {}, {}) for one in frames.output.patches if one.patch_id in there]
-    labels, step = [job.cell for job in own], int(rows["step"].iloc[0])
+    own = [Job(one, str(setting[one.run_id]), {}, {}) for one in frames.output.patches if one.patch_id in there]
+    labels, step = [job.setting for job in own], int(rows["step"].iloc[0])
     numbers = {job.patch.patch_id: number for number, job in enumerate(own)}
     keys = ["layer", "head", "source"]
     places = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())

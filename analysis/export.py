@@ -38,7 +38,7 @@ def export(
 ) -> list[Path]:
     """Write each table of the folder `output` to its own file in `directory`, all of them or none; returns the files.
 
-    Few tables of patch jobs are in memory at a time, and with the verdicts those of one cell, so that a sweep of any
+    Few tables of patch jobs are in memory at a time, and with the verdicts those of one setting, so that a sweep of any
     size can be exported. CSV keeps values, Parquet types as well. `by_prompt` also writes what each prompt has, as
     OF_PROMPTS names it: many times as much. A table of an earlier export that is not made now is removed: it would pass
     for one of these results. `sweeps` and `damaged`: as for `frames.load`.

@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from . import canvas, circuits, missing
-from .canvas import Picture, Source
+from . import circuits, missing, plotting
 from .frames import Frames, sound
 from .inference.circuits import FAITHFUL
+from .plotting import Picture, Source
 from .summaries import spread
 
 LABEL = "faithfulness F"
@@ -25,13 +25,13 @@ def pictures(frames: Frames) -> Iterator[tuple[str, tuple[str, str, str], Callab
     if output is None or not any(patch.has(step, "circuits") for patch in output.patches for step in patch.steps()):
         return
     table = circuits.faithfulness(frames, [])  # what is damaged was named
-    examined = frames.patches.drop(columns="status").merge(frames.runs[["run_id", "cell", "status"]], on="run_id")
-    keys = ["cell", "patching", "corruption"]
+    examined = frames.patches.drop(columns="status").merge(frames.runs[["run_id", "setting", "status"]], on="run_id")
+    keys = ["setting", "patching", "corruption"]
     for key, rows in table.groupby(keys, sort=False, observed=True):
         setting, patching, corruption = map(str, key)
         own = (examined[keys].fillna("").astype(object) == list(key)).all(axis=1)
         runs = list(sound(examined[own])["run_id"])
-        source = canvas.source(runs, list(rows["n"]), missing.told(frames, runs))
+        source = plotting.source(runs, list(rows["n"]), missing.told(frames, runs))
         group = setting, patching, corruption
         yield "circuits", group, partial(by_size, rows, corruption, source)
         if (rows["kind"] == "exchange").any():
@@ -49,7 +49,7 @@ def by_size(rows: pd.DataFrame, corruption: str, source: Source, checkpoints: in
     )
     below = Source(source.runs, source.prompts, note + source.note)
     title = f"Circuits by size, {corruption} corruption"
-    with canvas.grid(1, max(1, len(steps)), title, below, 2.0, page=True) as (figure, axes):
+    with plotting.grid(1, max(1, len(steps)), title, below, 2.0, page=True) as (figure, axes):
         for axis, step in zip(axes[0], steps, strict=False):
             line = own[own["step"] == step].sort_values("size")
             axis.axhline(1 - FAITHFUL, color="0.6", linewidth=0.6, linestyle=":")
@@ -80,12 +80,12 @@ def exchange(rows: pd.DataFrame, corruption: str, source: Source) -> Picture:
     )
     below = Source(source.runs, source.prompts, note + source.note)
     title = f"The circuit of one checkpoint in another, {corruption} corruption"
-    with canvas.grid(1, 1, title, below, 2.6) as (figure, axes):
+    with plotting.grid(1, 1, title, below, 2.6) as (figure, axes):
         axis = axes[0][0]
         axis.grid(visible=False)
-        axis.set_facecolor(canvas.MISSING)
+        axis.set_facecolor(plotting.MISSING)
         shown = values.to_numpy(dtype=float)
-        image = axis.imshow(shown, cmap=canvas.DIVERGING, vmin=0, vmax=2, aspect="auto")
+        image = axis.imshow(shown, cmap=plotting.DIVERGING, vmin=0, vmax=2, aspect="auto")
         for (row, column), value in np.ndenumerate(shown):
             if np.isfinite(value):
                 is_faithful = verdicts.iat[row, column] == "faithful"

@@ -13,21 +13,21 @@ import pandas as pd
 
 from ..errors import UserError
 from . import (
+    animated,
     approximate,
     attention_pictures,
     crossings,
     curves,
     dynamics,
     faithfulness,
-    films,
     gallery,
     heatmaps,
     transitions,
 )
-from .canvas import Picture
-from .films import Film
+from .animated import Film
 from .frames import Frames, sound
 from .gallery import Draw
+from .plotting import Picture
 from .summaries import with_approximate
 
 LONGEST = 100
@@ -118,39 +118,39 @@ def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
             yield group.folder + name, partial(group.picture, draw)
 
 
-def _circuits(cell: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
+def _circuits(setting: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
     """Of one setting."""
-    kinds = set(cell.attribution["kind"])
+    kinds = set(setting.attribution["kind"])
     if "lens" in kinds:
-        yield "lens", partial(curves.lens, cell)
+        yield "lens", partial(curves.lens, setting)
     if "layer" in kinds:
-        yield "layers", partial(curves.layers, cell)
+        yield "layers", partial(curves.layers, setting)
     if "head" in kinds:
-        yield "attribution", partial(heatmaps.attribution, cell)
-    if len(cell.measures):
-        yield "measures", partial(curves.measures, cell)
-    for corruption in heatmaps.corruptions(cell):
-        rows = heatmaps.rows_of(cell, corruption)
+        yield "attribution", partial(heatmaps.attribution, setting)
+    if len(setting.measures):
+        yield "measures", partial(curves.measures, setting)
+    for corruption in heatmaps.corruptions(setting):
+        rows = heatmaps.rows_of(setting, corruption)
         sites = set(rows["site"])
         if sites & set(heatmaps.HEAD_SITES):
-            yield f"heads-{_slug(corruption)}", partial(heatmaps.heads, cell, corruption)
+            yield f"heads-{_slug(corruption)}", partial(heatmaps.heads, setting, corruption)
         if sites & set(heatmaps.POSITION_SITES):
-            yield f"positions-{_slug(corruption)}", partial(heatmaps.positions, cell, corruption)
+            yield f"positions-{_slug(corruption)}", partial(heatmaps.positions, setting, corruption)
         both = rows["patched"].notna() & rows["approximate"].notna()
         if both.any() and corruption != heatmaps.DIFFERENCE:
-            yield f"approximate-{_slug(corruption)}", partial(approximate.exact, cell, corruption)
-    for corruption in pd.unique(cell.paths["corruption"]):
-        yield f"paths-{_slug(corruption)}", partial(heatmaps.paths, cell, corruption)
-    for corruption in attention_pictures.corruptions(cell):
-        yield f"attention-{_slug(corruption)}", partial(attention_pictures.attention, cell, corruption)
-    for corruption in crossings.corruptions(cell):
-        yield f"cross-{_slug(corruption)}", partial(crossings.crossings, cell, corruption)
-    if _heads(cell, "z"):
-        yield "dynamics", partial(dynamics.heads, cell)
-    if transitions.enough(cell):
-        yield "transitions", partial(transitions.draw, cell)
-    for across in _across(cell):
-        yield f"scatter-{across}", partial(dynamics.scatter, cell, across)
+            yield f"approximate-{_slug(corruption)}", partial(approximate.exact, setting, corruption)
+    for corruption in pd.unique(setting.paths["corruption"]):
+        yield f"paths-{_slug(corruption)}", partial(heatmaps.paths, setting, corruption)
+    for corruption in attention_pictures.corruptions(setting):
+        yield f"attention-{_slug(corruption)}", partial(attention_pictures.attention, setting, corruption)
+    for corruption in crossings.corruptions(setting):
+        yield f"cross-{_slug(corruption)}", partial(crossings.crossings, setting, corruption)
+    if _heads(setting, "z"):
+        yield "dynamics", partial(dynamics.heads, setting)
+    if transitions.enough(setting):
+        yield "transitions", partial(transitions.draw, setting)
+    for across in _across(setting):
+        yield f"scatter-{across}", partial(dynamics.scatter, setting, across)
 
 
 def _filmed(frames: Frames) -> Iterator[tuple[str, Callable[[], Film]]]:
@@ -160,25 +160,25 @@ def _filmed(frames: Frames) -> Iterator[tuple[str, Callable[[], Film]]]:
             yield group.folder + name, partial(group.film, draw)
 
 
-def _films(cell: Frames) -> Iterator[tuple[str, Callable[[], Film]]]:
-    kinds = set(cell.attribution["kind"]) if cell.attribution["step"].nunique() > 1 else set()
-    for kind, draw in (("lens", films.lens), ("layer", films.layers), ("head", films.attribution)):
+def _films(setting: Frames) -> Iterator[tuple[str, Callable[[], Film]]]:
+    kinds = set(setting.attribution["kind"]) if setting.attribution["step"].nunique() > 1 else set()
+    for kind, draw in (("lens", animated.lens), ("layer", animated.layers), ("head", animated.attribution)):
         if kind in kinds:
-            yield f"{draw.__name__}-film", partial(draw, cell)
-    if attention_pictures.moves(cell):
-        yield "attention-film", partial(attention_pictures.moving, cell)
-    if cell.patching["step"].nunique() < 2:
+            yield f"{draw.__name__}-film", partial(draw, setting)
+    if attention_pictures.moves(setting):
+        yield "attention-film", partial(attention_pictures.moving, setting)
+    if setting.patching["step"].nunique() < 2:
         return
-    for site in pd.unique(with_approximate(cell.patching)["site"]):
-        yield f"{_slug(site)}-film", partial(films.heatmap, cell, site)
-    for across in _across(cell):
-        yield f"scatter-{across}-film", partial(films.scatter, cell, across)
+    for site in pd.unique(with_approximate(setting.patching)["site"]):
+        yield f"{_slug(site)}-film", partial(animated.heatmap, setting, site)
+    for across in _across(setting):
+        yield f"scatter-{across}-film", partial(animated.scatter, setting, across)
 
 
-def _across(cell: Frames) -> Iterator[str]:
+def _across(setting: Frames) -> Iterator[str]:
     """What z is drawn against, head by head: not where heads share their keys and values."""
-    z = _heads(cell, "z")
-    return (site for site in ("v", "pattern") if z and _heads(cell, site) == z)
+    z = _heads(setting, "z")
+    return (site for site in ("v", "pattern") if z and _heads(setting, site) == z)
 
 
 def _groups(frames: Frames) -> list[Group]:
@@ -190,17 +190,17 @@ def _groups(frames: Frames) -> list[Group]:
 
 
 def _grouped(frames: Frames) -> Iterator[Group]:
-    about = frames.runs[["run_id", "cell", "status"]]
+    about = frames.runs[["run_id", "setting", "status"]]
     examined = frames.patches.merge(about, on="run_id", suffixes=("_of_job", ""))
     circuits = ("attribution", "patching", "paths", "measures")
     patch_ids = {patch_id for name in circuits for patch_id in pd.unique(getattr(frames, name)["patch_id"])}
     examined = examined[examined["patch_id"].isin(patch_ids)]
     taken: set[str] = set()
-    for (cell, patching), patches in examined.groupby(["cell", "patching"], sort=False, dropna=False):
-        words = [str(cell)] if examined["cell"].nunique() > 1 else []
+    for (setting, patching), patches in examined.groupby(["setting", "patching"], sort=False, dropna=False):
+        words = [str(setting)] if examined["setting"].nunique() > 1 else []
         words += [f"patching {patching}"] if examined["patching"].nunique() > 1 else []
         own = {name: _of(getattr(frames, name), sound(patches)["patch_id"]) for name in circuits}
-        key = str(cell), "" if pd.isna(patching) else str(patching)
+        key = str(setting), "" if pd.isna(patching) else str(patching)
         folder = f"{_folder(words, taken)}/" if words else ""
         yield Group(key, ", ".join(words), folder, replace(frames, kept={}, **own))
 

@@ -27,7 +27,7 @@ class Sweep:
     name: str
     command: str
     """What was typed to run it."""
-    cells: tuple[Json, ...]
+    points: tuple[Json, ...]
     """One entry a (run, patch job): run_id, patch_id, corruption, overrides."""
 
 
@@ -127,7 +127,7 @@ def several(given: str | Iterable[str]) -> tuple[str, ...]:
 def read(output: Path, sweeps: str | Iterable[str] | None = None, damaged: list[str] | None = None) -> Output:
     """What the folder `output` holds, limited to the named `sweeps` (one name or several) if any are given.
 
-    A planned cell without a folder is there with state `todo`. Raises UserError where the folder or a sweep
+    A planned point without a folder is there with state `todo`. Raises UserError where the folder or a sweep
     does not exist, or a JSON file cannot be read; with a list `damaged`, such a run or patch job is there as failed,
     and the file is named in that list.
     """
@@ -167,13 +167,13 @@ def find(output: Path, id: str, damaged: list[str] | None = None) -> Output:
     owners = {run_id: run_id for run_id in (*planned, *sorted(names(output / "runs")))}
     for run_id in list(owners):
         # Patch jobs that a sweep planned are known without a look at their folders, of which there may be thousands.
-        known = [cell["patch_id"] for _, cell in planned.get(run_id, ()) if cell.get("patch_id")]
+        known = [point["patch_id"] for _, point in planned.get(run_id, ()) if point.get("patch_id")]
         owners |= dict.fromkeys(known or sorted(names(output / "runs" / run_id / "patches")), run_id)
     found = [id] if id in owners else [known for known in owners if known.startswith(id)]
     runs = {owners[known] for known in found}
     if not runs:
         raise UserError(
-            f"{id}: no run or patch job of that id in {output}; `{hint('status --cells', '', output)}` lists them"
+            f"{id}: no run or patch job of that id in {output}; `{hint('status --points', '', output)}` lists them"
         )
     if len(runs) > 1:
         raise UserError(f"{id}: {len(found)} ids begin so, {found[0]} and {found[1]} among them; give more of it")
@@ -194,27 +194,27 @@ def leave_out(error: UserError, damaged: list[str] | None) -> None:
 
 def _sweep(file: Path) -> Sweep:
     about = _json(file)
-    cells = about.get("cells", [])
-    if not (isinstance(cells, list) and all(sound(cell) and "run_id" in cell for cell in cells)):
+    points = about.get("points", about.get("cells", []))  # as versions before 1.0 called them
+    if not (isinstance(points, list) and all(sound(point) and "run_id" in point for point in points)):
         raise UserError(f"cannot read {file} (not a sweep): delete it and run the sweep again")
     # It is known by its folder.
-    return Sweep(file.parent.name, str(about.get("command", "")), tuple(cells))
+    return Sweep(file.parent.name, str(about.get("command", "")), tuple(points))
 
 
 def _planned(sweeps: Sequence[Sweep]) -> dict[str, list[tuple[str, Json]]]:
-    """The cells of each run id, each with the name of its sweep."""
+    """The points of each run id, each with the name of its sweep."""
     planned: dict[str, list[tuple[str, Json]]] = {}
     for sweep in sweeps:
-        for cell in sweep.cells:
-            planned.setdefault(cell["run_id"], []).append((sweep.name, cell))
+        for point in sweep.points:
+            planned.setdefault(point["run_id"], []).append((sweep.name, point))
     return planned
 
 
 def _run(
-    output: Path, run_id: str, cells: Sequence[tuple[str, Json]], everything: bool, damaged: list[str] | None
+    output: Path, run_id: str, points: Sequence[tuple[str, Json]], everything: bool, damaged: list[str] | None
 ) -> Run:
     path = output / "runs" / run_id
-    corruptions = {cell["patch_id"]: cell.get("corruption", "") for _, cell in cells if cell.get("patch_id")}
+    corruptions = {point["patch_id"]: point.get("corruption", "") for _, point in points if point.get("patch_id")}
     if everything:
         for folder in sorted((path / "patches").glob("*")):
             if folder.is_dir():
@@ -223,11 +223,11 @@ def _run(
     missing = _gaps(path, status, damaged)
     return Run(
         run_id=run_id,
-        sweeps=tuple(dict.fromkeys(name for name, _ in cells)),
+        sweeps=tuple(dict.fromkeys(name for name, _ in points)),
         path=path,
         about=about,
         status=status,
-        overrides=cells[0][1].get("overrides", {}) if cells else {},
+        overrides=points[0][1].get("overrides", {}) if points else {},
         patches=tuple(
             _patch(path, run_id, patch_id, known, frozenset(missing), damaged)
             for patch_id, known in corruptions.items()

@@ -18,14 +18,14 @@ from ..errors import UserError
 from ..series.logged import SPLIT as TRAINER
 from ..store import checksums
 from ..training.outcome import RATES, outcome
-from . import cells, folder
+from . import configs, folder
 
 ATTRIBUTION_KINDS = ("lens", "layer", "head")
 """Kinds of rows of a patch job's table. The others are `patch`, `path`, `measure` and `prompt`."""
 
 # Column names and pandas types. Numbers that a run may lack are nullable (Int64) or NaN (float64).
 RUNS = {
-    **{"run_id": "string", "sweep": "string", "cell": "string", "model": "string", "task": "string"},
+    **{"run_id": "string", "sweep": "string", "setting": "string", "model": "string", "task": "string"},
     **{"lr": "float64", "weight_decay": "float64", "schedule": "string", "seed": "Int64"},
     **{
         "steps": "Int64",
@@ -98,7 +98,7 @@ class Frames:
     """Tidy tables, one value a row, joined by `run_id` (and `patch_id`). Logit differences are in logits."""
 
     runs: pd.DataFrame
-    """One row a run, also those that failed or were never started. `cell` is equal for runs that differ in
+    """One row a run, also those that failed or were never started. `setting` is equal for runs that differ in
     their seed only; `patched` counts its patch jobs that are done ("1/2"); `seconds` is wall-clock; `outcome` says
     of a run that is done whether it ended worse than it began; `gaps` are the steps of a series that have no checkpoint
     ("8, 64"). What is known of training is missing of a series."""
@@ -265,7 +265,9 @@ def outcomes(metrics: pd.DataFrame) -> dict[str, str]:
 def _runs(runs: Sequence[folder.Run], ends: Mapping[str, str]) -> list[dict[str, Any]]:
     started = [run for run in runs if run.config]
     names = dict(
-        zip((run.run_id for run in started), cells.names([cells.of_run(run.config) for run in started]), strict=True)
+        zip(
+            (run.run_id for run in started), configs.names([configs.of_run(run.config) for run in started]), strict=True
+        )
     )
     rows = []
     for run in runs:
@@ -275,7 +277,7 @@ def _runs(runs: Sequence[folder.Run], ends: Mapping[str, str]) -> list[dict[str,
             {
                 "run_id": run.run_id,
                 "sweep": ", ".join(run.sweeps),
-                "cell": names[run.run_id] or "all" if run.config else None,
+                "setting": names[run.run_id] or "all" if run.config else None,
                 "model": _at(config, "model", "name"),
                 "task": _at(config, "task", "name"),
                 "lr": _at(config, "optim", "lr"),
@@ -305,7 +307,7 @@ def _patches(patches: Sequence[folder.Patch]) -> list[dict[str, Any]]:
     others = _other_tasks(started)
     names = {}
     for patch, setting, name in zip(
-        started, settings, cells.names([{"patching": setting} for setting in settings]), strict=True
+        started, settings, configs.names([{"patching": setting} for setting in settings]), strict=True
     ):
         always = f"patching {setting.get('name')}"
         full = name if name.startswith("patching ") else ", ".join(filter(None, (always, name)))
@@ -339,7 +341,7 @@ def _other_tasks(patches: Sequence[folder.Patch]) -> dict[str, str]:
             asked.setdefault(str(task.get("name")), []).append((patch.patch_id, {"task": task}))
     told: dict[str, str] = {}
     for same in asked.values():
-        told |= dict(zip((id for id, _ in same), cells.names([task for _, task in same]), strict=True))
+        told |= dict(zip((id for id, _ in same), configs.names([task for _, task in same]), strict=True))
     return told
 
 

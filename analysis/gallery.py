@@ -24,9 +24,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from ..errors import UserError
 from ..store.files import read_json, write_bytes, write_json
 from . import animations
-from .canvas import Picture, settings
-from .films import Film
+from .animated import Film
 from .folder import several
+from .plotting import Picture, settings
 
 DPI, PAPER_DPI = 200, 300
 CANVASES: dict[str, type[FigureCanvasBase]] = {"png": FigureCanvasAgg, "svg": FigureCanvasSVG, "pdf": FigureCanvasPdf}

@@ -16,8 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
-from . import canvas, evidence, examples, missing
-from .canvas import Picture, Source
+from . import evidence, examples, missing, plotting
 from .evidence import GREY, SMALL
 from .examples import Tokens
 from .folder import several
@@ -25,6 +24,7 @@ from .frames import Frames
 from .inference.differences import difference
 from .inference.families import Family, Place
 from .inference.verdicts import DELTA, few
+from .plotting import Picture, Source
 from .summaries import APPROXIMATE, spread
 
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
@@ -71,7 +71,7 @@ def attribution(frames: Frames, checkpoints: int = 4) -> Picture:
     checkpoint."""
     rows = missing.left_out(frames, frames.attribution[frames.attribution["kind"] == "head"])
     note = f"mean over runs; {UNTESTED}{missing.told(frames, rows['run_id'])}"
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
+    below = plotting.source(list(rows["run_id"]), list(rows["n"]), note)
     title = "Logit difference from each head, by corruption"
     labels = {name: f"{name} corruption" for name in pd.unique(rows["corruption"])}
     cells = unmarked(head_means(rows))
@@ -176,9 +176,9 @@ def paths(frames: Frames, corruption: str) -> Picture:
     many = ", ".join(f"{len(own.places)} paths to {name}" for name, own in families.items())
     note = f"mean over runs of each run's recovered; white: no path; {GREY}; {MARKED}"
     note = f"{note}; {evidence.told(families.values(), many)}{missing.told(frames, rows['run_id'])}"
-    below = canvas.source(list(rows["run_id"]), list(rows["n"]), note)
+    below = plotting.source(list(rows["run_id"]), list(rows["n"]), note)
     title = f"Recovered by direct paths, {corruption} corruption, checkpoint {rows['step'].max()}"
-    with canvas.grid(1, max(1, len(families)), title, below, 2.6) as (figure, axes):
+    with plotting.grid(1, max(1, len(families)), title, below, 2.6) as (figure, axes):
         widths = [0.15 if name == "logits" else 1 for name in families]
         numbers = []
         if widths:
@@ -205,7 +205,7 @@ def paths(frames: Frames, corruption: str) -> Picture:
         axes[0][0].set_ylabel("source")
         beyond = "both" if any((np.abs(own.estimate.recovered) > end).any() for own in families.values()) else "neither"
         figure.colorbar(drawn.image, ax=list(axes[0]), label="recovered", shrink=0.9, pad=0.01, extend=beyond)
-    figure.numbers = canvas.together(numbers)
+    figure.numbers = plotting.together(numbers)
     return figure
 
 
@@ -224,7 +224,7 @@ def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: i
     hatched = f"; {FEW}" if cells["few"].any() else ""
     tokens = tokens_of(frames, corruption) if axis == "position" else {}
     example = f"; {EXAMPLE}" if tokens else ""
-    below = canvas.source(
+    below = plotting.source(
         list(rows.loc[shown, "run_id"]),
         list(rows.loc[shown, "n"]),
         f"mean over runs of each run's recovered; {note}{hatched}{example}"
@@ -233,7 +233,7 @@ def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: i
     title = f"Recovered by patching, {second_less_first(corruption)}"
     if corruption == DIFFERENCE:
         end = largest(cells["recovered"])
-        return _grid(cells, labels, title, below, "difference", checkpoints, end, tokens, canvas.DIFFERING)
+        return _grid(cells, labels, title, below, "difference", checkpoints, end, tokens, plotting.DIFFERING)
     return _grid(cells, labels, title, below, "recovered", checkpoints, END, tokens)
 
 
@@ -260,14 +260,14 @@ LONG_LABEL = 0.8
 
 def _grid(
     cells: pd.DataFrame, labels: Mapping[str, str], title: str, below: Source, label: str, checkpoints: int,
-    end: float, tokens: Tokens | None = None, colours: str = canvas.DIVERGING,
+    end: float, tokens: Tokens | None = None, colours: str = plotting.DIVERGING,
 ) -> Picture:  # fmt: skip
     """Heatmaps of `cells`: a row for each of its first level that `labels` names, a column a checkpoint. All have one
     scale, from `-end` to `end`."""
     places = {name: places_of(cells.loc[name]) for name in labels}
     most = max(map(len, places.values()), default=1)
     named = any(isinstance(place, str) for of_row in places.values() for place in of_row)
-    room = canvas.PAGE - 1.2
+    room = plotting.PAGE - 1.2
     fitting = int(room / (0.075 * most if named else 0.11 * most + 0.15))
     steps = spread(list(cells.index.get_level_values("step")), min(checkpoints, max(2, fitting)))
     deep = cells.index.get_level_values("layer").nunique()
@@ -275,7 +275,7 @@ def _grid(
     height = high(deep, most, room / size[1])
     # A row that is lower than its label is long has the label across, or those of two rows would meet.
     across: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"} if height < LONG_LABEL else {}
-    with canvas.grid(*size, title, below, height + (0.1 if named else 0.2), page=True) as (figure, axes):
+    with plotting.grid(*size, title, below, height + (0.1 if named else 0.2), page=True) as (figure, axes):
         last = list(labels)[-1:]
         for line, (name, told) in zip(axes, labels.items(), strict=False):
             own = cells.loc[name]
@@ -375,7 +375,7 @@ def _places(names: Sequence[object]) -> dict[object, int]:
 
 def heatmap(
     plot: Axes, rows: Sequence[object], columns: Sequence[object], end: float, room: tuple[float, float],
-    colours: str = canvas.DIVERGING,
+    colours: str = plotting.DIVERGING,
 ) -> Heatmap:  # fmt: skip
     """An empty heatmap of so many cells, with colours from `-end` to `end`.
 
@@ -388,7 +388,7 @@ def heatmap(
         nothing, cmap=colours, vmin=-end, vmax=end, origin="lower", aspect="equal", interpolation="nearest"
     )
     grey = plot.imshow(
-        nothing, cmap=ListedColormap([canvas.MISSING]), vmin=0, vmax=1, zorder=-1, origin="lower", aspect="equal",
+        nothing, cmap=ListedColormap([plotting.MISSING]), vmin=0, vmax=1, zorder=-1, origin="lower", aspect="equal",
         interpolation="nearest",
     )  # fmt: skip
     cell = 72 * min(room[0] / nothing.shape[1], room[1] / nothing.shape[0])
@@ -409,7 +409,7 @@ def heatmap(
 
 def draw(
     plot: Axes, cells: pd.DataFrame, places: Sequence[object], end: float, room: tuple[float, float],
-    tokens: Tokens | None = None, colours: str = canvas.DIVERGING, named_below: bool = True, named_left: bool = True,
+    tokens: Tokens | None = None, colours: str = plotting.DIVERGING, named_below: bool = True, named_left: bool = True,
 ) -> Heatmap:  # fmt: skip
     """A heatmap of layer × head or position, yet without values; `room` as for `heatmap`.
 

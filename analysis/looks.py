@@ -70,9 +70,11 @@ def of_output(
         runs, patches: of `Frames`.
         damaged: as for `frames.load`.
     """
-    cell = dict(zip(runs["run_id"], runs["cell"], strict=True))
+    setting = dict(zip(runs["run_id"], runs["setting"], strict=True))
     for key, patch_ids in groups(patches, runs):
-        jobs = [Job(patch, str(cell[patch.run_id]), {}, {}) for patch in output.patches if patch.patch_id in patch_ids]
+        jobs = [
+            Job(patch, str(setting[patch.run_id]), {}, {}) for patch in output.patches if patch.patch_id in patch_ids
+        ]
         found = [(job, _read(job.patch, damaged)) for job in jobs]
         # Of a job that was only just begun the prompts may not be known.
         found = [
@@ -106,7 +108,7 @@ def _of_group(key: tuple[str, str, str], found: Sequence[tuple[Job, dict[int, Lo
     steps = sorted(set.intersection(*(set(of_steps) for _, of_steps in found)))
     prompts = {prompt: at for at, prompt in enumerate(dict.fromkeys(one for job, _ in found for one in job.prompts))}
     columns = [np.array([prompts[prompt] for prompt in job.prompts], int) for job, _ in found]
-    cells = [job.cell for job, _ in found]
+    settings = [job.setting for job, _ in found]
     if not steps:
         return
     told = [of_steps[step].index.to_frame(index=False) for _, of_steps in found for step in steps]
@@ -122,7 +124,7 @@ def _of_group(key: tuple[str, str, str], found: Sequence[tuple[Job, dict[int, Lo
                 if query == "end" and side == "clean" and len(one.written):
                     own = one.written.reindex(places[["layer", "head"]].itertuples(index=False, name=None))
                     written[run, at][:, where[own.columns.to_numpy(int)]] = own.to_numpy()
-        yield _rows(key, steps, places, paid, uniform, written, cells)
+        yield _rows(key, steps, places, paid, uniform, written, settings)
 
 
 def _rows(
@@ -132,21 +134,21 @@ def _rows(
     paid: Float[np.ndarray, "run step place prompt"],
     uniform: Float[np.ndarray, "run step place prompt"],
     written: Float[np.ndarray, "run step place prompt"],
-    cells: Sequence[str],
+    settings: Sequence[str],
 ) -> pd.DataFrame:
     """The rows of one side and query."""
     checkpoint = np.repeat(np.arange(len(steps)), len(places))
 
     def flat(values: np.ndarray) -> np.ndarray:
-        return values.reshape(len(cells), len(checkpoint), -1)
+        return values.reshape(len(settings), len(checkpoint), -1)
 
     level, beyond, change = (
-        mean(flat(values), checkpoint, cells) for values in (paid, paid - uniform, paid - paid[:, :1])
+        mean(flat(values), checkpoint, settings) for values in (paid, paid - uniform, paid - paid[:, :1])
     )
     nothing = np.full(len(checkpoint), np.nan)
     together = Interval(nothing, nothing, nothing, nothing, nothing, False, level.n, level.runs)
     if not np.isnan(written).all():
-        together = correlation(flat(paid), flat(written), checkpoint, cells)
+        together = correlation(flat(paid), flat(written), checkpoint, settings)
     rows = {
         **dict(zip(GROUP, key, strict=True)),
         "step": np.repeat(steps, len(places)),
@@ -167,7 +169,7 @@ def _tables(rows: pd.DataFrame) -> Iterator[Table | str]:
     scope = "other prompts and other seeds" if one["other_seeds"] else "other prompts in these runs"
     runs = "1 run" if one["runs"] == 1 else f"{one['runs']} runs"
     yield (
-        f"{one['cell'] or 'all'}, {one['corruption']} corruption, patching {one['patching']}: from {one['query']}, "
+        f"{one['setting'] or 'all'}, {one['corruption']} corruption, patching {one['patching']}: from {one['query']}, "
         f"{one['n']} prompts, {runs}; 95% for {scope}"
     )
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -39,8 +39,8 @@ def broken(line: pd.DataFrame, missing: Iterable[int]) -> pd.DataFrame:
 
 
 def told(frames: Frames, run_ids: Iterable[str]) -> str:
-    """For a caption: which of these runs lack which checkpoints, and why; and how many runs of their cells diverged and
-    are not among them. Empty where there is nothing to say."""
+    """For a caption: which of these runs lack which checkpoints, and why; and how many diverged runs of their
+    settings are left out. Empty where there is nothing to say."""
     wanted = set(run_ids)
     ended = _left_out(frames, wanted)
     lines = [
@@ -56,6 +56,6 @@ def told(frames: Frames, run_ids: Iterable[str]) -> str:
 
 def _left_out(frames: Frames, run_ids: set[str]) -> str:
     runs = frames.runs
-    own = runs[runs["cell"].isin(runs.loc[runs["run_id"].isin(run_ids), "cell"]) & (runs["status"] == "diverged")]
+    own = runs[runs["setting"].isin(runs.loc[runs["run_id"].isin(run_ids), "setting"]) & (runs["status"] == "diverged")]
     n = len(own[own["run_id"].isin(frames.patches["run_id"]) & ~own["run_id"].isin(run_ids)])
     return f"; {n} diverged run{'' if n == 1 else 's'} left out" if n else ""

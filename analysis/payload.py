@@ -14,7 +14,7 @@ from scipy import stats
 
 from ..series import gaps as series_gaps
 from ..series.logged import SPLIT as TRAINER
-from . import origins
+from . import provenance
 from .answers import answers
 from .approximate import correlations
 from .conclusions import MOST_CONCLUDED, MOST_RUNS, Attributed, Compared, Conclusions, Found, gaps, thousandths
@@ -135,7 +135,7 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
     return {
         "made": made,
         "note": "",
-        "sweeps": [{"name": s.name, "command": s.command, "cells": len(s.cells)} for s in output.sweeps],
+        "sweeps": [{"name": s.name, "command": s.command, "points": len(s.points)} for s in output.sweeps],
         "spike": f"robust z above {THRESHOLD:g} and {LEAST:g} times the median of {2 * HALF_WINDOW + 1} steps",
         "noise": NOISE,
         "thresholds": THRESHOLDS,
@@ -149,9 +149,9 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "runs": _columns(_summary(frames)),
         "planned": [run.overrides for run in output.runs],
         "missing": [_missing(run) for run in output.runs],
-        "links": origins.links(output, beside),
-        "config": origins.configs(output.runs),
-        "audits": origins.audits(output.runs),
+        "links": provenance.links(output, beside),
+        "config": provenance.configurations(output.runs),
+        "audits": provenance.audits(output.runs),
         "patches": _columns(frames.patches),
         "series": list(_series(frames.metrics, place, steps)),
         "blocks": [],
@@ -198,7 +198,7 @@ def _findings(found: pd.DataFrame) -> list[Json]:
             "question": told,
             "more": max(0, len(own) - SHOWN_FINDINGS),
             "told": [
-                {"cell": row["cell"], "said": row["statement"], "weak": bool(row["is_weak"]),
+                {"setting": row["setting"], "said": row["statement"], "weak": bool(row["is_weak"]),
                  **{key: "" if pd.isna(row[key]) else row[key] for key in ("corruption", "patching")},
                  "scope": "" if pd.isna(row["scope"]) else row["scope"], "table": row["table"],
                  "n": None if pd.isna(row["n"]) else int(row["n"]), "runs": row["run_ids"].split()}
@@ -295,7 +295,7 @@ def _written(one: Attributed, kept: set[int], runs: set[int], steps: Pool) -> Js
 
 
 def _laid_out(places: Sequence[Place], layouts: Pool) -> tuple[int, np.ndarray]:
-    """The number of the layout of a family's places, and which of them each cell of it is; -1: none."""
+    """The number of the layout of a family's places, and which of them each setting of it is; -1: none."""
     layers = sorted({layer for layer, _, _ in places})
     heads = places[0][1] is not None
     keys = [head if heads else position for _, head, position in places]
@@ -307,7 +307,7 @@ def _laid_out(places: Sequence[Place], layouts: Pool) -> tuple[int, np.ndarray]:
 
 
 def _ordered(grid: np.ndarray, order: np.ndarray, missing: Any) -> np.ndarray:
-    """Values [checkpoint, place] in the order of a layout's cells."""
+    """Values [checkpoint, place] in the order of a layout's places."""
     return np.where(order < 0, missing, grid[:, order])
 
 

@@ -165,7 +165,7 @@ def needed_for_change(change: float, share: float) -> int:
 def pilots(
     output: folder.Output, site: str = "z", step: int | None = None, damaged: list[str] | None = None
 ) -> Iterator[Pilot]:
-    """One for each cell and corruption that has patched a site of heads prompt by prompt.
+    """One for each setting and corruption that has patched a site of heads prompt by prompt.
 
     Args:
         step: the checkpoint whose heads are looked at; None is the last.
@@ -175,14 +175,14 @@ def pilots(
     """
     frames = tabulate(output, most=0, damaged=damaged)
     some, steps = False, set()
-    for (cell, patching, corruption), patch_ids in groups(frames.patches, frames.runs):
+    for (setting, patching, corruption), patch_ids in groups(frames.patches, frames.runs):
         own = [job for job in jobs(output, frames.runs, patch_ids, damaged) if site in job.sites]
         own = [job for job in own if job.sites[site].patched is not None]
         common = sorted(set.intersection(*(set(job.sites[site].steps) for job in own))) if own else []
         steps |= set(common)
         if common and (step is None or step in common):
             some = True
-            yield _pilot(f"{cell}, {corruption} corruption, patching {patching}", own, site, common, step)
+            yield _pilot(f"{setting}, {corruption} corruption, patching {patching}", own, site, common, step)
     if steps and not some:
         raise UserError(
             f"--step={step}: no such checkpoint was patched; there are {', '.join(map(str, sorted(steps)))}"

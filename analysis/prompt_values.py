@@ -18,10 +18,10 @@ from .conclusions import Conclusions
 from .folder import Json
 from .frames import Frames
 from .inference.families import Job, Place
+from .page_limits import fitting
 from .patterns import SIDES
 from .patterns import prompts as tokenised
 from .prompts import Site
-from .room import fitting
 from .summaries import spread
 
 MOST_BYTES = 2_500_000
@@ -87,29 +87,29 @@ def told(frames: Frames, conclusions: Conclusions, room: float) -> Json | None:
 
 
 def _jobs(frames: Frames, conclusions: Conclusions) -> Iterator[Told]:
-    """All that tell prompts apart, run by run. The places of a cell's runs are the same under all corruptions, so that
+    """All that tell prompts apart, run by run. A setting's runs have the same places under all corruptions, so that
     means over seeds can be shown, and corruptions compare."""
-    cell = dict(enumerate(frames.runs["cell"]))
+    setting = dict(enumerate(frames.runs["setting"]))
     number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
     there: dict[str, tuple[str, Job]] = {}
     ranks: dict[tuple[str, str, str], dict[Place, tuple[bool, float]]] = {}
     for one in conclusions.found:
         family = one.family
         there |= {job.patch.patch_id: (one.patching, job) for job in family.jobs}
-        cells = {cell[run] for run in one.runs}
-        if len(cells) > 1 or family.gain is None:
+        settings = {setting[run] for run in one.runs}
+        if len(settings) > 1 or family.gain is None:
             continue
         with np.errstate(invalid="ignore"):
             sizes = np.nan_to_num(np.abs(family.grid(family.estimate.recovered))).max(axis=0)
         matters = np.any(family.grid(family.judged.matter() | family.judged_here.matter()), axis=0)
-        ranked = ranks.setdefault((cells.pop(), one.patching, family.site), {})
+        ranked = ranks.setdefault((settings.pop(), one.patching, family.site), {})
         for place, matter, size in zip(family.places, map(bool, matters), sizes.tolist(), strict=True):
             ranked[place] = max(ranked.get(place, (False, 0.0)), (matter, size))
     for patching, job in sorted(there.values(), key=lambda one: number[one[1].patch.run_id]):
         run = number[job.patch.run_id]
         order = {}
         for name, site in job.sites.items():
-            ranked = ranks.get((cell[run], patching, name), {})
+            ranked = ranks.get((setting[run], patching, name), {})
             if site.patched is not None and site.patched.shape[2] == len(job.patch.about.get("prompts", [])) and ranked:
                 order[name] = tuple(sorted(ranked, key=lambda place: ranked[place], reverse=True))
         if order:

@@ -28,7 +28,7 @@ LIMIT = 15_000_000
 SCRIPTS = (
     *("base", "intervals", "values", "gaps", "filter", "pictures", "save", "header", "settings", "findings"),
     *("verdicts", "circuits", "tops", "runs", "table", "curves", "lines", "glance"),
-    *("bar", "player", "sheets", "panels", "scales", "grids", "sketch", "heatmaps", "scatter", "layers", "heads"),
+    *("bar", "player", "effects", "panels", "scales", "grids", "sketch", "heatmaps", "scatter", "layers", "heads"),
     *("attention", "looks", "singles", "place", "prompts"),
     *("differences", "parallel", "importance", "trust", "address", "main"),
 )

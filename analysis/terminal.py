@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..series import gaps
 from ..series.logged import SPLIT as TRAINER
 from ..sparkline import sparkline
-from ..sweeps.cells import of_patch_job
+from ..sweeps.points import of_patch_job
 from ..sweeps.show import COLOURS, plural, zoomed
 from . import folder
 from .frames import Frames, outcomes, tabulate

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
-from . import canvas, missing
-from .canvas import Picture
+from . import missing, plotting
 from .frames import Frames, load
 from .inference.families import jobs
 from .inference.trajectories import of_frames
 from .inference.transitions import FEWEST, together, transition
+from .plotting import Picture
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,26 +40,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(told)
 
 
-def enough(cell: Frames) -> bool:
+def enough(setting: Frames) -> bool:
     """Whether there are checkpoints enough for `draw` to say anything."""
-    return cell.patching["step"].nunique() >= FEWEST and cell.output is not None
+    return setting.patching["step"].nunique() >= FEWEST and setting.output is not None
 
 
-def draw(cell: Frames) -> Picture:
+def draw(setting: Frames) -> Picture:
     """The patching prompts' logit difference of each run of a setting, with the best fit; a plot a corruption.
 
     The band is from 10% to 90% of the change, of runs whose change is told from none (medians).
     """
-    patch_ids = set(cell.patching["patch_id"])
-    found = jobs(cell.output, cell.runs, patch_ids) if cell.output is not None else []
+    patch_ids = set(setting.patching["patch_id"])
+    found = jobs(setting.output, setting.runs, patch_ids) if setting.output is not None else []
     corruptions = list(dict.fromkeys(job.patch.corruption for job in found))
     prompts = [site.clean.shape[1] for job in found for site in list(job.sites.values())[:1]]
     note = "dots: means over prompts; line: best fit; band: from 10% to 90% of the change, and t50 (medians of runs)"
     runs = [job.patch.run_id for job in found]
-    below = canvas.source(runs, prompts, note + missing.told(cell, runs))
+    below = plotting.source(runs, prompts, note + missing.told(setting, runs))
     title = "Is there a phase transition? Logit difference of clean prompts"
     numbers: list[pd.DataFrame] = []
-    with canvas.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
+    with plotting.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
         for axis, corruption in zip(axes[0], corruptions, strict=False):
             told = []
             for job in (job for job in found if job.patch.corruption == corruption):
@@ -77,7 +77,7 @@ def draw(cell: Frames) -> Picture:
                 axis.axvline(whole.t50, color="C1", linewidth=0.8)
             axis.set(title=f"{corruption}: {whole.answer.value}", xlabel="checkpoint (step)")
         axes[0][0].set_ylabel("LD (logits)")
-    figure.numbers = canvas.together(numbers)
+    figure.numbers = plotting.together(numbers)
     return figure
 
 
@@ -86,7 +86,7 @@ def _curves(rows: pd.DataFrame) -> Table:
     for row in rows[rows["run_id"].isna()].to_dict("records"):
         share = row["width"] / row["length"]
         table.add_row(
-            _cell(row), _curve(row), row["answer"], _range(row, "t50"), _range(row, "width"),
+            _setting(row), _curve(row), row["answer"], _range(row, "t50"), _range(row, "width"),
             f"{100 * share:.0f}%" if np.isfinite(share) else "", f"{row['agreeing']} of {row['runs']}",
         )  # fmt: skip
     return table
@@ -100,12 +100,12 @@ def _onsets(rows: pd.DataFrame) -> Table:
         if not pd.isna(row["against"]):
             found = f"{row['answer']} (these prompts: {row['answer_these_prompts']})"
             checkpoints = f"{_number(row['low'])} to {_number(row['high'])} checkpoints later"
-            table.add_row(_cell(row), head, f"{row['measure']} against {row['against']}", f"{found}; {checkpoints}")
+            table.add_row(_setting(row), head, f"{row['measure']} against {row['against']}", f"{found}; {checkpoints}")
         elif row["formed"] or row["from_the_start"]:
             counts = f"{row['formed']} formed, {row['from_the_start']} from the start, of {row['runs']} runs"
             when = f"after {_number(row['after'])}, by {_number(row['by'])}"
             when += f" [{_number(row['low'])}, {_number(row['high'])}]"
-            table.add_row(_cell(row), head, f"onset: {counts}", when)
+            table.add_row(_setting(row), head, f"onset: {counts}", when)
     return table
 
 
@@ -114,7 +114,7 @@ def _signs(rows: pd.DataFrame) -> Table:
     table = _table("Changes of sign near the ends of epochs", columns)
     for row in rows.to_dict("records"):
         table.add_row(
-            _cell(row), row["site"], str(row["observed"]), _number(row["expected"]), _number(row["p"]), str(row["n"])
+            _setting(row), row["site"], str(row["observed"]), _number(row["expected"]), _number(row["p"]), str(row["n"])
         )
     return table
 
@@ -126,8 +126,8 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _cell(row: dict) -> str:
-    return ", ".join(str(row[name]) for name in ("cell", "corruption") if not pd.isna(row[name]))
+def _setting(row: dict) -> str:
+    return ", ".join(str(row[name]) for name in ("setting", "corruption") if not pd.isna(row[name]))
 
 
 def _curve(row: dict) -> str:

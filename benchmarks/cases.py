@@ -94,17 +94,17 @@ def random_case(name: str, sizes: dict[str, int], n_prompts: int, width: int, op
 
 def stored_case(name: str, options: argparse.Namespace, *overrides: str) -> Case:
     """A configured model with held-out prompts, as its patch jobs take them."""
-    (cell,) = expand(["output=unused", *overrides])
+    (point,) = expand(["output=unused", *overrides])
     torch.manual_seed(0)
-    model, tokenizer = load_model(cell.config.model, attention="eager")
+    model, tokenizer = load_model(point.config.model, attention="eager")
     late = task_pairs(tokenizer, "second", PROMPTS, *overrides)
     return make_case(name, model, tokenizer, late, options)
 
 
 def task_pairs(tokenizer: PreTrainedTokenizerBase, corruption: str, *overrides: str) -> Pairs:
     """The task's held-out prompts, as patch jobs take them."""
-    (cell,) = expand(["output=unused", f"corruption={corruption}", *overrides])
-    config = cell.config
+    (point,) = expand(["output=unused", f"corruption={corruption}", *overrides])
+    config = point.config
     prompts = data.load(config, tokenizer)
     chosen = data.balanced(prompts.splits["heldout"], config.patching.prompts)
     return make_pairs(chosen, config.corruption.name, tokenizer, prompts.names, config.model.prepend_bos)
@@ -114,8 +114,8 @@ def make_case(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, late: Pairs, options: argparse.Namespace
 ) -> Case:
     """On the device, with both kinds of prompts, and what conf/patching/full.yaml says."""
-    (cell,) = expand(["output=unused"])
-    patching = cell.config.patching.model_copy(update={"memory": options.memory})
+    (point,) = expand(["output=unused"])
+    patching = point.config.patching.model_copy(update={"memory": options.memory})
     model = model.to(options.device)
     network = describe(model)
     if network is None:

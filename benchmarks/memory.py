@@ -103,15 +103,15 @@ def measure(stage: str, *overrides: str) -> tuple[float, float]:
     from mi_sweeps.sweeps.grid import expand
     from mi_sweeps.sweeps.plan import folders_of
 
-    (cell,) = expand(overrides)
-    run, examined = folders_of(cell)
-    sizes = memory.read(cell.config.model)
+    (point,) = expand(overrides)
+    run, examined = folders_of(point)
+    sizes = memory.read(point.config.model)
     if stage == "finetune":
-        need = memory.finetune(sizes, cell.config)
-        finetune(cell.config, run)
+        need = memory.finetune(sizes, point.config)
+        finetune(point.config, run)
     else:
-        need = memory.patch(sizes, cell.config)
-        patch(cell.config, run, examined)
+        need = memory.patch(sizes, point.config)
+        patch(point.config, run, examined)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0, need.total
 
 

@@ -1,6 +1,6 @@
 """What the report's page costs a reader: its size, how long it takes to load, and what a step of the slider takes.
 
-The sweeps are those of `scale.py`, one computed cell whose files stand for those of all others; `--runs` counts
+The sweeps are those of `scale.py`, one computed point whose files stand for those of all others; `--runs` counts
 fine-tunes. Each page is opened anew in a headless Chromium without a GPU, `--repeats` times, from a local file.
 
 - First screen: the browser's first contentful paint. Ready: every picture in or near the window is drawn. Whole: those

@@ -111,21 +111,21 @@ def overhead(name: str, options: argparse.Namespace, *overrides: str) -> tuple[l
     memory = "null" if options.memory is None else options.memory
     common = [f"launcher.device={options.device}", f"patching.memory={memory}", PROMPTS, "task.prompts.train=24"]
     with tempfile.TemporaryDirectory() as folder, laps(options.device) as found:
-        (cell,) = expand([f"output={folder}", *common, *overrides])
-        run, job = folders_of(cell)
-        finetune(cell.config, run)
+        (point,) = expand([f"output={folder}", *common, *overrides])
+        run, job = folders_of(point)
+        finetune(point.config, run)
         note(f"overhead, {name}: fine-tuned")
 
         def finish(_: int) -> None:
             found[-1]["tables"] = now(options.device) - found[-1].pop("begun") - sum(found[-1].values())
 
-        patch(cell.config, run, job, on_step=finish)
+        patch(point.config, run, job, on_step=finish)
     parts = ["load", "attribution", "patching", "tables"]
     seconds = {part: median(checkpoint[part] for checkpoint in found) for part in parts}
     total = sum(seconds.values())
     share = (seconds["load"] + seconds["tables"]) / seconds["patching"]
-    cells = [f"{1e3 * seconds[part]:.1f} ms ({seconds[part] / total:.1%})" for part in parts]
-    return [name, str(len(found)), *cells, f"{share:.1%}"], share
+    points = [f"{1e3 * seconds[part]:.1f} ms ({seconds[part] / total:.1%})" for part in parts]
+    return [name, str(len(found)), *points, f"{share:.1%}"], share
 
 
 @contextmanager

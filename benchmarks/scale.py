@@ -1,16 +1,16 @@
-"""What thousands of cells cost: planning, looking, loading; seconds, memory, files and bytes.
+"""What thousands of points cost: planning, looking, loading; seconds, memory, files and bytes.
 
-The sweeps are learning rates x seeds x 2 corruptions of `mini`: half as many fine-tunes as cells. One cell is computed,
-and its files stand for those of all others (`simulate.py`): a few fine-tunes of every hundred failed, were interrupted
-or have not begun, and 16 are running, their locks held by this process.
+The sweeps are learning rates x seeds x 2 corruptions of `mini`: half as many fine-tunes as points. One point is
+computed, and its files stand for those of all others (`simulate.py`): a few fine-tunes of every hundred
+failed, were interrupted or have not begun, and 16 are running, their locks held by this process.
 
 - Seconds are on the wall, on a local disk whose content the system has in memory: on a shared file system each question
   takes longer (what is asked is counted below). Medians of `--repeats`, with the smallest and the largest; then the
   median of CPU-seconds, which other work on the machine changes less.
-- "x" is how many times the CPU-seconds of the sweep before the largest one takes, over how many times its cells: at 1
+- "x" is how many times the CPU-seconds of the sweep before the largest one takes, over how many times its points: at 1
   cost is linear, below it what every process begins with still shows.
 - Rows in `code` are commands as they are typed, in processes of their own, with all that they import.
-- Tables of patch jobs are all loaded up to `--tables` cells only: beyond, they fill the memory.
+- Tables of patch jobs are all loaded up to `--tables` points only: beyond, they fill the memory.
 
 `python benchmarks/scale.py --help` lists the options; benchmarks/README.md has results.
 """
@@ -42,8 +42,8 @@ from mi_sweeps.config import SlurmConfig
 from mi_sweeps.slurm.arrays import layout, parameters
 from mi_sweeps.slurm.queue import Limits
 from mi_sweeps.sweeps import manifest, plan
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.points import GridPoint
 
 RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3")
 CALLS = "openat mkdir unlink rmdir rename fsync flock".split()
@@ -52,7 +52,7 @@ CALLS = "openat mkdir unlink rmdir rename fsync flock".split()
 
 @dataclass(frozen=True)
 class Sweep:
-    """A grid of so many cells."""
+    """A grid of so many points."""
 
     count: int
     folder: Path
@@ -74,7 +74,7 @@ class Sweep:
 
 @dataclass
 class Took:
-    """Measurements of one thing, by how many cells there are."""
+    """Measurements of one thing, by how many points there are."""
 
     wall: dict[int, list[float]] = field(default_factory=dict)
     cpu: dict[int, list[float]] = field(default_factory=dict)
@@ -95,37 +95,37 @@ Row = tuple[str, Callable[[], object]]
 """What is measured, and the function that does it."""
 
 
-def before(sweep: Sweep, cells: Sequence[Cell]) -> Iterator[Row]:
+def before(sweep: Sweep, points: Sequence[GridPoint]) -> Iterator[Row]:
     """What is done before anything is computed: a row each, in an output that is empty."""
-    yield "plan: overrides to cells", lambda: expand(sweep.overrides)
+    yield "plan: overrides to points", lambda: expand(sweep.overrides)
     reference = "checkpoint.every=${train.steps}"
     yield "plan: the same with a reference, `${…}`", lambda: expand([*sweep.overrides, reference])
-    yield "plan: states of an empty output", lambda: plan.make(cells)
+    yield "plan: states of an empty output", lambda: plan.make(points)
     yield "`mi-sweeps plan`", command("plan", *sweep.overrides)
-    yield "submit: arrays, and what sbatch is given", lambda: submission(cells)
-    yield "sweep.json: written", lambda: manifest.add(sweep.output, "big", cells, "mi-sweeps run")
+    yield "submit: arrays, and what sbatch is given", lambda: submission(points)
+    yield "sweep.json: written", lambda: manifest.add(sweep.output, "big", points, "mi-sweeps run")
 
 
-def submission(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def submission(points: Sequence[GridPoint]) -> list[dict[str, Any]]:
     """What submitit is given for each array of a submission."""
     (one,) = expand(["launcher=slurm", "launcher.pack=2", "launcher.gpus=1"])
     launcher = one.config.launcher
     assert isinstance(launcher, SlurmConfig)
-    arrays = layout(*plan.make(cells).missing(), {}, launcher, "big", Limits().tasks)
+    arrays = layout(*plan.make(points).missing(), {}, launcher, "big", Limits().tasks)
     return [parameters(array, launcher, "aftercorr:1") for array in arrays]
 
 
 def after(sweep: Sweep, tables: bool) -> Iterator[Row]:
-    """What is done once most cells are finished."""
+    """What is done once most points are finished."""
     # The libraries of analysis are no part of what planning needs.
     from mi_sweeps.analysis import frames
 
     output = sweep.output
-    cells = [entry.cell(output) for entry in manifest.load(output, "big")]
-    yield "sweep.json: read", lambda: [entry.cell(output) for entry in manifest.load(output, "big")]
-    yield "states of all folders", lambda: plan.make(cells)
+    points = [entry.point(output) for entry in manifest.load(output, "big")]
+    yield "sweep.json: read", lambda: [entry.point(output) for entry in manifest.load(output, "big")]
+    yield "states of all folders", lambda: plan.make(points)
     yield "`mi-sweeps status`", command("status", "big", f"output={output}")
-    yield "`mi-sweeps status --cells`", command("status", "--cells", "big", f"output={output}")
+    yield "`mi-sweeps status --points`", command("status", "--points", "big", f"output={output}")
     yield "frames: runs, patch jobs, metrics", lambda: frames.load(output, ["big"], most=0)
     if tables:
         yield "frames: all tables", lambda: frames.load(output, ["big"])
@@ -157,7 +157,7 @@ def command(*arguments: str) -> Callable[[], Process]:
 
 
 def measure(rows: Iterator[Row], count: int, repeats: int, found: dict[str, Took]) -> None:
-    """Adds what each row takes at so many cells."""
+    """Adds what each row takes at so many points."""
     for name, work in rows:
         took = found.setdefault(name, Took())
         for _ in range(repeats):
@@ -172,11 +172,11 @@ def measure(rows: Iterator[Row], count: int, repeats: int, found: dict[str, Took
             if isinstance(result, Process):
                 took.memory[count] = max(result.memory, took.memory.get(count, 0.0))
             del result
-        note(f"{count} cells, {name}: {median(took.wall[count]):.2f} s")
+        note(f"{count} points, {name}: {median(took.wall[count]):.2f} s")
 
 
 def growth(cpu: dict[int, list[float]]) -> str:
-    """How the seconds grow from the last sweep but one to the last, over how the cells do."""
+    """How the seconds grow from the last sweep but one to the last, over how the points do."""
     if len(cpu) < 2:
         return ""
     (few, least), (many, most) = list(cpu.items())[-2:]
@@ -215,14 +215,14 @@ def questions(folder: Path, below: Path) -> list[list[str]]:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="What thousands of cells cost; prints Markdown.")
-    parser.add_argument("--cells", nargs="+", type=int, default=[100, 1000, 10000], help="multiples of 10, rising")
+    parser = argparse.ArgumentParser(description="What thousands of points cost; prints Markdown.")
+    parser.add_argument("--points", nargs="+", type=int, default=[100, 1000, 10000], help="multiples of 10, rising")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tables", type=int, default=100, metavar="N", help="load all tables of N cells at most")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of all cells")
+    parser.add_argument("--tables", type=int, default=100, metavar="N", help="load all tables of N points at most")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of all points")
     options = parser.parse_args(arguments)
-    if any(count % (2 * len(RATES)) for count in options.cells):
-        parser.error(f"--cells: give multiples of {2 * len(RATES)}")
+    if any(count % (2 * len(RATES)) for count in options.points):
+        parser.error(f"--points: give multiples of {2 * len(RATES)}")
     return options
 
 
@@ -238,21 +238,21 @@ def main(arguments: Sequence[str]) -> None:
     sizes: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for count in options.cells:
+        for count in options.points:
             sweep = Sweep(count, folder, tuple(options.set))
             measure(before(sweep, expand(sweep.overrides)), count, options.repeats, found)
         tracing = traced(folder)
         made = sample(folder / "sample", options.set, tracing)
-        for count in options.cells:
+        for count in options.points:
             sweep = Sweep(count, folder, tuple(options.set))
             with ExitStack() as at_work:
                 fill(expand(sweep.overrides), made, at_work)
-                note(f"{count} cells simulated")
+                note(f"{count} points simulated")
                 measure(after(sweep, count <= options.tables), count, options.repeats, found)
             sizes[count] = manifest.path(sweep.output, "big").stat().st_size
             shutil.rmtree(sweep.output)
-        print_costs(options.cells, found)
-        table("sweep.json", columns(options.cells), [[f"{size / 1e6:.2f} MB" for size in sizes.values()]])
+        print_costs(options.points, found)
+        table("sweep.json", columns(options.points), [[f"{size / 1e6:.2f} MB" for size in sizes.values()]])
         table("On the disk", "of one | files | folders | weights, MB | all else, kB", disk(made))
         if tracing:
             asked = questions(folder, folder / "sample" / "runs")
@@ -260,8 +260,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def columns(counts: Sequence[int]) -> str:
-    """One for each number of cells."""
-    return " | ".join(f"{count:,} cells" for count in counts)
+    """One for each number of points."""
+    return " | ".join(f"{count:,} points" for count in counts)
 
 
 def print_costs(counts: Sequence[int], found: Mapping[str, Took]) -> None:

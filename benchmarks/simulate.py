@@ -1,6 +1,6 @@
-"""Folders of results as thousands of cells leave them: finished, running, failed, interrupted and not begun.
+"""Folders of results as thousands of points leave them: finished, running, failed, interrupted and not begun.
 
-One fine-tune of `mini` and its patch job are really done; the folders of all cells have links to their metrics and
+One fine-tune of `mini` and its patch job are really done; the folders of all points have links to their metrics and
 tables, empty files for the weights, and a configuration and a status of their own.
 """
 
@@ -19,9 +19,9 @@ from typing import Any
 
 from mi_sweeps.store.files import read_json
 from mi_sweeps.store.folders import PatchFolder, RunFolder, State, Status, now
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
+from mi_sweeps.sweeps.points import GridPoint
 
 LINKED = 1000
 """How many folders link to one file: file systems allow some ten thousand links."""
@@ -45,7 +45,7 @@ class Sample:
 
 
 def sample(folder: Path, overrides: Sequence[str], tracing: Sequence[str] = ()) -> Sample:
-    """Does one cell of `mini`, in processes of its own.
+    """Does one point of `mini`, in processes of its own.
 
     Args:
         tracing: what comes before each command, if anything; "JOB" in it is the job's name.
@@ -56,16 +56,16 @@ def sample(folder: Path, overrides: Sequence[str], tracing: Sequence[str] = ()) 
         subprocess.run(
             [*before, sys.executable, "-m", f"mi_sweeps.jobs.{job}", *given], check=True, stderr=subprocess.DEVNULL
         )
-    (cell,) = expand(given)
-    return Sample(*folders_of(cell))
+    (point,) = expand(given)
+    return Sample(*folders_of(point))
 
 
-def fill(cells: Sequence[Cell], made: Sample, at_work: ExitStack) -> None:
-    """Makes the folders of all cells; those that are running are locked by this process until `at_work` is closed."""
-    output = cells[0].output
-    of_run: dict[str, list[Cell]] = {}
-    for cell in cells:
-        of_run.setdefault(cell.run_id, []).append(cell)
+def fill(points: Sequence[GridPoint], made: Sample, at_work: ExitStack) -> None:
+    """Makes the folders of all points; those that are running are locked by this process until `at_work` is closed."""
+    output = points[0].output
+    of_run: dict[str, list[GridPoint]] = {}
+    for point in points:
+        of_run.setdefault(point.run_id, []).append(point)
     (output / "runs").mkdir(parents=True, exist_ok=True)
     about_run, about_patch = read_json(made.run.path / "run.json"), read_json(made.patch.path / "patch.json")
     for index, group in enumerate(of_run.values()):
@@ -90,18 +90,18 @@ def fill(cells: Sequence[Cell], made: Sample, at_work: ExitStack) -> None:
         if state != "done":
             continue
         os.link(source / "metrics.parquet", run.metrics)
-        for number, cell in enumerate(group):
-            _fill_patch(cell, about_patch, made, source / "tables", index * len(group) + number)
+        for number, point in enumerate(group):
+            _fill_patch(point, about_patch, made, source / "tables", index * len(group) + number)
 
 
-def _fill_patch(cell: Cell, about: Any, made: Sample, tables: Path, index: int) -> None:
-    _, job = folders_of(cell)
+def _fill_patch(point: GridPoint, about: Any, made: Sample, tables: Path, index: int) -> None:
+    _, job = folders_of(point)
     state: State = "failed" if index % 100 == 12 else "done"
     (job.path / "tables").mkdir(parents=True)
-    for step in cell.patch_steps[: None if state == "done" else 3]:
+    for step in point.patch_steps[: None if state == "done" else 3]:
         os.link(tables / job.table(step).name, job.table(step))
-    own = {"patch_id": job.patch_id, "run_id": cell.run_id, "corruption": cell.values["corruption"]["name"]}
-    _write(job.path / "patch.json", about | own | {"config": dict(cell.values)})
+    own = {"patch_id": job.patch_id, "run_id": point.run_id, "corruption": point.values["corruption"]["name"]}
+    _write(job.path / "patch.json", about | own | {"config": dict(point.values)})
     _link(made.patch.path, job.path, "log.txt")
     _status(job, state, index)
 

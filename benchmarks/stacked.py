@@ -144,12 +144,12 @@ def in_turns(repeats: int, alone: Callable[[], object], stacked: Callable[[], ob
 
 def row(found: Sequence[tuple[Took, Took]], steps: int) -> list[str]:
     """CPU- and wall-milliseconds of a step of one run, and how many times less the stack takes, pair by pair."""
-    cells = []
+    points = []
     for clock in ("cpu", "wall"):
         alone, stacked = ([getattr(pair[which], clock) for pair in found] for which in (0, 1))
         ratios = [theirs / ours for theirs, ours in zip(alone, stacked, strict=True)]
-        cells += [f"{1e3 * median(alone) / steps:.2f}", f"{1e3 * median(stacked) / steps:.2f}", spread(ratios)]
-    return cells
+        points += [f"{1e3 * median(alone) / steps:.2f}", f"{1e3 * median(stacked) / steps:.2f}", spread(ratios)]
+    return points
 
 
 def single_steps(
@@ -162,8 +162,8 @@ def single_steps(
             seeds = range(max(options.stacks))
             size = f"train.batch_size={batch}"
             place = f"output={folder / f'{threads}-{list(MODELS).index(name)}-{batch}-{vmapped}'}"
-            cells = expand([*MODELS[name], size, f"seed={','.join(map(str, seeds))}", place])
-            runs = [begin(cell.config, run_folder(cell.output, cell.run_id)) for cell in cells]
+            points = expand([*MODELS[name], size, f"seed={','.join(map(str, seeds))}", place])
+            runs = [begin(point.config, run_folder(point.output, point.run_id)) for point in points]
             for count in options.stacks:
                 note(f"{threads} threads, {name}, batch {batch}, {count} runs")
                 chosen = runs[:count]
@@ -186,8 +186,8 @@ def whole(options: argparse.Namespace, threads: int, folder: Path) -> Iterator[l
         def sweep(stack: int, name: str = name, trials: Iterator[int] = trials, count: int = count) -> None:
             place = f"output={folder / f'whole-{threads}-{list(MODELS).index(name)}-{next(trials)}'}"
             seeds = f"seed={','.join(map(str, range(count)))}"
-            cells = expand([*MODELS[name], seeds, f"launcher.stack={stack}", place])
-            if failed := execute(cells, stages=("finetune",)).failed:
+            points = expand([*MODELS[name], seeds, f"launcher.stack={stack}", place])
+            if failed := execute(points, stages=("finetune",)).failed:
                 raise RuntimeError(next(iter(failed.values()))[1])
 
         note(f"{threads} threads, {name}, a whole sweep of {count} runs")

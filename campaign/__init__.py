@@ -1,4 +1,4 @@
-"""What mi-sweeps survives, tried out: kills, broken disks, damaged files, hostile input, thousands of cells.
+"""What mi-sweeps survives, tried out: kills, broken disks, damaged files, hostile input, thousands of points.
 
     python -m campaign                      all of it, about an hour on two cores; goes on where it was interrupted
     python -m campaign --part kills --seed 7

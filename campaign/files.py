@@ -80,7 +80,7 @@ def _prompts(file: Path, output: Path) -> Any:
     from mi_sweeps.sweeps import manifest
     from mi_sweeps.tasks import data
 
-    return data.load(manifest.load(output, "s")[0].cell(output).config, None, output)
+    return data.load(manifest.load(output, "s")[0].point(output).config, None, output)
 
 
 KINDS = {

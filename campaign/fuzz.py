@@ -288,8 +288,8 @@ def _tokenizer() -> Any:
 def _default() -> dict[str, Any]:
     from mi_sweeps.sweeps.grid import expand
 
-    (cell,) = expand(["output=outputs"])
-    return dict(cell.values)
+    (point,) = expand(["output=outputs"])
+    return dict(point.values)
 
 
 def values(chance: random.Random, place: Path) -> Callable[[], Any]:
@@ -339,7 +339,7 @@ def records(folder: Path, chance: random.Random, place: Path) -> Callable[[], An
         write(manifest.path(output, "s"), spoilt(known["sweep"], chance))
 
         def look() -> None:
-            planning.make([entry.cell(output) for entry in manifest.load(output, "s")])
+            planning.make([entry.point(output) for entry in manifest.load(output, "s")])
 
         return look
     write(manifest.path(output, "s"), spoilt(known["sweep"], chance) if chance.random() < 0.3 else known["sweep"])
@@ -437,9 +437,9 @@ def overrides(chance: random.Random, place: Path) -> Callable[[], Any]:
     (place / "words.json").write_text(json.dumps(words))
 
     def work() -> None:
-        cells = expand([f"output={place}", *words])
-        if not cells or len({cell.patch_id for cell in cells}) != len(cells):
-            raise Fault(f"{words}: not one cell each")
+        points = expand([f"output={place}", *words])
+        if not points or len({point.patch_id for point in points}) != len(points):
+            raise Fault(f"{words}: not one point each")
 
     return work
 

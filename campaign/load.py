@@ -1,6 +1,6 @@
-"""Ten thousand cells, and a thousand runs' tables: within the seconds that docs/scale.md states, and 4 GB.
+"""Ten thousand points, and a thousand runs' tables: within the seconds that docs/scale.md states, and 4 GB.
 
-The folders are simulated as in benchmarks/scale.py: one cell is computed, and its files stand for all others'.
+The folders are simulated as in benchmarks/scale.py: one point is computed, and its files stand for all others'.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ MEMORY = 4000.0
 def trials(folder: Path, quick: bool) -> Iterator[Trial]:
     """Both sizes; quick ones a hundredth."""
     few = 100 if quick else 1
-    yield Trial("cells", partial(commands, 10_000 // few, ("plan", "status", "report")))
+    yield Trial("points", partial(commands, 10_000 // few, ("plan", "status", "report")))
     yield Trial("runs", partial(commands, 2_000 // few, ("export",)))
 
 
 def commands(count: int, names: tuple[str, ...], chance: random.Random, trial: Path) -> Values:
-    """Seconds and MB of each command on a sweep of so many cells."""
+    """Seconds and MB of each command on a sweep of so many points."""
     sys.path.insert(0, str(BENCHMARKS))
     import scale
     import simulate
@@ -48,13 +48,13 @@ def commands(count: int, names: tuple[str, ...], chance: random.Random, trial: P
     from mi_sweeps.sweeps.grid import expand
 
     sweep = scale.Sweep(count, trial, ())
-    found: Values = {"cells": count}
+    found: Values = {"points": count}
     if "plan" in names:
         found |= _measured("plan", ["plan", *sweep.overrides], trial)
-    cells = expand(sweep.overrides)
+    points = expand(sweep.overrides)
     with ExitStack() as at_work:
-        manifest.add(sweep.output, "big", cells, "mi-sweeps run")
-        simulate.fill(cells, simulate.sample(trial / "sample", [], []), at_work)
+        manifest.add(sweep.output, "big", points, "mi-sweeps run")
+        simulate.fill(points, simulate.sample(trial / "sample", [], []), at_work)
         for name in names:
             words: dict[str, list[str]] = {"export": ["export", str(trial / "exported"), "big"]}
             if name != "plan":

@@ -14,7 +14,7 @@ COMMANDS = (
     ("plan", "--config"),
     ("run",),
     ("run", "launcher=local", "launcher.workers=1", "--wait", "sweep.name=other", "seed=2"),
-    ("status", "--cells"),
+    ("status", "--points"),
     ("logs",),
     ("report",),
     ("export",),

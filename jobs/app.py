@@ -33,8 +33,8 @@ def run_app(job: Callable[[Config], None]) -> None:
             if config.sweep.grid:
                 name = config.sweep.name
                 raise UserError(
-                    f"sweep={name}: a job is one cell and expands no grid; `mi-sweeps run sweep={name}` does; "
-                    f"for a cell of it give the values, and sweep.name={name}"
+                    f"sweep={name}: a job is one point and expands no grid; `mi-sweeps run sweep={name}` does; "
+                    f"for a point of it give the values, and sweep.name={name}"
                 )
             if config.patching.also:
                 told = ",".join(config.patching.also)

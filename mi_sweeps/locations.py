@@ -17,7 +17,7 @@ REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def local(path: str | Path) -> Path:
-    """A file or folder of this machine, absolute: whoever computes a cell later may do so from another folder.
+    """A file or folder of this machine, absolute: whoever computes a point later may do so from another folder.
 
     Raises:
         ValueError: it is not one.

@@ -79,7 +79,7 @@ SMALL = (
     "patching.prompts=6",
     "patching.steps=[0,4]",
 )
-"""Overrides under which a cell of `mini` takes about a second."""
+"""Overrides under which a point of `mini` takes about a second."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -127,13 +127,13 @@ def written(script_of_series, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., Config]:
-    """The configuration of one cell, with its results below `tmp_path`."""
+    """The configuration of one point, with its results below `tmp_path`."""
 
     def make(*overrides: str) -> Config:
         given = {override.partition("=")[0] for override in overrides}
         output = () if "output" in given else (f"output={tmp_path / 'outputs'}",)
-        (cell,) = expand([*output, *overrides])
-        return cell.config
+        (point,) = expand([*output, *overrides])
+        return point.config
 
     return make
 

@@ -15,7 +15,7 @@ from mi_sweeps import cli
 from mi_sweeps.analysis import power
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store import files
-from mi_sweeps.sweeps import early, manifest, plan
+from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
 
 
@@ -70,7 +70,7 @@ def one_run(small, tmp_path_factory):
         ("train.only=mlps", "train.only=mlps: no parameter of this model; words are attention, mlp"),
         ("train.only=[layers:9-]", "and names are as transformer.wte.weight, "),
         ("train.micro_batch=0", "train.micro_batch=0: give a whole number of at least 1"),
-        ("train.micro_batch=4,8", "computes the same as train.micro_batch=4, so it would have no cell"),
+        ("train.micro_batch=4,8", "computes the same as train.micro_batch=4, so it would have no point"),
         ("train.lora.rank=0", "train.lora.rank=0: give a whole number of at least 1"),
         ("checkpoint.every=0", "checkpoint.every=0"),
         ("checkpoint.until=185", "checkpoint.until=185: this run has 184 steps (train.steps); give one of them"),
@@ -448,8 +448,8 @@ def test_a_truncated_table_is_named_by_the_report(capsys, small, tmp_path):
     output = tmp_path / "outputs"
     with pytest.raises(SystemExit):
         cli.main(["run", *small, f"output={output}"])
-    (cell,) = expand([*small, f"output={output}"])
-    table = plan.folders_of(cell)[1].table(4)
+    (point,) = expand([*small, f"output={output}"])
+    table = plan.folders_of(point)[1].table(4)
     table.write_bytes(table.read_bytes()[:100])
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
@@ -467,8 +467,8 @@ def test_a_truncated_table_is_named_by_the_report(capsys, small, tmp_path):
 
 def test_a_second_process_on_the_same_sweep(refuse, small, tmp_path):
     output = tmp_path / "outputs"
-    (cell,) = expand([*small, f"output={output}"])
-    folder, _ = plan.folders_of(cell)
+    (point,) = expand([*small, f"output={output}"])
+    folder, _ = plan.folders_of(point)
     code = f"""
 import sys
 from pathlib import Path
@@ -519,7 +519,7 @@ def test_a_zoom_into_nothing(refuse, one_run, words, says):
 def test_a_hint_in_an_error_can_be_pasted(refuse, one_run, command):
     complaint = refuse(command, "0123456789ab", f"output='{one_run}'")
     pasted = shlex.split(complaint.split("`")[1])
-    assert pasted == ["mi-sweeps", "status", "--cells", f"output='{one_run}'"]
+    assert pasted == ["mi-sweeps", "status", "--points", f"output='{one_run}'"]
 
 
 @pytest.mark.parametrize("command", ["plan", "doctor"])

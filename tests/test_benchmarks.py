@@ -36,9 +36,9 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 def rows(text: str, title: str) -> list[list[str]]:
     """The table under a title: the names of its columns, and its rows."""
     lines = text.partition(f"### {title}")[2].partition("###")[0].splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    assert cells[1] == ["---"] * len(cells[0]) and {len(row) for row in cells} == {len(cells[0])}
-    return [cells[0], *cells[2:]]
+    points = [[point.strip() for point in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert points[1] == ["---"] * len(points[0]) and {len(row) for row in points} == {len(points[0])}
+    return [points[0], *points[2:]]
 
 
 def test_tables_and_agreement(benchmark: Any, capsys: pytest.CaptureFixture) -> None:
@@ -116,7 +116,7 @@ def test_overhead_of_a_patch_job(benchmark: Any) -> None:
     few = ["task.prompts.heldout=12", "task.prompts.two_name=4", "train.steps=1", "checkpoint.steps=[]"]
     row, share = benchmark.overhead("mini", benchmark.parse([]), *few)
     assert row[:2] == ["mini", "2"] and share > 0
-    assert sum(float(cell.partition("(")[2].rstrip("%)")) for cell in row[2:6]) == pytest.approx(100, abs=0.3)
+    assert sum(float(point.partition("(")[2].rstrip("%)")) for point in row[2:6]) == pytest.approx(100, abs=0.3)
 
 
 def test_products_in_place_are_counted(benchmark: Any) -> None:
@@ -133,7 +133,7 @@ def test_smollm2_needs_its_folder(benchmark: Any) -> None:
 
 @pytest.fixture(scope="module")
 def simulate() -> Any:
-    """The simulator of many cells' folders."""
+    """The simulator of many points' folders."""
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(FOLDER)
         yield importlib.import_module("simulate")
@@ -141,23 +141,23 @@ def simulate() -> Any:
 
 @pytest.fixture(scope="module")
 def done(simulate: Any, small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A cell that was done in this process, which has torch already."""
-    (cell,) = expand([*small, f"output={tmp_path_factory.mktemp('sample')}"])
-    run, job = plan.folders_of(cell)
-    finetune(cell.config, run)
-    patch(cell.config, run, job)
+    """A point that was done in this process, which has torch already."""
+    (point,) = expand([*small, f"output={tmp_path_factory.mktemp('sample')}"])
+    run, job = plan.folders_of(point)
+    finetune(point.config, run)
+    patch(point.config, run, job)
     return simulate.Sample(run, job)
 
 
-def test_simulated_cells_are_what_they_say(simulate: Any, done: Any, small: tuple[str, ...], tmp_path: Path) -> None:
-    cells = expand([*small, "seed=range(0,100)", "corruption=first,second", f"output={tmp_path / 'outputs'}"])
+def test_simulated_points_are_what_they_say(simulate: Any, done: Any, small: tuple[str, ...], tmp_path: Path) -> None:
+    points = expand([*small, "seed=range(0,100)", "corruption=first,second", f"output={tmp_path / 'outputs'}"])
     with ExitStack() as at_work:
-        simulate.fill(cells, done, at_work)
-        runs, patches = plan.make(cells).counts()
+        simulate.fill(points, done, at_work)
+        runs, patches = plan.make(points).counts()
         assert runs == {"done": 93, "failed": 2, "running": 1, "to do": 4}
         assert patches == {"done": 184, "failed": 2, "to do": 14}
-    manifest.add(cells[0].output, "many", cells, "")
-    loaded = frames.load(cells[0].output)
+    manifest.add(points[0].output, "many", points, "")
+    loaded = frames.load(points[0].output)
     assert set(loaded.patches["status"]) == {"done", "failed", "todo"}
     assert loaded.patching["run_id"].nunique() == loaded.metrics["run_id"].nunique() == 93
 
@@ -169,10 +169,10 @@ def test_scale(
     scale = importlib.import_module("scale")
     monkeypatch.setattr(scale, "sample", lambda *_: done)
     monkeypatch.setattr(scale, "traced", lambda _: [])
-    scale.main(["--cells", "10", "--repeats", "1", "--set", *small])
+    scale.main(["--points", "10", "--repeats", "1", "--set", *small])
     out = capsys.readouterr().out
     seconds = {row[0]: float(row[1].split(";")[0]) for row in rows(out, "Seconds; CPU-seconds")[1:]}
-    assert {"plan: overrides to cells", "`mi-sweeps status`", "frames: all tables", "`mi-sweeps report`"} <= set(
+    assert {"plan: overrides to points", "`mi-sweeps status`", "frames: all tables", "`mi-sweeps report`"} <= set(
         seconds
     )
     memory = {row[0]: float(row[1]) for row in rows(out, "Memory, MB at most")[1:]}
@@ -180,7 +180,7 @@ def test_scale(
     assert rows(out, "On the disk")[1][:4] == ["run", "9", "2", "2.59 in 3"]
 
 
-def test_growth_is_relative_to_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_is_relative_to_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     scale = importlib.import_module("scale")
     assert scale.growth({10: [1.0], 100: [5.0, 9.0, 1.0], 1000: [100.0]}) == "2.00"

@@ -99,7 +99,7 @@ def test_a_command_is_a_file(capsys):
 
 def test_plan_writes_nothing(call, small, tmp_path):
     code, printed, _ = call(
-        "plan", *small, "seed=range(0,3)", "schedule=glob(c*)", f"output={tmp_path / 'new'}", "--cells"
+        "plan", *small, "seed=range(0,3)", "schedule=glob(c*)", f"output={tmp_path / 'new'}", "--points"
     )
     assert code == 0
     assert "6 fine-tunes (6 to do)" in printed
@@ -242,9 +242,9 @@ def test_status_has_the_win_rate_of_each_run(call, finished):
     [
         ["--help"],
         ["plan", "sweep=grid"],
-        ["plan", "sweep=grid", "--cells"],
+        ["plan", "sweep=grid", "--points"],
         *([command, "output=OUTPUT"] for command in ("status", "cancel", "logs", "sync")),
-        ["status", "--cells", "output=OUTPUT"],
+        ["status", "--points", "output=OUTPUT"],
     ],
     ids=" ".join,
 )
@@ -264,8 +264,8 @@ def test_what_runs_on_a_login_node_imports_nothing_heavy(finished, arguments):
     assert set(done.stdout.splitlines()[-1].removeprefix("imported:").split()) <= allowed
 
 
-def test_a_failed_cell_is_reported_with_its_traceback(call, small, output):
-    """Two cells, and one of their checkpoints is truncated: its patch job fails, the other is done."""
+def test_a_failed_point_is_reported_with_its_traceback(call, small, output):
+    """Two points, and one of their checkpoints is truncated: its patch job fails, the other is done."""
     run = sorted((output / "runs").iterdir())[0]
     weights = run / "checkpoints" / "000004.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
@@ -296,7 +296,7 @@ def test_status_can_be_watched_until_nobody_is_at_work(call, finished):
     code, printed, _ = call("status", "--watch", "begun", f"output={finished}")
     assert code == 0
     bar, *table = printed.splitlines()
-    total = len(planning.make([entry.cell(finished) for entry in manifest.load(finished, "begun")]).statuses)
+    total = len(planning.make([entry.point(finished) for entry in manifest.load(finished, "begun")]).statuses)
     assert f"{total}/{total}" in bar
     assert any(line.startswith("begun: ") for line in table)
     assert any("patch job" in line and "fine-tune" in line for line in table)
@@ -317,12 +317,12 @@ def test_cancel_where_nobody_works(call, finished):
 
 
 COMMANDS = (
-    *(["status"], ["status", "--cells"], ["cancel"], ["logs"], ["report"], ["export", "TABLES"], ["wait"]),
+    *(["status"], ["status", "--points"], ["cancel"], ["logs"], ["report"], ["export", "TABLES"], ["wait"]),
     *(["sync"], ["show", "RUN"]),
 )
 
 
-@pytest.mark.parametrize("content", ['{"name"', "[]", '{"cells": [{"run_id": "a"}]}', '{"cells": []}'])
+@pytest.mark.parametrize("content", ['{"name"', "[]", '{"points": [{"run_id": "a"}]}', '{"points": []}'])
 def test_a_damaged_sweep_stops_no_other(call, finished, tmp_path, content):
     """It is named, and the exit code is 1; whoever names it is refused."""
     output = shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("checkpoints"))
@@ -376,8 +376,8 @@ def test_logs_says_where_there_is_none(call, finished, small, tmp_path):
     code, printed, _ = call("logs", "--failed", f"output={finished}")
     assert code == 0
     assert printed.startswith("nothing failed: 2 fine-tunes (2 done), ")
-    cells = expand([*small, "sweep.name=later", f"output={tmp_path}"])
-    manifest.add(tmp_path, "later", cells, "")
+    points = expand([*small, "sweep.name=later", f"output={tmp_path}"])
+    manifest.add(tmp_path, "later", points, "")
     assert call("logs", f"output={tmp_path}")[1] == (
         "nothing was logged: 1 fine-tune (1 to do), 1 patch job (1 to do)\n"
     )
@@ -434,7 +434,7 @@ def test_work_goes_on_when_nobody_reads_what_is_printed(small, tmp_path, monkeyp
     assert planning.make(expand(given)).is_done
 
 
-@pytest.mark.parametrize("words", [[], ["--cells"], ["--config"]])
+@pytest.mark.parametrize("words", [[], ["--points"], ["--config"]])
 def test_output_that_cannot_be_written_is_told_in_one_line(words, monkeypatch, capsys):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)

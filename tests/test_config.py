@@ -208,8 +208,8 @@ def test_checkpoints_that_no_disk_holds_are_refused_before_they_are_listed() -> 
 def test_as_many_prompts_as_conclusions_need(overrides: str, least: int) -> None:
     """A head's effect varies by 0.02 to 0.06 from prompt to prompt, and the gap at checkpoint 0 by more; the six
     orders are all as frequent."""
-    for cell in expand(overrides.split()):
-        prompts = cell.config.patching.prompts
+    for point in expand(overrides.split()):
+        prompts = point.config.patching.prompts
         assert prompts >= least and prompts % 6 == 0
 
 
@@ -217,6 +217,6 @@ def test_as_many_prompts_as_conclusions_need(overrides: str, least: int) -> None
 def test_a_choice_of_patching_that_measures_has_all_settings_of_it(file: Path) -> None:
     """So that each can be set: patching=dynamics patching.cross.permutations=4."""
     values = OmegaConf.to_container(OmegaConf.load(file))
-    (cell,) = expand([f"patching={file.stem}"])
-    for key, section in cell.config.patching.measured.items():
+    (point,) = expand([f"patching={file.stem}"])
+    for key, section in point.config.patching.measured.items():
         assert values[key] == json.loads(section.model_dump_json(by_alias=True)), key

@@ -77,9 +77,9 @@ def test_text_of_different_lengths_is_a_sweep(page: str, tmp_path: Path, monkeyp
     assert (exported, command, verb) == ("export PYTHONPATH=.", "mi-sweeps", "run")
     options, overrides = arguments[:2], arguments[2:]
     assert options == ["--config-dir", "conf"]
-    (cell,) = expand(overrides, tmp_path / "conf")
-    assert "heldout: 24 prompts, of names that no training prompt has" in "\n".join(check([cell]))
-    own = load(cell.config, load_tokenizer(cell.config.model))
+    (point,) = expand(overrides, tmp_path / "conf")
+    assert "heldout: 24 prompts, of names that no training prompt has" in "\n".join(check([point]))
+    own = load(point.config, load_tokenizer(point.config.model))
     batch = own.training(0, 4, 0)
     assert torch.equal(batch.tokens, own.training(0, 4, 0).tokens)
     right = torch.nn.functional.one_hot(batch.answers, 167).float()
@@ -96,10 +96,10 @@ def test_text_of_different_lengths_is_read_at_its_own_end(
     questions = names["task"](mini_tokenizer, prompts={"train": 2, "heldout": 8}, seed=0)
     pairs = QuestionTask(questions, mini_tokenizer, prepend_bos=False).pairs("person", 8)
     assert len(set(pairs.clean.end.tolist())) > 1
-    (cell,) = expand(["patching=heads"])
+    (point,) = expand(["patching=heads"])
     network = describe(mini_model)
     assert network
-    patched = FastEngine(network).patch(pairs, cell.config.patching)
+    patched = FastEngine(network).patch(pairs, point.config.patching)
     for side, batch in ((patched.clean, pairs.clean), (patched.corrupted, pairs.corrupted)):
         for row, value in enumerate(side.tolist()):
             logits = mini_model(batch.tokens[row : row + 1, : batch.end[row] + 1]).logits[0, -1]

@@ -14,9 +14,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def tables(small, output, device):
-    cells = expand([*small, "patching.sites=[resid_pre,z,pattern]", f"launcher.device={device}", f"output={output}"])
-    assert not execute(cells).failed
-    run, patch = folders_of(cells[0])
+    points = expand([*small, "patching.sites=[resid_pre,z,pattern]", f"launcher.device={device}", f"output={output}"])
+    assert not execute(points).failed
+    run, patch = folders_of(points[0])
     return read_table(run.metrics).to_pandas(), read_table(patch.table(4)).to_pandas()
 
 
@@ -29,19 +29,19 @@ def test_a_gpu_gives_what_the_cpu_gives(small, tmp_path):
 
 
 def test_bf16_autocast_trains(small, tmp_path):
-    cells = expand([*small, "train.precision=bf16", "launcher.device=cuda", f"output={tmp_path}"])
-    assert not execute(cells).failed
+    points = expand([*small, "train.precision=bf16", "launcher.device=cuda", f"output={tmp_path}"])
+    assert not execute(points).failed
 
 
 def test_a_gpu_looks_where_the_cpu_looks(small, tmp_path):
     found = {}
     for device in ("cpu", "cuda"):
         output = tmp_path / device
-        cells = expand(
+        points = expand(
             [*small, "patching=looks", "patching.prompts=6", f"launcher.device={device}", f"output={output}"]
         )
-        assert not execute(cells).failed
-        _, patch = folders_of(cells[0])
+        assert not execute(points).failed
+        _, patch = folders_of(points[0])
         found[device] = [read_table(patch.table(0, name)).to_pandas() for name in ("looks", "scores", "patterns")]
     for name, cpu, gpu in zip(("attention", "value", "head"), *found.values(), strict=True):
         assert cpu[name].to_numpy() == pytest.approx(gpu[name].to_numpy(), abs=1e-3, nan_ok=True)
@@ -50,10 +50,10 @@ def test_a_gpu_looks_where_the_cpu_looks(small, tmp_path):
 def test_a_gpu_crosses_checkpoints_as_the_cpu_does(small, tmp_path):
     found = []
     for device in ("cpu", "cuda"):
-        cells = expand(
+        points = expand(
             [*small, "patching=cross", "patching.prompts=6", f"launcher.device={device}", f"output={tmp_path / device}"]
         )
-        assert not execute(cells).failed
-        _, patch = folders_of(cells[0])
+        assert not execute(points).failed
+        _, patch = folders_of(points[0])
         found.append(read_table(patch.table(4, "cross")).to_pandas())
     assert found[0].ld_mixed.to_numpy() == pytest.approx(found[1].ld_mixed.to_numpy(), abs=2e-2)

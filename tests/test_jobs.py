@@ -1,4 +1,4 @@
-"""Jobs by hand, as Hydra applications: what is not one cell is refused."""
+"""Jobs by hand, as Hydra applications: what is not one point is refused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mi_sweeps.jobs.app import run_app
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["sweep=grid"], "error: sweep=grid: a job is one cell and expands no grid; `mi-sweeps run sweep=grid` does"),
-        (["-m", "sweep=grid"], "error: sweep=grid: a job is one cell and expands no grid"),
+        (["sweep=grid"], "error: sweep=grid: a job is one point and expands no grid; `mi-sweeps run sweep=grid` does"),
+        (["-m", "sweep=grid"], "error: sweep=grid: a job is one point and expands no grid"),
         (["patching.also=[ioi2]"], "error: patching.also=[ioi2]: each is a patch job of its own, and a job is one"),
         (["corruption=[first,second]"], "error: corruption: a list of choices, and a run has one of them"),
     ],

@@ -116,14 +116,14 @@ def test_whoever_computes_is_ready_before_there_is_a_model(entry, make_config, s
             monkeypatch.setattr("mi_sweeps.sweeps.preflight.load_tokenizer", reached)
             cli.main(["run", *given])
         elif entry == "worker":
-            (cell,) = expand(given)
-            manifest.add(cell.output, "s", [cell], "")
+            (point,) = expand(given)
+            manifest.add(point.output, "s", [point], "")
             (tmp_path / "orders.json").write_text(
-                f'{{"patch_ids": ["{cell.patch_id}"], "retry": [], "threads": 1, "began": "9"}}'
+                f'{{"patch_ids": ["{point.patch_id}"], "retry": [], "threads": 1, "began": "9"}}'
             )
             (tmp_path / "record.json").write_text("{}")
             workers.work_on(
-                str(cell.output), "s", *(str(tmp_path / f"{name}.json") for name in ("orders", "record")), "0"
+                str(point.output), "s", *(str(tmp_path / f"{name}.json") for name in ("orders", "record")), "0"
             )
         elif entry == "job":
             monkeypatch.setattr(app, "parse", lambda values: make_config(*small))

@@ -41,8 +41,8 @@ def test_output_is_one_folder_for_all_commands(word: str, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     meant = tmp_path / WORDS[word]
     assert output_of(["a", f"output={word}"]) == meant
-    (cell,) = expand([f"output={word}"])
-    assert cell.output == meant
+    (point,) = expand([f"output={word}"])
+    assert point.output == meant
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from mi_sweeps.circuits import examine
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import Interrupted, PatchFolder
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of, make
+from mi_sweeps.sweeps.points import GridPoint
 
 STEPS = (0, 1, 2)
 EACH = (*TABLES, "")
@@ -37,31 +37,33 @@ def tuned(
     make_model: Callable[..., PreTrainedModel],
     mini_tokenizer: PreTrainedTokenizerBase,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[Path], Cell]:
-    """A cell whose fine-tune is done, with its results in a folder of its own."""
+) -> Callable[[Path], GridPoint]:
+    """A point whose fine-tune is done, with its results in a folder of its own."""
     folder = tmp_path_factory.mktemp("tuned")
     make_model("gpt2").save_pretrained(folder / "model")
     mini_tokenizer.save_pretrained(folder / "model")
 
-    def cell_in(output: Path) -> Cell:
-        (cell,) = expand([*FEW, "model=local", f"model.path={folder / 'model'}", f"output={output}"])
-        return cell
+    def point_in(output: Path) -> GridPoint:
+        (point,) = expand([*FEW, "model=local", f"model.path={folder / 'model'}", f"output={output}"])
+        return point
 
-    assert not execute([cell_in(folder / "outputs")], stages=("finetune",)).failed
+    assert not execute([point_in(folder / "outputs")], stages=("finetune",)).failed
 
-    def copied(output: Path) -> Cell:
+    def copied(output: Path) -> GridPoint:
         shutil.copytree(folder / "outputs", output)
-        return cell_in(output)
+        return point_in(output)
 
     return copied
 
 
 @pytest.fixture(scope="module")
-def whole(tuned: Callable[[Path], Cell], tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, dict[str, bytes]]:
+def whole(
+    tuned: Callable[[Path], GridPoint], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[GridPoint, dict[str, bytes]]:
     """A patch job that was done at once, and its files."""
-    cell = tuned(tmp_path_factory.mktemp("whole") / "outputs")
-    assert not execute([cell]).failed
-    return cell, files(cell)
+    point = tuned(tmp_path_factory.mktemp("whole") / "outputs")
+    assert not execute([point]).failed
+    return point, files(point)
 
 
 @pytest.fixture
@@ -81,68 +83,68 @@ def file_name(step: int, table: str) -> str:
     return f"{step:06d}.{table}.parquet" if table else f"{step:06d}.parquet"
 
 
-def job(cell: Cell) -> PatchFolder:
-    return folders_of(cell)[1]
+def job(point: GridPoint) -> PatchFolder:
+    return folders_of(point)[1]
 
 
-def files(cell: Cell) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in (job(cell).path / "tables").iterdir()}
+def files(point: GridPoint) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (job(point).path / "tables").iterdir()}
 
 
-def state(cell: Cell) -> str:
-    return make([cell]).patches[cell.patch_id].state
+def state(point: GridPoint) -> str:
+    return make([point]).patches[point.patch_id].state
 
 
 def test_a_job_has_every_table_of_every_checkpoint(whole) -> None:
-    cell, made = whole
+    point, made = whole
     assert set(made) == {file_name(step, table) for step in STEPS for table in EACH}
-    assert state(cell) == "done"
+    assert state(point) == "done"
 
 
 def test_two_parts_make_the_same_files_and_the_last_one_ends_the_job(
-    whole, tuned: Callable[[Path], Cell], tmp_path: Path, written: list[str]
+    whole, tuned: Callable[[Path], GridPoint], tmp_path: Path, written: list[str]
 ) -> None:
-    cell = tuned(tmp_path / "outputs")
-    assert not execute([cell], stages=("patch",), part=1, parts=2).failed
-    assert job(cell).steps() == [1] and state(cell) == "todo"
-    assert make([cell]).counts()[1] == {"to do": 1}
-    assert not execute([cell], stages=("patch",), part=0, parts=2).failed
-    assert state(cell) == "done"
-    assert files(cell) == whole[1] and len(written) == len(set(written)) == len(whole[1])
-    again = execute([cell], stages=("patch",), part=1, parts=2)
+    point = tuned(tmp_path / "outputs")
+    assert not execute([point], stages=("patch",), part=1, parts=2).failed
+    assert job(point).steps() == [1] and state(point) == "todo"
+    assert make([point]).counts()[1] == {"to do": 1}
+    assert not execute([point], stages=("patch",), part=0, parts=2).failed
+    assert state(point) == "done"
+    assert files(point) == whole[1] and len(written) == len(set(written)) == len(whole[1])
+    again = execute([point], stages=("patch",), part=1, parts=2)
     assert not again.done and not again.failed
 
     # Whoever made the last table was killed before it could end the job: any part does.
-    ended = (job(cell).path / "status.json").read_bytes()
-    (job(cell).path / "status.json").unlink()
-    assert state(cell) == "todo"
-    assert not execute([cell], stages=("patch",), part=1, parts=2).failed
-    assert state(cell) == "done"
-    (job(cell).path / "status.json").write_bytes(ended)
+    ended = (job(point).path / "status.json").read_bytes()
+    (job(point).path / "status.json").unlink()
+    assert state(point) == "todo"
+    assert not execute([point], stages=("patch",), part=1, parts=2).failed
+    assert state(point) == "done"
+    (job(point).path / "status.json").write_bytes(ended)
 
     # One table is gone: its part alone makes it again, and the job is done.
-    job(cell).table(1, "scores").unlink()
-    assert state(cell) == "todo"
-    with job(cell).part(1, 2).claim(), job(cell).part(1, 2).attempt():
-        assert state(cell) == "running", "a part of it is at work"
+    job(point).table(1, "scores").unlink()
+    assert state(point) == "todo"
+    with job(point).part(1, 2).claim(), job(point).part(1, 2).attempt():
+        assert state(point) == "running", "a part of it is at work"
     del written[:]
-    assert [task.part for task in execute([cell], stages=("patch",), part=1, parts=2).done] == [1]
-    assert not execute([cell], stages=("patch",), part=0, parts=2).done
-    assert written == [file_name(1, "scores")] and state(cell) == "done" and files(cell) == whole[1]
+    assert [task.part for task in execute([point], stages=("patch",), part=1, parts=2).done] == [1]
+    assert not execute([point], stages=("patch",), part=0, parts=2).done
+    assert written == [file_name(1, "scores")] and state(point) == "done" and files(point) == whole[1]
 
     # Then another, and the job as a whole makes it: what the parts took counts once.
-    for part in job(cell).all_parts():
+    for part in job(point).all_parts():
         write_json(part.path / "status.json", asdict(replace(part.status(), seconds=1e6)))
-    before = job(cell).status().seconds
-    job(cell).table(0, "scores").unlink()
-    assert not execute([cell]).failed
-    assert before <= job(cell).status().seconds < 1e6 and files(cell) == whole[1]
+    before = job(point).status().seconds
+    job(point).table(0, "scores").unlink()
+    assert not execute([point]).failed
+    assert before <= job(point).status().seconds < 1e6 and files(point) == whole[1]
 
 
 def test_a_job_that_is_killed_between_any_two_tables_goes_on_where_it_was(
-    whole, tuned: Callable[[Path], Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[str]
+    whole, tuned: Callable[[Path], GridPoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[str]
 ) -> None:
-    cell = tuned(tmp_path / "outputs")
+    point = tuned(tmp_path / "outputs")
     order = [file_name(step, table) for step in STEPS for table in EACH]
     kept = examine.write_table
     # After the first table, before the main one, and between checkpoints; then in the middle of the last.
@@ -156,20 +158,20 @@ def test_a_job_that_is_killed_between_any_two_tables_goes_on_where_it_was(
 
         monkeypatch.setattr(examine, "write_table", write)
         with pytest.raises(Interrupted):
-            execute([cell])
+            execute([point])
         assert written == order[:until], "in order, and none twice"
-        assert state(cell) == "interrupted"
-        assert job(cell).steps() == list(STEPS[: until // len(EACH)]), "what is half made is not there"
+        assert state(point) == "interrupted"
+        assert job(point).steps() == list(STEPS[: until // len(EACH)]), "what is half made is not there"
     monkeypatch.setattr(examine, "write_table", kept)
-    assert not execute([cell]).failed
-    assert state(cell) == "done" and written == order
-    assert files(cell) == whole[1]
+    assert not execute([point]).failed
+    assert state(point) == "done" and written == order
+    assert files(point) == whole[1]
 
 
 def test_a_table_that_was_deleted_is_made_again_and_no_other(
     whole, written: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell, made = whole
+    point, made = whole
     logged: list[int] = []
 
     @contextmanager
@@ -177,14 +179,14 @@ def test_a_table_that_was_deleted_is_made_again_and_no_other(
         yield SimpleNamespace(log=lambda step, rows: logged.append(step))
 
     monkeypatch.setattr("mi_sweeps.tracking.mirror.mirror", mirror)
-    folder = job(cell).path / "tables"
+    folder = job(point).path / "tables"
     gone = file_name(1, "circuits")
     before = {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in folder.iterdir()}
     (folder / gone).unlink()
-    assert state(cell) == "todo" and make([cell]).to_do() == 1
-    assert not execute([cell]).failed
-    assert written == [gone] and state(cell) == "done"
-    assert files(cell) == made
+    assert state(point) == "todo" and make([point]).to_do() == 1
+    assert not execute([point]).failed
+    assert written == [gone] and state(point) == "done"
+    assert files(point) == made
     after = {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in folder.iterdir()}
     assert {name for name in after if after[name] != before[name]} == {gone}
     assert not logged, "a checkpoint without values would take the place of the one that has them"

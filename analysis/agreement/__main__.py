@@ -22,16 +22,16 @@ def lines(tables: dict[str, pd.DataFrame]) -> Iterator[str]:
     for row in agreement[(agreement["site"] == SITE) & (agreement["measure"] == "correlation")].itertuples():
         value = f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" if row.value == row.value else "not defined"
         runs = f"{row.runs} runs, {row.prompts} prompts; for other prompts and {row.scope}"
-        yield f"{row.axis}, {row.cell}, {row.corruption}, checkpoint {row.step}: {row.answer}, r = {value} ({runs})"
+        yield f"{row.axis}, {row.setting}, {row.corruption}, checkpoint {row.step}: {row.answer}, r = {value} ({runs})"
     subjects = tables["subjects"]
-    keys = ["cell", "first", "second", "step", "answer"]
-    for (cell, first, second, step, said), rows in subjects[subjects["site"] == SITE].groupby(keys, sort=False):
+    keys = ["setting", "first", "second", "step", "answer"]
+    for (setting, first, second, step, said), rows in subjects[subjects["site"] == SITE].groupby(keys, sort=False):
         own = rows[(rows["verdict_first"] == "matters") | (rows["verdict_second"] == "matters")]
         heads = "; ".join(
             f"{row.layer}.{row.head} {row.comparison} ({row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}])"
             for row in own.itertuples()
         )
-        yield f"{cell}, {first} and {second}, checkpoint {step}: {said}{': ' if heads else ''}{heads}"
+        yield f"{setting}, {first} and {second}, checkpoint {step}: {said}{': ' if heads else ''}{heads}"
     for row in tables["roles"].itertuples():
         partner = "none" if pd.isna(row.layer_b) else f"{row.layer_b}.{row.head_b}"
         said = "matched" if row.matched else "not matched"
@@ -41,7 +41,9 @@ def lines(tables: dict[str, pd.DataFrame]) -> Iterator[str]:
     member = inclusion[(inclusion["site"] == SITE) & (inclusion["inclusion"] > 0.05)]
     stability = tables["stability"]
     for row in stability[stability["site"] == SITE].itertuples():
-        same = (member["cell"] == row.cell) & (member["corruption"] == row.corruption) & (member["step"] == row.step)
+        same = (
+            (member["setting"] == row.setting) & (member["corruption"] == row.corruption) & (member["step"] == row.step)
+        )
         own = member[same].sort_values("inclusion", ascending=False)
         heads = ", ".join(f"{one.layer}.{one.head} {one.inclusion:.2f}" for one in own.itertuples())
         end = (
@@ -50,7 +52,7 @@ def lines(tables: dict[str, pd.DataFrame]) -> Iterator[str]:
             else ""
         )
         yield (
-            f"{row.cell}, {row.corruption}, checkpoint {row.step}: included {heads or 'none'}; Φ over prompts "
+            f"{row.setting}, {row.corruption}, checkpoint {row.step}: included {heads or 'none'}; Φ over prompts "
             f"{row.phi_prompts:.2f}{end}, over runs {row.phi_runs:.2f}; at most {row.false_members:.2f} false members"
         )
 

@@ -39,7 +39,7 @@ class Design:
 
 
 def of_seeds(runs: int) -> Design:
-    """Every two runs of a cell."""
+    """Every two runs of a setting."""
     return Design(np.triu(np.ones((runs, runs), bool), 1), np.arange(runs), np.zeros(runs, int), "other seeds")
 
 

@@ -1,4 +1,4 @@
-"""Which runs of an output folder are compared: the seeds of a cell, and cells that differ in one thing alone."""
+"""Which runs of an output folder are compared: the seeds of a setting, and settings that differ in one thing alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from .. import cells
+from .. import configs
 from ..folder import Output, Run
 
 AXES: dict[str, Callable[[str], bool]] = {
@@ -23,17 +23,17 @@ class Across:
     """Runs that differ in the values of an axis, and in their seed, and in nothing else."""
 
     axis: str
-    cell: str
-    """The names of their cells."""
+    setting: str
+    """The names of their settings."""
     level: dict[str, str]
     """Of each run, by id: its values on the axis."""
 
 
 def across(output: Output, runs: pd.DataFrame) -> Iterator[Across]:
-    """All groups of cells that differ in one axis alone."""
+    """All groups of settings that differ in one axis alone."""
     started = [run for run in output.runs if run.config and not run.is_damaged]
-    texts = cells.texts([cells.of_run(run.config) for run in started])
-    cell = dict(zip(runs["run_id"], runs["cell"], strict=True))
+    texts = configs.texts([configs.of_run(run.config) for run in started])
+    setting = dict(zip(runs["run_id"], runs["setting"], strict=True))
     for axis, is_of in AXES.items():
         alike: dict[frozenset[tuple[str, str]], list[tuple[Run, str]]] = {}
         for run, text in zip(started, texts, strict=True):
@@ -42,5 +42,5 @@ def across(output: Output, runs: pd.DataFrame) -> Iterator[Across]:
             alike.setdefault(rest, []).append((run, level))
         for members in alike.values():
             if len({level for _, level in members}) > 1:
-                names = " | ".join(dict.fromkeys(str(cell[run.run_id]) for run, _ in members))
+                names = " | ".join(dict.fromkeys(str(setting[run.run_id]) for run, _ in members))
                 yield Across(axis, names, {run.run_id: level for run, level in members})

@@ -20,7 +20,7 @@ from .roles import Signatures, match
 from .signatures import signatures
 from .stability import Stability, stability
 
-GROUP = {"cell": "string", "patching": "string"}
+GROUP = {"setting": "string", "patching": "string"}
 AT = {"corruption": "string", "site": "string", "step": "int64"}
 HEAD = {"layer": "Int64", "head": "Int64"}
 AGREEMENT = {
@@ -32,7 +32,7 @@ AGREEMENT = {
     **{"expected": "float64", "p": "float64", "answer": "string", "scope": "string"},
     **{"runs": "int64", "prompts": "int64", "heads": "int64"},
 }
-"""One row a measure, of the runs of a cell (axis `seed`) or of cells that differ in one thing (`prompts`, `base`)."""
+"""One row per measure: a setting's runs (axis `seed`), or settings that differ in one thing (`prompts`, `base`)."""
 ROLES = {
     **{"axis": "string", "patching": "string", "run_a": "string", "run_b": "string"},
     **{"layer_a": "int64", "head_a": "int64", "layer_b": "Int64", "head_b": "Int64"},

@@ -56,20 +56,20 @@ def of_output(
     damaged: list[str] | None = None,
     wanted: Collection[str] = tuple(TABLES),
 ) -> Iterator[Part]:
-    """The rows of all tables. The patch jobs of one cell, or of cells that are compared, are in memory at a time.
+    """The rows of all tables. The patch jobs of one setting, or of settings that are compared, are in memory at a time.
 
     Args:
         damaged: as for `frames.load`.
         wanted: the names of those that are made.
     """
     patched = {run.run_id: run.patches for run in output.runs}
-    of = patches.merge(runs[["run_id", "cell", "status"]], on="run_id", suffixes=("_of_job", ""))
-    for (cell, patching), every in of.groupby(["cell", "patching"], sort=False, observed=True):
+    of = patches.merge(runs[["run_id", "setting", "status"]], on="run_id", suffixes=("_of_job", ""))
+    for (setting, patching), every in of.groupby(["setting", "patching"], sort=False, observed=True):
         rows = sound(every)
         if "stability" in wanted:
-            yield from _of_circuits(str(cell), str(patching), output, set(rows["patch_id"]), damaged)
+            yield from _of_circuits(str(setting), str(patching), output, set(rows["patch_id"]), damaged)
         read = jobs(output, runs, rows["patch_id"], damaged)
-        yield from _of_cell(str(cell), str(patching), read, wanted)
+        yield from _of_setting(str(setting), str(patching), read, wanted)
         if "roles" in wanted:
             names = list(dict.fromkeys(job.patch.run_id for job in read))
             yield from _roles("seed", str(patching), read, names, patched, damaged)
@@ -77,7 +77,7 @@ def of_output(
         own = patches[patches["run_id"].isin(list(group.level))]
         for patching, rows in own.groupby("patching", sort=False, observed=True):
             read = jobs(output, runs, rows["patch_id"], damaged)
-            key = {"cell": group.cell, "patching": str(patching)}
+            key = {"setting": group.setting, "patching": str(patching)}
             for one in _families(read):
                 levels = [group.level[job.patch.run_id] for job in one.jobs]
                 same = len({job.sites[one.site].places for job in one.jobs}) == 1
@@ -89,8 +89,8 @@ def of_output(
                 yield from _roles(group.axis, str(patching), read, list(first.values())[::-1], patched, damaged)
 
 
-def _of_cell(cell: str, patching: str, read: Sequence[Job], wanted: Collection[str]) -> Iterator[Part]:
-    key = {"cell": cell, "patching": patching}
+def _of_setting(setting: str, patching: str, read: Sequence[Job], wanted: Collection[str]) -> Iterator[Part]:
+    key = {"setting": setting, "patching": patching}
     found = list(_families(read))
     for one in found:
         if "stability" in wanted:
@@ -106,10 +106,10 @@ def _of_cell(cell: str, patching: str, read: Sequence[Job], wanted: Collection[s
 
 
 def _of_circuits(
-    cell: str, patching: str, output: Output, wanted: set[str], damaged: list[str] | None
+    setting: str, patching: str, output: Output, wanted: set[str], damaged: list[str] | None
 ) -> Iterator[Part]:
     """How sure nodes and edges are, from their single effects, where patch jobs measured them."""
-    key = {"cell": cell, "patching": patching}
+    key = {"setting": setting, "patching": patching}
     found = [patch for patch in output.patches if patch.patch_id in wanted]
     for corruption in dict.fromkeys(patch.corruption for patch in found):
         for site, table, read in (("node", "circuits", of_nodes), ("edge", "edges", of_edges)):

@@ -13,16 +13,16 @@ from .finding import Finding
 NAMED = 4
 """Edges that a sentence names: those that recover most."""
 
-KEYS = ["cell", "corruption", "patching"]
+KEYS = ["setting", "corruption", "patching"]
 
 
 def effects(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each cell and corruption the edges that matter at the last checkpoint.
+    """Of each setting and corruption the edges that matter at the last checkpoint.
 
     Args:
         table: `edge_effects`.
     """
-    for (cell, corruption, patching), rows in table.groupby(KEYS, sort=False):
+    for (setting, corruption, patching), rows in table.groupby(KEYS, sort=False):
         last = rows[rows["step"] == rows["step"].max()]
         step, many = last["step"].iloc[0], int(last["edges"].iloc[0])
         order = last["recovered"].abs().sort_values(ascending=False).index
@@ -47,7 +47,7 @@ def effects(table: pd.DataFrame) -> Iterator[Finding]:
         if unsure:
             said += f". Of {unsure} it cannot be told"
         yield Finding(
-            "circuits", str(cell), str(corruption),
+            "circuits", str(setting), str(corruption),
             f"At checkpoint {step} under the {corruption} corruption, {said}.", verdict,
             top.get("recovered", float("nan")), top.get("low", float("nan")), top.get("high", float("nan")),
             "recovered", int(last["n"].max()), verdict == "undecided",
@@ -57,14 +57,14 @@ def effects(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def circuits(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each cell and corruption, at the last checkpoint that all its runs have, the fewest edges that are faithful in
+    """Per setting and corruption, at the last checkpoint that all its runs have, the fewest edges that are faithful in
     every run, or the most where none are.
 
     Args:
-        table: `edge_circuits`, with the cell and patching of each row.
+        table: `edge_circuits`, with the setting and patching of each row.
     """
     own = table[(table["kind"] == "circuit") & (table["order"] == "absolute") & (table["size"] < 100)]
-    for (cell, corruption, patching), rows in own.groupby(KEYS, sort=False):
+    for (setting, corruption, patching), rows in own.groupby(KEYS, sort=False):
         last = _last(rows)
         fit = last.groupby("size")["verdict"].agg(lambda verdicts: (verdicts == "faithful").all())
         size = fit.index[fit].min() if fit.any() else fit.index.max()
@@ -84,20 +84,20 @@ def circuits(table: pd.DataFrame) -> Iterator[Finding]:
         value, low, high = here["value"].mean(), here["low"].min(), here["high"].max()
         said = f"At checkpoint {here['step'].iloc[0]} under the {corruption} corruption, {what}"
         yield Finding(
-            "circuits", str(cell), str(corruption), f"{said}: F {number(value)}{range_of(low, high)}.", verdict,
+            "circuits", str(setting), str(corruption), f"{said}: F {number(value)}{range_of(low, high)}.", verdict,
             float(value), float(low), float(high), "F", int(here["n"].max()), verdict == "undecided", _scope(runs),
             "edge_circuits", str(patching),
         )  # fmt: skip
 
 
 def missed(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each cell and corruption, at the last checkpoint that all its runs have, what may have been missed where not
+    """Per setting and corruption, at the last checkpoint that all its runs have, what may have been missed where not
     all edges were patched; of several runs, in the one that may have missed most.
 
     Args:
-        table: `edge_bounds`, with the cell and patching of each row.
+        table: `edge_bounds`, with the setting and patching of each row.
     """
-    for (cell, corruption, patching), rows in table.groupby(KEYS, sort=False):
+    for (setting, corruption, patching), rows in table.groupby(KEYS, sort=False):
         last = _last(rows)
         row: dict[str, Any] = last.sort_values("at_most", na_position="last").iloc[-1].to_dict()
         where = f"At checkpoint {row['step']} under the {corruption} corruption"
@@ -119,7 +119,7 @@ def missed(table: pd.DataFrame) -> Iterator[Finding]:
         bound = float("nan") if pd.isna(row["at_most"]) else float(row["at_most"])
         runs = last["run_id"].nunique()
         yield Finding(
-            "circuits", str(cell), str(corruption), f"{where}, {told}.", verdict, bound, 0 * bound, bound,
+            "circuits", str(setting), str(corruption), f"{where}, {told}.", verdict, bound, 0 * bound, bound,
             "edges", None if pd.isna(row["n"]) else int(row["n"]), verdict == "cannot tell",
             "on these prompts, in the run that may have missed most" if runs > 1 else "on these prompts, in this run",
             "edge_bounds", str(patching),

@@ -10,7 +10,7 @@ import pandas as pd
 from ..frames import typed
 
 FINDINGS = {
-    **{"question": "string", "cell": "string", "patching": "string", "corruption": "string", "statement": "string"},
+    **{"question": "string", "setting": "string", "patching": "string", "corruption": "string", "statement": "string"},
     **{"estimate": "float64", "low": "float64", "high": "float64", "unit": "string"},
     **{"n": "Int64", "runs": "Int64", "verdict": "string", "is_weak": "boolean", "scope": "string"},
     **{"table": "string", "run_ids": "string"},
@@ -24,8 +24,8 @@ class Finding:
 
     question: str
     """What it answers, one of `findings.QUESTIONS`."""
-    cell: str
-    """The cell that it is of: runs that differ in their seed only. Of several cells, their names."""
+    setting: str
+    """The setting that it is of: runs that differ in their seed only. Of several settings, their names."""
     corruption: str
     """Empty where it is of no corruption; of several, their names, parted by spaces."""
     statement: str

@@ -33,11 +33,11 @@ def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse])
     """One for each head that matters or did, and one for all others; none of other sites than SITE.
 
     Args:
-        key: cell, patching and corruption.
+        key: setting, patching and corruption.
     """
     if family.site != SITE or family.gain is None or len(family.prompts) < 2:
         return
-    cell, patching, _ = key
+    setting, patching, _ = key
     runs = tuple(job.patch.run_id for job in family.jobs)
     step = family.steps[-1]
     at, scope = family.at(step), words.scope(family)
@@ -46,7 +46,7 @@ def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse])
     n = int(family.estimate.n[at].max(initial=0))
     if (verdict == "undefined").all():
         said = f"Under the {family.corruption} corruption there is no measurable gap at checkpoint {step}."
-        yield Finding("heads", cell, family.corruption, said, "undefined", n=n, scope=scope, table="verdicts",
+        yield Finding("heads", setting, family.corruption, said, "undefined", n=n, scope=scope, table="verdicts",
                       patching=patching, run_ids=runs)  # fmt: skip
         return
     chosen = [i for i, one in enumerate(told) if one.course in SINCE]
@@ -61,7 +61,7 @@ def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse])
             f"checkpoint {step} under the {family.corruption} corruption."
         )
         yield Finding(
-            "heads", cell, family.corruption, said, one.course.value, recovered[i], low[i], high[i], "recovered",
+            "heads", setting, family.corruption, said, one.course.value, recovered[i], low[i], high[i], "recovered",
             int(family.estimate.n[at][i]), one.course is Course.MATTERS, scope, "courses", patching, runs,
         )  # fmt: skip
     small, unsure = int((verdict == "small").sum()), int((verdict == "undecided").sum())
@@ -74,6 +74,6 @@ def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse])
         said = f"{under}, {more}{small} of {len(told)} heads are small at checkpoint {step}"
         said += f", and of {unsure} it cannot be told." if unsure else "."
     yield Finding(
-        "heads", cell, family.corruption, said, "undecided" if unsure else "small", n=n, is_weak=unsure > 0,
+        "heads", setting, family.corruption, said, "undecided" if unsure else "small", n=n, is_weak=unsure > 0,
         scope=scope, table="verdicts", patching=patching, run_ids=runs,
     )  # fmt: skip

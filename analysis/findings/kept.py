@@ -15,13 +15,13 @@ WORDS = ("kept", "lost", "gained", "changed", "cannot tell")
 
 
 def kept(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each cell and other task the win rate and the heads at the last checkpoint, against the first.
+    """Of each setting and other task the win rate and the heads at the last checkpoint, against the first.
 
     Args:
         table: `retention`.
     """
-    keys = ["cell", "task", "corruption", "patching"]
-    for (cell, task, corruption, patching), rows in table.groupby(keys, sort=False):
+    keys = ["setting", "task", "corruption", "patching"]
+    for (setting, task, corruption, patching), rows in table.groupby(keys, sort=False):
         rates = _last(rows[rows["what"] == "win rate"])
         if len(rates):
             verdict = rates["verdict"].iloc[0] if rates["verdict"].nunique() == 1 else "cannot tell"
@@ -37,7 +37,7 @@ def kept(table: pd.DataFrame) -> Iterator[Finding]:
             )
             middle = rates["difference"].mean()
             yield Finding(
-                "kept", str(cell), str(corruption), said, str(verdict), float(middle), float(rates["low"].min()),
+                "kept", str(setting), str(corruption), said, str(verdict), float(middle), float(rates["low"].min()),
                 float(rates["high"].max()), "share", int(rates["n"].max()), verdict == "cannot tell",
                 "each run on its prompts; the interval spans those of all runs", "retention", str(patching),
             )  # fmt: skip
@@ -56,7 +56,7 @@ def kept(table: pd.DataFrame) -> Iterator[Finding]:
         verdict = next((w for w in ("lost", "changed") if (heads["verdict"] == w).any()), None)
         unsure = bool((heads["verdict"] == "cannot tell").any())
         yield Finding(
-            "kept", str(cell), str(corruption), said, verdict or ("cannot tell" if unsure else "kept"),
+            "kept", str(setting), str(corruption), said, verdict or ("cannot tell" if unsure else "kept"),
             n=int(heads["n"].max()), is_weak=unsure, table="retention", patching=str(patching),
         )  # fmt: skip
 

@@ -18,21 +18,21 @@ OF_PROMPTS = ("win_rate", "preferred")
 
 
 def learned(frames: Frames) -> Iterator[Finding]:
-    """One for each cell: the share of held-out prompts at the last checkpoint that all its runs have, from which
+    """One for each setting: the share of held-out prompts at the last checkpoint that all its runs have, from which
     checkpoint on it is at the threshold, and what it was at the start."""
     heldout = frames.metrics[frames.metrics["split"] == "heldout"].merge(
-        frames.runs[["run_id", "cell", "status"]], on="run_id"
+        frames.runs[["run_id", "setting", "status"]], on="run_id"
     )
-    for cell, own in heldout.groupby("cell", sort=False):
+    for setting, own in heldout.groupby("setting", sort=False):
         metric = next((name for name in THRESHOLDS if (own["metric"] == name).any()), None)
         if metric is not None:
             own = own[own["metric"] == metric]
             kept = sound(own)
             left_out = own["run_id"].nunique() - kept["run_id"].nunique()
-            yield from _of_cell(str(cell), kept, metric, left_out, bool((kept["status"] == "diverged").all()))
+            yield from _of_setting(str(setting), kept, metric, left_out, bool((kept["status"] == "diverged").all()))
 
 
-def _of_cell(cell: str, rows: pd.DataFrame, metric: str, left_out: int, diverged: bool) -> Iterator[Finding]:
+def _of_setting(setting: str, rows: pd.DataFrame, metric: str, left_out: int, diverged: bool) -> Iterator[Finding]:
     runs = tuple(pd.unique(rows["run_id"]))
     counts = rows.groupby("step")["run_id"].nunique()
     shared = counts.index[counts == len(runs)]
@@ -74,7 +74,7 @@ def _of_cell(cell: str, rows: pd.DataFrame, metric: str, left_out: int, diverged
     if rows["step"].max() > shared[-1]:
         scope += f", {up_to(shared[-1])}"
     yield Finding(
-        "learned", cell, "", f"{said}.", verdict, last["mean"], last["low"], last["high"], "share",
+        "learned", setting, "", f"{said}.", verdict, last["mean"], last["low"], last["high"], "share",
         int(rows["n"].max()), len(runs) == 1, scope, "metrics", run_ids=runs,
     )  # fmt: skip
 

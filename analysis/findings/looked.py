@@ -11,7 +11,7 @@ from ..inference.words import number, range_of
 from .finding import Finding
 
 NAMED = 3
-"""Heads and keys that have a sentence, of each cell and corruption: those that changed most."""
+"""Heads and keys that have a sentence, of each setting and corruption: those that changed most."""
 
 
 def looked(table: pd.DataFrame) -> Iterator[Finding]:
@@ -23,7 +23,7 @@ def looked(table: pd.DataFrame) -> Iterator[Finding]:
     """
     own = table[(table["side"] == "clean") & (table["query"] == "end")]
     told: dict[tuple[str, str, str], Finding] = {}
-    for (cell, corruption, patching), rows in own.groupby(["cell", "corruption", "patching"], sort=False):
+    for (setting, corruption, patching), rows in own.groupby(["setting", "corruption", "patching"], sort=False):
         first, last = rows["step"].min(), rows[rows["step"] == rows["step"].max()]
         last = last[last["against_start"].isin(("more", "less"))]
         for row in last.sort_values("change", key=abs, ascending=False).head(NAMED).itertuples():
@@ -35,11 +35,11 @@ def looked(table: pd.DataFrame) -> Iterator[Finding]:
             )
             scope = "for other prompts and other seeds" if row.other_seeds else "for other prompts in these runs"
             found = Finding(
-                "looked", str(cell), str(corruption), said, str(row.against_start),
+                "looked", str(setting), str(corruption), said, str(row.against_start),
                 float(row.attention), float(row.low), float(row.high), "share of attention", int(row.n),
                 scope=scope, table="attention", patching=str(patching),
             )  # fmt: skip
-            key = (found.cell, found.patching, said)
+            key = (found.setting, found.patching, said)
             names = f"{told[key].corruption} {corruption}" if key in told else str(corruption)
             told[key] = replace(found, corruption=names)
     for found in told.values():

@@ -48,10 +48,10 @@ def arranged(found: Sequence[Finding]) -> list[Finding]:
     order = {question: at for at, question in enumerate(QUESTIONS)}
     settings: dict[tuple[str, ...], set[str]] = {}
     for one in found:
-        settings.setdefault((one.question, one.cell, one.corruption), set()).update({one.patching} - {""})
+        settings.setdefault((one.question, one.setting, one.corruption), set()).update({one.patching} - {""})
     told = [
         replace(one, statement=f"With patching {one.patching}: {one.statement[0].lower()}{one.statement[1:]}")
-        if one.patching and len(settings[one.question, one.cell, one.corruption]) > 1
+        if one.patching and len(settings[one.question, one.setting, one.corruption]) > 1
         else one
         for one in found
     ]

@@ -24,15 +24,17 @@ UNTOLD = "cannot tell"
 
 
 def recruited(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each cell and pair of corruptions one for each head of which it can be told, and one for all others.
+    """Of each setting and pair of corruptions one for each head of which it can be told, and one for all others.
 
     Args:
         table: `onsets`.
     """
     own = table[(table["measure"] == "onset") & table["answer"].isin([*SAID, UNTOLD]) & table["head"].notna()]
-    for (cell, first, second, patching), rows in own.groupby(["cell", "against", "corruption", "patching"], sort=False):
+    for (setting, first, second, patching), rows in own.groupby(
+        ["setting", "against", "corruption", "patching"], sort=False
+    ):
         of: dict[str, Any] = {
-            "cell": str(cell),
+            "setting": str(setting),
             "corruption": f"{first} {second}",
             "table": "onsets",
             "patching": str(patching),

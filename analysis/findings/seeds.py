@@ -28,13 +28,15 @@ SAID = {
 
 
 def seeds(table: pd.DataFrame) -> Iterator[Finding]:
-    """One for each axis, cell and corruption, at the last checkpoint.
+    """One for each axis, setting and corruption, at the last checkpoint.
 
     Args:
         table: `agreement`.
     """
     own = table[(table["site"] == SITE) & (table["measure"] == MEASURE)]
-    for (axis, cell, corruption, patching), rows in own.groupby(["axis", "cell", "corruption", "patching"], sort=False):
+    for (axis, setting, corruption, patching), rows in own.groupby(
+        ["axis", "setting", "corruption", "patching"], sort=False
+    ):
         last = rows.loc[rows["step"].idxmax()]
         if last["answer"] not in SAID:
             continue
@@ -46,7 +48,7 @@ def seeds(table: pd.DataFrame) -> Iterator[Finding]:
         if last["answer"] == "cannot tell" and last["runs"] < ENOUGH and axis == "seed":
             said += f" An answer needs {ENOUGH} seeds."
         yield Finding(
-            "seeds", str(cell), str(corruption), said, str(last["answer"]),
+            "seeds", str(setting), str(corruption), said, str(last["answer"]),
             float(last["of_ceiling"]), float(last["of_ceiling_low"]), float(last["of_ceiling_high"]), "correlation",
             int(last["prompts"]), last["answer"] == "cannot tell", str(last["scope"]), "agreement", str(patching),
         )  # fmt: skip

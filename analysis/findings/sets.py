@@ -12,15 +12,15 @@ from .finding import Finding
 
 
 def circuits(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each cell and corruption, at the last checkpoint, the smallest circuit that is faithful, or the largest where
+    """Per setting and corruption, at the last checkpoint, the smallest circuit that is faithful, or the largest where
     none is; and that of the first checkpoint, judged at the last.
 
     Args:
         table: `faithfulness`.
     """
-    for (cell, corruption, patching), rows in table.groupby(["cell", "corruption", "patching"], sort=False):
+    for (setting, corruption, patching), rows in table.groupby(["setting", "corruption", "patching"], sort=False):
         last = rows[rows["step"] == rows["step"].max()]
-        where = (str(cell), str(corruption), str(patching))
+        where = (str(setting), str(corruption), str(patching))
         own = last[(last["kind"] == "circuit") & (last["order"] == "absolute") & (last["size"] < 100)]
         own = own.sort_values("size")
         if len(own):

@@ -24,13 +24,13 @@ SAID = {
 
 
 def subjects(table: pd.DataFrame) -> Iterator[Finding]:
-    """One for each cell and pair of corruptions, at their last checkpoint.
+    """One for each setting and pair of corruptions, at their last checkpoint.
 
     Args:
         table: `subjects`.
     """
     own = table[table["site"] == SITE]
-    for (cell, first, second, patching), rows in own.groupby(["cell", "first", "second", "patching"], sort=False):
+    for (setting, first, second, patching), rows in own.groupby(["setting", "first", "second", "patching"], sort=False):
         last = rows[rows["step"] == rows["step"].max()]
         answer = str(last["answer"].iloc[0])
         if answer not in SAID:
@@ -48,7 +48,7 @@ def subjects(table: pd.DataFrame) -> Iterator[Finding]:
         top = there.iloc[0] if len(there) else None
         value, low, high = (float("nan") if top is None else float(top[name]) for name in ("difference", "low", "high"))
         yield Finding(
-            "subjects", str(cell), f"{first} {second}", said, answer, value, low, high,
+            "subjects", str(setting), f"{first} {second}", said, answer, value, low, high,
             "recovered", int(last["prompts"].max()), answer in ("cannot tell", "same heads, amounts undecided"),
             table="subjects", patching=str(patching),
         )  # fmt: skip

@@ -37,7 +37,7 @@ FOLDED = ("no change", "cannot tell")
 
 
 def sudden(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each cell one for every curve but attention, in steps: of the gains of heads under each corruption one for
+    """Of each setting one for every curve but attention, in steps: of the gains of heads under each corruption one for
     each of which something is told, and one for all others. What corruptions of the same clean prompts have the same
     numbers for is told once.
 
@@ -51,25 +51,25 @@ def sudden(table: pd.DataFrame) -> Iterator[Finding]:
     folded: dict[tuple[str, ...], list[int]] = {}
     for at, row in own.iterrows():
         if row["curve"] == GAIN and row["answer"] in FOLDED:
-            key = [row[name] for name in ("cell", "patching", "corruption", "answer", "reason")]
+            key = [row[name] for name in ("setting", "patching", "corruption", "answer", "reason")]
             folded.setdefault(tuple("" if pd.isna(one) else str(one) for one in key), []).append(at)
             continue
         found = _one(row, _alike(single, row))
         # A gain is of a corruption; the other curves are of the clean prompts alone.
         by = found.corruption if row["curve"] == GAIN else ""
-        same = (found.cell, found.patching, found.statement, by)
+        same = (found.setting, found.patching, found.statement, by)
         names = " ".join(filter(None, (told[same].corruption if same in told else "", found.corruption)))
         told[same] = replace(found, corruption=names)
     for found in told.values():
         of = f" of the {' and '.join(found.corruption.split())} corruption"
         yield replace(found, statement=found.statement.replace(OF_CORRUPTION, of if found.corruption else ""))
-    for (cell, patching, corruption, answer, reason), rows in folded.items():
+    for (setting, patching, corruption, answer, reason), rows in folded.items():
         heads = own.loc[rows]
         they = "its" if len(rows) == 1 else "their"
         said = f"Of {named(heads)}, {they} {CURVES[GAIN]} under the {corruption} corruption {SAID[answer]}"
         why = f" ({reason})" if answer == "cannot tell" and reason else ""
         yield Finding(
-            "sudden", cell, corruption, f"{said}{why}.", answer, unit="step", n=int(heads["n"].max()),
+            "sudden", setting, corruption, f"{said}{why}.", answer, unit="step", n=int(heads["n"].max()),
             is_weak=answer == "cannot tell", scope=SCOPE, table="transitions", patching=patching,
         )  # fmt: skip
 
@@ -94,7 +94,7 @@ def _one(row: pd.Series, of_runs: pd.DataFrame) -> Finding:
         )
     reason = f" ({row['reason']})" if row["answer"] in ("cannot tell", "below resolution") and row["reason"] else ""
     return Finding(
-        "sudden", str(row["cell"]), corruption, f"{said}{reason}.", str(row["answer"]),
+        "sudden", str(row["setting"]), corruption, f"{said}{reason}.", str(row["answer"]),
         float(np.median(t50)) if len(t50) else float("nan"), unit="step", n=int(row["n"]),
         is_weak=row["answer"] in ("cannot tell", "below resolution"), scope=SCOPE, table="transitions",
         patching="" if pd.isna(row["patching"]) else str(row["patching"]),
@@ -103,9 +103,9 @@ def _one(row: pd.Series, of_runs: pd.DataFrame) -> Finding:
 
 
 def _alike(single: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
-    """The same curve of each run of the cell."""
+    """The same curve of each run of the setting."""
     there = pd.Series(True, index=single.index)
-    for name in ("cell", "patching", "corruption", "curve", "site", "layer", "head", "position"):
+    for name in ("setting", "patching", "corruption", "curve", "site", "layer", "head", "position"):
         value = row[name]
         there &= single[name].isna() if pd.isna(value) else (single[name] == value).fillna(False)
     return single[there]

@@ -17,12 +17,12 @@ SAID = {
 
 
 def transformed(table: pd.DataFrame) -> Iterator[Finding]:
-    """One for each cell and corruption, from its first checkpoint to its last.
+    """One for each setting and corruption, from its first checkpoint to its last.
 
     Args:
         table: `transformations`.
     """
-    for (cell, corruption, patching), rows in table.groupby(["cell", "corruption", "patching"], sort=False):
+    for (setting, corruption, patching), rows in table.groupby(["setting", "corruption", "patching"], sort=False):
         row = rows.loc[(rows["to_step"] - rows["from_step"]).idxmax()]
         answer = str(row["answer"])
         said = (
@@ -37,7 +37,7 @@ def transformed(table: pd.DataFrame) -> Iterator[Finding]:
         said += f" ({row['why']})." if pd.notna(row["why"]) else "."
         scope = "for other prompts and other seeds" if row["seeds"] else "for other prompts in these runs"
         yield Finding(
-            "transformed", str(cell), str(corruption), said, answer,
+            "transformed", str(setting), str(corruption), said, answer,
             float(row["transformed"]), float(row["low"]), float(row["high"]), "share", int(row["n"]),
             answer == "cannot tell", scope, "transformations", str(patching),
         )  # fmt: skip

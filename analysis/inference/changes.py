@@ -54,7 +54,7 @@ def of_family(family: Family, crossed: Mapping[str, Iterable[tuple[int, int]]]) 
 def of_frames(
     frames: Frames, damaged: list[str] | None = None
 ) -> Iterator[tuple[tuple[str, str, str], Transformation]]:
-    """Of each cell, by cell, patching and corruption."""
+    """Of each setting, by setting, patching and corruption."""
     if frames.output is not None:
         crossed = crossed_steps(frames.output, damaged)
         for key, family in tables.of_frames(frames, damaged):

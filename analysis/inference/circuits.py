@@ -76,13 +76,13 @@ class Minimal(Enum):
     UNDEFINED = "undefined"
 
 
-def faithfulness(m: Values, nothing: Values, whole: Values, cells: Sequence[object] | None = None) -> Estimate:
+def faithfulness(m: Values, nothing: Values, whole: Values, settings: Sequence[object] | None = None) -> Estimate:
     """F at each place, over runs and prompts; `recovered` of the estimate.
 
     Args:
-        cells: as for `estimate`.
+        settings: as for `estimate`.
     """
-    return estimate(m - nothing, whole - nothing, cells)
+    return estimate(m - nothing, whole - nothing, settings)
 
 
 def simultaneous(found: Estimate, checkpoint: Int[np.ndarray, " place"]) -> tuple[Places, Places]:

@@ -156,7 +156,7 @@ def _halves(family: Family, matters: Bool[np.ndarray, "checkpoint place"]) -> _H
     critical = largest(rows, np.where(there.ravel() & ~few(n.ravel()), n.ravel(), 0))
     extra = np.zeros_like(contrasts)
     if family.seeds:
-        seeds, freedom = between_runs(between.reshape(len(family.jobs), -1), [job.cell for job in family.jobs])
+        seeds, freedom = between_runs(between.reshape(len(family.jobs), -1), [job.setting for job in family.jobs])
         checkpoint = np.repeat(np.arange(len(contrasts)), contrasts.shape[1])
         extra = seed_part(seeds, freedom, checkpoint, critical).reshape(contrasts.shape)
     with np.errstate(divide="ignore", invalid="ignore"):

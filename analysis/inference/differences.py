@@ -170,7 +170,7 @@ def _between(
     """What of the difference's variance comes of seeds, its degrees of freedom, and whether anything is known of it."""
     if pairs is not None:
         paired = np.stack([other.of_run[b][rows[1]] - one.of_run[a][rows[0]] for a, b, _ in pairs])
-        variance, freedom = between_runs(paired, [cell for _, _, cell in pairs])
+        variance, freedom = between_runs(paired, [setting for _, _, setting in pairs])
         return variance, freedom, bool(np.isfinite(variance).any())
     a, b = one.seed_variance[rows[0]], other.seed_variance[rows[1]]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -49,7 +49,7 @@ class Estimate:
     gain_influence: Float[np.ndarray, "place prompt"]
     """Likewise of `gain`."""
     seed_variance: Places
-    """Of recovered between the seeds of a cell, for the mean over runs; NaN where a cell has one run."""
+    """Of recovered between the seeds of a setting, for the mean over runs; NaN where a setting has one run."""
     seed_freedom: Places
     """Its degrees of freedom."""
     n: Int[np.ndarray, " place"]
@@ -76,15 +76,15 @@ class Estimate:
 def estimate(
     gain: Float[np.ndarray, "run place prompt"],
     gap: Float[np.ndarray, "run place prompt"],
-    cells: Sequence[object] | None = None,
+    settings: Sequence[object] | None = None,
 ) -> Estimate:
     """What patching recovers at each place, over runs and prompts.
 
     Args:
         gain: patched - corrupted (logits); NaN where a run or a prompt has no such place.
         gap: clean - corrupted (logits).
-        cells: what tells runs apart that differ in more than the seed; their differences are then not taken for those
-            of seeds. None: all runs are of one cell.
+        settings: of each run, so that differences between settings are not taken for those between seeds. None: all
+            runs have one setting.
     """
     there = ~np.isnan(gain) & ~np.isnan(gap)
     g, r = np.where(there, gain, 0.0), np.where(there, gap, 0.0)
@@ -108,7 +108,7 @@ def estimate(
         is_told = (np.abs(r_mean) > np.maximum(quantile(count - 1) * error, ROUNDING)) | (count == 0)
         has_gap = is_told.all(axis=0) & (n > 1)
         recovered = mean(of_run)
-        seed_variance, seed_freedom = between_runs(of_run, cells)
+        seed_variance, seed_freedom = between_runs(of_run, settings)
         return Estimate(
             recovered=np.where(has_gap, recovered, np.nan),
             gain=mean(g_mean),
@@ -130,7 +130,7 @@ def of_means(
     gain: Float[np.ndarray, "run place"],
     gap: Float[np.ndarray, "run place"],
     n: Int[np.ndarray, " place"],
-    cells: Sequence[object] | None = None,
+    settings: Sequence[object] | None = None,
     has_gap: Bool[np.ndarray, " place"] | None = None,
 ) -> Estimate:
     """As `estimate`, where tables have means over prompts and nothing of each: there is no variance over prompts.
@@ -147,7 +147,7 @@ def of_means(
         is_told = (runs == 1) | (np.abs(middle) > quantile(runs - 1) * error) if has_gap is None else has_gap
         has_gap = is_told & (~np.isnan(of_run) | np.isnan(gain)).all(axis=0) & (runs > 0)
         recovered = np.nansum(of_run, axis=0) / runs
-    seed_variance, seed_freedom = between_runs(of_run, cells)
+    seed_variance, seed_freedom = between_runs(of_run, settings)
     return Estimate(
         recovered=np.where(has_gap, recovered, np.nan),
         gain=np.nansum(gain, axis=0) / runs,
@@ -211,10 +211,12 @@ def _products(found: Estimate, deviation: Places | float = 1.0) -> Float[np.ndar
         return (np.stack(sums) * scale).T
 
 
-def between_runs(values: Float[np.ndarray, "run place"], cells: Sequence[object] | None) -> tuple[Places, Places]:
+def between_runs(values: Float[np.ndarray, "run place"], settings: Sequence[object] | None) -> tuple[Places, Places]:
     """Variance of the mean over runs that comes of their seeds, with Satterthwaite's degrees of freedom."""
     labels = (
-        np.zeros(len(values), int) if cells is None else np.unique(np.array(cells, dtype=str), return_inverse=True)[1]
+        np.zeros(len(values), int)
+        if settings is None
+        else np.unique(np.array(settings, dtype=str), return_inverse=True)[1]
     )
     there = ~np.isnan(values)
     total = there.sum(axis=0)
@@ -242,15 +244,15 @@ def quantile(freedom: np.ndarray | float) -> np.ndarray:
 
 
 def mean_interval(
-    values: Float[np.ndarray, "run place prompt"], cells: Sequence[object] | None = None
+    values: Float[np.ndarray, "run place prompt"], settings: Sequence[object] | None = None
 ) -> tuple[Places, Places, Places]:
     """Mean over runs and prompts at each place, with both ends of its 95% interval.
 
-    It is for other prompts, and for other seeds too where every cell has several runs.
+    It is for other prompts, and for other seeds too where every setting has several runs.
 
     Args:
         values: such as logit differences; NaN where a run or prompt has no such place.
-        cells: as for `estimate`.
+        settings: as for `estimate`.
     """
     there = ~np.isnan(values)
     count = there.sum(axis=2)
@@ -261,7 +263,7 @@ def mean_interval(
         centred = np.where(there, values - of_run[..., None], 0.0) / np.maximum(count, 1)[..., None]
         n = there.any(axis=0).sum(axis=1)
         prompts = ((centred.sum(axis=0) / runs[:, None]) ** 2).sum(axis=1) * n / (n - 1)
-    seeds, freedom = between_runs(of_run, cells)
+    seeds, freedom = between_runs(of_run, settings)
     over_prompts, over_seeds, seeds = criticals(prompts, n, seeds, freedom)
     half = np.sqrt(over_prompts**2 * prompts + over_seeds**2 * seeds)
     return middle, middle - half, middle + half

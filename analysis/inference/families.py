@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from .. import cells
+from .. import configs
 from ..folder import Output, Patch
 from ..frames import sound
 from ..prompts import Site, Written, read, sites_by_prompt, wins_by_prompt, written_by_prompt
@@ -28,7 +28,7 @@ class Job:
     """A patch job with what it found, prompt by prompt."""
 
     patch: Patch
-    cell: str
+    setting: str
     """Of its run: what all but the seed comes to."""
     config: dict[str, str]
     """Of its run, by dotted key."""
@@ -154,20 +154,20 @@ def jobs(
     """Patch jobs with all their tables; those that have none are left out.
 
     Args:
-        runs: `Frames.runs`, which knows the cells.
+        runs: `Frames.runs`, which knows the settings.
         damaged: as for `frames.load`.
         steps: which checkpoints; None: all.
         written: whether to read the attribution, too.
     """
-    wanted, cell = set(patch_ids), dict(zip(runs["run_id"], runs["cell"], strict=True))
+    wanted, setting = set(patch_ids), dict(zip(runs["run_id"], runs["setting"], strict=True))
     found = [(run, patch) for run in output.runs for patch in run.patches if patch.patch_id in wanted]
-    texts = cells.texts([cells.of_run(run.config) for run, _ in found])
+    texts = configs.texts([configs.of_run(run.config) for run, _ in found])
     made = []
     for (run, patch), text in zip(found, texts, strict=True):
         config = text | {"seed": str(run.config.get("seed"))}
         tables = read(patch, damaged, steps)
         own = written_by_prompt(tables) if written else {}
-        made.append(Job(patch, str(cell[run.run_id]), config, sites_by_prompt(tables), own, wins_by_prompt(tables)))
+        made.append(Job(patch, str(setting[run.run_id]), config, sites_by_prompt(tables), own, wins_by_prompt(tables)))
     return [job for job in made if job.sites]
 
 
@@ -187,7 +187,7 @@ def family(site: str, jobs: Sequence[Job]) -> Family:
     own = [job.sites[site] for job in jobs]
     steps = tuple(sorted(set.intersection(*(set(one.steps) for one in own))))
     places = tuple(dict.fromkeys(place for one in own for place in one.places))
-    labels = [job.cell for job in jobs]
+    labels = [job.setting for job in jobs]
     size = len(steps) * len(places)
     shared = [np.isin(one.steps, steps) for one in own]
     where = [_numbers(one, steps, places) for one in own]
@@ -207,10 +207,10 @@ def family(site: str, jobs: Sequence[Job]) -> Family:
     gain, gap = np.full((2, len(jobs), size, len(prompts)), np.nan)
     for at, (job, one, rows, kept) in enumerate(zip(jobs, own, where, shared, strict=True)):
         assert one.patched is not None
-        cells = np.ix_(rows, np.array([number[key] for key in job.prompts]))
+        rows_and_prompts = np.ix_(rows, np.array([number[key] for key in job.prompts]))
         patched, clean, corrupted = one.patched[kept], one.clean[kept], one.corrupted[kept]
-        gain[at][cells] = (patched - corrupted[:, None]).reshape(len(rows), -1)
-        gap[at][cells] = np.broadcast_to((clean - corrupted)[:, None], patched.shape).reshape(len(rows), -1)
+        gain[at][rows_and_prompts] = (patched - corrupted[:, None]).reshape(len(rows), -1)
+        gap[at][rows_and_prompts] = np.broadcast_to((clean - corrupted)[:, None], patched.shape).reshape(len(rows), -1)
     return Family(site, tuple(jobs), steps, places, prompts, estimate(gain, gap, labels), gain)
 
 
@@ -253,7 +253,7 @@ def means(jobs: Sequence[Job], kind: str) -> Means | None:
         if len(columns) == one.values.shape[2]:
             values[at][:, :, columns] = one.values[np.isin(one.steps, steps)]
     laid = values.reshape(len(jobs), -1, len(prompts))
-    return Means(kind, steps, parts, *mean_interval(laid, [job.cell for job in jobs]))
+    return Means(kind, steps, parts, *mean_interval(laid, [job.setting for job in jobs]))
 
 
 def _numbers(one: Site, steps: Sequence[int], places: Sequence[Place]) -> Int[np.ndarray, " place"]:
@@ -264,10 +264,10 @@ def _numbers(one: Site, steps: Sequence[int], places: Sequence[Place]) -> Int[np
 
 
 def groups(patches: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], list[str]]]:
-    """The patch jobs that tables compare, by cell, patching and corruption: those that differ in their seed only,
+    """The patch jobs that tables compare, by setting, patching and corruption: those that differ in their seed only,
     without those of runs that diverged (`frames.sound`)."""
-    of = patches.merge(runs[["run_id", "cell", "status"]], on="run_id", suffixes=("_of_job", ""))
-    keys = ["cell", "patching", "corruption"]
+    of = patches.merge(runs[["run_id", "setting", "status"]], on="run_id", suffixes=("_of_job", ""))
+    keys = ["setting", "patching", "corruption"]
     for key, rows in of.groupby(keys, sort=False, dropna=False, observed=True):
         ids = list(sound(rows)["patch_id"])
         yield tuple("" if pd.isna(word) else str(word) for word in key), ids  # type: ignore[misc]

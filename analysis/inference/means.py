@@ -39,24 +39,24 @@ class Interval:
     runs: Int[np.ndarray, " place"]
 
 
-def mean(values: Values, checkpoint: Int[np.ndarray, " place"], cells: Sequence[object] | None = None) -> Interval:
+def mean(values: Values, checkpoint: Int[np.ndarray, " place"], settings: Sequence[object] | None = None) -> Interval:
     """The mean over runs and prompts.
 
     Args:
         values: NaN where a run or prompt has no such place.
         checkpoint: which one each place is at; any numbers.
-        cells: as for `estimates.estimate`.
+        settings: as for `estimates.estimate`.
     """
     there = ~np.isnan(values)
     count = there.sum(axis=2)
     with np.errstate(divide="ignore", invalid="ignore"):
         of_run = np.where(there, values, 0.0).sum(axis=2) / count
         centred = np.where(there, values - of_run[..., None], 0.0) / count[..., None]
-    return _interval(of_run, centred, there, checkpoint, cells)
+    return _interval(of_run, centred, there, checkpoint, settings)
 
 
 def correlation(
-    one: Values, other: Values, checkpoint: Int[np.ndarray, " place"], cells: Sequence[object] | None = None
+    one: Values, other: Values, checkpoint: Int[np.ndarray, " place"], settings: Sequence[object] | None = None
 ) -> Interval:
     """Pearson's correlation over prompts, in each run alone and then averaged by Fisher's z.
 
@@ -77,7 +77,7 @@ def correlation(
         z = np.where(np.isfinite(z) & np.isfinite(left).all(axis=2), z, np.nan)
         middle = left.sum(axis=2, keepdims=True) / count[..., None]
         influence = (middle - left) * less / count[..., None]
-    found = _interval(z, np.where(there & ~np.isnan(z)[..., None], influence, 0.0), there, checkpoint, cells)
+    found = _interval(z, np.where(there & ~np.isnan(z)[..., None], influence, 0.0), there, checkpoint, settings)
     ends = {name: np.tanh(getattr(found, name)) for name in ("value", "low", "high", "lowest", "highest")}
     return replace(found, **ends)
 
@@ -105,7 +105,7 @@ def _interval(
     influence: Values,
     there: Bool[np.ndarray, "run place prompt"],
     checkpoint: Int[np.ndarray, " place"],
-    cells: Sequence[object] | None,
+    settings: Sequence[object] | None,
 ) -> Interval:
     """From each run's value and its prompts' influences on it, which are 0 where a prompt has no such place."""
     runs = (~np.isnan(of_run)).sum(axis=0)
@@ -114,7 +114,7 @@ def _interval(
         value = np.nansum(of_run, axis=0) / runs
         rows = influence.sum(axis=0) / np.maximum(runs, 1)[:, None]
         prompts = np.where(n > 1, (rows**2).sum(axis=1) * n / (n - 1.0), np.nan)
-    variance, freedom = between_runs(of_run, cells)
+    variance, freedom = between_runs(of_run, settings)
     over_prompts, over_seeds, own = criticals(prompts, n, variance, freedom)
     half = np.sqrt(over_prompts**2 * prompts + over_seeds**2 * own)
     tested = np.where(few(n) | np.isnan(value), 0, n)

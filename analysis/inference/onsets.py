@@ -1,4 +1,4 @@
-"""When something began, which is known only to lie between two checkpoints, over the seeds of a cell.
+"""When something began, which is known only to lie between two checkpoints, over the seeds of a setting.
 
 What was there at the first checkpoint began at or before it, and what never formed may do so after the last one. So
 each run gives an interval, and nothing is said of where within it. The distribution over runs is Turnbull's (1976,

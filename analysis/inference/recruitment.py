@@ -1,4 +1,4 @@
-"""When heads came to matter, over the seeds of a cell, and under one corruption compared with another: `onsets`."""
+"""When heads came to matter, over the seeds of a setting, and under one corruption compared with another: `onsets`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ONSETS = {
     **{"answer": "string", "answer_these_prompts": "string"},
     **{"formed": "Int64", "from_the_start": "Int64", "never": "Int64", "untold": "Int64", "runs": "int64"},
 }
-"""One row a head of a cell; and for each pair of corruptions a row for each measure, whose `against` is the first."""
+"""One row per head of a setting; and per pair of corruptions a row for each measure, whose `against` is the first."""
 HEAD_SITE = "z"
 """Onsets and signs are those of what a head puts out."""
 
 Key = tuple[str, str, str]
-"""Cell, patching, corruption."""
+"""Setting, patching, corruption."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Began:
 
 
 def onset_row(key: Key, place: Place, found: Sequence[Began]) -> dict[str, Any]:
-    """The onset of one head of a cell, of each run's own; times are steps."""
+    """The onset of one head of a setting, of each run's own; times are steps."""
     anywhere, here = ([_in_steps(getattr(one, scope), one.steps) for one in found] for scope in ("anywhere", "here"))
     middle = median(here)
     told = {
@@ -55,7 +55,7 @@ def onset_row(key: Key, place: Place, found: Sequence[Began]) -> dict[str, Any]:
 
 
 def _in_steps(found: Onset, steps: Sequence[int]) -> Onset:
-    """From numbers of a run's own checkpoints: runs of a cell need not have the same ones."""
+    """From numbers of a run's own checkpoints: runs of a setting need not have the same ones."""
     return Onset(*(float(steps[int(one)]) if np.isfinite(one) else one for one in (found.after, found.by)))
 
 

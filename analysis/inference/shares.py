@@ -136,7 +136,7 @@ def shares(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
 def of_output(
     output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[tuple[tuple[str, str, str], Shares]]:
-    """Of each cell, by cell, patching and corruption: of each kind, and of both ways."""
+    """Of each setting, by setting, patching and corruption: of each kind, and of both ways."""
     by_id = {patch.patch_id: patch for patch in output.patches}
     for key, patch_ids in groups(patches, runs):
         table = measured.read(output, "cross", ["by_prompt"], damaged, patch_ids)

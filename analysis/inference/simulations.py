@@ -41,16 +41,16 @@ def curve(
 
 
 def transitions(draws: int) -> Iterator[str]:
-    """Of each kind of curve how often a cell of five runs, and a single run, has each answer."""
+    """Of each kind of curve how often a setting of five runs, and a single run, has each answer."""
     for kind in CURVES:
-        cells: Counter[str] = Counter()
+        settings: Counter[str] = Counter()
         runs: Counter[str] = Counter()
         for seed in range(draws):
             random = np.random.default_rng([seed, len(kind)])
             found = [transition(STEPS, curve(random, CURVES[kind])) for _ in range(5)]
             runs.update(one.answer.value for one in found)
-            cells[together(found).answer.value] += 1
-        yield f"{kind}: cells {_shares(cells)}; runs {_shares(runs)}"
+            settings[together(found).answer.value] += 1
+        yield f"{kind}: settings {_shares(settings)}; runs {_shares(runs)}"
 
 
 WIDTHS = (2, 4, 6, 8, 12, 16, 20)
@@ -58,18 +58,18 @@ WIDTHS = (2, 4, 6, 8, 12, 16, 20)
 
 
 def widths(draws: int) -> Iterator[str]:
-    """Of logistic rises of each width how often a cell of five runs, and a single run, has each answer."""
+    """Of logistic rises of each width how often a setting of five runs, and a single run, has each answer."""
     for width in WIDTHS:
         steps = float(width * 2)
         kind = f"logistic, {width} checkpoints ({steps:g} steps, {steps / STEPS[-1]:.0%} of the run) wide"
-        cells: Counter[str] = Counter()
+        settings: Counter[str] = Counter()
         runs: Counter[str] = Counter()
         for seed in range(draws):
             random = np.random.default_rng([seed, width])
             found = [transition(STEPS, curve(random, logistic(steps))) for _ in range(5)]
             runs.update(one.answer.value for one in found)
-            cells[together(found).answer.value] += 1
-        yield f"{kind}: cells {_shares(cells)}; runs {_shares(runs)}"
+            settings[together(found).answer.value] += 1
+        yield f"{kind}: settings {_shares(settings)}; runs {_shares(runs)}"
 
 
 def logistic(width: float) -> Shape:

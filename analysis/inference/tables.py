@@ -12,7 +12,7 @@ from ..frames import Frames, typed
 from .courses import HeadCourse, courses
 from .families import Family, families, groups, jobs
 
-GROUP = {"cell": "string", "patching": "string", "corruption": "string"}
+GROUP = {"setting": "string", "patching": "string", "corruption": "string"}
 PLACE = {"site": "string", "layer": "Int64", "head": "Int64", "position": "string"}
 VERDICTS = {
     **GROUP,
@@ -24,7 +24,7 @@ VERDICTS = {
     **{"verdict": "string", "verdict_these_runs": "string", "gain": "float64", "gap": "float64"},
     **{"n": "int64", "runs": "int64"},
 }
-"""One row a place and checkpoint of a group of runs: a cell's, which differ in their seed only."""
+"""One row a place and checkpoint of a group of runs: a setting's, which differ in their seed only."""
 COURSES = {
     **GROUP,
     **PLACE,
@@ -49,7 +49,7 @@ def courses_of(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame
 
 
 def of_frames(frames: Frames, damaged: list[str] | None = None) -> Iterator[tuple[tuple[str, str, str], Family]]:
-    """The families of each cell, by cell, patching and corruption."""
+    """The families of each setting, by setting, patching and corruption."""
     if frames.output is not None:
         yield from of_output(frames.output, frames.runs, frames.patches, damaged)
 

@@ -36,14 +36,14 @@ TRANSITIONS = {
     **{"before": "float64", "within": "Int64", "bend": "float64", "change": "float64", "wobble": "float64"},
     **{"checkpoints": "int64", "n": "int64", "runs": "int64", "agreeing": "int64"},
 }
-"""One row a curve of a run, and one of the cell, which has no run_id."""
+"""One row a curve of a run, and one of the setting, which has no run_id."""
 SIGN_CHANGES = {
     **GROUP,
     "site": "string",
     **{"observed": "int64", "expected": "float64", "p": "float64", "n": "int64"},
     **{"epoch_ends": "int64", "heads": "int64", "runs": "int64"},
 }
-"""One row a cell and site, and one of what heads write themselves (`logit_diff`)."""
+"""One row a setting and site, and one of what heads write themselves (`logit_diff`)."""
 
 TABLES = {"transitions": TRANSITIONS, "onsets": ONSETS, "sign_changes": SIGN_CHANGES}
 
@@ -149,7 +149,7 @@ class Trajectories:
     """Gathers families one after the other, so that few tables are in memory."""
 
     runs: Mapping[str, Run]
-    cells: Mapping[str, str]
+    settings: Mapping[str, str]
     metrics: pd.DataFrame
     rows: list[dict[str, Any]] = field(default_factory=list)
     found: dict[Key, dict[Place, dict[str, Began]]] = field(default_factory=dict)
@@ -163,11 +163,11 @@ class Trajectories:
         """Of the runs of some tables."""
         output: Output | None = frames.output
         runs = {run.run_id: run for run in output.runs} if output else {}
-        cells = dict(zip(frames.runs["run_id"], frames.runs["cell"].astype(object), strict=True))
-        return cls(runs, {run_id: str(cell) for run_id, cell in cells.items()}, frames.metrics)
+        settings = dict(zip(frames.runs["run_id"], frames.runs["setting"].astype(object), strict=True))
+        return cls(runs, {run_id: str(setting) for run_id, setting in settings.items()}, frames.metrics)
 
     def add(self, key: Key, one: Family) -> None:
-        """Takes one family of a cell."""
+        """Takes one family of a setting."""
         if one.site == HEAD_SITE and not one.is_estimate:
             self._add_onsets(key, one)
             self._add_signs(key, one)
@@ -190,11 +190,11 @@ class Trajectories:
         names = self.metrics.loc[self.metrics["split"] == "heldout", "metric"].unique()
         for metric in names:
             if metric == "loss" or str(metric).startswith("logit_diff"):
-                of_cells: dict[str, list[Curve]] = defaultdict(list)
+                of_settings: dict[str, list[Curve]] = defaultdict(list)
                 for curve in measured(self.metrics, str(metric)):
-                    of_cells[self.cells.get(curve.run_id, "")].append(curve)
-                for cell, own in of_cells.items():
-                    self._judge((cell, None, None), own)
+                    of_settings[self.settings.get(curve.run_id, "")].append(curve)
+                for setting, own in of_settings.items():
+                    self._judge((setting, None, None), own)
         told, self.rows = self.rows, before
         return typed(told, TRANSITIONS)
 
@@ -258,7 +258,7 @@ class Trajectories:
                     places[course.place][job.patch.run_id] = Began(anywhere, here, alone.steps)
 
     def _add_signs(self, key: Key, one: Family) -> None:
-        """Of each run's own checkpoints; runs of one cell have the same prompts and batches, and so the same epochs."""
+        """By each run's own checkpoints. Runs of a setting share prompts and batches, and so their epochs."""
         if one.gain is None:
             return
         gain = one.gain.reshape(len(one.jobs), len(one.steps), len(one.places), -1)

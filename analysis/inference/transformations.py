@@ -186,7 +186,7 @@ def _changed(both: Family) -> tuple[Bool[np.ndarray, " place"], Bool[np.ndarray,
     extra = np.zeros(size)
     if both.seeds:
         of_run = found.gain_of_run.reshape(len(both.jobs), 2, size)
-        variance, freedom = between_runs(of_run[:, 1] - of_run[:, 0], [job.cell for job in both.jobs])
+        variance, freedom = between_runs(of_run[:, 1] - of_run[:, 0], [job.setting for job in both.jobs])
         extra = seed_part(variance, freedom, np.zeros(size, dtype=int), critical)
     with np.errstate(divide="ignore", invalid="ignore"):
         half = np.sqrt(critical**2 * (spread**2).sum(axis=1) * n / (n - 1) + extra)
@@ -234,6 +234,6 @@ def _ratio(
     # A prompt that a run lacks has no gain at any head.
     absent = np.isnan(signed).all(axis=1, keepdims=True)
     parts = [np.where(absent, np.nan, np.nansum(signed[:, chosen], axis=1, keepdims=True)) for chosen in (above, below)]
-    found = estimate(parts[0], parts[1], [job.cell for job in both.jobs])
+    found = estimate(parts[0], parts[1], [job.setting for job in both.jobs])
     low, high = interval(found, seeds=both.seeds)
     return float(found.recovered[0]), float(low[0]), float(high[0])

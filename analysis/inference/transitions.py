@@ -10,7 +10,7 @@ Koyejo 2023, arXiv:2304.15004), so a win rate is refused. `shapes` has how shape
   often the steepness of DRAWS curves drawn from it, with the curve's own noise, is as large as the curve's.
 - A second detector, which knows no shapes (`bends`), must find one rise at the same place.
 
-Of one run it is a transition for other prompts; of a cell, where it is one in SHARE of at least SEEDS runs.
+Of one run it is a transition for other prompts; of a setting, where it is one in SHARE of at least SEEDS runs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FEWEST = WITHIN + ASIDE
 """Checkpoints of a curve of which something is said."""
 SEEDS = 5
 SHARE = 0.8
-"""Of the runs of a cell."""
+"""Of the runs of a setting."""
 
 
 class Answer(Enum):
@@ -180,7 +180,7 @@ def _agrees(bent: Rise | None, t50: float, width: float, time: np.ndarray) -> bo
 
 
 def together(found: Sequence[Transition]) -> Transition:
-    """What is said of a cell: what at least SHARE of at least SEEDS runs did.
+    """What is said of a setting: what at least SHARE of at least SEEDS runs did.
 
     Times are medians over runs, with the sign test's 95% intervals; these are missing of too few runs.
     """

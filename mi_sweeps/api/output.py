@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mi_sweeps import locations
-from mi_sweeps.analysis import cells, folder
+from mi_sweeps.analysis import configs, folder
 from mi_sweeps.analysis import report as reports
 from mi_sweeps.analysis.frames import tabulate
 from mi_sweeps.api.run import Run
@@ -19,7 +19,7 @@ from mi_sweeps.api.tables import Tables, warned
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import write_bytes
 
-NOT_SHOWN = ("cell", "attempts", "host")
+NOT_SHOWN = ("setting", "attempts", "host")
 """Columns of `runs` that a notebook leaves out."""
 
 MOST_ROWS = 60
@@ -93,7 +93,7 @@ class Output(Tables):
         """A column of `runs` or a key of the configurations, by run id."""
         if name in self.runs:
             return dict(zip(self.runs["run_id"], self.runs[name], strict=True))
-        keyed = {run.run_id: cells.flatten(run.config) for run in self._found.runs}
+        keyed = {run.run_id: configs.flatten(run.config) for run in self._found.runs}
         if not any(name in one for one in keyed.values()):
             raise UserError(
                 f"select {name}: no column of `runs` ({', '.join(self.runs.columns)}), and no key of the configuration"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mi_sweeps.api.sweep import Plan
-    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.sweeps.points import GridPoint
     from mi_sweeps.tasks.pairs import Pairs
     from mi_sweeps.tasks.task import Task
 
@@ -60,9 +60,9 @@ class Run(Tables):
     @property
     def steps(self) -> list[int]:
         """The checkpoints whose weights are there."""
-        cell = self._cells[0]
-        reached = self._folder.status_on_disk().reached(cell.checkpoint_steps)
-        return [step for step in reached if cell.is_series or self._folder.checkpoint(step).exists()]
+        point = self._points[0]
+        reached = self._folder.status_on_disk().reached(point.checkpoint_steps)
+        return [step for step in reached if point.is_series or self._folder.checkpoint(step).exists()]
 
     def model(self, step: int, device: str = "cpu", attention: Literal["eager"] | None = None) -> PreTrainedModel:
         """The Hugging Face model with the weights of a checkpoint, in fp32, in evaluation mode. It is yours to change.
@@ -137,7 +137,7 @@ class Run(Tables):
         >>> len(pairs.clean), pairs.clean.prompts[0].text == pairs.corrupted.prompts[0].text
         (6, False)
         """
-        jobs = [cell.config for cell in self._cells]
+        jobs = [point.config for point in self._points]
         asked = [one for one in jobs if one.asked == corruption]
         counts = {one.patching.prompts for one in asked or jobs}
         if count is None and len(counts) > 1:
@@ -164,12 +164,12 @@ class Run(Tables):
             UserError: it cannot be trained once more, bit for bit.
         """
         from mi_sweeps.api.sweep import Plan
-        from mi_sweeps.sweeps import early, zoom
+        from mi_sweeps.sweeps import quick_checks, zoom
 
         words = [f"from={start}", f"to={to}", f"every={every}", *overrides]
-        cells = zoom.cells(self._folder, self._found.path, words)
-        early.check(cells)
-        return Plan(tuple(cells), ("zoom", self.id, *words))
+        points = zoom.points(self._folder, self._found.path, words)
+        quick_checks.check(points)
+        return Plan(tuple(points), ("zoom", self.id, *words))
 
     def show(self, site: str = "z", step: int | None = None) -> None:
         """Prints the run as `mi-sweeps show` does.
@@ -199,20 +199,20 @@ class Run(Tables):
         return RunFolder(self.path)
 
     @cached_property
-    def _cells(self) -> list[Cell]:
+    def _points(self) -> list[GridPoint]:
         """Its patch jobs, with their whole configuration."""
         from mi_sweeps.sweeps import manifest
 
-        cells = manifest.cells_of(self._found.path, self._folder)
-        if not cells:
+        points = manifest.points_of(self._found.path, self._folder)
+        if not points:
             raise UserError(f"{self.path}: no sweep has this run, and no patch job tells its configuration")
-        return cells
+        return points
 
     @cached_property
-    def _checked(self) -> Cell:
+    def _checked(self) -> GridPoint:
         """One of them, when it is known that its model and its prompts are those that the run had."""
         from mi_sweeps.jobs.finetune import check_identity
 
-        cell = self._cells[0]
-        check_identity(cell.config, self._folder)
-        return cell
+        point = self._points[0]
+        check_identity(point.config, self._folder)
+        return point

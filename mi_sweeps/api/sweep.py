@@ -18,7 +18,7 @@ from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps import show
 
 if TYPE_CHECKING:
-    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.sweeps.points import GridPoint
 
 
 def plan(*overrides: str | Iterable[str], config_dir: str | Path | None = None) -> Plan:
@@ -35,31 +35,31 @@ def plan(*overrides: str | Iterable[str], config_dir: str | Path | None = None) 
     sweep demo: 4 fine-tunes (4 to do), 8 patch jobs (8 to do)
     """
     words = [word for one in overrides for word in folder.several(one)]
-    cells = common.cells_of(words, None if config_dir is None else Path(config_dir).expanduser())
-    return Plan(tuple(cells), ("run", *words))
+    points = common.points_of(words, None if config_dir is None else Path(config_dir).expanduser())
+    return Plan(tuple(points), ("run", *words))
 
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """The cells of a sweep. A notebook shows them with their states."""
+    """The points of a sweep. A notebook shows them with their states."""
 
-    _cells: tuple[Cell, ...]
+    _points: tuple[GridPoint, ...]
     _words: tuple[str, ...]
     """The command that does the same."""
 
     @property
-    def cells(self) -> pd.DataFrame:
-        """One row a cell: what the grid chose for it, run_id and patch_id, and the states that they have now."""
-        made = planning.make(self._cells)
+    def points(self) -> pd.DataFrame:
+        """One row a point: what the grid chose for it, run_id and patch_id, and the states that they have now."""
+        made = planning.make(self._points)
         rows = [
             {
-                **cell.choices,
-                "run_id": cell.run_id,
-                "run": made.runs[cell.run_id].state,
-                "patch_id": cell.patch_id,
-                "patch": made.patches[cell.patch_id].state,
+                **point.choices,
+                "run_id": point.run_id,
+                "run": made.runs[point.run_id].state,
+                "patch_id": point.patch_id,
+                "patch": made.patches[point.patch_id].state,
             }
-            for cell in self._cells
+            for point in self._points
         ]
         return pd.DataFrame(rows)
 
@@ -82,15 +82,15 @@ class Plan:
 
         libraries.quiet(pictures_to_files=False)
         kinds = (retry,) if isinstance(retry, str) else tuple(retry)
-        config = self._cells[0].config
-        code = carry_out(self._cells, kinds, wait, shlex.join(("mi-sweeps", *self._words)))
+        config = self._points[0].config
+        code = carry_out(self._points, kinds, wait, shlex.join(("mi-sweeps", *self._words)))
         if code:
-            errors = "; ".join(show.errors(planning.make(self._cells))) or "not all of it is done"
+            errors = "; ".join(show.errors(planning.make(self._points))) or "not all of it is done"
             raise RuntimeError(f"sweep {config.sweep.name}: {errors}")
         return open(config.output, config.sweep.name)
 
     def __repr__(self) -> str:
-        return f"sweep {self._cells[0].config.sweep.name}: {show.summary(planning.make(self._cells))}"
+        return f"sweep {self._points[0].config.sweep.name}: {show.summary(planning.make(self._points))}"
 
     def _repr_html_(self) -> str:
-        return shown(self, self.cells)
+        return shown(self, self.points)

@@ -11,8 +11,8 @@ import pandas as pd
 
 from mi_sweeps.analysis import derived, figures, folder, frames, measured
 from mi_sweeps.analysis.agreement import tables as agreement
-from mi_sweeps.analysis.canvas import Picture
 from mi_sweeps.analysis.inference import changes, tables, trajectories
+from mi_sweeps.analysis.plotting import Picture
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.errors import UserError
 
@@ -126,7 +126,7 @@ class Tables:
 
     @property
     def agreement(self) -> pd.DataFrame:
-        """How far seeds, and cells that differ in one thing, agree in their heads (docs/agreement.md)."""
+        """How far seeds, and settings that differ in one thing, agree in their heads (docs/agreement.md)."""
         return self._agreement["agreement"]
 
     @property
@@ -187,12 +187,12 @@ class Tables:
 
     @property
     def transitions(self) -> pd.DataFrame:
-        """Whether curves over checkpoints have a phase transition, by run and by cell (docs/transitions.md)."""
+        """Whether curves over checkpoints have a phase transition, by run and by setting (docs/transitions.md)."""
         return self._trajectories["transitions"]
 
     @property
     def onsets(self) -> pd.DataFrame:
-        """When heads came to matter, over the seeds of a cell, and under one corruption compared with another."""
+        """When heads came to matter, over the seeds of a setting, and under one corruption compared with another."""
         return self._trajectories["onsets"]
 
     @property

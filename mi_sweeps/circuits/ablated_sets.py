@@ -25,11 +25,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, Layout, align, embed, forward
-from mi_sweeps.circuits.carry import attend, rotation_of
 from mi_sweeps.circuits.fast import budget
 from mi_sweeps.circuits.means import Means
 from mi_sweeps.circuits.network import Block, Linear, Network, Norm, by_head, rotate
 from mi_sweeps.circuits.packed import pack
+from mi_sweeps.circuits.propagate import attend, rotation_of
 from mi_sweeps.circuits.readout import read_out
 from mi_sweeps.tasks.pairs import Pairs
 

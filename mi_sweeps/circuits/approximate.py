@@ -19,9 +19,9 @@ from torch import Tensor
 
 from mi_sweeps.circuits.activations import align, embed, forward
 from mi_sweeps.circuits.network import Network
+from mi_sweeps.circuits.paired_runs import in_groups
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.readout import read_out
-from mi_sweeps.circuits.runs import in_groups
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import role_order

@@ -28,7 +28,7 @@ from mi_sweeps.circuits.looks import lists
 from mi_sweeps.circuits.mib import sizes_of
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.packed import pack
-from mi_sweeps.circuits.runs import in_groups, run_both
+from mi_sweeps.circuits.paired_runs import in_groups, run_both
 from mi_sweeps.circuits.sets import evaluate
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.circuits.view import View

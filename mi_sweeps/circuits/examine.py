@@ -21,7 +21,7 @@ from mi_sweeps.circuits.fidelity import check_logits, compare, known, own_logits
 from mi_sweeps.circuits.measurements import MEASUREMENTS
 from mi_sweeps.circuits.measures import take
 from mi_sweeps.circuits.network import Network
-from mi_sweeps.circuits.others import Others
+from mi_sweeps.circuits.other_checkpoints import Others
 from mi_sweeps.circuits.patching import Engine, check_effects, correlations, prompt_rows, table_rows
 from mi_sweeps.circuits.paths import patch_paths, path_rows
 from mi_sweeps.circuits.record import about

@@ -1,4 +1,4 @@
-"""The fast engine: exact activation patching that computes only what a patch can change (`mi_sweeps.circuits.carry`).
+"""The fast engine: exact activation patching that computes only what a patch can change (see `propagate`).
 
 Every family of sites becomes changes of the corrupted run's residual stream. A patch of resid_pre, attn_out or
 mlp_out changes one column. A patch of a head changes its output z, and with it what the heads write together, by
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, align, attention_pattern, embed, forward, weigh
 from mi_sweeps.circuits.attribution import EndActivations, Heads, constant_z
-from mi_sweeps.circuits.carry import Change, Group, Run, Stage, carry
 from mi_sweeps.circuits.network import Block, Linear, Network
 from mi_sweeps.circuits.packed import pack
+from mi_sweeps.circuits.paired_runs import Runs, in_groups, run_both
 from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
-from mi_sweeps.circuits.runs import Runs, in_groups, run_both
+from mi_sweeps.circuits.propagate import Change, Group, Run, Stage, carry
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import role_order

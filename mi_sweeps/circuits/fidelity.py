@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mi_sweeps.circuits.fast import budget
 from mi_sweeps.circuits.network import Network, describe
-from mi_sweeps.circuits.runs import in_groups, run_both
+from mi_sweeps.circuits.paired_runs import in_groups, run_both
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.training.evaluate import CHUNK, end_logits, tolerance

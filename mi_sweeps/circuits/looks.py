@@ -36,7 +36,7 @@ from torch import Tensor
 from mi_sweeps.circuits.activations import LayerActivations, Layout, align, each_layer, embed, spread
 from mi_sweeps.circuits.measures import prompts_at_once
 from mi_sweeps.circuits.network import Block, Network
-from mi_sweeps.circuits.runs import in_groups
+from mi_sweeps.circuits.paired_runs import in_groups
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.prompts import Prompt

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_sweeps.circuits.carry import Group, Run
 from mi_sweeps.circuits.network import SLICE, Block, Linear, Norm
+from mi_sweeps.circuits.propagate import Group, Run
 
 Halves = Sequence[Float[Tensor, "... d_mlp"]]
 """Of what the MLP's first matrices are given, before scale and bias: `gate` where there is one, and `up`."""

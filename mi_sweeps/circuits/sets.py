@@ -18,12 +18,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, Layout, spread
-from mi_sweeps.circuits.carry import Run, rotation_of
 from mi_sweeps.circuits.fast import MEMORY, budget
 from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.inputs import separate
 from mi_sweeps.circuits.network import Block, Network, rotate
-from mi_sweeps.circuits.runs import Runs, in_groups, run_both
+from mi_sweeps.circuits.paired_runs import Runs, in_groups, run_both
+from mi_sweeps.circuits.propagate import Run, rotation_of
 from mi_sweeps.models.head import capped
 from mi_sweeps.tasks.pairs import Pairs
 

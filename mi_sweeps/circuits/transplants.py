@@ -2,7 +2,7 @@
 of the parts' weights (`mi_sweeps.circuits.cross` tells what they are for).
 
 Prompts of one length go together, so that every column is a token and a change may reach all of them. Changes are
-carried from the layer where they enter (`mi_sweeps.circuits.carry`); nothing before it is computed again.
+carried from the layer where they enter (`mi_sweeps.circuits.propagate`); nothing before it is computed again.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, align, each_layer, embed, forward
-from mi_sweeps.circuits.carry import Change, Group, Run, Stage, carry
 from mi_sweeps.circuits.fast import budget
 from mi_sweeps.circuits.mixed import Piece, mix, mix_block, mix_positional
 from mi_sweeps.circuits.network import Block, Network
 from mi_sweeps.circuits.packed import pack
+from mi_sweeps.circuits.paired_runs import in_groups
+from mi_sweeps.circuits.propagate import Change, Group, Run, Stage, carry
 from mi_sweeps.circuits.readout import read_out
-from mi_sweeps.circuits.runs import in_groups
 from mi_sweeps.circuits.shapley import Mixing, marginals, standard_error
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.pairs import Pairs

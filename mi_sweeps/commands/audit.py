@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> int:
     from mi_sweeps.series import checkpoints
 
     series = []
-    for cell in common.cells(options):
-        found = checkpoints.of(cell.config)
+    for point in common.points(options):
+        found = checkpoints.of(point.config)
         if found not in series:  # Others of the grid look at the same one.
             series.append(found)
     console, faults = common.console(), 0
@@ -55,8 +55,8 @@ def _table(made: Audit) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         step, name, *rest = (
-            cell.ljust(width) if place in (1, 3) else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row[:-1], widths, strict=False))
+            point.ljust(width) if place in (1, 3) else point.rjust(width)
+            for place, (point, width) in enumerate(zip(row[:-1], widths, strict=False))
         )
         yield "  ".join([step, name, *rest, row[-1]]).rstrip()
 

@@ -1,4 +1,4 @@
-"""What commands share: where they print, and which cells and sweeps their words mean."""
+"""What commands share: where they print, and which points and sweeps their words mean."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mi_sweeps.store.folders import Failure
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.sweeps.points import GridPoint
 
 DONE, FAILED = 0, 1
 
@@ -89,31 +89,31 @@ def write(console: Console, lines: Iterable[str]) -> None:
     console.file.write("".join(f"{line}\n" for line in lines))
 
 
-def cells(options: argparse.Namespace) -> list[Cell]:
-    """The cells that a command's words make."""
-    from mi_sweeps.sweeps.early import without_effect
+def points(options: argparse.Namespace) -> list[GridPoint]:
+    """The points that a command's words make."""
+    from mi_sweeps.sweeps.quick_checks import without_effect
 
-    made = cells_of(options.words, options.config_dir)
+    made = points_of(options.words, options.config_dir)
     if keys := without_effect(made, options.words):
         told = f"{', '.join(keys)}: of training, and a series is trained already; nothing changes by it"
         print(f"warning: {told}", file=sys.stderr)  # noqa: T201
     return made
 
 
-def cells_of(words: Sequence[str], config_dir: Path | None) -> list[Cell]:
-    """The cells that Hydra overrides make.
+def points_of(words: Sequence[str], config_dir: Path | None) -> list[GridPoint]:
+    """The points that Hydra overrides make.
 
     Raises:
         UserError: they are wrong.
     """
-    from mi_sweeps.sweeps import early
+    from mi_sweeps.sweeps import quick_checks
     from mi_sweeps.sweeps.grid import expand
 
     stray = [word for word in words if "=" not in word and not word.startswith(("~", "+"))]
     if stray:
         raise UserError(f"{stray[0]}: not KEY=VALUE; for example sweep={stray[0]}")
     made = expand(words, config_dir)
-    early.check(made)
+    quick_checks.check(made)
     return made
 
 
@@ -135,7 +135,7 @@ def one_id(words: Sequence[str], command: str) -> tuple[str, list[str]]:
     """
     ids = [word for word in words if "=" not in word]
     if len(ids) != 1:
-        raise UserError(f"{command}: give one id of a run or patch job; `mi-sweeps status --cells` lists ids")
+        raise UserError(f"{command}: give one id of a run or patch job; `mi-sweeps status --points` lists ids")
     return ids[0], [word for word in words if "=" in word and not word.startswith("output=")]
 
 

@@ -12,7 +12,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
 
 if TYPE_CHECKING:
-    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.sweeps.points import GridPoint
 
 HELP = "print the end of each log, and the traceback of what failed"
 WORDS = "SWEEP|ID"
@@ -42,21 +42,21 @@ def run(options: argparse.Namespace) -> int:
     named = [word for word in words if "=" not in word]
     entries = {name: manifest.load(output, name) for name in every}
     wanted: dict[str, tuple[str, Folder]] = {}
-    chosen: dict[str, Cell] = {}
+    chosen: dict[str, GridPoint] = {}
     kind: str
     folder: Folder
-    for name, cells in entries.items():
-        for entry in cells:
-            cell = entry.cell(output)
-            run, patch = planning.folders_of(cell)
-            for kind, folder, own in ((cell.run_name, run, entry.run_id), ("patch job", patch, entry.patch_id)):
+    for name, points in entries.items():
+        for entry in points:
+            point = entry.point(output)
+            run, patch = planning.folders_of(point)
+            for kind, folder, own in ((point.run_name, run, entry.run_id), ("patch job", patch, entry.patch_id)):
                 if not named or {name, entry.run_id, own} & set(named):
                     wanted[own] = (f"{kind} {own}", folder)
-                    chosen[entry.patch_id] = cell
+                    chosen[entry.patch_id] = point
     if named and not wanted:
         raise UserError(
             f"{named[0]}: no sweep, run or patch job of that name in {output}; "
-            f"`{hint('status --cells', '', output)}` lists them"
+            f"`{hint('status --points', '', output)}` lists them"
         )
     console = common.console()
     seen = steer.seen(planning.make(list(chosen.values())), output)
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         if status.state == "failed" and (jobs or not logged):
             console.print(f"{title} failed: {status.error}", markup=False, soft_wrap=True)
         tails: list[tuple[Path, Path | None]] = [(one.log_file, one.error_file) for one in logged]
-        # All cells of a task have the same.
+        # All points of a task have the same.
         tails += [(log, None) for log in jobs if log.exists() and log not in told]
         told.update(jobs)
         for log, error in tails:

@@ -18,8 +18,8 @@ from mi_sweeps.store.folders import Failure
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mi_sweeps.sweeps.cells import Cell
     from mi_sweeps.sweeps.plan import Plan
+    from mi_sweeps.sweeps.points import GridPoint
 
 HELP = "do what is missing: fine-tunes first, then their patch jobs"
 WORDS = "KEY=VALUE"
@@ -34,11 +34,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`mi-sweeps run`."""
-    return carry_out(common.cells(options), options.retry, options.wait, options.line)
+    return carry_out(common.points(options), options.retry, options.wait, options.line)
 
 
-def carry_out(cells: Sequence[Cell], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
-    """Does what is missing of some cells, by their launcher; gives an exit code.
+def carry_out(points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
+    """Does what is missing of some points, by their launcher; gives an exit code.
 
     Args:
         retry: kinds of failures that are taken up again.
@@ -48,30 +48,30 @@ def carry_out(cells: Sequence[Cell], retry: tuple[Failure, ...], wait: bool, com
     from mi_sweeps.sweeps import changed, manifest, show
     from mi_sweeps.sweeps import plan as planning
 
-    first = cells[0].config
+    first = points[0].config
     name, output = first.sweep.name, first.output
     console = common.console()
-    for line in switched_off(cells):
+    for line in switched_off(points):
         console.print(line, markup=False, soft_wrap=True)
     if first.launcher.name == "slurm":
-        return _submit(console, cells, retry, wait, command)
-    made = planning.make(cells)
+        return _submit(console, points, retry, wait, command)
+    made = planning.make(points)
     console.print(f"sweep {name}: {show.summary(made)}", soft_wrap=True)
     for line in changed.lines(made):
         console.print(line, markup=False, soft_wrap=True)
     if not made.to_do(retry) and "running" not in {status.state for status in made.statuses}:
-        manifest.add(output, name, cells, command)
+        manifest.add(output, name, points, command)
         return closing(console, made, output, name, "nothing to do")
 
     from mi_sweeps.sweeps import preflight, workers
 
     libraries.ready(first.launcher.threads)
-    for line in preflight.check(cells):
+    for line in preflight.check(points):
         console.print(line, markup=False, soft_wrap=True)
-    manifest.add(output, name, cells, command)
+    manifest.add(output, name, points, command)
     workers.forget_dead(output, name)
     if first.launcher.name == "local":
-        pids = workers.submit(output, name, [cell.patch_id for cell in cells], first.launcher, retry=retry)
+        pids = workers.submit(output, name, [point.patch_id for point in points], first.launcher, retry=retry)
         console.print(
             f"{len(pids)} {show.plural('worker', len(pids))} started (process {', '.join(pids)}); "
             f"`{hint('status', name, output)}` looks",
@@ -79,24 +79,24 @@ def carry_out(cells: Sequence[Cell], retry: tuple[Failure, ...], wait: bool, com
         )
         if not (wait or first.launcher.wait):
             return DONE
-        return closing(console, watch(console, output, name, cells), output, name, "done")
-    return _run_here(console, cells, made, retry, wait)
+        return closing(console, watch(console, output, name, points), output, name, "done")
+    return _run_here(console, points, made, retry, wait)
 
 
-def _submit(console: Console, cells: Sequence[Cell], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
+def _submit(console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
     """To a cluster. Prompts are audited by the jobs: a login node is for light work."""
     from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.slurm import submit as slurm
     from mi_sweeps.sweeps import changed, manifest, show, workers
 
-    first = cells[0].config
+    first = points[0].config
     if not queue.available():
         raise UserError("launcher=slurm: no sbatch on this machine; run it where jobs are submitted")
     name, output, launcher = first.sweep.name, first.output, first.launcher
     assert launcher.name == "slurm"
     with slurm.submitting(output):
         submission = submissions.new(output, name, retry)
-        work = slurm.look(cells, launcher, retry, submission.prefix)
+        work = slurm.look(points, launcher, retry, submission.prefix)
         if work.too_many:
             raise UserError(work.too_many)
         if work.notice:
@@ -104,7 +104,7 @@ def _submit(console: Console, cells: Sequence[Cell], retry: tuple[Failure, ...],
         console.print(f"sweep {name}: {show.summary(work.plan)}", soft_wrap=True)
         for line in changed.lines(work.plan):
             console.print(line, markup=False, soft_wrap=True)
-        manifest.add(output, name, cells, command)
+        manifest.add(output, name, points, command)
         workers.forget_dead(output, name)
         if work.arrays:
             for line in steer.asked(work.plan, work.arrays, launcher):
@@ -114,7 +114,7 @@ def _submit(console: Console, cells: Sequence[Cell], retry: tuple[Failure, ...],
                 f"{steer.submitted(work.plan, submission)}; `{hint('status', name, output)}` looks", soft_wrap=True
             )
     if wait or launcher.wait:
-        return closing(console, watch(console, output, name, cells), output, name, "done")
+        return closing(console, watch(console, output, name, points), output, name, "done")
     if work.arrays:
         return DONE
     if "queued" in (states := {status.state for status in work.plan.statuses}) or "running" in states:
@@ -123,15 +123,15 @@ def _submit(console: Console, cells: Sequence[Cell], retry: tuple[Failure, ...],
     return closing(console, work.plan, output, name, "nothing to do")
 
 
-def _run_here(console: Console, cells: Sequence[Cell], made: Plan, retry: tuple[Failure, ...], wait: bool) -> int:
+def _run_here(console: Console, points: Sequence[GridPoint], made: Plan, retry: tuple[Failure, ...], wait: bool) -> int:
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.sweeps import progress, workers
     from mi_sweeps.sweeps.execute import execute
 
-    config = cells[0].config
+    config = points[0].config
     bars = progress.Bars(console, made.to_do(retry), made, retry)
     with workers.registered(config.output, config.sweep.name, "inline"), bars.shown():
-        outcome = execute(cells, retry=retry, wait=wait or config.launcher.wait, listener=bars)
+        outcome = execute(points, retry=retry, wait=wait or config.launcher.wait, listener=bars)
     if outcome.busy:
         task = outcome.busy[0]
         who = task.folder.status_on_disk()
@@ -140,4 +140,4 @@ def _run_here(console: Console, cells: Sequence[Cell], made: Plan, retry: tuple[
             f"{task.folder.path}: process {who.pid} on {who.host} works on this{more}; "
             f"all others are done; wait with `{hint('wait', config.sweep.name, config.output)}` and run again"
         )
-    return closing(console, planning.make(cells), config.output, config.sweep.name, "done")
+    return closing(console, planning.make(points), config.output, config.sweep.name, "done")

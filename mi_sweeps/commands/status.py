@@ -22,7 +22,7 @@ WORDS = "SWEEP"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds its own."""
-    parser.add_argument("--cells", action="store_true", help="every cell with its ids and states")
+    parser.add_argument("--points", action="store_true", help="every grid point with its ids and states")
     parser.add_argument("--watch", action="store_true", help="stay, and show it anew until nobody works on it any more")
 
 
@@ -49,24 +49,24 @@ def run(options: argparse.Namespace) -> int:
             yield f"  {line}"
         yield from show.errors(made)
         yield from unmirrored.told(made, name, output)
-        cells = show.noteworthy(made)
-        if cells:
-            yield from show.cell_table(made, cells, console.width)
-        if len(cells) < len(made.cells):
-            some = f"{len(cells) or 'none'} of {len(made.cells)} cells: those at work, then those that went wrong"
-            yield f"{some}; all: `{hint('status --cells', name, output)}`"
+        points = show.noteworthy(made)
+        if points:
+            yield from show.point_table(made, points, console.width)
+        if len(points) < len(made.points):
+            some = f"{len(points) or 'none'} of {len(made.points)} points: those at work, then those that went wrong"
+            yield f"{some}; all: `{hint('status --points', name, output)}`"
 
     for name in chosen:
-        cells = [entry.cell(output) for entry in manifest.load(output, name)]
+        points = [entry.point(output) for entry in manifest.load(output, name)]
         if options.watch:
-            watch(console, output, name, cells, below=lambda made, name=name: list(told(name, made)))  # type: ignore[misc]
+            watch(console, output, name, points, below=lambda made, name=name: list(told(name, made)))  # type: ignore[misc]
             continue
-        seen = steer.seen(planning.make(cells), output)
+        seen = steer.seen(planning.make(points), output)
         made = seen.plan
         if seen.trouble:
             console.print(f"{name}: {seen.trouble}", markup=False, soft_wrap=True)
-        if options.cells:
-            common.write(console, show.cell_lines(made))
+        if options.points:
+            common.write(console, show.point_lines(made))
             continue
         for part in told(name, made):
             console.print(part, soft_wrap=isinstance(part, (str, Text)))

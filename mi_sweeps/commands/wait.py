@@ -24,6 +24,6 @@ def run(options: argparse.Namespace) -> int:
     console = common.console()
     codes = [DONE]
     for name in chosen:
-        cells = [entry.cell(output) for entry in manifest.load(output, name)]
-        codes.append(closing(console, watch(console, output, name, cells), output, name, f"{name} done"))
+        points = [entry.point(output) for entry in manifest.load(output, name)]
+        codes.append(closing(console, watch(console, output, name, points), output, name, f"{name} done"))
     return max(codes)

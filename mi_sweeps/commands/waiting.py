@@ -12,15 +12,15 @@ from mi_sweeps.hints import hint
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from mi_sweeps.sweeps.cells import Cell
     from mi_sweeps.sweeps.plan import Plan
+    from mi_sweeps.sweeps.points import GridPoint
 
 
 def watch(
     console: Console,
     output: Path,
     name: str,
-    cells: Sequence[Cell],
+    points: Sequence[GridPoint],
     below: Callable[[Plan], Sequence[RenderableType]] = lambda plan: (),
 ) -> Plan:
     """Looks until nobody works on the sweep any more; `below` is what is shown below a bar."""
@@ -34,7 +34,7 @@ def watch(
     def look() -> Plan:
         nonlocal last
         before = last.trouble if last else None
-        last = steer.seen(planning.make(cells), output)
+        last = steer.seen(planning.make(points), output)
         if last.trouble and last.trouble != before:
             console.print(f"{name}: {last.trouble}", markup=False, soft_wrap=True)
         return last.plan
@@ -42,7 +42,7 @@ def watch(
     def busy() -> bool:
         # A controller that does not answer is restarted now and then.
         unknown = last is not None and last.blind and queue.available()
-        return bool(workers.alive(output, name)) or (unknown and not planning.make(cells).is_done)
+        return bool(workers.alive(output, name)) or (unknown and not planning.make(points).is_done)
 
     try:
         return progress.watch(
@@ -69,7 +69,7 @@ def closing(console: Console, made: Plan, output: Path, name: str, word: str) ->
     for line in (*early, *unmirrored.told(made, name, output)):
         console.print(line, markup=False, soft_wrap=True)
     failed = [status for status in made.statuses if status.state == "failed"]
-    verb = "zoom" if show.is_zoom(made.cells[0]) else "run"
+    verb = "zoom" if show.is_zoom(made.points[0]) else "run"
     if failed:
         console.print(f"{word}, but {len(failed)} failed: {show.summary(made)}", soft_wrap=True)
         console.print(f"first error: {failed[0].error}", markup=False, soft_wrap=True)

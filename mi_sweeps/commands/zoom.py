@@ -21,11 +21,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """`mi-sweeps zoom`."""
     from mi_sweeps.analysis.folder import find
-    from mi_sweeps.sweeps import early
+    from mi_sweeps.sweeps import quick_checks
     from mi_sweeps.sweeps import zoom as zooming
 
     output, (id, words) = common.output_of(options.words), common.one_id(options.words, "zoom")
     (found,) = find(output, id, options.damaged).runs
-    cells = zooming.cells(run_folder(output, found.run_id), output, words)
-    early.check(cells)
-    return carry_out(cells, options.retry, options.wait, options.line)
+    points = zooming.points(run_folder(output, found.run_id), output, words)
+    quick_checks.check(points)
+    return carry_out(points, options.retry, options.wait, options.line)

@@ -1,6 +1,6 @@
 """The whole configuration, typed and validated: one module a section."""
 
-from mi_sweeps.config.cell import FORMAT, Config, SweepConfig, types_of
+from mi_sweeps.config.config import FORMAT, Config, SweepConfig, types_of
 from mi_sweeps.config.launcher import LauncherConfig, PatchResourcesConfig, ResourcesConfig, SlurmConfig
 from mi_sweeps.config.model import AnyModel, ModelConfig, ScratchConfig, SeriesConfig, SingleModel
 from mi_sweeps.config.parsing import parse, resolve

@@ -1,4 +1,4 @@
-"""Where cells are computed."""
+"""Where points are computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mi_sweeps.config.section import MEMORY, Device, Section, Text
 
 
 class LauncherConfig(Section):
-    """Where cells are computed. Changes no result, so it is part of no identity."""
+    """Where points are computed. Changes no result, so it is part of no identity."""
 
     name: Literal["inline", "local"]
     workers: int | None = Field(ge=1)
@@ -74,7 +74,7 @@ class SlurmConfig(ResourcesConfig):
     time: int = Field(ge=1)
     """Minutes that a task may take; one that was interrupted has them anew."""
     pack: int = Field(ge=1)
-    """How many cells one task computes, one after another."""
+    """How many points one task computes, one after another."""
     stack: int = Field(1, ge=1)
     """How many runs of one shape a task trains together."""
     max_running: int | None = Field(ge=1)

@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from mi_sweeps.config.allowed import allowed, keys, shown
-from mi_sweeps.config.cell import Config
+from mi_sweeps.config.config import Config
 from mi_sweeps.config.section import PATTERNS
 from mi_sweeps.errors import UserError
 

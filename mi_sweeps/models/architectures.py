@@ -18,7 +18,7 @@ from mi_sweeps.series.checkpoints import single
 
 if TYPE_CHECKING:
     from mi_sweeps.config import ModelConfig, PatchingConfig, SingleModel, Site
-    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.sweeps.points import GridPoint
 
 FAST = "fast engine"
 REFERENCE = "TransformerLens"
@@ -174,7 +174,7 @@ def _who(engine: str, kind: str) -> str:
     return f"TransformerLens patches models of type {kind}, one forward a site"
 
 
-def told(cells: Sequence[Cell], kind_of: Callable[[SingleModel], str | None] = model_type) -> list[str]:
+def told(points: Sequence[GridPoint], kind_of: Callable[[SingleModel], str | None] = model_type) -> list[str]:
     """What there is to know of the models of a plan: a line each.
 
     Args:
@@ -184,11 +184,11 @@ def told(cells: Sequence[Cell], kind_of: Callable[[SingleModel], str | None] = m
         UserError: one of them cannot be examined as was asked for.
     """
     lines: dict[str, str | None] = {}
-    for cell in cells:
-        # By plain values: of thousands of cells most differ in nothing that matters here.
-        key = json.dumps([cell.values["model"], cell.values["patching"]], sort_keys=True, default=str)
+    for point in points:
+        # By plain values: of thousands of points most differ in nothing that matters here.
+        key = json.dumps([point.values["model"], point.values["patching"]], sort_keys=True, default=str)
         if key not in lines:
-            config = cell.config
+            config = point.config
             model = single(config)
             lines[key] = examined(model, config.patching, kind_of(model))
     return list(dict.fromkeys(line for line in lines.values() if line))
@@ -211,5 +211,5 @@ def table() -> str:
             ", ".join(known.without_rows),
             "the refusal" if known.refused else "everything" if known.engine == FAST else "some patches",
         ]
-        lines.append(f"| {' | '.join(cell or '·' for cell in told)} |")
+        lines.append(f"| {' | '.join(point or '·' for point in told)} |")
     return "\n".join(lines)

@@ -17,10 +17,10 @@ import numpy as np
 import xxhash
 
 from mi_sweeps import models
-from mi_sweeps.series import contents, geometry, labels, sources
+from mi_sweeps.series import duplicates, geometry, labels, sources
 from mi_sweeps.series.finding import Finding
 from mi_sweeps.series.geometry import Geometry
-from mi_sweeps.series.looks import Look, look_at
+from mi_sweeps.series.inspection import Look, look_at
 from mi_sweeps.series.sample import Tensor
 from mi_sweeps.series.sources import Source
 
@@ -82,7 +82,7 @@ def of(series: Series) -> Audit:
     parts = [audit(some) for some in (adapters, wholes) if some]
     unseen = [line for part in parts for line in part.unseen]
     if adapters and wholes:
-        steps = contents.spans([source.step for source in wholes])
+        steps = duplicates.spans([source.step for source in wholes])
         unseen.append(f"{steps}: whole weights, not compared with the adapters of the other steps")
     missing = [Finding(step, "missing", why, gap=True) for step, why in series.gaps.items()]
     lines = [line for part in parts for line in part.lines]
@@ -132,7 +132,7 @@ def _order(one: Finding) -> tuple[int, bool]:
 def _unseen(read: Sequence[Look], unread: Sequence[Look]) -> Iterator[str]:
     """What could not be looked at."""
     if unread:
-        steps = contents.spans([look.step for look in unread])
+        steps = duplicates.spans([look.step for look in unread])
         yield f"{steps}: only whole files were compared; their weights cannot be read in parts, as those of .bin files"
     if len(read) > 1 and all(
         np.array_equal(one.values[name], read[0].values[name]) for one in read for name in one.values
@@ -149,14 +149,14 @@ def _weights(looks: list[Look], matrices: Mapping[str, Tensor]) -> list[Finding]
     # Where all are split alike, each file may be of another checkpoint.
     alike = len(files) == 1 and len(places) <= 1
     steps = [look.step for look in looks]
-    out: dict[str | None, dict[int, contents.Out]] = {}
+    out: dict[str | None, dict[int, duplicates.Out]] = {}
     for part in looks[0].source.weights if alike else (None,):
         within = {name: tensor for name, tensor in matrices.items() if part is None or tensor.file == part}
         keys = _keys(looks, part, within)
         if not alike or len(looks[0].source.weights) == 1 or len(set(keys)) > 1:  # Else a part that does not learn.
-            out[part] = contents.examine(steps, keys, _geometry(looks, within) if within else None)
+            out[part] = duplicates.examine(steps, keys, _geometry(looks, within) if within else None)
     if not out:  # None does.
-        out[None] = contents.examine(steps, _keys(looks, None, matrices), None)
+        out[None] = duplicates.examine(steps, _keys(looks, None, matrices), None)
     found = []
     for place, look in enumerate(looks):
         wrong = {part: one[place] for part, one in out.items() if place in one}
@@ -225,7 +225,7 @@ def _descent(looks: Sequence[Look], matrices: Mapping[str, Tensor]) -> list[Find
         before, after = looks[: place + 1], looks[place + 1 :]
         pair = f"those of steps {before[-1].step} and {after[0].step} are unrelated (correlation {related[place]:.4f})"
         # Training itself may have left nothing, unless it has over as many steps elsewhere.
-        if not (related[lengths >= lengths[place]] >= contents.KEPT).any():
+        if not (related[lengths >= lengths[place]] >= duplicates.KEPT).any():
             reason = f"its weights: {pair}, so of two runs, or training left nothing of them; that cannot be told"
             found.append(Finding(after[0].step, "descent", reason, gap=False))
             continue

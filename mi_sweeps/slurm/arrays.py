@@ -1,4 +1,4 @@
-"""From a plan to job arrays, without asking the cluster: which cells a task computes, what it waits for, what it may
+"""From a plan to job arrays, without asking the cluster: which points a task computes, what it waits for, what it may
 take."""
 
 from __future__ import annotations

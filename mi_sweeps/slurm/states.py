@@ -100,7 +100,7 @@ def _joined(
         return status
     jobs = [live[place.key] for place in where if place.key in live]
     failed = status.state == "failed" and where and (status.finished or "") >= where[0].submission.submitted
-    # Its task may go on with other cells, but what does the other parts of a patch job is at work on itself.
+    # Its task may go on with other points, but what does the other parts of a patch job is at work on itself.
     if failed and not (jobs and where[0].array.parts > 1):
         return status
     if jobs:
@@ -116,7 +116,7 @@ def _joined(
         begun = _begun(status, place)
         if job.state == "FAILED" and not begun and (early or place.array.wait == "any"):
             continue  # Its fine-tune was not done, so there was nothing to do yet.
-        # Of a task with several cells it is the one that was at hand; the others were never begun. If none was, they
+        # Of a task with several points it is the one that was at hand; the others were never begun. If none was, they
         # all have failed, or `run` would submit them again and again.
         ids = place.array.tasks[place.number]
         none = all(other in statuses and not _begun(statuses[other], place) for other in ids)
@@ -168,6 +168,6 @@ def look(plan: Plan, submissions: Sequence[Submission]) -> tuple[Plan, str | Non
         ended = queue.ended({arrays[name].id: name for name in gone})
     except UserError as error:
         ended, notice = {}, f"{error}; jobs that are gone without a result count as lost, whatever ended them"
-    early = {cell.patch_id for cell in plan.cells if plan.runs[cell.run_id].state != "done"}
+    early = {point.patch_id for point in plan.points if plan.runs[point.run_id].state != "done"}
     runs, patches = join(plan.runs, where, live, ended), join(plan.patches, where, live, ended, early)
-    return Plan(plan.cells, runs, patches), notice
+    return Plan(plan.points, runs, patches), notice

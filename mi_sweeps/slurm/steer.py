@@ -40,7 +40,7 @@ class Seen:
 def seen(plan: Plan, output: Path) -> Seen:
     """A plan with what the cluster says, if it answers."""
     try:
-        # Of every sweep: several may have the same cells.
+        # Of every sweep: several may have the same points.
         found = submissions.of_output(output)
         if not found:
             return Seen(plan)
@@ -55,9 +55,9 @@ def asked(plan: Plan, arrays: Sequence[Array], launcher: SlurmConfig) -> Iterato
         mine = [array for array in arrays if array.stage == stage]
         if mine:
             count = sum(len(array.tasks) for array in mine)
-            cells = sum(len(ids) for array in mine for ids in array.tasks if array.part == 0)
+            points = sum(len(ids) for array in mine for ids in array.tasks if array.part == 0)
             tasks = f"{count} {plural('task', count)} in {len(mine)} {plural('array', len(mine))}"
-            yield f"  {cells} {plural(what, cells)}: {tasks}, each {_described(resources(launcher, mine[0].stage))}"
+            yield f"  {points} {plural(what, points)}: {tasks}, each {_described(resources(launcher, mine[0].stage))}"
     hours = gpu_hours(arrays, launcher)
     if hours:
         yield f"  at most {hours:.1f} GPU-hours, if every task takes all its time once"
@@ -96,7 +96,7 @@ def submitted(plan: Plan, submission: Submission) -> str:
 
 
 def in_queue(plan: Plan) -> str:
-    """Why cells wait, with how many of them: "3 waiting (Priority), 1 on n2"."""
+    """Why points wait, with how many of them: "3 waiting (Priority), 1 on n2"."""
     reasons = Counter(status.error or "" for status in plan.statuses if status.state == "queued")
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 

@@ -27,7 +27,7 @@ from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.plan import Plan
 
 if TYPE_CHECKING:
-    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.sweeps.points import GridPoint
 
 LOCK_SECONDS = 120.0
 """How long another process may take to submit."""
@@ -51,7 +51,7 @@ class Work:
 
 
 def look(
-    cells: Sequence[Cell], launcher: SlurmConfig, retry: Sequence[Failure], name: str = "", *, ask: bool = True
+    points: Sequence[GridPoint], launcher: SlurmConfig, retry: Sequence[Failure], name: str = "", *, ask: bool = True
 ) -> Work:
     """What `run` would submit now.
 
@@ -61,8 +61,8 @@ def look(
     Raises:
         UserError: the controller does not answer.
     """
-    known = submissions.of_output(cells[0].config.output)
-    plan, notice = planning.make(cells), None
+    known = submissions.of_output(points[0].config.output)
+    plan, notice = planning.make(points), None
     if ask:
         plan, notice = states.look(plan, known)
     where = states.places(known)

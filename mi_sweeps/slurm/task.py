@@ -1,8 +1,8 @@
-"""What a task of a job array runs: its cells, one after another, until they are done or the machine is taken away.
+"""What a task of a job array runs: its points, one after another, until they are done or the machine is taken away.
 
 Everything is read from the folder of results. A task that is preempted, or stopped by its time limit, asks SLURM to
 start it again, and then goes on from the newest checkpoint; one that was cancelled does not. Its exit code is 1 if a
-cell failed, so that accounting and dependent jobs know.
+point failed, so that accounting and dependent jobs know.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_sweeps.orders import insisted_on
+from mi_sweeps.signals import insisted_on
 from mi_sweeps.slurm import submissions
 from mi_sweeps.slurm.arrays import Array, Stage
 from mi_sweeps.slurm.submissions import Submission
@@ -59,17 +59,17 @@ def run_task(submission: Submission, array: int, number: int) -> None:
     """
     item = submission.arrays[array]
     at: list[Folder] = []
-    cells: list[Any] = []
+    points: list[Any] = []
     before = 0
     try:
         with _told_by_signals(submission):
-            cells = _cells(submission, item.tasks[number])
-            before = _made(item, cells)
-            failed = _work(submission, item, number, cells, at)
+            points = _points(submission, item.tasks[number])
+            before = _made(item, points)
+            failed = _work(submission, item, number, points, at)
     except Cancelled:
         sys.exit(STOPPED)
     except Interrupted as reason:
-        if isinstance(reason, _TimeLimit) and _made(item, cells) == before:
+        if isinstance(reason, _TimeLimit) and _made(item, points) == before:
             # Another attempt would get no further.
             print(TOO_LONG, file=sys.stderr)  # noqa: T201
             for folder in at:
@@ -81,17 +81,17 @@ def run_task(submission: Submission, array: int, number: int) -> None:
         sys.exit(FAILED)
 
 
-def _cells(submission: Submission, ids: Sequence[str]) -> list[Any]:
-    """The cells that have one of these ids."""
+def _points(submission: Submission, ids: Sequence[str]) -> list[Any]:
+    """The points that have one of these ids."""
     from mi_sweeps.sweeps import manifest
 
     wanted = set(ids)
     entries = manifest.load(submission.output, submission.sweep)
     chosen = [entry for entry in entries if {entry.run_id, entry.patch_id} & wanted]
-    return [entry.cell(submission.output) for entry in chosen]
+    return [entry.point(submission.output) for entry in chosen]
 
 
-def _work(submission: Submission, item: Array, number: int, cells: Sequence[Any], at: list[Folder]) -> bool:
+def _work(submission: Submission, item: Array, number: int, points: Sequence[Any], at: list[Folder]) -> bool:
     """Whether something failed."""
     from mi_sweeps import libraries
 
@@ -102,7 +102,7 @@ def _work(submission: Submission, item: Array, number: int, cells: Sequence[Any]
     from mi_sweeps.sweeps.execute import Task, execute
     from mi_sweeps.sweeps.progress import Bars
 
-    launcher = cells[0].config.launcher
+    launcher = points[0].config.launcher
     libraries.ready(launcher.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
 
     class Shown(Bars):
@@ -135,33 +135,33 @@ def _work(submission: Submission, item: Array, number: int, cells: Sequence[Any]
         if stage == "finetune":
             return all(status.state == "done" for status in plan.runs.values())
         if part.get("parts", 1) > 1:
-            return all(planning.part_status(cell, **part).state == "done" for cell in which)
+            return all(planning.part_status(point, **part).state == "done" for point in which)
         return all(status.state == "done" for status in plan.patches.values())
 
     if item.stage == "patch":
-        return not done(cells, "patch", part=item.part, parts=item.parts)
-    failed = not done(cells, "finetune")
+        return not done(points, "patch", part=item.part, parts=item.parts)
+    failed = not done(points, "finetune")
     if failed and len(item.tasks[number]) > 1:
-        # The tasks that wait for this one are cancelled now, though only some of its cells failed.
-        runs = planning.make(cells).runs
+        # The tasks that wait for this one are cancelled now, though only some of its points failed.
+        runs = planning.make(points).runs
         followers = [other.tasks[number] for other in submission.arrays if item.name in other.after]
         wanted = {id for ids in followers for id in ids}
-        good = [cell for cell in cells if cell.patch_id in wanted and runs[cell.run_id].state == "done"]
+        good = [point for point in points if point.patch_id in wanted and runs[point.run_id].state == "done"]
         if good:
             done(good, "patch")
     return failed
 
 
-def _made(item: Array, cells: Iterable[Any]) -> int:
+def _made(item: Array, points: Iterable[Any]) -> int:
     """How many checkpoints, or tables of its own part, there are."""
     from mi_sweeps.store.files import names
     from mi_sweeps.sweeps.plan import folders_of
 
     found = set()
-    for cell in cells:
-        run, patch = folders_of(cell)
+    for point in points:
+        run, patch = folders_of(point)
         found |= {(run.path, name) for name in names(run.path / "checkpoints")}
-        own = {patch.table(step).name for step in cell.patch_steps[item.part :: item.parts]}
+        own = {patch.table(step).name for step in point.patch_steps[item.part :: item.parts]}
         found |= {(patch.path, name) for name in own & names(patch.path / "tables")}
     return len(found)
 

@@ -10,7 +10,7 @@ OUTPUT/runs/RUN_ID/                 one fine-tune
     patch.json  status.json  log.txt
     tables/000008.parquet           attribution and patching at step 8
     parts/0-of-4/                   status and log of a part, where several share the checkpoints
-OUTPUT/sweeps/NAME/sweep.json       the cells that were asked for under that name
+OUTPUT/sweeps/NAME/sweep.json       the points that were asked for under that name
 OUTPUT/data/FINGERPRINT/            generated prompts
 """
 

@@ -239,5 +239,5 @@ def _parser() -> OverridesParser:
 
 @cache
 def parsed_override(text: str) -> Override:
-    """An override; parsing one takes a tenth of a millisecond, and a grid has the same ones in many cells."""
+    """An override; parsing one takes a tenth of a millisecond, and a grid has the same ones in many points."""
     return _parser().parse_override(text)

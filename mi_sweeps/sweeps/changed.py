@@ -12,28 +12,28 @@ from mi_sweeps.store.folders import run_folder
 from mi_sweeps.store.identity import Contents, own_sources
 from mi_sweeps.store.sources import is_own
 from mi_sweeps.sweeps import manifest
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.plan import Plan
+from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.sweeps.values import asked_alike
 
 
 def lines(plan: Plan) -> Iterator[str]:
     """A line for each task or schedule whose source changed, with how many runs that makes new."""
-    new: dict[str, list[Cell]] = {}
-    for cells in plan.cells_by_run.values():
-        own = any(is_own(cells[0].values[part]["_target_"]) for part in ("task", "schedule"))
-        if own and plan.runs[cells[0].run_id].state == "todo":
-            new.setdefault(_kind(cells[0].values), []).append(cells[0])
+    new: dict[str, list[GridPoint]] = {}
+    for points in plan.points_by_run.values():
+        own = any(is_own(points[0].values[part]["_target_"]) for part in ("task", "schedule"))
+        if own and plan.runs[points[0].run_id].state == "todo":
+            new.setdefault(_kind(points[0].values), []).append(points[0])
     if not new:
         return
     output = next(iter(new.values()))[0].output
     contents = Contents()
     told: dict[str, dict[str, str]] = {}
     for run_id, config in _known(output):
-        alike = [cell for cell in new.get(_kind(config), ()) if asked_alike(_fine_tune(config), cell.values)]
+        alike = [point for point in new.get(_kind(config), ()) if asked_alike(_fine_tune(config), point.values)]
         if not alike or alike[0].run_id == run_id:
             continue
-        cell = alike[0]
+        point = alike[0]
         try:
             about = read_json(run_folder(output, run_id).path / "run.json")
         except UserError:
@@ -41,10 +41,10 @@ def lines(plan: Plan) -> Iterator[str]:
         if about is None:
             continue
         before = about.get("sources", {})
-        for part, source in own_sources(cell.config, contents).items():
+        for part, source in own_sources(point.config, contents).items():
             if before.get(part) != source:
-                what = f"{part}={cell.values[part]['name']}: {_difference(before.get(part), source)}"
-                told.setdefault(what, {})[run_id] = cell.run_id
+                what = f"{part}={point.values[part]['name']}: {_difference(before.get(part), source)}"
+                told.setdefault(what, {})[run_id] = point.run_id
     for what, runs in told.items():
         old, new_id = next(iter(runs.items()))
         count = "a run of before is" if len(runs) == 1 else f"{len(runs)} runs of before are"

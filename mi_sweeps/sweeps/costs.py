@@ -18,8 +18,8 @@ from mi_sweeps.config.cross import CrossConfig, others
 from mi_sweeps.config.edges import EdgesConfig
 from mi_sweeps.config.looks import LooksConfig
 from mi_sweeps.series.checkpoints import single
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.memory import Sizes, read
+from mi_sweeps.sweeps.points import GridPoint
 
 
 def looks(asked: LooksConfig, sizes: Sizes, config: Config) -> float:
@@ -77,22 +77,22 @@ COSTS: dict[str, Callable[[Any, Sizes, Config], float]] = {
 """Interventions for each prompt and checkpoint, by the key of `patching`."""
 
 
-def told(cells: Sequence[Cell]) -> Iterator[str]:
+def told(points: Sequence[GridPoint]) -> Iterator[str]:
     """A line that says what is measured beside patching, and how much that is; none where nothing is."""
     found: dict[str, float] = {}
     known: dict[str, Sizes | None] = {}
     seen: set[str] = set()
-    for cell in cells:
-        key = json.dumps([cell.values[name] for name in ("model", "patching", "checkpoint")], default=str)
-        if not cell.tables or key in seen:
+    for point in points:
+        key = json.dumps([point.values[name] for name in ("model", "patching", "checkpoint")], default=str)
+        if not point.tables or key in seen:
             continue
         seen.add(key)
-        model = json.dumps(cell.values["model"], default=str)
+        model = json.dumps(point.values["model"], default=str)
         if model not in known:
-            known[model] = read(single(cell.config))
+            known[model] = read(single(point.config))
         if sizes := known[model]:
-            for name, asked in cell.config.patching.measured.items():
-                found[name] = max(found.get(name, 0.0), COSTS[name](asked, sizes, cell.config))
+            for name, asked in point.config.patching.measured.items():
+                found[name] = max(found.get(name, 0.0), COSTS[name](asked, sizes, point.config))
     if found:
         shown = ", ".join(f"{name} {_rounded(count)}" for name, count in found.items())
         most = "at most" if len(seen) > 1 else "about"

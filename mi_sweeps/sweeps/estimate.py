@@ -23,7 +23,7 @@ from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.plan import Plan
 
 if TYPE_CHECKING:
-    from mi_sweeps.sweeps.cells import Cell, Stage
+    from mi_sweeps.sweeps.points import GridPoint, Stage
 
 
 @dataclass(frozen=True)
@@ -47,25 +47,25 @@ class Left:
     """What comes besides, and nobody knows how long it takes."""
 
 
-def kind(cell: Cell, stage: Stage) -> str:
+def kind(point: GridPoint, stage: Stage) -> str:
     """What work has in common that takes as long for each step or checkpoint."""
-    values = cell.values
+    values = point.values
     task = {key: value for key, value in values["task"].items() if key != "seed"}
     if stage == "patch":
         asked = {key: value for key, value in values["patching"].items() if key not in ("name", "steps")}
         return json.dumps([stage, values["model"], task, asked], default=str)
-    if cell.is_series:
+    if point.is_series:
         return json.dumps([stage, values["model"], task], default=str)
     train = {key: value for key, value in values["train"].items() if key not in ("clip", "diverged")}
-    return json.dumps([stage, values["model"], task, train, cell.checkpoint_steps], default=str)
+    return json.dumps([stage, values["model"], task, train, point.checkpoint_steps], default=str)
 
 
-def units(cell: Cell, stage: Stage, status: Status | None = None) -> int:
+def units(point: GridPoint, stage: Stage, status: Status | None = None) -> int:
     """How many steps or checkpoints work has; of one that is done with a `status`, so many as were reached."""
-    if stage == "finetune" and not cell.is_series:
-        steps = cell.values["checkpoint"].get("until") or cell.values["train"]["steps"]
+    if stage == "finetune" and not point.is_series:
+        steps = point.values["checkpoint"].get("until") or point.values["train"]["steps"]
         return steps if status is None or status.diverged is None else status.diverged
-    steps = cell.patch_steps if stage == "patch" else cell.checkpoint_steps
+    steps = point.patch_steps if stage == "patch" else point.checkpoint_steps
     return len(steps if status is None else status.reached(steps))
 
 
@@ -74,11 +74,11 @@ def rest(plan: Plan, retry: Collection[Failure] = ()) -> dict[str, Work]:
     runs, patches = plan.missing(retry)
     left = {*runs, *(id for ids in patches.values() for id in ids)}
     found = {}
-    for id, cell, stage, status in plan.each():
+    for id, point, stage, status in plan.each():
         if id in left or status.state in ("running", "queued"):
-            of_run = plan.runs[cell.run_id]
-            whole = units(cell, stage, of_run if stage == "patch" else None)
-            found[id] = Work(kind(cell, stage), _name(cell, stage), whole - _reached(cell, stage))
+            of_run = plan.runs[point.run_id]
+            whole = units(point, stage, of_run if stage == "patch" else None)
+            found[id] = Work(kind(point, stage), _name(point, stage), whole - _reached(point, stage))
     return found
 
 
@@ -88,19 +88,19 @@ def rates(plan: Plan) -> dict[str, float]:
     done: dict[str, list[tuple[float, float]]] = {}
     begun: dict[str, list[tuple[float, float]]] = {}
     together = Counter((status.host, status.pid) for status in plan.statuses if status.state == "running")
-    for _, cell, stage, status in plan.each():
+    for _, point, stage, status in plan.each():
         if status.host != socket.gethostname():
             continue
         if status.state == "done" and status.seconds:
-            of_run = plan.runs[cell.run_id] if stage == "patch" else status
-            count = units(cell, stage, of_run)
-            done.setdefault(kind(cell, stage), []).append((status.seconds / _stacked(cell, stage), count))
+            of_run = plan.runs[point.run_id] if stage == "patch" else status
+            count = units(point, stage, of_run)
+            done.setdefault(kind(point, stage), []).append((status.seconds / _stacked(point, stage), count))
         elif status.state == "running":
-            marks = _marks(cell, stage)
+            marks = _marks(point, stage)
             if len(marks) > 1:  # From the first to the last: what comes before is to load the model.
                 (first, began), (last, ended) = min(marks), max(marks)
                 seconds = (ended - began) / together[status.host, status.pid]
-                begun.setdefault(kind(cell, stage), []).append((seconds, last - first))
+                begun.setdefault(kind(point, stage), []).append((seconds, last - first))
     return {of: rate for of, taken in (begun | done).items() if (rate := _rate(taken)) is not None}
 
 
@@ -129,10 +129,10 @@ class Course:
         self._open: dict[str, _Open] = {}
         self._last = time.monotonic()
 
-    def begin(self, id: str, cell: Cell, stage: Stage) -> None:
+    def begin(self, id: str, point: GridPoint, stage: Stage) -> None:
         """Work began."""
         self._tick()
-        self._open[id] = _Open(kind(cell, stage), units(cell, stage))
+        self._open[id] = _Open(kind(point, stage), units(point, stage))
 
     def step(self, id: str, step: int) -> None:
         """So many of its steps or checkpoints are done."""
@@ -183,8 +183,8 @@ class _Open:
     step: int = 0
 
 
-def _name(cell: Cell, stage: Stage) -> str:
-    return cell.run_name if stage == "finetune" else "patch job"
+def _name(point: GridPoint, stage: Stage) -> str:
+    return point.run_name if stage == "finetune" else "patch job"
 
 
 def _rate(taken: Iterable[tuple[float, float]]) -> float | None:
@@ -192,29 +192,29 @@ def _rate(taken: Iterable[tuple[float, float]]) -> float | None:
     return seconds / count if count else None
 
 
-def _stacked(cell: Cell, stage: Stage) -> int:
+def _stacked(point: GridPoint, stage: Stage) -> int:
     """How many runs share the time of a fine-tune."""
     about: dict[str, Any] = {}
     if stage == "finetune":
-        run, _ = planning.folders_of(cell)
+        run, _ = planning.folders_of(point)
         with suppress(UserError):
             about = read_json(run.path / "run.json") or {}
-    stacks = about.get("stacks") or [{"runs": [cell.run_id]}]
+    stacks = about.get("stacks") or [{"runs": [point.run_id]}]
     return len(stacks[-1]["runs"])
 
 
-def _marks(cell: Cell, stage: Stage) -> list[tuple[int, float]]:
+def _marks(point: GridPoint, stage: Stage) -> list[tuple[int, float]]:
     """How many steps or checkpoints of work that is under way were done when."""
-    run, patch = planning.folders_of(cell)
+    run, patch = planning.folders_of(point)
     if stage == "finetune":
         return list(_kept(run.path / "checkpoints").items())
-    own = sorted(when for step, when in _kept(patch.path / "tables").items() if step in cell.patch_steps)
+    own = sorted(when for step, when in _kept(patch.path / "tables").items() if step in point.patch_steps)
     return list(enumerate(own, 1))
 
 
-def _reached(cell: Cell, stage: Stage) -> int:
+def _reached(point: GridPoint, stage: Stage) -> int:
     """How many steps or checkpoints are done."""
-    return max((count for count, _ in _marks(cell, stage)), default=0)
+    return max((count for count, _ in _marks(point, stage)), default=0)
 
 
 def _kept(folder: Path) -> dict[int, float]:

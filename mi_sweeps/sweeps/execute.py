@@ -1,4 +1,4 @@
-"""Computing the cells of a plan. Several processes may do so at once: whoever claims a folder first does its work."""
+"""Computing the points of a plan. Several processes may do so at once: whoever claims a folder first does its work."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mi_sweeps.jobs.finetune import finetune, in_turns
 from mi_sweeps.jobs.patch import patch
 from mi_sweeps.store.folders import PENDING, Busy, Failure, Folder, Status, describe, now
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps.cells import Cell, Stage
+from mi_sweeps.sweeps.points import GridPoint, Stage
 
 if TYPE_CHECKING:
     from mi_sweeps.training.run import Run
 
 POLL_SECONDS = 0.5
-"""How often a worker looks whether another one has finished what its own next cell needs."""
+"""How often a worker looks whether another one has finished what its own next point needs."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Task:
     """One fine-tune or one patch job."""
 
     stage: Stage
-    cell: Cell
+    point: GridPoint
     needed: frozenset[int] = frozenset()
     """Checkpoints that a fine-tune's patch jobs still need."""
     part: int = 0
@@ -36,7 +36,7 @@ class Task:
 
     @property
     def folder(self) -> Folder:
-        run, patch = planning.folders_of(self.cell)
+        run, patch = planning.folders_of(self.point)
         if self.stage == "finetune":
             return run
         return patch if self.parts == 1 else patch.part(self.part, self.parts)
@@ -44,25 +44,25 @@ class Task:
     @property
     def id(self) -> str:
         """The run id or the patch id."""
-        return self.cell.run_id if self.stage == "finetune" else self.cell.patch_id
+        return self.point.run_id if self.stage == "finetune" else self.point.patch_id
 
     @property
     def steps(self) -> int:
         """How many steps its progress has: training steps or checkpoints."""
-        config = self.cell.config
-        if self.stage == "finetune" and self.cell.is_series:
+        config = self.point.config
+        if self.stage == "finetune" and self.point.is_series:
             return len(config.checkpoint_steps)
         return config.last_step if self.stage == "finetune" else len(config.patch_steps[self.part :: self.parts])
 
     @property
     def name(self) -> str:
         """What a user calls it, with the choices that made it."""
-        return self.cell.called(self.stage)
+        return self.point.called(self.stage)
 
     @property
     def shape(self) -> str:
         """What runs must have in common to be trained together."""
-        config = self.cell.config
+        config = self.point.config
         task = config.task.model_dump(mode="json", exclude={"seed"})
         train = config.train.model_dump(mode="json", exclude={"clip", "diverged"})
         return json.dumps([config.model.model_dump(mode="json"), task, train, config.checkpoint_steps])
@@ -92,7 +92,7 @@ class Listener:
 
 
 def execute(
-    cells: Sequence[Cell],
+    points: Sequence[GridPoint],
     *,
     retry: Collection[Failure] = (),
     began: str | None = None,
@@ -105,7 +105,7 @@ def execute(
 ) -> Outcome:
     """Does what is missing, each fine-tune before its patch jobs; a failure stops nothing else.
 
-    The cells' launcher says how many fine-tunes are trained together.
+    The points' launcher says how many fine-tunes are trained together.
 
     Args:
         retry: kinds of failures from before `began` that are taken up.
@@ -118,14 +118,14 @@ def execute(
     listener = listener or Listener()
     began = began or now()
     outcome = Outcome()
-    stack = cells[0].config.launcher.stack if cells else 1
+    stack = points[0].config.launcher.stack if points else 1
 
     def wanted(status: Status) -> bool:
         failed_before = status.state == "failed" and (status.finished or "") < began
         return status.state in PENDING or (failed_before and (status.failure or "error") in retry)
 
     def look() -> list[tuple[Task, Status]]:
-        return list(_tasks(planning.make(cells), part, parts))
+        return list(_tasks(planning.make(points), part, parts))
 
     def mine(task: Task) -> bool:
         return task.stage in stages and task.id not in outcome.failed
@@ -145,22 +145,22 @@ def execute(
 
 def _tasks(plan: planning.Plan, part: int, parts: int) -> Iterator[tuple[Task, Status]]:
     """Fine-tunes, and the patch jobs of those that are done."""
-    for run_id, group in plan.cells_by_run.items():
+    for run_id, group in plan.points_by_run.items():
         needed = frozenset(planning.needed_steps(group, plan.patches))
         yield Task("finetune", group[0], needed), plan.runs[run_id]
         if plan.runs[run_id].state == "done":
-            for cell in group:
-                status = plan.patches[cell.patch_id] if parts == 1 else planning.part_status(cell, part, parts)
-                if parts > 1 and status.state == "done" and planning.is_to_be_ended(cell):
+            for point in group:
+                status = plan.patches[point.patch_id] if parts == 1 else planning.part_status(point, part, parts)
+                if parts > 1 and status.state == "done" and planning.is_to_be_ended(point):
                     status = replace(status, state="todo")
-                yield Task("patch", cell, part=part, parts=parts), status
+                yield Task("patch", point, part=part, parts=parts), status
 
 
 def _stacks(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
     """Fine-tunes that are trained together, `size` at most, and everything else alone; in order of their first."""
     shapes: dict[str, list[Task]] = {}
     for number, task in enumerate(tasks):
-        alone = size == 1 or task.stage != "finetune" or task.cell.is_series
+        alone = size == 1 or task.stage != "finetune" or task.point.is_series
         shapes.setdefault(str(number) if alone else task.shape, []).append(task)
     for alike in shapes.values():
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
@@ -174,7 +174,7 @@ def _do(tasks: Sequence[Task], outcome: Outcome, listener: Listener) -> bool:
             continue
         if error is None:
             outcome.done.append(task)
-        else:  # Whatever it was, it is in the folder, and the other cells go on.
+        else:  # Whatever it was, it is in the folder, and the other points go on.
             outcome.failed[task.id] = (task, describe(error))
         listener.finished(task, describe(error) if error else None)
     return not all(isinstance(error, Busy) for error in errors)
@@ -182,13 +182,13 @@ def _do(tasks: Sequence[Task], outcome: Outcome, listener: Listener) -> bool:
 
 def _alone(task: Task, listener: Listener) -> Exception | None:
     """The error of a task."""
-    run, examined = planning.folders_of(task.cell)
+    run, examined = planning.folders_of(task.point)
     try:
         with listener.task(task) as on_step:
             if task.stage == "finetune":
-                finetune(task.cell.config, run, needed=task.needed, on_step=on_step)
+                finetune(task.point.config, run, needed=task.needed, on_step=on_step)
             else:
-                patch(task.cell.config, run, examined, part=task.part, parts=task.parts, on_step=on_step)
+                patch(task.point.config, run, examined, part=task.part, parts=task.parts, on_step=on_step)
     except Exception as error:
         return error
     return None
@@ -200,10 +200,10 @@ def _together(tasks: Sequence[Task], listener: Listener) -> list[Exception | Non
 
     def in_its_turns(task: Task) -> Generator[Run | None]:
         with listener.task(task) as on_step:
-            run, _ = planning.folders_of(task.cell)
+            run, _ = planning.folders_of(task.point)
             # Waiting for each folder that another process has would take long.
             if task.folder.status().state == "running":
                 raise Busy(str(run.path))
-            yield from in_turns(task.cell.config, run, needed=task.needed, on_step=on_step)
+            yield from in_turns(task.point.config, run, needed=task.needed, on_step=on_step)
 
     return train_together([in_its_turns(task) for task in tasks])

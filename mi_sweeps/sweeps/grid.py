@@ -1,4 +1,4 @@
-"""From Hydra overrides to the cells of a grid.
+"""From Hydra overrides to the points of a grid.
 
 Overrides take Hydra's sweep grammar: `seed=0,1,2`, `seed=range(0,5)`, `schedule=glob(*)`. `sweep=NAME` brings the
 overrides of conf/sweep/NAME.yaml; those on the command line take their places.
@@ -22,10 +22,10 @@ from mi_sweeps.config import Config, parse, resolve
 from mi_sweeps.errors import UserError
 from mi_sweeps.series import checkpoints
 from mi_sweeps.store import identity
-from mi_sweeps.sweeps import also, source
 from mi_sweeps.sweeps import axes as axes_of
+from mi_sweeps.sweeps import other_tasks, source
 from mi_sweeps.sweeps.axes import parsed_override
-from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.sweeps.values import differences, put
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
@@ -35,8 +35,8 @@ ONE_FOR_A_SWEEP = ("output", "launcher", "tracking", "sweep", "patching.steps")
 """Keys that are part of no identity."""
 
 
-def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cell]:
-    """Every cell of the grid that the overrides span; each once, in the grid's order.
+def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[GridPoint]:
+    """Every point of the grid that the overrides span; each once, in the grid's order.
 
     Args:
         config_dir: a folder of the user's own configuration, searched before ours.
@@ -58,7 +58,7 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
         single = _single(axes, loader)
         composed: dict[tuple[str, ...], Composed] = {}
         contents = identity.Contents()
-        cells: dict[str, Cell] = {}
+        points: dict[str, GridPoint] = {}
         sections: dict[str, Any] = {}
         asked: dict[str, None] = {}
         first: Config | None = None
@@ -74,26 +74,26 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Cel
                 except HydraException as error:
                     raise _not_in_this_choice(error, chosen, swept) from None
                 _check_grid(composed[fixed], grid)
-            config = _cell(composed[fixed], [parsed_override(lines[key]) for key in single])
+            config = _point(composed[fixed], [parsed_override(lines[key]) for key in single])
             config = checkpoints.resolved(config, contents.series_of)
             first = first or config
             _check_one_for_a_sweep(first, config)
-            own, *others = also.patch_jobs(config, contents, sections)
+            own, *others = other_tasks.patch_jobs(config, contents, sections)
             run_id = identity.run_id(config, contents)
             patch_id = identity.patch_id(own, run_id, contents)
             choices = {key: chosen[key] for key in swept}
-            if patch_id not in cells:
-                cells[patch_id] = Cell(own.dump(), choices, run_id, patch_id)
+            if patch_id not in points:
+                points[patch_id] = GridPoint(own.dump(), choices, run_id, patch_id)
             else:
-                for key, value in cells[patch_id].choices.items():
+                for key, value in points[patch_id].choices.items():
                     twins.setdefault((key, chosen[key]), value)
             asked[patch_id] = None
             for other in others:
                 patch_id = identity.patch_id(other, run_id, contents)
-                told = also.choices(choices, other)
-                cells.setdefault(patch_id, Cell(other.dump(), told, run_id, patch_id))
-    _check_every_value({key: axes[key] for key in swept}, [cells[patch_id] for patch_id in asked], twins)
-    return list(cells.values())
+                told = other_tasks.choices(choices, other)
+                points.setdefault(patch_id, GridPoint(other.dump(), told, run_id, patch_id))
+    _check_every_value({key: axes[key] for key in swept}, [points[patch_id] for patch_id in asked], twins)
+    return list(points.values())
 
 
 def _not_in_this_choice(error: HydraException, chosen: Mapping[str, str], swept: Sequence[str]) -> Exception:
@@ -108,7 +108,7 @@ def _not_in_this_choice(error: HydraException, chosen: Mapping[str, str], swept:
 
 
 def _check_grid(composed: Composed, grid: Mapping[str, Any]) -> None:
-    """That the grid in the configuration is the one whose cells these are.
+    """That the grid in the configuration is the one whose points these are.
 
     Raises:
         UserError: an experiment, or a key on the command line, brings another, which nobody expands.
@@ -120,7 +120,7 @@ def _check_grid(composed: Composed, grid: Mapping[str, Any]) -> None:
 
 
 def _check_one_for_a_sweep(first: Config, config: Config) -> None:
-    """That two cells agree in what is one for a sweep, however they came by it.
+    """That two points agree in what is one for a sweep, however they came by it.
 
     Raises:
         UserError: they would be in two folders, or in two sweeps.
@@ -136,29 +136,29 @@ def _check_one_for_a_sweep(first: Config, config: Config) -> None:
             for part in key.split("."):
                 before = before[part]
             raise UserError(
-                f"{key}: {before} in one cell and {value} in another, and it is one for a whole sweep; "
+                f"{key}: {before} in one point and {value} in another, and it is one for a whole sweep; "
                 f"let it follow from no key that is swept"
             )
 
 
 def _check_every_value(
-    axes: Mapping[str, Sequence[str]], cells: Sequence[Cell], twins: Mapping[tuple[str, str], str]
+    axes: Mapping[str, Sequence[str]], points: Sequence[GridPoint], twins: Mapping[tuple[str, str], str]
 ) -> None:
-    """That every value that was asked for has a cell.
+    """That every value that was asked for has a point.
 
     Args:
-        twins: of combinations that are the same cell as an earlier one, the value of each key that the earlier has.
+        twins: of combinations that are the same point as an earlier one, the value of each key that the earlier has.
 
     Raises:
         UserError: some value changes nothing.
     """
     for key, values in axes.items():
-        kept = {cell.choices[key] for cell in cells}
+        kept = {point.choices[key] for point in points}
         known = [parsed_override(f"{key}={value}").value() for value in kept]
         for value in dict.fromkeys(values):
             if value not in kept and parsed_override(f"{key}={value}").value() not in known:
                 raise UserError(
-                    f"{key}={value}: computes the same as {key}={twins[key, value]}, so it would have no cell; "
+                    f"{key}={value}: computes the same as {key}={twins[key, value]}, so it would have no point; "
                     "give one of them"
                 )
 
@@ -213,7 +213,7 @@ def _compose(lines: list[str]) -> Composed:
     return Composed(config, values)  # type: ignore[arg-type]
 
 
-def _cell(composed: Composed, overrides: Sequence[Override]) -> Config:
+def _point(composed: Composed, overrides: Sequence[Override]) -> Config:
     """The configuration with other single values, as Hydra would compose it."""
     values = composed.values
     for override in overrides:

@@ -1,6 +1,6 @@
-"""What was asked for under a sweep's name: the cells, on disk, for whoever computes or looks at them later.
+"""What was asked for under a sweep's name: the points, on disk, for whoever computes or looks at them later.
 
-sweep.json has the whole configuration of one cell, and of each cell what is different: a line each, by dotted key.
+sweep.json has the whole configuration of one point, and of each point what is different: a line each, by dotted key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mi_sweeps.store import hashes
 from mi_sweeps.store.checksums import seal_object
 from mi_sweeps.store.files import OLD, clear_partial, read_json, write_bytes
 from mi_sweeps.store.folders import RunFolder
-from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.sweeps.values import asked_alike, differences, put
 
 READ = ("train", "checkpoint", "patching", "tracking")
@@ -34,7 +34,7 @@ WRITTEN = (".", "workers", "submissions", "slurm")
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell as a sweep's file remembers it."""
+    """A point as a sweep's file remembers it."""
 
     run_id: str
     patch_id: str
@@ -53,9 +53,9 @@ class Entry:
             values = put(values, key.split("."), value)
         return values
 
-    def cell(self, output: Path) -> Cell:
-        """The cell again; results are where the sweep is, wherever that was moved to."""
-        return Cell({**self.config, "output": str(output)}, self.overrides, self.run_id, self.patch_id)
+    def point(self, output: Path) -> GridPoint:
+        """The point again; results are where the sweep is, wherever that was moved to."""
+        return GridPoint({**self.config, "output": str(output)}, self.overrides, self.run_id, self.patch_id)
 
 
 def path(output: Path, name: str) -> Path:
@@ -63,8 +63,8 @@ def path(output: Path, name: str) -> Path:
     return output / "sweeps" / name / "sweep.json"
 
 
-def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
-    """Adds cells to a sweep; those that it has keep their place.
+def add(output: Path, name: str, points: Sequence[GridPoint], command: str) -> None:
+    """Adds points to a sweep; those that it has keep their place.
 
     Raises:
         UserError: the folder of results cannot be written.
@@ -74,17 +74,17 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):
             entries = {entry.patch_id: entry for entry in _read(file) or ()}
-            base = next((entry.base for entry in entries.values() if entry.base), cells[0].values)
-            for patch_id in _replaced(entries, cells):
+            base = next((entry.base for entry in entries.values() if entry.base), points[0].values)
+            for patch_id in _replaced(entries, points):
                 del entries[patch_id]
-            for cell in cells:
-                known = entries.get(cell.patch_id)
-                values = _with_steps(cell.values, known.config) if known else cell.values
-                entries[cell.patch_id] = Entry(
-                    cell.run_id,
-                    cell.patch_id,
-                    cell.asked,
-                    dict(cell.choices),
+            for point in points:
+                known = entries.get(point.patch_id)
+                values = _with_steps(point.values, known.config) if known else point.values
+                entries[point.patch_id] = Entry(
+                    point.run_id,
+                    point.patch_id,
+                    point.asked,
+                    dict(point.choices),
                     base,
                     differences(base, values),
                 )
@@ -98,17 +98,17 @@ def add(output: Path, name: str, cells: Sequence[Cell], command: str) -> None:
         raise UserError(f"{output}: {error.strerror}; give a folder that can be written with output=DIR") from None
 
 
-def _replaced(entries: Mapping[str, Entry], cells: Sequence[Cell]) -> list[str]:
+def _replaced(entries: Mapping[str, Entry], points: Sequence[GridPoint]) -> list[str]:
     """The patch jobs that new ones of the same configuration take the place of.
 
     What a configuration stands for may have changed: the model's files, the prompts, the user's own code. The sweep has
     what is there now; what was computed before stays on disk, and is in no picture of the sweep.
     """
-    asked = {cell.patch_id for cell in cells}
+    asked = {point.patch_id for point in points}
     new: dict[str, list[dict[str, Any]]] = {}
-    for cell in cells:
-        if cell.patch_id not in entries:
-            new.setdefault(_kind(cell.values), []).append(_results(cell.values))
+    for point in points:
+        if point.patch_id not in entries:
+            new.setdefault(_kind(point.values), []).append(_results(point.values))
     if not new:
         return []
     others = ((patch_id, entry.config) for patch_id, entry in entries.items() if patch_id not in asked)
@@ -120,7 +120,7 @@ def _replaced(entries: Mapping[str, Entry], cells: Sequence[Cell]) -> list[str]:
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    """Sections in which most cells of a sweep differ, to look at few pairs of them."""
+    """Sections in which most points of a sweep differ, to look at few pairs of them."""
     patching = config.get("patching", {})
     prompts = patching.get("task"), patching.get("split", "heldout")  # Older ones have neither.
     return repr([*(config.get(section) for section in ("task", "optim", "schedule", "seed", "corruption")), *prompts])
@@ -140,7 +140,7 @@ def _with_steps(config: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[
 
 
 def _text(name: str, command: str, base: Mapping[str, Any], entries: Sequence[Entry]) -> str:
-    """JSON with one line a cell, so that thousands can be read, searched and compared."""
+    """JSON with one line a point, so that thousands can be read, searched and compared."""
     head = json.dumps({"name": name, "command": command, "config": base}, indent=1, ensure_ascii=False)
     lines = ",\n".join(
         json.dumps(
@@ -155,11 +155,11 @@ def _text(name: str, command: str, base: Mapping[str, Any], entries: Sequence[En
         )
         for entry in entries
     )
-    return f'{head.removesuffix("}").rstrip()},\n "cells": [\n{lines}\n ]\n}}\n'
+    return f'{head.removesuffix("}").rstrip()},\n "points": [\n{lines}\n ]\n}}\n'
 
 
 def load(output: Path, name: str) -> list[Entry]:
-    """The cells of a sweep.
+    """The points of a sweep.
 
     Raises:
         UserError: there is no such sweep.
@@ -171,17 +171,17 @@ def load(output: Path, name: str) -> list[Entry]:
     return entries
 
 
-def cells_of(output: Path, run: RunFolder) -> list[Cell]:
+def points_of(output: Path, run: RunFolder) -> list[GridPoint]:
     """The patch jobs of a run: those that its sweeps planned, then those that were made by hand. A sweep that cannot be
     read has none."""
-    found: dict[str, Cell] = {}
+    found: dict[str, GridPoint] = {}
     for name in names(output):
         with suppress(UserError):
             known = (entry for entry in load(output, name) if entry.run_id == run.run_id)
-            found = {**{entry.patch_id: entry.cell(output) for entry in known}, **found}
+            found = {**{entry.patch_id: entry.point(output) for entry in known}, **found}
     for folder in sorted(path for path in (run.path / "patches").glob("*") if path.name not in found):
         if values := (read_json(folder / "patch.json") or {}).get("config"):
-            found[folder.name] = Cell({**values, "output": str(output)}, {}, run.run_id, folder.name)
+            found[folder.name] = GridPoint({**values, "output": str(output)}, {}, run.run_id, folder.name)
     return list(found.values())
 
 
@@ -190,33 +190,34 @@ def _read(file: Path) -> list[Entry] | None:
     if values is None:
         return None
     try:
-        # Files of older versions have no base, and all of its configuration in each cell.
+        # Files of older versions have no base, and all of its configuration in each point; they call points "cells".
         base = values.get("config", {})
-        if not (values["cells"] and all(map(sound, values["cells"]))):
+        points = values.get("points") or values["cells"]
+        if not (points and all(map(sound, points))):
             raise TypeError
         entries = [
-            Entry(cell["run_id"], cell["patch_id"], cell["corruption"], cell["overrides"], base, cell["config"])
-            for cell in values["cells"]
+            Entry(point["run_id"], point["patch_id"], point["corruption"], point["overrides"], base, point["config"])
+            for point in points
         ]
         for number, entry in enumerate(entries):
-            cell = entry.cell(file)  # Each change is one of something that is there.
-            # What is read of a configuration without validating it, where it is not that of the first cell.
+            point = entry.point(file)  # Each change is one of something that is there.
+            # What is read of a configuration without validating it, where it is not that of the first point.
             if not number or any(key.startswith(READ) for key in entry.changes):
-                steps = [type(step) for step in cell.patch_steps]
-                if not (isinstance(cell.values["tracking"], dict) and set(steps) <= {int}):
+                steps = [type(step) for step in point.patch_steps]
+                if not (isinstance(point.values["tracking"], dict) and set(steps) <= {int}):
                     raise TypeError
         return entries
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{file}: not a sweep of this version; delete it and run the sweep again") from None
 
 
-def sound(cell: Any) -> bool:
-    """Whether a cell of a sweep's file has names where there must be some, none of which leads out of its folder."""
-    if not isinstance(cell, dict):
+def sound(point: Any) -> bool:
+    """Whether a point of a sweep's file has names where there must be some, none of which leads out of its folder."""
+    if not isinstance(point, dict):
         return False
-    ids = [cell[key] for key in ("run_id", "patch_id") if key in cell]
-    overrides = cell.get("overrides", {})
-    texts = [cell.get("corruption", ""), *overrides, *overrides.values()] if isinstance(overrides, dict) else [None]
+    ids = [point[key] for key in ("run_id", "patch_id") if key in point]
+    overrides = point.get("overrides", {})
+    texts = [point.get("corruption", ""), *overrides, *overrides.values()] if isinstance(overrides, dict) else [None]
     named = all(isinstance(id, str) and id not in ("", ".", "..") and not {"/", "\0"} & set(id) for id in ids)
     return named and all(isinstance(text, str) for text in texts)
 

@@ -19,7 +19,7 @@ from mi_sweeps.config import Config, ModelConfig, ScratchConfig, SeriesConfig, S
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.architectures import FAST, KNOWN
 from mi_sweeps.series.checkpoints import single
-from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import PREVIOUS_TOKEN
 from mi_sweeps.training.only import chosen, kind
 
@@ -260,7 +260,7 @@ class Stage:
     need: Need
 
 
-def told(cells: Sequence[Cell], machine: float | None = None, gpu: float | None = None) -> Iterator[str]:
+def told(points: Sequence[GridPoint], machine: float | None = None, gpu: float | None = None) -> Iterator[str]:
     """One line on what the stages of a plan take, those that take most, and a warning where there is not as much.
 
     Args:
@@ -271,14 +271,14 @@ def told(cells: Sequence[Cell], machine: float | None = None, gpu: float | None 
     patches: list[Stage] = []
     seen: set[str] = set()
     known: dict[str, Sizes | None] = {}
-    for cell in cells:
-        # By plain values: of thousands of cells most differ in nothing that matters here.
-        values = cell.values
+    for point in points:
+        # By plain values: of thousands of points most differ in nothing that matters here.
+        values = point.values
         key = json.dumps([values[name] for name in ("model", "task", "train", "patching", "checkpoint")], default=str)
         if key in seen:
             continue
         seen.add(key)
-        model, config = json.dumps(values["model"], default=str), cell.config
+        model, config = json.dumps(values["model"], default=str), point.config
         if model not in known:
             known[model] = read(single(config))
         if sizes := known[model]:
@@ -291,7 +291,7 @@ def told(cells: Sequence[Cell], machine: float | None = None, gpu: float | None 
     about = "up to" if len(seen) > 1 else "about"
     shown = " and ".join(f"{_gigabytes(one.need.total)} for {one.name}" for one in stages)
     on_gpu = f"; on a GPU, {' and '.join(_gigabytes(one.need.working) for one in stages)} of the GPU's"
-    yield f"memory: {about} {shown}{'' if cells[0].config.launcher.device == 'cpu' else on_gpu}"
+    yield f"memory: {about} {shown}{'' if points[0].config.launcher.device == 'cpu' else on_gpu}"
     for stage in stages:
         yield from _warning(stage, machine, gpu)
 

@@ -15,7 +15,7 @@ from mi_sweeps.store.files import names
 from mi_sweeps.store.folders import PENDING, Failure, Folder, PatchFolder, RunFolder, Status
 
 if TYPE_CHECKING:
-    from mi_sweeps.sweeps.cells import Cell, Stage
+    from mi_sweeps.sweeps.points import GridPoint, Stage
 
 LOOKERS = 8
 """Threads that look at the folders of a slow disk, where a look is mostly waiting, and thousands add up."""
@@ -28,31 +28,31 @@ SLOW_SECONDS = 0.001
 class Plan:
     """Cells with the states that their folders had when the plan was made."""
 
-    cells: tuple[Cell, ...]
+    points: tuple[GridPoint, ...]
     runs: dict[str, Status]
     """State of each fine-tune by run id."""
     patches: dict[str, Status]
     """State of each patch job by patch id."""
 
     @cached_property
-    def cells_by_run(self) -> dict[str, list[Cell]]:
+    def points_by_run(self) -> dict[str, list[GridPoint]]:
         """The patch jobs of each fine-tune."""
-        grouped: dict[str, list[Cell]] = {}
-        for cell in self.cells:
-            grouped.setdefault(cell.run_id, []).append(cell)
+        grouped: dict[str, list[GridPoint]] = {}
+        for point in self.points:
+            grouped.setdefault(point.run_id, []).append(point)
         return grouped
 
-    def each(self) -> Iterator[tuple[str, Cell, Stage, Status]]:
-        """Every fine-tune and patch job: its id, a cell that has it, and its state."""
-        for run_id, cells in self.cells_by_run.items():
-            yield run_id, cells[0], "finetune", self.runs[run_id]
-            for cell in cells:
-                yield cell.patch_id, cell, "patch", self.patches[cell.patch_id]
+    def each(self) -> Iterator[tuple[str, GridPoint, Stage, Status]]:
+        """Every fine-tune and patch job: its id, a point that has it, and its state."""
+        for run_id, points in self.points_by_run.items():
+            yield run_id, points[0], "finetune", self.runs[run_id]
+            for point in points:
+                yield point.patch_id, point, "patch", self.patches[point.patch_id]
 
     @property
     def run_name(self) -> str:
         """What a user calls its runs: fine-tunes, series, or runs where there are both."""
-        names = {cell.run_name for cell in self.cells}
+        names = {point.run_name for point in self.points}
         return names.pop() if len(names) == 1 else "run"
 
     @property
@@ -77,8 +77,8 @@ class Plan:
 
         runs = [run_id for run_id, status in self.runs.items() if wanted(status)]
         patches = {
-            run_id: [cell.patch_id for cell in cells if wanted(self.patches[cell.patch_id])]
-            for run_id, cells in self.cells_by_run.items()
+            run_id: [point.patch_id for point in points if wanted(self.patches[point.patch_id])]
+            for run_id, points in self.points_by_run.items()
             if self.runs[run_id].state != "failed" or wanted(self.runs[run_id])
         }
         return runs, {run_id: ids for run_id, ids in patches.items() if ids}
@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left, not even a failed cell."""
+        """Whether nothing is left, not even a failed point."""
         return all(status.state == "done" for status in self.statuses)
 
 
@@ -101,10 +101,10 @@ def shown(status: Status) -> str:
     return status.state if status.diverged is None else "diverged"
 
 
-def folders_of(cell: Cell) -> tuple[RunFolder, PatchFolder]:
-    """Where a cell's results are."""
-    run = folders.run_folder(cell.output, cell.run_id)
-    return run, run.patch(cell.patch_id)
+def folders_of(point: GridPoint) -> tuple[RunFolder, PatchFolder]:
+    """Where a point's results are."""
+    run = folders.run_folder(point.output, point.run_id)
+    return run, run.patch(point.patch_id)
 
 
 def logged(folder: Folder) -> list[Folder]:
@@ -114,14 +114,14 @@ def logged(folder: Folder) -> list[Folder]:
     return sorted(there, key=lambda one: one.status_on_disk().state != "failed")
 
 
-def make(cells: Sequence[Cell]) -> Plan:
-    """Looks at the folders of the cells."""
+def make(points: Sequence[GridPoint]) -> Plan:
+    """Looks at the folders of the points."""
     untouched = Status()
-    runs = {cell.run_id: untouched for cell in cells}
-    patches = {cell.patch_id: untouched for cell in cells}
-    plan = Plan(tuple(cells), runs, patches)
-    there = {output: names(f"{output}/runs") for output in {cell.values["output"] for cell in cells}}
-    begun = [group for run, group in plan.cells_by_run.items() if run in there[group[0].values["output"]]]
+    runs = {point.run_id: untouched for point in points}
+    patches = {point.patch_id: untouched for point in points}
+    plan = Plan(tuple(points), runs, patches)
+    there = {output: names(f"{output}/runs") for output in {point.values["output"] for point in points}}
+    begun = [group for run, group in plan.points_by_run.items() if run in there[group[0].values["output"]]]
     first, rest = begun[:LOOKERS], begun[LOOKERS:]
     began = time.monotonic()
     seen = [_look(first)]
@@ -136,22 +136,24 @@ def make(cells: Sequence[Cell]) -> Plan:
     return plan
 
 
-def _look(groups: Sequence[Sequence[Cell]]) -> Plan:
-    """The states of some runs, and of those patch jobs of theirs that the cells are."""
+def _look(groups: Sequence[Sequence[GridPoint]]) -> Plan:
+    """The states of some runs, and of those patch jobs of theirs that the points are."""
     seen = Plan((), {}, {})
-    for cells in groups:
-        folder, _ = folders_of(cells[0])
+    for points in groups:
+        folder, _ = folders_of(points[0])
         run = folder.status()
-        seen.patches.update((cell.patch_id, _patch_status(folder.patch(cell.patch_id), cell, run)) for cell in cells)
-        seen.runs[cells[0].run_id] = _run_status(folder, run, cells, seen.patches)
+        seen.patches.update(
+            (point.patch_id, _patch_status(folder.patch(point.patch_id), point, run)) for point in points
+        )
+        seen.runs[points[0].run_id] = _run_status(folder, run, points, seen.patches)
     return seen
 
 
-def _patch_status(folder: PatchFolder, cell: Cell, run: Status) -> Status:
+def _patch_status(folder: PatchFolder, point: GridPoint, run: Status) -> Status:
     """Done means that every table is there: a deleted one is made again."""
     status = folder.status()
     if status.state == "done":
-        if folder.has(run.reached(cell.patch_steps), cell.tables):
+        if folder.has(run.reached(point.patch_steps), point.tables):
             return status
         status = replace(status, state="todo")
     if status.state != "running":
@@ -164,33 +166,35 @@ def _patch_status(folder: PatchFolder, cell: Cell, run: Status) -> Status:
     return status
 
 
-def part_status(cell: Cell, part: int, parts: int) -> Status:
+def part_status(point: GridPoint, part: int, parts: int) -> Status:
     """The same of one part of a patch job."""
-    run, folder = folders_of(cell)
+    run, folder = folders_of(point)
     status = folder.part(part, parts).status()
-    if status.state == "done" and not folder.has(run.status().reached(cell.patch_steps[part::parts]), cell.tables):
+    if status.state == "done" and not folder.has(run.status().reached(point.patch_steps[part::parts]), point.tables):
         return replace(status, state="todo")
     return status
 
 
-def is_to_be_ended(cell: Cell) -> bool:
+def is_to_be_ended(point: GridPoint) -> bool:
     """Whether every table of a patch job is there, and nobody has ended it: who made the last one was killed then."""
-    run, folder = folders_of(cell)
-    return folder.status().state in PENDING and folder.has(run.status().reached(cell.patch_steps), cell.tables)
+    run, folder = folders_of(point)
+    return folder.status().state in PENDING and folder.has(run.status().reached(point.patch_steps), point.tables)
 
 
-def _run_status(folder: RunFolder, status: Status, cells: Sequence[Cell], patches: Mapping[str, Status]) -> Status:
+def _run_status(
+    folder: RunFolder, status: Status, points: Sequence[GridPoint], patches: Mapping[str, Status]
+) -> Status:
     """Done means that the metrics are there, and every checkpoint that is still to be patched: weights may be
     deleted when nobody needs them any more."""
     if status.state != "done":
         return status
-    needed = status.reached(needed_steps(cells, patches))
+    needed = status.reached(needed_steps(points, patches))
     return status if folder.has(needed) else replace(status, state="todo")
 
 
-def needed_steps(cells: Sequence[Cell], patches: Mapping[str, Status]) -> set[int]:
+def needed_steps(points: Sequence[GridPoint], patches: Mapping[str, Status]) -> set[int]:
     """The checkpoints of a run that are still to be patched; of a series none, for its weights are elsewhere."""
-    if cells[0].is_series:
+    if points[0].is_series:
         return set()
-    pending = [cell for cell in cells if patches[cell.patch_id].state != "done"]
-    return {step for cell in pending for step in cell.patch_steps}
+    pending = [point for point in points if patches[point.patch_id].state != "done"]
+    return {step for point in pending for step in point.patch_steps}

@@ -17,7 +17,7 @@ from mi_sweeps.models.load import check_files, load_config, load_tokenizer, pick
 from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps import memory
-from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import audit
 from mi_sweeps.tasks.pairs import Pairs, told
 from mi_sweeps.tasks.task import Task, load, patched_pairs
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def check(cells: Sequence[Cell]) -> list[str]:
+def check(points: Sequence[GridPoint]) -> list[str]:
     """Reads the headers of every local model's weights; builds all prompts, pairs and schedules of a plan.
 
     Returns:
@@ -37,19 +37,19 @@ def check(cells: Sequence[Cell]) -> list[str]:
     Raises:
         UserError: something is wrong with the configuration or the user's files.
     """
-    lines = architectures.told(cells, lambda model: load_config(model).model_type)
+    lines = architectures.told(points, lambda model: load_config(model).model_type)
     tasks: dict[str, Task] = {}
     networks: dict[str, PreTrainedModel | None] = {}
     checked: set[str] = set()
-    for cell in cells:
-        # By plain values: of thousands of cells most differ in nothing that is checked here.
-        values = cell.values
+    for point in points:
+        # By plain values: of thousands of points most differ in nothing that is checked here.
+        values = point.values
         source = digest([values["model"], values["patching"].get("task") or values["task"]])
         key = digest([source, *(values[name] for name in ("corruption", "patching", "schedule", "train"))])
         if key in checked:
             continue
         checked.add(key)
-        config = cell.config.for_patching
+        config = point.config.for_patching
         pick_device(config.launcher.device)
         if source not in tasks:
             tasks[source] = load(config, load_tokenizer(single(config)))
@@ -70,9 +70,9 @@ def check(cells: Sequence[Cell]) -> list[str]:
             on_cpu = pick_device(config.launcher.device).type == "cpu"
             if getattr(config.train, word) == "bf16" and on_cpu and slow not in lines:
                 lines.append(slow)
-    device = pick_device(cells[0].config.launcher.device)
+    device = pick_device(points[0].config.launcher.device)
     gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    return lines + [line for line in memory.told(cells, gpu=gpu) if line.startswith("warning")]
+    return lines + [line for line in memory.told(points, gpu=gpu) if line.startswith("warning")]
 
 
 def _check_tokens(config: Config, pairs: Pairs) -> None:

@@ -90,7 +90,7 @@ class Bars(Listener):
     @contextmanager
     def task(self, task: Task) -> Iterator[Callable[[int], None]]:
         """A bar for the task at hand."""
-        self._course.begin(task.id, task.cell, task.stage)
+        self._course.begin(task.id, task.point, task.stage)
         bar = self._progress.add_task(task.name, total=task.steps, left=lambda: self._course.left(task.id))
         well = False
 
@@ -171,9 +171,9 @@ def _ended(before: Plan, plan: Plan) -> Iterator[str]:
     """A line for each fine-tune and patch job that has ended since a look before."""
     over, total = ("done", "failed"), len(plan.statuses)
     count = sum(status.state in over for status in before.statuses)
-    for id, cell, stage, status in plan.each():
+    for id, point, stage, status in plan.each():
         was = before.runs.get(id) or before.patches[id]
         if status.state in over and was.state not in over:
             count += 1
-            name = cell.called(stage)
+            name = point.called(stage)
             yield f"failed {name}: {status.error}" if status.state == "failed" else f"{count}/{total} {name}"

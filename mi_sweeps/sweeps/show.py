@@ -1,4 +1,4 @@
-"""Plans and states for a terminal: sums first, then what is failing and running, and single cells last."""
+"""Plans and states for a terminal: sums first, then what is failing and running, and single points last."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mi_sweeps.sparkline import sparkline
 from mi_sweeps.store.files import names, read_columns, read_json
 from mi_sweeps.store.folders import RunFolder, State, Status
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.plan import Plan
+from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.training.outcome import RATES, outcome
 
 COLOURS = {
@@ -31,7 +31,7 @@ COLOURS = {
     "cancelled": "yellow",
 }
 SHOWN_CELLS = 40
-"""Rows that a screen takes; a sweep with more cells shows those that need to be looked at."""
+"""Rows that a screen takes; a sweep with more points shows those that need to be looked at."""
 LOOKED_AT: tuple[State, ...] = ("running", "failed", "interrupted", "cancelled")
 """States that are worth a row, the first most."""
 SHOWN_ERRORS = 8
@@ -54,15 +54,15 @@ def counted(counts: Counter[str]) -> str:
 def summary(plan: Plan) -> str:
     """Fine-tunes, series and patch jobs by state, in one line."""
     runs: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
-    for run_id, cells in plan.cells_by_run.items():
-        runs[cells[0].is_series][planning.shown(plan.runs[run_id])] += 1
+    for run_id, points in plan.points_by_run.items():
+        runs[points[0].is_series][planning.shown(plan.runs[run_id])] += 1
     trained, series = runs.values()
     _, patches = plan.counts()
     parts = []
     if trained or not series:
         parts.append(f"{sum(trained.values())} {plural('fine-tune', sum(trained.values()))} ({counted(trained)})")
     if series:
-        steps = {len(cells[0].checkpoint_steps) for cells in plan.cells_by_run.values() if cells[0].is_series}
+        steps = {len(points[0].checkpoint_steps) for points in plan.points_by_run.values() if points[0].is_series}
         several = f"{min(steps)} to {max(steps)}" if len(steps) > 1 else f"{max(steps)}"
         of = f"{several} {plural('checkpoint', max(steps))}{_gaps(sum(len(s.gaps) for s in plan.runs.values()))}"
         parts.append(f"{sum(series.values())} series of {of} ({counted(series)})")
@@ -80,11 +80,11 @@ def plural(word: str, count: int) -> str:
     return word if count == 1 or word.endswith("s") else f"{word}s"
 
 
-def axes(cells: Sequence[Cell]) -> Iterator[str]:
+def axes(points: Sequence[GridPoint]) -> Iterator[str]:
     """A line for each key that is swept, with its values."""
     values: dict[str, dict[str, None]] = {}
-    for cell in cells:
-        for key, value in cell.choices.items():
+    for point in points:
+        for key, value in point.choices.items():
             values.setdefault(key, {})[value] = None
     for key, found in values.items():
         told = list(found)
@@ -93,7 +93,7 @@ def axes(cells: Sequence[Cell]) -> Iterator[str]:
         yield f"{key}: {', '.join(told)}"
 
 
-def schedules(cells: Sequence[Cell]) -> Iterator[str]:
+def schedules(points: Sequence[GridPoint]) -> Iterator[str]:
     """A line for each learning-rate schedule, drawn over the steps, with a warning where it grows without bound.
 
     Raises:
@@ -103,9 +103,9 @@ def schedules(cells: Sequence[Cell]) -> Iterator[str]:
     from mi_sweeps.training.schedules import resolve, unbounded
 
     drawn = set()
-    for cell in cells:
-        values, steps = cell.values["schedule"], cell.values["train"]["steps"]
-        if cell.is_series:
+    for point in points:
+        values, steps = point.values["schedule"], point.values["train"]["steps"]
+        if point.is_series:
             continue
         if (key := f"{values} {steps}") in drawn:
             continue
@@ -135,65 +135,67 @@ def zoomed(run_id: str, proof: Mapping[str, Any]) -> str:
 
 def zooms(plan: Plan) -> Iterator[str]:
     """A line for each run that is one zoomed into another."""
-    for cells in plan.cells_by_run.values():
-        folder, _ = planning.folders_of(cells[0])
-        if is_zoom(cells[0]) and (proof := (read_json(folder.path / "run.json") or {}).get("zoom")):
+    for points in plan.points_by_run.values():
+        folder, _ = planning.folders_of(points[0])
+        if is_zoom(points[0]) and (proof := (read_json(folder.path / "run.json") or {}).get("zoom")):
             yield zoomed(folder.run_id, proof)
 
 
-def is_zoom(cell: Cell) -> bool:
+def is_zoom(point: GridPoint) -> bool:
     """Whether its run is one zoomed into another."""
-    return bool(cell.values["checkpoint"].get("zoom_of"))
+    return bool(point.values["checkpoint"].get("zoom_of"))
 
 
 def errors(plan: Plan) -> Iterator[str]:
     """What failed, by error: how many, and where to read on. Errors that differ in numbers and ids only are one."""
-    groups: dict[tuple[str, str], dict[str, Cell]] = {}
+    groups: dict[tuple[str, str], dict[str, GridPoint]] = {}
     states = {**plan.runs, **plan.patches}
-    for cell in plan.cells:
-        for stage, id in ((cell.run_name, cell.run_id), ("patch job", cell.patch_id)):
+    for point in plan.points:
+        for stage, id in ((point.run_name, point.run_id), ("patch job", point.patch_id)):
             status = states[id]
             if status.state == "failed":
                 alike = re.sub(r"[0-9a-f]{12}|\d+(\.\d+)?", "#", status.error or "")
-                groups.setdefault((stage, alike), {})[id] = cell
+                groups.setdefault((stage, alike), {})[id] = point
     most = sorted(groups.items(), key=lambda group: -len(group[1]))
     for (stage, _), failed in most[:SHOWN_ERRORS]:
-        id, cell = next(iter(failed.items()))
+        id, point = next(iter(failed.items()))
         which = f"{stage} {id}" if len(failed) == 1 else f"{len(failed)} {plural(stage, len(failed))}, for example {id}"
         yield f"failed {which}: {states[id].error}"
         # What died before Python began left none; where its job's output is, the error says.
-        yield from (f"  {one.log_file}" for one in planning.logged(planning.folders_of(cell)[stage == "patch job"])[:1])
+        yield from (
+            f"  {one.log_file}" for one in planning.logged(planning.folders_of(point)[stage == "patch job"])[:1]
+        )
     if more := most[SHOWN_ERRORS:]:
         yield f"failed with {len(more)} other errors: {sum(len(failed) for _, failed in more)}"
 
 
-def noteworthy(plan: Plan) -> list[Cell]:
-    """All cells, or of too many those at work and those that went wrong."""
-    if len(plan.cells) <= SHOWN_CELLS:
-        return list(plan.cells)
+def noteworthy(plan: Plan) -> list[GridPoint]:
+    """All points, or of too many those at work and those that went wrong."""
+    if len(plan.points) <= SHOWN_CELLS:
+        return list(plan.points)
 
-    def rank(cell: Cell) -> int:
-        states = (plan.runs[cell.run_id].state, plan.patches[cell.patch_id].state)
+    def rank(point: GridPoint) -> int:
+        states = (plan.runs[point.run_id].state, plan.patches[point.patch_id].state)
         return min(LOOKED_AT.index(state) if state in LOOKED_AT else len(LOOKED_AT) for state in states)
 
-    return sorted((cell for cell in plan.cells if rank(cell) < len(LOOKED_AT)), key=rank)[:SHOWN_CELLS]
+    return sorted((point for point in plan.points if rank(point) < len(LOOKED_AT)), key=rank)[:SHOWN_CELLS]
 
 
-def cell_table(plan: Plan, cells: Sequence[Cell], width: int) -> Iterator[Table | Text | str]:
-    """One row a cell: its choices, and where its fine-tune and its patch job are; and how well each run does.
+def point_table(plan: Plan, points: Sequence[GridPoint], width: int) -> Iterator[Table | Text | str]:
+    """One row a point: its choices, and where its fine-tune and its patch job are; and how well each run does.
 
     That has a column where it fits into `width`, and lines of its own below where it does not. Where not even the rest
-    fits, a cell has two lines.
+    fits, a point has two lines.
     """
-    names, *rows = _rows(plan, cells)
-    rates = win_rates(cells)
+    names, *rows = _rows(plan, points)
+    rates = win_rates(points)
     needed = sum(max(map(len, column)) + GAP for column in zip(names, *rows, strict=True))
     fits = bool(rates) and needed + max(map(len, (RATE, *rates.values()))) <= width
     if needed - GAP <= width:
-        yield _table(plan, cells, [*names, RATE] if fits else names, rows, rates)
+        yield _table(plan, points, [*names, RATE] if fits else names, rows, rates)
     else:
-        for row, cell in zip(rows, cells, strict=True):
-            yield from _narrow(names, row, *_colours(plan, cell))
+        for row, point in zip(rows, points, strict=True):
+            yield from _narrow(names, row, *_colours(plan, point))
     if rates and not fits:
         told = [f"{run_id} {rate}" for run_id, rate in rates.items()]
         longest = max(map(len, told)) + GAP
@@ -203,10 +205,10 @@ def cell_table(plan: Plan, cells: Sequence[Cell], width: int) -> Iterator[Table 
             yield f"{(RATE if at == 0 else '').ljust(len(RATE) + GAP)}{line}".rstrip()
 
 
-def win_rates(cells: Sequence[Cell]) -> dict[str, str]:
+def win_rates(points: Sequence[GridPoint]) -> dict[str, str]:
     """Of each run that has metrics, its held-out win rate over the checkpoints so far, and the last in numbers."""
     told = {}
-    for run_id, folder in {cell.run_id: planning.folders_of(cell)[0] for cell in cells}.items():
+    for run_id, folder in {point.run_id: planning.folders_of(point)[0] for point in points}.items():
         try:
             found = held_out_win_rates(folder.metrics)
         except UserError:  # a damaged file is no reason to show nothing
@@ -238,83 +240,89 @@ def held_out_win_rates(metrics: Path) -> dict[int, dict[str, float]]:
 
 
 def _narrow(names: Sequence[str], row: Sequence[str], of_run: str, of_patch: str) -> Iterator[Text]:
-    """A cell in two lines: its choices, and then its run and its patch job with their states."""
+    """A point in two lines: its choices, and then its run and its patch job with their states."""
     *told, run_id, run, patch = row
     yield Text(" ".join(f"{name}={value}" for name, value in zip(names, told, strict=False)))
     yield Text.assemble(f"  {run_id}  {names[-2]} ", (run, of_run), f"  {names[-1]} ", (patch, of_patch))
 
 
-def _colours(plan: Plan, cell: Cell) -> tuple[str, str]:
-    """Of the states of a cell's run and patch job."""
-    run, patch = (COLOURS.get(status.state, "dim") for status in (plan.runs[cell.run_id], plan.patches[cell.patch_id]))
+def _colours(plan: Plan, point: GridPoint) -> tuple[str, str]:
+    """Of the states of a point's run and patch job."""
+    run, patch = (
+        COLOURS.get(status.state, "dim") for status in (plan.runs[point.run_id], plan.patches[point.patch_id])
+    )
     return run, patch
 
 
 def _table(
-    plan: Plan, cells: Sequence[Cell], names: Sequence[str], rows: Sequence[Sequence[str]], rates: Mapping[str, str]
+    plan: Plan,
+    points: Sequence[GridPoint],
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    rates: Mapping[str, str],
 ) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(name, no_wrap=True)
-    for row, cell in zip(rows, cells, strict=True):
+    for row, point in zip(rows, points, strict=True):
         *told, run, patch = map(Text, row)
-        colours = _colours(plan, cell)
-        rate = [rates.get(cell.run_id, "")] if RATE in names else []
+        colours = _colours(plan, point)
+        rate = [rates.get(point.run_id, "")] if RATE in names else []
         run.stylize(colours[0])
         patch.stylize(colours[1])
         table.add_row(*told, run, patch, *rate)
     return table
 
 
-def cell_lines(plan: Plan) -> Iterator[str]:
-    """The same for every cell, as lines of text: a table of thousands of rows takes a minute to lay out."""
-    rows = _rows(plan, plan.cells)
+def point_lines(plan: Plan) -> Iterator[str]:
+    """The same for every point, as lines of text: a table of thousands of rows takes a minute to lay out."""
+    rows = _rows(plan, plan.points)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _rows(plan: Plan, cells: Sequence[Cell]) -> list[list[str]]:
-    """The names of the columns, then what is in each cell's row."""
+def _rows(plan: Plan, points: Sequence[GridPoint]) -> list[list[str]]:
+    """The names of the columns, then what is in each point's row."""
     # A sweep may have been run in several parts, each with choices of its own.
-    keys = list(dict.fromkeys([*chain.from_iterable(cell.choices for cell in plan.cells), "corruption"]))
-    kinds = {cell.run_name for cell in cells}
+    keys = list(dict.fromkeys([*chain.from_iterable(point.choices for point in plan.points), "corruption"]))
+    kinds = {point.run_name for point in points}
     rows = [[*keys, "run", kinds.pop() if len(kinds) == 1 else "run's state", "patch job"]]
-    for cell in cells:
-        run_folder, patch_folder = planning.folders_of(cell)
+    for point in points:
+        run_folder, patch_folder = planning.folders_of(point)
         rows.append(
             [
-                *(_value(cell, key) for key in keys),
-                cell.run_id,
-                _state(plan.runs[cell.run_id], _checkpoints(plan, cell, run_folder), cell.checkpoint_steps),
-                _state(plan.patches[cell.patch_id], patch_folder.steps, cell.patch_steps),
+                *(_value(point, key) for key in keys),
+                point.run_id,
+                _state(plan.runs[point.run_id], _checkpoints(plan, point, run_folder), point.checkpoint_steps),
+                _state(plan.patches[point.patch_id], patch_folder.steps, point.patch_steps),
             ]
         )
     return rows
 
 
-def _value(cell: Cell, key: str) -> str:
+def _value(point: GridPoint, key: str) -> str:
     """What a configuration has for a key: a value, or the name of a group's choice; what the grid gave, where the
     choice is of a file that fills in other keys (`+experiment=NAME`)."""
     if key == "corruption":
-        return cell.asked
-    if key == "patching.task" and not cell.values["patching"].get("task"):
+        return point.asked
+    if key == "patching.task" and not point.values["patching"].get("task"):
         key = "task"
-    values: Any = cell.values
+    values: Any = point.values
     for part in key.lstrip("+").split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
-    if values is None and key.lstrip("+").split(".")[0] not in cell.values:
-        return cell.choices.get(key, "")
+    if values is None and key.lstrip("+").split(".")[0] not in point.values:
+        return point.choices.get(key, "")
     if isinstance(values, list | tuple) and values and all(isinstance(one, str) for one in values):
         return " + ".join(values)  # As a label has them.
     return str(values["name"] if isinstance(values, Mapping) and "name" in values else values)
 
 
-def _checkpoints(plan: Plan, cell: Cell, folder: RunFolder) -> Callable[[], Collection[object]]:
+def _checkpoints(plan: Plan, point: GridPoint, folder: RunFolder) -> Callable[[], Collection[object]]:
     """What there is of a run so far: kept weights, or of a series checkpoints that were measured."""
-    if not cell.is_series:
+    if not point.is_series:
         return lambda: [name for name in names(folder.path / "checkpoints") if name[:1].isdigit()]
-    return lambda: plan.runs[cell.run_id].reached(_measured(folder.metrics))
+    return lambda: plan.runs[point.run_id].reached(_measured(folder.metrics))
 
 
 def _measured(metrics: Path) -> set[int]:

@@ -1,4 +1,4 @@
-"""Processes that compute cells on this machine, seen and stopped from any shell.
+"""Processes that compute points on this machine, seen and stopped from any shell.
 
 Each has a record in the sweep's folder and holds the lock beside it while it lives. Of one that ends before its work
 is done the record stays, so that whoever looks or waits can say so.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from mi_sweeps import libraries
-from mi_sweeps.orders import insisted_on
+from mi_sweeps.signals import insisted_on
 from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.store.folders import Cancelled, Failure, now
 from mi_sweeps.sweeps import manifest
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mi_sweeps.config import LauncherConfig
 
 CANCEL_SECONDS = 30.0
-"""How long `cancel` waits for a process to put its cell away before it says so."""
+"""How long `cancel` waits for a process to put its point away before it says so."""
 
 _started: list[subprocess.Popen] = []
 """Kept, for a Popen that is thrown away warns that its process still runs."""
@@ -131,7 +131,7 @@ def _all(output: Path, name: str) -> Iterator[tuple[Worker, Path, bool]]:
 def cancel(output: Path, name: str) -> tuple[list[Worker], list[Worker]]:
     """Tells the workers of a sweep on this machine to stop, and waits until they have.
 
-    Their cells are marked as cancelled and keep their resume state.
+    Their points are marked as cancelled and keep their resume state.
 
     Returns:
         The stopped ones, and those that are still there (on other machines, or too busy to stop).
@@ -154,7 +154,7 @@ def cancel(output: Path, name: str) -> tuple[list[Worker], list[Worker]]:
 def submit(
     output: Path, name: str, patch_ids: list[str], launcher: LauncherConfig, *, retry: Sequence[Failure]
 ) -> list[str]:
-    """Starts workers for some cells of a sweep and returns at once.
+    """Starts workers for some points of a sweep and returns at once.
 
     They are in a session of their own: neither Ctrl-C in this terminal nor its end reaches them.
 
@@ -219,7 +219,7 @@ def _gpus(device: str) -> list[str]:
 
 
 def work_on(output: str, name: str, orders: str, record: str, lock: str) -> None:
-    """What a worker process runs: shares the cells of a submission with its siblings until all are done.
+    """What a worker process runs: shares the points of a submission with its siblings until all are done.
 
     Args:
         lock: the open file that holds its lock.
@@ -249,6 +249,6 @@ def _work(output: Path, name: str, file: Path) -> None:
 
     libraries.ready(orders["threads"])
     wanted = set(orders["patch_ids"])
-    cells = [entry.cell(output) for entry in manifest.load(output, name) if entry.patch_id in wanted]
+    points = [entry.point(output) for entry in manifest.load(output, name) if entry.patch_id in wanted]
     # What a sibling has tried since is not tried again.
-    execute(cells, retry=orders["retry"], began=orders["began"], wait=True)
+    execute(points, retry=orders["retry"], began=orders["began"], wait=True)

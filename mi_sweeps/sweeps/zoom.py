@@ -1,4 +1,4 @@
-"""The cells of a zoom: a run that is done, trained once more up to a checkpoint of its own, with more kept between."""
+"""The points of a zoom: a run that is done, trained once more up to a checkpoint of its own, with more kept between."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mi_sweeps.store import identity
 from mi_sweeps.store.files import read_json
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.sweeps import manifest
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.points import GridPoint
 
 RANGE = ("from", "to", "every")
 GROUPS = ("corruption", "launcher", "tracking")
 """What may be another than the run's."""
 
 
-def cells(run: RunFolder, output: Path, words: Sequence[str]) -> list[Cell]:
-    """The cells that zoom into a run: one for each of its patch jobs, or for each corruption that is given. Of a run
+def points(run: RunFolder, output: Path, words: Sequence[str]) -> list[GridPoint]:
+    """The points that zoom into a run: one for each of its patch jobs, or for each corruption that is given. Of a run
     that was trained in a stack, on which its bits depend, also those of all others in that stack.
 
     Args:
@@ -49,7 +49,7 @@ def cells(run: RunFolder, output: Path, words: Sequence[str]) -> list[Cell]:
     stack = _stack(run, end)
     given = expand([*overrides, f"output={locations.quoted(output)}"])
     named = {word.lstrip("+").partition("=")[0].partition(".")[0] for word in overrides}
-    corruptions = [cell.values["corruption"] for cell in given] if "corruption" in named else [None]
+    corruptions = [point.values["corruption"] for point in given] if "corruption" in named else [None]
     sections = {
         "launcher": _launcher((given[0] if "launcher" in named else patched[0]).values, patched[0].values, len(stack)),
         "sweep": {"name": given[0].values["sweep"]["name"] if "sweep" in named else f"zoom-{run.run_id}", "grid": {}},
@@ -57,7 +57,7 @@ def cells(run: RunFolder, output: Path, words: Sequence[str]) -> list[Cell]:
     if "tracking" in named:
         sections["tracking"] = given[0].values["tracking"]
     contents = identity.Contents()
-    found: dict[str, Cell] = {}
+    found: dict[str, GridPoint] = {}
     for folder in stack:
         patched = _patched(folder, output)
         _check(folder, patched[0].config, end, contents)
@@ -71,8 +71,8 @@ def cells(run: RunFolder, output: Path, words: Sequence[str]) -> list[Cell]:
             run_id = identity.run_id(new, contents)
             choices = {**old.choices, "checkpoint.until": str(end)}
             choices |= {"corruption": corruption["name"]} if corruption else {}
-            cell = Cell(new.dump(), choices, run_id, identity.patch_id(new, run_id, contents))
-            found.setdefault(cell.patch_id, cell)
+            point = GridPoint(new.dump(), choices, run_id, identity.patch_id(new, run_id, contents))
+            found.setdefault(point.patch_id, point)
     return list(found.values())
 
 
@@ -136,13 +136,13 @@ def _number(key: str, text: str) -> int:
     return int(text)
 
 
-def _patched(run: RunFolder, output: Path) -> list[Cell]:
+def _patched(run: RunFolder, output: Path) -> list[GridPoint]:
     """The patch jobs of a run.
 
     Raises:
         UserError: there is none.
     """
-    if found := manifest.cells_of(output, run):
+    if found := manifest.points_of(output, run):
         return found
     raise UserError(f"zoom: {run.path}: no sweep has this run, and it has no patch job to say how it is patched")
 
@@ -189,7 +189,7 @@ def _end(run: RunFolder, config: Config, steps: Sequence[int]) -> int:
 
 
 def _zoomed(values: Mapping[str, Any], run_id: str, steps: Sequence[int], end: int) -> dict[str, Any]:
-    """A cell's configuration with more checkpoints, of which the patch job looks at the new range alone."""
+    """A point's configuration with more checkpoints, of which the patch job looks at the new range alone."""
     checkpoint = values["checkpoint"]
     more = sorted({*(checkpoint["steps"] or ()), *steps} - {0})
     return {

@@ -23,14 +23,14 @@ from mi_sweeps.hints import hint
 from mi_sweeps.store.files import PARTIAL, clear_partial
 from mi_sweeps.store.folders import Folder, PatchFolder, RunFolder
 from mi_sweeps.sweeps import manifest, plan
-from mi_sweeps.tracking import attempts, unmirrored, values
+from mi_sweeps.tracking import unmirrored, values, wandb_folders
 from mi_sweeps.tracking.mirror import Mode, mirror
 from mi_sweeps.tracking.sync import alone, is_running, listed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mi_sweeps.sweeps.cells import Cell
+    from mi_sweeps.sweeps.points import GridPoint
 
 WRITTEN_SECONDS = 5.0
 """How long wandb's process may take to write what it was given."""
@@ -40,7 +40,7 @@ WRITTEN_SECONDS = 5.0
 class Job:
     """A fine-tune or a patch job, and the configuration that it was asked for with."""
 
-    cell: Cell
+    point: GridPoint
     run: RunFolder
     patch: PatchFolder | None = None
     """None for the fine-tune or series."""
@@ -57,7 +57,7 @@ class Job:
     def missing(self, again: bool) -> list[int]:
         """The checkpoints that wandb has not written anything of; or all of them."""
         steps = values.steps(self.run, self.patch)
-        return steps if again else attempts.missing(self.folder.path, steps)
+        return steps if again else wandb_folders.missing(self.folder.path, steps)
 
     def forget(self) -> None:
         """Removes what wandb wrote of it here."""
@@ -111,10 +111,10 @@ def _jobs(output: Path, sweeps: Sequence[str]) -> dict[RunFolder, list[Job]]:
     found: dict[RunFolder, dict[Path, Job]] = {}
     for name in sweeps:
         for entry in manifest.load(output, name):
-            cell = entry.cell(output.absolute())
-            run, patch = plan.folders_of(cell)
-            jobs = found.setdefault(run, {run.path: Job(cell, run)})
-            jobs.setdefault(patch.path, Job(cell, run, patch))
+            point = entry.point(output.absolute())
+            run, patch = plan.folders_of(point)
+            jobs = found.setdefault(run, {run.path: Job(point, run)})
+            jobs.setdefault(patch.path, Job(point, run, patch))
     return {run: list(jobs.values()) for run, jobs in found.items()}
 
 
@@ -131,7 +131,7 @@ def _track_run(
         return f"failed: {error}"
     if not wanted:
         return "mirrored before" if done else "not done"
-    configs = [_config(job.cell, mode, project, entity) for job, _ in wanted]
+    configs = [_config(job.point, mode, project, entity) for job, _ in wanted]
     if again:
         for job, _ in wanted:
             job.forget()
@@ -144,21 +144,21 @@ def _track_run(
             job.made_up_for(unmirrored.TRACK, *([unmirrored.ANEW] if again else []))
     if None in made:
         return f"failed: {made.count(None)} of {len(made)} jobs; wandb's complaint is above"
-    words = [f"{'patch job' if job.patch else job.cell.run_name} {len(steps)}" for job, steps in wanted]
+    words = [f"{'patch job' if job.patch else job.point.run_name} {len(steps)}" for job, steps in wanted]
     left = f"; {len(jobs) - len(done)} not done" if len(done) < len(jobs) else ""
     return f"mirrored {'online' if set(made) == {'online'} else 'offline'}: checkpoints of {', '.join(words)}{left}"
 
 
-def _config(cell: Cell, mode: Mode, project: str | None, entity: str | None) -> Config:
-    asked = cell.config.tracking
+def _config(point: GridPoint, mode: Mode, project: str | None, entity: str | None) -> Config:
+    asked = point.config.tracking
     for key, given, own in (("project", project, asked.project), ("entity", entity, asked.entity)):
         if given and asked.mode != "disabled" and given != own:
             raise UserError(
-                f"--{key} {given}: {cell.config.sweep.name} is mirrored with tracking.{key}={own}; "
+                f"--{key} {given}: {point.config.sweep.name} is mirrored with tracking.{key}={own}; "
                 f"`mi-sweeps run … tracking.{key}={given}` changes that for what is yet to be uploaded"
             )
     tracking = TrackingConfig(name="wandb", mode=mode, project=project or asked.project, entity=entity or asked.entity)
-    return cell.config.model_copy(update={"tracking": tracking})
+    return point.config.model_copy(update={"tracking": tracking})
 
 
 def _make(job: Job, steps: Sequence[int], config: Config) -> Mode | None:
@@ -174,11 +174,11 @@ def _make(job: Job, steps: Sequence[int], config: Config) -> Mode | None:
     return "online" if all(attempt.is_online for attempt in made) else "offline"
 
 
-def _written(place: Folder, steps: set[int]) -> list[attempts.Attempt]:
+def _written(place: Folder, steps: set[int]) -> list[wandb_folders.Attempt]:
     """The attempts, when they have these checkpoints; none if they never do. wandb's process writes the end of one a
     moment after it was finished."""
     until = time.monotonic() + WRITTEN_SECONDS
-    while (made := attempts.of_job(place.path)) and time.monotonic() < until:
+    while (made := wandb_folders.of_job(place.path)) and time.monotonic() < until:
         if steps <= {step for attempt in made for step in attempt.steps()}:
             return made
         time.sleep(0.02)
@@ -193,12 +193,12 @@ def _unseen(folder: Folder) -> Iterator[Folder]:
     try:
         yield Folder(place)
         (folder.path / "wandb").mkdir(exist_ok=True)
-        for attempt in attempts.of_job(place):
+        for attempt in wandb_folders.of_job(place):
             target = folder.path / "wandb" / attempt.folder.name
             while target.exists():  # Of the same second.
                 target = target.with_name(f"{target.name}-2")
             os.replace(attempt.folder, target)
-            latest = target.with_name(attempts.LATEST)  # As wandb does it.
+            latest = target.with_name(wandb_folders.LATEST)  # As wandb does it.
             latest.unlink(missing_ok=True)
             latest.symlink_to(target.name)
     finally:

@@ -19,7 +19,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
 from mi_sweeps.store.files import read_json, write_bytes, write_json
 from mi_sweeps.sweeps import manifest
-from mi_sweeps.tracking import contents, service, sync, unmirrored
+from mi_sweeps.tracking import logged_keys, service, sync, unmirrored
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +94,7 @@ def save(console: Console, output: Path, sweep: str, wanted: Wanted) -> int:
     """
     unmirrored.refuse_if_off()
     project, entity = _place(output, sweep, wanted)
-    contents.read(output, sweep)  # Before anything is asked of a server.
+    logged_keys.read(output, sweep)  # Before anything is asked of a server.
     try:
         server = Server()
         entity = entity or server.default_entity
@@ -135,11 +135,11 @@ def _place(output: Path, sweep: str, wanted: Wanted) -> tuple[str, str | None]:
 def _views(output: Path, sweep: str, wanted: Wanted, entity: str, project: str) -> list[View]:
     from mi_sweeps.tracking import views
 
-    found = contents.read(output, sweep)
+    found = logged_keys.read(output, sweep)
     if wanted.baseline and wanted.baseline not in found.run_ids:
         raise UserError(
             f"--baseline {wanted.baseline}: no run of sweep {sweep!r} that has begun; "
-            f"`{hint('status --cells', sweep, output)}` lists them"
+            f"`{hint('status --points', sweep, output)}` lists them"
         )
     made = [views.workspace(found, entity, project, wanted.band, wanted.baseline)]
     return [*made, views.report(found, entity, project, wanted.band)] if wanted.report else made

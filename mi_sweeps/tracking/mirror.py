@@ -25,10 +25,10 @@ from filelock import FileLock, Timeout
 from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import Diverged, Folder, PatchFolder, RunFolder
-from mi_sweeps.tracking import attempts, service, unmirrored, values
-from mi_sweeps.tracking.attempts import Attempt
+from mi_sweeps.tracking import service, unmirrored, values, wandb_folders
 from mi_sweeps.tracking.pictures import heatmap
 from mi_sweeps.tracking.values import Row
+from mi_sweeps.tracking.wandb_folders import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Mirror:
         have logged them."""
         try:
             on_disk = values.steps(self._run, self._patch) if self._alone else []
-            return attempts.missing((self._patch or self._run).path, on_disk)
+            return wandb_folders.missing((self._patch or self._run).path, on_disk)
         except Exception as error:  # As above.
             log.warning("wandb: no earlier checkpoints (%s)", error)
             return []
@@ -110,7 +110,7 @@ class Mirror:
     def _was_killed(self) -> bool:
         """Whether the job's last attempt was not ended by it."""
         try:
-            before = attempts.of_job((self._patch or self._run).path)
+            before = wandb_folders.of_job((self._patch or self._run).path)
             return bool(before) and not before[-1].is_finished
         except Exception as error:  # As above.
             log.warning("wandb: no earlier attempts (%s)", error)
@@ -180,7 +180,7 @@ class Mirror:
         try:
             folder = Path(self._wandb.dir).parent
             self._wandb.finish(exit_code=exit_code)
-            for attempt in attempts.in_folder(folder):
+            for attempt in wandb_folders.in_folder(folder):
                 self._check_arrival(attempt)
         except TimeoutError:
             log.warning("wandb: not all was uploaded in %g s; `mi-sweeps sync` uploads the rest", FINISH_SECONDS)
@@ -213,7 +213,7 @@ def mirror(
         patch: the patch job that is mirrored; the fine-tune or series without it.
         place: where wandb's own files go, if not into that job's folder: two that write at once need one each.
     """
-    lock = attempts.online_lock(run)
+    lock = wandb_folders.online_lock(run)
     own = patch or run
     folder = (place or own).path
     begin = partial(_begin, config, run, patch, folder, lock)
@@ -242,7 +242,7 @@ def _begin(config: Config, run: RunFolder, patch: PatchFolder | None, place: Pat
         unmirrored.note(place, unmirrored.OFF, unmirrored.TRACK)
         return None
     if config.tracking.mode == "online" and time.monotonic() - _unreachable >= AGAIN_SECONDS:
-        before = set(attempts.of_job(place))
+        before = set(wandb_folders.of_job(place))
         try:
             lock.acquire()
             begun = _init("online", config, run, patch, place)
@@ -257,7 +257,7 @@ def _begin(config: Config, run: RunFolder, patch: PatchFolder | None, place: Pat
             _unreachable = time.monotonic()
             lock.release(force=True)
             _forget()
-            for attempt in set(attempts.of_job(place)) - before:
+            for attempt in set(wandb_folders.of_job(place)) - before:
                 shutil.rmtree(attempt.folder, ignore_errors=True)  # It never began.
     elif config.tracking.mode == "online":
         unmirrored.note(place, "not online: the server did not answer a moment before", unmirrored.SYNC)
@@ -291,7 +291,7 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
         job_type="patch" if patch else "series" if is_series else "finetune",
         name=values.name(config),
         tags=[tag[:64] for tag in dict.fromkeys(tags)],  # wandb takes no longer ones.
-        notes=f"sweep {config.sweep.name}, {settings['cell']}{seed}, in {run.path.absolute()}",
+        notes=f"sweep {config.sweep.name}, {settings['setting']}{seed}, in {run.path.absolute()}",
         config=settings,
         reinit="create_new",
         settings=wandb.Settings(

@@ -1,6 +1,6 @@
 """The panels of a sweep, in parts that a workspace shows as sections and a report as chapters.
 
-wandb groups the lines of a panel by one key; the key `cell` is all but the seed, so that its bands are over seeds.
+wandb groups the lines of a panel by one key; the key `setting` is all but the seed, so that its bands are over seeds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import wandb_workspaces.reports.v2 as wr
 
-from mi_sweeps.tracking.contents import Contents, Examined
+from mi_sweeps.tracking.logged_keys import Contents, Examined
 
 Band = Literal["minmax", "stddev", "stderr"]
 
@@ -38,7 +38,7 @@ LAYERS = {
     "logit_diff/mlp": "from MLPs",
 }
 
-CELL = wr.Config("cell")
+SETTING = wr.Config("setting")
 WHOLE_SWEEP = wr.Metric("Group")
 """By which runs are grouped: what differs in nothing but the seed, and all there are."""
 
@@ -101,7 +101,7 @@ def parts(contents: Contents, band: Band) -> list[Part]:
             Part(
                 f"Logit difference by layer: {examined.corruption}",
                 "From each component by itself, and of the residual stream through the logit lens (logits).",
-                [_line(key, [key], CELL, band) for key in examined.keys],
+                [_line(key, [key], SETTING, band) for key in examined.keys],
                 detail=True,
             )
             for examined in contents.examined
@@ -109,14 +109,14 @@ def parts(contents: Contents, band: Band) -> list[Part]:
         Part(
             "Measures",
             "Of the clean run, by component and head; they do not depend on the corruption. Means over all runs of the "
-            "sweep: group by cell to tell them apart.",
+            "sweep: group by setting to tell them apart.",
             [_found(measure.replace("_", " "), f"measures/{measure}/", band) for measure in contents.measures],
             columns=2,
         ),
         Part(
             "All metrics",
             "Every metric of every split.",
-            [_line(key, [key], CELL, band) for key in contents.metrics],
+            [_line(key, [key], SETTING, band) for key in contents.metrics],
             detail=True,
         ),
     ]
@@ -130,7 +130,7 @@ def bands(contents: Contents, band: Band) -> str:
     example = ", such as the learning rate," if "lr" in contents.settings else ""
     seeds = f"{one}, so there is no band" if count < 2 else f"{count} seeds; the band is {BANDS[band]}"
     return (
-        "Lines are means. A cell is all settings but the seed, so that a line by cell is over its seeds "
+        "Lines are means. A setting is all settings but the seed, so that a line by setting is over its seeds "
         f"({seeds}). A line by one key{example} is over all runs with that value, whatever else differs."
     )
 
@@ -138,8 +138,8 @@ def bands(contents: Contents, band: Band) -> str:
 def _rates(contents: Contents, band: Band) -> Iterator[Any]:
     rate = contents.rate.replace("_", " ")
     for split in contents.splits:
-        title = f"{split} {rate} by cell (band over seeds)"
-        yield _line(title, [f"{split}/{contents.rate}"], CELL, band, range_y=(0, 1))
+        title = f"{split} {rate} by setting (band over seeds)"
+        yield _line(title, [f"{split}/{contents.rate}"], SETTING, band, range_y=(0, 1))
     for key in contents.varied:
         for split in contents.splits[:1]:
             title = f"{split} {rate} by {key} (band over all runs with it)"
@@ -160,7 +160,7 @@ def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
             key = f"{split}/logit_diff_{examined.corruption}"
             # Of prompts that are no split of the run's, as another task's, the lens behind the last layer has it.
             keys.append([key] if key in contents.metrics else examined.layers("lens")[-1:])
-        yield from row(f"{split} logit difference against the subject that is replaced", keys, CELL)
+        yield from row(f"{split} logit difference against the subject that is replaced", keys, SETTING)
     for kind, what in LAYERS.items():
         keys = [examined.layers(kind) for examined in contents.examined]
         yield from row(f"logit difference {what}, layer by layer", keys, WHOLE_SWEEP)
@@ -196,9 +196,9 @@ def _compared(contents: Contents, band: Band) -> Iterator[Any]:
     yield wr.RunComparer(diff_only=True)
     for key, title in [*((rate, f"final {rate}") for rate in rates), (first_step, f"first checkpoint with {least}")]:
         yield wr.BarPlot(
-            title=f"{title}, by cell",
+            title=f"{title}, by setting",
             metrics=[key],
-            groupby=CELL,
+            groupby=SETTING,
             groupby_aggfunc="mean",
             groupby_rangefunc=band,
             max_bars_to_show=100,

@@ -33,7 +33,7 @@ from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import PatchFolder, RunFolder, describe, run_folder
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.tracking import unmirrored
-from mi_sweeps.tracking.attempts import Attempt, jobs_of, logged_errors, of_run, online_lock, records
+from mi_sweeps.tracking.wandb_folders import Attempt, jobs_of, logged_errors, of_run, online_lock, records
 
 if TYPE_CHECKING:
     from rich.console import Console

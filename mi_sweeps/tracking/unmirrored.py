@@ -70,12 +70,12 @@ def forget(place: Path, *mended_by: str) -> None:
 def told(plan: Plan, name: str, output: Path) -> Iterator[str]:
     """A line for each way in which jobs of a sweep that should be mirrored are not, with the command that helps."""
     jobs: dict[Path, Folder] = {}
-    for cell in plan.cells:
-        if cell.values["tracking"]["mode"] != "disabled":
-            run, patch = folders_of(cell)
-            if plan.runs[cell.run_id].state == "done":
+    for point in plan.points:
+        if point.values["tracking"]["mode"] != "disabled":
+            run, patch = folders_of(point)
+            if plan.runs[point.run_id].state == "done":
                 jobs[run.path] = run
-            if plan.patches[cell.patch_id].state == "done":
+            if plan.patches[point.patch_id].state == "done":
                 jobs[patch.path] = patch
     found: dict[str, list[str]] = {}
     for folder in jobs.values():

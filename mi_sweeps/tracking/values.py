@@ -35,7 +35,7 @@ SHOWN = 0.05
 """Recovered from which on a head of a larger model has a curve, at this checkpoint and all later ones. That is a matter
 of room and no verdict."""
 MOST_NAMED = 8
-"""Heads in a cell of wandb's table of runs."""
+"""Heads in a setting of wandb's table of runs."""
 REACHED = {"first_step_90": ("heldout/win_rate", 0.9), "first_step_50": ("heldout/accuracy", 0.5)}
 """In the summary: the first checkpoint at which a metric is so large."""
 ROUNDED = 1e-6
@@ -49,11 +49,11 @@ COLUMNS = (
 """Of a table, what is read: what each prompt has is many times as much."""
 
 
-def cell(config: Config) -> str:
+def setting(config: Config) -> str:
     """What all seeds of a configuration share and no other configuration has, to group by.
 
-    A run does not know which other cells there are, so this says what sweeps usually vary, and a short hash of all the
-    rest that can change a result: "model=mini task=ioi3 schedule=constant lr=0.0001 … rest=3f2a91".
+    A run does not know the other settings of its sweep, so this lists what sweeps usually vary, and a short hash of all
+    other keys that can change a result: "model=mini task=ioi3 schedule=constant lr=0.0001 … rest=3f2a91".
     """
     told: dict[str, object] = {"model": config.model.name, "task": config.task.name}
     if not isinstance(config.model, SeriesConfig):
@@ -85,7 +85,7 @@ def settings(config: Config) -> dict[str, Any]:
     """wandb's config: flat keys to group and filter by, and the whole configuration below `config`."""
     found = nested(config)
     named: dict[str, Any] = {
-        "cell": cell(config),
+        "setting": setting(config),
         "model": config.model.name,
         "task": config.task.name,
         "config": found,

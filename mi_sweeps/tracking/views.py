@@ -18,7 +18,7 @@ from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.internal import _generate_name
 from wandb_workspaces.workspaces.internal import _generate_view_name, _internal_name_to_url_query_str
 
-from mi_sweeps.tracking.contents import Contents
+from mi_sweeps.tracking.logged_keys import Contents
 from mi_sweeps.tracking.panels import CHECKPOINT, FIRST_STEPS, Band, Part, bands, parts
 
 MOST_LINES = 100
@@ -62,7 +62,7 @@ class View:
 
 
 def workspace(contents: Contents, entity: str, project: str, band: Band, baseline: str | None = None) -> View:
-    """A workspace of the sweep's runs, grouped by cell.
+    """A workspace of the sweep's runs, grouped by setting.
 
     Args:
         baseline: id of the run that the others are compared with.
@@ -88,11 +88,11 @@ def workspace(contents: Contents, entity: str, project: str, band: Band, baselin
         settings=ws.WorkspaceSettings(x_axis=CHECKPOINT, max_runs=min(max(len(contents.run_ids), 10), MOST_LINES)),
         runset_settings=ws.RunsetSettings(
             filters=_of_sweep(contents),
-            groupby=[expr.Config("cell")],
+            groupby=[expr.Config("setting")],
             order=[expr.Ordering(expr.Summary(rate), ascending=False) for rate in rates[:1]],
             pinned_columns=[
                 "run:displayName",
-                *(_column(key) for key in dict.fromkeys(("cell", *contents.settings, *contents.varied, *seed))),
+                *(_column(key) for key in dict.fromkeys(("setting", *contents.settings, *contents.varied, *seed))),
                 *(f"summary:{key}" for key in (*rates, FIRST_STEPS[contents.rate][0], *heads)),
             ],
             baseline_run=baseline,

@@ -208,12 +208,12 @@ def write_looks(output: Path, layers: int = 2, heads: int = 2) -> None:
         pq.write_table(table, file.with_suffix(".looks.parquet"))
 
 
-def write_sweep(output: Path, name: str, cells: list[dict[str, Any]]) -> None:
-    about = {"name": name, "command": f"mi-sweeps run sweep={name}", "cells": cells}
+def write_sweep(output: Path, name: str, points: list[dict[str, Any]]) -> None:
+    about = {"name": name, "command": f"mi-sweeps run sweep={name}", "points": points}
     write_json(output / "sweeps" / name / "sweep.json", about)
 
 
-def cell(run_id: str, patch_id: str, corruption: str, **overrides: str) -> dict[str, Any]:
+def point(run_id: str, patch_id: str, corruption: str, **overrides: str) -> dict[str, Any]:
     return {"run_id": run_id, "patch_id": patch_id, "corruption": corruption, "overrides": overrides}
 
 
@@ -360,7 +360,7 @@ def folders() -> SimpleNamespace:
         write_patterns=write_patterns,
         write_looks=write_looks,
         pattern=pattern,
-        cell=cell,
+        point=point,
         hostile=HOSTILE,
     )
 
@@ -369,7 +369,7 @@ def folders() -> SimpleNamespace:
 def make_output(tmp_path: Path) -> Callable[..., Path]:
     """Makes a folder of one sweep: learning rates × schedules × seeds × corruptions.
 
-    Run ids tell their cell ("run-0.0001-constant-0"), and the patch job's id its corruption besides.
+    Run ids tell their setting ("run-0.0001-constant-0"), and the patch job's id its corruption besides.
     """
 
     def make(
@@ -377,7 +377,7 @@ def make_output(tmp_path: Path) -> Callable[..., Path]:
         corruptions: Iterable[str] = ("first", "second"), sweep: str = "demo", **settings: Any,
     ) -> Path:  # fmt: skip
         output = tmp_path / "outputs"
-        cells = []
+        points = []
         for lr in lrs:
             for schedule in schedules:
                 for seed in seeds:
@@ -388,8 +388,8 @@ def make_output(tmp_path: Path) -> Callable[..., Path]:
                         patch_id = f"{run_id}-{corruption}"
                         write_patch(output, run_id, patch_id, corruption, lr=lr, seed=seed, **settings)
                         overrides = {"optim.lr": f"{lr:g}", "schedule": schedule, "seed": str(seed)}
-                        cells.append(cell(run_id, patch_id, corruption, **overrides))
-        write_sweep(output, sweep, cells)
+                        points.append(point(run_id, patch_id, corruption, **overrides))
+        write_sweep(output, sweep, points)
         return output
 
     return make
@@ -408,7 +408,7 @@ def make_series(tmp_path: Path) -> Callable[..., Path]:
         gaps: dict[int, str] | None = None, sweep: str = "theirs", **settings: Any,
     ) -> Path:  # fmt: skip
         output = tmp_path / "outputs"
-        cells = []
+        points = []
         steps = settings.pop("steps", (0, 8, 16, 24))
         for seed in seeds:
             run_id = "series" if seed is None else f"series-{seed}"
@@ -417,8 +417,8 @@ def make_series(tmp_path: Path) -> Callable[..., Path]:
             for corruption in corruptions:
                 patch_id = f"{run_id}-{corruption}"
                 write_patch(output, run_id, patch_id, corruption, steps=reached, seed=seed or 0, **settings)
-                cells.append(cell(run_id, patch_id, corruption, **({} if seed is None else {"seed": str(seed)})))
-        write_sweep(output, sweep, cells)
+                points.append(point(run_id, patch_id, corruption, **({} if seed is None else {"seed": str(seed)})))
+        write_sweep(output, sweep, points)
         return output
 
     return make
@@ -426,7 +426,7 @@ def make_series(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def hostile_output(make_output: Callable[..., Path], folders: SimpleNamespace) -> Path:
-    """Two seeds, a failed run and a cell to do, with hostile text wherever users may write.
+    """Two seeds, a failed run and a point to do, with hostile text wherever users may write.
 
     Patch jobs have all that they can have, and one has estimates only.
     """
@@ -435,7 +435,7 @@ def hostile_output(make_output: Callable[..., Path], folders: SimpleNamespace) -
     folders.write_patch(output, run_id, "estimates", "both", approximate=True, exact=False)
     folders.write_run(output, "bad<b>", schedule=HOSTILE, state="failed", error=HOSTILE)
     folders.write_patch(output, "bad<b>", "bad-first", "first", prompt=HOSTILE)
-    folders.write_sweep(output, "later<i>", [folders.cell("absent", "absent-first", "first", schedule=HOSTILE)])
+    folders.write_sweep(output, "later<i>", [folders.point("absent", "absent-first", "first", schedule=HOSTILE)])
     return output
 
 
@@ -495,8 +495,8 @@ def measured_circuit(make_output: Callable[..., Path]) -> Callable[..., Any]:
     from mi_sweeps.circuits import circuits, edges
     from mi_sweeps.circuits.examine import TABLE
     from mi_sweeps.circuits.fast import MEMORY
+    from mi_sweeps.circuits.paired_runs import run_both
     from mi_sweeps.circuits.patching import prompt_rows
-    from mi_sweeps.circuits.runs import run_both
     from mi_sweeps.circuits.view import View
     from mi_sweeps.config.circuits import CircuitsConfig
     from mi_sweeps.config.edges import EdgesConfig
@@ -507,7 +507,7 @@ def measured_circuit(make_output: Callable[..., Path]) -> Callable[..., Any]:
     output = make_output()
     patch = next(patch for run in folder.read(output).runs for patch in run.patches)
     truth = known()
-    (cell,) = expand(["output=unused"])
+    (point,) = expand(["output=unused"])
     runs = run_both(truth.network, truth.pairs)
     alone = prompt_rows(runs.clean_logit_diff, runs.corrupted_logit_diff)
     about = patch.about | {"prompts": [{"clean": f"prompt {at}"} for at in range(len(alone))]}
@@ -519,7 +519,7 @@ def measured_circuit(make_output: Callable[..., Path]) -> Callable[..., Any]:
             write_json(patch.path / "patch.json", about)
             write_table(patch.table(8), pa.Table.from_pylist(alone, TABLE))
         asked = {"edges": EdgesConfig(**options), "circuits": CircuitsConfig(ablation="corrupted", random=0)}
-        patching = cell.config.patching.model_copy(update=asked)
+        patching = point.config.patching.model_copy(update=asked)
         view = View(8, truth.network, truth.pairs, None, patching, MEMORY, (8,), None)
         write_table(patch.table(8, "edges"), edges.table(view))
         write_table(patch.table(8, "circuits"), circuits.table(view))

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mi_sweeps.analysis import animations, films
+from mi_sweeps.analysis import animated, animations
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.errors import UserError
 
 
 @pytest.fixture
 def film(make_output):
-    return films.heatmap(load(make_output(layers=2, heads=2)), "z")
+    return animated.heatmap(load(make_output(layers=2, heads=2)), "z")
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_runs_that_differ_in_more_than_the_learning_rate_are_not_averaged(make_o
     (_, key) = curves.training(frames, ["win_rate"]).axes
     assert [text.get_text() for text in key.get_legend().get_texts()] == ["0.0001", "0.0002"]
     layers = frames.runs["lr"].map({1e-4: "layers 1", 2e-4: "layers 2"})
-    runs = frames.runs.assign(lr=1e-4, cell=layers + ", schedule " + frames.runs["schedule"])
+    runs = frames.runs.assign(lr=1e-4, setting=layers + ", schedule " + frames.runs["schedule"])
     (axis, key) = curves.training(replace(frames, runs=runs), ["win_rate"]).axes
     assert {"layers 1", "layers 2"} < set(lines(axis))
     assert [text.get_text() for text in key.get_legend().get_texts()] == ["layers 1", "layers 2"]

@@ -49,8 +49,8 @@ def test_only_runs_that_have_the_numbers_are_named(make_output, folders):
     folders.write_run(output, "run-0.0001-constant-2", seed=2, steps=(0, 24), state="failed", error="no memory")
     file = output / "sweeps" / "demo" / "sweep.json"
     sweep = json.loads(file.read_text())
-    never = folders.cell("run-0.0001-constant-2", "never", "first", seed="2")
-    file.write_text(json.dumps(sweep | {"cells": [*sweep["cells"], never]}))
+    never = folders.point("run-0.0001-constant-2", "never", "first", seed="2")
+    file.write_text(json.dumps(sweep | {"points": [*sweep["points"], never]}))
     told = findings(load(output)).set_index("question")
     assert (told.loc["seeds", "runs"] == 2).all() and "constant-2" not in str(told.loc["seeds", "run_ids"])
     assert told.loc["learned", "runs"] == 3
@@ -61,7 +61,7 @@ def test_what_several_patch_jobs_say_of_the_same_runs_is_told_apart(make_output,
     folders.write_patch(
         output, "run-0.0001-constant-0", "again", "first", steps=(0, 8), seed=5, name="heads", by_prompt=True
     )
-    folders.write_sweep(output, "again", [folders.cell("run-0.0001-constant-0", "again", "first", seed="0")])
+    folders.write_sweep(output, "again", [folders.point("run-0.0001-constant-0", "again", "first", seed="0")])
     told = findings(load(output))
     of_jobs = told[told["patching"].notna()]
     assert set(of_jobs["patching"]) == {"full", "heads"} and not told["statement"].duplicated().any()
@@ -80,7 +80,14 @@ def test_curves_are_told_of_what_heads_put_out_alone(make_output):
 
 
 def test_heads_of_which_it_cannot_be_told_since_when_share_a_sentence():
-    row = {"cell": "all", "patching": "full", "corruption": "second", "against": "first", "measure": "onset", "runs": 5}
+    row = {
+        "setting": "all",
+        "patching": "full",
+        "corruption": "second",
+        "against": "first",
+        "measure": "onset",
+        "runs": 5,
+    }
     places = [(0, 1, "cannot tell"), (2, 1, "later"), (3, 0, "cannot tell"), (3, 3, "in neither")]
     rows = [row | {"layer": layer, "head": head, "answer": answer} for layer, head, answer in places]
     later, rest = recruited(typed(rows, ONSETS))
@@ -144,8 +151,8 @@ def test_a_setting_that_only_diverged_says_so(make_output, folders):
     for seed in range(2):
         folders.write_run(output, f"apart-{seed}", lr=1e-3, seed=seed, diverged=11, steps=(0, 8))
     folders.write_run(output, "alone", lr=2e-3, diverged=11, steps=(0, 8))
-    told = findings(load(output)).query("question == 'learned'").set_index("cell")["statement"]
-    ends = {cell: ("all 2 runs diverged" in said, "the run diverged" in said) for cell, said in told.items()}
+    told = findings(load(output)).query("question == 'learned'").set_index("setting")["statement"]
+    ends = {setting: ("all 2 runs diverged" in said, "the run diverged" in said) for setting, said in told.items()}
     assert sorted(ends.values()) == [(False, False), (False, True), (True, False)]
 
 
@@ -156,7 +163,7 @@ def test_one_checkpoint_goes_nowhere(make_output):
 
 def test_attention_on_the_same_prompts_is_told_once_and_says_of_which():
     row = {
-        **{"cell": "all", "patching": "looks", "step": 8, "side": "clean", "query": "end", "layer": 2, "head": 1},
+        **{"setting": "all", "patching": "looks", "step": 8, "side": "clean", "query": "end", "layer": 2, "head": 1},
         **{"key": "subject 1", "attention": 0.4, "low": 0.3, "high": 0.5, "uniform": 0.05, "change": 0.3},
         **{"change_low": 0.2, "change_high": 0.4, "against_start": "more", "n": 12, "runs": 1, "other_seeds": False},
     }
@@ -173,7 +180,7 @@ def test_attention_on_the_same_prompts_is_told_once_and_says_of_which():
 
 def test_a_run_that_stopped_is_among_those_that_kept_a_task():
     row = {
-        **{"cell": "all", "patching": "full", "corruption": "ioi2-first", "task": "ioi2", "since": 0, "n": 240},
+        **{"setting": "all", "patching": "full", "corruption": "ioi2-first", "task": "ioi2", "since": 0, "n": 240},
         **{"what": "win rate", "before": 0.9, "after": 0.9, "difference": 0.0, "low": -0.01, "high": 0.01, "runs": 1},
     }
     of_runs = [("a", 8, "kept"), ("a", 16, "kept"), ("b", 8, "lost")]

@@ -22,7 +22,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.lines import AxLine
 from PIL import Image
 
-from mi_sweeps.analysis import animations, canvas, curves, dynamics, evidence, films, gallery, heatmaps
+from mi_sweeps.analysis import animated, animations, curves, dynamics, evidence, gallery, heatmaps, plotting
 from mi_sweeps.analysis.figures import LONGEST, _folder, chosen, figures
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.gallery import DPI, _save
@@ -109,7 +109,7 @@ def test_whatever_the_user_has_set_the_files_are_the_same(make_output, tmp_path)
     def drawn():
         frames = load(output)
         picture = curves.training(frames, ["win_rate"])
-        film = animations.frames(films.heatmap(frames, "z"))
+        film = animations.frames(animated.heatmap(frames, "z"))
         return _save(picture, tmp_path / "a.svg", "svg").read_bytes(), film[-1].tobytes()
 
     plain = drawn()
@@ -121,9 +121,9 @@ def test_whatever_the_user_has_set_the_files_are_the_same(make_output, tmp_path)
 
 def test_figures_are_as_wide_as_a_column_or_a_page(make_output):
     frames = load(make_output(layers=12, heads=12, steps=(8, 16, 24)))
-    assert curves.training(frames, ["win_rate"]).get_figwidth() == canvas.COLUMN
+    assert curves.training(frames, ["win_rate"]).get_figwidth() == plotting.COLUMN
     for picture in (heatmaps.heads(frames, "first"), heatmaps.positions(frames, "first"), curves.lens(frames)):
-        assert picture.get_figwidth() == canvas.PAGE
+        assert picture.get_figwidth() == plotting.PAGE
         assert picture.get_figheight() < 11
 
 
@@ -269,7 +269,7 @@ def test_for_a_paper_title_and_footnote_are_in_the_captions_alone(make_output, t
     gallery.write(one, tmp_path, ("svg", "png"), paper=True)
     texts += [re.findall("<text.*?>([^<]*)</text>", (tmp_path / "heads-second.svg").read_text())]
     image = Image.open(tmp_path / "heads-second.png")
-    assert round(image.info["dpi"][0]) == 300 and image.width == 300 * canvas.PAGE
+    assert round(image.info["dpi"][0]) == 300 and image.width == 300 * plotting.PAGE
     assert image.height / 300 < height - 0.3
     gone = " ".join(text for text in texts[0] if text not in texts[1])
     assert "Recovered by patching, second corruption" in gone and "12 prompts; run run-0.0001-constant-0" in gone
@@ -439,7 +439,7 @@ def test_what_is_small_is_pale(make_output):
     (axis,) = drawn(heatmaps.heads(frames, "difference", sites=("k",))).values()
     image = axis.images[0]
     assert image.get_clim()[1] == pytest.approx(np.abs(image.get_array()).max()) and image.colorbar.extend == "neither"
-    assert image.get_cmap().name == canvas.DIFFERING and image.colorbar.ax.get_ylabel() == "difference"
+    assert image.get_cmap().name == plotting.DIFFERING and image.colorbar.ax.get_ylabel() == "difference"
 
 
 def test_cells_are_square_and_positions_name_an_examples_tokens(make_output):
@@ -463,7 +463,7 @@ def test_cells_are_square_and_positions_name_an_examples_tokens(make_output):
     told = labels(heatmaps.positions(frames, "difference", sites=("resid_pre",)))
     changed = ["subject 1 · Emily → Sarah", "subject 2 · Rachel → Sarah"]
     assert [name for name, is_bold in told.items() if is_bold] == changed
-    film = films.heatmap(frames, "resid_pre")
+    film = animated.heatmap(frames, "resid_pre")
     own, other, less = (axis for axis in film.picture.axes if axis.images)
     assert own.images[0].get_clim() == other.images[0].get_clim() == (-1, 1) != less.images[0].get_clim()
     old = load(make_output(steps=(24,), sweep="old", seeds=(1,)), ["old"])  # does not tell prompts apart
@@ -474,7 +474,7 @@ def test_rows_of_attribution_name_their_corruption_and_scatter_has_equal_axes(ma
     frames = load(make_output(steps=(8, 24)))
     rows = [axis.get_ylabel() for axis in heatmaps.attribution(frames).axes]
     assert [told for told in rows if "layer" in told] == ["first corruption\nlayer", "second corruption\nlayer"]
-    for picture in (dynamics.scatter(frames, "pattern"), films.scatter(frames, "pattern").picture):
+    for picture in (dynamics.scatter(frames, "pattern"), animated.scatter(frames, "pattern").picture):
         for axis in picture.axes:
             assert axis.get_xlim() == axis.get_ylim() and axis.get_aspect() == 1
 

@@ -28,8 +28,8 @@ def test_runs_carry_their_settings_and_progress(make_output):
     run = runs.loc["run-0.0002-constant-1"]
     assert (run["model"], run["task"], run["schedule"], run["sweep"]) == ("mini", "ioi3", "constant", "demo")
     assert (run["lr"], run["seed"], run["batch_size"], run["status"]) == (2e-4, 1, 16, "done")
-    assert (run["patched"], run["cell"]) == ("2/2", "lr 0.0002")
-    assert runs["cell"].nunique() == 2  # seeds share a cell
+    assert (run["patched"], run["setting"]) == ("2/2", "lr 0.0002")
+    assert runs["setting"].nunique() == 2  # seeds share a setting
 
 
 def test_tables_hold_every_row_with_its_run_and_step(make_output):
@@ -80,7 +80,7 @@ def test_a_cell_that_never_started_is_todo(make_output, folders):
     folders.write_sweep(
         output,
         "more",
-        [folders.cell("absent", "absent-first", "first", **{"optim.lr": "3e-4", "model": "gpt2"})],
+        [folders.point("absent", "absent-first", "first", **{"optim.lr": "3e-4", "model": "gpt2"})],
     )
     frames = load(output)
     run = frames.runs.set_index("run_id").loc["absent"]
@@ -92,7 +92,7 @@ def test_a_cell_that_never_started_is_todo(make_output, folders):
 def test_sweeps_limit_what_is_loaded(make_output, folders):
     output = make_output(seeds=(0, 1))
     run_id = "run-0.0001-constant-0"
-    folders.write_sweep(output, "small", [folders.cell(run_id, f"{run_id}-first", "first")])
+    folders.write_sweep(output, "small", [folders.point(run_id, f"{run_id}-first", "first")])
     folders.write_run(output, "by-hand")
     everything, small = load(output), load(output, ["small"])
     assert "by-hand" in set(everything.runs["run_id"])
@@ -289,8 +289,8 @@ def test_a_series_has_its_gaps_and_nothing_of_how_it_was_trained(make_output, ma
     assert runs["gaps"].dropna().to_dict() == {"series-2": "16"}
     series = runs.loc[["series-1", "series-2"]]
     assert series[["lr", "weight_decay", "schedule", "steps", "batch_size"]].isna().all(axis=None)
-    assert list(series["seed"]) == [1, 2] and list(series["cell"]) == ["model series"] * 2
-    assert list(runs["cell"])[:2] == ["model mini, lr 0.0001", "model mini, lr 0.0002"]
+    assert list(series["seed"]) == [1, 2] and list(series["setting"]) == ["model series"] * 2
+    assert list(runs["setting"])[:2] == ["model mini, lr 0.0001", "model mini, lr 0.0002"]
 
 
 def test_what_was_found_before_a_step_was_known_as_a_gap_is_left_out(make_series, folders):

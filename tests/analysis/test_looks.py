@@ -64,7 +64,7 @@ def rows_of(output):
 
 def test_changes_from_the_first_checkpoint_and_from_uniform_attention(output):
     rows = rows_of(output)
-    assert (rows["cell"].nunique(), rows["corruption"].iloc[0], rows["runs"].unique().tolist()) == (1, "first", [3])
+    assert (rows["setting"].nunique(), rows["corruption"].iloc[0], rows["runs"].unique().tolist()) == (1, "first", [3])
     assert rows["other_seeds"].all()
     told = rows[rows["key"] == "answer"].set_index(["head", "step"])
     assert told["against_start"].unstack().to_numpy().tolist() == [

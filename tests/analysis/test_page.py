@@ -571,7 +571,7 @@ def test_the_pointer_is_told_names_as_they_are(make_output, folders, opened):
 def test_failed_and_missing_cells_are_named(make_output, folders, opened):
     output = make_output(seeds=(0, 1))
     folders.write_run(output, "broken", lr=2e-4, state="failed", error="out of memory", steps=(0, 8))
-    folders.write_sweep(output, "more", [folders.cell("absent", "absent-first", "first", **{"optim.lr": "3e-4"})])
+    folders.write_sweep(output, "more", [folders.point("absent", "absent-first", "first", **{"optim.lr": "3e-4"})])
     page = opened(output)
     top = page.locator("#top").inner_text()
     assert "Failed or stopped: 1 run" in top and "broken" in top and "out of memory" in top

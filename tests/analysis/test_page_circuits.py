@@ -142,10 +142,10 @@ def test_the_filter_reaches_the_circuits_and_means_leave_diverged_runs_out(make_
     page = open_page(write_report(output))
     offered = "Object.values(units()).flat().map(([unit, told]) => [unit, told])"
     told = dict(page.evaluate(offered))
-    assert told["cell:lr 0.0001"] == "lr 0.0001: mean of 2 runs, 1 diverged run left out"
+    assert told["setting:lr 0.0001"] == "lr 0.0001: mean of 2 runs, 1 diverged run left out"
     assert told["all:"] == "all settings: mean of 4 runs, 1 diverged run left out"
     assert "run_id:stopped" in told
-    assert page.evaluate("familyOf('cell:lr 0.0001', 'first', 'z').runs.map((run) => RUNS[run].run_id)") == [
+    assert page.evaluate("familyOf('setting:lr 0.0001', 'first', 'z').runs.map((run) => RUNS[run].run_id)") == [
         "run-0.0001-constant-0",
         "run-0.0001-constant-1",
     ]
@@ -509,7 +509,7 @@ def test_a_run_that_lacks_a_corruption_says_so(make_output, folders, open_page):
     output = make_output(seeds=(0,), corruptions=("first", "second"))
     folders.write_run(output, "lone", seed=1)
     folders.write_patch(output, "lone", "lone-first", "first", seed=1)
-    folders.write_sweep(output, "more", [folders.cell("lone", "lone-first", "first", seed="1")])
+    folders.write_sweep(output, "more", [folders.point("lone", "lone-first", "first", seed="1")])
     page = open_page(write_report(output))
     choose(page, "Run", "all, seed 1, lone")
     assert list(panels(page, "z-plot")) == ["first corruption"]
@@ -523,7 +523,7 @@ def test_hostile_names_are_text_everywhere(make_output, folders, open_page):
     output = make_output(seeds=(0,), corruptions=("first",))
     folders.write_run(output, "bad<b>", schedule=HOSTILE)
     folders.write_patch(output, "bad<b>", "bad-first", HOSTILE, name=HOSTILE, prompt=HOSTILE)
-    folders.write_sweep(output, "bad", [folders.cell("bad<b>", "bad-first", HOSTILE)])
+    folders.write_sweep(output, "bad", [folders.point("bad<b>", "bad-first", HOSTILE)])
     page = open_page(write_report(output), width=375, dark=True)
     show = "(id) => showCircuits(`run_id:${id}`)"
     page.evaluate(show, "run-0.0001-constant-0")

@@ -220,8 +220,8 @@ def test_a_patch_job_that_failed_does_not_hide_the_others(call, make_output, fol
 
 def test_a_run_that_was_never_started(call, make_output, folders):
     output = make_output()
-    cell = folders.cell("planned", "planned-first", "first", **{"optim.lr": "1e-5", "patching": "heads"})
-    folders.write_sweep(output, "later", [cell])
+    point = folders.point("planned", "planned-first", "first", **{"optim.lr": "1e-5", "patching": "heads"})
+    folders.write_sweep(output, "later", [point])
     code, printed, _ = call("planned", f"output={output}")
     assert code == 0
     assert printed.splitlines() == [
@@ -288,7 +288,7 @@ def test_bad_input_is_one_line(call, make_output, words, complaint):
 
 def test_a_sweep_of_one_cell_has_nothing_behind_its_name(make_output, folders):
     output = make_output(corruptions=("first",))
-    folders.write_sweep(output, "demo", [folders.cell(RUN, f"{RUN}-first", "first")])
+    folders.write_sweep(output, "demo", [folders.point(RUN, f"{RUN}-first", "first")])
     assert "  sweep demo" in seen(output, colour=None).splitlines()
 
 

@@ -250,9 +250,9 @@ def test_a_plan_is_the_command_s(finished, small):
     words = [*small, "seed=0,1,2", "corruption=second", f"output={finished}"]
     plan = mi.plan(*words)
     assert repr(plan) == "sweep default: 3 fine-tunes (2 done, 1 to do), 3 patch jobs (2 done, 1 to do)"
-    assert plan.cells["patch_id"].tolist() == [cell.patch_id for cell in expand(words)]
-    assert plan.cells["run"].tolist() == ["done", "done", "todo"]
-    assert plan.cells["seed"].tolist() == ["0", "1", "2"]
+    assert plan.points["patch_id"].tolist() == [point.patch_id for point in expand(words)]
+    assert plan.points["run"].tolist() == ["done", "done", "todo"]
+    assert plan.points["seed"].tolist() == ["0", "1", "2"]
     assert "3 fine-tunes (2 done, 1 to do)" in plan._repr_html_()
 
 
@@ -264,8 +264,8 @@ def test_what_fails_is_no_result(finished, small, tmp_path, monkeypatch):
     plan = mi.plan(*small, "train.steps=1", "patching.steps=[0]", f"output={tmp_path}")
     with pytest.raises(RuntimeError, match="sweep default: not all of it is done"):
         plan.run()
-    (cell,) = plan._cells
-    folder = Folder(tmp_path / "runs" / cell.run_id / "patches" / cell.patch_id)
+    (point,) = plan._points
+    folder = Folder(tmp_path / "runs" / point.run_id / "patches" / point.patch_id)
     with folder.claim():
         folder.fail("broken", "error")
     with pytest.raises(RuntimeError, match="sweep default: failed patch job .*: broken"):

@@ -44,10 +44,10 @@ def make_short_pairs(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[[str],
 @pytest.fixture(scope="session")
 def patching() -> Callable[..., PatchingConfig]:
     """What conf/patching/full.yaml says, at some sites."""
-    (cell,) = expand(["output=unused", "patching=full"])
+    (point,) = expand(["output=unused", "patching=full"])
 
     def make(*sites: str, heads: str = "all") -> PatchingConfig:
-        return cell.config.patching.model_copy(update={"sites": sites, "heads": heads})
+        return point.config.patching.model_copy(update={"sites": sites, "heads": heads})
 
     return make
 

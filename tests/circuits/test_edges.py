@@ -17,7 +17,7 @@ from mi_sweeps.circuits.fast import MEMORY
 from mi_sweeps.circuits.gradients import Estimates, integrated
 from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.network import describe
-from mi_sweeps.circuits.runs import run_both
+from mi_sweeps.circuits.paired_runs import run_both
 from mi_sweeps.circuits.sets import evaluate
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.edges import EdgesConfig

@@ -38,12 +38,12 @@ from mi_sweeps.training.evaluate import end_logits
 
 @pytest.fixture
 def job(small, tmp_path):
-    """Runs one cell, and gives its patch job's folder and the table of its last checkpoint."""
+    """Runs one point, and gives its patch job's folder and the table of its last checkpoint."""
 
     def run(*overrides: str, output: str = "outputs"):
-        cells = expand([*small, f"output={tmp_path / output}", *overrides])
-        done = execute(cells)
-        _, patch = folders_of(cells[0])
+        points = expand([*small, f"output={tmp_path / output}", *overrides])
+        done = execute(points)
+        _, patch = folders_of(points[0])
         assert not done.failed, patch.status_on_disk().error
         return patch, read_table(patch.table(4)).to_pandas()
 
@@ -105,15 +105,15 @@ def test_measures_are_added_when_asked_for(job):
 
 
 def test_a_model_from_nothing_has_all_of_it(tmp_path):
-    cells = expand(
+    points = expand(
         [
             *("model=nope", "model.d_model=16", "model.d_head=4", "task=previous_token", "task.length=8"),
             *("task.heldout=6", "corruption=previous", "patching=position", "patching.prompts=3"),
             *("train.steps=4", "checkpoint.every=4", "checkpoint.steps=[]", f"output={tmp_path}"),
         ]
     )
-    assert not execute(cells).failed
-    table = read_table(folders_of(cells[0])[1].table(4)).to_pandas()
+    assert not execute(points).failed
+    table = read_table(folders_of(points[0])[1].table(4)).to_pandas()
     assert set(table.kind) == {"lens", "layer", "head", "patch", "prompt", "measure"}
     assert set(table.measure.dropna()) == {"position_r2", "previous_token", "diagonal", "ablated_loss"}
     rows = table[table.measure == "ablated_loss"]
@@ -129,9 +129,9 @@ def test_what_attention_alone_cannot_have_is_refused_before_it_is_trained(tmp_pa
 
 
 def test_a_probe_of_one_prompt_is_refused_before_the_fine_tune(small, tmp_path):
-    cells = expand([*small, MEASURES, "patching.measured_prompts=1", f"output={tmp_path / 'outputs'}"])
+    points = expand([*small, MEASURES, "patching.measured_prompts=1", f"output={tmp_path / 'outputs'}"])
     with pytest.raises(UserError, match="there is one prompt"):
-        check(cells)
+        check(points)
 
 
 @pytest.fixture
@@ -154,10 +154,10 @@ def test_an_unknown_architecture_is_patched_by_the_reference_engine_with_a_messa
 
 def test_the_reference_engine_sees_the_weights_of_each_checkpoint(small, bloom, tmp_path):
     """TransformerLens copies the queries', keys' and values' weights of this architecture when it wraps a model."""
-    cells = expand([*small, *bloom, "optim.lr=1e-2", "patching.sites=[z]", f"output={tmp_path / 'outputs'}"])
-    assert not execute(cells).failed
-    run, patch = folders_of(cells[0])
-    config = cells[0].config
+    points = expand([*small, *bloom, "optim.lr=1e-2", "patching.sites=[z]", f"output={tmp_path / 'outputs'}"])
+    assert not execute(points).failed
+    run, patch = folders_of(points[0])
+    config = points[0].config
     model, tokenizer = load_model(config.model)
     pairs = load(config, tokenizer).pairs(config.corruption.name, config.patching.prompts)
     base = checkpoints.snapshot(checkpoints.parameters(model))
@@ -183,10 +183,10 @@ def test_sites_that_an_architecture_lacks_are_left_out_with_a_word(small, mini_t
     model.save_pretrained(tmp_path / "opt")
     mini_tokenizer.save_pretrained(tmp_path / "opt")
     asked = [*small, "model=local", f"model.path={tmp_path / 'opt'}", f"output={tmp_path / 'outputs'}"]
-    cells = expand([*asked, "patching.sites=[z,pattern]"])
-    assert "without patches of pattern" in check(cells)[0]
-    assert not execute(cells).failed
-    _, patch = folders_of(cells[0])
+    points = expand([*asked, "patching.sites=[z,pattern]"])
+    assert "without patches of pattern" in check(points)[0]
+    assert not execute(points).failed
+    _, patch = folders_of(points[0])
     assert "patches of pattern are left out: TransformerLens shows it" in (patch.path / "log.txt").read_text()
     assert list(read_json(patch.path / "patch.json")["left_out"]) == ["patches of pattern"]
     table = read_table(patch.table(4)).to_pandas()
@@ -203,30 +203,30 @@ def test_what_cannot_be_patched_is_known_when_it_is_planned_and_before_it_is_tra
     model = BertLMHeadModel(BertConfig(vocab_size=len(mini_tokenizer), max_position_embeddings=64, **sizes))
     model.save_pretrained(tmp_path / "bert")
     mini_tokenizer.save_pretrained(tmp_path / "bert")
-    cells = expand([*small, "model=local", f"model.path={tmp_path / 'bert'}", f"output={tmp_path / 'outputs'}"])
+    points = expand([*small, "model=local", f"model.path={tmp_path / 'bert'}", f"output={tmp_path / 'outputs'}"])
     with pytest.raises(UserError, match="models of type bert cannot be examined: its tokens see those that follow"):
-        architectures.told(cells)
+        architectures.told(points)
     # As of a type that nobody has tried.
     monkeypatch.setattr(architectures, "KNOWN", {})
-    assert "models of type bert are not among those that are tested" in architectures.told(cells)[0]
-    assert execute(cells).failed
-    run, _ = folders_of(cells[0])
+    assert "models of type bert are not among those that are tested" in architectures.told(points)[0]
+    assert execute(points).failed
+    run, _ = folders_of(points[0])
     assert "it sees tokens that follow" in run.status_on_disk().error
     assert not run.metrics.exists()
 
 
 @pytest.mark.parametrize("asked", ["patching.approximate=true", "patching=paths", "patching.measures=[diagonal]"])
 def test_what_an_unknown_architecture_cannot_have_is_refused_before_the_fine_tune(bloom, small, tmp_path, asked):
-    cells = expand([*small, *bloom, asked, f"output={tmp_path / 'outputs'}"])
+    points = expand([*small, *bloom, asked, f"output={tmp_path / 'outputs'}"])
     with pytest.raises(UserError, match="not for models of type bloom; known are gemma, .*gpt2, gpt_neox"):
-        check(cells)
+        check(points)
     assert not (tmp_path / "outputs").exists()
 
 
 def test_a_receiver_that_is_not_there_is_refused_before_the_fine_tune(small, tmp_path):
-    cells = expand([*small, "patching=paths", "patching.paths.receivers=[[9,1]]", f"output={tmp_path / 'outputs'}"])
+    points = expand([*small, "patching=paths", "patching.paths.receivers=[[9,1]]", f"output={tmp_path / 'outputs'}"])
     with pytest.raises(UserError, match=r"patching.paths.receivers: \[9, 1\] cannot receive by q"):
-        check(cells)
+        check(points)
 
 
 def test_prompts_longer_than_a_sliding_window_are_not_for_the_fast_engine(make_test_pairs, mini_tokenizer):
@@ -279,11 +279,11 @@ def test_a_description_that_disagrees_with_the_model_is_refused(small, tmp_path,
     from mi_sweeps.circuits import network
 
     monkeypatch.setattr(network.Norm, "__call__", lambda self, x: x * self.weight)
-    cells = expand([*small, f"patching.engine={engine}", "patching.approximate=true", f"output={tmp_path}"])
+    points = expand([*small, f"patching.engine={engine}", "patching.approximate=true", f"output={tmp_path}"])
     with caplog.at_level(logging.ERROR):
-        assert execute(cells).failed
-    _, patch = folders_of(cells[0])
-    run, _ = folders_of(cells[0])
+        assert execute(points).failed
+    _, patch = folders_of(points[0])
+    run, _ = folders_of(points[0])
     assert "differ by" in run.status_on_disk().error, "before it is trained"
     assert [row["step"] for row in read_table(run.metrics).to_pylist() if row["metric"] == "win_rate"] == [0, 0, 0]
     assert not list(patch.path.glob("tables/*"))

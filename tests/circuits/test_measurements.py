@@ -8,7 +8,7 @@ import pytest
 import mi_sweeps as mi
 from mi_sweeps.analysis import export, folder, measured
 from mi_sweeps.circuits import measurements, tables
-from mi_sweeps.circuits.runs import run_both
+from mi_sweeps.circuits.paired_runs import run_both
 from mi_sweeps.store.files import read_json
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
@@ -43,9 +43,9 @@ def made(monkeypatch):
 
 def test_what_is_measured_is_a_table_of_its_own_and_a_deleted_one_alone_is_made_again(small, tmp_path, made):
     given = [*small, f"output={tmp_path}", "patching=cross", "patching.prompts=6"]
-    (cell,) = expand(given)
-    assert not execute([cell]).failed
-    _, patch = folders_of(cell)
+    (point,) = expand(given)
+    assert not execute([point]).failed
+    _, patch = folders_of(point)
     steps = patch.steps()
     assert made == steps
     frame = mi.open(tmp_path).measured("cross", by_prompt=True)
@@ -59,10 +59,10 @@ def test_what_is_measured_is_a_table_of_its_own_and_a_deleted_one_alone_is_made_
 
     main = patch.table(steps[-1]).stat().st_mtime_ns
     patch.table(steps[-1], "cross").unlink()
-    assert make([cell]).to_do() == 1
-    assert not execute([cell]).failed
+    assert make([point]).to_do() == 1
+    assert not execute([point]).failed
     assert made == [*steps, steps[-1]] and patch.table(steps[-1]).stat().st_mtime_ns == main
-    assert make([cell]).is_done
+    assert make([point]).is_done
     assert (
         read_json(patch.path / "patch.json")["prompts"][0]["tokens"][0]
         in read_json(patch.path / "patch.json")["prompts"][0]["clean"]

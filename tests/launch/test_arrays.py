@@ -46,7 +46,7 @@ def test_runs_with_different_numbers_of_missing_patch_jobs_are_in_arrays_of_thei
     ]
 
 
-def test_several_cells_go_into_one_task() -> None:
+def test_several_points_go_into_one_task() -> None:
     assert [shape(array) for array in arrays("abc", {run: [f"{run}1"] for run in "abc"}, pack=2)] == [
         ("finetune", (("a", "b"), ("c",)), None, ()),
         ("patch", (("a1", "b1"), ("c1",)), "pairs", ("s-0",)),

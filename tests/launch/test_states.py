@@ -81,7 +81,7 @@ def test_a_job_that_ended_badly_is_a_failure_of_some_kind(state: str, ended: str
     assert joined(Status(state), ended=ended, code="0:0") == ("failed", failure, words + log)
 
 
-def test_of_several_cells_in_a_task_the_one_at_hand_has_failed() -> None:
+def test_of_several_points_in_a_task_the_one_at_hand_has_failed() -> None:
     assert joined(Status("interrupted"), ended="TIMEOUT", where=PACKED)[:2] == ("failed", "timeout")
     assert joined(Status("todo"), ended="TIMEOUT", where=PACKED) == ("todo", None, None)
 
@@ -95,7 +95,7 @@ def test_of_several_cells_in_a_task_the_one_at_hand_has_failed() -> None:
         (Status("interrupted", started=AFTER), "todo"),
     ],
 )
-def test_of_a_task_that_died_before_its_first_cell_all_have_failed(other: Status, state: str) -> None:
+def test_of_a_task_that_died_before_its_first_point_all_have_failed(other: Status, state: str) -> None:
     ended = {("s-0", 0): Job("s-0", 0, "7", "FAILED", "1:0", "n1")}
     found = states.join({"a": Status(), "b": other}, states.places([PACKED]), {}, ended)["a"]
     assert found.state == state
@@ -116,7 +116,7 @@ def test_a_patch_job_that_came_before_its_fine_tune_was_done_is_to_do_then_and_l
     assert state(waiting, "TIMEOUT", True) == "failed", "that is no matter of its fine-tune"
 
 
-def test_a_failure_of_this_submission_is_told_while_its_task_goes_on_with_other_cells() -> None:
+def test_a_failure_of_this_submission_is_told_while_its_task_goes_on_with_other_points() -> None:
     failed = Status("failed", finished=AFTER, error="ValueError: nan", failure="error")
     assert joined(failed, live="RUNNING", where=PACKED) == ("failed", "error", "ValueError: nan")
     assert joined(failed, ended="FAILED", where=PACKED) == ("failed", "error", "ValueError: nan")
@@ -194,14 +194,14 @@ def test_the_newest_submission_counts() -> None:
 
 @pytest.fixture
 def look(tmp_path: Path, slurm) -> Callable[..., planning.Plan]:
-    """A plan of one cell whose fine-tune was submitted, with what the folder says of it."""
-    (cell,) = expand(["launcher=slurm", f"output={tmp_path / 'o'}"])
+    """A plan of one point whose fine-tune was submitted, with what the folder says of it."""
+    (point,) = expand(["launcher=slurm", f"output={tmp_path / 'o'}"])
 
     def run(**status: object) -> planning.Plan:
         path = tmp_path / "o" / "sweeps" / "s" / "slurm" / "id.json"
-        write_json(planning.folders_of(cell)[0].path / "status.json", status)
-        array = Array("finetune", ((cell.run_id,),), name="s-0", jobs=("7",))
-        return states.look(planning.make([cell]), [Submission(path, "s", NOON, ("error",), (array,))])[0]
+        write_json(planning.folders_of(point)[0].path / "status.json", status)
+        array = Array("finetune", ((point.run_id,),), name="s-0", jobs=("7",))
+        return states.look(planning.make([point]), [Submission(path, "s", NOON, ("error",), (array,))])[0]
 
     return run
 
@@ -221,9 +221,9 @@ def test_a_look_asks_accounting_once_when_it_is_gone(look, slurm) -> None:
 
 
 def test_a_look_asks_nothing_when_all_is_done(slurm) -> None:
-    (cell,) = expand([])
-    done = planning.Plan((cell,), {cell.run_id: Status("done")}, {cell.patch_id: Status("done")})
-    array = Array("finetune", ((cell.run_id,),), name="s-0", jobs=("7",))
+    (point,) = expand([])
+    done = planning.Plan((point,), {point.run_id: Status("done")}, {point.patch_id: Status("done")})
+    array = Array("finetune", ((point.run_id,),), name="s-0", jobs=("7",))
     assert states.look(done, [submission(array)]) == (done, None)
     assert slurm.state["calls"] == []
 

@@ -56,7 +56,7 @@ def start(slurm, *ids: str) -> None:
     slurm.set(queue=[[*row[:2], "RUNNING", "None", "n1"] if row[0] in ids else row for row in slurm.queue])
 
 
-def test_status_tells_why_cells_wait(call: Callable, slurm, sweep: list[str], where: str) -> None:
+def test_status_tells_why_points_wait(call: Callable, slurm, sweep: list[str], where: str) -> None:
     start(slurm, "100_0")
     code, printed, complained = call("status", "s", where)
     assert (code, complained) == (0, "")
@@ -78,7 +78,7 @@ def test_status_tells_what_slurm_did_to_a_job(call: Callable, slurm, sweep: list
     assert "slurm/jobs/100_0_0_log.out" in printed
 
 
-def test_a_pack_that_dies_before_its_first_cell_waits_for_retry(call: Callable, slurm, where: str) -> None:
+def test_a_pack_that_dies_before_its_first_point_waits_for_retry(call: Callable, slurm, where: str) -> None:
     words = ["seed=0,1", "sweep.name=s", "launcher=slurm", "launcher.pack=2", where]
     call("run", *words)
     id, name, *_ = slurm.queue[0]
@@ -87,12 +87,12 @@ def test_a_pack_that_dies_before_its_first_cell_waits_for_retry(call: Callable, 
     _, printed, _ = call("status", "s", where)
     assert "2 fine-tunes (2 failed), 2 patch jobs (2 to do)" in printed
     assert "slurm/jobs/100_0_log.out" in printed
-    cell = expand(words)[0]
-    (place,) = states.places(submissions.of_output(cell.output))[cell.run_id]
+    point = expand(words)[0]
+    (place,) = states.places(submissions.of_output(point.output))[point.run_id]
     Path(place.log).write_text("module: command not found\n")
     _, printed, _ = call("logs", "s", "--failed", where)
     assert printed.count("its job failed") == 2
-    assert printed.count("module: command not found") == 1, "both cells have the same job"
+    assert printed.count("module: command not found") == 1, "both points have the same job"
     assert call("run", *words)[0] == 1
     assert len(slurm.scripts) == 2
     assert call("run", *words, "--retry")[0] == 0
@@ -171,7 +171,7 @@ def test_run_without_a_controller_is_one_line(call: Callable, slurm, sweep: list
     assert len(slurm.scripts) == 3
 
 
-def test_a_sweep_sees_the_jobs_of_another_that_has_the_same_cells(
+def test_a_sweep_sees_the_jobs_of_another_that_has_the_same_points(
     call: Callable, slurm, sweep: list[str], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "nothing to submit" in call("run", *sweep, "seed=0", "sweep.name=other")[1]

@@ -17,8 +17,8 @@ from mi_sweeps.slurm.queue import Limits
 from mi_sweeps.store.files import write_bytes, write_json
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.points import GridPoint
 
 GRID = ("seed=0,1", "corruption=first,second", "sweep.name=s", "launcher=slurm")
 
@@ -35,20 +35,20 @@ def words(output: Path) -> list[str]:
     return [*GRID, f"output={output}"]
 
 
-def finish(cells: list[Cell]) -> None:
+def finish(points: list[GridPoint]) -> None:
     """Fine-tunes that are done, as far as their folders say."""
-    for cell in cells:
-        run, _ = planning.folders_of(cell)
+    for point in points:
+        run, _ = planning.folders_of(point)
         write_json(run.path / "status.json", {"state": "done", "attempts": 1})
         write_bytes(run.metrics, b"")
-        for step in cell.patch_steps:
+        for step in point.patch_steps:
             write_bytes(run.checkpoint(step), b"")
 
 
-def fail(cell: Cell, kind: str, when: str = "2020-01-01") -> None:
+def fail(point: GridPoint, kind: str, when: str = "2020-01-01") -> None:
     """Its fine-tune has failed."""
     status = {"state": "failed", "attempts": 1, "finished": when, "failure": kind, "error": f"RuntimeError: {kind}"}
-    write_json(planning.folders_of(cell)[0].path / "status.json", status)
+    write_json(planning.folders_of(point)[0].path / "status.json", status)
 
 
 def submitted(output: Path) -> set[str]:
@@ -72,10 +72,10 @@ def test_run_submits_and_returns(call: Callable, slurm, words: list[str], output
 
 
 def test_a_zoom_is_submitted_like_a_sweep(call: Callable, slurm, output: Path) -> None:
-    cells = expand(["seed=0", "corruption=first,second", "sweep.name=s", f"output={output}"])
-    manifest.add(output, "s", cells, "mi-sweeps run")
-    finish(cells)
-    run_id = cells[0].run_id
+    points = expand(["seed=0", "corruption=first,second", "sweep.name=s", f"output={output}"])
+    manifest.add(output, "s", points, "mi-sweeps run")
+    finish(points)
+    run_id = points[0].run_id
     code, printed, complained = call("zoom", run_id[:6], "from=9", "to=11", "launcher=slurm", f"output={output}")
     assert (code, complained) == (0, "")
     assert f"sweep zoom-{run_id}: 1 fine-tune (1 to do), 2 patch jobs (2 to do)" in printed
@@ -234,15 +234,15 @@ def test_a_failed_job_waits_for_retry(call: Callable, slurm, words: list[str]) -
 def test_retry_takes_the_kinds_that_are_named(call: Callable, slurm, output: Path) -> None:
     kinds = ("timeout", "node", "oom", "error")
     words = ["seed=range(0,4)", "corruption=first", "sweep.name=s", "launcher=slurm", f"output={output}"]
-    cells = expand(words)
-    for cell, kind in zip(cells, kinds, strict=True):
-        fail(cell, kind)
+    points = expand(words)
+    for point, kind in zip(points, kinds, strict=True):
+        fail(point, kind)
     assert call("run", *words)[0] == 1
     assert slurm.scripts == []
     code, printed, _ = call("run", *words, "--retry=timeout,node")
     assert code == 0
     assert "2 fine-tunes: 2 tasks in 1 array" in printed
-    chosen = {id for cell in cells[:2] for id in (cell.run_id, cell.patch_id)}
+    chosen = {id for point in points[:2] for id in (point.run_id, point.patch_id)}
     assert submitted(output) == chosen
     (submission,) = submissions.of_output(output)
     assert submission.retry == ("timeout", "node"), "its tasks take up no others"
@@ -316,7 +316,7 @@ def test_arrays_are_as_long_as_the_cluster_takes(call: Callable, slurm, words: l
     assert [sum(row[0].partition("_")[0] == str(id) for row in slurm.queue) for id in range(100, 104)] == [2, 2, 1, 1]
 
 
-def test_two_at_once_submit_each_cell_once(slurm, words: list[str], output: Path) -> None:
+def test_two_at_once_submit_each_point_once(slurm, words: list[str], output: Path) -> None:
     command = [sys.executable, "-m", "mi_sweeps.cli", "run", *words]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=100) for process in both]

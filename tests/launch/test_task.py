@@ -1,4 +1,4 @@
-"""What a task of a job array does when cells fail, and when SLURM sends it a signal."""
+"""What a task of a job array does when points fail, and when SLURM sends it a signal."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from mi_sweeps.store.identity import patch_id, run_id
 from mi_sweeps.sweeps import execute as stages
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.points import GridPoint
 
 PREEMPTED = "JobId=12 JobState=RUNNING Reason=None PreemptTime=2026-01-01T12:00:00"
 CANCELLED = "JobId=12 JobState=COMPLETING Reason=None PreemptTime=None"
@@ -49,21 +49,21 @@ def a_task(slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def cells(tmp_path: Path) -> list[Cell]:
+def points(tmp_path: Path) -> list[GridPoint]:
     """Two runs with a patch job each."""
     return expand(["seed=0,1", "patching.steps=[0,8]", "sweep.name=s", f"output={tmp_path / 'outputs'}"])
 
 
 @pytest.fixture
-def submission(cells: list[Cell]) -> Submission:
+def submission(points: list[GridPoint]) -> Submission:
     """Both fine-tunes in one task, then both patch jobs in one."""
-    return submitted(cells)
+    return submitted(points)
 
 
-def submitted(cells: list[Cell], retry: tuple = ()) -> Submission:
-    output = cells[0].output
-    manifest.add(output, "s", cells, "")
-    runs, patches = tuple(cell.run_id for cell in cells), tuple(cell.patch_id for cell in cells)
+def submitted(points: list[GridPoint], retry: tuple = ()) -> Submission:
+    output = points[0].output
+    manifest.add(output, "s", points, "")
+    runs, patches = tuple(point.run_id for point in points), tuple(point.patch_id for point in points)
     arrays = (
         Array("finetune", (runs,), name="s-0"),
         Array("patch", (patches,), after=("s-0",), wait="pairs", name="s-1"),
@@ -133,12 +133,12 @@ def requeued(slurm) -> list[str]:
     return [words[1] for words in slurm.calls("scontrol") if words[0] == "requeue"]
 
 
-def test_all_done_is_success(work: Stages, submission: Submission, cells: list[Cell], slurm) -> None:
+def test_all_done_is_success(work: Stages, submission: Submission, points: list[GridPoint], slurm) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert exit_code(submission) == 0
     assert exit_code(submission, 1) == 0
     assert work.done == ["finetune 0", "finetune 1", "patch 0", "patch 1"]
-    assert planning.make(cells).is_done
+    assert planning.make(points).is_done
     assert slurm.calls("scontrol") == []
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -153,8 +153,8 @@ def test_a_task_is_ready_before_there_is_a_model(
     assert happened == [1, "model"]
 
 
-def test_a_cell_that_fails_stops_no_other_and_the_patch_jobs_of_those_are_done_here(
-    work: Stages, submission: Submission, cells: list[Cell]
+def test_a_point_that_fails_stops_no_other_and_the_patch_jobs_of_those_are_done_here(
+    work: Stages, submission: Submission, points: list[GridPoint]
 ) -> None:
     """SLURM ends the task that waits for this one."""
 
@@ -164,21 +164,21 @@ def test_a_cell_that_fails_stops_no_other_and_the_patch_jobs_of_those_are_done_h
     work.during = during
     assert exit_code(submission) == 1
     assert work.done == ["finetune 1", "patch 1"]
-    plan = planning.make(cells)
-    assert [plan.runs[cell.run_id].state for cell in cells] == ["failed", "done"]
-    assert [plan.patches[cell.patch_id].state for cell in cells] == ["todo", "done"]
+    plan = planning.make(points)
+    assert [plan.runs[point.run_id].state for point in points] == ["failed", "done"]
+    assert [plan.patches[point.patch_id].state for point in points] == ["todo", "done"]
 
 
-def test_a_failure_from_before_is_tried_again_if_it_was_asked_for(work: Stages, cells: list[Cell]) -> None:
-    run, _ = planning.folders_of(cells[0])
+def test_a_failure_from_before_is_tried_again_if_it_was_asked_for(work: Stages, points: list[GridPoint]) -> None:
+    run, _ = planning.folders_of(points[0])
     for retry, code in (((), 1), (("node",), 1), (("oom",), 0)):
         status = {"state": "failed", "attempts": 1, "finished": "2020-01-01", "failure": "oom", "error": "no memory"}
         write_json(run.path / "status.json", status)
-        assert exit_code(submitted(cells[:1], retry)) == code
+        assert exit_code(submitted(points[:1], retry)) == code
 
 
 def test_a_patch_job_whose_fine_tune_is_not_done_has_failed_in_slurm_too(
-    work: Stages, submission: Submission, cells: list[Cell]
+    work: Stages, submission: Submission, points: list[GridPoint]
 ) -> None:
     """A dependency on a job that the controller has forgotten counts as met."""
     assert exit_code(submission, 1) == 1
@@ -186,10 +186,10 @@ def test_a_patch_job_whose_fine_tune_is_not_done_has_failed_in_slurm_too(
 
 
 def test_a_patch_job_waits_for_a_fine_tune_that_somebody_else_is_at(
-    work: Stages, submission: Submission, cells: list[Cell], monkeypatch: pytest.MonkeyPatch
+    work: Stages, submission: Submission, points: list[GridPoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert exit_code(submission) == 0
-    run, _ = planning.folders_of(cells[0])
+    run, _ = planning.folders_of(points[0])
     with ExitStack() as somebody:
         somebody.enter_context(run.claim())
         write_json(run.path / "status.json", {"state": "running", "attempts": 1})
@@ -204,14 +204,14 @@ def test_a_patch_job_waits_for_a_fine_tune_that_somebody_else_is_at(
 
 
 def test_a_preempted_task_puts_itself_back_into_the_queue(
-    work: Stages, submission: Submission, cells: list[Cell], slurm
+    work: Stages, submission: Submission, points: list[GridPoint], slurm
 ) -> None:
     slurm.set(job=PREEMPTED)
     work.during = told(signal.SIGTERM)
     assert exit_code(submission) == 143
     # The job id alone, 12, would mean all tasks of the array where it is the array's.
     assert slurm.calls("scontrol") == [["--oneliner", "show", "job", "10_1"], ["requeue", "10_1"]]
-    assert planning.folders_of(cells[0])[0].status().state == "interrupted"
+    assert planning.folders_of(points[0])[0].status().state == "interrupted"
     assert work.done == []
 
 
@@ -227,19 +227,19 @@ def test_a_task_that_is_no_array_goes_by_its_job_id(
 
 
 def test_a_task_that_scancel_ends_does_not_come_back(
-    work: Stages, submission: Submission, cells: list[Cell], slurm
+    work: Stages, submission: Submission, points: list[GridPoint], slurm
 ) -> None:
     slurm.set(job=CANCELLED)
     work.during = told(signal.SIGTERM, checkpoint=True)
     assert exit_code(submission) == 143
     assert requeued(slurm) == []
-    assert planning.folders_of(cells[0])[0].status().state == "cancelled"
+    assert planning.folders_of(points[0])[0].status().state == "cancelled"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
 @pytest.mark.parametrize("record", ["cancelled", "gone"])
 def test_a_cancelled_submission_does_not_come_back_whatever_slurm_says(
-    work: Stages, submission: Submission, cells: list[Cell], slurm, signum: int, record: str
+    work: Stages, submission: Submission, points: list[GridPoint], slurm, signum: int, record: str
 ) -> None:
     """`gone`: a later array was refused, and nothing of the submission shall be left."""
     slurm.set(job=PREEMPTED)
@@ -254,22 +254,22 @@ def test_a_cancelled_submission_does_not_come_back_whatever_slurm_says(
     work.during = during
     assert exit_code(submission) == 143
     assert requeued(slurm) == []
-    assert planning.folders_of(cells[0])[0].status().state == "cancelled"
+    assert planning.folders_of(points[0])[0].status().state == "cancelled"
     assert work.done == []
 
 
 @pytest.mark.parametrize(("signum", "job"), [(signal.SIGUSR2, ""), (signal.SIGTERM, AT_LIMIT)])
 def test_a_time_limit_with_a_new_checkpoint_is_a_break(
-    work: Stages, submission: Submission, cells: list[Cell], slurm, signum: int, job: str
+    work: Stages, submission: Submission, points: list[GridPoint], slurm, signum: int, job: str
 ) -> None:
     slurm.set(job=job)
     work.during = told(signum, checkpoint=True)
     assert exit_code(submission) == 143
     assert requeued(slurm) == ["10_1"]
-    assert planning.folders_of(cells[0])[0].status().state == "interrupted"
+    assert planning.folders_of(points[0])[0].status().state == "interrupted"
 
 
-def test_a_time_limit_before_the_first_cell_is_told_in_the_job_s_output(
+def test_a_time_limit_before_the_first_point_is_told_in_the_job_s_output(
     submission: Submission, monkeypatch: pytest.MonkeyPatch, slurm, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(manifest, "load", lambda *_: os.kill(os.getpid(), signal.SIGUSR2))
@@ -280,11 +280,11 @@ def test_a_time_limit_before_the_first_cell_is_told_in_the_job_s_output(
 
 @pytest.mark.parametrize(("signum", "job"), [(signal.SIGUSR2, ""), (signal.SIGTERM, AT_LIMIT)])
 def test_a_time_limit_without_a_new_checkpoint_is_a_failure(
-    work: Stages, submission: Submission, cells: list[Cell], slurm, signum: int, job: str
+    work: Stages, submission: Submission, points: list[GridPoint], slurm, signum: int, job: str
 ) -> None:
     """A next attempt would get no further, and the one after it neither."""
     slurm.set(job=job)
-    run, _ = planning.folders_of(cells[0])
+    run, _ = planning.folders_of(points[0])
     write_bytes(run.checkpoint(0), b"")  # of an earlier attempt
     work.during = told(signum)
     assert exit_code(submission) == 1
@@ -298,7 +298,7 @@ def test_a_time_limit_is_one_for_all_runs_that_are_trained_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm
 ) -> None:
     overrides = ("seed=0,1,2", "launcher=slurm", "launcher.pack=3", "launcher.stack=2", "sweep.name=s")
-    cells = expand([*overrides, "patching.steps=[0]", f"output={tmp_path / 'outputs'}"])
+    points = expand([*overrides, "patching.steps=[0]", f"output={tmp_path / 'outputs'}"])
 
     def in_turns(config: Config, folder: RunFolder, **_: object) -> Iterator[None]:
         with folder.claim():
@@ -309,8 +309,8 @@ def test_a_time_limit_is_one_for_all_runs_that_are_trained_together(
                 yield
 
     monkeypatch.setattr(stages, "in_turns", in_turns)
-    assert exit_code(submitted(cells)) == 1
-    statuses = [planning.folders_of(cell)[0].status() for cell in cells]
+    assert exit_code(submitted(points)) == 1
+    statuses = [planning.folders_of(point)[0].status() for point in points]
     assert [(status.state, status.failure) for status in statuses] == [
         ("failed", "timeout"),
         ("failed", "timeout"),
@@ -318,14 +318,18 @@ def test_a_time_limit_is_one_for_all_runs_that_are_trained_together(
     ]
 
 
-def test_a_cell_that_is_done_is_progress_too(work: Stages, submission: Submission, cells: list[Cell], slurm) -> None:
+def test_a_point_that_is_done_is_progress_too(
+    work: Stages, submission: Submission, points: list[GridPoint], slurm
+) -> None:
     work.seed, work.during = 1, told(signal.SIGUSR2)
     assert exit_code(submission) == 143
     assert requeued(slurm) == ["10_1"]
-    assert [planning.folders_of(cell)[0].status().state for cell in cells] == ["done", "interrupted"]
+    assert [planning.folders_of(point)[0].status().state for point in points] == ["done", "interrupted"]
 
 
-def test_after_one_signal_no_other_disturbs(work: Stages, submission: Submission, cells: list[Cell], slurm) -> None:
+def test_after_one_signal_no_other_disturbs(
+    work: Stages, submission: Submission, points: list[GridPoint], slurm
+) -> None:
     slurm.set(job=PREEMPTED)
 
     def during(folder: Folder) -> None:
@@ -338,12 +342,18 @@ def test_after_one_signal_no_other_disturbs(work: Stages, submission: Submission
     work.during = during
     assert exit_code(submission) == 143
     assert requeued(slurm) == ["10_1"]
-    assert planning.folders_of(cells[0])[0].status().state == "interrupted"
+    assert planning.folders_of(points[0])[0].status().state == "interrupted"
 
 
 @pytest.mark.parametrize("why", ["refused", "no scontrol"])
 def test_a_task_that_cannot_put_itself_back_waits_for_its_end(
-    work: Stages, submission: Submission, cells: list[Cell], slurm, why: str, monkeypatch: pytest.MonkeyPatch, capsys
+    work: Stages,
+    submission: Submission,
+    points: list[GridPoint],
+    slurm,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
 ) -> None:
     """SLURM starts a preempted task again if it has to kill it, but not if it exits."""
     if why == "refused":
@@ -356,18 +366,18 @@ def test_a_task_that_cannot_put_itself_back_waits_for_its_end(
     assert exit_code(submission) == 143
     assert task.STAY_SECONDS in slept
     assert "not put back into the queue" in capsys.readouterr().err
-    assert planning.folders_of(cells[0])[0].status().state == "interrupted"
+    assert planning.folders_of(points[0])[0].status().state == "interrupted"
 
 
 def test_what_slurm_interrupts_goes_on_with_the_real_thing(small: tuple[str, ...], tmp_path: Path, slurm) -> None:
     """A fine-tune of the embedded model is stopped after a checkpoint, and goes on from there."""
     slurm.set(job=PREEMPTED)
     longer = ("train.steps=80", "checkpoint.every=10", "patching.steps=[0]")
-    cells = expand([*small, *longer, "sweep.name=s", f"output={tmp_path / 'outputs'}"])
-    submission = submitted(cells)
+    points = expand([*small, *longer, "sweep.name=s", f"output={tmp_path / 'outputs'}"])
+    submission = submitted(points)
     code = "import sys\nfrom mi_sweeps.slurm.task import SlurmTask\nSlurmTask(sys.argv[1], 0, 0)()"
     command = [sys.executable, "-c", code, str(submission.path)]
-    run, _ = planning.folders_of(cells[0])
+    run, _ = planning.folders_of(points[0])
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 100
         while not run.checkpoint(10).exists() and process.poll() is None:

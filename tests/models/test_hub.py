@@ -387,8 +387,8 @@ def test_a_sweep_over_a_model_of_the_hub(hub: Hub, tmp_path: Path, small: tuple[
     assert len(hub.asked) == asked
 
     (run,) = (output / "runs").iterdir()
-    (cell,) = expand(words)
-    config = cell.config.model_copy(update={"model": cell.config.model.model_copy(update={"revision": "moved"})})
+    (point,) = expand(words)
+    config = point.config.model_copy(update={"model": point.config.model.model_copy(update={"revision": "moved"})})
     hub.add("some/model", "moved", {**FILES})
     with pytest.raises(
         UserError, match=rf"have changed since .*run the sweep again, or go on with model.revision={commit}"

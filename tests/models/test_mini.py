@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from mi_sweeps.analysis.cells import names
+from mi_sweeps.analysis.points import names
 from mi_sweeps.models import mini
 from mi_sweeps.models.mini import corpus, pretraining
 from mi_sweeps.models.mini.measure import WinRate, win_rate
@@ -183,6 +183,6 @@ def test_base_models_of_other_seeds_are_an_axis(tmp_path: Path) -> None:
         model, tokenizer = pretrain(Recipe(seed=seed, steps=1, warmup=1), lambda step, loss: None)
         model.save_pretrained(tmp_path / str(seed))
         tokenizer.save_pretrained(tmp_path / str(seed))
-    cells = expand(["model=local", f"model.path={tmp_path / '0'},{tmp_path / '1'}", "output=unused"])
-    assert len({cell.run_id for cell in cells}) == 2
-    assert len(set(names([cell.values for cell in cells]))) == 2
+    points = expand(["model=local", f"model.path={tmp_path / '0'},{tmp_path / '1'}", "output=unused"])
+    assert len({point.run_id for point in points}) == 2
+    assert len(set(names([point.values for point in points]))) == 2

@@ -76,9 +76,9 @@ def test_the_seed_says_which_of_several_series(series, tmp_path, make_config):
         (series / "checkpoint-16" / "model.safetensors").read_bytes()
     )
     path = f"model.path={tmp_path}/seed{{seed}}/checkpoint-{{step}}"
-    cells = expand(["model=series", path, "seed=3,4", f"output={tmp_path}/outputs", *FEW])
-    assert [cell.config.meant()["seed"] for cell in cells] == [3, 4]
-    assert len({cell.run_id for cell in cells}) == 2
+    points = expand(["model=series", path, "seed=3,4", f"output={tmp_path}/outputs", *FEW])
+    assert [point.config.meant()["seed"] for point in points] == [3, 4]
+    assert len({point.run_id for point in points}) == 2
 
 
 @pytest.mark.parametrize("key", ["seed=0,1", "optim.lr=1e-4,1e-3", "train.steps=4,8", "schedule=constant,cosine"])
@@ -110,10 +110,10 @@ def test_it_is_the_same_series_from_the_hub_its_cache_and_with_other_names(hub, 
     for step in (0, 8):
         hub.add("org/lm", f"step{step}", series / f"checkpoint-{step}")
     words = ["model=series", "model.hub=org/lm", "model.revision=step{step}", f"output={tmp_path}/outputs", *FEW]
-    (cell,) = expand([*words, "checkpoint.steps=[0,8]"])
+    (point,) = expand([*words, "checkpoint.steps=[0,8]"])
     hub.add("org/lm", "step8", series / "checkpoint-16")  # Uploaded anew under the same name.
     (other,) = expand([*words, "checkpoint.steps=[0,8]"])
-    assert cell.run_id != other.run_id
+    assert point.run_id != other.run_id
     assert expand(words)[0].run_id == other.run_id
 
 

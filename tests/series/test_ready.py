@@ -37,13 +37,13 @@ def test_a_ready_series_is_found(hub: Hub, name: str, tmp_path) -> None:
     files = {"config.json": b'{"model_type": "gpt_neox"}', "tokenizer.json": b"{}"}
     for revision in ["main", *revisions]:
         hub.add(repo, revision, {**files, "model.safetensors": revision.encode()})
-    (cell,) = expand([f"model={name}", "task=ioi2", f"output={tmp_path}"])
-    model, steps = cell.config.model, cell.config.checkpoint_steps
+    (point,) = expand([f"model={name}", "task=ioi2", f"output={tmp_path}"])
+    model, steps = point.config.model, point.config.checkpoint_steps
     assert isinstance(model, SeriesConfig) and model.name == name
     assert 10 < len(steps) < 25 and steps == sorted(steps)
     from mi_sweeps.series import checkpoints
 
-    series = checkpoints.of(cell.config)
+    series = checkpoints.of(point.config)
     assert not series.gaps and [one.step for one in series.checkpoints] == steps
     assert {one.name for one in series.checkpoints} <= set(revisions)
     # Only what is looked at is asked about.
@@ -60,9 +60,9 @@ def test_ready_series_are_swept_over_and_so_are_seeds_of_one(hub: Hub, tmp_path)
                 {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": content},
             )
     for words in (["model=pythia-70m,pythia-160m"], ["model=pythia-160m-seeds", "seed=1,2"]):
-        cells = expand([*words, "checkpoint.steps=[0,1,2]", f"output={tmp_path}"])
-        assert len({cell.run_id for cell in cells}) == 2
-        assert [cell.config.checkpoint_steps for cell in cells] == [[0, 1, 2]] * 2
+        points = expand([*words, "checkpoint.steps=[0,1,2]", f"output={tmp_path}"])
+        assert len({point.run_id for point in points}) == 2
+        assert [point.config.checkpoint_steps for point in points] == [[0, 1, 2]] * 2
 
 
 def test_what_a_run_has_remembered_is_not_asked_again(hub: Hub, tmp_path) -> None:
@@ -87,8 +87,8 @@ def test_a_revision_without_weights_is_a_gap(hub: Hub, tmp_path) -> None:
     from mi_sweeps.series import checkpoints
 
     given = ["model=series", "model.hub=org/lm", "model.revision=step{step}", f"output={tmp_path}"]
-    (cell,) = expand([*given, "checkpoint.steps=[0,8,16,24]"])
-    assert dict(checkpoints.of(cell.config).gaps) == {
+    (point,) = expand([*given, "checkpoint.steps=[0,8,16,24]"])
+    assert dict(checkpoints.of(point.config).gaps) == {
         8: "org/lm@step8: no weights there",
         16: "org/lm@step16: no config.json there",
         24: "model.hub=org/lm model.revision=step{step}: nothing there for step 24",

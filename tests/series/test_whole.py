@@ -75,10 +75,10 @@ def test_a_trainer_s_folders_are_planned_run_and_reported(trained, kind, tmp_pat
     assert "nothing to do" in capsys.readouterr().out
     assert command("report", f"output={tmp_path}/outputs") == 0
 
-    cells = expand(list(words))
-    for cell in cells:
-        _, folder = planning.folders_of(cell)
-        pairs = load(cell.config, mini_tokenizer).pairs(cell.config.corruption.name, cell.config.patching.prompts)
+    points = expand(list(words))
+    for point in points:
+        _, folder = planning.folders_of(point)
+        pairs = load(point.config, mini_tokenizer).pairs(point.config.corruption.name, point.config.patching.prompts)
         for step in steps:
             model = plain(folders / f"checkpoint-{step}", kind if step else "full")
             rows = read_table(folder.table(step)).to_pylist()

@@ -32,7 +32,7 @@ NODES = ("n1", "n2", "n3")
 CPUS, MEMORY, GPUS, SHARDS = 8, 8000, 2, 8
 """What each node is told to have. The GPUs are only numbers in CUDA_VISIBLE_DEVICES."""
 MAX_ARRAY_SIZE = 9
-"""Small, so that a sweep of a dozen cells needs several arrays."""
+"""Small, so that a sweep of a dozen points needs several arrays."""
 GRACE_SECONDS = 8
 """Between a preemption's SIGTERM and its SIGKILL."""
 START_SECONDS = 60.0

@@ -21,10 +21,10 @@ from mi_sweeps.slurm import states, submissions
 from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import Plan
+from mi_sweeps.sweeps.points import GridPoint
 
 JOB = ("launcher=slurm", "launcher.threads=1", "launcher.cpus=4", "launcher.memory=2500M", "launcher.time=5")
 LONG = ("train.steps=800", "checkpoint.every=40", "patching.steps=[0,40]")
@@ -47,7 +47,7 @@ class Sweep:
         return [*self.overrides, f"output={self.output}"]
 
     @property
-    def cells(self) -> list[Cell]:
+    def points(self) -> list[GridPoint]:
         return expand(self.words)
 
     def run(self, *more: str) -> int:
@@ -56,7 +56,7 @@ class Sweep:
 
     def plan(self) -> Plan:
         """The states as `status` has them."""
-        return states.look(planning.make(self.cells), submissions.of_output(self.output))[0]
+        return states.look(planning.make(self.points), submissions.of_output(self.output))[0]
 
     def states(self) -> tuple[dict[str, int], dict[str, int]]:
         runs, patches = self.plan().counts()
@@ -65,7 +65,7 @@ class Sweep:
     def wait(self) -> Plan:
         """Until no job of it is left."""
         self.cluster.wait_until(lambda: not self.cluster.jobs(), SECONDS, "all jobs ended")
-        return planning.make(self.cells)
+        return planning.make(self.points)
 
     def job(self, id: str) -> str:
         """The job that an id was submitted in last."""
@@ -74,16 +74,16 @@ class Sweep:
 
     def attempts(self) -> list[int]:
         """Of all fine-tunes and patch jobs."""
-        return [status.attempts for status in planning.make(self.cells).statuses]
+        return [status.attempts for status in planning.make(self.points).statuses]
 
-    def folders(self, cell: Cell) -> tuple[RunFolder, PatchFolder]:
-        return planning.folders_of(cell)
+    def folders(self, point: GridPoint) -> tuple[RunFolder, PatchFolder]:
+        return planning.folders_of(point)
 
     def until_checkpoints(self, run_id: str, count: int = 3) -> None:
         self._until(self.output / "runs" / run_id / "checkpoints", count)
 
-    def until_tables(self, cell: Cell, count: int = 2) -> None:
-        self._until(self.folders(cell)[1].path / "tables", count)
+    def until_tables(self, point: GridPoint, count: int = 2) -> None:
+        self._until(self.folders(point)[1].path / "tables", count)
 
     def _until(self, folder: Path, count: int) -> None:
         self.cluster.wait_until(lambda: len(list(folder.glob("[0-9]*"))) >= count, SECONDS, f"{count} in {folder}")
@@ -100,11 +100,11 @@ def make_sweep(cluster: Cluster, small: tuple[str, ...], tmp_path: Path) -> Call
     return lambda *overrides: Sweep(cluster, (*small, *JOB, "sweep.name=s", *overrides), tmp_path / "outputs")
 
 
-def undisturbed(sweep: Sweep, folder: Path) -> Iterator[tuple[Cell, Cell]]:
-    """Each cell of a sweep, and the same computed here without a break."""
-    cells = expand([*sweep.overrides, f"output={folder}"])
-    assert not execute(cells).failed
-    return zip(sweep.cells, cells, strict=True)
+def undisturbed(sweep: Sweep, folder: Path) -> Iterator[tuple[GridPoint, GridPoint]]:
+    """Each point of a sweep, and the same computed here without a break."""
+    points = expand([*sweep.overrides, f"output={folder}"])
+    assert not execute(points).failed
+    return zip(sweep.points, points, strict=True)
 
 
 def assert_same_bits(sweep: Sweep, folder: Path) -> None:
@@ -154,8 +154,8 @@ def test_series_are_measured_once_and_their_checkpoints_patched_by_two_tasks(
     assert "2 series of 2 to 4 checkpoints (2 to do)" in said
     assert "2 series: 2 tasks in 1 array" in said and "2 patch jobs: 4 tasks in 2 arrays" in said
     assert sweep.wait().is_done
-    for cell, steps in zip(sweep.cells, ([0, 8, 16, 24], [2, 4]), strict=True):
-        _, patch = planning.folders_of(cell)
+    for point, steps in zip(sweep.points, ([0, 8, 16, 24], [2, 4]), strict=True):
+        _, patch = planning.folders_of(point)
         assert sorted(part.path.name for part in patch.all_parts()) == ["0-of-2", "1-of-2"]
         assert patch.steps() == steps
 
@@ -170,14 +170,14 @@ def test_the_second_subject_later_fine_tunes_nothing(make_sweep, cluster):
     assert [(array.stage, len(array.tasks), len(array.tasks[0])) for array in newest.arrays] == [("patch", 1, 2)] * 2
     assert second.wait().is_done
     assert first.attempts() == [1] * 4
-    for cell in second.cells:
-        parts = planning.folders_of(cell)[1].all_parts()
+    for point in second.points:
+        parts = planning.folders_of(point)[1].all_parts()
         assert [part.status().state for part in parts] == ["done", "done"]
 
 
-def test_a_cell_that_fails_in_a_pack_stops_no_other(make_sweep, cluster, capsys):
+def test_a_point_that_fails_in_a_pack_stops_no_other(make_sweep, cluster, capsys):
     sweep = make_sweep("seed=0,1", "corruption=first", "launcher.pack=2")
-    bad, good = sweep.cells
+    bad, good = sweep.points
     broken = planning.folders_of(bad)[0].metrics
     broken.mkdir(parents=True)
     assert sweep.run() == 0
@@ -190,7 +190,7 @@ def test_a_cell_that_fails_in_a_pack_stops_no_other(make_sweep, cluster, capsys)
     assert "metrics.parquet" in capsys.readouterr().out
     for more in ((), ("--retry=timeout,node",)):
         sweep.run(*more)
-        assert not cluster.jobs(), "a failed cell waits for --retry"
+        assert not cluster.jobs(), "a failed point waits for --retry"
     broken.rmdir()
     assert sweep.run("--retry=error") == 0
     assert sweep.wait().is_done
@@ -198,11 +198,11 @@ def test_a_cell_that_fails_in_a_pack_stops_no_other(make_sweep, cluster, capsys)
     assert sweep.plan().runs[good.run_id].attempts == 1
 
 
-def test_a_pack_that_dies_before_its_first_cell_waits_for_retry(make_sweep, cluster, capsys):
+def test_a_pack_that_dies_before_its_first_point_waits_for_retry(make_sweep, cluster, capsys):
     sweep = make_sweep("seed=0,1", "corruption=first", "launcher.pack=2", 'launcher.setup=["echo no module; exit 3"]')
     assert sweep.run() == 0
     sweep.wait()
-    cluster.wait_for(sweep.job(sweep.cells[0].run_id), "FAILED")
+    cluster.wait_for(sweep.job(sweep.points[0].run_id), "FAILED")
     assert sweep.states() == ({"failed": 2}, {"to do": 2})
     sweep.run()
     assert not cluster.jobs(), "it would die again"
@@ -210,13 +210,13 @@ def test_a_pack_that_dies_before_its_first_cell_waits_for_retry(make_sweep, clus
     assert capsys.readouterr().out.count("\nno module\n") == 1
 
 
-def test_a_cell_without_enough_memory_says_so_and_is_done_with_more(make_sweep, cluster, capsys):
+def test_a_point_without_enough_memory_says_so_and_is_done_with_more(make_sweep, cluster, capsys):
     sweep = make_sweep("seed=0", "corruption=first")
     assert sweep.run("launcher.memory=100M") == 0
     sweep.wait()
-    cell = sweep.cells[0]
-    cluster.wait_for(sweep.job(cell.run_id), "FAILED")
-    status = sweep.plan().runs[cell.run_id]
+    point = sweep.points[0]
+    cluster.wait_for(sweep.job(point.run_id), "FAILED")
+    status = sweep.plan().runs[point.run_id]
     assert (status.state, status.failure) == ("failed", "oom")
     assert "launcher.memory" in status.error and "_log.out" in status.error
     assert sweep.run("--retry=error,timeout") == 1
@@ -228,30 +228,30 @@ def test_a_cell_without_enough_memory_says_so_and_is_done_with_more(make_sweep, 
 def test_a_time_limit_is_survived(make_sweep, cluster, tmp_path):
     sweep = make_sweep("seed=0", "corruption=first", *LONG)
     assert sweep.run() == 0
-    cell = sweep.cells[0]
-    sweep.until_checkpoints(cell.run_id)
+    point = sweep.points[0]
+    sweep.until_checkpoints(point.run_id)
     # What SLURM sends before the limit, which is a minute at least.
-    cluster.run("scancel", "--signal=USR2", sweep.job(cell.run_id))
+    cluster.run("scancel", "--signal=USR2", sweep.job(point.run_id))
     assert sweep.wait().is_done
-    assert cluster.states(sweep.job(cell.run_id)) == ["REQUEUED", "COMPLETED"]
+    assert cluster.states(sweep.job(point.run_id)) == ["REQUEUED", "COMPLETED"]
     assert sweep.attempts() == [2, 1]
-    rows = read_table(planning.folders_of(cell)[0].metrics).to_pylist()
+    rows = read_table(planning.folders_of(point)[0].metrics).to_pylist()
     measured = Counter((row["step"], row["split"], row["metric"]) for row in rows)
     assert set(measured.values()) == {1}, "each step is measured once"
     assert_same_bits(sweep, tmp_path / "whole")
 
 
-def test_a_cell_that_no_time_limit_lets_pass_fails(make_sweep, cluster):
+def test_a_point_that_no_time_limit_lets_pass_fails(make_sweep, cluster):
     sweep = make_sweep(
         "seed=0", "corruption=first", "train.steps=100000", "checkpoint.every=100000", "patching.steps=[0]"
     )
     # SLURM may send its signal up to a minute early: perhaps before the first checkpoint, perhaps after it.
     assert sweep.run("launcher.finetune.time=1") == 0
     sweep.wait()
-    cell = sweep.cells[0]
-    cluster.wait_for(sweep.job(cell.run_id), "FAILED")
-    cluster.wait_for(sweep.job(cell.patch_id), "CANCELLED")
-    status = sweep.plan().runs[cell.run_id]
+    point = sweep.points[0]
+    cluster.wait_for(sweep.job(point.run_id), "FAILED")
+    cluster.wait_for(sweep.job(point.patch_id), "CANCELLED")
+    status = sweep.plan().runs[point.run_id]
     assert (status.state, status.failure) == ("failed", "timeout")
     assert "launcher.time" in status.error
     assert status.attempts <= 2
@@ -261,7 +261,7 @@ def test_fine_tunes_survive_preemption_a_dead_node_and_a_requeue(make_sweep, clu
     sweep = make_sweep("seed=0,1,2", "corruption=first", *LONG)
     # Each has a node of its own.
     assert sweep.run("launcher.partition=low", "launcher.cpus=8") == 0
-    preempted, dead, requeued = (cell.run_id for cell in sweep.cells)
+    preempted, dead, requeued = (point.run_id for point in sweep.points)
     jobs = {run_id: sweep.job(run_id) for run_id in (preempted, dead, requeued)}
     for run_id in jobs:
         sweep.until_checkpoints(run_id)
@@ -279,10 +279,10 @@ def test_fine_tunes_survive_preemption_a_dead_node_and_a_requeue(make_sweep, clu
 def test_patch_jobs_survive_preemption_a_killed_step_and_a_requeue(make_sweep, cluster, tmp_path):
     sweep = make_sweep("seed=0", "corruption=first,second,both", *LONG_PATCHING)
     assert sweep.run("launcher.partition=low", "launcher.cpus=8") == 0
-    preempted, killed, requeued = sweep.cells
-    jobs = [sweep.job(cell.patch_id) for cell in sweep.cells]
-    for cell in sweep.cells:
-        sweep.until_tables(cell)
+    preempted, killed, requeued = sweep.points
+    jobs = [sweep.job(point.patch_id) for point in sweep.points]
+    for point in sweep.points:
+        sweep.until_tables(point)
     node = cluster.jobs()[jobs[0]].node
     cluster.run("scontrol", "requeue", jobs[2])
     for pid in cluster.pids(jobs[1]):
@@ -303,12 +303,12 @@ def test_patch_jobs_survive_preemption_a_killed_step_and_a_requeue(make_sweep, c
 def test_jobs_that_the_controller_has_lost_are_submitted_again(make_sweep, cluster):
     sweep = make_sweep("seed=0", "corruption=first")
     assert cluster.lose(sweep.run) == 0
-    lost = sweep.job(sweep.cells[0].run_id)
+    lost = sweep.job(sweep.points[0].run_id)
     # Their ids are given to somebody else's.
     others = [cluster.submit("sleep 300", "--job-name=another") for _ in range(2)]
     assert sweep.states() == ({"to do": 1}, {"to do": 1})
     assert sweep.run() == 0
-    assert lost != sweep.job(sweep.cells[0].run_id)
+    assert lost != sweep.job(sweep.points[0].run_id)
     cluster.restart("slurmctld")
     assert command("cancel", "s", f"output={sweep.output}") == 0
     assert set(others) <= set(cluster.jobs()), "jobs of other names are not ours to cancel"
@@ -322,13 +322,13 @@ def test_jobs_that_the_controller_has_lost_are_submitted_again(make_sweep, clust
 
 def test_cancelled_jobs_stay_cancelled_until_they_are_run_again(make_sweep, cluster, capsys):
     sweep = make_sweep("seed=0", "corruption=first", *LONG)
-    run_id = sweep.cells[0].run_id
+    run_id = sweep.points[0].run_id
     assert sweep.run("launcher.partition=low") == 0
     sweep.until_checkpoints(run_id)
     cluster.run("scancel", sweep.job(run_id))
     sweep.wait()
     cluster.wait_for(sweep.job(run_id), "CANCELLED")
-    assert planning.make(sweep.cells).runs[run_id].state == "cancelled"
+    assert planning.make(sweep.points).runs[run_id].state == "cancelled"
     assert sweep.states() == ({"to do": 1}, {"to do": 1})
     assert sweep.run() == 0
     sweep.until_checkpoints(run_id, 8)

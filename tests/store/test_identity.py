@@ -80,8 +80,8 @@ def test_ids_stay_what_they_were(
     monkeypatch.chdir(tmp_path)
     cached(hub_cache, "openai-community/gpt2-xl", {"config.json": b"{}", "model.safetensors": b"weights"}, "abc")
     (tmp_path / "rows.jsonl").write_text('{"question": "Mary and John met. Mary saw", "completion": " John"}\n')
-    (cell,) = expand(overrides.split())
-    assert (cell.run_id, cell.patch_id) == (run_id(cell.config), patch_id(cell.config)) == PINNED[overrides]
+    (point,) = expand(overrides.split())
+    assert (point.run_id, point.patch_id) == (run_id(point.config), patch_id(point.config)) == PINNED[overrides]
 
 
 def test_sequences_without_bos_are_another_run_s() -> None:

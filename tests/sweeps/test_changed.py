@@ -13,9 +13,9 @@ from mi_sweeps.store.folders import run_folder
 from mi_sweeps.store.identity import own_sources
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.changed import lines
 from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.points import GridPoint
 
 OVERRIDES = ["task=quiz", "corruption=second", "seed=0,1", "sweep.name=mine"]
 
@@ -32,16 +32,16 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def made(conf: Path, tmp_path: Path) -> list[Cell]:
+def made(conf: Path, tmp_path: Path) -> list[GridPoint]:
     """Two runs that were made, as far as a plan looks at them."""
     output = tmp_path / "outputs"
-    cells = expand([*OVERRIDES, f"output={output}"], conf)
-    manifest.add(output, "mine", cells, "mi-sweeps run")
-    for cell in cells:
-        folder = run_folder(output, cell.run_id)
+    points = expand([*OVERRIDES, f"output={output}"], conf)
+    manifest.add(output, "mine", points, "mi-sweeps run")
+    for point in points:
+        folder = run_folder(output, point.run_id)
         folder.path.mkdir(parents=True)
-        write_json(folder.path / "run.json", {"run_id": cell.run_id, "sources": own_sources(cell.config)})
-    return cells
+        write_json(folder.path / "run.json", {"run_id": point.run_id, "sources": own_sources(point.config)})
+    return points
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def plan(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     return run
 
 
-def test_a_plan_says_which_source_changed_and_of_how_many_runs(plan, made: list[Cell], tmp_path: Path) -> None:
+def test_a_plan_says_which_source_changed_and_of_how_many_runs(plan, made: list[GridPoint], tmp_path: Path) -> None:
     assert plan() == []
     (tmp_path / "quiz_words.py").write_text("WORDS = []\n")
     (told,) = plan("sweep.name=other")
@@ -65,9 +65,11 @@ def test_a_plan_says_which_source_changed_and_of_how_many_runs(plan, made: list[
     assert plan("optim.lr=1e-3") == []
 
 
-def test_a_plan_says_so_of_runs_that_did_not_write_their_source_down(plan, made: list[Cell], tmp_path: Path) -> None:
-    for cell in made:
-        write_json(run_folder(cell.output, cell.run_id).path / "run.json", {"run_id": cell.run_id})
+def test_a_plan_says_so_of_runs_that_did_not_write_their_source_down(
+    plan, made: list[GridPoint], tmp_path: Path
+) -> None:
+    for point in made:
+        write_json(run_folder(point.output, point.run_id).path / "run.json", {"run_id": point.run_id})
     (tmp_path / "quizzes.py").write_text("")
     (told,) = plan("seed=0")
     assert told.startswith(
@@ -75,7 +77,9 @@ def test_a_plan_says_so_of_runs_that_did_not_write_their_source_down(plan, made:
     )
 
 
-def test_a_sweep_s_new_runs_take_the_place_of_those_of_the_old_source(made: list[Cell], conf, tmp_path: Path) -> None:
+def test_a_sweep_s_new_runs_take_the_place_of_those_of_the_old_source(
+    made: list[GridPoint], conf, tmp_path: Path
+) -> None:
     """One picture must not take them for two seeds."""
     (tmp_path / "quizzes.py").write_text("")
     output = made[0].output
@@ -84,24 +88,24 @@ def test_a_sweep_s_new_runs_take_the_place_of_those_of_the_old_source(made: list
     assert [entry.run_id for entry in manifest.load(output, "mine")] == [made[0].run_id, anew.run_id]
 
 
-def test_so_do_they_where_the_old_ones_had_fewer_keys(made: list[Cell], conf: Path, tmp_path: Path) -> None:
+def test_so_do_they_where_the_old_ones_had_fewer_keys(made: list[GridPoint], conf: Path, tmp_path: Path) -> None:
     """An earlier version's: what it did not know of is as it is by default."""
     old = []
-    for cell in made:
-        model = {key: value for key, value in cell.values["model"].items() if key != "tokenizer"}
-        old.append(replace(cell, values={**cell.values, "model": model}))
+    for point in made:
+        model = {key: value for key, value in point.values["model"].items() if key != "tokenizer"}
+        old.append(replace(point, values={**point.values, "model": model}))
     manifest.path(made[0].output, "mine").unlink()
     manifest.add(made[0].output, "mine", old, "mi-sweeps run")
     (tmp_path / "quizzes.py").write_text("")
     anew = expand([*OVERRIDES, f"output={made[0].output}"], conf)
     assert "2 runs of before are made anew" in "".join(lines(planning.make(anew)))
     manifest.add(made[0].output, "mine", anew, "mi-sweeps run")
-    assert [entry.run_id for entry in manifest.load(made[0].output, "mine")] == [cell.run_id for cell in anew]
+    assert [entry.run_id for entry in manifest.load(made[0].output, "mine")] == [point.run_id for point in anew]
 
 
-def test_what_differs_in_how_it_is_patched_stays(made: list[Cell], conf: Path) -> None:
+def test_what_differs_in_how_it_is_patched_stays(made: list[GridPoint], conf: Path) -> None:
     output = made[0].output
     others = expand([*OVERRIDES, f"output={output}", "patching.prompts=9"], conf)
     steps = expand([*OVERRIDES, f"output={output}", "patching.steps=[0]"], conf)
     manifest.add(output, "mine", [*others, *steps], "mi-sweeps run")
-    assert [entry.patch_id for entry in manifest.load(output, "mine")] == [cell.patch_id for cell in (*made, *others)]
+    assert [entry.patch_id for entry in manifest.load(output, "mine")] == [point.patch_id for point in (*made, *others)]

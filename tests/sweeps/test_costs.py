@@ -15,12 +15,12 @@ from mi_sweeps.sweeps.plan import make
 def test_all_of_it_is_measured_and_costs_what_the_plan_says(small, tmp_path):
     random = 7
     asked = ["patching=dynamics", "patching.prompts=6", f"patching.circuits.random={random}"]
-    (cell,) = expand([*small, f"output={tmp_path}", *asked])
-    (line,) = costs.told([cell])
+    (point,) = expand([*small, f"output={tmp_path}", *asked])
+    (line,) = costs.told([point])
     assert line.startswith("beside patching") and all(f"{name} " in line for name in costs.COSTS)
-    assert not execute([cell]).failed and make([cell]).is_done
+    assert not execute([point]).failed and make([point]).is_done
 
-    output, sizes, config = folder.read(tmp_path), read(cell.config.model), cell.config
+    output, sizes, config = folder.read(tmp_path), read(point.config.model), point.config
     tables = {name: measured.read(output, name) for name in ("looks", "cross", "circuits", "edges")}
     assert all(len(table) for table in tables.values())
     last = {name: table[table["step"] == config.patch_steps[-1]] for name, table in tables.items()}

@@ -22,68 +22,68 @@ from mi_sweeps.sweeps.grid import expand
 
 
 @pytest.fixture
-def cells(small, tmp_path):
+def points(small, tmp_path):
     return expand([*small, "seed=0,1", "corruption=first,second", f"output={tmp_path / 'outputs'}"])
 
 
-def tables(cells):
+def tables(points):
     return {
-        (cell.patch_id, step): read_table(plan.folders_of(cell)[1].table(step))
-        for cell in cells
-        for step in cell.config.patch_steps
+        (point.patch_id, step): read_table(plan.folders_of(point)[1].table(step))
+        for point in points
+        for step in point.config.patch_steps
     }
 
 
-def test_a_grid_is_computed_once(cells):
-    first = execute(cells)
+def test_a_grid_is_computed_once(points):
+    first = execute(points)
     assert sorted(task.stage for task in first.done) == ["finetune"] * 2 + ["patch"] * 4
     assert not first.failed
-    assert plan.make(cells).is_done
-    before = tables(cells)
-    assert execute(cells).done == []
-    plan.folders_of(cells[3])[1].table(4).unlink()
-    again = execute(cells)
-    assert [task.id for task in again.done] == [cells[3].patch_id]
-    after = tables(cells)
+    assert plan.make(points).is_done
+    before = tables(points)
+    assert execute(points).done == []
+    plan.folders_of(points[3])[1].table(4).unlink()
+    again = execute(points)
+    assert [task.id for task in again.done] == [points[3].patch_id]
+    after = tables(points)
     assert all(before[key].equals(after[key]) for key in before)
 
 
-def test_more_checkpoints_are_added_to_those_that_are_there(cells, small, tmp_path):
-    execute(cells[:1])
-    folder = plan.folders_of(cells[0])[1]
+def test_more_checkpoints_are_added_to_those_that_are_there(points, small, tmp_path):
+    execute(points[:1])
+    folder = plan.folders_of(points[0])[1]
     before = folder.table(4).stat().st_mtime_ns
-    more = expand([*small, "patching.steps=[0,2,4]", f"output={cells[0].config.output}"])
-    assert more[0].patch_id == cells[0].patch_id
+    more = expand([*small, "patching.steps=[0,2,4]", f"output={points[0].config.output}"])
+    assert more[0].patch_id == points[0].patch_id
     assert plan.make(more).counts() == ({"done": 1}, {"to do": 1})
     execute(more)
     assert plan.make(more).is_done
     assert folder.table(2).exists()
     assert folder.table(4).stat().st_mtime_ns == before
     manifest.add(more[0].config.output, "grown", more, "")
-    manifest.add(more[0].config.output, "grown", cells[:1], "")
+    manifest.add(more[0].config.output, "grown", points[:1], "")
     assert manifest.load(more[0].config.output, "grown")[0].config["patching"]["steps"] == [0, 2, 4]
 
 
-def test_a_finished_run_whose_weights_were_deleted_is_left_alone_unless_they_are_needed(cells):
-    execute(cells[:1])
-    run, patch = plan.folders_of(cells[0])
+def test_a_finished_run_whose_weights_were_deleted_is_left_alone_unless_they_are_needed(points):
+    execute(points[:1])
+    run, patch = plan.folders_of(points[0])
     run.checkpoint(4).unlink()
-    assert execute(cells[:1]).done == []
+    assert execute(points[:1]).done == []
     patch.table(4).unlink()
-    assert [task.stage for task in execute(cells[:1]).done] == ["finetune", "patch"]
-    assert plan.make(cells[:1]).is_done
+    assert [task.stage for task in execute(points[:1]).done] == ["finetune", "patch"]
+    assert plan.make(points[:1]).is_done
 
 
-def test_corruptions_differ_and_each_has_its_own_clean_metric(cells):
-    execute(cells[:2])
-    first, second = (read_table(plan.folders_of(cell)[1].table(0)).to_pylist() for cell in cells[:2])
+def test_corruptions_differ_and_each_has_its_own_clean_metric(points):
+    execute(points[:2])
+    first, second = (read_table(plan.folders_of(point)[1].table(0)).to_pylist() for point in points[:2])
     clean = [next(row["clean"] for row in rows if row["kind"] == "patch") for rows in (first, second)]
     corrupted = [next(row["corrupted"] for row in rows if row["kind"] == "patch") for rows in (first, second)]
     assert clean[0] != clean[1]
     assert corrupted[0] != corrupted[1]
 
 
-def test_a_failed_fine_tune_stops_nothing_else(cells, monkeypatch):
+def test_a_failed_fine_tune_stops_nothing_else(points, monkeypatch):
     real = module.finetune
 
     def broken(config, folder, **options):
@@ -93,24 +93,24 @@ def test_a_failed_fine_tune_stops_nothing_else(cells, monkeypatch):
         real(config, folder, **options)
 
     monkeypatch.setattr(module, "finetune", broken)
-    outcome = execute(cells)
+    outcome = execute(points)
     assert len(outcome.done) == 3
     ((task, error),) = outcome.failed.values()
-    assert task.cell.config.seed == 0
+    assert task.point.config.seed == 0
     assert re.fullmatch(r"RuntimeError: CUDA out of memory \(test_execute\.py, line \d+\)", error)
     folder = task.folder
     assert folder.status().state == "failed"
     assert "more lines" in folder.error_file.read_text()
 
-    assert execute(cells).done == [], "failed ones wait for retry"
+    assert execute(points).done == [], "failed ones wait for retry"
     monkeypatch.setattr(module, "finetune", real)
-    retried = execute(cells, retry=["error"])
+    retried = execute(points, retry=["error"])
     assert len(retried.done) == 3
     assert folder.status().attempts == 2
     assert not folder.error_file.exists()
 
 
-def test_a_retry_is_one_try(cells, monkeypatch):
+def test_a_retry_is_one_try(points, monkeypatch):
     calls = []
 
     def broken(config, folder, **options):
@@ -119,12 +119,12 @@ def test_a_retry_is_one_try(cells, monkeypatch):
             raise RuntimeError("still broken")
 
     monkeypatch.setattr(module, "finetune", broken)
-    execute(cells, retry=["error"])
+    execute(points, retry=["error"])
     assert calls == [0, 1]
 
 
-def test_what_another_process_does_is_left_alone(cells):
-    folder, _ = plan.folders_of(cells[0])
+def test_what_another_process_does_is_left_alone(points):
+    folder, _ = plan.folders_of(points[0])
     code = f"""
 import sys, time
 from pathlib import Path
@@ -138,14 +138,14 @@ with folder.claim(), folder.attempt():
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None and other.stdout.readline() == "claimed\n"
-        outcome = execute(cells)
-        assert [task.id for task in outcome.busy] == [cells[0].run_id]
-        assert {task.cell.config.seed for task in outcome.done} == {1}
+        outcome = execute(points)
+        assert [task.id for task in outcome.busy] == [points[0].run_id]
+        assert {task.point.config.seed for task in outcome.done} == {1}
         other.kill()
-    rest = execute(cells)
-    assert {task.cell.config.seed for task in rest.done} == {0}
+    rest = execute(points)
+    assert {task.point.config.seed for task in rest.done} == {0}
     assert folder.status().attempts == 2
-    assert plan.make(cells).is_done
+    assert plan.make(points).is_done
 
 
 class StopAt(Listener):
@@ -168,19 +168,19 @@ class StopAt(Listener):
         return around()
 
 
-def test_a_cancelled_cell_goes_on_where_it_was(cells):
+def test_a_cancelled_point_goes_on_where_it_was(points):
     with pytest.raises(Cancelled):
-        execute(cells[:1], listener=StopAt(3))
-    folder, _ = plan.folders_of(cells[0])
+        execute(points[:1], listener=StopAt(3))
+    folder, _ = plan.folders_of(points[0])
     assert folder.status().state == "cancelled"
     assert folder.resume.exists()
-    assert plan.make(cells[:1]).to_do() == 2
-    execute(cells[:1])
+    assert plan.make(points[:1]).to_do() == 2
+    execute(points[:1])
     assert folder.status().attempts == 2
-    assert plan.make(cells[:1]).is_done
+    assert plan.make(points[:1]).is_done
 
 
-def test_a_run_that_is_killed_right_before_it_is_done_is_not_trained_again(cells, monkeypatch):
+def test_a_run_that_is_killed_right_before_it_is_done_is_not_trained_again(points, monkeypatch):
     class Killed(BaseException):
         pass
 
@@ -193,23 +193,23 @@ def test_a_run_that_is_killed_right_before_it_is_done_is_not_trained_again(cells
 
     monkeypatch.setattr(Folder, "_write", killed)
     with pytest.raises(Killed):
-        execute(cells[:1])
+        execute(points[:1])
     monkeypatch.setattr(Folder, "_write", write)
-    folder, _ = plan.folders_of(cells[0])
+    folder, _ = plan.folders_of(points[0])
     before = folder.checkpoint(4).stat().st_mtime_ns
-    execute(cells[:1])
-    assert plan.make(cells[:1]).is_done
+    execute(points[:1])
+    assert plan.make(points[:1]).is_done
     assert folder.checkpoint(4).stat().st_mtime_ns == before
     assert folder.log_file.read_text().count(" step 4: ") == 1
     assert not folder.resume.exists()
 
 
-def test_a_resume_state_that_a_killed_run_left_goes_with_the_patch_job(cells):
-    execute(cells[:1])
-    folder, patch = plan.folders_of(cells[0])
+def test_a_resume_state_that_a_killed_run_left_goes_with_the_patch_job(points):
+    execute(points[:1])
+    folder, patch = plan.folders_of(points[0])
     folder.resume.touch()
     patch.table(4).unlink()
-    execute(cells[:1])
+    execute(points[:1])
     assert not folder.resume.exists()
 
 
@@ -220,7 +220,7 @@ def test_changed_prompts_are_not_taken_for_the_planned_ones(small, tmp_path):
     names = "".join(line % order for order in orders)
     rows.write_text(names + names.replace("Mary", "Anna").replace("John", "Paul").replace("Tom", "Mark"))
     settings = [override for override in small if not override.startswith("task.")]
-    cells = expand(
+    points = expand(
         [
             *settings,
             "task=prompts",
@@ -231,18 +231,18 @@ def test_changed_prompts_are_not_taken_for_the_planned_ones(small, tmp_path):
         ]
     )
     rows.write_text(rows.read_text().replace("park", "beach"))
-    outcome = execute(cells)
+    outcome = execute(points)
     assert "have changed since this was planned" in next(iter(outcome.failed.values()))[1]
 
 
 @pytest.fixture
-def stacked_cells(small, tmp_path):
+def stacked_points(small, tmp_path):
     """Four runs of which three may be trained together, by two shapes."""
     settings = (*small, "launcher.stack=3", "patching.steps=[4]", f"output={tmp_path / 'outputs'}")
     return [*expand([*settings, "seed=0,1,2,3"]), *expand([*settings, "train.batch_size=4"])]
 
 
-def test_stacked_fine_tunes_are_each_their_own(stacked_cells, monkeypatch):
+def test_stacked_fine_tunes_are_each_their_own(stacked_points, monkeypatch):
     from mi_sweeps.training import stacked
 
     sizes = []
@@ -254,14 +254,14 @@ def test_stacked_fine_tunes_are_each_their_own(stacked_cells, monkeypatch):
         def finished(self, task, error):
             told.append((task.stage, task.id, error))
 
-    outcome = execute(stacked_cells, listener=Told())
+    outcome = execute(stacked_points, listener=Told())
     assert sizes == [3]
     assert not outcome.failed
     assert sorted(told) == sorted((task.stage, task.id, None) for task in outcome.done)
-    made = plan.make(stacked_cells)
+    made = plan.make(stacked_points)
     assert made.is_done
     assert {status.attempts for status in made.statuses} == {1}
-    assert execute(stacked_cells).done == []
+    assert execute(stacked_points).done == []
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_what_runs_of_a_stack_have_in_common(make_config, small, override, same)
     assert (module.Task("finetune", one).shape == module.Task("finetune", other).shape) is same
 
 
-def test_a_stacked_fine_tune_that_fails_stops_no_other(stacked_cells, monkeypatch):
+def test_a_stacked_fine_tune_that_fails_stops_no_other(stacked_points, monkeypatch):
     from mi_sweeps.training.run import Run
 
     def look(run):
@@ -293,27 +293,27 @@ def test_a_stacked_fine_tune_that_fails_stops_no_other(stacked_cells, monkeypatc
             raise RuntimeError("no")
 
     monkeypatch.setattr(Run, "look", look)
-    outcome = execute(stacked_cells)
+    outcome = execute(stacked_points)
     ((task, error),) = outcome.failed.values()
-    assert (task.cell.config.seed, task.folder.status().state) == (1, "failed")
+    assert (task.point.config.seed, task.folder.status().state) == (1, "failed")
     assert error.startswith("RuntimeError: no")
     assert len(outcome.done) == 8
 
 
-def test_a_stack_is_cancelled_as_one(stacked_cells):
+def test_a_stack_is_cancelled_as_one(stacked_points):
     with pytest.raises(Cancelled):
-        execute(stacked_cells, listener=StopAt(2))
-    states = [plan.folders_of(cell)[0].status().state for cell in stacked_cells]
+        execute(stacked_points, listener=StopAt(2))
+    states = [plan.folders_of(point)[0].status().state for point in stacked_points]
     assert states == ["cancelled"] * 3 + ["todo"] * 2
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])
-def test_local_workers_share_a_sweep(cells, end, monkeypatch):
+def test_local_workers_share_a_sweep(points, end, monkeypatch):
     """Real processes: all is computed once, or all of them are stopped from here."""
     monkeypatch.setattr(workers, "CANCEL_SECONDS", 120)  # A busy machine may take long for a step.
-    output = cells[0].config.output
+    output = points[0].config.output
     if end == "cancel":
-        cells = expand(
+        points = expand(
             [
                 *(f"{key}={value}" for key, value in (("train.steps", 2000), ("checkpoint.every", 10))),
                 "patching.steps=[0]",
@@ -321,37 +321,37 @@ def test_local_workers_share_a_sweep(cells, end, monkeypatch):
                 f"output={output}",
             ]
         )
-    manifest.add(output, "shared", cells, "mi-sweeps run")
+    manifest.add(output, "shared", points, "mi-sweeps run")
     launcher = expand(["launcher=local", "launcher.workers=2"])[0].config.launcher
-    pids = workers.submit(output, "shared", [cell.patch_id for cell in cells], launcher, retry=[])
+    pids = workers.submit(output, "shared", [point.patch_id for point in points], launcher, retry=[])
     assert len(pids) == 2
     deadline = time.monotonic() + 120
     if end == "cancel":
-        while plan.make(cells).counts()[0]["running"] < 2:
+        while plan.make(points).counts()[0]["running"] < 2:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         stopped, left = workers.cancel(output, "shared")
         assert (len(stopped), left) == (2, [])
-        assert {status.state for status in plan.make(cells).runs.values()} == {"cancelled"}
+        assert {status.state for status in plan.make(points).runs.values()} == {"cancelled"}
         return
-    while workers.alive(output, "shared") or not plan.make(cells).is_done:
-        assert time.monotonic() < deadline, plan.make(cells)
+    while workers.alive(output, "shared") or not plan.make(points).is_done:
+        assert time.monotonic() < deadline, plan.make(points)
         time.sleep(0.2)
-    made = plan.make(cells)
+    made = plan.make(points)
     assert {status.attempts for status in (*made.runs.values(), *made.patches.values())} == {1}
 
 
-def test_workers_that_are_still_starting_can_be_cancelled(cells):
-    output = cells[0].config.output
-    manifest.add(output, "early", cells, "mi-sweeps run")
+def test_workers_that_are_still_starting_can_be_cancelled(points):
+    output = points[0].config.output
+    manifest.add(output, "early", points, "mi-sweeps run")
     launcher = expand(["launcher=local", "launcher.workers=1"])[0].config.launcher
-    (pid,) = workers.submit(output, "early", [cell.patch_id for cell in cells], launcher, retry=[])
+    (pid,) = workers.submit(output, "early", [point.patch_id for point in points], launcher, retry=[])
     assert len(workers.alive(output, "early")) == 1
     assert os.getsid(int(pid)) == int(pid), "else Ctrl-C in this terminal, or its end, would end it"
     workers.cancel(output, "early")
     assert os.waitpid(int(pid), 0)[1] == 0
     assert (workers.alive(output, "early"), workers.dead(output, "early")) == ([], [])
-    assert plan.make(cells).to_do() == 6
+    assert plan.make(points).to_do() == 6
 
 
 def test_sigterm_cancels_a_registered_process(tmp_path):

@@ -1,4 +1,4 @@
-"""From overrides to cells: the grammar, named grids, and one line for whatever is wrong."""
+"""From overrides to points: the grammar, named grids, and one line for whatever is wrong."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 from mi_sweeps.config import Config, SlurmConfig, parse
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.identity import patch_id
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.points import GridPoint
 from tests.hub import cached
 
 
-def choices(cells: list[Cell], key: str) -> list[str]:
+def choices(points: list[GridPoint], key: str) -> list[str]:
     """The different values of a key, in order."""
-    return list(dict.fromkeys(cell.choices[key] for cell in cells))
+    return list(dict.fromkeys(point.choices[key] for point in points))
 
 
 @pytest.fixture
@@ -44,34 +44,34 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_no_override_is_one_cell_of_defaults() -> None:
-    (cell,) = expand([])
-    assert cell.label == "(defaults)"
-    assert (cell.config.model.name, cell.config.task.name, cell.config.seed) == ("mini", "ioi3", 0)
+def test_no_override_is_one_point_of_defaults() -> None:
+    (point,) = expand([])
+    assert point.label == "(defaults)"
+    assert (point.config.model.name, point.config.task.name, point.config.seed) == ("mini", "ioi3", 0)
 
 
-def test_cells_are_the_product_in_the_order_of_the_command_line() -> None:
-    cells = expand(["optim.lr=1e-4,3e-4", "seed=range(0,3)", "train.steps=16"])
-    assert [(cell.config.optim.lr, cell.config.seed) for cell in cells] == [
+def test_points_are_the_product_in_the_order_of_the_command_line() -> None:
+    points = expand(["optim.lr=1e-4,3e-4", "seed=range(0,3)", "train.steps=16"])
+    assert [(point.config.optim.lr, point.config.seed) for point in points] == [
         (lr, seed) for lr in (1e-4, 3e-4) for seed in (0, 1, 2)
     ]
-    assert {cell.config.train.steps for cell in cells} == {16}
-    assert len({cell.run_id for cell in cells}) == 6
-    assert cells[0].choices.keys() == {"optim.lr", "seed"}
-    assert cells[0].label == "optim.lr=0.0001 seed=0"
+    assert {point.config.train.steps for point in points} == {16}
+    assert len({point.run_id for point in points}) == 6
+    assert points[0].choices.keys() == {"optim.lr", "seed"}
+    assert points[0].label == "optim.lr=0.0001 seed=0"
 
 
 def test_groups_take_commas_and_globs() -> None:
     assert choices(expand(["corruption=both,order"]), "corruption") == ["both", "order"]
-    cells = expand(["schedule=glob(*)"])
-    assert sorted(cell.config.schedule.name for cell in cells) == [
+    points = expand(["schedule=glob(*)"])
+    assert sorted(point.config.schedule.name for point in points) == [
         *("buggy_warmup", "constant", "cosine", "fixed_warmup", "linear_warmup", "warmup_decay")
     ]
 
 
 def test_a_group_and_a_key_below_it() -> None:
-    cells = expand(["schedule=linear_warmup,cosine", "schedule.warmup_ratio=0.1,0.2"])
-    assert [(cell.config.schedule.name, cell.config.schedule.arguments["warmup_ratio"]) for cell in cells] == [
+    points = expand(["schedule=linear_warmup,cosine", "schedule.warmup_ratio=0.1,0.2"])
+    assert [(point.config.schedule.name, point.config.schedule.arguments["warmup_ratio"]) for point in points] == [
         ("linear_warmup", 0.1),
         ("linear_warmup", 0.2),
         ("cosine", 0.1),
@@ -80,8 +80,8 @@ def test_a_group_and_a_key_below_it() -> None:
 
 
 def test_lists_and_null_can_be_swept() -> None:
-    cells = expand(["task.names=[Mary,John],null"])
-    assert [cell.config.task.arguments["names"] for cell in cells] == [["Mary", "John"], None]
+    points = expand(["task.names=[Mary,John],null"])
+    assert [point.config.task.arguments["names"] for point in points] == [["Mary", "John"], None]
 
 
 @pytest.mark.parametrize("override", ["patching.steps=[0],[0,8]", "launcher.threads=1,2", "sweep.name=a,b"])
@@ -94,19 +94,19 @@ def test_a_swept_value_does_what_a_single_one_does() -> None:
     """A dictionary is merged into the defaults, and `++` sets whatever was there."""
     single = [expand([f"task.prompts={{train:{train},heldout:12}}"])[0] for train in (24, 48)]
     swept = expand(["task.prompts={train:24,heldout:12},{train:48,heldout:12}"])
-    assert [cell.config for cell in swept] == [cell.config for cell in single]
+    assert [point.config for point in swept] == [point.config for point in single]
 
 
 @pytest.mark.parametrize("key", ["++optim.lr", "optim.lr"])
 def test_a_forced_key_can_be_swept(key: str) -> None:
-    assert [cell.config.optim.lr for cell in expand([f"{key}=1e-4,3e-4"])] == [1e-4, 3e-4]
+    assert [point.config.optim.lr for point in expand([f"{key}=1e-4,3e-4"])] == [1e-4, 3e-4]
 
 
 def test_a_key_can_be_added_and_swept(own: Path) -> None:
     (own / "schedule").mkdir()
     (own / "schedule" / "mine.yaml").write_text("name: mine\n_target_: nowhere.schedule\n")
-    cells = expand(["schedule=mine", "+schedule.power=1,2"], own)
-    assert [cell.config.schedule.arguments for cell in cells] == [{"power": 1}, {"power": 2}]
+    points = expand(["schedule=mine", "+schedule.power=1,2"], own)
+    assert [point.config.schedule.arguments for point in points] == [{"power": 1}, {"power": 2}]
 
 
 WORDS = [
@@ -136,7 +136,7 @@ AXES = {
 
 
 def one_by_one(axes: dict[str, list[str]]) -> list[Config]:
-    """The cells of a grid as Hydra composes each by itself; a value that makes no cell of its own is an error."""
+    """The points of a grid as Hydra composes each by itself; a value that makes no point of its own is an error."""
     configs: dict[str, tuple[Config, tuple[str, ...]]] = {}
     with initialize_config_module("mi_sweeps.conf", version_base="1.3"):
         for values in itertools.product(*axes.values()):
@@ -145,7 +145,7 @@ def one_by_one(axes: dict[str, list[str]]) -> list[Config]:
     for place, values in enumerate(axes.values()):
         kept = {chosen[place] for _, chosen in configs.values()}
         if set(values) - kept and {"1", "1.0"} - set(values):
-            raise UserError("a value without a cell")
+            raise UserError("a value without a point")
     return [config for config, _ in configs.values()]
 
 
@@ -171,9 +171,9 @@ def outcome(make: Callable[[], list[Config]]) -> list[Config] | None:
 @example({"seed": ["1", "2"], "train.batch_size": ["${seed}"], "checkpoint.every": ["${train.batch_size}"]})
 @example({"+task.word": ["${seed}", "word"], "seed": ["1", "2"]})
 @example({"~task.seed": ["null"], "+task.seed": ["1", "2"]})
-def test_every_cell_is_what_hydra_composes(axes: dict[str, list[str]]) -> None:
+def test_every_point_is_what_hydra_composes(axes: dict[str, list[str]]) -> None:
     grid = [f"{key}={','.join(values)}" for key, values in axes.items()]
-    assert outcome(lambda: [cell.config for cell in expand(grid)]) == outcome(lambda: one_by_one(axes))
+    assert outcome(lambda: [point.config for point in expand(grid)]) == outcome(lambda: one_by_one(axes))
 
 
 def test_a_file_that_changed_since_the_last_plan_gives_other_ids(tmp_path: Path) -> None:
@@ -181,46 +181,46 @@ def test_a_file_that_changed_since_the_last_plan_gives_other_ids(tmp_path: Path)
     ids = []
     for answer in ("John", "Mary", "John"):
         rows.write_text(f'{{"question": "Mary and John met. Mary saw", "completion": " {answer}"}}\n')
-        ids.append([cell.run_id for cell in expand(["task=prompts", f"task.path={rows}", "seed=0,1"])])
+        ids.append([point.run_id for point in expand(["task=prompts", f"task.path={rows}", "seed=0,1"])])
     assert ids[0] == ids[2] and not set(ids[0]) & set(ids[1])
 
 
 def test_duplicates_are_removed() -> None:
-    assert [cell.config.seed for cell in expand(["seed=1,1,0,1"])] == [1, 0]
+    assert [point.config.seed for point in expand(["seed=1,1,0,1"])] == [1, 0]
     assert len(expand(["optim.lr=1e-4,0.0001"])) == 1
 
 
 def test_corruptions_of_a_run_share_its_fine_tune() -> None:
-    cells = expand(["corruption=first,second", "seed=0,1"])
-    assert len(cells) == len({cell.patch_id for cell in cells}) == 4
-    assert len({cell.run_id for cell in cells}) == 2
-    assert all(cell.run_id == cells[cell.config.seed].run_id for cell in cells)
+    points = expand(["corruption=first,second", "seed=0,1"])
+    assert len(points) == len({point.patch_id for point in points}) == 4
+    assert len({point.run_id for point in points}) == 2
+    assert all(point.run_id == points[point.config.seed].run_id for point in points)
 
 
 def test_a_named_grid() -> None:
-    cells = expand(["sweep=demo"])
-    assert len(cells) == 16 and len({cell.run_id for cell in cells}) == 8
-    assert {cell.config.sweep.name for cell in cells} == {"demo"}
-    assert choices(cells, "corruption") == ["first", "second"]
-    assert set(cells[0].choices) == {"optim.lr", "schedule", "seed", "corruption"}
+    points = expand(["sweep=demo"])
+    assert len(points) == 16 and len({point.run_id for point in points}) == 8
+    assert {point.config.sweep.name for point in points} == {"demo"}
+    assert choices(points, "corruption") == ["first", "second"]
+    assert set(points[0].choices) == {"optim.lr", "schedule", "seed", "corruption"}
 
 
 def test_the_command_line_takes_the_place_of_the_grids_keys() -> None:
     one = ["sweep=grid", "seed=0", "schedule=constant"]
     first, second = (expand([*one, f"corruption={corruption}"]) for corruption in ("first", "second"))
-    assert [cell.run_id for cell in first] == [cell.run_id for cell in second]
-    assert {cell.config.corruption.name for cell in second} == {"second"}
+    assert [point.run_id for point in first] == [point.run_id for point in second]
+    assert {point.config.corruption.name for point in second} == {"second"}
     assert "corruption" not in second[0].choices and "seed" not in second[0].choices
-    assert {cell.patch_id for cell in expand(one)} == {cell.patch_id for cell in (*first, *second)}
+    assert {point.patch_id for point in expand(one)} == {point.patch_id for point in (*first, *second)}
 
 
 def test_a_users_own_sweep(own: Path) -> None:
-    cells = expand(["sweep=mine"], own)
-    assert [(cell.config.seed, cell.config.optim.lr) for cell in cells] == [
+    points = expand(["sweep=mine"], own)
+    assert [(point.config.seed, point.config.optim.lr) for point in points] == [
         *((0, 1e-4), (0, 3e-4), (1, 1e-4), (1, 3e-4))
     ]
-    assert {cell.config.patch_steps[-1] for cell in cells} == {16}
-    assert [cell.config.seed for cell in expand(["sweep=mine", "seed=7", "optim.lr=1e-4"], own)] == [7]
+    assert {point.config.patch_steps[-1] for point in points} == {16}
+    assert [point.config.seed for point in expand(["sweep=mine", "seed=7", "optim.lr=1e-4"], own)] == [7]
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_any_option_of_sbatch_can_be_given() -> None:
         "launcher.patch.sbatch.mail-type=END",
         "+launcher.finetune.sbatch.hold=true",
     ]
-    (cell,) = expand(["launcher=slurm", *options])
-    launcher = cell.config.launcher
+    (point,) = expand(["launcher=slurm", *options])
+    launcher = point.config.launcher
     assert isinstance(launcher, SlurmConfig)
     assert (launcher.sbatch, launcher.patch.sbatch) == ({"nice": 100}, {"mail-type": "END"})
     assert launcher.finetune.sbatch == {"hold": True}
@@ -297,11 +297,11 @@ def test_a_list_in_a_grid_file_is_a_sweep_unless_the_key_holds_a_list(tmp_path: 
   task.names: [Mary, John, Tom, Paul]
   task.seed: [3]
 """
-    cells = expand(["sweep=listed"], write_sweep(tmp_path, lists))
-    assert [(cell.config.corruption.name, cell.config.seed, cell.config.optim.lr) for cell in cells] == [
+    points = expand(["sweep=listed"], write_sweep(tmp_path, lists))
+    assert [(point.config.corruption.name, point.config.seed, point.config.optim.lr) for point in points] == [
         *itertools.product(("first", "second"), (0, 1), (1e-4, 3e-4))
     ]
-    config = cells[0].config
+    config = points[0].config
     assert (config.optim.betas, config.checkpoint.steps, config.patching.sites) == ((0.9, 0.95), (1, 2), ("z",))
     assert config.patch_steps == [0, 1]
     assert config.task.arguments["names"] == ["Mary", "John", "Tom", "Paul"]
@@ -312,8 +312,8 @@ def test_a_list_in_a_grid_file_is_a_sweep_unless_the_key_holds_a_list(tmp_path: 
 def test_the_layers_and_none_of_a_list_are_swept(tmp_path: Path) -> None:
     """Where a number or null may stand, a list is neither."""
     grid = "  model: nope\n  task: previous_token\n  corruption: previous\n  model.d_mlp: [null, 32]\n"
-    cells = expand(["sweep=listed", "patching.sites=[z]"], write_sweep(tmp_path, grid))
-    assert [cell.values["model"]["d_mlp"] for cell in cells] == [None, 32]
+    points = expand(["sweep=listed", "patching.sites=[z]"], write_sweep(tmp_path, grid))
+    assert [point.values["model"]["d_mlp"] for point in points] == [None, 32]
 
 
 @pytest.mark.parametrize(
@@ -336,8 +336,8 @@ def test_a_wrong_line_of_a_grid_is_named_with_its_file(tmp_path: Path, line: str
 @pytest.mark.parametrize("grid", ["  {}\n", ""])
 def test_null_and_yes_in_a_grid_file_are_what_they_are(tmp_path: Path, grid: str) -> None:
     lines = "  model: gpt2\n  model.revision: null\n  tracking.entity: null\n  model.prepend_bos: true\n"
-    (cell,) = expand(["sweep=listed"], write_sweep(tmp_path, lines))
-    assert (cell.config.model.revision, cell.config.tracking.entity, cell.config.model.prepend_bos) == (
+    (point,) = expand(["sweep=listed"], write_sweep(tmp_path, lines))
+    assert (point.config.model.revision, point.config.tracking.entity, point.config.model.prepend_bos) == (
         *(None, None),
         True,
     )
@@ -369,7 +369,7 @@ def test_a_grid_that_is_none_is_named_with_its_file(tmp_path: Path, grid: str, s
     ],
 )
 def test_what_is_one_for_a_sweep_follows_from_no_swept_key(override: str, key: str) -> None:
-    with pytest.raises(UserError, match=rf"\A{key}: .*0 in one cell and .*1 in another, and it is one for a whole"):
+    with pytest.raises(UserError, match=rf"\A{key}: .*0 in one point and .*1 in another, and it is one for a whole"):
         expand([override, "seed=0,1"])
     assert len(expand([override, "seed=1"])) == 1
 
@@ -382,7 +382,7 @@ def write_experiment(folder: Path, name: str, text: str) -> None:
 def test_experiment_files_cannot_set_what_is_one_for_a_sweep_differently(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", "output: one\nseed: 1")
     write_experiment(tmp_path, "b", "output: other\nseed: 2")
-    with pytest.raises(UserError, match=r"\Aoutput: .*/one in one cell and .*/other in another"):
+    with pytest.raises(UserError, match=r"\Aoutput: .*/one in one point and .*/other in another"):
         expand(["+experiment=a,b"], tmp_path)
 
 
@@ -406,9 +406,9 @@ def test_a_list_of_choices_in_a_file_is_refused_too(tmp_path: Path) -> None:
 
 
 def test_a_forced_key_takes_the_place_of_the_grids(own: Path) -> None:
-    cells = expand(["sweep=mine", "++optim.lr=1e-3"], own)
-    assert [(cell.config.seed, cell.config.optim.lr) for cell in cells] == [(0, 1e-3), (1, 1e-3)]
-    assert {key for cell in cells for key in cell.choices} == {"seed"}
+    points = expand(["sweep=mine", "++optim.lr=1e-3"], own)
+    assert [(point.config.seed, point.config.optim.lr) for point in points] == [(0, 1e-3), (1, 1e-3)]
+    assert {key for point in points for key in point.choices} == {"seed"}
 
 
 def test_a_new_key_of_a_grid_is_still_new_when_its_value_is_another(tmp_path: Path) -> None:
@@ -423,15 +423,19 @@ def test_a_new_key_of_a_grid_is_still_new_when_its_value_is_another(tmp_path: Pa
         (["optim.lr=1e-4,3e-4", "optim={lr: 1e-3}"], "optim.lr=0.0003: computes the same as optim.lr=0.0001"),
     ],
 )
-def test_a_value_that_would_have_no_cell_is_refused(overrides: list[str], says: str) -> None:
+def test_a_value_that_would_have_no_point_is_refused(overrides: list[str], says: str) -> None:
     with pytest.raises(UserError) as refused:
         expand(overrides)
     assert str(refused.value).startswith(says)
 
 
-def test_a_key_that_matters_in_some_cells_only_can_be_swept() -> None:
-    cells = expand(["train.steps=8,24", "checkpoint.every=12,16"])
-    assert [(cell.config.train.steps, cell.config.checkpoint.every) for cell in cells] == [(8, 12), (24, 12), (24, 16)]
+def test_a_key_that_matters_in_some_points_only_can_be_swept() -> None:
+    points = expand(["train.steps=8,24", "checkpoint.every=12,16"])
+    assert [(point.config.train.steps, point.config.checkpoint.every) for point in points] == [
+        (8, 12),
+        (24, 12),
+        (24, 16),
+    ]
 
 
 @pytest.mark.usefixtures("gpt2")
@@ -449,17 +453,17 @@ def test_a_key_that_matters_in_some_cells_only_can_be_swept() -> None:
 def test_a_number_where_text_is_meant_is_text_as_it_was_written(
     overrides: list[str], section: str, key: str, text: str | None
 ) -> None:
-    (cell,) = expand(overrides)
-    assert cell.values[section][key] == text
+    (point,) = expand(overrides)
+    assert point.values[section][key] == text
 
 
 @pytest.mark.usefixtures("gpt2")
 def test_numbers_in_a_sweep_of_texts_are_texts(tmp_path: Path) -> None:
-    cells = expand(["model=gpt2", "model.revision=12e45678,main,007"])
-    assert [cell.values["model"]["revision"] for cell in cells] == ["12e45678", "main", "007"]
+    points = expand(["model=gpt2", "model.revision=12e45678,main,007"])
+    assert [point.values["model"]["revision"] for point in points] == ["12e45678", "main", "007"]
     write_sweep(tmp_path, "  model: gpt2\n  model.revision: ['12e45678', main, 123]\n")
-    cells = expand(["sweep=listed"], tmp_path)
-    assert [cell.values["model"]["revision"] for cell in cells] == ["12e45678", "main", "123"]
+    points = expand(["sweep=listed"], tmp_path)
+    assert [point.values["model"]["revision"] for point in points] == ["12e45678", "main", "123"]
     write_sweep(tmp_path, "  model: gpt2\n  model.revision: 12e45678\n")
     with pytest.raises(
         UserError, match=r"listed\.yaml: grid\.model\.revision: inf is a number, and this is text; put it in quotes"

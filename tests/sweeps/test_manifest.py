@@ -1,4 +1,4 @@
-"""A sweep's file: cells come back as they were, and it stays small and readable."""
+"""A sweep's file: points come back as they were, and it stays small and readable."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.sweeps import manifest
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
+from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.sweeps.values import differences, put
 from tests.hub import cached
 
@@ -24,59 +24,59 @@ GRID = ["schedule=constant,linear_warmup", "seed=0,1", "task.prompts={train:24},
 
 
 @pytest.fixture
-def cells(tmp_path: Path) -> list[Cell]:
+def points(tmp_path: Path) -> list[GridPoint]:
     return expand([*GRID, f"output={tmp_path}"])
 
 
-def loaded(output: Path) -> list[Cell]:
-    return [entry.cell(output) for entry in manifest.load(output, "mine")]
+def loaded(output: Path) -> list[GridPoint]:
+    return [entry.point(output) for entry in manifest.load(output, "mine")]
 
 
-def test_cells_come_back_as_they_were(cells: list[Cell], tmp_path: Path) -> None:
-    manifest.add(tmp_path, "mine", cells, "mi-sweeps run")
-    assert loaded(tmp_path) == cells
-    assert [cell.config for cell in loaded(tmp_path)] == [cell.config for cell in cells]
+def test_points_come_back_as_they_were(points: list[GridPoint], tmp_path: Path) -> None:
+    manifest.add(tmp_path, "mine", points, "mi-sweeps run")
+    assert loaded(tmp_path) == points
+    assert [point.config for point in loaded(tmp_path)] == [point.config for point in points]
 
 
-def test_a_cell_is_one_line_with_what_is_its_own(cells: list[Cell], tmp_path: Path) -> None:
-    manifest.add(tmp_path, "mine", cells, "mi-sweeps run")
+def test_a_point_is_one_line_with_what_is_its_own(points: list[GridPoint], tmp_path: Path) -> None:
+    manifest.add(tmp_path, "mine", points, "mi-sweeps run")
     lines = manifest.path(tmp_path, "mine").read_text().splitlines()
     own = [json.loads(line.rstrip(",")) for line in lines if line.startswith('{"run_id"')]
-    assert [line["patch_id"] for line in own] == [cell.patch_id for cell in cells]
+    assert [line["patch_id"] for line in own] == [point.patch_id for point in points]
     assert own[0]["config"] == {}
     assert own[3]["config"] == {"seed": 1, "task.prompts.train": 48}
     assert own[4]["config"]["schedule"]["name"] == "linear_warmup"
 
 
-def test_cells_of_another_configuration_can_be_added(cells: list[Cell], tmp_path: Path, hub_cache: Path) -> None:
+def test_points_of_another_configuration_can_be_added(points: list[GridPoint], tmp_path: Path, hub_cache: Path) -> None:
     cached(hub_cache, "openai-community/gpt2", {"config.json": b"{}", "model.safetensors": b"weights"})
     others = expand(["model=gpt2", "task=ioi2", "train.steps=16", "sweep.name=mine", f"output={tmp_path}"])
-    manifest.add(tmp_path, "mine", cells, "one")
+    manifest.add(tmp_path, "mine", points, "one")
     manifest.add(tmp_path, "mine", others, "other")
-    assert loaded(tmp_path) == [*cells, *others]
+    assert loaded(tmp_path) == [*points, *others]
 
 
-def test_a_file_of_an_older_version_is_read_and_can_grow(cells: list[Cell], tmp_path: Path) -> None:
-    """It had the whole configuration in every cell."""
+def test_a_file_of_an_older_version_is_read_and_can_grow(points: list[GridPoint], tmp_path: Path) -> None:
+    """It had the whole configuration in every point."""
     old = [
         {
-            "run_id": cell.run_id,
-            "patch_id": cell.patch_id,
+            "run_id": point.run_id,
+            "patch_id": point.patch_id,
             "corruption": "first",
-            "overrides": cell.choices,
-            "config": cell.values,
+            "overrides": point.choices,
+            "config": point.values,
         }
-        for cell in cells[:6]
+        for point in points[:6]
     ]
-    write_json(manifest.path(tmp_path, "mine"), {"name": "mine", "command": "old", "cells": old})
-    assert loaded(tmp_path) == cells[:6]
-    manifest.add(tmp_path, "mine", cells[4:], "new")
-    assert loaded(tmp_path) == cells
-    grown = json.loads(manifest.path(tmp_path, "mine").read_text())["cells"]
+    write_json(manifest.path(tmp_path, "mine"), {"name": "mine", "command": "old", "points": old})
+    assert loaded(tmp_path) == points[:6]
+    manifest.add(tmp_path, "mine", points[4:], "new")
+    assert loaded(tmp_path) == points
+    grown = json.loads(manifest.path(tmp_path, "mine").read_text())["points"]
     assert grown[0]["config"].keys() == {"schedule"}
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"cells": [{"run_id": "a"}]}', '{"cells": 3}', "{"])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"points": [{"run_id": "a"}]}', '{"points": 3}', "{"])
 def test_a_damaged_file_is_one_line(tmp_path: Path, content: str) -> None:
     file = manifest.path(tmp_path, "mine")
     file.parent.mkdir(parents=True)
@@ -126,23 +126,23 @@ def test_what_is_put_changes_nothing_else() -> None:
         {"config": {"optim.lr.more": 1}},
     ],
 )
-def test_a_cell_that_cannot_be_is_refused(tmp_path, wrong):
-    (cell,) = expand([f"output={tmp_path}"])
-    manifest.add(tmp_path, "mine", [cell], "")
+def test_a_point_that_cannot_be_is_refused(tmp_path, wrong):
+    (point,) = expand([f"output={tmp_path}"])
+    manifest.add(tmp_path, "mine", [point], "")
     file = manifest.path(tmp_path, "mine")
     values = read_json(file)
-    write_json(file, {**values, "cells": [{**values["cells"][0], **wrong}]})
+    write_json(file, {**values, "points": [{**values["points"][0], **wrong}]})
     with pytest.raises(UserError, match=r"sweep\.json: not a sweep of this version"):
         manifest.load(tmp_path, "mine")
 
 
 def test_what_another_one_writes_is_no_leftover_though_our_clock_is_years_ahead(tmp_path, monkeypatch):
-    (cell,) = expand([f"output={tmp_path}"])
+    (point,) = expand([f"output={tmp_path}"])
     (tmp_path / "data" / ".0123.abcd.partial").mkdir(parents=True)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 1e9)
-    manifest.add(tmp_path, "mine", [cell], "")
+    manifest.add(tmp_path, "mine", [point], "")
     assert (tmp_path / "data" / ".0123.abcd.partial").exists()
     os.utime(tmp_path / "data" / ".0123.abcd.partial", (real() - 7200,) * 2)
-    manifest.add(tmp_path, "mine", [cell], "")
+    manifest.add(tmp_path, "mine", [point], "")
     assert not (tmp_path / "data" / ".0123.abcd.partial").exists()

@@ -123,9 +123,9 @@ def test_a_plan_says_how_much_and_warns(saved, capsys):
 def test_less_is_told_of_what_learns_less(saved):
     model = saved("gpt2", n_embd=256, n_layer=4)
     (whole, lora, only, halves) = (
-        memory.finetune(memory.read(cell.config.model), cell.config)
+        memory.finetune(memory.read(point.config.model), point.config)
         for override in ("train.method=full", "train.method=lora", "train.only=layers:3-", "train.micro_batch=2")
-        for cell in expand([*model, override])
+        for point in expand([*model, override])
     )
     assert max(lora.working, only.working, halves.working) < whole.working
     assert replace(whole, host=0).total == whole.working

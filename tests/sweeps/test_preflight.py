@@ -10,8 +10,8 @@ from mi_sweeps.sweeps.grid import expand
 
 
 def test_what_is_slow_is_told_once(small):
-    cells = expand([*small, "launcher.device=cpu", "train.weights=bf16", "train.only=attention,mlp"])
-    assert [line.split(":")[0] for line in preflight.check(cells) if "slow" in line] == ["train.weights=bf16"]
+    points = expand([*small, "launcher.device=cpu", "train.weights=bf16", "train.only=attention,mlp"])
+    assert [line.split(":")[0] for line in preflight.check(points) if "slow" in line] == ["train.weights=bf16"]
 
 
 @pytest.mark.parametrize(

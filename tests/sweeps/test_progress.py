@@ -11,22 +11,22 @@ from rich.console import Console
 
 from mi_sweeps.store.files import write_json
 from mi_sweeps.sweeps import estimate, progress
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.estimate import Left
 from mi_sweeps.sweeps.execute import Task
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of, make
+from mi_sweeps.sweeps.points import GridPoint
 
 
 @pytest.fixture
-def cells(small: tuple[str, ...], tmp_path: Path) -> list[Cell]:
+def points(small: tuple[str, ...], tmp_path: Path) -> list[GridPoint]:
     swept = ["schedule=linear_warmup", "optim.lr=1e-4,3e-4", "corruption=first,second", "seed=0,1"]
     return expand([*small, *swept, f"output={tmp_path}"])
 
 
-def test_a_fine_tune_is_named_by_no_corruption(cells: list[Cell]) -> None:
-    assert Task("finetune", cells[0]).name == "fine-tune optim.lr=0.0001 seed=0"
-    assert Task("patch", cells[0]).name == "patch job optim.lr=0.0001 corruption=first seed=0"
+def test_a_fine_tune_is_named_by_no_corruption(points: list[GridPoint]) -> None:
+    assert Task("finetune", points[0]).name == "fine-tune optim.lr=0.0001 seed=0"
+    assert Task("patch", points[0]).name == "patch job optim.lr=0.0001 corruption=first seed=0"
 
 
 def screen(bars: progress.Bars, width: int) -> list[str]:
@@ -37,10 +37,10 @@ def screen(bars: progress.Bars, width: int) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_no_word_of_a_bar_is_broken(cells: list[Cell], width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_word_of_a_bar_is_broken(points: list[GridPoint], width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate.Course, "left", lambda *_: Left(141, ("patch job",)))
-    bars = progress.Bars(Console(width=width, force_terminal=True), 12, make(cells))
-    with bars.task(Task("patch", cells[0])) as on_step:
+    bars = progress.Bars(Console(width=width, force_terminal=True), 12, make(points))
+    with bars.task(Task("patch", points[0])) as on_step:
         on_step(1)
         lines = screen(bars, width)
     assert max(map(len, lines)) <= width
@@ -50,16 +50,16 @@ def test_no_word_of_a_bar_is_broken(cells: list[Cell], width: int, monkeypatch: 
     assert told.startswith("sweep; how long patch jobs take is not known yet patch job optim.lr")
 
 
-def test_without_a_terminal_whoever_waits_for_workers_is_told_what_ends(cells: list[Cell]) -> None:
-    run, _ = folders_of(cells[0])
-    _, failing = folders_of(cells[2])
+def test_without_a_terminal_whoever_waits_for_workers_is_told_what_ends(points: list[GridPoint]) -> None:
+    run, _ = folders_of(points[0])
+    _, failing = folders_of(points[2])
 
     def leave(state: str, path: Path, **more: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "status.json", {"state": state, "attempts": 1, **more})
         (path / "metrics.parquet").touch()
         (path / "checkpoints").mkdir(exist_ok=True)
-        for step in cells[0].checkpoint_steps:
+        for step in points[0].checkpoint_steps:
             (path / "checkpoints" / f"{step:06d}.safetensors").touch()
 
     looks = iter(
@@ -69,11 +69,11 @@ def test_without_a_terminal_whoever_waits_for_workers_is_told_what_ends(cells: l
 
     def look():
         next(looks, lambda: None)()
-        return make(cells)
+        return make(points)
 
     console = Console(file=io.StringIO(), width=200)
     progress.watch(console, look, lambda: rest.pop(0), seconds=0)
     assert console.file.getvalue().splitlines()[:2] == [
         "1/12 fine-tune optim.lr=0.0001 seed=0",
-        f"failed {cells[2].called('patch')}: no memory left",
+        f"failed {points[2].called('patch')}: no memory left",
     ]

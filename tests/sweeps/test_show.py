@@ -1,4 +1,4 @@
-"""What a terminal shows of many cells: sums, what fails and what runs; single cells where they are few or asked for."""
+"""What a terminal shows of many points: sums, failures and running ones; each point where they are few or asked for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import Folder
 from mi_sweeps.sweeps import manifest, show
-from mi_sweeps.sweeps.cells import Cell
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
+from mi_sweeps.sweeps.points import GridPoint
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def look(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_pat
     return run
 
 
-def planned(output: Path, count: int) -> list[Cell]:
+def planned(output: Path, count: int) -> list[GridPoint]:
     """A sweep of so many fine-tunes, each with two patch jobs."""
-    cells = expand([f"seed=range(0,{count})", "corruption=first,second", "sweep.name=mine", f"output={output}"])
-    manifest.add(output, "mine", cells, "")
-    return cells
+    points = expand([f"seed=range(0,{count})", "corruption=first,second", "sweep.name=mine", f"output={output}"])
+    manifest.add(output, "mine", points, "")
+    return points
 
 
 def leave(folder: Folder, state: str, error: str | None = None) -> None:
@@ -44,36 +44,36 @@ def leave(folder: Folder, state: str, error: str | None = None) -> None:
 
 
 def rows(lines: list[str]) -> list[list[str]]:
-    """The cells in the order in which they are shown."""
+    """The points in the order in which they are shown."""
     (head,) = [number for number, line in enumerate(lines) if line.startswith("seed")]
-    return [line.split() for line in lines[head + 1 :] if line[:1].isdigit() and " cells: " not in line]
+    return [line.split() for line in lines[head + 1 :] if line[:1].isdigit() and " points: " not in line]
 
 
-def test_a_small_sweep_shows_every_cell(look: Callable[..., list[str]], tmp_path: Path) -> None:
-    cells = planned(tmp_path, 3)
+def test_a_small_sweep_shows_every_point(look: Callable[..., list[str]], tmp_path: Path) -> None:
+    points = planned(tmp_path, 3)
     found = look("status")
     assert found[0] == "mine: 3 fine-tunes (3 to do), 6 patch jobs (6 to do)"
     assert [row[:3] for row in rows(found)] == [
-        [str(cell.values["seed"]), cell.values["corruption"]["name"], cell.run_id] for cell in cells
+        [str(point.values["seed"]), point.values["corruption"]["name"], point.run_id] for point in points
     ]
-    assert not any("--cells" in line for line in found)
+    assert not any("--points" in line for line in found)
 
 
 def test_a_large_sweep_shows_what_runs_and_what_went_wrong(look: Callable[..., list[str]], tmp_path: Path) -> None:
-    cells = planned(tmp_path, 100)
+    points = planned(tmp_path, 100)
     for seed in range(10, 40):
-        leave(folders_of(cells[2 * seed])[0], "failed", "RuntimeError: broken")
-    leave(folders_of(cells[2 * 5])[0], "running")  # nobody holds its lock
-    at_work = folders_of(cells[2 * 70])[0]
+        leave(folders_of(points[2 * seed])[0], "failed", "RuntimeError: broken")
+    leave(folders_of(points[2 * 5])[0], "running")  # nobody holds its lock
+    at_work = folders_of(points[2 * 70])[0]
     with at_work.claim():
         leave(at_work, "running")
         found = look("status")
     seeds = [row[0] for row in rows(found)]
     assert seeds == ["70", "70", *(str(seed) for seed in range(10, 29) for _ in range(2))]
     assert "running 0/27" in found[4]
-    hint = "those at work, then those that went wrong; all: `mi-sweeps status --cells mine"
-    assert found[-1].startswith(f"40 of 200 cells: {hint}")
-    every = look("status", "--cells")
+    hint = "those at work, then those that went wrong; all: `mi-sweeps status --points mine"
+    assert found[-1].startswith(f"40 of 200 points: {hint}")
+    every = look("status", "--points")
     assert [row[0] for row in rows(every)] == [str(seed) for seed in range(100) for _ in range(2)]
 
 
@@ -81,7 +81,7 @@ def test_where_nothing_runs_or_failed_there_are_sums_only(look: Callable[..., li
     planned(tmp_path, 21)
     found = look("status")
     assert len(found) == 2
-    assert found[1].startswith("none of 42 cells: ")
+    assert found[1].startswith("none of 42 points: ")
 
 
 def test_the_log_of_a_patch_job_in_parts_is_that_of_the_part_that_failed(
@@ -97,31 +97,31 @@ def test_the_log_of_a_patch_job_in_parts_is_that_of_the_part_that_failed(
 
 
 def test_failures_are_grouped_by_what_they_say(look: Callable[..., list[str]], tmp_path: Path) -> None:
-    """Numbers and ids differ from cell to cell; the error is the same."""
-    cells = planned(tmp_path, 8)
-    for number, cell in enumerate(cells[:10:2]):
-        run, _ = folders_of(cell)
-        leave(run, "failed", f"OutOfMemoryError: tried to allocate {number}.5 GiB in {cell.run_id}")
-    run, patch = folders_of(cells[-1])
+    """Numbers and ids differ from point to point; the error is the same."""
+    points = planned(tmp_path, 8)
+    for number, point in enumerate(points[:10:2]):
+        run, _ = folders_of(point)
+        leave(run, "failed", f"OutOfMemoryError: tried to allocate {number}.5 GiB in {point.run_id}")
+    run, patch = folders_of(points[-1])
     leave(run, "done")
     leave(patch, "failed", "ValueError: nan")
-    example, _ = folders_of(cells[0])
+    example, _ = folders_of(points[0])
     for folder in (example, patch):
         folder.log_file.write_text("ERROR failed\n")
     found = look("status")
     assert found[1:5] == [
-        f"failed 5 fine-tunes, for example {cells[0].run_id}: OutOfMemoryError: tried to allocate 0.5 GiB in "
-        f"{cells[0].run_id}",
+        f"failed 5 fine-tunes, for example {points[0].run_id}: OutOfMemoryError: tried to allocate 0.5 GiB in "
+        f"{points[0].run_id}",
         f"  {example.log_file}",
-        f"failed patch job {cells[-1].patch_id}: ValueError: nan",
+        f"failed patch job {points[-1].patch_id}: ValueError: nan",
         f"  {patch.log_file}",
     ]
 
 
 def test_many_different_errors_do_not_fill_the_screen(look: Callable[..., list[str]], tmp_path: Path) -> None:
     words = "one two three four five six seven eight nine ten eleven".split()
-    for word, cell in zip(words, planned(tmp_path, len(words))[::2], strict=True):
-        leave(folders_of(cell)[0], "failed", f"ValueError: {word}")
+    for word, point in zip(words, planned(tmp_path, len(words))[::2], strict=True):
+        leave(folders_of(point)[0], "failed", f"ValueError: {word}")
     told = [line for line in look("status") if line.startswith("failed")]
     assert len(told) == show.SHOWN_ERRORS + 1
     assert told[-1] == "failed with 3 other errors: 3"
@@ -133,11 +133,11 @@ def test_plan_tells_some_of_many_values(look: Callable[..., list[str]]) -> None:
 
 
 def test_a_key_that_is_forced_is_shown_too(look: Callable[..., list[str]]) -> None:
-    assert [line.split()[0] for line in look("plan", "--cells", "++task.seed=3,4")[-2:]] == ["3", "4"]
+    assert [line.split()[0] for line in look("plan", "--points", "++task.seed=3,4")[-2:]] == ["3", "4"]
 
 
 def test_words_are_shown_as_words(look: Callable[..., list[str]]) -> None:
-    found = look("plan", "--cells", "train.only=attention,[mlp,norms]")
+    found = look("plan", "--points", "train.only=attention,[mlp,norms]")
     assert [line.split("  ")[0] for line in found[-2:]] == ["attention", "mlp + norms"]
 
 
@@ -197,9 +197,9 @@ def test_a_schedule_that_raises_ends_the_plan(own_schedule: tuple[str, ...], cap
     assert complaint.endswith("; it is asked for steps 0 to 183\n")
 
 
-def learn(cell: Cell, rates: list[float]) -> None:
+def learn(point: GridPoint, rates: list[float]) -> None:
     """Leaves the metrics of a run that has come so far."""
-    run, _ = folders_of(cell)
+    run, _ = folders_of(point)
     rows = [
         {"step": 8 * at, "split": split, "metric": "win_rate", "value": value}
         for at, rate in enumerate(rates)
@@ -209,8 +209,8 @@ def learn(cell: Cell, rates: list[float]) -> None:
 
 
 def test_the_win_rate_so_far_has_a_column_where_it_fits(look: Callable[..., list[str]], tmp_path: Path) -> None:
-    cells = planned(tmp_path, 2)
-    learn(cells[0], [0.0, 0.45, 1.0])
+    points = planned(tmp_path, 2)
+    learn(points[0], [0.0, 0.45, 1.0])
     found = look("status")
     assert found[1].split()[-2:] == ["win", "rate"]
     assert [line.rstrip()[-9:] for line in found[2:4]] == [" ▁▄█ 100%"] * 2
@@ -220,14 +220,14 @@ def test_the_win_rate_so_far_has_a_column_where_it_fits(look: Callable[..., list
 def test_and_lines_below_where_it_does_not(
     look: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = planned(tmp_path, 3)
-    for cell in cells:
-        learn(cell, [0.5])
+    points = planned(tmp_path, 3)
+    for point in points:
+        learn(point, [0.5])
     monkeypatch.setenv("COLUMNS", "60")
     found = look("status")
     assert [line.split() for line in found[-2:]] == [
-        ["win", "rate", cells[0].run_id, "▅", "50%", cells[2].run_id, "▅", "50%"],
-        [cells[4].run_id, "▅", "50%"],
+        ["win", "rate", points[0].run_id, "▅", "50%", points[2].run_id, "▅", "50%"],
+        [points[4].run_id, "▅", "50%"],
     ]
     assert max(map(len, found)) <= 60
 
@@ -236,23 +236,23 @@ def test_and_lines_below_where_it_does_not(
 def test_no_word_of_a_table_is_broken_however_narrow_the_terminal_is(
     look: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    """Where a row does not fit, each cell has two lines."""
+    """Where a row does not fit, each point has two lines."""
     swept = ["schedule=linear_warmup,constant", "optim.lr=1e-4,3e-4", "corruption=first,second"]
-    cells = expand([*swept, "sweep.name=mine", f"output={tmp_path}"])
-    manifest.add(tmp_path, "mine", cells, "")
+    points = expand([*swept, "sweep.name=mine", f"output={tmp_path}"])
+    manifest.add(tmp_path, "mine", points, "")
     monkeypatch.setenv("COLUMNS", str(width))
     found = look("status")
-    assert max(map(len, found[1:])) <= max(width, 57)  # a cell's choices are one word each, and broken on terminals
+    assert max(map(len, found[1:])) <= max(width, 57)  # a point's choices are one word each, and broken on terminals
     words = " ".join(found).replace("=", " ").split()
-    for cell in cells:
-        assert {cell.run_id, *cell.choices.values()} <= set(words)
+    for point in points:
+        assert {point.run_id, *point.choices.values()} <= set(words)
     assert {"schedule", "optim.lr", "corruption", "fine-tune"} <= set(words)
 
 
 def test_metrics_that_are_damaged_hide_nothing_else(look: Callable[..., list[str]], tmp_path: Path) -> None:
-    cells = planned(tmp_path, 2)
-    learn(cells[0], [0.5])
-    run, _ = folders_of(cells[2])
+    points = planned(tmp_path, 2)
+    learn(points[0], [0.5])
+    run, _ = folders_of(points[2])
     run.path.mkdir(parents=True)
     run.metrics.write_bytes(b"not a table")
     found = look("status")
@@ -264,7 +264,7 @@ def test_an_experiment_file_has_its_column(capsys: pytest.CaptureFixture, tmp_pa
     for name, seed in (("early", 1), ("late", 2)):
         file = tmp_path / "conf" / "experiment" / f"{name}.yaml"
         file.write_text(f"# @package _global_\nseed: {seed}\n")
-    words = ["--cells", "--config-dir", str(tmp_path / "conf"), "+experiment=early,late", f"output={tmp_path}"]
+    words = ["--points", "--config-dir", str(tmp_path / "conf"), "+experiment=early,late", f"output={tmp_path}"]
     with pytest.raises(SystemExit):
         cli.main(["plan", *words])
     lines = capsys.readouterr().out.splitlines()
@@ -279,10 +279,10 @@ def test_gaps_of_a_series_are_counted_and_left_out_of_its_line(look: Callable[..
         for file in FOLDER.iterdir():
             (folder / file.name).symlink_to(file)
     place = f"model.path={tmp_path}/theirs/checkpoint-{{step}}"
-    (cell,) = expand(["model=series", place, "checkpoint.steps=[0,8,16]", "sweep.name=mine", f"output={tmp_path}"])
-    manifest.add(tmp_path, "mine", [cell], "")
-    learn(cell, [0.0, 0.9, 1.0])
-    run, _ = folders_of(cell)
+    (point,) = expand(["model=series", place, "checkpoint.steps=[0,8,16]", "sweep.name=mine", f"output={tmp_path}"])
+    manifest.add(tmp_path, "mine", [point], "")
+    learn(point, [0.0, 0.9, 1.0])
+    run, _ = folders_of(point)
     write_json(run.path / "status.json", {"state": "interrupted", "attempts": 1, "gaps": [8]})
     found = look("status")
     assert found[0] == "mine: 1 series of 3 checkpoints, 1 gap (1 to do), 1 patch job (1 to do)"

@@ -17,10 +17,10 @@ from mi_sweeps.sweeps.grid import expand
 
 
 @pytest.fixture
-def cells(small, tmp_path):
-    cells = expand([*small, "seed=range(0,4)", "sweep.name=s", f"output={tmp_path / 'outputs'}"])
-    manifest.add(cells[0].output, "s", cells, "")
-    return cells
+def points(small, tmp_path):
+    points = expand([*small, "seed=range(0,4)", "sweep.name=s", f"output={tmp_path / 'outputs'}"])
+    manifest.add(points[0].output, "s", points, "")
+    return points
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def started(monkeypatch):
         os.close(int(one.arguments[-1]))
 
 
-def submit(cells, *overrides, retry=()):
+def submit(points, *overrides, retry=()):
     launcher = expand(["launcher=local", *overrides])[0].config.launcher
-    return workers.submit(cells[0].output, "s", [cell.patch_id for cell in cells], launcher, retry=retry)
+    return workers.submit(points[0].output, "s", [point.patch_id for point in points], launcher, retry=retry)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def submit(cells, *overrides, retry=()):
         ("", 0, ["launcher.device=auto", "launcher.workers=1"], [""]),
     ],
 )
-def test_workers_share_the_gpus_that_are_the_user_s(cells, started, monkeypatch, visible, count, overrides, given):
+def test_workers_share_the_gpus_that_are_the_user_s(points, started, monkeypatch, visible, count, overrides, given):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    submit(cells, *overrides)
+    submit(points, *overrides)
     assert [one.env["CUDA_VISIBLE_DEVICES"] for one in started] == given
 
 
@@ -74,7 +74,7 @@ def test_a_gpu_that_is_not_among_the_visible_ones_is_refused(monkeypatch):
         pick_device("cuda:2")
 
 
-def test_a_retry_is_one_try_of_all_workers_together(cells, started, monkeypatch):
+def test_a_retry_is_one_try_of_all_workers_together(points, started, monkeypatch):
     calls = []
 
     def broken(config, folder, **_):
@@ -83,28 +83,28 @@ def test_a_retry_is_one_try_of_all_workers_together(cells, started, monkeypatch)
             raise RuntimeError("still broken")
 
     monkeypatch.setattr(stages, "finetune", broken)
-    stages.execute(cells)
+    stages.execute(points)
     calls.clear()
-    submit(cells, "launcher.workers=2", retry=["error"])
+    submit(points, "launcher.workers=2", retry=["error"])
     for one in started:
         with pytest.raises(SystemExit):
             workers.work_on(*one.arguments)
     assert calls == [0, 1, 2, 3]
 
 
-def test_a_worker_is_known_from_its_start_to_its_end(cells, started, monkeypatch):
+def test_a_worker_is_known_from_its_start_to_its_end(points, started, monkeypatch):
     during = []
 
-    def look(cells, **_):
-        during.append([worker.pid for worker in workers.alive(cells[0].output, "s")])
+    def look(points, **_):
+        during.append([worker.pid for worker in workers.alive(points[0].output, "s")])
 
     monkeypatch.setattr(stages, "execute", look)
-    submit(cells, "launcher.workers=1")
-    assert [worker.pid for worker in workers.alive(cells[0].output, "s")] == [None]
+    submit(points, "launcher.workers=1")
+    assert [worker.pid for worker in workers.alive(points[0].output, "s")] == [None]
     with pytest.raises(SystemExit):
         workers.work_on(*started[0].arguments)
     assert during == [[os.getpid()]]
-    assert workers.alive(cells[0].output, "s") == workers.dead(cells[0].output, "s") == []
+    assert workers.alive(points[0].output, "s") == workers.dead(points[0].output, "s") == []
 
 
 @pytest.fixture
@@ -120,13 +120,13 @@ def call(capsys, monkeypatch):
     return run
 
 
-def test_of_a_worker_that_dies_before_its_work_its_error_is_told(cells, call, monkeypatch, tmp_path):
+def test_of_a_worker_that_dies_before_its_work_its_error_is_told(points, call, monkeypatch, tmp_path):
     """A real process, whose first import fails. Nobody waits for it, and `run` forgets it."""
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "filelock.py").write_text("raise RuntimeError('broken here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
-    output = cells[0].output
-    (pid,) = submit(cells, "launcher.workers=1")
+    output = points[0].output
+    (pid,) = submit(points, "launcher.workers=1")
     code, printed, _ = call("wait", "s", f"output={output}")
     assert code == 1
     assert "a worker on " in printed and "ended early: RuntimeError: broken here" in printed
@@ -139,24 +139,24 @@ def test_of_a_worker_that_dies_before_its_work_its_error_is_told(cells, call, mo
     assert "ended early" not in call("status", "s", f"output={output}")[1]
 
 
-def test_a_worker_that_was_killed_is_told_too(cells, started, call):
+def test_a_worker_that_was_killed_is_told_too(points, started, call):
     """It holds its lock no more, and has left its record."""
-    submit(cells, "launcher.workers=1")
+    submit(points, "launcher.workers=1")
     os.dup2(os.open(os.devnull, os.O_RDONLY), int(started[0].arguments[-1]))
-    code, printed, _ = call("wait", "s", f"output={cells[0].output}")
+    code, printed, _ = call("wait", "s", f"output={points[0].output}")
     assert code == 1
     assert "ended early: it left no error: it was killed; see `mi-sweeps logs s " in printed
 
 
-def test_ctrl_c_ends_the_waiting_and_not_the_work(cells, call, started, monkeypatch):
+def test_ctrl_c_ends_the_waiting_and_not_the_work(points, call, started, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    submit(cells, "launcher.workers=1")
+    submit(points, "launcher.workers=1")
     monkeypatch.setattr("mi_sweeps.sweeps.progress.time.sleep", interrupt)
-    where = f"output={cells[0].output}"
+    where = f"output={points[0].output}"
     code, printed, complained = call("wait", "s", where)
     assert code == 130 and printed.endswith("\n")
     assert "no longer waiting, the work goes on" in complained
     assert f"`mi-sweeps cancel s {where}` ends it" in complained
-    assert len(workers.alive(cells[0].output, "s")) == 1
+    assert len(workers.alive(points[0].output, "s")) == 1

@@ -13,7 +13,7 @@ from mi_sweeps import cli
 from mi_sweeps.jobs.finetune import in_turns
 from mi_sweeps.store.files import read_json, read_table, write_json
 from mi_sweeps.store.folders import Interrupted, RunFolder, run_folder
-from mi_sweeps.sweeps import early, manifest, zoom
+from mi_sweeps.sweeps import manifest, quick_checks, zoom
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.training import checkpoints
@@ -42,11 +42,11 @@ TINY = (
 
 
 def made(output, *overrides, of=TINY, stages=("finetune", "patch")):
-    """The cells of a sweep that is done."""
-    cells = expand([*of, *overrides, f"output={output}"])
-    assert not execute(cells, stages=stages).failed
-    manifest.add(output, "default", cells, "mi-sweeps run")
-    return cells
+    """The points of a sweep that is done."""
+    points = expand([*of, *overrides, f"output={output}"])
+    assert not execute(points, stages=stages).failed
+    manifest.add(output, "default", points, "mi-sweeps run")
+    return points
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_zoom_is_a_run_like_any_other(call, output):
     assert call("report", f"output={output}")[0] == 0
     page = (output / "report.html").read_text()
     assert zoomed.run_id in page
-    # A zoom is no second seed of the run's own cell.
+    # A zoom is no second seed of the run's own point.
     assert "until 8" in page
     code, _, complaint = call("zoom", zoomed.run_id, "from=1", "to=2", f"output={output}")
     assert code == 2 and complaint.endswith(f"with more of its checkpoints; zoom into {run.run_id}\n")
@@ -201,41 +201,41 @@ def test_another_run_is_told_with_its_first_step_that_differs(call, output):
 
 def test_an_interrupted_zoom_goes_on_and_keeps_its_proof(output):
     run = only_run(output)
-    (cell, _) = zoom.cells(run, output, ["from=5", "to=7"])
-    zoomed = run_folder(output, cell.run_id)
+    (point, _) = zoom.points(run, output, ["from=5", "to=7"])
+    zoomed = run_folder(output, point.run_id)
 
     def interrupt(step):
         if step == 6:
             raise Interrupted
 
-    turns = in_turns(cell.config, zoomed, needed=(), on_step=interrupt)
+    turns = in_turns(point.config, zoomed, needed=(), on_step=interrupt)
     with pytest.raises(Interrupted):
         for one in turns:
             if one is not None:
                 train_step(one, one.batch())
     assert list(read_json(zoomed.path / "run.json")["zoom"]["same"]) == ["0", "4"]
-    assert not execute([cell]).failed
+    assert not execute([point]).failed
     assert list(read_json(zoomed.path / "run.json")["zoom"]["same"]) == ["0", "4", "8"]
 
 
 def test_the_last_checkpoint_is_compared_or_nothing_is_shown(output):
     run = only_run(output)
-    (cell, _) = zoom.cells(run, output, ["from=5", "to=7"])
+    (point, _) = zoom.points(run, output, ["from=5", "to=7"])
     run.checkpoint(8).unlink()
-    (task, error), *_ = execute([cell]).failed.values()
+    (task, error), *_ = execute([point]).failed.values()
     assert "000008.safetensors: gone, and it alone shows that this is the same run" in error
     # What was deleted before is not counted on: the next one is.
-    (cell, _) = zoom.cells(run, output, ["from=5", "to=7"])
-    assert cell.config.last_step == 12
-    assert not execute([cell]).failed
+    (point, _) = zoom.points(run, output, ["from=5", "to=7"])
+    assert point.config.last_step == 12
+    assert not execute([point]).failed
 
 
 def test_a_zoom_that_diverges_where_its_run_did_not_is_no_result(output, monkeypatch):
     run = only_run(output)
-    (cell, _) = zoom.cells(run, output, ["from=5", "to=7"])
+    (point, _) = zoom.points(run, output, ["from=5", "to=7"])
     loss = torch.nn.functional.cross_entropy
     monkeypatch.setattr("torch.nn.functional.cross_entropy", lambda *given, **named: loss(*given, **named) * torch.nan)
-    (task, error), *_ = execute([cell]).failed.values()
+    (task, error), *_ = execute([point]).failed.values()
     assert "and that run did not: this is not run" in error
 
 
@@ -276,27 +276,26 @@ def test_a_run_before_it_diverged_can_be_zoomed_into(call, output):
 
 def test_threads_and_launcher_are_the_runs_own_or_given(output):
     run = only_run(output)
-    (cell, _) = zoom.cells(run, output, ["from=5", "to=7", "launcher=slurm", "launcher.gpus=1", "sweep.name=close"])
-    launcher = cell.config.launcher
-    assert (launcher.name, launcher.gpus, cell.config.sweep.name) == ("slurm", 1, "close")
-    (cell, _) = zoom.cells(run, output, ["from=5", "to=7"])
-    assert cell.config.launcher.name == "inline"
+    (point, _) = zoom.points(run, output, ["from=5", "to=7", "launcher=slurm", "launcher.gpus=1", "sweep.name=close"])
+    launcher = point.config.launcher
+    assert (launcher.name, launcher.gpus, point.config.sweep.name) == ("slurm", 1, "close")
+    (point, _) = zoom.points(run, output, ["from=5", "to=7"])
+    assert point.config.launcher.name == "inline"
 
 
 def test_a_full_run_of_a_sweep_with_adapters_can_be_zoomed_into():
     """Its configuration has the rank that was given for the others."""
-    (cell,) = expand(["train.lora.rank=4"])
-    checkpoint = {**cell.values["checkpoint"], "zoom_of": cell.run_id}
-    early.check([replace(cell, values={**cell.values, "checkpoint": checkpoint})])
+    (point,) = expand(["train.lora.rank=4"])
+    checkpoint = {**point.values["checkpoint"], "zoom_of": point.run_id}
+    quick_checks.check([replace(point, values={**point.values, "checkpoint": checkpoint})])
 
 
-def test_two_zooms_that_differ_in_nothing_but_the_seed_are_one_cell():
-    from mi_sweeps.analysis import cells as analysis_cells
+def test_two_zooms_that_differ_in_nothing_but_the_seed_are_one_setting():
+    from mi_sweeps.analysis.configs import names
 
     configs = [
         {"seed": seed, "checkpoint": {"every": 4, "steps": steps, "until": until, "zoom_of": of}}
         for seed, steps, until, of in ((0, [], None, None), (0, [5], 8, "a"), (1, [5], 8, "b"))
     ]
     del configs[0]["checkpoint"]["until"], configs[0]["checkpoint"]["zoom_of"]  # As runs of before have it.
-    names = analysis_cells.names(configs)
-    assert names == ["steps [], until null", "steps [5], until 8", "steps [5], until 8"]
+    assert names(configs) == ["steps [], until null", "steps [5], until 8", "steps [5], until 8"]

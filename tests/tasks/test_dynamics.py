@@ -65,11 +65,11 @@ def each(rows: pd.DataFrame, column: str = "by_prompt") -> np.ndarray:
 @pytest.mark.parametrize("task", ASKED)
 def test_all_that_a_patch_job_measures_is_there_and_adds_up(task: str, model: str, tmp_path: Path) -> None:
     given = [word.format(model=model) if "{model}" in word else word for word in ASKED[task]]
-    cells = expand([f"task={task}", *given, *FEW, f"output={tmp_path}"])
-    check(cells)
-    done = execute(cells)
+    points = expand([f"task={task}", *given, *FEW, f"output={tmp_path}"])
+    check(points)
+    done = execute(points)
     assert not done.failed, done.failed
-    _, patch = folders_of(cells[0])
+    _, patch = folders_of(points[0])
     names = [(step, name) for step in (0, 1) for name in (None, *TABLES)]
     assert {patch.table(*at) for at in names} == set(patch.path.glob("tables/*"))
     of = {at: read_table(patch.table(*at)).to_pandas() for at in names}

@@ -57,8 +57,8 @@ def test_clean_and_corrupted_differ_in_the_named_roles_only(words, name: str, co
 def test_its_corruptions_are_those_that_a_plan_knows(words, name: str) -> None:
     known = CORRUPTIONS[f"mi_sweeps.tasks.{name}.task"]
     assert all(tuple(question.corrupted) == known for question in make(name, words).heldout)
-    (cell,) = expand([f"task={name}", f"corruption={known[0]}"])
-    assert cell.config.task.target == f"mi_sweeps.tasks.{name}.task"
+    (point,) = expand([f"task={name}", f"corruption={known[0]}"])
+    assert point.config.task.target == f"mi_sweeps.tasks.{name}.task"
 
 
 @pytest.mark.parametrize("name", MADE)

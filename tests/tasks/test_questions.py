@@ -104,11 +104,11 @@ def test_patching_several_answers_equals_hooks_in_the_plain_model(words, engine:
     sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "initializer_range": 0.4}
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), attn_implementation="eager", **sizes)).eval()
     pairs = made(words, ONE, TWO).pairs("name", 2)
-    (cell,) = expand(["patching=heads", "patching.heads=end", "patching.sites=[z]", "corruption=second"])
+    (point,) = expand(["patching=heads", "patching.heads=end", "patching.sites=[z]", "corruption=second"])
     network = describe_network(model)
     assert network
     fast = FastEngine(network)
-    patched = (fast if engine == "fast" else ReferenceEngine(wrap(model, words))).patch(pairs, cell.config.patching)
+    patched = (fast if engine == "fast" else ReferenceEngine(wrap(model, words))).patch(pairs, point.config.patching)
 
     def plain(row: int, tokens: torch.Tensor, layer: int = 0, head: int = -1) -> float:
         end = int(pairs.clean.end[row])

@@ -282,9 +282,9 @@ class _Handler(BaseHTTPRequestHandler):
 def done(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a sweep `mine` that was run without wandb: one run, patched under two corruptions at 0 and 4."""
     output = tmp_path_factory.mktemp("done") / "outputs"
-    cells = expand([*small, "corruption=first,second", "sweep.name=mine", f"output={output}"])
-    manifest.add(output, "mine", cells, "")
-    assert not execute(cells).failed
+    points = expand([*small, "corruption=first,second", "sweep.name=mine", f"output={output}"])
+    manifest.add(output, "mine", points, "")
+    assert not execute(points).failed
     return output
 
 

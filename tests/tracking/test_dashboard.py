@@ -81,13 +81,13 @@ def views(server):
 def computed(small, tmp_path_factory):
     """An output folder with a sweep `mine`, and what its runs are called."""
     output = tmp_path_factory.mktemp("dashboard") / "outputs"
-    cells = expand([*small, "seed=0,1", "sweep.name=mine", f"output={output}"])
+    points = expand([*small, "seed=0,1", "sweep.name=mine", f"output={output}"])
     tracked = expand(
         [*small, "seed=0,1", "sweep.name=mine", "tracking=wandb", "tracking.entity=team", f"output={output}"]
     )
-    assert not execute(cells).failed
+    assert not execute(points).failed
     manifest.add(output, "mine", tracked, "mi-sweeps run sweep.name=mine")
-    return output, [cell.run_id for cell in cells]
+    return output, [point.run_id for point in points]
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_an_upload_that_is_refused(call, views, server):
         (["mine", "--entity", "nobody"], "nobody/mi-sweeps: no such project in wandb"),
         (["yours"], "sweep 'yours': not in"),
         (["mine", "--baseline", "123"], "--baseline 123: no run of sweep 'mine'"),
-        (["mine", "--baseline", "123"], "`mi-sweeps status --cells mine output=OUTPUT` lists them"),
+        (["mine", "--baseline", "123"], "`mi-sweeps status --points mine output=OUTPUT` lists them"),
         (["mine", "--to", "x.json"], "give --dry-run, too"),
         (["untracked"], "sweep 'untracked': not mirrored to wandb"),
         (["untracked"], "`mi-sweeps track untracked output=OUTPUT` does it"),

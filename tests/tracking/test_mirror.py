@@ -19,8 +19,8 @@ from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps import plan
 from mi_sweeps.sweeps.execute import Listener, execute
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.tracking.attempts import of_run
 from mi_sweeps.tracking.mirror import mirror
+from mi_sweeps.tracking.wandb_folders import of_run
 
 
 def attempts(folder):
@@ -38,12 +38,12 @@ def checkpoints(records):
 
 
 def test_fine_tune_and_patch_job_are_one_wandb_run(small, tmp_path):
-    cells = expand([*small, "tracking=wandb", "sweep.name=mine", f"output={tmp_path / 'o'}"])
-    assert not execute(cells).failed
-    folder, _ = plan.folders_of(cells[0])
+    points = expand([*small, "tracking=wandb", "sweep.name=mine", f"output={tmp_path / 'o'}"])
+    assert not execute(points).failed
+    folder, _ = plan.folders_of(points[0])
     written = [record for records in attempts(folder.path) for record in records]
     runs = [record["run"] for record in written if record["type"] == "run"]
-    assert {run["run_id"] for run in runs} == {cells[0].run_id}
+    assert {run["run_id"] for run in runs} == {points[0].run_id}
     assert {run["run_group"] for run in runs} == {"mine"}
     assert [run["job_type"] for run in runs] == ["finetune", "patch"]
     history = [record["history"]["item"] for record in written if record["type"] == "history"]
@@ -57,12 +57,12 @@ def test_fine_tune_and_patch_job_are_one_wandb_run(small, tmp_path):
 
 def test_runs_that_are_trained_together_are_each_a_wandb_run(small, tmp_path):
     overrides = ("seed=0,1", "launcher.stack=2", "patching.steps=[4]", "tracking=wandb", f"output={tmp_path / 'o'}")
-    cells = expand([*small, *overrides])
-    assert not execute(cells).failed
-    for cell in cells:
-        folder, _ = plan.folders_of(cell)
+    points = expand([*small, *overrides])
+    assert not execute(points).failed
+    for point in points:
+        folder, _ = plan.folders_of(point)
         fine_tune, patch_job = attempts(folder.path)
-        assert {record["run"]["run_id"] for record in fine_tune if record["type"] == "run"} == {cell.run_id}
+        assert {record["run"]["run_id"] for record in fine_tune if record["type"] == "run"} == {point.run_id}
         assert checkpoints(fine_tune) == [0, 2, 4]
         assert checkpoints(patch_job) == [4]
 
@@ -84,9 +84,9 @@ def test_a_wandb_that_fails_is_a_warning(small, tmp_path, monkeypatch, caplog, h
         monkeypatch.setattr(
             wandb, "init", lambda **options: type("Run", (Broken,), {"define_metric": lambda *a, **k: None})()
         )
-    cells = expand([*small, "tracking=wandb", f"output={tmp_path / 'o'}"])
-    assert not execute(cells).failed
-    assert plan.make(cells).is_done
+    points = expand([*small, "tracking=wandb", f"output={tmp_path / 'o'}"])
+    assert not execute(points).failed
+    assert plan.make(points).is_done
     assert f"{how} is broken" in caplog.text
 
 
@@ -113,11 +113,11 @@ class Killer(Listener):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_wandb_that_is_killed_harms_no_run_and_the_mirror_goes_on(small, tmp_path, caplog, cores, signum):
-    cells = expand([*small, "tracking=wandb", f"output={tmp_path / 'o'}"])
-    assert not execute(cells, listener=Killer(signum, cores)).failed
-    assert plan.make(cells).is_done
+    points = expand([*small, "tracking=wandb", f"output={tmp_path / 'o'}"])
+    assert not execute(points, listener=Killer(signum, cores)).failed
+    assert plan.make(points).is_done
     assert "step 4 is not mirrored" in caplog.text
-    first, second, patch = attempts(plan.folders_of(cells[0])[0].path)
+    first, second, patch = attempts(plan.folders_of(points[0])[0].path)
     assert checkpoints(first) + checkpoints(second) == [0, 2, 4], "what the first has lost is in the second"
     assert 4 in checkpoints(second)
     assert checkpoints(patch) == [0, 4]
@@ -127,8 +127,8 @@ def test_a_job_that_is_told_to_end_together_with_its_wandb_ends_at_once(small, t
     """As scancel does it: every process of a job gets the signal."""
     arguments = [*small, "train.steps=400", "patching.steps=[0]", "tracking=wandb", f"output={tmp_path / 'o'}"]
     command = [sys.executable, "-m", "mi_sweeps.cli", "run", *arguments]
-    (cell,) = expand(arguments)
-    run, _ = plan.folders_of(cell)
+    (point,) = expand(arguments)
+    run, _ = plan.folders_of(point)
     # Not the wandb process of this one.
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

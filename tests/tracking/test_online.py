@@ -17,8 +17,8 @@ import wandb
 from mi_sweeps.store.files import read_json, write_table
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.tracking import attempts
 from mi_sweeps.tracking import mirror as mirrors
+from mi_sweeps.tracking import wandb_folders
 from mi_sweeps.tracking.mirror import mirror
 
 STEPS = tuple(range(0, 18, 2))
@@ -35,21 +35,21 @@ def quick(monkeypatch):
 
 @pytest.fixture(scope="module")
 def values():
-    """A cell that is mirrored online; nothing is computed."""
-    (cell,) = expand(["sweep.name=mine", "tracking=wandb", "tracking.mode=online"])
-    return cell
+    """A point that is mirrored online; nothing is computed."""
+    (point,) = expand(["sweep.name=mine", "tracking=wandb", "tracking.mode=online"])
+    return point
 
 
 @pytest.fixture
-def cell(values, tmp_path):
-    cell = type(values)({**values.values, "output": str(tmp_path / "outputs")}, {}, values.run_id, values.patch_id)
-    manifest.add(cell.output, "mine", [cell], "")
-    return cell
+def point(values, tmp_path):
+    point = type(values)({**values.values, "output": str(tmp_path / "outputs")}, {}, values.run_id, values.patch_id)
+    manifest.add(point.output, "mine", [point], "")
+    return point
 
 
 @pytest.fixture
-def run(cell):
-    return plan.folders_of(cell)[0]
+def run(point):
+    return plan.folders_of(point)[0]
 
 
 def measure(run, step):
@@ -60,8 +60,8 @@ def measure(run, step):
     return [row]
 
 
-def track(cell, run, steps=STEPS, between=lambda step: None):
-    with mirror(cell.config, run) as tracked:
+def track(point, run, steps=STEPS, between=lambda step: None):
+    with mirror(point.config, run) as tracked:
         for step in steps:
             tracked.log(step, measure(run, step))
             between(step)
@@ -73,27 +73,27 @@ def has_all(seen, steps=STEPS):
     return set(points) == {(step, step / 16) for step in steps}
 
 
-def test_a_run_is_seen_with_its_names_and_tags_and_needs_no_sync(call, cell, run, online):
-    track(cell, run)
+def test_a_run_is_seen_with_its_names_and_tags_and_needs_no_sync(call, point, run, online):
+    track(point, run)
     (seen,) = online.runs.values()
     assert (seen.name, seen.project, seen.group, seen.job_type) == (run.run_id, "mi-sweeps", "mine", "finetune")
     assert seen.tags == ["mini", "constant"]
     assert f"in {run.path}" in seen.notes
     assert read_json(run.wandb) == {"url": f"{online.url}/somebody/mi-sweeps/runs/{run.run_id}"}
-    assert seen.config["cell"]["value"].startswith("model=mini task=ioi3 ")
+    assert seen.config["point"]["value"].startswith("model=mini task=ioi3 ")
     assert seen.column("checkpoint") == list(STEPS)
     assert (seen.summary["first_step_90"], seen.summary["heldout/win_rate"]) == (16, 1.0)
 
 
-def test_a_resumed_run_goes_on_at_the_step_after(call, cell, run, online):
-    track(cell, run, STEPS[:2])
-    track(cell, run, STEPS[2:])
+def test_a_resumed_run_goes_on_at_the_step_after(call, point, run, online):
+    track(point, run, STEPS[:2])
+    track(point, run, STEPS[2:])
     (seen,) = online.runs.values()
     assert (seen.resumed, seen.exit_code) == (1, 0)
     assert seen.column("checkpoint") == list(STEPS)
     assert seen.column("_step") == list(range(len(STEPS)))
     requests = online.requests
-    code, printed, _ = call("sync", "mine", f"output={cell.output}")
+    code, printed, _ = call("sync", "mine", f"output={point.output}")
     assert (code, online.requests) == (0, requests)
     assert "1 run: 1 uploaded before" in printed
 
@@ -109,7 +109,7 @@ def test_a_resumed_run_goes_on_at_the_step_after(call, cell, run, online):
         ("RunResumeStatus", 429),
     ],
 )
-def test_a_server_that_is_busy_or_slow_for_a_while_is_asked_again(call, cell, run, online, what, fault):
+def test_a_server_that_is_busy_or_slow_for_a_while_is_asked_again(call, point, run, online, what, fault):
     def fails(request):
         if (request.what, request.count) != (what, 1):
             return None
@@ -119,10 +119,10 @@ def test_a_server_that_is_busy_or_slow_for_a_while_is_asked_again(call, cell, ru
         return 503
 
     online.fault = fails
-    track(cell, run)
+    track(point, run)
     assert online.calls[what] > 1
     assert has_all(online.runs[run.run_id])
-    assert "1 run: 1 uploaded before" in call("sync", "mine", f"output={cell.output}")[1]
+    assert "1 run: 1 uploaded before" in call("sync", "mine", f"output={point.output}")[1]
 
 
 def unreachable(server, monkeypatch):
@@ -143,59 +143,59 @@ def silent(server, monkeypatch):
 
 @pytest.mark.parametrize("how", [unreachable, failing, refusing, silent])
 def test_without_a_server_the_run_is_mirrored_offline_and_uploaded_later(
-    call, cell, run, online, monkeypatch, caplog, how
+    call, point, run, online, monkeypatch, caplog, how
 ):
     monkeypatch.setattr(mirrors, "INIT_SECONDS", 1.0)
     with monkeypatch.context() as lost:
         how(online, lost)
-        track(cell, run)
+        track(point, run)
         requests = online.requests
     assert "mirrored offline, for `mi-sweeps sync`" in caplog.text
-    assert [attempt.is_online for attempt in attempts.of_run(run)] == [False]
+    assert [attempt.is_online for attempt in wandb_folders.of_run(run)] == [False]
     online.fault = lambda request: None
     assert online.requests == requests
-    code, printed, _ = call("sync", "mine", f"output={cell.output}")
+    code, printed, _ = call("sync", "mine", f"output={point.output}")
     assert code == 0, printed
     seen = online.runs[run.run_id]
     assert seen.column("checkpoint") == list(STEPS)
 
 
-def test_a_server_that_did_not_answer_is_not_asked_by_every_job(cell, run, online, caplog):
+def test_a_server_that_did_not_answer_is_not_asked_by_every_job(point, run, online, caplog):
     online.fault = lambda request: 403
-    track(cell, run, STEPS[:2])
+    track(point, run, STEPS[:2])
     requests = online.requests
-    track(cell, run, STEPS[2:])
+    track(point, run, STEPS[2:])
     assert online.requests == requests
     assert caplog.text.count("not online") == 1
 
 
 @pytest.mark.parametrize("status", [500, 403])
-def test_a_server_that_is_lost_in_the_middle_has_all_after_a_sync(call, cell, run, online, caplog, status):
+def test_a_server_that_is_lost_in_the_middle_has_all_after_a_sync(call, point, run, online, caplog, status):
     def between(step):
         if step == 2:
             time.sleep(0.3)
             online.fault = lambda request: status if request.what == "file_stream" else None
 
-    track(cell, run, between=between)
+    track(point, run, between=between)
     assert "`mi-sweeps sync` uploads" in caplog.text
     online.fault = lambda request: None
-    code, printed, _ = call("sync", "mine", f"output={cell.output}")
+    code, printed, _ = call("sync", "mine", f"output={point.output}")
     assert code == 0, printed
     assert has_all(online.runs[run.run_id])
-    assert "1 run: 1 uploaded before" in call("sync", "mine", f"output={cell.output}")[1]
+    assert "1 run: 1 uploaded before" in call("sync", "mine", f"output={point.output}")[1]
 
 
-def test_of_two_jobs_at_once_one_is_mirrored_offline(call, cell, run, online, caplog):
+def test_of_two_jobs_at_once_one_is_mirrored_offline(call, point, run, online, caplog):
     """The server keeps points by their number, and one would overwrite the other's."""
-    _, patch = plan.folders_of(cell)
+    _, patch = plan.folders_of(point)
     row = {"kind": "layer", "component": "attn", "layer": 0, "head": None, "logit_diff": 1.0}
     measure(run, 0)
-    with attempts.online_lock(run), mirror(cell.config, run, patch) as tracked:
+    with wandb_folders.online_lock(run), mirror(point.config, run, patch) as tracked:
         tracked.log(0, [row])
     assert "another job sends to this run" in caplog.text
     note = patch.path / "unmirrored.json"
     assert read_json(note) == {"why": "another job sent to this run", "mended_by": "sync"}
-    code, printed, _ = call("sync", "mine", f"output={cell.output}")
+    code, printed, _ = call("sync", "mine", f"output={point.output}")
     assert code == 0, printed
     assert not note.exists()
     seen = online.runs[run.run_id]
@@ -211,20 +211,20 @@ from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps.grid import expand
 
 mode, output = sys.argv[1:]
-(cell,) = expand(["sweep.name=mine", "tracking=wandb", f"tracking.mode={mode}", f"output={output}"])
-run = run_folder(cell.output, cell.run_id)
+(point,) = expand(["sweep.name=mine", "tracking=wandb", f"tracking.mode={mode}", f"output={output}"])
+run = run_folder(point.output, point.run_id)
 done = max(read_table(run.metrics)["step"].to_pylist()) if run.metrics.exists() else -1
 print("begins", flush=True)
-track(cell, run, [step for step in STEPS if step > done], between=lambda step: time.sleep(0.1))
+track(point, run, [step for step in STEPS if step > done], between=lambda step: time.sleep(0.1))
 """
 
 
-def test_kills_at_any_moment_lose_nothing(call, cell, run, server, cores):
+def test_kills_at_any_moment_lose_nothing(call, point, run, server, cores):
     """Of the job, of wandb's own process, or of both, as by a node that dies."""
     chance = random.Random(0)
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     for mode in (*chance.sample(["online", "offline", "online"], 3), None):
-        command = [sys.executable, "-c", JOB, mode or "offline", str(cell.output)]
+        command = [sys.executable, "-c", JOB, mode or "offline", str(point.output)]
         job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
         try:
             assert job.stdout.readline() == b"begins\n"
@@ -239,14 +239,14 @@ def test_kills_at_any_moment_lose_nothing(call, cell, run, server, cores):
         finally:
             job.kill()
             job.stdout.close()
-    code, printed, _ = call("sync", "mine", f"output={cell.output}")
+    code, printed, _ = call("sync", "mine", f"output={point.output}")
     assert code == 0, printed
     seen = server.runs[run.run_id]
     assert has_all(seen)
     # Of a younger attempt that had arrived before, the points are older than the summary: docs/wandb.md says so.
-    last = attempts.of_job(run.path)[-1]
+    last = wandb_folders.of_job(run.path)[-1]
     assert seen.summary.get("first_step_90") == 16 or last.is_online
-    assert call("sync", "mine", f"output={cell.output}")[0] == 0
+    assert call("sync", "mine", f"output={point.output}")[0] == 0
 
 
 KEY = os.environ.get("WANDB_API_KEY")
@@ -261,21 +261,21 @@ def test_wandb_ai_itself(call, values, tmp_path, monkeypatch):
     wandb.teardown()
     tracking = {**values.values["tracking"], "project": project}
     changed = {**values.values, "output": str(tmp_path / "outputs"), "tracking": tracking}
-    cell = type(values)(changed, {}, f"live{random.SystemRandom().randrange(16**8):08x}", values.patch_id)
-    manifest.add(cell.output, "mine", [cell], "")
-    run, _ = plan.folders_of(cell)
+    point = type(values)(changed, {}, f"live{random.SystemRandom().randrange(16**8):08x}", values.patch_id)
+    manifest.add(point.output, "mine", [point], "")
+    run, _ = plan.folders_of(point)
     monkeypatch.setattr(mirrors, "FINISH_SECONDS", 60.0)
     monkeypatch.setattr(mirrors, "INIT_SECONDS", 60.0)
     for variable in ("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "WANDB__FILE_STREAM_TIMEOUT_SECONDS"):
         monkeypatch.delenv(variable)
-    track(cell, run, STEPS[:4])
-    with attempts.online_lock(run):
-        track(cell, run, STEPS[4:])
-    assert [attempt.is_online for attempt in attempts.of_run(run)] == [True, False]
-    code, printed, _ = call("sync", "mine", f"output={cell.output}")
+    track(point, run, STEPS[:4])
+    with wandb_folders.online_lock(run):
+        track(point, run, STEPS[4:])
+    assert [attempt.is_online for attempt in wandb_folders.of_run(run)] == [True, False]
+    code, printed, _ = call("sync", "mine", f"output={point.output}")
     assert code == 0, printed
     time.sleep(10)  # Until it can be asked for.
-    seen = wandb.Api().run(f"{project}/{cell.run_id}")
+    seen = wandb.Api().run(f"{project}/{point.run_id}")
     try:
         rows = list(seen.scan_history(keys=["checkpoint", "heldout/win_rate"]))
         assert [(row["checkpoint"], row["heldout/win_rate"]) for row in rows] == [(step, step / 16) for step in STEPS]

@@ -20,15 +20,15 @@ def grid(small, output):
 
 
 @pytest.fixture
-def cell(call, grid, output):
+def point(call, grid, output):
     """Of the sweep, which is done and was asked for again, now with wandb."""
     assert call("run", *grid)[0] == 0
-    return manifest.load(output, "mine")[0].cell(output)
+    return manifest.load(output, "mine")[0].point(output)
 
 
-def test_a_wandb_that_fails_is_told_until_track_makes_up_for_it(call, cell, output, monkeypatch):
-    run, _ = plan.folders_of(cell)
-    with monkeypatch.context() as broken, mirror(cell.config, run) as tracked:
+def test_a_wandb_that_fails_is_told_until_track_makes_up_for_it(call, point, output, monkeypatch):
+    run, _ = plan.folders_of(point)
+    with monkeypatch.context() as broken, mirror(point.config, run) as tracked:
         broken.setattr(wandb, "init", lambda **options: (_ for _ in ()).throw(RuntimeError("init is\nbroken")))
         tracked.log(0, [ROW])
     told = (
@@ -48,11 +48,11 @@ def test_a_sweep_that_was_done_before_wandb_was_asked_for(call, grid, output):
     assert "not mirrored to wandb: 3 jobs (done before that was asked for); `mi-sweeps track mine" in printed
 
 
-def test_wandb_that_is_switched_off_is_obeyed_and_told(call, cell, grid, output, monkeypatch):
+def test_wandb_that_is_switched_off_is_obeyed_and_told(call, point, grid, output, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(wandb, "init", lambda **options: pytest.fail("an attempt was begun"))
-    run, _ = plan.folders_of(cell)
-    with mirror(cell.config, run) as tracked:
+    run, _ = plan.folders_of(point)
+    with mirror(point.config, run) as tracked:
         tracked.log(0, [ROW])
     assert not (run.path / "wandb").exists()
     notice = "WANDB_MODE=disabled: nothing is mirrored to wandb; `mi-sweeps track` does it later\n"
@@ -69,9 +69,9 @@ def test_wandb_that_is_switched_off_is_obeyed_and_told(call, cell, grid, output,
         )
 
 
-def test_the_worst_is_told_and_each_command_makes_up_for_its_own(cell, output):
-    made = plan.make([entry.cell(output) for entry in manifest.load(output, "mine")])
-    run, patch = plan.folders_of(cell)
+def test_the_worst_is_told_and_each_command_makes_up_for_its_own(point, output):
+    made = plan.make([entry.point(output) for entry in manifest.load(output, "mine")])
+    run, patch = plan.folders_of(point)
     (patch.path / "wandb").mkdir()
     unmirrored.note(run.path, "no answer", unmirrored.SYNC)
     unmirrored.note(run.path, "no room", unmirrored.TRACK)

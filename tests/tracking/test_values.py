@@ -29,13 +29,13 @@ LR, SEED, CLIP = st.sampled_from([1e-5, 3e-5]), st.integers(0, 3), st.sampled_fr
 
 @pytest.fixture(scope="module")
 def base():
-    (cell,) = expand([])
-    return cell.config
+    (point,) = expand([])
+    return point.config
 
 
 @pytest.fixture
 def run(output):
-    return plan.folders_of(manifest.load(output, "mine")[0].cell(output))[0]
+    return plan.folders_of(manifest.load(output, "mine")[0].point(output))[0]
 
 
 def head(layer, head, recovered, gap=2.0, site="z"):
@@ -44,7 +44,7 @@ def head(layer, head, recovered, gap=2.0, site="z"):
 
 
 @given(first=st.tuples(LR, SEED, CLIP), second=st.tuples(LR, SEED, CLIP))
-def test_cells_are_equal_where_all_but_the_seed_is(base, first, second):
+def test_points_are_equal_where_all_but_the_seed_is(base, first, second):
     one, other = (
         base.model_copy(
             update={
@@ -56,14 +56,14 @@ def test_cells_are_equal_where_all_but_the_seed_is(base, first, second):
         for lr, seed, clip in (first, second)
     )
     same = (first[0], first[2]) == (second[0], second[2])
-    assert (values.cell(one) == values.cell(other)) == same
+    assert (values.point(one) == values.point(other)) == same
 
 
-def test_a_cell_says_what_sweeps_vary(make_config):
-    told = values.cell(make_config("optim.lr=3e-5", "schedule=cosine", "seed=7"))
+def test_a_point_says_what_sweeps_vary(make_config):
+    told = values.point(make_config("optim.lr=3e-5", "schedule=cosine", "seed=7"))
     assert told.startswith("model=mini task=ioi3 schedule=cosine lr=3e-05 weight_decay=0 steps=184 batch_size=16 rest=")
-    assert values.cell(make_config("optim.lr=3e-5", "schedule=cosine", "corruption=second", "tracking=wandb")) == told
-    assert values.cell(make_config("optim.lr=3e-5", "schedule=cosine", "schedule.warmup_ratio=0.1")) != told
+    assert values.point(make_config("optim.lr=3e-5", "schedule=cosine", "corruption=second", "tracking=wandb")) == told
+    assert values.point(make_config("optim.lr=3e-5", "schedule=cosine", "schedule.warmup_ratio=0.1")) != told
 
 
 def test_flat_keys_to_group_by_and_all_of_the_configuration(make_config):
@@ -124,8 +124,8 @@ def test_what_each_prompt_has_stays_on_disk(run):
         assert all("by_prompt" not in row for row in values.read(patch, 4))
         found = values.of_table(corruption, on_disk, values.shown(on_disk))
         assert found and all(isinstance(value, float) for value in found.values())
-    cells = [cell for _, rows in values.tables(run).values() for row in rows for cell in row]
-    assert not any(isinstance(cell, list) for cell in cells)
+    points = [point for _, rows in values.tables(run).values() for row in rows for point in row]
+    assert not any(isinstance(point, list) for point in points)
 
 
 def test_a_small_model_shows_all_heads_and_a_large_one_those_that_ever_mattered():
@@ -237,8 +237,8 @@ def test_how_it_ended(tmp_path, wins, expected):
     ]
     write_table(run.metrics, pa.Table.from_pylist(rows))
     assert values.summary(run)["outcome"] == expected
-    cell = SimpleNamespace(run_id="run", output=tmp_path, patch_id="none")
-    (told,) = win_rates_told([cell]).values()
+    point = SimpleNamespace(run_id="run", output=tmp_path, patch_id="none")
+    (told,) = win_rates_told([point]).values()
     assert told.endswith(expected or "%")
 
 

@@ -16,8 +16,8 @@ from wandb_workspaces.workspaces.internal import View, WorkspaceViewspec
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.tracking import contents, views
-from mi_sweeps.tracking.contents import Contents, Examined
+from mi_sweeps.tracking import logged_keys, views
+from mi_sweeps.tracking.logged_keys import Contents, Examined
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def output(small, tmp_path_factory):
     """A sweep with two learning rates and two corruptions, mirrored offline."""
     folder = tmp_path_factory.mktemp("views") / "outputs"
     grid = ("optim.lr=1e-4,3e-4", "corruption=first,second", "sweep.name=mine", "tracking=wandb", f"output={folder}")
-    cells = expand([*small, *grid])
-    assert not execute(cells).failed
-    manifest.add(folder, "mine", cells, "mi-sweeps run sweep.name=mine")
+    points = expand([*small, *grid])
+    assert not execute(points).failed
+    manifest.add(folder, "mine", points, "mi-sweeps run sweep.name=mine")
     return folder
 
 
@@ -67,7 +67,7 @@ def keys(spec):
 
 def test_panels_name_the_keys_that_runs_log(output):
     config, history, summary = logged(output)
-    view = views.workspace(contents.read(output, "mine"), "team", "project", "minmax")
+    view = views.workspace(logged_keys.read(output, "mine"), "team", "project", "minmax")
     named, found = keys(view.spec)
     assert {key for key in history if not any(re.search(one, key) for one in found)} - named == {"checkpoint"}
     assert found and all(any(re.search(one, key) for key in history) for one in found)
@@ -78,17 +78,17 @@ def test_panels_name_the_keys_that_runs_log(output):
     columns = {column.partition(":")[2].removesuffix(".value") for column in runs["runFeed"]["columnOrder"]}
     assert columns - {"displayName", "first_step_90"} <= config | summary
     groups = {panel["config"]["groupBy"] for panel in panels(view.spec) if "groupBy" in panel["config"]}
-    assert groups == {"cell.value", "lr.value", "group"} and {"cell", "lr"} <= config
+    assert groups == {"point.value", "lr.value", "group"} and {"point", "lr"} <= config
 
 
 def test_a_workspace_is_of_the_sweeps_runs(output):
-    found = contents.read(output, "mine")
+    found = logged_keys.read(output, "mine")
     view = views.workspace(found, "team", "project", "stderr", baseline=found.run_ids[0])
     (runs,) = view.spec["section"]["runSets"]
     (only,) = runs["filters"]["filters"]
     assert only["key"] == {"section": "run", "name": "name"}, "wandb's word for a run's id"
     assert (only["op"], sorted(only["value"])) == ("IN", sorted(found.run_ids))
-    assert [group["name"] for group in runs["grouping"]] == ["cell.value"]
+    assert [group["name"] for group in runs["grouping"]] == ["point.value"]
     assert {panel["config"].get("groupArea", "stderr") for panel in panels(view.spec)} == {"stderr"}
     model = View(entity="team", project="project", display_name="", name="", id="", spec=view.spec)
     assert ws.Workspace._from_model(model).runset_settings.baseline_run == found.run_ids[0]
@@ -107,10 +107,10 @@ def of_runs(spec):
 
 def test_a_run_that_two_sweeps_share_is_in_the_views_of_both(output):
     """wandb has it in the group of one of them."""
-    shared, own = (entry.cell(output) for entry in manifest.load(output, "mine") if entry.corruption == "first")
+    shared, own = (entry.point(output) for entry in manifest.load(output, "mine") if entry.corruption == "first")
     manifest.add(output, "grid", [shared], "")
     for sweep, runs in (("mine", {shared.run_id, own.run_id}), ("grid", {shared.run_id})):
-        found = contents.read(output, sweep)
+        found = logged_keys.read(output, sweep)
         assert of_runs(views.workspace(found, "team", "project", "minmax").spec["section"]) == runs
         report = views.report(found, "team", "project", "minmax").spec
         assert all(of_runs(block["metadata"]) == runs for block in report["blocks"] if block["type"] == "panel-grid")
@@ -118,22 +118,22 @@ def test_a_run_that_two_sweeps_share_is_in_the_views_of_both(output):
 
 def test_a_run_that_has_not_begun_is_in_the_views_when_it_does(small, output):
     later = expand([*small, "seed=7", "sweep.name=more", "tracking=wandb", f"output={output}"])
-    begun = [entry.cell(output) for entry in manifest.load(output, "mine")]
+    begun = [entry.point(output) for entry in manifest.load(output, "mine")]
     manifest.add(output, "more", [*begun, *later], "")
-    found = contents.read(output, "more")
+    found = logged_keys.read(output, "more")
     assert later[0].run_id not in found.run_ids
     assert later[0].run_id in of_runs(views.workspace(found, "team", "project", "minmax").spec["section"])
 
 
 def test_a_sweep_of_too_many_runs_for_a_list_is_found_by_its_group(output, monkeypatch):
     monkeypatch.setattr(views, "MOST_IDS", 1)
-    spec = views.workspace(contents.read(output, "mine"), "team", "project", "minmax").spec
+    spec = views.workspace(logged_keys.read(output, "mine"), "team", "project", "minmax").spec
     (only,) = spec["section"]["runSets"][0]["filters"]["filters"]
     assert (only["key"]["name"], only["op"], only["value"]) == ("group", "=", "mine")
 
 
 def test_corruptions_are_side_by_side(output):
-    spec = views.workspace(contents.read(output, "mine"), "team", "project", "minmax").spec
+    spec = views.workspace(logged_keys.read(output, "mine"), "team", "project", "minmax").spec
     sections = {section["name"]: section for section in spec["section"]["panelBankConfig"]["sections"]}
     for name in ("Corruptions side by side", "Heads"):
         titles = [panel["config"]["chartTitle"] for panel in sections[name]["panels"]]
@@ -143,7 +143,7 @@ def test_corruptions_are_side_by_side(output):
 
 
 def test_a_report_says_what_was_run_and_what_the_bands_are(output):
-    found = contents.read(output, "mine")
+    found = logged_keys.read(output, "mine")
     view = views.report(found, "team", "project", "stddev")
     text = json.dumps(view.spec)
     assert "mi-sweeps run sweep.name=mine" in text and "one seed, so there is no band" in text
@@ -156,12 +156,12 @@ def test_a_report_says_what_was_run_and_what_the_bands_are(output):
 
 def test_a_sweep_that_was_not_patched_yet_has_its_win_rates(small, tmp_path):
     output = tmp_path / "outputs"
-    cells = expand([*small, "sweep.name=mine", f"output={output}"])
-    assert not execute(cells).failed
-    manifest.add(output, "mine", cells, "")
+    points = expand([*small, "sweep.name=mine", f"output={output}"])
+    assert not execute(points).failed
+    manifest.add(output, "mine", points, "")
     for table in output.glob("runs/*/patches/*/tables/*"):
         table.unlink()
-    found = contents.read(output, "mine")
+    found = logged_keys.read(output, "mine")
     named, regexes = keys(views.workspace(found, "team", "project", "minmax").spec)
     assert not found.examined and not regexes
     assert "heldout/win_rate" in named and not [key for key in named if "/heads/" in key]
@@ -171,25 +171,25 @@ def test_a_task_with_an_accuracy_is_judged_by_it_and_shows_what_was_measured_of_
     output = tmp_path / "outputs"
     task = ("model=nope", "task=previous_token", "task.length=8", "task.heldout=12", "corruption=previous")
     few = ("train.steps=2", "checkpoint.steps=[]", "checkpoint.every=2", "patching=position", "patching.prompts=6")
-    cells = expand([*task, *few, "sweep.name=mine", "tracking=wandb", f"output={output}"])
-    assert not execute(cells).failed
-    manifest.add(output, "mine", cells, "")
+    points = expand([*task, *few, "sweep.name=mine", "tracking=wandb", f"output={output}"])
+    assert not execute(points).failed
+    manifest.add(output, "mine", points, "")
     _, history, _ = logged(output)
     assert {"heldout/accuracy", "measures/position_r2/resid_pre_1", "measures/previous_token/1.3"} <= history
-    view = views.workspace(contents.read(output, "mine"), "team", "project", "minmax")
+    view = views.workspace(logged_keys.read(output, "mine"), "team", "project", "minmax")
     named, found = keys(view.spec)
     assert {key for key in history if not any(re.search(one, key) for one in found)} - named == {"checkpoint"}
     assert {"heldout/accuracy", "first_step_50"} <= named and "first_step_90" not in named
     titles = [panel["config"].get("chartTitle") for panel in panels(view.spec)]
-    assert {"heldout accuracy by cell (band over seeds)", "previous token"} <= set(titles)
+    assert {"heldout accuracy by point (band over seeds)", "previous token"} <= set(titles)
 
 
 def test_what_a_sweep_varies_has_a_panel_each(small, tmp_path):
     output = tmp_path / "outputs"
-    cells = expand([*small, "train.batch_size=4,8", "optim.lr=1e-4", f"output={output}"])
-    assert not execute(cells).failed
-    manifest.add(output, "sweep", cells, "")
-    found = contents.read(output, "sweep")
+    points = expand([*small, "train.batch_size=4,8", "optim.lr=1e-4", f"output={output}"])
+    assert not execute(points).failed
+    manifest.add(output, "sweep", points, "")
+    found = logged_keys.read(output, "sweep")
     assert found.varied == ("config.train.batch_size",)
     spec = views.workspace(found, "team", "project", "minmax").spec
     assert "config.value.train.batch_size" in {panel["config"].get("groupBy") for panel in panels(spec)}

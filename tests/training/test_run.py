@@ -148,21 +148,21 @@ def test_a_model_that_knows_its_task_at_first_may_forget_it(make_config: Make, m
 
 def test_a_sweep_takes_divergence_as_a_result(tmp_path: Any) -> None:
     """With a learning rate of a million the weights are of no use at once; the others go on, and nothing is to do."""
-    cells = expand([*SCRATCH, "optim.lr=1e-3,1e6", "train.diverged=1.5", f"output={tmp_path}"])
-    for cell in cells:
-        config = cell.config
+    points = expand([*SCRATCH, "optim.lr=1e-3,1e6", "train.diverged=1.5", f"output={tmp_path}"])
+    for point in points:
+        config = point.config
         run = run_folder(config.output, run_id(config))
         job(config, run)
         patch(config, run, run.patch(patch_id(config)))
-    made = plan.make(cells)
-    good, bad = (made.runs[cell.run_id] for cell in cells)
+    made = plan.make(points)
+    good, bad = (made.runs[point.run_id] for point in points)
     assert (good.state, good.diverged) == ("done", None)
     assert bad.state == "done"
     assert bad.diverged is not None
     assert made.is_done
     assert made.to_do(("error",)) == 0
     assert show.summary(made) == "2 fine-tunes (1 done, 1 diverged), 2 patch jobs (2 done)"
-    tables = run_folder(cells[1].output, cells[1].run_id).patch(cells[1].patch_id).path / "tables"
+    tables = run_folder(points[1].output, points[1].run_id).patch(points[1].patch_id).path / "tables"
     steps = [int(path.stem) for path in tables.iterdir()]
     assert steps
     assert max(steps) < bad.diverged

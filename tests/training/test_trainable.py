@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from mi_sweeps.analysis.cells import names
+from mi_sweeps.analysis.points import names
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_model
 from mi_sweeps.series.models import models_at
@@ -147,19 +147,19 @@ def test_an_interrupted_run_ends_with_the_same_bits(make_config, small, override
 def test_a_sweep_over_methods_is_patched_and_labelled(make_config, small, tmp_path):
     short = (*small, "train.steps=2", "patching.steps=[2]", f"output={tmp_path / 'outputs'}")
     targets = "train.lora.targets=[c_attn,c_fc]"
-    cells = expand([*short, "train.method=full,lora", "train.only=attention,[mlp,norms]", targets])
-    assert not execute(cells).failed
-    for cell in cells:
-        run, patch = folders_of(cell)
+    points = expand([*short, "train.method=full,lora", "train.only=attention,[mlp,norms]", targets])
+    assert not execute(points).failed
+    for point in points:
+        run, patch = folders_of(point)
         rows = read_table(patch.table(2)).to_pylist()
-        _, tokenizer = load_model(cell.config.model)
-        ((_, model),) = models_at(cell.config, run, [2], torch.device("cpu"))
-        pairs = load(cell.config, tokenizer, cell.config.output).pairs("first", 6)
+        _, tokenizer = load_model(point.config.model)
+        ((_, model),) = models_at(point.config, run, [2], torch.device("cpu"))
+        pairs = load(point.config, tokenizer, point.config.output).pairs("first", 6)
         tokens = pairs.clean.tokens
         logits = model(tokens).logits[torch.arange(len(tokens)), pairs.clean.end]
         ours = [row["clean"] for row in rows if row["kind"] == "prompt"]
         torch.testing.assert_close(torch.tensor(ours), pairs.logit_diff(logits), atol=1e-3, rtol=0)
-    assert names([cell.config.dump() for cell in cells]) == [
+    assert names([point.config.dump() for point in points]) == [
         *("method full, only attention", "method full, only mlp + norms"),
         *("method lora, only attention", "method lora, only mlp + norms"),
     ]

@@ -11,10 +11,10 @@ function unitsLeft() {
 }
 
 /** The runs of a setting, as a unit: their mean, or the one that was examined. */
-function unitOf(cell) {
+function unitOf(setting) {
   const all = Object.values(units()).flat().map(([unit]) => unit);
-  const [run] = sound(DATA.blocks.map((block) => RUNS[block.run]).filter((one) => one.cell === cell));
-  return all.find((unit) => unit === `cell:${cell}`) ?? (run ? `run_id:${run.run_id}` : null);
+  const [run] = sound(DATA.blocks.map((block) => RUNS[block.run]).filter((one) => one.setting === setting));
+  return all.find((unit) => unit === `setting:${setting}`) ?? (run ? `run_id:${run.run_id}` : null);
 }
 
 /** What says most: the setting that does the task best at its end, one in which no run diverged first. */
@@ -25,7 +25,7 @@ function opening(offered) {
     return [runs.some(({ status }) => status === "diverged") ? 0 : 1, runs.some(({ outcome }) => known(outcome)) ? 0 : 1, rates.length ? mean(rates) : -1];
   };
   const kind = Object.keys(offered)[0];
-  const settings = unique(DATA.blocks.map((block) => RUNS[block.run].cell)).map(unitOf).filter((unit) => all.includes(unit));
+  const settings = unique(DATA.blocks.map((block) => RUNS[block.run].setting)).map(unitOf).filter((unit) => all.includes(unit));
   const from = settings.length ? settings : (offered[kind] ?? []).map(([unit]) => unit);
   const ranks = new Map(from.map((unit) => [unit, rank(unit)]));
   return [...from].sort((a, b) => byValues(ranks.get(b), ranks.get(a)))[0] ?? null;

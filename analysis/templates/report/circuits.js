@@ -1,4 +1,4 @@
-// A unit is one run ("run_id:ID"), the runs of a cell ("cell:lr 0.0001"), those that share a setting ("lr:0.0001") or all
+// A unit is one run ("run_id:ID"), the runs of a setting ("setting:lr 0.0001"), those that share a value ("lr:0.0001") or all
 // examined runs ("all:"). Values of several runs are means over them.
 
 const CIRCUITS = ["heads-pictures", "attention-pictures", "attribution-pictures", "measures-pictures", "patching-pictures", "scatter-pictures", "place-pictures", "prompts-pictures"];
@@ -32,17 +32,17 @@ const runsOf = (...units) => unique(units.flatMap((unit) => blocksOf(unit)).map(
 /** What can be shown, by kind: each unit with the words of its choice, and those of several runs without the mean. */
 function units() {
   const runs = unique(DATA.blocks.map((block) => block.run)).sort((a, b) => a - b).map((index) => RUNS[index]);
-  const cells = unique(runs.map((run) => run.cell));
+  const settings = unique(runs.map((run) => run.setting));
   const groups = (key) => unique(runs.map((run) => run[key])).filter(known).map((value) => [value, runs.filter((run) => run[key] === value)]).filter(([, of]) => sound(of).length > 1);
   const named = (name, of) => ["mean of ", ""].map((what) => `${name}: ${what}${sound(of).length} runs${leftOutTold(of)}`);
-  const settings = SETTINGS.flatMap(([key, label]) => {
+  const shared = SETTINGS.flatMap(([key, label]) => {
     const values = groups(key);
-    return values.length > 1 && values.length < cells.length ? values.map(([value, of]) => [`${key}:${value}`, ...named(`${label} ${written(value)}`, of)]) : [];
+    return values.length > 1 && values.length < settings.length ? values.map(([value, of]) => [`${key}:${value}`, ...named(`${label} ${written(value)}`, of)]) : [];
   });
   return {
-    "Mean over seeds": groups("cell").map(([cell, of]) => [`cell:${cell}`, ...named(cell === "all" ? "all seeds" : cell, of)]),
-    "Mean over more than seeds": cells.length > 1 ? [...settings, ["all:", ...named("all settings", runs)]] : [],
-    "One run": runs.map((run) => [`run_id:${run.run_id}`, [run.cell, seedTold(run), run.run_id].filter(Boolean).join(", ")]),
+    "Mean over seeds": groups("setting").map(([setting, of]) => [`setting:${setting}`, ...named(setting === "all" ? "all seeds" : setting, of)]),
+    "Mean over more than seeds": settings.length > 1 ? [...shared, ["all:", ...named("all settings", runs)]] : [],
+    "One run": runs.map((run) => [`run_id:${run.run_id}`, [run.setting, seedTold(run), run.run_id].filter(Boolean).join(", ")]),
   };
 }
 

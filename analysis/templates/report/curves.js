@@ -28,7 +28,7 @@ function curvesOf(metric, split) {
 const keyOf = (curve, key) => (Object.hasOwn(OF_PATCH_JOBS, key) ? curve[key] : curve.run[key]);
 
 function groupKeys() {
-  const varies = (key) => unique(RUNS.filter((run) => known(run.cell)).map((run) => run[key])).length > 1;
+  const varies = (key) => unique(RUNS.filter((run) => known(run.setting)).map((run) => run[key])).length > 1;
   return GROUPABLE.filter(([key]) => varies(key));
 }
 

@@ -4,7 +4,7 @@ const MOST_SIDE_BY_SIDE = 8;
 
 function drawDifferences() {
   const chosen = RUNS.filter((run) => state.chosen.has(run.run_id));
-  const runs = (chosen.length ? chosen : visibleRuns()).filter((run) => known(run.cell));
+  const runs = (chosen.length ? chosen : visibleRuns()).filter((run) => known(run.setting));
   const rows = Object.keys(DATA.config.differs).sort()
     .map((key) => ({ key, values: runs.map((run) => configOf(run, key)).map(configTold) }))
     .filter(({ values }) => new Set(values).size > 1);

@@ -7,9 +7,9 @@ const TOLD_AT_ONCE = 3;
 const PICTURES = { heads: "heads-plot", recruited: "heads-plot", seeds: "heads-plot", transformed: "heads-plot", subjects: "z-plot", looked: "looks-plot" };
 
 function drawFindings() {
-  const several = unique(RUNS.map((run) => run.cell)).length > 1, visible = new Set(visibleRuns().map((run) => run.run_id));
+  const several = unique(RUNS.map((run) => run.setting)).length > 1, visible = new Set(visibleRuns().map((run) => run.run_id));
   const item = (one, question) => h("li", {},
-    several ? h("b", {}, `${one.cell}: `) : null, one.said,
+    several ? h("b", {}, `${one.setting}: `) : null, one.said,
     one.weak ? h("b", { class: "weak" }, " Weak: more prompts or seeds are needed.") : null,
     h("span", { class: "quiet" }, one.scope.includes("prompt") ? ` (${one.scope})` : ""), showerOf(one, question),
     h("details", {}, h("summary", {}, "evidence"),
@@ -29,9 +29,9 @@ function drawFindings() {
 }
 
 /** A button that shows the picture of a sentence: its setting, or two of them, under its corruptions. */
-function showerOf({ cell, corruption }, question) {
+function showerOf({ setting, corruption }, question) {
   const of = corruption.split(" ").filter((name) => corruptions().includes(name));
-  const [unit, other] = cell.split(" | ").map(unitOf);
+  const [unit, other] = setting.split(" | ").map(unitOf);
   const curve = question === "learned" || (question === "sudden" && !of.length);
   const picture = question === "sudden" ? "heads-plot" : PICTURES[question];
   if (!curve && (!picture || !known(unit))) return null;

@@ -7,12 +7,12 @@ let allSettings = false;
 /** Every setting of which the heads were examined, as a unit: the mean over its runs; or run by run, if one or the filter hides others. */
 function glanceSettings(site) {
   const runs = unique(DATA.blocks.filter((block) => block.sites[site]).map((block) => RUNS[block.run]));
-  const made = (of, unit, n) => ({ name: of[0].cell === "all" ? "" : of[0].cell, n, runs: of, unit, kind: JSON.stringify([of[0].model, of[0].task]) });
+  const made = (of, unit, n) => ({ name: of[0].setting === "all" ? "" : of[0].setting, n, runs: of, unit, kind: JSON.stringify([of[0].model, of[0].task]) });
   const single = (run, more = "") => made([run], `run_id:${run.run_id}`, (seedTold(run) || `run ${run.run_id.slice(0, 8)}`) + more);
-  return unique(runs.map(({ cell }) => cell)).flatMap((cell) => {
-    const all = runs.filter((run) => run.cell === cell), of = sound(all);
+  return unique(runs.map(({ setting }) => setting)).flatMap((setting) => {
+    const all = runs.filter((run) => run.setting === setting), of = sound(all);
     if (!of.every(accepts)) return all.filter(accepts).map((run) => single(run));
-    return [of.length > 1 ? made(of, `cell:${cell}`, count(of.length, "run") + leftOutTold(all)) : single(of[0], leftOutTold(all))];
+    return [of.length > 1 ? made(of, `setting:${setting}`, count(of.length, "run") + leftOutTold(all)) : single(of[0], leftOutTold(all))];
   });
 }
 

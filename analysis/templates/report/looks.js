@@ -1,12 +1,12 @@
 // Who looks where over the checkpoints: the chosen head's attention from one token to others by their roles, mean over
-// prompts and the runs of a cell, with the intervals that inference found.
+// prompts and the runs of a setting, with the intervals that inference found.
 
 const MOST_KEYS = 6;
 
-/** The tables of the chosen patch job's cell; null where attention to roles was not measured. */
+/** The tables of the chosen patch job's setting; null where attention to roles was not measured. */
 function looksOf({ job }) {
-  const { cell } = RUNS[job.run];
-  return (ATTENTION.looks ?? []).find((one) => one.cell === cell && one.patching === (job.patching ?? "") && one.corruption === job.corruption) ?? null;
+  const { setting } = RUNS[job.run];
+  return (ATTENTION.looks ?? []).find((one) => one.setting === setting && one.patching === (job.patching ?? "") && one.corruption === job.corruption) ?? null;
 }
 
 const queriesOf = (looks) => unique(looks.rows.map(({ query }) => query)).sort((a, b) => (b === "end") - (a === "end"));

@@ -92,7 +92,7 @@ function drawTableControls() {
         h("code", {}, 'error=""'), " finds what has no value. A key may be told by its column's name, ", h("code", {}, "first step<=16"), ". Keys: ",
         h("code", {}, unique([...FACTORS.map(([key]) => key), ...FACTS, ...TOPS_COLUMNS.map(({ key }) => key), ...SERIES.keys()]).join(" ")), ", and every key of the configuration.")));
   const same = SETTINGS.filter(([key]) => differing(key).length === 1 && RUNS.length > 1);
-  const isOfAll = ([key]) => RUNS.every((run) => !known(run.cell) || known(run[key]));
+  const isOfAll = ([key]) => RUNS.every((run) => !known(run.setting) || known(run[key]));
   const told = (which, settings) => (settings.length ? `The same for all ${which}: ${settings.map(([key, name]) => `${name} ${written(differing(key)[0])}`).join(", ")}. ` : "");
   $("runs-same").textContent = told("runs", same.filter(isOfAll)) + told("runs of which it is known", same.filter((one) => !isOfAll(one)));
   drawRowControls();

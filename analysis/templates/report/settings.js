@@ -4,13 +4,13 @@
 /** Heads that a row names under one corruption: those that recover most. */
 const NAMED_HEADS = 4;
 
-/** The settings of the runs that the filter leaves, in the order of the runs: {cell, runs, all}. */
+/** The settings of the runs that the filter leaves, in the order of the runs: {setting, runs, all}. */
 function settingsShown() {
-  const started = RUNS.filter((run) => known(run.cell));
-  const cells = unique(started.filter(accepts).map((run) => run.cell));
-  return cells.map((cell) => {
-    const all = started.filter((run) => run.cell === cell);
-    return { cell, all, runs: eachRunOnce(all.filter(accepts)) };
+  const started = RUNS.filter((run) => known(run.setting));
+  const settings = unique(started.filter(accepts).map((run) => run.setting));
+  return settings.map((setting) => {
+    const all = started.filter((run) => run.setting === setting);
+    return { setting, all, runs: eachRunOnce(all.filter(accepts)) };
   });
 }
 
@@ -21,10 +21,10 @@ function drawSettings() {
   const steps = rows.flatMap(({ runs }) => rateOf(runs).map(({ step }) => step)), span = { first: Math.min(...steps), last: Math.max(...steps) };
   const reasons = new Set();
   const columns = [
-    ["setting", (row) => [row.cell === "all" ? "all runs" : row.cell, h("span", { class: "delta" }, runsTold(row))]],
+    ["setting", (row) => [row.setting === "all" ? "all runs" : row.setting, h("span", { class: "delta" }, runsTold(row))]],
     [`held-out ${metric}`, (row) => sparkline(row, span)],
     ["at the end", endTold],
-    [`first at ${known(threshold) ? written(threshold) : "no threshold"}`, (row) => cellOfGroup(row.runs)],
+    [`first at ${known(threshold) ? written(threshold) : "no threshold"}`, (row) => firstStepOfRuns(row.runs)],
     ...(site ? there.map((corruption) => [`heads, ${corruption} corruption`, (row) => carriersTold(row, corruption, site, reasons)]) : []),
     ...(site && several ? [["seeds agree?", (row) => answerTold("seeds", row)]] : []),
     ...(site && there.includes("first") && there.includes("second") ? [["same heads under both?", (row) => answerTold("subjects", row)]] : []),
@@ -68,7 +68,7 @@ function endTold({ runs }) {
 }
 
 /** The first checkpoint at the threshold, as the table of runs has it. */
-function cellOfGroup(runs) {
+function firstStepOfRuns(runs) {
   const told = known(state.curves.thresholds[LEARNED]) && runs.some((run) => known(run.win_rate) || SERIES.get(`heldout/${LEARNED}`)?.has(run.index));
   if (!told) return "";
   const found = runs.map(firstStep).filter(known);
@@ -84,7 +84,7 @@ function cellOfGroup(runs) {
 }
 
 /** Heads that matter at the last checkpoint, and what cannot be told. */
-function carriersTold({ cell, runs, all }, corruption, site, reasons) {
+function carriersTold({ setting, runs, all }, corruption, site, reasons) {
   const has = (block) => block.corruption === corruption && block.sites[site] && (state.circuits.patching ?? block.patching) === block.patching;
   const numbers = (of) => unique(DATA.blocks.filter((block) => has(block) && of.includes(RUNS[block.run])).map((block) => block.run)).sort((a, b) => a - b);
   const own = numbers(runs), patching = DATA.blocks.find((block) => has(block) && own.includes(block.run))?.patching;
@@ -92,33 +92,33 @@ function carriersTold({ cell, runs, all }, corruption, site, reasons) {
   const family = FOUND.get(JSON.stringify([own, corruption, patching, site]));
   if (!family) {
     const part = own.length < numbers(all).length && own.length > 1;
-    reasons.add(part ? "Of some of a setting's runs alone nothing is concluded." : `Not concluded: ${untold({ unit: unitOf(cell), corruption }, site)}`);
+    reasons.add(part ? "Of some of a setting's runs alone nothing is concluded." : `Not concluded: ${untold({ unit: unitOf(setting), corruption }, site)}`);
     return "not concluded";
   }
   const letters = family.verdict.at(-1) ?? "", { steps, layout } = family, last = DATA.steps[steps].at(-1);
   const names = cellNames(DATA.layouts[layout]), of = (letter) => names.filter((_, i) => letters[i] === letter);
   const size = (name) => Math.abs(family.courses[name]?.recovered ?? 0);
   const carriers = of("m").sort((a, b) => size(b) - size(a)), unsure = of("u").length;
-  const show = () => showPicture("heads-plot", { unit: unitOf(cell), other: null, left: corruption, right: corruption });
+  const show = () => showPicture("heads-plot", { unit: unitOf(setting), other: null, left: corruption, right: corruption });
   const lines = carriers.slice(0, NAMED_HEADS).map((name) => h("li", {}, h("b", {}, name), ` ${fixed(family.courses[name].recovered, 2)}, ${courseTold(family.courses[name])}`));
   const rest = [
     carriers.length > NAMED_HEADS ? `${carriers.length - NAMED_HEADS} more matter` : "",
     !carriers.length && [...letters].every((letter) => letter === "x" || letter === ".") ? `no measurable gap at ${last}` : !carriers.length ? `none is shown to matter at ${last}` : "",
     unsure ? `${unsure} undecided` : "",
   ].filter(Boolean).join("; ");
-  return [h("ul", { class: "carriers" }, lines), rest ? h("span", { class: "delta" }, rest) : null, h("button", { type: "button", "aria-label": `show the heads of ${cell}, ${corruption} corruption`, click: show }, "show")];
+  return [h("ul", { class: "carriers" }, lines), rest ? h("span", { class: "delta" }, rest) : null, h("button", { type: "button", "aria-label": `show the heads of ${setting}, ${corruption} corruption`, click: show }, "show")];
 }
 
 /** The answer that the table of findings has to a question of a setting. */
-function answerTold(question, { cell, runs, all }) {
+function answerTold(question, { setting, runs, all }) {
   if (question === "seeds" && eachRunOnce(all).length < 2) return "one run";
   if (runs.length < eachRunOnce(all).length) return "of all its runs only";
-  const own = (DATA.answers ?? []).filter((one) => one.question === question && one.cell === cell && (state.circuits.patching ?? one.patching) === one.patching);
+  const own = (DATA.answers ?? []).filter((one) => one.question === question && one.setting === setting && (state.circuits.patching ?? one.patching) === one.patching);
   const of = question === "subjects" ? own.filter(({ corruption }) => corruption.split(" ").sort().join() === "first,second") : own;
   if (!of.length) return "not concluded";
   const alike = unique(of.map(({ answer }) => answer)).length === 1;
   const told = alike ? of[0].answer : of.map(({ corruption, answer }) => `${corruption}: ${answer}`).join("; ");
-  const show = () => showPicture(question === "seeds" ? "heads-plot" : "z-plot", question === "seeds" ? { unit: unitOf(cell), other: null } : { unit: unitOf(cell), other: null, left: "first", right: "second" });
+  const show = () => showPicture(question === "seeds" ? "heads-plot" : "z-plot", question === "seeds" ? { unit: unitOf(setting), other: null } : { unit: unitOf(setting), other: null, left: "first", right: "second" });
   return h("button", { type: "button", click: show }, told);
 }
 
@@ -130,7 +130,7 @@ const svg = (tag, attributes) => {
 };
 
 /** The metric over checkpoints, from 0 to 1: the mean, its band, and each run. The steps are those of all settings. */
-function sparkline({ cell, runs }, { first, last }) {
+function sparkline({ setting, runs }, { first, last }) {
   const long = isLong(), place = (step) => (long ? Math.log10(step + 1) : step);
   const { width, height, pad } = SPARK, span = place(last) - place(first) || 1;
   const x = (step) => (pad + ((place(step) - place(first)) / span) * (width - 2 * pad)).toFixed(1), y = (value) => (height - pad - value * (height - 2 * pad)).toFixed(1);
@@ -156,7 +156,7 @@ function sparkline({ cell, runs }, { first, last }) {
   picture.append(svg("path", { d: path(points), class: "mean" }), svg("circle", { cx: x(all.at(-1).step), cy: y(all.at(-1).mean), r: 2 }));
   const show = () => showCurve(LEARNED, "heldout");
   const [from, to] = [all[0], all.at(-1)];
-  return h("button", { type: "button", class: "spark", click: show, "aria-label": `curve of ${cell}: ${resultTold(from.mean, true)} at checkpoint ${from.step}, ${resultTold(to.mean, true)} at ${to.step}` }, picture);
+  return h("button", { type: "button", class: "spark", click: show, "aria-label": `curve of ${setting}: ${resultTold(from.mean, true)} at checkpoint ${from.step}, ${resultTold(to.mean, true)} at ${to.step}` }, picture);
 }
 
 /** Sets the view of heads, and goes to a picture. */

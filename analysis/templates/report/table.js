@@ -25,7 +25,7 @@ function drawTable() {
     h("tbody", {}, rows.map((row) => h("tr", { class: row.id === state.baseline ? "baseline" : null },
       h("td", {}, chooser(row)),
       grouped ? h("td", {}, `${row.runs.length}${leftOutTold(row.runs)}`) : null,
-      columns.map((column) => h("td", { class: ["error", "sweep"].includes(column.key) ? "" : "short" }, cellOf(row, column), base && column.result ? deltaOf(row, base, column) : null))))),
+      columns.map((column) => h("td", { class: ["error", "sweep"].includes(column.key) ? "" : "short" }, valueOf(row, column), base && column.result ? deltaOf(row, base, column) : null))))),
   );
   if (focus) [...$("runs-table").querySelectorAll("[data-key]")].find((element) => element.dataset.key === focus)?.focus();
   $("runs-note").textContent = [
@@ -77,9 +77,9 @@ function triedOf(row, { key }) {
 const resultTold = (value, share) => (share ? value.toFixed(3) : number(value));
 const rangeTold = ({ low, high }, share) => (known(low) ? ` [${resultTold(low, share)}, ${resultTold(high, share)}]` : "");
 
-function cellOf(row, column) {
+function valueOf(row, column) {
   const { key } = column;
-  if (state.group !== null && !state.group.includes(key)) return groupCell(row, column);
+  if (state.group !== null && !state.group.includes(key)) return groupValue(row, column);
   const run = row.runs[0], value = valueOf(run, key);
   if (key === "run_id" && blocksOf(`run_id:${run.run_id}`).length) {
     return h("button", { type: "button", title: "show its circuits", "data-key": `show ${value}`, click: () => showCircuits(`run_id:${run.run_id}`) }, value);
@@ -94,7 +94,7 @@ function cellOf(row, column) {
   return known(value) ? written(value) : "";
 }
 
-function groupCell(row, column) {
+function groupValue(row, column) {
   const { key } = column;
   if (column.result) {
     const values = numbersOf(row, column), tried = triedOf(row, column);

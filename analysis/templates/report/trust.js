@@ -12,7 +12,7 @@ function drawTrust() {
   const fact = (name, ...value) => [h("dt", {}, name), h("dd", {}, ...value)];
   const packages = CONFIG_KEYS.filter((key) => key.startsWith("versions."));
   $("trust-facts").append(
-    ...DATA.sweeps.flatMap((sweep) => fact(`${sweep.name} (${count(sweep.cells, "patch job")} planned)`, h("code", {}, sweep.command))),
+    ...DATA.sweeps.flatMap((sweep) => fact(`${sweep.name} (${count(sweep.points, "patch job")} planned)`, h("code", {}, sweep.command))),
     ...fact("runs", `${RUNS.length}: ${statesTold(RUNS)}`, RUNS.length ? folded("their ids", RUNS.map((run) => run.run_id).join(" ")) : null),
     ...fact("patch jobs", `${PATCHES.length}: ${statesTold(PATCHES)}`),
     ...fact("complete", `${done(RUNS)} runs and ${done(PATCHES)} patch jobs are done`, lacking ? h("span", {}, "; ", h("a", { href: "#top" }, "the others are named at the top")) : "."),

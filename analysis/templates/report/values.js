@@ -13,7 +13,7 @@ const FACTORS = [...SETTINGS, ...OTHER_FACTORS];
 /** The value of a run's configuration under a dotted key; undefined where it has none. */
 function configOf(run, key) {
   const { same, differs } = DATA.config;
-  if (!known(run.cell)) {
+  if (!known(run.setting)) {
     const value = Object.hasOwn(run.planned, key) ? run.planned[key] : undefined;
     return value === "" || Number.isNaN(Number(value)) ? value : Number(value);
   }
@@ -96,7 +96,7 @@ const seedTold = ({ seed }) => (known(seed) ? `seed ${seed}` : "");
 /** A run's id, and its seed if it has one. */
 const idTold = (run) => [run.run_id, seedTold(run)].filter(Boolean).join(", ");
 /** A run in words: what is varied, and its seed. */
-const runTold = (run) => [known(run.cell) ? (run.cell === "all" ? "" : run.cell) : planned(run), known(run.cell) ? seedTold(run) : ""].filter(Boolean).join(", ");
+const runTold = (run) => [known(run.setting) ? (run.setting === "all" ? "" : run.setting) : planned(run), known(run.setting) ? seedTold(run) : ""].filter(Boolean).join(", ");
 /** The same, or with the first digits of its id where another run is told by the same words. */
 function toldApart(run) {
   const words = runTold(run);

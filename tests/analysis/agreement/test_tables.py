@@ -66,7 +66,7 @@ def test_cells_that_differ_in_their_prompts_or_their_model_are_compared_across(m
             about["config"][group][key] = value
             file.write_text(json.dumps(about))
             folders.write_patch(output, run_id, f"{run_id}-first", by_prompt=True, steps=(24,), seed=seed)
-            folders.write_sweep(output, f"sweep-{run_id}", [folders.cell(run_id, f"{run_id}-first", "first")])
+            folders.write_sweep(output, f"sweep-{run_id}", [folders.point(run_id, f"{run_id}-first", "first")])
     found = of_frames(load(output))
     across = found["agreement"][found["agreement"]["axis"] != "seed"]
     told = across[["axis", "runs", "scope"]].drop_duplicates().itertuples(index=False, name=None)

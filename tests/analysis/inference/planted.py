@@ -39,6 +39,6 @@ def planted(
         room = np.broadcast_to(r.mean(axis=1)[:, None], (steps, heads))
         site = Site(STEPS[:steps], places, r, np.zeros((steps, prompts)), patched, gain, room, n)
         config = {"seed": str(run)} if configs is None else configs[run]
-        cell = str({key: value for key, value in config.items() if key != "seed"})
-        jobs.append(Job(patch, cell, config, {"z": site}))
+        setting = str({key: value for key, value in config.items() if key != "seed"})
+        jobs.append(Job(patch, setting, config, {"z": site}))
     return family("z", jobs)

@@ -91,7 +91,7 @@ def test_a_gap_must_be_there_in_every_run():
 
 
 def test_settings_are_not_taken_for_seeds():
-    """Two cells of two runs: what differs between the cells widens nothing."""
+    """Two settings of two runs: what differs between the settings widens nothing."""
     random = np.random.default_rng(8)
     gain, gap = world(random, 4, 1, 48, np.array([0.2, 0.2, 0.8, 0.8])[:, None, None], shared=0.01, own=0.01)
     apart, together = estimate(gain, gap, ["a", "a", "b", "b"]), estimate(gain, gap)

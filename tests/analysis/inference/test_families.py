@@ -83,7 +83,7 @@ def test_the_tables_have_a_row_a_place_and_a_group(make_output):
     assert list(table) == list(VERDICTS) and list(courses) == list(COURSES)
     places = frames.patching.drop_duplicates(["site", "layer", "head", "position"])
     assert len(courses) == 2 * 2 * len(places) and len(table) == 4 * len(courses)
-    assert set(table["runs"]) == {2} and set(table["cell"]) == {"lr 0.0001", "lr 0.0003"}
+    assert set(table["runs"]) == {2} and set(table["setting"]) == {"lr 0.0001", "lr 0.0003"}
     last = table[(table["step"] == 24) & (table["site"] == "z")]
     assert {"matters", "small"} & set(last["verdict_these_runs"])
     # Of other seeds less can be told than of these runs.

@@ -108,7 +108,9 @@ def test_few_prompts_keep_nothing(output):
     frames = load(output)
     (job,) = jobs(frames.output, frames.runs, frames.patches[frames.patches["task"] == "ioi2"]["patch_id"])
     few = {step: won[:48] for step, won in job.wins.items()}
-    assert win_rates(job.__class__(job.patch, job.cell, job.config, job.sites, wins=few))["verdict"][0] == "cannot tell"
+    assert (
+        win_rates(job.__class__(job.patch, job.setting, job.config, job.sites, wins=few))["verdict"][0] == "cannot tell"
+    )
 
 
 def test_tables_of_before_tell_nothing(make_output):

@@ -34,9 +34,9 @@ def family():
 
 
 def changes():
-    runs = typed([{"run_id": f"r{at}", "cell": "all"} for at in range(6)], RUNS)
+    runs = typed([{"run_id": f"r{at}", "setting": "all"} for at in range(6)], RUNS)
     nothing = pd.DataFrame(columns=["run_id", "step", "split", "metric", "value", "n"])
-    return Trajectories({}, dict(zip(runs["run_id"], runs["cell"], strict=True)), nothing)
+    return Trajectories({}, dict(zip(runs["run_id"], runs["setting"], strict=True)), nothing)
 
 
 def test_onsets_of_a_cell_are_told_by_head(family):
@@ -137,7 +137,7 @@ def test_signs_are_counted_at_the_ends_of_epochs():
     found = changes()
     config = {"task": {"prompts": {"train": 320}}, "train": {"batch_size": 16}}
     runs = {f"r{at}": Run(f"r{at}", (), Path("."), {"config": config}, {}, {}, ()) for at in range(6)}
-    found = Trajectories(runs, found.cells, found.metrics)
+    found = Trajectories(runs, found.settings, found.metrics)
     found.add(("all", "heads", "first"), planted(turned, runs=6))
     (row,) = found.sign_changes().to_dict("records")
     assert (row["site"], row["observed"], row["n"], row["epoch_ends"], row["runs"]) == ("z", 6, 6, 2, 6)

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, align, embed, forward
-from mi_sweeps.circuits.carry import Group, Run
 from mi_sweeps.circuits.network import Network
+from mi_sweeps.circuits.propagate import Group, Run
 from mi_sweeps.circuits.readout import read_out
 from mi_sweeps.tasks.pairs import Pairs
 

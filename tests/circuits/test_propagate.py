@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_sweeps.circuits.activations import align, forward
-from mi_sweeps.circuits.carry import Change, Group, Run, attend, batches, carry
 from mi_sweeps.circuits.network import Network, describe
-from mi_sweeps.circuits.runs import run_both
+from mi_sweeps.circuits.paired_runs import run_both
+from mi_sweeps.circuits.propagate import Change, Group, Run, attend, batches, carry
 
 
 def one_by_one(q, k, v, k_before, v_before, mask):

@@ -1,4 +1,4 @@
-"""Names for the cells of a sweep: runs that differ in their seed only share one."""
+"""Names for the settings of a sweep: runs that differ in their seed only share one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ APART = frozenset(
         *("patching.steps", "patching.engine", "patching.memory"),
     )
 )
-"""Groups and keys that tell no cells apart: the seed, the run that one was zoomed into, which has a seed of its own,
+"""Groups and keys that tell no settings apart: the seed, the run that one was zoomed into, which has a seed of its own,
 and those that change no result, as which checkpoints are patched."""
 
 
@@ -25,7 +25,7 @@ SINCE = {
     **{"train.method": "full", "train.only": "[]", "train.weights": "fp32"},
     **{f"patching.{key}": "null" for key in ("looks", "cross", "circuits", "edges")},
 }
-"""Keys that came later, and what held before: a run of then is no other cell for having none."""
+"""Keys that came later, and what held before: a run of then is no other setting for having none."""
 
 
 LORA = "train.lora."

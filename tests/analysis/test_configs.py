@@ -1,6 +1,6 @@
-"""What the cells of a sweep are called."""
+"""What the settings of a sweep are called."""
 
-from mi_sweeps.analysis.cells import factors, flatten, names, of_run
+from mi_sweeps.analysis.configs import factors, flatten, names, of_run
 
 
 def test_a_name_tells_what_differs_but_not_the_seed():
@@ -91,7 +91,7 @@ FIRST = """
 
 
 def test_every_key_that_came_later_has_the_value_that_held_before(make_config):
-    """Or a run of then and one of now would be two cells."""
+    """Or a run of then and one of now would be two settings."""
     now = of_run(make_config().dump())
     then: dict = {}
     for key, value in flatten(now).items():

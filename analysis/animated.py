@@ -10,8 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 
-from . import canvas, missing
-from .canvas import Picture, Source
+from . import missing, plotting
 from .curves import PASSED, lens_means
 from .dynamics import HEAD, depth_palette, name, points, square
 from .examples import Tokens
@@ -33,6 +32,7 @@ from .heatmaps import (
     tokens_of,
     unmarked,
 )
+from .plotting import Picture, Source
 from .summaries import with_approximate
 
 NAMED_HEADS = 4
@@ -116,7 +116,7 @@ def scatter(frames: Frames, across: str, up: str = "z") -> Film:
     below = _source(frames, rows, f"mean over runs; dotted: equal; {found.note}")
     title = f"Recovered by patching {up} against {across}"
     moved = []
-    with canvas.grid(1, max(1, len(found.corruptions)), title, below, height=3, page=True) as (figure, axes):
+    with plotting.grid(1, max(1, len(found.corruptions)), title, below, height=3, page=True) as (figure, axes):
         for axis, corruption in zip(axes[0], found.corruptions, strict=False):
             own = found.heads[found.heads["corruption"] == corruption].set_index(["step", *HEAD])
             heads = list(own.index.droplevel("step").unique())
@@ -152,7 +152,7 @@ def scatter(frames: Frames, across: str, up: str = "z") -> Film:
 
 
 def _source(frames: Frames, rows: pd.DataFrame, note: str) -> Source:
-    return canvas.source(list(rows["run_id"]), list(rows["n"]), note + missing.told(frames, rows["run_id"]))
+    return plotting.source(list(rows["run_id"]), list(rows["n"]), note + missing.told(frames, rows["run_id"]))
 
 
 def _heatmaps(
@@ -167,13 +167,13 @@ def _heatmaps(
     size = (len(values), 1) if words else (1, len(values))  # names of positions need room
     steps = sorted(together.index.unique("step"))
     deep = together.index.get_level_values("layer").nunique()
-    height = high(deep, len(places), (canvas.PAGE - 1.2) / size[1])
+    height = high(deep, len(places), (plotting.PAGE - 1.2) / size[1])
     ends = {name: largest(own["recovered"]) if name == DIFFERENCE else end for name, own in values.items()}
     drawn = {}
-    with canvas.grid(*size, title, below, height + 0.4, page=True) as (figure, axes):
+    with plotting.grid(*size, title, below, height + 0.4, page=True) as (figure, axes):
         for plot, corruption in zip(axes.flat, values, strict=True):
-            room, own = ((canvas.PAGE - 1.2) / size[1], height), tokens.get(corruption)
-            colours = canvas.DIFFERING if corruption == DIFFERENCE else canvas.DIVERGING
+            room, own = ((plotting.PAGE - 1.2) / size[1], height), tokens.get(corruption)
+            colours = plotting.DIFFERING if corruption == DIFFERENCE else plotting.DIVERGING
             below_it, left_of_it = plot in axes[-1], plot in axes[:, 0]
             drawn[corruption] = draw(plot, together, places, ends[corruption], room, own, colours, below_it)
             plot.set_title(second_less_first(corruption))
@@ -202,7 +202,7 @@ def _lines(frames: Frames, tables: dict[str, dict[str, pd.DataFrame]], title: st
     limits = _limits(pd.concat([table.stack() for table in every]))
     steps = sorted({step for table in every for step in table.index})
     moved = []
-    with canvas.grid(1, max(1, len(tables)), title, below, height=2.3, page=True) as (figure, axes):
+    with plotting.grid(1, max(1, len(tables)), title, below, height=2.3, page=True) as (figure, axes):
         for axis, (corruption, of_corruption) in zip(axes[0], tables.items(), strict=True):
             colours = sns.color_palette("colorblind", len(of_corruption))
             for (told, table), colour, marker in zip(of_corruption.items(), colours, "os", strict=False):

@@ -1,4 +1,4 @@
-"""One cell of a sweep: all sections together."""
+"""One point of a sweep: all sections together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SweepConfig(Section):
 
 
 class Config(Section):
-    """One cell of a sweep: a run, and how its checkpoints are patched."""
+    """One point of a sweep: a run, and how its checkpoints are patched."""
 
     model: AnyModel
     task: NamedFunction

@@ -9,32 +9,32 @@ from mi_sweeps.config import Config, LoraConfig, NamedFunction, ScratchConfig, S
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.identity import digest
 from mi_sweeps.store.sources import is_own, own_modules
-from mi_sweeps.sweeps.cells import Cell
+from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import CORRUPTIONS, NEEDED_SUBJECTS, NO_BOS, OF_NUMBERS, PREVIOUS_TOKEN
 
 NAMES = ("mi_sweeps.tasks.ioi.task", "mi_sweeps.tasks.user.task")
 """Tasks of prompts with names."""
 
 
-def check(cells: Sequence[Cell]) -> None:
+def check(points: Sequence[GridPoint]) -> None:
     """That the parts of each configuration fit each other, as far as they are ours.
 
     Raises:
         UserError: a task has not the corruption, or needs a tokenizer that the model has not.
     """
-    _check_adapter(cells)
+    _check_adapter(points)
     checked = set()
-    for cell in cells:
-        patched = cell.values["patching"].get("task")
-        key = digest([*(cell.values[name] for name in ("model", "task", "corruption", "train")), patched])
+    for point in points:
+        patched = point.values["patching"].get("task")
+        key = digest([*(point.values[name] for name in ("model", "task", "corruption", "train")), patched])
         if key not in checked:
             checked.add(key)
-            _check(cell.config)
+            _check(point.config)
 
 
-def without_effect(cells: Sequence[Cell], words: Sequence[str]) -> list[str]:
-    """The keys among some overrides that no cell has a use for, because all are series."""
-    if not all(cell.is_series for cell in cells):
+def without_effect(points: Sequence[GridPoint], words: Sequence[str]) -> list[str]:
+    """The keys among some overrides that no point has a use for, because all are series."""
+    if not all(point.is_series for point in points):
         return []
     keys = [word.partition("=")[0].lstrip("+~") for word in words]
     return [
@@ -42,14 +42,14 @@ def without_effect(cells: Sequence[Cell], words: Sequence[str]) -> list[str]:
         for key in keys
         if key.split(".")[0] in ("optim", "schedule", "train")
         or (key.startswith("checkpoint.") and key != "checkpoint.steps")
-        or (key == "seed" and "seed" not in cells[0].config.meant())
+        or (key == "seed" and "seed" not in points[0].config.meant())
     ]
 
 
-def _check_adapter(cells: Sequence[Cell]) -> None:
+def _check_adapter(points: Sequence[GridPoint]) -> None:
     """An adapter's settings are meant for one; a sweep may have full fine-tunes beside it, and one of those be zoomed
     into."""
-    trains = [cell.values["train"] for cell in cells if not cell.values["checkpoint"].get("zoom_of")]
+    trains = [point.values["train"] for point in points if not point.values["checkpoint"].get("zoom_of")]
     if any(train.get("method") == "lora" for train in trains):
         return
     default = LoraConfig().model_dump(mode="json")

@@ -6,7 +6,7 @@ import json
 
 from mi_sweeps.analysis import folder
 from mi_sweeps.analysis.frames import load
-from mi_sweeps.analysis.origins import audits, configs, links
+from mi_sweeps.analysis.provenance import audits, configs, links
 
 
 def change(run, **groups):
@@ -20,7 +20,7 @@ def test_a_value_is_there_once_and_every_run_finds_its_own(make_output, folders)
     output = make_output(lrs=(1e-4, 2e-4), seeds=(0, 1), corruptions=())
     runs = output / "runs"
     change(runs / "run-0.0002-constant-1", optim={"lr": 2e-4, "weight_decay": 0.0, "betas": [0.9, 0.95]})
-    folders.write_sweep(output, "more", [folders.cell("absent", "absent-first", "first")])
+    folders.write_sweep(output, "more", [folders.point("absent", "absent-first", "first")])
     read = folder.read(output)
     told = configs(read.runs)
     for number, run in enumerate(read.runs):
@@ -49,7 +49,7 @@ def test_what_changes_no_result_tells_no_cells_apart(make_output):
             "output": sweep,
         }
         change(output / "runs" / f"run-0.0001-constant-{seed}", **groups)
-    assert set(load(output).runs["cell"]) == {"all"}
+    assert set(load(output).runs["setting"]) == {"all"}
     assert configs(folder.read(output).runs)["factors"] == []
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mi_sweeps.analysis import films
+from mi_sweeps.analysis import animated
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.summaries import recovered
 
 STEPS = (0, 8, 16, 24)
 
 FILMS = {
-    "z": lambda frames: films.heatmap(frames, "z"),
-    "attn_out": lambda frames: films.heatmap(frames, "attn_out"),
-    "attribution": films.attribution,
-    "lens": films.lens,
-    "layers": films.layers,
-    "scatter-v": lambda frames: films.scatter(frames, "v"),
-    "scatter-pattern": lambda frames: films.scatter(frames, "pattern"),
+    "z": lambda frames: animated.heatmap(frames, "z"),
+    "attn_out": lambda frames: animated.heatmap(frames, "attn_out"),
+    "attribution": animated.attribution,
+    "lens": animated.lens,
+    "layers": animated.layers,
+    "scatter-v": lambda frames: animated.scatter(frames, "v"),
+    "scatter-pattern": lambda frames: animated.scatter(frames, "pattern"),
 }
 
 
@@ -59,13 +59,13 @@ def test_values_change_from_checkpoint_to_checkpoint_and_nothing_else(frames, na
 
 
 def test_a_line_below_the_title_tells_how_well_these_runs_do(frames):
-    film = films.lens(frames)
+    film = animated.lens(frames)
     film.show(0)
     assert film.picture.moment.get_text().endswith("held-out win rate \u200730%")
 
 
 def test_the_difference_is_the_second_less_the_first(frames):
-    film = films.heatmap(frames, "z")
+    film = animated.heatmap(frames, "z")
     film.show(16)
     first, second, difference = (axis.images[0].get_array() for axis in film.picture.axes[:3])
     assert [axis.get_title() for axis in film.picture.axes[:3]] == [
@@ -77,12 +77,12 @@ def test_the_difference_is_the_second_less_the_first(frames):
 
 
 def test_one_corruption_has_no_difference(make_output):
-    film = films.heatmap(load(make_output(corruptions=("order",))), "z")
+    film = animated.heatmap(load(make_output(corruptions=("order",))), "z")
     assert [axis.get_title() for axis in film.picture.axes if axis.images] == ["order corruption"]
 
 
 def test_positions_stay_in_the_order_of_the_prompt(frames):
-    axis = films.heatmap(frames, "resid_pre").picture.axes[2]
+    axis = animated.heatmap(frames, "resid_pre").picture.axes[2]
     names = [tick.get_text() for tick in axis.get_xticklabels()]
     assert names[0] == "intro 1" and names[-1] == "end" and len(names) == 10
     assert names.index("subject 1") < names.index("and 2") < names.index("subject 2")
@@ -91,7 +91,7 @@ def test_positions_stay_in_the_order_of_the_prompt(frames):
 def test_a_checkpoint_that_only_one_corruption_has(make_output, folders):
     output = make_output(corruptions=("first",))
     folders.write_patch(output, "run-0.0001-constant-0", "late", "second", steps=(16, 24))
-    film = films.heatmap(load(output), "z")
+    film = animated.heatmap(load(output), "z")
     assert film.steps == STEPS
     film.show(8)
     first, second, difference = (np.ma.getmaskarray(axis.images[0].get_array()) for axis in film.picture.axes[:3])
@@ -115,7 +115,7 @@ def test_where_a_series_has_no_checkpoint_a_film_shows_nothing_and_says_so(make_
 def test_a_scatter_plot_is_empty_where_only_the_other_corruption_was_examined(make_output):
     output = make_output()
     (output / "runs/run-0.0001-constant-0/patches/run-0.0001-constant-0-second/tables/000016.parquet").unlink()
-    film = films.scatter(load(output), "v")
+    film = animated.scatter(load(output), "v")
     film.show(16)
     first, second = (np.ma.filled(axis.collections[0].get_offsets(), np.nan) for axis in film.picture.axes[:2])
     assert np.isfinite(first).all() and np.isnan(second).all()

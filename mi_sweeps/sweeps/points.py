@@ -1,4 +1,4 @@
-"""The cells of a grid, as light as can be: a plan has thousands."""
+"""The points of a grid, as light as can be: a plan has thousands."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def of_patch_job(key: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridPoint:
     """One point of a grid: a run, and one patch job on it."""
 
     values: Mapping[str, Any]
     """The whole configuration as plain values, valid and complete."""
     choices: Mapping[str, str]
-    """The values that the grid gave this cell, by key."""
+    """The values that the grid gave this point, by key."""
     run_id: str
-    """The fine-tune that this cell looks at; cells that differ only in how they patch share it."""
+    """The fine-tune that this point looks at; points that differ only in how they patch share it."""
     patch_id: str
     """The patch job."""
 

@@ -14,13 +14,13 @@ from urllib.parse import quote
 from ..errors import UserError
 from ..store import checksums
 from ..store.files import read_json
-from . import cells
+from . import configs
 from .folder import Json, Output, Run
 
 WANDB = "https://wandb.ai"
 
 
-def configs(runs: Sequence[Run]) -> Json:
+def configurations(runs: Sequence[Run]) -> Json:
     """The configurations of runs, with the versions and the model that they found: each value once.
 
     `same` has what is equal in all runs that were started, by dotted key. `differs` has the others: the different
@@ -39,7 +39,7 @@ def configs(runs: Sequence[Run]) -> Json:
             numbers = {text: number for number, text in enumerate(values)}
             of = [numbers[_text(about[key])] if key in about else None for about in told]
             differs[key] = {"values": list(values.values()), "of": of}
-    factors = cells.factors([cells.of_run(run.config) for run in runs if run.config])
+    factors = configs.factors([configs.of_run(run.config) for run in runs if run.config])
     return {"same": same, "differs": differs, "factors": factors}
 
 
@@ -48,7 +48,7 @@ def _about(run: Run) -> Json:
         return {}
     # `model` of the configuration is what was asked for: beside it, what was found.
     found = {"model_found": run.about.get("model") or {}, "versions": run.about.get("versions") or {}}
-    return {key: _finite(value) for key, value in cells.flatten(cells.of_run(run.config) | found).items()}
+    return {key: _finite(value) for key, value in configs.flatten(configs.of_run(run.config) | found).items()}
 
 
 def _finite(value: Any) -> Any:

@@ -9,11 +9,11 @@ from mi_sweeps.config import Config, NamedFunction, parse, resolve
 from mi_sweeps.errors import UserError
 from mi_sweeps.store import identity
 from mi_sweeps.sweeps import source
-from mi_sweeps.sweeps.early import corruptions
+from mi_sweeps.sweeps.quick_checks import corruptions
 
 
 def patch_jobs(config: Config, contents: identity.Contents, sections: dict[str, Any]) -> Iterator[Config]:
-    """The patch job of a configuration, then one for each task of `patching.also`: a cell has none there any more.
+    """The patch job of a configuration, then one for each task of `patching.also`: a point has none there any more.
 
     It has the corruption of the configuration where the task has that one, and else `first`, or the task's own first
     one. The prompts are held out, and nothing is measured beside: measures are of a run's own task.
