@@ -35,7 +35,7 @@ SHOWN = 0.05
 """Recovered from which on a head of a larger model has a curve, at this checkpoint and all later ones. That is a matter
 of room and no verdict."""
 MOST_NAMED = 8
-"""Heads in a setting of wandb's table of runs."""
+"""Heads in a cell of wandb's table of runs."""
 REACHED = {"first_step_90": ("heldout/win_rate", 0.9), "first_step_50": ("heldout/accuracy", 0.5)}
 """In the summary: the first checkpoint at which a metric is so large."""
 ROUNDED = 1e-6

@@ -80,7 +80,7 @@ def test_a_run_is_seen_with_its_names_and_tags_and_needs_no_sync(call, point, ru
     assert seen.tags == ["mini", "constant"]
     assert f"in {run.path}" in seen.notes
     assert read_json(run.wandb) == {"url": f"{online.url}/somebody/mi-sweeps/runs/{run.run_id}"}
-    assert seen.config["point"]["value"].startswith("model=mini task=ioi3 ")
+    assert seen.config["setting"]["value"].startswith("model=mini task=ioi3 ")
     assert seen.column("checkpoint") == list(STEPS)
     assert (seen.summary["first_step_90"], seen.summary["heldout/win_rate"]) == (16, 1.0)
 

@@ -44,7 +44,7 @@ def head(layer, head, recovered, gap=2.0, site="z"):
 
 
 @given(first=st.tuples(LR, SEED, CLIP), second=st.tuples(LR, SEED, CLIP))
-def test_points_are_equal_where_all_but_the_seed_is(base, first, second):
+def test_settings_are_equal_where_all_but_the_seed_is(base, first, second):
     one, other = (
         base.model_copy(
             update={
@@ -56,14 +56,14 @@ def test_points_are_equal_where_all_but_the_seed_is(base, first, second):
         for lr, seed, clip in (first, second)
     )
     same = (first[0], first[2]) == (second[0], second[2])
-    assert (values.point(one) == values.point(other)) == same
+    assert (values.setting(one) == values.setting(other)) == same
 
 
-def test_a_point_says_what_sweeps_vary(make_config):
-    told = values.point(make_config("optim.lr=3e-5", "schedule=cosine", "seed=7"))
+def test_a_setting_says_what_sweeps_vary(make_config):
+    told = values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "seed=7"))
     assert told.startswith("model=mini task=ioi3 schedule=cosine lr=3e-05 weight_decay=0 steps=184 batch_size=16 rest=")
-    assert values.point(make_config("optim.lr=3e-5", "schedule=cosine", "corruption=second", "tracking=wandb")) == told
-    assert values.point(make_config("optim.lr=3e-5", "schedule=cosine", "schedule.warmup_ratio=0.1")) != told
+    assert values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "corruption=second", "tracking=wandb")) == told
+    assert values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "schedule.warmup_ratio=0.1")) != told
 
 
 def test_flat_keys_to_group_by_and_all_of_the_configuration(make_config):

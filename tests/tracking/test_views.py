@@ -78,7 +78,7 @@ def test_panels_name_the_keys_that_runs_log(output):
     columns = {column.partition(":")[2].removesuffix(".value") for column in runs["runFeed"]["columnOrder"]}
     assert columns - {"displayName", "first_step_90"} <= config | summary
     groups = {panel["config"]["groupBy"] for panel in panels(view.spec) if "groupBy" in panel["config"]}
-    assert groups == {"point.value", "lr.value", "group"} and {"point", "lr"} <= config
+    assert groups == {"setting.value", "lr.value", "group"} and {"setting", "lr"} <= config
 
 
 def test_a_workspace_is_of_the_sweeps_runs(output):
@@ -88,7 +88,7 @@ def test_a_workspace_is_of_the_sweeps_runs(output):
     (only,) = runs["filters"]["filters"]
     assert only["key"] == {"section": "run", "name": "name"}, "wandb's word for a run's id"
     assert (only["op"], sorted(only["value"])) == ("IN", sorted(found.run_ids))
-    assert [group["name"] for group in runs["grouping"]] == ["point.value"]
+    assert [group["name"] for group in runs["grouping"]] == ["setting.value"]
     assert {panel["config"].get("groupArea", "stderr") for panel in panels(view.spec)} == {"stderr"}
     model = View(entity="team", project="project", display_name="", name="", id="", spec=view.spec)
     assert ws.Workspace._from_model(model).runset_settings.baseline_run == found.run_ids[0]
@@ -181,7 +181,7 @@ def test_a_task_with_an_accuracy_is_judged_by_it_and_shows_what_was_measured_of_
     assert {key for key in history if not any(re.search(one, key) for one in found)} - named == {"checkpoint"}
     assert {"heldout/accuracy", "first_step_50"} <= named and "first_step_90" not in named
     titles = [panel["config"].get("chartTitle") for panel in panels(view.spec)]
-    assert {"heldout accuracy by point (band over seeds)", "previous token"} <= set(titles)
+    assert {"heldout accuracy by setting (band over seeds)", "previous token"} <= set(titles)
 
 
 def test_what_a_sweep_varies_has_a_panel_each(small, tmp_path):
