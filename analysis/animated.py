@@ -242,7 +242,7 @@ def film(
         known = ": not all runs have it" if step in absent and len(figure.source.runs) > 1 else known
         known = ": there is none" if step in absent and len(figure.source.runs) == 1 else known
         # Spaces as wide as a digit: the words stand still.
-        moment.set_text(f"checkpoint {step:{digits}}{known}".replace("  ", f" {canvas.BLANK}"))
+        moment.set_text(f"checkpoint {step:{digits}}{known}".replace("  ", f" {plotting.BLANK}"))
 
     show(ordered[-1])
     return Film(figure, ordered, show, (moment, *moving))

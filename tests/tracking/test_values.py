@@ -62,7 +62,9 @@ def test_settings_are_equal_where_all_but_the_seed_is(base, first, second):
 def test_a_setting_says_what_sweeps_vary(make_config):
     told = values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "seed=7"))
     assert told.startswith("model=mini task=ioi3 schedule=cosine lr=3e-05 weight_decay=0 steps=184 batch_size=16 rest=")
-    assert values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "corruption=second", "tracking=wandb")) == told
+    assert (
+        values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "corruption=second", "tracking=wandb")) == told
+    )
     assert values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "schedule.warmup_ratio=0.1")) != told
 
 
