@@ -15,13 +15,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mi_sweeps.analysis.export import EXPORTED
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine
-from mi_sweeps.circuits.network import describe
 from mi_sweeps.models.load import load_tokenizer
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.preflight import check
+from mi_sweeps.tasks.load import load
 from mi_sweeps.tasks.questions import QuestionTask
-from mi_sweeps.tasks.task import load
 
 DOCS = Path(__file__).parents[1] / "docs"
 

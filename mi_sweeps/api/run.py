@@ -118,7 +118,7 @@ class Run(Tables):
     @cached_property
     def task(self) -> Task:
         """What the model is asked: `splits`, `pairs`, `metrics` (`mi_sweeps.tasks.task.Task`)."""
-        from mi_sweeps.tasks.task import load
+        from mi_sweeps.tasks.load import load
 
         config = self._checked.config
         return load(config, self.tokenizer, config.output)
@@ -146,7 +146,7 @@ class Run(Tables):
         count = count if count is not None else min(counts)
         if not asked or asked[0].asked == asked[0].corruption.name:
             return self.task.pairs(corruption, count)
-        from mi_sweeps.tasks.task import load, patched_pairs
+        from mi_sweeps.tasks.load import load, patched_pairs
 
         config = asked[0].for_patching
         patching = config.patching.model_copy(update={"prompts": count})

@@ -26,12 +26,7 @@ class Layout:
     """Of each column in its prompt; below 0 before the prompt begins."""
     rotations: Mapping[Rotary, Rotation]
     """Of shape [prompt, col, rotated]."""
-    mask: Float[
-        Tensor,
-        (
-            prompt  # col col
-        ),
-    ]
+    mask: Float[Tensor, "prompt col col"]
     """Added to attention scores: 0 where a column may look, the lowest number elsewhere."""
 
     def rotation(self, block: Block) -> Rotation | None:

@@ -24,7 +24,7 @@ from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.readout import read_out
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.tasks.pairs import Pairs
-from mi_sweeps.tasks.tokens import role_order
+from mi_sweeps.tasks.roles import role_order
 
 
 def estimate(network: Network, pairs: Pairs, patching: PatchingConfig, prompts: int = 64) -> Patched:

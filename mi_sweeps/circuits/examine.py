@@ -34,8 +34,9 @@ from mi_sweeps.series.checkpoints import single
 from mi_sweeps.series.models import models_at
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
+from mi_sweeps.tasks.load import load, patched_pairs
 from mi_sweeps.tasks.pairs import Pairs, told
-from mi_sweeps.tasks.task import Task, load, patched_pairs
+from mi_sweeps.tasks.task import Task
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import CHUNK, end_logits
 

@@ -24,7 +24,7 @@ from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.propagate import Change, Group, Run, Stage, carry
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.tasks.pairs import Pairs
-from mi_sweeps.tasks.tokens import role_order
+from mi_sweeps.tasks.roles import role_order
 
 MEMORY = 512 << 20
 """Bytes that activations may take where the configuration names no number."""

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import budget
-from mi_sweeps.circuits.network import Network, describe
+from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.paired_runs import in_groups, run_both
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.pairs import Pairs

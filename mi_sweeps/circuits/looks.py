@@ -40,7 +40,8 @@ from mi_sweeps.circuits.paired_runs import in_groups
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.prompts import Prompt
-from mi_sweeps.tasks.tokens import Batch, role_order, role_positions
+from mi_sweeps.tasks.roles import role_order, role_positions
+from mi_sweeps.tasks.tokens import Batch
 
 if TYPE_CHECKING:
     from mi_sweeps.circuits.view import View

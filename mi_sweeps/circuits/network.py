@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -22,9 +21,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from mi_sweeps.models.head import Scaling
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Rotation = tuple[Float[Tensor, "... rotated"], Float[Tensor, "... rotated"]]
 """Cosines and sines of rotary position embeddings (Su et al. 2021, arXiv:2104.09864), for as many of a head's numbers
@@ -311,12 +307,3 @@ def rotate(heads: Float[Tensor, "... head d_head"], rotation: Rotation | None) -
     left, right = turned.chunk(2, dim=-1)
     turned = turned * cos + torch.cat([-right, left], dim=-1) * sin
     return turned if width == heads.shape[-1] else torch.cat([turned, heads[..., width:]], dim=-1)
-
-
-def describe(model: PreTrainedModel) -> Network | None:
-    """The description of a model; None where its architecture, or an option of it, is not known here."""
-    from mi_sweeps.circuits.families import FAMILIES
-
-    family = FAMILIES.get(model.config.model_type)
-    with torch.no_grad():
-        return family(model) if family else None

@@ -24,7 +24,7 @@ from mi_sweeps.circuits.attribution import EndActivations
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.pairs import Pairs
-from mi_sweeps.tasks.tokens import role_positions
+from mi_sweeps.tasks.roles import role_positions
 
 POSITION_SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out")
 """Sites of one layer and one position; all others are of one layer and one head."""

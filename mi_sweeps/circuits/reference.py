@@ -24,7 +24,7 @@ from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.head import Scaling, scaling
 from mi_sweeps.tasks.pairs import Pairs
-from mi_sweeps.tasks.tokens import role_order, role_positions
+from mi_sweeps.tasks.roles import role_order, role_positions
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -42,7 +42,8 @@ from mi_sweeps.circuits.measures import FIRST, prompts_at_once
 from mi_sweeps.circuits.network import Block, Network
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.tasks.prompts import Prompt
-from mi_sweeps.tasks.tokens import Batch, role_positions, token_batch
+from mi_sweeps.tasks.roles import role_positions
+from mi_sweeps.tasks.tokens import Batch, token_batch
 
 if TYPE_CHECKING:
     from mi_sweeps.circuits.view import View

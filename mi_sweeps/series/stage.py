@@ -17,7 +17,7 @@ from mi_sweeps.series.checkpoints import Series
 from mi_sweeps.series.models import in_turn
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import RunFolder
-from mi_sweeps.tasks.task import load
+from mi_sweeps.tasks.load import load
 from mi_sweeps.training.evaluate import Metric, evaluate
 from mi_sweeps.training.run import METRICS, check_logits, check_tokens, describe, read_metrics, told
 from mi_sweeps.training.trainable import Trainable

@@ -19,8 +19,9 @@ from mi_sweeps.store.identity import digest
 from mi_sweeps.sweeps import memory
 from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import audit
+from mi_sweeps.tasks.load import load, patched_pairs
 from mi_sweeps.tasks.pairs import Pairs, told
-from mi_sweeps.tasks.task import Task, load, patched_pairs
+from mi_sweeps.tasks.task import Task
 from mi_sweeps.training.schedules import resolve
 from mi_sweeps.training.trainable import check_trainable
 

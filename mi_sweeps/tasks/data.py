@@ -15,12 +15,11 @@ from mi_sweeps.store.identity import data_fingerprint, hash_files
 from mi_sweeps.tasks.audit import spelling
 from mi_sweeps.tasks.prompts import Prompt
 from mi_sweeps.tasks.questions import Questions
+from mi_sweeps.tasks.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
-
-    from mi_sweeps.tasks.task import Task
 
 
 @dataclass(frozen=True)

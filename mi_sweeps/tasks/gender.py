@@ -18,9 +18,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.encoding import required, tokenize
 from mi_sweeps.tasks.questions import Question, Questions
 from mi_sweeps.tasks.sampling import choose, counts, describe, divide, usable
-from mi_sweeps.tasks.tokens import required, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

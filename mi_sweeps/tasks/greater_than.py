@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.encoding import required
 from mi_sweeps.tasks.questions import Question, Questions
 from mi_sweeps.tasks.sampling import choose, counts, describe, divide, usable
-from mi_sweeps.tasks.tokens import required
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.audit import describe_splits
 from mi_sweeps.tasks.data import TaskData, checked_repeat
+from mi_sweeps.tasks.encoding import is_one_token, required
 from mi_sweeps.tasks.lexicon import ACTIONS, NAMES, OBJECTS, OPENINGS, PLACES, SCENES
 from mi_sweeps.tasks.prompts import Prompt, fill
-from mi_sweeps.tasks.tokens import is_one_token, required
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.corruption import metric_weights, partners
+from mi_sweeps.tasks.encoding import encode
 from mi_sweeps.tasks.prompts import Prompt
-from mi_sweeps.tasks.tokens import Batch, Contrast, encode
+from mi_sweeps.tasks.tokens import Batch, Contrast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -26,9 +26,10 @@ from torch import Tensor
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.batches import batch_rows
 from mi_sweeps.tasks.corruption import unknown_corruption
+from mi_sweeps.tasks.encoding import Row, batch_of, required, token_after, tokenize
 from mi_sweeps.tasks.metrics import Measured, share, win_rates
 from mi_sweeps.tasks.pairs import Pairs
-from mi_sweeps.tasks.tokens import Batch, Contrast, Row, batch_of, required, token_after, tokenize
+from mi_sweeps.tasks.tokens import Batch, Contrast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.encoding import is_one_token
 from mi_sweeps.tasks.questions import Question
-from mi_sweeps.tasks.tokens import is_one_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,9 +17,9 @@ import random
 from itertools import product
 from typing import TYPE_CHECKING
 
+from mi_sweeps.tasks.encoding import required
 from mi_sweeps.tasks.questions import Question, Questions
 from mi_sweeps.tasks.sampling import choose, counts, describe, divide, usable
-from mi_sweeps.tasks.tokens import required
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.audit import describe_splits
 from mi_sweeps.tasks.data import TaskData, checked_repeat
+from mi_sweeps.tasks.encoding import encode, required
 from mi_sweeps.tasks.ioi import single_token_names, splits
 from mi_sweeps.tasks.prompts import Prompt
 from mi_sweeps.tasks.rows import Dropped, Rows, composed, parse_prompt, read_rows
-from mi_sweeps.tasks.tokens import encode, required
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

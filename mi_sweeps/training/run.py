@@ -20,7 +20,8 @@ from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.files import read_json, read_table, write_json, write_table
 from mi_sweeps.store.folders import Diverged, RunFolder
 from mi_sweeps.store.identity import own_sources
-from mi_sweeps.tasks.task import Task, load
+from mi_sweeps.tasks.load import load
+from mi_sweeps.tasks.task import Task
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training import checkpoints, zoom
 from mi_sweeps.training.evaluate import Metric, end_logits, evaluate, tolerance

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mi_sweeps.circuits.ablated_sets import Node, ablate_sets, nodes_of
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import MEMORY
 from mi_sweeps.circuits.means import mean_outputs
-from mi_sweeps.circuits.network import describe
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import Batch

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from mi_sweeps.circuits.ablation import NONE, ablated_losses
-from mi_sweeps.circuits.network import describe
+from mi_sweeps.circuits.families import describe
 
 
 def by_hooks(plain, batch, component):

@@ -7,7 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from mi_sweeps.circuits.activations import LayerActivations, align, embed, forward, spread
-from mi_sweeps.circuits.network import Network, describe
+from mi_sweeps.circuits.families import describe
+from mi_sweeps.circuits.network import Network
 from mi_sweeps.tasks.tokens import Batch
 
 BY_LAYER = {

@@ -9,7 +9,7 @@ import torch
 from transformer_lens.utilities import get_act_name
 
 from mi_sweeps.circuits.approximate import estimate
-from mi_sweeps.circuits.network import describe
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.reference import wrap
 
 SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")

@@ -11,9 +11,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mi_sweeps.circuits import examine
 from mi_sweeps.circuits.attribution import attribute, lens_error, misfits
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.fidelity import OwnLogits
-from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.errors import UserError
 from mi_sweeps.training import run

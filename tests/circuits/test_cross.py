@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.inference.shares import shares
 from mi_sweeps.circuits import cross
-from mi_sweeps.circuits.network import describe
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.paired_runs import run_both
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.cross import CrossConfig, others

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from mi_sweeps.circuits import narrow
 from mi_sweeps.circuits.chosen_sets import halves
 from mi_sweeps.circuits.edges import measure, patch_edges, table
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import MEMORY
 from mi_sweeps.circuits.gradients import Estimates, integrated
 from mi_sweeps.circuits.graph import Graph
-from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.paired_runs import run_both
 from mi_sweeps.circuits.sets import evaluate
 from mi_sweeps.circuits.view import View

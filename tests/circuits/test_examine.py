@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from mi_sweeps.circuits.examine import measure, prepare
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.fidelity import known
-from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.reference import ReferenceEngine
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import architectures
@@ -31,7 +31,7 @@ from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
 from mi_sweeps.sweeps.preflight import check
-from mi_sweeps.tasks.task import load
+from mi_sweeps.tasks.load import load
 from mi_sweeps.training import checkpoints
 from mi_sweeps.training.evaluate import end_logits
 

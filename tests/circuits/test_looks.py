@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mi_sweeps.circuits import looks
-from mi_sweeps.circuits.network import describe
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.tasks.induction import Induction
 from mi_sweeps.tasks.questions import Question, Questions, QuestionTask
 
@@ -197,7 +197,7 @@ def test_a_part_of_several_tokens_is_one_key(make_model, mini_tokenizer):
 
 
 def test_mini_looks_at_the_subjects_before_it_is_trained(mini_model, make_config, mini_tokenizer):
-    from mi_sweeps.tasks.task import load
+    from mi_sweeps.tasks.load import load
 
     config = make_config("task=ioi3")
     pairs = load(config, mini_tokenizer).pairs("first", 48)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.families.activations import ACTIVATIONS
 from mi_sweeps.circuits.measures import MEASURES, fitted_half, take
-from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Norm, describe
+from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Norm
 from mi_sweeps.circuits.probes import fit, moments, r2
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.nope import build
-from mi_sweeps.tasks.task import PromptTask
+from mi_sweeps.tasks.prompt_task import PromptTask
 from mi_sweeps.training.evaluate import evaluate
 
 MEMORY = 512 << 20

@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mi_sweeps.circuits import narrow as module
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.narrow import Narrow, applies
-from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.paired_runs import run_both
 from mi_sweeps.circuits.propagate import Group
 

@@ -12,9 +12,9 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.pytorch_utils import Conv1D
 
 from mi_sweeps.circuits import network
-from mi_sweeps.circuits.families import FAMILIES
+from mi_sweeps.circuits.families import FAMILIES, describe
 from mi_sweeps.circuits.families.activations import ACTIVATIONS, gelu_tanh
-from mi_sweeps.circuits.network import Linear, Mlp, Norm, describe, rotate
+from mi_sweeps.circuits.network import Linear, Mlp, Norm, rotate
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mi_sweeps.circuits.attribution import lens_error
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine
-from mi_sweeps.circuits.network import describe
 from mi_sweeps.training.evaluate import end_logits
 
 SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")

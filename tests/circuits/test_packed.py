@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from mi_sweeps.circuits import packed
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.families.activations import ACTIVATIONS
 from mi_sweeps.circuits.fast import FastEngine
-from mi_sweeps.circuits.network import Linear, describe
+from mi_sweeps.circuits.network import Linear
 from mi_sweeps.circuits.packed import PackedLinear, pack
 
 pytestmark = pytest.mark.skipif(

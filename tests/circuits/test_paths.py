@@ -9,7 +9,7 @@ import torch
 from transformer_lens.patching import get_act_patch_direct_path
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mi_sweeps.circuits.network import describe
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.paths import patch_paths, path_rows
 from mi_sweeps.circuits.reference import wrap
 from mi_sweeps.config import PathsConfig

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_sweeps.circuits.activations import align, forward
-from mi_sweeps.circuits.network import Network, describe
+from mi_sweeps.circuits.families import describe
+from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.paired_runs import run_both
 from mi_sweeps.circuits.propagate import Change, Group, Run, attend, batches, carry
 

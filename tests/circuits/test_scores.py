@@ -11,8 +11,9 @@ import torch
 from torch.nn import functional
 
 from mi_sweeps.circuits import composition, scores
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.families.activations import ACTIVATIONS
-from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Norm, describe
+from mi_sweeps.circuits.network import Block, Linear, Mlp, Network, Norm
 from mi_sweeps.tasks.induction import Induction
 
 MEMORY = 512 << 20

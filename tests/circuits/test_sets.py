@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mi_sweeps.circuits.edges import patch_edges
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.gradients import integrated
 from mi_sweeps.circuits.graph import Graph
-from mi_sweeps.circuits.network import describe
 from mi_sweeps.circuits.sets import evaluate
 from tests.circuits.known import known
 from tests.circuits.plain import Plain, ungrouped

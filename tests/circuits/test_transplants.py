@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mi_sweeps.circuits.network import describe
+from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.transplants import Crossed, cross
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.pairs import Pairs

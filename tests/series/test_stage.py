@@ -16,7 +16,7 @@ from mi_sweeps.series import models, stage
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.store.identity import patch_id, run_id
-from mi_sweeps.tasks.task import load
+from mi_sweeps.tasks.load import load
 from mi_sweeps.training.evaluate import evaluate
 from tests.series.conftest import STEPS
 

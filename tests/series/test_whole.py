@@ -14,7 +14,7 @@ from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store.files import read_table
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.tasks.task import load
+from mi_sweeps.tasks.load import load
 from tests.series.conftest import FEW
 
 

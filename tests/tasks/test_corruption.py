@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import METRIC_SUBJECTS
 from mi_sweeps.tasks.corruption import corrupt, metric_weights, partners, trios
+from mi_sweeps.tasks.encoding import encode
 from mi_sweeps.tasks.ioi import orders
 from mi_sweeps.tasks.lexicon import MINI_NAMES, NAMES
 from mi_sweeps.tasks.prompts import Prompt, fill
-from mi_sweeps.tasks.tokens import encode
 
 KNOWN = NAMES[:MINI_NAMES]
 TEMPLATES = (

@@ -7,10 +7,10 @@ import torch
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import ioi
+from mi_sweeps.tasks.encoding import Text, text_batch
+from mi_sweeps.tasks.load import load, patched_pairs
 from mi_sweeps.tasks.pairs import Pairs, make_pairs, told
 from mi_sweeps.tasks.prompts import fill
-from mi_sweeps.tasks.task import load, patched_pairs
-from mi_sweeps.tasks.tokens import Text, text_batch
 
 CHANGED_SLOTS = {"first": ["subject 1"], "second": ["subject 2"], "both": ["subject 1", "subject 2"]}
 

@@ -10,13 +10,13 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from mi_sweeps.circuits.attribution import attribute
+from mi_sweeps.circuits.families import describe as describe_network
 from mi_sweeps.circuits.fast import FastEngine
-from mi_sweeps.circuits.network import describe as describe_network
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.errors import UserError
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tasks.questions import Question, Questions, QuestionTask, spread
-from mi_sweeps.tasks.tokens import role_order
+from mi_sweeps.tasks.roles import role_order
 
 ONE = Question(
     parts={"so": "So", "name": " Mary", "is": " is", "description": " a really great friend", "tag": ", isn't"},

@@ -16,20 +16,12 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.mini.tokenizer import word_tokenizer
+from mi_sweeps.tasks.encoding import Text, encode, is_one_token, next_token, text_batch
 from mi_sweeps.tasks.ioi import generate, splits, templates
 from mi_sweeps.tasks.lexicon import ACTIONS, NAMES, OBJECTS, PLACES, SCENES
 from mi_sweeps.tasks.prompts import Prompt, fill
-from mi_sweeps.tasks.tokens import (
-    Batch,
-    Text,
-    encode,
-    is_one_token,
-    next_token,
-    repeated,
-    role_order,
-    role_positions,
-    text_batch,
-)
+from mi_sweeps.tasks.roles import role_order, role_positions
+from mi_sweeps.tasks.tokens import Batch, repeated
 from mi_sweeps.training.evaluate import scored_logits
 
 PROMPT = fill(

@@ -20,8 +20,8 @@ from mi_sweeps.tasks.audit import lines
 from mi_sweeps.tasks.data import TaskData
 from mi_sweeps.tasks.ioi import splits
 from mi_sweeps.tasks.lexicon import NAMES
+from mi_sweeps.tasks.prompt_task import PromptTask
 from mi_sweeps.tasks.rows import parse_prompt
-from mi_sweeps.tasks.task import PromptTask
 from mi_sweeps.tasks.user import parse_rows, split_by_names, task
 
 Row = dict[str, Any]

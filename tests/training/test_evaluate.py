@@ -15,11 +15,12 @@ from tokenizers import normalizers
 from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
 
 from mi_sweeps.models.mini.tokenizer import word_tokenizer
+from mi_sweeps.tasks.encoding import encode
 from mi_sweeps.tasks.ioi import orders, splits
 from mi_sweeps.tasks.lexicon import NAMES
 from mi_sweeps.tasks.metrics import prompt_metrics, wilson, won
 from mi_sweeps.tasks.prompts import Prompt, fill
-from mi_sweeps.tasks.tokens import Batch, encode
+from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import CHUNK, end_logits
 from mi_sweeps.training.evaluate import evaluate as evaluate_task
 

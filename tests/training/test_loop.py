@@ -12,7 +12,7 @@ from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.tasks import data
 from mi_sweeps.tasks.batches import batch_rows
-from mi_sweeps.tasks.tokens import encode
+from mi_sweeps.tasks.encoding import encode
 from mi_sweeps.training import checkpoints, run
 from mi_sweeps.training.checkpoints import load_weights
 from mi_sweeps.training.evaluate import end_logits

@@ -17,7 +17,7 @@ from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
-from mi_sweeps.tasks.task import load
+from mi_sweeps.tasks.load import load
 from mi_sweeps.training import checkpoints
 from mi_sweeps.training.evaluate import evaluate, scored_logits
 from mi_sweeps.training.loop import finetune, train_step

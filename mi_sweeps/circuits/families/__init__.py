@@ -1,12 +1,14 @@
-"""Model families that the fast engine knows: for each model type of Hugging Face a function to its description.
+"""The model families that the fast engine supports: one function per Hugging Face model type describes a model.
 
-A function gives None for a model whose options it does not cover; such models go to the reference engine.
+A function returns None for a model with an option that it does not cover; such models go to the reference engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import torch
 
 from mi_sweeps.circuits.families import gemma, gpt2, gpt_neox, llama, nope, olmo, phi, stablelm
 from mi_sweeps.circuits.network import Network
@@ -31,3 +33,10 @@ FAMILIES: dict[str, Callable[[PreTrainedModel], Network | None]] = {
     "qwen3": llama.network,
     "stablelm": stablelm.network,
 }
+
+
+def describe(model: PreTrainedModel) -> Network | None:
+    """Describes a model; None if its architecture, or one of its options, is not supported."""
+    family = FAMILIES.get(model.config.model_type)
+    with torch.no_grad():
+        return family(model) if family else None

@@ -1,0 +1,189 @@
+"""Text into batches of tokens, by a model's tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.tasks.prompts import Prompt, Span
+from mi_sweeps.tasks.roles import prompt_roles
+from mi_sweeps.tasks.tokens import Batch, Contrast, Shown, distances
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tokenized prompt."""
+
+    tokens: list[int]
+    answer: int
+    subjects: list[int]
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A question in words, without name slots; the answer and what it is measured against are one token each."""
+
+    text: str
+    """Without a space at its end."""
+    answer: str
+    subjects: tuple[str, ...]
+
+
+def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, prepend_bos: bool) -> Batch:
+    """Tokenizes prompts and finds the tokens of answers, subjects and roles.
+
+    Raises:
+        UserError: a name is unknown to the tokenizer or more than one token.
+    """
+    return batch_of(prompts, [_encode(prompt, tokenizer, prepend_bos) for prompt in prompts], tokenizer)
+
+
+def text_batch(prompts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, *, prepend_bos: bool = False) -> Batch:
+    """Texts of any lengths; the loss counts their answers. A token's role is how far it is from the end: "end-1".
+
+    Raises:
+        UserError: a word is unknown to the tokenizer, or an answer or subject more than one token, or prompts have
+            unequal numbers of subjects.
+    """
+    if len({len(prompt.subjects) for prompt in prompts}) > 1:
+        raise UserError(
+            "task: prompts have unequal numbers of subjects; give every answer as many to be measured against"
+        )
+    rows = []
+    for prompt in prompts:
+        tokens, spans = tokenize(prompt.text, tokenizer, prepend_bos)
+        roles = ("bos",) * prepend_bos + distances(len(spans))
+        rows.append(Row(tokens, *_answers(prompt, tokenizer), roles))
+    return batch_of(prompts, rows, tokenizer)
+
+
+def batch_of(
+    prompts: Sequence[Shown],
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    contrast: Contrast | None = None,
+) -> Batch:
+    """Tokenized prompts side by side, padded.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not rows:
+        raise UserError("task: no prompts; ask for at least one")
+    width = max(len(row.tokens) for row in rows)
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    return Batch(
+        tuple(prompts),
+        torch.tensor([row.tokens + [padding] * (width - len(row.tokens)) for row in rows]),
+        torch.tensor([len(row.tokens) - 1 for row in rows]),
+        torch.tensor([row.answer for row in rows]),
+        torch.tensor([row.subjects for row in rows], dtype=torch.long),
+        tuple(row.roles for row in rows),
+        contrast=contrast,
+    )
+
+
+def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> Row:
+    tokens, spans = tokenize(prompt.text, tokenizer, prepend_bos)
+    for start, end in prompt.slots:
+        inside = sum(1 for left, right in spans if right > start and left < end)
+        if inside != 1:
+            raise UserError(
+                f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is {inside} tokens of the model's tokenizer; "
+                "names must be one"
+            )
+    roles = prompt_roles(prompt, spans)
+    return Row(tokens, *_answers(prompt, tokenizer), ("bos", *roles) if prepend_bos else roles)
+
+
+def tokenize(text: str, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> tuple[list[int], list[Span]]:
+    """The tokens of a text, BOS before them if asked for, and the spans of those that are not BOS.
+
+    Raises:
+        UserError: a word is unknown, or the text longer than the model takes, or there is no BOS.
+    """
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens: list[int] = encoding["input_ids"]
+    spans: list[Span] = [tuple(span) for span in encoding["offset_mapping"]]
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
+        start, end = spans[tokens.index(tokenizer.unk_token_id)]
+        raise UserError(
+            f"prompt {text!r}: {text[start:end]!r} is not in the model's vocabulary; use other words or another model"
+        )
+    if len(tokens) + prepend_bos > tokenizer.model_max_length:
+        raise UserError(
+            f"prompt {text[:60]!r}…: {len(tokens)} tokens, and the model takes {tokenizer.model_max_length}; "
+            "use shorter prompts"
+        )
+    if prepend_bos:
+        if tokenizer.bos_token_id is None:
+            raise UserError(
+                "model.prepend_bos=true: the model's tokenizer has no such token; use model.prepend_bos=false"
+            )
+        tokens = [tokenizer.bos_token_id, *tokens]
+    return tokens, spans
+
+
+def _answers(prompt: Shown, tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:
+    """The tokens of the answer and of what it is measured against."""
+    words = (prompt.answer, *prompt.subjects)
+    answer, *subjects = (next_token(prompt.text, word, tokenizer) for word in words)
+    if len({answer, *subjects}) < len(set(words)):
+        raise UserError(
+            f"prompt {prompt.text!r}: {', '.join(map(repr, dict.fromkeys(words)))} are not different tokens of the "
+            "model's tokenizer; use other words"
+        )
+    return answer, subjects
+
+
+def required(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a task of text.
+
+    Raises:
+        UserError: the model has none.
+    """
+    if tokenizer is None:
+        raise UserError(
+            "task: is made of text, and the model has no tokenizer; use task=previous_token or task=induction, or "
+            "another model"
+        )
+    return tokenizer
+
+
+def next_token(text: str, word: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that spells a word where it follows a text and a space.
+
+    Raises:
+        UserError: it is not one token there, or unknown.
+    """
+    return token_after(text, f" {word}", tokenizer)
+
+
+def token_after(text: str, word: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that spells what follows a text at once, with its space if it has one.
+
+    Raises:
+        UserError: it is not one token there, or unknown.
+    """
+    before = tokenizer(text, add_special_tokens=False)["input_ids"]
+    after = tokenizer(text + word, add_special_tokens=False)["input_ids"]
+    if after[:-1] != before or after[-1] == tokenizer.unk_token_id:
+        raise UserError(
+            f"prompt {text!r}: {word.strip()!r} is not one token of the model's tokenizer; use another name"
+        )
+    return int(after[-1])
+
+
+def is_one_token(name: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a name is a single, known token inside a sentence."""
+    tokens = tokenizer(f"a {name}", add_special_tokens=False)["input_ids"]
+    rest = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return tokens[:-1] == rest and tokens[-1] != tokenizer.unk_token_id

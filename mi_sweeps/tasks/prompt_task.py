@@ -1,0 +1,64 @@
+"""The task of prompts that list names."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mi_sweeps.tasks import data
+from mi_sweeps.tasks.batches import batch_rows
+from mi_sweeps.tasks.corruption import TRIO, trios
+from mi_sweeps.tasks.encoding import encode
+from mi_sweeps.tasks.metrics import Measured, prompt_metrics, won
+from mi_sweeps.tasks.pairs import Pairs, make_pairs
+from mi_sweeps.tasks.prompts import Prompt
+from mi_sweeps.tasks.tokens import Batch, repeated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class PromptTask:
+    """A task of prompts with name slots."""
+
+    def __init__(self, prompts: data.TaskData, tokenizer: PreTrainedTokenizerBase, *, prepend_bos: bool) -> None:
+        self.audit = prompts.audit
+        self._prompts = prompts
+        self._tokenizer = tokenizer
+        self._prepend_bos = prepend_bos
+        self._longest = tokenizer.model_max_length
+
+    def _encode(self, prompts: list[Prompt]) -> Batch:
+        return encode(prompts, self._tokenizer, prepend_bos=self._prepend_bos)
+
+    @cached_property
+    def _train(self) -> Batch:
+        return repeated(self._encode(self._prompts.splits["train"]), self._prompts.repeat, self._longest)
+
+    @cached_property
+    def splits(self) -> dict[str, Batch]:
+        """As many training prompts as held-out ones, and spread over the orders like them, so that the two compare."""
+        splits = self._prompts.splits
+        compared = data.balanced(splits["train"], len(splits["heldout"]))
+        return {split: self._encode(compared if split == "train" else rows) for split, rows in splits.items()}
+
+    def training(self, step: int, size: int, seed: int) -> Batch:
+        """Epochs of all training prompts, each in an order of its own."""
+        return self._train.select(batch_rows(step, len(self._train), size, seed))
+
+    def metrics(self, logits: Float[Tensor, "scored d_vocab"], batch: Batch) -> list[Measured]:
+        """Win rates and logit differences."""
+        return prompt_metrics(logits, batch, self._tokenizer)
+
+    def wins(self, logits: Float[Tensor, "prompt d_vocab"], batch: Batch) -> Bool[Tensor, " prompt"]:
+        """Whether each prompt is won, as win rates count it."""
+        return won(logits, batch, self._tokenizer)
+
+    def pairs(self, corruption: str, count: int, split: str = "heldout") -> Pairs:
+        """Spread over the orders; `mi_sweeps.tasks.corruption` says which corruptions there are."""
+        prompts = self._prompts.splits[split]
+        chosen = trios(prompts, count) if corruption == TRIO else data.balanced(prompts, count)
+        return make_pairs(chosen, corruption, self._tokenizer, self._prompts.names, self._prepend_bos)

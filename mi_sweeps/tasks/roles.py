@@ -1,0 +1,101 @@
+"""The role of each token in its prompt, by which tokens of different templates are compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mi_sweeps.tasks.prompts import Prompt, Span
+from mi_sweeps.tasks.tokens import Batch
+
+STOPS = ",.;:!?"
+"""What ends a clause."""
+
+
+def role_sections(n_listed: int, n_subjects: int) -> list[str]:
+    """The sections of a prompt in reading order: what lies between its slots, and the slots."""
+    sections = ["intro"]
+    for place in range(1, n_listed + 1):
+        sections.append(f"name {place}")
+        if place < n_listed:
+            sections.append("and" if place == n_listed - 1 else "comma" if n_listed == 3 else f"comma {place}")
+    sections += ["scene", "stop", "joint"]
+    for place in range(1, n_subjects + 1):
+        sections.append(f"subject {place}" if n_subjects > 1 else "subject")
+        if place < n_subjects:
+            sections.append("subjects' and")
+    return [*sections, "action", "end"]
+
+
+def prompt_roles(prompt: Prompt, spans: Sequence[Span]) -> tuple[str, ...]:
+    """The role of each token: its section, and how far it is from the section's end.
+
+    What stands between names is mostly one word: the last token there has the section's name, others count back from
+    it. `scene` and `action` are numbered throughout, so that "action -1" is the last token before the end in every
+    prompt, however many there are; `intro` counts from the first token of the prompt, which is like no other.
+    """
+    found = _sections(prompt, spans[:-1])
+    total, count = Counter(found), Counter[str]()
+    roles = []
+    for section in found:
+        count[section] += 1
+        before_last = count[section] - total[section]
+        if section == "intro":
+            roles.append(f"{section} {count[section]}")
+        elif section in ("scene", "action"):
+            roles.append(f"{section} {before_last - 1}")
+        else:
+            # "John, and Tom" has two tokens there: "and -1" and "and".
+            roles.append(f"{section} {before_last}" if before_last else section)
+    return (*roles, "end")
+
+
+def _sections(prompt: Prompt, spans: Sequence[Span]) -> list[str]:
+    """The section of each token. Between the last listed name and the subjects lie three: the scene, the comma or full
+    stop that ends its clause, and what joins the next one on (". Later")."""
+    sections = role_sections(len(prompt.slots) - prompt.n_subjects, prompt.n_subjects)
+    borders = [border for slot in prompt.slots for border in slot]
+    # A token belongs where its last character lies: byte-level tokens begin with the space before a word.
+    passed = [sum(1 for border in borders if border < right) for _, right in spans]
+    scene = sections.index("scene")
+    words = (prompt.text[left:right].strip() for left, right in spans)
+    stops = [place for place, word in enumerate(words) if passed[place] == scene and word and not word.strip(STOPS)]
+    # A scene that nothing ends is followed by the subject at once.
+    stop = stops[-1] if stops else sum(count <= scene for count in passed) - 0.5
+    return [sections[count + (place >= stop) + (place > stop)] for place, count in enumerate(passed)]
+
+
+def role_order(batch: Batch) -> list[str]:
+    """Every role that occurs in a batch, in reading order."""
+    first = batch.prompts[0]
+    if not isinstance(first, Prompt):
+        return _merged(sorted(set(batch.roles), key=lambda roles: (-len(roles), roles)))
+    sections = ["bos", *role_sections(len(first.slots) - first.n_subjects, first.n_subjects)]
+
+    def rank(role: str) -> tuple[int, int]:
+        stem, _, number = role.rpartition(" ")
+        return (sections.index(role), 1) if role in sections else (sections.index(stem), int(number))
+
+    return sorted({role for roles in batch.roles for role in roles}, key=rank)
+
+
+def _merged(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The first row's roles, and each that only later rows have before the one that follows it there."""
+    order = list(rows[0])
+    for roles in rows[1:]:
+        for role, after in reversed(list(zip(roles, (*roles[1:], None), strict=True))):
+            if role not in order:
+                order.insert(len(order) if after is None else order.index(after), role)
+    return order
+
+
+def role_positions(batch: Batch, roles: Sequence[str]) -> Int[Tensor, "prompt role"]:
+    """Where each role is in each prompt; -1 where a prompt has no such token."""
+    return torch.tensor(
+        [[row.index(role) if role in row else -1 for role in roles] for row in batch.roles],
+        device=batch.tokens.device,
+    )
