@@ -25,7 +25,7 @@ function drawTable() {
     h("tbody", {}, rows.map((row) => h("tr", { class: row.id === state.baseline ? "baseline" : null },
       h("td", {}, chooser(row)),
       grouped ? h("td", {}, `${row.runs.length}${leftOutTold(row.runs)}`) : null,
-      columns.map((column) => h("td", { class: ["error", "sweep"].includes(column.key) ? "" : "short" }, valueOf(row, column), base && column.result ? deltaOf(row, base, column) : null))))),
+      columns.map((column) => h("td", { class: ["error", "sweep"].includes(column.key) ? "" : "short" }, valueTold(row, column), base && column.result ? deltaOf(row, base, column) : null))))),
   );
   if (focus) [...$("runs-table").querySelectorAll("[data-key]")].find((element) => element.dataset.key === focus)?.focus();
   $("runs-note").textContent = [
@@ -77,7 +77,7 @@ function triedOf(row, { key }) {
 const resultTold = (value, share) => (share ? value.toFixed(3) : number(value));
 const rangeTold = ({ low, high }, share) => (known(low) ? ` [${resultTold(low, share)}, ${resultTold(high, share)}]` : "");
 
-function valueOf(row, column) {
+function valueTold(row, column) {
   const { key } = column;
   if (state.group !== null && !state.group.includes(key)) return groupValue(row, column);
   const run = row.runs[0], value = valueOf(run, key);
