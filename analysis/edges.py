@@ -59,7 +59,7 @@ CIRCUITS = EXAMINED | {
 """One row a circuit of edges of kind `circuit`, and for each order one of kinds `cpr` and `cmd`. Intervals are for
 other prompts, in this run; they know nothing of other ways to rank the edges."""
 BOUNDS = EXAMINED | {
-    **{"edges": "Int64", "patched": "Int64", "sample": "Int64", "rest": "Int64"},
+    **{"edges": "Int64", "edges_patched": "Int64", "sample": "Int64", "rest": "Int64"},
     **{"largest": "float64", "at_most": "Int64", "level": "float64"},
     **{"r": "float64", "rank_r": "float64", "error": "float64", "compared": "Int64", "n": "Int64"},
 }
@@ -149,7 +149,7 @@ def _bounds(edges: pd.DataFrame) -> dict[str, object]:
     exact, approximate = ((edges[name] - edges["corrupted"]).to_numpy() for name in ("patched", "approximate"))
     chosen = edges["chosen"].to_numpy()
     sample, rest = chosen == "sample", np.isin(chosen, ("sample", "rest"))
-    found: dict[str, object] = {"edges": len(edges), "patched": int((~np.isnan(exact)).sum())}
+    found: dict[str, object] = {"edges": len(edges), "edges_patched": int((~np.isnan(exact)).sum())}
     found |= {"sample": int(sample.sum()), "rest": int(rest.sum()), "level": LEVEL}
     if sample.any():
         found["largest"] = np.abs(exact[sample]).max()

@@ -36,7 +36,7 @@ RUNS = {
         "attempts": "Int64",
         "seconds": "float64",
     },
-    **{"host": "string", "error": "string", "patched": "string"},
+    **{"host": "string", "error": "string", "patch_jobs": "string"},
 }
 PATCHES = {
     **{
@@ -99,7 +99,7 @@ class Frames:
 
     runs: pd.DataFrame
     """One row a run, also those that failed or were never started. `setting` is equal for runs that differ in
-    their seed only; `patched` counts its patch jobs that are done ("1/2"); `seconds` is wall-clock; `outcome` says
+    their seed only; `patch_jobs` counts those that are done ("1/2"); `seconds` is wall-clock; `outcome` says
     of a run that is done whether it ended worse than it began; `gaps` are the steps of a series that have no checkpoint
     ("8, 64"). What is known of training is missing of a series."""
     patches: pd.DataFrame
@@ -286,7 +286,7 @@ def _runs(runs: Sequence[folder.Run], ends: Mapping[str, str]) -> list[dict[str,
                 "seed": _at(config, "seed"),
                 "steps": _at(config, "train", "steps"),
                 "batch_size": _at(config, "train", "batch_size"),
-                "patched": f"{done}/{len(run.patches)}",
+                "patch_jobs": f"{done}/{len(run.patches)}",
                 **_progress(run.status),
                 "outcome": (run.status["state"] == "done" and ends.get(run.run_id)) or None,
                 "gaps": ", ".join(map(str, sorted(run.gaps))) or None,

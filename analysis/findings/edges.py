@@ -107,13 +107,13 @@ def missed(table: pd.DataFrame) -> Iterator[Finding]:
         elif pd.isna(row["at_most"]):
             verdict = "cannot tell"
             told = (
-                f"{row['patched']} of {row['edges']} edges were patched, those that an estimate ranks first, and none "
-                "of the others was drawn: how large those are cannot be told (patching.edges.sample)"
+                f"{row['edges_patched']} of {row['edges']} edges were patched, those that an estimate ranks first, and "
+                "none of the others was drawn: how large those are cannot be told (patching.edges.sample)"
             )
         else:
             told = (
-                f"{row['patched']} of {row['edges']} edges were patched; of the {row['rest']} that an estimate ranks "
-                f"lower at most {row['at_most']} have a larger effect than {number(row['largest'])} logits, the "
+                f"{row['edges_patched']} of {row['edges']} edges were patched; of the {row['rest']} that an estimate "
+                f"ranks lower at most {row['at_most']} have a larger effect than {number(row['largest'])} logits, the "
                 f"largest of {row['sample']} drawn at random ({row['level']:.0%} confidence)"
             )
         bound = float("nan") if pd.isna(row["at_most"]) else float(row["at_most"])

@@ -28,7 +28,7 @@ def test_areas_of_a_known_circuit_are_those_by_hand(measured_circuit):
     (frame,) = edges.bounds_of(examined)
     (bound,) = frame.itertuples()
     assert list(frame.columns) == list(export.EXPORTED["edge_bounds"])
-    assert (bound.patched, bound.rest, bound.at_most, bound.compared) == (75, 0, 0, 75)
+    assert (bound.edges_patched, bound.rest, bound.at_most, bound.compared) == (75, 0, 0, 75)
 
 
 def test_estimates_are_compared_on_the_sample_and_what_was_missed_is_bounded(measured_circuit):
@@ -36,7 +36,7 @@ def test_estimates_are_compared_on_the_sample_and_what_was_missed_is_bounded(mea
     output, _ = measured_circuit(exact=2, sample=40)
     (frame,) = edges.bounds_of(examined_in(folder.read(output)))
     (bound,) = frame.itertuples()
-    assert (bound.edges, bound.patched, bound.sample, bound.rest, bound.compared) == (75, 42, 40, 73, 40)
+    assert (bound.edges, bound.edges_patched, bound.sample, bound.rest, bound.compared) == (75, 42, 40, 73, 40)
     assert bound.largest == pytest.approx(20, abs=1e-3) and bound.error > 0.4
     assert bound.at_most == edges.missed(73, 40) == 3
 

@@ -28,7 +28,7 @@ def test_runs_carry_their_settings_and_progress(make_output):
     run = runs.loc["run-0.0002-constant-1"]
     assert (run["model"], run["task"], run["schedule"], run["sweep"]) == ("mini", "ioi3", "constant", "demo")
     assert (run["lr"], run["seed"], run["batch_size"], run["status"]) == (2e-4, 1, 16, "done")
-    assert (run["patched"], run["setting"]) == ("2/2", "lr 0.0002")
+    assert (run["patch_jobs"], run["setting"]) == ("2/2", "lr 0.0002")
     assert runs["setting"].nunique() == 2  # seeds share a setting
 
 
@@ -84,7 +84,7 @@ def test_a_cell_that_never_started_is_todo(make_output, folders):
     )
     frames = load(output)
     run = frames.runs.set_index("run_id").loc["absent"]
-    assert (run["status"], run["lr"], run["model"], run["patched"]) == ("todo", 3e-4, "gpt2", "0/1")
+    assert (run["status"], run["lr"], run["model"], run["patch_jobs"]) == ("todo", 3e-4, "gpt2", "0/1")
     patch = frames.patches.set_index("patch_id").loc["absent-first"]
     assert (patch["status"], patch["corruption"]) == ("todo", "first")
 

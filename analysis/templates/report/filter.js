@@ -1,7 +1,7 @@
 // The language of the filter box: words, and terms such as lr>=1e-4 seed!=2 schedule=cosine,constant. What is unambiguous
 // is taken as meant: spaces around an operator, `and`, `or` between all terms, names in any case, and the names of columns.
 
-const FACTS = ["status", "outcome", "gaps", "run", "sweep", "setting", "seed", "win_rate", "first_step", "seconds", "attempts", "host", "error", "patched"];
+const FACTS = ["status", "outcome", "gaps", "run", "sweep", "setting", "seed", "win_rate", "first_step", "seconds", "attempts", "host", "error", "patch_jobs"];
 const TOKEN = /(?:[^\s"]|"[^"]*")+/g;
 const TERM = /^("[^"]*"|[^"<>=!]*)(>=|<=|!=|==|=|>|<)(.*)$/s;
 const OF_RUN = ["run", "run_id"];
@@ -53,7 +53,7 @@ function pieces(text) {
 
 const wordTerm = (told) => ({ told, accepts: (run) => words(run).includes(told.toLowerCase()) });
 const words = (run) => [
-  ...["run_id", "sweep", "status", "patched", "host", "error", "setting", "seed", ...FACTORS.map(([key]) => key)].map((key) => run[key] ?? ""),
+  ...["run_id", "sweep", "status", "patch_jobs", "host", "error", "setting", "seed", ...FACTORS.map(([key]) => key)].map((key) => run[key] ?? ""),
   planned(run),
 ].join(" ").toLowerCase();
 

@@ -4,7 +4,7 @@
 const COLUMNS = [
   { key: "run_id", label: "run", kind: "Run" }, { key: "sweep", label: "sweep", kind: "Run" },
   ...FACTORS.map(([key, label]) => ({ key, label, kind: "Settings" })), { key: "seed", label: "seed", kind: "Settings" },
-  { key: "status", label: "status", kind: "Run" }, { key: "outcome", label: "outcome", kind: "Run" }, { key: "gaps", label: "steps without a checkpoint", kind: "Run" }, { key: "patched", label: "patch jobs done", kind: "Run" },
+  { key: "status", label: "status", kind: "Run" }, { key: "outcome", label: "outcome", kind: "Run" }, { key: "gaps", label: "steps without a checkpoint", kind: "Run" }, { key: "patch_jobs", label: "patch jobs done", kind: "Run" },
   { key: "win_rate", label: "held-out win rate", kind: "Results", result: true, share: true },
   { key: "first_step", label: "first step", kind: "Results", result: true },
   ...METRICS.map((key) => ({ key, label: metricTold(key), kind: "Results at the last checkpoint", result: true, share: /win_rate|preferred/.test(key) })),
@@ -14,7 +14,7 @@ const COLUMNS = [
   ...Object.keys(DATA.config.differs).filter((key) => !SAME_AS.has(key) && !DATA.config.factors.includes(key))
     .map((key) => ({ key, label: key, kind: "Configuration (keys that differ)" })),
 ];
-const ALWAYS = new Set(["run_id", "seed", "status", "patched", "win_rate", "first_step"]);
+const ALWAYS = new Set(["run_id", "seed", "status", "patch_jobs", "win_rate", "first_step"]);
 const OF_ONE_RUN = new Set(["run_id", "attempts", "host", "error", "links"]);
 
 const hasLinks = Object.values(DATA.links).some((of) => of.some(known));

@@ -106,7 +106,7 @@ function groupValue(row, column) {
   if (key.startsWith("top_heads/")) return topHeadsTold(sound(row.runs), key);
   const all = row.runs.map((run) => valueOf(run, key)).filter((value) => known(value) && value !== "");
   if (key === "status") return unique(all).sort().map((status) => `${status} ${all.filter((other) => other === status).length}`).join(", ");
-  if (key === "patched") {
+  if (key === "patch_jobs") {
     const sum = (part) => all.reduce((total, text) => total + Number(text.split("/")[part]), 0);
     return `${sum(0)}/${sum(1)}`;
   }
