@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mi_sweeps.store.files import read_json
-from mi_sweeps.store.folders import PatchFolder, RunFolder, State, Status, now
+from mi_sweeps.store.folders import PatchFolder, RunFolder
+from mi_sweeps.store.status import State, Status, now
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
 from mi_sweeps.sweeps.points import GridPoint

@@ -211,7 +211,7 @@ def make(folder: Path, output: Path, trial: Path) -> None:
     from mi_sweeps.slurm.arrays import Array
     from mi_sweeps.slurm.submissions import Submission
     from mi_sweeps.store.files import write_json
-    from mi_sweeps.store.folders import now
+    from mi_sweeps.store.status import now
     from mi_sweeps.sweeps.workers import Worker
     from mi_sweeps.training import checkpoints
 

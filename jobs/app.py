@@ -14,7 +14,7 @@ from mi_sweeps import libraries
 from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
 from mi_sweeps.series.checkpoints import resolved
-from mi_sweeps.store.folders import Busy, describe
+from mi_sweeps.store.endings import Busy, describe
 from mi_sweeps.sweeps.axes import PATTERN, patterns_quoted
 from mi_sweeps.sweeps.source import check_choices
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import run_id
 from mi_sweeps.store import hashes
 from mi_sweeps.store.files import read_json
 from mi_sweeps.store.folders import RunFolder, run_folder
-from mi_sweeps.store.identity import run_id
 
 if TYPE_CHECKING:
     from mi_sweeps.training.run import Run

@@ -8,9 +8,11 @@ from datetime import datetime
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import patch_id, run_id
 from mi_sweeps.jobs.finetune import check_identity
-from mi_sweeps.store.folders import Busy, PatchFolder, RunFolder, Status, run_folder
-from mi_sweeps.store.identity import patch_id, run_id
+from mi_sweeps.store.endings import Busy
+from mi_sweeps.store.folders import PatchFolder, RunFolder, run_folder
+from mi_sweeps.store.status import Status
 
 
 def patch(

@@ -36,7 +36,7 @@ from mi_sweeps.commands import (
 )
 from mi_sweeps.commands.common import Output
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.folders import Cancelled, Superseded, describe
+from mi_sweeps.store.endings import Cancelled, Superseded, describe
 
 BAD_INPUT, INTERRUPTED = 2, 130
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +34,7 @@ from mi_sweeps.models.trainer import global_step
 from mi_sweeps.series import checkpoints
 from mi_sweeps.series.checkpoints import Checkpoint, Series
 from mi_sweeps.store import hashes, sources
+from mi_sweeps.store.hashes import digest, hash_files
 from mi_sweeps.tasks import PREVIOUS_TOKEN
 from mi_sweeps.tasks.rows import read_anew
 
@@ -54,32 +51,6 @@ READERS = 8
 
 ID_LENGTH = 12
 """Hex digits of an id: 48 bits, so that among 10,000 runs two share one with probability 2e-7."""
-
-
-def digest(value: Any) -> str:
-    """Hex SHA-256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-@cache
-def _hash_files(files: tuple[hashes.Version, ...], names: bool) -> str:
-    """SHA-256 over names and contents."""
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{Path(file[0]).name if names else ''}\0{hashes.sha256(file)}\0".encode())
-    return total.hexdigest()
-
-
-def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
-    """SHA-256 over the names and contents of files; each version of a file is read once in a process.
-
-    Raises:
-        UserError: a file is missing or cannot be read.
-    """
-    try:
-        return _hash_files(tuple(hashes.version(path) for path in sorted(paths)), names)
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; give the path of an existing, readable file") from None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mi_sweeps.store.folders import Cancelled, Interrupted
+from mi_sweeps.store.endings import Cancelled, Interrupted
 
 AGAIN_SECONDS = 0.01
 """After so long an order that was lost is given again."""

@@ -19,7 +19,7 @@ from mi_sweeps import cli
 from mi_sweeps.analysis import derived
 from mi_sweeps.analysis.frames import TABLES as OF_RUNS
 from mi_sweeps.commands.report import _drawn
-from mi_sweeps.store.folders import Superseded
+from mi_sweeps.store.endings import Superseded
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.grid import expand

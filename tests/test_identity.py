@@ -12,9 +12,10 @@ import pytest
 
 from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import ID_LENGTH, data_fingerprint, own_sources, patch_id, run_id
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store import hashes
-from mi_sweeps.store.identity import ID_LENGTH, data_fingerprint, hash_files, own_sources, patch_id, run_id
+from mi_sweeps.store.hashes import hash_files
 from mi_sweeps.sweeps.grid import expand
 from tests.hub import Hub, a_new_process, cached
 
@@ -294,7 +295,7 @@ def test_runs_of_uncased_tokenizers_are_not_those_of_before(
         file.write_text(json.dumps({**tokenizer, "normalizer": normalizer}))
         now = run_id(config)
         with monkeypatch.context() as before:
-            before.setattr("mi_sweeps.store.identity.spells_otherwise", lambda model: False)
+            before.setattr("mi_sweeps.identity.spells_otherwise", lambda model: False)
             new.append(run_id(config) != now)
     assert new == [True, False]
 
@@ -439,7 +440,7 @@ def test_files_that_read_otherwise_than_before_have_other_ids(
         config = changed(default, rows_task(file))
         now = data_fingerprint(config)
         with monkeypatch.context() as before:
-            before.setattr("mi_sweeps.store.identity.read_anew", lambda path: False)
+            before.setattr("mi_sweeps.identity.read_anew", lambda path: False)
             new.append(data_fingerprint(config) != now)
     assert new == [False, True, False]
 

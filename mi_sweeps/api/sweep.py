@@ -13,7 +13,7 @@ import pandas as pd
 from mi_sweeps.analysis import folder
 from mi_sweeps.api.output import Output, open, shown
 from mi_sweeps.commands import common
-from mi_sweeps.store.folders import Failure
+from mi_sweeps.store.status import Failure
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps import show
 

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, get_args
 
 from mi_sweeps import locations
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.folders import Failure
+from mi_sweeps.store.status import Failure
 
 if TYPE_CHECKING:
     from rich.console import Console

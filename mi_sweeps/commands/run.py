@@ -13,7 +13,7 @@ from mi_sweeps.commands.plan import switched_off
 from mi_sweeps.commands.waiting import closing, watch
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
-from mi_sweeps.store.folders import Failure
+from mi_sweeps.store.status import Failure
 
 if TYPE_CHECKING:
     from rich.console import Console

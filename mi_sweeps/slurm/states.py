@@ -12,7 +12,7 @@ from mi_sweeps.slurm import queue
 from mi_sweeps.slurm.arrays import Array
 from mi_sweeps.slurm.queue import Job
 from mi_sweeps.slurm.submissions import Submission, tasks
-from mi_sweeps.store.folders import PENDING, Failure, Status
+from mi_sweeps.store.status import PENDING, Failure, Status
 from mi_sweeps.sweeps.plan import Plan
 
 ENDED_BADLY: dict[str, Failure] = {

@@ -17,7 +17,7 @@ from typing import Any
 from mi_sweeps.errors import UserError
 from mi_sweeps.slurm.arrays import Array
 from mi_sweeps.store.files import read_json, write_json
-from mi_sweeps.store.folders import Failure, now
+from mi_sweeps.store.status import Failure, now
 from mi_sweeps.sweeps import manifest
 
 
@@ -28,7 +28,7 @@ class Submission:
     path: Path
     sweep: str
     submitted: str
-    """Time, as `mi_sweeps.store.folders.now` gives it."""
+    """Time, as `mi_sweeps.store.status.now` gives it."""
     retry: tuple[Failure, ...]
     """Kinds of earlier failures that its tasks take up."""
     arrays: tuple[Array, ...]

@@ -22,7 +22,7 @@ from mi_sweeps.slurm import queue, states, submissions
 from mi_sweeps.slurm.arrays import Array, layout, parameters
 from mi_sweeps.slurm.submissions import Submission
 from mi_sweeps.slurm.task import SlurmTask
-from mi_sweeps.store.folders import Failure
+from mi_sweeps.store.status import Failure
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.plan import Plan
 

@@ -22,7 +22,8 @@ from mi_sweeps.signals import insisted_on
 from mi_sweeps.slurm import submissions
 from mi_sweeps.slurm.arrays import Array, Stage
 from mi_sweeps.slurm.submissions import Submission
-from mi_sweeps.store.folders import Busy, Cancelled, Folder, Interrupted
+from mi_sweeps.store.endings import Busy, Cancelled, Interrupted
+from mi_sweeps.store.folders import Folder
 
 POLL_SECONDS = 5.0
 """How often to look whether another job has done what this one waits for."""

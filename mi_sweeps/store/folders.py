@@ -16,7 +16,6 @@ OUTPUT/data/FINGERPRINT/            generated prompts
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
@@ -24,131 +23,21 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.store.endings import Busy, Cancelled, Diverged, Interrupted, Superseded, describe, failure_of
 from mi_sweeps.store.files import clear_partial, names, read_json, write_json
-
-State = Literal["todo", "queued", "running", "done", "failed", "cancelled", "interrupted"]
-"""`interrupted`: its process is gone and left no result. Like `todo` and `cancelled`, `run` takes it up.
-`queued`: it waits in a cluster's queue; only the cluster says so, never a folder."""
-
-PENDING: tuple[State, ...] = ("todo", "cancelled", "interrupted")
-"""States that `run` works on; `failed` only with `--retry`."""
+from mi_sweeps.store.logs import logging_to
+from mi_sweeps.store.status import Failure, State, Status, is_sound, now
 
 CLAIM_SECONDS = 1.0
 """A reader of states holds the lock for microseconds; who still holds it after this long is at work."""
 
 log = logging.getLogger(__name__)
-
-
-_speaker: ContextVar[object] = ContextVar("speaker", default=None)
-
-
-@contextmanager
-def speaking(who: object) -> Iterator[None]:
-    """Where attempts take turns: what is logged inside is for the log of the attempt that `who` began, and no other."""
-    token = _speaker.set(who)
-    try:
-        yield
-    finally:
-        _speaker.reset(token)
-
-
-@contextmanager
-def informed() -> Iterator[None]:
-    """While inside, what is only worth a line in a log is logged too."""
-    logger = logging.getLogger("mi_sweeps")
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-Failure = Literal["error", "oom", "timeout", "node"]
-"""Why work failed: an exception, no memory left, its time limit, or its machine. `--retry` takes them by name."""
-
-
-class Cancelled(BaseException):
-    """The work was told to stop. No `Exception`, so that nothing on the way takes it for a failure."""
-
-
-class Interrupted(BaseException):
-    """The machine is taken away, for now: the work goes on later. No `Exception`, as above."""
-
-
-class Superseded(BaseException):
-    """A later attempt works here; this one has lost its lock, and must write nothing more."""
-
-
-class Diverged(BaseException):
-    """Training got nowhere: its loss is not finite, or far above the first one. That is a result, and no failure."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"diverged at step {step}")
-        self.step = step
-
-
-class Busy(Exception):
-    """Another process works on this folder."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """What status.json says of a run or patch job."""
-
-    state: State = "todo"
-    attempts: int = 0
-    started: str | None = None
-    finished: str | None = None
-    seconds: float = 0.0
-    """Time at work, over all attempts."""
-    host: str | None = None
-    pid: int | None = None
-    error: str | None = None
-    """One line; the traceback is in error.txt."""
-    failure: Failure | None = None
-    """What kind of failure that was."""
-    diverged: int | None = None
-    """The step at which a fine-tune that is done was stopped, because it had diverged."""
-    gaps: tuple[int, ...] = ()
-    """The steps of a series that have no checkpoint that can be used."""
-
-    def reached(self, steps: Iterable[int]) -> list[int]:
-        """Those of the steps that have a checkpoint."""
-        known = [step for step in steps if step not in self.gaps]
-        return [step for step in known if self.diverged is None or step < self.diverged]
-
-
-STATES: frozenset[str] = frozenset(get_args(State))
-
-
-def _is_sound(status: Status) -> bool:
-    """Whether what was read can be a status."""
-    return (
-        status.state in STATES
-        and isinstance(status.attempts, int)
-        and isinstance(status.seconds, int | float)
-        and isinstance(status.pid, int | None)
-        and isinstance(status.diverged, int | None)
-        and all(isinstance(step, int) for step in status.gaps)
-        and all(isinstance(text, str | None) for text in (status.started, status.finished, status.host, status.error))
-    )
-
-
-class _Log(logging.FileHandler):
-    """A log. One that cannot be written stops nothing; the library would print a traceback for every line."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Nothing: a disk that fails is told by what fails to be stored."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +72,7 @@ class Folder:
         try:
             values = read_json(path)
             status = Status(**({} if values is None else {**values, "gaps": tuple(values.get("gaps", ()))}))
-            if _is_sound(status):
+            if is_sound(status):
                 return status
             error = f"{path}: not a status of this version; delete it and run the sweep again"
         except TypeError:
@@ -257,7 +146,7 @@ class Folder:
             if not self._is(running):
                 raise Superseded(f"{self.path}: a later attempt works here now")
 
-        with self._logging():
+        with logging_to(self.log_file):
             try:
                 yield check
                 check()
@@ -315,21 +204,6 @@ class Folder:
 
     def _write(self, status: Status) -> None:
         write_json(self.path / "status.json", asdict(status))
-
-    @contextmanager
-    def _logging(self) -> Iterator[None]:
-        handler = _Log(self.log_file)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        mine = _speaker.get()
-        handler.addFilter(lambda record: _speaker.get() in (None, mine))
-        logger = logging.getLogger("mi_sweeps")
-        logger.addHandler(handler)
-        try:
-            with informed():
-                yield
-        finally:
-            logger.removeHandler(handler)
-            handler.close()
 
 
 @dataclass(frozen=True)
@@ -424,26 +298,3 @@ def _has_all(folder: str, files: Iterable[str]) -> bool:
 def run_folder(output: Path, run_id: str) -> RunFolder:
     """The folder of a run below the folder of all results."""
     return RunFolder(output / "runs" / run_id)
-
-
-def describe(error: BaseException) -> str:
-    """An error as one line: what a user should read before the traceback."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"disk full while writing {error.filename or 'a result'}; make room and run again with --retry"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, UserError):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500] + where
-
-
-def failure_of(error: BaseException) -> Failure:
-    """The kind of an exception. PyTorch's own says so by its name; on a CPU it is a RuntimeError of its allocator."""
-    no_memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
-    return "oom" if no_memory or "can't allocate memory" in str(error) else "error"
-
-
-def now() -> str:
-    """The time in UTC, in a form that sorts as text."""
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds")

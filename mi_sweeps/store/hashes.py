@@ -8,10 +8,12 @@ Nothing depends on it: what is not in it, or no longer as it says, is looked at 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,32 @@ def sha256(file: Version) -> str:
     if size >= LARGE and time.time() - changed / 1e9 > SETTLED:
         _files[path] = file, total.hexdigest()
     return total.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hex SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@cache
+def _hash_files(files: tuple[Version, ...], names: bool) -> str:
+    """SHA-256 over names and contents."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{Path(file[0]).name if names else ''}\0{sha256(file)}\0".encode())
+    return total.hexdigest()
+
+
+def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
+    """SHA-256 over the names and contents of files; each version of a file is read once in a process.
+
+    Raises:
+        UserError: a file is missing or cannot be read.
+    """
+    try:
+        return _hash_files(tuple(version(path) for path in sorted(paths)), names)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; give the path of an existing, readable file") from None
 
 
 def at(repo: str, commit: str) -> Mapping[str, tuple[int, str]] | None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import Contents, own_sources
 from mi_sweeps.store.files import read_json
 from mi_sweeps.store.folders import run_folder
-from mi_sweeps.store.identity import Contents, own_sources
 from mi_sweeps.store.sources import is_own
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps.plan import Plan

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import read_json
-from mi_sweeps.store.folders import Failure, Status
+from mi_sweeps.store.status import Failure, Status
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.plan import Plan
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from mi_sweeps.jobs.finetune import finetune, in_turns
 from mi_sweeps.jobs.patch import patch
-from mi_sweeps.store.folders import PENDING, Busy, Failure, Folder, Status, describe, now
+from mi_sweeps.store.endings import Busy, describe
+from mi_sweeps.store.folders import Folder
+from mi_sweeps.store.status import PENDING, Failure, Status, now
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.points import GridPoint, Stage
 

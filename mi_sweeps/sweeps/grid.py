@@ -18,10 +18,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from mi_sweeps import identity
 from mi_sweeps.config import Config, parse, resolve
 from mi_sweeps.errors import UserError
 from mi_sweeps.series import checkpoints
-from mi_sweeps.store import identity
 from mi_sweeps.sweeps import axes as axes_of
 from mi_sweeps.sweeps import other_tasks, source
 from mi_sweeps.sweeps.axes import parsed_override

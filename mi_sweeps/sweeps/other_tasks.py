@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mi_sweeps import identity
 from mi_sweeps.config import Config, NamedFunction, parse, resolve
 from mi_sweeps.errors import UserError
-from mi_sweeps.store import identity
 from mi_sweeps.sweeps import source
 from mi_sweeps.sweeps.quick_checks import corruptions
 

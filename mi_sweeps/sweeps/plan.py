@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from mi_sweeps.store import folders
 from mi_sweeps.store.files import names
-from mi_sweeps.store.folders import PENDING, Failure, Folder, PatchFolder, RunFolder, Status
+from mi_sweeps.store.folders import Folder, PatchFolder, RunFolder
+from mi_sweeps.store.status import PENDING, Failure, Status
 
 if TYPE_CHECKING:
     from mi_sweeps.sweeps.points import GridPoint, Stage

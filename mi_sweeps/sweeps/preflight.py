@@ -15,7 +15,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.models import architectures
 from mi_sweeps.models.load import check_files, load_config, load_tokenizer, pick_device
 from mi_sweeps.series.checkpoints import single
-from mi_sweeps.store.identity import digest
+from mi_sweeps.store.hashes import digest
 from mi_sweeps.sweeps import memory
 from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import audit

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from mi_sweeps.config import Config, LoraConfig, NamedFunction, ScratchConfig, SeriesConfig
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.identity import digest
+from mi_sweeps.store.hashes import digest
 from mi_sweeps.store.sources import is_own, own_modules
 from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import CORRUPTIONS, NEEDED_SUBJECTS, NO_BOS, OF_NUMBERS, PREVIOUS_TOKEN

@@ -16,7 +16,8 @@ from rich.text import Text
 from mi_sweeps.errors import UserError
 from mi_sweeps.sparkline import sparkline
 from mi_sweeps.store.files import names, read_columns, read_json
-from mi_sweeps.store.folders import RunFolder, State, Status
+from mi_sweeps.store.folders import RunFolder
+from mi_sweeps.store.status import State, Status
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.plan import Plan
 from mi_sweeps.sweeps.points import GridPoint

@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 
 from mi_sweeps import libraries
 from mi_sweeps.signals import insisted_on
+from mi_sweeps.store.endings import Cancelled
 from mi_sweeps.store.files import read_json, write_json
-from mi_sweeps.store.folders import Cancelled, Failure, now
+from mi_sweeps.store.status import Failure, now
 from mi_sweeps.sweeps import manifest
 
 if TYPE_CHECKING:

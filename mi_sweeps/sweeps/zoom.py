@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mi_sweeps import locations
+from mi_sweeps import identity, locations
 from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
 from mi_sweeps.steps import MOST
-from mi_sweeps.store import identity
 from mi_sweeps.store.files import read_json
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.sweeps import manifest

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import data_fingerprint
 from mi_sweeps.store import sources
 from mi_sweeps.store.files import read_json, replacing, write_json
-from mi_sweeps.store.identity import data_fingerprint, hash_files
+from mi_sweeps.store.hashes import hash_files
 from mi_sweeps.tasks.audit import spelling
 from mi_sweeps.tasks.prompts import Prompt
 from mi_sweeps.tasks.questions import Questions

@@ -23,8 +23,9 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from mi_sweeps.config import Config, SeriesConfig
+from mi_sweeps.store.endings import Diverged
 from mi_sweeps.store.files import write_json
-from mi_sweeps.store.folders import Diverged, Folder, PatchFolder, RunFolder
+from mi_sweeps.store.folders import Folder, PatchFolder, RunFolder
 from mi_sweeps.tracking import service, unmirrored, values, wandb_folders
 from mi_sweeps.tracking.pictures import heatmap
 from mi_sweeps.tracking.values import Row

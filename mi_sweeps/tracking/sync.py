@@ -29,8 +29,9 @@ from filelock import FileLock, Timeout
 from mi_sweeps import libraries
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
+from mi_sweeps.store.endings import describe
 from mi_sweeps.store.files import write_json
-from mi_sweeps.store.folders import PatchFolder, RunFolder, describe, run_folder
+from mi_sweeps.store.folders import PatchFolder, RunFolder, run_folder
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.tracking import unmirrored
 from mi_sweeps.tracking.wandb_folders import Attempt, jobs_of, logged_errors, of_run, online_lock, records

@@ -22,7 +22,7 @@ from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.series import gaps, logged
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
-from mi_sweeps.store.identity import digest
+from mi_sweeps.store.hashes import digest
 from mi_sweeps.training.outcome import RATES, outcome
 
 Row = dict[str, Any]

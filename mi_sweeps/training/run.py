@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from mi_sweeps.config import AnyModel, Config, ModelConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import own_sources
 from mi_sweeps.models.load import load_model, pick_device
 from mi_sweeps.series.checkpoints import single
+from mi_sweeps.store.endings import Diverged
 from mi_sweeps.store.files import read_json, read_table, write_json, write_table
-from mi_sweeps.store.folders import Diverged, RunFolder
-from mi_sweeps.store.identity import own_sources
+from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.tasks.load import load
 from mi_sweeps.tasks.task import Task
 from mi_sweeps.tasks.tokens import Batch

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mi_sweeps.config import TrainConfig
+from mi_sweeps.store.endings import Busy, Superseded
 from mi_sweeps.store.files import read_json, write_json
-from mi_sweeps.store.folders import Busy, Superseded, informed, speaking
+from mi_sweeps.store.logs import informed, speaking
 from mi_sweeps.tasks.tokens import Batch, join
 from mi_sweeps.training.evaluate import scored_logits
 from mi_sweeps.training.loop import train_step

@@ -13,7 +13,7 @@ from mi_sweeps.slurm.arrays import Array
 from mi_sweeps.slurm.queue import Job
 from mi_sweeps.slurm.submissions import Submission
 from mi_sweeps.store.files import write_json
-from mi_sweeps.store.folders import Status
+from mi_sweeps.store.status import Status
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.grid import expand
 

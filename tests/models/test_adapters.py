@@ -28,11 +28,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from mi_sweeps.config import Config, ModelConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import data_fingerprint, patch_id, run_id
 from mi_sweeps.models import base
 from mi_sweeps.models.architectures import model_type
 from mi_sweeps.models.load import check_files, load_config, load_model, load_tokenizer
 from mi_sweeps.models.mini import FOLDER
-from mi_sweeps.store.identity import data_fingerprint, patch_id, run_id
 from tests.hub import Hub
 
 MakeConfig = Callable[..., Config]
@@ -408,7 +408,7 @@ def test_an_adapter_is_what_it_is_and_what_its_base_is(
     save_file({"other": torch.zeros(1)}, moved / "model.safetensors")
     assert ids(tmp_path / "copy", moved) != before
     # Of the base's type, and not of a folder without a config.json.
-    wrapped = "mi_sweeps.store.identity.Contents.wrapped_once"
+    wrapped = "mi_sweeps.identity.Contents.wrapped_once"
     config = make_config("model=local", f"model.path={tmp_path / 'copy'}")
     found = patch_id(config)
     monkeypatch.setattr(wrapped, lambda *_: False)

@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from mi_sweeps.config import Config, ModelConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import data_fingerprint, run_id
 from mi_sweeps.models import spells_otherwise
 from mi_sweeps.models.load import check_files, load_model, load_tokenizer
 from mi_sweeps.models.mini import FOLDER
-from mi_sweeps.store.identity import data_fingerprint, run_id
 from tests.hub import cached
 
 MakeConfig = Callable[..., Config]

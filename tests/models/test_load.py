@@ -16,9 +16,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from mi_sweeps.config import Config, ModelConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import run_id
 from mi_sweeps.models.load import load_config, load_model, load_tokenizer
 from mi_sweeps.models.mini import FOLDER
-from mi_sweeps.store.identity import run_id
 from tests.hub import Hub, cached
 
 MakeConfig = Callable[..., Config]

@@ -8,10 +8,10 @@ import pytest
 
 from mi_sweeps.config import SeriesConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import patch_id, run_id
 from mi_sweeps.models.hub import download
 from mi_sweeps.series.checkpoints import find
 from mi_sweeps.store import hashes
-from mi_sweeps.store.identity import patch_id, run_id
 from mi_sweeps.sweeps.grid import expand
 from tests.hub import a_new_process
 from tests.series.conftest import FEW

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 import wandb
 
+from mi_sweeps.identity import run_id
 from mi_sweeps.jobs.finetune import finetune
 from mi_sweeps.series import logged
 from mi_sweeps.store.files import read_table, write_table
 from mi_sweeps.store.folders import run_folder
-from mi_sweeps.store.identity import run_id
 from mi_sweeps.tracking import mirror, values
 
 HISTORY = [

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import patch_id, run_id
 from mi_sweeps.jobs.finetune import finetune
 from mi_sweeps.jobs.patch import patch
 from mi_sweeps.series import models, stage
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import run_folder
-from mi_sweeps.store.identity import patch_id, run_id
 from mi_sweeps.tasks.load import load
 from mi_sweeps.training.evaluate import evaluate
 from tests.series.conftest import STEPS

@@ -17,17 +17,9 @@ import pytest
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.store import folders
+from mi_sweeps.store.endings import Busy, Cancelled, Interrupted, Superseded, describe, failure_of
 from mi_sweeps.store.files import replacing, write_json
-from mi_sweeps.store.folders import (
-    Busy,
-    Cancelled,
-    Folder,
-    Interrupted,
-    Superseded,
-    describe,
-    failure_of,
-    run_folder,
-)
+from mi_sweeps.store.folders import Folder, run_folder
 
 WORKER = """
 import sys

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mi_sweeps import cli
+from mi_sweeps.identity import own_sources
 from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import run_folder
-from mi_sweeps.store.identity import own_sources
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.changed import lines

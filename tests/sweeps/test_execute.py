@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from mi_sweeps.store.endings import Cancelled
 from mi_sweeps.store.files import read_table
-from mi_sweeps.store.folders import Cancelled, Folder
+from mi_sweeps.store.folders import Folder
 from mi_sweeps.sweeps import execute as module
 from mi_sweeps.sweeps import manifest, plan, workers
 from mi_sweeps.sweeps.execute import Listener, execute

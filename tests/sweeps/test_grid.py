@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mi_sweeps.config import Config, SlurmConfig, parse
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.identity import patch_id
+from mi_sweeps.identity import patch_id
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.points import GridPoint
 from tests.hub import cached

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.identity import patch_id
+from mi_sweeps.identity import patch_id
 from mi_sweeps.sweeps import manifest, show
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import make

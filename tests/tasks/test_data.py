@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import data_fingerprint
 from mi_sweeps.models.mini.tokenizer import word_tokenizer
-from mi_sweeps.store.identity import data_fingerprint
 from mi_sweeps.tasks import data, ioi
 from mi_sweeps.tasks.audit import lines
 from mi_sweeps.tasks.ioi import splits

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel, Trainer
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import patch_id, run_id
 from mi_sweeps.jobs.finetune import finetune as job
 from mi_sweeps.jobs.patch import patch
+from mi_sweeps.store.endings import Diverged
 from mi_sweeps.store.files import read_table
-from mi_sweeps.store.folders import Diverged, run_folder
-from mi_sweeps.store.identity import patch_id, run_id
+from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps import plan, show
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tasks.tokens import Batch

@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mi_sweeps.identity import run_id
 from mi_sweeps.jobs.finetune import finetune, in_turns
 from mi_sweeps.models.load import load_model
+from mi_sweeps.store.endings import Busy, Cancelled, Interrupted, Superseded
 from mi_sweeps.store.files import read_table
-from mi_sweeps.store.folders import Busy, Cancelled, Interrupted, Superseded, run_folder
-from mi_sweeps.store.identity import run_id
+from mi_sweeps.store.folders import run_folder
 from mi_sweeps.training import stacked
 from mi_sweeps.training.run import Run
 from mi_sweeps.training.stacked import can_stack, train_together

@@ -1,0 +1,52 @@
+"""How work ends other than well: the exceptions that stop it, and how an error is recorded."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from pathlib import Path
+
+from mi_sweeps.errors import UserError
+from mi_sweeps.store.status import Failure
+
+
+class Cancelled(BaseException):
+    """The work was told to stop. No `Exception`, so that nothing on the way takes it for a failure."""
+
+
+class Interrupted(BaseException):
+    """The machine is taken away, for now: the work goes on later. No `Exception`, as above."""
+
+
+class Superseded(BaseException):
+    """A later attempt works here; this one has lost its lock, and must write nothing more."""
+
+
+class Diverged(BaseException):
+    """Training got nowhere: its loss is not finite, or far above the first one. That is a result, and no failure."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"diverged at step {step}")
+        self.step = step
+
+
+class Busy(Exception):
+    """Another process works on this folder."""
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line: what a user should read before the traceback."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"disk full while writing {error.filename or 'a result'}; make room and run again with --retry"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, UserError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500] + where
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The kind of an exception. PyTorch's own says so by its name; on a CPU it is a RuntimeError of its allocator."""
+    no_memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
+    return "oom" if no_memory or "can't allocate memory" in str(error) else "error"
