@@ -19,12 +19,13 @@ from jaxtyping import Float
 
 from ..errors import UserError
 from . import measured, patterns
-from .conclusions import Conclusions, thousandths
+from .conclusions import Conclusions
 from .folder import Json, Output, Patch, leave_out
 from .frames import Frames
 from .inference.estimates import mean_interval
 from .inference.families import Job as Examined
 from .inference.families import groups
+from .packing import thousandths
 from .page_limits import fitting
 from .patterns import SIDES, Head, Prompt
 from .summaries import spread

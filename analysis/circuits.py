@@ -14,8 +14,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from . import measured
+from .columns import EXAMINED, typed
 from .folder import Output, Patch
-from .frames import EXAMINED, Frames, typed
+from .frames import Frames
 from .inference import circuits
 from .inference.estimates import Estimate, interval
 from .inference.families import Job, groups

@@ -9,10 +9,11 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from .columns import ATTRIBUTION_KINDS
 from .derived import findings
 from .findings.finding import frame
 from .folder import Output, Run
-from .frames import ATTRIBUTION_KINDS, Frames, sound
+from .frames import Frames, sound
 from .inference.courses import HeadCourse, courses
 from .inference.differences import Difference, difference
 from .inference.estimates import quantile
@@ -183,10 +184,3 @@ def gaps(family: Family) -> np.ndarray:
         half = quantile(n - 1) * np.sqrt((own * own).sum(axis=1) * n / (n - 1)) * np.abs(gap)
     half = half if family.gain is not None else np.full(len(gap), np.nan)
     return np.column_stack([gap, gap - half, gap + half])
-
-
-def thousandths(values: np.ndarray) -> list[int | None]:
-    """Fractions in whole thousandths, as the page has them; None where there is no number."""
-    with np.errstate(invalid="ignore"):
-        whole = np.round(values * 1000)
-    return [int(value) if np.isfinite(value) else None for value in whole.tolist()]

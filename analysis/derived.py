@@ -9,12 +9,13 @@ import pandas as pd
 
 from . import circuits, edges, looks
 from .agreement import tables as agreement
+from .columns import typed
 from .findings.finding import FINDINGS, Finding, frame
 from .findings.heads import heads
 from .findings.learned import learned
 from .findings.questions import OF_TABLES, arranged
 from .folder import Output
-from .frames import Frames, examined_in, sound, typed
+from .frames import Frames, examined_in, sound
 from .inference import changes, retention, shares, trajectories, words
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows

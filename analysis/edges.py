@@ -33,8 +33,9 @@ from scipy import stats
 
 from . import measured
 from .agreement.effects import EDGE, Effects, of_edges
+from .columns import EXAMINED, typed
 from .folder import Output
-from .frames import EXAMINED, Examined, typed
+from .frames import Examined
 from .inference.circuits import cmd, cpr, faithful, simultaneous
 from .inference.estimates import LEVEL, Estimate, estimate, interval
 from .inference.families import groups

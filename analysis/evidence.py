@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
-from .frames import SOURCE, Frames, paths_by_prompt
+from .columns import SOURCE
+from .frames import Frames, paths_by_prompt
 from .inference import words
 from .inference.differences import Difference
 from .inference.estimates import estimate, of_means

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from .folder import Json, Patch
-from .frames import Frames, left
+from .frames import Frames
+from .parquet import read_table
 
 Tokens = dict[str, tuple[str, str]]
 """By role: the token of the clean prompt, and of the corrupted one."""
@@ -42,7 +43,7 @@ def of_patch(patch: Patch, damaged: list[str] | None = None) -> Tokens:
     if not isinstance(clean, list) or not isinstance(corrupted, list) or len(clean) != len(corrupted):
         return {}
     columns = ("kind", "site", "layer", "position", "n", "by_prompt")
-    table = left(patch.table(patch.steps()[0]), "kind", columns, damaged)
+    table = read_table(patch.table(patch.steps()[0]), "kind", columns, damaged)
     if table is None or "position" not in table.column_names:
         return {}
     rows = table.select([name for name in columns if name in table.column_names]).to_pandas()

@@ -15,7 +15,8 @@ from ..circuits.tables import TABLES as FURTHER
 from ..errors import UserError
 from ..store.files import replacing
 from . import derived, folder, measured
-from .frames import COLUMNS, OF_PROMPTS, TABLES, examined_in, rows_of_prompts, tables_of, tabulate, typed
+from .columns import COLUMNS, OF_PROMPTS, TABLES, typed
+from .frames import examined_in, rows_of_prompts, tables_of, tabulate
 
 MEASURED = tuple(name for name in FURTHER if name != "patterns")
 """Tables that are there where something was measured for them. Whole attention patterns are too many numbers."""

@@ -12,85 +12,27 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from ..errors import UserError
 from ..series.logged import SPLIT as TRAINER
-from ..store import checksums
 from ..training.outcome import RATES, outcome
 from . import configs, folder
+from .columns import (
+    ATTRIBUTION_BY_PROMPT,
+    BY_PROMPT,
+    COLUMNS,
+    EXAMINED,
+    METRICS,
+    OF_PATCHES,
+    OF_PROMPTS,
+    PATCHES,
+    PATHS_BY_PROMPT,
+    RUNS,
+    typed,
+)
+from .parquet import of_kinds, read_table, stack
 
-ATTRIBUTION_KINDS = ("lens", "layer", "head")
-"""Kinds of rows of a patch job's table. The others are `patch`, `path`, `measure` and `prompt`."""
-
-# Column names and pandas types. Numbers that a run may lack are nullable (Int64) or NaN (float64).
-RUNS = {
-    **{"run_id": "string", "sweep": "string", "setting": "string", "model": "string", "task": "string"},
-    **{"lr": "float64", "weight_decay": "float64", "schedule": "string", "seed": "Int64"},
-    **{
-        "steps": "Int64",
-        "batch_size": "Int64",
-        "status": "string",
-        "outcome": "string",
-        "gaps": "string",
-        "attempts": "Int64",
-        "seconds": "float64",
-    },
-    **{"host": "string", "error": "string", "patch_jobs": "string"},
-}
-PATCHES = {
-    **{
-        "run_id": "string",
-        "patch_id": "string",
-        "task": "string",
-        "corruption": "string",
-        "patching": "string",
-        "prompts": "Int64",
-    },
-    **{"status": "string", "attempts": "Int64", "seconds": "float64", "error": "string"},
-}
-METRICS = {
-    **{"run_id": "string", "step": "int64", "split": "string", "metric": "string"},
-    **{"value": "float64", "n": "int64"},
-}
-EXAMINED = {"run_id": "string", "patch_id": "string", "corruption": "string", "step": "int64"}
-ATTRIBUTION = EXAMINED | {
-    **{"kind": "string", "component": "string", "layer": "Int64", "head": "Int64"},
-    **{"logit_diff": "float64", "n": "int64"},
-}
-PATCHING = EXAMINED | {
-    **{"site": "string", "layer": "Int64", "head": "Int64", "position": "string"},
-    **{"patched": "float64", "approximate": "float64", "clean": "float64", "corrupted": "float64", "n": "int64"},
-}
-SOURCE = {"source_layer": "Int64", "source_head": "Int64"}
-PATHS = EXAMINED | {
-    **{"site": "string", **SOURCE, "layer": "Int64", "head": "Int64"},
-    **{"patched": "float64", "clean": "float64", "corrupted": "float64", "n": "int64"},
-}
-MEASURES = EXAMINED | {
-    **{"measure": "string", "component": "string", "layer": "Int64", "head": "Int64"},
-    **{"value": "float64", "n": "int64"},
-}
-OF_PROMPT = {"prompt": "int64", "patched": "float64", "clean": "float64", "corrupted": "float64"}
-BY_PROMPT = EXAMINED | {"site": "string", "layer": "Int64", "head": "Int64", "position": "string"} | OF_PROMPT
-PATHS_BY_PROMPT = EXAMINED | {"site": "string", **SOURCE, "layer": "Int64", "head": "Int64"} | OF_PROMPT
-ATTRIBUTION_BY_PROMPT = EXAMINED | {
-    **{"kind": "string", "component": "string", "layer": "Int64", "head": "Int64"},
-    **{"prompt": "int64", "logit_diff": "float64"},
-}
 Examined = tuple[folder.Patch, int]
 """A patch job and the step of a checkpoint; there is a table of it."""
-TABLES = ("runs", "patches", "metrics", "attribution", "patching", "paths", "measures")
-COLUMNS = {
-    **{"runs": RUNS, "patches": PATCHES, "metrics": METRICS, "attribution": ATTRIBUTION, "patching": PATCHING},
-    **{"paths": PATHS, "measures": MEASURES, "by_prompt": BY_PROMPT, "paths_by_prompt": PATHS_BY_PROMPT},
-    **{"attribution_by_prompt": ATTRIBUTION_BY_PROMPT},
-}
-"""The columns of every table."""
-OF_PATCHES = {"attribution": ATTRIBUTION_KINDS, "patching": ("patch",), "paths": ("path",), "measures": ("measure",)}
-"""The tables that patch jobs make, with the kinds of rows that each has."""
-OF_PROMPTS = {"by_prompt": ("patch",), "paths_by_prompt": ("path",), "attribution_by_prompt": ATTRIBUTION_KINDS}
-"""Those with a row for each prompt, likewise."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +102,9 @@ def tabulate(
     found = examined_in(output)
     examined, every = _some(found, most)
     trained = [run for run in output.runs if not run.is_damaged and (run.path / "metrics.parquet").exists()]
-    read = {run.run_id: left(run.path / "metrics.parquet", "metric", None, damaged) for run in trained}
+    read = {run.run_id: read_table(run.path / "metrics.parquet", "metric", None, damaged) for run in trained}
     metrics = {run_id: table for run_id, table in read.items() if table is not None}
-    measured = typed(_stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS)
+    measured = typed(stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS)
     measured = _without_gaps(measured, output)
     return Frames(
         runs=typed(_runs(output.runs, outcomes(measured)), RUNS),
@@ -199,14 +141,14 @@ def tables_of(examined: Sequence[Examined], damaged: list[str] | None, paths: bo
     parts: dict[str, list[pa.Table]] = {name: [] for name in OF_PATCHES}
     keys = []
     for patch, step in examined:
-        table = left(patch.table(step), "kind", names, damaged)
+        table = read_table(patch.table(step), "kind", names, damaged)
         if table is None:
             continue
         keys.append((patch.run_id, patch.patch_id, patch.corruption, step))
         has = set(table.column_names)
         for name, part in parts.items():
             part.append(of_kinds(table, kinds[name]).select([column for column in COLUMNS[name] if column in has]))
-    return {name: typed(_stack(part, keys, tuple(EXAMINED)), COLUMNS[name]) for name, part in parts.items()}
+    return {name: typed(stack(part, keys, tuple(EXAMINED)), COLUMNS[name]) for name, part in parts.items()}
 
 
 def _some(examined: list[Examined], most: int | None) -> tuple[list[Examined], int]:
@@ -328,11 +270,6 @@ def _patches(patches: Sequence[folder.Patch]) -> list[dict[str, Any]]:
     ]
 
 
-def _task(config: Any) -> Any:
-    """The name of the task whose prompts a patch job has."""
-    return _at(config, "patching", "task", "name") or _at(config, "task", "name")
-
-
 def _other_tasks(patches: Sequence[folder.Patch]) -> dict[str, str]:
     """Of patch jobs with the prompts of another task, by id, what tells that task from others of its name."""
     asked: dict[str, list[tuple[str, dict[str, Any]]]] = {}
@@ -383,7 +320,7 @@ def rows_of_prompts(
     """What a table of OF_PROMPTS has, one frame a checkpoint; with `chosen` only some values of a column."""
     columns = COLUMNS[name]
     for patch, step in examined:
-        table = left(patch.table(step), "kind", {"kind", "by_prompt", *columns}, damaged)
+        table = read_table(patch.table(step), "kind", {"kind", "by_prompt", *columns}, damaged)
         if table is None or not {"by_prompt", "prompt"} <= set(table.column_names):
             continue
         rows = of_kinds(table, OF_PROMPTS[name])
@@ -416,66 +353,3 @@ def _one_a_prompt(rows: pa.Table, name: str) -> pd.DataFrame:
 def _together(frames: Iterable[pd.DataFrame], columns: dict[str, str]) -> pd.DataFrame:
     listed = list(frames)
     return pd.concat(listed, ignore_index=True) if listed else typed([], columns)
-
-
-def of_kinds(table: pa.Table, kinds: Sequence[str]) -> pa.Table:
-    """The rows of a patch job's table that are of these kinds."""
-    return table.filter(pc.is_in(table["kind"], pa.array(kinds, pa.string())))
-
-
-def _stack(tables: Sequence[pa.Table], keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> pd.DataFrame:
-    """The rows of all tables one below the other, each with the keys of its table in the columns `names`."""
-    if not tables:
-        return pd.DataFrame()
-    try:
-        stacked = pa.concat_tables(tables, promote_options="permissive").to_pandas()
-    except pa.ArrowException as error:
-        told = ", ".join(f"{name} {key}" for name, key in zip(names, keys[0], strict=True))
-        raise UserError(f"tables differ in their columns, from {told} on: {_line(error)}") from None
-    lengths = [len(table) for table in tables]
-    for name, of_tables in zip(names, zip(*keys, strict=True), strict=True):
-        stacked[name] = np.repeat(np.array(of_tables, dtype=object), lengths)
-    return stacked
-
-
-def left(file: Path, needed: str, columns: Iterable[str] | None, damaged: list[str] | None) -> pa.Table | None:
-    """A file's table as `_read` gives it; None where it cannot be read and `damaged` takes the reason."""
-    try:
-        return _read(file, needed, columns)
-    except UserError as error:
-        folder.leave_out(error, damaged)
-        return None
-
-
-def _read(file: Path, needed: str, columns: Iterable[str] | None = None) -> pa.Table:
-    """A file's table, or those of its `columns` that it has. It must have the column `needed`, if one is named."""
-    columns = None if columns is None else list(columns)
-    try:
-        checksums.check_table(file, columns)
-        # Thousands of small files: a thread pool for each would cost more than the reading.
-        with pq.ParquetFile(file) as opened:
-            table = opened.read(columns=columns, use_threads=False)
-        if needed and needed not in table.column_names:
-            raise pa.ArrowInvalid(f"no column {needed!r}")
-        return table
-    except (pa.ArrowException, OSError, ValueError) as error:
-        todo = "delete it and run the sweep again: only that table is made anew"
-        raise UserError(f"cannot read {file} ({_line(error)}): {todo}") from None
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def typed(rows: pd.DataFrame | Iterable[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
-    """A frame of exactly these columns and types; what is not there is missing."""
-    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
-    frame = frame.reindex(columns=list(columns)).reset_index(drop=True)
-    made = {}
-    for name, kind in columns.items():
-        column = frame[name]
-        if kind != "string" and not pd.api.types.is_numeric_dtype(column.dtype):  # overrides are text
-            column = pd.to_numeric(column, errors="coerce")
-        made[name] = column if str(column.dtype) == kind else column.astype(kind)
-    # Not `astype` of all, which takes longer than all that a small table is made of.
-    return pd.DataFrame(made, index=frame.index, columns=frame.columns)

@@ -23,8 +23,9 @@ from rich.table import Table
 
 from ..errors import UserError
 from . import folder, measured
+from .columns import typed
 from .folder import Output, Patch
-from .frames import rows_of_prompts, tabulate, typed
+from .frames import rows_of_prompts, tabulate
 from .inference.families import Job, groups
 from .inference.means import Interval, compare, correlation, mean
 from .inference.tables import GROUP

@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from ..circuits.tables import TABLES
 from ..errors import UserError
+from .columns import EXAMINED, typed
 from .folder import Output, leave_out
-from .frames import EXAMINED, Examined, examined_in, left, typed
+from .frames import Examined, examined_in
+from .parquet import read_table
 
 KINDS = {pa.string(): "string", pa.int64(): "Int64", pa.float64(): "float64", pa.bool_(): "boolean"}
 """The pandas type of each column that is no list."""
@@ -48,7 +50,7 @@ def stored(file: Path, columns: Sequence[str], damaged: list[str] | None = None)
     A file without some of them, as an older version wrote it, is one that cannot be read: what is told of it would be
     told as if it were not defined.
     """
-    table = left(file, "", columns, damaged)
+    table = read_table(file, "", columns, damaged)
     missing = [] if table is None else [column for column in columns if column not in table.column_names]
     if missing:
         outdated(file, f"column{'s' if len(missing) > 1 else ''} {', '.join(missing)}", damaged)

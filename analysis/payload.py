@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,17 @@ from scipy import stats
 
 from ..series import gaps as series_gaps
 from ..series.logged import SPLIT as TRAINER
-from . import provenance
-from .answers import answers
+from . import concluded, provenance
 from .approximate import correlations
-from .conclusions import MOST_CONCLUDED, MOST_RUNS, Attributed, Compared, Conclusions, Found, gaps, thousandths
-from .findings.questions import QUESTIONS
+from .arrays import Rows
+from .conclusions import MOST_CONCLUDED, MOST_RUNS, Conclusions
 from .folder import Json, Output, Run
 from .frames import Frames
-from .inference import words
-from .inference.courses import Course
-from .inference.families import Place
 from .inference.verdicts import DELTA
 from .intervals import RESAMPLES, SEED
+from .packing import UNIT, Pool, in_units, rounded
 from .spikes import HALF_WINDOW, LEAST, NOISE, THRESHOLD, expected, spikes
 from .summaries import THRESHOLDS, with_approximate
-
-UNIT = 1e-4
-"""Logits. Logit differences are told in whole multiples of it: a thousandth of the least denominator."""
-
-SHOWN_FINDINGS = 60
-"""To one question; the exported table has all."""
 
 SHOWN_PROMPTS = 4
 """How many prompts of a patch job the page quotes."""
@@ -47,82 +37,6 @@ MEASURED = ("seconds", "win_rate")
 
 ENDS = ("win_rate_low", "win_rate_high")
 """The page works out intervals from value and n, for every share alike."""
-
-
-class Pool:
-    """Values that many entries share, kept once and named by their number."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._numbers: dict[Hashable, int] = {}
-
-    def number(self, key: Hashable, value: Any) -> int:
-        """The number of `value`, which `key` tells from others."""
-        if key not in self._numbers:
-            self._numbers[key] = len(self.values)
-            self.values.append(value)
-        return self._numbers[key]
-
-    def steps(self, steps: Iterable[int]) -> int:
-        """The number of a list of steps."""
-        values = [int(step) for step in steps]
-        return self.number(tuple(values), values)
-
-
-class Rows:
-    """Rows of a table as arrays of numbers: cutting pandas frames into thousands of pieces takes a minute.
-
-    A word is its number in the list of its column's words; what is missing is NaN.
-    """
-
-    def __init__(self, columns: dict[str, np.ndarray], lists: dict[str, list[str]]) -> None:
-        self._columns = columns
-        self._lists = lists
-
-    @classmethod
-    def of(cls, table: pd.DataFrame) -> Rows:
-        """The rows of a frame."""
-        columns, lists = {}, {}
-        for name in table.columns:
-            if pd.api.types.is_string_dtype(table[name]):
-                numbers, words = pd.factorize(table[name])
-                columns[name] = np.where(numbers < 0, np.nan, numbers)
-                lists[name] = [str(word) for word in words]
-            else:
-                columns[name] = table[name].to_numpy("float64", na_value=np.nan)
-        return cls(columns, lists)
-
-    def __len__(self) -> int:
-        return len(next(iter(self._columns.values())))
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._columns[name]
-
-    def where(self, name: str, word: str) -> Rows:
-        """The rows whose column `name` is `word`."""
-        words = self._lists[name]
-        number = words.index(word) if word in words else -1
-        return self.at(np.flatnonzero(self._columns[name] == number))
-
-    def at(self, rows: np.ndarray) -> Rows:
-        """Some rows, by number."""
-        return Rows({key: column[rows] for key, column in self._columns.items()}, self._lists)
-
-    def places(self, name: str) -> dict[str, np.ndarray]:
-        """The numbers of the rows of each word of a column: for thousands of words, `where` takes too long."""
-        column = self._columns[name]
-        order = np.argsort(column, kind="stable")  # what is missing comes last
-        ends = np.searchsorted(column[order], np.arange(len(self._lists[name])), side="right")
-        return dict(zip(self._lists[name], np.split(order, ends)[:-1], strict=True))
-
-    def words(self, name: str) -> list[str]:
-        """The different words of a column, in the order of the table's first rows."""
-        there = np.unique(self._columns[name])
-        return [self._lists[name][int(number)] for number in there[~np.isnan(there)]]
-
-    def text(self, name: str, rows: np.ndarray) -> list[str]:
-        """The words of a column in these rows."""
-        return [self._lists[name][int(number)] for number in self._columns[name][rows]]
 
 
 def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
@@ -177,138 +91,11 @@ def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: C
     for block in blocks:
         if block["patch_id"] in conclusions.gapless:
             block["gapless"] = True
-    kept = set(pd.unique(frames.patching["step"])), {place[run_id] for run_id in pd.unique(frames.patching["run_id"])}
+    shown = set(pd.unique(frames.patching["step"])), {place[run_id] for run_id in pd.unique(frames.patching["run_id"])}
     shared = Pool()
-    concluded = {
-        "found": [told for one in conclusions.found if (told := _found(one, *kept, steps, layouts, shared))],
-        "differences": [told for one in conclusions.compared if (told := _compared(one, *kept, steps, layouts))],
-        "written": [told for one in conclusions.written if (told := _written(one, *kept, steps))],
-        "findings": _findings(conclusions.findings),
-        "answers": answers(conclusions.findings),
-    }
+    said = concluded.packed(conclusions, *shown, steps, layouts, shared)
     pools = {"steps": steps.values, "layouts": layouts.values, "prompts": prompts.values, "gaps": shared.values}
-    return {**outlined, "note": note, "blocks": blocks, **concluded, **pools}
-
-
-def _findings(found: pd.DataFrame) -> list[Json]:
-    """What was found, question by question; each with its sentences."""
-    return [
-        {
-            "key": question,
-            "question": told,
-            "more": max(0, len(own) - SHOWN_FINDINGS),
-            "told": [
-                {"setting": row["setting"], "said": row["statement"], "weak": bool(row["is_weak"]),
-                 **{key: "" if pd.isna(row[key]) else row[key] for key in ("corruption", "patching")},
-                 "scope": "" if pd.isna(row["scope"]) else row["scope"], "table": row["table"],
-                 "n": None if pd.isna(row["n"]) else int(row["n"]), "runs": row["run_ids"].split()}
-                for row in own.head(SHOWN_FINDINGS).to_dict("records")
-            ],
-        }
-        for question, told in QUESTIONS.items()
-        if len(own := found[found["question"] == question])
-    ]  # fmt: skip
-
-
-LETTERS = np.array([*"msux."])
-"""Of verdicts, in the order of `inference.verdicts.VERDICTS`; the last is of places that are not there."""
-SIGNS = np.array([*"+-=?x."])
-"""Likewise of `inference.differences.COMPARISONS`."""
-
-
-def _packed(letters: Iterable[str]) -> str:
-    """Letters as a word in which four and more of one are told by their number: "sssssm" is "s5m"."""
-    return re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}{len(run[0])}", "".join(letters))
-
-
-def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Pool, shared: Pool) -> Json | None:
-    """What is said of one site in a group of runs, at the checkpoints that are shown."""
-    family = one.family
-    if not set(one.runs) <= runs:
-        return None
-    layout, order = _laid_out(family.places, layouts)
-    at = [number for number, step in enumerate(family.steps) if step in kept]
-    there = family.estimate.runs > 0
-    heads = bool(one.courses)
-
-    def letters(verdict: np.ndarray) -> list[str]:
-        each = LETTERS[np.where(there, verdict, len(LETTERS) - 1)]
-        return [_packed(of_step) for of_step in _ordered(family.grid(each)[at], order, ".")]
-
-    def ends(values: np.ndarray) -> list[list[int | None]] | None:
-        return [thousandths(of_step) for of_step in _ordered(family.grid(values)[at], order, np.nan)] if heads else None
-
-    verdict, here = letters(family.judged.verdict), letters(family.judged_here.verdict)
-    gap = [_units(of_step) for of_step in gaps(family)[at]]  # the same for most sites
-    low, high = family.interval
-    last = dict(zip(family.places, family.estimate.recovered[family.at(family.steps[-1])], strict=True))
-    return {
-        "runs": list(one.runs), "corruption": family.corruption, "patching": one.patching, "site": family.site,
-        "steps": steps.steps(family.steps[number] for number in at), "layout": layout,
-        "verdict": verdict, "here": here if here != verdict else None,
-        "low": ends(low), "width": ends(high - low), "gap": shared.number(repr(gap), gap),
-        "scope": words.scope(family), "many": words.verdicts_of(family),
-        "said": words.sentences(family, one.courses) if heads else [],
-        "courses": {
-            words.name(head.place): {
-                "course": head.course.value, "onset": head.onset, "low": head.onset_low, "high": head.onset_high,
-                "last": head.last, "peak": round(head.peak, 3), "recovered": _rounded(np.array([last[head.place]]))[0],
-            }
-            for head in one.courses if head.course not in (Course.NEVER, Course.UNDECIDED)
-        },
-    }  # fmt: skip
-
-
-def _compared(one: Compared, kept: set[int], runs: set[int], steps: Pool, layouts: Pool) -> Json | None:
-    """What is said of two groups of runs, or of two corruptions."""
-    found = one.difference
-    if not {*one.first.runs, *one.second.runs} <= runs:
-        return None
-    layout, order = _laid_out(found.places, layouts)
-    at = [number for number, step in enumerate(found.steps) if step in kept]
-    size = len(found.steps), len(found.places)
-    low, width = (_ordered(ends.reshape(size)[at], order, np.nan) for ends in (found.low, found.high - found.low))
-    signs = _ordered(SIGNS[found.comparison].reshape(size)[at], order, ".")
-    return {
-        "a": {"runs": list(one.first.runs), "corruption": one.first.family.corruption},
-        "b": {"runs": list(one.second.runs), "corruption": one.second.family.corruption},
-        "patching": one.first.patching, "site": found.site,
-        "steps": steps.steps(found.steps[number] for number in at), "layout": layout,
-        "low": [thousandths(of_step) for of_step in low], "width": [thousandths(of_step) for of_step in width],
-        "comparison": [_packed(of_step) for of_step in signs],
-        "scope": words.scope_of_difference(found), "said": words.differences(found),
-    }  # fmt: skip
-
-
-def _written(one: Attributed, kept: set[int], runs: set[int], steps: Pool) -> Json | None:
-    """The intervals of what a group of runs writes."""
-    if not set(one.runs) <= runs:
-        return None
-    found = one.means
-    at = [number for number, step in enumerate(found.steps) if step in kept]
-    low, high = (ends.reshape(len(found.steps), -1) for ends in (found.low, found.high))
-    return {
-        "runs": list(one.runs), "corruption": one.corruption, "patching": one.patching, "kind": found.kind,
-        "steps": steps.steps(found.steps[number] for number in at),
-        "low": [_units(low[number]) for number in at], "width": [_units((high - low)[number]) for number in at],
-    }  # fmt: skip
-
-
-def _laid_out(places: Sequence[Place], layouts: Pool) -> tuple[int, np.ndarray]:
-    """The number of the layout of a family's places, and which of them each setting of it is; -1: none."""
-    layers = sorted({layer for layer, _, _ in places})
-    heads = places[0][1] is not None
-    keys = [head if heads else position for _, head, position in places]
-    columns = sorted({head for _, head, _ in places if head is not None}) if heads else list(dict.fromkeys(keys))
-    layout = {"layers": layers, "axis": "head" if heads else "position", "columns": columns}
-    number = {(place[0], key): at for at, (place, key) in enumerate(zip(places, keys, strict=True))}
-    order = [number.get((layer, key), -1) for layer in layers for key in columns]
-    return layouts.number(repr(layout), layout), np.array(order)
-
-
-def _ordered(grid: np.ndarray, order: np.ndarray, missing: Any) -> np.ndarray:
-    """Values [checkpoint, place] in the order of a layout's places."""
-    return np.where(order < 0, missing, grid[:, order])
+    return {**outlined, "note": note, "blocks": blocks, **said, **pools}
 
 
 def _summary(frames: Frames) -> pd.DataFrame:
@@ -329,7 +116,7 @@ def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterab
         if split == "batch":  # Of every training step.
             high = spikes(value[rows])
             more = {
-                "spikes": [[int(step[rows[at]]), _rounded(value[rows[at : at + 1]])[0]] for at in high],
+                "spikes": [[int(step[rows[at]]), rounded(value[rows[at : at + 1]])[0]] for at in high],
                 "expected_spikes": round(expected(value[rows]), 3),
             }
         if split in ("batch", TRAINER):
@@ -339,7 +126,7 @@ def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterab
             "split": split,
             "metric": metric,
             "steps": steps.steps(step[rows]),
-            "value": _rounded(value[rows]),
+            "value": rounded(value[rows]),
             "n": _once(n[rows]),
             **more,
         }
@@ -414,8 +201,8 @@ def _site(rows: Rows, steps: Pool, layouts: Pool, agreement: dict[int, float]) -
     return more | {
         "steps": steps.steps(order),
         "layout": layout,
-        "clean": _units(rows["clean"][first]),
-        "corrupted": _units(rows["corrupted"][first]),
+        "clean": in_units(rows["clean"][first]),
+        "corrupted": in_units(rows["corrupted"][first]),
         "change": grid,
     }
 
@@ -437,7 +224,7 @@ def _parts(rows: Rows, steps: Pool, value: str = "logit_diff") -> Json:
     ]
     grid = np.full((len(order), len(first)), np.nan)
     grid[row, column] = rows[value]
-    return {"steps": steps.steps(order), "components": names, "value": [_units(values) for values in grid]}
+    return {"steps": steps.steps(order), "components": names, "value": [in_units(values) for values in grid]}
 
 
 def _grid(rows: Rows, values: np.ndarray, layouts: Pool) -> tuple[int, list[list[int | None]]]:
@@ -453,7 +240,7 @@ def _grid(rows: Rows, values: np.ndarray, layouts: Pool) -> tuple[int, list[list
         layout |= {"axis": "head", "columns": [int(head) for head in heads]}
     grid = np.full((len(steps), len(layers), len(layout["columns"])), np.nan)
     grid[step, layer, column] = values
-    return layouts.number(repr(layout), layout), [_units(of_step.ravel()) for of_step in grid]
+    return layouts.number(repr(layout), layout), [in_units(of_step.ravel()) for of_step in grid]
 
 
 def _by_appearance(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -461,16 +248,6 @@ def _by_appearance(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return first[order], np.argsort(order)[which.ravel()]
-
-
-def _units(values: np.ndarray) -> list[int | None]:
-    whole = np.round(values / UNIT)
-    return [int(value) if math.isfinite(value) else None for value in whole.tolist()]
-
-
-def _rounded(values: np.ndarray) -> list[float | None]:
-    """To five significant digits; what is not finite is missing, for JSON has no such number."""
-    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _once(values: np.ndarray) -> int | list[int]:
@@ -482,7 +259,7 @@ def _once(values: np.ndarray) -> int | list[int]:
 def _columns(frame: pd.DataFrame) -> Json:
     columns = {str(name): [_plain(value) for value in frame[name].tolist()] for name in frame.columns}
     measured = {name: frame[name].to_numpy("float64", na_value=np.nan) for name in MEASURED if name in columns}
-    return columns | {name: _rounded(values) for name, values in measured.items()}
+    return columns | {name: rounded(values) for name, values in measured.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
+from .columns import ATTRIBUTION_KINDS
 from .folder import Patch
-from .frames import ATTRIBUTION_KINDS, left
+from .parquet import read_table
 from .summaries import APPROXIMATE
 
 
@@ -59,7 +60,7 @@ def read(patch: Patch, damaged: list[str] | None = None, steps: Container[int] |
     `damaged`: as for `frames.load`. `steps`: which checkpoints; None: all.
     """
     wanted = [step for step in patch.steps() if steps is None or step in steps]
-    found = {step: left(patch.table(step), "kind", COLUMNS, damaged) for step in wanted}
+    found = {step: read_table(patch.table(step), "kind", COLUMNS, damaged) for step in wanted}
     tables = {step: table for step, table in found.items() if table is not None}
     if not tables:
         return None

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from mi_sweeps import cli
 from mi_sweeps.analysis import derived
-from mi_sweeps.analysis.frames import TABLES as OF_RUNS
+from mi_sweeps.analysis.columns import TABLES as OF_RUNS
 from mi_sweeps.commands.report import _drawn
 from mi_sweeps.store.endings import Superseded
 from mi_sweeps.sweeps import manifest

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from mi_sweeps.analysis import derived, frames
+from mi_sweeps.analysis import columns, derived
 from mi_sweeps.analysis.agreement import measures
 from mi_sweeps.analysis.inference import circuits, retention, subjects, transformations, transitions
 from mi_sweeps.analysis.inference.courses import Course
@@ -18,7 +18,7 @@ from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.config import Config, Site
 
 TERMS, _, LABELS = (Path(__file__).parents[1] / "docs" / "glossary.md").read_text("utf-8").partition("## Labels")
-COLUMNS = frames.COLUMNS | derived.TABLES | {name: schema.names for name, schema in TABLES.items()}
+COLUMNS = columns.COLUMNS | derived.TABLES | {name: schema.names for name, schema in TABLES.items()}
 KINDS = (
     *(Verdict, Course, Comparison, When, retention.Kept),
     *(measures.Answer, subjects.Answer, transformations.Answer, transformations.Change, transitions.Answer),

@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from .. import measured
 from ..folder import Patch
-from ..frames import left, of_kinds
 from ..inference.families import Job
+from ..parquet import of_kinds, read_table
 
 NODE = ("component", "layer", "head")
 EDGE = ("source", "source_layer", "source_head", "input", "layer", "head")
@@ -51,7 +51,7 @@ def of_edges(patches: Sequence[Patch], step: int, damaged: list[str] | None = No
     found = []
     for patch in patches:
         rows = _rows(patch, step, "edges", damaged)
-        table = left(patch.table(step), "kind", ("kind", "prompt", "clean", "corrupted"), damaged)
+        table = read_table(patch.table(step), "kind", ("kind", "prompt", "clean", "corrupted"), damaged)
         if rows is None or table is None or "prompt" not in table.column_names:
             return None
         # Other rows are of whole sets of edges, and of edges that were only estimated.

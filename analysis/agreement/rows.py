@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from ..columns import typed
 from ..folder import Patch
-from ..frames import typed
 from ..inference.families import Family, Job
 from ..inference.subjects import answer, subjects
 from .designs import Design

@@ -7,8 +7,9 @@ from itertools import combinations
 
 import pandas as pd
 
+from ..columns import typed
 from ..folder import Output, Patch
-from ..frames import Frames, sound, typed
+from ..frames import Frames, sound
 from ..inference.families import Family, Job, family, jobs
 from ..inference.retention import task_of
 from .designs import of_levels, of_seeds

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from ..frames import typed
+from ..columns import typed
 
 FINDINGS = {
     **{"question": "string", "setting": "string", "patching": "string", "corruption": "string", "statement": "string"},

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from .. import measured
+from ..columns import typed
 from ..folder import Output
-from ..frames import Frames, examined_in, typed
+from ..frames import Frames, examined_in
 from . import tables
 from .families import Family
 from .tables import GROUP

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..columns import typed
 from ..folder import Output
-from ..frames import Frames, typed
+from ..frames import Frames
 from ..prompts import Site
 from .differences import Comparison, difference
 from .estimates import LEVEL

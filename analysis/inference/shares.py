@@ -21,8 +21,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from .. import measured
+from ..columns import typed
 from ..folder import Output, Patch
-from ..frames import Frames, typed
+from ..frames import Frames
 from .estimates import Estimate, Places, estimate, interval
 from .families import Job, groups
 from .tables import GROUP

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from ..columns import typed
 from ..folder import Output
-from ..frames import Frames, typed
+from ..frames import Frames
 from .courses import HeadCourse, courses
 from .families import Family, families, groups, jobs
 

@@ -12,8 +12,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from ...errors import UserError
+from ..columns import typed
 from ..folder import Output, Run
-from ..frames import Frames, typed
+from ..frames import Frames
 from ..measured import each
 from ..prompts import at_steps
 from .clocks import STEP, clocks, epoch_ends

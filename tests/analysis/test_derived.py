@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 
 from mi_sweeps.analysis import looks
+from mi_sweeps.analysis.columns import typed
 from mi_sweeps.analysis.derived import findings
 from mi_sweeps.analysis.findings.kept import kept
 from mi_sweeps.analysis.findings.looked import looked
 from mi_sweeps.analysis.findings.questions import QUESTIONS
 from mi_sweeps.analysis.findings.recruited import recruited
-from mi_sweeps.analysis.frames import load, typed
+from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.inference.recruitment import ONSETS
 from mi_sweeps.analysis.inference.retention import RETENTION
 

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mi_sweeps.analysis import folder
-from mi_sweeps.analysis import frames as frames_of
+from mi_sweeps.analysis import columns, folder
 from mi_sweeps.analysis.conclusions import conclude
 from mi_sweeps.analysis.evidence import of_sites
 from mi_sweeps.analysis.figures import pictures
@@ -124,7 +123,7 @@ def test_a_run_that_collapsed_is_done_and_worse_than_at_the_start(make_output, f
 def test_an_empty_folder_gives_empty_tables_with_all_columns(tmp_path):
     frames = load(tmp_path)
     assert all(getattr(frames, name).empty for name in TABLES)
-    assert list(frames.patching.columns) == list(frames_of.PATCHING)
+    assert list(frames.patching.columns) == list(columns.PATCHING)
     with pytest.raises(UserError, match="no output folder"):
         load(tmp_path / "nowhere")
 
@@ -192,7 +191,7 @@ def test_tables_of_old_and_of_now_are_read_together(make_output, folders):
     assert there.loc["both"].tolist() == [False, True]
     assert frames.patching.groupby("corruption").size().nunique() == 1
     assert set(frames.paths["corruption"]) == {"second"}
-    assert list(frames.paths.columns) == list(frames_of.PATHS)
+    assert list(frames.paths.columns) == list(columns.PATHS)
     to_logits = frames.paths["site"] == "logits"
     assert (frames.paths["source_layer"] < frames.paths["layer"])[~to_logits].all()
     assert frames.paths.loc[to_logits, ["layer", "head"]].isna().all(axis=None)
@@ -204,7 +203,7 @@ def test_tables_of_old_and_of_now_are_read_together(make_output, folders):
 def test_every_prompt_of_every_site(make_output):
     frames = load(make_output(steps=(0, 8), by_prompt=True, paths=True))
     rows = by_prompt(frames)
-    assert list(rows.columns) == list(frames_of.BY_PROMPT)
+    assert list(rows.columns) == list(columns.BY_PROMPT)
     assert not rows.isna()[["patched", "clean", "corrupted"]].any(axis=None)
     keys = ["patch_id", "step", "site", "layer", "head", "position"]
     means = rows.groupby(keys, dropna=False)[["patched", "clean", "corrupted"]].mean()
@@ -218,7 +217,7 @@ def test_every_prompt_of_every_site(make_output):
     assert sorted(rows["prompt"].unique()) == list(range(12))
     of_paths = paths_by_prompt(frames, ["q"])
     assert len(of_paths) == 12 * (frames.paths["site"] == "q").sum()
-    assert list(of_paths.columns) == list(frames_of.PATHS_BY_PROMPT)
+    assert list(of_paths.columns) == list(columns.PATHS_BY_PROMPT)
 
 
 def test_prompts_of_some_sites_and_checkpoints(make_output):
@@ -233,7 +232,7 @@ def test_prompts_of_some_sites_and_checkpoints(make_output):
 def test_every_prompt_of_attribution(make_output):
     frames = load(make_output(steps=(0, 8), by_prompt=True))
     rows = attribution_by_prompt(frames)
-    assert rows.dtypes.astype(str).to_dict() == frames_of.ATTRIBUTION_BY_PROMPT
+    assert rows.dtypes.astype(str).to_dict() == columns.ATTRIBUTION_BY_PROMPT
     keys = ["patch_id", "step", "kind", "component", "layer", "head"]
     means = rows.groupby(keys, dropna=False)["logit_diff"].agg(["mean", "size"])
     both = frames.attribution.merge(means, on=keys)
@@ -259,17 +258,17 @@ def test_tables_that_tell_prompts_apart_in_patches_alone(make_output):
 
 def test_old_tables_do_not_tell_prompts_apart(make_output):
     frames = load(make_output())
-    of_prompts = ((by_prompt, frames_of.BY_PROMPT), (attribution_by_prompt, frames_of.ATTRIBUTION_BY_PROMPT))
-    for read, columns in of_prompts:
+    of_prompts = ((by_prompt, columns.BY_PROMPT), (attribution_by_prompt, columns.ATTRIBUTION_BY_PROMPT))
+    for read, kinds in of_prompts:
         rows = read(frames)
         assert rows.empty
-        assert rows.dtypes.astype(str).to_dict() == columns
+        assert rows.dtypes.astype(str).to_dict() == kinds
 
 
 def test_measures_are_a_table_of_their_own(make_output):
     frames = load(make_output(steps=(0, 24), corruptions=("first",), layers=2, heads=2, measures=True))
     table = frames.measures
-    assert table.dtypes.astype(str).to_dict() == frames_of.MEASURES
+    assert table.dtypes.astype(str).to_dict() == columns.MEASURES
     assert len(table) == 2 * (1 + 2 * (2 + 2 * 2))
     scores = table[(table["measure"] == "previous_token") & (table["step"] == 24)].set_index(["layer", "head"])
     assert scores["value"].idxmax() == (0, 0) and scores.loc[(0, 0), "value"] > 0.8

@@ -9,7 +9,8 @@ from statsmodels.stats.power import tt_solve_power
 
 from mi_sweeps.analysis import power
 from mi_sweeps.analysis.inference.estimates import estimate, interval
-from mi_sweeps.analysis.power import Gap, influences, needed_for_change, precision, told_above
+from mi_sweeps.analysis.pilots import Gap, influences
+from mi_sweeps.analysis.power import needed_for_change, precision, told_above
 from mi_sweeps.analysis.prompts import Site
 
 

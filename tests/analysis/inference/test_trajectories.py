@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mi_sweeps.analysis import figures
+from mi_sweeps.analysis.columns import RUNS, typed
 from mi_sweeps.analysis.folder import Run, read
-from mi_sweeps.analysis.frames import RUNS, Frames, load, typed
+from mi_sweeps.analysis.frames import Frames, load
 from mi_sweeps.analysis.inference.families import family as family_of
 from mi_sweeps.analysis.inference.trajectories import Trajectories, measured, of_frames
 from mi_sweeps.analysis.prompts import at_steps
