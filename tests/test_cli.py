@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from mi_sweeps import cli
+from mi_sweeps import cli, jobs
 from mi_sweeps.analysis import derived
 from mi_sweeps.analysis.columns import TABLES as OF_RUNS
 from mi_sweeps.commands.report import _drawn
@@ -404,21 +405,29 @@ def test_doctor_names_what_is_missing(call, tmp_path):
         assert word in printed
 
 
-def test_hydra_applications_do_the_same_work(small, tmp_path):
+def test_hydra_applications_do_the_same_work(small, tmp_path, monkeypatch, capsys):
     """`python -m mi_sweeps.jobs.finetune -m` and the command line share folders, whoever comes first."""
     output = tmp_path / "outputs"
-    for job, overrides in (("finetune", ["-m", "seed=0,1"]), ("patch", ["seed=1", "corruption=second"])):
-        command = [sys.executable, "-m", f"mi_sweeps.jobs.{job}", *overrides, *small, f"output={output}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "mi_sweeps.jobs.finetune", "-m", "seed=0,1", *small, f"output={output}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    monkeypatch.chdir(tmp_path)
+
+    def patch(*overrides):
+        monkeypatch.setattr(sys, "argv", ["patch", *overrides, *small, f"output={output}"])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(jobs.__path__[0] + "/patch.py", run_name="__main__")
+        return stopped.value.code, capsys.readouterr().err
+
+    assert patch("seed=1", "corruption=second")[0] == 0
     statuses = [json.loads(file.read_text())["state"] for file in output.glob("runs/*/status.json")]
     assert statuses == ["done", "done"]
     assert len(list(output.glob("runs/*/patches/*/tables/*.parquet"))) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"], "Hydra leaves nothing of its own"
-    command = [sys.executable, "-m", "mi_sweeps.jobs.patch", *small, f"output={output}", "seed=5"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "this fine-tune is not done" in done.stderr
+    code, complained = patch("seed=5")
+    assert code == 2
+    assert "this fine-tune is not done" in complained
 
 
 def test_work_goes_on_when_nobody_reads_what_is_printed(small, tmp_path, monkeypatch, capsys):

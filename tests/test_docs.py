@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mi_sweeps import cli
 from mi_sweeps.analysis.export import EXPORTED
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine
@@ -35,7 +36,9 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
-def test_own_task_is_a_sweep_that_runs(page: str, tmp_path: Path) -> None:
+def test_own_task_is_a_sweep_that_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = dict(zip(re.findall(r"^`(conf/\S+\.yaml)`", page, flags=re.MULTILINE), blocks(page, "yaml"), strict=True))
     files = {name: files[name] for name in ("conf/task/repeated.yaml", "conf/corruption/swapped.yaml")}
     _, code = blocks(page, "python")
@@ -43,19 +46,26 @@ def test_own_task_is_a_sweep_that_runs(page: str, tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     _, script = blocks(page, "bash")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "2 fine-tunes (2 to do), 2 patch jobs (2 to do)" in done.stdout
-    assert "done: 2 fine-tunes (2 done), 2 patch jobs (2 done)" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    exported, *commands = script.replace("\\\n", "").splitlines()
+    assert exported == "export PYTHONPATH=."
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "mi-sweeps"
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 0, command
+    printed = capsys.readouterr().out
+    assert "2 fine-tunes (2 to do), 2 patch jobs (2 to do)" in printed
+    assert "done: 2 fine-tunes (2 done), 2 patch jobs (2 done)" in printed
     page_made = (tmp_path / "outputs" / "report-repeated.html").read_text()
     assert "accuracy" in page_made
     assert "logit_diff_beginning" in page_made
     assert len(list(tmp_path.glob("outputs/runs/*/patches/*/tables/*.parquet"))) == 2 * 3
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     wrong = subprocess.run(
-        ["bash", "-uc", script.splitlines()[0] +
+        ["bash", "-uc", exported +
          "\ngiven='task=repeated model=nope patching=position corruption=previous'"
          "\nmi-sweeps plan --config-dir conf $given && mi-sweeps run --config-dir conf $given"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,

@@ -188,13 +188,15 @@ class Cluster:
         """The states of all attempts, as one word each."""
         return [attempt.state.split()[0] for attempt in self.attempts(*ids)]
 
-    def wait_until(self, condition: Callable[[], T], seconds: float = 30, what: str = "the condition") -> T:
-        """Waits until something is so, and returns what the condition returned."""
+    def wait_until(
+        self, condition: Callable[[], T], seconds: float = 30, what: str = "the condition", every: float = 0.1
+    ) -> T:
+        """Waits until something is so, and returns what the condition returned; looks every so many seconds."""
         deadline = time.monotonic() + seconds
         while not (result := condition()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{what}: not within {seconds:.0f} s\n{self._picture()}")
-            time.sleep(0.1)
+            time.sleep(every)
         return result
 
     def wait_for(self, job: str, state: str, seconds: float = 30) -> None:

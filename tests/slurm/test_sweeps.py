@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mi_sweeps import cli
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.slurm import states, submissions
 from mi_sweeps.store.files import read_table
-from mi_sweeps.store.folders import PatchFolder, RunFolder
+from mi_sweeps.store.folders import Folder
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
@@ -27,9 +28,13 @@ from mi_sweeps.sweeps.plan import Plan
 from mi_sweeps.sweeps.points import GridPoint
 
 JOB = ("launcher=slurm", "launcher.threads=1", "launcher.cpus=4", "launcher.memory=2500M", "launcher.time=5")
-LONG = ("train.steps=800", "checkpoint.every=40", "patching.steps=[0,40]")
-"""Some ten seconds, in which something may happen, with a checkpoint every half second."""
-LONG_PATCHING = ("train.steps=16", "checkpoint.every=1", "patching.steps=null", "patching.engine=reference")
+LONG = ("train.steps=80", "checkpoint.every=4", "patching.steps=[0,40]")
+"""A second or two, with a checkpoint every tenth: enough for `Sweep.held`."""
+LONG_PATCHING = (
+    *("train.steps=16", "checkpoint.every=1", "patching.steps=null"),
+    *("patching.engine=reference", "patching.sites=[z]"),
+)
+"""The same for patch jobs and their tables."""
 SECONDS = 300
 """How long anything may take here; the machine may be busy."""
 
@@ -76,17 +81,37 @@ class Sweep:
         """Of all fine-tunes and patch jobs."""
         return [status.attempts for status in planning.make(self.points).statuses]
 
-    def folders(self, point: GridPoint) -> tuple[RunFolder, PatchFolder]:
-        return planning.folders_of(point)
+    @contextmanager
+    def held(self, folder: Folder) -> Iterator[str]:
+        """The job of a fine-tune or a patch job, stopped once it has written two more checkpoints or tables.
 
-    def until_checkpoints(self, run_id: str, count: int = 3) -> None:
-        self._until(self.output / "runs" / run_id / "checkpoints", count)
+        It goes on when the context ends, so what happens to it happens amid its work, however short that is.
+        """
 
-    def until_tables(self, point: GridPoint, count: int = 2) -> None:
-        self._until(self.folders(point)[1].path / "tables", count)
+        def written() -> int:
+            return sum(len(list(part.glob("[0-9]*"))) for part in folder.parts)
 
-    def _until(self, folder: Path, count: int) -> None:
-        self.cluster.wait_until(lambda: len(list(folder.glob("[0-9]*"))) >= count, SECONDS, f"{count} in {folder}")
+        job, enough = self.job(folder.path.name), written() + 2
+        self.cluster.wait_until(lambda: written() >= enough, SECONDS, f"{enough} in {folder.path}", every=0.02)
+        pids = self.cluster.pids(job)
+        assert pids, f"{job} has ended before it could be stopped"
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield job
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def requeue(self, job: str) -> None:
+        self.cluster.run("scontrol", "requeue", job)
+        self.cluster.wait_until(lambda: self.cluster.jobs()[job].state != "RUNNING", what=f"{job} requeued")
+
+    def preempt(self, job: str) -> None:
+        node = self.cluster.jobs()[job].node
+        urgent = self.cluster.submit("true", "--partition=high", f"--nodelist={node}", "--exclusive")
+        self.cluster.wait_for(urgent, "COMPLETED", SECONDS)
 
 
 def command(*words: str) -> int:
@@ -117,24 +142,40 @@ def assert_same_bits(sweep: Sweep, folder: Path) -> None:
             assert read_table(patch.table(step)).equals(read_table(other_patch.table(step)))
 
 
-def test_a_whole_sweep(make_sweep, cluster, capsys):
-    sweep = make_sweep("seed=0,1", "corruption=first,second")
-    assert sweep.run() == 0
-    said = capsys.readouterr().out
-    assert "2 fine-tunes: 2 tasks in 1 array" in said
-    assert "4 patch jobs: 4 tasks in 2 arrays" in said
-    assert sum(map(sum, (counts.values() for counts in sweep.states()))) == 6
-    assert sweep.run() == 0, "what is queued is left alone"
-    assert sweep.wait().is_done
-    (submission,) = submissions.of_output(sweep.output)
+def test_a_whole_sweep_that_two_submit_at_once_and_the_second_subject_later(make_sweep, cluster, capsys):
+    first = make_sweep("seed=0,1", "corruption=first")
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "mi_sweeps.cli", "run", *first.words], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = "".join(one.communicate(timeout=SECONDS)[0] for one in both)
+    assert [one.returncode for one in both] == [0, 0]
+    (submission,) = submissions.of_output(first.output)
+    assert said.count("2 fine-tunes: 2 tasks in 1 array") == said.count("2 patch jobs: 2 tasks in 1 array") == 1
+    assert sum(map(sum, (counts.values() for counts in first.states()))) == 4
+    assert first.run() == 0, "what is queued is left alone"
+    assert len(submissions.of_output(first.output)) == 1
+    assert first.wait().is_done
     ids = [array.id for array in submission.arrays]
-    cluster.wait_until(lambda: cluster.states(*ids) == ["COMPLETED"] * 6, what="sacct")
-    assert sweep.attempts() == [1] * 6
+    cluster.wait_until(lambda: cluster.states(*ids) == ["COMPLETED"] * 4, what="sacct")
+    assert first.attempts() == [1] * 4
     capsys.readouterr()
-    assert sweep.run() == 0
+    assert first.run() == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert command("status", f"output={sweep.output}") == 0
-    assert "2 fine-tunes (2 done), 4 patch jobs (4 done)" in capsys.readouterr().out
+    assert command("status", f"output={first.output}") == 0
+    assert "2 fine-tunes (2 done), 2 patch jobs (2 done)" in capsys.readouterr().out
+
+    second = make_sweep("seed=0,1", "corruption=second", "launcher.pack=2", "launcher.patch.split=2")
+    assert second.run() == 0
+    newest = submissions.of_output(second.output)[-1]
+    assert [(array.stage, len(array.tasks), len(array.tasks[0])) for array in newest.arrays] == [("patch", 1, 2)] * 2
+    assert second.wait().is_done
+    assert first.attempts() == [1] * 4, "nothing is fine-tuned again"
+    for point in second.points:
+        parts = planning.folders_of(point)[1].all_parts()
+        assert [part.status().state for part in parts] == ["done", "done"]
 
 
 def test_series_are_measured_once_and_their_checkpoints_patched_by_two_tasks(
@@ -147,32 +188,18 @@ def test_series_are_measured_once_and_their_checkpoints_patched_by_two_tasks(
         f"model.tokenizer={FOLDER}",
         "checkpoint.steps=null",
         "patching.steps=null",
+        "launcher.pack=2",
         "launcher.patch.split=2",
     )
     assert sweep.run() == 0
     said = capsys.readouterr().out
     assert "2 series of 2 to 4 checkpoints (2 to do)" in said
-    assert "2 series: 2 tasks in 1 array" in said and "2 patch jobs: 4 tasks in 2 arrays" in said
+    assert "2 series: 1 task in 1 array" in said and "2 patch jobs: 2 tasks in 2 arrays" in said
     assert sweep.wait().is_done
     for point, steps in zip(sweep.points, ([0, 8, 16, 24], [2, 4]), strict=True):
         _, patch = planning.folders_of(point)
         assert sorted(part.path.name for part in patch.all_parts()) == ["0-of-2", "1-of-2"]
         assert patch.steps() == steps
-
-
-def test_the_second_subject_later_fine_tunes_nothing(make_sweep, cluster):
-    first = make_sweep("seed=0,1", "corruption=first", "launcher.pack=2")
-    assert first.run() == 0
-    assert first.wait().is_done
-    second = make_sweep("seed=0,1", "corruption=second", "launcher.pack=2", "launcher.patch.split=2")
-    assert second.run() == 0
-    newest = submissions.of_output(second.output)[-1]
-    assert [(array.stage, len(array.tasks), len(array.tasks[0])) for array in newest.arrays] == [("patch", 1, 2)] * 2
-    assert second.wait().is_done
-    assert first.attempts() == [1] * 4
-    for point in second.points:
-        parts = planning.folders_of(point)[1].all_parts()
-        assert [part.status().state for part in parts] == ["done", "done"]
 
 
 def test_a_point_that_fails_in_a_pack_stops_no_other(make_sweep, cluster, capsys):
@@ -225,22 +252,6 @@ def test_a_point_without_enough_memory_says_so_and_is_done_with_more(make_sweep,
     assert sweep.wait().is_done
 
 
-def test_a_time_limit_is_survived(make_sweep, cluster, tmp_path):
-    sweep = make_sweep("seed=0", "corruption=first", *LONG)
-    assert sweep.run() == 0
-    point = sweep.points[0]
-    sweep.until_checkpoints(point.run_id)
-    # What SLURM sends before the limit, which is a minute at least.
-    cluster.run("scancel", "--signal=USR2", sweep.job(point.run_id))
-    assert sweep.wait().is_done
-    assert cluster.states(sweep.job(point.run_id)) == ["REQUEUED", "COMPLETED"]
-    assert sweep.attempts() == [2, 1]
-    rows = read_table(planning.folders_of(point)[0].metrics).to_pylist()
-    measured = Counter((row["step"], row["split"], row["metric"]) for row in rows)
-    assert set(measured.values()) == {1}, "each step is measured once"
-    assert_same_bits(sweep, tmp_path / "whole")
-
-
 def test_a_point_that_no_time_limit_lets_pass_fails(make_sweep, cluster):
     sweep = make_sweep(
         "seed=0", "corruption=first", "train.steps=100000", "checkpoint.every=100000", "patching.steps=[0]"
@@ -257,46 +268,49 @@ def test_a_point_that_no_time_limit_lets_pass_fails(make_sweep, cluster):
     assert status.attempts <= 2
 
 
-def test_fine_tunes_survive_preemption_a_dead_node_and_a_requeue(make_sweep, cluster, tmp_path):
-    sweep = make_sweep("seed=0,1,2", "corruption=first", *LONG)
+def test_fine_tunes_survive_a_time_limit_a_requeue_preemption_and_a_dead_node(make_sweep, cluster, tmp_path):
+    """Each of two in an array has two of these."""
+    sweep = make_sweep("seed=0,1", "corruption=first", *LONG)
     # Each has a node of its own.
     assert sweep.run("launcher.partition=low", "launcher.cpus=8") == 0
-    preempted, dead, requeued = (point.run_id for point in sweep.points)
-    jobs = {run_id: sweep.job(run_id) for run_id in (preempted, dead, requeued)}
-    for run_id in jobs:
-        sweep.until_checkpoints(run_id)
-    node = {run_id: cluster.jobs()[job].node for run_id, job in jobs.items()}
-    cluster.run("scontrol", "requeue", jobs[requeued])
-    cluster.down(node[dead])
-    urgent = cluster.submit("true", "--partition=high", f"--nodelist={node[preempted]}", "--exclusive")
-    cluster.wait_for(urgent, "COMPLETED", SECONDS)
-    cluster.resume(node[dead])
+    runs = [planning.folders_of(point)[0] for point in sweep.points]
+    with sweep.held(runs[0]) as limited, sweep.held(runs[1]) as requeued:
+        # What SLURM sends before the limit, which is a minute at least.
+        cluster.run("scancel", "--signal=USR2", limited)
+        sweep.requeue(requeued)
+    with sweep.held(runs[0]) as preempted, sweep.held(runs[1]) as on_dead_node:
+        node = cluster.jobs()[on_dead_node].node
+        cluster.down(node)
+        sweep.preempt(preempted)
+    cluster.resume(node)
     assert sweep.wait().is_done
-    assert sweep.attempts() == [2, 2, 2, 1, 1, 1]
+    assert sweep.attempts() == [3, 3, 1, 1]
+    for run, job, last in zip(runs, (preempted, on_dead_node), ("REQUEUED", "NODE_FAIL"), strict=True):
+        assert cluster.states(job) == ["REQUEUED", last, "COMPLETED"]
+        rows = read_table(run.metrics).to_pylist()
+        measured = Counter((row["step"], row["split"], row["metric"]) for row in rows)
+        assert set(measured.values()) == {1}, "each step is measured once"
     assert_same_bits(sweep, tmp_path / "whole")
 
 
-def test_patch_jobs_survive_preemption_a_killed_step_and_a_requeue(make_sweep, cluster, tmp_path):
-    sweep = make_sweep("seed=0", "corruption=first,second,both", *LONG_PATCHING)
+def test_patch_jobs_survive_preemption_a_requeue_and_a_killed_step(make_sweep, cluster, tmp_path):
+    sweep = make_sweep("seed=0", "corruption=first,second", *LONG_PATCHING)
     assert sweep.run("launcher.partition=low", "launcher.cpus=8") == 0
-    preempted, killed, requeued = sweep.points
-    jobs = [sweep.job(point.patch_id) for point in sweep.points]
-    for point in sweep.points:
-        sweep.until_tables(point)
-    node = cluster.jobs()[jobs[0]].node
-    cluster.run("scontrol", "requeue", jobs[2])
-    for pid in cluster.pids(jobs[1]):
-        os.kill(pid, signal.SIGKILL)
-    urgent = cluster.submit("true", "--partition=high", f"--nodelist={node}", "--exclusive")
-    cluster.wait_for(urgent, "COMPLETED", SECONDS)
+    first, second = (planning.folders_of(point)[1] for point in sweep.points)
+    with sweep.held(first) as preempted, sweep.held(second) as requeued:
+        sweep.requeue(requeued)
+        sweep.preempt(preempted)
+    with sweep.held(first) as killed:
+        for pid in cluster.pids(killed):
+            os.kill(pid, signal.SIGKILL)
     sweep.wait()
-    cluster.wait_for(jobs[1], "FAILED")
-    assert sweep.states() == ({"done": 1}, {"done": 2, "failed": 1})
+    cluster.wait_for(killed, "FAILED")
+    assert sweep.states() == ({"done": 1}, {"done": 1, "failed": 1})
     sweep.run()
     assert not cluster.jobs()
     assert sweep.run("--retry=error") == 0
     assert sweep.wait().is_done
-    assert sweep.attempts() == [1, 2, 2, 2]
+    assert sweep.attempts() == [1, 3, 2]
     assert_same_bits(sweep, tmp_path / "whole")
 
 
@@ -323,32 +337,21 @@ def test_jobs_that_the_controller_has_lost_are_submitted_again(make_sweep, clust
 def test_cancelled_jobs_stay_cancelled_until_they_are_run_again(make_sweep, cluster, capsys):
     sweep = make_sweep("seed=0", "corruption=first", *LONG)
     run_id = sweep.points[0].run_id
+    run, _ = planning.folders_of(sweep.points[0])
     assert sweep.run("launcher.partition=low") == 0
-    sweep.until_checkpoints(run_id)
-    cluster.run("scancel", sweep.job(run_id))
+    with sweep.held(run) as job:
+        cluster.run("scancel", job)
     sweep.wait()
-    cluster.wait_for(sweep.job(run_id), "CANCELLED")
+    cluster.wait_for(job, "CANCELLED")
     assert planning.make(sweep.points).runs[run_id].state == "cancelled"
     assert sweep.states() == ({"to do": 1}, {"to do": 1})
     assert sweep.run() == 0
-    sweep.until_checkpoints(run_id, 8)
     capsys.readouterr()
-    assert command("cancel", f"output={sweep.output}") == 0
+    with sweep.held(run):
+        assert command("cancel", f"output={sweep.output}") == 0
     assert "2 tasks cancelled" in capsys.readouterr().out
     assert not cluster.jobs()
     cluster.wait_until(lambda: "CANCELLED" in cluster.states(sweep.job(run_id)), what="sacct")
     assert sweep.run() == 0
     assert sweep.wait().is_done
     assert sweep.attempts() == [3, 1]
-
-
-def test_two_who_submit_the_same_sweep_at_once_compute_it_once(make_sweep, cluster):
-    sweep = make_sweep("seed=0,1", "corruption=first", "launcher.pack=2")
-    both = [
-        subprocess.Popen([sys.executable, "-m", "mi_sweeps.cli", "run", *sweep.words], stdout=subprocess.DEVNULL)
-        for _ in range(2)
-    ]
-    assert [one.wait(timeout=SECONDS) for one in both] == [0, 0]
-    assert len(submissions.of_output(sweep.output)) == 1
-    assert sweep.wait().is_done
-    assert sweep.attempts() == [1] * 4
