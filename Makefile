@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slurm lint types docs slurm pytest bench bench-patching bench-scale bench-stacked bench-edges bench-circuits bench-page campaign format clean
+.PHONY: install demo test test-fast test-slurm lint types docs slurm pytest bench bench-patching bench-scale bench-stacked bench-edges bench-circuits bench-page campaign format clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +20,14 @@ demo: install
 	@$(BIN)/mi-sweeps report demo
 
 test: lint types docs slurm pytest
+
+# The quick tests of some parts, `make test-fast PART="circuits cli"`: those in tests/circuits and tests/test_cli.py.
+# Without PART of what has changed since the last commit.
+PART = $(shell git diff --name-only HEAD | sed -nE 's,^((mi_sweeps|tests)/)?(test_)?([a-z_]+)[/.].*py$$,\4,p' | sort -u)
+PARTS = $(subst slurm,launch,$(subst commands,cli,$(PART)))
+FOUND = $(sort $(wildcard $(foreach part,$(PARTS),tests/$(part) tests/test_$(part).py)))
+test-fast: lint types
+	$(if $(FOUND),$(BIN)/pytest -n 2 -m 'not slow and not download' $(FOUND),@echo 'no tests of "$(PART)": give PART' >&2; exit 2)
 
 # What tests/slurm needs: the programs of a real SLURM, of which these tests start a private one.
 slurm:
@@ -46,7 +54,7 @@ docs: install
 	@echo "documentation: $(CURDIR)/build/docs/docs/index.html"
 
 pytest: install
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3  # One of them waits for SLURM most of the time.
 
 # What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--points 100 1000" STACKED=--whole
 bench: bench-patching bench-scale bench-stacked bench-memory bench-edges bench-circuits bench-page

@@ -111,7 +111,7 @@ def _holds_a_list(key: str, axes: Mapping[str, Override | None], loader: ConfigL
     become a list.
     """
     bare = key.lstrip(PREFIXES)
-    if loader.get_group_options(bare.split("@")[0]):
+    if source.choices_of(bare.split("@")[0], loader):
         return False
     if types := types_of(bare):
         return tuple in types
@@ -188,7 +188,7 @@ def _override(word: str, loader: ConfigLoader) -> Override:
         else:
             raise
         override = parser.parse_override(f"{key}={raw}")
-    if loader.get_group_options(override.key_or_group):
+    if source.choices_of(override.key_or_group, loader):
         for value in _each(override):
             source.check_choice(override.key_or_group, value, loader)
     return _with_texts(override, parser) if _takes_text(bare) else override

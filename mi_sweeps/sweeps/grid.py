@@ -175,7 +175,7 @@ def _single(axes: Mapping[str, Sequence[str]], loader: ConfigLoader) -> list[str
         for key, (override, *_) in parsed.items()
         if override.package is None
         and (
-            not loader.get_group_options(override.key_or_group)
+            not source.choices_of(override.key_or_group, loader)
             or any(isinstance(other.value(), dict) for other in parsed[key])
         )
     }

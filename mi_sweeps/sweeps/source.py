@@ -15,6 +15,7 @@ from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig, open_dict
@@ -169,7 +170,7 @@ def check_choices(config: DictConfig, choices: Mapping[str, Any]) -> None:
     """
     loader = _loader()
     for group in Config.model_fields:
-        if group in config and group not in choices and loader.get_group_options(group):
+        if group in config and group not in choices and choices_of(group, loader):
             raise UserError(
                 f"{group}: a list of choices, and a run has one of them; to sweep over them give {group}=ONE,OTHER"
             )
@@ -186,11 +187,14 @@ def check_choice(group: str, value: Any, loader: ConfigLoader) -> None:
         raise UserError(f"{group}=[{told}]: a run has one of them; to sweep over them give {group}={told}")
     if not isinstance(value, (str, list, dict)):
         told = "null" if value is None else value
-        raise UserError(f"{group}={told}: not the name of a choice; there are: {_choices(group, loader)}")
+        raise UserError(f"{group}={told}: not the name of a choice; there are: {', '.join(choices_of(group, loader))}")
 
 
-def _choices(group: str, loader: ConfigLoader) -> str:
-    return ", ".join(loader.get_group_options(group))
+def choices_of(group: str, loader: ConfigLoader) -> list[str]:
+    """The names of a group's choices; none for what is no group."""
+    # The loader's own method copies every source first: 5 ms, twenty times for a grid.
+    found: list[str] = loader.repository.get_group_options(group, ObjectType.CONFIG)  # type: ignore[attr-defined]
+    return found
 
 
 def _no_such_choice(error: MissingConfigException) -> str:

@@ -123,8 +123,9 @@ def test_the_runs_are_computed_as_one(make_configs, monkeypatch):
     assert train_together([turns(config) for config in configs]) == [None] * 4
 
 
-@pytest.mark.parametrize("stop", [2, 3, 4])
-@pytest.mark.parametrize("error", [Cancelled, Interrupted, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    ("error", "stop"), [(Cancelled, 2), (Cancelled, 3), (Cancelled, 4), (Interrupted, 3), (KeyboardInterrupt, 4)]
+)
 def test_what_ends_the_process_ends_all_and_they_go_on_later(make_configs, error, stop):
     configs = make_configs(*TINY)
     with pytest.raises(error):
