@@ -34,6 +34,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from printing import note, processor, spread, table
 from simulate import Sample, fill, sample

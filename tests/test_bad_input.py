@@ -15,7 +15,7 @@ from mi_sweeps import cli
 from mi_sweeps.analysis import power
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store import files
-from mi_sweeps.sweeps import manifest, plan
+from mi_sweeps.sweeps import manifest, plan, quick_checks
 from mi_sweeps.sweeps.grid import expand
 
 
@@ -254,7 +254,7 @@ def test_an_adapter_that_cannot_be(refuse, tmp_path, override, says):
 
 
 def test_lora_without_peft(refuse, tmp_path, monkeypatch):
-    monkeypatch.setattr(early, "find_spec", lambda name: None)
+    monkeypatch.setattr(quick_checks, "find_spec", lambda name: None)
     says = refuse("run", "train.method=full,lora", f"output={tmp_path / 'outputs'}")
     assert "train.method=lora: needs peft, which is not installed; `pip install peft`" in says
     assert not (tmp_path / "outputs").exists()
