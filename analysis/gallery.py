@@ -15,15 +15,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from fontTools.subset import Options
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.text import Text
 
 from ..errors import UserError
 from ..store.files import read_json, write_bytes, write_json
-from . import animations
+from . import animations, fonts
 from .animated import Film
 from .folder import several
 from .plotting import Picture, settings
@@ -37,15 +37,13 @@ EDITABLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mi-swee
 PARENT_DEATH_SIGNAL = 1
 """Linux's number for it."""
 
-SHAPING = ("GSUB", "GPOS", "GDEF")
-"""Tables of a font."""
-
 Draw = Callable[[], Picture | Film]
 
 
 def write(
     drawings: Sequence[tuple[str, Draw]], directory: Path, formats: str | Iterable[str] | None = None,
     paper: bool = False, processes: int = 1, told: Callable[[int], None] = lambda done: None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> list[Path]:  # fmt: skip
     """Draws into `directory`; returns the files.
 
@@ -56,6 +54,7 @@ def write(
         paper: without title and footnote, which figures.md has, with light grids, and PNG as print needs it.
         processes: how many draw.
         told: takes how many are done.
+        meanwhile: is done in this process while others draw, and before anything is told.
 
     Raises:
         UserError: ffmpeg fails, or a process that draws was killed.
@@ -65,11 +64,13 @@ def write(
     files: list[Path] = []
     index: list[dict[str, Any]] = []
     work = Work(drawings, directory, several(FORMATS if formats is None else formats), paper)
-    told(0)
-    for done, (written, about) in enumerate(_each(work, processes), 1):
-        files += written
-        index.append(about)
-        told(done)
+    with _begun(work, processes) as each:
+        meanwhile()
+        told(0)
+        for done, (written, about) in enumerate(each, 1):
+            files += written
+            index.append(about)
+            told(done)
     if files:
         index = _with_before(index, directory)
         write_json(directory / "figures.json", index)
@@ -102,16 +103,19 @@ class Work:
         return written, {"name": name, "files": names} | about | asdict(picture.source)
 
 
-def _each(work: Work, processes: int) -> Iterator[tuple[list[Path], dict[str, Any]]]:
-    """What `Work.one` gives of each, in order."""
+@contextmanager
+def _begun(work: Work, processes: int) -> Iterator[Iterator[tuple[list[Path], dict[str, Any]]]]:
+    """What `Work.one` gives of each, in order; other processes begin at once."""
     numbers = range(len(work.drawings))
     if min(processes, len(numbers)) < 2:
-        yield from map(work.one, numbers)
+        yield map(work.one, numbers)
         return
+    if "pdf" in work.formats:
+        fonts.small()
     # Forked: tables are there without being copied, and what draws is no function that can be sent.
     with ProcessPoolExecutor(min(processes, len(numbers)), get_context("fork"), _begin, (work,)) as pool:
         try:
-            yield from pool.map(_one, numbers)
+            yield pool.map(_one, numbers)
         except BrokenProcessPool:
             raise UserError("figures: a process that drew was killed; is there memory enough?") from None
         finally:
@@ -158,25 +162,15 @@ def _save(picture: Picture, file: Path, kind: str, dpi: int = DPI) -> Path:
         "svg": {"Title": title, "Description": about, "Date": None},
         "pdf": {"Title": title, "Subject": about, "Keywords": " ".join(picture.source.runs), "CreationDate": None},
     }
-    with settings(**EDITABLE), _fonts_without_shaping():
-        picture.set_dpi(dpi)
+    picture.set_dpi(dpi)
+    with settings():
         picture.lay_out()
+    is_small = kind == "pdf" and fonts.has(text.get_text() for text in picture.findobj(Text))
+    with settings(**EDITABLE, **({"font.sans-serif": [fonts.small()]} if is_small else {})):
         # Not savefig, which draws everything once more before it draws.
         getattr(CANVASES[kind](picture), f"print_{kind}")(content, metadata=metadata[kind])
     write_bytes(file, content.getvalue())
     return file
-
-
-@contextmanager
-def _fonts_without_shaping() -> Iterator[None]:
-    """Has fonts embedded without what shapes text: no PDF needs it, for its glyphs are chosen and have their places,
-    and to cut it down is half of what a PDF takes."""
-    known = Options._drop_tables_default
-    Options._drop_tables_default = [*known, *SHAPING]
-    try:
-        yield
-    finally:
-        Options._drop_tables_default = known
 
 
 def _with_before(index: list[dict[str, Any]], directory: Path) -> list[dict[str, Any]]:

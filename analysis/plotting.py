@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import matplotlib
@@ -18,7 +17,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.text import Annotation, Text
 
 COLUMN, PAGE = 3.35, 6.9
@@ -153,15 +151,8 @@ def settings(**own: Any) -> Iterator[None]:
     """matplotlib as it comes, but for some settings; around everything that draws or saves. It sets text as it is:
     a run's name may hold a dollar sign."""
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-    with matplotlib.rc_context(defaults | {"font.sans-serif": _families(), "text.parse_math": False} | own):
+    with matplotlib.rc_context(defaults | {"text.parse_math": False} | own):
         yield
-
-
-@cache
-def _families() -> list[str]:
-    """The usual ones that there are: each of the others would be looked for at every word."""
-    there = {font.name for font in fontManager.ttflist}
-    return [name for name in matplotlib.rcParamsDefault["font.sans-serif"] if name in there]
 
 
 @contextmanager

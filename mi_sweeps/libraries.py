@@ -53,6 +53,15 @@ def quiet(*, pictures_to_files: bool = True) -> None:
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in a notebook; its bars are off
 
 
+def calculate_alone() -> None:
+    """Keeps numpy's linear algebra (OpenBLAS, in its wheels) to one thread. Its matrices here are small, and on a
+    machine with other work a second thread made a page take four times the CPU.
+
+    Call before numpy is imported, where no model is run.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def python(code: str) -> list[str]:
     """A command that runs `code`, which has `sys`, in another Python; its arguments follow.
 

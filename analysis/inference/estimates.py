@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 """Of every interval."""
@@ -239,7 +239,8 @@ def quantile(freedom: np.ndarray | float) -> np.ndarray:
     """Student's t: standard errors either side of a mean that make its interval; NaN without a degree of freedom."""
     values = np.asarray(freedom, dtype=float)
     each, where = np.unique(values, return_inverse=True)  # mostly a few
-    points = np.where(each > 0, stats.t.ppf(0.5 + LEVEL / 2, np.where(each > 0, each, 1.0)), np.nan)
+    # What `scipy.stats.t.ppf` calls, which takes twenty times as long around it.
+    points = np.where(each > 0, special.stdtrit(np.where(each > 0, each, 1.0), 0.5 + LEVEL / 2), np.nan)
     return points[where.ravel()].reshape(values.shape)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mi_sweeps import libraries
 from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE
 from mi_sweeps.errors import UserError
@@ -63,6 +64,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def run(options: argparse.Namespace) -> int:
     """`mi-sweeps report`."""
+    libraries.calculate_alone()
     from mi_sweeps.analysis.report import place, titled, write_report
     from mi_sweeps.training.outcome import WORSE
 
@@ -75,26 +77,39 @@ def run(options: argparse.Namespace) -> int:
     file = options.to or place(output, chosen if are_named else ())
     worse: list[str] = []
     before = titled(file)
-    page = write_report(output, chosen, file, options.damaged, worse)
     console = common.console()
-    if worse:
-        console.print(f"{WORSE}: {len(worse)} ({', '.join(worse)})", soft_wrap=True)
-    console.print(f"report: {page.absolute()}", soft_wrap=True)
-    if before not in (None, titled(page)):
-        console.print(f"it replaces the page of {before}", soft_wrap=True)
-    if options.open:
-        _open(console, page.absolute())
-    if options.figures:
-        from mi_sweeps.analysis import gallery
 
-        with _drawn(console, len(drawings)) as told:
-            files = gallery.write(drawings, options.figures, paper=options.paper, processes=_cores(), told=told)
-        counts = Counter(file.suffix[1:].upper() for file in files if file.stem != "figures")
-        written = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to draw yet"
-        console.print(f"figures: {options.figures.absolute()} ({written})", soft_wrap=True)
-        if counts["GIF"] and not counts["MP4"]:
-            console.print("MP4 was left out: no ffmpeg on this machine")
+    def write() -> None:
+        page = write_report(output, chosen, file, options.damaged, worse)
+        if worse:
+            console.print(f"{WORSE}: {len(worse)} ({', '.join(worse)})", soft_wrap=True)
+        console.print(f"report: {page.absolute()}", soft_wrap=True)
+        if before not in (None, titled(page)):
+            console.print(f"it replaces the page of {before}", soft_wrap=True)
+        if options.open:
+            _open(console, page.absolute())
+
+    if options.figures:
+        _draw(console, drawings, options, write)
+    else:
+        write()
     return DONE
+
+
+def _draw(
+    console: Console, drawings: Sequence[tuple[str, Draw]], options: argparse.Namespace, meanwhile: Callable[[], None]
+) -> None:
+    from mi_sweeps.analysis import gallery
+
+    with _drawn(console, len(drawings)) as told:
+        files = gallery.write(
+            drawings, options.figures, paper=options.paper, processes=_cores(), told=told, meanwhile=meanwhile
+        )
+    counts = Counter(file.suffix[1:].upper() for file in files if file.stem != "figures")
+    written = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to draw yet"
+    console.print(f"figures: {options.figures.absolute()} ({written})", soft_wrap=True)
+    if counts["GIF"] and not counts["MP4"]:
+        console.print("MP4 was left out: no ffmpeg on this machine")
 
 
 def _cores() -> int:
