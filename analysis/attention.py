@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Float
 
+from ..counting import counted
 from ..errors import UserError
 from . import measured, patterns
 from .conclusions import Conclusions
@@ -132,7 +133,7 @@ def _note(jobs: Sequence[Job], prompts: int, steps: int, count: int) -> str:
         return "To keep this page small, no patterns are shown; the run folders have them."
     left = []
     if any(len(job.prompts) > prompts for job in jobs[:count]):
-        left.append(f"of {prompts} prompt{'s' if prompts > 1 else ''}")
+        left.append(f"of {counted(prompts, 'prompt')}")
     if any(len(job.steps) > steps for job in jobs[:count]):
         left.append(f"at {steps} of the checkpoints")
     if count < len(jobs):

@@ -12,11 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from ..counting import counted
 from ..series.logged import SPLIT as TRAINER
+from ..training.outcome import THRESHOLDS
 from . import evidence, missing, plotting, spikes
 from .frames import Frames, sound
 from .plotting import Picture
-from .summaries import THRESHOLDS, band
+from .summaries import band
 
 STUDENT = "band: 95% interval of the mean over seeds, on these prompts (Student's t)"
 
@@ -373,10 +375,8 @@ def _stopped(rows: pd.DataFrame, of_means: bool = True) -> str:
         return ""
     lines = rows.groupby(["panel", "colour"], dropna=False)
     left_out = sum(own["run_id"].nunique() - sound(own)["run_id"].nunique() for _, own in lines)
-    counted = (
-        f", {left_out} diverged run{'' if left_out == 1 else 's'} left out of means" if left_out and of_means else ""
-    )
-    return f"; {STOPPED}{counted}"
+    without = f", {counted(left_out, 'diverged run')} left out of means" if left_out and of_means else ""
+    return f"; {STOPPED}{without}"
 
 
 def _crosses(axis: Axes, rows: pd.DataFrame, colour: object) -> pd.DataFrame:

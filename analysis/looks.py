@@ -21,6 +21,7 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
+from ..counting import counted
 from ..errors import UserError
 from . import folder, measured
 from .columns import typed
@@ -168,7 +169,7 @@ def _tables(rows: pd.DataFrame) -> Iterator[Table | str]:
     """What changed most in one group of runs between the first checkpoint and the last."""
     first, last, one = rows["step"].min(), rows["step"].max(), rows.iloc[0]
     scope = "other prompts and other seeds" if one["other_seeds"] else "other prompts in these runs"
-    runs = "1 run" if one["runs"] == 1 else f"{one['runs']} runs"
+    runs = counted(one["runs"], "run")
     yield (
         f"{one['setting'] or 'all'}, {one['corruption']} corruption, patching {one['patching']}: from {one['query']}, "
         f"{one['n']} prompts, {runs}; 95% for {scope}"

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..circuits.tables import TABLES
+from ..counting import plural
 from ..errors import UserError
 from .columns import EXAMINED, typed
 from .folder import Output, leave_out
@@ -53,7 +54,7 @@ def stored(file: Path, columns: Sequence[str], damaged: list[str] | None = None)
     table = read_table(file, "", columns, damaged)
     missing = [] if table is None else [column for column in columns if column not in table.column_names]
     if missing:
-        outdated(file, f"column{'s' if len(missing) > 1 else ''} {', '.join(missing)}", damaged)
+        outdated(file, f"{plural('column', len(missing))} {', '.join(missing)}", damaged)
         return None
     return table
 

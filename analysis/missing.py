@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from ..counting import counted
 from ..series import gaps
 from .frames import Frames
 
@@ -58,4 +59,4 @@ def _left_out(frames: Frames, run_ids: set[str]) -> str:
     runs = frames.runs
     own = runs[runs["setting"].isin(runs.loc[runs["run_id"].isin(run_ids), "setting"]) & (runs["status"] == "diverged")]
     n = len(own[own["run_id"].isin(frames.patches["run_id"]) & ~own["run_id"].isin(run_ids)])
-    return f"; {n} diverged run{'' if n == 1 else 's'} left out" if n else ""
+    return f"; {counted(n, 'diverged run')} left out" if n else ""

@@ -13,6 +13,8 @@ from scipy import stats
 
 from ..series import gaps as series_gaps
 from ..series.logged import SPLIT as TRAINER
+from ..tasks import COMPARED, in_order, label
+from ..training.outcome import THRESHOLDS, learned_by
 from . import concluded, provenance
 from .approximate import correlations
 from .arrays import Rows
@@ -20,10 +22,11 @@ from .conclusions import MOST_CONCLUDED, MOST_RUNS, Conclusions
 from .folder import Json, Output, Run
 from .frames import Frames
 from .inference.verdicts import DELTA
+from .intervals import LEAST as LEAST_RUNS
 from .intervals import RESAMPLES, SEED
 from .packing import UNIT, Pool, in_units, rounded
 from .spikes import HALF_WINDOW, LEAST, NOISE, THRESHOLD, expected, spikes
-from .summaries import THRESHOLDS, with_approximate
+from .summaries import with_approximate
 
 SHOWN_PROMPTS = 4
 """How many prompts of a patch job the page quotes."""
@@ -53,13 +56,16 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "spike": f"robust z above {THRESHOLD:g} and {LEAST:g} times the median of {2 * HALF_WINDOW + 1} steps",
         "noise": NOISE,
         "thresholds": THRESHOLDS,
+        "learned": _learned(frames.metrics),
+        "corruptions": {name: label(name) for name in in_order(frames.patches["corruption"].dropna())},
+        "compared": COMPARED,
         "unit": UNIT,
         "t95": stats.t.ppf(0.975, np.arange(1, 201)).tolist(),
         "z95": float(stats.norm.ppf(0.975)),
         "delta": DELTA,
         "most_runs": MOST_RUNS,
         "most_concluded": MOST_CONCLUDED,
-        "bootstrap": {"seed": SEED, "resamples": RESAMPLES},
+        "bootstrap": {"seed": SEED, "resamples": RESAMPLES, "least": LEAST_RUNS},
         "runs": _columns(_summary(frames)),
         "planned": [run.overrides for run in output.runs],
         "missing": [_missing(run) for run in output.runs],
@@ -73,6 +79,13 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "layouts": [],
         "prompts": [],
     }
+
+
+def _learned(metrics: pd.DataFrame) -> str:
+    """The metric by which all runs of the page can be compared as to when they learned their tasks."""
+    heldout = metrics[metrics["split"] == "heldout"]
+    of_runs = [set(names) for _, names in heldout.groupby("run_id")["metric"]]
+    return (learned_by(set.intersection(*of_runs)) if of_runs else None) or "win_rate"
 
 
 def _missing(run: Run) -> Json | None:

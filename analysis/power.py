@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import optimize, stats
 
+from ..counting import counted
 from ..errors import UserError
 from . import folder
 from .inference.estimates import LEVEL, criticals
@@ -108,7 +109,7 @@ def tables(pilot: Pilot, head: str | None = None) -> Iterator[Table | str]:
     Raises:
         UserError: it has no such head.
     """
-    seeds = "1 seed" if pilot.runs == 1 else f"{pilot.runs} seeds"
+    seeds = counted(pilot.runs, "seed")
     yield f"{pilot.name}: {seeds}, {pilot.n} prompts, {pilot.places} places (heads x checkpoints)\n"
     if next(gap for gap in pilot.gaps if gap.step == pilot.step).needed is None:
         yield f"Clean and corrupted prompts do not differ measurably at checkpoint {pilot.step}; nothing to recover.\n"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from ..counting import counted
 from .conclusions import Conclusions
 from .folder import Json
 from .frames import Frames
@@ -122,7 +123,7 @@ def _note(jobs: Sequence[Told], places: int | None, steps: int, count: int) -> s
         return "To keep this page small, it has no values of single prompts."
     left = []
     if places is not None and any(len(order) > places for one in jobs[:count] for order in one.order.values()):
-        left.append(f"of {places} cell{'s' if places > 1 else ''} of each site, those that matter or are largest")
+        left.append(f"of {counted(places, 'cell')} of each site, those that matter or are largest")
     if any(len(one.steps) > steps for one in jobs[:count]):
         left.append(f"at {steps} of the checkpoints")
     if count < len(jobs):

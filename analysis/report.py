@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
+from ..counting import counted
 from ..errors import UserError
 from ..store.files import write_bytes
 from . import attention, examples, payload, prompt_values
@@ -162,7 +163,7 @@ def _thinned(frames: Frames, every: int, runs: int) -> Frames:
 
 def _note(every: int, runs: int) -> str:
     return (
-        f"To keep this page small, circuits are shown for {runs} run{'s' if runs > 1 else ''}, "
+        f"To keep this page small, circuits are shown for {counted(runs, 'run')}, "
         f"at one checkpoint in {every} and the last. The exported tables have all of them."
     )
 

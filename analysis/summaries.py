@@ -8,16 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ..training.outcome import SHARE_ROUNDING, THRESHOLDS
 from .inference.estimates import LEVEL, ROUNDING
 
 APPROXIMATE = " (approximate)"
 """What a site's name ends with where its values are estimates, for want of patched ones."""
-
-THRESHOLDS = {"win_rate": 0.9, "accuracy": 0.5, "preferred": 0.9}
-"""From what on a task counts as learned: accuracy is of every token, of which many cannot be known."""
-
-ROUNDED = 1e-6
-"""By how much less than 0.9 a share of 0.9 may be, which earlier versions, and tasks of one's own, have in 32 bits."""
 
 
 def recovered(patching: pd.DataFrame) -> pd.Series:
@@ -50,7 +45,7 @@ def first_step(
 ) -> pd.Series:
     """First evaluated step at which each run's `metric` on `split` is at least `threshold`; missing if it never was."""
     chosen = metrics[(metrics["metric"] == metric) & (metrics["split"] == split)]
-    reached = chosen[chosen["value"] >= threshold - ROUNDED].groupby("run_id")["step"].min()
+    reached = chosen[chosen["value"] >= threshold - SHARE_ROUNDING].groupby("run_id")["step"].min()
     return reached.reindex(pd.unique(chosen["run_id"])).astype("Int64").rename("first_step").rename_axis("run_id")
 
 

@@ -17,12 +17,13 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from ..counting import counted, plural
 from ..errors import UserError
 from ..series import gaps
 from ..series.logged import SPLIT as TRAINER
 from ..sparkline import sparkline
 from ..sweeps.points import of_patch_job
-from ..sweeps.show import COLOURS, plural, zoomed
+from ..sweeps.show import COLOURS, zoomed
 from . import folder
 from .frames import Frames, outcomes, tabulate
 from .inference import words
@@ -101,7 +102,7 @@ def _about_series(run: folder.Run) -> Iterator[RenderableType]:
     names = ", ".join(str(one.get("name")) for one in (model, task))
     seed = f", seed {run.config['seed']}" if "seed" in run.config else ""
     where = model.get("path") or f"{model.get('hub')} at {model.get('revision')}"
-    there = f"{len(steps)} {plural('checkpoint', len(steps))}"
+    there = counted(len(steps), "checkpoint")
     if run.gaps:
         there = f"{len(steps) - len(run.gaps)} of {there}"
     yield f"  {escape(names + seed)}: {there}, {escape(str(where))}"
@@ -114,7 +115,7 @@ def _heading(what: str, status: folder.Json, path: Path) -> str:
     told = "to do" if state == "todo" else state
     if state != "todo":
         told += f" after {status['seconds']:.0f} s" if status.get("seconds") else ""
-        told += f", {status['attempts']} {plural('attempt', status['attempts'])}"
+        told += f", {counted(status['attempts'], 'attempt')}"
         told += f", on {status['host']}" if status.get("host") else ""
     lines = f"[bold]{escape(what)}[/] [{COLOURS.get(state, 'dim')}]{escape(told)}[/]"
     if status.get("error"):

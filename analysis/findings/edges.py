@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..inference.words import counted, number, range_of
+from ...counting import counted
+from ..inference.words import number, range_of
 from .finding import Finding
 
 NAMED = 4

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ..inference.words import counted, number, range_of
+from ...counting import counted
+from ..inference.words import number, range_of
 from .finding import Finding
 
 SITE = "z"

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from ...counting import counted
+from ...training.outcome import SHARE_ROUNDING, THRESHOLDS, learned_by
 from ..frames import Frames, sound
 from ..inference.wins import interval
-from ..inference.words import counted, up_to
-from ..summaries import ROUNDED, THRESHOLDS, band, first_step
+from ..inference.words import up_to
+from ..summaries import band, first_step
 from .finding import Finding
 
 OF_PROMPTS = ("win_rate", "preferred")
@@ -24,7 +26,7 @@ def learned(frames: Frames) -> Iterator[Finding]:
         frames.runs[["run_id", "setting", "status"]], on="run_id"
     )
     for setting, own in heldout.groupby("setting", sort=False):
-        metric = next((name for name in THRESHOLDS if (own["metric"] == name).any()), None)
+        metric = learned_by(set(own["metric"]))
         if metric is not None:
             own = own[own["metric"] == metric]
             kept = sound(own)
@@ -48,7 +50,7 @@ def _of_setting(setting: str, rows: pd.DataFrame, metric: str, left_out: int, di
     said = f"Held-out {metric.replace('_', ' ')} {before} {_percent(last['mean'])}{ends} at checkpoint {shared[-1]}"
     steps = first_step(rows, THRESHOLDS[metric], metric=metric).reindex(list(runs)).dropna()
     in_order = rows.sort_values("step").groupby("run_id")["value"]
-    starts, there = (values >= THRESHOLDS[metric] - ROUNDED for values in (in_order.first(), in_order.last()))
+    starts, there = (values >= THRESHOLDS[metric] - SHARE_ROUNDING for values in (in_order.first(), in_order.last()))
     goal = _percent(THRESHOLDS[metric])
     if len(steps) == len(runs):
         when = f"{steps.min()}" if steps.min() == steps.max() else f"{steps.min()} to {steps.max()}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..inference.words import counted
+from ...counting import counted
 from .finding import Finding
 
 SAID = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ...counting import plural
 from ..inference.words import number, range_of
 from .finding import Finding
 
@@ -26,7 +27,7 @@ def circuits(table: pd.DataFrame) -> Iterator[Finding]:
         if len(own):
             fit = own[own["verdict"] == "faithful"]
             row = (fit if len(fit) else own[::-1]).iloc[0].to_dict()
-            nodes = f"{row['nodes']:.0f} node{'' if round(row['nodes']) == 1 else 's'} ({row['size']:g}%)"
+            nodes = f"{row['nodes']:.0f} {plural('node', round(row['nodes']))} ({row['size']:g}%)"
             what = (
                 f"the smallest circuit of those tried that is shown to be faithful has {nodes}"
                 if len(fit)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ..inference.words import counted
+from ...counting import counted
 from .finding import Finding
 from .recruited import heads as named
 

@@ -23,6 +23,7 @@ from enum import Enum
 import numpy as np
 from jaxtyping import Float
 
+from ...counting import counted
 from . import shapes
 from .bends import Rise, rise
 from .estimates import ROUNDING, quantile
@@ -105,7 +106,7 @@ def transition(
     """
     values = values[:, np.isfinite(values).all(axis=0)]
     if len(time) < FEWEST or not values.shape[1]:
-        many = f"{len(time)} checkpoint{'' if len(time) == 1 else 's'}"
+        many = counted(len(time), "checkpoint")
         why = f"{many}; at least {FEWEST} are needed" if values.shape[1] else "no prompt has all checkpoints"
         return Transition(Answer.UNTOLD, why)
     curve = values.mean(axis=1)
@@ -186,7 +187,7 @@ def together(found: Sequence[Transition]) -> Transition:
     """
     counts = Counter(one.answer for one in found)
     told = ", ".join(f"{count} {answer.value}" for answer, count in counts.most_common())
-    said = f"{len(found)} run{'' if len(found) == 1 else 's'}: {told}"
+    said = f"{counted(len(found), 'run')}: {told}"
     answer = Answer.UNTOLD
     if len(found) < SEEDS:
         said += f"; at least {SEEDS} are needed"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...counting import counted, plural
 from .courses import Course, HeadCourse
 from .differences import Comparison, Difference
 from .families import Family, Place
@@ -121,8 +122,8 @@ def differences(found: Difference) -> list[str]:
 
 def verdicts_of(family: Family) -> str:
     """How many verdicts a family has: "16 heads × 27 checkpoints"."""
-    kind = _kind(family) + ("s" if len(family.places) > 1 else "")
-    return f"{len(family.places)} {kind} × {len(family.steps)} checkpoint{'s' if len(family.steps) > 1 else ''}"
+    places = counted(len(family.places), _kind(family))
+    return f"{places} × {counted(len(family.steps), 'checkpoint')}"
 
 
 def _mattering(family: Family, step: int) -> str:
@@ -161,7 +162,7 @@ def _others(family: Family, step: int) -> list[str]:
     if not rest:
         return []
     other = "other " if rest < int(is_there.sum()) else ""
-    kinds = _kind(family) + ("s" if rest > 1 else "")
+    kinds = plural(_kind(family), rest)
     if len(told) == 1:
         many = f"The {other}{rest} {kinds} are all" if rest > 1 else f"The {other}{kinds} is"
         (what,) = told
@@ -178,7 +179,7 @@ def _without(family: Family) -> str:
     steps = family.lacking
     if not steps:
         return ""
-    which = f"checkpoint{'s' if len(steps) > 1 else ''} {_list([str(step) for step in steps])}"
+    which = f"{plural('checkpoint', len(steps))} {_list([str(step) for step in steps])}"
     lacks = "which not all of them have" if len(family.jobs) > 1 else "which it lacks"
     return f", without {which}, {lacks}"
 
@@ -234,11 +235,6 @@ def _no_gap(family: Family, step: int) -> str:
 
 def _kind(family: Family) -> str:
     return "head" if family.places[0][1] is not None else "position"
-
-
-def counted(count: int, noun: str) -> str:
-    """Three runs, one run."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _list(words: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE
 from mi_sweeps.commands.plan import switched_off
 from mi_sweeps.commands.waiting import closing, watch
+from mi_sweeps.counting import counted
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
 from mi_sweeps.store.status import Failure
@@ -73,7 +74,7 @@ def carry_out(points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: boo
     if first.launcher.name == "local":
         pids = workers.submit(output, name, [point.patch_id for point in points], first.launcher, retry=retry)
         console.print(
-            f"{len(pids)} {show.plural('worker', len(pids))} started (process {', '.join(pids)}); "
+            f"{counted(len(pids), 'worker')} started (process {', '.join(pids)}); "
             f"`{hint('status', name, output)}` looks",
             soft_wrap=True,
         )

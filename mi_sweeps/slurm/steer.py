@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mi_sweeps.config import ResourcesConfig, SlurmConfig
+from mi_sweeps.counting import plural
 from mi_sweeps.errors import UserError
 from mi_sweeps.slurm import queue, states, submissions
 from mi_sweeps.slurm.arrays import Array, gpu_hours, resources
 from mi_sweeps.slurm.submissions import Submission
 from mi_sweeps.sweeps.plan import Plan
-from mi_sweeps.sweeps.show import plural
 
 if TYPE_CHECKING:
     from rich.console import Console

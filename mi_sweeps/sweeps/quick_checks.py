@@ -10,7 +10,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.store.hashes import digest
 from mi_sweeps.store.sources import is_own, own_modules
 from mi_sweeps.sweeps.points import GridPoint
-from mi_sweeps.tasks import CORRUPTIONS, NEEDED_SUBJECTS, NO_BOS, OF_NUMBERS, PREVIOUS_TOKEN
+from mi_sweeps.tasks import CORRUPTIONS, NO_BOS, OF_NAMES, OF_NUMBERS, PREVIOUS_TOKEN
 
 NAMES = ("mi_sweeps.tasks.ioi.task", "mi_sweeps.tasks.user.task")
 """Tasks of prompts with names."""
@@ -100,4 +100,4 @@ def corruptions(task: NamedFunction) -> list[str]:
     if target not in NAMES:
         return list(CORRUPTIONS.get(target, ()))
     subjects = 1 if arguments.get("n_names") == 2 else 2
-    return [name for name, needed in NEEDED_SUBJECTS.items() if needed <= subjects]
+    return [name for name, one in OF_NAMES.items() if one.needs <= subjects]

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from mi_sweeps.counting import plural
 from mi_sweeps.errors import UserError
 from mi_sweeps.sparkline import sparkline
 from mi_sweeps.store.files import names, read_columns, read_json
@@ -74,11 +75,6 @@ def summary(plan: Plan) -> str:
 def _gaps(count: int) -> str:
     """How many steps have no checkpoint; nothing where all have one."""
     return f", {count} {plural('gap', count)}" if count else ""
-
-
-def plural(word: str, count: int) -> str:
-    """A word as it is after a number."""
-    return word if count == 1 or word.endswith("s") else f"{word}s"
 
 
 def axes(points: Sequence[GridPoint]) -> Iterator[str]:

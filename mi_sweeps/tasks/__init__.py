@@ -1,18 +1,39 @@
-"""What the model is asked: prompts, answers, subjects, corruptions, and the token batches made of them."""
+"""What the model is asked: prompts, answers, subjects and corruptions, and the token batches made from them."""
 
-METRIC_SUBJECTS: dict[str, tuple[int, ...]] = {
-    **{"first": (0,), "second": (1,), "both": (0, 1), "order": (0, 1)},
-    "trio": (0,),
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A corruption of prompts with names. `mi_sweeps.tasks.corruption` makes the corrupted prompts."""
+
+    against: tuple[int, ...]
+    """Indices of the subjects that the answer is measured against."""
+    needs: int
+    """Subjects that a prompt must have."""
+    label: str = ""
+    """Title of what is measured under it without patching; "" for "NAME corruption"."""
+
+
+OF_NAMES = {
+    "first": Corruption((0,), 1, "answer against the first subject"),
+    "second": Corruption((1,), 2, "answer against the second subject"),
+    "both": Corruption((0, 1), 2),
+    "order": Corruption((0, 1), 2),
+    "trio": Corruption((0,), 2),
 }
-"""For each corruption of prompts with names the indices of the subjects that the answer is measured against."""
+"""The corruptions of prompts with names, in the order in which they are shown."""
 
-NEEDED_SUBJECTS = {"first": 1, "second": 2, "both": 2, "order": 2, "trio": 2}
-"""How many subjects a prompt must have for each."""
+COMPARED = ("first", "second")
+"""The two corruptions whose difference is shown, always the second minus the first."""
 
 
 def asked(corruption: str, task: str | None, split: str) -> str:
-    """What tables and pictures call the prompts of a patch job, so that none mixes two kinds: the corruption; before it
-    the task where that is not the run's, and `train` where it was trained on them: "ioi2-first", "train-trio"."""
+    """Name a patch job's prompts in tables and pictures, so that none mixes two kinds: the corruption, preceded by the
+    task if that is not the run's, and by `train` if these are training prompts: "ioi2-first", "train-trio"."""
     return "-".join(filter(None, (task, split if split != "heldout" else "", corruption)))
 
 
@@ -23,8 +44,7 @@ OF_NUMBERS = (PREVIOUS_TOKEN, "mi_sweeps.tasks.induction.Induction")
 """Tasks that need no tokenizer."""
 
 REPLACED = {"previous": -2, "earlier": -3, "bos": 0}
-"""For each corruption of the previous-token task the place of the replaced token; below 0 from the sequence's end, the
-last being -1."""
+"""Index of the token that each corruption of the previous-token task replaces."""
 
 CORRUPTIONS: dict[str, tuple[str, ...]] = {
     PREVIOUS_TOKEN: tuple(REPLACED),
@@ -34,6 +54,26 @@ CORRUPTIONS: dict[str, tuple[str, ...]] = {
     "mi_sweeps.tasks.docstring.task": ("random_answer", "random_doc"),
     "mi_sweeps.tasks.induction.Induction": ("successor", "previous_occurrence"),
 }
-"""For each task of ours by its `_target_` the corruptions that it has; those of names depend on how many there are."""
+"""The corruptions of each built-in task, by `_target_`. Tasks with names have those of OF_NAMES that their prompts
+have enough subjects for."""
+
+ORDER = (*OF_NAMES, *(name for names in CORRUPTIONS.values() for name in names))
+
+
+def in_order(corruptions: Iterable[str]) -> list[str]:
+    """Sort corruptions, named as by `asked`, as they are shown: the run's own task first, unknown ones last."""
+
+    def rank(name: str) -> tuple[str, int]:
+        prompts, _, corruption = name.rpartition("-")
+        return prompts, ORDER.index(corruption) if corruption in ORDER else len(ORDER)
+
+    return sorted(dict.fromkeys(corruptions), key=rank)
+
+
+def label(corruption: str) -> str:
+    """Title of what is measured under a corruption without patching."""
+    known = OF_NAMES.get(corruption)
+    return known.label if known and known.label else f"{corruption} corruption"
+
 
 NO_BOS = "corruption=bos: with task.bos=false no sequence begins with BOS; use corruption=previous, or task.bos=true"

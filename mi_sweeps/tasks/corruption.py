@@ -6,13 +6,15 @@ is to be preferred to noise). The corruption also decides against which subject 
 
     logit difference = logit(answer) - mean over the metric's subjects of logit(subject)
 
-| corruption | changes                                   | metric's subjects |
-|------------|-------------------------------------------|-------------------|
-| `first`    | first subject -> the answer's name        | the first         |
-| `second`   | second subject -> the answer's name       | the second        |
-| `both`     | both subjects -> two names new to the sentence | both         |
-| `order`    | the subjects change places                | both              |
-| `trio`     | in two of three prompts both subjects     | the first         |
+| corruption | changes                                        |
+|------------|------------------------------------------------|
+| `first`    | first subject -> the answer's name             |
+| `second`   | second subject -> the answer's name            |
+| `both`     | both subjects -> two names new to the sentence |
+| `order`    | the subjects change places                     |
+| `trio`     | in two of three prompts both subjects          |
+
+`mi_sweeps.tasks.OF_NAMES` declares them, with the metric's subjects.
 
 `both` takes new names because the sentence has only one other name left, the answer: with new names no listed
 name is repeated, and nothing in the prompt says who the answer is (the ABC prompts of Wang et al. 2022).
@@ -34,7 +36,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.tasks import METRIC_SUBJECTS, NEEDED_SUBJECTS
+from mi_sweeps.tasks import OF_NAMES
 from mi_sweeps.tasks.prompts import Prompt
 
 TRIO = "trio"
@@ -53,9 +55,9 @@ def partners(prompts: Sequence[Prompt], corruption: str, names: Sequence[str] = 
         UserError: there is no such corruption, or the prompts have too few subjects for it, or there are no two new
             names.
     """
-    if corruption not in METRIC_SUBJECTS:
+    if corruption not in OF_NAMES:
         raise UserError(
-            f"corruption={corruption}: prompts with names have none of that name; choose {', '.join(METRIC_SUBJECTS)}"
+            f"corruption={corruption}: prompts with names have none of that name; choose {', '.join(OF_NAMES)}"
         )
     if corruption == TRIO:
         others = [prompts[at - at % 3 + SWAPPED[at % 3]] for at in range(len(prompts))]
@@ -92,7 +94,7 @@ def corrupt(prompt: Prompt, corruption: str, names: Sequence[str] = ()) -> Promp
         UserError: as `partners`.
     """
     first = len(prompt.slots) - prompt.n_subjects
-    needed = NEEDED_SUBJECTS[corruption]
+    needed = OF_NAMES[corruption].needs
     if prompt.n_subjects < needed:
         raise UserError(
             f"corruption={corruption}: needs {needed} subjects, and the task's prompts have {prompt.n_subjects}; "
@@ -113,7 +115,7 @@ def corrupt(prompt: Prompt, corruption: str, names: Sequence[str] = ()) -> Promp
 
 def metric_weights(corruption: str, n_subjects: int) -> Float[Tensor, " subject"]:
     """How much of each subject's logit is taken from the answer's; sums to 1."""
-    chosen = METRIC_SUBJECTS[corruption]
+    chosen = OF_NAMES[corruption].against
     weights = torch.zeros(n_subjects)
     weights[list(chosen)] = 1 / len(chosen)
     return weights

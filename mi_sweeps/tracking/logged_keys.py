@@ -17,6 +17,7 @@ from mi_sweeps.hints import hint
 from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import PatchFolder
 from mi_sweeps.tracking import values
+from mi_sweeps.training.outcome import learned_by
 
 NAMED = {"model": "model", "task": "task", "optim.lr": "lr", "schedule": "schedule"}
 """What a sweep varies, and the key of wandb's config that says it. All else of a run is below `config` there."""
@@ -79,7 +80,7 @@ class Contents:
     @property
     def rate(self) -> str:
         """The metric by which a run is known to have learned its task."""
-        return "accuracy" if any(key.endswith("/accuracy") for key in self.metrics) else "win_rate"
+        return learned_by({key.partition("/")[2] for key in self.metrics}) or "win_rate"
 
 
 def read(output: Path, sweep: str) -> Contents:

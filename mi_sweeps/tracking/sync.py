@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from mi_sweeps import libraries
+from mi_sweeps.counting import counted
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
 from mi_sweeps.store.endings import describe
@@ -141,11 +142,11 @@ def _go_through(console: Console, runs: Sequence[Run], dry_run: bool) -> Counter
 def listed(counts: Counter[str]) -> str:
     """How many runs came to what, in one line."""
     runs = sum(counts.values())
-    return f"{runs} {'run' if runs == 1 else 'runs'}: {', '.join(f'{count} {what}' for what, count in counts.items())}"
+    return f"{counted(runs, 'run')}: {', '.join(f'{count} {what}' for what, count in counts.items())}"
 
 
 def _attempts(attempts: Sequence[Attempt]) -> str:
-    return f"{len(attempts)} {'attempt' if len(attempts) == 1 else 'attempts'}"
+    return counted(len(attempts), "attempt")
 
 
 def look(output: Path, sweeps: Iterable[str]) -> Iterator[Run]:

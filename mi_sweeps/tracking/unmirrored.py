@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mi_sweeps.counting import counted
 from mi_sweeps.errors import UserError
 from mi_sweeps.hints import hint
 from mi_sweeps.store.files import names, read_json, write_json
@@ -83,7 +84,7 @@ def told(plan: Plan, name: str, output: Path) -> Iterator[str]:
             found.setdefault(known[1], []).append(known[0])
     for mended_by, what in MENDED.items():
         if reasons := found.get(mended_by):
-            count = f"{len(reasons)} {'job' if len(reasons) == 1 else 'jobs'}"
+            count = counted(len(reasons), "job")
             yield f"{what}: {count} ({reasons[0]}); `{hint(mended_by, name, output)}` makes up for it"
 
 

@@ -23,7 +23,7 @@ from mi_sweeps.series import gaps, logged
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.store.hashes import digest
-from mi_sweeps.training.outcome import RATES, outcome
+from mi_sweeps.training.outcome import RATES, SHARE_ROUNDING, THRESHOLDS, outcome
 
 Row = dict[str, Any]
 Head = tuple[int, int]
@@ -36,11 +36,8 @@ SHOWN = 0.05
 of room and no verdict."""
 MOST_NAMED = 8
 """Heads in a cell of wandb's table of runs."""
-REACHED = {"first_step_90": ("heldout/win_rate", 0.9), "first_step_50": ("heldout/accuracy", 0.5)}
-"""In the summary: the first checkpoint at which a metric is so large."""
-ROUNDED = 1e-6
-"""By how much less than 0.9 a share of 0.9 may be, which earlier versions, and tasks of one's own, have in 32 bits. Two
-shares of fewer than 100,000 prompts differ by more."""
+REACHED = {f"first_step_{100 * THRESHOLDS[name]:.0f}": name for name in ("win_rate", "accuracy")}
+"""Keys of the summary: the first checkpoint at which a held-out metric reaches its threshold."""
 
 COLUMNS = (
     *("kind", "site", "component", "layer", "head", "logit_diff", "patched", "clean", "corrupted", "n"),
@@ -231,8 +228,9 @@ def summary(run: RunFolder) -> dict[str, Any]:
             for step in (min(by_step), last)
         )
         values["outcome"] = outcome(first_rates, last_rates)
-        for name, (metric, least) in REACHED.items():
-            reached = [step for step, metrics in by_step.items() if metrics.get(metric, 0.0) >= least - ROUNDED]
+        for name, metric in REACHED.items():
+            least = THRESHOLDS[metric] - SHARE_ROUNDING
+            reached = [step for step, metrics in by_step.items() if metrics.get(f"heldout/{metric}", 0.0) >= least]
             values |= {name: min(reached)} if reached else {}
     for corruption, rows in _last_tables(run):
         values |= of_table(corruption, rows, shown(rows))

@@ -18,6 +18,7 @@ from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.internal import _generate_name
 from wandb_workspaces.workspaces.internal import _generate_view_name, _internal_name_to_url_query_str
 
+from mi_sweeps.counting import counted
 from mi_sweeps.tracking.logged_keys import Contents
 from mi_sweeps.tracking.panels import CHECKPOINT, FIRST_STEPS, Band, Part, bands, parts
 
@@ -157,8 +158,8 @@ def _column(key: str) -> str:
 
 def _runs(contents: Contents) -> str:
     runs, seeds = len(contents.run_ids), len(contents.seeds)
-    told = f"{runs} {'run' if runs == 1 else 'runs'}"
-    return f"{told} with {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else told
+    told = counted(runs, "run")
+    return f"{told} with {counted(seeds, 'seed')}" if seeds else told
 
 
 def _identify(view: str, found: Iterable[Part]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.tasks import METRIC_SUBJECTS
+from mi_sweeps.tasks import OF_NAMES
 from mi_sweeps.tasks.corruption import corrupt, metric_weights, partners, trios
 from mi_sweeps.tasks.encoding import encode
 from mi_sweeps.tasks.ioi import orders
@@ -165,7 +165,7 @@ def test_without_three_of_a_kind_there_is_one_line(prompts: list[Prompt], count:
         trios(prompts, count)
 
 
-@pytest.mark.parametrize("corruption", METRIC_SUBJECTS)
+@pytest.mark.parametrize("corruption", OF_NAMES)
 def test_metric_weights_sum_to_one(corruption: str) -> None:
     assert metric_weights(corruption, 2).sum() == 1
     assert torch.equal(metric_weights("first", 1), torch.ones(1))

@@ -24,9 +24,7 @@ function blocksOf(unit, corruption = null) {
   });
 }
 
-const ORDER = ["first", "second", "both", "order"];
-const ranked = (corruption) => (ORDER.includes(corruption) ? ORDER.indexOf(corruption) : ORDER.length);
-const corruptions = () => unique(DATA.blocks.map((block) => block.corruption)).sort((a, b) => ranked(a) - ranked(b));
+const corruptions = () => Object.keys(DATA.corruptions).filter((name) => DATA.blocks.some((block) => block.corruption === name));
 const runsOf = (...units) => unique(units.flatMap((unit) => blocksOf(unit)).map((block) => RUNS[block.run]));
 
 /** What can be shown, by kind: each unit with the words of its choice, and those of several runs without the mean. */

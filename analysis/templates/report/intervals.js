@@ -1,7 +1,7 @@
 // 95% intervals over runs, to the same numbers as analysis/intervals.py and summaries.py. Those of circuits are over prompts
 // and seeds, and come ready: see verdicts.js.
 
-const LEAST_BOOTSTRAP = 20;  // runs; a percentile bootstrap of fewer is too narrow: of three runs it holds the mean 75 times in 100
+const LEAST_BOOTSTRAP = DATA.bootstrap.least;  // runs
 
 /** Mean with its interval over values, one a run. */
 function band(values, kind = state.interval) {

@@ -57,7 +57,7 @@ function circuitsNote(extra, absent = [], where = "", counted = null) {
   return [counted ?? `${ns} prompts`, extra, lacking, missingTold(runsOf(...shownUnits()))].filter(Boolean).join(" · ");
 }
 
-const against = (corruption) => (["first", "second"].includes(corruption) ? `answer against the ${corruption} subject` : `${corruption} corruption`);
+const against = (corruption) => DATA.corruptions[corruption];
 
 /** A band between two lines, of points {step, low, high}; none where there is no interval. */
 function bandTrace(points, colour, place, share = 0.16) {

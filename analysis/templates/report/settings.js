@@ -27,7 +27,7 @@ function drawSettings() {
     [`first at ${known(threshold) ? written(threshold) : "no threshold"}`, (row) => firstStepOfRuns(row.runs)],
     ...(site ? there.map((corruption) => [`heads, ${corruption} corruption`, (row) => carriersTold(row, corruption, site, reasons)]) : []),
     ...(site && several ? [["seeds agree?", (row) => answerTold("seeds", row)]] : []),
-    ...(site && there.includes("first") && there.includes("second") ? [["same heads under both?", (row) => answerTold("subjects", row)]] : []),
+    ...(site && DATA.compared.every((name) => there.includes(name)) ? [["same heads under both?", (row) => answerTold("subjects", row)]] : []),
   ];
   const body = rows.map((row) => h("tr", {}, columns.map(([name, of], i) => h(i ? "td" : "th", { scope: i ? null : "row", "data-name": name }, h("div", {}, of(row))))));
   $("findings-rows").replaceChildren(...(rows.length ? [

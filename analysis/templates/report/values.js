@@ -72,8 +72,8 @@ const metricTold = (key) => { const [split, metric] = key.split("/"); return `${
 const reaches = (metric, value, threshold) => known(value) && (metric === "loss" ? value <= threshold : value >= threshold);
 const firstAt = (metric, steps, values, threshold) => steps[values.findIndex((value) => reaches(metric, value, threshold))] ?? null;
 
-/** The metric whose threshold the table's first step is of. */
-const LEARNED = SERIES.has("heldout/accuracy") ? "accuracy" : "win_rate";
+/** The metric by which a task counts as learned. */
+const LEARNED = DATA.learned;
 
 function firstStep(run) {
   const one = SERIES.get(`heldout/${LEARNED}`)?.get(run.index), threshold = state.curves.thresholds[LEARNED];
