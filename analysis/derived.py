@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -10,10 +10,12 @@ import pandas as pd
 from . import circuits, edges, looks
 from .agreement import tables as agreement
 from .columns import typed
+from .findings import seeds
 from .findings.finding import FINDINGS, Finding, frame
 from .findings.heads import heads
 from .findings.learned import learned
 from .findings.questions import OF_TABLES, arranged
+from .findings.sudden import is_told
 from .folder import Output
 from .frames import Frames, examined_in, sound
 from .inference import changes, retention, shares, trajectories, words
@@ -44,14 +46,14 @@ Part = tuple[str, pd.DataFrame]
 
 
 def with_findings(
-    output: Output, frames: Frames, damaged: list[str] | None = None, wanted: Collection[str] = tuple(TABLES)
+    output: Output, frames: Frames, damaged: list[str] | None = None, whole: bool = True
 ) -> Iterator[Part]:
     """Every table; the last is `findings`, whose words are those of the others.
 
     Args:
         frames: runs, patch jobs and metrics of the folder are enough.
         damaged: as for `frames.load`.
-        wanted: the names of those that are made where that takes its time.
+        whole: else what no finding is told from is left out where it takes its time.
     """
     found = list(learned(frames))
     kept: dict[str, list[pd.DataFrame]] = {name: [] for name in OF_TABLES}
@@ -61,10 +63,10 @@ def with_findings(
             kept[part[0]].append(part[1])
         return part
 
-    for part, told in _cell_by_setting(output, frames, damaged):
+    for part, told in _setting_by_setting(output, frames, damaged, whole):
         yield keep(part)
         found += told
-    for part in _others(output, frames, damaged, wanted):
+    for part in _others(output, frames, damaged, whole):
         yield keep(part)
     for name, tell in OF_TABLES.items():
         if kept[name]:
@@ -77,7 +79,7 @@ def findings(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
     """The table `findings` alone."""
     if frames.output is None:
         return frame(learned(frames))
-    made = with_findings(frames.output, frames, damaged, wanted=tuple(OF_TABLES))
+    made = with_findings(frames.output, frames, damaged, whole=False)
     return next(rows for name, rows in made if name == "findings")
 
 
@@ -113,10 +115,12 @@ def _of_runs(found: Finding, output: Output, frames: Frames) -> Finding:
     return replace(found, run_ids=runs)
 
 
-def _cell_by_setting(output: Output, frames: Frames, damaged: list[str] | None) -> Iterator[tuple[Part, list[Finding]]]:
+def _setting_by_setting(
+    output: Output, frames: Frames, damaged: list[str] | None, whole: bool
+) -> Iterator[tuple[Part, list[Finding]]]:
     """What each family has alone, with what is found in it, and how curves run over all of them."""
     crossed = changes.crossed_steps(output, damaged)
-    gathered = trajectories.Trajectories.of(frames)
+    gathered = trajectories.Trajectories.of(frames, None if whole else is_told)
     for key, family in of_output(output, frames.runs, frames.patches, damaged, written=True):
         gathered.add(key, family)
         told = courses(family)
@@ -128,11 +132,11 @@ def _cell_by_setting(output: Output, frames: Frames, damaged: list[str] | None) 
     yield from ((part, []) for part in gathered.tables().items())
 
 
-def _others(
-    output: Output, frames: Frames, damaged: list[str] | None, wanted: Collection[str] = tuple(TABLES)
-) -> Iterator[Part]:
+def _others(output: Output, frames: Frames, damaged: list[str] | None, whole: bool) -> Iterator[Part]:
     """What needs several families, or other tables."""
-    yield from agreement.of_output(output, frames.runs, frames.patches, damaged, wanted)
+    wanted = tuple(TABLES if whole else OF_TABLES)
+    only = None if whole else seeds.SITE
+    yield from agreement.of_output(output, frames.runs, frames.patches, damaged, wanted, only)
     for name, make in _alone(output, frames, damaged).items():
         if name in wanted:
             yield from ((name, rows) for rows in make())

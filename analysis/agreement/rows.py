@@ -74,11 +74,11 @@ Part = tuple[str, pd.DataFrame]
 """The name of a table and rows of it."""
 
 
-def of_agreement(axis: str, key: Mapping[str, str], one: Family, design: Design) -> pd.DataFrame:
-    """How far the runs of a family agree, at each checkpoint."""
+def of_agreement(axis: str, key: Mapping[str, str], one: Family, design: Design, is_last: bool = False) -> pd.DataFrame:
+    """How far the runs of a family agree, at each checkpoint, or at the last alone."""
     assert one.gain is not None
     rows = []
-    for step in one.steps:
+    for step in one.steps[-1:] if is_last else one.steps:
         for found in agreements(one.gain[:, one.at(step)], design):
             told = {name: getattr(found, name) for name in AGREEMENT if hasattr(found, name)}
             told["answer"] = None if found.answer is None else found.answer.value

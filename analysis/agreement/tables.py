@@ -56,12 +56,14 @@ def of_output(
     patches: pd.DataFrame,
     damaged: list[str] | None = None,
     wanted: Collection[str] = tuple(TABLES),
+    only: str | None = None,
 ) -> Iterator[Part]:
     """The rows of all tables. The patch jobs of one setting, or of settings that are compared, are in memory at a time.
 
     Args:
         damaged: as for `frames.load`.
         wanted: the names of those that are made.
+        only: of `agreement` only this site at the last checkpoint.
     """
     patched = {run.run_id: run.patches for run in output.runs}
     of = patches.merge(runs[["run_id", "setting", "status"]], on="run_id", suffixes=("_of_job", ""))
@@ -70,7 +72,7 @@ def of_output(
         if "stability" in wanted:
             yield from _of_circuits(str(setting), str(patching), output, set(rows["patch_id"]), damaged)
         read = jobs(output, runs, rows["patch_id"], damaged)
-        yield from _of_setting(str(setting), str(patching), read, wanted)
+        yield from _of_setting(str(setting), str(patching), read, wanted, only)
         if "roles" in wanted:
             names = list(dict.fromkeys(job.patch.run_id for job in read))
             yield from _roles("seed", str(patching), read, names, patched, damaged)
@@ -82,22 +84,24 @@ def of_output(
             for one in _families(read):
                 levels = [group.level[job.patch.run_id] for job in one.jobs]
                 same = len({job.sites[one.site].places for job in one.jobs}) == 1
-                if same and len(set(levels)) > 1:
+                if same and len(set(levels)) > 1 and only in (None, one.site):
                     design = of_levels(levels, WORDS[group.axis])
-                    yield "agreement", of_agreement(group.axis, key, one, design)
+                    yield "agreement", of_agreement(group.axis, key, one, design, only is not None)
             first = {level: run_id for run_id, level in reversed(group.level.items())}
             if "roles" in wanted:
                 yield from _roles(group.axis, str(patching), read, list(first.values())[::-1], patched, damaged)
 
 
-def _of_setting(setting: str, patching: str, read: Sequence[Job], wanted: Collection[str]) -> Iterator[Part]:
+def _of_setting(
+    setting: str, patching: str, read: Sequence[Job], wanted: Collection[str], only: str | None
+) -> Iterator[Part]:
     key = {"setting": setting, "patching": patching}
     found = list(_families(read))
     for one in found:
         if "stability" in wanted:
             yield from of_stability(key, one)
-        if len(one.jobs) > 1:
-            yield "agreement", of_agreement("seed", key, one, of_seeds(len(one.jobs)))
+        if len(one.jobs) > 1 and only in (None, one.site):
+            yield "agreement", of_agreement("seed", key, one, of_seeds(len(one.jobs)), only is not None)
     for one, other in combinations(found, 2):
         # Two corruptions of the same prompts: those of another task are no other subject.
         if one.site == other.site and len({task_of(of.jobs[0].patch.about) for of in (one, other)}) == 1:

@@ -36,6 +36,11 @@ FOLDED = ("no change", "cannot tell")
 """Of heads with these answers nothing is told one by one: those with the same reason share a sentence."""
 
 
+def is_told(curve: str, site: str | None, clock: str) -> bool:
+    """Whether anything is told of a curve."""
+    return clock == "step" and curve in CURVES and site in (None, SITE)
+
+
 def sudden(table: pd.DataFrame) -> Iterator[Finding]:
     """Of each setting one for every curve but attention, in steps: of the gains of heads under each corruption one for
     each of which something is told, and one for all others. What corruptions of the same clean prompts have the same

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -152,6 +152,8 @@ class Trajectories:
     runs: Mapping[str, Run]
     settings: Mapping[str, str]
     metrics: pd.DataFrame
+    wanted: Callable[[str, str | None, str], bool] = lambda curve, site, clock: True
+    """Of which curves, by name, site and clock, it is told what they did: fits take their time."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     found: dict[Key, dict[Place, dict[str, Began]]] = field(default_factory=dict)
     """Onsets of the heads of each run."""
@@ -160,12 +162,13 @@ class Trajectories:
     signs: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, frames: Frames) -> Trajectories:
+    def of(cls, frames: Frames, wanted: Callable[[str, str | None, str], bool] | None = None) -> Trajectories:
         """Of the runs of some tables."""
         output: Output | None = frames.output
         runs = {run.run_id: run for run in output.runs} if output else {}
         settings = dict(zip(frames.runs["run_id"], frames.runs["setting"].astype(object), strict=True))
-        return cls(runs, {run_id: str(setting) for run_id, setting in settings.items()}, frames.metrics)
+        made = cls(runs, {run_id: str(setting) for run_id, setting in settings.items()}, frames.metrics)
+        return made if wanted is None else replace(made, wanted=wanted)
 
     def add(self, key: Key, one: Family) -> None:
         """Takes one family of a setting."""
@@ -227,6 +230,8 @@ class Trajectories:
         for curve in found:
             config = self.runs[curve.run_id].config if curve.run_id in self.runs else {}
             for clock, time in clocks(config, curve.steps).items():
+                if not self.wanted(curve.name, curve.site, clock):
+                    continue
                 told = transition(time, curve.values)
                 kinds[curve.name, curve.site, curve.place, curve.key, clock].append((curve, time, told))
         for (*_, clock), own in kinds.items():
