@@ -14,12 +14,12 @@ from .summaries import spread
 
 KEYS = ["patch_id", "step", "site"]
 LEAST = 3
-"""Points that a correlation needs: two always lie on a line."""
+"""Fewest points for a correlation: two always lie on a line."""
 
 
 def correlations(patching: pd.DataFrame) -> pd.DataFrame:
-    """Pearson correlation `r` of exact and approximate effects over the `n` places of each site: its heads or
-    positions in all layers, at one checkpoint of one patch job.
+    """Correlate exact and approximate effects (Pearson `r`) over the `n` places of each site: its heads or positions in
+    all layers, at one checkpoint of one patch job.
 
     An effect is a change of the logit difference, patched - corrupted (logits, mean over prompts). Only rows that
     have both count; `r` is missing for fewer than LEAST places, or where one of the two does not vary.
@@ -82,7 +82,7 @@ def exact(frames: Frames, corruption: str, checkpoints: int = 4) -> Picture:
 
 
 def _told(found: pd.DataFrame) -> str:
-    """r and n of each run's points; of several runs, from the least to the largest."""
+    """r and n of one run, or the range of r over several runs."""
     if not len(found):
         return "not examined"
     n = "/".join(str(n) for n in sorted(set(found["n"])))
@@ -95,7 +95,7 @@ def _told(found: pd.DataFrame) -> str:
 
 
 def _square(axis: Axes) -> None:
-    """The same scale both ways, so that the diagonal is one."""
+    """Give both axes the same scale."""
     low = min(axis.get_xlim()[0], axis.get_ylim()[0])
     high = max(axis.get_xlim()[1], axis.get_ylim()[1])
     axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")

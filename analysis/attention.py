@@ -1,7 +1,7 @@
-"""What the report's page knows of attention patterns: some heads on a few prompts over the checkpoints, in single runs.
+"""Attention patterns for the report's page: some heads on a few prompts over the checkpoints of single runs.
 
-A pattern's lower triangle is one byte a cell, in 255ths, and those of all heads on one prompt are one text in base64,
-a third of what JSON's numbers take. Equal texts, as of the clean prompts of two corruptions, are there once.
+Each cell of a pattern's lower triangle is one byte (255ths); the triangles of all heads on one prompt are one base64
+text, a third of the size of JSON numbers. Equal texts, such as the clean prompts of two corruptions, are stored once.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from .patterns import SIDES, Head, Prompt
 from .summaries import spread
 
 MOST_HEADS = 12
-"""Of each run."""
+"""Per run."""
 
 MOST_BYTES = 4_000_000
-"""Of the whole page, which may have 15 million."""
+"""Out of 15 million bytes for the whole page."""
 
 SHARE = 1 / 3
-"""Of what room there is for data, at most."""
+"""Largest share of the room for data."""
 
 CURVES = 1 / 4
-"""Of that, what curves of attention to roles may take."""
+"""Largest share of these bytes for curves of attention to roles."""
 
 LESS = ((4, None), (2, None), (2, 12), (2, 6), (1, 6), (1, 3))
-"""Prompts and checkpoints of each patch job: the first of these choices that fits is taken. None: all."""
+"""Prompts and checkpoints per patch job; the first choice that fits is taken. None: all."""
 
 
 NO_CURVES = "not on this page, to keep it small: `mi-sweeps export` writes the table"
@@ -58,20 +58,20 @@ MANY = 100_000
 
 @dataclass(frozen=True)
 class Job:
-    """A patch job whose patterns are shown."""
+    """A patch job whose patterns the page shows."""
 
     run: int
-    """Its number in the table of runs."""
+    """Index in the table of runs."""
     patch: Patch
     patching: str | None
     prompts: tuple[Prompt, ...]
     steps: tuple[int, ...]
     heads: tuple[Head, ...]
     which: str
-    """What heads these are."""
+    """How the heads were chosen, in words."""
 
     def size(self, prompts: int, steps: int) -> int:
-        """Bytes on the page, about, of so many prompts and checkpoints."""
+        """Estimate the bytes that this many prompts and checkpoints take on the page."""
         lengths = [len(prompt.tokens[side]) for prompt in self.prompts[:prompts] for side in SIDES]
         cells = sum(length * (length + 1) // 2 for length in lengths) * len(self.heads)
         return cells * min(steps, len(self.steps)) * 4 // 3
@@ -80,9 +80,10 @@ class Job:
 def told(
     output: Output, frames: Frames, conclusions: Conclusions, room: float, damaged: list[str] | None = None
 ) -> Json | None:
-    """The page's data on attention patterns, in at most `room` bytes, about; None where no patch job kept any.
+    """The page's data on attention patterns, in about `room` bytes at most; None if no patch job kept any.
 
-    Raises UserError where a file is damaged; with a list `damaged` it is named there and left out.
+    Raises:
+        UserError: a file is damaged, and there is no list `damaged` to name it in.
     """
     jobs = list(_jobs(output, frames, conclusions, damaged))
     if not jobs:
@@ -105,7 +106,7 @@ def told(
 
 
 def _jobs(output: Output, frames: Frames, conclusions: Conclusions, damaged: list[str] | None) -> Iterator[Job]:
-    """All that there is, run by run. The heads of a run are the same under all corruptions, so that these compare."""
+    """All patch jobs with patterns, run by run. A run shows the same heads under all corruptions."""
     number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
     names = zip(frames.patches["patch_id"], frames.patches["patching"], strict=True)
     patching = {patch_id: None if pd.isna(name) else str(name) for patch_id, name in names}
@@ -128,7 +129,7 @@ def _jobs(output: Output, frames: Frames, conclusions: Conclusions, damaged: lis
 
 
 def _note(jobs: Sequence[Job], prompts: int, steps: int, count: int) -> str:
-    """What was left out, in words."""
+    """Say what was left out."""
     if not count:
         return "To keep this page small, no patterns are shown; the run folders have them."
     left = []
@@ -181,9 +182,9 @@ def _text(cells: np.ndarray) -> str:
 
 
 def _curves(frames: Frames, jobs: Sequence[Job], damaged: list[str] | None) -> Iterator[Json]:
-    """Attention to roles over the checkpoints, of the heads that are shown: means over prompts and runs.
+    """Attention of the shown heads to roles over the checkpoints, mean over prompts and runs.
 
-    Intervals are of 95% at each place alone, as `looks` has them, which also says what holds for all at once.
+    Intervals are 95% at each place alone; `looks` also gives simultaneous ones.
     """
     setting = dict(zip(frames.runs["run_id"], frames.runs["setting"], strict=True))
     output = frames.output
@@ -224,7 +225,7 @@ def _curves(frames: Frames, jobs: Sequence[Job], damaged: list[str] | None) -> I
 
 @dataclass(frozen=True)
 class Paid:
-    """What some heads pay at a checkpoint."""
+    """The attention that some heads pay at a checkpoint."""
 
     places: list[tuple[Any, ...]]
     """Side, query, layer, head, key."""
@@ -232,7 +233,7 @@ class Paid:
     by_prompt: Float[np.ndarray, "place prompt"]
 
     def at(self, places: list[tuple[Any, ...]]) -> np.ndarray:
-        """Where some places are among these."""
+        """Indices of some places among these."""
         if places == self.places:
             return np.arange(len(places))
         number = {place: at for at, place in enumerate(self.places)}
@@ -240,7 +241,7 @@ class Paid:
 
 
 def _paid(patch: Patch, step: int, heads: Sequence[Head], damaged: list[str] | None) -> Paid | None:
-    """What some heads pay at a checkpoint, prompt by prompt; None where that was not measured."""
+    """Attention of some heads at a checkpoint, prompt by prompt; None if it was not measured."""
     file = patch.table(step, "looks")
     place = ("side", "query", "layer", "head", "key")
     table = measured.stored(file, [*place, "uniform", "by_prompt"], damaged) if file.exists() else None
@@ -255,7 +256,7 @@ def _paid(patch: Patch, step: int, heads: Sequence[Head], damaged: list[str] | N
 
 
 def _fitting_curves(curves: Sequence[Json], room: float) -> list[Json]:
-    """As many as there is room for: from all tokens, or else from the last only."""
+    """All curves if they fit, or else those from the last token."""
     less = [one | {"rows": [row for row in one["rows"] if row["query"] == END]} for one in curves]
     for choice in (list(curves), less):
         sizes = np.cumsum([_size(one) for one in choice])

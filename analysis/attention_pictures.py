@@ -20,16 +20,16 @@ from .plotting import Picture, Source
 from .summaries import spread
 
 MOST_HEADS = 4
-"""Heads of a picture."""
+"""Heads per picture."""
 
 COLOURS = "Purples"
 LONGEST = 12
-"""Signs of a token that are written."""
+"""Characters of a token's label."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The patterns of a patch job that are drawn: one prompt, some heads."""
+    """The patterns of a patch job to draw: one prompt, some heads."""
 
     patch: Patch
     prompt: Prompt
@@ -41,7 +41,7 @@ class Kept:
     """Checkpoints whose patterns are damaged."""
 
     def square(self, step: int, side: str, head: Head) -> np.ndarray:
-        """A pattern as it is drawn: nothing above the diagonal, or at a checkpoint that is not there."""
+        """A pattern with NaN above the diagonal, and everywhere if the checkpoint is missing."""
         size = len(self.prompt.tokens[side])
         if step not in self.of:
             return np.full((size, size), np.nan)
@@ -49,13 +49,15 @@ class Kept:
 
 
 def corruptions(frames: Frames) -> list[str]:
-    """Under which patch jobs of `frames` patterns were kept."""
+    """The corruptions whose patch jobs kept patterns."""
     return [str(name) for name in dict.fromkeys(patch.corruption for patch in _patches(frames))]
 
 
 def attention(frames: Frames, corruption: str) -> Picture:
-    """The first prompt's patterns: clean at the first, middle and last checkpoint, and corrupted at the last; a row a
-    head. They are those of the first run that kept any."""
+    """Draw the first prompt's patterns in the first run that kept any, a row per head.
+
+    Clean at the first, middle and last checkpoint, corrupted at the last.
+    """
     kept = _kept(frames, corruption)
     steps = spread(list(kept.of), 3)
     columns = [("clean", step) for step in steps] + [("corrupted", steps[-1])]
@@ -92,7 +94,7 @@ def _numbers(kept: Kept, side: str, step: int, head: Head) -> pd.DataFrame:
 
 
 def moving(frames: Frames) -> Film:
-    """The same over the checkpoints: a column a head, a row for the clean prompt and for each corrupted one."""
+    """Animate the patterns over the checkpoints: a column per head, a row for the clean and each corrupted prompt."""
     same = _comparable(frames)
     heads = same[0].heads
     steps = _steps(same)
@@ -127,7 +129,7 @@ def moves(frames: Frames) -> bool:
 
 
 def _comparable(frames: Frames) -> list[Kept]:
-    """Rows that compare: of the same run, and of the same clean prompt."""
+    """Patch jobs of the same run with the same clean prompt."""
     found = [_kept(frames, name) for name in corruptions(frames)]
     return [
         one
@@ -143,14 +145,14 @@ def _steps(kept: Sequence[Kept]) -> list[int]:
 
 
 def _patches(frames: Frames) -> list[Patch]:
-    """The patch jobs of `frames` that kept patterns."""
+    """Patch jobs that kept patterns."""
     there = {patch_id for table in (frames.attribution, frames.patching) for patch_id in pd.unique(table["patch_id"])}
     own = [patch for patch in (frames.output.patches if frames.output else ()) if patch.patch_id in there]
     return [patch for patch in own if patterns.steps(patch)]
 
 
 def _kept(frames: Frames, corruption: str) -> Kept:
-    """The patterns of the first patch job that kept any under a corruption."""
+    """Read the patterns of the first patch job that kept any under a corruption."""
     key = ("attention", corruption)
     if key not in frames.kept:
         patch = next(patch for patch in _patches(frames) if patch.corruption == corruption)
@@ -183,7 +185,7 @@ def _source(frames: Frames, kept: Sequence[Kept], told: str) -> Source:
 
 
 def _draw(plot: Axes, prompt: Prompt, side: str, changed: Collection[int], room: float) -> AxesImage:
-    """An empty pattern with its tokens on both axes; of long prompts only some are named.
+    """Draw an empty pattern with its tokens on both axes; long prompts have every n-th token named.
 
     Args:
         changed: the tokens that are bold.

@@ -1,7 +1,7 @@
-"""How faithful, complete and minimal circuits are, as tables: what patch jobs measured, judged by `inference.circuits`.
+"""Tables of how faithful, complete and minimal circuits are; `inference.circuits` gives the verdicts.
 
-`faithfulness` is of groups of runs that differ in their seed only, each with the circuit that was found in it;
-`completeness` is of each run's circuit.
+`faithfulness` is per group of runs that differ only in their seed, each run with its own circuit; `completeness` is per
+run.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ FAITHFULNESS = {
     **{"percentile": "float64", "closer": "float64", "null_median": "float64", "null_high": "float64"},
     **{"null_sets": "Int64", "n": "int64", "runs": "int64"},
 }
-"""One row a circuit and checkpoint of a group; kinds `cpr` and `cmd` are areas over all sizes."""
+"""One row per circuit and checkpoint of a group; kinds `cpr` and `cmd` are areas over all sizes."""
 COMPLETENESS = EXAMINED | {
     **{"kind": "string", "component": "string", "layer": "Int64", "head": "Int64", "removed": "string"},
     **{"value": "float64", "low": "float64", "high": "float64", "verdict": "string", "n": "int64"},
 }
-"""One row a checkpoint of a run of kind `completeness`, one for each member of kind `member`, and one of kind
-`minimality`; `removed` is the K for which `value` is largest."""
+"""For each checkpoint of a run one row of kind `completeness`, one of kind `minimality` and one of kind `member` per
+member; `removed` is the K with the largest `value`."""
 
 CIRCUITS = ("circuit", "exchange", "given")
-"""Kinds of rows that are circuits, each judged whole."""
+"""Kinds of rows that are whole circuits."""
 COMPARED = ("percentile", "closer", "null_median", "null_high")
 KEY = ("kind", "order", "size", "source_step")
 SAME = "all"
-"""In the place of what a row lacks, for a key."""
+"""Stands in a key for a missing value."""
 
 
 def faithfulness(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """F of every circuit with its intervals, its verdict, and where it is among random sets.
+    """F of every circuit with its intervals, verdict and percentile among random sets.
 
     Args:
         damaged: as for `frames.load`.
@@ -62,7 +62,7 @@ def faithfulness(frames: Frames, damaged: list[str] | None = None) -> pd.DataFra
 def faithfulness_of(
     output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
-    """The same, group by group."""
+    """As `faithfulness`, group by group."""
     for key, patch_ids in groups(patches, runs):
         frame = measured.read(output, "circuits", ["by_prompt"], damaged, patch_ids)
         if len(frame):
@@ -73,20 +73,20 @@ def faithfulness_of(
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of some patch jobs at the checkpoints that all of them have."""
+    """Rows of several patch jobs at their shared checkpoints."""
 
     frame: pd.DataFrame
     """With a column `key` of KEY."""
     patch_ids: tuple[str, ...]
     steps: tuple[int, ...]
     prompts: dict[str, list[int]]
-    """Where each job's prompts are among those of all."""
+    """Index of each job's prompts among all prompts."""
     count: int
-    """Prompts of all."""
+    """Number of distinct prompts."""
 
     @classmethod
     def of(cls, frame: pd.DataFrame, patches: Sequence[Patch]) -> Group:
-        """Prompts are one where their clean texts are."""
+        """Collect rows; prompts are the same if their clean texts are."""
         texts = {patch.patch_id: Job(patch, "", {}, {}).prompts for patch in patches}
         every = {text: at for at, text in enumerate(dict.fromkeys(text for own in texts.values() for text in own))}
         steps = set.intersection(*(set(frame.loc[frame["patch_id"] == one, "step"]) for one in texts))
@@ -95,7 +95,7 @@ class Group:
         return cls(frame, tuple(texts), tuple(sorted(steps)), where, len(every))
 
     def values(self, rows: pd.DataFrame, column: str, places: Sequence[object]) -> circuits.Values:
-        """m of some rows at each step's places, which are values of a column."""
+        """m of some rows by step and place; places are values of a column."""
         lists = dict(
             zip(zip(rows["patch_id"], rows["step"], rows[column], strict=True), rows["by_prompt"], strict=True)
         )
@@ -108,7 +108,7 @@ class Group:
         return found
 
     def ends(self) -> tuple[circuits.Values, circuits.Values]:
-        """m where all is ablated, and where nothing is; a place for each step."""
+        """m with everything ablated and with nothing ablated, one place per step."""
         found = self.values(self.frame[self.frame["kind"] == "whole"], "set", ["none", "all"])
         return found[:, ::2], found[:, 1::2]
 
@@ -134,14 +134,14 @@ def _circuits(group: Group) -> Iterator[dict[str, object]]:
             "step": step, **_told(key), "nodes": own["nodes"], "value": found.recovered[number],
             "low": low[number], "high": high[number], "low_these_runs": low_here[number],
             "high_these_runs": high_here[number], "verdict": words[number].value,
-            # Without a gap they are the order of numbers that mean nothing.
+            # Without a gap, ranks among random sets are meaningless.
             **({name: own[name] for name in COMPARED} if found.has_gap[number] else {}),
             "null_sets": of_runs["null_sets"].min(), "n": found.n[number], "runs": found.runs[number],
         }  # fmt: skip
 
 
 def _areas(group: Group) -> Iterator[dict[str, object]]:
-    """CPR and CMD of each order, where there are several sizes."""
+    """CPR and CMD of each order that has several sizes."""
     rows = group.frame[group.frame["kind"] == "circuit"]
     every = group.ends()
     for order in dict.fromkeys(rows["order"]):
@@ -156,7 +156,7 @@ def _areas(group: Group) -> Iterator[dict[str, object]]:
 
 
 def _one(found: Estimate) -> dict[str, object]:
-    """The one place of an estimate."""
+    """An estimate's only place as columns."""
     low, high = interval(found, seeds=found.has_seeds)
     low_here, high_here = interval(found, seeds=False)
     return {
@@ -166,7 +166,7 @@ def _one(found: Estimate) -> dict[str, object]:
 
 
 def _keys(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[object, ...]]:
-    """The values of some columns, row by row; equal ones compare equal, also those that are missing."""
+    """Values of some columns row by row; missing values compare equal."""
     values = rows[list(columns)].astype(object)
     return list(values.where(values.notna(), SAME).itertuples(index=False, name=None))
 
@@ -176,8 +176,9 @@ def _told(key: tuple[object, ...]) -> dict[str, object]:
 
 
 def completeness(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """Of each run's circuit at each checkpoint whether it is complete, which members are needed, and whether it is
-    minimal: for other prompts, in this run.
+    """Whether each run's circuit is complete and minimal at each checkpoint, and which members it needs.
+
+    Verdicts are for other prompts in this run.
 
     Args:
         damaged: as for `frames.load`.
@@ -189,7 +190,7 @@ def completeness(frames: Frames, damaged: list[str] | None = None) -> pd.DataFra
 
 
 def completeness_of(output: Output, damaged: list[str] | None = None) -> Iterator[pd.DataFrame]:
-    """The same, patch job by patch job."""
+    """As `completeness`, patch job by patch job."""
     for patch in output.patches:
         frame = measured.read(output, "circuits", ["by_prompt"], damaged, [patch.patch_id])
         for step, rows in frame.groupby("step", sort=True):
@@ -198,7 +199,7 @@ def completeness_of(output: Output, damaged: list[str] | None = None) -> Iterato
 
 
 def _judged(rows: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """The rows of one checkpoint of a run."""
+    """Rows of one checkpoint of a run."""
     whole = rows[rows["kind"] == "whole"].set_index("set")["by_prompt"]
     gap = np.asarray(whole["all"], dtype=float) - np.asarray(whole["none"], dtype=float)
     k = rows[rows["kind"] == "completeness"]
@@ -229,7 +230,7 @@ def _judged(rows: pd.DataFrame) -> Iterator[dict[str, object]]:
 def _differences(
     rows: pd.DataFrame, columns: Sequence[str], sets: tuple[str, str], gap: Float[np.ndarray, " prompt"]
 ) -> tuple[list[tuple[object, ...]], Estimate, np.ndarray, np.ndarray]:
-    """The names of places, F of the first set less that of the second at each, and both ends of it, all at once."""
+    """Names of places, and at each the first set's F minus the second's with its simultaneous interval."""
     keyed = rows.assign(key=_keys(rows, columns))
     of_sets = (keyed[keyed["set"] == name] for name in sets)
     first, second = (dict(zip(one["key"], one["by_prompt"], strict=True)) for one in of_sets)
@@ -241,12 +242,12 @@ def _differences(
 
 
 def _some(found: Estimate, at: np.ndarray) -> Estimate:
-    """Of an estimate what a verdict looks at, at some places."""
+    """An estimate restricted to some places, as far as verdicts need it."""
     return replace(found, recovered=found.recovered[at], has_gap=found.has_gap[at], n=found.n[at])
 
 
 def _largest(found: Estimate, low: np.ndarray, high: np.ndarray, names: Sequence[object]) -> dict[str, object]:
-    """The difference that is farthest from zero."""
+    """The difference farthest from zero."""
     at = int(np.abs(np.nan_to_num(found.recovered)).argmax())
     return {
         "removed": names[at], "value": found.recovered[at], "low": low[at], "high": high[at], "n": int(found.n[at])

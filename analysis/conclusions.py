@@ -1,4 +1,4 @@
-"""What inference says of all that the report's page can show: each run, the runs of each setting, and wider groups."""
+"""Runs inference on everything that the report's page can show: each run, each setting and wider groups of runs."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .inference.estimates import quantile
 from .inference.families import Family, Job, Means, families, has_gap, jobs, means
 
 SETTINGS = ("model", "task", "lr", "weight_decay", "schedule", "steps", "batch_size")
-"""Columns of runs whose values the page groups by, beside the setting."""
+"""Columns of runs that the page groups by, besides the setting."""
 
 ALIKE = ("model", "task", "network")
-"""Columns in which all runs of a group are equal."""
+"""Columns that are equal for all runs of a group."""
 
 MOST_PAIRS = 30
-"""Of one kind of groups: where there are more, none is compared beforehand. `inference.differences` compares any."""
+"""Pairs of groups of one kind that are compared; with more, none is. `inference.differences` compares any two."""
 
 
 MOST_CONCLUDED = 300
-"""Runs. Where there are more, a page has no room for what could be concluded: the exported table `verdicts` has it."""
+"""Runs. With more, the page has no room for conclusions; the exported table `verdicts` has them."""
 
 MOST_RUNS = 40
-"""Where there are more, nothing is concluded here of a single run that is in a mean over seeds: `show` does."""
+"""Runs. With more, runs that are part of a mean over seeds get no conclusions of their own; `show` gives them."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Found:
     """A family of a group of runs."""
 
     runs: tuple[int, ...]
-    """Their numbers in the table of runs."""
+    """Indices in the table of runs."""
     patching: str
     family: Family
     courses: tuple[HeadCourse, ...]
-    """Of heads; empty for positions."""
+    """Courses of heads; empty for positions."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The second of two families less the first."""
+    """The second of two families minus the first."""
 
     first: Found
     second: Found
@@ -60,7 +60,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Attributed:
-    """What a group of runs writes under one corruption, a kind of attribution."""
+    """One kind of attribution of a group of runs under one corruption."""
 
     runs: tuple[int, ...]
     patching: str
@@ -78,11 +78,11 @@ class Conclusions:
     findings: pd.DataFrame = field(default_factory=lambda: frame([]))
     """The table of that name."""
     gapless: frozenset[str] = frozenset()
-    """Patch jobs at whose last checkpoint clean and corrupted cannot be told apart."""
+    """Patch jobs without a measurable gap at their last checkpoint."""
 
 
 def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -> Conclusions:
-    """Verdicts and courses of every group that the page shows, and comparisons of those that are of one kind."""
+    """Judge every group that the page shows, and compare groups of one kind."""
     examined = frames.patches[frames.patches["patch_id"].isin(pd.unique(frames.patching["patch_id"]))]
     if examined["run_id"].nunique() > MOST_CONCLUDED:
         return Conclusions()
@@ -120,21 +120,21 @@ def _is_gapless(job: Job) -> bool:
 def _found(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterator[Found]:
     for family in families(own):
         heads = family.places[0][1] is not None
-        runs = tuple(sorted(number[job.patch.run_id] for job in family.jobs))  # not all need have the site
+        runs = tuple(sorted(number[job.patch.run_id] for job in family.jobs))  # some may lack the site
         yield Found(runs, patching, family, tuple(courses(family)) if heads else ())
 
 
 def _network(run: Run) -> str:
-    """What tells the networks of models of one name apart, as of two series."""
+    """Tell apart networks whose models have one name, as in two series."""
     found = run.about.get("model") or {}
     return f"{found.get('architecture')} {found.get('parameters')}"
 
 
 def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
-    """The groups of run ids that are shown, a list a kind: single runs, settings, the values of each setting, all."""
+    """Groups of run ids by kind: single runs, settings, values of each column, all runs."""
     single = runs
     if len(runs) > MOST_RUNS:
-        diverged = runs["status"] == "diverged"  # one of no group
+        diverged = runs["status"] == "diverged"  # in no group
         single = runs[diverged | ((~diverged).groupby(runs["setting"]).transform("sum") == 1)]
     kinds: list[list[tuple[str, ...]]] = [[(run_id,) for run_id in single["run_id"]]]
     for column in ("setting", *SETTINGS):
@@ -149,7 +149,7 @@ def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
 def _compared(
     found: Iterable[Found], groups: Sequence[Sequence[tuple[str, ...]]], number: dict[str, int]
 ) -> Iterator[Compared]:
-    """Second corruption less first in each group; and of groups of one kind the later less the earlier."""
+    """Second corruption minus first in each group, and for groups of one kind the later minus the earlier."""
     heads = [one for one in found if one.family.places[0][1] is not None]
     by_place: dict[tuple[tuple[int, ...], str, str, str], Found] = {
         (one.runs, one.patching, one.family.corruption, one.family.site): one for one in heads
@@ -176,9 +176,9 @@ def _compared(
 
 
 def gaps(family: Family) -> np.ndarray:
-    """Clean less corrupted (logits) with both ends of its 95% interval over prompts, a row a checkpoint."""
+    """Gap (logits) with its 95% interval over prompts: [checkpoint, (gap, low, high)]."""
     found = family.estimate
-    # Positions that only some prompts have come with gaps of their own.
+    # Positions that only some prompts have get their own gap.
     place = family.grid(found.n).argmax(axis=1) + np.arange(len(family.steps)) * len(family.places)
     gap, n, own = found.gap[place], found.n[place], found.gap_influence[place]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -14,8 +14,8 @@ APART = frozenset(
         *("patching.steps", "patching.engine", "patching.memory"),
     )
 )
-"""Groups and keys that tell no settings apart: the seed, the run that one was zoomed into, which has a seed of its own,
-and those that change no result, as which checkpoints are patched."""
+"""Groups and keys that do not distinguish settings: the seed, the run that was zoomed into, and keys that change no
+result, such as which checkpoints are patched."""
 
 
 SINCE = {
@@ -25,22 +25,21 @@ SINCE = {
     **{"train.method": "full", "train.only": "[]", "train.weights": "fp32"},
     **{f"patching.{key}": "null" for key in ("looks", "cross", "circuits", "edges")},
 }
-"""Keys that came later, and what held before: a run of then is no other setting for having none."""
+"""Keys added in later versions, with the earlier behaviour: an old run without them has the same setting."""
 
 
 LORA = "train.lora."
-"""How keys begin that only runs with an adapter have a use for, and are compared among those."""
+"""Prefixes of keys that are compared only among runs with an adapter."""
 
 OF_A_KIND = ("checkpoint", "optim", "schedule", "train")
-"""Groups that are compared among series, or among fine-tunes: how a series was trained is not known, and its steps are
-those of the checkpoints that there are."""
+"""Groups that are compared only among series or among fine-tunes: how a series was trained is unknown."""
 
 
 def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A name for each configuration, made of the values that differ between them; the seed is left out.
 
     Equal configurations have equal names and different ones different names: "lr 0.0001, schedule cosine".
-    Where a group's `name` says all that differs within the group, only that name is told.
+    If a group's `name` determines all that differs within the group, only the name is used.
     """
     flat = texts(configs)
     told = _told(flat)
@@ -67,7 +66,7 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _short_paths(texts: Collection[str]) -> dict[str, str]:
-    """Absolute paths by the shortest endings, of two names or more, that tell them apart: "bases/1"."""
+    """Map absolute paths to their shortest distinct endings of two or more parts: "bases/1"."""
     paths = {text: PurePath(text).parts for text in texts if PurePath(text).is_absolute()}
     longest = max(map(len, paths.values()), default=2)
     for length in range(2, longest):
@@ -78,12 +77,12 @@ def _short_paths(texts: Collection[str]) -> dict[str, str]:
 
 
 def factors(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The dotted keys whose values `names` tells: what a sweep varied, but the seed."""
+    """The dotted keys that `names` uses: what a sweep varied, except the seed."""
     return _told(texts(configs))
 
 
 def of_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration without the groups that say nothing of it, as its patch jobs have their own."""
+    """A run's configuration without the groups that belong to its patch jobs."""
     return {key: value for key, value in config.items() if key not in ("corruption", "patching")}
 
 
@@ -99,14 +98,14 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """A value as a label has it: words, as `train.only` has them, without brackets."""
+    """Format a value for a label; lists of words, as in `train.only`, without brackets."""
     if isinstance(value, (list, tuple)) and value and all(isinstance(one, str) for one in value):
         return " + ".join(value)
     return json.dumps(value)
 
 
 def texts(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Each configuration without what changes no result and the seed, its values as text."""
+    """Each configuration's values as text, without the seed and keys that change no result."""
     kept = [{key: value for key, value in config.items() if key not in APART} for config in configs]
     return [
         {
@@ -151,13 +150,13 @@ def _follows_name(key: str, varying: Sequence[str], flat: Sequence[Mapping[str, 
 
 
 def _order(key: str) -> int:
-    """The questions a sweep asks come first: model, task, learning rate, schedule, then the rest."""
+    """Sort key: model, task, learning rate, schedule, then the rest."""
     first = ("model.name", "task.name", "optim.lr", "schedule.name", "train.method")
     return first.index(key) if key in first else len(first)
 
 
 def _word(key: str, told: Sequence[str]) -> str:
-    """What a key is called: its last part, or its group for a name, or all of it where that is not enough."""
+    """Short name of a key: its last part, or the group for a `name`; the whole key if that is ambiguous."""
     short = key.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ")
     clash = [other for other in told if other.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ") == short]
-    return short if clash == [key] and short != "seed" else key  # The run's seed is another.
+    return short if clash == [key] and short != "seed" else key  # not to be taken for the run's seed

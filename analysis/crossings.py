@@ -1,4 +1,4 @@
-"""Pieces of one checkpoint in another as a picture."""
+"""Draws the table `cross`: pieces of one checkpoint patched into another."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from .inference.shares import KINDS, Shares, of_table
 from .plotting import Picture
 
 COMPONENTS = {"attn": "o", "mlp": "s", "embed": "D", "unembed": "D", "head": "x"}
-"""What is drawn, with its mark; normalisations and the pieces of heads are in the table alone."""
+"""Components that are drawn, with their marks; norms and pieces of heads are only in the table."""
 NAMED = 3
-"""Heads that matter have their names, at most so many in a plot."""
+"""Heads that matter and are named, per plot."""
 
 
 def corruptions(frames: Frames) -> list[str]:
-    """Under which pieces of one checkpoint were put into another."""
+    """The corruptions with crossed checkpoints."""
     there = _patch_ids(frames)
     patches = [one for one in (frames.output.patches if frames.output else ()) if one.patch_id in there]
     return list(dict.fromkeys(one.corruption for one in patches if _is_crossed(one)))
 
 
 def _is_crossed(patch: Patch) -> bool:
-    """Whether it has rows; what cannot be read may have, and is told of when it is drawn."""
+    """Whether a patch job has rows; an unreadable table counts, and drawing it raises the error."""
     damaged: list[str] = []
     found = measured.each(((patch, step) for step in reversed(patch.steps())), "cross", damaged=damaged)
     return any(True for _ in found) or bool(damaged)
 
 
 def crossings(frames: Frames, corruption: str) -> Picture:
-    """What the pieces of the last checkpoint that was crossed bring to the other one, by layer, and the other way.
+    """Draw the shares that pieces bring from the last crossed checkpoint to the other one by layer, and in reverse.
 
-    A row a kind, with 95% intervals.
+    A row per kind, with 95% intervals.
     """
     assert frames.output is not None
     there = _patch_ids(frames)
@@ -94,14 +94,14 @@ def crossings(frames: Frames, corruption: str) -> Picture:
 
 
 def _patch_ids(frames: Frames) -> set[str]:
-    """Of the patch jobs that these frames are of."""
+    """Ids of the patch jobs in these frames."""
     return {
         str(patch_id) for table in (frames.attribution, frames.patching) for patch_id in pd.unique(table["patch_id"])
     }
 
 
 def _draw(axis: Axes, found: Shares, steps: tuple[int, int]) -> pd.DataFrame:
-    """One kind and way; gives its numbers."""
+    """Draw one kind in one direction, and return its numbers."""
     low, high = found.interval
     share, matters = found.estimate.recovered, found.judged.matter()
     depth = 1 + max((piece[3] for piece in found.pieces if piece[3] is not None), default=0)
@@ -142,7 +142,7 @@ def _draw(axis: Axes, found: Shares, steps: tuple[int, int]) -> pd.DataFrame:
 
 
 def _place(piece: Sequence[object], depth: int) -> float:
-    """Where a piece is drawn: attention a little before the MLP of its layer, and heads between."""
+    """Horizontal place of a piece: attention a little before its layer's MLP, heads between them."""
     component, layer = piece[2], piece[3]
     if not isinstance(layer, int):
         return depth if component == "unembed" else -1
@@ -150,5 +150,5 @@ def _place(piece: Sequence[object], depth: int) -> float:
 
 
 def _some(depth: int, most: int = 8) -> range:
-    """Layers whose numbers stand below."""
+    """Layers to label."""
     return range(0, depth, -(-depth // most))

@@ -1,4 +1,4 @@
-"""Lines over checkpoints: metrics of runs, the logit lens, what each layer writes, and further measures."""
+"""Line plots over checkpoints: metrics of runs, the logit lens, attribution of layers, and measures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES = {
 }
 SHARES = ("win_rate", "accuracy", "preferred")
 LOGIT_DIFF = "logit_diff"
-"""What the names of logit differences begin with; a task says after it what they are against."""
+"""Prefix of logit differences; the task names what the answer is compared with."""
 SPLITS = {
     "heldout": "held-out prompts",
     "train": "training prompts",
@@ -44,7 +44,7 @@ SPLITS = {
 }
 
 POINTS = {"resid_pre": 0.0, "resid_mid": 0.5, "resid_post": 1.0}
-"""Where the residual stream is read, in layers from a layer's beginning: `resid_mid` is between attention and MLP."""
+"""Where the residual stream is read, as a fraction of its layer: `resid_mid` is between attention and MLP."""
 
 MEASURES = {
     "position_r2": ("linear probe of position", "held-out R²", (None, 1)),
@@ -53,29 +53,28 @@ MEASURES = {
     "diagonal": ("attention to the token itself", "mean attention", (0, 1)),
     "ablated_loss": ("replaced by its mean", "loss (nats)", (0, None)),
 }
-"""What a patch job measured of the clean run besides: what it is, its value on the axis, and the ends of its range."""
+"""Measures: title, label of the axis, and limits of the axis."""
 
 PLACE = ["layer", "component", "head"]
 
 SERIES = "series"
-"""What stands for a schedule where that is not known."""
+"""Shown in place of a schedule for series, whose schedule is unknown."""
 
 PASSED = "layers passed (.5: attention, not yet MLP)"
 
 
 def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Picture:
-    """What was measured of runs over checkpoints: a row of plots a metric, a plot a schedule and one for series, a
-    colour for all else that differs but the seed.
+    """Draw metrics of runs over checkpoints: a row per metric, a plot per schedule and one for series, a colour for
+    everything else that differs apart from the seed.
 
-    The band of several runs is the 95% interval of their mean; that of a single run's win rate is its Wilson interval
-    over prompts.
+    Bands are 95% intervals: of the mean over several runs, or Wilson's over prompts for a single run's win rate.
     """
     measured = frames.metrics[frames.metrics["split"] == split].merge(_told_apart(frames), on="run_id")
     shown = measured[measured["metric"].isin(metrics)]
     panels, palette = _panels(shown), _palette(shown)
 
     single = "; of a single run: Wilson, over prompts" if "win_rate" in metrics else ""
-    # An accuracy is of every token that is scored.
+    # Accuracy is over all scored tokens.
     tokens = f"{_counted(shown['n'])} tokens; " if metrics == ["accuracy"] else ""
     note = tokens + STUDENT + single + _stopped(shown) + missing.told(frames, shown["run_id"])
     below = plotting.source(list(shown["run_id"]), [] if tokens else list(shown["n"]), note)
@@ -111,7 +110,7 @@ def _unit(metric: str) -> str:
 
 
 def losses(frames: Frames) -> Picture:
-    """The training loss of every batch, logarithmic, a line a run, with its spikes; plots and colours as `training`."""
+    """Draw the training loss of every batch on a log axis, a line per run, with its spikes; otherwise as `training`."""
     about = _told_apart(frames)
     rows = frames.metrics[(frames.metrics["split"] == "batch") & (frames.metrics["metric"] == "loss")]
     rows, peaks = rows.merge(about, on="run_id"), spikes.of_runs(rows).merge(about, on="run_id")
@@ -142,7 +141,7 @@ def losses(frames: Frames) -> Picture:
 
 
 def _spikes_told(rows: pd.DataFrame) -> str:
-    """How many spikes the runs of each schedule have together, and noise would have."""
+    """Total spikes per schedule, found and expected from noise."""
     of_schedules = [(schedule, spikes.counts(some)) for schedule, some in rows.groupby("schedule")]
     return ", ".join(
         f"{schedule} {counts['found'].sum()} and {counts['expected'].sum():.1f}" for schedule, counts in of_schedules
@@ -150,7 +149,7 @@ def _spikes_told(rows: pd.DataFrame) -> str:
 
 
 def logged(frames: Frames) -> Picture:
-    """The loss that each series' own trainer logged, logarithmic, a line a run; dashed, the loss that it evaluated."""
+    """Draw the losses that each series' own trainer logged on a log axis, a line per run; evaluation losses dashed."""
     rows = frames.metrics[(frames.metrics["split"] == TRAINER) & frames.metrics["metric"].str.endswith("loss")]
     rows = rows.merge(_told_apart(frames), on="run_id")
     panels, palette = _panels(rows), _palette(rows)
@@ -175,9 +174,8 @@ def logged(frames: Frames) -> Picture:
 
 
 def measures(frames: Frames) -> Picture:
-    """What a patch job measured of the clean run besides, over checkpoints: a plot a measure, a line for each component
-    or head of each layer."""
-    # They do not depend on the corruption, under each of which a run was examined.
+    """Draw the measures over checkpoints: a plot per measure, a line per component or head of each layer."""
+    # Measures do not depend on the corruption, but each corruption's patch job has them.
     rows = frames.measures.drop_duplicates(["run_id", "step", "measure", *PLACE])
     absent = missing.steps(frames, rows["run_id"])
     names = list(pd.unique(rows["measure"]))
@@ -213,9 +211,9 @@ def _named(layer: object, component: str, head: object) -> str:
 
 
 def lens(frames: Frames) -> Picture:
-    """Logit lens: logit difference of the residual stream through the layers, a line for each checkpoint.
+    """Draw the logit lens: logit difference of the residual stream through the layers, a line per checkpoint.
 
-    The first and the last have bands.
+    The first and the last checkpoint have bands.
     """
     rows = missing.left_out(frames, frames.attribution[frames.attribution["kind"] == "lens"])
     corruptions, steps = list(pd.unique(rows["corruption"])), sorted(rows["step"].unique())
@@ -248,7 +246,7 @@ def lens(frames: Frames) -> Picture:
 
 
 def points(rows: pd.DataFrame) -> pd.Series:
-    """Where the lens of each row is read, in layers (POINTS)."""
+    """Position of each row of the lens, in layers (POINTS)."""
     return rows["layer"].astype("float64") + rows["component"].map(POINTS).astype("float64")
 
 
@@ -262,7 +260,7 @@ def lens_means(rows: pd.DataFrame) -> pd.Series:
 
 
 def layers(frames: Frames) -> Picture:
-    """Logit difference written by each layer's attention (above) and MLP (below) over checkpoints."""
+    """Draw the logit difference from each layer's attention (above) and MLP (below) over checkpoints."""
     rows = frames.attribution[(frames.attribution["kind"] == "layer") & frames.attribution["layer"].notna()]
     corruptions, components = list(pd.unique(rows["corruption"])), list(pd.unique(rows["component"]))
     depth = sorted(rows["layer"].unique())
@@ -293,9 +291,11 @@ def layers(frames: Frames) -> Picture:
 
 
 def _told_apart(frames: Frames) -> pd.DataFrame:
-    """Of each run its schedule, its status, the plot it is in, and its colour: its learning rate if, but for seeds,
-    nothing else differs among runs of one schedule; or else all that differs. How a series was trained is not known: it
-    has a plot and colours of its own."""
+    """Schedule, status, plot and colour of each run.
+
+    The colour is the learning rate if nothing else but the seed differs among runs of one schedule, otherwise
+    everything that differs. Series, whose training is unknown, have a plot and colours of their own.
+    """
     runs, is_own = frames.runs, frames.runs["schedule"].notna()
     about = runs[["run_id", "schedule", "status"]].assign(
         panel=("schedule " + runs["schedule"]).fillna(SERIES), colour=runs["lr"].astype(object)
@@ -332,7 +332,7 @@ def _palette(rows: pd.DataFrame) -> dict[Any, tuple[float, float, float]]:
 
 
 def _coloured(axis: Axes, palette: dict[Any, tuple[float, float, float]]) -> None:
-    """A key of all colours; beside the plot where they have long names."""
+    """Draw the legend of colours, beside the plot if names are long."""
     rates = all(isinstance(colour, float) for colour in palette)
     handles = [
         Line2D([], [], color=shade, label=colour if isinstance(colour, str) else f"{'' if rates else 'lr '}{colour:g}")
@@ -340,12 +340,12 @@ def _coloured(axis: Axes, palette: dict[Any, tuple[float, float, float]]) -> Non
     ]
     if handles and rates:
         axis.legend(handles=handles, title="lr", loc="best")
-    elif handles and list(palette) != [SERIES]:  # the plot's title says that
+    elif handles and list(palette) != [SERIES]:  # named by the plot's title
         axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
 
 
 def _keyed(axis: Axes, title: str) -> None:
-    """A key beside the plot, of about a dozen of its lines where there are many."""
+    """Draw the legend beside the plot, with about a dozen lines at most."""
     handles, names = axis.get_legend_handles_labels()
     every = math.ceil(len(names) / 12) or 1
     chosen = sorted({*range(0, len(names), every), *range(len(names))[-1:]})
@@ -356,8 +356,7 @@ def _keyed(axis: Axes, title: str) -> None:
 
 
 def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The band of a metric: over runs where there are several, without those that diverged; of one run's win rate over
-    prompts."""
+    """Band of a metric: over runs if there are several that did not diverge, over prompts for one run's win rate."""
     runs = sound(runs)
     rows = runs[runs["metric"] == metric]
     share = metric in SHARES
@@ -370,7 +369,7 @@ def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _stopped(rows: pd.DataFrame, of_means: bool = True) -> str:
-    """What a cross is, and how many runs no mean is over."""
+    """Explain crosses, and count the runs left out of means."""
     if not (rows["status"] == "diverged").any():
         return ""
     lines = rows.groupby(["panel", "colour"], dropna=False)
@@ -380,7 +379,7 @@ def _stopped(rows: pd.DataFrame, of_means: bool = True) -> str:
 
 
 def _crosses(axis: Axes, rows: pd.DataFrame, colour: object) -> pd.DataFrame:
-    """A cross at the last value of each run that diverged; gives these, as a line's points are named."""
+    """Mark the last value of each diverged run, and return these values in the columns of a line."""
     of_diverged = rows[(rows["status"] == "diverged") & np.isfinite(rows["value"])]
     ended = of_diverged.sort_values("step").groupby("run_id").tail(1)
     if len(ended):

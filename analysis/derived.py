@@ -1,4 +1,4 @@
-"""The tables derived from those of an output folder, part by part, with one setting's prompts in memory at a time."""
+"""Tables derived from those of an output folder, made in parts so that only one setting's prompts are in memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NEEDS = {
     **{"shares": "cross", "attention": "looks", "faithfulness": "circuits", "completeness": "circuits"},
     **{"edge_effects": "edges", "edge_circuits": "edges", "edge_bounds": "edges"},
 }
-"""Tables that are there only where another one is, which was measured."""
+"""Tables that exist only if another, measured one does."""
 
 Part = tuple[str, pd.DataFrame]
 """The name of a table, and some of its rows."""
@@ -48,12 +48,12 @@ Part = tuple[str, pd.DataFrame]
 def with_findings(
     output: Output, frames: Frames, damaged: list[str] | None = None, whole: bool = True
 ) -> Iterator[Part]:
-    """Every table; the last is `findings`, whose words are those of the others.
+    """Make every table; the last is `findings`, which is built from the others.
 
     Args:
         frames: runs, patch jobs and metrics of the folder are enough.
         damaged: as for `frames.load`.
-        whole: else what no finding is told from is left out where it takes its time.
+        whole: whether to make slow parts that no finding is built from.
     """
     found = list(learned(frames))
     kept: dict[str, list[pd.DataFrame]] = {name: [] for name in OF_TABLES}
@@ -84,7 +84,7 @@ def findings(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
 
 
 def _named(rows: pd.DataFrame, frames: Frames) -> pd.DataFrame:
-    """With the setting and patching that rows of single patch jobs are of."""
+    """Add the setting and patching to rows of single patch jobs."""
     if "setting" in rows.columns:
         return rows
     patches = frames.patches[["run_id", "patch_id", "patching"]].merge(frames.runs[["run_id", "setting"]], on="run_id")
@@ -92,7 +92,7 @@ def _named(rows: pd.DataFrame, frames: Frames) -> pd.DataFrame:
 
 
 def _of_runs(found: Finding, output: Output, frames: Frames) -> Finding:
-    """A finding from a table with the runs that have what it is told from, and with how far they all go."""
+    """Add to a finding the runs that it rests on, and the last checkpoint that they share."""
     own = frames.runs[frames.runs["setting"].astype(str).isin(found.setting.split(" | "))]
     of_settings = pd.concat([own.iloc[:0], *(sound(rows) for _, rows in own.groupby("setting"))])
     if not found.patching:
@@ -118,7 +118,7 @@ def _of_runs(found: Finding, output: Output, frames: Frames) -> Finding:
 def _setting_by_setting(
     output: Output, frames: Frames, damaged: list[str] | None, whole: bool
 ) -> Iterator[tuple[Part, list[Finding]]]:
-    """What each family has alone, with what is found in it, and how curves run over all of them."""
+    """Tables and findings of each family alone, and curves over all of them."""
     crossed = changes.crossed_steps(output, damaged)
     gathered = trajectories.Trajectories.of(frames, None if whole else is_told)
     for key, family in of_output(output, frames.runs, frames.patches, damaged, written=True):
@@ -133,7 +133,7 @@ def _setting_by_setting(
 
 
 def _others(output: Output, frames: Frames, damaged: list[str] | None, whole: bool) -> Iterator[Part]:
-    """What needs several families, or other tables."""
+    """Tables that need several families, or other tables."""
     wanted = tuple(TABLES if whole else OF_TABLES)
     only = None if whole else seeds.SITE
     yield from agreement.of_output(output, frames.runs, frames.patches, damaged, wanted, only)
@@ -143,7 +143,7 @@ def _others(output: Output, frames: Frames, damaged: list[str] | None, whole: bo
 
 
 def table(name: str, frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """One of the tables that need no other.
+    """Make one of the tables that need no other.
 
     Args:
         frames: runs and patch jobs of the folder are enough.
@@ -156,7 +156,7 @@ def table(name: str, frames: Frames, damaged: list[str] | None = None) -> pd.Dat
 def _alone(
     output: Output, frames: Frames, damaged: list[str] | None
 ) -> dict[str, Callable[[], Iterable[pd.DataFrame]]]:
-    """What makes each table that needs no other, part by part."""
+    """Functions that make each table that needs no other, in parts."""
     given = (output, frames.runs, frames.patches, damaged)
     examined = examined_in(output)
     return {

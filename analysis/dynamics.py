@@ -1,4 +1,4 @@
-"""How single heads change over the checkpoints."""
+"""Single heads over the checkpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .plotting import Picture
 
 HEAD = ["layer", "head"]
 ROOM = 0.05
-"""Of an axis, that two names in a scatter plot are apart at least: of those that are nearer, one is left out."""
+"""Smallest distance between two names in a scatter plot, as a share of the axis; nearer ones are left out."""
 BAND = "band: 95% interval at each checkpoint"
 BEYOND = "bands reach beyond the picture"
 MARKS = ("dots: it matters", "◆ onset: half of the last gain in logits is reached")
@@ -30,10 +30,10 @@ MATTER = "filled: matters by either, hollow: not shown to"
 
 
 def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
-    """Recovered by patching the heads that matter at any checkpoint, over checkpoints, with their onsets.
+    """Draw recovered over checkpoints for heads that matter at any checkpoint, with their onsets.
 
-    The same heads for every corruption, at most `top`: those that are largest where they matter. Where none is shown to
-    matter, the largest are grey.
+    Every corruption shows the same heads, at most `top`: the largest where they matter. If none is shown to matter, the
+    largest are drawn grey.
     """
     families = _families(frames, [site])
     own = {corruption: of_sites[site] for corruption, of_sites in families.items()}
@@ -75,7 +75,7 @@ def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
 
 
 def _families(frames: Frames, sites: Sequence[str]) -> dict[str, dict[str, Family]]:
-    """By corruption and site, of the corruptions under which all the sites were patched themselves."""
+    """Families by corruption and site, for corruptions under which all these sites were patched exactly."""
     exact = frames.patching[frames.patching["patched"].notna()]
     found = {corruption: evidence.of_sites(frames, corruption) for corruption in pd.unique(exact["corruption"])}
     return {corruption: own for corruption, own in found.items() if own.keys() >= set(sites)}
@@ -92,7 +92,7 @@ def _rows(frames: Frames, sites: Sequence[str], corruptions: Iterable[str]) -> p
 
 
 def _peaks(families: Iterable[Family], mattering: bool) -> dict[Place, float]:
-    """How large each head is where it is largest: of those that matter at any checkpoint, where they do."""
+    """Largest size of each head over the checkpoints; with `mattering`, over those at which it matters."""
     peaks: dict[Place, float] = {}
     for family in families:
         size = np.abs(family.estimate.recovered)
@@ -104,7 +104,7 @@ def _peaks(families: Iterable[Family], mattering: bool) -> dict[Place, float]:
 
 
 def _limits(families: Iterable[Family], chosen: Sequence[Place]) -> tuple[tuple[float, float], bool]:
-    """Ends of the axis, and whether bands reach beyond them: near a gap of zero they may be wider than all else."""
+    """Limits of the axis, and whether bands are cut: near a gap of zero they may be far wider than everything else."""
     values, ends = [np.zeros(1)], [np.zeros(1)]
     for family in families:
         there = np.array([place in chosen for place in family.places] * len(family.steps))
@@ -121,7 +121,7 @@ def _limits(families: Iterable[Family], chosen: Sequence[Place]) -> tuple[tuple[
 def _line(
     axis: Axes, family: Family, place: Place, colour: object, dashes: str, absent: Sequence[int] = ()
 ) -> pd.DataFrame:
-    """A head's course with its band, broken at the `absent` steps; dots where it matters, and its onset. Gives its
+    """Draw a head's course with band and onset, dotted where it matters, broken at `absent` steps; return its
     numbers."""
     number, steps = family.places.index(place), np.array(family.steps)
     values, low, high, matters = (
@@ -140,9 +140,9 @@ def _line(
 
 
 def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) -> Picture:
-    """Recovered by patching `up` against that by `across`, a point a head, at the last checkpoint.
+    """Draw recovered by patching `up` against `across` at the last checkpoint, a point per head.
 
-    Of z against v: a head on the diagonal works through what it moves; one far above it, also through where it looks.
+    For z against v, a head on the diagonal works through what it moves; one far above it also through where it looks.
     """
     found = points(frames, across, up)
     step = found.heads["step"].max()
@@ -181,18 +181,18 @@ def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) ->
 
 @dataclass(frozen=True)
 class Points:
-    """What a scatter plot of heads shows."""
+    """The points of a scatter plot of heads."""
 
     corruptions: tuple[str, ...]
     heads: pd.DataFrame
     """By corruption, step, layer and head: `across` and `up` (recovered), and whether it `matters` by either site."""
     rows: pd.DataFrame
-    """The rows of single runs that these are means of."""
+    """The rows of single runs behind the means."""
     note: str
 
 
 def points(frames: Frames, across: str, up: str) -> Points:
-    """Recovered by patching one site against another, of heads where both are defined."""
+    """Recovered at two sites, for heads where both are defined."""
     families = _families(frames, [across, up])
     parts = []
     for corruption, own in families.items():
@@ -214,7 +214,7 @@ def _by_head(family: Family) -> pd.DataFrame:
 
 
 def square(heads: pd.DataFrame) -> tuple[float, float]:
-    """Ends of both axes of a scatter plot: the same, so that equal is a diagonal."""
+    """Common limits for both axes of a scatter plot."""
     values = heads[["across", "up"]].to_numpy("float64").ravel()
     low, high = min(0.0, values.min(initial=0)), max(0.0, values.max(initial=0))
     margin = 0.06 * (high - low) or 0.1
@@ -222,7 +222,7 @@ def square(heads: pd.DataFrame) -> tuple[float, float]:
 
 
 def apart(heads: pd.DataFrame) -> pd.DataFrame:
-    """The heads, the farthest first, without those whose name would lie on the name of one before."""
+    """Heads to name, the farthest first, leaving out names that would overlap an earlier one."""
     room = ROOM * max(np.ptp(heads["up"]), np.abs(heads["up"]).max()) if len(heads) else 0.0
     kept: list[int] = []
     for at, up in enumerate(heads["up"]):
@@ -232,10 +232,10 @@ def apart(heads: pd.DataFrame) -> pd.DataFrame:
 
 
 def depth_palette(layers: Sequence[int]) -> dict[int, tuple[float, float, float]]:
-    """A colour for each layer: early ones light, late ones dark."""
+    """Colours by layer, from light (early) to dark (late)."""
     return dict(zip(map(int, layers), plotting.ordered(len(layers)), strict=True))
 
 
 def name(layer: int, head: int) -> str:
-    """What a head is called."""
+    """Name of a head: "2.1"."""
     return f"{layer}.{head}"

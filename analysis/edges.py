@@ -1,26 +1,26 @@
-"""What patched edges say: which carry, how faithful the first of them are, and what was missed where not all were.
+"""Tables of patched edges: their effects, the circuits of the largest, and what a partial patching may have missed.
 
-`effects_of`: what each edge alone brings back of the gap, in a group of runs that differ in their seed only. Verdicts
-are of all edges of a checkpoint at once (`mi_sweeps.analysis.inference.verdicts`).
+`effects_of`: what each edge alone recovers, in a group of runs that differ only in their seed. Verdicts hold for all
+edges of a checkpoint at once (`mi_sweeps.analysis.inference.verdicts`).
 
 `circuits_of`: the first 0.1% to 100% of the edges run as circuits. With m(C) the logit difference of a circuit's run
-(`mi_sweeps.circuits.sets`), which is that of the corrupted run for the empty graph and of the clean run for all edges,
+(`mi_sweeps.circuits.sets`; the corrupted run's for the empty graph, the clean run's for all edges),
 
     F(C) = (m(C) - m(empty)) / (m(all) - m(empty))
 
-CPR is the area of F and CMD that of |1 - F| over the share of edges, by trapezoids, as in the MIB track (Mueller et al.
-2025, arXiv:2504.13151), which takes CPR over edges by their effects and CMD over edges by their sizes. Verdicts on F
-are those of circuits of nodes, of all circuits of a checkpoint at once.
+CPR is the area of F, CMD that of |1 - F| over the share of edges (trapezoids), as in the MIB track (Mueller et al.
+2025, arXiv:2504.13151), which ranks edges by effect for CPR and by absolute effect for CMD. Verdicts on F are as for
+circuits of nodes, and hold for all circuits of a checkpoint at once.
 
-`bounds_of`: where the top edges and a sample of the others were patched. Of R others m were drawn without
-replacement. More than K of the R have a larger effect than the largest of the sample only if none of the K + 1 largest
-was drawn, and that has the probability
+`bounds_of`: when the top edges and a sample of the others were patched. Of R others m were drawn without replacement.
+More than K of the R exceed the largest effect in the sample only if none of the K + 1 largest was drawn, which has the
+probability
 
     C(R - K - 1, m) / C(R, m)
 
 so with LEVEL confidence at most the smallest K for which it is 1 - LEVEL or less (an order statistic; ties make it
-smaller). How far estimates are from exact effects is told of the sample alone, where there is one: the top edges were
-chosen by their estimates.
+smaller). If there is a sample, estimates are compared with exact effects on it alone, because the top edges were chosen
+by their estimates.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ EFFECTS = {
     **{"recovered": "float64", "low": "float64", "high": "float64", "verdict": "string"},
     **{"edges": "int64", "other_seeds": "boolean", "n": "int64", "runs": "int64"},
 }
-"""One row an edge that was patched in all runs of a group, at each checkpoint that all of them have; `edges` counts
-those that were judged together. `low` and `high` are the 95% interval at that edge alone; `other_seeds` says whether it
-and the verdict are of other seeds too, or of other prompts in these runs."""
+"""One row per shared checkpoint and edge that was patched in all runs of a group; `edges` counts those judged together.
+`low` and `high` are the 95% interval at that edge alone; `other_seeds` says whether it and the verdict are for other
+seeds too, or only for other prompts in these runs."""
 CIRCUITS = EXAMINED | {
     **{"kind": "string", "order": "string", "size": "float64", "edges": "Int64"},
     **{"value": "float64", "low": "float64", "high": "float64", "verdict": "string", "n": "int64"},
 }
-"""One row a circuit of edges of kind `circuit`, and for each order one of kinds `cpr` and `cmd`. Intervals are for
-other prompts, in this run; they know nothing of other ways to rank the edges."""
+"""One row of kind `circuit` per circuit of edges, and per order one each of kinds `cpr` and `cmd`. Intervals are for
+other prompts in this run, given the ranking of the edges."""
 BOUNDS = EXAMINED | {
     **{"edges": "Int64", "edges_patched": "Int64", "sample": "Int64", "rest": "Int64"},
     **{"largest": "float64", "at_most": "Int64", "level": "float64"},
     **{"r": "float64", "rank_r": "float64", "error": "float64", "compared": "Int64", "n": "Int64"},
 }
-"""One row a checkpoint. `largest` is the largest effect in the sample (logits, without sign); `at_most` of the `rest`
+"""One row per checkpoint. `largest` is the largest effect in the sample (logits, without sign); `at_most` of the `rest`
 edges, the sampled ones among them, have a larger one. `r` and `rank_r` are Pearson's and Spearman's correlation of
 exact and approximate effects over the `compared` edges, `error` their mean absolute difference (logits); `n` counts
 prompts."""
@@ -73,7 +73,7 @@ prompts."""
 def effects_of(
     output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
-    """One frame a group of runs and checkpoint.
+    """Yield one frame per group of runs and checkpoint.
 
     Args:
         runs, patches: of `Frames`.
@@ -104,7 +104,7 @@ def _effects(effects: Effects) -> pd.DataFrame:
 
 
 def circuits_of(examined: Iterable[Examined], damaged: list[str] | None = None) -> Iterator[pd.DataFrame]:
-    """One frame a checkpoint that has sets of edges."""
+    """Yield one frame per checkpoint that has sets of edges."""
     for rows in measured.each(examined, "edges", ["by_prompt"], damaged):
         sets = rows[rows["kind"] == "set"]
         if len(sets):
@@ -139,7 +139,7 @@ def _one(found: Estimate) -> dict[str, object]:
 
 
 def bounds_of(examined: Iterable[Examined], damaged: list[str] | None = None) -> Iterator[pd.DataFrame]:
-    """One frame a checkpoint of which edges were patched."""
+    """Yield one frame per checkpoint with patched edges."""
     for rows in measured.each(examined, "edges", (), damaged):
         edges = rows[rows["kind"] == "edge"]
         if len(edges):
@@ -167,7 +167,7 @@ def _bounds(edges: pd.DataFrame) -> dict[str, object]:
 
 
 def missed(rest: int, sample: int, level: float = LEVEL) -> int:
-    """How many of `rest` edges have, at most, a larger effect than the largest in a random sample of them."""
+    """Upper bound on how many of `rest` edges exceed the largest effect in a random sample of them."""
     if not sample:
         return rest
     none_drawn = stats.hypergeom.pmf(0, rest, np.arange(rest - sample + 1) + 1, sample)
@@ -175,5 +175,5 @@ def missed(rest: int, sample: int, level: float = LEVEL) -> int:
 
 
 def _typed(rows: pd.DataFrame, found: list[dict[str, object]], columns: dict[str, str]) -> pd.DataFrame:
-    """With the keys of the checkpoint that the rows are of."""
+    """Add the keys of the checkpoint."""
     return typed(pd.DataFrame(found).assign(**{key: rows[key].iloc[0] for key in EXAMINED}), columns)

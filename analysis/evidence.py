@@ -1,4 +1,4 @@
-"""What pictures are drawn from: families of places with their verdicts, read once for all pictures of a setting."""
+"""Families with their verdicts for pictures, read once for all pictures of a setting."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GREY = "grey: the corruption makes no measurable difference there"
 
 
 def of_sites(frames: Frames, corruption: str) -> dict[str, Family]:
-    """The families of all sites that `frames.patching` has under a corruption, by site.
+    """The families of all patched sites under a corruption, by site.
 
     Raises:
         UserError: a table is damaged.
@@ -37,7 +37,7 @@ def of_sites(frames: Frames, corruption: str) -> dict[str, Family]:
         damaged: list[str] = []
         found = jobs(frames.output, frames.runs, patch_ids, damaged)
         read = {(job.patch.patch_id, step) for job in found for one in job.sites.values() for step in one.steps}
-        # What could not be read before is not in the frames either.
+        # Tables that could not be read earlier are not in the frames either.
         if damaged and not read.issuperset(rows[["patch_id", "step"]].itertuples(index=False, name=None)):
             raise UserError(damaged[0])
         frames.kept[patch_ids] = {one.site: one for one in families(found)}
@@ -46,8 +46,9 @@ def of_sites(frames: Frames, corruption: str) -> dict[str, Family]:
 
 
 def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataFrame, str]:
-    """Logit differences of a kind of attribution by step, component and layer: `mean`, the ends of its 95% interval
-    (`low`, `high`), and what that is of. Where tables do not tell prompts apart it is Student's t over runs.
+    """Attribution by step, component and layer: `mean` and 95% interval (`low`, `high`), and its scope in words.
+
+    Tables without single prompts give Student's t over runs.
     """
     rows = frames.attribution[(frames.attribution["corruption"] == corruption) & (frames.attribution["kind"] == kind)]
     there = set(rows["patch_id"])
@@ -55,7 +56,7 @@ def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataF
     key = ("attribution", *sorted(there))
     if key not in frames.kept:
         patches = [one for one in (frames.output.patches if frames.output else ()) if one.patch_id in there]
-        # What is damaged was told when the frames were loaded.
+        # Loading the frames has named damaged files.
         frames.kept[key] = [
             Job(one, str(setting[one.run_id]), {}, {}, written_by_prompt(read_prompts(one, []))) for one in patches
         ]
@@ -72,8 +73,10 @@ def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataF
 
 
 def of_paths(frames: Frames, corruption: str) -> dict[str, Family]:
-    """Direct paths at the last checkpoint, by the receivers' input. A place's position is its source, as (layer, head)
-    is the receiver."""
+    """Families of direct paths at the last checkpoint, by the receiver's input.
+
+    A place is (layer, head) of the receiver, with the source as its position.
+    """
     rows = frames.paths[frames.paths["corruption"] == corruption]
     rows = rows[rows["step"] == rows["step"].max()]
     found = {}
@@ -85,12 +88,12 @@ def of_paths(frames: Frames, corruption: str) -> dict[str, Family]:
 
 def _with_source(rows: pd.DataFrame) -> pd.DataFrame:
     layer, head = (rows[name].astype("Int64").astype("string") for name in SOURCE)
-    receiver = {name: rows[name].fillna(-1) for name in ("layer", "head")}  # The logits are no head.
+    receiver = {name: rows[name].fillna(-1) for name in ("layer", "head")}  # the logits are not a head
     return rows.assign(source=layer + "." + head, **receiver)
 
 
 def _paths(frames: Frames, site: str, rows: pd.DataFrame, prompts: pd.DataFrame) -> Family:
-    """The family of one input: `rows` are means over prompts, and `prompts` what each has, where tables tell that."""
+    """The family of one input. `rows` are means over prompts; `prompts` has single prompts, if tables have them."""
     assert frames.output is not None
     setting = dict(zip(frames.runs["run_id"], frames.runs["setting"], strict=True))
     there = set(rows["patch_id"])
@@ -102,7 +105,7 @@ def _paths(frames: Frames, site: str, rows: pd.DataFrame, prompts: pd.DataFrame)
     told = tuple((int(layer), int(head), str(source)) for layer, head, source in places)
 
     def laid(table: pd.DataFrame, *last: int) -> np.ndarray:
-        """Gain and gap of each run and place."""
+        """Gain and gap: [2, run, place, ...]."""
         filled = np.full((2, len(own), len(places), *last), np.nan)
         at = table["patch_id"].map(numbers), places.get_indexer(pd.MultiIndex.from_frame(table[keys]))
         where = (*at, *([table["at"]] if last else []))
@@ -128,10 +131,10 @@ def _paths(frames: Frames, site: str, rows: pd.DataFrame, prompts: pd.DataFrame)
 
 
 def told(found: Iterable[Family], what: str | None = None) -> str:
-    """What verdicts are of, and how many there are: each family has its own.
+    """Describe for a caption what verdicts apply to, and how many hold together in each family.
 
     Args:
-        what: how many verdicts a family has, if not as many as heads or positions at checkpoints.
+        what: the number of verdicts in words, if it is not places × checkpoints.
     """
     each = list(found)
     scopes = dict.fromkeys(words.scope(one) for one in each)
@@ -141,7 +144,7 @@ def told(found: Iterable[Family], what: str | None = None) -> str:
 
 
 def told_differences(found: Iterable[Difference]) -> str:
-    """Likewise of differences between two groups of runs, which are paired by prompt."""
+    """The same for differences between two groups of runs, paired by prompt."""
     each = list(found)
     scopes = dict.fromkeys(words.scope_of_difference(one) for one in each)
     many = dict.fromkeys(f"{len(one.places)} places × {len(one.steps)} checkpoints" for one in each)

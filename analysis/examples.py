@@ -1,4 +1,4 @@
-"""Example prompts: the tokens that stand at a heatmap's positions, which only have roles there."""
+"""Example prompts: the tokens at a heatmap's positions, which are otherwise labelled by role only."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from .frames import Frames
 from .parquet import read_table
 
 Tokens = dict[str, tuple[str, str]]
-"""By role: the token of the clean prompt, and of the corrupted one."""
+"""Clean and corrupted token by role."""
 
 
 def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, Tokens]:
-    """The first prompt's tokens, by patch job; without those that do not tell them. Jobs of the same prompts share
-    them.
+    """The first prompt's tokens by patch job, if known. Jobs with the same prompts share them.
 
     Args:
         damaged: as for `frames.load`.
@@ -34,9 +33,9 @@ def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, Tok
 
 
 def of_patch(patch: Patch, damaged: list[str] | None = None) -> Tokens:
-    """The tokens of a patch job's first prompt by their roles; empty where its files do not tell them.
+    """The tokens of a patch job's first prompt by role; empty if its files lack them.
 
-    Which roles the prompt has is known from its values: at other positions it has none.
+    The prompt has those roles for which the tables have a value of it.
     """
     about: Json = next(iter(patch.about.get("prompts", ())), {})
     clean, corrupted = about.get("tokens"), about.get("corrupted_tokens")
@@ -62,7 +61,7 @@ def of_patch(patch: Patch, damaged: list[str] | None = None) -> Tokens:
 
 
 def told(frames: Frames, damaged: list[str] | None = None) -> Json:
-    """For the page: the different `tokens`, and by patch job which of them are its own."""
+    """For the page: the distinct `tokens`, and for each patch job the index of its own."""
     by_patch = of_frames(frames, damaged)
     tokens = list({id(one): one for one in by_patch.values()}.values())
     numbers = {id(one): number for number, one in enumerate(tokens)}

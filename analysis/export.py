@@ -1,4 +1,4 @@
-"""All tables of an output folder, each as one file."""
+"""Exports all tables of an output folder, one file each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .columns import COLUMNS, OF_PROMPTS, TABLES, typed
 from .frames import examined_in, rows_of_prompts, tables_of, tabulate
 
 MEASURED = tuple(name for name in FURTHER if name != "patterns")
-"""Tables that are there where something was measured for them. Whole attention patterns are too many numbers."""
+"""Measured tables that are exported; whole attention patterns are too large."""
 EXPORTED = COLUMNS | derived.TABLES | {name: measured.columns(name) for name in MEASURED}
-"""The columns of every table that may be exported."""
+"""The columns of every exported table."""
 FORMATS = ("parquet", "csv")
 Writer = Callable[[pd.DataFrame], None]
 AT_ONCE = 200
-"""How many tables of patch jobs are in memory together."""
+"""Tables of patch jobs in memory at once."""
 
 
 def export(
@@ -39,10 +39,10 @@ def export(
 ) -> list[Path]:
     """Write each table of the folder `output` to its own file in `directory`, all of them or none; returns the files.
 
-    Few tables of patch jobs are in memory at a time, and with the verdicts those of one setting, so that a sweep of any
-    size can be exported. CSV keeps values, Parquet types as well. `by_prompt` also writes what each prompt has, as
-    OF_PROMPTS names it: many times as much. A table of an earlier export that is not made now is removed: it would pass
-    for one of these results. `sweeps` and `damaged`: as for `frames.load`.
+    Only a few tables of patch jobs, or those of one setting, are in memory at a time, so a sweep of any size can be
+    exported. CSV keeps values, Parquet types as well. `by_prompt` also writes the tables of OF_PROMPTS, which are many
+    times larger. Tables of an earlier export that are not made now are removed, so that they do not pass for results of
+    this one. `sweeps` and `damaged`: as for `frames.load`.
     """
     if format not in FORMATS:
         raise UserError(f"no table format {format!r}: choose parquet or csv")
@@ -71,14 +71,14 @@ def export(
             for frame in rows_of_prompts(examined, name, damaged):
                 write[name](frame)
     for file in set(exported(directory)) - set(files.values()):
-        if _header(file) == list(EXPORTED[file.stem]):  # Somebody else's may have the same name.
+        if _header(file) == list(EXPORTED[file.stem]):  # not another file of that name
             file.unlink()
     return list(files.values())
 
 
 @contextmanager
 def _written(file: Path, columns: dict[str, str]) -> Iterator[Writer]:
-    """Takes frames that come below each other in one file, which takes its place at the end."""
+    """Append frames to one file, which is moved into place at the end."""
     empty = typed([], columns)
     with replacing(file) as temporary:
         if file.suffix == ".csv":
@@ -91,13 +91,13 @@ def _written(file: Path, columns: dict[str, str]) -> Iterator[Writer]:
 
 
 def exported(directory: Path) -> list[Path]:
-    """The files in a folder that have the name of an exported table."""
+    """Files in a folder that are named like an exported table."""
     named = (Path(directory) / f"{name}.{format}" for name in EXPORTED for format in FORMATS)
     return [file for file in named if file.is_file()]
 
 
 def _header(file: Path) -> list[str]:
-    """The columns of a table in a file; none where it is not one."""
+    """Columns of the table in a file; none if it is not a table."""
     try:
         if file.suffix == ".parquet":
             return list(pq.read_schema(file).names)

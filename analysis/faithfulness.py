@@ -1,4 +1,4 @@
-"""How faithful circuits are, as pictures: by their size, and the circuit of each checkpoint in every other."""
+"""Draws how faithful circuits are: by size, and the circuit of each checkpoint in every other."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .summaries import spread
 
 LABEL = "faithfulness F"
 MOST = 3.0
-"""F beyond which a curve or a colour says no more."""
+"""Largest F that is drawn."""
 
 
 def pictures(frames: Frames) -> Iterator[tuple[str, tuple[str, str, str], Callable[[], Picture]]]:
-    """Of each setting, patching and corruption with circuits: what a picture is, of which, and how it is drawn."""
+    """Yield kind, (setting, patching, corruption) and drawing function of each picture."""
     output = frames.output
     if output is None or not any(patch.has(step, "circuits") for patch in output.patches for step in patch.steps()):
         return
-    table = circuits.faithfulness(frames, [])  # what is damaged was named
+    table = circuits.faithfulness(frames, [])  # loading the frames has named damaged files
     examined = frames.patches.drop(columns="status").merge(frames.runs[["run_id", "setting", "status"]], on="run_id")
     keys = ["setting", "patching", "corruption"]
     for key, rows in table.groupby(keys, sort=False, observed=True):
@@ -39,7 +39,7 @@ def pictures(frames: Frames) -> Iterator[tuple[str, tuple[str, str, str], Callab
 
 
 def by_size(rows: pd.DataFrame, corruption: str, source: Source, checkpoints: int = 4) -> Picture:
-    """F over the share of nodes that is kept, a plot a checkpoint, with random sets of the same sizes."""
+    """Draw F over the share of nodes kept, a plot per checkpoint, with random sets of the same sizes."""
     own = rows[(rows["kind"] == "circuit") & (rows["order"] == "absolute")]
     steps = spread(sorted(own["step"].unique()), checkpoints)
     scope = "these and other seeds" if (own["runs"] > 1).any() else "this run"
@@ -71,7 +71,7 @@ def by_size(rows: pd.DataFrame, corruption: str, source: Source, checkpoints: in
 
 
 def exchange(rows: pd.DataFrame, corruption: str, source: Source) -> Picture:
-    """F of the circuit of each checkpoint (row) in each other one (column)."""
+    """Draw F of the circuit of each checkpoint (row) in every other (column)."""
     own = rows[rows["kind"] == "exchange"]
     values, verdicts = (own.pivot(index="source_step", columns="step", values=name) for name in ("value", "verdict"))
     note = (

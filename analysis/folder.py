@@ -22,13 +22,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sweep:
-    """A grid that someone asked for."""
+    """A named set of grid points."""
 
     name: str
     command: str
-    """What was typed to run it."""
+    """The command that ran it."""
     points: tuple[Json, ...]
-    """One entry a (run, patch job): run_id, patch_id, corruption, overrides."""
+    """One entry per grid point: run_id, patch_id, corruption, overrides."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,20 @@ class Patch:
     status: Json
     """status.json, whose `state` is `todo` while the patch job was never started."""
     is_damaged: bool = False
-    """Whether patch.json cannot be read. Then its tables are left out, too."""
+    """Whether patch.json is unreadable. Its tables are then left out too."""
     gaps: frozenset[int] = frozenset()
-    """Those of its run."""
+    """Missing steps of its run."""
 
     def steps(self) -> list[int]:
-        """The checkpoints examined so far, in order. What was found at a step before it was known as a gap is none."""
+        """The checkpoints examined so far, in order, without missing steps."""
         return [step for step in PatchFolder(self.path).steps() if step not in self.gaps]
 
     def table(self, step: int, name: str | None = None) -> Path:
-        """The Parquet file of a checkpoint; with a name another table of it (`mi_sweeps.circuits.tables`)."""
+        """The Parquet file of a checkpoint, or of its table `name` (`mi_sweeps.circuits.tables`)."""
         return PatchFolder(self.path).table(step, name)
 
     def has(self, step: int, name: str) -> bool:
-        """Whether there is such another table of a checkpoint."""
+        """Whether a checkpoint has the table `name`."""
         return PatchFolder(self.path).has([step], [name])
 
 
@@ -74,16 +74,16 @@ class Run:
     status: Json
     """status.json, whose `state` is `todo` while the run was never started."""
     overrides: Json
-    """What the sweep set for this run: all that is known of a run that was never started."""
+    """Overrides of the sweep: all that is known of a run before it starts."""
     patches: tuple[Patch, ...] = field(repr=False)
     is_damaged: bool = False
-    """Whether run.json cannot be read. Then all its tables are left out, too."""
+    """Whether run.json is unreadable. All its tables are then left out too."""
     gaps: Mapping[int, str] = field(default_factory=dict)
-    """The steps of a series that have no checkpoint which can be used, and why."""
+    """Missing steps of a series, with the reason."""
 
     @property
     def is_series(self) -> bool:
-        """Whether somebody else trained it, so that nothing is known of how."""
+        """Whether somebody else trained it."""
         return "keep" in (self.config.get("model") or {})
 
     @property
@@ -108,7 +108,7 @@ class Output:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Of thousands of files' content all stays, and Python's collector would look through it again and again."""
+    """Pause garbage collection while thousands of files are read, all of which are kept."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -119,17 +119,19 @@ def collector_paused() -> Iterator[None]:
 
 
 def several(given: str | Iterable[str]) -> tuple[str, ...]:
-    """One name, or several: text is one name, and no sequence of letters."""
+    """Return names as a tuple; a string is one name."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
 @collector_paused()
 def read(output: Path, sweeps: str | Iterable[str] | None = None, damaged: list[str] | None = None) -> Output:
-    """What the folder `output` holds, limited to the named `sweeps` (one name or several) if any are given.
+    """Read the folder `output`, limited to the named `sweeps` (one name or several) if any are given.
 
-    A planned point without a folder is there with state `todo`. Raises UserError where the folder or a sweep
-    does not exist, or a JSON file cannot be read; with a list `damaged`, such a run or patch job is there as failed,
-    and the file is named in that list.
+    Planned points without a folder have the state `todo`. With a list `damaged`, runs and patch jobs whose JSON cannot
+    be read count as failed, and their files are named in the list.
+
+    Raises:
+        UserError: the folder or a sweep does not exist, or a JSON file cannot be read and `damaged` is None.
     """
     output, sweeps = Path(output), several(sweeps or ())
     if not output.is_dir():
@@ -143,7 +145,7 @@ def read(output: Path, sweeps: str | Iterable[str] | None = None, damaged: list[
 
     planned = _planned(chosen)
     run_ids = list(planned)
-    if not sweeps:  # all there is, also what belongs to no sweep
+    if not sweeps:  # everything, with or without a sweep
         on_disk = (path.name for path in sorted((output / "runs").glob("*")) if path.is_dir())
         run_ids += [run_id for run_id in on_disk if run_id not in planned]
     runs = (_run(output, run_id, planned.get(run_id, []), not sweeps, damaged) for run_id in run_ids)
@@ -151,10 +153,12 @@ def read(output: Path, sweeps: str | Iterable[str] | None = None, damaged: list[
 
 
 def find(output: Path, id: str, damaged: list[str] | None = None) -> Output:
-    """The one run that `id` or its beginning names, with all its patch jobs; of a patch job's id, with that one only.
+    """Find the run that `id` or its beginning names, with its patch jobs; for a patch job's id, with that job only.
 
-    Raises UserError where there is none, or more than one run; or where a JSON file cannot be read. With a list
-    `damaged`, that is named there, and the rest is shown.
+    With a list `damaged`, unreadable files are named there.
+
+    Raises:
+        UserError: no run or several match, or a JSON file cannot be read and `damaged` is None.
     """
     output = Path(output)
     sweeps = []
@@ -166,7 +170,7 @@ def find(output: Path, id: str, damaged: list[str] | None = None) -> Output:
     planned = _planned(sweeps)
     owners = {run_id: run_id for run_id in (*planned, *sorted(names(output / "runs")))}
     for run_id in list(owners):
-        # Patch jobs that a sweep planned are known without a look at their folders, of which there may be thousands.
+        # Planned patch jobs are known without reading their folders, of which there may be thousands.
         known = [point["patch_id"] for _, point in planned.get(run_id, ()) if point.get("patch_id")]
         owners |= dict.fromkeys(known or sorted(names(output / "runs" / run_id / "patches")), run_id)
     found = [id] if id in owners else [known for known in owners if known.startswith(id)]
@@ -185,10 +189,10 @@ def find(output: Path, id: str, damaged: list[str] | None = None) -> Output:
 
 
 def leave_out(error: UserError, damaged: list[str] | None) -> None:
-    """Names what cannot be read; where nobody asks for that, it is an error."""
+    """Add an error to `damaged`, or raise it if that is None."""
     if damaged is None:
         raise error
-    if str(error) not in damaged:  # It may be read for several ends.
+    if str(error) not in damaged:  # a file may be read several times
         damaged.append(str(error))
 
 
@@ -197,12 +201,12 @@ def _sweep(file: Path) -> Sweep:
     points = about.get("points", about.get("cells", []))  # as versions before 1.0 called them
     if not (isinstance(points, list) and all(sound(point) and "run_id" in point for point in points)):
         raise UserError(f"cannot read {file} (not a sweep): delete it and run the sweep again")
-    # It is known by its folder.
+    # the folder gives its name
     return Sweep(file.parent.name, str(about.get("command", "")), tuple(points))
 
 
 def _planned(sweeps: Sequence[Sweep]) -> dict[str, list[tuple[str, Json]]]:
-    """The points of each run id, each with the name of its sweep."""
+    """Grid points by run id, each with the name of its sweep."""
     planned: dict[str, list[tuple[str, Json]]] = {}
     for sweep in sweeps:
         for point in sweep.points:
@@ -246,7 +250,7 @@ def _patch(
 
 
 def _gaps(path: Path, status: Json, damaged: list[str] | None) -> dict[int, str]:
-    """Why steps of a run are gaps; without a reason where that cannot be read."""
+    """Missing steps with their reason; "" if the reason cannot be read."""
     steps = status.get("gaps", ())
     try:
         return gaps.read(path, steps)
@@ -256,8 +260,10 @@ def _gaps(path: Path, status: Json, damaged: list[str] | None) -> dict[int, str]
 
 
 def _state(folder: Path, name: str, damaged: list[str] | None) -> tuple[Json, Json, bool]:
-    """What a run or patch job says of itself; its status, as every reader sees it (a `running` one whose process is
-    gone is `interrupted`); and whether the former cannot be read."""
+    """Read the description and status of a run or patch job, and whether the description is damaged.
+
+    A `running` one whose process is gone is `interrupted`.
+    """
     status = dict(vars(Folder(folder).status()))
     try:
         about = _json(folder / name)

@@ -1,4 +1,4 @@
-"""The tables of an output folder as pandas frames, and the measures that every picture shares."""
+"""The tables of an output folder as pandas frames."""
 
 from __future__ import annotations
 
@@ -32,61 +32,65 @@ from .columns import (
 from .parquet import of_kinds, read_table, stack
 
 Examined = tuple[folder.Patch, int]
-"""A patch job and the step of a checkpoint; there is a table of it."""
+"""A patch job and the step of one of its checkpoints."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Tidy tables, one value a row, joined by `run_id` (and `patch_id`). Logit differences are in logits."""
+    """Tidy tables, one value per row, joined by `run_id` (and `patch_id`). Logit differences are in logits."""
 
     runs: pd.DataFrame
-    """One row a run, also those that failed or were never started. `setting` is equal for runs that differ in
-    their seed only; `patch_jobs` counts those that are done ("1/2"); `seconds` is wall-clock; `outcome` says
-    of a run that is done whether it ended worse than it began; `gaps` are the steps of a series that have no checkpoint
-    ("8, 64"). What is known of training is missing of a series."""
+    """One row per run, including those that failed or never started. Runs of a `setting` differ only in their seed;
+    `patch_jobs` counts the finished ones ("1/2"); `seconds` is wall-clock; `outcome` is set for a finished run that
+    ended worse than it began; `gaps` are the missing steps of a series ("8, 64"). Series lack the columns of
+    training."""
     patches: pd.DataFrame
-    """One row a patch job. `task` is whose prompts it has. Where that is not the run's, or the prompts are those of
-    training, `corruption` says so, here and in all other tables ("ioi2-first"): no table mixes them. `patching` names
-    its settings, `prompts` counts its prompts."""
+    """One row per patch job. `task` is the task of its prompts. If that is not the run's, or these are training
+    prompts, `corruption` says so here and in all other tables ("ioi2-first"), so that no table mixes them. `patching`
+    names its settings, `prompts` counts its prompts."""
     metrics: pd.DataFrame
-    """What was measured of a run's checkpoints: `value` of `metric` on `split` after `step` steps, over `n` prompts."""
+    """Metrics of checkpoints: `value` of `metric` on `split` after `step` steps, over `n` prompts."""
     attribution: pd.DataFrame
-    """Logit differences of the residual stream (`lens`), of each layer's parts (`layer`) and each `head`."""
+    """Logit differences from the residual stream (`lens`), each layer's components (`layer`) and each `head`."""
     patching: pd.DataFrame
     """Logit difference `patched` at one site, with those of the `clean` and `corrupted` prompts; `approximate` is
-    an estimate of `patched` from a gradient. Either is missing where it was not asked for."""
+    an estimate of `patched` from a gradient. Either may be missing."""
     paths: pd.DataFrame
     """Logit difference `patched` along one direct path: from a source head to the queries, keys or values (`site`
     q, k or v) of one later head, or to the logits (`site` logits), which have no layer and head. Under grouped-query
     attention the heads of k and v are key/value heads."""
     measures: pd.DataFrame
-    """What else was measured of a clean run: `value` of `measure` at one component of the model, over `n` tokens."""
+    """`value` of `measure` on clean prompts at one component, over `n` tokens."""
     output: folder.Output | None = field(default=None, repr=False)
-    """Where the tables came from, for what is read only when it is asked for: what each prompt has."""
+    """The folder, for tables that are read on demand, such as values by prompt."""
     every: int = 1
-    """Of the checkpoints that patch jobs examined, one in so many was read, and the last."""
+    """One in `every` examined checkpoints was read, and the last."""
     unread: int = 0
-    """How many tables of patch jobs were not read, because they were too many."""
+    """Tables of patch jobs left unread because there were too many."""
     kept: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False)
-    """What `evidence` has read of single prompts, for the next picture of the same patch jobs."""
+    """Cache of `evidence`: values by prompt for the next picture of the same patch jobs."""
 
 
 def load(
     output: Path, sweeps: str | Iterable[str] | None = None, most: int | None = None, damaged: list[str] | None = None
 ) -> Frames:
-    """The tables of the folder `output`, limited to the named `sweeps` (one name or several) if any are given.
+    """Load the tables of the folder `output`, limited to the named `sweeps` (one name or several) if any are given.
 
-    `most`: how many tables of patch jobs are read at most, each one checkpoint; 0 leaves runs, patch jobs and metrics.
-    Raises UserError where the folder or a sweep does not exist, or a file cannot be read; with a list `damaged`, what
-    cannot be read is left out, and named there.
+    Args:
+        most: tables of patch jobs (one per checkpoint) to read at most; 0 for runs, patch jobs and metrics only.
+        damaged: takes the names of unreadable files, which are then left out.
+
+    Raises:
+        UserError: the folder or a sweep does not exist, or a file cannot be read and `damaged` is None.
     """
     return tabulate(folder.read(output, sweeps, damaged), most=most, damaged=damaged)
 
 
 def sound(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of a group of runs, or of what is of runs, those that a mean is over: all that did not diverge, or all where all
-    did. A run that diverged is a result of its own; in a mean it would pass for a worse seed until it stops, and then
-    for a better one."""
+    """Select the rows of runs that count in a mean: those that did not diverge, or all if all did.
+
+    In a mean, a diverged run would pass for a worse seed until it stops, and for a better one after.
+    """
     diverged = runs["status"] == "diverged"
     return runs if diverged.all() else runs[~diverged]
 
@@ -95,9 +99,10 @@ def sound(runs: pd.DataFrame) -> pd.DataFrame:
 def tabulate(
     output: folder.Output, paths: bool = True, most: int | None = None, damaged: list[str] | None = None
 ) -> Frames:
-    """The tables of an output folder that was read. Without `paths`, of which there may be many, that one is empty.
+    """Make the tables of an output folder. Without `paths`, which may be large, that table stays empty.
 
-    `damaged`: as for `load`.
+    Args:
+        damaged: as for `load`.
     """
     found = examined_in(output)
     examined, every = _some(found, most)
@@ -118,25 +123,25 @@ def tabulate(
 
 
 def _without_gaps(metrics: pd.DataFrame, output: folder.Output) -> pd.DataFrame:
-    """The metrics without what was measured at a step before it was known as a gap."""
+    """Drop metrics measured at steps that later turned out to be missing."""
     gaps = {(run.run_id, step) for run in output.runs for step in run.gaps}
     if not gaps:
         return metrics
     keys = pd.MultiIndex.from_frame(metrics[["run_id", "step"]])
-    # What a trainer logged itself is of no checkpoint.
+    # Losses logged by a series' trainer belong to no checkpoint.
     return metrics[~keys.isin(gaps) | (metrics["split"] == TRAINER)].reset_index(drop=True)
 
 
 def examined_in(output: folder.Output) -> list[Examined]:
-    """Every table of a patch job that there is."""
+    """List every examined checkpoint of every patch job."""
     sound = [run for run in output.runs if not run.is_damaged]
     return [(patch, step) for run in sound for patch in run.patches if not patch.is_damaged for step in patch.steps()]
 
 
 def tables_of(examined: Sequence[Examined], damaged: list[str] | None, paths: bool = True) -> dict[str, pd.DataFrame]:
-    """What OF_PATCHES names, of some tables of patch jobs. Without `paths` that one is empty."""
+    """Read the tables of OF_PATCHES. Without `paths` that table stays empty."""
     kinds = {**OF_PATCHES, "paths": ("path",) if paths else ()}
-    # Not all that is there: by_prompt is as large as everything else together many times over.
+    # Not all columns: by_prompt is many times larger than all others together.
     names = {"kind"}.union(*(COLUMNS[name] for name in OF_PATCHES))
     parts: dict[str, list[pa.Table]] = {name: [] for name in OF_PATCHES}
     keys = []
@@ -152,13 +157,13 @@ def tables_of(examined: Sequence[Examined], damaged: list[str] | None, paths: bo
 
 
 def _some(examined: list[Examined], most: int | None) -> tuple[list[Examined], int]:
-    """At most so many tables, of all patch jobs if that is possible: of one checkpoint in `every`, and the last."""
+    """Select at most `most` checkpoints: one step in `every` and the last, of all patch jobs if possible."""
     if most is None or len(examined) <= most:
         return examined, 1
     counts = Counter(step for _, step in examined)
     steps = sorted(counts)
     for every in range(2, len(steps) + 2):
-        # Beyond the number of steps the last one is left.
+        # beyond the number of steps, only the last is kept
         kept = {*(steps[::every] if every <= len(steps) else ()), steps[-1]}
         if sum(counts[step] for step in kept) <= most:
             break
@@ -166,24 +171,24 @@ def _some(examined: list[Examined], most: int | None) -> tuple[list[Examined], i
 
 
 def by_prompt(frames: Frames, sites: str | Iterable[str] | None = None) -> pd.DataFrame:
-    """The patched logit difference of every prompt, at the checkpoints that `frames.patching` holds.
+    """The patched logit difference of every prompt at the checkpoints in `frames.patching`.
 
-    One row a site and prompt, with the prompt's own clean and corrupted logit differences; `prompt` counts those of
-    patch.json from 0. A prompt that has no such site has no row there. Only the named `sites`, if any are given: all
-    sites of a large sweep may not fit in memory. Empty for tables that do not tell prompts apart.
+    One row per place and prompt, with the prompt's own clean and corrupted logit differences; `prompt` is its index in
+    patch.json. Prompts without a position have no row there. Name `sites` if all of a large sweep would not fit in
+    memory. Empty for tables without single prompts.
     """
     chosen = None if sites is None else ("site", folder.several(sites))
     return _together(rows_of_prompts(_held(frames, frames.patching), "by_prompt", None, chosen), BY_PROMPT)
 
 
 def paths_by_prompt(frames: Frames, sites: str | Iterable[str] | None = None) -> pd.DataFrame:
-    """As `by_prompt`, along the direct paths of the checkpoints that `frames.paths` holds."""
+    """As `by_prompt`, for the direct paths in `frames.paths`."""
     chosen = None if sites is None else ("site", folder.several(sites))
     return _together(rows_of_prompts(_held(frames, frames.paths), "paths_by_prompt", None, chosen), PATHS_BY_PROMPT)
 
 
 def attribution_by_prompt(frames: Frames, kinds: str | Iterable[str] | None = None) -> pd.DataFrame:
-    """As `by_prompt`, the logit difference of every clean prompt at the checkpoints that `frames.attribution` holds.
+    """As `by_prompt`, for the logit differences of clean prompts in `frames.attribution`.
 
     Only rows of the named `kinds` (`lens`, `layer`, `head`), if any are given.
     """
@@ -193,7 +198,7 @@ def attribution_by_prompt(frames: Frames, kinds: str | Iterable[str] | None = No
 
 
 def outcomes(metrics: pd.DataFrame) -> dict[str, str]:
-    """What `mi_sweeps.training.outcome` says of each run's first and last checkpoint."""
+    """The outcome of each run (`mi_sweeps.training.outcome`) from its first and last checkpoint."""
     rates = metrics[(metrics["split"] == "heldout") & metrics["metric"].isin(RATES)]
     rates = rates.drop_duplicates(["run_id", "step", "metric"])
     wide = rates.pivot(index=["run_id", "step"], columns="metric", values="value").sort_index().groupby(level="run_id")
@@ -239,7 +244,7 @@ def _runs(runs: Sequence[folder.Run], ends: Mapping[str, str]) -> list[dict[str,
 
 
 ASKED = ("task", "also", "split")
-"""Settings of a patch job that its corruption tells."""
+"""Keys of `patching` that the name of the corruption covers."""
 
 
 def _patches(patches: Sequence[folder.Patch]) -> list[dict[str, Any]]:
@@ -271,7 +276,7 @@ def _patches(patches: Sequence[folder.Patch]) -> list[dict[str, Any]]:
 
 
 def _other_tasks(patches: Sequence[folder.Patch]) -> dict[str, str]:
-    """Of patch jobs with the prompts of another task, by id, what tells that task from others of its name."""
+    """For patch jobs on another task, by id: the settings that distinguish that task from others of its name."""
     asked: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for patch in patches:
         if task := _at(patch.about, "config", "patching", "task"):
@@ -294,7 +299,7 @@ def _at(config: Any, *path: str) -> Any:
 
 
 def _nested(overrides: folder.Json) -> folder.Json:
-    """Overrides as the configuration they would make: {"optim.lr": "1e-4", "model": "mini"} in groups."""
+    """Turn overrides such as {"optim.lr": "1e-4", "model": "mini"} into a nested configuration."""
     config: folder.Json = {}
     for key, value in overrides.items():
         group, _, name = key.partition(".")
@@ -302,13 +307,13 @@ def _nested(overrides: folder.Json) -> folder.Json:
             config.setdefault(group, {})[name] = value
         elif key == "seed":
             config[key] = value
-        else:  # a group's choice is its name
+        else:  # the choice of a group is its name
             config.setdefault(group, {})["name"] = value
     return config
 
 
 def _held(frames: Frames, table: pd.DataFrame) -> Iterator[Examined]:
-    """The tables of patch jobs that a table of frames has rows of."""
+    """The examined checkpoints that a table has rows of."""
     held = set(table[["patch_id", "step"]].drop_duplicates().itertuples(index=False, name=None))
     for patch in frames.output.patches if frames.output else ():
         yield from ((patch, step) for step in patch.steps() if (patch.patch_id, step) in held)
@@ -317,7 +322,11 @@ def _held(frames: Frames, table: pd.DataFrame) -> Iterator[Examined]:
 def rows_of_prompts(
     examined: Iterable[Examined], name: str, damaged: list[str] | None, chosen: tuple[str, Sequence[str]] | None = None
 ) -> Iterator[pd.DataFrame]:
-    """What a table of OF_PROMPTS has, one frame a checkpoint; with `chosen` only some values of a column."""
+    """Yield a table of OF_PROMPTS, one frame per checkpoint.
+
+    Args:
+        chosen: a column and the values to keep.
+    """
     columns = COLUMNS[name]
     for patch, step in examined:
         table = read_table(patch.table(step), "kind", {"kind", "by_prompt", *columns}, damaged)
@@ -339,7 +348,7 @@ def rows_of_prompts(
 
 
 def _one_a_prompt(rows: pa.Table, name: str) -> pd.DataFrame:
-    """Each row once for every prompt that has a value, which is in the column `name`."""
+    """Repeat each row for every prompt that has a value, and put the value into the column `name`."""
     lists = rows["by_prompt"].combine_chunks()
     length = lists.value_lengths().to_numpy(zero_copy_only=False)
     row = np.repeat(np.arange(len(rows)), length)

@@ -1,4 +1,7 @@
-"""The bootstrap of a mean over runs that differ in their seed, the one that the report's page has."""
+"""The bootstrap of a mean over runs, with the same random numbers as on the report's page.
+
+SciPy's bootstrap cannot be reproduced in the page's JavaScript, so this one is our own.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,14 @@ from .summaries import band
 RESAMPLES = 1000
 SEED = 0
 LEAST = 20
-"""Runs. The bootstrap of fewer is too narrow: over three it holds the mean 75 times in 100."""
+"""Fewest runs for a bootstrap. With fewer it is too narrow: over three runs it covers the mean 75 times in 100."""
 
 
 def over_runs(values: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
     """Mean of `value` in each group of `by`, with its 95% interval over the rows and their number `n`.
 
-    Give it one row a run. From LEAST runs on the interval is a percentile bootstrap of the mean (Efron & Tibshirani
-    1993, An Introduction to the Bootstrap, ch. 13), to the same numbers as on the report's page; of fewer it is
-    Student's t, as `summaries.band` has it.
+    Pass one row per run. From LEAST runs on, the interval is a percentile bootstrap of the mean (Efron & Tibshirani
+    1993, An Introduction to the Bootstrap, ch. 13); below, it is Student's t (`summaries.band`).
     """
     bands = band(values, by, value)
     groups = values.groupby(list(by), sort=True, dropna=False, observed=True)[value]
@@ -32,7 +34,7 @@ def over_runs(values: pd.DataFrame, by: Sequence[str], value: str = "value") -> 
 
 
 def bootstrap(values: np.ndarray) -> tuple[float, float]:
-    """Both ends of the 95% percentile bootstrap of the mean of `values`; NaN for fewer than two."""
+    """95% percentile bootstrap interval of the mean of `values`; NaN for fewer than two."""
     if len(values) < 2:
         return float("nan"), float("nan")
     low, high = np.percentile(draws(len(values)) @ values, (2.5, 97.5))
@@ -41,9 +43,9 @@ def bootstrap(values: np.ndarray) -> tuple[float, float]:
 
 @lru_cache(maxsize=32)
 def draws(n: int) -> np.ndarray:
-    """How often each of `n` runs is drawn, over n: of shape [resample, n].
+    """The weight of each of `n` runs in each resample: [resample, n].
 
-    The random numbers are mulberry32's, which fits in five lines of JavaScript too: the report's page draws the same.
+    Random numbers are mulberry32's, which the page computes in five lines of JavaScript.
     """
     state = np.uint32(SEED) + np.arange(1, RESAMPLES * n + 1, dtype=np.uint32) * np.uint32(0x6D2B79F5)
     mixed = (state ^ (state >> 15)) * (state | 1)

@@ -1,10 +1,10 @@
 """Who looks where, with intervals: `python -m mi_sweeps.analysis.looks OUTPUT [SWEEP ...]`.
 
-The attention that each head pays from a token to others (`mi_sweeps.circuits.looks`) is set against three things: what
-uniform attention would pay, what the same head paid on the same prompts at the first checkpoint, and over prompts the
-head's own part of the logit difference. What is said holds for all heads, keys and checkpoints of one query at once.
+Each head's attention from a token to others (`mi_sweeps.circuits.looks`) is compared with uniform attention, with the
+same head's attention on the same prompts at the first checkpoint, and, over prompts, with the head's direct logit
+difference. Statements hold for all heads, keys and checkpoints of a query at once.
 
-It is where a head looks, and not what it does: that is what patching it says, `pattern` above all.
+This is where a head looks, not what it does; patching shows the latter, at site `pattern` above all.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ ATTENTION = {
     **{"correlation": "float64", "correlation_low": "float64", "correlation_high": "float64"},
     **{"other_seeds": "boolean", "n": "int64", "runs": "int64"},
 }
-"""One row a checkpoint, head, query and key of a group of runs. `low` and `high` are the 95% interval of `attention` at
-that place alone; those of the change from the first checkpoint and of the correlation hold for all heads, keys and
-checkpoints of a query at once, and so do the words: more, less, alike (by less than 0.05) or undecided. `correlation`
-is over prompts, of attention from the end and the head's direct part of the logit difference, and of clean prompts.
-`other_seeds` says whether all that is of other seeds too, or of other prompts in these runs."""
+"""One row per checkpoint, head, query and key of a group of runs. `low` and `high` are the 95% interval of `attention`
+at that place alone. Intervals of the change from the first checkpoint and of the correlation hold for all heads, keys
+and checkpoints of a query at once, as do the words more, less, alike (within 0.05) and undecided. `correlation` is over
+clean prompts, between attention from the end and the head's direct logit difference. `other_seeds`: whether all this is
+for other seeds too, or only for other prompts in these runs."""
 LISTED = 12
-"""Rows that are printed, at most: those that changed most."""
+"""Rows to print at most: those that changed most."""
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What one patch job found at one checkpoint."""
+    """The attention that one patch job measured at one checkpoint."""
 
     index: pd.MultiIndex
     """PLACE of each row."""
     paid: Float[np.ndarray, "row prompt"]
     uniform: Float[np.ndarray, "row prompt"]
     written: pd.DataFrame
-    """The direct part of the logit difference of each layer and head (rows) on each prompt (columns)."""
+    """Direct logit difference: layer and head × prompt."""
 
 
 def of_output(
     output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
-    """The rows of ATTENTION, of one group of runs, side and query after another.
+    """Yield the rows of ATTENTION by group of runs, side and query.
 
     Args:
         runs, patches: of `Frames`.
@@ -78,7 +78,7 @@ def of_output(
             Job(patch, str(setting[patch.run_id]), {}, {}) for patch in output.patches if patch.patch_id in patch_ids
         ]
         found = [(job, _read(job.patch, damaged)) for job in jobs]
-        # Of a job that was only just begun the prompts may not be known.
+        # A job that has only just begun may lack its prompts.
         found = [
             one for one in found if all(at.paid.shape[1] == len(one[0].prompts) for at in one[1].values()) and one[1]
         ]
@@ -87,7 +87,7 @@ def of_output(
 
 
 def _read(patch: Patch, damaged: list[str] | None) -> dict[int, Looked]:
-    """All checkpoints of a patch job that have the table."""
+    """Read all checkpoints of a patch job that have the table."""
     found = {}
     for step in patch.steps():
         lists = ("by_prompt", "uniform_by_prompt")
@@ -106,7 +106,7 @@ def _read(patch: Patch, damaged: list[str] | None) -> dict[int, Looked]:
 
 
 def _of_group(key: tuple[str, str, str], found: Sequence[tuple[Job, dict[int, Looked]]]) -> Iterator[pd.DataFrame]:
-    # What changes from one checkpoint to the next is then never who is there.
+    # Shared checkpoints only, so that runs do not drop out between them.
     steps = sorted(set.intersection(*(set(of_steps) for _, of_steps in found)))
     prompts = {prompt: at for at, prompt in enumerate(dict.fromkeys(one for job, _ in found for one in job.prompts))}
     columns = [np.array([prompts[prompt] for prompt in job.prompts], int) for job, _ in found]
@@ -166,7 +166,7 @@ def _rows(
 
 
 def _tables(rows: pd.DataFrame) -> Iterator[Table | str]:
-    """What changed most in one group of runs between the first checkpoint and the last."""
+    """Print what changed most in one group of runs between the first and the last checkpoint."""
     first, last, one = rows["step"].min(), rows["step"].max(), rows.iloc[0]
     scope = "other prompts and other seeds" if one["other_seeds"] else "other prompts in these runs"
     runs = counted(one["runs"], "run")
@@ -203,7 +203,7 @@ def _told(value: float, low: float, high: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the tables; returns the exit code: 0 done, 1 something cannot be read, 2 bad input."""
+    """Print the tables; return the exit code: 0 done, 1 something cannot be read, 2 bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m mi_sweeps.analysis.looks",
         description="Where heads look at the last checkpoint and where they looked at the first: what changed most.",

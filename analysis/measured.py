@@ -1,4 +1,4 @@
-"""What patch jobs measured beside patching, as pandas frames: tables that are read only when they are asked for."""
+"""Further tables of patch jobs (`mi_sweeps.circuits.tables`) as pandas frames, read on demand."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .frames import Examined, examined_in
 from .parquet import read_table
 
 KINDS = {pa.string(): "string", pa.int64(): "Int64", pa.float64(): "float64", pa.bool_(): "boolean"}
-"""The pandas type of each column that is no list."""
+"""Pandas types of scalar columns."""
 
 
 def columns(name: str) -> dict[str, str]:
-    """The columns of a table and their pandas types, without those that list what each prompt has."""
+    """Scalar columns of a table and their pandas types; lists by prompt are left out."""
     return EXAMINED | {field.name: KINDS[field.type] for field in TABLES[name] if field.type in KINDS}
 
 
@@ -32,12 +32,12 @@ def read(
     damaged: list[str] | None = None,
     patch_ids: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """A table of TABLES, of all patch jobs that measured it.
+    """Read a table of TABLES from all patch jobs that measured it.
 
     Args:
-        lists: columns that list what each prompt has, to be read as well; each value is a NumPy array.
+        lists: columns with lists by prompt to read as well; each value is a NumPy array.
         damaged: as for `frames.load`.
-        patch_ids: of which patch jobs; None: all.
+        patch_ids: patch jobs to read; None: all.
     """
     there = [one for one in examined_in(output) if patch_ids is None or one[0].patch_id in patch_ids]
     frames = list(each(there, name, lists, damaged))
@@ -46,10 +46,9 @@ def read(
 
 
 def stored(file: Path, columns: Sequence[str], damaged: list[str] | None = None) -> pa.Table | None:
-    """Some columns of one file; None where it cannot be read and `damaged` takes the reason.
+    """Read some columns of a file; None if it cannot be read and `damaged` takes the reason.
 
-    A file without some of them, as an older version wrote it, is one that cannot be read: what is told of it would be
-    told as if it were not defined.
+    A file of an older version that lacks a column counts as unreadable: its values would look undefined.
     """
     table = read_table(file, "", columns, damaged)
     missing = [] if table is None else [column for column in columns if column not in table.column_names]
@@ -60,7 +59,7 @@ def stored(file: Path, columns: Sequence[str], damaged: list[str] | None = None)
 
 
 def outdated(file: Path, lacks: str, damaged: list[str] | None) -> None:
-    """Leaves out a file that an older version wrote without something; raises UserError without a list `damaged`."""
+    """Leave out a file of an older version that lacks something; raise UserError if `damaged` is None."""
     todo = "delete it and run the sweep again: only that table is made anew"
     leave_out(UserError(f"{file} is of an older version, without {lacks}: {todo}"), damaged)
 
@@ -68,10 +67,9 @@ def outdated(file: Path, lacks: str, damaged: list[str] | None) -> None:
 def each(
     examined: Iterable[Examined], name: str, lists: Collection[str] = (), damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
-    """The same, one frame for each checkpoint that has rows.
+    """As `read`, one frame per checkpoint that has rows.
 
-    With `lists`, patch jobs are left out that had only just begun when the
-    folder was read, so that their prompts are not known.
+    With `lists`, patch jobs that had only just begun are left out, as their prompts are unknown.
     """
     own = [column for column in columns(name) if column not in EXAMINED]
     for patch, step in examined:

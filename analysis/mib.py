@@ -20,19 +20,19 @@ COLUMNS = {
     + ("corrupted",),
     "circuits": ("kind", "set", "layer", "head", "value"),
 }
-"""What is read of each table."""
+"""Columns to read from each table."""
 
 
 def export(
     output: Path, directory: Path, sweeps: Sequence[str] | None = None, damaged: list[str] | None = None
 ) -> list[Path]:
-    """Writes `PATCH_ID/000008.edges.json` and `.nodes.json` for each checkpoint that has such importances.
+    """Write `PATCH_ID/000008.edges.json` and `.nodes.json` for each checkpoint that has scores.
 
-    An edge's score is its exact effect, patched - corrupted (logits, mean over prompts); of one that was not patched
-    its estimate, which the file says. A node's is what the logit difference loses where the node alone is ablated.
+    An edge's score is its exact effect, patched - corrupted (logits, mean over prompts), or its estimate if it was not
+    patched; the file says which. A node's score is the logit difference lost when that node alone is ablated.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no scores.
     """
     files = []
     for patch, step in examined_in(folder.read(output, sweeps, damaged)):
@@ -59,7 +59,7 @@ def _circuits(patch: folder.Patch, step: int, damaged: list[str] | None) -> Iter
 
 
 def edges(table: pa.Table, graph: Graph, d_model: int) -> Circuit:
-    """The importances in a table `edges`."""
+    """The scores in a table `edges`."""
     scores, approximate = {}, set()
     for row in table.to_pylist():
         if row["kind"] != "edge":

@@ -1,5 +1,4 @@
-"""What pictures lack, and captions say: checkpoints that series do not have, where what is drawn is broken; and runs
-that diverged, of which no mean is."""
+"""Notes for captions: missing steps, where lines are broken, and diverged runs, which are left out of means."""
 
 from __future__ import annotations
 
@@ -13,23 +12,22 @@ from ..series import gaps
 from .frames import Frames
 
 NAMED = 4
-"""Runs whose gaps a caption tells."""
+"""Runs whose missing steps a caption lists."""
 
 
 def steps(frames: Frames, run_ids: Iterable[str]) -> list[int]:
-    """The steps at which any of these runs has none: what is of all of them has nothing there either."""
+    """The steps that any of these runs lacks."""
     told = frames.runs.loc[frames.runs["run_id"].isin(set(run_ids)), "gaps"].dropna()
     return sorted({int(step) for listed in told for step in listed.split(", ")})
 
 
 def left_out(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of several runs without the steps at which any of them has no checkpoint: a mean over the others would pass
-    for a change."""
+    """Drop the steps that any of several runs lacks: a mean over the others would look like a change."""
     return rows[~rows["step"].isin(steps(frames, rows["run_id"]))]
 
 
 def broken(line: pd.DataFrame, missing: Iterable[int]) -> pd.DataFrame:
-    """A line's points by `step`, with nothing at these steps, so that it is not drawn across them."""
+    """Insert NaN at missing steps, so that a line is broken there."""
     wanted = set(missing)
     if not wanted or not len(line):
         return line
@@ -40,8 +38,8 @@ def broken(line: pd.DataFrame, missing: Iterable[int]) -> pd.DataFrame:
 
 
 def told(frames: Frames, run_ids: Iterable[str]) -> str:
-    """For a caption: which of these runs lack which checkpoints, and why; and how many diverged runs of their
-    settings are left out. Empty where there is nothing to say."""
+    """Say which of these runs lack which checkpoints and why, and how many diverged runs of their settings are left
+    out; "" if there is nothing to say."""
     wanted = set(run_ids)
     ended = _left_out(frames, wanted)
     lines = [

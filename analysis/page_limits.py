@@ -1,4 +1,4 @@
-"""How much of what patch jobs have fits on the page."""
+"""How many values of patch jobs fit on the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Count = TypeVar("Count")
 
 
 class Stepped(Protocol):
-    """What is of some checkpoints."""
+    """Something with checkpoints."""
 
     @property
     def steps(self) -> Sequence[int]:
@@ -27,12 +27,12 @@ def fitting(
     choices: Sequence[tuple[Count, int | None]],
     size: Callable[[One, Count, int], int],
 ) -> tuple[Count, int, int]:
-    """How many of what each has, and checkpoints, of how many jobs: the first choice that fits, or of the last as many
-    jobs as fit.
+    """Return how many items and checkpoints to show for how many jobs: the first choice that fits for all jobs, or the
+    last choice for as many jobs as fit.
 
     Args:
         room: bytes.
-        choices: each a count and a number of checkpoints; None: all.
+        choices: items per job and number of checkpoints; None: all.
         size: bytes of a job with a choice.
     """
     for count, some in choices:

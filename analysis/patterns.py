@@ -1,4 +1,4 @@
-"""Attention patterns that patch jobs keep whole, of a few prompts; and which heads are looked at.
+"""Whole attention patterns that patch jobs keep for a few prompts, and which heads to show.
 
 `tables/000008.patterns.parquet` has a row for each prompt, side and head: the lower triangle of the pattern, row by row
 from the first token (which sees itself only) to the last (which sees all). patch.json has the tokens.
@@ -23,7 +23,7 @@ from .inference.verdicts import Verdict
 
 SIDES = ("clean", "corrupted")
 OF_QUERIES = ("z", "pattern", "q")
-"""Sites whose heads are those that look: keys and values may be shared by several."""
+"""Sites with one head per pattern; key/value heads may be shared."""
 
 Head = tuple[int, int]
 """Layer and head."""
@@ -33,37 +33,37 @@ Triangle = Float[np.ndarray, "token token"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt whose patterns are kept."""
+    """A prompt with stored patterns."""
 
     number: int
-    """In patch.json, from 0."""
+    """Index in patch.json."""
     text: str
-    """The clean one."""
+    """The clean text."""
     tokens: Mapping[str, tuple[str, ...]]
     """By side."""
 
     @property
     def changed(self) -> tuple[int, ...]:
-        """Where clean and corrupted differ; all that only one of them has is no such place."""
+        """Indices at which clean and corrupted tokens differ."""
         clean, corrupted = (self.tokens[side] for side in SIDES)
         return tuple(at for at, (one, other) in enumerate(zip(clean, corrupted, strict=False)) if one != other)
 
 
 @dataclass(frozen=True)
 class Patterns:
-    """What was kept of a checkpoint: some heads on each prompt, both sides."""
+    """Stored patterns of a checkpoint: some heads on each prompt, clean and corrupted."""
 
     heads: tuple[Head, ...]
     of: Mapping[tuple[int, str], Float[np.ndarray, "head cell"]]
-    """By the prompt's number and side: a lower triangle a head, as it is stored."""
+    """By prompt number and side: [head, cell of the lower triangle]."""
 
     def square(self, prompt: int, side: str, head: Head) -> Triangle:
-        """One pattern."""
+        """Return one pattern as a square matrix."""
         return squared(self.of[prompt, side][self.heads.index(head)])
 
 
 def squared(cells: Float[np.ndarray, " cell"]) -> Triangle:
-    """A lower triangle that was listed row by row."""
+    """Expand a lower triangle that is stored row by row."""
     size = int((np.sqrt(8 * len(cells) + 1) - 1) / 2)
     filled = np.zeros((size, size))
     filled[np.tril_indices(size)] = cells
@@ -71,7 +71,7 @@ def squared(cells: Float[np.ndarray, " cell"]) -> Triangle:
 
 
 def file(patch: Patch, step: int) -> Path:
-    """Where the patterns of a checkpoint are."""
+    """The file of a checkpoint's patterns."""
     return patch.table(step, "patterns")
 
 
@@ -81,7 +81,7 @@ def steps(patch: Patch) -> list[int]:
 
 
 def prompts(patch: Patch) -> Iterator[Prompt]:
-    """The prompts of a patch job whose tokens it tells, in their order."""
+    """The prompts of a patch job whose tokens are stored, in order."""
     for number, about in enumerate(patch.about.get("prompts", ())):
         tokens = {"clean": about.get("tokens"), "corrupted": about.get("corrupted_tokens")}
         if all(isinstance(of_side, list) and of_side for of_side in tokens.values()):
@@ -90,10 +90,10 @@ def prompts(patch: Patch) -> Iterator[Prompt]:
 
 
 def read(patch: Patch, step: int, damaged: list[str] | None = None) -> Patterns | None:
-    """The patterns of a checkpoint.
+    """Read the patterns of a checkpoint; None if they cannot be read and `damaged` takes the reason.
 
-    Raises UserError where the file cannot be read or does not fit the tokens in patch.json; with a list `damaged` that
-    is named there, and the result is None.
+    Raises:
+        UserError: the file cannot be read or does not match the tokens in patch.json, and `damaged` is None.
     """
     table = measured.stored(file(patch, step), TABLES["patterns"].names, damaged)
     if table is None:
@@ -137,10 +137,13 @@ def _laid_out(table: pa.Table, patch: Patch) -> Patterns:
 
 
 def mattering(families: Iterable[Family], stored: Iterable[Head], most: int) -> tuple[list[Head], str]:
-    """The heads whose patterns are worth a look, at most so many and the largest, in their order; and which these are.
+    """Choose at most `most` heads whose patterns to show, and describe the choice.
 
-    Those that matter at any checkpoint in any of the families; where none does, those that recover most, and without
-    families the first. `stored`: the heads that there are patterns of.
+    These are the largest heads that matter at any checkpoint in any family; if none does, the largest; without
+    families, the first.
+
+    Args:
+        stored: heads with patterns.
     """
     there = sorted(set(stored))
     largest, verdict = dict.fromkeys(there, 0.0), set()

@@ -1,4 +1,4 @@
-"""What the report's page knows: the tables as one compact JSON object of columns and small integers."""
+"""The data of the report's page: the tables as one compact JSON object of columns and small integers."""
 
 from __future__ import annotations
 
@@ -29,23 +29,25 @@ from .spikes import HALF_WINDOW, LEAST, NOISE, THRESHOLD, expected, spikes
 from .summaries import with_approximate
 
 SHOWN_PROMPTS = 4
-"""How many prompts of a patch job the page quotes."""
+"""Prompts of a patch job that the page quotes."""
 
 MOST_BATCHES = 200
-"""Of the losses of training batches, and of what a series' trainer logged, so many are drawn, evenly apart; and all
-spikes of the former."""
+"""Losses of training batches, or logged by a series' trainer, that are drawn at even distances. Spikes are always
+drawn."""
 
 MEASURED = ("seconds", "win_rate")
-"""Columns of runs and patch jobs whose numbers are rounded; settings are exact, for two of them may be close."""
+"""Columns of runs and patch jobs that are rounded. Settings stay exact, because two values may be close."""
 
 ENDS = ("win_rate_low", "win_rate_high")
-"""The page works out intervals from value and n, for every share alike."""
+"""Left out: the page computes intervals of shares from value and n."""
 
 
 def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
-    """All of the page's data but what patching and attribution found.
+    """Return the page's data without patching and attribution.
 
-    `made` is the date it shows, `beside` the folder that its links start from.
+    Args:
+        made: the date to show.
+        beside: the folder from which links start.
     """
     steps = Pool()
     place = {run_id: number for number, run_id in enumerate(frames.runs["run_id"])}
@@ -82,22 +84,21 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
 
 
 def _learned(metrics: pd.DataFrame) -> str:
-    """The metric by which all runs of the page can be compared as to when they learned their tasks."""
+    """The metric by which all runs on the page count as having learned their task."""
     heldout = metrics[metrics["split"] == "heldout"]
     of_runs = [set(names) for _, names in heldout.groupby("run_id")["metric"]]
     return (learned_by(set.intersection(*of_runs)) if of_runs else None) or "win_rate"
 
 
 def _missing(run: Run) -> Json | None:
-    """Of a series, the steps that have no checkpoint, and why in words; null where all have one."""
+    """The missing steps of a series and why; None if there are none."""
     return {"steps": sorted(run.gaps), "told": series_gaps.told(run.gaps)} if run.gaps else None
 
 
 def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: Conclusions, note: str = "") -> Json:
-    """The page's data with the patching and attribution of `frames`, which may be fewer than there are, and with what
-    is concluded of them."""
+    """Add the patching and attribution in `frames`, which may be thinned, and the conclusions."""
     steps, layouts, prompts = Pool(), Pool(), Pool()
-    for known in outlined["steps"]:  # they keep their numbers
+    for known in outlined["steps"]:  # known lists keep their index
         steps.steps(known)
     place = {run_id: number for number, run_id in enumerate(frames.runs["run_id"])}
     blocks = list(_blocks(output, frames, place, steps, layouts, prompts))
@@ -112,7 +113,7 @@ def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: C
 
 
 def _summary(frames: Frames) -> pd.DataFrame:
-    """The runs with the held-out win rate of their last checkpoint, and its n."""
+    """Add the held-out win rate of each run's last checkpoint, and its n."""
     metrics = frames.metrics
     rates = metrics[(metrics["metric"] == "win_rate") & (metrics["split"] == "heldout")]
     last = rates.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
@@ -126,7 +127,7 @@ def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterab
     found = kept.groupby(["run_id", "split", "metric"]).indices
     for (run_id, split, metric), rows in sorted(found.items(), key=lambda series: series[1][0]):
         more: Json = {}
-        if split == "batch":  # Of every training step.
+        if split == "batch":  # every training step
             high = spikes(value[rows])
             more = {
                 "spikes": [[int(step[rows[at]]), rounded(value[rows[at : at + 1]])[0]] for at in high],
@@ -148,7 +149,7 @@ def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterab
 def _blocks(
     output: Output, frames: Frames, place: dict[str, int], steps: Pool, layouts: Pool, prompts: Pool
 ) -> Iterable[Json]:
-    """One block a patch job: its patching by site, and its attribution by kind."""
+    """Yield one block per patch job: patching by site and attribution by kind."""
     patching, attribution = Rows.of(with_approximate(frames.patching)), Rows.of(frames.attribution)
     measures = Rows.of(frames.measures)
     places, attributed_places = patching.places("patch_id"), attribution.places("patch_id")
@@ -189,7 +190,7 @@ def _told(prompt: Json) -> Json:
 
 
 def _agreement(patching: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]]:
-    """How approximate values correlate with exact ones: of each patch job and site, step by step."""
+    """Correlation of approximate and exact values by patch job and site, then by step."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for row in correlations(patching).itertuples():
         found.setdefault((row.patch_id, row.site), {})[row.step] = round(row.r, 3)
@@ -197,14 +198,14 @@ def _agreement(patching: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]
 
 
 def _site(rows: Rows, steps: Pool, layouts: Pool, agreement: dict[int, float]) -> Json:
-    """One site: what patching changes, step by step, with clean and corrupted of each step."""
-    by_n = np.lexsort((-rows["n"], rows["step"]))  # clean and corrupted are those of as many prompts as there are
+    """One site: gains by step, with clean and corrupted of each step."""
+    by_n = np.lexsort((-rows["n"], rows["step"]))  # clean and corrupted over as many prompts as possible
     order, first = np.unique(rows["step"][by_n], return_index=True)
     first = by_n[first]
     layout, grid = _grid(rows, rows["patched"] - rows["corrupted"], layouts)
     more: Json = {"r": [_plain(agreement.get(int(step))) for step in order]} if agreement else {}
     if len(np.unique(rows["n"])) > 1:
-        # Positions that only some prompts have: each has its own clean and corrupted, in all layers alike.
+        # Positions that only some prompts have get clean and corrupted of their own, equal in all layers.
         of_all = _grid(rows, rows["clean"] - rows["corrupted"], layouts)[1]
         few = rows["n"][rows["step"] == order[-1]] < rows["n"].max() / 2
         columns = layouts.values[layout]["columns"]
@@ -221,13 +222,13 @@ def _site(rows: Rows, steps: Pool, layouts: Pool, agreement: dict[int, float]) -
 
 
 def _heads(rows: Rows, steps: Pool, layouts: Pool) -> Json:
-    """The direct logit difference of each head, step by step."""
+    """Direct logit difference of each head by step."""
     layout, grid = _grid(rows, rows["logit_diff"], layouts)
     return {"steps": steps.steps(np.unique(rows["step"])), "layout": layout, "value": grid}
 
 
 def _parts(rows: Rows, steps: Pool, value: str = "logit_diff") -> Json:
-    """Values of components or of heads, in the order of the table. A component of no layer is known by its name."""
+    """Values of components or heads in the order of the table, named with their layer if they have one."""
     order, row = np.unique(rows["step"], return_inverse=True)
     place = np.nan_to_num(np.column_stack([rows["layer"], rows["head"]]), nan=-1)
     first, column = _by_appearance(np.column_stack([rows["component"], place]))
@@ -241,7 +242,7 @@ def _parts(rows: Rows, steps: Pool, value: str = "logit_diff") -> Json:
 
 
 def _grid(rows: Rows, values: np.ndarray, layouts: Pool) -> tuple[int, list[list[int | None]]]:
-    """Values as one list a step, layer by layer; the layout says which layers and columns these are."""
+    """Return the index of the layout, and the values as one list per step, layer by layer."""
     steps, step = np.unique(rows["step"], return_inverse=True)
     layers, layer = np.unique(rows["layer"], return_inverse=True)
     layout: Json = {"layers": [int(at) for at in layers]}
@@ -257,14 +258,15 @@ def _grid(rows: Rows, values: np.ndarray, layouts: Pool) -> tuple[int, list[list
 
 
 def _by_appearance(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each different row of `keys` stands first, in that order, and which of them each row is."""
+    """Return the first index of each distinct row of `keys` in order of appearance, and for each row which one it
+    is."""
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return first[order], np.argsort(order)[which.ravel()]
 
 
 def _once(values: np.ndarray) -> int | list[int]:
-    """One number where all are equal, as prompts usually are."""
+    """A single number if all values are equal, as n usually is."""
     listed = [int(value) for value in values]
     return listed[0] if len(set(listed)) == 1 else listed
 
@@ -276,6 +278,6 @@ def _columns(frame: pd.DataFrame) -> Json:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON knows it."""
+    """Replace missing values by None for JSON."""
     missing = value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value))
     return None if missing else value

@@ -18,36 +18,36 @@ from .inference.families import Job, groups, jobs
 from .prompts import Site
 
 SHARE = 0.1
-"""Largest standard error of a gap, as a share of it, with which step 0 can be compared."""
+"""Largest standard error of a gap, relative to the gap, for comparing step 0."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How much one head's recovered differs."""
+    """How much one head's recovered varies."""
 
     name: str
     recovered: float
     prompts: float
     """Standard deviation over prompts of e = (gain - recovered · gap) / mean gap, in one run."""
     seeds: float
-    """Standard deviation of recovered between seeds; NaN where there is one."""
+    """Standard deviation of recovered between seeds; NaN for one seed."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """What clean and corrupted prompts differ by, at one checkpoint (logits)."""
+    """The gap at one checkpoint, in logits."""
 
     step: int | None
     mean: float
     deviation: float
-    """Over prompts."""
+    """Standard deviation over prompts."""
     n: int
-    """Prompts that it was measured on."""
+    """Number of prompts."""
 
     @property
     def needed(self) -> tuple[int, int, int] | None:
-        """Prompts with which its standard error is SHARE of it, and both ends of the 95% interval of that; None where
-        the gap is not told from zero."""
+        """Prompts needed for a relative standard error of SHARE, with their 95% interval; None for a gap that is not
+        distinguishable from zero."""
         half = stats.t.ppf(0.5 + LEVEL / 2, self.n - 1) * self.deviation / math.sqrt(self.n)
         if abs(self.mean) <= half:
             return None
@@ -58,32 +58,31 @@ class Gap:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What the runs of a group tell, which differ in their seed only."""
+    """Estimates from a group of runs that differ only in their seed."""
 
     name: str
     step: int
     n: int
     runs: int
     places: int
-    """Heads at all checkpoints."""
+    """Heads × checkpoints."""
     spreads: tuple[Spread, ...]
     gaps: tuple[Gap, ...]
     """At the first and the last checkpoint, and at `step`."""
     flips: dict[tuple[int, int], float]
-    """Share of prompts that change sides from one checkpoint to the next: whether the answer's logit is above the
-    subject's."""
+    """For two neighbouring checkpoints, the share of prompts whose logit difference changes sign."""
 
 
 def pilots(
     output: folder.Output, site: str = "z", step: int | None = None, damaged: list[str] | None = None
 ) -> Iterator[Pilot]:
-    """One for each setting and corruption that has patched a site of heads prompt by prompt.
+    """Yield a pilot for each setting and corruption with values of heads by prompt.
 
     Args:
-        step: the checkpoint whose heads are looked at; None is the last.
+        step: checkpoint of the heads; None for the last.
 
     Raises:
-        UserError: there is no such checkpoint, or nothing to look at.
+        UserError: there is no such checkpoint, or no patched heads.
     """
     frames = tabulate(output, most=0, damaged=damaged)
     some, steps = False, set()
@@ -131,7 +130,7 @@ def _pilot(name: str, own: Sequence[Job], site: str, common: Sequence[int], step
 
 
 def influences(one: Site, step: int) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, "head prompt"]]:
-    """What each head of a run recovers, and how far each prompt is from that: e = (gain - recovered gap) / mean gap."""
+    """Recovered of each head of a run, and the influence of each prompt: e = (gain - recovered · gap) / mean gap."""
     assert one.patched is not None
     at = one.steps.index(step)
     gap = one.clean[at] - one.corrupted[at]

@@ -19,7 +19,7 @@ SIMULATIONS: dict[str, tuple[Callable[[int], Iterator[str]], int]] = {
     "widths": (transitions.widths, 20),
     "transformations": (turnovers.simulations, 400),
 }
-"""By name, with how many draws they have if none are asked for."""
+"""By name, with the default number of draws."""
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in SIMULATIONS:

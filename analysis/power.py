@@ -1,10 +1,9 @@
-"""How many prompts and seeds tell how large a difference: `python -m mi_sweeps.analysis.power OUTPUT [SWEEP ...]`.
+"""How many prompts and seeds detect how large an effect: `python -m mi_sweeps.analysis.power OUTPUT [SWEEP ...]`.
 
-A small finished sweep, the pilot, tells how much prompts and seeds differ; from that follows how wide intervals will be
-with more or fewer of them. The intervals are those of `inference`, with two simplifications that ask for too much
-rather than too little: what prompts differ in is taken to be the same in all seeds, and what holds for all places at
-once is Bonferroni's bound. The standard deviations are the pilot's own estimates: of 96 prompts they are right to about
-7% (one standard error), of three seeds to about half.
+A small finished sweep, the pilot, shows how much prompts and seeds vary, and so how wide intervals will be with more or
+fewer of them. Intervals are those of `inference` with two conservative simplifications: prompts vary alike in all
+seeds, and simultaneous intervals use Bonferroni's bound. The standard deviations are estimates too: with 96 prompts to
+about 7% (one standard error), with three seeds to about half.
 """
 
 from __future__ import annotations
@@ -31,38 +30,39 @@ from .pilots import SHARE, Gap, Pilot, Spread, pilots
 PROMPTS = (12, 24, 48, 96, 240)
 SEEDS = (1, 2, 3, 5, 8)
 CHANGES = (0.02, 0.04, 0.08)
-"""Of a win rate."""
+"""Changes of a win rate."""
 POWER = 0.8
-"""With what chance a difference is told that is there."""
+"""Chance of detecting an effect."""
 LISTED = 12
-"""Heads that are listed, at most: those that differ most."""
+"""Heads to list at most: those that vary most."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What so many prompts and seeds give, all in units of recovered. NaN where one seed tells nothing of others."""
+    """Precision with a number of prompts and seeds, in units of recovered. NaN where one seed says nothing about
+    others."""
 
     n: int
     seeds: int
     of_prompts: float
     """Half of the 95% interval for other prompts in these runs."""
     of_both: float
-    """Likewise for other seeds too."""
+    """The same for other seeds too."""
     of_all: float
-    """Likewise, at all places at once; of one seed for other prompts alone."""
+    """The same at all places at once; with one seed, for other prompts only."""
     told: float
-    """The smallest recovered that is told from DELTA, at all places at once, with a chance of POWER."""
+    """Smallest recovered that is shown to exceed DELTA, at all places at once, with probability POWER."""
 
 
 def precision(prompts: float, seeds: float, n: int, runs: int, places: int) -> Precision:
-    """How wide intervals are.
+    """Compute the width of intervals.
 
     Args:
         prompts: standard deviation over prompts.
-        seeds: standard deviation between seeds; NaN where it is not known.
-        n: prompts.
-        runs: of as many seeds.
-        places: that are looked at together.
+        seeds: standard deviation between seeds; NaN if unknown.
+        n: number of prompts.
+        runs: number of seeds.
+        places: number of places judged together.
     """
     of_prompts, of_seeds = np.array([prompts**2 / n]), np.array([seeds**2 / runs if runs > 1 else np.nan])
     freedom = np.array([runs - 1.0])
@@ -82,21 +82,20 @@ def precision(prompts: float, seeds: float, n: int, runs: int, places: int) -> P
 
 
 def told_above(critical: float, freedom: float) -> float:
-    """How many standard errors a mean must be from a value so that a t-test with this critical value tells them apart
-    with a chance of POWER."""
+    """Distance in standard errors at which a t-test with this critical value rejects with probability POWER."""
     return float(
         optimize.brentq(lambda far: stats.nct.sf(critical, freedom, far) - POWER, 0.0, 10.0 + 3.0 * critical, xtol=1e-6)
     )
 
 
 def needed_for_change(change: float, share: float) -> int:
-    """Prompts with which McNemar's test tells a change of a win rate, paired by prompt, with a chance of POWER.
+    """Prompts with which McNemar's test detects a change of a win rate with probability POWER.
 
-    Connor (1987, Biometrics 43). No fewer prompts can change than the win rate does.
+    Connor (1987, Biometrics 43). The share of changed prompts is at least the change.
 
     Args:
         change: of the win rate, 0.02 for two points.
-        share: of the prompts that are won at one checkpoint and not at the other.
+        share: of prompts won at only one of the two checkpoints.
     """
     share = max(share, change)
     tail, power = stats.norm.ppf(0.5 + LEVEL / 2), stats.norm.ppf(POWER)
@@ -104,7 +103,7 @@ def needed_for_change(change: float, share: float) -> int:
 
 
 def tables(pilot: Pilot, head: str | None = None) -> Iterator[Table | str]:
-    """What a pilot tells, as tables and lines.
+    """Yield a pilot's results as tables and lines.
 
     Raises:
         UserError: it has no such head.
@@ -141,7 +140,7 @@ def tables(pilot: Pilot, head: str | None = None) -> Iterator[Table | str]:
 
 
 def of_heads(prompts: float, seeds: float, places: int, what: str) -> Iterator[Table | str]:
-    """Half-widths for prompts × seeds."""
+    """Yield half-widths for prompts × seeds."""
     yield f"Half of the 95% interval of recovered: {what}"
     table = _table("prompts", "seeds", "prompts alone", "and seeds", f"{places} places at once", f"told from {DELTA}")
     for n in PROMPTS:
@@ -156,7 +155,7 @@ def of_heads(prompts: float, seeds: float, places: int, what: str) -> Iterator[T
 
 
 def of_gaps(gaps: Sequence[Gap]) -> Iterator[Table | str]:
-    """How many prompts a gap needs."""
+    """Yield how many prompts a gap needs."""
     yield f"Prompts for a gap (clean - corrupted, logits) with a standard error of {SHARE:.0%}"
     table = _table("checkpoint", "gap", "sd over prompts", "prompts", "95% interval")
     for gap in gaps:
@@ -169,7 +168,7 @@ def of_gaps(gaps: Sequence[Gap]) -> Iterator[Table | str]:
 
 
 def of_changes(shares: dict[str, float]) -> Iterator[Table | str]:
-    """How many prompts a change of a win rate needs, for some shares of prompts that change."""
+    """Yield how many prompts a change of a win rate needs, for some shares of changed prompts."""
     yield f"Prompts for a change of a win rate, told with a chance of {POWER:.0%} (McNemar's test)"
     table = _table("checkpoints", "changed", *(f"{100 * change:.0f} points" for change in CHANGES))
     for what, share in shares.items():
@@ -178,7 +177,7 @@ def of_changes(shares: dict[str, float]) -> Iterator[Table | str]:
 
 
 def _size(one: Spread) -> float:
-    """Of the variance with which a head is estimated from the default prompts and three seeds."""
+    """Variance of a head's estimate from 48 prompts and three seeds."""
     return float(one.prompts**2 / 48 + np.nan_to_num(one.seeds) ** 2 / 3)
 
 
@@ -264,7 +263,7 @@ def _parts(options: argparse.Namespace, damaged: list[str]) -> Iterator[Table | 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the tables; returns the exit code: 0 done, 1 something cannot be read, 2 bad input."""
+    """Print the tables; return the exit code: 0 done, 1 something cannot be read, 2 bad input."""
     damaged: list[str] = []
     try:
         options = _options(arguments)
