@@ -135,7 +135,7 @@ def tokenize(text: str, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -
 def _answers(prompt: Shown, tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:
     """The tokens of the answer and of what it is measured against."""
     words = (prompt.answer, *prompt.subjects)
-    answer, *subjects = (next_token(prompt.text, word, tokenizer) for word in words)
+    answer, *subjects = tokens_after(prompt.text, [f" {word}" for word in words], tokenizer)
     if len({answer, *subjects}) < len(set(words)):
         raise UserError(
             f"prompt {prompt.text!r}: {', '.join(map(repr, dict.fromkeys(words)))} are not different tokens of the "
@@ -158,28 +158,24 @@ def required(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBa
     return tokenizer
 
 
-def next_token(text: str, word: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that spells a word where it follows a text and a space.
-
-    Raises:
-        UserError: it is not one token there, or unknown.
-    """
-    return token_after(text, f" {word}", tokenizer)
-
-
 def token_after(text: str, word: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that spells what follows a text at once, with its space if it has one.
+    """The token that spells `word`, with its space if it has one, right after `text`.
 
     Raises:
         UserError: it is not one token there, or unknown.
     """
-    before = tokenizer(text, add_special_tokens=False)["input_ids"]
-    after = tokenizer(text + word, add_special_tokens=False)["input_ids"]
-    if after[:-1] != before or after[-1] == tokenizer.unk_token_id:
-        raise UserError(
-            f"prompt {text!r}: {word.strip()!r} is not one token of the model's tokenizer; use another name"
-        )
-    return int(after[-1])
+    return tokens_after(text, [word], tokenizer)[0]
+
+
+def tokens_after(text: str, words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`token_after` for several words: one call of the tokenizer, whose overhead is most of its time."""
+    before, *after = tokenizer([text, *(text + word for word in words)], add_special_tokens=False)["input_ids"]
+    for word, tokens in zip(words, after, strict=True):
+        if tokens[:-1] != before or tokens[-1] == tokenizer.unk_token_id:
+            raise UserError(
+                f"prompt {text!r}: {word.strip()!r} is not one token of the model's tokenizer; use another name"
+            )
+    return [int(tokens[-1]) for tokens in after]
 
 
 def is_one_token(name: str, tokenizer: PreTrainedTokenizerBase) -> bool:

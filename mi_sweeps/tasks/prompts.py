@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 Span = tuple[int, int]
 
@@ -32,22 +33,22 @@ class Prompt:
         """The name in each slot."""
         return tuple(self.text[start:end] for start, end in self.slots)
 
-    @property
+    @cached_property
     def listed(self) -> tuple[str, ...]:
         """The names of the first clause, in their order there."""
         return self.slot_names()[: len(self.slots) - self.n_subjects]
 
-    @property
+    @cached_property
     def subjects(self) -> tuple[str, ...]:
         """The repeated names, in their order in the second clause."""
         return self.slot_names()[len(self.slots) - self.n_subjects :]
 
-    @property
+    @cached_property
     def answer_place(self) -> int:
         """1-based place of the answer among the listed names."""
         return self.listed.index(self.answer) + 1
 
-    @property
+    @cached_property
     def subject_order(self) -> str:
         """`same` if the subjects repeat in the order in which they were listed, else `swapped`."""
         places = [self.listed.index(name) for name in self.subjects]

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.mini.tokenizer import word_tokenizer
-from mi_sweeps.tasks.encoding import Text, encode, is_one_token, next_token, text_batch
+from mi_sweeps.tasks.encoding import Text, encode, is_one_token, text_batch, token_after
 from mi_sweeps.tasks.ioi import generate, splits, templates
 from mi_sweeps.tasks.lexicon import ACTIONS, NAMES, OBJECTS, PLACES, SCENES
 from mi_sweeps.tasks.prompts import Prompt, fill
@@ -82,7 +82,7 @@ def test_answers_are_spelled_as_they_follow_the_prompt(byte_level: PreTrainedTok
     batch = encode([PROMPT], byte_level, prepend_bos=False)
     tokens = [int(batch.answers[0]), *batch.subjects[0].tolist()]
     assert byte_level.convert_ids_to_tokens(tokens) == ["ĠTom", "ĠJohn", "ĠMary"]
-    assert next_token("with love to", "Kate", byte_level) == byte_level.convert_tokens_to_ids("ĠKate")
+    assert token_after("with love to", " Kate", byte_level) == byte_level.convert_tokens_to_ids("ĠKate")
 
 
 def test_bos_comes_first_and_moves_nothing_else(byte_level: PreTrainedTokenizerBase) -> None:
@@ -246,7 +246,7 @@ def test_name_of_two_tokens_is_one_line(byte_level: PreTrainedTokenizerBase) -> 
 
 def test_word_that_is_not_one_token_after_a_space_is_one_line(byte_level: PreTrainedTokenizerBase) -> None:
     with pytest.raises(UserError, match=r"\Aprompt 'a store': ',' is not one token .*; use another name\Z"):
-        next_token("a store", ",", byte_level)
+        token_after("a store", " ,", byte_level)
 
 
 def test_no_prompts_is_one_line(mini_tokenizer: PreTrainedTokenizerBase) -> None:
