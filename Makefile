@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-fast test-slurm lint types docs slurm pytest bench bench-patching bench-scale bench-stacked bench-edges bench-circuits bench-page campaign format clean
+.PHONY: install demo test test-fast test-slurm lint types docs slurm pytest bench bench-patching bench-scale bench-stacked bench-edges bench-circuits bench-page bench-run campaign format clean
 
 install: $(VENV)/.installed
 
@@ -57,7 +57,10 @@ pytest: install
 	$(BIN)/pytest -n 3  # One of them waits for SLURM most of the time.
 
 # What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--points 100 1000" STACKED=--whole
-bench: bench-patching bench-scale bench-stacked bench-memory bench-edges bench-circuits bench-page
+bench: bench-run bench-patching bench-scale bench-stacked bench-memory bench-edges bench-circuits bench-page
+
+bench-run: install
+	@$(BIN)/python benchmarks/run.py $(RUN)
 
 bench-patching: install
 	@$(BIN)/python benchmarks/patching.py $(BENCH)

@@ -36,9 +36,9 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 def rows(text: str, title: str) -> list[list[str]]:
     """The table under a title: the names of its columns, and its rows."""
     lines = text.partition(f"### {title}")[2].partition("###")[0].splitlines()
-    points = [[point.strip() for point in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    assert points[1] == ["---"] * len(points[0]) and {len(row) for row in points} == {len(points[0])}
-    return [points[0], *points[2:]]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert cells[1] == ["---"] * len(cells[0]) and {len(row) for row in cells} == {len(cells[0])}
+    return [cells[0], *cells[2:]]
 
 
 def test_tables_and_agreement(benchmark: Any, capsys: pytest.CaptureFixture) -> None:
@@ -250,3 +250,17 @@ def test_memory_is_measured_beside_what_the_plan_says(monkeypatch, capsys, tmp_p
     for *_, found, estimated in lines:
         assert int(found.replace(",", "")) > 100
         assert 500 < int(estimated.rstrip("| ").replace(",", "")) < 1000
+
+
+def test_what_a_run_spends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, small: tuple[str, ...]
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    run = importlib.import_module("run")
+    monkeypatch.setattr(run, "RUN", ["run", *small, "corruption=first", "sweep.name=short"])
+    run.main(["--repeats", "1"])
+    out = capsys.readouterr().out
+    alone, whole, ratio = (float(seconds) for _, seconds in rows(out, "Start")[1:])
+    assert whole > 0 and ratio == pytest.approx(whole / alone, rel=0.05)
+    training, evaluation, share = (float(seconds) for _, seconds in rows(out, "Evaluation")[1:])
+    assert training > 0 and evaluation > 0 and share == pytest.approx(evaluation / training, rel=0.05)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import nan
+from math import nan, sqrt
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,15 +24,16 @@ Measured = tuple[str, float, int]
 def wilson(wins: int, n: int) -> tuple[float, float]:
     """Wilson's 95% score interval of a share (Wilson 1927); of nothing it is all there may be.
 
+    SciPy's `binomtest` gives the same (a test holds that), after an import of half a second in every process.
+
     >>> tuple(round(end, 2) for end in wilson(27, 50))
     (0.4, 0.67)
     """
-    from scipy.stats import binomtest  # Half a second, which commands without a model do not need.
-
     if n == 0:
         return 0.0, 1.0
-    low, high = binomtest(wins, n).proportion_ci(0.95, method="wilson")
-    return float(low), float(high)
+    z = NormalDist().inv_cdf(0.975)
+    middle, half = (wins + z**2 / 2) / (n + z**2), z / (n + z**2) * sqrt(wins * (n - wins) / n + z**2 / 4)
+    return (0.0 if wins == 0 else middle - half), (1.0 if wins == n else middle + half)
 
 
 def share(right: Bool[Tensor, " row"]) -> float:

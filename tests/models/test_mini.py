@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from mi_sweeps.analysis.points import names
+from mi_sweeps.analysis.configs import names
 from mi_sweeps.models import mini
 from mi_sweeps.models.mini import corpus, pretraining
 from mi_sweeps.models.mini.measure import WinRate, win_rate

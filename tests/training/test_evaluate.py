@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from tokenizers import normalizers
 from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,7 +22,7 @@ from mi_sweeps.tasks.lexicon import NAMES
 from mi_sweeps.tasks.metrics import prompt_metrics, wilson, won
 from mi_sweeps.tasks.prompts import Prompt, fill
 from mi_sweeps.tasks.tokens import Batch
-from mi_sweeps.training.evaluate import CHUNK, end_logits
+from mi_sweeps.training.evaluate import CHUNK, end_logits, fused
 from mi_sweeps.training.evaluate import evaluate as evaluate_task
 
 THREE = "After {}, {} and {} went to the store, {} and {} gave a book to"
@@ -221,6 +222,20 @@ def test_metrics_of_a_batch_are_the_means_of_one_at_a_time(
         assert together[metric] == pytest.approx(sum(those) / len(those))
 
 
+def test_a_fused_activation_is_the_models_own_and_is_only_lent(
+    mini_model: PreTrainedModel, mini_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    batch, before = encode(UNEQUAL, mini_tokenizer, prepend_bos=False), list(mini_model.modules())
+    with torch.no_grad():
+        plain = end_logits(mini_model, batch)
+        with pytest.raises(KeyboardInterrupt), fused(mini_model):
+            assert list(mini_model.modules()) != before
+            quick = end_logits(mini_model, batch)
+            raise KeyboardInterrupt
+    assert list(mini_model.modules()) == before
+    assert (quick - plain).abs().max() < 1e-5
+
+
 def test_what_the_padding_is_does_not_matter(
     mini_model: PreTrainedModel, mini_tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -262,3 +277,5 @@ def test_wilson_contains_the_share(n: int, data: st.DataObject) -> None:
     assert 0 <= low < high <= 1
     assert low - 1e-12 <= wins / n <= high + 1e-12
     assert wilson(n - wins, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+    known = binomtest(wins, n).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((known.low, known.high), abs=1e-12)

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from mi_sweeps.analysis.points import names
+from mi_sweeps.analysis.configs import names
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import load_model
 from mi_sweeps.series.models import models_at
