@@ -48,6 +48,9 @@ class Stub:
     def __init__(self, logits: torch.Tensor, ends: torch.Tensor) -> None:
         self.logits, self.ends, self.seen = logits, ends, 0
 
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        return ()
+
     def base_model(self, input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
         rows = range(self.seen, self.seen + len(input_ids))
         self.seen += len(input_ids)
