@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from campaign.trials import Fault, Trial, perform
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_a_few_trials_of_each_part_are_survived(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "campaign", "--quick", "--folder", str(tmp_path)]
     parts = [word for part in ("kills", "faults", "files", "fuzz") for word in ("--part", part)]

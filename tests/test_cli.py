@@ -180,6 +180,7 @@ def test_the_page_is_opened_where_there_is_a_browser(call, output, monkeypatch, 
     assert code == 0 and "--open: no browser on this machine" in printed and len(opened) == 1
 
 
+@pytest.mark.slow
 def test_figures_are_written(call, finished, tmp_path):
     to = ("--to", tmp_path / "r.html", "--figures", tmp_path / "figures")
     code, printed, _ = call("report", f"output={finished}", *to, "--no-animations")
@@ -212,6 +213,7 @@ def test_a_terminal_has_a_bar_of_the_pictures():
     assert "figures" in screen.getvalue() and "3/7" in screen.getvalue()
 
 
+@pytest.mark.slow
 def test_films_are_written_without_ffmpeg_too(call, finished, tmp_path, monkeypatch):
     monkeypatch.setattr("mi_sweeps.analysis.animations.shutil.which", lambda program: None)
     monkeypatch.setattr("mi_sweeps.analysis.gallery.FORMATS", ())
@@ -405,6 +407,7 @@ def test_doctor_names_what_is_missing(call, tmp_path):
         assert word in printed
 
 
+@pytest.mark.slow
 def test_hydra_applications_do_the_same_work(small, tmp_path, monkeypatch, capsys):
     """`python -m mi_sweeps.jobs.finetune -m` and the command line share folders, whoever comes first."""
     output = tmp_path / "outputs"

@@ -369,6 +369,7 @@ def test_a_task_that_cannot_put_itself_back_waits_for_its_end(
     assert planning.folders_of(points[0])[0].status().state == "interrupted"
 
 
+@pytest.mark.slow
 def test_what_slurm_interrupts_goes_on_with_the_real_thing(small: tuple[str, ...], tmp_path: Path, slurm) -> None:
     """A fine-tune of the embedded model is stopped after a checkpoint, and goes on from there."""
     slurm.set(job=PREEMPTED)

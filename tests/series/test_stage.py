@@ -143,6 +143,7 @@ def test_what_was_measured_before_an_interruption_is_not_measured_again(series, 
     assert not read  # It is done.
 
 
+@pytest.mark.slow
 def test_no_two_checkpoints_are_in_memory_at_once(series, make, monkeypatch):
     config = make(series)
     run, folder = place(config)

@@ -56,6 +56,7 @@ def with_clean_z(model, pairs, head):
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.slow
 def test_a_trainer_s_folders_are_planned_run_and_reported(trained, kind, tmp_path, capsys, mini_tokenizer):
     folders = tmp_path / "trained"
     shutil.copytree(trained / kind, folders)

@@ -18,6 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         # Each wait has its own, shorter limit; a test has several, and the first one starts the cluster.
         item.add_marker(pytest.mark.timeout(1200))
+        item.add_marker(pytest.mark.slow)
         if absent:
             how = "`make test-slurm` installs it where there are root and apt"
             item.add_marker(pytest.mark.skip(reason=f"SLURM is not here (no {absent}); {how}"))

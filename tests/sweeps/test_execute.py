@@ -309,6 +309,7 @@ def test_a_stack_is_cancelled_as_one(stacked_points):
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])
+@pytest.mark.slow
 def test_local_workers_share_a_sweep(points, end, monkeypatch):
     """Real processes: all is computed once, or all of them are stopped from here."""
     monkeypatch.setattr(workers, "CANCEL_SECONDS", 120)  # A busy machine may take long for a step.

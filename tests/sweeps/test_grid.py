@@ -158,6 +158,7 @@ def outcome(make: Callable[[], list[Config]]) -> list[Config] | None:
 
 
 @settings(max_examples=10)
+@pytest.mark.slow
 @given(
     st.lists(st.sampled_from(sorted(AXES)), min_size=1, max_size=3, unique=True).flatmap(
         lambda keys: st.fixed_dictionaries(

@@ -55,6 +55,7 @@ def test_fine_tune_and_patch_job_are_one_wandb_run(small, tmp_path):
     assert {"checkpoint"} == {axis["step_metric"] for axis in axes if "step_metric" in axis}
 
 
+@pytest.mark.slow
 def test_runs_that_are_trained_together_are_each_a_wandb_run(small, tmp_path):
     overrides = ("seed=0,1", "launcher.stack=2", "patching.steps=[4]", "tracking=wandb", f"output={tmp_path / 'o'}")
     points = expand([*small, *overrides])
@@ -123,6 +124,7 @@ def test_a_wandb_that_is_killed_harms_no_run_and_the_mirror_goes_on(small, tmp_p
     assert checkpoints(patch) == [0, 4]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_told_to_end_together_with_its_wandb_ends_at_once(small, tmp_path, cores):
     """As scancel does it: every process of a job gets the signal."""
     arguments = [*small, "train.steps=400", "patching.steps=[0]", "tracking=wandb", f"output={tmp_path / 'o'}"]

@@ -219,6 +219,7 @@ track(point, run, [step for step in STEPS if step > done], between=lambda step: 
 """
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_lose_nothing(call, point, run, server, cores):
     """Of the job, of wandb's own process, or of both, as by a node that dies."""
     chance = random.Random(0)

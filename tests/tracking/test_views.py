@@ -65,6 +65,7 @@ def keys(spec):
     return named, found
 
 
+@pytest.mark.slow
 def test_panels_name_the_keys_that_runs_log(output):
     config, history, summary = logged(output)
     view = views.workspace(logged_keys.read(output, "mine"), "team", "project", "minmax")

@@ -104,6 +104,7 @@ def test_each_run_is_as_if_alone(make_configs, layers, mlp):
 
 
 @pytest.mark.parametrize("task", ["previous_token", "ioi3"])
+@pytest.mark.slow
 def test_two_hundred_steps_are_as_if_alone(make_configs, task):
     """At d_model 64; prompts of `ioi3` have different lengths, so they are padded to each other's."""
     length = ("train.steps=200", "train.batch_size=4", "checkpoint.every=200", "checkpoint.steps=[]")
