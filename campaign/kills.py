@@ -222,7 +222,7 @@ def _is_killed(code: int, log: Path, signum: int, counts: Counter[str]) -> bool:
     if code in (130, 143, -signal.SIGKILL, -signal.SIGTERM):
         counts[signal.Signals(signum).name] += 1
         return True
-    if code in (1, 2) and "error" in sweep.last_line(log) and "works on this" not in sweep.last_line(log):
+    if code in (1, 2) and "error" in sweep.last_line(log) and "is working on this" not in sweep.last_line(log):
         counts["refused"] += 1
     return False
 

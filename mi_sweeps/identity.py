@@ -1,4 +1,4 @@
-"""Identity is content: ids that are short hashes of everything that changes a result, and of nothing else."""
+"""Ids of runs and patch jobs: short hashes of everything that changes a result, and of nothing else."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ from mi_sweeps.tasks import PREVIOUS_TOKEN
 from mi_sweeps.tasks.rows import read_anew
 
 NEVER_COPIED = ("gpt2", "llama", "mistral", "nope", "qwen2", "qwen3")
-"""Types whose patch jobs were right before models were wrapped anew for each checkpoint. Never another one: this says
-what was computed once, and not what can be now."""
+"""Model types whose old patch jobs are right, although models used to be wrapped only once for all checkpoints. This
+records what was computed in the past: never add to it."""
 
 HEADS_TOGETHER = ("flex_olmo", "minimax_m2", "olmo2", "olmo3", "olmoe")
-"""Types that normalise the queries of all heads together, and the keys. One head's were once patched before that, which
-changed the others' too; now they are patched after it."""
+"""Model types that normalise the queries of all heads together, and the keys. Patching once came before this
+normalisation, so that patching one head changed the others too; now it comes after."""
 
 READERS = 8
-"""Threads that look at the checkpoints of a series."""
+"""Threads that read the checkpoints of a series."""
 
 ID_LENGTH = 12
-"""Hex digits of an id: 48 bits, so that among 10,000 runs two share one with probability 2e-7."""
+"""Hex digits of an id. With 48 bits, the probability that two of 10,000 runs share an id is 2e-7."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What models and files are, each looked at once: for as long as a plan is made, and no longer."""
+    """Hashes of models and files, each computed once. Use one object per plan: files may change later."""
 
     models: dict[SingleModel, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
@@ -65,11 +65,11 @@ class Contents:
     code: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def of(self, config: Config) -> str:
-        """What a configuration's model is: of a series, the content at each of its steps, and where there is none."""
+        """Returns the content of a configuration's model; for a series, of each step, with None for a missing one."""
         if not isinstance(config.model, SeriesConfig):
             return self.model(config.model)
         series = self.series_of(config)
-        # A disk reads several files at once, and a hub answers many questions at once.
+        # Disks and hubs serve several requests at once.
         with ThreadPoolExecutor(READERS) as readers:
             found = readers.map(self.model, [checkpoint.model for checkpoint in series.checkpoints])
             content = {one.step: [what, *_label(one)] for one, what in zip(series.checkpoints, found, strict=True)}
@@ -88,11 +88,11 @@ class Contents:
         return self.series[key]
 
     def model(self, model: SingleModel) -> str:
-        """The content of a model's files, here or on the hub, and of its base's where it is an adapter; of a new one
-        its sizes.
+        """Returns the content of a model's files, local or on the hub, with its base's if it is an adapter; for a model
+        from scratch, its sizes.
 
         Raises:
-            UserError: nobody can tell.
+            UserError: the files are missing, or the hub does not answer.
         """
         if isinstance(model, ScratchConfig):
             return f"scratch:{digest(model.model_dump(mode='json', exclude={'name'}))}"
@@ -103,10 +103,10 @@ class Contents:
         return self.models[model]
 
     def tokenizer(self, model: ModelConfig) -> dict[str, str]:
-        """The content of a tokenizer that is not the model's own; nothing where there is none.
+        """Returns the content of a tokenizer other than the model's own; empty if none is configured.
 
         Raises:
-            UserError: there is no tokenizer.
+            UserError: there is no tokenizer at that place.
         """
         if not model.tokenizer:
             return {}
@@ -123,20 +123,20 @@ class Contents:
         return self.spellings[model]
 
     def wrapped_once(self, model: SingleModel) -> bool:
-        """Whether TransformerLens patches a model, which was wrapped once for all checkpoints before it was made anew
-        for each: of many types only the first checkpoint was patched with its own weights."""
+        """Whether old patch jobs of this model may be wrong: TransformerLens wrapped it once for all checkpoints, and
+        with many types it kept the first checkpoint's weights."""
         if isinstance(model, ModelConfig):
             model = base(model) or model
         if isinstance(model, ModelConfig) and model.hub:
-            return False  # It has had other ids since.
+            return False  # Ids of hub models have changed since.
         return self._kind(model) not in NEVER_COPIED
 
     def heads_together(self, model: SingleModel) -> bool:
-        """Whether a model is of HEADS_TOGETHER."""
+        """Whether a model's type is in HEADS_TOGETHER."""
         if isinstance(model, ModelConfig):
             model = base(model) or model
         if isinstance(model, ModelConfig) and model.hub:
-            return False  # Likewise.
+            return False  # As above.
         return self._kind(model) in HEADS_TOGETHER
 
     def _kind(self, model: SingleModel) -> str | None:
@@ -145,28 +145,28 @@ class Contents:
         return self.kinds[model]
 
     def source(self, target: str) -> dict[str, str]:
-        """Of code of the user's own the hash of each file, by module; of ours none, whose changes are FORMAT's."""
+        """Returns the hash of each file of the user's own code, by module; empty for ours, which FORMAT covers."""
         if target not in self.code:
             files = sources.own_modules(target) if sources.is_own(target) else {}
             self.code[target] = {name: hash_files([file], names=False) for name, file in sorted(files.items())}
         return self.code[target]
 
     def file(self, path: object) -> str:
-        """The content of a file, whatever its name."""
-        path = str(path)  # A name that is a number is one in YAML.
+        """Returns the content of a file; its name does not matter."""
+        path = str(path)  # YAML reads a name of digits as a number.
         if path not in self.files:
             self.files[path] = hash_files([Path(path)], names=False)
         return self.files[path]
 
 
 def _label(checkpoint: Checkpoint) -> list[int]:
-    """The step that a checkpoint's own trainer counted where its name says another: that makes it a gap."""
+    """Returns the step that a checkpoint's trainer recorded if its name says another, which makes it a missing step."""
     counted = global_step(checkpoint.model.path) if checkpoint.model.path else None
     return [] if counted in (None, checkpoint.step) else [counted]
 
 
 def _on_hub(repo: str, revision: str | None, *, weights: bool = True) -> str:
-    """The content of a model; without weights it is that of its tokenizer."""
+    """Returns the content of a hub model; without weights, that of its tokenizer."""
     from mi_sweeps.models import hub
 
     files = hub.files(repo, hub.commit(repo, revision), weights=weights)
@@ -176,22 +176,22 @@ def _on_hub(repo: str, revision: str | None, *, weights: bool = True) -> str:
 
 
 def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
-    """What the prompts are: the task and its arguments, the content of the user's files, the tokenizer."""
+    """Hashes what the prompts depend on: the task and its arguments, the content of the user's files, the tokenizer."""
     contents = contents or Contents()
     arguments = dict(config.task.arguments)
     if config.task.target == PREVIOUS_TOKEN and arguments.get("bos") is True:
-        del arguments["bos"]  # Before it was a key every sequence began with BOS: those runs keep their ids.
+        del arguments["bos"]  # Before this key existed, sequences always began with BOS; those runs keep their ids.
     if config.task.target in ("mi_sweeps.tasks.ioi.task", "mi_sweeps.tasks.user.task"):
         for key, before in (("disjoint_names", False), ("repeat", 1), ("trios", False)):
             if arguments.get(key) is before:
-                del arguments[key]  # So do those of before there was this one.
+                del arguments[key]  # Runs from before this key existed keep their ids.
     for key in [key for key in arguments if is_path(key)]:
         value = arguments.pop(key)
-        # The content counts, not where the file lies.
+        # The content counts, not the path.
         arguments[f"{key} content"] = contents.file(value) if value else None
         if value and config.task.target == "mi_sweeps.tasks.user.task" and read_anew(Path(value)):
             arguments["reading"] = "two names, accents, openers"
-    # Of the model it is the tokenizer that matters; a new model has none.
+    # Only the model's tokenizer matters here; a model from scratch has none.
     tokenizer: dict[str, Any] = {}
     if not isinstance(config.model, ScratchConfig):
         tokenizer = {"model": contents.of(config), "prepend_bos": config.model.prepend_bos}
@@ -199,7 +199,7 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
         assert isinstance(single, ModelConfig)
         tokenizer |= contents.tokenizer(single)
         if contents.spells_otherwise(single):
-            # Win rates of before answers were compared in the tokenizer's spelling were zero.
+            # Before answers were compared in the tokenizer's spelling, win rates were zero.
             tokenizer["answers"] = "in the tokenizer's spelling"
     identity = {"format": FORMAT, "target": config.task.target, "arguments": arguments, **tokenizer}
     if source := contents.source(config.task.target):
@@ -208,7 +208,7 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
 
 
 def own_sources(config: Config, contents: Contents | None = None) -> dict[str, dict[str, str]]:
-    """By what it is of ("task", "schedule") the hashes of the user's own code, by module; of ours nothing."""
+    """Returns the hashes of the user's own code for "task" and "schedule", by module; ours is left out."""
     contents = contents or Contents()
     targets = {"task": config.task.target, "schedule": config.schedule.target}
     if isinstance(config.model, SeriesConfig):
@@ -217,7 +217,7 @@ def own_sources(config: Config, contents: Contents | None = None) -> dict[str, d
 
 
 def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
-    """Everything that changes what a run computes. Of a series that is which weights, and what they are asked."""
+    """Returns everything that changes what a run computes. For a series: the weights and the prompts."""
     if isinstance(config.model, SeriesConfig):
         return {"format": FORMAT, "series": contents.of(config), "data": data_fingerprint(config, contents)}
     return {
@@ -225,7 +225,7 @@ def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
         "model": contents.model(config.model),
         "data": data_fingerprint(config, contents),
         "optim": config.optim.model_dump(mode="json"),
-        # It was of biases and norms too; without it nothing is different.
+        # Weight decay once applied to biases and norms too; runs without it are not affected.
         **({"decay": "matrices"} if config.optim.weight_decay else {}),
         "schedule": {"target": config.schedule.target, **config.schedule.arguments},
         **({"schedule source": source} if (source := contents.source(config.schedule.target)) else {}),
@@ -233,15 +233,15 @@ def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
         "checkpoints": config.checkpoint_steps,
         # An adapter is kept as it is.
         "storage": config.checkpoint.storage if config.train.method == "full" else "adapter",
-        # What is done under this id is proven to be that run; where training ends, its checkpoints say.
+        # A zoom is checked against its run. Its last step is in `checkpoints`.
         **({"zoom of": config.checkpoint.zoom_of} if config.checkpoint.zoom_of else {}),
         "seed": config.seed,
     }
 
 
 def _train(config: Config) -> dict[str, Any]:
-    """What of training changes results beyond rounding; what came later is there where it is not its default, and runs
-    of before keep their ids."""
+    """Returns the training settings that change results beyond rounding. Newer settings appear only if they differ from
+    their defaults, so that earlier runs keep their ids."""
     train = config.train
     values = train.model_dump(mode="json", include={"steps", "batch_size", "clip", "precision"})
     if train.diverged != DIVERGED:
@@ -254,39 +254,39 @@ def _train(config: Config) -> dict[str, Any]:
     if train.weights != "fp32":
         values["weights"] = train.weights
     if (size := train.micro_batch) and size < train.batch_size and _drops(config):
-        values["micro_batch"] = size  # Each part draws its own.
+        values["micro_batch"] = size  # Each micro-batch draws its own dropout.
     return values
 
 
 def _drops(config: Config) -> bool:
-    """Whether training draws dropout, of an adapter or of the model."""
+    """Whether training uses dropout, in an adapter or in the model."""
     adapter = config.train.method == "lora" and config.train.lora.dropout > 0
     return adapter or (not isinstance(config.model, SeriesConfig) and architectures.drops(config.model))
 
 
 def run_id(config: Config, contents: Contents | None = None) -> str:
-    """Identity of one fine-tune."""
+    """Returns the id of a run."""
     hashes.recall(config.output)
     return digest(run_identity(config, contents or Contents()))[:ID_LENGTH]
 
 
 def _measures(patching: PatchingConfig) -> dict[str, Any]:
-    """Patch jobs without measures keep the ids that they had before there were any."""
+    """Returns the measures, if any: patch jobs without them keep their ids from before measures existed."""
     if not patching.measures:
         return {}
     return {"measures": sorted(set(patching.measures)), "measured_prompts": patching.measured_prompts}
 
 
 def _roles(config: Config) -> dict[str, Any]:
-    """Tables by position have other roles than before scenes and actions were numbered from their ends and a scene's
-    stop had a role of its own: no patch job may have some of each. All others keep their ids."""
+    """Marks tables by position that use today's roles, which number scenes and actions from their ends and give a
+    scene's full stop a role. A patch job must not mix them with the earlier roles; all others keep their ids."""
     by_position = {"resid_pre", "attn_out", "mlp_out"} & set(config.patching.sites)
     is_text = config.for_patching.task.target != PREVIOUS_TOKEN
     return {"roles": "numbered from the end"} if by_position and is_text else {}
 
 
 def _prompts(config: Config, contents: Contents) -> dict[str, Any]:
-    """Whose prompts, where they are not the run's own held-out ones."""
+    """Returns whose prompts are used, if not the run's own held-out ones."""
     patching = config.patching
     found: dict[str, Any] = {} if patching.split == "heldout" else {"split": patching.split}
     if patching.task:
@@ -296,7 +296,7 @@ def _prompts(config: Config, contents: Contents) -> dict[str, Any]:
 
 
 def _crossed(config: Config) -> dict[str, Any]:
-    """Which other checkpoints are crossed with, where that follows from those that are examined."""
+    """Returns the other checkpoints of `cross`, if they depend on which checkpoints are examined."""
     cross, steps = config.patching.cross, config.patch_steps
     if cross is None or not steps or steps == config.checkpoint_steps:
         return {}
@@ -306,13 +306,13 @@ def _crossed(config: Config) -> dict[str, Any]:
 
 
 def patch_id(config: Config, run: str | None = None, contents: Contents | None = None) -> str:
-    """Identity of one patch job.
+    """Returns the id of a patch job.
 
-    Every engine is exact, so the engine is no part of it; neither are the checkpoints, each of which has a table of
-    its own: more of them are added to those that are there.
+    The engine is not part of it, because every engine is exact. Neither are the checkpoints: each has its own table,
+    and more can be added.
 
     Args:
-        run: the run id, where it is known.
+        run: the run id, if known.
     """
     patching, contents = config.patching, contents or Contents()
     single = contents.single(config)

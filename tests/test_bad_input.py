@@ -70,13 +70,13 @@ def one_run(small, tmp_path_factory):
         ("train.only=mlps", "train.only=mlps: no parameter of this model; words are attention, mlp"),
         ("train.only=[layers:9-]", "and names are as transformer.wte.weight, "),
         ("train.micro_batch=0", "train.micro_batch=0: give a whole number of at least 1"),
-        ("train.micro_batch=4,8", "computes the same as train.micro_batch=4, so it would have no point"),
+        ("train.micro_batch=4,8", "computes the same as train.micro_batch=4, so it would have no grid point"),
         ("train.lora.rank=0", "train.lora.rank=0: give a whole number of at least 1"),
         ("checkpoint.every=0", "checkpoint.every=0"),
         ("checkpoint.until=185", "checkpoint.until=185: this run has 184 steps (train.steps); give one of them"),
         ("checkpoint.storage=half", "checkpoint.storage=half: give full or delta"),
         ("seed=-1", "seed=-1"),
-        ("seed=range(0,0)", "seed=range(0,0): the grid is empty"),
+        ("seed=range(0,0)", "seed=range(0,0): this gives no values, so the grid is empty"),
         ("schedule=glob(zzz*)", "the grid is empty"),
         ("seed=1,", "cannot be read as KEY=VALUE"),
         ("patching.steps=[3]", "patching.steps: [3] are no checkpoints of this run"),
@@ -158,42 +158,42 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ("corruption=previous", "corruption=previous: task=ioi3 has none of that name; use corruption=first"),
-        ("task=ioi2 corruption=second", "corruption=second: task=ioi2 has none of that name; use corruption=first"),
-        ("task=ioi2 corruption=trio", "corruption=trio: task=ioi2 has none of that name; use corruption=first"),
+        ("corruption=previous", "corruption=previous: task=ioi3 has no such corruption; use corruption=first"),
+        ("task=ioi2 corruption=second", "corruption=second: task=ioi2 has no such corruption; use corruption=first"),
+        ("task=ioi2 corruption=trio", "corruption=trio: task=ioi2 has no such corruption; use corruption=first"),
         ("patching.also=[ioi2,zilch]", "task=zilch: no such choice; there are: docstring"),
         ("patching.also=[prompts]", "patching.also=[prompts]: task.path: no value"),
         ("patching.split=test", "patching.split=test: give heldout or train"),
-        ("sweep=nope corruption=first", "corruption=first: task=previous_token has none of that name"),
+        ("sweep=nope corruption=first", "corruption=first: task=previous_token has no such corruption"),
         ("sweep=nope_bos corruption=bos", "corruption=bos: with task.bos=false no sequence begins with BOS"),
         ("patching=cross patching.steps=[8]", "patching.cross: needs two checkpoints, and [8] are looked at"),
         ("patching=cross patching.cross.with=[3]", "patching.cross.with: [3] are not looked at, but [0, 1, 2, 4, 8,"),
         ("patching=cross patching.cross.permutations=5", "walked backwards too, so give an even number"),
         ("sweep=nope patching=full", "patching.sites: model=nope has attention only (model.d_mlp=null)"),
         ("sweep=nope checkpoint.storage=delta", "model=nope begins from nothing"),
-        ("sweep=nope train.gradient_checkpointing=true", "train.gradient_checkpointing=true: model=nope has none"),
+        ("sweep=nope train.gradient_checkpointing=true", "train.gradient_checkpointing=true: model=nope does not"),
         ("train.lora.rank=4", "train.lora.rank=4: there is no adapter; give train.method=lora too"),
         (
             "train.lora.targets=[]",
             "train.lora.targets=[]: give null or a list in brackets, each text, and not an empty one",
         ),
-        ("model=nope model.d_vocab=9", "task=ioi3: is made of text, and model=nope has no tokenizer"),
+        ("model=nope model.d_vocab=9", "task=ioi3: makes text, but model=nope has no tokenizer"),
         (
             "model=nope model.d_vocab=9 task=sva corruption=subject",
-            "task=sva: is made of text, and model=nope has no tok",
+            "task=sva: makes text, but model=nope has no tok",
         ),
         (
             "task=sva corruption=first",
-            "corruption=first: task=sva has none of that name; use corruption=subject or attractor",
+            "corruption=first: task=sva has no such corruption; use corruption=subject or attractor",
         ),
-        ("task=gender corruption=subject", "task=gender has none of that name; use corruption=name or same_gender"),
+        ("task=gender corruption=subject", "task=gender has no such corruption; use corruption=name or same_gender"),
         (
             "task=induction corruption=first",
-            "task=induction has none of that name; use corruption=successor or previous_",
+            "task=induction has no such corruption; use corruption=successor or previous_",
         ),
         (
             "task._target_=nowhere.at.all",
-            "task=ioi3: nowhere.at.all: no module of that name is found; put its folder on",
+            "task=ioi3: nowhere.at.all: no such module; put its folder on",
         ),
         ("launcher=slurm launcher.time=1:00:00", "launcher.time=1:00:00: give minutes, as a whole number"),
         ("launcher=slurm launcher.gpus=a100:1", "is asked for with launcher.sbatch.gres=gpu:a100:1"),
@@ -362,7 +362,7 @@ def test_a_task_that_makes_tokens_which_the_model_lacks(refuse, tmp_path):
         "patching=heads",
         f"output={tmp_path / 'o'}",
     )
-    assert "task=previous_token: makes token 63, and model=nope has 0 to 19; give the task fewer" in complaint
+    assert "task=previous_token: makes token 63, but model=nope has only 0 to 19; give the task fewer" in complaint
 
 
 @pytest.mark.parametrize("bos", ["maybe", "0", "null"])
@@ -407,7 +407,7 @@ def test_a_model_that_diverged_fails_the_run_before_it_is_trained(small, tmp_pat
 
 @pytest.mark.parametrize("command", ["status", "wait", "cancel", "logs", "report"])
 def test_a_sweep_that_is_not_there(refuse, tmp_path, command):
-    assert "no sweep was run into this folder" in refuse(command, f"output={tmp_path}")
+    assert "no sweeps in this folder" in refuse(command, f"output={tmp_path}")
     assert "output=DIR" in refuse(command, "nope", f"output={tmp_path}")
 
 
@@ -498,13 +498,13 @@ def test_show_with_a_word_that_it_does_not_know(refuse):
     [
         (["from=1"], "zoom: no to=STEP; for example `mi-sweeps zoom RUN from=64 to=96 every=1`"),
         (["to=3"], "zoom: no from=STEP"),
-        (["from=3", "to=1"], "from=3 to=1 every=1: no step is among these"),
-        (["from=1", "to=3", "every=0"], "every=0: no step is among these; give from ≤ to and every ≥ 1"),
+        (["from=3", "to=1"], "from=3 to=1 every=1: no steps in this range"),
+        (["from=1", "to=3", "every=0"], "every=0: no steps in this range; give from ≤ to and every ≥ 1"),
         (["from=-1", "to=3"], "from=-1: not 0 or a positive number of steps"),
         (["from=1", "to=3.5"], "to=3.5: not 0 or a positive number of steps"),
         (["from=0", "to=99999999"], "more than 100000 checkpoints; give a larger every"),
         (["from=1", "to=3", "optim.lr=1"], "optim.lr=1: zoom takes a run, from=STEP, to=STEP"),
-        (["from=1", "to=3"], "that run is not done (todo); `mi-sweeps status"),
+        (["from=1", "to=3"], "the run is not done (todo); see `mi-sweeps status"),
         (["from=1", "to=3", "abc"], "zoom: give one id of a run or patch job"),
     ],
 )
@@ -536,7 +536,7 @@ def test_a_key_that_a_choice_lacks_is_told_without_a_sweep_that_nobody_asked_for
     one = refuse("plan", "schedule=constant", "schedule.warmup=0.1")
     assert "schedule=constant has no such key; `mi-sweeps plan --config`" in one
     several = refuse("plan", "schedule=constant,linear_warmup", "schedule.warmup=0.1")
-    assert "run those apart" in several
+    assert "run those separately" in several
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_a_page_in_the_place_of_another_is_told_and_no_other_file_is_replaced(ca
     file = tmp_path / "page.html"
     file.write_text("<title>mi-sweeps: their sweep</title>")
     code, printed, _ = call("report", "begun", f"output={output}", "--to", file)
-    assert code == 0 and printed.endswith("it replaces the page of their sweep\n")
+    assert code == 0 and printed.endswith("it replaces the report on their sweep\n")
     notes = tmp_path / "notes.md"
     notes.write_text("dear diary")
     code, _, told = call("report", "begun", f"output={output}", "--to", notes)
@@ -201,7 +201,7 @@ def test_pictures_are_chosen_and_made_for_a_paper(call, finished, tmp_path, monk
     code, printed, _ = call("report", f"output={finished}", *to, "--only", "win-rate,loss", "--paper")
     assert code == 0 and "figures: 1 of 2 drawn\n" in printed and "(2 PNG, 2 SVG, 2 PDF, 2 CSV)" in printed
     code, _, told = call("report", f"output={finished}", "--to", page, "--paper")
-    assert (code, told) == (2, "error: --paper: it is about --figures; give --figures DIR, too\n")
+    assert (code, told) == (2, "error: --paper: only for --figures; give --figures DIR too\n")
 
 
 def test_a_terminal_has_a_bar_of_the_pictures():
@@ -310,13 +310,13 @@ def test_wait_on_a_sweep_that_nobody_works_on_says_so(call, output):
     code, printed, _ = call("wait", "begun", f"output={output}")
     assert code == 1
     assert "not finished" in printed
-    assert "`mi-sweeps run` goes on" in printed
+    assert "`mi-sweeps run` resumes it" in printed
 
 
 def test_cancel_where_nobody_works(call, finished):
     code, printed, _ = call("cancel", "begun", f"output={finished}")
     assert code == 0
-    assert "nobody works on it here" in printed
+    assert "nothing is running here" in printed
 
 
 COMMANDS = (
@@ -393,7 +393,7 @@ def test_export_tells_what_it_has_removed(call, finished, tmp_path):
     code, printed, _ = call("export", tables, f"output={finished}")
     assert code == 0
     assert f"removed: {tables / 'by_prompt.parquet'}, of an earlier export\n" in printed
-    assert f"left: {tables / 'runs.csv'}, which is none of ours\n" in printed
+    assert f"left: {tables / 'runs.csv'}, which export did not write\n" in printed
     assert {file.name for file in tables.iterdir()} == {
         "runs.csv",
         *(f"{name}.parquet" for name in (*OF_RUNS, *(set(derived.TABLES) - set(derived.NEEDS)))),
@@ -491,11 +491,11 @@ def test_a_hydra_launcher_that_uses_other_processes_gets_their_exit_codes():
 
 def test_work_that_a_later_attempt_has_taken_over_ends_with_one_line(monkeypatch, capsys):
     def superseded(options):
-        raise Superseded("outputs/runs/0123: a later attempt works here now")
+        raise Superseded("outputs/runs/0123: a later attempt is working here")
 
     monkeypatch.setattr("mi_sweeps.commands.doctor.run", superseded)
     with pytest.raises(SystemExit) as ended:
         cli.main(["doctor"])
     assert ended.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: outputs/runs/0123: a later attempt works here now, or its status.json")
+    assert line.startswith("error: outputs/runs/0123: a later attempt is working here, or its status.json")

@@ -1,5 +1,5 @@
-"""What each command does.
+"""The commands of the command line.
 
-A command is a file here: HELP and WORDS for `--help`, `arguments` for its options, and `run`; `mi_sweeps.cli` names it.
-Only what a command needs is imported, so that help and status are quick.
+Each command is a file here with HELP and WORDS for `--help`, `arguments` for its options, and `run`; `mi_sweeps.cli`
+lists them. Functions import only what they need, so that help and status are quick.
 """

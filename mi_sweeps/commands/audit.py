@@ -1,4 +1,4 @@
-"""`mi-sweeps audit`: a series of somebody else's checkpoints is looked at before it is believed."""
+"""`mi-sweeps audit`: checks a series of checkpoints before it is used."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mi_sweeps.commands.common import DONE, FAILED
 if TYPE_CHECKING:
     from mi_sweeps.series.audit import Audit
 
-HELP = "look at a series of checkpoints before it is believed, and write nothing"
+HELP = "check a series of checkpoints before it is used, and write nothing"
 WORDS = "KEY=VALUE"
 HASH = 8
-"""So much of a hash is shown."""
+"""Characters of a hash to show."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
+    """Adds the command's options."""
     common.config_dir(parser)
 
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     series = []
     for point in common.points(options):
         found = checkpoints.of(point.config)
-        if found not in series:  # Others of the grid look at the same one.
+        if found not in series:  # Several grid points may use the same series.
             series.append(found)
     console, faults = common.console(), 0
     for one in series:
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _table(made: Audit) -> Iterator[str]:
-    """A line for each checkpoint."""
+    """Yields a line for each checkpoint. Plain text: `status` uses rich, which breaks long paths."""
     named = {one.step for one in made.findings}
     rows = [("step", "checkpoint", "bytes", "hash", "change", "")]
     for line in made.lines:
@@ -62,7 +62,7 @@ def _table(made: Audit) -> Iterator[str]:
 
 
 def _findings(made: Audit) -> Iterator[str]:
-    """What is wrong; the same thing at several steps once."""
+    """Yields a line for each finding; the same finding at several steps takes one line."""
     from mi_sweeps.series import gaps
 
     for kind in dict.fromkeys(one.kind for one in made.findings):

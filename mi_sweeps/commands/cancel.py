@@ -8,12 +8,12 @@ from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE, FAILED
 from mi_sweeps.errors import UserError
 
-HELP = "stop the processes that work on a sweep; `run` goes on from there"
+HELP = "stop the processes and jobs of a sweep; `run` resumes it"
 WORDS = "SWEEP"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """There are none of its own."""
+    """Has no options."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     code = DONE
     errors: dict[str, list[str]] = {}
     for name in chosen:
-        # First what needs no controller, and one that does not answer keeps nothing else at work.
+        # Local workers first: a cluster that does not answer must not keep them running.
         early = any(worker.pid is None for worker in workers.alive(output, name))
         stopped, left = workers.cancel(output, name)
         on_cluster = True
@@ -38,12 +38,12 @@ def run(options: argparse.Namespace) -> int:
             errors.setdefault(str(error), []).append(name)
         if on_cluster and not (early or stopped or left):
             continue
-        nobody = "what was starting is called off" if early else "nobody works on it here"
+        nobody = "starting workers were called off" if early else "nothing is running here"
         count = f"{len(stopped)} {'process' if len(stopped) == 1 else 'processes'} stopped"
         console.print(f"{name}: {count if stopped else nobody}", soft_wrap=True)
         for worker in left:
             code = FAILED
-            console.print(f"  still at work: process {worker.pid} on {worker.host}; cancel it there", soft_wrap=True)
+            console.print(f"  still running: process {worker.pid} on {worker.host}; cancel it there", soft_wrap=True)
     if errors:
         raise UserError("; ".join(f"{', '.join(names)}: {error}" for error, names in errors.items()))
     return code

@@ -1,4 +1,4 @@
-"""What commands share: where they print, and which points and sweeps their words mean."""
+"""Shared by the commands: where they print, and which grid points and sweeps their words name."""
 
 from __future__ import annotations
 
@@ -24,26 +24,25 @@ DONE, FAILED = 0, 1
 
 
 class Output:
-    """Standard output that may fail without stopping work: from then on what a command prints is lost.
-
-    It is full, or whoever read it has ended, as `head` does."""
+    """Standard output that may fail without stopping work, because the disk is full or the reader (such as `head`) has
+    ended. Later output is lost."""
 
     def __init__(self, file: IO[str] | None) -> None:
         if isinstance(file, io.TextIOWrapper):
-            file.reconfigure(errors="replace")  # "?" where a terminal has no such letter, and no traceback
-        # None: the shell has closed it.
+            file.reconfigure(errors="replace")  # Prints "?" for letters that the terminal lacks, instead of failing.
+        # None if the shell has closed it.
         self._file = Path(os.devnull).open("w") if file is None else file  # noqa: SIM115
         self.error: OSError | None = None
-        """How it failed first."""
+        """The first error."""
 
     def write(self, text: str) -> int:
-        """As of any file."""
+        """As for any file."""
         with self._without_failing():
             self._file.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As of any file."""
+        """As for any file."""
         with self._without_failing():
             self._file.flush()
 
@@ -53,7 +52,7 @@ class Output:
             yield
         except OSError as error:
             self.error = self.error or error
-            with suppress(OSError):  # What is in the buffer would fail again where Python ends.
+            with suppress(OSError):  # Otherwise the buffer would fail again when Python exits.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
 
     def __getattr__(self, name: str) -> Any:
@@ -61,15 +60,15 @@ class Output:
 
 
 def console() -> Console:
-    """Where a command prints."""
+    """Makes the console that a command prints to."""
     from mi_sweeps.lines import WIDE, Lines
 
     is_notebook = Lines().is_jupyter
-    # A notebook is printed to as a file is: else each line is an output of its own, and a bar that moves is hundreds.
+    # In a notebook it prints as to a file: otherwise each line, and each update of a bar, would be a separate output.
     terminal = False if is_notebook else None
-    # Nobody knows how wide what reads a pipe is, and a line of its own is what tools read best.
+    # Tools that read a pipe want whole lines.
     piped = not (sys.stdout.isatty() or is_notebook or "COLUMNS" in os.environ)
-    # Names and folders are printed as they are: [x] is no markup in them, and :fire: no picture.
+    # Names may contain [x] or :fire:, so markup and emoji are off.
     return Lines(
         highlight=False,
         markup=False,
@@ -81,7 +80,7 @@ def console() -> Console:
 
 
 def write(console: Console, lines: Iterable[str]) -> None:
-    """Lines as they are; laying out thousands would take long."""
+    """Prints lines without rich's layout, which is slow for thousands."""
     from mi_sweeps.lines import at_words
 
     if console.is_terminal:
@@ -90,21 +89,21 @@ def write(console: Console, lines: Iterable[str]) -> None:
 
 
 def points(options: argparse.Namespace) -> list[GridPoint]:
-    """The points that a command's words make."""
+    """Returns the grid points that a command's words make; warns of words without effect."""
     from mi_sweeps.sweeps.quick_checks import without_effect
 
     made = points_of(options.words, options.config_dir)
     if keys := without_effect(made, options.words):
-        told = f"{', '.join(keys)}: of training, and a series is trained already; nothing changes by it"
-        print(f"warning: {told}", file=sys.stderr)  # noqa: T201
+        reason = f"{', '.join(keys)}: no effect, because a series is not trained"
+        print(f"warning: {reason}", file=sys.stderr)  # noqa: T201
     return made
 
 
 def points_of(words: Sequence[str], config_dir: Path | None) -> list[GridPoint]:
-    """The points that Hydra overrides make.
+    """Returns the grid points that Hydra overrides make.
 
     Raises:
-        UserError: they are wrong.
+        UserError: an override is wrong.
     """
     from mi_sweeps.sweeps import quick_checks
     from mi_sweeps.sweeps.grid import expand
@@ -118,33 +117,32 @@ def points_of(words: Sequence[str], config_dir: Path | None) -> list[GridPoint]:
 
 
 def output_of(words: Iterable[str]) -> Path:
-    """The folder of results that output=DIR among some words means, absolute; without it ./outputs.
+    """Returns the output folder from output=DIR among some words, absolute; the default is ./outputs.
 
     Raises:
-        UserError: it means none on this machine.
+        UserError: it is not a folder on this machine.
     """
     given = [word.removeprefix("output=") for word in words if word.startswith("output=")]
     return locations.output(given[-1] if given else locations.DEFAULT)
 
 
 def one_id(words: Sequence[str], command: str) -> tuple[str, list[str]]:
-    """The one word that is the id of a run or patch job, and all that are KEY=VALUE but output=DIR.
+    """Returns the one word that is an id of a run or patch job, and all KEY=VALUE words except output=DIR.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: there is no id, or more than one.
     """
     ids = [word for word in words if "=" not in word]
     if len(ids) != 1:
-        raise UserError(f"{command}: give one id of a run or patch job; `mi-sweeps status --points` lists ids")
+        raise UserError(f"{command}: give one id of a run or patch job; `mi-sweeps status --points` lists them")
     return ids[0], [word for word in words if "=" in word and not word.startswith("output=")]
 
 
 def sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
-    """The folder of results and the sweeps that are meant: names, sweep=NAME, output=DIR; no name means all that can be
-    read.
+    """Returns the output folder and the named sweeps (NAME or sweep=NAME); without names, all that can be read.
 
     Raises:
-        UserError: a sweep that was named is not there, or cannot be read; or there is none.
+        UserError: a named sweep does not exist or cannot be read, or there is no sweep at all.
     """
     from mi_sweeps.sweeps import manifest
 
@@ -169,7 +167,7 @@ def sweeps(options: argparse.Namespace) -> tuple[Path, list[str]]:
         except UserError as error:
             damage.append(str(error))
     if not chosen:
-        nothing = f"{output}: no sweep was run into this folder; give another with output=DIR"
+        nothing = f"{output}: no sweeps in this folder; give another with output=DIR"
         raise UserError("; ".join(damage) or nothing)
     options.damaged += damage
     return output, chosen
@@ -182,7 +180,7 @@ def retry(parser: argparse.ArgumentParser) -> None:
         type=_failures,
         default=(),
         metavar="KINDS",
-        help="also what failed before; --retry=timeout,node only what failed so (error, oom, timeout, node)",
+        help="also try failed work again; --retry=timeout,node only these failures (error, oom, timeout, node)",
     )
 
 
@@ -196,19 +194,19 @@ def wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="stay until all is done where the launcher would return; Ctrl-C ends the waiting, not the work",
+        help="wait until all is done, whatever the launcher; Ctrl-C stops waiting, not the work",
     )
 
 
 def count(text: str) -> int:
-    """A number that an option takes."""
+    """Parses a number for an option."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text}: not 0 or a positive number")
     return int(text)
 
 
 def place(text: str) -> Path:
-    """A file or folder that an option names; no shell expands the ~ of --to=~/page.html."""
+    """Parses a file or folder for an option; shells do not expand the ~ in --to=~/page.html."""
     try:
         return locations.local(text)
     except ValueError as error:

@@ -8,24 +8,24 @@ from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE
 from mi_sweeps.errors import UserError
 
-HELP = "make or update a saved wandb workspace of a sweep"
+HELP = "make or update a sweep's saved workspace in wandb"
 WORDS = "SWEEP"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
+    """Adds the command's options."""
     parser.add_argument("--entity", metavar="NAME", help="user or team (default: the sweep's, or the login's)")
     parser.add_argument("--project", metavar="NAME", help="default: the sweep's tracking.project")
-    parser.add_argument("--baseline", metavar="RUN_ID", help="the run that the others are compared with")
+    parser.add_argument("--baseline", metavar="RUN_ID", help="the run to compare the others with")
     parser.add_argument(
         "--band",
         choices=("minmax", "stddev", "stderr"),
         default="minmax",
-        help="what is shown around a mean over runs (default: %(default)s)",
+        help="the band around a mean over runs (default: %(default)s)",
     )
     parser.add_argument("--report", action="store_true", help="make or update a report, too")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print as JSON what would be saved; no login, no network"
+        "--dry-run", action="store_true", help="print what would be saved as JSON, without login or network"
     )
     parser.add_argument("--to", type=common.place, metavar="FILE", help="where a dry run is written")
 
@@ -36,9 +36,9 @@ def run(options: argparse.Namespace) -> int:
 
     output, chosen = common.sweeps(options)
     if len(chosen) > 1:
-        raise UserError(f"dashboard: it is of one sweep; give one of {', '.join(chosen)}")
+        raise UserError(f"dashboard: takes one sweep; give one of {', '.join(chosen)}")
     if options.to and not options.dry_run:
-        raise UserError("--to: only a dry run is written to a file; give --dry-run, too")
+        raise UserError("--to: only a dry run is written to a file; give --dry-run too")
     wanted = saved.Wanted(options.entity, options.project, options.baseline, options.band, options.report)
     if not options.dry_run:
         return saved.save(common.console(), output, chosen[0], wanted)

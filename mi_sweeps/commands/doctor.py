@@ -12,7 +12,7 @@ WORDS = "output=DIR"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """There are none of its own."""
+    """Has no options."""
 
 
 def run(options: argparse.Namespace) -> int:

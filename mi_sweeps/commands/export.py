@@ -14,11 +14,11 @@ WORDS = "DIR [SWEEP ...]"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
+    """Adds the command's options."""
     parser.add_argument("--format", choices=("parquet", "csv"), default="parquet")
-    parser.add_argument("--by-prompt", action="store_true", help="also what each prompt has: many times as much")
+    parser.add_argument("--by-prompt", action="store_true", help="also values per prompt, which are much larger")
     parser.add_argument(
-        "--circuits", choices=("mib",), help="instead, each checkpoint's importances as JSON of the MIB track's form"
+        "--circuits", choices=("mib",), help="instead, each checkpoint's scores as JSON in the MIB track's format"
     )
 
 
@@ -57,5 +57,5 @@ def run(options: argparse.Namespace) -> int:
         if not file.exists():
             console.print(f"removed: {file.absolute()}, of an earlier export", markup=False, soft_wrap=True)
         elif file not in files:
-            console.print(f"left: {file.absolute()}, which is none of ours", markup=False, soft_wrap=True)
+            console.print(f"left: {file.absolute()}, which export did not write", markup=False, soft_wrap=True)
     return DONE

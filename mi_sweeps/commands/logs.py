@@ -20,7 +20,7 @@ TAIL_LINES = 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
+    """Adds the command's options."""
     parser.add_argument("--failed", action="store_true", help="only what failed")
     parser.add_argument(
         "--lines", type=common.count, default=TAIL_LINES, metavar="N", help="lines of each log (default: %(default)s)"
@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """`mi-sweeps logs`: of sweeps, or of single runs and patch jobs by id."""
+    """`mi-sweeps logs`: of sweeps, or of runs and patch jobs by id."""
     from rich.text import Text
 
     from mi_sweeps.slurm import states, steer, submissions
@@ -64,26 +64,26 @@ def run(options: argparse.Namespace) -> int:
         console.print(seen.trouble, markup=False, soft_wrap=True)
     try:
         places = states.places(submissions.of_output(output))
-    except UserError:  # Told above.
+    except UserError:  # Reported above.
         places = {}
     every_status = {**seen.plan.runs, **seen.plan.patches}
-    told: set[Path] = set()
+    printed: set[Path] = set()
     silent = True
     for own, (title, folder) in wanted.items():
         status = every_status[own]
         if options.failed and status.state != "failed":
             continue
         logged = planning.logged(folder)
-        # What SLURM ended has no traceback, but the output of its job.
+        # Work that SLURM ended has no traceback, but its job's output.
         jobs = [Path(place.log) for place in places.get(own, ()) if place.log in (status.error or "")]
         if jobs or logged or status.state == "failed":
             silent = False
         if status.state == "failed" and (jobs or not logged):
             console.print(f"{title} failed: {status.error}", markup=False, soft_wrap=True)
         tails: list[tuple[Path, Path | None]] = [(one.log_file, one.error_file) for one in logged]
-        # All points of a task have the same.
-        tails += [(log, None) for log in jobs if log.exists() and log not in told]
-        told.update(jobs)
+        # All points of a task share its output.
+        tails += [(log, None) for log in jobs if log.exists() and log not in printed]
+        printed.update(jobs)
         for log, error in tails:
             console.print(Text.assemble((title, "bold"), f" {status.state} {log}"), soft_wrap=True)
             lines = log.read_text(errors="replace").splitlines()

@@ -18,7 +18,7 @@ WORDS = "KEY=VALUE"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
+    """Adds the command's options."""
     common.retry(parser)
     common.config_dir(parser)
     parser.add_argument("--config", action="store_true", help="print the whole configuration of the first grid point")
@@ -42,30 +42,31 @@ def run(options: argparse.Namespace) -> int:
     console.print(
         f"sweep {first.sweep.name} in {first.output.absolute()}, launcher {first.launcher.name}", soft_wrap=True
     )
-    asked: list[str] = []
+    # The launchers differ only here and in `run`, where each has its own order of steps: no common interface.
+    requested: list[str] = []
     if first.launcher.name == "slurm":
         from mi_sweeps.slurm import steer, submit
 
         try:
             work = submit.look(points, first.launcher, options.retry)
         except UserError as error:
-            console.print(f"{error}; shown is what the folders say", markup=False, soft_wrap=True)
+            console.print(f"{error}; shown are the states in the folders", markup=False, soft_wrap=True)
             work = submit.look(points, first.launcher, options.retry, ask=False)
         if work.notice:
             console.print(work.notice, markup=False, soft_wrap=True)
-        made, asked = work.plan, list(steer.asked(work.plan, work.arrays, first.launcher))
+        made, requested = work.plan, list(steer.requested(work.plan, work.arrays, first.launcher))
         if work.too_many:
-            asked.append(f"warning: {work.too_many}")
+            requested.append(f"warning: {work.too_many}")
     else:
         made = planning.make(points)
     for line in switched_off(points):
         console.print(line, markup=False, soft_wrap=True)
     for line in show.axes(points):
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    for line in (*show.schedules(points), *architectures.told(points), *memory.told(points), *costs.told(points)):
+    for line in (*show.schedules(points), *architectures.told(points), *memory.lines(points), *costs.lines(points)):
         console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(show.summary(made), soft_wrap=True)
-    for line in (*changed.lines(made), *asked):
+    for line in (*changed.lines(made), *requested):
         console.print(line, markup=False, soft_wrap=True)
     if options.points:
         common.write(console, show.point_lines(made))
@@ -73,8 +74,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def switched_off(points: Sequence[GridPoint]) -> Iterator[str]:
-    """A line where wandb is asked for and the environment forbids it."""
+    """Yields a line if tracking is on but wandb is disabled in the environment."""
     from mi_sweeps.tracking import unmirrored
 
     if unmirrored.switched_off() and points[0].values["tracking"]["mode"] != "disabled":
-        yield f"{unmirrored.OFF}: nothing is mirrored to wandb; `mi-sweeps track` does it later"
+        yield f"{unmirrored.OFF}: nothing is mirrored to wandb; `mi-sweeps track` can do it later"

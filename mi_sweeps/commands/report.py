@@ -27,14 +27,14 @@ HELP = "write a self-contained HTML page that compares runs"
 WORDS = "SWEEP"
 
 MOST_PROCESSES = 8
-"""That draw: each has memory of its own."""
+"""Most processes for drawing, each of which needs memory."""
 
-TOLD_SECONDS = 10.0
-"""How often is told how far drawing is, without a terminal."""
+PROGRESS_SECONDS = 10.0
+"""How often progress is printed without a terminal."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
+    """Adds the command's options."""
     parser.add_argument(
         "--to", type=common.place, metavar="FILE", help="default: OUTPUT/report.html, or report-SWEEP.html"
     )
@@ -43,22 +43,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--figures",
         type=common.place,
         metavar="DIR",
-        help="also write the pictures as PNG, SVG and PDF with their numbers as CSV, and over the checkpoints as GIF "
+        help="also write the pictures as PNG, SVG and PDF, their numbers as CSV, and films over the checkpoints as GIF "
         "(with ffmpeg also MP4)",
     )
     parser.add_argument("--no-animations", action="store_true", help="no GIF and MP4")
     parser.add_argument(
-        "--only", type=_names, default=(), metavar="NAME[,NAME]", help="of the pictures these: names, or 'heads-*'"
+        "--only",
+        type=_names,
+        default=(),
+        metavar="NAME[,NAME]",
+        help="only these pictures: names, or patterns such as 'heads-*'",
     )
     parser.add_argument(
-        "--paper", action="store_true", help="for a paper: no title and footnote, light grids, PNG of 300 dpi, no films"
+        "--paper",
+        action="store_true",
+        help="for a paper: no titles or footnotes, light grids, PNG at 300 dpi, no films",
     )
 
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: not a name, or names with commas between")
+        raise argparse.ArgumentTypeError(f"{text!r}: give names separated by commas")
     return names
 
 
@@ -70,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
     for name in ("only", "paper"):
         if getattr(options, name) and not options.figures:
-            raise UserError(f"--{name}: it is about --figures; give --figures DIR, too")
+            raise UserError(f"--{name}: only for --figures; give --figures DIR too")
     output, chosen = common.sweeps(options)
     drawings = _drawings(output, chosen, options) if options.figures else []
     are_named = any(not word.startswith("output=") for word in options.words)
@@ -85,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
             console.print(f"{WORSE}: {len(worse)} ({', '.join(worse)})", soft_wrap=True)
         console.print(f"report: {page.absolute()}", soft_wrap=True)
         if before not in (None, titled(page)):
-            console.print(f"it replaces the page of {before}", soft_wrap=True)
+            console.print(f"it replaces the report on {before}", soft_wrap=True)
         if options.open:
             _open(console, page.absolute())
 
@@ -113,23 +119,23 @@ def _draw(
 
 
 def _cores() -> int:
-    """Cores that this process may use, of Linux alone: elsewhere a process cannot safely be forked."""
+    """Returns the cores to draw with; 1 except on Linux, because elsewhere forking is not safe."""
     return min(len(os.sched_getaffinity(0)), MOST_PROCESSES) if sys.platform == "linux" else 1
 
 
 def _drawings(output: Path, chosen: Sequence[str], options: argparse.Namespace) -> list[tuple[str, Draw]]:
-    """What will be drawn: known before the page is written, which takes longer than to say that a name is wrong."""
+    """Returns the pictures to draw. It is called before the page is written, so that a wrong name fails early."""
     from mi_sweeps.analysis import figures
     from mi_sweeps.analysis.frames import load
 
-    # What is damaged is named for the page.
+    # Damaged files are reported when the page is written.
     tables = load(output, chosen, damaged=[])
     return figures.chosen(tables, options.only, animate=not options.no_animations and not options.paper)
 
 
 @contextmanager
 def _drawn(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    """Tells how many pictures are drawn: a bar, or without a terminal a line now and then."""
+    """Shows how many pictures are drawn: with a bar, or without a terminal, with a line every few seconds."""
     if console.is_terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
@@ -142,7 +148,7 @@ def _drawn(console: Console, total: int) -> Iterator[Callable[[int], None]]:
 
     def told(done: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= TOLD_SECONDS:
+        if time.monotonic() - last >= PROGRESS_SECONDS:
             last = time.monotonic()
             console.print(f"figures: {done} of {total} drawn")
 
@@ -150,12 +156,11 @@ def _drawn(console: Console, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _open(console: Console, page: Path) -> None:
-    """Opens a page in the browser, if there is one: on a machine without a screen Python would take one that fills the
-    terminal."""
+    """Opens a page in a browser, if there is a screen: otherwise Python would open a text browser in the terminal."""
     has_screen = not sys.platform.startswith("linux") or {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & set(os.environ)
     try:
         opened = bool(has_screen) and webbrowser.open(page.as_uri())
     except (OSError, webbrowser.Error):
         opened = False
     if not opened:
-        console.print("--open: no browser on this machine; copy the page, which is one file, to one that has one")
+        console.print("--open: no browser on this machine; copy the page (a single file) to one that has one")

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from mi_sweeps.sweeps.plan import Plan
     from mi_sweeps.sweeps.points import GridPoint
 
-HELP = "do what is missing: fine-tunes first, then their patch jobs"
+HELP = "compute what is missing: fine-tunes first, then their patch jobs"
 WORDS = "KEY=VALUE"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
+    """Adds the command's options."""
     common.retry(parser)
     common.config_dir(parser)
     common.wait(parser)
@@ -39,12 +39,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def carry_out(points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
-    """Does what is missing of some points, by their launcher; gives an exit code.
+    """Computes what is missing of some grid points, with their launcher; returns an exit code.
 
     Args:
-        retry: kinds of failures that are taken up again.
-        wait: stay where the launcher would return.
-        command: for the sweep's file.
+        retry: kinds of failures to try again.
+        wait: wait until all is done, whatever the launcher.
+        command: the command line, for the sweep's file.
     """
     from mi_sweeps.sweeps import changed, manifest, show
     from mi_sweeps.sweeps import plan as planning
@@ -75,7 +75,7 @@ def carry_out(points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: boo
         pids = workers.submit(output, name, [point.patch_id for point in points], first.launcher, retry=retry)
         console.print(
             f"{counted(len(pids), 'worker')} started (process {', '.join(pids)}); "
-            f"`{hint('status', name, output)}` looks",
+            f"see `{hint('status', name, output)}`",
             soft_wrap=True,
         )
         if not (wait or first.launcher.wait):
@@ -85,14 +85,14 @@ def carry_out(points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: boo
 
 
 def _submit(console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
-    """To a cluster. Prompts are audited by the jobs: a login node is for light work."""
+    """Submits to a cluster. Its jobs audit the prompts, because a login node is for light work."""
     from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.slurm import submit as slurm
     from mi_sweeps.sweeps import changed, manifest, show, workers
 
     first = points[0].config
     if not queue.available():
-        raise UserError("launcher=slurm: no sbatch on this machine; run it where jobs are submitted")
+        raise UserError("launcher=slurm: no sbatch on this machine; run it on a login node")
     name, output, launcher = first.sweep.name, first.output, first.launcher
     assert launcher.name == "slurm"
     with slurm.submitting(output):
@@ -108,11 +108,11 @@ def _submit(console: Console, points: Sequence[GridPoint], retry: tuple[Failure,
         manifest.add(output, name, points, command)
         workers.forget_dead(output, name)
         if work.arrays:
-            for line in steer.asked(work.plan, work.arrays, launcher):
+            for line in steer.requested(work.plan, work.arrays, launcher):
                 console.print(line, markup=False, soft_wrap=True)
             submission = slurm.submit(submission, work.arrays, launcher)
             console.print(
-                f"{steer.submitted(work.plan, submission)}; `{hint('status', name, output)}` looks", soft_wrap=True
+                f"{steer.submitted(work.plan, submission)}; see `{hint('status', name, output)}`", soft_wrap=True
             )
     if wait or launcher.wait:
         return closing(console, watch(console, output, name, points), output, name, "done")
@@ -138,7 +138,7 @@ def _run_here(console: Console, points: Sequence[GridPoint], made: Plan, retry: 
         who = task.folder.status_on_disk()
         more = f" and {len(outcome.busy) - 1} more" if outcome.busy[1:] else ""
         raise UserError(
-            f"{task.folder.path}: process {who.pid} on {who.host} works on this{more}; "
-            f"all others are done; wait with `{hint('wait', config.sweep.name, config.output)}` and run again"
+            f"{task.folder.path}: process {who.pid} on {who.host} is working on this{more}; "
+            f"the rest is done; wait with `{hint('wait', config.sweep.name, config.output)}` and run again"
         )
     return closing(console, planning.make(points), config.output, config.sweep.name, "done")

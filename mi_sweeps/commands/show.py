@@ -8,18 +8,18 @@ from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE
 from mi_sweeps.errors import UserError
 
-HELP = "draw one run: its win rate, its layers, its heads"
+HELP = "draw one run in the terminal: its win rate, layers and heads"
 WORDS = "ID"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
-    parser.add_argument("--site", default="z", help="of the heads: z, q, k, v, pattern (default: %(default)s)")
-    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of the heads (default: the last)")
+    """Adds the command's options."""
+    parser.add_argument("--site", default="z", help="site of the heads: z, q, k, v, pattern (default: %(default)s)")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint for the heads (default: the last)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """`mi-sweeps show`: one run, by its id, the beginning of it, or the id of one of its patch jobs."""
+    """`mi-sweeps show`: one run, by its id or a prefix of it, or by the id of one of its patch jobs."""
     from mi_sweeps.analysis import terminal
     from mi_sweeps.analysis.folder import find
 

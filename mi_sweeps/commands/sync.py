@@ -6,12 +6,12 @@ import argparse
 
 from mi_sweeps.commands import common
 
-HELP = "upload what wandb has not yet uploaded, from a machine with a network"
+HELP = "upload what wandb wrote offline; needs a network"
 WORDS = "SWEEP"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
+    """Adds the command's options."""
     parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded")
 
 

@@ -6,16 +6,16 @@ import argparse
 
 from mi_sweeps.commands import common
 
-HELP = "make wandb runs of sweeps that were run without wandb"
+HELP = "mirror sweeps to wandb that were run without it"
 WORDS = "SWEEP"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
+    """Adds the command's options."""
     parser.add_argument("--mode", choices=("offline", "online"), default="offline", help="default: %(default)s")
     parser.add_argument("--project", metavar="NAME", help="default: the sweep's tracking.project")
     parser.add_argument("--entity", metavar="NAME", help="default: the sweep's tracking.entity")
-    parser.add_argument("--again", action="store_true", help="also runs that are there already")
+    parser.add_argument("--again", action="store_true", help="also mirror again what wandb has already")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,12 +8,12 @@ from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE
 from mi_sweeps.commands.waiting import closing, watch
 
-HELP = "wait until nobody works on a sweep any more; Ctrl-C ends the waiting alone"
+HELP = "wait until nothing of a sweep is running any more; Ctrl-C stops waiting, not the work"
 WORDS = "SWEEP"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """There are none of its own."""
+    """Has no options."""
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What `run`, `wait` and `status` share: looking until nobody works on a sweep, and what is said then."""
+"""Shared by `run`, `wait` and `status`: waiting until nothing of a sweep is running, and the lines printed then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def watch(
     points: Sequence[GridPoint],
     below: Callable[[Plan], Sequence[RenderableType]] = lambda plan: (),
 ) -> Plan:
-    """Looks until nobody works on the sweep any more; `below` is what is shown below a bar."""
+    """Waits until nothing of the sweep is running, with a bar and further lines `below` it; returns the last plan."""
     from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.sweeps import progress, workers
@@ -40,7 +40,7 @@ def watch(
         return last.plan
 
     def busy() -> bool:
-        # A controller that does not answer is restarted now and then.
+        # If the cluster does not answer, there may be jobs: keep waiting.
         unknown = last is not None and last.blind and queue.available()
         return bool(workers.alive(output, name)) or (unknown and not planning.make(points).is_done)
 
@@ -56,17 +56,17 @@ def watch(
     except KeyboardInterrupt:
         again, stop = hint("wait", name, output), hint("cancel", name, output)
         raise KeyboardInterrupt(
-            f"no longer waiting, the work goes on: `{again}` waits again, `{stop}` ends it"
+            f"stopped waiting, but the work goes on: `{again}` waits again, `{stop}` stops it"
         ) from None
 
 
 def closing(console: Console, made: Plan, output: Path, name: str, word: str) -> int:
-    """The last lines of `run` and `wait`, and the exit code."""
+    """Prints the last lines of `run` and `wait`; returns the exit code."""
     from mi_sweeps.sweeps import show
     from mi_sweeps.tracking import unmirrored
 
     early = () if made.is_done else ended_early(output, name)
-    for line in (*early, *unmirrored.told(made, name, output)):
+    for line in (*early, *unmirrored.lines(made, name, output)):
         console.print(line, markup=False, soft_wrap=True)
     failed = [status for status in made.statuses if status.state == "failed"]
     verb = "zoom" if show.is_zoom(made.points[0]) else "run"
@@ -74,12 +74,12 @@ def closing(console: Console, made: Plan, output: Path, name: str, word: str) ->
         console.print(f"{word}, but {len(failed)} failed: {show.summary(made)}", soft_wrap=True)
         console.print(f"first error: {failed[0].error}", markup=False, soft_wrap=True)
         console.print(
-            f"look with `{hint('logs --failed', name, output)}`, try again with `mi-sweeps {verb} … --retry`",
+            f"see `{hint('logs --failed', name, output)}`; try again with `mi-sweeps {verb} … --retry`",
             soft_wrap=True,
         )
         return FAILED
     if not made.is_done:
-        console.print(f"not finished: {show.summary(made)}; `mi-sweeps {verb}` goes on", soft_wrap=True)
+        console.print(f"not finished: {show.summary(made)}; `mi-sweeps {verb}` resumes it", soft_wrap=True)
         return FAILED
     console.print(f"{word}: {show.summary(made)}", soft_wrap=True)
     for line in show.zooms(made):
@@ -88,7 +88,7 @@ def closing(console: Console, made: Plan, output: Path, name: str, word: str) ->
 
 
 def ended_early(output: Path, name: str) -> Iterator[str]:
-    """A line for each worker that is gone and has not done its work."""
+    """Yields a line for each worker that ended before its work was done."""
     from mi_sweeps.sweeps import workers
 
     for worker in workers.dead(output, name):

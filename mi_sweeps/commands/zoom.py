@@ -8,12 +8,12 @@ from mi_sweeps.commands import common
 from mi_sweeps.commands.run import carry_out
 from mi_sweeps.store.folders import run_folder
 
-HELP = "train a run once more, bit for bit, and keep and patch the checkpoints from=STEP to=STEP every=STEPS"
+HELP = "train a run again, bit for bit, and keep and patch more checkpoints: from=STEP to=STEP every=STEPS"
 WORDS = "RUN KEY=VALUE"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds its own."""
+    """Adds the command's options."""
     common.retry(parser)
     common.wait(parser)
 

@@ -1,5 +1,4 @@
-"""From a plan to job arrays, without asking the cluster: which points a task computes, what it waits for, what it may
-take."""
+"""From a plan to job arrays, without asking the cluster: each task's points, dependencies and resources."""
 
 from __future__ import annotations
 
@@ -16,36 +15,36 @@ Stage = Literal["finetune", "patch"]
 Wait = Literal["pairs", "any"]
 
 NOTICE_SECONDS = 120
-"""How long before its time limit a task is told: SLURM may be a minute early, and a checkpoint must be whole."""
+"""How long before its time limit a task gets a signal. SLURM may send it a minute early, and saving takes time."""
 
 
 @dataclass(frozen=True)
 class Array:
-    """Tasks that one call of sbatch submits."""
+    """Tasks that are submitted by one call of sbatch."""
 
     stage: Stage
     tasks: tuple[tuple[str, ...], ...]
-    """Of each task the run ids, or patch ids, that it computes."""
+    """The run ids, or patch ids, that each task computes."""
     part: int = 0
     parts: int = 1
     """The tasks do part `part` of `parts` of each patch job's checkpoints."""
     after: tuple[str, ...] = ()
-    """Names of arrays that must have ended before: see `wait`."""
+    """Names of the arrays to wait for, as `wait` says."""
     wait: Wait | None = None
-    """`pairs`: each task waits for the one of its own number to succeed; `any`: for all tasks to end."""
+    """`pairs`: each task waits until the task with the same number succeeds; `any`: until all tasks end."""
     name: str = ""
-    """The job name, unique; by it the queue is read."""
+    """The job name: unique, and used to find the array in the queue."""
     jobs: tuple[str, ...] = field(default=())
-    """The tasks' job ids; empty until they are submitted."""
+    """The tasks' job ids; empty before submission."""
 
     @property
     def id(self) -> str:
-        """The job id of the whole; empty until it is submitted."""
+        """The array's job id; empty before submission."""
         return self.jobs[0].partition("_")[0] if self.jobs else ""
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
-    """So many at a time; the last may be fewer."""
+    """Splits items into batches of `size`; the last may be smaller."""  # itertools.batched needs Python 3.12.
     rest = iter(items)
     while batch := tuple(islice(rest, size)):
         yield batch
@@ -59,14 +58,14 @@ def layout(
     name: str,
     limit: int,
 ) -> list[Array]:
-    """The arrays of a submission, each after those that it waits for.
+    """Lays out the arrays of a submission; each comes after those it waits for.
 
     Args:
         runs: ids of the fine-tunes to do.
-        patches: for each run id the patch ids to do; also of runs that are done or queued.
-        queued: for the id of each run that was submitted before, the names of the arrays that it is in.
-        name: the beginning of every array's name.
-        limit: how many tasks an array may have.
+        patches: the patch ids to do by run id, including runs that are done or queued.
+        queued: by id of each run that is already in the queue, the names of its arrays.
+        name: the prefix of every array's name.
+        limit: most tasks in an array.
     """
     arrays: list[Array] = []
 
@@ -79,8 +78,8 @@ def layout(
         for part in range(launcher.patch.split):
             add("patch", tasks, part=part, parts=launcher.patch.split, **options)
 
-    # A task waits for that of its own number, so runs with equally many patch jobs go together: the second array has
-    # no holes then.
+    # A patch task waits for the fine-tune task with its number. Runs with equally many patch jobs are grouped, so that
+    # their patch arrays have no holes.
     to_do = set(runs)
     for count in sorted({len(patches.get(run, ())) for run in runs}):
         same = [run for run in runs if len(patches.get(run, ())) == count]
@@ -103,7 +102,7 @@ def layout(
 
 
 def resources(launcher: SlurmConfig, stage: Stage) -> ResourcesConfig:
-    """What a stage's own settings say, else what both stages' do."""
+    """Combines a stage's own resources with the settings for both stages."""
     own: ResourcesConfig = getattr(launcher, stage)
     values = {key: getattr(launcher, key) for key in ResourcesConfig.model_fields}
     values |= {key: value for key, value in own if key in values and value is not None}
@@ -113,7 +112,7 @@ def resources(launcher: SlurmConfig, stage: Stage) -> ResourcesConfig:
 
 
 def gpu_hours(arrays: Iterable[Array], launcher: SlurmConfig) -> float:
-    """What is asked for at most: every task to its time limit, once."""
+    """Returns the most GPU-hours that arrays may use: every task runs once, to its time limit."""
     hours = 0.0
     for array in arrays:
         asked = resources(launcher, array.stage)
@@ -122,10 +121,10 @@ def gpu_hours(arrays: Iterable[Array], launcher: SlurmConfig) -> float:
 
 
 def parameters(array: Array, launcher: SlurmConfig, dependency: str | None) -> dict[str, Any]:
-    """What submitit is given for an array.
+    """Returns submitit's parameters for an array.
 
     Args:
-        dependency: in sbatch's words; None where nothing is waited for.
+        dependency: as sbatch takes it; None for no dependency.
     """
     asked = resources(launcher, array.stage)
     assert asked.time is not None
@@ -144,7 +143,7 @@ def parameters(array: Array, launcher: SlurmConfig, dependency: str | None) -> d
         "cpus_per_task": asked.cpus,
         "gpus_per_node": asked.gpus or None,
         "signal_delay_s": min(NOTICE_SECONDS, asked.time * 60 // 4),
-        # srun does not take over what sbatch was given (since SLURM 22.05).
+        # Since SLURM 22.05, srun does not inherit --cpus-per-task from sbatch.
         "setup": ['export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"', *asked.setup],
         "array_parallelism": launcher.max_running or len(array.tasks),
         "stderr_to_stdout": True,

@@ -1,4 +1,7 @@
-"""What the cluster says of jobs: one call of squeue and one of sacct for however many there are."""
+"""Asks the cluster about jobs, with one call of squeue and one of sacct for any number of them.
+
+submitit's own watcher needs sacct, hangs without it, and caches NODE_FAIL as final though SLURM reruns the job.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from dataclasses import dataclass, replace
 from mi_sweeps.errors import UserError
 
 SECONDS = 20
-"""How long SLURM's commands may take: they hang where a daemon is down."""
+"""Time limit for SLURM's commands, which hang when a daemon is down."""
 
 Task = tuple[str, int]
-"""Name of an array, and number of a task in it."""
+"""An array's name, and the number of a task in it."""
 
 
 @dataclass(frozen=True)
@@ -24,22 +27,22 @@ class Job:
     name: str
     number: int
     id: str
-    """As scancel takes it: 123_4, or 123 for a task that is no array."""
+    """As scancel takes it: 123_4, or 123 for a task outside an array."""
     state: str
     """PENDING, RUNNING, COMPLETED, TIMEOUT, ..."""
     reason: str
-    """Why it is pending; the exit code of one that has ended."""
+    """Why it is pending, or its exit code once it has ended."""
     node: str
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a cluster takes; the defaults are SLURM's own."""
+    """The limits of a cluster; the defaults are SLURM's own."""
 
     tasks: int = 1000
-    """In one array."""
+    """Most tasks in an array."""
     jobs: int = 10_000
-    """In the queue, each task counted. sbatch does not fail beyond it: it hangs."""
+    """Most tasks in the queue. Beyond it sbatch does not fail: it hangs."""
 
 
 def available() -> bool:
@@ -48,7 +51,7 @@ def available() -> bool:
 
 
 def live(names: Collection[str]) -> dict[Task, Job]:
-    """Tasks that are pending or running.
+    """Returns the tasks that are pending or running.
 
     Raises:
         UserError: the controller does not answer.
@@ -60,10 +63,10 @@ def live(names: Collection[str]) -> dict[Task, Job]:
 
 
 def ended(names: Mapping[str, str]) -> dict[Task, Job]:
-    """Tasks as accounting remembers them, the newest attempt of each.
+    """Returns tasks as accounting knows them, the newest attempt of each.
 
     Args:
-        names: of arrays, by their job ids. Jobs of other names are none of ours: ids may have been given out anew.
+        names: names of arrays by job id. Jobs with other names are not ours: SLURM may reuse ids.
 
     Raises:
         UserError: there is no accounting, or it does not answer.
@@ -75,7 +78,7 @@ def ended(names: Mapping[str, str]) -> dict[Task, Job]:
     found = {}
     for job in _jobs(rows):
         name = names.get(job.id.partition("_")[0])
-        # A job that has just ended has no name of its own yet.
+        # A job that has just ended may still be called "allocation".
         if name and job.name in (name, "allocation"):
             found[name, job.number] = replace(job, name=name)
     return found
@@ -92,7 +95,7 @@ def cancel(jobs: Sequence[str]) -> None:
 
 
 def limits() -> Limits:
-    """Those of this cluster.
+    """Reads the limits of this cluster.
 
     Raises:
         UserError: the controller does not answer.
@@ -102,7 +105,7 @@ def limits() -> Limits:
         key, _, value = row.partition("=")
         found[key.strip()] = value.strip()
     default = Limits()
-    # Where it is 0 there are no arrays, only single tasks.
+    # 0 means that the cluster has no arrays, only single tasks.
     tasks = max(1, int(found.get("MaxArraySize", default.tasks + 1)) - 1)
     return Limits(tasks, int(found.get("MaxJobCount", default.jobs)))
 
@@ -118,12 +121,12 @@ def _jobs(rows: Iterable[str]) -> Iterator[Job]:
 
 
 def numbers(id: str) -> list[int]:
-    """The tasks that an id stands for: 12_3 is one, 12_[4,6-8%2] are four, and 12 is the first and only one."""
+    """Returns the task numbers in a job id: 12_3 has one, 12_[4,6-8%2] has four, and 12 has only task 0."""
     _, _, index = id.partition("_")
     if not index:
         return [0]
     found: list[int] = []
-    # Long lists are cut short, and end in "...".
+    # SLURM cuts long lists short; they end in "...".
     for first, last in re.findall(r"(\d+)(?:-(\d+))?(?=[,%\]]|$)", index.strip("[]").partition("%")[0]):
         found += range(int(first), int(last or first) + 1)
     return found
@@ -138,11 +141,11 @@ def _ask(command: Sequence[str]) -> list[str]:
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except FileNotFoundError:
-        raise UserError(f"{command[0]}: no such command; this machine is no SLURM client") from None
+        raise UserError(f"{command[0]}: no such command; run it on a SLURM client, such as a login node") from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{command[0]}: no answer in {SECONDS} s; SLURM is busy or down, try again") from None
     if result.returncode:
-        said = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[0]
-        said = said.removeprefix(f"{command[0]}: ").removeprefix("error: ")
-        raise UserError(f"{command[0]}: {said}; SLURM is down, or this machine is no client of it")
+        reason = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[0]
+        reason = reason.removeprefix(f"{command[0]}: ").removeprefix("error: ")
+        raise UserError(f"{command[0]}: {reason}; SLURM is down, or this machine is not a client of it")
     return result.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""Where each fine-tune and each patch job of a sweep is: what its folder says, joined with what the cluster says."""
+"""The state of each fine-tune and patch job, from its folder and from the cluster."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ENDED_BADLY: dict[str, Failure] = {
     "BOOT_FAIL": "node",
     "FAILED": "error",
 }
-"""States in which SLURM leaves a job that it does not start again, with the kind of failure."""
+"""Final states of failed jobs in SLURM, with the kind of failure."""
 
 KILLED = ("9:0", "0:9")
 """Exit codes of jobs that got SIGKILL."""
 LOG_BYTES = 10_000
-"""How much of a job's output is looked at."""
+"""How much of the end of a job's output is read."""
 
 WORDS: dict[Failure, str] = {
     "timeout": "ended by its time limit; raise launcher.time",
@@ -40,7 +40,7 @@ WORDS: dict[Failure, str] = {
 
 @dataclass(frozen=True)
 class Place:
-    """The newest task that an id was submitted in."""
+    """The newest task that computes an id."""
 
     submission: Submission
     array: Array
@@ -52,13 +52,13 @@ class Place:
 
     @property
     def log(self) -> str:
-        """Where the task's own output is."""
+        """The file with the task's output."""
         job = self.array.jobs[self.number] if self.array.jobs else "JOB"
         return str(self.submission.jobs / f"{job}_0_log.out")
 
 
 def places(submissions: Sequence[Submission]) -> dict[str, list[Place]]:
-    """For each id the tasks of the newest submission that has it: one, or one for each part."""
+    """Returns for each id its tasks in the newest submission that has it: one, or one for each part."""
     found: dict[str, list[Place]] = {}
     for submission, array, number, one in tasks(list(submissions)):
         before = found.get(one, [])
@@ -76,12 +76,12 @@ def join(
     ended: Mapping[queue.Task, Job],
     early: Collection[str] = (),
 ) -> dict[str, Status]:
-    """The state of each id as a reader should see it.
+    """Returns the state of each id as the user should see it.
 
     Args:
-        statuses: by run id or patch id, as the folders say.
-        live: what squeue says.
-        ended: what sacct says; a job that is nowhere counts as lost.
+        statuses: from the folders, by run id or patch id.
+        live: from squeue.
+        ended: from sacct; a job that neither knows counts as lost.
         early: patch jobs whose fine-tune is not done.
     """
     return {one: _joined(one, statuses, where.get(one, ()), live, ended, one in early) for one in statuses}
@@ -100,7 +100,7 @@ def _joined(
         return status
     jobs = [live[place.key] for place in where if place.key in live]
     failed = status.state == "failed" and where and (status.finished or "") >= where[0].submission.submitted
-    # Its task may go on with other points, but what does the other parts of a patch job is at work on itself.
+    # A task that goes on with other points is done with this one; a task for another part of this patch job is not.
     if failed and not (jobs and where[0].array.parts > 1):
         return status
     if jobs:
@@ -115,9 +115,9 @@ def _joined(
             continue
         begun = _begun(status, place)
         if job.state == "FAILED" and not begun and (early or place.array.wait == "any"):
-            continue  # Its fine-tune was not done, so there was nothing to do yet.
-        # Of a task with several points it is the one that was at hand; the others were never begun. If none was, they
-        # all have failed, or `run` would submit them again and again.
+            continue  # Its fine-tune was not done, so it had nothing to do yet.
+        # In a task with several points, the interrupted one failed; the others never began. If none began, all have
+        # failed: otherwise `run` would submit them again and again.
         ids = place.array.tasks[place.number]
         none = all(other in statuses and not _begun(statuses[other], place) for other in ids)
         if status.state == "interrupted" or len(ids) == 1 or none:
@@ -128,13 +128,13 @@ def _joined(
 
 
 def _begun(status: Status, place: Place) -> bool:
-    """Whether anybody has worked on it since it was submitted."""
+    """Whether work on it began after it was submitted."""
     return (status.finished or status.started or "") >= place.submission.submitted
 
 
 def _failure(job: Job, place: Place) -> Failure:
-    """Why a job ended. Where memory is not kept by cgroups, SLURM kills a job that takes too much, and says why in the
-    job's output alone."""
+    """Returns why a job ended. Without cgroups, SLURM kills a job that uses too much memory and says so only in the
+    job's output."""
     failure = ENDED_BADLY[job.state]
     if failure == "error" and job.reason in KILLED:
         with suppress(OSError), open(place.log, "rb") as log:
@@ -146,14 +146,14 @@ def _failure(job: Job, place: Place) -> Failure:
 
 
 def look(plan: Plan, submissions: Sequence[Submission]) -> tuple[Plan, str | None]:
-    """A plan with the states as the cluster has them, and why they are less than that where accounting does not answer.
-    One call of squeue, and one of sacct where jobs are gone that left no result.
+    """Adds the cluster's states to a plan; the second value is a notice if accounting does not answer. Takes one call
+    of squeue, and one of sacct if jobs are gone without a result.
 
     Raises:
         UserError: the controller does not answer.
     """
     where = places(submissions)
-    # Failed ones too: they may have been submitted once more.
+    # Failed ones too: they may have been submitted again.
     not_done = {one: status for one, status in {**plan.runs, **plan.patches}.items() if status.state != "done"}
     arrays = {place.array.name: place.array for one in not_done for place in where.get(one, ())}
     live = queue.live(arrays.keys())
@@ -167,7 +167,7 @@ def look(plan: Plan, submissions: Sequence[Submission]) -> tuple[Plan, str | Non
     try:
         ended = queue.ended({arrays[name].id: name for name in gone})
     except UserError as error:
-        ended, notice = {}, f"{error}; jobs that are gone without a result count as lost, whatever ended them"
+        ended, notice = {}, f"{error}; jobs that are gone without a result count as lost, for whatever reason"
     early = {point.patch_id for point in plan.points if plan.runs[point.run_id].state != "done"}
     runs, patches = join(plan.runs, where, live, ended), join(plan.patches, where, live, ended, early)
     return Plan(plan.points, runs, patches), notice

@@ -1,4 +1,4 @@
-"""What the commands do where a sweep is on a cluster."""
+"""What the commands do for a sweep on a cluster."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ASK_SECONDS = 10.0
-"""How often the controller is asked at most: it serves a whole cluster."""
+"""Shortest time between two questions to the controller, which serves a whole cluster."""
 CANCEL_SECONDS = 60.0
-"""How long `cancel` waits until the jobs are gone."""
+"""How long `cancel` waits for the jobs to end."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A plan with what the cluster says."""
+    """A plan with the cluster's states."""
 
     plan: Plan
     trouble: str | None = None
-    """Why it says nothing, or not all."""
+    """Why some or all of the cluster's states are missing."""
     blind: bool = False
-    """Whether it says nothing: there may be jobs all the same."""
+    """Whether the cluster did not answer at all; it may have jobs all the same."""
 
 
 def seen(plan: Plan, output: Path) -> Seen:
-    """A plan with what the cluster says, if it answers."""
+    """Adds the cluster's states to a plan, if the cluster answers."""
     try:
-        # Of every sweep: several may have the same points.
+        # Of every sweep, because sweeps may share points.
         found = submissions.of_output(output)
         if not found:
             return Seen(plan)
         return Seen(*states.look(plan, found))
     except UserError as error:
-        return Seen(plan, f"{error}; shown is what the folders say", blind=True)
+        return Seen(plan, f"{error}; shown are the states in the folders", blind=True)
 
 
-def asked(plan: Plan, arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:
-    """What arrays ask for, as lines for a terminal."""
+def requested(plan: Plan, arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:
+    """Yields lines with the resources that arrays request."""
     for stage, what in _stages(plan).items():
         mine = [array for array in arrays if array.stage == stage]
         if mine:
@@ -60,14 +60,14 @@ def asked(plan: Plan, arrays: Sequence[Array], launcher: SlurmConfig) -> Iterato
             yield f"  {points} {plural(what, points)}: {tasks}, each {_described(resources(launcher, mine[0].stage))}"
     hours = gpu_hours(arrays, launcher)
     if hours:
-        yield f"  at most {hours:.1f} GPU-hours, if every task takes all its time once"
+        yield f"  at most {hours:.1f} GPU-hours, if every task runs once, to its time limit"
     options = {option for array in arrays for option in resources(launcher, array.stage).sbatch.items()}
     if any(name.startswith(("gpus", "gres", "tres")) and "gpu" in f"{name}={value}" for name, value in options):
-        yield "  GPUs in launcher.sbatch are not counted as GPU-hours; launcher.gpus are"
+        yield "  GPUs in launcher.sbatch are not counted in GPU-hours; those in launcher.gpus are"
 
 
 def _stages(plan: Plan) -> dict[str, str]:
-    """What a user calls what the stages work on."""
+    """Returns what a job of each stage is called."""
     return {"finetune": plan.run_name, "patch": "patch job"}
 
 
@@ -86,7 +86,7 @@ def _described(asked: ResourcesConfig) -> str:
 
 
 def submitted(plan: Plan, submission: Submission) -> str:
-    """What was submitted, in one line."""
+    """Summarises a submission in one line."""
     names = {stage: plural(name, 2) for stage, name in _stages(plan).items()}
     jobs: dict[str, list[str]] = {}
     for array in submission.arrays:
@@ -96,13 +96,13 @@ def submitted(plan: Plan, submission: Submission) -> str:
 
 
 def in_queue(plan: Plan) -> str:
-    """Why points wait, with how many of them: "3 waiting (Priority), 1 on n2"."""
+    """Counts the queued jobs by reason: "3 waiting (Priority), 1 on n2"."""
     reasons = Counter(status.error or "" for status in plan.statuses if status.state == "queued")
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
 def cancel(console: Console, output: Path, sweep: str) -> bool:
-    """Ends all jobs of a sweep, and waits until they are gone; whether they are."""
+    """Cancels all jobs of a sweep and waits for them to end; returns whether they did."""
     from mi_sweeps.slurm.submit import cancel as end
 
     count, names = end(output, sweep)

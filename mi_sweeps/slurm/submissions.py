@@ -1,8 +1,8 @@
-"""What was submitted, on disk: written before sbatch is called, so that no job is ever unknown.
+"""Records of submissions. They are written before sbatch is called, so that no job is ever unknown.
 
-OUTPUT/sweeps/NAME/slurm/ID.json has a submission's arrays, and OUTPUT/sweeps/NAME/slurm/jobs/ what submitit writes.
-Job names hold the sweep's name and the submission's id. A controller that loses its state gives job ids out anew, so
-jobs are known by name.
+OUTPUT/sweeps/NAME/slurm/ID.json has a submission's arrays; OUTPUT/sweeps/NAME/slurm/jobs/ is submitit's folder.
+Jobs are identified by name (the sweep's name and the submission's id), because a controller that loses its state reuses
+job ids.
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ class Submission:
     submitted: str
     """Time, as `mi_sweeps.store.status.now` gives it."""
     retry: tuple[Failure, ...]
-    """Kinds of earlier failures that its tasks take up."""
+    """Kinds of earlier failures that its tasks try again."""
     arrays: tuple[Array, ...]
     cancelled: bool = False
-    """Whether its tasks were told to end for good."""
+    """Whether its tasks must not be requeued."""
 
     @property
     def output(self) -> Path:
-        """The folder of results."""
+        """The output folder."""
         return self.path.parents[3]
 
     @property
     def prefix(self) -> str:
-        """How the names of its arrays begin."""
+        """The prefix of its arrays' names."""
         return f"{self.sweep}-{self.path.stem}"
 
     @property
     def jobs(self) -> Path:
-        """Where submitit's files and the tasks' logs are."""
+        """The folder with submitit's files and the tasks' logs."""
         return self.path.parent / "jobs"
 
     def write(self) -> None:
-        """Whole or not at all."""
+        """Writes its file, whole or not at all."""
         values = asdict(replace(self, path=Path()))
         values.pop("path")
         write_json(self.path, values)
 
 
 def new(output: Path, sweep: str, retry: tuple[Failure, ...]) -> Submission:
-    """One that has no arrays yet, and is not written."""
+    """Makes a submission without arrays; writes nothing."""
     return Submission(_folder(output, sweep) / f"{uuid.uuid4().hex[:8]}.json", sweep, now(), retry, ())
 
 
 def read(path: Path) -> Submission:
-    """A submission from its file.
+    """Reads a submission.
 
     Raises:
-        FileNotFoundError: there is none.
-        UserError: it is not one of this version.
+        FileNotFoundError: there is no such file.
+        UserError: the file is of another version.
     """
     values = read_json(path)
     if values is None:
@@ -94,10 +94,10 @@ def _array(values: dict[str, Any]) -> Array:
 
 
 def of_sweep(output: Path, sweep: str) -> list[Submission]:
-    """All submissions of a sweep, the oldest first."""
+    """Returns all submissions of a sweep, oldest first."""
     found = []
     for path in _folder(output, sweep).glob("*.json"):
-        with suppress(FileNotFoundError):  # Whoever submits takes it back if sbatch refuses.
+        with suppress(FileNotFoundError):  # It is deleted if sbatch refuses.
             found.append(read(path))
     return sorted(found, key=lambda one: one.submitted)
 
@@ -107,13 +107,13 @@ def _folder(output: Path, sweep: str) -> Path:
 
 
 def of_output(output: Path) -> list[Submission]:
-    """All submissions into a folder of results, of whatever sweep, the oldest first."""
+    """Returns the submissions of all sweeps in an output folder, oldest first."""
     every = (submission for name in manifest.names(output) for submission in of_sweep(output, name))
     return sorted(every, key=lambda one: one.submitted)
 
 
 def tasks(submissions: list[Submission]) -> Iterator[tuple[Submission, Array, int, str]]:
-    """Every id that was submitted: with its submission, array and number of its task."""
+    """Yields every submitted id with its submission, its array and its task's number."""
     for submission in submissions:
         for array in submission.arrays:
             for number, ids in enumerate(array.tasks):

@@ -1,5 +1,5 @@
-"""From a plan to jobs on the cluster. One process at a time submits into a folder of results, and what is queued
-already is left alone, so two people may run the same sweep at once."""
+"""Submits a plan's jobs to the cluster. Only one process at a time submits for an output folder, and queued jobs are
+not submitted again, so two people may run the same sweep at once."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ if TYPE_CHECKING:
     from mi_sweeps.sweeps.points import GridPoint
 
 LOCK_SECONDS = 120.0
-"""How long another process may take to submit."""
+"""How long to wait for another process that is submitting."""
 SBATCH_SECONDS = 60
-"""How long one array may take."""
+"""Time limit for submitting one array."""
 TASK = "from submitit.core.submission import submitit_main as run; sys.argv[1:] = sys.argv[-1:]; run()"
-"""What submitit calls with -m, and its folder at the end."""
+"""Replaces submitit's `python -m submitit.core._submit`, which would put the working folder first on the path."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to submit."""
+    """The work to submit."""
 
     plan: Plan
-    """With the states as the cluster has them."""
+    """With the cluster's states."""
     arrays: list[Array]
     notice: str | None
-    """Why some states are less than what the cluster knows."""
+    """Why some of the cluster's states are missing."""
     too_many: str | None
-    """Why the cluster cannot hold so many tasks."""
+    """An error if the cluster cannot hold this many tasks."""
 
 
 def look(
     points: Sequence[GridPoint], launcher: SlurmConfig, retry: Sequence[Failure], name: str = "", *, ask: bool = True
 ) -> Work:
-    """What `run` would submit now.
+    """Returns what `run` would submit now.
 
     Args:
-        ask: the cluster; without it as if it had no jobs and SLURM's own limits.
+        ask: whether to ask the cluster; otherwise it is taken to have no jobs and SLURM's default limits.
 
     Raises:
         UserError: the controller does not answer.
@@ -86,10 +86,10 @@ def look(
 
 @contextmanager
 def submitting(output: Path) -> Iterator[None]:
-    """Nobody else submits into this folder meanwhile.
+    """Keeps other processes from submitting for this output folder.
 
     Raises:
-        UserError: somebody else does, for long.
+        UserError: another process has been submitting for LOCK_SECONDS.
     """
     file = output / "sweeps" / "submit.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -97,20 +97,20 @@ def submitting(output: Path) -> Iterator[None]:
         with FileLock(file, timeout=LOCK_SECONDS, mode=0o666):
             yield
     except Timeout:
-        raise UserError(f"{file}: another process is submitting; try again when it has ended") from None
+        raise UserError(f"{file}: another process is submitting; try again when it is done") from None
 
 
 def submit(submission: Submission, arrays: Sequence[Array], launcher: SlurmConfig) -> Submission:
-    """Submits arrays and remembers their job ids.
+    """Submits arrays and records their job ids.
 
     Raises:
-        UserError: sbatch refuses; nothing of the submission is left in the queue then.
+        UserError: sbatch refuses; then nothing of the submission stays in the queue.
     """
-    # Written before the first call, and after each: a job that nobody knows of would be computed twice.
+    # Written before the first call, and after each: an unrecorded job would be computed twice.
     arrays = list(arrays)
     known = submissions.of_output(submission.output)
     ids = {array.name: array.id for one in known for array in one.arrays if array.jobs}
-    # Whoever submitted these was killed before it could write their ids down.
+    # Arrays whose submitter was killed before it could record their ids.
     unknown = {name for array in arrays for name in array.after} - ids.keys() - {array.name for array in arrays}
     ids |= {job.name: job.id.partition("_")[0] for job in queue.live(unknown).values()}
     try:
@@ -141,7 +141,7 @@ def _dependency(array: Array, ids: dict[str, str]) -> str | None:
         return None
     kind = "afterany"
     if array.wait == "pairs":
-        # A submission of one task is no array.
+        # A submission of one task is not an array.
         kind = "aftercorr" if len(array.tasks) > 1 else "afterok"
     found = [ids[name] for name in array.after if name in ids]
     return f"{kind}:{':'.join(found)}" if found else None
@@ -157,7 +157,7 @@ def _sbatch(
     work = [SlurmTask(str(submission.path), number, task) for task in range(len(array.tasks))]
     try:
         executor.update_parameters(**parameters(array, launcher, dependency))
-        # submitit prints what sbatch complains of; here it is part of the error.
+        # submitit prints sbatch's complaints; here they go into the error.
         with _at_most(SBATCH_SECONDS), redirect_stderr(StringIO()):
             jobs: list[Any] = executor.map_array(_run, work)
     except (FailedJobError, FailedSubmissionError, OSError) as error:
@@ -170,12 +170,12 @@ def _sbatch(
 
 
 class _NoAnswer(UserError):
-    """sbatch hangs."""
+    """sbatch does not answer."""
 
 
 @contextmanager
 def _at_most(seconds: int) -> Iterator[None]:
-    """submitit waits for sbatch without end."""
+    """Raises TimeoutError after some seconds: submitit waits for sbatch without a limit."""
 
     def give_up(signum: int, frame: Any) -> None:
         raise TimeoutError
@@ -194,7 +194,7 @@ def _run(task: SlurmTask) -> None:
 
 
 def cancel(output: Path, sweep: str) -> tuple[int, set[str]]:
-    """Ends all jobs of a sweep for good.
+    """Cancels all jobs of a sweep.
 
     Returns:
         How many tasks were pending or running, and the names of their arrays.
@@ -208,7 +208,7 @@ def cancel(output: Path, sweep: str) -> tuple[int, set[str]]:
         names = {name for name, _ in live}
         for one in found:
             if names & {array.name for array in one.arrays}:
-                # First, so that no task that is told to end puts itself back into the queue.
+                # Before scancel, so that no task requeues itself.
                 replace(one, cancelled=True).write()
         queue.cancel(sorted({job.id.partition("_")[0] for job in live.values()}))
     return len(live), names

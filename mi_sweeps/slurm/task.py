@@ -1,8 +1,11 @@
-"""What a task of a job array runs: its points, one after another, until they are done or the machine is taken away.
+"""Runs in a task of a job array: computes its points one after another, until they are done or it is stopped.
 
-Everything is read from the folder of results. A task that is preempted, or stopped by its time limit, asks SLURM to
-start it again, and then goes on from the newest checkpoint; one that was cancelled does not. Its exit code is 1 if a
-point failed, so that accounting and dependent jobs know.
+Everything is read from the output folder. A task that is preempted, or nears its time limit, asks SLURM to requeue it,
+and then resumes from the newest checkpoint; a cancelled task does not. The exit code is 1 if a point failed, so that
+accounting and dependent jobs see it.
+
+submitit's own `checkpoint()` is not used: it ignores SIGTERM, which preemption sends, unless told otherwise, then also
+requeues cancelled jobs, and takes any signal for a timeout if the time limit is 10 minutes or less.
 """
 
 from __future__ import annotations
@@ -26,11 +29,11 @@ from mi_sweeps.store.endings import Busy, Cancelled, Interrupted
 from mi_sweeps.store.folders import Folder
 
 POLL_SECONDS = 5.0
-"""How often to look whether another job has done what this one waits for."""
+"""How often to check whether another job has done what this one waits for."""
 STAY_SECONDS = 600.0
-"""How long to wait for being killed; SLURM's grace times are shorter."""
+"""How long to wait to be killed; SLURM's grace times are shorter."""
 ASK_SECONDS = 20.0
-"""How long SLURM may take to answer; little time is left when it is asked."""
+"""Time limit for SLURM's answers: a task that asks is about to be stopped."""
 
 FAILED, STOPPED = 1, 143
 TOO_LONG = "reached its time limit before a checkpoint; raise launcher.time or lower checkpoint.every"
@@ -42,7 +45,7 @@ class _TimeLimit(Interrupted):
 
 @dataclass(frozen=True)
 class SlurmTask:
-    """All that submitit hands over: where to read what to do."""
+    """What submitit passes to a task: where to read its work."""
 
     submission: str
     array: int
@@ -53,10 +56,10 @@ class SlurmTask:
 
 
 def run_task(submission: Submission, array: int, number: int) -> None:
-    """Does the work of a task; ends the process where that is not all done.
+    """Does the work of a task; exits unless all of it was done.
 
     Raises:
-        SystemExit: 1, something failed; 143, stopped.
+        SystemExit: 1 if something failed, 143 if it was stopped.
     """
     item = submission.arrays[array]
     at: list[Folder] = []
@@ -71,7 +74,7 @@ def run_task(submission: Submission, array: int, number: int) -> None:
         sys.exit(STOPPED)
     except Interrupted as reason:
         if isinstance(reason, _TimeLimit) and _made(item, points) == before:
-            # Another attempt would get no further.
+            # Another attempt would not get any further.
             print(TOO_LONG, file=sys.stderr)  # noqa: T201
             for folder in at:
                 _mark(folder, TOO_LONG)
@@ -83,7 +86,7 @@ def run_task(submission: Submission, array: int, number: int) -> None:
 
 
 def _points(submission: Submission, ids: Sequence[str]) -> list[Any]:
-    """The points that have one of these ids."""
+    """Loads the points that have one of these ids."""
     from mi_sweeps.sweeps import manifest
 
     wanted = set(ids)
@@ -93,7 +96,7 @@ def _points(submission: Submission, ids: Sequence[str]) -> list[Any]:
 
 
 def _work(submission: Submission, item: Array, number: int, points: Sequence[Any], at: list[Folder]) -> bool:
-    """Whether something failed."""
+    """Does the work; returns whether something failed."""
     from mi_sweeps import libraries
 
     libraries.quiet()
@@ -107,7 +110,7 @@ def _work(submission: Submission, item: Array, number: int, points: Sequence[Any
     libraries.ready(launcher.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
 
     class Shown(Bars):
-        """Also knows what is at hand, and still does when the process is stopped there."""
+        """Also keeps the folder of the current task in `at`, even if the process is stopped there."""
 
         @contextmanager
         def task(self, task: Task) -> Iterator[Callable[[int], None]]:
@@ -115,7 +118,7 @@ def _work(submission: Submission, item: Array, number: int, points: Sequence[Any
             try:
                 with super().task(task) as on_step:
                     yield on_step
-            except Exception:  # It failed; what stops the process is none.
+            except Exception:  # A failure. Orders to stop are not Exceptions.
                 at.remove(task.folder)
                 raise
             at.remove(task.folder)
@@ -143,7 +146,7 @@ def _work(submission: Submission, item: Array, number: int, points: Sequence[Any
         return not done(points, "patch", part=item.part, parts=item.parts)
     failed = not done(points, "finetune")
     if failed and len(item.tasks[number]) > 1:
-        # The tasks that wait for this one are cancelled now, though only some of its points failed.
+        # SLURM cancels the tasks that wait for this one, though only some of its points failed.
         runs = planning.make(points).runs
         followers = [other.tasks[number] for other in submission.arrays if item.name in other.after]
         wanted = {id for ids in followers for id in ids}
@@ -154,7 +157,7 @@ def _work(submission: Submission, item: Array, number: int, points: Sequence[Any
 
 
 def _made(item: Array, points: Iterable[Any]) -> int:
-    """How many checkpoints, or tables of its own part, there are."""
+    """Counts the checkpoints, and the tables of the task's own part."""
     from mi_sweeps.store.files import names
     from mi_sweeps.sweeps.plan import folders_of
 
@@ -169,11 +172,11 @@ def _made(item: Array, points: Iterable[Any]) -> int:
 
 @contextmanager
 def _told_by_signals(submission: Submission) -> Iterator[None]:
-    """SLURM's signals as exceptions, until the first of them."""
+    """Raises the first of SLURM's signals as an exception, and ignores later ones."""
     watched = (signal.SIGTERM, signal.SIGUSR2)
 
     def stop(signum: int, frame: Any) -> None:
-        # The rest of the notice is for putting things away.
+        # The time that is left is needed for saving.
         for other in watched:
             signal.signal(other, signal.SIG_IGN)
         if _is_cancelled(submission):
@@ -183,7 +186,7 @@ def _told_by_signals(submission: Submission) -> Iterator[None]:
         job = _shown()
         if job.get("Reason") == "TimeLimit":
             raise _TimeLimit
-        # A job that is preempted is running still, and has its grace time; one that scancel ends is completing.
+        # A preempted job is still RUNNING, in its grace time; one that scancel ends is COMPLETING.
         if job.get("JobState") in ("COMPLETING", "CANCELLED"):
             raise Cancelled
         raise Interrupted
@@ -199,7 +202,7 @@ def _told_by_signals(submission: Submission) -> Iterator[None]:
 
 
 def _is_cancelled(submission: Submission) -> bool:
-    """Whether its tasks shall end for good; its file is gone where sbatch refused a later array."""
+    """Whether it was cancelled; its file is gone if sbatch refused a later array."""
     try:
         return submissions.read(submission.path).cancelled
     except FileNotFoundError:
@@ -207,24 +210,24 @@ def _is_cancelled(submission: Submission) -> bool:
 
 
 def job_id() -> str:
-    """This task as scontrol takes it. The job id alone would mean the whole array in the array's last task."""
+    """Returns this task's id for scontrol. SLURM_JOB_ID alone means the whole array in an array's last task."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def _shown() -> dict[str, str]:
-    """What SLURM says of this task; nothing where it does not answer."""
+    """Asks SLURM about this task; empty if it does not answer."""
     result = _scontrol("--oneliner", "show", "job", job_id())
     pairs = (word.partition("=") for word in result.stdout.split())
     return {key: value for key, _, value in pairs}
 
 
 def _start_again() -> None:
-    """Puts this task back into the queue, with its full time limit. SLURM then ends this process."""
+    """Requeues this task with its full time limit. SLURM then ends this process."""
     result = _scontrol("requeue", job_id())
     if result.returncode:
-        print(f"not put back into the queue: {result.stderr.strip()}", file=sys.stderr)  # noqa: T201
-        # A preempted task that is killed is started again too; one that exits is not.
+        print(f"not requeued: {result.stderr.strip()}", file=sys.stderr)  # noqa: T201
+        # SLURM also restarts a preempted task that it kills, but not one that exits.
         time.sleep(STAY_SECONDS)
 
 
@@ -239,7 +242,7 @@ def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _mark(folder: Folder, error: str) -> None:
-    """As failed, unless somebody else has taken it up."""
+    """Marks a folder as failed, unless another process works there."""
     try:
         with folder.claim():
             folder.fail(error, "timeout")

@@ -1,1 +1,1 @@
-"""What is on disk: identities, run folders, files that appear whole or not at all."""
+"""Files and folders on disk: run folders and their status, hashes, and files that appear whole or not at all."""

@@ -1,11 +1,12 @@
-"""Checksums inside stored files, for what their formats do not notice: a flipped bit, a block of zeros.
+"""Checksums inside stored files. They catch what the formats do not: a flipped bit, a block of zeros.
 
-Files of earlier versions have none and are read as they are. The hash is XXH3: no defence against forgery, but at
-several GB/s it costs nothing beside the disk.
+Files of earlier versions have none and are read without a check. The hash is XXH3: no protection against forgery, but
+at several GB/s it costs nothing compared with the disk.
 
-JSON: the last key of an object, `checksum`, is of all the text before it. Parquet: a seal between the columns and the
-footer, where other readers do not look, has the hash of each column chunk, so that some columns are checked without
-reading the others, and the hash of these and the footer. Safetensors: `mi_sweeps.training.checkpoints`.
+JSON: the last key of an object, `checksum`, covers all text before it. Parquet: a seal between the columns and the
+footer, which other readers skip, holds the hash of each column chunk, so that some columns can be checked without
+reading the others, and a hash of these hashes and the footer. Safetensors: `mi_sweeps.training.checkpoints`.
+Parquet's own page checksums do not cover the footer, and Arrow does not check them by default.
 """
 
 from __future__ import annotations
@@ -25,37 +26,37 @@ HASH = 8
 """Bytes of a hash."""
 
 BEFORE, AFTER = b',\n "checksum": "', b'"\n}\n'
-"""What is before and after the hexadecimal digits at the end of an object."""
+"""The text around the hexadecimal digits at the end of an object."""
 
 MAGIC = b"xxh3seal"
 """The end of a Parquet file's seal."""
 
 SEALED = {b"sealed": b"xxh3"}
-"""In the footer of a Parquet file that has a seal: where that was overwritten, it is missed."""
+"""Marks in the footer that a Parquet file has a seal, so that an overwritten seal is noticed."""
 
 
 class Damaged(ValueError):
-    """A file is not what was written."""
+    """A file differs from what was written."""
 
 
 def seal_object(text: str) -> bytes:
-    """A JSON object, as `json.dumps` with an indent writes it, with its checksum.
+    """Adds the checksum to a JSON object, as `json.dumps` writes it with an indent.
 
     Args:
-        text: ends with a line that is `}`.
+        text: the object; its last line is `}`.
     """
     body = text.removesuffix("\n}\n").encode()
     return body + BEFORE + xxhash.xxh3_64_hexdigest(body).encode() + AFTER
 
 
 def parse(content: bytes, **options: Any) -> Any:
-    """The value of a JSON file, without its checksum.
+    """Parses the content of a JSON file, checks its checksum and removes it.
 
     Args:
         options: of `json.loads`.
 
     Raises:
-        ValueError: it is not JSON, or `Damaged`: its checksum is wrong.
+        ValueError: it is not JSON, or (`Damaged`) its checksum is wrong.
     """
     try:
         value = json.loads(content, **options)
@@ -63,7 +64,7 @@ def parse(content: bytes, **options: Any) -> Any:
         raise ValueError("nested too deeply") from None
     start = len(content) - len(BEFORE) - 2 * HASH - len(AFTER)
     found = value.pop("checksum", None) if isinstance(value, dict) else None
-    # Damage to the key itself must not make a file look like one of an earlier version.
+    # A damaged key must not make a file look like one of an earlier version.
     if found is not None or (start > 0 and _resembles(content[start : start + len(BEFORE)], BEFORE)):
         body = content[: max(start, 0)]
         if content != body + BEFORE + xxhash.xxh3_64_hexdigest(body).encode() + AFTER:
@@ -72,7 +73,7 @@ def parse(content: bytes, **options: Any) -> Any:
 
 
 def seal_table(content: bytes) -> bytes:
-    """A Parquet file whose schema has `SEALED`, with its seal."""
+    """Adds the seal to a Parquet file whose schema has `SEALED`."""
     from pyarrow import BufferReader, parquet
 
     start = _footer(content)
@@ -83,10 +84,10 @@ def seal_table(content: bytes) -> bytes:
 
 
 def check_table(path: Path, columns: Collection[str] | None = None) -> None:
-    """Holds that a Parquet file, or those of its columns, are what was written.
+    """Checks a Parquet file, or some of its columns, against its seal.
 
     Raises:
-        Damaged: they are not.
+        Damaged: they differ.
         pyarrow.ArrowException, OSError: it cannot be read at all.
     """
     from pyarrow import parquet
@@ -101,7 +102,7 @@ def check_table(path: Path, columns: Collection[str] | None = None) -> None:
             return
         if _at(stream, 0, 4) != b"PAR1":
             raise Damaged("it does not begin as it should")
-        # Before a look at any column chunk: a damaged one may end the process in the middle of Arrow.
+        # Checked before any column chunk is read: a damaged footer may crash Arrow.
         size = HASH * (metadata.num_row_groups * metadata.num_columns + 1)
         start = end - len(MAGIC) - size
         seal = _at(stream, start, size) if start >= 0 else b""
@@ -118,17 +119,17 @@ def check_table(path: Path, columns: Collection[str] | None = None) -> None:
 
 
 def sealed_schema(table: Table) -> Table:
-    """The table, told by its schema to have a seal."""
+    """Marks in a table's schema that its file will have a seal."""
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **SEALED})
 
 
 def _footer(tail: bytes, length: int | None = None) -> int:
-    """Where the footer of a Parquet file begins, by its last bytes."""
+    """Returns where the footer of a Parquet file begins, from its last bytes."""
     return (len(tail) if length is None else length) - 8 - int.from_bytes(tail[-8:-4], "little")
 
 
 def _chunks(metadata: FileMetaData) -> Iterator[tuple[str, int, int]]:
-    """The column, beginning and end of each column chunk."""
+    """Yields the column, start and end of each column chunk."""
     for group in range(metadata.num_row_groups):
         for index in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(index)

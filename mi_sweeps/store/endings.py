@@ -11,19 +11,19 @@ from mi_sweeps.store.status import Failure
 
 
 class Cancelled(BaseException):
-    """The work was told to stop. No `Exception`, so that nothing on the way takes it for a failure."""
+    """Work was told to stop. Not an `Exception`, so that no handler takes it for a failure."""
 
 
 class Interrupted(BaseException):
-    """The machine is taken away, for now: the work goes on later. No `Exception`, as above."""
+    """The machine is taken away and the work will resume later. Not an `Exception`, as above."""
 
 
 class Superseded(BaseException):
-    """A later attempt works here; this one has lost its lock, and must write nothing more."""
+    """A later attempt works here; this one has lost its lock and must not write anything more."""
 
 
 class Diverged(BaseException):
-    """Training got nowhere: its loss is not finite, or far above the first one. That is a result, and no failure."""
+    """The loss is not finite, or far above the first one. This is a result, not a failure."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"diverged at step {step}")
@@ -31,11 +31,11 @@ class Diverged(BaseException):
 
 
 class Busy(Exception):
-    """Another process works on this folder."""
+    """Another process is working on this folder."""
 
 
 def describe(error: BaseException) -> str:
-    """An error as one line: what a user should read before the traceback."""
+    """Formats an error as the one line that a user reads before the traceback."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"disk full while writing {error.filename or 'a result'}; make room and run again with --retry"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -47,6 +47,6 @@ def describe(error: BaseException) -> str:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The kind of an exception. PyTorch's own says so by its name; on a CPU it is a RuntimeError of its allocator."""
+    """Returns the kind of failure. PyTorch raises OutOfMemoryError on a GPU, and a RuntimeError on a CPU."""
     no_memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
     return "oom" if no_memory or "can't allocate memory" in str(error) else "error"

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, synced, then renamed."""
+"""Files that appear whole or not at all: written to a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 PARTIAL = ".partial"
-"""How the names of what is being written end."""
+"""Suffix of temporary names."""
 
 OLD = 3600.0
-"""Seconds after which nobody is still writing a file, where no lock says so."""
+"""Seconds after which a temporary file is taken to be abandoned, if no lock protects it."""
 
 
 def clear_partial(folder: Path, before: float | None = None) -> None:
-    """Removes what writers that were killed have left in a folder.
+    """Removes temporary files that killed writers left in a folder.
 
     Args:
-        before: only what is from before this time, by the clock of the file system; None where nobody can be writing.
+        before: remove only files from before this time, by the file system's clock; None if nobody can be writing.
     """
     for partial in folder.glob(f".*{PARTIAL}"):
-        with suppress(OSError):  # Whoever writes it has finished, or another one clears too.
+        with suppress(OSError):  # Its writer has finished, or another process has removed it.
             if before is None or partial.stat().st_mtime < before:
                 _remove(partial)
 
@@ -46,11 +46,10 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path to write a file or folder to; it takes `path`'s place if the block succeeds.
+    """Yields a temporary path to write a file or folder to; it replaces `path` if the block succeeds.
 
     Raises:
-        OSError: the disk is full, the folder is read-only, a folder is already at `path`, ...; nothing is left
-            behind then.
+        OSError: the disk is full, the folder is read-only, `path` is already a folder, ...; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
@@ -58,7 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         for file in (temporary, *temporary.rglob("*")):
             _sync(file)
-        # From here on nothing is left to tidy away, should the process be killed.
+        # From here on, a kill leaves nothing to clean up.
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
@@ -68,7 +67,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Makes a file's content, or a folder's list of names, durable."""
+    """Flushes a file's content, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -83,16 +82,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all; an object with its checksum, which `read_json` takes out again."""
+    """Writes a JSON file, whole or not at all; an object gets a checksum, which `read_json` removes."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     write_bytes(path, checksums.seal_object(text) if value and isinstance(value, dict) else text.encode())
 
 
 def read_json(path: Path | str) -> Any:
-    """Reads a JSON file, or gives None where there is none.
+    """Reads a JSON file; returns None if there is none.
 
     Raises:
-        UserError: the file is not JSON, not what was written, or cannot be read.
+        UserError: the file is not JSON, is damaged, or cannot be read.
     """
     try:
         with open(path, "rb") as stream:
@@ -108,7 +107,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def names(folder: Path | str) -> frozenset[str]:
-    """What is in a folder, in one look; nothing where there is no folder."""
+    """Lists the names in a folder; empty if there is no folder."""
     try:
         return frozenset(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -134,19 +133,19 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pyarrow.Tabl
 
     try:
         checksums.check_table(path, columns)
-        # The partitioning is off: a folder named like key=value must not become a column.
+        # No partitioning: a folder named like key=value must not become a column.
         return parquet.read_table(path, partitioning=None, columns=columns and list(columns))
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; run the sweep again: only this is made anew") from None
+        raise UserError(f"{path}: missing; run the sweep again: only this is computed again") from None
     except (ArrowException, OSError, ValueError):
-        raise UserError(f"{path}: damaged; delete it and run the sweep again: only this is made anew") from None
+        raise UserError(f"{path}: damaged; delete it and run the sweep again: only this is computed again") from None
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """The rows of some columns of a Parquet file, without what `read_table` imports for it, which takes half a second.
+    """Reads the rows of some columns of a Parquet file, without `read_table`'s imports, which take half a second.
 
     Raises:
-        UserError: the file is missing or damaged, or has no such columns.
+        UserError: the file is missing or damaged, or lacks a column.
     """
     from pyarrow import ArrowException, parquet
 
@@ -156,4 +155,4 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]
             values = file.read(columns=list(columns), use_threads=False).to_pydict()
         return zip(*(values[column] for column in columns), strict=True)
     except (ArrowException, OSError, KeyError, ValueError):
-        raise UserError(f"{path}: missing or damaged; run the sweep again: only this is made anew") from None
+        raise UserError(f"{path}: missing or damaged; run the sweep again: only this is computed again") from None

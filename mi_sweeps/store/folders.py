@@ -1,16 +1,16 @@
-"""Folders of runs and patch jobs: what lies where, in which state, and who works there now.
+"""Folders of runs and patch jobs: their files, their status, and the lock of the process that works there.
 
 OUTPUT/runs/RUN_ID/                 one fine-tune
   run.json  audit.json  status.json  log.txt
   metrics.parquet                   every checkpoint's metrics
-  checkpoints/000008.safetensors    the weights at step 8; none of a series
-  series.json                       of a series: where its checkpoints are, and which steps are gaps
+  checkpoints/000008.safetensors    the weights at step 8 (not for a series)
+  series.json                       for a series: where its checkpoints are, and its missing steps
   resume.safetensors                optimiser and random states; only while the run is unfinished
   patches/PATCH_ID/                 one patch job
     patch.json  status.json  log.txt
     tables/000008.parquet           attribution and patching at step 8
-    parts/0-of-4/                   status and log of a part, where several share the checkpoints
-OUTPUT/sweeps/NAME/sweep.json       the points that were asked for under that name
+    parts/0-of-4/                   status and log of a part, if several tasks share the checkpoints
+OUTPUT/sweeps/NAME/sweep.json       the grid points of a sweep
 OUTPUT/data/FINGERPRINT/            generated prompts
 """
 
@@ -35,7 +35,7 @@ from mi_sweeps.store.logs import logging_to
 from mi_sweeps.store.status import Failure, State, Status, is_sound, now
 
 CLAIM_SECONDS = 1.0
-"""A reader of states holds the lock for microseconds; who still holds it after this long is at work."""
+"""A reader of states holds the lock for microseconds; a process that holds it for longer than this is working."""
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Folder:
 
     @property
     def parts(self) -> tuple[Path, ...]:
-        """Folders below that an attempt writes to."""
+        """Subfolders that an attempt writes to."""
         return (self.path / "checkpoints", self.path / "tables")
 
     @property
@@ -64,11 +64,11 @@ class Folder:
         return FileLock(self.path / ".lock", timeout=timeout)
 
     def status_on_disk(self) -> Status:
-        """What status.json says; a process that was killed leaves `running` behind.
+        """Reads status.json; a killed process leaves the state `running`.
 
-        A damaged one is a failure that says so: all other work goes on, and `run --retry` does this anew.
+        A damaged file counts as a failure, so that other work goes on and `run --retry` does this work again.
         """
-        path = f"{self.path}/status.json"  # text: a plan asks for thousands, and a Path takes longer than the reading
+        path = f"{self.path}/status.json"  # Not a Path, which would take longer than reading: a plan reads thousands.
         try:
             values = read_json(path)
             status = Status(**({} if values is None else {**values, "gaps": tuple(values.get("gaps", ()))}))
@@ -82,27 +82,27 @@ class Folder:
         return Status("failed", error=error, failure="error")
 
     def status(self) -> Status:
-        """The state as a reader should see it: `running` only while a process holds the lock."""
+        """Returns the status as a reader should see it: `running` only while a process holds the lock."""
         status = self.status_on_disk()
         if status.state != "running":
             return status
         try:
             with self._lock(timeout=0):
-                # The worker may have finished between the two looks.
+                # The worker may have finished in the meantime.
                 status = self.status_on_disk()
                 return replace(status, state="interrupted") if status.state == "running" else status
         except Timeout:
             return status
         except OSError:
-            # A reader who may not write cannot ask for the lock; what is written must do.
+            # A reader without write access cannot try the lock, and has to believe the file.
             return status
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Keeps every other process out of the folder.
+        """Keeps other processes from working in the folder.
 
         Raises:
-            Busy: another process works here.
+            Busy: another process is working here.
             UserError: the folder cannot be written.
         """
         try:
@@ -122,16 +122,16 @@ class Folder:
 
     @contextmanager
     def attempt(self, spent: float = 0.0) -> Iterator[Callable[[], None]]:
-        """Keeps status.json true, and writes what is logged into log.txt; the folder must be claimed.
+        """Keeps status.json up to date and logs to log.txt; the folder must be claimed.
 
-        An exception marks the work as failed and passes on; `Cancelled` and Ctrl-C mark it as cancelled,
-        `Interrupted` as interrupted, and `Diverged`, which does not pass on, as done.
+        An exception marks the work as failed and propagates; `Cancelled` and Ctrl-C mark it as cancelled, `Interrupted`
+        as interrupted. `Diverged` marks it as done and does not propagate.
 
-        Gives what is to be called before a result is written: it raises `Superseded` if a later attempt has begun.
-        A lock on a shared file system can be lost with the connection to it, while the process lives on.
+        Yields a function to call before each result is written. It raises `Superseded` if a later attempt has begun: a
+        lock on a shared file system can be lost with the connection, while the process lives on.
 
         Args:
-            spent: seconds of work that was done elsewhere and counts here.
+            spent: seconds of work done elsewhere, to be added.
         """
         for place in (self.path, *self.parts):
             clear_partial(place)
@@ -144,7 +144,7 @@ class Folder:
 
         def check() -> None:
             if not self._is(running):
-                raise Superseded(f"{self.path}: a later attempt works here now")
+                raise Superseded(f"{self.path}: a later attempt is working here")
 
         with logging_to(self.log_file):
             try:
@@ -165,7 +165,7 @@ class Folder:
             except BaseException as error:
                 log.error("failed: %s", describe(error))
                 if self._finish(running, begun, "failed", describe(error), failure_of(error)):
-                    # Last: on a full disk the status matters more than the traceback.
+                    # Written last: on a full disk the status matters more than the traceback.
                     with suppress(OSError):
                         self.error_file.write_text(traceback.format_exc(), encoding="utf-8")
                 raise
@@ -180,7 +180,7 @@ class Folder:
         failure: Failure | None = None,
         diverged: int | None = None,
     ) -> bool:
-        """Whether this is still the newest attempt: a later one's status is not overwritten."""
+        """Writes the final status and returns True, unless a later attempt has begun."""
         if not self._is(running):
             return False
         seconds = round(running.seconds + time.monotonic() - begun, 3)
@@ -190,16 +190,16 @@ class Folder:
         return True
 
     def _is(self, running: Status) -> bool:
-        """Whether that attempt is still the newest."""
+        """Whether that attempt is the newest."""
         last = self.status_on_disk()
         return (last.attempts, last.host, last.pid) == (running.attempts, running.host, running.pid)
 
     def fail(self, error: str, failure: Failure) -> None:
-        """Marks work as failed that was interrupted and shall not go on by itself; the folder must be claimed."""
+        """Marks interrupted work as failed, so that it is not resumed without `--retry`; the folder must be claimed."""
         self._write(replace(self.status_on_disk(), state="failed", finished=now(), error=error, failure=failure))
 
     def note_gaps(self, steps: Iterable[int]) -> None:
-        """Keeps which steps of a series have no checkpoint; to be called during an attempt."""
+        """Records the missing steps of a series; call it during an attempt."""
         self._write(replace(self.status_on_disk(), gaps=tuple(sorted(steps))))
 
     def _write(self, status: Status) -> None:
@@ -208,7 +208,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class RunFolder(Folder):
-    """One fine-tune's folder."""
+    """The folder of a fine-tune or series."""
 
     @property
     def run_id(self) -> str:
@@ -220,12 +220,12 @@ class RunFolder(Folder):
 
     @property
     def resume(self) -> Path:
-        """The one rolling state from which an unfinished run goes on."""
+        """The state from which an unfinished run resumes; each checkpoint replaces it."""
         return self.path / "resume.safetensors"
 
     @property
     def wandb(self) -> Path:
-        """Where wandb shows the run: {"url": …}, of one that was sent there."""
+        """The address of the run in wandb, {"url": …}, once it was uploaded."""
         return self.path / "wandb.json"
 
     @property
@@ -234,11 +234,11 @@ class RunFolder(Folder):
 
     @property
     def series(self) -> Path:
-        """Of a series: where its checkpoints are, and which steps are gaps."""
+        """For a series: where its checkpoints are, and its missing steps."""
         return self.path / "series.json"
 
     def checkpoint(self, step: int) -> Path:
-        """The weights at a step."""
+        """Returns the file with the weights at a step."""
         return self.path / "checkpoints" / self._weights(step)
 
     @staticmethod
@@ -246,24 +246,24 @@ class RunFolder(Folder):
         return f"{step:06d}.safetensors"
 
     def has(self, steps: Iterable[int]) -> bool:
-        """Whether the metrics are there, and the weights at these steps."""
+        """Whether the metrics exist, and the weights at these steps."""
         return self.metrics.exists() and _has_all(f"{self.path}/checkpoints", map(self._weights, steps))
 
     def patch(self, patch_id: str) -> PatchFolder:
-        """A patch job of this run."""
+        """Returns the folder of a patch job of this run."""
         return PatchFolder(self.path / "patches" / patch_id)
 
 
 @dataclass(frozen=True)
 class PatchFolder(Folder):
-    """One patch job's folder."""
+    """The folder of a patch job."""
 
     @property
     def patch_id(self) -> str:
         return self.path.name
 
     def table(self, step: int, name: str | None = None) -> Path:
-        """Attribution and patching at a step; with a name another table (`mi_sweeps.store.measured`)."""
+        """Returns the table of attribution and patching at a step, or the named one (`mi_sweeps.store.measured`)."""
         return self.path / "tables" / self._table(step, name)
 
     @staticmethod
@@ -271,30 +271,30 @@ class PatchFolder(Folder):
         return f"{step:06d}.{name}.parquet" if name else f"{step:06d}.parquet"
 
     def steps(self) -> list[int]:
-        """The checkpoints of which there are tables, in order."""
+        """Returns the checkpoints that have tables, in order."""
         stems = (name.removesuffix(".parquet") for name in names(self.path / "tables") if name.endswith(".parquet"))
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def has(self, steps: Iterable[int], tables: Collection[str] = ()) -> bool:
-        """Whether the tables at these steps are there, and those of these names."""
+        """Whether the tables at these steps exist, including those with these names."""
         every = (None, *tables)
         return _has_all(f"{self.path}/tables", (self._table(step, name) for step in steps for name in every))
 
     def part(self, part: int, parts: int) -> Folder:
-        """The folder of whoever does one part of several of this job's checkpoints; the tables are the job's."""
+        """Returns the folder for the status and log of one part of this job; the tables stay in the job's folder."""
         return Folder(self.path / "parts" / f"{part}-of-{parts}")
 
     def all_parts(self) -> list[Folder]:
-        """The folders of all parts that were begun."""
+        """Returns the folders of all parts that were begun."""
         return [Folder(self.path / "parts" / name) for name in sorted(names(self.path / "parts"))]
 
 
 def _has_all(folder: str, files: Iterable[str]) -> bool:
-    """Whether all files are in a folder. One look at it: on a shared disk each question for a file is a message."""
+    """Whether a folder has all these files. It is listed once, because on a shared disk each query is a message."""
     wanted = set(files)
     return not wanted or wanted <= names(folder)
 
 
 def run_folder(output: Path, run_id: str) -> RunFolder:
-    """The folder of a run below the folder of all results."""
+    """Returns the folder of a run in an output folder."""
     return RunFolder(output / "runs" / run_id)

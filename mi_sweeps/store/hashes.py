@@ -1,8 +1,7 @@
-"""What large files, and models on the hub, were found to be: remembered beside the results in
-`OUTPUT/data/contents.json`, so that not every command has to read or ask it all anew.
+"""Hashes of files and of models on the hub. Those that are slow to get are cached in `OUTPUT/data/contents.json`.
 
-Nothing depends on it: what is not in it, or no longer as it says, is looked at again. `run` and its jobs write it, and
-`plan` only reads it.
+The cache may be deleted: a hash that is missing or out of date is computed again. `run` and its jobs write it; `plan`
+only reads it.
 """
 
 from __future__ import annotations
@@ -21,14 +20,13 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import read_json, write_json
 
 LARGE = 1_000_000
-"""Bytes of a file that is worth it."""
+"""Smallest size in bytes of a file whose hash is cached."""
 
 SETTLED = 2.0
-"""Seconds after which another write gives a file another time, on whatever file system."""
+"""Seconds after which a further write changes a file's time stamp on any file system."""
 
 Version = tuple[str, int, int, int]
-"""A file: its path, size, and when its content and anything of it changed (ns). Who puts another file in its place with
-the old one's time changes the second of these."""
+"""A file's path, size, mtime and ctime (ns). Replacing a file and restoring its mtime changes the ctime."""
 
 HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -39,24 +37,24 @@ _commits: dict[str, dict[str, tuple[int, str]]] = {}
 """Sizes and hashes of a model's files on the hub, by `MODEL@COMMIT`."""
 
 _refs: dict[str, dict[str, str]] = {}
-"""All branches and tags of a model on the hub with their commits, as the hub said last."""
+"""Branches and tags of a model on the hub with their commits, from the hub's last answer."""
 
 _recalled: set[Path] = set()
-"""Folders of results that were looked into."""
+"""Output folders whose cache was loaded."""
 
 
 def version(path: Path) -> Version:
-    """A file as it is now.
+    """Returns the current version of a file.
 
     Raises:
-        OSError: it is not there.
+        OSError: it does not exist.
     """
     stat = path.stat()
     return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def sha256(file: Version) -> str:
-    """Hex SHA-256 of a file's content.
+    """Returns the hex SHA-256 of a file's content.
 
     Raises:
         OSError: it cannot be read.
@@ -75,7 +73,7 @@ def sha256(file: Version) -> str:
 
 
 def digest(value: Any) -> str:
-    """Hex SHA-256 of a JSON value, whatever the order of its keys."""
+    """Returns the hex SHA-256 of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -89,7 +87,7 @@ def _hash_files(files: tuple[Version, ...], names: bool) -> str:
 
 
 def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
-    """SHA-256 over the names and contents of files; each version of a file is read once in a process.
+    """Returns the hex SHA-256 over the names and contents of files; a process reads each version of a file once.
 
     Raises:
         UserError: a file is missing or cannot be read.
@@ -101,27 +99,27 @@ def hash_files(paths: Iterable[Path], *, names: bool = True) -> str:
 
 
 def at(repo: str, commit: str) -> Mapping[str, tuple[int, str]] | None:
-    """Sizes and hashes of a model's files at a commit, by name, if they were told before."""
+    """Returns the cached sizes and hashes of a model's files at a commit, by name."""
     return _commits.get(f"{repo}@{commit}")
 
 
-def tell(repo: str, commit: str, files: Mapping[str, tuple[int, str]]) -> None:
-    """Has these remembered: the content at a commit never changes."""
+def remember(repo: str, commit: str, files: Mapping[str, tuple[int, str]]) -> None:
+    """Caches sizes and hashes of a model's files: the content at a commit never changes."""
     _commits[f"{repo}@{commit}"] = dict(files)
 
 
 def refs_of(repo: str) -> Mapping[str, str] | None:
-    """All branches and tags of a model with their commits, if they were told before."""
+    """Returns the cached branches and tags of a model with their commits."""
     return _refs.get(repo)
 
 
-def tell_refs(repo: str, refs: Mapping[str, str]) -> None:
-    """Has these remembered, for where the hub cannot be reached."""
+def remember_refs(repo: str, refs: Mapping[str, str]) -> None:
+    """Caches branches and tags, for when the hub cannot be reached."""
     _refs[repo] = dict(refs)
 
 
 def recall(output: Path) -> None:
-    """Takes over what is remembered in a folder of results; once in a process."""
+    """Loads the cache of an output folder, once in a process."""
     if output in _recalled:
         return
     _recalled.add(output)
@@ -132,7 +130,7 @@ def recall(output: Path) -> None:
 
 
 def keep(output: Path) -> None:
-    """Writes down what this process knows, beside what others wrote.
+    """Merges what this process knows into an output folder's cache.
 
     Raises:
         OSError: it cannot be written.
@@ -140,8 +138,8 @@ def keep(output: Path) -> None:
     known = _load(output)
     files, commits, refs = every = known[0] | _files, known[1] | _commits, known[2] | _refs
     if every != known:
-        told = {path: [*file[1:], hash] for path, (file, hash) in sorted(files.items())}
-        write_json(_path(output), {"files": told, "commits": dict(sorted(commits.items())), "refs": refs})
+        stored = {path: [*file[1:], hash] for path, (file, hash) in sorted(files.items())}
+        write_json(_path(output), {"files": stored, "commits": dict(sorted(commits.items())), "refs": refs})
 
 
 def _path(output: Path) -> Path:
@@ -151,28 +149,28 @@ def _path(output: Path) -> Path:
 def _load(
     output: Path,
 ) -> tuple[dict[str, tuple[Version, str]], dict[str, dict[str, tuple[int, str]]], dict[str, dict[str, str]]]:
-    """What is damaged is left out."""
+    """Reads a cache; damaged entries are left out."""
     try:
         values = read_json(_path(output))
     except UserError:
         return {}, {}, {}
     files: dict[str, tuple[Version, str]] = {}
     commits: dict[str, dict[str, tuple[int, str]]] = {}
-    for path, told in _part(values, "files").items():
+    for path, stored in _part(values, "files").items():
         with suppress(TypeError, ValueError):
-            size, modified, changed, hash = told
+            size, modified, changed, hash = stored
             if all(type(number) is int for number in (size, modified, changed)) and HEX.fullmatch(hash):
                 files[path] = (path, size, modified, changed), hash
-    for key, told in _part(values, "commits").items():
+    for key, stored in _part(values, "commits").items():
         with suppress(AttributeError, TypeError, ValueError):
-            found = {name: (size, hash) for name, (size, hash) in told.items()}
+            found = {name: (size, hash) for name, (size, hash) in stored.items()}
             if found and all(type(size) is int and HEX.fullmatch(hash) for size, hash in found.values()):
                 commits[key] = found
     refs = {}
-    for repo, told in _part(values, "refs").items():
+    for repo, stored in _part(values, "refs").items():
         with suppress(AttributeError, TypeError):
-            if told and all(HEX.fullmatch(commit) for commit in told.values()):
-                refs[repo] = told
+            if stored and all(HEX.fullmatch(commit) for commit in stored.values()):
+                refs[repo] = stored
     return files, commits, refs
 
 

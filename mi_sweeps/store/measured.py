@@ -1,4 +1,4 @@
-"""Which tables a patch job makes of each checkpoint beside the one of patching."""
+"""The tables that a patch job makes at each checkpoint, besides that of patching."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ MEASURED = {
     "circuits": ("circuits",),
     "edges": ("edges",),
 }
-"""By the key of `patching` that asks for them."""
+"""Names of tables by the key of `patching` that requests them."""
 
 
 def tables(patching: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the tables that a configuration's `patching` asks for, in the order in which they are made."""
+    """Returns the names of the tables that a configuration's `patching` requests, in the order they are made."""
     return tuple(name for key, names in MEASURED.items() if patching.get(key) for name in names)

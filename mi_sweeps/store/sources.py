@@ -1,8 +1,8 @@
-"""The source of a task or schedule of the user's own: what it computes is part of a run's identity.
+"""The source files of a user's own task or schedule, which are part of a run's identity.
 
-That is the file of the module that `_target_` names, and of each module of the user's own that it imports, directly or
-by way of others, with the packages that they are in. Files are read and never run. What Python or pip installed counts
-by its name alone, as do modules that are imported by a computed name, and data files.
+They are the file of the module that `_target_` names, and of each of the user's modules that it imports, directly or
+indirectly, with their packages. Files are read, never run. Not included are modules from the standard library or
+site-packages, modules imported by a computed name, and data files.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from mi_sweeps.errors import UserError
 
 OURS = "mi_sweeps"
 INSTALLED = {"site-packages", "dist-packages"}
-"""Folders of what pip installs; a package that it installs as editable lies elsewhere, and is the user's own."""
+"""Folders of installed packages; an editable install lies elsewhere, and counts as the user's own."""
 
 
 def is_own(target: str) -> bool:
-    """Whether a `_target_` is not one of ours."""
+    """Whether a `_target_` is the user's own code."""
     return target.partition(".")[0] != OURS
 
 
 def own_modules(target: str) -> dict[str, Path]:
-    """The files by module name; empty where there is no such module."""
+    """Returns the source files by module name; empty if there is no such module."""
     found: dict[str, Path] = {}
     first = target.partition(".")[0]
     # The longest name that is a module: "tasks.recall.Recall" is a class of one.
@@ -54,8 +54,8 @@ _HELD: dict[str, dict[str, str]] = {}
 
 
 def hold(target: str) -> None:
-    """Call where own code is loaded: Python keeps a module as it was imported, whatever becomes of its file,
-    and what runs would not be what the run's identity says.
+    """Checks that the user's code is still as this process first loaded it. Call it before each load: Python does not
+    import a changed file again, so the code that runs would differ from the run's identity.
 
     Raises:
         UserError: a file changed since this process loaded it.
@@ -72,7 +72,7 @@ def hold(target: str) -> None:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module lies. Nothing is imported, not even the package that it is in."""
+    """Finds a module without importing anything, not even its package."""
     first, *below = name.split(".")
     spec = _top(first)
     for part in below:
@@ -83,7 +83,7 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _top(name: str) -> ModuleSpec | None:
-    PathFinder.invalidate_caches()  # It remembers what folders held; a file may be newer.
+    PathFinder.invalidate_caches()  # It caches folders, and a file may be newer.
     finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
     try:
         return next((spec for find in finders if find and (spec := find(name, None, None))), None)
@@ -92,7 +92,7 @@ def _top(name: str) -> ModuleSpec | None:
 
 
 def _below(name: str, folders: list[str]) -> ModuleSpec | None:
-    """A module of a package; a folder without `__init__.py` only if no other has a module of that name."""
+    """Finds a module of a package; a folder without `__init__.py` only if nothing else has that name."""
     finders = (FileFinder(folder, (SourceFileLoader, SOURCE_SUFFIXES)) for folder in folders)
     found = [spec for finder in finders if (spec := finder.find_spec(name))]
     return next((spec for spec in found if spec.loader), found[0] if found else None)
@@ -108,12 +108,12 @@ def _is_the_user_s(spec: ModuleSpec) -> bool:
 
 
 def _imported(name: str, spec: ModuleSpec) -> Iterator[str]:
-    """The modules that a module's file names in its imports, wherever these stand in it."""
+    """Yields the modules that a file imports, at any level."""
     assert spec.origin
     try:
         tree = ast.parse(Path(spec.origin).read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return  # Whoever imports it says what is wrong.
+        return  # Importing it reports what is wrong.
     package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -125,5 +125,5 @@ def _imported(name: str, spec: ModuleSpec) -> Iterator[str]:
                 continue
             assert module
             yield module
-            # What is imported of a package may be a module.
+            # A name imported from a package may be a module.
             yield from (f"{module}.{alias.name}" for alias in node.names)

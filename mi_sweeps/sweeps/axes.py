@@ -1,4 +1,4 @@
-"""What a grid varies: the keys of a named sweep and of the command line, each with its values in Hydra's grammar."""
+"""The axes of a grid: the keys of a named sweep and of the command line, with their values in Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from mi_sweeps.sweeps import source
 Axes = dict[str, list[str]]
 
 ANY_KEYS = re.compile(r"launcher\.(\w+\.)?sbatch[.=]")
-"""What is below takes any key; Hydra wants new ones to be marked."""
+"""These sections take any key, but Hydra rejects new keys that are not marked with ++."""
 
 PATTERN = re.compile(r"\{\w+\}")
-"""Of a series, as `checkpoint-{step}`: text, where Hydra sees the beginning of a dictionary."""
+"""A pattern in a series, such as `checkpoint-{step}`. It is text, but Hydra would read a dictionary."""
 
 PREFIXES = "+~"
-"""How Hydra marks keys that are new, forced or deleted."""
+"""Hydra's marks for keys that are new, forced or deleted."""
 
 
 def read(words: Sequence[str], loader: ConfigLoader, config_dir: Path | None) -> tuple[Axes, dict[str, Any]]:
-    """For each key its values, first those of the named sweep; what the command line says takes their places.
+    """Reads the axes: first those of the named sweep, then those of the command line, which replace them.
 
     Returns:
-        The keys, and the grid of the named sweep as its file has it.
+        Each key's values, and the named sweep's grid as it is in its file.
 
     Raises:
         UserError: a word is not KEY=VALUE, or the file is not a grid.
@@ -51,7 +51,7 @@ def read(words: Sequence[str], loader: ConfigLoader, config_dir: Path | None) ->
     places = {known.lstrip(PREFIXES): known for known in axes}
     for key, override in given.items():
         place = places.get(key.lstrip(PREFIXES), key)
-        # A key that is new to the configuration is still so.
+        # A key that the named sweep marked as new stays marked.
         marked = key if key[0] in PREFIXES else place
         axes = {marked if known == place else known: axes[known] for known in axes}
         axes[marked] = override
@@ -61,7 +61,7 @@ def read(words: Sequence[str], loader: ConfigLoader, config_dir: Path | None) ->
 def _named(
     sweep: Override, loader: ConfigLoader, config_dir: Path | None
 ) -> tuple[dict[str, Any], dict[str, Override]]:
-    """The grid of a sweep, as it is in its file and as overrides."""
+    """Reads a named sweep's grid, as it is in its file and as overrides."""
     if sweep.is_sweep_override():
         raise UserError(f"{sweep.input_line}: give one named sweep")
     name = sweep.get_value_element_as_str()
@@ -77,13 +77,13 @@ def _named(
     for key, value in values.items():
         bare = key.lstrip(PREFIXES)
         if bare.split("@")[0] in ("sweep", "sweep.grid"):
-            raise UserError(f"{file}: grid.{key}: a grid has no other sweep; write its keys here")
+            raise UserError(f"{file}: grid.{key}: a grid cannot name another sweep; write that sweep's keys here")
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, float) and _takes_text(bare):
                 raise UserError(
-                    f"{file}: grid.{key}: {item} is a number, and this is text; put it in quotes as it should be"
+                    f"{file}: grid.{key}: {item} is a number, but this key takes text; put the text in quotes"
                 )
-        # Lists wait: what they mean may depend on the rest.
+        # Lists come last: what they mean may depend on the other keys.
         axes[key] = None if isinstance(value, list) else _in_file(file, f"{key}={_written(value)}", loader)
     for key in [key for key, override in axes.items() if override is None]:
         items = values[key]
@@ -91,7 +91,7 @@ def _named(
         if not _holds_a_list(key, axes, loader):
             text = ",".join(_item(f"{file}: grid.{key}", item) for item in items)
             if not items:
-                raise UserError(f"{file}: grid.{key}: the grid is empty, because this list gives no value")
+                raise UserError(f"{file}: grid.{key}: this list has no values, so the grid is empty; give at least one")
         axes[key] = _in_file(file, f"{key}={text}", loader)
     return entries, {override.get_key_element(): override for override in axes.values() if override}
 
@@ -105,10 +105,10 @@ def _in_file(file: str, line: str, loader: ConfigLoader) -> Override:
 
 
 def _holds_a_list(key: str, axes: Mapping[str, Override | None], loader: ConfigLoader) -> bool:
-    """Whether a list in a grid is one value, because the configuration has a list there, and not the values of a sweep.
+    """Whether a list in a grid is a single value, because the key takes a list, and not several values to sweep over.
 
-    Where its kinds are not ours to say (a task's or a schedule's argument), what is there by default decides; null may
-    become a list.
+    For keys whose type we do not know (arguments of a task or schedule), the default value decides; null may become a
+    list.
     """
     bare = key.lstrip(PREFIXES)
     if source.choices_of(bare.split("@")[0], loader):
@@ -119,14 +119,14 @@ def _holds_a_list(key: str, axes: Mapping[str, Override | None], loader: ConfigL
     there: Any = OmegaConf.to_container(source.compose(lines), resolve=False)
     for part in bare.split("."):
         if not isinstance(there, dict) or part not in there:
-            # Hydra says so, unless the key is marked as new.
+            # Hydra reports an unknown key, unless it is marked as new.
             return key != bare
         there = there[part]
     return isinstance(there, list) or (there is None and not is_path(bare.rpartition(".")[2]))
 
 
 def _item(where: str, item: Any) -> str:
-    """One value of a sweep that is written as a list."""
+    """Writes one value of a sweep that is given as a YAML list."""
     if isinstance(item, (list, dict)):
         raise UserError(f"{where}: a list in a grid is a sweep of single values; write '[…],[…]' to sweep over lists")
     if not isinstance(item, str):
@@ -137,13 +137,13 @@ def _item(where: str, item: Any) -> str:
         return _quoted(item)
     if parsed.is_sweep_override():
         raise UserError(
-            f"{where}: {item}: one value of a list is a sweep itself; write the whole as text, not as a list"
+            f"{where}: {item}: one entry of this list is itself a sweep; write all of it as text, not as a list"
         )
     return item
 
 
 def _written(value: Any, inside: bool = False) -> str:
-    """A value of a YAML file in Hydra's grammar. Text is in that grammar already, but not inside of a list."""
+    """Writes a YAML value in Hydra's grammar. Text already is in that grammar, except inside a list."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -158,7 +158,7 @@ def _written(value: Any, inside: bool = False) -> str:
 
 
 def patterns_quoted(raw: str) -> str:
-    """Values, some of which have a pattern, as Hydra's grammar wants them."""
+    """Quotes the values that contain a pattern, as Hydra's grammar requires."""
     return ",".join(_quoted(one) if PATTERN.search(one) else one for one in raw.split(","))
 
 
@@ -168,7 +168,7 @@ def _quoted(text: str) -> str:
 
 
 def _override(word: str, loader: ConfigLoader) -> Override:
-    """One word, read as what its key takes."""
+    """Parses one word according to the type of its key."""
     key, equals, raw = word.partition("=")
     bare = key.lstrip(PREFIXES)
     if equals and not bare:
@@ -200,14 +200,14 @@ def _takes_text(key: str) -> bool:
 
 
 def _with_texts(override: Override, parser: OverridesParser) -> Override:
-    """For a key that takes text, numbers as they were written: 12e45678 may be a commit."""
+    """Keeps numbers as they were written, for a key that takes text: 12e45678 may be a commit."""
     values = _each(override)
     numbers = [isinstance(value, (int, float)) for value in values]
     if not any(numbers):
         return override
     written = override.get_value_string().split(",")
     if len(written) != len(values):
-        raise UserError(f"{override.input_line}: this is text, so put what looks like a number in quotes")
+        raise UserError(f"{override.input_line}: this key takes text; put what looks like a number in quotes")
     texts = [_quoted(text.strip()) if number else text for text, number in zip(written, numbers, strict=True)]
     return parser.parse_override(f"{override.get_key_element()}={','.join(texts)}")
 
@@ -227,7 +227,7 @@ def _values(override: Override) -> list[str]:
     values = list(override.sweep_string_iterator())
     if not values:
         raise UserError(
-            f"{override.input_line}: the grid is empty, because this gives no value; use for example range(0,3)"
+            f"{override.input_line}: this gives no values, so the grid is empty; use for example range(0,3)"
         )
     return values
 
@@ -239,5 +239,5 @@ def _parser() -> OverridesParser:
 
 @cache
 def parsed_override(text: str) -> Override:
-    """An override; parsing one takes a tenth of a millisecond, and a grid has the same ones in many points."""
+    """Parses an override. Cached: it takes 0.1 ms, and many grid points share the same overrides."""
     return _parser().parse_override(text)

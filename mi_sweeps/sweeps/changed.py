@@ -1,4 +1,4 @@
-"""What a plan says of runs that are new because the user's own code changed since they were made before."""
+"""Lines in a plan about runs that must be computed again because the user's own code changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mi_sweeps.sweeps.values import asked_alike
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """A line for each task or schedule whose source changed, with how many runs that makes new."""
+    """Yields a line for each task or schedule whose source changed, with the number of runs affected."""
     new: dict[str, list[GridPoint]] = {}
     for points in plan.points_by_run.values():
         own = any(is_own(points[0].values[part]["_target_"]) for part in ("task", "schedule"))
@@ -28,7 +28,7 @@ def lines(plan: Plan) -> Iterator[str]:
         return
     output = next(iter(new.values()))[0].output
     contents = Contents()
-    told: dict[str, dict[str, str]] = {}
+    replaced: dict[str, dict[str, str]] = {}
     for run_id, config in _known(output):
         alike = [point for point in new.get(_kind(config), ()) if asked_alike(_fine_tune(config), point.values)]
         if not alike or alike[0].run_id == run_id:
@@ -44,20 +44,20 @@ def lines(plan: Plan) -> Iterator[str]:
         for part, source in own_sources(point.config, contents).items():
             if before.get(part) != source:
                 what = f"{part}={point.values[part]['name']}: {_difference(before.get(part), source)}"
-                told.setdefault(what, {})[run_id] = point.run_id
-    for what, runs in told.items():
+                replaced.setdefault(what, {})[run_id] = point.run_id
+    for what, runs in replaced.items():
         old, new_id = next(iter(runs.items()))
-        count = "a run of before is" if len(runs) == 1 else f"{len(runs)} runs of before are"
-        yield f"{what}, so {count} made anew ({new_id} for {old}); the old ones stay in {output / 'runs'}"
+        count = "1 earlier run is" if len(runs) == 1 else f"{len(runs)} earlier runs are"
+        yield f"{what}, so {count} computed again ({new_id} replaces {old}); old results stay in {output / 'runs'}"
 
 
 def _known(output: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The runs of all sweeps with their configurations, each once."""
+    """Yields each run of all sweeps once, with its configuration."""
     seen = set()
     for name in manifest.names(output):
         try:
             entries = manifest.load(output, name)
-        except UserError:  # Whoever looks at that sweep is told.
+        except UserError:  # Commands on that sweep report it.
             continue
         for entry in entries:
             if entry.run_id not in seen:
@@ -75,6 +75,6 @@ def _fine_tune(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _difference(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str:
     if before is None:
-        return "what its source was is not known of runs of earlier versions"
+        return "earlier versions did not record its source"
     modules = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     return f"its source changed ({', '.join(modules)})"

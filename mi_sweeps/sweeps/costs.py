@@ -1,7 +1,7 @@
-"""How much a plan's further measurements compute, from sizes alone: nothing is loaded, and torch is not imported.
+"""Estimates the cost of a plan's further measurements from sizes alone, without loading a model or importing torch.
 
-The unit is an intervention: one run of one prompt with something changed. Most take far less than a forward, as
-only what a change can reach is computed (benchmarks/README.md).
+The unit is an intervention: one run of one prompt with something changed. Most take far less than a forward pass,
+because only what a change can reach is computed (benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from mi_sweeps.sweeps.points import GridPoint
 
 
 def looks(asked: LooksConfig, sizes: Sizes, config: Config) -> float:
-    """One run of each side, and for the scores about three more."""
+    """Counts one clean and one corrupted run, and about three more for the scores."""
     return 5
 
 
 def cross(asked: CrossConfig, sizes: Sizes, config: Config) -> float:
-    """Each component both ways, and a run for each part along each order; a mean over checkpoints."""
+    """Counts each component both ways, and one run for each part along each order; a mean over checkpoints."""
     heads = sizes.layers * sizes.heads
     one_way = {
         "activation": heads + 2 * sizes.layers + 1,
@@ -42,26 +42,26 @@ def cross(asked: CrossConfig, sizes: Sizes, config: Config) -> float:
 
 
 def circuits(asked: CircuitsConfig, sizes: Sizes, config: Config) -> float:
-    """At most: each node without the others and the others without it; each circuit with the random sets beside it;
-    and whether one of them is complete and minimal. Equal sets are computed once, so it may be less."""
+    """Counts, as an upper bound: each node alone and all nodes but it; each circuit with its random sets; and the tests
+    of completeness and minimality. Equal sets are computed once, so the real number may be lower."""
     nodes = sizes.layers * (sizes.heads + (asked.nodes == "all" and sizes.d_mlp > 0))
     judged = 2 * len({*asked.sizes, asked.size}) + len(asked.at) + (asked.given is not None)
-    # As many as `chosen_sets.count_of` has it.
+    # As `chosen_sets.count_of`.
     members = math.floor(asked.size * nodes / 100 + 1e-9)
     steps = min(3, members)
     greedy = 2 * sum(members - step for step in range(steps))
-    # Of circuit and model without: nothing, each layer, heads, MLPs, ten random halves, and what each greedy step took.
+    # Circuit and model, each without: nothing, each layer, heads, MLPs, ten random halves, and each greedy step's sets.
     complete = 2 * (1 + sizes.layers + 2 + 10 + steps)
-    # With and without each member, of the circuit without five sets of others.
+    # With and without each member, after removing five sets of others from the circuit.
     minimal = 2 * 5 * members
-    # The circuits of other checkpoints are found anew there.
+    # Circuits of other checkpoints are found again there.
     elsewhere = 2 * (1 + nodes) * max(0, len(asked.at) - 1)
     # Found on one half of the prompts and judged on the other.
     return 2 * (1 + nodes) + (judged * (1 + asked.random) + greedy + complete + minimal + elsewhere) / 2
 
 
 def edges(asked: EdgesConfig, sizes: Sizes, config: Config) -> float:
-    """Each edge that is patched, the runs forwards and backwards of integrated gradients, and the sets of edges that
+    """Counts each patched edge, the forward and backward passes of integrated gradients, and the sets of edges that
     are judged on half the prompts."""
     graph = Graph(sizes.heads, (False,) * sizes.layers, sizes.d_mlp > 0)
     patched = len(graph.edges) if asked.exact == "all" else min(len(graph.edges), asked.exact + asked.sample)
@@ -74,11 +74,11 @@ COSTS: dict[str, Callable[[Any, Sizes, Config], float]] = {
     "circuits": circuits,
     "edges": edges,
 }
-"""Interventions for each prompt and checkpoint, by the key of `patching`."""
+"""Interventions per prompt and checkpoint, by key of `patching`."""
 
 
-def told(points: Sequence[GridPoint]) -> Iterator[str]:
-    """A line that says what is measured beside patching, and how much that is; none where nothing is."""
+def lines(points: Sequence[GridPoint]) -> Iterator[str]:
+    """Yields a line with the cost of each measurement besides patching; nothing if there is none."""
     found: dict[str, float] = {}
     known: dict[str, Sizes | None] = {}
     seen: set[str] = set()
@@ -96,11 +96,11 @@ def told(points: Sequence[GridPoint]) -> Iterator[str]:
     if found:
         shown = ", ".join(f"{name} {_rounded(count)}" for name, count in found.items())
         most = "at most" if len(seen) > 1 else "about"
-        yield f"beside patching, interventions for each prompt and checkpoint, {most}: {shown}"
+        yield f"besides patching, interventions per prompt and checkpoint, {most}: {shown}"
 
 
 def _rounded(count: float) -> str:
-    """Two digits are known."""
+    """Rounds to two digits; the estimate is no better."""
     if count < 100:
         return f"{count:.0f}"
     unit = 10 ** (math.floor(math.log10(count)) - 1)

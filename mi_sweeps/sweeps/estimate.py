@@ -1,7 +1,7 @@
-"""How long the rest of a sweep takes, as far as what it has done so far says.
+"""Estimates the time left in a sweep from the work done so far.
 
-A fine-tune's step and a patch job's checkpoint take as long as those of its kind did. A kind of which nothing was done
-yet is named, and not guessed.
+A step of a fine-tune, or a checkpoint of a patch job, is assumed to take as long as earlier ones of the same kind. If
+nothing of a kind has been done yet, its time is reported as unknown, not guessed.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Work:
-    """What is left of a fine-tune or a patch job."""
+    """The work left in a fine-tune or patch job."""
 
     kind: str
     name: str
-    """What a user calls it."""
+    """As shown to the user."""
     units: float
-    """Steps or checkpoints that are left."""
+    """Steps or checkpoints left."""
 
 
 @dataclass(frozen=True)
 class Left:
-    """How long the rest takes."""
+    """An estimate of the time left."""
 
     seconds: float | None
-    """Of what is known; None where nothing is."""
+    """For work of known kinds; None if no kind is known."""
     unknown: tuple[str, ...] = ()
-    """What comes besides, and nobody knows how long it takes."""
+    """Names of the work whose time is not known yet."""
 
 
 def kind(point: GridPoint, stage: Stage) -> str:
-    """What work has in common that takes as long for each step or checkpoint."""
+    """Returns a key that work shares if each step or checkpoint takes equally long."""
     values = point.values
     task = {key: value for key, value in values["task"].items() if key != "seed"}
     if stage == "patch":
@@ -61,7 +61,7 @@ def kind(point: GridPoint, stage: Stage) -> str:
 
 
 def units(point: GridPoint, stage: Stage, status: Status | None = None) -> int:
-    """How many steps or checkpoints work has; of one that is done with a `status`, so many as were reached."""
+    """Counts the steps or checkpoints of a job; given the `status` of a finished one, only those it reached."""
     if stage == "finetune" and not point.is_series:
         steps = point.values["checkpoint"].get("until") or point.values["train"]["steps"]
         return steps if status is None or status.diverged is None else status.diverged
@@ -70,7 +70,7 @@ def units(point: GridPoint, stage: Stage, status: Status | None = None) -> int:
 
 
 def rest(plan: Plan, retry: Collection[Failure] = ()) -> dict[str, Work]:
-    """What is left of a plan's work, by run id and patch id; also what other processes are at."""
+    """Returns the work left in a plan by run id and patch id, including what other processes are doing."""
     runs, patches = plan.missing(retry)
     left = {*runs, *(id for ids in patches.values() for id in ids)}
     found = {}
@@ -83,8 +83,8 @@ def rest(plan: Plan, retry: Collection[Failure] = ()) -> dict[str, Work]:
 
 
 def rates(plan: Plan) -> dict[str, float]:
-    """Seconds of work for each step or checkpoint, by kind, of what was done on this machine. Runs that are trained
-    together share their time."""
+    """Returns seconds per step or checkpoint by kind, for work done on this machine. Runs that are trained together
+    share their time."""
     done: dict[str, list[tuple[float, float]]] = {}
     begun: dict[str, list[tuple[float, float]]] = {}
     together = Counter((status.host, status.pid) for status in plan.statuses if status.state == "running")
@@ -97,7 +97,7 @@ def rates(plan: Plan) -> dict[str, float]:
             done.setdefault(kind(point, stage), []).append((status.seconds / _stacked(point, stage), count))
         elif status.state == "running":
             marks = _marks(point, stage)
-            if len(marks) > 1:  # From the first to the last: what comes before is to load the model.
+            if len(marks) > 1:  # Timed from the first mark: loading the model comes before it.
                 (first, began), (last, ended) = min(marks), max(marks)
                 seconds = (ended - began) / together[status.host, status.pid]
                 begun.setdefault(kind(point, stage), []).append((seconds, last - first))
@@ -105,22 +105,22 @@ def rates(plan: Plan) -> dict[str, float]:
 
 
 def left(work: Iterable[Work], known: Mapping[str, float], workers: int = 1) -> Left:
-    """How long work takes that so many workers share."""
+    """Estimates the time for some work shared by a number of workers."""
     work = list(work)
     taken = [one.units * known[one.kind] for one in work if one.kind in known]
     unknown = sorted({one.name for one in work if one.kind not in known})
-    # The last one is nobody's but one worker's.
+    # A single job cannot be shared, so the longest one is a lower bound.
     return Left(max(sum(taken) / max(1, workers), *taken) if taken else None, tuple(unknown))
 
 
 def of_plan(plan: Plan) -> Left:
-    """How long the rest of a plan takes those that are at work now."""
+    """Estimates the time left in a plan, with the workers that are running now."""
     at_work = {(status.host, status.pid) for status in plan.statuses if status.state == "running"}
     return left(rest(plan).values(), rates(plan), len(at_work))
 
 
 class Course:
-    """What this process is at, and how long the rest takes it."""
+    """Follows the work of this process and estimates its time left."""
 
     def __init__(self, plan: Plan, retry: Collection[Failure] = ()) -> None:
         self._rest = rest(plan, retry)
@@ -130,12 +130,12 @@ class Course:
         self._last = time.monotonic()
 
     def begin(self, id: str, point: GridPoint, stage: Stage) -> None:
-        """Work began."""
+        """Records that a job began."""
         self._tick()
         self._open[id] = _Open(kind(point, stage), units(point, stage))
 
     def step(self, id: str, step: int) -> None:
-        """So many of its steps or checkpoints are done."""
+        """Records how many of a job's steps or checkpoints are done."""
         self._tick()
         one = self._open[id]
         one.first = one.first or (step, one.seconds)
@@ -144,7 +144,7 @@ class Course:
             self._rest[id] = Work(one.kind, self._rest[id].name, max(0, one.units - step))
 
     def end(self, id: str, well: bool) -> None:
-        """It ended; well, or by an error."""
+        """Records that a job ended; `well` is False after an error."""
         self._tick()
         one = self._open.pop(id)
         self._rest.pop(id, None)
@@ -152,7 +152,7 @@ class Course:
             self._done.setdefault(one.kind, []).append((one.seconds, one.step - max(0, one.first[0] - 1)))
 
     def left(self, id: str | None = None) -> Left:
-        """How long the rest of all takes, or of one that is under way."""
+        """Estimates the time left for everything, or for one running job."""
         begun: dict[str, list[tuple[float, float]]] = {}
         for one in self._open.values():
             if one.first:
@@ -164,7 +164,7 @@ class Course:
         return found if found.seconds is None else Left(max(0.0, found.seconds - since), found.unknown)
 
     def _tick(self) -> None:
-        """The time since the last event is shared by all that are under way: they are trained together."""
+        """Shares the time since the last event among the running jobs, which are trained together."""
         now = time.monotonic()
         for one in self._open.values():
             one.seconds += (now - self._last) / len(self._open)
@@ -173,13 +173,13 @@ class Course:
 
 @dataclass
 class _Open:
-    """Work that is under way."""
+    """A running job."""
 
     kind: str
     units: int
     seconds: float = 0.0
     first: tuple[int, float] | None = None
-    """The first step that was told, and after how many seconds."""
+    """The first reported step, and the seconds until then."""
     step: int = 0
 
 
@@ -193,7 +193,7 @@ def _rate(taken: Iterable[tuple[float, float]]) -> float | None:
 
 
 def _stacked(point: GridPoint, stage: Stage) -> int:
-    """How many runs share the time of a fine-tune."""
+    """Counts the runs that share the time of a fine-tune."""
     about: dict[str, Any] = {}
     if stage == "finetune":
         run, _ = planning.folders_of(point)
@@ -204,7 +204,7 @@ def _stacked(point: GridPoint, stage: Stage) -> int:
 
 
 def _marks(point: GridPoint, stage: Stage) -> list[tuple[int, float]]:
-    """How many steps or checkpoints of work that is under way were done when."""
+    """Returns when a running job had done how many steps or checkpoints: (count, modification time) of each."""
     run, patch = planning.folders_of(point)
     if stage == "finetune":
         return list(_kept(run.path / "checkpoints").items())
@@ -213,12 +213,12 @@ def _marks(point: GridPoint, stage: Stage) -> list[tuple[int, float]]:
 
 
 def _reached(point: GridPoint, stage: Stage) -> int:
-    """How many steps or checkpoints are done."""
+    """Counts the steps or checkpoints that are done."""
     return max((count for count, _ in _marks(point, stage)), default=0)
 
 
 def _kept(folder: Path) -> dict[int, float]:
-    """When each checkpoint or table was written, by step."""
+    """Returns when each checkpoint or table was written, by step."""
     found = {}
     with suppress(OSError):
         for file in folder.iterdir():

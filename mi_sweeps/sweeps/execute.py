@@ -1,4 +1,4 @@
-"""Computing the points of a plan. Several processes may do so at once: whoever claims a folder first does its work."""
+"""Computes the points of a plan. Several processes may do so at once: whichever claims a folder first does its work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mi_sweeps.training.run import Run
 
 POLL_SECONDS = 0.5
-"""How often a worker looks whether another one has finished what its own next point needs."""
+"""How often a worker checks whether another has finished what its own next point needs."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Task:
     """Checkpoints that a fine-tune's patch jobs still need."""
     part: int = 0
     parts: int = 1
-    """Which part of a patch job's checkpoints, of how many."""
+    """This task does part `part` of `parts` of a patch job's checkpoints."""
 
     @property
     def folder(self) -> Folder:
@@ -50,7 +50,7 @@ class Task:
 
     @property
     def steps(self) -> int:
-        """How many steps its progress has: training steps or checkpoints."""
+        """The length of its progress bar, in training steps or checkpoints."""
         config = self.point.config
         if self.stage == "finetune" and self.point.is_series:
             return len(config.checkpoint_steps)
@@ -58,12 +58,12 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What a user calls it, with the choices that made it."""
+        """As shown to the user, with the choices that made it."""
         return self.point.called(self.stage)
 
     @property
     def shape(self) -> str:
-        """What runs must have in common to be trained together."""
+        """A key that runs must share to be trained together."""
         config = self.point.config
         task = config.task.model_dump(mode="json", exclude={"seed"})
         train = config.train.model_dump(mode="json", exclude={"clip", "diverged"})
@@ -72,25 +72,25 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What came of an execution."""
+    """The result of an execution."""
 
     done: list[Task] = field(default_factory=list)
     failed: dict[str, tuple[Task, str]] = field(default_factory=dict)
     """By id: the task and its error in one line."""
     busy: list[Task] = field(default_factory=list)
-    """Left alone, because another process works on them."""
+    """Left alone, because another process is working on them."""
 
 
 class Listener:
-    """Told what happens; the base class does nothing."""
+    """Called as tasks begin, advance and end; this base class does nothing."""
 
     @contextmanager
     def task(self, task: Task) -> Iterator[Callable[[int], None]]:
-        """Around a task; gives the function that is told the number of steps done."""
+        """Wraps a task; yields a function to call with the number of steps done."""
         yield lambda step: None
 
     def finished(self, task: Task, error: str | None) -> None:
-        """A task ended; `error` is one line."""
+        """Called when a task has ended; `error` is one line."""
 
 
 def execute(
@@ -105,17 +105,17 @@ def execute(
     parts: int = 1,
     listener: Listener | None = None,
 ) -> Outcome:
-    """Does what is missing, each fine-tune before its patch jobs; a failure stops nothing else.
+    """Computes what is missing, each fine-tune before its patch jobs; a failure stops nothing else.
 
-    The points' launcher says how many fine-tunes are trained together.
+    The points' launcher sets how many fine-tunes are trained together.
 
     Args:
-        retry: kinds of failures from before `began` that are taken up.
-        began: a time as `now` gives it; None is now.
-        wait: stay until what other processes work on is done too, and take up what they leave.
-        poll: how often, in seconds, to look at what they do.
-        stages: which ones; patch jobs alone need fine-tunes that are done.
-        part: of `parts`, which share the checkpoints of each patch job.
+        retry: kinds of failures to try again, if they happened before `began`.
+        began: a time as `now` returns it; None means now.
+        wait: stay until other processes are done too, and take over what they leave.
+        poll: seconds between looks at other processes.
+        stages: the stages to compute; patch jobs alone need finished fine-tunes.
+        part: which of `parts` to do, where several tasks share the checkpoints of each patch job.
     """
     listener = listener or Listener()
     began = began or now()
@@ -135,7 +135,7 @@ def execute(
     while True:
         ready = [task for task, status in look() if mine(task) and wanted(status)]
         if not any([_do(tasks, outcome, listener) for tasks in _stacks(ready, stack)]):
-            # Nothing was claimed in this round: all that is left is done, failed, or in other hands.
+            # Nothing was claimed in this round: the rest is done, failed, or with other processes.
             # Patch jobs alone wait for fine-tunes too.
             here = {*stages, "finetune"}
             running = [task for task, status in look() if task.stage in here and status.state == "running"]
@@ -146,7 +146,7 @@ def execute(
 
 
 def _tasks(plan: planning.Plan, part: int, parts: int) -> Iterator[tuple[Task, Status]]:
-    """Fine-tunes, and the patch jobs of those that are done."""
+    """Yields fine-tunes, and the patch jobs of finished ones."""
     for run_id, group in plan.points_by_run.items():
         needed = frozenset(planning.needed_steps(group, plan.patches))
         yield Task("finetune", group[0], needed), plan.runs[run_id]
@@ -159,7 +159,7 @@ def _tasks(plan: planning.Plan, part: int, parts: int) -> Iterator[tuple[Task, S
 
 
 def _stacks(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
-    """Fine-tunes that are trained together, `size` at most, and everything else alone; in order of their first."""
+    """Groups fine-tunes that are trained together, at most `size` of them; everything else stays alone."""
     shapes: dict[str, list[Task]] = {}
     for number, task in enumerate(tasks):
         alone = size == 1 or task.stage != "finetune" or task.point.is_series
@@ -169,21 +169,21 @@ def _stacks(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
 
 
 def _do(tasks: Sequence[Task], outcome: Outcome, listener: Listener) -> bool:
-    """Does a task, or fine-tunes together; False if other processes have them all."""
+    """Does one task, or several fine-tunes together; False if other processes have claimed them all."""
     errors = [_alone(tasks[0], listener)] if len(tasks) == 1 else _together(tasks, listener)
     for task, error in zip(tasks, errors, strict=True):
         if isinstance(error, Busy):
             continue
         if error is None:
             outcome.done.append(task)
-        else:  # Whatever it was, it is in the folder, and the other points go on.
+        else:  # The error is recorded in the task's folder; the other points go on.
             outcome.failed[task.id] = (task, describe(error))
         listener.finished(task, describe(error) if error else None)
     return not all(isinstance(error, Busy) for error in errors)
 
 
 def _alone(task: Task, listener: Listener) -> Exception | None:
-    """The error of a task."""
+    """Does one task; returns its error."""
     run, examined = planning.folders_of(task.point)
     try:
         with listener.task(task) as on_step:
@@ -197,13 +197,13 @@ def _alone(task: Task, listener: Listener) -> Exception | None:
 
 
 def _together(tasks: Sequence[Task], listener: Listener) -> list[Exception | None]:
-    """The error of each fine-tune."""
+    """Trains fine-tunes together; returns the error of each."""
     from mi_sweeps.training.stacked import train_together
 
     def in_its_turns(task: Task) -> Generator[Run | None]:
         with listener.task(task) as on_step:
             run, _ = planning.folders_of(task.point)
-            # Waiting for each folder that another process has would take long.
+            # Claiming waits a second for each folder that another process holds.
             if task.folder.status().state == "running":
                 raise Busy(str(run.path))
             yield from in_turns(task.point.config, run, needed=task.needed, on_step=on_step)

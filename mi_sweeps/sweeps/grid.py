@@ -1,7 +1,7 @@
-"""From Hydra overrides to the points of a grid.
+"""From Hydra overrides to grid points.
 
-Overrides take Hydra's sweep grammar: `seed=0,1,2`, `seed=range(0,5)`, `schedule=glob(*)`. `sweep=NAME` brings the
-overrides of conf/sweep/NAME.yaml; those on the command line take their places.
+Overrides use Hydra's sweep grammar: `seed=0,1,2`, `seed=range(0,5)`, `schedule=glob(*)`. `sweep=NAME` adds the
+overrides of conf/sweep/NAME.yaml; those on the command line replace them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.sweeps.values import differences, put
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
-"""A value that is another one: `${train.steps}`."""
+"""A value that refers to another: `${train.steps}`."""
 
 ONE_FOR_A_SWEEP = ("output", "launcher", "tracking", "sweep", "patching.steps")
-"""Keys that are part of no identity."""
+"""Keys that are in no identity, and so cannot be swept."""
 
 
 def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[GridPoint]:
-    """Every point of the grid that the overrides span; each once, in the grid's order.
+    """Returns every point of the grid that the overrides span, each once, in the grid's order.
 
     Args:
         config_dir: a folder of the user's own configuration, searched before ours.
@@ -53,8 +53,8 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Gri
                 raise UserError(
                     f"{key}={','.join(axes[key])}: changes no result, so it cannot be swept; give one value"
                 )
-        # Composing costs a tenth of a second, so it is done once for each choice of the rest; these values (lr, seed,
-        # ...) are set in copies of the result.
+        # Composing takes 0.1 s. Plain values (lr, seed, ...) are therefore set in copies, and Hydra composes only once
+        # for each combination of the other keys.
         single = _single(axes, loader)
         composed: dict[tuple[str, ...], Composed] = {}
         contents = identity.Contents()
@@ -68,7 +68,7 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Gri
             lines = {key: f"{key}={value}" for key, value in chosen.items()}
             fixed = tuple(line for key, line in lines.items() if key not in single)
             if fixed not in composed:
-                # All are given: Hydra says which key is wrong.
+                # All keys are given, so that Hydra can say which one is wrong.
                 try:
                     composed[fixed] = _compose(list(lines.values()))
                 except HydraException as error:
@@ -90,40 +90,41 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Gri
             asked[patch_id] = None
             for other in others:
                 patch_id = identity.patch_id(other, run_id, contents)
-                told = other_tasks.choices(choices, other)
-                points.setdefault(patch_id, GridPoint(other.dump(), told, run_id, patch_id))
+                points.setdefault(
+                    patch_id, GridPoint(other.dump(), other_tasks.choices(choices, other), run_id, patch_id)
+                )
     _check_every_value({key: axes[key] for key in swept}, [points[patch_id] for patch_id in asked], twins)
     return list(points.values())
 
 
 def _not_in_this_choice(error: HydraException, chosen: Mapping[str, str], swept: Sequence[str]) -> Exception:
-    """The error; where a key below a group is the matter, with the choice that has no such key."""
+    """Returns the error; if a group's choice lacks the key, one that names the choice."""
     key = source.unknown_key(error)
     group, _, below = (key or "").partition(".")
     if not below or group not in chosen:
         return error
-    others = "where other choices of a sweep have it, run those apart, with the same sweep.name"
-    todo = others if group in swept else "`mi-sweeps plan --config` without it prints all of them"
+    others = "if other choices have it, run those separately, with the same sweep.name"
+    todo = others if group in swept else "`mi-sweeps plan --config` without it prints all keys"
     return UserError(f"{key}: {group}={chosen[group]} has no such key; {todo}")
 
 
 def _check_grid(composed: Composed, grid: Mapping[str, Any]) -> None:
-    """That the grid in the configuration is the one whose points these are.
+    """Checks that the configuration has the grid that is being expanded.
 
     Raises:
-        UserError: an experiment, or a key on the command line, brings another, which nobody expands.
+        UserError: an experiment file or a key on the command line sets another grid, which would be ignored.
     """
     section = composed.values.get("sweep")
-    # Where it was deleted, or is another thing, the configuration itself is refused.
+    # A missing or malformed section is reported when the configuration is parsed.
     if isinstance(section, dict) and "grid" in section and section["grid"] != grid:
-        raise UserError("sweep.grid: only the grid of a sweep that the command line names is run; give sweep=NAME")
+        raise UserError("sweep.grid: only the grid of a sweep named on the command line is run; give sweep=NAME")
 
 
 def _check_one_for_a_sweep(first: Config, config: Config) -> None:
-    """That two points agree in what is one for a sweep, however they came by it.
+    """Checks that two points agree in the keys that a whole sweep shares.
 
     Raises:
-        UserError: they would be in two folders, or in two sweeps.
+        UserError: they differ in the output folder, the sweep's name, the launcher or the tracking.
     """
     if (config.output, config.sweep.name, config.launcher, config.tracking) == (
         *(first.output, first.sweep.name, first.launcher, first.tracking),
@@ -136,18 +137,18 @@ def _check_one_for_a_sweep(first: Config, config: Config) -> None:
             for part in key.split("."):
                 before = before[part]
             raise UserError(
-                f"{key}: {before} in one point and {value} in another, and it is one for a whole sweep; "
-                f"let it follow from no key that is swept"
+                f"{key}: {before} in one grid point and {value} in another, but a sweep has only one; "
+                f"do not let it depend on a swept key"
             )
 
 
 def _check_every_value(
     axes: Mapping[str, Sequence[str]], points: Sequence[GridPoint], twins: Mapping[tuple[str, str], str]
 ) -> None:
-    """That every value that was asked for has a point.
+    """Checks that every swept value has a point.
 
     Args:
-        twins: of combinations that are the same point as an earlier one, the value of each key that the earlier has.
+        twins: for each key and value whose point equals an earlier one, the value of that key in the earlier one.
 
     Raises:
         UserError: some value changes nothing.
@@ -158,16 +159,16 @@ def _check_every_value(
         for value in dict.fromkeys(values):
             if value not in kept and parsed_override(f"{key}={value}").value() not in known:
                 raise UserError(
-                    f"{key}={value}: computes the same as {key}={twins[key, value]}, so it would have no point; "
-                    "give one of them"
+                    f"{key}={value}: computes the same as {key}={twins[key, value]}, so it would have no grid point of "
+                    "its own; give only one of them"
                 )
 
 
 def _single(axes: Mapping[str, Sequence[str]], loader: ConfigLoader) -> list[str]:
-    """The swept keys whose value takes the place of another and touches nothing else.
+    """Returns the swept keys whose value replaces one plain value and touches nothing else.
 
-    A group's choice brings values of its own, a dictionary is merged, and of two overrides of which one lies below the
-    other the order matters: those are left to Hydra.
+    The others are left to Hydra: choices of a group, which set many values; dictionaries, which are merged; and
+    overrides of which one lies below another, because their order matters.
     """
     parsed = {key: [parsed_override(f"{key}={value}") for value in values] for key, values in axes.items()}
     paths = {
@@ -193,13 +194,13 @@ def _single(axes: Mapping[str, Sequence[str]], loader: ConfigLoader) -> list[str
 
 
 def _overlap(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether one path leads to the other, or both to the same place."""
+    """Whether one path is a prefix of the other, or they are equal."""
     return all(part == its for part, its in zip(one, other, strict=False))
 
 
 @dataclass(frozen=True)
 class Composed:
-    """What Hydra makes of some overrides."""
+    """A configuration that Hydra composed."""
 
     config: DictConfig
     values: dict[str, Any]
@@ -214,7 +215,7 @@ def _compose(lines: list[str]) -> Composed:
 
 
 def _point(composed: Composed, overrides: Sequence[Override]) -> Config:
-    """The configuration with other single values, as Hydra would compose it."""
+    """Sets some plain values in a composed configuration; the result is what Hydra would compose."""
     values = composed.values
     for override in overrides:
         values = put(values, override.key_or_group.split("."), override.value())
@@ -229,7 +230,7 @@ def _point(composed: Composed, overrides: Sequence[Override]) -> Config:
 
 
 def _waits(value: Any) -> bool:
-    """Whether a value refers to another (`${...}`) or is still to be given (`???`)."""
+    """Whether a value refers to another (`${...}`) or is missing (`???`)."""
     if isinstance(value, dict):
         return any(map(_waits, value.values()))
     if isinstance(value, list):
@@ -238,7 +239,7 @@ def _waits(value: Any) -> bool:
 
 
 def _followed(value: Any, values: Mapping[str, Any]) -> Any:
-    """A value with what it refers to in the place of plain references; others are left to OmegaConf, which is slow."""
+    """Resolves plain references in a value; all others are left to OmegaConf, which is slow."""
     if isinstance(value, dict):
         return {key: _followed(item, values) for key, item in value.items()}
     if isinstance(value, list):

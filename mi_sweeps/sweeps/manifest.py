@@ -1,6 +1,6 @@
-"""What was asked for under a sweep's name: the points, on disk, for whoever computes or looks at them later.
+"""sweep.json: the grid points that were requested under a sweep's name.
 
-sweep.json has the whole configuration of one point, and of each point what is different: a line each, by dotted key.
+It holds one point's whole configuration, and a line for each point with its differences from that, by dotted key.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.sweeps.values import asked_alike, differences, put
 
 READ = ("train", "checkpoint", "patching", "tracking")
-"""Sections of a configuration that are read by who does not validate it."""
+"""Sections of a configuration that are also read without validating it."""
 
 ASIDE = ("output", "launcher", "tracking", "sweep", "name", "steps", "engine", "memory")
-"""Keys of a configuration, and of `patching`, that change no number; more checkpoints are added to a patch job's."""
+"""Keys of a configuration, and of `patching`, that change no results (`steps` only adds checkpoints to a patch job)."""
 
 WRITTEN = (".", "workers", "submissions", "slurm")
-"""Folders of a sweep in which files are written by whoever comes along."""
+"""Folders of a sweep that several processes may write to."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A point as a sweep's file remembers it."""
+    """A grid point as sweep.json stores it."""
 
     run_id: str
     patch_id: str
@@ -43,7 +43,7 @@ class Entry:
     base: Mapping[str, Any]
     """A whole configuration, shared by all entries."""
     changes: Mapping[str, Any]
-    """What is different in this one, by dotted key."""
+    """Values that differ from `base`, by dotted key."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -54,20 +54,20 @@ class Entry:
         return values
 
     def point(self, output: Path) -> GridPoint:
-        """The point again; results are where the sweep is, wherever that was moved to."""
+        """Rebuilds the point, with `output` as its folder of results: the folder may have been moved."""
         return GridPoint({**self.config, "output": str(output)}, self.overrides, self.run_id, self.patch_id)
 
 
 def path(output: Path, name: str) -> Path:
-    """The file of a sweep."""
+    """Returns the path of a sweep's file."""
     return output / "sweeps" / name / "sweep.json"
 
 
 def add(output: Path, name: str, points: Sequence[GridPoint], command: str) -> None:
-    """Adds points to a sweep; those that it has keep their place.
+    """Adds points to a sweep; points that it already has keep their place.
 
     Raises:
-        UserError: the folder of results cannot be written.
+        UserError: the output folder cannot be written.
     """
     file = path(output, name)
     try:
@@ -90,7 +90,7 @@ def add(output: Path, name: str, points: Sequence[GridPoint], command: str) -> N
                 )
             write_bytes(file, seal_object(_text(name, command, base, list(entries.values()))))
         hashes.keep(output)
-        # By the clock of the file system, which all have in common: this machine's may be wrong.
+        # By the file system's clock, which all machines share.
         old = file.stat().st_mtime - OLD
         for place in (output, output / "data", *(file.parent / name for name in WRITTEN)):
             clear_partial(place, old)
@@ -99,10 +99,10 @@ def add(output: Path, name: str, points: Sequence[GridPoint], command: str) -> N
 
 
 def _replaced(entries: Mapping[str, Entry], points: Sequence[GridPoint]) -> list[str]:
-    """The patch jobs that new ones of the same configuration take the place of.
+    """Returns the patch jobs that are replaced by new ones with the same configuration.
 
-    What a configuration stands for may have changed: the model's files, the prompts, the user's own code. The sweep has
-    what is there now; what was computed before stays on disk, and is in no picture of the sweep.
+    The same configuration gets a new id when the model's files, the prompts or the user's own code have changed. The
+    sweep then keeps only the new patch job; old results stay on disk, but are no longer part of the sweep.
     """
     asked = {point.patch_id for point in points}
     new: dict[str, list[dict[str, Any]]] = {}
@@ -120,27 +120,27 @@ def _replaced(entries: Mapping[str, Entry], points: Sequence[GridPoint]) -> list
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    """Sections in which most points of a sweep differ, to look at few pairs of them."""
+    """Returns a key of the sections in which most points differ, so that few pairs have to be compared."""
     patching = config.get("patching", {})
     prompts = patching.get("task"), patching.get("split", "heldout")  # Older ones have neither.
     return repr([*(config.get(section) for section in ("task", "optim", "schedule", "seed", "corruption")), *prompts])
 
 
 def _results(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What results hang on."""
+    """Returns the part of a configuration that results depend on."""
     kept = {key: value for key, value in config.items() if key not in ASIDE}
     return {**kept, "patching": {key: value for key, value in kept["patching"].items() if key not in ASIDE}}
 
 
 def _with_steps(config: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration with the checkpoints of an earlier request for the same patch job added."""
+    """Adds the checkpoints of an earlier request for the same patch job."""
     new, old = config["patching"]["steps"], known["patching"]["steps"]
     steps = None if new is None or old is None else sorted({*new, *old})
     return {**config, "patching": {**config["patching"], "steps": steps}}
 
 
 def _text(name: str, command: str, base: Mapping[str, Any], entries: Sequence[Entry]) -> str:
-    """JSON with one line a point, so that thousands can be read, searched and compared."""
+    """Formats sweep.json with one line a point, so that thousands can be read, searched and compared."""
     head = json.dumps({"name": name, "command": command, "config": base}, indent=1, ensure_ascii=False)
     lines = ",\n".join(
         json.dumps(
@@ -159,7 +159,7 @@ def _text(name: str, command: str, base: Mapping[str, Any], entries: Sequence[En
 
 
 def load(output: Path, name: str) -> list[Entry]:
-    """The points of a sweep.
+    """Loads the points of a sweep.
 
     Raises:
         UserError: there is no such sweep.
@@ -172,8 +172,7 @@ def load(output: Path, name: str) -> list[Entry]:
 
 
 def points_of(output: Path, run: RunFolder) -> list[GridPoint]:
-    """The patch jobs of a run: those that its sweeps planned, then those that were made by hand. A sweep that cannot be
-    read has none."""
+    """Returns the patch jobs of a run: those in sweeps, then those made by hand. Unreadable sweeps are skipped."""
     found: dict[str, GridPoint] = {}
     for name in names(output):
         with suppress(UserError):
@@ -190,7 +189,7 @@ def _read(file: Path) -> list[Entry] | None:
     if values is None:
         return None
     try:
-        # Files of older versions have no base, and all of its configuration in each point; they call points "cells".
+        # Older files have no base, but a whole configuration in each point; they call points "cells".
         base = values.get("config", {})
         points = values.get("points") or values["cells"]
         if not (points and all(map(sound, points))):
@@ -200,8 +199,8 @@ def _read(file: Path) -> list[Entry] | None:
             for point in points
         ]
         for number, entry in enumerate(entries):
-            point = entry.point(file)  # Each change is one of something that is there.
-            # What is read of a configuration without validating it, where it is not that of the first point.
+            point = entry.point(file)  # Fails if a change has no place in the base.
+            # Checks what is read without validation, for the first point and wherever another one differs.
             if not number or any(key.startswith(READ) for key in entry.changes):
                 steps = [type(step) for step in point.patch_steps]
                 if not (isinstance(point.values["tracking"], dict) and set(steps) <= {int}):
@@ -212,7 +211,7 @@ def _read(file: Path) -> list[Entry] | None:
 
 
 def sound(point: Any) -> bool:
-    """Whether a point of a sweep's file has names where there must be some, none of which leads out of its folder."""
+    """Whether a point in a sweep's file has valid ids, none of which leads out of its folder, and only text values."""
     if not isinstance(point, dict):
         return False
     ids = [point[key] for key in ("run_id", "patch_id") if key in point]
@@ -223,5 +222,5 @@ def sound(point: Any) -> bool:
 
 
 def names(output: Path) -> list[str]:
-    """Every sweep that was ever run into a folder of results."""
+    """Lists the sweeps in an output folder."""
     return sorted(file.parent.name for file in (output / "sweeps").glob("*/sweep.json"))

@@ -1,6 +1,6 @@
-"""How much memory the stages of a plan will take, from sizes alone: nothing is loaded, and torch is not imported.
+"""Estimates the memory that a plan needs from sizes alone, without loading a model or importing torch.
 
-An estimate, rather above than below what is measured (docs/training.md has both).
+The estimates lean high; docs/training.md compares them with measurements.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from mi_sweeps.training.only import chosen, kind
 Shapes = dict[str, tuple[int, ...]]
 
 PROCESS = 600e6
-"""Bytes of a process that has imported all that it needs and done nothing (Linux, CPU)."""
+"""Bytes of a process after its imports (Linux, CPU)."""
 
 LENGTH = 40
-"""Tokens of a prompt where only its tokenizer could tell."""
+"""Assumed tokens in a prompt; only the tokenizer knows the real number."""
 
 CHUNK = 64
 """Prompts in one forward of an evaluation (`mi_sweeps.training.evaluate`)."""
 
 ACTIVATIONS = 512 * 2**20
-"""Bytes that a patch job's activations take at most where `patching.memory` names no number."""
+"""Largest size in bytes of a patch job's activations if `patching.memory` is not set."""
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 2**20}
-"""Of SLURM."""
+"""SLURM's units of memory; a bare number is MB."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What of a model decides how much memory it takes."""
+    """The sizes of a model that decide its memory."""
 
     shapes: Shapes
-    """Of its weights, tied ones once."""
+    """Shapes of its weights; tied weights once."""
     layers: int
     d_model: int
     d_mlp: int
     heads: int
     d_vocab: int
     keeps_patterns: bool
-    """Whether attention patterns are kept for the backward, as where something is dropped from them."""
+    """Whether attention patterns are kept for the backward pass, as with attention dropout."""
     model_type: str
 
     @property
@@ -63,26 +63,26 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes."""
+    """Memory in bytes."""
 
     working: float
-    """Where it is computed: weights, gradients, the optimiser's moments, activations."""
+    """On the device: weights, gradients, the optimiser's moments, activations."""
     host: float
-    """Beside it in the machine's memory: the process, and copies that are made there."""
+    """Additionally in the machine's memory: the process, and copies made there."""
 
     @property
     def total(self) -> float:
-        """Of the machine's memory where it has no GPU."""
+        """The machine's memory, if it computes on the CPU."""
         return self.working + self.host
 
 
 def finetune(sizes: Sizes, config: Config) -> Need:
-    """What one fine-tune takes."""
+    """Estimates the memory of one fine-tune."""
     train = config.train
     every, learned = sizes.parameters, _learned(sizes, config)
     adapter = train.method == "lora"
     if train.weights == "bf16":
-        # Rounded weights; of those that learn also exact ones, and the others' exact ones on the host.
+        # bf16 weights; fp32 copies on the device for those that learn, and on the host for the others.
         working, host = 2.0 * every + 4.0 * learned, 4.0 * (every if adapter else every - learned)
     else:
         working, host = 4.0 * every + (4.0 * learned if adapter else 0), 0.0
@@ -90,17 +90,17 @@ def finetune(sizes: Sizes, config: Config) -> Need:
     prompts = min(train.batch_size, train.micro_batch or train.batch_size)
     kept = _activations(sizes, config, prompts) * (0.5 if "bf16" in (train.weights, train.precision) else 1)
     step = working + moments + 4.0 * learned + kept
-    # At a checkpoint there are no gradients; what was rounded is exact, and what is written is copied first.
+    # At a checkpoint: no gradients, all weights in fp32, and a copy of what is written.
     exact = 4.0 * every if train.weights == "bf16" else working
     looking = exact + moments + 4.0 * (learned if adapter else 0) + _forward(sizes, config)
     written = 4.0 * (learned if adapter else every)
     host += PROCESS + (4.0 * every if config.checkpoint.storage == "delta" and not adapter else 0)
-    # On a CPU the two are never at once.
+    # A step and a checkpoint never happen at once.
     return Need(max(step, looking + written), host)
 
 
 def patch(sizes: Sizes, config: Config) -> Need:
-    """What one patch job takes."""
+    """Estimates the memory of one patch job."""
     config = config.for_patching
     every = 4.0 * sizes.parameters
     ours = not isinstance(config.model, SeriesConfig)
@@ -110,16 +110,16 @@ def patch(sizes: Sizes, config: Config) -> Need:
     activations = min(
         float(config.patching.memory * 10**6) if config.patching.memory else ACTIVATIONS, _patched(sizes, config)
     )
-    # A checkpoint is read whole, and then the weights are put into another order, or copied for TransformerLens.
+    # A checkpoint is read whole; then its weights are reordered, or copied for TransformerLens.
     working = every + max(every if ours else 0, every * (1.0 if fast else 1.2) + activations + _forward(sizes, config))
     more = config.patching
-    # Parts of another checkpoint come from a model beside this one.
+    # Parts of another checkpoint come from a second model.
     beside = every if more.cross or (more.circuits and more.circuits.at) else 0.0
     return Need(working + beside, PROCESS + (every if differences else 0) * (2 if beside else 1))
 
 
 def _learned(sizes: Sizes, config: Config) -> int:
-    """How many numbers learn; where the names in the files are not the model's own, all that may."""
+    """Counts the trained parameters; an upper bound if the files use other names than the model."""
     train = config.train
     try:
         names = chosen(train.only, sizes.shapes)
@@ -137,18 +137,18 @@ def _learned(sizes: Sizes, config: Config) -> int:
 
 
 def _activations(sizes: Sizes, config: Config, prompts: int) -> float:
-    """Bytes that are kept for the backward.
+    """Estimates the bytes kept for the backward pass.
 
-    Numbers for each token and layer as they were counted in GPT-2, Llama and GPT-NeoX of Hugging Face: 10 d_model and 2
-    to 5 d_mlp, and a pattern for each head where attention keeps it.
+    Per token and layer, as counted in Hugging Face's GPT-2, Llama and GPT-NeoX: 10 d_model and 2 to 5 d_mlp numbers,
+    and a pattern per head if attention keeps it.
     """
     length, scored = _length(config)
     more = _repeated(config)
     length, scored = length + more, scored + more
     tokens = prompts * length
     layer = 10.5 * sizes.d_model + 5.0 * sizes.d_mlp + sizes.heads * length * (3.0 if sizes.keeps_patterns else 1.0)
-    # One more while gradients pass through it. Where layers are computed again some are there at once: what was freed
-    # is not all given back (measured: 3 of 9 layers' worth).
+    # One more layer for the gradients that pass through it. With gradient checkpointing several layers are in memory at
+    # once, because freed memory is not all given back (measured: 3 of 9 layers' worth).
     layers = sizes.layers + 1
     whole, ends = (min(4, layers), sizes.layers) if config.train.gradient_checkpointing else (layers, 0)
     numbers = whole * layer + ends * sizes.d_model
@@ -156,21 +156,21 @@ def _activations(sizes: Sizes, config: Config, prompts: int) -> float:
 
 
 def _forward(sizes: Sizes, config: Config) -> float:
-    """Bytes of an evaluation: one layer of some prompts, and logits."""
+    """Estimates the bytes of an evaluation: one layer of a chunk of prompts, and the logits."""
     length, scored = _length(config)
     layer = 6.0 * sizes.d_model + 3.0 * sizes.d_mlp + sizes.heads * length
     return 4.0 * CHUNK * (length * layer + 4.0 * scored * sizes.d_vocab)
 
 
 def _patched(sizes: Sizes, config: Config) -> float:
-    """Bytes of all patched runs of a layer at once: one for each position of three sites, and for each head of five."""
+    """Estimates the bytes of a layer's patched runs: one per position at three sites, and one per head at five."""
     length, _ = _length(config)
     runs = config.patching.prompts * (3 * length + 5 * sizes.heads)
     return 4.0 * runs * length * (2.0 * sizes.d_model + sizes.d_mlp)
 
 
 def _length(config: Config) -> tuple[int, int]:
-    """Tokens of a prompt, and how many of them are scored."""
+    """Returns the tokens of a prompt, and how many of them are scored."""
     arguments = config.task.arguments
     if config.task.target == PREVIOUS_TOKEN and isinstance(arguments.get("length"), int):
         return arguments["length"], arguments["length"]
@@ -178,13 +178,13 @@ def _length(config: Config) -> tuple[int, int]:
 
 
 def _repeated(config: Config) -> int:
-    """How many times more than once the answer is said in training."""
+    """Counts the extra repetitions of the answer in training prompts."""
     repeat = config.task.arguments.get("repeat")
     return repeat - 1 if isinstance(repeat, int) and repeat > 1 else 0
 
 
 def read(model: SingleModel) -> Sizes | None:
-    """The sizes of a model from its configuration and the headers of its weights; None where these are not here."""
+    """Reads a model's sizes from its configuration and its weights' headers; None if these are not on this machine."""
     if isinstance(model, ScratchConfig):
         return _scratch(model)
     model = models.base(model) or model
@@ -208,7 +208,7 @@ def read(model: SingleModel) -> Sizes | None:
             model_type=str(values.get("model_type")),
         )
     except (OSError, ValueError, AttributeError, KeyError, MemoryError, OverflowError, StopIteration, TypeError):
-        return None  # Whoever loads the model says what is wrong.
+        return None  # Loading the model reports what is wrong.
 
 
 def _first(values: dict[str, Any], *keys: str) -> int | None:
@@ -216,7 +216,7 @@ def _first(values: dict[str, Any], *keys: str) -> int | None:
 
 
 def _shapes(folder: Path) -> Shapes:
-    """From the headers of safetensors files, without the masks that older ones have among the weights."""
+    """Reads shapes from the headers of safetensors files, without the attention masks in older files."""
     shapes: Shapes = {}
     for file in folder.glob("model*.safetensors"):
         with file.open("rb") as stream:
@@ -227,7 +227,7 @@ def _shapes(folder: Path) -> Shapes:
 
 
 def _cached(model: ModelConfig) -> Path | None:
-    """Where the hub's cache has a model; nothing is downloaded to plan."""
+    """Finds a model in the hub's cache; planning downloads nothing."""
     from mi_sweeps.models import hub
     from mi_sweeps.models.hub.cache import snapshot
 
@@ -260,19 +260,19 @@ class Stage:
     need: Need
 
 
-def told(points: Sequence[GridPoint], machine: float | None = None, gpu: float | None = None) -> Iterator[str]:
-    """One line on what the stages of a plan take, those that take most, and a warning where there is not as much.
+def lines(points: Sequence[GridPoint], machine: float | None = None, gpu: float | None = None) -> Iterator[str]:
+    """Yields a line with the largest needs of each stage of a plan, and a warning if the memory is too small.
 
     Args:
-        machine: bytes of the machine's memory; None finds it out.
-        gpu: of the GPU's, where that is known.
+        machine: bytes of the machine's memory; None asks the system.
+        gpu: bytes of the GPU's memory, if known.
     """
     tunes: list[Stage] = []
     patches: list[Stage] = []
     seen: set[str] = set()
     known: dict[str, Sizes | None] = {}
     for point in points:
-        # By plain values: of thousands of points most differ in nothing that matters here.
+        # Of thousands of points, most agree in these sections.
         values = point.values
         key = json.dumps([values[name] for name in ("model", "task", "train", "patching", "checkpoint")], default=str)
         if key in seen:
@@ -297,13 +297,13 @@ def told(points: Sequence[GridPoint], machine: float | None = None, gpu: float |
 
 
 def _warning(stage: Stage, machine: float | None, gpu: float | None) -> Iterator[str]:
-    """Where there is less memory than a stage takes; with what would need less."""
+    """Yields a warning if a stage needs more memory than there is, with settings that need less."""
     launcher, finetunes = stage.config.launcher, stage.name == "a fine-tune"
     at_once = launcher.stack if finetunes else 1
     if gpu is not None:
         there, whose, takes = gpu, f"the GPU has {_gigabytes(gpu)}", stage.need.working
     elif launcher.device.startswith("cuda") or (launcher.device == "auto" and os.path.exists("/dev/nvidiactl")):
-        return  # What it has is asked when a run begins.
+        return  # The GPU is asked when a run begins.
     elif isinstance(launcher, SlurmConfig):
         given = (launcher.finetune if finetunes else launcher.patch).memory or launcher.memory
         if given is None:
@@ -318,11 +318,11 @@ def _warning(stage: Stage, machine: float | None, gpu: float | None) -> Iterator
     if at_once * takes > there:
         who = stage.name if at_once == 1 else f"{at_once} at once"
         less = _less(stage, gpu is not None) if finetunes else ""
-        yield f"warning: {who} may take {_gigabytes(at_once * takes)}, and {whose}{less}"
+        yield f"warning: {who} may take {_gigabytes(at_once * takes)}, but {whose}{less}"
 
 
 def _less(stage: Stage, on_gpu: bool) -> str:
-    """What would need less, and how much."""
+    """Lists settings that need less memory, with how much they need."""
     train = stage.config.train
     part = max(1, train.batch_size // 4)
     less: dict[str, dict[str, Any]] = {
@@ -331,17 +331,17 @@ def _less(stage: Stage, on_gpu: bool) -> str:
         "train.method=lora": {"method": "lora"},
         **({"train.weights=bf16": {"weights": "bf16"}} if on_gpu else {}),
     }
-    told = []
+    options = []
     for words, changes in less.items():
         need = finetune(stage.sizes, stage.config.model_copy(update={"train": train.model_copy(update=changes)}))
         takes, instead = (one.working if on_gpu else one.total for one in (stage.need, need))
         if instead < 0.9 * takes:
-            told.append(f"{_gigabytes(instead)} with {words}")
-    return f"; a fine-tune takes {', '.join(told)}" if told else ""
+            options.append(f"{_gigabytes(instead)} with {words}")
+    return f"; a fine-tune takes {', '.join(options)}" if options else ""
 
 
 def _machine() -> float:
-    """Bytes of memory that this process may have: the machine's, or its control group's if that is less."""
+    """Returns the bytes of memory this process may use: the machine's, or its control group's limit if lower."""
     there = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()

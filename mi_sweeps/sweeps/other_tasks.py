@@ -1,4 +1,4 @@
-"""What `patching.also` asks for: the same checkpoints examined on the prompts of other tasks."""
+"""`patching.also`: examines the same checkpoints on the prompts of other tasks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mi_sweeps.sweeps.quick_checks import corruptions
 
 
 def patch_jobs(config: Config, contents: identity.Contents, sections: dict[str, Any]) -> Iterator[Config]:
-    """The patch job of a configuration, then one for each task of `patching.also`: a point has none there any more.
+    """Yields a configuration's own patch job, then one for each task in `patching.also`; their own `also` is empty.
 
-    It has the corruption of the configuration where the task has that one, and else `first`, or the task's own first
-    one. The prompts are held out, and nothing is measured beside: measures are of a run's own task.
+    The others keep the configuration's corruption if their task has it; otherwise they use `first`, or the task's own
+    first one. They use held-out prompts and no measures, because measures are of a run's own task.
 
     Args:
-        sections: those of the tasks by name, which are composed once.
+        sections: a cache of the tasks' sections by name.
 
     Raises:
-        UserError: there is no such task, or it needs a value.
+        UserError: there is no such task, or it lacks a value.
     """
     values = config.dump()
     own = {**values, "patching": {**values["patching"], "also": []}}
@@ -37,19 +37,19 @@ def patch_jobs(config: Config, contents: identity.Contents, sections: dict[str, 
         patching = {**own["patching"], "task": sections[name], "split": "heldout", "measures": []}
         other = parse({**own, "corruption": {"name": corruption}, "patching": patching})
         prompts = [identity.data_fingerprint(one, contents) for one in (config, other.for_patching)]
-        if prompts[0] != prompts[1]:  # or it is the run's own task
+        if prompts[0] != prompts[1]:  # Equal: it is the run's own task.
             yield other
 
 
 def choices(given: Mapping[str, str], other: Config) -> dict[str, str]:
-    """What the grid gave a patch job of another task, which may not have the corruption that was given."""
+    """Returns the grid's choices for a patch job of another task, with the corruption that it really uses."""
     assert other.patching.task
     corruption = {"corruption": other.corruption.name} if "corruption" in given else {}
     return {**given, **corruption, "patching.task": other.patching.task.name}
 
 
 def _section(name: str, values: dict[str, Any]) -> Any:
-    """A task's section of the configuration, as the default one has it; it is valid beside the other `values`."""
+    """Composes a task's section with its defaults, and checks that it is valid with the other `values`."""
     try:
         section = resolve(source.compose([f"task={name}"]), ["task"])["task"]
         parse({**values, "task": section})

@@ -1,4 +1,4 @@
-"""What `run` would do: pure, read from the folders, never written."""
+"""What `run` would do, read from the folders. Nothing is written."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from mi_sweeps.sweeps.points import GridPoint, Stage
 
 LOOKERS = 8
-"""Threads that look at the folders of a slow disk, where a look is mostly waiting, and thousands add up."""
+"""Threads that look at folders on a slow disk, where looking is mostly waiting."""
 
 SLOW_SECONDS = 0.001
-"""A disk is slow if a run and its patch jobs take longer; on a quick one threads only get in each other's way."""
+"""A disk is slow if looking at a run and its patch jobs takes longer than this. On a fast one, threads only slow each
+other down."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Cells with the states that their folders had when the plan was made."""
+    """Grid points, with the states of their folders when the plan was made."""
 
     points: tuple[GridPoint, ...]
     runs: dict[str, Status]
@@ -44,7 +45,7 @@ class Plan:
         return grouped
 
     def each(self) -> Iterator[tuple[str, GridPoint, Stage, Status]]:
-        """Every fine-tune and patch job: its id, a point that has it, and its state."""
+        """Yields every fine-tune and patch job: its id, a grid point with it, its stage and its status."""
         for run_id, points in self.points_by_run.items():
             yield run_id, points[0], "finetune", self.runs[run_id]
             for point in points:
@@ -52,25 +53,25 @@ class Plan:
 
     @property
     def run_name(self) -> str:
-        """What a user calls its runs: fine-tunes, series, or runs where there are both."""
+        """What its runs are called: "fine-tune", "series", or "run" if there are both."""
         names = {point.run_name for point in self.points}
         return names.pop() if len(names) == 1 else "run"
 
     @property
     def statuses(self) -> tuple[Status, ...]:
-        """Of all fine-tunes and all patch jobs."""
+        """The statuses of all fine-tunes and patch jobs."""
         return (*self.runs.values(), *self.patches.values())
 
     def counts(self) -> tuple[Counter[str], Counter[str]]:
-        """How many runs, and how many patch jobs, are in each state."""
+        """Counts the runs and the patch jobs in each state."""
         return Counter(map(shown, self.runs.values())), Counter(map(shown, self.patches.values()))
 
     def missing(self, retry: Collection[Failure] = ()) -> tuple[list[str], dict[str, list[str]]]:
-        """What `run` would work on: the run ids of fine-tunes, and for each run id the patch ids of its patch jobs. The
-        patch jobs of a fine-tune that stays failed wait for it.
+        """Returns what `run` would work on: the run ids of fine-tunes, and by run id the patch ids of patch jobs. Patch
+        jobs of a failed fine-tune that is not tried again are left out.
 
         Args:
-            retry: the kinds of failures that are taken up.
+            retry: the kinds of failures to try again.
         """
 
         def wanted(status: Status) -> bool:
@@ -85,38 +86,38 @@ class Plan:
         return runs, {run_id: ids for run_id, ids in patches.items() if ids}
 
     def to_do(self, retry: Collection[Failure] = ()) -> int:
-        """How many fine-tunes and patch jobs `run` would work on."""
+        """Counts the fine-tunes and patch jobs that `run` would work on."""
         runs, patches = self.missing(retry)
         return len(runs) + sum(map(len, patches.values()))
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left, not even a failed point."""
+        """Whether every fine-tune and patch job is done."""
         return all(status.state == "done" for status in self.statuses)
 
 
 def shown(status: Status) -> str:
-    """A state as it is counted."""
+    """Returns a state as it is shown in counts."""
     if status.state in PENDING:
         return "to do"
     return status.state if status.diverged is None else "diverged"
 
 
 def folders_of(point: GridPoint) -> tuple[RunFolder, PatchFolder]:
-    """Where a point's results are."""
+    """Returns the folders of a point's run and patch job."""
     run = folders.run_folder(point.output, point.run_id)
     return run, run.patch(point.patch_id)
 
 
 def logged(folder: Folder) -> list[Folder]:
-    """Those that have a log: the folder, or those of a patch job's parts; what failed comes first."""
+    """Returns the folders that have a log, among a folder and its patch job's parts; failed ones first."""
     parts = folder.all_parts() if isinstance(folder, PatchFolder) else []
     there = [one for one in (folder, *parts) if one.log_file.is_file()]
     return sorted(there, key=lambda one: one.status_on_disk().state != "failed")
 
 
 def make(points: Sequence[GridPoint]) -> Plan:
-    """Looks at the folders of the points."""
+    """Makes a plan by looking at the folders of the points."""
     untouched = Status()
     runs = {point.run_id: untouched for point in points}
     patches = {point.patch_id: untouched for point in points}
@@ -138,7 +139,7 @@ def make(points: Sequence[GridPoint]) -> Plan:
 
 
 def _look(groups: Sequence[Sequence[GridPoint]]) -> Plan:
-    """The states of some runs, and of those patch jobs of theirs that the points are."""
+    """Looks at some runs and the patch jobs that the points belong to."""
     seen = Plan((), {}, {})
     for points in groups:
         folder, _ = folders_of(points[0])
@@ -151,14 +152,14 @@ def _look(groups: Sequence[Sequence[GridPoint]]) -> Plan:
 
 
 def _patch_status(folder: PatchFolder, point: GridPoint, run: Status) -> Status:
-    """Done means that every table is there: a deleted one is made again."""
+    """Returns a patch job's status. It is done only if every table exists: a deleted one is computed again."""
     status = folder.status()
     if status.state == "done":
         if folder.has(run.reached(point.patch_steps), point.tables):
             return status
         status = replace(status, state="todo")
     if status.state != "running":
-        # Where parts of it are done separately: the one at work, or the worst of those that were begun since.
+        # For a job in parts: the running part, or else the worst of those begun since.
         since = status.finished or status.started or ""
         parts = [part for one in folder.all_parts() if ((part := one.status()).started or "") >= since]
         for state in ("running", "failed", "interrupted", "cancelled"):
@@ -168,7 +169,7 @@ def _patch_status(folder: PatchFolder, point: GridPoint, run: Status) -> Status:
 
 
 def part_status(point: GridPoint, part: int, parts: int) -> Status:
-    """The same of one part of a patch job."""
+    """Returns the status of one part of a patch job."""
     run, folder = folders_of(point)
     status = folder.part(part, parts).status()
     if status.state == "done" and not folder.has(run.status().reached(point.patch_steps[part::parts]), point.tables):
@@ -177,7 +178,7 @@ def part_status(point: GridPoint, part: int, parts: int) -> Status:
 
 
 def is_to_be_ended(point: GridPoint) -> bool:
-    """Whether every table of a patch job is there, and nobody has ended it: who made the last one was killed then."""
+    """Whether every table of a patch job exists but it is not marked as done, because its last worker was killed."""
     run, folder = folders_of(point)
     return folder.status().state in PENDING and folder.has(run.status().reached(point.patch_steps), point.tables)
 
@@ -185,8 +186,8 @@ def is_to_be_ended(point: GridPoint) -> bool:
 def _run_status(
     folder: RunFolder, status: Status, points: Sequence[GridPoint], patches: Mapping[str, Status]
 ) -> Status:
-    """Done means that the metrics are there, and every checkpoint that is still to be patched: weights may be
-    deleted when nobody needs them any more."""
+    """Returns a run's status. It is done only if the metrics exist, and every checkpoint that is still to be patched:
+    other weights may be deleted."""
     if status.state != "done":
         return status
     needed = status.reached(needed_steps(points, patches))
@@ -194,7 +195,7 @@ def _run_status(
 
 
 def needed_steps(points: Sequence[GridPoint], patches: Mapping[str, Status]) -> set[int]:
-    """The checkpoints of a run that are still to be patched; of a series none, for its weights are elsewhere."""
+    """Returns the checkpoints of a run that are still to be patched; none for a series, whose weights are elsewhere."""
     if points[0].is_series:
         return set()
     pending = [point for point in points if patches[point.patch_id].state != "done"]

@@ -1,4 +1,4 @@
-"""The points of a grid, as light as can be: a plan has thousands."""
+"""Grid points. They are kept light, because a plan has thousands."""
 
 from __future__ import annotations
 
@@ -19,33 +19,32 @@ Stage = Literal["finetune", "patch"]
 
 
 def of_patch_job(key: str) -> bool:
-    """Whether a key says how a run is patched, and nothing of the run itself."""
+    """Whether a key belongs to the patch job, not to the run."""
     return key.lstrip("+").split(".")[0] in ("corruption", "patching")
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One point of a grid: a run, and one patch job on it."""
+    """A run and one patch job on it."""
 
     values: Mapping[str, Any]
-    """The whole configuration as plain values, valid and complete."""
+    """The complete, valid configuration as plain values."""
     choices: Mapping[str, str]
     """The values that the grid gave this point, by key."""
     run_id: str
-    """The fine-tune that this point looks at; points that differ only in how they patch share it."""
+    """The run; shared by points that differ only in how they patch it."""
     patch_id: str
-    """The patch job."""
 
     @cached_property
     def config(self) -> Config:
-        """The configuration, typed. Whoever only looks at folders needs none, nor the import of its libraries."""
+        """The configuration, typed. Looking at folders needs neither it nor its imports."""
         from mi_sweeps.config import parse
 
         return parse(dict(self.values))
 
     @property
     def asked(self) -> str:
-        """As of a configuration."""
+        """As `Config.asked`."""
         patching = self.values["patching"]
         task = patching.get("task") or {}
         return asked(self.values["corruption"]["name"], task.get("name"), patching.get("split", "heldout"))
@@ -56,7 +55,7 @@ class GridPoint:
         return " ".join(f"{key}={value}" for key, value in self.choices.items()) or "(defaults)"
 
     def called(self, stage: Stage) -> str:
-        """What a user calls its run, with the choices that made it, or its patch job."""
+        """Names its run or its patch job for the user, with the choices that made it."""
         if stage == "patch":
             return f"patch job {self.label}"
         own = {key: value for key, value in self.choices.items() if not of_patch_job(key)}
@@ -69,17 +68,17 @@ class GridPoint:
 
     @property
     def is_series(self) -> bool:
-        """Whether somebody else trained the run."""
+        """Whether the run is a series, trained by somebody else."""
         return "keep" in self.values["model"]
 
     @property
     def run_name(self) -> str:
-        """What a user calls its run."""
+        """What its run is called: "series" or "fine-tune"."""
         return "series" if self.is_series else "fine-tune"
 
     @property
     def checkpoint_steps(self) -> list[int]:
-        """Every step whose weights are kept, or that a series has."""
+        """Every checkpoint of the run."""
         checkpoint = self.values["checkpoint"]
         if self.is_series:
             return sorted(set(checkpoint["steps"]))
@@ -88,11 +87,11 @@ class GridPoint:
 
     @property
     def patch_steps(self) -> list[int]:
-        """The checkpoints that the patch job looks at."""
+        """The checkpoints that the patch job examines."""
         steps = self.values["patching"]["steps"]
         return self.checkpoint_steps if steps is None else sorted(set(steps))
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The tables that it makes of each checkpoint beside that of patching."""
+        """Its tables at each checkpoint, besides that of patching."""
         return measured.tables(self.values["patching"])

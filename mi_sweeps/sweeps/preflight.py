@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything is computed or written."""
+"""Finds errors before anything is computed or written."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 
 def check(points: Sequence[GridPoint]) -> list[str]:
-    """Reads the headers of every local model's weights; builds all prompts, pairs and schedules of a plan.
+    """Reads the headers of every local model's weights, and builds all prompts, pairs and schedules of a plan.
 
     Returns:
         The audits of the prompts, as lines for a terminal.
 
     Raises:
-        UserError: something is wrong with the configuration or the user's files.
+        UserError: the configuration or the user's files are wrong.
     """
     lines = architectures.told(points, lambda model: load_config(model).model_type)
     tasks: dict[str, Task] = {}
     networks: dict[str, PreTrainedModel | None] = {}
     checked: set[str] = set()
     for point in points:
-        # By plain values: of thousands of points most differ in nothing that is checked here.
+        # Of thousands of points, most agree in what is checked here.
         values = point.values
         source = digest([values["model"], values["patching"].get("task") or values["task"]])
         key = digest([source, *(values[name] for name in ("corruption", "patching", "schedule", "train"))])
@@ -58,7 +58,7 @@ def check(points: Sequence[GridPoint]) -> list[str]:
                 networks[name] = check_files(single(config))
             lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
         if config.task.arguments.get("repeat", 1) != 1:
-            tasks[source].training(0, 1, 0)  # Only training prompts have answers behind them.
+            tasks[source].training(0, 1, 0)  # Only training prompts repeat their answers.
         resolve(config.schedule, config.train.steps)
         pairs = patched_pairs(tasks[source], config)
         _check_tokens(config, pairs)
@@ -73,23 +73,23 @@ def check(points: Sequence[GridPoint]) -> list[str]:
                 lines.append(slow)
     device = pick_device(points[0].config.launcher.device)
     gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    return lines + [line for line in memory.told(points, gpu=gpu) if line.startswith("warning")]
+    return lines + [line for line in memory.lines(points, gpu=gpu) if line.startswith("warning")]
 
 
 def _check_tokens(config: Config, pairs: Pairs) -> None:
-    """A tokenizer fits its model; a task that makes tokens of its own may not."""
+    """Checks that the model knows every token: a task that makes its own tokens may use too many."""
     rows = load_config(single(config)).vocab_size
     tokens = (pairs.clean.tokens, pairs.corrupted.tokens, pairs.clean.answers, pairs.contrast.tokens)
     largest = max(int(some.max()) for some in tokens if some.numel())
     if largest >= rows:
         raise UserError(
-            f"task={config.task.name}: makes token {largest}, and model={config.model.name} has 0 to {rows - 1}; "
+            f"task={config.task.name}: makes token {largest}, but model={config.model.name} has only 0 to {rows - 1}; "
             "give the task fewer tokens or the model more"
         )
 
 
 def _check_patching(config: Config, task: Task, pairs: int) -> None:
-    """What the patch job would find out only after the fine-tune."""
+    """Checks what the patch job would otherwise find only after the fine-tune."""
     patching = config.patching
     if not patching.only_for_known_models:
         return

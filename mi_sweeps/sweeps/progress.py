@@ -1,4 +1,4 @@
-"""Bars while a sweep is computed or waited for."""
+"""Progress bars while a sweep is computed or waited for."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from mi_sweeps.sweeps.plan import Plan
 WAIT_SECONDS = 1.0
 """How often `wait` looks."""
 WAIT_TIMES = 10
-"""How many times as long as a look takes, `wait` waits at least: thousands of folders are not read all the time."""
+"""`wait` pauses at least this many times as long as a look took, so that it does not read thousands of folders
+constantly."""
 OTHERS = 52
-"""Columns that all but the bar itself take."""
+"""Columns taken by everything but the bar."""
 
 
 class _Left(ProgressColumn):
-    """How long the rest takes, as far as that is known."""
+    """A column with the estimated time left."""
 
     def render(self, task: Bar) -> Text:
-        """As of a column."""
+        """As `ProgressColumn.render`."""
         left: estimate.Left = task.fields["left"]() if "left" in task.fields else estimate.Left(None)
         if left.seconds is None:
             return Text("")
@@ -42,8 +43,8 @@ class _Left(ProgressColumn):
 
 
 def bars(console: Console) -> Progress:
-    """Bars on the screen; a task's field `left` says how long the rest of it takes, where that is known."""
-    # What a bar is of comes last, and takes as many lines as it needs: no word of it is broken.
+    """Makes progress bars; a task's field `left` is a function that estimates its time left."""
+    # The description comes last and takes as many lines as it needs, so that no word is broken.
     return Progress(
         BarColumn(max(6, min(40, console.width - OTHERS - 24))),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
@@ -56,7 +57,7 @@ def bars(console: Console) -> Progress:
 
 
 def _sweep(left: estimate.Left) -> str:
-    """What the bar of a sweep is called."""
+    """Describes the bar of a sweep."""
     if not left.unknown:
         return "sweep"
     what = " and ".join(name if name.endswith("s") else f"{name}s" for name in left.unknown)
@@ -64,10 +65,10 @@ def _sweep(left: estimate.Left) -> str:
 
 
 class Bars(Listener):
-    """Two bars: the sweep's tasks, and the steps of the one at hand. Without a terminal, a line for each task.
+    """Two bars: the sweep's tasks, and the steps of the current task. Without a terminal, a line for each task.
 
     Args:
-        plan: what is done, from which it is learned how long the rest takes; without it, nothing is said of that.
+        plan: for the estimate of the time left; without it none is shown.
     """
 
     def __init__(self, console: Console, total: int, plan: Plan | None = None, retry: Collection[Failure] = ()) -> None:
@@ -80,7 +81,7 @@ class Bars(Listener):
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """While the bars are on the screen."""
+        """Shows the bars while inside."""
         if not self._console.is_terminal:
             yield
             return
@@ -89,7 +90,7 @@ class Bars(Listener):
 
     @contextmanager
     def task(self, task: Task) -> Iterator[Callable[[int], None]]:
-        """A bar for the task at hand."""
+        """Shows a bar for the current task."""
         self._course.begin(task.id, task.point, task.stage)
         bar = self._progress.add_task(task.name, total=task.steps, left=lambda: self._course.left(task.id))
         well = False
@@ -107,7 +108,7 @@ class Bars(Listener):
             self._progress.remove_task(bar)
 
     def finished(self, task: Task, error: str | None) -> None:
-        """Moves the sweep's bar on."""
+        """Advances the sweep's bar."""
         self._ended += 1
         self._progress.update(self._all, completed=self._ended, description=_sweep(self._course.left()))
         if error:
@@ -125,13 +126,13 @@ def watch(
     estimated: bool = True,
     below: Callable[[Plan], Sequence[RenderableType]] = lambda plan: (),
 ) -> Plan:
-    """A bar over the states of a sweep until nobody works on it; gives the last look. Without a terminal, a line for
-    each fine-tune and patch job that ends.
+    """Shows a sweep's progress until nobody works on it, and returns the last plan. Without a terminal, prints a line
+    for each fine-tune and patch job that ends.
 
     Args:
-        seconds: how often to look at most.
-        estimated: whether those who are at work do all the rest; a cluster's queue is known to nobody.
-        below: what else is shown.
+        seconds: the shortest time between two looks.
+        estimated: whether to estimate the time left; on a cluster it depends on the queue.
+        below: further lines to show.
     """
 
     def once() -> tuple[bool, Plan, float]:
@@ -156,19 +157,19 @@ def watch(
                     for line in _ended(before, plan):
                         console.print(line, soft_wrap=True)
                 before = plan
-                # Asked again, for who answers may have learned from the look.
+                # `busy` is asked again, because its answer may depend on the look.
                 if not (at_work or states["running"] or states["queued"] or busy()):
                     break
                 time.sleep(max(seconds, WAIT_TIMES * took))
                 at_work, plan, took = once()
     finally:
         if not console.is_interactive:
-            console.print()  # Without a screen the last line is left open.
+            console.print()  # Without a screen, rich leaves the last line open.
     return plan
 
 
 def _ended(before: Plan, plan: Plan) -> Iterator[str]:
-    """A line for each fine-tune and patch job that has ended since a look before."""
+    """Yields a line for each fine-tune and patch job that ended between two looks."""
     over, total = ("done", "failed"), len(plan.statuses)
     count = sum(status.state in over for status in before.statuses)
     for id, point, stage, status in plan.each():

@@ -1,4 +1,4 @@
-"""What a configuration says by itself to be wrong: `plan` tells it, without the imports that `preflight` needs."""
+"""Checks that need only the configuration: `plan` makes them without the slow imports of `preflight`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import CORRUPTIONS, NO_BOS, OF_NAMES, OF_NUMBERS, PREVIOUS_TOKEN
 
 NAMES = ("mi_sweeps.tasks.ioi.task", "mi_sweeps.tasks.user.task")
-"""Tasks of prompts with names."""
+"""Tasks whose prompts contain names."""
 
 
 def check(points: Sequence[GridPoint]) -> None:
-    """That the parts of each configuration fit each other, as far as they are ours.
+    """Checks that the parts of each configuration fit together; a user's own tasks are not checked here.
 
     Raises:
-        UserError: a task has not the corruption, or needs a tokenizer that the model has not.
+        UserError: the task lacks the corruption, or needs a tokenizer that the model lacks.
     """
     _check_adapter(points)
     checked = set()
@@ -33,7 +33,7 @@ def check(points: Sequence[GridPoint]) -> None:
 
 
 def without_effect(points: Sequence[GridPoint], words: Sequence[str]) -> list[str]:
-    """The keys among some overrides that no point has a use for, because all are series."""
+    """Returns the overridden keys that have no effect, because all points are series."""
     if not all(point.is_series for point in points):
         return []
     keys = [word.partition("=")[0].lstrip("+~") for word in words]
@@ -47,8 +47,8 @@ def without_effect(points: Sequence[GridPoint], words: Sequence[str]) -> list[st
 
 
 def _check_adapter(points: Sequence[GridPoint]) -> None:
-    """An adapter's settings are meant for one; a sweep may have full fine-tunes beside it, and one of those be zoomed
-    into."""
+    """Checks that an adapter's settings come with an adapter somewhere in the sweep: it may also have full fine-tunes,
+    and zooms into these."""
     trains = [point.values["train"] for point in points if not point.values["checkpoint"].get("zoom_of")]
     if any(train.get("method") == "lora" for train in trains):
         return
@@ -63,26 +63,24 @@ def _check(config: Config) -> None:
     model, task, corruption = config.model, config.for_patching.task, config.corruption.name
     _check_train(config)
     if is_own(task.target) and not own_modules(task.target):
-        raise UserError(
-            f"task={task.name}: {task.target}: no module of that name is found; put its folder on PYTHONPATH"
-        )
+        raise UserError(f"task={task.name}: {task.target}: no such module; put its folder on PYTHONPATH")
     known = corruptions(task)
     if known and corruption not in known:
         others = f", or one of {', '.join(known[1:])}" if known[2:] else "".join(f" or {name}" for name in known[1:])
         raise UserError(
-            f"corruption={corruption}: task={task.name} has none of that name; use corruption={known[0]}{others}"
+            f"corruption={corruption}: task={task.name} has no such corruption; use corruption={known[0]}{others}"
         )
     if task.target == PREVIOUS_TOKEN and corruption == "bos" and task.arguments.get("bos") is False:
         raise UserError(NO_BOS)
     if isinstance(model, ScratchConfig) and task.target in (*NAMES, *CORRUPTIONS) and task.target not in OF_NUMBERS:
         raise UserError(
-            f"task={task.name}: is made of text, and model={model.name} has no tokenizer; "
+            f"task={task.name}: makes text, but model={model.name} has no tokenizer; "
             "use task=previous_token or task=induction, or another model"
         )
 
 
 def _check_train(config: Config) -> None:
-    """What can be said of training without a look at the model's weights."""
+    """Checks the training settings without looking at the model's weights."""
     model, train = config.model, config.train
     if isinstance(model, SeriesConfig):
         return  # Nothing is trained.
@@ -90,12 +88,13 @@ def _check_train(config: Config) -> None:
         raise UserError("train.method=lora: needs peft, which is not installed; `pip install peft`")
     if train.gradient_checkpointing and isinstance(model, ScratchConfig):
         raise UserError(
-            f"train.gradient_checkpointing=true: model={model.name} has none; use train.micro_batch, or a smaller batch"
+            f"train.gradient_checkpointing=true: model={model.name} does not support it; use train.micro_batch, or a "
+            "smaller train.batch_size"
         )
 
 
 def corruptions(task: NamedFunction) -> list[str]:
-    """Those of a task of ours; of others only they know."""
+    """Lists the corruptions of a built-in task; empty for a user's own, which only it knows."""
     target, arguments = task.target, task.arguments
     if target not in NAMES:
         return list(CORRUPTIONS.get(target, ()))

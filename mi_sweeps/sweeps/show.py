@@ -1,4 +1,4 @@
-"""Plans and states for a terminal: sums first, then what is failing and running, and single points last."""
+"""Plans and states for a terminal: totals first, then failures and running work, and single grid points last."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ COLOURS = {
     "interrupted": "yellow",
     "cancelled": "yellow",
 }
-SHOWN_CELLS = 40
-"""Rows that a screen takes; a sweep with more points shows those that need to be looked at."""
-LOOKED_AT: tuple[State, ...] = ("running", "failed", "interrupted", "cancelled")
-"""States that are worth a row, the first most."""
+SHOWN_POINTS = 40
+"""Rows that fit on a screen; a larger sweep shows only the points that need attention."""
+NEED_ATTENTION: tuple[State, ...] = ("running", "failed", "interrupted", "cancelled")
+"""States that get a row, the most important first."""
 SHOWN_ERRORS = 8
-"""Different errors that are told."""
+"""Most different errors to show."""
 RATE = "win rate"
 RATE_BLOCKS = 8
 """Checkpoints in a sparkline."""
-GAP = 2
+SPACES = 2
 """Spaces between columns."""
 SHOWN_VALUES = 12
-"""Values of a key that are all told."""
+"""Most values of a key to list in full."""
 
 
 def counted(counts: Counter[str]) -> str:
-    """States and how many are in each: "3 done, 1 failed"."""
+    """Formats the number in each state: "3 done, 1 failed"."""
     known = ("done", "diverged", "running", "queued", "failed", "to do")
     return ", ".join(f"{counts[state]} {state}" for state in known if counts[state]) or "none"
 
 
 def summary(plan: Plan) -> str:
-    """Fine-tunes, series and patch jobs by state, in one line."""
+    """Summarises fine-tunes, series and patch jobs by state, in one line."""
     runs: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     for run_id, points in plan.points_by_run.items():
         runs[points[0].is_series][planning.shown(plan.runs[run_id])] += 1
@@ -66,32 +66,33 @@ def summary(plan: Plan) -> str:
     if series:
         steps = {len(points[0].checkpoint_steps) for points in plan.points_by_run.values() if points[0].is_series}
         several = f"{min(steps)} to {max(steps)}" if len(steps) > 1 else f"{max(steps)}"
-        of = f"{several} {plural('checkpoint', max(steps))}{_gaps(sum(len(s.gaps) for s in plan.runs.values()))}"
+        missing = _missing_steps(sum(len(status.gaps) for status in plan.runs.values()))
+        of = f"{several} {plural('checkpoint', max(steps))}{missing}"
         parts.append(f"{sum(series.values())} series of {of} ({counted(series)})")
     parts.append(f"{len(plan.patches)} {plural('patch job', len(plan.patches))} ({counted(patches)})")
     return ", ".join(parts)
 
 
-def _gaps(count: int) -> str:
-    """How many steps have no checkpoint; nothing where all have one."""
-    return f", {count} {plural('gap', count)}" if count else ""
+def _missing_steps(count: int) -> str:
+    """Formats how many steps have no checkpoint; empty if all have one."""
+    return f", {count} missing {plural('step', count)}" if count else ""
 
 
 def axes(points: Sequence[GridPoint]) -> Iterator[str]:
-    """A line for each key that is swept, with its values."""
+    """Yields a line for each swept key, with its values."""
     values: dict[str, dict[str, None]] = {}
     for point in points:
         for key, value in point.choices.items():
             values.setdefault(key, {})[value] = None
     for key, found in values.items():
-        told = list(found)
-        if len(told) > SHOWN_VALUES:
-            told = [*told[:3], "…", f"{told[-1]} ({len(told)} values)"]
-        yield f"{key}: {', '.join(told)}"
+        listed = list(found)
+        if len(listed) > SHOWN_VALUES:
+            listed = [*listed[:3], "…", f"{listed[-1]} ({len(listed)} values)"]
+        yield f"{key}: {', '.join(listed)}"
 
 
 def schedules(points: Sequence[GridPoint]) -> Iterator[str]:
-    """A line for each learning-rate schedule, drawn over the steps, with a warning where it grows without bound.
+    """Yields a line for each learning-rate schedule, with a sparkline, and a warning if it grows without bound.
 
     Raises:
         UserError: there is no such schedule, or its arguments are wrong.
@@ -110,28 +111,28 @@ def schedules(points: Sequence[GridPoint]) -> Iterator[str]:
         multiplier = resolve(NamedFunction.model_validate(values), steps)
         try:
             every = [multiplier(step) for step in range(steps)]
-        except Exception as error:  # Somebody's own function may raise anything.
+        except Exception as error:  # A user's own function may raise anything.
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"schedule={values['name']}: {reason}; it is asked for steps 0 to {steps - 1}") from error
-        told = f"{every[0]:.3g} to {every[-1]:.3g}" if every[0] != every[-1] else f"{every[0]:.3g}"
-        line = f"schedule {values['name']}: {sparkline(every, low=0)} {told} times optim.lr over {steps} steps"
+        ends = f"{every[0]:.3g} to {every[-1]:.3g}" if every[0] != every[-1] else f"{every[0]:.3g}"
+        line = f"schedule {values['name']}: {sparkline(every, low=0)} {ends} times optim.lr over {steps} steps"
         if unbounded(every):
             line += "; warning: it grows without bound"
         yield line
 
 
 def zoomed(run_id: str, proof: Mapping[str, Any]) -> str:
-    """What run.json says of a zoomed run (`mi_sweeps.training.zoom.proof`), in one line."""
+    """Formats the proof in a zoomed run's run.json (`mi_sweeps.training.zoom.proof`) as one line."""
     same = proof["same"]
     last = max(same, key=int)
     return (
-        f"run {run_id} is run {proof['of']}: equal weights at all {len(same)} checkpoints that both have, "
+        f"run {run_id} equals run {proof['of']}: the weights are the same at all {len(same)} shared checkpoints, "
         f"the last at step {last} (hash {same[last]})"
     )
 
 
 def zooms(plan: Plan) -> Iterator[str]:
-    """A line for each run that is one zoomed into another."""
+    """Yields a line for each run that is a zoom into another."""
     for points in plan.points_by_run.values():
         folder, _ = planning.folders_of(points[0])
         if is_zoom(points[0]) and (proof := (read_json(folder.path / "run.json") or {}).get("zoom")):
@@ -139,12 +140,13 @@ def zooms(plan: Plan) -> Iterator[str]:
 
 
 def is_zoom(point: GridPoint) -> bool:
-    """Whether its run is one zoomed into another."""
+    """Whether its run is a zoom into another."""
     return bool(point.values["checkpoint"].get("zoom_of"))
 
 
 def errors(plan: Plan) -> Iterator[str]:
-    """What failed, by error: how many, and where to read on. Errors that differ in numbers and ids only are one."""
+    """Yields a line for each error, with how often it occurred, and one with a log to read. Errors that differ only in
+    numbers and ids are counted together."""
     groups: dict[tuple[str, str], dict[str, GridPoint]] = {}
     states = {**plan.runs, **plan.patches}
     for point in plan.points:
@@ -158,7 +160,7 @@ def errors(plan: Plan) -> Iterator[str]:
         id, point = next(iter(failed.items()))
         which = f"{stage} {id}" if len(failed) == 1 else f"{len(failed)} {plural(stage, len(failed))}, for example {id}"
         yield f"failed {which}: {states[id].error}"
-        # What died before Python began left none; where its job's output is, the error says.
+        # A job that died before Python began has no log; its error names the job's output.
         yield from (
             f"  {one.log_file}" for one in planning.logged(planning.folders_of(point)[stage == "patch job"])[:1]
         )
@@ -167,48 +169,47 @@ def errors(plan: Plan) -> Iterator[str]:
 
 
 def noteworthy(plan: Plan) -> list[GridPoint]:
-    """All points, or of too many those at work and those that went wrong."""
-    if len(plan.points) <= SHOWN_CELLS:
+    """Returns all points, or if there are too many, only those that are running or went wrong."""
+    if len(plan.points) <= SHOWN_POINTS:
         return list(plan.points)
 
     def rank(point: GridPoint) -> int:
         states = (plan.runs[point.run_id].state, plan.patches[point.patch_id].state)
-        return min(LOOKED_AT.index(state) if state in LOOKED_AT else len(LOOKED_AT) for state in states)
+        return min(NEED_ATTENTION.index(state) if state in NEED_ATTENTION else len(NEED_ATTENTION) for state in states)
 
-    return sorted((point for point in plan.points if rank(point) < len(LOOKED_AT)), key=rank)[:SHOWN_CELLS]
+    return sorted((point for point in plan.points if rank(point) < len(NEED_ATTENTION)), key=rank)[:SHOWN_POINTS]
 
 
 def point_table(plan: Plan, points: Sequence[GridPoint], width: int) -> Iterator[Table | Text | str]:
-    """One row a point: its choices, and where its fine-tune and its patch job are; and how well each run does.
+    """Lays out a row for each point: its choices, the states of its run and patch job, and the run's win rate.
 
-    That has a column where it fits into `width`, and lines of its own below where it does not. Where not even the rest
-    fits, a point has two lines.
+    Win rates that do not fit into `width` go below the table. If the rest does not fit either, a point takes two lines.
     """
     names, *rows = _rows(plan, points)
     rates = win_rates(points)
-    needed = sum(max(map(len, column)) + GAP for column in zip(names, *rows, strict=True))
+    needed = sum(max(map(len, column)) + SPACES for column in zip(names, *rows, strict=True))
     fits = bool(rates) and needed + max(map(len, (RATE, *rates.values()))) <= width
-    if needed - GAP <= width:
+    if needed - SPACES <= width:
         yield _table(plan, points, [*names, RATE] if fits else names, rows, rates)
     else:
         for row, point in zip(rows, points, strict=True):
             yield from _narrow(names, row, *_colours(plan, point))
     if rates and not fits:
-        told = [f"{run_id} {rate}" for run_id, rate in rates.items()]
-        longest = max(map(len, told)) + GAP
+        entries = [f"{run_id} {rate}" for run_id, rate in rates.items()]
+        longest = max(map(len, entries)) + SPACES
         across = max(1, (width - len(RATE)) // longest)
-        for at in range(0, len(told), across):
-            line = "".join(one.ljust(longest) for one in told[at : at + across])
-            yield f"{(RATE if at == 0 else '').ljust(len(RATE) + GAP)}{line}".rstrip()
+        for at in range(0, len(entries), across):
+            line = "".join(one.ljust(longest) for one in entries[at : at + across])
+            yield f"{(RATE if at == 0 else '').ljust(len(RATE) + SPACES)}{line}".rstrip()
 
 
 def win_rates(points: Sequence[GridPoint]) -> dict[str, str]:
-    """Of each run that has metrics, its held-out win rate over the checkpoints so far, and the last in numbers."""
-    told = {}
+    """Formats the held-out win rate of each run with metrics: a sparkline over the checkpoints, and the last value."""
+    shown = {}
     for run_id, folder in {point.run_id: planning.folders_of(point)[0] for point in points}.items():
         try:
             found = held_out_win_rates(folder.metrics)
-        except UserError:  # a damaged file is no reason to show nothing
+        except UserError:  # A damaged file must not hide the other runs.
             continue
         gaps = folder.status_on_disk().gaps if found else ()
         there = {step: rate for step, rate in found.items() if "win_rate" in rate and step not in gaps}
@@ -216,12 +217,12 @@ def win_rates(points: Sequence[GridPoint]) -> dict[str, str]:
             rates = [there.get(step, {}).get("win_rate", math.nan) for step in sorted({*there, *gaps})]
             first, last = there[min(there)], there[max(there)]
             line = f"{sparkline(rates, 0, 1, width=RATE_BLOCKS)} {last['win_rate']:4.0%} {outcome(first, last)}"
-            told[run_id] = line.rstrip()
-    return told
+            shown[run_id] = line.rstrip()
+    return shown
 
 
 def held_out_win_rates(metrics: Path) -> dict[int, dict[str, float]]:
-    """The win rate on held-out prompts by checkpoint, and its interval; empty where there are no metrics yet.
+    """Reads the win rate on held-out prompts and its interval, by checkpoint; empty if there are no metrics yet.
 
     Raises:
         UserError: the file is damaged.
@@ -237,14 +238,14 @@ def held_out_win_rates(metrics: Path) -> dict[int, dict[str, float]]:
 
 
 def _narrow(names: Sequence[str], row: Sequence[str], of_run: str, of_patch: str) -> Iterator[Text]:
-    """A point in two lines: its choices, and then its run and its patch job with their states."""
-    *told, run_id, run, patch = row
-    yield Text(" ".join(f"{name}={value}" for name, value in zip(names, told, strict=False)))
+    """Formats a point as two lines: its choices, then its run and patch job with their states."""
+    *choices, run_id, run, patch = row
+    yield Text(" ".join(f"{name}={value}" for name, value in zip(names, choices, strict=False)))
     yield Text.assemble(f"  {run_id}  {names[-2]} ", (run, of_run), f"  {names[-1]} ", (patch, of_patch))
 
 
 def _colours(plan: Plan, point: GridPoint) -> tuple[str, str]:
-    """Of the states of a point's run and patch job."""
+    """Returns the colours of a point's run and patch job."""
     run, patch = (
         COLOURS.get(status.state, "dim") for status in (plan.runs[point.run_id], plan.patches[point.patch_id])
     )
@@ -262,17 +263,17 @@ def _table(
     for name in names:
         table.add_column(name, no_wrap=True)
     for row, point in zip(rows, points, strict=True):
-        *told, run, patch = map(Text, row)
+        *choices, run, patch = map(Text, row)
         colours = _colours(plan, point)
         rate = [rates.get(point.run_id, "")] if RATE in names else []
         run.stylize(colours[0])
         patch.stylize(colours[1])
-        table.add_row(*told, run, patch, *rate)
+        table.add_row(*choices, run, patch, *rate)
     return table
 
 
 def point_lines(plan: Plan) -> Iterator[str]:
-    """The same for every point, as lines of text: a table of thousands of rows takes a minute to lay out."""
+    """Yields a line of text for every point: rich would take a minute to lay out a table of thousands of rows."""
     rows = _rows(plan, plan.points)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -280,8 +281,8 @@ def point_lines(plan: Plan) -> Iterator[str]:
 
 
 def _rows(plan: Plan, points: Sequence[GridPoint]) -> list[list[str]]:
-    """The names of the columns, then what is in each point's row."""
-    # A sweep may have been run in several parts, each with choices of its own.
+    """Returns the names of the columns, then a row for each point."""
+    # A sweep may have been run in several parts with different choices.
     keys = list(dict.fromkeys([*chain.from_iterable(point.choices for point in plan.points), "corruption"]))
     kinds = {point.run_name for point in points}
     rows = [[*keys, "run", kinds.pop() if len(kinds) == 1 else "run's state", "patch job"]]
@@ -299,8 +300,8 @@ def _rows(plan: Plan, points: Sequence[GridPoint]) -> list[list[str]]:
 
 
 def _value(point: GridPoint, key: str) -> str:
-    """What a configuration has for a key: a value, or the name of a group's choice; what the grid gave, where the
-    choice is of a file that fills in other keys (`+experiment=NAME`)."""
+    """Formats a key's value: a plain value, the name of a group's choice, or, for a file that sets other keys
+    (`+experiment=NAME`), the grid's own choice."""
     if key == "corruption":
         return point.asked
     if key == "patching.task" and not point.values["patching"].get("task"):
@@ -311,19 +312,20 @@ def _value(point: GridPoint, key: str) -> str:
     if values is None and key.lstrip("+").split(".")[0] not in point.values:
         return point.choices.get(key, "")
     if isinstance(values, list | tuple) and values and all(isinstance(one, str) for one in values):
-        return " + ".join(values)  # As a label has them.
+        return " + ".join(values)  # As in the labels of settings.
     return str(values["name"] if isinstance(values, Mapping) and "name" in values else values)
 
 
 def _checkpoints(plan: Plan, point: GridPoint, folder: RunFolder) -> Callable[[], Collection[object]]:
-    """What there is of a run so far: kept weights, or of a series checkpoints that were measured."""
+    """Returns a function that lists a run's checkpoints so far: stored weights, or those of a series that were
+    measured."""
     if not point.is_series:
         return lambda: [name for name in names(folder.path / "checkpoints") if name[:1].isdigit()]
     return lambda: plan.runs[point.run_id].reached(_measured(folder.metrics))
 
 
 def _measured(metrics: Path) -> set[int]:
-    """The checkpoints that were measured so far; none where that cannot be read."""
+    """Returns the checkpoints measured so far; none if the file cannot be read."""
     try:
         rows = read_columns(metrics, ("step", "split")) if metrics.exists() else ()
         return {step for step, split in rows if split == "heldout"}
@@ -332,10 +334,10 @@ def _measured(metrics: Path) -> set[int]:
 
 
 def _state(status: Status, there: Callable[[], Collection[object]], steps: Sequence[int]) -> str:
-    """A state in words.
+    """Describes a state.
 
     Args:
-        there: what is done so far; asked for only where it is told.
+        there: lists the checkpoints that are done; called only if their number is shown.
     """
     text: str = "to do" if status.state == "todo" else status.state
     if status.diverged is not None:
@@ -344,7 +346,7 @@ def _state(status: Status, there: Callable[[], Collection[object]], steps: Seque
         text += f" {status.seconds:.0f} s"
     if status.state in ("running", "interrupted", "cancelled"):
         text += f" {len(there())}/{len(status.reached(steps))}"
-    text += _gaps(len(status.gaps))
+    text += _missing_steps(len(status.gaps))
     if status.attempts > 1:
         text += f" (attempt {status.attempts})"
     return text

@@ -1,4 +1,4 @@
-"""Where configurations come from: ours, and before it a folder of the user's; and one line for what is wrong there."""
+"""Sources of configuration: the user's folder, then ours. Their errors become one line."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from mi_sweeps.errors import UserError
 CONFIG = "config"
 
 DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
-"""A whole number that is what it looks like. YAML 1.1 has others: 1:00:00 is 3600, 010 is 8."""
+"""A plain decimal integer. YAML 1.1 reads others, too: 1:00:00 is 3600, 010 is 8."""
 
 NO_SUCH_KEY = "no such key; `mi-sweeps plan --config` prints all of them"
 
 
 class Own(FileConfigSource):
-    """The user's folder. What is wrong in a file is told with the file's name."""
+    """The user's folder. Errors in a file name the file."""
 
     @staticmethod
     def scheme() -> str:
-        """How the search path of Hydra names this kind of source."""
+        """Returns the name of this kind of source in Hydra's search path."""
         return "own"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """One file.
+        """Loads one file.
 
         Raises:
-            UserError: it is not what Hydra reads, or would be read as something else than what is written there.
+            UserError: Hydra cannot read it, or YAML would read a number other than the one written.
         """
         file = Path(self.path, self._normalize_file_name(config_path))
         try:
@@ -66,14 +66,14 @@ class Own(FileConfigSource):
         except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
             raise UserError(f"{file}: {' '.join(str(error).split())}") from None
         if isinstance(result.config, ListConfig):
-            raise UserError(f"{file}: a list; a file of configuration has keys and values")
+            raise UserError(f"{file}: a list; a configuration file needs keys with values")
         return result
 
 
 def _check_numbers(file: Path, root: yaml.Node | None) -> None:
-    """That every whole number is the one that is written there."""
+    """Checks that YAML reads every integer as it is written."""
     waiting: list[Any] = [root]
-    seen = set()  # Of a file full of aliases each node is looked at once.
+    seen = set()  # A file full of aliases has the same node in many places.
     while waiting:
         node = waiting.pop()
         if id(node) in seen:
@@ -85,27 +85,27 @@ def _check_numbers(file: Path, root: yaml.Node | None) -> None:
             waiting += node.value
         elif isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int") and not DECIMAL.fullmatch(node.value):
             raise UserError(
-                f"{file}, line {node.start_mark.line + 1}: {node.value}: YAML reads another number there; "
+                f"{file}, line {node.start_mark.line + 1}: {node.value}: YAML reads this as another number; "
                 f"write it in quotes ('{node.value}') if it is text, or as a plain decimal number"
             )
 
 
 @contextmanager
 def opened(config_dir: Path | None) -> Iterator[ConfigLoader]:
-    """Hydra, ready to compose; what it complains of inside is one line.
+    """Opens Hydra for composing, and turns its errors into one line.
 
     Args:
         config_dir: a folder of the user's own configuration, searched before ours.
 
     Raises:
-        UserError: whatever Hydra found wrong.
+        UserError: Hydra found an error.
     """
     if config_dir is not None:
         if not config_dir.is_dir():
             raise UserError(f"--config-dir {config_dir}: no such folder")
         if (config_dir / f"{CONFIG}.yaml").exists():
             raise UserError(
-                f"{config_dir / CONFIG}.yaml: it would take the place of the whole default configuration; move it to "
+                f"{config_dir / CONFIG}.yaml: it would replace the whole default configuration; move it to "
                 f"experiment/NAME.yaml, with `# @package _global_` as its first line, and give +experiment=NAME"
             )
     GlobalHydra.instance().clear()
@@ -116,7 +116,7 @@ def opened(config_dir: Path | None) -> Iterator[ConfigLoader]:
                 SourcesRegistry.instance().register(Own)
                 search_path = loader.get_search_path()
                 search_path.prepend("user", f"{Own.scheme()}://{config_dir.resolve()}")
-                # The compose API knows no second folder, and globs must see it too.
+                # Hydra's compose API takes only one folder, and glob(*) must see both.
                 loader.repository.initialize_sources(search_path)  # type: ignore[attr-defined]
             yield loader
     except UserError:
@@ -140,17 +140,17 @@ def _loader() -> ConfigLoader:
 
 
 def compose(lines: Sequence[str]) -> DictConfig:
-    """What Hydra makes of single overrides.
+    """Composes a configuration from overrides without sweeps.
 
     Raises:
         UserError: a section was given several choices, of which Hydra would keep the last; or Hydra failed.
-        HydraException, OmegaConfBaseException: something is wrong, which `opened` tells.
+        HydraException, OmegaConfBaseException: another error, which `opened` turns into one line.
     """
     try:
         config = hydra.compose(CONFIG, list(lines), return_hydra_config=True)
     except (UserError, HydraException, OmegaConfBaseException):
         raise
-    except Exception as error:  # Hydra's own checks end in errors of any kind.
+    except Exception as error:  # Hydra's own checks raise errors of any kind.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{' '.join(lines)}: Hydra cannot compose this ({reason})") from None
     check_choices(config, config.hydra.runtime.choices)
@@ -160,34 +160,34 @@ def compose(lines: Sequence[str]) -> DictConfig:
 
 
 def check_choices(config: DictConfig, choices: Mapping[str, Any]) -> None:
-    """That Hydra has taken one choice for each section of the configuration; of a list it keeps the last.
+    """Checks that each section has a single choice: of a list, Hydra keeps the last without a word.
 
     Args:
-        choices: those that Hydra made; a list is not among them.
+        choices: Hydra's choices; a section that was given a list is not among them.
 
     Raises:
-        UserError: some section has several.
+        UserError: a section was given several.
     """
     loader = _loader()
     for group in Config.model_fields:
         if group in config and group not in choices and choices_of(group, loader):
             raise UserError(
-                f"{group}: a list of choices, and a run has one of them; to sweep over them give {group}=ONE,OTHER"
+                f"{group}: a list of choices, but a run has only one; to sweep over them give {group}=ONE,OTHER"
             )
 
 
 def check_choice(group: str, value: Any, loader: ConfigLoader) -> None:
-    """That what is given for a group is the name of a choice.
+    """Checks that a group's value is the name of a choice.
 
     Raises:
         UserError: it is something else.
     """
     if isinstance(value, list) and group in Config.model_fields:
-        told = ",".join(map(str, value))
-        raise UserError(f"{group}=[{told}]: a run has one of them; to sweep over them give {group}={told}")
+        listed = ",".join(map(str, value))
+        raise UserError(f"{group}=[{listed}]: a run has only one; to sweep over them give {group}={listed}")
     if not isinstance(value, (str, list, dict)):
-        told = "null" if value is None else value
-        raise UserError(f"{group}={told}: not the name of a choice; there are: {', '.join(choices_of(group, loader))}")
+        given = "null" if value is None else value
+        raise UserError(f"{group}={given}: not the name of a choice; there are: {', '.join(choices_of(group, loader))}")
 
 
 def choices_of(group: str, loader: ConfigLoader) -> list[str]:
@@ -209,6 +209,6 @@ def _no_such_choice(error: MissingConfigException) -> str:
 
 
 def unknown_key(error: Exception) -> str | None:
-    """The key that Hydra was to override and did not find, if that is the error."""
+    """Returns the overridden key that Hydra did not find, if that is the error."""
     found = re.match(r"\s*Could not override '([^']*)'", str(error))
     return found and found[1]

@@ -1,4 +1,4 @@
-"""Configurations as plain values: dictionaries, lists, numbers and text."""
+"""Functions on configurations as plain values: dictionaries, lists, numbers and text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def put(values: Any, path: Sequence[str], value: Any) -> Any:
-    """A copy of dictionaries (or lists, by number) with another value at a path; what is beside the path is shared."""
+    """Copies nested dictionaries (or lists, by index) with another value at a path; everything else is shared."""
     if not path:
         return value
     first, *rest = path
@@ -19,11 +19,11 @@ def put(values: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def differences(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """What to `put` into `base` to have `values`, by dotted key; a part that has other keys is there as a whole."""
+    """Returns what to `put` into `base` to get `values`, by dotted key. A part with other keys is included whole."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         known = base.get(key)
-        # Not ==, for which 1 and 1.0 and true are one value.
+        # Compared as text: to ==, 1, 1.0 and true are equal.
         if key in base and repr(value) == repr(known):
             continue
         if isinstance(value, dict) and isinstance(known, dict) and value.keys() == known.keys() and not _dotted(value):
@@ -34,7 +34,7 @@ def differences(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 
 def asked_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether all that an older configuration has is the same in a newer one, which may have keys that came later."""
+    """Whether a newer configuration agrees with an older one in all of the older one's keys."""
     return all(
         key in new
         and (

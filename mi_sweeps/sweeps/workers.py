@@ -1,7 +1,7 @@
-"""Processes that compute points on this machine, seen and stopped from any shell.
+"""Worker processes on this machine, which can be watched and stopped from any shell.
 
-Each has a record in the sweep's folder and holds the lock beside it while it lives. Of one that ends before its work
-is done the record stays, so that whoever looks or waits can say so.
+Each has a record in the sweep's folder, and holds the lock beside it while it lives. If it ends before its work is
+done, the record stays, so that `status` and `wait` can report it.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ if TYPE_CHECKING:
     from mi_sweeps.config import LauncherConfig
 
 CANCEL_SECONDS = 30.0
-"""How long `cancel` waits for a process to put its point away before it says so."""
+"""How long `cancel` waits for a process to save its work and stop."""
 
 _started: list[subprocess.Popen] = []
-"""Kept, for a Popen that is thrown away warns that its process still runs."""
+"""Kept, because a deleted Popen warns if its process still runs."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process at work on a sweep."""
+    """A process that works on a sweep."""
 
     host: str
     pid: int | None
-    """None: it was started, and has not yet said its first word."""
+    """None while it is starting."""
     launcher: str
     log: str | None = None
-    """What it prints, if that is not this terminal's."""
+    """The file it prints to; None if it prints to a terminal."""
 
     @property
     def last_line(self) -> str:
-        """The last line of what it printed: of one that failed, its error."""
+        """The last line that it printed: its error, if it failed."""
         lines = Path(self.log).read_text(errors="replace").split("\n") if self.log and Path(self.log).exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "it left no error: it was killed")
 
@@ -66,7 +66,7 @@ def _submissions(output: Path, name: str) -> Path:
 
 @contextmanager
 def registered(output: Path, name: str, launcher: str) -> Iterator[None]:
-    """Makes this process known as a worker of a sweep, and SIGTERM its order to stop."""
+    """Registers this process as a worker of a sweep, which SIGTERM stops."""
     folder = _folder(output, name)
     record = folder / f"{socket.gethostname()}-{os.getpid()}.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def registered(output: Path, name: str, launcher: str) -> Iterator[None]:
             write_json(record, asdict(Worker(socket.gethostname(), os.getpid(), launcher)))
             yield
     finally:
-        with suppress(OSError):  # What stays on a broken disk is known by its lock to be nobody's.
+        with suppress(OSError):  # If it stays on a broken disk, its free lock shows that the worker is gone.
             _remove(record)
 
 
@@ -98,24 +98,24 @@ def _remove(record: Path) -> None:
 
 
 def alive(output: Path, name: str) -> list[Worker]:
-    """The processes that work on a sweep now."""
+    """Returns the workers that are running."""
     return [worker for worker, _, lives in _all(output, name) if lives]
 
 
 def dead(output: Path, name: str) -> list[Worker]:
-    """Those that ended before their work was done, since the last `run` of the sweep."""
+    """Returns the workers that ended before their work was done, since the sweep's last `run`."""
     return [worker for worker, _, lives in _all(output, name) if not lives]
 
 
 def forget_dead(output: Path, name: str) -> None:
-    """Tidies away the records of processes that are gone."""
+    """Deletes the records of workers that are gone."""
     for _, record, lives in _all(output, name):
         if not lives:
             _remove(record)
 
 
 def _all(output: Path, name: str) -> Iterator[tuple[Worker, Path, bool]]:
-    """Each process with its record, and whether it lives."""
+    """Yields each worker with its record, and whether it is running."""
     for record in sorted(_folder(output, name).glob("*.json")):
         try:
             with FileLock(record.with_suffix(".lock"), timeout=0):
@@ -123,26 +123,26 @@ def _all(output: Path, name: str) -> Iterator[tuple[Worker, Path, bool]]:
         except Timeout:
             lives = True
         values = read_json(record)
-        if values is None:  # It has come to its end since it was listed.
+        if values is None:  # It has ended since it was listed.
             _remove(record)
         else:
             yield Worker(**values), record, lives
 
 
 def cancel(output: Path, name: str) -> tuple[list[Worker], list[Worker]]:
-    """Tells the workers of a sweep on this machine to stop, and waits until they have.
+    """Stops the workers of a sweep on this machine, and waits until they have ended.
 
-    Their points are marked as cancelled and keep their resume state.
+    Their points are marked as cancelled and can be resumed.
 
     Returns:
-        The stopped ones, and those that are still there (on other machines, or too busy to stop).
+        The stopped workers, and those that are still running (on other machines, or too busy to stop).
     """
-    # Those that are still starting find nothing to do.
+    # Workers that are still starting will find no orders.
     for file in _submissions(output, name).glob("*.json"):
         file.unlink(missing_ok=True)
     here = [worker for worker in alive(output, name) if worker.host == socket.gethostname() and worker.pid]
     for worker in here:
-        with suppress(ProcessLookupError):  # It has just come to its end.
+        with suppress(ProcessLookupError):  # It has just ended.
             os.kill(worker.pid or 0, signal.SIGTERM)
     deadline = time.monotonic() + CANCEL_SECONDS
     left = alive(output, name)
@@ -157,14 +157,14 @@ def submit(
 ) -> list[str]:
     """Starts workers for some points of a sweep and returns at once.
 
-    They are in a session of their own: neither Ctrl-C in this terminal nor its end reaches them.
+    Each gets its own session, so that Ctrl-C in this terminal, or closing it, does not stop them.
 
     Returns:
         The process ids.
     """
     gpus = _gpus(launcher.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # One for the GPU that is named, of each GPU, or for every two cores.
+    # One for a named GPU, one for each GPU, or one for every two cores.
     most = 1 if launcher.device.startswith("cuda:") else len(gpus) or max(1, cores // 2)
     count = min(launcher.workers or most, len(patch_ids))
     threads = launcher.threads or max(1, cores // count)
@@ -179,15 +179,15 @@ def submit(
 
 
 def _start(output: Path, name: str, orders: Path, id: str, environment: dict[str, str]) -> str:
-    """One worker; gives its process id."""
+    """Starts one worker; returns its process id."""
     record = _folder(output, name) / f"{id}.json"
     log = manifest.path(output, name).parent / "logs" / f"{id}.txt"
     for folder in (record.parent, log.parent):
         folder.mkdir(exist_ok=True)
-    # The lock is handed over: the worker holds it from its first moment, and the system frees it when it ends.
+    # The worker inherits the lock: it holds it from its first moment, and the system frees it when it ends.
     lock = os.open(record.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        with suppress(OSError):  # Where there are no locks, the file alone is one (docs/scale.md).
+        with suppress(OSError):  # On a file system without locks, the file alone serves as one (docs/scale.md).
             fcntl.flock(lock, fcntl.LOCK_EX)
         write_json(record, asdict(Worker(socket.gethostname(), None, "local", str(log))))
         with log.open("wb") as printed:
@@ -208,31 +208,31 @@ def _start(output: Path, name: str, orders: Path, id: str, environment: dict[str
 
 
 def _gpus(device: str) -> list[str]:
-    """What each worker's CUDA_VISIBLE_DEVICES is, in turns; none, if it shall be what it is here."""
+    """Returns values of CUDA_VISIBLE_DEVICES for the workers to take in turn; empty to leave it unchanged."""
     if device not in ("auto", "cuda"):
         return []
     import torch
 
     count = torch.cuda.device_count()
-    # The user's list may have more: what stands after an entry that CUDA does not know is not seen.
+    # The user's list may be longer: CUDA ignores everything from the first unknown entry on.
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [entry.strip() for entry in given.split(",")][:count] if given else [str(index) for index in range(count)]
 
 
 def work_on(output: str, name: str, orders: str, record: str, lock: str) -> None:
-    """What a worker process runs: shares the points of a submission with its siblings until all are done.
+    """Runs in a worker process: shares the points of a submission with the other workers until all are done.
 
     Args:
-        lock: the open file that holds its lock.
+        lock: the descriptor of the open file that holds its lock.
 
     Raises:
-        SystemExit: 143, told to stop.
+        SystemExit: 143 if it was stopped.
     """
     os.set_inheritable(int(lock), False)
     code = 0
     with _stopped_by_sigterm():
         try:
-            # Before it looks for its orders, which `cancel` takes away before it looks for workers.
+            # Before it reads its orders, because `cancel` deletes orders before it looks for workers.
             write_json(Path(record), {**read_json(Path(record)), "pid": os.getpid()})
             _work(Path(output), name, Path(orders))
         except Cancelled:
@@ -251,5 +251,5 @@ def _work(output: Path, name: str, file: Path) -> None:
     libraries.ready(orders["threads"])
     wanted = set(orders["patch_ids"])
     points = [entry.point(output) for entry in manifest.load(output, name) if entry.patch_id in wanted]
-    # What a sibling has tried since is not tried again.
+    # `began` keeps workers from retrying each other's failures.
     execute(points, retry=orders["retry"], began=orders["began"], wait=True)

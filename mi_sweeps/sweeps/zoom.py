@@ -1,4 +1,4 @@
-"""The points of a zoom: a run that is done, trained once more up to a checkpoint of its own, with more kept between."""
+"""The grid points of a zoom: a finished run, trained again up to one of its checkpoints, with more checkpoints kept."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from mi_sweeps.sweeps.points import GridPoint
 
 RANGE = ("from", "to", "every")
 GROUPS = ("corruption", "launcher", "tracking")
-"""What may be another than the run's."""
+"""Sections in which a zoom may differ from its run."""
 
 
 def points(run: RunFolder, output: Path, words: Sequence[str]) -> list[GridPoint]:
-    """The points that zoom into a run: one for each of its patch jobs, or for each corruption that is given. Of a run
-    that was trained in a stack, on which its bits depend, also those of all others in that stack.
+    """Returns the points that zoom into a run: one for each of its patch jobs, or for each given corruption. If the run
+    was trained in a stack, its bits depend on the others in it, so they are included.
 
     Args:
         run: its folder in `output`.
         words: from=STEP, to=STEP, every=STEPS (1), sweep.name, and overrides of corruption, launcher and tracking.
 
     Raises:
-        UserError: a word is wrong, or the run cannot be trained once more as it was.
+        UserError: a word is wrong, or the run cannot be trained again as it was.
     """
     steps, overrides = _steps(words)
     patched = _patched(run, output)
     if patched[0].is_series:
         raise UserError(
-            f"zoom: run {run.run_id} is a series that somebody else trained, and cannot be trained once more; "
-            "give more of its checkpoints with checkpoint.steps"
+            f"zoom: run {run.run_id} is a series, and cannot be trained again; "
+            "add more of its checkpoints with checkpoint.steps"
         )
     if (of := patched[0].config.checkpoint.zoom_of) and (run.path.parent / of).exists():
-        # It has no checkpoint that the other has not; and the same zoom by two ways would be two runs.
-        raise UserError(f"zoom: run {run.run_id} is run {of} with more of its checkpoints; zoom into {of}")
+        # Zooming into a zoom gives nothing new, and the same zoom made in two ways would be two runs.
+        raise UserError(f"zoom: run {run.run_id} is itself a zoom into run {of}; zoom into {of}")
     end = _end(run, patched[0].config, steps)
     stack = _stack(run, end)
     given = expand([*overrides, f"output={locations.quoted(output)}"])
@@ -63,7 +63,7 @@ def points(run: RunFolder, output: Path, words: Sequence[str]) -> list[GridPoint
         for old, corruption in itertools.product(patched, corruptions):
             values = _zoomed(old.values, folder.run_id, steps, end) | sections
             if old.values["patching"].get("task"):
-                corruption = None  # Another is for the run's own prompts.
+                corruption = None  # The given one is for the run's own prompts.
             if corruption:
                 values["corruption"] = corruption
             new = parse(values)
@@ -76,7 +76,7 @@ def points(run: RunFolder, output: Path, words: Sequence[str]) -> list[GridPoint
 
 
 def _launcher(values: Mapping[str, Any], before: Mapping[str, Any], stack: int) -> dict[str, Any]:
-    """The launcher, with what the bits of the run depend on: how many threads, and a stack in one process."""
+    """Sets what the run's bits depend on: the number of threads, and the whole stack in one process."""
     launcher = dict(values["launcher"])
     if launcher["threads"] is None:
         launcher["threads"] = before["launcher"]["threads"]
@@ -89,10 +89,10 @@ def _launcher(values: Mapping[str, Any], before: Mapping[str, Any], stack: int) 
 
 
 def _stack(run: RunFolder, end: int) -> list[RunFolder]:
-    """The runs that were trained together with this one, in their order; itself alone if there was none.
+    """Returns the runs of this run's stack in order; only itself if it was trained alone.
 
     Raises:
-        UserError: they were not the same ones all the time.
+        UserError: the stack changed during training.
     """
     about = read_json(run.path / "run.json") or {}
     stacks = [stack for stack in about.get("stacks", []) if stack["from"] < end]
@@ -100,14 +100,14 @@ def _stack(run: RunFolder, end: int) -> list[RunFolder]:
         return [run]
     if len(stacks) > 1 or stacks[0]["from"] > 0:
         raise UserError(
-            f"zoom: run {run.run_id} was trained together with others that changed (at step {stacks[-1]['from']}), and "
-            "its bits depend on them; zoom into a run that was trained alone, or in one stack"
+            f"zoom: run {run.run_id} was trained in a stack that changed at step {stacks[-1]['from']}, and its bits "
+            "depend on the others in it; zoom into a run that was trained alone, or always in the same stack"
         )
     return [RunFolder(run.path.parent / id) for id in stacks[0]["runs"]]
 
 
 def _steps(words: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The steps that are wanted, and the other words."""
+    """Parses the wanted steps; returns them and the other words."""
     given = dict(word.partition("=")[::2] for word in words)
     others = [word for word in words if word.partition("=")[0] not in RANGE]
     for word in others:
@@ -115,7 +115,7 @@ def _steps(words: Sequence[str]) -> tuple[list[int], list[str]]:
         if key.partition(".")[0] not in GROUPS and key != "sweep.name":
             raise UserError(
                 f"{word}: zoom takes a run, from=STEP, to=STEP, every=STEPS, output=DIR, sweep.name=NAME and keys of "
-                f"{', '.join(GROUPS)}; all else is as the run has it"
+                f"{', '.join(GROUPS)}; everything else stays as in the run"
             )
     for key in RANGE[:2]:
         if key not in given:
@@ -123,7 +123,7 @@ def _steps(words: Sequence[str]) -> tuple[list[int], list[str]]:
     first, last, every = (_number(key, given.get(key, "1")) for key in RANGE)
     asked = f"zoom: from={first} to={last} every={every}"
     if every < 1 or first > last:
-        raise UserError(f"{asked}: no step is among these; give from ≤ to and every ≥ 1")
+        raise UserError(f"{asked}: no steps in this range; give from ≤ to and every ≥ 1")
     if (last - first) // every >= MOST:
         raise UserError(f"{asked}: more than {MOST} checkpoints; give a larger every")
     return [*range(first, last, every), last], others
@@ -136,37 +136,35 @@ def _number(key: str, text: str) -> int:
 
 
 def _patched(run: RunFolder, output: Path) -> list[GridPoint]:
-    """The patch jobs of a run.
+    """Returns the patch jobs of a run.
 
     Raises:
         UserError: there is none.
     """
     if found := manifest.points_of(output, run):
         return found
-    raise UserError(f"zoom: {run.path}: no sweep has this run, and it has no patch job to say how it is patched")
+    raise UserError(f"zoom: {run.path}: the run is in no sweep and has no patch job, so its configuration is unknown")
 
 
 def _check(run: RunFolder, config: Config, end: int, contents: identity.Contents) -> None:
-    """That a run got to the end of the zoom, and would be computed as it was.
+    """Checks that a run has the last checkpoint of the zoom, and that training would repeat it.
 
     Raises:
-        UserError: it did not, or would not.
+        UserError: it has not, or would not.
     """
     if not run.checkpoint(end).exists():
-        raise UserError(f"zoom: {run.checkpoint(end)}: missing, and that run was in the stack of the one named")
-    if identity.run_id(config, contents) != run.run_id:
         raise UserError(
-            f"{run.path}: its model, prompts or your code have changed since, so it cannot be trained once more"
+            f"zoom: {run.checkpoint(end)}: missing, and its run is in the same stack as the one to zoom into"
         )
+    if identity.run_id(config, contents) != run.run_id:
+        raise UserError(f"{run.path}: its model, prompts or your code have changed, so it cannot be trained again")
 
 
 def _end(run: RunFolder, config: Config, steps: Sequence[int]) -> int:
-    """The first checkpoint at or after the last step that is wanted: where the zoom ends, and is compared."""
+    """Returns the first checkpoint at or after the last wanted step: there the zoom ends and is compared."""
     status, asked = run.status(), f"zoom: run {run.run_id}, from={steps[0]} to={steps[-1]}"
     if status.state != "done":
-        raise UserError(
-            f"{asked}: that run is not done ({status.state}); `{hint('status', '', config.output)}` tells more"
-        )
+        raise UserError(f"{asked}: the run is not done ({status.state}); see `{hint('status', '', config.output)}`")
     if steps[-1] > config.last_step:
         raise UserError(f"{asked}: it ends at step {config.last_step}; give to={config.last_step} or less")
     reached = status.reached(config.checkpoint_steps)
@@ -174,21 +172,21 @@ def _end(run: RunFolder, config: Config, steps: Sequence[int]) -> int:
     if not later:
         kept = f"to={reached[-1]} or less" if reached else "another run"
         raise UserError(
-            f"{asked}: it diverged at step {status.diverged} and has no checkpoint from {steps[-1]} on; give {kept}"
+            f"{asked}: it diverged at step {status.diverged} and has no checkpoint at or after {steps[-1]}; give {kept}"
         )
     there = [step for step in later if run.checkpoint(step).exists()]
     if not there:
         raise UserError(
-            f"{asked}: its weights from step {later[0]} on were deleted, and they alone show that a run is the same; "
-            "give an earlier to"
+            f"{asked}: its weights at step {later[0]} and later were deleted, and only weights can prove that the zoom "
+            "equals the run; give an earlier to"
         )
     if set(steps) <= set(config.checkpoint_steps):
-        raise UserError(f"{asked}: all of these are checkpoints of it already; give a smaller every, or another range")
+        raise UserError(f"{asked}: it already has all these checkpoints; give a smaller every, or another range")
     return there[0]
 
 
 def _zoomed(values: Mapping[str, Any], run_id: str, steps: Sequence[int], end: int) -> dict[str, Any]:
-    """A point's configuration with more checkpoints, of which the patch job looks at the new range alone."""
+    """Adds checkpoints to a point's configuration; its patch job examines only the new range."""
     checkpoint = values["checkpoint"]
     more = sorted({*(checkpoint["steps"] or ()), *steps} - {0})
     return {

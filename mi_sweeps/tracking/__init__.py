@@ -1,1 +1,1 @@
-"""The wandb mirror of a run. The run folder is the truth; the mirror may fail and fails nothing."""
+"""The wandb mirror of a run. The run folder is the source of truth: if the mirror fails, the run goes on."""

@@ -1,7 +1,7 @@
-"""`mi-sweeps track`: makes the wandb runs of sweeps that were run without wandb, from the run folders.
+"""`mi-sweeps track`: mirrors sweeps that were run without wandb, from their run folders.
 
-Each fine-tune and each patch job gets the attempt that it would have written while it ran, through the same mirror,
-with the checkpoints that no attempt of it has: no point is there twice.
+Each fine-tune and patch job gets an attempt, written by the same mirror as during a run, with the checkpoints that no
+earlier attempt has. So no point is logged twice.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from mi_sweeps.sweeps.points import GridPoint
 
 WRITTEN_SECONDS = 5.0
-"""How long wandb's process may take to write what it was given."""
+"""How long to wait for wandb's process to write an attempt."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A fine-tune or a patch job, and the configuration that it was asked for with."""
+    """A fine-tune or a patch job, with its grid point."""
 
     point: GridPoint
     run: RunFolder
@@ -55,19 +55,19 @@ class Job:
         return there and self.folder.status().state == "done"
 
     def missing(self, again: bool) -> list[int]:
-        """The checkpoints that wandb has not written anything of; or all of them."""
+        """Returns the checkpoints that no attempt has, or all of them."""
         steps = values.steps(self.run, self.patch)
         return steps if again else wandb_folders.missing(self.folder.path, steps)
 
     def forget(self) -> None:
-        """Removes what wandb wrote of it here."""
+        """Deletes its attempts on disk."""
         for place in (self.folder, *(self.patch.all_parts() if self.patch else ())):
             shutil.rmtree(place.path / "wandb", ignore_errors=True)
 
-    def made_up_for(self, *failures: str) -> None:
-        """Nothing is to be told any more of what was not mirrored while it ran."""
+    def clear_notes(self, *mended_by: str) -> None:
+        """Removes the notes about missing parts that these commands have added."""
         for place in (self.folder, *(self.patch.all_parts() if self.patch else ())):
-            unmirrored.forget(place.path, *failures)
+            unmirrored.forget(place.path, *mended_by)
 
 
 def track(
@@ -80,15 +80,15 @@ def track(
     entity: str | None = None,
     again: bool = False,
 ) -> int:
-    """Makes what is missing, with a line for each run; the exit code is 1 if wandb failed.
+    """Mirrors what is missing and prints a line for each run; the exit code is 1 if wandb failed.
 
     Args:
-        project, entity: of sweeps that were run without wandb; others have their own.
-        again: also what is there already; it takes the place of that on disk, not of what was uploaded.
+        project, entity: for sweeps that were run without wandb; others have their own.
+        again: mirror everything again. This replaces attempts on disk, but not what was uploaded.
 
     Raises:
-        UserError: another process does so, or a sweep is mirrored elsewhere; wandb is switched off, or takes no such
-            name.
+        UserError: another process is mirroring or uploading, a sweep has another project or entity, wandb is switched
+            off, or wandb does not accept a name.
     """
     unmirrored.refuse_if_off()
     for key, name in (("project", project), ("entity", entity)):
@@ -102,12 +102,12 @@ def track(
     console.print(listed(counts), soft_wrap=True)
     if counts["mirrored offline"]:
         upload = hint("sync", " ".join(sweeps), output)
-        console.print(f"`{upload}` uploads what is offline", markup=False, soft_wrap=True)
+        console.print(f"`{upload}` uploads them", markup=False, soft_wrap=True)
     return 1 if counts["failed"] else 0
 
 
 def _jobs(output: Path, sweeps: Sequence[str]) -> dict[RunFolder, list[Job]]:
-    """The jobs of each run, the fine-tune first."""
+    """Returns the jobs of each run, the fine-tune first."""
     found: dict[RunFolder, dict[Path, Job]] = {}
     for name in sweeps:
         for entry in manifest.load(output, name):
@@ -121,7 +121,7 @@ def _jobs(output: Path, sweeps: Sequence[str]) -> dict[RunFolder, list[Job]]:
 def _track_run(
     run: RunFolder, jobs: Sequence[Job], mode: Mode, project: str | None, entity: str | None, again: bool
 ) -> str:
-    """What came of it: some words, and after a colon more of them."""
+    """Mirrors the jobs of a run; returns the result in a few words, with details after a colon."""
     if is_running(run):
         return "still running"
     done = [job for job in jobs if job.is_done]
@@ -137,13 +137,13 @@ def _track_run(
             job.forget()
     try:
         made = [_make(job, steps, config) for (job, steps), config in zip(wanted, configs, strict=True)]
-    except UserError as error:  # Of a table; other runs go on.
+    except UserError as error:  # A table is damaged; other runs go on.
         return f"failed: {error}"
     for (job, _), mode_made in zip(wanted, made, strict=True):
         if mode_made:
-            job.made_up_for(unmirrored.TRACK, *([unmirrored.ANEW] if again else []))
+            job.clear_notes(unmirrored.TRACK, *([unmirrored.AGAIN] if again else []))
     if None in made:
-        return f"failed: {made.count(None)} of {len(made)} jobs; wandb's complaint is above"
+        return f"failed: {made.count(None)} of {len(made)} jobs; wandb's error is above"
     words = [f"{'patch job' if job.patch else job.point.run_name} {len(steps)}" for job, steps in wanted]
     left = f"; {len(jobs) - len(done)} not done" if len(done) < len(jobs) else ""
     return f"mirrored {'online' if set(made) == {'online'} else 'offline'}: checkpoints of {', '.join(words)}{left}"
@@ -155,14 +155,14 @@ def _config(point: GridPoint, mode: Mode, project: str | None, entity: str | Non
         if given and asked.mode != "disabled" and given != own:
             raise UserError(
                 f"--{key} {given}: {point.config.sweep.name} is mirrored with tracking.{key}={own}; "
-                f"`mi-sweeps run … tracking.{key}={given}` changes that for what is yet to be uploaded"
+                f"`mi-sweeps run … tracking.{key}={given}` changes that for future uploads"
             )
     tracking = TrackingConfig(name="wandb", mode=mode, project=project or asked.project, entity=entity or asked.entity)
     return point.config.model_copy(update={"tracking": tracking})
 
 
 def _make(job: Job, steps: Sequence[int], config: Config) -> Mode | None:
-    """Whether the attempt is offline or online; None if wandb failed."""
+    """Mirrors a job; returns whether its attempt is offline or online, or None if wandb failed."""
     clear_partial(job.folder.path)
     with _unseen(job.folder) as place:
         with mirror(config, job.run, job.patch, place=place) as mirrored:
@@ -175,8 +175,8 @@ def _make(job: Job, steps: Sequence[int], config: Config) -> Mode | None:
 
 
 def _written(place: Folder, steps: set[int]) -> list[wandb_folders.Attempt]:
-    """The attempts, when they have these checkpoints; none if they never do. wandb's process writes the end of one a
-    moment after it was finished."""
+    """Waits until the attempts have these checkpoints, and returns them; empty if they never do. wandb's process writes
+    the end of an attempt a moment after it was finished."""
     until = time.monotonic() + WRITTEN_SECONDS
     while (made := wandb_folders.of_job(place.path)) and time.monotonic() < until:
         if steps <= {step for attempt in made for step in attempt.steps()}:
@@ -187,18 +187,18 @@ def _written(place: Folder, steps: set[int]) -> list[wandb_folders.Attempt]:
 
 @contextmanager
 def _unseen(folder: Folder) -> Iterator[Folder]:
-    """Where wandb's files go until they are whole: then they are the job's. Of a process that was killed nothing
-    stays, and the job does not look as if it was mirrored."""
+    """Yields a temporary folder for wandb's files, and moves them to the job once they are complete. After a kill the
+    job does not look as if it had been mirrored."""
     place = Path(tempfile.mkdtemp(prefix=".wandb.", suffix=PARTIAL, dir=folder.path))
     try:
         yield Folder(place)
         (folder.path / "wandb").mkdir(exist_ok=True)
         for attempt in wandb_folders.of_job(place):
             target = folder.path / "wandb" / attempt.folder.name
-            while target.exists():  # Of the same second.
+            while target.exists():  # An attempt of the same second.
                 target = target.with_name(f"{target.name}-2")
             os.replace(attempt.folder, target)
-            latest = target.with_name(wandb_folders.LATEST)  # As wandb does it.
+            latest = target.with_name(wandb_folders.LATEST)  # As wandb does.
             latest.unlink(missing_ok=True)
             latest.symlink_to(target.name)
     finally:

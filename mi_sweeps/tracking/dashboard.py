@@ -1,7 +1,8 @@
-"""`mi-sweeps dashboard`: makes or updates the saved views of a sweep on a wandb server.
+"""`mi-sweeps dashboard`: makes or updates a sweep's saved views on a wandb server.
 
-Which views are a sweep's is kept in its folder, by project. What wandb has under such a name is overwritten; where it
-was deleted, the view is made anew.
+The names of a sweep's views are kept in its folder, by project. A view with that name is overwritten; if it was
+deleted, a new one is made. wandb-workspaces builds the views, but is not used to save them: it waits without a limit,
+cannot update a view that was changed in the app, and would give every panel a new id.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
     from mi_sweeps.tracking.views import View
 
 ANSWER_SECONDS = 30.0
-"""How long a server may take for one answer, wandb's own retries included."""
+"""Time limit for one answer of the server, including wandb's own retries."""
 
 LOCK_SECONDS = 60.0
-"""How long another call may hold a sweep's views: it asks the server twice."""
+"""How long to wait for another call, which asks the server twice."""
 
 RETRIES = 2
-"""How often wandb tries a request again within that time."""
+"""wandb's own retries within that time."""
 
-# The library has this query too, but refuses to look at views that the app has changed since.
+# The library's own query refuses views that were changed in the app.
 FIND = """
     query View($entityName: String, $name: String, $viewType: String, $viewName: String) {
         project(name: $name, entityName: $entityName) {
@@ -50,51 +51,51 @@ FIND = """
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for."""
+    """The options of the command."""
 
     entity: str | None
-    """The user or team; None: what the sweep's tracking says, or whose login it is."""
+    """The user or team; None means the sweep's own, or else the login's."""
     project: str | None
-    """None: what the sweep's tracking says."""
+    """None means the sweep's own."""
     baseline: str | None
-    """Id of the run that the others are compared with."""
+    """Id of the run to compare the others with."""
     band: Band
     report: bool
-    """Whether a report is wanted beside the workspace."""
+    """Whether to make a report besides the workspace."""
 
 
 class Refused(Exception):
-    """The server does not answer, or does not do what it was asked for; in one line."""
+    """The server does not answer, or refuses; in one line."""
 
     def __init__(self, message: str, status: int | None) -> None:
         super().__init__(message)
         self.status = status
-        """Of HTTP, if there was an answer."""
+        """HTTP status, if there was an answer."""
 
 
 def dry_run(output: Path, sweep: str, wanted: Wanted) -> str:
-    """The views as JSON; needs no login and no network, and is the same each time.
+    """Returns the views as JSON, always the same for the same sweep; needs no login and no network.
 
     Raises:
-        UserError: the sweep was never run or never tracked; the baseline is not one of its runs.
+        UserError: the sweep was never run or never tracked, or the baseline is not one of its runs.
     """
     from mi_sweeps.tracking import views
 
     project, entity = _place(output, sweep, wanted)
     if wanted.baseline and not entity:
-        raise UserError("--baseline: in a dry run it needs --entity too, which is part of the run's id in wandb")
+        raise UserError("--baseline: a dry run needs --entity too, because it is part of the run's id in wandb")
     return views.text(_views(output, sweep, wanted, entity or "", project))
 
 
 def save(console: Console, output: Path, sweep: str, wanted: Wanted) -> int:
-    """Makes or updates the views, and says where they are; the exit code is 1 if the server refuses.
+    """Makes or updates the views and prints their addresses; the exit code is 1 if the server refuses.
 
     Raises:
-        UserError: as for `dry_run`; nobody is logged in; there is no such entity or project.
+        UserError: as for `dry_run`; or nobody is logged in, or there is no such entity or project.
     """
     unmirrored.refuse_if_off()
     project, entity = _place(output, sweep, wanted)
-    logged_keys.read(output, sweep)  # Before anything is asked of a server.
+    logged_keys.read(output, sweep)  # Fails before the server is asked.
     try:
         server = Server()
         entity = entity or server.default_entity
@@ -108,7 +109,7 @@ def save(console: Console, output: Path, sweep: str, wanted: Wanted) -> int:
     if waiting:
         runs = f"{waiting} {'run is' if waiting == 1 else 'runs are'}"
         upload = hint("sync", sweep, output)
-        console.print(f"{runs} not uploaded yet; `{upload}` does it", markup=False, soft_wrap=True)
+        console.print(f"{runs} not uploaded yet; `{upload}` uploads them", markup=False, soft_wrap=True)
     return 0
 
 
@@ -118,7 +119,7 @@ def write(file: Path, text: str) -> None:
 
 
 def _place(output: Path, sweep: str, wanted: Wanted) -> tuple[str, str | None]:
-    """The project, and the entity if any is named."""
+    """Returns the project, and the entity if one is named."""
     for key, given in (("project", wanted.project), ("entity", wanted.entity)):
         wandb_name(f"--{key}", given)
     asked = [entry.config["tracking"] for entry in manifest.load(output, sweep)]
@@ -126,8 +127,8 @@ def _place(output: Path, sweep: str, wanted: Wanted) -> tuple[str, str | None]:
     asked_for = wanted.project or tracking["mode"] != "disabled"
     if not asked_for and not any(run.uploaded or run.missing for run in sync.look(output, [sweep])):
         raise UserError(
-            f"sweep {sweep!r}: not mirrored to wandb; `{hint('track', sweep, output)}` does it, "
-            "or say where its runs are with --project"
+            f"sweep {sweep!r}: not mirrored to wandb; `{hint('track', sweep, output)}` mirrors it, "
+            "or name its project with --project"
         )
     return wanted.project or tracking["project"], wanted.entity or tracking["entity"]
 
@@ -138,7 +139,7 @@ def _views(output: Path, sweep: str, wanted: Wanted, entity: str, project: str) 
     found = logged_keys.read(output, sweep)
     if wanted.baseline and wanted.baseline not in found.run_ids:
         raise UserError(
-            f"--baseline {wanted.baseline}: no run of sweep {sweep!r} that has begun; "
+            f"--baseline {wanted.baseline}: not a run of sweep {sweep!r} that has begun; "
             f"`{hint('status --points', sweep, output)}` lists them"
         )
     made = [views.workspace(found, entity, project, wanted.band, wanted.baseline)]
@@ -146,13 +147,13 @@ def _views(output: Path, sweep: str, wanted: Wanted, entity: str, project: str) 
 
 
 class Server:
-    """A wandb server that somebody is logged in to."""
+    """The wandb server of the current login."""
 
     def __init__(self) -> None:
         import wandb
 
         service.bound()
-        # wandb's process goes on with a request that is given up here, and the command would wait for it at its end.
+        # wandb's process continues a request that we give up, and the command would wait for it when it exits.
         seconds = ANSWER_SECONDS / (1 + RETRIES)
         limits = wandb.Settings(x_graphql_retry_max=RETRIES, x_graphql_timeout_seconds=seconds)
         try:
@@ -163,7 +164,7 @@ class Server:
         except Exception as error:  # wandb raises many kinds.
             refused = self._refused(error)
             if refused.status in (401, 403):
-                raise UserError(f"the login is refused: {refused}; `wandb login --relogin` makes another") from None
+                raise UserError(f"the login was refused: {refused}; use `wandb login --relogin`") from None
             raise refused from None
 
     @property
@@ -175,14 +176,14 @@ class Server:
 
     @property
     def default_entity(self) -> str:
-        """Whose login it is."""
+        """The entity of the login."""
         try:
             return str(self._api.default_entity)
         except Exception as error:  # As above.
             raise self._refused(error) from None
 
     def ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """The `data` of an answer."""
+        """Sends a query; returns the `data` of the answer."""
         from wandb_workspaces._graphql import execute_graphql
 
         try:
@@ -192,7 +193,7 @@ class Server:
 
     @staticmethod
     def _refused(error: Exception) -> Refused:
-        """With wandb's own words, unless they are about its own process."""
+        """Quotes wandb's error, unless it is about wandb's own process."""
         response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         status = getattr(response, "http_status", None) or None
         if "did not respond in time" in str(error):
@@ -206,17 +207,17 @@ def _line(error: Exception) -> str:
 
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Nobody else changes that file, or the views that it remembers, meanwhile."""
+    """Keeps other processes from changing this file and the views in it."""
     lock = file.with_suffix(".lock")
     try:
         with FileLock(lock, timeout=LOCK_SECONDS):
             yield
     except Timeout:
-        raise UserError(f"{lock}: another `mi-sweeps dashboard` is at work; wait until it has ended") from None
+        raise UserError(f"{lock}: another `mi-sweeps dashboard` is running; try again when it is done") from None
 
 
 def _save(server: Server, output: Path, sweep: str, view: View, entity: str, project: str) -> tuple[str, bool]:
-    """Where a view is to be seen, and whether it is a new one."""
+    """Saves a view; returns its address, and whether it is new."""
     from wandb_workspaces.reports.v2 import gql
 
     file = output / "sweeps" / sweep / "wandb.json"
@@ -249,10 +250,10 @@ def _save(server: Server, output: Path, sweep: str, view: View, entity: str, pro
 
 
 def _find(server: Server, view: View, entity: str, project: str, name: str, make: str) -> str | None:
-    """The id of the view with a name; None where it was never made, or was deleted.
+    """Returns the id of the view with a name; None if it was never made, or was deleted.
 
     Args:
-        make: the command that makes a project.
+        make: the command that creates the project.
     """
     where = {"entityName": entity, "name": project, "viewType": view.type, "viewName": name}
     try:
@@ -262,6 +263,6 @@ def _find(server: Server, view: View, entity: str, project: str, name: str, make
             raise UserError(f"{entity}/{project}: {error}; give others with --entity and --project") from None
         raise
     if found is None:
-        raise UserError(f"{entity}/{project}: no such project in wandb, or not for this login; `{make}` makes it")
+        raise UserError(f"{entity}/{project}: no such project in wandb, or no access to it; `{make}` creates it")
     edges = found["allViews"]["edges"]
     return edges[0]["node"]["id"] if edges else None

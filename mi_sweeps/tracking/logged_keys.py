@@ -1,6 +1,6 @@
-"""What a sweep's mirror has in wandb, told by the run folders: the keys that are logged, and what differs between runs.
+"""The keys that a sweep logs to wandb, and the settings that differ between its runs, read from the run folders.
 
-The keys are made by `values`, as those of the mirror are.
+The keys are made by `values`, which the mirror uses too.
 """
 
 from __future__ import annotations
@@ -20,80 +20,80 @@ from mi_sweeps.tracking import values
 from mi_sweeps.training.outcome import learned_by
 
 NAMED = {"model": "model", "task": "task", "optim.lr": "lr", "schedule": "schedule"}
-"""What a sweep varies, and the key of wandb's config that says it. All else of a run is below `config` there."""
+"""Keys of our configuration with a short name in wandb's config. All others are under `config` there."""
 
 SETTINGS = {"lr": "optim", "schedule": "schedule"}
-"""Keys of wandb's config that only our own runs have, and the group of ours that they are from."""
+"""Keys of wandb's config that a series lacks, with the section of our configuration that they come from."""
 
 NESTED = ("model.", "task.", "optim.", "schedule.", "train.", "checkpoint.")
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What the patch jobs under one corruption log."""
+    """The keys that the patch jobs under one corruption log."""
 
     corruption: str
     keys: tuple[str, ...]
     """CORRUPTION/logit_diff/COMPONENT and CORRUPTION/lens/RESID_LAYER, in the order of the layers."""
     sites: tuple[str, ...]
-    """Of heads, with a heatmap each."""
+    """Sites of heads; each has a heatmap."""
 
     def heads(self, site: str) -> str:
-        """The key of a site's heatmaps."""
+        """Returns the key of a site's heatmaps."""
         return f"{self.corruption}/heads/{site}"
 
     def layers(self, kind: str) -> list[str]:
-        """The keys of a kind, as `logit_diff/attn`, layer by layer."""
+        """Returns the keys of a kind, such as `logit_diff/attn`, layer by layer."""
         return [key for key in self.keys if key.startswith(f"{self.corruption}/{kind}_")]
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A sweep, as far as a dashboard must know it."""
+    """What a dashboard needs to know about a sweep."""
 
     sweep: str
     command: str
-    """What was typed to run it."""
+    """The command that ran it."""
     planned: tuple[str, ...]
-    """All its runs, by id; other sweeps may share them."""
+    """Ids of all its runs, which other sweeps may share."""
     run_ids: tuple[str, ...]
-    """Runs with a checkpoint that was evaluated."""
+    """Ids of the runs with an evaluated checkpoint."""
     seeds: tuple[int, ...]
-    """None of a series that has none."""
+    """Empty for a series without seeds."""
     settings: tuple[str, ...]
-    """Keys of wandb's config that say how runs were made, as far as any has them: a series has no `lr`."""
+    """Those of SETTINGS that some run has."""
     varied: tuple[str, ...]
-    """Keys of wandb's config that have several values; not the seed."""
+    """Keys of wandb's config with several values, except the seed."""
     metrics: tuple[str, ...]
     """As SPLIT/METRIC."""
     examined: tuple[Examined, ...]
-    """By corruption; of what was patched so far."""
+    """By corruption, for the patch jobs begun so far."""
     measures: tuple[str, ...] = ()
-    """Of what else was measured of the clean run, by name."""
+    """Names of the measures of the clean run."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those with that rate; the prompts of training come last."""
+        """The splits that have `rate`; training prompts come last."""
         rated = [key.partition("/")[0] for key in self.metrics if key.endswith(f"/{self.rate}")]
         return tuple(sorted(rated, key=lambda split: split == "train"))
 
     @property
     def rate(self) -> str:
-        """The metric by which a run is known to have learned its task."""
+        """The metric that shows whether a run has learned its task."""
         return learned_by({key.partition("/")[2] for key in self.metrics}) or "win_rate"
 
 
 def read(output: Path, sweep: str) -> Contents:
-    """What the runs of a sweep have logged so far.
+    """Reads what the runs of a sweep have logged so far.
 
     Raises:
-        UserError: there is no such sweep, or no checkpoint of it was evaluated yet; a table cannot be read.
+        UserError: there is no such sweep, it has no evaluated checkpoint yet, or a table cannot be read.
     """
     found = folder.read(output, [sweep])
     runs = [run for run in found.runs if run.config and (run.path / "metrics.parquet").exists()]
     if not runs:
         look = hint("status", sweep, output)
-        raise UserError(f"sweep {sweep!r}: no run has an evaluated checkpoint yet; `{look}` looks")
+        raise UserError(f"sweep {sweep!r}: no run has an evaluated checkpoint yet; see `{look}`")
     return Contents(
         sweep,
         found.sweeps[0].command,
@@ -123,14 +123,14 @@ def _value(config: Mapping[str, Any], place: str) -> str:
 
 
 def _metrics(runs: Sequence[folder.Run]) -> tuple[str, ...]:
-    # Runs of a model and a task have the same, so that one of each is read.
+    # Runs of the same model and task have the same metrics, so one of them is read.
     some = {_value(run.config, "model.name") + _value(run.config, "task"): run for run in runs}
     rows = (row for run in some.values() for row in read_table(run.path / "metrics.parquet").to_pylist())
     return tuple(values.of_metrics([row for row in rows if row["split"] != "batch"]))
 
 
 def _examined(runs: Sequence[folder.Run]) -> tuple[tuple[Examined, ...], tuple[str, ...]]:
-    """What was found under each corruption, and the names of what else was measured."""
+    """Reads the keys of each corruption, and the names of the measures."""
     some: dict[tuple[str, ...], tuple[PatchFolder, int]] = {}
     for run in runs:
         for patch in run.patches:
@@ -141,7 +141,7 @@ def _examined(runs: Sequence[folder.Run]) -> tuple[tuple[Examined, ...], tuple[s
     measures: dict[str, None] = {}
     for corruption in dict.fromkeys(kind[0] for kind in some):
         tables = [values.read(*table) for kind, table in some.items() if kind[0] == corruption]
-        # No head: which of them are logged may change from one checkpoint to the next.
+        # Without heads: which of them are logged may change between checkpoints.
         keys = dict.fromkeys(key for rows in tables for key in values.of_table(corruption, rows, frozenset()))
         own = (key for key in keys if key.startswith(f"{corruption}/"))
         sites = dict.fromkeys(row["site"] for rows in tables for row in values.of_heads(rows))
@@ -151,7 +151,7 @@ def _examined(runs: Sequence[folder.Run]) -> tuple[tuple[Examined, ...], tuple[s
 
 
 def _by_layer(key: str) -> tuple[str, int]:
-    """What comes before the component, and its layer; what has none comes first."""
+    """Sorts keys by kind, then by layer; keys without a layer come first."""
     kind, _, component = key.rpartition("/")
     layer = component.rpartition("_")[2]
     return kind, int(layer) if layer.isdigit() else -1

@@ -1,12 +1,12 @@
-"""One wandb run for each run id, written by its fine-tune or series and its patch jobs alike.
+"""Logs to one wandb run for each run id, shared by the fine-tune (or series) and its patch jobs.
 
-Everything is logged against an own `checkpoint` axis: wandb's step is shifted when offline attempts are joined. After
-each point the summary is that of the whole run, so that it is right whichever attempt comes last. An attempt begins
-with the checkpoints on disk that no earlier one has: of a job that was killed, or not mirrored until now.
+The x-axis is our own `checkpoint`, because `wandb sync` shifts wandb's step when it joins offline attempts. Each point
+updates the summary of the whole run, so that it is right whichever attempt is uploaded last. An attempt first logs the
+checkpoints on disk that no earlier attempt has, because the job was killed or not mirrored before.
 
-Any failure of wandb is a warning and a note in the job's folder (`unmirrored`); the run goes on without it. A signal to
-a job reaches wandb's own process too, which dies of it at once: then the mirror goes on in a new attempt. A server that
-does not answer makes it an offline one.
+If wandb fails, the run goes on; there is a warning, and a note in the job's folder (`unmirrored`). A signal to a job
+also reaches wandb's process, which dies at once; the mirror then continues in a new attempt. If the server does not
+answer, the attempt is offline.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ log = logging.getLogger(__name__)
 Mode = Literal["offline", "online"]
 
 INIT_SECONDS = 30.0
-"""How long a server that does not answer may hold up the first point of a run."""
+"""How long an unreachable server may delay the first point of a run."""
 FINISH_SECONDS = 20.0
-"""How long it may hold up the end of a run; what has not arrived by then is left for `mi-sweeps sync`."""
+"""How long it may delay the end of a run; `mi-sweeps sync` uploads the rest."""
 AGAIN_SECONDS = 600.0
-"""For how long a process does not ask a server again that did not answer."""
+"""How long a process waits before it tries an unreachable server again."""
 FLUSH_SECONDS = 0.1
-"""How much of an attempt a kill may take along. With wandb's own 15 s, early kills leave nothing."""
+"""How much of an attempt a kill may lose. With wandb's default of 15 s, an early kill leaves an empty file."""
 
 _unreachable = -AGAIN_SECONDS
-"""When the server did not answer last, by the monotonic clock."""
+"""When the server last failed to answer, by the monotonic clock."""
 
 
 class Mirror:
-    """Logs to a wandb run, or to nothing.
+    """Logs to a wandb run, or does nothing.
 
-    It begins when there is something to log: an attempt without points would only overwrite wandb's summary of the run.
+    The attempt begins with the first point: an empty attempt would only overwrite the run's summary in wandb.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Mirror:
         self._heads: frozenset[values.Head] | None = None
 
     def log(self, step: int, rows: Sequence[Row]) -> None:
-        """What there is of a checkpoint: metrics, or of a patch job the rows of its table."""
+        """Logs a checkpoint: its metrics, or the rows of a patch job's table."""
         for again in (True, False):
             earlier: list[int] = []
             if not self._begun:
@@ -86,7 +86,7 @@ class Mirror:
                 return
             try:
                 for one, found in (*values.at(self._run, self._patch, earlier), (step, rows)):
-                    # Made anew for each try: a picture belongs to the attempt that it was logged to.
+                    # Made again for each try: a picture belongs to the attempt that logged it.
                     self._wandb.log({"checkpoint": one, **self._values(one, found)})
                 self._wandb.summary.update(values.summary(self._run))
                 return
@@ -99,8 +99,8 @@ class Mirror:
                 self._begun, self._wandb = not again, None
 
     def _unseen(self) -> list[int]:
-        """The checkpoints that are on disk, and in no attempt. Of a patch job in parts nobody knows: another part may
-        have logged them."""
+        """Returns the checkpoints on disk that are in no attempt; none for one part of a patch job, because another
+        part may have logged them."""
         try:
             on_disk = values.steps(self._run, self._patch) if self._alone else []
             return wandb_folders.missing((self._patch or self._run).path, on_disk)
@@ -109,7 +109,7 @@ class Mirror:
             return []
 
     def _was_killed(self) -> bool:
-        """Whether the job's last attempt was not ended by it."""
+        """Whether the job's last attempt was not finished."""
         try:
             before = wandb_folders.of_job((self._patch or self._run).path)
             return bool(before) and not before[-1].is_finished
@@ -125,7 +125,7 @@ class Mirror:
     def _scalars(self, patch: PatchFolder, step: int, rows: Sequence[Row]) -> dict[str, float]:
         before = self._heads
         if before is None:
-            # An earlier attempt's curves go on. Where all heads have one, this asks for no table.
+            # Continues the curves of earlier attempts. If all heads have curves, no table is read.
             before = frozenset()
             for earlier in patch.steps() if values.is_large(rows) else ():
                 if earlier < step:
@@ -148,7 +148,7 @@ class Mirror:
             }
         except Exception as error:  # As above.
             log.warning("wandb: no heatmaps (%s)", error)
-            self._note(f"no heatmaps: {_line(error)}", unmirrored.ANEW)
+            self._note(f"no heatmaps: {_line(error)}", unmirrored.AGAIN)
             return {}
 
     def _note(self, why: str, mended_by: str) -> None:
@@ -156,11 +156,11 @@ class Mirror:
         unmirrored.note(self._place, why, mended_by)
 
     def finish(self, exit_code: int) -> None:
-        """Ends the wandb run with tables of all that is there; nothing may be logged after it."""
-        # A job that is told to end has little time to say so: its next attempt does this.
+        """Finishes the attempt with the tables and conclusions of the run; log nothing after it."""
+        # A job that is being stopped has little time, so its next attempt does this.
         may_begin = self._tracked and exit_code == 0
         if may_begin and not self._begun and (unseen := self._unseen()):
-            # Killed after its last checkpoint: nothing was left to do, but to log.
+            # It was killed after its last checkpoint, before logging it.
             try:
                 for step, rows in values.at(self._run, self._patch, unseen[-1:]):
                     self.log(step, rows)
@@ -168,16 +168,16 @@ class Mirror:
                 log.warning("wandb: step %d is not mirrored (%s)", unseen[-1], error)
                 self._note(f"step {unseen[-1]}: {_line(error)}", unmirrored.TRACK)
         if may_begin and not self._begun and self._was_killed():
-            # Nothing was left to log, but the summary is still to be written.
+            # Nothing is left to log, but the summary is missing.
             self._begun, self._wandb = True, self._begin()
         if self._wandb is None:
             return
         try:
-            told = {**values.summary(self._run), **values.conclusions(self._run)}
-            self._wandb.summary.update({**told, **_tables(self._wandb, self._run)})
+            summary = {**values.summary(self._run), **values.conclusions(self._run)}
+            self._wandb.summary.update({**summary, **_tables(self._wandb, self._run)})
         except Exception as error:  # As above.
             log.warning("wandb: no tables and conclusions (%s)", error)
-            self._note(f"no tables and conclusions: {_line(error)}", unmirrored.ANEW)
+            self._note(f"no tables and conclusions: {_line(error)}", unmirrored.AGAIN)
         try:
             folder = Path(self._wandb.dir).parent
             self._wandb.finish(exit_code=exit_code)
@@ -190,11 +190,11 @@ class Mirror:
             log.warning("wandb: not finished (%s)", error)
             self._note(f"not finished: {_line(error)}", unmirrored.TRACK)
             _forget()
-        if self._is_whole:  # With what earlier attempts have left out.
+        if self._is_whole:  # It has logged what earlier attempts left out, too.
             unmirrored.forget(self._place, unmirrored.TRACK)
 
     def _check_arrival(self, attempt: Attempt) -> None:
-        """Marks an attempt that was online as uploaded, if it was."""
+        """Marks an online attempt as uploaded, if its log has no error."""
         if not attempt.is_online:
             return
         if errors := attempt.errors():
@@ -208,11 +208,12 @@ class Mirror:
 def mirror(
     config: Config, run: RunFolder, patch: PatchFolder | None = None, *, place: Folder | None = None
 ) -> Iterator[Mirror]:
-    """The wandb run of a run id, resumed if it exists; one that logs nothing if tracking is off or wandb fails.
+    """Yields a mirror to the wandb run of a run id, resumed if it exists; it does nothing if tracking is off or wandb
+    fails.
 
     Args:
-        patch: the patch job that is mirrored; the fine-tune or series without it.
-        place: where wandb's own files go, if not into that job's folder: two that write at once need one each.
+        patch: the patch job to mirror; None for the fine-tune or series.
+        place: the folder for wandb's files, if not the job's own: parts that write at once need one each.
     """
     lock = wandb_folders.online_lock(run)
     own = patch or run
@@ -236,7 +237,7 @@ def mirror(
 
 
 def _begin(config: Config, run: RunFolder, patch: PatchFolder | None, place: Path, lock: FileLock) -> Any | None:
-    """A new attempt: online if that is asked for and possible, or else offline; None if wandb fails altogether."""
+    """Begins an attempt: online if requested and possible, otherwise offline; None if wandb fails."""
     global _unreachable
     if unmirrored.switched_off():
         log.warning("wandb: %s: not mirrored", unmirrored.OFF)
@@ -250,9 +251,9 @@ def _begin(config: Config, run: RunFolder, patch: PatchFolder | None, place: Pat
             write_json(run.wandb, {"url": begun.url})
             return begun
         except Timeout:
-            log.warning("wandb: another job sends to this run; mirrored offline, for `mi-sweeps sync`")
-            unmirrored.note(place, "another job sent to this run", unmirrored.SYNC)
-        except Exception as error:  # Whatever wandb raises: the run goes on.
+            log.warning("wandb: another job is uploading to this run; mirrored offline, for `mi-sweeps sync`")
+            unmirrored.note(place, "another job was uploading to this run", unmirrored.SYNC)
+        except Exception as error:  # As above.
             log.warning("wandb: not online (%s); mirrored offline, for `mi-sweeps sync`", _line(error))
             unmirrored.note(place, f"not online: {_line(error)}", unmirrored.SYNC)
             _unreachable = time.monotonic()
@@ -291,7 +292,7 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
         group=config.sweep.name,
         job_type="patch" if patch else "series" if is_series else "finetune",
         name=values.name(config),
-        tags=[tag[:64] for tag in dict.fromkeys(tags)],  # wandb takes no longer ones.
+        tags=[tag[:64] for tag in dict.fromkeys(tags)],  # wandb's limit.
         notes=f"sweep {config.sweep.name}, {settings['setting']}{seed}, in {run.path.absolute()}",
         config=settings,
         reinit="create_new",
@@ -303,7 +304,7 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
             finish_timeout_raises=True,
             x_disable_stats=True,
             x_disable_machine_info=True,
-            x_save_requirements=False,  # run.json has the versions that matter.
+            x_save_requirements=False,  # run.json has the relevant versions.
             disable_git=True,
             disable_code=True,
             x_transaction_log_flush_interval=FLUSH_SECONDS,
@@ -315,8 +316,8 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
 
 
 def _tables(begun: Any, run: RunFolder) -> dict[str, Any]:
-    """Tables as files of the run. As wandb logs them by itself each is an artifact too, which is kept outside the run's
-    folder until it is uploaded, and asks the server while the job waits."""
+    """Makes tables as files of the run. `wandb.log` would also make each an artifact, which is stored outside the run's
+    folder until it is uploaded, and which makes the job wait for the server."""
     import wandb
 
     made = {}
@@ -332,8 +333,8 @@ def _line(error: Exception) -> str:
 
 
 def _forget() -> None:
-    """Lets go of a wandb process that is gone, so that the next job of this process starts another one."""
-    with suppress(Exception):  # It raises what was raised before.
+    """Drops a dead wandb process, so that the next job starts a new one."""
+    with suppress(Exception):  # It raises the earlier error again.
         import wandb
 
         wandb.teardown()

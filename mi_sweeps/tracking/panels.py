@@ -1,6 +1,7 @@
-"""The panels of a sweep, in parts that a workspace shows as sections and a report as chapters.
+"""The panels of a sweep's dashboard, in parts: sections of the workspace, chapters of the report.
 
-wandb groups the lines of a panel by one key; the key `setting` is all but the seed, so that its bands are over seeds.
+wandb can group the lines of a panel by one key only. The key `setting` combines everything except the seed, so that
+bands are over seeds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ BANDS: dict[Band, str] = {
     "stddev": "one standard deviation over those runs to either side",
     "stderr": "one standard error over those runs to either side",
 }
-"""What wandb offers, in words."""
+"""wandb's bands, in words."""
 
 CHECKPOINT = "checkpoint"
 RATES = {
@@ -30,7 +31,7 @@ RATES = {
 }
 FIRST_STEPS = {"win_rate": ("first_step_90", "90%"), "accuracy": ("first_step_50", "50%")}
 RECOVERED_SITE = "z"
-"""Of which single heads are logged, as CORRUPTION/recovered/z/LAYER.HEAD."""
+"""The site whose heads are logged one by one, as CORRUPTION/recovered/z/LAYER.HEAD."""
 
 LAYERS = {
     "lens/resid_pre": "before each layer (logit lens)",
@@ -40,7 +41,7 @@ LAYERS = {
 
 SETTING = wr.Config("setting")
 WHOLE_SWEEP = wr.Metric("Group")
-"""By which runs are grouped: what differs in nothing but the seed, and all there are."""
+"""How runs are grouped: those that differ only in the seed, and all runs of the sweep."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ class Part:
     panels: list[Any]
     columns: int = 3
     detail: bool = False
-    """Whether it is closed in the workspace, and not in the report."""
+    """Whether it is collapsed in the workspace and left out of the report."""
 
 
 def parts(contents: Contents, band: Band) -> list[Part]:
-    """All parts of a sweep's dashboard; every key that its runs log is in some panel."""
+    """Returns all parts of a sweep's dashboard. Every logged key is in some panel."""
     several = len(contents.examined)
     found = [
         Part(
@@ -66,17 +67,17 @@ def parts(contents: Contents, band: Band) -> list[Part]:
         ),
         Part(
             "Corruptions side by side",
-            "Each row is one quantity, each column one corruption. A run knows nothing of corruptions, so the "
-            "win rate is the same under all; the corruptions of a run are different keys of the same wandb run. "
+            "Each row is a quantity, each column a corruption. Training does not depend on the corruption, so the "
+            "win rate is the same under all of them; the corruptions of a run are different keys of one wandb run. "
             "Lines of layers and heads are means over all runs of the sweep.",
             list(_side_by_side(contents, band)),
             columns=max(several, 1),
         ),
         Part(
             "Heads",
-            "The recovered fraction of each head: layer down, head across, red 1, white 0, blue -1, grey where clean "
-            "and corrupted are too near each other to say. The slider moves through the checkpoints; it counts wandb's "
-            "own steps.",
+            "Recovered by each head: layer down, head across; red is 1, white 0, blue -1; grey if clean and corrupted "
+            "prompts do not differ measurably. The slider moves through the checkpoints; its numbers are wandb's own "
+            "steps.",
             [
                 wr.MediaBrowser(
                     title=f"{site} under {examined.corruption}",
@@ -93,14 +94,14 @@ def parts(contents: Contents, band: Band) -> list[Part]:
         ),
         Part(
             "Runs compared",
-            "Final values. Each line of the parallel coordinates is a run; the run comparer has what differs only.",
+            "Final values. Each line of the parallel coordinates is a run; the run comparer lists only differences.",
             list(_compared(contents, band)),
             columns=2,
         ),
         *(
             Part(
                 f"Logit difference by layer: {examined.corruption}",
-                "From each component by itself, and of the residual stream through the logit lens (logits).",
+                "Direct contribution of each component, and the residual stream through the logit lens (logits).",
                 [_line(key, [key], SETTING, band) for key in examined.keys],
                 detail=True,
             )
@@ -108,8 +109,8 @@ def parts(contents: Contents, band: Band) -> list[Part]:
         ),
         Part(
             "Measures",
-            "Of the clean run, by component and head; they do not depend on the corruption. Means over all runs of the "
-            "sweep: group by setting to tell them apart.",
+            "Measured on the clean run, by component and head, so the same under every corruption. Lines are means "
+            "over all runs of the sweep; group by setting to separate them.",
             [_found(measure.replace("_", " "), f"measures/{measure}/", band) for measure in contents.measures],
             columns=2,
         ),
@@ -124,14 +125,14 @@ def parts(contents: Contents, band: Band) -> list[Part]:
 
 
 def bands(contents: Contents, band: Band) -> str:
-    """What the bands of this sweep are, in a sentence or two."""
+    """Explains the bands of this sweep in a sentence or two."""
     count = len(contents.seeds)
     one = "one seed" if count else "no seed"
     example = ", such as the learning rate," if "lr" in contents.settings else ""
     seeds = f"{one}, so there is no band" if count < 2 else f"{count} seeds; the band is {BANDS[band]}"
     return (
-        "Lines are means. A setting is all settings but the seed, so that a line by setting is over its seeds "
-        f"({seeds}). A line by one key{example} is over all runs with that value, whatever else differs."
+        "Lines are means. Runs of a setting differ only in their seed, so a line by setting is a mean over seeds "
+        f"({seeds}). A line by one key{example} is a mean over all runs with that value, whatever else differs."
     )
 
 
@@ -147,7 +148,7 @@ def _rates(contents: Contents, band: Band) -> Iterator[Any]:
 
 
 def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
-    """Row by row; one that some corruption does not have would shift those below."""
+    """Yields panels row by row; skips rows that some corruption lacks, which would shift the panels below."""
 
     def row(quantity: str, keys: Sequence[Sequence[str]], by: wr.Config | wr.Metric) -> Iterator[Any]:
         if all(keys):
@@ -158,9 +159,9 @@ def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
         keys = []
         for examined in contents.examined:
             key = f"{split}/logit_diff_{examined.corruption}"
-            # Of prompts that are no split of the run's, as another task's, the lens behind the last layer has it.
+            # Prompts of another task are not a split of the run; the lens after the last layer gives the same value.
             keys.append([key] if key in contents.metrics else examined.layers("lens")[-1:])
-        yield from row(f"{split} logit difference against the subject that is replaced", keys, SETTING)
+        yield from row(f"{split} logit difference (answer − replaced subject)", keys, SETTING)
     for kind, what in LAYERS.items():
         keys = [examined.layers(kind) for examined in contents.examined]
         yield from row(f"logit difference {what}, layer by layer", keys, WHOLE_SWEEP)
@@ -174,7 +175,7 @@ def _recovered(examined: Examined, band: Band) -> Any:
 
 
 def _found(title: str, beginning: str, band: Band) -> Any:
-    """A line for each key that begins so: which heads are logged differs from run to run."""
+    """Plots a line for each key with this prefix, because the logged heads differ from run to run."""
     return wr.LinePlot(
         title=title,
         x=CHECKPOINT,

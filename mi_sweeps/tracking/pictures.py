@@ -1,4 +1,4 @@
-"""Pictures for wandb, made of arrays: drawing a figure takes a hundred times as long."""
+"""Pictures for wandb, made from arrays. Drawing them with matplotlib would take a hundred times as long."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from mi_sweeps.tracking.values import Head
 
 PIXELS = 24
-"""Largest side of one head."""
+"""Largest width and height of a head's square."""
 SIDE = 480
-"""Pixels that a picture has at most, across or down, unless it has more heads than that."""
+"""Largest width and height of a picture, unless a layer has more heads than this."""
 GREY = 0.75
 
 
 def heatmap(heads: Collection[Head], recovered: Mapping[Head, float]) -> np.ndarray:
-    """The recovered fraction of each head, [layer * pixels, head * pixels, 3]: white is 0, red is 1 and blue -1; grey
-    where the corruption makes no measurable difference.
+    """Draws recovered by each head, [layer * pixels, head * pixels, 3]: white is 0, red 1, blue -1; grey if the
+    corruption makes no measurable difference.
 
     Args:
-        recovered: of the heads where it is defined (`values.heads_of`).
+        recovered: by head, where it is defined (`values.heads_of`).
     """
     from matplotlib import colormaps
 

@@ -1,8 +1,8 @@
-"""wandb's own process, and how it ends.
+"""A time limit for the end of wandb's own process.
 
-wandb tells that process to end and waits without a limit, at the exit of ours, too. It sometimes waits for ever: an
-answer that comes just as we hang up (of a request that was given up, say) ends the connection before the word to end is
-read (wandb 0.31, core/pkg/server/connection.go; about 1 in 40 where a server does not answer).
+wandb asks that process to end and waits without a limit, also when ours exits. Sometimes it waits forever: an answer
+that arrives just as we hang up (for example to a request that we gave up) closes the connection before the request to
+end is read (wandb 0.31, core/pkg/server/connection.go; about 1 in 40 with a server that does not answer).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 END_SECONDS = 10.0
-"""How long it may take to end; what is of use has been written or sent when it is told to."""
+"""How long it may take to end. By then, all data has been written or sent."""
 
 
 def bound() -> None:
-    """From here on, wandb's process is killed if it does not end when it is told to."""
+    """Replaces wandb's unlimited wait: from here on, its process is killed if it does not end in time."""
     from wandb.sdk.lib.service.service_process import ServiceProcess
 
     ServiceProcess.join = _join
 
 
 def command_line() -> None:
-    """wandb's own command line, with that limit: `python -m wandb` would wait for its process without one."""
+    """Runs wandb's command line with the limit, which `python -m wandb` lacks."""
     bound()
     from wandb.cli import cli
 
@@ -33,7 +33,7 @@ def command_line() -> None:
 
 
 def _join(service: Any) -> int:
-    """wandb's `ServiceProcess.join`, with a limit; gives the exit code, 0 if it had to be killed."""
+    """Replaces wandb's `ServiceProcess.join`; returns the exit code, or 0 if the process was killed."""
     process: subprocess.Popen[bytes] = service._process
     try:
         return process.wait(END_SECONDS)
@@ -41,4 +41,4 @@ def _join(service: Any) -> int:
         log.info("wandb: its process did not end in %g s, and was killed", END_SECONDS)
         process.kill()
         process.wait()
-        return 0  # wandb would leave this process with any other.
+        return 0  # With any other code, wandb exits our process.

@@ -1,13 +1,12 @@
-"""`mi-sweeps sync`: uploads what wandb wrote on machines without a network, and what an attempt that was online could
-not send: that was killed, or whose server did not answer.
+"""`mi-sweeps sync`: uploads offline attempts, and online attempts that were killed or whose server did not answer.
 
-A fine-tune, a patch job and a part of one each have folders of their own, one for each attempt; all that belong to a
-run id are one wandb run. wandb joins them if those that are new are given to it in one call. One that was uploaded must
-not be given again: it would be appended again.
+Fine-tunes, patch jobs and their parts have a folder for each attempt; all attempts of a run id form one wandb run.
+`wandb sync` joins them if all new ones are passed in one call. An uploaded attempt must not be passed again, because it
+would be appended again.
 
-What was uploaded cannot be read from wandb alone: its exit code is 0 and its mark is made even where the server refused
-everything, and a picture that was refused is only in its log (wandb 0.31). So an attempt has a mark of ours from before
-its upload until wandb's log is found to have no error of it; wandb's mark counts where ours is gone.
+`wandb sync` does the upload, but does not tell what arrived: even if the server refuses everything, its exit code is 0
+and it marks the attempt as synced; a refused picture is only in its log (wandb 0.31). Therefore we mark an attempt
+before its upload, and remove the mark if wandb's log has no error about it. wandb's mark counts only without ours.
 """
 
 from __future__ import annotations
@@ -45,30 +44,30 @@ BOUNDED = "from mi_sweeps.tracking.service import command_line; command_line()"
 COMMAND = (*libraries.python(BOUNDED), "sync", "--include-online")
 
 NO_LOGIN = re.compile(r"Error: .*(API.key|log.?in|IDENTITY_TOKEN)", re.IGNORECASE)
-"""How wandb ends where nobody is logged in: no run would fare better."""
+"""wandb's error without a login: every other run would fail too."""
 
 RETRIES = 5
-"""How often wandb tries a request again: for a minute. Its own number lasts for a week."""
+"""wandb's retries of a request, about a minute. Its default goes on for a week."""
 
 SETTLE_SECONDS = 2.0
-"""How old a file must be: wandb's process writes the end of it a moment after the job has ended."""
+"""Smallest age of a file: wandb's process writes the end of it a moment after the job has ended."""
 
 UPLOAD_SECONDS = 1800.0
-"""How long wandb may take for one run. It gives up a server by itself, and sooner; but it has waited for ever."""
+"""Time limit for one run. wandb usually gives up sooner, but it has been seen to wait forever."""
 
 GIVE_UP = 3
-"""After so many runs in a row that failed it is the server, and the rest is left for later."""
+"""After this many failed runs in a row, the server is taken to be down and the rest is left for later."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A wandb run, as far as it is on disk."""
+    """A wandb run's attempts on disk."""
 
     folder: RunFolder
     tracking: dict[str, Any]
-    """The configuration's; the mode is `disabled` where nobody asked for tracking."""
+    """The configuration's section; the mode is `disabled` if tracking was not requested."""
     uploaded: tuple[Attempt, ...]
-    """All three: the oldest first."""
+    """These three are sorted, oldest first."""
     missing: tuple[Attempt, ...]
     empty: tuple[Attempt, ...]
     running: bool
@@ -80,19 +79,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an upload."""
+    """The result of an upload."""
 
     error: str | None = None
     """One line; None if all attempts are uploaded."""
     url: str | None = None
-    """Where the run is to be seen."""
+    """The address of the run in wandb."""
 
 
 def sync(console: Console, output: Path, sweeps: Sequence[str], *, dry_run: bool) -> int:
-    """Uploads what is missing, with a line for each run; the exit code is 1 if some upload failed.
+    """Uploads what is missing and prints a line for each run; the exit code is 1 if an upload failed.
 
     Raises:
-        UserError: another process uploads from this folder of results, or nobody is logged in; wandb is switched off.
+        UserError: another process is uploading from this output folder, nobody is logged in, or wandb is switched off.
     """
     if not dry_run:
         unmirrored.refuse_if_off()
@@ -111,7 +110,7 @@ def sync(console: Console, output: Path, sweeps: Sequence[str], *, dry_run: bool
 
 
 def _go_through(console: Console, runs: Sequence[Run], dry_run: bool) -> Counter[str]:
-    """How many runs came to what."""
+    """Uploads runs one after another; returns the number of runs by result."""
     counts: Counter[str] = Counter()
     in_a_row = 0
 
@@ -121,7 +120,7 @@ def _go_through(console: Console, runs: Sequence[Run], dry_run: bool) -> Counter
     for run in runs:
         if run.running:
             counts["still running"] += 1
-            say(run, "is still running; left for later")
+            say(run, "still running; left for later")
         elif not run.missing:
             counts["uploaded before" if run.uploaded else "empty"] += 1
         elif dry_run:
@@ -135,12 +134,12 @@ def _go_through(console: Console, runs: Sequence[Run], dry_run: bool) -> Counter
             counts["failed" if outcome.error else "uploaded"] += 1
             say(run, f"failed: {outcome.error}" if outcome.error else f"uploaded to {outcome.url}")
             if in_a_row == GIVE_UP:
-                console.print(f"{GIVE_UP} runs in a row failed; the others are not tried")
+                console.print(f"{GIVE_UP} runs in a row failed; the others were not tried")
     return counts
 
 
 def listed(counts: Counter[str]) -> str:
-    """How many runs came to what, in one line."""
+    """Formats the number of runs by result in one line."""
     runs = sum(counts.values())
     return f"{counted(runs, 'run')}: {', '.join(f'{count} {what}' for what, count in counts.items())}"
 
@@ -150,7 +149,7 @@ def _attempts(attempts: Sequence[Attempt]) -> str:
 
 
 def look(output: Path, sweeps: Iterable[str]) -> Iterator[Run]:
-    """The wandb runs of sweeps, each once."""
+    """Yields the wandb runs of sweeps, each once."""
     tracking: dict[str, dict[str, Any]] = {}
     for name in sweeps:
         for entry in manifest.load(output, name):
@@ -180,12 +179,12 @@ def _run(folder: RunFolder, tracking: dict[str, Any]) -> Run:
 
 def _settle(attempts: Iterable[Attempt]) -> None:
     written = max((attempt.file.stat().st_mtime for attempt in attempts), default=0.0)
-    # A clock of another machine may be ahead.
+    # Another machine's clock may be ahead, so the pause is limited.
     time.sleep(min(SETTLE_SECONDS, max(0.0, written + SETTLE_SECONDS - time.time())))
 
 
 def is_running(run: RunFolder) -> bool:
-    """Whether its fine-tune, a patch job or a part of one is at work."""
+    """Whether its fine-tune, a patch job or a part of one is running."""
     patches = [PatchFolder(path) for path in run.path.glob("patches/*")]
     parts = [part for patch in patches for part in patch.all_parts()]
     return any(folder.status().state == "running" for folder in (run, *patches, *parts))
@@ -193,17 +192,17 @@ def is_running(run: RunFolder) -> bool:
 
 @contextmanager
 def alone(output: Path) -> Iterator[None]:
-    """Nobody else uploads from this folder of results, or backfills it, meanwhile."""
+    """Keeps other `sync` and `track` commands out of this output folder."""
     file = output / "sweeps" / "sync.lock"
     try:
         with FileLock(file, timeout=0, mode=0o666):
             yield
     except Timeout:
-        raise UserError(f"{file}: another `mi-sweeps sync` or `track` is at work; wait until it has ended") from None
+        raise UserError(f"{file}: another `mi-sweeps sync` or `track` is running; try again when it is done") from None
 
 
 def upload(run: Run) -> Outcome:
-    """Gives all that is missing to one call of wandb.
+    """Uploads all missing attempts of a run with one call of wandb.
 
     Raises:
         UserError: nobody is logged in.
@@ -213,17 +212,17 @@ def upload(run: Run) -> Outcome:
             _prepare(run)
             return _call(run)
     except Timeout:
-        return Outcome("a job sends to it at this moment")
+        return Outcome("a job is uploading to it now; try again later")
     except OSError as error:
         return Outcome(describe(error))
 
 
 def _call(run: Run) -> Outcome:
     project, entity, mode = (run.tracking[key] for key in ("project", "entity", "mode"))
-    # Where nobody asked for tracking lately, each attempt has its own project in it.
+    # If tracking is off now, each attempt keeps the project that it was written with.
     to = ["--project", project, *(["--entity", entity] if entity else [])] if mode != "disabled" else []
     folders = [str(attempt.folder) for attempt in run.missing]
-    # wandb's process may write a log for a moment longer than its parent is there.
+    # wandb's process may still write a log for a moment after its parent has ended.
     with tempfile.TemporaryDirectory(prefix="mi-sweeps-sync-", ignore_cleanup_errors=True) as scratch:
         code, printed = _wandb([*COMMAND, *to, *folders], scratch)
         errors = [error for log in Path(scratch).glob("wandb/logs/debug-sync.*.log") for error in logged_errors(log)]
@@ -251,13 +250,13 @@ def _call(run: Run) -> Outcome:
 
 
 def _wandb(command: Sequence[str], scratch: str) -> tuple[int | None, str]:
-    """Its exit code, None if it had to be killed; and what it printed."""
-    # No pipe: wandb's own process has the other end too, and whoever reads would wait for both.
+    """Runs wandb; returns its exit code (None if it was killed) and its output."""
+    # Not a pipe: wandb's own process inherits it, and reading would wait for that process too.
     file = Path(scratch, "printed.txt")
     with file.open("w") as printed, suppress(subprocess.TimeoutExpired):
         called = subprocess.run(
             command,
-            cwd=scratch,  # wandb leaves logs where it is called.
+            cwd=scratch,  # wandb leaves logs in the working folder.
             env=_environment(scratch),
             stdin=subprocess.DEVNULL,
             stdout=printed,
@@ -270,16 +269,16 @@ def _wandb(command: Sequence[str], scratch: str) -> tuple[int | None, str]:
 
 
 def _prepare(run: Run) -> None:
-    """Marks the attempts, and puts right what would keep wandb from joining them."""
+    """Marks the attempts, and repairs what would keep wandb from joining them."""
     for attempt in run.missing:
         attempt.began.touch()
         attempt.ended.unlink(missing_ok=True)
-        # wandb leaves out all attempts that come after one that ends in half a record, as those do that were killed.
+        # A killed attempt may end in half a record, and wandb would skip all attempts after it.
         _, end = records(attempt.file)
         if end < attempt.file.stat().st_size:
             os.truncate(attempt.file, end)
-    # After an upload that failed, wandb puts an attempt where it would have put it then; others may be there now.
-    # Only the oldest is sure to have its place, if nothing that is younger was uploaded.
+    # After a failed upload, wandb remembers an attempt's place in the run, which others may have taken since. Only the
+    # oldest attempt surely keeps its place, if no younger one was uploaded.
     newest = run.uploaded[-1].time if run.uploaded else ""
     keeps_place = run.missing[0].time > newest
     for attempt in run.missing[1 if keeps_place else 0 :]:
@@ -290,7 +289,7 @@ def _environment(scratch: str) -> dict[str, str]:
     clients = ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
     limits = {f"WANDB__{client}_RETRY_MAX": str(RETRIES) for client in clients}
     own = {**limits, **os.environ, "WANDB_DIR": scratch}
-    # Of a wandb process that is not this one's; and of a job's environment.
+    # These belong to another wandb process, or to a job.
     for variable in ("WANDB_SERVICE", "WANDB_MODE"):
         own.pop(variable, None)
     return own

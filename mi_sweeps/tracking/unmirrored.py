@@ -1,7 +1,6 @@
-"""What of a job is not in wandb though it was asked for, and why: a note in the job's folder, which `run`, `wait` and
-`status` tell. Read without wandb.
+"""Notes which parts of a job did not reach wandb, and why; `run`, `wait` and `status` show them. Works without wandb.
 
-JOB/unmirrored.json   {"why": one line, "mended_by": the command that makes up for it}
+JOB/unmirrored.json   {"why": one line, "mended_by": the command that adds what is missing}
 """
 
 from __future__ import annotations
@@ -24,26 +23,27 @@ if TYPE_CHECKING:
 
 FILE = "unmirrored.json"
 
-TRACK, ANEW, SYNC = "track", "track --again", "sync"
-"""What makes up for it; the first is the worst."""
+TRACK, AGAIN, SYNC = "track", "track --again", "sync"
+"""Commands that add what is missing, worst case first."""
 
 MENDED = {
     TRACK: "not mirrored to wandb",
-    ANEW: "mirrored to wandb without its pictures or tables",
+    AGAIN: "mirrored to wandb without its pictures or tables",
     SYNC: "not uploaded to wandb",
 }
+"""What each command mends."""
 
 
 def switched_off() -> bool:
-    """Whether the user's environment tells wandb to do nothing."""
+    """Whether the user's environment disables wandb."""
     return os.environ.get("WANDB_MODE") == "disabled"
 
 
 def refuse_if_off() -> None:
-    """For commands that do nothing else.
+    """Fails if wandb is disabled, for commands that only use wandb.
 
     Raises:
-        UserError: it does.
+        UserError: wandb is disabled.
     """
     if switched_off():
         raise UserError(f"{OFF}: wandb is switched off in this shell; `unset WANDB_MODE` switches it on")
@@ -53,7 +53,7 @@ OFF = "WANDB_MODE=disabled"
 
 
 def note(place: Path, why: str, mended_by: str) -> None:
-    """Remembers it in a job's folder, unless something worse is known there. It may fail, as all of the mirror."""
+    """Writes a note into a job's folder, unless there is a worse one. Like the rest of the mirror, it may fail."""
     with suppress(OSError):
         known = _read(place)
         if known is None or list(MENDED).index(mended_by) <= list(MENDED).index(known[1]):
@@ -61,15 +61,15 @@ def note(place: Path, why: str, mended_by: str) -> None:
 
 
 def forget(place: Path, *mended_by: str) -> None:
-    """Removes the note of a job, if it was one that these commands make up for."""
+    """Removes a job's note, if one of these commands mends it."""
     with suppress(OSError):
         known = _read(place)
         if known and known[1] in mended_by:
             (place / FILE).unlink(missing_ok=True)
 
 
-def told(plan: Plan, name: str, output: Path) -> Iterator[str]:
-    """A line for each way in which jobs of a sweep that should be mirrored are not, with the command that helps."""
+def lines(plan: Plan, name: str, output: Path) -> Iterator[str]:
+    """Yields a line for each kind of missing data in a sweep's finished jobs, with the command that adds it."""
     jobs: dict[Path, Folder] = {}
     for point in plan.points:
         if point.values["tracking"]["mode"] != "disabled":
@@ -85,11 +85,11 @@ def told(plan: Plan, name: str, output: Path) -> Iterator[str]:
     for mended_by, what in MENDED.items():
         if reasons := found.get(mended_by):
             count = counted(len(reasons), "job")
-            yield f"{what}: {count} ({reasons[0]}); `{hint(mended_by, name, output)}` makes up for it"
+            yield f"{what}: {count} ({reasons[0]}); `{hint(mended_by, name, output)}` adds what is missing"
 
 
 def _of_job(folder: Folder) -> tuple[str, str] | None:
-    """Why a job that is done is not mirrored, and what makes up for it."""
+    """Returns why a finished job is not fully mirrored, and the command that mends it."""
     parts = folder.all_parts() if isinstance(folder, PatchFolder) else []
     places = [folder.path, *(part.path for part in parts)]
     there = [names(place) for place in places]
@@ -97,12 +97,12 @@ def _of_job(folder: Folder) -> tuple[str, str] | None:
     if worst := min((one for one in known if one), key=lambda one: list(MENDED).index(one[1]), default=None):
         return worst
     logged = bool(folder.steps()) if isinstance(folder, PatchFolder) else "metrics.parquet" in there[0]
-    return ("done before that was asked for", TRACK) if logged and not any("wandb" in one for one in there) else None
+    return ("done before tracking was on", TRACK) if logged and not any("wandb" in one for one in there) else None
 
 
 def _read(place: Path) -> tuple[str, str] | None:
     try:
         known = read_json(place / FILE)
         return (str(known["why"]), known["mended_by"]) if known and known["mended_by"] in MENDED else None
-    except (KeyError, TypeError, UserError):  # Damaged; `track` looks for itself.
+    except (KeyError, TypeError, UserError):  # Damaged; `track` does not rely on it.
         return None

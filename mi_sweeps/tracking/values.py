@@ -1,16 +1,16 @@
-"""What wandb shows of a run, by key: made of rows of its tables, while it runs or long after.
+"""The values that are logged to wandb, by key. They are made from the rows of a run's tables, during the run or later.
 
 SPLIT/METRIC                         heldout/win_rate, heldout/win_rate_low, …
 CORRUPTION/logit_diff/COMPONENT      attn_LAYER, mlp_LAYER, embed, bias
 CORRUPTION/lens/RESID_LAYER          logit difference of the residual stream: resid_pre_0, resid_mid_0, …, resid_post_3
 CORRUPTION/recovered/z/LAYER.HEAD    recovered by patching the output of a head
-CORRUPTION/heads/SITE                that of all heads as a picture (`mi_sweeps.tracking.pictures`)
-measures/MEASURE/PLACE               what else was measured of the clean run: of COMPONENT_LAYER, or of LAYER.HEAD
+CORRUPTION/heads/SITE                recovered by all heads, as a picture (`mi_sweeps.tracking.pictures`)
+measures/MEASURE/PLACE               a measure of the clean run; PLACE is COMPONENT_LAYER or LAYER.HEAD
 
-all against `checkpoint`. SPLIT `trainer` is what a series' own trainer logged, last before each checkpoint. In the
-summary the last of each, outcome ("worse than at the start", or ""), gaps (of a series: which steps have no checkpoint,
-and why), first_step_90 or first_step_50, tables/metrics and tables/heads; and, when an attempt has ended, what may be
-concluded of a run's heads (`conclusions`).
+All are plotted against `checkpoint`. SPLIT `trainer` is the last value that a series' own trainer logged before each
+checkpoint. The summary has the last value of each key; outcome ("worse than at the start", or ""); gaps (the missing
+steps of a series, with reasons); first_step_90 or first_step_50; tables/metrics and tables/heads; and, once an attempt
+has ended, conclusions about the run's heads (`conclusions`).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Head = tuple[int, int]
 """Layer and head."""
 
 MOST_HEADS = 400
-"""A model of no more heads shows all of them: GPT-2 medium has 384. Of a larger one, those that mattered."""
+"""Most heads that all get a curve (GPT-2 medium has 384). In a larger model, only some do."""
 SHOWN = 0.05
-"""Recovered from which on a head of a larger model has a curve, at this checkpoint and all later ones. That is a matter
-of room and no verdict."""
+"""A head of a larger model gets a curve from the checkpoint on at which it recovers this much. This saves space; it is
+not a verdict."""
 MOST_NAMED = 8
-"""Heads in a cell of wandb's table of runs."""
+"""Most heads listed in wandb's table of runs."""
 REACHED = {f"first_step_{100 * THRESHOLDS[name]:.0f}": name for name in ("win_rate", "accuracy")}
 """Keys of the summary: the first checkpoint at which a held-out metric reaches its threshold."""
 
@@ -43,18 +43,18 @@ COLUMNS = (
     *("kind", "site", "component", "layer", "head", "logit_diff", "patched", "clean", "corrupted", "n"),
     *("measure", "value"),
 )
-"""Of a table, what is read: what each prompt has is many times as much."""
+"""Columns of a table to read. Those with a value per prompt are many times as large."""
 
 
 def setting(config: Config) -> str:
-    """What all seeds of a configuration share and no other configuration has, to group by.
+    """Returns a label that only runs with the same setting share, for wandb to group by.
 
-    A run does not know the other settings of its sweep, so this lists what sweeps usually vary, and a short hash of all
-    other keys that can change a result: "model=mini task=ioi3 schedule=constant lr=0.0001 … rest=3f2a91".
+    A run does not know what its sweep varies, so the label lists the usual keys and a short hash of everything that can
+    change a result: "model=mini task=ioi3 schedule=constant lr=0.0001 … rest=3f2a91".
     """
-    told: dict[str, object] = {"model": config.model.name, "task": config.task.name}
+    named: dict[str, object] = {"model": config.model.name, "task": config.task.name}
     if not isinstance(config.model, SeriesConfig):
-        told |= {
+        named |= {
             "schedule": config.schedule.name,
             "lr": f"{config.optim.lr:g}",
             "weight_decay": f"{config.optim.weight_decay:g}",
@@ -62,24 +62,24 @@ def setting(config: Config) -> str:
             "batch_size": config.train.batch_size,
         }
     rest = digest({key: value for key, value in nested(config).items() if key != "seed"})[:6]
-    return " ".join(f"{key}={value}" for key, value in {**told, "rest": rest}.items())
+    return " ".join(f"{key}={value}" for key, value in {**named, "rest": rest}.items())
 
 
 def nested(config: Config) -> dict[str, Any]:
-    """The configuration of a run. The corruption is the patch jobs', and one wandb run shows all of them."""
+    """Returns the run's configuration, without that of its patch jobs, which share its wandb run."""
     ours = ("model", "task", "optim", "schedule", "train", "checkpoint", "seed")
     return {key: value for key, value in config.meant().items() if key in ours}
 
 
 def name(config: Config) -> str:
-    """What wandb shows a run as."""
+    """Returns a run's name in wandb."""
     if isinstance(config.model, SeriesConfig):
         return f"{config.model.name}{f' seed={config.seed}' if config.model.has_seeds else ''}"
     return f"{config.model.name} {config.schedule.name} lr={config.optim.lr:g} seed={config.seed}"
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """wandb's config: flat keys to group and filter by, and the whole configuration below `config`."""
+    """Returns wandb's config: flat keys to group and filter by, and the whole configuration under `config`."""
     found = nested(config)
     named: dict[str, Any] = {
         "setting": setting(config),
@@ -95,20 +95,20 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def corruptions(run: RunFolder) -> list[str]:
-    """Those under which the run was patched so far, or is."""
+    """Lists the corruptions of the run's patch jobs, begun or done."""
     return sorted({corruption for corruption, _ in _patches(run)})
 
 
 def of_metrics(rows: Sequence[Row]) -> dict[str, float]:
-    """A checkpoint's metrics."""
+    """Returns a checkpoint's metrics by key."""
     return {f"{row['split']}/{row['metric']}": row["value"] for row in rows}
 
 
 def of_table(corruption: str, rows: Sequence[Row], heads: frozenset[Head]) -> dict[str, float]:
-    """A checkpoint's attribution of layers and residual stream, what else was measured, and what patching z recovered.
+    """Returns a checkpoint's attribution of layers and residual stream, its measures, and recovered by patching z.
 
     Args:
-        heads: those whose recovered fraction is shown; of a model with too many heads, their measures too.
+        heads: heads to show recovered for; in a model with too many heads, also those to show measures for.
     """
     values = {}
     for row in rows:
@@ -127,16 +127,16 @@ def of_table(corruption: str, rows: Sequence[Row], heads: frozenset[Head]) -> di
 
 
 def place_of(row: Row) -> str:
-    """Where something was measured: "attn_out_1", "1.3", or "none" of the whole model."""
+    """Names the place of a measurement: "attn_out_1", "1.3", or "none" for the whole model."""
     if row["head"] is not None:
         return f"{row['layer']}.{row['head']}"
     return row["component"] if row["layer"] is None else f"{row['component']}_{row['layer']}"
 
 
 def has_gap(rows: Sequence[Row]) -> bool:
-    """Whether clean and corrupted prompts of a checkpoint differ measurably. Else nothing is recovered.
+    """Whether clean and corrupted prompts differ measurably at a checkpoint. Otherwise recovered is undefined.
 
-    Of tables that do not tell prompts apart it cannot be known, and is assumed but where it may be rounding.
+    Tables without values per prompt cannot tell; then any difference larger than rounding counts.
     """
     import numpy as np
 
@@ -149,12 +149,12 @@ def has_gap(rows: Sequence[Row]) -> bool:
 
 
 def of_heads(rows: Sequence[Row]) -> Iterator[Row]:
-    """The rows of patched heads: of all sites that have heads."""
+    """Yields the rows of patched heads, at all sites."""
     return (row for row in rows if row["kind"] == "patch" and row["head"] is not None and row["patched"] is not None)
 
 
 def heads_of(rows: Sequence[Row], site: str) -> dict[Head, float]:
-    """Recovered by each head of a site; of none where there is no gap."""
+    """Returns recovered by each head at a site; empty if there is no gap."""
     own = [row for row in of_heads(rows) if row["site"] == site]
     if not own or not has_gap(rows):
         return {}
@@ -165,15 +165,15 @@ def heads_of(rows: Sequence[Row], site: str) -> dict[Head, float]:
 
 
 def is_large(rows: Sequence[Row]) -> bool:
-    """Whether a model has too many heads for a curve each."""
+    """Whether the model has too many heads for one curve each."""
     return sum(row["site"] == "z" for row in of_heads(rows)) > MOST_HEADS
 
 
 def shown(rows: Sequence[Row], before: frozenset[Head] = frozenset()) -> frozenset[Head]:
-    """The heads that have a curve from this checkpoint on.
+    """Returns the heads that get a curve from this checkpoint on.
 
     Args:
-        before: those that had one already, so that no curve ends.
+        before: heads that already have one, so that no curve ends.
     """
     found = heads_of(rows, "z")
     if not is_large(rows):
@@ -182,10 +182,10 @@ def shown(rows: Sequence[Row], before: frozenset[Head] = frozenset()) -> frozens
 
 
 def read(patch: PatchFolder, step: int) -> list[Row]:
-    """The rows of a table, without those of positions and paths, and without what single prompts have at each site.
+    """Reads the rows of a table, without positions, paths, and values per prompt at each site.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: the table is missing or damaged.
     """
     table = read_table(patch.table(step), COLUMNS)
     return [
@@ -196,12 +196,12 @@ def read(patch: PatchFolder, step: int) -> list[Row]:
 
 
 def steps(run: RunFolder, patch: PatchFolder | None) -> list[int]:
-    """The checkpoints that were measured of a run, or that a patch job has looked at."""
-    return _looked_at(run, patch) if patch else sorted(_metrics(run))
+    """Returns the checkpoints that a run has metrics of, or that a patch job has examined."""
+    return _examined(run, patch) if patch else sorted(_metrics(run))
 
 
 def at(run: RunFolder, patch: PatchFolder | None, wanted: Sequence[int]) -> Iterator[tuple[int, list[Row]]]:
-    """What was found at some of those checkpoints, as it was told to the mirror then.
+    """Yields the rows at some of those checkpoints, as the mirror logs them.
 
     Raises:
         UserError: a table is damaged.
@@ -211,8 +211,8 @@ def at(run: RunFolder, patch: PatchFolder | None, wanted: Sequence[int]) -> Iter
 
 
 def summary(run: RunFolder) -> dict[str, Any]:
-    """The last value of every key, whoever wrote it, and what sums up a run: made of the run's folder alone, so that
-    whichever attempt comes last says all of it.
+    """Returns the last value of every key, from the fine-tune and all patch jobs, and the outcome of the run. It comes
+    from the run's folder alone, so that any attempt can write all of it.
 
     Raises:
         UserError: a table is damaged.
@@ -238,16 +238,16 @@ def summary(run: RunFolder) -> dict[str, Any]:
 
 
 def conclusions(run: RunFolder) -> dict[str, Any]:
-    """What may be concluded of the heads of a run, by corruption, from all its checkpoints: verdicts for other prompts
-    in this run. All tables are read, so it is for the end of an attempt.
+    """Returns conclusions about a run's heads, by corruption, over all its checkpoints: verdicts for other prompts in
+    this run. It reads all tables, so call it at the end of an attempt.
 
-    CORRUPTION/matter: the heads that matter at the last checkpoint, with their intervals; `lost`: those that did, and
-    are small now; `undecided`: of how many it cannot be told; `conclusions`: the same in sentences.
+    CORRUPTION/matter: the heads that matter at the last checkpoint, with intervals; `lost`: those that mattered and are
+    small now; `undecided`: how many are undecided; `conclusions`: the same in sentences.
 
     Raises:
         UserError: a table is damaged.
     """
-    # pandas is not for a command that only mirrors.
+    # Imported here, because mirroring alone does not need pandas.
     from mi_sweeps.analysis.folder import Patch
     from mi_sweeps.analysis.inference import words
     from mi_sweeps.analysis.inference.courses import Course, courses
@@ -264,36 +264,36 @@ def conclusions(run: RunFolder) -> dict[str, Any]:
         if site is None:
             continue
         own = family("z", [Job(patch, "", {}, {"z": site})])
-        told, at, (low, high) = courses(own), own.at(own.steps[-1]), own.interval
+        found, at, (low, high) = courses(own), own.at(own.steps[-1]), own.interval
         recovered, verdict = own.estimate.recovered[at], own.judged.words[at]
         matter = {
             f"{words.name(place)} {words.number(value)}{words.range_of(*ends)}": -abs(value)
             for place, value, word, *ends in zip(own.places, recovered, verdict, low[at], high[at], strict=True)
             if word == "matters"
         }
-        lost = [f"{words.name(one.place)} {words.number(one.peak)}" for one in told if one.course is Course.LOST]
+        lost = [f"{words.name(one.place)} {words.number(one.peak)}" for one in found if one.course is Course.LOST]
         none = "not defined" if (verdict == "undefined").all() else "none shown"
         values |= {
             f"{corruption}/matter": _some(sorted(matter, key=lambda one: matter[one])) or none,
             f"{corruption}/lost": _some(lost) or "none shown",
             f"{corruption}/undecided": int((verdict == "undecided").sum()),
-            f"{corruption}/conclusions": " ".join(words.sentences(own, told)),
+            f"{corruption}/conclusions": " ".join(words.sentences(own, found)),
         }
     return values
 
 
 def _some(heads: Sequence[str]) -> str:
-    """Some of the heads by name, and how many more there are."""
+    """Lists at most MOST_NAMED heads, and how many more there are."""
     more = [f"{len(heads) - MOST_NAMED} more"] if len(heads) > MOST_NAMED else []
     return ", ".join([*heads[:MOST_NAMED], *more])
 
 
 Table = tuple[list[str], list[list[Any]]]
-"""Columns, and rows."""
+"""Columns and rows."""
 
 
 def tables(run: RunFolder) -> dict[str, Table]:
-    """The metrics, a row a checkpoint; and what patching each head recovered at the last checkpoint.
+    """Returns the metrics, one row per checkpoint, and recovered by each head at the last checkpoint.
 
     Raises:
         UserError: a table is damaged.
@@ -319,8 +319,8 @@ def tables(run: RunFolder) -> dict[str, Table]:
 
 
 def _metrics(run: RunFolder) -> dict[int, list[Row]]:
-    """The rows of each checkpoint's metrics. What is of other steps, as the losses of training batches are, stays on
-    disk; of what a series' trainer logged each checkpoint has the last."""
+    """Returns the rows of metrics at each checkpoint, with the last values that a series' own trainer logged before it.
+    Values at other steps, such as training losses, are left out."""
     by_step: dict[int, list[Row]] = {}
     theirs: list[Row] = []
     missing = run.status_on_disk().gaps
@@ -336,7 +336,7 @@ def _metrics(run: RunFolder) -> dict[int, list[Row]]:
 
 
 def _patches(run: RunFolder) -> list[tuple[str, PatchFolder]]:
-    """The patch jobs that were begun, with their corruptions; the one that ended last comes last."""
+    """Returns the begun patch jobs with their corruptions; the one that ended last comes last."""
     found = []
     for path in sorted(run.path.glob("patches/*")):
         about = read_json(path / "patch.json")
@@ -345,14 +345,14 @@ def _patches(run: RunFolder) -> list[tuple[str, PatchFolder]]:
     return sorted(found, key=lambda one: one[1].status_on_disk().finished or "")
 
 
-def _looked_at(run: RunFolder, patch: PatchFolder) -> list[int]:
-    """The checkpoints of which a patch job has tables, without those that were found to be gaps since."""
+def _examined(run: RunFolder, patch: PatchFolder) -> list[int]:
+    """Returns the checkpoints that a patch job has tables of, without those since found to be missing steps."""
     missing = run.status_on_disk().gaps
     return [step for step in patch.steps() if step not in missing]
 
 
 def _last_tables(run: RunFolder) -> Iterator[tuple[str, list[Row]]]:
-    """What each patch job found at the last checkpoint that it has looked at."""
+    """Yields the rows of each patch job at its last examined checkpoint."""
     for corruption, patch in _patches(run):
-        if steps := _looked_at(run, patch):
+        if steps := _examined(run, patch):
             yield corruption, read(patch, steps[-1])

@@ -1,7 +1,7 @@
-"""A sweep's saved views in wandb as code: a workspace, and a report.
+"""A sweep's saved views in wandb: a workspace and a report, made of the same panels.
 
-Both are made of the same panels. Whatever the library would make up has names of ours, so that a sweep gives the same
-bytes each time, and an update changes no panel's identity.
+wandb-workspaces would give everything a random id. We set fixed ids, so that a sweep always gives the same bytes and an
+update keeps each panel's identity.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from mi_sweeps.tracking.logged_keys import Contents
 from mi_sweeps.tracking.panels import CHECKPOINT, FIRST_STEPS, Band, Part, bands, parts
 
 MOST_LINES = 100
-"""More lines in a panel cannot be told apart."""
+"""Most lines in a panel; more cannot be told apart."""
 
 MOST_IDS = 500
-"""A sweep of more runs is found by its group: each part of a report has the whole list."""
+"""Most runs to select by id. Larger sweeps are selected by group, because each part of a report repeats the list."""
 
 WIDTH, HEIGHT = 24, 8
-"""Of a report's grid and of each panel in it, in wandb's units."""
+"""Width of a report's grid and height of a panel, in wandb's units."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A saved view, as it is sent to wandb."""
+    """A saved view as wandb takes it."""
 
     kind: Literal["workspace", "report"]
     title: str
@@ -52,21 +52,21 @@ class View:
         return json.dumps(self.spec, ensure_ascii=False)
 
     def new_name(self) -> str:
-        """A name that no other view has."""
+        """Returns a unique name."""
         return _generate_view_name() if self.kind == "workspace" else _generate_name()
 
     def url(self, project: str, name: str, id: str) -> str:
-        """Where it is to be seen; `project` is the address of the project."""
+        """Returns the view's address; `project` is the address of the project."""
         if self.kind == "workspace":
             return f"{project}?nw={_internal_name_to_url_query_str(name)}"
         return f"{project}/reports/{self.title.replace(' ', '-')}--{id}"
 
 
 def workspace(contents: Contents, entity: str, project: str, band: Band, baseline: str | None = None) -> View:
-    """A workspace of the sweep's runs, grouped by setting.
+    """Makes a workspace of the sweep's runs, grouped by setting.
 
     Args:
-        baseline: id of the run that the others are compared with.
+        baseline: id of the run to compare the others with.
     """
     found = parts(contents, band)
     _identify("workspace", found)
@@ -101,13 +101,13 @@ def workspace(contents: Contents, entity: str, project: str, band: Band, baselin
     )
     made._internal_runset_id = _name("workspace", "runs")
     model = made._to_model()
-    # Each panel says itself how its runs are grouped: the table's grouping would leave the others no single runs.
+    # Each panel sets its own grouping: with the table's grouping, panels could not show single runs.
     model.spec.section.settings.use_runs_table_grouping_in_panels = False
     return View("workspace", title, "", _plain(model.spec))
 
 
 def report(contents: Contents, entity: str, project: str, band: Band) -> View:
-    """A report of the sweep: its command, what the bands are, and a grid of panels for each part."""
+    """Makes a report of the sweep: its command, an explanation of the bands, and a grid of panels for each part."""
     found = [part for part in parts(contents, band) if not part.detail]
     _identify("report", found)
     title = f"Sweep {contents.sweep}"
@@ -117,7 +117,7 @@ def report(contents: Contents, entity: str, project: str, band: Band) -> View:
         wr.TableOfContents(),
     ]
     for part in found:
-        # Without a project of its own, a run set is of the report's.
+        # A run set without a project uses the report's.
         runs = wr.Runset(name=contents.sweep, filters=_of_sweep(contents))
         runs._id = _name("report", part.name)
         for at, panel in enumerate(part.panels):
@@ -129,12 +129,12 @@ def report(contents: Contents, entity: str, project: str, band: Band) -> View:
 
 
 def text(views: Iterable[View]) -> str:
-    """Views as JSON, the same each time."""
+    """Formats views as JSON, always the same."""
     return json.dumps([vars(view) for view in views], indent=1, ensure_ascii=False) + "\n"
 
 
 def _of_sweep(contents: Contents) -> expr.And:
-    """The sweep's runs, by id: in wandb's group are those that it was the last to mirror, for sweeps may share runs."""
+    """Selects the sweep's runs by id. wandb's group has only those that no other sweep has mirrored since."""
     if len(contents.planned) > MOST_IDS:
         return expr.And(expr.Metric("Group") == contents.sweep)
     return expr.And(expr.Metric("ID").isin(list(contents.planned)))
@@ -151,7 +151,7 @@ def _section(part: Part, rows: int = 2) -> ws.Section:
 
 
 def _column(key: str) -> str:
-    """wandb's name for a column of its config, in which every key of the first level has a `value`."""
+    """Returns wandb's name for a column of its config, in which top-level keys have a `value`."""
     first, *below = key.split(".")
     return f"config:{'.'.join((first, 'value', *below))}"
 
@@ -163,7 +163,7 @@ def _runs(contents: Contents) -> str:
 
 
 def _identify(view: str, found: Iterable[Part]) -> None:
-    """Gives each panel a name that is always the same."""
+    """Gives each panel a fixed id."""
     for part in found:
         for at, panel in enumerate(part.panels):
             panel._id = _name(view, part.name, str(at))
@@ -174,6 +174,6 @@ def _name(*words: str) -> str:
 
 
 def _plain(spec: Any) -> dict[str, Any]:
-    """As the library sends it."""
+    """Converts a specification to plain values, as the library does."""
     plain: dict[str, Any] = json.loads(spec.model_dump_json(by_alias=True, exclude_none=True))
     return plain

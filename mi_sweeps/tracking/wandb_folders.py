@@ -1,6 +1,8 @@
-"""What wandb wrote of a run: a folder for each attempt of its fine-tune, of a patch job or of a part of one.
+"""wandb's files: a folder for each attempt of a fine-tune, a patch job or a part of one.
 
-JOB/wandb/offline-run-TIME-RUN_ID/run-RUN_ID.wandb   and run-TIME-RUN_ID/… of an attempt that was online
+JOB/wandb/offline-run-TIME-RUN_ID/run-RUN_ID.wandb   and run-TIME-RUN_ID/… for online attempts
+
+wandb 0.31 has no reader for these files from Python (its DataStore was removed), so they are read here.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ LATEST = "latest-run"
 """wandb's link to the newest attempt of a job."""
 
 HEADER, BLOCK = 7, 32768
-"""Bytes of the header of a file, and of each chunk in it, and of a block of chunks: LevelDB's log format, which wandb
-keeps its records in. A record is one chunk (type 1), or several of which the last is of type 4."""
+"""Bytes of a header (of the file and of each chunk) and of a block of chunks, in LevelDB's log format, which wandb uses
+for its records. A record is one chunk (type 1), or several chunks of which the last has type 4."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What wandb wrote of one attempt."""
+    """wandb's file of one attempt."""
 
     file: Path
 
@@ -36,7 +38,7 @@ class Attempt:
 
     @property
     def is_online(self) -> bool:
-        """Whether it was uploaded while it was written, as far as that went."""
+        """Whether it was uploaded while it was written, at least in part."""
         return not self.folder.name.startswith("offline-")
 
     @property
@@ -46,18 +48,18 @@ class Attempt:
 
     @property
     def began(self) -> Path:
-        """Our mark: its upload was begun, and was not seen to succeed."""
+        """Our mark: an upload has begun and is not known to have succeeded."""
         return self.file.with_name(f"{self.file.name}.uploading")
 
     @property
     def ended(self) -> Path:
-        """wandb's mark: its upload has ended, well or not. Of an attempt that was online it is ours, made when all of
-        it had arrived."""
+        """wandb's mark: an upload has ended, successfully or not. For an online attempt, we make it once everything has
+        arrived."""
         return self.file.with_name(f"{self.file.name}.synced")
 
     @property
     def first_step(self) -> Path:
-        """Where wandb remembers the attempt's place in the run."""
+        """The file in which wandb remembers the attempt's place in the run."""
         return self.file.with_name(f"{self.file.name}.syncstate")
 
     @property
@@ -66,17 +68,17 @@ class Attempt:
 
     @property
     def is_empty(self) -> bool:
-        """Whether its job was killed before wandb had written to which run it belongs."""
+        """Whether its job was killed before wandb had written which run it belongs to."""
         return records(self.file)[0] < 2
 
     def steps(self) -> set[int]:
-        """The checkpoints whose points it has."""
+        """Returns the checkpoints that it has logged."""
         items = (item for record in self._records() for item in record.history.item)
         return {int(json.loads(item.value_json)) for item in items if "checkpoint" in (item.key, *item.nested_key[:1])}
 
     @property
     def is_finished(self) -> bool:
-        """Whether its job ended it. Of one that was killed wandb uploads the points, and not the summary."""
+        """Whether its job finished it. wandb uploads the points of a killed attempt, but not its summary."""
         return any(record.HasField("exit") for record in self._records())
 
     def _records(self) -> Iterator[Any]:
@@ -90,26 +92,25 @@ class Attempt:
             yield record
 
     def errors(self) -> list[str]:
-        """What wandb logged as errors while the job ran: what did not arrive, though wandb ended as if it had."""
+        """Returns the errors in wandb's log: data that did not arrive, although wandb reported success."""
         return [message for _, message in logged_errors(self.folder / "logs" / "debug-internal.log")]
 
 
 def in_folder(folder: Path) -> list[Attempt]:
-    """The attempt in a folder that wandb made; none if it was killed before it had begun to write."""
+    """Returns the attempt in one of wandb's folders; empty if it was killed before writing anything."""
     return [Attempt(file) for file in folder.glob("*.wandb")]
 
 
 def of_job(folder: Path) -> list[Attempt]:
-    """The attempts of one fine-tune, patch job or part, the oldest first."""
+    """Returns the attempts of one fine-tune, patch job or part, oldest first."""
     folders = [one for kind in ("run", "offline-run") for one in folder.glob(f"wandb/{kind}-*")]
     return sorted((attempt for one in folders for attempt in in_folder(one)), key=lambda attempt: attempt.time)
 
 
 def missing(job: Path, steps: Iterable[int]) -> list[int]:
-    """Those of a job's checkpoints that no attempt of it or its parts has.
+    """Returns a job's checkpoints that no attempt of it or its parts has.
 
-    None where there was an attempt and there is none now: `wandb clean`, which removes what was uploaded, leaves a link
-    behind.
+    Empty if all attempts were uploaded and removed by `wandb clean`, which leaves the link LATEST behind.
     """
     places = (job, *job.glob("parts/*"))
     found = [attempt for place in places for attempt in of_job(place)]
@@ -120,43 +121,44 @@ def missing(job: Path, steps: Iterable[int]) -> list[int]:
 
 
 def jobs_of(run: RunFolder) -> list[Path]:
-    """The folders of a fine-tune, of all its patch jobs and of their parts."""
+    """Returns the folders of a fine-tune, its patch jobs and their parts."""
     return [run.path, *run.path.glob("patches/*"), *run.path.glob("patches/*/parts/*")]
 
 
 def of_run(run: RunFolder) -> list[Attempt]:
-    """The attempts of a fine-tune and of all its patch jobs, the oldest first."""
+    """Returns the attempts of a fine-tune and its patch jobs, oldest first."""
     found = [attempt for job in jobs_of(run) for attempt in of_job(job)]
     return sorted(found, key=lambda attempt: attempt.time)
 
 
 def online_lock(run: RunFolder) -> FileLock:
-    """Held by whoever sends to a wandb run: the server keeps a run's points by their number, and of two that send at
-    once one would overwrite the other's."""
+    """Returns the lock to hold while uploading to a wandb run. The server stores points by number, so two uploads at
+    once would overwrite each other's."""
     return FileLock(run.path / ".wandb.lock", timeout=0)
 
 
 def logged_errors(log: Path) -> Iterator[tuple[str, str]]:
-    """What wandb wrote as an error into a log: the file that it was about, if any, and one line."""
+    """Yields the errors in one of wandb's logs: the file concerned, if any, and one line."""
     if not log.exists():
         return
     for line in log.read_text(errors="replace").splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:  # Half a line, of a wandb that was killed.
+        except ValueError:  # Half a line, after a kill.
             continue
         if entry["level"].startswith("ERROR"):
             yield entry.get("sync_path", ""), " ".join(entry["msg"].split())[:300]
 
 
 def records(file: Path) -> tuple[int, int]:
-    """How many whole records a file has, and where the last of them ends. The first two are the version and the run."""
+    """Returns the number of whole records in a file, and where the last one ends. The first two are the version and the
+    run."""
     ends = [end for _, end in _contents(file)]
     return len(ends), ends[-1] if ends else min(HEADER, file.stat().st_size)
 
 
 def _contents(file: Path) -> Iterator[tuple[bytes, int]]:
-    """The content of each whole record, and where it ends."""
+    """Yields the content of each whole record, and where it ends."""
     size, at, content = file.stat().st_size, HEADER, b""
     with file.open("rb") as log:
         while True:

@@ -115,7 +115,7 @@ def test_a_command_that_hangs_is_given_up(slurm, monkeypatch: pytest.MonkeyPatch
 def test_a_machine_without_slurm_says_so(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not queue.available()
-    with pytest.raises(UserError, match="squeue: no such command; this machine is no SLURM client"):
+    with pytest.raises(UserError, match="squeue: no such command; run it on a SLURM client"):
         queue.live(["s-0"])
 
 

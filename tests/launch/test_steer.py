@@ -16,7 +16,7 @@ from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.workers import Worker
 
 DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
-SAID = f"squeue: {DOWN}; SLURM is down, or this machine is no client of it"
+SAID = f"squeue: {DOWN}; SLURM is down, or this machine is not a client of it"
 
 
 @pytest.fixture
@@ -143,14 +143,14 @@ def test_without_a_controller_status_is_what_the_folders_say_and_says_so(
     slurm.set(refuse={"squeue": [DOWN, 0], **({} if accounting else {"sacct": ["Connection refused", 0]})})
     code, printed, complained = call("status", "s", where)
     assert (code, complained) == (0, "")
-    assert f"s: {SAID}; shown is what the folders say\n" in printed
+    assert f"s: {SAID}; shown are the states in the folders\n" in printed
     assert "s: 2 fine-tunes (2 to do), 4 patch jobs (4 to do)" in printed
 
 
 def test_without_accounting_commands_go_on_and_say_so(call: Callable, slurm, sweep: list[str], where: str) -> None:
     """What ran out of memory would be submitted again without a word."""
     slurm.set(refuse={"sacct": ["Connection refused", 0]}, queue=slurm.queue[:1])
-    told = "sacct: Connection refused; SLURM is down, or this machine is no client of it; jobs that are gone"
+    told = "sacct: Connection refused; SLURM is down, or this machine is not a client of it; jobs that are gone"
     code, printed, _ = call("status", "s", where)
     assert code == 0
     assert "2 fine-tunes (1 queued, 1 to do)" in printed

@@ -62,7 +62,7 @@ def test_run_submits_and_returns(call: Callable, slurm, words: list[str], output
     assert "2 fine-tunes: 2 tasks in 1 array, each 60 min" in printed
     assert "4 patch jobs: 4 tasks in 2 arrays, each 60 min" in printed
     assert (
-        f"submitted: fine-tunes in job 100; patch jobs in jobs 101, 102; `mi-sweeps status s output={output}` looks"
+        f"submitted: fine-tunes in job 100; patch jobs in jobs 101, 102; see `mi-sweeps status s output={output}`"
         in (printed)
     )
     (submission,) = submissions.of_output(output)
@@ -333,7 +333,7 @@ def test_who_waits_too_long_for_another_to_submit_is_told(
     with submit.submitting(output):
         code, _, complained = call("run", *words)
     assert code == 2
-    assert "another process is submitting; try again when it has ended" in complained
+    assert "another process is submitting; try again when it is done" in complained
     assert slurm.scripts == []
 
 
@@ -352,7 +352,7 @@ def test_plan_tells_what_would_be_asked_for_and_submits_nothing(
     assert "launcher slurm" in printed
     assert "  2 fine-tunes: 1 task in 1 array, each 30 min, 1 GPU, 8G, partition gpu\n" in printed
     assert "  4 patch jobs: 2 tasks in 2 arrays, each 30 min, 4 CPUs, 1 GPU, 8G, partition gpu, --nice=5\n" in printed
-    assert "  at most 1.5 GPU-hours, if every task takes all its time once\n" in printed
+    assert "  at most 1.5 GPU-hours, if every task runs once, to its time limit\n" in printed
     assert slurm.scripts == []
     assert not output.exists()
 
@@ -372,7 +372,7 @@ def test_plan_tells_gpus_that_it_does_not_count(
     code, printed, _ = call("plan", *words, f"launcher.sbatch={option}")
     assert code == 0
     assert shown in printed
-    assert ("  GPUs in launcher.sbatch are not counted as GPU-hours" in printed) is not counted
+    assert ("  GPUs in launcher.sbatch are not counted in GPU-hours" in printed) is not counted
 
 
 def test_plan_knows_what_is_queued(call: Callable, slurm, words: list[str]) -> None:
@@ -394,7 +394,7 @@ def test_plan_needs_no_cluster_and_run_says_that_it_does(
     code, _, complained = call("run", *words)
     assert (code, complained) == (
         2,
-        "error: launcher=slurm: no sbatch on this machine; run it where jobs are submitted\n",
+        "error: launcher=slurm: no sbatch on this machine; run it on a login node\n",
     )
 
 

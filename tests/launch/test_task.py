@@ -365,7 +365,7 @@ def test_a_task_that_cannot_put_itself_back_waits_for_its_end(
     work.during = told(signal.SIGTERM)
     assert exit_code(submission) == 143
     assert task.STAY_SECONDS in slept
-    assert "not put back into the queue" in capsys.readouterr().err
+    assert "not requeued" in capsys.readouterr().err
     assert planning.folders_of(points[0])[0].status().state == "interrupted"
 
 

@@ -93,9 +93,7 @@ def test_a_trainer_s_folders_are_planned_run_and_reported(trained, kind, tmp_pat
 def test_settings_of_training_are_told_to_change_nothing(written, tmp_path, capsys):
     words = ("model=series", f"model.path={written}/checkpoint-{{step}}", f"output={tmp_path}", *FEW)
     assert command("plan", *words, "optim.lr=1e-5", "checkpoint.steps=[0,8]", "seed=3") == 0
-    assert capsys.readouterr().err == (
-        "warning: optim.lr, seed: of training, and a series is trained already; nothing changes by it\n"
-    )
+    assert capsys.readouterr().err == ("warning: optim.lr, seed: no effect, because a series is not trained\n")
     assert command("plan", *words, "checkpoint.steps=[0,8]") == 0
     assert command("plan", "optim.lr=1e-5", "seed=3", f"output={tmp_path}") == 0
     assert not capsys.readouterr().err

@@ -194,7 +194,7 @@ def test_an_attempt_that_was_taken_over_writes_nothing_more(folder: Folder) -> N
         check()
         raise AssertionError("it would write a result here")
     assert later_is_untouched(folder)
-    assert "a later attempt works here now" in folder.log_file.read_text()
+    assert "a later attempt is working here" in folder.log_file.read_text()
     assert not folder.error_file.exists()
 
 

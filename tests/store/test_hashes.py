@@ -74,7 +74,7 @@ def test_a_file_that_may_change_within_its_time_is_not_remembered(
 
 def test_processes_do_not_write_over_each_other(tmp_path: Path) -> None:
     for commit in ("1" * 40, "2" * 40):
-        hashes.tell("some/model", commit, {"config.json": (2, "a" * 40)})
+        hashes.remember("some/model", commit, {"config.json": (2, "a" * 40)})
         hashes.keep(tmp_path)
         a_new_process()
     hashes.recall(tmp_path)

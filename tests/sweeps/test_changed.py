@@ -59,8 +59,8 @@ def test_a_plan_says_which_source_changed_and_of_how_many_runs(plan, made: list[
     assert plan() == []
     (tmp_path / "quiz_words.py").write_text("WORDS = []\n")
     (told,) = plan("sweep.name=other")
-    assert told.startswith("task=quiz: its source changed (quiz_words), so 2 runs of before are made anew (")
-    assert f" for {made[0].run_id}); the old ones stay in " in told
+    assert told.startswith("task=quiz: its source changed (quiz_words), so 2 earlier runs are computed again (")
+    assert f" replaces {made[0].run_id}); old results stay in " in told
     # What differs in more than that is another run whatever the source is.
     assert plan("optim.lr=1e-3") == []
 
@@ -72,9 +72,7 @@ def test_a_plan_says_so_of_runs_that_did_not_write_their_source_down(
         write_json(run_folder(point.output, point.run_id).path / "run.json", {"run_id": point.run_id})
     (tmp_path / "quizzes.py").write_text("")
     (told,) = plan("seed=0")
-    assert told.startswith(
-        "task=quiz: what its source was is not known of runs of earlier versions, so a run of before"
-    )
+    assert told.startswith("task=quiz: earlier versions did not record its source, so 1 earlier run")
 
 
 def test_a_sweep_s_new_runs_take_the_place_of_those_of_the_old_source(
@@ -98,7 +96,7 @@ def test_so_do_they_where_the_old_ones_had_fewer_keys(made: list[GridPoint], con
     manifest.add(made[0].output, "mine", old, "mi-sweeps run")
     (tmp_path / "quizzes.py").write_text("")
     anew = expand([*OVERRIDES, f"output={made[0].output}"], conf)
-    assert "2 runs of before are made anew" in "".join(lines(planning.make(anew)))
+    assert "2 earlier runs are computed again" in "".join(lines(planning.make(anew)))
     manifest.add(made[0].output, "mine", anew, "mi-sweeps run")
     assert [entry.run_id for entry in manifest.load(made[0].output, "mine")] == [point.run_id for point in anew]
 

@@ -16,8 +16,8 @@ def test_all_of_it_is_measured_and_costs_what_the_plan_says(small, tmp_path):
     random = 7
     asked = ["patching=dynamics", "patching.prompts=6", f"patching.circuits.random={random}"]
     (point,) = expand([*small, f"output={tmp_path}", *asked])
-    (line,) = costs.told([point])
-    assert line.startswith("beside patching") and all(f"{name} " in line for name in costs.COSTS)
+    (line,) = costs.lines([point])
+    assert line.startswith("besides patching") and all(f"{name} " in line for name in costs.COSTS)
     assert not execute([point]).failed and make([point]).is_done
 
     output, sizes, config = folder.read(tmp_path), read(point.config.model), point.config
@@ -44,4 +44,4 @@ def test_all_of_it_is_measured_and_costs_what_the_plan_says(small, tmp_path):
 
 
 def test_a_plan_without_measurements_says_nothing_of_them(small):
-    assert not list(costs.told(expand([*small, "output=unused"])))
+    assert not list(costs.lines(expand([*small, "output=unused"])))

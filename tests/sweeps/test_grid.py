@@ -241,8 +241,8 @@ def test_a_users_own_sweep(own: Path) -> None:
         (["seed"], r"seed: cannot be read as KEY=VALUE .*"),
         (["seed=[1"], r"seed=\[1: cannot be read as KEY=VALUE .*"),
         ([""], r".*cannot be read as KEY=VALUE .*"),
-        (["seed=range(3,3)"], r"seed=range\(3,3\): the grid is empty.*; use for example range\(0,3\)"),
-        (["schedule=glob(none*)"], r"schedule=glob\(none\*\): the grid is empty.*; .*"),
+        (["seed=range(3,3)"], r"seed=range\(3,3\): .*, so the grid is empty; use for example range\(0,3\)"),
+        (["schedule=glob(none*)"], r"schedule=glob\(none\*\): this gives no values, so the grid is empty; .*"),
         (["optim.lr=interval(0,1)"], r"optim\.lr=interval\(0,1\): .*; use range.*"),
         (["optim.lr=-1"], r"optim\.lr=-1: give a number above 0"),
         (["optim.lr=1e-4,-1"], r"optim\.lr=-1: give a number above 0"),
@@ -320,10 +320,10 @@ def test_the_layers_and_none_of_a_list_are_swept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("seed: []", "grid.seed: the grid is empty"),
+        ("seed: []", "grid.seed: this list has no values"),
         ("seed: [[0], [1]]", "grid.seed: a list in a grid is a sweep of single values"),
-        ('seed: ["0,1", 2]', "grid.seed: 0,1: one value of a list is a sweep itself"),
-        ("sweep: demo", "grid.sweep: a grid has no other sweep"),
+        ('seed: ["0,1", 2]', "grid.seed: 0,1: one entry of this list is itself a sweep"),
+        ("sweep: demo", "grid.sweep: a grid cannot name another sweep"),
         ("seed: '[1'", "grid: seed=[1: cannot be read as KEY=VALUE"),
     ],
 )
@@ -370,7 +370,7 @@ def test_a_grid_that_is_none_is_named_with_its_file(tmp_path: Path, grid: str, s
     ],
 )
 def test_what_is_one_for_a_sweep_follows_from_no_swept_key(override: str, key: str) -> None:
-    with pytest.raises(UserError, match=rf"\A{key}: .*0 in one point and .*1 in another, and it is one for a whole"):
+    with pytest.raises(UserError, match=rf"\A{key}: .*0 in one grid point and .*1 in another, but a sweep has"):
         expand([override, "seed=0,1"])
     assert len(expand([override, "seed=1"])) == 1
 
@@ -383,7 +383,7 @@ def write_experiment(folder: Path, name: str, text: str) -> None:
 def test_experiment_files_cannot_set_what_is_one_for_a_sweep_differently(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", "output: one\nseed: 1")
     write_experiment(tmp_path, "b", "output: other\nseed: 2")
-    with pytest.raises(UserError, match=r"\Aoutput: .*/one in one point and .*/other in another"):
+    with pytest.raises(UserError, match=r"\Aoutput: .*/one in one grid point and .*/other in another"):
         expand(["+experiment=a,b"], tmp_path)
 
 
@@ -467,7 +467,7 @@ def test_numbers_in_a_sweep_of_texts_are_texts(tmp_path: Path) -> None:
     assert [point.values["model"]["revision"] for point in points] == ["12e45678", "main", "123"]
     write_sweep(tmp_path, "  model: gpt2\n  model.revision: 12e45678\n")
     with pytest.raises(
-        UserError, match=r"listed\.yaml: grid\.model\.revision: inf is a number, and this is text; put it in quotes"
+        UserError, match=r"listed\.yaml: grid\.model\.revision: inf is a number, but this key takes text; put the text"
     ):
         expand(["sweep=listed"], tmp_path)
 

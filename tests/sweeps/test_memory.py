@@ -95,7 +95,7 @@ def test_weights_gradients_and_moments(make_config, small, monkeypatch, override
 
 
 def told(*overrides: str, **there: float) -> list[str]:
-    return list(memory.told(expand([*overrides, "launcher.device=cpu"]), **there))
+    return list(memory.lines(expand([*overrides, "launcher.device=cpu"]), **there))
 
 
 def test_a_plan_says_how_much_and_warns(saved, capsys):
@@ -104,13 +104,13 @@ def test_a_plan_says_how_much_and_warns(saved, capsys):
     assert re.fullmatch(r"memory: about 0\.\d GB for a fine-tune and 1\.\d GB for a patch job", line)
     _, warning, *_ = told(*model, "train.batch_size=512", machine=7e8)
     assert warning.startswith("warning: a fine-tune may take 4.")
-    assert "and this machine has 0.7 GB; a fine-tune takes 1." in warning
+    assert "but this machine has 0.7 GB; a fine-tune takes 1." in warning
     assert "GB with train.micro_batch=128, 3." in warning
     assert "train.gradient_checkpointing=true" in warning
     _, warning = told(*model, "launcher=local", "launcher.workers=3", "patching.memory=1", machine=2e9)[:2]
     assert warning.startswith("warning: 3 at once may take 2.")
     slurm = told(*model, "launcher=slurm", "launcher.memory=100M")
-    assert sum("and launcher.memory=100M" in line for line in slurm) == 2
+    assert sum("but launcher.memory=100M" in line for line in slurm) == 2
     assert any(
         "the GPU has 0.1 GB" in line and "train.weights=bf16" in line
         for line in told(*model, "train.batch_size=512", gpu=1e7)

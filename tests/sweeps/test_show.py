@@ -71,8 +71,8 @@ def test_a_large_sweep_shows_what_runs_and_what_went_wrong(look: Callable[..., l
     seeds = [row[0] for row in rows(found)]
     assert seeds == ["70", "70", *(str(seed) for seed in range(10, 29) for _ in range(2))]
     assert "running 0/27" in found[4]
-    hint = "those at work, then those that went wrong; all: `mi-sweeps status --points mine"
-    assert found[-1].startswith(f"40 of 200 points: {hint}")
+    hint = "those running, then those that went wrong; for all: `mi-sweeps status --points mine"
+    assert found[-1].startswith(f"40 of 200 grid points: {hint}")
     every = look("status", "--points")
     assert [row[0] for row in rows(every)] == [str(seed) for seed in range(100) for _ in range(2)]
 
@@ -81,7 +81,7 @@ def test_where_nothing_runs_or_failed_there_are_sums_only(look: Callable[..., li
     planned(tmp_path, 21)
     found = look("status")
     assert len(found) == 2
-    assert found[1].startswith("none of 42 points: ")
+    assert found[1].startswith("none of 42 grid points: ")
 
 
 def test_the_log_of_a_patch_job_in_parts_is_that_of_the_part_that_failed(
@@ -285,5 +285,5 @@ def test_gaps_of_a_series_are_counted_and_left_out_of_its_line(look: Callable[..
     run, _ = folders_of(point)
     write_json(run.path / "status.json", {"state": "interrupted", "attempts": 1, "gaps": [8]})
     found = look("status")
-    assert found[0] == "mine: 1 series of 3 checkpoints, 1 gap (1 to do), 1 patch job (1 to do)"
-    assert "interrupted 2/2, 1 gap" in found[2] and found[2].rstrip().endswith("▁ █ 100%")
+    assert found[0] == "mine: 1 series of 3 checkpoints, 1 missing step (1 to do), 1 patch job (1 to do)"
+    assert "interrupted 2/2, 1 missing step" in found[2] and found[2].rstrip().endswith("▁ █ 100%")

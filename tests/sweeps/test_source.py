@@ -17,11 +17,11 @@ from mi_sweeps.sweeps.grid import expand
         (b"name: x\ngrid: {seed: 1\n", ", line 3: not YAML: .*"),
         (b"name: x\ngrid: {}\ngrid: {}\n", ", line 3: not YAML: found duplicate key grid"),
         ("name: x\n# für\n".encode("latin-1"), ", line 2: not UTF-8; save it as UTF-8"),
-        (b"- name\n- grid\n", ": a list; a file of configuration has keys and values"),
+        (b"- name\n- grid\n", ": a list; a configuration file needs keys with values"),
         (b"7\n", ": .*"),
         (b"name: x\ngrid: {}\nwhen: !!python/name:os.system\n", ", line 3: not YAML: .*"),
-        (b"name: x\ngrid: {launcher.time: 1:00:00}\n", r", line 2: 1:00:00: YAML reads another number there; .*"),
-        (b"name: x\ngrid: {launcher.account: 0123}\n", r", line 2: 0123: YAML reads another number there; .*"),
+        (b"name: x\ngrid: {launcher.time: 1:00:00}\n", r", line 2: 1:00:00: YAML reads this as another number; .*"),
+        (b"name: x\ngrid: {launcher.account: 0123}\n", r", line 2: 0123: YAML reads this as another number; .*"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, says: str) -> None:
@@ -34,5 +34,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, say
 
 def test_a_config_of_ones_own_does_not_replace_ours(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1\n")
-    with pytest.raises(UserError, match=r"config\.yaml: it would take the place .*; move it to .*\+experiment=NAME\Z"):
+    with pytest.raises(UserError, match=r"config\.yaml: it would replace .*; move it to .*\+experiment=NAME\Z"):
         expand([], tmp_path)

@@ -157,6 +157,6 @@ def test_ctrl_c_ends_the_waiting_and_not_the_work(points, call, started, monkeyp
     where = f"output={points[0].output}"
     code, printed, complained = call("wait", "s", where)
     assert code == 130 and printed.endswith("\n")
-    assert "no longer waiting, the work goes on" in complained
-    assert f"`mi-sweeps cancel s {where}` ends it" in complained
+    assert "stopped waiting, but the work goes on" in complained
+    assert f"`mi-sweeps cancel s {where}` stops it" in complained
     assert len(workers.alive(points[0].output, "s")) == 1

@@ -118,7 +118,7 @@ def test_a_zoom_has_the_checkpoints_that_a_run_with_all_of_them_has(call, small,
     assert not zoomed.checkpoint(9).exists()  # It ended at the first checkpoint of the run at or after 7.
     hashes = {str(step): checkpoints.checksum(run.checkpoint(step)) for step in (0, 4, 8)}
     assert read_json(zoomed.path / "run.json")["zoom"] == {"of": run.run_id, "same": hashes}
-    told = f"run {zoomed.run_id} is run {run.run_id}: equal weights at all 3 checkpoints that both have, the last at"
+    told = f"run {zoomed.run_id} equals run {run.run_id}: the weights are the same at all 3 shared checkpoints"
     assert told in printed
     jobs = 1 if model == "mini" else 2
     assert f"sweep zoom-{run.run_id}: 1 fine-tune (1 to do), {jobs} patch job" in printed
@@ -150,14 +150,14 @@ def test_a_zoom_is_a_run_like_any_other(call, output):
     assert sorted(path.name for path in zoomed.path.glob("patches/*/tables/*")) == ["000005.parquet", "000007.parquet"]
     code, printed, _ = call("show", zoomed.run_id, f"output={output}")
     assert code == 0
-    assert f"is run {run.run_id}: equal weights at all 3 checkpoints" in printed
+    assert f"equals run {run.run_id}: the weights are the same at all 3 shared checkpoints" in printed
     assert call("report", f"output={output}")[0] == 0
     page = (output / "report.html").read_text()
     assert zoomed.run_id in page
     # A zoom is no second seed of the run's own point.
     assert "until 8" in page
     code, _, complaint = call("zoom", zoomed.run_id, "from=1", "to=2", f"output={output}")
-    assert code == 2 and complaint.endswith(f"with more of its checkpoints; zoom into {run.run_id}\n")
+    assert code == 2 and complaint.endswith(f"is itself a zoom into run {run.run_id}; zoom into {run.run_id}\n")
 
 
 def test_a_stacked_run_is_trained_in_its_stack(call, tmp_path):
@@ -250,10 +250,10 @@ def diverge(run):
     [
         (None, "from=10 to=13", "it ends at step 12; give to=12 or less"),
         (None, "from=4 to=8 every=4", "all of these are checkpoints of it already; give a smaller every"),
-        (diverge, "from=5 to=6", "it diverged at step 7 and has no checkpoint from 6 on; give to=4 or less"),
-        (lambda run: run.checkpoint(12).unlink(), "from=9 to=11", "its weights from step 12 on were deleted"),
+        (diverge, "from=5 to=6", "it diverged at step 7 and has no checkpoint at or after 6; give to=4 or less"),
+        (lambda run: run.checkpoint(12).unlink(), "from=9 to=11", "its weights at step 12 and later were deleted"),
         (None, "from=5 to=6 corruption=zilch", "corruption=zilch: no such choice"),
-        (None, "from=5 to=6 corruption=first", "corruption=first: task=previous_token has none of that name"),
+        (None, "from=5 to=6 corruption=first", "corruption=first: task=previous_token has no such corruption"),
         (None, "from=5 to=6 launcher.gpus=1", "launcher.gpus: "),
     ],
 )

@@ -153,7 +153,9 @@ def test_runs_that_are_not_uploaded_are_told(call, views, computed, output):
     os.utime(file, (0, 0))
     _, printed, _ = call("mine")
     shutil.rmtree(file.parent)
-    assert printed.splitlines()[1:] == [f"1 run is not uploaded yet; `mi-sweeps sync mine output={output}` does it"]
+    assert printed.splitlines()[1:] == [
+        f"1 run is not uploaded yet; `mi-sweeps sync mine output={output}` uploads them"
+    ]
 
 
 def test_another_project_has_its_own_view(call, views):
@@ -223,7 +225,7 @@ def test_a_server_that_is_not_there(call, monkeypatch):
 def test_a_login_that_is_refused(call, views, server):
     server.fault = lambda request: 401
     code, _, complaint = call("mine")
-    assert code == 2 and complaint.startswith("error: the login is refused") and complaint.count("\n") == 1
+    assert code == 2 and complaint.startswith("error: the login was refused") and complaint.count("\n") == 1
 
 
 def test_nobody_is_logged_in(call, monkeypatch, tmp_path):
@@ -239,7 +241,7 @@ def test_another_call_that_does_not_end_is_not_waited_for_for_ever(call, views, 
     with FileLock(lock):
         code, _, complaint = call("mine")
     assert (code, views.saved) == (2, {})
-    assert complaint == f"error: {lock}: another `mi-sweeps dashboard` is at work; wait until it has ended\n"
+    assert complaint == f"error: {lock}: another `mi-sweeps dashboard` is running; try again when it is done\n"
     assert call("mine")[0] == 0
 
 
@@ -253,16 +255,16 @@ def test_an_upload_that_is_refused(call, views, server):
     ("arguments", "says"),
     [
         (["mine", "--project", "nowhere"], "team/nowhere: no such project in wandb"),
-        (["mine", "--project", "nowhere"], "`mi-sweeps sync mine output=OUTPUT` makes it"),
+        (["mine", "--project", "nowhere"], "`mi-sweeps sync mine output=OUTPUT` creates it"),
         (["mine", "--entity", "nobody"], "nobody/mi-sweeps: no such project in wandb"),
         (["yours"], "sweep 'yours': not in"),
-        (["mine", "--baseline", "123"], "--baseline 123: no run of sweep 'mine'"),
+        (["mine", "--baseline", "123"], "--baseline 123: not a run of sweep 'mine'"),
         (["mine", "--baseline", "123"], "`mi-sweeps status --points mine output=OUTPUT` lists them"),
         (["mine", "--to", "x.json"], "give --dry-run, too"),
         (["untracked"], "sweep 'untracked': not mirrored to wandb"),
-        (["untracked"], "`mi-sweeps track untracked output=OUTPUT` does it"),
+        (["untracked"], "`mi-sweeps track untracked output=OUTPUT` mirrors it"),
         (["planned"], "sweep 'planned': no run has an evaluated checkpoint yet"),
-        (["planned"], "`mi-sweeps status planned output=OUTPUT` looks"),
+        (["planned"], "see `mi-sweeps status planned output=OUTPUT`"),
     ],
 )
 def test_bad_input_is_one_line(small, call, views, output, arguments, says):

@@ -192,9 +192,9 @@ def test_of_two_jobs_at_once_one_is_mirrored_offline(call, point, run, online, c
     measure(run, 0)
     with wandb_folders.online_lock(run), mirror(point.config, run, patch) as tracked:
         tracked.log(0, [row])
-    assert "another job sends to this run" in caplog.text
+    assert "another job is uploading to this run" in caplog.text
     note = patch.path / "unmirrored.json"
-    assert read_json(note) == {"why": "another job sent to this run", "mended_by": "sync"}
+    assert read_json(note) == {"why": "another job was uploading to this run", "mended_by": "sync"}
     code, printed, _ = call("sync", "mine", f"output={point.output}")
     assert code == 0, printed
     assert not note.exists()

@@ -227,7 +227,7 @@ def test_a_run_that_is_still_written_is_left_for_later(call, points, wandb):
     with part.claim(), part.attempt():
         code, printed, _ = call("sync", "mine", f"output={points[0].config.output}")
     assert (code, wandb.calls) == (0, [])
-    assert f"{run.run_id}: is still running; left for later" in printed
+    assert f"{run.run_id}: still running; left for later" in printed
     assert call("sync", "mine", f"output={points[0].config.output}")[0] == 0
     assert wandb.times == [[1]]
 
@@ -285,7 +285,7 @@ def test_two_do_not_upload_at_once(call, points, wandb):
     with sync.alone(points[0].config.output):
         code, _, complaint = call("sync", "mine", f"output={points[0].config.output}")
     assert (code, wandb.calls) == (2, [])
-    assert "another `mi-sweeps sync` or `track` is at work" in complaint
+    assert "another `mi-sweeps sync` or `track` is running" in complaint
 
 
 def test_a_sweep_without_tracking_says_what_to_do(call, points, wandb):

@@ -33,7 +33,7 @@ def test_a_wandb_that_fails_is_told_until_track_makes_up_for_it(call, point, out
         tracked.log(0, [ROW])
     told = (
         "not mirrored to wandb: 3 jobs (RuntimeError: init is); "
-        f"`mi-sweeps track mine output={output}` makes up for it\n"
+        f"`mi-sweeps track mine output={output}` adds what is missing\n"
     )
     assert told in call("status", "mine", f"output={output}")[1]
     assert told in call("wait", "mine", f"output={output}")[1]
@@ -45,7 +45,7 @@ def test_a_wandb_that_fails_is_told_until_track_makes_up_for_it(call, point, out
 def test_a_sweep_that_was_done_before_wandb_was_asked_for(call, grid, output):
     code, printed, _ = call("run", *grid)
     assert code == 0
-    assert "not mirrored to wandb: 3 jobs (done before that was asked for); `mi-sweeps track mine" in printed
+    assert "not mirrored to wandb: 3 jobs (done before tracking was on); `mi-sweeps track mine" in printed
 
 
 def test_wandb_that_is_switched_off_is_obeyed_and_told(call, point, grid, output, monkeypatch):
@@ -55,7 +55,7 @@ def test_wandb_that_is_switched_off_is_obeyed_and_told(call, point, grid, output
     with mirror(point.config, run) as tracked:
         tracked.log(0, [ROW])
     assert not (run.path / "wandb").exists()
-    notice = "WANDB_MODE=disabled: nothing is mirrored to wandb; `mi-sweeps track` does it later\n"
+    notice = "WANDB_MODE=disabled: nothing is mirrored to wandb; `mi-sweeps track` can do it later\n"
     for command in ("plan", "run"):
         assert notice in call(command, *grid)[1]
         assert notice not in call(command, *grid, "tracking=none")[1]
@@ -75,17 +75,17 @@ def test_the_worst_is_told_and_each_command_makes_up_for_its_own(point, output):
     (patch.path / "wandb").mkdir()
     unmirrored.note(run.path, "no answer", unmirrored.SYNC)
     unmirrored.note(run.path, "no room", unmirrored.TRACK)
-    unmirrored.note(run.path, "no heatmaps", unmirrored.ANEW)
+    unmirrored.note(run.path, "no heatmaps", unmirrored.AGAIN)
     part = patch.part(1, 2)
-    unmirrored.note(part.path, "no heatmaps", unmirrored.ANEW)
-    first, second = unmirrored.told(made, "mine", output)
+    unmirrored.note(part.path, "no heatmaps", unmirrored.AGAIN)
+    first, second = unmirrored.lines(made, "mine", output)
     assert first.startswith("not mirrored to wandb: 2 jobs (no room); `mi-sweeps track mine ")
     assert second.startswith("mirrored to wandb without its pictures or tables: 1 job (no heatmaps); ")
     assert "`mi-sweeps track --again mine " in second
     unmirrored.forget(run.path, unmirrored.SYNC)
-    assert len(list(unmirrored.told(made, "mine", output))) == 2
+    assert len(list(unmirrored.lines(made, "mine", output))) == 2
     (part.path / unmirrored.FILE).write_text("[")
-    assert len(list(unmirrored.told(made, "mine", output))) == 1
+    assert len(list(unmirrored.lines(made, "mine", output))) == 1
 
 
 @pytest.mark.parametrize("command", ["track", "dashboard"])

@@ -63,7 +63,7 @@ def refs(repo: str) -> tuple[dict[str, str], bool]:
     for name, where in found.items():
         cache.remember(repo, where, name)
     _refs[constants.ENDPOINT, repo] = time.monotonic(), found
-    hashes.tell_refs(repo, found)
+    hashes.remember_refs(repo, found)
     return dict(found), True
 
 
@@ -132,7 +132,7 @@ def files(repo: str, commit: str, *, weights: bool = True) -> dict[str, HubFile]
                 return cached
             raise
         known = {name: (file.size, file.hash) for name, file in told.items()}
-        hashes.tell(repo, commit, known)
+        hashes.remember(repo, commit, known)
     every = {name: HubFile(*file) for name, file in known.items()}
     return {name: every[name] for name in cache.that_matter(every, every.__contains__, weights=weights)}
 
