@@ -1,4 +1,4 @@
-"""The models of the benchmark and the pairs of prompts that are patched on them."""
+"""The benchmarks' models and their pairs of prompts."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Place = tuple[int, int]
 """Layer, and position or head."""
 
 PROMPTS = "patching.prompts=12"
-"""How many pairs, of every model: the published ratios are those of 12."""
+"""Pairs per model; the published ratios are for 12."""
 LATE, ALL = "late and few", "all differ"
 FROM_END = 9
-"""How many columns it is from a late difference to the end: as from the second subject of such prompts."""
+"""Columns from a late difference to the end, as from the second subject of such prompts."""
 SMALL = 256
-"""Models narrower than this are so fast that more sites can be sampled."""
+"""Models narrower than this are fast enough to sample more sites."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and the pairs of prompts that are patched on it."""
+    """A model and its pairs of prompts."""
 
     name: str
     model: PreTrainedModel
@@ -52,7 +52,7 @@ class Case:
         return FastEngine(self.network, memory(self.patching, self.model.device))
 
     def shape(self, site: Site) -> Place:
-        """How many layers and places TransformerLens patches."""
+        """Layers and places that TransformerLens patches."""
         block = self.network.blocks[0]
         width = self.pairs[LATE].clean.tokens.shape[1]
         heads = block.n_kv_heads if site == "v" else block.n_heads
@@ -74,7 +74,7 @@ class Case:
 
 
 def random_case(name: str, sizes: dict[str, int], n_prompts: int, width: int, options: argparse.Namespace) -> Case:
-    """A GPT-2 with random weights, and random tokens: the time does not depend on them."""
+    """Makes a GPT-2 with random weights, and random tokens; the time does not depend on either."""
     torch.manual_seed(0)
     config = GPT2Config(attn_implementation="eager", **sizes)  # type: ignore[arg-type]
     tokens = torch.randint(config.vocab_size, (n_prompts, width))
@@ -94,7 +94,7 @@ def random_case(name: str, sizes: dict[str, int], n_prompts: int, width: int, op
 
 
 def stored_case(name: str, options: argparse.Namespace, *overrides: str) -> Case:
-    """A configured model with held-out prompts, as its patch jobs take them."""
+    """Loads a configured model with held-out prompts, as its patch jobs do."""
     (point,) = expand(["output=unused", *overrides])
     torch.manual_seed(0)
     model, tokenizer = load_model(point.config.model, attention="eager")
@@ -128,5 +128,5 @@ def make_case(
 
 
 def others(tokens: Tensor, vocabulary: int) -> Tensor:
-    """Another token in every place."""
+    """Replaces every token by another one."""
     return (tokens + torch.randint_like(tokens, 1, vocabulary)) % vocabulary

@@ -1,4 +1,4 @@
-"""What circuits of nodes cost: all sets that one checkpoint asks for, against one forward for each set.
+"""Measures the cost of circuits of nodes: all sets of one checkpoint, compared with one forward per set.
 
 The model has GPT-2-small's shape and random weights, the prompts are 12 x 25 random tokens, and what is asked for is
 what conf/patching/circuits.yaml says. Seconds are CPU-seconds of this process on `--threads` threads. One forward a set
@@ -54,7 +54,7 @@ class NoTask:
 
 @dataclass(frozen=True)
 class Call:
-    """Sets that were evaluated together: distinct ones that keep about as many nodes."""
+    """Distinct sets that keep about the same number of nodes, evaluated together."""
 
     size: str
     pairs: Pairs
@@ -72,7 +72,7 @@ class Call:
 
 
 def by_size(kept: Bool[Tensor, "set node"]) -> dict[str, Bool[Tensor, "set node"]]:
-    """Distinct sets by how many nodes they keep: up to as many as each of the configured sizes, or all but one."""
+    """Groups distinct sets by the number of nodes they keep: up to each of the configured sizes, or all but one."""
     each = torch.unique(kept, dim=0)
     count, n_nodes = each.sum(dim=1), each.shape[1]
     sizes = {count_of(percent, n_nodes) for percent in CircuitsConfig().sizes if percent < 100}
@@ -106,7 +106,7 @@ def least(network: Network, nodes: Sequence[Node], kept: Bool[Tensor, "set node"
     total = 0
 
     def columns(of: Tensor, stream: Tensor, read: Tensor) -> tuple[int, int]:
-        """How many streams some sets have, and in how many columns together something reads them."""
+        """Counts the streams of some sets, and the columns in which they are read."""
         streams, whole = stream[of].unique().numel(), stream[of & read].unique().numel()
         return streams, whole * span + streams - whole
 
@@ -126,7 +126,7 @@ def least(network: Network, nodes: Sequence[Node], kept: Bool[Tensor, "set node"
 
 
 def measured(case: Case, ablation: str, random: int) -> list[Call]:
-    """All that a checkpoint asks for."""
+    """Measures all sets of one checkpoint."""
     calls: list[Call] = []
 
     def timed(
@@ -159,7 +159,7 @@ def _nowhere(step: int) -> None:
 
 
 def forward(case: Case, call: Call) -> Callable[[Tensor], Tensor]:
-    """One forward of TransformerLens for a set; gives the logit difference of each prompt."""
+    """Runs one TransformerLens forward for a set; returns the logit difference of each prompt."""
     bridge = wrap(case.model, case.tokenizer)
     if call.means is not None:
         z, mlp_out = call.means.of(call.pairs.clean)
@@ -194,7 +194,7 @@ def forward(case: Case, call: Call) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def main(arguments: Sequence[str]) -> int:
-    """1 if the engine and TransformerLens differ."""
+    """Returns 1 if the engine and TransformerLens differ."""
     options = parse(arguments)
     libraries.ready(options.threads)
     width = 25 if options.shape == "gpt2" else 12
@@ -241,12 +241,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="What circuits of nodes cost; prints Markdown.")
+    parser = argparse.ArgumentParser(description="Measures the cost of circuits of nodes; prints Markdown.")
     parser.add_argument("--shape", choices=SIZES, default="gpt2")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--sample", type=int, default=12, help="sets that TransformerLens runs")
-    parser.add_argument("--random", type=int, default=200, help="random sets that a circuit is compared with")
+    parser.add_argument("--random", type=int, default=200, help="random sets to compare a circuit with")
     parser.add_argument("--memory", type=int, metavar="MB")
     parser.set_defaults(device=torch.device("cpu"))
     return parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The engine against TransformerLens and nnsight: the same patches in turns, and their values side by side."""
+"""Compares the engine with TransformerLens and nnsight: the same patches, taking turns, with their values."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ UNCOUNTED: dict[Any, Callable[..., int]] = {
     torch.ops.aten.baddbmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2],
     torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0],
 }
-"""FLOPs of products that PyTorch's counter does not know, from their arguments' shapes."""
+"""FLOPs of products that PyTorch's counter does not know, computed from the shapes of their arguments."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One kind of prompts on one model; lists have a value for each repetition."""
+    """One kind of prompts on one model; lists have one value per repetition."""
 
     name: str
     kind: str
     prompts: str
     n_sites: dict[Site, int]
     sampled: int
-    """How many sites TransformerLens patches in a repetition."""
+    """Sites that TransformerLens patches in a repetition."""
     engine: list[float]
     lens: dict[Site, list[float]]
     """Seconds a site."""
@@ -59,13 +59,13 @@ class Comparison:
     flops: int
     lens_flops: int
     difference: float
-    """The largest at a sampled site, in logits."""
+    """Largest difference at a sampled site, in logits."""
     effect: float
-    """The largest of a sampled patch."""
+    """Largest effect of a sampled patch, in logits."""
 
     @property
     def sites(self) -> int:
-        """Of all families."""
+        """For all families together."""
         return sum(self.n_sites.values())
 
     @property
@@ -78,17 +78,17 @@ class Comparison:
 
     @property
     def ratios(self) -> list[float]:
-        """How many times less the engine takes."""
+        """The ratio of TransformerLens's seconds to the engine's."""
         return [theirs / ours for theirs, ours in zip(self.lens_all, self.engine, strict=True)]
 
     @property
     def shares(self) -> list[float]:
-        """The engine's part of the rate of large matrix products."""
+        """The engine's rate as a share of that of large matrix products."""
         return [self.flops / seconds / rate for seconds, rate in zip(self.engine, self.rates, strict=True)]
 
 
 def now(device: torch.device) -> float:
-    """CPU-seconds of this process; for a GPU seconds on the wall."""
+    """Returns CPU-seconds of this process, or wall-clock seconds for a GPU."""
     if device.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize(device)
@@ -96,7 +96,7 @@ def now(device: torch.device) -> float:
 
 
 def timed(device: torch.device, work: Callable[..., T], *arguments: Any, **named: Any) -> tuple[float, T]:
-    """Seconds that the work took, and what it gave."""
+    """Times some work; returns the seconds and the result."""
     begun = now(device)
     result = work(*arguments, **named)
     return now(device) - begun, result
@@ -110,7 +110,7 @@ def count_flops(work: Callable[..., object], *arguments: Any) -> int:
 
 
 def gemm_rate(case: Case) -> float:
-    """FLOPs a second, over as many products as take some tenths of a second."""
+    """Measures FLOPs per second, over enough products to take a few tenths of a second."""
     device = case.model.device
     weight = torch.randn(case.network.blocks[0].mlp.up.weight.shape, device=device)
     x = torch.randn(2048, len(weight), device=device)
@@ -121,7 +121,7 @@ def gemm_rate(case: Case) -> float:
 
 @torch.no_grad()
 def compare(case: Case, bridge: Any, kind: str, options: argparse.Namespace) -> Comparison:
-    """The engine and TransformerLens in turns."""
+    """Runs the engine and TransformerLens in turns."""
     pairs = case.pairs[kind]
     _, cache = bridge.run_with_cache(pairs.clean.tokens)
     flops = count_flops(case.engine.patch, pairs, case.patching)
@@ -151,7 +151,7 @@ def compare(case: Case, bridge: Any, kind: str, options: argparse.Namespace) -> 
 
 
 def lens_patch(bridge: Any, pairs: Pairs, cache: Any, site: Site, chosen: Sequence[Place]) -> Tensor:
-    """Logit differences of each site and prompt; TransformerLens's own function, on some of its sites."""
+    """Patches some sites with TransformerLens's own function; returns the logit difference of each site and prompt."""
     return LENS[site](
         bridge,
         pairs.corrupted.tokens,
@@ -166,7 +166,7 @@ def lens_patch(bridge: Any, pairs: Pairs, cache: Any, site: Site, chosen: Sequen
 def side_by_side(
     patched: Patched, pairs: Pairs, site: Site, chosen: Sequence[Place], theirs: Tensor
 ) -> Iterator[tuple[float, float]]:
-    """Difference to the engine and effect of the patch, for each sampled site and each prompt that has it."""
+    """Returns the difference from the engine and the effect of the patch, for each sampled site and prompt with it."""
     for (layer, place), values in zip(chosen, theirs.tolist(), strict=True):
         for prompt, (value, roles) in enumerate(zip(values, pairs.clean.roles, strict=True)):
             if site in POSITION_SITES and place >= len(roles):
@@ -186,7 +186,7 @@ def largest(values: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 @torch.no_grad()
 def nnsight_rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
-    """Patches of resid_pre by the engine and as nnsight's interventions, in turns."""
+    """Patches resid_pre with the engine and with nnsight, in turns."""
     from nnsight import NNsight
 
     model = copy.deepcopy(case.model)  # TransformerLens will rename modules of the other

@@ -1,4 +1,4 @@
-"""What patching all edges of a model's graph costs, as Markdown tables: the engine, and one forward an edge.
+"""Measures the cost of patching all edges of a model's graph: the engine, and one forward per edge. Prints Markdown.
 
 One forward an edge is the Hugging Face model on all corrupted prompts, which is what patching an edge by hooks takes
 at least: its FLOPs and CPU-seconds, times the edges. FLOPs are those of matrix products (`FlopCounterMode`), counted in
@@ -39,13 +39,13 @@ RANDOM: dict[str, tuple[dict[str, int], int, int]] = {
 }
 """Sizes other than GPT-2-small's, prompts and positions of models with random weights."""
 FORWARDS = 5
-"""That are timed in each repetition."""
+"""Edges timed in each repetition."""
 KINDS = ("second", "first", LATE, ALL)
-"""Which subject of the task's prompts is corrupted, or which of random tokens differ."""
+"""The subject that is corrupted in the task's prompts, or the random tokens that differ."""
 
 
 def prompts_of(case: Case, kind: str) -> Pairs | None:
-    """None where a model has no such prompts."""
+    """None if the model has no such prompts."""
     if kind in case.pairs:
         return case.pairs[kind] if kind == ALL or case.name in RANDOM else None
     count = len(case.pairs[ALL].clean)
@@ -54,7 +54,7 @@ def prompts_of(case: Case, kind: str) -> Pairs | None:
 
 @torch.no_grad()
 def rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
-    """A row for each kind of prompts."""
+    """Makes a row for each kind of prompts."""
     graph = Graph.of(case.network)
     found = []
     for kind in options.kinds:
@@ -88,8 +88,7 @@ def rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
 
 
 def counted(case: Case, pairs: Pairs, graph: Graph, options: argparse.Namespace) -> tuple[float, int]:
-    """Seconds and FLOPs of all edges. Heads of a layer are alike, so what one more costs is what each of the others
-    does."""
+    """Returns seconds and FLOPs of all edges. Heads of a layer cost the same, so that of one more head is scaled up."""
 
     def of(heads: int) -> tuple[float, int]:
         edges = [edge for edge in graph.edges if edge.receiver.head is None or edge.receiver.head < heads]
@@ -122,14 +121,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="What patching all edges costs; prints Markdown.")
+    parser = argparse.ArgumentParser(description="Measures the cost of patching all edges; prints Markdown.")
     parser.add_argument("--shapes", nargs="+", choices=["mini", *RANDOM], default=["mini", "small"])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="prompts")
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3, help="0: FLOPs are counted in the run that is timed")
+    parser.add_argument("--repeats", type=int, default=3, help="0: count FLOPs in the timed run")
     parser.add_argument(
-        "--heads", type=int, default=sys.maxsize, help="of each layer that are run, 2 or more, to count FLOPs"
+        "--heads", type=int, default=sys.maxsize, help="heads of each layer to run for counting FLOPs, 2 or more"
     )
     parser.add_argument("--memory", type=int, metavar="MB")
     return parser.parse_args(arguments)

@@ -1,7 +1,7 @@
-"""How much memory fine-tunes and patch jobs take, beside what `plan` says: `make bench-memory`, or with
-MEMORY="--shapes mini".
+"""Measures the memory of fine-tunes and patch jobs, and compares it with `plan`'s estimate: `make bench-memory`, also
+with MEMORY="--shapes mini".
 
-Each is measured in a process of its own, by the largest resident set that the kernel saw (Linux).
+Each runs in its own process; the value is the peak resident set size (Linux).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CASES = (
     "train.batch_size=64 train.micro_batch=8 seed=1",
     "train.batch_size=64 train.gradient_checkpointing=true seed=2",
 )
-"""The first three are patched too."""
+"""The first three are also patched."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -57,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def stages() -> Iterator[tuple[str, str]]:
-    """What is measured, a fine-tune before its patch job."""
+    """Yields the jobs to measure, each fine-tune before its patch job."""
     for number, case in enumerate(CASES):
         yield "finetune", case
         if number < 3:
@@ -65,7 +65,7 @@ def stages() -> Iterator[tuple[str, str]]:
 
 
 def apart(stage: str, overrides: Sequence[str]) -> tuple[float, float]:
-    """Bytes, measured in another process and estimated."""
+    """Returns the bytes measured in another process, and the estimate."""
     command = [sys.executable, __file__, "--one", stage, *overrides]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found, estimated = json.loads(told.splitlines()[-1])
@@ -73,7 +73,7 @@ def apart(stage: str, overrides: Sequence[str]) -> tuple[float, float]:
 
 
 def model(shape: str, folder: Path) -> list[str]:
-    """The overrides that name a model, which is made where it is not there."""
+    """Returns the overrides for a model, which is made if it does not exist."""
     sizes, place = SHAPES[shape], folder / shape
     if sizes is None:
         return []
@@ -90,7 +90,7 @@ def model(shape: str, folder: Path) -> list[str]:
 
 
 def measure(stage: str, *overrides: str) -> tuple[float, float]:
-    """Bytes of this process after a stage, and what they were estimated to be."""
+    """Runs a stage; returns the peak bytes of this process, and the estimate."""
     import resource
 
     from mi_sweeps import libraries

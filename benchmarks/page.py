@@ -1,7 +1,7 @@
-"""What the report's page costs a reader: its size, how long it takes to load, and what a step of the slider takes.
+"""Measures the report's page: its size, its loading time, and the time of a step of the slider.
 
-The sweeps are those of `scale.py`, one computed point whose files stand for those of all others; `--runs` counts
-fine-tunes. Each page is opened anew in a headless Chromium without a GPU, `--repeats` times, from a local file.
+The sweeps are those of `scale.py`: one computed point, whose files serve for all others; `--runs` counts fine-tunes.
+Each page is opened `--repeats` times in a new headless Chromium without a GPU, from a local file.
 
 - First screen: the browser's first contentful paint. Ready: every picture in or near the window is drawn. Whole: those
   out of sight too, which are drawn when nothing else is to do. Milliseconds from the start of the navigation.
@@ -39,7 +39,7 @@ from mi_sweeps.sweeps.grid import expand
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 SIZE = {"width": 1280, "height": 900}
 PATIENCE = 120_000
-"""Milliseconds that a page may take."""
+"""Time limit for a page in milliseconds."""
 
 NEAR = "pictures.length > 0 && pictures.every(({ near, stale }) => !near || !stale)"
 WHOLE = "() => pictures.every(({ plot, stale }) => !stale || !plot.offsetWidth)"
@@ -71,7 +71,7 @@ STEPS = """async () => {
 
 @dataclass
 class Seen:
-    """Of one page, all repeats."""
+    """Measurements of one page, over all repeats."""
 
     size: int
     written: float
@@ -85,7 +85,7 @@ class Seen:
 
 
 def look(browser: Browser, file: Path, seen: Seen) -> None:
-    """Opens a page once, and moves its slider."""
+    """Opens a page once and moves its slider."""
     context = browser.new_context(viewport=SIZE)  # type: ignore[arg-type]
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
@@ -107,13 +107,11 @@ def look(browser: Browser, file: Path, seen: Seen) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description="What the report's page costs a reader.")
+    parser = argparse.ArgumentParser(description="Measures the report's page.")
     parser.add_argument("--runs", type=int, nargs="+", default=[10, 100], help="fine-tunes, multiples of 5")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the sweep")
-    parser.add_argument(
-        "--chromium", default=shutil.which("chromium"), help="the program; Playwright's own without one"
-    )
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="the program; default: Playwright's own")
     return parser.parse_args(arguments)
 
 

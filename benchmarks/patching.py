@@ -1,9 +1,9 @@
-"""What activation patching costs: the fast engine against TransformerLens, and nnsight where it is installed.
+"""Measures the cost of activation patching: the fast engine, TransformerLens, and nnsight if it is installed.
 
-The work is the same for all: six families of sites (resid_pre, attn_out, mlp_out at each layer and position; z, v and
-pattern at each layer and head, at all positions), every site in every pair of prompts, corrupted <- clean. Prompts are
-of two kinds: "late and few", where clean and corrupted differ in one slot near the end, and "all differ", where every
-token is another one.
+All do the same work: six families of sites (resid_pre, attn_out, mlp_out at each layer and position; z, v and pattern
+at each layer and head, at all positions), every site in every pair of prompts, corrupted <- clean. There are two kinds
+of prompts: "late and few", where clean and corrupted differ in one slot near the end, and "all differ", where every
+token differs.
 
 - Seconds are CPU-seconds of this process (`time.process_time`) on a fixed number of threads; with `--device cuda` they
   are wall-clock seconds of a synchronised device. What is compared runs in one process and in turns: in each repetition
@@ -70,12 +70,12 @@ GROWTH = {"prompts": (12, 48, 192), "positions": (25, 50, 100), "layers": (4, 8,
 
 TOLERANCE = 1e-4
 TARGETS = {("gpt2", LATE): 25, ("gpt2", ALL): 7, ("mini", LATE): 15}
-"""How many times less than TransformerLens the engine should take."""
+"""Smallest ratio of TransformerLens's seconds to the engine's."""
 TARGET_SHARE, TARGET_OVERHEAD = 0.70, 0.10
 
 
 def growth(sizes: dict[str, int], axes: Mapping[str, Sequence[int]], options: argparse.Namespace) -> list[list[str]]:
-    """The engine when prompts, positions or layers grow, the others at their first values."""
+    """Measures the engine as prompts, positions or layers grow, with the others at their first values."""
     first = {axis: values[0] for axis, values in axes.items()}
     points = [(axis, {**first, axis: value}) for axis, values in axes.items() for value in values]
     cases = [
@@ -106,7 +106,7 @@ def growth(sizes: dict[str, int], axes: Mapping[str, Sequence[int]], options: ar
 
 
 def overhead(name: str, options: argparse.Namespace, *overrides: str) -> tuple[list[str], float]:
-    """A patch job of a short fine-tune: what the parts of a checkpoint take, and loading and tables as a share of
+    """Measures a patch job of a short fine-tune: the parts of a checkpoint, and loading and tables as a share of
     patching."""
     memory = "null" if options.memory is None else options.memory
     common = [f"launcher.device={options.device}", f"patching.memory={memory}", PROMPTS, "task.prompts.train=24"]
@@ -130,7 +130,7 @@ def overhead(name: str, options: argparse.Namespace, *overrides: str) -> tuple[l
 
 @contextmanager
 def laps(device: torch.device) -> Iterator[list[dict[str, float]]]:
-    """While a patch job runs: for each checkpoint when it began, and the seconds of its parts."""
+    """Records, while a patch job runs, when each checkpoint began and the seconds of its parts."""
     found: list[dict[str, float]] = []
 
     def lap(part: str, work: Callable[..., T]) -> Callable[..., T]:
@@ -158,7 +158,7 @@ def laps(device: torch.device) -> Iterator[list[dict[str, float]]]:
 
 
 def machine(options: argparse.Namespace) -> str:
-    """Where and when."""
+    """Returns the machine and the date."""
     gpu = f", {torch.cuda.get_device_name(options.device)}" if options.device.type == "cuda" else ""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "transformer-lens"))
     return (
@@ -168,7 +168,7 @@ def machine(options: argparse.Namespace) -> str:
 
 
 def print_comparisons(found: Sequence[Comparison]) -> None:
-    """The tables of all models and prompts."""
+    """Prints the tables of all models and prompts."""
     table(
         "Seconds for all sites",
         "model | prompts x tokens | differences | sites (sampled) | TransformerLens | engine | times less | "
@@ -199,7 +199,7 @@ def print_comparisons(found: Sequence[Comparison]) -> None:
 
 
 def print_targets(found: Sequence[Comparison], shares: Mapping[str, float]) -> None:
-    """The targets of what was run."""
+    """Returns the targets for what was run."""
     rows = []
     for one in found:
         place = f"{one.name}, {one.kind}"
@@ -224,7 +224,7 @@ def met(holds: bool) -> str:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="What activation patching costs; prints Markdown.")
+    parser = argparse.ArgumentParser(description="Measures the cost of activation patching; prints Markdown.")
     shapes = ["gpt2", "mini", "smollm2", "growth", "overhead"]
     parser.add_argument("--shapes", nargs="+", choices=[*shapes, "tiny"], help="default: all (smollm2 with --model)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="made by `python -m mi_sweeps.models.smollm2 DIR`")
@@ -232,7 +232,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--sample", type=int, default=3, help="sites of each family that TransformerLens patches a turn"
+        "--sample", type=int, default=3, help="sites of each family that TransformerLens patches per turn"
     )
     parser.add_argument("--memory", type=int, metavar="MB", help="for the engine's activations; default: a patch job's")
     options = parser.parse_args(arguments)
@@ -243,7 +243,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """1 if the engine and TransformerLens differ."""
+    """Returns 1 if the engine and TransformerLens differ."""
     options = parse(arguments)
     libraries.ready(options.threads)
     clock = "CPU-seconds" if options.device.type == "cpu" else "wall-clock seconds"

@@ -1,4 +1,4 @@
-"""What is printed: tables in Markdown on standard output, and how far it is on standard error."""
+"""Prints Markdown tables to standard output, and progress to standard error."""
 # ruff: noqa: T201
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from statistics import median
 
 
 def table(title: str, columns: str, rows: Sequence[Sequence[str]]) -> None:
-    """A table; the names of the columns are separated by `|`."""
+    """Prints a table; `|` separates the names of columns."""
     names = [name.strip() for name in columns.split("|")]
     lines = [names, ["---"] * len(names), *rows]
     print(f"\n### {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines), flush=True)
 
 
 def processor() -> str:
-    """The machine's processor and how many cores it has."""
+    """Describes the machine's processor and its cores."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "CPU")
@@ -27,11 +27,11 @@ def processor() -> str:
 
 
 def note(text: str) -> None:
-    """How far it is; not part of the results."""
+    """Prints progress, which is not part of the results."""
     print(f"[{time.process_time():.0f} CPU-s] {text}", file=sys.stderr, flush=True)
 
 
 def spread(values: Sequence[float], factor: float = 1.0) -> str:
-    """Median, and the smallest and the largest where there are several."""
+    """Formats the median, with the smallest and largest value if there are several."""
     middle, least, most = (f"{factor * v:#.3g}".rstrip(".") for v in (median(values), min(values), max(values)))
     return f"{middle} ({least}–{most})" if len(values) > 1 else middle

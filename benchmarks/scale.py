@@ -1,8 +1,8 @@
-"""What thousands of points cost: planning, looking, loading; seconds, memory, files and bytes.
+"""Measures the cost of thousands of grid points in planning, status and loading: seconds, memory, files and bytes.
 
-The sweeps are learning rates x seeds x 2 corruptions of `mini`: half as many fine-tunes as points. One point is
-computed, and its files stand for those of all others (`simulate.py`): a few fine-tunes of every hundred
-failed, were interrupted or have not begun, and 16 are running, their locks held by this process.
+The sweeps are learning rates x seeds x 2 corruptions of `mini`, so there are half as many fine-tunes as points. One
+point is computed, and its files serve for all others (`simulate.py`): of every hundred fine-tunes a few failed, were
+interrupted or have not begun, and 16 are running, with their locks held by this process.
 
 - Seconds are on the wall, on a local disk whose content the system has in memory: on a shared file system each question
   takes longer (what is asked is counted below). Medians of `--repeats`, with the smallest and the largest; then the
@@ -48,12 +48,12 @@ from mi_sweeps.sweeps.points import GridPoint
 
 RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3")
 CALLS = "openat mkdir unlink rmdir rename fsync flock".split()
-"""Questions to a file system that cost most on a shared one."""
+"""System calls that are slow on a shared file system."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A grid of so many points."""
+    """A grid with this many points."""
 
     count: int
     folder: Path
@@ -62,12 +62,12 @@ class Sweep:
 
     @property
     def output(self) -> Path:
-        """Where its results are simulated."""
+        """The folder of its simulated results."""
         return self.folder / f"outputs-{self.count}"
 
     @property
     def overrides(self) -> list[str]:
-        """What is typed."""
+        """The overrides on the command line."""
         seeds = self.count // (2 * len(RATES))
         grid = [f"seed=range(0,{seeds})", f"optim.lr={','.join(RATES)}", "corruption=first,second"]
         return [*grid, "sweep.name=big", f"output={self.output}", *self.more]
@@ -85,7 +85,7 @@ class Took:
 
 @dataclass(frozen=True)
 class Process:
-    """What a process took."""
+    """The cost of a process."""
 
     cpu: float
     memory: float
@@ -97,18 +97,18 @@ Row = tuple[str, Callable[[], object]]
 
 
 def before(sweep: Sweep, points: Sequence[GridPoint]) -> Iterator[Row]:
-    """What is done before anything is computed: a row each, in an output that is empty."""
+    """Returns the work before anything is computed, in an empty output folder; one row each."""
     yield "plan: overrides to points", lambda: expand(sweep.overrides)
     reference = "checkpoint.every=${train.steps}"
     yield "plan: the same with a reference, `${…}`", lambda: expand([*sweep.overrides, reference])
     yield "plan: states of an empty output", lambda: plan.make(points)
     yield "`mi-sweeps plan`", command("plan", *sweep.overrides)
-    yield "submit: arrays, and what sbatch is given", lambda: submission(points)
+    yield "submit: arrays and their sbatch parameters", lambda: submission(points)
     yield "sweep.json: written", lambda: manifest.add(sweep.output, "big", points, "mi-sweeps run")
 
 
 def submission(points: Sequence[GridPoint]) -> list[dict[str, Any]]:
-    """What submitit is given for each array of a submission."""
+    """Returns submitit's parameters for each array of a submission."""
     (one,) = expand(["launcher=slurm", "launcher.pack=2", "launcher.gpus=1"])
     launcher = one.config.launcher
     assert isinstance(launcher, SlurmConfig)
@@ -117,8 +117,8 @@ def submission(points: Sequence[GridPoint]) -> list[dict[str, Any]]:
 
 
 def after(sweep: Sweep, tables: bool) -> Iterator[Row]:
-    """What is done once most points are finished."""
-    # The libraries of analysis are no part of what planning needs.
+    """Returns the work once most points are done."""
+    # Imported here, because planning does not need the libraries of analysis.
     from mi_sweeps.analysis import frames
 
     output = sweep.output
@@ -143,11 +143,11 @@ finally:
     peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
     print(time.process_time(), peak, file=sys.stderr)
 """
-"""The command line, which then tells its CPU-seconds and how much memory its process took at most."""
+"""Runs the command line, then prints its CPU-seconds and the peak memory of its process."""
 
 
 def command(*arguments: str) -> Callable[[], Process]:
-    """A command in a process of its own."""
+    """Runs a command in its own process."""
 
     def run() -> Process:
         done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], check=True, capture_output=True, text=True)
@@ -158,11 +158,11 @@ def command(*arguments: str) -> Callable[[], Process]:
 
 
 def measure(rows: Iterator[Row], count: int, repeats: int, found: dict[str, Took]) -> None:
-    """Adds what each row takes at so many points."""
+    """Adds the cost of each row with this many points."""
     for name, work in rows:
         took = found.setdefault(name, Took())
         for _ in range(repeats):
-            # What was measured before must not be looked through by the collector again and again.
+            # Keeps the garbage collector from scanning earlier measurements again and again.
             gc.collect()
             gc.freeze()
             began, begun = time.perf_counter(), time.process_time()
@@ -177,7 +177,7 @@ def measure(rows: Iterator[Row], count: int, repeats: int, found: dict[str, Took
 
 
 def growth(cpu: dict[int, list[float]]) -> str:
-    """How the seconds grow from the last sweep but one to the last, over how the points do."""
+    """Returns the growth of the seconds from the second largest sweep to the largest, over that of the points."""
     if len(cpu) < 2:
         return ""
     (few, least), (many, most) = list(cpu.items())[-2:]
@@ -185,7 +185,7 @@ def growth(cpu: dict[int, list[float]]) -> str:
 
 
 def disk(made: Sample) -> list[list[str]]:
-    """What one run and one patch job leave on the disk."""
+    """Counts what one run and one patch job leave on disk."""
     rows = []
     for name, folder, without in (("run", made.run.path, "patches"), ("patch job", made.patch.path, "")):
         paths = [folder, *(path for path in folder.rglob("*") if path.relative_to(folder).parts[0] != without)]
@@ -198,14 +198,14 @@ def disk(made: Sample) -> list[list[str]]:
 
 
 def traced(folder: Path) -> list[str]:
-    """What comes before a job so that its questions to the file system are written down."""
+    """Returns the command prefix that records a job's system calls on files."""
     if not shutil.which("strace"):
         return []
     return ["strace", "-f", "-y", "-e", f"trace={','.join(CALLS)}", "-o", str(folder / "JOB.strace")]
 
 
 def questions(folder: Path, below: Path) -> list[list[str]]:
-    """What a fine-tune and a patch job asked about the folders below their output, by system call."""
+    """Counts the system calls of a fine-tune and a patch job on their output folder."""
     rows = []
     for job in ("finetune", "patch"):
         lines = (folder / f"{job}.strace").read_text().splitlines()
@@ -216,10 +216,10 @@ def questions(folder: Path, below: Path) -> list[list[str]]:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="What thousands of points cost; prints Markdown.")
+    parser = argparse.ArgumentParser(description="Measures the cost of thousands of grid points; prints Markdown.")
     parser.add_argument("--points", nargs="+", type=int, default=[100, 1000, 10000], help="multiples of 10, rising")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tables", type=int, default=100, metavar="N", help="load all tables of N points at most")
+    parser.add_argument("--tables", type=int, default=100, metavar="N", help="load all tables of at most N points")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of all points")
     options = parser.parse_args(arguments)
     if any(count % (2 * len(RATES)) for count in options.points):

@@ -1,7 +1,7 @@
-"""Folders of results as thousands of points leave them: finished, running, failed, interrupted and not begun.
+"""Simulates output folders with thousands of grid points: done, running, failed, interrupted and not begun.
 
-One fine-tune of `mini` and its patch job are really done; the folders of all points have links to their metrics and
-tables, empty files for the weights, and a configuration and a status of their own.
+One fine-tune of `mini` and its patch job are really computed. All folders link to their metrics and tables, have empty
+files as weights, and their own configuration and status.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from mi_sweeps.sweeps.plan import folders_of
 from mi_sweeps.sweeps.points import GridPoint
 
 LINKED = 1000
-"""How many folders link to one file: file systems allow some ten thousand links."""
+"""Most folders that link to one file: file systems allow some ten thousand links."""
 RUNNING = 16
-"""How many fine-tunes are running, as many as the largest sweep has processes."""
+"""Number of running fine-tunes, one for each process of the largest sweep."""
 OF_HUNDRED: dict[int, State] = {5: "failed", 35: "failed", 65: "interrupted", 95: "todo", 96: "todo", 97: "cancelled"}
-"""What has become of some of every hundred fine-tunes; the others are done."""
+"""States of some of every hundred fine-tunes; the others are done."""
 ERRORS = (
     "OutOfMemoryError: CUDA out of memory. Tried to allocate {}.00 MiB",
     "{}: checkpoints/000008.safetensors: damaged; delete it and run the sweep again",
@@ -39,17 +39,17 @@ ERRORS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """A run and a patch job that were really done."""
+    """A run and a patch job that were really computed."""
 
     run: RunFolder
     patch: PatchFolder
 
 
 def sample(folder: Path, overrides: Sequence[str], tracing: Sequence[str] = ()) -> Sample:
-    """Does one point of `mini`, in processes of its own.
+    """Computes one grid point of `mini` in separate processes.
 
     Args:
-        tracing: what comes before each command, if anything; "JOB" in it is the job's name.
+        tracing: a prefix for each command; "JOB" in it is replaced by the job's name.
     """
     given = [f"output={folder}", "launcher.threads=1", "launcher.device=cpu", *overrides]
     for job in ("finetune", "patch"):
@@ -62,7 +62,7 @@ def sample(folder: Path, overrides: Sequence[str], tracing: Sequence[str] = ()) 
 
 
 def fill(points: Sequence[GridPoint], made: Sample, at_work: ExitStack) -> None:
-    """Makes the folders of all points; those that are running are locked by this process until `at_work` is closed."""
+    """Makes the folders of all points; this process holds the locks of running ones until `at_work` is closed."""
     output = points[0].output
     of_run: dict[str, list[GridPoint]] = {}
     for point in points:
@@ -108,7 +108,7 @@ def _fill_patch(point: GridPoint, about: Any, made: Sample, tables: Path, index:
 
 
 def _status(folder: RunFolder | PatchFolder, state: State, index: int) -> None:
-    """A status as the store writes it, though not synced."""
+    """Writes a status as the store does, but without syncing."""
     error = ERRORS[index % len(ERRORS)].format(index) if state == "failed" else None
     finished = None if state == "running" else now()
     _write(folder.path / "status.json", asdict(Status(state, 1, now(), finished, 13.6, "node07", 4711, error)))
@@ -120,6 +120,6 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _link(source: Path, target: Path, *names: str) -> None:
-    """Copies small files that are only counted, never read."""
+    """Copies small files, which are only counted, never read."""
     for name in names:
         shutil.copy(source / name, target / name)

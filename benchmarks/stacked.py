@@ -1,7 +1,7 @@
-"""What it saves to train runs together, against the same runs one after another; Markdown on standard output.
+"""Measures what training runs together saves, compared with one after another; prints Markdown.
 
-Both take the same steps of the same runs in turns in one process. `--vmap` compares with `torch.func` instead.
-`--whole` adds sweeps of fine-tunes from their start to their end, with what is evaluated and written at checkpoints.
+Both take the same steps of the same runs, taking turns in one process. `--vmap` compares with `torch.func` instead.
+`--whole` adds whole sweeps of fine-tunes, with evaluation and writing at checkpoints.
 """
 # ruff: noqa: T201
 
@@ -56,7 +56,7 @@ class Took:
 
 
 def took(work: Callable[[], object]) -> Took:
-    """Waits for a GPU, where there is one."""
+    """Waits for the GPU, if there is one."""
     cpu, wall = time.process_time(), time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -65,7 +65,7 @@ def took(work: Callable[[], object]) -> Took:
 
 
 def turns(run: Run, steps: int) -> Iterator[Run | None]:
-    """Steps of a run, and nothing between them."""
+    """Takes steps of a run, with nothing between them."""
     yield None
     for _ in range(steps):
         yield run
@@ -74,7 +74,7 @@ def turns(run: Run, steps: int) -> Iterator[Run | None]:
 
 
 def one_after_another(runs: Sequence[Run], steps: int) -> None:
-    """Each as `mi_sweeps.training.loop` trains it."""
+    """Trains each run as `mi_sweeps.training.loop` does."""
     for run in runs:
         for taken in turns(run, steps):
             if taken is not None:
@@ -89,7 +89,7 @@ def together(runs: Sequence[Run], steps: int) -> None:
 
 
 class Vmapped:
-    """The same steps by `torch.func`: weights as `stack_module_state` joins them, and `vmap` over the model."""
+    """Takes the same steps with `torch.func`: weights from `stack_module_state`, and `vmap` over the model."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
@@ -113,7 +113,7 @@ class Vmapped:
         self.gradients = vmap(grad_and_value(loss), in_dims=(0, 0, 0, None, 0))
 
     def __call__(self, steps: int) -> None:
-        """All runs at once; settings are those of the first."""
+        """Trains all runs at once, with the settings of the first."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.runs[0].rate
         for step in range(steps):
@@ -132,18 +132,18 @@ class Vmapped:
 
 
 def _below(model: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What belongs to the part without the unembedding, by its names there."""
+    """Returns the parameters of the part without the unembedding, by their names there."""
     prefix = f"{model.base_model_prefix}."
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 def in_turns(repeats: int, alone: Callable[[], object], stacked: Callable[[], object]) -> list[tuple[Took, Took]]:
-    """Both, once to warm up and then `repeats` times."""
+    """Runs both, once to warm up and then `repeats` times."""
     return [(took(alone), took(stacked)) for _ in range(1 + repeats)][1:]
 
 
 def row(found: Sequence[tuple[Took, Took]], steps: int) -> list[str]:
-    """CPU- and wall-milliseconds of a step of one run, and how many times less the stack takes, pair by pair."""
+    """Returns CPU and wall-clock milliseconds per step of a run, and the speed-up by the stack, pair by pair."""
     points = []
     for clock in ("cpu", "wall"):
         alone, stacked = ([getattr(pair[which], clock) for pair in found] for which in (0, 1))
@@ -155,7 +155,7 @@ def row(found: Sequence[tuple[Took, Took]], steps: int) -> list[str]:
 def single_steps(
     options: argparse.Namespace, threads: int, folder: Path, models: Sequence[str], vmapped: bool = False
 ) -> Iterator[list[str]]:
-    """A row for each model, batch size and stack, against one run after another or `torch.func`."""
+    """Makes a row for each model, batch size and stack, compared with single runs or `torch.func`."""
     libraries.ready(threads)
     for name in models:
         for batch in options.batches:
@@ -177,7 +177,7 @@ def single_steps(
 
 
 def whole(options: argparse.Namespace, threads: int, folder: Path) -> Iterator[list[str]]:
-    """A row for each model: a sweep of as many fine-tunes as the largest stack."""
+    """Makes a row for each model: a sweep with as many fine-tunes as the largest stack."""
     libraries.ready(threads)
     for name in options.models:
         count = max(options.stacks)
@@ -197,14 +197,14 @@ def whole(options: argparse.Namespace, threads: int, folder: Path) -> Iterator[l
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="What it saves to train runs together; prints Markdown.")
+    parser = argparse.ArgumentParser(description="Measures what training runs together saves; prints Markdown.")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--stacks", nargs="+", type=int, default=[4, 8, 16], help="runs trained together")
     parser.add_argument("--batches", nargs="+", type=int, default=[16, 64], help="prompts in a batch")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--steps", type=int, default=10, help="of each run in a repetition")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each run in a repetition")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--vmap", action="store_true", help="against torch.func instead (nope only)")
+    parser.add_argument("--vmap", action="store_true", help="compare with torch.func instead (nope only)")
     parser.add_argument("--whole", action="store_true", help="also whole sweeps, with evaluation and checkpoints")
     return parser.parse_args(arguments)
 

@@ -1,10 +1,10 @@
-"""What mi-sweeps survives, tried out: kills, broken disks, damaged files, hostile input, thousands of points.
+"""Tests what mi-sweeps survives: kills, broken disks, damaged files, hostile input, thousands of grid points.
 
-    python -m campaign                      all of it, about an hour on two cores; goes on where it was interrupted
+    python -m campaign                      everything, about an hour on two cores; resumes after an interruption
     python -m campaign --part kills --seed 7
-    python -m campaign --part kills --trial solo-003    one trial again, with what is left of it kept
+    python -m campaign --part kills --trial solo-003    repeats one trial and keeps its folder
     python -m campaign --quick              a few trials of each part
-    python -m campaign --write              the figures of the last run into docs/reliability.md
+    python -m campaign --write              writes the figures of the last run into docs/reliability.md
 
-Results are lines of JSON in `--folder`, one for each trial.
+Results are JSON lines in `--folder`, one per trial.
 """

@@ -20,13 +20,13 @@ Trials = Callable[[Path, bool], Iterator[Trial]]
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser("python -m campaign", description="What mi-sweeps survives, tried out.")
-    parser.add_argument("--part", action="append", choices=PARTS, help="only this one; may be given several times")
-    parser.add_argument("--trial", metavar="NAME", help="only this one, again; its folder is kept")
+    parser = argparse.ArgumentParser("python -m campaign", description="Tests what mi-sweeps survives.")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part; may be repeated")
+    parser.add_argument("--trial", metavar="NAME", help="repeat only this trial and keep its folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few trials of each part")
     parser.add_argument("--folder", type=Path, default=Path("build/campaign"), help="default: %(default)s")
-    parser.add_argument("--write", action="store_true", help="the figures in --folder into docs/reliability.md")
+    parser.add_argument("--write", action="store_true", help="write the figures in --folder into docs/reliability.md")
     return parser.parse_args(arguments)
 
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(part: str, options: argparse.Namespace, folder: Path) -> int:
-    """Runs a part and prints what came of it."""
+    """Runs a part and prints the result."""
     from importlib import import_module
 
     trials: Trials = import_module(f"campaign.{part}").trials

@@ -1,4 +1,4 @@
-"""What is equal bit by bit, and what is only close: the same sweep in other processes, with other threads and CPUs."""
+"""Checks what is equal bit for bit, and what is only close, across processes, numbers of threads, and CPUs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from campaign.trials import Fault, Left, Trial, Values
 STEPS = ("train.steps=40", "checkpoint.every=20", "patching.steps=[0,40]", "patching.prompts=12", "corruption=first")
 
 ISAS = {"default": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
-"""Instructions of other CPUs by the names of PyTorch and oneDNN. They stand in for other machines, and are none."""
+"""Instruction sets of other CPUs, as PyTorch and oneDNN name them; a substitute for other machines."""
 
 CLOSE = 0.05
-"""How far logit differences may be apart at the last step, in logits: more is no rounding."""
+"""Largest difference of logit differences at the last step, in logits; more cannot be rounding."""
 
 
 def trials(folder: Path, quick: bool) -> Iterator[Trial]:
-    """Each way once; the first one must be equal in every bit."""
+    """Makes one trial for each way; the first way must be equal in every bit."""
     ways: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
         "another process": ({}, ()),
         "local workers": ({}, ("launcher=local", "launcher.workers=2", "--wait")),
@@ -40,7 +40,7 @@ def trials(folder: Path, quick: bool) -> Iterator[Trial]:
 def compare(
     folder: Path, env: Mapping[str, str], more: tuple[str, ...], exact: bool, chance: random.Random, trial: Path
 ) -> Values:
-    """How far everything is apart."""
+    """Measures the largest differences."""
     known = folder / "scratch" / "bits"
     if not (known / "done").exists():
         known.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _run(place: Path, env: Mapping[str, str], more: tuple[str, ...]) -> None:
 
 
 def _apart(one: Path, other: Path) -> float:
-    """The largest difference of two files' numbers."""
+    """Returns the largest difference between the numbers in two files."""
     from mi_sweeps.store.files import read_table
     from mi_sweeps.training import checkpoints
 

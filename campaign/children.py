@@ -1,5 +1,5 @@
-"""Commands in processes of their own that can be killed: forked from this one, which has imported everything, so that
-one lasts a second; or started anew, as a user starts them."""
+"""Runs commands in processes that can be killed: forked from this one, which has imported everything, so that each
+takes a second; or started as a user starts them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pathlib import Path
 from campaign.trials import Fault
 
 SECONDS = 300.0
-"""How long a command may take on a busy machine."""
+"""Time limit for a command on a busy machine."""
 
 MARK = "MI_SWEEPS_TRIAL"
-"""An environment variable by which the processes of a trial are known, workers too."""
+"""An environment variable that marks the processes of a trial, including workers."""
 
 SECRETS = {name: f"planted{name.replace('_', '')}d41d8cd98f00b204e9800998" for name in ("WANDB_API_KEY", "HF_TOKEN")}
-"""What must not be in anything that is written."""
+"""Secrets that must not appear in any file."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Child:
 
 
 def ready() -> None:
-    """Imports what commands use; nothing is computed, and no thread is started."""
+    """Imports what commands use, without computing anything or starting threads."""
     from mi_sweeps import libraries
 
     libraries.quiet()
@@ -62,7 +62,7 @@ def environment(trial: Path) -> dict[str, str]:
 
 
 def fork(trial: Path, words: Sequence[str], log: Path, prepare: Callable[[], None] = lambda: None) -> Child:
-    """A command in a child of this process.
+    """Starts a command in a child of this process.
 
     Args:
         prepare: called in the child before the command.
@@ -95,7 +95,7 @@ def fork(trial: Path, words: Sequence[str], log: Path, prepare: Callable[[], Non
 
 
 def start(trial: Path, words: Sequence[str], log: Path) -> Child:
-    """A command as a user starts it."""
+    """Starts a command as a user does."""
     with log.open("ab") as stream:
         command = [sys.executable, "-m", "mi_sweeps.cli", *words]
         begun = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment(trial), start_new_session=True)
@@ -104,10 +104,10 @@ def start(trial: Path, words: Sequence[str], log: Path) -> Child:
 
 
 def wait(child: Child, seconds: float = SECONDS) -> int:
-    """Its exit code, or the negative number of the signal that it died from.
+    """Waits for a command; returns its exit code, or the negative number of the signal that killed it.
 
     Raises:
-        Fault: it goes on and on, or has printed a traceback.
+        Fault: it does not end, or has printed a traceback.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -126,12 +126,12 @@ def wait(child: Child, seconds: float = SECONDS) -> int:
 
 
 def ended(child: Child) -> bool:
-    """Whether it has ended; it can be waited for still."""
+    """Whether it has ended; it can still be waited for."""
     return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def send(pid: int, signum: int) -> bool:
-    """Sends a signal; False if the process is no longer there."""
+    """Sends a signal; returns False if the process is gone."""
     try:
         os.kill(pid, signum)
     except ProcessLookupError:
@@ -140,7 +140,7 @@ def send(pid: int, signum: int) -> bool:
 
 
 def of_trial(trial: Path) -> list[int]:
-    """The processes of a trial, whoever started them."""
+    """Finds the processes of a trial, whoever started them."""
     mark = f"{MARK}={trial}".encode()
     found = []
     for file in Path("/proc").glob("[0-9]*/environ"):
@@ -161,7 +161,7 @@ def clear(trial: Path) -> None:
 
 
 def shift_clock(seconds: float, after: float = 0.0) -> None:
-    """This process's clock goes wrong by so many seconds, some seconds from now."""
+    """Shifts this process's clock by some seconds, after a delay."""
     from datetime import datetime, timedelta, timezone
 
     from mi_sweeps.slurm import submissions

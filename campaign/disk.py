@@ -1,4 +1,4 @@
-"""A disk that fails when it is told to: the library of disk.c, which must be there when a process starts."""
+"""A disk that fails on demand, with the library of disk.c, which must be loaded when a process starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCE = Path(__file__).with_name("disk.c")
 
 
 class Kind(IntEnum):
-    """What happens at the n-th call, as in disk.c."""
+    """Kinds of failures at the n-th call, as in disk.c."""
 
     OFF = 0
     ONCE = 1
@@ -36,7 +36,7 @@ ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EROFS": errno.EROFS, "EDQUO
 
 
 def preload(folder: Path) -> None:
-    """Starts this process anew with the library; without a C compiler it goes on without."""
+    """Restarts this process with the library; does nothing without a C compiler."""
     if "MI_SWEEPS_DISK" in os.environ or not shutil.which("cc"):
         return
     library = folder.absolute() / "disk.so"
@@ -59,7 +59,7 @@ def available() -> bool:
 
 
 def arm(folder: Path, kind: Kind = Kind.OFF, error: int = signal.SIGKILL, nth: int = 0) -> None:
-    """From now on this process's calls on what is below a folder are counted, and the n-th one is as `kind` says.
+    """Counts this process's calls on files in a folder from now on, and lets the n-th one fail.
 
     Args:
         error: the errno, or for `KILL` the signal.
@@ -69,6 +69,6 @@ def arm(folder: Path, kind: Kind = Kind.OFF, error: int = signal.SIGKILL, nth: i
 
 
 def calls() -> tuple[int, int]:
-    """How many calls wrote and read since."""
+    """Returns how many calls have written and read since."""
     library = _library()
     return (library.disk_writes(), library.disk_reads()) if library else (0, 0)

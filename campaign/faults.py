@@ -1,4 +1,4 @@
-"""Disks that fill, fail, write less than they were asked to, or turn read-only while somebody works."""
+"""Disks that fill up, fail, write only a part, or turn read-only during work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAYS = [
 
 def trials(folder: Path, quick: bool) -> Iterator[Trial]:
     """Errors at random calls, and file systems that are too small."""
-    for place in (folder / "scratch" / "faults").glob("*/disk"):  # Of a campaign that was killed.
+    for place in (folder / "scratch" / "faults").glob("*/disk"):  # Left by a campaign that was killed.
         subprocess.run(["umount", str(place)], capture_output=True)
     for number in range(1 if quick else 72):
         yield Trial(f"call-{number:03d}", partial(at_a_call, folder, WAYS[number % len(WAYS)], 1 if quick else 2))
@@ -38,9 +38,9 @@ def trials(folder: Path, quick: bool) -> Iterator[Trial]:
 
 
 def at_a_call(folder: Path, way: tuple[Kind, str], commands: int, chance: random.Random, trial: Path) -> Values:
-    """The n-th call fails, of one command after another."""
+    """Lets the n-th call fail, in one command after another."""
     if not disk.available():
-        raise Left("no C compiler (cc), which makes the library that lets calls fail")
+        raise Left("no C compiler (cc) to build the library that lets calls fail")
     kind, error = way
     expected = sweep.reference(folder)
     output = trial / "outputs"
@@ -61,7 +61,7 @@ def at_a_call(folder: Path, way: tuple[Kind, str], commands: int, chance: random
 
 
 def too_small(folder: Path, chance: random.Random, trial: Path) -> Values:
-    """A file system that is full before the sweep is done, and grows then."""
+    """Uses a file system that is full before the sweep is done, and is enlarged then."""
     expected = sweep.reference(folder)
     most = 3 * sum(map(len, expected.files.values()))
     place = trial / "disk"
@@ -96,7 +96,7 @@ def _told(code: int, log: Path, counts: Counter[str]) -> None:
     """Counts how a command ended.
 
     Raises:
-        Fault: it did not end by itself, or did not say why it failed.
+        Fault: it was killed, or did not say why it failed.
     """
     if code not in (0, 1, 2):
         raise Fault(f"ended with {code}: {sweep.last_line(log)}; see {log}")
@@ -106,10 +106,10 @@ def _told(code: int, log: Path, counts: Counter[str]) -> None:
 
 
 def check_whole(output: Path) -> None:
-    """Whatever has its name is whole.
+    """Checks that every file with a final name is complete.
 
     Raises:
-        Fault: something is not.
+        Fault: one is not.
     """
     from mi_sweeps.errors import UserError
     from mi_sweeps.store.files import read_json, read_table

@@ -1,4 +1,4 @@
-"""The figures of docs/reliability.md, from the results on disk: between its two marks nothing is written by hand."""
+"""The figures of docs/reliability.md, generated from the results on disk, between two marks in the page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KINDS = {
 
 
 def write(folder: Path) -> None:
-    """Puts the figures of a folder of results into the page."""
+    """Writes the figures from a folder of results into the page."""
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -43,7 +43,7 @@ def write(folder: Path) -> None:
 
 
 def figures(folder: Path) -> str:
-    """Markdown."""
+    """Returns the figures as Markdown."""
     found = {part: read(folder / f"{part}.jsonl") for part in (*PARTS, "bits")}
     seeds = sorted({record.seed for records in found.values() for record in records})
     parts = (_row(name, found[part]) for part, name in PARTS.items())
@@ -76,7 +76,7 @@ def figures(folder: Path) -> str:
 
 
 def machine() -> str:
-    """The processor and how much of it there is."""
+    """Describes the processor and its cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""Every kind of stored file, cut and with other bytes: named and refused, or read as it was."""
+"""Truncates and changes every kind of stored file: it must be refused by name, or read with its original value."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Kind:
     """A kind of file."""
 
     place: str
-    """A pattern below the output."""
+    """A pattern in the output folder."""
     read: Callable[[Path, Path], Any]
-    """How the program reads it, given the file and the output; its value can be compared."""
+    """Reads it as the program does, given the file and the output; values can be compared."""
 
 
 def _tensors(file: Path, output: Path) -> Any:
@@ -48,7 +48,7 @@ def _status(file: Path, output: Path) -> Any:
 
     status = Folder(file.parent).status()
     if status.state == "failed" and str(file) in str(status.error):
-        raise UserError(status.error)  # So that all other work goes on.
+        raise UserError(status.error)
     return status
 
 

@@ -1,4 +1,4 @@
-"""Hostile input, in this process: whatever it is, the answer is right or one line that says what is wrong."""
+"""Hostile input, in this process: the result must be right, or an error of one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from campaign import sweep
 from campaign.trials import Fault, Trial, Values
 
 AT_ONCE = 500
-"""Cases of a trial, each reproducible from the trial's seed."""
+"""Cases in a trial, each reproducible from the trial's seed."""
 
 CASES = {
     "prompts": 40_000,
@@ -35,7 +35,7 @@ CASES = {
 """How many of each kind: 100,500."""
 
 MEMORY = 8 << 30
-"""Bytes that a case may take."""
+"""Most bytes of memory for a case."""
 
 LONGEST = 15_000
 """Letters of a message, which tells what was given: 5,000 of them at most, and perhaps twice."""
@@ -129,10 +129,10 @@ def trials(folder: Path, quick: bool) -> Iterator[Trial]:
 def cases(
     make: Callable[[random.Random, Path], Callable[[], Any]], count: int, chance: random.Random, trial: Path
 ) -> Values:
-    """Makes cases and sees what comes of each."""
+    """Makes cases and checks the result of each."""
     from mi_sweeps.errors import UserError
 
-    # What fills the memory shall fail here, and not the machine.
+    # Running out of memory must fail the case, not the machine.
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     counts: Counter[str] = Counter()
     before = set(os.listdir("."))
@@ -146,13 +146,13 @@ def cases(
         try:
             work()
             counts["right results"] += 1
-        except (UserError, OSError) as error:  # Of both the command line prints one line.
+        except (UserError, OSError) as error:  # The command line prints one line for both.
             counts["one-line errors"] += 1
             if "\n" in str(error) or len(str(error)) > LONGEST + len(str(place)):
                 fault = f"not one line: {str(error)[:300]!r}"
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # A panic of a library in Rust is no Exception.
+        except BaseException as error:  # A panic in a Rust library is not an Exception.
             fault = f"{type(error).__name__}: {str(error)[:300]!r}, {_where(error)}"
         if fault:
             faults.setdefault(fault[:40], f"case {number}: {fault}")
@@ -166,13 +166,13 @@ def cases(
 
 
 def _where(error: BaseException) -> str:
-    """The last place of ours that an error came through."""
+    """Returns the last line of our code that an error passed through."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "mi_sweeps" in frame.filename]
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "nowhere of ours"
 
 
 def text(chance: random.Random) -> str:
-    """A text that somebody may have."""
+    """Makes a text that a user might have."""
     return chance.choice(
         [
             lambda: chance.choice(NASTY),
@@ -184,7 +184,7 @@ def text(chance: random.Random) -> str:
 
 
 def value(chance: random.Random, depth: int = 0) -> Any:
-    """Any JSON value."""
+    """Makes any JSON value."""
     kind = chance.randrange(8 if depth < 3 else 5)
     if kind == 5:
         return [value(chance, depth + 1) for _ in range(chance.randrange(4))]
@@ -194,7 +194,7 @@ def value(chance: random.Random, depth: int = 0) -> Any:
 
 
 def spoilt(found: Any, chance: random.Random) -> Any:
-    """A copy of a JSON value in which something is otherwise: another value, a key too many or too few."""
+    """Copies a JSON value with a change: another value, an extra key, or a missing one."""
     if isinstance(found, dict) and found and chance.random() < 0.85:
         key = chance.choice(list(found))
         how = chance.random()
@@ -228,7 +228,7 @@ NAMES = [
 
 
 def prompts(chance: random.Random, place: Path) -> Callable[[], Any]:
-    """A file of rows: right, nearly right, or not at all."""
+    """Makes a file of rows: right, nearly right, or wrong."""
     from mi_sweeps.tasks import user
 
     wrong, hostile = chance.choice([0.0, 0.0, 0.1, 0.5]), chance.choice([0.0, 0.0, 0.0, 0.3])
@@ -270,7 +270,7 @@ def prompts(chance: random.Random, place: Path) -> Callable[[], Any]:
         for prompt in kept:
             for begin, end in prompt.slots:
                 if not 0 <= begin < end <= len(prompt.text):
-                    raise Fault(f"a slot that lies outside of its prompt: {prompt}")
+                    raise Fault(f"a slot outside its prompt: {prompt}")
 
     return work
 
@@ -293,7 +293,7 @@ def _default() -> dict[str, Any]:
 
 
 def values(chance: random.Random, place: Path) -> Callable[[], Any]:
-    """A configuration in which some values are others."""
+    """Makes a configuration with some values changed."""
     from mi_sweeps.config import parse
 
     found = _default()
@@ -312,7 +312,7 @@ def values(chance: random.Random, place: Path) -> Callable[[], Any]:
 
 
 def records(folder: Path, chance: random.Random, place: Path) -> Callable[[], Any]:
-    """A JSON file of an output that somebody else wrote: no checksum, and values that lie."""
+    """Makes a JSON file in an output folder without a checksum and with false values."""
     from mi_sweeps.analysis import folder as analysis
     from mi_sweeps.slurm import submissions
     from mi_sweeps.store.folders import Folder
@@ -370,7 +370,7 @@ def _records(folder: Path) -> dict[str, Any]:
 
 
 def checkpoints(chance: random.Random, place: Path) -> Callable[[], Any]:
-    """A file of weights from somewhere: shapes and offsets that lie, other types, NaN, a pickle, nothing."""
+    """Makes an untrusted file of weights: false shapes and offsets, other types, NaN, a pickle, nothing."""
     import pickle
 
     import torch
@@ -410,7 +410,7 @@ def checkpoints(chance: random.Random, place: Path) -> Callable[[], Any]:
 
 
 class _Bomb:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, place: Path) -> None:
         self.place = str(place)
@@ -420,7 +420,7 @@ class _Bomb:
 
 
 def overrides(chance: random.Random, place: Path) -> Callable[[], Any]:
-    """Words of a command line."""
+    """Makes the words of a command line."""
     from mi_sweeps.sweeps.grid import expand
 
     keys = [
@@ -445,7 +445,7 @@ def overrides(chance: random.Random, place: Path) -> Callable[[], Any]:
 
 
 def grids(chance: random.Random, place: Path) -> Callable[[], Any]:
-    """A grid file of the user's own, or another file of configuration."""
+    """Makes a user's own grid file, or another configuration file."""
     from mi_sweeps.sweeps.grid import expand
 
     right = "name: mine\ngrid:\n  seed: 0,1\n  optim.lr: 1e-4,3e-4\n  corruption: first,second\n"
@@ -475,7 +475,7 @@ def grids(chance: random.Random, place: Path) -> Callable[[], Any]:
 
 
 def tokenizers(chance: random.Random, place: Path) -> Callable[[], Any]:
-    """A model's folder with another tokenizer."""
+    """Makes a model's folder with another tokenizer."""
     from mi_sweeps.models.load import load_tokenizer
 
     _copy_mini(place)
@@ -492,7 +492,7 @@ def tokenizers(chance: random.Random, place: Path) -> Callable[[], Any]:
 
 
 def models(chance: random.Random, place: Path) -> Callable[[], Any]:
-    """A model's folder from somewhere: a pickle for weights, shapes that lie, NaN, code of its own."""
+    """Makes an untrusted model folder: a pickle for weights, false shapes, NaN, code of its own."""
     import pickle
 
     import torch
@@ -565,7 +565,7 @@ def _copy_mini(place: Path) -> None:
 
 
 def _spoil(file: Path, chance: random.Random) -> None:
-    """Another value somewhere in a JSON file, or other bytes."""
+    """Changes a value somewhere in a JSON file, or some bytes."""
     if chance.random() < 0.7:
         other = json.loads(file.read_text())
         for _ in range(chance.choice([1, 2, 4])):

@@ -1,4 +1,4 @@
-"""Processes that are killed at random moments, alone, several at once, on local workers and on a private cluster."""
+"""Kills processes at random moments: single ones, several at once, local workers, and jobs on a private cluster."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from campaign.children import Child
 from campaign.trials import Fault, Left, Trial, Values
 
 COMMANDS = ["run"] * 12 + ["report", "export", "status"]
-"""What is killed. What is not `run` only while there is something to see."""
+"""The commands to kill. Commands other than `run` only while there is something to see."""
 
 SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGTERM] * 2
 
 CLOCKS = (0.0, 0.0, 86400.0, -86400.0, 3600.0, -30.0, 10 * 365.25 * 86400, -10 * 365.25 * 86400)
-"""By how many seconds the clocks of racing processes go wrong, some at once, others while they work."""
+"""Clock errors of racing processes in seconds; some from the start, others during work."""
 
 CODES = {0, 1, 2, 130, 143, -signal.SIGKILL, -signal.SIGTERM}
-"""1: not finished, because of others. 2: others are at work."""
+"""1: not finished, because of other processes. 2: other processes are working."""
 
 
 def trials(folder: Path, quick: bool) -> Iterator[Trial]:
-    """In the whole campaign at least 200 SIGKILLs and 100 SIGTERMs."""
+    """The whole campaign has at least 200 SIGKILLs and 100 SIGTERMs."""
     counts = {"alone": 1} if quick else {"alone": 36, "racing": 14, "fresh": 8, "local": 6, "slurm": 4}
     kinds = {"alone": alone, "racing": racing, "fresh": fresh, "local": local, "slurm": on_cluster}
     for kind, count in counts.items():
@@ -49,7 +49,7 @@ def alone(folder: Path, most: int, chance: random.Random, trial: Path) -> Values
         command = chance.choice(COMMANDS) if sweep.results(output) else "run"
         signum = chance.choice(SIGNALS)
         log = trial / f"{number:02d}-{command}.log"
-        # What is left of the work gets less: early calls are likelier.
+        # The work left gets less and less, so early calls are more likely.
         nth = 1 + int(expected.writes * chance.random() ** 2)
         moment = expected.seconds * chance.random() ** 2
         at_call = disk.available() and chance.random() < 0.5
@@ -84,7 +84,7 @@ def racing(folder: Path, most: int, chance: random.Random, trial: Path) -> Value
             clock = partial(children.shift_clock, chance.choice(CLOCKS), chance.choice([0.0, expected.seconds / 4]))
             more = ("--wait",) if chance.random() < 0.5 else ()
             child = children.fork(trial, sweep.words("run", output, *more), log, clock)
-            # The last one of a round is left alone now and then, and finishes what others leave.
+            # The last one of a round is sometimes not killed, and finishes the work of the others.
             moment = 1.5 * expected.seconds * chance.random() if chance.random() < 0.8 else 1e9
             running.append((child, moment, chance.choice(SIGNALS)))
             counts["racing processes"] += 1
@@ -141,7 +141,7 @@ def local(folder: Path, most: int, chance: random.Random, trial: Path) -> Values
                 counts["of workers"] += 1
         if chance.random() < 0.5:
             children.clear(trial)
-        else:  # Those that are left go on beside the next ones.
+        else:  # Those that are left continue beside the next ones.
             counts["workers left beside new ones"] += len(children.of_trial(trial))
         if len(sweep.results(output)) == len(expected.files):
             _undo(output, chance)
@@ -212,10 +212,10 @@ def _after(child: Child, seconds: float, signum: int) -> None:
 
 
 def _is_killed(code: int, log: Path, signum: int, counts: Counter[str]) -> bool:
-    """Whether a command was killed; counts it.
+    """Returns whether a command was killed, and counts it.
 
     Raises:
-        Fault: it ended as no command may.
+        Fault: it ended in a way that is not allowed.
     """
     if code not in CODES:
         raise Fault(f"ended with {code}: {sweep.last_line(log)}; see {log}")
@@ -228,7 +228,7 @@ def _is_killed(code: int, log: Path, signum: int, counts: Counter[str]) -> bool:
 
 
 def _undo(output: Path, chance: random.Random) -> None:
-    """Deletes some of the work, so that there is something to do again."""
+    """Deletes some results, so that there is work to do again."""
     runs = sorted((output / "runs").glob("[0-9a-f]*"))
     if not runs:
         return

@@ -1,6 +1,6 @@
-"""Ten thousand points, and a thousand runs' tables: within the seconds that docs/scale.md states, and 4 GB.
+"""Ten thousand grid points, and tables of a thousand runs, must stay within the times of docs/scale.md and 4 GB.
 
-The folders are simulated as in benchmarks/scale.py: one point is computed, and its files stand for all others'.
+Folders are simulated as in benchmarks/scale.py: one point is computed, and its files serve for all others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECONDS = {"plan": 3.1, "status": 1.6, "report": 41.0, "export": 150.0}
 """What a quiet machine takes: docs/scale.md, and for `export` of 1,000 runs with 54,000 tables what it took."""
 
 BUSY = 4.0
-"""How many times as long it may take on a busy one."""
+"""Allowed factor on a busy machine."""
 
 MEMORY = 4000.0
 """MB that a command may take."""
@@ -39,7 +39,7 @@ def trials(folder: Path, quick: bool) -> Iterator[Trial]:
 
 
 def commands(count: int, names: tuple[str, ...], chance: random.Random, trial: Path) -> Values:
-    """Seconds and MB of each command on a sweep of so many points."""
+    """Measures seconds and MB of each command on a sweep with this many points."""
     sys.path.insert(0, str(BENCHMARKS))
     import scale
     import simulate

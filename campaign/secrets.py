@@ -1,4 +1,4 @@
-"""Keys in the environment, and everything that commands write and print while they are there."""
+"""Searches everything that commands write and print for secrets from the environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def trials(folder: Path, quick: bool) -> Iterator[Trial]:
 
 
 def commands(folder: Path, mode: str, chance: random.Random, trial: Path) -> Values:
-    """Every command, one after another."""
+    """Runs every command, one after another."""
     output = trial / "outputs"
     tracking = [] if mode == "none" else ["tracking=wandb", "tracking.mode=offline"]
     for number, (command, *more) in enumerate(COMMANDS):
@@ -39,7 +39,7 @@ def commands(folder: Path, mode: str, chance: random.Random, trial: Path) -> Val
             "doctor": ["doctor", f"output={output}"],
         }.get(command, sweep.words(command, output))
         log = trial / f"{number}-{command}.log"
-        # wandb's own process needs a process that was not forked.
+        # wandb does not work in a forked process.
         start = children.start if tracking else children.fork
         if (code := children.wait(start(trial, [*words, *more], log))) not in (0,):
             raise Fault(f"`{command}` ended with {code}: {sweep.last_line(log)}; see {log}")

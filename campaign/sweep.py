@@ -1,4 +1,4 @@
-"""The sweep that is disturbed, and what must be true of it in the end."""
+"""The sweep to disturb, and the checks that it must pass in the end."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ OVERRIDES = (
     "launcher.threads=1",
     "sweep.name=s",
 )
-"""Two fine-tunes with three checkpoints, and four patch jobs with two tables: all phases, in a few seconds."""
+"""Two fine-tunes with three checkpoints, and four patch jobs with two tables: every phase in a few seconds."""
 
 NAME = "s"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The sweep as it is when nothing happens."""
+    """The undisturbed sweep."""
 
     files: dict[str, bytes]
-    """What must be equal bit by bit, by its place below the output: weights and tables."""
+    """Weights and tables, which must be equal bit for bit, by path in the output folder."""
     seconds: float
     writes: int
-    """Calls that write below the output."""
+    """Number of calls that write to the output folder."""
     reads: int
 
 
@@ -99,18 +99,18 @@ def finish(
     commands: Sequence[str] = ("run",),
     once: bool = True,
 ) -> None:
-    """Nothing disturbs the sweep any more: what is left is done, and all is as if nothing had happened.
+    """Finishes the sweep without disturbing it, and checks that the result is as if nothing had happened.
 
     Args:
         more: options of the last command.
-        commands: what is still asked for.
-        once: whether nothing was deleted meanwhile, so that nothing was done twice.
+        commands: commands still to run.
+        once: whether nothing was deleted in the meantime, so that nothing may be computed twice.
 
     Raises:
-        Fault: something is not.
+        Fault: a check fails.
     """
     children.clear(trial)
-    # As if an hour had passed, after which leftovers are nobody's.
+    # As if an hour had passed, after which leftovers are taken to be abandoned.
     for partial in output.rglob("*.partial"):
         os.utime(partial, (time.time() - 7200,) * 2)
     for command in commands:
@@ -139,26 +139,26 @@ def finish(
 
 
 def check_tidy(output: Path) -> None:
-    """No temporary file is left."""
+    """Checks that no temporary file is left."""
     left = [str(file) for file in output.rglob("*") if "partial" in file.name or file.suffix in (".tmp", ".temp")]
     if left:
         raise Fault(f"left behind: {', '.join(left[:3])}")
 
 
 def check_once(output: Path) -> None:
-    """No fine-tune and no table was computed to its end twice: each end is in the log once."""
+    """Checks in the logs that no fine-tune and no table was completed twice."""
     for log in (output / "runs").glob("**/log.txt"):
         ends = Counter(re.findall(r"INFO (step \d+): (?:\d+ rows)?", log.read_text(errors="replace")))
         is_patch = log.parent.parent.name == "patches"
         last = max((int(step.split()[1]) for step in ends), default=0)
         for step, count in ends.items():
-            # A checkpoint of an attempt that was killed before its resume state was there is made again.
+            # A checkpoint is made again if its attempt was killed before the resume state was written.
             if count > 1 and (is_patch or step == f"step {last}"):
                 raise Fault(f"{log}: {step} was done {count} times")
 
 
 def check_secrets(trial: Path) -> None:
-    """Nothing that was written has a secret."""
+    """Checks that no file contains a secret."""
     for file in trial.rglob("*"):
         if file.is_file() and not file.is_symlink():
             content = file.read_bytes()
@@ -168,6 +168,6 @@ def check_secrets(trial: Path) -> None:
 
 
 def last_line(log: Path) -> str:
-    """What was printed last."""
+    """Returns the last line of a log."""
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""

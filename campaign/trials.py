@@ -1,4 +1,7 @@
-"""Trials: what is tried, under which seed, and what came of it, as lines of JSON from which a part goes on."""
+"""Trials and their results, stored as JSON lines, from which an interrupted part resumes.
+
+They are read and written with `json`; a library for JSON lines would not accept a cut last line.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 Values = dict[str, float]
-"""What a trial counted or measured."""
+"""The counts or measurements of a trial."""
 
 
 class Fault(Exception):
-    """What must never be: the trial's result is a fault of the program.
+    """The trial found a fault of the program.
 
     Args:
-        values: what was counted until then.
+        values: the counts until then.
     """
 
     def __init__(self, what: str, values: Values | None = None) -> None:
@@ -29,21 +32,21 @@ class Fault(Exception):
 
 
 class Left(Exception):
-    """The trial cannot be made on this machine; why, in one line."""
+    """The trial is not possible on this machine; the reason in one line."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One thing to try."""
+    """One trial."""
 
     name: str
     run: Callable[[random.Random, Path], Values]
-    """Given its own random numbers and an empty folder; raises `Fault` or `Left`."""
+    """Takes its own random numbers and an empty folder; raises `Fault` or `Left`."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What came of a trial."""
+    """The result of a trial."""
 
     part: str
     trial: str
@@ -55,9 +58,9 @@ class Record:
 
 
 def perform(part: str, trials: Iterable[Trial], seed: int, folder: Path, only: str | None = None) -> Iterator[Record]:
-    """Makes those trials that have no result yet or had a fault, or `only` one of them, and gives the results of all.
+    """Runs the trials that have no result yet or had a fault, or `only` one of them; returns the results of all.
 
-    Everything a trial does comes from the seed, the part and its name. The folder of a trial stays if it found a fault.
+    A trial depends only on the seed, the part and its name. Its folder is kept if it found a fault.
     """
     results = folder / f"{part}.jsonl"
     known = {record.trial: record for record in read(results) if record.seed == seed and not record.fault}
@@ -70,7 +73,7 @@ def perform(part: str, trials: Iterable[Trial], seed: int, folder: Path, only: s
             scratch.mkdir(parents=True)
             known[trial.name] = record = _one(part, trial, seed, scratch)
             with results.open("a") as lines:
-                # The line before may be cut.
+                # The previous line may be cut.
                 lines.write(f"\n{json.dumps(asdict(record))}\n")
             if not record.fault and not only:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -93,7 +96,7 @@ def _one(part: str, trial: Trial, seed: int, scratch: Path) -> Record:
 
 
 def read(results: Path) -> list[Record]:
-    """The results on disk; the last line may be cut where the machine stopped."""
+    """Reads the results on disk; the last line may be cut if the machine stopped."""
     found = {}
     for line in results.read_text().splitlines() if results.exists() else ():
         try:
@@ -105,7 +108,7 @@ def read(results: Path) -> list[Record]:
 
 
 def totals(records: Iterable[Record]) -> Counter[str]:
-    """The sums of all values."""
+    """Sums all values."""
     total: Counter[str] = Counter()
     for record in records:
         total.update(record.values)

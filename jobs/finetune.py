@@ -100,7 +100,7 @@ def check_identity(config: Config, folder: RunFolder) -> None:
         UserError: the files of the model, or the user's prompts or code, have changed since.
     """
     if run_id(config) != folder.run_id:
-        began = (read_json(folder.path / "run.json") or {}).get("model", {}).get("commit")
+        began = (read_json(folder.about) or {}).get("model", {}).get("commit")
         todo = f"run the sweep again, or go on with model.revision={began}" if began else "run the sweep again"
         raise UserError(f"{folder.path}: model, prompts or your code have changed since this was planned; {todo}")
     with suppress(OSError):  # It only saves time.

@@ -21,7 +21,7 @@ __all__ = ["Output", "Plan", "Run", "UserError", "open", "plan"]
 
 
 def __getattr__(name: str) -> Any:
-    """The names of `mi_sweeps.api`, when they are asked for: the command line starts without pandas."""
+    """Imports the names of `mi_sweeps.api` on first use, so that the command line starts without pandas."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from mi_sweeps import api, errors

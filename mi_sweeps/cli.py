@@ -44,13 +44,13 @@ COMMANDS: tuple[ModuleType, ...] = (
     *(plan, run, zoom, audit, status, show, wait, cancel, logs),
     *(report, export, track, sync, dashboard, doctor),
 )
-"""A command is a file: its name, its HELP, its WORDS, its `arguments`, and `run`."""
+"""Modules with HELP, WORDS, `arguments` and `run`; each is a command named after its file."""
 
 Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0 done, 1 some run failed or cannot be read, 2 bad input or output that cannot be
+    """Runs a command and exits: 0 done, 1 a run failed or cannot be read, 2 bad input or output that cannot be
     written."""
     libraries.quiet()
     given, output = sys.stdout, Output(sys.stdout)
@@ -61,15 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         sys.stdout = given
     if output.error and not isinstance(output.error, BrokenPipeError):
-        _complain(f"standard output cannot be written: {output.error.strerror}; write it to another place")
+        _complain(f"standard output cannot be written: {output.error.strerror}; redirect it elsewhere")
         code = code or BAD_INPUT
     sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """The exit code of a command."""
+    """Runs a command; returns its exit code."""
     parser = _parser()
-    # Options may stand between the words, which argparse alone does not allow below a sub-command.
+    # Options may come between words, which argparse does not allow in sub-commands.
     given = [
         "--retry=all" if word == "--retry" else word for word in (sys.argv[1:] if arguments is None else arguments)
     ]
@@ -79,7 +79,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         parser.error(f"{unknown[0]}: no such option; see `mi-sweeps COMMAND --help`")
     options.words += words
     options.line = shlex.join(["mi-sweeps", *(sys.argv[1:] if arguments is None else arguments)])
-    options.damaged = []  # What could not be read, and was left out.
+    options.damaged = []  # Collects files that could not be read and were left out.
     command: Command = options.command
     try:
         code = command(options)
@@ -94,10 +94,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         _complain(f"{error.filename}: {error.strerror}" if known else describe(error))
         return BAD_INPUT
     except Superseded as error:
-        _complain(f"{error}, or its status.json cannot be read; the same command goes on from here")
+        _complain(f"{error}, or its status.json cannot be read; the same command resumes it")
         return common.FAILED
     except (KeyboardInterrupt, Cancelled) as stopped:
-        _complain(str(stopped) or "stopped; the same command goes on from here")
+        _complain(str(stopped) or "stopped; the same command resumes it")
         return INTERRUPTED
 
 
@@ -110,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mi-sweeps {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
-        name, said = command.__name__.rpartition(".")[2], command.HELP
-        sub = subparsers.add_parser(name, help=said, description=f"{said[0].upper()}{said[1:]}.")
+        name, summary = command.__name__.rpartition(".")[2], command.HELP
+        sub = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         sub.add_argument("words", nargs="*", metavar=command.WORDS)
         sub.set_defaults(command=command.run)
         command.arguments(sub)
@@ -124,7 +124,7 @@ def _complain(message: str) -> None:
 
 
 def _tell(line: str) -> None:
-    """One line, and on a terminal as many as it takes."""
+    """Prints a line, wrapped if on a terminal."""
     if sys.stderr.isatty():
         from mi_sweeps.lines import at_words
 

@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def findings(output: Path) -> Iterator[tuple[str, str, str]]:
-    """Each thing looked at, what was found, and what to do if something is missing (else empty)."""
+    """Yields what was checked, what was found, and what to do if something is missing (otherwise empty)."""
     yield "python", f"{platform.python_version()} on {platform.platform()}", ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield "cpu", f"{cores} cores", ""

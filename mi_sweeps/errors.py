@@ -1,11 +1,11 @@
-"""Errors that are the user's to mend."""
+"""Errors that the user can fix."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """What was wrong, where, and what to do, in one line. The command line prints it and exits with 2."""
+    """What is wrong, where, and what to do, in one line. The command line prints it and exits with 2."""
 
     def __init__(self, message: object) -> None:
-        # What a user has typed or stored, and is told again, may have line breaks.
+        # Quoted input may contain line breaks.
         super().__init__(" ".join(str(message).splitlines()))

@@ -1,4 +1,4 @@
-"""Commands that a message tells the user to type."""
+"""Commands in messages, for the user to type."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mi_sweeps import locations
 
 
 def hint(command: str, sweeps: str, output: Path) -> str:
-    """A command for sweeps, or for all if none is named, as the user should type it next: a shell takes it as it is."""
+    """Formats a command for some sweeps, or for all if none is named, quoted for a shell."""
     default = output.absolute() == Path(locations.DEFAULT).absolute()
     where = "" if default else shlex.quote(f"output={locations.quoted(output)}")
     return " ".join(filter(None, ("mi-sweeps", command, sweeps, where)))

@@ -1,5 +1,5 @@
-"""How other libraries behave in our processes: what they print, where they draw, how their threads wait, what becomes
-of memory that they freed, and which kernels they choose."""
+"""Settings of other libraries: what they print, where they draw, how their threads wait, what happens to freed memory,
+and which kernels they choose."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import warnings
 from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of malloc.h."""
+"""Constants of malloc.h."""
 
 MKL_FUNCTIONS = "acos asin atan cos erf erfc erfinv exp log log10 log2 sin sqrt tan tanh trunc".split()
-"""What torch hands to MKL's vector functions on a CPU, in fp32 and fp64 (ATen/cpu/vml.h)."""
+"""Functions that torch passes to MKL's vector functions on a CPU, in fp32 and fp64 (ATen/cpu/vml.h)."""
 
 SPINS = 5000
-"""How often a thread of OpenMP's (libgomp, in torch's wheels) looks for work before it gives up its core.
+"""How often an OpenMP thread (libgomp, in torch's wheels) checks for work before it gives up its core.
 
-Its own number is 300,000, which on a machine with other work takes the core from the thread that is waited for.
-Giving the core up at once (OMP_WAIT_POLICY=PASSIVE) costs small models half of their speed on a quiet machine."""
+The default of 300,000 takes the core away from the thread being waited for, if the machine has other work. Giving it up
+at once (OMP_WAIT_POLICY=PASSIVE) halves the speed of small models on a quiet machine."""
 
 
 def quiet(*, pictures_to_files: bool = True) -> None:
-    """Keeps progress bars and advice out of our own output (errors still come through), threads from holding cores
-    while they wait, and pictures to files.
+    """Turns off other libraries' progress bars and advice (errors still appear), keeps waiting threads from holding
+    cores, and makes matplotlib draw to files.
 
-    Call before torch is imported: it loads tqdm and OpenMP, which read their switches then.
+    Call before torch is imported: it loads tqdm and OpenMP, which then read their settings.
 
     Args:
-        pictures_to_files: false in a notebook, whose own pictures are shown by a backend of its own.
+        pictures_to_files: False in a notebook, which has its own matplotlib backend.
     """
     for variable, value in {
         "TQDM_DISABLE": "1",
@@ -40,12 +40,12 @@ def quiet(*, pictures_to_files: bool = True) -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_VERBOSITY": "error",
         "TRANSFORMERS_VERBOSITY": "error",
-        "DISABLE_SAFETENSORS_CONVERSION": "1",  # Else it asks the hub to convert whatever has no safetensors.
+        "DISABLE_SAFETENSORS_CONVERSION": "1",  # Otherwise it asks the hub to convert models without safetensors.
     }.items():
         os.environ.setdefault(variable, value)
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
-    # A notebook's shell exports a backend of the notebook's own, without which matplotlib cannot even be imported.
+    # A shell started from a notebook exports the notebook's backend, and without that matplotlib cannot be imported.
     if pictures_to_files:
         os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -63,27 +63,27 @@ def calculate_alone() -> None:
 
 
 def python(code: str) -> list[str]:
-    """A command that runs `code`, which has `sys`, in another Python; its arguments follow.
+    """Returns a command that runs `code` (with `sys` imported) in another Python; its arguments follow.
 
-    Python looks for modules in the working folder first, and would take a user's `queue.py` there for its own. So that
-    folder is left out, as by -P, which Python has from 3.11 on; what PYTHONPATH names is found."""
+    The working folder is taken off the module path, because a user's `queue.py` there would hide Python's own.
+    PYTHONPATH still works. (Python's option -P does the same, but only since 3.11.)"""
     return [sys.executable, "-u", "-c", f"import sys; sys.path[:1] = filter(None, sys.path[:1]); {code}"]
 
 
 def ready(threads: int | None) -> None:
-    """Call where a process begins to compute, before it loads a model.
+    """Prepares a process for computing. Call it before loading a model.
 
-    MKL 2024.2, which torch's wheels for CPUs bring along, chooses the kernel of a vector function at its first call. If
-    several threads make that call at once, one of them may compute with a kernel of low precision, 4000 units in the
-    last place away (github.com/pytorch/pytorch/issues/188792). So each is called here first, with a single element,
-    which torch leaves to the calling thread.
+    MKL 2024.2, in torch's CPU wheels, chooses the kernel of a vector function at its first call. If several threads
+    make that call at once, one of them may use a kernel of low precision, off by 4000 units in the last place
+    (github.com/pytorch/pytorch/issues/188792). Therefore each function is first called here with a single element,
+    which torch computes in the calling thread.
 
-    Glibc keeps 256 MB that were freed from then on. Left to itself it gives back whatever lies free above the last
-    allocation, and takes it again page by page for the next tensors: a tenth of a step of stacked small models
-    (mallopt(3), M_TRIM_THRESHOLD).
+    glibc is set to keep 256 MB of freed memory. By default it returns free memory at the top of the heap and gets it
+    again page by page for the next tensors, which costs a tenth of a step of stacked small models (mallopt(3),
+    M_TRIM_THRESHOLD).
 
     Args:
-        threads: how many torch uses; None: as many as it likes.
+        threads: how many threads torch uses; None leaves the choice to torch.
     """
     import torch
 
@@ -93,6 +93,6 @@ def ready(threads: int | None) -> None:
     with suppress(AttributeError, OSError, TypeError):  # Another C library.
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 2**28)
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # Naming one stops both from growing; this is how far it grows.
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # Setting one stops both from adapting; this is the adaptive maximum.
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,4 +1,7 @@
-"""Lines that are longer than a terminal is wide: broken between words, and whole where something else reads them."""
+"""Long lines: broken between words on a terminal, left whole elsewhere.
+
+rich's own wrapping would also break commands in backquotes, which are meant to be copied.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from rich.console import Console
 from rich.text import Text
 
 WIDE = 400
-"""Columns of what is no terminal: so many that no table is squeezed."""
+"""Assumed width if the output is not a terminal, wide enough for any table."""
 INDENT = 2
-"""By so much what goes on is further in than the beginning of its line."""
+"""Extra indentation of continued lines."""
 WORDS = re.compile(r"(?:`[^`]*`|[^\s`]|`)+")
-"""What stays together: words, and commands in backquotes, which are there to be copied."""
+"""What is never broken: words, and commands in backquotes."""
 
 
 class Lines(Console):
-    """A console of which `soft_wrap` means: on a terminal broken between words, and elsewhere not at all."""
+    """A console whose `soft_wrap` breaks lines between words on a terminal, and nowhere else."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As of rich."""
+        """As `rich.console.Console.print`."""
         if options.get("soft_wrap") and self.is_terminal:
             objects = tuple(
                 self._broken(one, bool(options.get("markup"))) if isinstance(one, str | Text) else one
@@ -40,13 +43,13 @@ class Lines(Console):
 
 
 def at_words(line: str, width: int) -> Iterator[str]:
-    """A line as several that are no wider, of which the later ones are indented. A word that is wider stays whole: the
-    terminal goes on with it in the next line, and it is copied as one."""
+    """Breaks a line into lines of at most `width` columns; continued lines are indented. A wider word stays whole: the
+    terminal wraps it, and it can still be copied."""
     return (" " * indent + line[start:end] for start, end, indent in _pieces(line, width))
 
 
 def _pieces(line: str, width: int) -> Iterator[tuple[int, int, int]]:
-    """Where each of the several lines begins and ends in the one, and how far it is indented."""
+    """Yields the start, end and indentation of each piece of a line."""
     if cell_len(line) <= width:
         yield 0, len(line), 0
         return

@@ -1,4 +1,4 @@
-"""Files and folders as users write them: with ~, in Hydra's quotes, relative to where they are."""
+"""Paths as users write them: with ~, in Hydra's quotes, relative to the working folder."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from pathlib import Path
 from mi_sweeps.errors import UserError
 
 DEFAULT = "outputs"
-"""Where results are if nobody says otherwise (conf/config.yaml)."""
+"""The default output folder (conf/config.yaml)."""
 
 PLAIN = re.compile(r"[\w./:+@%=-]+")
-"""What needs no grammar: letters of any language, digits and the usual signs. Hydra's takes a moment to import."""
+"""Paths that need no parsing by Hydra, which is slow to import: letters of any language, digits and the usual signs."""
 
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def local(path: str | Path) -> Path:
-    """A file or folder of this machine, absolute: whoever computes a point later may do so from another folder.
+    """Returns the absolute path of a file or folder on this machine; workers may run in another working folder.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not a path on this machine.
     """
     text = str(path)
     if REMOTE.match(text):
-        raise ValueError("not a place on this machine; mount it and give its path")
+        raise ValueError("not on this machine; mount it and give its path")
     if "\0" in text:
-        raise ValueError("a path has no null character")
+        raise ValueError("a path cannot contain a null character")
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:
-        raise ValueError(f"{Path(text).parts[0]} is no user of this machine") from None
+        raise ValueError(f"{Path(text).parts[0]} is not a user of this machine") from None
 
 
 def output(word: str) -> Path:
-    """The folder that `output=WORD` means, for every command the same.
+    """Returns the folder that `output=WORD` means, in the same way for every command.
 
     Raises:
-        UserError: it means none on this machine.
+        UserError: it is not a folder on this machine.
     """
     text = unquoted(word)
     if "${" in text:
@@ -55,8 +55,8 @@ def output(word: str) -> Path:
 
 
 def unquoted(word: str) -> str:
-    """The text that the value of `output=WORD` is: without the quotes of Hydra's grammar, `${...}` left as it is. What
-    is not of that grammar, or no text in it (a number, a list), is text as it was written.
+    """Returns the text of `output=WORD` without Hydra's quotes; `${...}` is left unresolved. A word that Hydra cannot
+    parse, or reads as a number or list, is taken literally.
 
     Raises:
         UserError: it is empty, or several values.
@@ -73,15 +73,13 @@ def unquoted(word: str) -> str:
     except HydraException:
         return word
     if override.is_sweep_override():
-        raise UserError(
-            f"output={word}: several folders, and results are in one (quoted, a comma is text); give one value"
-        )
+        raise UserError(f"output={word}: several folders; give one (in quotes, a comma is part of the name)")
     value = override.value()
     return value if isinstance(value, str) else word
 
 
 def quoted(path: Path) -> str:
-    """The word for a folder: what `output` reads as that folder."""
+    """Quotes a folder, so that `output` reads it back."""
     text = str(path)
     if PLAIN.fullmatch(text):
         return text

@@ -1,4 +1,4 @@
-"""Orders to stop, which signals bring as exceptions."""
+"""Makes sure that an exception raised by a signal handler stops the process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from mi_sweeps.store.endings import Cancelled, Interrupted
 
 AGAIN_SECONDS = 0.01
-"""After so long an order that was lost is given again."""
+"""How soon a lost exception is raised again."""
 
 
 @contextmanager
 def insisted_on() -> Iterator[None]:
-    """While inside, an order is raised again where Python has lost it: an exception that a signal's handler raises in a
-    destructor or in a weak reference's callback is printed and forgotten, and the process would work on."""
+    """Raises `Cancelled` and `Interrupted` again if Python loses them: an exception that a signal handler raises inside
+    a destructor or a weak reference's callback is only printed, and the process would go on."""
     before = sys.unraisablehook
 
     def again(lost: Any) -> None:

@@ -1,4 +1,4 @@
-"""A line of numbers as a line of blocks, for a terminal."""
+"""Sparklines for a terminal. rich has none, and a further dependency would save little."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], low: float | None = None, high: float | None = None, width: int = 40) -> str:
-    """A block for each value, from `low` to `high`, or else from the least to the largest; a space for NaN.
+    """Draws a block for each value, between `low` and `high` (default: smallest and largest value); a space for NaN.
 
-    Of more than `width` values that many are shown, evenly apart, with the first and the last. Equal values are
-    blocks of middle height where nothing says how high they are.
+    Of more than `width` values, that many are drawn, evenly spaced and including the first and the last. If all values
+    are equal and no limits are given, the blocks have half height.
     """
     if len(values) > width:
         values = [values[round(at * (len(values) - 1) / max(1, width - 1))] for at in range(width)]

@@ -62,7 +62,7 @@ def one_run(small, tmp_path_factory):
         ("optim.lr=fast", "optim.lr=fast: give a number above 0"),
         (
             "patching.paths={receivers: [[3, 1]], inputs: [logits], norm: frozen}",
-            "patching.paths.receivers: heads receive by q, k and v, and patching.paths.inputs has logits alone",
+            "patching.paths.receivers: heads receive through q, k and v, but patching.paths.inputs is only logits",
         ),
         ("train.steps=0", "train.steps=0: give a whole number of at least 1"),
         ("train.batch_size=0", "train.batch_size=0"),
@@ -79,10 +79,10 @@ def one_run(small, tmp_path_factory):
         ("seed=range(0,0)", "seed=range(0,0): this gives no values, so the grid is empty"),
         ("schedule=glob(zzz*)", "the grid is empty"),
         ("seed=1,", "cannot be read as KEY=VALUE"),
-        ("patching.steps=[3]", "patching.steps: [3] are no checkpoints of this run"),
+        ("patching.steps=[3]", "patching.steps: [3] are not checkpoints of this run"),
         (
             "patching.circuits={at: [3]}",
-            "patching.circuits.at: [3] are not among the checkpoints that are examined",
+            "patching.circuits.at: [3] are not among the examined checkpoints",
         ),
         ("patching.looks={patterns: -1}", "patching.looks.patterns=-1: give a whole number of at least 0"),
         ("patching.looks=maybe", "patching.looks=maybe: give true, false, {patterns: 4} or null"),
@@ -103,7 +103,7 @@ def one_run(small, tmp_path_factory):
         ("launcher.device=tpu", "launcher.device=tpu: give auto, cpu, cuda or cuda:1"),
         (
             "patching.edges={sample: 5}",
-            "patching.edges.sample=5: all edges are patched and none is left to draw; give patching.edges.exact, too",
+            "patching.edges.sample=5: all edges are patched, so none is left to draw; also give patching.edges.exact",
         ),
         ("patching.circuits={sizes: [0]}", "patching.circuits.sizes.0=0: give a number above 0 and of at most 100"),
         (
@@ -128,7 +128,7 @@ def one_run(small, tmp_path_factory):
         ("+task.colour=red", "task=ioi3: "),
         ("schedule._target_=mi_sweeps.nope", "schedule=constant: "),
         ("+schedule.warm=1", "schedule=constant: "),
-        ("tracking.project='a/b'", "tracking.project='a/b': has '/'; wandb takes 1 to 128 characters, and none of / "),
+        ("tracking.project='a/b'", "tracking.project='a/b': has '/'; wandb takes 1 to 128 characters, but none of / "),
         ("tracking.project=50%", "tracking.project='50%': has '%'"),
         ("tracking.project='a:b'", "tracking.project='a:b': has ':'"),
         (f"tracking.project={'n' * 129}", "is too long; wandb takes"),
@@ -166,16 +166,19 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
         ("patching.split=test", "patching.split=test: give heldout or train"),
         ("sweep=nope corruption=first", "corruption=first: task=previous_token has no such corruption"),
         ("sweep=nope_bos corruption=bos", "corruption=bos: with task.bos=false no sequence begins with BOS"),
-        ("patching=cross patching.steps=[8]", "patching.cross: needs two checkpoints, and [8] are looked at"),
-        ("patching=cross patching.cross.with=[3]", "patching.cross.with: [3] are not looked at, but [0, 1, 2, 4, 8,"),
-        ("patching=cross patching.cross.permutations=5", "walked backwards too, so give an even number"),
+        ("patching=cross patching.steps=[8]", "patching.cross: needs two checkpoints, but only [8] are examined"),
+        (
+            "patching=cross patching.cross.with=[3]",
+            "patching.cross.with: [3] are not among the examined checkpoints ([0, 1, 2, 4, 8,",
+        ),
+        ("patching=cross patching.cross.permutations=5", "also used in reverse, so give an even number"),
         ("sweep=nope patching=full", "patching.sites: model=nope has attention only (model.d_mlp=null)"),
-        ("sweep=nope checkpoint.storage=delta", "model=nope begins from nothing"),
+        ("sweep=nope checkpoint.storage=delta", "model=nope starts from scratch"),
         ("sweep=nope train.gradient_checkpointing=true", "train.gradient_checkpointing=true: model=nope does not"),
         ("train.lora.rank=4", "train.lora.rank=4: there is no adapter; give train.method=lora too"),
         (
             "train.lora.targets=[]",
-            "train.lora.targets=[]: give null or a list in brackets, each text, and not an empty one",
+            "train.lora.targets=[]: give null or a list in brackets, each text that is not empty",
         ),
         ("model=nope model.d_vocab=9", "task=ioi3: makes text, but model=nope has no tokenizer"),
         (
@@ -197,7 +200,7 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
         ),
         ("launcher=slurm launcher.time=1:00:00", "launcher.time=1:00:00: give minutes, as a whole number"),
         ("launcher=slurm launcher.gpus=a100:1", "is asked for with launcher.sbatch.gres=gpu:a100:1"),
-        ("launcher=slurm launcher.patch.gpus=a100:1", "launcher.patch.gpus=a100:1: give how many"),
+        ("launcher=slurm launcher.patch.gpus=a100:1", "launcher.patch.gpus=a100:1: give a number"),
         (
             "schedule=constant,cosine schedule.warmup_ratio=0.1",
             "schedule.warmup_ratio: schedule=constant has no such key",
@@ -208,17 +211,17 @@ def test_a_wrong_override(refuse, tmp_path, override, says):
         ),
         (
             "model=series model.path=/nowhere/checkpoint-8",
-            "model.path=/nowhere/checkpoint-8: give a pattern that has {step} once",
+            "model.path=/nowhere/checkpoint-8: give a pattern that contains {step} once",
         ),
-        ("model=series model.hub=org/lm", "model.revision=null: give a pattern that has {step} once"),
+        ("model=series model.hub=org/lm", "model.revision=null: give a pattern that contains {step} once"),
         (
             "model=series model.path=/nowhere/checkpoint-{step}",
             "model.path=/nowhere/checkpoint-{step}: no checkpoint there",
         ),
         ("model=series model.path=/a-{step} model.hub=org/lm", "model: give model.path="),
-        ("model=local model.path=/nowhere/checkpoint-{step}", "many checkpoints are a series; give model=series"),
-        ("output=s3://bucket/x", "output=s3://bucket/x: not a place on this machine"),
-        ("--config-dir=s3://x", "s3://x: not a place on this machine"),
+        ("model=local model.path=/nowhere/checkpoint-{step}", "this names many checkpoints; use model=series"),
+        ("output=s3://bucket/x", "output=s3://bucket/x: not on this machine"),
+        ("--config-dir=s3://x", "s3://x: not on this machine"),
     ],
 )
 def test_plan_refuses_what_the_configuration_says_to_be_wrong(capsys, overrides, says):

@@ -453,7 +453,7 @@ def test_output_that_cannot_be_written_is_told_in_one_line(words, monkeypatch, c
         with pytest.raises(SystemExit) as stopped:
             cli.main(["plan", *words])
     assert stopped.value.code == 2
-    said = "error: standard output cannot be written: No space left on device; write it to another place\n"
+    said = "error: standard output cannot be written: No space left on device; redirect it elsewhere\n"
     assert capsys.readouterr().err == said
 
 

@@ -1,4 +1,4 @@
-"""What `mi-sweeps` does, from Python: `import mi_sweeps as mi`. Every name here is one of `mi_sweeps` too."""
+"""The Python interface: `import mi_sweeps as mi`. Every name here is also in `mi_sweeps`."""
 
 from mi_sweeps.api.output import Output, open
 from mi_sweeps.api.run import Run

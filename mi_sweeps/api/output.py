@@ -1,4 +1,4 @@
-"""An output folder: its runs, found by what they are, and the report that compares them."""
+"""An output folder: selecting its runs, and the report that compares them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.store.files import write_bytes
 
 NOT_SHOWN = ("setting", "attempts", "host")
-"""Columns of `runs` that a notebook leaves out."""
+"""Columns of `runs` that are left out in a notebook."""
 
 MOST_ROWS = 60
-"""Rows of a table that a notebook shows."""
+"""Most rows of a table to show in a notebook."""
 
 
 def open(path: str | Path = locations.DEFAULT, *sweeps: str | Iterable[str]) -> Output:
-    """An output folder as it is now.
+    """Opens an output folder.
 
     Args:
-        path: of the folder.
-        sweeps: the names of those that are looked at, or lists of names; without any, all there is.
+        path: the folder.
+        sweeps: names of sweeps, or lists of names; without any, all sweeps and runs.
 
     Raises:
         UserError: there is no such folder, or no such sweep.
@@ -48,7 +48,7 @@ def open(path: str | Path = locations.DEFAULT, *sweeps: str | Iterable[str]) -> 
 
 
 class Output(Tables):
-    """Some runs of an output folder. A notebook shows the table of them."""
+    """Some runs of an output folder. A notebook shows them as a table."""
 
     @property
     def path(self) -> Path:
@@ -57,18 +57,18 @@ class Output(Tables):
 
     @property
     def sweeps(self) -> list[str]:
-        """The names of the sweeps that were run into it."""
+        """The names of its sweeps."""
         return [sweep.name for sweep in self._found.sweeps]
 
     def select(self, **wanted: Any) -> Output:
-        """Those runs that are as they are wanted to be.
+        """Selects runs.
 
         Args:
-            wanted: by a column of `runs`, or by a key of the configuration (`**{"optim.betas": [0.9, 0.99]}`): a value,
-                a set, tuple or range of which any value will do, or a function of the value.
+            wanted: by column of `runs`, or by key of the configuration (`**{"optim.betas": [0.9, 0.99]}`): a value; a
+                set, tuple or range of allowed values; or a function that tests the value.
 
         Raises:
-            UserError: there is no such column or key, or no such run.
+            UserError: there is no such column or key, or no run matches.
 
         >>> out = open(finished)
         >>> out.select(seed=range(2), **{"train.steps": 4}).runs.seed.tolist()
@@ -90,24 +90,24 @@ class Output(Tables):
         return Output(replace(self._found, runs=kept))
 
     def _values(self, name: str) -> dict[str, Any]:
-        """A column of `runs` or a key of the configurations, by run id."""
+        """Returns the values of a column of `runs` or a key of the configuration, by run id."""
         if name in self.runs:
             return dict(zip(self.runs["run_id"], self.runs[name], strict=True))
         keyed = {run.run_id: configs.flatten(run.config) for run in self._found.runs}
         if not any(name in one for one in keyed.values()):
             raise UserError(
-                f"select {name}: no column of `runs` ({', '.join(self.runs.columns)}), and no key of the configuration"
+                f"select {name}: not a column of `runs` ({', '.join(self.runs.columns)}) nor a key of the configuration"
             )
         return {run_id: one.get(name) for run_id, one in keyed.items()}
 
     def run(self, id: str | None = None) -> Run:
-        """One run.
+        """Returns one run.
 
         Args:
-            id: its id or that of one of its patch jobs, or the beginning of it; None where there is one run only.
+            id: the id of the run or of one of its patch jobs, or a prefix; None if there is only one run.
 
         Raises:
-            UserError: there is none, or more than one.
+            UserError: no run, or more than one, matches.
 
         >>> open(finished).select(seed=1).run().config["seed"]
         1
@@ -116,19 +116,19 @@ class Output(Tables):
         found = [run for run, own in ids.items() if any(one.startswith(id or "") for one in own)]
         if len(found) != 1:
             asked = "run()" if id is None else id
-            told = f"{len(found)} runs, {', '.join(found[:2])} among them; give more of it" if found else "no such run"
-            raise UserError(f"{asked}: {told}; `runs` lists those of {self.path}")
+            several = f"{len(found)} runs match, such as {', '.join(found[:2])}; give more of the id"
+            raise UserError(f"{asked}: {several if found else 'no such run'}; `runs` lists those of {self.path}")
         return Run(replace(self._found, runs=tuple(run for run in self._found.runs if run.run_id == found[0])))
 
     def __iter__(self) -> Iterator[Run]:
-        """Every run, in order."""
+        """Yields every run in order."""
         return (Run(replace(self._found, runs=(run,))) for run in self._found.runs)
 
     def __len__(self) -> int:
         return len(self._found.runs)
 
     def report(self) -> Page:
-        """The report on these runs, as `mi-sweeps report` writes it; a notebook shows it."""
+        """Makes the report on these runs, as `mi-sweeps report` does; a notebook shows it."""
 
         def page(damaged: list[str]) -> str:
             tables = tabulate(self._found, paths=False, most=reports.MOST, damaged=damaged)
@@ -151,7 +151,7 @@ class Page:
     text: str
 
     def save(self, path: str | Path) -> Path:
-        """Writes it into a file, whole or not at all."""
+        """Writes it to a file, whole or not at all."""
         file = Path(path).expanduser().absolute()
         write_bytes(file, self.text.encode())
         return file
@@ -160,7 +160,7 @@ class Page:
         return f"a page of {len(self.text.encode()) / 1e6:.1f} MB; save(FILE) writes it"
 
     def _repr_html_(self) -> str:
-        # In a frame: its style and its code are its own.
+        # In a frame, so that its style and code stay separate.
         return f'<iframe srcdoc="{html.escape(self.text)}" style="width: 100%; height: 900px; border: 0"></iframe>'
 
 
@@ -175,5 +175,5 @@ def _fits(value: Any, wanted: Any) -> bool:
 
 
 def shown(what: object, table: pd.DataFrame) -> str:
-    """A table below a line, as a notebook shows them."""
+    """Formats an object and its table for a notebook."""
     return f"<p>{html.escape(repr(what))}</p>{table.to_html(index=False, na_rep='', max_rows=MOST_ROWS)}"

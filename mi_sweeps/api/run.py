@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HTML = '<pre style="font-family: monospace; line-height: 1.2">{code}</pre>'
 WIDTH = 120
-"""Columns of what a notebook shows."""
+"""Width in columns for a notebook."""
 
 
 class Run(Tables):
@@ -44,35 +44,35 @@ class Run(Tables):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its configuration, as plain values; empty while it was never started."""
+        """Its configuration as plain values; empty before it was started."""
         return self._found.runs[0].config
 
     @property
     def about(self) -> dict[str, Any]:
-        """All that run.json says of it: its model's architecture, versions, with whom it was stacked, ..."""
+        """Its run.json: the model's architecture, versions, the runs of its stack, ..."""
         return self._found.runs[0].about
 
     @property
     def status(self) -> dict[str, Any]:
-        """What status.json says: `state`, `attempts`, `seconds`, `host`, `error`, ..."""
+        """Its status.json: `state`, `attempts`, `seconds`, `host`, `error`, ..."""
         return self._found.runs[0].status
 
     @property
     def steps(self) -> list[int]:
-        """The checkpoints whose weights are there."""
+        """The checkpoints whose weights exist."""
         point = self._points[0]
         reached = self._folder.status_on_disk().reached(point.checkpoint_steps)
         return [step for step in reached if point.is_series or self._folder.checkpoint(step).exists()]
 
     def model(self, step: int, device: str = "cpu", attention: Literal["eager"] | None = None) -> PreTrainedModel:
-        """The Hugging Face model with the weights of a checkpoint, in fp32, in evaluation mode. It is yours to change.
+        """Loads the Hugging Face model at a checkpoint, in fp32 and in evaluation mode. You may change it.
 
         Args:
             device: as `launcher.device`: cpu, cuda, cuda:1 or auto.
-            attention: `eager` is how patch jobs load it; None leaves the choice to transformers.
+            attention: patch jobs use `eager`; None leaves the choice to transformers.
 
         Raises:
-            UserError: there is no such checkpoint; or the model's files have changed since it was trained.
+            UserError: there is no such checkpoint, or the model's files have changed since training.
 
         >>> run = open(finished).select(seed=0).run()
         >>> run.steps
@@ -94,22 +94,22 @@ class Run(Tables):
         return model
 
     def bridge(self, step: int, device: str = "cpu") -> TransformerBridge:
-        """The same as TransformerLens sees it, with raw weights (nothing is folded or centred): what the reference
-        engine patches.
+        """Loads the model into TransformerLens with raw weights (nothing folded or centred), as the reference engine
+        does.
 
         Raises:
-            UserError: as `model`; or TransformerLens does not know the architecture.
+            UserError: as for `model`; or TransformerLens does not support the architecture.
         """
         if self.tokenizer is None:
             name = self.config["model"]["name"]
-            raise UserError(f"model={name}: TransformerLens does not know it; `model` gives the Hugging Face model")
+            raise UserError(f"model={name}: TransformerLens does not support it; `model` gives the Hugging Face model")
         from mi_sweeps.circuits.reference import wrap
 
         return wrap(self.model(step, device, attention="eager"), self.tokenizer)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The model's tokenizer; None for a model that is trained from nothing."""
+        """The model's tokenizer; None for a model trained from scratch."""
         from mi_sweeps.models.load import load_tokenizer
         from mi_sweeps.series.checkpoints import single
 
@@ -117,18 +117,18 @@ class Run(Tables):
 
     @cached_property
     def task(self) -> Task:
-        """What the model is asked: `splits`, `pairs`, `metrics` (`mi_sweeps.tasks.task.Task`)."""
+        """The run's task, with `splits`, `pairs` and `metrics` (`mi_sweeps.tasks.task.Task`)."""
         from mi_sweeps.tasks.load import load
 
         config = self._checked.config
         return load(config, self.tokenizer, config.output)
 
     def pairs(self, corruption: str, count: int | None = None) -> Pairs:
-        """Clean and corrupted prompts with their logit difference.
+        """Returns pairs of clean and corrupted prompts, with the tokens of their logit difference.
 
         Args:
-            corruption: as tables have it; those of a patch job on another task's prompts are "ioi2-first".
-            count: how many; None is as many as the run's patch job under that corruption has, whose prompts these are.
+            corruption: as in tables; for a patch job on another task's prompts, "ioi2-first".
+            count: how many pairs; None means those of the run's patch job under that corruption.
 
         Raises:
             UserError: the task has no such corruption, or patch jobs under it have different numbers of prompts.
@@ -141,8 +141,8 @@ class Run(Tables):
         asked = [one for one in jobs if one.asked == corruption]
         counts = {one.patching.prompts for one in asked or jobs}
         if count is None and len(counts) > 1:
-            told = " and ".join(map(str, sorted(counts)))
-            raise UserError(f"pairs: patch jobs under corruption={corruption} have {told} prompts; give count=")
+            several = " and ".join(map(str, sorted(counts)))
+            raise UserError(f"pairs: patch jobs under corruption={corruption} have {several} prompts; give count=")
         count = count if count is not None else min(counts)
         if not asked or asked[0].asked == asked[0].corruption.name:
             return self.task.pairs(corruption, count)
@@ -155,14 +155,15 @@ class Run(Tables):
         )
 
     def zoom(self, start: int, to: int, every: int = 1, *overrides: str) -> Plan:
-        """What `mi-sweeps zoom` does: this run trained once more, with the checkpoints from `start` to `to`.
+        """Plans a zoom, as `mi-sweeps zoom` does: training this run again with checkpoints from `start` to `to`.
 
         Args:
             overrides: of corruption, launcher and tracking.
 
         Raises:
-            UserError: it cannot be trained once more, bit for bit.
+            UserError: the run cannot be trained again, bit for bit.
         """
+        # A run zooms into a plan, whose results are runs again: hence this import here.
         from mi_sweeps.api.sweep import Plan
         from mi_sweeps.sweeps import quick_checks, zoom
 
@@ -175,8 +176,8 @@ class Run(Tables):
         """Prints the run as `mi-sweeps show` does.
 
         Args:
-            site: whose heads.
-            step: the checkpoint of the heads; None is the last.
+            site: the site of the heads.
+            step: the checkpoint for the heads; None means the last.
         """
         self._show(common.console(), site, step)
 
@@ -200,17 +201,17 @@ class Run(Tables):
 
     @cached_property
     def _points(self) -> list[GridPoint]:
-        """Its patch jobs, with their whole configuration."""
+        """Its patch jobs with their whole configuration."""
         from mi_sweeps.sweeps import manifest
 
         points = manifest.points_of(self._found.path, self._folder)
         if not points:
-            raise UserError(f"{self.path}: no sweep has this run, and no patch job tells its configuration")
+            raise UserError(f"{self.path}: in no sweep and without a patch job, so its configuration is unknown")
         return points
 
     @cached_property
     def _checked(self) -> GridPoint:
-        """One of them, when it is known that its model and its prompts are those that the run had."""
+        """One of its points, after checking that the model and the prompts are still those of the run."""
         from mi_sweeps.jobs.finetune import check_identity
 
         point = self._points[0]

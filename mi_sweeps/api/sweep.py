@@ -1,4 +1,4 @@
-"""A sweep from Python: planned and run with the overrides of the command line."""
+"""Planning and running sweeps from Python, with the overrides of the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def plan(*overrides: str | Iterable[str], config_dir: str | Path | None = None) -> Plan:
-    """What `mi-sweeps run` would do with these overrides; nothing is computed or written.
+    """Plans what `mi-sweeps run` would do with these overrides; computes and writes nothing.
 
     Args:
         overrides: in Hydra's sweep grammar, as on the command line; or lists of them.
@@ -41,15 +41,15 @@ def plan(*overrides: str | Iterable[str], config_dir: str | Path | None = None) 
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """The points of a sweep. A notebook shows them with their states."""
+    """The grid points of a sweep. A notebook shows them with their states."""
 
     _points: tuple[GridPoint, ...]
     _words: tuple[str, ...]
-    """The command that does the same."""
+    """The equivalent command."""
 
     @property
     def points(self) -> pd.DataFrame:
-        """One row a point: what the grid chose for it, run_id and patch_id, and the states that they have now."""
+        """One row per grid point: its choices, its run_id and patch_id, and their current states."""
         made = planning.make(self._points)
         rows = [
             {
@@ -64,18 +64,18 @@ class Plan:
         return pd.DataFrame(rows)
 
     def run(self, retry: Collection[Failure] | Failure = (), wait: bool = False) -> Output:
-        """Does what is missing, by the plan's launcher, and prints what `mi-sweeps run` prints.
+        """Computes what is missing with the plan's launcher, and prints what `mi-sweeps run` prints.
 
         Args:
-            retry: kinds of failures that are taken up again: error, oom, timeout, node.
-            wait: stay where the launcher would return (launcher=slurm, or local workers).
+            retry: kinds of failures to try again: error, oom, timeout, node.
+            wait: wait until all is done, also with launcher=slurm or launcher=local.
 
         Returns:
             The runs of the sweep.
 
         Raises:
-            UserError: something is wrong that can be known before anything is computed.
-            RuntimeError: some run failed; the others are done.
+            UserError: an error was found before anything was computed.
+            RuntimeError: a run failed; the others are done.
         """
         from mi_sweeps import libraries
         from mi_sweeps.commands.run import carry_out

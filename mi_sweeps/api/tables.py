@@ -1,4 +1,4 @@
-"""The tables and pictures of some runs: what a whole output folder and a single run have in common."""
+"""Tables and pictures of runs, shared by `Output` and `Run`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mi_sweeps.errors import UserError
 Read = TypeVar("Read")
 
 RUNS_ALONE = 0
-"""Tables of patch jobs that are read where runs, patch jobs and metrics alone are asked for."""
+"""Most tables of patch jobs to read if only runs, patch jobs and metrics are needed."""
 
 
 class Tables:
     """Tidy tables as pandas frames, one value a row, joined by `run_id` and `patch_id` (docs/files.md#tables).
 
-    They are read when they are first asked for, and then kept: open the folder again to see what came since. What
-    cannot be read is left out, with a warning that names it.
+    They are read on first use and then kept: open the folder again to see newer results. Files that cannot be read are
+    left out, with a warning that names them.
     """
 
     def __init__(self, found: folder.Output) -> None:
@@ -34,27 +34,27 @@ class Tables:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row a run, also of those that failed or are still to be done."""
+        """One row per run, including those that failed or are still to do."""
         return self._outline.runs
 
     @property
     def patches(self) -> pd.DataFrame:
-        """One row a patch job."""
+        """One row per patch job."""
         return self._outline.patches
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """What was measured at each checkpoint: `value` of `metric` on `split`, over `n` prompts."""
+        """Metrics at each checkpoint: the `value` of `metric` on `split`, over `n` prompts."""
         return self._outline.metrics
 
     @property
     def attribution(self) -> pd.DataFrame:
-        """Logit differences of the residual stream, of each layer's parts and of each head."""
+        """Direct logit differences of the residual stream, of each layer's parts and of each head."""
         return self._frames.attribution
 
     @property
     def patching(self) -> pd.DataFrame:
-        """Logit differences patched, clean and corrupted, in logits, at each site."""
+        """Patched, clean and corrupted logit differences at each site, in logits."""
         return self._frames.patching
 
     @property
@@ -64,25 +64,25 @@ class Tables:
 
     @property
     def measures(self) -> pd.DataFrame:
-        """What else was measured of a clean run."""
+        """Measures of the clean run."""
         return self._frames.measures
 
     def by_prompt(self, *sites: str | Iterable[str]) -> pd.DataFrame:
-        """As `patching`, a row for each prompt; of the named sites, or of all, which may be many."""
+        """As `patching`, with one row per prompt; for the named sites, or for all, which may be many rows."""
         return frames.by_prompt(self._frames, [name for one in sites for name in folder.several(one)] or None)
 
     def paths_by_prompt(self, *sites: str | Iterable[str]) -> pd.DataFrame:
-        """As `paths`, likewise."""
+        """As `paths`, with one row per prompt."""
         return frames.paths_by_prompt(self._frames, [name for one in sites for name in folder.several(one)] or None)
 
     def attribution_by_prompt(self, *kinds: str | Iterable[str]) -> pd.DataFrame:
-        """As `attribution`, likewise; of the named kinds (lens, layer, head), or of all."""
+        """As `attribution`, with one row per prompt; for the named kinds (lens, layer, head), or for all."""
         chosen = [name for one in kinds for name in folder.several(one)] or None
         return frames.attribution_by_prompt(self._frames, chosen)
 
     def measured(self, name: str, by_prompt: bool = False) -> pd.DataFrame:
-        """What was measured beside patching: looks, scores, cross, circuits, edges or patterns. No rows where nothing
-        was; with `by_prompt` what each prompt has, too, as an array in each row.
+        """Further measurements: looks, scores, cross, circuits, edges or patterns. Without any there are no rows. With
+        `by_prompt`, each row also has an array with one value per prompt.
 
         Raises:
             UserError: there is no such table.
@@ -95,38 +95,37 @@ class Tables:
 
     @cached_property
     def findings(self) -> pd.DataFrame:
-        """What was found, in sentences with their numbers (docs/findings.md)."""
+        """Findings: sentences with their numbers (docs/findings.md)."""
         return warned(lambda damaged: derived.findings(self._frames, damaged))
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
-        """Which places matter at which checkpoint, with intervals; of runs that differ in their seed only, together
-        (docs/inference.md)."""
+        """Which places matter at which checkpoint, with intervals, over each setting's runs (docs/inference.md)."""
         return warned(lambda damaged: tables.verdicts(self._frames, damaged))
 
     @cached_property
     def courses(self) -> pd.DataFrame:
-        """How each place came to matter over the checkpoints, and since when; grouped as `verdicts`."""
+        """How each place's verdict changes over the checkpoints, and its onset; grouped as `verdicts`."""
         return warned(lambda damaged: tables.courses_of(self._frames, damaged))
 
     @cached_property
     def shares(self) -> pd.DataFrame:
-        """What pieces of one checkpoint bring to another, with intervals (docs/cross.md); grouped as `verdicts`."""
+        """The shares of pieces of one checkpoint in another, with intervals (docs/cross.md); grouped as `verdicts`."""
         return self._derived("shares")
 
     @cached_property
     def transformations(self) -> pd.DataFrame:
-        """Whether heads were transformed or others added between two checkpoints (docs/cross.md)."""
+        """Whether heads were transformed, or others added, between two checkpoints (docs/cross.md)."""
         return warned(lambda damaged: changes.transformations(self._frames, damaged))
 
     @cached_property
     def head_changes(self) -> pd.DataFrame:
-        """What became of each head between them."""
+        """How each head changed between those two checkpoints."""
         return warned(lambda damaged: changes.head_changes(self._frames, damaged))
 
     @property
     def agreement(self) -> pd.DataFrame:
-        """How far seeds, and settings that differ in one thing, agree in their heads (docs/agreement.md)."""
+        """How well seeds, and settings that differ in one key, agree about heads (docs/agreement.md)."""
         return self._agreement["agreement"]
 
     @property
@@ -141,7 +140,7 @@ class Tables:
 
     @property
     def stability(self) -> pd.DataFrame:
-        """How stable the set of heads is that single effects give, a row a checkpoint; `inclusion` has the heads."""
+        """How stable the set of members is, one row per checkpoint; `inclusion` lists the heads."""
         return self._agreement["stability"]
 
     @property
@@ -151,13 +150,13 @@ class Tables:
 
     @cached_property
     def retention(self) -> pd.DataFrame:
-        """What is kept of other tasks (`patching.also`): win rates, and what each head does for them
+        """Whether other tasks (`patching.also`) are kept: win rates, and what each head does for them
         (docs/retention.md)."""
         return self._derived("retention")
 
     @cached_property
     def attention(self) -> pd.DataFrame:
-        """Who looks where, with intervals, and what changed since the first checkpoint (docs/looks.md)."""
+        """Where heads attend, with intervals, and what changed since the first checkpoint (docs/looks.md)."""
         return self._derived("attention")
 
     @cached_property
@@ -192,24 +191,24 @@ class Tables:
 
     @property
     def onsets(self) -> pd.DataFrame:
-        """When heads came to matter, over the seeds of a setting, and under one corruption compared with another."""
+        """Onsets of heads, over the seeds of a setting, and under one corruption compared with another."""
         return self._trajectories["onsets"]
 
     @property
     def sign_changes(self) -> pd.DataFrame:
-        """How many effects of heads change their sign where epochs end."""
+        """How many effects of heads change sign near epoch ends, compared with random shifts (docs/transitions.md)."""
         return self._trajectories["sign_changes"]
 
     @property
     def pictures(self) -> list[str]:
-        """The names of the pictures that there are: those of `mi-sweeps report --figures`."""
+        """The names of the pictures, as for `mi-sweeps report --figures`."""
         return [name for name, _ in figures.pictures(self._frames)]
 
     def picture(self, name: str) -> Picture:
-        """One of the `pictures`: a matplotlib figure, which a notebook shows.
+        """Draws one of the `pictures`, a matplotlib figure.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: there is no such picture.
         """
         for known, draw in figures.pictures(self._frames):
             if known == name:
@@ -237,9 +236,9 @@ class Tables:
 
 
 def warned(read: Callable[[list[str]], Read]) -> Read:
-    """What is read; what was left out of it is warned of."""
+    """Calls a function that reads files, and warns of those it left out."""
     damaged: list[str] = []
     result = read(damaged)
-    for told in damaged:
-        warnings.warn(told, stacklevel=3)
+    for line in damaged:
+        warnings.warn(line, stacklevel=3)
     return result

@@ -119,7 +119,7 @@ def examine(
             prepared = prepare(model, tokenizer, pairs, config.patching)
             for what, why in prepared.left_out.items():
                 log.warning("%s are left out: %s", what, why)
-            write_json(folder.path / "patch.json", about(config, run, folder, pairs, tokenizer, prepared))
+            write_json(folder.about, about(config, run, folder, pairs, tokenizer, prepared))
         # Made anew: for some architectures TransformerLens copies weights.
         engine, network = make_engine(model, tokenizer, pairs, prepared.patching)
         if network and tables:

@@ -1,4 +1,4 @@
-"""The whole configuration, typed and validated: one module a section."""
+"""The whole configuration, typed and validated; one module per section."""
 
 from mi_sweeps.config.config import FORMAT, Config, SweepConfig, types_of
 from mi_sweeps.config.launcher import LauncherConfig, PatchResourcesConfig, ResourcesConfig, SlurmConfig

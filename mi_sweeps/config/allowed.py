@@ -1,4 +1,4 @@
-"""What may stand at a key, in words, as the types of the sections say it."""
+"""Describes in words which values a key allows, from the types of the sections."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 Schema = dict[str, Any]
-"""A JSON schema, as pydantic makes it."""
+"""A JSON schema from pydantic."""
 
 LIST = "a list in brackets"
 
 
 def allowed(schema: Schema, path: Sequence[str | int]) -> str:
-    """What may stand at a path of keys and places in lists: "full or lora", "a whole number of at least 1".
+    """Describes the values allowed at a path of keys and list indices: "full or lora", "a whole number of at least 1".
 
     Args:
-        schema: of the whole, with its parts in `$defs`.
+        schema: of the whole configuration, with its parts in `$defs`.
     """
     words = dict.fromkeys(word for one in _at(schema, path) for word in _words(one, schema["$defs"]))
-    # What has commas of its own stands last.
+    # Descriptions with commas come last.
     return _joined(sorted(words, key=lambda word: word.startswith(LIST))) or "another value"
 
 
 def keys(schema: Schema, path: Sequence[str | int]) -> list[str]:
-    """The keys that there are at a path."""
+    """Lists the keys at a path."""
     return list(dict.fromkeys(key for one in _at(schema, path) for key in one.get("properties", ())))
 
 
 def _at(schema: Schema, path: Sequence[str | int]) -> list[Schema]:
-    """The alternatives at a path."""
+    """Returns the alternatives at a path."""
     parts, found = schema["$defs"], [schema]
     for step in path:
         found = [below for one in found for known in _alternatives(one, parts) for below in _below(known, step)]
@@ -36,7 +36,7 @@ def _at(schema: Schema, path: Sequence[str | int]) -> list[Schema]:
 
 
 def _alternatives(schema: Schema, parts: Schema) -> Iterator[Schema]:
-    """The schemas of which a value must fit one, without references."""
+    """Yields the schemas that a value may match, with references resolved."""
     if "$ref" in schema:
         yield from _alternatives(parts[schema["$ref"].rpartition("/")[2]], parts)
     elif several := schema.get("anyOf") or schema.get("oneOf"):
@@ -49,7 +49,7 @@ def _alternatives(schema: Schema, parts: Schema) -> Iterator[Schema]:
 
 
 def _below(schema: Schema, step: str | int) -> Iterator[Schema]:
-    """The schema of a key, or of a place in a list."""
+    """Yields the schema of a key, or of an index in a list."""
     if isinstance(step, int):
         places = schema.get("prefixItems", ())
         yield from places[step : step + 1] or [schema[key] for key in ("items",) if isinstance(schema.get(key), dict)]
@@ -60,7 +60,7 @@ def _below(schema: Schema, step: str | int) -> Iterator[Schema]:
 
 
 def _words(schema: Schema, parts: Schema) -> list[str]:
-    """The alternatives of a schema that is none of several, each as one would say it."""
+    """Describes the values of a schema without alternatives."""
     if choices := schema.get("enum") or [schema[key] for key in ("const",) if key in schema]:
         return [shown(one) for one in choices]
     match schema.get("type"):
@@ -97,12 +97,12 @@ def _bounds(schema: Schema) -> str:
         "maximum": "of at most",
         "exclusiveMaximum": "below",
     }
-    told = [
+    found = [
         f" {word} {int(schema[key]) if schema[key] % 1 == 0 else schema[key]}"
         for key, word in bounds.items()
         if key in schema
     ]
-    return " and".join(told)
+    return " and".join(found)
 
 
 def _joined(words: Sequence[str]) -> str:
@@ -111,7 +111,7 @@ def _joined(words: Sequence[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as one types it on the command line."""
+    """Formats a value as it is typed on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):

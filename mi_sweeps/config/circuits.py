@@ -1,4 +1,4 @@
-"""Sets of heads and MLPs."""
+"""The section `patching.circuits`: circuits of heads and MLPs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Percent = Annotated[float, Field(gt=0, le=100)]
 
 
 def _members(value: Any) -> Any:
-    """The nodes of a circuit in a file of the MIB track's form; what is no path stays as it is."""
+    """Reads the nodes of a circuit from a file in the MIB track's format; other values are left as they are."""
     if not isinstance(value, str):
         return value
     try:
@@ -25,28 +25,27 @@ def _members(value: Any) -> Any:
     inside = found.members or ()
     members = [node.name for node in found.graph.nodes if node.kind != "embed" and node.name in inside]
     if not members:
-        raise ValueError("no head or MLP of that circuit is in_graph; give one with members")
+        raise ValueError("no head or MLP of that circuit is in_graph; give a circuit with members")
     return members
 
 
 class CircuitsConfig(Section):
-    """Circuits of nodes, found and judged (`mi_sweeps.circuits.circuits`)."""
+    """How circuits of nodes are found and judged (`mi_sweeps.circuits.circuits`)."""
 
     nodes: Literal["all", "heads"] = "all"
-    """What may be ablated: heads and MLPs, or heads alone, and MLPs are always kept."""
+    """Whether heads and MLPs may be ablated, or only heads, with all MLPs kept."""
     ablation: Literal["mean", "overall", "corrupted"] = "mean"
-    """What everything outside a circuit writes: its mean by role over prompts of three different names; one mean over
-    all tokens of those prompts; or its corrupted value."""
+    """What the nodes outside a circuit write: their mean by role over prompts of three different names; one mean over
+    all tokens of those prompts; or their corrupted value."""
     sizes: tuple[Percent, ...] = (1, 2, 5, 10, 20, 50, 100)
-    """Percent of the nodes that are kept."""
+    """Sizes of circuits, in percent of the nodes."""
     size: Percent = 20
-    """Of the circuit whose members are looked at one by one, and that is judged at other checkpoints."""
+    """Size of the circuit whose members are tested one by one, and which is judged at other checkpoints."""
     random: int = Field(default=200, ge=0)
-    """Random sets for each circuit that is compared with them."""
+    """Random sets to compare each circuit with."""
     matched: Literal["layer", "size"] = "layer"
-    """Whether they have as many heads and as many MLPs in each layer as the circuit, or as many nodes in all."""
+    """Whether random sets have as many heads and MLPs in each layer as the circuit, or only as many nodes in total."""
     at: tuple[Index, ...] = ()
-    """Checkpoints, among those that are examined: the circuit of each is judged at each of them."""
+    """Examined checkpoints whose circuits are judged at each other."""
     given: Annotated[tuple[Text, ...] | None, BeforeValidator(_members)] = None
-    """A circuit that was found elsewhere: its nodes, or a file of the MIB track's form that has them. What is stored is
-    the nodes."""
+    """A circuit found elsewhere: its nodes, or a file in the MIB track's format. The nodes are stored."""

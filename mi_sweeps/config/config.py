@@ -1,4 +1,4 @@
-"""One point of a sweep: all sections together."""
+"""The configuration of one grid point: all sections together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mi_sweeps.steps import checkpoint_steps
 from mi_sweeps.tasks import asked
 
 FORMAT = 1
-"""Version of what is on disk and of what the same configuration computes; part of every identity."""
+"""Version of the files on disk and of the results that a configuration gives; part of every id."""
 
 
 class SweepConfig(Section):
@@ -29,7 +29,7 @@ class SweepConfig(Section):
 
 
 class Config(Section):
-    """One point of a sweep: a run, and how its checkpoints are patched."""
+    """One grid point: a run, and how its checkpoints are patched."""
 
     model: AnyModel
     task: NamedFunction
@@ -49,12 +49,12 @@ class Config(Section):
     def _steps_are_checkpoints(self) -> Config:
         if self.checkpoint.steps is None:
             if isinstance(self.model, SeriesConfig):
-                return self  # They are still to be looked for.
+                return self  # They are not known yet.
             raise ValueError("checkpoint.steps=null: give a list; for example checkpoint.steps=[1,2,4]")
         unknown = sorted(set(self.patching.steps or ()) - set(self.checkpoint_steps))
         if unknown:
             raise ValueError(
-                f"patching.steps: {unknown} are no checkpoints of this run ({self.checkpoint_steps}); "
+                f"patching.steps: {unknown} are not checkpoints of this run ({self.checkpoint_steps}); "
                 "choose among those, or add them to checkpoint.steps"
             )
         if self.patching.cross:
@@ -62,7 +62,7 @@ class Config(Section):
         at = self.patching.circuits.at if self.patching.circuits else ()
         if unknown := sorted(set(at) - set(self.patch_steps)):
             raise ValueError(
-                f"patching.circuits.at: {unknown} are not among the checkpoints that are examined "
+                f"patching.circuits.at: {unknown} are not among the examined checkpoints "
                 f"({self.patch_steps}); choose among those"
             )
         return self
@@ -71,8 +71,8 @@ class Config(Section):
     def _delta_has_a_base(self) -> Config:
         if self.checkpoint.storage == "delta" and isinstance(self.model, ScratchConfig):
             raise ValueError(
-                f"checkpoint.storage=delta: model={self.model.name} begins from nothing, so what is kept would be "
-                "weights rounded to bf16, not a small difference; use checkpoint.storage=full"
+                f"checkpoint.storage=delta: model={self.model.name} starts from scratch, so it would store weights "
+                "rounded to bf16, not a small difference; use checkpoint.storage=full"
             )
         return self
 
@@ -89,38 +89,38 @@ class Config(Section):
 
     @property
     def last_step(self) -> int:
-        """The step after which training ends."""
+        """The last training step."""
         return self.checkpoint.until or self.train.steps
 
     @property
     def checkpoint_steps(self) -> list[int]:
-        """Every step whose weights are kept, or that a series has."""
+        """Every checkpoint of the run."""
         if isinstance(self.model, SeriesConfig):
             return sorted(set(self.checkpoint.steps or ()))
         return checkpoint_steps(self.last_step, self.checkpoint.every, self.checkpoint.steps or ())
 
     @property
     def patch_steps(self) -> list[int]:
-        """The checkpoints that the patch job looks at."""
+        """The checkpoints that the patch job examines."""
         return self.checkpoint_steps if self.patching.steps is None else sorted(set(self.patching.steps))
 
     @property
     def for_patching(self) -> Config:
-        """The same with the task whose prompts are patched."""
+        """The configuration with the task whose prompts are patched."""
         return self.model_copy(update={"task": self.patching.task}) if self.patching.task else self
 
     @property
     def asked(self) -> str:
-        """What tables and pictures call the prompts of the patch job."""
+        """The name of the patch job's prompts in tables and pictures."""
         task = self.patching.task
         return asked(self.corruption.name, task.name if task else None, self.patching.split)
 
     def dump(self) -> dict[str, Any]:
-        """The configuration as plain JSON values; `parse` reads it back."""
+        """Returns the configuration as plain JSON values, which `parse` reads."""
         return self.model_dump(mode="json", by_alias=True)
 
     def meant(self) -> dict[str, Any]:
-        """The same, without what a series has no use for: how it was trained is not ours to say."""
+        """Returns the configuration as plain values, without training settings for a series, which ignores them."""
         if not isinstance(self.model, SeriesConfig):
             return self.dump()
         unused = {"optim", "schedule", "train", *(() if self.model.has_seeds else ("seed",))}
@@ -128,9 +128,7 @@ class Config(Section):
 
 
 def types_of(key: str) -> set[type]:
-    """What may stand at a key, as plain types (`str`, `int`, `tuple`, ...); none where that is not ours to say, as with
-    the arguments of a task.
-    """
+    """Returns the types that a key takes (`str`, `int`, `tuple`, ...); empty if unknown, as for a task's arguments."""
     types: set[type] = {Config}
     for part in key.split("."):
         fields = [found.model_fields for found in types if issubclass(found, BaseModel)]

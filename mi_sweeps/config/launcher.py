@@ -1,4 +1,4 @@
-"""Where points are computed."""
+"""The section `launcher`: where grid points are computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mi_sweeps.config.section import MEMORY, Device, Section, Text
 
 
 class LauncherConfig(Section):
-    """Where points are computed. Changes no result, so it is part of no identity."""
+    """Where grid points are computed. It changes no result, so it is in no id."""
 
     name: Literal["inline", "local"]
     workers: int | None = Field(ge=1)
@@ -23,7 +23,7 @@ class LauncherConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """What a job asks a SLURM cluster for; None leaves it to what both stages ask for, and then to the cluster."""
+    """What a SLURM job requests; None means the setting for both stages, or else the cluster's default."""
 
     partition: Text | None
     account: Text | None
@@ -32,12 +32,11 @@ class ResourcesConfig(Section):
     time: int | None = Field(ge=1)
     """Minutes."""
     memory: Annotated[Text, Field(pattern=MEMORY)] | None
-    """Of a node, as `--mem` takes it: 8G; without a unit it is MB."""
+    """Per node, as `--mem` takes it: 8G; without a unit, MB."""
     cpus: int | None = Field(ge=1)
     gpus: int | None = Field(ge=0)
-    """How many."""
     setup: tuple[str, ...]
-    """Lines of shell before the job's own."""
+    """Shell lines to run before the job."""
     sbatch: dict[str, str | int | float | bool]
     """Any other option of sbatch, by its long name."""
 
@@ -45,26 +44,26 @@ class ResourcesConfig(Section):
     @classmethod
     def _minutes(cls, time: Any) -> Any:
         if isinstance(time, str) and not time.isdecimal():
-            raise ValueError("give minutes, as a whole number; an hour is 60")
+            raise ValueError("give minutes as a whole number; an hour is 60")
         return time
 
     @field_validator("gpus", mode="before")
     @classmethod
     def _count(cls, gpus: Any) -> Any:
         if isinstance(gpus, str) and not gpus.isdecimal():
-            raise ValueError(f"give how many; a kind of GPU is asked for with launcher.sbatch.gres=gpu:{gpus}")
+            raise ValueError(f"give a number; request a kind of GPU with launcher.sbatch.gres=gpu:{gpus}")
         return gpus
 
 
 class PatchResourcesConfig(ResourcesConfig):
-    """Patch jobs can be split."""
+    """What a patch job requests; patch jobs can be split."""
 
     split: int = Field(ge=1)
-    """Over how many tasks the checkpoints of one patch job are spread."""
+    """How many tasks share the checkpoints of one patch job."""
 
 
 class SlurmConfig(ResourcesConfig):
-    """Jobs on a SLURM cluster (`mi_sweeps.slurm`). Changes no result, so it is part of no identity."""
+    """Jobs on a SLURM cluster (`mi_sweeps.slurm`). It changes no result, so it is in no id."""
 
     name: Literal["slurm"]
     device: Device
@@ -72,9 +71,9 @@ class SlurmConfig(ResourcesConfig):
     wait: bool
     """Whether `run` stays until all is done, as with `--wait`."""
     time: int = Field(ge=1)
-    """Minutes that a task may take; one that was interrupted has them anew."""
+    """Time limit of a task in minutes; a requeued task gets the full time again."""
     pack: int = Field(ge=1)
-    """How many points one task computes, one after another."""
+    """How many grid points one task computes, one after another."""
     stack: int = Field(1, ge=1)
     """How many runs of one shape a task trains together."""
     max_running: int | None = Field(ge=1)
@@ -86,7 +85,7 @@ class SlurmConfig(ResourcesConfig):
     def _stack_is_in_one_task(self) -> SlurmConfig:
         if self.stack > self.pack:
             raise ValueError(
-                f"launcher.stack={self.stack}: runs are stacked within a task, which has launcher.pack={self.pack}; "
-                f"give launcher.pack={self.stack} or more"
+                f"launcher.stack={self.stack}: runs are stacked within a task, which computes only "
+                f"launcher.pack={self.pack}; give launcher.pack={self.stack} or more"
             )
         return self

@@ -1,4 +1,4 @@
-"""Who looks where."""
+"""The section `patching.looks`: where heads attend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mi_sweeps.config.section import Section
 
 
 class LooksConfig(Section):
-    """Attention of heads to roles, and what heads do by the standard scores (`mi_sweeps.circuits.looks`)."""
+    """Attention of heads to roles, and the standard scores of heads (`mi_sweeps.circuits.looks`)."""
 
     patterns: int = Field(default=4, ge=0)
-    """Of how many prompts the full attention patterns are kept."""
+    """For how many prompts the full attention patterns are stored."""

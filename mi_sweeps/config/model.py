@@ -1,4 +1,4 @@
-"""Which model: one that exists already, or one that is trained from nothing."""
+"""The section `model`: a pretrained model, a series of checkpoints, or a model trained from scratch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mi_sweeps.config.section import Name, Place, Section, Source, Text
 
 
 class ModelConfig(Section):
-    """Which language model. At most one of `hub` and `path`; with neither it is the embedded one."""
+    """A pretrained language model. Give at most one of `hub` and `path`; without either it is the embedded one."""
 
     name: Name
     hub: Text | None
@@ -20,9 +20,9 @@ class ModelConfig(Section):
     path: Place | None
     """Folder of the model and its tokenizer."""
     tokenizer: Source | None = None
-    """Folder or hub name of the tokenizer, where it is not the model's own."""
+    """Folder or hub name of the tokenizer, if it is not the model's own."""
     base: Source | None = None
-    """Folder or hub name of an adapter's base model, where it is not the one that the adapter names."""
+    """Folder or hub name of an adapter's base model, if it is not the one that the adapter names."""
     prepend_bos: bool
     """Whether every prompt begins with the tokenizer's beginning-of-sequence token."""
 
@@ -32,32 +32,32 @@ class ModelConfig(Section):
             raise ValueError("give model.hub or model.path, not both")
         for key, value in (("path", self.path), ("revision", self.revision)):
             if "{step}" in str(value):
-                raise ValueError(f"model.{key}={value}: many checkpoints are a series; give model=series")
+                raise ValueError(f"model.{key}={value}: this names many checkpoints; use model=series")
         return self
 
 
 class SeriesConfig(Section):
-    """Checkpoints that somebody else trained: folders, or revisions of a model on the hub (`mi_sweeps.series`)."""
+    """A series: checkpoints that somebody else trained, in folders or as revisions on the hub (`mi_sweeps.series`)."""
 
     name: Name
     hub: Text | None
     """Name on the Hugging Face hub. `{seed}` is replaced by the configuration's seed, here and in `path`."""
     revision: Text | None
-    """Pattern of the revisions, with `{step}`; another name in braces matches anything:
+    """Pattern of the revisions, with `{step}`; any other name in braces matches anything:
     `stage1-step{step}-tokens{tokens}B`."""
     path: Place | None
-    """Pattern of the folders, likewise."""
+    """Pattern of the folders, as for revisions."""
     tokenizer: Source | None
-    """As of a single model."""
+    """As for a pretrained model."""
     base: Source | None
-    """As of a single model."""
+    """As for a pretrained model."""
     prepend_bos: bool
     keep: bool
-    """Whether what is downloaded stays in the hub's cache. Changes no result."""
+    """Whether downloads stay in the hub's cache. Changes no result."""
 
     @property
     def has_seeds(self) -> bool:
-        """Whether the configuration's seed says which series it is."""
+        """Whether the configuration's seed selects the series."""
         return "{seed}" in f"{self.hub} {self.path}"
 
     @model_validator(mode="after")
@@ -65,15 +65,15 @@ class SeriesConfig(Section):
         if bool(self.hub) == bool(self.path):
             raise ValueError("give model.path='DIR/checkpoint-{step}', or model.hub and model.revision='step{step}'")
         if self.path and self.revision:
-            raise ValueError("model.revision: is of a series on the hub; leave it out, or give model.hub")
+            raise ValueError("model.revision: only for a series on the hub; leave it out, or give model.hub")
         key, pattern = ("path", str(self.path)) if self.path else ("revision", self.revision or "")
         if pattern.count("{step}") != 1:
-            raise ValueError(f"model.{key}={pattern or 'null'}: give a pattern that has {{step}} once")
+            raise ValueError(f"model.{key}={pattern or 'null'}: give a pattern that contains {{step}} once")
         return self
 
 
 class ScratchConfig(Section):
-    """A transformer without positional embeddings that is trained from nothing (`mi_sweeps.models.nope`)."""
+    """A transformer without positional embeddings, trained from scratch (`mi_sweeps.models.nope`)."""
 
     name: Name
     layers: int = Field(ge=1)
@@ -81,17 +81,17 @@ class ScratchConfig(Section):
     d_model: int = Field(ge=1)
     d_head: int = Field(ge=1)
     d_mlp: int | None = Field(ge=1)
-    """None is attention only."""
+    """None means attention only."""
     d_vocab: int = Field(ge=2)
     init_std: float = Field(gt=0)
-    """Standard deviation of the weights at the beginning; biases begin at 0."""
+    """Standard deviation of the initial weights; biases start at 0."""
 
 
 SingleModel = ModelConfig | ScratchConfig
-"""A model with one set of weights to begin with."""
+"""A model with one set of initial weights."""
 
 KINDS: dict[str, tuple[type[Section], str]] = {"scratch": (ScratchConfig, "d_vocab"), "series": (SeriesConfig, "keep")}
-"""By what key each kind is told from a single model that exists already."""
+"""The key that distinguishes each kind from a pretrained model."""
 
 
 def _kind_of_model(values: Any) -> str:

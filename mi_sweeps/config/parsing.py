@@ -1,4 +1,4 @@
-"""From plain values to a valid configuration, or to one line that says what is wrong with it."""
+"""From plain values to a valid configuration, or to a one-line error."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mi_sweeps.errors import UserError
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 LONGEST = 100
-"""So many characters of a wrong value are told."""
+"""Most characters of a wrong value to quote."""
 
 
 def parse(values: DictConfig | dict[str, Any]) -> Config:
     """Validates a composed configuration.
 
     Raises:
-        UserError: one line for the first value that is wrong, with its key.
+        UserError: one line about the first wrong value, with its key.
     """
     plain = resolve(values) if isinstance(values, DictConfig) else values
     with _one_line(plain):
@@ -40,7 +40,7 @@ def parse(values: DictConfig | dict[str, Any]) -> Config:
 
 
 def _unstorable(value: Any) -> list[str]:
-    """The keys that lead to the first value that JSON in UTF-8 lacks: it would come back as another."""
+    """Returns the keys that lead to the first value that JSON in UTF-8 cannot hold."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         bad = isinstance(item, float) and not math.isfinite(item)
@@ -52,10 +52,10 @@ def _unstorable(value: Any) -> list[str]:
 
 
 def resolve(values: DictConfig, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """The plain values under some names at the top, or under all, with what `${...}` refers to in its place.
+    """Returns the plain values of some or all top-level names, with references (`${...}`) resolved.
 
     Raises:
-        UserError: a reference leads nowhere, or a value is missing; with its key.
+        UserError: a reference leads nowhere, or a value is missing; names the key.
     """
     plain = {}
     with _one_line():
@@ -69,7 +69,7 @@ def resolve(values: DictConfig, names: Iterable[str] | None = None) -> dict[str,
 
 @contextmanager
 def _one_line(plain: Any = None) -> Iterator[None]:
-    """Makes one line of what OmegaConf and pydantic say, the latter of plain values."""
+    """Turns errors of OmegaConf, and of pydantic about plain values, into one line."""
     try:
         yield
     except MissingMandatoryValue as error:
@@ -77,17 +77,17 @@ def _one_line(plain: Any = None) -> Iterator[None]:
     except OmegaConfBaseException as error:
         if error.full_key == "model.d_vocab":
             raise UserError(
-                "model.d_vocab: a model from nothing has its task's tokens, and this task has no key d_vocab; "
+                "model.d_vocab: a model from scratch uses its task's tokens, but this task has no key d_vocab; "
                 "give task=previous_token"
             ) from None
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     except ValidationError as error:
-        raise UserError(_told(error, plain)) from None
+        raise UserError(_message(error, plain)) from None
 
 
-def _told(error: ValidationError, plain: Any) -> str:
-    """One line for the first value that is wrong. Of one that fits none of several types it is told where it fits one
-    best, and what all of them allow."""
+def _message(error: ValidationError, plain: Any) -> str:
+    """Describes the first wrong value in one line. If several types are allowed, it reports the error in the type that
+    fits best, and the values that any of them allows."""
     found = [(_path(one, plain), one) for one in error.errors()]
     first = found[0][0]
     path, wrong = max((one for one in found if one[0][: len(first)] == first), key=lambda one: len(one[0]))
@@ -98,23 +98,23 @@ def _told(error: ValidationError, plain: Any) -> str:
     if kind == "extra_forbidden":
         return f"{key}: no such key; there are: {', '.join(keys(schema, path[:-1]))}"
     given = shown(_at(plain, path))
-    told = f"{key}={given if len(given) <= LONGEST else given[:LONGEST] + '…'}"
+    assignment = f"{key}={given if len(given) <= LONGEST else given[:LONGEST] + '…'}"
     if kind == "value_error":
         message = wrong["msg"].removeprefix("Value error, ")
-        return message if message.startswith(key) else f"{key if given[:1] in '{[' else told}: {message}"
-    if kind.startswith("union_tag"):  # the key that says which of several kinds a section is
+        return message if message.startswith(key) else f"{key if given[:1] in '{[' else assignment}: {message}"
+    if kind.startswith("union_tag"):  # The wrong key selects the kind of the section.
         tag = wrong["ctx"]["discriminator"].strip("'")
-        path, told = (*path, tag), f"{key}.{tag}={shown(wrong['ctx'].get('tag'))}"
+        path, assignment = (*path, tag), f"{key}.{tag}={shown(wrong['ctx'].get('tag'))}"
     may = allowed(schema, path)
     if kind == "string_pattern_mismatch":
         may = PATTERNS[wrong["ctx"]["pattern"]]
     if kind == "finite_number":
         may = may.replace("a number", "a finite number")
     if kind in ("too_short", "string_too_short") and not given.strip("[]") and "of at least 1" not in may:
-        may += ", and not an empty one"
+        may += " that is not empty"
     if kind in ("list_type", "tuple_type") and given[:1] not in "{[":
         may += f"; for example {key}=[{given}]"
-    return f"{told}: give {may}"
+    return f"{assignment}: give {may}"
 
 
 @cache
@@ -123,13 +123,13 @@ def _schema() -> dict[str, Any]:
 
 
 def _path(wrong: Any, plain: Any) -> tuple[str | int, ...]:
-    """The keys that lead to a wrong value. Pydantic puts names of types between them, where there are several."""
+    """Returns the keys that lead to a wrong value, without the names of types that pydantic puts between them."""
     path: list[str | int] = []
     for part in wrong["loc"]:
         if _has(plain, part):
             path.append(part)
             plain = plain[part]
-    # Of a list that is too short, the list is wrong.
+    # An item missing from a list means that the list itself is wrong.
     if wrong["type"] == "missing" and isinstance(wrong["loc"][-1], str):
         path.append(wrong["loc"][-1])
     return tuple(path)

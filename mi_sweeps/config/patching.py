@@ -1,4 +1,4 @@
-"""What a patch job looks at."""
+"""The sections `patching` and `corruption`: what a patch job measures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Measure = Literal["position_r2", "position_r2_without_bos", "previous_token", "d
 
 
 class CorruptionConfig(Section):
-    """What the corruption changes in a prompt; which there are is the task's to say."""
+    """The corruption of the prompts; the task defines which there are."""
 
     name: Name
 
@@ -27,24 +27,24 @@ class PathsConfig(Section):
     """Direct paths from every head to the inputs of later heads and to the logits (`mi_sweeps.circuits.paths`)."""
 
     receivers: Literal["all"] | tuple[tuple[Index, Index], ...]
-    """Layer and head of each; under grouped-query attention k and v count key/value heads."""
+    """Layer and head of each receiver; with grouped-query attention, k and v count key/value heads."""
     inputs: tuple[Literal["q", "k", "v", "logits"], ...]
-    """By what the receivers are reached; `logits` is a receiver of its own, whichever heads are named."""
+    """The inputs of the receivers; `logits` is a receiver itself, whichever heads are given."""
     norm: Literal["recomputed", "frozen"]
-    """Whether the receiver's normalisation sees the change, or keeps the corrupted run's scale."""
+    """Whether the receiver's normalisation is recomputed, or keeps the scale of the corrupted run."""
 
     @model_validator(mode="after")
     def _named_heads_receive(self) -> PathsConfig:
         if self.receivers != "all" and self.receivers and set(self.inputs) == {"logits"}:
             raise ValueError(
-                "patching.paths.receivers: heads receive by q, k and v, and patching.paths.inputs has logits alone; "
+                "patching.paths.receivers: heads receive through q, k and v, but patching.paths.inputs is only logits; "
                 "add one of them, or give patching.paths.receivers=all"
             )
         return self
 
 
 def _asked(value: Any) -> Any:
-    """`true` asks for a measurement as it is by default, `false` for none."""
+    """Turns `true` into a section with its defaults, and `false` into None."""
     return ({} if value else None) if isinstance(value, bool) else value
 
 
@@ -53,7 +53,7 @@ Asked = Annotated[T | None, BeforeValidator(_asked), Field(json_schema_extra={"s
 
 
 class PatchingConfig(Section):
-    """What a patch job looks at."""
+    """What a patch job measures."""
 
     name: Name
     sites: tuple[Site, ...]
@@ -66,32 +66,32 @@ class PatchingConfig(Section):
     prompts: int = Field(ge=1)
     """How many prompts are patched."""
     split: Literal["heldout", "train"] = "heldout"
-    """Whether these are held out, or were trained on."""
+    """Whether these are held-out prompts, or prompts that the run was trained on."""
     also: tuple[Name, ...] = ()
-    """Tasks on whose prompts a sweep examines the same checkpoints too: a grid makes a patch job of each, which has it
-    as its `task`, and leaves none here."""
+    """Other tasks on whose prompts the same checkpoints are examined. The grid makes a patch job for each, with that
+    `task` and an empty `also`."""
     task: NamedFunction | None = None
-    """Whose prompts are patched; None is the run's own task."""
+    """The task whose prompts are patched; None means the run's own."""
     measures: tuple[Measure, ...]
-    """What is measured besides, of a clean run alone (`mi_sweeps.circuits.measures`)."""
+    """Measurements of the clean run, without patching (`mi_sweeps.circuits.measures`)."""
     measured_prompts: int = Field(ge=1)
-    """On how many held-out prompts, at most."""
+    """Most held-out prompts for the measures."""
     looks: Asked[LooksConfig] = None
     """Attention to roles, and the standard scores of heads."""
     cross: Asked[CrossConfig] = None
     """Patching between checkpoints."""
     circuits: Asked[CircuitsConfig] = None
-    """Circuits of heads and MLPs: how faithful, complete and minimal."""
+    """Circuits of heads and MLPs: how faithful, complete and minimal they are."""
     edges: Asked[EdgesConfig] = None
-    """Patching of every edge between heads, MLPs, embedding and logits."""
+    """Patching of the edges between heads, MLPs, embedding and logits."""
     steps: tuple[Index, ...] | None
-    """Which checkpoints; None is all of them."""
+    """Checkpoints to examine; None means all of them."""
     tf32: bool
     """Whether a GPU may round the factors of its products to 10 bits."""
     engine: Literal["fast", "reference"]
-    """Who patches; both are exact."""
+    """The code that patches; both are exact."""
     memory: int | None = Field(ge=1)
-    """MB that the fast engine's activations may take; None chooses. Changes no result."""
+    """MB for the fast engine's activations; None chooses automatically. Changes no result."""
 
     @model_validator(mode="after")
     def _trained_on_its_own_prompts(self) -> PatchingConfig:
@@ -104,17 +104,17 @@ class PatchingConfig(Section):
 
     @property
     def only_for_known_models(self) -> list[str]:
-        """The keys that ask for what the reference engine cannot do."""
+        """The keys in use that the reference engine does not support."""
         keys = ("approximate", "paths", "measures", *MEASURED)
         return [f"patching.{key}" for key in keys if getattr(self, key)]
 
     @property
     def measured(self) -> dict[str, Section]:
-        """What else is measured of each checkpoint, by key."""
+        """The further measurements at each checkpoint, by key."""
         found = {key: getattr(self, key) for key in MEASURED}
         return {key: section for key, section in found.items() if section is not None}
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The tables that are made of each checkpoint beside that of patching."""
+        """The tables made at each checkpoint, besides that of patching."""
         return tables({key: True for key in self.measured})

@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of."""
+"""The building blocks of all sections of the configuration."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mi_sweeps.locations import local
 
 
 def _text(value: Any) -> Any:
-    """A whole number as text: a SLURM account, a commit. Other numbers have lost how they were written."""
+    """Turns an integer into text: a SLURM account, a commit. It refuses floats, whose spelling is lost."""
     if isinstance(value, float):
-        raise ValueError(f"{value} is a number, and this is text; put it in quotes as it should be")
+        raise ValueError(f"{value} is a number, but this key takes text; put the text in quotes")
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -39,7 +39,7 @@ PATTERNS = {
     DEVICE: "auto, cpu, cuda or cuda:1",
     MEMORY: "MB, or a number with a unit: 500M, 8G",
 }
-"""What text must look like, in words."""
+"""The patterns in words."""
 
 Name = Annotated[Text, Field(pattern=NAME)]
 Index = Annotated[int, Field(ge=0)]
@@ -47,18 +47,18 @@ Device = Annotated[str, Field(pattern=DEVICE)]
 
 
 class Section(BaseModel):
-    """Read-only; a key that is not named here is an error."""
+    """A read-only section; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def is_path(key: str) -> bool:
-    """Whether a key of a task names a file of the user's."""
+    """Whether a task's key names a file."""
     return key == "path" or key.endswith("_path")
 
 
 class NamedFunction(BaseModel):
-    """A function named by its import path, `_target_`, with its arguments as further keys."""
+    """A function, given by its import path `_target_`, with its arguments as further keys."""
 
     model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
 
@@ -80,7 +80,7 @@ class NamedFunction(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The keys beside `name` and `_target_`; 1.0 as 1, so that a number is one value however it is written."""
+        """The keys besides `name` and `_target_`. 1.0 becomes 1, so that the spelling of a number does not matter."""
         return {
             key: int(value) if isinstance(value, float) and value.is_integer() else value
             for key, value in (self.model_extra or {}).items()

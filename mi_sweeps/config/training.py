@@ -1,4 +1,4 @@
-"""How a model is trained, and which of its weights are kept."""
+"""The sections `optim`, `train` and `checkpoint`: how a model is trained, and which weights are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from mi_sweeps.config.section import Name, Section, Text
 
 DIVERGED = 3.0
-"""What `train.diverged` is where nobody says otherwise (conf/config.yaml)."""
+"""The default of `train.diverged` (conf/config.yaml)."""
 
 
 class OptimConfig(Section):
@@ -22,7 +22,7 @@ class OptimConfig(Section):
 
 
 def _one_or_more(value: Any) -> Any:
-    """A single name is a list of one: so it reads best where it is swept."""
+    """Turns a single name into a list of one, which is easier to write in a sweep."""
     return [value] if isinstance(value, str) else value
 
 
@@ -35,8 +35,8 @@ class LoraConfig(Section):
     rank: int = Field(8, ge=1)
     alpha: float = Field(16, gt=0)
     targets: Annotated[Names, Field(min_length=1)] | None = None
-    """Linear modules that have one, by name, by the end of a name or by pattern. None is what peft takes for the
-    architecture; with `train.only` it is every linear module of those."""
+    """Linear modules that get an adapter: names, ends of names, or patterns. None means peft's default for the
+    architecture, or with `train.only`, every linear module in it."""
     dropout: float = Field(0, ge=0, lt=1)
 
 
@@ -46,34 +46,34 @@ class TrainConfig(Section):
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     clip: float = Field(gt=0)
-    """Largest L2 norm of the gradient; larger ones are scaled down."""
+    """Largest L2 norm of the gradient; larger gradients are scaled down."""
     precision: Literal["fp32", "bf16"]
     """`bf16` runs the forward under autocast; weights and optimiser stay fp32."""
     diverged: float | None = Field(gt=1)
-    """A run is stopped where the loss, as a mean over some steps, is so many times the first one. None: only where it
-    is not finite."""
+    """A run is stopped when its loss, averaged over some steps, is this many times the first one. None: only when it is
+    not finite."""
     method: Literal["full", "lora"] = "full"
-    """What learns: the weights, or an adapter beside them."""
+    """Whether the weights are trained, or an adapter."""
     lora: LoraConfig = LoraConfig()
     only: Names = ()
-    """Names, patterns and words of the parameters that learn (`mi_sweeps.training.only`); empty is all of them."""
+    """Names, patterns and words for the parameters to train (`mi_sweeps.training.only`); empty means all."""
     micro_batch: int | None = Field(None, ge=1)
-    """How many prompts are computed at once; None is all of a batch. Changes results by rounding only,
-    but where there is dropout: each part draws its own, and the run is another one."""
+    """How many prompts are computed at once; None means the whole batch. It changes results only by rounding, except
+    with dropout: each micro-batch draws its own, so it is another run."""
     gradient_checkpointing: bool = False
-    """Whether layers are computed again in the backward instead of kept. Changes no result."""
+    """Whether layers are recomputed in the backward pass instead of kept. Changes no result."""
     weights: Literal["fp32", "bf16"] = "fp32"
-    """`bf16`: a step computes with rounded weights; the optimiser has those that learn in fp32."""
+    """`bf16`: a step computes with rounded weights; the optimiser keeps the trained ones in fp32."""
 
 
 class CheckpointConfig(Section):
-    """When the weights are kept, and how."""
+    """When and how weights are kept."""
 
     every: int = Field(ge=1)
     steps: tuple[Annotated[int, Field(ge=0)], ...] | None
-    """Of a run of ours: more than `every` gives. Of a series: all of them, and None is all that there are."""
+    """Further checkpoints besides those of `every`. For a series: its checkpoints, with None for all that exist."""
     storage: Literal["full", "delta"]
     until: int | None = Field(None, ge=1)
-    """The last step that is taken, of `train.steps`; the schedule and the order of the prompts are of all of them."""
+    """Stops training after this step; the schedule and the order of the prompts still follow `train.steps`."""
     zoom_of: Name | None = None
-    """The run whose first steps these are: what both keep must be equal, bit for bit (`mi_sweeps.training.zoom`)."""
+    """The run that this one repeats: their common checkpoints must be equal bit for bit (`mi_sweeps.training.zoom`)."""

@@ -72,7 +72,7 @@ def look(
         if step == waiting[0].step:
             check_tokens(model, evaluated)
             rehearse(config, model, tokenizer, task)
-            write_json(folder.path / "run.json", describe(config, folder, Trainable(model, {})))
+            write_json(folder.about, describe(config, folder, Trainable(model, {})))
         check_logits(model, evaluated["heldout"])
         new = [
             row for split, batch in evaluated.items() for row in evaluate(model, task, batch, step=step, split=split)

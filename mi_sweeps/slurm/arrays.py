@@ -8,10 +8,10 @@ from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from mi_sweeps.config import ResourcesConfig, SlurmConfig
+from mi_sweeps.sweeps.points import Stage
 
 T = TypeVar("T")
 
-Stage = Literal["finetune", "patch"]
 Wait = Literal["pairs", "any"]
 
 NOTICE_SECONDS = 120

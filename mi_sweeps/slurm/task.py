@@ -23,10 +23,11 @@ from typing import Any
 
 from mi_sweeps.signals import insisted_on
 from mi_sweeps.slurm import submissions
-from mi_sweeps.slurm.arrays import Array, Stage
+from mi_sweeps.slurm.arrays import Array
 from mi_sweeps.slurm.submissions import Submission
 from mi_sweeps.store.endings import Busy, Cancelled, Interrupted
 from mi_sweeps.store.folders import Folder
+from mi_sweeps.sweeps.points import Stage
 
 POLL_SECONDS = 5.0
 """How often to check whether another job has done what this one waits for."""
@@ -164,9 +165,9 @@ def _made(item: Array, points: Iterable[Any]) -> int:
     found = set()
     for point in points:
         run, patch = folders_of(point)
-        found |= {(run.path, name) for name in names(run.path / "checkpoints")}
+        found |= {(run.path, name) for name in names(run.checkpoints)}
         own = {patch.table(step).name for step in point.patch_steps[item.part :: item.parts]}
-        found |= {(patch.path, name) for name in own & names(patch.path / "tables")}
+        found |= {(patch.path, name) for name in own & names(patch.tables)}
     return len(found)
 
 

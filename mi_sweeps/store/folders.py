@@ -215,8 +215,18 @@ class RunFolder(Folder):
         return self.path.name
 
     @property
+    def about(self) -> Path:
+        """Its configuration, versions and all else that is known of the run."""
+        return self.path / "run.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the weights."""
+        return self.path / "checkpoints"
 
     @property
     def resume(self) -> Path:
@@ -239,7 +249,7 @@ class RunFolder(Folder):
 
     def checkpoint(self, step: int) -> Path:
         """Returns the file with the weights at a step."""
-        return self.path / "checkpoints" / self._weights(step)
+        return self.checkpoints / self._weights(step)
 
     @staticmethod
     def _weights(step: int) -> str:
@@ -262,9 +272,19 @@ class PatchFolder(Folder):
     def patch_id(self) -> str:
         return self.path.name
 
+    @property
+    def about(self) -> Path:
+        """Its configuration and prompts."""
+        return self.path / "patch.json"
+
+    @property
+    def tables(self) -> Path:
+        """The folder of its tables."""
+        return self.path / "tables"
+
     def table(self, step: int, name: str | None = None) -> Path:
         """Returns the table of attribution and patching at a step, or the named one (`mi_sweeps.store.measured`)."""
-        return self.path / "tables" / self._table(step, name)
+        return self.tables / self._table(step, name)
 
     @staticmethod
     def _table(step: int, name: str | None = None) -> str:
@@ -272,7 +292,7 @@ class PatchFolder(Folder):
 
     def steps(self) -> list[int]:
         """Returns the checkpoints that have tables, in order."""
-        stems = (name.removesuffix(".parquet") for name in names(self.path / "tables") if name.endswith(".parquet"))
+        stems = (name.removesuffix(".parquet") for name in names(self.tables) if name.endswith(".parquet"))
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def has(self, steps: Iterable[int], tables: Collection[str] = ()) -> bool:

@@ -35,7 +35,7 @@ def lines(plan: Plan) -> Iterator[str]:
             continue
         point = alike[0]
         try:
-            about = read_json(run_folder(output, run_id).path / "run.json")
+            about = read_json(run_folder(output, run_id).about)
         except UserError:
             continue
         if about is None:

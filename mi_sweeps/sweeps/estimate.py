@@ -198,7 +198,7 @@ def _stacked(point: GridPoint, stage: Stage) -> int:
     if stage == "finetune":
         run, _ = planning.folders_of(point)
         with suppress(UserError):
-            about = read_json(run.path / "run.json") or {}
+            about = read_json(run.about) or {}
     stacks = about.get("stacks") or [{"runs": [point.run_id]}]
     return len(stacks[-1]["runs"])
 
@@ -207,8 +207,8 @@ def _marks(point: GridPoint, stage: Stage) -> list[tuple[int, float]]:
     """Returns when a running job had done how many steps or checkpoints: (count, modification time) of each."""
     run, patch = planning.folders_of(point)
     if stage == "finetune":
-        return list(_kept(run.path / "checkpoints").items())
-    own = sorted(when for step, when in _kept(patch.path / "tables").items() if step in point.patch_steps)
+        return list(_kept(run.checkpoints).items())
+    own = sorted(when for step, when in _kept(patch.tables).items() if step in point.patch_steps)
     return list(enumerate(own, 1))
 
 

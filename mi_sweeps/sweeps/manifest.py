@@ -178,9 +178,9 @@ def points_of(output: Path, run: RunFolder) -> list[GridPoint]:
         with suppress(UserError):
             known = (entry for entry in load(output, name) if entry.run_id == run.run_id)
             found = {**{entry.patch_id: entry.point(output) for entry in known}, **found}
-    for folder in sorted(path for path in (run.path / "patches").glob("*") if path.name not in found):
-        if values := (read_json(folder / "patch.json") or {}).get("config"):
-            found[folder.name] = GridPoint({**values, "output": str(output)}, {}, run.run_id, folder.name)
+    for patch_id in sorted(path.name for path in (run.path / "patches").glob("*") if path.name not in found):
+        if values := (read_json(run.patch(patch_id).about) or {}).get("config"):
+            found[patch_id] = GridPoint({**values, "output": str(output)}, {}, run.run_id, patch_id)
     return list(found.values())
 
 

@@ -251,7 +251,7 @@ def _scratch(model: ScratchConfig) -> Sizes:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Job:
     """A fine-tune or a patch job of a plan."""
 
     name: str
@@ -261,14 +261,14 @@ class Stage:
 
 
 def lines(points: Sequence[GridPoint], machine: float | None = None, gpu: float | None = None) -> Iterator[str]:
-    """Yields a line with the largest needs of each stage of a plan, and a warning if the memory is too small.
+    """Yields a line with the largest need of a fine-tune and of a patch job, and a warning if the memory is too small.
 
     Args:
         machine: bytes of the machine's memory; None asks the system.
         gpu: bytes of the GPU's memory, if known.
     """
-    tunes: list[Stage] = []
-    patches: list[Stage] = []
+    tunes: list[Job] = []
+    patches: list[Job] = []
     seen: set[str] = set()
     known: dict[str, Sizes | None] = {}
     for point in points:
@@ -282,26 +282,26 @@ def lines(points: Sequence[GridPoint], machine: float | None = None, gpu: float 
         if model not in known:
             known[model] = read(single(config))
         if sizes := known[model]:
-            patches.append(Stage("a patch job", config, sizes, patch(sizes, config)))
+            patches.append(Job("a patch job", config, sizes, patch(sizes, config)))
             if not isinstance(config.model, SeriesConfig):
-                tunes.append(Stage("a fine-tune", config, sizes, finetune(sizes, config)))
-    stages = [max(some, key=lambda one: one.need.total) for some in (tunes, patches) if some]
-    if not stages:
+                tunes.append(Job("a fine-tune", config, sizes, finetune(sizes, config)))
+    jobs = [max(some, key=lambda one: one.need.total) for some in (tunes, patches) if some]
+    if not jobs:
         return
     about = "up to" if len(seen) > 1 else "about"
-    shown = " and ".join(f"{_gigabytes(one.need.total)} for {one.name}" for one in stages)
-    on_gpu = f"; on a GPU, {' and '.join(_gigabytes(one.need.working) for one in stages)} of the GPU's"
+    shown = " and ".join(f"{_gigabytes(one.need.total)} for {one.name}" for one in jobs)
+    on_gpu = f"; on a GPU, {' and '.join(_gigabytes(one.need.working) for one in jobs)} of the GPU's"
     yield f"memory: {about} {shown}{'' if points[0].config.launcher.device == 'cpu' else on_gpu}"
-    for stage in stages:
-        yield from _warning(stage, machine, gpu)
+    for job in jobs:
+        yield from _warning(job, machine, gpu)
 
 
-def _warning(stage: Stage, machine: float | None, gpu: float | None) -> Iterator[str]:
-    """Yields a warning if a stage needs more memory than there is, with settings that need less."""
-    launcher, finetunes = stage.config.launcher, stage.name == "a fine-tune"
+def _warning(job: Job, machine: float | None, gpu: float | None) -> Iterator[str]:
+    """Yields a warning if a job needs more memory than there is, with settings that need less."""
+    launcher, finetunes = job.config.launcher, job.name == "a fine-tune"
     at_once = launcher.stack if finetunes else 1
     if gpu is not None:
-        there, whose, takes = gpu, f"the GPU has {_gigabytes(gpu)}", stage.need.working
+        there, whose, takes = gpu, f"the GPU has {_gigabytes(gpu)}", job.need.working
     elif launcher.device.startswith("cuda") or (launcher.device == "auto" and os.path.exists("/dev/nvidiactl")):
         return  # The GPU is asked when a run begins.
     elif isinstance(launcher, SlurmConfig):
@@ -309,21 +309,21 @@ def _warning(stage: Stage, machine: float | None, gpu: float | None) -> Iterator
         if given is None:
             return
         there = float(given.rstrip("KMGT")) * UNITS[given.lstrip("0123456789")]
-        whose, takes = f"launcher.memory={given}", stage.need.total
+        whose, takes = f"launcher.memory={given}", job.need.total
     else:
-        there, takes = machine or _machine(), stage.need.total
+        there, takes = machine or _machine(), job.need.total
         whose = f"this machine has {_gigabytes(there)}"
         if launcher.name == "local":
             at_once *= launcher.workers or 1
     if at_once * takes > there:
-        who = stage.name if at_once == 1 else f"{at_once} at once"
-        less = _less(stage, gpu is not None) if finetunes else ""
+        who = job.name if at_once == 1 else f"{at_once} at once"
+        less = _less(job, gpu is not None) if finetunes else ""
         yield f"warning: {who} may take {_gigabytes(at_once * takes)}, but {whose}{less}"
 
 
-def _less(stage: Stage, on_gpu: bool) -> str:
+def _less(job: Job, on_gpu: bool) -> str:
     """Lists settings that need less memory, with how much they need."""
-    train = stage.config.train
+    train = job.config.train
     part = max(1, train.batch_size // 4)
     less: dict[str, dict[str, Any]] = {
         f"train.micro_batch={part}": {"micro_batch": part},
@@ -333,8 +333,8 @@ def _less(stage: Stage, on_gpu: bool) -> str:
     }
     options = []
     for words, changes in less.items():
-        need = finetune(stage.sizes, stage.config.model_copy(update={"train": train.model_copy(update=changes)}))
-        takes, instead = (one.working if on_gpu else one.total for one in (stage.need, need))
+        need = finetune(job.sizes, job.config.model_copy(update={"train": train.model_copy(update=changes)}))
+        takes, instead = (one.working if on_gpu else one.total for one in (job.need, need))
         if instead < 0.9 * takes:
             options.append(f"{_gigabytes(instead)} with {words}")
     return f"; a fine-tune takes {', '.join(options)}" if options else ""

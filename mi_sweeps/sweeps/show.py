@@ -135,7 +135,7 @@ def zooms(plan: Plan) -> Iterator[str]:
     """Yields a line for each run that is a zoom into another."""
     for points in plan.points_by_run.values():
         folder, _ = planning.folders_of(points[0])
-        if is_zoom(points[0]) and (proof := (read_json(folder.path / "run.json") or {}).get("zoom")):
+        if is_zoom(points[0]) and (proof := (read_json(folder.about) or {}).get("zoom")):
             yield zoomed(folder.run_id, proof)
 
 
@@ -320,7 +320,7 @@ def _checkpoints(plan: Plan, point: GridPoint, folder: RunFolder) -> Callable[[]
     """Returns a function that lists a run's checkpoints so far: stored weights, or those of a series that were
     measured."""
     if not point.is_series:
-        return lambda: [name for name in names(folder.path / "checkpoints") if name[:1].isdigit()]
+        return lambda: [name for name in names(folder.checkpoints) if name[:1].isdigit()]
     return lambda: plan.runs[point.run_id].reached(_measured(folder.metrics))
 
 

@@ -94,7 +94,7 @@ def _stack(run: RunFolder, end: int) -> list[RunFolder]:
     Raises:
         UserError: the stack changed during training.
     """
-    about = read_json(run.path / "run.json") or {}
+    about = read_json(run.about) or {}
     stacks = [stack for stack in about.get("stacks", []) if stack["from"] < end]
     if not stacks:
         return [run]

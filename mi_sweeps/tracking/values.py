@@ -257,7 +257,7 @@ def conclusions(run: RunFolder) -> dict[str, Any]:
 
     values: dict[str, Any] = {}
     for corruption, folder in _patches(run):
-        about = read_json(folder.path / "patch.json") or {}
+        about = read_json(folder.about) or {}
         missing = frozenset(run.status_on_disk().gaps)
         patch = Patch(folder.path.name, run.run_id, corruption, folder.path, about, {}, gaps=missing)
         site = sites_by_prompt(read_prompts(patch)).get("z")
@@ -338,10 +338,9 @@ def _metrics(run: RunFolder) -> dict[int, list[Row]]:
 def _patches(run: RunFolder) -> list[tuple[str, PatchFolder]]:
     """Returns the begun patch jobs with their corruptions; the one that ended last comes last."""
     found = []
-    for path in sorted(run.path.glob("patches/*")):
-        about = read_json(path / "patch.json")
-        if about:
-            found.append((about["corruption"], PatchFolder(path)))
+    for patch in map(PatchFolder, sorted(run.path.glob("patches/*"))):
+        if about := read_json(patch.about):
+            found.append((about["corruption"], patch))
     return sorted(found, key=lambda one: one[1].status_on_disk().finished or "")
 
 

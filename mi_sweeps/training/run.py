@@ -186,7 +186,7 @@ def begin(
     metrics = [row for row in metrics if resumed is not None and _known_at(row, resumed)]
     if resumed is not None:
         log.info("resuming from step %d", resumed)
-    write_json(folder.path / "run.json", describe(config, folder, trainable, resumed))
+    write_json(folder.about, describe(config, folder, trainable, resumed))
     write_json(folder.audit, dict(task.audit))
     run = Run(
         config,
@@ -237,7 +237,7 @@ def read_metrics(folder: RunFolder) -> list[Metric]:
 def describe(config: Config, folder: RunFolder, trainable: Trainable, resumed: int | None = None) -> dict[str, Any]:
     """What run.json says: the configuration, what it was computed with, and what it says already of the steps before
     the one that is gone on from."""
-    known = {} if resumed is None else read_json(folder.path / "run.json") or {}
+    known = {} if resumed is None else read_json(folder.about) or {}
     stacks = [stack for stack in known.get("stacks", []) if stack["from"] < (resumed or 0)]
     return {
         "run_id": folder.run_id,

@@ -309,10 +309,10 @@ def _note(runs: Sequence[Run]) -> None:
     """In each run.json: from which step on these are trained together, on which the bits of all of them depend."""
     ids = [run.folder.run_id for run in runs]
     for run in runs:
-        about = read_json(run.folder.path / "run.json")
+        about = read_json(run.folder.about)
         stacks = about.get("stacks", [])
         if not stacks or stacks[-1]["runs"] != ids:
-            write_json(run.folder.path / "run.json", {**about, "stacks": [*stacks, {"from": run.step, "runs": ids}]})
+            write_json(run.folder.about, {**about, "stacks": [*stacks, {"from": run.step, "runs": ids}]})
 
 
 def _split(runs: dict[int, Run]) -> Iterator[tuple[int, ...]]:

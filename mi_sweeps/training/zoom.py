@@ -39,9 +39,9 @@ def prove(config: Config, folder: RunFolder, step: int) -> None:
     if apart is not None:
         folder.checkpoint(step).unlink()
         raise not_the_same(config, folder, step, f"weights differ by up to {apart:.1e}")
-    about = read_json(folder.path / "run.json")
+    about = read_json(folder.about)
     about["zoom"]["same"][str(step)] = checkpoints.checksum(folder.checkpoint(step))
-    write_json(folder.path / "run.json", about)
+    write_json(folder.about, about)
 
 
 def proof(config: Config, known: Mapping[str, Any], step: int) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def not_the_same(config: Config, folder: RunFolder, step: int, why: str) -> User
     """The error of a run that is not the one that it must be, with what may be the reason."""
     original = _original(config, folder)
     assert original is not None
-    began = (read_json(original.path / "run.json") or {}).get("versions", {}).get("torch")
+    began = (read_json(original.about) or {}).get("versions", {}).get("torch")
     host = original.status_on_disk().host
     return UserError(
         f"zoom: step {step}: {why}: this is not run {original.run_id}, which was trained with torch {began} on {host}; "

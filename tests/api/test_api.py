@@ -115,7 +115,7 @@ def test_runs_are_found_by_what_they_are(out, wanted, seeds):
     ("ask", "says"),
     [
         (lambda out: out.select(seed=7), "select seed=7: no run has it; there are: 0, 1"),
-        (lambda out: out.select(sed=7), "select sed: no column of `runs`"),
+        (lambda out: out.select(sed=7), "select sed: not a column of `runs`"),
         (lambda out: out.run("zz"), "zz: no such run; `runs` lists those of"),
         (lambda out: out.run(), "2 runs, "),
         (lambda out: out.picture("zilch"), "zilch: no such picture of these runs; there are: win-rate, "),

@@ -76,11 +76,11 @@ def test_which_others(given, expected):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"permutations": 5}, "walked backwards too, so give an even number"),
+        ({"permutations": 5}, "also used in reverse, so give an even number"),
         ({"with": []}, "name a step, first, or previous"),
-        ({"with": [4, 4]}, "named twice"),
+        ({"with": [4, 4]}, "given twice"),
         ({"kinds": []}, "at least 1 item"),
-        ({"kinds": ["weights", "weights"]}, "named twice"),
+        ({"kinds": ["weights", "weights"]}, "given twice"),
         ({"with": "last"}, "previous"),
     ],
 )

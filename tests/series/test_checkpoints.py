@@ -31,7 +31,7 @@ def test_all_checkpoints_are_found_in_order_of_their_steps(series, make):
 
 
 def test_patching_steps_that_are_no_checkpoints_are_refused_in_one_line(series, make):
-    with pytest.raises(UserError, match=r"^patching.steps: \[9\] are no checkpoints of this run \(\[0, 8, 16, 24\]\)"):
+    with pytest.raises(UserError, match=r"^patching.steps: \[9\] are not checkpoints of this run \(\[0, 8, 16, 24\]\)"):
         make(series, "patching.steps=[8,9]")
 
 

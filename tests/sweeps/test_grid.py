@@ -252,7 +252,7 @@ def test_a_users_own_sweep(own: Path) -> None:
         (["model=local", "model.path=/no/where"], r"model\.path=/no/where: no config\.json there; give .*"),
         (["task=prompts"], r"task\.path: no value; give task\.path=VALUE on the command line"),
         (["task=prompts", "task.path=/no/where"], r"/no/where: No such file.*; give .*"),
-        (["train.steps=8", "patching.steps=[0,16]"], r"patching\.steps: \[16\] are no checkpoints .*; choose .*"),
+        (["train.steps=8", "patching.steps=[0,16]"], r"patching\.steps: \[16\] are not checkpoints .*; choose .*"),
     ],
 )
 def test_a_wrong_override_is_one_line(overrides: list[str], says: str) -> None:

@@ -260,7 +260,7 @@ def test_an_upload_that_is_refused(call, views, server):
         (["yours"], "sweep 'yours': not in"),
         (["mine", "--baseline", "123"], "--baseline 123: not a run of sweep 'mine'"),
         (["mine", "--baseline", "123"], "`mi-sweeps status --points mine output=OUTPUT` lists them"),
-        (["mine", "--to", "x.json"], "give --dry-run, too"),
+        (["mine", "--to", "x.json"], "give --dry-run too"),
         (["untracked"], "sweep 'untracked': not mirrored to wandb"),
         (["untracked"], "`mi-sweeps track untracked output=OUTPUT` mirrors it"),
         (["planned"], "sweep 'planned': no run has an evaluated checkpoint yet"),

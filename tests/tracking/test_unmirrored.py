@@ -93,7 +93,7 @@ def test_the_worst_is_told_and_each_command_makes_up_for_its_own(point, output):
 def test_a_name_that_wandb_refuses(call, output, command, option):
     code, printed, complaint = call(command, "mine", option, "a/b", f"output={output}")
     assert (code, printed) == (2, "")
-    rule = "wandb takes 1 to 128 characters, and none of / \\ # ? % :"
+    rule = "wandb takes 1 to 128 characters, but none of / \\ # ? % :"
     assert complaint == f"error: {option}='a/b': has '/'; {rule}\n"
 
 
