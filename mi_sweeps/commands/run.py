@@ -74,8 +74,7 @@ def carry_out(points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: boo
     if first.launcher.name == "local":
         pids = workers.submit(output, name, [point.patch_id for point in points], first.launcher, retry=retry)
         console.print(
-            f"{counted(len(pids), 'worker')} started (process {', '.join(pids)}); "
-            f"see `{hint('status', name, output)}`",
+            f"{counted(len(pids), 'worker')} started (process {', '.join(pids)}); see `{hint('status', name, output)}`",
             soft_wrap=True,
         )
         if not (wait or first.launcher.wait):
