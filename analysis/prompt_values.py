@@ -1,7 +1,7 @@
-"""What the report's page knows of single prompts: what patching the places that may matter changes in each of them.
+"""Values of single prompts for the report's page: what patching the places that may matter changes in each prompt.
 
-A row of values, of a place at a checkpoint, is its unit (logits, a 32-bit float) and a whole number of them for each
-prompt: bytes as text in base64. It costs a byte and a third a prompt, and is right to 1 in 250 of its largest value.
+The values of a place at a checkpoint are stored as a unit (logits, 32-bit float) and one byte per prompt, in base64.
+That takes 1.33 bytes per prompt, with an error of up to 1/250 of the largest value.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from .prompts import Site
 from .summaries import spread
 
 MOST_BYTES = 2_500_000
-"""Of the whole page, which may have 15 million."""
+"""Out of 15 million bytes for the whole page."""
 
 SHARE = 1 / 4
-"""Of what room there is for data, at most."""
+"""Largest share of the room for data."""
 
 LESS = (
     *((None, None), (32, None), (16, None), (12, None), (8, None)),
     *((8, 12), (5, 12), (5, 6), (3, 6), (2, 6), (2, 3), (1, 3), (1, 1)),
 )
-"""Places of each site, and checkpoints: the first of these choices that fits is taken. None: all."""
+"""Places per site and checkpoints; the first choice that fits is taken. None: all."""
 
 SIZES = {"int8": 1, "<i2": 2}
 """Bytes of a value, by its type."""
@@ -46,10 +46,10 @@ HEAD = 4
 
 @dataclass(frozen=True)
 class Told:
-    """A patch job whose tables tell prompts apart."""
+    """A patch job with values by prompt."""
 
     run: int
-    """Its number in the table of runs."""
+    """Index in the table of runs."""
     patching: str
     job: Job
     order: dict[str, tuple[Place, ...]]
@@ -57,11 +57,11 @@ class Told:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Of all its sites."""
+        """The checkpoints of any site."""
         return tuple(sorted({step for site in self.order for step in self.job.sites[site].steps}))
 
     def size(self, places: int | None, steps: int) -> int:
-        """Bytes on the page, about, of so many places of each site at so many checkpoints."""
+        """Estimate the bytes that this many places per site and checkpoints take on the page."""
         count = sum(len(order[:places]) for order in self.order.values())
         prompts = len(self.job.prompts)
         rows = count * (HEAD + prompts) + 2 * (HEAD + 2 * prompts)
@@ -69,7 +69,7 @@ class Told:
 
 
 def told(frames: Frames, conclusions: Conclusions, room: float) -> Json | None:
-    """The page's data on single prompts, in at most `room` bytes, about; None where no table tells them apart."""
+    """The page's data on single prompts, in about `room` bytes at most; None if no table has values by prompt."""
     jobs = list(_jobs(frames, conclusions))
     if not jobs:
         return None
@@ -88,8 +88,10 @@ def told(frames: Frames, conclusions: Conclusions, room: float) -> Json | None:
 
 
 def _jobs(frames: Frames, conclusions: Conclusions) -> Iterator[Told]:
-    """All that tell prompts apart, run by run. A setting's runs have the same places under all corruptions, so that
-    means over seeds can be shown, and corruptions compare."""
+    """All patch jobs with values by prompt, run by run.
+
+    A setting's runs show the same places under all corruptions, so that seeds can be averaged and corruptions compared.
+    """
     setting = dict(enumerate(frames.runs["setting"]))
     number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
     there: dict[str, tuple[str, Job]] = {}
@@ -118,7 +120,7 @@ def _jobs(frames: Frames, conclusions: Conclusions) -> Iterator[Told]:
 
 
 def _note(jobs: Sequence[Told], places: int | None, steps: int, count: int) -> str:
-    """What was left out, in words."""
+    """Say what was left out."""
     if not count:
         return "To keep this page small, it has no values of single prompts."
     left = []
@@ -132,7 +134,7 @@ def _note(jobs: Sequence[Told], places: int | None, steps: int, count: int) -> s
 
 
 def _prompts(job: Job, texts: dict[str, tuple[int, Json]], lists: dict[tuple[int, ...], int]) -> int:
-    """The number of the list of a patch job's prompts; each text is there once."""
+    """Return the index of a patch job's list of prompts; each text is stored once."""
     tokens = {prompt.number: prompt.tokens for prompt in tokenised(job.patch)}
     own = []
     for number, about in enumerate(job.patch.about.get("prompts", [])):
@@ -163,7 +165,7 @@ def _packed(one: Told, prompts: int, places: int | None, steps: int) -> Json:
 
 
 def _changes(site: Site, places: Sequence[Place], steps: Sequence[int]) -> Float[np.ndarray, "row prompt"]:
-    """Patched - corrupted (logits), place by place, checkpoint after checkpoint."""
+    """patched - corrupted (logits); rows are places, and within a place checkpoints."""
     assert site.patched is not None
     change = _at(site.patched - site.corrupted[:, None], site.steps, steps)
     rows = change[:, [site.places.index(place) for place in places]]
@@ -171,7 +173,7 @@ def _changes(site: Site, places: Sequence[Place], steps: Sequence[int]) -> Float
 
 
 def _at(values: np.ndarray, there: Sequence[int], steps: Sequence[int]) -> np.ndarray:
-    """Values [checkpoint, ...] at some steps, NaN where there is none."""
+    """Values [checkpoint, ...] at some steps, NaN at steps that are missing."""
     found = np.full((len(steps), *values.shape[1:]), np.nan)
     kept = [at for at, step in enumerate(steps) if step in there]
     found[kept] = values[[list(there).index(steps[at]) for at in kept]]
@@ -179,7 +181,7 @@ def _at(values: np.ndarray, there: Sequence[int], steps: Sequence[int]) -> np.nd
 
 
 def _text(rows: Float[np.ndarray, "row prompt"], kind: str) -> str:
-    """Rows as bytes in base64: the unit, and so many of it for each prompt. The least number stands for none."""
+    """Encode rows in base64: the unit, then a multiple of it per prompt. The smallest number means missing."""
     most = np.iinfo(kind).max
     with np.errstate(invalid="ignore"):
         size = np.where(np.isfinite(rows), np.abs(rows), 0).max(axis=1, initial=0)

@@ -1,4 +1,4 @@
-"""What single prompts have in the tables of one patch job, as arrays."""
+"""Values by prompt from the tables of one patch job, as arrays."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .summaries import APPROXIMATE
 
 @dataclass(frozen=True)
 class Site:
-    """What one patch job found at one site, as arrays. NaN where a checkpoint or a prompt has no such place."""
+    """Values of one patch job at one site. NaN where a checkpoint or prompt has no such place."""
 
     steps: tuple[int, ...]
     places: tuple[tuple[int, int | None, str | None], ...]
     """Layer, head, position."""
     clean: Float[np.ndarray, "step prompt"]
-    """Logit differences (logits), as all that follow."""
+    """Logit differences (logits), as are all that follow."""
     corrupted: Float[np.ndarray, "step prompt"]
     patched: Float[np.ndarray, "step place prompt"] | None
-    """None where a table does not tell prompts apart."""
+    """None if tables lack values by prompt."""
     gain: Float[np.ndarray, "step place"]
     """Mean over prompts of patched - corrupted."""
     gap: Float[np.ndarray, "step place"]
-    """Likewise of clean - corrupted."""
+    """Mean over prompts of clean - corrupted."""
     n: Float[np.ndarray, "step place"]
 
 
 def at_steps(site: Site, steps: Sequence[int]) -> Site:
-    """The same at some of its steps."""
+    """Restrict a site to some of its steps."""
     kept = np.isin(site.steps, steps)
     patched = None if site.patched is None else site.patched[kept]
     return Site(
@@ -51,13 +51,15 @@ COLUMNS = (
 )
 
 Tables = tuple[pa.Table, np.ndarray]
-"""The tables of a patch job one below the other, and each row's step."""
+"""The concatenated tables of a patch job, and each row's step."""
 
 
 def read(patch: Patch, damaged: list[str] | None = None, steps: Container[int] | None = None) -> Tables | None:
-    """The tables of a patch job, with what each prompt has; None where there is none.
+    """Read the tables of a patch job with values by prompt; None if there are none.
 
-    `damaged`: as for `frames.load`. `steps`: which checkpoints; None: all.
+    Args:
+        damaged: as for `frames.load`.
+        steps: checkpoints to read; None: all.
     """
     wanted = [step for step in patch.steps() if steps is None or step in steps]
     found = {step: read_table(patch.table(step), "kind", COLUMNS, damaged) for step in wanted}
@@ -69,8 +71,8 @@ def read(patch: Patch, damaged: list[str] | None = None, steps: Container[int] |
 
 
 def sites_by_prompt(tables: Tables | None) -> dict[str, Site]:
-    """All that a patch job has patched, by site, prompt by prompt; sites of which there are only estimates are named so
-    (`summaries.with_approximate`), and have no values of prompts."""
+    """Patched values by site and prompt. Sites with estimates only are named as by `summaries.with_approximate`, and
+    have no values by prompt."""
     if tables is None:
         return {}
     table, step = tables
@@ -105,7 +107,7 @@ def sites_by_prompt(tables: Tables | None) -> dict[str, Site]:
 
 
 def _numbers(rows: pa.Table, name: str) -> np.ndarray:
-    """A column as numbers, NaN where there is none."""
+    """A column as floats, NaN where missing."""
     if name not in rows.column_names:
         return np.full(len(rows), np.nan)
     return rows[name].cast(pa.float64()).to_numpy()
@@ -113,7 +115,7 @@ def _numbers(rows: pa.Table, name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Written:
-    """Logit differences (logits) of one kind of attribution in one patch job; NaN where a checkpoint lacks one."""
+    """One kind of attribution in one patch job, in logits; NaN where missing."""
 
     steps: tuple[int, ...]
     parts: tuple[tuple[str, int | None, int | None], ...]
@@ -122,7 +124,7 @@ class Written:
 
 
 def written_by_prompt(tables: Tables | None) -> dict[str, Written]:
-    """The attribution of a patch job by kind, prompt by prompt; without kinds whose tables do not tell these apart."""
+    """Attribution by kind and prompt; kinds without values by prompt are left out."""
     if tables is None or "by_prompt" not in tables[0].column_names:
         return {}
     table, step_of_row = tables
@@ -147,7 +149,7 @@ def written_by_prompt(tables: Tables | None) -> dict[str, Written]:
 
 
 def wins_by_prompt(tables: Tables | None) -> dict[int, Bool[np.ndarray, " prompt"]]:
-    """By step, which held-out prompts of another task are won; empty where that is not known."""
+    """Which held-out prompts of another task are won, by step; empty if unknown."""
     if tables is None or "by_prompt" not in tables[0].column_names:
         return {}
     table, step = tables
@@ -157,7 +159,7 @@ def wins_by_prompt(tables: Tables | None) -> dict[int, Bool[np.ndarray, " prompt
 
 
 def _matrix(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of all lists one behind the other, NaN where one is missing, and where each list begins."""
+    """Concatenate lists, with NaN for missing values, and return where each begins."""
     lengths = lists.value_lengths().fill_null(0).to_numpy()
     return pc.list_flatten(lists).to_numpy(zero_copy_only=False), np.cumsum([0, *lengths])
 
@@ -170,12 +172,12 @@ def _site(
     lists: tuple[np.ndarray, np.ndarray] | None,
     prompts: Mapping[str, np.ndarray],
 ) -> Site:
-    """One site.
+    """Collect one site.
 
     Args:
-        every: the place of each of its rows; likewise `step_of_row` and `numbers`.
-        row: where the rows' lists are in `lists`, the values of prompts.
-        prompts: clean and corrupted of each prompt at each step.
+        every: the place of each row; `step_of_row` and `numbers` likewise.
+        row: index of each row's list in `lists`, the values by prompt.
+        prompts: clean and corrupted logit difference of each prompt at each step.
     """
     number = {place: at for at, place in enumerate(dict.fromkeys(every))}
     place = np.array([number[key] for key in every])

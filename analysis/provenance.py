@@ -21,11 +21,11 @@ WANDB = "https://wandb.ai"
 
 
 def configurations(runs: Sequence[Run]) -> Json:
-    """The configurations of runs, with the versions and the model that they found: each value once.
+    """The configurations of runs with versions and the model found, each value stored once.
 
-    `same` has what is equal in all runs that were started, by dotted key. `differs` has the others: the different
-    `values` of a key, and `of` which of them is each run's; null where a run has none. `factors` are the keys that a
-    sweep may have varied: those that change a result and do not follow from another one.
+    `same` has the values that all started runs share, by dotted key. `differs` has the other keys: their distinct
+    `values`, and in `of` the index for each run, null if it has none. `factors` are keys that a sweep may have varied:
+    those that change a result and do not follow from another key.
     """
     told = [_about(run) for run in runs]
     started = [about for about in told if about]
@@ -46,13 +46,13 @@ def configurations(runs: Sequence[Run]) -> Json:
 def _about(run: Run) -> Json:
     if not run.config:
         return {}
-    # `model` of the configuration is what was asked for: beside it, what was found.
+    # `model` in the configuration is what was requested; this is what was found.
     found = {"model_found": run.about.get("model") or {}, "versions": run.about.get("versions") or {}}
     return {key: _finite(value) for key, value in configs.flatten(configs.of_run(run.config) | found).items()}
 
 
 def _finite(value: Any) -> Any:
-    """A number that JSON does not know as text."""
+    """Non-finite numbers as text, which JSON lacks."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -61,13 +61,13 @@ def _text(value: Any) -> str:
 
 
 def audits(runs: Iterable[Run]) -> list[Json]:
-    """What is known of the prompts, once for all runs that share it: the audit, and `runs`, their numbers."""
+    """The audits of prompts, each once with the indices of its `runs`."""
     found: dict[bytes, Json] = {}
     for number, run in enumerate(runs):
         try:
             text = (run.path / "audit.json").read_bytes()
             about = found[text] if text in found else {"audit": _prompts(text), "runs": []}
-        except (OSError, ValueError, AttributeError):  # Missing, damaged, or no object.
+        except (OSError, ValueError, AttributeError):  # missing, damaged, or not an object
             continue
         found.setdefault(text, about)["runs"].append(number)
     return list(found.values())
@@ -79,7 +79,7 @@ def _prompts(text: bytes) -> Json:
 
 
 def links(output: Output, beside: Path) -> Json:
-    """Addresses of each run's `log`, `error` and `wandb`, for a page in the folder `beside`; null where nothing is."""
+    """Links to each run's `log`, `error` and `wandb` from a page in the folder `beside`; None if there is none."""
     try:
         root = quote(Path(os.path.relpath(output.path.absolute(), beside.absolute())).as_posix())
     except ValueError:  # another drive
@@ -96,8 +96,8 @@ def links(output: Output, beside: Path) -> Json:
 
 
 def wandb(run: Run) -> str | None:
-    """Where wandb shows a run: as wandb said when it was sent; or if that was not noted, but it was online or was
-    uploaded and names its entity, where that would be."""
+    """The address of a run in wandb: as noted when it was sent, or else built for runs that were online or uploaded and
+    name their entity."""
     with suppress(OSError, UserError, AttributeError):
         url = (read_json(run.path / "wandb.json") or {}).get("url")
         if str(url).startswith(("https://", "http://")):
@@ -112,7 +112,7 @@ def wandb(run: Run) -> str | None:
 
 
 def _is_there(folder: Path) -> bool:
-    """Whether an attempt was online, or was uploaded without an error (`mi-sweeps sync` leaves its mark on others)."""
+    """Whether an attempt was online or uploaded without an error (`mi-sweeps sync` marks failures)."""
     online = any(folder.glob("wandb/run-*/*.wandb"))
     uploaded = (mark.with_suffix(".uploading") for mark in folder.glob("wandb/offline-run-*/*.wandb.synced"))
     return online or any(not mark.exists() for mark in uploaded)

@@ -24,7 +24,7 @@ from .folder import Json, Output, read, several
 from .frames import Frames, tabulate
 
 LIMIT = 15_000_000
-"""Bytes. A page of this size still opens in a second or two and can be sent by mail."""
+"""Bytes. A page of this size opens in a second or two and can be sent by mail."""
 
 SCRIPTS = (
     *("base", "intervals", "values", "gaps", "filter", "pictures", "save", "header", "settings", "findings"),
@@ -33,13 +33,13 @@ SCRIPTS = (
     *("attention", "looks", "singles", "place", "prompts"),
     *("differences", "parallel", "importance", "trust", "address", "main"),
 )
-"""The page's code, in this order: one file a section of the page."""
+"""The page's scripts in order, one per section."""
 
 LONGEST = 200
-"""Bytes of a page's file name."""
+"""Longest file name of a page, in bytes."""
 
 MOST = 6000
-"""Tables of patch jobs that are read at most: more would not fit on the page, and 6000 take ten seconds."""
+"""Tables of patch jobs to read at most: more would not fit on the page, and 6000 take ten seconds."""
 
 
 def write_report(
@@ -51,11 +51,14 @@ def write_report(
 ) -> Path:
     """Write the page for the folder `output`, or for the named `sweeps` of it; returns the file.
 
-    The file is `to`, or that of `place`; it appears whole or not at all. Where all checkpoints would
-    make a page beyond LIMIT, it shows fewer of them in its heatmaps and says so. Raises UserError where the
-    folder or a sweep does not exist, a file cannot be read, or `to` is a folder or a file of another kind; with a list
-    `damaged`, what cannot be read is left out, and named there. A list `worse` takes the ids of runs that ended worse
-    than they began.
+    The file is `to`, or that of `place`; it appears whole or not at all. If all checkpoints would make a page larger
+    than LIMIT, its heatmaps show fewer and say so. A list `damaged` takes the names of unreadable files, which are left
+    out; a list `worse` takes the ids of runs that ended worse than they began.
+
+    Raises:
+        UserError: the folder or a sweep does not exist, a file cannot be read and `damaged` is None, or `to` is a
+        folder
+            or another kind of file.
     """
     named = () if sweeps is None else several(sweeps)
     found = read(output, None if sweeps is None else named, damaged)
@@ -72,10 +75,13 @@ def write_report(
 
 
 def place(output: Path, sweeps: str | Iterable[str]) -> Path:
-    """Where the page of these sweeps is by default, or with none named the page of all in `output`: each has its own
-    file, so that none replaces another. Raises UserError where the names make no file name."""
+    """The default file of the page for these sweeps, or for all in `output` if none is named. Each has its own file.
+
+    Raises:
+        UserError: the names together are too long for a file name.
+    """
     named = sorted(set(several(sweeps)))
-    # No sweep has a + in its name.
+    # names of sweeps contain no +
     name = f"report-{'+'.join(named)}.html" if named else "report.html"
     if len(name.encode()) > LONGEST:
         raise UserError(f"{len(named)} sweeps have too long a file name together; give a file with --to")
@@ -83,13 +89,17 @@ def place(output: Path, sweeps: str | Iterable[str]) -> Path:
 
 
 def titled(file: Path) -> str | None:
-    """The title of the page that is there; None where nothing is. Raises UserError where the file is no such page."""
+    """The title of an existing page; None if there is no file.
+
+    Raises:
+        UserError: the file is not a page of mi-sweeps.
+    """
     if not file.is_file() or not file.stat().st_size:
         return None
     with file.open(encoding="utf-8", errors="replace") as there:
         found = re.search(r"<title>mi-sweeps: (.*?)</title>", there.read(4096))
     if not found:
-        raise UserError(f"{file}: is there, and no page of mi-sweeps; give another file, or delete it")
+        raise UserError(f"{file}: exists and is not a page of mi-sweeps; give another file, or delete it")
     return html.unescape(found[1])
 
 
@@ -100,10 +110,11 @@ def page(
     beside: Path | None = None,
     damaged: list[str] | None = None,
 ) -> str:
-    """The page as text, of at most `limit` bytes if leaving out patching and attribution can do it.
+    """Return the page as text, of at most `limit` bytes if thinning patching and attribution can achieve it.
 
-    Its links are right where it lies in the folder `beside`; that is `output` unless it is given. `damaged`: as for
-    `write_report`.
+    Args:
+        beside: the folder that the page is for, from which links start; `output` by default.
+        damaged: as for `write_report`.
     """
     parts = {"css": _template("page.css"), "js": "\n".join(_template(f"{name}.js") for name in SCRIPTS)}
     parts["plotly"] = get_plotlyjs()
@@ -111,7 +122,7 @@ def page(
     frame = _template("page.html")
     room = limit - sum(len(part.encode()) for part in (frame, *parts.values()))
     parts["data"] = _data(output, frames, room, beside or output.path, damaged)
-    # In one pass: what a part holds is never taken for another marker.
+    # In one pass, so that the content of a part is never taken for another marker.
     return re.sub(r"\{\{(\w+)\}\}", lambda marker: parts[marker[1]], frame)
 
 
@@ -120,10 +131,10 @@ def _template(name: str) -> str:
 
 
 def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list[str] | None) -> str:
-    """The page's data as JSON of at most `room` bytes: all checkpoints, or else some, or some runs."""
+    """Return the page's data as JSON of at most `room` bytes, with fewer checkpoints or runs if needed."""
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     outline = payload.outline(output, frames, made, beside)
-    outline["examples"] = examples.told(frames, [])  # what is damaged was told when the frames were made
+    outline["examples"] = examples.told(frames, [])  # making the frames has named damaged files
     checkpoints = frames.patching["step"].nunique()
     every, runs = 1, frames.patching["run_id"].nunique()
     left_out: list[str] | None = None if damaged is None else []
@@ -136,7 +147,7 @@ def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list
     note = _note(frames.every, runs) if frames.unread else ""
     text = _json(payload.with_circuits(outline, output, frames, conclusions, note))
     while len(text) > room and (runs > 1 or every < checkpoints):
-        # Step towards the goal by what is still too much, first in checkpoints and then in runs.
+        # Thin in proportion to the excess, first checkpoints, then runs.
         circuits = len(text) - room + room_for_circuits
         excess = circuits / room_for_circuits if room_for_circuits > 0 else math.inf
         if every < checkpoints:
@@ -150,7 +161,7 @@ def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list
 
 
 def _thinned(frames: Frames, every: int, runs: int) -> Frames:
-    """Circuits of each `every`-th checkpoint and the last, of the first `runs` runs."""
+    """Keep every `every`-th checkpoint and the last, of the first `runs` runs."""
     steps = sorted(frames.patching["step"].unique())
     kept_steps = {*steps[::every], *steps[-1:]}
     kept_runs = set(pd.unique(frames.patching["run_id"])[:runs])
@@ -169,6 +180,6 @@ def _note(every: int, runs: int) -> str:
 
 
 def _json(data: Json) -> str:
-    """JSON that may stand in a script element: no text in it can end the element."""
+    """JSON that is safe in a script element: no text in it can close the element."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

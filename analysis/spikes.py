@@ -1,4 +1,4 @@
-"""Spikes of the training loss, and how many noise alone would make."""
+"""Spikes of the training loss, and how many noise alone would give."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import pandas as pd
 from scipy import stats
 
 HALF_WINDOW = 12
-"""Steps on either side whose median a step's loss is compared with: about as long as a spike may last."""
+"""Steps on either side of a step over which the median is taken: about as long as a spike may last."""
 
 ROBUST = 1.4826
-"""Of normal noise, the standard deviation over the median size."""
+"""Standard deviation of normal noise over its median absolute value."""
 
 THRESHOLD = 6.0
 """Robust standard deviations."""
 
 LEAST = 2.0
-"""A spike is at least so many times the median around it: where losses hardly vary, six deviations are nothing."""
+"""A spike is at least this many times the median around it: where losses hardly vary, six deviations are nothing."""
 
 TAILS = 3
-"""Degrees of freedom of Student's t, the noise that spikes are held against: the heaviest tails that, of whole degrees,
-have a variance."""
+"""Degrees of freedom of the Student's t noise that spikes are compared with: the heaviest tails with a variance."""
 
 NOISE = f"independent noise of the run's own spread (Student's t, {TAILS} degrees of freedom)"
 
@@ -30,9 +29,8 @@ NOISE = f"independent noise of the run's own spread (Student's t, {TAILS} degree
 def robust_z(losses: Sequence[float] | np.ndarray) -> np.ndarray:
     """How far each log-loss is above the median of the log-losses around it, in robust standard deviations.
 
-    The residuals' standard deviation is taken as ROBUST times the median of their size (Rousseeuw & Croux 1993), over
-    the whole run; the spikes themselves hardly move it. Zeros where nothing varies. The logarithm, because a loss falls
-    over orders of magnitude.
+    The deviation is ROBUST times the median absolute residual of the whole run (Rousseeuw & Croux 1993), which spikes
+    hardly affect. Zeros if nothing varies. Losses are logarithmic because they fall over orders of magnitude.
     """
     residuals = _residuals(losses)
     deviation = _deviation(residuals)
@@ -40,7 +38,7 @@ def robust_z(losses: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def spikes(losses: Sequence[float] | np.ndarray) -> list[int]:
-    """Where the training loss has spikes: the highest step of each.
+    """Find the spikes of the training loss: the highest step of each.
 
     A step is in a spike if its robust z is above THRESHOLD and its loss at least LEAST times the median around it;
     steps that are at most HALF_WINDOW apart are one spike.
@@ -57,8 +55,8 @@ def spikes(losses: Sequence[float] | np.ndarray) -> list[int]:
 
 
 def expected(losses: Sequence[float] | np.ndarray) -> float:
-    """How many spikes a run of this length would have if its log-losses were medians and noise: independent, Student's
-    t with TAILS degrees of freedom, and of the run's own robust standard deviation throughout.
+    """Expected spikes of a run of this length whose log-losses are medians plus independent noise: Student's t with
+    TAILS degrees of freedom and the run's own robust standard deviation.
 
     A step is high with probability p, and begins a spike where none of the HALF_WINDOW steps before it is high.
     """
@@ -72,7 +70,7 @@ def expected(losses: Sequence[float] | np.ndarray) -> float:
 
 
 def _deviation(residuals: np.ndarray) -> float:
-    """The robust standard deviation."""
+    """Robust standard deviation."""
     return ROBUST * float(np.median(np.abs(residuals))) if len(residuals) else 0.0
 
 
@@ -82,7 +80,7 @@ def _residuals(losses: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def counts(metrics: pd.DataFrame) -> pd.DataFrame:
-    """How many spikes the runs of a metrics table have: run_id, found, expected (of noise alone)."""
+    """Count the spikes of each run: run_id, found, expected (from noise alone)."""
     rows = [
         (run_id, len(spikes(rows["value"])), expected(rows["value"]))
         for run_id, rows in _batches(metrics).groupby("run_id", sort=False)
@@ -91,7 +89,7 @@ def counts(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_runs(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The spikes of all runs that a metrics table holds: run_id, step, value (the loss there)."""
+    """List the spikes of all runs: run_id, step, value (the loss)."""
     batch = _batches(metrics)
     parts = [rows.iloc[spikes(rows["value"])] for _, rows in batch.groupby("run_id", sort=False)]
     found = pd.concat(parts) if parts else batch

@@ -1,4 +1,4 @@
-"""What a table's rows come to: recovered fractions, first steps, means over seeds with their intervals."""
+"""Summaries of tables: recovered fractions, first steps, means over seeds with intervals."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from ..training.outcome import SHARE_ROUNDING, THRESHOLDS
 from .inference.estimates import LEVEL, ROUNDING
 
 APPROXIMATE = " (approximate)"
-"""What a site's name ends with where its values are estimates, for want of patched ones."""
+"""Suffix of a site whose values are estimates only."""
 
 
 def recovered(patching: pd.DataFrame) -> pd.Series:
     """(patched - corrupted) / (clean - corrupted) of each row, each a mean over prompts: a ratio of means.
 
-    0: the patch changes nothing; 1: it brings back the clean logit difference. Missing where clean and corrupted differ
-    by rounding at most. It is a value and no finding: whether there is a gap at all, and how far to trust the value, is
-    said by `inference`.
+    0: the patch changes nothing; 1: it recovers the clean logit difference. Missing where clean and corrupted are equal
+    up to rounding. Whether there is a gap, and how precise the value is, is for `inference` to say.
     """
     denominator = patching["clean"] - patching["corrupted"]
     return (patching["patched"] - patching["corrupted"]) / denominator.where(denominator.abs() > ROUNDING)
@@ -52,8 +51,8 @@ def first_step(
 def band(values: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
     """Mean of `value` in each group of `by`, with its 95% interval over the rows and their number `n`.
 
-    Give it one row a seed. The interval is Student's t, mean ± t · s / √n, so it is wide for few seeds; it is
-    missing for one. Missing values are left out and not counted.
+    Pass one row per seed. The interval is Student's t, mean ± t · s / √n; missing for one seed. Missing values do not
+    count.
     """
     groups = values.groupby(list(by), sort=True, dropna=False, observed=True)[value]
     summary = groups.agg(mean="mean", deviation="std", n="count").reset_index()
@@ -65,7 +64,7 @@ def band(values: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.Da
 
 
 def spread(steps: Sequence[int], count: int) -> list[int]:
-    """`count` of the steps, evenly apart, with the first and the last."""
+    """Select `count` evenly spaced steps, including the first and the last."""
     ordered = sorted(set(steps))
     chosen = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
     return [ordered[index] for index in chosen]

@@ -33,24 +33,24 @@ from .inference.verdicts import DELTA, Verdict
 from .summaries import APPROXIMATE
 
 TOP = 12
-"""Heads that are told with their course at most; or where none matters, half as many."""
+"""Heads listed with their course at most; half as many if none matters."""
 MARKS = {Verdict.MATTERS.value: "●", Verdict.UNDECIDED.value: "·"}
 LETTERS = {Verdict.MATTERS.value: "*", Verdict.UNDECIDED.value: "?"}
-"""The same where the terminal has letters only."""
+"""Marks for terminals without Unicode."""
 LAYERS = 12
-"""Layers that are told with their course; of a deeper model those whose logit difference changes most."""
+"""Layers listed at most: those whose logit difference changes most."""
 COURSE, WORD = "course", 14
-"""The column that is words, and how wide it is at least."""
+"""The column of words, and its least width."""
 BLOCKS, FEW_BLOCKS = 20, 12
-"""Checkpoints in a sparkline at most; and where a head's course stands beside it."""
+"""Longest sparklines: alone, and next to a head's course."""
 RED, BLUE = (178, 24, 43), (33, 102, 172)
 """Colours of 1 and -1; 0 is white, as in the figures."""
 LADDERS = {
     "256": ((231, 224, 217, 210, 167, 160, 124), (231, 189, 153, 110, 68, 26, 25)),
     "standard": ((15, 9, 1), (15, 12, 4)),
 }
-"""The same for terminals of few colours, from 0 to 1 and from 0 to -1: the one that is nearest to each shade would be
-purple before it is red."""
+"""Colours for terminals with few of them, from 0 to 1 and from 0 to -1; the nearest match of each shade would turn
+purple before red."""
 
 
 def show(
@@ -60,10 +60,11 @@ def show(
     step: int | None = None,
     damaged: list[str] | None = None,
 ) -> None:
-    """Prints the one run that was found, with each of its patch jobs as it was at `step`, by default the last.
+    """Print a run with each of its patch jobs at `step`, by default the last.
 
-    Raises UserError where a patch job that has tables has no heads of `site`, or none at `step`; or a table cannot
-    be read, and no `damaged` takes its name.
+    Raises:
+        UserError: a patch job has no heads of `site` or was not examined at `step`, or a table cannot be read and
+            `damaged` is None.
     """
     (run,) = found.runs
     frames = tabulate(found, paths=False, damaged=damaged)
@@ -88,7 +89,7 @@ def _about(run: folder.Run) -> Iterator[RenderableType]:
     if run.status["state"] == "done" and (proof := run.about.get("zoom")):
         yield f"  {escape(zoomed(run.run_id, proof))}"
     if run.sweeps:
-        # Those of its patch jobs are told with them.
+        # Sweeps of its patch jobs are printed with these.
         own = {key: value for key, value in run.overrides.items() if not of_patch_job(key)}
         swept = " ".join(f"{key}={value}" for key, value in own.items())
         told = f"  {plural('sweep', len(run.sweeps))} {escape(', '.join(run.sweeps))}"
@@ -96,7 +97,7 @@ def _about(run: folder.Run) -> Iterator[RenderableType]:
 
 
 def _about_series(run: folder.Run) -> Iterator[RenderableType]:
-    """Where its checkpoints are, how many there are, and which are not."""
+    """Where its checkpoints are, how many there are, and which are missing."""
     model, task = run.config["model"], run.config.get("task") or {}
     steps = (run.config.get("checkpoint") or {}).get("steps") or []
     names = ", ".join(str(one.get("name")) for one in (model, task))
@@ -145,7 +146,7 @@ def _measured(console: Console, frames: Frames, missing: Iterable[int]) -> Itera
 
 
 def _logged(console: Console, frames: Frames) -> Iterator[RenderableType]:
-    """What the trainer of a series logged itself, on its own data and at its own steps."""
+    """Losses that the trainer of a series logged, on its own data and at its own steps."""
     rows = frames.metrics[frames.metrics["split"] == TRAINER]
     if not len(rows):
         return
@@ -189,7 +190,7 @@ def _patch(
 
 
 def _layers(console: Console, rows: pd.DataFrame, missing: Iterable[int]) -> Iterator[RenderableType]:
-    """A row a layer: the course of what its attention and its MLP write, all on one scale."""
+    """A row per layer: logit difference of its attention and MLP over checkpoints, all on one scale."""
     courses = rows.pivot(index=["layer", "component"], columns="step", values="logit_diff")
     change = (courses.max(axis=1) - courses.min(axis=1)).groupby("layer").max()
     shown = sorted(change.nlargest(LAYERS).index)
@@ -209,7 +210,7 @@ def _layers(console: Console, rows: pd.DataFrame, missing: Iterable[int]) -> Ite
 
 
 def _heads(console: Console, own: Family, step: int) -> Iterator[RenderableType]:
-    """What is said of the heads of a site, their heatmap at a checkpoint, and a row for each that matters or did."""
+    """Statements on the heads of a site, their heatmap at a checkpoint, and a row for each that matters or did."""
     told = courses(own)
     for sentence in words.sentences(own, told):
         yield Padding(Text(sentence), (0, 0, 0, 2), expand=False)
@@ -231,7 +232,7 @@ def _heads(console: Console, own: Family, step: int) -> Iterator[RenderableType]
 
 
 def _courses(console: Console, own: Family, told: Sequence[HeadCourse], step: int) -> Iterator[RenderableType]:
-    """The heads that matter at any checkpoint, the largest first; where there are none, those that are largest now."""
+    """The heads that matter at any checkpoint, the largest first; if none does, the largest at `step`."""
     recovered, at, (low, high) = own.grid(own.estimate.recovered), own.at(step), own.interval
     now, ends = own.estimate.recovered[at], list(zip(low[at], high[at], strict=True))
     verdict, ever = own.judged.words[at], np.asarray(own.grid(own.judged.matter()).any(axis=0))
@@ -261,7 +262,7 @@ def _courses(console: Console, own: Family, told: Sequence[HeadCourse], step: in
 
 
 def _course(one: HeadCourse) -> str:
-    """A head's course in a few words, with its onset where it has one."""
+    """A head's course in a few words, with its onset if it has one."""
     if one.onset is not None and one.course is not Course.FROM_THE_START:
         high = "later" if one.onset_high is None else one.onset_high
         return f"{one.course.value}, onset {one.onset} [{one.onset_low}, {high}]"
@@ -275,13 +276,13 @@ def _marks(console: Console) -> dict[str, str]:
 
 
 def _key(console: Console) -> str:
-    """What marks and no mark mean."""
+    """Legend of the marks."""
     told = [f"{mark} {word}" for word, mark in _marks(console).items()]
     return f"{'   '.join(told)}   no mark: small (less than {DELTA} either way)"
 
 
 def _heatmap(console: Console, table: pd.DataFrame, marked: pd.DataFrame) -> RenderableType:
-    """Layer × head: numbers and marks on coloured ground where there is colour and room; else one of the two."""
+    """Layer × head: numbers and marks on a coloured ground, or only one of the two without colour or room."""
     colour = bool(console.color_system) and not console.no_color
     margin, room = 6, console.width - 6
     width = next((width for width in (6, 4) if width * table.shape[1] <= room), 2)
@@ -302,7 +303,7 @@ def _heatmap(console: Console, table: pd.DataFrame, marked: pd.DataFrame) -> Ren
 
 
 def _ground(value: float, colours: str) -> Style:
-    """The colour of a recovered fraction, and of the number on it.
+    """Style of a recovered fraction: the ground, and the number on it.
 
     Args:
         colours: of the terminal, as rich calls them: truecolor, 256, standard, windows.
@@ -336,7 +337,7 @@ def _places(run: folder.Run) -> Iterator[RenderableType]:
     for patch in run.patches:
         if patch.steps():
             yield f"tables: {escape(str(patch.path / 'tables'))}"
-    # All attempts are one run in wandb: the run's own has the curves.
+    # All attempts are one run in wandb; the run's own folder has the curves.
     offline = sorted(
         {file.parent for file in run.path.glob("**/wandb/offline-run-*")}, key=lambda path: len(path.parts)
     )
@@ -345,12 +346,12 @@ def _places(run: folder.Run) -> Iterator[RenderableType]:
 
 
 Line = Callable[[int], str]
-"""A sparkline of so many blocks at most."""
+"""A sparkline of at most `blocks` blocks."""
 Row = tuple[str | Line, ...]
 
 
 def _table(console: Console, columns: Sequence[str], rows: Sequence[Row], blocks: int = BLOCKS) -> Table:
-    """Numbers stay whole however narrow the terminal is: lines are shorter there."""
+    """Make a table whose numbers are never cut: narrow terminals get shorter sparklines."""
     told = [column for column in zip(columns, *rows, strict=True) if column[0] != COURSE]
     others = sum(max(len(word) for word in column if isinstance(word, str)) for column in told)
     others += WORD if COURSE in columns else 0
@@ -358,7 +359,7 @@ def _table(console: Console, columns: Sequence[str], rows: Sequence[Row], blocks
     room = (console.width - others - 2 * (len(columns) - 1)) // lines
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        # Numbers to the right, names and lines to the left.
+        # numbers are right-aligned
         right = column in ("first", "last", "n", "95% interval") or column.startswith("at ")
         table.add_column(column, justify="right" if right else "left", no_wrap=column != COURSE)
     for row in rows:
@@ -367,12 +368,12 @@ def _table(console: Console, columns: Sequence[str], rows: Sequence[Row], blocks
 
 
 def _line(console: Console, values: Sequence[float], low: float, high: float) -> Line:
-    """A sparkline, or nothing where the terminal has letters only: numbers stand beside it."""
+    """A sparkline, or nothing on terminals without Unicode, where the numbers next to it suffice."""
     return lambda blocks: "" if console.options.ascii_only or blocks < 2 else sparkline(values, low, high, blocks)
 
 
 def _spaced(course: pd.Series, missing: Iterable[int]) -> pd.Series:
-    """Values by step, with NaN at the steps of a series that have no checkpoint."""
+    """Values by step, with NaN at missing steps."""
     return course.reindex(sorted({*course.index, *missing})) if missing else course
 
 

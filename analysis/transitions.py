@@ -1,7 +1,6 @@
 """Phase transitions, onsets and sign changes: `python -m mi_sweeps.analysis.transitions OUTPUT [SWEEP ...]`.
 
-The tables that it prints are those of `inference.trajectories`, without their rows of single runs. `draw` is a picture
-of the curves with what was fitted.
+It prints the tables of `inference.trajectories` without the rows of single runs. `draw` shows the curves and fits.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from .plotting import Picture
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints what the curves of each setting did."""
+    """Print how the curves of each setting changed."""
     parser = argparse.ArgumentParser(prog="python -m mi_sweeps.analysis.transitions", description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("sweep", nargs="*")
@@ -41,14 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def enough(setting: Frames) -> bool:
-    """Whether there are checkpoints enough for `draw` to say anything."""
+    """Whether there are enough checkpoints for `draw`."""
     return setting.patching["step"].nunique() >= FEWEST and setting.output is not None
 
 
 def draw(setting: Frames) -> Picture:
-    """The patching prompts' logit difference of each run of a setting, with the best fit; a plot a corruption.
+    """Draw the logit difference on patching prompts of each run of a setting with the best fit, a plot per corruption.
 
-    The band is from 10% to 90% of the change, of runs whose change is told from none (medians).
+    The band spans 10% to 90% of the change: medians over runs with a measurable change.
     """
     patch_ids = set(setting.patching["patch_id"])
     found = jobs(setting.output, setting.runs, patch_ids) if setting.output is not None else []
@@ -93,7 +92,7 @@ def _curves(rows: pd.DataFrame) -> Table:
 
 
 def _onsets(rows: pd.DataFrame) -> Table:
-    """Of heads that have an onset in some run, and the comparisons of corruptions."""
+    """Heads with an onset in some run, and comparisons of corruptions."""
     table = _table("When heads came to matter", ["setting", "head", "what", "when"])
     for row in rows.to_dict("records"):
         head = f"{row['layer']}.{row['head']}"

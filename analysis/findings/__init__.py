@@ -1,1 +1,1 @@
-"""What was found, as sentences with their evidence: each answers one question and takes its words from inference."""
+"""Findings: sentences with their evidence. Each answers one question with the verdicts of `inference`."""

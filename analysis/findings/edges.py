@@ -18,7 +18,7 @@ KEYS = ["setting", "corruption", "patching"]
 
 
 def effects(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each setting and corruption the edges that matter at the last checkpoint.
+    """Yield the edges that matter at the last checkpoint of each setting and corruption.
 
     Args:
         table: `edge_effects`.
@@ -38,10 +38,7 @@ def effects(table: pd.DataFrame) -> Iterator[Finding]:
                 for row in matter.head(NAMED).to_dict("records")
             )
             more = f"; and {len(matter) - NAMED} more" if len(matter) > NAMED else ""
-            said = (
-                f"{len(matter)} of {counted(many, 'edge')} carry more than is small; patching one alone recovers: "
-                f"{named}{more}"
-            )
+            said = f"{len(matter)} of {counted(many, 'edge')} matter; patching one alone recovers: {named}{more}"
             verdict = "matters"
         else:
             said, verdict = f"no edge of {many} is shown to matter", "undecided" if unsure else "small"
@@ -58,8 +55,8 @@ def effects(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def circuits(table: pd.DataFrame) -> Iterator[Finding]:
-    """Per setting and corruption, at the last checkpoint that all its runs have, the fewest edges that are faithful in
-    every run, or the most where none are.
+    """Yield the smallest set of edges that is faithful in every run, or else the largest tried, at the last shared
+    checkpoint of each setting and corruption.
 
     Args:
         table: `edge_circuits`, with the setting and patching of each row.
@@ -92,8 +89,8 @@ def circuits(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def missed(table: pd.DataFrame) -> Iterator[Finding]:
-    """Per setting and corruption, at the last checkpoint that all its runs have, what may have been missed where not
-    all edges were patched; of several runs, in the one that may have missed most.
+    """Yield what may have been missed if not all edges were patched, at the last shared checkpoint of each setting and
+    corruption, for the run that may have missed most.
 
     Args:
         table: `edge_bounds`, with the setting and patching of each row.
@@ -128,7 +125,7 @@ def missed(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def name(edge: dict[str, Any]) -> str:
-    """What an edge is called: "2.1 to the queries of 5.3"."""
+    """Name of an edge: "2.1 to the queries of 5.3"."""
     return f"{_end(edge['source'], edge['source_layer'], edge['source_head'])} to {_input(edge)}"
 
 
@@ -146,7 +143,7 @@ def _input(edge: dict[str, Any]) -> str:
 
 
 def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of the last checkpoint that most runs have: all of them, as a rule."""
+    """Rows of the last checkpoint that most runs have, which is usually all of them."""
     counts = rows.groupby("step")["run_id"].nunique()
     return rows[rows["step"] == counts.index[counts == counts.max()].max()]
 

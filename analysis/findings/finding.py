@@ -1,4 +1,4 @@
-"""One thing that was found, with what it stands on."""
+"""One finding with its evidence."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ FINDINGS = {
     **{"n": "Int64", "runs": "Int64", "verdict": "string", "is_weak": "boolean", "scope": "string"},
     **{"table": "string", "run_ids": "string"},
 }
-"""The columns of the table `findings`. Run ids are parted by spaces."""
+"""The columns of the table `findings`. Run ids are separated by spaces."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence that its evidence warrants."""
+    """A sentence and its evidence."""
 
     question: str
-    """What it answers, one of `findings.QUESTIONS`."""
+    """The question that it answers, one of `findings.QUESTIONS`."""
     setting: str
-    """The setting that it is of: runs that differ in their seed only. Of several settings, their names."""
+    """Its setting, or the names of several."""
     corruption: str
-    """Empty where it is of no corruption; of several, their names, parted by spaces."""
+    """Its corruptions, separated by spaces; may be empty."""
     statement: str
-    """A sentence for somebody who has not seen the tables."""
+    """A sentence that can be read without the tables."""
     verdict: str
-    """The word that inference gives: matters, formed, agree, cannot tell, …"""
+    """The verdict of `inference`: matters, formed, agree, cannot tell, …"""
     estimate: float = float("nan")
     low: float = float("nan")
-    """Ends of the 95% interval, NaN where there is none."""
+    """Ends of the 95% interval; NaN if there is none."""
     high: float = float("nan")
     unit: str = ""
-    """Of the estimate: share, recovered, logits, step."""
+    """Unit of the estimate: share, recovered, logits, step."""
     n: int | None = None
     """Prompts."""
     is_weak: bool = False
-    """Whether more prompts or seeds are needed to say more than this."""
+    """Whether more prompts or seeds are needed for a firmer answer."""
     scope: str = ""
-    """Of what it holds: for other prompts, for other seeds."""
+    """What the interval generalises to: other prompts, other seeds."""
     table: str = ""
     """The exported table that has the numbers."""
     patching: str = ""
-    """The name of the patch jobs' settings; empty where it is of none."""
+    """Name of the patch jobs' settings; may be empty."""
     run_ids: tuple[str, ...] = ()
-    """Of the runs that the numbers are of."""
+    """The runs behind the numbers."""
     to_last: bool = False
-    """Whether each run is told of to its own last checkpoint, and not to the last that all of them have. No column."""
+    """Whether each run counts up to its own last checkpoint, not only to the last shared one. Not a column."""
 
 
 def frame(findings: Iterable[Finding]) -> pd.DataFrame:

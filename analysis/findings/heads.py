@@ -12,10 +12,10 @@ from ..inference.families import Family
 from .finding import Finding
 
 SITE = "z"
-"""What is told of: the outputs of heads."""
+"""The site: outputs of heads."""
 
 NAMED = 8
-"""Heads of one family that have a sentence of their own: those that recover most."""
+"""Heads of a family that get a sentence of their own: those that recover most."""
 
 SINCE = {
     Course.FORMED: "formed during training, with half of its final gain from checkpoint {onset} on",
@@ -26,11 +26,11 @@ SINCE = {
     Course.LOST: "was lost: it mattered until checkpoint {last}, and is small now",
     Course.OUTGROWN: "was outgrown: it mattered until checkpoint {last}, and its gain stayed while the gap grew",
 }
-"""What a course is told as; of the others nothing is said of a single head."""
+"""Phrases by course; heads with other courses get no sentence of their own."""
 
 
 def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse]) -> Iterator[Finding]:
-    """One for each head that matters or did, and one for all others; none of other sites than SITE.
+    """Yield a finding for each head that matters or did, and one for all others, at SITE only.
 
     Args:
         key: setting, patching and corruption.

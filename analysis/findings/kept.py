@@ -16,7 +16,7 @@ WORDS = ("kept", "lost", "gained", "changed", "cannot tell")
 
 
 def kept(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each setting and other task the win rate and the heads at the last checkpoint, against the first.
+    """Yield the win rate and the heads on each other task at the last checkpoint compared with the first.
 
     Args:
         table: `retention`.
@@ -63,7 +63,7 @@ def kept(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of the last checkpoint that all runs have; rows of no run are of all of them."""
+    """Rows of the last shared checkpoint; rows without a run belong to all runs."""
     counts = rows.assign(run_id=rows["run_id"].fillna("")).groupby("step")["run_id"].nunique()
     shared = counts.index[counts == counts.max()]
     return rows[rows["step"] == shared.max()]

@@ -16,12 +16,12 @@ from ..summaries import band, first_step
 from .finding import Finding
 
 OF_PROMPTS = ("win_rate", "preferred")
-"""Shares of prompts, which are independent; the positions that an accuracy is of are not."""
+"""Shares of prompts, which are independent. The positions behind an accuracy are not."""
 
 
 def learned(frames: Frames) -> Iterator[Finding]:
-    """One for each setting: the share of held-out prompts at the last checkpoint that all its runs have, from which
-    checkpoint on it is at the threshold, and what it was at the start."""
+    """Yield a finding for each setting: the metric at the first and the last shared checkpoint, and when it reached its
+    threshold."""
     heldout = frames.metrics[frames.metrics["split"] == "heldout"].merge(
         frames.runs[["run_id", "setting", "status"]], on="run_id"
     )
@@ -82,4 +82,4 @@ def _of_setting(setting: str, rows: pd.DataFrame, metric: str, left_out: int, di
 
 
 def _percent(share: float) -> str:
-    return f"{100 * min(max(share, 0.0), 1.0):.0f}%"  # Student's t may end beyond
+    return f"{100 * min(max(share, 0.0), 1.0):.0f}%"  # Student's t may end outside 0 to 1

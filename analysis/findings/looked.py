@@ -11,12 +11,13 @@ from ..inference.words import number, range_of
 from .finding import Finding
 
 NAMED = 3
-"""Heads and keys that have a sentence, of each setting and corruption: those that changed most."""
+"""Heads and keys per setting and corruption that get a sentence: those that changed most."""
 
 
 def looked(table: pd.DataFrame) -> Iterator[Finding]:
-    """What is shown to have changed of attention from the end of clean prompts, at the last checkpoint. Corruptions of
-    the same clean prompts have the same numbers, which are told once.
+    """Yield changes of attention from the end of clean prompts that are shown at the last checkpoint.
+
+    Corruptions with the same clean prompts have the same numbers and share a sentence.
 
     Args:
         table: `attention`.

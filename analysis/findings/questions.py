@@ -1,4 +1,4 @@
-"""The questions that findings answer, and what tells each of them."""
+"""The questions that findings answer, and the functions that answer them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUESTIONS = {
     "transformed": "Does training transform heads, or add others?",
     "kept": "Is what it could do before kept?",
 }
-"""In the order in which they are told."""
+"""In the order in which they are shown."""
 
 Told = Callable[[pd.DataFrame], Iterator[Finding]]
 
@@ -40,11 +40,11 @@ OF_TABLES: dict[str, Told] = {
     **{"faithfulness": circuits, "edge_effects": edges.effects},
     **{"edge_circuits": edges.circuits, "edge_bounds": edges.missed},
 }
-"""By the name of the table that each is told from."""
+"""Functions by the name of the table that they read."""
 
 
 def arranged(found: Sequence[Finding]) -> list[Finding]:
-    """Question by question. What was found with several settings of patch jobs says with which."""
+    """Sort findings by question; if patch jobs have several settings, each sentence names its own."""
     order = {question: at for at, question in enumerate(QUESTIONS)}
     settings: dict[tuple[str, ...], set[str]] = {}
     for one in found:

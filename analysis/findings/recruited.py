@@ -17,14 +17,14 @@ SAID = {
     "same within one checkpoint": "comes to matter under the {one} and the {other} corruption at the same time, "
     "within one checkpoint",
 }
-"""By the answer; of heads that form under neither nothing is said."""
+"""Phrases by answer; heads that form under neither corruption get no sentence."""
 
 UNTOLD = "cannot tell"
 """Heads with this answer share one sentence."""
 
 
 def recruited(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each setting and pair of corruptions one for each head of which it can be told, and one for all others.
+    """Yield a finding for each head with an answer and one for all others, per setting and pair of corruptions.
 
     Args:
         table: `onsets`.

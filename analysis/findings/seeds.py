@@ -11,7 +11,7 @@ from ..inference.words import number, range_of
 from .finding import Finding
 
 SITE, MEASURE = "z", "correlation"
-"""What is told of the table: how far heads' gains go together, without the noise of prompts."""
+"""The measure: correlation of heads' gains, corrected for the noise of prompts."""
 
 AXES = {
     "seed": "runs that differ in their seed",
@@ -24,11 +24,11 @@ SAID = {
     "disagree": "do not agree in how much each head carries",
     "cannot tell": "cannot be shown to agree or to disagree in how much each head carries",
 }
-"""By the answer; of runs that are one model, and where no head is told from the others, nothing is said."""
+"""Phrases by answer; identical runs, and runs whose heads do not differ, get no sentence."""
 
 
 def seeds(table: pd.DataFrame) -> Iterator[Finding]:
-    """One for each axis, setting and corruption, at the last checkpoint.
+    """Yield a finding for each axis, setting and corruption at the last checkpoint.
 
     Args:
         table: `agreement`.
@@ -43,7 +43,7 @@ def seeds(table: pd.DataFrame) -> Iterator[Finding]:
         value = f"{number(last['of_ceiling'])}{range_of(last['of_ceiling_low'], last['of_ceiling_high'])}"
         said = (
             f"{last['runs']} {AXES[axis]} {SAID[last['answer']]} under the {corruption} corruption at checkpoint "
-            f"{last['step']}: their gains correlate by {value} of what the same effects would."
+            f"{last['step']}: their gains correlate by {value}, corrected for the noise of prompts."
         )
         if last["answer"] == "cannot tell" and last["runs"] < ENOUGH and axis == "seed":
             said += f" An answer needs {ENOUGH} seeds."

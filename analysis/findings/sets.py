@@ -13,8 +13,8 @@ from .finding import Finding
 
 
 def circuits(table: pd.DataFrame) -> Iterator[Finding]:
-    """Per setting and corruption, at the last checkpoint, the smallest circuit that is faithful, or the largest where
-    none is; and that of the first checkpoint, judged at the last.
+    """Yield the smallest faithful circuit, or else the largest tried, at the last checkpoint of each setting and
+    corruption, and the circuit of the first checkpoint judged at the last.
 
     Args:
         table: `faithfulness`.
@@ -43,7 +43,7 @@ def circuits(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _told(said: str, row: dict[str, Any], where: tuple[str, str, str], verdict: str) -> Finding:
-    """With F, and where it is among random sets."""
+    """Add F and its percentile among random sets."""
     said += f": F {number(row['value'])}{range_of(row['low'], row['high'])}"
     if pd.notna(row["null_high"]):
         said += (

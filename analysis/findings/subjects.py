@@ -20,11 +20,11 @@ SAID = {
     "different heads": "different heads carry the {first} and the {second} corruption",
     "cannot tell": "it cannot be told whether the same heads carry the {first} and the {second} corruption",
 }
-"""By the answer; where one of them has no gap nothing is said here."""
+"""Phrases by answer; none if one of the corruptions has no gap."""
 
 
 def subjects(table: pd.DataFrame) -> Iterator[Finding]:
-    """One for each setting and pair of corruptions, at their last checkpoint.
+    """Yield a finding for each setting and pair of corruptions at their last checkpoint.
 
     Args:
         table: `subjects`.

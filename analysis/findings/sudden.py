@@ -13,7 +13,7 @@ from .finding import Finding
 from .recruited import heads as named
 
 SITE = "z"
-"""What is told of: the gain of heads' outputs."""
+"""The curve of heads: the gain of their outputs."""
 
 GAIN = "gain"
 
@@ -22,7 +22,7 @@ CURVES = {
     "log p": "log probability of the answer",
     GAIN: f"gain of patching {SITE}",
 }
-"""The curves that are told of, by their names in the table."""
+"""Phrases for the curves that get sentences."""
 
 SAID = {
     "transition": "changed in a phase transition",
@@ -33,7 +33,7 @@ SAID = {
 }
 
 FOLDED = ("no change", "cannot tell")
-"""Of heads with these answers nothing is told one by one: those with the same reason share a sentence."""
+"""Heads with one of these answers and the same reason share a sentence."""
 
 
 def is_told(curve: str, site: str | None, clock: str) -> bool:
@@ -42,9 +42,8 @@ def is_told(curve: str, site: str | None, clock: str) -> bool:
 
 
 def sudden(table: pd.DataFrame) -> Iterator[Finding]:
-    """Of each setting one for every curve but attention, in steps: of the gains of heads under each corruption one for
-    each of which something is told, and one for all others. What corruptions of the same clean prompts have the same
-    numbers for is told once.
+    """Yield a finding for every curve of a setting except attention: for the gains of heads one per head with an
+    answer, and one for all others. Corruptions with the same clean prompts share a sentence.
 
     Args:
         table: `transitions`.
@@ -60,7 +59,7 @@ def sudden(table: pd.DataFrame) -> Iterator[Finding]:
             folded.setdefault(tuple("" if pd.isna(one) else str(one) for one in key), []).append(at)
             continue
         found = _one(row, _alike(single, row))
-        # A gain is of a corruption; the other curves are of the clean prompts alone.
+        # Gains depend on the corruption, the other curves on clean prompts alone.
         by = found.corruption if row["curve"] == GAIN else ""
         same = (found.setting, found.patching, found.statement, by)
         names = " ".join(filter(None, (told[same].corruption if same in told else "", found.corruption)))
@@ -82,7 +81,7 @@ def sudden(table: pd.DataFrame) -> Iterator[Finding]:
 SCOPE = "each run on its prompts"
 
 OF_CORRUPTION = " {of corruption}"
-"""Stands for the corruptions whose clean prompts a curve is of."""
+"""Placeholder for the corruptions that share a curve's clean prompts."""
 
 
 def _one(row: pd.Series, of_runs: pd.DataFrame) -> Finding:

@@ -17,7 +17,7 @@ SAID = {
 
 
 def transformed(table: pd.DataFrame) -> Iterator[Finding]:
-    """One for each setting and corruption, from its first checkpoint to its last.
+    """Yield a finding for each setting and corruption, from its first to its last checkpoint.
 
     Args:
         table: `transformations`.

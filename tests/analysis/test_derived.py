@@ -122,7 +122,7 @@ def test_edges_are_told_of(measured_circuit, folders):
     output, patch = measured_circuit(prompts=True)
     told = findings(load(output)).query("question == 'circuits'").set_index("table")
     effects = told.loc["edge_effects"]
-    assert effects["verdict"] == "matters" and "4 of 75 edges carry more than is small" in effects["statement"]
+    assert effects["verdict"] == "matters" and "4 of 75 edges matter" in effects["statement"]
     assert effects["low"] <= effects["estimate"] <= effects["high"] and effects["n"] == len(patch.about["prompts"])
     sets = told.loc["edge_circuits"]
     assert sets["verdict"] == "faithful" and "faithful has 7 edges (10%): F 1.00" in sets["statement"]
