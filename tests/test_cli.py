@@ -161,7 +161,8 @@ def test_a_page_in_the_place_of_another_is_told_and_no_other_file_is_replaced(ca
     notes = tmp_path / "notes.md"
     notes.write_text("dear diary")
     code, _, told = call("report", "begun", f"output={output}", "--to", notes)
-    assert (code, told) == (2, f"error: {notes}: exists and is not a page of mi-sweeps; give another file, or delete it\n")
+    wanted = f"error: {notes}: exists and is not a page of mi-sweeps; give another file, or delete it\n"
+    assert (code, told) == (2, wanted)
     assert notes.read_text() == "dear diary"
 
 

@@ -1,1 +1,1 @@
-"""What may be said of the tables: estimates with intervals, verdicts that hold together, and courses of heads."""
+"""Inference from the tables: estimates with intervals, simultaneous verdicts, and courses of heads."""

@@ -1,8 +1,7 @@
 """Where a curve bends: straight pieces between change points, found without any of the shapes of `shapes`.
 
-The pieces are least squares' lines of the time, by dynamic programming (`ruptures.Dynp`; Truong, Oudre & Vayatis 2020,
-Signal Processing 167), as many as the lowest BIC says. `jump` is 1: the library's default of 5 looks at every fifth
-checkpoint only.
+The pieces are least-squares lines, found by dynamic programming (`ruptures.Dynp`; Truong, Oudre & Vayatis 2020, Signal
+Processing 167); their number minimises BIC. `jump` is 1, as the default of 5 considers every fifth checkpoint only.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ class Rise:
 
 
 def rise(time: Float[np.ndarray, " checkpoint"], curve: Float[np.ndarray, " checkpoint"]) -> Rise | None:
-    """What is STEEP times as steep as the whole curve, with change points before and after it.
+    """Find a stretch STEEP times as steep as the whole curve, with change points before and after it.
 
-    None where there is none: a line has no change point, and what slows down or speeds up throughout is steepest at one
-    end. Two rises far from each other are one that is wide.
+    None if there is none: a line has no change point, and a curve that slows down or speeds up throughout is steepest
+    at one end. Two distant rises count as one wide rise.
     """
     pieces = straight(time, curve)
     change = pieces[-1] - pieces[0]
@@ -59,7 +58,7 @@ def straight(time: Float[np.ndarray, " checkpoint"], curve: Float[np.ndarray, " 
     for pieces in range(1, min(PIECES, len(time) // LEAST) + 1):
         ends = found.predict(n_bkps=pieces - 1) if pieces > 1 else [len(time)]
         fitted = np.concatenate([_line(signal[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)])
-        squares = ((signal[:, 0] - fitted) ** 2).sum() + 1e-12  # of a curve that is straight, rounding is left
+        squares = ((signal[:, 0] - fitted) ** 2).sum() + 1e-12  # a straight curve leaves rounding only
         score = len(time) * np.log(squares / len(time)) + 3 * pieces * np.log(len(time))
         if score < fewest:
             best, fewest = fitted * scale, score
@@ -72,7 +71,7 @@ def _line(piece: np.ndarray) -> np.ndarray:
 
 
 def _reached(time: np.ndarray, done: np.ndarray, share: float) -> float:
-    """When a share of the change is first done."""
+    """Time at which a share of the change is first done."""
     at = int((done >= share).argmax())
     if at == 0:
         return float(time[0])

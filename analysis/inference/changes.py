@@ -1,4 +1,4 @@
-"""What became of heads between checkpoints, as tables."""
+"""Tables of how heads changed between checkpoints."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ HEAD_CHANGES = {
     **{"from_verdict": "string", "to_verdict": "string", "from_recovered": "float64", "to_recovered": "float64"},
     **{"from_gain": "float64", "to_gain": "float64", "n": "int64", "runs": "int64"},
 }
-"""One row a head and pair of checkpoints, of a group of runs that differ in their seed only."""
+"""One row per head and pair of checkpoints, for a group of runs that differ only in their seed."""
 TRANSFORMATIONS = {
     **BETWEEN,
     **{"transformed": "float64", "low": "float64", "high": "float64", "answer": "string", "why": "string"},
     **{"kept": "string", "added": "string", "undecided": "string", "seeds": "boolean", "n": "int64", "runs": "int64"},
 }
-"""One row a pair of checkpoints. `transformed` is T."""
+"""One row per pair of checkpoints. `transformed` is T."""
 
 
 def crossed_steps(output: Output, damaged: list[str] | None = None) -> dict[str, set[tuple[int, int]]]:
-    """Of each run the pairs of checkpoints that have pieces of each other, the earlier one first."""
+    """Crossed pairs of checkpoints by run, the earlier one first."""
     found: dict[str, set[tuple[int, int]]] = {}
     for table in measured.each(examined_in(output), "cross", damaged=damaged):
         steps = np.sort(table[["into_step", "source_step"]].drop_duplicates().to_numpy(dtype=int), axis=1)
@@ -43,7 +43,7 @@ def crossed_steps(output: Output, damaged: list[str] | None = None) -> dict[str,
 
 
 def of_family(family: Family, crossed: Mapping[str, Iterable[tuple[int, int]]]) -> Iterator[Transformation]:
-    """Of a family of heads: its first and last checkpoint, and all that have pieces of each other in a run of its."""
+    """Yield the changes of a family of heads between its first and last checkpoint, and between all crossed pairs."""
     if family.site != SITE or family.gain is None:
         return
     pairs = {pair for job in family.jobs for pair in crossed.get(job.patch.run_id, ())}
@@ -55,7 +55,7 @@ def of_family(family: Family, crossed: Mapping[str, Iterable[tuple[int, int]]]) 
 def of_frames(
     frames: Frames, damaged: list[str] | None = None
 ) -> Iterator[tuple[tuple[str, str, str], Transformation]]:
-    """Of each setting, by setting, patching and corruption."""
+    """Yield the changes by setting, patching and corruption."""
     if frames.output is not None:
         crossed = crossed_steps(frames.output, damaged)
         for key, family in tables.of_frames(frames, damaged):
@@ -63,7 +63,7 @@ def of_frames(
 
 
 def transformations(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """The table of all groups; all that their prompts have is read, group by group.
+    """Make the table for all groups; values by prompt are read group by group.
 
     Args:
         damaged: as for `frames.load`.
@@ -72,7 +72,7 @@ def transformations(frames: Frames, damaged: list[str] | None = None) -> pd.Data
 
 
 def head_changes(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """What became of each head; otherwise as `transformations`."""
+    """Make the table of single heads; otherwise as `transformations`."""
     return _together([head_rows(key, one) for key, one in of_frames(frames, damaged)], HEAD_CHANGES)
 
 

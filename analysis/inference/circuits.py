@@ -1,11 +1,11 @@
-"""What may be said of circuits: faithful, complete, minimal.
+"""Verdicts on circuits: faithful, complete, minimal.
 
-With m(C) for the mean logit difference where everything outside a set C of nodes is ablated, and M for the whole model,
+With m(C) the mean logit difference when everything outside a set C of nodes is ablated, and M the whole model,
 
     F(C) = (m(C) - m(nothing)) / (m(M) - m(nothing))
 
-is a ratio of means over prompts like recovered, and has its intervals (`estimates`). It is not clipped, and not defined
-where the gap below is not told from zero. A circuit is
+is a ratio of means over prompts like recovered, and has its intervals (`estimates`). It is not clipped, and undefined
+if its denominator is not distinguishable from zero. A circuit is
 
 - faithful if F(C) is within FAITHFUL of 1 (Wang et al. 2022, arXiv:2211.00593, call theirs so at 0.87);
 - complete if |F(C without K) - F(M without K)| is below FAITHFUL for every K that was tried, all at once;
@@ -29,27 +29,27 @@ from .estimates import Estimate, Places, estimate, fieller
 from .verdicts import few, largest, seed_part
 
 FAITHFUL = 0.2
-"""How far F may be from 1, and what is left of a circuit from what is left of the model."""
+"""Tolerance for F around 1, and for F(C without K) around F(M without K)."""
 
 MINIMAL = 0.01
-"""F. What a member must change for some K."""
+"""Least change of F by a member, for some K."""
 
 Values = Float[np.ndarray, "run place prompt"]
 """m of each prompt, in logits; NaN where a run or a prompt has none."""
 
 
 class Faithful(Enum):
-    """What can be said of F(C)."""
+    """Verdicts on F(C)."""
 
     FAITHFUL = "faithful"
     NOT = "not faithful"
     UNDECIDED = "undecided"
     UNDEFINED = "undefined"
-    """The whole model does no better, or worse, than one in which all is ablated."""
+    """The whole model does no better or worse than one with everything ablated."""
 
 
 class Complete(Enum):
-    """What can be said of all K together."""
+    """Verdicts on all K together."""
 
     COMPLETE = "complete"
     NOT = "not complete"
@@ -58,17 +58,17 @@ class Complete(Enum):
 
 
 class Needed(Enum):
-    """What can be said of a member."""
+    """Verdicts on a member."""
 
     NEEDED = "needed"
     NOT = "not needed"
-    """As far as the K go that were tried."""
+    """For the K that were tried."""
     UNDECIDED = "undecided"
     UNDEFINED = "undefined"
 
 
 class Minimal(Enum):
-    """What can be said of all members together."""
+    """Verdicts on all members together."""
 
     MINIMAL = "minimal"
     NOT = "not minimal"
@@ -86,10 +86,10 @@ def faithfulness(m: Values, nothing: Values, whole: Values, settings: Sequence[o
 
 
 def simultaneous(found: Estimate, checkpoint: Int[np.ndarray, " place"]) -> tuple[Places, Places]:
-    """Both ends of F at all places at once: for other prompts, and for other seeds too where the runs allow that.
+    """Simultaneous interval of F at all places: for other prompts, and for other seeds if the runs allow it.
 
     Args:
-        checkpoint: which one each place is at; any numbers.
+        checkpoint: the checkpoint of each place, as any number.
     """
     n = np.where(few(found.n), 0, found.n)
     critical = largest(np.nan_to_num(found.influence, posinf=0.0, neginf=0.0), n)
@@ -115,7 +115,7 @@ def faithful(found: Estimate, low: Places, high: Places) -> list[Faithful]:
 
 
 def complete(found: Estimate, low: Places, high: Places) -> Complete:
-    """Whether a circuit is, from F(C without K) - F(M without K) of every K; the differences are of one circuit."""
+    """Judge a circuit's completeness from F(C without K) - F(M without K) for every K."""
     if not len(low) or not found.has_gap.all():
         return Complete.UNDEFINED
     with np.errstate(invalid="ignore"):
@@ -125,7 +125,7 @@ def complete(found: Estimate, low: Places, high: Places) -> Complete:
 
 
 def needed(found: Estimate, low: Places, high: Places) -> Needed:
-    """Whether a member is, from F(C without K) - F(C without K and member) of every K."""
+    """Judge a member from F(C without K) - F(C without K and member) for every K."""
     if not found.has_gap.all():
         return Needed.UNDEFINED
     with np.errstate(invalid="ignore"):
@@ -135,7 +135,7 @@ def needed(found: Estimate, low: Places, high: Places) -> Needed:
 
 
 def minimal(members: Sequence[Needed]) -> Minimal:
-    """Whether a circuit is, from its members; one without members is not judged."""
+    """Judge a circuit's minimality from its members; a circuit without members is not judged."""
     if not members or Needed.UNDEFINED in members:
         return Minimal.UNDEFINED
     if Needed.NOT in members:
@@ -153,15 +153,15 @@ def cpr(sizes: Float[np.ndarray, " size"], m: Values, nothing: Values, whole: Va
     """
     weights = trapezoid(sizes)[:, None]
     gap = whole - nothing
-    # It is linear in F, so it is a ratio to the same gap.
+    # The area is linear in F, hence a ratio to the same gap.
     return estimate(((m - nothing) * weights).sum(axis=1, keepdims=True), gap)
 
 
 def cmd(sizes: Float[np.ndarray, " size"], m: Values, nothing: Values, whole: Values) -> Estimate:
     """The area of |1 - F|; otherwise as `cpr`.
 
-    The sign of each 1 - F is taken as it was found. Where F is near 1 for its uncertainty, the area is too large by
-    chance, and its interval does not know that.
+    Each 1 - F keeps its observed sign. Where F is close to 1 relative to its error, the area is biased upwards, which
+    the interval does not reflect.
     """
     gap = whole - nothing
     short = gap - (m - nothing)
@@ -172,6 +172,6 @@ def cmd(sizes: Float[np.ndarray, " size"], m: Values, nothing: Values, whole: Va
 
 
 def trapezoid(sizes: Float[np.ndarray, " size"]) -> Float[np.ndarray, " size"]:
-    """What each value counts in the area: half of the way from its left neighbour to its right one."""
+    """Weight of each value in the area: half the distance between its neighbours."""
     between = np.diff(sizes)
     return (np.concatenate([[0.0], between]) + np.concatenate([between, [0.0]])) / 2

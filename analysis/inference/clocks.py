@@ -1,4 +1,4 @@
-"""What passes while a run trains: steps, or the learning rate that they add up to; and where its epochs end."""
+"""Clocks of training: steps, or cumulative learning rate; and the ends of epochs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ OURS = schedules.__name__ + "."
 
 
 def clocks(config: Mapping[str, Any], steps: Sequence[int]) -> dict[str, Float[np.ndarray, " checkpoint"]]:
-    """Times of the checkpoints by clock: the step, and the learning rates added up where that tells anything else.
+    """Times of the checkpoints by clock: steps, and cumulative learning rate if a built-in schedule is not constant.
 
-    It does where the schedule is one of ours and not constant. A schedule of the user's own is not run for a report.
+    Schedules of the user's own are not run for a report.
     """
     times = {STEP: np.array(steps, float)}
     total = cumulative_rate(config, max(steps, default=0))
@@ -36,23 +36,23 @@ def clocks(config: Mapping[str, Any], steps: Sequence[int]) -> dict[str, Float[n
 
 
 def cumulative_rate(config: Mapping[str, Any], last: int) -> Float[np.ndarray, " step"] | None:
-    """The learning rates up to each step from 0 to `last`, added up; None where the schedule is not known."""
+    """Cumulative learning rate at each step from 0 to `last`; None if the schedule is unknown."""
     try:
         schedule = NamedFunction.model_validate(config["schedule"])
         if not schedule.target.startswith(OURS):
             return None
         multiplier = schedules.resolve(schedule, int(config["train"]["steps"]))
         rates = [float(config["optim"]["lr"]) * multiplier(step) for step in range(last)]
-    except (KeyError, TypeError, ValueError, ValidationError, UserError):  # a series, or a run of long ago
+    except (KeyError, TypeError, ValueError, ValidationError, UserError):  # a series, or a run of an old version
         return None
     return np.concatenate([[0.0], np.cumsum(rates)])
 
 
 def epoch_ends(run: Run, last: int) -> list[float]:
-    """The steps up to `last` at which all training prompts have been seen once more; none where that is not known.
+    """The steps up to `last` at which an epoch ends; empty if unknown.
 
-    How many prompts a ready-made task has is in its configuration; of a user's file the run's audit says it. A task
-    that draws sequences anew for every step has no epochs, and of a series nothing is known.
+    The number of prompts is in the configuration of built-in tasks, and in the run's audit for files of the user's own.
+    Tasks that draw new sequences at every step, and series, have no epochs.
     """
     try:
         batch = int(run.config["train"]["batch_size"])

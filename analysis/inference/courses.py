@@ -1,9 +1,9 @@
 """How each head comes to matter over the checkpoints, or ceases to.
 
-Since when is asked of the gain in logits, for recovered is a share that a head may have from the start while the
-difference itself grows. The onset is the first checkpoint at which the gain is beyond half of the last one, and at the
-next as well. Its interval is from the first checkpoint at which that cannot be excluded to the first at which it is
-shown, by bounds that hold for all places and checkpoints at once; where it is never shown there is no onset.
+Onsets use the gain in logits, because a head may recover the same fraction from the start while the gap itself grows.
+The onset is the first checkpoint at which the gain exceeds half of the last one and still does at the next. Its
+interval runs from the first checkpoint at which that cannot be excluded to the first at which it is shown, by
+simultaneous bounds for all places and checkpoints; if it is never shown there is no onset.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Course(Enum):
     FROM_THE_START = "from the start"
     """It matters at the last checkpoint, and had more than half of its last gain from the first on."""
     MATTERS = "matters"
-    """It matters at the last checkpoint; since when cannot be told."""
+    """It matters at the last checkpoint; its onset cannot be told."""
     CHANGED_SIGN = "changed sign"
     """It matters at the last checkpoint, and mattered the other way before, with a gain of the other sign."""
     LOST = "lost"
@@ -43,25 +43,26 @@ class Course(Enum):
     NEVER = "never mattered"
     """It is small at every checkpoint that has a gap."""
     UNDECIDED = "undecided"
-    """It mattered nowhere as far as can be told, and was not small everywhere."""
+    """It is not shown to matter anywhere, and was not small everywhere."""
 
 
 @dataclass(frozen=True)
 class HeadCourse:
-    """The course of one place of a family; mostly a head."""
+    """The course of one place of a family, usually a head."""
 
     place: Place
     course: Course
     onset: int | None
-    """Checkpoint (step); None where there is none."""
+    """Checkpoint (step), or None."""
     onset_low: int | None
     """Ends of the onset's interval."""
     onset_high: int | None
     last: int | None
-    """The last checkpoint at which it mattered, of one that does no more; of one that changed sign, the other way."""
+    """The last checkpoint at which it mattered, if it no longer does; for a sign change, at which it mattered the other
+    way."""
     peak: float
-    """Recovered where it was largest, without regard to its sign, among the checkpoints at which it mattered; of one
-    that changed sign, the other way."""
+    """Recovered of largest absolute value among the checkpoints at which it mattered; for a sign change, the other
+    way."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _course(number: int, verdict: np.ndarray, other_way: np.ndarray, halves: _Ha
         return Course.MATTERS, none
     beyond, half = halves.of_last[:, number], halves.half[:, number]
     at, low, high = (_first(values) for values in (beyond > 0, beyond > -half, beyond > half))
-    if at is None or high is None or (beyond[high:] < -half[high:]).any():  # or it comes and goes
+    if at is None or high is None or (beyond[high:] < -half[high:]).any():  # or the effect comes and goes
         return Course.MATTERS, none
     if high == 0:
         return Course.FROM_THE_START, (0, 0, 0)
@@ -127,13 +128,13 @@ def _course(number: int, verdict: np.ndarray, other_way: np.ndarray, halves: _Ha
 
 
 def _first(is_so: Bool[np.ndarray, " checkpoint"]) -> int | None:
-    """The first checkpoint at which it is so, and at the next as well. What is so at the last one alone is not held."""
+    """The first checkpoint at which it is so and still is at the next; the last checkpoint alone does not count."""
     held = is_so[:-1] & is_so[1:]
     return int(held.argmax()) if held.any() else None
 
 
 def _halves(family: Family, matters: Bool[np.ndarray, "checkpoint place"]) -> _Halves | None:
-    """None where tables do not tell prompts apart."""
+    """None if tables lack values by prompt."""
     if family.gain is None:
         return None
     found = family.estimate

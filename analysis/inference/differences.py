@@ -1,7 +1,7 @@
 """One group of runs against another: two learning rates, second corruption against first, run against run.
 
-The difference is always the second group's recovered less the first's. It is paired by prompt, as both groups have the
-same ones, and by run where each run of one group has a partner that differs in nothing but what the groups differ in.
+The difference is always the second group's recovered minus the first's. It is paired by prompt, and by run if each run
+of one group has a partner that differs only in what the groups differ in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .verdicts import DELTA, few, largest, seed_part
 
 
 class Comparison(Enum):
-    """What can be said of a place of two groups."""
+    """Comparisons of two groups at a place."""
 
     MORE = "more"
     """The second group recovers more than the first."""
@@ -36,7 +36,7 @@ COMPARISONS = np.array([one.value for one in Comparison])
 
 @dataclass(frozen=True)
 class Difference:
-    """The second family's recovered less the first's, at the checkpoints and places that both have."""
+    """The second family's recovered minus the first's, at shared checkpoints and places."""
 
     site: str
     steps: tuple[int, ...]
@@ -47,15 +47,15 @@ class Difference:
     """Ends of the 95% interval at each place alone."""
     high: Places
     comparison: Int[np.ndarray, " place"]
-    """Its number in COMPARISONS; any of them is wrong with a chance of 5%, at all places and checkpoints at once."""
+    """Index in COMPARISONS; the chance that any is wrong is 5%, over all places and checkpoints."""
     paired: bool
-    """Whether runs are paired, too."""
+    """Whether runs are paired as well."""
     seeds: bool
-    """Whether it is of other seeds too, or of these runs alone."""
+    """Whether it holds for other seeds too, or for these runs only."""
     n: Int[np.ndarray, " place"]
-    """Prompts of that group which has fewer."""
+    """Prompts of the smaller group."""
     shared: int
-    """Prompts that both have, by which they are paired."""
+    """Shared prompts, by which the groups are paired."""
 
     @property
     def words(self) -> np.ndarray:
@@ -69,7 +69,7 @@ class Difference:
 
 
 def difference(first: Family, second: Family) -> Difference | None:
-    """`second` less `first`; None where they share no checkpoint or place, or tables do not tell prompts apart."""
+    """Compute `second` minus `first`; None without a shared checkpoint or place, or without values by prompt."""
     steps = tuple(step for step in first.steps if step in second.steps)
     places = tuple(place for place in first.places if place in second.places)
     if not steps or not places or first.gain is None or second.gain is None:
@@ -103,10 +103,10 @@ def _ends(
     together: Places,
     extra: Places,
 ) -> tuple[Places, Places]:
-    """Both ends of the second's recovered less the first's.
+    """Interval of the second's recovered minus the first's.
 
     From the ends of each one's interval (Fieller's) over prompts and their correlation: MOVER (Zou & Donner 2008, Stat.
-    Med. 27). NaN where one of them has no bounds.
+    Med. 27). NaN if either is unbounded.
 
     Args:
         critical: of the intervals over prompts.
@@ -118,12 +118,12 @@ def _ends(
         middle = both[1].recovered[rows[1]] - both[0].recovered[rows[0]]
         down = second[0] ** 2 + first[1] ** 2 - 2 * together * second[0] * first[1]
         up = second[1] ** 2 + first[0] ** 2 - 2 * together * second[1] * first[0]
-        # Of what is all but the same twice, rounding may make them less than 0.
+        # Rounding may make nearly equal values negative.
         return middle - np.sqrt(np.maximum(down + extra, 0.0)), middle + np.sqrt(np.maximum(up + extra, 0.0))
 
 
 def _sides(found: Estimate, rows: np.ndarray, critical: Places) -> tuple[Places, Places]:
-    """How far the ends of recovered's interval over prompts are below and above it."""
+    """Distance of recovered from both ends of its interval over prompts."""
     every = np.full(len(found.n), np.nan)
     every[rows] = critical
     low, high = fieller(found, every)
@@ -131,7 +131,7 @@ def _sides(found: Estimate, rows: np.ndarray, critical: Places) -> tuple[Places,
 
 
 def _correlation(families: tuple[Family, Family], rows: Sequence[np.ndarray]) -> Places:
-    """Of the influences of the prompts that both have; 0 where they share none."""
+    """Correlation of the influences of shared prompts; 0 if there are none."""
     first, second = families
     shared = [key for key in first.prompts if key in set(second.prompts)]
     x, y = (
@@ -146,7 +146,7 @@ def _correlation(families: tuple[Family, Family], rows: Sequence[np.ndarray]) ->
 
 
 def _rows(family: Family, steps: Sequence[int], places: Sequence[Place]) -> Int[np.ndarray, " place"]:
-    """Where a family has these places at these checkpoints."""
+    """Indices of these places at these checkpoints in a family."""
     number = {place: at for at, place in enumerate(family.places)}
     columns = np.array([number[place] for place in places])
     return np.concatenate([family.steps.index(step) * len(family.places) + columns for step in steps])
@@ -155,7 +155,7 @@ def _rows(family: Family, steps: Sequence[int], places: Sequence[Place]) -> Int[
 def _influence(
     families: tuple[Family, Family], rows: Sequence[np.ndarray]
 ) -> tuple[Float[np.ndarray, "place prompt"], Int[np.ndarray, " place"]]:
-    """Of each prompt on the difference; a prompt that one group alone has counts there."""
+    """Influence of each prompt on the difference; prompts of one group only count there."""
     first, second = families
     number = {key: at for at, key in enumerate(dict.fromkeys((*first.prompts, *second.prompts)))}
     influence = np.zeros((len(rows[0]), len(number)))
@@ -167,7 +167,7 @@ def _influence(
 def _between(
     one: Estimate, other: Estimate, rows: Sequence[np.ndarray], pairs: list[tuple[int, int, str]] | None
 ) -> tuple[Places, Places, bool]:
-    """What of the difference's variance comes of seeds, its degrees of freedom, and whether anything is known of it."""
+    """Variance of the difference due to seeds, its degrees of freedom, and whether it is known."""
     if pairs is not None:
         paired = np.stack([other.of_run[b][rows[1]] - one.of_run[a][rows[0]] for a, b, _ in pairs])
         variance, freedom = between_runs(paired, [setting for _, _, setting in pairs])
@@ -181,14 +181,14 @@ def _between(
 
 
 def _pairs(first: Sequence[Job], second: Sequence[Job]) -> list[tuple[int, int, str]] | None:
-    """Numbers of the runs that belong together, and what is alike in pairs that differ in their seed only; None where
-    runs do not pair up."""
+    """Indices of paired runs, and what is equal in pairs that differ only in their seed; None if runs do not pair
+    up."""
     keys = sorted({key for job in (*first, *second) for key in job.config})
 
     def values(jobs: Sequence[Job], key: str) -> set[str | None]:
         return {job.config.get(key) for job in jobs}
 
-    # What the groups differ in, and all that goes with it, has other values in each.
+    # Keys that differ between the groups have disjoint values.
     shared = [key for key in keys if values(first, key) == values(second, key)]
 
     def numbered(jobs: Sequence[Job]) -> dict[tuple[str | None, ...], int]:

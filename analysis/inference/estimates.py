@@ -1,12 +1,12 @@
-"""What patching recovers, over the runs of a group and their prompts, with its intervals.
+"""Recovered over the runs of a group and their prompts, with intervals.
 
-Of run s and prompt i: gain g = patched - corrupted, gap r = clean - corrupted (logits). Recovered of a run is the ratio
-of the means over its prompts, and of a group the mean of that over its runs. Each prompt's influence on it is
-e = (g - recovered · r) / mean gap; runs share their prompts, so influences are averaged over runs before their variance
-is taken over prompts. What differs between seeds comes on top of that.
+For run s and prompt i: gain g = patched - corrupted, gap r = clean - corrupted (logits). A run's recovered is the ratio
+of its means over prompts, a group's the mean over its runs. Each prompt's influence is e = (g - recovered · r) / mean
+gap; runs share their prompts, so influences are averaged over runs before their variance is taken over prompts. The
+variance between seeds is added.
 
-An interval is Fieller's (1954, J. R. Stat. Soc. B 16): all values that a test with the gap's own uncertainty does not
-reject. It is no interval where the gap itself may be zero; there recovered is not defined, and nothing is said.
+Intervals are Fieller's (1954, J. R. Stat. Soc. B 16): all values that a test which allows for the gap's uncertainty
+does not reject. If the gap may be zero, they are unbounded and recovered is undefined.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from jaxtyping import Bool, Float, Int
 from scipy import special
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Level of all intervals."""
 
 ROUNDING = 1e-4
-"""Logits. A gap that is smaller may be the rounding of fp32 alone, which is alike in all prompts."""
+"""Logits. A smaller gap may be fp32 rounding, which is alike in all prompts."""
 
 Places = Float[np.ndarray, " place"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of each place (a site's head or position at a checkpoint) what patching recovers. NaN: not there, or no gap.
+    """What patching recovers at each place (a site's head or position at a checkpoint). NaN: no such place, or no gap.
 
     Variances are of the mean over runs and prompts.
     """
@@ -38,38 +38,39 @@ class Estimate:
     gain: Places
     """patched - corrupted (logits), mean over runs and prompts."""
     gap: Places
-    """clean - corrupted (logits), likewise."""
+    """clean - corrupted (logits), mean over runs and prompts."""
     of_run: Float[np.ndarray, "run place"]
     """Recovered of each run."""
     gain_of_run: Float[np.ndarray, "run place"]
     influence: Float[np.ndarray, "place prompt"]
-    """What each prompt adds to the deviation of `recovered`; they sum to 0. 0 where a prompt has no such place."""
+    """Contribution of each prompt to the deviation of `recovered`; sums to 0. 0 where a prompt has no such place."""
     gap_influence: Float[np.ndarray, "place prompt"]
-    """Likewise of the gap, as a share of it."""
+    """The same for the gap, relative to the gap."""
     gain_influence: Float[np.ndarray, "place prompt"]
-    """Likewise of `gain`."""
+    """The same for `gain`."""
     seed_variance: Places
-    """Of recovered between the seeds of a setting, for the mean over runs; NaN where a setting has one run."""
+    """Variance of mean recovered due to seeds; NaN if a setting has a single run."""
     seed_freedom: Places
     """Its degrees of freedom."""
     n: Int[np.ndarray, " place"]
     """Prompts."""
     runs: Int[np.ndarray, " place"]
     has_gap: Bool[np.ndarray, " place"]
-    """Whether the gap of every run is told from zero."""
+    """Whether the gap of every run is distinguishable from zero."""
 
     @property
     def has_seeds(self) -> bool:
-        """Whether anything can be said of other seeds."""
+        """Whether the runs allow inference to other seeds."""
         return bool(np.isfinite(self.seed_variance).any())
 
     @property
     def gap_variance(self) -> Places:
-        """Of the gap over prompts, as a share of its square."""
+        """Variance of the gap over prompts, relative to its square."""
         return _products(self)[:, 2]
 
     def variance(self, deviation: Places | float = 0.0) -> Places:
-        """Of recovered over prompts, tested at `recovered + deviation`: the gap's own variance counts with it."""
+        """Variance of recovered over prompts in a test at `recovered + deviation`, which includes the gap's own
+        variance."""
         return _products(self, deviation) @ np.array([1.0, -2.0, 1.0])
 
 
@@ -78,13 +79,13 @@ def estimate(
     gap: Float[np.ndarray, "run place prompt"],
     settings: Sequence[object] | None = None,
 ) -> Estimate:
-    """What patching recovers at each place, over runs and prompts.
+    """Estimate what patching recovers at each place, over runs and prompts.
 
     Args:
         gain: patched - corrupted (logits); NaN where a run or a prompt has no such place.
         gap: clean - corrupted (logits).
-        settings: of each run, so that differences between settings are not taken for those between seeds. None: all
-            runs have one setting.
+        settings: the setting of each run, so that differences between settings do not count as seeds. None: one
+            setting.
     """
     there = ~np.isnan(gain) & ~np.isnan(gap)
     g, r = np.where(there, gain, 0.0), np.where(there, gap, 0.0)
@@ -133,10 +134,10 @@ def of_means(
     settings: Sequence[object] | None = None,
     has_gap: Bool[np.ndarray, " place"] | None = None,
 ) -> Estimate:
-    """As `estimate`, where tables have means over prompts and nothing of each: there is no variance over prompts.
+    """As `estimate`, from means over prompts only, so without a variance over prompts.
 
     Args:
-        has_gap: as far as prompts tell it. None: as the runs tell it where these are several; it is assumed of one.
+        has_gap: from values by prompt. None: judged over the runs, and assumed for a single one.
     """
     runs = (~np.isnan(gain)).sum(axis=0)
     nothing = np.full((gain.shape[1], 0), np.nan)
@@ -166,12 +167,12 @@ def of_means(
 
 
 def interval(found: Estimate, *, seeds: bool) -> tuple[Places, Places]:
-    """Both ends of the 95% interval of recovered at each place.
+    """The 95% interval of recovered at each place.
 
     Where prompts and seeds both vary, Student's t has Satterthwaite's degrees of freedom.
 
     Args:
-        seeds: for other prompts and other seeds, or else for other prompts in these runs. NaN: it cannot be said.
+        seeds: for other prompts and other seeds, or else for other prompts in these runs. NaN if unavailable.
     """
     if not found.influence.shape[1]:
         if not seeds:
@@ -188,7 +189,7 @@ def fieller(
     found: Estimate, critical: Places | float, seed_variance: Places | float = 0.0, seed_critical: Places | float = 0.0
 ) -> tuple[Places, Places]:
     """All values of recovered within `critical` standard errors over prompts, and `seed_critical` over seeds, added in
-    quadrature. NaN where the gap is not defined at that level: then the values have no bounds."""
+    quadrature. NaN where the gap may be zero at that level, so that there are no bounds."""
     own, both, gap = _products(found).T
     squared = np.square(critical)
     with np.errstate(invalid="ignore"):
@@ -212,7 +213,7 @@ def _products(found: Estimate, deviation: Places | float = 1.0) -> Float[np.ndar
 
 
 def between_runs(values: Float[np.ndarray, "run place"], settings: Sequence[object] | None) -> tuple[Places, Places]:
-    """Variance of the mean over runs that comes of their seeds, with Satterthwaite's degrees of freedom."""
+    """Variance of the mean over runs due to seeds, with Satterthwaite's degrees of freedom."""
     labels = (
         np.zeros(len(values), int)
         if settings is None
@@ -226,7 +227,7 @@ def between_runs(values: Float[np.ndarray, "run place"], settings: Sequence[obje
         with np.errstate(divide="ignore", invalid="ignore"):
             middle = np.nansum(own, axis=0) / count
             within = np.nansum((own - middle) ** 2, axis=0) / (count - 1)
-            # Of one run nothing is known, and then nothing of the whole.
+            # one run has no variance between seeds, so the whole has none either
             part = np.where(count > 1, within * count / total**2, np.where(count == 1, np.nan, 0.0))
             variance += part
             weight += np.where(count > 1, part**2 / (count - 1), 0.0)
@@ -236,10 +237,10 @@ def between_runs(values: Float[np.ndarray, "run place"], settings: Sequence[obje
 
 
 def quantile(freedom: np.ndarray | float) -> np.ndarray:
-    """Student's t: standard errors either side of a mean that make its interval; NaN without a degree of freedom."""
+    """Student's t quantile for a two-sided interval; NaN without a degree of freedom."""
     values = np.asarray(freedom, dtype=float)
-    each, where = np.unique(values, return_inverse=True)  # mostly a few
-    # What `scipy.stats.t.ppf` calls, which takes twenty times as long around it.
+    each, where = np.unique(values, return_inverse=True)  # usually few distinct values
+    # `scipy.stats.t.ppf` calls this too, with twenty times the overhead.
     points = np.where(each > 0, special.stdtrit(np.where(each > 0, each, 1.0), 0.5 + LEVEL / 2), np.nan)
     return points[where.ravel()].reshape(values.shape)
 
@@ -247,9 +248,9 @@ def quantile(freedom: np.ndarray | float) -> np.ndarray:
 def mean_interval(
     values: Float[np.ndarray, "run place prompt"], settings: Sequence[object] | None = None
 ) -> tuple[Places, Places, Places]:
-    """Mean over runs and prompts at each place, with both ends of its 95% interval.
+    """Mean over runs and prompts at each place, with its 95% interval.
 
-    It is for other prompts, and for other seeds too where every setting has several runs.
+    The interval is for other prompts, and for other seeds if every setting has several runs.
 
     Args:
         values: such as logit differences; NaN where a run or prompt has no such place.
@@ -273,13 +274,13 @@ def mean_interval(
 def criticals(
     prompts: Places, n: Int[np.ndarray, " place"], seeds: Places, freedom: Places
 ) -> tuple[Places, Places, Places]:
-    """Standard errors either side over prompts and over seeds, from both variances of a mean; and the variance over
-    seeds, 0 where nothing is known of them."""
+    """Critical values over prompts and over seeds from both variances of a mean, and the variance over seeds, 0 if
+    unknown."""
     told = np.isfinite(seeds)
     seeds = np.where(told, seeds, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         both = (prompts + seeds) ** 2 / (prompts**2 / (n - 1) + seeds**2 / np.where(told, freedom, 1.0))
-    # One degree of freedom is too few for Satterthwaite: of two seeds that agree by chance nothing would be seen.
+    # One degree of freedom is too few for Satterthwaite: two seeds that agree by chance would hide the variance.
     few = told & (freedom < 2)
     critical = quantile(np.where(told & ~few & (prompts + seeds > 0), both, n - 1))
     return critical, np.where(few, quantile(np.where(told, freedom, 1.0)), critical), seeds

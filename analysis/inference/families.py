@@ -1,4 +1,4 @@
-"""The families that verdicts are of: a site's places at all checkpoints, in a group of runs under one corruption."""
+"""Families of verdicts: a site's places at all checkpoints, for a group of runs under one corruption."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Place = tuple[int, int | None, str | None]
 
 @dataclass(frozen=True)
 class Job:
-    """A patch job with what it found, prompt by prompt."""
+    """A patch job with its values by prompt."""
 
     patch: Patch
     setting: str
-    """Of its run: what all but the seed comes to."""
+    """Setting of its run."""
     config: dict[str, str]
-    """Of its run, by dotted key."""
+    """Configuration of its run, by dotted key."""
     sites: dict[str, Site]
     written: dict[str, Written] = field(default_factory=dict)
-    """Its attribution by kind; empty where tables do not tell prompts apart, or it was not read."""
+    """Attribution by kind; empty without values by prompt, or if it was not read."""
     wins: dict[int, Bool[np.ndarray, " prompt"]] = field(default_factory=dict)
-    """By step, which held-out prompts are won, of a patch job on another task's."""
+    """For another task: which held-out prompts are won, by step."""
 
     @cached_property
     def prompts(self) -> list[tuple[str, int]]:
-        """What tells each of its prompts from all others, in any patch job and under any corruption: its clean text."""
+        """Identity of each prompt, equal in all patch jobs and corruptions: its clean text, numbered if repeated."""
         seen: Counter[str] = Counter()
         keys = []
         for prompt in self.patch.about.get("prompts", []):
@@ -48,13 +48,13 @@ class Job:
             seen[text] += 1
             keys.append((text, seen[text]))
         sizes = {one.patched.shape[2] for one in self.sites.values() if one.patched is not None}
-        # A job that was only just begun may not have told them yet.
+        # A job that has only just begun may lack its prompts.
         return keys if sizes <= {len(keys)} else [(self.patch.patch_id, at) for at in range(max(sizes))]
 
 
 @dataclass(frozen=True)
 class Family:
-    """What patching one site recovers, in some runs under one corruption."""
+    """What patching one site recovers in a group of runs under one corruption."""
 
     site: str
     jobs: tuple[Job, ...]
@@ -62,56 +62,56 @@ class Family:
     places: tuple[Place, ...]
     prompts: tuple[tuple[str, int], ...]
     estimate: Estimate
-    """Place by place, checkpoint after checkpoint: those of a step are `at` it."""
+    """All places of the first checkpoint, then of the next; `at` selects a step."""
     gain: Float[np.ndarray, "run place prompt"] | None
-    """None where the tables do not tell prompts apart."""
+    """None without values by prompt."""
 
     @property
     def corruption(self) -> str:
-        """Under which the runs were patched."""
+        """The corruption of the patch jobs."""
         return self.jobs[0].patch.corruption
 
     @property
     def is_estimate(self) -> bool:
-        """Whether it is of estimates from a gradient, for want of patched values."""
+        """Whether it has gradient estimates only."""
         return self.site.endswith(APPROXIMATE)
 
     @property
     def stopped(self) -> bool:
-        """Whether some of the runs have later checkpoints, which others lack."""
+        """Whether some runs have later checkpoints that others lack."""
         own = (job.sites.get(self.site) for job in self.jobs)  # paths are in none
         return any(one is not None and one.steps[-1] > self.steps[-1] for one in own)
 
     @property
     def lacking(self) -> tuple[int, ...]:
-        """Steps that are left out because a run has no checkpoint there, or was not examined where others were."""
+        """Steps left out because not all runs were examined there."""
         own = (job.sites.get(self.site) for job in self.jobs)
         examined = {step for one in own if one is not None for step in one.steps if step < self.steps[-1]}
         return tuple(sorted((examined | {step for job in self.jobs for step in job.patch.gaps}) - set(self.steps)))
 
     @property
     def checkpoint(self) -> Int[np.ndarray, " place"]:
-        """The number of the checkpoint that each place of the estimate is at."""
+        """Index of the checkpoint of each place of the estimate."""
         return np.repeat(np.arange(len(self.steps)), len(self.places))
 
     @property
     def seeds(self) -> bool:
-        """Whether something can be said of other seeds."""
+        """Whether the runs allow inference to other seeds."""
         return self.estimate.has_seeds
 
     @cached_property
     def judged(self) -> Judged:
-        """For other prompts, and for other seeds too where the runs allow that."""
+        """Verdicts for other prompts, and for other seeds if the runs allow it."""
         return self._judge(self.seeds)
 
     @cached_property
     def judged_here(self) -> Judged:
-        """For other prompts in these runs."""
+        """Verdicts for other prompts in these runs."""
         return self._judge(False) if self.seeds else self.judged
 
     @cached_property
     def critical(self) -> float:
-        """Of its verdicts: standard errors over prompts that hold for all places at once."""
+        """Simultaneous critical value of its verdicts, in standard errors over prompts."""
         return critical_value(self.estimate)
 
     def _judge(self, seeds: bool) -> Judged:
@@ -125,12 +125,12 @@ class Family:
 
     @cached_property
     def interval(self) -> tuple[Places, Places]:
-        """Of 95% at each place alone; scope as `judged`."""
+        """95% intervals at each place alone, with the scope of `judged`."""
         return interval(self.estimate, seeds=self.seeds)
 
     @cached_property
     def interval_here(self) -> tuple[Places, Places]:
-        """Likewise for other prompts in these runs."""
+        """The same for other prompts in these runs."""
         return interval(self.estimate, seeds=False)
 
     def at(self, step: int) -> slice:
@@ -151,7 +151,7 @@ def jobs(
     steps: Container[int] | None = None,
     written: bool = False,
 ) -> list[Job]:
-    """Patch jobs with all their tables; those that have none are left out.
+    """Read patch jobs with all their tables; jobs without any are left out.
 
     Args:
         runs: `Frames.runs`, which knows the settings.
@@ -172,7 +172,7 @@ def jobs(
 
 
 def families(jobs: Sequence[Job]) -> Iterator[Family]:
-    """One for each site that any of the jobs has patched, under one corruption, at the checkpoints that they share."""
+    """Yield a family for each site that any of the jobs has patched, at shared checkpoints."""
     for site in dict.fromkeys(site for job in jobs for site in job.sites):
         own = [job for job in jobs if site in job.sites]
         if set.intersection(*(set(job.sites[site].steps) for job in own)):
@@ -180,9 +180,9 @@ def families(jobs: Sequence[Job]) -> Iterator[Family]:
 
 
 def family(site: str, jobs: Sequence[Job]) -> Family:
-    """The family of a site, over jobs that have all patched it.
+    """Build the family of a site over jobs that have all patched it.
 
-    At the checkpoints that all of them have: what changes from one to the next is then never who is there.
+    Only shared checkpoints are used, so that runs do not drop in or out between them.
     """
     own = [job.sites[site] for job in jobs]
     steps = tuple(sorted(set.intersection(*(set(one.steps) for one in own))))
@@ -217,27 +217,27 @@ def family(site: str, jobs: Sequence[Job]) -> Family:
 def has_gap(
     clean: Float[np.ndarray, "step prompt"], corrupted: Float[np.ndarray, "step prompt"]
 ) -> Bool[np.ndarray, " step"]:
-    """Whether the gap of a run is told from zero over its prompts."""
+    """Whether the gap of a run is distinguishable from zero over its prompts."""
     one = (clean - corrupted)[None]
     return estimate(one, one).has_gap
 
 
 @dataclass(frozen=True)
 class Means:
-    """Logit differences of one kind of attribution, mean over some runs and their prompts, with their 95% intervals."""
+    """One kind of attribution (logits), mean over runs and prompts, with 95% intervals."""
 
     kind: str
     steps: tuple[int, ...]
     parts: tuple[tuple[str, int | None, int | None], ...]
     """Component, layer, head."""
     mean: Places
-    """Part by part, checkpoint after checkpoint."""
+    """All parts of the first checkpoint, then of the next."""
     low: Places
     high: Places
 
 
 def means(jobs: Sequence[Job], kind: str) -> Means | None:
-    """What some runs have of a kind of attribution; None unless all tell prompts apart, and have the same parts."""
+    """Average a kind of attribution over runs; None unless all have values by prompt and the same parts."""
     own = [job.written.get(kind) for job in jobs]
     if not own or any(one is None or own[0] is None or one.parts != own[0].parts for one in own):
         return None
@@ -257,15 +257,15 @@ def means(jobs: Sequence[Job], kind: str) -> Means | None:
 
 
 def _numbers(one: Site, steps: Sequence[int], places: Sequence[Place]) -> Int[np.ndarray, " place"]:
-    """Where a run's places are among those of a family, checkpoint after checkpoint."""
+    """Indices of a run's places in a family, for one checkpoint after another."""
     step, place = {key: at for at, key in enumerate(steps)}, {key: at for at, key in enumerate(places)}
     columns = np.array([place[key] for key in one.places])
     return np.concatenate([step[key] * len(places) + columns for key in one.steps if key in step])
 
 
 def groups(patches: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], list[str]]]:
-    """The patch jobs that tables compare, by setting, patching and corruption: those that differ in their seed only,
-    without those of runs that diverged (`frames.sound`)."""
+    """Group patch jobs by setting, patching and corruption, so that runs differ only in their seed; diverged runs are
+    left out (`frames.sound`)."""
     of = patches.merge(runs[["run_id", "setting", "status"]], on="run_id", suffixes=("_of_job", ""))
     keys = ["setting", "patching", "corruption"]
     for key, rows in of.groupby(keys, sort=False, dropna=False, observed=True):

@@ -11,10 +11,9 @@ from .estimates import LEVEL
 
 
 def holm(p: Float[np.ndarray, "*test"]) -> Bool[np.ndarray, "*test"]:
-    """Which of these tests show something, where the chance that any of them does by chance is 1 - LEVEL.
+    """Return which tests reject at a family-wise error rate of 1 - LEVEL. NaN counts as a test that does not reject.
 
-    From the smallest p on, each is compared with that share of the tests that are left; the first that is larger ends
-    it. A p that is not defined (NaN) is a test that shows nothing.
+    Our own because statsmodels' `multipletests` collects garbage on every call, which takes half a second.
     """
     flat = np.nan_to_num(np.ravel(p), nan=1.0)
     order = np.argsort(flat, kind="stable")

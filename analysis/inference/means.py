@@ -1,9 +1,9 @@
 """Means over prompts and runs, and correlations over prompts, with intervals that hold at each place alone and at all
 of them at once.
 
-What is done here for plain values is what `estimates` and `verdicts` do for ratios: each prompt has an influence on a
-result, averaged over the runs because these share their prompts; critical values for all places at once are those of
-`verdicts.largest`; what seeds add comes in quadrature.
+This does for plain values what `estimates` and `verdicts` do for ratios: each prompt has an influence on a result,
+averaged over runs because they share their prompts; simultaneous critical values come from `verdicts.largest`; the
+variance of seeds is added in quadrature.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Values = Float[np.ndarray, "run place prompt"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value of each place with two intervals of 95%. NaN where there is none."""
+    """A value per place with two 95% intervals; NaN where missing."""
 
     value: Places
     low: Places
-    """At this place alone."""
+    """Interval at this place alone."""
     high: Places
     lowest: Places
-    """At all places at once; NaN where less than half of the prompts have the place."""
+    """Simultaneous interval; NaN if fewer than half of the prompts have the place."""
     highest: Places
     seeds: bool
-    """Whether they are for other seeds too, or for other prompts in these runs."""
+    """Whether they hold for other seeds too, or only for other prompts in these runs."""
     n: Int[np.ndarray, " place"]
     """Prompts."""
     runs: Int[np.ndarray, " place"]
@@ -44,7 +44,7 @@ def mean(values: Values, checkpoint: Int[np.ndarray, " place"], settings: Sequen
 
     Args:
         values: NaN where a run or prompt has no such place.
-        checkpoint: which one each place is at; any numbers.
+        checkpoint: the checkpoint of each place, as any number.
         settings: as for `estimates.estimate`.
     """
     there = ~np.isnan(values)
@@ -61,7 +61,7 @@ def correlation(
     """Pearson's correlation over prompts, in each run alone and then averaged by Fisher's z.
 
     Intervals are made for z. A prompt's influence is what leaving it out changes (the jackknife; Efron & Stein 1981,
-    Ann. Statist. 9), which makes no assumption about how values are distributed. NaN where one of both does not vary.
+    Ann. Statist. 9), which assumes no distribution. NaN if either does not vary.
 
     Args: as for `mean`.
     """
@@ -83,7 +83,7 @@ def correlation(
 
 
 def compare(difference: Interval) -> np.ndarray:
-    """What can be said of differences at all places at once, by the names of `Comparison`."""
+    """Simultaneous comparisons of differences, named as in `Comparison`."""
     low, high = difference.lowest, difference.highest
     words = [Comparison.UNDEFINED, Comparison.ALIKE, Comparison.MORE, Comparison.LESS]
     with np.errstate(invalid="ignore"):
@@ -92,7 +92,7 @@ def compare(difference: Interval) -> np.ndarray:
 
 
 def _standardised(values: Values) -> Values:
-    """With mean 0 and variance 1 over prompts; NaN where they do not vary but for rounding."""
+    """Scale to mean 0 and variance 1 over prompts; NaN if values vary by rounding only."""
     count = np.maximum((~np.isnan(values)).sum(axis=2, keepdims=True), 1)
     centred = values - np.nansum(values, axis=2, keepdims=True) / count
     spread = np.sqrt(np.nansum(centred**2, axis=2, keepdims=True) / count)
@@ -107,7 +107,8 @@ def _interval(
     checkpoint: Int[np.ndarray, " place"],
     settings: Sequence[object] | None,
 ) -> Interval:
-    """From each run's value and its prompts' influences on it, which are 0 where a prompt has no such place."""
+    """Build intervals from each run's value and its prompts' influences, which are 0 where a prompt has no such
+    place."""
     runs = (~np.isnan(of_run)).sum(axis=0)
     n = there.any(axis=0).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
