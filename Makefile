@@ -41,11 +41,10 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-# What is checked is what is packaged: the folders at the top lie below mi_sweeps there.
+# What is checked is what is packaged: the folders at the top lie below mi_sweeps there. Links to them suffice.
 types: install
-	@rm -rf build/types && mkdir -p build/types
-	@cp -as $(CURDIR)/mi_sweeps build/types/mi_sweeps
-	@for folder in conf jobs analysis; do cp -as $(CURDIR)/$$folder build/types/mi_sweeps/$$folder; done
+	@rm -rf build/types/mi_sweeps && mkdir -p build/types/mi_sweeps
+	@ln -s $(CURDIR)/mi_sweeps/* $(CURDIR)/conf $(CURDIR)/jobs $(CURDIR)/analysis build/types/mi_sweeps
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p mi_sweeps
 
 # A broken link, or a page that no table of contents has, is an error.

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
 
+import tests.shapes  # noqa: F401
 from mi_sweeps import libraries
 
+install_import_hook("mi_sweeps.circuits", "tests.shapes.checked")
 libraries.quiet()
 # For the processes that tests start: two threads each for a small model only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -67,7 +67,7 @@ class Narrow:
         block: Block,
         of_run: Halves,
         of_heads: Halves,
-        z: Float[Tensor, "prompt change col head*d_head"],
+        z: Float[Tensor, "prompt change col d_heads"],
         resid: Float[Tensor, "prompt change col d_model"],
     ) -> None:
         """Adds what the MLP writes in place.

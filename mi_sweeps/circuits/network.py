@@ -81,7 +81,7 @@ class Activation:
     onednn: tuple[str, str]
     """Its name and the name of its algorithm in oneDNN, which computes it as a part of a matrix product."""
 
-    def __call__(self, x: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    def __call__(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return self.function(x)
 
 
@@ -91,7 +91,7 @@ class Linear:
 
     parameter: Float[Tensor, "d_in ..."]
     """The weight. What it maps to may be several axes, heads and their numbers, where those lie apart in memory."""
-    added: Float[Tensor, ...] | None
+    added: Float[Tensor, "..."] | None
     """The bias, of the same axes."""
 
     def __post_init__(self) -> None:
@@ -202,12 +202,12 @@ class Block:
         """The part of `combine` that each head has."""
         return self.combine.weight.unflatten(0, (self.n_heads, -1))
 
-    def attn_out(self, z: Float[Tensor, "... head*d_head"]) -> Float[Tensor, "... d_model"]:
+    def attn_out(self, z: Float[Tensor, "... d_heads"]) -> Float[Tensor, "... d_model"]:
         """What attention adds to the residual stream."""
         return self._write(self.attention_post_norm, self.combine(z))
 
     def attn_out_changed(
-        self, z: Float[Tensor, "... head*d_head"], change: Float[Tensor, "*more d_model"]
+        self, z: Float[Tensor, "... d_heads"], change: Float[Tensor, "*more d_model"]
     ) -> Float[Tensor, "*more d_model"]:
         """How what attention adds changes, where what the heads write together changes."""
         if self.attention_post_norm is None:
@@ -231,7 +231,7 @@ class Block:
         """What the MLP adds to the residual stream, from its hidden layer."""
         return self._write(self.mlp_post_norm, self.mlp.down(hidden))
 
-    def add_attention(self, resid: Float[Tensor, "token d_model"], z: Float[Tensor, "token head*d_head"]) -> None:
+    def add_attention(self, resid: Float[Tensor, "token d_model"], z: Float[Tensor, "token d_heads"]) -> None:
         """From resid_pre to resid_mid in place."""
         if self.rescales:
             resid += self.attn_out(z)
@@ -258,7 +258,7 @@ class Block:
 
 
 def by_head(
-    flat: Float[Tensor, "... head*d_head"], n_heads: int, norm: Norm | None
+    flat: Float[Tensor, "... d_heads"], n_heads: int, norm: Norm | None
 ) -> Float[Tensor, "... head d_head"]:
     """Queries, keys or values of each head, normalised in groups of as many numbers as the norm is wide."""
     if norm is not None:

@@ -297,7 +297,7 @@ def attend(
     v_before: Float[Tensor, "prompt before kv_head d_head"],
     mask: Float[Tensor, "prompt before"],
     cap: float | None = None,
-) -> Float[Tensor, "prompt change query head*d_head"]:
+) -> Float[Tensor, "prompt change query d_heads"]:
     """z of the last queries of each change, over keys that a prompt's changes share and keys of their own.
 
     Args:

@@ -23,12 +23,12 @@ class Scaling:
     cap: float | None = None
     """They are bounded smoothly (`capped`)."""
 
-    def __call__(self, logits: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    def __call__(self, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The model's logits."""
         return capped(logits if self.factor == 1.0 else logits * self.factor, self.cap)
 
 
-def capped(x: Float[Tensor, ...], cap: float | None) -> Float[Tensor, ...]:
+def capped(x: Float[Tensor, "..."], cap: float | None) -> Float[Tensor, "..."]:
     """cap * tanh(x / cap) (Gemma Team 2024, arXiv:2408.00118)."""
     return x if cap is None else cap * torch.tanh(x / cap)
 

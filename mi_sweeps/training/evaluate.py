@@ -63,7 +63,7 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
             setattr(module, name, child)
 
 
-def tolerance(logits: Float[Tensor, ...]) -> float:
+def tolerance(logits: Float[Tensor, "..."]) -> float:
     """Largest difference between two right ways of computing these logits in fp32.
 
     Rounding grows with what is rounded: GPT-2's logits lie near -100, and there its own fp32 is 1e-4 from fp64.

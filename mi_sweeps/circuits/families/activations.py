@@ -15,7 +15,7 @@ IN_CACHE = 1 << 17
 """Numbers that an activation function works on at once."""
 
 
-def gelu_tanh(x: Float[Tensor, ...]) -> Float[Tensor, ...]:
+def gelu_tanh(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """GELU in the tanh approximation of Hendrycks & Gimpel (2016, arXiv:1606.08415).
 
     0.5 (1 + tanh(u)) is sigmoid(2u), which CPUs compute several times faster.
