@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -22,23 +22,53 @@ from .inference import changes, retention, shares, trajectories, words
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
 
+
+@dataclass(frozen=True)
+class Alone:
+    """A table that needs no other derived one."""
+
+    columns: dict[str, str]
+    """Their types, by name."""
+    rows: Callable[[Output, Frames, list[str] | None], Iterable[pd.DataFrame]]
+    """Makes it part by part. Its last argument is that of `frames.load`, `damaged`."""
+    needs: str | None = None
+    """The measured table without which it does not exist."""
+
+
+def _grouped(
+    of_output: Callable[[Output, pd.DataFrame, pd.DataFrame, list[str] | None], Iterable[pd.DataFrame]],
+) -> Callable[[Output, Frames, list[str] | None], Iterable[pd.DataFrame]]:
+    return lambda output, frames, damaged: of_output(output, frames.runs, frames.patches, damaged)
+
+
+ALONE = {
+    "shares": Alone(shares.SHARES, _grouped(shares.tables_of), "cross"),
+    "attention": Alone(looks.ATTENTION, _grouped(looks.of_output), "looks"),
+    "edge_effects": Alone(edges.EFFECTS, _grouped(edges.effects_of), "edges"),
+    "edge_circuits": Alone(
+        edges.CIRCUITS, lambda output, _, damaged: edges.circuits_of(examined_in(output), damaged), "edges"
+    ),
+    "edge_bounds": Alone(
+        edges.BOUNDS, lambda output, _, damaged: edges.bounds_of(examined_in(output), damaged), "edges"
+    ),
+    "faithfulness": Alone(circuits.FAITHFULNESS, _grouped(circuits.faithfulness_of), "circuits"),
+    "completeness": Alone(
+        circuits.COMPLETENESS, lambda output, _, damaged: circuits.completeness_of(output, damaged), "circuits"
+    ),
+    "retention": Alone(retention.RETENTION, _grouped(retention.of_output)),
+}
+
 TABLES = (
     {"verdicts": VERDICTS, "courses": COURSES}
-    | {"transformations": changes.TRANSFORMATIONS, "head_changes": changes.HEAD_CHANGES, "shares": shares.SHARES}
-    | {"attention": looks.ATTENTION}
-    | {"edge_effects": edges.EFFECTS, "edge_circuits": edges.CIRCUITS, "edge_bounds": edges.BOUNDS}
+    | {"transformations": changes.TRANSFORMATIONS, "head_changes": changes.HEAD_CHANGES}
     | trajectories.TABLES
-    | {"faithfulness": circuits.FAITHFULNESS, "completeness": circuits.COMPLETENESS}
-    | {"retention": retention.RETENTION}
+    | {name: alone.columns for name, alone in ALONE.items()}
     | agreement.TABLES
     | {"findings": FINDINGS}
 )
 """Their columns."""
 
-NEEDS = {
-    **{"shares": "cross", "attention": "looks", "faithfulness": "circuits", "completeness": "circuits"},
-    **{"edge_effects": "edges", "edge_circuits": "edges", "edge_bounds": "edges"},
-}
+NEEDS = {name: alone.needs for name, alone in ALONE.items() if alone.needs}
 """Tables that exist only if another, measured one does."""
 
 Part = tuple[str, pd.DataFrame]
@@ -137,9 +167,9 @@ def _others(output: Output, frames: Frames, damaged: list[str] | None, whole: bo
     wanted = tuple(TABLES if whole else OF_TABLES)
     only = None if whole else seeds.SITE
     yield from agreement.of_output(output, frames.runs, frames.patches, damaged, wanted, only)
-    for name, make in _alone(output, frames, damaged).items():
+    for name, alone in ALONE.items():
         if name in wanted:
-            yield from ((name, rows) for rows in make())
+            yield from ((name, rows) for rows in alone.rows(output, frames, damaged))
 
 
 def table(name: str, frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
@@ -149,23 +179,5 @@ def table(name: str, frames: Frames, damaged: list[str] | None = None) -> pd.Dat
         frames: runs and patch jobs of the folder are enough.
         damaged: as for `frames.load`.
     """
-    parts = list(_alone(frames.output, frames, damaged)[name]()) if frames.output else []
+    parts = list(ALONE[name].rows(frames.output, frames, damaged)) if frames.output else []
     return pd.concat(parts, ignore_index=True) if parts else typed([], TABLES[name])
-
-
-def _alone(
-    output: Output, frames: Frames, damaged: list[str] | None
-) -> dict[str, Callable[[], Iterable[pd.DataFrame]]]:
-    """Functions that make each table that needs no other, in parts."""
-    given = (output, frames.runs, frames.patches, damaged)
-    examined = examined_in(output)
-    return {
-        "retention": lambda: retention.of_output(*given),
-        "shares": lambda: (shares.rows(key, one) for key, one in shares.of_output(*given)),
-        "attention": lambda: looks.of_output(*given),
-        "edge_effects": lambda: edges.effects_of(*given),
-        "edge_circuits": lambda: edges.circuits_of(examined, damaged),
-        "edge_bounds": lambda: edges.bounds_of(examined, damaged),
-        "faithfulness": lambda: circuits.faithfulness_of(*given),
-        "completeness": lambda: circuits.completeness_of(output, damaged),
-    }

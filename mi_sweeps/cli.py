@@ -12,39 +12,22 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import ModuleType
+from importlib import import_module
 from typing import TextIO, cast
 
 from mi_sweeps import __version__, libraries
-from mi_sweeps.commands import (
-    audit,
-    cancel,
-    common,
-    dashboard,
-    doctor,
-    export,
-    logs,
-    plan,
-    report,
-    run,
-    show,
-    status,
-    sync,
-    track,
-    wait,
-    zoom,
-)
+from mi_sweeps.commands import common
 from mi_sweeps.commands.common import Output
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.endings import Cancelled, Superseded, describe
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
-COMMANDS: tuple[ModuleType, ...] = (
-    *(plan, run, zoom, audit, status, show, wait, cancel, logs),
-    *(report, export, track, sync, dashboard, doctor),
+COMMANDS = (
+    *("plan", "run", "zoom", "audit", "status", "show", "wait", "cancel", "logs"),
+    *("report", "export", "track", "sync", "dashboard", "doctor"),
 )
-"""Modules with HELP, WORDS, `arguments` and `run`; each is a command named after its file."""
+"""In the order of `--help`. Each is a module of `mi_sweeps.commands` with HELP, WORDS, `arguments` and `run`."""
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -109,8 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mi-sweeps {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        name, summary = command.__name__.rpartition(".")[2], command.HELP
+    for name in COMMANDS:
+        command = import_module(f"mi_sweeps.commands.{name}")
+        summary = command.HELP
         sub = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         sub.add_argument("words", nargs="*", metavar=command.WORDS)
         sub.set_defaults(command=command.run)

@@ -130,8 +130,15 @@ def shares(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
     """
     if frames.output is None:
         return typed([], SHARES)
-    found = [rows(key, one) for key, one in of_output(frames.output, frames.runs, frames.patches, damaged)]
+    found = list(tables_of(frames.output, frames.runs, frames.patches, damaged))
     return pd.concat(found, ignore_index=True) if found else typed([], SHARES)
+
+
+def tables_of(
+    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+) -> Iterator[pd.DataFrame]:
+    """The same, one frame for each group, kind and way."""
+    return (rows(key, one) for key, one in of_output(output, runs, patches, damaged))
 
 
 def of_output(

@@ -290,7 +290,7 @@ def _attn_out(
 
 def _together(
     block: Block, needs: Bool[Tensor, "row kv_head"]
-) -> list[tuple[Int[Tensor, " kv_head"], Int[Tensor, " row"]]]:
+) -> list[tuple[Int[Tensor, " _kv_head"], Int[Tensor, " _row"]]]:
     """Key/value heads, and the rows in which they are computed: all in all rows where that is not much more, or where
     queries or keys are normalised together."""
     every = torch.arange(needs.shape[1])

@@ -114,7 +114,7 @@ def layer_by_layer(network: Network, batches: Sequence[Batch]) -> Iterator[Itera
 
 
 def _through(
-    block: Block, resids: list[Float[Tensor, "prompt col d_model"]], layouts: Sequence[Layout]
+    block: Block, resids: list[Float[Tensor, "_prompt _col d_model"]], layouts: Sequence[Layout]
 ) -> Iterator[tuple[Layout, LayerActivations]]:
     """Replaces the residual stream of each batch by that after the layer."""
     for index, layout in enumerate(layouts):

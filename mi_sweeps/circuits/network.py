@@ -257,9 +257,7 @@ class Block:
         return output if self.multiplier == 1.0 else output * self.multiplier
 
 
-def by_head(
-    flat: Float[Tensor, "... d_heads"], n_heads: int, norm: Norm | None
-) -> Float[Tensor, "... head d_head"]:
+def by_head(flat: Float[Tensor, "... d_heads"], n_heads: int, norm: Norm | None) -> Float[Tensor, "... head d_head"]:
     """Queries, keys or values of each head, normalised in groups of as many numbers as the norm is wide."""
     if norm is not None:
         flat = norm(flat.unflatten(-1, (-1, len(norm.weight)))).flatten(-2)

@@ -46,23 +46,32 @@ def carry_out(points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: boo
         wait: wait until all is done, whatever the launcher.
         command: the command line, for the sweep's file.
     """
+    console, launcher = common.console(), points[0].config.launcher
+    for line in switched_off(points):
+        console.print(line, markup=False, soft_wrap=True)
+    return LAUNCHERS[launcher.name](console, points, retry, wait or launcher.wait, command)
+
+
+def _begin(
+    console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], command: str
+) -> tuple[Plan, bool]:
+    """Shows and checks what there is to do on this machine, and writes the sweep's file.
+
+    Returns:
+        The plan, and whether there is anything to do.
+    """
     from mi_sweeps.sweeps import changed, manifest, show
     from mi_sweeps.sweeps import plan as planning
 
     first = points[0].config
     name, output = first.sweep.name, first.output
-    console = common.console()
-    for line in switched_off(points):
-        console.print(line, markup=False, soft_wrap=True)
-    if first.launcher.name == "slurm":
-        return _submit(console, points, retry, wait, command)
     made = planning.make(points)
     console.print(f"sweep {name}: {show.summary(made)}", soft_wrap=True)
     for line in changed.lines(made):
         console.print(line, markup=False, soft_wrap=True)
     if not made.to_do(retry) and "running" not in {status.state for status in made.statuses}:
         manifest.add(output, name, points, command)
-        return closing(console, made, output, name, "nothing to do")
+        return made, False
 
     from mi_sweeps.sweeps import preflight, workers
 
@@ -71,19 +80,53 @@ def carry_out(points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: boo
         console.print(line, markup=False, soft_wrap=True)
     manifest.add(output, name, points, command)
     workers.forget_dead(output, name)
-    if first.launcher.name == "local":
-        pids = workers.submit(output, name, [point.patch_id for point in points], first.launcher, retry=retry)
-        console.print(
-            f"{counted(len(pids), 'worker')} started (process {', '.join(pids)}); see `{hint('status', name, output)}`",
-            soft_wrap=True,
+    return made, True
+
+
+def _inline(console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
+    """Computes in this process."""
+    from mi_sweeps.sweeps import plan as planning
+    from mi_sweeps.sweeps import progress, workers
+    from mi_sweeps.sweeps.execute import execute
+
+    config = points[0].config
+    name, output = config.sweep.name, config.output
+    made, is_to_do = _begin(console, points, retry, command)
+    if not is_to_do:
+        return closing(console, made, output, name, "nothing to do")
+    bars = progress.Bars(console, made.to_do(retry), made, retry)
+    with workers.registered(output, name, "inline"), bars.shown():
+        outcome = execute(points, retry=retry, wait=wait, listener=bars)
+    if outcome.busy:
+        task = outcome.busy[0]
+        who = task.folder.status_on_disk()
+        more = f" and {len(outcome.busy) - 1} more" if outcome.busy[1:] else ""
+        raise UserError(
+            f"{task.folder.path}: process {who.pid} on {who.host} is working on this{more}; "
+            f"the rest is done; wait with `{hint('wait', name, output)}` and run again"
         )
-        if not (wait or first.launcher.wait):
-            return DONE
-        return closing(console, watch(console, output, name, points), output, name, "done")
-    return _run_here(console, points, made, retry, wait)
+    return closing(console, planning.make(points), output, name, "done")
 
 
-def _submit(console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
+def _local(console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
+    """Starts workers, which are processes of this machine."""
+    from mi_sweeps.sweeps import workers
+
+    first = points[0].config
+    name, output, launcher = first.sweep.name, first.output, first.launcher
+    assert launcher.name == "local"
+    made, is_to_do = _begin(console, points, retry, command)
+    if not is_to_do:
+        return closing(console, made, output, name, "nothing to do")
+    pids = workers.submit(output, name, [point.patch_id for point in points], launcher, retry=retry)
+    console.print(
+        f"{counted(len(pids), 'worker')} started (process {', '.join(pids)}); see `{hint('status', name, output)}`",
+        soft_wrap=True,
+    )
+    return closing(console, watch(console, output, name, points), output, name, "done") if wait else DONE
+
+
+def _slurm(console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
     """Submits to a cluster. Its jobs audit the prompts, because a login node is for light work."""
     from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.slurm import submit as slurm
@@ -113,7 +156,7 @@ def _submit(console: Console, points: Sequence[GridPoint], retry: tuple[Failure,
             console.print(
                 f"{steer.submitted(work.plan, submission)}; see `{hint('status', name, output)}`", soft_wrap=True
             )
-    if wait or launcher.wait:
+    if wait:
         return closing(console, watch(console, output, name, points), output, name, "done")
     if work.arrays:
         return DONE
@@ -123,21 +166,5 @@ def _submit(console: Console, points: Sequence[GridPoint], retry: tuple[Failure,
     return closing(console, work.plan, output, name, "nothing to do")
 
 
-def _run_here(console: Console, points: Sequence[GridPoint], made: Plan, retry: tuple[Failure, ...], wait: bool) -> int:
-    from mi_sweeps.sweeps import plan as planning
-    from mi_sweeps.sweeps import progress, workers
-    from mi_sweeps.sweeps.execute import execute
-
-    config = points[0].config
-    bars = progress.Bars(console, made.to_do(retry), made, retry)
-    with workers.registered(config.output, config.sweep.name, "inline"), bars.shown():
-        outcome = execute(points, retry=retry, wait=wait or config.launcher.wait, listener=bars)
-    if outcome.busy:
-        task = outcome.busy[0]
-        who = task.folder.status_on_disk()
-        more = f" and {len(outcome.busy) - 1} more" if outcome.busy[1:] else ""
-        raise UserError(
-            f"{task.folder.path}: process {who.pid} on {who.host} is working on this{more}; "
-            f"the rest is done; wait with `{hint('wait', config.sweep.name, config.output)}` and run again"
-        )
-    return closing(console, planning.make(points), config.output, config.sweep.name, "done")
+LAUNCHERS = {"inline": _inline, "local": _local, "slurm": _slurm}
+"""By `launcher.name`. Each computes what is missing of some grid points and returns an exit code."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mi_sweeps import models
+from mi_sweeps.circuits.families import FAMILIES
 from mi_sweeps.config import ScratchConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.series.checkpoints import single
@@ -55,10 +56,7 @@ _RECURRENT = Architecture(REFERENCE, ("attn_out", "mlp_out", *HEAD_SITES), _ALL_
 _NOT_WRAPPED = Architecture(REFERENCE, refused="TransformerLens shows none of its activations by layer")
 
 KNOWN: dict[str, Architecture] = {
-    **_each(
-        "gemma gemma3_text gpt2 gpt_neox granite llama mistral nope olmo2 olmo3 phi qwen2 qwen3 stablelm",
-        Architecture(FAST),
-    ),
+    **dict.fromkeys(FAMILIES, Architecture(FAST)),
     **_each(
         "apertus arcee bitnet bloom codegen cohere cohere2 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo "
         "glm glm4 glm4_moe gpt_bigcode gpt_oss granitemoe hunyuan_v1_dense internlm3 "
