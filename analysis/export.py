@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..store.files import replacing
 from . import derived, folder, measured
 from .columns import COLUMNS, OF_PROMPTS, TABLES, typed
-from .frames import examined_in, rows_of_prompts, tables_of, tabulate
+from .frames import examined_in, rows_of_prompts, sound, tables_of, tabulate
 
 MEASURED = tuple(name for name in FURTHER if name != "patterns")
 """Measured tables that are exported; whole attention patterns are too large."""
@@ -88,6 +88,15 @@ def _written(file: Path, columns: dict[str, str]) -> Iterator[Writer]:
         schema = pa.Schema.from_pandas(empty, preserve_index=False)
         with pq.ParquetWriter(temporary, schema) as writer:
             yield lambda frame: writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
+
+
+def left_out(files: Sequence[Path]) -> list[str]:
+    """Of an export's files, the ids of runs that diverged while others of their setting did not: tables of settings are
+    without them."""
+    file = next(file for file in files if file.stem == "runs")
+    runs = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype={"run_id": str})
+    kept = {run_id for _, own in runs.groupby("setting", dropna=False) for run_id in sound(own)["run_id"]}
+    return [run_id for run_id in runs["run_id"] if run_id not in kept]
 
 
 def exported(directory: Path) -> list[Path]:

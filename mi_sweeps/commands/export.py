@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mi_sweeps import locations
+from mi_sweeps import libraries, locations
 from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE
 from mi_sweeps.errors import UserError
@@ -24,8 +24,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`mi-sweeps export`."""
+    libraries.calculate_alone()
     from mi_sweeps.analysis.export import export as write
-    from mi_sweeps.analysis.export import exported
+    from mi_sweeps.analysis.export import exported, left_out
+    from mi_sweeps.counting import counted
 
     if not options.words or "=" in options.words[0]:
         raise UserError("export: no folder given; for example `mi-sweeps export tables`")
@@ -53,6 +55,9 @@ def run(options: argparse.Namespace) -> int:
     )
     for file in files:
         console.print(f"table: {file.absolute()}", markup=False, soft_wrap=True)
+    if diverged := left_out(files):
+        told = f"{counted(len(diverged), 'run')} that diverged"
+        console.print(f"tables of settings leave out {told}: {', '.join(diverged)}", markup=False, soft_wrap=True)
     for file in before:
         if not file.exists():
             console.print(f"removed: {file.absolute()}, of an earlier export", markup=False, soft_wrap=True)

@@ -46,6 +46,14 @@ def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv"])
+def test_export_tells_which_diverged_runs_no_mean_is_over(make_output, folders, tmp_path, format):
+    output = make_output(seeds=(0, 1), steps=(8,), layers=2, heads=2, corruptions=("second",))
+    folders.write_run(output, "007", seed=2, steps=(8,), diverged=11)
+    folders.write_run(output, "alone", seed=0, lr=1.0, steps=(8,), diverged=11)
+    assert exporting.left_out(export(output, tmp_path / "tables", format=format)) == ["007"]
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv"])
 def test_export_writes_prompts_when_asked(make_output, tmp_path, format):
     output = make_output(steps=(0, 8), by_prompt=True, paths=True)
     frames = load(output)
