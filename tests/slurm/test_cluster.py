@@ -6,12 +6,24 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from cluster import Cluster
 
 ONCE = 'if [ -z "$SLURM_RESTART_COUNT" ]; then {}; fi'
 """Shell that does something in a job's first attempt only."""
+
+
+def wait_until_ready(cluster: Cluster, job: str) -> None:
+    """A process that has set no trap yet ends at a signal."""
+
+    def ready() -> bool:
+        with suppress(FileNotFoundError):
+            return "ready" in cluster.log(job)
+        return False
+
+    cluster.wait_until(ready, what=f"{job} ready")
 
 
 def test_a_job_ends_as_its_command_does(cluster: Cluster) -> None:
@@ -50,9 +62,9 @@ def test_the_second_array_follows_the_first_task_by_task(cluster: Cluster) -> No
 
 
 def test_a_preempted_job_may_requeue_itself_and_starts_again(cluster: Cluster) -> None:
-    requeue = """srun bash -c 'trap "scontrol requeue $SLURM_JOB_ID; exit 1" TERM; sleep 60 & wait'"""
+    requeue = """srun bash -c 'trap "scontrol requeue $SLURM_JOB_ID; exit 1" TERM; echo ready; sleep 60 & wait'"""
     low = cluster.submit(ONCE.format(requeue), "--partition=low", "--nodelist=n1", "--exclusive")
-    cluster.wait_until(lambda: cluster.pids(low))
+    wait_until_ready(cluster, low)
     high = cluster.submit("true", "--partition=high", "--nodelist=n1", "--exclusive")
     cluster.wait_for(high, "COMPLETED")
     cluster.wait_for(low, "COMPLETED")
@@ -60,9 +72,9 @@ def test_a_preempted_job_may_requeue_itself_and_starts_again(cluster: Cluster) -
 
 
 def test_a_preempted_job_that_stays_is_killed_and_starts_again(cluster: Cluster) -> None:
-    stay = "srun bash -c 'trap : TERM; while true; do sleep 1; done'"
+    stay = "srun bash -c 'trap : TERM; echo ready; while true; do sleep 1; done'"
     low = cluster.submit(ONCE.format(stay), "--partition=low", "--nodelist=n1", "--exclusive")
-    cluster.wait_until(lambda: cluster.pids(low))
+    wait_until_ready(cluster, low)
     cluster.submit("true", "--partition=high", "--nodelist=n1", "--exclusive")
     cluster.wait_for(low, "COMPLETED", seconds=60)
     assert cluster.states(low) == ["PREEMPTED", "COMPLETED"]
