@@ -52,7 +52,7 @@ function drawBar() {
     labelled("Run or setting", select("", offered, circuits.unit, (unit) => choose({ unit }))),
     alone ? null : labelled("Compare with", select("", { "": [["", "nothing"]], ...offered }, circuits.other ?? "", (other) => choose({ other: other || null })), true),
     labelled("Corruption", select("", names, circuits.left, corruption("left"))),
-    there.length > 1 ? labelled("against", select("", names, circuits.right, corruption("right")), true) : null,
+    there.length > 1 ? labelled("against", select("", names.map(([name]) => [name, name === circuits.left ? "nothing" : name]), circuits.right, corruption("right")), true) : null,
     alone && there.length < 2 ? null : h("button", {
       type: "button", id: "bar-more", "aria-label": "compare", "aria-expanded": String($("bar-view").classList.contains("open")),
       click: (event) => event.target.setAttribute("aria-expanded", String($("bar-view").classList.toggle("open"))),
