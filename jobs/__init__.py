@@ -1,1 +1,1 @@
-"""What an executor runs."""
+"""The jobs that an executor runs."""

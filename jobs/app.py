@@ -20,7 +20,7 @@ from mi_sweeps.sweeps.source import check_choices
 
 
 def run_app(job: Callable[[Config], None]) -> None:
-    """Runs a job for the configuration on the command line, or for each of them with `-m`; a failed one stops none."""
+    """Runs a job for the configuration on the command line; with `-m`, for each of them, even if one fails."""
     libraries.quiet()
     codes = [0]
     here = os.getpid()
@@ -33,14 +33,14 @@ def run_app(job: Callable[[Config], None]) -> None:
             if config.sweep.grid:
                 name = config.sweep.name
                 raise UserError(
-                    f"sweep={name}: a job is one point and expands no grid; `mi-sweeps run sweep={name}` does; "
-                    f"for a point of it give the values, and sweep.name={name}"
+                    f"sweep={name}: a job is a single grid point; run the grid with `mi-sweeps run sweep={name}`, or "
+                    f"give one point's values and sweep.name={name}"
                 )
             if config.patching.also:
-                told = ",".join(config.patching.also)
+                names = ",".join(config.patching.also)
                 raise UserError(
-                    f"patching.also=[{told}]: each is a patch job of its own, and a job is one; `mi-sweeps run` makes "
-                    "them"
+                    f"patching.also=[{names}]: each of these is a patch job of its own, and this is only one job; use "
+                    "`mi-sweeps run`"
                 )
             libraries.ready(config.launcher.threads)
             job(config)
@@ -49,14 +49,14 @@ def run_app(job: Callable[[Config], None]) -> None:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
         except Busy as error:
             codes.append(2)
-            print(f"error: {error}: another process is at work there; wait for it", file=sys.stderr)  # noqa: T201
+            print(f"error: {error}: another process is working there; wait for it", file=sys.stderr)  # noqa: T201
         except Exception as error:
             codes.append(1)
             print(f"failed: {describe(error)}", file=sys.stderr)  # noqa: T201
 
         if os.getpid() != here and max(codes):
-            # A launcher of Hydra's computes this in a process of its own, as a job on a cluster: none but its exit
-            # code says there that it failed.
+            # A Hydra launcher runs this in a process of its own, such as a cluster job: only the exit code reports
+            # failure.
             sys.exit(max(codes))
 
     sys.argv[1:] = map(_as_hydra_reads, sys.argv[1:])
@@ -65,7 +65,7 @@ def run_app(job: Callable[[Config], None]) -> None:
 
 
 def _as_hydra_reads(word: str) -> str:
-    """An override as `mi-sweeps run` takes it: `model.path=DIR/checkpoint-{step}` without quotes of Hydra's."""
+    """Quotes an override for Hydra, so that `model.path=DIR/checkpoint-{step}` works as for `mi-sweeps run`."""
     key, equals, raw = word.partition("=")
     bare = equals and PATTERN.search(raw) and not set("'\"") & set(raw)
     return f"{key}={patterns_quoted(raw)}" if bare else word

@@ -1,10 +1,10 @@
-"""One fine-tune: `python jobs/finetune.py optim.lr=1e-4 seed=1`, or many with Hydra's own `-m`. Of a series, which is
-trained already, its checkpoints are measured."""
+"""One fine-tune: `python jobs/finetune.py optim.lr=1e-4 seed=1`, or many with Hydra's own `-m`. A series is already
+trained, so its checkpoints are only measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mi_sweeps.config import Config, SeriesConfig
@@ -15,6 +15,7 @@ from mi_sweeps.store.files import read_json
 from mi_sweeps.store.folders import RunFolder, run_folder
 
 if TYPE_CHECKING:
+    from mi_sweeps.training.evaluate import Metric
     from mi_sweeps.training.run import Run
 
 
@@ -25,85 +26,98 @@ def finetune(
     needed: Collection[int] = (),
     on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Does a run that is not done.
+    """Does a run unless it is already done.
 
     Args:
-        needed: checkpoints that must be there; without them a finished run is done anew.
-        on_step: told the number of steps that are done.
+        needed: steps of checkpoints that must exist; a finished run that lacks one is done again.
+        on_step: called with the number of steps done.
 
     Raises:
-        Busy: another process does it.
-        Exception: it failed; its folder says so too.
+        Busy: another process is working on it.
+        Exception: it failed; its folder records the error too.
     """
-    turns = in_turns(config, folder, needed=needed, on_step=on_step)
-    try:
-        for run in turns:
-            if run is not None:
-                from mi_sweeps.training.loop import train_step
+    with folder.claim():
+        if is_done(folder, needed):
+            return
+        with attempt(config, folder) as (check, log):
+            if isinstance(config.model, SeriesConfig):
+                from mi_sweeps.series.stage import measure
 
-                train_step(run, run.batch())
-    except BaseException as error:
-        turns.throw(error)  # Told there too, where the folder's status is kept.
-        raise
+                measure(config, folder, before_write=check, on_step=on_step, on_checkpoint=log)
+            else:
+                from mi_sweeps.training import loop
+
+                loop.finetune(
+                    config, folder, before_training=rehearse, before_write=check, on_step=on_step, on_checkpoint=log
+                )
 
 
 def in_turns(
     config: Config, folder: RunFolder, *, needed: Collection[int], on_step: Callable[[int], None]
 ) -> Generator[Run | None]:
-    """All of `finetune` but the steps, so that several runs can be trained together (`mi_sweeps.training.stacked`).
+    """`finetune`, but the caller takes the steps: so several runs can be trained together
+    (`mi_sweeps.training.stacked`).
 
-    Gives None when the folder is claimed, and then the run before each step.
+    Yields None once the folder is claimed, then the run before each step. An error in a step must be thrown into the
+    generator, so that the folder's status records it.
     """
     with folder.claim():
         yield None
-        before = folder.status_on_disk()
-        if before.state == "done" and folder.has(before.reached(needed)):
+        if is_done(folder, needed):
             return
-        with folder.attempt() as check:
-            check_identity(config, folder)
-            from mi_sweeps.tracking.mirror import mirror
+        with attempt(config, folder) as (check, log):
+            from mi_sweeps.training import loop
 
-            with mirror(config, folder) as tracked:
-                if isinstance(config.model, SeriesConfig):
-                    from mi_sweeps.series.stage import look
-
-                    look(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log)
-                    return
-                from mi_sweeps.training.loop import training
-
-                yield from rehearsed(
-                    config, training(config, folder, before_write=check, on_step=on_step, on_checkpoint=tracked.log)
-                )
-        # After its status says done: before, a run that is killed in between would be trained again from step 0.
-        folder.resume.unlink(missing_ok=True)
+            yield from loop.steps(
+                config, folder, before_training=rehearse, before_write=check, on_step=on_step, on_checkpoint=log
+            )
 
 
-def rehearsed(config: Config, turns: Generator[Run]) -> Generator[Run]:
-    """The same turns; before the first of them it is found out whether the model can be patched afterwards."""
-    from mi_sweeps.circuits.examine import rehearse
+def is_done(folder: RunFolder, needed: Collection[int]) -> bool:
+    """Whether a run is done and still has its needed checkpoints."""
+    status = folder.status_on_disk()
+    return status.state == "done" and folder.has(status.reached(needed))
+
+
+@contextmanager
+def attempt(
+    config: Config, folder: RunFolder
+) -> Iterator[tuple[Callable[[], None], Callable[[int, list[Metric]], None]]]:
+    """One attempt at a run: keeps its status and its mirror, and removes the resume state at the end.
+
+    Yields two functions: one to call before each write, and one that logs a checkpoint's metrics.
+    """
+    with folder.attempt() as check:
+        check_identity(config, folder)
+        from mi_sweeps.tracking.mirror import mirror
+
+        with mirror(config, folder) as tracked:
+            yield check, tracked.log
+    # Only after the status says done: if killed in between, the run would be trained again from step 0.
+    folder.resume.unlink(missing_ok=True)
+
+
+def rehearse(run: Run) -> None:
+    """Checks that the model can be patched, before time is spent on training it."""
+    from mi_sweeps.circuits import examine
     from mi_sweeps.models.load import load_tokenizer
     from mi_sweeps.series.checkpoints import single
 
-    rehearsal = True
-    for run in turns:
-        if rehearsal:
-            with run.trainable.plain() as model:
-                rehearse(config, model, load_tokenizer(single(config)), run.task)
-            rehearsal = False
-        yield run
+    with run.trainable.plain() as model:
+        examine.rehearse(run.config, model, load_tokenizer(single(run.config)), run.task)
 
 
 def check_identity(config: Config, folder: RunFolder) -> None:
-    """Holds that the model and the prompts are still those that were planned.
+    """Checks that the model and the prompts are still those that were planned.
 
     Raises:
-        UserError: the files of the model, or the user's prompts or code, have changed since.
+        UserError: the model's files, or the user's prompts or code, have changed since.
     """
     if run_id(config) != folder.run_id:
         began = (read_json(folder.about) or {}).get("model", {}).get("commit")
         todo = f"run the sweep again, or go on with model.revision={began}" if began else "run the sweep again"
         raise UserError(f"{folder.path}: model, prompts or your code have changed since this was planned; {todo}")
-    with suppress(OSError):  # It only saves time.
+    with suppress(OSError):  # Only a cache.
         hashes.keep(config.output)
 
 

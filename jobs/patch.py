@@ -24,27 +24,27 @@ def patch(
     parts: int = 1,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Does a patch job that is not done, or one part of it.
+    """Does a patch job, or one part of it, unless it is already done.
 
     Args:
-        part: of `parts`, which take turns with the checkpoints. Whoever makes the last table ends the whole job.
-        on_step: told the number of checkpoints that are done.
+        part: index among `parts`, which share out the checkpoints. The part that makes the last table ends the job.
+        on_step: called with the number of checkpoints done.
 
     Raises:
-        Busy: another process does it.
-        UserError: its fine-tune is not done, or of its series there is nothing to look at.
-        Exception: it failed; its folder says so too.
+        Busy: another process is working on it.
+        UserError: its fine-tune is not done, or none of its steps has a checkpoint.
+        Exception: it failed; its folder records the error too.
     """
     trained = run.status_on_disk()
     if trained.state != "done":
         raise UserError(f"{run.path}: this fine-tune is not done; do it first: `mi-sweeps run` or jobs/finetune.py")
-    run.resume.unlink(missing_ok=True)  # There still if the fine-tune was killed in its last moment.
+    run.resume.unlink(missing_ok=True)  # Left behind if the fine-tune was killed at its very end.
     mine = folder if parts == 1 else folder.part(part, parts)
     steps, tables = trained.reached(config.patch_steps[part::parts]), config.patching.tables
     if config.patch_steps and set(config.patch_steps) <= set(trained.gaps):
         raise UserError(
-            f"patching.steps={config.patch_steps}: all of them are gaps of this series ({run.series} says why); give "
-            "others"
+            f"patching.steps={config.patch_steps}: this series has no usable checkpoint at any of them ({run.series} "
+            "says why); give others"
         )
     with mine.claim():
         if not (mine.status_on_disk().state == "done" and folder.has(steps, tables)):
@@ -61,18 +61,19 @@ def patch(
 
                     def on_table(step: int, rows: list[dict]) -> None:
                         done.append(step)
-                        if rows:  # Else only a further table was made, of which the mirror shows nothing.
+                        if rows:  # Without rows only a further table was made, which the mirror does not show.
                             tracked.log(step, rows)
                         on_step(len(done))
 
                     examine(config, run, folder, steps, before_write=check, on_table=on_table)
     if parts > 1 and folder.has(trained.reached(config.patch_steps), tables):
-        with suppress(Busy):  # Another part ends the job.
+        with suppress(Busy):  # Another part is ending the job.
             patch(config, run, folder)
 
 
 def _spent(part: Status, since: str | None) -> float:
-    """Seconds of a part that are not in the job's own time, which has all until `since`: then its last attempt's."""
+    """Seconds of a part that the job's own time lacks: all of them, or with `since` (when the job last ended) those of
+    an attempt that began later."""
     if since is None:
         return part.seconds
     if not (part.started and part.finished and part.started > since):

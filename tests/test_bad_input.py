@@ -67,8 +67,8 @@ def one_run(small, tmp_path_factory):
         ("train.steps=0", "train.steps=0: give a whole number of at least 1"),
         ("train.batch_size=0", "train.batch_size=0"),
         ("train.method=qlora", "train.method=qlora: give full or lora"),
-        ("train.only=mlps", "train.only=mlps: no parameter of this model; words are attention, mlp"),
-        ("train.only=[layers:9-]", "and names are as transformer.wte.weight, "),
+        ("train.only=mlps", "train.only=mlps: matches no parameter of this model; use attention, mlp"),
+        ("train.only=[layers:9-]", "or names such as transformer.wte.weight, "),
         ("train.micro_batch=0", "train.micro_batch=0: give a whole number of at least 1"),
         ("train.micro_batch=4,8", "computes the same as train.micro_batch=4, so it would have no grid point"),
         ("train.lora.rank=0", "train.lora.rank=0: give a whole number of at least 1"),
@@ -143,10 +143,10 @@ def one_run(small, tmp_path_factory):
         ("patching.sites=z", "patching.sites=z: give a list in brackets, each resid_pre, attn_out"),
         ("model=nope", "give task=previous_token"),
         ("patching.measures=[position_r2_without_bos]", "of the split without_bos, which this task has not"),
-        ("corruption=trio", "corruption=trio: needs prompts in threes that differ in who is the answer; use task."),
-        ("patching.also=[greater_than]", "task: 0 of 76 nouns are one token of the model's tokenizer, and 4"),
+        ("corruption=trio", "corruption=trio: needs prompts in threes that differ only in who is the answer; use"),
+        ("patching.also=[greater_than]", "task: 0 of 76 nouns are one token of the model's tokenizer, but 4"),
         ("task.repeat=60", "task.repeat=60: a prompt and its answers are"),
-        ("model.prepend_bos=true", "model.prepend_bos=true: the model's tokenizer has no such token"),
+        ("model.prepend_bos=true", "model.prepend_bos=true: the model's tokenizer has no BOS token"),
     ],
 )
 def test_a_wrong_override(refuse, tmp_path, override, says):
@@ -242,12 +242,15 @@ def test_a_task_of_the_user_s_without_a_function(refuse, tmp_path):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("train.lora.targets=q_proj", "train.lora.targets=q_proj: no linear module of this model; there are c_attn, "),
+        (
+            "train.lora.targets=q_proj",
+            "train.lora.targets=q_proj: matches no linear module of this model; there are c_",
+        ),
         (
             "train.lora.targets=lm_head,c_fc",
-            "train.lora.targets=lm_head: the weight of lm_head is another module's too",
+            "train.lora.targets=lm_head: lm_head shares its weight with another module",
         ),
-        ("train.only=norms", "train.only=norms: no module that has an adapter is among those (train.lora.targets); "),
+        ("train.only=norms", "train.only=norms: includes no module of train.lora.targets, so no adapter; "),
     ],
 )
 def test_an_adapter_that_cannot_be(refuse, tmp_path, override, says):
@@ -382,7 +385,7 @@ def test_a_beginning_that_the_task_cannot_put_before_its_tokens(refuse, tmp_path
         *("run", "task=previous_token", "corruption=previous", "model=mini", "model.prepend_bos=true"),
         f"output={tmp_path / 'o'}",
     )
-    assert "model.prepend_bos=true: task=previous_token makes its own tokens" in complaint
+    assert "because task=previous_token makes its own tokens" in complaint
 
 
 def test_a_truncated_model(refuse, tmp_path):

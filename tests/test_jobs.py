@@ -14,9 +14,12 @@ from mi_sweeps.jobs.app import run_app
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["sweep=grid"], "error: sweep=grid: a job is one point and expands no grid; `mi-sweeps run sweep=grid` does"),
-        (["-m", "sweep=grid"], "error: sweep=grid: a job is one point and expands no grid"),
-        (["patching.also=[ioi2]"], "error: patching.also=[ioi2]: each is a patch job of its own, and a job is one"),
+        (
+            ["sweep=grid"],
+            "error: sweep=grid: a job is a single grid point; run the grid with `mi-sweeps run sweep",
+        ),
+        (["-m", "sweep=grid"], "error: sweep=grid: a job is a single grid point"),
+        (["patching.also=[ioi2]"], "error: patching.also=[ioi2]: each of these is a patch job of its own"),
         (["corruption=[first,second]"], "error: corruption: a list of choices, and a run has one of them"),
     ],
 )

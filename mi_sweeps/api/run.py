@@ -138,13 +138,13 @@ class Run(Tables):
         (6, False)
         """
         jobs = [point.config for point in self._points]
-        asked = [one for one in jobs if one.asked == corruption]
+        asked = [one for one in jobs if one.prompts_label == corruption]
         counts = {one.patching.prompts for one in asked or jobs}
         if count is None and len(counts) > 1:
             several = " and ".join(map(str, sorted(counts)))
             raise UserError(f"pairs: patch jobs under corruption={corruption} have {several} prompts; give count=")
         count = count if count is not None else min(counts)
-        if not asked or asked[0].asked == asked[0].corruption.name:
+        if not asked or asked[0].prompts_label == asked[0].corruption.name:
             return self.task.pairs(corruption, count)
         from mi_sweeps.tasks.load import load, patched_pairs
 

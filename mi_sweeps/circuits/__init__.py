@@ -1,1 +1,1 @@
-"""From a checkpoint to tables: logit lens, attribution, exact activation patching."""
+"""Measures checkpoints: logit lens, attribution, exact activation patching, circuits."""

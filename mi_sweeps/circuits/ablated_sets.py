@@ -1,18 +1,19 @@
-"""Exact ablation of any sets of nodes, heads and MLPs, in the clean run: what is left of the logit difference.
+"""Exact ablation of sets of nodes (heads and MLPs) in the clean run, and the logit difference that remains.
 
-In a set's run every node outside the set writes what it writes on average, role by role, over other prompts (Wang et
-al. 2022, arXiv:2211.00593), or what it writes in the corrupted run; nodes of the set compute from what reaches them.
-Of many sets only what differs is computed:
+In a set's run, every node outside the set writes its average over other prompts, role by role (Wang et al. 2022,
+arXiv:2211.00593), or what it writes in the corrupted run. Nodes in the set compute from what reaches them. Across many
+sets, only the differences are computed:
 
-- Sets that keep and ablate the same nodes up to a layer share one residual stream up to there. A node that is ablated
-  alone costs the layers behind it, and nothing before.
-- An ablated node is a constant. Its queries, keys, values and hidden layer are not computed, so a set of one head in
-  ten costs about a tenth of a forward.
-- Behind the last layer in which a set keeps a head, only the last column is computed: nothing else is read.
-- Columns in which clean and ablated runs cannot differ, as before the first corrupted token, are the clean run's.
+- Sets that agree on all nodes up to a layer share one residual stream up to that layer. Ablating a single node costs
+  only the layers after it.
+- An ablated node is a constant. Its queries, keys, values and hidden layer are not computed, so a set with one head in
+  ten costs about a tenth of a forward pass.
+- After the last layer in which a set keeps a head, only the last column is computed, because nothing else is read.
+- Columns in which clean and ablated runs cannot differ, such as those before the first corrupted token, are taken from
+  the clean run.
 
-Shapes: `prompt` are prompts of one span, the number of last columns that ablation can change; `col` are those columns,
-or the last one alone.
+Shapes: `prompt` counts prompts with the same span, the number of last columns that ablation can change; `col` counts
+those columns, or only the last one.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from mi_sweeps.circuits.readout import read_out
 from mi_sweeps.tasks.pairs import Pairs
 
 Node = tuple[int, int | None]
-"""Layer and head; None is the layer's MLP."""
+"""Layer and head; None for the layer's MLP."""
 
 AT_ONCE = 32
-"""Sets that should fit in memory together: of fewer prompts at a time, more sets share what they have in common."""
+"""Number of sets that should fit in memory together. The fewer prompts at a time, the more sets share computation."""
 
 
 def nodes_of(network: Network, *, mlps: bool = True) -> list[Node]:
-    """All heads, and with `mlps` the MLPs, layer by layer."""
+    """All heads, and the MLPs if `mlps`, layer by layer."""
     found: list[Node] = []
     for layer, block in enumerate(network.blocks):
         found += [(layer, head) for head in range(block.n_heads)]
@@ -59,12 +60,12 @@ def ablate_sets(
     means: Means | None,
     memory: int,
 ) -> Float[Tensor, "set prompt"]:
-    """The logit difference of each clean prompt where only the nodes of a set are kept. Equal sets have equal results.
+    """The logit difference of each clean prompt if only the nodes in a set are kept. Equal sets have equal results.
 
     Args:
-        nodes: what may be ablated, as `nodes_of` gives it; all else is always kept.
-        means: what ablated nodes write; None: what they write in the corrupted run.
-        memory: bytes that activations may take, about. Changes no result.
+        nodes: the nodes that may be ablated, from `nodes_of`; everything else is always kept.
+        means: what ablated nodes write; None for what they write in the corrupted run.
+        memory: approximate limit for activations, in bytes. Does not change results.
     """
     each, which = torch.unique(kept.cpu(), dim=0, return_inverse=True)
     sets = _Sets.of(network, nodes, each)
@@ -84,7 +85,7 @@ def ablate_sets(
 
 
 def _spans(pairs: Pairs, *, whole: bool) -> Int[Tensor, " prompt"]:
-    """How many last columns of each prompt ablation can change: all of them, or from the first corrupted token on."""
+    """The number of last columns that ablation can change in each prompt: all, or from the first corrupted token on."""
     clean, end = pairs.clean.tokens, pairs.clean.end
     if whole:
         return end + 1
@@ -94,14 +95,14 @@ def _spans(pairs: Pairs, *, whole: bool) -> Int[Tensor, " prompt"]:
 
 @dataclass(frozen=True)
 class _Sets:
-    """Sets of kept nodes by layer; sorted, so that neighbours share what comes first."""
+    """Sets of kept nodes by layer, sorted so that neighbours agree on as many layers as possible."""
 
     heads: Bool[Tensor, "set layer head"]
     mlps: Bool[Tensor, "set layer"]
 
     @classmethod
     def of(cls, network: Network, nodes: Sequence[Node], kept: Bool[Tensor, "set node"]) -> _Sets:
-        # Where there are no MLPs they write nothing, and are not computed either.
+        # In an attention-only model MLPs write nothing, and are not computed.
         heads = torch.ones(len(kept), len(network.blocks), network.blocks[0].n_heads, dtype=torch.bool)
         mlps = torch.full((len(kept), len(network.blocks)), network.has_mlps)
         for (layer, head), column in zip(nodes, kept.T, strict=True):
@@ -112,24 +113,24 @@ class _Sets:
         return cls(heads, mlps)
 
     def split(self, size: int) -> list[_Sets]:
-        """At most so many at a time."""
+        """Splits into parts of at most `size` sets."""
         parts = zip(self.heads.split(size), self.mlps.split(size), strict=True)
         return [_Sets(heads, mlps) for heads, mlps in parts]
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The clean run of some prompts of one span, and what their nodes write where they are ablated."""
+    """The clean run of prompts with the same span, and what their ablated nodes write."""
 
     network: Network
     fast: Network
-    """With packed weights, for whole matrices."""
+    """The network with packed weights, for whole matrices."""
     pairs: Pairs
     layout: Layout
     span: int
     layers: Sequence[LayerActivations]
     resid: Float[Tensor, "prompt d_model"]
-    """After the last layer, in the last column."""
+    """The residual stream after the last layer, in the last column."""
     z: Sequence[Float[Tensor, "prompt col head d_head"]]
     mlp_out: Sequence[Float[Tensor, "prompt col d_model"]]
 
@@ -153,12 +154,12 @@ def _prepare(network: Network, fast: Network, pairs: Pairs, span: int, means: Me
 
 @dataclass(frozen=True)
 class _Rows:
-    """Residual streams on their way, each shared by some sets."""
+    """Residual streams at some layer, each shared by several sets."""
 
     resid: Float[Tensor, "prompt row col d_model"]
     sets: Int[Tensor, " set"]
     row: Int[Tensor, " set"]
-    """Of each of the sets."""
+    """The stream of each set."""
 
 
 def _left(run: _Run, sets: _Sets) -> Float[Tensor, "set prompt"]:
@@ -189,7 +190,7 @@ def _left(run: _Run, sets: _Sets) -> Float[Tensor, "set prompt"]:
 def _through_layer(
     run: _Run, number: int, rows: Sequence[_Rows], sets: _Sets, later: Bool[Tensor, " set"]
 ) -> list[_Rows]:
-    """The streams after a layer: those of which all columns are read behind it, and those of the last one alone."""
+    """The streams after a layer: those whose columns are all read later, and those of which only the last column is."""
     ongoing: list[_Rows] = []
     ending: list[_Rows] = []
     for part in rows:
@@ -217,12 +218,12 @@ def _layer(run: _Run, number: int, rows: _Rows, of: Bool[Tensor, " set"], sets: 
     """Some sets' streams after a layer, in the last `columns`."""
     block, chosen, device = run.fast.blocks[number], rows.sets[of], rows.resid.device
     heads, mlps = sets.heads[chosen, number], sets.mlps[chosen, number]
-    # Each combination of a stream and of heads that are kept is computed once.
+    # Each combination of a stream and kept heads is computed once.
     each, after_heads = torch.unique(torch.cat([rows.row[of, None], heads], dim=1), dim=0, return_inverse=True)
     row, live = each[:, 0], each[:, 1:].bool()
     before = rows.resid[:, :, -columns:]
     attn_out = _attn_out(run, number, rows.resid, row, live, columns)
-    # And each combination of those and of the MLP.
+    # And so is each combination of these with a kept or ablated MLP.
     each, after = torch.unique(torch.stack([after_heads, mlps], dim=1), dim=0, return_inverse=True)
     child, kept = each[:, 0].to(device), each[:, 1].bool().to(device)
     row = row.to(device)
@@ -254,7 +255,7 @@ def _attn_out(
     live: Bool[Tensor, "child head"],
     columns: int,
 ) -> Float[Tensor, "prompt child col d_model"]:
-    """What attention adds in the last columns, where some heads are live and the others ablated.
+    """The output of attention in the last columns, with some heads live and the others ablated.
 
     Args:
         row: the stream that each child reads.
@@ -291,8 +292,8 @@ def _attn_out(
 def _together(
     block: Block, needs: Bool[Tensor, "row kv_head"]
 ) -> list[tuple[Int[Tensor, " _kv_head"], Int[Tensor, " _row"]]]:
-    """Key/value heads, and the rows in which they are computed: all in all rows where that is not much more, or where
-    queries or keys are normalised together."""
+    """Key/value heads and the rows for which to compute them: all heads in all rows if that costs little more, or if
+    queries or keys are normalised across heads."""
     every = torch.arange(needs.shape[1])
     width = len(block.query.weight.T) // block.n_heads
     normed_together = any(norm is not None and len(norm.weight) != width for norm in (block.query_norm, block.key_norm))
@@ -311,7 +312,7 @@ def _z(
     groups: Int[Tensor, " kv_head"],
     columns: int,
 ) -> Float[Tensor, "prompt row col head d_head"]:
-    """Heads' outputs in the last columns, of some key/value heads and the heads that share them."""
+    """The outputs in the last columns of some key/value heads and of all heads that share them."""
     block, cached, start = run.fast.blocks[number], run.layers[number], run.start
     width = run.layout.positions.shape[1]
     asking = read[:, :, -columns:]
@@ -339,7 +340,7 @@ def _some_heads(
     n_heads: int,
     norm: Norm | None,
 ) -> Float[Tensor, "prompt row col head d_head"]:
-    """Queries, keys or values of some key/value heads' groups alone, before rotation."""
+    """Queries, keys or values of some key/value heads' groups only, before rotation."""
     of = groups.to(read.device)
     weight = linear.weight.unflatten(1, (n_groups, -1))[:, of].flatten(1)
     flat = read @ weight

@@ -1,8 +1,8 @@
-"""Mean ablation: the loss where one part of the model says the same whatever it sees.
+"""Mean ablation: the loss if one part of the model has the same output for every input.
 
-A part's output is replaced by its mean over prompts *and* positions (one mean for each position would still tell the
-position). The first token keeps its own, and is not in the mean: it sees nothing but itself, and in many models its
-activations are far from all others (Sun et al. 2024, arXiv:2402.17762, on massive activations). What follows after the
+A part's output is replaced by its mean over prompts *and* positions (a mean for each position would still reveal the
+position). The first token keeps its own output and is left out of the mean: it sees only itself, and in many models its
+activations are far from all others (Sun et al. 2024, arXiv:2402.17762, on massive activations). Everything after the
 part is computed in full.
 """
 
@@ -21,7 +21,7 @@ from mi_sweeps.circuits.network import Block, Network
 from mi_sweeps.tasks.tokens import Batch
 
 Component = tuple[str, int | None, int | None]
-"""What it is, its layer and its head."""
+"""Kind, layer and head."""
 
 NONE: Component = ("none", None, None)
 """Nothing is ablated."""
@@ -29,7 +29,7 @@ NONE: Component = ("none", None, None)
 
 @dataclass(frozen=True)
 class Means:
-    """Of one layer's parts."""
+    """Mean outputs of one layer's parts."""
 
     attn_out: Float[Tensor, " d_model"]
     mlp_out: Float[Tensor, " d_model"]
@@ -38,8 +38,8 @@ class Means:
 
 @torch.no_grad()
 def ablated_losses(network: Network, batches: Sequence[Batch]) -> dict[Component, float]:
-    """The loss (nats) at all scored positions, unablated and with each part ablated alone: `attn_out` of each layer,
-    `mlp_out` where there are MLPs, and each `head`.
+    """The loss (nats) over all scored positions, without ablation and with each part ablated alone: `attn_out` and, if
+    the model has MLPs, `mlp_out` of each layer, and each `head`.
 
     Args:
         batches: prompts, in parts that fit in memory.
@@ -62,7 +62,7 @@ def ablated_losses(network: Network, batches: Sequence[Batch]) -> dict[Component
 
 @torch.no_grad()
 def mean_outputs(network: Network, batches: Sequence[Batch]) -> list[Means]:
-    """Of each layer, over all tokens of all prompts but the first ones."""
+    """The mean outputs of each layer over all tokens except the first of each prompt."""
     means = []
     for parts in layer_by_layer(network, batches):
         found = []
@@ -80,7 +80,7 @@ def _ablated(
 ) -> Iterator[tuple[str, int | None, Float[Tensor, "prompt col d_model"]]]:
     """The residual stream after a layer, with each of its parts ablated."""
     block = network.blocks[number]
-    # 0 keeps what was there.
+    # A change of 0 keeps the output.
     chosen = (layout.positions >= 1)[..., None].to(layer.resid_pre.dtype)
     yield "attn_out", None, _resid_post(block, layer, layer.attn_out + chosen * (means.attn_out - layer.attn_out))
     if network.has_mlps:
@@ -94,12 +94,12 @@ def _ablated(
 def _resid_post(
     block: Block, layer: LayerActivations, attn_out: Float[Tensor, "prompt col d_model"]
 ) -> Float[Tensor, "prompt col d_model"]:
-    """The residual stream after a layer, where its attention adds something else."""
+    """The residual stream after a layer whose attention output is replaced."""
     return layer.resid_pre + attn_out + block.mlp_out(layer.resid_pre, attn_out)
 
 
 def _loss(network: Network, batch: Batch, resid: Float[Tensor, "prompt col d_model"]) -> float:
-    """The sum over scored positions, from the residual stream after the last layer, which is aligned at the ends."""
+    """The summed loss over scored positions, from the residual stream after the last layer, aligned at the end."""
     prompts, positions, targets = batch.scored
     columns = positions + (resid.shape[1] - 1 - batch.end)[prompts]
     logits = network.logits(resid[prompts, columns])

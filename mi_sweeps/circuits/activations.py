@@ -1,7 +1,8 @@
-"""A plain forward pass that keeps what patching needs.
+"""A plain forward pass that keeps the activations that patching needs.
 
 Prompts are aligned at their ends: column -1 is every prompt's last token, and shorter prompts have padding on the
-left that nothing attends to. So a change at one token reaches the same last columns in all prompts.
+left that nothing attends to. So a change a given number of tokens before the end reaches the same columns in all
+prompts.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from mi_sweeps.tasks.tokens import Batch
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of some prompts are, aligned at the end."""
+    """The positions of prompts that are aligned at the end."""
 
     positions: Int[Tensor, "prompt col"]
-    """Of each column in its prompt; below 0 before the prompt begins."""
+    """The position of each column in its prompt; negative before the prompt begins."""
     rotations: Mapping[Rotary, Rotation]
-    """Of shape [prompt, col, rotated]."""
+    """Each of shape [prompt, col, rotated]."""
     mask: Float[Tensor, "prompt col col"]
-    """Added to attention scores: 0 where a column may look, the lowest number elsewhere."""
+    """Added to attention scores: 0 where a column may attend, the lowest number elsewhere."""
 
     def rotation(self, block: Block) -> Rotation | None:
-        """Of one layer's queries and keys."""
+        """The rotation of a layer's queries and keys."""
         return None if block.rotation is None else self.rotations[block.rotation]
 
     def tokens(self, batch: Batch) -> Int[Tensor, "prompt col"]:
-        """A batch of this layout, aligned at the end."""
+        """The tokens of a batch with this layout, aligned at the end."""
         return batch.tokens.gather(1, self.positions.clamp(min=0))
 
 
@@ -44,7 +45,7 @@ def align(network: Network, end: Int[Tensor, " prompt"]) -> Layout:
     columns = torch.arange(width, device=end.device)
     positions = columns - (width - 1 - end)[:, None]
     visible = (columns <= columns[:, None]) & (positions >= 0)[:, None, :]
-    # The lowest number and not -inf: padding sees nothing at all, and must not become NaN.
+    # The lowest number instead of -inf, because padding sees nothing at all and must not become NaN.
     mask = torch.zeros(visible.shape, device=end.device).masked_fill(~visible, torch.finfo(torch.float32).min)
     functions = {block.rotation for block in network.blocks if block.rotation is not None}
     return Layout(positions, {rotary: rotary(positions.clamp(min=0)) for rotary in functions}, mask)
@@ -52,7 +53,7 @@ def align(network: Network, end: Int[Tensor, " prompt"]) -> Layout:
 
 @dataclass(frozen=True)
 class LayerActivations:
-    """What one layer computed, by the names that TransformerLens gives; queries and keys are rotated already."""
+    """The activations of one layer, under TransformerLens's names; queries and keys are already rotated."""
 
     resid_pre: Float[Tensor, "prompt col d_model"]
     q: Float[Tensor, "prompt col head d_head"]
@@ -65,7 +66,7 @@ class LayerActivations:
 
     @property
     def resid_mid(self) -> Float[Tensor, "prompt col d_model"]:
-        """The residual stream with what attention adds: in a parallel block a sum that nothing reads."""
+        """The residual stream after attention; in a parallel block nothing reads it."""
         return self.resid_pre + self.attn_out
 
     @property
@@ -82,7 +83,7 @@ def embed(network: Network, batch: Batch, layout: Layout) -> Float[Tensor, "prom
 def forward(
     network: Network, resid: Float[Tensor, "prompt col d_model"], layout: Layout
 ) -> tuple[list[LayerActivations], Float[Tensor, "prompt col d_model"]]:
-    """Every layer's activations, and the residual stream after the last, from that before the first."""
+    """The activations of every layer, and the residual stream after the last, given the one before the first."""
     layers = list(each_layer(network.blocks, resid, layout))
     return layers, layers[-1].resid_post if layers else resid
 
@@ -90,7 +91,7 @@ def forward(
 def each_layer(
     blocks: Iterable[Block], resid: Float[Tensor, "prompt col d_model"], layout: Layout
 ) -> Iterator[LayerActivations]:
-    """The activations of layers one after another, from the residual stream before the first of them."""
+    """Yields the activations of one layer after another, given the residual stream before the first."""
     for block in blocks:
         read, rotation = block.read(resid), layout.rotation(block)
         q = rotate(block.queries(read), rotation)
@@ -105,8 +106,8 @@ def each_layer(
 
 
 def layer_by_layer(network: Network, batches: Sequence[Batch]) -> Iterator[Iterator[tuple[Layout, LayerActivations]]]:
-    """For each layer the activations of one batch after another, to be gone through before the next layer. Of what is
-    between layers all is held, of what is in them one batch's."""
+    """Yields, for each layer, an iterator over the batches' activations, to be exhausted before the next layer. Memory
+    holds the residual streams of all batches, but the activations inside a layer of only one."""
     layouts = [align(network, batch.end) for batch in batches]
     resids = [embed(network, batch, layout) for batch, layout in zip(batches, layouts, strict=True)]
     for block in network.blocks:
@@ -116,7 +117,7 @@ def layer_by_layer(network: Network, batches: Sequence[Batch]) -> Iterator[Itera
 def _through(
     block: Block, resids: list[Float[Tensor, "_prompt _col d_model"]], layouts: Sequence[Layout]
 ) -> Iterator[tuple[Layout, LayerActivations]]:
-    """Replaces the residual stream of each batch by that after the layer."""
+    """Yields each batch's activations in a layer, and replaces its residual stream with the one after the layer."""
     for index, layout in enumerate(layouts):
         (layer,) = each_layer([block], resids[index], layout)
         resids[index] = layer.resid_post
@@ -129,7 +130,7 @@ def attention_pattern(
     k: Float[Tensor, "prompt key kv_head d_head"],
     mask: Float[Tensor, "prompt query key"],
 ) -> Float[Tensor, "prompt head query key"]:
-    """softmax(scale q.k + mask), each key/value head seen by its group of query heads."""
+    """softmax(scale q.k + mask); each key/value head serves its group of query heads."""
     scores = capped(torch.einsum("pqhd,pkhd->phqk", q, spread(k, q.shape[2])) * block.scale, block.cap)
     return (scores + mask[:, None]).softmax(dim=-1)
 
@@ -137,10 +138,10 @@ def attention_pattern(
 def weigh(
     pattern: Float[Tensor, "prompt head query key"], v: Float[Tensor, "prompt key kv_head d_head"]
 ) -> Float[Tensor, "prompt query head d_head"]:
-    """z: each head's mean of values, weighed by its pattern."""
+    """z: each head's values, averaged with its pattern as weights."""
     return torch.einsum("phqk,pkhd->pqhd", pattern, spread(v, pattern.shape[1]))
 
 
 def spread(heads: Float[Tensor, "prompt col kv_head d_head"], n_heads: int) -> Float[Tensor, "prompt col head d_head"]:
-    """Keys or values once for each query head that uses them."""
+    """Repeats keys or values for each query head that uses them."""
     return heads.repeat_interleave(n_heads // heads.shape[2], dim=2)

@@ -5,10 +5,10 @@ With a_clean and a_corrupted the two values of an activation, and the gradient t
     LD_patched ~ LD_corrupted + (a_clean - a_corrupted) . dLD/da
 
 the first-order approximation of the patch (Nanda 2023, "Attribution Patching: Activation Patching At Industrial
-Scale"; Syed et al. 2023, arXiv:2310.10348). It is poor where the model is far from linear between the two runs, as
-through an attention pattern that saturates or the first normalisation, so tables call it `approximate`, and where
-the exact value is there too, their correlation says how far to trust it. The gradient for q and k is that of the
-vectors whose dot product is taken: after any normalisation of their own and rotation.
+Scale"; Syed et al. 2023, arXiv:2310.10348). It is poor where the model is far from linear between the two runs, for
+example through a saturated attention pattern or the first norm. So tables call it `approximate`, and if the exact
+value is measured too, their correlation shows how far to trust it. The gradients for q and k are those of the vectors
+in the dot product, after their own norms and rotation.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from mi_sweeps.tasks.roles import role_order
 
 
 def estimate(network: Network, pairs: Pairs, patching: PatchingConfig, prompts: int = 64) -> Patched:
-    """Estimates of what `mi_sweeps.circuits.patching.Engine` computes exactly.
+    """Estimates what `mi_sweeps.circuits.patching.Engine` computes exactly.
 
     Args:
-        prompts: how many at once. Changes no result.
+        prompts: number of prompts at once. Does not change results.
     """
     roles = role_order(pairs.clean)
     return Patched.join([_estimate(network, part, patching, roles) for part in in_groups(pairs, prompts)])
@@ -47,7 +47,7 @@ def _estimate(network: Network, pairs: Pairs, patching: PatchingConfig, roles: l
         read = read_out(network, pairs)
         logit_diff = read(resid[:, -1], slice(None))
         wanted = [getattr(layer, site) for site in patching.sites for layer in corrupted]
-        # A prompt's logit difference depends on its own activations alone, so one sum gives every prompt's gradient.
+        # A prompt's logit difference depends only on its own activations, so one sum gives every prompt's gradient.
         gradients = iter(torch.autograd.grad(logit_diff.sum(), wanted, materialize_grads=True))
     base = logit_diff.detach()
     sites: dict[Site, Tensor] = {}
@@ -64,7 +64,7 @@ def _estimate(network: Network, pairs: Pairs, patching: PatchingConfig, roles: l
 def _effect(
     site: Site, change: Float[Tensor, "prompt ..."], gradient: Float[Tensor, "prompt ..."], heads: str
 ) -> Float[Tensor, "place prompt"]:
-    """The gradient along the change; a place is a column or a head."""
+    """The dot product of gradient and change, for each column or head."""
     effect = change * gradient
     if site in POSITION_SITES:
         return effect.sum(dim=-1).T

@@ -1,18 +1,18 @@
 """Direct logit attribution and the logit lens at each prompt's last token.
 
-The final normalisation is linear once its scale is known, so with the scale of the real run the logit difference
-is a sum: with `u` the unembedding direction of answer minus subjects, times the normalisation's weight and, for
-LayerNorm, centred over d_model,
+The final norm is linear once its scale is fixed, so with the scale of the actual run the logit difference is a sum.
+Let `u` be the unembedding direction of answer minus subjects, times the norm's weight and, for LayerNorm, centred over
+d_model. Then
 
     LD = sum over components of (component . u) / scale  +  biases
 
-`lens` rows are partial sums of it (the residual stream before, in the middle of and after each layer), `layer`
-rows its terms, and `head` rows the terms of each attention output. A head's constant part, which the value bias
-and the first normalisation's bias pass through any attention pattern, says nothing of the prompt: it is taken off,
-as folding and centring the weights does (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
+`lens` rows are its partial sums (the residual stream before, in the middle of and after each layer), `layer` rows are
+its terms, and `head` rows split each attention output into heads. A head's constant part, which comes from the value
+bias and the first norm's bias under any attention pattern, says nothing about the prompt. It is subtracted, as folding
+and centring the weights does (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
 
-Each kind of rows is held against what it must add up to (`misfits`): an architecture may cap its logits, normalise
-what attention writes, or have a part of its own in every block.
+Each kind of rows is compared with what it must add up to (`misfits`), because an architecture may cap its logits,
+normalise the output of attention, or have extra parts in every block.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from mi_sweeps.training.evaluate import tolerance
 Kind = Literal["lens", "layer", "head"]
 
 OF_TERMS = 1e-5
-"""Largest difference allowed between a logit difference and its sum of terms, as a share of the terms: they may be many
-times larger than their sum."""
+"""The largest difference allowed between a logit difference and its sum of terms, relative to the terms, which may be
+many times larger than their sum."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """What each head writes at each prompt's last token, and the weights that it is written with."""
+    """The output of each head at each prompt's last token, and the weights that write it."""
 
     z: Float[Tensor, "layer prompt head d_head"]
     W_O: Float[Tensor, "layer head d_head d_model"]
@@ -47,23 +47,23 @@ class Heads:
     constant_z: Float[Tensor, "layer head d_head"]
     """The part of z that does not depend on the prompt."""
     scale: Float[Tensor, "layer prompt d_model"] | None = None
-    """What becomes of the heads' sum on its way to the residual stream, where it is not simply added: a multiplier, or
-    a normalisation whose own scale is known."""
+    """Factor on the heads' sum if it is not simply added to the residual stream: a multiplier, or a norm with its scale
+    fixed."""
 
     @classmethod
     def join(cls, parts: Sequence[Heads]) -> Heads:
-        """The heads for the prompts of all parts, in their order."""
+        """Concatenates the prompts of all parts."""
         scales = [part.scale for part in parts if part.scale is not None]
         z = torch.cat([part.z for part in parts], dim=1)
         return replace(parts[0], z=z, scale=torch.cat(scales, dim=1) if scales else None)
 
     def written(self, layer: int, z: Float[Tensor, "prompt head d_head"]) -> Float[Tensor, "prompt head d_model"]:
-        """What the heads of a layer add to the residual stream."""
+        """The contribution of each head of a layer to the residual stream."""
         outputs = torch.einsum("phd,hdm->phm", z, self.W_O[layer])
         return outputs if self.scale is None else outputs * self.scale[layer][:, None]
 
     def terms(self, layer: int) -> Float[Tensor, "term prompt d_model"]:
-        """What each head of a layer adds, and the output bias."""
+        """The contributions of each head of a layer and of the output bias."""
         written = self.written(layer, self.z[layer]).transpose(0, 1)
         if self.b_O is None:
             return written
@@ -73,29 +73,29 @@ class Heads:
 
 @dataclass(frozen=True)
 class EndActivations:
-    """What a run has at each prompt's last token, with the weights that read it out."""
+    """The activations of a run at each prompt's last token, and the weights that read them out."""
 
     resid_pre: Float[Tensor, "layer prompt d_model"]
     resid_mid: Float[Tensor, "layer prompt d_model"] | None
-    """None for blocks whose attention and MLP run side by side."""
+    """None if attention and MLP are parallel."""
     attn_out: Float[Tensor, "layer prompt d_model"]
     """What attention adds to the residual stream."""
     mlp_out: Float[Tensor, "layer prompt d_model"]
     heads: Heads | None
-    """None where it is not known how heads write."""
+    """None if the architecture's heads write in an unsupported way."""
     resid: Float[Tensor, "prompt d_model"]
-    """After the last layer."""
+    """The residual stream after the last layer."""
     scale: Float[Tensor, "prompt 1"]
-    """What the final normalisation divides by."""
+    """The divisor of the final norm."""
     norm: Norm
-    """The final one."""
+    """The final norm."""
     unembed: Linear
     cap: float | None = None
-    """Of the logits (`mi_sweeps.models.head.capped`). Terms are then those of the uncapped logit difference."""
+    """The cap on logits (`mi_sweeps.models.head.capped`); terms then add up to the uncapped logit difference."""
 
     @classmethod
     def join(cls, parts: Sequence[EndActivations]) -> EndActivations:
-        """The activations for the prompts of all parts, in their order."""
+        """Concatenates the prompts of all parts."""
         found = {
             name: [getattr(part, name) for part in parts] for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out")
         }
@@ -116,10 +116,10 @@ class EndActivations:
 
 
 def attribute(end: EndActivations, pairs: Pairs, without: Collection[Kind] = ()) -> list[dict[str, Any]]:
-    """Rows of the attribution table: means over the clean prompts, and the value of each prompt.
+    """The rows of the attribution table: means over the clean prompts, and the value of each prompt.
 
     Args:
-        without: kinds of rows that are left out.
+        without: kinds of rows to leave out.
     """
     direction, constant = unembedding_direction(end, pairs)
     direction = direction / end.scale
@@ -167,8 +167,8 @@ def attribute(end: EndActivations, pairs: Pairs, without: Collection[Kind] = ())
 def unembedding_direction(
     end: EndActivations, pairs: Pairs
 ) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
-    """The direction whose dot product with the residual stream, over the final scale, is the logit difference; and
-    the part of it that biases give whatever the residual stream is."""
+    """The direction whose dot product with the residual stream, divided by the final scale, is the logit difference;
+    and the constant that biases add to it."""
     tokens, weights = pairs.contrast.tokens, pairs.contrast.weights
     unembed = torch.einsum("dpt,pt->pd", end.unembed.weight[:, tokens], weights)
     bias = end.unembed.bias
@@ -182,10 +182,11 @@ def constant_z(
     n_heads: int, n_kv_heads: int, value: Linear, norm_bias: Float[Tensor, " d_model"] | None
 ) -> Float[Tensor, "head d_head"]:
     """The part of every head's z that does not depend on the prompt: attention weights sum to 1, so the value bias
-    and the value of the first normalisation's bias pass through unchanged.
+    and the value of the first norm's bias pass through unchanged.
 
     Args:
-        value: the projection to values; `norm_bias`: of the normalisation before it.
+        value: the projection to values.
+        norm_bias: the bias of the norm before it.
     """
     constant = value.weight.new_zeros(value.weight.shape[1])
     if value.bias is not None:
@@ -205,9 +206,9 @@ def lens_error(end: EndActivations, logits: Float[Tensor, "prompt d_vocab"]) -> 
 
 
 def misfits(end: EndActivations, pairs: Pairs, logits: Float[Tensor, "prompt d_vocab"]) -> dict[Kind, str]:
-    """The kinds of rows that are not what they are called, each with the reason: the lens must end at the model's own
-    logits, the layers' terms must add up to the logit difference, and heads, their constant part and the output bias to
-    what attention adds. A kind that does not fit takes those that refine it with it.
+    """The kinds of rows that are invalid for a model, each with the reason. The lens must end at the model's own
+    logits, the layers' terms must add up to the logit difference, and heads and output bias must add up to the output
+    of attention. If a kind is invalid, so are the kinds that refine it.
 
     Args:
         logits: the Hugging Face model's own, at each clean prompt's end.
@@ -229,7 +230,7 @@ def misfits(end: EndActivations, pairs: Pairs, logits: Float[Tensor, "prompt d_v
         reason = f"what attention and MLPs add differs by {error_of_layers:.1e} from the logit difference"
         return {"layer": reason, "head": reason}
     if end.heads is None:
-        return {"head": "how its heads write to the residual stream is not known here"}
+        return {"head": "its heads write to the residual stream in an unsupported way"}
     for layer, attn_out in enumerate(end.attn_out):
         error_of_heads = differ(end.heads.terms(layer), attn_out)
         if error_of_heads is not None:

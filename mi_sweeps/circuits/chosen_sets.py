@@ -1,7 +1,7 @@
-"""Which sets of nodes are ablated: circuits by rank, random ones to compare with, and what is taken out of a circuit.
+"""Chooses the sets of nodes to ablate: circuits by rank, random sets to compare with, and parts removed from a circuit.
 
-A set is a row of booleans over nodes (`mi_sweeps.circuits.ablated_sets.nodes_of`): those that are kept. What is drawn
-is drawn with a fixed seed, so the same circuit has the same random sets at every checkpoint.
+A set is a row of booleans over nodes (`mi_sweeps.circuits.ablated_sets.nodes_of`); true nodes are kept. Random draws
+use a fixed seed, so the same circuit has the same random sets at every checkpoint.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from mi_sweeps.errors import UserError
 Set = Bool[Tensor, " node"]
 
 BLOCK = 6
-"""Prompts that follow each other and have the orders of names, one each: they stay together."""
+"""Number of consecutive prompts with one of each order of names; they stay together."""
 
 DRAWN = 10
-"""Random subsets of a circuit that are taken out of it together."""
+"""Number of random subsets that are removed from a circuit."""
 
 
 def halves(count: int) -> tuple[Int[Tensor, " prompt"], Int[Tensor, " prompt"]]:
-    """The prompts on which circuits are found, and those on which they are judged: every second block.
+    """The prompts on which circuits are found, and those on which they are evaluated: alternating blocks.
 
     Raises:
-        UserError: one of them would be empty.
+        UserError: one half would be empty.
     """
     if count < 2:
         raise UserError(
@@ -41,18 +41,18 @@ def halves(count: int) -> tuple[Int[Tensor, " prompt"], Int[Tensor, " prompt"]]:
 
 
 def name(node: Node) -> str:
-    """As the MIB track names it: "a9.h9" is head 9.9, "m0" the MLP of layer 0."""
+    """A node's name in the MIB track: "a9.h9" is head 9.9, "m0" the MLP of layer 0."""
     layer, head = node
     return f"m{layer}" if head is None else f"a{layer}.h{head}"
 
 
 def names(nodes: Sequence[Node], kept: Set) -> str:
-    """The members of a set, with spaces between."""
+    """The names of a set's members, separated by spaces."""
     return " ".join(name(node) for node, is_kept in zip(nodes, kept.tolist(), strict=True) if is_kept)
 
 
 def named(nodes: Sequence[Node], members: Sequence[str]) -> Set:
-    """The set of some nodes by their names.
+    """The set with the named members.
 
     Raises:
         UserError: there is no such node.
@@ -67,27 +67,27 @@ def named(nodes: Sequence[Node], members: Sequence[str]) -> Set:
 
 
 def by_rank(effects: Float[Tensor, " node"], *, absolute: bool) -> Int[Tensor, " node"]:
-    """The nodes in order of their effects, the largest first; of equal ones the first."""
+    """The nodes in decreasing order of effect; ties keep their order."""
     return (effects.abs() if absolute else effects).sort(descending=True, stable=True).indices
 
 
 def count_of(percent: float, n_nodes: int) -> int:
-    """So many of the nodes, rounded down as the MIB track does: 5% of 16 are none."""
+    """The number of nodes in a percentage, rounded down as in the MIB track: 5% of 16 are none."""
     return math.floor(percent * n_nodes / 100 + 1e-9)
 
 
 def first_of(order: Int[Tensor, " node"], count: int) -> Set:
-    """The set of the first so many."""
+    """The set of the first `count` nodes."""
     kept = torch.zeros(len(order), dtype=torch.bool)
     kept[order[:count]] = True
     return kept
 
 
 def random_sets(nodes: Sequence[Node], like: Set, count: int, *, by_layer: bool = True) -> Bool[Tensor, "set node"]:
-    """Sets of as many nodes as the one that they are to be compared with.
+    """Random sets of the same size as `like`.
 
     Args:
-        by_layer: of as many heads and as many MLPs in each layer, too.
+        by_layer: whether they also match its number of heads and MLPs in each layer.
     """
     random = torch.Generator().manual_seed(0)
     kept = torch.zeros(count, len(nodes), dtype=torch.bool)
@@ -101,8 +101,8 @@ def random_sets(nodes: Sequence[Node], like: Set, count: int, *, by_layer: bool 
 
 
 def subsets(nodes: Sequence[Node], circuit: Set) -> Iterator[tuple[str, Set]]:
-    """What is taken out of a circuit and of the model, to see whether the same is missing: nothing, the members of each
-    layer, all heads, all MLPs, and random halves. Each set once."""
+    """The subsets to remove from both circuit and model, to see whether the effect is the same: nothing, the members of
+    each layer, all heads, all MLPs, and random halves. Each set once."""
     layers = torch.tensor([layer for layer, _ in nodes])
     is_mlp = torch.tensor([head is None for _, head in nodes])
     found = {"none": torch.zeros_like(circuit)}
@@ -117,8 +117,8 @@ def subsets(nodes: Sequence[Node], circuit: Set) -> Iterator[tuple[str, Set]]:
 
 
 def without(nodes: Sequence[Node], circuit: Set, member: int) -> Iterator[tuple[str, Set]]:
-    """What is taken out of a circuit before one of its members is, to see whether that one is missed: nothing, the
-    other members of its layer, all others of its kind, and random halves of the others."""
+    """The subsets to remove from a circuit before one of its members, to see whether that member is needed: nothing,
+    the other members of its layer, all others of its kind, and random halves of the others."""
     others = circuit.clone()
     others[member] = False
     layer, head = nodes[member]
@@ -130,7 +130,7 @@ def without(nodes: Sequence[Node], circuit: Set, member: int) -> Iterator[tuple[
 
 
 def _random_halves(of: Set, count: int) -> Iterator[Set]:
-    """Each member with a chance of one half."""
+    """Random subsets that contain each member with probability one half."""
     random = torch.Generator().manual_seed(0)
     for _ in range(count):
         yield of & (torch.rand(len(of), generator=random) < 0.5)

@@ -1,11 +1,11 @@
-"""Circuits of heads and MLPs at one checkpoint: found on one half of the prompts, judged on the other.
+"""Circuits of heads and MLPs at one checkpoint: found on one half of the prompts, evaluated on the other.
 
-m(C) is the logit difference where everything outside a set C of nodes is ablated, M is the whole model, and
+With m(C) the logit difference if everything outside a set C of nodes is ablated, and M the whole model,
 
     F(C) = (m(C) - m(nothing)) / (m(M) - m(nothing))
 
-its faithfulness (Wang et al. 2022, arXiv:2211.00593; normalised as by Mueller et al. 2025, arXiv:2504.13151). The table
-has m of each prompt, in logits: F, its areas and its intervals are made of them where they are shown.
+is the set's faithfulness (Wang et al. 2022, arXiv:2211.00593; normalised as in Mueller et al. 2025, arXiv:2504.13151).
+The table has m for each prompt, in logits; F, its areas and its intervals are computed from it by analysis.
 """
 
 from __future__ import annotations
@@ -49,36 +49,36 @@ from mi_sweeps.tasks.tokens import Batch
 log = logging.getLogger(__name__)
 
 ORDERS = ("absolute", "signed")
-"""By how large the effect of ablating a node alone is, or by how much it is needed."""
+"""Nodes are ranked by the effect of ablating them alone: by its size, or with its sign."""
 
 GREEDY = 3
-"""Members that are taken out one after another, each time the one that makes the circuit least complete."""
+"""Number of members removed one after another, each time the one that makes the circuit least complete."""
 
 
 def table(view: View) -> pa.Table:
-    """All rows of one checkpoint; `mi_sweeps.circuits.tables` has the columns.
+    """All rows of one checkpoint; `mi_sweeps.circuits.tables` lists the columns.
 
     Raises:
-        UserError: there are too few prompts, or the circuit that was given is another model's.
+        UserError: there are too few prompts, or the given circuit is for another model.
     """
     made = pa.Table.from_pylist(list(rows(view)), TABLES["circuits"])
     return made.replace_schema_metadata(sizes_of(Graph.of(view.network), len(view.network.final_norm.weight)))
 
 
 def averaged(view: View) -> Batch:
-    """The prompts over which ablated nodes are averaged: of three different names, where the task's prompts have two
-    subjects to replace; else the patch job's own corrupted ones."""
+    """The prompts that ablated nodes are averaged over: with three different names, if the task's prompts have two
+    subjects to replace; otherwise the patch job's own corrupted prompts."""
     split = {} if view.patching.split == "heldout" else {"split": view.patching.split}
     try:
         found = view.task.pairs("both", len(view.pairs.clean), **split)
     except UserError:
-        log.warning("patching.circuits: means are over the corrupted prompts, for there is no corruption both here")
+        log.warning("patching.circuits: means are over the corrupted prompts, as this task has no corruption `both`")
         return view.pairs.corrupted
     return found.corrupted.to(view.pairs.clean.tokens.device)
 
 
 def rows(view: View) -> Iterator[dict[str, Any]]:
-    """The table's rows, one after another."""
+    """Yields the table's rows."""
     config = view.patching.circuits
     assert config is not None
     finding, judging = (part.to(view.pairs.clean.tokens.device) for part in halves(len(view.pairs.clean)))
@@ -95,21 +95,21 @@ def rows(view: View) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Question:
-    """A set that is to be judged, and its row's columns."""
+    """A set to evaluate, and its row's columns."""
 
     kind: str
     kept: Set
     columns: dict[str, Any]
     compared: bool = False
-    """Whether with random sets of its size."""
+    """Whether it is compared with random sets of its size."""
 
 
 def questions(view: View, model: Model, prompts: Batch | None, finding: Int[Tensor, " prompt"]) -> Iterator[Question]:
-    """All sets of one checkpoint.
+    """Yields all sets to evaluate at one checkpoint.
 
     Args:
         prompts: as for `Model.of`.
-        finding: those on which circuits are found.
+        finding: the prompts on which circuits are found.
     """
     config, nodes = view.patching.circuits, model.nodes
     assert config is not None
@@ -134,7 +134,7 @@ def questions(view: View, model: Model, prompts: Batch | None, finding: Int[Tens
             yield Question("minimality", kept, {"set": "without", **columns})
     there_are = [step for step in config.at if step in view.steps]
     if lacking := sorted(set(config.at) - set(there_are)):
-        log.warning("patching.circuits.at: steps %s have no checkpoint that can be looked at", lacking)
+        log.warning("patching.circuits.at: steps %s have no usable checkpoint", lacking)
     for step in there_are if view.step in there_are else ():
         there = circuit
         if step != view.step:
@@ -148,7 +148,7 @@ def questions(view: View, model: Model, prompts: Batch | None, finding: Int[Tens
 def answers(
     model: Model, asked: Sequence[Question], prompts: Int[Tensor, " prompt"], config: CircuitsConfig
 ) -> Iterator[dict[str, Any]]:
-    """A row for each question, all judged together on some prompts."""
+    """Yields a row for each question; all are evaluated together on some prompts."""
     by_layer = config.matched == "layer"
     drawn = [
         random_sets(model.nodes, one.kept, config.random if one.compared else 0, by_layer=by_layer) for one in asked
@@ -156,7 +156,7 @@ def answers(
     sets = torch.stack([one.kept for one in asked])
     every = torch.cat([sets, *drawn])
     found = model.ablated(every, prompts.tolist())
-    # To the bit, though of fewer prompts matrix products may round in another way.
+    # Bit for bit: with fewer prompts, matrix products may round differently.
     found[every.all(dim=1)], found[~every.any(dim=1)] = model.effects.whole[prompts], model.effects.nothing[prompts]
     of_sets, *of_random = found.split([len(sets), *map(len, drawn)])
     gap = [one[prompts].double().mean().item() for one in (model.effects.nothing, model.effects.whole)]
@@ -169,12 +169,12 @@ def answers(
 def compare(
     values: Float[Tensor, " prompt"], null: Float[Tensor, "set prompt"], nothing: float, whole: float
 ) -> dict[str, float]:
-    """Where F of a set is among those of random sets: how many percent of them are below it, and how many are farther
-    from 1, with half of those that are equal; F of the middle one, and of that which 5% are above. NaN without a gap.
+    """Compares F of a set with random sets: the percentage of them with a lower F, and with an F farther from 1 (ties
+    count half); their median F, and their 95th percentile. NaN if there is no gap.
 
     Args:
-        nothing: m where every node is ablated, mean over the prompts.
-        whole: m where none is.
+        nothing: m with every node ablated, averaged over the prompts.
+        whole: m with none ablated.
     """
     if whole == nothing:
         return dict.fromkeys(("percentile", "closer", "null_median", "null_high"), float("nan"))
@@ -189,13 +189,13 @@ def compare(
 
 
 def place(node: Node) -> dict[str, Any]:
-    """A node as columns of the table."""
+    """The table's columns for a node."""
     layer, head = node
     return {"component": "mlp" if head is None else "head", "layer": layer, "head": head}
 
 
 def find(network: Network, view: View, prompts: Batch | None, finding: Int[Tensor, " prompt"]) -> Set:
-    """The circuit of another checkpoint, found there on the same prompts as that of this one."""
+    """The circuit of another checkpoint, found on the same prompts as this one's."""
     config = view.patching.circuits
     assert config is not None
     pairs = view.pairs.select(finding.tolist())
@@ -206,7 +206,7 @@ def find(network: Network, view: View, prompts: Batch | None, finding: Int[Tenso
 
 @dataclass(frozen=True)
 class Effects:
-    """The logit difference where a node alone is ablated, and where it alone is kept."""
+    """The logit differences with each node alone ablated, and with each node alone kept."""
 
     whole: Float[Tensor, " prompt"]
     nothing: Float[Tensor, " prompt"]
@@ -214,10 +214,10 @@ class Effects:
     alone: Float[Tensor, "node prompt"]
 
     def order(self, prompts: Int[Tensor, " prompt"], *, absolute: bool) -> Int[Tensor, " node"]:
-        """The nodes by what is lost of F where each alone is ablated, over some prompts."""
+        """The nodes in order of how much F falls if each is ablated alone, over some prompts."""
         lost = (self.whole - self.without)[:, prompts].double().mean(dim=1).cpu()
         gap = (self.whole - self.nothing)[prompts].double().mean().cpu()
-        # Where the gap is below zero, a node that lowers the logit difference adds to F.
+        # If the gap is negative, a node that lowers the logit difference adds to F.
         return by_rank(-lost if gap < 0 else lost, absolute=absolute)
 
 
@@ -233,7 +233,7 @@ class Model:
 
     @classmethod
     def of(cls, network: Network, pairs: Pairs, prompts: Batch | None, config: CircuitsConfig, memory: int) -> Model:
-        """With means over `prompts`, or else with corrupted values."""
+        """Ablates with means over `prompts`, or with corrupted values if None."""
         means = None
         if prompts is not None:
             at_once, _ = budget(network, pairs, memory)
@@ -243,13 +243,13 @@ class Model:
     def ablated(
         self, kept: Bool[Tensor, "set node"], prompts: Sequence[int] | None = None
     ) -> Float[Tensor, "set prompt"]:
-        """m of each set, over all prompts or some."""
+        """m of each set, for all prompts or some."""
         pairs = self.pairs if prompts is None else self.pairs.select(prompts)
         return ablate_sets(self.network, pairs, self.nodes, kept, self.means, self.memory)
 
     @cached_property
     def effects(self) -> Effects:
-        """Of every node alone."""
+        """The effects of every node alone."""
         one = torch.eye(len(self.nodes), dtype=torch.bool)
         ends = torch.stack([torch.ones(len(one)), torch.zeros(len(one))]).bool()
         found = self.ablated(torch.cat([ends, ~one, one]))
@@ -258,7 +258,7 @@ class Model:
     def row(
         self, kind: str, values: Float[Tensor, " some"], prompts: Int[Tensor, " some"] | None = None, **columns: Any
     ) -> dict[str, Any]:
-        """A row of the table, from values of all prompts or of some."""
+        """A row of the table, from the values of all prompts or some."""
         by_prompt: list[float | None] = [None] * len(self.pairs.clean)
         for prompt, value in zip(
             range(len(values)) if prompts is None else prompts.tolist(), values.tolist(), strict=True
@@ -269,8 +269,8 @@ class Model:
 
 
 def greedy(model: Model, circuit: Set, finding: Int[Tensor, " prompt"]) -> Iterator[tuple[str, Set]]:
-    """Members taken out one after another: each time that one where F of what is left of the circuit and F of what is
-    left of the model differ most, on the prompts on which it was found (Wang et al. 2022, section 4.2)."""
+    """Removes members one after another: each time the one after which the remaining circuit and the remaining model
+    differ most in F, on the prompts on which the circuit was found (Wang et al. 2022, section 4.2)."""
     removed = torch.zeros_like(circuit)
     prompts = finding.tolist()
     for number in range(1, min(GREEDY, int(circuit.sum())) + 1):

@@ -1,5 +1,5 @@
-"""How much of what an earlier head writes a later head reads, by their weights (Elhage et al. 2021, "A Mathematical
-Framework for Transformer Circuits", "Three Kinds of Composition").
+"""Composition scores: how much a later head reads of what an earlier head writes, from their weights (Elhage et al.
+2021, "A Mathematical Framework for Transformer Circuits", "Three Kinds of Composition").
 
 With W_OV = W_V W_O of the earlier head, W_QK = W_Q W_K' and w_OV = W_V W_O of the later one, and Frobenius norms,
 
@@ -7,15 +7,15 @@ With W_OV = W_V W_O of the earlier head, W_QK = W_Q W_K' and w_OV = W_V W_O of t
     k_composition = |W_OV W_QK'| / |W_OV| |W_QK|
     v_composition = |W_OV w_OV | / |W_OV| |w_OV|
 
-A norm's gain is folded into the weights that read through it, and where norms centre, all that is read and written is
-centred. Left out are biases and the norms' scales, which depend on the prompt. The gain of a norm behind attention is
-folded into W_O.
+A norm's gain is folded into the weights that read through it, that of a norm after attention into W_O. If norms centre,
+everything read and written is centred. Biases and the norms' scales, which depend on the prompt, are left out.
 
-By chance (`null`): if what the earlier head writes is turned at random in the residual stream, so that both keep their
-singular values, the mean of the square is exactly 1/d, with d = d_model, less 1 where norms centre. `null` is 1/√d.
+By chance (`null`): if the earlier head's output is rotated at random in the residual stream, so that both heads keep
+their singular values, the mean square is exactly 1/d, where d is d_model, or d_model - 1 if norms centre. `null` is
+1/√d.
 
-Queries and keys that are rotated by position or normalised by head have no W_QK that is theirs at all positions: there
-`q_composition` and `k_composition` are left out.
+Queries and keys that are rotated by position or normalised by head have no single W_QK for all positions, so
+`q_composition` and `k_composition` are left out for them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from torch import Tensor
 from mi_sweeps.circuits.network import Block, Linear, Network
 from mi_sweeps.circuits.tables import TABLES
 
-ROTATED = "queries and keys are rotated by position, so there is no product of weights that is theirs at all positions"
-NORMED = "queries and keys are normalised by head, which is no product of weights"
+ROTATED = "queries and keys are rotated by position, so no single product of weights holds at all positions"
+NORMED = "queries and keys are normalised by head, which is not a product of weights"
 
 
 def left_out(network: Network) -> dict[str, str]:
-    """What is not told of a network, with the reason."""
+    """The scores that a network does not have, with the reason."""
     rotated = any(block.rotation is not None for block in network.blocks)
     normed = any(block.query_norm is not None or block.key_norm is not None for block in network.blocks)
     return {"scores of q_composition and k_composition": ROTATED if rotated else NORMED} if rotated or normed else {}
@@ -44,7 +44,7 @@ def left_out(network: Network) -> dict[str, str]:
 
 @torch.no_grad()
 def table(network: Network) -> pa.Table:
-    """Rows of the table `scores`: each head with each of an earlier layer."""
+    """The rows of the table `scores`: each head with each head of an earlier layer."""
     null = (network.unembed.weight.shape[0] - network.final_norm.centres) ** -0.5
     parts = [TABLES["scores"].empty_table()]
     for earlier, later, measure, values in scores(network):
@@ -71,8 +71,8 @@ Scores = tuple[int, int, str, Float[Tensor, "earlier_head later_head"]]
 
 
 def scores(network: Network) -> Iterator[Scores]:
-    """Composition of all pairs of heads. NaN where one of both has only zeros."""
-    # Norms of products are those of their triangles, d_head wide and not d_model.
+    """Yields the composition scores of all pairs of heads; NaN if one of the two is all zeros."""
+    # The norm of a product equals that of its triangular factors, which are d_head wide instead of d_model.
     lefts, sizes = [], []
     for block in network.blocks:
         left = _triangle(_folded(block, block.value))
@@ -95,7 +95,7 @@ def scores(network: Network) -> Iterator[Scores]:
 
 
 def _folded(block: Block, linear: Linear) -> Float[Tensor, "head d_model d_head"]:
-    """What each head reads with; key/value heads once for each head that uses them."""
+    """The weights that each head reads with; key/value heads are repeated for each head that uses them."""
     norm, weight = block.attention_norm, linear.weight
     if norm is not None:
         weight = norm.gain[:, None] * weight
@@ -107,7 +107,7 @@ def _folded(block: Block, linear: Linear) -> Float[Tensor, "head d_model d_head"
 
 
 def _written(network: Network, block: Block) -> Float[Tensor, "head d_head d_model"]:
-    """W_O of each head, centred where norms do that to all that they read."""
+    """W_O of each head, centred if norms centre what they read."""
     written = block.W_O
     if block.attention_post_norm is not None:
         written = block.attention_post_norm.centre(written) * block.attention_post_norm.gain

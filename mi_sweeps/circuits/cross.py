@@ -1,18 +1,18 @@
-"""Transform or add: pieces of one checkpoint in another, on the same clean prompts.
+"""Transformed or added: puts pieces of one checkpoint into another, on the same clean prompts.
 
-Where fine-tuning changed a model from checkpoint A to B, a piece of B is put into A, and one of A into B:
+If fine-tuning changed a model from checkpoint A to B, pieces of B are put into A, and pieces of A into B:
 
 - `activation`: the run of `into` with one component's activation, at all positions, from the run of `source`;
 - `weights`: the run of `into` with one component's weights from `source` (`mi_sweeps.circuits.mixed`);
-- `shapley`: the part that the weights of each layer's attention and MLP, the embedding and the unembedding have in the
-  whole difference (`mi_sweeps.circuits.shapley`).
+- `shapley`: the share of the whole difference due to the weights of each layer's attention and MLP, the embedding and
+  the unembedding (`mi_sweeps.circuits.shapley`).
 
-All are exact (Shapley values are a mean over drawn orders, and say how uncertain they are for that). What follows
-before the changed layer is not computed again. Of the mean logit differences
+All are exact, except that Shapley values are means over random orders, with an uncertainty. Layers before the changed
+one are not computed again. Analysis derives from mean logit differences
 
     share = (mixed - into) / (from - into)
 
-is derived by analysis. Related: cross-model activation patching of Prakash et al. 2024 (arXiv:2402.14811).
+Related: cross-model activation patching by Prakash et al. 2024 (arXiv:2402.14811).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ log = logging.getLogger(__name__)
 
 
 def table(view: View) -> pa.Table:
-    """The pieces of one checkpoint in others and the other way, as `patching.cross` asks for.
+    """Puts pieces of one checkpoint into others and vice versa, as `patching.cross` requests.
 
-    Shapley values are of this checkpoint in the other; those of the other way are the same, as each order is walked
-    backwards too.
+    Shapley values are given for this checkpoint in the other; in the other direction they are the same, because each
+    order is also walked backwards.
 
     Raises:
-        UserError: as `cross`; or another checkpoint cannot be read.
+        UserError: as for `cross`, or another checkpoint cannot be read.
     """
     asked = view.patching.cross
     assert asked is not None

@@ -1,14 +1,14 @@
-"""Direct-path patching: what one node writes, as one input alone sees it, from the clean run.
+"""Direct-path patching: gives one input the clean run's output of one node, and nothing else.
 
-In the corrupted run the source's output at all positions is the clean run's, but only for one reader. What follows
-after the reader is computed in full; all other parts, MLPs too, read what they read in the corrupted run. A reader
-normalises what it reads: `recomputed` lets its normalisation see the change, which is the exact intervention and for
-q, k and v what `transformer_lens.patching.get_act_patch_direct_path` does; `frozen` keeps the corrupted run's scale,
-so that what is read is linear in its sources. For the logits the reader is the final normalisation, at each prompt's
-last token. Where a block normalises what its heads write together, that is on the source's way and treated alike: the
-other heads write what they do in the corrupted run, and the scale is recomputed or frozen.
+In the corrupted run, one reader sees the source's output at all positions from the clean run. Everything after the
+reader is computed in full; all other parts, MLPs included, read what they read in the corrupted run. A reader
+normalises its input: `recomputed` lets the norm see the change, which is the exact intervention and, for q, k and v,
+the same as `transformer_lens.patching.get_act_patch_direct_path`; `frozen` keeps the corrupted run's scale, so that the
+input is linear in its sources. For the logits, the reader is the final norm at each prompt's last token. If a block
+normalises its heads' summed output, that norm is on the path and treated likewise: the other heads write what they do
+in the corrupted run, and the scale is recomputed or frozen.
 
-It is the direct path of Goldowsky-Dill et al. (2023, arXiv:2304.05969), patched corrupted <- clean as all sites are
+This is the direct path of Goldowsky-Dill et al. (2023, arXiv:2304.05969), patched corrupted <- clean like all sites
 here.
 """
 
@@ -37,13 +37,13 @@ Writes = Callable[[Group], Tensor]
 
 @dataclass(frozen=True)
 class Reader:
-    """One input, and the nodes of which it is to see the clean run's output, each alone."""
+    """One input, and the nodes whose clean output it should see, one at a time."""
 
     input: Input
     layer: int
-    """The number of layers for the logits."""
+    """The reader's layer; for the logits, the number of layers."""
     heads: range
-    """For q, k and v: the head, or all heads of one key/value head."""
+    """For q, k and v: the head, or all heads that share a key/value head."""
     sources: Sequence[int]
     """Indices of nodes."""
 
@@ -51,14 +51,14 @@ class Reader:
 def patch_direct(
     runs: Runs, readers: Sequence[Reader], nodes: Sequence[Node], norm: How, tokens: int
 ) -> Float[Tensor, "edge prompt"]:
-    """Logit differences with each reader's sources patched, each alone; reader by reader.
+    """Logit differences with each reader's sources patched one at a time, reader by reader.
 
     Args:
-        nodes: what `Reader.sources` counts.
-        tokens: how many columns may be under way at once. It changes no result, only memory.
+        nodes: the nodes that `Reader.sources` indexes.
+        tokens: maximum number of columns in flight. Affects memory only, not results.
     """
     n_prompts, count = len(runs.corrupted_logit_diff), sum(len(reader.sources) for reader in readers)
-    # What no change reaches stays as the corrupted run has it.
+    # Whatever no change reaches keeps the corrupted run's value.
     results = runs.corrupted_logit_diff.repeat(count)
     index = torch.arange(len(results), device=results.device).view(count, n_prompts)
     writes, narrow = cache(partial(changes_of, runs, nodes, norm)), Narrow.of(runs.corrupted)
@@ -76,7 +76,7 @@ def patch_direct(
 
 
 def changes_of(runs: Runs, nodes: Sequence[Node], norm: How, group: Group) -> Float[Tensor, "prompt node col d_model"]:
-    """How what each node adds to the residual stream changes from the corrupted to the clean run, in a group's
+    """The change in each node's contribution to the residual stream from the corrupted to the clean run, in a group's
     columns."""
     columns = slice(-group.span, None)
 
@@ -105,7 +105,7 @@ def changes_of(runs: Runs, nodes: Sequence[Node], norm: How, group: Group) -> Fl
 def _changes(
     runs: Runs, reader: Reader, norm: How, results: Int[Tensor, "source prompt"], writes: Writes, narrow: Narrow
 ) -> Iterator[Change]:
-    """All sources to one input."""
+    """Yields the changes from all sources of one input."""
     last = reader.layer == len(runs.clean) - 1
     enters: int
     stage: Stage
@@ -133,7 +133,7 @@ def _through_head(
     columns: int,
     chosen: slice,
 ) -> Float[Tensor, "prompt source col d_model"]:
-    """The stream after the reader's attention, or where it is narrow after its MLP, in the last `columns` columns."""
+    """The stream after the reader's attention, or after its MLP if the change is narrow, in the last `columns`."""
     run, layer, heads = runs.corrupted, reader.layer, slice(reader.heads.start, reader.heads.stop)
     block, corrupted = run.network.blocks[layer], run.layers[layer]
     prompts, span = group.prompts, group.span
@@ -175,7 +175,7 @@ def _through_head(
 def _through_mlp(
     runs: Runs, reader: Reader, norm: How, group: Group, writes: Writes, columns: int, chosen: slice
 ) -> Float[Tensor, "prompt source col d_model"]:
-    """The stream after the reader's MLP, in the last `columns` columns."""
+    """The stream after the reader's MLP, in the last `columns`."""
     block, layer = runs.corrupted.network.blocks[reader.layer], runs.corrupted.layers[reader.layer]
     before = (layer.resid_pre + layer.attn_out)[group.prompts, None, -columns:]
     read = layer.resid_pre[group.prompts, None, -columns:] if block.parallel else before
@@ -186,7 +186,7 @@ def _through_mlp(
 
 
 def _read_by_logits(runs: Runs, reader: Reader, nodes: Sequence[Node], norm: How) -> Float[Tensor, "source prompt"]:
-    """Logit differences where the final normalisation alone sees a source."""
+    """Logit differences if only the final norm sees a source's change."""
     run = runs.corrupted
     resid = run.layers[-1].resid_post[:, None, -1:]
     end = Group(torch.arange(len(resid), device=resid.device), 1)
@@ -208,7 +208,7 @@ def project(
 ) -> Float[Tensor, "... head d_head"]:
     """Some heads' queries, keys or values, before rotation."""
     weight = linear.weight.unflatten(1, (n_heads, -1))
-    if norm is not None and len(norm.weight) > weight.shape[2]:  # It is of all heads together.
+    if norm is not None and len(norm.weight) > weight.shape[2]:  # The norm is over all heads together.
         return by_head(linear(read), n_heads, norm)[..., chosen, :]
     bias = None if linear.bias is None else linear.bias.unflatten(0, (n_heads, -1))[chosen]
     size = len(range(*chosen.indices(n_heads)))

@@ -1,9 +1,9 @@
-"""Every edge of a model's graph, patched exactly and alone, for each prompt.
+"""Patches every edge of a model's graph exactly, one at a time, for each prompt.
 
-An edge is what one node writes as one input alone sees it (`mi_sweeps.circuits.graph`); its effect is the logit
-difference of the corrupted run with that edge from the clean run (`mi_sweeps.circuits.direct`), less the corrupted
-run's. Of a larger model so many edges are patched as integrated gradients rank first (`mi_sweeps.circuits.gradients`),
-and of the others a random sample, which bounds what was missed (`mi_sweeps.analysis.edges`).
+An edge connects the output of one node to one input (`mi_sweeps.circuits.graph`). Its effect is the logit difference of
+the corrupted run with that edge taken from the clean run (`mi_sweeps.circuits.direct`), minus the corrupted run's. In
+larger models, the edges that integrated gradients rank highest are patched (`mi_sweeps.circuits.gradients`), and a
+random sample of the others, which bounds what was missed (`mi_sweeps.analysis.edges`).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from mi_sweeps.tasks.pairs import Pairs
 log = logging.getLogger(__name__)
 
 SIZES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-"""Percent of the edges that are kept, as the MIB track has them."""
+"""Percentages of the edges that are kept, as in the MIB track."""
 ORDERS = ("signed", "absolute")
-"""By effect, or by how large it is: the MIB track takes its CPR over the first and its CMD over the second."""
+"""Edges are ranked by effect, or by its size; the MIB track uses the first for CPR and the second for CMD."""
 ENDS = ("clean", "corrupted")
 
 
 @dataclass(frozen=True)
 class Edges:
-    """Logit differences with edges patched, and which edges were."""
+    """Logit differences with edges patched, and which edges were patched."""
 
     graph: Graph
     clean: Float[Tensor, " prompt"]
@@ -56,12 +56,12 @@ class Edges:
     approximate: Float[Tensor, "edge prompt"]
     """The same by integrated gradients, for every edge."""
     chosen: tuple[str, ...]
-    """For each edge why it was patched: `all` are, it is among the `top`, or in the `sample` of the rest; or that it
-    was not: `rest`."""
+    """Why each edge was patched: `all` are, it is among the `top`, or in the `sample` of the others; `rest` if it was
+    not."""
 
 
 def measure(network: Network, pairs: Pairs, edges: EdgesConfig, memory: int = MEMORY) -> Edges:
-    """Patches all edges, or those that are asked for.
+    """Patches all edges, or those requested.
 
     Args:
         memory: see `mi_sweeps.circuits.fast.FastEngine`.
@@ -78,7 +78,7 @@ def measure(network: Network, pairs: Pairs, edges: EdgesConfig, memory: int = ME
 
 
 def choose(ranked_by: np.ndarray, edges: EdgesConfig) -> tuple[str, ...]:
-    """For each edge whether it is patched, and why; the sample is the same each time.
+    """Chooses the edges to patch, with the reason for each; the sample is always the same.
 
     Args:
         ranked_by: the size of each edge's approximate effect.
@@ -97,7 +97,7 @@ def choose(ranked_by: np.ndarray, edges: EdgesConfig) -> tuple[str, ...]:
 def patch_edges(
     network: Network, pairs: Pairs, edges: Sequence[Edge], memory: int = MEMORY
 ) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"], Float[Tensor, "edge prompt"]]:
-    """Logit differences of the clean and the corrupted runs, and with each edge patched alone."""
+    """Logit differences of the clean and the corrupted run, and with each edge patched alone."""
     graph = Graph.of(network)
     place = {node: index for index, node in enumerate(graph.nodes)}
     rows: dict[Receiver, list[int]] = {}
@@ -127,14 +127,14 @@ def patch_edges(
 
 
 def table(view: View) -> pa.Table:
-    """One row an edge: means over prompts, and what each prompt has where the edge was patched. And one row for each
-    set of the first edges, run as a circuit (`mi_sweeps.circuits.sets`)."""
+    """One row per edge, with means over prompts and, if the edge was patched, each prompt's value; and one row per set
+    of top-ranked edges, run as a circuit (`mi_sweeps.circuits.sets`)."""
     assert view.patching.edges
     found = measure(view.network, view.pairs, view.patching.edges, view.memory)
     sources, receivers = zip(*[(edge.source, edge.receiver) for edge in found.graph.edges], strict=True)
     patched, approximate = (values.double().numpy() for values in (found.patched, found.approximate))
     there = ~np.isnan(patched).any(axis=1)
-    # Where nothing was patched the list is missing.
+    # The list is missing if the edge was not patched.
     rows = pa.array(np.where(there, np.cumsum(there) - 1, 0), mask=~there)
     columns = {
         "kind": ["edge"] * len(there),
@@ -161,8 +161,8 @@ def table(view: View) -> pa.Table:
 
 
 def set_rows(view: View, found: Edges) -> Iterator[dict[str, Any]]:
-    """The empty graph, and the first 0.1% to 100% of the edges, ranked on one half of the prompts and run as circuits
-    on the other."""
+    """Yields rows for the empty graph and for the top 0.1% to 100% of the edges, ranked on one half of the prompts and
+    run as circuits on the other."""
     if len(found.clean) < 2:
         log.warning("edges: with one prompt nothing can be found on one half and judged on the other; no sets are run")
         return

@@ -1,4 +1,4 @@
-"""A patch job: every wanted checkpoint of a run, under one corruption, to one table each."""
+"""A patch job: examines the requested checkpoints of a run under one corruption, and writes one table for each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mi_sweeps.series.models import models_at
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.tasks.load import load, patched_pairs
-from mi_sweeps.tasks.pairs import Pairs, told
+from mi_sweeps.tasks.pairs import Pairs, uncorrupted_note
 from mi_sweeps.tasks.task import Task
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import CHUNK, end_logits
@@ -67,10 +67,10 @@ TABLE = pa.schema(
         ("by_prompt", pa.list_(pa.float32())),
     ]
 )
-"""One file a checkpoint holds all tables: rows of kind lens, layer and head are attribution, patch is patching, path
-is path patching, measure is what is measured of a clean run alone, win says which of another task's held-out prompts
-are won, and prompt has what clean and corrupted are for each prompt. `by_prompt` lists what `logit_diff`, `patched` or
-a win rate is the mean of, in the order of those prompts."""
+"""One file per checkpoint holds several tables, told apart by `kind`: lens, layer and head are attribution, patch is
+patching, path is path patching, measure is a measurement on clean prompts, win marks which of another task's held-out
+prompts are won, and prompt has each prompt's clean and corrupted value. `by_prompt` lists the values that `logit_diff`,
+`patched` or a win rate is the mean of, in the order of the prompts."""
 
 
 def examine(
@@ -82,15 +82,15 @@ def examine(
     before_write: Callable[[], None] = lambda: None,
     on_table: Callable[[int, list[dict[str, Any]]], None] = lambda step, rows: None,
 ) -> None:
-    """Makes the tables that are not there yet.
+    """Makes the tables that do not exist yet.
 
     Args:
-        steps: the checkpoints to look at.
-        before_write: called before each table; may raise, and nothing is written then.
-        on_table: told a checkpoint's step and rows, when they are on disk.
+        steps: the checkpoints to examine.
+        before_write: called before each table; if it raises, nothing is written.
+        on_table: called with a checkpoint's step and rows once they are on disk.
 
     Raises:
-        UserError: a checkpoint is missing or damaged, or the model is not understood.
+        UserError: a checkpoint is missing or damaged, or the model is not supported.
     """
     tables = config.patching.tables
     missing = [step for step in steps if not folder.has([step], tables)]
@@ -102,7 +102,7 @@ def examine(
     pairs = patched_pairs(task, config.for_patching)
     if len(pairs.clean) < config.patching.prompts:
         log.warning("patching.prompts=%d: only %d prompts", config.patching.prompts, len(pairs.clean))
-    for line in told(pairs, config.asked):
+    for line in uncorrupted_note(pairs, config.prompts_label):
         log.warning("%s", line)
     pairs = pairs.to(device)
     measured = {
@@ -120,7 +120,7 @@ def examine(
             for what, why in prepared.left_out.items():
                 log.warning("%s are left out: %s", what, why)
             write_json(folder.about, about(config, run, folder, pairs, tokenizer, prepared))
-        # Made anew: for some architectures TransformerLens copies weights.
+        # Made for each checkpoint, because TransformerLens copies weights for some architectures.
         engine, network = make_engine(model, tokenizer, pairs, prepared.patching)
         if network and tables:
             limit = memory(prepared.patching, device)
@@ -151,38 +151,38 @@ def examine(
             before_write()
             write_table(folder.table(step), pa.Table.from_pylist(rows, TABLE))
             log.info("step %d: %d rows", step, len(rows))
-        # The engine may hold a copy of the model, and of a series the next checkpoint is a model of its own.
+        # The engine may hold a copy of the model, and the next checkpoint of a series is another model.
         del engine, network, model
         on_table(step, rows)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What can be examined of a model."""
+    """What can be examined in a model."""
 
     patching: PatchingConfig
-    """With the sites that it has."""
+    """With the sites that can be patched."""
     left_out: dict[str, str]
-    """What was asked for and cannot be had, with the reason: sites, and kinds of attribution rows."""
+    """Requested sites and kinds of attribution rows that are not available, each with the reason."""
     engine: str
     error: float | None
-    """How far the lens is from the model's own logits; None where there is no lens."""
+    """The difference between the lens and the model's own logits; None without a lens."""
 
 
 def prepare(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, pairs: Pairs, patching: PatchingConfig
 ) -> Prepared:
-    """Finds out what can be examined of a model, with the weights that it has now.
+    """Tests what can be examined in a model with its current weights.
 
     Raises:
-        UserError: nothing, or not what was asked for.
+        UserError: nothing can be, or something required cannot.
     """
     engine, network = make_engine(model, tokenizer, pairs, patching)
     kind = model.config.model_type
     if network is None and patching.engine == "fast":
         log.warning(
-            "the fast engine does not know models of type %s with these options; "
-            "TransformerLens patches instead, one forward a site",
+            "the fast engine does not support models of type %s with these options; "
+            "TransformerLens patches instead, with one forward pass per site",
             kind,
         )
     left: dict[str, str] = {}
@@ -197,7 +197,7 @@ def prepare(
             left = {f"patches of {site}": why for site, why in missing.items()}
         end = engine.at_end(pairs)
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        # Of our own engine it is a fault of ours, and too little memory is no architecture's.
+        # An error in our own engine is a bug, and running out of memory says nothing about the architecture.
         if isinstance(engine, FastEngine) or isinstance(error, torch.OutOfMemoryError):
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -205,7 +205,7 @@ def prepare(
             f"patching: TransformerLens cannot run models of type {kind}, so they cannot be patched ({reason[:150]})"
         ) from error
     rows = without(engine, end, pairs, own.clean)
-    if network and patching.only_for_known_models:  # They come from the description, whoever patches.
+    if network and patching.only_for_known_models:  # These need the description, whichever engine patches.
         described = FastEngine(network, memory(patching, pairs.clean.tokens.device))
         without(described, described.at_end(pairs), pairs, own.clean)
     left |= {f"attribution rows of kind {row}": why for row, why in rows.items()}
@@ -217,25 +217,25 @@ def prepare(
 def rehearse(
     config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, task: Task, prompts: int = 3
 ) -> None:
-    """Finds out before a model is trained whether it can be patched, on a few prompts.
+    """Tests, on a few prompts, whether a model can be patched, before it is trained.
 
     Raises:
-        UserError: it cannot, or not as was asked for.
+        UserError: it cannot, or not as requested.
     """
     if config.patching.task:
         task = load(config.for_patching, tokenizer)
     pairs = patched_pairs(task, config.for_patching, prompts)
-    with torch.random.fork_rng():  # What is trained has the same random numbers with and without it.
+    with torch.random.fork_rng():  # So that training has the same random numbers with and without it.
         prepare(model, tokenizer, pairs.to(model.device), config.patching)
 
 
 def make_engine(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, pairs: Pairs, patching: PatchingConfig
 ) -> tuple[Engine, Network | None]:
-    """Who patches a model with the weights that it has now, and its description where there is one.
+    """The engine that patches a model with its current weights, and the model's description if there is one.
 
     Raises:
-        UserError: nobody can, or not what was asked for.
+        UserError: no engine can, or not what is required.
     """
     network = known(model, pairs)
     if network is None and patching.only_for_known_models:
@@ -256,10 +256,10 @@ def make_engine(
 def without(
     engine: Engine, end: EndActivations | None, pairs: Pairs, logits: Float[Tensor, "prompt d_vocab"]
 ) -> dict[Kind, str]:
-    """The kinds of attribution rows that cannot be had.
+    """The kinds of attribution rows that are not available, each with the reason.
 
     Raises:
-        UserError: the fast engine's description of the model does not fit it.
+        UserError: the fast engine's description does not fit the model.
     """
     if end is None:
         reason = "the model's logits are not its last residual stream, normalised and unembedded"
@@ -275,7 +275,7 @@ def without(
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Whether products on a GPU may round their factors, for a while."""
+    """Within the context, allows or forbids matrix products on a GPU to round their factors to TF32."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
@@ -295,17 +295,17 @@ def measure(
     """All rows of one checkpoint.
 
     Args:
-        model: nobody has wrapped it; what it gives is what every engine must give.
+        model: the unwrapped model, whose logits every engine must reproduce.
 
     Raises:
-        UserError: some family's patches do nothing, or logits are not the model's own.
+        UserError: no patch of some site has an effect, or logits differ from the model's own.
     """
     own = own_logits(model, pairs)
     end = engine.at_end(pairs)
     kinds = without(engine, end, pairs, own.clean)
     rows = attribute(end, pairs, kinds.keys()) if end else []
     paths = None
-    with tf32(patching.tf32):  # What is compared with the model's own logits above is exact.
+    with tf32(patching.tf32):  # The comparison with the model's own logits above is exact.
         exact = engine.patch(pairs, patching) if patching.exact else None
         approximate = estimate(network, pairs, patching) if network and patching.approximate else None
         if network and patching.paths:
@@ -326,11 +326,11 @@ def measure(
 
 @torch.no_grad()
 def win_rows(model: PreTrainedModel, task: Task, batch: Batch) -> list[dict[str, Any]]:
-    """Which held-out prompts a model wins, where the prompts are another task's: the run's own metrics tell of these
-    nothing. None of a task that does not say it prompt by prompt.
+    """Which held-out prompts a model wins, if they are another task's, which the run's own metrics do not cover. Empty
+    for a task that does not report wins by prompt.
 
     Args:
-        model: nobody has wrapped it.
+        model: the unwrapped model.
     """
     wins = getattr(task, "wins", None)
     if wins is None:

@@ -1,8 +1,8 @@
 """The fast engine: exact activation patching that computes only what a patch can change (see `propagate`).
 
-Every family of sites becomes changes of the corrupted run's residual stream. A patch of resid_pre, attn_out or
-mlp_out changes one column. A patch of a head changes its output z, and with it what the heads write together, by
-(change of z) W_O, at every column from the first that differs between clean and corrupted.
+Every patch becomes a change of the corrupted run's residual stream. A patch of resid_pre, attn_out or mlp_out changes
+one column. A patch of a head changes its output z, and so the output of attention by (change of z) W_O, at every column
+from the first that differs between clean and corrupted.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.roles import role_order
 
 MEMORY = 512 << 20
-"""Bytes that activations may take where the configuration names no number."""
+"""Default memory for activations, in bytes."""
 
 
 class FastEngine:
     """Patches on a described network.
 
     Args:
-        memory: bytes that activations may take, about; at least what one prompt needs. Changes no result.
+        memory: approximate limit for activations, in bytes, but at least one prompt's need. Does not change results.
     """
 
     def __init__(self, network: Network, memory: int = MEMORY) -> None:
@@ -58,28 +58,28 @@ class FastEngine:
 
 
 def budget(network: Network, pairs: Pairs, memory: int, nodes: int = 0) -> tuple[int, int]:
-    """How many prompts at once, and how many columns of theirs under way, take about `memory` bytes.
+    """How many prompts, and how many of their columns in flight, take about `memory` bytes.
 
-    Half is for the two runs of the prompts, half for the changes under way.
+    Half is for the two runs of the prompts, half for the changes in flight.
 
     Args:
-        nodes: parts of the model of which all is kept that they write, beside the runs.
+        nodes: number of nodes whose full output is kept in addition to the runs.
     """
     block = network.blocks[0]
     d_model, width = network.final_norm.weight.shape[0], pairs.clean.tokens.shape[1]
     d_heads = block.combine.weight.shape[0]
     scores = block.n_heads * width
-    # Of a layer's activations five are as wide as the residual stream and four at most as wide as all heads; head
-    # sites keep the change of z.
+    # In each layer, five activations are as wide as the residual stream and four are at most as wide as all heads;
+    # head sites keep the change of z.
     run = 4 * width * len(network.blocks) * (2 * (5 * d_model + 4 * d_heads + scores) + 5 * d_heads)
     run += 4 * width * nodes * d_model
-    # A column on its way: the stream before, after and normalised, q, k, v and z, some of them copied; scores.
+    # A column in flight: the stream before, after and normalised; q, k, v and z, some of them copied; scores.
     column = 4 * (6 * d_model + 8 * d_heads + 3 * scores)
     return max(1, memory // 2 // run), max(1, memory // 2 // column)
 
 
 def memory(patching: PatchingConfig, device: torch.device) -> int:
-    """Bytes that activations may take."""
+    """The memory for activations, in bytes."""
     if patching.memory is not None:
         return patching.memory * 1_000_000
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else MEMORY
@@ -92,7 +92,7 @@ def _at_end(network: Network, pairs: Pairs) -> EndActivations:
     ends = {
         name: torch.stack([getattr(layer, name)[:, -1] for layer in layers])
         for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out")
-        # Where some blocks are parallel, the stream has no middle.
+        # A parallel block has no residual stream between attention and MLP.
         if name != "resid_mid" or not any(block.parallel for block in blocks)
     }
     norm, unembed, factor = network.final_norm, network.unembed, network.scaling.factor
@@ -130,7 +130,7 @@ def _heads(blocks: Sequence[Block], z: Float[Tensor, "layer prompt head d_head"]
 
 
 def _scale(block: Block, z: Float[Tensor, "prompt head d_head"]) -> Float[Tensor, "prompt d_model"]:
-    """What becomes of the heads' sum on its way to the residual stream, the scale of a normalisation being known."""
+    """The factor on the heads' sum before it is added to the residual stream, with the scale of any norm fixed."""
     written, norm = block.combine(z.flatten(-2)), block.attention_post_norm
     scale = torch.ones_like(written) if norm is None else norm.gain / norm.scale(written)
     return scale * block.multiplier
@@ -142,7 +142,7 @@ def _patch(network: Network, pairs: Pairs, patching: PatchingConfig, roles: list
     n_prompts, width = runs.differs.shape
     n_layers = len(network.blocks)
     places = {site: width if site in POSITION_SITES else n_places(network.blocks[0], site) for site in patching.sites}
-    # What no change reaches stays as the corrupted run has it.
+    # Whatever no change reaches keeps the corrupted run's value.
     results = runs.corrupted_logit_diff.repeat(n_layers * sum(places.values()))
     index = torch.arange(len(results), device=results.device).split(
         [n_layers * count * n_prompts for count in places.values()]
@@ -172,7 +172,7 @@ def _patch(network: Network, pairs: Pairs, patching: PatchingConfig, roles: list
 
 
 def n_places(block: Block, site: str) -> int:
-    """Heads that a head site counts: key/value heads for k and v."""
+    """The number of heads at a head site: key/value heads for k and v."""
     return block.n_kv_heads if site in ("k", "v") else block.n_heads
 
 
@@ -191,7 +191,7 @@ def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col pr
             resid = others + clean.attn_out
         else:
             enters, resid = layer + 1, corrupted.resid_mid + clean.mlp_out
-        # Where an activation is the same in both runs, as before the first layer for all tokens but those that differ,
+        # Where an activation is the same in both runs (before the first layer, at all tokens but the corrupted ones),
         # the result is the corrupted run's.
         differs = (getattr(clean, site) != getattr(corrupted, site)).any(dim=-1)
         for span, group in runs.reached.items():
@@ -210,14 +210,14 @@ def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col pr
 
 
 def _column(resid: Tensor, group: Group, column: int, chosen: slice) -> Float[Tensor, "prompt 1 1 d_model"]:
-    """One column of the stream, for the one change that there is."""
+    """One column of the stream, for the only change."""
     return resid[group.prompts, None, column : column + 1]
 
 
 def _head_changes(
     site: Site, runs: Runs, results: Int[Tensor, "layer head prompt"], *, at_end: bool
 ) -> Iterator[Change]:
-    """Patches of one head, or of one key/value head and with it of all heads that use it."""
+    """Patches of one head, or of one key/value head and so of all heads that use it."""
     run = runs.corrupted
     for layer in range(len(results)):
         block = run.network.blocks[layer]
@@ -227,7 +227,7 @@ def _head_changes(
         clean = _last_column(runs.clean[layer], corrupted) if at_end else runs.clean[layer]
         change_of_z = cache(partial(head_change, site, clean, corrupted, block, run.layout.mask))
         enters, stage, _ = run.after_attention(layer)
-        # After the last layer's attention, too, only the last column is read.
+        # After the last layer's attention, only the last column is read.
         one_column = at_end or layer == len(results) - 1
         for group in list(runs.reached.values())[:1] if one_column else runs.starting.values():
             yield Change(
@@ -240,7 +240,7 @@ def _head_changes(
 
 
 def _last_column(clean: LayerActivations, corrupted: LayerActivations) -> LayerActivations:
-    """The clean run's keys and values in the last column alone. What else a head has there, no other column reads."""
+    """The clean activations, but with corrupted keys and values except in the last column."""
     k, v = (torch.cat([getattr(corrupted, name)[:, :-1], getattr(clean, name)[:, -1:]], dim=1) for name in ("k", "v"))
     return replace(clean, k=k, v=v)
 
@@ -248,7 +248,7 @@ def _last_column(clean: LayerActivations, corrupted: LayerActivations) -> LayerA
 def head_change(
     site: Site, clean: LayerActivations, corrupted: LayerActivations, block: Block, mask: Tensor
 ) -> Float[Tensor, "prompt col head d_head"]:
-    """How z of each head changes where that head's q, k, v, pattern or z is the clean run's."""
+    """The change in z of each head if that head's q, k, v, pattern or z is the clean run's."""
     if site == "z":
         return clean.z - corrupted.z
     if site == "v":
@@ -265,7 +265,7 @@ def head_change(
 def _written(
     change_of_z: Callable[[], Tensor], run: Run, layer: int, group: Group, places: int, chosen: slice
 ) -> Float[Tensor, "prompt change col d_model"]:
-    """The stream after attention with the outputs of some places changed; each place is one head or a group."""
+    """The stream after attention with the outputs of some heads, or groups of heads, changed."""
     heads = change_of_z()[group.prompts, -group.span :].unflatten(2, (places, -1))[:, :, chosen].flatten(3)
     weights = run.network.blocks[layer].W_O.unflatten(0, (places, -1))[chosen].flatten(1, 2)
     return run.with_heads_changed(layer, group.prompts, torch.einsum("pchd,hdm->phcm", heads, weights))

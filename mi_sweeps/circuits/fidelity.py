@@ -1,4 +1,4 @@
-"""Whether what an engine computes is what the Hugging Face model itself computes: nothing else is measured."""
+"""Checks that an engine computes what the Hugging Face model itself computes; otherwise nothing is measured."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TF32 = 0.02
-"""Largest difference allowed between logit differences with TF32 and the model's own, as a share of its largest logit:
-TF32 rounds each factor to 11 bits (by 5e-4 at most), and a model multiplies many times."""
+"""The largest difference allowed between logit differences with TF32 and the model's own, relative to its largest
+logit: TF32 rounds each factor to 11 bits (by at most 5e-4), and errors add up over many products."""
 
 
 def known(model: PreTrainedModel, pairs: Pairs) -> Network | None:
-    """The model as the fast engine computes it, if it knows it for prompts of this length."""
+    """The fast engine's description of a model, if it supports the model at this prompt length."""
     network = describe(model)
     if network and network.longest and pairs.clean.tokens.shape[1] > network.longest:
         return None
@@ -35,7 +35,7 @@ def known(model: PreTrainedModel, pairs: Pairs) -> Network | None:
 
 @dataclass(frozen=True)
 class OwnLogits:
-    """What the Hugging Face model itself gives at each prompt's end: what every engine is held against."""
+    """The Hugging Face model's own logits at each prompt's end, which every engine must reproduce."""
 
     clean: Float[Tensor, "prompt d_vocab"]
     corrupted: Float[Tensor, "prompt d_vocab"]
@@ -43,7 +43,7 @@ class OwnLogits:
 
 @torch.no_grad()
 def own_logits(model: PreTrainedModel, pairs: Pairs) -> OwnLogits:
-    """Of a model that nobody has wrapped."""
+    """The own logits of an unwrapped model."""
     parts = [
         pairs.select(range(start, min(start + CHUNK, len(pairs.clean)))) for start in range(0, len(pairs.clean), CHUNK)
     ]
@@ -55,13 +55,13 @@ def own_logits(model: PreTrainedModel, pairs: Pairs) -> OwnLogits:
 
 @torch.no_grad()
 def compare(model: PreTrainedModel, network: Network, pairs: Pairs, limit: int, name: str) -> None:
-    """Holds that a network computes what the model that it describes computes.
+    """Checks that a network computes what the model that it describes computes.
 
     Args:
-        limit: bytes that activations may take, about.
+        limit: approximate memory for activations, in bytes.
 
     Raises:
-        UserError: logit differences are others.
+        UserError: logit differences do not agree.
     """
     prompts, _ = budget(network, pairs, limit)
     found = []
@@ -81,13 +81,13 @@ def check_logits(
     *,
     rounded: bool = False,
 ) -> None:
-    """Holds that the runs that patches are made in are the model's own.
+    """Checks that the clean and corrupted runs used for patching agree with the model's own.
 
     Args:
-        rounded: they were computed with TF32 where there is a GPU, and the model's own logits were not.
+        rounded: whether they may have used TF32 on a GPU; the model's own logits never do.
 
     Raises:
-        UserError: their logit differences are others.
+        UserError: their logit differences do not agree.
     """
     for found, logits in ((clean, own.clean), (corrupted, own.corrupted)):
         error = (found - pairs.logit_diff(logits).to(found.device)).abs().max().item()

@@ -1,14 +1,14 @@
-"""Edge attribution patching with integrated gradients: what patching an edge would do, estimated for all edges.
+"""Edge attribution patching with integrated gradients: estimates the effect of patching every edge.
 
-With a_clean and a_corrupted what a node writes in the two runs, and g the gradient of the logit difference with
-respect to what an input reads,
+With a_clean and a_corrupted the output of a node in the two runs, and g the gradient of the logit difference with
+respect to an input,
 
     LD_patched ~ LD_corrupted + (a_clean - a_corrupted) . mean over k of g_k
 
 where g_k is taken in the run whose embedded tokens are k/m of the way from the corrupted to the clean ones, for
 k = 0 ... m-1 (EAP-IG of inputs: Hanna et al. 2024, arXiv:2403.17806; the path is that of Sundararajan et al. 2017,
-arXiv:1703.01365). With m = 1 it is edge attribution patching (Syed et al. 2023, arXiv:2310.10348). It is approximate:
-tables name it so, and where edges were patched too, `mi_sweeps.analysis.edges` tells how far it is from them.
+arXiv:1703.01365). With m = 1 it is edge attribution patching (Syed et al. 2023, arXiv:2310.10348). It is approximate,
+and tables say so; if edges were patched too, `mi_sweeps.analysis.edges` shows how far it is from the exact values.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Estimates:
 
 
 def integrated(network: Network, pairs: Pairs, graph: Graph, steps: int, memory: int = MEMORY) -> Estimates:
-    """Estimates of what `mi_sweeps.circuits.edges.patch_edges` computes exactly.
+    """Estimates what `mi_sweeps.circuits.edges.patch_edges` computes exactly.
 
     Args:
-        steps: how many gradients are taken for each prompt.
+        steps: number of gradients per prompt.
     """
-    # Beside the runs: of each input what it reads, normalised and not, and the gradient, and as much for the nodes.
+    # In addition to the runs: each input before and after its norm, and its gradient; and as much for the nodes.
     prompts, _ = budget(network, pairs, memory, nodes=len(graph.nodes) + 4 * len(graph.receivers))
     parts = [_integrated(network, part, graph, steps) for part in in_groups(pairs, prompts)]
     return Estimates(torch.cat([part.corrupted for part in parts]), torch.cat([part.values for part in parts], dim=1))
@@ -77,8 +77,8 @@ def _integrated(network: Network, pairs: Pairs, graph: Graph, steps: int) -> Est
 def _gradients(
     network: Network, layout: Layout, resid: Float[Tensor, "prompt col d_model"], read_out: ReadOut
 ) -> tuple[Tensor, ...]:
-    """Of the logit difference with respect to what each input reads: [prompt, input, col, d_model] of a layer's heads,
-    [prompt, col, d_model] of an MLP and of the logits."""
+    """The gradients of the logit difference with respect to each input: [prompt, input, col, d_model] for a layer's
+    heads, [prompt, col, d_model] for an MLP and for the logits."""
     leaves = []
 
     def added(*shape: int) -> Tensor:
@@ -94,5 +94,5 @@ def _gradients(
         mlp_out = block.mlp_out(read + added(), torch.zeros_like(attn_out)) if network.has_mlps else 0.0
         resid = resid + attn_out + mlp_out
     logit_diff = read_out((resid + added())[:, -1], slice(None))
-    # A prompt's logit difference depends on its own activations alone, so one sum gives every prompt's gradient.
+    # A prompt's logit difference depends only on its own activations, so one sum gives every prompt's gradient.
     return torch.autograd.grad(logit_diff.sum(), leaves)

@@ -1,10 +1,9 @@
-"""A model as a graph: which parts write to the residual stream, and which inputs read what was written before.
+"""A model as a graph: nodes write to the residual stream, and inputs read what was written before.
 
-Nodes write: the embedding, each head, each MLP. What reads is one input each: a head's queries, keys and values, an
-MLP, and the logits (the last normalisation). An edge is a node and an input that comes after it. Under grouped-query
-attention each head has keys and values of its own here, as that head alone sees them. So GPT-2-small has 157 nodes
-that write and 32,491 edges, as in ACDC (Conmy et al. 2023, arXiv:2304.14997), auto-circuit and the MIB track, whose
-names of nodes and edges these are.
+Nodes are the embedding, each head and each MLP. Inputs are each head's queries, keys and values, each MLP, and the
+logits (the final norm). An edge connects a node to a later input. Under grouped-query attention, each head here has its
+own keys and values, as that head alone sees them. So GPT-2-small has 157 nodes and 32,491 edges, as in ACDC (Conmy et
+al. 2023, arXiv:2304.14997), auto-circuit and the MIB track, whose names for nodes and edges are used.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Input = Literal["q", "k", "v", "mlp", "logits"]
 
 @dataclass(frozen=True)
 class Node:
-    """What writes to the residual stream."""
+    """A part of the model that writes to the residual stream."""
 
     kind: Kind
     layer: int | None = None
@@ -30,13 +29,13 @@ class Node:
 
     @property
     def name(self) -> str:
-        """As the MIB track calls it."""
+        """The name in the MIB track."""
         return {"embed": "input", "head": f"a{self.layer}.h{self.head}", "mlp": f"m{self.layer}"}[self.kind]
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """What reads the residual stream: one input."""
+    """One input: a part that reads the residual stream."""
 
     input: Input
     layer: int | None = None
@@ -46,27 +45,27 @@ class Receiver:
 
     @property
     def name(self) -> str:
-        """As the MIB track calls it, with the input where a head has several."""
+        """The name in the MIB track, which includes which of a head's inputs it is."""
         if self.head is not None:
             return f"a{self.layer}.h{self.head}<{self.input}>"
         return "logits" if self.layer is None else f"m{self.layer}"
 
     @property
     def node(self) -> str:
-        """The name of the node that it is an input of."""
+        """The name of the node that this is an input of."""
         return self.name.partition("<")[0]
 
 
 @dataclass(frozen=True)
 class Edge:
-    """What one input reads of one node."""
+    """The connection from one node to one input."""
 
     source: Node
     receiver: Receiver
 
     @property
     def name(self) -> str:
-        """As the MIB track calls it."""
+        """The name in the MIB track."""
         return f"{self.source.name}->{self.receiver.name}"
 
 
@@ -76,12 +75,12 @@ class Graph:
 
     n_heads: int
     parallel: tuple[bool, ...]
-    """For each layer whether the MLP reads what attention reads."""
+    """For each layer, whether the MLP reads what attention reads."""
     has_mlps: bool = True
 
     @classmethod
     def of(cls, network: Network) -> Graph:
-        """A described model's."""
+        """The graph of a described model."""
         blocks = network.blocks
         return cls(blocks[0].n_heads, tuple(block.parallel for block in blocks), network.has_mlps)
 
@@ -91,7 +90,7 @@ class Graph:
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
-        """In the order in which they write."""
+        """All nodes, in the order in which they write."""
         found = [Node("embed")]
         for layer in range(self.n_layers):
             found += [Node("head", layer, head) for head in range(self.n_heads)]
@@ -100,7 +99,7 @@ class Graph:
 
     @cached_property
     def receivers(self) -> tuple[Receiver, ...]:
-        """In the order in which they read."""
+        """All inputs, in the order in which they read."""
         found = []
         for layer in range(self.n_layers):
             found += [Receiver(into, layer, head) for into in get_args(Input)[:3] for head in range(self.n_heads)]
@@ -108,7 +107,7 @@ class Graph:
         return (*found, Receiver("logits"))
 
     def reads(self, receiver: Receiver) -> int:
-        """How many of `nodes`, the first ones, an input reads."""
+        """The number of nodes, counted from the first, that an input reads."""
         if receiver.layer is None:
             return len(self.nodes)
         before = 1 + receiver.layer * (self.n_heads + self.has_mlps)
@@ -117,5 +116,5 @@ class Graph:
 
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
-        """Input by input."""
+        """All edges, input by input."""
         return tuple(Edge(node, one) for one in self.receivers for node in self.nodes[: self.reads(one)])

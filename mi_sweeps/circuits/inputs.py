@@ -1,4 +1,4 @@
-"""Attention where every head's queries, keys and values are made of a residual stream of their own."""
+"""Attention in which each head's queries, keys and values are computed from separate residual streams."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from mi_sweeps.circuits.network import Block, Linear, Norm
 def separate(
     block: Block, streams: Float[Tensor, "... input_head col d_model"]
 ) -> tuple[Float[Tensor, "... col head d_head"], ...]:
-    """Queries, keys and values before rotation, of as many streams as `Graph.receivers` has in a layer: those of all
-    heads' queries, then keys, then values. Heads that share a key/value head have keys and values of their own."""
+    """Queries, keys and values before rotation, each from its own stream. The streams are in the order of
+    `Graph.receivers` in a layer: all heads' queries, then keys, then values. Heads that share a key/value head get
+    separate keys and values."""
     n_heads, n_kv = block.n_heads, block.n_kv_heads
     normed = block.read(streams).unflatten(-3, (3, n_heads))
 

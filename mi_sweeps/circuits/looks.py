@@ -1,22 +1,22 @@
-"""Who looks where: the attention that each head pays from some tokens of a prompt to others, by their roles.
+"""Where heads look: the attention of each head from some tokens of a prompt to others, by role.
 
-A token is told by the first of these keys that it has, so that the attention of a query adds up to 1 over them:
+Each token is assigned to the first of these keys that applies, so that a query's attention adds up to 1 over the keys:
 
     self                        the query's own token
     answer, listed subject 1    where the answer and each subject are listed
-    after listed subject 1      the token that follows: what an induction head looks at from the subject
+    after listed subject 1      the token after it, which an induction head attends to from the subject
     subject 1, subject 2        the repeated names
-    name, successor, ...        where prompts have no name slots: parts that the task names, each with all its tokens
+    name, successor, ...        for prompts without name slots: the parts that the task names, with all their tokens
     first                       the prompt's first token
     previous                    the token before the query's
-    other                       all that is left
+    other                       all other tokens
 
-A prompt in which no token is left for a key has no value there; where keys are added up it counts as 0. Corrupted
-prompts are read at the places of their clean partners.
+A prompt without a token for a key has no value there; in sums over keys it counts as 0. Corrupted prompts are read at
+the positions of their clean partners.
 
-`value_weighted` weighs the attention to each token by the norm of what it moves: |a v W_O| as a share of the sum of
-these norms over the query's tokens (Kobayashi et al. 2020, arXiv:2004.10102). v includes its bias; what W_O writes is
-taken before the norm that some architectures put behind it. `uniform` is what a head pays that looks at all alike.
+`value_weighted` weights the attention to each token by the norm of what is moved: |a v W_O| divided by the sum of these
+norms over the query's tokens (Kobayashi et al. 2020, arXiv:2004.10102). v includes its bias; the output of W_O is taken
+before any norm after attention. `uniform` is the value for uniform attention.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ if TYPE_CHECKING:
 
 SIDES = ("clean", "corrupted")
 COUNTED = re.compile(r" \d+$|^end-\d+$")
-"""Roles that only count tokens. Those that count back from the end of a part ("name -1") belong to it."""
+"""Roles that merely number tokens. Roles that count back from the end of a part ("name -1") belong to that part."""
 RELATIVE = ("self", "first", "previous", "other")
-"""Keys that every prompt may have."""
+"""Keys that exist for any prompt."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Which tokens are looked from, and whose are the tokens that are looked at."""
+    """The query tokens, and the key of each token that they attend to."""
 
     queries: tuple[str, ...]
     keys: tuple[str, ...]
     at: Int[Tensor, "prompt query"]
-    """Position of each query; -1 where a prompt has none."""
+    """The position of each query; -1 if a prompt lacks it."""
     member: Bool[Tensor, "prompt query key pos"]
-    """Each token up to the query has one key, those after it none."""
+    """Each token up to the query has exactly one key; later tokens have none."""
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def patterns(view: View) -> pa.Table:
 
 
 def find_places(clean: Batch) -> Places:
-    """The tokens of prompts that are looked from, the repeated subjects and the end, and the keys of all others."""
+    """Finds the queries (the repeated subjects and the end) and the keys of all tokens before them."""
     first = clean.prompts[0]
     if isinstance(first, Prompt):
         queries, named = [*_subjects(first), "end"], _slots(clean)
@@ -124,7 +124,7 @@ def _subjects(prompt: Prompt) -> list[str]:
 
 
 def _slots(clean: Batch) -> dict[str, Bool[Tensor, "prompt pos"]]:
-    """Where the names are, by what they are to the prompt."""
+    """The tokens of the names, by their function in the prompt."""
     subjects = _subjects(clean.prompts[0])  # type: ignore[arg-type]
     listed = ["answer", *(f"listed {name}" for name in subjects)]
     after = [f"after listed {name}" for name in subjects]
@@ -144,11 +144,11 @@ def _slots(clean: Batch) -> dict[str, Bool[Tensor, "prompt pos"]]:
 
 
 def _named(clean: Batch) -> dict[str, Bool[Tensor, "prompt pos"]]:
-    """Where the parts are that a task names."""
+    """The tokens of the parts that a task names."""
     width = clean.tokens.shape[1]
     parts = [[re.sub(r" -\d+$", "", role) for role in roles] for roles in clean.roles]
     order = dict.fromkeys(re.sub(r" -\d+$", "", role) for role in role_order(clean))
-    # A part that a task calls "doc 1" is one that it names; a token of a sequence, "again 1", is only counted.
+    # "doc 1" is a part that a task names, but "again 1" merely numbers a token of a sequence.
     given = {part for prompt in clean.prompts for part in getattr(prompt, "parts", ())}
     named = [name for name in order if name in given or not COUNTED.search(name)]
     names = [name for name in named if name not in ("bos", "end", *RELATIVE)]
@@ -158,11 +158,11 @@ def _named(clean: Batch) -> dict[str, Bool[Tensor, "prompt pos"]]:
 
 @dataclass(frozen=True)
 class Looked:
-    """What each prompt's heads pay to keys. 0 where a prompt has no such key or query."""
+    """The attention of heads to keys in each prompt; 0 if a prompt lacks the key or query."""
 
     attention: Float[Tensor, "side layer head query key prompt"]
     value_weighted: Float[Tensor, "side layer head query key prompt"]
-    """NaN where a head moves nothing at all."""
+    """NaN if a head moves nothing at all."""
     uniform: Float[Tensor, "query key prompt"]
     there: Bool[Tensor, "query key prompt"]
 
@@ -172,7 +172,7 @@ def look(network: Network, pairs: Pairs, places: Places, memory: int) -> Looked:
     """The attention of every head from each query to each key.
 
     Args:
-        memory: bytes that activations may take, about; at least what one prompt needs. Changes no result.
+        memory: approximate limit for activations, in bytes, but at least one prompt's need. Does not change results.
     """
     size = prompts_at_once(network, pairs.clean, memory)
     parts = []
@@ -191,11 +191,11 @@ def look(network: Network, pairs: Pairs, places: Places, memory: int) -> Looked:
 def _side(
     network: Network, batch: Batch, at: Int[Tensor, "prompt query"], member: Bool[Tensor, "prompt query key pos"]
 ) -> tuple[Float[Tensor, "layer head query key prompt"], Float[Tensor, "layer head query key prompt"]]:
-    """Attention and its value-weighted form on one side of some pairs."""
+    """Attention, plain and value-weighted, on one side of some pairs."""
     found = []
     for block, (layout, layer) in zip(network.blocks, layers(network, batch), strict=True):
         width = layout.positions.shape[1]
-        # From positions, which count from a prompt's first token, to columns, which end with its last.
+        # Converts positions, counted from a prompt's first token, to columns, aligned at its last.
         before = (width - 1 - batch.end)[:, None]
         rows = torch.arange(len(batch), device=at.device)[:, None]
         pattern = layer.pattern.transpose(1, 2)[rows, (at + before).clamp(min=0)]  # prompt query head col
@@ -210,22 +210,22 @@ def _side(
 
 
 def norms(block: Block, layer: LayerActivations) -> Float[Tensor, "prompt head col"]:
-    """|v W_O| of every head and token: what it would move if all attention were on that token."""
-    # W_O = R' Q' with orthonormal Q, so that |v W_O| = |v R'|, which is as small as a head is.
+    """|v W_O| of every head and token: the norm of what the head moves with all attention on that token."""
+    # W_O = R' Q' with orthonormal Q, so |v W_O| = |v R'|, which is only d_head wide.
     triangle = torch.linalg.qr(block.W_O.mT, mode="r").R
     written = torch.einsum("pkhd,hed->phke", spread(layer.v, block.n_heads), triangle)
     return written.norm(dim=-1)
 
 
 def layers(network: Network, batch: Batch) -> Iterator[tuple[Layout, LayerActivations]]:
-    """The activations of one layer after another."""
+    """Yields the activations of one layer after another."""
     layout = align(network, batch.end)
     for layer in each_layer(network.blocks, embed(network, batch, layout), layout):
         yield layout, layer
 
 
 def _rows(places: Places, looked: Looked) -> pa.Table:
-    """One row a side, head, query and key that any prompt has."""
+    """One row per side, head, query and key that occurs in any prompt."""
     there = looked.there.numpy()
     n = there.sum(axis=-1)
     heads, n_prompts = math.prod(looked.attention.shape[:3]), looked.attention.shape[-1]

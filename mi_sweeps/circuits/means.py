@@ -1,4 +1,4 @@
-"""What each node of a model writes on average over prompts, by what a token is: what ablated nodes write."""
+"""The average output of each node over prompts, by the role of the token: what ablated nodes write."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mi_sweeps.tasks.tokens import Batch
 
 @dataclass(frozen=True)
 class Means:
-    """What each node writes on average, by what a token is: its role, or first or not."""
+    """The average output of each node by label of the token: its role, or whether it is the first."""
 
     labels: dict[str, int]
-    """Where each is in the means."""
+    """The index of each label in the means."""
     z: Sequence[Float[Tensor, "label head d_head"]]
-    """Of each layer."""
+    """Means of each layer."""
     mlp_out: Sequence[Float[Tensor, "label d_model"]]
     overall: bool
 
     def of(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-        """z and mlp_out of each layer, [prompt, col, ...], aligned at the prompts' ends; 0 before they begin.
+        """z and mlp_out of each layer for a batch, [prompt, col, ...], aligned at the end; 0 before a prompt begins.
 
         Raises:
-            UserError: a prompt has a role that the means are not of.
+            UserError: a prompt has a role without a mean.
         """
         rows = _labels(batch, overall=self.overall)
         if unknown := {label for row in rows for label in row} - self.labels.keys():
@@ -47,13 +47,13 @@ class Means:
 
 
 def _labels(batch: Batch, *, overall: bool) -> Sequence[tuple[str, ...]]:
-    """What each token is averaged with: its role, or all tokens but first ones, which in many models are far from all
-    others (Sun et al. 2024, arXiv:2402.17762)."""
+    """The label that each token is averaged under: its role; or, if `overall`, whether it is the first token, as first
+    tokens are far from all others in many models (Sun et al. 2024, arXiv:2402.17762)."""
     return [("first", *["other"] * (len(row) - 1)) for row in batch.roles] if overall else batch.roles
 
 
 def _numbers(batch: Batch, rows: Sequence[tuple[str, ...]], labels: dict[str, int]) -> Int[Tensor, "prompt col"]:
-    """Of the label of each column, aligned at the prompts' ends; -1 before they begin."""
+    """The number of each column's label, aligned at the end; -1 before a prompt begins."""
     width = int(batch.end.max()) + 1
     numbers = [[-1] * (width - len(row)) + [labels[label] for label in row] for row in rows]
     return torch.tensor(numbers, device=batch.tokens.device)
@@ -61,11 +61,11 @@ def _numbers(batch: Batch, rows: Sequence[tuple[str, ...]], labels: dict[str, in
 
 @torch.no_grad()
 def mean_outputs(network: Network, batch: Batch, prompts: int, *, overall: bool = False) -> Means:
-    """What each node writes, over all prompts that have a role.
+    """The average output of each node, over all prompts that have the role.
 
     Args:
-        prompts: how many at a time.
-        overall: over all tokens but the first of each prompt, whatever their roles.
+        prompts: number of prompts at a time.
+        overall: whether to average over all tokens but the first of each prompt, ignoring roles.
     """
     labels = {
         label: at for at, label in enumerate(sorted({one for row in _labels(batch, overall=overall) for one in row}))

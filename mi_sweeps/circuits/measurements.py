@@ -1,4 +1,4 @@
-"""What is measured of a checkpoint beside patching: each makes one table (`mi_sweeps.circuits.tables`)."""
+"""The measurements on a checkpoint besides patching; each makes one table (`mi_sweeps.circuits.tables`)."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ MEASUREMENTS: dict[str, Callable[[View], pa.Table]] = {
     "circuits": circuits.table,
     "edges": edges.table,
 }
-"""By the name of the table."""
+"""By table name."""

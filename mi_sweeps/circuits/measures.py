@@ -1,15 +1,15 @@
-"""What is measured of one run of the held-out prompts, beside patching: where position is, which heads look back, and
-what each part is worth.
+"""Measures on clean held-out prompts: where position is encoded, which heads attend to the previous token, and how much
+loss each part accounts for.
 
-A model without positional embeddings is asked with these how it found out where its tokens are; they are of use for
-any model that the fast engine knows. They do not depend on the corruption.
+They show how a model without positional embeddings finds out where its tokens are, and work for any model that the fast
+engine supports. They do not depend on the corruption.
 
-Probes and heads are read from the third token on. The first is often BOS, which tells its position by being what it is,
-and heads that have nothing to look for look at it (Xiao et al. 2023, arXiv:2309.17453, on attention sinks); the second
-has it as its previous token.
+Probes and heads are read from the third token on. The first is often BOS, which reveals its position by its identity,
+and which idle heads attend to (Xiao et al. 2023, arXiv:2309.17453, on attention sinks); the second has it as its
+previous token.
 
-BOS is also what a position can be known by: the share of the attention that it gets tells how many tokens there are
-beside it. `position_r2_without_bos` is the same probe, fitted and read where the first token is one like the others.
+BOS can also reveal other positions: its share of the attention depends on the number of tokens.
+`position_r2_without_bos` is the same probe, fitted and evaluated with an ordinary first token.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.tokens import Batch
 
 FIRST = 2
-"""The first position that is read, counted from 0."""
+"""The first position that is measured, counted from 0."""
 
 Value = tuple[Component, float, int]
-"""What was measured, its value, and over how many tokens."""
+"""The component, its value, and the number of tokens."""
 
 
 @torch.no_grad()
 def take(
     network: Network, heldout: Batch, measures: Sequence[Measure], memory: int, without_bos: Batch | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of the measures table.
+    """The rows of the measures table.
 
     Args:
-        heldout: prompts; with what the loss is of.
-        memory: bytes that activations may take, about; at least what one prompt needs. Changes no result.
-        without_bos: the same prompts with a first token like the others, where the task has them.
+        heldout: prompts with their scored tokens.
+        memory: approximate limit for activations, in bytes, but at least one prompt's need. Does not change results.
+        without_bos: the same prompts with an ordinary first token, if the task has them.
 
     Raises:
-        UserError: the prompts are too few for a probe, or longer than what the network is known for, or there are none
-            without BOS.
+        UserError: there are too few prompts for a probe, they are too long for the network, or there are none without
+            BOS.
     """
     check_prompts(measures, len(heldout), without_bos=without_bos is not None)
     width = heldout.tokens.shape[1]
     if network.longest and width > network.longest:
         raise UserError(
             f"patching.measures: a held-out prompt has {width} tokens, and beyond {network.longest} the attention of "
-            "this model is not known here (a sliding window); use shorter prompts or patching.measures=[]"
+            "this model is not supported (a sliding window); use shorter prompts or patching.measures=[]"
         )
     size = prompts_at_once(network, heldout, memory)
     network = pack(network)
@@ -84,14 +84,14 @@ def _parts(prompts: Batch, size: int) -> list[Batch]:
 
 
 def check_prompts(measures: Sequence[Measure], n_prompts: int, *, without_bos: bool) -> None:
-    """Holds that there are enough prompts, and those that are asked for.
+    """Checks that the measures have the prompts that they need.
 
     Raises:
-        UserError: there is nothing to read a probe on.
+        UserError: there are too few prompts to evaluate a probe, or none without BOS.
     """
     if "position_r2_without_bos" in measures and not without_bos:
         raise UserError(
-            "patching.measures: position_r2_without_bos is of the split without_bos, which this task has not; leave it "
+            "patching.measures: position_r2_without_bos needs the split without_bos, which this task lacks; leave it "
             "out, or use task=previous_token"
         )
     probes = [measure for measure in measures if measure.startswith("position_r2")]
@@ -103,11 +103,11 @@ def check_prompts(measures: Sequence[Measure], n_prompts: int, *, without_bos: b
 
 
 def prompts_at_once(network: Network, heldout: Batch, memory: int) -> int:
-    """How many prompts take about `memory` bytes, one layer at a time."""
+    """The number of prompts that take about `memory` bytes, one layer at a time."""
     block, width = network.blocks[0], heldout.tokens.shape[1]
     d_model, d_vocab = network.unembed.weight.shape
     d_heads, d_mlp = block.combine.weight.shape[0], block.mlp.up.weight.shape[1]
-    # Probes read the stream in 64 bits; scores and logits are made, shifted and normalised.
+    # Probes read the stream in 64 bits; scores and logits need three copies each.
     token = 14 * d_model + 8 * d_heads + 2 * d_mlp + 3 * block.n_heads * width
     scored = -(-len(heldout.scored[0]) // len(heldout))
     return max(1, memory // (4 * (width * token + 3 * scored * d_vocab)))
@@ -117,7 +117,7 @@ def position_r2(network: Network, batches: Sequence[Batch]) -> Iterator[Value]:
     """R² of a linear probe of each token's position in its prompt, from the residual stream before each layer and after
     the last, and from what each layer's attention and MLP write into it.
 
-    The probe is fitted to one half of the prompts, drawn once and for all, and read on the other.
+    The probe is fitted to one half of the prompts, always the same random half, and evaluated on the other.
     """
     fitted = fitted_half(sum(map(len, batches))).to(batches[0].end.device)
     of_batches = fitted[:, None].split([len(batch) for batch in batches])
@@ -135,7 +135,7 @@ def position_r2(network: Network, batches: Sequence[Batch]) -> Iterator[Value]:
 
 
 def fitted_half(n_prompts: int) -> Bool[Tensor, " prompt"]:
-    """The prompts that probes are fitted to, half of them: drawn, for their order may mean something."""
+    """The half of the prompts that probes are fitted to, drawn at random in case their order matters."""
     fitted = torch.zeros(n_prompts, dtype=torch.bool)
     fitted[torch.randperm(n_prompts, generator=torch.Generator().manual_seed(0))[: n_prompts // 2]] = True
     return fitted
@@ -144,7 +144,7 @@ def fitted_half(n_prompts: int) -> Bool[Tensor, " prompt"]:
 def _streams(
     layer: LayerActivations, *, mlp: bool, after: bool
 ) -> Iterator[tuple[str, Float[Tensor, "prompt col d_model"]]]:
-    """What a probe reads in one layer."""
+    """The activations in one layer that probes read."""
     yield "resid_pre", layer.resid_pre
     yield "attn_out", layer.attn_out
     if mlp:
@@ -154,17 +154,17 @@ def _streams(
 
 
 def previous_token(network: Network, batches: Sequence[Batch]) -> Iterator[Value]:
-    """The attention that each head pays to the token before the one it is at, a mean over tokens: 0 to 1."""
+    """Each head's attention to the previous token, averaged over tokens: 0 to 1."""
     return _attention(network, batches, back=1)
 
 
 def diagonal(network: Network, batches: Sequence[Batch]) -> Iterator[Value]:
-    """The attention that each head pays to the token it is at, a mean over the same tokens."""
+    """Each head's attention to the token itself, averaged over the same tokens."""
     return _attention(network, batches, back=0)
 
 
 def _attention(network: Network, batches: Sequence[Batch], back: int) -> Iterator[Value]:
-    """From each token to the one that is so many before it."""
+    """Each head's attention from each token to the one `back` tokens before."""
     n = sum(int((batch.end + 1 - FIRST).clamp(min=0).sum()) for batch in batches)
     for number, parts in enumerate(layer_by_layer(network, batches)):
         found = []
@@ -189,4 +189,4 @@ MEASURES: Mapping[Measure, Callable[[Network, Sequence[Batch]], Iterable[Value]]
     "diagonal": diagonal,
     "ablated_loss": ablated_loss,
 }
-"""What there is, by the names that `patching.measures` has."""
+"""The measures, by their names in `patching.measures`."""

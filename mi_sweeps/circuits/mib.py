@@ -1,9 +1,9 @@
-"""Importances of nodes and edges in the form that the MIB track's evaluation reads, and from it.
+"""Reads and writes scores of nodes and edges in the file format of the MIB track's evaluation.
 
-It is the JSON of `eap.graph.Graph.from_json` (github.com/hannamw/EAP-IG, checked November 2026): the model's sizes as
-`cfg`; for each node whether it is `in_graph` and, where nodes are scored, its `score`; for each edge its `score` and
-whether it is `in_graph`. The evaluation ranks by the scores and passes over `in_graph`. A key that it does not know it
-leaves alone, so an edge's score that is approximate says so.
+The format is the JSON of `eap.graph.Graph.from_json` (github.com/hannamw/EAP-IG, checked November 2026): the model's
+sizes as `cfg`; for each node, whether it is `in_graph` and, if nodes are scored, its `score`; for each edge, its
+`score` and whether it is `in_graph`. The evaluation ranks by score and does not use
+`in_graph`. It ignores unknown keys, so a key marks scores that are approximate.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.errors import UserError
 
 KEY = "model"
-"""Under which a table has what it says of its model."""
+"""The metadata key under which a table describes its model."""
 
 
 @dataclass(frozen=True)
 class Circuit:
-    """A graph with importances, or with members, or both."""
+    """A graph with scores, members, or both."""
 
     graph: Graph
     d_model: int
     nodes: Mapping[str, float] = field(default_factory=dict)
-    """The scores of nodes, by their names."""
+    """Scores of nodes by name."""
     edges: Mapping[str, float] = field(default_factory=dict)
-    """Of edges."""
+    """Scores of edges by name."""
     approximate: Collection[str] = ()
     """Edges whose score is an estimate."""
     members: Collection[str] | None = None
-    """Names of the nodes and edges that are in the circuit; None: all are."""
+    """Names of the nodes and edges in the circuit; None if all are."""
 
 
 def sizes_of(graph: Graph, d_model: int) -> dict[str, str]:
-    """What a table of a model's parts says of the model, beside its columns; `model_of` reads it."""
+    """The metadata by which a table describes its model; `model_of` reads it."""
     sizes = {"n_heads": graph.n_heads, "parallel": graph.parallel, "has_mlps": graph.has_mlps, "d_model": d_model}
     return {KEY: json.dumps(sizes)}
 
 
 def model_of(metadata: Mapping[bytes, bytes] | None) -> tuple[Graph, int] | None:
-    """The graph and the width of a table's model; None where the table says nothing of it."""
+    """The graph and d_model of a table's model; None if the table does not describe it."""
     if KEY.encode() not in (metadata or {}):
         return None
     sizes = json.loads((metadata or {})[KEY.encode()])
@@ -53,10 +53,10 @@ def model_of(metadata: Mapping[bytes, bytes] | None) -> tuple[Graph, int] | None
 
 
 def form(circuit: Circuit) -> dict[str, Any]:
-    """What the file has.
+    """The contents of the file.
 
     Raises:
-        UserError: the track has no form for such a model.
+        UserError: the format cannot represent the model.
     """
     graph = circuit.graph
     if len(set(graph.parallel)) > 1:
@@ -82,10 +82,10 @@ def form(circuit: Circuit) -> dict[str, Any]:
 
 
 def read(path: Path) -> Circuit:
-    """A file of the track's form, of whoever wrote it.
+    """Reads a file in the track's format.
 
     Raises:
-        UserError: it is none, or names what a model of its sizes has not.
+        UserError: it is not in the format, or names parts that a model of its sizes does not have.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

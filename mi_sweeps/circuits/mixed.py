@@ -1,8 +1,8 @@
-"""Networks that have some weights of one checkpoint and all others of another.
+"""Networks with some weights from one checkpoint and all others from another.
 
-All weights are in `embed`, `attn` and `mlp` of each layer, or `unembed`, and in one of them only. Normalisations go
-with the part that reads or writes through them, the final one with `unembed`. Where embedding and unembedding are one
-matrix, `embed` is what tokens are looked up in and `unembed` what logits are read with: each is replaced alone.
+Every weight belongs to exactly one part: `embed`, `attn` or `mlp` of a layer, or `unembed`. Norms belong to the part
+that reads or writes through them, the final norm to `unembed`. If embedding and unembedding share a matrix, `embed`
+is its use for looking up tokens and `unembed` its use for logits, and each is replaced separately.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from mi_sweeps.circuits.network import Block, Linear, Network
 
 Piece = Literal["attn", "mlp", "norm", "head", "q", "k", "v", "o"]
-"""Of a block: attention or the MLP, each with its normalisations; the normalisations alone; one head's weights for
-queries, keys, values or its output, or all of these. Biases of `combine` are no head's."""
+"""A piece of a block: attention or the MLP, each with its norms; the norms alone; one head's weights for queries, keys,
+values or its output, or all of these. The bias of `combine` belongs to no head."""
 
 Part = tuple[str, int | None]
-"""`embed`, `attn`, `mlp` or `unembed`, and its layer."""
+"""`embed`, `attn`, `mlp` or `unembed`, and its layer if it has one."""
 
 ATTENTION = ("attention_norm", "query", "key", "value", "query_norm", "key_norm", "combine", "attention_post_norm")
 MLP = ("mlp_norm", "mlp", "mlp_post_norm")
@@ -28,7 +28,7 @@ NORMS = tuple(name for name in (*ATTENTION, *MLP) if name.endswith("norm"))
 
 
 def parts(network: Network) -> list[Part]:
-    """All weights of a network, in the order in which they are used."""
+    """All parts of a network, in the order in which they are used."""
     layers: Iterator[Part] = (
         (name, layer)
         for layer in range(len(network.blocks))
@@ -52,7 +52,7 @@ def mix(into: Network, source: Network, chosen: Collection[Part]) -> Network:
 
 
 def mix_positional(into: Network, source: Network) -> Network:
-    """`into` with what positions add from `source`; it must have such."""
+    """`into` with the positional embedding of `source`, which must have one."""
     before, after = into.positional, source.positional
     assert before is not None and after is not None
     return replace(
@@ -66,8 +66,8 @@ def mix_block(into: Block, source: Block, piece: Piece, head: int | None = None)
     """`into` with one piece's weights from `source`.
 
     Args:
-        head: of the pieces that have one; of k and v the key/value head. Of the piece `head` under grouped-query
-            attention the key/value head is replaced for all heads that use it.
+        head: for the pieces of a head; for k and v the key/value head. The piece `head` under grouped-query attention
+            replaces the key/value head for all heads that use it.
     """
     if piece in ("attn", "mlp", "norm"):
         names = {"attn": ATTENTION, "mlp": MLP, "norm": NORMS}[piece]
@@ -87,7 +87,8 @@ def mix_block(into: Block, source: Block, piece: Piece, head: int | None = None)
 
 
 def _head(into: Linear, source: Linear, head: int, count: int, *, given: bool) -> Linear:
-    """A map with what one of so many heads has in it from another map: what it maps to, or what it is `given`."""
+    """`into` with the weights of one of `count` heads from `source`: the columns that it writes, or, if `given`, the
+    rows that it reads."""
     axis = 0 if given else 1
     weight = into.weight.clone()
     width = weight.shape[axis] // count

@@ -1,12 +1,12 @@
-"""A layer's MLP where all that is new in what it reads was written by one head of that layer.
+"""Computes a layer's MLP faster if its input changed only by the output of one head of that layer.
 
-A normalisation is linear but for its scale, so with x the run's stream, dz the change of the head's output and N the
-normalisation (gain g, bias b, c what it subtracts the mean with),
+A norm is linear but for its scale. So with x the run's stream, dz the change in the head's output, and N the norm (with
+gain g, bias b, and c subtracting the mean if it centres),
 
     W N(x + dz W_O) = (W g c(x) + dz (W g c(W_O))) / scale(x + dz W_O) + W b
 
-The first term is the run's own, the second has a matrix of d_head rows instead of d_model: the MLP's first half costs
-d_head / d_model of what it does otherwise. It is exact, but for rounding.
+The first term is the run's own, and the second has a matrix with d_head rows instead of d_model: the MLP's first half
+costs d_head / d_model of the usual amount. Exact up to rounding.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from mi_sweeps.circuits.network import SLICE, Block, Linear, Norm
 from mi_sweeps.circuits.propagate import Group, Run
 
 Halves = Sequence[Float[Tensor, "... d_mlp"]]
-"""Of what the MLP's first matrices are given, before scale and bias: `gate` where there is one, and `up`."""
+"""Outputs of the MLP's first matrices before scale and bias: of `gate`, if there is one, and of `up`."""
 
 
 LEAST = 1 << 17
-"""Numbers in the MLP's first matrix below which nothing is gained: fewer products, and as much time."""
+"""Size of the MLP's first matrix below which nothing is gained."""
 
 
 def applies(block: Block, heads: int) -> bool:
-    """Whether so many heads' output is narrower than the stream, and nothing stands between it and the MLP."""
+    """Whether the output of `heads` heads is narrower than the stream and is added to it unchanged."""
     if block.mlp.up.parameter.numel() < LEAST:
         return False
     d_model, d_heads = block.combine.weight.shape[1], heads * len(block.combine.weight) // block.n_heads
@@ -40,16 +40,16 @@ def applies(block: Block, heads: int) -> bool:
 
 @dataclass(frozen=True)
 class Narrow:
-    """What changes of one run share; each is computed when it is first asked for."""
+    """Terms that all changes of a run share, computed on first use."""
 
     of_run: Callable[[int, Group, int], Halves]
-    """By layer, prompts and how many last columns: [prompt, 1, col, d_mlp]."""
+    """By layer, prompts and number of last columns: [prompt, 1, col, d_mlp]."""
     of_heads: Callable[[int, int, int], Halves]
-    """By layer, first head and the one after the last: [head * d_head, d_mlp]."""
+    """By layer, first head and end of the range of heads: [head * d_head, d_mlp]."""
 
     @classmethod
     def of(cls, run: Run) -> Narrow:
-        """Layers come one after another, so little has to be kept."""
+        """Caches little, because layers come one after another."""
         blocks = run.network.blocks
 
         def of_run(layer: int, group: Group, columns: int) -> Halves:
@@ -70,11 +70,11 @@ class Narrow:
         z: Float[Tensor, "prompt change col d_heads"],
         resid: Float[Tensor, "prompt change col d_model"],
     ) -> None:
-        """Adds what the MLP writes in place.
+        """Adds the MLP's output in place.
 
         Args:
-            z: how the heads' outputs change.
-            resid: what the MLP reads, that change included.
+            z: the change in the heads' outputs.
+            resid: the MLP's input, including that change.
         """
         size = max(1, SLICE // (len(z) * z.shape[2]))
         for part, change in zip(resid.split(size, dim=1), z.split(size, dim=1), strict=True):
@@ -100,6 +100,6 @@ def _halves(block: Block, x: Float[Tensor, "... d_model"]) -> Halves:
 
 
 def _constant(linear: Linear, norm: Norm | None) -> Float[Tensor, " d_mlp"]:
-    """What biases of normalisation and matrix add."""
+    """The constant due to the biases of norm and matrix."""
     constant = linear.weight.new_zeros(linear.weight.shape[1]) if linear.bias is None else linear.bias
     return constant if norm is None or norm.bias is None else constant + norm.bias @ linear.weight

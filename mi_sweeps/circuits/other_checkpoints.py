@@ -1,4 +1,4 @@
-"""Further checkpoints of a run, looked at beside the one that is examined."""
+"""Loads other checkpoints of a run to compare with the one being examined."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Others:
-    """Further checkpoints of a run, one at a time; the last one stays for whoever asks for it again."""
+    """Other checkpoints of a run, one at a time. The last one stays loaded in case it is needed again."""
 
     def __init__(self, config: Config, run: RunFolder, pairs: Pairs, device: torch.device) -> None:
         self._config, self._run, self._pairs, self._device = config, run, pairs, device
@@ -32,10 +32,10 @@ class Others:
     def at(self, step: int) -> Iterator[Network]:
         """See `View.another`."""
         if step != self._step:
-            self._step = self._model = None  # Else two would be in memory.
+            self._step = self._model = None  # So that no two are in memory.
             ((_, self._model),) = models_at(self._config, self._run, [step], self._device, attention="eager")
             network = known(self._model, self._pairs)
-            assert network is not None  # as of the checkpoint that it is beside
+            assert network is not None  # It is supported, as is the checkpoint being examined.
             limit = memory(self._config.patching, self._device)
             compare(self._model, network, self._pairs, limit, f"step {step}")
             self._step = step

@@ -1,8 +1,8 @@
-"""Weights in the order in which a CPU's matrix products read them.
+"""Packs weights in the memory order in which a CPU's matrix products read them.
 
-oneDNN multiplies by a matrix that was put in its own order before, and takes bias and activation function into the
-product. That is a seventh faster than PyTorch's own product, and the order costs less than one forward pass; so it is
-made for each checkpoint and forgotten after it.
+oneDNN multiplies by a matrix in its own order, and fuses bias and activation function into the product. That is a
+seventh faster than PyTorch's own product, and packing costs less than one forward pass, so it is done for each
+checkpoint.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 from mi_sweeps.circuits.network import Activation, Linear, Network
 
 LEAST = 1 << 17
-"""Numbers in a matrix below which there is nothing to gain."""
+"""Size of a matrix below which nothing is gained."""
 
 
 @dataclass(frozen=True)
 class PackedLinear(Linear):
-    """Knows no gradient, and nothing of later changes of the weight."""
+    """Has no gradient, and does not follow later changes of the weight."""
 
     packed: Tensor
-    """Its form is oneDNN's own."""
+    """In oneDNN's own format."""
 
     def __call__(self, x: Float[Tensor, "... d_in"], then: Activation | None = None) -> Float[Tensor, "... d_out"]:
         name, algorithm = then.onednn if then else ("none", "")
@@ -35,7 +35,7 @@ class PackedLinear(Linear):
 
 
 def pack(network: Network) -> Network:
-    """The same network with its large matrices in oneDNN's order, where this machine and its PyTorch have that."""
+    """The same network with its large matrices in oneDNN's order, if machine and PyTorch support it."""
     if not _available(network):
         return network
     return replace(
@@ -66,7 +66,7 @@ def _available(network: Network) -> bool:
         and weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
-        # What PyTorch's own compiler uses; no promise, so it is asked for.
+        # PyTorch's compiler uses this, but it is not a public API, so check that it exists.
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )

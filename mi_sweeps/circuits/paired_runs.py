@@ -1,4 +1,4 @@
-"""Clean and corrupted prompts run side by side on a described network: what the fast engine starts from."""
+"""Runs clean and corrupted prompts on a described network; the fast engine starts from these runs."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from mi_sweeps.tasks.pairs import Pairs
 
 @dataclass(frozen=True)
 class Runs:
-    """Columns are aligned at the prompts' ends (`mi_sweeps.circuits.activations`)."""
+    """The clean and the corrupted run. Columns are aligned at the end (`mi_sweeps.circuits.activations`)."""
 
     clean: Sequence[LayerActivations]
     corrupted: Run
     clean_logit_diff: Float[Tensor, " prompt"]
     corrupted_logit_diff: Float[Tensor, " prompt"]
     differs: Bool[Tensor, "prompt col"]
-    """Where clean and corrupted have different tokens."""
+    """Where clean and corrupted prompts have different tokens."""
 
     @cached_property
     def spans(self) -> Int[Tensor, " prompt"]:
-        """How many columns of each prompt a patch can change: from the first that differs to the end; 0 for none."""
+        """The number of columns that a patch can change in each prompt: from the first that differs on, or 0."""
         width = self.differs.shape[1]
         first = self.differs.int().argmax(dim=1)
         return torch.where(self.differs.any(dim=1), width - first, 0)
 
     @cached_property
     def reached(self) -> dict[int, Group]:
-        """For each number of last columns the prompts in which a change may be that far from the end."""
+        """For each number of last columns, the prompts in which a change can be that far from the end."""
         return {span: Group((self.spans >= span).nonzero()[:, 0], span) for span in range(1, int(self.spans.max()) + 1)}
 
     @cached_property
     def starting(self) -> dict[int, Group]:
-        """The prompts by the number of columns that a patch can change."""
+        """The prompts, grouped by the number of columns that a patch can change."""
         groups = {span: Group((self.spans == span).nonzero()[:, 0], span) for span in self.spans.unique().tolist()}
-        # The same prompts and columns are one group, so that their rows go together.
+        # Equal prompts and columns form one group, so that their rows are computed together.
         return {
             span: self.reached[span] if len(group.prompts) == len(self.reached[span].prompts) else group
             for span, group in groups.items()
@@ -53,7 +53,7 @@ class Runs:
 
 
 def run_both(network: Network, pairs: Pairs) -> Runs:
-    """One forward pass each."""
+    """Runs one forward pass on each side."""
     layout = align(network, pairs.clean.end)
     clean, clean_resid = forward(network, embed(network, pairs.clean, layout), layout)
     corrupted, corrupted_resid = forward(network, embed(network, pairs.corrupted, layout), layout)
@@ -68,6 +68,6 @@ def run_both(network: Network, pairs: Pairs) -> Runs:
 
 
 def in_groups(pairs: Pairs, size: int) -> Iterator[Pairs]:
-    """The pairs, at most so many at a time."""
+    """Yields the pairs in parts of at most `size`."""
     for start in range(0, len(pairs.clean), size):
         yield pairs.select(range(start, min(start + size, len(pairs.clean))))

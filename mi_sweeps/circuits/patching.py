@@ -1,12 +1,12 @@
-"""Activation patching: what an engine takes and gives, whichever engine computes it.
+"""Activation patching: the interface of an engine, and its results as table rows.
 
 Corrupted <- clean: the model runs on the corrupted prompts, one activation is replaced by its value in the clean
-run, and the logit difference tells how much of the clean behaviour comes back (Meng et al. 2022,
-arXiv:2202.05262; Wang et al. 2022). With LD for the mean logit difference over prompts,
+run, and the logit difference shows how much of the clean behaviour is recovered (Meng et al. 2022,
+arXiv:2202.05262; Wang et al. 2022). With LD the mean logit difference over prompts,
 
     recovered = (LD_patched - LD_corrupted) / (LD_clean - LD_corrupted)
 
-is derived where it is drawn; tables keep the three terms, because the denominator moves with the checkpoint.
+is derived where it is drawn. Tables keep the three terms, because the denominator changes with the checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.roles import role_positions
 
 POSITION_SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out")
-"""Sites of one layer and one position; all others are of one layer and one head."""
+"""Sites with one activation per layer and position; all others have one per layer and head."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Patched:
     clean: Float[Tensor, " prompt"]
     corrupted: Float[Tensor, " prompt"]
     sites: dict[Site, Float[Tensor, "layer place prompt"]]
-    """For each site family; `place` is a role for POSITION_SITES and a head for the others (a key/value head for
-    k and v). NaN where a prompt has no token in that role."""
+    """By site; `place` is a role for POSITION_SITES, and a head for the others (a key/value head for k and v). NaN if a
+    prompt has no token in that role."""
     roles: list[str]
-    """The roles that `place` counts, in reading order."""
+    """The roles that `place` indexes, in reading order."""
 
     @classmethod
     def join(cls, parts: Sequence[Patched]) -> Patched:
-        """The same sites for the prompts of all parts, in their order."""
+        """Concatenates the prompts of all parts."""
         return cls(
             torch.cat([part.clean for part in parts]),
             torch.cat([part.corrupted for part in parts]),
@@ -54,22 +54,22 @@ class Patched:
 
 
 class Engine(Protocol):
-    """Computes on a model at one checkpoint: when its weights change, another engine is made."""
+    """Patches a model at one checkpoint. When the weights change, a new engine is made."""
 
     def at_end(self, pairs: Pairs) -> EndActivations | None:
-        """What the clean run has at each prompt's last token; None where the residual stream is not read out by one
-        normalisation and an unembedding."""
+        """The clean run's activations at each prompt's last token; None if the logits are not one norm and one
+        unembedding of the residual stream."""
         ...
 
     def patch(self, pairs: Pairs, patching: PatchingConfig) -> Patched:
-        """Patches every site of the families in `patching.sites`."""
+        """Patches every activation at the sites in `patching.sites`."""
         ...
 
 
 def by_role(
     values: Float[Tensor, "layer col prompt"], pairs: Pairs, roles: Sequence[str]
 ) -> Float[Tensor, "layer role prompt"]:
-    """From columns, aligned at the prompts' ends, to roles; NaN where a prompt has no token in a role."""
+    """Rearranges columns, aligned at the end, by role; NaN where a prompt has no token in a role."""
     positions = role_positions(pairs.clean, roles)
     columns = positions + (values.shape[1] - 1 - pairs.clean.end)[:, None]
     absent = (positions < 0).T
@@ -78,10 +78,10 @@ def by_role(
 
 
 def check_effects(pairs: Pairs, patched: Patched) -> None:
-    """A patch that changes nothing at all was most likely not made, which must not look like a finding.
+    """Checks that patches have effects: if none does, patching most likely failed, which must not look like a finding.
 
     Raises:
-        UserError: clean and corrupted prompts are the same, or no patch of some family of sites has any effect.
+        UserError: clean and corrupted prompts are the same, or no patch at some site has any effect.
     """
     if torch.equal(pairs.clean.tokens, pairs.corrupted.tokens):
         raise UserError("patching: clean and corrupted prompts are the same, so there is nothing to patch")
@@ -94,7 +94,7 @@ def check_effects(pairs: Pairs, patched: Patched) -> None:
 
 
 def prompt_rows(clean: Float[Tensor, " prompt"], corrupted: Float[Tensor, " prompt"]) -> list[dict[str, Any]]:
-    """What `by_prompt` of the other rows is to be seen against."""
+    """The rows with each prompt's clean and corrupted logit difference."""
     return [
         {"kind": "prompt", "prompt": prompt, "clean": high, "corrupted": low, "n": 1}
         for prompt, (high, low) in enumerate(zip(clean.tolist(), corrupted.tolist(), strict=True))
@@ -102,7 +102,7 @@ def prompt_rows(clean: Float[Tensor, " prompt"], corrupted: Float[Tensor, " prom
 
 
 def table_rows(exact: Patched | None, approximate: Patched | None = None) -> list[dict[str, Any]]:
-    """Rows of the patching table: means over the prompts that have the site, and the values of each prompt."""
+    """The rows of the patching table: means over the prompts that have the site, and each prompt's value."""
     one = exact or approximate
     if one is None:
         return []
@@ -133,7 +133,7 @@ def table_rows(exact: Patched | None, approximate: Patched | None = None) -> lis
 def summaries(
     values: Float[Tensor, "site prompt"], clean: Float[Tensor, " prompt"], corrupted: Float[Tensor, " prompt"]
 ) -> list[dict[str, Any]]:
-    """For each site the means over the prompts that have it, how many those are, and each prompt's value."""
+    """For each site, the mean over the prompts that have it, their number, and each prompt's value."""
     there = ~values.isnan()
     count = there.sum(dim=-1)
     means = {
@@ -146,7 +146,7 @@ def summaries(
 
 
 def correlations(exact: Patched, approximate: Patched) -> dict[Site, float]:
-    """Pearson correlation of exact and approximate effects of each family, over its sites' means over prompts."""
+    """The Pearson correlation of exact and approximate effects at each site, over means over prompts."""
     found = {}
     for site, values in exact.sites.items():
         pair = torch.stack(

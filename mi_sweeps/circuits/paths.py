@@ -1,11 +1,11 @@
-"""Direct path patching from heads: one head's output, as one later head's query, key or value input alone sees it, or
-the logits (`mi_sweeps.circuits.direct`).
+"""Direct-path patching from heads: patches one head's output as seen only by one later head's query, key or value
+input, or by the logits (`mi_sweeps.circuits.direct`).
 
-It is the direct path of Goldowsky-Dill et al. (2023, arXiv:2304.05969), patched corrupted <- clean as all sites are
-here. It is not the path patching of Wang et al. (2022, arXiv:2211.00593, appendix B), who keep heads at their values
-and let MLPs recompute, so that their paths from head to head also go through the MLPs between; who patch the other way,
-clean <- corrupted; and who patch one position (the last, or the second subject's), often into several receivers
-together. What they do after the receiver is the same as here.
+This is the direct path of Goldowsky-Dill et al. (2023, arXiv:2304.05969), patched corrupted <- clean like all sites
+here. It is not the path patching of Wang et al. (2022, arXiv:2211.00593, appendix B). They freeze heads but recompute
+MLPs, so that their paths from head to head also run through the MLPs in between; they patch clean <- corrupted; and
+they patch one position (the last, or the second subject's), often into several receivers at once. After the receiver,
+both do the same.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from mi_sweeps.tasks.pairs import Pairs
 
 Input = Literal["q", "k", "v", "logits"]
 Head = tuple[int, int]
-"""Layer and index; for inputs k and v of grouped-query attention the index of a key/value head."""
+"""Layer and index; for inputs k and v under grouped-query attention, the index of a key/value head."""
 Receiver = Head | None
-"""None reads the logits: no head."""
+"""A head, or None for the logits."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Paths:
 
 @torch.no_grad()
 def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int = MEMORY) -> Paths:
-    """Patches the direct path from every head to each receiver's inputs, and to the logits, each alone.
+    """Patches the direct path from every head to each receiver's inputs and to the logits, one at a time.
 
     Args:
         memory: see `mi_sweeps.circuits.fast.FastEngine`.
 
     Raises:
-        UserError: a receiver is no head of the model, or in its first layer.
+        UserError: a receiver is not a head of the model, or is in its first layer.
     """
     n_layers, n_heads = len(network.blocks), network.blocks[0].n_heads
     nodes = [Node("head", layer, head) for layer, head in product(range(n_layers), range(n_heads))]
@@ -82,7 +82,7 @@ def patch_paths(network: Network, pairs: Pairs, paths: PathsConfig, memory: int 
 
 
 def _reader(network: Network, receiver: Receiver, into: Input) -> Reader:
-    """All heads of the layers before the receiver's are its sources."""
+    """A reader whose sources are all heads in earlier layers."""
     block = network.blocks[0]
     layer = receiver[0] if receiver else len(network.blocks)
     size = block.n_heads // n_places(block, into)
@@ -91,13 +91,13 @@ def _reader(network: Network, receiver: Receiver, into: Input) -> Reader:
 
 
 def receivers(paths: PathsConfig, into: Input, n_layers: int, n_heads: int) -> Sequence[Receiver]:
-    """Those that are asked for, for one input. The logits are there whichever heads are named.
+    """The requested receivers for one input. The logits are always included.
 
     Args:
         n_heads: key/value heads for inputs k and v.
 
     Raises:
-        UserError: one is no head of the model, or in its first layer, where no source is earlier.
+        UserError: one is not a head of the model, or is in its first layer, so that it has no source.
     """
     if into == "logits":
         return [None]
@@ -113,7 +113,7 @@ def receivers(paths: PathsConfig, into: Input, n_layers: int, n_heads: int) -> S
 
 
 def path_rows(paths: Paths) -> list[dict[str, Any]]:
-    """Rows of the paths table: means over prompts, and the values of each prompt."""
+    """The rows of the paths table: means over prompts, and each prompt's value."""
     if not paths.edges:
         return []
     found = summaries(torch.stack([*paths.edges.values()]), paths.clean, paths.corrupted)

@@ -1,15 +1,15 @@
-"""Carries changes of the corrupted run to its end, and computes nothing else.
+"""Propagates changes of the corrupted run to its end, computing nothing else.
 
-A change replaces the residual stream at some last columns of a prompt, at one layer. What follows from it is exact:
+A change replaces the residual stream in some last columns of a prompt, at one layer. Its consequences are exact:
 
 - Attention is causal, so columns before the first changed one keep the corrupted run's keys and values; only the
   `span` columns from there to the end are computed.
-- Where one column enters changed, the others' queries, keys and values are still the corrupted run's in that layer.
-- Where a block is parallel, what attention adds is not read by the layer's MLP: a change of it enters behind the layer.
+- If a single changed column enters a layer, the others' queries, keys and values there are still the corrupted run's.
+- In a parallel block the MLP does not read attention's output, so a change in that output enters after the layer.
 - In the last layer only the last column's output is read, so only its attention, MLP and logits are computed, and the
   other columns' keys and values need not be.
-- All changes that are under way go through a layer together, as rows of the same matrix products, whatever their
-  spans and the layers at which they entered. Keys and values of unchanged columns are shared by all rows of a prompt.
+- All changes in flight pass through a layer together, as rows of the same matrix products, whatever their spans and
+  the layers at which they entered. All rows of a prompt share the keys and values of unchanged columns.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from mi_sweeps.circuits.readout import ReadOut
 from mi_sweeps.models.head import capped
 
 Stage = Literal["pre", "mid"]
-"""In the residual stream before a layer's attention, or before its MLP. A parallel block has no such place in the
-middle."""
+"""The residual stream before a layer's attention, or before its MLP. A parallel block has only the first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Prompts whose last `span` columns a change may reach."""
+    """Prompts in which a change can reach the last `span` columns."""
 
     prompts: Int[Tensor, " prompt"]
     span: int
@@ -42,21 +41,21 @@ class Group:
 
 @dataclass(frozen=True)
 class Change:
-    """Changes that enter at one layer, in the same prompts and columns."""
+    """Changes that enter at the same layer, prompts and columns."""
 
     layer: int
     stage: Stage
-    """A change `pre` the layer after the last is read at once."""
+    """`pre` with the layer after the last means that the change is read out directly."""
     group: Group
     results: Int[Tensor, "prompt change"]
-    """Where the logit differences go."""
+    """Indices of the logit differences in the results."""
     resid: Callable[[slice], Float[Tensor, "prompt change col d_model"]]
-    """The changed residual stream of some of the changes: all columns of the span, or its first one alone. Called
-    when the change enters, so that what waits takes no memory."""
+    """Computes the changed residual stream of some of the changes: all columns of the span, or only the first. Called
+    when the change enters, so that waiting changes take no memory."""
 
     @property
     def tokens(self) -> int:
-        """How many columns are computed in each layer."""
+        """The number of columns computed in each layer."""
         return self.results.numel() * self.group.span
 
     def part(self, start: int, stop: int) -> Change:
@@ -70,7 +69,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, and how its end is read."""
+    """A run, and how its logit difference is read out."""
 
     network: Network
     layout: Layout
@@ -78,7 +77,7 @@ class Run:
     read_out: ReadOut
 
     def after_attention(self, layer: int) -> tuple[int, Stage, Float[Tensor, "prompt col d_model"]]:
-        """Where a change of what a layer's attention adds enters, and what else is in the stream there."""
+        """Where a change in attention's output enters the stream, and the rest of the stream there."""
         cached = self.layers[layer]
         if self.network.blocks[layer].parallel:
             return layer + 1, "pre", cached.resid_pre + cached.mlp_out
@@ -87,7 +86,7 @@ class Run:
     def with_heads_changed(
         self, layer: int, prompts: Int[Tensor, " prompt"], change: Float[Tensor, "prompt change col d_model"]
     ) -> Float[Tensor, "prompt change col d_model"]:
-        """The residual stream after attention in the last columns, where what the heads write together changes."""
+        """The residual stream after attention in the last columns, given a change in the heads' summed output."""
         _, _, others = self.after_attention(layer)
         columns = slice(-change.shape[2], None)
         z = self.layers[layer].z[prompts, None, columns].flatten(-2)
@@ -97,7 +96,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Changes of one group on their way."""
+    """Changes of one group in flight."""
 
     group: Group
     results: Int[Tensor, "prompt change"]
@@ -105,7 +104,7 @@ class _Rows:
 
     @property
     def whole(self) -> bool:
-        """Whether all columns of the span are there, or the first one alone."""
+        """Whether all columns of the span are present, or only the first."""
         return self.resid.shape[2] == self.group.span
 
     @property
@@ -117,7 +116,7 @@ def carry(run: Run, changes: Iterable[Change], results: Float[Tensor, " result"]
     """Writes the logit difference that each change leads to into `results`.
 
     Args:
-        tokens: how many columns may be under way at once. It changes no result, only memory.
+        tokens: maximum number of columns in flight. Affects memory only, not results.
     """
     for batch in batches(changes, tokens):
         for rows in _to_end(run, batch):
@@ -125,11 +124,11 @@ def carry(run: Run, changes: Iterable[Change], results: Float[Tensor, " result"]
 
 
 def batches(changes: Iterable[Change], tokens: int) -> Iterator[list[Change]]:
-    """The changes in order of their layers, so many at a time as fit."""
+    """Yields the changes in order of their layers, as many at a time as fit."""
     batch: list[Change] = []
     total = 0
     for change in sorted(changes, key=lambda change: (change.layer, change.stage == "mid")):
-        # In even parts, each of which fits; a single change has to be taken whole.
+        # Split evenly into parts that fit; a single change cannot be split.
         count = change.results.shape[1]
         parts = -(-count // max(1, tokens // (change.tokens // count)))
         borders = [count * part // parts for part in range(parts + 1)]
@@ -145,7 +144,7 @@ def batches(changes: Iterable[Change], tokens: int) -> Iterator[list[Change]]:
 
 
 def _to_end(run: Run, changes: Sequence[Change]) -> list[_Rows]:
-    """The main loop: layer by layer, each change from where it enters."""
+    """The main loop: propagates all changes layer by layer, each from where it enters."""
     blocks = run.network.blocks
     rows: list[_Rows] = []
     for layer in range(changes[0].layer, len(blocks)):
@@ -170,7 +169,7 @@ def _entering(changes: Sequence[Change], layer: int, stage: Stage) -> list[_Rows
 
 
 def _merge(rows: Sequence[_Rows]) -> list[_Rows]:
-    """Rows of the same group and the same columns as one."""
+    """Merges rows with the same group and the same columns."""
     found: dict[tuple[Group, bool], list[_Rows]] = {}
     for row in rows:
         found.setdefault((row.group, row.whole), []).append(row)
@@ -187,13 +186,13 @@ def _merge(rows: Sequence[_Rows]) -> list[_Rows]:
 
 
 def _split(flat: Float[Tensor, "token d_model"], rows: Sequence[_Rows]) -> list[_Rows]:
-    """The other way of `flat`, for many rows."""
+    """The inverse of `flat`, for many rows."""
     parts = flat.split([row.resid.shape[:3].numel() for row in rows])
     return [replace(row, resid=part.view(row.resid.shape)) for row, part in zip(rows, parts, strict=True)]
 
 
 def _attend(block: Block, cached: LayerActivations, layout: Layout, rows: Sequence[_Rows]) -> list[_Rows]:
-    """The residual stream after attention, of all columns of each span."""
+    """The residual stream after attention, in all columns of each span."""
     read = block.read(torch.cat([row.flat for row in rows]))
     sizes = [row.resid.shape[:3] for row in rows]
     queries, keys, values = (
@@ -211,7 +210,7 @@ def _attend(block: Block, cached: LayerActivations, layout: Layout, rows: Sequen
                 _complete(changed, corrupted, row.group)
                 for changed, corrupted in ((q, cached.q), (k, cached.k), (v, cached.v), (resid, cached.resid_pre))
             )
-        # Before a prompt begins there is padding; the columns of the span are never that.
+        # Columns before the span may be padding; those in it never are.
         mask = layout.mask[prompts, -1, :start]
         before_span = cached.k[prompts, :start], cached.v[prompts, :start]
         outputs.append(attend(q * block.scale, k, v, *before_span, mask, block.cap))
@@ -222,9 +221,9 @@ def _attend(block: Block, cached: LayerActivations, layout: Layout, rows: Sequen
 def _attend_at_end(block: Block, cached: LayerActivations, layout: Layout, rows: Sequence[_Rows]) -> list[_Rows]:
     """The residual stream of the last column after the last layer's attention: nothing else is read.
 
-    With one query for all columns n of a span it is cheaper to bring the query to the columns than every column to
+    With a single query for all columns n of a span, it is cheaper to map the query back than to map every column to
     keys and values: q . (n W_K) = (q W_K^T) . n, and the mean of n W_V is (the mean of n) W_V. Keys that are
-    normalised or rotated are not linear in n and are computed.
+    normalised or rotated are not linear in n, so they are computed.
     """
     n_kv, group_size = block.n_kv_heads, block.n_heads // block.n_kv_heads
     absorb = block.rotation is None and block.key_norm is None
@@ -264,7 +263,7 @@ def _attend_at_end(block: Block, cached: LayerActivations, layout: Layout, rows:
 
 
 def _combine(block: Block, rows: Sequence[_Rows], outputs: Sequence[Tensor]) -> list[_Rows]:
-    """Adds what attention gives to the residual stream before it, and what the MLP does where it reads that too."""
+    """Adds attention's output to the residual stream, and in a parallel block the MLP's output too."""
     resid = torch.cat([row.flat for row in rows])
     if block.parallel:
         block.add_mlp(resid)
@@ -275,13 +274,13 @@ def _combine(block: Block, rows: Sequence[_Rows], outputs: Sequence[Tensor]) -> 
 def _complete(
     changed: Float[Tensor, "prompt change 1 ..."], corrupted: Float[Tensor, "all_prompts all_cols ..."], group: Group
 ) -> Float[Tensor, "prompt change col ..."]:
-    """The changed first column of a span, and the corrupted run's others."""
+    """Joins the changed first column of a span with the corrupted run's other columns."""
     others = corrupted[group.prompts, corrupted.shape[1] - group.span + 1 :].unsqueeze(1)
     return torch.cat([changed, others.expand(-1, changed.shape[1], *others.shape[2:])], dim=2)
 
 
 def rotation_of(layout: Layout, block: Block, prompts: Tensor, start: int, stop: int) -> Rotation | None:
-    """For tensors of shape [prompt, change, col, head, d_head]."""
+    """The rotation for tensors of shape [prompt, change, col, head, d_head]."""
     rotation = layout.rotation(block)
     if rotation is None:
         return None
@@ -298,16 +297,16 @@ def attend(
     mask: Float[Tensor, "prompt before"],
     cap: float | None = None,
 ) -> Float[Tensor, "prompt change query d_heads"]:
-    """z of the last queries of each change, over keys that a prompt's changes share and keys of their own.
+    """z of the last queries of each change, over keys shared by a prompt's changes and keys of the change's own.
 
     Args:
-        q: scaled already.
+        q: already scaled.
         mask: added to the scores of the shared keys.
         cap: of the scores (`mi_sweeps.models.head.capped`).
     """
     n_prompts, n_changes, n_queries, n_heads, _ = q.shape
     span, n_kv = k.shape[2], k.shape[3]
-    # Heads that share keys are rows of one product: [prompt, kv_head, change, head of the group, query, d_head].
+    # Heads that share keys are rows of the same product: [prompt, kv_head, change, head of the group, query, d_head].
     q = q.unflatten(3, (n_kv, n_heads // n_kv)).permute(0, 3, 1, 4, 2, 5).contiguous()
     shared = q.flatten(2, 4) @ k_before.permute(0, 2, 3, 1)
     own = q.flatten(3, 4) @ k.permute(0, 3, 1, 4, 2)

@@ -1,5 +1,5 @@
-"""From the residual stream at each prompt's end to its logit difference. Only the tokens that the metric names are
-unembedded; logits that are not capped are linear, so their weighted sum is one direction."""
+"""Computes logit differences from the residual stream at each prompt's end. Only the tokens in the metric are
+unembedded; uncapped logits are linear, so their weighted sum is a single direction."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mi_sweeps.tasks.pairs import Pairs
 
 @dataclass(frozen=True)
 class ReadOut:
-    """A logit difference is a weighted sum of terms: the logits of some tokens, or one difference of logits."""
+    """A logit difference as a weighted sum of terms: the logits of some tokens, or a single difference of logits."""
 
     norm: Norm
     directions: Float[Tensor, "prompt term d_model"]
-    """What the normalised residual stream is multiplied by to give each term."""
+    """Each term's direction: its dot product with the normalised residual stream is the term, up to the constant."""
     constants: Float[Tensor, "prompt term"]
-    """What biases add to it."""
+    """The contribution of biases to each term."""
     weights: Float[Tensor, "prompt term"]
     cap: float | None
-    """Of each term (`mi_sweeps.models.head.capped`)."""
+    """The cap on each term (`mi_sweeps.models.head.capped`)."""
 
     def __call__(
         self, resid: Float[Tensor, "prompt ... d_model"], prompts: Int[Tensor, " prompt"] | slice
@@ -43,13 +43,13 @@ class ReadOut:
         if directions.shape[1] == 1:
             terms = (normed * directions[:, 0].unflatten(0, (-1, *between))).sum(dim=-1, keepdim=True)
         else:
-            # Of many tokens the products would be as many times the residual stream.
+            # With many tokens, the products would be many times as large as the residual stream.
             terms = torch.einsum("p...d,ptd->p...t", normed, directions)
         return (capped(terms + constants, self.cap) * weights).sum(dim=-1)
 
 
 def read_out(network: Network, pairs: Pairs) -> ReadOut:
-    """How a network's logit differences are read for some prompts."""
+    """The read-out of a network's logit differences for some prompts."""
     tokens, weights = pairs.contrast.tokens, pairs.contrast.weights
     unembed, scaling = network.unembed, network.scaling
     directions = unembed.weight.T[tokens]

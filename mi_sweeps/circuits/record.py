@@ -1,4 +1,4 @@
-"""What a patch job leaves beside its tables: patch.json."""
+"""Writes the record of a patch job, patch.json."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def about(
     tokenizer: PreTrainedTokenizerBase | None,
     prepared: Prepared,
 ) -> dict[str, Any]:
-    """What patch.json says: the configuration, the prompts, who computes, how far that is from the model's own logits,
-    and what it cannot tell. The first prompts, which pictures show, have their tokens."""
+    """The contents of patch.json: the configuration, the prompts, the engine, its distance from the model's own logits,
+    and what is not available. Includes the tokens of the first prompts, which pictures show."""
     shown = prepared.patching.looks.patterns if prepared.patching.looks else 1
     return {
         "patch_id": folder.patch_id,
         "run_id": run.run_id,
-        "corruption": config.asked,
+        "corruption": config.prompts_label,
         "config": config.meant(),
         "engine": prepared.engine,
         "lens_error": prepared.error,
@@ -58,6 +58,6 @@ def about(
 
 
 def words(batch: Batch, prompt: int, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """A prompt's tokens as text; those that are no text as numbers."""
+    """A prompt's tokens as text, or as numbers without a tokenizer."""
     tokens = batch.tokens[prompt, : int(batch.end[prompt]) + 1].tolist()
     return [tokenizer.decode([token]) if tokenizer else str(token) for token in tokens]

@@ -1,7 +1,8 @@
-"""The reference engine: TransformerLens, one full forward for each site. Slow and plain, the oracle of others.
+"""The reference engine: TransformerLens, one full forward pass per patch. Slow and plain; other engines are compared
+with it.
 
-TransformerLens wraps nearly every architecture, and some only in part: a block may have no such activation, or one that
-is seen and not read again, so that replacing it changes nothing. `sites` says which can be patched, by trying.
+TransformerLens wraps nearly every architecture, but some only in part: a block may lack an activation, or expose one
+that the model does not read again, so that replacing it changes nothing. `sites` finds out by trying.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ if TYPE_CHECKING:
 Setter = Callable[[Tensor, Sequence[int], Tensor], Tensor]
 
 FIT = 1e-4
-"""How far what attention adds may be from a multiple of its heads' sum, as a share of the largest number in it."""
+"""How far attention's output may be from a multiple of its heads' sum, relative to its largest element."""
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
-    """A copy of a Hugging Face model as TransformerLens sees it, with its raw weights.
+    """Wraps a copy of a Hugging Face model for TransformerLens, with its raw weights.
 
-    A copy, because the bridge renames a model's modules in place, and because for some architectures it copies weights
-    when it is made (those that it splits into queries, keys and values): wrap a model anew when its weights change.
+    A copy, because the bridge renames modules in place. For some architectures it also copies weights when it is made
+    (those that it splits into queries, keys and values), so wrap the model again when its weights change.
 
     Raises:
-        UserError: TransformerLens does not know the architecture.
+        UserError: TransformerLens does not support the architecture.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
     name = model.config.name_or_path or "model"
     model = copy.deepcopy(model)
-    if not model.config.architectures:  # A model that was made here and not loaded.
+    if not model.config.architectures:  # A model that was built here, not loaded.
         model.config.architectures = [type(model).__name__]
-    # A copy, because the bridge gives the tokenizer special tokens that it lacks.
+    # A copy, because the bridge adds missing special tokens to the tokenizer.
     tokenizer = copy.deepcopy(tokenizer)
     try:
         bridge = TransformerBridge.boot_transformers(
@@ -66,18 +67,18 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
 
 
 class ReferenceEngine:
-    """Patches through `transformer_lens.patching.generic_activation_patch`, at the weights that were wrapped."""
+    """Patches with `transformer_lens.patching.generic_activation_patch`, using the weights that were wrapped."""
 
     def __init__(self, bridge: TransformerBridge) -> None:
         self.bridge = bridge
         self.head: Scaling = scaling(bridge.original_model)
         together = any(_norm_of_queries(block) > bridge.cfg.d_head for block in getattr(bridge, "blocks", ()))
         self.names: dict[Site, str] = {"q": "rot_q", "k": "rot_k"} if together else {}
-        """Of activations, where TransformerLens's name for a site's is another. Where all heads' queries are normalised
-        together, one head's is its own only after that; before, a change of it would reach the others."""
+        """TransformerLens's names where they differ from the site's. If all heads' queries are normalised together,
+        one head's query can be patched on its own only after the norm; before, it would affect the others."""
 
     def sites(self, pairs: Pairs, wanted: Sequence[Site]) -> dict[Site, str]:
-        """Those of the wanted sites that cannot be patched here, each with the reason."""
+        """The requested sites that cannot be patched, each with the reason."""
         return {site: reason for site in wanted if (reason := self._missing(site, pairs.select([0])))}
 
     def _hook(self, site: Site, layer: int) -> str:
@@ -87,8 +88,8 @@ class ReferenceEngine:
 
     @torch.no_grad()
     def _missing(self, site: Site, one: Pairs) -> str | None:
-        """What is wrong with a site: it must be there in every layer, have a head where heads are expected, and be read
-        again by what follows."""
+        """Why a site cannot be patched: it must exist in every layer, have a head axis if it is a head site, and be
+        read again by the model."""
         layers = range(self.bridge.cfg.n_layers)
         tokens = one.corrupted.tokens
         logits, cache = self.bridge.run_with_cache(tokens)
@@ -98,19 +99,18 @@ class ReferenceEngine:
             return "the model has none" if every else f"layers {', '.join(map(str, absent))} have none"
         shapes = [tuple(cache[self._hook(site, layer)].shape) for layer in layers]
         if not all(_is_by_head(site, shape, tokens.shape[1], self.bridge.cfg.n_heads) for shape in shapes):
-            return "TransformerLens does not give it by head"
+            return "TransformerLens does not expose it by head"
         for layer in layers:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TransformerLens says so too, but not of every such site.
+                warnings.simplefilter("ignore")  # TransformerLens warns too, but not for every such site.
                 moved = self.bridge.run_with_hooks(tokens, fwd_hooks=[(self._hook(site, layer), _moved)])
             if torch.equal(moved, logits):
-                return "TransformerLens shows it, but the model does not read it again"
+                return "TransformerLens exposes it, but the model does not read it again"
         return None
 
     @torch.no_grad()
     def at_end(self, pairs: Pairs) -> EndActivations | None:
-        """See `mi_sweeps.circuits.patching.Engine`; None where the residual stream is not read out by one
-        normalisation and an unembedding."""
+        """See `mi_sweeps.circuits.patching.Engine`."""
         bridge, n_layers = self.bridge, self.bridge.cfg.n_layers
         hooks = {
             "resid_pre": "hook_resid_pre",
@@ -144,13 +144,13 @@ class ReferenceEngine:
         )
 
     def _heads(self, z: Float[Tensor, "layer prompt head d_head"], attn_out: Tensor) -> Heads | None:
-        """None where the bridge does not tell how heads write."""
+        """The heads' outputs; None if the bridge does not expose how heads write."""
         blocks = self.bridge.blocks
         try:
             W_O = torch.stack([block.attn.W_O for block in blocks])
             biases = [block.attn.b_O for block in blocks]
             constant = torch.stack([self._constant_z(block) for block in blocks])
-        except (AttributeError, NotImplementedError, RuntimeError) as error:  # No such weights, or of several shapes.
+        except (AttributeError, NotImplementedError, RuntimeError) as error:  # No such weights, or of different shapes.
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             return None
@@ -215,36 +215,36 @@ class ReferenceEngine:
 
 
 def _n_heads(site: Site, activation: Tensor) -> int:
-    """Heads, or key and value heads, as the activation itself has them."""
+    """The number of heads, or of key/value heads, in an activation."""
     return activation.shape[1 if site == "pattern" else 2]
 
 
 def _is_by_head(site: Site, shape: tuple[int, ...], width: int, n_heads: int) -> bool:
-    """Whether an activation of one prompt has an axis of heads where one is expected."""
+    """Whether an activation of one prompt has the expected axis of heads."""
     if site in POSITION_SITES:
         return True
     if site == "pattern":
         return shape == (1, n_heads, width, width)
     if len(shape) != 4 or shape[:2] != (1, width):
         return False
-    # Several queries may share a key and value head.
+    # Several query heads may share a key/value head.
     return n_heads % shape[2] == 0 if site in ("k", "v") else shape[2] == n_heads
 
 
 def _moved(value: Tensor, hook: Any = None) -> Tensor:
-    """Another activation, by amounts that no normalisation takes off again."""
+    """A different activation, changed in a way that no norm can undo."""
     return value + torch.linspace(-1, 1, value.shape[-1], device=value.device).roll(1)
 
 
 def effective_norm(norm: Any, width: int, device: torch.device) -> Norm:
-    """What a LayerNorm or RMSNorm does, found out by asking it: some families keep its weight less one, or have none.
-    Its scale comes from the run's cache, so `eps` is not looked for."""
+    """Describes a LayerNorm or RMSNorm by probing it, because some families store its weight minus one, or have none.
+    The scale comes from the run's cache, so `eps` is not needed."""
     module = norm.original_component
     ramp = torch.linspace(1, 2, width, device=device)
     probes = 1e3 * torch.stack([torch.zeros_like(ramp), ramp, ramp + 1])
     nothing, once, moved = module(probes)
     centres = torch.allclose(once, moved, rtol=1e-3, atol=1e-3)
-    # What centring makes zero of tells no weight, so each number is asked for where it is not small.
+    # An element that centring makes zero says nothing about its weight, so each is probed where it is not small.
     bias = nothing
     if centres:
         ramp = torch.linspace(-1, 1, width, device=device).sign()
@@ -259,8 +259,8 @@ def effective_norm(norm: Any, width: int, device: torch.device) -> Norm:
 def _scale(
     heads: Float[Tensor, "prompt d_model"], written: Float[Tensor, "prompt d_model"], norm: Any
 ) -> Float[Tensor, "prompt d_model"] | None:
-    """What the heads' sum is multiplied by before it is added: 1, one number, or the normalisation after attention
-    (whose bias is no head's, and whose centring mixes numbers: then there is no such factor)."""
+    """The factor on the heads' sum before it is added: 1, a number, or the norm after attention. None if that norm has
+    a bias, which belongs to no head, or centres, which mixes elements."""
 
     def fits(found: Tensor) -> bool:
         return bool((heads * found - written).abs().max() <= FIT * written.abs().max())
@@ -282,14 +282,15 @@ def _scale(
 
 
 def _norm_of_queries(block: Any) -> int:
-    """How many numbers of queries are normalised together; 0 where each head has a norm of its own, or none."""
+    """The number of query elements normalised together; 0 if each head has its own norm, or there is none."""
     norm = getattr(getattr(block, "attn", None), "submodules", {}).get("q_norm")
     weight = None if norm is None else getattr(norm.original_component, "weight", None)
     return 0 if weight is None or weight.dim() != 1 else len(weight)
 
 
 def _setter(site: Site, positions: Int[Tensor, "prompt role"], end: Int[Tensor, " prompt"] | None) -> Setter:
-    """How a site's clean activation goes into the corrupted run; `end` limits heads to each prompt's last token."""
+    """The function that puts a site's clean activation into the corrupted run; `end` limits heads to each prompt's last
+    token."""
     if site in POSITION_SITES:
         return partial(_set_role, positions=positions)
     if end is None:
@@ -300,7 +301,7 @@ def _setter(site: Site, positions: Int[Tensor, "prompt role"], end: Int[Tensor, 
 def _set_role(
     corrupted: Float[Tensor, "prompt pos d_model"], index: Sequence[int], clean: Tensor, *, positions: Tensor
 ) -> Tensor:
-    """One role, at its own position in each prompt that has it."""
+    """Patches one role, at its own position in each prompt that has it."""
     rows = (positions[:, index[1]] >= 0).nonzero()[:, 0]
     where = positions[rows, index[1]]
     corrupted[rows, where] = clean[rows, where]

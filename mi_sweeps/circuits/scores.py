@@ -1,28 +1,30 @@
-"""The standard scores of heads, each beside its value by chance.
+"""The standard scores of heads, each with its value by chance.
 
-Of attention, means over the tokens of a prompt from its third one on, then over prompts. By chance: uniform attention.
+Attention scores are means over the tokens of a prompt from its third on, then over prompts. By chance: attention is
+uniform.
 
 | measure        | attention from a token to                                                                   |
 |----------------|---------------------------------------------------------------------------------------------|
 | `previous`     | the token before it: previous-token heads                                                   |
-| `duplicate`    | earlier copies of it, where there are any: duplicate-token heads (Wang et al. 2022)         |
+| `duplicate`    | earlier copies of it, if there are any: duplicate-token heads (Wang et al. 2022)            |
 | `induction`    | the tokens that follow those copies: prefix matching (Olsson et al. 2022, arXiv:2209.11895) |
-| `first`        | the first token, where heads rest that have nothing to look for (Xiao et al. 2023)          |
+| `first`        | the first token, where idle heads rest (Xiao et al. 2023)                                   |
 | `self`         | itself                                                                                      |
-| `s_inhibition` | the repeated names, from the last token alone: what S-inhibition heads look at (Wang et al.)|
+| `s_inhibition` | the repeated names, from the last token only, as S-inhibition heads do (Wang et al.)        |
 | `entropy`      | anywhere: the pattern's entropy over log(query + 1), which is 1 for uniform attention       |
 
-They are of the clean prompts (`of` is "prompts"), and all but `s_inhibition` also of random tokens that come twice
-("random"): there nothing but its copy tells a token's place. These sequences are no longer than the prompts, so that
-the model knows their positions. That a head inhibits is a claim about its effect: `patching.paths` with input q.
+They are measured on the clean prompts (`of` is "prompts"), and all but `s_inhibition` also on repeated sequences of
+random tokens ("random"), in which only the copy of a token is informative. These sequences are no longer than the
+prompts, so that the model knows their positions. That a head inhibits is a claim about its effect, for which see
+`patching.paths` with input q.
 
-Of what heads write (`of` is "copying"): each head reads the answer's token, where the prompt has it, from the residual
-stream after the first layer and its MLP (in the first layer from the embedding). What it would write if all attention
-were there is normalised and unembedded. `copying` is the share of prompts in which that token is among the vocabulary's
-first 5, and `negative_copying` among its last 5 (Wang et al. 2022, arXiv:2211.00593, section 3.1; they read by the
-second layer's norm, and here it is the head's own). By chance: 5 / vocabulary. Ties count against the token.
+Copying scores (`of` is "copying"): each head reads the answer's token, at its position in the prompt, from the residual
+stream after the first layer and its MLP (in the first layer, from the embedding). Its output with all attention on that
+token is normalised and unembedded. `copying` is the share of prompts in which the token is among the top 5 of the
+vocabulary, and `negative_copying` among the bottom 5 (Wang et al. 2022, arXiv:2211.00593, section 3.1; they read
+through the second layer's norm, here it is the head's own). By chance: 5 / vocabulary. Ties count against the token.
 
-Of weights (`of` is "weights"): `mi_sweeps.circuits.composition`.
+Scores from weights (`of` is "weights"): `mi_sweeps.circuits.composition`.
 """
 
 from __future__ import annotations
@@ -49,14 +51,14 @@ if TYPE_CHECKING:
     from mi_sweeps.circuits.view import View
 
 SEQUENCES = 32
-"""Random ones, always the same for a vocabulary and a length."""
+"""Number of random sequences, always the same ones for a vocabulary and a length."""
 LENGTH = 25
-"""Random tokens that are repeated, at most (as many as Olsson et al.)."""
+"""The most random tokens in the repeated part (as in Olsson et al.)."""
 SEED = 0
 TOP = 5
 
 Score = tuple[str, int, Float[Tensor, "head prompt"], Float[Tensor, " prompt"]]
-"""Measure, layer, its value and the value by chance for each prompt; NaN where a prompt has none."""
+"""Measure, layer, and its value and value by chance for each prompt; NaN where a prompt has none."""
 
 
 @torch.no_grad()
@@ -74,10 +76,10 @@ def table(view: View) -> pa.Table:
 
 
 def attention_scores(network: Network, batch: Batch, memory: int) -> list[Score]:
-    """What heads look at in some prompts.
+    """The attention scores of heads on some prompts.
 
     Args:
-        memory: bytes that activations may take, about; at least what one prompt needs. Changes no result.
+        memory: approximate limit for activations, in bytes, but at least one prompt's need. Does not change results.
     """
     size = prompts_at_once(network, batch, memory)
     parts = [batch.select(range(start, min(start + size, len(batch)))) for start in range(0, len(batch), size)]
@@ -94,7 +96,7 @@ def attention_scores(network: Network, batch: Batch, memory: int) -> list[Score]
 def _attention_scores(network: Network, batch: Batch) -> Iterator[Score]:
     for number, (layout, layer) in enumerate(layers(network, batch)):
         pattern = layer.pattern
-        # Padding sees nothing, and is not counted.
+        # Padding attends to nothing, and is not counted.
         seen = layout.positions.clamp(min=1).double() + 1
         for measure, keys in looked_at(batch, layout).items():
             queries = keys.any(dim=-1)
@@ -109,7 +111,7 @@ def _attention_scores(network: Network, batch: Batch) -> Iterator[Score]:
 
 
 def looked_at(batch: Batch, layout: Layout) -> dict[str, Bool[Tensor, "prompt query key"]]:
-    """For each measure the keys that it is of; a query that has none is not counted."""
+    """For each measure, the keys whose attention counts; a query that has none is left out."""
     tokens, positions = layout.tokens(batch), layout.positions
     width = tokens.shape[1]
     column = torch.arange(width, device=tokens.device)
@@ -135,14 +137,14 @@ def looked_at(batch: Batch, layout: Layout) -> dict[str, Bool[Tensor, "prompt qu
 
 
 def repeated(network: Network, prompts: Batch) -> Batch | None:
-    """Different random tokens and the same again, after BOS where prompts begin with it. None where prompts are too
-    short for any."""
+    """A repeated sequence of distinct random tokens, after BOS if the prompts begin with it; None if prompts are too
+    short."""
     bos = prompts.tokens[:1, :1] if prompts.roles[0][0] == "bos" else prompts.tokens[:1, :0]
     d_vocab = network.unembed.weight.shape[1]
     length = min(LENGTH, (prompts.tokens.shape[1] - bos.shape[1]) // 2, d_vocab)
     if length < FIRST:
         return None
-    # Drawn on the CPU: the same ones on every device.
+    # Drawn on the CPU, so that they are the same on every device.
     draws = torch.rand(SEQUENCES, d_vocab, generator=torch.Generator().manual_seed(SEED))
     half = draws.topk(length, dim=1).indices.to(prompts.tokens.device)
     tokens = torch.cat([bos.expand(SEQUENCES, -1), half, half], dim=1)
@@ -150,7 +152,7 @@ def repeated(network: Network, prompts: Batch) -> Batch | None:
 
 
 def copying(network: Network, batch: Batch, memory: int) -> Iterator[Score]:
-    """What heads write of the answer's token where the prompt has it. Empty where no prompt does."""
+    """Yields the copying scores, on the prompts that contain the answer; nothing if none does."""
     at = answers_at(batch)
     chosen = (at >= 0).nonzero()[:, 0]
     if not len(chosen):
@@ -176,7 +178,7 @@ def copying(network: Network, batch: Batch, memory: int) -> Iterator[Score]:
 
 
 def answers_at(batch: Batch) -> Int[Tensor, " prompt"]:
-    """Position of the answer in each prompt: its slot, or where its token first is; -1 where it is nowhere."""
+    """The position of the answer in each prompt: its slot, or where its token first occurs; -1 if nowhere."""
     if isinstance(batch.prompts[0], Prompt):
         roles = [
             f"name {prompt.listed.index(prompt.answer) + 1}" if prompt.answer in prompt.listed else ""
@@ -191,7 +193,7 @@ def answers_at(batch: Batch) -> Int[Tensor, " prompt"]:
 
 
 def _first(network: Network, batch: Batch) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, "prompt d_model"]]:
-    """The residual stream at the answers before and after the first layer."""
+    """The residual stream at the answers, before and after the first layer."""
     layout, layer = next(layers(network, batch))
     rows = torch.arange(len(batch), device=batch.end.device)
     column = answers_at(batch) + layout.positions.shape[1] - 1 - batch.end
@@ -199,13 +201,13 @@ def _first(network: Network, batch: Batch) -> tuple[Float[Tensor, "prompt d_mode
 
 
 def moves(block: Block, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row head d_model"]:
-    """What each head writes if all its attention is on one token."""
+    """The output of each head with all its attention on one token."""
     v = block.values(block.read(resid)).repeat_interleave(block.n_heads // block.n_kv_heads, dim=1)
     return torch.einsum("rhd,hdm->rhm", v, block.W_O)
 
 
 def _ranked(logits: Float[Tensor, "row d_vocab"], tokens: Int[Tensor, " row"]) -> Bool[Tensor, "2 row"]:
-    """Whether each token is among the TOP largest, and among the smallest."""
+    """Whether each token's logit is among the TOP largest, and among the TOP smallest."""
     own = logits.gather(1, tokens[:, None])
     return torch.stack([(logits >= own).sum(dim=1) <= TOP, (logits <= own).sum(dim=1) <= TOP])
 

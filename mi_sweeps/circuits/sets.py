@@ -1,12 +1,12 @@
-"""Sets of edges, each run as a circuit of its own.
+"""Runs sets of edges as circuits.
 
-In a set's run each input reads of every node before it what that node writes in the same run, if the edge is in the
-set, and what it writes in the corrupted run if it is not; the embedding is the clean prompt's. So all edges give the
-clean run, and no edges, the *empty graph*, the corrupted one. It is how the MIB track evaluates circuits (Mueller et
-al. 2025, arXiv:2504.13151, `evaluate_graph` with patching): edges that hang loose, which it prunes before, carry what
-they do in the corrupted run, so that pruning changes no value.
+In a set's run, each input reads the output of every earlier node: from the same run if the edge is in the set, and from
+the corrupted run if it is not. The embedding is the clean prompt's. So all edges give the clean run, and no edges, the
+*empty graph*, the corrupted one. This is how the MIB track evaluates circuits (Mueller et al. 2025, arXiv:2504.13151,
+`evaluate_graph` with patching). It first prunes dangling edges, which does not matter: they carry what they carry in
+the corrupted run.
 
-Many sets run side by side, as rows of the same matrix products, in the columns that differ.
+Many sets are run together, as rows of the same matrix products, in the columns that differ.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def evaluate(
     """Logit differences of each set's run.
 
     Args:
-        sets: which edges of `Graph.edges` each has.
+        sets: which of `Graph.edges` are in each set.
     """
     graph = Graph.of(network)
     masks = by_receiver(graph, sets)
-    # A row has what every node writes, and what every input of a layer reads, in all columns.
+    # A row holds the outputs of all nodes and the inputs of a layer, in all columns.
     width, d_model = pairs.clean.tokens.shape[1], network.final_norm.weight.shape[0]
     row = 4 * width * d_model * (len(graph.nodes) + 3 * 3 * graph.n_heads)
     prompts, _ = budget(network, pairs, memory)
@@ -53,7 +53,7 @@ def evaluate(
 
 
 def by_receiver(graph: Graph, sets: Bool[Tensor, "set edge"]) -> Float[Tensor, "set receiver node"]:
-    """1 where a set has the edge from a node to an input."""
+    """1 where a set contains the edge from a node to an input."""
     masks = torch.zeros(len(sets), len(graph.receivers), len(graph.nodes))
     start = 0
     for number, receiver in enumerate(graph.receivers):
@@ -65,17 +65,17 @@ def by_receiver(graph: Graph, sets: Bool[Tensor, "set edge"]) -> Float[Tensor, "
 
 @dataclass(frozen=True)
 class _Written:
-    """How what the nodes write changes from the corrupted run, in the last columns, so far."""
+    """The changes in the outputs of nodes from the corrupted run, in the last columns, so far."""
 
     run: Run
     span: int
     embedded: Float[Tensor, "prompt set col d_model"]
     heads: list[Float[Tensor, "prompt set head col d_model"]] = field(default_factory=list)
-    """Of each layer, before any normalisation of what heads write together."""
+    """The heads' outputs by layer, before any norm of their sum."""
     mlps: list[Float[Tensor, "prompt set col d_model"]] = field(default_factory=list)
 
     def read(self, masks: Float[Tensor, "set receiver node"]) -> Float[Tensor, "prompt set receiver col d_model"]:
-        """How what some inputs read changes."""
+        """The changes in what some inputs read."""
         total = torch.einsum("prcd,rk->prkcd", self.embedded, masks[..., 0])
         start = 1
         for layer, heads in enumerate(self.heads):
@@ -94,7 +94,7 @@ class _Written:
 
 
 def _run(runs: Runs, graph: Graph, masks: Float[Tensor, "set receiver node"]) -> Float[Tensor, "set prompt"]:
-    """Of prompts that fit in memory together."""
+    """Runs the sets on prompts that fit in memory together."""
     run, span = runs.corrupted, int(runs.spans.max())
     if not span:
         return runs.corrupted_logit_diff.expand(len(masks), -1)

@@ -1,7 +1,7 @@
-"""Shapley values (Shapley 1953): what each of several parts adds to a value, a mean over all orders in which they may
-come. Here it is a mean over some orders drawn at random, each walked forwards and backwards (antithetic sampling;
-Mitchell et al. 2022, arXiv:2104.12199), so that a part that comes early in one comes late in the other. Along every
-order what the parts add sums to the whole difference, and so do the means.
+"""Shapley values (Shapley 1953): what each of several parts adds to a value, averaged over all orders of the parts.
+Here the average is over random orders, each walked forwards and backwards (antithetic sampling; Mitchell et al. 2022,
+arXiv:2104.12199), so that a part that comes early in one comes late in the other. Along every order the contributions
+add up to the whole difference, and so do the means.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from mi_sweeps.tasks.pairs import Pairs
 SEED = 0
 
 Walk = Callable[[Sequence[int]], Float[Tensor, "added prompt"]]
-"""From an order of the parts to the value without any, with the first, with the first two, and so on to all."""
+"""Maps an order of the parts to the value without any, with the first, with the first two, and so on up to all."""
 
 
 def marginals(walk: Walk, count: int, permutations: int) -> Float[Tensor, "pair part prompt"]:
-    """What each of `count` parts adds to each prompt's value, a mean over an order and its reverse, for each such pair.
+    """What each of `count` parts adds to each prompt's value, averaged over an order and its reverse, by such pair.
 
     The mean over pairs estimates the Shapley value, and pairs are independent.
 
     Args:
-        permutations: how many orders are walked; even.
+        permutations: number of orders to walk; even.
     """
     generator = torch.Generator().manual_seed(SEED)
     pairs = []
@@ -45,7 +45,7 @@ def marginals(walk: Walk, count: int, permutations: int) -> Float[Tensor, "pair 
 
 
 def standard_error(found: Float[Tensor, "pair part prompt"]) -> Float[Tensor, " part"]:
-    """Of each part's Shapley value (mean over prompts) over the drawn pairs of orders; NaN for a single pair."""
+    """The standard error of each part's Shapley value (mean over prompts) due to random orders; NaN for one pair."""
     means = found.mean(dim=-1)
     if len(means) < 2:
         return torch.full_like(means[0], torch.nan)
@@ -53,9 +53,9 @@ def standard_error(found: Float[Tensor, "pair part prompt"]) -> Float[Tensor, " 
 
 
 class Mixing:
-    """The logit difference of prompts of one length as weights of `source` come into `into`, part by part.
+    """The logit difference of prompts of one length as weights of `source` replace those of `into`, part by part.
 
-    Layers before the first that has changed are not computed again.
+    Layers before the first changed one are not computed again.
     """
 
     def __init__(

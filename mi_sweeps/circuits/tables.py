@@ -1,6 +1,6 @@
-"""The columns of what a patch job measures beside patching: one file a checkpoint and table.
+"""The columns of the tables that a patch job makes besides patching: one file per checkpoint and table.
 
-Whoever writes them and whoever reads them takes the columns from here; neither torch nor pandas is imported.
+Writers and readers both take the columns from here. Imports neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 BY_PROMPT = ("by_prompt", pa.list_(pa.float32()))
-"""What the row's value is the mean of, in the order of the patch job's prompts; missing where a prompt has none."""
+"""The values that the row's value is the mean of, in the order of the patch job's prompts; missing where a prompt has
+none."""
 
 TABLES: dict[str, pa.Schema] = {
     "looks": pa.schema(
@@ -110,9 +111,9 @@ TABLES: dict[str, pa.Schema] = {
         ]
     ),
 }
-"""By the name of the table.
+"""By table name.
 
-Of `cross`, `by_prompt` lists what `ld_mixed` is the mean of. What `ld_into` and `ld_from` are means of is in rows of
-kind `own`, one for each checkpoint, where both steps are the same. `pattern` is the lower triangle, row by row, over a
-prompt's own tokens.
+In `cross`, `by_prompt` lists the values that `ld_mixed` is the mean of; those of `ld_into` and `ld_from` are in the
+rows of kind `own`, one for each checkpoint, in which both steps are the same. `pattern` is the lower triangle, row by
+row, over a prompt's own tokens.
 """

@@ -1,8 +1,9 @@
-"""The pieces of one network in another: activations of every component, weights of every component, and Shapley values
-of the parts' weights (`mi_sweeps.circuits.cross` tells what they are for).
+"""Puts pieces of one network into another: activations of every component, weights of every component, and Shapley
+values of the parts' weights (`mi_sweeps.circuits.cross` explains what for).
 
-Prompts of one length go together, so that every column is a token and a change may reach all of them. Changes are
-carried from the layer where they enter (`mi_sweeps.circuits.propagate`); nothing before it is computed again.
+Prompts of one length are processed together, so that every column is a token and a change can reach all of them.
+Changes are propagated from the layer where they enter (`mi_sweeps.circuits.propagate`); nothing before it is computed
+again.
 """
 
 from __future__ import annotations
@@ -40,10 +41,9 @@ class Crossed:
     source: Float[Tensor, " prompt"]
     components: list[Component]
     mixed: Float[Tensor, "component prompt"]
-    """Of kind `shapley` the logit difference of `into` with the component's part of the difference added."""
+    """For kind `shapley`, the logit difference of `into` plus the component's share of the difference."""
     error: list[float | None]
-    """Of each component: standard error of the mean of `mixed` that comes of drawn orders; None where nothing is
-    drawn."""
+    """The standard error of the mean of `mixed` due to random orders, for each component; None if there are none."""
 
 
 @torch.no_grad()
@@ -53,10 +53,10 @@ def cross(
     """Puts every component of `source` into `into`.
 
     Args:
-        pairs: only the clean prompts are looked at.
+        pairs: only the clean prompts are used.
         kinds: some of activation, weights, shapley.
-        permutations: orders for Shapley values; even.
-        memory: bytes that activations may take, about. Changes no result.
+        permutations: number of orders for Shapley values; even.
+        memory: approximate limit for activations, in bytes. Does not change results.
 
     Raises:
         UserError: `into` with all weights of `source` does not compute what `source` does.
@@ -88,7 +88,7 @@ def cross(
 
 @dataclass(frozen=True)
 class _Part:
-    """Of some prompts."""
+    """The results for some prompts."""
 
     run: Crossed
     drawn: Float[Tensor, "pair part prompt"]
@@ -103,7 +103,7 @@ def _cross(
     permutations: int,
     tokens: int,
 ) -> _Part:
-    """For prompts of one length that fit in memory together."""
+    """The results for prompts of one length that fit in memory together."""
     layout = align(into, pairs.clean.end)
     layers, resid = forward(into, embed(into, pairs.clean, layout), layout)
     other_layout = align(source, pairs.clean.end)
@@ -155,20 +155,20 @@ def _check(
     logits: Float[Tensor, "prompt d_vocab"],
     pairs: Pairs,
 ) -> None:
-    """Holds that all parts together are the whole model."""
+    """Checks that all parts together are the whole model."""
     error = (mixed - there).abs().max().item()
     limit = tolerance(logits) * pairs.contrast.weights.abs().sum(dim=1).max().item()
     if not error <= limit:
         raise UserError(
             f"patching.cross: a checkpoint with all weights of another differs from it by {error:.1e} in its logit "
-            f"differences (more than {limit:.0e}), so parts of this architecture are not known here; use "
+            f"differences (more than {limit:.0e}), so parts of this architecture are not supported; use "
             "patching.cross=null"
         )
 
 
 @dataclass(frozen=True)
 class _Sought:
-    """Components that enter at one layer, and the stream with each of them changed."""
+    """Components that enter at the same layer, and the stream with each of them changed."""
 
     components: list[Component]
     layer: int
@@ -179,22 +179,22 @@ class _Sought:
 
 @dataclass(frozen=True)
 class _At:
-    """Both runs of some prompts of one length."""
+    """The runs of both networks on some prompts of one length."""
 
     run: Run
     into: Network
-    """Not packed."""
+    """The network, not packed."""
     others: Sequence[LayerActivations]
-    """Of `source`."""
+    """The activations of `source`."""
     source: Network
     pairs: Pairs
     whole: Group
     """All columns."""
     end: Group
-    """The last column: of the last layer nothing else is read."""
+    """The last column: nothing else in the last layer is read."""
 
     def group(self, layer: int) -> Group:
-        """What is read of a layer."""
+        """The columns of a layer that are read."""
         return self.end if layer == len(self.others) - 1 else self.whole
 
 
@@ -212,13 +212,13 @@ def _activations(at: _At) -> Iterator[_Sought]:
 
 
 def _attention(at: _At, layer: int, chosen: slice) -> Float[Tensor, "prompt 1 col d_model"]:
-    """The stream after attention, with what attention adds from `source`."""
+    """The stream after attention, with attention's output from `source`."""
     _, _, beside = at.run.after_attention(layer)
     return (beside + at.others[layer].attn_out)[:, None, -at.group(layer).span :]
 
 
 def _mlp(at: _At, layer: int, chosen: slice) -> Float[Tensor, "prompt 1 col d_model"]:
-    """The stream after a layer, with what its MLP adds from `source`."""
+    """The stream after a layer, with its MLP's output from `source`."""
     return (at.run.layers[layer].resid_mid + at.others[layer].mlp_out)[:, None, -at.group(layer).span :]
 
 
@@ -248,7 +248,7 @@ def _embedded(at: _At, network: Network, chosen: slice) -> Float[Tensor, "prompt
 
 
 def _pieces(block: Block, *, has_mlps: bool) -> Iterator[tuple[Piece, int | None]]:
-    """What is replaced in a block, with its head."""
+    """Yields the pieces of a block that are replaced, with the head if the piece has one."""
     yield "attn", None
     if has_mlps:
         yield "mlp", None

@@ -1,4 +1,4 @@
-"""One checkpoint as a measurement sees it."""
+"""The interface between a checkpoint and its measurements."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mi_sweeps.tasks.task import Task
 
 @dataclass(frozen=True)
 class View:
-    """What a measurement may look at."""
+    """Everything about one checkpoint that a measurement may use."""
 
     step: int
     network: Network
-    """With the weights of this checkpoint: what it computes was compared with the Hugging Face model itself."""
+    """The network at this checkpoint, already checked against the Hugging Face model."""
     pairs: Pairs
-    """The patch job's prompts, on the device that computes."""
+    """The patch job's prompts, on the device."""
     task: Task
-    """Where further prompts come from."""
+    """The task, for further prompts."""
     patching: PatchingConfig
     memory: int
-    """Bytes that activations may take, about; at least what one prompt needs. Changes no result."""
+    """Approximate limit for activations, in bytes, but at least one prompt's need. Does not change results."""
     steps: tuple[int, ...]
-    """The checkpoints of the run that can be looked at."""
+    """The usable checkpoints of the run."""
     another: Callable[[int], AbstractContextManager[Network]]
-    """The same run at another of `steps`, in memory beside this one, compared likewise; one of them at a time."""
+    """Loads the run at another of `steps`, checked likewise; only one at a time."""

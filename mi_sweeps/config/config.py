@@ -15,7 +15,7 @@ from mi_sweeps.config.section import Name, NamedFunction, Place, Section
 from mi_sweeps.config.tracking import TrackingConfig
 from mi_sweeps.config.training import CheckpointConfig, OptimConfig, TrainConfig
 from mi_sweeps.steps import checkpoint_steps
-from mi_sweeps.tasks import asked
+from mi_sweeps.tasks import prompts_label
 
 FORMAT = 1
 """Version of the files on disk and of the results that a configuration gives; part of every id."""
@@ -110,10 +110,10 @@ class Config(Section):
         return self.model_copy(update={"task": self.patching.task}) if self.patching.task else self
 
     @property
-    def asked(self) -> str:
+    def prompts_label(self) -> str:
         """The name of the patch job's prompts in tables and pictures."""
         task = self.patching.task
-        return asked(self.corruption.name, task.name if task else None, self.patching.split)
+        return prompts_label(self.corruption.name, task.name if task else None, self.patching.split)
 
     def dump(self) -> dict[str, Any]:
         """Returns the configuration as plain JSON values, which `parse` reads."""

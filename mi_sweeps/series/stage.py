@@ -1,4 +1,4 @@
-"""The stage of a series: what training is for a run of ours. Its checkpoints are there; here they are looked at."""
+"""The stage that replaces training for a series: audits its checkpoints and measures the task's metrics on each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.tasks.load import load
 from mi_sweeps.training.evaluate import Metric, evaluate
-from mi_sweeps.training.run import METRICS, check_logits, check_tokens, describe, read_metrics, told
+from mi_sweeps.training.run import METRICS, check_logits, check_tokens, describe, read_metrics, summary
 from mi_sweeps.training.trainable import Trainable
 
 log = logging.getLogger(__name__)
 
 
-def look(
+def measure(
     config: Config,
     folder: RunFolder,
     *,
@@ -33,15 +33,15 @@ def look(
     on_step: Callable[[int], None] = lambda step: None,
     on_checkpoint: Callable[[int, list[Metric]], None] = lambda step, metrics: None,
 ) -> None:
-    """Measures every checkpoint of a series that is not measured yet. Nothing of the weights is kept.
+    """Measures every checkpoint of a series that has not been measured. No weights are copied.
 
     Args:
-        before_write: called before each write; may raise, and nothing is written then.
-        on_step: told how many checkpoints are done.
-        on_checkpoint: told a checkpoint's step and metrics, when they are on disk.
+        before_write: called before each write; if it raises, nothing is written.
+        on_step: called with the number of checkpoints done.
+        on_checkpoint: called with a checkpoint's step and metrics once they are on disk.
 
     Raises:
-        UserError: the model or the task is wrong, a checkpoint cannot be read, or none is left.
+        UserError: the model or the task is wrong, a checkpoint cannot be read, or no usable one is left.
     """
     assert isinstance(config.model, SeriesConfig)
     device = pick_device(config.launcher.device)
@@ -49,11 +49,11 @@ def look(
     audited = audit.of(series)
     gaps = audited.gaps
     for one in audited.findings:
-        log.warning("step %d%s: %s", one.step, " is a gap" if one.gap else "", one.reason)
+        log.warning("step %d%s: %s", one.step, " counts as missing" if one.gap else "", one.reason)
     chosen = [checkpoint for checkpoint in series.checkpoints if checkpoint.step not in gaps]
     if not chosen:
         raise UserError(
-            f"model={config.model.name}: all checkpoints are gaps ({next(iter(gaps.values()))}); see `mi-sweeps audit`"
+            f"model={config.model.name}: no checkpoint is usable ({next(iter(gaps.values()))}); see `mi-sweeps audit`"
         )
     before_write()
     folder.note_gaps(gaps)
@@ -77,11 +77,11 @@ def look(
         new = [
             row for split, batch in evaluated.items() for row in evaluate(model, task, batch, step=step, split=split)
         ]
-        del model  # Freed before the next is read.
+        del model  # Free it before the next one is read.
         metrics.extend(new)
         before_write()
         write_table(folder.metrics, pa.Table.from_pylist(metrics, METRICS))
-        log.info("step %d: %s", step, told(new))
+        log.info("step %d: %s", step, summary(new))
         before = max((one.step for one in chosen if one.step < step), default=None)
         on_checkpoint(step, [*new, *logged.at(theirs, step, before)])
         ready += 1
@@ -89,7 +89,7 @@ def look(
 
 
 def _about(series: Series, gaps: Mapping[int, str]) -> dict[str, Any]:
-    """What series.json says: where each checkpoint is, and why some steps have none."""
+    """The contents of series.json: where each checkpoint is, and why some steps are missing."""
     return {
         "checkpoints": [
             {"step": one.step, "name": one.name, "revision": one.model.revision}

@@ -83,7 +83,7 @@ def add(output: Path, name: str, points: Sequence[GridPoint], command: str) -> N
                 entries[point.patch_id] = Entry(
                     point.run_id,
                     point.patch_id,
-                    point.asked,
+                    point.prompts_label,
                     dict(point.choices),
                     base,
                     differences(base, values),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mi_sweeps.steps import checkpoint_steps
 from mi_sweeps.store import measured
-from mi_sweeps.tasks import asked
+from mi_sweeps.tasks import prompts_label
 
 if TYPE_CHECKING:
     from mi_sweeps.config import Config
@@ -43,11 +43,11 @@ class GridPoint:
         return parse(dict(self.values))
 
     @property
-    def asked(self) -> str:
-        """As `Config.asked`."""
+    def prompts_label(self) -> str:
+        """As `Config.prompts_label`."""
         patching = self.values["patching"]
         task = patching.get("task") or {}
-        return asked(self.values["corruption"]["name"], task.get("name"), patching.get("split", "heldout"))
+        return prompts_label(self.values["corruption"]["name"], task.get("name"), patching.get("split", "heldout"))
 
     @property
     def label(self) -> str:

@@ -20,7 +20,7 @@ from mi_sweeps.sweeps import memory
 from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import audit
 from mi_sweeps.tasks.load import load, patched_pairs
-from mi_sweeps.tasks.pairs import Pairs, told
+from mi_sweeps.tasks.pairs import Pairs, uncorrupted_note
 from mi_sweeps.tasks.task import Task
 from mi_sweeps.training.schedules import resolve
 from mi_sweeps.training.trainable import check_trainable
@@ -62,7 +62,7 @@ def check(points: Sequence[GridPoint]) -> list[str]:
         resolve(config.schedule, config.train.steps)
         pairs = patched_pairs(tasks[source], config)
         _check_tokens(config, pairs)
-        lines += [line for line in told(pairs, config.asked) if line not in lines]
+        lines += [line for line in uncorrupted_note(pairs, config.prompts_label) if line not in lines]
         _check_patching(config, tasks[source], len(pairs.clean))
         if network := networks[digest(values["model"])]:
             check_trainable(network, config.train)

@@ -303,7 +303,7 @@ def _value(point: GridPoint, key: str) -> str:
     """Formats a key's value: a plain value, the name of a group's choice, or, for a file that sets other keys
     (`+experiment=NAME`), the grid's own choice."""
     if key == "corruption":
-        return point.asked
+        return point.prompts_label
     if key == "patching.task" and not point.values["patching"].get("task"):
         key = "task"
     values: Any = point.values

@@ -1,4 +1,4 @@
-"""What the model is asked: prompts, answers, subjects and corruptions, and the token batches made from them."""
+"""Prompts, answers, subjects and corruptions, and the token batches made from them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ COMPARED = ("first", "second")
 """The two corruptions whose difference is shown, always the second minus the first."""
 
 
-def asked(corruption: str, task: str | None, split: str) -> str:
-    """Name a patch job's prompts in tables and pictures, so that none mixes two kinds: the corruption, preceded by the
-    task if that is not the run's, and by `train` if these are training prompts: "ioi2-first", "train-trio"."""
+def prompts_label(corruption: str, task: str | None, split: str) -> str:
+    """Name a patch job's prompts in tables and pictures, so that no two kinds are mixed.
+
+    The label is the corruption, preceded by the task if that is not the run's own and by `train` if these are training
+    prompts: "first", "ioi2-first", "train-trio".
+    """
     return "-".join(filter(None, (task, split if split != "heldout" else "", corruption)))
 
 
@@ -61,7 +64,7 @@ ORDER = (*OF_NAMES, *(name for names in CORRUPTIONS.values() for name in names))
 
 
 def in_order(corruptions: Iterable[str]) -> list[str]:
-    """Sort corruptions, named as by `asked`, as they are shown: the run's own task first, unknown ones last."""
+    """Sort corruptions, named as by `prompts_label`, as they are shown: the run's own task first, unknown ones last."""
 
     def rank(name: str) -> tuple[str, int]:
         prompts, _, corruption = name.rpartition("-")

@@ -1,4 +1,4 @@
-"""What a reader should know of the prompts before trusting a win rate."""
+"""What a reader should know about the prompts before trusting a win rate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def describe_splits(splits: Mapping[str, Sequence[Prompt]]) -> dict[str, Any]:
-    """For each split: how many prompts, their orders, the most frequent answer's share; and the overlaps."""
+    """Describes each split (number of prompts, their orders, share of the most frequent answer) and the overlaps."""
     return {
         "splits": {split: _describe(prompts) for split, prompts in splits.items()},
         "overlap": overlap(splits),
@@ -38,7 +38,7 @@ def _describe(prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def overlap(splits: Mapping[str, Sequence[Prompt]]) -> dict[str, dict[str, int]]:
-    """How many prompts of each evaluation split share their text, their name set, two names or one with a training
+    """Counts, for each evaluation split, the prompts that share text, name set, two names or one name with a training
     prompt."""
     train = splits.get("train", ())
     texts, sets = {prompt.text for prompt in train}, {prompt.name_set for prompt in train}
@@ -61,15 +61,15 @@ def _pairs(names: Collection[str]) -> Iterator[frozenset[str]]:
 
 
 def slot_rules(train: Sequence[Prompt], heldout: Sequence[Prompt]) -> dict[str, float]:
-    """Held-out win rates of rules that look at one slot only; a model must beat them to have learned the task.
+    """Held-out win rates of rules that read a single slot. A model must beat them to have learned the task.
 
-    Each rule learns from the training prompts which listed place to answer, given what its slot shows.
-    `listed place` looks at one listed name, whichever is the answer most often, and always says it.
+    Each rule learns from the training prompts which listed name to answer, given what its slot shows.
+    `listed place` reads no slot: it always answers the place in the list that is right most often.
     """
     if not train or not heldout:
         return {}
     looks: dict[str, Callable[[Prompt], Hashable]] = {"listed place": lambda prompt: None}
-    if heldout[0].n_subjects > 1:  # To look at the only one is the task.
+    if heldout[0].n_subjects > 1:  # With one subject, reading it solves the task.
         looks |= {
             "first subject": lambda prompt: prompt.listed.index(prompt.subjects[0]),
             "last subject": lambda prompt: prompt.listed.index(prompt.subjects[-1]),
@@ -85,7 +85,7 @@ def slot_rules(train: Sequence[Prompt], heldout: Sequence[Prompt]) -> dict[str, 
 
 
 def spelling(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A note, where the tokenizer writes names otherwise than the prompts do; none where it does not."""
+    """A note if the tokenizer spells names differently from the prompts, else nothing."""
     words = {
         name: tokenizer.decode(tokenizer(f"a {name}", add_special_tokens=False)["input_ids"][-1:]) for name in names
     }
@@ -94,8 +94,8 @@ def spelling(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[s
         return []
     name, word = other[0]
     return [
-        f"the tokenizer writes {len(other)} of {len(names)} names otherwise ({name}: {word}); "
-        "a next token that reads so is the answer"
+        f"the tokenizer spells {len(other)} of {len(names)} names differently ({name}: {word}); "
+        "a next token spelled that way counts as the answer"
     ]
 
 
@@ -108,8 +108,8 @@ def _file_lines(title: str, facts: Mapping[str, Any]) -> list[str]:
 
 
 def lines(audit: Mapping[str, Any]) -> list[str]:
-    """The audit as a few lines for a terminal."""
-    if "splits" not in audit:  # A task of another kind says what it finds worth saying.
+    """Formats an audit as a few lines for a terminal."""
+    if "splits" not in audit:  # Other kinds of tasks choose their own lines.
         return [f"{name}: {value}" for name, value in audit.items()]
     text = []
     if "rows" in audit:
@@ -126,11 +126,11 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
     for split, shared in audit["overlap"].items():
         if shared["same_text"] or shared["same_name_set"]:
             text.append(f"overlap with train: {split} {shared['same_text']} texts, {shared['same_name_set']} name sets")
-        if "same_name" in shared:  # Audits of earlier versions do not say.
+        if "same_name" in shared:  # Audits by earlier versions lack it.
             n = audit["splits"][split]["prompts"]
             text.append(
-                f"of {n} {split} prompts {shared['same_two_names']} have two names of one training prompt, "
-                f"{shared['same_name']} a name of any"
+                f"of {n} {split} prompts, {shared['same_two_names']} share two names with a training prompt, "
+                f"{shared['same_name']} share one"
             )
     text += audit.get("notes", [])
     if audit["slot_rules"]:

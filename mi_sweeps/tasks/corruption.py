@@ -1,8 +1,8 @@
 """Corrupted prompts: the same sentence with other names in its subject slots.
 
-Clean and corrupted differ in the named slots and nowhere else, so positions correspond and whatever patching
-recovers comes from those slots (Zhang & Nanda 2023, arXiv:2309.16042, on why symmetric replacement of tokens
-is to be preferred to noise). The corruption also decides against which subject the answer is measured:
+Clean and corrupted prompts differ only in the replaced slots, so their positions correspond, and whatever patching
+recovers comes from those slots (Zhang & Nanda 2023, arXiv:2309.16042, explain why replacing tokens is better than
+adding noise). The corruption also decides which subjects the answer is compared with:
 
     logit difference = logit(answer) - mean over the metric's subjects of logit(subject)
 
@@ -11,17 +11,17 @@ is to be preferred to noise). The corruption also decides against which subject 
 | `first`    | first subject -> the answer's name             |
 | `second`   | second subject -> the answer's name            |
 | `both`     | both subjects -> two names new to the sentence |
-| `order`    | the subjects change places                     |
+| `order`    | the subjects swap places                       |
 | `trio`     | in two of three prompts both subjects          |
 
 `mi_sweeps.tasks.OF_NAMES` declares them, with the metric's subjects.
 
-`both` takes new names because the sentence has only one other name left, the answer: with new names no listed
-name is repeated, and nothing in the prompt says who the answer is (the ABC prompts of Wang et al. 2022).
-`order` is a control: the answer stays, so a circuit for the task should not care.
-`trio` is the corruption of the experiment that this project grew out of, with its faults: of three prompts that differ
-in who is the answer, the first two are each other's partner and the third is its own. A third of the prompts is not
-corrupted, the others in both subjects, and the answer is measured against the first one alone.
+`both` uses new names because the only other name in the sentence is the answer. With new names no listed name is
+repeated, and nothing in the prompt tells the answer (the ABC prompts of Wang et al. 2022).
+`order` is a control: the answer stays the same, so a circuit for the task should not care.
+`trio` reproduces the corruption of the experiment that this project grew out of, faults included: among three prompts
+that differ only in who is the answer, the first two are each other's partners and the third is its own. So a third of
+the prompts are not corrupted at all, the others in both subjects, and the answer is compared with the first alone.
 """
 
 from __future__ import annotations
@@ -41,23 +41,22 @@ from mi_sweeps.tasks.prompts import Prompt
 
 TRIO = "trio"
 SWAPPED = (1, 0, 2)
-"""Which of three prompts is the partner of each."""
+"""The partner of each of three prompts, by index."""
 
 
 def partners(prompts: Sequence[Prompt], corruption: str, names: Sequence[str] = ()) -> list[Prompt]:
-    """The corrupted partners of prompts; each has the clean one's `answer`.
+    """The corrupted partners of prompts. Each keeps the clean prompt's `answer`.
 
     Args:
-        prompts: for `trio` as `trios` gives them.
-        names: where `both` finds new names; the choice depends on each prompt's text only.
+        prompts: for `trio`, in the order in which `trios` returns them.
+        names: the new names for `both` are drawn from these; the draw depends only on each prompt's text.
 
     Raises:
-        UserError: there is no such corruption, or the prompts have too few subjects for it, or there are no two new
-            names.
+        UserError: the corruption does not exist, needs more subjects, or needs two new names and none are left.
     """
     if corruption not in OF_NAMES:
         raise UserError(
-            f"corruption={corruption}: prompts with names have none of that name; choose {', '.join(OF_NAMES)}"
+            f"corruption={corruption}: prompts with names have no such corruption; choose {', '.join(OF_NAMES)}"
         )
     if corruption == TRIO:
         others = [prompts[at - at % 3 + SWAPPED[at % 3]] for at in range(len(prompts))]
@@ -66,13 +65,13 @@ def partners(prompts: Sequence[Prompt], corruption: str, names: Sequence[str] = 
 
 
 def trios(prompts: Iterable[Prompt], count: int) -> list[Prompt]:
-    """Up to `count` prompts in threes that differ in nothing but who is the answer, and so in their subjects.
+    """Up to `count` prompts, in threes that differ only in who is the answer, and so in their subjects.
 
     Raises:
-        UserError: there are none, or `count` is no multiple of three.
+        UserError: there are none, or `count` is not a multiple of three.
     """
     if count % 3:
-        raise UserError(f"corruption={TRIO}: goes by threes, and {count} prompts are asked for; give a multiple of 3")
+        raise UserError(f"corruption={TRIO}: prompts come in threes, and {count} is not a multiple of 3; give one")
     found: dict[str, dict[str, Prompt]] = {}
     for prompt in prompts:
         first = len(prompt.slots) - prompt.n_subjects
@@ -81,17 +80,17 @@ def trios(prompts: Iterable[Prompt], count: int) -> list[Prompt]:
     chosen = [prompt for three in found.values() if len(three) == 3 for prompt in three.values()][:count]
     if not chosen:
         raise UserError(
-            f"corruption={TRIO}: needs prompts in threes that differ in who is the answer; use task.trios=true, or "
-            "rows of your own that do"
+            f"corruption={TRIO}: needs prompts in threes that differ only in who is the answer; use task.trios=true, "
+            "or rows of your own that do"
         )
     return chosen
 
 
 def corrupt(prompt: Prompt, corruption: str, names: Sequence[str] = ()) -> Prompt:
-    """The partner of one prompt, under those corruptions for which one is enough.
+    """The corrupted partner of one prompt, for every corruption but `trio`.
 
     Raises:
-        UserError: as `partners`.
+        UserError: as for `partners`.
     """
     first = len(prompt.slots) - prompt.n_subjects
     needed = OF_NAMES[corruption].needs
@@ -114,7 +113,7 @@ def corrupt(prompt: Prompt, corruption: str, names: Sequence[str] = ()) -> Promp
 
 
 def metric_weights(corruption: str, n_subjects: int) -> Float[Tensor, " subject"]:
-    """How much of each subject's logit is taken from the answer's; sums to 1."""
+    """The weight of each subject's logit in the logit difference; the weights sum to 1."""
     chosen = OF_NAMES[corruption].against
     weights = torch.zeros(n_subjects)
     weights[list(chosen)] = 1 / len(chosen)
@@ -122,5 +121,5 @@ def metric_weights(corruption: str, n_subjects: int) -> Float[Tensor, " subject"
 
 
 def unknown_corruption(corruption: str, known: Iterable[str]) -> UserError:
-    """What a task says of a corruption that it has not."""
-    return UserError(f"corruption={corruption}: this task has none of that name; choose among {', '.join(known)}")
+    """The error for a corruption that a task does not have."""
+    return UserError(f"corruption={corruption}: this task has no such corruption; choose among {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""The prompts of a run: made once for each fingerprint, held by `datasets`, with the audit beside them."""
+"""The prompts of a run: made once per fingerprint and cached with `datasets`, their audit beside them."""
 
 from __future__ import annotations
 
@@ -25,43 +25,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskData:
-    """What a task gives: prompts for each split, the names it may use, and the audit of both."""
+    """The prompts of each split, the names they may use, and the audit of both."""
 
     splits: dict[str, list[Prompt]]
     """`train`, `heldout`, and other evaluation splits such as `two_name`."""
     names: list[str]
     """Names that are one token of the model's tokenizer."""
     audit: dict[str, Any]
-    """JSON values: what was kept and dropped and what a reader should know of the prompts."""
+    """JSON values: what was kept and dropped, and what a reader should know about the prompts."""
     repeat: int = 1
-    """How many times a training prompt's answer is said, one behind the other."""
+    """How many times in a row the answer follows a training prompt."""
 
 
 def checked_repeat(repeat: object) -> int:
-    """What a task has as `repeat`.
+    """Returns a task's `repeat`.
 
     Raises:
-        UserError: it is no number of times.
+        UserError: it is not a positive integer.
     """
     if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
-        raise UserError(f"task.repeat={repeat}: give how many times the answer is said, 1 or more")
+        raise UserError(f"task.repeat={repeat}: give how many times the answer is repeated, 1 or more")
     return repeat
 
 
 def load(
     config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path | None = None
 ) -> TaskData | Questions | Task:
-    """What the task's function gives: prompts with name slots, from the cache in `output` or newly made (and then kept
-    there), questions, or a task of another kind.
+    """Calls the task's function, which returns prompts with name slots, questions, or a whole task.
+
+    Prompts with name slots are cached in `output`, and read from there if they are.
 
     Raises:
-        UserError: the task's arguments or the user's file are wrong, or it needs a tokenizer.
+        UserError: the task's arguments or the user's file are wrong, or the task needs a tokenizer.
     """
     from hydra.utils import get_object
 
     cache = output / "data" / data_fingerprint(config) if output else None
     if cache and (cached := read_json(cache / "audit.json")) is not None:
-        if cached.get("files") not in (None, _hash(cache)):  # Those of earlier versions have no hash.
+        if cached.get("files") not in (None, _hash(cache)):  # Earlier versions stored no hash.
             raise _damaged(cache, "its checksum is wrong")
         return TaskData(_read(cache), cached["names"], cached["audit"], cached.get("repeat", 1))
     arguments = config.task.arguments
@@ -79,7 +80,7 @@ def load(
             with replacing(cache) as temporary:
                 _write(made, temporary)
         except OSError:
-            # Another process may have been quicker; its prompts are the same.
+            # Another process may have written the same prompts first.
             if not cache.exists():
                 raise
     return made
@@ -95,7 +96,7 @@ def _write(data: TaskData, folder: Path) -> None:
 
 
 def _hash(folder: Path) -> str:
-    """Of all that `datasets` wrote."""
+    """The hash of everything that `datasets` wrote."""
     return hash_files(path for path in folder.rglob("*") if path.is_file() and path != folder / "audit.json")
 
 
@@ -130,7 +131,7 @@ def _prompts(dataset: Dataset) -> list[Prompt]:
 
 
 def balanced(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
-    """`count` of the prompts, spread as evenly as they allow over the orders; always the same ones."""
+    """Chooses `count` prompts, spread as evenly over the orders as possible; always the same ones."""
     groups: dict[tuple[int, str], list[Prompt]] = {}
     for prompt in prompts:
         groups.setdefault((prompt.answer_place, prompt.subject_order), []).append(prompt)

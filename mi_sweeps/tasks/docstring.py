@@ -7,17 +7,17 @@
         :param size: light dark
         :param
 
-is to be followed by " files", the argument that comes after those in the definition. It is measured against the other
-arguments of the definition.
+should be followed by " files", the argument that comes after those two in the definition. The answer is compared with
+the other arguments of the definition.
 
 | corruption      | replaces                                                             |
 |-----------------|----------------------------------------------------------------------|
-| `random_answer` | the answer in the definition, by a word that is not in the prompt    |
-| `random_doc`    | the two arguments of the docstring, by words that are not            |
+| `random_answer` | the answer in the definition, with a word that is not in the prompt  |
+| `random_doc`    | the two arguments of the docstring, with words that are not          |
 
-The post measures against the most likely of the other arguments; here it is their mean, which is linear in the
-logits. The docstring leaves out none, one or two of the first arguments, equally often, so that the answer's place in
-the definition is not always the same.
+The post compares the answer with the most likely of the other arguments; here it is their mean, which is linear in the
+logits. The docstring leaves out zero, one or two of the first arguments, equally often, so that the answer's place in
+the definition varies.
 '''
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ WORDS: tuple[str, ...] = tuple(
     """.split()
 )
 N_WORDS = 15
-"""In a prompt: the method, five arguments, seven words of text, and two new words."""
+"""Words drawn for a prompt: the method, five arguments, seven words of text, and two new words."""
 PLACES = (3, 4, 5)
-"""Of the answer among the five arguments."""
+"""Places that the answer takes among the five arguments, counted from 1."""
 
 
 def task(
     tokenizer: PreTrainedTokenizerBase | None, *, prompts: dict[str, int], words: Sequence[str] | None, seed: int
 ) -> Questions:
-    """Held-out prompts have words that training prompts have not.
+    """Makes the prompts. No word of a held-out prompt is in a training prompt.
 
     Raises:
-        UserError: too few words are one token.
+        UserError: too few words are a single token.
     """
     tokenizer = required(tokenizer)
     n_train, n_heldout = counts(prompts, len(PLACES))
@@ -93,7 +93,7 @@ def _question(words: Sequence[str], place: int) -> Question:
     method, *arguments = words[:6]
     text, (new, other) = words[6:13], words[13:]
     first, second, answer = arguments[place - 3 : place]
-    # By what they are to the answer: their places differ.
+    # Roles relative to the answer, whose place varies.
     roles = [f"before {distance}" for distance in range(place - 3, 0, -1)]
     roles += ["documented 1", "documented 2", "answer"]
     roles += [f"after {distance}" for distance in range(1, 6 - place)]

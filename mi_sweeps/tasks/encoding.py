@@ -1,4 +1,4 @@
-"""Text into batches of tokens, by a model's tokenizer."""
+"""Encodes prompts with a model's tokenizer."""
 
 from __future__ import annotations
 
@@ -29,34 +29,32 @@ class Row:
 
 @dataclass(frozen=True)
 class Text:
-    """A question in words, without name slots; the answer and what it is measured against are one token each."""
+    """A question without name slots. The answer, and each word it is compared with, is one token."""
 
     text: str
-    """Without a space at its end."""
+    """Without a trailing space."""
     answer: str
     subjects: tuple[str, ...]
 
 
 def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, prepend_bos: bool) -> Batch:
-    """Tokenizes prompts and finds the tokens of answers, subjects and roles.
+    """Tokenizes prompts, and finds the tokens of answers and subjects and the role of each token.
 
     Raises:
-        UserError: a name is unknown to the tokenizer or more than one token.
+        UserError: a name is unknown to the tokenizer, or more than one token.
     """
     return batch_of(prompts, [_encode(prompt, tokenizer, prepend_bos) for prompt in prompts], tokenizer)
 
 
 def text_batch(prompts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, *, prepend_bos: bool = False) -> Batch:
-    """Texts of any lengths; the loss counts their answers. A token's role is how far it is from the end: "end-1".
+    """A batch of texts of any length; their answers are scored. A token's role is its distance from the end: "end-1".
 
     Raises:
-        UserError: a word is unknown to the tokenizer, or an answer or subject more than one token, or prompts have
-            unequal numbers of subjects.
+        UserError: a word is unknown to the tokenizer, an answer or subject is more than one token, or prompts have
+            different numbers of subjects.
     """
     if len({len(prompt.subjects) for prompt in prompts}) > 1:
-        raise UserError(
-            "task: prompts have unequal numbers of subjects; give every answer as many to be measured against"
-        )
+        raise UserError("task: prompts have different numbers of subjects; give every prompt the same number")
     rows = []
     for prompt in prompts:
         tokens, spans = tokenize(prompt.text, tokenizer, prepend_bos)
@@ -71,7 +69,7 @@ def batch_of(
     tokenizer: PreTrainedTokenizerBase,
     contrast: Contrast | None = None,
 ) -> Batch:
-    """Tokenized prompts side by side, padded.
+    """Pads tokenized prompts to a batch.
 
     Raises:
         UserError: there are none.
@@ -98,17 +96,17 @@ def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: boo
         if inside != 1:
             raise UserError(
                 f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is {inside} tokens of the model's tokenizer; "
-                "names must be one"
+                "names must be one token"
             )
     roles = prompt_roles(prompt, spans)
     return Row(tokens, *_answers(prompt, tokenizer), ("bos", *roles) if prepend_bos else roles)
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> tuple[list[int], list[Span]]:
-    """The tokens of a text, BOS before them if asked for, and the spans of those that are not BOS.
+    """The tokens of a text, with BOS if `prepend_bos`, and the character spans of all tokens but BOS.
 
     Raises:
-        UserError: a word is unknown, or the text longer than the model takes, or there is no BOS.
+        UserError: a word is unknown, the text is longer than the model accepts, or there is no BOS token.
     """
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     tokens: list[int] = encoding["input_ids"]
@@ -120,20 +118,20 @@ def tokenize(text: str, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -
         )
     if len(tokens) + prepend_bos > tokenizer.model_max_length:
         raise UserError(
-            f"prompt {text[:60]!r}…: {len(tokens)} tokens, and the model takes {tokenizer.model_max_length}; "
+            f"prompt {text[:60]!r}…: {len(tokens)} tokens, but the model takes {tokenizer.model_max_length}; "
             "use shorter prompts"
         )
     if prepend_bos:
         if tokenizer.bos_token_id is None:
             raise UserError(
-                "model.prepend_bos=true: the model's tokenizer has no such token; use model.prepend_bos=false"
+                "model.prepend_bos=true: the model's tokenizer has no BOS token; use model.prepend_bos=false"
             )
         tokens = [tokenizer.bos_token_id, *tokens]
     return tokens, spans
 
 
 def _answers(prompt: Shown, tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:
-    """The tokens of the answer and of what it is measured against."""
+    """The tokens of the answer and of the subjects that it is compared with."""
     words = (prompt.answer, *prompt.subjects)
     answer, *subjects = tokens_after(prompt.text, [f" {word}" for word in words], tokenizer)
     if len({answer, *subjects}) < len(set(words)):
@@ -152,23 +150,23 @@ def required(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBa
     """
     if tokenizer is None:
         raise UserError(
-            "task: is made of text, and the model has no tokenizer; use task=previous_token or task=induction, or "
+            "task: its prompts are text, but the model has no tokenizer; use task=previous_token or task=induction, or "
             "another model"
         )
     return tokenizer
 
 
 def token_after(text: str, word: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that spells `word`, with its space if it has one, right after `text`.
+    """The token of a word that directly follows a text; the word includes its leading space, if any.
 
     Raises:
-        UserError: it is not one token there, or unknown.
+        UserError: the word is unknown, or not one token there.
     """
     return tokens_after(text, [word], tokenizer)[0]
 
 
 def tokens_after(text: str, words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """`token_after` for several words: one call of the tokenizer, whose overhead is most of its time."""
+    """`token_after` for several words, in one call of the tokenizer: its overhead is most of its time."""
     before, *after = tokenizer([text, *(text + word for word in words)], add_special_tokens=False)["input_ids"]
     for word, tokens in zip(words, after, strict=True):
         if tokens[:-1] != before or tokens[-1] == tokenizer.unk_token_id:
@@ -179,7 +177,7 @@ def tokens_after(text: str, words: Sequence[str], tokenizer: PreTrainedTokenizer
 
 
 def is_one_token(name: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a name is a single, known token inside a sentence."""
+    """Whether a name inside a sentence is a single, known token."""
     tokens = tokenizer(f"a {name}", add_special_tokens=False)["input_ids"]
     rest = tokenizer("a", add_special_tokens=False)["input_ids"]
     return tokens[:-1] == rest and tokens[-1] != tokenizer.unk_token_id

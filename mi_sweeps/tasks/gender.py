@@ -1,13 +1,13 @@
 """Gendered pronouns (Mathwin et al. 2023, "Identifying a preliminary circuit for predicting gendered pronouns in GPT-2
 small"; Chintam & van der Wal 2023, arXiv:2310.12611).
 
-"So Mary is a really great friend, isn't" is to be followed by "she". Half of the names are those of women, half those
-of men; a name that both have is not among them.
+"So Mary is a really great friend, isn't" should be followed by "she". Half of the names are women's and half are men's;
+names that both use are left out.
 
-| corruption    | replaces                                                            |
-|---------------|---------------------------------------------------------------------|
-| `name`        | the name, by one of the other gender                                |
-| `same_gender` | the name, by another of the same gender. A control: the answer stays |
+| corruption    | replaces                                                                           |
+|---------------|------------------------------------------------------------------------------------|
+| `name`        | the name, with one of the other gender                                             |
+| `same_gender` | the name, with another of the same gender. A control: the answer stays the same    |
 """
 
 from __future__ import annotations
@@ -74,10 +74,11 @@ def task(
     men: Sequence[str] | None,
     seed: int,
 ) -> Questions:
-    """Held-out prompts have names and descriptions that training prompts have not.
+    """Makes the prompts. No name or description of a held-out prompt is in a training prompt.
 
     Raises:
-        UserError: a word is unknown, too few names are one token, one is in both lists, or a number cannot be balanced.
+        UserError: a word is unknown, too few names are a single token, a name is in both lists, or a number of prompts
+            cannot be balanced.
     """
     tokenizer = required(tokenizer)
     n_train, n_heldout = counts(prompts, 2)

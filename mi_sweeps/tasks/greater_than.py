@@ -1,17 +1,17 @@
 """Greater-than (Hanna, Liu & Variengien 2023, arXiv:2305.00586).
 
-"The war lasted from the year 1732 to the year 17" is to be followed by a number above 32. Years are two tokens of two
-digits each; others, and tokenizers that write digits one by one, are left out or refused. The loss is of one of the
-right numbers, drawn evenly, so that the best a model can do is to spread over all of them.
+"The war lasted from the year 1732 to the year 17" should be followed by a number above 32. Only years that are two
+tokens of two digits each are used; a tokenizer that splits digits is refused. The loss targets one right number, drawn
+uniformly, so the best a model can do is to spread its probability over all of them.
 
-| corruption   | replaces                                                        |
-|--------------|-----------------------------------------------------------------|
-| `start_year` | the start year's last two digits, by 01: every number is right  |
-| `noun`       | the noun, by another. A control: the answers stay               |
+| corruption   | replaces                                                          |
+|--------------|-------------------------------------------------------------------|
+| `start_year` | the start year's last two digits, with 01: every number is right  |
+| `noun`       | the noun, with another. A control: the answers stay the same      |
 
-"Always 99" is right of nearly every question, so the win rate and the difference of probabilities cannot tell a model
-that compares from one that says late years. The paper's second measure can, `cutoff_sharpness`: the probability of the
-number after the start year's, less that of the number before it.
+"Always 99" answers nearly every question correctly, so win rate and probability difference cannot tell a model that
+compares from one that prefers late years. The paper's second measure can: `cutoff_sharpness` is the probability of the
+number after the start year's, minus that of the number before it.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ NOUNS: tuple[str, ...] = tuple(
     """.split()
 )
 CENTURIES = tuple(str(century) for century in range(11, 18))
-"""The paper's."""
+"""The paper's centuries."""
 YEARS = tuple(f"{year:02d}" for year in range(100))
 
 
 def task(
     tokenizer: PreTrainedTokenizerBase | None, *, prompts: dict[str, int], nouns: Sequence[str] | None, seed: int
 ) -> Questions:
-    """Held-out prompts have nouns that training prompts have not; years and centuries are those of both.
+    """Makes the prompts. No noun of a held-out prompt is in a training prompt; years and centuries are shared.
 
     Raises:
-        UserError: the tokenizer does not write years as two tokens of two digits, or there are too few nouns.
+        UserError: the tokenizer does not split years into two tokens of two digits, or there are too few nouns.
     """
     tokenizer = required(tokenizer)
     n_train, n_heldout = counts(prompts, 1)
@@ -63,7 +63,7 @@ def task(
     training, heldout = divide(known, 0.25, rng)
 
     def split(words: Sequence[str], count: int) -> list[Question]:
-        """Start years in turn: each is there as often as any other, or once more."""
+        """Uses every start year equally often, give or take one."""
         order = rng.sample(sorted(centuries), len(centuries))
         asked = []
         for place, year in enumerate(order):
@@ -89,7 +89,7 @@ def task(
 
 
 def written_years(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[str]]:
-    """For each century the numbers, of two digits, with which a year is two tokens: " 17" and "32".
+    """The two-digit numbers, for each century, that make a year of two tokens: " 17" and "32".
 
     Raises:
         UserError: there are too few.
@@ -111,7 +111,7 @@ def written_years(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[str]]:
 
 
 def starts(written: Sequence[str]) -> list[str]:
-    """The start years: 01 is what they are replaced by, and the numbers before and after must be possible answers."""
+    """The start years: 01 is kept for the corruption, and the numbers before and after must be possible answers."""
     return [year for year in YEARS[2:99] if {year, YEARS[int(year) - 1], YEARS[int(year) + 1]} <= set(written)]
 
 

@@ -1,15 +1,15 @@
-"""Induction: a random sequence and the same again (Elhage et al. 2021; Olsson et al. 2022, arXiv:2209.11895).
+"""Induction: a random sequence, repeated (Elhage et al. 2021; Olsson et al. 2022, arXiv:2209.11895).
 
-"3 1 4 3 1" is to be followed by 4: find where the last token stood before, and say what followed it there. No token
-stands twice in a sequence, so that there is one such place. The loss is of the second time alone, beginning with the
-sequence's second token, and sequences are drawn anew for every training step.
+"3 1 4 3 1" should be followed by 4: find the earlier occurrence of the last token, and predict the token after it. All
+tokens of a sequence differ, so there is exactly one earlier occurrence. Only the repetition is scored, from the
+sequence's second token on. Every training step draws new sequences.
 
-| corruption            | replaces, by a token that is not in the sequence          |
-|-----------------------|-----------------------------------------------------------|
-| `successor`           | what followed, the first time: the answer itself          |
-| `previous_occurrence` | the last token where it stood before: nothing to look for |
+| corruption            | replaces, with a token that is not in the sequence                            |
+|-----------------------|-------------------------------------------------------------------------------|
+| `successor`           | the token after the earlier occurrence, which is the answer                   |
+| `previous_occurrence` | the earlier occurrence of the last token, so that there is nothing to find    |
 
-The logit difference is logit(answer) - logit(that other token), the same token under both.
+The logit difference is logit(answer) - logit(that other token), the same token under both corruptions.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EVALUATION = 1 << 32
-"""Number of the held-out sequences among the random ones; training steps count from 0."""
+"""Number that seeds the held-out sequences; training steps use their own number, from 0."""
 PLACES = {"successor": -1, "previous_occurrence": -2}
-"""For each corruption the place of the replaced token, the first time."""
+"""The replaced token under each corruption, counted from the end of the first half."""
 
 
 class Induction:
-    """Sequences of a tokenizer's ordinary tokens, or of numbers where the model has none."""
+    """Sequences of a tokenizer's ordinary tokens, or of token numbers if the model has no tokenizer."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class Induction:
         """Checks the sizes.
 
         Args:
-            tokenizer: its tokens are drawn evenly, but for special ones.
-            length: tokens that are repeated.
-            heldout: how many sequences are kept for evaluation.
-            d_vocab: number of tokens where there is no tokenizer, 0 being BOS.
-            bos: whether BOS comes first.
+            tokenizer: its tokens, without special ones, are drawn uniformly.
+            length: number of tokens in the repeated part.
+            heldout: number of sequences kept for evaluation.
+            d_vocab: number of tokens if there is no tokenizer; token 0 is BOS.
+            bos: whether sequences begin with BOS.
             seed: of the held-out sequences.
 
         Raises:
@@ -66,11 +66,11 @@ class Induction:
         """
         if tokenizer is None:
             if d_vocab is None:
-                raise UserError("task.d_vocab: the model has no tokenizer; give how many tokens there are")
+                raise UserError("task.d_vocab: the model has no tokenizer; give the number of tokens")
             self._ordinary, self._bos = torch.arange(1, d_vocab), [0] * bos
         else:
             if d_vocab is not None:
-                raise UserError(f"task.d_vocab={d_vocab}: the model's tokenizer says what tokens there are; give null")
+                raise UserError(f"task.d_vocab={d_vocab}: the model's tokenizer decides that; give null")
             special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
             self._ordinary = torch.tensor(sorted(set(tokenizer.get_vocab().values()) - special))
             if bos and tokenizer.bos_token_id is None:
@@ -78,7 +78,7 @@ class Induction:
             self._bos = [tokenizer.bos_token_id] * bos
         if not 3 <= length < len(self._ordinary):
             raise UserError(
-                f"task.length={length}: give 3 to {len(self._ordinary) - 1} tokens, as no two are alike and one is left"
+                f"task.length={length}: give 3 to {len(self._ordinary) - 1} tokens (all differ, and one is left over)"
             )
         if heldout < 1:
             raise UserError(f"task.heldout={heldout}: give at least 1 sequence")
@@ -86,18 +86,18 @@ class Induction:
         first = "BOS, then " if bos else ""
         self.audit: dict[str, Any] = {
             "heldout": f"{heldout} sequences, {first}{length} of {len(self._ordinary)} tokens, all different, twice",
-            "scored": f"the second time, from the second token on: {length - 1} tokens of a sequence",
+            "scored": f"the repetition, from its second token on: {length - 1} tokens of a sequence",
             "chance": f"accuracy {100 / len(self._ordinary):.2g}%; any token of the sequence {1 / length:.1%}",
         }
 
     @cached_property
     def splits(self) -> dict[str, Batch]:
-        """The held-out sequences. Training sequences never come twice, so their own loss is held out too."""
+        """The held-out sequences. No training sequence is used twice, so the training loss is a held-out loss too."""
         drawn = self._draw(self._heldout, generator(self._seed, EVALUATION))
         return {"heldout": self._batch(drawn, drawn)}
 
     def training(self, step: int, size: int, seed: int) -> Batch:
-        """New sequences for every step."""
+        """Draws new sequences for every step."""
         drawn = self._draw(size, generator(seed, step))
         return self._batch(drawn, drawn)
 
@@ -113,7 +113,7 @@ class Induction:
         ]
 
     def pairs(self, corruption: str, count: int) -> Pairs:
-        """The first held-out sequences, with one token replaced the first time."""
+        """The first `count` held-out sequences, with one token of their first half replaced."""
         if corruption not in PLACES:
             raise unknown_corruption(corruption, PLACES)
         drawn = self._draw(self._heldout, generator(self._seed, EVALUATION))[:count]
@@ -122,12 +122,12 @@ class Induction:
         return Pairs(self._batch(drawn, drawn), self._batch(drawn, shown), torch.ones(1))
 
     def _draw(self, count: int, random: torch.Generator) -> Int[Tensor, "prompt token"]:
-        """Different tokens: those of the sequence, and one that is not in it."""
+        """Draws distinct tokens: those of the sequence, and last one that is not in it."""
         chances = torch.rand(count, len(self._ordinary), generator=random)
         return self._ordinary[chances.topk(self._length + 1, dim=1).indices]
 
     def _batch(self, drawn: Int[Tensor, "prompt token"], shown: Int[Tensor, "prompt token"]) -> Batch:
-        """Sequences with `shown` the first time and `drawn` the second, without its last token: the answer."""
+        """Sequences with `shown` as the first half and `drawn` as the second, without its last token, the answer."""
         again, length = drawn[:, : self._length], self._length
         bos = torch.tensor(self._bos, dtype=torch.long).expand(len(drawn), len(self._bos))
         tokens = torch.cat([bos, shown[:, :length], again[:, :-1]], dim=1)

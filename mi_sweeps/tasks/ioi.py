@@ -1,7 +1,7 @@
 """Generated indirect object identification prompts (Wang et al. 2022, arXiv:2211.00593).
 
-Two names is the task of the paper; three names with two subjects is the task of the experiment that this
-project grew out of: "After Mary, John and Tom went to the store, John and Mary gave a book to" -> "Tom".
+With two names it is the task of the paper; with three names, two of them subjects, it is the task of the experiment
+that this project grew out of: "After Mary, John and Tom went to the store, John and Mary gave a book to" -> "Tom".
 Prompts are balanced exactly over the orders (the answer's place among the listed names, times the order of
 the subjects), and evaluation prompts use name sets and templates that training prompts do not.
 """
@@ -32,7 +32,7 @@ Template = tuple[str, str, str, str]
 
 
 def templates(seed: int) -> tuple[list[Template], list[Template]]:
-    """All templates, divided into three quarters for training and one quarter for evaluation."""
+    """All templates: three quarters for training, then one quarter for evaluation."""
     every = [
         (opening, scene, joint, action)
         for (opening, joint), scene, action in itertools.product(OPENINGS, SCENES, ACTIONS)
@@ -43,7 +43,7 @@ def templates(seed: int) -> tuple[list[Template], list[Template]]:
 
 
 def orders(n_names: int) -> list[tuple[int, tuple[int, ...]]]:
-    """Each order as (place of the answer, places of the subjects in their order); 6 for three names, 2 for two."""
+    """Each order as (place of the answer, places of the subjects in turn): 6 for three names, 2 for two."""
     return [
         (answer, subjects)
         for answer in range(n_names)
@@ -54,10 +54,10 @@ def orders(n_names: int) -> list[tuple[int, tuple[int, ...]]]:
 def name_sets(
     names: Sequence[str], size: int, counts: Sequence[int], rng: random.Random
 ) -> list[list[tuple[str, ...]]]:
-    """Disjoint lists of different name sets, `counts[i]` in the i-th.
+    """Draws disjoint lists of distinct name sets, `counts[i]` of them in list i.
 
     Raises:
-        UserError: there are fewer sets than asked for.
+        UserError: the names give too few sets.
     """
     available = comb(len(names), size)
     if sum(counts) > available:
@@ -71,7 +71,7 @@ def name_sets(
 
 
 def generate(sets: Sequence[tuple[str, ...]], choices: Sequence[Template], rng: random.Random) -> list[Prompt]:
-    """One prompt for each name set, with template, place and object drawn at random.
+    """Makes one prompt from each name set, with a random template, place and object.
 
     Raises:
         UserError: the number of prompts is not a multiple of the number of orders.
@@ -96,10 +96,10 @@ def generate(sets: Sequence[tuple[str, ...]], choices: Sequence[Template], rng: 
 
 
 def generate_trios(sets: Sequence[tuple[str, ...]], choices: Sequence[Template], rng: random.Random) -> list[Prompt]:
-    """Three prompts for each set of three names, in which each name is once the answer and all else is the same.
+    """Makes three prompts from each set of three names: each name is the answer once, and all else stays the same.
 
-    The subjects are the next two names in a circle, or in every other sentence the next two the other way round; so two
-    prompts of a sentence differ in both subjects, and two sentences have all orders.
+    The subjects are the next two names going round the list, in one direction for even sentences and in the other for
+    odd ones. So any two prompts of a sentence differ in both subjects, and two sentences together have all orders.
 
     Raises:
         UserError: the number of sets is odd, so that the prompts are not balanced over the orders.
@@ -120,7 +120,7 @@ def generate_trios(sets: Sequence[tuple[str, ...]], choices: Sequence[Template],
 
 
 def _sentence(names: tuple[str, ...], choices: Sequence[Template], rng: random.Random) -> tuple[str, str, list[str]]:
-    """A text with empty slots, what it was made from, and the names in the order in which they are listed."""
+    """A text with empty slots, the template it was made from, and the names in the order in which they are listed."""
     listed = rng.sample(names, len(names))
     opening, scene, joint, action = rng.choice(choices)
     scene = scene.format(place=rng.choice(PLACES))
@@ -130,10 +130,10 @@ def _sentence(names: tuple[str, ...], choices: Sequence[Template], rng: random.R
 
 
 def divide_names(names: Sequence[str], n_names: int, prompts: dict[str, int], seed: int) -> tuple[list[str], list[str]]:
-    """The names of training prompts, and those of all others: a third, or as many more as are needed.
+    """Divides the names into those for training and those for evaluation: a third, or more if more are needed.
 
     Args:
-        prompts: how many for each split; `two_name` ones have two names.
+        prompts: the number of prompts for each split; those of `two_name` have two names.
 
     Raises:
         UserError: there are too few names.
@@ -146,8 +146,8 @@ def divide_names(names: Sequence[str], n_names: int, prompts: dict[str, int], se
         others = max(_needed(n_names, prompts["heldout"]), _needed(2, pairs))
     if train + others > len(names):
         raise UserError(
-            f"task.disjoint_names=true: {prompts['train']} training prompts need {train} names, and the evaluated ones "
-            f"{others} others, {train + others} in all, and there are {len(names)}; ask for fewer prompts "
+            f"task.disjoint_names=true: {prompts['train']} training prompts need {train} names and the evaluated ones "
+            f"{others} others, {train + others} in all, but there are only {len(names)}; ask for fewer prompts "
             "(task.prompts) or give more names"
         )
     shuffled = random.Random(f"names {seed}").sample(list(names), len(names))
@@ -156,7 +156,7 @@ def divide_names(names: Sequence[str], n_names: int, prompts: dict[str, int], se
 
 
 def _needed(size: int, count: int) -> int:
-    """How many names give so many different sets of a size."""
+    """The smallest number of names that gives `count` distinct sets of the given size."""
     return next(n for n in itertools.count(size) if comb(n, size) >= count)
 
 
@@ -169,10 +169,10 @@ def splits(
     *,
     trios: bool = False,
 ) -> dict[str, list[Prompt]]:
-    """Prompts for each split: `train` on the training templates, every other split on the evaluation ones.
+    """Makes the prompts of each split: `train` from the training templates, every other split from the evaluation ones.
 
-    Name sets are disjoint between all splits. With `heldout_names` all splits but `train` are of these names. With
-    `trios` three prompts have one name set.
+    No two splits share a name set. With `heldout_names`, all splits but `train` use these names. With `trios`, three
+    prompts share each name set.
     """
     training, evaluation = templates(seed)
     if trios:
@@ -200,15 +200,16 @@ def task(
     repeat: int = 1,
     trios: bool = False,
 ) -> TaskData:
-    """The generated task: `prompts` says how many for `train`, `heldout` and perhaps `two_name`.
+    """Generates the task.
 
     Args:
-        disjoint_names: no evaluated prompt has a name that a training prompt has.
-        repeat: how many times the answer is said in training, one behind the other; the loss is of all of them.
-        trios: three prompts at a time differ in nothing but who is the answer, as those of corruption=trio must.
+        prompts: the number of prompts for `train`, `heldout` and, if wanted, `two_name`.
+        disjoint_names: whether evaluated prompts share no name with training prompts.
+        repeat: how many times in a row the answer follows a training prompt; the loss is the mean over all of them.
+        trios: whether prompts come in threes that differ only in who is the answer, as corruption=trio requires.
 
     Raises:
-        UserError: a name is not one token, or there are too few names, or an unbalanced number of prompts.
+        UserError: a name is not one token, there are too few names, or the number of prompts cannot be balanced.
     """
     tokenizer = required(tokenizer)
     if n_names not in LISTING:
@@ -217,19 +218,19 @@ def task(
     if unknown or min(prompts.values(), default=0) < 0 or not (prompts.get("train") and prompts.get("heldout")):
         raise UserError(f"task.prompts={prompts}: give positive numbers for train, heldout and, if wanted, two_name")
     usable = single_token_names(tokenizer, names)
-    # Pairs and triples share no name set; but where the task itself has two names, all splits are drawn together.
+    # Pairs and triples share no name set anyway; if the task itself has two names, all splits are drawn together.
     counts = {split: count for split, count in prompts.items() if split != "two_name" or n_names == 2}
     if not isinstance(disjoint_names, bool):
         raise UserError(f"task.disjoint_names={disjoint_names}: give true or false")
     if not isinstance(trios, bool) or (trios and n_names != 3):
-        raise UserError(f"task.trios={trios}: give true or false; only prompts of three names come in threes")
+        raise UserError(f"task.trios={trios}: give true or false; only prompts with three names come in threes")
     if trios and any(count % 3 for count in counts.values()):
-        raise UserError(f"task.prompts={prompts}: with task.trios=true three have one name set; use multiples of 6")
+        raise UserError(f"task.prompts={prompts}: with task.trios=true three share a name set; use multiples of 6")
     sets = {split: count // 3 if trios and split != "two_name" else count for split, count in prompts.items()}
     training, heldout = divide_names(usable, n_names, sets, seed) if disjoint_names else (usable, None)
     data = splits(training, n_names, counts, seed, heldout, trios=trios)
     if prompts.get("two_name") and n_names != 2:
-        # Never trained on, so all templates of the evaluation quarter are new; the pairs are drawn on their own.
+        # These are never trained on, so every template of the evaluation quarter is new to the model.
         data["two_name"] = splits(usable, 2, {"two_name": prompts["two_name"]}, seed, heldout)["two_name"]
     notes = pretrained_on(tokenizer, seed)
     audit = {"names": usable, **({"notes": notes} if notes else {}), **describe_splits(data)}
@@ -237,7 +238,7 @@ def task(
 
 
 def pretrained_on(tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
-    """A note, where the model is one of `mi_sweeps.models.mini` and saw evaluation templates in its pre-training."""
+    """A note if the model is the embedded one (`mi_sweeps.models.mini`) and was pretrained on evaluation templates."""
     from mi_sweeps.models.mini import corpus
     from mi_sweeps.models.mini.tokenizer import END, UNKNOWN
 
@@ -245,16 +246,16 @@ def pretrained_on(tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
     if not seen or set(tokenizer.get_vocab()) != {UNKNOWN, END, *corpus.words()}:
         return []
     return [
-        f"task.seed={seed}: the model saw {len(seen)} of the {len(templates(seed)[1])} evaluation templates in its "
-        f"pre-training, and under task.seed={corpus.TEMPLATE_SEED} none"
+        f"task.seed={seed}: the model saw {len(seen)} of the {len(templates(seed)[1])} evaluation templates in "
+        f"pre-training; with task.seed={corpus.TEMPLATE_SEED} it saw none"
     ]
 
 
 def single_token_names(tokenizer: PreTrainedTokenizerBase, names: Sequence[str] | None = None) -> list[str]:
-    """The names that are one token; of the lexicon, or those given, which must then all be.
+    """The lexicon's names that are one token; or the given names, all of which must be.
 
     Raises:
-        UserError: a given name is not a single token.
+        UserError: a given name is not one token.
     """
     chosen = [name for name in dict.fromkeys(names or NAMES) if is_one_token(name, tokenizer)]
     if bad := [name for name in names or () if name not in chosen]:

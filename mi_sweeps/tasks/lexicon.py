@@ -1,8 +1,8 @@
 """The words that generated prompts are made of.
 
-Every name is one token, after a space, in the tokenizers of GPT-2 and SmolLM2; what a run really
-uses is checked against its own tokenizer (`ioi.single_token_names`). The embedded model knows the
-first `MINI_NAMES` names and all the other words here.
+After a space, every name is one token for the tokenizers of GPT-2 and SmolLM2. The names that a run
+uses are checked with its own tokenizer (`ioi.single_token_names`). The embedded model knows the
+first `MINI_NAMES` names and all other words here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ NAMES: tuple[str, ...] = tuple(
     """.split()
 )
 
-# An opening and how the second clause joins on. No prompt begins with a name: at the start of a text
-# byte-level tokenizers spell it with another token than after a space.
+# An opening, and what joins the second clause to the first. No prompt begins with a name, because byte-level
+# tokenizers encode a word at the start of a text differently from the same word after a space.
 OPENINGS: tuple[tuple[str, str], ...] = (
     ("After", ", "),
     ("When", ", "),

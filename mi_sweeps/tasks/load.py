@@ -1,4 +1,4 @@
-"""The task of a configuration, and the prompt pairs of a patch job."""
+"""Makes the task of a configuration, and the prompt pairs of a patch job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def patched_pairs(task: Task, config: Config, most: int | None = None) -> Pairs:
 
     Args:
         task: `config.for_patching`'s.
-        most: how many, if that is less than it has.
+        most: an upper limit on the number of pairs.
 
     Raises:
         UserError: the task has no such corruption, or no such prompts.
@@ -34,7 +34,7 @@ def patched_pairs(task: Task, config: Config, most: int | None = None) -> Pairs:
         return task.pairs(corruption, count)
     if "split" not in signature(task.pairs).parameters:
         raise UserError(
-            f"patching.split={patching.split}: task={config.task.name} gives held-out prompts only; use "
+            f"patching.split={patching.split}: task={config.task.name} has pairs of held-out prompts only; use "
             "patching.split=heldout"
         )
     pairs: Pairs = task.pairs(corruption, count, split=patching.split)  # type: ignore[call-arg]
@@ -42,10 +42,10 @@ def patched_pairs(task: Task, config: Config, most: int | None = None) -> Pairs:
 
 
 def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path | None = None) -> Task:
-    """The task of a configuration. Prompts come from the cache in `output`, or are newly made and then kept there.
+    """The task of a configuration. Its prompts are cached in `output`.
 
     Args:
-        tokenizer: None for models that have none.
+        tokenizer: None for a model without one.
 
     Raises:
         UserError: the task's arguments or the user's file are wrong, or it needs a tokenizer.
@@ -57,7 +57,7 @@ def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path
     if not isinstance(made, data.TaskData):
         if not isinstance(config.model, ScratchConfig) and config.model.prepend_bos:
             raise UserError(
-                f"model.prepend_bos=true: task={config.task.name} makes its own tokens, and this changes none of them; "
+                f"model.prepend_bos=true: has no effect, because task={config.task.name} makes its own tokens; "
                 "use model.prepend_bos=false"
             )
         return made

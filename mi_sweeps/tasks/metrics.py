@@ -1,4 +1,4 @@
-"""What is measured of a model's logits beside the loss."""
+"""Metrics computed from a model's logits, besides the loss."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Measured = tuple[str, float, int]
-"""A metric's name, its value, and over how many prompts."""
+"""A metric's name, its value, and the number of prompts that it averages over."""
 
 
 def wilson(wins: int, n: int) -> tuple[float, float]:
-    """Wilson's 95% score interval of a share (Wilson 1927); of nothing it is all there may be.
+    """Wilson's 95% score interval of a proportion (Wilson 1927); (0, 1) if n is 0.
 
     SciPy's `binomtest` gives the same (a test holds that), after an import of half a second in every process.
 
@@ -37,19 +37,19 @@ def wilson(wins: int, n: int) -> tuple[float, float]:
 
 
 def share(right: Bool[Tensor, " row"]) -> float:
-    """How many are right of all, divided in 64 bits: a mean in 32 bits makes 216 of 240 less than 0.9."""
+    """The fraction that is right, computed in 64 bits: a 32-bit mean puts 216 of 240 below 0.9."""
     return int(right.sum()) / len(right) if len(right) else nan
 
 
 def win_rates(wins: Bool[Tensor, " prompt"]) -> list[Measured]:
-    """The share of prompts that are won, and its Wilson 95% interval."""
+    """The win rate and its Wilson 95% interval."""
     n = len(wins)
     low, high = wilson(int(wins.sum()), n)
     return [("win_rate", share(wins), n), ("win_rate_low", low, n), ("win_rate_high", high, n)]
 
 
 def logit_diffs(logits: Float[Tensor, "prompt d_vocab"], batch: Batch, names: Sequence[str]) -> list[Measured]:
-    """logit(answer) - logit of each token that it is measured against, means over prompts, as logit_diff_NAME."""
+    """logit(answer) minus the logit of each token it is compared with, averaged over prompts, as logit_diff_NAME."""
     answer = logits.gather(1, batch.answers[:, None])
     differences = (answer - logits.gather(1, batch.subjects)).mean(dim=0).tolist()
     return [(f"logit_diff_{name}", value, len(batch)) for name, value in zip(names, differences, strict=False)]
@@ -58,8 +58,8 @@ def logit_diffs(logits: Float[Tensor, "prompt d_vocab"], batch: Batch, names: Se
 def prompt_metrics(
     logits: Float[Tensor, "prompt d_vocab"], batch: Batch, tokenizer: PreTrainedTokenizerBase
 ) -> list[Measured]:
-    """Of prompts with name slots: win rate, logit differences, and win rates by the answer's place and by the
-    subjects' order."""
+    """The metrics of prompts with name slots: win rate, logit differences, and win rates by the answer's place and by
+    the subjects' order."""
     wins = won(logits, batch, tokenizer)
     prompts = [prompt for prompt in batch.prompts if isinstance(prompt, Prompt)]
     found = [*win_rates(wins), *logit_diffs(logits, batch, ("first", "second"))]
@@ -75,10 +75,9 @@ def prompt_metrics(
 def won(
     logits: Float[Tensor, "prompt d_vocab"], batch: Batch, tokenizer: PreTrainedTokenizerBase
 ) -> Bool[Tensor, " prompt"]:
-    """Whether the most likely token reads as the same word as the answer's token does.
+    """Whether the most likely token spells the same word as the answer's token.
 
-    " Tom" and "Tom" are the same word. An uncased tokenizer knows no "Tom": its answer is "tom", however the prompt
-    spells it.
+    " Tom" and "Tom" are the same word. With an uncased tokenizer the answer is "tom", however the prompt spells it.
     """
     tops, answers = logits.argmax(dim=1).tolist(), batch.answers.tolist()
     words = {token: tokenizer.decode([token]).strip() for token in {*tops, *answers}}

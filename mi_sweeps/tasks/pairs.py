@@ -1,4 +1,4 @@
-"""Clean and corrupted prompts side by side, with the logit difference that measures them."""
+"""Pairs of clean and corrupted prompts, with the logit difference that is measured on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Prompt pairs of the same lengths; answers and what they are measured against are the clean prompts'.
+    """Prompt pairs of equal length. Answers, and the tokens they are compared with, are the clean prompts'.
 
     Raises:
         UserError: the two sides do not correspond token by token, or the weights do not fit the subjects.
@@ -31,22 +31,22 @@ class Pairs:
     clean: Batch
     corrupted: Batch
     subject_weights: Float[Tensor, " subject"] | None = None
-    """How much of each subject's logit is taken from the answer's; None where the clean batch has a `contrast`."""
+    """The weight of each subject's logit in the logit difference; None if the clean batch has a `contrast`."""
 
     def __post_init__(self) -> None:
         if len(self.clean) != len(self.corrupted) or not len(self.clean):
             raise UserError(
-                f"pairs: {len(self.clean)} clean prompts and {len(self.corrupted)} corrupted ones; give one for one"
+                f"pairs: {len(self.clean)} clean prompts and {len(self.corrupted)} corrupted ones; give as many of each"
             )
         weights = self.subject_weights
         if self.clean.contrast and weights is not None:
-            raise UserError("pairs: the prompts have a contrast, which has weights of its own; give no subject_weights")
+            raise UserError("pairs: the prompts have a contrast, which has its own weights; give no subject_weights")
         if not self.clean.contrast and (weights is None or weights.shape != self.clean.subjects.shape[1:]):
             raise UserError(
-                f"pairs: {self.clean.subjects.shape[1]} subjects a prompt, and "
-                f"{'no' if weights is None else weights.numel()} weights; give each subject one"
+                f"pairs: {self.clean.subjects.shape[1]} subjects per prompt but "
+                f"{'no' if weights is None else weights.numel()} weights; give one for each subject"
             )
-        # To look at values on a GPU is to wait for it; pairs are made on the CPU, so theirs have been looked at.
+        # Pairs are made, and checked, on the CPU; reading values on a GPU would mean waiting for it.
         if self.clean.tokens.device.type == "cpu":
             _check_prompts(self.clean, self.corrupted)
 
@@ -61,7 +61,7 @@ class Pairs:
 
     @property
     def contrast(self) -> Contrast:
-        """The tokens that the logit difference is made of (answer, subjects), and their signed weights."""
+        """The tokens in the logit difference (answer, subjects) and their signed weights."""
         if self.clean.contrast:
             return self.clean.contrast
         assert self.subject_weights is not None
@@ -71,7 +71,7 @@ class Pairs:
         return Contrast(tokens, weights.expand(tokens.shape))
 
     def logit_diff(self, logits: Float[Tensor, "prompt d_vocab"]) -> Float[Tensor, " prompt"]:
-        """logit(answer) - weighted logits of the subjects, from logits at each prompt's end."""
+        """logit(answer) minus the weighted logits of the subjects, given the logits at each prompt's end."""
         return self.contrast.of(logits)
 
     def at_end(self, values: Float[Tensor, "prompt pos ..."]) -> Float[Tensor, "prompt ..."]:
@@ -79,8 +79,8 @@ class Pairs:
         return values[torch.arange(len(self.clean), device=values.device), self.clean.end]
 
 
-def told(pairs: Pairs, corruption: str) -> list[str]:
-    """A line for a reader where some prompts are not corrupted at all: how many, and by what the others differ."""
+def uncorrupted_note(pairs: Pairs, corruption: str) -> list[str]:
+    """A line if some prompts are not corrupted at all: how many, and where the others differ; else nothing."""
     differs = pairs.clean.tokens != pairs.corrupted.tokens
     roles = [
         " and ".join(role for role, other in zip(names, row, strict=False) if other)
@@ -98,18 +98,18 @@ def _check_prompts(clean: Batch, corrupted: Batch) -> None:
     for row, (end, other) in enumerate(zip(clean.end.tolist(), corrupted.end.tolist(), strict=True)):
         if end != other:
             raise UserError(
-                f"pairs: prompt {row} has {end + 1} tokens, and its corrupted partner {other + 1}; patching goes "
-                "position by position, so give it a partner with as many tokens"
+                f"pairs: prompt {row} has {end + 1} tokens but its corrupted partner has {other + 1}; patching goes "
+                "position by position, so give it a partner with the same number of tokens"
             )
         if not 0 <= end < clean.tokens.shape[1] or len(clean.roles[row]) != end + 1:
             raise UserError(
-                f"pairs: prompt {row} ends at position {end} of {clean.tokens.shape[1]}, and {len(clean.roles[row])} "
-                "of its tokens have a role; give each token up to the end one"
+                f"pairs: prompt {row} ends at position {end} of {clean.tokens.shape[1]} but has "
+                f"{len(clean.roles[row])} roles; give one for each token up to the end"
             )
     if clean.tokens.shape != corrupted.tokens.shape:
         raise UserError(
-            f"pairs: clean prompts are padded to {clean.tokens.shape[1]} tokens and corrupted ones to "
-            f"{corrupted.tokens.shape[1]}; pad both alike"
+            f"pairs: clean prompts are padded to {clean.tokens.shape[1]} tokens but corrupted ones to "
+            f"{corrupted.tokens.shape[1]}; pad both to the same length"
         )
     for name, tokens in {
         "clean tokens": clean.tokens,
@@ -119,7 +119,7 @@ def _check_prompts(clean: Batch, corrupted: Batch) -> None:
         **({"tokens of the contrast": clean.contrast.tokens} if clean.contrast else {}),
     }.items():
         if tokens.is_floating_point() or (tokens.numel() and int(tokens.min()) < 0):
-            raise UserError(f"pairs: {name} are not all token numbers, which begin at 0")
+            raise UserError(f"pairs: {name} are not all token numbers (0 or more)")
 
 
 def make_pairs(
@@ -132,12 +132,14 @@ def make_pairs(
     """Corrupts prompts and tokenizes both sides.
 
     Raises:
-        UserError: the corruption does not fit the prompts, or changes their length in tokens.
+        UserError: the corruption does not fit the prompts, or changes the number of tokens in one.
     """
     clean = encode(prompts, tokenizer, prepend_bos=prepend_bos)
     others = partners(prompts, corruption, names)
     corrupted = encode(others, tokenizer, prepend_bos=prepend_bos)
     for prompt, partner, length, other in zip(prompts, others, clean.end.tolist(), corrupted.end.tolist(), strict=True):
         if length != other:
-            raise UserError(f"prompt {prompt.text!r}: its corruption {partner.text!r} has another number of tokens")
+            raise UserError(
+                f"prompt {prompt.text!r}: its corrupted partner {partner.text!r} has a different number of tokens"
+            )
     return Pairs(clean, corrupted, metric_weights(corruption, clean.subjects.shape[1]))

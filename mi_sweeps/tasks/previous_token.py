@@ -1,22 +1,22 @@
-"""Predict the previous token, in sequences of uniformly random tokens.
+"""Predict the previous token in sequences of uniformly random tokens.
 
-The answer is in the context and nothing else is to be learned, so what a model must find out is where "previous" is:
-for one without positional embeddings that is the whole difficulty. A sequence begins with BOS, which is token 0 and
-nowhere else; the target at position i is the token at i - 1. The target at position 1 would always be BOS, so scoring
-begins at `first_scored`, which is then at least 2.
+The answer is in the context, so all that a model must learn is which position is the previous one; without positional
+embeddings that is the whole difficulty. A sequence begins with BOS, which is token 0 and occurs nowhere else; the
+target at position i is the token at i - 1. The target at position 1 would always be BOS, so scoring starts at
+`first_scored`, which must then be at least 2.
 
-BOS is a landmark: every later token can attend to it, and the share that it gets tells how many others there are. With
-`bos` false no token is one, and the first is drawn like all others. The held-out sequences of both are the same but for
-their first token, and the split `without_bos` has those without BOS, whatever the model was trained on.
+BOS is a landmark: every later token can attend to it, and the share of attention that it gets reveals how many tokens
+precede. With `bos` false there is no BOS, and the first token is drawn like the others. The held-out sequences with and
+without BOS differ only in their first token; the split `without_bos` has no BOS, whatever the model was trained on.
 
-| corruption | replaces                      | answer is measured against                                        |
+| corruption | replaces                      | compares the answer with                                          |
 |------------|-------------------------------|-------------------------------------------------------------------|
 | `previous` | the token before the last     | its replacement                                                   |
 | `earlier`  | the token two before the last | the token that was replaced                                       |
-| `bos`      | BOS, by a token like others   | the token two before the last, or another where it is the answer  |
+| `bos`      | BOS, with an ordinary token   | the token two before the last, or another if that is the answer   |
 
-Under `earlier`, a control, and `bos` the answer stays. A model that cannot tell its place without BOS says the token
-two before the last as readily as the one before it.
+Under `earlier`, a control, and under `bos` the answer stays the same. A model that cannot tell positions apart without
+BOS predicts the token two before the last as readily as the one before it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mi_sweeps.tasks.tokens import NOT_SCORED, Batch, token_batch
 BOS = 0
 
 EVALUATION = 1 << 32
-"""Number of the held-out sequences among the random ones; training steps count from 0."""
+"""Number that seeds the held-out sequences; training steps use their own number, from 0."""
 
 
 class PreviousToken:
@@ -59,13 +59,13 @@ class PreviousToken:
         """Checks the sizes.
 
         Args:
-            tokenizer: not needed; tokens are numbers.
-            d_vocab: number of tokens, BOS among them; without `bos` it is never seen.
-            length: tokens in a sequence, the first among them.
-            first_scored: the first position, from 0, whose loss counts.
-            heldout: how many sequences are kept for evaluation.
+            tokenizer: unused; tokens are numbers.
+            d_vocab: number of tokens including BOS, which is never seen if `bos` is false.
+            length: tokens in a sequence, including the first.
+            first_scored: the first position, from 0, that the loss counts.
+            heldout: number of sequences kept for evaluation.
             seed: of those sequences.
-            bos: whether a sequence begins with BOS.
+            bos: whether sequences begin with BOS.
 
         Raises:
             UserError: a size makes no sense.
@@ -73,9 +73,9 @@ class PreviousToken:
         if not isinstance(bos, bool):
             raise UserError(f"task.bos={bos}: give true or false")
         if d_vocab < 3:
-            raise UserError(f"task.d_vocab={d_vocab}: give at least 3, BOS and two tokens to tell apart")
+            raise UserError(f"task.d_vocab={d_vocab}: give at least 3: BOS and two tokens to tell apart")
         if length < 4:
-            raise UserError(f"task.length={length}: give at least 4 tokens, the first among them")
+            raise UserError(f"task.length={length}: give at least 4 tokens, including the first")
         least, reason = (2, "before it the previous token is always BOS") if bos else (1, "nothing is before the first")
         if not least <= first_scored < length:
             raise UserError(
@@ -88,15 +88,15 @@ class PreviousToken:
         first = f"BOS first, then uniform from {d_vocab - 1}" if bos else f"all uniform from {d_vocab - 1}, no BOS"
         self.audit: dict[str, Any] = {
             "heldout": f"{heldout} sequences of {length} tokens, {first}",
-            **({"without_bos": "the same sequences, the first token drawn like the others"} if bos else {}),
+            **({"without_bos": "the same sequences, with the first token drawn like the others"} if bos else {}),
             "scored": f"positions {first_scored} to {length - 1}, counted from 0",
             "chance": f"accuracy {1 / (d_vocab - 1):.1%}",
         }
 
     @cached_property
     def splits(self) -> dict[str, Batch]:
-        """The held-out sequences, as they are and without BOS. Training sequences never come twice, so their own loss
-        is held out too."""
+        """The held-out sequences, as they are and without BOS. No training sequence is used twice, so the training loss
+        is a held-out loss too."""
         tokens = {
             "heldout": self._draw(self._heldout, generator(self._seed, EVALUATION), bos=self._bos),
             "without_bos": self._draw(self._heldout, generator(self._seed, EVALUATION), bos=False),
@@ -107,7 +107,7 @@ class PreviousToken:
         return token_batch(tokens, tokens[:, -2], against[:, None], self._targets(tokens))
 
     def training(self, step: int, size: int, seed: int) -> Batch:
-        """New sequences for every step."""
+        """Draws new sequences for every step."""
         tokens = self._draw(size, generator(seed, step), bos=self._bos)
         return self._batch(tokens, tokens[:, -2])
 
@@ -123,7 +123,7 @@ class PreviousToken:
         ]
 
     def pairs(self, corruption: str, count: int) -> Pairs:
-        """The first held-out sequences, with one token replaced."""
+        """The first `count` held-out sequences, with one token replaced."""
         if corruption not in REPLACED:
             raise unknown_corruption(corruption, REPLACED)
         if corruption == "bos" and not self._bos:
@@ -152,7 +152,7 @@ class PreviousToken:
         return targets
 
     def _other(self, tokens: Int[Tensor, " prompt"]) -> Int[Tensor, " prompt"]:
-        """Another token for each, not BOS, uniform among those left; the same for the same token and row."""
+        """A different token for each, drawn uniformly, never BOS; depends only on the token and its row."""
         others = self._d_vocab - 1
         shift = torch.randint(1, others, (len(tokens),), generator=generator(self._seed, EVALUATION + 1))
         return (tokens - 1 + shift) % others + 1

@@ -40,13 +40,13 @@ class PromptTask:
 
     @cached_property
     def splits(self) -> dict[str, Batch]:
-        """As many training prompts as held-out ones, and spread over the orders like them, so that the two compare."""
+        """All evaluation splits, and as many training prompts as held-out ones, balanced over the orders likewise."""
         splits = self._prompts.splits
         compared = data.balanced(splits["train"], len(splits["heldout"]))
         return {split: self._encode(compared if split == "train" else rows) for split, rows in splits.items()}
 
     def training(self, step: int, size: int, seed: int) -> Batch:
-        """Epochs of all training prompts, each in an order of its own."""
+        """Epochs over all training prompts, each shuffled anew."""
         return self._train.select(batch_rows(step, len(self._train), size, seed))
 
     def metrics(self, logits: Float[Tensor, "scored d_vocab"], batch: Batch) -> list[Measured]:
@@ -54,11 +54,11 @@ class PromptTask:
         return prompt_metrics(logits, batch, self._tokenizer)
 
     def wins(self, logits: Float[Tensor, "prompt d_vocab"], batch: Batch) -> Bool[Tensor, " prompt"]:
-        """Whether each prompt is won, as win rates count it."""
+        """Whether each prompt counts as won in the win rate."""
         return won(logits, batch, self._tokenizer)
 
     def pairs(self, corruption: str, count: int, split: str = "heldout") -> Pairs:
-        """Spread over the orders; `mi_sweeps.tasks.corruption` says which corruptions there are."""
+        """Pairs balanced over the orders, under a corruption of `mi_sweeps.tasks.corruption`."""
         prompts = self._prompts.splits[split]
         chosen = trios(prompts, count) if corruption == TRIO else data.balanced(prompts, count)
         return make_pairs(chosen, corruption, self._tokenizer, self._prompts.names, self._prepend_bos)

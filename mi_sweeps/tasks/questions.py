@@ -1,13 +1,13 @@
-"""Questions in words, made of named parts: what a task gives whose prompts are not lists of names.
+"""Questions made of named parts, for tasks whose prompts do not list names.
 
-A part's name is the role of its tokens. A corruption says which parts have which other words, so that clean and
-corrupted differ there and nowhere else. There may be several right answers and several wrong ones:
+A part's name is the role of its tokens. A corruption replaces the words of some parts, so clean and corrupted prompts
+differ only there. There can be several right answers and several wrong ones:
 
     logit difference        = mean logit of the right answers - mean logit of the wrong ones
     probability difference  = sum of the right answers' probabilities - sum of the wrong ones'
 
-The first is linear in the logits, so that patching and attribution of it are exact, and is what patch jobs measure. The
-second is what some papers report; it is a metric.
+Patch jobs measure the first, which is linear in the logits, so that attribution of it is exact. Some papers report the
+second; here it is a metric.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ class Question:
     """One prompt, its answers and its corrupted partners."""
 
     parts: Mapping[str, str]
-    """Text by role, in reading order, each with the space before it: {"so": "So", "name": " Mary", ...}. The
-    prompt's last token is "end"; of the others in a part the last has the part's name, and those before it count back
-    from it ("name -1")."""
+    """Text by role, in reading order, each with its leading space: {"so": "So", "name": " Mary", ...}. The prompt's
+    last token has the role "end"; otherwise the last token of a part has the part's name, and the tokens before it
+    count back from it ("name -1")."""
     right: tuple[str, ...]
     """The answers, as they follow the text: " she", or "46" after " 17"."""
     wrong: tuple[str, ...]
-    """What they are measured against."""
+    """The continuations that the answers are compared with."""
     corrupted: Mapping[str, Mapping[str, str]]
-    """By corruption the parts that are other ones there."""
+    """By corruption, the parts that it replaces and their new text."""
     target: str = ""
-    """The right answer that the loss is of; the first one where it is not given."""
+    """The right answer that training targets; by default the first."""
     group: str = ""
-    """Metrics are also told for each group, and subsets are spread over them: "she"."""
+    """Metrics are also reported by group ("she"), and subsets are balanced over the groups."""
     compared: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
-    """Further metrics: by name the continuations whose probabilities are added, and those whose are taken away."""
+    """Further metrics by name: the continuations whose probabilities are added, and those whose are subtracted."""
 
     @property
     def text(self) -> str:
@@ -63,16 +63,16 @@ class Question:
 
     @property
     def answer(self) -> str:
-        """The answers, for a reader."""
+        """The answers, shortened for display."""
         return _few(self.right)
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """What they are measured against, for a reader."""
+        """The wrong continuations, shortened for display."""
         return (_few(self.wrong),)
 
     def partner(self, corruption: str) -> Question:
-        """The same question with other words in the parts that a corruption names."""
+        """The same question with a corruption's parts replaced."""
         other = self.corrupted[corruption]
         if unknown := set(other) - set(self.parts):
             raise UserError(f"corruption={corruption}: the question {self.text!r} has no part {unknown.pop()!r}")
@@ -86,11 +86,10 @@ def _few(words: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Questions:
-    """What a task's function gives: all questions, and what a reader should know of them.
+    """All questions of a task, as its function returns them, and what a reader should know about them.
 
     Raises:
-        UserError: there are none, one stands twice, or is both trained on and held out; or questions have different
-            corruptions.
+        UserError: there are none, one occurs twice or is both trained on and held out, or their corruptions differ.
     """
 
     train: Sequence[Question]
@@ -104,14 +103,14 @@ class Questions:
                 raise UserError(f"task: no {split} prompts; ask for at least one (task.prompts.{split})")
             text, count = texts.most_common(1)[0]
             if count > 1:
-                raise UserError(f"task: the {split} prompt {text!r} stands there {count} times; ask for fewer prompts")
+                raise UserError(f"task: the {split} prompt {text!r} occurs {count} times; ask for fewer prompts")
         if both := {question.text for question in self.train} & {question.text for question in self.heldout}:
             raise UserError(
-                f"task: the prompt {min(both)!r} is trained on and held out; divide them by what is in them"
+                f"task: the prompt {min(both)!r} is both trained on and held out; split by the words in the prompts"
             )
         known = set(self.heldout[0].corrupted)
         if other := [question for question in self.heldout if set(question.corrupted) != known]:
-            raise UserError(f"task: the prompt {other[0].text!r} has other corruptions than the first")
+            raise UserError(f"task: the prompt {other[0].text!r} has different corruptions from the first")
 
 
 class QuestionTask:
@@ -130,18 +129,18 @@ class QuestionTask:
 
     @cached_property
     def splits(self) -> dict[str, Batch]:
-        """The held-out questions, and as many training ones, spread over the groups like them."""
+        """The held-out questions, and as many training questions, balanced over the groups."""
         heldout = self._questions.heldout
         compared = spread(self._questions.train, len(heldout))
         return {"train": self._encode(compared), "heldout": self._encode(heldout)}
 
     def training(self, step: int, size: int, seed: int) -> Batch:
-        """Epochs of all training questions, each in an order of its own."""
+        """Epochs over all training questions, each shuffled anew."""
         return self._train.select(batch_rows(step, len(self._train), size, seed))
 
     def metrics(self, logits: Float[Tensor, "scored d_vocab"], batch: Batch) -> list[Measured]:
-        """Win rate: the most likely token is a right answer. Preferred: the logit difference is above 0. Both also by
-        group. The logit difference, and differences of probabilities."""
+        """Win rate (the most likely token is a right answer) and preferred (the logit difference is above 0), overall
+        and by group; the logit difference; and probability differences."""
         contrast, n = batch.contrast, len(batch)
         assert contrast
         wins = self.wins(logits, batch)
@@ -165,7 +164,7 @@ class QuestionTask:
         return found
 
     def wins(self, logits: Float[Tensor, "prompt d_vocab"], batch: Batch) -> Bool[Tensor, " prompt"]:
-        """Whether each question is won, as win rates count it."""
+        """Whether each prompt counts as won in the win rate."""
         assert batch.contrast
         tokens, weights = batch.contrast.tokens, batch.contrast.weights
         return ((tokens == logits.argmax(dim=1, keepdim=True)) & (weights > 0)).any(dim=1)
@@ -180,7 +179,7 @@ class QuestionTask:
         return total / len(questions)
 
     def pairs(self, corruption: str, count: int, split: str = "heldout") -> Pairs:
-        """Questions, spread over the groups, and their partners."""
+        """Questions, balanced over the groups, and their corrupted partners."""
         questions = self._questions.train if split == "train" else self._questions.heldout
         chosen = spread(questions, count)
         if without := [question for question in chosen if corruption not in question.corrupted]:
@@ -205,7 +204,7 @@ class QuestionTask:
             weights = [1 / len(right)] * len(right) + [-1 / len(wrong)] * len(wrong)
             contrasts.append((right + wrong, weights))
         width = max(len(tokens) for tokens, _ in contrasts)
-        # What is added to make all alike has no weight.
+        # Padding has weight 0.
         contrast = Contrast(
             torch.tensor([tokens + tokens[:1] * (width - len(tokens)) for tokens, _ in contrasts]),
             torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in contrasts]),
@@ -213,7 +212,7 @@ class QuestionTask:
         return batch_of(questions, rows, self._tokenizer, contrast)
 
     def _token(self, question: Question, word: str) -> int:
-        """The token of a continuation. It hangs on the last part alone, where this begins a word of its own."""
+        """The token of a continuation. Where the last part begins with a space, only that part decides the token."""
         last = list(question.parts.values())[-1]
         before = last if last[:1].isspace() else question.text
         if (before, word) not in self._follows:
@@ -222,7 +221,7 @@ class QuestionTask:
 
 
 def part_roles(parts: Mapping[str, str], ends: Sequence[int]) -> tuple[str, ...]:
-    """The role of each token of a prompt, by where its last character lies."""
+    """The role of each token in a prompt: the part that contains its last character."""
     borders = list(accumulate(map(len, parts.values())))
     names = list(parts)
     found = [names[next(place for place, border in enumerate(borders) if end <= border)] for end in ends[:-1]]
@@ -235,7 +234,7 @@ def part_roles(parts: Mapping[str, str], ends: Sequence[int]) -> tuple[str, ...]
 
 
 def spread(questions: Sequence[Question], count: int) -> list[Question]:
-    """`count` of the questions, spread as evenly as they allow over the groups; always the same ones."""
+    """Chooses `count` questions, spread as evenly over the groups as possible; always the same ones."""
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault(question.group, []).append(question)

@@ -1,4 +1,4 @@
-"""The role of each token in its prompt, by which tokens of different templates are compared."""
+"""Names the role of each token in its prompt, so that tokens of different templates can be compared."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mi_sweeps.tasks.prompts import Prompt, Span
 from mi_sweeps.tasks.tokens import Batch
 
 STOPS = ",.;:!?"
-"""What ends a clause."""
+"""Punctuation that ends a clause."""
 
 
 def role_sections(n_listed: int, n_subjects: int) -> list[str]:
-    """The sections of a prompt in reading order: what lies between its slots, and the slots."""
+    """The sections of a prompt in reading order: its slots, and the text between them."""
     sections = ["intro"]
     for place in range(1, n_listed + 1):
         sections.append(f"name {place}")
@@ -32,11 +32,11 @@ def role_sections(n_listed: int, n_subjects: int) -> list[str]:
 
 
 def prompt_roles(prompt: Prompt, spans: Sequence[Span]) -> tuple[str, ...]:
-    """The role of each token: its section, and how far it is from the section's end.
+    """The role of each token: its section, and its distance from the section's end.
 
-    What stands between names is mostly one word: the last token there has the section's name, others count back from
-    it. `scene` and `action` are numbered throughout, so that "action -1" is the last token before the end in every
-    prompt, however many there are; `intro` counts from the first token of the prompt, which is like no other.
+    Most sections between names are one word: the last token has the section's name, and those before it count back.
+    All tokens of `scene` and `action` are numbered, so that "action -1" is the last token before the end in every
+    prompt, however long the section. `intro` counts from the first token of the prompt, which is special.
     """
     found = _sections(prompt, spans[:-1])
     total, count = Counter(found), Counter[str]()
@@ -49,28 +49,28 @@ def prompt_roles(prompt: Prompt, spans: Sequence[Span]) -> tuple[str, ...]:
         elif section in ("scene", "action"):
             roles.append(f"{section} {before_last - 1}")
         else:
-            # "John, and Tom" has two tokens there: "and -1" and "and".
+            # "John, and Tom" has two tokens between the names: "and -1" and "and".
             roles.append(f"{section} {before_last}" if before_last else section)
     return (*roles, "end")
 
 
 def _sections(prompt: Prompt, spans: Sequence[Span]) -> list[str]:
-    """The section of each token. Between the last listed name and the subjects lie three: the scene, the comma or full
-    stop that ends its clause, and what joins the next one on (". Later")."""
+    """The section of each token. Between the last listed name and the first subject there are three: the scene, the
+    comma or full stop that ends its clause, and the joint to the next clause ("Later" in ". Later")."""
     sections = role_sections(len(prompt.slots) - prompt.n_subjects, prompt.n_subjects)
     borders = [border for slot in prompt.slots for border in slot]
-    # A token belongs where its last character lies: byte-level tokens begin with the space before a word.
+    # A token belongs to the section of its last character: byte-level tokens begin with the space before a word.
     passed = [sum(1 for border in borders if border < right) for _, right in spans]
     scene = sections.index("scene")
     words = (prompt.text[left:right].strip() for left, right in spans)
     stops = [place for place, word in enumerate(words) if passed[place] == scene and word and not word.strip(STOPS)]
-    # A scene that nothing ends is followed by the subject at once.
+    # If no punctuation ends the scene, the subject follows directly.
     stop = stops[-1] if stops else sum(count <= scene for count in passed) - 0.5
     return [sections[count + (place >= stop) + (place > stop)] for place, count in enumerate(passed)]
 
 
 def role_order(batch: Batch) -> list[str]:
-    """Every role that occurs in a batch, in reading order."""
+    """All roles in a batch, in reading order."""
     first = batch.prompts[0]
     if not isinstance(first, Prompt):
         return _merged(sorted(set(batch.roles), key=lambda roles: (-len(roles), roles)))
@@ -84,7 +84,7 @@ def role_order(batch: Batch) -> list[str]:
 
 
 def _merged(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """The first row's roles, and each that only later rows have before the one that follows it there."""
+    """Merges rows of roles: starts with the first, and inserts each new role before the one that follows it."""
     order = list(rows[0])
     for roles in rows[1:]:
         for role, after in reversed(list(zip(roles, (*roles[1:], None), strict=True))):
@@ -94,7 +94,7 @@ def _merged(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def role_positions(batch: Batch, roles: Sequence[str]) -> Int[Tensor, "prompt role"]:
-    """Where each role is in each prompt; -1 where a prompt has no such token."""
+    """The position of each role in each prompt; -1 if the prompt has no such token."""
     return torch.tensor(
         [[row.index(role) if role in row else -1 for role in roles] for row in batch.roles],
         device=batch.tokens.device,

@@ -1,11 +1,11 @@
-"""Rows {"question", "completion"} of a JSON or JSON-lines file, and the prompts that they are.
+"""Reads rows {"question", "completion"} from a JSON or JSON-lines file, and parses them as prompts.
 
-A row is a prompt if its question lists two or three names and then repeats all but one of them, the subjects, and its
-completion begins with that one, the answer; the completion may repeat the answer (the original experiment's did, twenty
-times).
+A row is a prompt if its question lists two or three names and then repeats all but one of them (the subjects), and its
+completion begins with the remaining one (the answer). The completion may repeat the answer, as the original
+experiment's did, twenty times.
 
-Nothing of a file is passed over: what stands twice, after the end, or is half a character is an error that names the
-row, because whatever were read instead would look right.
+Nothing in a file is silently skipped: a duplicate key, text after the end, or half a character is an error that names
+the row, because a guess would look right.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mi_sweeps.tasks.prompts import Prompt
 _MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 _LETTERS = rf"(?:[^\W\d_][{_MARKS}]*)+"
 WORD = re.compile(rf"{_LETTERS}(?:['’-]{_LETTERS})*")
-"""Letters with their accents, whether or not there is one character for both."""
+"""A word: letters with accents, composed or not, joined by apostrophes or hyphens."""
 _TOGETHER = re.compile(r",?\s+(?:and|or|with|&)\s+")
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -40,14 +40,14 @@ OPENERS = frozenset(
     You
     """.split()
 )
-"""Words that have a capital because they open a sentence; they are no names."""
+"""Words that are capitalised because they open a sentence. They are not names."""
 
 FORM = "not two or three listed names with all but the answer repeated"
-CUT = "a name is part of a longer word, or has an invisible character beside it"
-OPENS = "ambiguous: the word that opens the sentence may be one more name"
+CUT = "a name is part of a longer word, or has an invisible character next to it"
+OPENS = "ambiguous: the word that opens the sentence may be another name"
 
 Rows = list[tuple[int, dict[str, Any]]]
-"""Rows with their numbers in the file, from 1: the line of a JSON-lines file, the place in a JSON list."""
+"""Rows with their numbers in the file, from 1: the line in a JSON-lines file, the place in a JSON list."""
 
 
 class Dropped(Exception):
@@ -55,10 +55,10 @@ class Dropped(Exception):
 
 
 def read_rows(path: Path, key: str = "task.path") -> Rows:
-    """The rows of a JSON list or of JSON lines (empty lines are skipped).
+    """Reads the rows of a JSON list, or of JSON lines (empty lines are skipped).
 
     Raises:
-        UserError: the file is missing, a row is malformed, or something follows the list; names the row.
+        UserError: the file is missing, a row is malformed, or something follows the list. The error names the row.
     """
     try:
         text = path.expanduser().read_text(encoding="utf-8-sig")
@@ -91,7 +91,7 @@ def read_rows(path: Path, key: str = "task.path") -> Rows:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = Counter(name for name, _ in pairs)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"{json.dumps(twice[0])} stands there twice")
+        raise ValueError(f"{json.dumps(twice[0])} occurs twice")
     return dict(pairs)
 
 
@@ -99,7 +99,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _decoded(text: str, position: int, path: Path, where: str, advice: str) -> tuple[Any, int]:
-    """The JSON value at a position of a list, or the one value of a line; and where it ends."""
+    """The JSON value at a position in a list, or the single value of a line, and where it ends."""
     try:
         if position:
             return _DECODER.raw_decode(text, position)
@@ -108,7 +108,7 @@ def _decoded(text: str, position: int, path: Path, where: str, advice: str) -> t
         line = f", line {error.lineno}" if position else ""
         raise UserError(f"{path}: malformed JSON at {where}{line}: {error.msg}; {advice}") from None
     except ValueError as error:
-        reason = "a number of too many digits" if "digits" in str(error) else str(error)
+        reason = "a number with too many digits" if "digits" in str(error) else str(error)
         raise UserError(f"{path}: malformed JSON at {where}: {reason}; {advice}") from None
     except RecursionError:
         raise UserError(f"{path}: malformed JSON at {where}: nested too deeply; {advice}") from None
@@ -121,7 +121,7 @@ def _after_space(text: str, position: int) -> int:
 
 
 def _items(text: str, path: Path) -> Iterator[Any]:
-    """The items of a JSON list one after another, so that a malformed one can be named by its row."""
+    """Yields the items of a JSON list one by one, so that the error for a malformed one names its row."""
     row, position = 0, text.index("[") + 1
     while not text.startswith("]", start := _after_space(text, position)):
         row += 1
@@ -134,21 +134,21 @@ def _items(text: str, path: Path) -> Iterator[Any]:
     end = _after_space(text, start + 1)
     if end < len(text):
         raise UserError(
-            f"{path}: the list ends after row {row}, and more follows in line {text.count(chr(10), 0, end) + 1}; "
-            "make one list of it, or one row a line"
+            f"{path}: the list ends after row {row}, but more follows in line {text.count(chr(10), 0, end) + 1}; "
+            "make it one list, or one row per line"
         )
 
 
 def composed(text: str) -> str:
-    """A text whose letters and accents are one character where there is one (Unicode's NFC)."""
+    """The text in Unicode's NFC: letter and accent are one character wherever such a character exists."""
     return unicodedata.normalize("NFC", text)
 
 
 def parse_prompt(question: str, completion: str) -> Prompt:
-    """A row as a prompt.
+    """Parses a row as a prompt.
 
     Raises:
-        Dropped: with the reason, if it is not two or three listed names, all but one repeated, and that one as answer.
+        Dropped: the row does not list two or three names, repeat all but one, and answer with that one; says why.
     """
     text, said = composed(question).rstrip(), composed(completion)
     first_word = WORD.search(said)
@@ -176,14 +176,14 @@ def parse_prompt(question: str, completion: str) -> Prompt:
         raise Dropped(f"{FORM}: the names are not listed together")
     _hold_no_more_names(text, slots[:n_names], capitals, repeated)
     if slots[-1].end() == len(text):
-        raise Dropped(f"{FORM}: nothing stands between the last subject and the answer")
+        raise Dropped(f"{FORM}: there is nothing between the last subject and the answer")
     if not (all(_whole(text, *match.span()) for match in slots) and _whole(said, *first_word.span())):
         raise Dropped(CUT)
     return Prompt(text, answer, tuple(match.span() for match in slots), n_subjects=len(repeated))
 
 
 def _whole(text: str, start: int, end: int) -> bool:
-    """Whether a word begins and ends where it seems to: "Tom" of "Tom2" does not."""
+    """Whether a match is a whole word: "Tom" in "Tom2" is not."""
     beside = text[max(start - 1, 0) : start] + text[end : end + 1]
     return not any(
         one.isalnum() or one == "_" or unicodedata.category(one) in ("Mn", "Mc", "Me", "Cf") for one in beside
@@ -193,13 +193,14 @@ def _whole(text: str, start: int, end: int) -> bool:
 def _hold_no_more_names(
     text: str, listed: Sequence[re.Match[str]], capitals: Sequence[re.Match[str]], repeated: Collection[str]
 ) -> None:
-    """The list of names must not go on before, between or after those listed: each of them could be the answer."""
+    """Raises `Dropped` if the list seems to have more names before, between or after those found: any could be the
+    answer."""
     gaps = [(left.end(), right.start()) for left, right in pairwise(listed)]
     between = any(start <= word.start() < end for start, end in gaps for word in capitals)
     before = re.search(rf"({_LETTERS})(?:, and | and |, )$", text[: listed[0].start()])
     after = re.match(rf"(?:,? and |, )({_LETTERS})", text[listed[-1].end() :])
     opens = before and (not text[: before.start(1)].strip() or text[: before.start(1)].rstrip()[-1] in ".!?")
-    # The first word of a sentence has a capital whatever it is: "Then, Mary, John and Tom ...".
+    # Any word that opens a sentence is capitalised: "Then, Mary, John and Tom ...".
     beside = [match[1] for match in (None if opens else before, after) if match]
     if between or any(word[0].isupper() and word not in repeated for word in beside):
         raise Dropped(f"ambiguous: more than {('two', 'three')[len(listed) - 2]} names are listed")
@@ -208,16 +209,16 @@ def _hold_no_more_names(
 
 
 def read_anew(path: Path) -> bool:
-    """Whether a file's rows give other prompts than they did when rows of two names were all dropped, accents that
-    are characters of their own were no letters, and any word with a capital was a name.
+    """Whether a file's rows give other prompts now than under the first rules, by which all rows of two names were
+    dropped, separate accents were not letters, and any capitalised word was a name.
 
-    Files of which that is not so keep the fingerprint that they had.
+    Other files keep their old fingerprint.
     """
     try:
         stat = path.expanduser().stat()
         return _read_anew(str(path), stat.st_size, stat.st_mtime_ns)
     except (OSError, UserError):
-        return False  # Whoever needs the rows says what is wrong.
+        return False  # The error is raised where the rows are needed.
 
 
 @cache

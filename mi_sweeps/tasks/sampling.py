@@ -1,4 +1,4 @@
-"""What the ready-made tasks of questions draw their prompts with: words that are one token, divided and balanced."""
+"""Sampling for the built-in question tasks: single-token words, splits of them, and balanced prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def usable(words: Sequence[str], tokenizer: PreTrainedTokenizerBase, what: str, least: int) -> tuple[list[str], str]:
-    """The words that are one token after a space, and a line that says which are left out; empty if none is.
+    """The words that are one token after a space, and a line naming those left out ("" if none are).
 
     Raises:
         UserError: there are fewer than `least`.
@@ -26,24 +26,24 @@ def usable(words: Sequence[str], tokenizer: PreTrainedTokenizerBase, what: str, 
     few = ", ".join(left[:6]) + (", …" if len(left) > 6 else "")
     if len(kept) < least:
         raise UserError(
-            f"task: {len(kept)} of {len(words)} {what} are one token of the model's tokenizer, and {least} are needed "
+            f"task: {len(kept)} of {len(words)} {what} are one token of the model's tokenizer, but {least} are needed "
             f"(not: {few}); use another model"
         )
     return kept, f"{len(left)} of {len(words)} {what} are not one token: {few}" if left else ""
 
 
 def divide(words: Sequence[Any], share: float, rng: random.Random) -> tuple[list[Any], list[Any]]:
-    """Words of training, and the others: a share of them, shuffled."""
+    """Shuffles words and splits them: those for training, and a `share` of them for evaluation."""
     shuffled = rng.sample(list(words), len(words))
     cut = max(1, round(share * len(shuffled)))
     return shuffled[cut:], shuffled[:cut]
 
 
 def counts(prompts: Mapping[str, int], groups: int) -> tuple[int, int]:
-    """How many questions to train on and to hold out.
+    """The numbers of training and held-out questions.
 
     Raises:
-        UserError: these are not two positive numbers that can be divided evenly among the groups.
+        UserError: they are not two positive multiples of the number of groups.
     """
     if set(prompts) != {"train", "heldout"} or min(prompts.values()) < 1:
         raise UserError(f"task.prompts={dict(prompts)}: give positive numbers for train and heldout")
@@ -54,27 +54,27 @@ def counts(prompts: Mapping[str, int], groups: int) -> tuple[int, int]:
 
 
 def choose(options: Sequence[Any], count: int, rng: random.Random, what: str) -> list[Any]:
-    """`count` different ones of the options.
+    """Draws `count` distinct options.
 
     Raises:
         UserError: there are fewer.
     """
     if count > len(options):
-        raise UserError(f"task.prompts: {count} {what} are asked for, and there are {len(options)}; ask for fewer")
+        raise UserError(f"task.prompts: {count} {what} are requested but only {len(options)} exist; ask for fewer")
     return rng.sample(options, count)
 
 
 def describe(
     questions: Sequence[Question], rules: Mapping[str, Callable[[Question], str]] | None = None
 ) -> dict[str, str]:
-    """Of held-out questions: how many in each group, and how often some rules are right that know less than the task
-    asks for."""
+    """Describes held-out questions: the size of each group, and the win rates of shortcut rules that do not solve the
+    task."""
     groups = Counter(question.group for question in questions)
-    told = ", ".join(f"{name} {count}" for name, count in sorted(groups.items()) if name)
+    sizes = ", ".join(f"{name} {count}" for name, count in sorted(groups.items()) if name)
     constant = Counter(word for question in questions for word in question.right).most_common(1)[0][0]
     every = {f"always {constant.strip()}": lambda question: constant, **(rules or {})}
     won = {rule: sum(say(one) in one.right for one in questions) / len(questions) for rule, say in every.items()}
     return {
-        **({"held-out groups": told} if told else {}),
+        **({"held-out groups": sizes} if sizes else {}),
         "held-out win rate of rules": ", ".join(f"{rule} {rate:.0%}" for rule, rate in won.items()),
     }

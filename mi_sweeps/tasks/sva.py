@@ -1,14 +1,14 @@
 """Subject-verb agreement across an attractor (Linzen et al. 2016, arXiv:1611.01368; Lakretz et al. 2019,
 arXiv:1903.07435; Finlayson et al. 2021, arXiv:2106.06087).
 
-"The authors near the guitar" is to be followed by "are", "were" or "have", and not by "is", "was" or "has": the verb
-agrees with the subject, whatever the number of the noun beside it, the attractor. Prompts are balanced over the four
-combinations of both numbers. The loss is of one of the right verbs, drawn evenly.
+"The authors near the guitar" should be followed by "are", "were" or "have", not by "is", "was" or "has": the verb
+agrees with the subject, whatever the number of the noun next to it, the attractor. Prompts are balanced over the four
+combinations of the two numbers. The loss targets one of the right verbs, drawn uniformly.
 
-| corruption  | replaces                                                            |
-|-------------|---------------------------------------------------------------------|
-| `subject`   | the subject, by its other number                                    |
-| `attractor` | the attractor, by its other number. A control: the answers stay     |
+| corruption  | replaces                                                                         |
+|-------------|----------------------------------------------------------------------------------|
+| `subject`   | the subject, with its other number                                               |
+| `attractor` | the attractor, with its other number. A control: the answers stay the same       |
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ NUMBERS = tuple(VERBS)
 
 
 def task(tokenizer: PreTrainedTokenizerBase | None, *, prompts: dict[str, int], seed: int) -> Questions:
-    """Held-out prompts have nouns that training prompts have not; prepositions and verbs are those of both.
+    """Makes the prompts. No noun of a held-out prompt is in a training prompt; prepositions and verbs are shared.
 
     Raises:
-        UserError: too few nouns are one token in both numbers, or the numbers cannot be balanced.
+        UserError: too few nouns are one token in both singular and plural, or the prompts cannot be balanced.
     """
     tokenizer = required(tokenizer)
     n_train, n_heldout = counts(prompts, 4)

@@ -1,4 +1,4 @@
-"""What a task provides. The training loop and the patch jobs know nothing else about it."""
+"""The interface of a task. The training loop and the patch jobs use nothing else."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from mi_sweeps.tasks.tokens import Batch
 
 
 class Task(Protocol):
-    """What a configuration's `task._target_` makes, or what is made of its `Questions`. Batches are on the CPU."""
+    """Prompts with right answers, for training and for patching. Batches are on the CPU.
+
+    A configuration's `task._target_` returns one, or returns prompts that one is made from.
+    """
 
     @property
     def audit(self) -> Mapping[str, Any]:
-        """JSON values: what a reader should know of the prompts."""
+        """JSON values: what a reader should know about the prompts."""
         ...
 
     @property
     def splits(self) -> Mapping[str, Batch]:
-        """What is evaluated at every checkpoint; `heldout` is one of them."""
+        """The prompts evaluated at every checkpoint, by split; one split is `heldout`."""
         ...
 
     def training(self, step: int, size: int, seed: int) -> Batch:
-        """The `size` prompts of a training step: the same ones whenever it is asked, for a run resumes anywhere."""
+        """The `size` prompts of a training step: the same ones at every call, so that a run can resume at any step."""
         ...
 
     def metrics(self, logits: Float[Tensor, "scored d_vocab"], batch: Batch) -> Iterable[Measured]:
-        """What is measured of a split beside the loss.
+        """The metrics of a split, besides the loss.
 
         Args:
             logits: next-token logits at `batch.scored`, on the device of `batch`.
@@ -39,9 +42,9 @@ class Task(Protocol):
         ...
 
     def pairs(self, corruption: str, count: int) -> Pairs:
-        """Held-out prompts and their corrupted partners, `count` of them if there are so many; always the same.
+        """Up to `count` held-out prompts and their corrupted partners; always the same ones.
 
-        With an argument `split` it also gives those of `train`.
+        A task whose `pairs` takes an argument `split` also gives those of `train`.
 
         Raises:
             UserError: the task has no such corruption.

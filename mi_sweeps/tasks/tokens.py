@@ -22,7 +22,7 @@ NOT_SCORED = -100
 
 
 class Shown(Protocol):
-    """What a reader is shown of a prompt: `Prompt`; `Text` or `Numbers` where there are no name slots."""
+    """How a prompt is shown to a reader: a `Prompt`, a `Question`, a `Text`, or `Numbers`."""
 
     @property
     def text(self) -> str: ...
@@ -34,13 +34,13 @@ class Shown(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """A row of token numbers as text, written out where somebody reads it: training does not, and makes many."""
+    """A row of token numbers, turned into text only when somebody reads it: training makes many and reads none."""
 
     row: int
     tokens: Int[Tensor, "prompt pos"]
     answers: Int[Tensor, " prompt"]
     against: Int[Tensor, "prompt subject"]
-    """What the answers are measured against."""
+    """The tokens that the answers are compared with."""
 
     @property
     def text(self) -> str:
@@ -57,22 +57,26 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Tokens and signed weights whose weighted logits are added up to a logit difference, for each prompt."""
+    """The tokens of each prompt's logit difference and their signed weights: it is the weighted sum of their logits."""
 
     tokens: Int[Tensor, "prompt token"]
     weights: Float[Tensor, "prompt token"]
-    """Those of right answers are above 0, those of wrong ones below."""
+    """Above 0 for right answers, below 0 for wrong ones."""
 
     def of(self, values: Float[Tensor, "prompt d_vocab"]) -> Float[Tensor, " prompt"]:
-        """The weighted sum of each prompt's values, which are logits of all tokens."""
+        """The weighted sum for each prompt.
+
+        Args:
+            values: logits, or anything else with one value per token of the vocabulary.
+        """
         return (values.gather(1, self.tokens) * self.weights).sum(dim=1)
 
     def to(self, device: torch.device | str) -> Contrast:
-        """The same on another device."""
+        """The same contrast on another device."""
         return Contrast(self.tokens.to(device), self.weights.to(device))
 
     def select(self, rows: Int[Tensor, " row"]) -> Contrast:
-        """That of some of the prompts."""
+        """The contrast of some of the prompts."""
         return Contrast(self.tokens[rows], self.weights[rows])
 
 
@@ -88,21 +92,21 @@ class Batch:
     answers: Int[Tensor, " prompt"]
     """Token of each answer, as it follows the prompt."""
     subjects: Int[Tensor, "prompt subject"]
-    """Tokens that the answer is measured against: the subjects, spelled as an answer would be."""
+    """Tokens that the answer is compared with: the subjects, spelled as answers would be."""
     roles: tuple[tuple[str, ...], ...]
-    """For each prompt the role of each of its tokens; unique within a prompt."""
+    """The role of each token of each prompt; unique within a prompt."""
     targets: Int[Tensor, "prompt pos"] | None = None
-    """The token that should follow each position, NOT_SCORED where the loss does not count it. None: the answers at
-    the ends, and nothing else."""
+    """The token that should follow each position, NOT_SCORED where the loss skips it. None: only the answers, at the
+    ends, are scored."""
     contrast: Contrast | None = None
-    """What the logit difference is made of, where that is not one answer against the subjects."""
+    """The logit difference, if it is not between one answer and the subjects."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @cached_property
     def scored(self) -> tuple[Int[Tensor, " scored"], Int[Tensor, " scored"], Int[Tensor, " scored"]]:
-        """Prompt, position and target of everything that the loss counts, prompt by prompt."""
+        """Prompt, position and target of every scored token, prompt by prompt."""
         if self.targets is None:
             return torch.arange(len(self), device=self.end.device), self.end, self.answers
         prompts, positions = (self.targets != NOT_SCORED).nonzero(as_tuple=True)
@@ -119,7 +123,7 @@ class Batch:
             targets=None if self.targets is None else self.targets.to(device),
             contrast=self.contrast and self.contrast.to(device),
         )
-        # Found here and taken along: to find it on a GPU is to wait for all that the GPU has to do.
+        # Computed before the move: on a GPU, nonzero would wait for all queued work.
         vars(moved)["scored"] = tuple(part.to(device) for part in self.scored)
         return moved
 
@@ -141,7 +145,7 @@ class Batch:
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """The prompts of several batches for training, one after another, padded to a common width."""
+    """Concatenates batches for training, padded to a common width."""
     width = max(batch.tokens.shape[1] for batch in batches)
 
     def wide(rows: Int[Tensor, "prompt pos"], value: int) -> Int[Tensor, "prompt width"]:
@@ -160,29 +164,29 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 
 def repeated(batch: Batch, times: int, longest: int) -> Batch:
-    """Prompts for training after which the answer is said several times: the loss is of all of them.
+    """Training prompts with the answer repeated after each; every repetition is scored.
 
-    Roles, and what is asked of prompts beside the loss, are those of the prompts alone; the last answer is no input.
+    Roles and everything else but the loss refer to the prompt alone. The last repetition is a target, not an input.
 
     Args:
-        longest: how many tokens the model takes.
+        longest: the largest number of tokens that the model accepts.
 
     Raises:
-        UserError: they would be more.
+        UserError: prompts and answers are longer than that.
     """
     if times == 1:
         return batch
     end = batch.end + times - 1
     if int(end.max()) + 1 > longest:
         raise UserError(
-            f"task.repeat={times}: a prompt and its answers are {int(end.max()) + 1} tokens, and the model takes "
+            f"task.repeat={times}: a prompt and its answers are {int(end.max()) + 1} tokens, but the model takes "
             f"{longest}; use fewer, or shorter prompts"
         )
     tokens = torch.nn.functional.pad(batch.tokens, (0, times - 1))
     targets = torch.full_like(tokens, NOT_SCORED)
     columns = torch.arange(tokens.shape[1])
-    said = (columns > batch.end[:, None]) & (columns <= end[:, None])
-    tokens = torch.where(said, batch.answers[:, None], tokens)
+    answered = (columns > batch.end[:, None]) & (columns <= end[:, None])
+    tokens = torch.where(answered, batch.answers[:, None], tokens)
     scored = (columns >= batch.end[:, None]) & (columns <= end[:, None])
     return replace(batch, tokens=tokens, end=end, targets=torch.where(scored, batch.answers[:, None], targets))
 
@@ -193,13 +197,13 @@ def token_batch(
     subjects: Int[Tensor, "prompt subject"],
     targets: Int[Tensor, "prompt pos"] | None = None,
 ) -> Batch:
-    """Sequences of token numbers, all of one length. A position's role is how far it is from the end: "end-1".
+    """A batch of token sequences of equal length. A position's role is its distance from the end: "end-1".
 
     Args:
-        answers: what should follow the last token.
-        subjects: what the answer is measured against.
-        targets: what should follow each position, NOT_SCORED where the loss does not count it; None: the answer at the
-            end alone.
+        answers: the token that should follow the last.
+        subjects: the tokens that the answer is compared with.
+        targets: the token that should follow each position, NOT_SCORED where the loss skips it; None scores only the
+            answer at the end.
     """
     length = tokens.shape[1]
     shown = tuple(Numbers(row, tokens, answers, subjects) for row in range(len(tokens)))
@@ -208,5 +212,5 @@ def token_batch(
 
 
 def distances(length: int) -> tuple[str, ...]:
-    """Roles that count from the end."""
+    """Roles that count back from the end: "end-2", "end-1", "end"."""
     return (*(f"end-{distance}" for distance in range(length - 1, 0, -1)), "end")

@@ -1,7 +1,7 @@
 """The user's own prompts, from rows {"question", "completion"} (`mi_sweeps.tasks.rows`).
 
-Rows of three names are the task, and rows of two names beside them its `two_name` evaluation; in a file without rows of
-three names those of two are the task. Every row that is dropped is named in the audit with its reason.
+Rows with three names are the task, and rows with two names are its `two_name` evaluation; if no row has three names,
+those with two are the task. The audit lists every dropped row with the reason.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 def parse_rows(
     rows: Rows, tokenizer: PreTrainedTokenizerBase, training: Collection[str] = (), most_subjects: int = 2
 ) -> tuple[list[Prompt], dict[str, list[int]]]:
-    """The usable prompts, and for each reason the numbers of the rows that were dropped for it.
+    """The usable prompts, and the numbers of the dropped rows by reason.
 
     Args:
-        training: texts that evaluation rows may not have.
-        most_subjects: 1 where three names are another task.
+        training: texts of training rows, which evaluation rows may not repeat.
+        most_subjects: 1 if the task has two names, so that rows with three are dropped.
     """
     prompts: list[Prompt] = []
     dropped: dict[str, list[int]] = {}
@@ -39,7 +39,7 @@ def parse_rows(
         try:
             prompt = parse_prompt(row["question"], row["completion"])
             if prompt.n_subjects > most_subjects:
-                raise Dropped("three names, and the training rows have two")
+                raise Dropped("three names, but the training rows have two")
             if prompt.text in training:
                 raise Dropped("also a training row")
             if prompt.text in seen:
@@ -77,12 +77,12 @@ def task(
     seed: int,
     repeat: int = 1,
 ) -> TaskData:
-    """The user's rows, divided by name set (`split=names`) or brought as two files (`split=file`).
+    """Makes the task from the user's rows, split by name set (`split=names`) or given as two files (`split=file`).
 
     Args:
-        two_name: beside a task of three names, how many prompts of two are evaluated: all that the rows give, and
-            generated ones for what is missing.
-        repeat: as of `mi_sweeps.tasks.ioi.task`, however often the rows' completions say the answer.
+        two_name: with a task of three names, the least number of two-name prompts to evaluate: all that the rows give,
+            and generated ones to make up the number.
+        repeat: as for `mi_sweeps.tasks.ioi.task`; how often the completions repeat the answer does not matter.
 
     Raises:
         UserError: a file or argument is wrong, or no rows are left for training or evaluation.
@@ -128,13 +128,13 @@ def task(
         if pairs:
             data["two_name"] = pairs
     if joined := sum(composed(row[key]) != row[key] for _, row in rows for key in ("question", "completion")):
-        notes.append(f"accents apart from their letters: joined to them in {joined} texts (Unicode NFC)")
+        notes.append(f"accents separate from their letters were combined with them in {joined} texts (Unicode NFC)")
     audit = {"names": names, **({"notes": notes} if notes else {}), **audit, **describe_splits(data)}
     return TaskData(data, names, audit, checked_repeat(repeat))
 
 
 def split_by_names(prompts: Sequence[Prompt], heldout: float, seed: int) -> dict[str, list[Prompt]]:
-    """Keeps a share of the name sets for evaluation, so that no evaluation prompt has a training prompt's names.
+    """Holds out a share of the name sets, so that no evaluation prompt has the name set of a training prompt.
 
     Raises:
         UserError: `heldout` is not between 0 and 1.

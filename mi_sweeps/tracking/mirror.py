@@ -221,7 +221,7 @@ def mirror(
     begin = partial(_begin, config, run, patch, folder, lock)
     tracked = config.tracking.mode != "disabled"
     alone = place is None or place.path == own.path
-    mirrored = Mirror(begin if tracked else None, run, patch, config.asked, folder, alone)
+    mirrored = Mirror(begin if tracked else None, run, patch, config.prompts_label, folder, alone)
     try:
         yield mirrored
     except Diverged:  # A result.
@@ -276,7 +276,7 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
     import wandb
 
     service.bound()
-    found = {*values.corruptions(run), *([config.asked] if patch else [])}
+    found = {*values.corruptions(run), *([config.prompts_label] if patch else [])}
     is_series = isinstance(config.model, SeriesConfig)
     schedule = [] if is_series else [config.schedule.name]
     settings = values.settings(config)

@@ -1,7 +1,7 @@
-"""Weights on disk, and the one rolling state from which an unfinished run goes on.
+"""Checkpoints on disk, and the rolling state that an unfinished run resumes from.
 
-Everything is safetensors: nothing is unpickled. The resume state holds fp32 weights and the optimiser's
-moments, so that a resumed run ends with the same bits as one that was never interrupted.
+Everything is safetensors; nothing is unpickled. The resume state holds fp32 weights and the optimiser's
+moments, so a resumed run ends with the same bits as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Storage = Literal["full", "delta", "adapter"]
-"""fp32 weights; their bf16 difference to the base model; or an adapter's two fp32 factors for each weight that it
-changes, NAME.left and NAME.right, whose product is added to the base model's."""
+"""`full`: fp32 weights. `delta`: their bf16 difference from the base model. `adapter`: two fp32 factors for each
+adapted weight, NAME.left and NAME.right, whose product is added to the base model's weight."""
 
 Tensors = dict[str, Shaped[Tensor, "..."]]
 
 METADATA = re.compile(r"(storage=(?:full|delta|adapter)|step=\d+)(?: ([0-9a-f]{16}))?")
-"""What the one entry of a file's metadata may be: its value and, but in files of earlier versions, a checksum."""
+"""The single metadata entry of a file: its value and a checksum, which files of earlier versions lack."""
 
 log = logging.getLogger(__name__)
 
 
 def parameters(model: PreTrainedModel) -> Tensors:
-    """The model's own parameters by name, tied ones once; writing to them changes the model."""
+    """The model's own parameters by name, tied ones once. Writing to them changes the model."""
     return dict(model.named_parameters())
 
 
@@ -49,11 +49,11 @@ def snapshot(weights: Mapping[str, Tensor]) -> Tensors:
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, Tensor], storage: Storage) -> None:
-    """Writes a checkpoint, whole or not at all.
+    """Writes a checkpoint atomically.
 
     Args:
-        weights: all of the model's, or an adapter's factors.
-        base: the model's before training; needed for a difference to it.
+        weights: all weights of the model, or an adapter's factors.
+        base: the model's weights before training; used for `delta` only.
     """
     tensors = snapshot(weights)
     if storage == "delta":
@@ -63,20 +63,20 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, T
 
 @torch.no_grad()
 def load_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
-    """Copies a checkpoint into a model's parameters in place, an adapter merged into them in fp32.
+    """Copies a checkpoint into a model's parameters in place. An adapter is merged in fp32.
 
     Args:
-        weights: the parameters of the plain model, whichever way it was trained.
-        base: what they were before training; not looked at where the file has all weights.
+        weights: the parameters of the plain model, however it was trained.
+        base: their values before training; unused if the file holds all weights.
 
     Raises:
-        UserError: the file is missing, damaged or of another model.
+        UserError: the file is missing, damaged or from another model.
     """
     tensors, metadata = _load(path)
     storage = metadata["storage"]
     factors = {f"{name}.{side}" for name in weights for side in ("left", "right")} & tensors.keys()
     if tensors.keys() != (factors if storage == "adapter" else weights.keys()):
-        raise UserError(f"{path}: is of another model; delete its run folder and run the sweep again")
+        raise UserError(f"{path}: is from another model; delete its run folder and run the sweep again")
     for name, parameter in weights.items():
         if storage == "full":
             parameter.copy_(tensors[name])
@@ -94,27 +94,27 @@ def merged(
     left: Float[Tensor, "d_first rank"],
     right: Float[Tensor, "rank d_second"],
 ) -> Float[Tensor, "d_first d_second"]:
-    """A weight with what an adapter adds to it."""
+    """A weight with its adapter merged in."""
     return weight + left @ right
 
 
 def distance(path: Path, other: Path) -> float | None:
-    """How far two checkpoints are apart: the largest difference of two of their numbers; None where every bit is equal.
+    """The largest absolute difference between two checkpoints; None if they are equal bit for bit.
 
     Raises:
-        UserError: one is missing or damaged, or they are not of the same model in the same storage.
+        UserError: one is missing or damaged, or they differ in model or storage.
     """
     (ours, storage), (theirs, other_storage) = _load(path), _load(other)
     shapes, other_shapes = ({name: (one.shape, one.dtype) for name, one in some.items()} for some in (ours, theirs))
     if (storage, shapes) != (other_storage, other_shapes):
-        raise UserError(f"{path}: holds other tensors than {other}")
+        raise UserError(f"{path}: does not hold the same tensors as {other}")
     if all(torch.equal(_bytes(ours[name]), _bytes(theirs[name])) for name in ours):
         return None
     return max((ours[name].double() - theirs[name].double()).abs().max().item() for name in ours)
 
 
 def checksum(path: Path) -> str:
-    """The hash of a checkpoint's tensors, with their names, types and shapes, as its file states it."""
+    """The stored hash of a checkpoint's tensors, their names, types and shapes."""
     with safe_open(path, framework="pt") as stream:
         (text,) = stream.metadata().values()
     return str(text).partition(" ")[2]
@@ -123,10 +123,10 @@ def checksum(path: Path) -> str:
 def save_resume(
     path: Path, step: int, learned: Mapping[str, Tensor], optimizer: torch.optim.AdamW, device: torch.device
 ) -> None:
-    """Writes all that the next step depends on. The data order needs no state: it is a function of the step.
+    """Writes everything that the next step depends on. Data order needs no state, being a function of the step.
 
     Args:
-        learned: what the optimiser has, in fp32; all else is as it was before the first step.
+        learned: the optimiser's parameters, in fp32; all others have not changed since the first step.
     """
     tensors = {f"weight.{name}": tensor for name, tensor in snapshot(learned).items()}
     for name, parameter in learned.items():
@@ -141,7 +141,7 @@ def save_resume(
 def load_resume(
     path: Path, learned: Mapping[str, Tensor], optimizer: torch.optim.AdamW, device: torch.device
 ) -> int | None:
-    """Puts weights, optimiser and random states back; gives the step, or None where there is nothing to go on from."""
+    """Restores weights, optimiser and random states. Returns the step, or None if there is nothing to resume from."""
     if not path.exists():
         return None
     try:
@@ -166,17 +166,17 @@ def _save(path: Path, tensors: Tensors, key: str, value: str) -> None:
     with replacing(path) as temporary:
         try:
             tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            # One key: safetensors writes several in any order, and equal checkpoints are to be equal files.
+            # A single key: safetensors writes several in arbitrary order, and equal checkpoints must be equal files.
             save_file(tensors, temporary, {key: f"{value} {_checksum(tensors, f'{key}={value}')}"})
         except SafetensorError as error:
-            # The library gives operating-system errors a type of its own: a full disk must be seen as one.
+            # The library wraps operating-system errors in its own type; a full disk must be recognised as one.
             raise _os_error(error, path) from error
-        # safetensors makes files that only their owner may read; a lab shares its results.
+        # safetensors makes files that only the owner can read, but labs share results.
         temporary.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def _checksum(tensors: Tensors, metadata: str) -> str:
-    """Of metadata, names, types, shapes and contents; safetensors itself notices only what does not fit its header."""
+    """The hash of metadata, names, types, shapes and contents; safetensors itself checks only the header."""
     total = xxhash.xxh3_64(f"{metadata}\0".encode())
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
@@ -203,8 +203,8 @@ def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
             raise SafetensorError("its checksum is wrong")
         return tensors, {key: text.partition(" ")[0]}
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; run the sweep again with --retry: this run is computed anew") from None
+        raise UserError(f"{path}: missing; run the sweep again with --retry to compute this run anew") from None
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: damaged ({error}); delete it and run the sweep again with --retry: this run is computed anew"
+            f"{path}: damaged ({error}); delete it and run the sweep again with --retry to compute this run anew"
         ) from None

@@ -1,4 +1,4 @@
-"""How well a model does a task at a checkpoint."""
+"""Evaluates a model on a task at a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK = 64
-"""Prompts in one forward of an evaluation."""
+"""Prompts per forward pass in an evaluation."""
 
 Metric = dict[str, str | int | float]
 """A row of the metrics table: step, split, metric, value, n."""
 
 
 def scored_logits(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "scored d_vocab"]:
-    """Next-token logits at `batch.scored`; the head is applied there only."""
+    """Next-token logits at `batch.scored`; the unembedding is applied only there."""
     hidden = model.base_model(input_ids=batch.tokens, use_cache=False).last_hidden_state
     prompts, positions, _ = batch.scored
     return unembed(model, hidden[prompts, positions])
 
 
 def end_logits(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "prompt d_vocab"]:
-    """Next-token logits at each prompt's last token; the head is applied there only."""
+    """Next-token logits at each prompt's last token; the unembedding is applied only there."""
     hidden = model.base_model(input_ids=batch.tokens, use_cache=False).last_hidden_state
     at_end = hidden[torch.arange(len(batch), device=hidden.device), batch.end]
     return unembed(model, at_end)
@@ -64,19 +64,19 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
 
 
 def tolerance(logits: Float[Tensor, "..."]) -> float:
-    """Largest difference between two right ways of computing these logits in fp32.
+    """The largest acceptable difference between two correct ways of computing these logits in fp32.
 
-    Rounding grows with what is rounded: GPT-2's logits lie near -100, and there its own fp32 is 1e-4 from fp64.
+    Rounding errors grow with magnitude: GPT-2's logits are near -100, where its own fp32 is 1e-4 from fp64.
     """
     return max(1e-4, 4e-6 * logits.abs().max().item())
 
 
 @torch.no_grad()
 def evaluate(model: PreTrainedModel, task: Task, batch: Batch, *, step: int, split: str) -> list[Metric]:
-    """The metrics of one split at one checkpoint: the loss, and what the task measures.
+    """The metrics of one split at one checkpoint: the loss, and the task's own.
 
     Args:
-        batch: where the model is.
+        batch: on the model's device.
     """
     with fused(model):
         logits = torch.cat(

@@ -1,4 +1,4 @@
-"""Training: from a language model and a task to checkpoints and metrics. The loop is `finetune`."""
+"""The training loop: from a language model and a task to checkpoints and metrics."""
 
 from __future__ import annotations
 
@@ -10,54 +10,67 @@ from mi_sweeps.config import Config
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import Metric, scored_logits
-from mi_sweeps.training.run import LOOK, Run, begin
+from mi_sweeps.training.run import RECORD_EVERY, Run, begin
 
 
 def finetune(
     config: Config,
     folder: RunFolder,
     *,
+    before_training: Callable[[Run], None] = lambda run: None,
     before_write: Callable[[], None] = lambda: None,
     on_step: Callable[[int], None] = lambda step: None,
     on_checkpoint: Callable[[int, list[Metric]], None] = lambda step, metrics: None,
 ) -> None:
-    """Trains a model, from where an earlier attempt got to. The loss is of what the task scores, as the answer token.
+    """Trains a model, resuming from the newest checkpoint of an earlier attempt. The loss is that of the scored tokens.
 
     Args:
-        before_write: called before each checkpoint; may raise, and nothing is written then.
-        on_step: told the number of steps that are done.
-        on_checkpoint: told a checkpoint's step and metrics, when both are on disk.
+        before_training: called once, if there is a step to take; may raise.
+        before_write: called before each checkpoint; if it raises, nothing is written.
+        on_step: called after each step, with the number of steps done.
+        on_checkpoint: called with a checkpoint's step and metrics once both are on disk.
 
     Raises:
         UserError: the model, the task or the schedule is wrong.
-        Diverged: the loss is not finite, or far above the first one; what is on disk is what came before.
+        Diverged: the loss is not finite, or far above its first value. Earlier checkpoints stay on disk.
     """
-    for run in training(config, folder, before_write=before_write, on_step=on_step, on_checkpoint=on_checkpoint):
+    for run in steps(
+        config,
+        folder,
+        before_training=before_training,
+        before_write=before_write,
+        on_step=on_step,
+        on_checkpoint=on_checkpoint,
+    ):
         train_step(run, run.batch())
 
 
-def training(
+def steps(
     config: Config,
     folder: RunFolder,
     *,
+    before_training: Callable[[Run], None],
     before_write: Callable[[], None],
     on_step: Callable[[int], None],
     on_checkpoint: Callable[[int, list[Metric]], None],
 ) -> Generator[Run]:
-    """All of `finetune` but the steps: gives the run before each, and whoever asked takes it, alone or with others'."""
+    """Everything in `finetune` but the updates: yields the run before each step, and the caller takes that step,
+    alone or together with other runs (`mi_sweeps.training.stacked`)."""
     run = begin(config, folder, before_write=before_write, on_checkpoint=on_checkpoint)
-    for step in range(run.step, config.last_step):
+    if run.step < config.last_step:
+        before_training(run)
+    while run.step < config.last_step:
         yield run
-        run.step = step + 1
+        run.step += 1
         if run.step in run.kept:
             run.keep()
-        elif run.step % LOOK == 0:
-            run.look()
+        elif run.step % RECORD_EVERY == 0:
+            run.record_losses()
         on_step(run.step)
 
 
 def train_step(run: Run, batch: Batch) -> None:
-    """One update of what learns. The loss before it stays where it was computed."""
+    """Updates the learned weights once. The loss stays on the device."""
     train, batch = run.config.train, batch.to(run.device)
     run.model.train()
     for group in run.optimizer.param_groups:
@@ -69,7 +82,7 @@ def train_step(run: Run, batch: Batch) -> None:
         with torch.autocast(run.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             logits = scored_logits(run.model, part)
         targets = part.scored[2]
-        # As a share of the batch's mean: the parts need not have as many targets as each other.
+        # Weighted by its targets, so that the parts sum to the batch's mean; they may differ in number of targets.
         loss = torch.nn.functional.cross_entropy(logits.float(), targets) * (len(targets) / scored)
         loss.backward()
         losses.append(loss.detach())
@@ -80,7 +93,7 @@ def train_step(run: Run, batch: Batch) -> None:
 
 
 def _parts(batch: Batch, size: int | None) -> Iterator[Batch]:
-    """The prompts that are computed at once."""
+    """Splits a batch into micro-batches of `size` prompts; parts without a target are skipped."""
     if size is None or size >= len(batch):
         yield batch
         return

@@ -1,6 +1,6 @@
-"""Which parameters learn: what `train.only` means, told from the names that an architecture gives its parameters.
+"""Chooses the parameters that learn: interprets `train.only` by the names that an architecture gives its parameters.
 
-Read without importing torch, so that `plan` can say how much memory they need.
+Does not import torch, so that `plan` can tell how much memory they need.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ ATTENTION = re.compile(r"attn|attention")
 MLP = re.compile(r"mlp|ffn|feed_forward|moe|experts")
 
 WORDS = ("attention", "mlp", "embeddings", "norms", "layers")
-"""The last one, or one of the others with layers behind a colon, counts layers from 0: `layers:6-`, `mlp:0-3`."""
+"""Any of them can be limited to layers after a colon, counted from 0: `layers:6-`, `mlp:0-3`."""
 
 WORD = re.compile(rf"({'|'.join(WORDS)})(?::(\d+)?(-)?(\d+)?)?")
 
 NAMED = 6
-"""So many of the names that there are are told."""
+"""How many example names an error lists."""
 
 
 def kind(name: str) -> tuple[str | None, int | None]:
-    """What a parameter belongs to, one of `WORDS` without the last, and its layer; None where it has none.
+    """The kind of a parameter (one of `WORDS` but "layers") and its layer; each None if it has none.
 
-    Norms come first, also inside attention; attention and MLPs are looked for inside layers only.
+    A norm counts as a norm even inside attention. Attention and MLPs are recognised only inside layers.
     """
     *modules, _ = name.split(".")
     at = next((place for place, part in enumerate(modules) if part.isdigit()), None)
@@ -46,14 +46,14 @@ def kind(name: str) -> tuple[str | None, int | None]:
 
 
 def chosen(only: Sequence[str], names: Collection[str]) -> list[str]:
-    """The names that learn, in their order; all of them where nothing is said.
+    """The names of the parameters that learn, in order; all of them if `only` is empty.
 
     Args:
-        only: each is a parameter's name, a module's, a pattern of names with `*`, or a word with or without layers.
+        only: each entry is the name of a parameter or module, a pattern with `*`, or a word, with or without layers.
         names: of all parameters.
 
     Raises:
-        UserError: one of them has no parameter.
+        UserError: an entry matches no parameter.
     """
     if not only:
         return list(names)
@@ -62,8 +62,8 @@ def chosen(only: Sequence[str], names: Collection[str]) -> list[str]:
         its = set(_matches(one, names))
         if not its:
             raise UserError(
-                f"train.only={one}: no parameter of this model; words are {', '.join(WORDS)} (also mlp:6-), "
-                f"and names are as {', '.join(examples(names))}"
+                f"train.only={one}: matches no parameter of this model; use {', '.join(WORDS)} (also mlp:6-), "
+                f"or names such as {', '.join(examples(names))}"
             )
         found |= its
     return [name for name in names if name in found]
@@ -88,6 +88,6 @@ def _matches(one: str, names: Iterable[str]) -> Iterable[str]:
 
 
 def examples(names: Iterable[str]) -> list[str]:
-    """Some of the names: one of each sort, whichever the layer."""
+    """Example names: one of each kind, ignoring the layer."""
     sorts = {re.sub(r"\.\d+\.", ".*.", name): name for name in reversed(list(names))}
     return list(reversed(sorts.values()))[:NAMED]

@@ -7,7 +7,7 @@ from math import hypot
 
 WORSE = "worse than at the start"
 RATES = ("win_rate", "win_rate_low", "win_rate_high")
-"""The metrics of the held-out prompts that tell: a share and its Wilson 95% interval."""
+"""The held-out metrics that decide: the win rate and its Wilson 95% interval."""
 
 
 THRESHOLDS = {"accuracy": 0.5, "win_rate": 0.9, "preferred": 0.9}
@@ -24,11 +24,11 @@ def learned_by(metrics: Collection[str]) -> str | None:
 
 
 def outcome(first: Mapping[str, float], last: Mapping[str, float]) -> str:
-    """WORSE, if the win rate at the last checkpoint is below that at the first: if the 95% interval of their difference
-    (Newcombe 1998, method 10, of both Wilson intervals) is below 0. Otherwise, and where RATES are not known, "".
+    """WORSE if the win rate fell from the first to the last checkpoint: if the 95% interval of their difference
+    (Newcombe 1998, method 10, from the two Wilson intervals) is below 0. Otherwise, or if RATES are missing, "".
 
-    Both are of the same prompts. Win rates that rise and fall together differ by less than the interval allows for, so
-    what it shows is there.
+    The method assumes independent samples. Both rates are of the same prompts, and where they rise and fall together
+    the interval is too wide, never too narrow.
     """
     if not all(name in rates for name in RATES for rates in (first, last)):
         return ""

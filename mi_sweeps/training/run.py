@@ -1,4 +1,4 @@
-"""A run in the making: its model and optimiser, what is on disk of it, and what becomes of it."""
+"""A run in training: its model and optimiser, its files, and how it begins, keeps checkpoints and diverges."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK = 20
-"""Steps between two looks at the training losses: on a GPU each look waits for it."""
+RECORD_EVERY = 20
+"""Steps between two readings of the training losses; each one waits for the GPU."""
 
-TOLD = ("win_rate", "accuracy")
-"""Metrics that the log tells of every checkpoint."""
+LOGGED = ("win_rate", "accuracy")
+"""Metrics that are logged at every checkpoint."""
 
 MEAN_OF = 10
-"""Over how many steps the loss of a diverging run is averaged: one bad batch is a spike."""
+"""Steps over which the loss is averaged to detect divergence, so that one bad batch is not enough."""
 
 METRICS = pa.schema(
     [("step", pa.int64()), ("split", pa.string()), ("metric", pa.string()), ("value", pa.float64()), ("n", pa.int64())]
@@ -50,7 +50,7 @@ METRICS = pa.schema(
 
 @dataclass
 class Run:
-    """What a training step changes, and what it needs."""
+    """The state of a run in training, and everything that a step needs."""
 
     config: Config
     folder: RunFolder
@@ -60,23 +60,23 @@ class Run:
     optimizer: torch.optim.AdamW
     schedule: Callable[[int], float]
     base: checkpoints.Tensors
-    """The weights before training, where checkpoints are differences to them."""
+    """The weights before training, if checkpoints are stored as differences from them; else empty."""
     evaluated: dict[str, Batch]
     metrics: list[Metric]
-    """The table so far."""
+    """The metrics table so far."""
     before_write: Callable[[], None]
     on_checkpoint: Callable[[int, list[Metric]], None]
     step: int = 0
-    """How many are done."""
+    """Number of steps done."""
     losses: list[Tensor] = field(default_factory=list)
-    """Of the steps since the last look."""
+    """Losses of the steps since `record_losses` was last called."""
 
     def __post_init__(self) -> None:
         self.kept = set(self.config.checkpoint_steps)
 
     @property
     def model(self) -> PreTrainedModel:
-        """As a step computes it; `trainable.plain` is as it is examined."""
+        """The model as a training step uses it; `trainable.plain` is the model as it is examined."""
         return self.trainable.model
 
     @property
@@ -88,13 +88,13 @@ class Run:
         """The prompts of the next step, not yet on the device."""
         return self.task.training(self.step, self.config.train.batch_size, self.config.seed)
 
-    def look(self) -> None:
-        """Takes the losses over into the metrics, as those of the training batches.
+    def record_losses(self) -> None:
+        """Moves the collected training losses into the metrics, as split `batch`.
 
         Raises:
-            Diverged: one of them is not finite, or the mean of the last MEAN_OF is above `train.diverged` times the
-                first one. Where that one is lower than the loss of guessing, log(vocabulary), it is times the latter:
-                a model that knows its task at first may well forget it for a while.
+            Diverged: a loss is not finite, or the mean of the last MEAN_OF exceeds `train.diverged` times the first
+                loss. If the first loss is below that of guessing, log(vocabulary), the latter is used instead: a model
+                that knows its task may forget it for a while.
         """
         if not self.losses:
             return
@@ -113,13 +113,13 @@ class Run:
             self.metrics.append({"step": step, "split": "batch", "metric": "loss", "value": every[index], "n": size})
 
     def keep(self) -> None:
-        """A checkpoint: weights first and the resume state last, so that what is resumed from is whole.
+        """Evaluates and writes a checkpoint: weights first and the resume state last, so that it never precedes them.
 
         Raises:
-            Diverged: the loss of the last steps, or of an evaluation, says so.
+            Diverged: a training loss or an evaluation loss shows it.
         """
-        self.look()
-        self.optimizer.zero_grad()  # Gradients are of no more use, and take as much memory as what learns.
+        self.record_losses()
+        self.optimizer.zero_grad()  # The gradients are no longer needed, and are as large as the learned weights.
         with self.trainable.plain() as model:
             new = [
                 row
@@ -138,13 +138,13 @@ class Run:
         self._write_metrics()
         learned = self.trainable.learned
         checkpoints.save_resume(self.folder.resume, self.step, learned, self.optimizer, self.device)
-        log.info("step %d: %s", self.step, told(new))
+        log.info("step %d: %s", self.step, summary(new))
         self.on_checkpoint(self.step, new)
 
     def _stop(self, step: int, why: str) -> None:
         if self.config.checkpoint.zoom_of:
-            raise zoom.not_the_same(self.config, self.folder, step, f"diverged ({why}), and that run did not")
-        log.warning("step %d: %s: diverged, and is not trained on", step, why)
+            raise zoom.not_the_same(self.config, self.folder, step, f"diverged ({why}), but that run did not")
+        log.warning("step %d: %s: diverged; training stops here", step, why)
         self.before_write()
         self._write_metrics()
         raise Diverged(step)
@@ -160,11 +160,11 @@ def begin(
     before_write: Callable[[], None] = lambda: None,
     on_checkpoint: Callable[[int, list[Metric]], None] = lambda step, metrics: None,
 ) -> Run:
-    """A run as an earlier attempt left it, or with its first checkpoint.
+    """Resumes a run where an earlier attempt stopped, or starts it and writes its first checkpoint.
 
     Raises:
         UserError: the model, the task or the schedule is wrong.
-        Diverged: the model is of no use from the beginning.
+        Diverged: the untrained model's loss is not finite.
     """
     device = pick_device(config.launcher.device)
     torch.manual_seed(config.seed)
@@ -209,21 +209,21 @@ def begin(
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """For the optimiser: matrices and embeddings, which decay; then biases and the scales of norms, which do not, as in
-    Hugging Face's Trainer."""
+    """The optimiser's parameter groups: first matrices and embeddings, with weight decay, then biases and norm scales,
+    without it, as in Hugging Face's Trainer."""
     every = list(parameters)
     matrices = [parameter for parameter in every if parameter.dim() >= 2]
     vectors = [parameter for parameter in every if parameter.dim() < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def told(rows: Sequence[Metric]) -> str:
-    """What the log tells of a checkpoint's metrics."""
-    return ", ".join(f"{row['split']} {row['metric']} {row['value']:.3f}" for row in rows if row["metric"] in TOLD)
+def summary(rows: Sequence[Metric]) -> str:
+    """A checkpoint's main metrics in one line, for the log."""
+    return ", ".join(f"{row['split']} {row['metric']} {row['value']:.3f}" for row in rows if row["metric"] in LOGGED)
 
 
 def read_metrics(folder: RunFolder) -> list[Metric]:
-    """The metrics of an earlier attempt as rows; none where they are missing or damaged, and the run starts anew."""
+    """The metrics of an earlier attempt as rows; none if they are missing or damaged, and then the run starts anew."""
     if not folder.metrics.exists():
         return []
     try:
@@ -235,8 +235,8 @@ def read_metrics(folder: RunFolder) -> list[Metric]:
 
 
 def describe(config: Config, folder: RunFolder, trainable: Trainable, resumed: int | None = None) -> dict[str, Any]:
-    """What run.json says: the configuration, what it was computed with, and what it says already of the steps before
-    the one that is gone on from."""
+    """The contents of run.json: the configuration, the software used, and what an earlier attempt recorded for the
+    steps before the one resumed from."""
     known = {} if resumed is None else read_json(folder.about) or {}
     stacks = [stack for stack in known.get("stacks", []) if stack["from"] < (resumed or 0)]
     return {
@@ -255,7 +255,7 @@ def describe(config: Config, folder: RunFolder, trainable: Trainable, resumed: i
 
 
 def _commit(model: AnyModel) -> str | None:
-    """On the hub: which of a branch's."""
+    """The commit that a branch of the hub points to; None for a model that is not on the hub."""
     if not (isinstance(model, ModelConfig) and model.hub):
         return None
     from mi_sweeps.models import hub
@@ -264,35 +264,36 @@ def _commit(model: AnyModel) -> str | None:
 
 
 def _known_at(row: Metric, step: int) -> bool:
-    """Whether a row was there at a checkpoint. The loss of a step's batch is told after that step."""
+    """Whether a row had been recorded when the checkpoint of a step was written. The loss of step n's batch is recorded
+    after that step."""
     return int(row["step"]) < step + (row["split"] != "batch")
 
 
 def check_tokens(model: PreTrainedModel, batches: dict[str, Batch]) -> None:
-    """Holds that the model knows the task's tokens, where these are numbers.
+    """Checks that the task's tokens are in the model's vocabulary, for tasks that make their own.
 
     Raises:
-        UserError: it has fewer.
+        UserError: the vocabulary is too small.
     """
     highest = max(int(batch.tokens.max()) for batch in batches.values())
     rows = model.get_output_embeddings().weight.shape[0]
     if highest >= rows:
-        raise UserError(f"task: has token {highest}, and the model's vocabulary is {rows}; make one fit the other")
+        raise UserError(f"task: uses token {highest}, but the model's vocabulary has {rows}; make one fit the other")
 
 
 @torch.no_grad()
 def check_logits(model: PreTrainedModel, batch: Batch) -> None:
-    """Holds that the logits of a padded batch, with the head applied at one position, are what the whole model gives
-    for each prompt cut at that position: nothing that follows may reach it.
+    """Checks that the logits at one position of a padded batch, with the unembedding applied only there, equal those of
+    the whole model for each prompt truncated at that position: later tokens must have no influence.
 
     Raises:
         UserError: they differ, or are not finite.
     """
-    # Those of the most and of the least padding are among them.
+    # Includes the prompts with the most and the least padding.
     few = batch.select(sorted({int(batch.end.argmin()), int(batch.end.argmax()), *range(min(2, len(batch)))}))
-    cut = replace(few, end=(few.end - 1).clamp(min=0))  # Something follows in each prompt.
+    cut = replace(few, end=(few.end - 1).clamp(min=0))  # So that a token follows in each prompt.
     kind = type(model).__name__
-    for _ in range(2):  # A kernel that a library chose badly once is not chosen badly twice.
+    for _ in range(2):  # A second try, because a library's first choice of a kernel can be off.
         try:
             with fused(model):
                 evaluated = end_logits(model, cut)
@@ -314,5 +315,5 @@ def check_logits(model: PreTrainedModel, batch: Batch) -> None:
             return
     raise UserError(
         f"{kind}: logits at one position differ by {apart:.1e} from the whole model's for the prompt cut there (more "
-        f"than {limit:.0e}); it sees tokens that follow, or scales its logits in a way that is not known here"
+        f"than {limit:.0e}); the model sees later tokens, or scales its logits in an unsupported way"
     )

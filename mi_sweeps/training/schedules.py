@@ -1,6 +1,6 @@
-"""Learning-rate schedules: pure functions of the step that give the multiplier of `optim.lr`.
+"""Learning-rate schedules: pure functions of the step that return the multiplier of `optim.lr`.
 
-`step` counts from 0; step `total - 1` is the last that is taken.
+`step` counts from 0; step `total - 1` is the last.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def fixed_warmup(step: int, total: int, *, warmup_steps: int) -> float:
 
 
 def buggy_warmup(step: int, total: int, *, warmup_steps: int) -> float:
-    """max(step / warmup_steps, 1): a bug, kept for study. `min` was meant; this is 1 at first and grows without bound.
+    """max(step / warmup_steps, 1), a bug kept for study: `min` was intended. It starts at 1 and grows without bound.
 
-    The published no-position experiment was trained with it; docs/no_position.md has what it does.
+    The published no-position experiment was trained with it; docs/no_position.md shows the effect.
     """
     return max(step / _positive(warmup_steps), 1.0)
 
@@ -58,7 +58,7 @@ def _positive(warmup_steps: int) -> int:
 
 
 def unbounded(multipliers: Sequence[float]) -> bool:
-    """Whether a schedule, given over all steps, ends above 1 and still rising: no schedule that is meant does so."""
+    """Whether a schedule's multipliers end above 1 and still rising, which no intended schedule does."""
     earlier = multipliers[-1 - max(1, len(multipliers) // 10) :][0]
     return multipliers[-1] > 1 and multipliers[-1] > earlier
 
@@ -70,7 +70,7 @@ def _warmup_steps(total: int, ratio: float) -> int:
 
 
 def _progress(step: int, total: int, ratio: float) -> float:
-    """Share of the steps after warm-up that are done."""
+    """The fraction of the steps after warm-up that is done."""
     warmup = _warmup_steps(total, ratio)
     return max(0, step - warmup) / max(1, total - warmup)
 
@@ -79,7 +79,7 @@ def resolve(schedule: NamedFunction, total: int) -> Callable[[int], float]:
     """The schedule of a configuration as a function of the step alone.
 
     Raises:
-        UserError: there is no such function, or it does not take these arguments; or its source changed since it was
+        UserError: the function does not exist or does not take these arguments, or its source has changed since it was
             loaded.
     """
     sources.hold(schedule.target)

@@ -1,9 +1,9 @@
-"""Runs trained together: one step of all of them is one forward and backward over K sets of weights.
+"""Trains several runs together: one step of all of them is one forward and backward pass over K sets of weights.
 
-Small models leave a processor idle between operations. A stack has one network for K runs: where a module has weights,
-it multiplies each run's rows by that run's weights; everywhere else, in attention too, K runs are a larger batch. What
-is computed for a run is what it computes alone, up to the order in which sums are rounded. Runs that take turns
-without a stack have random numbers of their own too: dropout draws what it draws alone.
+Small models leave a processor idle between operations. A stack is one network for K runs: a module with weights
+multiplies each run's rows by that run's weights; everywhere else, attention included, K runs are just a larger batch.
+Each run computes what it would compute alone, up to the order of rounding in sums. Runs that cannot be stacked take
+turns, each with its own random state, so dropout draws what it would draw alone.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Training = Generator[Run | None]
-"""Gives its run before each step that it wants taken; None when its folder is claimed."""
+"""Yields None once its folder is claimed, and then its run before each step, which the consumer takes."""
 
 FAMILIES = ("gpt2", "nope")
-"""Architectures, by Hugging Face's name, all of whose weights are in modules that are stacked here."""
+"""The Hugging Face model types whose weights are all in modules that can be stacked."""
 
 TOKENS = 4096
-"""How many tokens of all runs are computed at once on a CPU. With more of them, what lies between two operations
-leaves the cache, and that costs more than stacking gains."""
+"""The most tokens, of all runs together, to compute at once on a CPU. With more, activations fall out of the cache,
+which costs more than stacking gains."""
 
 log = logging.getLogger(__name__)
 
 
 class Stacked(nn.Module):
-    """A module whose weights are those of K runs: [K, …] each. Its input has the runs' prompts one after another."""
+    """A module with the weights of K runs, each of shape [K, …]. Its input has the runs' prompts one after another."""
 
     weight: Tensor
     bias: Tensor | None
     n_prompts: int
-    """Of all runs."""
+    """Prompts of all runs together."""
 
 
 class Linear(Stacked):
-    """Of `nn.Linear`; of GPT-2's `Conv1D`, whose weights are [d_in, d_out]."""
+    """Stacks `nn.Linear`, or GPT-2's `Conv1D`, whose weights are [d_in, d_out] (`transposed`)."""
 
     def __init__(self, transposed: bool) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Linear(Stacked):
 
 
 class Embedding(Stacked):
-    """Of tokens, and of positions, which a model may give once for all prompts."""
+    """Stacks embeddings of tokens, or of positions, which may come as a single row for all prompts."""
 
     def forward(self, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos d_model"]:
         runs, size, _ = self.weight.shape
@@ -79,7 +79,7 @@ class Embedding(Stacked):
 
 
 class LayerNorm(Stacked):
-    """Normalises as for one run, then scales and shifts run by run."""
+    """Normalises all runs at once, then scales and shifts each run by its own weights."""
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -93,8 +93,8 @@ class LayerNorm(Stacked):
 
 
 def can_stack(model: PreTrainedModel, train: TrainConfig) -> bool:
-    """Whether a model's runs can be stacked: where all weights learn at once. Dropout draws from one run's random
-    numbers, and cannot."""
+    """Whether runs of a model can be stacked: all weights must learn, in one batch, without dropout (which would need
+    each run's own random numbers)."""
     if train.method != "full" or train.only or train.weights != "fp32" or train.gradient_checkpointing:
         return False
     if train.micro_batch is not None and train.micro_batch < train.batch_size:
@@ -104,9 +104,9 @@ def can_stack(model: PreTrainedModel, train: TrainConfig) -> bool:
 
 
 class Stack:
-    """The weights and moments of K runs of one shape, all of a run in one row.
+    """The weights and optimiser moments of K runs of one shape, one row per run.
 
-    They are copies: `put_back` hands them to the runs' own models and optimisers.
+    They are copies; `put_back` writes them to the runs' own models and optimisers.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
@@ -114,10 +114,10 @@ class Stack:
         self._shapes = [parameter.shape for parameter in _ordered(runs[0].model)]
         self._sizes = [shape.numel() for shape in self._shapes]
         self._weights = torch.stack([_row(_ordered(run.model)) for run in runs]).requires_grad_()
-        # What decays and what does not.
+        # The sizes of the groups with and without weight decay.
         self._cut = [sum(map(torch.numel, group["params"])) for group in runs[0].optimizer.param_groups]
         self._rows = [[nn.Parameter(part) for part in row.split(self._cut)] for row in self._weights.detach()]
-        # Each run's own settings and torch's own formula, in as many operations a run as else two parameters take.
+        # torch's own AdamW with each run's settings; each run is just two parameters, so it takes few operations.
         own = {"fused": runs[0].device.type == "cpu"}
         self._optimizer = torch.optim.AdamW(
             [
@@ -136,7 +136,7 @@ class Stack:
         self._network, self._modules = _stacked(runs[0].model)
 
     def step(self, batches: Sequence[Batch]) -> None:
-        """One update of all weights, as `train_step` does it for one run."""
+        """Updates all weights once, as `train_step` does for one run."""
         first = self.runs[0]
         batch = join(batches).to(first.device)
         pieces = self._weights.split(self._sizes, dim=1)
@@ -162,7 +162,7 @@ class Stack:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Weights and moments into the runs' own models and optimisers."""
+        """Writes weights and moments back to the runs' own models and optimisers."""
         for run, row in zip(self.runs, self._rows, strict=True):
             states = [self._optimizer.state[part] for part in row]
             moved = {key: self._parts([state[key] for state in states]) for key in ("exp_avg", "exp_avg_sq")}
@@ -172,13 +172,13 @@ class Stack:
                 run.optimizer.state[parameter] = {"step": states[0]["step"].clone(), **moments}
 
     def _parts(self, row: Sequence[Float[Tensor, " weight"]]) -> list[Tensor]:
-        """One tensor for each parameter."""
+        """Splits a run's row into one tensor per parameter."""
         pieces = torch.cat(list(row)).split(self._sizes)
         return [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
 
 
 def _ordered(model: PreTrainedModel) -> list[nn.Parameter]:
-    """As the optimiser has them: those that decay first."""
+    """The parameters in the optimiser's order: those with weight decay first."""
     return [parameter for group in parameter_groups(model.parameters(), 0.0) for parameter in group["params"]]
 
 
@@ -187,7 +187,7 @@ def _row(tensors: Iterable[Tensor]) -> Float[Tensor, " weight"]:
 
 
 def _stacked(model: PreTrainedModel) -> tuple[PreTrainedModel, list[tuple[Stacked, int, int | None]]]:
-    """The model with stacked modules in place of those that have weights; of each, which parameters it has."""
+    """A copy of the model with stacked modules, and for each of these the indices of its weight and bias."""
     network = copy.deepcopy(model).train()
     places = {parameter: place for place, parameter in enumerate(_ordered(network))}
     found: list[tuple[Stacked, int, int | None]] = []
@@ -208,12 +208,12 @@ def _stacked(model: PreTrainedModel) -> tuple[PreTrainedModel, list[tuple[Stacke
 
 
 def train_together(trainings: Sequence[Training]) -> list[Exception | None]:
-    """Trains runs to their ends, those that are at the same step together. One that fails or diverges stops no other.
+    """Trains runs to completion; those at the same step take it together. A run that fails or diverges stops no other.
 
-    What ends the process's work, as `Cancelled`, ends all of them: each is told.
+    An exception that ends the process's work, such as `Cancelled`, is raised in every run.
 
     Returns:
-        The error of each; None where there was none. `Busy`: another process has it.
+        The error of each run, or None. `Busy` means that another process works on it.
     """
     with informed():
         return _Together(trainings).train()
@@ -224,17 +224,17 @@ class _Together:
         self._trainings = trainings
         self._errors: list[Exception | None] = [None] * len(trainings)
         self._at: dict[int, Run | None] = dict.fromkeys(range(len(trainings)))
-        """By number: the runs that are not at their end."""
+        """The unfinished runs, by number."""
         self._stacks: dict[tuple[int, ...], Stack] = {}
         self._random: dict[int, tuple[Tensor, list[Tensor]]] = {}
-        """By number: the random states, of CPU and GPUs, that a run left when its turn was over."""
+        """The random states of CPU and GPUs at the end of each run's last turn, by number."""
 
     def train(self) -> list[Exception | None]:
         try:
-            # All folders are claimed before the first run begins, which takes a while.
+            # Claim all folders before the first run begins, because beginning takes a while.
             for _ in ("claim", "begin"):
                 for number in list(self._at):
-                    self._go_on(number)
+                    self._resume(number)
             while runs := {number: run for number, run in self._at.items() if run is not None}:
                 step = min(run.step for run in runs.values())
                 self._take_step({number: run for number, run in runs.items() if run.step == step})
@@ -245,8 +245,8 @@ class _Together:
             raise
         return self._errors
 
-    def _go_on(self, number: int, error: Exception | None = None) -> None:
-        """Lets a training do what it does between two steps, or end with an error."""
+    def _resume(self, number: int, error: Exception | None = None) -> None:
+        """Lets a training do its work between two steps, or end with an error."""
         training = self._trainings[number]
         try:
             with speaking(training), self._own_random(number):
@@ -262,7 +262,7 @@ class _Together:
 
     @contextmanager
     def _own_random(self, number: int) -> Iterator[None]:
-        """A turn in which a run's random numbers go on where its last turn left them, whatever others drew since."""
+        """Restores a run's random state from its last turn, and saves it again at the end of this one."""
         if before := self._random.get(number):
             torch.set_rng_state(before[0])
             torch.cuda.set_rng_state_all(before[1])
@@ -280,12 +280,12 @@ class _Together:
             try:
                 self._step(numbers, [runs[number] for number in numbers])
             except Exception as error:
-                self._stacks.pop(numbers, None)  # It ends with its runs, and may be in any state.
+                self._stacks.pop(numbers, None)  # Its state is undefined, and its runs end here.
                 for number in numbers:
-                    self._go_on(number, error)
+                    self._resume(number, error)
             else:
                 for number in numbers:
-                    self._go_on(number)
+                    self._resume(number)
 
     def _step(self, numbers: tuple[int, ...], runs: Sequence[Run]) -> None:
         batches = [run.batch() for run in runs]
@@ -297,7 +297,7 @@ class _Together:
                     train_step(run, batch)
             return
         if numbers not in self._stacks:
-            log.info("%d runs are trained together from step %d on", len(runs), runs[0].step)
+            log.info("training %d runs together from step %d on", len(runs), runs[0].step)
             self._stacks[numbers] = Stack(runs)
             _note(runs)
         self._stacks[numbers].step(batches)
@@ -306,7 +306,7 @@ class _Together:
 
 
 def _note(runs: Sequence[Run]) -> None:
-    """In each run.json: from which step on these are trained together, on which the bits of all of them depend."""
+    """Records in each run.json from which step on these runs train together, because their bits depend on it."""
     ids = [run.folder.run_id for run in runs]
     for run in runs:
         about = read_json(run.folder.about)
@@ -316,14 +316,14 @@ def _note(runs: Sequence[Run]) -> None:
 
 
 def _split(runs: dict[int, Run]) -> Iterator[tuple[int, ...]]:
-    """The numbers of those that take a step together."""
+    """Groups the runs that take a step together, by number."""
     fit = [number for number, run in runs.items() if can_stack(run.model, run.config.train)]
     yield from ((number,) for number in runs if number not in fit)
     if fit:
         most = len(fit)
         if (run := runs[fit[0]]).device.type == "cpu":
             most = TOKENS // (run.config.train.batch_size * run.evaluated["heldout"].tokens.shape[1])
-            # Batches of which not even four fit are so large that there is little idle time to save.
+            # If fewer than four batches fit, they are so large that stacking saves little.
             most = most if most >= 4 else 1
         size = math.ceil(len(fit) / math.ceil(len(fit) / most))
         yield from (tuple(fit[start : start + size]) for start in range(0, len(fit), size))

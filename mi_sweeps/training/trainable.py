@@ -1,4 +1,4 @@
-"""What learns of a model, and the model as its checkpoints have it, whichever way it is trained."""
+"""A model in training (in full, in part, by an adapter, or in bf16) and the plain fp32 model of its checkpoints."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ADAPTER = "default"
-"""peft's name of the one adapter."""
+"""peft's name for the only adapter."""
 
 NOPE_TARGETS = ("query", "value")
-"""Of our own architecture, as peft takes it for others."""
+"""The modules that get an adapter in our own architecture, as peft chooses them for others."""
 
 NAMED = 8
-"""So many of the modules that there are are told."""
+"""How many module names an error lists."""
 
 
 @dataclass
 class Trainable:
     """A model in training.
 
-    Between `plain` blocks it computes as a step needs it: with an adapter in it, or with rounded weights. Within one
-    it is the plain model of a checkpoint, in fp32, whichever way it is trained.
+    Inside a `plain` block it is the plain model of a checkpoint, in fp32. Outside, it is as a training step needs it:
+    with adapters, or with rounded weights.
     """
 
     model: PreTrainedModel
     learned: dict[str, nn.Parameter]
-    """In fp32, by name: what the optimiser has. The model's own parameters, except where those are rounded."""
+    """The optimiser's parameters by name, in fp32. They are the model's own, unless those are rounded."""
     adapters: dict[str, Any] = field(default_factory=dict)
-    """peft's layers, by the name of the module that each is in the place of."""
+    """peft's layers, by the name of the module that each replaces."""
     exact: Tensors = field(default_factory=dict)
-    """Of rounded weights, by name: in fp32, those that learn where they compute and the others on the CPU."""
+    """The fp32 values of rounded weights by name: on the model's device if they learn, else on the CPU."""
 
     @contextmanager
     def plain(self) -> Iterator[PreTrainedModel]:
-        """The model of a checkpoint: for as long as this lasts its weights are those that are kept, in fp32."""
+        """Yields the plain model: inside the block its weights are those that a checkpoint stores, in fp32."""
         network = self.model.eval()
         with ExitStack() as after:
             after.callback(self.settle)
@@ -67,7 +67,7 @@ class Trainable:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Rounds what has changed in fp32; where nothing is rounded there is nothing to do."""
+        """Rounds the weights that have changed in fp32; does nothing if the model trains in fp32."""
         names = parameters(self.model)
         for name, weight in self.exact.items():
             if names[name].dtype != torch.bfloat16:
@@ -76,7 +76,7 @@ class Trainable:
                 names[name].copy_(weight)
 
     def sizes(self) -> dict[str, Any]:
-        """How many numbers the plain model has, and how many learn; the modules that have an adapter, if any."""
+        """The number of parameters of the plain model and of those that learn; the modules with an adapter, if any."""
         learned = sum(weight.numel() for weight in self.learned.values())
         every = sum(weight.numel() for weight in self.model.parameters())
         if not self.adapters:
@@ -84,10 +84,10 @@ class Trainable:
         return {"parameters": every - learned, "learned": learned, "adapters": list(self.adapters)}
 
     def kept(self, network: PreTrainedModel) -> Tensors:
-        """What a checkpoint's file has: the plain model's weights, or an adapter's factors.
+        """The tensors that a checkpoint stores: the plain model's weights, or an adapter's factors.
 
         Args:
-            network: as `plain` gives it.
+            network: the model that `plain` yields.
         """
         if not self.adapters:
             return parameters(network)
@@ -99,20 +99,20 @@ class Trainable:
 
 
 def prepare(model: PreTrainedModel, train: TrainConfig, seed: int) -> Trainable:
-    """Makes a plain model ready to be trained as is wanted.
+    """Prepares a plain model for training.
 
     Args:
-        seed: of an adapter's first weights. The caller's random state stays as it is.
+        seed: of an adapter's initial weights. The caller's random state is left alone.
 
     Raises:
-        UserError: the model has not what is to learn, or cannot be trained in this way.
+        UserError: the model lacks what should learn, or cannot be trained in this way.
     """
     learning, modules = check_trainable(model, train)
     if train.gradient_checkpointing:
-        # Its name in newer versions of transformers first.
+        # The first name is that of newer versions of transformers.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-        model.disable_input_require_grads()  # For the other kind of checkpointing; here it would reach frozen layers.
+        model.disable_input_require_grads()  # Only for reentrant checkpointing; here it would reach frozen layers.
     adapters = _inject(model, train.lora, modules, seed) if modules else {}
     for name, weight in parameters(model).items():
         weight.requires_grad_(weight.requires_grad if adapters else name in learning)
@@ -124,25 +124,25 @@ def prepare(model: PreTrainedModel, train: TrainConfig, seed: int) -> Trainable:
 
 
 def check_trainable(model: PreTrainedModel, train: TrainConfig) -> tuple[set[str], list[str]]:
-    """Names of the weights that `train.only` chooses, and the modules that have an adapter.
+    """The names of the weights that `train.only` chooses, and of the modules that get an adapter.
 
     Args:
-        model: it needs no values.
+        model: may be on the meta device, without values.
 
     Raises:
-        UserError: the model has not what is to learn, or cannot be trained in this way.
+        UserError: the model lacks what should learn, or cannot be trained in this way.
     """
     learning = set(chosen(train.only, parameters(model)))
     if train.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise UserError(
-            f"train.gradient_checkpointing=true: {type(model).__name__} has none; use train.micro_batch, or a "
-            "smaller batch"
+            f"train.gradient_checkpointing=true: {type(model).__name__} does not support it; use train.micro_batch, or "
+            "a smaller batch"
         )
     return learning, targets(model, train, learning) if train.method == "lora" else []
 
 
 def _round(trainable: Trainable) -> None:
-    """Keeps the weights in fp32 beside the model, and gives it rounded ones. Adapters stay as they are."""
+    """Rounds the model's weights to bf16 and keeps their fp32 values beside it. Adapters stay in fp32."""
     for name, weight in trainable.model.named_parameters():
         if trainable.adapters and name in trainable.learned:
             continue
@@ -151,34 +151,34 @@ def _round(trainable: Trainable) -> None:
             continue
         ours = nn.Parameter(weight.detach())
         trainable.learned[name] = trainable.exact[name] = ours
-        weight.register_post_accumulate_grad_hook(_handing_over(ours))
+        weight.register_post_accumulate_grad_hook(_gradient_to(ours))
     trainable.settle()
 
 
-def _handing_over(ours: nn.Parameter) -> Callable[[Tensor], None]:
-    """Adds up gradients in fp32 as they come, and frees the rounded ones."""
+def _gradient_to(ours: nn.Parameter) -> Callable[[Tensor], None]:
+    """A hook that adds a rounded weight's gradient to its fp32 parameter's and frees it."""
 
-    def hand_over(weight: Tensor) -> None:
+    def move(weight: Tensor) -> None:
         assert weight.grad is not None
         gradient = weight.grad.float()
         ours.grad = gradient if ours.grad is None else ours.grad.add_(gradient)
         weight.grad = None
 
-    return hand_over
+    return move
 
 
 def targets(model: PreTrainedModel, train: TrainConfig, learning: Collection[str]) -> list[str]:
-    """The modules that have an adapter: those that are named, as far as `train.only` chooses their weights.
+    """The names of the modules that get an adapter: those targeted whose weights `train.only` chooses.
 
     Args:
         learning: names of the weights that `train.only` chooses.
 
     Raises:
-        UserError: there are none, or one of them cannot have one.
+        UserError: there are none, or one of them cannot have an adapter.
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     count = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
-    # Beside a weight that other modules have too, as a tied unembedding's, nothing can be merged.
+    # An adapter cannot be merged into a weight that modules share, such as a tied unembedding.
     own = [name for name, module in linear.items() if count[id(module.weight)] == 1]
     kind = model.config.model_type
     if train.lora.targets is not None or not train.only:
@@ -187,23 +187,20 @@ def targets(model: PreTrainedModel, train: TrainConfig, learning: Collection[str
             its = {name for name in linear if fnmatchcase(name, one) or name.endswith(f".{one}")}
             if tied := its.difference(own):
                 raise UserError(
-                    f"train.lora.targets={one}: the weight of {min(tied)} is another module's too; leave it out"
+                    f"train.lora.targets={one}: {min(tied)} shares its weight with another module; leave it out"
                 )
             if not its:
-                raise UserError(f"train.lora.targets={one}: no linear module of this model; {_named(own)}")
+                raise UserError(f"train.lora.targets={one}: matches no linear module of this model; {_named(own)}")
             found |= its
         if not found:
-            raise UserError(
-                f"train.lora.targets: peft has no choice of its own for models of type {kind}; {_named(own)}"
-            )
+            raise UserError(f"train.lora.targets: peft has no default for models of type {kind}; {_named(own)}")
     else:
         head = model.get_output_embeddings()
         found = {name for name in own if linear[name] is not head}
     chosen_too = [name for name in own if name in found and f"{name}.weight" in learning]
     if not chosen_too:
         raise UserError(
-            f"train.only={','.join(train.only)}: no module that has an adapter is among those (train.lora.targets); "
-            f"{_named(own)}"
+            f"train.only={','.join(train.only)}: includes no module of train.lora.targets, so no adapter; {_named(own)}"
         )
     return chosen_too
 
@@ -221,14 +218,14 @@ def _named(modules: Collection[str]) -> str:
 
 
 def _inject(model: PreTrainedModel, config: LoraConfig, names: list[str], seed: int) -> dict[str, Any]:
-    """peft's layers in the place of modules; its adapters change nothing yet."""
+    """Replaces modules with peft's layers, whose adapters change nothing yet."""
     import peft
 
-    # Alpha is a whole number to peft's type only.
+    # Only peft's type annotation requires an integer.
     alpha: Any = config.alpha
     lora = peft.LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=names)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It tells that it has seen how GPT-2's modules keep their weights.
+        warnings.simplefilter("ignore")  # peft warns that it handles GPT-2's transposed weights.
         torch.default_generator.manual_seed(seed)
         try:
             peft.inject_adapter_in_model(lora, model, ADAPTER)
@@ -239,6 +236,6 @@ def _inject(model: PreTrainedModel, config: LoraConfig, names: list[str], seed: 
 
 @torch.no_grad()
 def _factors(layer: Any) -> tuple[Tensor, Tensor]:
-    """Of what an adapter adds to a weight as its module has it: GPT-2's are [d_in, d_out]."""
+    """The two factors whose product an adapter adds to its module's weight, which in GPT-2 is [d_in, d_out]."""
     down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight * layer.scaling[ADAPTER]
     return (down.mT, up.mT) if isinstance(layer.get_base_layer(), Conv1D) else (up, down)

@@ -1,7 +1,7 @@
-"""A run trained once more with more of its checkpoints kept: proof that it is the same run.
+"""Proves that a run trained again, with more checkpoints kept, is the same run.
 
-`checkpoint.zoom_of` names the run that it must be. Wherever both keep a checkpoint the stored tensors are compared bit
-for bit, so the checkpoints between two that are equal are those that the first run had, and did not keep.
+`checkpoint.zoom_of` names the original. Wherever both keep a checkpoint, the stored tensors are compared bit for bit.
+So the checkpoints between two equal ones are those that the original passed through but did not keep.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mi_sweeps.training import checkpoints
 
 
 def prove(config: Config, folder: RunFolder, step: int) -> None:
-    """Compares the checkpoint of a step that was just kept with that of the run that this one must be, and adds it to
-    the proof in run.json. Where that run kept none at this step there is nothing to compare.
+    """Compares a checkpoint that was just written with the original's, and adds it to the proof in run.json. Does
+    nothing if the original kept none at this step.
 
     Raises:
-        UserError: it is another run, or that run's last checkpoint that was to be compared is gone. The checkpoint is
-            removed.
+        UserError: they differ, or the original's last checkpoint, which must be compared, is gone. The new checkpoint
+            is removed.
     """
     original = _original(config, folder)
     if original is None:
@@ -34,7 +34,7 @@ def prove(config: Config, folder: RunFolder, step: int) -> None:
         if step < config.last_step:
             return
         folder.checkpoint(step).unlink()
-        raise UserError(f"{theirs}: gone, and it alone shows that this is the same run; zoom to an earlier one")
+        raise UserError(f"{theirs}: gone, but only it can show that this is the same run; zoom to an earlier one")
     apart = checkpoints.distance(folder.checkpoint(step), theirs)
     if apart is not None:
         folder.checkpoint(step).unlink()
@@ -45,11 +45,11 @@ def prove(config: Config, folder: RunFolder, step: int) -> None:
 
 
 def proof(config: Config, known: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """What run.json says of a zoomed run that goes on from a step: `zoom`, with the run that it is (`of`), and of every
-    step that was compared the hash of the stored tensors (`same`; XXH3, as in the files).
+    """The entry `zoom` in run.json of a zoomed run that resumes from a step: the original run (`of`), and the hash of
+    the stored tensors at every step compared (`same`; XXH3, as in the files).
 
     Args:
-        known: what run.json says so far.
+        known: the contents of run.json so far.
     """
     if config.checkpoint.zoom_of is None:
         return {}
@@ -63,19 +63,19 @@ def proof(config: Config, known: Mapping[str, Any], step: int) -> dict[str, Any]
 
 
 def not_the_same(config: Config, folder: RunFolder, step: int, why: str) -> UserError:
-    """The error of a run that is not the one that it must be, with what may be the reason."""
+    """The error for a zoomed run that differs from its original, with the likely reason."""
     original = _original(config, folder)
     assert original is not None
     began = (read_json(original.about) or {}).get("versions", {}).get("torch")
     host = original.status_on_disk().host
     return UserError(
-        f"zoom: step {step}: {why}: this is not run {original.run_id}, which was trained with torch {began} on {host}; "
-        f"here it is torch {version('torch')} on {socket.gethostname()}; zoom on the same machine with the same "
+        f"zoom: step {step}: {why}: this is not run {original.run_id}, which was trained with torch {began} on {host}, "
+        f"not with torch {version('torch')} on {socket.gethostname()}; zoom on the same machine with the same "
         "launcher.threads"
     )
 
 
 def _original(config: Config, folder: RunFolder) -> RunFolder | None:
-    """The run that this one must be, if any."""
+    """The original of a zoomed run, if it is one."""
     name = config.checkpoint.zoom_of
     return None if name is None else RunFolder(folder.path.parent / name)

@@ -211,7 +211,7 @@ def test_what_cannot_be_patched_is_known_when_it_is_planned_and_before_it_is_tra
     assert "models of type bert are not among those that are tested" in architectures.told(points)[0]
     assert execute(points).failed
     run, _ = folders_of(points[0])
-    assert "it sees tokens that follow" in run.status_on_disk().error
+    assert "the model sees later tokens" in run.status_on_disk().error
     assert not run.metrics.exists()
 
 

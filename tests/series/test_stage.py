@@ -89,7 +89,7 @@ def test_a_gap_is_named_and_has_no_numbers(series, make, caplog):
     assert {row["step"] for row in read_table(run.metrics).to_pylist()} == {0, 8, 24}
     assert folder.steps() == [0, 8, 24]
     assert folder.status().state == "done"
-    assert "step 16 is a gap: " in run.log_file.read_text()
+    assert "step 16 counts as missing: " in run.log_file.read_text()
 
 
 def test_copies_of_which_nobody_can_tell_the_place_are_gaps_and_no_points(series, make):
@@ -102,7 +102,7 @@ def test_copies_of_which_nobody_can_tell_the_place_are_gaps_and_no_points(series
     reasons = {gap["step"]: gap["reason"] for gap in read_json(run.series)["gaps"]}
     assert reasons.keys() == {0, 24} and all(reason.startswith(why) for reason in reasons.values())
     assert {row["step"] for row in read_table(run.metrics).to_pylist()} == {8, 16}
-    assert f"step 0 is a gap: {why}" in run.log_file.read_text()
+    assert f"step 0 counts as missing: {why}" in run.log_file.read_text()
 
 
 def test_a_series_of_nothing_but_gaps_is_refused(series, make):
@@ -110,7 +110,7 @@ def test_a_series_of_nothing_but_gaps_is_refused(series, make):
         shutil.copy(series / "checkpoint-0" / "model.safetensors", series / f"checkpoint-{step}")
     config = make(series)
     run, _ = place(config)
-    with pytest.raises(UserError, match="all checkpoints are gaps"):
+    with pytest.raises(UserError, match="no checkpoint is usable"):
         finetune(config, run)
     assert not run.metrics.exists()
 
@@ -127,7 +127,7 @@ def test_what_was_measured_before_an_interruption_is_not_measured_again(series, 
             raise Killed
 
     with pytest.raises(Killed), run.claim(), run.attempt() as check:
-        stage.look(config, run, before_write=check, on_checkpoint=killed)
+        stage.measure(config, run, before_write=check, on_checkpoint=killed)
     before = read_table(run.metrics).to_pylist()
     read = []
     load_network = models.load_network
@@ -195,7 +195,8 @@ def test_a_patch_job_of_nothing_but_gaps_is_refused_and_no_part_of_one_is(series
     run, folder = place(config)
     finetune(config, run)
     with pytest.raises(
-        UserError, match=r"patching.steps=\[0, 24\]: all of them are gaps of this series \(.*series.json"
+        UserError,
+        match=r"patching.steps=\[0, 24\]: this series has no usable checkpoint at any of them \(.*series.json",
     ):
         patch(make(series, "patching.steps=[0,24]"), run, folder)
     patch(config, run, folder, part=0, parts=4)

@@ -15,7 +15,7 @@ from mi_sweeps.sweeps.points import GridPoint
 
 
 def asked(points: list[GridPoint]) -> list[str]:
-    return [point.asked for point in points]
+    return [point.prompts_label for point in points]
 
 
 def test_each_run_is_examined_on_the_other_task_once_whatever_corruptions_are_swept() -> None:
@@ -23,8 +23,8 @@ def test_each_run_is_examined_on_the_other_task_once_whatever_corruptions_are_sw
     assert sorted(asked(points)) == ["first", "first", "ioi2-first", "ioi2-first", "second", "second"]
     assert {point.run_id for point in points} == {point.run_id for point in expand(["seed=0,1"])}
     alone = {point.patch_id for point in expand(["corruption=first,second", "seed=0,1"])}
-    assert {point.patch_id for point in points if point.asked in ("first", "second")} == alone
-    (one, _) = [point for point in points if point.asked == "ioi2-first"]
+    assert {point.patch_id for point in points if point.prompts_label in ("first", "second")} == alone
+    (one, _) = [point for point in points if point.prompts_label == "ioi2-first"]
     assert one.config.for_patching.task.name == "ioi2"
     assert one.config.task.name == "ioi3"
     assert patch_id(one.config) == one.patch_id
@@ -91,12 +91,12 @@ def test_what_is_wrong_is_one_line(words: str, says: str) -> None:
 
 def test_the_original_s_protocol_and_what_mends_it_are_of_the_same_runs() -> None:
     original = expand(["sweep=original"])
-    assert {point.asked for point in original} == {"train-trio", "train-first", "train-second"}
+    assert {point.prompts_label for point in original} == {"train-trio", "train-first", "train-second"}
     config = original[0].config
     assert (config.optim.lr, config.optim.weight_decay, config.schedule.name) == (2e-5, 0, "constant")
     assert (config.train.batch_size, config.task.arguments["repeat"], config.patching.prompts) == (32, 20, 12)
     assert config.checkpoint_steps == list(range(0, 185, 8))
     mended = ["corruption=first,second", "patching.split=heldout", "patching.prompts=96", "patching.also=[ioi2]"]
     corrected = expand(["sweep=original", *mended])
-    assert {point.asked for point in corrected} == {"first", "second", "ioi2-first"}
+    assert {point.prompts_label for point in corrected} == {"first", "second", "ioi2-first"}
     assert {point.run_id for point in corrected} == {point.run_id for point in original}

@@ -224,7 +224,7 @@ def test_the_last_checkpoint_is_compared_or_nothing_is_shown(output):
     (point, _) = zoom.points(run, output, ["from=5", "to=7"])
     run.checkpoint(8).unlink()
     (task, error), *_ = execute([point]).failed.values()
-    assert "000008.safetensors: gone, and it alone shows that this is the same run" in error
+    assert "000008.safetensors: gone, but only it can show that this is the same run" in error
     # What was deleted before is not counted on: the next one is.
     (point, _) = zoom.points(run, output, ["from=5", "to=7"])
     assert point.config.last_step == 12
@@ -237,7 +237,7 @@ def test_a_zoom_that_diverges_where_its_run_did_not_is_no_result(output, monkeyp
     loss = torch.nn.functional.cross_entropy
     monkeypatch.setattr("torch.nn.functional.cross_entropy", lambda *given, **named: loss(*given, **named) * torch.nan)
     (task, error), *_ = execute([point]).failed.values()
-    assert "and that run did not: this is not run" in error
+    assert "but that run did not: this is not run" in error
 
 
 def diverge(run):

@@ -161,7 +161,7 @@ def test_of_each_three_prompts_two_are_each_other_s_partner_and_one_is_its_own()
 
 @pytest.mark.parametrize(("prompts", "count"), [([ALONE], 6), (in_threes(3), 7)])
 def test_without_three_of_a_kind_there_is_one_line(prompts: list[Prompt], count: int) -> None:
-    with pytest.raises(UserError, match=r"\Acorruption=trio: (needs prompts in threes|goes by threes).*\Z"):
+    with pytest.raises(UserError, match=r"\Acorruption=trio: (needs prompts in threes|prompts come in threes).*\Z"):
         trios(prompts, count)
 
 

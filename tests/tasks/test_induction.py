@@ -78,7 +78,7 @@ def test_a_tokenizer_gives_its_ordinary_tokens(mini_tokenizer) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"d_vocab": None}, "task.d_vocab: the model has no tokenizer; give how many tokens there are"),
+        ({"d_vocab": None}, "task.d_vocab: the model has no tokenizer; give the number of tokens"),
         ({"length": 11}, "task.length=11: give 3 to 10 tokens"),
         ({"length": 2}, "task.length=2: give 3 to 10 tokens"),
         ({"heldout": 0}, "task.heldout=0: give at least 1 sequence"),
@@ -92,7 +92,9 @@ def test_sizes_that_make_no_sense_are_one_line(values, says) -> None:
 def test_a_tokenizer_and_what_does_not_fit_it_are_one_line(mini_tokenizer) -> None:
     with pytest.raises(UserError, match=r"\Atask\.bos=true: .* has no such token; use task\.bos=false\Z"):
         make(mini_tokenizer)
-    with pytest.raises(UserError, match=r"\Atask\.d_vocab=9: the model's tokenizer says what .*; give null\Z"):
+    with pytest.raises(UserError, match=r"\Atask\.d_vocab=9: the model's tokenizer decides that; give null\Z"):
         make(mini_tokenizer, d_vocab=9, bos=False)
-    with pytest.raises(UserError, match=r"\Acorruption=first: this task has none of that name; choose among successor"):
+    with pytest.raises(
+        UserError, match=r"\Acorruption=first: this task has no such corruption; choose among successor"
+    ):
         make().pairs("first", 1)

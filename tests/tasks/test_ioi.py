@@ -162,8 +162,8 @@ def test_two_name_evaluation_of_the_two_name_task_is_new_too(mini_tokenizer: Pre
         ({"names": ["Mary", "John", "Tom", "Kate"]}, r"task: 36 prompts .* 4 names give 4; ask for fewer .*"),
         (
             {"disjoint_names": True, "names": list(NAMES[:9])},
-            r"task\.disjoint_names=true: 24 training prompts need 7 names, and the evaluated ones 6 others, 13 in all, "
-            r"and there are 9; ask for fewer prompts \(task\.prompts\) or give more names",
+            r"task\.disjoint_names=true: 24 training prompts need 7 names and the evaluated ones 6 others, 13 in all, "
+            r"but there are only 9; ask for fewer prompts \(task\.prompts\) or give more names",
         ),
         ({"disjoint_names": "yes"}, r"task\.disjoint_names=yes: give true or false"),
         ({"names": ["Mary", "Zoe", "John", "Bo"]}, r"task\.names: Zoe, Bo: not one token .*; use other names"),
@@ -193,10 +193,10 @@ def test_trios_differ_in_who_is_the_answer_and_are_balanced_over_the_orders(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"trios": True, "n_names": 2}, "task.trios=True: give true or false; only prompts of three names"),
+        ({"trios": True, "n_names": 2}, "task.trios=True: give true or false; only prompts with three names"),
         ({"trios": True, "prompts": {"train": 20, "heldout": 12}}, "use multiples of 6"),
         ({"trios": True, "prompts": {"train": 21, "heldout": 12}}, "21 prompts in threes cannot be balanced"),
-        ({"repeat": 0}, "task.repeat=0: give how many times the answer is said, 1 or more"),
+        ({"repeat": 0}, "task.repeat=0: give how many times the answer is repeated, 1 or more"),
         ({"repeat": True}, "task.repeat=True: give how many times"),
     ],
 )

@@ -140,11 +140,11 @@ def test_a_tokenizer_that_writes_digits_one_by_one_is_refused(mini_tokenizer) ->
     [
         (
             "greater_than",
-            r"task: 0 of 76 nouns are one token of the model's tokenizer, and 4 are needed \(not: war, .*",
+            r"task: 0 of 76 nouns are one token of the model's tokenizer, but 4 are needed \(not: war, .*",
         ),
         ("gender", "prompt .So she .*: 'So' is not in the model's vocabulary; use other words or another model"),
         ("sva", "task: 0 of 76 subjects, singular and plural, are one token of the model's tokenizer, .*"),
-        ("docstring", "task: 8 of 125 words are one token of the model's tokenizer, and 60 are needed .*"),
+        ("docstring", "task: 8 of 125 words are one token of the model's tokenizer, but 60 are needed .*"),
     ],
 )
 def test_a_model_that_lacks_the_words_is_refused(mini_tokenizer, name: str, says: str) -> None:

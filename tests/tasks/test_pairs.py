@@ -9,7 +9,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.tasks import ioi
 from mi_sweeps.tasks.encoding import Text, text_batch
 from mi_sweeps.tasks.load import load, patched_pairs
-from mi_sweeps.tasks.pairs import Pairs, make_pairs, told
+from mi_sweeps.tasks.pairs import Pairs, make_pairs, uncorrupted_note
 from mi_sweeps.tasks.prompts import fill
 
 CHANGED_SLOTS = {"first": ["subject 1"], "second": ["subject 2"], "both": ["subject 1", "subject 2"]}
@@ -68,7 +68,7 @@ def test_pairs_of_a_task_of_ones_own_may_differ_in_length_from_each_other(mini_t
 
 def test_a_partner_of_another_length_is_refused(mini_tokenizer):
     clean, corrupted = batch_of(mini_tokenizer, LONG, LONG), batch_of(mini_tokenizer, LONG, SHORT, name="Tom")
-    with pytest.raises(UserError, match=r"\Apairs: prompt 1 has 17 tokens, and its corrupted partner 15; .*\Z"):
+    with pytest.raises(UserError, match=r"\Apairs: prompt 1 has 17 tokens but its corrupted partner has 15; .*\Z"):
         Pairs(clean, corrupted, torch.ones(1))
 
 
@@ -76,8 +76,8 @@ def test_a_partner_of_another_length_is_refused(mini_tokenizer):
     ("change", "says"),
     [
         (lambda clean, other: (clean, other.select([0]), torch.ones(1)), "2 clean prompts and 1 corrupted ones"),
-        (lambda clean, other: (clean, other, torch.ones(2)), "1 subjects a prompt, and 2 weights; give each"),
-        (lambda clean, other: (clean, other, torch.tensor(1.0)), "1 subjects a prompt, and 1 weights; give each"),
+        (lambda clean, other: (clean, other, torch.ones(2)), "1 subjects per prompt but 2 weights; give one"),
+        (lambda clean, other: (clean, other, torch.tensor(1.0)), "1 subjects per prompt but 1 weights; give one"),
         (lambda clean, other: (replace(clean, roles=clean.roles[::-1]), other, torch.ones(1)), "prompt 0 ends at"),
         (lambda clean, other: (clean, replace(other, tokens=-1 - other.tokens), torch.ones(1)), "corrupted tokens are"),
         (lambda clean, other: (replace(clean, answers=-clean.answers), other, torch.ones(1)), "answers are not all"),
@@ -87,7 +87,7 @@ def test_a_partner_of_another_length_is_refused(mini_tokenizer):
                 replace(other, tokens=torch.nn.functional.pad(other.tokens, (0, 1))),
                 torch.ones(1),
             ),
-            "clean prompts are padded to 17 tokens and corrupted ones to 18; pad both alike",
+            "clean prompts are padded to 17 tokens but corrupted ones to 18; pad both to the same length",
         ),
     ],
 )
@@ -115,14 +115,16 @@ def test_prompts_of_training_are_patched_where_they_are_asked_for(make_config, m
 
 def test_a_reader_is_told_that_a_third_of_a_trio_is_not_corrupted(make_config, mini_tokenizer):
     _, _, pairs = asked(make_config, mini_tokenizer, "corruption=trio", "task.trios=true", "patching.split=train")
-    assert told(pairs, "trio") == [
+    assert uncorrupted_note(pairs, "trio") == [
         "corruption=trio: of 6 prompts 2 are not corrupted, and the others differ in subject 1 and subject 2"
     ]
-    assert told(asked(make_config, mini_tokenizer)[2], "first") == []
+    assert uncorrupted_note(asked(make_config, mini_tokenizer)[2], "first") == []
 
 
 def test_a_task_that_draws_new_sequences_has_no_prompts_of_training(make_config):
     words = ["model=nope", "task=previous_token", "corruption=previous", "patching=position", "patching.split=train"]
     config = make_config(*words)
-    with pytest.raises(UserError, match=r"\Apatching.split=train: task=previous_token gives held-out prompts only"):
+    with pytest.raises(
+        UserError, match=r"\Apatching.split=train: task=previous_token has pairs of held-out prompts only"
+    ):
         patched_pairs(load(config, None), config)

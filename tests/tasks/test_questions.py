@@ -156,10 +156,10 @@ def test_subsets_are_spread_over_the_groups() -> None:
 @pytest.mark.parametrize(
     ("train", "heldout", "says"),
     [
-        ([OTHER], [ONE, ONE], "task: the heldout prompt .So Mary is .* stands there 2 times; .*"),
-        ([ONE], [ONE, TWO], "task: the prompt .So Mary is .* is trained on and held out; .*"),
+        ([OTHER], [ONE, ONE], "task: the heldout prompt .So Mary is .* occurs 2 times; .*"),
+        ([ONE], [ONE, TWO], "task: the prompt .So Mary is .* is both trained on and held out; .*"),
         ([], [ONE], r"task: no train prompts; ask for at least one \(task\.prompts\.train\)"),
-        ([OTHER], [ONE, replace(TWO, corrupted={})], "task: the prompt .So John .* has other corruptions than .*"),
+        ([OTHER], [ONE, replace(TWO, corrupted={})], "task: the prompt .So John .* has different corruptions from .*"),
     ],
 )
 def test_questions_that_would_mislead_are_one_line(train, heldout, says) -> None:
@@ -174,7 +174,10 @@ def test_questions_that_would_mislead_are_one_line(train, heldout, says) -> None
         (replace(ONE, wrong=(" she",)), "prompt .So Mary .*: its answers 'she' and 'she' are not different tokens .*"),
         (replace(ONE, wrong=()), "prompt .So Mary .*: its answers 'she' and '' are not different tokens .*"),
         (replace(ONE, corrupted={"name": {"nam": " x"}}), "corruption=name: the question .So .* has no part 'nam'"),
-        (replace(ONE, corrupted={"name": {"name": " Mary Mary"}}), "pairs: prompt 0 has 11 tokens, .* partner 12; .*"),
+        (
+            replace(ONE, corrupted={"name": {"name": " Mary Mary"}}),
+            "pairs: prompt 0 has 11 tokens but .* has 12; .*",
+        ),
     ],
 )
 def test_questions_that_cannot_be_asked_are_one_line(words, question, says) -> None:
@@ -183,5 +186,5 @@ def test_questions_that_cannot_be_asked_are_one_line(words, question, says) -> N
 
 
 def test_a_corruption_that_questions_have_not_is_one_line(words) -> None:
-    with pytest.raises(UserError, match=r"\Acorruption=order: this task has none of that name; choose among name\Z"):
+    with pytest.raises(UserError, match=r"\Acorruption=order: this task has no such corruption; choose among name\Z"):
         made(words, ONE).pairs("order", 1)

@@ -88,9 +88,9 @@ def test_a_windows_file_reads_the_same(tmp_path: Path) -> None:
         (b'"text"\n', r"row 1 is not .*; mend or remove.*"),
         (
             b'[{"question": "a", "completion": "b"}]\n[{"question": "c", "completion": "d"}]\n',
-            r"the list ends after row 1, and more follows in line 2; make one list of it, or one row a line",
+            r"the list ends after row 1, but more follows in line 2; make it one list, or one row per line",
         ),
-        (b'[] {"question": "a", "completion": "b"}', r"the list ends after row 0, and more follows in line 1; .*"),
+        (b'[] {"question": "a", "completion": "b"}', r"the list ends after row 0, but more follows in line 1; .*"),
         (
             b'{"question": "a", "completion": "b"}{"question": "c", "completion": "d"}\n',
             r"malformed JSON at row 1: Extra data; mend or remove that line",
@@ -101,11 +101,11 @@ def test_a_windows_file_reads_the_same(tmp_path: Path) -> None:
         ),
         (
             b'\n{"question": "a", "question": "c", "completion": "b"}\n',
-            r'malformed JSON at row 2: "question" stands there twice; mend or remove that line',
+            r'malformed JSON at row 2: "question" occurs twice; mend or remove that line',
         ),
         (
             b'[{"question": "a", "completion": "b", "completion": "c"}]',
-            r'malformed JSON at row 1: "completion" stands there twice; mend it',
+            r'malformed JSON at row 1: "completion" occurs twice; mend it',
         ),
         (
             b'{"question": "a", "completion": "b"}\n{"question": "After \\ud83d", "completion": "b"}\n',
@@ -113,7 +113,7 @@ def test_a_windows_file_reads_the_same(tmp_path: Path) -> None:
         ),
         (b'{"question": NaN, "completion": "b"}\n', r"row 1 is not .*; mend or remove.*"),
         (b'{"question": "a", "completion": null}\n', r"row 1 is not .*; mend or remove.*"),
-        (b'{"n": ' + b"1" * 5000 + b"}\n", r"malformed JSON at row 1: a number of too many digits; mend or remove.*"),
+        (b'{"n": ' + b"1" * 5000 + b"}\n", r"malformed JSON at row 1: a number with too many digits; mend or remove.*"),
         (b"[" * 100_000, r"malformed JSON at row 1: nested too deeply; mend it"),
         (b'{"n": ' * 100_000, r"malformed JSON at row 1: nested too deeply; mend or remove that line"),
     ],
@@ -173,7 +173,7 @@ def test_names_may_have_hyphens_and_apostrophes() -> None:
         ("After Mary, John and Tom met, John and John gave a book to", " Tom", "ambiguous"),
         ("Tom saw Ann, Bob and Mary. Then Ann, Bob and Mary gave it to", " Tom", "ambiguous"),
         ("Mary met Mary after John and Tom went out, John gave a book to", " Tom", "before all names are listed"),
-        ("After Mary, John and Tom went to the store, it was John and Mary", " Tom", "nothing stands between"),
+        ("After Mary, John and Tom went to the store, it was John and Mary", " Tom", "there is nothing between"),
     ],
 )
 def test_rows_of_another_form_are_dropped_with_the_reason(text: str, completion: str, reason: str) -> None:
@@ -223,7 +223,7 @@ def test_two_names_and_a_subject_are_a_prompt(
         ("After Mary and Tom, Kate and Paul met, Mary gave a book to", " Tom", "more than two names are listed"),
         ("Kate, Mary and Tom met. Mary gave a book to", " Tom", OPENS),
         ("Kate, Mary, John and Tom met. John and Mary gave a book to", " Tom", OPENS),
-        ("After Mary and Tom went to the store, a book was given by Mary", " Tom", "nothing stands between"),
+        ("After Mary and Tom went to the store, a book was given by Mary", " Tom", "there is nothing between"),
         (PAIR.replace("Tom", "Tom2"), " Tom", CUT),
         (PAIR.replace("Mary", "Mar\u00ady"), " Tom", FORM),
         (PAIR, " Tom\u200b", CUT),

@@ -16,7 +16,7 @@ def test_words_of_several_tokens_are_left_out_with_a_word(words) -> None:
         "1 of 3 names are not one token: Xaver",
     )
     with pytest.raises(
-        UserError, match=r"\Atask: 1 of 2 names are one token .*, and 2 are needed \(not: Xaver\); use .*"
+        UserError, match=r"\Atask: 1 of 2 names are one token .*, but 2 are needed \(not: Xaver\); use .*"
     ):
         usable(["Mary", "Xaver"], words, "names", 2)
 
@@ -35,5 +35,5 @@ def test_numbers_of_prompts_that_are_wrong_are_one_line(prompts, says) -> None:
 
 
 def test_more_prompts_than_there_are_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"\Atask\.prompts: 3 rows are asked for, and there are 2; ask for fewer\Z"):
+    with pytest.raises(UserError, match=r"\Atask\.prompts: 3 rows are requested but only 2 exist; ask for fewer\Z"):
         choose([1, 2], 3, random.Random(0), "rows")

@@ -240,7 +240,9 @@ def test_unknown_word_is_one_line(mini_tokenizer: PreTrainedTokenizerBase) -> No
 
 def test_name_of_two_tokens_is_one_line(byte_level: PreTrainedTokenizerBase) -> None:
     prompt = PROMPT.with_slots({3: "Bartholomew"})
-    with pytest.raises(UserError, match=r"\Aprompt 'After .*': 'Bartholomew' is \d+ tokens .*; names must be one\Z"):
+    with pytest.raises(
+        UserError, match=r"\Aprompt 'After .*': 'Bartholomew' is \d+ tokens .*; names must be one token\Z"
+    ):
         encode([prompt], byte_level, prepend_bos=False)
 
 
@@ -279,7 +281,7 @@ def test_text_of_different_lengths_by_hand(byte_level: PreTrainedTokenizerBase) 
     [
         ([], "task: no prompts; ask for at least one"),
         ([Text("a book", "Bartholomew", ())], "prompt 'a book': 'Bartholomew' is not one token .*"),
-        ([Text("a", "Tom", ("John",)), Text("a", "Tom", ())], "task: prompts have unequal numbers of subjects; .*"),
+        ([Text("a", "Tom", ("John",)), Text("a", "Tom", ())], "task: prompts have different numbers of subjects; .*"),
     ],
 )
 def test_text_that_cannot_be_a_batch_is_one_line(

@@ -189,7 +189,7 @@ def test_rows_of_two_names_alone_are_the_task(load: Load, mini_tokenizer: PreTra
 def test_two_files_of_two_names_drop_what_has_three(load: Load) -> None:
     made = load(PAIRS[:2], [*PAIRS[2:], GOOD[0]])
     assert [prompt.answer for prompt in made.splits["heldout"]] == ["Mark", "James"]
-    assert made.audit["heldout_file"]["dropped"] == {"three names, and the training rows have two": [3]}
+    assert made.audit["heldout_file"]["dropped"] == {"three names, but the training rows have two": [3]}
 
 
 def test_two_files_give_both_their_rows_of_two_names(load: Load) -> None:
@@ -207,7 +207,7 @@ def test_joined_accents_are_told(tmp_path: Path) -> None:
     path = write(tmp_path / "apart.jsonl", apart)
     arguments = {"split": "names", "heldout": 0.2, "heldout_path": None, "two_name": 0, "seed": 0}
     audit = task(tokenizer, path=str(path), **arguments).audit
-    assert "accents apart from their letters: joined to them in 5 texts (Unicode NFC)" in lines(audit)
+    assert "accents separate from their letters were combined with them in 5 texts (Unicode NFC)" in lines(audit)
 
 
 def test_a_row_that_is_too_long_says_so(mini_tokenizer: PreTrainedTokenizerBase) -> None:

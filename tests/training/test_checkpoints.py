@@ -63,7 +63,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 
 def test_weights_of_another_model_are_refused(tmp_path):
     save_weights(tmp_path / "w.safetensors", BASE, BASE, "full")
-    with pytest.raises(UserError, match="is of another model"):
+    with pytest.raises(UserError, match="is from another model"):
         load_weights(tmp_path / "w.safetensors", {"c": torch.zeros(1)}, {})
 
 

@@ -23,7 +23,7 @@ from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training import loop
 from mi_sweeps.training.loop import finetune
-from mi_sweeps.training.run import LOOK, MEAN_OF, Run, parameter_groups
+from mi_sweeps.training.run import MEAN_OF, RECORD_EVERY, Run, parameter_groups
 
 Make = Callable[..., Config]
 
@@ -130,9 +130,9 @@ def test_a_loss_that_stays_far_above_the_first_ends_the_run(make_config: Make, m
     finetune(config, run_folder(config.output, "unlimited"))
 
 
-@pytest.mark.parametrize("at", [1, 5, MEAN_OF - 1, LOOK])
+@pytest.mark.parametrize("at", [1, 5, MEAN_OF - 1, RECORD_EVERY])
 def test_one_bad_batch_is_a_spike_and_no_end(make_config: Make, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    config = make_config(*SCRATCH, "train.diverged=3.0", f"train.steps={2 * LOOK}")
+    config = make_config(*SCRATCH, "train.diverged=3.0", f"train.steps={2 * RECORD_EVERY}")
     monkeypatch.setattr(loop, "train_step", scripted(lambda step: 40.0 if step == at else 3.0))
     finetune(config, run_folder(config.output, "run"))
 
@@ -171,13 +171,13 @@ def test_a_sweep_takes_divergence_as_a_result(tmp_path: Any) -> None:
 
 def test_a_model_that_lacks_the_tasks_tokens_is_told(make_config: Make) -> None:
     config = make_config(*SCRATCH, "model.d_vocab=7")
-    with pytest.raises(UserError, match=r"task: has token 7, and the model's vocabulary is 7"):
+    with pytest.raises(UserError, match=r"task: uses token 7, but the model's vocabulary has 7"):
         finetune(config, run_folder(config.output, "run"))
 
 
 def test_text_needs_a_tokenizer(make_config: Make) -> None:
     config = make_config("model=nope", "model.d_vocab=64")
-    with pytest.raises(UserError, match=r"task: is made of text, and the model has no tokenizer; use .*"):
+    with pytest.raises(UserError, match=r"task: its prompts are text, but the model has no tokenizer; use .*"):
         finetune(config, run_folder(config.output, "run"))
 
 

@@ -235,7 +235,7 @@ def test_a_log_tells_of_its_own_run_only(make_configs):
     for config in configs:
         lines = folder_of(config).log_file.read_text().splitlines()
         assert sum("step 3: heldout" in line for line in lines) == 1
-        assert sum("4 runs are trained together" in line for line in lines) == 1
+        assert sum("training 4 runs together" in line for line in lines) == 1
 
 
 def test_what_cannot_be_stacked_is_trained_alone(make_configs, make_config, small, tmp_path, mini_tokenizer):

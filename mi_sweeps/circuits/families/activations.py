@@ -1,4 +1,4 @@
-"""Activation functions by the names that Hugging Face gives them."""
+"""Activation functions, by Hugging Face's names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from mi_sweeps.circuits.network import Activation
 
 IN_CACHE = 1 << 17
-"""Numbers that an activation function works on at once."""
+"""Number of elements that an activation function processes at once."""
 
 
 def gelu_tanh(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -24,7 +24,7 @@ def gelu_tanh(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return functional.gelu(x, approximate="tanh")
     twice = torch.tensor(2 * math.sqrt(2 / math.pi))
     result = torch.empty_like(x)
-    # So many numbers at a time that all steps on them stay in a core's cache.
+    # In slices that stay in a core's cache for all steps.
     for part, out in zip(x.reshape(-1).split(IN_CACHE), result.view(-1).split(IN_CACHE), strict=True):
         torch.mul(part, part, out=out)
         torch.add(twice, out, alpha=0.044715 * twice.item(), out=out).mul_(part).sigmoid_().mul_(part)

@@ -1,7 +1,7 @@
-"""Gemma: Llama with scaled embeddings and norms whose weights are kept less one (Gemma Team 2024, arXiv:2403.08295).
-Gemma 2 normalises before and after attention and MLP, and caps attention scores and logits (arXiv:2408.00118); Gemma 3
-normalises queries and keys of each head instead, and layers with a sliding window rotate otherwise than the rest
-(arXiv:2503.19786)."""
+"""Gemma: Llama with scaled embeddings and norms that store their weight minus one (Gemma Team 2024, arXiv:2403.08295).
+Gemma 2 normalises before and after attention and MLP, and caps attention scores and logits (arXiv:2408.00118). Gemma 3
+normalises each head's queries and keys instead of capping scores, and has another rotation in layers with a sliding
+window (arXiv:2503.19786)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def network(model: Any) -> Network | None:
     ):
         return None
     return Network(
-        # The module multiplies.
+        # The embedding module itself scales.
         embed=lambda tokens, positions: body.embed_tokens(tokens),
         blocks=tuple(_block(config, layer, rotary) for layer, rotary in zip(body.layers, rotaries, strict=True)),
         final_norm=_norm(body.norm),
@@ -51,7 +51,7 @@ def _block(config: Any, layer: Any, rotary: Rotary) -> Block:
         mlp_norm=_norm(layer.pre_feedforward_layernorm if after else layer.post_attention_layernorm),
         mlp=Mlp(linear(mlp.up_proj), linear(mlp.gate_proj), linear(mlp.down_proj), ACTIVATIONS[_activation(config)]),
         rotation=rotary,
-        # Gemma 3 has the option, and does not read it.
+        # Gemma 3 has the option but ignores it.
         cap=config.attn_logit_softcapping if config.model_type == "gemma2" else None,
         attention_post_norm=_norm(layer.post_attention_layernorm) if after else None,
         mlp_post_norm=_norm(layer.post_feedforward_layernorm) if after else None,

@@ -1,4 +1,4 @@
-"""GPT-NeoX: attention and MLP side by side, rotary positions for a part of each head, LayerNorm (Black et al. 2022,
+"""GPT-NeoX: parallel attention and MLP, rotary positions for a part of each head, LayerNorm (Black et al. 2022,
 arXiv:2204.06745); the architecture of the Pythia models."""
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _block(config: Any, layer: Any, rotary: Rotary) -> Block:
 
 
 def _part(module: Any, n_heads: int, index: int) -> Linear:
-    """One matrix holds each head's query, key and value side by side, head by head."""
+    """The part for queries, keys or values of one matrix that holds them head by head."""
     weight = module.weight.unflatten(0, (n_heads, 3, -1))[:, index]
     bias = None if module.bias is None else module.bias.unflatten(0, (n_heads, 3, -1))[:, index]
     return Linear(weight.movedim(-1, 0), bias)

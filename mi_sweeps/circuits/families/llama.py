@@ -1,7 +1,7 @@
 """Llama and its kin: rotary positions, RMSNorm, gated MLP, grouped-query attention, biases or none (Touvron et al.
 2023, arXiv:2302.13971). Mistral is the same; Qwen2 has biases on queries, keys and values; Qwen3 normalises queries
-and keys of each head (Henry et al. 2020, arXiv:2010.04245); Granite multiplies embeddings, what is added to the
-residual stream, and logits."""
+and keys of each head (Henry et al. 2020, arXiv:2010.04245); Granite scales embeddings, the outputs of attention and
+MLP, and logits."""
 
 from __future__ import annotations
 

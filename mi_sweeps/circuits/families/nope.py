@@ -42,7 +42,7 @@ def _block(layer: Any) -> Block:
 def _mlp(layer: Any) -> Mlp:
     if layer.mlp is not None:
         return Mlp(linear(layer.mlp.up), None, linear(layer.mlp.down), ACTIVATIONS["relu"])
-    # Attention only: one hidden unit that is never on and writes nothing.
+    # Attention only: a single hidden unit that is never active and writes nothing.
     weight = layer.attention.combine.weight
     d_model = weight.shape[0]
     up, down = Linear(weight.new_zeros(d_model, 1), None), Linear(weight.new_zeros(1, d_model), None)

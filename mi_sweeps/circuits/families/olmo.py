@@ -1,5 +1,5 @@
-"""OLMo 2 and 3: attention and MLP read the residual stream as it is and are normalised when they have read it; queries
-and keys are normalised too, those of all heads together (OLMo Team 2024, arXiv:2501.00656)."""
+"""OLMo 2 and 3: attention and MLP read the residual stream without a norm, and their outputs are normalised; queries
+and keys are normalised too, over all heads together (OLMo Team 2024, arXiv:2501.00656)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules of Hugging Face as the parts that a description has."""
+"""Converts Hugging Face modules to the parts of a description."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from mi_sweeps.circuits.network import Linear, Norm, Rotary, Rotation
 
 
 def linear(module: Any) -> Linear:
-    """A `torch.nn.Linear`, which keeps its weight as [d_out, d_in]."""
+    """Converts a `torch.nn.Linear`, whose weight is [d_out, d_in]."""
     return Linear(module.weight.T, module.bias)
 
 
 def layer_norm(module: Any) -> Norm:
-    """A `torch.nn.LayerNorm`."""
+    """Converts a `torch.nn.LayerNorm`."""
     return Norm(module.weight, module.bias, module.eps, centres=True)
 
 
 def rms_norm(module: Any) -> Norm:
-    """Llama's RMSNorm, and whichever has its names."""
+    """Converts Llama's RMSNorm, or any with the same attributes."""
     return Norm(module.weight, None, module.variance_epsilon, centres=False)
 
 
 def rotations(config: Any, module: Any, embedding: Any) -> tuple[Rotary, ...] | None:
-    """The rotation of each layer; None where one depends on the length of the whole batch.
+    """The rotation of each layer; None if one depends on the length of the whole batch.
 
     Args:
-        module: itself computes it, for every way of scaling that it knows.
-        embedding: its weight has the type and the device.
+        module: the model's own rotary module, which implements all kinds of scaling.
+        embedding: provides dtype and device.
     """
     layer_types = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
-    # Some families have one for layers with a sliding window and another for the rest.
+    # Some families have different rotations for layers with and without a sliding window.
     how = config.rope_parameters or {}
     if any(how.get(kind, how).get("rope_type") in ("dynamic", "longrope") for kind in layer_types):
         return None
     own = {kind: {"layer_type": kind} if kind in how else {} for kind in layer_types}
-    functions = {kind: partial(_rotation, module, embedding, asked) for kind, asked in own.items()}
+    functions = {kind: partial(_rotation, module, embedding, arguments) for kind, arguments in own.items()}
     return tuple(functions[kind] for kind in layer_types)
 
 
@@ -48,5 +48,5 @@ def _rotation(module: Any, embedding: Any, layer_type: dict[str, str], positions
 
 
 def window(config: Any) -> int | None:
-    """How far a layer looks back at most, where some type of layer does not see all."""
+    """The width of the sliding window, if some layers have one."""
     return config.sliding_window if "sliding_attention" in config.layer_types else None

@@ -1,4 +1,4 @@
-"""Phi: attention and MLP side by side, reading by one LayerNorm; rotary positions for a part of each head, biases
+"""Phi: parallel attention and MLP that share one LayerNorm; rotary positions for a part of each head, biases
 everywhere (Li et al. 2023, arXiv:2309.05463)."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """StableLM: Llama with LayerNorm and rotary positions for a part of each head (Bellagente et al. 2024,
-arXiv:2402.17834); attention and MLP may be side by side, reading by one norm."""
+arXiv:2402.17834); attention and MLP may be parallel and share one norm."""
 
 from __future__ import annotations
 
