@@ -135,3 +135,18 @@ def test_every_exported_table_is_described_with_its_columns() -> None:
 @pytest.mark.parametrize("page", [*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")], ids=lambda page: page.name)
 def test_no_page_has_both_sides_of_a_merge(page: Path) -> None:
     assert not re.findall(r"^(?:<{7} |={7}$|>{7} ).*", page.read_text(), flags=re.MULTILINE)
+
+
+NEW = re.compile("NAME|recall|person|repeated|swapped|meeting|stranger|rises|gentle")
+"""Files that the reader is to make."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*DOCS.glob("*.md"), *DOCS.parent.glob("*.md"), *DOCS.parent.glob("*/README.md")],
+    ids=lambda page: str(page.relative_to(DOCS.parent)),
+)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    folders = "mi_sweeps|analysis|jobs|conf|tests|docs|benchmarks|campaign|examples"
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)[`:]", page.read_text("utf-8"))
+    assert not [name for name in named if not NEW.search(name) and not (DOCS.parent / name).exists()]

@@ -48,6 +48,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin"
 
 
+@pytest.mark.slow
 def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
     """An editable installation, as tests have it, finds what a wheel would lack."""
     there = {
@@ -60,6 +61,7 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
     assert {name.rpartition(".")[2] for name in there} >= {"py", "yaml", "js", "html", "css", "json", "safetensors"}
 
 
+@pytest.mark.slow
 def test_it_works_outside_the_repository(installed: Path, small: tuple[str, ...], tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
