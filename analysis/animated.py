@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 
+from ..tasks import COMPARED_SUBJECTS
 from . import missing, plotting
 from .curves import PASSED, lens_means
 from .dynamics import HEAD, depth_palette, name, points, square
@@ -74,8 +75,8 @@ def attribution(frames: Frames) -> Film:
     rows = missing.left_out(frames, frames.attribution[frames.attribution["kind"] == "head"])
     means = head_means(rows)
     each = {corruption: means.loc[corruption] for corruption in pd.unique(rows["corruption"])}
-    if {"first", "second"} <= set(each):
-        each[DIFFERENCE] = each["second"] - each["first"]
+    if {*COMPARED_SUBJECTS} <= set(each):
+        each[DIFFERENCE] = each[COMPARED_SUBJECTS[1]] - each[COMPARED_SUBJECTS[0]]
     values = {corruption: unmarked(own) for corruption, own in each.items()}
     below = _source(frames, rows, "mean over runs; one scale for all checkpoints")
     end = largest(pd.concat([own for corruption, own in each.items() if corruption != DIFFERENCE]))

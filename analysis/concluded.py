@@ -19,6 +19,8 @@ from .packing import Pool, in_units, rounded, thousandths
 
 SHOWN_FINDINGS = 60
 """Findings per question; the exported table has all of them."""
+OPEN = ("cannot tell", "undecided")
+"""Verdicts that more prompts or seeds could decide; the page folds their sentences."""
 ANSWERED = ("seeds", "subjects")
 """Questions that the table of settings has a column for."""
 
@@ -63,7 +65,8 @@ def _findings(found: pd.DataFrame) -> list[Json]:
             "question": told,
             "more": max(0, len(own) - SHOWN_FINDINGS),
             "told": [
-                {"setting": row["setting"], "said": row["statement"], "weak": bool(row["is_weak"]),
+                {"setting": row["setting"], "said": row["statement"], "weak": bool(row["is_weak"]), "open":
+                row["verdict"] in OPEN,
                  **{key: "" if pd.isna(row[key]) else row[key] for key in ("corruption", "patching")},
                  "scope": "" if pd.isna(row["scope"]) else row["scope"], "table": row["table"],
                  "n": None if pd.isna(row["n"]) else int(row["n"]), "runs": row["run_ids"].split()}

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from ..tasks import COMPARED
+from ..tasks import COMPARED_SUBJECTS
 from .columns import ATTRIBUTION_KINDS
 from .derived import findings
 from .findings.finding import frame
@@ -156,8 +156,8 @@ def _compared(
     }
     pairs: dict[tuple[int, int], tuple[Found, Found]] = {}
     for (runs, patching, corruption, site), one in by_place.items():
-        partner = by_place.get((runs, patching, COMPARED[1], site))
-        if corruption == COMPARED[0] and partner:
+        partner = by_place.get((runs, patching, COMPARED_SUBJECTS[1], site))
+        if corruption == COMPARED_SUBJECTS[0] and partner:
             pairs[id(one), id(partner)] = one, partner
     for kind in groups:
         keys = [tuple(sorted(number[run_id] for run_id in run_ids)) for run_ids in kind]

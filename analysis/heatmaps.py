@@ -16,6 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
+from ..tasks import COMPARED_SUBJECTS, in_order
 from . import evidence, examples, missing, plotting
 from .evidence import GREY, SMALL
 from .examples import Tokens
@@ -111,7 +112,7 @@ def _site_cells(frames: Frames, corruption: str, axis: str) -> tuple[pd.DataFram
             for own in families
         }  # fmt: skip
         return _together(parts, axis), f"{GREY}; {MARKED}; {evidence.told(families)}" if families else ""
-    first, second = (evidence.of_sites(frames, name) for name in ("first", "second"))
+    first, second = (evidence.of_sites(frames, name) for name in COMPARED_SUBJECTS)
     parts, compared = {}, []
     for site in (site for site in second if site in first and _is_of(second[site], axis)):
         found = difference(first[site], second[site])
@@ -152,13 +153,13 @@ def _together(parts: Mapping[str, pd.DataFrame], axis: str) -> pd.DataFrame:
 
 def corruptions(frames: Frames) -> list[str]:
     """The corruptions that were patched under, and `difference` where first and second are both there."""
-    there = list(pd.unique(frames.patching["corruption"]))
-    return [*there, DIFFERENCE] if {"first", "second"} <= set(there) else there
+    there = in_order(pd.unique(frames.patching["corruption"]))
+    return [*there, DIFFERENCE] if {*COMPARED_SUBJECTS} <= set(there) else there
 
 
 def rows_of(frames: Frames, corruption: str) -> pd.DataFrame:
     """The rows of the patching table that a corruption's picture is made from."""
-    names = ("first", "second") if corruption == DIFFERENCE else (corruption,)
+    names = COMPARED_SUBJECTS if corruption == DIFFERENCE else (corruption,)
     return frames.patching[frames.patching["corruption"].isin(names)]
 
 
@@ -239,14 +240,14 @@ def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: i
 
 def second_less_first(corruption: str) -> str:
     """What a panel of a corruption, or of `difference`, is called."""
-    return "second − first" if corruption == DIFFERENCE else f"{corruption} corruption"
+    return "{1} − {0}".format(*COMPARED_SUBJECTS) if corruption == DIFFERENCE else f"{corruption} corruption"
 
 
 def tokens_of(frames: Frames, corruption: str) -> Tokens:
     """The tokens of an example prompt by role; of `difference` with what either corruption changes."""
     found = examples.of_frames(frames, [])
     jobs = frames.patches.set_index("patch_id")["corruption"]
-    wanted = ("first", "second") if corruption == DIFFERENCE else (corruption,)
+    wanted = COMPARED_SUBJECTS if corruption == DIFFERENCE else (corruption,)
     told: Tokens = {}
     for name in wanted:
         own = next((tokens for patch_id, tokens in found.items() if jobs[patch_id] == name), {})

@@ -13,7 +13,7 @@ from scipy import stats
 
 from ..series import gaps as series_gaps
 from ..series.logged import SPLIT as TRAINER
-from ..tasks import COMPARED, in_order, label
+from ..tasks import COMPARED_SUBJECTS, in_order, label
 from ..training.outcome import THRESHOLDS, learned_by
 from . import concluded, provenance
 from .approximate import correlations
@@ -60,7 +60,7 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "thresholds": THRESHOLDS,
         "learned": _learned(frames.metrics),
         "corruptions": {name: label(name) for name in in_order(frames.patches["corruption"].dropna())},
-        "compared": COMPARED,
+        "compared": COMPARED_SUBJECTS,
         "unit": UNIT,
         "t95": stats.t.ppf(0.975, np.arange(1, 201)).tolist(),
         "z95": float(stats.norm.ppf(0.975)),

@@ -27,7 +27,7 @@ OF_NAMES = {
 }
 """The corruptions of prompts with names, in the order in which they are shown."""
 
-COMPARED = ("first", "second")
+COMPARED_SUBJECTS = ("first", "second")
 """The two corruptions whose difference is shown, always the second minus the first."""
 
 

@@ -1,9 +1,9 @@
-// A unit is one run ("run_id:ID"), the runs of a setting ("setting:lr 0.0001"), those that share a value ("lr:0.0001") or all
-// examined runs ("all:"). Values of several runs are means over them.
+// A unit is one run ("run_id:ID"), a setting ("setting:lr 0.0001"), the runs that share a value ("lr:0.0001") or all examined
+// runs ("all:"). Units of several runs show means.
 
 const CIRCUITS = ["heads-pictures", "attention-pictures", "attribution-pictures", "measures-pictures", "patching-pictures", "scatter-pictures", "place-pictures", "prompts-pictures"];
 
-/** What depends on the choices above the pictures only, so that the slider need not work it out again. */
+/** Caches what does not depend on the slider. */
 const remembered = new Map();
 function remember(key, make) {
   const name = JSON.stringify([key, state.circuits.patching]);
@@ -27,7 +27,7 @@ function blocksOf(unit, corruption = null) {
 const corruptions = () => Object.keys(DATA.corruptions).filter((name) => DATA.blocks.some((block) => block.corruption === name));
 const runsOf = (...units) => unique(units.flatMap((unit) => blocksOf(unit)).map((block) => RUNS[block.run]));
 
-/** What can be shown, by kind: each unit with the words of its choice, and those of several runs without the mean. */
+/** Units by kind, each with its label; for several runs also a label that does not mention the mean. */
 function units() {
   const runs = unique(DATA.blocks.map((block) => block.run)).sort((a, b) => a - b).map((index) => RUNS[index]);
   const settings = unique(runs.map((run) => run.setting));
@@ -50,24 +50,24 @@ const unitName = (unit, over = "mean") => remember(["name", unit, over], () => {
 });
 const several = (unit) => runsOf(unit).length > 1;
 
-/** The units that are shown, one or two. */
+/** The one or two units shown. */
 const shownUnits = () => [state.circuits.unit, state.circuits.other].filter(known);
 const shownCorruptions = () => unique([state.circuits.left, state.circuits.right]);
 
-/** What the panels of every picture show, row by row: a unit under a corruption each. */
+/** A unit and a corruption for each panel, row by row. */
 function views() {
   const units = shownUnits(), of = shownCorruptions();
   if (units.length < 2) return [of.map((corruption) => ({ unit: units[0], corruption, name: `${corruption} corruption` }))];
   return of.map((corruption) => units.map((unit, i) => ({ unit, corruption, name: `${"AB"[i]}, ${corruption} corruption` })));
 }
 
-/** Whose values a picture shows, for its title. */
+/** The shown units, for titles. */
 function whose(over = "mean") {
   const [one, other] = shownUnits().map((unit) => unitName(unit, over));
   return known(other) ? `A: ${one}; B: ${other}` : one;
 }
 
-/** Steps of the checkpoints that were examined in any of the units. */
+/** Steps examined in any of the shown units. */
 function shownSteps() {
   return remember(["steps", shownUnits()], () => {
     const parts = shownUnits().flatMap((unit) => blocksOf(unit)).flatMap((block) => [...Object.values(block.sites), block.lens, block.layer, block.head]);
@@ -137,28 +137,27 @@ function drawPrompts() {
   const recovered = state.circuits.quantity === "recovered";
   const estimates = DATA.blocks.some((block) => Object.entries(block.sites).some(([site, of]) => of.r || site.endsWith(APPROXIMATE)));
   $("patching-legend").textContent = (recovered
-    ? "recovered = (patched − corrupted) / (clean − corrupted), each a mean over prompts; 0: the patch changes nothing, 1: it " +
-      "brings back the clean logit difference. Where clean − corrupted, the gap, cannot be told from zero, recovered is not defined. " +
-      "Means over runs are means of each run's recovered."
+    ? "recovered = (patched − corrupted) / (clean − corrupted), each a mean over prompts; 0: no change, 1: the clean logit " +
+      "difference. It is undefined where the gap (clean − corrupted) may be zero. Means over runs are means of each run's recovered."
     : "logit difference change = patched − corrupted, in logits, a mean over prompts.")
-    + ` What brings back, or takes away, more than ${DATA.delta} of the gap matters; what less, is small; verdicts are on recovered.`
-    + (estimates ? " Approximate: patched as estimated from a gradient (attribution patching); r: its Pearson correlation with exact patching over a site's places." : "");
+    + ` More than ${DATA.delta} of the gap, either way, matters; less is small. Verdicts are on recovered.`
+    + (estimates ? " Approximate: patched is estimated from a gradient (attribution patching); r: Pearson correlation with exact patching over a site's places." : "");
 }
 
-/** How many prompts there are, before those that are quoted. */
+/** Number of prompts, before the quoted ones. */
 function promptsCounted(corruption, { n, prompts }) {
   const quoted = DATA.prompts[prompts].length;
   return `${corruption} corruption, ${count(n, "prompt")}${!quoted ? "." : quoted < n ? `; the first ${quoted === 1 ? "one" : quoted}:` : ":"}`;
 }
 
-/** Sites by picture: those of heads are drawn side by side, what leaves a head first and then where it looks; others alone. */
+/** Sites by picture: those of heads side by side, others alone. */
 function siteGroups(sites) {
   const groups = [["z", "v", "pattern"], ["q", "k"], ...Object.keys(SITES).map((site) => [site])];
   const all = [...groups, ...groups.map((group) => group.map((site) => site + APPROXIMATE)), ...sites.map((site) => [site])], seen = new Set();
   return all.map((group) => group.filter((site) => sites.includes(site) && !seen.has(site) && seen.add(site))).filter((group) => group.length);
 }
 
-/** All pictures of the section, each of what there is. */
+/** Adds the pictures for which there are data. */
 function addCircuitsPictures() {
   if (!DATA.blocks.length) return;
   const lines = ({ layout }) => checkpointLines(layout.shapes.length);

@@ -1,7 +1,7 @@
-// The numbers behind the pictures of circuits. A sheet is one site (or "head": the heads' own logit differences) of a
-// unit under one corruption at one step: a value for each layer and head or position, listed layer by layer.
+// Values for the pictures of circuits. A sheet is one site (or "head": direct logit differences) of a unit under one
+// corruption at one step: a value for each layer and head or position, layer by layer.
 
-/** A sheet's values run by run: those of the layout that the first run has. Null where nothing was examined. */
+/** A sheet's values by run, for runs with the first run's layout. Null if nothing was examined. */
 function sheet(unit, corruption, site, at, quantity) {
   return remember(["sheet", unit, corruption, site, at, site === "head" || quantity], () => {
     const parts = blocksOf(unit, corruption).map((block) => [block.run, site === "head" ? block.head : block.sites[site]])
@@ -21,7 +21,7 @@ function sheet(unit, corruption, site, at, quantity) {
   });
 }
 
-/** A cell's mean and spread over runs, with what is said of it. Without a gap there is no recovered; intervals are of recovered. */
+/** A cell's mean and spread over runs with its verdict and interval. Without a gap recovered is undefined. */
 function sheetCell(values, said, quantity, site) {
   const none = quantity === "recovered" && site !== "head" && !said.defined;
   const ends = site === "head" || quantity === "recovered" ? {} : { low: null, high: null };
@@ -31,12 +31,12 @@ function sheetCell(values, said, quantity, site) {
 function valuesAt(part, index, site, quantity) {
   const values = (part.change ?? part.value)[index];
   if (site === "head" || quantity === "change") return values.map((value) => (known(value) ? value * DATA.unit : null));
-  // Positions that only some prompts have come with gaps of their own.
+  // Positions that only some prompts have get their own gap.
   const room = part.room?.[index] ?? [part.clean[index] - part.corrupted[index]];
   return values.map((value, i) => (known(value) && room[i % room.length] ? value / room[i % room.length] : null));
 }
 
-/** Mean of values, one a run, with their standard deviation and number. */
+/** Mean, standard deviation and number of values, one per run. */
 function spread(values) {
   return { mean: values.length ? mean(values) : null, deviation: values.length > 1 ? Math.sqrt(variance(values)) : null, n: values.length };
 }
@@ -47,12 +47,12 @@ function stepsOf(unit, corruption, site) {
     unique(blocksOf(unit, corruption).map((block) => block.sites[site]).filter(known).flatMap((part) => DATA.steps[part.steps])).sort((a, b) => a - b));
 }
 
-/** A list of a layout's cells as rows of a heatmap. */
+/** Cells of a layout as rows of a heatmap. */
 const rowsOfSheet = (layout, list) => layout.layers.map((_, row) => list.slice(row * layout.columns.length, (row + 1) * layout.columns.length));
 
 /**
- * Lens or layer parts over checkpoints: each component with points {step, mean, low, high, n}. Intervals are over prompts,
- * and seeds; of measures, which are of tokens, over runs.
+ * Components of lens or layers over checkpoints, with points {step, mean, low, high, n}. Intervals are over prompts and
+ * seeds; for measures, which are over tokens, they are over runs.
  */
 function componentCurves(unit, corruption, kind) {
   return remember(["components", unit, corruption, kind], () => {

@@ -1,9 +1,9 @@
-// What was found, in sentences that inference warrants (analysis/findings): the page adds nothing to them.
+// Findings: sentences from analysis/findings, shown as they are.
 
-/** Sentences of a question that are seen at once; the others unfold. */
+/** Sentences of a question that are visible at once; the others unfold. */
 const TOLD_AT_ONCE = 3;
 
-/** The picture that a sentence is of, by its question; of other questions the page has only the table's name. */
+/** The picture of a sentence, by its question; for other questions the page only names the table. */
 const PICTURES = { heads: "heads-plot", recruited: "heads-plot", seeds: "heads-plot", transformed: "heads-plot", subjects: "z-plot", looked: "looks-plot" };
 
 function drawFindings() {
@@ -17,18 +17,22 @@ function drawFindings() {
   const list = (told, question) => h("ul", { class: "findings" }, told.map((one) => item(one, question)));
   $("findings-told").replaceChildren(...(DATA.findings ?? []).flatMap(({ question, key, told: every, more }) => {
     const told = every.filter(({ runs }) => !runs.length || runs.some((id) => visible.has(id))), hidden = every.length - told.length;
+    // Near-identical sentences that leave a question open, one for each setting, are one line with their number.
+    const open = told.filter((one) => one.open), answered = open.length > 1 ? told.filter((one) => !one.open) : told;
     return [
       h("h3", {}, question),
-      list(told.slice(0, TOLD_AT_ONCE), key),
+      answered.length ? list(answered.slice(0, TOLD_AT_ONCE), key) : null,
       hidden ? h("p", { class: "quiet" }, `The filter hides ${count(hidden, "sentence")}.`) : null,
-      told.length > TOLD_AT_ONCE ? h("details", { class: "more" },
-        h("summary", {}, `${told.length - TOLD_AT_ONCE} more`), list(told.slice(TOLD_AT_ONCE), key),
-        more ? h("p", { class: "quiet" }, `${more} others are in the table findings of \`mi-sweeps export\`.`) : null) : null,
+      answered.length > TOLD_AT_ONCE ? h("details", { class: "more" }, h("summary", {}, `${answered.length - TOLD_AT_ONCE} more`), list(answered.slice(TOLD_AT_ONCE), key)) : null,
+      open.length > 1 ? h("details", { class: "more" },
+        h("summary", {}, `${count(open.length, "open answer")}${several ? ` in ${count(unique(open.map(({ setting }) => setting)).length, "setting")}` : ""}: more prompts or seeds could decide`),
+        list(open, key)) : null,
+      more ? h("p", { class: "quiet" }, `${more} others are in the table findings of \`mi-sweeps export\`.`) : null,
     ];
   }).filter(known));
 }
 
-/** A button that shows the picture of a sentence: its setting, or two of them, under its corruptions. */
+/** A button that shows the picture of a sentence: its one or two settings under its corruptions. */
 function showerOf({ setting, corruption }, question) {
   const of = corruption.split(" ").filter((name) => corruptions().includes(name));
   const [unit, other] = setting.split(" | ").map(unitOf);

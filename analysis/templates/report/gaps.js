@@ -1,16 +1,16 @@
-// Steps of a series that have no checkpoint which can be used. Lines and bands are broken there, and the reason is told.
+// Missing steps of a series. Lines and bands are broken there, and captions say why.
 
-/** The steps at which any of some runs has a gap: what is of all of them has none there either. */
+/** Steps that any of these runs lacks. */
 const missingSteps = (runs) => new Set(runs.flatMap((run) => run.missing?.steps ?? []));
 
-/** Points {step, …} with nothing at those steps: a line through them, or a band around them, is broken there. */
+/** Inserts empty points at missing steps, so that lines and bands are broken there. */
 function broken(points, missing) {
   if (!missing.size || !points.length) return points;
   const nothing = [...missing].map((step) => ({ step, mean: null, low: null, high: null, n: 0 }));
   return [...points.filter(({ step }) => !missing.has(step)), ...nothing].sort((a, b) => a.step - b.step);
 }
 
-/** Why there is nothing at some steps, run by run; null where nothing is missing. */
+/** Why steps are missing, run by run; null if none is. */
 function missingTold(runs) {
   const told = unique(runs).filter((run) => run.missing).map((run) => `run ${idTold(run)}: ${run.missing.told.join("; ")}`);
   if (!told.length) return null;

@@ -114,7 +114,7 @@ function scalesTold(scales, panels, size) {
   const tokens = panels.some(({ panel }) => panel.layout.axis === "position" && panel.tokens.some(known));
   return [
     scales.isZoomed ? "zoom: each panel has colours of its own range over all checkpoints" : scales.isRecovered ? "colours end at ±1 everywhere" : "colours end at the same value at all checkpoints",
-    beyond && !scales.isZoomed ? "arrows of the colour bar: beyond its ends" : beyond ? "values beyond have the colour of the end" : "",
+    beyond && !scales.isZoomed ? "arrows of the colour bar: beyond its ends" : beyond ? "values beyond: the colour of the end" : "",
     numbered ? (scales.isRecovered ? `no number: less than ${DATA.delta} either way` : "no number: near zero") : "",
     tokens ? "after a position: the token that the first prompt has there, the changed one bold (clean → corrupted)" : "",
   ];
@@ -138,7 +138,7 @@ function addBar(layout, name, scales, n, { panels, inner, inside, used, below, x
       ? { ...common, orientation: "h", len: long, x: x(at.x), xanchor: "left", y: y(at.y), yanchor: "top" }
       : { ...common, len: long, x: x(at.x), xanchor: "left", y: y(at.y), yanchor: "top", title: { text: title, side: "right", font: { size: 12 } } },
   };
-  // Plotly would put a title above into the bar's own height, and the arrows beside it.
+  // Plotly would fit a title above into the bar's height, and the arrows beside it.
   if (side) layout.annotations.push({ text: title, showarrow: false, xref: "paper", yref: "paper", x: x(at.x), xanchor: "left", y: y(at.y), yanchor: "bottom", font: { size: 12 } });
   const arrow = (px, py, path, fillcolor) => ({ type: "path", path, xref: "paper", yref: "paper", xsizemode: "pixel", ysizemode: "pixel", xanchor: x(px), yanchor: y(py), fillcolor, line: { width: 0.5, color: colour.line }, layer: "above" });
   const [first, last] = [ends.colorscale[0][1], ends.colorscale.at(-1)[1]], half = BAR / 2;

@@ -1,5 +1,5 @@
-// Which heads matter, and since when: the sentences, verdicts and courses that inference found, as a table and as curves.
-// The tables follow the slider; the sentences are of the last checkpoint, and say so.
+// Which heads matter, and since when: sentences, verdicts and courses from inference, as tables and curves. Tables follow
+// the slider; sentences are about the last checkpoint.
 
 const TOPS = [3, 5, 8, 12, 20];
 
@@ -29,9 +29,9 @@ function drawFound() {
     ...pairs.map(({ name, comparison }) => said(name, comparison.sign > 0 ? comparison.said : ["its heads are in the table."])));
   followHeads();
   $("heads-legend").textContent = shown.some(({ family }) => family)
-    ? `A head matters if patching it alone brings back, or takes away, more than ${DATA.delta} of the gap between clean and corrupted; it is small if less. ` +
-      "Intervals in brackets are of 95%, at each place alone; verdicts hold for all heads and checkpoints at once. A head formed or grew at the first checkpoint " +
-      "at which its gain in logits is beyond half of the last one (◆ in the curves), with that checkpoint's interval. A head is outgrown if it is small now because the gap has grown."
+    ? `A head matters if patching it alone changes more than ${DATA.delta} of the gap between clean and corrupted, either way; less is small. ` +
+      "Brackets: 95% interval at each place alone; verdicts hold for all heads and checkpoints at once. A head formed or grew at the first checkpoint " +
+      "at which its gain in logits exceeds half of the last one (◆ in the curves; brackets: its interval). It is outgrown if it is small now because the gap has grown."
     : "";
 }
 
@@ -45,7 +45,7 @@ function followHeads() {
 
 const said = (name, sentences) => h("p", {}, h("b", {}, `${capital(name)}: `), sentences.join(" "));
 
-/** How a head came to matter, or ceased to. */
+/** A head's course in words. */
 function courseTold(course) {
   if (!course) return "";
   const { course: name, onset, low, high, last, peak } = course;
@@ -54,7 +54,7 @@ function courseTold(course) {
   return { matters: "since when cannot be told", "changed sign": `changed sign; the other way up to ${last}`, lost: `lost; ${before}` }[name] ?? [name, before].filter(Boolean).join("; ");
 }
 
-/** The heads with a verdict, those that matter at the slider's checkpoint first, then those that do at another. */
+/** Heads with a verdict: first those that matter at the slider's checkpoint, then those that matter at another. */
 function headsTable(view, family) {
   const layout = DATA.layouts[family.layout], at = step(), { site } = state.heads;
   const verdicts = lettersAt(family, at, layout), here = lettersAt(family, at, layout, "here");
@@ -80,7 +80,7 @@ function cellNames({ layers, columns }) {
   return layers.flatMap((layer) => columns.map((column) => `${layer}.${column}`));
 }
 
-/** What the shown views differ in, where it was worked out: two of a row each. */
+/** Differences between the two views of each row, if computed. */
 function comparisons(site) {
   if (state.circuits.quantity !== "recovered") return [];
   return views().filter((row) => row.length === 2).map((row) => {
@@ -89,7 +89,7 @@ function comparisons(site) {
   }).filter(known);
 }
 
-/** The heads at which two views differ, and those that matter in either. */
+/** Heads at which two views differ, and heads that matter in either. */
 function differencesTable({ one, other, comparison, name: title }) {
   const layout = DATA.layouts[comparison.layout], at = step(), { site } = state.heads;
   const signs = signsAt(comparison, at, layout), ends = endsAt(comparison, at);
@@ -121,7 +121,7 @@ function tableOf(label, caption, names, rows, foot) {
     foot ? h("tfoot", {}, h("tr", {}, h("td", { colspan: names.length }, foot))) : null));
 }
 
-/** At most k heads, the same in all panels: those that matter at any checkpoint, or else, and said to be so, the largest. */
+/** At most k heads, the same in all panels: those that matter at any checkpoint, or else the largest, with a note. */
 function chosenHeads(found, k) {
   const mattering = new Set(found.flatMap(({ family }) => Object.keys(family?.courses ?? {})));
   const sizes = new Map();

@@ -1,6 +1,6 @@
-// What heatmaps show: the panels of a picture with their values, marks and words. How they are laid out is in grids.js.
+// Content of heatmaps: panels with values, marks and captions. grids.js lays them out.
 
-/** How approximate values correlate with the exact ones of a site at a step: from the least r of its runs to the largest. */
+/** Correlation of approximate and exact values at a site and step: range of r over runs. */
 function agreement(site, at) {
   const found = views().flat().flatMap(({ unit, corruption }) => blocksOf(unit, corruption)).map((block) => block.sites[site]).filter((part) => part?.r)
     .map((part) => [DATA.steps[part.steps].indexOf(at), part]).filter(([index, part]) => known(part.r[index]))
@@ -15,16 +15,15 @@ function sameLayout(one, other) {
   return JSON.stringify(one) === JSON.stringify(other);
 }
 
-/** A number with so many digits, without a minus before zero. */
+/** A number with fixed digits, without a minus before zero. */
 const fixed = (value, digits = 3) => (Math.abs(value) < 0.5 * 10 ** -digits ? 0 : value).toFixed(digits);
 const endsTold = (low, high, digits = 3) => (known(low) && known(high) ? ` [${fixed(low, digits)}, ${fixed(high, digits)}]` : "");
 
-/** The mean is shown unless the spread was asked for and any of the units has one. */
+/** The mean, unless the spread was chosen and a unit has one. */
 const overShown = () => (state.circuits.over === "spread" && shownUnits().some(several) ? "deviation" : "mean");
 
 /**
- * A view's panel: values for the colours, marks, which cells have no gap, and what the pointer is told of each besides.
- * Without values it says `why`.
+ * A view's panel: values, marks, cells without a gap, and hover texts; or `why` there are no values.
  */
 function heatmapPanel(view, site, at, quantity, over) {
   const found = sheet(view.unit, view.corruption, site, at, quantity);
@@ -44,7 +43,7 @@ function heatmapPanel(view, site, at, quantity, over) {
   };
 }
 
-/** The second panel less the first, with the interval and the comparison where they were worked out. */
+/** The second panel minus the first, with interval and comparison if computed. */
 function differencePanel(pair, site, at, quantity) {
   const [one, other] = pair.map((view) => heatmapPanel(view, site, at, quantity, "mean"));
   if (!one.layout || !other.layout || !sameLayout(one.layout, other.layout)) return null;
@@ -60,7 +59,7 @@ function differencePanel(pair, site, at, quantity) {
 
 const lessList = (one, other) => one.map((value, i) => (known(value) && known(other[i]) ? other[i] - value : null));
 
-/** What a row of two views differs in, in their order: the second corruption less the first, B less A. */
+/** Order of a difference: second corruption minus first, B minus A. */
 function inOrder(one, other, corruption = ({ corruption: name }) => name) {
   const rank = (view) => corruptions().indexOf(corruption(view));
   return known(state.circuits.other) || rank(one) <= rank(other) ? [one, other] : [other, one];
@@ -86,7 +85,7 @@ function heatmapRows(sites, at, quantity, over) {
   return { rows: rows.map((row) => row.filter(known)).filter((row) => row.length), absent };
 }
 
-/** The three largest values of a panel in words, for those who do not see it. */
+/** The three largest values of a panel in words, for screen readers. */
 function largest({ layout, list, marks }) {
   const width = layout.columns.length;
   const order = list.map((value, i) => [value, i]).filter(([value]) => known(value)).sort(([a], [b]) => Math.abs(b) - Math.abs(a)).slice(0, 3);
@@ -94,7 +93,7 @@ function largest({ layout, list, marks }) {
   return order.map(([value, i]) => `${fixed(value)} at ${where(i)}`).join(", ") || "no values";
 }
 
-/** The numbers of all panels; a cell that has a value opens what it stands on. */
+/** The numbers of all panels; a cell with a value opens its evidence. */
 function heatmapTable(shown, nameOf) {
   const kind = shown[0].layout.axis, columns = unique(shown.flatMap(({ layout }) => layout.columns));
   const lines = shown.flatMap((panel) => panel.layout.layers.map((layer, row) => ({ panel, layer, row })));
@@ -107,12 +106,12 @@ function heatmapTable(shown, nameOf) {
   };
 }
 
-/** What a cell of patching stands on can be opened; of what heads write there is no more. */
+/** Cells of patching can be opened; attribution has no more detail. */
 const opensPlaces = (site) => site !== "head" && typeof openPlace === "function";
 
 const noGap = () => `the corruption makes no measurable difference here${shownUnits().some(several) ? ", in one of the runs at least" : ""}`;
 
-/** What marks, grey and hatching mean, and what verdicts are of; the same at all checkpoints. */
+/** Legend of marks, grey and hatching, and the scope of verdicts; the same at all checkpoints. */
 function marksNote(sites, quantity, over, shown) {
   if (sites[0] === "head") return [];
   const families = sites.flatMap((site) => familiesShown(site));
