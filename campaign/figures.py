@@ -28,7 +28,7 @@ PARTS = {
 KINDS = {
     "alone": "one process at a time, forked",
     "racing": "two to four at once, clocks wrong",
-    "fresh": "started anew, with all imports",
+    "fresh": "new processes, with all imports",
     "local": "local workers",
     "slurm": "a private SLURM cluster",
 }

@@ -107,7 +107,7 @@ KINDS = {
 
 
 def trials(folder: Path, quick: bool) -> Iterator[Trial]:
-    """Each kind by itself, read as the program reads it; then through commands."""
+    """Reads each kind as the program does; then through commands."""
     for name, kind in list(KINDS.items())[:: 3 if quick else 1]:
         yield Trial(name, partial(damaged, folder, kind, 10 if quick else 1, 20 if quick else 300))
     for number in range(0 if quick else 30):
@@ -164,7 +164,7 @@ def damaged(folder: Path, kind: Kind, every: int, flips: int, chance: random.Ran
 
 def through_commands(folder: Path, chance: random.Random, trial: Path) -> Values:
     """One damaged file; each command refuses it by name or does what it does with a whole one. When it is deleted,
-    `run` makes it anew."""
+    `run` computes it again."""
     expected = sweep.reference(folder)
     output = trial / "outputs"
     shutil.copytree(folder / "scratch" / "reference" / "outputs", output)

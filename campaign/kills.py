@@ -204,7 +204,7 @@ def _on(env: dict[str, str]) -> None:
 
 
 def _after(child: Child, seconds: float, signum: int) -> None:
-    """Sends a signal after so many seconds, unless the process has ended."""
+    """Sends a signal after some seconds, unless the process has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not children.ended(child):
         time.sleep(0.001)

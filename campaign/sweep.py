@@ -135,7 +135,7 @@ def finish(
         raise Fault(f"`run` of a finished sweep ended with {code}; see {log}")
     changed = [file for file, at in before.items() if file.stat().st_mtime_ns != at and file.name != ".lock"]
     if changed:
-        raise Fault(f"{changed[0]}: written anew by `run` of a finished sweep")
+        raise Fault(f"{changed[0]}: written again by `run` of a finished sweep")
 
 
 def check_tidy(output: Path) -> None:

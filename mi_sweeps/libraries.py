@@ -54,10 +54,10 @@ def quiet(*, pictures_to_files: bool = True) -> None:
 
 
 def calculate_alone() -> None:
-    """Keeps numpy's linear algebra (OpenBLAS, in its wheels) to one thread. Its matrices here are small, and on a
-    machine with other work a second thread made a page take four times the CPU.
+    """Limits numpy's linear algebra (OpenBLAS, in its wheels) to one thread. Its matrices are small here, and on a busy
+    machine a second thread made a page take four times the CPU.
 
-    Call before numpy is imported, where no model is run.
+    Call before numpy is imported, in commands that run no model.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -193,7 +193,7 @@ def test_figures_are_written(call, finished, tmp_path):
 
 
 def test_pictures_are_chosen_and_made_for_a_paper(call, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr("mi_sweeps.commands.report.TOLD_SECONDS", 0)
+    monkeypatch.setattr("mi_sweeps.commands.report.PROGRESS_SECONDS", 0)
     page, figures = tmp_path / "r.html", tmp_path / "figures"
     to = ("--to", page, "--figures", figures)
     code, _, told = call("report", f"output={finished}", *to, "--only", "win-rate,hats")

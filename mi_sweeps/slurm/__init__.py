@@ -1,1 +1,1 @@
-"""A sweep as job arrays on a SLURM cluster: what is submitted, what runs there, and how it is seen and stopped."""
+"""Sweeps as job arrays on a SLURM cluster: submitting them, what runs in a task, watching and cancelling."""

@@ -115,8 +115,8 @@ def gpu_hours(arrays: Iterable[Array], launcher: SlurmConfig) -> float:
     """Returns the most GPU-hours that arrays may use: every task runs once, to its time limit."""
     hours = 0.0
     for array in arrays:
-        asked = resources(launcher, array.stage)
-        hours += len(array.tasks) * (asked.gpus or 0) * (asked.time or 0) / 60
+        request = resources(launcher, array.stage)
+        hours += len(array.tasks) * (request.gpus or 0) * (request.time or 0) / 60
     return hours
 
 
@@ -126,25 +126,25 @@ def parameters(array: Array, launcher: SlurmConfig, dependency: str | None) -> d
     Args:
         dependency: as sbatch takes it; None for no dependency.
     """
-    asked = resources(launcher, array.stage)
-    assert asked.time is not None
-    extra: dict[str, Any] = {"requeue": True, **{key.replace("_", "-"): value for key, value in asked.sbatch.items()}}
+    request = resources(launcher, array.stage)
+    assert request.time is not None
+    extra: dict[str, Any] = {"requeue": True, **{key.replace("_", "-"): value for key, value in request.sbatch.items()}}
     if dependency:
         extra |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
     values = {
         "job_name": array.name,
         "comment": array.name,
-        "partition": asked.partition,
-        "account": asked.account,
-        "qos": asked.qos,
-        "constraint": asked.constraint,
-        "time": asked.time,
-        "mem": asked.memory,
-        "cpus_per_task": asked.cpus,
-        "gpus_per_node": asked.gpus or None,
-        "signal_delay_s": min(NOTICE_SECONDS, asked.time * 60 // 4),
+        "partition": request.partition,
+        "account": request.account,
+        "qos": request.qos,
+        "constraint": request.constraint,
+        "time": request.time,
+        "mem": request.memory,
+        "cpus_per_task": request.cpus,
+        "gpus_per_node": request.gpus or None,
+        "signal_delay_s": min(NOTICE_SECONDS, request.time * 60 // 4),
         # Since SLURM 22.05, srun does not inherit --cpus-per-task from sbatch.
-        "setup": ['export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"', *asked.setup],
+        "setup": ['export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"', *request.setup],
         "array_parallelism": launcher.max_running or len(array.tasks),
         "stderr_to_stdout": True,
         "additional_parameters": extra,

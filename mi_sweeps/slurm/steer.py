@@ -71,17 +71,19 @@ def _stages(plan: Plan) -> dict[str, str]:
     return {"finetune": plan.run_name, "patch": "patch job"}
 
 
-def _described(asked: ResourcesConfig) -> str:
-    values = [f"{asked.time} min"]
-    values += [f"{count} {plural(name, count)}" for name, count in (("CPU", asked.cpus), ("GPU", asked.gpus)) if count]
-    values += [asked.memory] if asked.memory else []
+def _described(request: ResourcesConfig) -> str:
+    values = [f"{request.time} min"]
+    values += [
+        f"{count} {plural(name, count)}" for name, count in (("CPU", request.cpus), ("GPU", request.gpus)) if count
+    ]
+    values += [request.memory] if request.memory else []
     for name in ("partition", "account", "qos", "constraint"):
-        value = getattr(asked, name)
+        value = getattr(request, name)
         values += [f"{name} {value}"] if value else []
-    for name, value in asked.sbatch.items():
+    for name, value in request.sbatch.items():
         option = f"--{name.replace('_', '-')}"
         values += [option if value is True else f"{option}={value}"]
-    values += [f"after `{line}`" for line in asked.setup]
+    values += [f"after `{line}`" for line in request.setup]
     return ", ".join(values)
 
 

@@ -4,8 +4,8 @@ Everything is read from the output folder. A task that is preempted, or nears it
 and then resumes from the newest checkpoint; a cancelled task does not. The exit code is 1 if a point failed, so that
 accounting and dependent jobs see it.
 
-submitit's own `checkpoint()` is not used: it ignores SIGTERM, which preemption sends, unless told otherwise, then also
-requeues cancelled jobs, and takes any signal for a timeout if the time limit is 10 minutes or less.
+submitit's own `checkpoint()` is not used: by default it ignores SIGTERM, which preemption sends; set to handle it, it
+also requeues cancelled jobs; and it takes any signal for a timeout if the time limit is 10 minutes or less.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from mi_sweeps.store.sources import is_own
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps.plan import Plan
 from mi_sweeps.sweeps.points import GridPoint
-from mi_sweeps.sweeps.values import asked_alike
+from mi_sweeps.sweeps.values import same_request
 
 
 def lines(plan: Plan) -> Iterator[str]:
@@ -30,7 +30,7 @@ def lines(plan: Plan) -> Iterator[str]:
     contents = Contents()
     replaced: dict[str, dict[str, str]] = {}
     for run_id, config in _known(output):
-        alike = [point for point in new.get(_kind(config), ()) if asked_alike(_fine_tune(config), point.values)]
+        alike = [point for point in new.get(_kind(config), ()) if same_request(_fine_tune(config), point.values)]
         if not alike or alike[0].run_id == run_id:
             continue
         point = alike[0]

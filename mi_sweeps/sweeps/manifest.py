@@ -20,7 +20,7 @@ from mi_sweeps.store.checksums import seal_object
 from mi_sweeps.store.files import OLD, clear_partial, read_json, write_bytes
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.sweeps.points import GridPoint
-from mi_sweeps.sweeps.values import asked_alike, differences, put
+from mi_sweeps.sweeps.values import differences, put, same_request
 
 READ = ("train", "checkpoint", "patching", "tracking")
 """Sections of a configuration that are also read without validating it."""
@@ -115,7 +115,7 @@ def _replaced(entries: Mapping[str, Entry], points: Sequence[GridPoint]) -> list
     return [
         patch_id
         for patch_id, config in others
-        if any(asked_alike(_results(config), values) for values in new.get(_kind(config), ()))
+        if any(same_request(_results(config), values) for values in new.get(_kind(config), ()))
     ]
 
 

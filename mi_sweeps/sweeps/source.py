@@ -191,7 +191,7 @@ def check_choice(group: str, value: Any, loader: ConfigLoader) -> None:
 
 
 def choices_of(group: str, loader: ConfigLoader) -> list[str]:
-    """The names of a group's choices; none for what is no group."""
+    """Returns the names of a group's choices; empty if it is not a group."""
     # The loader's own method copies every source first: 5 ms, twenty times for a grid.
     found: list[str] = loader.repository.get_group_options(group, ObjectType.CONFIG)  # type: ignore[attr-defined]
     return found

@@ -33,12 +33,12 @@ def differences(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def asked_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def same_request(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether a newer configuration agrees with an older one in all of the older one's keys."""
     return all(
         key in new
         and (
-            asked_alike(value, new[key])
+            same_request(value, new[key])
             if isinstance(value, dict) and isinstance(new[key], dict)
             else repr(value) == repr(new[key])
         )
