@@ -167,7 +167,7 @@ def mattering(families: Iterable[Family], stored: Iterable[Head], most: int) -> 
     chosen = [head for head in sorted(there, key=lambda head: -largest[head]) if head in (verdict or largest)]
     kept = sorted(chosen[:most])
     if not verdict:
-        return kept, f"none is shown to matter; the {len(kept)} heads that bring back or take away most"
+        return kept, f"none is shown to matter; the {len(kept)} heads that recover or take away most"
     if len(chosen) > most:
         return kept, f"the {most} largest of {len(chosen)} heads that matter at some checkpoint"
     return kept, f"the {'head that matters' if len(kept) == 1 else f'{len(kept)} heads that matter'} at some checkpoint"

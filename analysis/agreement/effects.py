@@ -47,7 +47,7 @@ def of_nodes(patches: Sequence[Patch], step: int, damaged: list[str] | None = No
 
 
 def of_edges(patches: Sequence[Patch], step: int, damaged: list[str] | None = None) -> Effects | None:
-    """What each edge that was patched exactly brings back, of the gap; None where a run has none."""
+    """What each edge that was patched exactly recovers, of the gap; None where a run has none."""
     found = []
     for patch in patches:
         rows = _rows(patch, step, "edges", damaged)

@@ -1,6 +1,6 @@
 """How sure a head's membership is: what else would have been found on other prompts, without a further forward.
 
-A member is a head that brings back more than DELTA of the gap, or takes away more than that. Which ones are members is
+A member is a head that recovers more than DELTA of the gap, or takes away more than that. Which ones are members is
 an estimate, as their effects are: this says how often each would be one.
 
 - *Inclusion*: the share of draws of the Bayesian bootstrap (Rubin 1981, Ann. Statist. 9), in which prompts have weights

@@ -9,7 +9,7 @@ that was examined (step 0, but of a series that has none), prompt by prompt:
 
 Something is *kept* only if the interval lies within ±DELTA (two one-sided tests), and never for want of a difference.
 A head is *lost* if it mattered, is shown to recover another fraction now, and is small. A task that is lost as a whole
-has no gap to speak of, and then a fraction says nothing: so a head is lost, too, if what patching it brings back is
+has no gap to speak of, and then a fraction says nothing: so a head is lost, too, if what patching it recovers is
 shown to be another share of the gap that there was *at first*, and a small one. What is shown to recover another
 fraction otherwise has *changed*; of all else one cannot tell. Each of the two kinds of share is judged for all heads
 and checkpoints at once, with a chance of 5% that any is wrong.
@@ -174,7 +174,7 @@ def _at_first(one: Site, first: int) -> Site:
 
 
 def _of_first_gap(one: Site, first: int) -> Site:
-    """What each checkpoint's patches bring back, beside the first checkpoint's gap."""
+    """What each checkpoint's patches recover, beside the first checkpoint's gap."""
     start = _at_first(one, first)
     patched = None if one.patched is None else one.patched - one.corrupted[:, None] + start.corrupted[:, None]
     return replace(start, patched=patched, gain=one.gain, n=one.n)

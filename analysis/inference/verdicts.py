@@ -23,7 +23,7 @@ from .estimates import LEVEL, Estimate, Places, fieller, quantile
 from .holm import holm
 
 DELTA = 0.05
-"""Recovered. What brings back less is small."""
+"""Recovered. What recovers less is small."""
 
 SAME = 0.8
 """As a share of what full agreement would give: where all of an interval is above, two things agree."""
@@ -40,13 +40,13 @@ class Verdict(Enum):
     """What can be said of a place."""
 
     MATTERS = "matters"
-    """It brings back more than DELTA of the gap, or takes away more than that."""
+    """It recovers more than DELTA of the gap, or takes away more than that."""
     SMALL = "small"
-    """It brings back, or takes away, less than DELTA."""
+    """It recovers, or takes away, less than DELTA."""
     UNDECIDED = "undecided"
     """Neither of them can be told."""
     UNDEFINED = "undefined"
-    """Clean and corrupted prompts do not differ measurably: there is nothing to bring back."""
+    """Clean and corrupted prompts do not differ measurably: there is nothing to recover."""
 
 
 VERDICTS = np.array([one.value for one in Verdict])

@@ -229,7 +229,7 @@ def _no_gap(family: Family, step: int) -> str:
         )
     return (
         f"At checkpoint {step}, the corruption makes no measurable difference (gap {gap} logits), so there is nothing "
-        "for a patch to bring back."
+        "for a patch to recover."
     )
 
 

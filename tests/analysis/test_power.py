@@ -15,7 +15,7 @@ from mi_sweeps.analysis.prompts import Site
 
 
 def test_the_spread_over_prompts_is_the_planted_one():
-    """Of heads that bring back a share of each prompt's gap, and noise: prompts with larger gaps count more."""
+    """Of heads that recover a share of each prompt's gap, and noise: prompts with larger gaps count more."""
     random = np.random.default_rng(0)
     gap = random.normal(2, 0.7, (1, 40_000))
     noise = np.array([0.02, 0.06])[:, None] * gap.mean() * random.normal(size=(2, gap.size))

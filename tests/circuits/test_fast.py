@@ -401,7 +401,7 @@ def test_a_micro_model_by_hand(mini_tokenizer, make_test_pairs, patching):
 
 
 def test_prompts_that_are_not_corrupted_lie_among_others(make_model, mini_tokenizer, patching):
-    """As those of the original's corruption: a third of the prompts has nothing to bring back."""
+    """As those of the original's corruption: a third of the prompts has nothing to recover."""
     names = ["Tom", "Mary", "John", "Anna", "Paul", "Luke"]
     threes = [
         fill("{}, {} and {} met, {} and {} gave to", [*own, own[(at + 1) % 3], own[(at + 2) % 3]], own[at], 2)

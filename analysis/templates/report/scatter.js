@@ -75,7 +75,7 @@ function drawScatter(up, across, room) {
   const told = ({ name, points }) => `${name}: ${farthest(points, 3).map((point) => `head ${point.name} ${other} ${fixed(point.y)}, ${one} ${fixed(point.x)}`).join(", ")}`;
   return {
     title, traces, layout, runs: runsOf(...shownUnits()), alt: rows.flat().map(told).join("; "),
-    note: circuitsNote(["dotted: both bring back the same", judged ? "filled: matters by either patching (verdicts as in their pictures above)" : "", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
+    note: circuitsNote(["dotted: both recover the same", judged ? "filled: matters by either patching (verdicts as in their pictures above)" : "", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
     table: () => ({ head: ["panel", "head", one, other], rows: rows.flat().flatMap(({ name, points }) => points.map((point) => [name, point.name, number(point.x), number(point.y)])) }),
     height, room,
   };

@@ -1,5 +1,5 @@
 // What patching found of each run at its last checkpoint, as columns of the table of runs: its top heads, what the largest
-// head brings back, and since when the top head matters. They are values of a run like its other results: in the filter, in
+// head recovers, and since when the top head matters. They are values of a run like its other results: in the filter, in
 // the order and the groups of rows, and among the parallel coordinates.
 
 const MOST_TOP = 3;

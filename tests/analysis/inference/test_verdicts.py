@@ -20,7 +20,7 @@ def judged(gain: np.ndarray, gap: np.ndarray, heads: int | None = None, *, seeds
 
 
 def test_of_144_null_heads_at_24_checkpoints_any_matters_in_5_of_100_sweeps():
-    """At the worst, where each of them brings back just DELTA, and independent of all others."""
+    """At the worst, where each of them recovers just DELTA, and independent of all others."""
     random = np.random.default_rng(0)
     gap = 1.0 + 0.5 * random.standard_normal((1, 1, 48))
     wrong = 0

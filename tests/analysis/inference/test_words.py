@@ -50,7 +50,7 @@ def test_without_a_gap_there_is_nothing_to_bring_back():
 def test_runs_of_which_one_has_no_gap_are_not_said_to_have_none():
     told = said(planted(np.full((6, 2), 0.9), gap=np.array([4, 4, 4, 4, 0, 0.0]), runs=2))
     assert "no measurable difference in at least one of the 2 runs" in told
-    assert "nothing for a patch to bring back" not in told and "nothing left" not in told
+    assert "nothing for a patch to recover" not in told and "nothing left" not in told
 
 
 def test_lost_heads_and_those_that_changed_sign_are_named():
