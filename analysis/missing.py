@@ -43,7 +43,7 @@ def told(frames: Frames, run_ids: Iterable[str]) -> str:
     wanted = set(run_ids)
     ended = _left_out(frames, wanted)
     lines = [
-        f"{run.run_id} at {'; '.join(gaps.told(run.gaps))}"
+        f"{run.run_id} at {'; '.join(gaps.lines(run.gaps))}"
         for run in (frames.output.runs if frames.output else ())
         if run.run_id in wanted and run.gaps
     ]

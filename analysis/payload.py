@@ -92,7 +92,7 @@ def _learned(metrics: pd.DataFrame) -> str:
 
 def _missing(run: Run) -> Json | None:
     """The missing steps of a series and why; None if there are none."""
-    return {"steps": sorted(run.gaps), "told": series_gaps.told(run.gaps)} if run.gaps else None
+    return {"steps": sorted(run.gaps), "told": series_gaps.lines(run.gaps)} if run.gaps else None
 
 
 def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: Conclusions, note: str = "") -> Json:

@@ -107,7 +107,7 @@ def _about_series(run: folder.Run) -> Iterator[RenderableType]:
     if run.gaps:
         there = f"{len(steps) - len(run.gaps)} of {there}"
     yield f"  {escape(names + seed)}: {there}, {escape(str(where))}"
-    for line in gaps.told(run.gaps):
+    for line in gaps.lines(run.gaps):
         yield f"  [yellow]no checkpoint[/] at {escape(line)}"
 
 

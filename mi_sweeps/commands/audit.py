@@ -70,7 +70,7 @@ def _findings(made: Audit) -> Iterator[str]:
         for one in made.findings:
             if one.kind == kind:
                 reasons.setdefault(one.step, []).append(one.reason)
-        for line in gaps.told({step: "; ".join(several) for step, several in reasons.items()}):
+        for line in gaps.lines({step: "; ".join(several) for step, several in reasons.items()}):
             yield f"{kind} at {line}"
 
 

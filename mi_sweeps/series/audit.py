@@ -1,7 +1,7 @@
-"""What is wrong with a series of checkpoints, before it is believed: copies under the names of other steps, weights
-that are not of their place, a step 0 that the others do not come from, damaged files.
+"""Audits a series of checkpoints before it is trusted: finds copies under the names of other steps, weights out of
+order, a step 0 that the others do not descend from, and damaged files.
 
-Headers and about a megabyte of weights are read of each checkpoint, and the hashes that are stated; no whole file.
+Reads the headers, about a megabyte of weights and the published hashes of each checkpoint, but no whole file.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from mi_sweeps.series.checkpoints import Series
 
 THREADS = 8
-"""So many checkpoints are read at once."""
+"""How many checkpoints are read at once."""
 RETURNED = 0.1
-"""Weights that are the same at two steps are copies, whatever else differs between the files, where at least so many
-differ at a step between. Fewer may come back by themselves, at the edge of their type's rounding."""
+"""Equal weights at two steps are copies, whatever else differs between the files, if at least this fraction of them is
+different at a step in between. A smaller fraction can return by chance, at the resolution of the weights' type."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,26 @@ class Line:
     step: int
     name: str
     bytes: int
-    """Of its weights."""
+    """Size of its weights."""
     hash: str
-    """That of its first file of weights; empty where none is stated."""
+    """Published hash of its first weights file; empty if there is none."""
     change: float | None
-    """Distance of the weights that were read to those of the checkpoint before, relative to their norm; None where one
-    of both was not read."""
+    """Distance of the sampled weights from those of the previous checkpoint, relative to their norm; None if either was
+    not read."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What is known of a series."""
+    """The result of auditing a series."""
 
     lines: tuple[Line, ...]
     findings: tuple[Finding, ...]
     unseen: tuple[str, ...] = ()
-    """What could not be looked at."""
+    """Notes on what could not be checked."""
 
     @property
     def gaps(self) -> dict[int, str]:
-        """The steps that are no points, and why."""
+        """The missing steps, and why each is missing."""
         found: dict[int, list[str]] = {}
         for one in self.findings:
             if one.gap:
@@ -69,14 +69,14 @@ class Audit:
 
 
 def of(series: Series) -> Audit:
-    """Looks at a series; steps that have no checkpoint are findings too.
+    """Audits a series. A step without a checkpoint is a finding too.
 
     Raises:
-        UserError: the hub cannot tell what its checkpoints are.
+        UserError: the hub cannot be asked about the checkpoints.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(sources.of, series.checkpoints))
-    # An adapter has other tensors than its base, which may be there as the checkpoint before training.
+    # An adapter's tensors differ from its base's, and the base may be in the series as the checkpoint before training.
     adapters = [source for source in found if models.ADAPTER in source.files]
     wholes = [source for source in found if models.ADAPTER not in source.files]
     parts = [audit(some) for some in (adapters, wholes) if some]
@@ -95,10 +95,10 @@ def of(series: Series) -> Audit:
 
 
 def audit(checkpoints: Iterable[Source], threads: int = THREADS) -> Audit:
-    """Looks at the checkpoints of a series, one for a step.
+    """Audits checkpoints, one per step.
 
     Raises:
-        OSError, UserError: what `Source.read` raises.
+        OSError, UserError: as raised by `Source.read`.
     """
     with ThreadPoolExecutor(threads) as pool:
         ordered = sorted(checkpoints, key=lambda source: source.step)
@@ -130,32 +130,32 @@ def _order(one: Finding) -> tuple[int, bool]:
 
 
 def _unseen(read: Sequence[Look], unread: Sequence[Look]) -> Iterator[str]:
-    """What could not be looked at."""
+    """Notes on what could not be checked."""
     if unread:
         steps = duplicates.spans([look.step for look in unread])
-        yield f"{steps}: only whole files were compared; their weights cannot be read in parts, as those of .bin files"
+        yield f"{steps}: only whole files were compared, because parts of them (such as .bin files) cannot be read"
     if len(read) > 1 and all(
         np.array_equal(one.values[name], read[0].values[name]) for one in read for name in one.values
     ):
-        yield "whether checkpoints are in order was not seen: the matrices that were read are the same in all"
+        yield "the order of the checkpoints could not be checked: the sampled matrices are the same in all"
 
 
 def _weights(looks: list[Look], matrices: Mapping[str, Tensor]) -> list[Finding]:
-    """Copies, mixtures of several checkpoints and wrong places."""
+    """Finds copies, mixtures of several checkpoints, and checkpoints out of order."""
     if len(looks) < 2:
         return []
     places = {tuple(look.tensors[name].file for name in matrices) for look in looks}
     files = {tuple(look.source.weights) for look in looks}
-    # Where all are split alike, each file may be of another checkpoint.
+    # If all are split into the same files, each file could come from a different checkpoint.
     alike = len(files) == 1 and len(places) <= 1
     steps = [look.step for look in looks]
     out: dict[str | None, dict[int, duplicates.Out]] = {}
     for part in looks[0].source.weights if alike else (None,):
         within = {name: tensor for name, tensor in matrices.items() if part is None or tensor.file == part}
         keys = _keys(looks, part, within)
-        if not alike or len(looks[0].source.weights) == 1 or len(set(keys)) > 1:  # Else a part that does not learn.
+        if not alike or len(looks[0].source.weights) == 1 or len(set(keys)) > 1:  # Else this file never changes.
             out[part] = duplicates.examine(steps, keys, _geometry(looks, within) if within else None)
-    if not out:  # None does.
+    if not out:  # No file ever changes.
         out[None] = duplicates.examine(steps, _keys(looks, None, matrices), None)
     found = []
     for place, look in enumerate(looks):
@@ -167,13 +167,13 @@ def _weights(looks: list[Look], matrices: Mapping[str, Tensor]) -> list[Finding]
         if len(wrong) == len(out) and len(same) == 1:
             found.append(Finding(look.step, one.kind, f"its weights {one.reason}", gap=True))
             continue
-        more = f"; so is it with {len(wrong) - 1} more of its {len(out)} files" if len(wrong) > 1 else ""
+        more = f"; likewise in {len(wrong) - 1} more of its {len(out)} files" if len(wrong) > 1 else ""
         found.append(Finding(look.step, "mixed", f"the weights in {part} {one.reason}{more}", gap=True))
     return found
 
 
 def _keys(looks: Sequence[Look], part: str | None, names: Collection[str]) -> list[str]:
-    """Of each checkpoint what its weights are, the same for the same."""
+    """A key for the weights of each checkpoint: equal weights have equal keys."""
 
     def whole(place: int) -> str:
         look = looks[place]
@@ -181,7 +181,7 @@ def _keys(looks: Sequence[Look], part: str | None, names: Collection[str]) -> li
 
     if not names:
         return [whole(place) for place in range(len(looks))]
-    # 0.0 and -0.0 are the same.
+    # Adding 0 turns -0.0 into 0.0.
     read = [xxhash.xxh3_128_hexdigest(b"".join((look.values[name] + 0).tobytes() for name in names)) for look in looks]
     keys = list(read)
     for key, many in Counter(read).items():
@@ -193,7 +193,7 @@ def _keys(looks: Sequence[Look], part: str | None, names: Collection[str]) -> li
 
 
 def _returns(looks: Sequence[Look], names: Collection[str], places: Sequence[int]) -> bool:
-    """Whether the weights were others between."""
+    """Whether the weights were different in between."""
     here = looks[places[0]].values
     total = sum(here[name].size for name in names)
     between = [looks[place].values for place in range(places[0], places[-1]) if place not in places]
@@ -207,14 +207,14 @@ def _geometry(looks: Sequence[Look], matrices: Mapping[str, Tensor]) -> Geometry
 
 
 def _changes(looks: Sequence[Look], matrices: Mapping[str, Tensor]) -> dict[int, float]:
-    """By step the distance to the checkpoint before."""
+    """The distance from the previous checkpoint, by step."""
     return {
         after.step: float(_geometry((before, after), matrices).distances[0, 1]) for before, after in pairwise(looks)
     }
 
 
 def _descent(looks: Sequence[Look], matrices: Mapping[str, Tensor]) -> list[Finding]:
-    """Names the checkpoints that the rest of the series does not come from, or that do not come from the rest."""
+    """Finds the checkpoints that are unrelated to the rest of the series."""
     if len(looks) < 2:
         return []
     whole = _geometry(looks, matrices)
@@ -224,12 +224,12 @@ def _descent(looks: Sequence[Look], matrices: Mapping[str, Tensor]) -> list[Find
     for place in np.nonzero(np.abs(related) <= whole.chance)[0]:
         before, after = looks[: place + 1], looks[place + 1 :]
         pair = f"those of steps {before[-1].step} and {after[0].step} are unrelated (correlation {related[place]:.4f})"
-        # Training itself may have left nothing, unless it has over as many steps elsewhere.
+        # Training itself may have erased the correlation, unless as many steps elsewhere did not.
         if not (related[lengths >= lengths[place]] >= duplicates.KEPT).any():
-            reason = f"its weights: {pair}, so of two runs, or training left nothing of them; that cannot be told"
+            reason = f"its weights: {pair}: either two runs, or training left nothing of the earlier weights"
             found.append(Finding(after[0].step, "descent", reason, gap=False))
             continue
         fewer = [before, after] if len(before) == len(after) else [min(before, after, key=len)]
-        reason = f"its weights are of another run than the others': {pair}"
+        reason = f"its weights are from another run than the others: {pair}"
         found += [Finding(look.step, "descent", reason, gap=True) for side in fewer for look in side]
     return found

@@ -1,4 +1,4 @@
-"""Which checkpoints a series has: their steps, where they are, and which of those asked for are not there."""
+"""Finds the checkpoints of a series: their steps, where they are, and which requested ones do not exist."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class Checkpoint:
     name: str
     """Its folder, or its revision on the hub."""
     model: ModelConfig
-    """It alone: a folder, or a model on the hub at a commit."""
+    """The model of this checkpoint alone: a folder, or a hub model at a commit."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """The checkpoints that were asked for, in order of their steps."""
+    """The requested checkpoints, in order of their steps."""
 
     checkpoints: tuple[Checkpoint, ...]
     gaps: Mapping[int, str]
-    """Of the steps that have none, why."""
+    """The missing steps, and why each has no checkpoint."""
 
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of a step.
 
         Raises:
-            UserError: it has none.
+            UserError: the step is missing.
         """
         for checkpoint in self.checkpoints:
             if checkpoint.step == step:
@@ -48,14 +48,14 @@ class Series:
 
 
 def find(model: SeriesConfig, steps: Sequence[int] | None, seed: int = 0) -> Series:
-    """Looks for the checkpoints of a series.
+    """Finds the checkpoints of a series.
 
     Args:
-        steps: which; None is all that there are.
-        seed: which of several series, where the model's place has `{seed}`.
+        steps: the requested steps; None for all.
+        seed: replaces `{seed}` in the model's path or hub name.
 
     Raises:
-        UserError: there is none, or two for one step; or nobody can tell.
+        UserError: there are none, two have the same step, or the hub cannot be asked.
     """
     model = _seeded(model, seed)
     where, names, whole = _folders(model) if model.path else _revisions(model)
@@ -66,7 +66,7 @@ def find(model: SeriesConfig, steps: Sequence[int] | None, seed: int = 0) -> Ser
     if model.hub:
         from mi_sweeps.models import hub
 
-        # Asked for together: one after the other they take their time.
+        # Request the file lists concurrently; one by one they are slow.
         hub.files_of(model.hub, [names[matched[step]] for step in asked if step in matched])
     checkpoints, gaps = [], {}
     for step in asked:
@@ -80,7 +80,7 @@ def find(model: SeriesConfig, steps: Sequence[int] | None, seed: int = 0) -> Ser
             checkpoints.append(checkpoint)
     if not checkpoints:
         some = f" ({next(iter(gaps.values()))})" if matched and gaps else ""
-        raise UserError(f"{where}: no checkpoint there{some}; check the pattern, and checkpoint.steps if it is given")
+        raise UserError(f"{where}: no checkpoint there{some}; check the pattern, and checkpoint.steps if you give it")
     if model.base and not any(checkpoint.model.base for checkpoint in checkpoints):
         raise UserError(f"model.base={model.base}: no checkpoint of {where} is a PEFT adapter; leave model.base out")
     return Series(tuple(checkpoints), gaps)
@@ -90,22 +90,22 @@ def of(config: Config) -> Series:
     """The series of a configuration.
 
     Raises:
-        UserError: as `find`; or the model is no series.
+        UserError: as for `find`, or the model is not a series.
     """
     if not isinstance(config.model, SeriesConfig):
-        raise UserError(f"model={config.model.name}: is one model and no series; give model=series")
+        raise UserError(f"model={config.model.name}: is a single model, not a series; give model=series")
     hashes.recall(config.output)
     return find(config.model, config.checkpoint.steps, config.seed)
 
 
 def resolved(config: Config, look: Callable[[Config], Series] = of) -> Config:
-    """The configuration; that of a series with the steps that there are, where none are named.
+    """The configuration, with the steps of a series filled in if it names none.
 
     Args:
-        look: for the series of a configuration.
+        look: finds the series of a configuration.
 
     Raises:
-        UserError: as `find`; or what is asked for does not go with these steps.
+        UserError: as for `find`, or other keys do not fit these steps.
     """
     if not isinstance(config.model, SeriesConfig) or config.checkpoint.steps is not None:
         return config
@@ -116,10 +116,10 @@ def resolved(config: Config, look: Callable[[Config], Series] = of) -> Config:
 
 
 def single(config: Config) -> SingleModel:
-    """The model of a configuration; of a series, that of its first checkpoint.
+    """The model of a configuration; for a series, the model of its first checkpoint.
 
     Raises:
-        UserError: as `find`.
+        UserError: as for `find`.
     """
     return of(config).checkpoints[0].model if isinstance(config.model, SeriesConfig) else config.model
 
@@ -131,7 +131,7 @@ def _seeded(model: SeriesConfig, seed: int) -> SeriesConfig:
 
 
 def _folders(model: SeriesConfig) -> tuple[str, dict[str, str], bool]:
-    """Where to look, the folders that fit by their names, and whether these are all."""
+    """The place for messages, the folders that match the pattern, and whether the list is complete."""
     pattern = str(model.path)
     parts = PLACEHOLDER.split(pattern)
     wild = "*".join(glob.escape(text) for text in parts[::2])
@@ -139,7 +139,7 @@ def _folders(model: SeriesConfig) -> tuple[str, dict[str, str], bool]:
 
 
 def _revisions(model: SeriesConfig) -> tuple[str, dict[str, str], bool]:
-    """The same on the hub: revisions with their commits."""
+    """As `_folders`, for the hub: revisions and their commits."""
     from mi_sweeps.models import hub
 
     assert model.hub is not None
@@ -147,23 +147,23 @@ def _revisions(model: SeriesConfig) -> tuple[str, dict[str, str], bool]:
 
 
 def _check_known(where: str, matched: Mapping[int, str], steps: Sequence[int] | None) -> None:
-    """Where only the cache was looked at: what it does not have is no gap, for the hub may have it.
+    """Checks the steps when only the cache could be read: one that it lacks is not missing, as the hub may have it.
 
     Raises:
-        UserError: steps are asked for that it does not have, or all that there are.
+        UserError: the cache lacks a requested step, or all steps are requested.
     """
     unknown = sorted(set(steps or ()) - matched.keys())
     if unknown or steps is None:
         what = f"whether there is a step {unknown[0]}" if unknown else "which checkpoints there are"
         there = f", of which the cache has {', '.join(map(str, sorted(matched)))}" if matched else ""
         raise UserError(
-            f"{where}: {what} cannot be told while the hub gives no answer; ask again where there is a network, or "
+            f"{where}: the hub does not answer, so it is unknown {what}; try again with a network connection, or "
             f"give checkpoint.steps{there}"
         )
 
 
 def _matched(where: str, pattern: str, names: Mapping[str, str]) -> dict[int, str]:
-    """The names that fit a pattern, by their steps."""
+    """The names that match a pattern, by step."""
     parts = PLACEHOLDER.split(pattern)
     wild = [r"(\d+)" if name == "step" else "[^/]+" for name in parts[1::2]]
     regex = re.compile("".join(re.escape(text) + one for text, one in zip(parts[::2], [*wild, ""], strict=True)))
@@ -172,7 +172,7 @@ def _matched(where: str, pattern: str, names: Mapping[str, str]) -> dict[int, st
         if fits := regex.fullmatch(name):
             step = int(fits[1])
             if step in found:
-                raise UserError(f"{where}: {found[step]} and {name} are both step {step}; give a pattern that fits one")
+                raise UserError(f"{where}: {found[step]} and {name} are both step {step}; give a narrower pattern")
             found[step] = name
     return found
 
@@ -180,7 +180,7 @@ def _matched(where: str, pattern: str, names: Mapping[str, str]) -> dict[int, st
 def _checkpoint(series: SeriesConfig, step: int, name: str, names: Mapping[str, str]) -> Checkpoint:
     same = {"name": series.name, "tokenizer": series.tokenizer, "base": series.base, "prepend_bos": series.prepend_bos}
     if series.path and not (Path(name) / models.ADAPTER).is_file():
-        same["base"] = None  # Before the first adapter there is often the base itself.
+        same["base"] = None  # The base itself is often saved before the first adapter.
     place = {"hub": None, "revision": None, "path": name} if series.path else {"hub": series.hub, "path": None}
     if series.hub:
         place["revision"] = names[name]
@@ -188,7 +188,7 @@ def _checkpoint(series: SeriesConfig, step: int, name: str, names: Mapping[str, 
 
 
 def _unusable(checkpoint: Checkpoint) -> str | None:
-    """Why something is no checkpoint, as far as its files' names tell."""
+    """Why a folder or revision is not a checkpoint, judged by file names; None if it is one."""
     model = checkpoint.model
     if model.hub:
         from mi_sweeps.models import hub

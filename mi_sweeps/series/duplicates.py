@@ -1,4 +1,4 @@
-"""Which checkpoints of a series have the same weights, and which of those is in its place."""
+"""Finds checkpoints of a series with the same weights, and which of them is at the right step."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from mi_sweeps.series.geometry import Geometry
 from mi_sweeps.series.order import Distances, misplaced
 
 NEARER = 1.5
-"""Weights belong to that of their steps whose neighbours are so many times nearer than those of their other steps. More
-than the sqrt(2) that a fall of the learning rate makes, as for `order.RATIO`."""
+"""Copied weights belong to the step whose neighbours are this many times nearer than those of the other steps. It is
+above the sqrt(2) that a drop in learning rate causes (see `order.RATIO`)."""
 
 
 KEPT = 0.5
-"""The correlation of checkpoints that are related for sure."""
+"""A correlation at which checkpoints are certainly related."""
 
 
 @dataclass(frozen=True)
 class Out:
-    """Why a checkpoint is no point of the series."""
+    """Why a checkpoint is not usable."""
 
     reason: str
-    """Follows on "its weights"."""
+    """Continues "its weights …"."""
     kind: Literal["copy", "order", "descent"]
 
 
 def examine(steps: Sequence[int], contents: Sequence[str], geometry: Geometry | None) -> dict[int, Out]:
-    """What is wrong with the weights of some checkpoints, by their place in the series.
+    """Finds what is wrong with the weights, by index of the checkpoint in the series.
 
     Args:
-        steps: of the checkpoints, rising.
-        contents: of each, the same for the same weights.
-        geometry: None where the weights could not be read.
+        steps: of the checkpoints, in increasing order.
+        contents: a key for each checkpoint's weights; equal weights have equal keys.
+        geometry: None if the weights could not be read.
     """
     copies = {key: [place for place, one in enumerate(contents) if one == key] for key in contents}
     trusted = [places[0] for places in copies.values() if len(places) == 1]
     out: dict[int, Out] = {}
     if geometry is not None:
         for place in [trusted[one] for one in strangers(geometry.of(trusted))]:
-            out[place] = Out("are of another run: unrelated to those before and after, which are related", "descent")
+            out[place] = Out("are from another run: unrelated to those before and after, which are related", "descent")
         trusted = [place for place in trusted if place not in out]
         found = [
             ([trusted[place] for place in one.members], [trusted[place] for place in one.instead])
@@ -61,7 +61,7 @@ def examine(steps: Sequence[int], contents: Sequence[str], geometry: Geometry | 
 
 
 def strangers(geometry: Geometry) -> list[int]:
-    """Checkpoints that are unrelated to those before and after, which are related to each other."""
+    """Finds checkpoints that are unrelated to those before and after, which are related to each other."""
     related, last = geometry.correlations, len(geometry.correlations) - 1
     breaks = [place for place in range(last) if abs(related[place, place + 1]) <= geometry.chance]
     found: set[int] = set()
@@ -83,28 +83,28 @@ def spans(steps: Sequence[int]) -> str:
 def _copies(
     steps: Sequence[int], places: list[int], geometry: Geometry | None, trusted: Sequence[int]
 ) -> dict[int, Out]:
-    """Of checkpoints with the same weights, all but the one that is in its place."""
+    """The findings for checkpoints with the same weights: all but the one at the right step."""
     neighbours = _neighbours(places)
     home = _home(neighbours, places[0], geometry, trusted)
     everywhere = f"are the same at {spans([steps[place] for place in places])}"
     if home is None:
         nearest = "" if geometry is None else _nearest(steps, geometry.distances, trusted, places[0])
-        return {place: Out(f"{everywhere}; which is their place cannot be told{nearest}", "copy") for place in places}
+        return {place: Out(f"{everywhere}; which step they belong to is unknown{nearest}", "copy") for place in places}
     out = {
         place: Out(f"{everywhere}; they belong to step {steps[home[0]]}", "copy")
         for place in places
         if place not in home
     }
     if len(home) > 1 and any(steps[later] - steps[place] > 1 for place, later in zip(home, home[1:], strict=False)):
-        why = "nothing was learned between, or one holds those of another"
-        return {place: Out(f"{everywhere}; {why}, which cannot be told", "copy") for place in places}
+        why = "either nothing was learned in between, or one is a copy of another"
+        return {place: Out(f"{everywhere}; {why}", "copy") for place in places}
     for place in home[1:]:
         out[place] = Out(f"{everywhere}; nothing was learned since step {steps[home[0]]}", "copy")
     return out
 
 
 def _home(runs: list[list[int]], weights: int, geometry: Geometry | None, trusted: Sequence[int]) -> list[int] | None:
-    """The neighbours, of several that have the same weights, that are in place; None where it cannot be told."""
+    """The run of neighbours, among several with the same weights, that is at the right steps; None if undecided."""
     if geometry is None or len(trusted) < 2:
         return runs[0] if len(runs) == 1 else None
     distances = geometry.distances
@@ -116,7 +116,7 @@ def _home(runs: list[list[int]], weights: int, geometry: Geometry | None, truste
     best = runs[order[0]]
     if len(runs) > 1 and near[order[1]] <= NEARER * near[order[0]]:
         return None
-    # There, too, they may be out of place.
+    # Even there they may be out of order.
     whole = sorted([*trusted, best[0]])
     moved = distances.copy()
     moved[best[0]], moved[:, best[0]] = distances[weights], distances[:, weights]
@@ -126,7 +126,7 @@ def _home(runs: list[list[int]], weights: int, geometry: Geometry | None, truste
 
 
 def _neighbours(places: Sequence[int]) -> list[list[int]]:
-    """Places split where others are between."""
+    """Splits indices into runs of consecutive ones."""
     runs: list[list[int]] = []
     for place in places:
         if runs and place == runs[-1][-1] + 1:
@@ -137,15 +137,15 @@ def _neighbours(places: Sequence[int]) -> list[list[int]]:
 
 
 def _leap(steps: Sequence[int], distances: Distances, trusted: Sequence[int], place: int, others: Sequence[int]) -> str:
-    """What is odd about a checkpoint that is not of its place."""
+    """The reason for a checkpoint out of order."""
     or_others = ""
     if others:
-        or_others = f", or those of {spans([steps[one] for one in others])} are not, which cannot be told"
-    return f"are not of its place{or_others}{_nearest(steps, distances, trusted, place)}"
+        or_others = f", or else those of {spans([steps[one] for one in others])} are"
+    return f"are out of order{or_others}{_nearest(steps, distances, trusted, place)}"
 
 
 def _nearest(steps: Sequence[int], distances: Distances, trusted: Sequence[int], place: int) -> str:
-    """How far weights are from those that are in place, and where the nearest of these is."""
+    """The distances of a checkpoint's weights from trusted neighbours and from the nearest trusted checkpoint."""
     rest = [one for one in trusted if one != place]
     if not rest:
         return ""

@@ -1,4 +1,4 @@
-"""What may be wrong with a checkpoint of a series."""
+"""Something wrong with a checkpoint of a series."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with a checkpoint."""
+    """Something wrong with a checkpoint."""
 
     step: int
     kind: Kind
     reason: str
     gap: bool
-    """Whether it must not be drawn as a point."""
+    """Whether the checkpoint is unusable, so that its step counts as missing."""

@@ -1,4 +1,4 @@
-"""The steps of a series that have no checkpoint which can be used, and why: as its folder has them, and in words."""
+"""The missing steps of a series (those without a usable checkpoint): read from its folder, and put into words."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from mi_sweeps.store.files import read_json
 
 NAMED = 8
-"""Steps that are named of those that are gaps for one reason."""
+"""How many steps are named for one reason."""
 
 
 def read(folder: Path, steps: Iterable[int]) -> dict[int, str]:
-    """Why those steps are gaps, as the run's series.json says; no reason where it does not.
+    """The reasons why steps are missing, from the run's series.json; "" for one that the file does not explain.
 
     Raises:
         UserError: the file is damaged.
@@ -29,17 +29,17 @@ def read(folder: Path, steps: Iterable[int]) -> dict[int, str]:
     return {step: known.get(step, "") for step in wanted}
 
 
-def told(gaps: Mapping[int, str]) -> list[str]:
-    """In words, a line for each reason: "16, 32: nothing there for step N". Of a single step the reason is as it is."""
+def lines(gaps: Mapping[int, str]) -> list[str]:
+    """One line per reason: "16, 32: nothing there for step N". The reason for a single step is given verbatim."""
     groups: dict[str, list[int]] = {}
     for step in sorted(gaps):
-        # The same of several steps may name them all; else what differs is the step.
+        # Reasons that differ only in the step count as one.
         shared = list(gaps.values()).count(gaps[step]) > 1
         alike = gaps[step] if shared else re.sub(rf"(?<!\d){step}(?!\d)", "N", gaps[step])
         groups.setdefault(alike, []).append(step)
-    lines = []
+    text = []
     for alike, steps in groups.items():
         more = f" and {len(steps) - NAMED} more" if len(steps) > NAMED else ""
         reason = gaps[steps[0]] if len(steps) == 1 else alike
-        lines.append(f"{', '.join(map(str, steps[:NAMED]))}{more}{f': {reason}' if reason else ''}")
-    return lines
+        text.append(f"{', '.join(map(str, steps[:NAMED]))}{more}{f': {reason}' if reason else ''}")
+    return text

@@ -1,4 +1,4 @@
-"""How the weights of checkpoints lie to each other: distances and correlations."""
+"""Distances and correlations between the weights of checkpoints."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from mi_sweeps.series.order import Distances
 from mi_sweeps.series.sample import MANTISSA, Tensor
 
 CHANCE = 6.0
-"""Standard errors within which the correlation of unrelated matrices stays."""
+"""Number of standard errors within which the correlation of unrelated matrices stays."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the weights of checkpoints lie to each other."""
+    """Distances and correlations between all pairs of checkpoints."""
 
     distances: Distances
     floor: float
-    """Shorter ones cannot be judged: the rounding of the weights' type."""
+    """Distances below this are rounding noise of the weights' type."""
     correlations: NDArray[np.float64]
-    """Mean over the matrices of the correlation of their elements; NaN where none varies in both."""
+    """Mean over matrices of the correlation of their elements; NaN where no matrix varies in both."""
     chance: float
-    """Correlations of unrelated matrices are no larger."""
+    """The largest correlation that unrelated matrices have by chance."""
 
     def of(self, places: Sequence[int]) -> Geometry:
-        """That of some."""
+        """The geometry of some of the checkpoints, by index."""
         some = np.ix_(places, places)
         return replace(self, distances=self.distances[some], correlations=self.correlations[some])
 
 
 def measure(checkpoints: Sequence[Mapping[str, NDArray[np.float32]]], matrices: Mapping[str, Tensor]) -> Geometry:
-    """Of the values of some matrices.
+    """Computes the geometry from the values of some matrices.
 
-    A distance is the root mean square over the matrices of ‖a − b‖ / ‖w‖, where ‖w‖ is the matrix's root mean square
-    norm over the series.
+    The distance of two checkpoints is the root mean square over the matrices of ‖a − b‖ / ‖w‖, where ‖w‖ is the
+    matrix's root mean square norm over the series.
     """
     count = len(checkpoints)
     squares, related, varied = np.zeros((count, count)), np.zeros((count, count)), np.zeros((count, count))
@@ -50,7 +50,7 @@ def measure(checkpoints: Sequence[Mapping[str, NDArray[np.float32]]], matrices: 
         both = np.outer(sizes > 0, sizes > 0) * rows.shape[1]
         related += both * (around @ around.T)
         varied += both
-        rows -= rows.mean(0)  # Small differences of large numbers would drown in rounding.
+        rows -= rows.mean(0)  # Otherwise small differences of large numbers are lost to rounding.
         product = rows @ rows.T
         own = np.diagonal(product)
         squares += np.maximum(own[:, None] + own - 2 * product, 0) / norm

@@ -1,4 +1,4 @@
-"""What is read of each checkpoint of a series, and what that by itself says to be wrong."""
+"""Reads each checkpoint of a series and reports what is wrong with it on its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mi_sweeps.series.sources import Source
 
 @dataclass(frozen=True)
 class Look:
-    """A checkpoint, and what was read of it."""
+    """A checkpoint and what was read from it."""
 
     source: Source
     tensors: Mapping[str, Tensor]
@@ -28,21 +28,22 @@ class Look:
 
     @property
     def step(self) -> int:
-        """Its step."""
+        """The checkpoint's step."""
         return self.source.step
 
     @property
     def whole(self) -> bool:
-        """Whether nothing makes it a gap."""
+        """Whether the checkpoint is usable so far."""
         return not any(one.gap for one in self.findings)
 
     def found(self, kind: Kind, reason: str, gap: bool = True) -> Look:
-        """The same with a finding."""
+        """A copy with one more finding."""
         return replace(self, findings=(*self.findings, Finding(self.step, kind, reason, gap)))
 
 
 def look_at(ordered: Sequence[Source], pool: Executor) -> tuple[list[Look], dict[str, Tensor]]:
-    """Reads the same slices of the same matrices of each checkpoint, and those matrices of one that is as most are."""
+    """Reads the same slices of the same matrices from each checkpoint. Also returns those matrices' headers, from a
+    checkpoint with the usual layout."""
     looks = _layout(list(pool.map(_header, ordered)))
     first: Mapping[str, Tensor] = next((look.tensors for look in looks if look.whole and look.tensors), {})
     chosen = {name: first[name] for name in sample.choose(first)}
@@ -51,7 +52,7 @@ def look_at(ordered: Sequence[Source], pool: Executor) -> tuple[list[Look], dict
 
 
 def _header(source: Source) -> Look:
-    """Where the tensors of a checkpoint are; none where its files cannot be read by ranges."""
+    """Reads where the tensors of a checkpoint are; none if its files cannot be read in parts."""
     look = Look(source, {}, {})
     if not source.weights:
         return look.found("damaged", f"{source.name} has no weights")
@@ -67,7 +68,7 @@ def _header(source: Source) -> Look:
 
 
 def _layout(looks: list[Look]) -> list[Look]:
-    """Names those whose tensors are not those of most."""
+    """Reports checkpoints whose tensors differ from most others' in name, shape or type."""
 
     def shapes(look: Look) -> dict[str, tuple[int, ...]]:
         return {name: tensor.shape for name, tensor in look.tensors.items() if sample.is_matrix(name, tensor)}
@@ -88,7 +89,7 @@ def _layout(looks: list[Look]) -> list[Look]:
         if look.tensors and (found := shapes(look)) != usual:
             name = min(name for name in found.keys() | usual.keys() if found.get(name) != usual.get(name))
             here, there = found.get(name, "not there"), usual.get(name, "not there")
-            look = look.found("layout", f"{name} is {here}, in most of the others {there}")
+            look = look.found("layout", f"{name} is {here}, but {there} in most of the others")
         elif look.tensors and dtypes(look) != dtype:
             reason = f"its weights are stored as {dtypes(look)}, those of most others as {dtype}"
             look = look.found("layout", reason, gap=False)
@@ -97,7 +98,7 @@ def _layout(looks: list[Look]) -> list[Look]:
 
 
 def _values(look: Look, names: Sequence[str], most: int) -> Look:
-    """Reads the same slices in each."""
+    """Reads a checkpoint's slices."""
     if not (look.tensors and look.whole):
         return look
     try:
@@ -111,7 +112,8 @@ def _values(look: Look, names: Sequence[str], most: int) -> Look:
 
 
 def _zeros(looks: list[Look]) -> list[Look]:
-    """Names those with zeros where an earlier one has weights; from nothing some matrices may start."""
+    """Reports checkpoints with zeros where an earlier one has weights. Zeros at the start are fine: some matrices begin
+    so."""
     learned: set[str] = set()
     named = []
     for look in looks:
@@ -119,7 +121,7 @@ def _zeros(looks: list[Look]) -> list[Look]:
         if look.values and len(zero) == len(look.values):
             look = look.found("values", "all of its weights that were read are zeros")
         elif lost := sorted(zero & learned):
-            look = look.found("values", f"{lost[0]} has nothing but zeros, and not so at an earlier step")
+            look = look.found("values", f"{lost[0]} is all zeros, unlike at an earlier step")
         else:
             learned |= look.values.keys() - zero
         named.append(look)

@@ -1,7 +1,7 @@
-"""What a series' own trainer logged: its loss curve, in the table of metrics beside what is measured here.
+"""The loss curve that a series' own trainer logged, added to the metrics table.
 
-Its rows have a split of their own. It is the trainer's loss on the trainer's data, and not to be compared number by
-number with a loss on prompts.
+Its rows have a split of their own, `trainer`: the trainer's loss on its own data is not comparable with a loss on
+prompts.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from mi_sweeps.series.checkpoints import Checkpoint
 
 SPLIT = "trainer"
 KEPT = re.compile(r"loss|learning_rate|eval_(\w+_)?loss")
-"""Of what a trainer logs; as it calls them."""
+"""The trainer's metrics that are kept, by the trainer's names."""
 UNKNOWN = 0
-"""In the place of the number of prompts."""
+"""Stands in for the unknown number of prompts."""
 
 Row = dict[str, Any]
 
 
 def read(checkpoints: Sequence[Checkpoint]) -> list[Row]:
-    """Rows of the metrics table from the last of these checkpoints that has a trainer's record; it tells of all before.
+    """The rows for the metrics table, from the last checkpoint with a trainer's log, which covers all earlier steps.
 
-    Nothing where none is a folder of a trainer's.
+    Empty if no checkpoint is a trainer's folder.
     """
     for checkpoint in reversed(checkpoints):
         if checkpoint.model.path and (found := history(checkpoint.model.path)):
@@ -38,7 +38,6 @@ def read(checkpoints: Sequence[Checkpoint]) -> list[Row]:
 
 
 def at(rows: Iterable[Row], step: int, before: int | None) -> list[Row]:
-    """The last that was logged of each metric up to a checkpoint, and after the one before it, as rows of that
-    checkpoint."""
+    """The latest value of each metric logged between the previous checkpoint and this one, as rows of this step."""
     last = {row["metric"]: row for row in rows if row["step"] <= step and (before is None or row["step"] > before)}
     return [{**row, "step": step} for row in last.values()]

@@ -1,4 +1,4 @@
-"""The model at each checkpoint of a run, whoever trained it."""
+"""Loads the model at each checkpoint of a run or a series."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Attention = Literal["eager"] | None
 def models_at(
     config: Config, run: RunFolder, steps: Sequence[int], device: torch.device, attention: Attention = None
 ) -> Iterator[tuple[int, PreTrainedModel]]:
-    """The Hugging Face model with the weights of one checkpoint after another, in fp32, in evaluation mode.
+    """Yields the Hugging Face model at one checkpoint after another, in fp32 and evaluation mode.
 
-    Of a run of ours it is one model, whose weights change in place; of a series each is a new one. Whoever takes one
-    lets go of it before asking for the next: then no two are in memory at once.
+    A run of ours yields a single model whose weights change in place; a series yields a new model for each checkpoint.
+    Drop each model before asking for the next, so that no two are in memory at once.
 
     Args:
-        attention: as of `load_network`.
+        attention: as for `load_network`.
 
     Raises:
-        UserError: a checkpoint is missing, damaged or of another model.
+        UserError: a checkpoint is missing, damaged or from another model.
     """
     if isinstance(config.model, SeriesConfig):
         series = checkpoints.of(config)
@@ -54,11 +54,11 @@ def models_at(
 def in_turn(
     series: SeriesConfig, chosen: Sequence[Checkpoint], device: torch.device, attention: Attention = None
 ) -> Iterator[tuple[int, PreTrainedModel]]:
-    """The models of some checkpoints of a series, as `models_at` gives them. From the hub, the next one is downloaded
-    while one is at work.
+    """Yields the models of some checkpoints of a series, as `models_at` does. The next one is downloaded from the hub
+    while the current one is in use.
 
     Raises:
-        UserError: a checkpoint cannot be read; or its files have changed since the first was asked for.
+        UserError: a checkpoint cannot be read, or its files have changed since the start.
     """
     before = [_versions(checkpoint.model) for checkpoint in chosen]
     with _there(series, chosen) as there:
@@ -66,26 +66,26 @@ def in_turn(
             network = load_network(checkpoint.model, device, attention)
             if _versions(checkpoint.model) != then:
                 raise UserError(
-                    f"{checkpoint.name}: its files changed while this series was examined; run the sweep again when "
-                    "nobody writes there any more"
+                    f"{checkpoint.name}: its files changed while this series was examined; run the sweep again once "
+                    "nobody writes there"
                 )
             yield checkpoint.step, network
-            del network  # Else two would be in memory.
+            del network  # So that no two are in memory.
 
 
 def _versions(model: ModelConfig) -> list[hashes.Version]:
-    """The local files of a model and of the base that it is an adapter to; at a commit on the hub nothing changes."""
+    """The versions of a model's local files and of its adapter's base; at a commit on the hub nothing can change."""
     files = [file for one in (model, base(model)) if one and not one.hub for file in weights_files(one)]
     return [hashes.version(file) for file in sorted(files)]
 
 
 @contextmanager
 def _there(series: SeriesConfig, chosen: Sequence[Checkpoint]) -> Iterator[Iterable[Checkpoint]]:
-    """The checkpoints, each when its files are on this machine."""
+    """Yields an iterable of the checkpoints that gives each one once its files are on this machine."""
     if not (series.hub and chosen):
         yield chosen
         return
-    commits = [str(checkpoint.model.revision) for checkpoint in chosen]  # Two steps may have one.
+    commits = [str(checkpoint.model.revision) for checkpoint in chosen]  # Two steps may share a commit.
     repository = str(chosen[0].model.hub)
     with closing(hub.ahead(repository, commits, series.keep)) as coming:
         yield (checkpoint for checkpoint, _ in zip(chosen, coming, strict=True))

@@ -1,7 +1,7 @@
-"""Whether checkpoints are in the order in which training made them, told by the distances between their weights.
+"""Finds checkpoints that are not in training order, from the distances between their weights.
 
-Training does not come back: from one checkpoint over others to a third it is no shorter way than the steps there and
-back. Where weights leap away and return, those between are not of their place.
+Training does not jump away and come back. Where the weights leap far from one checkpoint to the next and then return,
+the checkpoints in between are out of order.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 RATIO = 2.0
-"""A leap is so many times the way without it. Where training only shakes the weights, the way to a checkpoint after the
-learning rate has fallen is sqrt(2) times shorter than that to a neighbour. docs/audit.md says what this finds."""
+"""How many times longer than the direct way a leap must be. When training only jitters the weights, the distance to a
+checkpoint after a drop in learning rate is sqrt(2) times shorter than to a neighbour. docs/audit.md shows what this
+finds."""
 
 Distances = NDArray[np.float64]
 Segment = tuple[int, int]
@@ -23,19 +24,19 @@ TINY = 1e-200
 
 @dataclass(frozen=True)
 class Misplaced:
-    """Neighbours that are not of their place."""
+    """Neighbouring checkpoints that are out of order, by index."""
 
     members: tuple[int, ...]
     instead: tuple[int, ...] = ()
-    """Those that may be the misplaced ones instead; nothing tells."""
+    """Checkpoints that could be the misplaced ones instead; the distances do not decide."""
 
 
 def misplaced(distances: Distances, floor: float = 0.0) -> list[Misplaced]:
-    """Which checkpoints are not of their place; the others are consistent with each other.
+    """Finds the checkpoints that are out of order; the others are consistent with each other.
 
     Args:
-        distances: symmetric, of checkpoints in the order of their steps.
-        floor: shorter ones cannot be judged; the rounding of the weights' type.
+        distances: symmetric, between checkpoints in the order of their steps.
+        floor: distances below this are rounding noise.
     """
     active, found = list(range(len(distances))), []
     while len(active) > 2:
@@ -49,7 +50,7 @@ def misplaced(distances: Distances, floor: float = 0.0) -> list[Misplaced]:
             other
             for other in {*segments, (0, segment[0] - 1), (segment[1] + 1, len(active) - 1)} - {segment}
             if 0 < _length(other) <= _length(segment)
-            # As few would be out of place, and this one not.
+            # Alternatives that leave no more checkpoints out of order, and none of this segment.
             and len(left := _out(part, floor, other)) <= len(out)
             and not inside & left
         ]
@@ -62,7 +63,7 @@ def misplaced(distances: Distances, floor: float = 0.0) -> list[Misplaced]:
 
 
 def _without_fitting(one: Misplaced, active: list[int], distances: Distances, floor: float) -> Misplaced:
-    """Without those that were taken out with the others around them, and are in place among what is left."""
+    """Removes members that fit among the remaining checkpoints after all."""
     members = []
     for place in one.members:
         whole = sorted([*active, place])
@@ -75,7 +76,7 @@ def _without_fitting(one: Misplaced, active: list[int], distances: Distances, fl
 
 
 def _fewest(distances: Distances, floor: float, segments: Mapping[Segment, float]) -> tuple[Segment, set[int]]:
-    """The segment that leaves the fewest out of place, and who these are; of several the shortest and clearest."""
+    """The segment that leaves the fewest checkpoints out of order, and these; ties go to the shortest and clearest."""
     best: tuple[int, int, float, Segment, set[int]] | None = None
     for segment in sorted(segments, key=_length):
         length = _length(segment)
@@ -89,11 +90,11 @@ def _fewest(distances: Distances, floor: float, segments: Mapping[Segment, float
 
 
 def _suspects(distances: Distances, floor: float) -> dict[Segment, float]:
-    """Runs of checkpoints to which and from which the weights leap: how many times as far as either the way without
-    them, or that to a checkpoint further away in time which each of them is near to."""
+    """Segments of checkpoints that the weights leap to and from, with the ratio of the leap to the direct way past the
+    segment, or, if larger, to the distance at which each member has a near checkpoint elsewhere in the series."""
     count = len(distances)
     steps = np.concatenate([[np.inf], np.diagonal(distances, 1), [np.inf]])  # Before each checkpoint, and at the end.
-    leaps = np.minimum(steps[:-1, None], steps[None, 1:])  # Of the segment from a row's checkpoint to a column's.
+    leaps = np.minimum(steps[:-1, None], steps[None, 1:])  # [first, last] checkpoint of the segment.
     direct = np.full((count, count), np.inf)
     direct[1:-1, 1:-1] = np.triu(distances[:-2, 2:])
     apart = distances + np.diag(np.full(count, np.inf))
@@ -118,12 +119,12 @@ def _suspects(distances: Distances, floor: float) -> dict[Segment, float]:
 
 
 def _out(distances: Distances, floor: float, segment: Segment) -> set[int]:
-    """Which checkpoints are out of place if a segment is taken to be: it, and those that are still suspected."""
+    """The checkpoints out of order if a segment is: the segment, and those still suspected without it."""
     taken = set(range(segment[0], segment[1] + 1))
     rest = [place for place in range(len(distances)) if place not in taken]
     if len(rest) < 3:
         return taken
-    segments: list[Segment] = []  # Those that have no shorter one within.
+    segments: list[Segment] = []  # Those that contain no shorter one.
     for start, stop in sorted(_suspects(distances[np.ix_(rest, rest)], floor), key=_length):
         if not any(start <= first and last <= stop for first, last in segments):
             segments.append((start, stop))

@@ -1,7 +1,7 @@
-"""Slices of a checkpoint's weights, read by ranges: the same in every checkpoint, and no whole file.
+"""Reads slices of a checkpoint's weights by byte ranges: the same in every checkpoint, and never a whole file.
 
-Safetensors (https://huggingface.co/docs/safetensors): 8 bytes with the length of the header, the header as JSON, the
-tensors.
+A safetensors file (https://huggingface.co/docs/safetensors) is 8 bytes with the length of the header, the header as
+JSON, and the tensors.
 """
 
 from __future__ import annotations
@@ -17,31 +17,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 Read = Callable[[str, int, int], bytes]
-"""Reads a file of a checkpoint from one byte up to another."""
+"""Reads a checkpoint's file from one byte up to, but not including, another."""
 
 FIRST = 2**16
-"""Bytes of a file that are read first; the header of most is within them."""
+"""Bytes of a file to read first; they contain most headers."""
 HEADER_MOST = 100 * 2**20
-"""The format's own limit."""
+"""The format's own limit on the header."""
 
 MATRICES = 8
-"""So many matrices are looked at, and two of each file where there are more files than that allows."""
+"""How many matrices to sample; two per file if there are many files."""
 ELEMENTS = 2**15
-"""Of a matrix: its first so many, which makes 1 MB of fp32 or half of that of 16-bit weights a checkpoint."""
+"""How many elements to read from the start of each matrix: 1 MB of fp32 weights per checkpoint, half of that in
+16 bits."""
 TOTAL = 2**26
-"""Of all checkpoints: less of each where there are many, so that they fit into 256 MB."""
+"""The most elements to read from all checkpoints together, so that they fit into 256 MB."""
 
 TYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Bytes of those types whose values are looked at."""
+"""The types whose values are read, and their sizes in bytes."""
 MANTISSA = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}
 
 NOT_LEARNED = re.compile(r"(bias|norm\w*\.weight|inv_freq|cos_cached|sin_cached|position_ids)$")
-"""No matrix of weights: biases (in older files also causal masks), norms, tables of positions."""
+"""Tensors that are not weight matrices: biases (in older files also causal masks), norms, position tables."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor is."""
+    """Where a tensor is stored."""
 
     file: str
     dtype: str
@@ -51,15 +52,15 @@ class Tensor:
 
 
 def header(file: str, size: int, read: Read) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Reads the header of a safetensors file.
 
     Raises:
-        ValueError: it is no such file, or not whole.
+        ValueError: it is not such a file, or is truncated.
     """
     start = read(file, 0, min(FIRST, size))
     length = int.from_bytes(start[:8], "little")
     if len(start) < 8 or length > min(HEADER_MOST, size - 8):
-        raise ValueError(f"{file}: is no whole safetensors file")
+        raise ValueError(f"{file}: is not a complete safetensors file")
     if 8 + length > len(start):
         start += read(file, len(start), 8 + length)
     try:
@@ -73,12 +74,12 @@ def header(file: str, size: int, read: Read) -> dict[str, Tensor]:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise ValueError(f"{file}: its safetensors header is damaged") from None
     if 8 + length + max(ends) != size:
-        raise ValueError(f"{file}: has {size:,} bytes, and {8 + length + max(ends):,} by its header")
+        raise ValueError(f"{file}: has {size:,} bytes, but its header says {8 + length + max(ends):,}")
     return tensors
 
 
 def choose(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of some matrices, evenly over the layers and kinds of each file."""
+    """Chooses some matrices by name, spread evenly over the layers and kinds in each file."""
     files = sorted({tensor.file for tensor in tensors.values()})
     chosen = []
     for file in files:
@@ -91,10 +92,10 @@ def choose(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def values(tensor: Tensor, read: Read, most: int = ELEMENTS) -> NDArray[np.float32]:
-    """The first elements of a tensor, up to so many.
+    """Reads the first elements of a tensor, at most `most`.
 
     Raises:
-        ValueError: the file ends before.
+        ValueError: the file ends too early.
     """
     size = TYPES[tensor.dtype]
     count = min(most, prod(tensor.shape))
@@ -107,11 +108,11 @@ def values(tensor: Tensor, read: Read, most: int = ELEMENTS) -> NDArray[np.float
 
 
 def is_matrix(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is a matrix that is learned."""
+    """Whether a tensor is a learned matrix."""
     wide = [size for size in tensor.shape if size > 1]
     return tensor.dtype in TYPES and len(wide) >= 2 and not NOT_LEARNED.search(name)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Orders h.2 before h.10."""
+    """A sort key that puts h.2 before h.10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""Checkpoints as files: their sizes, the hashes that are stated of them, and ranged reads."""
+"""Checkpoints as files: their sizes, published hashes, and reads of byte ranges."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class File(NamedTuple):
 
     size: int
     hash: str | None = None
-    """Of its content, where that is stated."""
+    """The published hash of its content, if any."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Source:
     """For messages."""
     files: Mapping[str, File]
     read: Callable[[str, int, int], bytes]
-    """Reads a file from one byte up to another."""
+    """Reads a file from one byte up to, but not including, another."""
 
     @cached_property
     def weights(self) -> dict[str, File]:
-        """The files that its weights are loaded from."""
+        """The files that the weights are loaded from."""
         adapter = [name for name in ADAPTER_WEIGHTS if name in self.files][:1]
         names = adapter if ADAPTER in self.files else hub.weights_of(self.files.keys())
         return {name: self.files[name] for name in names if not name.endswith(".json")}
 
     def hash(self, name: str) -> str:
-        """That of a file's content; reads all of it where none is stated."""
+        """The hash of a file's content; reads the whole file if none is published."""
         file = self.files[name]
         if file.hash:
             return file.hash
@@ -57,10 +57,10 @@ class Source:
 
 
 def of(checkpoint: Checkpoint) -> Source:
-    """A checkpoint of a series.
+    """The files of a checkpoint of a series.
 
     Raises:
-        UserError: neither hub nor cache can tell what it is.
+        UserError: neither hub nor cache knows it.
     """
     model = checkpoint.model
     if model.hub is None:
@@ -73,12 +73,12 @@ def of(checkpoint: Checkpoint) -> Source:
 
 
 def _own(model: ModelConfig, files: Mapping[str, File]) -> Mapping[str, File]:
-    """Without a tokenizer in whose place another one is used."""
+    """Leaves out the tokenizer if another one is used."""
     return {name: file for name, file in files.items() if not (model.tokenizer and name == "tokenizer.json")}
 
 
 def folder(step: int, path: Path, name: str | None = None) -> Source:
-    """A checkpoint in a folder."""
+    """The files of a checkpoint in a folder."""
 
     def read(file: str, start: int, stop: int) -> bytes:
         with open(path / file, "rb") as stream:

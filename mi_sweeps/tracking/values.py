@@ -218,7 +218,7 @@ def summary(run: RunFolder) -> dict[str, Any]:
         UserError: a table is damaged.
     """
     missing = gaps.read(run.path, run.status_on_disk().gaps)
-    values: dict[str, Any] = {"gaps": "; ".join(gaps.told(missing))} if missing else {}
+    values: dict[str, Any] = {"gaps": "; ".join(gaps.lines(missing))} if missing else {}
     by_step = {step: of_metrics(rows) for step, rows in _metrics(run).items()}
     if by_step:
         last = max(by_step)

@@ -125,7 +125,7 @@ def test_a_first_step_without_training_is_no_second_point(made: list[Weights]) -
 def test_where_it_cannot_be_told_which_copy_is_in_place_none_is_a_point(made: list[Weights]) -> None:
     found = audit(series(STEPS, with_steps(made, at_2000=at(made, 1000))))
     assert set(found.gaps) == {1000, 2000}
-    assert "nothing was learned between, or one holds those of another, which cannot be told" in found.gaps[1000]
+    assert "either nothing was learned in between, or one is a copy of another" in found.gaps[1000]
 
 
 def test_without_ranges_there_are_hashes_alone(made: list[Weights]) -> None:
@@ -133,7 +133,7 @@ def test_without_ranges_there_are_hashes_alone(made: list[Weights]) -> None:
     sources = [source(step, {"pytorch_model.bin": stored(one)}) for step, one in zip(STEPS, same, strict=True)]
     found = audit(sources)
     assert set(found.gaps) == {1, 8, 1000}
-    assert found.gaps[8] == "its weights are the same at steps 8 and 1000; which is their place cannot be told"
+    assert found.gaps[8] == "its weights are the same at steps 8 and 1000; which step they belong to is unknown"
     assert all(line.change is None for line in found.lines)
 
 
@@ -141,7 +141,7 @@ def test_weights_like_those_of_a_step_far_away_say_which(made: list[Weights]) ->
     like = {name: 0.5 * at(made, 3000)[name] + 0.5 * at(made, 2000)[name] for name in SHAPES}
     found = audit(series(STEPS, with_steps(made, at_8=like)))
     assert kinds(found) == {8: "order"}
-    assert "are not of its place; nearest is step" in reason(found, 8)
+    assert "are out of order; nearest is step" in reason(found, 8)
     assert any(f"nearest is step {step} " in reason(found, 8) for step in (2000, 3000))
 
 
@@ -230,7 +230,7 @@ def test_where_nothing_that_was_read_learns_it_is_said(made: list[Weights]) -> N
     files = [stored(made[0], step=str(step)) for step in STEPS]
     found = audit([source(step, {"model.safetensors": one}) for step, one in zip(STEPS, files, strict=True)])
     assert found.findings == ()
-    assert "whether checkpoints are in order was not seen" in found.unseen[0]
+    assert "the order of the checkpoints could not be checked" in found.unseen[0]
     assert audit(series(STEPS, made)).unseen == ()
 
 
@@ -246,7 +246,7 @@ def test_a_step_0_that_the_others_do_not_come_from(made: list[Weights]) -> None:
     other = trajectory(np.random.default_rng(99), STEPS)
     found = audit(series(STEPS, with_steps(made, at_0=other[0])))
     assert kinds(found) == {0: "descent"}
-    assert "its weights are of another run than the others': those of steps 0 and 1 are unrelated" in found.gaps[0]
+    assert "its weights are from another run than the others: those of steps 0 and 1 are unrelated" in found.gaps[0]
 
 
 def test_what_may_be_two_runs_or_long_training_is_told_and_is_no_gap(made: list[Weights]) -> None:
@@ -254,7 +254,7 @@ def test_what_may_be_two_runs_or_long_training_is_told_and_is_no_gap(made: list[
     found = audit(series([0, 4000], [made[0], other[-1]]))
     assert found.gaps == {}
     assert kinds(found) == {4000: "descent"}
-    assert "cannot be told" in reason(found, 4000)
+    assert "either two runs, or training left nothing" in reason(found, 4000)
 
 
 def test_weights_that_hardly_move_and_come_back_at_the_edge_of_rounding_are_no_fault() -> None:
@@ -281,12 +281,12 @@ def test_damaged_files_and_values_are_gaps(made: list[Weights]) -> None:
     found = audit(sources)
     assert found.gaps == {
         1: "step1 has no weights",
-        2: f"model.safetensors: has {len(whole) - 100:,} bytes, and {len(whole):,} by its header",
-        4: "model.safetensors: is no whole safetensors file",
-        8: "model.safetensors: is no whole safetensors file",
+        2: f"model.safetensors: has {len(whole) - 100:,} bytes, but its header says {len(whole):,}",
+        4: "model.safetensors: is not a complete safetensors file",
+        8: "model.safetensors: is not a complete safetensors file",
         16: "h.2.up.weight has values that are NaN or infinite",
-        32: "h.1.attn.weight has nothing but zeros, and not so at an earlier step",
-        64: "embed.weight is (65, 32), in most of the others (64, 32)",
+        32: "h.1.attn.weight is all zeros, unlike at an earlier step",
+        64: "embed.weight is (65, 32), but (64, 32) in most of the others",
     }
 
 
@@ -333,7 +333,7 @@ def test_files_that_say_something_else_than_the_others(made: list[Weights]) -> N
         Finding(2, "config", "its config.json has n_layer=2, that of most others 3", gap=False),
         Finding(4, "config", "its config.json has n_head=2, that of most others 4", gap=True),
         Finding(4, "tokenizer", "its tokenizer.json is not that of step 0", gap=True),
-        Finding(8, "label", "its trainer_state.json counts 9 steps, and it is named for 8", gap=True),
+        Finding(8, "label", "its trainer_state.json counts 9 steps, but its name says 8", gap=True),
     )
 
 

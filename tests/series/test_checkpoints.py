@@ -54,7 +54,7 @@ def test_names_beside_the_step_match_anything_and_two_of_one_step_are_refused(se
         (16, f"{series}/stage1-step16-tokens4B"),
     ]
     shutil.copytree(series / "stage1-step16-tokens4B", series / "stage1-step16-tokens5B")
-    with pytest.raises(UserError, match="are both step 16; give a pattern that fits one"):
+    with pytest.raises(UserError, match="are both step 16; give a narrower pattern"):
         find(given, None)
 
 
@@ -128,7 +128,7 @@ def test_without_the_hub_what_the_cache_lacks_is_no_gap(hub, series, tmp_path):
     a_new_process()
     hub.down()
     assert [one.step for one in find(given, [0]).checkpoints] == [0]
-    for steps, says in (([0, 8], "whether there is a step 8 cannot be told"), (None, "which checkpoints there are")):
+    for steps, says in (([0, 8], "so it is unknown whether there is a step 8"), (None, "which checkpoints there are")):
         with pytest.raises(UserError, match=rf"{says}.*give checkpoint.steps, of which the cache has 0$"):
             find(given, steps)
     hashes.recall(tmp_path)  # The hub had said which revisions there are.

@@ -120,8 +120,8 @@ def test_what_was_not_looked_at_is_said(call: Call, tmp_path: Path, contents: di
     code, lines, _ = call(where)
     assert code == 0
     assert lines[-2:] == [
-        "steps 0, 1, 2 and 5 more up to 64: only whole files were compared; their weights cannot be read in parts, as "
-        "those of .bin files",
+        "steps 0, 1, 2 and 5 more up to 64: only whole files were compared, because parts of them (such as .bin files) "
+        "cannot be read",
         "8 of 8 checkpoints can be used",
     ]
 
@@ -129,6 +129,6 @@ def test_what_was_not_looked_at_is_said(call: Call, tmp_path: Path, contents: di
 def test_what_is_no_series(call: Call, tmp_path: Path) -> None:
     code, lines, complaint = call("model=mini")
     assert (code, lines) == (2, [])
-    assert complaint == "error: model=mini: is one model and no series; give model=series\n"
+    assert complaint == "error: model=mini: is a single model, not a series; give model=series\n"
     code, _, complaint = call(f"model.path='{tmp_path}/checkpoint-{{step}}'")
     assert code == 2 and "no checkpoint there" in complaint

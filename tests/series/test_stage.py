@@ -97,7 +97,7 @@ def test_copies_of_which_nobody_can_tell_the_place_are_gaps_and_no_points(series
     config = make(series)
     run, _ = place(config)
     finetune(config, run)
-    why = "its weights are the same at steps 0 and 24; which is their place cannot be told"
+    why = "its weights are the same at steps 0 and 24; which step they belong to is unknown"
     assert run.status().gaps == (0, 24)
     reasons = {gap["step"]: gap["reason"] for gap in read_json(run.series)["gaps"]}
     assert reasons.keys() == {0, 24} and all(reason.startswith(why) for reason in reasons.values())
