@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         console.print(line, markup=False, soft_wrap=True)
     for line in show.axes(points):
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    for line in (*show.schedules(points), *architectures.told(points), *memory.lines(points), *costs.lines(points)):
+    for line in (*show.schedules(points), *architectures.notes(points), *memory.lines(points), *costs.lines(points)):
         console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(show.summary(made), soft_wrap=True)
     for line in (*changed.lines(made), *requested):

@@ -1,4 +1,4 @@
-"""Language models: any Hugging Face causal one, and the embedded one."""
+"""Language models: any Hugging Face causal model, and the embedded one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter_config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""What transformers looks for, in its order; an index stands for the shards beside it."""
+"""The files that transformers looks for, in its order; an index lists the shards next to it."""
 
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "merges.txt")
 """Files that can hold a tokenizer's vocabulary."""
@@ -25,22 +25,22 @@ VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.jso
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 APART = {
-    "pytorch_model_fsdp.bin": "FSDP's are in one file: rename it pytorch_model.bin",
-    "pytorch_model_fsdp_*": "FSDP's are in parts: put them together with `accelerate merge-weights`",
-    "global_step*": "DeepSpeed's are in parts: put them together with its zero_to_fp32.py",
+    "pytorch_model_fsdp.bin": "FSDP saved them in one file: rename it pytorch_model.bin",
+    "pytorch_model_fsdp_*": "FSDP saved them in parts: merge these with `accelerate merge-weights`",
+    "global_step*": "DeepSpeed saved them in parts: merge these with its zero_to_fp32.py",
 }
-"""Where trainers keep weights that are not yet a model's, and what is to be done with them."""
+"""Where trainers leave weights that cannot be loaded yet, and how to convert them."""
 
 TRAINERS_OWN = (
     *("trainer_state.json", "training_args.bin", "pytorch_model_fsdp*.bin"),
     *("optimizer*.bin", "scheduler*.bin", "sampler*.bin"),
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json"),
 )
-"""What trainers write beside the weights for themselves."""
+"""Files that trainers write next to the weights for their own use."""
 
 
 def folder(model: ModelConfig) -> Path | None:
-    """Where the model's files are, or None for a model on the hub; an adapter's own folder.
+    """The folder of a model's or adapter's files; None for a model on the hub.
 
     Raises:
         UserError: `model.path` is not a folder with a model or an adapter.
@@ -58,37 +58,36 @@ def folder(model: ModelConfig) -> Path | None:
 
 
 def named(model: ModelConfig) -> str:
-    """A model as the user gave it, for messages."""
+    """A model as the user specified it, for messages."""
     path = folder(model)
     return f"model={model.name}: {model.hub}" if path is None else f"model.path={path}"
 
 
 def base(model: ModelConfig) -> ModelConfig | None:
-    """The model that an adapter is for; None for a whole model. Nothing is downloaded.
+    """The base model of an adapter; None for a whole model. Downloads nothing.
 
     Raises:
-        UserError: it cannot be told which; or there are whole weights beside the adapter.
+        UserError: the base is unknown, or there are whole weights next to the adapter.
     """
     found = _adapter(model)
     if found is None:
         if model.base:
-            raise UserError(f"model.base={model.base}: {named(model)} is no PEFT adapter; leave model.base out")
+            raise UserError(f"model.base={model.base}: {named(model)} is not a PEFT adapter; leave model.base out")
         return None
     config, names = found
     if whole := [name for name in WEIGHTS if name in names]:
         raise UserError(
-            f"{named(model)}: a PEFT adapter ({ADAPTER}) and whole weights ({whole[0]}), so it cannot be told "
-            "whether these have it in them; give a folder with one of the two"
+            f"{named(model)}: has both a PEFT adapter ({ADAPTER}) and whole weights ({whole[0]}), which may already "
+            "include it; give a folder with only one of the two"
         )
     below = _at(model, model.base) if model.base else _named_base(model, config)
     if _adapter(below):
-        raise UserError(f"{named(model)}: its base, {named(below)}, is an adapter too; merge that into its own first")
+        raise UserError(f"{named(model)}: its base, {named(below)}, is an adapter too; merge that one first")
     return below
 
 
 def _adapter(model: ModelConfig) -> tuple[bytes, Collection[str]] | None:
-    """The configuration of an adapter, as it is written, and the names of the files beside it; None for a whole
-    model."""
+    """The raw configuration of an adapter, and the names of the files in its folder; None for a whole model."""
     path = folder(model)
     if path is not None:
         if not (path / ADAPTER).is_file():
@@ -103,13 +102,13 @@ def _adapter(model: ModelConfig) -> tuple[bytes, Collection[str]] | None:
         commit = hub.commit(repo, model.revision)
         files = hub.files(repo, commit)
     except hub.Unreachable:
-        return None  # Whoever loads it says so.
+        return None  # Loading it raises the error.
     return (hub.read(repo, commit, ADAPTER, 0, files[ADAPTER].size), files) if ADAPTER in files else None
 
 
 def _named_base(model: ModelConfig, config: bytes) -> ModelConfig:
-    """The base model that an adapter names. A relative folder is looked for from each of the folders above, for the
-    trainer may have run in any of them."""
+    """The base model that an adapter names. A relative path is tried from every parent folder, because the trainer may
+    have run in any of them."""
     try:
         values = json.loads(config)
         name, revision = values["base_model_name_or_path"], values.get("revision")
@@ -132,7 +131,7 @@ def _named_base(model: ModelConfig, config: bytes) -> ModelConfig:
 
 
 def no_weights(path: Path) -> str | None:
-    """What to say of a folder without weights of a model or an adapter, as far as names tell; None where there are."""
+    """Why a folder has no weights of a model or adapter, judged by file names; None if it has."""
     adapter = (path / ADAPTER).is_file()
     if any((path / name).is_file() for name in (ADAPTER_WEIGHTS if adapter else WEIGHTS)):
         return None
@@ -141,10 +140,10 @@ def no_weights(path: Path) -> str | None:
 
 
 def tokenizer(model: ModelConfig) -> ModelConfig:
-    """The model whose tokenizer is used: that of `model.tokenizer`, or of the adapter's base where its folder has none.
+    """The model whose tokenizer is used: `model.tokenizer`, or an adapter's base if its own folder has no tokenizer.
 
     Raises:
-        UserError: as `base`.
+        UserError: as for `base`.
     """
     if model.tokenizer:
         return _at(model, model.tokenizer)
@@ -154,18 +153,18 @@ def tokenizer(model: ModelConfig) -> ModelConfig:
 
 
 def has_vocabulary(names: Iterable[str]) -> bool:
-    """Whether one of some files can hold a tokenizer's vocabulary."""
+    """Whether any of these files can hold a tokenizer's vocabulary."""
     return any(fnmatch(name, pattern) for name in names for pattern in VOCABULARIES)
 
 
 def _at(model: ModelConfig, source: str, revision: str | None = None) -> ModelConfig:
-    """The model in a folder, by its absolute path, or on the hub, by its name."""
+    """The model in a folder (an absolute path) or on the hub (a name)."""
     place = {"path": Path(source), "hub": None} if Path(source).is_absolute() else {"path": None, "hub": source}
     return model.model_copy(update={**place, "revision": revision, "tokenizer": None, "base": None})
 
 
 def weights_files(model: ModelConfig) -> list[Path]:
-    """The files in a local model's folder that change what it computes: weights, configuration and tokenizer."""
+    """The files in a local model's folder that determine what it computes: weights, configuration and tokenizer."""
     path = folder(model)
     assert path is not None, "a model on the hub has no files here"
     keep = [*path.glob("*.safetensors"), *path.glob("*.bin"), *_tokenizer_files(path)]
@@ -173,20 +172,20 @@ def weights_files(model: ModelConfig) -> list[Path]:
 
 
 def tokenizer_files(path: Path) -> list[Path]:
-    """The files in a folder that change how text becomes tokens: those of no model."""
+    """The files in a folder that determine how text becomes tokens, without those of a model."""
     models = ("config.json", "generation_config.json", ADAPTER, *WEIGHTS, *TRAINERS_OWN)
     return [file for file in _tokenizer_files(path) if file.is_file() and not any(map(file.match, models))]
 
 
 def _tokenizer_files(path: Path) -> list[Path]:
     files = [*path.glob("*.json"), *path.glob("merges.txt")]
-    if not (path / "tokenizer.json").is_file():  # What the tokenizer is made of then.
+    if not (path / "tokenizer.json").is_file():  # Then the tokenizer is made from these.
         files += [*path.glob("vocab*.txt"), *path.glob("*.model"), *path.glob("*.tiktoken")]
     return files
 
 
 def spells_otherwise(model: ModelConfig) -> bool:
-    """Whether the tokenizer of a local model changes letters before it looks them up, as uncased ones do."""
+    """Whether the tokenizer of a local model changes letters before looking them up, as uncased ones do."""
     source = tokenizer(model)
     path = source.path or folder(source)
     try:

@@ -1,7 +1,7 @@
-"""PEFT adapters: merged into their base model in memory, and held to be what they were.
+"""Merges PEFT adapters into their base model in memory, and checks that the result computes the same.
 
-peft only warns of weights that it does not find, and merges some kinds of adapters into something else (one on an
-output layer that shares its weights with the embedding changes both).
+peft only warns about missing weights, and merges some adapters incorrectly (one on an output layer that shares its
+weights with the embedding changes both).
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NEVER = ("megatron_config", "layer_replication", "arrow_config")
-"""What is never applied: it imports a module that the file names, makes more layers, or needs other adapters."""
+"""Options that are refused: they import a module named in the file, add layers, or need other adapters."""
 
 ROUNDING = 3e-5
-"""How far logits may be off, as a share of the largest: fp32 adds up in another order once weights are merged."""
+"""Tolerance for logits relative to the largest: once weights are merged, fp32 sums are rounded in another order."""
 
 MERGED = 1e-2
-"""And as a share of what the adapter changes."""
+"""Additional tolerance, relative to the change that the adapter makes."""
 
 N_TOKENS = 8
 
 
 def merged(path: Path, where: str, network: PreTrainedModel) -> PreTrainedModel:
-    """The base model with the adapter in a folder merged into its weights, in fp32; on the meta device names and shapes
-    are compared, and nothing is merged.
+    """Merges the adapter in a folder into its base model, in fp32. On the meta device, only names and shapes are
+    compared.
 
     Args:
-        where: the model, as the user gave it.
-        network: the base model in fp32, which is changed.
+        where: the model as the user specified it.
+        network: the base model in fp32; it is changed.
 
     Raises:
-        UserError: peft is not installed; or the adapter lacks weights, has others, does not fit the base model, is not
-            finite, or is of a kind that cannot be merged.
+        UserError: peft is not installed, or the adapter lacks weights, has extra ones, does not fit the base model, is
+            not finite, or is of a kind that cannot be merged.
     """
     try:
         import peft  # noqa: F401
@@ -58,13 +58,13 @@ def merged(path: Path, where: str, network: PreTrainedModel) -> PreTrainedModel:
         raise UserError(f"{where}: a PEFT adapter, which needs peft; pip install 'mi-sweeps[peft]'") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What matters of them is an error here.
+            warnings.simplefilter("ignore")  # Those that matter are errors here.
             return _merged(path, where, network)
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:200]
-        raise _refused(where, f"cannot be applied to its base model ({type(error).__name__}: {said})") from error
+        reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:200]
+        raise _refused(where, f"cannot be applied to its base model ({type(error).__name__}: {reason})") from error
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def _merged(path: Path, where: str, network: PreTrainedModel) -> PreTrainedModel
         with model.disable_adapter():
             apart = (_logits(model, tokens) - plain).abs().max()
         if not apart <= ROUNDING * plain.abs().max():
-            raise _refused(where, "changes the base model's own weights when it is begun (init_lora_weights)")
+            raise _refused(where, "changes the base model's own weights at initialisation (init_lora_weights)")
     _fill(model, weights, where)
     if on_meta:
         return network
@@ -92,11 +92,11 @@ def _merged(path: Path, where: str, network: PreTrainedModel) -> PreTrainedModel
     whole: PreTrainedModel = model.merge_and_unload().eval()
     for name, weight in whole.named_parameters():
         if shapes.pop(name, None) != weight.shape:
-            raise _refused(where, f"gives the model another {name}")
-        weight.requires_grad_(True)  # As it was: peft freezes the base model.
+            raise _refused(where, f"changes the shape of {name}")
+        weight.requires_grad_(True)  # peft freezes the base model.
     limit = ROUNDING * adapted.abs().max() + MERGED * (adapted - plain).abs().max()
     if shapes or not (_logits(whole, tokens) - adapted).abs().max() <= limit:
-        raise _refused(where, "merged into its base model computes something else than beside it")
+        raise _refused(where, "computes something else once it is merged")
     return whole
 
 
@@ -105,13 +105,13 @@ def _fill(model: PeftModel, weights: dict[str, Tensor], where: str) -> None:
 
     found = set_peft_model_state_dict(model, weights)
     missing = [name for name in found.missing_keys if re.search(r"\.default(\.|$)", name)]
-    if getattr(model.active_peft_config, "bias", "none") != "none":  # These lie in the base model's own modules.
+    if getattr(model.active_peft_config, "bias", "none") != "none":  # Trained biases are in the base model's modules.
         missing += get_peft_model_state_dict(model, save_embedding_layers=False).keys() - weights.keys()
     wrong = []
     if missing:
         wrong.append(f"lacks {_weights_of(missing)}")
     if found.unexpected_keys:
-        wrong.append(f"has {_weights_of(found.unexpected_keys)} that have no place in it or in its base model")
+        wrong.append(f"has {_weights_of(found.unexpected_keys)} that fit neither it nor its base model")
     if wrong:
         raise UserError(f"{where}: its adapter {' and '.join(wrong)}; save it anew, or give its base as model.base")
 
@@ -124,7 +124,7 @@ def _config(path: Path, where: str) -> Any:
     unknown = [key for key, value in values.items() if value and key != "auto_mapping" and not hasattr(config, key)]
     if unknown:
         raise UserError(
-            f"{where}: its {ADAPTER} has {few(unknown)}, which this peft does not know; install a newer one"
+            f"{where}: its {ADAPTER} has {few(unknown)}, which this version of peft does not know; install a newer one"
         )
     if never := [key for key in NEVER if values.get(key)]:
         raise _refused(where, f"has {few(never)}")
@@ -136,15 +136,17 @@ def _config(path: Path, where: str) -> Any:
 def _weights(path: Path, where: str) -> dict[str, Tensor]:
     from peft.utils import load_peft_weights
 
-    # peft would ask the hub for them.
+    # Otherwise peft would look for them on the hub.
     if why := no_weights(path):
         raise UserError(f"{where}: {why}; give the folder of a saved adapter")
     found = load_peft_weights(str(path), device="cpu")
     weights = {unwrapped(name): weight for name, weight in found.items()}
     if weights.keys() != found.keys():
-        log.warning("%s: names that a wrapper gave are taken off those of its adapter's weights", where)
+        log.warning("%s: removed a wrapper's prefix from the names of its adapter's weights", where)
     if len(weights) < len(found):
-        raise UserError(f"{where}: its adapter has weights twice, with a wrapper's names and without; save it anew")
+        raise UserError(
+            f"{where}: its adapter has weights twice, with a wrapper's prefix and without; save it again"
+        )
     if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
         raise UserError(
             f"{where}: NaN or infinite numbers in {_weights_of(broken)} of its adapter; give an earlier one"

@@ -1,7 +1,7 @@
-"""Which architectures are known, and what can be examined of each. A test holds every line of this against a small
-random model, at two checkpoints, with hooks of PyTorch's own as the oracle.
+"""Lists the known architectures and what can be examined in each. A test checks every entry with a small random model,
+at two checkpoints, against plain PyTorch hooks.
 
-Read without importing torch, so that `plan` can say it.
+Does not import torch, so that `plan` can report it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ FAST = "fast engine"
 REFERENCE = "TransformerLens"
 
 HEADS = ("summary", "classifier")
-"""Keys of config.json that begin so are of heads that language models have not."""
+"""Prefixes of config.json keys for heads that language models do not have."""
 
 HEAD_SITES: tuple[Site, ...] = ("z", "q", "k", "v", "pattern")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What can be examined of models of one type."""
+    """What can be examined in models of one type."""
 
     engine: str
     without_sites: tuple[Site, ...] = ()
     """Sites that cannot be patched."""
     without_rows: tuple[str, ...] = ()
-    """Kinds of attribution rows that cannot be had."""
+    """Kinds of attribution rows that cannot be computed."""
     refused: str | None = None
     """Why nothing can be trained or examined."""
 
@@ -53,7 +53,7 @@ _LATENT = Architecture(REFERENCE, ("z", "q", "k", "v"), ("head",))
 _CAPPED = Architecture(REFERENCE, (), _ALL_ROWS)
 _MIXED = Architecture(REFERENCE, ("attn_out", *HEAD_SITES), _ALL_ROWS)
 _RECURRENT = Architecture(REFERENCE, ("attn_out", "mlp_out", *HEAD_SITES), _ALL_ROWS)
-_NOT_WRAPPED = Architecture(REFERENCE, refused="TransformerLens shows none of its activations by layer")
+_NOT_WRAPPED = Architecture(REFERENCE, refused="TransformerLens exposes none of its activations by layer")
 
 KNOWN: dict[str, Architecture] = {
     **dict.fromkeys(FAMILIES, Architecture(FAST)),
@@ -75,15 +75,15 @@ KNOWN: dict[str, Architecture] = {
     **_each("bamba jamba lfm2 lfm2_moe qwen3_5_moe_text qwen3_5_text qwen3_next", _MIXED),
     **_each("falcon_mamba mamba mamba2 nemotron_h recurrent_gemma rwkv zamba2", _RECURRENT),
     **_each("deepseek_v4 hrm_text", _NOT_WRAPPED),
-    **_each("bert", Architecture(REFERENCE, refused="its tokens see those that follow them")),
-    **_each("llama4_text", Architecture(REFERENCE, refused="Hugging Face gives no hidden states of it")),
-    **_each("modernbert-decoder", Architecture(REFERENCE, refused="its logits are not one unembedding")),
+    **_each("bert", Architecture(REFERENCE, refused="its tokens see later ones")),
+    **_each("llama4_text", Architecture(REFERENCE, refused="Hugging Face does not return its hidden states")),
+    **_each("modernbert-decoder", Architecture(REFERENCE, refused="its logits are not a single unembedding")),
 }
-"""By Hugging Face's `model_type` of the text part. Of others it is found out when a fine-tune begins."""
+"""By Hugging Face's `model_type` of the text part. Any other is tried when a fine-tune begins."""
 
 
 def model_type(model: SingleModel) -> str | None:
-    """The type of a model, as far as its files here tell; None where they do not."""
+    """The type of a model, from its local files; None if they do not say."""
     if isinstance(model, ScratchConfig):
         return "nope"
     values = _values(model)
@@ -92,7 +92,7 @@ def model_type(model: SingleModel) -> str | None:
 
 
 def drops(model: SingleModel) -> bool:
-    """Whether a model draws dropout in training, as far as its config.json states it."""
+    """Whether a model uses dropout in training, according to its config.json."""
     values = {} if isinstance(model, ScratchConfig) else _values(model)
     values |= values.get("text_config", {})
     return any(
@@ -102,11 +102,11 @@ def drops(model: SingleModel) -> bool:
 
 
 def _values(model: ModelConfig) -> dict[str, Any]:
-    """A model's config.json, or that of an adapter's base; empty where there is none that can be read."""
+    """A model's config.json, or that of an adapter's base; empty if it cannot be read."""
     try:
         values = json.loads(_config(models.base(model) or model))
     except (OSError, ValueError):
-        return {}  # Whoever loads the model says what is wrong.
+        return {}  # Loading the model raises the error.
     return values if isinstance(values, dict) else {}
 
 
@@ -120,18 +120,18 @@ def _config(model: ModelConfig) -> bytes:
         commit = hub.commit(model.hub, model.revision)
         file = hub.files(model.hub, commit).get("config.json")
         return hub.read(model.hub, commit, "config.json", 0, file.size) if file else b"{}"
-    except hub.Unreachable:  # Its content may be known all the same, from before.
+    except hub.Unreachable:  # The file list may be known from before, but not the file.
         return b"{}"
 
 
 def examined(model: SingleModel, patching: PatchingConfig, kind: str | None) -> str | None:
-    """One line on what cannot be examined of a model, and who patches it if not the fast engine.
+    """One line on what cannot be examined in a model, and which engine patches it; None if there is nothing to say.
 
     Args:
-        kind: its `model_type`; None where it is not known yet.
+        kind: its `model_type`; None if not known yet.
 
     Raises:
-        UserError: nothing of what was asked for, or not all that needs the fast engine.
+        UserError: none of the requested sites can be patched, or something requested needs the fast engine.
     """
     if kind is None:
         return None
@@ -146,18 +146,18 @@ def examined(model: SingleModel, patching: PatchingConfig, kind: str | None) -> 
     if patching.only_for_known_models and (known is None or known.engine != FAST):
         fast = ", ".join(name for name, one in KNOWN.items() if one.engine == FAST)
         raise UserError(
-            f"{', '.join(patching.only_for_known_models)}: not for models of type {kind}; known are {fast}; leave "
-            "them out"
+            f"{', '.join(patching.only_for_known_models)}: not available for models of type {kind}, only for {fast}; "
+            "leave them out"
         )
     if known is None:
         return (
-            f"model={model.name}: models of type {kind} are not among those that are tested; "
-            "whether they can be patched is found out before the first step of training"
+            f"model={model.name}: models of type {kind} are untested; "
+            "whether they can be patched is checked before the first step of training"
         )
     left = [site for site in sites if site in known.without_sites]
     if sites and len(left) == len(sites):
         others = [site for site in ("resid_pre", "attn_out", "mlp_out", *HEAD_SITES) if site not in known.without_sites]
-        raise UserError(f"patching.sites: models of type {kind} have none of them; there are: {', '.join(others)}")
+        raise UserError(f"patching.sites: models of type {kind} have none of these; choose from {', '.join(others)}")
     parts = [
         f"model={model.name}: {_who(known.engine, kind)}",
         *([f"without patches of {', '.join(left)}"] if left else []),
@@ -169,21 +169,21 @@ def examined(model: SingleModel, patching: PatchingConfig, kind: str | None) -> 
 def _who(engine: str, kind: str) -> str:
     if engine == FAST:
         return f"models of type {kind} are patched"
-    return f"TransformerLens patches models of type {kind}, one forward a site"
+    return f"TransformerLens patches models of type {kind}, with one forward pass per site"
 
 
-def told(points: Sequence[GridPoint], kind_of: Callable[[SingleModel], str | None] = model_type) -> list[str]:
-    """What there is to know of the models of a plan: a line each.
+def notes(points: Sequence[GridPoint], kind_of: Callable[[SingleModel], str | None] = model_type) -> list[str]:
+    """Notes on the models of a plan, one line each.
 
     Args:
-        kind_of: a model's `model_type`.
+        kind_of: returns a model's `model_type`.
 
     Raises:
-        UserError: one of them cannot be examined as was asked for.
+        UserError: one of them cannot be examined as requested.
     """
     lines: dict[str, str | None] = {}
     for point in points:
-        # By plain values: of thousands of points most differ in nothing that matters here.
+        # Keyed by plain values: most of thousands of points do not differ in these.
         key = json.dumps([point.values["model"], point.values["patching"]], sort_keys=True, default=str)
         if key not in lines:
             config = point.config
@@ -202,12 +202,12 @@ def table() -> str:
         "|---|---|---|---|---|",
     ]
     for known, names in rows.items():
-        told = [
+        cells = [
             " ".join(sorted(names)),
             f"refused: {known.refused}" if known.refused else known.engine,
             ", ".join(known.without_sites),
             ", ".join(known.without_rows),
             "the refusal" if known.refused else "everything" if known.engine == FAST else "some patches",
         ]
-        lines.append(f"| {' | '.join(point or '·' for point in told)} |")
+        lines.append(f"| {' | '.join(text or '·' for text in cells)} |")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""From the last hidden state to logits, as each architecture's own forward does it."""
+"""Computes logits from the last hidden state, as each architecture's own forward pass does."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What becomes of the unembedding's logits."""
+    """How the unembedding's logits are scaled."""
 
     factor: float = 1.0
-    """They are multiplied by it."""
+    """Multiplies the logits."""
     cap: float | None = None
-    """They are bounded smoothly (`capped`)."""
+    """Bounds the logits smoothly (`capped`)."""
 
     def __call__(self, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The model's logits."""
+        """Scales logits."""
         return capped(logits if self.factor == 1.0 else logits * self.factor, self.cap)
 
 
@@ -34,9 +34,9 @@ def capped(x: Float[Tensor, "..."], cap: float | None) -> Float[Tensor, "..."]:
 
 
 def scaling(model: PreTrainedModel) -> Scaling:
-    """How an architecture scales its logits, by the names that Hugging Face's configurations have for it.
+    """How a model scales its logits, read from the names used in Hugging Face configurations.
 
-    A way that has no name here is found out when a run begins: its logits are compared with the whole model's.
+    Any other scaling is detected when a run begins, by comparing these logits with the whole model's.
     """
     config = model.config.get_text_config()
 
@@ -50,5 +50,5 @@ def scaling(model: PreTrainedModel) -> Scaling:
 
 
 def unembed(model: PreTrainedModel, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
-    """The model's logits for hidden states after its final normalisation."""
+    """The model's logits for hidden states after the final norm."""
     return scaling(model)(model.get_output_embeddings()(hidden))

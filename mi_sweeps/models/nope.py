@@ -1,10 +1,10 @@
-"""A transformer without positional embeddings, trained from nothing.
+"""A transformer without positional embeddings, trained from scratch.
 
-Pre-norm blocks of causal attention and, if wanted, an MLP with ReLU; token embedding and unembedding are untied. There
-is no positional embedding at all, neither learned nor rotary, so a position can only be known from the causal mask: a
-head averages over fewer tokens early in the context (Haviv et al. 2022, arXiv:2203.16634). Where the first token is
-distinguished, as BOS is, its share of the average is a clock (that it can be one: Kazemnejad et al. 2023,
-arXiv:2305.19466); docs/no_position.md measures how much hangs on it.
+Pre-norm blocks of causal attention and, optionally, an MLP with ReLU; embedding and unembedding are untied. There is no
+positional embedding, learned or rotary, so only the causal mask reveals positions: a head averages over fewer tokens
+early in the context (Haviv et al. 2022, arXiv:2203.16634). If the first token is distinguished, as BOS is, its share of
+the average works as a clock (Kazemnejad et al. 2023, arXiv:2305.19466, show that it can); docs/no_position.md measures
+how much depends on it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mi_sweeps.config import ScratchConfig
 
 
 class NopeConfig(PreTrainedConfig):
-    """Sizes, by Hugging Face's names."""
+    """The sizes, under Hugging Face's names."""
 
     model_type = "nope"
 
@@ -47,7 +47,7 @@ class NopeConfig(PreTrainedConfig):
 
 
 class Attention(nn.Module):
-    """Causal self-attention in which nothing tells a query how far away a key is."""
+    """Causal self-attention without any information about distance."""
 
     def __init__(self, config: NopeConfig) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Attention(nn.Module):
             part(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2).flatten(0, 1)
             for part in (self.query, self.key, self.value)
         )
-        # Written out: for sizes like these it is quicker than a fused kernel.
+        # Written out, because at these sizes it is faster than a fused kernel.
         length = x.shape[1]
         later = torch.full((length, length), -torch.inf, dtype=q.dtype, device=x.device).triu(1)
         scores = torch.baddbmm(later, q, k.mT, alpha=self.scale)
@@ -83,7 +83,7 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and, where there is one, an MLP, each after a LayerNorm and added to the residual stream."""
+    """Attention and an optional MLP, each applied after a LayerNorm and added to the residual stream."""
 
     def __init__(self, config: NopeConfig) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Layer(nn.Module):
 
 
 class NopePreTrainedModel(PreTrainedModel):
-    """What Hugging Face's methods need to know."""
+    """The attributes and initialisation that Hugging Face's methods need."""
 
     config_class = NopeConfig
     base_model_prefix = "model"
@@ -119,7 +119,7 @@ class NopePreTrainedModel(PreTrainedModel):
 
 
 class NopeModel(NopePreTrainedModel):
-    """From tokens to the residual stream, normalised."""
+    """Maps tokens to the normalised residual stream."""
 
     def __init__(self, config: NopeConfig) -> None:
         super().__init__(config)
@@ -137,7 +137,7 @@ class NopeModel(NopePreTrainedModel):
 
 
 class NopeForCausalLM(NopePreTrainedModel):
-    """With the unembedding, which has no bias."""
+    """The model with its unembedding, which has no bias."""
 
     def __init__(self, config: NopeConfig) -> None:
         super().__init__(config)
@@ -167,7 +167,7 @@ def sizes(model: ScratchConfig) -> NopeConfig:
 
 
 def build(model: ScratchConfig, seed: int) -> NopeForCausalLM:
-    """A new model in fp32 with random weights; the same for the same seed, whatever was drawn before."""
+    """A new fp32 model with random weights that depend only on the seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return NopeForCausalLM(sizes(model))

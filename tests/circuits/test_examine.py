@@ -205,10 +205,10 @@ def test_what_cannot_be_patched_is_known_when_it_is_planned_and_before_it_is_tra
     mini_tokenizer.save_pretrained(tmp_path / "bert")
     points = expand([*small, "model=local", f"model.path={tmp_path / 'bert'}", f"output={tmp_path / 'outputs'}"])
     with pytest.raises(UserError, match="models of type bert cannot be examined: its tokens see those that follow"):
-        architectures.told(points)
+        architectures.notes(points)
     # As of a type that nobody has tried.
     monkeypatch.setattr(architectures, "KNOWN", {})
-    assert "models of type bert are not among those that are tested" in architectures.told(points)[0]
+    assert "models of type bert are not among those that are tested" in architectures.notes(points)[0]
     assert execute(points).failed
     run, _ = folders_of(points[0])
     assert "the model sees later tokens" in run.status_on_disk().error
