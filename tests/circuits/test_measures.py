@@ -199,7 +199,7 @@ def test_the_probe_without_bos_is_that_of_other_prompts(make_nope, make_sequence
     rows = take(network, splits["heldout"], ["position_r2_without_bos"], MEMORY, splits["without_bos"])
     same = measured(network, splits["without_bos"], "position_r2")
     assert [row["value"] for row in rows] == list(same.values())
-    with pytest.raises(UserError, match=r"\Apatching\.measures: position_r2_without_bos is of the split [^\n]*\Z"):
+    with pytest.raises(UserError, match=r"\Apatching\.measures: position_r2_without_bos needs the split [^\n]*\Z"):
         take(network, splits["heldout"], ["position_r2_without_bos"], MEMORY)
 
 

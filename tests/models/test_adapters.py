@@ -159,12 +159,12 @@ def test_the_adapter_of_a_llama(
 def test_an_output_layer_that_shares_its_weights_is_refused(tmp_path: Path) -> None:
     """peft merges it into the embedding too."""
     save(LoraConfig(target_modules=["lm_head"], **LORA), tmp_path / "adapter")
-    assert "computes something else than beside it; merge it" in refuse(tmp_path / "adapter", early=False)
+    assert "merge it where it was trained" in refuse(tmp_path / "adapter", early=False)
 
 
 def test_an_output_layer_of_its_own_is_refused_where_the_base_has_none(tmp_path: Path) -> None:
     save(LoraConfig(target_modules=["c_attn"], modules_to_save=["lm_head"], **LORA), tmp_path / "adapter")
-    assert "its adapter gives the model another lm_head.weight" in refuse(tmp_path / "adapter", early=False)
+    assert "its adapter adds or reshapes lm_head.weight" in refuse(tmp_path / "adapter", early=False)
 
 
 def test_more_tokens_than_the_base_has_are_refused(tmp_path: Path, mini_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -181,7 +181,7 @@ def test_an_adapter_that_changes_its_base_first_is_refused(tmp_path: Path, begun
     """PiSSA takes the base's largest components out, and another machine may find others."""
     config = LoraConfig(target_modules=["c_attn"], **{**LORA, "init_lora_weights": begun})
     save(config, tmp_path / "adapter")
-    assert "changes the base model's own weights when it is begun (init_lora" in refuse(
+    assert "changes the base model's own weights at initialisation (init_lora" in refuse(
         tmp_path / "adapter", early=False
     )
 
@@ -248,7 +248,7 @@ def test_what_this_peft_does_not_know_is_not_left_out(adapter: Path) -> None:
     configure(adapter, use_something_new=False)
     check_files(of(adapter))
     configure(adapter, use_something_new=True)
-    assert "has use_something_new, which this peft does not know; install a newer one" in refuse(adapter)
+    assert "has use_something_new, which this version of peft does not know; install a newer one" in refuse(adapter)
 
 
 def test_names_of_a_compiled_model_in_an_adapter(adapter: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -259,7 +259,7 @@ def test_names_of_a_compiled_model_in_an_adapter(adapter: Path, caplog: pytest.L
     )
     with caplog.at_level(logging.WARNING):
         assert torch.equal(logits(load_model(of(adapter))[0]), expected)
-    assert "names that a wrapper gave are taken off those of its adapter's weights" in caplog.text
+    assert "removed a wrapper's prefix from the names of its adapter's weights" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"base_model_name_or_path": ""}'])
@@ -329,7 +329,7 @@ def test_what_is_wrong_with_the_base_is_said_to_be_its(adapter: Path, tmp_path: 
 
 def test_a_base_without_an_adapter_is_refused() -> None:
     with pytest.raises(
-        UserError, match=rf"model.base={FOLDER}: model.path={FOLDER} is no PEFT adapter; leave model.base out"
+        UserError, match=rf"model.base={FOLDER}: model.path={FOLDER} is not a PEFT adapter; leave model.base out"
     ):
         load_model(of(FOLDER, base=str(FOLDER)))
 

@@ -55,11 +55,11 @@ def test_a_trainer_s_checkpoint(checkpoint: Path, tokenizer: Path) -> None:
     ("there", "said"),
     [
         ("", "no weights there (model.safetensors or pytorch_model.bin)"),
-        ("pytorch_model_fsdp.bin", "FSDP's are in one file: rename it pytorch_model.bin"),
-        ("pytorch_model_fsdp_0/__0_0.distcp", "FSDP's are in parts: put them together with `accelerate merge-weights`"),
+        ("pytorch_model_fsdp.bin", "FSDP saved them in one file: rename it pytorch_model.bin"),
+        ("pytorch_model_fsdp_0/__0_0.distcp", "FSDP saved them in parts: merge these with `accelerate merge-weights`"),
         (
             "global_step4/mp_rank_00_model_states.pt",
-            "DeepSpeed's are in parts: put them together with its zero_to_fp32",
+            "DeepSpeed saved them in parts: merge these with its zero_to_fp32",
         ),
     ],
 )

@@ -58,7 +58,7 @@ def test_an_adapter_beside_a_model_on_the_hub_is_not_left_out(hub: Hub, hub_cach
         cached(hub_cache, "some/model", files)
     model = ModelConfig(name="gpt2", hub="some/model", revision=None, path=None, prepend_bos=False)
     for load in (load_config, load_tokenizer, load_model):
-        with pytest.raises(UserError, match=r"model=gpt2: some/model: a PEFT adapter .* and whole weights"):
+        with pytest.raises(UserError, match=r"model=gpt2: some/model: has both a PEFT adapter .* and whole weights"):
             load(model)
     assert hub.downloads() == 0
 
@@ -149,7 +149,7 @@ def test_it_is_told_where_a_known_architecture_is_computed_without_it(
     hostile(folder, tmp_path / "ran")
     with caplog.at_level(logging.WARNING):
         load_model(make_config("model=local", f"model.path={folder}").model)
-    assert "code that comes with it is not run; it is computed as GPT2LMHeadModel" in caplog.text
+    assert "code that comes with it is not run; it is loaded as GPT2LMHeadModel" in caplog.text
     assert not (tmp_path / "ran").exists()
 
 
@@ -177,5 +177,5 @@ def test_a_tokenizer_whose_longest_text_is_no_number_is_refused(make_config: Mak
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": {"a": 1}}))
     config = make_config("model=local", f"model.path={folder}")
-    with pytest.raises(UserError, match="model_max_length of its tokenizer, or .* is no number; mend it"):
+    with pytest.raises(UserError, match="model_max_length of its tokenizer, or .* is not a number; fix it"):
         load_tokenizer(config.model)

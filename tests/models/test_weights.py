@@ -120,7 +120,7 @@ def test_what_a_wrapper_puts_before_names_is_taken_off_with_a_word(
         with caplog.at_level(logging.WARNING):
             read(model)
         assert caplog.messages == [
-            f"model.path={folder}: {told} taken off the names of its weights, as of a model that was saved in a wrapper"
+            f"model.path={folder}: removed {told} from the names of its weights; the model was saved in a wrapper"
         ]
 
 
@@ -211,7 +211,7 @@ def test_a_head_for_another_task(folder: Path, refuse: Callable[[], str], mini_m
 
 def test_other_sizes(folder: Path, refuse: Callable[[], str]) -> None:
     configure(folder, n_positions=32)
-    assert "transformer.wpe.weight is 64 × 64 in its files and 32 × 64 by its config.json; " in refuse()
+    assert "transformer.wpe.weight is 64 × 64 in its files but 32 × 64 by its config.json; " in refuse()
 
 
 def test_a_file_of_some_that_is_not_there(folder: Path, refuse: Callable[[], str], mini_model: PreTrainedModel) -> None:
@@ -356,4 +356,4 @@ def test_a_matrix_of_zeros_is_told(folder: Path, load: Load, caplog: pytest.LogC
     rewrite(folder, lambda weights: weights | {"transformer.wpe.weight": torch.zeros(64, 64)})
     with caplog.at_level(logging.WARNING):
         load()
-    assert "nothing but zeros in transformer.wpe.weight" in caplog.text
+    assert "transformer.wpe.weight is all zeros" in caplog.text
