@@ -31,12 +31,10 @@ def test_a_shell_of_a_notebook_does_not_keep_pictures_from_being_drawn():
 
 
 FAULTS = """
-import resource, sys, torch
+import resource, torch
 from mi_sweeps import libraries
 
 torch.set_num_threads(1)
-if sys.argv[1] == "ready":
-    libraries.ready(None)
 
 def step():
     first = [torch.ones(2**18) for _ in range(8)]  # 1 MB each
@@ -45,13 +43,18 @@ def step():
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-taken = []
-for _ in range(20):
-    before = faults()
-    for _ in range(5):
-        step()
-    taken.append(faults() - before)
-print(min(taken), max(taken[1:]))
+def counted():
+    taken = []
+    for _ in range(20):
+        before = faults()
+        for _ in range(5):
+            step()
+        taken.append(faults() - before)
+    return taken[1:]
+
+most = max(counted())
+libraries.ready(None)
+print(most, min(counted()))
 """
 
 
@@ -59,15 +62,9 @@ print(min(taken), max(taken[1:]))
 def test_memory_that_was_freed_is_used_again():
     """Steps ask the system for no page, where they would ask for thousands. Now and then it takes some back by itself,
     and where memory happens to lie well few are asked for either way: so it is the best against the worst."""
-    least, _ = counted("ready")
-    _, most = counted("not")
+    ran = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
+    most, least = map(int, ran.stdout.split())
     assert least * 10 < most
-
-
-def counted(how):
-    """Least and most page faults of a few steps."""
-    ran = subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True)
-    return map(int, ran.stdout.split())
 
 
 def test_threads_are_those_asked_for():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mi_sweeps.analysis.report import write_report
 from mi_sweeps.circuits.tables import TABLES
+from mi_sweeps.store.files import write_bytes
 
 POSITIONS = (
     "intro 1",
@@ -439,6 +443,25 @@ def hostile_output(make_output: Callable[..., Path], folders: SimpleNamespace) -
     return output
 
 
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """`write_report`, once for all folders, tests and workers where the same files lie: it takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def report(output: Path) -> Path:
+        page = output / "report.html"
+        there = [file for file in sorted(output.rglob("*")) if file.is_file() and file != page]
+        told = [[output.name], *([str(file.relative_to(output)), file.read_bytes()] for file in there)]
+        kept = shared / f"report-{hashlib.sha256(repr(told).encode()).hexdigest()}.html"
+        if not kept.exists():
+            write_bytes(kept, write_report(output).read_bytes())
+        shutil.copyfile(kept, page)
+        return page
+
+    return report
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SWITCHES = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -448,7 +471,7 @@ SWITCHES = (
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """A headless Chromium, of which each test has pages of its own."""
+    """A headless Chromium."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium to open the page")
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright to open the page")
@@ -458,33 +481,63 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+class Tab:
+    """A tab of the browser, with what its pages reported: errors, and requests for anything but files."""
+
+    def __init__(self, browser: Any) -> None:
+        self.problems: list[str] = []
+        self.page = browser.new_context(accept_downloads=True).new_page()
+        self.page.set_default_timeout(30_000)  # of a busy machine
+        self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        self.page.on("console", lambda told: self.problems.append(told.text) if told.type == "error" else None)
+        local = ("file:", "data:", "blob:", "about:")
+        self.page.on("request", lambda asked: None if asked.url.startswith(local) else self.problems.append(asked.url))
+
+    def open(self, address: str, width: int, height: int, dark: bool) -> Any:
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.emulate_media(color_scheme="dark" if dark else "light", media="screen")
+        self.page.mouse.move(0, 0)
+        self.page.goto(address)
+        return self.page
+
+    def leave(self) -> list[str]:
+        self.page.goto("about:blank")
+        problems, self.problems[:] = list(self.problems), []
+        return problems
+
+
+@pytest.fixture(scope="session")
+def tabs() -> list[Tab]:
+    """Shared by all tests: a process that has read Plotly's code opens the next page in a fifth of the time."""
+    return []
+
+
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+def open_page(browser: Any, tabs: list[Tab]) -> Iterator[Callable[..., Any]]:
     """Opens a file as a Playwright page: `open_page(file, width=375, dark=True)`.
 
-    The test fails at its end if a page reported an error or asked for anything but files.
+    The test fails at its end if a page reported an error or asked for anything but files. Pictures out of sight are
+    left undrawn, which takes longer than most tests; not so with `alone`, which is a tab without a history, too.
     """
-    contexts: list[Any] = []
-    problems: list[str] = []
+    shared: list[Tab] = []
+    own: list[Tab] = []
 
-    def open_file(file: Path, width: int = 1280, height: int = 900, dark: bool = False, hash: str = "") -> Any:
-        scheme = "dark" if dark else "light"
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        page.on("console", lambda told: problems.append(f"console: {told.text}") if told.type == "error" else None)
-        local = ("file:", "data:", "blob:")
-        page.on("request", lambda asked: None if asked.url.startswith(local) else problems.append(asked.url))
-        page.goto(file.as_uri() + hash)
-        return page
+    def open_file(
+        file: Path, width: int = 1280, height: int = 900, dark: bool = False, hash: str = "", alone: bool = False
+    ) -> Any:
+        if alone:
+            own.append(tab := Tab(browser))
+        else:
+            if len(shared) == len(tabs):
+                tabs.append(Tab(browser))
+                tabs[-1].page.add_init_script("window.requestIdleCallback = () => 0")
+            shared.append(tab := tabs[len(shared)])
+        return tab.open(file.as_uri() + hash, width, height, dark)
 
     yield open_file
-    for context in contexts:
-        context.close()
+    problems = [problem for tab in (*shared, *own) for problem in tab.leave()]
+    for tab in own:
+        tab.page.context.close()
     assert problems == []
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mi_sweeps.analysis.report import write_report
-
 ASK = (Path(__file__).parent / "access.js").read_text()
 """Functions that look at the page."""
 
@@ -20,19 +18,19 @@ def ask(page, question):
 
 
 @pytest.fixture
-def file(make_output, folders):
+def file(make_output, folders, report):
     """A page with everything on it: two seeds, both corruptions, single prompts, patterns, measures."""
     output = make_output(seeds=(0, 1), layers=2, heads=2, by_prompt=True, measures=True)
     folders.write_patterns(output, layers=2)
     folders.write_looks(output)
-    return write_report(output)
+    return report(output)
 
 
 ALL_DRAWN = "() => pictures.every(({ stale, plot }) => !stale || !plot.offsetWidth)"
 
 
 def test_all_pictures_are_drawn_though_nobody_scrolls_and_all_texts_can_be_read(file, open_page):
-    page = open_page(file)
+    page = open_page(file, alone=True)
     page.wait_for_function(ALL_DRAWN, timeout=60_000)
     blank = "({ drawn, plot }) => plot.offsetWidth && drawn.traces && !plot.querySelector('.main-svg')"
     assert page.evaluate(f"pictures.filter({blank}).map(({{ plot }}) => plot.id)") == []
@@ -60,7 +58,7 @@ def test_all_pictures_are_drawn_though_nobody_scrolls_and_all_texts_can_be_read(
 
 def test_on_paper_pictures_are_whole_and_light(file, open_page):
     for width in (1280, 390):
-        page = open_page(file, width=width, dark=True)
+        page = open_page(file, width=width, dark=True, alone=True)
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         page.emulate_media(media="print")
         sheet = ask(page, "sheet")
@@ -78,7 +76,7 @@ def test_on_paper_pictures_are_whole_and_light(file, open_page):
 
 
 def test_every_control_is_reached_by_keyboard_and_seen_to_be(file, open_page):
-    page = open_page(file)
+    page = open_page(file, alone=True)
     page.wait_for_function(ALL_DRAWN, timeout=60_000)
     wanted = ask(page, "controls")
     assert wanted > 40

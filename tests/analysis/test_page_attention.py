@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mi_sweeps.analysis.report import write_report
+from tests.analysis.test_page import draw
 
 
 def weight(folders, side, step, row, column):
@@ -14,20 +14,17 @@ def weight(folders, side, step, row, column):
 
 def shown(page, panel):
     """The large picture's values, row by row, once it is drawn."""
-    page.locator("#attention-plot").scroll_into_view_if_needed()
-    page.wait_for_function(
-        "() => pictures.some(({plot, near, stale}) => plot.id === 'attention-plot' && near && !stale)"
-    )
+    draw(page, "attention-plot")
     return page.evaluate("i => document.getElementById('attention-plot').data[i].z", panel)
 
 
-def test_patterns_follow_the_slider_and_tell_where_each_token_looks(make_output, folders, open_page):
+def test_patterns_follow_the_slider_and_tell_where_each_token_looks(make_output, folders, open_page, report):
     output = make_output(steps=(0, 8, 24), layers=2, heads=2)
     folders.write_patterns(
         output, layers=2, tokens=("<bos>", folders.hostile, *["x"] * 6, " Mary", " and", " Sue", " to")
     )
     folders.write_looks(output)
-    page = open_page(write_report(output), width=390, dark=True)
+    page = open_page(report(output), width=390, dark=True)
     page.locator("#attention-heads button[data-head='1.1']").click()
     last = 11
     assert shown(page, 0)[last][8] == pytest.approx(weight(folders, "clean", 24, last, 8), abs=0.003)
@@ -54,14 +51,13 @@ def test_patterns_follow_the_slider_and_tell_where_each_token_looks(make_output,
     assert page.locator("#attention-tokens [data-at='1']").first.inner_text() == folders.hostile
     assert page.locator("#circuits-attention img").count() == 0 and "pwned" not in page.title()
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    page.locator("#looks-plot").scroll_into_view_if_needed()
-    page.wait_for_function("() => pictures.some(({plot, near, stale}) => plot.id === 'looks-plot' && near && !stale)")
+    draw(page, "looks-plot")
     lines = page.evaluate("document.getElementById('looks-plot').data.filter(({mode}) => mode === 'lines+markers')")
     assert {line["name"] for line in lines} == {"subject 1", "other"} and lines[0]["x"] == [0, 8, 24]
     assert "not other seeds" in page.locator("figure:has(#looks-plot) figcaption").inner_text()
 
 
-def test_a_page_without_patterns_has_no_such_section(make_output, open_page):
-    page = open_page(write_report(make_output(corruptions=("first",), layers=2, heads=2)))
+def test_a_page_without_patterns_has_no_such_section(make_output, open_page, report):
+    page = open_page(report(make_output(corruptions=("first",), layers=2, heads=2)))
     assert page.locator("#circuits-attention").is_hidden()
     assert page.locator("#attention-plot").count() == 0

@@ -13,8 +13,8 @@ from mi_sweeps.analysis.inference import words
 from mi_sweeps.analysis.inference.courses import courses
 from mi_sweeps.analysis.inference.differences import difference
 from mi_sweeps.analysis.inference.families import family, jobs, means
-from mi_sweeps.analysis.report import write_report
 from mi_sweeps.analysis.summaries import recovered, with_approximate
+from tests.analysis.test_page import draw
 
 HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\"> & {{js}}"
 HEAD = ["layer", "head"]
@@ -31,12 +31,6 @@ def chosen(page, label):
 
 def control(page, label):
     return page.locator("#circuits label, #bar label", has_text=re.compile(f"^{label}")).locator("select")
-
-
-def draw(page, plot):
-    """Scroll to a picture and wait until it is drawn as the controls have it."""
-    page.locator(f"figure:has(#{plot})").scroll_into_view_if_needed()
-    page.wait_for_function("id => pictures.some(({plot, near, stale}) => plot.id === id && near && !stale)", arg=plot)
 
 
 def site_of(plot):
@@ -131,7 +125,7 @@ def numbers(text):
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)]
 
 
-def test_the_filter_reaches_the_circuits_and_means_leave_diverged_runs_out(make_output, folders, open_page):
+def test_the_filter_reaches_the_circuits_and_means_leave_diverged_runs_out(make_output, folders, open_page, report):
     output = make_output(lrs=(1e-4, 2e-4), seeds=(0, 1), layers=2, heads=2, by_prompt=True)
     folders.write_run(output, "stopped", seed=2, steps=(0, 8), diverged=11)
     about = output / "runs" / "stopped" / "run.json"
@@ -139,7 +133,7 @@ def test_the_filter_reaches_the_circuits_and_means_leave_diverged_runs_out(make_
     small = {"steps": (0, 8), "layers": 2, "heads": 2, "by_prompt": True}
     for corruption in ("first", "second"):
         folders.write_patch(output, "stopped", f"stopped-{corruption}", corruption, seed=2, **small)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     offered = "Object.values(units()).flat().map(([unit, told]) => [unit, told])"
     told = dict(page.evaluate(offered))
     assert told["setting:lr 0.0001"] == "lr 0.0001: mean of 2 runs, 1 diverged run left out"
@@ -166,9 +160,9 @@ def test_the_filter_reaches_the_circuits_and_means_leave_diverged_runs_out(make_
     assert set(page.evaluate(left)) == set(told)
 
 
-def test_heads_are_told_by_their_verdicts(make_output, open_page):
+def test_heads_are_told_by_their_verdicts(make_output, open_page, report):
     output = make_output(steps=range(0, 56, 8), by_prompt=True)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     found = {name: family_of(output, name) for name in ("first", "second")}
     told, tables = page.locator("#heads-told").inner_text(), list(table(page).items())
     assert len(tables) == 3
@@ -234,9 +228,9 @@ def test_heads_are_told_by_their_verdicts(make_output, open_page):
     assert "the 3 largest of" in caption(page, "heads-plot")
 
 
-def test_marks_on_heatmaps_are_the_verdicts_of_the_sliders_checkpoint(make_output, open_page):
+def test_marks_on_heatmaps_are_the_verdicts_of_the_sliders_checkpoint(make_output, open_page, report):
     output = make_output(by_prompt=True)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     first, second = (family_of(output, name) for name in ("first", "second"))
     for step in (16, 24):
         page.evaluate("(step) => goTo(shownSteps().indexOf(step))", step)
@@ -276,9 +270,9 @@ def test_marks_on_heatmaps_are_the_verdicts_of_the_sliders_checkpoint(make_outpu
     assert page.evaluate(hatched) == 2  # and in the difference
 
 
-def test_a_group_is_of_other_seeds_and_nothing_is_said_to_matter_that_is_not_shown_to(make_output, open_page):
+def test_a_group_is_of_other_seeds_and_nothing_is_said_to_matter_that_is_not_shown_to(make_output, open_page, report):
     output = make_output(seeds=(0, 1, 2), corruptions=("first",), by_prompt=True)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     one = family_of(output, "first")
     assert "matters" not in verdicts(one, 24).values() and "matters" in verdicts(one, 24, one.judged_here).values()
     here = {head for head, verdict in verdicts(one, 24, one.judged_here).items() if verdict == "matters"}
@@ -305,8 +299,8 @@ def test_a_group_is_of_other_seeds_and_nothing_is_said_to_matter_that_is_not_sho
     assert "12 prompts, 3 runs; for other prompts and other seeds" in caption(page, "attn-lines-plot")
 
 
-def test_without_inference_the_page_says_so_and_shows_no_interval(make_output, open_page):
-    page = open_page(write_report(make_output(seeds=(0, 1), corruptions=("first",))))
+def test_without_inference_the_page_says_so_and_shows_no_interval(make_output, open_page, report):
+    page = open_page(report(make_output(seeds=(0, 1), corruptions=("first",))))
     assert "tables do not tell prompts apart" in page.locator("#heads-told").inner_text()
     page.evaluate("FOUND.clear(); WRITTEN.clear(); remembered.clear(); circuitsChanged()")
     assert "there is no inference for this choice" in page.locator("#heads-told").inner_text()
@@ -319,9 +313,9 @@ def test_without_inference_the_page_says_so_and_shows_no_interval(make_output, o
     assert "no band" in caption(page, "attn-lines-plot")
 
 
-def test_the_slider_moves_heatmaps_scatter_and_curves(make_output, open_page):
+def test_the_slider_moves_heatmaps_scatter_and_curves(make_output, open_page, report):
     output = make_output(corruptions=("first",))
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     page.locator("#checkpoint").focus()
     page.keyboard.press("ArrowLeft")
     assert page.locator("#checkpoint").get_attribute("aria-valuetext") == "checkpoint 16 (3 of 4)"
@@ -353,8 +347,8 @@ def test_the_slider_moves_heatmaps_scatter_and_curves(make_output, open_page):
     assert page.evaluate("[...document.getElementById('z-v-plot').data[0].y]") != y
 
 
-def test_play_goes_on_by_itself_until_it_is_paused(make_output, open_page):
-    page = open_page(write_report(make_output()))
+def test_play_goes_on_by_itself_until_it_is_paused(make_output, open_page, report):
+    page = open_page(report(make_output()), alone=True)
     page.clock.install(time=0)
     page.clock.pause_at(1000)
     told = page.locator("#checkpoint-told")
@@ -368,10 +362,10 @@ def test_play_goes_on_by_itself_until_it_is_paused(make_output, open_page):
     assert (told.inner_text(), page.locator("#play").inner_text()) == ("checkpoint 8 (2 of 4)", "▶ Play")
 
 
-def test_play_stops_where_there_is_nothing_to_play_and_the_checkpoint_is_kept(make_output, folders, open_page):
+def test_play_stops_where_there_is_nothing_to_play_and_the_checkpoint_is_kept(make_output, folders, open_page, report):
     output = make_output(seeds=(0, 1), corruptions=("first",))
     folders.write_patch(output, "run-0.0001-constant-1", "more", "first", name="heads", seed=1)
-    page = open_page(write_report(output))
+    page = open_page(report(output), alone=True)
     page.clock.install(time=0)
     page.clock.pause_at(1000)
     choose(page, "Run", "all, seed 0, run-0.0001-constant-0")
@@ -387,10 +381,10 @@ def test_play_stops_where_there_is_nothing_to_play_and_the_checkpoint_is_kept(ma
     assert told.inner_text() == "checkpoint 8 (2 of 4)"
 
 
-def test_the_choices_survive_a_reload(make_output, folders, open_page):
+def test_the_choices_survive_a_reload(make_output, folders, open_page, report):
     output = make_output(lrs=(1e-4, 3e-4), seeds=(0, 1), layers=2, heads=2)
     folders.write_patch(output, "run-0.0001-constant-1", "more", "first", name="heads", seed=1)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     choices = {
         **{"Run": "lr 0.0003: mean of 2 runs", "Compare with": "lr 0.0001, seed 1, run-0.0001-constant-1"},
         **{"Corruption": "second", "against": "first", "Value": "logit difference change"},
@@ -411,9 +405,9 @@ def test_the_choices_survive_a_reload(make_output, folders, open_page):
     assert chosen(page, "Patching") == "heads"
 
 
-def test_corruptions_and_two_units_side_by_side_with_their_difference(make_output, open_page):
+def test_corruptions_and_two_units_side_by_side_with_their_difference(make_output, open_page, report):
     output = make_output(lrs=(1e-4, 3e-4), seeds=(0, 1), by_prompt=True)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     rows = z_rows(output).query("step == 24").merge(load(output).runs[["run_id", "lr"]], on="run_id")
     of = {
         (lr, corruption): grid(rows[(rows["lr"] == lr) & (rows["corruption"] == corruption)])
@@ -465,9 +459,9 @@ def test_corruptions_and_two_units_side_by_side_with_their_difference(make_outpu
     assert panels(page, "z-plot")["second corruption"] == pytest.approx(pooled, abs=2e-3)
 
 
-def test_spread_over_runs(make_output, open_page):
+def test_spread_over_runs(make_output, open_page, report):
     output = make_output(seeds=(0, 1, 2), corruptions=("first",))
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     choose(page, "Over runs", "spread (standard deviation)")
     rows = z_rows(output).query("step == 24")
     found = panels(page, "z-plot")
@@ -486,9 +480,9 @@ def test_spread_over_runs(make_output, open_page):
     assert caption(page, "z-plot").startswith("Recovered by patching z, v, pattern, checkpoint 24")
 
 
-def test_estimates_alone_are_never_shown_as_patched(make_output, open_page):
+def test_estimates_alone_are_never_shown_as_patched(make_output, open_page, report):
     output = make_output(corruptions=("first",), approximate=True, exact=False)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     assert panels(page, "z-approximate-plot")["first corruption"] == pytest.approx(
         grid(z_approximate(output)), abs=2e-3
     )
@@ -505,12 +499,12 @@ def z_approximate(output):
     )
 
 
-def test_a_run_that_lacks_a_corruption_says_so(make_output, folders, open_page):
+def test_a_run_that_lacks_a_corruption_says_so(make_output, folders, open_page, report):
     output = make_output(seeds=(0,), corruptions=("first", "second"))
     folders.write_run(output, "lone", seed=1)
     folders.write_patch(output, "lone", "lone-first", "first", seed=1)
     folders.write_sweep(output, "more", [folders.point("lone", "lone-first", "first", seed="1")])
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     choose(page, "Run", "all, seed 1, lone")
     assert list(panels(page, "z-plot")) == ["first corruption"]
     assert "second corruption: not examined at this checkpoint" in caption(page, "z-plot")
@@ -519,12 +513,12 @@ def test_a_run_that_lacks_a_corruption_says_so(make_output, folders, open_page):
     assert "second corruption: not examined" in caption(page, "heads-plot")
 
 
-def test_hostile_names_are_text_everywhere(make_output, folders, open_page):
+def test_hostile_names_are_text_everywhere(make_output, folders, open_page, report):
     output = make_output(seeds=(0,), corruptions=("first",))
     folders.write_run(output, "bad<b>", schedule=HOSTILE)
     folders.write_patch(output, "bad<b>", "bad-first", HOSTILE, name=HOSTILE, prompt=HOSTILE)
     folders.write_sweep(output, "bad", [folders.point("bad<b>", "bad-first", HOSTILE)])
-    page = open_page(write_report(output), width=375, dark=True)
+    page = open_page(report(output), width=375, dark=True)
     show = "(id) => showCircuits(`run_id:${id}`)"
     page.evaluate(show, "run-0.0001-constant-0")
     choose(page, "Patching", HOSTILE)  # which this run lacks
@@ -540,8 +534,8 @@ def test_hostile_names_are_text_everywhere(make_output, folders, open_page):
     assert page.evaluate("document.documentElement.scrollWidth") == 375
 
 
-def test_one_run_offers_nothing_to_compare(make_output, open_page):
-    page = open_page(write_report(make_output(corruptions=("first",))))
+def test_one_run_offers_nothing_to_compare(make_output, open_page, report):
+    page = open_page(report(make_output(corruptions=("first",))))
     labels = page.locator("#circuits-controls label, #bar label").all_inner_texts()
     assert not [label for label in labels if label.startswith(("Compare", "Over", "against"))]
     assert list(panels(page, "z-plot")) == ["first corruption"]
@@ -552,8 +546,8 @@ SETTLED = """() => wasNarrow === narrow.matches && pictures.every(({ near, stale
 """Whether what is in sight is drawn for the window's width."""
 
 
-def test_pictures_are_drawn_anew_for_another_width(make_output, open_page):
-    page = open_page(write_report(make_output()), width=375)
+def test_pictures_are_drawn_anew_for_another_width(make_output, open_page, report):
+    page = open_page(report(make_output()), width=375, alone=True)
     names = panels(page, "z-plot").keys()
     cells = """(id) => {
         const { xaxis, yaxis, xaxis2 } = document.getElementById(id)._fullLayout;
@@ -570,13 +564,13 @@ def test_pictures_are_drawn_anew_for_another_width(make_output, open_page):
     assert across == pytest.approx(up, abs=0.5)  # one unit is as long on either axis
 
 
-def test_without_patch_jobs_there_is_nothing_but_a_word(make_output, open_page):
-    page = open_page(write_report(make_output(corruptions=())))
+def test_without_patch_jobs_there_is_nothing_but_a_word(make_output, open_page, report):
+    page = open_page(report(make_output(corruptions=())))
     assert page.locator("#circuits").inner_text().splitlines()[-1] == "No checkpoint has been examined yet."
 
 
-def test_the_slider_changes_a_picture_and_does_not_build_it_anew(make_output, open_page):
-    page = open_page(write_report(make_output()))
+def test_the_slider_changes_a_picture_and_does_not_build_it_anew(make_output, open_page, report):
+    page = open_page(report(make_output()))
     draw(page, "z-plot")
     page.evaluate("goTo(1)")
     draw(page, "z-plot")
@@ -609,9 +603,9 @@ def test_the_slider_changes_a_picture_and_does_not_build_it_anew(make_output, op
     assert kept  # building takes twice as long, and one begun before the other's end never ends
 
 
-def test_every_picture_of_circuits_can_be_read_as_a_table(make_output, open_page):
+def test_every_picture_of_circuits_can_be_read_as_a_table(make_output, open_page, report):
     output = make_output(corruptions=("first",))
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     rows = z_rows(output)
     last = rows.query("step == 24").set_index(HEAD)["recovered"]
     expected = {
@@ -636,9 +630,9 @@ def test_every_picture_of_circuits_can_be_read_as_a_table(make_output, open_page
             assert [numbers(text)[0] for text in row[2:]] == pytest.approx(values, abs=2e-3)
 
 
-def test_one_scale_for_all_heatmaps_and_a_zoom_that_an_address_keeps(make_output, open_page):
+def test_one_scale_for_all_heatmaps_and_a_zoom_that_an_address_keeps(make_output, open_page, report):
     output = make_output(by_prompt=True)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     ends = """(id) => {
         const {layout, data} = document.getElementById(id);
         const scales = new Set([...data].filter(({coloraxis}) => coloraxis).map(({coloraxis}) => coloraxis));
@@ -668,8 +662,8 @@ def test_one_scale_for_all_heatmaps_and_a_zoom_that_an_address_keeps(make_output
     assert f"colours end at ±{zoomed[0][1]:g}" in page.locator("#z-plot").inner_text()
 
 
-def test_a_value_beyond_the_scale_keeps_its_number(make_output, open_page):
-    page = open_page(write_report(make_output(corruptions=("first",))))
+def test_a_value_beyond_the_scale_keeps_its_number(make_output, open_page, report):
+    page = open_page(report(make_output(corruptions=("first",))))
     page.evaluate("""() => {
         const {z: {change, clean, corrupted}} = DATA.blocks[0].sites;
         change[3][5] = 1.37 * (clean[3] - corrupted[3]);
@@ -682,7 +676,7 @@ def test_a_value_beyond_the_scale_keeps_its_number(make_output, open_page):
     assert "arrows of the colour bar: beyond its ends" in caption(page, "z-plot")
 
 
-def test_positions_name_the_tokens_of_an_example_and_mark_the_changed_one(make_output, open_page):
+def test_positions_name_the_tokens_of_an_example_and_mark_the_changed_one(make_output, open_page, report):
     output = make_output(steps=(24,), by_prompt=True)
     tokens = "When Sarah Emily and Rachel Emily and Rachel gave to".split()
     for file in output.glob("runs/*/patches/*/patch.json"):
@@ -690,7 +684,7 @@ def test_positions_name_the_tokens_of_an_example_and_mark_the_changed_one(make_o
         at = {"first": 5, "second": 7}[about["corruption"]]
         about["prompts"][0] |= {"tokens": tokens, "corrupted_tokens": [*tokens[:at], "Sarah", *tokens[at + 1 :]]}
         file.write_text(json.dumps(about))
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     draw(page, "resid_pre-plot")
     first, second, less = page.evaluate(
         "['xaxis', 'xaxis2', 'xaxis3'].map((name) => document.getElementById('resid_pre-plot').layout[name].ticktext)"
@@ -704,8 +698,8 @@ def test_positions_name_the_tokens_of_an_example_and_mark_the_changed_one(make_o
     assert first[5] in told and not {first[4], first[6]} & set(told) and 3 < len(told) < 7
 
 
-def test_a_cell_opens_by_a_click_and_by_keyboard(make_output, open_page):
-    page = open_page(write_report(make_output(corruptions=("first",))))
+def test_a_cell_opens_by_a_click_and_by_keyboard(make_output, open_page, report):
+    page = open_page(report(make_output(corruptions=("first",))))
     page.evaluate("openPlace = (...place) => { window.opened = place; }; circuitsChanged()")
     draw(page, "z-plot")
     box = page.locator("#z-plot .nsewdrag").nth(1).bounding_box()  # v
@@ -725,9 +719,9 @@ def test_a_cell_opens_by_a_click_and_by_keyboard(make_output, open_page):
     assert not figure.locator(".numbers tbody button").count()  # what a head writes is no patching
 
 
-def test_the_tables_of_heads_follow_the_slider(make_output, open_page):
+def test_the_tables_of_heads_follow_the_slider(make_output, open_page, report):
     output = make_output(steps=range(0, 56, 8), by_prompt=True)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     page.evaluate("goTo(2)")
     one = family_of(output, "first")
     rows = next(iter(table(page).values()))
@@ -741,8 +735,8 @@ def test_the_tables_of_heads_follow_the_slider(make_output, open_page):
     assert "second − first, recovered at checkpoint 16" in page.locator("#heads-tables").inner_text()
 
 
-def test_a_model_without_mlps_has_no_picture_of_them(make_output, open_page):
-    page = open_page(write_report(make_output(corruptions=("first",), steps=(24,))))
+def test_a_model_without_mlps_has_no_picture_of_them(make_output, open_page, report):
+    page = open_page(report(make_output(corruptions=("first",), steps=(24,))))
     there = "pictures.map(({plot}) => plot.id)"
     assert {"attn-lines-plot", "mlp-lines-plot"} <= set(page.evaluate(there))
     page.evaluate("""() => {

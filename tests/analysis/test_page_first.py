@@ -8,7 +8,6 @@ import pytest
 
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.inference.wins import interval
-from mi_sweeps.analysis.report import write_report
 from tests.analysis.test_page import change, numbers, rows
 
 
@@ -38,8 +37,8 @@ def in_sight(page, plot):
     )
 
 
-def test_the_page_says_first_what_was_found_of_each_setting(three, open_page):
-    page = open_page(write_report(three))
+def test_the_page_says_first_what_was_found_of_each_setting(three, open_page, report):
+    page = open_page(report(three))
     assert page.evaluate("document.querySelector('main h2').textContent") == "What was found"
     assert shown(page) == "lr 0.0002: mean of 2 runs"  # neither the one that learned nothing nor the one that diverged
     told = {row["setting"].split("\n")[0]: row for row in rows(page, "#settings-table")}
@@ -98,8 +97,8 @@ def test_the_page_says_first_what_was_found_of_each_setting(three, open_page):
     assert whole == seen > 600
 
 
-def test_rows_and_addresses_lead_to_pictures_and_back_leads_back(three, open_page):
-    page = open_page(write_report(three))
+def test_rows_and_addresses_lead_to_pictures_and_back_leads_back(three, open_page, report):
+    page = open_page(report(three), alone=True)
     address = page.evaluate("location.pathname")
     at_first = page.evaluate("history.length")
     page.get_by_role("button", name="show the heads of lr 3e-05, second corruption").click()

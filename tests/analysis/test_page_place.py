@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from mi_sweeps.analysis.frames import by_prompt, load
-from mi_sweeps.analysis.report import write_report
 
 RUNS = ("run-0.0001-constant-0", "run-0.0001-constant-1")
 
@@ -32,8 +31,8 @@ def z_of(output, step, layer, head, corruption="first"):
     return [rows.pivot(index="run_id", columns="prompt", values=name) for name in ("change", "gap")]
 
 
-def test_a_cell_opens_with_its_prompts_and_course_and_closes_with_escape(output, folders, open_page):
-    file = write_report(output)
+def test_a_cell_opens_with_its_prompts_and_course_and_closes_with_escape(output, folders, open_page, report):
+    file = report(output)
     page = open_page(file)
     opener = page.locator("#place-open")
     opener.focus()
@@ -76,8 +75,8 @@ def test_a_cell_opens_with_its_prompts_and_course_and_closes_with_escape(output,
     assert "`mi-sweeps export DIR --by-prompt`" in again.locator("#place-prompts .notice").first.inner_text()
 
 
-def test_a_prompt_has_its_tokens_logit_differences_and_heads(output, folders, open_page):
-    page = open_page(write_report(output))
+def test_a_prompt_has_its_tokens_logit_differences_and_heads(output, folders, open_page, report):
+    page = open_page(report(output))
     page.locator("#prompts").scroll_into_view_if_needed()
     page.locator("#prompts-controls select").select_option("1")
     assert page.locator("#attention-controls select").nth(1).input_value() == "1"  # the same choice

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 
 from mi_sweeps.analysis.report import write_report
-from tests.analysis.test_page import rows
+from tests.analysis.test_page import draw, rows
 
 
 def data_of(file):
@@ -23,7 +23,7 @@ def logs(output, run_id, *metrics):
 
 
 def traces(page, plot):
-    page.locator(plot).scroll_into_view_if_needed()
+    draw(page, plot.removeprefix("#"))
     page.wait_for_selector(f"{plot} .main-svg")
     page.wait_for_function(
         "id => pictures.some(({plot, near, stale}) => `#${plot.id}` === id && near && !stale)", arg=plot
@@ -32,11 +32,11 @@ def traces(page, plot):
     return page.evaluate(f"plot => document.querySelector(plot).data.map({found})", plot)
 
 
-def test_the_data_has_gaps_with_reasons_and_nothing_of_training(make_output, make_series):
+def test_the_data_has_gaps_with_reasons_and_nothing_of_training(make_output, make_series, report):
     make_output(corruptions=("first",))
     output = make_series(corruptions=("first",))
     logs(output, "series", "loss")
-    data = data_of(write_report(output))
+    data = data_of(report(output))
     assert data["missing"] == [None, {"steps": [16], "told": ["16: /their/run/checkpoint-16: not there"]}]
     assert data["runs"]["gaps"] == [None, "16"] and data["runs"]["lr"] == [1e-4, None]
     series = {(one["split"], one["metric"]): one for one in data["series"] if one["run"] == 1}
@@ -45,11 +45,11 @@ def test_the_data_has_gaps_with_reasons_and_nothing_of_training(make_output, mak
     assert "optim.lr" in data["config"]["differs"]
 
 
-def test_lines_are_broken_at_gaps_and_nothing_is_told_of_training(make_output, make_series, open_page):
+def test_lines_are_broken_at_gaps_and_nothing_is_told_of_training(make_output, make_series, open_page, report):
     make_output(lrs=(1e-4, 2e-4), corruptions=("first",), by_prompt=True)
     output = make_series(seeds=(1, 2), corruptions=("first",), by_prompt=True)
     logs(output, "series-2", "loss", "learning_rate")
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     table = {row["run"]: row for row in rows(page)}
     assert [table[name]["steps without a checkpoint"] for name in ("series-1", "series-2")] == ["", "16"]
     assert table["series-1"]["lr"] == "" and table["series-1"]["seed"] == "1"
@@ -82,10 +82,10 @@ def test_lines_are_broken_at_gaps_and_nothing_is_told_of_training(make_output, m
     assert "seed null" not in text and "fine-tune" not in text
 
 
-def test_checkpoints_far_apart_have_a_log_axis(make_series, open_page):
+def test_checkpoints_far_apart_have_a_log_axis(make_series, open_page, report):
     steps = (0, 1, 2, 4, 64, 512, *range(1000, 9000, 1000))
     output = make_series(corruptions=("first",), steps=steps, gaps={}, by_prompt=True)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     assert not {"seed", "lr", "schedule"} & set(rows(page)[0])
     for plot in ("#curves-plot", "#attn-lines-plot"):
         assert max(x for one in traces(page, plot) for x in one["x"] if x) == 8001

@@ -6,16 +6,15 @@ import pytest
 
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.inference.courses import courses
-from mi_sweeps.analysis.report import write_report
-from tests.analysis.test_page import change, draw_parallel, rows
-from tests.analysis.test_page_circuits import caption, draw, family_of, verdicts, z_rows
+from tests.analysis.test_page import change, draw, draw_parallel, rows
+from tests.analysis.test_page_circuits import caption, family_of, verdicts, z_rows
 
 RATES = {"run-0.0001-constant-0": "lr 0.0001", "run-0.0002-constant-0": "lr 0.0002"}
 
 
-def test_settings_at_a_glance_and_in_the_table_of_runs(make_output, open_page):
+def test_settings_at_a_glance_and_in_the_table_of_runs(make_output, open_page, report):
     output = make_output(lrs=(1e-4, 2e-4), steps=range(0, 56, 8), layers=3, heads=3, by_prompt=True)
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     draw(page, "glance-plot")
     cells = page.evaluate(
         "[...glancePlaces.values()].map((cell) => [cell.unit, cell.step, cell.head, cell.value, cell.onset])"
@@ -77,9 +76,9 @@ def test_settings_at_a_glance_and_in_the_table_of_runs(make_output, open_page):
     assert page.evaluate("[state.circuits.unit, step()]") == ["run_id:run-0.0001-constant-0", 32]
 
 
-def test_a_brush_filters_the_page_and_settings_have_their_share_of_variance(make_output, open_page):
+def test_a_brush_filters_the_page_and_settings_have_their_share_of_variance(make_output, open_page, report):
     output = make_output(lrs=(5e-5, 1e-4), schedules=("constant", "cosine"), seeds=(0, 1, 2), corruptions=())
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     draw_parallel(page)
     frames = load(output)
     last = frames.metrics.query("metric == 'win_rate' and split == 'heldout' and step == 24").merge(frames.runs)
@@ -130,13 +129,13 @@ def test_a_brush_filters_the_page_and_settings_have_their_share_of_variance(make
     )
 
 
-def test_curves_of_several_sweeps_are_told_apart_and_have_room(make_output, open_page):
+def test_curves_of_several_sweeps_are_told_apart_and_have_room(make_output, open_page, report):
     rates = [1e-5, 2e-5, 3e-5, 4e-5, 5e-5, 6e-5, 7e-5]
     output = make_output(lrs=rates, schedules=("constant", "cosine"), corruptions=())
     make_output(lrs=[3e-4], corruptions=(), sweep="another-sweep-with-a-long-name")
     about = output / "runs" / "run-0.0003-constant-0" / "run.json"
     change(about, model={"name": "a-model-with-a-long-name"}, task={"name": "another-task-with-a-long-name"})
-    page = open_page(write_report(output))
+    page = open_page(report(output))
     draw(page, "curves-plot")
     plot = "(({ _fullLayout: { _size }, offsetWidth }) => [_size.w, offsetWidth])($('curves-plot'))"
     room, width = page.evaluate(plot)
