@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from mi_sweeps.circuits.engine import POSITION_SITES
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine, memory
 from mi_sweeps.circuits.network import Network
-from mi_sweeps.circuits.patching import POSITION_SITES
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.models.load import load_model
 from mi_sweeps.models.mini import FOLDER as MINI

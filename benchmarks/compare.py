@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens import patching
 
-from mi_sweeps.circuits.patching import POSITION_SITES, Patched
+from mi_sweeps.circuits.engine import POSITION_SITES, Patched
 from mi_sweeps.config import Site
 from mi_sweeps.tasks.pairs import Pairs
 

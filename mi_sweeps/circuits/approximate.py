@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.circuits.activations import align, embed, forward
+from mi_sweeps.circuits.engine import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.paired_runs import in_groups
-from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.readout import read_out
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.tasks.pairs import Pairs
@@ -28,7 +28,7 @@ from mi_sweeps.tasks.roles import role_order
 
 
 def estimate(network: Network, pairs: Pairs, patching: PatchingConfig, prompts: int = 64) -> Patched:
-    """Estimates what `mi_sweeps.circuits.patching.Engine` computes exactly.
+    """Estimates what `mi_sweeps.circuits.engine.Engine` computes exactly.
 
     Args:
         prompts: number of prompts at once. Does not change results.

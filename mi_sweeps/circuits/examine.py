@@ -16,13 +16,13 @@ from torch import Tensor
 from mi_sweeps.circuits import composition
 from mi_sweeps.circuits.approximate import estimate
 from mi_sweeps.circuits.attribution import EndActivations, Kind, attribute, lens_error, misfits
+from mi_sweeps.circuits.engine import Engine, check_effects, correlations, prompt_rows, table_rows
 from mi_sweeps.circuits.fast import FastEngine, memory
 from mi_sweeps.circuits.fidelity import check_logits, compare, known, own_logits
 from mi_sweeps.circuits.measurements import MEASUREMENTS
 from mi_sweeps.circuits.measures import take
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.other_checkpoints import Others
-from mi_sweeps.circuits.patching import Engine, check_effects, correlations, prompt_rows, table_rows
 from mi_sweeps.circuits.paths import patch_paths, path_rows
 from mi_sweeps.circuits.record import about
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap

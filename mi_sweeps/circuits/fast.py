@@ -17,10 +17,10 @@ from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, align, attention_pattern, embed, forward, weigh
 from mi_sweeps.circuits.attribution import EndActivations, Heads, constant_z
+from mi_sweeps.circuits.engine import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.network import Block, Linear, Network
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.paired_runs import Runs, in_groups, run_both
-from mi_sweeps.circuits.patching import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.propagate import Change, Group, Run, Stage, carry
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.tasks.pairs import Pairs
@@ -43,7 +43,7 @@ class FastEngine:
 
     @torch.no_grad()
     def patch(self, pairs: Pairs, patching: PatchingConfig) -> Patched:
-        """See `mi_sweeps.circuits.patching.Engine`."""
+        """See `mi_sweeps.circuits.engine.Engine`."""
         roles = role_order(pairs.clean)
         prompts, tokens = budget(self.network, pairs, self.memory)
         network = pack(self.network)
@@ -52,7 +52,7 @@ class FastEngine:
 
     @torch.no_grad()
     def at_end(self, pairs: Pairs) -> EndActivations:
-        """See `mi_sweeps.circuits.patching.Engine`."""
+        """See `mi_sweeps.circuits.engine.Engine`."""
         prompts, _ = budget(self.network, pairs, self.memory)
         return EndActivations.join([_at_end(self.network, part) for part in in_groups(pairs, prompts)])
 

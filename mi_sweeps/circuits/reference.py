@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_sweeps.circuits.attribution import EndActivations, Heads, constant_z
+from mi_sweeps.circuits.engine import POSITION_SITES, Patched
 from mi_sweeps.circuits.network import Linear, Norm
-from mi_sweeps.circuits.patching import POSITION_SITES, Patched
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.head import Scaling, scaling
@@ -110,7 +110,7 @@ class ReferenceEngine:
 
     @torch.no_grad()
     def at_end(self, pairs: Pairs) -> EndActivations | None:
-        """See `mi_sweeps.circuits.patching.Engine`."""
+        """See `mi_sweeps.circuits.engine.Engine`."""
         bridge, n_layers = self.bridge, self.bridge.cfg.n_layers
         hooks = {
             "resid_pre": "hook_resid_pre",
@@ -176,7 +176,7 @@ class ReferenceEngine:
 
     @torch.no_grad()
     def patch(self, pairs: Pairs, patching: PatchingConfig) -> Patched:
-        """See `mi_sweeps.circuits.patching.Engine`."""
+        """See `mi_sweeps.circuits.engine.Engine`."""
         roles = role_order(pairs.clean)
         positions = role_positions(pairs.clean, roles)
         names = {self._hook(site, layer) for site in patching.sites for layer in range(self.bridge.cfg.n_layers)}

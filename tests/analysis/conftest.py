@@ -546,10 +546,10 @@ def measured_circuit(make_output: Callable[..., Path]) -> Callable[..., Any]:
     """An output folder in one checkpoint of which a known circuit was measured, and where its tables are."""
     from mi_sweeps.analysis import folder
     from mi_sweeps.circuits import circuits, edges
+    from mi_sweeps.circuits.engine import prompt_rows
     from mi_sweeps.circuits.examine import TABLE
     from mi_sweeps.circuits.fast import MEMORY
     from mi_sweeps.circuits.paired_runs import run_both
-    from mi_sweeps.circuits.patching import prompt_rows
     from mi_sweeps.circuits.view import View
     from mi_sweeps.config.circuits import CircuitsConfig
     from mi_sweeps.config.edges import EdgesConfig

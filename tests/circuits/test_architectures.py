@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from mi_sweeps.circuits.engine import POSITION_SITES
 from mi_sweeps.circuits.examine import make_engine, measure, prepare
 from mi_sweeps.circuits.families import FAMILIES
-from mi_sweeps.circuits.patching import POSITION_SITES
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.architectures import FAST, KNOWN, examined, table
 from mi_sweeps.tasks.ioi import single_token_names

@@ -19,10 +19,10 @@ from transformers.masking_utils import eager_mask
 from mi_sweeps.circuits.ablation import ablated_losses
 from mi_sweeps.circuits.approximate import estimate
 from mi_sweeps.circuits.attribution import attribute, misfits
+from mi_sweeps.circuits.engine import POSITION_SITES
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.measures import take
-from mi_sweeps.circuits.patching import POSITION_SITES
 from mi_sweeps.circuits.paths import patch_paths
 from mi_sweeps.config import PathsConfig
 from mi_sweeps.tasks.pairs import Pairs

@@ -16,9 +16,9 @@ from transformer_lens import patching as lens_patching
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from mi_sweeps.circuits.engine import POSITION_SITES, Patched
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import MEMORY, FastEngine, budget
-from mi_sweeps.circuits.patching import POSITION_SITES, Patched
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import fill

@@ -7,7 +7,7 @@ import torch
 from transformer_lens import patching as lens_patching
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mi_sweeps.circuits.patching import table_rows
+from mi_sweeps.circuits.engine import table_rows
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.config import PatchingConfig
 

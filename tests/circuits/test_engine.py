@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mi_sweeps.circuits.patching import Patched, check_effects, correlations, prompt_rows, table_rows
+from mi_sweeps.circuits.engine import Patched, check_effects, correlations, prompt_rows, table_rows
 from mi_sweeps.errors import UserError
 
 NAN = float("nan")
