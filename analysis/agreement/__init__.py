@@ -1,1 +1,1 @@
-"""Whether runs tell the same story: agreement of seeds, roles of heads, two corruptions, stability of members."""
+"""Compares runs: agreement of seeds, roles of heads, two corruptions, stability of members."""

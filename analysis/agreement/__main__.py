@@ -1,4 +1,4 @@
-"""What the runs of a folder agree in: `python -m mi_sweeps.analysis.agreement OUTPUT [SWEEP ...]`."""
+"""Prints how far the runs of a folder agree: `python -m mi_sweeps.analysis.agreement OUTPUT [SWEEP ...]`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..frames import load
 from .tables import of_frames
 
 SITE = "z"
-"""Heads' outputs, of which lines are printed; the tables have the other sites."""
+"""The site whose lines are printed; the tables have the others."""
 
 
 def lines(tables: dict[str, pd.DataFrame]) -> Iterator[str]:
-    """What the tables say of heads' outputs."""
+    """Yields lines on heads' outputs."""
     agreement = tables["agreement"]
     for row in agreement[(agreement["site"] == SITE) & (agreement["measure"] == "correlation")].itertuples():
         value = f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" if row.value == row.value else "not defined"

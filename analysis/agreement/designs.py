@@ -1,4 +1,4 @@
-"""Which runs are compared with which, and what an average over such pairs is uncertain by."""
+"""Which runs are compared, and the standard error of an average over such pairs."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from jaxtyping import Bool, Float, Int
 from ..inference.estimates import criticals
 
 ENOUGH = 5
-"""Seeds, without which nothing is concluded of other seeds."""
+"""The fewest seeds from which other seeds are inferred."""
 
 Pairs = Bool[np.ndarray, "run run"]
 Replicates = Float[np.ndarray, " draw"]
-"""A value of the prompts as they are, and of the prompts drawn, weighted or left out."""
+"""A value on all prompts, then its replicates with prompts resampled, weighted or left out."""
 Statistic = Callable[[Pairs], Replicates]
-"""A value of some pairs of runs."""
+"""Computes a value from some pairs of runs."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """Pairs of runs, and what is left out in turn to tell how much other runs would change: a jackknife."""
+    """Pairs of runs, and the units that a jackknife over runs leaves out in turn."""
 
     pairs: Pairs
     unit: Int[np.ndarray, " run"]
     """Runs of one unit are left out together."""
     stratum: Int[np.ndarray, " run"]
-    """What is there to stay: units are left out within it."""
+    """Units are left out within a stratum; strata are fixed."""
     scope: str
-    """Of what other runs something is said."""
+    """The population of runs that the interval covers."""
 
     @property
     def units(self) -> int:
-        """How many there are, of that stratum which has the fewest."""
+        """The number of units in the smallest stratum."""
         return min(len(set(self.unit[self.stratum == one])) for one in set(self.stratum))
 
 
 def of_seeds(runs: int) -> Design:
-    """Every two runs of a setting."""
+    """All pairs of runs of a setting."""
     return Design(np.triu(np.ones((runs, runs), bool), 1), np.arange(runs), np.zeros(runs, int), "other seeds")
 
 
@@ -78,7 +78,7 @@ def interval(
 
 
 def _jackknife(statistic: Statistic, design: Design) -> tuple[float, float]:
-    """Variance of a value over units, and its degrees of freedom; NaN where it cannot be told."""
+    """Jackknife variance of a value over units, and its degrees of freedom; NaN where there are too few."""
     total, freedom = 0.0, 0
     for stratum in np.unique(design.stratum):
         own = np.unique(design.unit[design.stratum == stratum])
@@ -95,26 +95,26 @@ def _jackknife(statistic: Statistic, design: Design) -> tuple[float, float]:
 
 
 def bootstrap_variance(values: Replicates) -> float:
-    """Of a value whose replicates are of prompts that were weighted at random."""
+    """Bootstrap variance, from replicates with random prompt weights."""
     return float(np.nanvar(values[1:], ddof=1)) if np.isfinite(values[1:]).sum() > 1 else float("nan")
 
 
 def jackknife_variance(values: Replicates) -> float:
-    """Of a value whose replicates each lack a group of prompts."""
+    """Jackknife variance, from replicates that each leave out a group of prompts."""
     left = values[1:][np.isfinite(values[1:])]
     return float((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum()) if len(left) > 1 else float("nan")
 
 
 def mean(values: Float[np.ndarray, "draw run run"]) -> Statistic:
-    """The mean over pairs of what each has."""
+    """Averages over pairs."""
     return lambda pairs: np.asarray(values[:, pairs].mean(axis=1))
 
 
 def mean_of_runs(values: Float[np.ndarray, "draw run"]) -> Statistic:
-    """The mean over the runs that are in a pair."""
+    """Averages over the runs that occur in a pair."""
     return lambda pairs: np.asarray(values[:, pairs.any(axis=0) | pairs.any(axis=1)].mean(axis=1))
 
 
 def ratio(above: Float[np.ndarray, "draw run run"], below: Float[np.ndarray, "draw run run"]) -> Statistic:
-    """The sum over pairs of the numerators by that of the denominators."""
+    """Divides the sum of the pairs' numerators by that of their denominators."""
     return lambda pairs: np.asarray(above[:, pairs].sum(axis=1) / below[:, pairs].sum(axis=1))

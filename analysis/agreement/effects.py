@@ -1,4 +1,4 @@
-"""Effects of nodes and edges on single prompts, as patch jobs measured them beside patching."""
+"""Reads the per-prompt effects of nodes and edges."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ EDGE = ("source", "source_layer", "source_head", "input", "layer", "head")
 
 @dataclass(frozen=True)
 class Effects:
-    """What nodes, or edges, do alone, in some runs at one checkpoint."""
+    """Single effects of nodes, or of edges, in some runs at one checkpoint."""
 
     items: tuple[tuple[object, ...], ...]
     """The values of NODE or EDGE."""
     gain: Float[np.ndarray, "run item prompt"]
     """Logits; NaN where a run lacks a prompt."""
     gap: Float[np.ndarray, "run item prompt"]
-    """What it is a share of."""
+    """The denominator: effects are shares of it."""
 
 
 def of_nodes(patches: Sequence[Patch], step: int, damaged: list[str] | None = None) -> Effects | None:
-    """What the model loses where one node is ablated, of what it loses where all are; None where a run has none."""
+    """Ablation effects of single nodes, as shares of the effect of ablating all; None where a run has none."""
     found = []
     for patch in patches:
         rows = _rows(patch, step, "circuits", damaged)
@@ -47,7 +47,7 @@ def of_nodes(patches: Sequence[Patch], step: int, damaged: list[str] | None = No
 
 
 def of_edges(patches: Sequence[Patch], step: int, damaged: list[str] | None = None) -> Effects | None:
-    """What each edge that was patched exactly recovers, of the gap; None where a run has none."""
+    """Recovered by each exactly patched edge; None where a run has none."""
     found = []
     for patch in patches:
         rows = _rows(patch, step, "edges", damaged)
@@ -68,7 +68,7 @@ def of_edges(patches: Sequence[Patch], step: int, damaged: list[str] | None = No
 
 
 def _rows(patch: Patch, step: int, name: str, damaged: list[str] | None) -> pd.DataFrame | None:
-    """The rows of a table that have values of prompts."""
+    """Selects the rows that have per-prompt values."""
     frames = list(measured.each([(patch, step)], name, ("by_prompt",), damaged))
     if not frames or "by_prompt" not in frames[0]:
         return None
@@ -83,7 +83,7 @@ def _keys(rows: pd.DataFrame, names: Sequence[str]) -> list[tuple[object, ...]]:
 def _together(
     patches: Sequence[Patch], found: Sequence[tuple[list[tuple[object, ...]], np.ndarray, np.ndarray]]
 ) -> Effects | None:
-    """What all runs have, their prompts in one order."""
+    """Aligns the runs' items and prompts."""
     if not found:
         return None
     others = [set(keys) for keys, _, _ in found[1:]]

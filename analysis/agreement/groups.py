@@ -1,4 +1,4 @@
-"""Which runs of an output folder are compared: the seeds of a setting, and settings that differ in one thing alone."""
+"""Groups the runs to compare: the seeds of a setting, and settings that differ in one thing."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ AXES: dict[str, Callable[[str], bool]] = {
     "prompts": lambda key: key == "task.seed",
     "base": lambda key: key.startswith("model."),
 }
-"""Besides `seed`, by the keys whose values differ: other training prompts, and another base model."""
+"""Axes besides `seed`, by the keys that differ: other training prompts, another base model."""
 WORDS = {"prompts": "sets of training prompts", "base": "base models"}
 
 
 @dataclass(frozen=True)
 class Across:
-    """Runs that differ in the values of an axis, and in their seed, and in nothing else."""
+    """Runs that differ only in an axis and their seed."""
 
     axis: str
     setting: str
-    """The names of their settings."""
+    """The settings' names."""
     level: dict[str, str]
-    """Of each run, by id: its values on the axis."""
+    """Each run's values on the axis, by run id."""
 
 
 def across(output: Output, runs: pd.DataFrame) -> Iterator[Across]:
-    """All groups of settings that differ in one axis alone."""
+    """Returns all groups of settings that differ in exactly one axis."""
     started = [run for run in output.runs if run.config and not run.is_damaged]
     texts = configs.texts([configs.of_run(run.config) for run in started])
     setting = dict(zip(runs["run_id"], runs["setting"], strict=True))

@@ -1,4 +1,4 @@
-"""Ranks and the largest heads of two runs, each on another half of the prompts: what has no formula over all splits."""
+"""Rank correlation and top-k overlap of two runs on disjoint halves of the prompts; neither has a closed form."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ each of the others a group of prompts is left out."""
 
 @dataclass(frozen=True)
 class Halves:
-    """What runs have in common on disjoint halves."""
+    """Similarity of runs on disjoint halves of the prompts."""
 
     rank: Between
-    """Spearman's correlation of the effects."""
+    """Spearman correlation of the effects."""
     jaccard: dict[int, Between]
-    """Of the k heads whose effects are largest, by k: shared heads over all that either has."""
+    """Jaccard index of the k largest heads, by k."""
 
 
 def halves(gain: Float[np.ndarray, "run head prompt"], sizes: Sequence[int], splits: int = SPLITS) -> Halves:
@@ -55,7 +55,7 @@ def halves(gain: Float[np.ndarray, "run head prompt"], sizes: Sequence[int], spl
 
 
 def _means(gain: np.ndarray, kept: np.ndarray, order: np.ndarray) -> Float[np.ndarray, "group split half run head"]:
-    """Of each run's effects over each half of the prompts that are kept."""
+    """Averages each run's effects over each half of the kept prompts."""
     there = ~np.isnan(gain).any(axis=1)
     values = np.where(there[:, None], gain, 0.0)
     turn = np.argsort(order, axis=1) % 2  # which half a prompt is in
@@ -67,7 +67,7 @@ def _means(gain: np.ndarray, kept: np.ndarray, order: np.ndarray) -> Float[np.nd
 
 
 def _together(values: Float[np.ndarray, "group split half run head"]) -> Float[np.ndarray, "group split run run"]:
-    """Of each two runs the product, the first on one half and the second on the other."""
+    """Multiplies each pair of runs, the first on one half and the second on the other."""
     return values[:, :, 0] @ values[:, :, 1].swapaxes(2, 3)
 
 

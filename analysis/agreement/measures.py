@@ -1,4 +1,4 @@
-"""How far runs agree in which of their heads matter: each measure with its interval, its null and an answer."""
+"""Measures how far runs agree on which heads matter, each with an interval, a null and an answer."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .members import chance
 from .moments import agreement_parts, correlation, moments, reliability, tells_heads_apart
 
 SIZES = (1, 3, 5, 10, 20)
-"""Of the sets of heads with the largest effects that are compared, up to half of the heads."""
+"""Sizes k of the top-k sets that are compared, up to half of the heads."""
 
 
 class Answer(Enum):
-    """What can be said of the agreement of runs."""
+    """Possible answers on the agreement of runs."""
 
     AGREE = "agree"
-    """It is above SAME of what full agreement would give."""
+    """The interval lies above SAME of the ceiling."""
     DISAGREE = "disagree"
-    """It is below OTHER of that."""
+    """The interval lies below OTHER of the ceiling."""
     CANNOT_TELL = "cannot tell"
-    """Neither is shown, or there are fewer than ENOUGH seeds."""
+    """Neither holds, or there are fewer than ENOUGH seeds."""
     IDENTICAL = "identical"
-    """All of them are the same model, as before the first step: that says nothing of training."""
+    """All runs are the same model, as before the first step; that says nothing about training."""
     UNDEFINED = "undefined"
-    """In some run no head is told from the others, so that there is nothing to agree in."""
+    """In some run no head differs from the others, so there is nothing to agree on."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,22 @@ class Agreement:
     """`correlation`, `icc` and `reliability` are without the noise of prompts; `rank` and `jaccard` are between
     disjoint halves of them, and have it."""
     k: int | None
-    """Of `jaccard`: how many heads a set has."""
+    """The size of the sets; for `jaccard` only."""
     value: float
     low: float
     high: float
     ceiling: float
-    """What the same effects would give: 1, or what a run has with itself between halves."""
+    """The value for identical effects: 1, or a run's value with itself between halves."""
     of_ceiling: float
-    """Value by ceiling, pair by pair."""
+    """Value divided by ceiling, pair by pair."""
     of_ceiling_low: float
     of_ceiling_high: float
     expected: float
-    """By chance."""
+    """The value expected by chance."""
     p: float
-    """Of as much by chance; of `jaccard` only."""
+    """Probability of this value or more by chance; for `jaccard` only."""
     answer: Answer | None
-    """None of `reliability`, which is of no two runs."""
+    """None for `reliability`, which compares no runs."""
 
 
 def agreements(gain: Float[np.ndarray, "run head prompt"], design: Design) -> list[Agreement]:

@@ -1,4 +1,4 @@
-"""Sets of heads, or of edges: how much they share, and what chance would have them share."""
+"""Overlap of sets of heads or edges, and the overlap expected by chance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Sets = Bool[np.ndarray, "set item"]
 
 
 def jaccard(sets: Sets) -> float:
-    """Shared members over all members, mean over every two sets; NaN of less than two sets, or where two are empty."""
+    """Mean pairwise Jaccard index of the sets; NaN with fewer than two sets, or where two are empty."""
     members = sets.astype(float)
     shared = members @ members.T
     size = np.diag(shared)

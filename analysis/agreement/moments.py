@@ -32,11 +32,11 @@ class Moments:
     they are, the others of prompts that were weighted anew."""
 
     covariance: Float[np.ndarray, "draw run run"]
-    """Over heads, C of the module's docstring."""
+    """Covariance over heads: C of the module's docstring."""
     variance: Float[np.ndarray, "draw run"]
-    """Over heads, of each run's means over its prompts: noise included."""
+    """Variance over heads of each run's prompt means, noise included."""
     mean: Float[np.ndarray, "draw run run"]
-    """Product of both runs' means over heads, over pairs of different prompts too."""
+    """Product of both runs' means over heads, from pairs of different prompts only."""
     heads: int
 
 
@@ -66,7 +66,7 @@ def moments(gain: Float[np.ndarray, "run head prompt"], draws: int = DRAWS) -> M
 
 
 def correlation(found: Moments) -> Float[np.ndarray, "draw run run"]:
-    """Of the effects of each two runs, without the noise of prompts. It is an estimate, and may be beyond 1."""
+    """Correlation of each pair of runs' effects, corrected for prompt noise. An estimate, so it may exceed 1."""
     own = _own(found.covariance)
     own = np.where(own > 0, own, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -74,7 +74,7 @@ def correlation(found: Moments) -> Float[np.ndarray, "draw run run"]:
 
 
 def reliability(found: Moments) -> Float[np.ndarray, "draw run"]:
-    """Of each run's means over all its prompts: the share of their variance over heads that is not noise."""
+    """Reliability of each run's prompt means: the share of their variance over heads that is not noise."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return _own(found.covariance) / found.variance
 

@@ -38,15 +38,15 @@ DRAWS = 499
 SEED = 0
 
 LOOKS = "looks"
-"""What the names of blocks of attention begin with."""
+"""Prefix of the names of attention blocks."""
 
 Block = tuple[str, ...]
-"""A site and a corruption; or LOOKS, a query, and the keys that it may look at."""
+"""A site and a corruption; or LOOKS, a query and its possible keys."""
 
 
 @dataclass(frozen=True)
 class Signatures:
-    """What the heads of a run do, on two disjoint halves of the prompts."""
+    """The heads' signatures in a run, on two disjoint halves of the prompts."""
 
     heads: tuple[tuple[int, int], ...]
     blocks: Mapping[Block, Float[np.ndarray, "half head part"]]
@@ -55,7 +55,7 @@ class Signatures:
 
 @dataclass(frozen=True)
 class Match:
-    """A head of the first run and its partner in the second; None where there are fewer heads with a role."""
+    """A head of the first run and its partner in the second; None if the second run has fewer heads with a role."""
 
     head: tuple[int, int]
     partner: tuple[int, int] | None
@@ -118,7 +118,7 @@ def match(first: Signatures, second: Signatures, draws: int = DRAWS) -> list[Mat
 def _assign(
     alike: Float[np.ndarray, "head other"], has_role: Bool[np.ndarray, " other"]
 ) -> tuple[Int[np.ndarray, " head"], Float[np.ndarray, " head"]]:
-    """Each head's partner among the others with a role, -1 where none is left, and how alike they are: -1 then."""
+    """Assigns each head a partner among the others with a role (-1 if none is left) and their similarity (-1 then)."""
     partner, found = np.full(len(alike), -1), np.full(len(alike), -1.0)
     theirs = np.flatnonzero(has_role)
     rows, columns = optimize.linear_sum_assignment(alike[:, theirs], maximize=True)
@@ -127,5 +127,5 @@ def _assign(
 
 
 def _has_role(blocks: Sequence[Float[np.ndarray, "half head part"]]) -> Bool[np.ndarray, "block head"]:
-    """Whether a head has an effect in a block that both halves of the prompts show."""
+    """Whether both halves of the prompts show an effect of the head in some block."""
     return np.stack([(np.abs(block) > DELTA).all(axis=0).any(axis=1) for block in blocks])

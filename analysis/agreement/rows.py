@@ -1,4 +1,4 @@
-"""Rows of the tables of agreement, of families of heads."""
+"""Builds the rows of the agreement tables from families of heads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROLES = {
     **{"layer_a": "int64", "head_a": "int64", "layer_b": "Int64", "head_b": "Int64"},
     **{"similarity": "float64", "p": "float64", "matched": "boolean", "blocks": "string"},
 }
-"""One row a head of the first run that has a role, and its partner in the second."""
+"""One row per head of the first run that has a role, with its partner in the second."""
 SUBJECTS = {
     **GROUP,
     **{"first": "string", "second": "string", "site": "string", "step": "int64"},
@@ -48,7 +48,7 @@ SUBJECTS = {
     **{"verdict_first": "string", "verdict_second": "string", "answer": "string"},
     **{"runs": "int64", "prompts": "int64"},
 }
-"""One row a head and checkpoint, under two corruptions; `answer` is of all heads at that checkpoint."""
+"""One row per head and checkpoint, under two corruptions; `answer` is for all heads at that checkpoint."""
 STABILITY = {
     **GROUP,
     **AT,
@@ -56,7 +56,7 @@ STABILITY = {
     **{f"{name}_{of}": "float64" for of in ("prompts", "runs") for name in ("phi", "phi_low", "phi_high", "jaccard")},
     **{"runs": "int64", "prompts": "int64", "heads": "int64"},
 }
-"""One row a checkpoint: the members that single effects give."""
+"""One row per checkpoint: the members by single effects."""
 INCLUSION = {
     **GROUP,
     **AT,
@@ -64,18 +64,18 @@ INCLUSION = {
     **HEAD,
     **{"recovered": "float64", "inclusion": "float64", "selected": "float64", "stable": "boolean"},
 }
-"""One row a head and checkpoint; or a node (its `component`), or an edge, from its source to an `input`."""
+"""One row per head and checkpoint; or per node (its `component`), or per edge from its source to an `input`."""
 TABLES = {
     **{"agreement": AGREEMENT, "roles": ROLES, "subjects": SUBJECTS, "stability": STABILITY, "inclusion": INCLUSION},
 }
 
 
 Part = tuple[str, pd.DataFrame]
-"""The name of a table and rows of it."""
+"""A table's name, and some of its rows."""
 
 
 def of_agreement(axis: str, key: Mapping[str, str], one: Family, design: Design, is_last: bool = False) -> pd.DataFrame:
-    """How far the runs of a family agree, at each checkpoint, or at the last alone."""
+    """Agreement of a family's runs, at each checkpoint or only at the last."""
     assert one.gain is not None
     rows = []
     for step in one.steps[-1:] if is_last else one.steps:
@@ -88,7 +88,7 @@ def of_agreement(axis: str, key: Mapping[str, str], one: Family, design: Design,
 
 
 def of_stability(key: Mapping[str, str], one: Family) -> Iterator[Part]:
-    """How sure the members are that a family's single effects give, at each checkpoint: rows of two tables."""
+    """Stability of a family's members by single effects, at each checkpoint: rows of two tables."""
     assert one.gain is not None
     items = [{"layer": layer, "head": head} for layer, head, _ in one.places]
     of_steps = []
@@ -102,7 +102,7 @@ def of_stability(key: Mapping[str, str], one: Family) -> Iterator[Part]:
 
 
 def of_effects(key: Mapping[str, str], corruption: str, site: str, step: int, found: Effects) -> Iterator[Part]:
-    """The same of nodes, or of edges: `site` says which. Of edges only those that are ever included have a row."""
+    """The same for nodes or edges, as `site` says. Edges that are never included have no row."""
     names = NODE if site == "node" else EDGE
     items = [dict(zip(names, item, strict=True)) for item in found.items]
     at = {**key, "corruption": corruption, "site": site, "step": step}
@@ -115,7 +115,7 @@ def _of_members(
     at: Mapping[str, object], items: Sequence[Mapping[str, object]], gain: np.ndarray, gap: np.ndarray,
     ever: bool = False,
 ) -> tuple[dict[str, object], list[dict[str, object]]]:  # fmt: skip
-    """A row of `stability`, and those of `inclusion`; with `ever` only of items that are ever included."""
+    """A row of `stability` and its rows of `inclusion`; with `ever`, only for items that are ever included."""
     found = stability(gain, gap)
     runs, count, prompts = gain.shape
     defined = bool(np.isfinite(found.inclusion).all())
@@ -130,7 +130,7 @@ def _of_members(
 
 
 def of_subjects(key: Mapping[str, str], first: Family, second: Family) -> pd.DataFrame | None:
-    """Whether two corruptions have the same heads, head by head; None where they cannot be compared."""
+    """Compares two corruptions head by head; None where they cannot be compared."""
     found = subjects(first, second)
     if found is None:
         return None
@@ -154,19 +154,19 @@ def of_subjects(key: Mapping[str, str], first: Family, second: Family) -> pd.Dat
 
 @dataclass(frozen=True)
 class Run:
-    """A run as roles compare it."""
+    """A run whose heads' roles are compared."""
 
     jobs: Sequence[Job]
-    """Some of its patch jobs, with what they patched."""
+    """Some of its patch jobs, with their patching results."""
     patches: Sequence[Patch]
-    """All of them."""
+    """All its patch jobs."""
     damaged: list[str] | None = None
     """As for `frames.load`."""
     kept: dict[tuple[int, ...], Signatures | None] = field(default_factory=dict, compare=False, repr=False)
-    """Its signatures at the checkpoints that it was compared at: where heads look takes longest to read."""
+    """Its signatures at the checkpoints compared so far; attention takes longest to read."""
 
     def signatures(self, steps: Sequence[int]) -> Signatures | None:
-        """What its heads do at these checkpoints; None where that is not told prompt by prompt."""
+        """Its heads' signatures at these checkpoints; None without per-prompt values."""
         at = tuple(steps)
         if at not in self.kept:
             self.kept[at] = signatures(self.jobs, steps, self.patches, self.damaged)
@@ -212,7 +212,7 @@ def _of_set(found: Stability) -> dict[str, object]:
 
 
 def _gaps(one: Family, number: int) -> Float[np.ndarray, "run prompt"]:
-    """clean - corrupted of each prompt at a family's checkpoint; NaN where a run lacks a prompt."""
+    """Each prompt's gap, clean - corrupted, at a family's checkpoint; NaN where a run lacks a prompt."""
     column = {key: at for at, key in enumerate(one.prompts)}
     gaps = np.full((len(one.jobs), len(one.prompts)), np.nan)
     for row, job in zip(gaps, one.jobs, strict=True):

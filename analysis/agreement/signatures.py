@@ -1,4 +1,4 @@
-"""What the heads of one run do and where they look, read from its patch jobs."""
+"""Reads the effects and the attention of one run's heads from its patch jobs."""
 
 from __future__ import annotations
 
@@ -90,6 +90,6 @@ def _looks(
 
 
 def of_halves(job: Job) -> Bool[np.ndarray, "half prompt"]:
-    """Which half each prompt of a job is in: the same one in every job that has it, in no order."""
+    """Assigns each prompt of a job to a half, at random but equally in every job that has it."""
     side = np.array([zlib.crc32(f"{text}{number}".encode()) % 2 for text, number in job.prompts])
     return side == np.arange(2)[:, None]

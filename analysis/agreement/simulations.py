@@ -1,4 +1,4 @@
-"""Worlds with a planted truth, many of each: `python -m mi_sweeps.analysis.planted NAME`."""
+"""Simulations with a planted truth: `python -m mi_sweeps.analysis.planted NAME`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def coverage(share: float, worlds: int) -> tuple[Float[np.ndarray, " measure"], 
 
 
 def agreement(worlds: int) -> Iterator[str]:
-    """How often intervals of agreement hold the truth, and what is answered."""
+    """Coverage of the intervals of agreement, and the answers given."""
     for share in (1.0, 0.9, 0.5, 0.0):
         held, values = coverage(share, worlds)
         random = np.random.default_rng(1)
@@ -79,7 +79,7 @@ def agreement(worlds: int) -> Iterator[str]:
 
 
 def no_effects(worlds: int) -> Iterator[str]:
-    """What is said of heads that have no effects, on prompts that all runs share."""
+    """Answers for heads without effects, on prompts that all runs share."""
     random, undefined, raw = np.random.default_rng(0), 0, []
     for _ in range(worlds):
         world = gains(random, size=0.0)
@@ -93,7 +93,7 @@ def no_effects(worlds: int) -> Iterator[str]:
 def signature(
     random: np.random.Generator, effects: Float[np.ndarray, "block head step"], noise: float = 0.02
 ) -> Signatures:
-    """Signatures with noise, of its own in each half of the prompts."""
+    """Signatures with independent noise in each half of the prompts."""
     _, heads, steps = effects.shape
     blocks: dict[Block, np.ndarray] = {
         (str(number),): of + noise * random.standard_normal((2, heads, steps)) for number, of in enumerate(effects)
@@ -102,7 +102,7 @@ def signature(
 
 
 def roles(worlds: int) -> Iterator[str]:
-    """How often heads that were permuted are found again, and unrelated ones are matched."""
+    """How often permuted heads are recovered, and unrelated ones matched."""
     random = np.random.default_rng(0)
     found, matched, chances = 0, 0, []
     for _ in range(worlds):
@@ -122,7 +122,7 @@ def roles(worlds: int) -> Iterator[str]:
 
 
 def members(worlds: int) -> Iterator[str]:
-    """Inclusion of planted members, and false ones against the bound."""
+    """Inclusion of planted members, and false members against the bound."""
     for beside in (0.0, 0.03):
         random = np.random.default_rng(0)
         own, others, false, bound, tighter, phi = [], [], [], [], [], []
@@ -145,7 +145,7 @@ def members(worlds: int) -> Iterator[str]:
 
 
 def stability_interval(worlds: int) -> Iterator[str]:
-    """How often the interval of Φ holds it, of sets that are independent."""
+    """Coverage of the interval of Φ for independent sets."""
     random = np.random.default_rng(0)
     chance = np.concatenate([np.full(8, 0.8), np.full(56, 0.05)])
     size = chance.mean()

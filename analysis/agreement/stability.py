@@ -38,29 +38,29 @@ Effects = Float[np.ndarray, "run item prompt"]
 
 @dataclass(frozen=True)
 class Stability:
-    """Members of a circuit by single effects, in some runs: heads, or edges."""
+    """Members of a circuit by single effects, in some runs: heads or edges."""
 
     recovered: Float[np.ndarray, " item"]
-    """Mean over runs; NaN where the gap is not told from zero in all of them, as all that follows."""
+    """Mean over runs; NaN, like the fields below, unless every run's gap differs from zero."""
     inclusion: Float[np.ndarray, " item"]
-    """Share of draws, and of runs, in which an item is a member."""
+    """Share of draws and runs in which an item is a member."""
     selected: Float[np.ndarray, " item"]
-    """Share of halves of the prompts, and of runs."""
+    """Share of half-samples of the prompts, over runs."""
     members: float
-    """On a half, mean over runs."""
+    """Number of members on a half-sample, mean over runs."""
     false_members: float
-    """Bound on the expected number of false ones among the stable, for any data."""
+    """Bound on the expected number of false stable members, for any data."""
     false_members_unimodal: float
     over_prompts: tuple[float, float, float]
-    """Φ of halves of the prompts, mean over runs, with the mean ends of its interval; NaN where some run has none."""
+    """Φ over half-samples of the prompts with its interval, each a mean over runs; NaN where a run has none."""
     jaccard_over_prompts: float
     over_runs: tuple[float, float, float]
-    """Φ of the runs' members on all prompts, with its interval."""
+    """Φ over the runs' members on all prompts, with its interval."""
     jaccard_over_runs: float
 
     @property
     def stable(self) -> Bool[np.ndarray, " item"]:
-        """Selected on more than CUTOFF of the halves."""
+        """Items selected on more than CUTOFF of the half-samples."""
         return self.selected > CUTOFF
 
 
@@ -100,7 +100,7 @@ def stability(gain: Effects, gap: Effects) -> Stability:
 def members(
     gain: Effects, gap: Effects, weights: Float[np.ndarray, "draw prompt"]
 ) -> Bool[np.ndarray, "draw run item"]:
-    """Which items are members, under each draw's weights of the prompts."""
+    """Membership of each item under each draw's prompt weights."""
     there = ~np.isnan(gain) & ~np.isnan(gap)
     above = np.tensordot(weights, np.where(there, gain, 0.0), (1, 2))
     below = np.tensordot(weights, np.where(there, gap, 0.0), (1, 2))
@@ -108,7 +108,7 @@ def members(
 
 
 def _halves(prompts: int) -> Float[np.ndarray, "half prompt"]:
-    """PAIRS pairs of disjoint halves, one after the other; of an odd number one prompt is in neither."""
+    """PAIRS pairs of disjoint halves, one pair after the other; with an odd number one prompt is in neither."""
     random = np.random.default_rng(SEED)
     weights = np.zeros((PAIRS, 2, prompts))
     for pair in weights:

@@ -1,4 +1,4 @@
-"""Agreement as tables, as they are exported: `agreement`, `roles`, `subjects`, `stability` and `inclusion`."""
+"""Builds the exported tables `agreement`, `roles`, `subjects`, `stability` and `inclusion`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TABLES = {
 
 
 def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.DataFrame]:
-    """All tables of an output folder that was loaded."""
+    """Returns all tables of a loaded output folder."""
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     if frames.output is not None:
         for name, frame in of_output(frames.output, frames.runs, frames.patches, damaged):
@@ -113,7 +113,7 @@ def _of_setting(
 def _of_circuits(
     setting: str, patching: str, output: Output, wanted: set[str], damaged: list[str] | None
 ) -> Iterator[Part]:
-    """How sure nodes and edges are, from their single effects, where patch jobs measured them."""
+    """Stability of nodes and edges by single effects, where patch jobs measured them."""
     key = {"setting": setting, "patching": patching}
     found = [patch for patch in output.patches if patch.patch_id in wanted]
     for corruption in dict.fromkeys(patch.corruption for patch in found):
@@ -149,7 +149,7 @@ def _roles(
 
 
 def _families(read: Sequence[Job]) -> Iterator[Family]:
-    """Those of heads, under each corruption, whose tables tell prompts apart."""
+    """Patch jobs of heads with per-prompt values, by corruption."""
     for site in HEADS:
         for corruption in dict.fromkeys(job.patch.corruption for job in read):
             own = [job for job in read if site in job.sites and job.patch.corruption == corruption]
