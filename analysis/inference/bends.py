@@ -27,7 +27,7 @@ class Rise:
     middle: float
     """When half of the change of the whole curve is done, in units of the time."""
     width: float
-    """From 10% to 90% of that change."""
+    """Time from 10% to 90% of that change."""
 
 
 def rise(time: Float[np.ndarray, " checkpoint"], curve: Float[np.ndarray, " checkpoint"]) -> Rise | None:

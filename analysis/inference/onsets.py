@@ -1,4 +1,4 @@
-"""When something began, which is known only to lie between two checkpoints, over the seeds of a setting.
+"""Onsets over the seeds of a setting; each is only known to lie between two checkpoints (interval-censored).
 
 What was there at the first checkpoint began at or before it, and what never formed may do so after the last one. So
 each run gives an interval, and nothing is said of where within it. The distribution over runs is Turnbull's (1976,
@@ -20,11 +20,11 @@ from .courses import Course, HeadCourse
 from .estimates import LEVEL
 
 ENOUGH = 6
-"""Runs of which a median has a 95% interval."""
+"""The fewest runs whose median has a 95% interval."""
 
 
 class When(Enum):
-    """When the second group began, compared with the first."""
+    """Whether the second group's onsets are earlier or later than the first's."""
 
     EARLIER = "earlier"
     LATER = "later"
@@ -48,7 +48,7 @@ Intervals = Sequence[Onset]
 
 
 def onset(course: HeadCourse, steps: Sequence[int], other_prompts: bool = True) -> Onset:
-    """Since when a head of one run has more than half of its final gain, as far as its course tells it.
+    """Returns since when a head of one run has had more than half of its final gain, as far as its course shows.
 
     Args:
         other_prompts: whether to take the onset's interval, which is of other prompts; or else the onset itself, which
@@ -95,7 +95,7 @@ def distribution(
 
 
 def median(found: Intervals) -> Onset:
-    """The stretch of Turnbull's distribution that has the median; both, and all between, where it divides them."""
+    """The interval of Turnbull's distribution that holds the median; if two share it, both and all between."""
     low, high, mass = distribution(found)
     done = mass.cumsum()
     first, last = (int((done >= 0.5 - slack).argmax()) for slack in (1e-6, -1e-6))
@@ -116,11 +116,11 @@ def interval(low: Sequence[float], high: Sequence[float]) -> tuple[float, float]
 
 
 Span = tuple[float, float]
-"""The numbers of the first and last checkpoint at which it may have begun; between two where that is known."""
+"""Indices of the first and last checkpoint at which it may have begun; between two where that is known."""
 
 
 def span(found: Onset) -> Span:
-    """What was there from the start is at checkpoint 0; what never formed, after the last one."""
+    """An onset from the start counts as checkpoint 0, one that never came as after the last."""
     return max(found.after + 1, 0.0), found.by
 
 

@@ -1,4 +1,4 @@
-"""When heads came to matter, over the seeds of a setting, and under one corruption compared with another: `onsets`."""
+"""Builds the table `onsets`: when heads came to matter, over seeds, and under one corruption against another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONSETS = {
 }
 """One row per head of a setting; and per pair of corruptions a row for each measure, whose `against` is the first."""
 HEAD_SITE = "z"
-"""Onsets and signs are those of what a head puts out."""
+"""Onsets and signs are of a head's output."""
 
 Key = tuple[str, str, str]
 """Setting, patching, corruption."""
@@ -42,7 +42,7 @@ class Began:
 
 
 def onset_row(key: Key, place: Place, found: Sequence[Began]) -> dict[str, Any]:
-    """The onset of one head of a setting, of each run's own; times are steps."""
+    """The onset of one head over a setting's runs, in steps."""
     anywhere, here = ([_in_steps(getattr(one, scope), one.steps) for one in found] for scope in ("anywhere", "here"))
     middle = median(here)
     told = {
@@ -55,7 +55,7 @@ def onset_row(key: Key, place: Place, found: Sequence[Began]) -> dict[str, Any]:
 
 
 def _in_steps(found: Onset, steps: Sequence[int]) -> Onset:
-    """From numbers of a run's own checkpoints: runs of a setting need not have the same ones."""
+    """Converts indices of a run's own checkpoints to steps; runs of a setting may have different checkpoints."""
     return Onset(*(float(steps[int(one)]) if np.isfinite(one) else one for one in (found.after, found.by)))
 
 
@@ -64,11 +64,11 @@ def _ends(found: Sequence[Onset]) -> tuple[float, float]:
 
 
 Spans = Mapping[Place, Mapping[str, tuple[Span, Span]]]
-"""Of each place and run: for other prompts, and on these."""
+"""By place and run: onsets for other prompts, and on these."""
 
 
 def spans(found: Mapping[Place, Mapping[str, Began]]) -> Spans:
-    """Of places of which any run has an onset."""
+    """Only places with an onset in some run."""
     return {
         place: {run_id: (span(one.anywhere), span(one.here)) for run_id, one in own.items()}
         for place, own in found.items()

@@ -1,4 +1,4 @@
-"""Whether another task is still done after training, and with the same heads.
+"""Tests whether another task is still done after training, and by the same heads.
 
 A patch job on another task's prompts (`patching.also`) has them at every checkpoint. Each is compared with the first
 that was examined (step 0, but of a series that has none), prompt by prompt:
@@ -51,21 +51,21 @@ runs, of what `head`. `difference` is `after` less `before`, with its own 95% in
 
 
 class Kept(Enum):
-    """What can be said of a win rate or a head."""
+    """Verdicts on a win rate or a head."""
 
     KEPT = "kept"
-    """It differs by less than DELTA from what it was."""
+    """Differs by less than DELTA from the first checkpoint."""
     LOST = "lost"
-    """It is less than it was; of a head: it mattered, and is small now."""
+    """Lower than at the first checkpoint; for a head: mattered then and is small now."""
     GAINED = "gained"
-    """A win rate is more than it was."""
+    """A win rate that is higher than at the first checkpoint."""
     CHANGED = "changed"
-    """A head's recovered fraction is another one."""
+    """A head whose recovered fraction has changed."""
     UNTOLD = "cannot tell"
 
 
 def retention(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """What all groups of runs have kept of other tasks; empty where they were examined on none.
+    """Returns the retention of other tasks for all groups of runs; empty if no other task was measured.
 
     Args:
         damaged: as for `frames.load`.
@@ -90,13 +90,13 @@ def of_output(
 
 
 def task_of(about: Mapping[str, Any]) -> str | None:
-    """The other task on whose prompts a patch job is, by its patch.json; None where they are the run's own."""
+    """The other task whose prompts a patch job uses, by its patch.json; None for the run's own prompts."""
     task = about.get("config", {}).get("patching", {}).get("task")
     return str(task.get("name")) if task else None
 
 
 def win_rates(job: Job) -> pd.DataFrame:
-    """How the win rate of a run differs from its first one at each later checkpoint."""
+    """Compares a run's win rate at each later checkpoint with the first."""
     since, *steps = sorted(job.wins) or [0]
     found = [change(job.wins[since], job.wins[step]) for step in steps]
     if not found:
@@ -157,7 +157,7 @@ def heads(now: Family) -> pd.DataFrame:
 
 
 def _other(now: Family, site: _Changed) -> Family:
-    """The family with other values at each checkpoint."""
+    """Replaces a family's values at each checkpoint."""
     changed = [
         replace(job, sites={now.site: site(job.sites[now.site], job.sites[now.site].steps.index(now.steps[0]))})
         for job in now.jobs
@@ -166,7 +166,7 @@ def _other(now: Family, site: _Changed) -> Family:
 
 
 def _at_first(one: Site, first: int) -> Site:
-    """What was found at the first checkpoint, at all of them."""
+    """Repeats the first checkpoint's values at every checkpoint."""
     at = np.full(len(one.steps), first)
     patched = None if one.patched is None else one.patched[at]
     return replace(one, clean=one.clean[at], corrupted=one.corrupted[at], patched=patched, gain=one.gain[at],
@@ -174,7 +174,7 @@ def _at_first(one: Site, first: int) -> Site:
 
 
 def _of_first_gap(one: Site, first: int) -> Site:
-    """What each checkpoint's patches recover, beside the first checkpoint's gap."""
+    """Each checkpoint's gains over the first checkpoint's gap."""
     start = _at_first(one, first)
     patched = None if one.patched is None else one.patched - one.corrupted[:, None] + start.corrupted[:, None]
     return replace(start, patched=patched, gain=one.gain, n=one.n)

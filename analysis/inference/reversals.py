@@ -1,4 +1,4 @@
-"""Effects of heads that change their sign, and whether they do so where epochs end.
+"""Counts sign changes of heads' effects, and tests whether they cluster at ends of epochs.
 
 A sign is told where the mean over prompts is further from zero than its 95% interval is wide; a change lies between two
 told signs that follow on each other, at the middle of that stretch. How many lie within WINDOW steps of an epoch's end
@@ -24,13 +24,13 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Reversals:
-    """How many changes of sign lie near the ends of epochs."""
+    """Sign changes near ends of epochs."""
 
     observed: int
     expected: float
-    """Of circular shifts, on average."""
+    """Mean over circular shifts."""
     p: float
-    """How often a shift has as many; NaN where there is no change, or no epoch ends within the run."""
+    """Share of shifts with as many or more; NaN without changes, or if no epoch ends within the run."""
     n: int
     """All changes."""
 

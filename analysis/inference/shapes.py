@@ -25,25 +25,25 @@ Curve = Float[np.ndarray, " checkpoint"]
 
 SHAPES = ("linear", "exponential", "power", "logistic")
 PARAMETERS = np.array([2, 3, 3, 4])
-"""Of each shape, with level and change."""
+"""Number of parameters of each shape, with level and change."""
 MOST = 4
 SPAN = 2 * np.log(9.0)
 """From 10% to 90% of a logistic, in units of its scale."""
 FACTORS = 3
-"""In which prompts differ: mostly how much their curves rise, and when."""
+"""Factors in which prompts differ: mostly how much their curves rise, and when."""
 CLOSEST = 2000
-"""Candidates that may turn out to be the best when the wobble is known."""
+"""Candidates kept until the wobble is known."""
 COARSE = 0.08
-"""By how much more a width of the grid is than the one before."""
+"""Ratio of successive widths on the grid."""
 FINE = 32
-"""Widths and middles that are added near the best."""
+"""Widths and middles added near the best fit."""
 LONGEST = 3.0
-"""Shares of the run: the width of the slowest logistic. It is all but a line."""
+"""Width of the slowest logistic as a share of the run; it is almost a line."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Every f that is tried, as they are at some checkpoints. Times are shares of the run."""
+    """All candidate shapes f at given checkpoints. Times are shares of the run."""
 
     shape: Int[np.ndarray, " candidate"]
     """Its number in SHAPES."""
@@ -51,22 +51,22 @@ class Candidates:
     steepness: Float[np.ndarray, " candidate"]
     """The largest slope over the mean slope, both within the run."""
     middle: Float[np.ndarray, " candidate"]
-    """When half of the change within the run is done."""
+    """Time at which half of the change within the run is done."""
     start: Float[np.ndarray, " candidate"]
-    """When 10% are."""
+    """Time at which 10% is done."""
     width: Float[np.ndarray, " candidate"]
-    """From 10% to 90% of that change."""
+    """Time from 10% to 90% of that change."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How the candidates fit one curve."""
+    """The fit of every candidate to one curve."""
 
     candidates: Candidates
     squares: Float[np.ndarray, " candidate"]
-    """Of what is left of the whitened curve: a candidate is the less likely the more there are."""
+    """Sums of squared residuals of the whitened curve."""
     covariance: Float[np.ndarray, "checkpoint checkpoint"]
-    """Of the curve's noise."""
+    """Covariance of the curve's noise."""
     wobble: float
     """The standard deviation at each checkpoint that prompts do not explain, in the curve's own units."""
     whiten: Float[np.ndarray, "checkpoint checkpoint"]
@@ -75,7 +75,7 @@ class Fit:
     curve: Curve
 
     def best(self, among: np.ndarray | None = None) -> int:
-        """The candidate that fits best, of some."""
+        """The best-fitting candidate among some."""
         return int(np.argmin(self.squares if among is None else np.where(among, self.squares, np.inf)))
 
     def fitted(self, candidate: int) -> Curve:
@@ -89,7 +89,7 @@ class Fit:
         return self.squares <= self.squares.min() + _accepted(max(len(self.curve) - MOST, 1))
 
     def best_shape(self) -> str:
-        """The shape that fits best for as many numbers as it has, by BIC."""
+        """The shape with the best BIC."""
         shape = self.candidates.shape
         scores = [
             self.squares[shape == number].min() + PARAMETERS[number] * np.log(len(self.curve))
@@ -170,7 +170,7 @@ def of_prompts(values: Float[np.ndarray, "checkpoint prompt"]) -> Float[np.ndarr
 def _whitened(
     values: Float[np.ndarray, "candidate checkpoint"], covariance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What makes the noise white and leaves no level; and q_f of each candidate."""
+    """Returns the matrix that whitens the noise and removes the level, and each candidate's q_f."""
     variances, vectors = np.linalg.eigh(covariance)
     whiten = (vectors / np.sqrt(np.maximum(variances, 1e-12 * variances[-1]))) @ vectors.T
     level = whiten.sum(axis=1)
@@ -186,12 +186,12 @@ def _squares(whitened: Curve, explains: np.ndarray) -> np.ndarray:
 
 
 def _accepted(freedom: int) -> float:
-    """By how much squares may be more than the least."""
+    """By how much a candidate's sum of squares may exceed the smallest."""
     return float(quantile(freedom)) ** 2
 
 
 def _finer(candidates: Candidates, near: np.ndarray, u: np.ndarray) -> Candidates:
-    """Logistics between those of the grid that are near the best fit."""
+    """Adds logistics between those of the grid, near the best fit."""
     own = near & (candidates.shape == SHAPES.index("logistic"))
     if not own.any():
         own = np.arange(len(near)) == np.flatnonzero(candidates.shape == SHAPES.index("logistic"))[0]

@@ -1,4 +1,4 @@
-"""What pieces of one checkpoint bring to another: the table `cross` with intervals.
+"""Shares of the difference between two checkpoints that single pieces account for, from the table `cross`.
 
 Of run s and prompt i a piece of checkpoint `source` in `into` has a gain g = mixed - into and a gap r = from - into
 (logits), and its share is mean g / mean r. That is the ratio that recovered is (`estimates`), and has its interval:
@@ -40,7 +40,7 @@ SHARES = {
     **{"verdict": "string", "verdict_these_runs": "string", "gain": "float64", "gap": "float64"},
     **{"n": "int64", "runs": "int64"},
 }
-"""One row a piece and pair of checkpoints, of a group of runs that differ in their seed only."""
+"""One row per piece and pair of checkpoints, for a group of runs that differ only in their seed."""
 
 Piece = tuple[int, int, str, int | None, int | None]
 """Into and source (steps), component, layer, head."""
@@ -63,7 +63,7 @@ class Shares:
 
     @property
     def seeds(self) -> bool:
-        """Whether something can be said of other seeds."""
+        """Whether there are enough seeds for intervals over seeds."""
         return self.estimate.has_seeds
 
     @cached_property
@@ -90,7 +90,7 @@ class Shares:
 
     @cached_property
     def interval(self) -> tuple[Places, Places]:
-        """Of 95% at each piece alone: for other prompts, and other seeds where the runs allow that."""
+        """Pointwise 95% intervals, for other prompts, and for other seeds where the runs allow that."""
         return self._interval(self.everywhere, self.seeds)
 
     @cached_property
@@ -116,14 +116,14 @@ class Shares:
 
     @property
     def checkpoint(self) -> Int[np.ndarray, " piece"]:
-        """The number of the pair of checkpoints that each piece is of."""
+        """The index of each piece's pair of checkpoints."""
         steps = [piece[:2] for piece in self.pieces]
         number = {pair: at for at, pair in enumerate(dict.fromkeys(steps))}
         return np.array([number[pair] for pair in steps], dtype=int)
 
 
 def shares(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """The shares of all groups, as `mi-sweeps export` writes them; what prompts have is read, group by group.
+    """The shares of all groups, as `mi-sweeps export` writes them; per-prompt values are read group by group.
 
     Args:
         damaged: as for `frames.load`.
@@ -188,7 +188,7 @@ def _values(
 ) -> tuple[
     dict[int, np.ndarray], dict[tuple[str, Piece], Float[np.ndarray, " prompt"]], dict[tuple[str, Piece], float]
 ]:
-    """Of one patch job: what each checkpoint has alone, what it has with each piece, and the error of drawn orders."""
+    """Reads one patch job: each checkpoint's own values, those with each piece, and the error from sampled orders."""
     own, pieces, errors = {}, {}, {}
     for row in table.itertuples():
         into, source = int(row.into_step), int(row.source_step)

@@ -1,4 +1,4 @@
-"""Curves with a planted transition, or none: `python -m mi_sweeps.analysis.planted transitions`, and `widths`."""
+"""Simulated curves with and without a transition: `python -m mi_sweeps.analysis.planted transitions` or `widths`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def curve(
 
 
 def transitions(draws: int) -> Iterator[str]:
-    """Of each kind of curve how often a setting of five runs, and a single run, has each answer."""
+    """How often each answer is given for each kind of curve, of five runs and of single ones."""
     for kind in CURVES:
         settings: Counter[str] = Counter()
         runs: Counter[str] = Counter()
@@ -58,7 +58,7 @@ WIDTHS = (2, 4, 6, 8, 12, 16, 20)
 
 
 def widths(draws: int) -> Iterator[str]:
-    """Of logistic rises of each width how often a setting of five runs, and a single run, has each answer."""
+    """How often each answer is given for logistic rises of each width, of five runs and of single ones."""
     for width in WIDTHS:
         steps = float(width * 2)
         kind = f"logistic, {width} checkpoints ({steps:g} steps, {steps / STEPS[-1]:.0%} of the run) wide"

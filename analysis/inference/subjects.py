@@ -1,4 +1,4 @@
-"""Whether two corruptions, as of the first and the second subject, go through the same heads.
+"""Tests whether two corruptions, such as `first` and `second`, go through the same heads.
 
 Equivalence is shown, and never taken from a missing difference: a head is alike if it recovers as much of either gap,
 within DELTA, by two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15), paired by prompt and run
@@ -20,18 +20,18 @@ class Answer(Enum):
     """Whether two corruptions have the same heads at a checkpoint."""
 
     SAME = "same heads"
-    """Every head that matters under either is alike."""
+    """Every head that matters under either recovers equally under both."""
     OTHER_AMOUNTS = "same heads, other amounts"
     """Every head that matters under either matters under both, with one sign; of some it is shown that they recover
     more of one gap than of the other."""
     AMOUNTS_UNDECIDED = "same heads, amounts undecided"
-    """Likewise, and of some it cannot be told whether they recover as much."""
+    """As above, but for some heads it is undecided whether they recover as much."""
     DIFFERENT = "different heads"
     """Some head matters under one of them and is small under the other, or matters with another sign, and is shown to
     differ."""
     CANNOT_TELL = "cannot tell"
     UNDEFINED = "undefined"
-    """Under one of them clean and corrupted prompts do not differ measurably."""
+    """Under one corruption, clean and corrupted prompts do not differ measurably."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Told:
-    """The answer at a checkpoint, of the heads that matter under either corruption."""
+    """The answer at a checkpoint, from the heads that matter under either corruption."""
 
     step: int
     answer: Answer
     alike: tuple[Place, ...]
     differ: tuple[Place, ...]
-    """In how much they recover, or in that they matter at all."""
+    """The heads that differ, in how much they recover or in whether they matter."""
     undecided: tuple[Place, ...]
 
 

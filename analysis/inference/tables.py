@@ -1,4 +1,4 @@
-"""Verdicts as tables: what the page, the terminal, figures, wandb and the docs say, and what is exported."""
+"""Builds the tables `verdicts` and `courses`, which the page, terminal, figures and wandb show."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ VERDICTS = {
     **{"verdict": "string", "verdict_these_runs": "string", "gain": "float64", "gap": "float64"},
     **{"n": "int64", "runs": "int64"},
 }
-"""One row a place and checkpoint of a group of runs: a setting's, which differ in their seed only."""
+"""One row per place and checkpoint of a setting's runs, which differ only in their seed."""
 COURSES = {
     **GROUP,
     **PLACE,
     **{"course": "string", "onset": "Int64", "onset_low": "Int64", "onset_high": "Int64", "last": "Int64"},
     **{"peak": "float64"},
 }
-"""One row a place of a group of runs: how it came to matter over the checkpoints."""
+"""One row per place of a setting's runs: how it came to matter."""
 
 
 def verdicts(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """The verdicts of all groups; all their values of prompts are read, group by group.
+    """The verdicts of all groups; per-prompt values are read group by group.
 
     Args:
         damaged: as for `frames.load`.
@@ -73,7 +73,7 @@ def of_output(
 
 
 def verdict_rows(key: tuple[str, str, str], family: Family) -> pd.DataFrame:
-    """The rows of one family; those of places that no run has are left out."""
+    """The rows of one family, without places that no run has."""
     found, judged, here = family.estimate, family.judged, family.judged_here
     low, high = family.interval
     low_here, high_here = family.interval_here

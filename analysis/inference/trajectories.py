@@ -1,4 +1,4 @@
-"""What curves over checkpoints did, as tables: `transitions`, `onsets` and `sign_changes`."""
+"""Builds the tables on curves over checkpoints: `transitions`, `onsets` and `sign_changes`."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ TRANSITIONS = {
     **{"before": "float64", "within": "Int64", "bend": "float64", "change": "float64", "wobble": "float64"},
     **{"checkpoints": "int64", "n": "int64", "runs": "int64", "agreeing": "int64"},
 }
-"""One row a curve of a run, and one of the setting, which has no run_id."""
+"""One row per curve of a run, and one for the setting, without run_id."""
 SIGN_CHANGES = {
     **GROUP,
     "site": "string",
     **{"observed": "int64", "expected": "float64", "p": "float64", "n": "int64"},
     **{"epoch_ends": "int64", "heads": "int64", "runs": "int64"},
 }
-"""One row a setting and site, and one of what heads write themselves (`logit_diff`)."""
+"""One row per setting and site, and one for heads' direct contributions (`logit_diff`)."""
 
 TABLES = {"transitions": TRANSITIONS, "onsets": ONSETS, "sign_changes": SIGN_CHANGES}
 
@@ -53,9 +53,9 @@ LOGIT_DIFF = "logit difference"
 GAIN = "gain"
 ATTENTION = "attention"
 QUERY, SIDE = "end", "clean"
-"""Attention is that from where the answer is said, of clean prompts."""
+"""Attention from the last token of clean prompts."""
 ANYWHERE = ("self", "first", "previous", "other")
-"""Keys that every prompt has, whatever it is about: no curves of theirs."""
+"""Keys that every prompt has, whatever the task; they get no curves."""
 THRESHOLDED = ("win_rate", "accuracy", "preferred")
 
 
@@ -73,7 +73,7 @@ class Curve:
     site: str | None = None
     place: Place | None = None
     key: str | None = None
-    """What is looked at."""
+    """The attended key."""
 
 
 def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.DataFrame]:
@@ -113,7 +113,7 @@ def measured(metrics: pd.DataFrame, metric: str) -> list[Curve]:
 
 
 def curves(one: Family) -> Iterator[Curve]:
-    """Of each run of a family the gains of the heads that matter at any checkpoint."""
+    """Yields each run's gains of the heads that matter at any checkpoint."""
     if one.gain is None:
         return
     matters = one.grid(one.judged.matter()).any(axis=0)
@@ -127,7 +127,7 @@ def curves(one: Family) -> Iterator[Curve]:
 
 
 def attention(one: Family) -> Iterator[Curve]:
-    """Of each run that has the table `looks`, where the heads that matter at any checkpoint look from the end."""
+    """Yields, for runs with the table `looks`, the attention from the end of heads that matter at any checkpoint."""
     matters = one.grid(one.judged.matter()).any(axis=0)
     heads = {one.places[number][:2]: one.places[number] for number in np.flatnonzero(matters)}
     for job in one.jobs:
@@ -147,18 +147,18 @@ def attention(one: Family) -> Iterator[Curve]:
 
 @dataclass
 class Trajectories:
-    """Gathers families one after the other, so that few tables are in memory."""
+    """Collects families one at a time, so that few tables are in memory."""
 
     runs: Mapping[str, Run]
     settings: Mapping[str, str]
     metrics: pd.DataFrame
     wanted: Callable[[str, str | None, str], bool] = lambda curve, site, clock: True
-    """Of which curves, by name, site and clock, it is told what they did: fits take their time."""
+    """Curves to classify, by name, site and clock; fits are slow."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     found: dict[Key, dict[Place, dict[str, Began]]] = field(default_factory=dict)
     """Onsets of the heads of each run."""
     middles: dict[Key, dict[Place, dict[str, tuple[Span, Span]]]] = field(default_factory=dict)
-    """When half of each gain's change is done, in numbers of checkpoints: for other prompts, and on these."""
+    """When half of each gain's change is done, as checkpoint indices: for other prompts, and on these."""
     signs: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -189,7 +189,7 @@ class Trajectories:
         return {"transitions": self.transitions(), "onsets": self.onsets(), "sign_changes": self.sign_changes()}
 
     def transitions(self) -> pd.DataFrame:
-        """The table, with what was measured on held-out prompts."""
+        """The table `transitions`, with metrics on held-out prompts."""
         before = list(self.rows)
         names = self.metrics.loc[self.metrics["split"] == "heldout", "metric"].unique()
         for metric in names:
@@ -225,7 +225,7 @@ class Trajectories:
         return typed(self.signs, SIGN_CHANGES)
 
     def _judge(self, key: tuple[str, str | None, str | None], found: Sequence[Curve]) -> None:
-        """Adds what each curve did, and what all of a kind did together."""
+        """Adds each curve's answer, and the answer over all runs' curves of a kind."""
         kinds: dict[tuple[Any, ...], list[tuple[Curve, np.ndarray, Transition]]] = defaultdict(list)
         for curve in found:
             config = self.runs[curve.run_id].config if curve.run_id in self.runs else {}

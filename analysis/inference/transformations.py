@@ -26,14 +26,14 @@ from .families import Family, Job, family
 from .verdicts import few, largest, seed_part
 
 TRANSFORMED, ADDED = 0.8, 0.5
-"""Of T: where the one begins, and the other ends."""
+"""Thresholds of T for the two answers."""
 
 SITE = "z"
-"""What is patched of a head."""
+"""The patched site."""
 
 
 class Change(Enum):
-    """What became of a head between two checkpoints."""
+    """How a head changed between two checkpoints."""
 
     KEPT = "kept"
     """It matters in both, the same way, and its gain is not shown to have changed."""
@@ -54,11 +54,11 @@ class Change(Enum):
     NEITHER = "matters in neither"
     UNDECIDED = "undecided"
     UNDEFINED = "undefined"
-    """In one of them the corruption makes no measurable difference."""
+    """At one of the checkpoints the corruption makes no measurable difference."""
 
 
 class Answer(Enum):
-    """What T says."""
+    """Answers from T."""
 
     TRANSFORMED = "transformed"
     ADDED = "added"
@@ -74,18 +74,18 @@ class Transformation:
     changes: tuple[Change, ...]
     """Of each place of the family."""
     value: float
-    """T; NaN where no head matters in the second, or one does of which it cannot be told whether it did before."""
+    """T; NaN if no head matters in the second, or if it is undecided whether one of them mattered before."""
     low: float
     """Both ends of its interval; NaN where no head matters in the second."""
     high: float
     answer: Answer
     why: str
-    """Of `cannot tell`; and of `transformed` where nothing is shown to have changed."""
+    """The reason for `cannot tell`, or for `transformed` where no change is shown."""
     undecided: tuple[str, ...]
-    """Heads that may be kept or new, which keeps the ends apart."""
+    """Heads that may be kept or new; they widen the interval."""
 
     def named(self, *changes: Change) -> list[str]:
-        """The heads of which that is said."""
+        """The heads with that change."""
         return _names(self.family, [own in changes for own in self.changes])
 
     @property
@@ -95,7 +95,7 @@ class Transformation:
 
     @property
     def sentence(self) -> str:
-        """The answer as a sentence, with what it is of."""
+        """The answer as a sentence, with its scope."""
         first, last = self.family.steps
         between = f"Between checkpoints {first} and {last}"
         if np.isnan(self.low):
@@ -125,7 +125,7 @@ def _at(site: Site, steps: tuple[int, int]) -> Site:
 
 
 def transformation(both: Family) -> Transformation:
-    """Of a family of two checkpoints that tells prompts apart."""
+    """For a family of two checkpoints with per-prompt values."""
     assert both.gain is not None and len(both.steps) == 2
     before, after = both.grid(both.judged.words)
     recovered, gain = both.grid(both.estimate.recovered), both.grid(both.estimate.gain)
@@ -194,7 +194,7 @@ def _changed(both: Family) -> tuple[Bool[np.ndarray, " place"], Bool[np.ndarray,
 
 
 def _index(both: Family, changes: Sequence[Change]) -> tuple[float, float, float, Bool[np.ndarray, " place"], str]:
-    """T, both ends of its interval, the heads that may be kept or new, and what keeps an answer away."""
+    """T, both ends of its interval, the heads that may be kept or new, and the reason if there is no answer."""
     before, after = both.grid(both.judged.words)
     recovered = both.grid(both.estimate.recovered)
     matters = after == "matters"

@@ -1,4 +1,4 @@
-"""Whether a curve over checkpoints has a phase transition: a plateau, a sudden change, and its end, in most seeds.
+"""Tests curves over checkpoints for a phase transition: a plateau, a sudden change and its end, in most seeds.
 
 Of curves that are continuous: a share of prompts that pass a threshold is sudden by construction (Schaeffer, Miranda &
 Koyejo 2023, arXiv:2304.15004), so a win rate is refused. `shapes` has how shapes are fitted, and a curve's noise.
@@ -30,25 +30,25 @@ from .estimates import ROUNDING, quantile
 from .onsets import interval
 
 SUDDEN = 0.2
-"""Of the run: the width's upper end is less."""
+"""Largest upper end of the width, as a share of the run."""
 PLATEAU = 0.1
-"""Of the change: less than that is done before."""
+"""Largest share of the change that may be done before."""
 SIGNIFICANT = 0.01
 DRAWS = 500
 SEED = 0
 WITHIN = 6
-"""Checkpoints within the width. With fewer its shape is not seen."""
+"""Fewest checkpoints within the width; with fewer its shape cannot be seen."""
 ASIDE = 3
-"""Checkpoints before it, and after it."""
+"""Fewest checkpoints before it, and after it."""
 FEWEST = WITHIN + ASIDE
-"""Checkpoints of a curve of which something is said."""
+"""Fewest checkpoints of a curve that is classified."""
 SEEDS = 5
 SHARE = 0.8
-"""Of the runs of a setting."""
+"""Share of a setting's runs that must agree."""
 
 
 class Answer(Enum):
-    """What a curve did."""
+    """Classes of curves."""
 
     TRANSITION = "transition"
     UNRESOLVED = "below resolution"
@@ -62,12 +62,12 @@ class Answer(Enum):
 
 @dataclass(frozen=True)
 class Transition:
-    """What is said of one curve of one run, with times in units of its own; NaN where nothing changes."""
+    """The classification of one curve of one run, with times in the curve's own units; NaN where nothing changes."""
 
     answer: Answer
     reason: str
     shape: str = ""
-    """The one of `shapes.SHAPES` that fits best for as many numbers as it has (BIC)."""
+    """The one of `shapes.SHAPES` with the best BIC."""
     p: float = float("nan")
     """NaN where the width rules a transition out."""
     steepness: float = float("nan")
@@ -86,9 +86,9 @@ class Transition:
     change: float = float("nan")
     """Between the first and the last checkpoint, in units of the curve."""
     wobble: float = float("nan")
-    """Standard deviation at each checkpoint that prompts do not explain, likewise."""
+    """Wobble: the standard deviation at each checkpoint that prompts do not explain, likewise."""
     start: float = float("nan")
-    """When 10% of the change are done."""
+    """When 10% of the change is done."""
     fitted: tuple[float, ...] = ()
     """The best fit at the checkpoints."""
 
@@ -98,7 +98,7 @@ def transition(
     values: Float[np.ndarray, "checkpoint prompt"],
     draws: int = DRAWS,
 ) -> Transition:
-    """What one curve of one run did.
+    """Classifies one curve of one run.
 
     Args:
         time: of the checkpoints, rising.
@@ -164,7 +164,7 @@ def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) ->
 
 
 def _p(fit: shapes.Fit, draws: int) -> tuple[float, float]:
-    """How likely a curve as steep is under the best smooth fit, and how steep it is."""
+    """Returns the probability of a curve as steep under the best smooth fit, and its steepness."""
     known = fit.candidates
     smooth = fit.fitted(fit.best((known.shape != shapes.SHAPES.index("logistic")) | (known.width >= SUDDEN)))
     noise = np.linalg.cholesky(fit.covariance) @ np.random.default_rng(SEED).standard_normal((len(smooth), draws))
@@ -181,7 +181,7 @@ def _agrees(bent: Rise | None, t50: float, width: float, time: np.ndarray) -> bo
 
 
 def together(found: Sequence[Transition]) -> Transition:
-    """What is said of a setting: what at least SHARE of at least SEEDS runs did.
+    """Classifies a setting: the class of at least SHARE of its runs, if there are at least SEEDS.
 
     Times are medians over runs, with the sign test's 95% intervals; these are missing of too few runs.
     """

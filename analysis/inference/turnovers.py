@@ -1,4 +1,4 @@
-"""Simulated circuits of which it is known how much of their gain is of heads that mattered before."""
+"""Simulated circuits with a known share of gain from heads that mattered before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORLDS = {
     "half": ([0.45, 0.0, 0.08, 0.0], [0.45, 0.4, 0.08, 0.07]),
     "new": ([0.3, 0.0, 0.0, 0.02], [0.15, 0.5, 0.3, 0.07]),
 }
-"""Recovered of the heads that matter in one checkpoint and in the next; twelve more never do."""
+"""Recovered by the heads that matter at one checkpoint and the next; twelve others never matter."""
 NULL = 12
 
 
@@ -44,7 +44,7 @@ def simulated(
 
 
 def simulations(draws: int) -> Iterator[str]:
-    """Of each world how often each answer is given, and how often the interval holds T."""
+    """How often each answer is given in each world, and how often the interval covers T."""
     yield f"{draws} draws each; T of heads that recover more than {DELTA}"
     for name, (before, after) in WORLDS.items():
         recovered = np.array([[*before, *[0.0] * NULL], [*after, *[0.0] * NULL]])

@@ -23,12 +23,12 @@ from .estimates import LEVEL, Estimate, Places, fieller, quantile
 from .holm import holm
 
 DELTA = 0.05
-"""Recovered. What recovers less is small."""
+"""Smallest fraction recovered that matters; less is small."""
 
 SAME = 0.8
-"""As a share of what full agreement would give: where all of an interval is above, two things agree."""
+"""Share of full agreement above which, with the whole interval, two things agree."""
 OTHER = 0.5
-"""Likewise: where all of it is below, they do not. Between both nothing is said."""
+"""Share below which, with the whole interval, they disagree; between the two it is undecided."""
 
 DRAWS = 2000
 SEED = 0
@@ -37,14 +37,14 @@ CHUNK = 256
 
 
 class Verdict(Enum):
-    """What can be said of a place."""
+    """Verdicts on a place."""
 
     MATTERS = "matters"
     """It recovers more than DELTA of the gap, or takes away more than that."""
     SMALL = "small"
     """It recovers, or takes away, less than DELTA."""
     UNDECIDED = "undecided"
-    """Neither of them can be told."""
+    """Neither is shown."""
     UNDEFINED = "undefined"
     """Clean and corrupted prompts do not differ measurably: there is nothing to recover."""
 
@@ -54,7 +54,7 @@ VERDICTS = np.array([one.value for one in Verdict])
 
 @dataclass(frozen=True)
 class Judged:
-    """A family of places with their verdicts, of which any is wrong with a chance of 5%."""
+    """A family of places with verdicts whose family-wise error rate is 5%."""
 
     verdict: Int[np.ndarray, " place"]
     """Its number in VERDICTS; see `words`."""
@@ -64,7 +64,7 @@ class Judged:
     critical: float
     """Standard errors over prompts either side, at all places."""
     seeds: bool
-    """Whether it is of other seeds too, or of these runs alone."""
+    """Whether it also holds for other seeds, or only for these runs."""
 
     @property
     def words(self) -> np.ndarray:
@@ -95,7 +95,7 @@ def few(n: Int[np.ndarray, " place"]) -> Bool[np.ndarray, " place"]:
 
 
 def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"], *, seeds: bool) -> Judged:
-    """Verdicts on every place of a family, at once.
+    """Judges all places of a family at once.
 
     Args:
         critical: the family's `critical_value`.
@@ -117,7 +117,7 @@ def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"
 
 
 def _tested(found: Estimate) -> dict[float, Places]:
-    """How far from recovered DELTA and -DELTA are, by sign.
+    """Distances of recovered from DELTA and -DELTA, by sign.
 
     Whether recovered is beyond DELTA is tested at DELTA itself, and so on a mean and not on a ratio.
     """
@@ -155,7 +155,7 @@ def _extent(sums: Float[np.ndarray, "row draw"]) -> Float[np.ndarray, " draw"]:
 
 
 def seed_part(variance: Places, freedom: Places, checkpoint: Int[np.ndarray, " place"], critical: float) -> Places:
-    """What seeds add to the square of each half-width. NaN where nothing can be said of them."""
+    """The seeds' part of each squared half-width; NaN where it cannot be estimated."""
     middle = np.full(len(variance), np.nan)
     for step in np.unique(checkpoint):
         own = variance[checkpoint == step]

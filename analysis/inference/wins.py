@@ -1,4 +1,4 @@
-"""Win rates: of runs on the same prompts, and of the same prompts at two checkpoints."""
+"""Intervals and tests of win rates: of runs on the same prompts, and of the same prompts at two checkpoints."""
 
 from __future__ import annotations
 

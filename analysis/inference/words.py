@@ -1,4 +1,4 @@
-"""What is said of a family of heads: sentences that its verdicts warrant, and no others."""
+"""Sentences on a family of heads, no stronger than its verdicts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .families import Family, Place
 from .verdicts import DELTA, Verdict, few
 
 MOST = 8
-"""Heads that a sentence names; of more it says how many."""
+"""Most heads that a sentence names; beyond that it gives their number."""
 
 
 def sentences(family: Family, told: Sequence[HeadCourse]) -> list[str]:
-    """Which heads matter at the last checkpoint and since when, which were lost, and what cannot be told.
+    """Says which heads matter at the last checkpoint and since when, which were lost, and what is undecided.
 
     Args:
         told: the family's `courses`.
@@ -44,7 +44,7 @@ def sentences(family: Family, told: Sequence[HeadCourse]) -> list[str]:
 
 
 def name(place: Place) -> str:
-    """What a head, or a position of a layer, is called: 2.1, or "end@3"."""
+    """The name of a head or of a layer's position: 2.1, or "end@3"."""
     layer, head, position = place
     return f"{layer}.{head}" if head is not None else f"{position}@{layer}"
 
@@ -60,7 +60,7 @@ def range_of(low: float, high: float) -> str:
 
 
 def scope(family: Family) -> str:
-    """What the family's intervals and verdicts are of, in a few words."""
+    """The scope of a family's intervals and verdicts, in a few words."""
     prompts, runs = len(family.prompts), counted(len(family.jobs), "run")
     stopped = f", {up_to(family.steps[-1])}" if family.stopped else ""
     stopped += _without(family)
@@ -75,12 +75,12 @@ def scope(family: Family) -> str:
 
 
 def up_to(step: int) -> str:
-    """Of runs of which some go further."""
+    """For runs of different lengths."""
     return f"up to checkpoint {step}, the last that all of them have"
 
 
 def scope_of_difference(found: Difference) -> str:
-    """What a difference's intervals and comparisons are of, in a few words."""
+    """The scope of a difference's intervals and comparisons, in a few words."""
     prompts = int(found.n.max(initial=0))
     by = ["prompt"] if found.shared == prompts else [f"{found.shared} of {prompts} prompts"] if found.shared else []
     paired = (
@@ -91,7 +91,7 @@ def scope_of_difference(found: Difference) -> str:
 
 
 def differences(found: Difference) -> list[str]:
-    """At which heads the second group recovers more or less than the first, at the last checkpoint that both have."""
+    """Says at which heads the second group recovers more or less than the first, at their last common checkpoint."""
     step = found.steps[-1]
     at = found.at(step)
     said = []
@@ -147,7 +147,7 @@ def _mattering(family: Family, step: int) -> str:
 
 
 def _others(family: Family, step: int) -> list[str]:
-    """How many of the others have each verdict."""
+    """Counts the others' verdicts."""
     at = family.at(step)
     verdict, untested = family.judged.words[at], few(family.estimate.n)[at]
     is_there = family.estimate.runs[at] > 0
@@ -175,7 +175,7 @@ def _is(count: int) -> str:
 
 
 def _without(family: Family) -> str:
-    """Which checkpoints are left out, as some run has none there."""
+    """Names the checkpoints left out because some run lacks them."""
     steps = family.lacking
     if not steps:
         return ""
