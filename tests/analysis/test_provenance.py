@@ -6,7 +6,7 @@ import json
 
 from mi_sweeps.analysis import folder
 from mi_sweeps.analysis.frames import load
-from mi_sweeps.analysis.provenance import audits, configs, links
+from mi_sweeps.analysis.provenance import audits, configurations, links
 
 
 def change(run, **groups):
@@ -22,7 +22,7 @@ def test_a_value_is_there_once_and_every_run_finds_its_own(make_output, folders)
     change(runs / "run-0.0002-constant-1", optim={"lr": 2e-4, "weight_decay": 0.0, "betas": [0.9, 0.95]})
     folders.write_sweep(output, "more", [folders.point("absent", "absent-first", "first")])
     read = folder.read(output)
-    told = configs(read.runs)
+    told = configurations(read.runs)
     for number, run in enumerate(read.runs):
         if not run.config:
             assert all(of["of"][number] is None for of in told["differs"].values())
@@ -39,7 +39,7 @@ def test_a_value_is_there_once_and_every_run_finds_its_own(make_output, folders)
     assert told["factors"] == ["optim.lr", "optim.betas"]
 
 
-def test_what_changes_no_result_tells_no_cells_apart(make_output):
+def test_what_changes_no_result_tells_no_settings_apart(make_output):
     output = make_output(seeds=(0, 1, 2), corruptions=())
     for seed, sweep in enumerate(("demo", "grid", "late")):
         groups = {
@@ -50,7 +50,7 @@ def test_what_changes_no_result_tells_no_cells_apart(make_output):
         }
         change(output / "runs" / f"run-0.0001-constant-{seed}", **groups)
     assert set(load(output).runs["setting"]) == {"all"}
-    assert configs(folder.read(output).runs)["factors"] == []
+    assert configurations(folder.read(output).runs)["factors"] == []
 
 
 def test_an_audit_is_told_once_without_its_list_of_names(make_output):

@@ -117,10 +117,10 @@ def test_runs_are_found_by_what_they_are(out, wanted, seeds):
         (lambda out: out.select(seed=7), "select seed=7: no run has it; there are: 0, 1"),
         (lambda out: out.select(sed=7), "select sed: not a column of `runs`"),
         (lambda out: out.run("zz"), "zz: no such run; `runs` lists those of"),
-        (lambda out: out.run(), "2 runs, "),
+        (lambda out: out.run(), "2 runs match, "),
         (lambda out: out.picture("zilch"), "zilch: no such picture of these runs; there are: win-rate, "),
         (lambda out: out.select(seed=0).run().pairs("zilch"), "corruption=zilch: "),
-        (lambda out: out.select(seed=0).run().zoom(3, 1), "no step is among these"),
+        (lambda out: out.select(seed=0).run().zoom(3, 1), "no steps in this range"),
         (lambda out: mi.open(out.path / "zilch"), "no output folder at"),
         (lambda out: mi.open(out.path, "zilch"), "no sweep named zilch in"),
         (lambda out: mi.plan("demo"), "demo: not KEY=VALUE; for example sweep=demo"),
@@ -172,7 +172,7 @@ def test_a_model_from_nothing_has_no_bridge(tmp_path):
     assert run.tokenizer is None
     assert run.model(2).config.model_type == "nope"
     assert len(run.pairs("previous", 3).clean) == 3
-    with pytest.raises(mi.UserError, match="model=nope: TransformerLens does not know it"):
+    with pytest.raises(mi.UserError, match="model=nope: TransformerLens does not support it"):
         run.bridge(2)
 
 
