@@ -146,7 +146,7 @@ def bloom(mini_tokenizer, tmp_path):
 
 def test_an_unknown_architecture_is_patched_by_the_reference_engine_with_a_message(job, bloom):
     patch, table = job(*bloom, "patching.sites=[z]")
-    assert "the fast engine does not know models of type bloom" in (patch.path / "log.txt").read_text()
+    assert "the fast engine does not support models of type bloom" in (patch.path / "log.txt").read_text()
     assert read_json(patch.path / "patch.json")["engine"] == "ReferenceEngine"
     rows = table[table.kind == "patch"]
     assert len(rows) == 8 and (rows.patched != rows.corrupted).any()
@@ -187,11 +187,11 @@ def test_sites_that_an_architecture_lacks_are_left_out_with_a_word(small, mini_t
     assert "without patches of pattern" in check(points)[0]
     assert not execute(points).failed
     _, patch = folders_of(points[0])
-    assert "patches of pattern are left out: TransformerLens shows it" in (patch.path / "log.txt").read_text()
+    assert "patches of pattern are left out: TransformerLens exposes it" in (patch.path / "log.txt").read_text()
     assert list(read_json(patch.path / "patch.json")["left_out"]) == ["patches of pattern"]
     table = read_table(patch.table(4)).to_pandas()
     assert set(table.site.dropna()) == {"z"}
-    with pytest.raises(UserError, match="patching.sites: models of type opt have none of them; there are: resid_pre"):
+    with pytest.raises(UserError, match="patching.sites: models of type opt have none of these; choose from resid_pre"):
         check(expand([*asked, "patching.sites=[pattern]"]))
 
 
@@ -204,11 +204,11 @@ def test_what_cannot_be_patched_is_known_when_it_is_planned_and_before_it_is_tra
     model.save_pretrained(tmp_path / "bert")
     mini_tokenizer.save_pretrained(tmp_path / "bert")
     points = expand([*small, "model=local", f"model.path={tmp_path / 'bert'}", f"output={tmp_path / 'outputs'}"])
-    with pytest.raises(UserError, match="models of type bert cannot be examined: its tokens see those that follow"):
+    with pytest.raises(UserError, match="models of type bert cannot be examined: its tokens see later ones"):
         architectures.notes(points)
     # As of a type that nobody has tried.
     monkeypatch.setattr(architectures, "KNOWN", {})
-    assert "models of type bert are not among those that are tested" in architectures.notes(points)[0]
+    assert "models of type bert are untested" in architectures.notes(points)[0]
     assert execute(points).failed
     run, _ = folders_of(points[0])
     assert "the model sees later tokens" in run.status_on_disk().error
@@ -218,7 +218,7 @@ def test_what_cannot_be_patched_is_known_when_it_is_planned_and_before_it_is_tra
 @pytest.mark.parametrize("asked", ["patching.approximate=true", "patching=paths", "patching.measures=[diagonal]"])
 def test_what_an_unknown_architecture_cannot_have_is_refused_before_the_fine_tune(bloom, small, tmp_path, asked):
     points = expand([*small, *bloom, asked, f"output={tmp_path / 'outputs'}"])
-    with pytest.raises(UserError, match="not for models of type bloom; known are gemma, .*gpt2, gpt_neox"):
+    with pytest.raises(UserError, match="not available for models of type bloom, only for gemma, .*gpt2, gpt_neox"):
         check(points)
     assert not (tmp_path / "outputs").exists()
 
