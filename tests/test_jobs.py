@@ -20,7 +20,7 @@ from mi_sweeps.jobs.app import run_app
         ),
         (["-m", "sweep=grid"], "error: sweep=grid: a job is a single grid point"),
         (["patching.also=[ioi2]"], "error: patching.also=[ioi2]: each of these is a patch job of its own"),
-        (["corruption=[first,second]"], "error: corruption: a list of choices, and a run has one of them"),
+        (["corruption=[first,second]"], "error: corruption: a list of choices, but a run has only one"),
     ],
 )
 def test_a_job_that_would_be_another_than_was_asked_for_is_refused(

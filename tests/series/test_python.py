@@ -19,7 +19,7 @@ def test_a_series_has_models_pairs_and_tables_and_no_zoom(series, checkpoints_of
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in checkpoints_of[16].state_dict().items())
     assert len(run.pairs("first").clean) == 4
     assert set(run.patching["step"]) == {8}
-    with pytest.raises(mi.UserError, match="is a series that somebody else trained"):
+    with pytest.raises(mi.UserError, match="is a series, and cannot be trained again"):
         run.zoom(1, 3)
 
     file = series / "checkpoint-8" / "model.safetensors"

@@ -170,7 +170,7 @@ def test_a_stacked_run_is_trained_in_its_stack(call, tmp_path):
     assert "3 fine-tunes (3 done)" in printed
     for run in runs:
         zoomed = zoomed_of(output, run)
-        assert f"run {zoomed.run_id} is run {run.run_id}: equal weights" in printed
+        assert f"run {zoomed.run_id} equals run {run.run_id}: the weights are the same" in printed
         assert_equal_weights(weights(zoomed, 8), weights(run, 8))
 
 
@@ -249,7 +249,7 @@ def diverge(run):
     ("change", "words", "says"),
     [
         (None, "from=10 to=13", "it ends at step 12; give to=12 or less"),
-        (None, "from=4 to=8 every=4", "all of these are checkpoints of it already; give a smaller every"),
+        (None, "from=4 to=8 every=4", "it already has all these checkpoints; give a smaller every"),
         (diverge, "from=5 to=6", "it diverged at step 7 and has no checkpoint at or after 6; give to=4 or less"),
         (lambda run: run.checkpoint(12).unlink(), "from=9 to=11", "its weights at step 12 and later were deleted"),
         (None, "from=5 to=6 corruption=zilch", "corruption=zilch: no such choice"),
