@@ -293,7 +293,7 @@ def test_a_stacked_fine_tune_that_fails_stops_no_other(stacked_points, monkeypat
         if run.config.seed == 1:
             raise RuntimeError("no")
 
-    monkeypatch.setattr(Run, "look", look)
+    monkeypatch.setattr(Run, "record_losses", look)
     outcome = execute(stacked_points)
     ((task, error),) = outcome.failed.values()
     assert (task.point.config.seed, task.folder.status().state) == (1, "failed")

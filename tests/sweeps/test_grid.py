@@ -235,7 +235,7 @@ def test_a_users_own_sweep(own: Path) -> None:
         (["corruption=first,third"], r"corruption=third: no such choice; there are: .*first, .*second.*"),
         (["sweep=nothing"], r"sweep=nothing: no such choice; there are: .*demo.*"),
         (["sweep=demo,grid"], r"sweep=demo,grid: .*one.*"),
-        (["output=a,b"], r"output=a,b: .*; give one value"),
+        (["output=a,b"], r"output=a,b: several folders; give one .*"),
         (["launcher.workers=1,2"], r"launcher\.workers=1,2: .*; give one value"),
         (["tracking=none,wandb"], r"tracking=none,wandb: .*; give one value"),
         (["seed"], r"seed: cannot be read as KEY=VALUE .*"),
