@@ -70,7 +70,7 @@ def test_a_gpu_that_is_not_among_the_visible_ones_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(UserError, match=r"launcher\.device=cuda:2: 2 CUDA devices are visible here, numbered from cuda:0"):
+    with pytest.raises(UserError, match=r"launcher\.device=cuda:2: 2 CUDA devices are visible here"):
         pick_device("cuda:2")
 
 
