@@ -82,25 +82,33 @@ class Sweep:
         return [status.attempts for status in planning.make(self.points).statuses]
 
     @contextmanager
-    def held(self, folder: Folder) -> Iterator[str]:
-        """The job of a fine-tune or a patch job, stopped once it has written two more checkpoints or tables.
+    def held(self, *folders: Folder) -> Iterator[list[str]]:
+        """The jobs of fine-tunes or patch jobs, each stopped once it has written two more checkpoints or tables.
 
-        It goes on when the context ends, so what happens to it happens amid its work, however short that is.
+        They go on when the context ends, so what happens to them happens amid their work, however short that is.
         """
 
-        def written() -> int:
+        def written(folder: Folder) -> int:
             return sum(len(list(part.glob("[0-9]*"))) for part in folder.parts)
 
-        job, enough = self.job(folder.path.name), written() + 2
-        self.cluster.wait_until(lambda: written() >= enough, SECONDS, f"{enough} in {folder.path}", every=0.02)
-        pids = self.cluster.pids(job)
-        assert pids, f"{job} has ended before it could be stopped"
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        jobs = {folder: self.job(folder.path.name) for folder in folders}
+        enough = {folder: written(folder) + 2 for folder in folders}
+        stopped: dict[Folder, list[int]] = {}
+
+        def all_stopped() -> bool:
+            for folder, job in jobs.items():
+                if folder not in stopped and written(folder) >= enough[folder]:
+                    stopped[folder] = self.cluster.pids(job)
+                    assert stopped[folder], f"{job} has ended before it could be stopped"
+                    for pid in stopped[folder]:
+                        os.kill(pid, signal.SIGSTOP)
+            return len(stopped) == len(folders)
+
         try:
-            yield job
+            self.cluster.wait_until(all_stopped, SECONDS, f"{jobs} stopped", every=0.02)
+            yield list(jobs.values())
         finally:
-            for pid in pids:
+            for pid in (pid for pids in stopped.values() for pid in pids):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
@@ -274,11 +282,11 @@ def test_fine_tunes_survive_a_time_limit_a_requeue_preemption_and_a_dead_node(ma
     # Each has a node of its own.
     assert sweep.run("launcher.partition=low", "launcher.cpus=8") == 0
     runs = [planning.folders_of(point)[0] for point in sweep.points]
-    with sweep.held(runs[0]) as limited, sweep.held(runs[1]) as requeued:
+    with sweep.held(*runs) as (limited, requeued):
         # What SLURM sends before the limit, which is a minute at least.
         cluster.run("scancel", "--signal=USR2", limited)
         sweep.requeue(requeued)
-    with sweep.held(runs[0]) as preempted, sweep.held(runs[1]) as on_dead_node:
+    with sweep.held(*runs) as (preempted, on_dead_node):
         node = cluster.jobs()[on_dead_node].node
         cluster.down(node)
         sweep.preempt(preempted)
@@ -297,10 +305,10 @@ def test_patch_jobs_survive_preemption_a_requeue_and_a_killed_step(make_sweep, c
     sweep = make_sweep("seed=0", "corruption=first,second", *LONG_PATCHING)
     assert sweep.run("launcher.partition=low", "launcher.cpus=8") == 0
     first, second = (planning.folders_of(point)[1] for point in sweep.points)
-    with sweep.held(first) as preempted, sweep.held(second) as requeued:
+    with sweep.held(first, second) as (preempted, requeued):
         sweep.requeue(requeued)
         sweep.preempt(preempted)
-    with sweep.held(first) as killed:
+    with sweep.held(first) as (killed,):
         for pid in cluster.pids(killed):
             os.kill(pid, signal.SIGKILL)
     sweep.wait()
@@ -339,7 +347,7 @@ def test_cancelled_jobs_stay_cancelled_until_they_are_run_again(make_sweep, clus
     run_id = sweep.points[0].run_id
     run, _ = planning.folders_of(sweep.points[0])
     assert sweep.run("launcher.partition=low") == 0
-    with sweep.held(run) as job:
+    with sweep.held(run) as (job,):
         cluster.run("scancel", job)
     sweep.wait()
     cluster.wait_for(job, "CANCELLED")
