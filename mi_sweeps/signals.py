@@ -4,38 +4,58 @@ from __future__ import annotations
 
 import signal
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from mi_sweeps.store.endings import Cancelled, Interrupted
+Order = TypeVar("Order", bound=BaseException)
 
 AGAIN_SECONDS = 0.01
 """How soon a lost exception is raised again."""
 
+_raised: list[weakref.ref[BaseException]] = []
+"""What was raised within `insisted_on`."""
 
-@contextmanager
-def insisted_on() -> Iterator[None]:
-    """Raises `Cancelled` and `Interrupted` again if Python loses them: an exception that a signal handler raises inside
-    a destructor or a weak reference's callback is only printed, and the process would go on."""
-    before = sys.unraisablehook
 
-    def again(lost: Any) -> None:
-        if not isinstance(lost.exc_value, (Cancelled, Interrupted)):
-            before(lost)
+def order(stop: Order) -> Order:
+    """An exception for a signal handler to raise: within `insisted_on` it is raised again if it is lost.
+
+    It is lost where a destructor or a weak reference's callback is running, whose exceptions Python only prints, and in
+    code that swallows every exception, such as the bare `except` in the standard library's `copyreg`, which every
+    `deepcopy` passes. Either way it is freed before it has left the context, and that is noticed here.
+    """
+    kind, arguments = type(stop), stop.args
+
+    def again(lost: weakref.ref[BaseException]) -> None:
+        if lost not in _raised:
             return
-        order = lost.exc_value
-        alarm = signal.getsignal(signal.SIGALRM)
+        _raised.remove(lost)
+        before = signal.getsignal(signal.SIGALRM)
 
         def give(signum: int, frame: Any) -> None:
-            signal.signal(signal.SIGALRM, alarm)
-            raise order
+            signal.signal(signal.SIGALRM, before)
+            raise order(kind(*arguments))
 
         signal.signal(signal.SIGALRM, give)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
 
-    sys.unraisablehook = again
+    _raised.append(weakref.ref(stop, again))
+    return stop
+
+
+@contextmanager
+def insisted_on() -> Iterator[None]:
+    """Whatever a signal handler raises by `order` ends this context, though code in it loses the exception."""
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if not any(one() is lost.exc_value for one in _raised):
+            before(lost)
+
+    sys.unraisablehook = hook
     try:
         yield
     finally:
+        _raised.clear()
         sys.unraisablehook = before

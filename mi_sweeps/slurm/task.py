@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_sweeps.signals import insisted_on
+from mi_sweeps.signals import insisted_on, order
 from mi_sweeps.slurm import submissions
 from mi_sweeps.slurm.arrays import Array
 from mi_sweeps.slurm.submissions import Submission
@@ -181,16 +181,16 @@ def _told_by_signals(submission: Submission) -> Iterator[None]:
         for other in watched:
             signal.signal(other, signal.SIG_IGN)
         if _is_cancelled(submission):
-            raise Cancelled
+            raise order(Cancelled())
         if signum == signal.SIGUSR2:
-            raise _TimeLimit
+            raise order(_TimeLimit())
         job = _shown()
         if job.get("Reason") == "TimeLimit":
-            raise _TimeLimit
+            raise order(_TimeLimit())
         # A preempted job is still RUNNING, in its grace time; one that scancel ends is COMPLETING.
         if job.get("JobState") in ("COMPLETING", "CANCELLED"):
-            raise Cancelled
-        raise Interrupted
+            raise order(Cancelled())
+        raise order(Interrupted())
 
     before = {signum: signal.signal(signum, stop) for signum in watched}
     try:

@@ -139,8 +139,6 @@ class Folder:
         begun = time.monotonic()
         attempts, seconds = before.attempts + 1, before.seconds + spent
         running = Status("running", attempts, now(), None, seconds, socket.gethostname(), os.getpid())
-        self._write(running)
-        self.error_file.unlink(missing_ok=True)
 
         def check() -> None:
             if not self._is(running):
@@ -148,6 +146,9 @@ class Folder:
 
         with logging_to(self.log_file):
             try:
+                # Within: a signal that comes as soon as the status says `running` must change it.
+                self._write(running)
+                self.error_file.unlink(missing_ok=True)
                 yield check
                 check()
             except Diverged as result:

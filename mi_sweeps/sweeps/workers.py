@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from mi_sweeps import libraries
-from mi_sweeps.signals import insisted_on
+from mi_sweeps.signals import insisted_on, order
 from mi_sweeps.store.endings import Cancelled
 from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.store.status import Failure, now
@@ -82,7 +82,7 @@ def registered(output: Path, name: str, launcher: str) -> Iterator[None]:
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[None]:
     def stop(signum: int, frame: Any) -> None:
-        raise Cancelled
+        raise order(Cancelled())
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -230,14 +230,14 @@ def work_on(output: str, name: str, orders: str, record: str, lock: str) -> None
     """
     os.set_inheritable(int(lock), False)
     code = 0
-    with _stopped_by_sigterm():
-        try:
+    try:
+        with _stopped_by_sigterm():
             # Before it reads its orders, because `cancel` deletes orders before it looks for workers.
             write_json(Path(record), {**read_json(Path(record)), "pid": os.getpid()})
             _work(Path(output), name, Path(orders))
-        except Cancelled:
-            code = 143
-        _remove(Path(record))
+    except Cancelled:
+        code = 143
+    _remove(Path(record))
     sys.exit(code)
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,6 +213,20 @@ def test_a_preempted_task_puts_itself_back_into_the_queue(
     assert slurm.calls("scontrol") == [["--oneliner", "show", "job", "10_1"], ["requeue", "10_1"]]
     assert planning.folders_of(points[0])[0].status().state == "interrupted"
     assert work.done == []
+
+
+def test_an_order_to_stop_that_other_code_swallows_is_given_again(work: Stages, submission: Submission, slurm) -> None:
+    slurm.set(job=PREEMPTED)
+
+    def during(folder: Folder) -> None:
+        with suppress(BaseException):
+            told(signal.SIGTERM)(folder)
+        time.sleep(5)
+        raise AssertionError("a signal ends the work")
+
+    work.during = during
+    assert exit_code(submission) == 143
+    assert requeued(slurm) == ["10_1"]
 
 
 def test_a_task_that_is_no_array_goes_by_its_job_id(

@@ -383,3 +383,15 @@ def test_an_order_to_stop_that_comes_in_a_destructor_is_not_lost(tmp_path):
         noisy = Noisy()
         del noisy
         time.sleep(5)
+
+
+def test_nor_is_one_that_other_code_swallows(tmp_path):
+    """As `copyreg` in the standard library does within a deep copy."""
+    with pytest.raises(Cancelled), workers.registered(tmp_path, "mine", "inline"):
+        for _ in range(3):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            except:  # noqa: E722
+                pass
+        time.sleep(5)
