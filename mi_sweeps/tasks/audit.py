@@ -130,7 +130,7 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
             n = audit["splits"][split]["prompts"]
             text.append(
                 f"of {n} {split} prompts, {shared['same_two_names']} share two names with a training prompt, "
-                f"{shared['same_name']} share one"
+                f"{shared['same_name']} share at least one"
             )
     text += audit.get("notes", [])
     if audit["slot_rules"]:

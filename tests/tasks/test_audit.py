@@ -111,7 +111,7 @@ def test_the_printed_audit_says_it_all() -> None:
         "train: 4 prompts, 4 name sets, most frequent answer John 25.0%",
         "heldout: 1 prompts, 1 name sets, most frequent answer John 100.0%",
         "overlap with train: heldout 1 texts, 1 name sets",
-        "of 1 heldout prompts, 1 share two names with a training prompt, 1 share one",
+        "of 1 heldout prompts, 1 share two names with a training prompt, 1 share at least one",
         "held-out win rate of one-slot rules: listed place 100%, first subject 100%, last subject 100%",
     ]
 
