@@ -307,7 +307,7 @@ def test_an_output_that_cannot_be_written(refuse, small, tmp_path):
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_a_hub_that_cannot_be_reached(refuse, tmp_path, hub_cache, command):
     complaint = refuse(command, "model=gpt2", "model.hub=nobody/no-such-model", f"output={tmp_path / 'o'}")
-    assert "nobody/no-such-model: 127.0.0.1 gives no answer (ConnectError: " in complaint
+    assert "nobody/no-such-model: 127.0.0.1 does not answer (ConnectError: " in complaint
     assert "python -m mi_sweeps.models.smollm2 DIR" in complaint
     assert not (tmp_path / "o").exists()
 
@@ -316,8 +316,8 @@ def test_a_name_or_a_revision_that_the_hub_does_not_have(refuse, tmp_path, hub):
     hub.add("some/model", "main", {"config.json": b"{}"})
     for name, revision, says in (
         ("nobody/no-such-model", "main", "the hub has no such model, or it is private; check model.hub"),
-        ("some/model", "v2", "the hub has this model without such a revision; check model.revision"),
-        ("some model", "main", "model.hub=some model: no name on the hub"),
+        ("some/model", "v2", "the hub has this model, but not this revision; check model.revision"),
+        ("some model", "main", "model.hub=some model: not a hub name"),
     ):
         given = ["model=gpt2", f"model.hub='{name}'", f"model.revision={revision}", f"output={tmp_path / 'o'}"]
         assert says in refuse("plan", *given)

@@ -328,7 +328,7 @@ def test_a_model_on_the_hub_is_what_its_files_are(default: Config, hub: Hub) -> 
 
 def test_a_model_on_the_hub_that_nobody_can_tell_is_not_planned(default: Config, hub_cache: Path) -> None:
     config = changed(default, {"model.hub": "some/model"})
-    with pytest.raises(UserError, match=r"some/model: 127.0.0.1 gives no answer .*hf download some/model.*model=local"):
+    with pytest.raises(UserError, match=r"some/model: 127.0.0.1 does not answer .*hf download some/model.*model=local"):
         run_id(config)
 
 
@@ -350,7 +350,7 @@ def test_a_node_without_network_has_the_ids_of_one_with(
     # A cache with the name of the commit alone.
     shutil.rmtree(hub_cache / "models--some--model" / "snapshots")
     hashes._commits.clear()
-    with pytest.raises(UserError, match="some/model: 127.0.0.1 gives no answer"):
+    with pytest.raises(UserError, match="some/model: 127.0.0.1 does not answer"):
         run_id(config)
     hashes._recalled.clear()
     assert run_id(config) == run_id(changed(config, {"model.revision": commit})) == before

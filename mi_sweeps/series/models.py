@@ -87,5 +87,5 @@ def _there(series: SeriesConfig, chosen: Sequence[Checkpoint]) -> Iterator[Itera
         return
     commits = [str(checkpoint.model.revision) for checkpoint in chosen]  # Two steps may share a commit.
     repository = str(chosen[0].model.hub)
-    with closing(hub.ahead(repository, commits, series.keep)) as coming:
+    with closing(hub.prefetch(repository, commits, series.keep)) as coming:
         yield (checkpoint for checkpoint, _ in zip(chosen, coming, strict=True))

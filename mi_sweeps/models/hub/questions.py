@@ -1,4 +1,4 @@
-"""Which commits a model has, what its files are at one, and parts of them."""
+"""Questions to the hub and its cache: a model's commits, the files of a commit, and parts of a file."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from mi_sweeps.models.hub.cache import COMMIT, HASH, HubFile
 from mi_sweeps.store import hashes
 
 REFS_SECONDS = 60.0
-"""How long branches and tags are what the hub said last: a plan looks for a series many times, and what is loaded is
-what was looked at."""
+"""How long an answer about branches and tags is reused: planning asks for a series many times, and must load the
+commits that it looked at."""
 
 ASKERS = 8
-"""Threads that ask about many commits."""
+"""Threads that ask about many commits at once."""
 
 _refs: dict[tuple[str, str], tuple[float, dict[str, str]]] = {}
-"""When an endpoint was asked for a model's branches and tags, and its answer."""
+"""When a model's branches and tags were asked for, and the answer; by endpoint and model."""
 
 _resolved: dict[tuple[str, str, str], tuple[float, str]] = {}
-"""The same of one branch or tag."""
+"""The same for one branch or tag."""
 
 
 def refs(repo: str) -> tuple[dict[str, str], bool]:
-    """Branches and tags of a model, with their commits, and whether these are all. Where the hub cannot be reached they
-    are those that it told a run of before, and else those in the cache, which need not be all.
+    """Branches and tags of a model, with their commits, and whether these are all. If the hub cannot be reached, they
+    are those in its last answer to any run here and those in the cache, which need not be all.
 
     Raises:
         UserError: there is no such model, or neither hub nor cache can tell.
@@ -36,14 +36,14 @@ def refs(repo: str) -> tuple[dict[str, str], bool]:
     from huggingface_hub import constants
 
     def question() -> tuple[dict[str, str], dict[str, str]]:
-        # HfApi.list_repo_refs would wait for ever.
+        # HfApi.list_repo_refs has no timeout.
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         address = f"{constants.ENDPOINT}/api/models/{repo}/refs"
         response = get_session().get(address, headers=build_hf_headers(), timeout=HUB_SECONDS)
         hf_raise_for_status(response)
-        told = response.json()
-        branches, tags = ({ref["name"]: ref["targetCommit"] for ref in told[kind]} for kind in ("branches", "tags"))
+        answer = response.json()
+        branches, tags = ({ref["name"]: ref["targetCommit"] for ref in answer[kind]} for kind in ("branches", "tags"))
         return branches, tags
 
     asked, found = _refs.get((constants.ENDPOINT, repo), (-REFS_SECONDS, {}))
@@ -52,14 +52,14 @@ def refs(repo: str) -> tuple[dict[str, str], bool]:
     try:
         branches, tags = ask(repo, None, question)
     except Unreachable:
-        known, told = cache.refs(repo), hashes.refs_of(repo)
-        if known or told:
-            return known | dict(told or {}), told is not None
+        cached, earlier = cache.refs(repo), hashes.refs_of(repo)
+        if cached or earlier:
+            return cached | dict(earlier or {}), earlier is not None
         raise
     found = tags | branches
     for name in branches.keys() & tags.keys():
         if branches[name] != tags[name]:
-            found[name] = commit(repo, name)  # The hub's to say.
+            found[name] = commit(repo, name)  # The hub decides.
     for name, where in found.items():
         cache.remember(repo, where, name)
     _refs[constants.ENDPOINT, repo] = time.monotonic(), found
@@ -68,13 +68,13 @@ def refs(repo: str) -> tuple[dict[str, str], bool]:
 
 
 def commit(repo: str, revision: str | None = None) -> str:
-    """The commit that a branch, tag or commit means: the one in the cache, if files of it are there, else the hub's.
+    """The commit of a revision: the cache's if it has files of it, else the hub's.
 
     Args:
-        revision: None is `main`.
+        revision: a branch, tag or commit; None is `main`.
 
     Raises:
-        NoRevision: the hub has the model without it.
+        NoRevision: the hub has the model, but not this revision.
         UserError: there is no such model, or neither hub nor cache can tell.
     """
     name = revision or "main"
@@ -92,7 +92,7 @@ def commit(repo: str, revision: str | None = None) -> str:
     def question() -> str:
         sha = HfApi().model_info(repo, revision=name, timeout=HUB_SECONDS).sha
         if not COMMIT.fullmatch(sha or ""):
-            raise ValueError("names no commit")
+            raise ValueError("no commit in the answer")
         return str(sha)
 
     try:
@@ -107,16 +107,16 @@ def commit(repo: str, revision: str | None = None) -> str:
 
 
 def files(repo: str, commit: str, *, weights: bool = True) -> dict[str, HubFile]:
-    """The files of a model that matter: its weights, or an adapter's, its configuration and its tokenizer. By name.
+    """The files that loading a model needs, by name: weights (its own or an adapter's), configuration and tokenizer.
 
-    From the cache where that knows all of them; else from the hub; where the hub cannot be reached, what the cache has
-    if it can be loaded, for that is what would be.
+    The cache answers if it knows all of them, else the hub. If the hub cannot be reached, the answer is what the cache
+    has, provided that it can be loaded: that is what would be.
 
     Args:
-        weights: without them it is the files that its tokenizer needs, which the cache may have alone.
+        weights: False for the tokenizer's files alone.
 
     Raises:
-        NoRevision: the hub has the model without that commit.
+        NoRevision: the hub has the model, but not this commit.
         UserError: neither hub nor cache can tell.
     """
     known = hashes.at(repo, commit)
@@ -125,16 +125,16 @@ def files(repo: str, commit: str, *, weights: bool = True) -> dict[str, HubFile]
         if whole and not weights:
             return cached
         try:
-            told = cached if whole else ask(repo, commit, lambda: _listed(repo, commit))
+            listed = cached if whole else ask(repo, commit, lambda: _listed(repo, commit))
         except UserError:
-            # Gone from the hub, or out of reach; what is here is loaded all the same.
+            # Gone from the hub, or out of reach: the cached files are loaded all the same.
             if cache.enough(cached, weights=weights):
                 return cached
             raise
-        known = {name: (file.size, file.hash) for name, file in told.items()}
+        known = {name: (file.size, file.hash) for name, file in listed.items()}
         hashes.remember(repo, commit, known)
     every = {name: HubFile(*file) for name, file in known.items()}
-    return {name: every[name] for name in cache.that_matter(every, every.__contains__, weights=weights)}
+    return {name: every[name] for name in cache.needed(every, every.__contains__, weights=weights)}
 
 
 def _listed(repo: str, commit: str) -> dict[str, HubFile]:
@@ -143,11 +143,11 @@ def _listed(repo: str, commit: str) -> dict[str, HubFile]:
     info = HfApi().model_info(repo, revision=commit, files_metadata=True, timeout=HUB_SECONDS)
     every = {file.rfilename: file for file in info.siblings or ()}
     found = {}
-    for name in cache.that_matter(every, every.__contains__):
+    for name in cache.needed(every, every.__contains__):
         large = every[name].lfs
         size, hash = (large.size, large.sha256) if large else (every[name].size, every[name].blob_id)
         if not isinstance(size, int) or not HASH.fullmatch(hash or ""):
-            raise ValueError(f"states no hash of {name}")
+            raise ValueError(f"no hash for {name}")
         found[name] = HubFile(size, hash)
     return found
 
@@ -156,7 +156,7 @@ def files_of(repo: str, commits: Collection[str]) -> dict[str, dict[str, HubFile
     """`files` of many commits, asked for at once.
 
     Raises:
-        UserError: as `files` does for the first that cannot be told.
+        UserError: the first one that `files` raises.
     """
     each = list(dict.fromkeys(commits))
     with ThreadPoolExecutor(ASKERS) as askers:
@@ -168,15 +168,15 @@ def files_of(repo: str, commits: Collection[str]) -> dict[str, dict[str, HubFile
 
 
 def content(files: Mapping[str, HubFile]) -> list[tuple[str, str]]:
-    """What a model is: names and hashes of its files, in one order."""
+    """Names and hashes of a model's files, sorted: what its id is made of."""
     return sorted((name, file.hash) for name, file in files.items())
 
 
 def read(repo: str, commit: str, file: str, start: int, stop: int) -> bytes:
-    """The bytes `start` to `stop` (without it) of a file: from the cache, or no more than these from the hub.
+    """The bytes from `start` up to `stop` of a file: from the cache, or just these from the hub.
 
     Raises:
-        UserError: the file ends before, is not there, or the hub cannot be reached or gives no parts of files.
+        UserError: the file is shorter or missing, or the hub cannot be reached or does not serve parts of files.
     """
     cached = cache.snapshot(repo, commit) / file
     if cached.is_file():
@@ -186,7 +186,7 @@ def read(repo: str, commit: str, file: str, start: int, stop: int) -> bytes:
     else:
         data = ask(repo, commit, lambda: _part(repo, commit, file, start, stop))
     if len(data) != stop - start:
-        raise UserError(f"{repo}@{commit}: {file} ends before byte {stop}; it is damaged there, or was cut")
+        raise UserError(f"{repo}@{commit}: {file} ends before byte {stop}: it is damaged or cut short")
     return data
 
 
@@ -202,7 +202,7 @@ def _part(repo: str, commit: str, file: str, start: int, stop: int) -> bytes:
             return b""
         hf_raise_for_status(response)
         if response.status_code != 206 and start:
-            raise ValueError("gives no parts of files")
+            raise ValueError("it does not serve parts of files")
         for block in response.iter_bytes():
             data += block
             if len(data) >= stop - start:
