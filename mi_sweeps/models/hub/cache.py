@@ -43,8 +43,8 @@ class HubFile:
     size: int
     """In bytes."""
     hash: str
-    """Hex: the SHA-256 of large files (weights), git's blob id of others. The hub gives it, and blobs in its cache have it
-    as name."""
+    """Hex: the SHA-256 of large files (weights), git's blob id of others. The hub gives it, and the cache names blobs
+    by it."""
 
 
 def folder(repo: str) -> Path:
