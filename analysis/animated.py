@@ -150,7 +150,7 @@ def scatter(frames: Frames, across: str, up: str = "z") -> Film:
 
 
 def _source(frames: Frames, rows: pd.DataFrame, note: str) -> Source:
-    return plotting.source(list(rows["run_id"]), list(rows["n"]), note + missing.told(frames, rows["run_id"]))
+    return plotting.source(list(rows["run_id"]), list(rows["n"]), note + missing.note(frames, rows["run_id"]))
 
 
 def _heatmaps(

@@ -1,4 +1,4 @@
-"""Films as files: GIF, and MP4 where there is ffmpeg."""
+"""Writes animations as GIF, and as MP4 if ffmpeg is installed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from .animated import Film
 from .plotting import settings
 
 DPI = 130
-SECOND, LAST = 4, 1.5
-"""Checkpoints a second, and seconds for which the last stays."""
+RATE, LAST = 4, 1.5
+"""Checkpoints per second, and seconds for which the last one stays."""
 EVERY = 4
-"""Of so many dots in a row one is looked at for a GIF's colours."""
+"""Every n-th pixel of each row and column is sampled for a GIF's palette."""
 
 
 def has_ffmpeg() -> bool:
-    """Whether MP4 can be written on this machine."""
+    """Whether ffmpeg is installed, which writes MP4."""
     return shutil.which("ffmpeg") is not None
 
 
 def write(film: Film, stem: Path) -> list[Path]:
-    """Writes the film beside each other as STEM.gif and, where there is ffmpeg, STEM.mp4; returns the files.
+    """Write STEM.gif and, if ffmpeg is installed, STEM.mp4; return the files.
 
-    Every checkpoint is drawn once, for both. Raises UserError where ffmpeg fails.
+    Raises:
+        UserError: ffmpeg failed.
     """
     pictures = frames(film)
     files = [stem.with_name(f"{stem.name}.gif")]
@@ -44,32 +45,32 @@ def write(film: Film, stem: Path) -> list[Path]:
 
 
 def frames(film: Film) -> list[Image.Image]:
-    """The film's picture at each checkpoint, in colours (RGB)."""
+    """Draw a frame for each checkpoint (RGB)."""
     figure = film.picture
     figure.set_dpi(DPI)
-    paper = FigureCanvasAgg(figure)
-    drawn = []
+    canvas = FigureCanvasAgg(figure)
+    images = []
     with settings():
         figure.lay_out()
         for artist in film.moving:
             artist.set_animated(True)
-        paper.draw()
-        still = paper.copy_from_bbox(figure.bbox)
+        canvas.draw()
+        background = canvas.copy_from_bbox(figure.bbox)
         for step in film.steps:
             film.show(step)
-            paper.restore_region(still)
+            canvas.restore_region(background)
             for artist in film.moving:
                 figure.draw_artist(artist)
-            drawn.append(Image.fromarray(np.asarray(paper.buffer_rgba())).convert("RGB"))
-    return drawn
+            images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    return images
 
 
 def _gif(pictures: Sequence[Image.Image], comment: str) -> bytes:
-    # One palette for all, of the colours of each: a value has the same colour at every checkpoint.
+    # One palette for all frames, so that a value has the same colour at every checkpoint.
     sample = np.concatenate([np.asarray(picture)[::EVERY, ::EVERY] for picture in pictures])
     palette = Image.fromarray(sample).quantize(255, Image.Quantize.MAXCOVERAGE)
     indexed = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    durations = [1000 // SECOND] * (len(indexed) - 1) + [round(1000 * LAST)]
+    durations = [1000 // RATE] * (len(indexed) - 1) + [round(1000 * LAST)]
     content = io.BytesIO()
     indexed[0].save(
         content, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, comment=comment.encode()
@@ -79,14 +80,14 @@ def _gif(pictures: Sequence[Image.Image], comment: str) -> bytes:
 
 def _write_mp4(pictures: Sequence[Image.Image], file: Path, title: str) -> None:
     width, height = pictures[0].size
-    shown = [*pictures, *[pictures[-1]] * round(SECOND * LAST - 1)]
+    repeated = [*pictures, *[pictures[-1]] * round(RATE * LAST - 1)]
     with replacing(file) as temporary:
         command = [
             *("ffmpeg", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
-            *("-r", str(SECOND), "-i", "-", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"),
+            *("-r", str(RATE), "-i", "-", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"),
             *("-movflags", "+faststart", "-metadata", f"title={title}", "-f", "mp4", str(temporary)),
         ]
-        ended = subprocess.run(command, input=b"".join(one.tobytes() for one in shown), capture_output=True)
-        if ended.returncode:
-            said = ended.stderr.decode(errors="replace").strip().splitlines()
-            raise UserError(f"{file}: ffmpeg failed: {said[-1] if said else ended.returncode}; see `ffmpeg -version`")
+        result = subprocess.run(command, input=b"".join(one.tobytes() for one in repeated), capture_output=True)
+        if result.returncode:
+            lines = result.stderr.decode(errors="replace").strip().splitlines() or [str(result.returncode)]
+            raise UserError(f"{file}: ffmpeg failed: {lines[-1]}; see `ffmpeg -version`")

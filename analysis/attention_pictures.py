@@ -181,7 +181,7 @@ def _source(frames: Frames, kept: Sequence[Kept], told: str) -> Source:
         f"changed by the corruption; shown: {one.which}; where a head looks does not say what it uses"
         + (f"; cannot be read, and left out: checkpoint {', '.join(map(str, unread))}" if unread else "")
     )
-    return Source((one.patch.run_id,), (), note + missing.told(frames, [one.patch.run_id]))
+    return Source((one.patch.run_id,), (), note + missing.note(frames, [one.patch.run_id]))
 
 
 def _draw(plot: Axes, prompt: Prompt, side: str, changed: Collection[int], room: float) -> AxesImage:

@@ -66,7 +66,7 @@ def crossings(frames: Frames, corruption: str) -> Picture:
     )
     runs = [one.run_id for one in patches if one.patch_id in set(table["patch_id"])]
     below = plotting.source(
-        runs, sorted({int(n) for one in found.values() for n in one.estimate.n}), note + missing.told(frames, runs)
+        runs, sorted({int(n) for one in found.values() for n in one.estimate.n}), note + missing.note(frames, runs)
     )
     title = f"Pieces of checkpoint {last} in {first}, and the other way ({corruption} corruption)"
     numbers: list[pd.DataFrame] = []

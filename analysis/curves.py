@@ -76,7 +76,7 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
     single = "; of a single run: Wilson, over prompts" if "win_rate" in metrics else ""
     # Accuracy is over all scored tokens.
     tokens = f"{_counted(shown['n'])} tokens; " if metrics == ["accuracy"] else ""
-    note = tokens + STUDENT + single + _stopped(shown) + missing.told(frames, shown["run_id"])
+    note = tokens + STUDENT + single + _stopped(shown) + missing.note(frames, shown["run_id"])
     below = plotting.source(list(shown["run_id"]), [] if tokens else list(shown["n"]), note)
     title = f"{' and '.join(NAMES.get(metric, metric) for metric in metrics)} on {SPLITS.get(split, split)}"
     size = len(metrics), max(1, len(panels))
@@ -182,7 +182,7 @@ def measures(frames: Frames) -> Picture:
     below = plotting.source(
         list(rows["run_id"]),
         [],
-        f"{_counted(rows['n'])} tokens of clean held-out prompts; {STUDENT}{missing.told(frames, rows['run_id'])}",
+        f"{_counted(rows['n'])} tokens of clean held-out prompts; {STUDENT}{missing.note(frames, rows['run_id'])}",
     )
     size = (math.ceil(len(names) / 2) or 1, min(2, len(names)) or 1)
     numbers: list[pd.DataFrame] = []
@@ -221,7 +221,7 @@ def lens(frames: Frames) -> Picture:
     found = {corruption: evidence.of_attribution(frames, corruption, "lens") for corruption in corruptions}
     told = _told(note for _, note in found.values())
     note = f"mean over runs; light: early, dark: late checkpoints; band of the first and the last: {told}"
-    note += missing.told(frames, rows["run_id"])
+    note += missing.note(frames, rows["run_id"])
     below = plotting.source(list(rows["run_id"]), list(rows["n"]), note)
     title = "Logit lens: logit difference of the residual stream"
     with plotting.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
@@ -266,7 +266,7 @@ def layers(frames: Frames) -> Picture:
     depth = sorted(rows["layer"].unique())
     palette = dict(zip(depth, plotting.ordered(len(depth)), strict=True))
     found = {corruption: evidence.of_attribution(frames, corruption, "layer") for corruption in corruptions}
-    note = f"band: {_told(note for _, note in found.values())}{missing.told(frames, rows['run_id'])}"
+    note = f"band: {_told(note for _, note in found.values())}{missing.note(frames, rows['run_id'])}"
     below, absent = plotting.source(list(rows["run_id"]), list(rows["n"]), note), missing.steps(frames, rows["run_id"])
     size = (max(1, len(components)), max(1, len(corruptions)))
     with plotting.grid(*size, "Logit difference from each layer", below, height=1.8) as (figure, axes):

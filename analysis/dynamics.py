@@ -47,10 +47,10 @@ def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
     (low, high), are_cut = _limits(own.values(), chosen)
     more = [f"{left} more {'heads matter' if left > 1 else 'head matters'} at some checkpoint"] if left > 0 else []
     marks = MARKS if matters else [NONE] if chosen else []
-    told = [*_bands(own.values(), are_cut), *marks, *more, NO_LINE, evidence.told(own.values())]
+    told = [*_bands(own.values(), are_cut), *marks, *more, NO_LINE, evidence.scope(own.values())]
     rows = _rows(frames, [site], own)
     below = plotting.source(
-        list(rows["run_id"]), list(rows["n"]), "; ".join(told) + missing.told(frames, rows["run_id"])
+        list(rows["run_id"]), list(rows["n"]), "; ".join(told) + missing.note(frames, rows["run_id"])
     )
     title = f"Recovered by patching {site}: {'heads that matter' if matters else 'no head is shown to matter'}"
     numbers: list[pd.DataFrame] = []
@@ -151,7 +151,7 @@ def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) ->
     palette = depth_palette(depth)
     title = f"Recovered by patching {up} against {across}, checkpoint {step}"
     rows = found.rows[found.rows["step"] == step]
-    below = plotting.source(list(rows["run_id"]), list(rows["n"]), found.note + missing.told(frames, rows["run_id"]))
+    below = plotting.source(list(rows["run_id"]), list(rows["n"]), found.note + missing.note(frames, rows["run_id"]))
     limits = square(heads)
     size = 1, max(1, len(found.corruptions))
     with plotting.grid(*size, title, below, height=2.6) as (figure, axes):
@@ -202,7 +202,7 @@ def points(frames: Frames, across: str, up: str) -> Points:
         named = both.rename(columns={"recovered_across": "across", "recovered_up": "up"})[["across", "up"]]
         parts.append(named.assign(matters=matters, corruption=corruption).dropna().reset_index())
     empty = pd.DataFrame(columns=["step", *HEAD, "across", "up", "matters", "corruption"])
-    told = evidence.told(own[site] for own in families.values() for site in (across, up))
+    told = evidence.scope(own[site] for own in families.values() for site in (across, up))
     note = f"{MATTER}; left out: where the corruption makes no measurable difference; {told}"
     return Points(tuple(families), pd.concat(parts) if parts else empty, _rows(frames, [across, up], families), note)
 

@@ -1,4 +1,4 @@
-"""Families with their verdicts for pictures, read once for all pictures of a setting."""
+"""The families of verdicts behind pictures, read once per setting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .prompts import written_by_prompt
 from .summaries import band
 
 SMALL = f"small (less than {DELTA} either way)"
-GREY = "grey: the corruption makes no measurable difference there"
+NO_GAP = "grey: the corruption makes no measurable difference there"
 
 
 def of_sites(frames: Frames, corruption: str) -> dict[str, Family]:
@@ -62,14 +62,14 @@ def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataF
         ]
     found = means(frames.kept[key], kind)
     if found is None:
-        told = "95% interval over runs, on these prompts (Student's t)"
-        return band(rows, ["step", "component", "layer"], "logit_diff"), told
+        interval = "95% interval over runs, on these prompts (Student's t)"
+        return band(rows, ["step", "component", "layer"], "logit_diff"), interval
     index = [(step, component, layer) for step in found.steps for component, layer, _ in found.parts]
     values = pd.DataFrame(index, columns=["step", "component", "layer"]).astype({"layer": "Int64"})
     settings = [job.setting for job in frames.kept[key]]
     seeds = all(settings.count(one) > 1 for one in settings)
-    told = f"95% interval: other prompts{' and other seeds' if seeds else ', not other seeds'}"
-    return values.assign(mean=found.mean, low=found.low, high=found.high).dropna(subset=["mean"]), told
+    interval = f"95% interval: other prompts{' and other seeds' if seeds else ', not other seeds'}"
+    return values.assign(mean=found.mean, low=found.low, high=found.high).dropna(subset=["mean"]), interval
 
 
 def of_paths(frames: Frames, corruption: str) -> dict[str, Family]:
@@ -102,7 +102,7 @@ def _paths(frames: Frames, site: str, rows: pd.DataFrame, prompts: pd.DataFrame)
     numbers = {job.patch.patch_id: number for number, job in enumerate(own)}
     keys = ["layer", "head", "source"]
     places = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
-    told = tuple((int(layer), int(head), str(source)) for layer, head, source in places)
+    receivers = tuple((int(layer), int(head), str(source)) for layer, head, source in places)
 
     def laid(table: pd.DataFrame, *last: int) -> np.ndarray:
         """Gain and gap: [2, run, place, ...]."""
@@ -116,7 +116,7 @@ def _paths(frames: Frames, site: str, rows: pd.DataFrame, prompts: pd.DataFrame)
     if set(prompts["patch_id"]) != there:
         gain, gap = laid(rows)
         means = of_means(gain, gap, np.full(len(places), rows["n"].max()), labels)
-        return Family(site, tuple(own), (step,), told, (), means, None)
+        return Family(site, tuple(own), (step,), receivers, (), means, None)
     texts = dict.fromkeys(key for job in own for key in job.prompts)
     at = {key: number for number, key in enumerate(texts)}
     of_job = {job.patch.patch_id: [at[key] for key in job.prompts] for job in own}
@@ -127,11 +127,11 @@ def _paths(frames: Frames, site: str, rows: pd.DataFrame, prompts: pd.DataFrame)
     size = max(len(texts), 1 + max(columns))
     gain, gap = laid(prompts.assign(at=columns), size)
     every = tuple(texts) or tuple((site, number) for number in range(size))
-    return Family(site, tuple(own), (step,), told, every, estimate(gain, gap, labels), gain)
+    return Family(site, tuple(own), (step,), receivers, every, estimate(gain, gap, labels), gain)
 
 
-def told(found: Iterable[Family], what: str | None = None) -> str:
-    """Describe for a caption what verdicts apply to, and how many hold together in each family.
+def scope(found: Iterable[Family], what: str | None = None) -> str:
+    """For captions: what verdicts apply to, and how many hold together in each family.
 
     Args:
         what: the number of verdicts in words, if it is not places × checkpoints.
@@ -143,8 +143,8 @@ def told(found: Iterable[Family], what: str | None = None) -> str:
     return "; ".join([*scopes, *([_chance(list(many), len(each))] if judged else [])])
 
 
-def told_differences(found: Iterable[Difference]) -> str:
-    """The same for differences between two groups of runs, paired by prompt."""
+def scope_of_differences(found: Iterable[Difference]) -> str:
+    """As `scope`, for differences between two groups of runs, paired by prompt."""
     each = list(found)
     scopes = dict.fromkeys(words.scope_of_difference(one) for one in each)
     many = dict.fromkeys(f"{len(one.places)} places × {len(one.steps)} checkpoints" for one in each)

@@ -31,7 +31,7 @@ def pictures(frames: Frames) -> Iterator[tuple[str, tuple[str, str, str], Callab
         setting, patching, corruption = map(str, key)
         own = (examined[keys].fillna("").astype(object) == list(key)).all(axis=1)
         runs = list(sound(examined[own])["run_id"])
-        source = plotting.source(runs, list(rows["n"]), missing.told(frames, runs))
+        source = plotting.source(runs, list(rows["n"]), missing.note(frames, runs))
         group = setting, patching, corruption
         yield "circuits", group, partial(by_size, rows, corruption, source)
         if (rows["kind"] == "exchange").any():

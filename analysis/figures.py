@@ -1,4 +1,4 @@
-"""All figures of some runs: which there are, and how each is drawn."""
+"""Lists the figures that the tables allow, with the function that draws each."""
 
 from __future__ import annotations
 
@@ -31,70 +31,76 @@ from .plotting import Picture
 from .summaries import with_approximate
 
 LONGEST = 100
-"""Signs of a folder's name."""
+"""Characters of a folder's name, at most."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one setting that were examined in one way."""
+    """Runs of one setting with the same patching."""
 
     key: tuple[str, str]
     """Setting and `patching`."""
-    words: str
-    """What tells it from the others; empty where there is one group."""
+    label: str
+    """What distinguishes it from the other groups; empty if there is only one."""
     folder: str
-    """Where its pictures are: empty, or a name that ends in a slash."""
+    """Folder of its pictures: empty, or a name that ends in a slash."""
     frames: Frames
 
     def picture(self, draw: Callable[[], Picture]) -> Picture:
-        """A picture that names its setting where there are several."""
+        """Draw a picture, and name the setting on it if there are several."""
         picture = draw()
-        if self.words:
-            picture.of_setting(self.words)
+        if self.label:
+            picture.of_setting(self.label)
         return picture
 
     def film(self, draw: Callable[[], Film]) -> Film:
-        """Likewise a film."""
+        """As `picture`, for an animation."""
         film = draw()
-        if self.words:
-            film.picture.of_setting(self.words)
+        if self.label:
+            film.picture.of_setting(self.label)
         return film
 
 
 def figures(
     frames: Frames, directory: Path, formats: str | Iterable[str] | None = None, animate: bool = False
 ) -> list[Path]:
-    """Draw what the tables allow into `directory`, as `gallery.write` does; returns the files."""
+    """Draw all figures that the tables allow into `directory` with `gallery.write`; return the files."""
     return gallery.write(chosen(frames, animate=animate), directory, formats)
 
 
 def chosen(frames: Frames, only: Sequence[str] = (), animate: bool = False) -> list[tuple[str, Draw]]:
-    """The names of the pictures that the tables allow, and with `animate` of the films, and how each is drawn.
+    """Names and drawing functions of the pictures that the tables allow.
 
-    What was measured of runs is drawn once for all runs; circuits once for each setting, as means over its seeds, in a
-    folder of its own where there are several.
+    Metrics of runs share their pictures. Patching is drawn for each setting as means over its seeds, in a folder of its
+    own if there are several settings.
 
     Args:
-        only: names or patterns of them, with or without a folder; empty for all.
+        only: names or patterns, with or without a folder; empty for all.
+        animate: whether to add the animations.
 
     Raises:
-        UserError: there is none that one of them means.
+        UserError: no picture matches one of the patterns.
     """
-    every: list[tuple[str, Draw]] = [*pictures(frames), *(_filmed(frames) if animate else ())]
-    wanted: set[str] = set()
+    every: list[tuple[str, Draw]] = [*pictures(frames), *(animations(frames) if animate else ())]
+    selected: set[str] = set()
     for pattern in only:
-        own = {name for name, _ in every if any(fnmatchcase(one, pattern) for one in (name, name.rpartition("/")[2]))}
-        if not own:
+        matches = {name for name, _ in every if any(fnmatchcase(one, pattern) for one in (name, _last(name)))}
+        if not matches:
             folders = list(dict.fromkeys(name.rpartition("/")[0] for name, _ in every if "/" in name))
-            there = ", ".join(dict.fromkeys(name.rpartition("/")[2] for name, _ in every)) or "none yet"
-            there += f"; in the folders {', '.join(folders)}" if folders and "/" in pattern else ""
-            raise UserError(f"--only {pattern}: no such picture of these runs; there are: {there}")
-        wanted |= own
-    return [one for one in every if one[0] in wanted] if only else every
+            names = ", ".join(dict.fromkeys(_last(name) for name, _ in every)) or "none yet"
+            names += f"; in the folders {', '.join(folders)}" if folders and "/" in pattern else ""
+            raise UserError(f"--only {pattern}: no such picture of these runs; there are: {names}")
+        selected |= matches
+    return [one for one in every if one[0] in selected] if only else every
+
+
+def _last(name: str) -> str:
+    """A picture's name without its folder."""
+    return name.rpartition("/")[2]
 
 
 def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
-    """The name of every picture that the tables allow, and how it is drawn."""
+    """Names and drawing functions of all pictures."""
     metrics = set(zip(frames.metrics["split"], frames.metrics["metric"], strict=True))
     for split in curves.SPLITS:
         ending = "" if split == "heldout" else f"-{split.replace('_', '-')}"
@@ -111,7 +117,7 @@ def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
     groups = {group.key: group for group in _groups(frames)}
     for kind, (setting, patching, corruption), draw in faithfulness.pictures(frames):
         key = setting, patching
-        group = groups.get(key) or Group(key, setting, f"{_slug(setting)}/", frames)  # all else of it is damaged
+        group = groups.get(key) or Group(key, setting, f"{_slug(setting)}/", frames)  # its other tables are damaged
         yield f"{group.folder}{kind}-{_slug(corruption)}", partial(group.picture, draw)
     for group in groups.values():
         for name, draw in _circuits(group.frames):
@@ -119,7 +125,7 @@ def pictures(frames: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
 
 
 def _circuits(setting: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
-    """Of one setting."""
+    """The pictures of one setting's patch jobs."""
     kinds = set(setting.attribution["kind"])
     if "lens" in kinds:
         yield "lens", partial(curves.lens, setting)
@@ -153,8 +159,8 @@ def _circuits(setting: Frames) -> Iterator[tuple[str, Callable[[], Picture]]]:
         yield f"scatter-{across}", partial(dynamics.scatter, setting, across)
 
 
-def _filmed(frames: Frames) -> Iterator[tuple[str, Callable[[], Film]]]:
-    """The same over the checkpoints, a film a site; one checkpoint makes none."""
+def animations(frames: Frames) -> Iterator[tuple[str, Callable[[], Film]]]:
+    """Names and drawing functions of all animations; settings with a single checkpoint have none."""
     for group in _groups(frames):
         for name, draw in _films(group.frames):
             yield group.folder + name, partial(group.film, draw)
@@ -176,13 +182,13 @@ def _films(setting: Frames) -> Iterator[tuple[str, Callable[[], Film]]]:
 
 
 def _across(setting: Frames) -> Iterator[str]:
-    """What z is drawn against, head by head: not where heads share their keys and values."""
+    """The sites that z is plotted against: those patched at the same heads, so not key/value heads that are shared."""
     z = _heads(setting, "z")
     return (site for site in ("v", "pattern") if z and _heads(setting, site) == z)
 
 
 def _groups(frames: Frames) -> list[Group]:
-    """What was examined, group by group; made once, for each keeps what its pictures are drawn from."""
+    """The groups of patch jobs. They are kept, because each caches the tables of its pictures."""
     if ("groups",) not in frames.kept:
         frames.kept[("groups",)] = list(_grouped(frames))
     kept: list[Group] = frames.kept[("groups",)]
@@ -197,17 +203,17 @@ def _grouped(frames: Frames) -> Iterator[Group]:
     examined = examined[examined["patch_id"].isin(patch_ids)]
     taken: set[str] = set()
     for (setting, patching), patches in examined.groupby(["setting", "patching"], sort=False, dropna=False):
-        words = [str(setting)] if examined["setting"].nunique() > 1 else []
-        words += [f"patching {patching}"] if examined["patching"].nunique() > 1 else []
+        labels = [str(setting)] if examined["setting"].nunique() > 1 else []
+        labels += [f"patching {patching}"] if examined["patching"].nunique() > 1 else []
         own = {name: _of(getattr(frames, name), sound(patches)["patch_id"]) for name in circuits}
         key = str(setting), "" if pd.isna(patching) else str(patching)
-        folder = f"{_folder(words, taken)}/" if words else ""
-        yield Group(key, ", ".join(words), folder, replace(frames, kept={}, **own))
+        folder = f"{_folder(labels, taken)}/" if labels else ""
+        yield Group(key, ", ".join(labels), folder, replace(frames, kept={}, **own))
 
 
-def _folder(words: Sequence[str], taken: set[str]) -> str:
-    """A name that a person can read, and that no other setting has."""
-    parts = [_slug(part) for one in words for part in one.split(", ")]
+def _folder(labels: Sequence[str], taken: set[str]) -> str:
+    """A readable folder name that no other group has."""
+    parts = [_slug(part) for label in labels for part in label.split(", ")]
     name = slug = "_".join(filter(None, parts))[:LONGEST].strip("-_.") or "setting"
     number = 1
     while name.lower() in taken:
@@ -222,10 +228,10 @@ def _of(table: pd.DataFrame, patch_ids: pd.Series) -> pd.DataFrame:
 
 
 def _heads(frames: Frames, site: str) -> set[tuple[int, int]]:
-    """The heads that were patched themselves, and not only estimated."""
+    """The heads that were patched at a site, not only estimated."""
     rows = frames.patching[(frames.patching["site"] == site) & frames.patching["patched"].notna()]
     return set(zip(rows["layer"], rows["head"], strict=True))
 
 
-def _slug(words: str) -> str:
-    return re.sub(r"[^\w.]+", "-", words).strip("-")
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", text).strip("-")

@@ -1,4 +1,4 @@
-"""Figures as files: for a paper, and moving over the checkpoints for a talk."""
+"""Writes figures and animations to files, with their numbers and captions."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ DPI, PAPER_DPI = 200, 300
 CANVASES: dict[str, type[FigureCanvasBase]] = {"png": FigureCanvasAgg, "svg": FigureCanvasSVG, "pdf": FigureCanvasPdf}
 FORMATS = tuple(CANVASES)
 EDITABLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mi-sweeps"}
-"""Text stays text, in TrueType as journals ask for; and the same tables make the same bytes."""
+"""Text stays text, in TrueType fonts as journals ask, and the same tables give the same bytes."""
 
 PARENT_DEATH_SIGNAL = 1
-"""Linux's number for it."""
+"""PR_SET_PDEATHSIG of Linux."""
 
 Draw = Callable[[], Picture | Film]
 
@@ -45,34 +45,34 @@ def write(
     paper: bool = False, processes: int = 1, told: Callable[[int], None] = lambda done: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> list[Path]:  # fmt: skip
-    """Draws into `directory`; returns the files.
+    """Draw into `directory`; return the files.
 
-    Beside a picture are its numbers as CSV; a film is a GIF, and an MP4 where there is ffmpeg. figures.json and
-    figures.md tell of each its caption and its runs, also of those of before that are still there.
+    Each picture gets its numbers as CSV. An animation is a GIF, and an MP4 if ffmpeg is installed. figures.json and
+    figures.md list the captions and runs of all pictures, including earlier ones whose files still exist.
 
     Args:
-        paper: without title and footnote, which figures.md has, with light grids, and PNG as print needs it.
-        processes: how many draw.
-        told: takes how many are done.
-        meanwhile: is done in this process while others draw, and before anything is told.
+        paper: leave out title and footnote, which figures.md has; make grids light, and PNG at PAPER_DPI.
+        processes: number of processes that draw.
+        told: called with the number of pictures drawn so far, first with 0.
+        meanwhile: called once in this process, before `told`, while the other processes already draw.
 
     Raises:
-        UserError: ffmpeg fails, or a process that draws was killed.
+        UserError: ffmpeg failed, or a process that draws was killed.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     index: list[dict[str, Any]] = []
     work = Work(drawings, directory, several(FORMATS if formats is None else formats), paper)
-    with _begun(work, processes) as each:
+    with _drawn(work, processes) as drawn:
         meanwhile()
         told(0)
-        for done, (written, about) in enumerate(each, 1):
+        for done, (written, about) in enumerate(drawn, 1):
             files += written
             index.append(about)
             told(done)
     if files:
-        index = _with_before(index, directory)
+        index = _with_earlier(index, directory)
         write_json(directory / "figures.json", index)
         write_bytes(directory / "figures.md", _gallery(index).encode())
         files += [directory / "figures.json", directory / "figures.md"]
@@ -81,7 +81,7 @@ def write(
 
 @dataclass(frozen=True)
 class Work:
-    """What is drawn, where to and how."""
+    """The pictures to draw, the folder for them, and how."""
 
     drawings: Sequence[tuple[str, Draw]]
     directory: Path
@@ -89,31 +89,31 @@ class Work:
     paper: bool
 
     def one(self, number: int) -> tuple[list[Path], dict[str, Any]]:
-        """Draws one; gives its files, and what the index tells of it."""
+        """Draw one picture; return its files and its entry in the index."""
         name, draw = self.drawings[number]
         stem = self.directory / name
         stem.parent.mkdir(exist_ok=True)
-        drawn = draw()
-        if isinstance(drawn, Film):
-            picture, written = drawn.picture, animations.write(drawn, stem)
+        drawing = draw()
+        if isinstance(drawing, Film):
+            picture, written = drawing.picture, animations.write(drawing, stem)
         else:
-            picture, written = drawn, _written(drawn, stem, self.formats, self.paper)
+            picture, written = drawing, _write(drawing, stem, self.formats, self.paper)
         names = [file.relative_to(self.directory).as_posix() for file in written]
         about = {"title": picture.title, "setting": picture.setting, "caption": str(picture.source)}
         return written, {"name": name, "files": names} | about | asdict(picture.source)
 
 
 @contextmanager
-def _begun(work: Work, processes: int) -> Iterator[Iterator[tuple[list[Path], dict[str, Any]]]]:
-    """What `Work.one` gives of each, in order; other processes begin at once."""
+def _drawn(work: Work, processes: int) -> Iterator[Iterator[tuple[list[Path], dict[str, Any]]]]:
+    """The results of `Work.one` for each picture, in order; other processes start drawing immediately."""
     numbers = range(len(work.drawings))
     if min(processes, len(numbers)) < 2:
         yield map(work.one, numbers)
         return
     if "pdf" in work.formats:
         fonts.small()
-    # Forked: tables are there without being copied, and what draws is no function that can be sent.
-    with ProcessPoolExecutor(min(processes, len(numbers)), get_context("fork"), _begin, (work,)) as pool:
+    # Forked processes share the tables, and need no pickling, which most drawing functions do not support.
+    with ProcessPoolExecutor(min(processes, len(numbers)), get_context("fork"), _start, (work,)) as pool:
         try:
             yield pool.map(_one, numbers)
         except BrokenProcessPool:
@@ -123,26 +123,26 @@ def _begun(work: Work, processes: int) -> Iterator[Iterator[tuple[list[Path], di
 
 
 _work: Work
-"""Of a process that draws."""
+"""Set in each process that draws."""
 
 
-def _begin(work: Work) -> None:
+def _start(work: Work) -> None:
     global _work
     _work = work
-    # Figures are full of cycles: looking for garbage while one was drawn, in all tables, took a seventh of the time.
+    # Figures are full of cycles. Collecting garbage while drawing searched all tables and took a seventh of the time.
     gc.freeze()
     gc.disable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever began this ends it
-    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)  # also by being killed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)  # also if the parent is killed
 
 
 def _one(number: int) -> tuple[list[Path], dict[str, Any]]:
-    drawn = _work.one(number)
+    result = _work.one(number)
     gc.collect()
-    return drawn
+    return result
 
 
-def _written(picture: Picture, stem: Path, formats: Sequence[str], paper: bool) -> list[Path]:
+def _write(picture: Picture, stem: Path, formats: Sequence[str], paper: bool) -> list[Path]:
     if paper:
         picture.bare()
     files = [_save(picture, _ending(stem, kind), kind, PAPER_DPI if paper else DPI) for kind in formats]
@@ -167,26 +167,26 @@ def _save(picture: Picture, file: Path, kind: str, dpi: int = DPI) -> Path:
         picture.lay_out()
     is_small = kind == "pdf" and fonts.has(text.get_text() for text in picture.findobj(Text))
     with settings(**EDITABLE, **({"font.sans-serif": [fonts.small()]} if is_small else {})):
-        # Not savefig, which draws everything once more before it draws.
+        # Not savefig, which draws everything twice.
         getattr(CANVASES[kind](picture), f"print_{kind}")(content, metadata=metadata[kind])
     write_bytes(file, content.getvalue())
     return file
 
 
-def _with_before(index: list[dict[str, Any]], directory: Path) -> list[dict[str, Any]]:
-    """The pictures of now, and those of the index of before that were not drawn again and are still there."""
+def _with_earlier(index: list[dict[str, Any]], directory: Path) -> list[dict[str, Any]]:
+    """Add the earlier index's pictures that were not drawn again and still have files."""
     try:
-        before = read_json(directory / "figures.json")
+        earlier = read_json(directory / "figures.json")
     except UserError:
-        before = None
+        earlier = None
     names = {one["name"] for one in index}
-    for one in before if isinstance(before, list) else ():
+    for one in earlier if isinstance(earlier, list) else ():
         keys = ("name", "title", "caption")
         if not (isinstance(one, dict) and all(isinstance(one.get(key), str) for key in keys)):
             continue
-        there = [file for file in one.get("files") or () if (directory / file).is_file()]
-        if one["name"] not in names and there:
-            index.append(one | {"files": there})
+        files = [file for file in one.get("files") or () if (directory / file).is_file()]
+        if one["name"] not in names and files:
+            index.append(one | {"files": files})
     return index
 
 
@@ -194,11 +194,11 @@ def _gallery(index: Sequence[dict[str, Any]]) -> str:
     """The pictures with their captions as Markdown."""
     parts = ["# Figures"]
     for one in index:
-        shown = next((file for file in one["files"] if file.endswith((".png", ".gif", ".svg"))), None)
+        image = next((file for file in one["files"] if file.endswith((".png", ".gif", ".svg"))), None)
         title = ", ".join(filter(None, [one["title"], one.get("setting")]))
         parts.append(f"## {one['name']}")
-        if shown:
-            parts.append(f"![{title}]({shown})")
+        if image:
+            parts.append(f"![{title}]({image})")
         parts.append(f"{title}. {one['caption']}.")
         runs = " ".join(one.get("runs") or ())
         parts.append(f"Files: {', '.join(f'[{file}]({file})' for file in one['files'])}. Runs: {runs}")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..tasks import COMPARED_SUBJECTS, in_order
 from . import evidence, examples, missing, plotting
-from .evidence import GREY, SMALL
+from .evidence import NO_GAP, SMALL
 from .examples import Tokens
 from .folder import several
 from .frames import Frames
@@ -69,7 +69,7 @@ def attribution(frames: Frames, checkpoints: int = 4) -> Picture:
     """Draw the logit difference that each head contributes: layer × head heatmaps, a row per corruption, a column per
     checkpoint."""
     rows = missing.left_out(frames, frames.attribution[frames.attribution["kind"] == "head"])
-    note = f"mean over runs; {UNTESTED}{missing.told(frames, rows['run_id'])}"
+    note = f"mean over runs; {UNTESTED}{missing.note(frames, rows['run_id'])}"
     source = plotting.source(list(rows["run_id"]), list(rows["n"]), note)
     title = "Logit difference from each head, by corruption"
     labels = {name: f"{name} corruption" for name in pd.unique(rows["corruption"])}
@@ -90,8 +90,8 @@ def paths(frames: Frames, corruption: str) -> Picture:
     values = pd.Series(np.concatenate([family.estimate.recovered for family in families.values()]))
     limit = path_limit(values)
     counts = ", ".join(f"{len(family.places)} paths to {name}" for name, family in families.items())
-    note = f"mean over runs of each run's recovered; white: no path; {GREY}; {MARKED}"
-    note = f"{note}; {evidence.told(families.values(), counts)}{missing.told(frames, rows['run_id'])}"
+    note = f"mean over runs of each run's recovered; white: no path; {NO_GAP}; {MARKED}"
+    note = f"{note}; {evidence.scope(families.values(), counts)}{missing.note(frames, rows['run_id'])}"
     source = plotting.source(list(rows["run_id"]), list(rows["n"]), note)
     title = f"Recovered by direct paths, {corruption} corruption, checkpoint {rows['step'].max()}"
     with plotting.grid(1, max(1, len(families)), title, source, 2.6) as (figure, axes):
@@ -190,7 +190,7 @@ def site_cells(frames: Frames, corruption: str, axis: str) -> tuple[pd.DataFrame
 def _recovered(frames: Frames, corruption: str, axis: str) -> tuple[pd.DataFrame, str]:
     families = [family for family in evidence.of_sites(frames, corruption).values() if _has_axis(family, axis)]
     cells = {family.site: _family_cells(family, axis)[family.estimate.runs > 0] for family in families}
-    return _by_site(cells, axis), f"{GREY}; {MARKED}; {evidence.told(families)}" if families else ""
+    return _by_site(cells, axis), f"{NO_GAP}; {MARKED}; {evidence.scope(families)}" if families else ""
 
 
 def _differences(frames: Frames, axis: str) -> tuple[pd.DataFrame, str]:
@@ -205,7 +205,7 @@ def _differences(frames: Frames, axis: str) -> tuple[pd.DataFrame, str]:
         one, other = (_family_cells(family, axis).assign(verdict="") for family in (first[site], second[site]))
         both = other.index.intersection(one.index, sort=False)
         cells[site] = other.loc[both].assign(value=other["value"].loc[both] - one["value"].loc[both])
-    tested = f"{COMPARED}; {evidence.told_differences(compared)}" if compared else UNTESTED
+    tested = f"{COMPARED}; {evidence.scope_of_differences(compared)}" if compared else UNTESTED
     return _by_site(cells, axis), f"grey: a corruption makes no measurable difference there; {tested}"
 
 
@@ -243,7 +243,7 @@ def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: i
     tokens = example_tokens(frames, corruption) if axis == "position" else {}
     note = f"mean over runs of each run's recovered; {note}"
     note += (f"; {FEW}" if cells["few"].any() else "") + (f"; {EXAMPLE}" if tokens else "")
-    source = plotting.source(list(rows["run_id"]), list(rows["n"]), note + missing.told(frames, rows["run_id"]))
+    source = plotting.source(list(rows["run_id"]), list(rows["n"]), note + missing.note(frames, rows["run_id"]))
     title = f"Recovered by patching, {panel_title(corruption)}"
     labels = dict(zip(names, names, strict=True))
     if corruption == DIFFERENCE:

@@ -17,8 +17,8 @@ NAMED = 4
 
 def steps(frames: Frames, run_ids: Iterable[str]) -> list[int]:
     """The steps that any of these runs lacks."""
-    told = frames.runs.loc[frames.runs["run_id"].isin(set(run_ids)), "gaps"].dropna()
-    return sorted({int(step) for listed in told for step in listed.split(", ")})
+    listed = frames.runs.loc[frames.runs["run_id"].isin(set(run_ids)), "gaps"].dropna()
+    return sorted({int(step) for of_run in listed for step in of_run.split(", ")})
 
 
 def left_out(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
@@ -31,15 +31,14 @@ def broken(line: pd.DataFrame, missing: Iterable[int]) -> pd.DataFrame:
     wanted = set(missing)
     if not wanted or not len(line):
         return line
-    nothing = pd.DataFrame({"step": sorted(wanted)}).reindex(columns=line.columns)
-    there = line[~line["step"].isin(wanted)].astype({"step": float})
-    together = pd.concat([there, nothing.astype({"step": float})]).sort_values("step")
-    return together.astype({"step": int}).replace({pd.NA: np.nan})
+    breaks = pd.DataFrame({"step": sorted(wanted)}).reindex(columns=line.columns)
+    measured = line[~line["step"].isin(wanted)].astype({"step": float})
+    joined = pd.concat([measured, breaks.astype({"step": float})]).sort_values("step")
+    return joined.astype({"step": int}).replace({pd.NA: np.nan})
 
 
-def told(frames: Frames, run_ids: Iterable[str]) -> str:
-    """Say which of these runs lack which checkpoints and why, and how many diverged runs of their settings are left
-    out; "" if there is nothing to say."""
+def note(frames: Frames, run_ids: Iterable[str]) -> str:
+    """For captions: which of these runs lack which checkpoints and why, and how many diverged runs are left out."""
     wanted = set(run_ids)
     ended = _left_out(frames, wanted)
     lines = [

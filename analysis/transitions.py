@@ -55,7 +55,7 @@ def draw(setting: Frames) -> Picture:
     prompts = [site.clean.shape[1] for job in found for site in list(job.sites.values())[:1]]
     note = "dots: means over prompts; line: best fit; band: from 10% to 90% of the change, and t50 (medians of runs)"
     runs = [job.patch.run_id for job in found]
-    below = plotting.source(runs, prompts, note + missing.told(setting, runs))
+    below = plotting.source(runs, prompts, note + missing.note(setting, runs))
     title = "Is there a phase transition? Logit difference of clean prompts"
     numbers: list[pd.DataFrame] = []
     with plotting.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):

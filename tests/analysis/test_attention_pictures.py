@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mi_sweeps.analysis import attention_pictures, patterns
-from mi_sweeps.analysis.figures import _filmed, pictures
+from mi_sweeps.analysis.figures import animations, pictures
 from mi_sweeps.analysis.frames import load
 
 
@@ -48,7 +48,7 @@ def test_a_figure_has_the_first_middle_and_last_checkpoint_of_one_prompt(output,
 
 
 def test_a_film_shows_every_checkpoint_and_each_corrupted_side_below_the_clean_one(output, folders):
-    film = dict(_filmed(load(output)))["attention-film"]()
+    film = dict(animations(load(output)))["attention-film"]()
     assert film.steps == (0, 8, 24)
     plots = [plot for plot in film.picture.axes if plot.images]
     named = [plot.get_ylabel() for plot in plots if plot.get_ylabel()]
