@@ -45,8 +45,10 @@ def correlations(patching: pd.DataFrame) -> pd.DataFrame:
 
 
 def exact(frames: Frames, corruption: str, checkpoints: int = 4) -> Picture:
-    """Exact against approximate change of the logit difference, a point a head or position of each layer and run:
-    a row of plots a site, a column a checkpoint. The nearer to the diagonal, the better the approximation."""
+    """Draw exact against approximate changes of the logit difference; on the diagonal they are equal.
+
+    A row of plots per site, a column per checkpoint, a point per head or position of each layer and run.
+    """
     rows = frames.patching[frames.patching["corruption"] == corruption]
     rows = rows[rows["patched"].notna() & rows["approximate"].notna()]
     found = correlations(rows)
@@ -67,7 +69,7 @@ def exact(frames: Frames, corruption: str, checkpoints: int = 4) -> Picture:
                 axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle=":")
                 own = found[(found["site"] == site) & (found["step"] == step)]
                 ground = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
-                axis.text(0.04, 0.96, _told(own), transform=axis.transAxes, va="top", fontsize=5.5, bbox=ground)
+                axis.text(0.04, 0.96, _agreement(own), transform=axis.transAxes, va="top", fontsize=5.5, bbox=ground)
                 axis.set_title(f"{site}, checkpoint {step}", fontsize=6.5)
                 axis.tick_params(labelsize=5.5)
                 axis.locator_params(nbins=4)
@@ -81,7 +83,7 @@ def exact(frames: Frames, corruption: str, checkpoints: int = 4) -> Picture:
     return figure
 
 
-def _told(found: pd.DataFrame) -> str:
+def _agreement(found: pd.DataFrame) -> str:
     """r and n of one run, or the range of r over several runs."""
     if not len(found):
         return "not examined"

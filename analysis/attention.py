@@ -77,7 +77,7 @@ class Job:
         return cells * min(steps, len(self.steps)) * 4 // 3
 
 
-def told(
+def payload(
     output: Output, frames: Frames, conclusions: Conclusions, room: float, damaged: list[str] | None = None
 ) -> Json | None:
     """The page's data on attention patterns, in about `room` bytes at most; None if no patch job kept any.

@@ -173,11 +173,11 @@ def _kept(frames: Frames, corruption: str) -> Kept:
     return kept
 
 
-def _source(frames: Frames, kept: Sequence[Kept], told: str) -> Source:
+def _source(frames: Frames, kept: Sequence[Kept], corrupted: str) -> Source:
     one = kept[0]
     unread = sorted({step for each in kept for step in each.unread})
     note = (
-        f"one prompt (number {one.prompt.number + 1}) in one run, no mean; {told}; rows look at columns, bold: "
+        f"one prompt (number {one.prompt.number + 1}) in one run, no mean; {corrupted}; rows look at columns, bold: "
         f"changed by the corruption; shown: {one.which}; where a head looks does not say what it uses"
         + (f"; cannot be read, and left out: checkpoint {', '.join(map(str, unread))}" if unread else "")
     )
@@ -191,7 +191,7 @@ def _draw(plot: Axes, prompt: Prompt, side: str, changed: Collection[int], room:
         changed: the tokens that are bold.
         room: inches across and up.
     """
-    words = [_told(token) for token in prompt.tokens[side]]
+    words = [_label(token) for token in prompt.tokens[side]]
     nothing = np.full((len(words), len(words)), np.nan)
     image = plot.imshow(nothing, cmap=COLOURS, vmin=0, vmax=1, aspect="equal", interpolation="nearest")
     every = max(1, int(np.ceil(len(words) * 0.055 / room)))
@@ -207,6 +207,6 @@ def _draw(plot: Axes, prompt: Prompt, side: str, changed: Collection[int], room:
     return image
 
 
-def _told(token: str) -> str:
+def _label(token: str) -> str:
     shown = token.strip() or ("↵" if "\n" in token else "␣")
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"

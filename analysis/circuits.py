@@ -131,7 +131,7 @@ def _circuits(group: Group) -> Iterator[dict[str, object]]:
         of_runs = rows.iloc[beside[step, key]]
         own = of_runs[[*COMPARED, "nodes"]].mean()
         yield {
-            "step": step, **_told(key), "nodes": own["nodes"], "value": found.recovered[number],
+            "step": step, **_key_columns(key), "nodes": own["nodes"], "value": found.recovered[number],
             "low": low[number], "high": high[number], "low_these_runs": low_here[number],
             "high_these_runs": high_here[number], "verdict": words[number].value,
             # Without a gap, ranks among random sets are meaningless.
@@ -171,7 +171,7 @@ def _keys(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[object, ...]
     return list(values.where(values.notna(), SAME).itertuples(index=False, name=None))
 
 
-def _told(key: tuple[object, ...]) -> dict[str, object]:
+def _key_columns(key: tuple[object, ...]) -> dict[str, object]:
     return {name: None if value == SAME else value for name, value in zip(KEY, key, strict=True)}
 
 

@@ -62,7 +62,7 @@ def _findings(found: pd.DataFrame) -> list[Json]:
     return [
         {
             "key": question,
-            "question": told,
+            "question": text,
             "more": max(0, len(own) - SHOWN_FINDINGS),
             "told": [
                 {"setting": row["setting"], "said": row["statement"], "weak": bool(row["is_weak"]), "open":
@@ -73,7 +73,7 @@ def _findings(found: pd.DataFrame) -> list[Json]:
                 for row in own.head(SHOWN_FINDINGS).to_dict("records")
             ],
         }
-        for question, told in QUESTIONS.items()
+        for question, text in QUESTIONS.items()
         if len(own := found[found["question"] == question])
     ]  # fmt: skip
 

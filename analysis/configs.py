@@ -42,12 +42,12 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     If a group's `name` determines all that differs within the group, only the name is used.
     """
     flat = texts(configs)
-    told = _told(flat)
-    words = {key: _word(key, told) for key in told}
+    varied = _varied(flat)
+    words = {key: _word(key, varied) for key in varied}
     kinds = _kinds(flat)
     known = {series: {key for one in kind for key in one} for series, kind in kinds.items()}
     alike = {
-        series: {key for key in told if key.split(".")[0] in OF_A_KIND and not _varies(key, kind)}
+        series: {key for key in varied if key.split(".")[0] in OF_A_KIND and not _varies(key, kind)}
         for series, kind in kinds.items()
     }
 
@@ -78,7 +78,7 @@ def _short_paths(texts: Collection[str]) -> dict[str, str]:
 
 def factors(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The dotted keys that `names` uses: what a sweep varied, except the seed."""
-    return _told(texts(configs))
+    return _varied(texts(configs))
 
 
 def of_run(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def texts(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _told(flat: Sequence[Mapping[str, str]]) -> list[str]:
+def _varied(flat: Sequence[Mapping[str, str]]) -> list[str]:
     keys = sorted({key for one in flat for key in one}, key=lambda key: (_order(key), key))
     kinds, every = list(_kinds(flat).values()), [list(flat)]
     compared = {key: kinds if key.split(".")[0] in OF_A_KIND else every for key in keys}
@@ -155,8 +155,8 @@ def _order(key: str) -> int:
     return first.index(key) if key in first else len(first)
 
 
-def _word(key: str, told: Sequence[str]) -> str:
+def _word(key: str, varied: Sequence[str]) -> str:
     """Short name of a key: its last part, or the group for a `name`; the whole key if that is ambiguous."""
     short = key.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ")
-    clash = [other for other in told if other.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ") == short]
+    clash = [other for other in varied if other.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ") == short]
     return short if clash == [key] and short != "seed" else key  # not to be taken for the run's seed

@@ -69,7 +69,7 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
 
     Bands are 95% intervals: of the mean over several runs, or Wilson's over prompts for a single run's win rate.
     """
-    measured = frames.metrics[frames.metrics["split"] == split].merge(_told_apart(frames), on="run_id")
+    measured = frames.metrics[frames.metrics["split"] == split].merge(_styles(frames), on="run_id")
     shown = measured[measured["metric"].isin(metrics)]
     panels, palette = _panels(shown), _palette(shown)
 
@@ -111,16 +111,16 @@ def _unit(metric: str) -> str:
 
 def losses(frames: Frames) -> Picture:
     """Draw the training loss of every batch on a log axis, a line per run, with its spikes; otherwise as `training`."""
-    about = _told_apart(frames)
+    about = _styles(frames)
     rows = frames.metrics[(frames.metrics["split"] == "batch") & (frames.metrics["metric"] == "loss")]
     rows, peaks = rows.merge(about, on="run_id"), spikes.of_runs(rows).merge(about, on="run_id")
     panels, palette = _panels(rows), _palette(rows)
-    told = (
-        f"a line a run; triangle: spike, a loss {spikes.THRESHOLD:g} robust standard deviations and "
+    note = (
+        f"one line per run; triangle: spike, a loss {spikes.THRESHOLD:g} robust standard deviations and "
         f"{spikes.LEAST:g} times above the median of the {2 * spikes.HALF_WINDOW + 1} steps around it; "
-        f"spikes found, and expected of {spikes.NOISE}: {_spikes_told(rows)}"
+        f"spikes found, and expected from {spikes.NOISE}: {_spike_counts(rows)}"
     )
-    below = plotting.source(list(rows["run_id"]), list(rows["n"]), told + _stopped(rows, of_means=False))
+    below = plotting.source(list(rows["run_id"]), list(rows["n"]), note + _stopped(rows, of_means=False))
     with plotting.grid(1, max(1, len(panels)), "Training loss of every batch", below, height=2.2) as (figure, axes):
         for axis, panel in zip(axes[0], panels, strict=False):
             axis.sharey(axes[0][0])
@@ -140,7 +140,7 @@ def losses(frames: Frames) -> Picture:
     return figure
 
 
-def _spikes_told(rows: pd.DataFrame) -> str:
+def _spike_counts(rows: pd.DataFrame) -> str:
     """Total spikes per schedule, found and expected from noise."""
     of_schedules = [(schedule, spikes.counts(some)) for schedule, some in rows.groupby("schedule")]
     return ", ".join(
@@ -151,11 +151,11 @@ def _spikes_told(rows: pd.DataFrame) -> str:
 def logged(frames: Frames) -> Picture:
     """Draw the losses that each series' own trainer logged on a log axis, a line per run; evaluation losses dashed."""
     rows = frames.metrics[(frames.metrics["split"] == TRAINER) & frames.metrics["metric"].str.endswith("loss")]
-    rows = rows.merge(_told_apart(frames), on="run_id")
+    rows = rows.merge(_styles(frames), on="run_id")
     panels, palette = _panels(rows), _palette(rows)
-    told = "a line a run: its loss on its own data since it logged before, and dashed what it evaluated"
-    below = plotting.source(list(rows["run_id"]), [], told)
-    with plotting.grid(1, max(1, len(panels)), "Loss that the trainer itself logged", below, height=2.2) as (
+    note = "one line per run: the loss on its own data since the last log; dashed: on its evaluation data"
+    below = plotting.source(list(rows["run_id"]), [], note)
+    with plotting.grid(1, max(1, len(panels)), "Loss logged by the trainer", below, height=2.2) as (
         figure,
         axes,
     ):
@@ -219,8 +219,8 @@ def lens(frames: Frames) -> Picture:
     corruptions, steps = list(pd.unique(rows["corruption"])), sorted(rows["step"].unique())
     palette = dict(zip(steps, plotting.ordered(len(steps)), strict=True))
     found = {corruption: evidence.of_attribution(frames, corruption, "lens") for corruption in corruptions}
-    told = _told(note for _, note in found.values())
-    note = f"mean over runs; light: early, dark: late checkpoints; band of the first and the last: {told}"
+    scope = _joined(note for _, note in found.values())
+    note = f"mean over runs; light: early, dark: late checkpoints; band of the first and the last: {scope}"
     note += missing.note(frames, rows["run_id"])
     below = plotting.source(list(rows["run_id"]), list(rows["n"]), note)
     title = "Logit lens: logit difference of the residual stream"
@@ -250,7 +250,7 @@ def points(rows: pd.DataFrame) -> pd.Series:
     return rows["layer"].astype("float64") + rows["component"].map(POINTS).astype("float64")
 
 
-def _told(notes: Iterable[str]) -> str:
+def _joined(notes: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(notes))
 
 
@@ -266,7 +266,7 @@ def layers(frames: Frames) -> Picture:
     depth = sorted(rows["layer"].unique())
     palette = dict(zip(depth, plotting.ordered(len(depth)), strict=True))
     found = {corruption: evidence.of_attribution(frames, corruption, "layer") for corruption in corruptions}
-    note = f"band: {_told(note for _, note in found.values())}{missing.note(frames, rows['run_id'])}"
+    note = f"band: {_joined(note for _, note in found.values())}{missing.note(frames, rows['run_id'])}"
     below, absent = plotting.source(list(rows["run_id"]), list(rows["n"]), note), missing.steps(frames, rows["run_id"])
     size = (max(1, len(components)), max(1, len(corruptions)))
     with plotting.grid(*size, "Logit difference from each layer", below, height=1.8) as (figure, axes):
@@ -290,7 +290,7 @@ def layers(frames: Frames) -> Picture:
     return figure
 
 
-def _told_apart(frames: Frames) -> pd.DataFrame:
+def _styles(frames: Frames) -> pd.DataFrame:
     """Schedule, status, plot and colour of each run.
 
     The colour is the learning rate if nothing else but the seed differs among runs of one schedule, otherwise

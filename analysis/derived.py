@@ -93,9 +93,9 @@ def with_findings(
             kept[part[0]].append(part[1])
         return part
 
-    for part, told in _setting_by_setting(output, frames, damaged, whole):
+    for part, own in _setting_by_setting(output, frames, damaged, whole):
         yield keep(part)
-        found += told
+        found += own
     for part in _others(output, frames, damaged, whole):
         yield keep(part)
     for name, tell in OF_TABLES.items():
@@ -153,9 +153,9 @@ def _setting_by_setting(
     gathered = trajectories.Trajectories.of(frames, None if whole else is_told)
     for key, family in of_output(output, frames.runs, frames.patches, damaged, written=True):
         gathered.add(key, family)
-        told = courses(family)
-        yield ("verdicts", verdict_rows(key, family)), list(heads(key, family, told))
-        yield ("courses", course_rows(key, family, told)), []
+        of_heads = courses(family)
+        yield ("verdicts", verdict_rows(key, family)), list(heads(key, family, of_heads))
+        yield ("courses", course_rows(key, family, of_heads)), []
         for changed in changes.of_family(family, crossed):
             yield ("transformations", changes.row(key, changed)), []
             yield ("head_changes", changes.head_rows(key, changed)), []

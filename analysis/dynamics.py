@@ -22,11 +22,11 @@ HEAD = ["layer", "head"]
 ROOM = 0.05
 """Smallest distance between two names in a scatter plot, as a share of the axis; nearer ones are left out."""
 BAND = "band: 95% interval at each checkpoint"
-BEYOND = "bands reach beyond the picture"
-MARKS = ("dots: it matters", "◆ onset: half of the last gain in logits is reached")
-NONE = "grey: the largest"
+BEYOND = "bands are cut at the edge of the plot"
+MARKS = ("dot: the head matters there", "◆ onset: the gain reaches half of its final value")
+NONE = "grey: the largest heads"
 NO_LINE = "no line: the corruption makes no measurable difference"
-MATTER = "filled: matters by either, hollow: not shown to"
+MATTER = "filled: the head matters at either site, hollow: not shown to"
 
 
 def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
@@ -47,10 +47,10 @@ def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
     (low, high), are_cut = _limits(own.values(), chosen)
     more = [f"{left} more {'heads matter' if left > 1 else 'head matters'} at some checkpoint"] if left > 0 else []
     marks = MARKS if matters else [NONE] if chosen else []
-    told = [*_bands(own.values(), are_cut), *marks, *more, NO_LINE, evidence.scope(own.values())]
+    notes = [*_bands(own.values(), are_cut), *marks, *more, NO_LINE, evidence.scope(own.values())]
     rows = _rows(frames, [site], own)
     below = plotting.source(
-        list(rows["run_id"]), list(rows["n"]), "; ".join(told) + missing.note(frames, rows["run_id"])
+        list(rows["run_id"]), list(rows["n"]), "; ".join(notes) + missing.note(frames, rows["run_id"])
     )
     title = f"Recovered by patching {site}: {'heads that matter' if matters else 'no head is shown to matter'}"
     numbers: list[pd.DataFrame] = []
@@ -135,8 +135,8 @@ def _line(
     if onset is not None:
         at = family.steps.index(onset)
         axis.plot([onset], [values[at]], "D", color=colour, markersize=5, markeredgecolor="0.1", mew=0.7, zorder=4)
-    told = {"step": steps, "recovered": values, "low": low, "high": high, "matters": matters, "onset": steps == onset}
-    return pd.DataFrame(told)
+    numbers = {"step": steps, "recovered": values, "low": low, "high": high, "matters": matters}
+    return pd.DataFrame(numbers | {"onset": steps == onset})
 
 
 def scatter(frames: Frames, across: str = "v", up: str = "z", label: int = 6) -> Picture:
@@ -202,8 +202,8 @@ def points(frames: Frames, across: str, up: str) -> Points:
         named = both.rename(columns={"recovered_across": "across", "recovered_up": "up"})[["across", "up"]]
         parts.append(named.assign(matters=matters, corruption=corruption).dropna().reset_index())
     empty = pd.DataFrame(columns=["step", *HEAD, "across", "up", "matters", "corruption"])
-    told = evidence.scope(own[site] for own in families.values() for site in (across, up))
-    note = f"{MATTER}; left out: where the corruption makes no measurable difference; {told}"
+    scope = evidence.scope(own[site] for own in families.values() for site in (across, up))
+    note = f"{MATTER}; left out: where the corruption makes no measurable difference; {scope}"
     return Points(tuple(families), pd.concat(parts) if parts else empty, _rows(frames, [across, up], families), note)
 
 

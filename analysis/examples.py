@@ -60,7 +60,7 @@ def of_patch(patch: Patch, damaged: list[str] | None = None) -> Tokens:
     return dict(zip(map(str, rows["position"]), pairs, strict=True))
 
 
-def told(frames: Frames, damaged: list[str] | None = None) -> Json:
+def payload(frames: Frames, damaged: list[str] | None = None) -> Json:
     """For the page: the distinct `tokens`, and for each patch job the index of its own."""
     by_patch = of_frames(frames, damaged)
     tokens = list({id(one): one for one in by_patch.values()}.values())

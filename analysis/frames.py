@@ -281,10 +281,10 @@ def _other_tasks(patches: Sequence[folder.Patch]) -> dict[str, str]:
     for patch in patches:
         if task := _at(patch.about, "config", "patching", "task"):
             asked.setdefault(str(task.get("name")), []).append((patch.patch_id, {"task": task}))
-    told: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for same in asked.values():
-        told |= dict(zip((id for id, _ in same), configs.names([task for _, task in same]), strict=True))
-    return told
+        labels |= dict(zip((id for id, _ in same), configs.names([task for _, task in same]), strict=True))
+    return labels
 
 
 def _progress(status: folder.Json) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def _of_group(key: tuple[str, str, str], found: Sequence[tuple[Job, dict[int, Lo
     settings = [job.setting for job, _ in found]
     if not steps:
         return
-    told = [of_steps[step].index.to_frame(index=False) for _, of_steps in found for step in steps]
-    for (side, query), places in pd.concat(told).drop_duplicates().groupby(["side", "query"], sort=False):
+    indices = [of_steps[step].index.to_frame(index=False) for _, of_steps in found for step in steps]
+    for (side, query), places in pd.concat(indices).drop_duplicates().groupby(["side", "query"], sort=False):
         index = pd.MultiIndex.from_frame(places[list(PLACE)])
         paid, uniform, written = np.full((3, len(found), len(steps), len(index), len(prompts)), np.nan)
         for run, ((_, of_steps), where) in enumerate(zip(found, columns, strict=True)):
@@ -185,7 +185,7 @@ def _tables(rows: pd.DataFrame) -> Iterator[Table | str]:
     for _, row in changed.head(LISTED).iterrows():
         table.add_row(
             f"{row['layer']}.{row['head']}", row["key"], f"{row['uniform']:.2f}", f"{before[tuple(row[place])]:.2f}",
-            *(_told(*row[list(names)]) for names in (
+            *(_interval(*row[list(names)]) for names in (
                 ("attention", "low", "high"),
                 ("change", "change_low", "change_high"),
                 ("correlation", "correlation_low", "correlation_high"),
@@ -193,12 +193,12 @@ def _tables(rows: pd.DataFrame) -> Iterator[Table | str]:
         )  # fmt: skip
     yield table
     counts = after["against_start"].value_counts()
-    told = ", ".join(f"{counts.get(word, 0)} {word}" for word in ("more", "less", "alike", "undecided"))
-    yield f"{len(after)} heads x keys at checkpoint {last} against checkpoint {first}: {told}"
+    totals = ", ".join(f"{counts.get(word, 0)} {word}" for word in ("more", "less", "alike", "undecided"))
+    yield f"{len(after)} heads x keys at checkpoint {last} against checkpoint {first}: {totals}"
     yield ""
 
 
-def _told(value: float, low: float, high: float) -> str:
+def _interval(value: float, low: float, high: float) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(value) else "-"
 
 
@@ -206,11 +206,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; return the exit code: 0 done, 1 something cannot be read, 2 bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m mi_sweeps.analysis.looks",
-        description="Where heads look at the last checkpoint and where they looked at the first: what changed most.",
+        description="Where heads look at the last checkpoint, where they looked at the first, and what changed most.",
     )
     parser.add_argument("output", type=Path, help="folder of results, with patching.looks")
-    parser.add_argument("sweeps", nargs="*", metavar="sweep", help="sweeps in it; all where none is named")
-    parser.add_argument("--query", default="end", help="the token that is looked from (default: end)")
+    parser.add_argument("sweeps", nargs="*", metavar="sweep", help="sweeps in it (default: all)")
+    parser.add_argument("--query", default="end", help="the token that attends (default: end)")
     parser.add_argument("--side", choices=("clean", "corrupted"), default="clean", help="of the prompts")
     options = parser.parse_args(arguments)
     damaged: list[str] = []
@@ -225,8 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         if not groups_of_rows:
             raise UserError(
-                f"{options.output}: nothing was measured of what is looked at from {options.query!r}; run with "
-                "patching.looks=true, or give another --query"
+                f"{options.output}: attention from {options.query!r} was not measured; run with patching.looks=true, "
+                "or give another --query"
             )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201

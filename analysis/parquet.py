@@ -53,8 +53,8 @@ def stack(tables: Sequence[pa.Table], keys: Sequence[tuple[Any, ...]], names: Se
     try:
         stacked = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     except pa.ArrowException as error:
-        told = ", ".join(f"{name} {key}" for name, key in zip(names, keys[0], strict=True))
-        raise UserError(f"tables differ in their columns, from {told} on: {_line(error)}") from None
+        which = ", ".join(f"{name} {key}" for name, key in zip(names, keys[0], strict=True))
+        raise UserError(f"tables differ in their columns, from {which} on: {_line(error)}") from None
     lengths = [len(table) for table in tables]
     for name, of_tables in zip(names, zip(*keys, strict=True), strict=True):
         stacked[name] = np.repeat(np.array(of_tables, dtype=object), lengths)

@@ -85,8 +85,8 @@ def prompts(patch: Patch) -> Iterator[Prompt]:
     for number, about in enumerate(patch.about.get("prompts", ())):
         tokens = {"clean": about.get("tokens"), "corrupted": about.get("corrupted_tokens")}
         if all(isinstance(of_side, list) and of_side for of_side in tokens.values()):
-            told = {side: tuple(map(str, of_side or ())) for side, of_side in tokens.items()}
-            yield Prompt(number, str(about.get("clean", "")), told)
+            by_side = {side: tuple(map(str, of_side or ())) for side, of_side in tokens.items()}
+            yield Prompt(number, str(about.get("clean", "")), by_side)
 
 
 def read(patch: Patch, step: int, damaged: list[str] | None = None) -> Patterns | None:
@@ -101,8 +101,8 @@ def read(patch: Patch, step: int, damaged: list[str] | None = None) -> Patterns 
     try:
         return _laid_out(table, patch)
     except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        told = f"cannot read {file(patch, step)} ({error}): delete it and run the sweep again"
-        leave_out(UserError(told), damaged)
+        message = f"cannot read {file(patch, step)} ({error}): delete it and run the sweep again"
+        leave_out(UserError(message), damaged)
         return None
 
 
@@ -118,7 +118,7 @@ def _laid_out(table: pa.Table, patch: Patch) -> Patterns:
     of = {}
     for prompt in dict.fromkeys(number.tolist()):
         if prompt not in known:
-            raise ValueError(f"patch.json tells no tokens of prompt {prompt}")
+            raise ValueError(f"patch.json has no tokens of prompt {prompt}")
         for name in dict.fromkeys(side[number == prompt]):
             rows = np.flatnonzero((number == prompt) & (side == name))
             rows = rows[np.lexsort([head[rows], layer[rows]])]
@@ -147,11 +147,11 @@ def mattering(families: Iterable[Family], stored: Iterable[Head], most: int) -> 
     """
     there = sorted(set(stored))
     largest, verdict = dict.fromkeys(there, 0.0), set()
-    told = False
+    is_judged = False
     for family in families:
         if family.is_estimate or family.site not in OF_QUERIES:
             continue
-        told = True
+        is_judged = True
         recovered = np.abs(np.nan_to_num(family.grid(family.estimate.recovered)))
         matters = family.grid(family.judged.words == Verdict.MATTERS.value)
         recovered = np.where(family.grid(family.estimate.has_gap), recovered, 0)
@@ -162,12 +162,12 @@ def mattering(families: Iterable[Family], stored: Iterable[Head], most: int) -> 
             if own.any():
                 verdict.add((layer, head))
             largest[layer, head] = max(largest[layer, head], float(recovered[:, at].max()))
-    if not told:
-        return there[:most], f"the first {len(there[:most])} of {len(there)} heads, of which nothing was concluded"
+    if not is_judged:
+        return there[:most], f"the first {len(there[:most])} of {len(there)} heads, without verdicts"
     chosen = [head for head in sorted(there, key=lambda head: -largest[head]) if head in (verdict or largest)]
     kept = sorted(chosen[:most])
     if not verdict:
-        return kept, f"none is shown to matter; the {len(kept)} heads that recover or take away most"
+        return kept, f"none is shown to matter; the {len(kept)} heads with the largest effect"
     if len(chosen) > most:
         return kept, f"the {most} largest of {len(chosen)} heads that matter at some checkpoint"
     return kept, f"the {'head that matters' if len(kept) == 1 else f'{len(kept)} heads that matter'} at some checkpoint"

@@ -162,13 +162,13 @@ def _blocks(
         attributed = attribution.at(attributed_places.get(patch.patch_id, nowhere))
         if not len(patched) and not len(attributed):
             continue
-        told = [_told(prompt) for prompt in patch.about.get("prompts", [])[:SHOWN_PROMPTS]]
+        quoted = [_texts(prompt) for prompt in patch.about.get("prompts", [])[:SHOWN_PROMPTS]]
         block: Json = {
             "run": place[patch.run_id],
             "patch_id": patch.patch_id,
             "corruption": patch.corruption,
             "patching": _plain(names[patch.patch_id]),
-            "prompts": prompts.number(repr(told), told),
+            "prompts": prompts.number(repr(quoted), quoted),
             "n": int(max((patched if len(patched) else attributed)["n"])),
             "sites": {
                 site: _site(patched.where("site", site), steps, layouts, agreement.get((patch.patch_id, site), {}))
@@ -185,7 +185,7 @@ def _blocks(
         yield block
 
 
-def _told(prompt: Json) -> Json:
+def _texts(prompt: Json) -> Json:
     return {key: prompt.get(key, "") for key in ("clean", "corrupted", "answer")}
 
 

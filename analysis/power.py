@@ -50,7 +50,7 @@ class Precision:
     """The same for other seeds too."""
     of_all: float
     """The same at all places at once; with one seed, for other prompts only."""
-    told: float
+    detectable: float
     """Smallest recovered that is shown to exceed DELTA, at all places at once, with probability POWER."""
 
 
@@ -77,12 +77,12 @@ def precision(prompts: float, seeds: float, n: int, runs: int, places: int) -> P
     error = math.sqrt(of_prompts[0] + known)
     # Satterthwaite's degrees of freedom.
     own = error**4 / (of_prompts[0] ** 2 / (n - 1) + known**2 / max(runs - 1, 1)) if error else math.inf
-    told = DELTA + (told_above(all_places / error, own) * error if error else 0.0)
-    return Precision(n, runs, alone, both, all_places, told)
+    detectable = DELTA + (noncentrality(all_places / error, own) * error if error else 0.0)
+    return Precision(n, runs, alone, both, all_places, detectable)
 
 
-def told_above(critical: float, freedom: float) -> float:
-    """Distance in standard errors at which a t-test with this critical value rejects with probability POWER."""
+def noncentrality(critical: float, freedom: float) -> float:
+    """Effect in standard errors at which a t-test with this critical value rejects with probability POWER."""
     return float(
         optimize.brentq(lambda far: stats.nct.sf(critical, freedom, far) - POWER, 0.0, 10.0 + 3.0 * critical, xtol=1e-6)
     )
@@ -120,12 +120,12 @@ def tables(pilot: Pilot, head: str | None = None) -> Iterator[Table | str]:
         yield f"Standard deviation of recovered, checkpoint {pilot.step}"
         table = _table("head", "recovered", "over prompts", "between seeds")
         for one in by_size[:LISTED]:
-            table.add_row(one.name, *map(_told, (one.recovered, one.prompts, one.seeds)))
+            table.add_row(one.name, *map(_number, (one.recovered, one.prompts, one.seeds)))
         medians = np.median([(one.prompts, one.seeds) for one in by_size], axis=0)
-        table.add_row(f"median of {len(by_size)}", "", *map(_told, medians))
+        table.add_row(f"median of {len(by_size)}", "", *map(_number, medians))
         yield table
         yield ""
-        what = f"head {named[0].name}" + ("" if head else ", which differs most")
+        what = f"head {named[0].name}" + ("" if head else ", which varies most")
         yield from of_heads(named[0].prompts, named[0].seeds, pilot.places, what)
     yield from of_gaps(pilot.gaps)
     if pilot.flips:
@@ -134,22 +134,22 @@ def tables(pilot: Pilot, head: str | None = None) -> Iterator[Table | str]:
         largest = {f"{before} to {after}": pilot.flips[before, after]}
         yield from of_changes({"median": float(np.median(shares))} | largest)
         yield (
-            "changed: prompts whose answer's logit is above the subject's at one of two neighbouring checkpoints\n"
-            "alone; where the win rate changes by more than that, so many\n"
+            "changed: prompts with the answer's logit above the subject's at only one of two adjacent checkpoints;\n"
+            "if the win rate changes by more, as many as that\n"
         )
 
 
 def of_heads(prompts: float, seeds: float, places: int, what: str) -> Iterator[Table | str]:
     """Yield half-widths for prompts × seeds."""
     yield f"Half of the 95% interval of recovered: {what}"
-    table = _table("prompts", "seeds", "prompts alone", "and seeds", f"{places} places at once", f"told from {DELTA}")
+    table = _table("prompts", "seeds", "prompts alone", "and seeds", f"{places} places at once", "detectable")
     for n in PROMPTS:
         for runs in SEEDS if math.isfinite(seeds) else SEEDS[:1]:
             one = precision(prompts, seeds, n, runs, places)
-            table.add_row(str(n), str(runs), *map(_told, (one.of_prompts, one.of_both, one.of_all, one.told)))
+            table.add_row(str(n), str(runs), *map(_number, (one.of_prompts, one.of_both, one.of_all, one.detectable)))
     yield table
     yield (
-        f"told from {DELTA}: the smallest recovered that has the verdict `matters` with a chance of {POWER:.0%}\n"
+        f"detectable: the smallest recovered that gets the verdict `matters` with a chance of {POWER:.0%}\n"
         "one seed: for other prompts in that run; nothing is said of other seeds\n"
     )
 
@@ -160,16 +160,16 @@ def of_gaps(gaps: Sequence[Gap]) -> Iterator[Table | str]:
     table = _table("checkpoint", "gap", "sd over prompts", "prompts", "95% interval")
     for gap in gaps:
         needed = (
-            ("not told from 0",) if gap.needed is None else (str(gap.needed[0]), f"{gap.needed[1]}-{gap.needed[2]}")
+            ("no measurable gap",) if gap.needed is None else (str(gap.needed[0]), f"{gap.needed[1]}-{gap.needed[2]}")
         )
-        table.add_row("" if gap.step is None else str(gap.step), _told(gap.mean), _told(gap.deviation), *needed)
+        table.add_row("" if gap.step is None else str(gap.step), _number(gap.mean), _number(gap.deviation), *needed)
     yield table
     yield ""
 
 
 def of_changes(shares: dict[str, float]) -> Iterator[Table | str]:
     """Yield how many prompts a change of a win rate needs, for some shares of changed prompts."""
-    yield f"Prompts for a change of a win rate, told with a chance of {POWER:.0%} (McNemar's test)"
+    yield f"Prompts that detect a change of a win rate with a chance of {POWER:.0%} (McNemar's test)"
     table = _table("checkpoints", "changed", *(f"{100 * change:.0f} points" for change in CHANGES))
     for what, share in shares.items():
         table.add_row(what, f"{share:.1%}", *(str(needed_for_change(change, share)) for change in CHANGES))
@@ -181,7 +181,7 @@ def _size(one: Spread) -> float:
     return float(one.prompts**2 / 48 + np.nan_to_num(one.seeds) ** 2 / 3)
 
 
-def _told(value: float) -> str:
+def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
@@ -195,30 +195,30 @@ def _table(*columns: str) -> Table:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m mi_sweeps.analysis.power",
-        description="How many prompts and seeds tell how large a difference: from a small finished sweep, or from "
-        "standard deviations that are given.",
+        description="How many prompts and seeds detect how large an effect: from a small finished sweep, or from "
+        "standard deviations.",
     )
     parser.add_argument("output", nargs="?", type=Path, help="folder of results with patched heads")
-    parser.add_argument("sweeps", nargs="*", metavar="sweep", help="sweeps in it; all where none is named")
+    parser.add_argument("sweeps", nargs="*", metavar="sweep", help="sweeps in it (default: all)")
     parser.add_argument("--site", choices=("z", "q", "k", "v", "pattern"), default="z", help="of heads (default: z)")
-    parser.add_argument("--step", type=int, help="checkpoint whose heads are looked at (default: the last)")
-    parser.add_argument("--head", help="layer.head that intervals are of (default: the one that differs most)")
+    parser.add_argument("--step", type=int, help="checkpoint of the heads (default: the last)")
+    parser.add_argument("--head", help="layer.head to compute intervals for (default: the one that varies most)")
     given = parser.add_argument_group("without a folder")
     given.add_argument("--prompt-sd", type=_positive, help="standard deviation of a head's recovered over prompts")
     given.add_argument("--seed-sd", type=_positive, help="and between seeds")
-    given.add_argument("--places", type=_count, default=1, help="heads × checkpoints looked at together (default: 1)")
-    given.add_argument("--gap", type=float, help="clean less corrupted, in logits")
+    given.add_argument("--places", type=_count, default=1, help="heads × checkpoints judged together (default: 1)")
+    given.add_argument("--gap", type=float, help="clean − corrupted, in logits")
     given.add_argument("--gap-sd", type=_positive, help="its standard deviation over prompts")
-    given.add_argument("--discordant", type=_share, help="share of prompts won at one of two checkpoints only")
+    given.add_argument("--discordant", type=_share, help="share of prompts won at only one of two checkpoints")
     options = parser.parse_args(arguments)
-    told = [
+    given_alone = [
         name for name in ("prompt_sd", "seed_sd", "gap", "gap_sd", "discordant") if getattr(options, name) is not None
     ]
-    if options.output is not None and (told or options.places != 1):
-        name = (told or ["places"])[0].replace("_", "-")
+    if options.output is not None and (given_alone or options.places != 1):
+        name = (given_alone or ["places"])[0].replace("_", "-")
         raise UserError(f"--{name}: that is estimated from {options.output}; give it without a folder")
     if options.output is None:
-        if not told:
+        if not given_alone:
             raise UserError("no folder of results; give one, or --prompt-sd, --gap and --gap-sd, or --discordant")
         if (options.gap is None) != (options.gap_sd is None) or options.gap == 0:
             raise UserError("--gap and --gap-sd: give both, and a gap that is not 0")
@@ -254,8 +254,8 @@ def _parts(options: argparse.Namespace, damaged: list[str]) -> Iterator[Table | 
         return
     if options.prompt_sd is not None:
         seeds = math.nan if options.seed_sd is None else options.seed_sd
-        told = f"standard deviations {options.prompt_sd:g} and {_told(seeds)}"
-        yield from of_heads(options.prompt_sd, seeds, options.places, told)
+        what = f"standard deviations {options.prompt_sd:g} and {_number(seeds)}"
+        yield from of_heads(options.prompt_sd, seeds, options.places, what)
     if options.gap is not None:
         yield from of_gaps([Gap(None, options.gap, options.gap_sd, 10**9)])
     if options.discordant is not None:

@@ -45,7 +45,7 @@ HEAD = 4
 
 
 @dataclass(frozen=True)
-class Told:
+class Values:
     """A patch job with values by prompt."""
 
     run: int
@@ -68,7 +68,7 @@ class Told:
         return rows * min(steps, len(self.steps)) * 4 // 3
 
 
-def told(frames: Frames, conclusions: Conclusions, room: float) -> Json | None:
+def payload(frames: Frames, conclusions: Conclusions, room: float) -> Json | None:
     """The page's data on single prompts, in about `room` bytes at most; None if no table has values by prompt."""
     jobs = list(_jobs(frames, conclusions))
     if not jobs:
@@ -78,7 +78,7 @@ def told(frames: Frames, conclusions: Conclusions, room: float) -> Json | None:
     lists: dict[tuple[int, ...], int] = {}
     numbers = [_prompts(one.job, texts, lists) for one in jobs]
     words = [text for _, text in texts.values()]
-    places, steps, count = fitting(jobs, room - len(json.dumps(words)), LESS, Told.size)
+    places, steps, count = fitting(jobs, room - len(json.dumps(words)), LESS, Values.size)
     return {
         "note": _note(jobs, places, steps, count),
         "texts": words,
@@ -87,7 +87,7 @@ def told(frames: Frames, conclusions: Conclusions, room: float) -> Json | None:
     }
 
 
-def _jobs(frames: Frames, conclusions: Conclusions) -> Iterator[Told]:
+def _jobs(frames: Frames, conclusions: Conclusions) -> Iterator[Values]:
     """All patch jobs with values by prompt, run by run.
 
     A setting's runs show the same places under all corruptions, so that seeds can be averaged and corruptions compared.
@@ -116,10 +116,10 @@ def _jobs(frames: Frames, conclusions: Conclusions) -> Iterator[Told]:
             if site.patched is not None and site.patched.shape[2] == len(job.patch.about.get("prompts", [])) and ranked:
                 order[name] = tuple(sorted(ranked, key=lambda place: ranked[place], reverse=True))
         if order:
-            yield Told(run, patching, job, order)
+            yield Values(run, patching, job, order)
 
 
-def _note(jobs: Sequence[Told], places: int | None, steps: int, count: int) -> str:
+def _note(jobs: Sequence[Values], places: int | None, steps: int, count: int) -> str:
     """Say what was left out."""
     if not count:
         return "To keep this page small, it has no values of single prompts."
@@ -144,7 +144,7 @@ def _prompts(job: Job, texts: dict[str, tuple[int, Json]], lists: dict[tuple[int
     return lists.setdefault(tuple(own), len(lists))
 
 
-def _packed(one: Told, prompts: int, places: int | None, steps: int) -> Json:
+def _packed(one: Values, prompts: int, places: int | None, steps: int) -> Json:
     shown = spread(one.steps, steps)
     sites = {}
     clean = corrupted = np.full((len(shown), len(one.job.prompts)), np.nan)

@@ -79,8 +79,8 @@ def sites_by_prompt(tables: Tables | None) -> dict[str, Site]:
     kinds = np.array(table["kind"].to_pylist(), dtype=object)
     where = np.flatnonzero(kinds == "patch")
     rows = table.take(pa.array(where))
-    own = table.take(pa.array(np.flatnonzero(kinds == "prompt")))
-    prompts = {name: own[name].to_numpy() for name in ("prompt", "clean", "corrupted") if name in own.column_names}
+    each = table.take(pa.array(np.flatnonzero(kinds == "prompt")))
+    prompts = {name: each[name].to_numpy() for name in ("prompt", "clean", "corrupted") if name in each.column_names}
     prompts["step"] = step[kinds == "prompt"]
     numbers = {name: _numbers(rows, name) for name in ("patched", "approximate", "clean", "corrupted", "n")}
     is_estimate = np.isnan(numbers["patched"])
@@ -94,15 +94,17 @@ def sites_by_prompt(tables: Tables | None) -> dict[str, Site]:
     numbers["patched"] = np.where(is_estimate, numbers["approximate"], numbers["patched"])
     places = list(zip(*(rows[name].to_pylist() for name in ("layer", "head", "position")), strict=True))
     values = None
-    if {"by_prompt", "prompt"} <= set(rows.column_names) and len(own):
+    if {"by_prompt", "prompt"} <= set(rows.column_names) and len(each):
         values = _matrix(rows["by_prompt"].combine_chunks())
     found = {}
     for site in dict.fromkeys(names):
         chosen = np.flatnonzero((names == site) & ~np.isnan(numbers["patched"]))
         if len(chosen):
-            told = values if not is_estimate[chosen].any() else None
+            by_prompt = values if not is_estimate[chosen].any() else None
             of_site = {name: column[chosen] for name, column in numbers.items()}
-            found[str(site)] = _site([places[at] for at in chosen], step[where[chosen]], of_site, chosen, told, prompts)
+            found[str(site)] = _site(
+                [places[at] for at in chosen], step[where[chosen]], of_site, chosen, by_prompt, prompts
+            )
     return found
 
 

@@ -27,8 +27,8 @@ def configurations(runs: Sequence[Run]) -> Json:
     `values`, and in `of` the index for each run, null if it has none. `factors` are keys that a sweep may have varied:
     those that change a result and do not follow from another key.
     """
-    told = [_about(run) for run in runs]
-    started = [about for about in told if about]
+    every = [_about(run) for run in runs]
+    started = [about for about in every if about]
     same: Json = {}
     differs: Json = {}
     for key in dict.fromkeys(key for about in started for key in about):
@@ -37,7 +37,7 @@ def configurations(runs: Sequence[Run]) -> Json:
             same[key] = next(iter(values.values()))
         else:
             numbers = {text: number for number, text in enumerate(values)}
-            of = [numbers[_text(about[key])] if key in about else None for about in told]
+            of = [numbers[_text(about[key])] if key in about else None for about in every]
             differs[key] = {"values": list(values.values()), "of": of}
     factors = configs.factors([configs.of_run(run.config) for run in runs if run.config])
     return {"same": same, "differs": differs, "factors": factors}

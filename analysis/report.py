@@ -134,16 +134,16 @@ def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list
     """Return the page's data as JSON of at most `room` bytes, with fewer checkpoints or runs if needed."""
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     outline = payload.outline(output, frames, made, beside)
-    outline["examples"] = examples.told(frames, [])  # making the frames has named damaged files
+    outline["examples"] = examples.payload(frames, [])  # making the frames has named damaged files
     checkpoints = frames.patching["step"].nunique()
     every, runs = 1, frames.patching["run_id"].nunique()
     left_out: list[str] | None = None if damaged is None else []
     conclusions = conclude(output, frames, left_out)
-    outline["attention"] = attention.told(output, frames, conclusions, room - len(_json(outline)), left_out)
-    outline["by_prompt"] = prompt_values.told(frames, conclusions, room - len(_json(outline)))
+    outline["attention"] = attention.payload(output, frames, conclusions, room - len(_json(outline)), left_out)
+    outline["by_prompt"] = prompt_values.payload(frames, conclusions, room - len(_json(outline)))
     room_for_circuits = room - len(_json(outline))
     if damaged is not None:
-        damaged += [told for told in left_out or () if told not in damaged]
+        damaged += [line for line in left_out or () if line not in damaged]
     note = _note(frames.every, runs) if frames.unread else ""
     text = _json(payload.with_circuits(outline, output, frames, conclusions, note))
     while len(text) > room and (runs > 1 or every < checkpoints):

@@ -92,8 +92,8 @@ def _about(run: folder.Run) -> Iterator[RenderableType]:
         # Sweeps of its patch jobs are printed with these.
         own = {key: value for key, value in run.overrides.items() if not of_patch_job(key)}
         swept = " ".join(f"{key}={value}" for key, value in own.items())
-        told = f"  {plural('sweep', len(run.sweeps))} {escape(', '.join(run.sweeps))}"
-        yield f"{told}: [bold]{escape(swept)}[/]" if swept else told
+        sweeps = f"  {plural('sweep', len(run.sweeps))} {escape(', '.join(run.sweeps))}"
+        yield f"{sweeps}: [bold]{escape(swept)}[/]" if swept else sweeps
 
 
 def _about_series(run: folder.Run) -> Iterator[RenderableType]:
@@ -113,12 +113,12 @@ def _about_series(run: folder.Run) -> Iterator[RenderableType]:
 
 def _heading(what: str, status: folder.Json, path: Path) -> str:
     state = status["state"]
-    told = "to do" if state == "todo" else state
+    text = "to do" if state == "todo" else state
     if state != "todo":
-        told += f" after {status['seconds']:.0f} s" if status.get("seconds") else ""
-        told += f", {counted(status['attempts'], 'attempt')}"
-        told += f", on {status['host']}" if status.get("host") else ""
-    lines = f"[bold]{escape(what)}[/] [{COLOURS.get(state, 'dim')}]{escape(told)}[/]"
+        text += f" after {status['seconds']:.0f} s" if status.get("seconds") else ""
+        text += f", {counted(status['attempts'], 'attempt')}"
+        text += f", on {status['host']}" if status.get("host") else ""
+    lines = f"[bold]{escape(what)}[/] [{COLOURS.get(state, 'dim')}]{escape(text)}[/]"
     if status.get("error"):
         lines += f"\n  [red]{escape(status['error'])}[/]\n  traceback: {escape(str(path / 'error.txt'))}"
     return lines
@@ -141,8 +141,8 @@ def _measured(console: Console, frames: Frames, missing: Iterable[int]) -> Itera
             f"{ends[0]:.1%} to {ends[1]:.1%}" if np.isfinite(ends).all() else "", str(last["n"]),
         ))  # fmt: skip
     yield _table(console, ("  split", "", "first", "last", "95% interval", "n"), rows)
-    if told := outcomes(frames.metrics).get(frames.runs["run_id"].iloc[0]):
-        yield f"  [yellow]{told}[/]: the 95% interval of the difference of the held-out win rates is below 0"
+    if outcome := outcomes(frames.metrics).get(frames.runs["run_id"].iloc[0]):
+        yield f"  [yellow]{outcome}[/]: the 95% interval of the difference of the held-out win rates is below 0"
 
 
 def _logged(console: Console, frames: Frames) -> Iterator[RenderableType]:
@@ -151,14 +151,14 @@ def _logged(console: Console, frames: Frames) -> Iterator[RenderableType]:
     if not len(rows):
         return
     yield f"\nlogged by its own trainer, steps {rows['step'].min()} to {rows['step'].max()}"
-    told: list[Row] = []
+    lines: list[Row] = []
     for metric, own in rows.groupby("metric", sort=True):
         values = own.sort_values("step")["value"]
         there = values[np.isfinite(values)]
         low, high = (float(there.min()), float(there.max())) if len(there) else (0.0, 1.0)
         line = _line(console, list(values), low, high)
-        told.append((f"  {metric}", line, f"{values.iloc[0]:.3g}", f"{values.iloc[-1]:.3g}", str(len(values))))
-    yield _table(console, ("  metric", "", "first", "last", "n"), told)
+        lines.append((f"  {metric}", line, f"{values.iloc[0]:.3g}", f"{values.iloc[-1]:.3g}", str(len(values))))
+    yield _table(console, ("  metric", "", "first", "last", "n"), lines)
 
 
 def _patch(
@@ -198,12 +198,12 @@ def _layers(console: Console, rows: pd.DataFrame, missing: Iterable[int]) -> Ite
     parts = list(pd.unique(rows["component"]))
     lines: list[Row] = []
     for layer in shown:
-        told: list[str | Line] = []
+        columns: list[str | Line] = []
         for part in parts:
             course = courses.loc[layer, part] if (layer, part) in courses.index else pd.Series([np.nan])
             line = _line(console, list(_spaced(course, missing)), low, high)
-            told += [line, _number(course.iloc[0]), _number(course.iloc[-1])]
-        lines.append((f"  {layer}", *told))
+            columns += [line, _number(course.iloc[0]), _number(course.iloc[-1])]
+        lines.append((f"  {layer}", *columns))
     yield _table(console, ("  layer", *(word for part in parts for word in (part, "first", "last"))), lines)
     if len(shown) < len(change):
         yield f"  … {len(change) - len(shown)} more change less"
@@ -211,8 +211,8 @@ def _layers(console: Console, rows: pd.DataFrame, missing: Iterable[int]) -> Ite
 
 def _heads(console: Console, own: Family, step: int) -> Iterator[RenderableType]:
     """Statements on the heads of a site, their heatmap at a checkpoint, and a row for each that matters or did."""
-    told = courses(own)
-    for sentence in words.sentences(own, told):
+    of_heads = courses(own)
+    for sentence in words.sentences(own, of_heads):
         yield Padding(Text(sentence), (0, 0, 0, 2), expand=False)
     at = own.at(step)
     verdict, now = own.judged.words[at], own.estimate.recovered[at]
@@ -228,15 +228,15 @@ def _heads(console: Console, own: Family, step: int) -> Iterator[RenderableType]
         yield f"  {_key(console)}"
     if (verdict == Verdict.UNDEFINED.value).any():
         yield "  –: not defined, as the corruption makes no measurable difference there"
-    yield from _courses(console, own, told, step)
+    yield from _courses(console, own, of_heads, step)
 
 
-def _courses(console: Console, own: Family, told: Sequence[HeadCourse], step: int) -> Iterator[RenderableType]:
+def _courses(console: Console, own: Family, of_heads: Sequence[HeadCourse], step: int) -> Iterator[RenderableType]:
     """The heads that matter at any checkpoint, the largest first; if none does, the largest at `step`."""
     recovered, at, (low, high) = own.grid(own.estimate.recovered), own.at(step), own.interval
     now, ends = own.estimate.recovered[at], list(zip(low[at], high[at], strict=True))
     verdict, ever = own.judged.words[at], np.asarray(own.grid(own.judged.matter()).any(axis=0))
-    shown = [place for place in np.argsort([-abs(one.peak) for one in told], kind="stable") if ever[place]]
+    shown = [place for place in np.argsort([-abs(one.peak) for one in of_heads], kind="stable") if ever[place]]
     title = "heads that matter at any checkpoint"
     if not len(shown):
         shown = [place for place in np.argsort(-np.abs(np.nan_to_num(now)), kind="stable") if np.isfinite(now[place])]
@@ -249,7 +249,7 @@ def _courses(console: Console, own: Family, told: Sequence[HeadCourse], step: in
     bottom, top = min(float(np.nanmin(recovered[:, shown])), 0.0), float(np.nanmax(recovered[:, shown]))
     rows: list[Row] = []
     for place in shown:
-        one, mark = told[place], marks.get(verdict[place], " ")
+        one, mark = of_heads[place], marks.get(verdict[place], " ")
         course = _spaced(pd.Series(recovered[:, place], own.steps), own.jobs[0].patch.gaps)
         line = _line(console, list(course), bottom, top)
         rows.append((
@@ -277,8 +277,8 @@ def _marks(console: Console) -> dict[str, str]:
 
 def _key(console: Console) -> str:
     """Legend of the marks."""
-    told = [f"{mark} {word}" for word, mark in _marks(console).items()]
-    return f"{'   '.join(told)}   no mark: small (less than {DELTA} either way)"
+    legend = [f"{mark} {word}" for word, mark in _marks(console).items()]
+    return f"{'   '.join(legend)}   no mark: small (less than {DELTA} either way)"
 
 
 def _heatmap(console: Console, table: pd.DataFrame, marked: pd.DataFrame) -> RenderableType:
@@ -352,11 +352,11 @@ Row = tuple[str | Line, ...]
 
 def _table(console: Console, columns: Sequence[str], rows: Sequence[Row], blocks: int = BLOCKS) -> Table:
     """Make a table whose numbers are never cut: narrow terminals get shorter sparklines."""
-    told = [column for column in zip(columns, *rows, strict=True) if column[0] != COURSE]
-    others = sum(max(len(word) for word in column if isinstance(word, str)) for column in told)
-    others += WORD if COURSE in columns else 0
+    others = [column for column in zip(columns, *rows, strict=True) if column[0] != COURSE]
+    width = sum(max(len(word) for word in column if isinstance(word, str)) for column in others)
+    width += WORD if COURSE in columns else 0
     lines = max(1, sum(callable(word) for word in rows[0]))
-    room = (console.width - others - 2 * (len(columns) - 1)) // lines
+    room = (console.width - width - 2 * (len(columns) - 1)) // lines
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         # numbers are right-aligned

@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         sys.exit(str(error))
     console = Console()
-    for told in (_curves(tables["transitions"]), _onsets(tables["onsets"]), _signs(tables["sign_changes"])):
-        console.print(told)
+    for table in (_curves(tables["transitions"]), _onsets(tables["onsets"]), _signs(tables["sign_changes"])):
+        console.print(table)
 
 
 def enough(setting: Frames) -> bool:
@@ -60,17 +60,17 @@ def draw(setting: Frames) -> Picture:
     numbers: list[pd.DataFrame] = []
     with plotting.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
         for axis, corruption in zip(axes[0], corruptions, strict=False):
-            told = []
+            fits = []
             for job in (job for job in found if job.patch.corruption == corruption):
                 site = next(iter(job.sites.values()))
-                told.append(transition(np.array(site.steps, float), site.clean))
+                fits.append(transition(np.array(site.steps, float), site.clean))
                 values = np.nanmean(site.clean, axis=1)
                 axis.plot(site.steps, values, ".", color="0.55", markersize=2.5)
-                line = {"step": site.steps, "LD": values, "fitted": told[-1].fitted or np.nan}
+                line = {"step": site.steps, "LD": values, "fitted": fits[-1].fitted or np.nan}
                 numbers.append(pd.DataFrame({"run_id": job.patch.run_id, "corruption": corruption, **line}))
-                if told[-1].fitted:
-                    axis.plot(site.steps, told[-1].fitted, color="C0", linewidth=0.8)
-            whole = together(told)
+                if fits[-1].fitted:
+                    axis.plot(site.steps, fits[-1].fitted, color="C0", linewidth=0.8)
+            whole = together(fits)
             if np.isfinite(whole.t50):
                 axis.axvspan(whole.start, whole.start + whole.width, color="C1", alpha=0.15, linewidth=0)
                 axis.axvline(whole.t50, color="C1", linewidth=0.8)

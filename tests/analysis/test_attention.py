@@ -31,7 +31,7 @@ def output(make_output, folders):
 def told(output, room=1e9, damaged=None, concluded=NOTHING):
     """What the page has where nothing was concluded, or what was."""
     frames = load(output)
-    return attention.told(frames.output, frames, concluded, room, damaged)
+    return attention.payload(frames.output, frames, concluded, room, damaged)
 
 
 def cells(found, job, side, prompt, step, head):

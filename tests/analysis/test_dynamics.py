@@ -123,4 +123,4 @@ def test_dots_are_filled_where_a_head_matters_and_only_those_have_names(make_out
     assert len(colours) == 16 and (colours[:, 3] > 0).sum() == len(matter)
     assert 0 < len(axis.texts) <= 6 and {text.get_text() for text in axis.texts} <= matter
     assert axis.get_xlim() == axis.get_ylim() and axis.get_aspect() == 1
-    assert "filled: matters by either, hollow: not shown to" in caption(figure)
+    assert "filled: the head matters at either site, hollow: not shown to" in caption(figure)

@@ -53,12 +53,12 @@ def test_patterns_and_curves_of_attention_of_before_a_column_existed_are_refused
     for file, column in outdated:
         without(file, column)
     frames, damaged = load(output), []
-    assert attention.told(frames.output, frames, Conclusions(), 1e9, damaged)["looks"][0]["steps"] == [0]
+    assert attention.payload(frames.output, frames, Conclusions(), 1e9, damaged)["looks"][0]["steps"] == [0]
     for file, column in outdated:
         line = f"{file} is of an older version, without column {column}: delete it and run the sweep again: only that"
         assert sum(told.startswith(line) for told in damaged) == 1, damaged
         with pytest.raises(UserError, match="of an older version"):
-            attention.told(frames.output, frames, Conclusions(), 1e9)
+            attention.payload(frames.output, frames, Conclusions(), 1e9)
 
 
 @pytest.mark.parametrize(("column", "lacks"), [("approximate", "column approximate"), (None, "its model's sizes")])

@@ -10,7 +10,7 @@ from statsmodels.stats.power import tt_solve_power
 from mi_sweeps.analysis import power
 from mi_sweeps.analysis.inference.estimates import estimate, interval
 from mi_sweeps.analysis.pilots import Gap, influences
-from mi_sweeps.analysis.power import needed_for_change, precision, told_above
+from mi_sweeps.analysis.power import needed_for_change, noncentrality, precision
 from mi_sweeps.analysis.prompts import Site
 
 
@@ -41,13 +41,13 @@ def test_intervals_are_as_wide_as_they_turn_out(prompts, seeds, runs):
     assert np.sqrt(np.mean(of_both**2)) == pytest.approx(expected.of_both, rel=0.1)
 
 
-def test_what_is_told_is_told_four_times_in_five():
-    assert told_above(stats.t.ppf(0.975, 23), 23) == pytest.approx(
+def test_a_detectable_effect_is_detected_four_times_in_five():
+    assert noncentrality(stats.t.ppf(0.975, 23), 23) == pytest.approx(
         tt_solve_power(nobs=24, alpha=0.05, power=0.8) * np.sqrt(24), rel=1e-3
     )
     random, n, sd = np.random.default_rng(2), 24, 0.05
     one = precision(sd, float("nan"), n, 1, 100)
-    drawn = one.told + sd * random.normal(size=(20_000, n))
+    drawn = one.detectable + sd * random.normal(size=(20_000, n))
     error = drawn.std(axis=1, ddof=1) / np.sqrt(n)
     told = drawn.mean(axis=1) - stats.t.ppf(1 - 0.025 / 100, n - 1) * error > power.DELTA
     assert told.mean() == pytest.approx(0.8, abs=0.015)
@@ -58,10 +58,10 @@ def test_more_prompts_places_and_seeds():
     widths = [precision(0.05, 0.02, n, 3, 100) for n in power.PROMPTS]
     assert [one.of_prompts for one in widths] == sorted((one.of_prompts for one in widths), reverse=True)
     for one in widths:
-        assert one.of_prompts < one.of_both < one.of_all < one.told
+        assert one.of_prompts < one.of_both < one.of_all < one.detectable
     assert precision(0.05, 0.02, 48, 3, 1000).of_all > widths[2].of_all
     assert precision(0.05, 0.02, 48, 8, 100).of_both < widths[2].of_both
-    assert precision(0.0, 0.0, 48, 3, 100).told == power.DELTA
+    assert precision(0.0, 0.0, 48, 3, 100).detectable == power.DELTA
 
 
 def test_prompts_for_a_change_of_a_win_rate():
@@ -96,7 +96,7 @@ def test_a_pilot_is_told_in_plain_text(make_output, capsys):
         rows = [line.split() for line in corruption.splitlines() if line.lstrip().startswith("48 ")]
         assert [row[1] for row in rows] == ["1", "2", "3", "5", "8"]
         assert all(float(value) > 0 for row in rows for value in row[2:] if value != "-")
-    assert "not told from 0" in told, "clean and corrupted are alike at the start"
+    assert "no measurable gap" in told, "clean and corrupted are alike at the start"
     assert power.main([str(output), "--step", "0"]) == 0
     assert "do not differ measurably at checkpoint 0; nothing to recover" in capsys.readouterr().out
 

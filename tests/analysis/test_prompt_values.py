@@ -14,7 +14,7 @@ from mi_sweeps.analysis.frames import by_prompt, load
 
 def told(output, room=1e9):
     frames = load(output)
-    return prompt_values.told(frames, conclude(frames.output, frames), room)
+    return prompt_values.payload(frames, conclude(frames.output, frames), room)
 
 
 def rows(text, n, kind):
@@ -56,7 +56,7 @@ def test_the_page_has_the_values_of_the_tables(make_output, folders):
 def test_where_there_is_no_room_the_cells_that_matter_are_kept_and_the_page_says_so(make_output):
     frames = load(make_output(seeds=(0, 1), steps=(0, 24), layers=3, by_prompt=True))
     concluded = conclude(frames.output, frames)
-    everything, less, nothing = (prompt_values.told(frames, concluded, room) for room in (1e9, 16_000, 400))
+    everything, less, nothing = (prompt_values.payload(frames, concluded, room) for room in (1e9, 16_000, 400))
     assert "it has values of single prompts of " in less["note"] and "those that matter or are largest" in less["note"]
     assert "no values of single prompts" in nothing["note"] and nothing["jobs"] == []
     kept = [job["sites"]["z"]["places"] for job in less["jobs"]]
