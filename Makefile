@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Every process that a sweep or a test starts would compile the package anew.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: install demo test test-fast test-slurm lint types docs slurm pytest bench bench-patching bench-scale bench-stacked bench-edges bench-circuits bench-page bench-run campaign format clean
 
@@ -53,7 +55,7 @@ docs: install
 	@echo "documentation: $(CURDIR)/build/docs/docs/index.html"
 
 pytest: install
-	$(BIN)/pytest -n 3  # One of them waits for SLURM most of the time.
+	$(BIN)/pytest -n 3 --no-loadscope-reorder  # One of them waits for SLURM most of the time.
 
 # What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--points 100 1000" STACKED=--whole
 bench: bench-run bench-patching bench-scale bench-stacked bench-memory bench-edges bench-circuits bench-page
