@@ -24,7 +24,7 @@ from typing import Any
 
 from printing import note, processor, spread, table
 
-RUN = ["run", "sweep=demo", "seed=0", "optim.lr=1e-4", "schedule=constant", "corruption=first"]
+RUN = ["run", "sweep=demo", "seed=0", "optim.lr=1e-4", "corruption=first"]
 LIBRARY = "import transformers.models.gpt2.modeling_gpt2"
 
 FIRST_STEP = """

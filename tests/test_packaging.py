@@ -75,7 +75,7 @@ def test_it_works_outside_the_repository(installed: Path, small: tuple[str, ...]
     where = call("python", "-c", "import mi_sweeps.analysis; print(mi_sweeps.analysis.__file__)")
     assert Path(where).is_relative_to(installed.parent)
     assert call("mi-sweeps", "--version").startswith("mi-sweeps ")
-    assert "16 patch jobs (16 to do)" in call("mi-sweeps", "plan", "sweep=demo")
+    assert "8 patch jobs (8 to do)" in call("mi-sweeps", "plan", "sweep=demo")
     assert "1 patch job (1 done)" in call("mi-sweeps", "run", "sweep.name=tiny", "corruption=first", *small)
     call("mi-sweeps", "report", "tiny")
     assert "window.Plotly" in (tmp_path / "outputs" / "report-tiny.html").read_text()

@@ -200,10 +200,17 @@ def test_corruptions_of_a_run_share_its_fine_tune() -> None:
 
 def test_a_named_grid() -> None:
     points = expand(["sweep=demo"])
-    assert len(points) == 16 and len({point.run_id for point in points}) == 8
+    assert len(points) == 8 and len({point.run_id for point in points}) == 4
     assert {point.config.sweep.name for point in points} == {"demo"}
     assert choices(points, "corruption") == ["first", "second"]
-    assert set(points[0].choices) == {"optim.lr", "schedule", "seed", "corruption"}
+    assert set(points[0].choices) == {"optim.lr", "seed", "corruption"}
+
+
+def test_an_axis_is_added_to_a_named_grid() -> None:
+    """The README adds a second schedule to the demo, of which nothing is computed again."""
+    points = expand(["sweep=demo", "schedule=constant,linear_warmup"])
+    assert len(points) == 16
+    assert {point.patch_id for point in expand(["sweep=demo"])} < {point.patch_id for point in points}
 
 
 def test_the_command_line_takes_the_place_of_the_grids_keys() -> None:
