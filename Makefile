@@ -23,8 +23,8 @@ demo: install
 
 test: lint types docs slurm pytest
 
-# The quick tests of some parts, `make test-fast PART="circuits cli"`: those in tests/circuits and tests/test_cli.py.
-# Without PART of what has changed since the last commit.
+# Quick tests of some parts: `make test-fast PART="circuits cli"` for tests/circuits and tests/test_cli.py.
+# Without PART: the parts changed since the last commit.
 PART = $(shell git diff --name-only HEAD | sed -nE 's,^((mi_sweeps|tests)/)?(test_)?([a-z_]+)[/.].*py$$,\4,p' | sort -u)
 PARTS = $(subst slurm,launch,$(subst commands,cli,$(PART)))
 FOUND = $(sort $(wildcard $(foreach part,$(PARTS),tests/$(part) tests/test_$(part).py)))
@@ -43,21 +43,21 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-# What is checked is what is packaged: the folders at the top lie below mi_sweeps there. Links to them suffice.
+# Checks the package as installed, where the top-level folders lie below mi_sweeps; links to them suffice.
 types: install
 	@rm -rf build/types/mi_sweeps && mkdir -p build/types/mi_sweeps
 	@ln -s $(CURDIR)/mi_sweeps/* $(CURDIR)/conf $(CURDIR)/jobs $(CURDIR)/analysis build/types/mi_sweeps
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p mi_sweeps
 
-# A broken link, or a page that no table of contents has, is an error.
+# A broken link, or a page missing from the tables of contents, is an error.
 docs: install
 	@$(BIN)/sphinx-build -q --keep-going -W -b html -c docs . build/docs
 	@echo "documentation: $(CURDIR)/build/docs/docs/index.html"
 
 pytest: install
-	$(BIN)/pytest -n 3 --no-loadscope-reorder  # One of them waits for SLURM most of the time.
+	$(BIN)/pytest -n 3 --no-loadscope-reorder  # One process mostly waits for SLURM.
 
-# What things cost, on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--points 100 1000" STACKED=--whole
+# Measures costs; needs a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--points 100 1000" STACKED=--whole
 bench: bench-run bench-patching bench-scale bench-stacked bench-memory bench-edges bench-circuits bench-page
 
 bench-run: install
@@ -85,7 +85,7 @@ bench-page: install
 bench-memory: install
 	@$(BIN)/python benchmarks/memory.py $(MEMORY)
 
-# What is survived: kills, broken disks, damaged files, hostile input, load. About an hour, and it goes on where it was
+# Kills, broken disks, damaged files, hostile input, load. Takes about an hour; resumes where it was
 # interrupted: make campaign CAMPAIGN="--part kills --seed 7"
 campaign: install slurm
 	@$(BIN)/python -m campaign $(CAMPAIGN)

@@ -15,7 +15,7 @@ from .findings.finding import FINDINGS, Finding, frame
 from .findings.heads import heads
 from .findings.learned import learned
 from .findings.questions import OF_TABLES, arranged
-from .findings.sudden import is_told
+from .findings.sudden import is_reported
 from .folder import Output
 from .frames import Frames, examined_in, sound
 from .inference import changes, retention, shares, trajectories, words
@@ -150,7 +150,7 @@ def _setting_by_setting(
 ) -> Iterator[tuple[Part, list[Finding]]]:
     """Tables and findings of each family alone, and curves over all of them."""
     crossed = changes.crossed_steps(output, damaged)
-    gathered = trajectories.Trajectories.of(frames, None if whole else is_told)
+    gathered = trajectories.Trajectories.of(frames, None if whole else is_reported)
     for key, family in of_output(output, frames.runs, frames.patches, damaged, written=True):
         gathered.add(key, family)
         of_heads = courses(family)

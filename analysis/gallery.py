@@ -42,7 +42,7 @@ Draw = Callable[[], Picture | Film]
 
 def write(
     drawings: Sequence[tuple[str, Draw]], directory: Path, formats: str | Iterable[str] | None = None,
-    paper: bool = False, processes: int = 1, told: Callable[[int], None] = lambda done: None,
+    paper: bool = False, processes: int = 1, report: Callable[[int], None] = lambda done: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> list[Path]:  # fmt: skip
     """Draw into `directory`; return the files.
@@ -53,8 +53,8 @@ def write(
     Args:
         paper: leave out title and footnote, which figures.md has; make grids light, and PNG at PAPER_DPI.
         processes: number of processes that draw.
-        told: called with the number of pictures drawn so far, first with 0.
-        meanwhile: called once in this process, before `told`, while the other processes already draw.
+        report: called with the number of pictures drawn so far, first with 0.
+        meanwhile: called once in this process, before `report`, while the other processes already draw.
 
     Raises:
         UserError: ffmpeg failed, or a process that draws was killed.
@@ -66,11 +66,11 @@ def write(
     work = Work(drawings, directory, several(FORMATS if formats is None else formats), paper)
     with _drawn(work, processes) as drawn:
         meanwhile()
-        told(0)
+        report(0)
         for done, (written, about) in enumerate(drawn, 1):
             files += written
             index.append(about)
-            told(done)
+            report(done)
     if files:
         index = _with_earlier(index, directory)
         write_json(directory / "figures.json", index)
@@ -117,7 +117,7 @@ def _drawn(work: Work, processes: int) -> Iterator[Iterator[tuple[list[Path], di
         try:
             yield pool.map(_one, numbers)
         except BrokenProcessPool:
-            raise UserError("figures: a process that drew was killed; is there memory enough?") from None
+            raise UserError("figures: a drawing process was killed; is there enough memory?") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

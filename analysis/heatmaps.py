@@ -45,7 +45,7 @@ MARKED = f"● matters, · undecided, no mark: {SMALL}"
 COMPARED = f"+ more, − less, · undecided, no mark: alike (they differ by {SMALL.partition('(')[2]}"
 FEW = "hatched: less than half of the prompts have it, and it is not tested"
 UNTESTED = "no test was made"
-EXAMPLE = "after a position: the token that the first prompt has there, the changed one bold"
+EXAMPLE = "after a position: its token in the first prompt, bold where changed"
 
 
 def heads(frames: Frames, corruption: str, sites: str | Iterable[str] = HEAD_SITES, checkpoints: int = 4) -> Picture:

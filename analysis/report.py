@@ -27,11 +27,11 @@ LIMIT = 15_000_000
 """Bytes. A page of this size opens in a second or two and can be sent by mail."""
 
 SCRIPTS = (
-    *("base", "intervals", "values", "gaps", "filter", "pictures", "save", "header", "settings", "findings"),
+    *("base", "intervals", "values", "missing", "filter", "pictures", "save", "header", "settings", "findings"),
     *("verdicts", "circuits", "tops", "runs", "table", "curves", "lines", "glance"),
     *("bar", "player", "effects", "panels", "scales", "grids", "sketch", "heatmaps", "scatter", "layers", "heads"),
     *("attention", "looks", "singles", "place", "prompts"),
-    *("differences", "parallel", "importance", "trust", "address", "main"),
+    *("differences", "parallel", "variance", "trust", "address", "main"),
 )
 """The page's scripts in order, one per section."""
 

@@ -26,8 +26,8 @@ def recovered(patching: pd.DataFrame) -> pd.Series:
 
 
 def with_approximate(patching: pd.DataFrame) -> pd.DataFrame:
-    """What there is to show: where only an estimate was asked for, it stands for `patched`, and the site is "z
-    (approximate)". Rows that have neither are left out."""
+    """The rows to show. A row with only an estimate has it as `patched`, and "z (approximate)" as site; rows with
+    neither are left out."""
     estimated = patching["patched"].isna()
     if not estimated.any():
         return patching

@@ -48,24 +48,24 @@ class Case:
 
     @property
     def engine(self) -> FastEngine:
-        """With the memory that a patch job would give it."""
+        """The engine, with the memory that a patch job would give it."""
         return FastEngine(self.network, memory(self.patching, self.model.device))
 
     def shape(self, site: Site) -> Place:
-        """Layers and places that TransformerLens patches."""
+        """The number of patches by TransformerLens: layers, and positions or heads."""
         block = self.network.blocks[0]
         width = self.pairs[LATE].clean.tokens.shape[1]
         heads = block.n_kv_heads if site == "v" else block.n_heads
         return len(self.network.blocks), width if site in POSITION_SITES else heads
 
     def n_sites(self, site: Site) -> int:
-        """Of one family."""
+        """The layers and positions, or heads, of one family."""
         layers, places = self.shape(site)
         return layers * places
 
     def sample(self, site: Site, turn: int, count: int) -> list[Place]:
-        """Of one repetition: `count`, or ten times as many on a small model, where a forward is short. All
-        repetitions together spread evenly over layers and places (the sequence R2 of Roberts, 2018)."""
+        """The sample of one repetition: `count`, or ten times as many on a small model, where a forward is short. All
+        repetitions together spread evenly over the family (the sequence R2 of Roberts, 2018)."""
         layers, places = self.shape(site)
         if len(self.network.final_norm.weight) < SMALL:
             count = min(10 * count, layers * places)
@@ -114,7 +114,7 @@ def task_pairs(tokenizer: PreTrainedTokenizerBase, corruption: str, *overrides: 
 def make_case(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, late: Pairs, options: argparse.Namespace
 ) -> Case:
-    """On the device, with both kinds of prompts, and what conf/patching/full.yaml says."""
+    """A case on the device, with both kinds of prompts and the sites of conf/patching/full.yaml."""
     (point,) = expand(["output=unused"])
     patching = point.config.patching.model_copy(update={"memory": options.memory})
     model = model.to(options.device)

@@ -41,12 +41,12 @@ from mi_sweeps.tasks.pairs import Pairs
 
 TOLERANCE = 1e-4
 TARGET = 10
-"""How many times less than one forward a set."""
+"""Target: how many times fewer FLOPs than one forward per set."""
 SIZES = {"gpt2": {}, "tiny": {"n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 50, "n_positions": 16}}
 
 
 class NoTask:
-    """The prompts that are averaged are the corrupted ones."""
+    """A task whose prompts to average are the corrupted ones."""
 
     def pairs(self, corruption: str, count: int) -> Pairs:
         raise UserError(corruption)
@@ -67,7 +67,7 @@ class Call:
 
     @property
     def runs(self) -> int:
-        """Of a prompt."""
+        """FLOPs per prompt."""
         return len(self.kept) * len(self.pairs.clean)
 
 

@@ -53,9 +53,9 @@ class Comparison:
     """Sites that TransformerLens patches in a repetition."""
     engine: list[float]
     lens: dict[Site, list[float]]
-    """Seconds a site."""
+    """Seconds per site."""
     rates: list[float]
-    """FLOPs a second of a large matrix product."""
+    """FLOPs per second of a large matrix product."""
     flops: int
     lens_flops: int
     difference: float
@@ -65,7 +65,7 @@ class Comparison:
 
     @property
     def sites(self) -> int:
-        """For all families together."""
+        """FLOPs of all families together."""
         return sum(self.n_sites.values())
 
     @property
@@ -103,7 +103,7 @@ def timed(device: torch.device, work: Callable[..., T], *arguments: Any, **named
 
 
 def count_flops(work: Callable[..., object], *arguments: Any) -> int:
-    """Of all matrix products."""
+    """FLOPs of all matrix products."""
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
         work(*arguments)
     return counter.get_total_flops()
@@ -179,7 +179,7 @@ def side_by_side(
 
 
 def largest(values: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Of each; NaN if one is NaN."""
+    """The largest absolute value of each array; NaN if one is NaN."""
     difference, effect = torch.tensor([*values]).amax(dim=0).tolist()
     return difference, effect
 

@@ -38,7 +38,7 @@ from mi_sweeps.sweeps.grid import expand
 
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 SIZE = {"width": 1280, "height": 900}
-PATIENCE = 120_000
+TIME_LIMIT = 120_000
 """Time limit for a page in milliseconds."""
 
 NEAR = "pictures.length > 0 && pictures.every(({ near, stale }) => !near || !stale)"
@@ -88,9 +88,9 @@ def look(browser: Browser, file: Path, seen: Seen) -> None:
     """Opens a page once and moves its slider."""
     context = browser.new_context(viewport=SIZE)  # type: ignore[arg-type]
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIME_LIMIT)
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
-    page.on("console", lambda told: seen.errors.append(told.text) if told.type == "error" else None)
+    page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
     page.add_init_script(f"({WATCH % NEAR})()")
     page.goto(file.as_uri())
     page.wait_for_function("() => window.readyAt")

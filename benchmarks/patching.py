@@ -181,7 +181,7 @@ def print_comparisons(found: Sequence[Comparison]) -> None:
     )
     print("\nTransformerLens: all sites by what the sampled ones took; each repetition sampled others.")
     table(
-        "TransformerLens, milliseconds a site",
+        "TransformerLens, milliseconds per site",
         f"model | differences | {' | '.join(LENS)}",
         [[one.name, one.kind, *(spread(values, 1e3) for values in one.lens.values())] for one in found],
     )
@@ -271,7 +271,9 @@ def main(arguments: Sequence[str]) -> int:
         print("\nnnsight is not installed.")
     if "growth" in options.shapes:
         columns = f"what grows | to | sites x prompts | x tokens x layers | {LATE} | times | {ALL} | times"
-        table("Growth: seconds of the engine, and times the first", columns, growth(GROWN, GROWTH, options))
+        table(
+            "Growth: the engine's seconds, and as multiples of the first row", columns, growth(GROWN, GROWTH, options)
+        )
     shares = {}
     if "overhead" in options.shapes:
         jobs = {"mini": ["train.steps=8", "checkpoint.every=1", "checkpoint.steps=[]"]}
@@ -283,7 +285,7 @@ def main(arguments: Sequence[str]) -> int:
             row, shares[name] = overhead(name, options, *overrides)
             rows.append(row)
         columns = "model | checkpoints | load | attribution | patching | rows and table | loading and table / patching"
-        table("A patch job, for each checkpoint", columns, rows)
+        table("A patch job, per checkpoint", columns, rows)
     print_targets(found, shares)
     differing = [f"{one.name}, {one.kind}" for one in found if not one.difference <= TOLERANCE]
     if differing:

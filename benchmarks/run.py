@@ -1,4 +1,4 @@
-"""What a run spends beside its training: starting, and evaluating its checkpoints; prints Markdown.
+"""Measures what a run spends besides training: starting, and evaluating checkpoints. Prints Markdown.
 
     make bench-run                       # RUN="--repeats 5"
 
@@ -69,7 +69,7 @@ def _seconds(command: Sequence[str]) -> float:
 
 
 def _to_first_step() -> float:
-    """Of a process that does what the command line does, with `launcher=inline`."""
+    """Seconds until the first training step, in a process that works like the command line with `launcher=inline`."""
     with tempfile.TemporaryDirectory() as output:
         words = [*RUN, "launcher=inline", "launcher.threads=1", f"output={output}"]
         program = f"{FIRST_STEP}from mi_sweeps.cli import main\nmain({words!r})"

@@ -80,7 +80,7 @@ class Took:
     wall: dict[int, list[float]] = field(default_factory=dict)
     cpu: dict[int, list[float]] = field(default_factory=dict)
     memory: dict[int, float] = field(default_factory=dict)
-    """MB at most, of commands."""
+    """Peak MB of commands."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Process:
 
     cpu: float
     memory: float
-    """MB at most."""
+    """Peak MB."""
 
 
 Row = tuple[str, Callable[[], object]]
@@ -254,14 +254,14 @@ def main(arguments: Sequence[str]) -> None:
             shutil.rmtree(sweep.output)
         print_costs(options.points, found)
         table("sweep.json", columns(options.points), [[f"{size / 1e6:.2f} MB" for size in sizes.values()]])
-        table("On the disk", "of one | files | folders | weights, MB | all else, kB", disk(made))
+        table("On disk", "one | files | folders | weights, MB | all else, kB", disk(made))
         if tracing:
             asked = questions(folder, folder / "sample" / "runs")
-            table("Asked of the file system below `runs`", f"by one | {' | '.join(CALLS)}", asked)
+            table("Requests to the file system below `runs`", f"one | {' | '.join(CALLS)}", asked)
 
 
 def columns(counts: Sequence[int]) -> str:
-    """One for each number of points."""
+    """Headings, one per number of points."""
     return " | ".join(f"{count:,} points" for count in counts)
 
 

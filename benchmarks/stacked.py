@@ -51,7 +51,7 @@ class Took:
     """Seconds of one repetition."""
 
     cpu: float
-    """Of all threads."""
+    """CPU-seconds of all threads."""
     wall: float
 
 
@@ -181,10 +181,10 @@ def whole(options: argparse.Namespace, threads: int, folder: Path) -> Iterator[l
     libraries.ready(threads)
     for name in options.models:
         count = max(options.stacks)
-        trials = iter(range(1000))
+        numbers = iter(range(1000))
 
-        def sweep(stack: int, name: str = name, trials: Iterator[int] = trials, count: int = count) -> None:
-            place = f"output={folder / f'whole-{threads}-{list(MODELS).index(name)}-{next(trials)}'}"
+        def sweep(stack: int, name: str = name, numbers: Iterator[int] = numbers, count: int = count) -> None:
+            place = f"output={folder / f'whole-{threads}-{list(MODELS).index(name)}-{next(numbers)}'}"
             seeds = f"seed={','.join(map(str, range(count)))}"
             points = expand([*MODELS[name], seeds, f"launcher.stack={stack}", place])
             if failed := execute(points, stages=("finetune",)).failed:

@@ -2,9 +2,9 @@
 
     python -m campaign                      everything, about an hour on two cores; resumes after an interruption
     python -m campaign --part kills --seed 7
-    python -m campaign --part kills --trial solo-003    repeats one trial and keeps its folder
-    python -m campaign --quick              a few trials of each part
+    python -m campaign --part kills --scenario solo-003    repeats one scenario and keeps its folder
+    python -m campaign --quick              a few scenarios of each part
     python -m campaign --write              writes the figures of the last run into docs/reliability.md
 
-Results are JSON lines in `--folder`, one per trial.
+Results are JSON lines in `--folder`, one per scenario.
 """

@@ -11,20 +11,20 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # A pool of threads does not survive a fork.
 
 from campaign import disk
-from campaign.trials import Record, Trial, perform, totals
+from campaign.scenarios import Record, Scenario, perform, totals
 
 PARTS = ("kills", "faults", "files", "fuzz", "load", "secrets", "bits")
 
-Trials = Callable[[Path, bool], Iterator[Trial]]
+Scenarios = Callable[[Path, bool], Iterator[Scenario]]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("python -m campaign", description="Tests what mi-sweeps survives.")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this part; may be repeated")
-    parser.add_argument("--trial", metavar="NAME", help="repeat only this trial and keep its folder")
+    parser.add_argument("--scenario", metavar="NAME", help="repeat only this scenario and keep its folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a few trials of each part")
+    parser.add_argument("--quick", action="store_true", help="a few scenarios of each part")
     parser.add_argument("--folder", type=Path, default=Path("build/campaign"), help="default: %(default)s")
     parser.add_argument("--write", action="store_true", help="write the figures in --folder into docs/reliability.md")
     return parser.parse_args(arguments)
@@ -51,13 +51,13 @@ def run(part: str, options: argparse.Namespace, folder: Path) -> int:
     """Runs a part and prints the result."""
     from importlib import import_module
 
-    trials: Trials = import_module(f"campaign.{part}").trials
+    scenarios: Scenarios = import_module(f"campaign.{part}").scenarios
     records: list[Record] = []
-    for record in perform(part, trials(folder, options.quick), options.seed, folder, options.trial):
+    for record in perform(part, scenarios(folder, options.quick), options.seed, folder, options.scenario):
         records.append(record)
-        told = record.fault or record.left or ", ".join(f"{key} {value:g}" for key, value in record.values.items())
+        result = record.fault or record.left or ", ".join(f"{key} {value:g}" for key, value in record.values.items())
         word = "FAULT" if record.fault else "left out" if record.left else "ok"
-        print(f"{part} {record.trial} (seed {record.seed}, {record.seconds:.0f} s) {word}: {told}", flush=True)
+        print(f"{part} {record.scenario} (seed {record.seed}, {record.seconds:.0f} s) {word}: {result}", flush=True)
     faults = sum(record.fault is not None for record in records)
     left = sum(record.left is not None for record in records)
     counted = ", ".join(f"{key} {value:g}" for key, value in totals(records).items()) if len(records) > 1 else ""

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from campaign import children, sweep
-from campaign.trials import Fault, Left, Trial, Values
+from campaign.scenarios import Fault, Left, Scenario, Values
 
 STEPS = ("train.steps=40", "checkpoint.every=20", "patching.steps=[0,40]", "patching.prompts=12", "corruption=first")
 
@@ -22,8 +22,8 @@ CLOSE = 0.05
 """Largest difference of logit differences at the last step, in logits; more cannot be rounding."""
 
 
-def trials(folder: Path, quick: bool) -> Iterator[Trial]:
-    """Makes one trial for each way; the first way must be equal in every bit."""
+def scenarios(folder: Path, quick: bool) -> Iterator[Scenario]:
+    """Makes one scenario for each way; the first way must be equal in every bit."""
     ways: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
         "another process": ({}, ()),
         "local workers": ({}, ("launcher=local", "launcher.workers=2", "--wait")),
@@ -34,11 +34,11 @@ def trials(folder: Path, quick: bool) -> Iterator[Trial]:
         env = {"ATEN_CPU_CAPABILITY": name, "ONEDNN_MAX_CPU_ISA": isa}
         ways[f"instructions: {name}"] = (env, ())
     for name, (env, more) in () if quick else ways.items():
-        yield Trial(name, partial(compare, folder, env, more, name in ("another process", "local workers")))
+        yield Scenario(name, partial(compare, folder, env, more, name in ("another process", "local workers")))
 
 
 def compare(
-    folder: Path, env: Mapping[str, str], more: tuple[str, ...], exact: bool, chance: random.Random, trial: Path
+    folder: Path, env: Mapping[str, str], more: tuple[str, ...], exact: bool, chance: random.Random, scenario: Path
 ) -> Values:
     """Measures the largest differences."""
     known = folder / "scratch" / "bits"
@@ -47,13 +47,13 @@ def compare(
         _run(known, {}, ())
         (known / "done").touch()
     if "ATEN_CPU_CAPABILITY" in env:
-        asked = {**children.environment(trial), **env}
+        asked = {**children.environment(scenario), **env}
         code = "import torch; print(torch.backends.cpu.get_cpu_capability())"
         has = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=asked).stdout.strip()
         if has.lower() not in (env["ATEN_CPU_CAPABILITY"], "no avx"):
             raise Left(f"PyTorch uses {has} here, whatever is asked")
-    _run(trial, env, more)
-    one, other = known / "outputs", trial / "outputs"
+    _run(scenario, env, more)
+    one, other = known / "outputs", scenario / "outputs"
     files, others = sweep.results(one), sweep.results(other)
     if files.keys() != others.keys():
         raise Fault(f"other files: {sorted(files.keys() ^ others.keys())}")

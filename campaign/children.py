@@ -14,13 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from campaign.trials import Fault
+from campaign.scenarios import Fault
 
 SECONDS = 300.0
 """Time limit for a command on a busy machine."""
 
 MARK = "MI_SWEEPS_TRIAL"
-"""An environment variable that marks the processes of a trial, including workers."""
+"""An environment variable that marks the processes of a scenario, including workers."""
 
 SECRETS = {name: f"planted{name.replace('_', '')}d41d8cd98f00b204e9800998" for name in ("WANDB_API_KEY", "HF_TOKEN")}
 """Secrets that must not appear in any file."""
@@ -56,12 +56,12 @@ def ready() -> None:
     from mi_sweeps.training import loop  # noqa: F401
 
 
-def environment(trial: Path) -> dict[str, str]:
-    """That of a trial's processes."""
-    return {**os.environ, **SECRETS, MARK: str(trial), "OMP_NUM_THREADS": "1"}
+def environment(scenario: Path) -> dict[str, str]:
+    """The environment of a scenario's processes."""
+    return {**os.environ, **SECRETS, MARK: str(scenario), "OMP_NUM_THREADS": "1"}
 
 
-def fork(trial: Path, words: Sequence[str], log: Path, prepare: Callable[[], None] = lambda: None) -> Child:
+def fork(scenario: Path, words: Sequence[str], log: Path, prepare: Callable[[], None] = lambda: None) -> Child:
     """Starts a command in a child of this process.
 
     Args:
@@ -75,7 +75,7 @@ def fork(trial: Path, words: Sequence[str], log: Path, prepare: Callable[[], Non
     code = 99
     try:
         os.setsid()
-        os.environ |= environment(trial)
+        os.environ |= environment(scenario)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for stream in (1, 2):
             os.dup2(file, stream)
@@ -94,11 +94,13 @@ def fork(trial: Path, words: Sequence[str], log: Path, prepare: Callable[[], Non
         os._exit(code)
 
 
-def start(trial: Path, words: Sequence[str], log: Path) -> Child:
+def start(scenario: Path, words: Sequence[str], log: Path) -> Child:
     """Starts a command as a user does."""
     with log.open("ab") as stream:
         command = [sys.executable, "-m", "mi_sweeps.cli", *words]
-        begun = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment(trial), start_new_session=True)
+        begun = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env=environment(scenario), start_new_session=True
+        )
     begun.returncode = 0  # It is waited for by its id.
     return Child(begun.pid, log)
 
@@ -139,9 +141,9 @@ def send(pid: int, signum: int) -> bool:
     return True
 
 
-def of_trial(trial: Path) -> list[int]:
-    """Finds the processes of a trial, whoever started them."""
-    mark = f"{MARK}={trial}".encode()
+def of_scenario(scenario: Path) -> list[int]:
+    """Finds the processes of a scenario, whoever started them."""
+    mark = f"{MARK}={scenario}".encode()
     found = []
     for file in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -150,9 +152,9 @@ def of_trial(trial: Path) -> list[int]:
     return found
 
 
-def clear(trial: Path) -> None:
-    """Ends every process of a trial."""
-    while pids := of_trial(trial):
+def clear(scenario: Path) -> None:
+    """Ends every process of a scenario."""
+    while pids := of_scenario(scenario):
         for pid in pids:
             send(pid, signal.SIGKILL)
             with suppress(ChildProcessError):

@@ -21,13 +21,13 @@ class Kind(IntEnum):
 
     OFF = 0
     ONCE = 1
-    """It fails."""
+    """The call fails."""
     FROM_THEN_ON = 2
-    """It and all after it fail."""
+    """The call and all after it fail."""
     SHORT = 3
-    """It and all after it write half of what they were asked to."""
+    """The call and all after it write only half."""
     KILL = 4
-    """It comes with a signal to the process."""
+    """The call sends the process a signal."""
     READING = 5
     """The n-th call that reads fails."""
 
@@ -59,7 +59,7 @@ def available() -> bool:
 
 
 def arm(folder: Path, kind: Kind = Kind.OFF, error: int = signal.SIGKILL, nth: int = 0) -> None:
-    """Counts this process's calls on files in a folder from now on, and lets the n-th one fail.
+    """Counts this process's calls on files in a folder from now on, and makes the n-th one fail.
 
     Args:
         error: the errno, or for `KILL` the signal.

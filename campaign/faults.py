@@ -15,7 +15,7 @@ from pathlib import Path
 
 from campaign import children, disk, sweep
 from campaign.disk import ERRORS, Kind
-from campaign.trials import Fault, Left, Trial, Values
+from campaign.scenarios import Fault, Left, Scenario, Values
 
 COMMANDS = ["run"] * 8 + ["report", "export", "status"]
 
@@ -27,44 +27,44 @@ WAYS = [
 ]
 
 
-def trials(folder: Path, quick: bool) -> Iterator[Trial]:
+def scenarios(folder: Path, quick: bool) -> Iterator[Scenario]:
     """Errors at random calls, and file systems that are too small."""
     for place in (folder / "scratch" / "faults").glob("*/disk"):  # Left by a campaign that was killed.
         subprocess.run(["umount", str(place)], capture_output=True)
     for number in range(1 if quick else 72):
-        yield Trial(f"call-{number:03d}", partial(at_a_call, folder, WAYS[number % len(WAYS)], 1 if quick else 2))
+        yield Scenario(f"call-{number:03d}", partial(at_a_call, folder, WAYS[number % len(WAYS)], 1 if quick else 2))
     for number in range(0 if quick else 12):
-        yield Trial(f"full-{number:03d}", partial(too_small, folder))
+        yield Scenario(f"full-{number:03d}", partial(too_small, folder))
 
 
-def at_a_call(folder: Path, way: tuple[Kind, str], commands: int, chance: random.Random, trial: Path) -> Values:
-    """Lets the n-th call fail, in one command after another."""
+def at_a_call(folder: Path, way: tuple[Kind, str], commands: int, chance: random.Random, scenario: Path) -> Values:
+    """Makes the n-th call fail, in one command after another."""
     if not disk.available():
         raise Left("no C compiler (cc) to build the library that lets calls fail")
     kind, error = way
     expected = sweep.reference(folder)
-    output = trial / "outputs"
+    output = scenario / "outputs"
     counts: Counter[str] = Counter()
     for number in range(commands):
         command = chance.choice(COMMANDS) if sweep.results(output) else "run"
         calls = expected.reads if kind == Kind.READING else expected.writes
         nth = 1 + int(calls * chance.random() ** 2)
-        log = trial / f"{number:02d}-{command}.log"
-        place = trial / "exported" if command == "export" else output
+        log = scenario / f"{number:02d}-{command}.log"
+        place = scenario / "exported" if command == "export" else output
         prepare = partial(disk.arm, place, kind, ERRORS.get(error, errno.EIO), nth)
         words = sweep.words(command, output, *(("--retry",) if command == "run" else ()))
-        _told(children.wait(children.fork(trial, words, log, prepare)), log, counts)
+        _count(children.wait(children.fork(scenario, words, log, prepare)), log, counts)
         counts[f"{error} {kind.name.lower().replace('_', ' ')}" if kind != Kind.SHORT else "short writes"] += 1
         check_whole(output)
-    sweep.finish(trial, output, expected, "--retry")
+    sweep.finish(scenario, output, expected, "--retry")
     return counts
 
 
-def too_small(folder: Path, chance: random.Random, trial: Path) -> Values:
-    """Uses a file system that is full before the sweep is done, and is enlarged then."""
+def too_small(folder: Path, chance: random.Random, scenario: Path) -> Values:
+    """Uses a file system that fills up before the sweep is done, and then enlarges it."""
     expected = sweep.reference(folder)
     most = 3 * sum(map(len, expected.files.values()))
-    place = trial / "disk"
+    place = scenario / "disk"
     place.mkdir()
     output = place / "outputs"
     counts: Counter[str] = Counter()
@@ -76,23 +76,23 @@ def too_small(folder: Path, chance: random.Random, trial: Path) -> Values:
         raise Left(f"no small file system can be mounted: {mounted.stderr.strip()}")
     try:
         for number in range(2):
-            log = trial / f"{number:02d}.log"
-            code = children.wait(children.fork(trial, sweep.words("run", output, "--retry"), log))
-            _told(code, log, counts)
+            log = scenario / f"{number:02d}.log"
+            code = children.wait(children.fork(scenario, sweep.words("run", output, "--retry"), log))
+            _count(code, log, counts)
             check_whole(output)
             counts["file systems that were full"] += 1
             size *= 2
             subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
         subprocess.run(["mount", "-o", f"remount,size={10 * most}", str(place)], check=True)
-        sweep.finish(trial, output, expected, "--retry")
+        sweep.finish(scenario, output, expected, "--retry")
         return counts
     finally:
-        children.clear(trial)
-        shutil.copytree(place, trial / "was", ignore_dangling_symlinks=True)
+        children.clear(scenario)
+        shutil.copytree(place, scenario / "was", ignore_dangling_symlinks=True)
         subprocess.run(["umount", str(place)], check=True)
 
 
-def _told(code: int, log: Path, counts: Counter[str]) -> None:
+def _count(code: int, log: Path, counts: Counter[str]) -> None:
     """Counts how a command ended.
 
     Raises:

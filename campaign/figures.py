@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from campaign.trials import Record, read, totals
+from campaign.scenarios import Record, read, totals
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 
@@ -53,7 +53,7 @@ def figures(folder: Path) -> str:
         f"Measured {datetime.now(timezone.utc):%Y-%m-%d} on {machine()}; Python {platform.python_version()}, "
         f"torch {version('torch')}, transformers {version('transformers')}; seed {', '.join(map(str, seeds))}.",
         "",
-        *_table("part | trials | survived | faults | not here | minutes", parts),
+        *_table("part | scenarios | survived | faults | not here | minutes", parts),
         "",
         "Kills, by how the sweep was run:",
         "",
@@ -100,7 +100,7 @@ def _row(name: str, records: Sequence[Record]) -> list[str]:
 
 def _kills(records: Sequence[Record]) -> Iterator[list[str]]:
     for kind, told in KINDS.items():
-        some = [record for record in records if record.trial.startswith(f"{kind}-") and not record.left]
+        some = [record for record in records if record.scenario.startswith(f"{kind}-") and not record.left]
         counted = totals(some)
         survived = sum(record.fault is None for record in some)
         yield [told, f"{counted['SIGKILL']:g}", f"{counted['SIGTERM']:g}", f"{survived} of {len(some)} sweeps"]
@@ -118,17 +118,17 @@ def _counted(part: str, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _faults(records: Sequence[Record]) -> list[str]:
-    return [f"- Fault in `{record.trial}`: {record.fault[:200]}." for record in records if record.fault]
+    return [f"- Fault in `{record.scenario}`: {record.fault[:200]}." for record in records if record.fault]
 
 
 def _bits(records: Sequence[Record]) -> Iterator[list[str]]:
     for record in records:
         if record.left or record.fault:
-            yield [record.trial, str(record.left or record.fault)[:100], "", "", ""]
+            yield [record.scenario, str(record.left or record.fault)[:100], "", "", ""]
             continue
         files = f"{record.values['equal files']:g} of {record.values['files']:g}"
         yield [
-            record.trial,
+            record.scenario,
             files,
             *(f"{record.values[f'{kind} apart']:.2g}" for kind in ("weights", "metrics", "tables")),
         ]

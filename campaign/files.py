@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign import children, sweep
-from campaign.trials import Fault, Trial, Values
+from campaign.scenarios import Fault, Scenario, Values
 
 
 @dataclass(frozen=True)
@@ -106,20 +106,20 @@ KINDS = {
 }
 
 
-def trials(folder: Path, quick: bool) -> Iterator[Trial]:
-    """Reads each kind as the program does; then through commands."""
+def scenarios(folder: Path, quick: bool) -> Iterator[Scenario]:
+    """Reads damaged files of each kind as the program does, and then through commands."""
     for name, kind in list(KINDS.items())[:: 3 if quick else 1]:
-        yield Trial(name, partial(damaged, folder, kind, 10 if quick else 1, 20 if quick else 300))
+        yield Scenario(name, partial(damaged, folder, kind, 10 if quick else 1, 20 if quick else 300))
     for number in range(0 if quick else 30):
-        yield Trial(f"commands-{number:03d}", partial(through_commands, folder))
+        yield Scenario(f"commands-{number:03d}", partial(through_commands, folder))
 
 
-def damaged(folder: Path, kind: Kind, every: int, flips: int, chance: random.Random, trial: Path) -> Values:
-    """Cut at every percent (or some of them), and with one to four other bytes, or a block of zeros."""
+def damaged(folder: Path, kind: Kind, every: int, flips: int, chance: random.Random, scenario: Path) -> Values:
+    """Cuts a file at every percent (or at some), changes one to four bytes, or writes a block of zeros."""
     from mi_sweeps.errors import UserError
 
-    output = trial / "outputs"
-    make(folder, output, trial)
+    output = scenario / "outputs"
+    make(folder, output, scenario)
     file = chance.choice(sorted(output.glob(kind.place)))
     content = file.read_bytes()
     whole = kind.read(file, output)
@@ -140,8 +140,8 @@ def damaged(folder: Path, kind: Kind, every: int, flips: int, chance: random.Ran
             counts["refused"] += 1
             return
         if found != whole:
-            (trial / "damaged").write_bytes(other)
-            raise Fault(f"{damage}: {trial / 'damaged'} is read as data")
+            (scenario / "damaged").write_bytes(other)
+            raise Fault(f"{damage}: {scenario / 'damaged'} is read as data")
         counts["read as it was"] += 1
 
     for percent in range(0, 100, every):
@@ -162,11 +162,11 @@ def damaged(folder: Path, kind: Kind, every: int, flips: int, chance: random.Ran
     return counts
 
 
-def through_commands(folder: Path, chance: random.Random, trial: Path) -> Values:
-    """One damaged file; each command refuses it by name or does what it does with a whole one. When it is deleted,
+def through_commands(folder: Path, chance: random.Random, scenario: Path) -> Values:
+    """Damages one file: each command names and refuses it, or does the same as with the intact one. Once it is deleted,
     `run` computes it again."""
     expected = sweep.reference(folder)
-    output = trial / "outputs"
+    output = scenario / "outputs"
     shutil.copytree(folder / "scratch" / "reference" / "outputs", output)
     places = ("runs/*/*.json", "runs/*/patches/*/*.json", "runs/*/metrics.parquet", "runs/*/checkpoints/*")
     more = ("runs/*/patches/*/tables/*", "sweeps/s/sweep.json", "data/*/audit.json", "data/*/train/*.arrow")
@@ -177,15 +177,15 @@ def through_commands(folder: Path, chance: random.Random, trial: Path) -> Values
     else:
         content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
     file.write_bytes(content)
-    # So that prompts and weights are asked for: one table is made again.
+    # One table is deleted, so that prompts and weights are needed again.
     table = chance.choice(sorted(output.glob("runs/*/patches/*/tables/*")))
     if table != file:
         table.unlink()
     counts: Counter[str] = Counter({"files": 1})
     for command in ("status", "report", "export", "run"):
-        log = trial / f"{command}.log"
+        log = scenario / f"{command}.log"
         words = sweep.words(command, output, *(("--retry",) if command == "run" else ()))
-        code = children.wait(children.fork(trial, words, log))
+        code = children.wait(children.fork(scenario, words, log))
         if code not in (0, 1, 2):
             raise Fault(f"`{command}` ended with {code}; see {log}")
         counts["commands"] += 1
@@ -197,15 +197,15 @@ def through_commands(folder: Path, chance: random.Random, trial: Path) -> Values
                 raise Fault(f"`{command}` does not name {file}; see {log}")
     data = output / "data"
     shutil.rmtree(data) if file.is_relative_to(data) else file.unlink()
-    # Weights that nobody needs any more may be missing; and what was deleted is made twice.
+    # Weights that are no longer needed may be missing; and what was deleted is made twice.
     kept = {name: one for name, one in expected.files.items() if name != str(file.relative_to(output))}
     wanted = kept if file.suffix == ".safetensors" else expected.files
-    sweep.finish(trial, output, replace(expected, files=wanted), "--retry", once=False)
+    sweep.finish(scenario, output, replace(expected, files=wanted), "--retry", once=False)
     return counts
 
 
-def make(folder: Path, output: Path, trial: Path) -> None:
-    """The undisturbed sweep's files, and those that it has only at other times."""
+def make(folder: Path, output: Path, scenario: Path) -> None:
+    """The undisturbed sweep's files, and temporary ones."""
     import torch
 
     from mi_sweeps.slurm.arrays import Array

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from campaign import sweep
-from campaign.trials import Fault, Trial, Values
+from campaign.scenarios import Fault, Scenario, Values
 
 AT_ONCE = 500
-"""Cases in a trial, each reproducible from the trial's seed."""
+"""Cases in a scenario, each reproducible from the scenario's seed."""
 
 CASES = {
     "prompts": 40_000,
@@ -32,13 +32,13 @@ CASES = {
     "tokenizers": 500,
     "models": 500,
 }
-"""How many of each kind: 100,500."""
+"""Number of cases of each kind: 100,500 in all."""
 
 MEMORY = 8 << 30
 """Most bytes of memory for a case."""
 
 LONGEST = 15_000
-"""Letters of a message, which tells what was given: 5,000 of them at most, and perhaps twice."""
+"""Most characters of a message: it quotes up to 5,000 characters of the input, perhaps twice."""
 
 NASTY = [
     *(
@@ -106,8 +106,8 @@ NASTY = [
 NUMBERS = [0, 1, -1, 2, 3, 1e-4, -0.0, 0.5, 1e308, 2**31, 2**63, 2**70, float("nan"), float("inf"), -float("inf")]
 
 
-def trials(folder: Path, quick: bool) -> Iterator[Trial]:
-    """Of each kind some hundred cases at once."""
+def scenarios(folder: Path, quick: bool) -> Iterator[Scenario]:
+    """A few hundred cases of one kind at a time."""
     kinds: dict[str, Callable[[random.Random, Path], Callable[[], Any]]] = {
         "prompts": prompts,
         "values": values,
@@ -120,14 +120,14 @@ def trials(folder: Path, quick: bool) -> Iterator[Trial]:
     }
     for name, case in kinds.items():
         if quick:
-            yield Trial(f"{name}-quick", partial(cases, case, max(4, CASES[name] // 1000)))
+            yield Scenario(f"{name}-quick", partial(cases, case, max(4, CASES[name] // 1000)))
         else:
             for number in range(CASES[name] // AT_ONCE):
-                yield Trial(f"{name}-{number:03d}", partial(cases, case, AT_ONCE))
+                yield Scenario(f"{name}-{number:03d}", partial(cases, case, AT_ONCE))
 
 
 def cases(
-    make: Callable[[random.Random, Path], Callable[[], Any]], count: int, chance: random.Random, trial: Path
+    make: Callable[[random.Random, Path], Callable[[], Any]], count: int, chance: random.Random, scenario: Path
 ) -> Values:
     """Makes cases and checks the result of each."""
     from mi_sweeps.errors import UserError
@@ -138,7 +138,7 @@ def cases(
     before = set(os.listdir("."))
     faults: dict[str, str] = {}
     for number in range(count):
-        place = trial / str(number)
+        place = scenario / str(number)
         place.mkdir()
         work = make(random.Random(f"{chance.random()}"), place)
         counts["cases"] += 1

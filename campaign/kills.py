@@ -15,7 +15,7 @@ from pathlib import Path
 
 from campaign import children, disk, sweep
 from campaign.children import Child
-from campaign.trials import Fault, Left, Trial, Values
+from campaign.scenarios import Fault, Left, Scenario, Values
 
 COMMANDS = ["run"] * 12 + ["report", "export", "status"]
 """The commands to kill. Commands other than `run` only while there is something to see."""
@@ -29,33 +29,33 @@ CODES = {0, 1, 2, 130, 143, -signal.SIGKILL, -signal.SIGTERM}
 """1: not finished, because of other processes. 2: other processes are working."""
 
 
-def trials(folder: Path, quick: bool) -> Iterator[Trial]:
+def scenarios(folder: Path, quick: bool) -> Iterator[Scenario]:
     """The whole campaign has at least 200 SIGKILLs and 100 SIGTERMs."""
     counts = {"alone": 1} if quick else {"alone": 36, "racing": 14, "fresh": 8, "local": 6, "slurm": 4}
     kinds = {"alone": alone, "racing": racing, "fresh": fresh, "local": local, "slurm": on_cluster}
     for kind, count in counts.items():
         for number in range(count):
-            yield Trial(f"{kind}-{number:03d}", partial(kinds[kind], folder, 2 if quick else 8))
+            yield Scenario(f"{kind}-{number:03d}", partial(kinds[kind], folder, 2 if quick else 8))
 
 
-def alone(folder: Path, most: int, chance: random.Random, trial: Path) -> Values:
-    """One process at a time, killed at a random moment or at a random call that writes."""
+def alone(folder: Path, most: int, chance: random.Random, scenario: Path) -> Values:
+    """Kills one process at a time, at a random moment or at a random call that writes."""
     expected = sweep.reference(folder)
-    output = trial / "outputs"
+    output = scenario / "outputs"
     counts: Counter[str] = Counter()
     for number in range(2 * most):
         if counts["SIGKILL"] + counts["SIGTERM"] >= most:
             break
         command = chance.choice(COMMANDS) if sweep.results(output) else "run"
         signum = chance.choice(SIGNALS)
-        log = trial / f"{number:02d}-{command}.log"
-        # The work left gets less and less, so early calls are more likely.
+        log = scenario / f"{number:02d}-{command}.log"
+        # Less and less work is left, so early calls are more likely.
         nth = 1 + int(expected.writes * chance.random() ** 2)
         moment = expected.seconds * chance.random() ** 2
         at_call = disk.available() and chance.random() < 0.5
-        place = trial if command == "export" else output
+        place = scenario if command == "export" else output
         prepare = partial(disk.arm, place, disk.Kind.KILL, signum, nth) if at_call else lambda: None
-        child = children.fork(trial, sweep.words(command, output), log, prepare)
+        child = children.fork(scenario, sweep.words(command, output), log, prepare)
         if not at_call:
             _after(child, moment, signum)
         counts["commands"] += 1
@@ -65,14 +65,14 @@ def alone(folder: Path, most: int, chance: random.Random, trial: Path) -> Values
         elif command == "run":
             _undo(output, chance)
     commands = chance.choice([("run",), ("run", "report"), ("run", "export")])
-    sweep.finish(trial, output, expected, commands=commands)
+    sweep.finish(scenario, output, expected, commands=commands)
     return counts
 
 
-def racing(folder: Path, most: int, chance: random.Random, trial: Path) -> Values:
-    """Two to four at once, with clocks that go wrong."""
+def racing(folder: Path, most: int, chance: random.Random, scenario: Path) -> Values:
+    """Runs two to four processes at once, with wrong clocks."""
     expected = sweep.reference(folder)
-    output = trial / "outputs"
+    output = scenario / "outputs"
     counts: Counter[str] = Counter()
     for number in range(most):
         if counts["SIGKILL"] + counts["SIGTERM"] >= most:
@@ -80,10 +80,10 @@ def racing(folder: Path, most: int, chance: random.Random, trial: Path) -> Value
         running: list[tuple[Child, float, int]] = []
         began = time.monotonic()
         for index in range(chance.randint(2, 4)):
-            log = trial / f"{number:02d}-{index}.log"
+            log = scenario / f"{number:02d}-{index}.log"
             clock = partial(children.shift_clock, chance.choice(CLOCKS), chance.choice([0.0, expected.seconds / 4]))
             more = ("--wait",) if chance.random() < 0.5 else ()
-            child = children.fork(trial, sweep.words("run", output, *more), log, clock)
+            child = children.fork(scenario, sweep.words("run", output, *more), log, clock)
             # The last one of a round is sometimes not killed, and finishes the work of the others.
             moment = 1.5 * expected.seconds * chance.random() if chance.random() < 0.8 else 1e9
             running.append((child, moment, chance.choice(SIGNALS)))
@@ -100,74 +100,74 @@ def racing(folder: Path, most: int, chance: random.Random, trial: Path) -> Value
             time.sleep(0.002)
         if len(sweep.results(output)) == len(expected.files):
             _undo(output, chance)
-    sweep.finish(trial, output, expected)
+    sweep.finish(scenario, output, expected)
     return counts
 
 
-def fresh(folder: Path, most: int, chance: random.Random, trial: Path) -> Values:
-    """As a user starts it, with all imports."""
+def fresh(folder: Path, most: int, chance: random.Random, scenario: Path) -> Values:
+    """Starts each process as a user does, with all imports."""
     expected = sweep.reference(folder)
-    output = trial / "outputs"
+    output = scenario / "outputs"
     counts: Counter[str] = Counter()
     startup = _startup()
     for number in range(most):
         signum = chance.choice(SIGNALS)
-        log = trial / f"{number:02d}.log"
-        child = children.start(trial, sweep.words("run", output), log)
+        log = scenario / f"{number:02d}.log"
+        child = children.start(scenario, sweep.words("run", output), log)
         _after(child, startup * 0.5 + (startup + expected.seconds) * chance.random() ** 2, signum)
         counts["fresh processes"] += 1
         if not _is_killed(children.wait(child), log, signum, counts):
             _undo(output, chance)
-    sweep.finish(trial, output, expected)
+    sweep.finish(scenario, output, expected)
     return counts
 
 
-def local(folder: Path, most: int, chance: random.Random, trial: Path) -> Values:
-    """Workers of `launcher=local`, any of which is killed."""
+def local(folder: Path, most: int, chance: random.Random, scenario: Path) -> Values:
+    """Kills random workers of `launcher=local`."""
     expected = sweep.reference(folder)
-    output = trial / "outputs"
+    output = scenario / "outputs"
     counts: Counter[str] = Counter()
     for number in range(max(1, most // 2)):
-        log = trial / f"{number:02d}.log"
-        child = children.fork(trial, sweep.words("run", output, "launcher=local", "launcher.workers=2"), log)
+        log = scenario / f"{number:02d}.log"
+        child = children.fork(scenario, sweep.words("run", output, "launcher=local", "launcher.workers=2"), log)
         if code := children.wait(child):
             raise Fault(f"`run launcher=local` ended with {code}: {sweep.last_line(log)}")
         for _ in range(2):
             time.sleep((_startup() + expected.seconds) * chance.random())
-            pids = children.of_trial(trial)
+            pids = children.of_scenario(scenario)
             signum = chance.choice(SIGNALS)
             if pids and children.send(chance.choice(pids), signum):
                 counts[signum.name] += 1
                 counts["of workers"] += 1
         if chance.random() < 0.5:
-            children.clear(trial)
-        else:  # Those that are left continue beside the next ones.
-            counts["workers left beside new ones"] += len(children.of_trial(trial))
+            children.clear(scenario)
+        else:  # The remaining workers go on beside new ones.
+            counts["workers left beside new ones"] += len(children.of_scenario(scenario))
         if len(sweep.results(output)) == len(expected.files):
             _undo(output, chance)
-    sweep.finish(trial, output, expected)
+    sweep.finish(scenario, output, expected)
     return counts
 
 
-def on_cluster(folder: Path, most: int, chance: random.Random, trial: Path) -> Values:
-    """Tasks of job arrays on a private SLURM cluster: their processes are killed, or the scheduler ends them."""
+def on_cluster(folder: Path, most: int, chance: random.Random, scenario: Path) -> Values:
+    """Runs job arrays on a private SLURM cluster: kills their processes, or lets the scheduler end them."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "slurm"))
     import cluster as private
 
     if absent := private.missing():
         raise Left(f"no {', '.join(absent)}: `make slurm` installs SLURM where there are root and apt")
     expected = sweep.reference(folder)
-    output = trial / "outputs"
+    output = scenario / "outputs"
     counts: Counter[str] = Counter()
     job = ("launcher=slurm", "launcher.cpus=2", "launcher.memory=2500M", "launcher.time=5", "launcher.partition=low")
     with ExitStack() as stack:
         cluster = stack.enter_context(private.running())
-        stack.callback(children.clear, trial)
+        stack.callback(children.clear, scenario)
 
         def run(number: int) -> None:
-            log = trial / f"{number:02d}.log"
+            log = scenario / f"{number:02d}.log"
             words = sweep.words("run", output, *job, "--retry")
-            child = children.fork(trial, words, log, lambda: _on(cluster.env))
+            child = children.fork(scenario, words, log, lambda: _on(cluster.env))
             if (code := children.wait(child)) not in (0, 1):
                 raise Fault(f"`run launcher=slurm` ended with {code}: {sweep.last_line(log)}")
 
@@ -193,7 +193,7 @@ def on_cluster(folder: Path, most: int, chance: random.Random, trial: Path) -> V
             if len(sweep.results(output)) == len(expected.files):
                 break
             run(number)
-    sweep.finish(trial, output, expected, "--retry")
+    sweep.finish(scenario, output, expected, "--retry")
     return counts
 
 
@@ -238,5 +238,5 @@ def _undo(output: Path, chance: random.Random) -> None:
 
 
 def _startup() -> float:
-    """Seconds that a new process takes to import everything, about."""
+    """About how many seconds a new process takes to import everything."""
     return 5.0

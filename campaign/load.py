@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from campaign import children
-from campaign.trials import Fault, Trial, Values
+from campaign.scenarios import Fault, Scenario, Values
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 SECONDS = {"plan": 3.1, "status": 1.6, "report": 41.0, "export": 150.0}
-"""What a quiet machine takes: docs/scale.md, and for `export` of 1,000 runs with 54,000 tables what it took."""
+"""Seconds on a quiet machine, from docs/scale.md; for `export` of 1,000 runs with 54,000 tables, as measured once."""
 
 BUSY = 4.0
 """Allowed factor on a busy machine."""
@@ -31,14 +31,14 @@ MEMORY = 4000.0
 """MB that a command may take."""
 
 
-def trials(folder: Path, quick: bool) -> Iterator[Trial]:
-    """Both sizes; quick ones a hundredth."""
+def scenarios(folder: Path, quick: bool) -> Iterator[Scenario]:
+    """Sweeps of both sizes; a hundredth of them if quick."""
     few = 100 if quick else 1
-    yield Trial("points", partial(commands, 10_000 // few, ("plan", "status", "report")))
-    yield Trial("runs", partial(commands, 2_000 // few, ("export",)))
+    yield Scenario("points", partial(commands, 10_000 // few, ("plan", "status", "report")))
+    yield Scenario("runs", partial(commands, 2_000 // few, ("export",)))
 
 
-def commands(count: int, names: tuple[str, ...], chance: random.Random, trial: Path) -> Values:
+def commands(count: int, names: tuple[str, ...], chance: random.Random, scenario: Path) -> Values:
     """Measures seconds and MB of each command on a sweep with this many points."""
     sys.path.insert(0, str(BENCHMARKS))
     import scale
@@ -47,28 +47,31 @@ def commands(count: int, names: tuple[str, ...], chance: random.Random, trial: P
     from mi_sweeps.sweeps import manifest
     from mi_sweeps.sweeps.grid import expand
 
-    sweep = scale.Sweep(count, trial, ())
+    sweep = scale.Sweep(count, scenario, ())
     found: Values = {"points": count}
     if "plan" in names:
-        found |= _measured("plan", ["plan", *sweep.overrides], trial)
+        found |= _measured("plan", ["plan", *sweep.overrides], scenario)
     points = expand(sweep.overrides)
     with ExitStack() as at_work:
         manifest.add(sweep.output, "big", points, "mi-sweeps run")
-        simulate.fill(points, simulate.sample(trial / "sample", [], []), at_work)
+        simulate.fill(points, simulate.sample(scenario / "sample", [], []), at_work)
         for name in names:
-            words: dict[str, list[str]] = {"export": ["export", str(trial / "exported"), "big"]}
+            words: dict[str, list[str]] = {"export": ["export", str(scenario / "exported"), "big"]}
             if name != "plan":
-                found |= _measured(name, [*words.get(name, [name, "big"]), f"output={sweep.output}"], trial)
+                found |= _measured(name, [*words.get(name, [name, "big"]), f"output={sweep.output}"], scenario)
     return found
 
 
-def _measured(name: str, words: list[str], trial: Path) -> Values:
+def _measured(name: str, words: list[str], scenario: Path) -> Values:
     sys.path.insert(0, str(BENCHMARKS))
     import scale
 
     began = time.monotonic()
     done: Any = subprocess.run(
-        [sys.executable, "-c", scale.COMMAND, *words], capture_output=True, text=True, env=children.environment(trial)
+        [sys.executable, "-c", scale.COMMAND, *words],
+        capture_output=True,
+        text=True,
+        env=children.environment(scenario),
     )
     seconds = time.monotonic() - began
     if done.returncode or not re.search(r"\d+$", done.stderr.strip()):

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from campaign import children, sweep
-from campaign.trials import Fault, Trial, Values
+from campaign.scenarios import Fault, Scenario, Values
 
 COMMANDS = (
     ("plan", "--config"),
@@ -22,15 +22,15 @@ COMMANDS = (
 )
 
 
-def trials(folder: Path, quick: bool) -> Iterator[Trial]:
-    """Without wandb, and with its offline mirror. Beside them `kills` and `faults` look into all that they write."""
+def scenarios(folder: Path, quick: bool) -> Iterator[Scenario]:
+    """Sweeps without wandb and with its offline mirror. `kills` and `faults` also search everything that they write."""
     for mode in () if quick else ("none", "wandb"):
-        yield Trial(f"tracking-{mode}", partial(commands, folder, mode))
+        yield Scenario(f"tracking-{mode}", partial(commands, folder, mode))
 
 
-def commands(folder: Path, mode: str, chance: random.Random, trial: Path) -> Values:
+def commands(folder: Path, mode: str, chance: random.Random, scenario: Path) -> Values:
     """Runs every command, one after another."""
-    output = trial / "outputs"
+    output = scenario / "outputs"
     tracking = [] if mode == "none" else ["tracking=wandb", "tracking.mode=offline"]
     for number, (command, *more) in enumerate(COMMANDS):
         words = {
@@ -38,11 +38,11 @@ def commands(folder: Path, mode: str, chance: random.Random, trial: Path) -> Val
             "run": sweep.words("run", output, *tracking),
             "doctor": ["doctor", f"output={output}"],
         }.get(command, sweep.words(command, output))
-        log = trial / f"{number}-{command}.log"
+        log = scenario / f"{number}-{command}.log"
         # wandb does not work in a forked process.
         start = children.start if tracking else children.fork
-        if (code := children.wait(start(trial, [*words, *more], log))) not in (0,):
+        if (code := children.wait(start(scenario, [*words, *more], log))) not in (0,):
             raise Fault(f"`{command}` ended with {code}: {sweep.last_line(log)}; see {log}")
-    children.clear(trial)
-    sweep.check_secrets(trial)
-    return {"commands": len(COMMANDS), "files looked into": sum(file.is_file() for file in trial.rglob("*"))}
+    children.clear(scenario)
+    sweep.check_secrets(scenario)
+    return {"commands": len(COMMANDS), "files looked into": sum(file.is_file() for file in scenario.rglob("*"))}

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from campaign import children, disk
-from campaign.trials import Fault
+from campaign.scenarios import Fault
 
 OVERRIDES = (
     "task.prompts.train=24",
@@ -58,7 +58,7 @@ def words(command: str, output: Path, *more: str) -> list[str]:
 
 
 def results(output: Path) -> dict[str, bytes]:
-    """All that was computed, by its place."""
+    """The bytes of all computed files, by path."""
     places = ("*/metrics.parquet", "*/checkpoints/[0-9]*", "*/patches/*/tables/[0-9]*")
     found = (file for place in places for file in (output / "runs").glob(place))
     return {str(file.relative_to(output)): file.read_bytes() for file in sorted(found)}
@@ -66,33 +66,33 @@ def results(output: Path) -> dict[str, bytes]:
 
 @cache
 def reference(folder: Path) -> Reference:
-    """Made once."""
-    trial = folder / "scratch" / "reference"
-    shutil.rmtree(trial, ignore_errors=True)
-    trial.mkdir(parents=True)
-    output = trial / "outputs"
+    """The undisturbed sweep, run once per folder."""
+    scenario = folder / "scratch" / "reference"
+    shutil.rmtree(scenario, ignore_errors=True)
+    scenario.mkdir(parents=True)
+    output = scenario / "outputs"
 
     def counted() -> None:
         disk.arm(output)
         real = os._exit
 
         def leave(code: int) -> None:
-            (trial / "calls").write_text(" ".join(map(str, disk.calls())))
+            (scenario / "calls").write_text(" ".join(map(str, disk.calls())))
             real(code)
 
         os._exit = leave
 
     began = time.monotonic()
-    code = children.wait(children.fork(trial, words("run", output), trial / "log", counted))
+    code = children.wait(children.fork(scenario, words("run", output), scenario / "log", counted))
     if code:
-        raise Fault(f"the undisturbed sweep ended with {code}; see {trial / 'log'}")
+        raise Fault(f"the undisturbed sweep ended with {code}; see {scenario / 'log'}")
     seconds = time.monotonic() - began
-    writes, reads = map(int, (trial / "calls").read_text().split())
+    writes, reads = map(int, (scenario / "calls").read_text().split())
     return Reference(results(output), seconds, writes, reads)
 
 
 def finish(
-    trial: Path,
+    scenario: Path,
     output: Path,
     expected: Reference,
     *more: str,
@@ -109,13 +109,13 @@ def finish(
     Raises:
         Fault: a check fails.
     """
-    children.clear(trial)
-    # As if an hour had passed, after which leftovers are taken to be abandoned.
+    children.clear(scenario)
+    # As if an hour had passed: older leftovers count as abandoned.
     for partial in output.rglob("*.partial"):
         os.utime(partial, (time.time() - 7200,) * 2)
     for command in commands:
-        log = trial / f"last-{command}.log"
-        code = children.wait(children.fork(trial, words(command, output, *more), log))
+        log = scenario / f"last-{command}.log"
+        code = children.wait(children.fork(scenario, words(command, output, *more), log))
         if code:
             raise Fault(f"the undisturbed `{command}` ended with {code}: {last_line(log)}; see {log}")
     found = results(output)
@@ -127,10 +127,10 @@ def finish(
     check_tidy(output)
     if once:
         check_once(output)
-    check_secrets(trial)
-    log = trial / "again.log"
+    check_secrets(scenario)
+    log = scenario / "again.log"
     before = {file: file.stat().st_mtime_ns for file in output.glob("runs/**/*") if file.is_file()}
-    code = children.wait(children.fork(trial, words("run", output), log))
+    code = children.wait(children.fork(scenario, words("run", output), log))
     if code or "nothing to do" not in log.read_text():
         raise Fault(f"`run` of a finished sweep ended with {code}; see {log}")
     changed = [file for file, at in before.items() if file.stat().st_mtime_ns != at and file.name != ".lock"]
@@ -157,9 +157,9 @@ def check_once(output: Path) -> None:
                 raise Fault(f"{log}: {step} was done {count} times")
 
 
-def check_secrets(trial: Path) -> None:
+def check_secrets(scenario: Path) -> None:
     """Checks that no file contains a secret."""
-    for file in trial.rglob("*"):
+    for file in scenario.rglob("*"):
         if file.is_file() and not file.is_symlink():
             content = file.read_bytes()
             for name, secret in children.SECRETS.items():

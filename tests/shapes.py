@@ -1,4 +1,4 @@
-"""Checks the shapes of tensors while tests run: tests/conftest.py names `checked` to jaxtyping."""
+"""Checks the shapes of tensors while tests run: tests/conftest.py passes `checked` to jaxtyping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong: one line that says what, where and what to do; exit code 2; nothing half-written."""
+"""Any mistake of a user's: one line that says what, where and what to do; exit code 2; nothing half-written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks run on what takes no time, their tables are whole, and they say when the engine is wrong."""
+"""The benchmarks run on small models, their tables are complete, and they report a wrong engine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_tables_and_agreement(benchmark: Any, capsys: pytest.CaptureFixture) -> 
         ["tiny", "3 x 12", kind, "84 (42)"] for kind in ("late and few", "all differ")
     ]
     assert all(float(row[names.index("largest difference (largest effect)")].split()[0]) < 1e-5 for row in found)
-    assert len(rows(out, "TransformerLens, milliseconds a site")) == len(rows(out, "FLOPs")) == 3
+    assert len(rows(out, "TransformerLens, milliseconds per site")) == len(rows(out, "FLOPs")) == 3
     assert "Targets" not in out
 
 
@@ -177,7 +177,7 @@ def test_scale(
     )
     memory = {row[0]: float(row[1]) for row in rows(out, "Memory, MB at most")[1:]}
     assert memory["`mi-sweeps status`"] < memory["`mi-sweeps report`"]
-    assert rows(out, "On the disk")[1][:4] == ["run", "9", "2", "2.59 in 3"]
+    assert rows(out, "On disk")[1][:4] == ["run", "9", "2", "2.59 in 3"]
 
 
 def test_growth_is_relative_to_points(monkeypatch: pytest.MonkeyPatch) -> None:

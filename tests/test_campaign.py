@@ -1,4 +1,4 @@
-"""A few trials of each part of the campaign (`make campaign` makes all of them)."""
+"""A few scenarios of each part of the campaign (`make campaign` runs all of them)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from campaign.trials import Fault, Trial, perform
+from campaign.scenarios import Fault, Scenario, perform
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,22 +33,22 @@ def test_a_few_trials_of_each_part_are_survived(tmp_path: Path) -> None:
 def test_a_part_goes_on_where_it_was_interrupted_and_tries_again_what_had_a_fault(tmp_path: Path) -> None:
     made = []
 
-    def trial(name: str, fault: str = "") -> Trial:
+    def scenario(name: str, fault: str = "") -> Scenario:
         def run(chance: random.Random, folder: Path) -> dict[str, float]:
             made.append(name)
             if fault:
                 raise Fault(fault)
             return {"drawn": chance.random()}
 
-        return Trial(name, run)
+        return Scenario(name, run)
 
-    first = list(perform("part", [trial("a"), trial("b", "broken")], 0, tmp_path))
+    first = list(perform("part", [scenario("a"), scenario("b", "broken")], 0, tmp_path))
     with (tmp_path / "part.jsonl").open("a") as results:
         results.write('{"part": "part", "tri')
-    again = list(perform("part", [trial("a"), trial("b")], 0, tmp_path))
-    list(perform("part", [trial("a"), trial("b")], 0, tmp_path))
+    again = list(perform("part", [scenario("a"), scenario("b")], 0, tmp_path))
+    list(perform("part", [scenario("a"), scenario("b")], 0, tmp_path))
     assert made == ["a", "b", "b"]
     assert [record.fault for record in (*first, *again)] == [None, "broken", None, None]
-    (other,) = perform("part", [trial("a")], 1, tmp_path)
-    (same,) = perform("part", [trial("a")], 0, tmp_path, only="a")
+    (other,) = perform("part", [scenario("a")], 1, tmp_path)
+    (same,) = perform("part", [scenario("a")], 0, tmp_path, only="a")
     assert same.values == first[0].values != other.values

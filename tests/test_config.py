@@ -1,4 +1,4 @@
-"""The configuration: what is refused and with which words, and what the rest of the library reads from it."""
+"""The configuration: what is refused, in which words, and what the rest of the library reads from it."""
 
 from __future__ import annotations
 

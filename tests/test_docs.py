@@ -1,4 +1,4 @@
-"""The pages' code runs as it is written."""
+"""The code on the pages runs as written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GPU changes: nothing but rounding. Needs one; says so where there is none."""
+"""A GPU changes nothing but rounding. Needs one; says so without one."""
 
 from __future__ import annotations
 

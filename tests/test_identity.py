@@ -1,4 +1,4 @@
-"""Identity is content: an id changes with all that changes a result, and with nothing else."""
+"""Identity is content: an id changes with everything that changes a result, and with nothing else."""
 
 from __future__ import annotations
 

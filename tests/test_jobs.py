@@ -1,4 +1,4 @@
-"""Jobs by hand, as Hydra applications: what is not one point is refused."""
+"""Jobs by hand, as Hydra applications: anything but one grid point is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What our processes ask of other libraries."""
+"""Settings of other libraries in our processes."""
 
 from __future__ import annotations
 

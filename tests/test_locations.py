@@ -1,4 +1,4 @@
-"""`output` is read in one way by all commands, and a hint that names a folder can be pasted."""
+"""All commands read `output` in the same way, and a hint that names a folder can be pasted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wheel has all that the package needs, and works outside the repository."""
+"""A wheel has everything that the package needs, and works outside the repository."""
 
 from __future__ import annotations
 

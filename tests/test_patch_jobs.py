@@ -1,4 +1,4 @@
-"""Patch jobs that measure all there is: in parts, interrupted, and with tables deleted, the files are the same."""
+"""Patch jobs with all measurements: in parts, interrupted, and with tables deleted, the files are the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must not leave the machine, or run on it: keys of the environment, and code that comes with a model."""
+"""What must not leave the machine, or run on it: secrets in the environment, and code that comes with a model."""
 
 from __future__ import annotations
 

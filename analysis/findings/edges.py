@@ -43,7 +43,7 @@ def effects(table: pd.DataFrame) -> Iterator[Finding]:
         else:
             said, verdict = f"no edge of {many} is shown to matter", "undecided" if unsure else "small"
         if unsure:
-            said += f". Of {unsure} it cannot be told"
+            said += f". {counted(unsure, 'edge')} {'is' if unsure == 1 else 'are'} undecided"
         yield Finding(
             "circuits", str(setting), str(corruption),
             f"At checkpoint {step} under the {corruption} corruption, {said}.", verdict,
@@ -106,7 +106,7 @@ def missed(table: pd.DataFrame) -> Iterator[Finding]:
             verdict = "cannot tell"
             told = (
                 f"{row['edges_patched']} of {row['edges']} edges were patched, those that an estimate ranks first, and "
-                "none of the others was drawn: how large those are cannot be told (patching.edges.sample)"
+                "none of the others was drawn, so their size is unknown (patching.edges.sample)"
             )
         else:
             told = (

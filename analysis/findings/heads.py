@@ -21,7 +21,7 @@ SINCE = {
     Course.FORMED: "formed during training, with half of its final gain from checkpoint {onset} on",
     Course.GREW: "grew during training, with half of its final gain from checkpoint {onset} on",
     Course.FROM_THE_START: "has mattered from the start",
-    Course.MATTERS: "matters; since when cannot be told",
+    Course.MATTERS: "matters; since when is unknown",
     Course.CHANGED_SIGN: "changed sign: until checkpoint {last} it acted the other way",
     Course.LOST: "was lost: it mattered until checkpoint {last}, and is small now",
     Course.OUTGROWN: "was outgrown: it mattered until checkpoint {last}, and its gain stayed while the gap grew",
@@ -72,7 +72,7 @@ def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse])
         more = f"{len(chosen) - NAMED} more heads matter or did; " if len(chosen) > NAMED else ""
         under = f"Under the {family.corruption} corruption"
         said = f"{under}, {more}{small} of {len(told)} heads are small at checkpoint {step}"
-        said += f", and of {unsure} it cannot be told." if unsure else "."
+        said += f", and {unsure} {'is' if unsure == 1 else 'are'} undecided." if unsure else "."
     yield Finding(
         "heads", setting, family.corruption, said, "undecided" if unsure else "small", n=n, is_weak=unsure > 0,
         scope=scope, table="verdicts", patching=patching, run_ids=runs,

@@ -11,7 +11,7 @@ from . import edges
 from .finding import Finding
 from .kept import kept
 from .looked import looked
-from .recruited import recruited
+from .onsets import onsets
 from .seeds import seeds
 from .sets import circuits
 from .subjects import subjects
@@ -22,7 +22,7 @@ QUESTIONS = {
     "learned": "Was the task learned, and when?",
     "heads": "Which heads carry what the corruption changes, and since when?",
     "subjects": "Do the corruptions go through the same heads?",
-    "recruited": "When is each subject recruited?",
+    "onsets": "Does a head come to matter earlier under one corruption than under another?",
     "seeds": "Do the runs agree?",
     "looked": "Where do heads look, and what has changed?",
     "sudden": "Is there a phase transition?",
@@ -32,10 +32,10 @@ QUESTIONS = {
 }
 """In the order in which they are shown."""
 
-Told = Callable[[pd.DataFrame], Iterator[Finding]]
+Answers = Callable[[pd.DataFrame], Iterator[Finding]]
 
-OF_TABLES: dict[str, Told] = {
-    **{"subjects": subjects, "onsets": recruited, "agreement": seeds, "attention": looked},
+OF_TABLES: dict[str, Answers] = {
+    **{"subjects": subjects, "onsets": onsets, "agreement": seeds, "attention": looked},
     **{"transitions": sudden, "transformations": transformed, "retention": kept},
     **{"faithfulness": circuits, "edge_effects": edges.effects},
     **{"edge_circuits": edges.circuits, "edge_bounds": edges.missed},

@@ -16,9 +16,9 @@ SAID = {
     "same heads, other amounts": "the same heads carry the {first} and the {second} corruption, "
     "some by different shares",
     "same heads, amounts undecided": "the same heads carry the {first} and the {second} corruption; "
-    "whether by the same share cannot be told of all",
+    "for some it is undecided whether by the same share",
     "different heads": "different heads carry the {first} and the {second} corruption",
-    "cannot tell": "it cannot be told whether the same heads carry the {first} and the {second} corruption",
+    "cannot tell": "it is undecided whether the same heads carry the {first} and the {second} corruption",
 }
 """Phrases by answer; none if one of the corruptions has no gap."""
 

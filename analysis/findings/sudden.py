@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...counting import counted
 from .finding import Finding
-from .recruited import heads as named
+from .onsets import heads as named
 
 SITE = "z"
 """The curve of heads: the gain of their outputs."""
@@ -36,8 +36,8 @@ FOLDED = ("no change", "cannot tell")
 """Heads with one of these answers and the same reason share a sentence."""
 
 
-def is_told(curve: str, site: str | None, clock: str) -> bool:
-    """Whether anything is told of a curve."""
+def is_reported(curve: str, site: str | None, clock: str) -> bool:
+    """Whether findings report on a curve."""
     return clock == "step" and curve in CURVES and site in (None, SITE)
 
 

@@ -12,7 +12,7 @@ from .finding import Finding
 SAID = {
     "transformed": "the heads that matter after are those that mattered before",
     "added": "most of what matters after is in heads that did not matter before",
-    "cannot tell": "it cannot be told whether training transformed heads or added others",
+    "cannot tell": "it is undecided whether training transformed heads or added others",
 }
 
 

@@ -64,7 +64,7 @@ def onset(course: HeadCourse, steps: Sequence[int], other_prompts: bool = True) 
         return Onset(last, np.inf)
     if course.course is Course.UNDECIDED:
         return Onset(-np.inf, np.inf)
-    return Onset(-np.inf, last)  # it mattered; since when cannot be told
+    return Onset(-np.inf, last)  # it mattered; since when is unknown
 
 
 def distribution(

@@ -61,7 +61,7 @@ class Kept(Enum):
     """A win rate that is higher than at the first checkpoint."""
     CHANGED = "changed"
     """A head whose recovered fraction has changed."""
-    UNTOLD = "cannot tell"
+    CANNOT_TELL = "cannot tell"
 
 
 def retention(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
@@ -105,7 +105,7 @@ def win_rates(job: Job) -> pd.DataFrame:
     rows = []
     for step, one, is_shown in zip(steps, found, shown, strict=True):
         low, high = one.interval(1 - (1 - LEVEL) / len(found))
-        verdict = Kept.UNTOLD
+        verdict = Kept.CANNOT_TELL
         if low > -DELTA and high < DELTA:
             verdict = Kept.KEPT
         elif is_shown:
@@ -142,7 +142,7 @@ def heads(now: Family) -> pd.DataFrame:
             differs,
         ],
         [Kept.KEPT.value, Kept.LOST.value, Kept.CHANGED.value],
-        Kept.UNTOLD.value,
+        Kept.CANNOT_TELL.value,
     )
     layer, head, _ = zip(*now.places, strict=True)
     rows = pd.DataFrame(

@@ -1,9 +1,9 @@
 """Counts sign changes of heads' effects, and tests whether they cluster at ends of epochs.
 
-A sign is told where the mean over prompts is further from zero than its 95% interval is wide; a change lies between two
-told signs that follow on each other, at the middle of that stretch. How many lie within WINDOW steps of an epoch's end
-is compared with the same changes shifted round the run by a random time, all of a run together, 1000 times: heads that
-change at once still do, and only where the epochs end is lost.
+A sign is known where the 95% interval of the mean over prompts excludes zero; a change lies halfway between two
+successive known signs that differ. The number of changes within WINDOW steps of an epoch's end is compared with that of
+the same changes after shifting all of a run together, circularly, by a random time, 1000 times: heads that change
+at once still do, and only the relation to the ends of epochs is lost.
 """
 
 from __future__ import annotations

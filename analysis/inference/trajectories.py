@@ -20,8 +20,8 @@ from ..prompts import at_steps
 from .clocks import STEP, clocks, epoch_ends
 from .courses import courses
 from .families import Family, Place, family
+from .onset_rows import HEAD_SITE, ONSETS, Began, Key, compared, onset_row, spans
 from .onsets import Span, onset
-from .recruitment import HEAD_SITE, ONSETS, Began, Key, compared, onset_row, spans
 from .reversals import at_epoch_ends, reversals
 from .tables import GROUP, of_output
 from .transitions import Transition, together, transition

@@ -199,7 +199,7 @@ def _index(both: Family, changes: Sequence[Change]) -> tuple[float, float, float
     recovered = both.grid(both.estimate.recovered)
     matters = after == "matters"
     kept = matters & (before == "matters") & (np.sign(recovered[0]) == np.sign(recovered[1]))
-    # It matters in the second, and in the first that cannot be told; or in the second that cannot be told.
+    # It matters in the second and is undecided in the first; or it is undecided in the second.
     unsure = matters & np.array([change in (Change.UNDECIDED, Change.UNDEFINED) for change in changes])
     later = after == "undecided"
     unknown = unsure | later

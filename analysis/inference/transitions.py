@@ -57,7 +57,7 @@ class Answer(Enum):
     """From 10% to 90% takes more than SUDDEN of the run, at its interval's lower end."""
     UNCHANGED = "no change"
     """No difference is shown between the first checkpoint and the last."""
-    UNTOLD = "cannot tell"
+    CANNOT_TELL = "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def transition(
     if len(time) < FEWEST or not values.shape[1]:
         many = counted(len(time), "checkpoint")
         why = f"{many}; at least {FEWEST} are needed" if values.shape[1] else "no prompt has all checkpoints"
-        return Transition(Answer.UNTOLD, why)
+        return Transition(Answer.CANNOT_TELL, why)
     curve = values.mean(axis=1)
     if np.ptp(curve) < ROUNDING:
         return Transition(Answer.UNCHANGED, "all checkpoints are equal but for rounding", change=curve[-1] - curve[0])
@@ -150,7 +150,7 @@ def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) ->
     if low >= SUDDEN:
         answer, reason = Answer.GRADUAL, f"from 10% to 90% takes at least {100 * low:.0f}% of the run"
     elif reasons:
-        answer, reason = Answer.UNTOLD, "; ".join(reasons)
+        answer, reason = Answer.CANNOT_TELL, "; ".join(reasons)
     elif within < WITHIN:
         answer, reason = Answer.UNRESOLVED, f"{within} checkpoints within it; at least {WITHIN} show its shape"
     else:
@@ -188,13 +188,13 @@ def together(found: Sequence[Transition]) -> Transition:
     counts = Counter(one.answer for one in found)
     told = ", ".join(f"{count} {answer.value}" for answer, count in counts.most_common())
     said = f"{counted(len(found), 'run')}: {told}"
-    answer = Answer.UNTOLD
+    answer = Answer.CANNOT_TELL
     if len(found) < SEEDS:
         said += f"; at least {SEEDS} are needed"
     else:
         sudden = counts[Answer.TRANSITION] + counts[Answer.UNRESOLVED]
         for one, count in (*((each, counts[each]) for each in Answer), (Answer.UNRESOLVED, sudden)):
-            if one is not Answer.UNTOLD and count >= SHARE * len(found) and answer is Answer.UNTOLD:
+            if one is not Answer.CANNOT_TELL and count >= SHARE * len(found) and answer is Answer.CANNOT_TELL:
                 answer = one
     timed = [one for one in found if np.isfinite(one.t50)]
     if not timed:

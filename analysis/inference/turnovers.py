@@ -55,6 +55,6 @@ def simulations(draws: int) -> Iterator[str]:
             found = [transformation(simulated(random, recovered, prompts, runs)) for _ in range(draws)]
             answers = Counter(one.answer for one in found)
             told = ", ".join(f"{answer.value} {answers[answer] / draws:.0%}" for answer in Answer)
-            # Where nothing is told there is no interval, and nothing wrong is said.
+            # Without an answer there is no interval, and nothing wrong is said.
             held = np.mean([np.isnan(one.low) or one.low - 1e-9 <= truth <= one.high + 1e-9 for one in found])
             yield f"{name}, T {truth:.2f}, {prompts} prompts, {runs} runs: {told}; interval holds T {held:.0%}"

@@ -89,8 +89,8 @@ def critical_value(found: Estimate) -> float:
 
 
 def few(n: Int[np.ndarray, " place"]) -> Bool[np.ndarray, " place"]:
-    """Where less than half of the prompts have the place, as with roles of long prompts. Those are not tested and stay
-    undecided: with four prompts among 48, the critical value would let nothing be told of any other place."""
+    """Where fewer than half of the prompts have the place, as with roles of long prompts. These are not tested and stay
+    undecided: with four prompts among 48, the critical value would leave every other place undecided too."""
     return n < n.max(initial=0) / 2
 
 
@@ -108,10 +108,10 @@ def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"
     )
     beyond = {sign: np.abs(d) > np.sqrt(critical**2 * found.variance(d) + extra) for sign, d in tested.items()}
     low, high = (np.where(few(found.n), np.nan, end) for end in fieller(found, critical, extra, 1.0))
-    # A gap that is told from zero at its own checkpoint may be chance among all checkpoints.
-    told = critical**2 * found.gap_variance < 1
-    more = told & ((found.recovered > DELTA) & beyond[1.0] | (found.recovered < -DELTA) & beyond[-1.0])
-    less = told & (np.abs(found.recovered) < DELTA) & beyond[1.0] & beyond[-1.0]
+    # A gap that differs from zero at its own checkpoint may do so by chance among all checkpoints.
+    gap_differs = critical**2 * found.gap_variance < 1
+    more = gap_differs & ((found.recovered > DELTA) & beyond[1.0] | (found.recovered < -DELTA) & beyond[-1.0])
+    less = gap_differs & (np.abs(found.recovered) < DELTA) & beyond[1.0] & beyond[-1.0]
     conditions = [~found.has_gap, few(found.n), more, less]
     return Judged(np.select(conditions, [3, 2, 0, 1], 2), low, high, critical, seeds)
 

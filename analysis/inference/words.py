@@ -198,7 +198,7 @@ def _since(told: Sequence[HeadCourse], first: int) -> list[str]:
         said.append(f"Mattered {since}: {_list(start)}.")
     unknown = [name(one.place) for one in told if one.course is Course.MATTERS]
     if unknown:
-        said.append(f"When {_list(unknown)} began to matter cannot be told.")
+        said.append(f"When {_list(unknown)} began to matter is unknown.")
     return said
 
 

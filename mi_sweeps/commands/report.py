@@ -109,7 +109,7 @@ def _draw(
 
     with _drawn(console, len(drawings)) as told:
         files = gallery.write(
-            drawings, options.figures, paper=options.paper, processes=_cores(), told=told, meanwhile=meanwhile
+            drawings, options.figures, paper=options.paper, processes=_cores(), report=told, meanwhile=meanwhile
         )
     counts = Counter(file.suffix[1:].upper() for file in files if file.stem != "figures")
     written = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to draw yet"

@@ -55,7 +55,7 @@ def carry_out(points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: boo
 def _begin(
     console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], command: str
 ) -> tuple[Plan, bool]:
-    """Shows and checks what there is to do on this machine, and writes the sweep's file.
+    """Shows and checks the work on this machine, and writes the sweep's file.
 
     Returns:
         The plan, and whether there is anything to do.

@@ -16,7 +16,7 @@ from mi_sweeps.series import checkpoints
 from mi_sweeps.series.checkpoints import Checkpoint
 from mi_sweeps.store import hashes
 from mi_sweeps.store.folders import RunFolder
-from mi_sweeps.training.checkpoints import load_weights, parameters, snapshot
+from mi_sweeps.training.checkpoints import copy_to_cpu, load_weights, parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +45,7 @@ def models_at(
     model = load_network(config.model, device, attention, seed=config.seed)
     weights = parameters(model)
     whole = config.train.method == "full" and config.checkpoint.storage == "full"
-    base = {} if whole else snapshot(weights)
+    base = {} if whole else copy_to_cpu(weights)
     for step in steps:
         load_weights(run.checkpoint(step), weights, base)
         yield step, model

@@ -1,6 +1,6 @@
 """Finds checkpoints that are not in training order, from the distances between their weights.
 
-Training does not jump away and come back. Where the weights leap far from one checkpoint to the next and then return,
+Training does not go away and come back. Where the weights leap far from one checkpoint to the next and then return,
 the checkpoints in between are out of order.
 """
 

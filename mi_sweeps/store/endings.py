@@ -11,7 +11,7 @@ from mi_sweeps.store.status import Failure
 
 
 class Cancelled(BaseException):
-    """Work was told to stop. Not an `Exception`, so that no handler takes it for a failure."""
+    """A signal ended the work. Not an `Exception`, so that no handler takes it for a failure."""
 
 
 class Interrupted(BaseException):

@@ -23,7 +23,7 @@ from mi_sweeps.tracking.logged_keys import Contents
 from mi_sweeps.tracking.panels import CHECKPOINT, FIRST_STEPS, Band, Part, bands, parts
 
 MOST_LINES = 100
-"""Most lines in a panel; more cannot be told apart."""
+"""Most lines in a panel; more would be indistinguishable."""
 
 MOST_IDS = 500
 """Most runs to select by id. Larger sweeps are selected by group, because each part of a report repeats the list."""

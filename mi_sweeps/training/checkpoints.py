@@ -43,7 +43,7 @@ def parameters(model: PreTrainedModel) -> Tensors:
     return dict(model.named_parameters())
 
 
-def snapshot(weights: Mapping[str, Tensor]) -> Tensors:
+def copy_to_cpu(weights: Mapping[str, Tensor]) -> Tensors:
     """A copy on the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
 
@@ -55,7 +55,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], base: Mapping[str, T
         weights: all weights of the model, or an adapter's factors.
         base: the model's weights before training; used for `delta` only.
     """
-    tensors = snapshot(weights)
+    tensors = copy_to_cpu(weights)
     if storage == "delta":
         tensors = {name: (tensor - base[name]).to(torch.bfloat16) for name, tensor in tensors.items()}
     _save(path, tensors, "storage", storage)
@@ -128,7 +128,7 @@ def save_resume(
     Args:
         learned: the optimiser's parameters, in fp32; all others have not changed since the first step.
     """
-    tensors = {f"weight.{name}": tensor for name, tensor in snapshot(learned).items()}
+    tensors = {f"weight.{name}": tensor for name, tensor in copy_to_cpu(learned).items()}
     for name, parameter in learned.items():
         tensors |= {f"{key}.{name}": value.detach().cpu() for key, value in optimizer.state.get(parameter, {}).items()}
     tensors["random.cpu"] = torch.get_rng_state()

@@ -175,7 +175,7 @@ def begin(
     check_logits(model, evaluated["heldout"])
 
     delta = config.checkpoint.storage == "delta" and config.train.method == "full"
-    base = checkpoints.snapshot(checkpoints.parameters(model)) if delta else {}
+    base = checkpoints.copy_to_cpu(checkpoints.parameters(model)) if delta else {}
     trainable = prepare(model, config.train, config.seed)
     schedule = resolve(config.schedule, config.train.steps)
     groups = parameter_groups(trainable.learned.values(), config.optim.weight_decay)

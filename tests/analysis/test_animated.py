@@ -1,4 +1,4 @@
-"""What moves over the checkpoints and what does not: values do, colours and axes do not."""
+"""Films: values move over the checkpoints; colours and axes do not."""
 
 from __future__ import annotations
 

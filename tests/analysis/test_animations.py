@@ -1,4 +1,4 @@
-"""Films as files: a frame for each checkpoint, GIF everywhere and MP4 where there is ffmpeg."""
+"""Films as files: one frame per checkpoint, as GIF, and as MP4 if ffmpeg is installed."""
 
 from __future__ import annotations
 

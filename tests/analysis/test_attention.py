@@ -1,4 +1,4 @@
-"""Attention patterns as the page has them: whose, of which heads, and whether they are those that were kept."""
+"""Attention patterns on the page: whose they are, which heads', and that they equal the stored ones."""
 
 from __future__ import annotations
 

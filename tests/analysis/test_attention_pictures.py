@@ -1,4 +1,4 @@
-"""Attention patterns as figures and as a film: whether they are those that were kept, and whose they are said to be."""
+"""Attention patterns as figures and as a film: they equal the stored ones and name their run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the settings of a sweep are called."""
+"""Names for the settings of a sweep."""
 
 from mi_sweeps.analysis.configs import factors, flatten, names, of_run
 

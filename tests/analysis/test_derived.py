@@ -1,4 +1,4 @@
-"""What was found, in words: only what inference warrants, with what it stands on."""
+"""Findings: sentences that inference warrants, with their evidence."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mi_sweeps.analysis.columns import typed
 from mi_sweeps.analysis.derived import findings
 from mi_sweeps.analysis.findings.kept import kept
 from mi_sweeps.analysis.findings.looked import looked
+from mi_sweeps.analysis.findings.onsets import onsets
 from mi_sweeps.analysis.findings.questions import QUESTIONS
-from mi_sweeps.analysis.findings.recruited import recruited
 from mi_sweeps.analysis.frames import load
-from mi_sweeps.analysis.inference.recruitment import ONSETS
+from mi_sweeps.analysis.inference.onset_rows import ONSETS
 from mi_sweeps.analysis.inference.retention import RETENTION
 
 
@@ -91,9 +91,9 @@ def test_heads_of_which_it_cannot_be_told_since_when_share_a_sentence():
     }
     places = [(0, 1, "cannot tell"), (2, 1, "later"), (3, 0, "cannot tell"), (3, 3, "in neither")]
     rows = [row | {"layer": layer, "head": head, "answer": answer} for layer, head, answer in places]
-    later, rest = recruited(typed(rows, ONSETS))
+    later, rest = onsets(typed(rows, ONSETS))
     assert later.statement.startswith("Head 2.1 comes to matter later under the second than under the first corruption")
-    assert rest.statement.startswith("Of 2 heads (0.1, 3.0) it cannot be told whether they come to matter earlier")
+    assert rest.statement.startswith("For 2 heads (0.1, 3.0) it is undecided whether they come to matter earlier")
     assert rest.verdict == "cannot tell" and rest.is_weak and not later.is_weak
 
 

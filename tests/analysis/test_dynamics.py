@@ -1,4 +1,4 @@
-"""Which heads are drawn over checkpoints, with which bands and marks, and that the caption says of what they are."""
+"""Which heads are drawn over checkpoints, with which bands and marks, and what the caption says about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How faithful the first edges are, and what was missed."""
+"""How faithful the largest edges are, and what was missed."""
 
 from __future__ import annotations
 

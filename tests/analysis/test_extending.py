@@ -1,4 +1,4 @@
-"""The recipes of docs/extending.md for a task and for a statistic work as they are written."""
+"""The recipes of docs/extending.md for a task and for a statistic work as written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Static figures are written, and leave nothing of matplotlib changed."""
+"""Static figures are written, and matplotlib's settings stay unchanged."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_several_processes_draw_the_same(make_output, tmp_path):
     drawings = chosen(frames, ["lens", "layers", "z-film"], animate=True)
     done = []
     files = [
-        gallery.write(drawings, tmp_path / f"{processes}", ("svg",), processes=processes, told=done.append)
+        gallery.write(drawings, tmp_path / f"{processes}", ("svg",), processes=processes, report=done.append)
         for processes in (1, 2)
     ]
     assert done == [0, 1, 2, 3] * 2
@@ -292,7 +292,7 @@ def test_several_processes_draw_the_same(make_output, tmp_path):
 
 def test_a_process_that_is_killed_ends_it_in_one_line(tmp_path):
     drawings = [(name, partial(os._exit, 9)) for name in "ab"]
-    with pytest.raises(UserError, match="figures: a process that drew was killed; is there memory enough?"):
+    with pytest.raises(UserError, match="figures: a drawing process was killed; is there enough memory?"):
         gallery.write(drawings, tmp_path, processes=2)
 
 

@@ -1,4 +1,4 @@
-"""A PDF's letters come from a small font, and those that it lacks from the whole one."""
+"""A PDF's letters come from a small font, or from the whole one if it lacks them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals over runs: against a plain loop, and by what must hold of any bootstrap."""
+"""Bootstrap intervals over runs, against a plain loop and properties of any bootstrap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where heads look, with intervals: on tables in which the truth is planted."""
+"""Where heads look, with intervals, on tables with a planted truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured beside patching, read back: whole, or refused in one line."""
+"""Tables of further measurements are read whole, or refused in one line."""
 
 from __future__ import annotations
 

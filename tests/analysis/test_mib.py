@@ -1,4 +1,4 @@
-"""Importances exported in the form of the MIB track, and read back."""
+"""Gains exported in the format of the MIB track, and read back."""
 
 from __future__ import annotations
 

@@ -118,14 +118,14 @@ FILTERS = {
     "": 12,
 }
 WRONG = {
-    "rate=1": r"No key rate\. Did you mean win_rate\? There are: .*\blr\b.*\bschedule\b.*\bstatus\b",
+    "rate=1": r"No key rate\. Did you mean win_rate\? Keys: .*\blr\b.*\bschedule\b.*\bstatus\b",
     "shcedule=cosine": r"Did you mean schedule\?",
     "lrr = 1e-4": r"Did you mean lr\?",
-    "zzzzzz=1": r"No key zzzzzz\. There are",
+    "zzzzzz=1": r"No key zzzzzz\. Keys:",
     "corruption=first": "belongs to patch jobs",
-    "cosine seed=0 or seed=1": "can be read in two ways",
+    "cosine seed=0 or seed=1": "is ambiguous",
     "seed=0 or": "A term is missing after or",
-    "loss<1": r"loss may be (\w+/loss or )+\w+/loss: name one",
+    "loss<1": r"loss can mean (\w+/loss or )+\w+/loss: name one",
     "= 3": "A key is missing before =",
     "lr>fast": "lr>fast: fast is not a number",
     "schedule>=2": "schedule is not a number",
@@ -181,7 +181,7 @@ def test_groups_have_the_intervals_of_python(sweep, opened):
     for row, of_page in zip(expected.itertuples(), shown, strict=True):
         assert of_page == pytest.approx([row.mean, max(0, row.low), min(1, row.high)], abs=6e-4)
     note = page.locator("#runs-note").inner_text()
-    assert "Student's t; n 3 runs; over runs on these prompts, the same for all: other prompts are not in it" in note
+    assert "Student's t; n 3 runs; over runs on these prompts: it does not cover other prompts" in note
     curves = page.evaluate("groupsOf(curvesOf('loss', 'two_name'), [['lr', 'lr']], false).map(group => group.points)")
     losses = frames.metrics.query("metric == 'loss' and split == 'two_name'").merge(frames.runs[["run_id", "lr"]])
     expected = band(losses, ["lr", "step"])
@@ -632,7 +632,7 @@ def test_200_runs(make_output, opened):
     assert np.array(shown) == pytest.approx(expected, abs=6e-4)
     assert "percentile bootstrap" in page.locator("#runs-note").inner_text()
     page.fill("#filter", "seed!=3")
-    assert "Student's t, as there are fewer than 20 runs; n 19 runs" in page.locator("#runs-note").inner_text()
+    assert "Student's t, for fewer than 20 runs; n 19 runs" in page.locator("#runs-note").inner_text()
 
 
 def test_on_a_phone_nothing_is_wider_than_the_page(hostile_output, opened):
@@ -653,7 +653,7 @@ def test_the_slider_moves_all_panels(hostile_output, opened):
     page.locator("#checkpoint").fill("1")
     changed = f"before => ({shown})(['z-plot', 'resid_pre-plot']).every((now, i) => now !== before[i])"
     page.wait_for_function(changed, arg=before)  # Plotly follows when the slider rests
-    assert page.locator("#checkpoint-told").inner_text() == "checkpoint 8 (2 of 4)"
+    assert page.locator("#checkpoint-text").inner_text() == "checkpoint 8 (2 of 4)"
     told = page.locator("figure:has(#z-plot) figcaption").inner_text()
     assert re.search(r"approximate against exact: r -?0\.\d{3} to -?0\.\d{3}, n 16", told)
     drawn = page.evaluate("[...document.querySelectorAll('.plot.js-plotly-plot')].map(plot => plot.id)")

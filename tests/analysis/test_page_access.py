@@ -1,4 +1,4 @@
-"""The page for every reader: on paper, as one image, by keyboard, on a phone, and in colours that can be told apart."""
+"""The page for every reader: on paper, as one image, by keyboard, on a phone, and with colour blindness."""
 
 from __future__ import annotations
 

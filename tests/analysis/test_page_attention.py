@@ -30,7 +30,7 @@ def test_patterns_follow_the_slider_and_tell_where_each_token_looks(make_output,
     assert shown(page, 0)[last][8] == pytest.approx(weight(folders, "clean", 24, last, 8), abs=0.003)
     assert shown(page, 1)[last][8] == pytest.approx(weight(folders, "corrupted", 24, last, 8), abs=0.003)
     assert shown(page, 0)[3][4] is None  # no token looks at a later one
-    told = page.locator("#attention-told")
+    told = page.locator("#attention-text")
     assert f"“to” ({last}) looks at “Mary” (8) 0.7" in told.inner_text()
     small = "document.querySelector('#attention-heads button[data-head=\"1.1\"] canvas').toDataURL()"
     before = page.evaluate(small)

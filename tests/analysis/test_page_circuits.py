@@ -1,4 +1,4 @@
-"""The page's circuits in a real browser: what a reader chooses there, and whether the numbers are the tables'."""
+"""The page's circuits in a real browser: what a reader can choose, and that the numbers are those of the tables."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_heads_are_told_by_their_verdicts(make_output, open_page, report):
     output = make_output(steps=range(0, 56, 8), by_prompt=True)
     page = open_page(report(output))
     found = {name: family_of(output, name) for name in ("first", "second")}
-    told, tables = page.locator("#heads-told").inner_text(), list(table(page).items())
+    told, tables = page.locator("#heads-text").inner_text(), list(table(page).items())
     assert len(tables) == 3
     for (name, one), (title, rows) in zip(found.items(), tables, strict=False):
         assert f"{name} corruption: all, seed 0" in title
@@ -276,13 +276,13 @@ def test_a_group_is_of_other_seeds_and_nothing_is_said_to_matter_that_is_not_sho
     one = family_of(output, "first")
     assert "matters" not in verdicts(one, 24).values() and "matters" in verdicts(one, 24, one.judged_here).values()
     here = {head for head, verdict in verdicts(one, 24, one.judged_here).items() if verdict == "matters"}
-    told = page.locator("#heads-told").inner_text()
+    told = page.locator("#heads-text").inner_text()
     assert "No head is shown to matter at checkpoint 24" in told and "other prompts and other seeds" in told
     ((_, rows),) = table(page).items()
     assert {row[0] for row in rows} == here
     assert {row[1] for row in rows} == {"○ matters in these runs, undecided for other seeds"}
     assert marked(page, "z-plot")["h"] == here
-    assert "none is shown to matter; the 5 heads that are largest" in caption(page, "heads-plot")
+    assert "none is shown to matter; the 5 largest heads" in caption(page, "heads-plot")
     page.evaluate("""() => {
         const [found] = DATA.found.filter(({site, runs}) => site === "z" && runs.length === 3);
         found.courses = {"0.2": {course: "lost", onset: null, low: null, high: null, last: 16, peak: -0.31}};
@@ -301,9 +301,9 @@ def test_a_group_is_of_other_seeds_and_nothing_is_said_to_matter_that_is_not_sho
 
 def test_without_inference_the_page_says_so_and_shows_no_interval(make_output, open_page, report):
     page = open_page(report(make_output(seeds=(0, 1), corruptions=("first",))))
-    assert "tables do not tell prompts apart" in page.locator("#heads-told").inner_text()
+    assert "tables do not tell prompts apart" in page.locator("#heads-text").inner_text()
     page.evaluate("FOUND.clear(); WRITTEN.clear(); remembered.clear(); circuitsChanged()")
-    assert "there is no inference for this choice" in page.locator("#heads-told").inner_text()
+    assert "there is no inference for this choice" in page.locator("#heads-text").inner_text()
     assert table(page) == {}
     for plot in ("heads-plot", "attn-lines-plot"):
         draw(page, plot)
@@ -319,10 +319,10 @@ def test_the_slider_moves_heatmaps_scatter_and_curves(make_output, open_page, re
     page.locator("#checkpoint").focus()
     page.keyboard.press("ArrowLeft")
     assert page.locator("#checkpoint").get_attribute("aria-valuetext") == "checkpoint 16 (3 of 4)"
-    assert page.locator("#checkpoint-told").inner_text() == "checkpoint 16 (3 of 4)"
+    assert page.locator("#checkpoint-text").inner_text() == "checkpoint 16 (3 of 4)"
     page.locator("#play").focus()
     page.keyboard.press("ArrowLeft")
-    assert page.locator("#checkpoint-told").inner_text() == "checkpoint 8 (2 of 4)"
+    assert page.locator("#checkpoint-text").inner_text() == "checkpoint 8 (2 of 4)"
     rows = z_rows(output).query("step == 8")
     assert panels(page, "z-plot")["first corruption"] == pytest.approx(grid(rows), abs=2e-3)
     assert "checkpoint 8" in caption(page, "z-plot")
@@ -351,7 +351,7 @@ def test_play_goes_on_by_itself_until_it_is_paused(make_output, open_page, repor
     page = open_page(report(make_output()), alone=True)
     page.clock.install(time=0)
     page.clock.pause_at(1000)
-    told = page.locator("#checkpoint-told")
+    told = page.locator("#checkpoint-text")
     page.locator("#checkpoint").focus()
     page.keyboard.press("Space")  # from the last to the first
     assert (told.inner_text(), page.locator("#play").inner_text()) == ("checkpoint 0 (1 of 4)", "❚❚ Pause")
@@ -372,7 +372,7 @@ def test_play_stops_where_there_is_nothing_to_play_and_the_checkpoint_is_kept(ma
     page.locator("#play").click()
     choose(page, "Patching", "heads")  # which this run lacks
     page.clock.run_for(3000)
-    told = page.locator("#checkpoint-told")
+    told = page.locator("#checkpoint-text")
     assert (told.inner_text(), page.locator("#play").inner_text()) == ("no checkpoint", "▶ Play")
     choose(page, "Patching", "full")
     page.clock.run_for(3000)
@@ -396,12 +396,12 @@ def test_the_choices_survive_a_reload(make_output, folders, open_page, report):
     page.keyboard.press("ArrowLeft")
     page.reload()
     assert {label: chosen(page, label) for label in choices} == choices
-    assert page.locator("#checkpoint-told").inner_text() == "checkpoint 16 (3 of 4)"
+    assert page.locator("#checkpoint-text").inner_text() == "checkpoint 16 (3 of 4)"
     page.locator("#checkpoint").focus()
     page.keyboard.press("ArrowLeft")
     choose(page, "Patching", "heads")
     page.reload()
-    assert page.locator("#checkpoint-told").inner_text() == "checkpoint 8 (2 of 4)"
+    assert page.locator("#checkpoint-text").inner_text() == "checkpoint 8 (2 of 4)"
     assert chosen(page, "Patching") == "heads"
 
 
@@ -446,7 +446,7 @@ def test_corruptions_and_two_units_side_by_side_with_their_difference(make_outpu
         ((title, found),) = [one for one in table(page).items() if one[0].startswith("B − A, first corruption")]
         values[run] = {row[0]: (numbers(row[3])[0], row[4][2:]) for row in found}
         assert marked(page, "z-plot", 2)["+"] == (more if run == a else fewer)
-        assert (" ".join(words.differences(less)) in page.locator("#heads-told").inner_text()) == (run == a)
+        assert (" ".join(words.differences(less)) in page.locator("#heads-text").inner_text()) == (run == a)
     assert {head for head, (value, sign) in values[a].items() if value > 0 and sign == "more"} == more
     turn = {"more": "less", "less": "more"}
     assert values[b] == {head: (-value, turn.get(sign, sign)) for head, (value, sign) in values[a].items()}
@@ -488,7 +488,7 @@ def test_estimates_alone_are_never_shown_as_patched(make_output, open_page, repo
     )
     assert "z (approximate)" in caption(page, "z-approximate-plot")
     assert "z (approximate) against v (approximate)" in caption(page, "z-v-plot")
-    assert "nothing is concluded" in page.locator("#heads-told").inner_text()
+    assert "nothing is concluded" in page.locator("#heads-text").inner_text()
     assert page.locator("#z-plot").count() == 0
 
 
@@ -508,7 +508,7 @@ def test_a_run_that_lacks_a_corruption_says_so(make_output, folders, open_page, 
     choose(page, "Run", "all, seed 1, lone")
     assert list(panels(page, "z-plot")) == ["first corruption"]
     assert "second corruption: not examined at this checkpoint" in caption(page, "z-plot")
-    told = page.locator("#heads-told").inner_text()
+    told = page.locator("#heads-text").inner_text()
     assert "Second corruption: z was not patched in all, seed 1, lone." in told
     assert "second corruption: not examined" in caption(page, "heads-plot")
 
@@ -522,13 +522,13 @@ def test_hostile_names_are_text_everywhere(make_output, folders, open_page, repo
     show = "(id) => showCircuits(`run_id:${id}`)"
     page.evaluate(show, "run-0.0001-constant-0")
     choose(page, "Patching", HOSTILE)  # which this run lacks
-    assert page.locator("#checkpoint-told").inner_text() == "no checkpoint"
+    assert page.locator("#checkpoint-text").inner_text() == "no checkpoint"
     page.evaluate(show, "bad<b>")
     choose(page, "Corruption", HOSTILE)
-    assert page.locator("#checkpoint-told").inner_text() == "checkpoint 24 (4 of 4)"
+    assert page.locator("#checkpoint-text").inner_text() == "checkpoint 24 (4 of 4)"
     for plot in ("z-plot", "heads-plot", "z-v-plot", "lens-lines-plot"):
         draw(page, plot)
-    assert HOSTILE in page.locator("#heads-told").text_content()
+    assert HOSTILE in page.locator("#heads-text").text_content()
     assert page.locator("img").count() == 0
     assert "pwned" not in page.title()
     assert page.evaluate("document.documentElement.scrollWidth") == 375
@@ -658,7 +658,7 @@ def test_one_scale_for_all_heatmaps_and_a_zoom_that_an_address_keeps(make_output
     draw(page, "z-plot")
     zoomed = page.evaluate(ends, "z-plot")
     assert len(zoomed) == 9 and largest <= zoomed[0][1] < 1
-    assert "each panel has colours of its own range" in caption(page, "z-plot")
+    assert "each panel's colours span its own range" in caption(page, "z-plot")
     assert f"colours end at ±{zoomed[0][1]:g}" in page.locator("#z-plot").inner_text()
 
 
@@ -693,7 +693,7 @@ def test_positions_name_the_tokens_of_an_example_and_mark_the_changed_one(make_o
     assert first[5] == "<b>subject 1 · Emily → Sarah</b>" and first[7] == "subject 2 · Rachel"
     assert second[7] == "<b>subject 2 · Rachel → Sarah</b>" and second[5] == "subject 1 · Emily"
     assert [less[5], less[7]] == [first[5], second[7]]
-    assert "the token that the first prompt has there" in caption(page, "resid_pre-plot")
+    assert "its token in the first prompt" in caption(page, "resid_pre-plot")
     told = page.evaluate("drawHeatmap('resid_pre', 100).layout.xaxis.ticktext")  # no room for all: for the changed one
     assert first[5] in told and not {first[4], first[6]} & set(told) and 3 < len(told) < 7
 

@@ -1,4 +1,4 @@
-"""What a reader of the page sees first: the rows of what was found, the bar, and addresses that lead back."""
+"""What a reader of the page sees first: the rows of findings, the bar, and addresses that lead back."""
 
 from __future__ import annotations
 
@@ -65,21 +65,21 @@ def test_the_page_says_first_what_was_found_of_each_setting(three, open_page, re
         assert f"{len(found) - 4} more matter" in told
         return {since for _, _, since in named}
 
-    assert carriers([4], told["lr 0.001"]["heads, first corruption"]) == {"since when cannot be told"}
+    assert carriers([4], told["lr 0.001"]["heads, first corruption"]) == {"since when is unknown"}
     assert page.locator("#settings-table svg path.mean").count() == 3
 
     page.locator("#checkpoint").fill("1")  # the bar tells how well it does there
     at_8 = frames.metrics.query("metric == 'win_rate' and split == 'heldout' and step == 8")
     rates = at_8.merge(frames.runs.query("lr == 2e-4"))["value"]
-    bar = page.locator("#bar-told").inner_text()
+    bar = page.locator("#bar-text").inner_text()
     assert numbers(bar)[:3] == pytest.approx([rates.mean(), *interval(rates, 120)], abs=6e-4) and "2 runs" in bar
 
     page.fill("#filter", "lr=3e-5")
     assert [row["setting"].split("\n")[0] for row in rows(page, "#settings-table")] == ["lr 3e-05"]
     assert shown(page) == "lr 3e-05: mean of 2 runs"
-    assert "filter: 2 of 5 runs" in page.locator("#bar-told").inner_text()
-    assert "lr 0.0002" not in page.locator("#findings-told").inner_text()
-    assert "Between the 2 runs that the filter leaves (it hides 3;" in page.locator("#differences-told").inner_text()
+    assert "filter: 2 of 5 runs" in page.locator("#bar-text").inner_text()
+    assert "lr 0.0002" not in page.locator("#findings-text").inner_text()
+    assert "Between the 2 runs that the filter selects (it hides 3;" in page.locator("#differences-text").inner_text()
     page.fill("#filter", "seed=1 lr<1e-3")  # of a part of a group nothing is concluded: single runs are offered
     assert not page.locator("#bar-view option", has_text="mean of").count()
     page.fill("#filter", "seed=0 lr=2e-4")
@@ -87,7 +87,7 @@ def test_the_page_says_first_what_was_found_of_each_setting(three, open_page, re
     assert "1 of 2 runs, by the filter" in row["setting"]
     assert carriers([2], row["heads, first corruption"]) == {"grew at 16 [16, 16]"}
     page.fill("#filter", "lr=7")
-    assert "none of them examined" in page.locator("#bar-told").inner_text()
+    assert "none of them examined" in page.locator("#bar-text").inner_text()
     page.fill("#filter", "")
     assert shown(page) == "lr 0.0002: mean of 2 runs"
 
@@ -130,7 +130,7 @@ def test_rows_and_addresses_lead_to_pictures_and_back_leads_back(three, open_pag
     page.goto(link)
     in_sight(page, "z-plot")
     assert shown(page) == "lr 3e-05: mean of 2 runs" and page.locator("#filter").input_value() == "lr<=2e-4"
-    assert page.locator("#checkpoint-told").inner_text() == "checkpoint 16 (3 of 4)"
+    assert page.locator("#checkpoint-text").inner_text() == "checkpoint 16 (3 of 4)"
 
     page.evaluate(
         "scrollTo(0, document.querySelector('#patching-pictures summary').getBoundingClientRect().top + scrollY)"

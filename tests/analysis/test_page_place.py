@@ -1,4 +1,4 @@
-"""What a cell of a heatmap stands on, and single prompts, in a real browser."""
+"""The evidence for a cell of a heatmap, and single prompts, in a real browser."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_cell_opens_with_its_prompts_and_course_and_closes_with_escape(output,
     first, second = drawn(page, "place-strip-plot")
     assert first["x"] == pytest.approx(list(parts), abs=0.01)
     assert first["x"] != pytest.approx(second["x"], abs=0.02)  # another corruption
-    told = page.locator("#place-told").inner_text()
+    told = page.locator("#place-text").inner_text()
     assert f"First corruption: recovered {parts.mean():.3f} [" in told and "12 prompts, mean of 2 runs" in told
     course = drawn(page, "place-course-plot")
     (line,) = [one for one in course if one.get("name") == "first corruption"]
@@ -83,11 +83,11 @@ def test_a_prompt_has_its_tokens_logit_differences_and_heads(output, folders, op
     # Opened without a click: the summary is written anew as pictures get ready, and a click on the old one is lost.
     page.locator("#circuits-prompts").evaluate("(details) => (details.open = true)")
     page.get_by_text("first corruption, 12 prompts; the first 4:").wait_for(state="visible")
-    marked = page.locator("#prompts-told mark").all_inner_texts()
+    marked = page.locator("#prompts-text mark").all_inner_texts()
     assert marked == ["Mary", "Tom", "Tom"]  # clean, and both corruptions
     page.get_by_role("button", name="Next", exact=True).click()
     missing = page.locator("#attention-missing").inner_text()
-    assert "No patterns of prompt 3 are on this page: what is shown is of prompt 1" in missing
+    assert "This page has no patterns of prompt 3: shown is prompt 1" in missing
     table = by_prompt(load(output), ["z"]).query("prompt == 2")
     ends = table.groupby(["corruption", "step"])[["clean", "corrupted"]].mean()
     lines = {(one["xaxis"], one["name"]): one["y"] for one in drawn(page, "prompt-ends-plot")}

@@ -1,4 +1,4 @@
-"""The page of series that somebody else trained, beside fine-tunes."""
+"""Series on the page, next to fine-tunes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_lines_are_broken_at_gaps_and_nothing_is_told_of_training(make_output, m
     logs(output, "series-2", "loss", "learning_rate")
     page = open_page(report(output))
     table = {row["run"]: row for row in rows(page)}
-    assert [table[name]["steps without a checkpoint"] for name in ("series-1", "series-2")] == ["", "16"]
+    assert [table[name]["missing steps"] for name in ("series-1", "series-2")] == ["", "16"]
     assert table["series-1"]["lr"] == "" and table["series-1"]["seed"] == "1"
     assert table["series-2"]["first step at 0.9"] == "24 (no checkpoint at 16)"
     assert "schedule constant" not in page.locator("#runs-same").inner_text().split(". ")[0]
@@ -70,7 +70,7 @@ def test_lines_are_broken_at_gaps_and_nothing_is_told_of_training(make_output, m
     page.locator("#curves-controls label:has-text('Metric') select").select_option("loss")
     page.locator("#curves-controls label:has-text('Split') select").select_option("trainer")
     told = page.locator("#curves-pictures figcaption").inner_text()
-    assert "Loss that its own trainer logged" in told and "no checkpoint" not in told and "0 prompts" not in told
+    assert "Loss logged by its own trainer" in told and "no checkpoint" not in told and "0 prompts" not in told
     (curve,) = [one for one in traces(page, "#curves-plot") if one["mode"] == "lines+markers"]
     assert curve["x"] == list(range(25)) and None not in curve["y"]
 

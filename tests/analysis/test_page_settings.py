@@ -87,12 +87,12 @@ def test_a_brush_filters_the_page_and_settings_have_their_share_of_variance(make
         means = of.groupby(key)["value"].transform("mean")
         return ((means - of["value"].mean()) ** 2).sum() / ((of["value"] - of["value"].mean()) ** 2).sum()
 
-    told = {row["key"]: row for row in rows(page, "#importance table")}
+    told = {row["key"]: row for row in rows(page, "#variance table")}
     assert {key: row["η²"] for key, row in told.items()} == {
         key: f"{round(100 * share(key))}%" for key in ("lr", "schedule", "seed")
     }
     assert told["seed"]["by chance alone"] == "18%" and told["lr"]["runs"] == "12"
-    assert "tells no causes" in page.locator("#importance").inner_text()
+    assert "does not show causes" in page.locator("#variance").inner_text()
 
     page.evaluate("$('parallel-plot').scrollIntoView({ block: 'center' })")
     place = """([axis, height]) => {
@@ -113,10 +113,10 @@ def test_a_brush_filters_the_page_and_settings_have_their_share_of_variance(make
     drag("seed", 0.4, 1.04)
     assert page.locator("#filter").input_value() == "lr=0.0001 seed=1,2"
     assert page.locator("#runs-count").inner_text() == "4 of 12 runs" and len(rows(page)) == 4
-    assert "4 runs; grey: 8 that the filter leaves out" in caption(page, "parallel-plot")
+    assert "4 runs; grey: 8 hidden by the filter" in caption(page, "parallel-plot")
     lines = "$('parallel-plot').data.filter(({ mode, name }) => mode === 'lines' && name !== 'left out').length"
     assert page.evaluate(lines) == 4
-    assert "cannot be told: 4 runs of 2 values" in page.locator("#importance").inner_text()
+    assert "cannot tell: 4 runs for 2 values" in page.locator("#variance").inner_text()
     page.mouse.click(*page.evaluate(place, ["lr", 0.5]))
     assert page.locator("#filter").input_value() == "seed=1,2"
     bars = "$('parallel-plot').data.filter(({ marker }) => marker?.showscale).length"

@@ -1,4 +1,4 @@
-"""How many prompts and seeds are asked for, against simulations and known numbers."""
+"""How many prompts and seeds are needed, against simulations and known numbers."""
 
 from __future__ import annotations
 

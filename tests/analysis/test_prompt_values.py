@@ -1,4 +1,4 @@
-"""Values of single prompts as the page has them: whether they are the tables', and what is left out."""
+"""Values of single prompts on the page: they equal the tables', and the page says what is left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page knows of where runs came from."""
+"""What the page knows about the origin of runs."""
 
 from __future__ import annotations
 

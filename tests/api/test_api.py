@@ -1,4 +1,4 @@
-"""`import mi_sweeps`: what the command line does and shows, as Python values."""
+"""`import mi_sweeps` does and shows what the command line does, as Python values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's and the docs' Python, and the example notebook, run as they are written."""
+"""The Python of the README and the docs, and the example notebook, run as written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small transformer whose circuit is known, since its weights are written by hand.
+"""A small transformer with a known circuit: its weights are written by hand.
 
 It completes a sequence by induction: in `_ A B C D E A` the token after the earlier A is B, and that is the answer.
 The corrupted prompt has A and another token (here C) in each other's places, so that the answer would be D. What

@@ -1,4 +1,4 @@
-"""Hugging Face models under PyTorch's hooks, one forward a question: plain and slow, nothing shared."""
+"""Hugging Face models under PyTorch's hooks, one forward per question: plain and slow, nothing shared."""
 
 from __future__ import annotations
 

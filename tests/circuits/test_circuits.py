@@ -1,4 +1,4 @@
-"""Circuits on a transformer whose circuit is known, and the table that a patch job makes of them."""
+"""Circuits on a transformer with a known circuit, and the table that a patch job writes."""
 
 from __future__ import annotations
 

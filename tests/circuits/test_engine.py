@@ -1,4 +1,4 @@
-"""What every engine's results go through."""
+"""What happens to every engine's results."""
 
 from __future__ import annotations
 

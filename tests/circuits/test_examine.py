@@ -1,4 +1,4 @@
-"""Patch jobs from the outside: whichever engine does them, and what they refuse."""
+"""Patch jobs from the outside, with either engine, and what they refuse."""
 
 from __future__ import annotations
 

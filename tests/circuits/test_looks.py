@@ -1,4 +1,4 @@
-"""Who looks where: against the Hugging Face model's own attention, and of models whose answer is known."""
+"""Who looks where: against the Hugging Face model's own attention, and on models with known answers."""
 
 from __future__ import annotations
 

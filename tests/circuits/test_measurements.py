@@ -1,4 +1,4 @@
-"""What is measured beside patching: whichever it is, when it is made, and what it may look at."""
+"""Further measurements: which ones, when they are made, and what they may read."""
 
 from __future__ import annotations
 

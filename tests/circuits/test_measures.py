@@ -1,4 +1,4 @@
-"""What is measured beside patching: against slow references, and of models whose answers are known."""
+"""Measures, against slow references and on models with known answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The MIB track's form."""
+"""The format of the MIB track."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An MLP that is told what one head wrote gives what it gives otherwise, for less."""
+"""An MLP recomputed for one head's change: the same output, for less."""
 
 from __future__ import annotations
 

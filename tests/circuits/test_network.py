@@ -1,4 +1,4 @@
-"""The parts of a described network against the Hugging Face modules that they stand for."""
+"""The parts of a network's description, against the Hugging Face modules that they describe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in oneDNN's order against the same weights as they are."""
+"""Weights in oneDNN's layout, against the same weights in the usual one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear probes against numpy, and where the answer is known."""
+"""Linear probes, against numpy and known answers."""
 
 from __future__ import annotations
 

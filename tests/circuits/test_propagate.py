@@ -1,4 +1,4 @@
-"""Changes on their way against the plain thing: loops over rows, and forward passes from the changed stream on."""
+"""Propagating changes, against plain loops over rows and forward passes from the changed stream on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The standard scores of heads: of heads that are set by hand, and against the Hugging Face model itself."""
+"""The standard scores of heads: on heads set by hand, and against the Hugging Face model itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of edges, against a run in which every input is put together by hooks."""
+"""Sets of edges, against a run whose every input is put together by hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapley values of games that are known."""
+"""Shapley values of games with known ones."""
 
 from __future__ import annotations
 

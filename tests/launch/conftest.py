@@ -1,4 +1,4 @@
-"""A scheduler that is none: SLURM's commands as a script on PATH."""
+"""A fake scheduler: SLURM's commands as a script on PATH."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read from SLURM's commands, and what is said where they fail."""
+"""What is read from SLURM's commands, and the errors if they fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a fine-tune or patch job is: what its folder says, and what the cluster says, as one state."""
+"""The state of a fine-tune or patch job, from its folder and from the cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`status`, `wait` and `cancel` of a sweep on a cluster, against a scheduler that is none."""
+"""`status`, `wait` and `cancel` for a sweep on a cluster, against a fake scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was submitted, on disk."""
+"""Records of submissions on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`run` and `plan` with `launcher=slurm`, against a scheduler that is none."""
+"""`run` and `plan` with `launcher=slurm`, against a fake scheduler."""
 
 from __future__ import annotations
 

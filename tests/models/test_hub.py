@@ -1,4 +1,4 @@
-"""The hub and its cache: what a model is there, and parts or all of it. Against a hub on this machine."""
+"""The hub and its cache: a model's commits and files, in whole or in part. Against a hub on this machine."""
 
 from __future__ import annotations
 

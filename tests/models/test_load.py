@@ -1,4 +1,4 @@
-"""A model is what its files say: nothing that comes with it is run, left out or drawn anew."""
+"""A model is what its files say: none of its code runs, and no weight is left out or random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded model: what is shipped, what it can do, and how it is made."""
+"""The embedded model: its files, what it can do, and how it is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model without positional embeddings: position is in nothing but the causal mask."""
+"""The model without positional embeddings: only the causal mask depends on position."""
 
 from __future__ import annotations
 

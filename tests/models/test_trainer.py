@@ -1,4 +1,4 @@
-"""A trainer's own record: read as it is, and never in the way."""
+"""A trainer's own log: read as it is, and never an obstacle."""
 
 from __future__ import annotations
 

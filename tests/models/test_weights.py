@@ -1,4 +1,4 @@
-"""Weights that are not those that the files were to give: refused by name, before anything is computed."""
+"""Weights other than the files should hold are refused by name, before anything is computed."""
 
 from __future__ import annotations
 

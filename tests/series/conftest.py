@@ -1,4 +1,4 @@
-"""What tests of series share."""
+"""Fixtures for tests of series."""
 
 from __future__ import annotations
 

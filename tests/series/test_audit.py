@@ -1,4 +1,4 @@
-"""What is wrong with a series is found, and nothing where nothing is: planted faults in simulated and real series."""
+"""Planted faults in simulated and real series are found; sound series have no findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a series has."""
+"""Finding the checkpoints of a series."""
 
 from __future__ import annotations
 

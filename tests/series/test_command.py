@@ -1,4 +1,4 @@
-"""`mi-sweeps audit`: what a user sees."""
+"""`mi-sweeps audit` as a user sees it."""
 
 from __future__ import annotations
 

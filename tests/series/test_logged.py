@@ -1,4 +1,4 @@
-"""What a series' own trainer logged, beside what is measured of its checkpoints."""
+"""What a series' own trainer logged, next to what is measured on its checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are not of their place, told by distances."""
+"""Checkpoints out of order, found by distances."""
 
 from __future__ import annotations
 

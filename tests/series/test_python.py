@@ -1,4 +1,4 @@
-"""A series from Python is a run like any other; only training it once more is for runs of ours."""
+"""A series from Python is a run like any other; only zooming needs a run of ours."""
 
 from __future__ import annotations
 

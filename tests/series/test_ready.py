@@ -1,4 +1,4 @@
-"""The ready series: their patterns fit the revisions that are published, and their steps are among these."""
+"""The ready-made series: their patterns and steps fit the published revisions."""
 
 from __future__ import annotations
 

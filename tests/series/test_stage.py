@@ -1,4 +1,4 @@
-"""What is measured of a series, and what a patch job makes of it."""
+"""The stages of a series: its metrics, and its patch jobs."""
 
 from __future__ import annotations
 

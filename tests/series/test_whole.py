@@ -1,4 +1,4 @@
-"""What Hugging Face's Trainer leaves, as a series from the plan to the page: full weights, and LoRA adapters."""
+"""The output of Hugging Face's Trainer, as a series from the plan to the page: full weights, and LoRA adapters."""
 
 from __future__ import annotations
 

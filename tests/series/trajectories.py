@@ -1,4 +1,4 @@
-"""Series of checkpoints that a simulated training makes, with faults planted in them.
+"""Series of checkpoints from a simulated training, with planted faults.
 
 `python -m tests.series.trajectories 300` prints how often an audit finds each kind: the table in docs/audit.md.
 """

@@ -1,4 +1,4 @@
-"""What was damaged is never read as data, and what earlier versions wrote is read still."""
+"""Damaged files are never read as data, and files of earlier versions can still be read."""
 
 from __future__ import annotations
 

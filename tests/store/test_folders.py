@@ -1,4 +1,4 @@
-"""Folders with a status: who works there, what became of it, and what a reader sees."""
+"""Folders with a status: who works there, how it ended, and what a reader sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is remembered of files and models saves time, and is never wrong."""
+"""Remembered hashes of files and models save time and are never wrong."""
 
 from __future__ import annotations
 

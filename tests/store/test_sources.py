@@ -1,4 +1,4 @@
-"""What counts as the source of a task of the user's own."""
+"""What counts as the source of a user's own task."""
 
 from __future__ import annotations
 

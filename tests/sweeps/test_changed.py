@@ -1,4 +1,4 @@
-"""Whoever changes the code of a task of their own is told that its runs are new."""
+"""If the code of a user's task changes, its runs are new, and a message says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What further measurements cost, as `plan` tells it, against what a patch job then computes."""
+"""The cost of further measurements by `plan`, against what a patch job computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the rest of a sweep takes: fine-tunes and patch jobs apart, and nothing where nothing is known."""
+"""How long the rest of a sweep takes: separately for fine-tunes and patch jobs, and nothing if nothing is known."""
 
 from __future__ import annotations
 

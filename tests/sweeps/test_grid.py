@@ -1,4 +1,4 @@
-"""From overrides to points: the grammar, named grids, and one line for whatever is wrong."""
+"""From overrides to grid points: the grammar, named grids, and one line for any mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep's file: points come back as they were, and it stays small and readable."""
+"""A sweep's file: grid points come back unchanged, and it stays small and readable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same checkpoints on the prompts of other tasks: patch jobs of the same runs, and never of their own prompts."""
+"""The same checkpoints on prompts of other tasks: patch jobs of the same runs, never with the runs' own prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told before a sweep begins."""
+"""The checks and notes before a sweep begins."""
 
 from __future__ import annotations
 

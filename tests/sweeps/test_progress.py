@@ -1,4 +1,4 @@
-"""What is seen while a sweep is computed or waited for: on a terminal, and where there is none."""
+"""Progress while a sweep is computed or waited for, on a terminal and without one."""
 
 from __future__ import annotations
 

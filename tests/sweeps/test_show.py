@@ -1,4 +1,4 @@
-"""What a terminal shows of many points: sums, failures and running ones; each point where they are few or asked for."""
+"""Many grid points in a terminal: counts, failures and running ones; each point if they are few, or on request."""
 
 from __future__ import annotations
 

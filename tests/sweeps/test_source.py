@@ -1,4 +1,4 @@
-"""A user's folder of configuration: what is wrong in it is one line with the file's name."""
+"""A user's configuration folder: a mistake in it is one line with the file's name."""
 
 from __future__ import annotations
 

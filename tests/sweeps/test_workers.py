@@ -1,4 +1,4 @@
-"""Workers on this machine: what each is given, and what is said of one that is no more."""
+"""Workers on this machine: what each is given, and what is said of one that died."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run is trained once more with more of its checkpoints, and is shown to be the same; or it is refused."""
+"""A run is trained again with more checkpoints and shown to be the same, or the zoom is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that a patch job can measure, on tasks without name slots: whole and sane, or refused in one line."""
+"""All measurements of a patch job on tasks without name slots: complete and sane, or refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Induction: sequences that come twice, whose corruptions take away the answer or the place to look for it."""
+"""Induction: sequences that come twice, with corruptions that remove the answer or the place to look for it."""
 
 from __future__ import annotations
 

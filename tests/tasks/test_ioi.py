@@ -1,4 +1,4 @@
-"""Generated prompts: exactly balanced, and evaluated on names and templates that training never showed."""
+"""Generated prompts: exactly balanced, and evaluated on names and templates that are not in training."""
 
 from __future__ import annotations
 

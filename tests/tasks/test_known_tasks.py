@@ -1,4 +1,4 @@
-"""The ready-made tasks of questions: balanced, divided, single tokens, and corrupted where they say."""
+"""The ready-made question tasks: balanced, split, with one-token words, and corrupted where they say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of the previous token: what its sequences, targets and corruptions always are."""
+"""The previous-token task: what always holds for its sequences, targets and corruptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions with named parts: roles, several answers, corruptions that change what they name, and metrics by hand."""
+"""Questions with named parts: roles, several answers, corruptions that change the named parts, and metrics by hand."""
 
 from __future__ import annotations
 

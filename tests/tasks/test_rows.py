@@ -1,4 +1,4 @@
-"""Rows of a file: which are read, which are refused by their number, and which are prompts."""
+"""Rows of a file: which are read, which are refused by number, and which are prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What prompts are drawn from: words that are one token, in numbers that can be balanced."""
+"""The words that prompts are drawn from: one token each, in numbers that can be balanced."""
 
 from __future__ import annotations
 

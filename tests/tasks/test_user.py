@@ -1,4 +1,4 @@
-"""The user's own rows: which are used, which are dropped and why, and how they are divided."""
+"""A user's own rows: which are used, which are dropped and why, and how they are split."""
 
 from __future__ import annotations
 

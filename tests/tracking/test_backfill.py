@@ -1,4 +1,4 @@
-"""`mi-sweeps track`: wandb runs of a sweep that was run without wandb, as if it had been run with it."""
+"""`mi-sweeps track`: wandb runs for a sweep without wandb, as if it had run with it."""
 
 from __future__ import annotations
 

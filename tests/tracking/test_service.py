@@ -1,4 +1,4 @@
-"""wandb's own process, and that nobody waits for it for ever."""
+"""wandb's own process, which nobody waits for for ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What did not get to wandb is told, with the command that makes up for it."""
+"""What did not reach wandb is reported, with the command that fixes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What wandb shows of a run, without wandb."""
+"""The values that wandb shows for a run, without wandb."""
 
 from __future__ import annotations
 

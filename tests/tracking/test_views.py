@@ -1,4 +1,4 @@
-"""What saved views hold: the keys that real wandb runs of a sweep have, each in some panel."""
+"""Saved views: each key that real wandb runs of a sweep have is in some panel."""
 
 from __future__ import annotations
 

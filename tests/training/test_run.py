@@ -1,4 +1,4 @@
-"""What becomes of a run: training from nothing, losses of batches, and runs that diverge."""
+"""Kinds of runs: training from scratch, losses of batches, and runs that diverge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are trained together are those that are trained alone."""
+"""Runs trained together equal runs trained alone."""
 
 from __future__ import annotations
 

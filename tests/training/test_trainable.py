@@ -49,8 +49,8 @@ def weights_at(config, folder, step: int) -> dict[str, torch.Tensor]:
     """As a patch job has them."""
     model, _ = load_model(config.model)
     weights = checkpoints.parameters(model)
-    checkpoints.load_weights(folder.checkpoint(step), weights, checkpoints.snapshot(weights))
-    return checkpoints.snapshot(weights)
+    checkpoints.load_weights(folder.checkpoint(step), weights, checkpoints.copy_to_cpu(weights))
+    return checkpoints.copy_to_cpu(weights)
 
 
 def stirred(trainable) -> None:
@@ -71,14 +71,14 @@ def stirred(trainable) -> None:
 )
 def test_an_adapter_is_merged_as_peft_merges_it(make_model, make_config, tmp_path, name, modules):
     model = make_model(name)
-    base = checkpoints.snapshot(checkpoints.parameters(model))
+    base = checkpoints.copy_to_cpu(checkpoints.parameters(model))
     tokens = torch.arange(24).view(2, 12)
     config = make_config(*LORA, f"train.lora.targets=[{','.join(modules)}]", "train.lora.alpha=3")
     trainable = prepare(model, config.train, seed=0)
     stirred(trainable)
     unmerged = model(tokens).logits
     with trainable.plain() as plain:
-        ours = checkpoints.snapshot(checkpoints.parameters(plain))
+        ours = checkpoints.copy_to_cpu(checkpoints.parameters(plain))
         assert ours.keys() == base.keys(), "a plain Hugging Face model"
         torch.testing.assert_close(plain(tokens).logits, unmerged, atol=2e-5, rtol=1e-5)
         checkpoints.save_weights(tmp_path / "w.safetensors", trainable.kept(plain), {}, "adapter")
@@ -114,7 +114,7 @@ def test_a_lora_run(make_config, small, mini_model):
 
     model, tokenizer = load_model(config.model)
     heldout = load(config, tokenizer, config.output).splits["heldout"]
-    base = checkpoints.snapshot(checkpoints.parameters(model))
+    base = checkpoints.copy_to_cpu(checkpoints.parameters(model))
     rows = read_table(folder.metrics).to_pylist()
     for step, model in models_at(config, folder, config.checkpoint_steps, torch.device("cpu")):
         found = evaluate(model, load(config, tokenizer, config.output), heldout, step=step, split="heldout")
@@ -251,7 +251,7 @@ def test_rounded_weights_compute_and_exact_ones_learn(make_config, small):
     assert {weight.dtype for weight in run.model.parameters()} == {torch.bfloat16}
 
     model, _ = load_model(config.model)
-    base = checkpoints.snapshot(checkpoints.parameters(model))
+    base = checkpoints.copy_to_cpu(checkpoints.parameters(model))
     exact = {name: weight for name, weight in base.items() if ".h." in name or "ln_" in name}
     moments = {name: (torch.zeros_like(weight), torch.zeros_like(weight)) for name, weight in exact.items()}
     model = model.to(torch.bfloat16).train()

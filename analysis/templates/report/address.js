@@ -15,11 +15,11 @@ function view() {
 
 const addressOf = (shown) => PREFIX + encodeURIComponent(JSON.stringify(shown));
 
-/** What the page shows before anyone chose; with what the address said before its last change, and what that was of. */
+/** The view before anyone chose; and what the address showed before its last change, and the kind of that change. */
 const AT_FIRST = structuredClone(state);
 let kept = null, changed = null;
 
-/** A choice is a step that Back takes back. Moves of the slider are none, and all that is written in the filter is one. */
+/** A choice is a step that Back undoes. Moving the slider is not; typing in the filter is a single step. */
 function saveView() {
   const shown = view(), parts = (of) => of && { filter: of.filter, at: of.circuits.at, rest: JSON.stringify({ ...of, filter: null, circuits: { ...of.circuits, at: null } }) };
   const [before, now] = [kept, shown].map(parts);
@@ -31,7 +31,7 @@ function saveView() {
   changed = kind === "at" ? changed : kind;
 }
 
-/** All that hangs on the view. */
+/** Redraws all that depends on the view. */
 function drawView() {
   drawTableControls();
   drawTable();
@@ -61,10 +61,10 @@ function pictureOf(hash) {
   return typeof picture === "string" && pictures.some(({ plot }) => plot.id === picture) ? picture : null;
 }
 
-/** The address of this page with a picture of the view. */
+/** The address of this page at a picture, with the present view. */
 const linkTo = (id) => location.href.split("#")[0] + addressOf({ ...view(), picture: id });
 
-/** Scrolls to a picture, and stays with it while those above it are drawn, until the reader moves. */
+/** Scrolls to a picture, and keeps it in sight while pictures above are drawn, until the reader moves. */
 function goToPicture(id) {
   const figure = id && $(id)?.closest("figure");
   if (!figure) return;
@@ -83,7 +83,7 @@ function parsed(hash) {
   } catch { return null; }
 }
 
-/** Takes up what the address says as far as the page has it: it may be that of another page, or made up. */
+/** Restores the view in the address as far as this page can: it may be another page's, or invented. */
 function restoreView() {
   const kept = parsed(location.hash);
   if (!kept) return;
@@ -95,7 +95,7 @@ function restoreView() {
   if (columns.includes(kept.sort?.key)) state.sort = { key: kept.sort.key, up: Boolean(kept.sort.up) };
   if (intervalsThere().some(([kind]) => kind === kept.interval)) state.interval = kept.interval;
   if (results().some(({ key }) => key === kept.result)) state.result = kept.result;
-  if (typeof kept.baseline === "string") state.baseline = kept.baseline;  // dropped where no row has it
+  if (typeof kept.baseline === "string") state.baseline = kept.baseline;  // dropped if no row has it
   state.chosen = new Set(keysOnly(kept.chosen, RUNS.map((run) => run.run_id)));
   restoreCircuits(kept.circuits ?? {}, kept.heads ?? {});
   restoreAttention(kept.attention ?? {});
@@ -120,7 +120,7 @@ function restoreCircuits(circuits, heads) {
   if (TOPS.includes(heads.k)) state.heads.k = heads.k;
 }
 
-/** What is not there is passed over when it is drawn. */
+/** Parts that do not exist are skipped when drawing. */
 function restoreAttention({ job, prompt, head, side, token, query }) {
   if (ATTENTION_SIDES.includes(side)) state.attention.side = side;
   if (typeof job === "string") state.attention.job = job;
@@ -130,13 +130,13 @@ function restoreAttention({ job, prompt, head, side, token, query }) {
   if (Number.isInteger(token) && token >= 0) state.attention.token = token;
 }
 
-/** It is opened once the page is drawn. */
+/** Opened once the page is drawn. */
 function restorePlace(place) {
   const { site, layer, column } = place ?? {}, there = DATA.blocks.map((block) => block.sites[site]).filter(known).map((part) => DATA.layouts[part.layout]);
   if (typeof site === "string" && there.some(({ layers, columns }) => layers.includes(layer) && columns.includes(column))) state.place = { site, layer, column };
 }
 
-/** Links within the page would put their target in the view's place. */
+/** Links within the page would replace the view in the address. */
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[href^='#']");
   if (!link) return;

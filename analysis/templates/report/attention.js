@@ -1,10 +1,10 @@
-// Where heads look: attention patterns of single prompts in one run. Heads side by side, one of them large, and the
-// prompt's tokens, which tell of one token where it looks and what looks at it.
+// Where heads look: attention patterns of single prompts in one run. All heads side by side, one of them large, and the
+// prompt's tokens: pointing at one shows where it looks and what looks at it.
 
 const ATTENTION = DATA.attention ?? null;  // null where no patch job kept patterns
-const TOLD_TOKENS = 3;
+const NAMED_TOKENS = 3;
 
-/** The patch jobs with patterns among those that are shown. */
+/** The patch jobs with patterns among those shown. */
 function attentionJobs() {
   return remember(["attention", shownUnits(), shownCorruptions()], () => {
     const blocks = shownUnits().flatMap((unit) => shownCorruptions().flatMap((corruption) => blocksOf(unit, corruption)));
@@ -14,13 +14,13 @@ function attentionJobs() {
 
 const jobKey = ({ run, corruption }) => `${RUNS[run].run_id} ${corruption}`;
 
-/** What is chosen, as far as it is there: a patch job, one of its prompts, one of its heads; null without a job. */
+/** The choice, as far as it exists: a patch job, one of its prompts, one of its heads; null without a job. */
 function attention() {
   const jobs = attentionJobs(), { job: key, prompt, head } = state.attention;
   const job = jobs.find((one) => jobKey(one) === key) ?? jobs[0];
   if (!job) return null;
   const number = Math.max(0, job.prompts.findIndex((one) => one.number === prompt)), at = step();
-  // Where the page has no pattern of the slider's checkpoint it shows that of the one before, and says so.
+  // Without a pattern of the slider's checkpoint the page shows the one before, and says so.
   const index = job.steps.findLastIndex((one) => one <= at);
   return {
     job, jobs, number, prompt: job.prompts[number], index, at: job.steps[index] ?? null, head: job.heads.includes(head) ? head : mostLooked(job),
@@ -28,7 +28,7 @@ function attention() {
   };
 }
 
-/** The head that recovers most at the last checkpoint, of those that are there. */
+/** The head that recovers most at the last checkpoint, among those with patterns. */
 function mostLooked(job) {
   const { unit, family, site } = judgedOf(job), last = family && sheet(unit, job.corruption, site, DATA.steps[family.steps].at(-1), "recovered");
   if (!last) return job.heads[0];
@@ -36,7 +36,7 @@ function mostLooked(job) {
   return job.heads.reduce((best, head) => (size(head) > size(best) ? head : best));
 }
 
-/** The family that tells of its heads whether they matter; keys and values may be shared by heads. */
+/** The family with verdicts on its heads; heads may share keys and values. */
 function judgedOf(job) {
   const unit = shownUnits().find((one) => blocksOf(one, job.corruption).some(({ run }) => run === job.run));
   for (const site of ["z", "pattern", "q"]) {
@@ -46,7 +46,7 @@ function judgedOf(job) {
   return { unit, family: null, site: null };
 }
 
-/** Bytes of all heads on a prompt's side, at a checkpoint that the page has. */
+/** The bytes of all heads on one side of a prompt, at a checkpoint that the page has. */
 const patternBytes = (number) => remember(["pattern", number], () => Uint8Array.from(atob(ATTENTION.patterns[number]), (sign) => sign.charCodeAt(0)));
 
 /** Attention of a head: `of(row, column)`, from a token to itself or an earlier one. */
@@ -57,17 +57,17 @@ function patternOf({ job, number, index, tokens }, side, head) {
 }
 
 const ATTENTION_SIDES = ["clean", "corrupted"];
-/** A token as it is told in a line: what is no visible text has a sign of its own. */
-const tokenTold = (token) => token.trim() || (token.includes("\n") ? "↵" : "␣");
-const tokenNamed = (tokens, i) => `“${tokenTold(tokens[i])}” (${i})`;
+/** A token in a line of text; one without visible characters gets a sign. */
+const tokenText = (token) => token.trim() || (token.includes("\n") ? "↵" : "␣");
+const tokenNamed = (tokens, i) => `“${tokenText(tokens[i])}” (${i})`;
 
 function drawAttention() {
   $("circuits-attention").hidden = !ATTENTION;
   if (!ATTENTION) return;
   const shown = attention();
-  for (const id of ["attention-heads", "attention-tokens", "attention-told", "attention-pictures", "attention-legend"]) $(id).hidden = !shown;
+  for (const id of ["attention-heads", "attention-tokens", "attention-text", "attention-pictures", "attention-legend"]) $(id).hidden = !shown;
   if (!shown) {
-    $("attention-controls").replaceChildren(h("p", { class: "quiet" }, (!ATTENTION.jobs.length && ATTENTION.note) || "No patterns were kept of these runs under these corruptions."));
+    $("attention-controls").replaceChildren(h("p", { class: "quiet" }, (!ATTENTION.jobs.length && ATTENTION.note) || "No patterns were kept for these runs and corruptions."));
     return;
   }
   const { job, jobs, prompt, number } = shown, { side } = state.attention;
@@ -75,7 +75,7 @@ function drawAttention() {
   const told = (one) => [String(one.number), `${one.number + 1}: ${one.text}`];
   const looks = looksOf(shown);
   replaceControls($("attention-controls"),
-    jobs.length > 1 ? select("Patterns of", jobs.map((one) => [jobKey(one), `${one.corruption} corruption, ${[seedTold(RUNS[one.run]), RUNS[one.run].run_id].filter(Boolean).join(", ")}`]), jobKey(job), change("job")) : null,
+    jobs.length > 1 ? select("Patterns of", jobs.map((one) => [jobKey(one), `${one.corruption} corruption, ${[seedText(RUNS[one.run]), RUNS[one.run].run_id].filter(Boolean).join(", ")}`]), jobKey(job), change("job")) : null,
     job.prompts.length > 1 ? select("Prompt", job.prompts.map(told), String(prompt.number), (value) => choosePrompt(Number(value))) : null,
     select("Small pictures", ATTENTION_SIDES.map((name) => [name, `${name} prompt`]), side, change("side")),
     looks && queriesOf(looks).length > 1 ? select("Curves from", queriesOf(looks).map((name) => [name, name]), queryOf(looks), change("query")) : null,
@@ -85,15 +85,15 @@ function drawAttention() {
     h("p", { class: "quiet", id: `attention-${name}` }, `${name} prompt`),
     h("div", { class: "tokens", role: "listbox", "aria-labelledby": `attention-${name}`, "aria-orientation": "horizontal", "data-side": name, mouseleave: () => tellToken(null) },
       shown.tokens(name).map((token, i) => h("span", {
-        role: "option", class: prompt.changed.includes(i) ? "token changed" : "token", "data-at": i, "aria-label": `${tokenTold(token)}${prompt.changed.includes(i) ? ", changed" : ""}`,
+        role: "option", class: prompt.changed.includes(i) ? "token changed" : "token", "data-at": i, "aria-label": `${tokenText(token)}${prompt.changed.includes(i) ? ", changed" : ""}`,
         mousemove: (event) => pointAt(event, i), focus: () => pinToken(i), click: () => pinToken(i),
       }, token.includes("\n") ? token.replaceAll("\n", "↵") : token))),
   ]));
   const { site } = judgedOf(job);
   $("attention-legend").textContent = [
     `Shown: ${job.which}${site ? ` (● matters at this checkpoint by patching ${site}, ○ in these runs, • undecided)` : ""}.`,
-    "A token looks at itself and at those before it, and what it looks at comes to 1. Point at a token, or go through them with the arrow keys: purple is where it looks, orange are the later tokens that look at it; the token that the corruption changes is underlined.",
-    "Looking at a token does not say that what is there is used.", ATTENTION.note,
+    "A token looks at itself and at earlier ones; its attention sums to 1. Point at a token, or move with the arrow keys: purple is where it looks, orange are the later tokens that look at it; the token that the corruption changes is underlined.",
+    "Attention to a token does not show that its information is used.", ATTENTION.note,
   ].filter(Boolean).join(" ");
   followAttention();
 }
@@ -105,7 +105,7 @@ function chooseHead(head) {
   saveView();
 }
 
-/** What the slider changes, of all but the large picture. */
+/** Everything that the slider changes, except the large picture. */
 function followAttention() {
   const shown = ATTENTION && DATA.blocks.length ? attention() : null;
   if (!shown) return;
@@ -116,15 +116,15 @@ function followAttention() {
     const mark = markOf({ verdict: letters?.[i], here: here?.[i] });
     button.setAttribute("aria-pressed", head === chosen);
     button.querySelector("span").textContent = `${head} ${MARKS[mark]?.[0] ?? ""}`.trim();
-    button.setAttribute("aria-label", [`head ${head}`, markTold(mark)].filter(Boolean).join(", "));
+    button.setAttribute("aria-label", [`head ${head}`, markText(mark)].filter(Boolean).join(", "));
     drawSmall(button.querySelector("canvas"), index < 0 ? null : patternOf(shown, state.attention.side, head));
   }
   tellToken(null);
-  const other = prompt.number === state.attention.prompt ? "" : `No patterns of prompt ${state.attention.prompt + 1} are on this page: what is shown is of prompt ${prompt.number + 1}. `;
-  $("attention-missing").textContent = other + (at === step() ? "" : index < 0 ? `No pattern of checkpoint ${step()} is on this page.` : `No pattern of checkpoint ${step()} is on this page: what is shown is of ${at}.`);
+  const other = prompt.number === state.attention.prompt ? "" : `This page has no patterns of prompt ${state.attention.prompt + 1}: shown is prompt ${prompt.number + 1}. `;
+  $("attention-missing").textContent = other + (at === step() ? "" : index < 0 ? `This page has no pattern of checkpoint ${step()}.` : `This page has no pattern of checkpoint ${step()}: shown is checkpoint ${at}.`);
 }
 
-/** A pattern, one pixel a cell. */
+/** A pattern, one pixel per square. */
 function drawSmall(canvas, pattern) {
   const size = pattern?.size ?? 1, context = canvas.getContext("2d");
   Object.assign(canvas, { width: size, height: size });
@@ -136,7 +136,7 @@ function drawSmall(canvas, pattern) {
   context.putImageData(image, 0, 0);
 }
 
-/** A colour scale as red, green, blue and opacity of a share. */
+/** The colour of a share on a scale: red, green, blue, opacity. */
 function shadesOf(scale) {
   const stops = scale.map(([at, colour]) => [at, [1, 3, 5].map((from) => parseInt(colour.slice(from, from + 2), 16))]);
   return (share) => {
@@ -146,7 +146,7 @@ function shadesOf(scale) {
 }
 
 let pointed = null;
-/** Not where the page has scrolled below a pointer that stands still: that would hide what the keys have chosen. */
+/** Not if the page has scrolled under a resting pointer: that would undo a choice made by keys. */
 function pointAt({ movementX, movementY }, at) {
   if ((movementX || movementY) && at !== pointed) tellToken(at);
 }
@@ -156,7 +156,7 @@ function pinToken(at) {
   tellToken(at);
 }
 
-/** Of one token: where it looks, and what looks at it. Without one, of that which was chosen, or of the last. */
+/** Where one token looks, and what looks at it: the token pointed at, else the chosen one, else the last. */
 function tellToken(at) {
   const shown = attention();
   pointed = at;
@@ -175,20 +175,20 @@ function tellToken(at) {
     }
     if (pattern) lines.push(`${side}: ${tokenAttention(tokens, pattern, chosen)}`);
   }
-  $("attention-told").replaceChildren(h("b", {}, `head ${shown.head}`), ...lines.flatMap((line) => [h("br"), line]));
+  $("attention-text").replaceChildren(h("b", {}, `head ${shown.head}`), ...lines.flatMap((line) => [h("br"), line]));
 }
 
 const LOOKS_AT = "#7b5cc4", LOOKED_AT = "#e69f00";
 
 function tokenAttention(tokens, pattern, chosen) {
-  const most = (list) => list.sort(([, a], [, b]) => b - a).slice(0, TOLD_TOKENS).filter(([, share]) => share >= 0.01).map(([i, share]) => `${tokenNamed(tokens, i)} ${fixed(share, 2)}`).join(", ");
+  const most = (list) => list.sort(([, a], [, b]) => b - a).slice(0, NAMED_TOKENS).filter(([, share]) => share >= 0.01).map(([i, share]) => `${tokenNamed(tokens, i)} ${fixed(share, 2)}`).join(", ");
   const earlier = tokens.slice(0, chosen + 1).map((_, i) => [i, pattern.of(chosen, i)]);
   const later = tokens.slice(chosen + 1).map((_, i) => [chosen + 1 + i, pattern.of(chosen + 1 + i, chosen)]);
   const by = most(later);
   return `${tokenNamed(tokens, chosen)} looks at ${most(earlier) || "nothing in particular"}${by ? `; looked at from ${by}` : ""}`;
 }
 
-/** One stop of the tabulator for all tokens of a prompt; within, the arrows. */
+/** All tokens of a prompt are one tab stop; arrow keys move within. */
 $("attention-tokens").addEventListener("keydown", (event) => {
   const tokens = [...event.target.closest(".tokens")?.children ?? []], at = tokens.indexOf(event.target);
   const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: tokens.length - 1 }[event.key];
@@ -204,12 +204,12 @@ function drawPattern() {
   if (!shown || shown.index < 0) return { title, note: "no pattern on this page" };
   const { job, head, prompt, tokens } = shown, colour = colours();
   const most = Math.max(...ATTENTION_SIDES.map((side) => tokens(side).length));
-  const longest = Math.max(...ATTENTION_SIDES.flatMap(tokens).map((token) => cut(tokenTold(token)).length));
+  const longest = Math.max(...ATTENTION_SIDES.flatMap(tokens).map((token) => cut(tokenText(token)).length));
   const label = 22 + 6.5 * longest;  // pixels
   const wide = $("attention-pictures").clientWidth, across = narrow.matches ? wide - label - 10 : (wide - 100 - 2 * label) / 2;
   const { panels, inner } = arrange([ATTENTION_SIDES], Math.min(Math.max(180, across), 560), label + 40);
   const { margin, height } = frame(inner, { l: label, right: 80, below: label });
-  if (!narrow.matches) {  // each has its own tokens at its left
+  if (!narrow.matches) {  // each with its own tokens at its left
     const half = (1 - label / (2 * across + label)) / 2;
     panels.forEach((place, i) => { place.x = i ? [1 - half, 1] : [0, half]; });
   }
@@ -220,7 +220,7 @@ function drawPattern() {
   const traces = panels.map((place) => {
     const { panel: side, i, xaxis, yaxis } = place, words = tokens(side), { size, of } = patternOf(shown, side, head);
     const every = Math.ceil((size * 9) / across), ticks = words.map((_, k) => k).filter((k) => k % every === 0 || prompt.changed.includes(k));
-    const text = ticks.map((k) => { const word = plain(cut(tokenTold(words[k]))); return prompt.changed.includes(k) ? `<b>▸${word}</b>` : word; });
+    const text = ticks.map((k) => { const word = plain(cut(tokenText(words[k]))); return prompt.changed.includes(k) ? `<b>▸${word}</b>` : word; });
     const bare = { showgrid: false, zeroline: false, ticks: "", tickvals: ticks, ticktext: text, tickfont: { size: Math.max(7, Math.min(11, across / most - 1)) }, automargin: false };
     layout.annotations.push(subtitle(`<b>${side} prompt</b>`, place));
     layout[`xaxis${suffix(i)}`] = axis("", { ...bare, domain: place.x, anchor: yaxis, tickangle: -90, range: [-0.5, size - 0.5] });
@@ -232,7 +232,7 @@ function drawPattern() {
       hovertemplate: `%{customdata}: %{z:.2f}<extra>${side}</extra>`,
     };
   });
-  const missing = shown.at === step() ? "" : `the page has none of checkpoint ${step()}`;
+  const missing = shown.at === step() ? "" : `no pattern of checkpoint ${step()} on this page`;
   return {
     title, traces, layout, height: height + (narrow.matches ? 10 : 0), runs: [RUNS[job.run]],
     note: [`${job.corruption} corruption`, `prompt ${prompt.number + 1} alone, of ${unique(blocksOf(judgedOf(job).unit, job.corruption).map((block) => block.n)).join("/")}`, "rows look at columns; one scale for all heads and checkpoints; ▸ changed by the corruption", missing].filter(Boolean).join(" · "),

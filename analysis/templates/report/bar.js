@@ -1,23 +1,22 @@
-// The bar that stays in sight: whose heads are shown, under which corruptions, at which checkpoint, and how well the
-// task is done there.
+// The bar that stays in sight: the runs and corruptions shown, the checkpoint, and how well the task is done there.
 
-/** What was chosen, where the filter may hide it: it comes back with the filter's end. */
+/** The choice, kept while the filter hides it: it returns when the filter is cleared. */
 const chosen = { unit: null, other: null };
 
-/** Units all of whose runs the filter leaves: of a part of a group nothing was worked out. */
+/** Units all of whose runs pass the filter: nothing was computed for a part of a group. */
 function unitsLeft() {
   const left = ([unit]) => runsOf(unit).every(accepts);
   return Object.fromEntries(Object.entries(units()).map(([kind, of]) => [kind, of.filter(left)]).filter(([, of]) => of.length));
 }
 
-/** The runs of a setting, as a unit: their mean, or the one that was examined. */
+/** A setting's runs as a unit: their mean, or the only one examined. */
 function unitOf(setting) {
   const all = Object.values(units()).flat().map(([unit]) => unit);
   const [run] = sound(DATA.blocks.map((block) => RUNS[block.run]).filter((one) => one.setting === setting));
   return all.find((unit) => unit === `setting:${setting}`) ?? (run ? `run_id:${run.run_id}` : null);
 }
 
-/** What says most: the setting that does the task best at its end, one in which no run diverged first. */
+/** The first view: the setting that does the task best at its end, preferably one in which no run diverged. */
 function opening(offered) {
   const all = Object.values(offered).flat().map(([unit]) => unit);
   const rank = (unit) => {
@@ -33,7 +32,7 @@ function opening(offered) {
 
 function drawBar() {
   const { circuits } = state, there = corruptions(), left = unitsLeft(), all = Object.values(left).flat().map(([unit]) => unit);
-  const none = !all.length;  // the filter leaves nothing that was examined: what is shown stays, and it is said
+  const none = !all.length;  // the filter hides everything examined: the view stays, with a note
   const choices = none ? units() : left;
   const wanted = (unit) => (none || all.includes(unit) ? unit : null);
   circuits.unit = wanted(chosen.unit) ?? opening(choices);
@@ -59,14 +58,14 @@ function drawBar() {
     }, "⋯"));
 }
 
-/** Another unit, other, left or right: all pictures of heads show it. */
+/** Changes unit, other, left or right for all pictures of heads. */
 function choose(choice) {
   for (const key of ["unit", "other"]) if (key in choice) chosen[key] = choice[key];
   for (const key of ["left", "right"]) if (key in choice) state.circuits[key] = choice[key];
   circuitsChanged();
 }
 
-/** After another filter. */
+/** After a change of the filter. */
 function filterUnits() {
   if (!DATA.blocks.length) return;
   const before = JSON.stringify(shownUnits());
@@ -77,7 +76,7 @@ function filterUnits() {
   } else tellRates();
 }
 
-/** How well the shown runs do the task at the slider's checkpoint, and what the filter leaves. */
+/** How well the runs shown do the task at the slider's checkpoint, and how many runs pass the filter. */
 function tellRates() {
   const at = step(), name = sentence(LEARNED);
   const told = shownUnits().map((unit, i) => {
@@ -85,14 +84,14 @@ function tellRates() {
     const point = rateOf(runs).find((one) => one.step === at);
     if (!known(point?.mean)) return `${letter}no ${name} at this checkpoint`;
     const of = runs.length > 1 ? `${point.n === runs.length ? "" : `${point.n} of `}${count(runs.length, "run")}` : `n ${count(point.prompts, LEARNED === "accuracy" ? "position" : "prompt")}`;
-    return `${letter}held-out ${name} ${resultTold(point.mean, true)}${rangeTold(point, true)}, ${of}`;
+    return `${letter}held-out ${name} ${resultText(point.mean, true)}${rangeText(point, true)}, ${of}`;
   });
   const visible = visibleRuns().length, shown = DATA.blocks.some((block) => accepts(RUNS[block.run]));
-  $("bar-told").replaceChildren(told.join(" · "), ...(visible === RUNS.length ? [] : [" · ", h("button", { type: "button", click: () => $("filter").focus() },
-    `filter: ${visible} of ${RUNS.length} runs${shown ? "" : ", none of them examined: the heads are of runs that it hides"}`)]));
+  $("bar-text").replaceChildren(told.join(" · "), ...(visible === RUNS.length ? [] : [" · ", h("button", { type: "button", click: () => $("filter").focus() },
+    `filter: ${visible} of ${RUNS.length} runs${shown ? "" : ", none of them examined: the heads are those of hidden runs"}`)]));
 }
 
-/** The metric of the task over the checkpoints of some runs: [{step, mean, low, high, n, prompts}]. */
+/** The task's metric over the checkpoints of some runs: [{step, mean, low, high, n, prompts}]. */
 function rateOf(runs) {
   return remember(["rate", runs.map(({ index }) => index), state.interval], () => {
     const series = SERIES.get(`heldout/${LEARNED}`);
@@ -105,5 +104,5 @@ function rateOf(runs) {
   });
 }
 
-// Nothing that is jumped to, or has the focus, lies below the bar.
+// Links and focus never end up behind the bar.
 new ResizeObserver(([{ target }]) => document.documentElement.style.setProperty("--bar", `${target.offsetHeight}px`)).observe($("bar"));

@@ -1,6 +1,6 @@
 "use strict";
-// Reads the data once, then draws the sections of the page. Text from runs goes to the page through
-// textContent, and to Plotly through plain(): never as markup.
+// Reads the data once, then draws the sections of the page. Text from runs reaches the page through
+// textContent, and Plotly through plain(): never as markup.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = rowsOf(DATA.runs).map((run, index) => ({ ...run, index, planned: DATA.planned[index], missing: DATA.missing[index] }));
@@ -33,7 +33,7 @@ function rowsOf(columns) {
   return (columns[names[0]] ?? []).map((_, i) => Object.fromEntries(names.map((name) => [name, columns[name][i]])));
 }
 
-/** An element: h("p", {class: "quiet"}, "text", child). Functions among the attributes are listeners. */
+/** An element: h("p", {class: "quiet"}, "text", child). Attributes that are functions become listeners. */
 function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -49,9 +49,9 @@ const $ = (id) => document.getElementById(id);
 const unique = (values) => [...new Set(values)];
 const known = (value) => value !== null && value !== undefined;
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-/** Text for Plotly, which would read tags in it, and in what the pointer is told values: %{x}. */
+/** Escapes text for Plotly, which would interpret tags, and %{x} in hover texts. */
 const plain = (text) => String(text).replace(/[&<>]|%(?=\{)/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", "%": "&#37;" })[sign]);
-const sentence = (name) => name.replaceAll("_", " ").replace("heldout", "held-out").replace("two name", "two-name").replace("without bos", "no-BOS").replace("batch", "training batches").replace(/^trainer$/, "its trainer's log");
+const sentence = (name) => name.replaceAll("_", " ").replace("heldout", "held-out").replace("two name", "two-name").replace("without bos", "no-BOS").replace("batch", "training batches").replace(/^trainer$/, "the trainer's log");
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 

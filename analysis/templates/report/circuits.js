@@ -32,7 +32,7 @@ function units() {
   const runs = unique(DATA.blocks.map((block) => block.run)).sort((a, b) => a - b).map((index) => RUNS[index]);
   const settings = unique(runs.map((run) => run.setting));
   const groups = (key) => unique(runs.map((run) => run[key])).filter(known).map((value) => [value, runs.filter((run) => run[key] === value)]).filter(([, of]) => sound(of).length > 1);
-  const named = (name, of) => ["mean of ", ""].map((what) => `${name}: ${what}${sound(of).length} runs${leftOutTold(of)}`);
+  const named = (name, of) => ["mean of ", ""].map((what) => `${name}: ${what}${sound(of).length} runs${leftOutText(of)}`);
   const shared = SETTINGS.flatMap(([key, label]) => {
     const values = groups(key);
     return values.length > 1 && values.length < settings.length ? values.map(([value, of]) => [`${key}:${value}`, ...named(`${label} ${written(value)}`, of)]) : [];
@@ -40,7 +40,7 @@ function units() {
   return {
     "Mean over seeds": groups("setting").map(([setting, of]) => [`setting:${setting}`, ...named(setting === "all" ? "all seeds" : setting, of)]),
     "Mean over more than seeds": settings.length > 1 ? [...shared, ["all:", ...named("all settings", runs)]] : [],
-    "One run": runs.map((run) => [`run_id:${run.run_id}`, [run.setting, seedTold(run), run.run_id].filter(Boolean).join(", ")]),
+    "One run": runs.map((run) => [`run_id:${run.run_id}`, [run.setting, seedText(run), run.run_id].filter(Boolean).join(", ")]),
   };
 }
 
@@ -144,7 +144,7 @@ function drawPrompts() {
     + (estimates ? " Approximate: patched is estimated from a gradient (attribution patching); r: Pearson correlation with exact patching over a site's places." : "");
 }
 
-/** Number of prompts, before the quoted ones. */
+/** The number of prompts; introduces those quoted below. */
 function promptsCounted(corruption, { n, prompts }) {
   const quoted = DATA.prompts[prompts].length;
   return `${corruption} corruption, ${count(n, "prompt")}${!quoted ? "." : quoted < n ? `; the first ${quoted === 1 ? "one" : quoted}:` : ":"}`;

@@ -1,6 +1,6 @@
 // Which curves over checkpoints are drawn: metrics of runs, and what patch jobs measured besides.
 
-/** The split of what a series' own trainer logged. */
+/** The split for metrics that a series' own trainer logged. */
 const TRAINER = "trainer";
 
 const GAP = "clean − corrupted (the denominator)";
@@ -32,10 +32,10 @@ function groupKeys() {
   return GROUPABLE.filter(([key]) => varies(key));
 }
 
-/** A run has a curve for each of its patch jobs: these are always kept apart, or it would count more than once. */
+/** A run has one curve per patch job; they are always separate, or a run would count more than once. */
 const OF_PATCH_JOBS = { corruption: "corruption", patching: "patching" };
 
-/** The chosen keys, with those of patch jobs. */
+/** The chosen keys, and those of patch jobs. */
 function shownKeys() {
   const chosen = groupKeys().filter(([key]) => state.curves.by.has(key));
   if (!Object.hasOwn(FROM_PATCHES, state.curves.metric)) return chosen;
@@ -49,14 +49,14 @@ const metricsThere = () => ({
 });
 const splitsOf = (metric) => (Object.hasOwn(FROM_PATCHES, metric) ? [PATCHING_PROMPTS] : unique(DATA.series.filter((one) => one.metric === metric).map((one) => one.split)));
 
-/** Whether the checkpoints span more than three orders of magnitude, as those of published series do. */
+/** Whether the checkpoints span more than three orders of magnitude, as in published series. */
 function isLong() {
   const ofCheckpoints = DATA.series.filter(({ split }) => split !== "batch" && split !== TRAINER);
   const steps = unique(ofCheckpoints.map((one) => one.steps)).flatMap((number) => DATA.steps[number]).filter((step) => step > 0);
   return steps.length > 1 && Math.max(...steps) > 1000 * Math.min(...steps);
 }
 
-/** What is drawn before anyone chose: held-out accuracy or win rate, grouped by all but the seed. */
+/** The first view: held-out accuracy or win rate, grouped by everything except the seed. */
 function chooseCurves() {
   const curves = state.curves, { Runs: metrics, "Patch jobs": more } = metricsThere();
   if (!known(curves.metric)) {
@@ -102,7 +102,7 @@ function drawCurvesControls() {
   );
 }
 
-/** New controls in place of the old, keeping the focus where it was. */
+/** Replaces controls, and keeps the focus where it was. */
 function replaceControls(host, ...controls) {
   const all = () => [...host.querySelectorAll("select, input, button, summary")];
   const before = all().indexOf(document.activeElement);
@@ -110,10 +110,10 @@ function replaceControls(host, ...controls) {
   if (before >= 0) all()[before]?.focus();
 }
 
-/** Which of some keys differ between groups, by number. */
+/** Indices of the keys that differ between groups. */
 const tellingOf = (keys, groups) => keys.map((_, i) => i).filter((i) => unique(groups.map((group) => group.values[i])).length > 1);
 
-/** The groups of curves in the order of their keys, each with colour, dash and the points of its mean. */
+/** Groups of curves, ordered by their keys, each with colour, dash and the points of its mean. */
 function groupsOf(curves, keys, share) {
   const groups = new Map();
   for (const curve of curves) {
@@ -128,15 +128,15 @@ function groupsOf(curves, keys, share) {
     group.counted = group.curves.filter((curve) => counted.has(curve.run));
   }
   const order = [...groups.values()].sort((a, b) => byValues(a.values, b.values));
-  // A key that is the same for all that is shown tells nothing apart, neither by colour nor by name. Colour is of the key with
-  // most values, dashes of all others together; where there are too few dashes, each group has its own pair of the two.
+  // A key with one value throughout is neither coloured nor named. Colour shows the key with most
+  // values, dashes all others together; if dashes run out, each group gets its own pair of colour and dash.
   const telling = tellingOf(keys, order), valuesOf = (i) => unique(order.map((group) => group.values[i]));
   const coloured = telling.reduce((most, i) => (most === null || valuesOf(i).length > valuesOf(most).length ? i : most), null) ?? 0;
   const dashOf = (group) => JSON.stringify(telling.filter((i) => i !== coloured).map((i) => group.values[i]));
   const dashValues = unique(order.map(dashOf)), crowded = dashValues.length > DASHES.length;
   const colourOf = (group) => group.values[coloured] ?? "";
   const colourValues = unique(order.map(colourOf));
-  const there = colourValues.filter((value) => value !== "");  // of a series no learning rate is known
+  const there = colourValues.filter((value) => value !== "");  // a series has no known learning rate
   const inOrder = there.length > 2 && there.every((value) => typeof value === "number");
   return order.map((group, at) => {
     const value = colourOf(group), rank = crowded ? at : colourValues.indexOf(value);
@@ -151,7 +151,7 @@ function groupsOf(curves, keys, share) {
   });
 }
 
-/** Mean and interval at each checkpoint: over the runs of the group, or of a single run's share over its prompts. */
+/** Mean and interval at each checkpoint: over the runs of a group, or over the prompts of a single run. */
 function pointsOf(curves, share, ofOtherPrompts = false) {
   const places = curves.map((curve) => new Map(curve.steps.map((step, at) => [step, at])));
   const steps = unique(curves.flatMap((curve) => curve.steps)).sort((a, b) => a - b);
@@ -171,6 +171,6 @@ function pointsOf(curves, share, ofOtherPrompts = false) {
   return broken(points, missingOf(curves));
 }
 
-/** Wilson's interval is of prompts, which are independent; the positions that an accuracy is of are not. */
+/** Wilson's interval assumes independent trials: prompts are, the positions of an accuracy are not. */
 const isOfPrompts = (metric) => /^(win_rate|preferred)/.test(metric ?? "");
 const isShare = (metric) => isOfPrompts(metric) || metric === "accuracy";

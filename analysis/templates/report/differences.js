@@ -1,4 +1,4 @@
-// Which keys of the configuration differ between runs.
+// The configuration keys that differ between runs.
 
 const MOST_SIDE_BY_SIDE = 8;
 
@@ -6,17 +6,17 @@ function drawDifferences() {
   const chosen = RUNS.filter((run) => state.chosen.has(run.run_id));
   const runs = (chosen.length ? chosen : visibleRuns()).filter((run) => known(run.setting));
   const rows = Object.keys(DATA.config.differs).sort()
-    .map((key) => ({ key, values: runs.map((run) => configOf(run, key)).map(configTold) }))
+    .map((key) => ({ key, values: runs.map((run) => configOf(run, key)).map(configText) }))
     .filter(({ values }) => new Set(values).size > 1);
   const hidden = (of) => of.filter((run) => !accepts(run)).length, ticked = "tick runs in the table to compare only these";
-  const which = chosen.length ? `${count(chosen.length, "chosen run")}${hidden(chosen) ? `, of which the filter hides ${hidden(chosen)}` : ""}`
-    : hidden(RUNS) ? `the ${count(runs.length, "run")} that the filter leaves (it hides ${hidden(RUNS)}; ${ticked})` : `all runs (${ticked})`;
-  $("differences-told").textContent = runs.length < 2
-    ? "It takes two runs that were started to compare: tick them in the table of runs."
-    : `Between ${which}: ${count(rows.length, "key")} of the configuration ${rows.length === 1 ? "differs" : "differ"}, with versions and the model found. Corruption and patching belong to patch jobs, not to runs.`;
+  const which = chosen.length ? `${count(chosen.length, "chosen run")}${hidden(chosen) ? `, ${hidden(chosen)} of them hidden by the filter` : ""}`
+    : hidden(RUNS) ? `the ${count(runs.length, "run")} that the filter selects (it hides ${hidden(RUNS)}; ${ticked})` : `all runs (${ticked})`;
+  $("differences-text").textContent = runs.length < 2
+    ? "Comparing takes two started runs: tick them in the table of runs."
+    : `Between ${which}: ${count(rows.length, "key")} of the configuration ${rows.length === 1 ? "differs" : "differ"}, including versions and the model found. Corruption and patching belong to patch jobs, not to runs.`;
   const side = runs.length <= MOST_SIDE_BY_SIDE;
-  const head = side ? runs.map((run) => [h("code", {}, run.run_id), h("br"), h("span", { class: "quiet" }, runTold(run))]) : ["values, with the number of runs"];
-  const counted = ({ key, values }) => unique([...runs].sort((a, b) => compare(configOf(a, key), configOf(b, key))).map((run) => configTold(configOf(run, key))))
+  const head = side ? runs.map((run) => [h("code", {}, run.run_id), h("br"), h("span", { class: "quiet" }, runText(run))]) : ["values, with the number of runs"];
+  const counted = ({ key, values }) => unique([...runs].sort((a, b) => compare(configOf(a, key), configOf(b, key))).map((run) => configText(configOf(run, key))))
     .map((value) => `${value} (${values.filter((other) => other === value).length})`).join(", ");
   const cells = (row) => (side ? row.values : [counted(row)]);
   $("differences-table").replaceChildren(...(rows.length && runs.length > 1 ? [
@@ -26,7 +26,7 @@ function drawDifferences() {
   $("clear-chosen").hidden = !chosen.length;
 }
 
-const configTold = (value) => (value === undefined ? "unset" : typeof value === "number" ? written(value) : `${scalar(value)}`);
+const configText = (value) => (value === undefined ? "unset" : typeof value === "number" ? written(value) : `${scalar(value)}`);
 
 function drawDifferencesOnce() {
   $("clear-chosen").addEventListener("click", () => {
@@ -40,5 +40,5 @@ function drawDifferencesOnce() {
   $("differences-same").hidden = !same.length;
   $("differences-same").append(
     h("summary", {}, `The same in all runs: ${count(same.length, "key")}`),
-    h("dl", { class: "facts" }, same.flatMap(([key, value]) => [h("dt", {}, h("code", {}, key)), h("dd", {}, configTold(value))])));
+    h("dl", { class: "facts" }, same.flatMap(([key, value]) => [h("dt", {}, h("code", {}, key)), h("dd", {}, configText(value))])));
 }

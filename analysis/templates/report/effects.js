@@ -21,7 +21,7 @@ function sheet(unit, corruption, site, at, quantity) {
   });
 }
 
-/** A cell's mean and spread over runs with its verdict and interval. Without a gap recovered is undefined. */
+/** A cell's mean and spread over runs, with its verdict and interval. Recovered is undefined without a gap. */
 function sheetCell(values, said, quantity, site) {
   const none = quantity === "recovered" && site !== "head" && !said.defined;
   const ends = site === "head" || quantity === "recovered" ? {} : { low: null, high: null };

@@ -1,5 +1,5 @@
-// The language of the filter box: words, and terms such as lr>=1e-4 seed!=2 schedule=cosine,constant. What is unambiguous
-// is taken as meant: spaces around an operator, `and`, `or` between all terms, names in any case, and the names of columns.
+// The filter's language: words, and terms such as lr>=1e-4 seed!=2 schedule=cosine,constant. It is lenient where the meaning
+// is clear: spaces around an operator, `and`, `or` between all terms, names in any case, and the names of columns.
 
 const FACTS = ["status", "outcome", "gaps", "run", "sweep", "setting", "seed", "win_rate", "first_step", "seconds", "attempts", "host", "error", "patch_jobs"];
 const TOKEN = /(?:[^\s"]|"[^"]*")+/g;
@@ -7,8 +7,8 @@ const TERM = /^("[^"]*"|[^"<>=!]*)(>=|<=|!=|==|=|>|<)(.*)$/s;
 const OF_RUN = ["run", "run_id"];
 
 /**
- * Which runs a text lets through, as `accepts`, with its `terms` {told, key, accepts}, of which all must hold, or `either`;
- * or else an `error` of one line.
+ * The runs that a text selects: `accepts`, and its `terms` {told, key, accepts}, all of which must hold, or with `either` one;
+ * or a one-line `error`.
  */
 function parse(text) {
   const found = [];
@@ -22,7 +22,7 @@ function parse(text) {
   const parts = found.filter((term, i) => !isJoint(term, i));
   const either = parts.some(({ word }) => word === "or");
   if (either && parts.some(({ word }, i) => (word === "or") !== (i % 2 === 1))) {
-    return { error: "or stands between single terms, as in seed=0 or schedule=cosine. Beside other terms it can be read in two ways: values with commas cannot, as in seed=0,1." };
+    return { error: "or goes between single terms, as in seed=0 or schedule=cosine. Next to further terms it is ambiguous; values with commas are not, as in seed=0,1." };
   }
   if (either && parts.length % 2 === 0) return { error: "A term is missing after or." };
   const terms = parts.filter((term) => !(either && term.word === "or")).map((term) => (term.word === undefined ? term : wordTerm(term.told)));
@@ -30,7 +30,7 @@ function parse(text) {
   return { accepts, terms, either };
 }
 
-/** Words {told, word}, without `word` if quoted; and expressions {name, operator, value}. */
+/** Words {told, word}, without `word` if quoted; and terms {name, operator, value}. */
 function pieces(text) {
   const tokens = text.replace(/[≥≤≠]/g, (sign) => ({ "≥": ">=", "≤": "<=", "≠": "!=" })[sign]).match(TOKEN) ?? [], found = [];
   for (let i = 0; i < tokens.length; i++) {
@@ -57,7 +57,7 @@ const words = (run) => [
   planned(run),
 ].join(" ").toLowerCase();
 
-/** The term of an expression; words before it that make a name with its own are taken off `before`: "weight decay=0.1". */
+/** An expression's term. Words before it that complete its name are removed from `before`: "weight decay=0.1". */
 function expression({ name, operator, value }, before) {
   let words = 0;
   while (words < before.length && typeof before[before.length - 1 - words].word === "string") words++;
@@ -65,7 +65,7 @@ function expression({ name, operator, value }, before) {
     const whole = [...before.slice(before.length - words).map(({ told }) => told), name].join(" ");
     const keys = keysNamed(whole);
     if (!keys.length) continue;
-    if (keys.length > 1) return { error: `${whole} may be ${keys.slice(0, 6).join(" or ")}: name one.` };
+    if (keys.length > 1) return { error: `${whole} can mean ${keys.slice(0, 6).join(" or ")}: name one.` };
     before.splice(before.length - words);
     return comparison(keys[0], operator, value);
   }
@@ -85,7 +85,7 @@ function comparison(key, operator, value) {
   return { told, key, accepts: (run) => compares(valueOf(run, key), operator, wanted, rounded) };
 }
 
-/** The id that begins so, if only one does. */
+/** The id with this prefix, if there is exactly one. */
 function wholeId(text) {
   const begin = RUNS.filter((run) => run.run_id.startsWith(text));
   return text && begin.length === 1 && !RUNS.some((run) => run.run_id === text) ? begin[0].run_id : text;
@@ -102,7 +102,7 @@ function compares(value, operator, wanted, rounded) {
 function same(value, text, rounded) {
   if (Array.isArray(value)) return value.length ? value.some((one) => same(one, text, rounded)) : text === "";
   if (typeof value === "number" && text !== "" && !Number.isNaN(Number(text))) {
-    // Of results the page has five digits.
+    // The page has results to five digits.
     return value === Number(text) || (rounded && !Number.isInteger(value) && value === Number(Number(text).toPrecision(5)));
   }
   return String(value ?? "").toLowerCase() === text.toLowerCase() || (value === null && text === "null");
@@ -111,12 +111,12 @@ function same(value, text, rounded) {
 const plainName = (name) => name.toLowerCase().replace(/[\s_-]+/g, " ").trim();
 const filterKeys = () => unique([...FACTORS.map(([key]) => key), ...FACTS, ...COLUMNS.map(({ key }) => key), ...SERIES.keys(), ...CONFIG_KEYS]);
 
-/** The keys that a name may mean: a key itself; or else one in other letters, a column's label, or the end of a key. */
+/** The keys that a name may mean: an exact key, else one in another case, a column's label, or the end of a key. */
 function keysNamed(name) {
   const keys = filterKeys();
   if (keys.includes(name)) return [name];
   const wanted = plainName(name), is = (other) => plainName(other) === wanted;
-  const labels = [...COLUMNS.map((column) => [column.key, columnTold(column)]), ...COLUMNS.map(({ key, label }) => [key, label]), ...FACTORS];
+  const labels = [...COLUMNS.map((column) => [column.key, columnText(column)]), ...COLUMNS.map(({ key, label }) => [key, label]), ...FACTORS];
   return [
     keys.filter(is), unique(labels.filter(([, label]) => is(label)).map(([key]) => key)),
     keys.filter((key) => is(key.replace(/\.name$/, ""))), keys.filter((key) => is(key.split(/[./]/).at(-1))),
@@ -126,14 +126,14 @@ function keysNamed(name) {
 const OF_JOBS = /^(corruption|patching)\b/i;
 
 function unknown(name) {
-  if (OF_JOBS.test(name)) return `${name} belongs to patch jobs, and runs have patch jobs of several: choose it above the pictures of circuits.`;
+  if (OF_JOBS.test(name)) return `${name} belongs to patch jobs, and a run can have several: choose it above the pictures of circuits.`;
   const near = nearest(name), metric = [...SERIES.keys()][0], config = CONFIG_KEYS.find((key) => key.includes("."));
-  return `No key ${name}.${near ? ` Did you mean ${near}?` : ""} There are: ${[...FACTORS.map(([key]) => key), ...FACTS].join(", ")}` +
-    `${metric ? `; metrics at the last checkpoint, such as ${metric}` : ""}${config ? `; and all keys of the configuration, such as ${config}` : ""}. ` +
-    "A word with such a sign goes in quotes.";
+  return `No key ${name}.${near ? ` Did you mean ${near}?` : ""} Keys: ${[...FACTORS.map(([key]) => key), ...FACTS].join(", ")}` +
+    `${metric ? `; metrics at the last checkpoint, such as ${metric}` : ""}${config ? `; and all configuration keys, such as ${config}` : ""}. ` +
+    "Put a word with such a sign in quotes.";
 }
 
-/** The key whose name is most like a text; null where none is. */
+/** The key most like a text; null if none is close. */
 function nearest(text) {
   const wanted = plainName(text);
   const far = (name) => (wanted.length > 2 && (name.includes(wanted) || wanted.includes(name)) ? 0.5 : edits(wanted, name) - (name[0] === wanted[0] ? 0.25 : 0));
@@ -142,7 +142,7 @@ function nearest(text) {
   return best && best.far <= Math.max(1, wanted.length / 3) ? best.key : null;
 }
 
-/** How many letters must be put in, left out or changed. */
+/** The edit distance: letters inserted, deleted or changed. */
 function edits(a, b) {
   let row = Array.from({ length: b.length + 1 }, (_, i) => i);
   for (let i = 1; i <= a.length; i++) {
@@ -153,16 +153,16 @@ function edits(a, b) {
   return row.at(-1);
 }
 
-/** Why no run is left: how many runs each term alone lets through, and what there is where none. */
+/** Why no run is left: how many runs each term matches alone, and which values exist where it matches none. */
 function whyNone({ terms, either }) {
   const told = terms.map((term) => {
     const n = RUNS.filter(term.accepts).length;
-    return `${term.told} matches ${n ? count(n, "run") : "none"}${n || !term.key ? "" : valuesTold(term.key)}`;
+    return `${term.told} matches ${n ? count(n, "run") : "none"}${n || !term.key ? "" : valuesText(term.key)}`;
   });
   return `No run matches ${terms.length < 2 ? "this" : either ? "any of these" : "all of these together"}: ${told.join("; ")}.`;
 }
 
-function valuesTold(key) {
+function valuesText(key) {
   const values = unique(RUNS.flatMap((run) => valueOf(run, key)).filter((value) => known(value) && value !== "")).sort(compare);
   if (!values.length) return " (no run has a value)";
   const all = values.length > 8 ? (typeof values[0] === "number" ? `from ${written(values[0])} to ${written(values.at(-1))}` : `${values.slice(0, 8).map(written).join(", ")}, …`) : values.map(written).join(", ");

@@ -1,10 +1,10 @@
-// Findings: sentences from analysis/findings, shown as they are.
+// Findings: sentences from analysis/findings, shown unchanged.
 
-/** Sentences of a question that are visible at once; the others unfold. */
-const TOLD_AT_ONCE = 3;
+/** Sentences of a question shown at once; the others unfold. */
+const SHOWN_AT_ONCE = 3;
 
-/** The picture of a sentence, by its question; for other questions the page only names the table. */
-const PICTURES = { heads: "heads-plot", recruited: "heads-plot", seeds: "heads-plot", transformed: "heads-plot", subjects: "z-plot", looked: "looks-plot" };
+/** The picture that goes with a sentence, by question; for other questions the page names only the table. */
+const PICTURES = { heads: "heads-plot", onsets: "heads-plot", seeds: "heads-plot", transformed: "heads-plot", subjects: "z-plot", looked: "looks-plot" };
 
 function drawFindings() {
   const several = unique(RUNS.map((run) => run.setting)).length > 1, visible = new Set(visibleRuns().map((run) => run.run_id));
@@ -15,24 +15,24 @@ function drawFindings() {
     h("details", {}, h("summary", {}, "evidence"),
       [known(one.n) ? count(one.n, "prompt") : null, `${count(one.runs.length, "run")}: ${one.runs.join(" ")}`, `table ${one.table}`].filter(known).join("; ")));
   const list = (told, question) => h("ul", { class: "findings" }, told.map((one) => item(one, question)));
-  $("findings-told").replaceChildren(...(DATA.findings ?? []).flatMap(({ question, key, told: every, more }) => {
+  $("findings-text").replaceChildren(...(DATA.findings ?? []).flatMap(({ question, key, told: every, more }) => {
     const told = every.filter(({ runs }) => !runs.length || runs.some((id) => visible.has(id))), hidden = every.length - told.length;
-    // Near-identical sentences that leave a question open, one for each setting, are one line with their number.
+    // Open answers repeat one sentence for each setting: they become one line with their number.
     const open = told.filter((one) => one.open), answered = open.length > 1 ? told.filter((one) => !one.open) : told;
     return [
       h("h3", {}, question),
-      answered.length ? list(answered.slice(0, TOLD_AT_ONCE), key) : null,
+      answered.length ? list(answered.slice(0, SHOWN_AT_ONCE), key) : null,
       hidden ? h("p", { class: "quiet" }, `The filter hides ${count(hidden, "sentence")}.`) : null,
-      answered.length > TOLD_AT_ONCE ? h("details", { class: "more" }, h("summary", {}, `${answered.length - TOLD_AT_ONCE} more`), list(answered.slice(TOLD_AT_ONCE), key)) : null,
+      answered.length > SHOWN_AT_ONCE ? h("details", { class: "more" }, h("summary", {}, `${answered.length - SHOWN_AT_ONCE} more`), list(answered.slice(SHOWN_AT_ONCE), key)) : null,
       open.length > 1 ? h("details", { class: "more" },
         h("summary", {}, `${count(open.length, "open answer")}${several ? ` in ${count(unique(open.map(({ setting }) => setting)).length, "setting")}` : ""}: more prompts or seeds could decide`),
         list(open, key)) : null,
-      more ? h("p", { class: "quiet" }, `${more} others are in the table findings of \`mi-sweeps export\`.`) : null,
+      more ? h("p", { class: "quiet" }, `${more} more are in the table findings of \`mi-sweeps export\`.`) : null,
     ];
   }).filter(known));
 }
 
-/** A button that shows the picture of a sentence: its one or two settings under its corruptions. */
+/** A button that shows a sentence's picture: its one or two settings under its corruptions. */
 function showerOf({ setting, corruption }, question) {
   const of = corruption.split(" ").filter((name) => corruptions().includes(name));
   const [unit, other] = setting.split(" | ").map(unitOf);

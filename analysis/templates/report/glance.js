@@ -1,22 +1,22 @@
-// All settings at a glance: a small heatmap for each setting and corruption, with the heads that matter in any setting as
-// rows, checkpoints as columns, and recovered at ±1. All are one heatmap with room between them, as quick to draw as one.
+// All settings at a glance: a small heatmap for each setting and corruption. Rows are the heads that matter in any setting,
+// columns checkpoints, colours recovered at ±1. All are a single Plotly heatmap with empty rows between: as quick as one.
 
-const GLANCE = { row: 13, label: 46, wide: 330, heads: 10, settings: 24 };  // pixels of a row, a head's name and a setting; heads and settings at most
+const GLANCE = { row: 13, label: 46, wide: 330, heads: 10, settings: 24 };  // pixels of a row, a head's name and a setting; then the most heads and settings
 let allSettings = false;
 
-/** Every setting of which the heads were examined, as a unit: the mean over its runs; or run by run, if one or the filter hides others. */
+/** Each setting whose heads were examined, as a unit: the mean over its runs; or single runs, if it has one or the filter hides some. */
 function glanceSettings(site) {
   const runs = unique(DATA.blocks.filter((block) => block.sites[site]).map((block) => RUNS[block.run]));
   const made = (of, unit, n) => ({ name: of[0].setting === "all" ? "" : of[0].setting, n, runs: of, unit, kind: JSON.stringify([of[0].model, of[0].task]) });
-  const single = (run, more = "") => made([run], `run_id:${run.run_id}`, (seedTold(run) || `run ${run.run_id.slice(0, 8)}`) + more);
+  const single = (run, more = "") => made([run], `run_id:${run.run_id}`, (seedText(run) || `run ${run.run_id.slice(0, 8)}`) + more);
   return unique(runs.map(({ setting }) => setting)).flatMap((setting) => {
     const all = runs.filter((run) => run.setting === setting), of = sound(all);
     if (!of.every(accepts)) return all.filter(accepts).map((run) => single(run));
-    return [of.length > 1 ? made(of, `setting:${setting}`, count(of.length, "run") + leftOutTold(all)) : single(of[0], leftOutTold(all))];
+    return [of.length > 1 ? made(of, `setting:${setting}`, count(of.length, "run") + leftOutText(all)) : single(of[0], leftOutText(all))];
   });
 }
 
-/** The rows of all settings of one model and task: the heads that matter in any of them, at any checkpoint. */
+/** The rows for all settings of one model and task: the heads that matter in any of them, at any checkpoint. */
 function glanceHeads(settings, site) {
   const curves = settings.flatMap(({ unit }) => corruptions().flatMap((corruption) => headCurves(unit, corruption, site, "recovered")));
   const matter = new Set(curves.filter(({ points }) => points.some((point) => ["m", "h"].includes(markOf(point)))).map(({ name }) => name)), sizes = new Map();
@@ -27,12 +27,12 @@ function glanceHeads(settings, site) {
 
 function whichHeads(found) {
   const most = Math.max(...found.map(({ of }) => of));
-  if (most > GLANCE.heads) return `the ${GLANCE.heads} largest of ${most} heads that matter in any setting, be it in its own runs only`;
-  if (found.every(({ of }) => of)) return "the heads that matter in any setting, be it in its own runs only";
-  return found.some(({ isJudged }) => isJudged) ? "the three largest heads where none is shown to matter in any setting" : "the three largest heads; no verdict was worked out";
+  if (most > GLANCE.heads) return `the ${GLANCE.heads} largest of ${most} heads that matter in any setting, if only in its own runs`;
+  if (found.every(({ of }) => of)) return "the heads that matter in any setting, if only in its own runs";
+  return found.some(({ isJudged }) => isJudged) ? "the three largest heads where none is shown to matter in any setting" : "the three largest heads; no verdicts";
 }
 
-/** Panels {setting, corruption, names, x, y}: places in columns and rows of one grid, and how large that is. */
+/** Panels {setting, corruption, names, x, y}, placed in columns and rows of one grid; and the grid's size. */
 function glancePanels(settings, heads, steps, width) {
   const of = corruptions(), all = of.length * (steps.length + 1) - 1;
   const least = Math.max(GLANCE.label + 4 * (all + 1), Math.min(GLANCE.wide, width)), across = Math.max(1, Math.floor(width / least));
@@ -52,7 +52,7 @@ function drawGlance() {
   const site = headSites()[0], title = "Recovered in every setting: heads over checkpoints";
   const every = glanceSettings(site), settings = allSettings ? every : every.slice(0, GLANCE.settings);
   drawGlanceControls(every, settings);
-  if (!settings.length) return { title, note: "the filter leaves no setting of which heads were patched" };
+  if (!settings.length) return { title, note: "the filter selects no setting whose heads were patched" };
   const heads = new Map(unique(settings.map(({ kind }) => kind)).map((kind) => [kind, glanceHeads(settings.filter((one) => one.kind === kind), site)]));
   const steps = unique(settings.flatMap(({ unit }) => corruptions().flatMap((corruption) => stepsOf(unit, corruption, site)))).sort((a, b) => a - b);
   const bar = narrow.matches ? 0 : 110, width = ($("glance-pictures").clientWidth || 1200) - 60 - bar;
@@ -65,15 +65,15 @@ function drawGlance() {
     title, height, runs: settings.flatMap(({ runs }) => runs), note: [
       `patched: ${headSiteName(site)}`, `rows: ${whichHeads([...heads.values()])}`, `columns: checkpoints ${steps[0]} to ${steps.at(-1)}, the same everywhere`,
       cells.some(({ onset }) => onset) ? "◆ onset" : "", cells.some(({ gapless }) => gapless) ? "grey: no measurable gap" : "",
-      "colours end at ±1; they do not depend on the slider; a click opens the setting at that checkpoint",
+      "colours end at ±1 and do not follow the slider; click to open the setting at that checkpoint",
     ].filter(Boolean).join(" · "),
-    alt: laid.panels.map(glanceTold).join("; "), table: () => glanceTable(laid.panels),
+    alt: laid.panels.map(glanceText).join("; "), table: () => glanceTable(laid.panels),
     traces: glanceTraces(laid, cells, steps, inner),
     layout: { margin, showlegend: false, hovermode: "closest", xaxis: { ...bare, range: [-0.5, laid.columns - 0.5] }, yaxis: { ...bare, range: [laid.rows - 0.5, -0.5] } },
   };
 }
 
-/** Which setting and checkpoint lies where, for a click. */
+/** The setting and checkpoint at each place, for clicks. */
 let glancePlaces = new Map();
 
 /** A panel's cells {x, y, value, gapless, onset, told}. */
@@ -83,7 +83,7 @@ function glanceCells({ setting: { unit, name, n }, corruption, names, x, y }, st
     const course = family?.courses[head], gapless = point.defined === false, onset = course?.onset === point.step;
     const told = [
       `${name || "all runs"}, ${n}`, `${corruption} corruption, head ${head}, checkpoint ${point.step}`,
-      gapless ? "no measurable gap" : known(point.mean) ? `recovered ${fixed(point.mean)}${pointTold(point)}` : "no value", gapless ? "" : markTold(markOf(point)), onset ? courseTold(course) : "",
+      gapless ? "no measurable gap" : known(point.mean) ? `recovered ${fixed(point.mean)}${pointText(point)}` : "no value", gapless ? "" : markText(markOf(point)), onset ? courseText(course) : "",
     ];
     return { x: x + steps.indexOf(point.step), y: y + row, unit, step: point.step, head, value: point.mean, gapless, onset, told: told.filter(Boolean).map(plain).join("<br>") };
   }));
@@ -116,14 +116,14 @@ function glanceTraces({ panels, columns, rows, column, room }, cells, steps, inn
     words(11, panels.map(({ corruption, x, y }) => [x - 0.5 - 4 / column, y - 1.1, corruption, "right"])),
     words(10, [
       ...first.flatMap(({ names, x, y }) => names.map((name, row) => [x - 0.5, y + row, name, "left"])),
-      // The last step of a narrow panel reaches the next one's first, which is the same as its own.
+      // The last step of a narrow panel would run into the next one's first, which is the same.
       ...panels.flatMap(({ names, x, y, c }) => [...(c && column < 2 * GLANCE.row ? [] : [[x - 0.5 - 3 / column, y + names.length, String(steps[0]), "right"]]), ...(last ? [[x + last + 0.5 + 3 / column, y + names.length, String(steps[last]), "left"]] : [])]),
     ]),
   ];
 }
 
 /** A panel in words: its largest heads at its last checkpoint. */
-function glanceTold({ setting: { name }, corruption, cells }) {
+function glanceText({ setting: { name }, corruption, cells }) {
   const last = Math.max(...cells.map(({ step }) => step));
   const top = cells.filter(({ step, value }) => step === last && known(value)).sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, 3);
   return `${name || "all runs"}, ${corruption}: ${top.map(({ head, value }) => `head ${head} ${fixed(value, 2)}`).join(", ") || "no values"}`;
@@ -134,13 +134,13 @@ function glanceTable(panels) {
   return {
     head: ["setting", "corruption", "head", "since when", ...steps.map((at) => `step ${at}`)],
     rows: panels.flatMap(({ setting, corruption, names, cells, family }) => names.map((head) => [
-      `${setting.name || "all runs"}, ${setting.n}`, corruption, head, courseTold(family?.courses[head]),
+      `${setting.name || "all runs"}, ${setting.n}`, corruption, head, courseText(family?.courses[head]),
       ...steps.map((at) => { const cell = cells.find((one) => one.head === head && one.step === at); return !cell ? "" : cell.gapless ? "no gap" : number(cell.value); }),
     ])),
   };
 }
 
-/** The bar at the top turns to a setting. */
+/** Shows a setting in the heads below. */
 function openSetting(unit, at = null) {
   showCircuits(unit);
   const index = known(at) ? shownSteps().indexOf(at) : -1;
@@ -166,7 +166,7 @@ function addGlance() {
   });
 }
 
-/** Where on a plot's axes the pointer is; null before it is drawn. */
+/** The pointer's position on a plot's axes; null before it is drawn. */
 function pointOf(plot, event) {
   const { xaxis, yaxis } = plot._fullLayout ?? {};
   if (!xaxis) return null;

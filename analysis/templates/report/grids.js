@@ -1,11 +1,11 @@
-// Panels of heatmaps laid out in squares: rows and columns of panels, their axes, numbers, marks and colour bars.
+// Layout of heatmaps in panels of square cells: axes, numbers, marks and colour bars.
 
 const LEAST_CELL = 9, MOST_CELL = 40;  // pixels
-const NUMBER_CELL = 28, ODD_CELL = 18;  // from these on a cell has room for its number, or for one that is beyond the scale
+const NUMBER_CELL = 28, ODD_CELL = 18;  // the least size of a cell that shows its number, or only a number beyond the scale
 const TALLEST = 360;  // of a panel
-const BAR = 12;  // of colour bars, with arrows as long
+const BAR = 12;  // of colour bars; their arrows are as long
 
-/** The tokens of an example prompt of a view by role: clean, corrupted. */
+/** An example prompt's tokens by role: clean, corrupted. */
 function tokensAt({ unit, corruption }) {
   const { of, tokens } = DATA.examples ?? { of: {} }, block = blocksOf(unit, corruption).find(({ patch_id }) => known(of[patch_id]));
   return block ? tokens[of[block.patch_id]] : null;
@@ -13,8 +13,8 @@ function tokensAt({ unit, corruption }) {
 
 const exampleToken = (token) => plain(token.trim() ? token.trim().slice(0, 14) : token.replaceAll("\n", "⏎").replaceAll(" ", "␣"));
 
-/** Columns as they stand below a panel: a position with the token that an example prompt has there, the changed one bold. */
-function columnsTold({ layout: { axis: kind, columns }, tokens }) {
+/** Column labels below a panel: a position with its token in an example prompt, bold where the corruption changes it. */
+function columnsText({ layout: { axis: kind, columns }, tokens }) {
   const there = kind === "position" ? tokens.filter(known) : [];
   return columns.map((name) => {
     const own = there.map((roles) => (Object.hasOwn(roles, name) ? roles[name] : null)).filter(known);
@@ -24,7 +24,7 @@ function columnsTold({ layout: { axis: kind, columns }, tokens }) {
   });
 }
 
-/** Where panels lie, in pixels from the upper left, with square cells of `size`. */
+/** The places of panels, in pixels from the upper left, with square cells of `size`. */
 function squares(rows, room) {
   const isPosition = rows[0][0].layout.axis === "position", named = rows.some((row) => unique(row.map(({ site }) => site)).length > 1);
   const list = narrow.matches ? rows.flat().map((panel) => [panel]) : rows;
@@ -33,13 +33,13 @@ function squares(rows, room) {
   const between = 30, fits = (row) => Math.floor((room - (row.length - 1) * between) / wide(row).reduce((sum, n) => sum + n, 0));
   const sized = (of) => Math.max(LEAST_CELL, Math.min(MOST_CELL, TALLEST / deep, ...of.map(fits)));
   const apart = rows.flat().map((panel) => [panel]);
-  // One above the other where side by side leaves no room for numbers, and the page does not become long.
+  // Stacked if there is no room for numbers side by side, and the page stays short enough.
   const isStacked = isPosition && sized(list) < NUMBER_CELL && sized(apart) * deep <= 200;
   const laid = isStacked ? apart : list, size = Math.floor(sized(laid));
-  const least = named ? 0 : Math.min(190, room / Math.max(...laid.map((row) => row.length)) - between);  // the words above a panel
-  const longest = isPosition ? Math.max(...rows.flat().flatMap((panel) => columnsTold(panel).map((told) => told.replace(/<.?b>|&\w+;/g, "").length))) : 0;
+  const least = named ? 0 : Math.min(190, room / Math.max(...laid.map((row) => row.length)) - between);  // for the words above a panel
+  const longest = isPosition ? Math.max(...rows.flat().flatMap((panel) => columnsText(panel).map((told) => told.replace(/<.?b>|&\w+;/g, "").length))) : 0;
   const above = named && !narrow.matches ? 40 : 54, below = isPosition ? Math.min(6.3 * longest + 14, 210) : 38;
-  // Each slider step draws all labels anew: rows of the same heads have theirs below the last.
+  // Drawing labels is slow at each step of the slider: panels with the same heads have them below the last one only.
   const isShared = named && !narrow.matches, gap = (isShared ? 8 : below) + above;
   let top = 0;
   const panels = laid.flatMap((row, r) => {
@@ -74,11 +74,11 @@ function grid(rows, room, scales, nameOf) {
     if (named && !narrow.matches && at.first) layout.annotations.push({ ...subtitle([`<b>${plain(panel.name)}</b>`, ...panel.told].join(" · "), place), yshift: 17 });
     layout.shapes.push(...linesBetween(panel, place), ...hatched(panel, place), ...dots(panel, place, size >= NUMBER_CELL, end));
     const bare = { showgrid: false, zeroline: false, ticks: "", fixedrange: true, tickmode: "array", ticklabeloverflow: "allow" };
-    const every = Math.ceil((kind === "position" ? 13 : 17) / size), rowsTold = Math.ceil(13 / size), told = columnsTold(panel);
+    const every = Math.ceil((kind === "position" ? 13 : 17) / size), rowsText = Math.ceil(13 / size), told = columnsText(panel);
     const some = (list, by, kept = []) => list.map((_, k) => k).filter((k) => kept.includes(k) || (k % by === 0 && !kept.some((one) => Math.abs(one - k) < by)));
     const ticks = some(columns, every, told.map((_, k) => k).filter((k) => told[k].startsWith("<b>")));  // the changed token's always
     layout[`xaxis${suffix(i)}`] = axis(at.last && kind === "head" ? "head" : "", { ...bare, domain: place.x, anchor: place.yaxis, showticklabels: at.isLabelled, tickangle: kind === "position" ? -90 : 0, range: [-0.5, columns.length - 0.5], tickvals: ticks, ticktext: ticks.map((k) => told[k]), tickfont: { size: 11 }, automargin: false });
-    layout[`yaxis${suffix(i)}`] = axis(at.first ? "layer" : "", { ...bare, domain: place.y, anchor: place.xaxis, showticklabels: at.first, range: [-0.5, layers.length - 0.5], tickvals: some(layers, rowsTold), ticktext: some(layers, rowsTold).map((k) => String(layers[k])), tickfont: { size: 11 }, automargin: false });
+    layout[`yaxis${suffix(i)}`] = axis(at.first ? "layer" : "", { ...bare, domain: place.y, anchor: place.xaxis, showticklabels: at.first, range: [-0.5, layers.length - 0.5], tickvals: some(layers, rowsText), ticktext: some(layers, rowsText).map((k) => String(layers[k])), tickfont: { size: 11 }, automargin: false });
     const { text, isNumbered } = numbersIn(panel, size, end, scales);
     return [{
       type: "heatmap", coloraxis: axisName, xaxis: place.xaxis, yaxis: place.yaxis, hoverongaps: false, meta: i,
@@ -87,36 +87,36 @@ function grid(rows, room, scales, nameOf) {
       name: plain(nameOf(panel)), hovertemplate: `${plain(nameOf(panel))}<br>%{customdata[0]}<br>%{z:.3f}%{customdata[1]}<extra></extra>`,
     }, ...markTraces(panel, place, isNumbered, size, end, i)];
   });
-  const notes = scalesTold(scales, panels, size);
+  const notes = scalesText(scales, panels, size);
   for (const [n, name] of bars.entries()) addBar(layout, name, scales, n, { panels, inner, inside, used, below, x, y, isRow });
   return { traces, layout, height, panels, notes, size };
 }
 
-/** Where a cell is, as the pointer is told. */
+/** A cell's name in hover texts. */
 const cellName = ({ layers, columns, axis: kind }, i) => `layer ${layers[Math.floor(i / columns.length)]}, ${kind} ${plain(columns[i % columns.length])}`;
 
-/** The numbers in cells: of those that are not small where there is room, or of those alone that are beyond the scale. */
+/** Numbers in cells: if there is room all that are not small, else only those beyond the scale. */
 function numbersIn(panel, size, end, scales) {
   const isNumbered = size >= NUMBER_CELL, least = scales.least(panel, end);
   if (size < ODD_CELL) return { text: null, isNumbered };
   const told = (value) => known(value) && (isNumbered ? Math.abs(value) >= least : Math.abs(value) > end);
   if (!panel.list.some(told)) return { text: null, isNumbered };
-  return { text: panel.list.map((value) => (told(value) ? cellTold(value, size < 36) : "")), isNumbered };
+  return { text: panel.list.map((value) => (told(value) ? cellText(value, size < 36) : "")), isNumbered };
 }
 
-/** A number as short as a cell needs it: .12 in small ones. */
-const cellTold = (value, isShort) => (Math.abs(value) < 9.95 ? value.toFixed(Math.abs(value) < 0.995 ? 2 : 1) : value.toFixed(0)).replace("-", "−").replace(isShort ? /0(?=\.)/ : "", "");
+/** A number as short as a cell needs it: .12 in small cells. */
+const cellText = (value, isShort) => (Math.abs(value) < 9.95 ? value.toFixed(Math.abs(value) < 0.995 ? 2 : 1) : value.toFixed(0)).replace("-", "−").replace(isShort ? /0(?=\.)/ : "", "");
 
-/** What colours and numbers mean. */
-function scalesTold(scales, panels, size) {
+/** The legend of colours and numbers. */
+function scalesText(scales, panels, size) {
   const beyond = panels.some(({ panel }) => panel.list.some((value) => known(value) && Math.abs(value) > (scales.isZoomed ? scales.zoom(panel) : scales[panel.scale].end)));
   const numbered = size >= NUMBER_CELL && panels.some(({ panel }) => numbersIn(panel, size, 1, scales).text);
   const tokens = panels.some(({ panel }) => panel.layout.axis === "position" && panel.tokens.some(known));
   return [
-    scales.isZoomed ? "zoom: each panel has colours of its own range over all checkpoints" : scales.isRecovered ? "colours end at ±1 everywhere" : "colours end at the same value at all checkpoints",
-    beyond && !scales.isZoomed ? "arrows of the colour bar: beyond its ends" : beyond ? "values beyond: the colour of the end" : "",
+    scales.isZoomed ? "zoom: each panel's colours span its own range over all checkpoints" : scales.isRecovered ? "colours end at ±1 everywhere" : "colours end at the same value at all checkpoints",
+    beyond && !scales.isZoomed ? "arrows of the colour bar: beyond its ends" : beyond ? "values beyond have the end's colour" : "",
     numbered ? (scales.isRecovered ? `no number: less than ${DATA.delta} either way` : "no number: near zero") : "",
-    tokens ? "after a position: the token that the first prompt has there, the changed one bold (clean → corrupted)" : "",
+    tokens ? "after a position: its token in the first prompt, bold where changed (clean → corrupted)" : "",
   ];
 }
 
@@ -125,7 +125,7 @@ const colourEnds = (scales, scale, end) => {
   return { cmin: scales.isSpread ? 0 : -end, cmax: end, colorscale: scales.isSpread ? sequential : scale === "difference" ? green : diverging };
 };
 
-/** A colour bar whose ends are arrows: their colours are those of all that is beyond. */
+/** A colour bar whose ends are arrows, in the colours of values beyond. */
 function addBar(layout, name, scales, n, { panels, inner, inside, used, below, x, y, isRow }) {
   const { end, title } = scales[name], ends = colourEnds(scales, name, end), colour = colours();
   const own = panels.find(({ panel }) => panel.scale === name), ticks = scales.isSpread ? [0, end / 2, end] : [-end, -end / 2, 0, end / 2, end];
@@ -138,7 +138,7 @@ function addBar(layout, name, scales, n, { panels, inner, inside, used, below, x
       ? { ...common, orientation: "h", len: long, x: x(at.x), xanchor: "left", y: y(at.y), yanchor: "top" }
       : { ...common, len: long, x: x(at.x), xanchor: "left", y: y(at.y), yanchor: "top", title: { text: title, side: "right", font: { size: 12 } } },
   };
-  // Plotly would fit a title above into the bar's height, and the arrows beside it.
+  // Plotly would fit a title above, and the arrows, into the bar's height.
   if (side) layout.annotations.push({ text: title, showarrow: false, xref: "paper", yref: "paper", x: x(at.x), xanchor: "left", y: y(at.y), yanchor: "bottom", font: { size: 12 } });
   const arrow = (px, py, path, fillcolor) => ({ type: "path", path, xref: "paper", yref: "paper", xsizemode: "pixel", ysizemode: "pixel", xanchor: x(px), yanchor: y(py), fillcolor, line: { width: 0.5, color: colour.line }, layer: "above" });
   const [first, last] = [ends.colorscale[0][1], ends.colorscale.at(-1)[1]], half = BAR / 2;
@@ -151,7 +151,7 @@ function addBar(layout, name, scales, n, { panels, inner, inside, used, below, x
   }
 }
 
-/** Hatching over the columns of which few prompts have the role. */
+/** Hatching over columns whose role few prompts have. */
 function hatched({ layout: { layers, columns }, few }, { xaxis, yaxis }) {
   if (!few?.some(Boolean)) return [];
   const line = (x, y) => `M${x - 0.5},${y - 0.5}L${x + 0.5},${y + 0.5}M${x - 0.5},${y}L${x},${y + 0.5}M${x},${y - 0.5}L${x + 0.5},${y}`;
@@ -159,20 +159,20 @@ function hatched({ layout: { layers, columns }, few }, { xaxis, yaxis }) {
   return [{ type: "path", name: "few", path, xref: xaxis, yref: yaxis, layer: "above", line: { color: colours().quiet, width: 0.8 } }];
 }
 
-/** Lines between cells: Plotly draws cells without gaps many times faster. */
+/** Lines between cells: much faster than Plotly's own gaps. */
 function linesBetween({ layout: { layers, columns } }, { xaxis, yaxis }) {
   const path = [...columns.slice(1).map((_, x) => `M${x + 0.5},-0.5L${x + 0.5},${layers.length - 0.5}`), ...layers.slice(1).map((_, y) => `M-0.5,${y + 0.5}L${columns.length - 0.5},${y + 0.5}`)].join("");
   return path ? [{ type: "path", path, xref: xaxis, yref: yaxis, layer: "above", line: { color: colours().card, width: 1 } }] : [];
 }
 
-const ASIDE = 0.33;  // of a cell: where a mark is that leaves room for a number
+const ASIDE = 0.33;  // of a cell: a mark's place that leaves room for a number
 const isDark = (value, end) => known(value) && Math.abs(value) > 0.6 * end;
 
-/** Cells with a mark, those on strong colours apart: there it is of the ground's colour. */
+/** Cells with a mark, those on strong colours separately: there the mark takes the background's colour. */
 const markedCells = ({ marks, missing, list }, mark, end) => [false, true].map((dark) =>
   marks.map((_, i) => i).filter((i) => marks[i] === mark && !missing[i] && isDark(list[i], end) === dark));
 
-/** Small dots on undecided cells: one path, for most cells may be undecided. */
+/** Small dots on undecided cells, as one path: there may be many. */
 function dots(panel, { xaxis, yaxis }, isNumbered, end) {
   const width = panel.layout.columns.length, aside = isNumbered ? ASIDE : 0, r = 0.06;
   return ["u", "?"].flatMap((mark) => markedCells(panel, mark, end).map((cells, dark) => {
@@ -182,8 +182,8 @@ function dots(panel, { xaxis, yaxis }, isNumbered, end) {
 }
 
 /**
- * What lies on a panel's colours: a mark on each cell that has one, and grey where there is no gap. Beside a number it is
- * small and in the cell's corner.
+ * What is drawn on a panel's colours: a mark on each cell that has one, and grey where there is no gap. Beside a number the
+ * mark is small and in the cell's corner.
  */
 function markTraces(panel, { xaxis, yaxis }, isNumbered, size, end, meta) {
   const { layout, missing } = panel, width = layout.columns.length, colour = colours(), aside = isNumbered ? ASIDE : 0;
@@ -200,12 +200,12 @@ function markTraces(panel, { xaxis, yaxis }, isNumbered, size, end, meta) {
   return drawn;
 }
 
-// Cells stay square where there is another width than when they were drawn.
+// Cells stay square when the width changes after drawing.
 let resized = null;
 const widths = new ResizeObserver(() => {
   clearTimeout(resized);
   resized = setTimeout(() => {
-    if (printing) return;  // drawn for the sheet already
+    if (printing) return;  // already drawn for paper
     const other = pictures.filter(({ drawn, plot }) => known(drawn?.room) && plot.clientWidth && Math.abs(drawn.room - plot.clientWidth) > 1);
     for (const picture of other) { picture.stale = true; paint(picture); }
     if (other.length) paintRest();

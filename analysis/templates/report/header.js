@@ -1,18 +1,18 @@
 // The title, and below it what went wrong: short, with the runs concerned folded.
 
-const statesTold = (rows) => {
+const statesText = (rows) => {
   const found = unique(rows.map((row) => row.status)).sort();
   return found.map((status) => `${rows.filter((row) => row.status === status).length} ${status}`).join(", ") || "none";
 };
 
-/** Of one kind of notice; more are folded. */
+/** The most lines of a notice before it is folded. */
 const SEEN_AT_ONCE = 3;
 
 function drawHeader() {
   $("top").append(h("h1", {}, DATA.sweeps.length ? `Sweep ${DATA.sweeps.map((sweep) => sweep.name).join(", ")}` : "Runs"));
   if (DATA.note) $("top").append(h("p", { class: "notice" }, DATA.note));
 
-  const told = new Map(RUNS.map((run) => [run.run_id, runTold(run)]));
+  const told = new Map(RUNS.map((run) => [run.run_id, runText(run)]));
   const items = (rows, word) => rows.map((row) => h("li", {},
     h("code", {}, row.run_id), row.corruption ? `, ${row.corruption} corruption` : "",
     told.get(row.run_id) ? ` (${told.get(row.run_id)})` : "", word(row)));
@@ -26,9 +26,9 @@ function drawHeader() {
   const why = (row) => `: ${row.status}${row.error ? `, ${row.error}` : ""}`;
   const both = ["run", "patch job"];
   report("Failed or stopped", "stopped", both, items(RUNS.filter(failed), why), items(PATCHES.filter(failed), why));
-  report("Diverged, and stopped: a result", "", both, items(RUNS.filter((row) => row.status === "diverged"), () => ""));
-  report("Worse than at the start", "stopped", both, items(RUNS.filter((row) => known(row.outcome)), ({ win_rate: rate }) => (known(rate) ? `: held-out win rate ${resultTold(rate, true)} at the last checkpoint` : "")));
-  report("Steps without a checkpoint, where nothing is drawn", "", both, items(RUNS.filter((row) => row.missing), ({ missing: { told } }) => `: at ${told.join("; at ")}`));
+  report("Diverged and was stopped, which is a result", "", both, items(RUNS.filter((row) => row.status === "diverged"), () => ""));
+  report("Worse than at the start", "stopped", both, items(RUNS.filter((row) => known(row.outcome)), ({ win_rate: rate }) => (known(rate) ? `: held-out win rate ${resultText(rate, true)} at the last checkpoint` : "")));
+  report("Missing steps, where nothing is drawn", "", both, items(RUNS.filter((row) => row.missing), ({ missing: { told } }) => `: at ${told.join("; at ")}`));
   const missing = (row) => row.status === "todo";
   report("Not started", "", both, items(RUNS.filter(missing), () => ""), items(PATCHES.filter(missing), () => ""));
 }

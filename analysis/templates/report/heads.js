@@ -1,5 +1,5 @@
 // Which heads matter, and since when: sentences, verdicts and courses from inference, as tables and curves. Tables follow
-// the slider; sentences are about the last checkpoint.
+// the slider; sentences describe the last checkpoint.
 
 const TOPS = [3, 5, 8, 12, 20];
 
@@ -24,14 +24,14 @@ function drawFound() {
   );
   const shown = views().flat().map((view) => ({ view, family: familyOf(view.unit, view.corruption, heads.site) }));
   const pairs = comparisons(heads.site);
-  $("heads-told").replaceChildren(
-    ...shown.map(({ view, family }) => said(view.name, family ? family.said : [untold(view, heads.site)])),
-    ...pairs.map(({ name, comparison }) => said(name, comparison.sign > 0 ? comparison.said : ["its heads are in the table."])));
+  $("heads-text").replaceChildren(
+    ...shown.map(({ view, family }) => said(view.name, family ? family.said : [whyNoVerdicts(view, heads.site)])),
+    ...pairs.map(({ name, comparison }) => said(name, comparison.sign > 0 ? comparison.said : ["see the table for its heads."])));
   followHeads();
   $("heads-legend").textContent = shown.some(({ family }) => family)
     ? `A head matters if patching it alone changes more than ${DATA.delta} of the gap between clean and corrupted, either way; less is small. ` +
-      "Brackets: 95% interval at each place alone; verdicts hold for all heads and checkpoints at once. A head formed or grew at the first checkpoint " +
-      "at which its gain in logits exceeds half of the last one (◆ in the curves; brackets: its interval). It is outgrown if it is small now because the gap has grown."
+      "Brackets: 95% interval of each value alone; verdicts hold for all heads and checkpoints at once. A head formed or grew at the first checkpoint " +
+      "at which its gain in logits exceeds half of its last gain (◆ in the curves; brackets: its interval). It is outgrown if it is small now because the gap has grown."
     : "";
 }
 
@@ -46,19 +46,19 @@ function followHeads() {
 const said = (name, sentences) => h("p", {}, h("b", {}, `${capital(name)}: `), sentences.join(" "));
 
 /** A head's course in words. */
-function courseTold(course) {
+function courseText(course) {
   if (!course) return "";
   const { course: name, onset, low, high, last, peak } = course;
   if (known(onset)) return name === "from the start" ? (onset ? `from ${onset} on, the first checkpoint` : name) : `${name} at ${onset} [${low}, ${known(high) ? high : "later than the last"}]`;
   const before = known(last) ? `last mattered at ${last}, ${fixed(peak, 2)} at its largest` : "";
-  return { matters: "since when cannot be told", "changed sign": `changed sign; the other way up to ${last}`, lost: `lost; ${before}` }[name] ?? [name, before].filter(Boolean).join("; ");
+  return { matters: "since when is unknown", "changed sign": `changed sign; the other way until ${last}`, lost: `lost; ${before}` }[name] ?? [name, before].filter(Boolean).join("; ");
 }
 
 /** Heads with a verdict: first those that matter at the slider's checkpoint, then those that matter at another. */
 function headsTable(view, family) {
   const layout = DATA.layouts[family.layout], at = step(), { site } = state.heads;
   const verdicts = lettersAt(family, at, layout), here = lettersAt(family, at, layout, "here");
-  if (!verdicts) return h("p", { class: "quiet" }, h("b", {}, view.name), `: nothing is concluded of checkpoint ${at}.`);
+  if (!verdicts) return h("p", { class: "quiet" }, h("b", {}, view.name), `: no verdicts at checkpoint ${at}.`);
   const of = (quantity) => sheet(view.unit, view.corruption, site, at, quantity).cells;
   const recovered = of("recovered"), gain = of("change");
   const heads = cellNames(layout).map((name, i) => ({ name, i, mark: markOf({ verdict: verdicts[i], here: here[i] }), course: family.courses[name] }));
@@ -69,10 +69,10 @@ function headsTable(view, family) {
   const counted = Object.entries({ s: "small", u: "undecided", x: "without a measurable gap" })
     .map(([mark, word]) => [rest.filter((head) => head.mark === mark).length, word]).filter(([n]) => n).map(([n, word]) => `${n} ${word}`);
   if (!rows.length) return null;
-  const value = (point, of) => (known(point?.mean) ? `${fixed(point.mean)}${of ? endsTold(point.low, point.high) : ""}` : "none");
+  const value = (point, of) => (known(point?.mean) ? `${fixed(point.mean)}${of ? endsText(point.low, point.high) : ""}` : "none");
   return tableOf(`heads of: ${view.name}`, [h("b", {}, view.name), `: ${unitName(view.unit)}`],
     ["head", `verdict at ${at}`, `recovered at ${at}`, `gain at ${at} (logits)`, "since when, until when"],
-    rows.map(({ name, i, mark, course }) => [name, `${MARKS[mark]?.[0] ?? ""} ${markTold(mark)}`.trim(), value(recovered[i], true), value(gain[i]), courseTold(course)]),
+    rows.map(({ name, i, mark, course }) => [name, `${MARKS[mark]?.[0] ?? ""} ${markText(mark)}`.trim(), value(recovered[i], true), value(gain[i]), courseText(course)]),
     counted.length ? `Others at ${at}: ${counted.join(", ")}.` : "");
 }
 
@@ -101,15 +101,15 @@ function differencesTable({ one, other, comparison, name: title }) {
   const rank = ({ sign }) => (sign === "+" || sign === "-" ? 0 : 1);
   const rows = heads.filter(told).sort((p, q) => rank(p) - rank(q) || Math.abs(q.less ?? 0) - Math.abs(p.less ?? 0));
   if (!rows.length) return null;
-  const value = (cell) => (known(cell?.mean) ? fixed(cell.mean) + endsTold(cell.low, cell.high) : "none");
-  const less = (head) => (known(head.less) ? `${head.less > 0 ? "+" : ""}${fixed(head.less)}${endsTold(head.low, head.high)}` : "none");
+  const value = (cell) => (known(cell?.mean) ? fixed(cell.mean) + endsText(cell.low, cell.high) : "none");
+  const less = (head) => (known(head.less) ? `${head.less > 0 ? "+" : ""}${fixed(head.less)}${endsText(head.low, head.high)}` : "none");
   const rest = heads.filter((head) => !rows.includes(head));
-  const counted = [["=", `alike within ${DATA.delta}`], ["?", "undecided"], ["x", "not defined"]]
+  const counted = [["=", `alike within ${DATA.delta}`], ["?", "undecided"], ["x", "undefined"]]
     .map(([sign, word]) => [rest.filter((head) => head.sign === sign).length, word]).filter(([n]) => n).map(([n, word]) => `${n} ${word}`);
   const named = ({ unit, corruption }, letter) => (known(state.circuits.other) ? letter : corruption);
   return tableOf(`differences: ${title}`, [h("b", {}, title), `, recovered at checkpoint ${at} (${comparison.scope})`],
     ["head", named(one, "A"), named(other, "B"), title, "comparison"],
-    rows.map((head) => [head.name, value(head.a), value(head.b), less(head), `${MARKS[head.sign]?.[0] ?? ""} ${markTold(head.sign)}`.trim()]),
+    rows.map((head) => [head.name, value(head.a), value(head.b), less(head), `${MARKS[head.sign]?.[0] ?? ""} ${markText(head.sign)}`.trim()]),
     counted.length ? `Others: ${counted.join(", ")}.` : "");
 }
 
@@ -132,7 +132,7 @@ function chosenHeads(found, k) {
   const own = order.filter((name) => mattering.has(name));
   const all = found.every(({ family }) => family);
   const names = (own.length ? own : order).slice(0, k).sort(compare);
-  const which = !own.length ? `${all ? "none is shown to matter; " : ""}the ${names.length} heads that are largest at any checkpoint`
+  const which = !own.length ? `${all ? "none is shown to matter; " : ""}the ${names.length} largest heads at any checkpoint`
     : own.length > k ? `the ${k} largest of ${own.length} heads that matter at some checkpoint` : `the ${own.length === 1 ? "head that matters" : "heads that matter"} at some checkpoint`;
   return { names, which };
 }
@@ -168,11 +168,11 @@ function drawTopHeads() {
       const onset = points.find((point) => point.step === panel.family?.courses[name]?.onset && known(point.mean));
       return [...bandTrace(points, line.color, { xaxis, yaxis, legendgroup: name }), {
         ...common, mode: "lines+markers", x: points.map((point) => stepScale().x(point.step)), y: points.map((point) => point.mean), line, marker: { size: 4, color: line.color },
-        showlegend: i === 0, customdata: points.map((point) => [point.step, pointTold(point) + (point.verdict ? `<br>${markTold(markOf(point))}` : "")]), hovertemplate: `head ${name}, checkpoint %{customdata[0]}<br>%{y:.3f}%{customdata[1]}<extra></extra>`,
+        showlegend: i === 0, customdata: points.map((point) => [point.step, pointText(point) + (point.verdict ? `<br>${markText(markOf(point))}` : "")]), hovertemplate: `head ${name}, checkpoint %{customdata[0]}<br>%{y:.3f}%{customdata[1]}<extra></extra>`,
       }, ...(onset ? [{
         ...common, mode: "markers", x: [stepScale().x(onset.step)], y: [onset.mean], showlegend: false,
         marker: { symbol: "diamond", size: 11, color: line.color, line: { color: colours().card, width: 1.5 } },
-        hovertemplate: `head ${name}: ${courseTold(panel.family.courses[name])}<extra></extra>`,
+        hovertemplate: `head ${name}: ${courseText(panel.family.courses[name])}<extra></extra>`,
       }] : [])];
     });
   });
@@ -181,8 +181,8 @@ function drawTopHeads() {
   const last = (view) => `${view.name}: ${lines(view).map(({ name, points }) => `head ${name} ${number(points.at(-1).mean) || "no value"}`).join(", ")}`;
   const banded = all.some((point) => known(point.low)), onsets = traces.some(({ marker }) => marker?.symbol === "diamond");
   const extra = [
-    onsets ? "◆ onset: the gain in logits is beyond half of the last one" : "", banded ? bandTold(families) : "", cut ? "wide bands leave the picture" : "",
-    families.length ? "" : untold(shown[0], site).replace(/\.$/, ""),
+    onsets ? "◆ onset: the gain in logits exceeds half of the last gain" : "", banded ? bandText(families) : "", cut ? "wide bands are cut off" : "",
+    families.length ? "" : whyNoVerdicts(shown[0], site).replace(/\.$/, ""),
     all.some((point) => point.verdict === "x" && !known(point.mean)) ? `no line: ${noGap()}` : "", "dotted: the slider's checkpoint",
   ];
   return {
@@ -191,4 +191,4 @@ function drawTopHeads() {
   };
 }
 
-const bandTold = (families) => `band: 95% interval at each checkpoint alone (${scopesTold(families)})`;
+const bandText = (families) => `band: 95% interval at each checkpoint alone (${scopesText(families)})`;

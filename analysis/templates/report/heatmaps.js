@@ -17,7 +17,7 @@ function sameLayout(one, other) {
 
 /** A number with fixed digits, without a minus before zero. */
 const fixed = (value, digits = 3) => (Math.abs(value) < 0.5 * 10 ** -digits ? 0 : value).toFixed(digits);
-const endsTold = (low, high, digits = 3) => (known(low) && known(high) ? ` [${fixed(low, digits)}, ${fixed(high, digits)}]` : "");
+const endsText = (low, high, digits = 3) => (known(low) && known(high) ? ` [${fixed(low, digits)}, ${fixed(high, digits)}]` : "");
 
 /** The mean, unless the spread was chosen and a unit has one. */
 const overShown = () => (state.circuits.over === "spread" && shownUnits().some(several) ? "deviation" : "mean");
@@ -31,10 +31,10 @@ function heatmapPanel(view, site, at, quantity, over) {
   if (over === "deviation" && !several(view.unit)) return { view, site, why: "one run has no spread" };
   const { layout, cells, clean, corrupted, few, of } = found;
   const gap = known(clean) ? gapAt(view.unit, view.corruption, site, at) : null;
-  const told = known(clean) ? [`gap ${fixed(gap?.[0] ?? clean - corrupted, 2)}${gap ? endsTold(gap[1], gap[2], 2) : ""}`, `clean ${fixed(clean, 2)}, corrupted ${fixed(corrupted, 2)}`] : [];
+  const told = known(clean) ? [`gap ${fixed(gap?.[0] ?? clean - corrupted, 2)}${gap ? endsText(gap[1], gap[2], 2) : ""}`, `clean ${fixed(clean, 2)}, corrupted ${fixed(corrupted, 2)}`] : [];
   const missing = cells.map((cell) => quantity === "recovered" && site !== "head" && !cell.defined);
   const besides = cells.map((cell) => [
-    over === "mean" ? endsTold(cell.low, cell.high) : "", known(cell.verdict) ? `<br>${markTold(markOf(cell))}` : "",
+    over === "mean" ? endsText(cell.low, cell.high) : "", known(cell.verdict) ? `<br>${markText(markOf(cell))}` : "",
     of < 2 ? "" : over === "deviation" ? `<br>mean ${number(cell.mean)}, n ${cell.n} runs` : `<br>standard deviation ${number(cell.deviation) || "none"}, n ${cell.n} runs`,
   ].join(""));
   return {
@@ -49,11 +49,11 @@ function differencePanel(pair, site, at, quantity) {
   if (!one.layout || !other.layout || !sameLayout(one.layout, other.layout)) return null;
   const comparison = quantity === "recovered" ? comparisonOf(...pair, site) : null;
   const signs = signsAt(comparison, at, one.layout), found = signs && endsAt(comparison, at);
-  const ends = (i) => endsTold(found?.low?.[i], found?.high?.[i]);
+  const ends = (i) => endsText(found?.low?.[i], found?.high?.[i]);
   return {
-    name: differenceName(pair), views: pair, site, layout: one.layout, list: lessList(one.list, other.list), told: signs ? [] : ["no interval was worked out"],
+    name: differenceName(pair), views: pair, site, layout: one.layout, list: lessList(one.list, other.list), told: signs ? [] : ["no interval"],
     marks: one.list.map((_, i) => signs?.[i] ?? null), comparison, missing: one.list.map((_, i) => one.missing[i] || other.missing[i]),
-    few: one.few, besides: one.list.map((_, i) => ends(i) + (signs?.[i] ? `<br>${markTold(signs[i])}` : "")), scale: "difference", tokens: [...one.tokens, ...other.tokens],
+    few: one.few, besides: one.list.map((_, i) => ends(i) + (signs?.[i] ? `<br>${markText(signs[i])}` : "")), scale: "difference", tokens: [...one.tokens, ...other.tokens],
   };
 }
 
@@ -89,7 +89,7 @@ function heatmapRows(sites, at, quantity, over) {
 function largest({ layout, list, marks }) {
   const width = layout.columns.length;
   const order = list.map((value, i) => [value, i]).filter(([value]) => known(value)).sort(([a], [b]) => Math.abs(b) - Math.abs(a)).slice(0, 3);
-  const where = (i) => `layer ${layout.layers[Math.floor(i / width)]} ${layout.axis} ${layout.columns[i % width]}${markTold(marks[i]) && ` (${markTold(marks[i])})`}`;
+  const where = (i) => `layer ${layout.layers[Math.floor(i / width)]} ${layout.axis} ${layout.columns[i % width]}${markText(marks[i]) && ` (${markText(marks[i])})`}`;
   return order.map(([value, i]) => `${fixed(value)} at ${where(i)}`).join(", ") || "no values";
 }
 
@@ -98,7 +98,7 @@ function heatmapTable(shown, nameOf) {
   const kind = shown[0].layout.axis, columns = unique(shown.flatMap(({ layout }) => layout.columns));
   const lines = shown.flatMap((panel) => panel.layout.layers.map((layer, row) => ({ panel, layer, row })));
   const at = ({ panel: { layout }, row }, name) => (layout.columns.includes(name) ? row * layout.columns.length + layout.columns.indexOf(name) : -1);
-  const told = ({ list, marks, missing }, i) => (i < 0 ? "" : missing[i] ? markTold("x") : [number(list[i]), markTold(marks[i])].filter(Boolean).join(", "));
+  const told = ({ list, marks, missing }, i) => (i < 0 ? "" : missing[i] ? markText("x") : [number(list[i]), markText(marks[i])].filter(Boolean).join(", "));
   return {
     head: ["panel", "layer", ...columns.map((name) => `${kind} ${name}`)],
     rows: lines.map((line) => [nameOf(line.panel), String(line.layer), ...columns.map((name) => told(line.panel, at(line, name)))]),
@@ -109,7 +109,7 @@ function heatmapTable(shown, nameOf) {
 /** Cells of patching can be opened; attribution has no more detail. */
 const opensPlaces = (site) => site !== "head" && typeof openPlace === "function";
 
-const noGap = () => `the corruption makes no measurable difference here${shownUnits().some(several) ? ", in one of the runs at least" : ""}`;
+const noGap = () => `the corruption makes no measurable difference here${shownUnits().some(several) ? ", at least in one run" : ""}`;
 
 /** Legend of marks, grey and hatching, and the scope of verdicts; the same at all checkpoints. */
 function marksNote(sites, quantity, over, shown) {
@@ -120,14 +120,14 @@ function marksNote(sites, quantity, over, shown) {
   const hatching = shown.some(({ few }) => few?.some(Boolean)) ? "hatched: fewer than half of the prompts have the role" : "";
   if (over !== "mean") return [grey, hatching];
   const own = shown.filter(({ views: of }) => of.length === 1);
-  if (!families.length) return [untold(own[0].views[0], own[0].site).replace(/\.$/, ""), grey, hatching];
+  if (!families.length) return [whyNoVerdicts(own[0].views[0], own[0].site).replace(/\.$/, ""), grey, hatching];
   const marks = ["m", ...(families.some(({ here }) => here) ? ["h"] : []), "u", ...(quantity !== "recovered" && gapless ? ["x"] : [])];
   const compared = unique(shown.map(({ comparison }) => comparison?.scope).filter(known));
   const some = own.some(({ views: [{ unit, corruption }], site }) => !familyOf(unit, corruption, site));
   return [
-    `${marks.map((mark) => `${MARKS[mark][0]} ${MARKS[mark][1]}`).join(", ")}, no mark: small${some ? " (in panels of which something is concluded)" : ""}`,
+    `${marks.map((mark) => `${MARKS[mark][0]} ${MARKS[mark][1]}`).join(", ")}, no mark: small${some ? " (in panels with verdicts)" : ""}`,
     compared.length ? `difference: ▲ more, ▼ less, • undecided, no mark: alike within ${DATA.delta} (${compared.join("; or ")})` : "", grey, hatching,
-    `verdicts: ${scopesTold(families)}; ${unique(families.map(({ many }) => many)).join(" or ")}${sites.length > 1 ? " each" : ""}, any wrong: 5%`,
+    `verdicts: ${scopesText(families)}; ${unique(families.map(({ many }) => many)).join(" or ")}${sites.length > 1 ? " each" : ""}, any wrong: 5%`,
     families.some(({ gap }) => gap.some(([, low]) => known(low))) ? "gap: 95% interval over prompts, in these runs" : "",
   ];
 }

@@ -1,16 +1,16 @@
-// 95% intervals over runs, to the same numbers as analysis/intervals.py and summaries.py. Those of circuits are over prompts
-// and seeds, and come ready: see verdicts.js.
+// 95% intervals over runs, with the same numbers as analysis/intervals.py and summaries.py. Intervals for circuits, over prompts
+// and seeds, are computed beforehand: see verdicts.js.
 
 const LEAST_BOOTSTRAP = DATA.bootstrap.least;  // runs
 
-/** Mean with its interval over values, one a run. */
+/** Mean with its interval, one value per run. */
 function band(values, kind = state.interval) {
   const n = values.length;
   if (n < 2) return { mean: n ? mean(values) : null, low: null, high: null, n };
   return { mean: mean(values), ...(kind === "bootstrap" && n >= LEAST_BOOTSTRAP ? bootstrap([values]) : student(mean(values), variance(values) / n, n - 1)), n };
 }
 
-/** The difference of the means of two lists of which nothing pairs the values. */
+/** The difference of the means of two unpaired lists. */
 function difference(values, others, kind = state.interval) {
   const middle = mean(values) - mean(others);
   if (values.length < 2 || others.length < 2) return { mean: middle, low: null, high: null };
@@ -27,7 +27,7 @@ function student(middle, squaredError, freedom) {
   return { low: middle - half, high: middle + half };
 }
 
-/** Percentile bootstrap of the mean of a list, or of the first list's mean less the second's. */
+/** Percentile bootstrap of a list's mean, or of the first list's mean minus the second's. */
 function bootstrap([values, others]) {
   const means = (list, stream) => draws(list.length, stream).map((drawn) => {
     let sum = 0;
@@ -44,7 +44,7 @@ function quantile(sorted, share) {
   return sorted[below] + (at - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
 }
 
-/** Which of n are drawn in each resample. The numbers of a stream are mulberry32's, as in `intervals.draws`. */
+/** The indices drawn in each resample of n. Random numbers are mulberry32's, as in `intervals.draws`. */
 const drawn = new Map();
 function draws(n, stream) {
   const key = `${n} ${stream}`;
@@ -69,28 +69,28 @@ function wilson(share, n) {
   return { low: middle - half, high: middle + half };
 }
 
-/** The interval of a mean win rate for other prompts too, as analysis/inference/wins.py has it: Wilson's over n prompts and that over runs, in quadrature. */
+/** The interval of a mean win rate for other prompts too, as in analysis/inference/wins.py: Wilson's over n prompts and the one over runs, added in quadrature. */
 function overPrompts({ mean: middle, low, high }, n) {
   const { low: least, high: most } = wilson(middle, n);
   return { low: middle - Math.hypot(middle - least, known(low) ? middle - low : 0), high: middle + Math.hypot(most - middle, known(high) ? high - middle : 0) };
 }
 
 const INTERVALS = { student: "Student's t over runs", bootstrap: `bootstrap over runs (${LEAST_BOOTSTRAP} or more)` };
-/** What can be chosen: the bootstrap only where a group may have enough runs. */
+/** The choices: bootstrap only if a group can have enough runs. */
 const intervalsThere = () => Object.entries(INTERVALS).filter(([kind]) => kind === "student" || RUNS.length >= LEAST_BOOTSTRAP);
 
-/** What an interval over `ns` runs is called in a caption, and what it is of. */
-function intervalTold(ns, chosen = state.interval) {
+/** The caption's name of an interval over `ns` runs, and what it covers. */
+function intervalText(ns, chosen = state.interval) {
   const [least, most] = [Math.min(...ns), Math.max(...ns)];
   const n = `n ${least === most ? least : `${least} to ${most}`} ${most === 1 ? "run" : "runs"}`;
   const bootstrapped = chosen === "bootstrap" && most >= LEAST_BOOTSTRAP;
   const kind = bootstrapped
     ? `percentile bootstrap, ${DATA.bootstrap.resamples} resamples, fixed seed${least < LEAST_BOOTSTRAP ? `; Student's t below ${LEAST_BOOTSTRAP} runs` : ""}`
-    : `Student's t${chosen === "bootstrap" ? `, as there are fewer than ${LEAST_BOOTSTRAP} runs` : ""}`;
+    : `Student's t${chosen === "bootstrap" ? `, for fewer than ${LEAST_BOOTSTRAP} runs` : ""}`;
   return `${kind}; ${n}; ${OF_RUNS}`;
 }
 
-/** Runs that differ in their seed have the same prompts, unless something of the task is varied. */
+/** Runs that differ only in their seed have the same prompts, unless a key of the task varies. */
 const OF_RUNS = Object.keys(DATA.config.differs).some((key) => key.startsWith("task."))
-  ? "over runs as they are, with the prompts of each"
-  : "over runs on these prompts, the same for all: other prompts are not in it";
+  ? "over runs, each with its own prompts"
+  : "over runs on these prompts: it does not cover other prompts";

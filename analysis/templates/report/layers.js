@@ -9,7 +9,7 @@ function componentRows(kind) {
 
 const componentName = (view) => (known(state.circuits.other) ? `${view.name.slice(0, 1)}, ${against(view.corruption)}` : against(view.corruption));
 
-/** A marker that is not seen, which carries the colour bar of an order. */
+/** An invisible marker that carries an order's colour bar. */
 const orderBar = (names, title, inner, below, places = names.map((_, i) => i)) => {
   const room = names.length / (narrow.matches ? 4 : 9), ticks = [];
   for (const i of names.keys()) if (!ticks.length || places[i] - places[ticks.at(-1)] >= Math.max(1, Math.ceil(room)) - 1e-9) ticks.push(i);
@@ -22,7 +22,7 @@ const orderBar = (names, title, inner, below, places = names.map((_, i) => i)) =
   };
 };
 
-/** The logit lens through the layers, a line a checkpoint. */
+/** The logit lens through the layers, one line per checkpoint. */
 function drawLens() {
   const { rows, absent, shown } = componentRows("lens");
   const title = ["Logit lens: logit difference of the residual stream", whose()].filter(Boolean).join(", ");
@@ -51,15 +51,15 @@ function drawLens() {
   return { title, traces, layout, note: circuitsNote(`thick: checkpoint ${at}`, absent), table: () => pointsTable(shown, "component", ({ curves }) => curves), runs: runsOf(...shownUnits()), height };
 }
 
-/** What a patch job measured of the clean run besides, by its name: title, and value on the axis. */
+/** Measures of the clean run, by name: title, and label of the value axis. */
 const MEASURES = {
-  position_r2: ["Linear probe of position: how much a component tells of it", "held-out R²"],
+  position_r2: ["Linear probe of position: how well a component predicts it", "held-out R²"],
   position_r2_without_bos: ["Linear probe of position without BOS", "held-out R²"],
   previous_token: ["Attention to the previous token", "mean attention"],
   diagonal: ["Attention to the token itself", "mean attention"],
   ablated_loss: ["Loss with a component replaced by its mean", "loss (nats)"],
 };
-/** How many tokens a measure is of; null for what is of prompts. */
+/** The number of tokens behind a measure; null for values over prompts. */
 const tokensOf = (kind) => {
   const ns = unique(shownUnits().flatMap((unit) => blocksOf(unit)).map((block) => block[kind]?.n)).filter(known);
   return ns.length ? `n ${ns.join(", ")} tokens of clean held-out prompts` : null;
@@ -67,13 +67,13 @@ const tokensOf = (kind) => {
 const isMeasure = (kind) => kind.startsWith("measure:");
 const measuresThere = () => unique(DATA.blocks.flatMap((block) => Object.keys(block))).filter(isMeasure);
 
-/** What the bands of points of `ns` runs are; why there are none where single prompts are not known. */
-function bandsTold(kind, ns) {
-  if (isMeasure(kind)) return ns.length ? `band: 95% interval of the mean (${intervalTold(ns, "student")})` : "";
-  return ns.length ? bandTold(familiesShown()) : "no band: these tables do not tell prompts apart, or there is no inference for this choice";
+/** What the bands over `ns` runs are, or why there are none: some tables do not keep single prompts. */
+function bandsText(kind, ns) {
+  if (isMeasure(kind)) return ns.length ? `band: 95% interval of the mean (${intervalText(ns, "student")})` : "";
+  return ns.length ? bandText(familiesShown()) : "no band: these tables do not keep single prompts, or there is no inference for this choice";
 }
 
-/** Logit differences over checkpoints, a line a component: those of `kind` whose name begins with `word`. */
+/** Logit differences over checkpoints, one line per component of `kind` whose name begins with `word`. */
 function drawComponentLines(kind, word, what, value = "logit difference (logits)") {
   const { rows, absent, shown } = componentRows(kind);
   const title = [`${what} over checkpoints`, whose()].filter(Boolean).join(", ");
@@ -94,7 +94,7 @@ function drawComponentLines(kind, word, what, value = "logit difference (logits)
       const colour = ordered(rank, curves.length - 1);
       return [...bandTrace(points, colour, { xaxis, yaxis }, 0.1), {
         type: "scatter", mode: "lines+markers", xaxis, yaxis, x: points.map((point) => stepScale().x(point.step)), y: points.map((point) => point.mean), marker: { size: 3 }, line: { color: colour, width: 1.8 },
-        customdata: points.map((point) => [point.step, pointTold(point)]), hovertemplate: `${plain(name)}, checkpoint %{customdata[0]}<br>%{y:.3f}%{customdata[1]}<extra></extra>`,
+        customdata: points.map((point) => [point.step, pointText(point)]), hovertemplate: `${plain(name)}, checkpoint %{customdata[0]}<br>%{y:.3f}%{customdata[1]}<extra></extra>`,
       }];
     });
   });
@@ -103,7 +103,7 @@ function drawComponentLines(kind, word, what, value = "logit difference (logits)
   const banded = all.filter((point) => known(point.low));
   const last = (view) => `${componentName(view)}: ${lines(view).map(({ name, points }) => `${name} ${number(points.at(-1).mean)}`).join(", ")}`;
   return {
-    title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", bandsTold(kind, banded.map((point) => point.n)), cut ? "wide bands leave the picture" : ""].filter(Boolean).join(" · "), absent, "", tokensOf(kind)), runs: runsOf(...shownUnits()),
+    title, traces, layout, note: circuitsNote(["dotted: the slider's checkpoint", bandsText(kind, banded.map((point) => point.n)), cut ? "wide bands are cut off" : ""].filter(Boolean).join(" · "), absent, "", tokensOf(kind)), runs: runsOf(...shownUnits()),
     alt: `at the last checkpoint ${shown.map(last).join("; ")}`, table: () => pointsTable(shown, "component", lines), height,
   };
 }
@@ -134,7 +134,7 @@ function drawLayers() {
     return {
       type: "heatmap", coloraxis: "coloraxis", xaxis, yaxis, xgap: panel.steps.length > 40 ? 0 : 1, ygap: 1,
       x: panel.steps.map(String), y: panel.curves.map(({ name }) => plain(name)), z: panel.curves.map(({ points }) => points.map((point) => point.mean)),
-      customdata: panel.curves.map(({ points }) => points.map(pointTold)),
+      customdata: panel.curves.map(({ points }) => points.map(pointText)),
       hovertemplate: "%{y}, checkpoint %{x}<br>%{z:.3f} logits%{customdata}<extra></extra>",
     };
   });

@@ -3,18 +3,18 @@
 function drawCurves() {
   const { metric, split, seeds, log } = state.curves;
   const curves = known(metric) ? curvesOf(metric, split) : [];
-  if (!curves.length) return { title: "No curves", note: "No run has written this metric yet, or the filter leaves none." };
+  if (!curves.length) return { title: "No curves", note: "No run has this metric yet, or the filter hides those that do." };
   const keys = shownKeys();
   const share = isShare(metric), threshold = state.curves.thresholds[metric];
   const groups = groupsOf(curves, keys, share);
   const values = curves.flatMap((curve) => curve.values.filter(known));
   const positive = values.every((value) => value > 0);
-  // On a log axis a band ends where the picture does: its lower end may be negative.
+  // On a log axis bands are cut off at the bottom: the lower end may be negative.
   const scale = { x: log.has("x") ? (step) => step + 1 : (step) => step, floor: log.has("y") && positive ? Math.min(...values) * 0.8 : -Infinity };
   const legend = legendOf(groups);
   const traces = groups.flatMap((group, i) => groupTraces(group, { share, seeds, scale, metric, threshold, isNamed: i < legend.most }));
   return {
-    title: `${capital(sentence(metric))} ${split === TRAINER ? "that its own trainer logged" : `on ${sentence(split)}`}${Object.hasOwn(FROM_PATCHES, metric) || [TRAINER, "batch"].includes(split) ? "" : " prompts"}${keys.length ? `, by ${keys.map(([, label]) => label).join(" and ")}` : ""}`,
+    title: `${capital(sentence(metric))} ${split === TRAINER ? "logged by its own trainer" : `on ${sentence(split)}`}${Object.hasOwn(FROM_PATCHES, metric) || [TRAINER, "batch"].includes(split) ? "" : " prompts"}${keys.length ? `, by ${keys.map(([, label]) => label).join(" and ")}` : ""}`,
     note: curvesNote(curves, groups, { keys, seeds, threshold, legend, refused: log.has("y") && !positive }),
     runs: unique(curves.map((curve) => curve.run)),
     table: () => curvesTable(groups),
@@ -32,10 +32,10 @@ function drawCurves() {
   };
 }
 
-const LEGEND = { beside: 26, rows: 18, most: 12, letters: 64 };  // letters and rows that fit beside the picture; entries below it before more are asked for
+const LEGEND = { beside: 26, rows: 18, most: 12, letters: 64 };  // letters and rows that fit beside the picture; entries below it before "name all" is needed
 let wholeLegend = false;
 
-/** Where the legend has room: beside the picture if it is small, or else below it, where `below` pixels are kept for `most` entries. */
+/** The legend's place: beside the picture if small, else below it, with `below` pixels for `most` entries. */
 function legendOf(groups) {
   const letters = Math.min(LEGEND.letters, Math.max(...groups.map(({ name }) => name.length)));
   const beside = !narrow.matches && letters <= LEGEND.beside && groups.length <= LEGEND.rows;
@@ -50,18 +50,18 @@ function legendOf(groups) {
 
 const shortName = (name) => (name.length > LEGEND.letters ? `${name.slice(0, LEGEND.letters - 1)}…` : name);
 
-/** A single run's line, broken where there is no checkpoint. */
+/** A single run's line, broken at missing steps. */
 function lineOf(curve, scale) {
   const points = broken(curve.steps.map((step, i) => ({ step, mean: curve.values[i] })), missingOf([curve]));
   return { x: points.map(({ step }) => scale.x(step)), y: points.map(({ mean }) => mean), customdata: points.map(({ step }) => step) };
 }
 
-/** Steps without a checkpoint that curves have nothing at: what a trainer logged itself is of other steps. */
+/** Missing steps of the curves; a trainer's own log has other steps, and none missing. */
 const missingOf = (curves) => missingSteps(curves.filter(({ metric, split }) => split !== TRAINER).map(({ run }) => run));
 
 const CHECKPOINT = "checkpoint (step)";
 
-/** Step 0 has no logarithm: the log axis is that of step + 1, with the steps themselves written on it. */
+/** Step 0 has no logarithm: the log axis shows step + 1, labelled with the steps themselves. */
 function stepAxis(steps, log, { told = CHECKPOINT, most = narrow.matches ? 9 : 18 } = {}) {
   if (!log) return axis(told, { rangemode: "tozero" });
   const last = Math.log10(steps.at(-1) + 1) || 1;
@@ -89,22 +89,22 @@ function curvesNote(curves, groups, { keys, seeds, threshold, legend, refused })
   const without = unique(groups.flatMap((group) => group.curves.filter((curve) => !group.counted.includes(curve)).map(({ run }) => run)));
   return [
     state.curves.split === TRAINER
-      ? "as each run's own trainer logged it, on its own data"
+      ? "logged by each run's own trainer, on its own data"
       : `n ${ns.length > 1 ? `${ns[0]} to ${ns.at(-1)}` : ns[0]} ${state.curves.metric === "accuracy" ? "scored positions" : "prompts"}`,
     constant.length ? `the same for all: ${constant.map((i) => `${keys[i][1]} ${written(groups[0].values[i])}`).join(", ")}` : null,
     groups.length > legend.most ? `the legend names ${legend.most} of ${groups.length} groups` : null,
-    sizes.length && seeds !== "lines" ? `band: 95% interval of the mean over the runs of a group (${state.curves.split === TRAINER ? "of these runs' logs" : intervalTold(sizes)})` : null,
+    sizes.length && seeds !== "lines" ? `band: 95% interval of the mean over the runs of a group (${state.curves.split === TRAINER ? "of these runs' logs" : intervalText(sizes)})` : null,
     groups.some((group) => group.counted.length === 1 && isOfPrompts(group.counted[0].metric)) ? "band of a single run: 95% Wilson interval over prompts, of this run" : null,
     groups.some((group) => group.counted.length === 1 && group.counted[0].gaps && group.points.some((point) => known(point.low))) ? "band of a single run: 95% interval over prompts, of this run" : null,
-    spikesTold(curves.filter((curve) => known(curve.expected))),
+    spikesText(curves.filter((curve) => known(curve.expected))),
     curves.some(({ run }) => hasDiverged(run)) ? `✕ last checkpoint of a run that diverged${without.length ? `; ${count(without.length, "diverged run")} left out of means` : ""}` : null,
     known(threshold) ? `◆ first checkpoint at ${written(threshold)}` : null,
-    missingTold(curves.filter(({ split }) => split !== TRAINER).map(({ run }) => run)),
-    refused ? "values of zero and below have no logarithm, so the axis is linear" : null,
+    missingText(curves.filter(({ split }) => split !== TRAINER).map(({ run }) => run)),
+    refused ? "zero and negative values have no logarithm, so the axis is linear" : null,
   ].filter(known).join(" · ");
 }
 
-const spikesTold = (curves) => (curves.length
+const spikesText = (curves) => (curves.length
   ? `△ loss spike: ${DATA.spike}; ${curves.reduce((sum, { spikes }) => sum + spikes.length, 0)} found, ${curves.reduce((sum, { expected }) => sum + expected, 0).toFixed(1)} expected of ${DATA.noise}`
   : null);
 
@@ -114,7 +114,7 @@ function curvesTable(groups) {
     head: ["step", ...groups.map((group) => group.name)],
     rows: steps.map((step) => [String(step), ...groups.map((group) => {
       const point = group.points.find((one) => one.step === step);
-      return point ? `${number(point.mean)}${rangeTold(point)}${point.n > 1 ? ` n ${point.n}` : ""}` : "";
+      return point ? `${number(point.mean)}${rangeText(point)}${point.n > 1 ? ` n ${point.n}` : ""}` : "";
     })]),
   };
 }
@@ -123,10 +123,10 @@ function groupTraces({ curves, counted, points, name, colour, dash }, { share, s
   const single = counted.length === 1;
   const common = { type: "scatter", legendgroup: name, name: plain(shortName(name)), showlegend: false };
   const traces = [];
-  const alone = single ? counted[0] : null;  // its line is that of the mean
+  const alone = single ? counted[0] : null;  // the group's mean is this run's line
   if (curves.length > 1 && seeds !== "band") {
     for (const curve of curves.filter((one) => one !== alone || seeds === "lines")) {
-      const label = plain(`${idTold(curve.run)}${curve.corruption ? `, ${curve.corruption}` : ""}`);
+      const label = plain(`${idText(curve.run)}${curve.corruption ? `, ${curve.corruption}` : ""}`);
       traces.push({
         ...common, mode: "lines", ...lineOf(curve, scale), opacity: seeds === "both" ? 0.35 : 0.9,
         line: { color: colour, dash, width: seeds === "both" ? 1 : 1.5 }, showlegend: isNamed && seeds === "lines" && curve === curves[0],
@@ -145,7 +145,7 @@ function groupTraces({ curves, counted, points, name, colour, dash }, { share, s
   traces.push({
     ...common, showlegend: isNamed, mode: "lines+markers", x: points.map((point) => scale.x(point.step)), y: points.map((point) => point.mean),
     line: { color: colour, dash, width: 2.2 }, marker: { size: 4, color: colour },
-    customdata: points.map((point) => [point.step, plain(rangeTold(point) + who(point))]),
+    customdata: points.map((point) => [point.step, plain(rangeText(point) + who(point))]),
     hovertemplate: `${plain(name)}<br>checkpoint %{customdata[0]}: %{y:.3f}%{customdata[1]}<extra></extra>`,
   });
   const spikes = curves.flatMap((curve) => (curve.spikes ?? []).map(([step, value]) => ({ step, value, curve })));
@@ -153,7 +153,7 @@ function groupTraces({ curves, counted, points, name, colour, dash }, { share, s
     traces.push({
       ...common, mode: "markers", x: spikes.map(({ step }) => scale.x(step)), y: spikes.map(({ value }) => value),
       marker: { symbol: "triangle-up-open", size: 9, color: colour, line: { width: 1.5 } },
-      customdata: spikes.map(({ step, curve }) => [step, plain(`run ${idTold(curve.run)}`)]),
+      customdata: spikes.map(({ step, curve }) => [step, plain(`run ${idText(curve.run)}`)]),
       hovertemplate: `${plain(name)}<br>loss spike at step %{customdata[0]}: %{y:.3f}, %{customdata[1]}<extra></extra>`,
     });
   }
@@ -168,15 +168,15 @@ function groupTraces({ curves, counted, points, name, colour, dash }, { share, s
   return [...traces, ...divergedTraces(curves, scale, common, colour)];
 }
 
-/** A cross at the last value of each run that diverged. */
+/** A cross at the last value of each diverged run. */
 function divergedTraces(curves, scale, common, colour) {
   const ends = curves.filter(({ run }) => hasDiverged(run)).map((curve) => ({ curve, at: curve.values.findLastIndex(known) })).filter(({ at }) => at >= 0);
   if (!ends.length) return [];
-  const without = curves.some(({ run }) => !hasDiverged(run)) ? "<br>means are without this run" : "";
+  const without = curves.some(({ run }) => !hasDiverged(run)) ? "<br>not in any mean" : "";
   return [{
     ...common, mode: "markers", x: ends.map(({ curve, at }) => scale.x(curve.steps[at])), y: ends.map(({ curve, at }) => curve.values[at]),
     marker: { symbol: "x", size: 12, color: colour, line: { color: colours().card, width: 1 } },
-    customdata: ends.map(({ curve, at }) => [curve.steps[at], plain(`run ${idTold(curve.run)}`)]),
+    customdata: ends.map(({ curve, at }) => [curve.steps[at], plain(`run ${idText(curve.run)}`)]),
     hovertemplate: `${common.name}<br>%{customdata[1]} diverged; its last checkpoint %{customdata[0]}: %{y:.3f}${without}<extra></extra>`,
   }];
 }

@@ -1,9 +1,9 @@
-// Who looks where over the checkpoints: the chosen head's attention from one token to others by their roles, mean over
-// prompts and the runs of a setting, with the intervals that inference found.
+// Who looks where over the checkpoints: the chosen head's attention from one token to others, by role, mean over
+// prompts and a setting's runs, with the intervals from inference.
 
 const MOST_KEYS = 6;
 
-/** The tables of the chosen patch job's setting; null where attention to roles was not measured. */
+/** The tables for the chosen patch job's setting; null if attention to roles was not measured. */
 function looksOf({ job }) {
   const { setting } = RUNS[job.run];
   return (ATTENTION.looks ?? []).find((one) => one.setting === setting && one.patching === (job.patching ?? "") && one.corruption === job.corruption) ?? null;
@@ -11,10 +11,10 @@ function looksOf({ job }) {
 
 const queriesOf = (looks) => unique(looks.rows.map(({ query }) => query)).sort((a, b) => (b === "end") - (a === "end"));
 
-/** The query of the curves: that which was chosen, or the end. */
+/** The query of the curves: the chosen one, or the end. */
 const queryOf = (looks) => (queriesOf(looks).includes(state.attention.query) ? state.attention.query : queriesOf(looks)[0]);
 
-/** Keys as curves {name, points}, those with most attention at any checkpoint first. */
+/** Keys as curves {name, points}, those with the most attention at any checkpoint first. */
 function keyCurves(looks, side, head) {
   const query = queryOf(looks), { steps } = looks;
   const rows = looks.rows.filter((row) => row.side === side && row.head === head && row.query === query);
@@ -36,7 +36,7 @@ function drawLooks() {
   const { head, job } = shown, query = queryOf(looks);
   const rows = [ATTENTION_SIDES.map((side) => ({ name: `${side} prompts`, curves: keyCurves(looks, side, head) })).filter(({ curves }) => curves.length)];
   const title = `What head ${head} looks at from “${query}”, over checkpoints`;
-  if (!rows[0].length) return { title, note: "not measured of this head" };
+  if (!rows[0].length) return { title, note: "not measured for this head" };
   const keys = unique(rows[0].flatMap(({ curves }) => curves.map(({ name }) => name)));
   const largest = (name) => Math.max(...rows[0].flatMap(({ curves }) => curves.filter((one) => one.name === name).flatMap(({ points }) => points.map(({ mean }) => mean ?? 0))));
   const kept = [...keys].sort((a, b) => largest(b) - largest(a)).slice(0, MOST_KEYS);
@@ -57,7 +57,7 @@ function drawLooks() {
         { ...common, mode: "lines", x: [x[0], x.at(-1)], y: [curve.uniform, curve.uniform], line: { color: colour, width: 1, dash: "dot" }, showlegend: false, hoverinfo: "skip" },
         {
           ...common, mode: "lines+markers", x, y: curve.points.map((point) => point.mean), line: { color: colour, width: 2 }, marker: { size: 4 }, showlegend: i === 0,
-          customdata: curve.points.map((point) => [point.step, pointTold(point)]),
+          customdata: curve.points.map((point) => [point.step, pointText(point)]),
           hovertemplate: `from ${plain(query)} to ${plain(name)}, checkpoint %{customdata[0]}<br>%{y:.3f}%{customdata[1]}<br>uniform ${fixed(curve.uniform)}<extra></extra>`,
         }];
     });
@@ -69,7 +69,7 @@ function drawLooks() {
     note: [
       `${job.corruption} corruption`, `${looks.n} prompts`, looks.runs > 1 ? `mean over ${looks.runs} runs` : "",
       banded ? `band: 95% interval at each checkpoint alone (other prompts${looks.seeds ? " and other seeds" : ", not other seeds"})` : "",
-      "thin dotted: what a head pays that looks at all tokens alike", other > 0 ? `the ${kept.length} of ${keys.length} roles with most attention` : "", "upright dotted: the slider's checkpoint",
+      "thin dotted: uniform attention to all tokens", other > 0 ? `the ${kept.length} roles, of ${keys.length}, with most attention` : "", "vertical dotted: the slider's checkpoint",
     ].filter(Boolean).join(" · "),
     alt: rows[0].map(({ name, curves }) => `${name}, last checkpoint: ${curves.slice(0, 3).map((one) => `${one.name} ${number(one.points.at(-1).mean)}, uniform ${fixed(one.uniform, 2)}`).join("; ")}`).join(". "),
     table: () => pointsTable(rows[0].map((panel) => ({ ...panel, curves: panel.curves.map((one) => ({ ...one, name: `${one.name} (uniform ${fixed(one.uniform)})` })) })), "looks at", ({ curves }) => curves),

@@ -4,7 +4,7 @@ chooseCurves();
 drawView();
 drawDifferencesOnce();
 drawTrust();
-// Plotly comes last on the page: the table is there before its five megabytes are read.
+// Plotly is the last script: the table appears before its five megabytes are read.
 addEventListener("DOMContentLoaded", () => {
   addPicture($("curves-pictures"), "curves-plot", drawCurves);
   addGlance();

@@ -1,4 +1,4 @@
-// Places of the panels of a picture, and what they share.
+// The places of a picture's panels, and what panels share.
 
 const suffix = (i) => (i ? String(i + 1) : "");
 const subtitle = (text, place) => ({
@@ -7,8 +7,8 @@ const subtitle = (text, place) => ({
 });
 
 /**
- * Rows of panels with the domains of their axes, and the height in pixels of all: side by side, or one above the other on a narrow page.
- * `tall` is the height of one panel, `gap` the pixels below it for its axis and the next one's title.
+ * Rows of panels with their axes' domains, and the total height in pixels: side by side, or stacked on a narrow page.
+ * `tall` is a panel's height, `gap` the pixels below it for its axis and the next title.
  */
 function arrange(rows, tall, gap) {
   const list = narrow.matches ? rows.flat().map((panel) => [panel]) : rows.filter((row) => row.length);
@@ -25,8 +25,8 @@ function arrange(rows, tall, gap) {
 
 /**
  * A picture's margins and height around `inner` pixels of panels: `below` for the axis of the last row, `right` for a colour
- * bar or legend, which is below them on a narrow page. They are fixed, so that panels stand still when the slider moves
- * and Plotly need not draw twice to find room.
+ * bar or legend, which moves below on a narrow page. They are fixed, so that panels stay in place when the slider moves
+ * and Plotly does not draw twice to find room.
  */
 function frame(inner, { l, t = 34, below = 50, right = 100 }) {
   const under = narrow.matches ? 70 : 0;
@@ -34,7 +34,7 @@ function frame(inner, { l, t = 34, below = 50, right = 100 }) {
   return { margin, height: inner + t + below + under };
 }
 
-/** A colour bar at the right, or on a narrow page below panels of `inner` pixels. */
+/** A colour bar at the right; on a narrow page below `inner` pixels of panels. */
 const scaleBar = (title, inner, below = 50, more = {}) => ({
   thickness: 12, outlinewidth: 0, ...more,
   ...(narrow.matches
@@ -50,16 +50,16 @@ function checkpointLines(n) {
   }));
 }
 
-/** The prompts of what is shown, what else is to be said, and what was not examined. */
+/** The caption: number of prompts, further notes, and what was not examined. */
 function circuitsNote(extra, absent = [], where = "", counted = null) {
   const ns = unique(shownUnits().flatMap((unit) => blocksOf(unit)).map((block) => block.n)).join(", ");
   const lacking = absent.length ? unique(absent.map(({ why }) => why ?? null)).map((why) => `${absent.filter((one) => (one.why ?? null) === why).map(({ name }) => name).join("; ")}: ${why ?? `not examined${where}`}`).join(" · ") : null;
-  return [counted ?? `${ns} prompts`, extra, lacking, missingTold(runsOf(...shownUnits()))].filter(Boolean).join(" · ");
+  return [counted ?? `${ns} prompts`, extra, lacking, missingText(runsOf(...shownUnits()))].filter(Boolean).join(" · ");
 }
 
 const against = (corruption) => DATA.corruptions[corruption];
 
-/** A band between two lines, of points {step, low, high}; none where there is no interval. */
+/** A band through points {step, low, high}, broken where there is no interval. */
 function bandTrace(points, colour, place, share = 0.16) {
   if (!points.some((point) => known(point.low))) return [];
   return [{
@@ -68,32 +68,32 @@ function bandTrace(points, colour, place, share = 0.16) {
   }];
 }
 
-/** The axis of steps for panels of curves: x of a step, and the axis; logarithmic as that of the curves above. */
+/** The step axis for panels of curves: x of a step, and the axis; logarithmic if the curves above are. */
 function stepScale() {
   const log = state.curves.log.has("x");
-  return { x: log ? (step) => step + 1 : (step) => step, axis: (isTold, more) => ({ ...(log ? stepAxis(shownSteps(), true, { most: 7 }) : axis("")), ...more, title: { text: isTold ? CHECKPOINT : "", standoff: 8 } }) };
+  return { x: log ? (step) => step + 1 : (step) => step, axis: (isTitled, more) => ({ ...(log ? stepAxis(shownSteps(), true, { most: 7 }) : axis("")), ...more, title: { text: isTitled ? CHECKPOINT : "", standoff: 8 } }) };
 }
 
-/** Where checkpoints are on their way from the first to the last, as places of an order: by step + 1 on a log axis. */
+/** Each checkpoint's position between the first and the last, from 0 to 1; by step + 1 on a log axis. */
 function stepPlaces(steps) {
   if (!state.curves.log.has("x")) return steps.map((_, i) => i);
   return steps.map((step) => ((steps.length - 1) * Math.log((step + 1) / (steps[0] + 1))) / Math.log((steps.at(-1) + 1) / (steps[0] + 1) || 1));
 }
 
-/** The axis of steps one beside the other, of which about a dozen are told. */
-function orderedSteps(steps, isTold, more) {
+/** An axis with one place per step, about a dozen of them labelled. */
+function orderedSteps(steps, isTitled, more) {
   const every = Math.ceil(steps.length / (narrow.matches ? 5 : 9));
   const ticks = every > 1 ? { tickvals: steps.filter((_, i) => i % every === 0).map(String), tickangle: 0 } : {};
-  return axis(isTold ? CHECKPOINT : "", { type: "category", showgrid: false, ...ticks, ...more });
+  return axis(isTitled ? CHECKPOINT : "", { type: "category", showgrid: false, ...ticks, ...more });
 }
 
-/** Room for lines around their lowest and highest point, zero among them. */
+/** A range for lines around their lowest and highest point, including zero. */
 function rangeOf(values) {
   const [low, high] = values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [0, 0]);
   return [low - 0.06 * (high - low || 1), high + 0.06 * (high - low || 1)];
 }
 
-/** Room for the means of curves, and for their bands as far as these leave the means to be seen; `cut` if not for all. */
+/** A range for the means of curves, and for their bands as far as the means stay visible; `cut` if some bands do not fit. */
 function rangeWithBands(points) {
   const means = rangeOf(points.map((point) => point.mean).filter(known)), room = (means[1] - means[0]) / 2;
   const ends = points.flatMap((point) => [point.low, point.high]).filter(known);
@@ -101,14 +101,14 @@ function rangeWithBands(points) {
   return { range: rangeOf([...means, ...inside]), cut: inside.some((end, i) => end !== ends[i]) };
 }
 
-/** The numbers of panels of curves, a line a curve, over all their checkpoints. `curves` gives a panel's: name and points. */
+/** The numbers of panels of curves, one line per curve, over all checkpoints. `curves` gives a panel's: name and points. */
 function pointsTable(panels, what, curves) {
   const steps = unique(panels.flatMap((panel) => curves(panel).flatMap(({ points }) => points.map((point) => point.step)))).sort((a, b) => a - b);
-  const told = (point) => (point ? number(point.mean) + pointTold(point) : "");
+  const told = (point) => (point ? number(point.mean) + pointText(point) : "");
   return {
     head: ["panel", what, ...steps.map((at) => `step ${at}`)],
     rows: panels.flatMap((panel) => curves(panel).map(({ name, points }) => [panel.name, name, ...steps.map((at) => told(points.find((point) => point.step === at)))])),
   };
 }
 
-const pointTold = ({ low, high, n }) => `${known(low) ? ` [${number(low)}, ${number(high)}]` : ""}${n > 1 ? `, n ${n} runs` : ""}`;
+const pointText = ({ low, high, n }) => `${known(low) ? ` [${number(low)}, ${number(high)}]` : ""}${n > 1 ? `, n ${n} runs` : ""}`;

@@ -1,31 +1,31 @@
-// Settings against results as parallel coordinates. Plotly's own want WebGL, which remote desktops often lack, and
-// a file of theirs is no vector graphic; these are lines like any others. A brush along an axis writes a term into the
-// filter, and so chooses runs on the whole page; what the filter leaves out stays as grey lines.
+// Settings against results as parallel coordinates. Plotly's own need WebGL, which remote desktops often lack, and do not
+// save as vector graphics; these are ordinary lines. Brushing an axis writes a term into the filter, and so
+// selects runs on the whole page; runs that the filter hides stay as grey lines.
 
 const MOST_LINES = 1000;
 const results = () => COLUMNS.filter((column) => column.result && column.key !== "seconds");
 
 function drawParallelControls() {
-  replaceControls($("parallel-controls"), select("Result", results().map((column) => [column.key, columnTold(column)]), state.result, (key) => {
+  replaceControls($("parallel-controls"), select("Result", results().map((column) => [column.key, columnText(column)]), state.result, (key) => {
     state.result = key;
     redraw("differences-pictures");
     saveView();
   }));
 }
 
-/** The axes that are drawn, for the brush. */
+/** The axes drawn, for the brush. */
 let parallelAxes = [];
 
-/** Each run is a line through its settings, its seed and its results. */
+/** Each run is a line through its settings, its seed and its result. */
 function drawParallel() {
   drawParallelControls();
-  drawImportance();
-  const column = COLUMNS.find((one) => one.key === state.result), told = columnTold(column);
+  drawVariance();
+  const column = COLUMNS.find((one) => one.key === state.result), told = columnText(column);
   const all = RUNS.filter((run) => typeof valueOf(run, column.key) === "number").slice(0, MOST_LINES);
   const runs = all.sort((a, b) => valueOf(a, column.key) - valueOf(b, column.key)), shown = runs.filter(accepts);
   const settings = [...FACTORS, ["seed", "seed"]].filter(([key]) => differing(key, runs).length > 1);
   const title = `Settings and ${told}, run by run`;
-  if (!runs.length || !settings.length) return { title, note: "it takes two runs that differ and have this result" };
+  if (!runs.length || !settings.length) return { title, note: "needs two runs that differ and have this result" };
   const numbers = unique(["win_rate", column.key]).map((key) => COLUMNS.find((one) => one.key === key))
     .filter((one) => runs.every((run) => typeof valueOf(run, one.key) === "number"));
   const axes = [...settings.map(([key, label]) => settingAxis(runs, key, label)), ...numbers.map((one) => resultAxis(runs, one))];
@@ -35,9 +35,9 @@ function drawParallel() {
   return {
     title,
     note: [
-      `a line is a run: ${count(shown.length, "run")}${shown.length < runs.length ? `; grey: ${runs.length - shown.length} that the filter leaves out` : ""}${runs.length < RUNS.length ? `; ${RUNS.length - runs.length} lack the value` : ""}`,
+      `a line is a run: ${count(shown.length, "run")}${shown.length < runs.length ? `; grey: ${runs.length - shown.length} hidden by the filter` : ""}${runs.length < RUNS.length ? `; ${RUNS.length - runs.length} lack the value` : ""}`,
       shown.some(hasDiverged) ? "dotted: diverged" : null, isOne && values.length ? `${told} is ${number(values[0])} in all of them` : null,
-      "settings are evenly spaced in their order, and lines of one setting lie side by side", "drag along an axis to filter the page by it, click it to undo; or type in the filter",
+      "values are evenly spaced in order, lines with the same value side by side", "drag along an axis to filter the page, click it to undo; or type in the filter",
     ].filter(Boolean).join(" · "),
     runs: shown,
     table: () => ({
@@ -66,7 +66,7 @@ function drawParallel() {
 
 const shortened = (text) => (text.length > 24 ? `${text.slice(0, 23)}…` : text);
 
-/** Heights between 0 and 1. What shares a value lies side by side, in the order of the runs given. */
+/** Heights between 0 and 1. Runs that share a value lie side by side, in the given order. */
 function settingAxis(runs, key, label) {
   const names = differing(key, runs).sort(compare), isNone = (run) => !known(run[key]) || run[key] === "";
   if (runs.some(isNone)) names.unshift(null);
@@ -93,7 +93,7 @@ function resultAxis(runs, column) {
   const ticks = high > low ? [0, 0.25, 0.5, 0.75, 1].map((at) => low + at * (high - low)) : [low];
   const value = (at) => Number((low + Math.min(Math.max(at, 0), 1) * (high - low)).toPrecision(4));
   return {
-    key: column.key, label: columnTold(column), told: values.map((value) => number(value)), heights: values.map(height), ticks: ticks.map((value) => [height(value), number(value)]),
+    key: column.key, label: columnText(column), told: values.map((value) => number(value)), heights: values.map(height), ticks: ticks.map((value) => [height(value), number(value)]),
     term: (from, to) => [from > 0 ? `${column.key}>=${value(from)}` : "", to < 1 ? `${column.key}<=${value(to)}` : ""].filter(Boolean).join(" "),
   };
 }
@@ -108,7 +108,7 @@ function parallelLine(run, i, axes, values, value) {
   };
 }
 
-/** What the filter leaves out, as one broken line. */
+/** The runs that the filter hides, as one broken line. */
 function leftOutLines(runs, axes) {
   const left = runs.map((run, i) => [run, i]).filter(([run]) => !accepts(run));
   if (!left.length) return [];
@@ -127,14 +127,14 @@ const colourBar = (values, told) => ({
 
 const quoted = (text) => (text === "" || /[\s,<>=!]/.test(text) ? `"${text}"` : text);
 
-/** From where to where the filter's terms of an axis' key let runs through; none where it has none. */
+/** The range that the filter's terms for an axis' key select; none without such terms. */
 function brushed({ key, heights }, runs) {
   const terms = filter.either ? [] : filter.terms.filter((term) => term.key === key);
   const inside = heights.filter((_, i) => terms.every((term) => term.accepts(runs[i])));
   return terms.length && inside.length ? [[Math.min(...inside) - 0.02, Math.max(...inside) + 0.02]] : [];
 }
 
-/** Puts a term in place of those of a key in the filter; an empty one takes them away. */
+/** Replaces a key's terms in the filter; an empty term removes them. */
 function brush({ key }, term) {
   const others = filter.either ? [] : filter.terms.filter((one) => one.key !== key).map((one) => (one.key ? one.told : quoted(one.told)));
   const text = [...others, term].filter(Boolean).join(" ");
@@ -142,7 +142,7 @@ function brush({ key }, term) {
   setFilter(text);
 }
 
-/** A drag along an axis, which shows as it goes; a click takes the axis' brush away. */
+/** A drag along an axis brushes it, visibly; a click removes the axis' brush. */
 function listenToBrush(plot) {
   let from = null;
   const mark = h("div", { class: "brush", hidden: true });

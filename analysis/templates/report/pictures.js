@@ -1,5 +1,5 @@
-// A picture is drawn when it comes near the window and when what it shows has changed; all others follow when nothing else
-// is to do, so that the whole page can be captured, and searched.
+// A picture is drawn when it comes near the window and what it shows has changed; all others follow when the browser is
+// idle, so that the whole page can be captured and searched.
 
 const pictures = [];
 const watcher = new IntersectionObserver((entries) => {
@@ -11,9 +11,9 @@ const watcher = new IntersectionObserver((entries) => {
 }, { rootMargin: "400px" });
 
 /**
- * `draw` gives {title, note, runs, traces, layout, height}, or without traces why there is nothing to see; `alt` tells
- * its values to those who do not see it, and `table` gives {head, rows} of text. `shapes` gives all that the slider
- * moves in it, if no more than lines.
+ * `draw` returns {title, note, runs, traces, layout, height}, or a note without traces if there is nothing to draw; `alt` is
+ * its values for screen readers, and `table` returns {head, rows} of text. `shapes` returns all that the slider
+ * moves in it, if these are only lines.
  */
 function addPicture(parent, id, draw, shapes = null) {
   const caption = h("figcaption");
@@ -22,8 +22,8 @@ function addPicture(parent, id, draw, shapes = null) {
   const figure = h("figure", {}, copyButton(id), caption, h("div", { class: "wide" }, plot), numbers);
   parent.append(figure);
   const picture = { figure, caption, plot, numbers, draw, shapes, group: parent.id, near: false, stale: true };
-  // Made once: Plotly takes new functions for a new configuration, and draws all from nothing, over and over if it is
-  // asked for the next drawing before it is done. No button sends data away.
+  // Kept: given a new configuration Plotly starts from nothing, over and over if the
+  // next drawing is requested before it is done. No button sends data away.
   picture.config = { displaylogo: false, responsive: true, modeBarButtons: [[...saveButtons(picture), "resetScale2d"]] };
   pictures.push(picture);
   watcher.observe(figure);
@@ -31,7 +31,7 @@ function addPicture(parent, id, draw, shapes = null) {
   paintRest();
 }
 
-/** Copies an address that opens the page at this picture, as it is seen now; where that is forbidden it is shown. */
+/** Copies an address that opens the page at this picture, as shown now; if copying is forbidden, displays it. */
 function copyButton(id) {
   const told = (text) => { button.textContent = text; setTimeout(() => { button.textContent = "Copy link"; }, 2000); };
   const shown = (link) => button.after(h("input", { type: "text", readonly: true, value: link, "aria-label": "link to this picture", class: "link" }));
@@ -51,10 +51,10 @@ function redraw(...groups) {
   paintRest();
 }
 
-/** The slider moved: lines are moved, all else is drawn again, what is in the window first, and heatmaps at first as sketches. */
+/** After a move of the slider: lines move and all else is redrawn, first what is in the window, heatmaps at first as sketches. */
 function follow(...groups) {
   clearTimeout(resting);
-  resting = null;  // what is out of sight waits until the slider rests
+  resting = null;  // out of sight: waits until the slider rests
   const moved = pictures.filter(({ group }) => groups.includes(group));
   const drawn = moved.filter((picture) => !picture.shapes || picture.stale);
   for (const picture of drawn) picture.stale = true;
@@ -72,7 +72,7 @@ const seen = ({ figure }) => {
 
 let waiting = null;
 
-/** One after the other, so that the slider's next move need not wait for what is near the window but not in it. */
+/** One at a time, so that the slider's next move need not wait for pictures outside the window. */
 function paintLater(after = 0) {
   clearTimeout(waiting);
   waiting = setTimeout(() => {
@@ -83,11 +83,11 @@ function paintLater(after = 0) {
   }, after);
 }
 
-const REST = 700;  // milliseconds without a change, more than between two checkpoints when they play
+const REST = 700;  // milliseconds without a change; longer than between two checkpoints while they play
 const idle = window.requestIdleCallback ? (work) => requestIdleCallback(work, { timeout: 50 }) : (work) => setTimeout(work, 20);
 let resting = null;
 
-/** What is not near the window, one after the other while nothing happens. What is hidden has no width yet. */
+/** Pictures far from the window, one at a time while the browser is idle. Hidden ones have no width yet. */
 function paintRest() {
   clearTimeout(resting);
   const work = () => {
@@ -118,13 +118,13 @@ function paint(picture, wanted = picture.near) {
     hoverlabel: { align: "left", bgcolor: colour.card, bordercolor: colour.line, font: { color: colour.ink } },
     ...layout,
   }, picture.config);
-  for (const button of picture.plot.querySelectorAll(".modebar-btn")) button.tabIndex = -1;  // for keys they are below the picture
+  for (const button of picture.plot.querySelectorAll(".modebar-btn")) button.tabIndex = -1;  // the same buttons are below the picture, for the keyboard
   picture.plot.classList.toggle("opens", Boolean(opens));
-  picture.plot.removeAllListeners("plotly_click");  // what a click opens is of this drawing
+  picture.plot.removeAllListeners("plotly_click");  // clicks belong to the old drawing
   if (opens) picture.plot.on("plotly_click", ({ points: [point] }) => opens(point));
 }
 
-/** What stands around a picture: its caption, its words for those who do not see it, and its table. */
+/** The frame of a picture: its caption, its words for screen readers, and its table. */
 function tell(picture) {
   const { title, note, runs = [], alt } = picture.drawn;
   const ids = runs.map((run) => run.run_id).join(", ");
@@ -140,15 +140,15 @@ function tell(picture) {
   tellNumbers(picture);
 }
 
-/** Where margins are fixed Plotly need not measure all labels of the axes, which takes a third of the time. */
+/** With fixed margins Plotly need not measure all axis labels, which takes a third of the time. */
 function standStill(layout) {
   for (const [name, one] of Object.entries(layout)) {
     if (/^[xy]axis/.test(name)) Object.assign(one, { automargin: false, ticklabeloverflow: "allow" });
   }
 }
 
-/** The table of a picture's numbers, made when it is opened; with it the buttons that save: Plotly's own, three on each
- * picture, would be in the way of the keyboard. */
+/** A picture's numbers as a table, made when opened; with the buttons that save. Plotly's own, three on each
+ * picture, would be in the keyboard's way. */
 function tellNumbers(picture) {
   const { numbers, drawn } = picture;
   if (!drawn) return;  // opened before it was drawn, which asks again
@@ -170,7 +170,7 @@ function tellNumbers(picture) {
 }
 
 let printing = false;
-/** A question to the window, which has an answer of its own while it prints: light, and as wide as a sheet. */
+/** A media query, with fixed answers while printing: light, and as wide as the paper. */
 function media(query) {
   const asked = matchMedia(query);
   return { get matches() { return !printing && asked.matches; }, addEventListener: (type, listener) => asked.addEventListener(type, () => printing || listener()) };
@@ -178,7 +178,7 @@ function media(query) {
 const dark = media("(prefers-color-scheme: dark)");
 const narrow = media("(max-width: 40rem)");
 dark.addEventListener("change", () => redraw());
-// While it captures a whole page the browser makes the window narrow for a moment: what lasts counts.
+// Capturing a whole page, the browser makes the window narrow for a moment: only lasting changes count.
 let wasNarrow = narrow.matches, turning = null;
 narrow.addEventListener("change", () => {
   clearTimeout(turning);
@@ -189,22 +189,22 @@ narrow.addEventListener("change", () => {
   }, 150);
 });
 
-/** From nothing: Plotly would keep a colour bar's old place beside the new one. */
+/** From nothing: Plotly would keep an old colour bar beside the new one. */
 function drawAnew() {
   for (const { plot } of pictures) Plotly.purge(plot);
   redraw();
 }
 
-/** Pixels that pictures may be high, one on a sheet of paper or two, and how much smaller one is made for the latter. */
+/** The most pixels of a picture's height, one on a sheet of paper or two; and the scale at which two fit. */
 const SHEET = { one: 650, two: 335, least: 0.75 };
 const onSheet = (height) => (height * SHEET.least <= SHEET.two ? SHEET.two : SHEET.one) / height;
 
-/** All pictures at the width of a sheet, in light colours, and those too high for one made smaller. */
+/** All pictures as wide as the paper, in light colours; too tall ones scaled down. */
 function forPrint(on) {
   if (on === printing) return;
   printing = on;
   document.documentElement.classList.toggle("printing", on);
-  followAttention();  // small pictures that are no Plotly's
+  followAttention();  // small pictures drawn without Plotly
   if (!on) {
     for (const { figure } of pictures) figure.style.zoom = "";
     return drawAnew();
@@ -219,21 +219,21 @@ function forPrint(on) {
 addEventListener("beforeprint", () => forPrint(true));
 addEventListener("afterprint", () => forPrint(false));
 
-/** The page's colours, asked for once: the browser takes its time to tell them. */
+/** The page's colours, cached: reading them is slow. */
 let coloured = null;
 function colours() {
   const key = `${dark.matches} ${printing}`;
   if (coloured?.key === key) return coloured;
   const style = getComputedStyle(document.documentElement);
   const named = Object.fromEntries(["ink", "quiet", "line", "card", "missing"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-  // Blue below zero and red above: told apart in all common forms of colour blindness. Zero is the page's ground.
+  // Blue below zero and red above, distinct in all common forms of colour blindness. Zero is the page's background.
   const diverging = dark.matches
     ? [[0, "#79bdf5"], [0.25, "#2f6ea5"], [0.5, "#14161a"], [0.75, "#a6492f"], [1, "#ff9a7a"]]
     : [[0, "#2166ac"], [0.25, "#74add1"], [0.5, "#fafafa"], [0.75, "#ef8a62"], [1, "#b2182b"]];
   const sequential = dark.matches
     ? [[0, "#14161a"], [0.5, "#6a51a3"], [1, "#dadaeb"]]
     : [[0, "#fafafa"], [0.5, "#9e9ac8"], [1, "#3f007d"]];
-  // Green and purple: what is of two pictures is not taken for one of them.
+  // Green and purple: a difference of two pictures must not look like one of them.
   const differing = dark.matches
     ? [[0, "#d9aeea"], [0.25, "#84529b"], [0.5, "#14161a"], [0.75, "#2c7745"], [1, "#8fe3a2"]]
     : [[0, "#6a2277"], [0.25, "#af8dc3"], [0.5, "#fafafa"], [0.75, "#7fbf7b"], [1, "#1b7837"]];
@@ -244,7 +244,7 @@ function colours() {
 const GROUPS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#999933"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 
-/** A colour on the way from the first to the last of an order, readable on light and dark ground. */
+/** A colour between an order's first and last, readable on light and dark backgrounds. */
 function ordered(rank, last) {
   const stops = dark.matches ? [[110, 90, 200], [40, 160, 170], [250, 225, 80]] : [[190, 200, 60], [35, 150, 140], [70, 25, 110]];
   const at = last ? (rank / last) * 2 : 2;

@@ -1,15 +1,15 @@
-// What a cell of a heatmap stands on: the values of its prompts, their mean with its interval, and its course over
-// checkpoints, for each run or setting and corruption that is shown. It opens over the page and has an address.
+// The evidence for a cell of a heatmap: the values of its prompts, their mean with its interval, and its course over
+// checkpoints, for each run or setting and corruption shown. It opens over the page and has an address.
 
-const PLACE_DOTS = 1500;  // more dots are not told apart
+const PLACE_DOTS = 1500;  // more dots would merge
 
 let placeOpener = null;
 
-/** Opens a cell: of a site, a layer and a head (a number) or a position (a name). */
+/** Opens a cell: a site, a layer, and a head (a number) or a position (a name). */
 function openPlace(site, layer, column) {
   const active = document.activeElement;
   if (!state.place) {
-    // Plotly's pictures take no focus: the nearest thing that does is the summary of what was clicked.
+    // Plotly's pictures cannot take the focus: the nearest element that can is the summary of the picture.
     const picture = $(`${site.replace(APPROXIMATE, "-approximate")}-plot`)?.closest("figure");
     placeOpener = active?.matches("a, button, select, input, summary") ? active : picture?.querySelector("summary") ?? $("place-open");
   }
@@ -19,7 +19,7 @@ function openPlace(site, layer, column) {
   saveView();
 }
 
-/** The cell that recovers most at the slider's checkpoint, of the sites' first that has any. */
+/** The cell that recovers most at the slider's checkpoint, in the first site that has any. */
 function largestPlace() {
   const { unit, corruption } = views()[0][0];
   for (const site of placeSites()) {
@@ -32,12 +32,12 @@ function largestPlace() {
 
 const placeSites = () => unique([...Object.keys(SITES), ...DATA.blocks.flatMap((block) => Object.keys(block.sites))]).filter((site) => DATA.blocks.some((block) => block.sites[site]));
 const placeAt = ({ layers, columns }, i) => [layers[Math.floor(i / columns.length)], columns[i % columns.length]];
-/** The layout of a site, of the first view that has it. */
+/** A site's layout, from the first view that has it. */
 const placeLayout = (site) => views().flat().map(({ unit, corruption }) => blocksOf(unit, corruption).map((block) => block.sites[site]).find(known)).filter(known).map((part) => DATA.layouts[part.layout])[0] ?? null;
 const placeKind = ({ column }) => (typeof column === "number" ? "head" : "position");
-const placeTold = ({ site, layer, column }) => `${SITES[site] ?? site}, ${typeof column === "number" ? `head ${layer}.${column}` : `layer ${layer}, ${column}`}`;
+const placeText = ({ site, layer, column }) => `${SITES[site] ?? site}, ${typeof column === "number" ? `head ${layer}.${column}` : `layer ${layer}, ${column}`}`;
 
-/** A view's cell at a checkpoint, with its interval and verdict; null where it was not examined. */
+/** A view's cell at a checkpoint, with its interval and verdict; null if not examined. */
 function placeCell({ unit, corruption }, { site, layer, column }, at) {
   const found = sheet(unit, corruption, site, at, "recovered"), changed = sheet(unit, corruption, site, at, "change");
   if (!found) return null;
@@ -49,15 +49,15 @@ function placeCell({ unit, corruption }, { site, layer, column }, at) {
 
 const placeViews = () => views().flat();
 
-/** Opens or closes as the address has it, too. */
+/** Opens or closes the dialog to match the address. */
 function drawPlace() {
   const { place } = state, dialog = $("place");
-  if (!$("place-title")) return;  // it is made once the page is read
+  if (!$("place-title")) return;  // not before the page is read
   if (!place) return dialog.close();
   const choose = (key) => (value) => openChosen({ ...place, [key]: value });
   const layout = placeLayout(place.site);
   const own = (list) => list.map((name) => [String(name), String(name)]);
-  $("place-title").textContent = placeTold(place);
+  $("place-title").textContent = placeText(place);
   replaceControls($("place-controls"),
     select("Site", placeSites().map((site) => [site, SITES[site] ?? site]), place.site, choose("site")),
     select("Layer", own(layout?.layers ?? [place.layer]), String(place.layer), (value) => choose("layer")(Number(value))),
@@ -67,7 +67,7 @@ function drawPlace() {
   if (!dialog.open) dialog.showModal();
 }
 
-/** Another cell of the dialog: of a site with other columns, its largest. */
+/** Another cell in the dialog; for a site with other columns, its largest. */
 function openChosen({ site, layer, column }) {
   const layout = placeLayout(site);
   if (!layout) return;
@@ -75,7 +75,7 @@ function openChosen({ site, layer, column }) {
   openPlace(site, there ? layer : layout.layers.at(-1), there ? column : layout.columns[0]);
 }
 
-/** What the slider changes, of all but the pictures. */
+/** Everything that the slider changes, except the pictures. */
 function followPlace() {
   const { place } = state;
   if (!place || !$("place-title")) return;
@@ -85,41 +85,41 @@ function followPlace() {
   const told = `checkpoint ${step()} (${state.circuits.at + 1} of ${steps.length})`;
   slider.setAttribute("aria-valuetext", told);
   $("place-step").textContent = told;
-  $("place-told").replaceChildren(...placeViews().map((view) => h("p", {}, h("b", {}, `${capital(view.name)}: `), placeSaid(view))));
+  $("place-text").replaceChildren(...placeViews().map((view) => h("p", {}, h("b", {}, `${capital(view.name)}: `), placeSaid(view))));
   $("place-prompts").replaceChildren(...placeViews().map(placeTable));
 }
 
-/** A view's cell in a line. */
+/** A view's cell in one line. */
 function placeSaid(view) {
   const cell = placeCell(view, state.place, step());
   if (!cell) return "not examined at this checkpoint.";
   const runs = cell.of > 1 ? `, mean of ${cell.of} runs` : "";
   const n = unique(blocksOf(view.unit, view.corruption).map((block) => block.n)).join("/");
-  const gap = cell.gap ? `${fixed(cell.gap[0], 2)}${endsTold(cell.gap[1], cell.gap[2], 2)}` : fixed(cell.clean - cell.corrupted, 2);
-  const value = known(cell.mean) ? `recovered ${fixed(cell.mean)}${endsTold(cell.low, cell.high)}` : `recovered is not defined: ${noGap()}`;
-  const verdict = known(cell.verdict) ? markTold(markOf(cell)) : "no verdict";
-  const elsewhere = known(cell.mean) && !known(cell.low) && placeKind(state.place) === "position" && known(cell.verdict) ? " (its interval: the table verdicts of `mi-sweeps export`)" : "";
+  const gap = cell.gap ? `${fixed(cell.gap[0], 2)}${endsText(cell.gap[1], cell.gap[2], 2)}` : fixed(cell.clean - cell.corrupted, 2);
+  const value = known(cell.mean) ? `recovered ${fixed(cell.mean)}${endsText(cell.low, cell.high)}` : `recovered is undefined: ${noGap()}`;
+  const verdict = known(cell.verdict) ? markText(markOf(cell)) : "no verdict";
+  const elsewhere = known(cell.mean) && !known(cell.low) && placeKind(state.place) === "position" && known(cell.verdict) ? " (for its interval see the table verdicts of `mi-sweeps export`)" : "";
   return `${value}${elsewhere}; ${verdict}; change ${number(cell.change)} of a gap of ${gap} logits; ${n} prompts${runs}.`;
 }
 
-/** The prompts of a view, those with the largest part first. */
+/** A view's prompts, those with the largest part first. */
 function placeTable(view, i) {
   const { site, layer, column } = state.place, found = singlesAt(view, site, layer, column, step());
   const title = h("h3", { id: `place-prompts-${i}` }, `Prompts, ${view.name}`);
   if (found.why) return h("div", {}, title, h("p", { class: "notice" }, found.why));
   const rows = [...found.list].sort((a, b) => b.part - a.part);
-  const told = [found.step === step() ? "" : `Of checkpoint ${found.step}, the last before this one that the page has.`, found.runs < found.of ? `Means of ${found.runs} of ${found.of} runs, of which the page has them.` : found.runs > 1 ? `Means of ${found.runs} runs.` : "", SINGLES.note];
+  const told = [found.step === step() ? "" : `At checkpoint ${found.step}, the last one before this that the page has.`, found.runs < found.of ? `Means of ${found.runs} of ${found.of} runs: the page has no values of the others.` : found.runs > 1 ? `Means of ${found.runs} runs.` : "", SINGLES.note];
   return h("div", {}, title, h("p", { class: "quiet" }, told.filter(Boolean).join(" ")),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": `place-prompts-${i}` }, h("table", {},
-      h("thead", {}, h("tr", {}, ["prompt", "change (logits)", "own gap (logits)", "recovered of its own gap", "part of recovered"].map((name) => h("th", { scope: "col" }, name)))),
+      h("thead", {}, h("tr", {}, ["prompt", "change (logits)", "own gap (logits)", "share of its own gap", "part of recovered"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", { class: row.prompt.number === state.attention.prompt ? "baseline" : null },
         h("th", { scope: "row" }, h("button", { type: "button", class: "inline", "data-prompt": row.prompt.number, click: () => showPrompt(row.prompt.number) }, `${row.prompt.number + 1}`), " ", marked(row.prompt, "clean"), " → ", h("b", {}, row.prompt.answer)),
         [fixed(row.change, 2), fixed(row.gap, 2), Math.abs(row.gap) < LEAST_GAP ? "gap near 0" : fixed(row.change / row.gap, 2), fixed(row.part, 2)].map((text) => h("td", { class: "short" }, text))))))));
 }
 
-const LEAST_GAP = 0.1;  // logits; a prompt's own ratio below says nothing
+const LEAST_GAP = 0.1;  // logits; below it a prompt's own ratio means nothing
 
-/** Dots one above the other where they would hide each other: heights between -1 and 1. */
+/** Heights between -1 and 1 that stack dots which would overlap. */
 function piled(values, width) {
   const bins = new Map();
   return values.map((value) => {
@@ -132,7 +132,7 @@ function piled(values, width) {
 function drawStrip() {
   const { place } = state;
   if (!place) return { title: "The prompts of a cell", note: "no cell is open" };
-  const title = `Each prompt of ${placeTold(place)}, checkpoint ${step()}, ${whose()}`;
+  const title = `Each prompt of ${placeText(place)}, checkpoint ${step()}, ${whose()}`;
   const rows = views().map((row) => row.map((view) => ({ ...view, found: singlesAt(view, place.site, place.layer, place.column, step()), cell: placeCell(view, place, step()) })).filter(({ found }) => found.list?.length));
   const shown = rows.flat();
   if (!shown.length) return { title, note: placeViews().length ? singlesAt(placeViews()[0], place.site, place.layer, place.column, step()).why ?? "" : "" };
@@ -161,8 +161,8 @@ function drawStrip() {
   return {
     title, traces, layout, height, runs: runsOf(...shownUnits()),
     note: [
-      `a dot a prompt, ${unique(shown.map(({ found }) => found.list.length)).join("/")} of them: its change (patched − corrupted) over the mean gap (clean − corrupted); upright line: recovered, which is their mean`,
-      shown.some(({ cell }) => known(cell?.low)) ? "shaded: its 95% interval" : "", late.length ? `the dots are of checkpoint ${late[0].found.step}` : "", `larger: prompt ${state.attention.prompt + 1}`,
+      `one dot per prompt, ${unique(shown.map(({ found }) => found.list.length)).join("/")} of them: its change (patched − corrupted) over the mean gap (clean − corrupted); vertical line: their mean, which is recovered`,
+      shown.some(({ cell }) => known(cell?.low)) ? "shaded: its 95% interval" : "", late.length ? `the dots are from checkpoint ${late[0].found.step}` : "", `larger: prompt ${state.attention.prompt + 1}`,
     ].filter(Boolean).join(" · "),
     alt: shown.map(({ name, found: { list } }) => { const parts = list.map(({ part }) => part).sort((a, b) => a - b); return `${name}: from ${fixed(parts[0], 2)} to ${fixed(parts.at(-1), 2)}, half above ${fixed(parts[Math.floor(parts.length / 2)], 2)}`; }).join("; "),
     table: () => ({
@@ -175,7 +175,7 @@ function drawStrip() {
 function drawCourse() {
   const { place } = state;
   if (!place) return { title: "The course of a cell", note: "no cell is open" };
-  const title = `Recovered by patching ${placeTold(place)}, over checkpoints, ${whose()}`;
+  const title = `Recovered by patching ${placeText(place)}, over checkpoints, ${whose()}`;
   const curves = placeViews().map((view) => ({
     name: view.name, view,
     points: broken(stepsOf(view.unit, view.corruption, place.site).map((at) => ({ step: at, cell: placeCell(view, place, at) })).filter(({ cell }) => cell).map(({ step: at, cell }) => ({ step: at, ...cell })), missingSteps(runsOf(view.unit))),
@@ -193,20 +193,20 @@ function drawCourse() {
     return [...bandTrace(points, colour, common), {
       ...common, type: "scatter", mode: "lines+markers", name: plain(name), x: points.map((point) => stepScale().x(point.step)), y: points.map(({ mean: value }) => value),
       line: { color: colour, width: 2 }, marker: { color: colour, symbol: marks, size: points.map((point) => (["m", "h"].includes(markOf(point)) ? 9 : 4)) },
-      customdata: points.map((point) => [point.step, pointTold(point) + (point.verdict ? `<br>${markTold(markOf(point))}` : "")]),
+      customdata: points.map((point) => [point.step, pointText(point) + (point.verdict ? `<br>${markText(markOf(point))}` : "")]),
       hovertemplate: `${plain(name)}, checkpoint %{customdata[0]}<br>%{y:.3f}%{customdata[1]}<extra></extra>`,
     }];
   });
   const families = placeViews().map(({ unit, corruption }) => familyOf(unit, corruption, place.site)).filter(known);
   return {
     title, traces, layout, height, runs: runsOf(...shownUnits()),
-    note: circuitsNote([families.length ? "large: matters" : "", traces.some(({ fill }) => fill) ? bandTold(families) : "", wide ? "wide bands leave the picture" : "", "dotted: the slider's checkpoint"].filter(Boolean).join(" · ")),
+    note: circuitsNote([families.length ? "large: matters" : "", traces.some(({ fill }) => fill) ? bandText(families) : "", wide ? "wide bands are cut off" : "", "dotted: the slider's checkpoint"].filter(Boolean).join(" · ")),
     alt: curves.map(({ name, points }) => `${name}, last checkpoint: ${number(points.at(-1).mean) || "no value"}`).join("; "),
-    table: () => pointsTable([{ name: placeTold(place), curves }], "view", (one) => one.curves),
+    table: () => pointsTable([{ name: placeText(place), curves }], "view", (one) => one.curves),
   };
 }
 
-/** Made once; it is closed by Escape, which browsers do, and by its button. */
+/** Made once. Escape (by the browser) or its button closes it. */
 function addPlace() {
   const dialog = $("place"), there = DATA.blocks.some((block) => Object.keys(block.sites).length);
   $("place-open").hidden = !there;
@@ -215,7 +215,7 @@ function addPlace() {
     h("div", { class: "bar" }, h("h2", { id: "place-title" }), h("button", { type: "button", click: () => dialog.close() }, "Close")),
     h("div", { class: "controls", id: "place-controls" }),
     h("div", { class: "player" }, h("input", { type: "range", id: "place-checkpoint", min: 0, step: 1, "aria-label": "checkpoint", input: (event) => { stop(); goTo(Number(event.target.value)); }, change: () => saveView() }), h("output", { for: "place-checkpoint", id: "place-step" })),
-    h("div", { id: "place-told", "aria-live": "polite" }), h("div", { id: "place-pictures" }), h("div", { id: "place-prompts" }),
+    h("div", { id: "place-text", "aria-live": "polite" }), h("div", { id: "place-pictures" }), h("div", { id: "place-prompts" }),
   );
   addPicture($("place-pictures"), "place-strip-plot", drawStrip);
   addPicture($("place-pictures"), "place-course-plot", drawCourse, () => checkpointLines(1));

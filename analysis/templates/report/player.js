@@ -9,18 +9,18 @@ function drawPlayer() {
   const slider = h("input", {
     type: "range", id: "checkpoint", min: 0, max: Math.max(steps.length - 1, 0), disabled: !steps.length, step: 1, "aria-label": "checkpoint",
     input: (event) => { stop(); goTo(Number(event.target.value)); },
-    change: saveView,  // not at each step of the way: browsers refuse an address that changes so often
+    change: saveView,  // not at each step on the way: browsers limit how often an address changes
   });
   slider.value = state.circuits.at;
   $("circuits-player").replaceChildren(
     h("button", { type: "button", id: "play", disabled: steps.length < 2, click: () => (playing ? stop() : play()) }),
-    slider, h("output", { for: "checkpoint", id: "checkpoint-told" }));
+    slider, h("output", { for: "checkpoint", id: "checkpoint-text" }));
   if (steps.length < 2) stop();
   tellPlaying();
   tellCheckpoint();
 }
 
-/** The slider's own keys are the browser's; these are for the rest of the player, and space for both. */
+/** The browser handles the slider's own keys; these are for the rest of the player, and space for both. */
 $("circuits-player").addEventListener("keydown", (event) => {
   const onSlider = event.target.id === "checkpoint";
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -42,7 +42,7 @@ function tellCheckpoint() {
   const steps = shownSteps();
   tellRates();
   const told = steps.length ? `checkpoint ${step()} (${state.circuits.at + 1} of ${steps.length})` : "no checkpoint";
-  $("checkpoint-told").textContent = told;
+  $("checkpoint-text").textContent = told;
   $("checkpoint").setAttribute("aria-valuetext", told);
 }
 
@@ -60,7 +60,7 @@ function goTo(at) {
 function play() {
   const forward = () => {
     goTo((state.circuits.at + 1) % shownSteps().length);
-    playing = setTimeout(forward, PAUSE);  // after drawing, however long that took
+    playing = setTimeout(forward, PAUSE);  // after drawing, however long it took
   };
   forward();
   tellPlaying();

@@ -1,5 +1,5 @@
-// One prompt: its tokens and answer, its logit differences over checkpoints, and the heads that carry it. Which prompt it is,
-// is chosen once for this and for where heads look.
+// One prompt: its tokens and answer, its logit differences over checkpoints, and the heads that carry it. The choice of prompt
+// is shared with the section on where heads look.
 
 const PROMPT_HEADS = 6;
 
@@ -9,7 +9,7 @@ function promptsShown() {
   return job ? promptsOf(job) : [];
 }
 
-/** The site of heads that is chosen above, if it has single prompts, or else the first that has. */
+/** The site of heads chosen above, if it has single prompts, else the first that does. */
 function promptSite() {
   const has = (site) => placeViews().some((view) => singlesOf(view).jobs.some((job) => job.sites[site]));
   return [state.heads.site, ...headSites()].filter(known).find(has) ?? null;
@@ -24,7 +24,7 @@ function choosePrompt(number) {
   saveView();
 }
 
-/** From a cell to one of its prompts. */
+/** Goes from a cell to one of its prompts. */
 function showPrompt(number) {
   $("place").close();
   choosePrompt(number);
@@ -45,13 +45,13 @@ function drawPromptView() {
   const corrupted = unique(placeViews().map(({ corruption }) => corruption)).map((corruption) => [corruption, placeViews().filter((view) => view.corruption === corruption).flatMap((view) => singlesOf(view).jobs)[0]])
     .filter(([, job]) => job).map(([corruption, job]) => [corruption, promptsOf(job)[at]]).filter(([, prompt]) => prompt);
   const aside = corrupted[0]?.[1] ?? chosen;
-  $("prompts-told").replaceChildren(
+  $("prompts-text").replaceChildren(
     ...line("clean", ...marked(aside, "clean")), ...line("answer", h("b", {}, chosen.answer)),
     ...corrupted.flatMap(([corruption, prompt]) => line(`${corruption} corruption`, ...marked(prompt, "corrupted"))));
   followPrompt();
 }
 
-/** A prompt over the checkpoints of a view: logit differences, or what patching a head changes; means over its runs. */
+/** A prompt over a view's checkpoints: logit differences, or the change by patching a head; means over its runs. */
 function promptCurve(view, key, valuesOf) {
   const own = singlesOf(view).jobs.map((job) => [job, promptsOf(job).findIndex((prompt) => prompt.key === key)]).filter(([, i]) => i >= 0);
   const steps = unique(own.flatMap(([job]) => job.steps)).filter((at) => shownSteps().includes(at)).sort((a, b) => a - b);
@@ -62,7 +62,7 @@ function promptCurve(view, key, valuesOf) {
   return broken(points.filter((point) => known(point.mean)), missingSteps(runsOf(view.unit)));
 }
 
-/** The heads of a view whose patching changes most in a prompt, of those that the page has. */
+/** The heads whose patching changes a prompt most, among those on the page. */
 function promptHeads(view, key, site) {
   const { jobs } = singlesOf(view), places = jobs.find((job) => job.sites[site])?.sites[site].places ?? [];
   const curves = places.map(([layer, head]) => ({ name: `${layer}.${head}`, layer, head, points: promptCurve(view, key, (job, index) => changesOf(job, site, layer, head, index)) }));
@@ -70,10 +70,10 @@ function promptHeads(view, key, site) {
   return curves.filter(({ points }) => points.length).sort((a, b) => most(b) - most(a));
 }
 
-/** What tells the chosen prompt from all others: runs and corruptions need not number it alike. */
+/** The chosen prompt's key: runs and corruptions may number prompts differently. */
 const chosenKey = () => promptsShown()[state.attention.prompt]?.key ?? null;
 
-/** The table of heads that the slider changes. */
+/** The table of heads, which follows the slider. */
 function followPrompt() {
   const site = $("prompts").hidden ? null : promptSite(), key = chosenKey();
   if (!site) return void $("prompts-heads").replaceChildren();
@@ -86,7 +86,7 @@ function followPrompt() {
     const share = ({ change, gap }) => (Math.abs(gap) < LEAST_GAP ? "gap near 0" : fixed(change / gap, 2));
     return tableOf(`heads on this prompt, ${view.name}`, [h("b", {}, view.name), ` at checkpoint ${step()}: heads that change most in this prompt, by patching ${headSiteName(site)}`],
       ["head", "change (logits)", "of its own gap", "all prompts: recovered", "verdict"],
-      rows.map(({ name, layer, head, own, cell }) => [h("button", { type: "button", class: "inline", click: () => openPlace(site, layer, head) }, name), fixed(own.change, 2), share(own), known(cell?.mean) ? fixed(cell.mean) + endsTold(cell.low, cell.high) : "none", cell?.verdict ? markTold(markOf(cell)) : ""]),
+      rows.map(({ name, layer, head, own, cell }) => [h("button", { type: "button", class: "inline", click: () => openPlace(site, layer, head) }, name), fixed(own.change, 2), share(own), known(cell?.mean) ? fixed(cell.mean) + endsText(cell.low, cell.high) : "none", cell?.verdict ? markText(markOf(cell)) : ""]),
       "");
   }).filter(known));
 }
@@ -94,22 +94,22 @@ function followPrompt() {
 function drawPromptEnds() {
   const number = state.attention.prompt, title = `Logit difference of prompt ${number + 1} over checkpoints, ${whose()}`;
   const rows = views().map((row) => row.map((view) => ({ ...view, curves: ["clean", "corrupted"].map((name, side) => ({ name, points: promptCurve(view, chosenKey(), (job, index) => endsOf(job, index)[side]) })) })).filter(({ curves }) => curves[0].points.length));
-  return promptPicture(title, rows, "logit difference", "prompt", `one prompt alone: answer against the subject replaced`);
+  return promptPicture(title, rows, "logit difference", "prompt", `one prompt alone: the answer against the replaced subject`);
 }
 
 function drawPromptHeads() {
   const number = state.attention.prompt, site = promptSite();
   const title = `What patching ${site ? headSiteName(site) : "heads"} changes in prompt ${number + 1}, ${whose()}`;
-  if (!site) return { title, note: SINGLES?.note || "the page has no heads of single prompts" };
+  if (!site) return { title, note: SINGLES?.note || "this page has no values of single prompts for heads" };
   const all = views().map((row) => row.map((view) => ({ ...view, curves: promptHeads(view, chosenKey(), site) })).filter(({ curves }) => curves.length));
   const most = (name) => Math.max(...all.flat().flatMap(({ curves }) => curves.filter((one) => one.name === name).flatMap(({ points }) => points.map((point) => Math.abs(point.mean ?? 0)))));
   const names = unique(all.flat().flatMap(({ curves }) => curves.map(({ name }) => name))).sort((a, b) => most(b) - most(a)), kept = names.slice(0, PROMPT_HEADS).sort(compare);
   const rows = all.map((row) => row.map((view) => ({ ...view, curves: kept.map((name) => view.curves.find((one) => one.name === name)).filter(known) })));
-  const which = names.length > kept.length ? `the ${kept.length} largest of ${names.length} heads that the page has of single prompts` : "";
+  const which = names.length > kept.length ? `the ${kept.length} largest of the ${names.length} heads with values of single prompts on this page` : "";
   return promptPicture(title, rows, "change (logits)", "head", [which, SINGLES.note.replace(/\.$/, "")].filter(Boolean).join(" · "));
 }
 
-/** Panels of lines without bands: of one prompt there is no interval. */
+/** Panels of lines without bands: one prompt has no interval. */
 function promptPicture(title, rows, value, what, extra) {
   const shown = rows.flat(), names = unique(shown.flatMap(({ curves }) => curves.map(({ name }) => name)));
   if (!names.length) return { title, note: "not on this page" };
@@ -124,7 +124,7 @@ function promptPicture(title, rows, value, what, extra) {
     return panel.curves.map(({ name, points }) => ({
       type: "scatter", mode: "lines+markers", xaxis, yaxis, name: plain(name), legendgroup: name, showlegend: panel === shown.find(({ curves }) => curves.some((one) => one.name === name)),
       x: points.map((point) => stepScale().x(point.step)), y: points.map((point) => point.mean), line: { color: GROUPS[names.indexOf(name) % GROUPS.length], width: 2 }, marker: { size: 4 },
-      customdata: points.map((point) => [point.step, pointTold(point)]), hovertemplate: `${what} ${plain(name)}, checkpoint %{customdata[0]}<br>%{y:.2f}%{customdata[1]}<extra></extra>`,
+      customdata: points.map((point) => [point.step, pointText(point)]), hovertemplate: `${what} ${plain(name)}, checkpoint %{customdata[0]}<br>%{y:.2f}%{customdata[1]}<extra></extra>`,
     }));
   });
   return {

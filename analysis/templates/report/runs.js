@@ -1,13 +1,13 @@
-// Which runs are looked at, and as which rows and columns: a row is a run, or the runs that share some settings.
+// Which runs are shown, and in which rows and columns: a row is a run, or the runs that share some settings.
 
-/** `result`: a number of each run, of which a group has mean and interval and a baseline a difference. */
+/** `result`: a number per run; groups have its mean and interval, and it is compared with the baseline. */
 const COLUMNS = [
   { key: "run_id", label: "run", kind: "Run" }, { key: "sweep", label: "sweep", kind: "Run" },
   ...FACTORS.map(([key, label]) => ({ key, label, kind: "Settings" })), { key: "seed", label: "seed", kind: "Settings" },
-  { key: "status", label: "status", kind: "Run" }, { key: "outcome", label: "outcome", kind: "Run" }, { key: "gaps", label: "steps without a checkpoint", kind: "Run" }, { key: "patch_jobs", label: "patch jobs done", kind: "Run" },
+  { key: "status", label: "status", kind: "Run" }, { key: "outcome", label: "outcome", kind: "Run" }, { key: "gaps", label: "missing steps", kind: "Run" }, { key: "patch_jobs", label: "patch jobs done", kind: "Run" },
   { key: "win_rate", label: "held-out win rate", kind: "Results", result: true, share: true },
   { key: "first_step", label: "first step", kind: "Results", result: true },
-  ...METRICS.map((key) => ({ key, label: metricTold(key), kind: "Results at the last checkpoint", result: true, share: /win_rate|preferred/.test(key) })),
+  ...METRICS.map((key) => ({ key, label: metricText(key), kind: "Results at the last checkpoint", result: true, share: /win_rate|preferred/.test(key) })),
   { key: "seconds", label: "seconds", kind: "Run", result: true }, { key: "attempts", label: "attempts", kind: "Run" },
   { key: "host", label: "host", kind: "Run" }, { key: "error", label: "error", kind: "Run" }, { key: "links", label: "links", kind: "Run" },
   ...TOPS_COLUMNS,
@@ -19,10 +19,10 @@ const OF_ONE_RUN = new Set(["run_id", "attempts", "host", "error", "links"]);
 
 const hasLinks = Object.values(DATA.links).some((of) => of.some(known));
 
-/** Whether a column is there before anyone chose: what differs between runs, and errors. */
+/** The columns shown by default: whatever differs between runs, and errors. */
 function shownAtFirst({ key, kind }) {
   if (state.group !== null && OF_ONE_RUN.has(key)) return false;
-  if (key === "seed" && RUNS.length && !differing("seed").length) return false;  // series of which there is one
+  if (key === "seed" && RUNS.length && !differing("seed").length) return false;  // a single series
   if (ALWAYS.has(key)) return true;
   if (key === "links") return hasLinks;
   if (kind === KIND_OF_TOPS) return RUNS.some((run) => known(run[key]));
@@ -31,28 +31,28 @@ function shownAtFirst({ key, kind }) {
 }
 
 const columnsShown = () => COLUMNS.filter((column) => (state.columns ? state.columns.includes(column.key) : shownAtFirst(column)));
-const columnTold = ({ key, label }) => (key === "first_step" ? `first step at ${LEARNED === "win_rate" ? "" : `${LEARNED} `}${written(state.curves.thresholds[LEARNED] ?? "no threshold")}` : label);
+const columnText = ({ key, label }) => (key === "first_step" ? `first step at ${LEARNED === "win_rate" ? "" : `${LEARNED} `}${written(state.curves.thresholds[LEARNED] ?? "no threshold")}` : label);
 
-/** What the filter lets through, all over the page. */
+/** The runs that the filter selects, for the whole page. */
 let filter = parse("");
 const accepts = (run) => filter.accepts(run);
 const visibleRuns = () => RUNS.filter(accepts);
 
 /** The rows of the table: {id, told, runs}. */
 function rowsShown(runs = visibleRuns()) {
-  if (state.group === null) return runs.map((run) => ({ id: run.run_id, told: [run.run_id, runTold(run)].filter(Boolean).join(", "), runs: [run] }));
+  if (state.group === null) return runs.map((run) => ({ id: run.run_id, told: [run.run_id, runText(run)].filter(Boolean).join(", "), runs: [run] }));
   const groups = new Map();
   for (const run of runs) {
     const values = state.group.map((key) => run[key] ?? null);
     const id = JSON.stringify(values);
-    if (!groups.has(id)) groups.set(id, { id, told: groupTold(state.group, values), runs: [] });
+    if (!groups.has(id)) groups.set(id, { id, told: groupText(state.group, values), runs: [] });
     groups.get(id).runs.push(run);
   }
   return [...groups.values()].map((group) => ({ ...group, runs: eachRunOnce(group.runs) }));
 }
 
 const labelOf = (key) => GROUPABLE.find(([name]) => name === key)?.[1] ?? key;
-const groupTold = (keys, values) => keys.map((key, i) => `${labelOf(key)} ${known(values[i]) ? written(values[i]) : "none"}`).join(", ") || "all runs";
+const groupText = (keys, values) => keys.map((key, i) => `${labelOf(key)} ${known(values[i]) ? written(values[i]) : "none"}`).join(", ") || "all runs";
 
 function setFilter(text) {
   const parsed = parse(text);
@@ -64,7 +64,7 @@ function setFilter(text) {
   runsChanged();
 }
 
-/** After another choice of rows or columns, or of runs: all that hangs on it is drawn anew. */
+/** After another choice of rows, columns or runs: redraws all that depends on it. */
 function runsChanged() {
   drawSettings();
   drawFindings();
@@ -86,15 +86,15 @@ function drawTableControls() {
     h("p", { id: "filter-error", class: "wrong", role: "status" }),
     h("p", { id: "filter-none", class: "quiet", role: "status" }),
     h("details", { id: "filter-help", class: "quiet" }, h("summary", {}, "How to filter"),
-      h("p", {}, "Words are looked for in a run's id, settings, status, host and error. ", h("code", {}, "key=value"), " and ", h("code", {}, "!="),
-        " compare, with commas between several values; ", h("code", {}, ">= > <= <"), " compare numbers. All that is written must hold: ",
-        h("code", {}, "lr>=1e-4 schedule=cosine,constant seed!=2 win_rate<0.9"), "; or any of it, with ", h("code", {}, "or"), " between all terms. ",
-        h("code", {}, 'error=""'), " finds what has no value. A key may be told by its column's name, ", h("code", {}, "first step<=16"), ". Keys: ",
-        h("code", {}, unique([...FACTORS.map(([key]) => key), ...FACTS, ...TOPS_COLUMNS.map(({ key }) => key), ...SERIES.keys()]).join(" ")), ", and every key of the configuration.")));
+      h("p", {}, "Words are searched in a run's id, settings, status, host and error. ", h("code", {}, "key=value"), " and ", h("code", {}, "!="),
+        " compare, with commas between several values; ", h("code", {}, ">= > <= <"), " compare numbers. All terms must hold: ",
+        h("code", {}, "lr>=1e-4 schedule=cosine,constant seed!=2 win_rate<0.9"), "; or any of them, with ", h("code", {}, "or"), " between all terms. ",
+        h("code", {}, 'error=""'), " finds runs without a value. A column's name works as a key, ", h("code", {}, "first step<=16"), ". Keys: ",
+        h("code", {}, unique([...FACTORS.map(([key]) => key), ...FACTS, ...TOPS_COLUMNS.map(({ key }) => key), ...SERIES.keys()]).join(" ")), ", and every configuration key.")));
   const same = SETTINGS.filter(([key]) => differing(key).length === 1 && RUNS.length > 1);
   const isOfAll = ([key]) => RUNS.every((run) => !known(run.setting) || known(run[key]));
   const told = (which, settings) => (settings.length ? `The same for all ${which}: ${settings.map(([key, name]) => `${name} ${written(differing(key)[0])}`).join(", ")}. ` : "");
-  $("runs-same").textContent = told("runs", same.filter(isOfAll)) + told("runs of which it is known", same.filter((one) => !isOfAll(one)));
+  $("runs-same").textContent = told("runs", same.filter(isOfAll)) + told("runs with a value", same.filter((one) => !isOfAll(one)));
   drawRowControls();
 }
 
@@ -138,5 +138,5 @@ function columnPicker() {
     h("summary", { id: "columns-count" }, `Columns (${chosen.size} of ${COLUMNS.length})`),
     h("div", { class: "options" }, unique(COLUMNS.map(({ kind }) => kind)).map((kind) =>
       h("fieldset", {}, h("legend", {}, kind), h("div", { class: "choices" },
-        COLUMNS.filter((column) => column.kind === kind).map((column) => checkbox(columnTold(column), chosen.has(column.key), choose(column.key))))))));
+        COLUMNS.filter((column) => column.kind === kind).map((column) => checkbox(columnText(column), chosen.has(column.key), choose(column.key))))))));
 }

@@ -1,8 +1,8 @@
-// A picture as a file: PNG or SVG, with its title, its caption and the ids of its runs in it; and its numbers as CSV.
+// Saves a picture as PNG or SVG, with its title, caption and run ids, and its numbers as CSV.
 
 const ICON = { width: 24, height: 24 };
 const ICONS = {
-  // A frame with hills, and a frame of corner points.
+  // The icons: a frame with hills, and a frame of corner points.
   png: { ...ICON, path: "M3 4h18v16H3zM5 6v10l4-4 3 3 5-6 2 2.5V6z" },
   svg: { ...ICON, path: "M3 3h5v2h8V3h5v5h-2v8h2v5h-5v-2H8v2H3v-5h2V8H3zM7 8v8h1v1h8v-1h1V8h-1V7H8v1z" },
 };
@@ -11,7 +11,7 @@ const saveButtons = (picture) => ["png", "svg"].map((format) => ({
   name: `save ${format}`, title: `Save as ${format.toUpperCase()}`, icon: ICONS[format], click: () => savePicture(picture, format),
 }));
 
-/** Its runs are named in the file's name too where they are few. */
+/** A few runs are named in the file's name too. */
 function fileName(picture) {
   const { title, runs = [] } = picture.drawn;
   const who = runs.length > 3 ? count(runs.length, "run") : runs.map((run) => run.run_id).join(" ");
@@ -40,10 +40,10 @@ function savePicture(picture, format) {
   }, { format, width, height: height + above, scale: format === "png" ? 2 : 1, filename: fileName(picture) });
 }
 
-/** A value, its interval and what else is told of it, as the tables on the page write them. */
+/** A value, its interval and its remark, as the page's tables write them. */
 const TOLD = /^([−-]?\d[\d.]*(?:e[+−-]?\d+)?)(?: \[(.*?), (.*?)\])?(?:,? (.+))?$/;
 
-/** A table as CSV, in which an interval has columns of its own. */
+/** A table as CSV; intervals get their own columns. */
 function csv({ head, rows }) {
   const columns = head.flatMap((name, at) => {
     const found = rows.map((row) => (at ? TOLD.exec(row[at]) : null));

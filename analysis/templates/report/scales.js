@@ -1,9 +1,9 @@
-// Colour scales of heatmaps. Recovered ends at 1 either way, everywhere, so that pictures can be compared; differences,
-// logits and spreads end at a round number for all checkpoints. Zoomed, each panel ends at its own.
+// Colour scales of heatmaps. Recovered always ends at ±1, so that pictures can be compared; differences, logits
+// and spreads end at a round number shared by all checkpoints. Zoomed, each panel has its own end.
 
 const SCALES = { fixed: "the same for all", zoom: "zoom: each panel's own range" };
 
-/** A round number beyond all but the oddest of some values: one cell at a small gap would take the colour from all others. */
+/** A round number beyond all but a few extreme values: one cell with a small gap would make all others pale. */
 function roundEnd(values) {
   const sizes = values.filter(known).map(Math.abs).sort((a, b) => a - b);
   const top = sizes[Math.ceil(0.995 * (sizes.length - 1))] || 0;
@@ -11,7 +11,7 @@ function roundEnd(values) {
   return Number(([1, 1.5, 2, 3, 5, 7.5, 10].find((step) => step * decade >= top * 0.999) * decade).toPrecision(3));
 }
 
-/** All values of one view, or of the second of two less the first, at a site over the checkpoints. */
+/** All values of a view, or of a second view minus the first, at a site over the checkpoints. */
 function valuesOver(pair, site, quantity, over) {
   return remember(["values over", pair, site, quantity, over], () => shownSteps().flatMap((at) => {
     const [one, other] = pair.map(({ unit, corruption }) => sheet(unit, corruption, site, at, quantity));
@@ -21,7 +21,7 @@ function valuesOver(pair, site, quantity, over) {
   }));
 }
 
-/** Where the colours of the shown panels end: by scale ("own", "difference"), or zoomed by panel. */
+/** The ends of the shown panels' colours: by scale ("own", "difference"), or by panel if zoomed. */
 function scalesOf(sites, quantity, over, shown) {
   const isRecovered = quantity === "recovered" && over === "mean", unit = quantity === "recovered" ? "" : " (logits)";
   const what = over === "deviation" ? `standard deviation${unit}` : quantity === "recovered" ? "recovered" : "logits";
@@ -32,7 +32,7 @@ function scalesOf(sites, quantity, over, shown) {
   if (of("difference").length) both.difference = { title: `difference${unit}`, end: end(of("difference")) };
   return {
     ...both, isZoomed: state.circuits.scale === "zoom", zoom: (panel) => end([panel]), isRecovered, isSpread: over === "deviation",
-    // What is smaller needs no number: it is small by any verdict.
+    // Smaller values need no number: by any verdict they are small.
     least: ({ scale }, last) => (isRecovered ? DATA.delta : (scale === "difference" && quantity === "recovered" ? DATA.delta : 0.05 * last)),
   };
 }

@@ -1,14 +1,14 @@
 const NAMED = 6;  // heads of a panel that carry their name
-const APART = 0.04;  // of an axis: names of heads nearer to zero would hide each other
-const SIDES = ["middle right", "middle left", "top center", "bottom center"];  // neighbours' names stand apart
+const APART = 0.04;  // of an axis: heads nearer to zero get no name, for names would overlap
+const SIDES = ["middle right", "middle left", "top center", "bottom center"];  // alternating, so that neighbours' names do not overlap
 
-/** The exact site if any of the views has it, or else its estimates. */
+/** The exact site if any view has it, else its estimates. */
 function siteThere(name) {
   const sites = views().flat().flatMap(({ unit, corruption }) => blocksOf(unit, corruption)).flatMap((block) => Object.keys(block.sites));
   return [name, name + APPROXIMATE].find((site) => sites.includes(site)) ?? null;
 }
 
-/** The heads that have a value of both sites at a step. */
+/** The heads with a value at both sites at a step. */
 function pairs({ unit, corruption }, across, up, at, quantity) {
   const [one, other] = [across, up].map((site) => site && sheet(unit, corruption, site, at, quantity));
   if (!one || !other || !sameLayout(one.layout, other.layout)) return null;
@@ -21,25 +21,25 @@ function pairs({ unit, corruption }, across, up, at, quantity) {
 
 const farthest = (points, n) => [...points].sort((a, b) => Math.hypot(b.x, b.y) - Math.hypot(a.x, a.y)).slice(0, n);
 
-/** Both axes of all panels, the same for every checkpoint. */
+/** The range of both axes of all panels, the same for every checkpoint. */
 function pairsRange(across, up, quantity) {
   return remember(["pairs", across, up, quantity, views()], () =>
     rangeOf(shownSteps().flatMap((at) => views().flat().flatMap((view) => pairs(view, across, up, at, quantity)?.flatMap(({ x, y }) => [x, y]) ?? []))));
 }
 
-/** A point a head: patching one site against patching another. */
+/** One point per head: patching one site against patching another. */
 function drawScatter(up, across, room) {
   const { quantity } = state.circuits;
   const [one, other] = [siteThere(across), siteThere(up)];
   const at = step();
   const value = quantity === "recovered" ? "Recovered" : "Logit difference change";
-  const title = [`${value} by patching ${other ?? up} against ${one ?? across}, a point a head`, `checkpoint ${at}`, whose()].join(", ");
+  const title = [`${value} by patching ${other ?? up} against ${one ?? across}, one point per head`, `checkpoint ${at}`, whose()].join(", ");
   const absent = [];
   const rows = views().map((row) => row.map((view) => ({ ...view, points: pairs(view, one, other, at, quantity) })).filter((view) => view.points || (absent.push(view), false)));
   if (!rows.flat().length) return { title, note: "not examined at this checkpoint" };
   const range = pairsRange(one, other, quantity);
   const most = Math.max(...rows.map((row) => row.length)), inside = Math.max(200, (room || 900) - 55 - (narrow.matches ? 10 : 100));
-  const side = narrow.matches ? inside : Math.min(340, (inside - 60 * (most - 1)) / most);  // both axes are of one measure
+  const side = narrow.matches ? inside : Math.min(340, (inside - 60 * (most - 1)) / most);  // both axes have one scale
   const { panels, inner } = arrange(rows, side, 85);
   const columns = new Map(unique(panels.map(({ x }) => x[0])).sort((a, b) => a - b).map((left, c) => [left, (c * (side + 60)) / inside]));
   for (const place of panels) place.x = [columns.get(place.x[0]), columns.get(place.x[0]) + side / inside];
@@ -75,7 +75,7 @@ function drawScatter(up, across, room) {
   const told = ({ name, points }) => `${name}: ${farthest(points, 3).map((point) => `head ${point.name} ${other} ${fixed(point.y)}, ${one} ${fixed(point.x)}`).join(", ")}`;
   return {
     title, traces, layout, runs: runsOf(...shownUnits()), alt: rows.flat().map(told).join("; "),
-    note: circuitsNote(["dotted: both recover the same", judged ? "filled: matters by either patching (verdicts as in their pictures above)" : "", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
+    note: circuitsNote(["dotted: both recover the same", judged ? "filled: matters by either patching (verdicts as in the pictures above)" : "", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
     table: () => ({ head: ["panel", "head", one, other], rows: rows.flat().flatMap(({ name, points }) => points.map((point) => [name, point.name, number(point.x), number(point.y)])) }),
     height, room,
   };

@@ -1,10 +1,10 @@
-// What was found, a row for each setting: how well it learned, which heads carry what the corruptions change, and
-// whether seeds and subjects agree. All of it is worked out beforehand; the row only says it, and leads to its pictures.
+// What was found, one row per setting: how well it learned, which heads carry what the corruptions change, and
+// whether seeds and subjects agree. All of it is computed beforehand; a row shows it and links to its pictures.
 
-/** Heads that a row names under one corruption: those that recover most. */
+/** The most heads that a row names under one corruption: those that recover most. */
 const NAMED_HEADS = 4;
 
-/** The settings of the runs that the filter leaves, in the order of the runs: {setting, runs, all}. */
+/** The settings of the runs that the filter selects, in the order of the runs: {setting, runs, all}. */
 function settingsShown() {
   const started = RUNS.filter((run) => known(run.setting));
   const settings = unique(started.filter(accepts).map((run) => run.setting));
@@ -21,13 +21,13 @@ function drawSettings() {
   const steps = rows.flatMap(({ runs }) => rateOf(runs).map(({ step }) => step)), span = { first: Math.min(...steps), last: Math.max(...steps) };
   const reasons = new Set();
   const columns = [
-    ["setting", (row) => [row.setting === "all" ? "all runs" : row.setting, h("span", { class: "delta" }, runsTold(row))]],
+    ["setting", (row) => [row.setting === "all" ? "all runs" : row.setting, h("span", { class: "delta" }, runsText(row))]],
     [`held-out ${metric}`, (row) => sparkline(row, span)],
-    ["at the end", endTold],
+    ["at the end", endText],
     [`first at ${known(threshold) ? written(threshold) : "no threshold"}`, (row) => firstStepOfRuns(row.runs)],
-    ...(site ? there.map((corruption) => [`heads, ${corruption} corruption`, (row) => carriersTold(row, corruption, site, reasons)]) : []),
-    ...(site && several ? [["seeds agree?", (row) => answerTold("seeds", row)]] : []),
-    ...(site && DATA.compared.every((name) => there.includes(name)) ? [["same heads under both?", (row) => answerTold("subjects", row)]] : []),
+    ...(site ? there.map((corruption) => [`heads, ${corruption} corruption`, (row) => carriersText(row, corruption, site, reasons)]) : []),
+    ...(site && several ? [["seeds agree?", (row) => answerText("seeds", row)]] : []),
+    ...(site && DATA.compared.every((name) => there.includes(name)) ? [["same heads under both?", (row) => answerText("subjects", row)]] : []),
   ];
   const body = rows.map((row) => h("tr", {}, columns.map(([name, of], i) => h(i ? "td" : "th", { scope: i ? null : "row", "data-name": name }, h("div", {}, of(row))))));
   $("findings-rows").replaceChildren(...(rows.length ? [
@@ -37,13 +37,13 @@ function drawSettings() {
       isOfPrompts(LEARNED)
         ? "Curves are from 0 to 1: the mean over runs. Bands and brackets are 95% intervals: for other prompts (Wilson's) and, of several runs, also for other seeds (Student's t over runs)."
         : "Curves are from 0 to 1: the mean over runs. Bands and brackets are 95% intervals over runs, on these prompts.",
-      site ? `Heads: those that matter at the last checkpoint when ${site} is patched, with what they recover there and since when they matter.` : "",
+      site ? `Heads: those that matter at the last checkpoint by patching ${site}, with recovered there and since when they matter.` : "",
       ...reasons].filter(Boolean).join(" ")),
-  ] : [h("p", { class: "quiet" }, RUNS.length ? "The filter leaves no run that was started." : "There is no run yet.")]));
+  ] : [h("p", { class: "quiet" }, RUNS.length ? "The filter selects no started run." : "No runs yet.")]));
 }
 
-/** How many runs, and what became of those that did not end as they should. */
-function runsTold({ runs, all }) {
+/** The number of runs, and what became of those that are not done. */
+function runsText({ runs, all }) {
   const of = eachRunOnce(all).length, diverged = runs.filter(({ status }) => status === "diverged").length;
   const other = runs.filter(({ status }) => !["done", "diverged"].includes(status)).length;
   const seeds = unique(runs.map(({ seed }) => seed).filter(known)).length === runs.length && runs.length > 1;
@@ -53,21 +53,21 @@ function runsTold({ runs, all }) {
   ].filter(Boolean).join(", ");
 }
 
-/** The metric at the last checkpoint that all runs which did not diverge have. */
+/** The metric at the last checkpoint that all runs without divergence have. */
 function endOf(runs) {
   const own = sound(runs).filter(({ index }) => SERIES.get(`heldout/${LEARNED}`)?.has(index));
   return rateOf(own).findLast((point) => point.n === own.length && known(point.mean)) ?? null;
 }
 
-function endTold({ runs }) {
+function endText({ runs }) {
   const end = endOf(runs), kept = sound(runs);
   if (!end) return "not measured";
   const n = kept.length > 1 ? count(end.n, "run") : `n ${end.prompts}`;
   const less = kept.length < runs.length ? `, without ${count(runs.length - kept.length, "run")} that diverged` : "";
-  return [`${resultTold(end.mean, true)}${rangeTold(end, true)}`, h("span", { class: "delta" }, `${n}, checkpoint ${end.step}${less}`)];
+  return [`${resultText(end.mean, true)}${rangeText(end, true)}`, h("span", { class: "delta" }, `${n}, checkpoint ${end.step}${less}`)];
 }
 
-/** The first checkpoint at the threshold, as the table of runs has it. */
+/** The first checkpoint at the threshold, as in the table of runs. */
 function firstStepOfRuns(runs) {
   const told = known(state.curves.thresholds[LEARNED]) && runs.some((run) => known(run.win_rate) || SERIES.get(`heldout/${LEARNED}`)?.has(run.index));
   if (!told) return "";
@@ -76,15 +76,15 @@ function firstStepOfRuns(runs) {
   if (runs.length === 1) return `${found[0]}${missingBefore(runs[0], found[0])}`;
   const [low, high] = [Math.min(...found), Math.max(...found)];
   const range = low === high ? String(low) : `${low} to ${high}`;
-  // Seeds that agree to the checkpoint say nothing of how far others may be.
+  // Identical first checkpoints give no interval for other seeds.
   if (low === high && found.length === runs.length) return [range, h("span", { class: "delta" }, `all ${count(runs.length, "run")}`)];
   if (found.length < runs.length) return [range, h("span", { class: "delta" }, `${found.length} of ${runs.length} runs reach it`)];
   const middle = band(found);
-  return [`${number(middle.mean)}${rangeTold({ low: Math.max(0, middle.low), high: middle.high })}`, h("span", { class: "delta" }, `${range}, ${count(found.length, "run")}`)];
+  return [`${number(middle.mean)}${rangeText({ low: Math.max(0, middle.low), high: middle.high })}`, h("span", { class: "delta" }, `${range}, ${count(found.length, "run")}`)];
 }
 
-/** Heads that matter at the last checkpoint, and what cannot be told. */
-function carriersTold({ setting, runs, all }, corruption, site, reasons) {
+/** The heads that matter at the last checkpoint, how many are undecided, or why there are no verdicts. */
+function carriersText({ setting, runs, all }, corruption, site, reasons) {
   const has = (block) => block.corruption === corruption && block.sites[site] && (state.circuits.patching ?? block.patching) === block.patching;
   const numbers = (of) => unique(DATA.blocks.filter((block) => has(block) && of.includes(RUNS[block.run])).map((block) => block.run)).sort((a, b) => a - b);
   const own = numbers(runs), patching = DATA.blocks.find((block) => has(block) && own.includes(block.run))?.patching;
@@ -92,7 +92,7 @@ function carriersTold({ setting, runs, all }, corruption, site, reasons) {
   const family = FOUND.get(JSON.stringify([own, corruption, patching, site]));
   if (!family) {
     const part = own.length < numbers(all).length && own.length > 1;
-    reasons.add(part ? "Of some of a setting's runs alone nothing is concluded." : `Not concluded: ${untold({ unit: unitOf(setting), corruption }, site)}`);
+    reasons.add(part ? "Part of a setting's runs has no verdicts." : `Not concluded: ${whyNoVerdicts({ unit: unitOf(setting), corruption }, site)}`);
     return "not concluded";
   }
   const letters = family.verdict.at(-1) ?? "", { steps, layout } = family, last = DATA.steps[steps].at(-1);
@@ -100,7 +100,7 @@ function carriersTold({ setting, runs, all }, corruption, site, reasons) {
   const size = (name) => Math.abs(family.courses[name]?.recovered ?? 0);
   const carriers = of("m").sort((a, b) => size(b) - size(a)), unsure = of("u").length;
   const show = () => showPicture("heads-plot", { unit: unitOf(setting), other: null, left: corruption, right: corruption });
-  const lines = carriers.slice(0, NAMED_HEADS).map((name) => h("li", {}, h("b", {}, name), ` ${fixed(family.courses[name].recovered, 2)}, ${courseTold(family.courses[name])}`));
+  const lines = carriers.slice(0, NAMED_HEADS).map((name) => h("li", {}, h("b", {}, name), ` ${fixed(family.courses[name].recovered, 2)}, ${courseText(family.courses[name])}`));
   const rest = [
     carriers.length > NAMED_HEADS ? `${carriers.length - NAMED_HEADS} more matter` : "",
     !carriers.length && [...letters].every((letter) => letter === "x" || letter === ".") ? `no measurable gap at ${last}` : !carriers.length ? `none is shown to matter at ${last}` : "",
@@ -109,10 +109,10 @@ function carriersTold({ setting, runs, all }, corruption, site, reasons) {
   return [h("ul", { class: "carriers" }, lines), rest ? h("span", { class: "delta" }, rest) : null, h("button", { type: "button", "aria-label": `show the heads of ${setting}, ${corruption} corruption`, click: show }, "show")];
 }
 
-/** The answer that the table of findings has to a question of a setting. */
-function answerTold(question, { setting, runs, all }) {
+/** A setting's answer to a question, from the table of findings. */
+function answerText(question, { setting, runs, all }) {
   if (question === "seeds" && eachRunOnce(all).length < 2) return "one run";
-  if (runs.length < eachRunOnce(all).length) return "of all its runs only";
+  if (runs.length < eachRunOnce(all).length) return "only for all its runs";
   const own = (DATA.answers ?? []).filter((one) => one.question === question && one.setting === setting && (state.circuits.patching ?? one.patching) === one.patching);
   const of = question === "subjects" ? own.filter(({ corruption }) => corruption.split(" ").sort().join() === "first,second") : own;
   if (!of.length) return "not concluded";
@@ -129,7 +129,7 @@ const svg = (tag, attributes) => {
   return element;
 };
 
-/** The metric over checkpoints, from 0 to 1: the mean, its band, and each run. The steps are those of all settings. */
+/** The metric over checkpoints, from 0 to 1: mean, band, and each run. All settings share the steps. */
 function sparkline({ setting, runs }, { first, last }) {
   const long = isLong(), place = (step) => (long ? Math.log10(step + 1) : step);
   const { width, height, pad } = SPARK, span = place(last) - place(first) || 1;
@@ -156,16 +156,16 @@ function sparkline({ setting, runs }, { first, last }) {
   picture.append(svg("path", { d: path(points), class: "mean" }), svg("circle", { cx: x(all.at(-1).step), cy: y(all.at(-1).mean), r: 2 }));
   const show = () => showCurve(LEARNED, "heldout");
   const [from, to] = [all[0], all.at(-1)];
-  return h("button", { type: "button", class: "spark", click: show, "aria-label": `curve of ${setting}: ${resultTold(from.mean, true)} at checkpoint ${from.step}, ${resultTold(to.mean, true)} at ${to.step}` }, picture);
+  return h("button", { type: "button", class: "spark", click: show, "aria-label": `curve of ${setting}: ${resultText(from.mean, true)} at checkpoint ${from.step}, ${resultText(to.mean, true)} at ${to.step}` }, picture);
 }
 
-/** Sets the view of heads, and goes to a picture. */
+/** Sets the view of heads, and scrolls to a picture. */
 function showPicture(id, choice) {
   if (DATA.blocks.length) choose(Object.fromEntries(Object.entries(choice).filter(([key, value]) => key === "other" || known(value))));
   goToPicture($(id) ? id : "heads-plot");
 }
 
-/** Sets what curves are of, and goes to them. */
+/** Sets the metric of the curves, and scrolls to them. */
 function showCurve(metric, split) {
   Object.assign(state.curves, { metric, split });
   drawCurvesControls();

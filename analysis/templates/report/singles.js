@@ -1,8 +1,8 @@
-// What patching a cell of a heatmap changes in single prompts, where the page has it: see `prompt_values`.
+// What patching a cell changes in single prompts, if the page has it: see `prompt_values`.
 
-const SINGLES = DATA.by_prompt ?? null;  // null where no table tells prompts apart
+const SINGLES = DATA.by_prompt ?? null;  // null if no table keeps prompts apart
 
-/** Rows of `n` numbers as they are packed: a unit and so many of it for each; null where a prompt has none. */
+/** Unpacks rows of `n` numbers, each a unit and multiples of it; null for a prompt without a value. */
 function unpack(text, n, wide) {
   const bytes = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0)), view = new DataView(bytes.buffer);
   const size = wide ? 2 : 1, least = wide ? -32768 : -128, long = 4 + n * size;
@@ -15,14 +15,14 @@ function unpack(text, n, wide) {
   };
 }
 
-/** The patch jobs of a view that tell prompts apart, and how many there are. */
+/** A view's patch jobs with values of single prompts, and the number of all its jobs. */
 const singlesOf = ({ unit, corruption }) => remember(["singles", unit, corruption], () => {
   const blocks = blocksOf(unit, corruption);
   const jobs = (SINGLES?.jobs ?? []).filter((job) => blocks.some(({ run, patching }) => run === job.run && job.corruption === corruption && patching === job.patching));
   return { jobs, of: blocks.length };
 });
 
-/** The prompts of a patch job, each with what tells it from all others in any run. */
+/** A patch job's prompts, each with a key that is the same in all runs. */
 function promptsOf(job) {
   return remember(["single prompts", job.prompts], () => {
     const seen = new Map();
@@ -38,7 +38,7 @@ function promptsOf(job) {
 const endsOf = (job, index) => remember(["single ends", job.run, job.corruption, job.patching, index], () =>
   ["clean", "corrupted"].map((side) => unpack(job[side], job.n, true)(index)));
 
-/** Patched less corrupted of a job's prompts at a cell; null where the page does not have it. */
+/** Patched minus corrupted of a job's prompts at a cell; null if the page does not have it. */
 function changesOf(job, site, layer, column, index) {
   return remember(["single changes", job.run, job.corruption, job.patching, site, layer, column, index], () => {
     const found = job.sites[site], place = found?.places.findIndex(([of, name]) => of === layer && name === column) ?? -1;
@@ -46,24 +46,24 @@ function changesOf(job, site, layer, column, index) {
   });
 }
 
-/** The last checkpoint up to `at` of which all jobs have values. */
+/** The last checkpoint up to `at` with values from all jobs. */
 const singleStep = (jobs, at) => jobs[0]?.steps.findLast((step) => step <= at && jobs.every((job) => job.steps.includes(step)));
 
 const EXPORT = "`mi-sweeps export DIR --by-prompt` writes them all, into the table by_prompt.";
 
 /**
- * Each prompt's values at a cell, mean over the runs of a view: its change in logits, its own gap, and its part of
- * recovered (the change over the run's mean gap), of which recovered is the mean. Or why there are none.
+ * Each prompt's values at a cell, mean over a view's runs: its change in logits, its own gap, and its part of
+ * recovered (its change over the run's mean gap), whose mean is recovered. Or why there are none.
  */
 function singlesAt(view, site, layer, column, at) {
   const { jobs, of } = singlesOf(view), why = (text) => ({ why: `${text} ${EXPORT}` });
-  if (site.endsWith(APPROXIMATE)) return { why: "These are estimates from a gradient, of which no table has single prompts." };
-  if (RUNS.length > DATA.most_concluded) return why(`Of more than ${DATA.most_concluded} runs this page has no values of single prompts.`);
-  if (!SINGLES) return { why: "The tables of this page do not tell prompts apart: they were made by an earlier version; delete them and run again to have them." };
+  if (site.endsWith(APPROXIMATE)) return { why: "These are estimates from a gradient; no table has them by prompt." };
+  if (RUNS.length > DATA.most_concluded) return why(`With more than ${DATA.most_concluded} runs the page has no values of single prompts.`);
+  if (!SINGLES) return { why: "These tables were made by an earlier version, without values of single prompts; delete them and run again to have these." };
   const own = jobs.filter((job) => job.sites[site]?.places.some(([of, name]) => of === layer && name === column));
-  if (!own.length) return why(SINGLES.note || "This page has no values of single prompts of this cell.");
+  if (!own.length) return why(SINGLES.note || "This page has no values of single prompts for this cell.");
   const step = singleStep(own, at);
-  if (!known(step)) return why(SINGLES.note || "This page has no values of single prompts of this checkpoint.");
+  if (!known(step)) return why(SINGLES.note || "This page has no values of single prompts at this checkpoint.");
   const prompts = new Map();
   for (const job of own) {
     const index = job.steps.indexOf(step), [clean, corrupted] = endsOf(job, index), change = changesOf(job, site, layer, column, index);
@@ -87,13 +87,13 @@ function singlesAt(view, site, layer, column, at) {
   };
 }
 
-/** A prompt as words, the ones that differ marked: its tokens, or else what blanks part. */
+/** A prompt's words, differing ones marked: its tokens, or else the parts between blanks. */
 function marked(prompt, side) {
   const words = (name) => prompt.tokens?.[name] ?? prompt[name].split(/(?<=\s)/);
   const own = words(side), other = words(side === "clean" ? "corrupted" : "clean");
   return own.map((word, i) => {
     const blank = /^\s*/.exec(word)[0], text = word.slice(blank.length).replaceAll("\n", "↵");
-    // Tokens without their blanks, as some tokenizers tell them, are set apart here.
+    // Some tokenizers' tokens lack their leading blanks; they are separated here.
     const before = blank || (prompt.tokens && i && !own.some((one) => one.startsWith(" ")) && /[\p{L}\p{N}]/u.test(text) ? " " : "");
     return own.length === other.length && word !== other[i] ? [before, h("mark", { class: "changed" }, text)] : [`${before}${text}`];
   }).flat();

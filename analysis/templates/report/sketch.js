@@ -1,10 +1,10 @@
-// Heatmaps while the slider moves. Plotly takes a tenth of a second for a picture of nine panels, so what moves is painted
+// Heatmaps while the slider moves. Plotly takes a tenth of a second for a picture of nine panels, so moving ones are painted
 // on a canvas above it, from the same traces and layout; Plotly draws when the slider rests.
 
 const RESTS = 250;  // milliseconds without a step
 const FONT = "system-ui, sans-serif";
 
-/** Outlines of the marks that may be in a cell, of radius r. */
+/** Outlines of the marks in cells, of radius r. */
 const OUTLINES = {
   circle: (r) => `M${r},0A${r},${r} 0 1,1 0,${-r}A${r},${r} 0 0,1 ${r},0Z`,
   "triangle-up": (r) => `M${-r * 1.155},${r / 2}L${r * 1.155},${r / 2}L0,${-r}Z`,
@@ -12,13 +12,13 @@ const OUTLINES = {
   x: (r) => { const a = r * 0.566; return `M0,${a}l${a},${a}l${a},${-a}l${-a},${-a}l${a},${-a}l${-a},${-a}l${-a},${a}l${-a},${-a}l${-a},${a}l${a},${a}l${-a},${a}l${a},${a}Z`; },
 };
 
-/** All that a canvas cannot move: two drawings that are alike in it differ in cells, marks and the words above panels. */
+/** What a canvas cannot update. Two drawings equal in this differ only in cells, marks and the words above panels. */
 function standing({ panels, layout, height, room }) {
   const { annotations, shapes, ...still } = layout;
   return JSON.stringify([height, room, still, shapes.filter(({ xref }) => xref === "paper"), panels.map(({ panel, left, top, width, height: high }) => [left, top, width, high, panel.layout])]);
 }
 
-/** Paints what a picture shows now over what Plotly drew before; false where it has to draw anew. */
+/** Paints a picture's present content over Plotly's last drawing; false if Plotly has to draw anew. */
 function sketch(picture) {
   const { plot, standing: before } = picture;
   if (!before || !plot._fullLayout || printing) return false;
@@ -39,7 +39,7 @@ function sketch(picture) {
   return true;
 }
 
-/** Plotly's own is there again. */
+/** Shows Plotly's own drawing again. */
 function unsketch({ plot }) {
   plot.classList.remove("moves");
   plot.querySelector(":scope > .sketch")?.remove();
@@ -73,7 +73,7 @@ function paintPanels(pen, { traces, layout, panels, size }) {
     trace.text.forEach((row, y) => row.forEach((text, x) => {
       if (!text) return;
       const [r, g, b] = colour(trace.z[y][x]);
-      pen.fillStyle = 299 * r + 587 * g + 114 * b < 128000 ? "#fff" : "#444";  // as Plotly has it
+      pen.fillStyle = 299 * r + 587 * g + 114 * b < 128000 ? "#fff" : "#444";  // as in Plotly
       pen.fillText(text, ...middle(at, x, y));
     }));
   }
@@ -89,7 +89,7 @@ function paintPanels(pen, { traces, layout, panels, size }) {
   }
 }
 
-/** What stands above panels and colour bars, all of it flush left. */
+/** The words above panels and colour bars, all flush left. */
 function paintWords(pen, { layout }, width, height) {
   Object.assign(pen, { fillStyle: colours().ink, textAlign: "left", textBaseline: "alphabetic" });
   for (const { text, x, y, yshift = 0, font } of layout.annotations) {
@@ -106,7 +106,7 @@ function paintWords(pen, { layout }, width, height) {
   }
 }
 
-/** The colour of a value on a scale, as Plotly mixes it: red, green, blue. */
+/** A value's colour on a scale, mixed as in Plotly: red, green, blue. */
 function shade({ cmin, cmax, colorscale }) {
   const stops = colorscale.map(([at, hex]) => [at, [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16))]);
   return (value) => {

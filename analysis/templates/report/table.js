@@ -4,7 +4,7 @@ function drawTable() {
   const runs = visibleRuns(), columns = columnsShown();
   const rows = sorted(rowsShown(runs)).slice(0, MOST_ROWS);
   const isBaseline = (row) => row.id === state.baseline;
-  const base = rowsShown(runs).find(isBaseline) ?? rowsShown(RUNS).find(isBaseline);  // also one that the filter hides
+  const base = rowsShown(runs).find(isBaseline) ?? rowsShown(RUNS).find(isBaseline);  // even if the filter hides it
   const grouped = state.group !== null;
   $("runs-count").textContent = `${runs.length} of ${count(RUNS.length, "run")}` + (grouped ? ` in ${count(rowsShown(runs).length, "group")}` : "") +
     (rows.length === MOST_ROWS ? `; the first ${MOST_ROWS} rows are shown` : "");
@@ -21,21 +21,21 @@ function drawTable() {
       h("th", { scope: "col" }, "compare"),
       grouped ? h("th", { scope: "col" }, "runs") : null,
       columns.map((column) => h("th", { scope: "col", "aria-sort": key === column.key ? (up ? "ascending" : "descending") : "none" },
-        h("button", { type: "button", "data-key": `sort ${column.key}`, click: sortBy(column.key) }, columnTold(column)))))),
+        h("button", { type: "button", "data-key": `sort ${column.key}`, click: sortBy(column.key) }, columnText(column)))))),
     h("tbody", {}, rows.map((row) => h("tr", { class: row.id === state.baseline ? "baseline" : null },
       h("td", {}, chooser(row)),
-      grouped ? h("td", {}, `${row.runs.length}${leftOutTold(row.runs)}`) : null,
-      columns.map((column) => h("td", { class: ["error", "sweep"].includes(column.key) ? "" : "short" }, valueTold(row, column), base && column.result ? deltaOf(row, base, column) : null))))),
+      grouped ? h("td", {}, `${row.runs.length}${leftOutText(row.runs)}`) : null,
+      columns.map((column) => h("td", { class: ["error", "sweep"].includes(column.key) ? "" : "short" }, valueText(row, column), base && column.result ? deltaOf(row, base, column) : null))))),
   );
   if (focus) [...$("runs-table").querySelectorAll("[data-key]")].find((element) => element.dataset.key === focus)?.focus();
   $("runs-note").textContent = [
-    grouped ? `Groups: mean [95% interval] over runs (${intervalTold(rows.map((row) => row.runs.length))}); n in a cell: only so many have the value.` : "Win rate: [95% Wilson interval over prompts, of this run].",
-    base ? `Δ: the row less ${base.told}. Its interval is over pairs of runs that differ in nothing else where both rows have the same (p), or else as for independent runs (i); one run has none. It is of runs on these prompts.` : "",
+    grouped ? `Groups: mean [95% interval] over runs (${intervalText(rows.map((row) => row.runs.length))}); n in a cell: the number of runs with a value, if not all.` : "Win rate: [95% Wilson interval over prompts, of this run].",
+    base ? `Δ: the row minus ${base.told}. Its interval is over pairs of runs that differ in nothing else if the rows have such pairs (p), else as for independent runs (i); a single run has none. It does not cover other prompts.` : "",
     topsNote(columns),
   ].filter(Boolean).join(" ");
 }
 
-/** Chooses a row's runs for the comparison of configurations. */
+/** Selects a row's runs for the comparison of configurations. */
 function chooser(row) {
   const ids = row.runs.map((run) => run.run_id);
   return h("input", {
@@ -64,33 +64,33 @@ function sorted(rows) {
 }
 
 const byValues = (a, b) => a.map((value, i) => compare(value, b[i])).find(Boolean) ?? 0;
-/** The values that a row's mean is over. */
+/** The values behind a row's mean. */
 const numbersOf = (row, { key }) => sound(row.runs).map((run) => valueOf(run, key)).filter((value) => typeof value === "number");
 const within = ({ low, high }, share) => (share ? { low: Math.max(0, low), high: Math.min(1, high) } : { low, high });
-/** Shares to three places, so that they stand below each other. */
-/** Of a step that a run may never reach, how many runs tried: a mean over those that did would come too early. */
+/** Shares to three digits, so that they line up. */
+/** For a step that a run may never reach: the number of runs that could have. A mean over those that did would come too early. */
 function triedOf(row, { key }) {
   if (key === "first_step") return sound(row.runs).filter((run) => known(run.win_rate)).length;
   return key.startsWith("top_onset/") ? sound(row.runs).filter((run) => run[key.replace("top_onset", "judged")]).length : null;
 }
 
-const resultTold = (value, share) => (share ? value.toFixed(3) : number(value));
-const rangeTold = ({ low, high }, share) => (known(low) ? ` [${resultTold(low, share)}, ${resultTold(high, share)}]` : "");
+const resultText = (value, share) => (share ? value.toFixed(3) : number(value));
+const rangeText = ({ low, high }, share) => (known(low) ? ` [${resultText(low, share)}, ${resultText(high, share)}]` : "");
 
-function valueTold(row, column) {
+function valueText(row, column) {
   const { key } = column;
   if (state.group !== null && !state.group.includes(key)) return groupValue(row, column);
   const run = row.runs[0], value = valueOf(run, key);
   if (key === "run_id" && blocksOf(`run_id:${run.run_id}`).length) {
     return h("button", { type: "button", title: "show its circuits", "data-key": `show ${value}`, click: () => showCircuits(`run_id:${run.run_id}`) }, value);
   }
-  if (key.startsWith("top_heads/")) return topHeadsTold(row.runs, key);
+  if (key.startsWith("top_heads/")) return topHeadsText(row.runs, key);
   if (key === "status") return h("span", { class: value.split(" ")[0].replace(/[^a-z]/g, "") }, value);
   if (key === "links") return linksOf(run);
-  if (key === "win_rate" && known(value)) return `${resultTold(value, true)}${rangeTold(wilson(value, run.win_n), true)} n ${run.win_n}`;
+  if (key === "win_rate" && known(value)) return `${resultText(value, true)}${rangeText(wilson(value, run.win_n), true)} n ${run.win_n}`;
   if (key === "first_step" && !known(value) && known(run.win_rate)) return "not reached";
   if (key === "first_step" && known(value)) return number(value) + missingBefore(run, value);
-  if (column.result && known(value)) return resultTold(value, column.share);
+  if (column.result && known(value)) return resultText(value, column.share);
   return known(value) ? written(value) : "";
 }
 
@@ -101,9 +101,9 @@ function groupValue(row, column) {
     if (known(tried) && (!tried || values.length < tried)) return tried ? `${values.length} of ${tried} ${key === "first_step" ? "reach it" : "have one"}` : "";
     if (!values.length) return "";
     const found = band(values);
-    return `${resultTold(found.mean, column.share)}${known(found.low) ? rangeTold(within(found, column.share), column.share) : ""}${found.n < sound(row.runs).length ? ` n ${found.n}` : ""}`;
+    return `${resultText(found.mean, column.share)}${known(found.low) ? rangeText(within(found, column.share), column.share) : ""}${found.n < sound(row.runs).length ? ` n ${found.n}` : ""}`;
   }
-  if (key.startsWith("top_heads/")) return topHeadsTold(sound(row.runs), key);
+  if (key.startsWith("top_heads/")) return topHeadsText(sound(row.runs), key);
   const all = row.runs.map((run) => valueOf(run, key)).filter((value) => known(value) && value !== "");
   if (key === "status") return unique(all).sort().map((status) => `${status} ${all.filter((other) => other === status).length}`).join(", ");
   if (key === "patch_jobs") {
@@ -122,7 +122,7 @@ function linksOf(run) {
   return told.flatMap(([of, name]) => [h("a", { href: of[run.index], "aria-label": `${name} of run ${run.run_id}` }, name), " "]);
 }
 
-/** A row's result less that of the baseline. */
+/** A row's result minus the baseline's. */
 function deltaOf(row, base, column) {
   if (row.id === base.id) return h("span", { class: "delta" }, "baseline");
   const [values, others] = [row, base].map((one) => numbersOf(one, column));
@@ -132,10 +132,10 @@ function deltaOf(row, base, column) {
   const found = pairs ? band(pairs) : difference(values, others);
   const how = known(found.low) ? (pairs ? " p" : " i") : "";
   const sign = found.mean > 0 ? "+" : "";
-  return h("span", { class: "delta" }, `Δ ${sign}${resultTold(found.mean, column.share)}${rangeTold(found, column.share)}${how}`);
+  return h("span", { class: "delta" }, `Δ ${sign}${resultText(found.mean, column.share)}${rangeText(found, column.share)}${how}`);
 }
 
-/** Differences run by run, if each run of one row has one of the other that differs in the grouped keys only. */
+/** Differences run by run, if each run of one row has a partner in the other that differs in the grouped keys only. */
 function pairsOf(row, base, column) {
   const rest = [...FACTORS, ["seed"]].map(([key]) => key).filter((key) => !state.group?.includes(key));
   const byRest = (one) => new Map(sound(one.runs).filter((run) => typeof valueOf(run, column.key) === "number")

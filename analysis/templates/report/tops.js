@@ -1,13 +1,13 @@
-// What patching found of each run at its last checkpoint, as columns of the table of runs: its top heads, what the largest
-// head recovers, and since when the top head matters. They are values of a run like its other results: in the filter, in
-// the order and the groups of rows, and among the parallel coordinates.
+// What patching found for each run at its last checkpoint, as columns of the table of runs: its top heads, what the largest
+// head recovers, and since when the top head matters. They are usable like other results: in the filter, in
+// sorting and grouping rows, and among the parallel coordinates.
 
 const MOST_TOP = 3;
-/** The site that is told of: z where heads were patched there. */
+/** The site of these columns: z if heads were patched there. */
 const TOPS_SITE = headSites()[0] ?? null;
 const KIND_OF_TOPS = "Circuits at the last checkpoint";
 
-/** Under one corruption the heads of a run, largest first: those that matter where that was worked out. Null where not examined. */
+/** A run's heads under one corruption, largest first: those that matter, if verdicts were computed. Null if not examined. */
 function topOf(run, corruption) {
   const block = DATA.blocks.find((one) => one.run === run.index && one.corruption === corruption && one.sites[TOPS_SITE]);
   if (!block) return null;
@@ -43,8 +43,8 @@ for (const corruption of TOPS_SITE ? corruptions() : []) {
 }
 const isTop = (key) => /^top_/.test(key);
 
-/** The top heads of a row: of a run in their order, and of a group with how many of its runs have each. */
-function topHeadsTold(runs, key) {
+/** A row's top heads: in order for a run; for a group, each with the number of runs that have it. */
+function topHeadsText(runs, key) {
   const there = runs.filter((run) => known(run[key])), judged = key.replace("top_heads", "judged");
   if (!there.length) return "";
   const unjudged = there.every((run) => !run[judged]) ? " (no verdict)" : "";
@@ -55,5 +55,5 @@ function topHeadsTold(runs, key) {
 }
 
 const topsNote = (columns) => (columns.some(({ kind }) => kind === KIND_OF_TOPS)
-  ? `Circuits, by corruption: patched at ${headSiteName(TOPS_SITE)}. Top heads: at most ${MOST_TOP} that matter, largest first. Recovered of the run's largest head, whether it is shown to matter or not; none where there is no measurable gap. Onset of its top head.`
+  ? `Circuits, by corruption: patched at ${headSiteName(TOPS_SITE)}. Top heads: at most ${MOST_TOP} that matter, largest first. Recovered: the run's largest head, whether shown to matter or not; none without a measurable gap. Onset: its top head.`
   : "");

@@ -1,41 +1,41 @@
-// What the results stand on: how many prompts, what is known of them, what is missing, which versions.
+// What the results rest on: how many prompts, what is known of them, what is missing, which versions.
 
 function drawTrust() {
-  const isDone = (row) => row.status === "done" || row.status === "diverged";  // a result too
+  const isDone = (row) => row.status === "done" || row.status === "diverged";  // diverged is a result too
   const done = (rows) => `${rows.filter(isDone).length} of ${rows.length}`;
   const lacking = ![...RUNS, ...PATCHES].every(isDone);
   const measured = unique(PATCHES.map((patch) => patch.prompts).filter(known)).sort((a, b) => a - b);
   const versions = (key) => {
     const { same, differs } = DATA.config;
-    return configTold(Object.hasOwn(same, key) ? same[key] : differs[key].values.map(configTold).join(", "));
+    return configText(Object.hasOwn(same, key) ? same[key] : differs[key].values.map(configText).join(", "));
   };
   const fact = (name, ...value) => [h("dt", {}, name), h("dd", {}, ...value)];
   const packages = CONFIG_KEYS.filter((key) => key.startsWith("versions."));
   $("trust-facts").append(
     ...DATA.sweeps.flatMap((sweep) => fact(`${sweep.name} (${count(sweep.points, "patch job")} planned)`, h("code", {}, sweep.command))),
-    ...fact("runs", `${RUNS.length}: ${statesTold(RUNS)}`, RUNS.length ? folded("their ids", RUNS.map((run) => run.run_id).join(" ")) : null),
-    ...fact("patch jobs", `${PATCHES.length}: ${statesTold(PATCHES)}`),
-    ...fact("complete", `${done(RUNS)} runs and ${done(PATCHES)} patch jobs are done`, lacking ? h("span", {}, "; ", h("a", { href: "#top" }, "the others are named at the top")) : "."),
-    ...fact("patching", measured.length ? `each patch job has ${measured.join(" or ")} prompts: circuits stand on these alone` : "no patch job has begun"),
+    ...fact("runs", `${RUNS.length}: ${statesText(RUNS)}`, RUNS.length ? folded("their ids", RUNS.map((run) => run.run_id).join(" ")) : null),
+    ...fact("patch jobs", `${PATCHES.length}: ${statesText(PATCHES)}`),
+    ...fact("complete", `${done(RUNS)} runs and ${done(PATCHES)} patch jobs are done`, lacking ? h("span", {}, "; ", h("a", { href: "#top" }, "the others are listed at the top")) : "."),
+    ...fact("patching", measured.length ? `each patch job has ${measured.join(" or ")} prompts: circuits rest on these alone` : "no patch job has begun"),
     ...(!differing("seed").length ? [] : fact("seeds", `${count(differing("seed").length, "seed")}: ${differing("seed").sort(compare).map(written).join(", ")}`)),
     ...(packages.length ? fact("versions", packages.map((key) => `${key.slice("versions.".length)} ${versions(key)}`).join(" · ")) : []),
     ...fact("page made", DATA.made),
   );
   $("trust-audits").append(...DATA.audits.map(auditOf));
-  if (!DATA.audits.length) $("trust-audits").append(h("p", { class: "quiet" }, "No run has told of its prompts yet."));
+  if (!DATA.audits.length) $("trust-audits").append(h("p", { class: "quiet" }, "No run has reported on its prompts yet."));
 }
 
 const folded = (title, ...within) => h("details", {}, h("summary", {}, title), ...within);
 const percent = (share) => `${number(100 * share)}%`;
 
-/** So many ids are told in a heading; more of them are folded. */
+/** The most ids in a heading; more are folded. */
 const FEW_IDS = 2;
 
 function auditOf({ audit, runs }) {
   const ids = runs.map((index) => RUNS[index].run_id), few = ids.length <= FEW_IDS;
   const whose = runs.length === RUNS.length ? "all runs" : `${count(runs.length, "run")}${few ? `: ${ids.join(", ")}` : ""}`;
   const others = few || runs.length === RUNS.length ? null : folded("which runs", h("p", { class: "quiet" }, ids.join(", ")));
-  if (!audit.splits) {  // A task of another kind says what it finds worth saying.
+  if (!audit.splits) {  // A task of another kind reports facts of its own choice.
     const facts = Object.entries(audit).flatMap(([name, value]) => [h("dt", {}, sentence(name)), h("dd", {}, String(scalar(value)))]);
     return h("div", {}, h("h3", {}, `Prompts of ${whose}`), others, h("dl", { class: "facts" }, facts));
   }
@@ -60,7 +60,7 @@ function auditOf({ audit, runs }) {
     droppedOf("rows", audit), droppedOf("held-out rows", audit.heldout_file));
 }
 
-/** Of a user's file: which rows were left out, and why. */
+/** The rows left out of a user's file, and why. */
 function droppedOf(title, file) {
   if (!known(file?.rows)) return null;
   const reasons = Object.entries(file.dropped ?? {});

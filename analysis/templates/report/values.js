@@ -1,16 +1,16 @@
-// What is known of a run, by key: its settings, its state, and its results at its last checkpoint.
+// What is known of a run, by key: its settings, its state, and its results at the last checkpoint.
 
-/** Those that any run has: of a series nothing is known of how it was trained. */
+/** Those that some run has: how a series was trained is not known. */
 const SETTINGS = [
   ["model", "model"], ["task", "task"], ["lr", "lr"], ["weight_decay", "weight decay"], ["schedule", "schedule"],
   ["steps", "steps"], ["batch_size", "batch"],
 ].filter(([key]) => RUNS.some((run) => known(run[key])));
-/** Keys of the configuration that the settings are another name of. */
+/** Configuration keys that are settings under another name. */
 const SAME_AS = new Set(["model.name", "task.name", "optim.lr", "optim.weight_decay", "schedule.name", "train.steps", "train.batch_size", "seed"]);
 const OTHER_FACTORS = DATA.config.factors.filter((key) => !SAME_AS.has(key)).map((key) => [key, key]);
 const FACTORS = [...SETTINGS, ...OTHER_FACTORS];
 
-/** The value of a run's configuration under a dotted key; undefined where it has none. */
+/** The value of a run's configuration under a dotted key; undefined if absent. */
 function configOf(run, key) {
   const { same, differs } = DATA.config;
   if (!known(run.setting)) {
@@ -24,14 +24,14 @@ function configOf(run, key) {
 }
 
 const CONFIG_KEYS = [...Object.keys(DATA.config.same), ...Object.keys(DATA.config.differs)].sort();
-/** The run that a run is: of a zoom, which is no further one, that which was zoomed into. */
+/** The run that a run repeats: a zoom counts as the run zoomed into. */
 function originOf(run) {
   const of = configOf(run, "checkpoint.zoom_of");
   if (!known(of)) return run.run_id;
   const found = RUNS.find((one) => one.run_id === of);
   return found ? originOf(found) : of;
 }
-/** Of runs, or of what is of runs, those that count in a mean: each run once. */
+/** The items, by run, that count in a mean: each run once. */
 function eachRunOnce(items, runOf = (item) => item) {
   const kept = new Map();
   for (const item of items) {
@@ -42,13 +42,13 @@ function eachRunOnce(items, runOf = (item) => item) {
 }
 
 const hasDiverged = (run) => run.status === "diverged";
-/** Of the runs of a group those that its mean is over: those that did not diverge, or all where all did. */
+/** The runs of a group behind its mean: those that did not diverge, or all if all did. */
 function sound(runs) {
   const left = runs.filter((run) => !hasDiverged(run));
   return left.length ? left : runs;
 }
-/** That diverged runs are not in a mean, or that there are no others; "" where none diverged. */
-function leftOutTold(runs, before = ", ") {
+/** A note that diverged runs are left out of a mean, or that all diverged; "" if none did. */
+function leftOutText(runs, before = ", ") {
   const n = runs.length - sound(runs).length;
   if (runs.length > 1 && runs.every(hasDiverged)) return `${before}all diverged`;
   return n ? `${before}${count(n, "diverged run")} left out` : "";
@@ -66,13 +66,13 @@ for (const one of DATA.series) {
   SERIES.get(key).set(one.run, one);
 }
 const METRICS = [...SERIES.keys()].filter((key) => key !== "heldout/win_rate");
-const metricTold = (key) => { const [split, metric] = key.split("/"); return `${sentence(metric)}, ${sentence(split)}`; };
+const metricText = (key) => { const [split, metric] = key.split("/"); return `${sentence(metric)}, ${sentence(split)}`; };
 
-/** The first step of a curve that reaches a threshold: a loss from above, all else from below. */
+/** The first step at which a curve reaches a threshold: a loss from above, all else from below. */
 const reaches = (metric, value, threshold) => known(value) && (metric === "loss" ? value <= threshold : value >= threshold);
 const firstAt = (metric, steps, values, threshold) => steps[values.findIndex((value) => reaches(metric, value, threshold))] ?? null;
 
-/** The metric by which a task counts as learned. */
+/** The metric that decides whether a task is learned. */
 const LEARNED = DATA.learned;
 
 function firstStep(run) {
@@ -80,7 +80,7 @@ function firstStep(run) {
   return one && known(threshold) ? firstAt(LEARNED, DATA.steps[one.steps], one.value, threshold) : null;
 }
 
-/** A run's value under any key there is; undefined or null where it has none. */
+/** A run's value under any known key; undefined or null if it has none. */
 function valueOf(run, key) {
   if (key === "first_step") return firstStep(run);
   if (key === "run") return run.run_id;
@@ -88,21 +88,21 @@ function valueOf(run, key) {
   return Object.hasOwn(run, key) ? run[key] : scalar(configOf(run, key));
 }
 
-/** A setting: not rounded, as results are, for two of them may differ in the last digit. */
+/** A setting, unrounded: two may differ in the last digit only. */
 const written = (value) => (typeof value === "number" ? exact(value) : String(value));
 const differing = (key, runs = RUNS) => unique(runs.map((run) => run[key]).filter((value) => known(value) && value !== ""));
 const planned = (run) => Object.entries(run.planned).map(([key, value]) => `${key}=${value}`).join(" ");
-const seedTold = ({ seed }) => (known(seed) ? `seed ${seed}` : "");
+const seedText = ({ seed }) => (known(seed) ? `seed ${seed}` : "");
 /** A run's id, and its seed if it has one. */
-const idTold = (run) => [run.run_id, seedTold(run)].filter(Boolean).join(", ");
-/** A run in words: what is varied, and its seed. */
-const runTold = (run) => [known(run.setting) ? (run.setting === "all" ? "" : run.setting) : planned(run), known(run.setting) ? seedTold(run) : ""].filter(Boolean).join(", ");
-/** The same, or with the first digits of its id where another run is told by the same words. */
+const idText = (run) => [run.run_id, seedText(run)].filter(Boolean).join(", ");
+/** A run in words: its varied keys, and its seed. */
+const runText = (run) => [known(run.setting) ? (run.setting === "all" ? "" : run.setting) : planned(run), known(run.setting) ? seedText(run) : ""].filter(Boolean).join(", ");
+/** The same, with the first digits of its id if another run has the same words. */
 function toldApart(run) {
-  const words = runTold(run);
-  if (words && !RUNS.some((other) => other !== run && runTold(other) === words)) return words;
+  const words = runText(run);
+  if (words && !RUNS.some((other) => other !== run && runText(other) === words)) return words;
   const begin = run.run_id.slice(0, 8), isOne = RUNS.filter((other) => other.run_id.startsWith(begin)).length === 1;
   return [words, `run ${isOne ? begin : run.run_id}`].filter(Boolean).join(", ");
 }
-/** Keys that runs can be grouped by. */
+/** Keys by which runs can be grouped. */
 const GROUPABLE = [...FACTORS, ["seed", "seed"], ["sweep", "sweep"]].filter(([key]) => differing(key).length > 1);

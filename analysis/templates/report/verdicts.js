@@ -1,7 +1,7 @@
-// What may be said: verdicts, intervals and sentences, worked out beforehand from the values of each prompt
-// (analysis/inference). Nothing is concluded on the page: what is not found here has no verdict, interval or sentence.
+// What may be concluded: verdicts, intervals and sentences, computed beforehand from the values of each prompt
+// (analysis/inference). The page concludes nothing itself: what is not here has no verdict, interval or sentence.
 
-/** Verdicts in which runs of a letter are told by their number, and intervals by their width: as they are looked up. */
+/** Unpacks verdicts, which come as runs of equal letters, and intervals, which come with widths in place of upper ends. */
 const unpacked = (word) => word.replace(/(\D)(\d+)/g, (_, letter, n) => letter.repeat(Number(n)));
 for (const one of [...(DATA.found ?? []), ...(DATA.differences ?? []), ...(DATA.written ?? [])]) {
   for (const name of ["verdict", "here", "comparison"]) one[name] = one[name]?.map(unpacked) ?? null;
@@ -14,14 +14,14 @@ const FOUND = keyed(DATA.found, ({ runs, corruption, patching, site }) => [runs,
 const DIFFERENCES = keyed(DATA.differences, ({ a, b, patching, site }) => [a.runs, a.corruption, b.runs, b.corruption, patching, site]);
 const WRITTEN = keyed(DATA.written, ({ runs, corruption, patching, kind }) => [runs, corruption, patching, kind]);
 
-/** The runs of a unit that have something under a corruption, and their patching; null where these are several. */
+/** A unit's runs with results under a corruption, and their patching; null if they have several. */
 function groupOf(unit, corruption, has) {
   const blocks = blocksOf(unit, corruption).filter(has);
   const patchings = unique(blocks.map((block) => block.patching));
   return patchings.length === 1 ? { runs: blocks.map((block) => block.run).sort((a, b) => a - b), patching: patchings[0] } : null;
 }
 
-/** What is found of a site of a unit. */
+/** The family of a unit's site; null without inference. */
 function familyOf(unit, corruption, site) {
   return remember(["family", unit, corruption, site], () => {
     const group = groupOf(unit, corruption, (block) => block.sites[site]);
@@ -29,16 +29,16 @@ function familyOf(unit, corruption, site) {
   });
 }
 
-/** The letters of a layout's cells at a step: m matters, s small, u undecided, x no gap. Null where nothing is found. */
+/** One letter per cell of a layout at a step: m matters, s small, u undecided, x no gap. Null without inference. */
 function lettersAt(family, at, layout, name = "verdict") {
   const index = family && sameLayout(DATA.layouts[family.layout], layout) ? DATA.steps[family.steps].indexOf(at) : -1;
   return index < 0 ? null : (family[name] ?? family.verdict)[index];
 }
 
-/** A list of a family or of a comparison at a step, in thousandths; without one, nothing of each cell. */
+/** A list of a family or comparison at a step, in thousandths; without one, nulls. */
 const thousandthsAt = (found, name, at) => found?.[name]?.[DATA.steps[found.steps].indexOf(at)]?.map((value) => (known(value) ? value / 1000 : null)) ?? null;
 
-/** The least that is known of cells at a step: whether there is a gap, the verdict, and the interval of recovered. */
+/** What inference found for cells at a step: whether there is a gap, the verdict, and recovered's interval. */
 function saidOf(unit, corruption, site, at, layout) {
   const family = familyOf(unit, corruption, site);
   const verdict = lettersAt(family, at, layout), here = lettersAt(family, at, layout, "here");
@@ -46,7 +46,7 @@ function saidOf(unit, corruption, site, at, layout) {
   return (i) => ({ verdict: verdict?.[i] ?? null, here: here?.[i] ?? null, defined: verdict?.[i] !== "x", low: low?.[i] ?? null, high: high?.[i] ?? null });
 }
 
-/** Clean less corrupted of a unit at a step, with its interval, in logits. */
+/** Clean minus corrupted of a unit at a step, with its interval, in logits. */
 function gapAt(unit, corruption, site, at) {
   return gapOf(familyOf(unit, corruption, site), at);
 }
@@ -56,7 +56,7 @@ function gapOf(family, at) {
   return found ? found.map((value) => (known(value) ? value * DATA.unit : null)) : null;
 }
 
-/** The interval of each component, or head, of a unit at a step; in logits. */
+/** The interval of each component, or head, of a unit at a step, in logits. */
 function writtenOf(unit, corruption, kind) {
   const group = groupOf(unit, corruption, (block) => block[kind]);
   const found = group && WRITTEN.get(JSON.stringify([group.runs, corruption, group.patching, kind]));
@@ -67,7 +67,7 @@ function writtenOf(unit, corruption, kind) {
   };
 }
 
-/** What two views differ in: the later less the earlier, B less A. `sign` is -1 where it was worked out the other way round. */
+/** The comparison of two views: later minus earlier, B minus A. `sign` is -1 if it was computed the other way round. */
 function comparisonOf(one, other, site) {
   const groups = [one, other].map(({ unit, corruption }) => groupOf(unit, corruption, (block) => block.sites[site]));
   if (groups.some((group) => !group) || groups[0].patching !== groups[1].patching) return null;
@@ -91,7 +91,7 @@ function signsAt(comparison, at, layout) {
   return [...comparison.comparison[index]].map((sign) => (comparison.sign < 0 ? TURNED[sign] ?? sign : sign));
 }
 
-/** How verdicts and comparisons are drawn and told. What is small, or alike, has no mark. */
+/** Symbols and words of verdicts and comparisons. Small, or alike, has no mark. */
 const MARKS = {
   m: ["●", "matters", { symbol: "circle", size: 9 }],
   h: ["○", "matters in these runs, undecided for other seeds", { symbol: "circle-open", size: 9 }],
@@ -103,26 +103,26 @@ const MARKS = {
   "?": ["•", "undecided", { symbol: "circle", size: 3.5 }],
   "=": ["", "alike"],
 };
-/** The mark of a cell: of other seeds too where that can be told, or else of these runs. */
+/** A cell's mark: for other seeds too if decided, else for these runs. */
 const markOf = ({ verdict, here }) => (verdict === "u" && here === "m" ? "h" : verdict);
-const markTold = (mark) => MARKS[mark]?.[1] ?? "";
+const markText = (mark) => MARKS[mark]?.[1] ?? "";
 
-/** The scopes of what is found of the shown units, and how many verdicts hold at once. */
+/** The families of verdicts behind what is shown, at one site or at all. */
 const familiesShown = (site = null) => views().flat().flatMap(({ unit, corruption }) =>
   unique(blocksOf(unit, corruption).flatMap((block) => Object.keys(block.sites))).filter((name) => site === null || name === site)
     .map((name) => familyOf(unit, corruption, name)).filter(known));
-const scopesTold = (families) => unique(families.map(({ scope }) => scope)).join("; or ");
+const scopesText = (families) => unique(families.map(({ scope }) => scope)).join("; or ");
 
-/** Why nothing is said of a site of a unit. */
-function untold({ unit, corruption }, site) {
+/** Why there is no inference for a unit's site. */
+function whyNoVerdicts({ unit, corruption }, site) {
   const blocks = blocksOf(unit, corruption).filter((block) => block.sites[site]);
   if (!blocks.length) return `${site} was not patched in ${unitName(unit)}.`;
-  if (unique(blocks.map((block) => block.patching)).length > 1) return "several patchings are mixed here, so there is no inference; choose one of them.";
+  if (unique(blocks.map((block) => block.patching)).length > 1) return "there is no inference across several patchings; choose one.";
   if (RUNS.length > DATA.most_concluded) {
-    return `a page concludes nothing of more than ${DATA.most_concluded} runs: name a smaller sweep, or see the table verdicts of \`mi-sweeps export\`.`;
+    return `a page has no verdicts for more than ${DATA.most_concluded} runs: name a smaller sweep, or see the table verdicts of \`mi-sweeps export\`.`;
   }
   if (RUNS.length > DATA.most_runs && unique(blocks.map((block) => block.run)).length === 1) {
-    return `of more than ${DATA.most_runs} runs single ones are not concluded of here: choose the mean over their seeds, or see \`mi-sweeps show ${RUNS[blocks[0].run].run_id}\`.`;
+    return `with more than ${DATA.most_runs} runs the page has no verdicts for single ones: choose the mean over their seeds, or see \`mi-sweeps show ${RUNS[blocks[0].run].run_id}\`.`;
   }
-  return "there is no inference for this choice, so nothing is concluded.";
+  return "there is no inference for this choice.";
 }

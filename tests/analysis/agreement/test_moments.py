@@ -1,4 +1,4 @@
-"""Covariances without the noise of prompts, against halves that are drawn, and planted effects."""
+"""Covariances without the noise of prompts, against random halves and planted effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads that are found again under another index, and those that are not."""
+"""Heads found again under another index, and heads that are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of agreement, of an output folder."""
+"""The tables of agreement for an output folder."""
 
 from __future__ import annotations
 

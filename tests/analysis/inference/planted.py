@@ -1,4 +1,4 @@
-"""Families with a planted course of each head."""
+"""Families in which the course of each head is planted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words about circuits, on values that were planted."""
+"""Verdicts on circuits, with planted values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes while a run trains."""
+"""The clocks of a run: what else besides steps passes while it trains."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def course(*recovered: float, **how: object):
         ((0, 0, 0, 0.9, 0.9, 0.9), Course.FORMED),
         ((0.9, 0.9, 0.9, 0.9, 0.9, 0.9), Course.FROM_THE_START),
         ((0.3, 0.3, 0.3, 0.9, 0.9, 0.9), Course.GREW),
-        ((0, 0, 0, 0, 0, 0.9), Course.MATTERS),  # not held for two checkpoints: since when cannot be told
+        ((0, 0, 0, 0, 0, 0.9), Course.MATTERS),  # not held for two checkpoints: since when is unknown
         ((0.9, 0.9, 0.9, 0, 0, 0), Course.LOST),
         ((-0.9, -0.9, 0, 0, 0.9, 0.9), Course.CHANGED_SIGN),
         ((0.9, 0.9, 0.9, 0.9, 0.05, 0.05), Course.FADED),

@@ -1,4 +1,4 @@
-"""Intervals of means and correlations: against those of other functions, and by simulation."""
+"""Intervals of means and correlations, against other libraries and by simulation."""
 
 from __future__ import annotations
 

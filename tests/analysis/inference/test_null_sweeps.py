@@ -1,4 +1,4 @@
-"""Real fine-tunes of `mini` in which nothing is learned: no head has formed, and nothing is said that is not so."""
+"""Real fine-tunes of `mini` that learn nothing: no head has formed, and no sentence claims one."""
 
 from __future__ import annotations
 

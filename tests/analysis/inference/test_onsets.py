@@ -1,4 +1,4 @@
-"""When something began, of runs of which it is known only between two checkpoints."""
+"""Onsets, each known only to lie between two checkpoints."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mi_sweeps.analysis.inference.courses import Course, HeadCourse
+from mi_sweeps.analysis.inference.onset_rows import Began, onset_row
 from mi_sweeps.analysis.inference.onsets import Onset, When, compare, distribution, interval, median, onset, span
-from mi_sweeps.analysis.inference.recruitment import Began, onset_row
 
 STEPS = (0, 8, 16, 24)
 INF = float("inf")

@@ -1,4 +1,4 @@
-"""Two-name prompts in a run on three names: what is kept of them, and when that may be said."""
+"""Two-name prompts in a run on three names: what is kept, and when that may be said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pieces of one checkpoint bring to another, with intervals."""
+"""The share of each piece of one checkpoint in another, with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether two corruptions have the same heads: equivalence is shown."""
+"""Whether two corruptions go through the same heads: equivalence must be shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What curves did, as tables of an output folder."""
+"""What curves over checkpoints did, as tables for an output folder."""
 
 from __future__ import annotations
 

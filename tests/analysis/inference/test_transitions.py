@@ -1,4 +1,4 @@
-"""Phase transitions: planted ones are found, and what is smooth is not called one."""
+"""Phase transitions: planted ones are found, and smooth curves are not called one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_planted_transition_is_found():
 
 @pytest.mark.parametrize("kind", ["linear", "square root", "exponential approach", "exponential growth"])
 def test_what_is_smooth_is_no_transition(kind):
-    assert told(kind, 1).answer in (Answer.GRADUAL, Answer.UNTOLD)
+    assert told(kind, 1).answer in (Answer.GRADUAL, Answer.CANNOT_TELL)
 
 
 def test_what_falls_is_told_like_what_rises():
@@ -52,7 +52,7 @@ def test_a_rise_without_a_plateau_is_no_transition():
     """It is over after 10 steps of 184: sudden, but from the first checkpoint on."""
     values = curve(np.random.default_rng(0), CURVES["nothing"], STEPS) + 3 * -np.expm1(-STEPS / 6)[:, None]
     found = transition(STEPS, values)
-    assert found.answer is Answer.UNTOLD and "no plateau" in found.reason
+    assert found.answer is Answer.CANNOT_TELL and "no plateau" in found.reason
 
 
 def test_a_rise_that_has_not_ended_is_no_transition():
@@ -63,7 +63,7 @@ def test_a_rise_that_has_not_ended_is_no_transition():
 
 def test_few_checkpoints_say_nothing():
     found = told("logistic of scale 4", 0, np.arange(0.0, 64.0, 8.0))
-    assert found.answer is Answer.UNTOLD and found.reason == "8 checkpoints; at least 9 are needed"
+    assert found.answer is Answer.CANNOT_TELL and found.reason == "8 checkpoints; at least 9 are needed"
 
 
 def test_a_mean_without_prompts_is_judged_by_its_wobble():
@@ -90,12 +90,12 @@ def runs(**counts):
 @pytest.mark.parametrize(
     ("counts", "answer"),
     [
-        ({"TRANSITION": 4}, Answer.UNTOLD),  # too few seeds
-        ({"TRANSITION": 4, "UNTOLD": 1}, Answer.TRANSITION),
-        ({"TRANSITION": 3, "UNTOLD": 2}, Answer.UNTOLD),
+        ({"TRANSITION": 4}, Answer.CANNOT_TELL),  # too few seeds
+        ({"TRANSITION": 4, "CANNOT_TELL": 1}, Answer.TRANSITION),
+        ({"TRANSITION": 3, "CANNOT_TELL": 2}, Answer.CANNOT_TELL),
         ({"TRANSITION": 3, "UNRESOLVED": 2}, Answer.UNRESOLVED),
         ({"GRADUAL": 5}, Answer.GRADUAL),
-        ({"UNCHANGED": 4, "GRADUAL": 2}, Answer.UNTOLD),
+        ({"UNCHANGED": 4, "GRADUAL": 2}, Answer.CANNOT_TELL),
     ],
 )
 def test_a_cell_needs_four_of_five_seeds(counts, answer):

@@ -1,4 +1,4 @@
-"""Sentences that verdicts warrant."""
+"""Sentences say only what verdicts warrant."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ ONSETS = {
     **{"after": "float64", "by": "float64", "low": "float64", "high": "float64"},
     **{"low_these_prompts": "float64", "high_these_prompts": "float64"},
     **{"answer": "string", "answer_these_prompts": "string"},
-    **{"formed": "Int64", "from_the_start": "Int64", "never": "Int64", "untold": "Int64", "runs": "int64"},
+    **{"formed": "Int64", "from_the_start": "Int64", "never": "Int64", "cannot_tell": "Int64", "runs": "int64"},
 }
 """One row per head of a setting; and per pair of corruptions a row for each measure, whose `against` is the first."""
 HEAD_SITE = "z"
@@ -111,6 +111,6 @@ def _counts(found: Sequence[Onset]) -> dict[str, int]:
     never = sum(np.isfinite(one.after) and one.by == np.inf for one in found)
     formed = sum(bool(np.isfinite(one.after) and np.isfinite(one.by)) for one in found)
     return {
-        "from_the_start": start, "never": never, "formed": formed, "untold": len(found) - start - never - formed,
+        "from_the_start": start, "never": never, "formed": formed, "cannot_tell": len(found) - start - never - formed,
         "runs": len(found),
     }  # fmt: skip

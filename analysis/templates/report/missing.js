@@ -1,9 +1,9 @@
-// Missing steps of a series. Lines and bands are broken there, and captions say why.
+// Missing steps of a series: lines and bands break there, and captions say why.
 
-/** Steps that any of these runs lacks. */
+/** Steps missing in any of these runs. */
 const missingSteps = (runs) => new Set(runs.flatMap((run) => run.missing?.steps ?? []));
 
-/** Inserts empty points at missing steps, so that lines and bands are broken there. */
+/** Inserts empty points at missing steps, so that lines and bands break there. */
 function broken(points, missing) {
   if (!missing.size || !points.length) return points;
   const nothing = [...missing].map((step) => ({ step, mean: null, low: null, high: null, n: 0 }));
@@ -11,20 +11,20 @@ function broken(points, missing) {
 }
 
 /** Why steps are missing, run by run; null if none is. */
-function missingTold(runs) {
-  const told = unique(runs).filter((run) => run.missing).map((run) => `run ${idTold(run)}: ${run.missing.told.join("; ")}`);
+function missingText(runs) {
+  const told = unique(runs).filter((run) => run.missing).map((run) => `run ${idText(run)}: ${run.missing.told.join("; ")}`);
   if (!told.length) return null;
-  return `no checkpoint, and a break in what is drawn, at: ${told.slice(0, 6).join(" / ")}${told.length > 6 ? ` / and ${told.length - 6} more runs` : ""}`;
+  return `no checkpoint, hence a break, at: ${told.slice(0, 6).join(" / ")}${told.length > 6 ? ` / and ${told.length - 6} more runs` : ""}`;
 }
 
-/** That it may have been earlier: the steps without a checkpoint between a run's checkpoint and the one before it. */
+/** A note that the true first step may be earlier: the missing steps just before `step`. */
 function missingBefore(run, step) {
   const { steps: number } = SERIES.get(`heldout/${LEARNED}`).get(run.index), before = Math.max(-1, ...DATA.steps[number].filter((one) => one < step));
   const between = (run.missing?.steps ?? []).filter((one) => before < one && one < step);
   return between.length ? ` (no checkpoint at ${between.slice(0, 3).join(", ")}${between.length > 3 ? ", …" : ""})` : "";
 }
 
-/** Points {step, low, high} as a closed line around them, x by `scale`: apart where there is none between two. */
+/** Points {step, low, high} as closed outlines, x by `scale`: a separate one for each stretch without a break. */
 function outline(points, scale = (step) => step, floor = -Infinity) {
   const parts = [];
   points.forEach((point, i) => {

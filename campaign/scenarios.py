@@ -1,4 +1,4 @@
-"""Trials and their results, stored as JSON lines, from which an interrupted part resumes.
+"""Scenarios and their results, stored as JSON lines, from which an interrupted part resumes.
 
 They are read and written with `json`; a library for JSON lines would not accept a cut last line.
 """
@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 Values = dict[str, float]
-"""The counts or measurements of a trial."""
+"""The counts or measurements of a scenario."""
 
 
 class Fault(Exception):
-    """The trial found a fault of the program.
+    """The scenario found a fault of the program.
 
     Args:
         values: the counts until then.
@@ -32,12 +32,12 @@ class Fault(Exception):
 
 
 class Left(Exception):
-    """The trial is not possible on this machine; the reason in one line."""
+    """The scenario is not possible on this machine; the reason in one line."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One trial."""
+class Scenario:
+    """One scenario."""
 
     name: str
     run: Callable[[random.Random, Path], Values]
@@ -46,10 +46,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Record:
-    """The result of a trial."""
+    """The result of a scenario."""
 
     part: str
-    trial: str
+    scenario: str
     seed: int
     seconds: float
     values: Values
@@ -57,53 +57,55 @@ class Record:
     left: str | None = None
 
 
-def perform(part: str, trials: Iterable[Trial], seed: int, folder: Path, only: str | None = None) -> Iterator[Record]:
-    """Runs the trials that have no result yet or had a fault, or `only` one of them; returns the results of all.
+def perform(
+    part: str, scenarios: Iterable[Scenario], seed: int, folder: Path, only: str | None = None
+) -> Iterator[Record]:
+    """Runs the scenarios that have no result yet or had a fault, or `only` one of them; returns the results of all.
 
-    A trial depends only on the seed, the part and its name. Its folder is kept if it found a fault.
+    A scenario depends only on the seed, the part and its name. Its folder is kept if it found a fault.
     """
     results = folder / f"{part}.jsonl"
-    known = {record.trial: record for record in read(results) if record.seed == seed and not record.fault}
-    for trial in trials:
-        if only not in (None, trial.name):
+    known = {record.scenario: record for record in read(results) if record.seed == seed and not record.fault}
+    for scenario in scenarios:
+        if only not in (None, scenario.name):
             continue
-        if trial.name not in known or only:
-            scratch = folder / "scratch" / part / trial.name
+        if scenario.name not in known or only:
+            scratch = folder / "scratch" / part / scenario.name
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
-            known[trial.name] = record = _one(part, trial, seed, scratch)
+            known[scenario.name] = record = _one(part, scenario, seed, scratch)
             with results.open("a") as lines:
                 # The previous line may be cut.
                 lines.write(f"\n{json.dumps(asdict(record))}\n")
             if not record.fault and not only:
                 shutil.rmtree(scratch, ignore_errors=True)
-        yield known[trial.name]
+        yield known[scenario.name]
 
 
-def _one(part: str, trial: Trial, seed: int, scratch: Path) -> Record:
+def _one(part: str, scenario: Scenario, seed: int, scratch: Path) -> Record:
     began = time.monotonic()
     values: Values = {}
     fault = left = None
     try:
-        values = dict(trial.run(random.Random(f"{seed}/{part}/{trial.name}"), scratch))
+        values = dict(scenario.run(random.Random(f"{seed}/{part}/{scenario.name}"), scratch))
     except Left as reason:
         left = str(reason)
     except Fault as found:
         fault, values = str(found), dict(found.values)
-    except Exception:  # Of the campaign itself, or of what it calls in this process.
+    except Exception:  # A bug of the campaign, or of what it calls in this process.
         fault = traceback.format_exc()
-    return Record(part, trial.name, seed, round(time.monotonic() - began, 2), values, fault, left)
+    return Record(part, scenario.name, seed, round(time.monotonic() - began, 2), values, fault, left)
 
 
 def read(results: Path) -> list[Record]:
-    """Reads the results on disk; the last line may be cut if the machine stopped."""
+    """Reads the results on disk, except a line cut when the machine stopped, and those of earlier versions."""
     found = {}
     for line in results.read_text().splitlines() if results.exists() else ():
         try:
             record = Record(**json.loads(line))
-        except ValueError:
+        except (ValueError, TypeError):
             continue
-        found[(record.trial, record.seed)] = record
+        found[(record.scenario, record.seed)] = record
     return list(found.values())
 
 

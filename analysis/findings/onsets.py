@@ -1,4 +1,4 @@
-"""When is each subject recruited?"""
+"""Does a head come to matter earlier under one corruption than under another?"""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SAID = {
 }
 """Phrases by answer; heads that form under neither corruption get no sentence."""
 
-UNTOLD = "cannot tell"
+CANNOT_TELL = "cannot tell"
 """Heads with this answer share one sentence."""
 
 
-def recruited(table: pd.DataFrame) -> Iterator[Finding]:
+def onsets(table: pd.DataFrame) -> Iterator[Finding]:
     """Yield a finding for each head with an answer and one for all others, per setting and pair of corruptions.
 
     Args:
         table: `onsets`.
     """
-    own = table[(table["measure"] == "onset") & table["answer"].isin([*SAID, UNTOLD]) & table["head"].notna()]
+    own = table[(table["measure"] == "onset") & table["answer"].isin([*SAID, CANNOT_TELL]) & table["head"].notna()]
     for (setting, first, second, patching), rows in own.groupby(
         ["setting", "against", "corruption", "patching"], sort=False
     ):
@@ -39,21 +39,21 @@ def recruited(table: pd.DataFrame) -> Iterator[Finding]:
             "table": "onsets",
             "patching": str(patching),
         }
-        for row in rows[rows["answer"] != UNTOLD].to_dict("records"):
+        for row in rows[rows["answer"] != CANNOT_TELL].to_dict("records"):
             told = SAID[row["answer"]].format(one=second, other=first)
             low, high = float(row["low"]), float(row["high"])
             between = f", by {low:+.0f} to {high:+.0f} checkpoints" if np.isfinite((low, high)).all() else ""
             yield Finding(
-                "recruited", statement=f"Head {row['layer']}.{row['head']} {told}{between} "
+                "onsets", statement=f"Head {row['layer']}.{row['head']} {told}{between} "
                 f"({counted(row['runs'], 'run')}).",
                 verdict=str(row["answer"]), low=low, high=high, unit="checkpoints", **of,
             )  # fmt: skip
-        untold = rows[rows["answer"] == UNTOLD]
-        if len(untold):
+        unsure = rows[rows["answer"] == CANNOT_TELL]
+        if len(unsure):
             yield Finding(
-                "recruited", statement=f"Of {heads(untold)} it cannot be told whether {_it(untold)} to matter earlier "
-                f"under the {second} or the {first} corruption ({counted(untold['runs'].max(), 'run')}).",
-                verdict=UNTOLD, unit="checkpoints", is_weak=True, **of,
+                "onsets", statement=f"For {heads(unsure)} it is undecided whether {_it(unsure)} to matter earlier "
+                f"under the {second} or the {first} corruption ({counted(unsure['runs'].max(), 'run')}).",
+                verdict=CANNOT_TELL, unit="checkpoints", is_weak=True, **of,
             )  # fmt: skip
 
 
