@@ -16,7 +16,7 @@ ATTRIBUTION_KINDS = ("lens", "layer", "head")
 RUNS = {
     **{"run_id": "string", "sweep": "string", "setting": "string", "model": "string", "task": "string"},
     **{"lr": "float64", "weight_decay": "float64", "schedule": "string", "seed": "Int64"},
-    **{"steps": "Int64", "batch_size": "Int64", "status": "string", "outcome": "string", "gaps": "string"},
+    **{"steps": "Int64", "batch_size": "Int64", "status": "string", "outcome": "string", "missing_steps": "string"},
     **{"attempts": "Int64", "seconds": "float64"},
     **{"host": "string", "error": "string", "patch_jobs": "string"},
 }

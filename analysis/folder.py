@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..hints import hint
-from ..series import gaps
+from ..series import missing_steps
 from ..store import checksums
 from ..store.files import names
 from ..store.folders import Folder, PatchFolder
@@ -45,12 +45,12 @@ class Patch:
     """status.json, whose `state` is `todo` while the patch job was never started."""
     is_damaged: bool = False
     """Whether patch.json is unreadable. Its tables are then left out too."""
-    gaps: frozenset[int] = frozenset()
+    missing_steps: frozenset[int] = frozenset()
     """Missing steps of its run."""
 
     def steps(self) -> list[int]:
         """The checkpoints examined so far, in order, without missing steps."""
-        return [step for step in PatchFolder(self.path).steps() if step not in self.gaps]
+        return [step for step in PatchFolder(self.path).steps() if step not in self.missing_steps]
 
     def table(self, step: int, name: str | None = None) -> Path:
         """The Parquet file of a checkpoint, or of its table `name` (`mi_sweeps.circuits.tables`)."""
@@ -78,7 +78,7 @@ class Run:
     patches: tuple[Patch, ...] = field(repr=False)
     is_damaged: bool = False
     """Whether run.json is unreadable. All its tables are then left out too."""
-    gaps: Mapping[int, str] = field(default_factory=dict)
+    missing_steps: Mapping[int, str] = field(default_factory=dict)
     """Missing steps of a series, with the reason."""
 
     @property
@@ -224,7 +224,7 @@ def _run(
             if folder.is_dir():
                 corruptions.setdefault(folder.name, "")
     about, status, is_damaged = _state(path, "run.json", damaged)
-    missing = _gaps(path, status, damaged)
+    missing = _missing_steps(path, status, damaged)
     return Run(
         run_id=run_id,
         sweeps=tuple(dict.fromkeys(name for name, _ in points)),
@@ -237,7 +237,7 @@ def _run(
             for patch_id, known in corruptions.items()
         ),
         is_damaged=is_damaged,
-        gaps=missing,
+        missing_steps=missing,
     )
 
 
@@ -249,11 +249,11 @@ def _patch(
     return Patch(patch_id, run_id, about.get("corruption", corruption), path, about, status, is_damaged, missing)
 
 
-def _gaps(path: Path, status: Json, damaged: list[str] | None) -> dict[int, str]:
+def _missing_steps(path: Path, status: Json, damaged: list[str] | None) -> dict[int, str]:
     """Missing steps with their reason; "" if the reason cannot be read."""
-    steps = status.get("gaps", ())
+    steps: Iterable[int] = status.get("missing_steps") or status.get("gaps", ())  # as versions before 1.0 called them
     try:
-        return gaps.read(path, steps)
+        return missing_steps.read(path, steps)
     except UserError as error:
         leave_out(error, damaged)
         return dict.fromkeys(steps, "")

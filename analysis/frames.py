@@ -42,7 +42,7 @@ class Frames:
     runs: pd.DataFrame
     """One row per run, including those that failed or never started. Runs of a `setting` differ only in their seed;
     `patch_jobs` counts the finished ones ("1/2"); `seconds` is wall-clock; `outcome` is set for a finished run that
-    ended worse than it began; `gaps` are the missing steps of a series ("8, 64"). Series lack the columns of
+    ended worse than it began; `missing_steps` are the missing steps of a series ("8, 64"). Series lack the columns of
     training."""
     patches: pd.DataFrame
     """One row per patch job. `task` is the task of its prompts. If that is not the run's, or these are training
@@ -124,12 +124,12 @@ def tabulate(
 
 def _without_gaps(metrics: pd.DataFrame, output: folder.Output) -> pd.DataFrame:
     """Drop metrics measured at steps that later turned out to be missing."""
-    gaps = {(run.run_id, step) for run in output.runs for step in run.gaps}
-    if not gaps:
+    missing = {(run.run_id, step) for run in output.runs for step in run.missing_steps}
+    if not missing:
         return metrics
     keys = pd.MultiIndex.from_frame(metrics[["run_id", "step"]])
     # Losses logged by a series' trainer belong to no checkpoint.
-    return metrics[~keys.isin(gaps) | (metrics["split"] == TRAINER)].reset_index(drop=True)
+    return metrics[~keys.isin(missing) | (metrics["split"] == TRAINER)].reset_index(drop=True)
 
 
 def examined_in(output: folder.Output) -> list[Examined]:
@@ -236,7 +236,7 @@ def _runs(runs: Sequence[folder.Run], ends: Mapping[str, str]) -> list[dict[str,
                 "patch_jobs": f"{done}/{len(run.patches)}",
                 **_progress(run.status),
                 "outcome": (run.status["state"] == "done" and ends.get(run.run_id)) or None,
-                "gaps": ", ".join(map(str, sorted(run.gaps))) or None,
+                "missing_steps": ", ".join(map(str, sorted(run.missing_steps))) or None,
                 "host": run.status.get("host"),
             }
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..counting import counted
-from ..series import gaps
+from ..series import missing_steps
 from .frames import Frames
 
 NAMED = 4
@@ -17,7 +17,7 @@ NAMED = 4
 
 def steps(frames: Frames, run_ids: Iterable[str]) -> list[int]:
     """The steps that any of these runs lacks."""
-    listed = frames.runs.loc[frames.runs["run_id"].isin(set(run_ids)), "gaps"].dropna()
+    listed = frames.runs.loc[frames.runs["run_id"].isin(set(run_ids)), "missing_steps"].dropna()
     return sorted({int(step) for of_run in listed for step in of_run.split(", ")})
 
 
@@ -42,9 +42,9 @@ def note(frames: Frames, run_ids: Iterable[str]) -> str:
     wanted = set(run_ids)
     ended = _left_out(frames, wanted)
     lines = [
-        f"{run.run_id} at {'; '.join(gaps.lines(run.gaps))}"
+        f"{run.run_id} at {'; '.join(missing_steps.lines(run.missing_steps))}"
         for run in (frames.output.runs if frames.output else ())
-        if run.run_id in wanted and run.gaps
+        if run.run_id in wanted and run.missing_steps
     ]
     if not lines:
         return ended

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..series import gaps as series_gaps
+from ..series import missing_steps
 from ..series.logged import SPLIT as TRAINER
 from ..tasks import COMPARED_SUBJECTS, in_order, label
 from ..training.outcome import THRESHOLDS, learned_by
@@ -92,7 +92,8 @@ def _learned(metrics: pd.DataFrame) -> str:
 
 def _missing(run: Run) -> Json | None:
     """The missing steps of a series and why; None if there are none."""
-    return {"steps": sorted(run.gaps), "told": series_gaps.lines(run.gaps)} if run.gaps else None
+    missing = run.missing_steps
+    return {"steps": sorted(missing), "told": missing_steps.lines(missing)} if missing else None
 
 
 def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: Conclusions, note: str = "") -> Json:

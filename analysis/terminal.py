@@ -19,7 +19,7 @@ from rich.text import Text
 
 from ..counting import counted, plural
 from ..errors import UserError
-from ..series import gaps
+from ..series import missing_steps
 from ..series.logged import SPLIT as TRAINER
 from ..sparkline import sparkline
 from ..sweeps.points import of_patch_job
@@ -68,7 +68,7 @@ def show(
     """
     (run,) = found.runs
     frames = tabulate(found, paths=False, damaged=damaged)
-    parts = [*_about(run), *_measured(console, frames, run.gaps), *_logged(console, frames)]
+    parts = [*_about(run), *_measured(console, frames, run.missing_steps), *_logged(console, frames)]
     for patch in run.patches:
         parts += _patch(console, found, frames, patch, site, step, damaged)
     parts += _places(run)
@@ -104,10 +104,10 @@ def _about_series(run: folder.Run) -> Iterator[RenderableType]:
     seed = f", seed {run.config['seed']}" if "seed" in run.config else ""
     where = model.get("path") or f"{model.get('hub')} at {model.get('revision')}"
     there = counted(len(steps), "checkpoint")
-    if run.gaps:
-        there = f"{len(steps) - len(run.gaps)} of {there}"
+    if run.missing_steps:
+        there = f"{len(steps) - len(run.missing_steps)} of {there}"
     yield f"  {escape(names + seed)}: {there}, {escape(str(where))}"
-    for line in gaps.lines(run.gaps):
+    for line in missing_steps.lines(run.missing_steps):
         yield f"  [yellow]no checkpoint[/] at {escape(line)}"
 
 
@@ -175,7 +175,7 @@ def _patch(
     layers = attribution[(attribution["kind"] == "layer") & attribution["layer"].notna()]
     if len(layers):
         yield f"  logit difference from each layer, {_steps(layers['step'])} ({_prompts(layers['n'])})"
-        yield from _layers(console, layers, patch.gaps)
+        yield from _layers(console, layers, patch.missing_steps)
     for job in jobs(found, frames.runs, [patch.patch_id], damaged):
         there = [name for name, one in job.sites.items() if one.places[0][1] is not None]
         if not there:
@@ -250,7 +250,7 @@ def _courses(console: Console, own: Family, of_heads: Sequence[HeadCourse], step
     rows: list[Row] = []
     for place in shown:
         one, mark = of_heads[place], marks.get(verdict[place], " ")
-        course = _spaced(pd.Series(recovered[:, place], own.steps), own.jobs[0].patch.gaps)
+        course = _spaced(pd.Series(recovered[:, place], own.steps), own.jobs[0].patch.missing_steps)
         line = _line(console, list(course), bottom, top)
         rows.append((
             f"  {words.name(one.place)} {mark}", line, _number(now[place]), words.range_of(*ends[place]).strip(),

@@ -41,7 +41,7 @@ def patch(
     run.resume.unlink(missing_ok=True)  # Left behind if the fine-tune was killed at its very end.
     mine = folder if parts == 1 else folder.part(part, parts)
     steps, tables = trained.reached(config.patch_steps[part::parts]), config.patching.tables
-    if config.patch_steps and set(config.patch_steps) <= set(trained.gaps):
+    if config.patch_steps and set(config.patch_steps) <= set(trained.missing_steps):
         raise UserError(
             f"patching.steps={config.patch_steps}: this series has no usable checkpoint at any of them ({run.series} "
             "says why); give others"

@@ -87,7 +87,8 @@ class Family:
         """Steps left out because not all runs were examined there."""
         own = (job.sites.get(self.site) for job in self.jobs)
         examined = {step for one in own if one is not None for step in one.steps if step < self.steps[-1]}
-        return tuple(sorted((examined | {step for job in self.jobs for step in job.patch.gaps}) - set(self.steps)))
+        missing = {step for job in self.jobs for step in job.patch.missing_steps}
+        return tuple(sorted((examined | missing) - set(self.steps)))
 
     @property
     def checkpoint(self) -> Int[np.ndarray, " place"]:

@@ -50,7 +50,7 @@ def _table(made: Audit) -> Iterator[str]:
     rows = [("step", "checkpoint", "bytes", "hash", "change", "")]
     for line in made.lines:
         change = "" if line.change is None else f"{line.change:.2g}"
-        mark = "gap" if line.step in made.gaps else "see below" if line.step in named else ""
+        mark = "missing" if line.step in made.missing_steps else "see below" if line.step in named else ""
         rows.append((str(line.step), line.name, f"{line.bytes:,}", line.hash[:HASH], change, mark))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -63,18 +63,18 @@ def _table(made: Audit) -> Iterator[str]:
 
 def _findings(made: Audit) -> Iterator[str]:
     """Yields a line for each finding; the same finding at several steps takes one line."""
-    from mi_sweeps.series import gaps
+    from mi_sweeps.series import missing_steps
 
     for kind in dict.fromkeys(one.kind for one in made.findings):
         reasons: dict[int, list[str]] = {}
         for one in made.findings:
             if one.kind == kind:
                 reasons.setdefault(one.step, []).append(one.reason)
-        for line in gaps.lines({step: "; ".join(several) for step, several in reasons.items()}):
+        for line in missing_steps.lines({step: "; ".join(several) for step, several in reasons.items()}):
             yield f"{kind} at {line}"
 
 
 def _summary(made: Audit) -> Iterator[str]:
     yield from made.unseen
-    usable = len(made.lines) - sum(line.step in made.gaps for line in made.lines)
+    usable = len(made.lines) - sum(line.step in made.missing_steps for line in made.lines)
     yield f"{usable} of {len(made.lines)} checkpoints can be used"

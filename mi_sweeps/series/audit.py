@@ -59,11 +59,11 @@ class Audit:
     """Notes on what could not be checked."""
 
     @property
-    def gaps(self) -> dict[int, str]:
+    def missing_steps(self) -> dict[int, str]:
         """The missing steps, and why each is missing."""
         found: dict[int, list[str]] = {}
         for one in self.findings:
-            if one.gap:
+            if one.missing:
                 found.setdefault(one.step, []).append(one.reason)
         return {step: "; ".join(reasons) for step, reasons in found.items()}
 
@@ -84,9 +84,9 @@ def of(series: Series) -> Audit:
     if adapters and wholes:
         steps = duplicates.spans([source.step for source in wholes])
         unseen.append(f"{steps}: whole weights, not compared with the adapters of the other steps")
-    missing = [Finding(step, "missing", why, gap=True) for step, why in series.gaps.items()]
+    missing = [Finding(step, "missing", why, missing=True) for step, why in series.missing_steps.items()]
     lines = [line for part in parts for line in part.lines]
-    lines += [Line(step, "", 0, "", None) for step in series.gaps]
+    lines += [Line(step, "", 0, "", None) for step in series.missing_steps]
     return Audit(
         tuple(sorted(lines, key=lambda line: line.step)),
         tuple(sorted([*missing, *(one for part in parts for one in part.findings)], key=_order)),
@@ -126,7 +126,7 @@ def audit(checkpoints: Iterable[Source], threads: int = THREADS) -> Audit:
 
 
 def _order(one: Finding) -> tuple[int, bool]:
-    return one.step, not one.gap
+    return one.step, not one.missing
 
 
 def _unseen(read: Sequence[Look], unread: Sequence[Look]) -> Iterator[str]:
@@ -165,10 +165,10 @@ def _weights(looks: list[Look], matrices: Mapping[str, Tensor]) -> list[Finding]
         part, one = next(iter(wrong.items()))
         same = {(other.kind, other.reason.split(";")[0]) for other in wrong.values()}
         if len(wrong) == len(out) and len(same) == 1:
-            found.append(Finding(look.step, one.kind, f"its weights {one.reason}", gap=True))
+            found.append(Finding(look.step, one.kind, f"its weights {one.reason}", missing=True))
             continue
         more = f"; likewise in {len(wrong) - 1} more of its {len(out)} files" if len(wrong) > 1 else ""
-        found.append(Finding(look.step, "mixed", f"the weights in {part} {one.reason}{more}", gap=True))
+        found.append(Finding(look.step, "mixed", f"the weights in {part} {one.reason}{more}", missing=True))
     return found
 
 
@@ -227,9 +227,9 @@ def _descent(looks: Sequence[Look], matrices: Mapping[str, Tensor]) -> list[Find
         # Training itself may have erased the correlation, unless as many steps elsewhere did not.
         if not (related[lengths >= lengths[place]] >= duplicates.KEPT).any():
             reason = f"its weights: {pair}: either two runs, or training left nothing of the earlier weights"
-            found.append(Finding(after[0].step, "descent", reason, gap=False))
+            found.append(Finding(after[0].step, "descent", reason, missing=False))
             continue
         fewer = [before, after] if len(before) == len(after) else [min(before, after, key=len)]
         reason = f"its weights are from another run than the others: {pair}"
-        found += [Finding(look.step, "descent", reason, gap=True) for side in fewer for look in side]
+        found += [Finding(look.step, "descent", reason, missing=True) for side in fewer for look in side]
     return found

@@ -32,7 +32,7 @@ class Series:
     """The requested checkpoints, in order of their steps."""
 
     checkpoints: tuple[Checkpoint, ...]
-    gaps: Mapping[int, str]
+    missing_steps: Mapping[int, str]
     """The missing steps, and why each has no checkpoint."""
 
     def at(self, step: int) -> Checkpoint:
@@ -44,7 +44,7 @@ class Series:
         for checkpoint in self.checkpoints:
             if checkpoint.step == step:
                 return checkpoint
-        raise UserError(f"step {step}: {self.gaps.get(step, 'no checkpoint of this series')}")
+        raise UserError(f"step {step}: {self.missing_steps.get(step, 'no checkpoint of this series')}")
 
 
 def find(model: SeriesConfig, steps: Sequence[int] | None, seed: int = 0) -> Series:
@@ -68,22 +68,22 @@ def find(model: SeriesConfig, steps: Sequence[int] | None, seed: int = 0) -> Ser
 
         # Request the file lists concurrently; one by one they are slow.
         hub.files_of(model.hub, [names[matched[step]] for step in asked if step in matched])
-    checkpoints, gaps = [], {}
+    checkpoints, missing = [], {}
     for step in asked:
         if step not in matched:
-            gaps[step] = f"{where}: nothing there for step {step}"
+            missing[step] = f"{where}: nothing there for step {step}"
             continue
         checkpoint = _checkpoint(model, step, matched[step], names)
         if why := _unusable(checkpoint):
-            gaps[step] = why
+            missing[step] = why
         else:
             checkpoints.append(checkpoint)
     if not checkpoints:
-        some = f" ({next(iter(gaps.values()))})" if matched and gaps else ""
+        some = f" ({next(iter(missing.values()))})" if matched and missing else ""
         raise UserError(f"{where}: no checkpoint there{some}; check the pattern, and checkpoint.steps if you give it")
     if model.base and not any(checkpoint.model.base for checkpoint in checkpoints):
         raise UserError(f"model.base={model.base}: no checkpoint of {where} is a PEFT adapter; leave model.base out")
-    return Series(tuple(checkpoints), gaps)
+    return Series(tuple(checkpoints), missing)
 
 
 def of(config: Config) -> Series:

@@ -17,5 +17,5 @@ class Finding:
     step: int
     kind: Kind
     reason: str
-    gap: bool
+    missing: bool
     """Whether the checkpoint is unusable, so that its step counts as missing."""

@@ -34,11 +34,11 @@ class Look:
     @property
     def whole(self) -> bool:
         """Whether the checkpoint is usable so far."""
-        return not any(one.gap for one in self.findings)
+        return not any(one.missing for one in self.findings)
 
-    def found(self, kind: Kind, reason: str, gap: bool = True) -> Look:
+    def found(self, kind: Kind, reason: str, missing: bool = True) -> Look:
         """A copy with one more finding."""
-        return replace(self, findings=(*self.findings, Finding(self.step, kind, reason, gap)))
+        return replace(self, findings=(*self.findings, Finding(self.step, kind, reason, missing)))
 
 
 def look_at(ordered: Sequence[Source], pool: Executor) -> tuple[list[Look], dict[str, Tensor]]:
@@ -92,7 +92,7 @@ def _layout(looks: list[Look]) -> list[Look]:
             look = look.found("layout", f"{name} is {here}, but {there} in most of the others")
         elif look.tensors and dtypes(look) != dtype:
             reason = f"its weights are stored as {dtypes(look)}, those of most others as {dtype}"
-            look = look.found("layout", reason, gap=False)
+            look = look.found("layout", reason, missing=False)
         named.append(look)
     return named
 

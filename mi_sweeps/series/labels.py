@@ -57,15 +57,15 @@ def differing(ordered: Sequence[Source], texts: Sequence[Mapping[str, Any]]) -> 
             usual = _usual([other[key] for other in configs if other and key in other])
             if key not in IGNORED and value != usual:
                 reason = f"its config.json has {key}={value}, that of most others {usual}"
-                found.append(Finding(source.step, "config", reason, gap=key in HEAD_KEYS))
+                found.append(Finding(source.step, "config", reason, missing=key in HEAD_KEYS))
         if vocabulary and vocabulary != vocabularies[0]:
             # All checkpoints are measured with the first one's tokenizer.
             first, compared = f"that of step {ordered[0].step}", vocabularies[0] is not None
             reason = f"is not {first}" if compared else f"cannot be compared with {first}, which has none"
-            found.append(Finding(source.step, "tokenizer", f"its tokenizer.json {reason}", gap=compared))
+            found.append(Finding(source.step, "tokenizer", f"its tokenizer.json {reason}", missing=compared))
         if isinstance(count, int) and count != source.step and not (other_units and len(known) > 1):
             reason = f"its trainer_state.json counts {count} steps, but its name says {source.step}"
-            found.append(Finding(source.step, "label", reason, gap=True))
+            found.append(Finding(source.step, "label", reason, missing=True))
     return found
 
 

@@ -47,24 +47,23 @@ def measure(
     device = pick_device(config.launcher.device)
     series = checkpoints.of(config)
     audited = audit.of(series)
-    gaps = audited.gaps
+    missing = audited.missing_steps
     for one in audited.findings:
-        log.warning("step %d%s: %s", one.step, " counts as missing" if one.gap else "", one.reason)
-    chosen = [checkpoint for checkpoint in series.checkpoints if checkpoint.step not in gaps]
+        log.warning("step %d%s: %s", one.step, " counts as missing" if one.missing else "", one.reason)
+    chosen = [checkpoint for checkpoint in series.checkpoints if checkpoint.step not in missing]
     if not chosen:
-        raise UserError(
-            f"model={config.model.name}: no checkpoint is usable ({next(iter(gaps.values()))}); see `mi-sweeps audit`"
-        )
+        why = next(iter(missing.values()))
+        raise UserError(f"model={config.model.name}: no checkpoint is usable ({why}); see `mi-sweeps audit`")
     before_write()
-    folder.note_gaps(gaps)
-    write_json(folder.series, _about(series, gaps))
+    folder.note_missing_steps(missing)
+    write_json(folder.series, _about(series, missing))
 
     tokenizer = load_tokenizer(series.checkpoints[0].model)
     task = load(config, tokenizer, config.output)
     write_json(folder.audit, dict(task.audit))
     evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
     theirs = logged.read(chosen)
-    ours = [row for row in read_metrics(folder) if row["split"] != logged.SPLIT and row["step"] not in gaps]
+    ours = [row for row in read_metrics(folder) if row["split"] != logged.SPLIT and row["step"] not in missing]
     metrics, done = [*theirs, *ours], {row["step"] for row in ours}
     waiting = [checkpoint for checkpoint in chosen if checkpoint.step not in done]
     ready = len(chosen) - len(waiting)
@@ -88,13 +87,13 @@ def measure(
         on_step(ready)
 
 
-def _about(series: Series, gaps: Mapping[int, str]) -> dict[str, Any]:
+def _about(series: Series, missing: Mapping[int, str]) -> dict[str, Any]:
     """The contents of series.json: where each checkpoint is, and why some steps are missing."""
     return {
         "checkpoints": [
             {"step": one.step, "name": one.name, "revision": one.model.revision}
             for one in series.checkpoints
-            if one.step not in gaps
+            if one.step not in missing
         ],
-        "gaps": [{"step": step, "reason": why} for step, why in sorted(gaps.items())],
+        "missing_steps": [{"step": step, "reason": why} for step, why in sorted(missing.items())],
     }

@@ -71,7 +71,9 @@ class Folder:
         path = f"{self.path}/status.json"  # Not a Path, which would take longer than reading: a plan reads thousands.
         try:
             values = read_json(path)
-            status = Status(**({} if values is None else {**values, "gaps": tuple(values.get("gaps", ()))}))
+            values = {} if values is None else {**values}
+            steps = values.pop("gaps", ())  # as versions before 1.0 called them
+            status = Status(**{**values, "missing_steps": tuple(values.get("missing_steps", steps))})
             if is_sound(status):
                 return status
             error = f"{path}: not a status of this version; delete it and run the sweep again"
@@ -185,8 +187,8 @@ class Folder:
         if not self._is(running):
             return False
         seconds = round(running.seconds + time.monotonic() - begun, 3)
-        gaps = self.status_on_disk().gaps
-        ended = replace(running, state=state, finished=now(), seconds=seconds, error=error, gaps=gaps)
+        missing = self.status_on_disk().missing_steps
+        ended = replace(running, state=state, finished=now(), seconds=seconds, error=error, missing_steps=missing)
         self._write(replace(ended, failure=failure, diverged=diverged))
         return True
 
@@ -199,9 +201,9 @@ class Folder:
         """Marks interrupted work as failed, so that it is not resumed without `--retry`; the folder must be claimed."""
         self._write(replace(self.status_on_disk(), state="failed", finished=now(), error=error, failure=failure))
 
-    def note_gaps(self, steps: Iterable[int]) -> None:
+    def note_missing_steps(self, steps: Iterable[int]) -> None:
         """Records the missing steps of a series; call it during an attempt."""
-        self._write(replace(self.status_on_disk(), gaps=tuple(sorted(steps))))
+        self._write(replace(self.status_on_disk(), missing_steps=tuple(sorted(steps))))
 
     def _write(self, status: Status) -> None:
         write_json(self.path / "status.json", asdict(status))

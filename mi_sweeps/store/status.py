@@ -36,12 +36,12 @@ class Status:
     """The kind of failure."""
     diverged: int | None = None
     """The step at which a fine-tune diverged and was stopped."""
-    gaps: tuple[int, ...] = ()
+    missing_steps: tuple[int, ...] = ()
     """The missing steps of a series: those without a usable checkpoint."""
 
     def reached(self, steps: Iterable[int]) -> list[int]:
         """Returns the steps that have a checkpoint."""
-        known = [step for step in steps if step not in self.gaps]
+        known = [step for step in steps if step not in self.missing_steps]
         return [step for step in known if self.diverged is None or step < self.diverged]
 
 
@@ -56,7 +56,7 @@ def is_sound(status: Status) -> bool:
         and isinstance(status.seconds, int | float)
         and isinstance(status.pid, int | None)
         and isinstance(status.diverged, int | None)
-        and all(isinstance(step, int) for step in status.gaps)
+        and all(isinstance(step, int) for step in status.missing_steps)
         and all(isinstance(text, str | None) for text in (status.started, status.finished, status.host, status.error))
     )
 

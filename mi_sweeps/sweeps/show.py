@@ -66,7 +66,7 @@ def summary(plan: Plan) -> str:
     if series:
         steps = {len(points[0].checkpoint_steps) for points in plan.points_by_run.values() if points[0].is_series}
         several = f"{min(steps)} to {max(steps)}" if len(steps) > 1 else f"{max(steps)}"
-        missing = _missing_steps(sum(len(status.gaps) for status in plan.runs.values()))
+        missing = _missing_steps(sum(len(status.missing_steps) for status in plan.runs.values()))
         of = f"{several} {plural('checkpoint', max(steps))}{missing}"
         parts.append(f"{sum(series.values())} series of {of} ({counted(series)})")
     parts.append(f"{len(plan.patches)} {plural('patch job', len(plan.patches))} ({counted(patches)})")
@@ -211,10 +211,10 @@ def win_rates(points: Sequence[GridPoint]) -> dict[str, str]:
             found = held_out_win_rates(folder.metrics)
         except UserError:  # A damaged file must not hide the other runs.
             continue
-        gaps = folder.status_on_disk().gaps if found else ()
-        there = {step: rate for step, rate in found.items() if "win_rate" in rate and step not in gaps}
+        missing = folder.status_on_disk().missing_steps if found else ()
+        there = {step: rate for step, rate in found.items() if "win_rate" in rate and step not in missing}
         if there:
-            rates = [there.get(step, {}).get("win_rate", math.nan) for step in sorted({*there, *gaps})]
+            rates = [there.get(step, {}).get("win_rate", math.nan) for step in sorted({*there, *missing})]
             first, last = there[min(there)], there[max(there)]
             line = f"{sparkline(rates, 0, 1, width=RATE_BLOCKS)} {last['win_rate']:4.0%} {outcome(first, last)}"
             shown[run_id] = line.rstrip()
@@ -346,7 +346,7 @@ def _state(status: Status, there: Callable[[], Collection[object]], steps: Seque
         text += f" {status.seconds:.0f} s"
     if status.state in ("running", "interrupted", "cancelled"):
         text += f" {len(there())}/{len(status.reached(steps))}"
-    text += _missing_steps(len(status.gaps))
+    text += _missing_steps(len(status.missing_steps))
     if status.attempts > 1:
         text += f" (attempt {status.attempts})"
     return text

@@ -8,8 +8,8 @@ CORRUPTION/heads/SITE                recovered by all heads, as a picture (`mi_s
 measures/MEASURE/PLACE               a measure of the clean run; PLACE is COMPONENT_LAYER or LAYER.HEAD
 
 All are plotted against `checkpoint`. SPLIT `trainer` is the last value that a series' own trainer logged before each
-checkpoint. The summary has the last value of each key; outcome ("worse than at the start", or ""); gaps (the missing
-steps of a series, with reasons); first_step_90 or first_step_50; tables/metrics and tables/heads; and, once an attempt
+checkpoint. The summary has the last value of each key; outcome ("worse than at the start", or ""); missing_steps (of a
+series, with reasons); first_step_90 or first_step_50; tables/metrics and tables/heads; and, once an attempt
 has ended, conclusions about the run's heads (`conclusions`).
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mi_sweeps.config import Config, SeriesConfig
-from mi_sweeps.series import gaps, logged
+from mi_sweeps.series import logged, missing_steps
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.store.hashes import digest
@@ -217,8 +217,8 @@ def summary(run: RunFolder) -> dict[str, Any]:
     Raises:
         UserError: a table is damaged.
     """
-    missing = gaps.read(run.path, run.status_on_disk().gaps)
-    values: dict[str, Any] = {"gaps": "; ".join(gaps.lines(missing))} if missing else {}
+    missing = missing_steps.read(run.path, run.status_on_disk().missing_steps)
+    values: dict[str, Any] = {"missing_steps": "; ".join(missing_steps.lines(missing))} if missing else {}
     by_step = {step: of_metrics(rows) for step, rows in _metrics(run).items()}
     if by_step:
         last = max(by_step)
@@ -258,8 +258,8 @@ def conclusions(run: RunFolder) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for corruption, folder in _patches(run):
         about = read_json(folder.about) or {}
-        missing = frozenset(run.status_on_disk().gaps)
-        patch = Patch(folder.path.name, run.run_id, corruption, folder.path, about, {}, gaps=missing)
+        missing = frozenset(run.status_on_disk().missing_steps)
+        patch = Patch(folder.path.name, run.run_id, corruption, folder.path, about, {}, missing_steps=missing)
         site = sites_by_prompt(read_prompts(patch)).get("z")
         if site is None:
             continue
@@ -323,7 +323,7 @@ def _metrics(run: RunFolder) -> dict[int, list[Row]]:
     Values at other steps, such as training losses, are left out."""
     by_step: dict[int, list[Row]] = {}
     theirs: list[Row] = []
-    missing = run.status_on_disk().gaps
+    missing = run.status_on_disk().missing_steps
     for row in read_table(run.metrics).to_pylist() if run.metrics.exists() else ():
         if row["split"] == logged.SPLIT:
             theirs.append(row)
@@ -346,7 +346,7 @@ def _patches(run: RunFolder) -> list[tuple[str, PatchFolder]]:
 
 def _examined(run: RunFolder, patch: PatchFolder) -> list[int]:
     """Returns the checkpoints that a patch job has tables of, without those since found to be missing steps."""
-    missing = run.status_on_disk().gaps
+    missing = run.status_on_disk().missing_steps
     return [step for step in patch.steps() if step not in missing]
 
 

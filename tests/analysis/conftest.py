@@ -81,12 +81,12 @@ def write_run(
 
 
 def write_series(
-    output: Path, run_id: str, *, seed: int | None = None, gaps: dict[int, str] | None = None,
+    output: Path, run_id: str, *, seed: int | None = None, missing_steps: dict[int, str] | None = None,
     steps: Iterable[int] = (0, 8, 16, 24), state: str = "done",
 ) -> list[int]:  # fmt: skip
-    """A run folder of checkpoints that somebody else trained; gives the steps that are no gaps."""
-    gaps = gaps or {}
-    reached = [step for step in steps if step not in gaps]
+    """A run folder of checkpoints that somebody else trained; returns the steps with a checkpoint."""
+    missing_steps = missing_steps or {}
+    reached = [step for step in steps if step not in missing_steps]
     write_run(output, run_id, seed=seed or 0, steps=reached, state=state)
     folder = output / "runs" / run_id
     about, status = (json.loads((folder / name).read_text()) for name in ("run.json", "status.json"))
@@ -102,10 +102,10 @@ def write_series(
         **({} if seed is None else {"seed": seed}),
     }  # fmt: skip
     write_json(folder / "run.json", about)
-    write_json(folder / "status.json", status | {"gaps": sorted(gaps)})
+    write_json(folder / "status.json", status | {"missing_steps": sorted(missing_steps)})
     checkpoints = [{"step": step, "name": f"/their/run/checkpoint-{step}", "revision": None} for step in reached]
-    listed = [{"step": step, "reason": reason} for step, reason in gaps.items()]
-    write_json(folder / "series.json", {"checkpoints": checkpoints, "gaps": listed})
+    listed = [{"step": step, "reason": reason} for step, reason in missing_steps.items()]
+    write_json(folder / "series.json", {"checkpoints": checkpoints, "missing_steps": listed})
     return reached
 
 
@@ -409,15 +409,15 @@ def make_series(tmp_path: Path) -> Callable[..., Path]:
 
     def make(
         seeds: Iterable[int | None] = (None,), corruptions: Iterable[str] = ("first", "second"),
-        gaps: dict[int, str] | None = None, sweep: str = "theirs", **settings: Any,
+        missing_steps: dict[int, str] | None = None, sweep: str = "theirs", **settings: Any,
     ) -> Path:  # fmt: skip
         output = tmp_path / "outputs"
         points = []
         steps = settings.pop("steps", (0, 8, 16, 24))
         for seed in seeds:
             run_id = "series" if seed is None else f"series-{seed}"
-            missing = ({16: NOT_THERE} if gaps is None else gaps) if seed == list(seeds)[-1] else {}
-            reached = write_series(output, run_id, seed=seed, gaps=missing, steps=steps)
+            missing = ({16: NOT_THERE} if missing_steps is None else missing_steps) if seed == list(seeds)[-1] else {}
+            reached = write_series(output, run_id, seed=seed, missing_steps=missing, steps=steps)
             for corruption in corruptions:
                 patch_id = f"{run_id}-{corruption}"
                 write_patch(output, run_id, patch_id, corruption, steps=reached, seed=seed or 0, **settings)

@@ -228,7 +228,9 @@ def test_what_a_trainer_logged_has_a_picture_of_its_own(make_series, tmp_path):
 
 def test_checkpoints_that_are_far_apart_have_a_log_axis(make_series):
     frames = load(
-        make_series(steps=(0, 1, 2, 4, 64, 512, 1000, 4000, 9000), gaps={}, corruptions=("first",), by_prompt=True)
+        make_series(
+            steps=(0, 1, 2, 4, 64, 512, 1000, 4000, 9000), missing_steps={}, corruptions=("first",), by_prompt=True
+        )
     )
     for picture in (curves.training(frames, ["win_rate"]), curves.layers(frames), dynamics.heads(frames)):
         axis = picture.axes[0]

@@ -285,7 +285,7 @@ def test_tables_of_before_there_were_measures_have_none(make_output):
 def test_a_series_has_its_gaps_and_nothing_of_how_it_was_trained(make_output, make_series):
     make_output(lrs=(1e-4, 2e-4), corruptions=("first",))
     runs = load(make_series(seeds=(1, 2), corruptions=("first",))).runs.set_index("run_id")
-    assert runs["gaps"].dropna().to_dict() == {"series-2": "16"}
+    assert runs["missing_steps"].dropna().to_dict() == {"series-2": "16"}
     series = runs.loc[["series-1", "series-2"]]
     assert series[["lr", "weight_decay", "schedule", "steps", "batch_size"]].isna().all(axis=None)
     assert list(series["seed"]) == [1, 2] and list(series["setting"]) == ["model series"] * 2
@@ -293,17 +293,17 @@ def test_a_series_has_its_gaps_and_nothing_of_how_it_was_trained(make_output, ma
 
 
 def test_what_was_found_before_a_step_was_known_as_a_gap_is_left_out(make_series, folders):
-    output = make_series(gaps={})
+    output = make_series(missing_steps={})
     with_it = load(output)
     assert 16 in set(with_it.metrics["step"]) and 16 in set(with_it.patching["step"])
     folder_of = output / "runs" / "series"
     status = json.loads((folder_of / "status.json").read_text())
-    (folder_of / "status.json").write_text(json.dumps(status | {"gaps": [16]}))
+    (folder_of / "status.json").write_text(json.dumps(status | {"missing_steps": [16]}))
     frames = load(output)
     for table in (frames.metrics, frames.patching, frames.attribution, frames.measures):
         assert 16 not in set(table["step"])
     assert len(frames.metrics) == len(with_it.metrics) * 3 / 4
-    assert frames.runs["gaps"].tolist() == ["16"]
+    assert frames.runs["missing_steps"].tolist() == ["16"]
 
 
 def asked_of(output, patch_id, task):

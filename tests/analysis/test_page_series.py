@@ -38,7 +38,7 @@ def test_the_data_has_gaps_with_reasons_and_nothing_of_training(make_output, mak
     logs(output, "series", "loss")
     data = data_of(report(output))
     assert data["missing"] == [None, {"steps": [16], "told": ["16: /their/run/checkpoint-16: not there"]}]
-    assert data["runs"]["gaps"] == [None, "16"] and data["runs"]["lr"] == [1e-4, None]
+    assert data["runs"]["missing_steps"] == [None, "16"] and data["runs"]["lr"] == [1e-4, None]
     series = {(one["split"], one["metric"]): one for one in data["series"] if one["run"] == 1}
     assert data["steps"][series["heldout", "win_rate"]["steps"]] == [0, 8, 24]
     assert data["steps"][series["trainer", "loss"]["steps"]] == list(range(25))  # it is of no checkpoint
@@ -84,7 +84,7 @@ def test_lines_are_broken_at_gaps_and_nothing_is_told_of_training(make_output, m
 
 def test_checkpoints_far_apart_have_a_log_axis(make_series, open_page, report):
     steps = (0, 1, 2, 4, 64, 512, *range(1000, 9000, 1000))
-    output = make_series(corruptions=("first",), steps=steps, gaps={}, by_prompt=True)
+    output = make_series(corruptions=("first",), steps=steps, missing_steps={}, by_prompt=True)
     page = open_page(report(output))
     assert not {"seed", "lr", "schedule"} & set(rows(page)[0])
     for plot in ("#curves-plot", "#attn-lines-plot"):
@@ -96,7 +96,7 @@ def test_checkpoints_far_apart_have_a_log_axis(make_series, open_page, report):
 
 
 def test_two_networks_of_one_name_are_never_one_group(make_series):
-    output = make_series(seeds=(1, 2), corruptions=("first",), gaps={}, by_prompt=True)
+    output = make_series(seeds=(1, 2), corruptions=("first",), missing_steps={}, by_prompt=True)
     groups = lambda: {tuple(one["runs"]) for one in data_of(write_report(output))["found"]}  # noqa: E731
     assert groups() == {(0,), (1,), (0, 1)}
     for seed, parameters in ((1, 70), (2, 160)):

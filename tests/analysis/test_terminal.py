@@ -307,7 +307,7 @@ def test_of_a_series_it_says_where_the_checkpoints_are_and_which_are_not(call, m
 
 
 def test_the_course_of_a_head_has_a_space_where_there_is_no_checkpoint(call, make_series):
-    output = make_series(by_prompt=True, corruptions=("first",), steps=range(0, 48, 8), gaps={32: "gone"})
+    output = make_series(by_prompt=True, corruptions=("first",), steps=range(0, 48, 8), missing_steps={32: "gone"})
     (head,) = [line for line in call("series", f"output={output}")[1].splitlines() if line.startswith("  3.2 ●")]
     assert re.search(r"[▁-█] [▁-█] ", head)
 

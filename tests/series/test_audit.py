@@ -64,13 +64,13 @@ def test_planted_faults_are_found_and_nothing_else_is(seed: int) -> None:
     made = trajectory(random, STEPS)
     for kind, instead in planted(random, STEPS, made).items():
         found = audit(series(STEPS, [instead.get(place, one) for place, one in enumerate(made)]), threads=1)
-        assert set(found.gaps) == {STEPS[place] for place in instead}, kind
+        assert set(found.missing_steps) == {STEPS[place] for place in instead}, kind
 
 
 def test_copies_are_gaps_but_for_the_one_whose_neighbours_are_near(made: list[Weights]) -> None:
     copies = dict.fromkeys(("at_0", "at_1", "at_2", "at_4", "at_8", "at_256"), at(made, 4000))
     found = audit(series(STEPS, with_steps(made, **copies)))
-    assert set(found.gaps) == {0, 1, 2, 4, 8, 256}
+    assert set(found.missing_steps) == {0, 1, 2, 4, 8, 256}
     assert (
         reason(found, 8) == "its weights are the same at steps 0, 1, 2 and 4 more up to 4000; they belong to step 4000"
     )
@@ -90,8 +90,8 @@ def test_a_published_pattern_most_branches_hold_the_end() -> None:
     ]
     found = audit([source(step, {"model.safetensors": file}) for step, file in zip(steps, files, strict=True)])
     wrong = {step for step in steps[:-1] if step in one_file | other_file}
-    assert set(found.gaps) == wrong and len(wrong) > 0.5 * len(steps)
-    assert set(found.gaps.values()) == {
+    assert set(found.missing_steps) == wrong and len(wrong) > 0.5 * len(steps)
+    assert set(found.missing_steps.values()) == {
         f"its weights are the same at steps 0, 1, 2 and {len(wrong) - 2} more up to 143000; they belong to step 143000"
     }
 
@@ -101,7 +101,7 @@ def test_copies_of_which_no_hash_is_stated_are_found_too(made: list[Weights]) ->
     sources = [
         source(step, {"model.safetensors": stored(one)}, hashed=False) for step, one in zip(STEPS, same, strict=True)
     ]
-    assert set(audit(sources).gaps) == {8}
+    assert set(audit(sources).missing_steps) == {8}
 
 
 def test_copies_in_files_that_differ_otherwise_are_copies(made: list[Weights]) -> None:
@@ -119,21 +119,23 @@ def test_copies_in_files_that_differ_otherwise_are_copies(made: list[Weights]) -
 
 def test_a_first_step_without_training_is_no_second_point(made: list[Weights]) -> None:
     found = audit(series(STEPS, with_steps(made, at_1=at(made, 0))))
-    assert found.gaps == {1: "its weights are the same at steps 0 and 1; nothing was learned since step 0"}
+    assert found.missing_steps == {1: "its weights are the same at steps 0 and 1; nothing was learned since step 0"}
 
 
 def test_where_it_cannot_be_told_which_copy_is_in_place_none_is_a_point(made: list[Weights]) -> None:
     found = audit(series(STEPS, with_steps(made, at_2000=at(made, 1000))))
-    assert set(found.gaps) == {1000, 2000}
-    assert "either nothing was learned in between, or one is a copy of another" in found.gaps[1000]
+    assert set(found.missing_steps) == {1000, 2000}
+    assert "either nothing was learned in between, or one is a copy of another" in found.missing_steps[1000]
 
 
 def test_without_ranges_there_are_hashes_alone(made: list[Weights]) -> None:
     same = with_steps(made, at_8=at(made, 1000), at_1=at(made, 0))
     sources = [source(step, {"pytorch_model.bin": stored(one)}) for step, one in zip(STEPS, same, strict=True)]
     found = audit(sources)
-    assert set(found.gaps) == {1, 8, 1000}
-    assert found.gaps[8] == "its weights are the same at steps 8 and 1000; which step they belong to is unknown"
+    assert set(found.missing_steps) == {1, 8, 1000}
+    assert (
+        found.missing_steps[8] == "its weights are the same at steps 8 and 1000; which step they belong to is unknown"
+    )
     assert all(line.change is None for line in found.lines)
 
 
@@ -172,7 +174,7 @@ def test_a_file_of_another_step_makes_a_mixed_checkpoint(made: list[Weights]) ->
         )
     found = audit(sharded)
     assert kinds(found) == {16: "mixed", 128: "mixed"}
-    assert found.gaps[16] == (
+    assert found.missing_steps[16] == (
         "the weights in model-0-of-3.safetensors are the same at steps 16, 128 and 4000; they belong to step 4000"
     )
 
@@ -222,7 +224,7 @@ def test_a_copy_is_no_mixture_where_some_files_do_not_learn(made: list[Weights])
     ]
     found = audit(sources)
     assert kinds(found) == {8: "copy"}
-    assert found.gaps[8] == "its weights are the same at steps 8 and 2000; they belong to step 2000"
+    assert found.missing_steps[8] == "its weights are the same at steps 8 and 2000; they belong to step 2000"
 
 
 def test_where_nothing_that_was_read_learns_it_is_said(made: list[Weights]) -> None:
@@ -238,7 +240,7 @@ def test_a_checkpoint_of_another_format_hides_nothing(made: list[Weights]) -> No
     sources = series(STEPS, with_steps(made, at_8=at(made, 1000)))
     sources[1] = source(1, {"pytorch_model.bin": stored(made[1])})
     found = audit(sources)
-    assert set(found.gaps) == {8}
+    assert set(found.missing_steps) == {8}
     assert found.unseen[0].startswith("step 1: only whole files were compared")
 
 
@@ -246,13 +248,16 @@ def test_a_step_0_that_the_others_do_not_come_from(made: list[Weights]) -> None:
     other = trajectory(np.random.default_rng(99), STEPS)
     found = audit(series(STEPS, with_steps(made, at_0=other[0])))
     assert kinds(found) == {0: "descent"}
-    assert "its weights are from another run than the others: those of steps 0 and 1 are unrelated" in found.gaps[0]
+    assert (
+        "its weights are from another run than the others: those of steps 0 and 1 are unrelated"
+        in found.missing_steps[0]
+    )
 
 
 def test_what_may_be_two_runs_or_long_training_is_told_and_is_no_gap(made: list[Weights]) -> None:
     other = trajectory(np.random.default_rng(99), STEPS)
     found = audit(series([0, 4000], [made[0], other[-1]]))
-    assert found.gaps == {}
+    assert found.missing_steps == {}
     assert kinds(found) == {4000: "descent"}
     assert "either two runs, or training left nothing" in reason(found, 4000)
 
@@ -279,7 +284,7 @@ def test_damaged_files_and_values_are_gaps(made: list[Weights]) -> None:
     sources[6] = source(32, {"model.safetensors": stored(zeros)})
     sources[7] = source(64, {"model.safetensors": stored({**made[7], "embed.weight": np.ones((65, 32))})})
     found = audit(sources)
-    assert found.gaps == {
+    assert found.missing_steps == {
         1: "step1 has no weights",
         2: f"model.safetensors: has {len(whole) - 100:,} bytes, but its header says {len(whole):,}",
         4: "model.safetensors: is not a complete safetensors file",
@@ -301,7 +306,7 @@ def test_another_type_is_told_and_is_no_gap(made: list[Weights]) -> None:
     sources = series(STEPS, made)
     sources[4] = source(8, {"model.safetensors": stored({**made[4], **CONSTANT}, "F16")})
     assert audit(sources).findings == (
-        Finding(8, "layout", "its weights are stored as F16, those of most others as F32", gap=False),
+        Finding(8, "layout", "its weights are stored as F16, those of most others as F32", missing=False),
     )
 
 
@@ -330,10 +335,10 @@ def test_files_that_say_something_else_than_the_others(made: list[Weights]) -> N
         for step, one, some in zip(STEPS, made, texts, strict=True)
     ]
     assert audit(sources).findings == (
-        Finding(2, "config", "its config.json has n_layer=2, that of most others 3", gap=False),
-        Finding(4, "config", "its config.json has n_head=2, that of most others 4", gap=True),
-        Finding(4, "tokenizer", "its tokenizer.json is not that of step 0", gap=True),
-        Finding(8, "label", "its trainer_state.json counts 9 steps, but its name says 8", gap=True),
+        Finding(2, "config", "its config.json has n_layer=2, that of most others 3", missing=False),
+        Finding(4, "config", "its config.json has n_head=2, that of most others 4", missing=True),
+        Finding(4, "tokenizer", "its tokenizer.json is not that of step 0", missing=True),
+        Finding(8, "label", "its trainer_state.json counts 9 steps, but its name says 8", missing=True),
     )
 
 
@@ -344,7 +349,7 @@ def test_a_tokenizer_that_the_first_lacks_is_told_and_is_no_gap(made: list[Weigh
     ]
     found = audit([source(step, some) for step, some in zip(STEPS, files, strict=True)]).findings
     reason = "its tokenizer.json cannot be compared with that of step 0, which has none"
-    assert found == tuple(Finding(step, "tokenizer", reason, gap=False) for step in STEPS[1:])
+    assert found == tuple(Finding(step, "tokenizer", reason, missing=False) for step in STEPS[1:])
 
 
 def test_a_file_that_is_the_same_in_all_is_read_once(made: list[Weights]) -> None:
@@ -375,7 +380,7 @@ def test_names_that_count_epochs_are_no_wrong_steps(made: list[Weights]) -> None
             )
             for step, one in zip(STEPS, made, strict=True)
         ]
-        assert bool(audit(sources).gaps) == bool(wrong)
+        assert bool(audit(sources).missing_steps) == bool(wrong)
 
 
 def test_a_few_ranges_are_read_of_each_file_and_not_all_of_it() -> None:

@@ -40,9 +40,9 @@ def test_a_step_that_is_not_there_is_a_gap_and_so_is_one_without_weights(series)
     (series / "checkpoint-24" / "config.json").unlink()
     found = find(pattern(series / "checkpoint-{step}"), [0, 8, 12, 16, 24])
     assert [one.step for one in found.checkpoints] == [0, 8]
-    assert found.gaps.keys() == {12, 16, 24}
-    assert "nothing there for step 12" in found.gaps[12]
-    assert "no weights" in found.gaps[16] and "no config.json" in found.gaps[24]
+    assert found.missing_steps.keys() == {12, 16, 24}
+    assert "nothing there for step 12" in found.missing_steps[12]
+    assert "no weights" in found.missing_steps[16] and "no config.json" in found.missing_steps[24]
 
 
 def test_names_beside_the_step_match_anything_and_two_of_one_step_are_refused(series):
@@ -66,7 +66,7 @@ def test_revisions_are_matched_by_the_same_pattern(hub, series):
     hub.add("org/lm", "main", series / "checkpoint-16")
     found = find(pattern(hub="org/lm", revision="stage1-step{step}-tokens{tokens}B"), [8, 12, 16])
     assert {one.step: one.model.revision for one in found.checkpoints} == commits
-    assert "nothing there for step 12" in found.gaps[12]
+    assert "nothing there for step 12" in found.missing_steps[12]
 
 
 def test_the_seed_says_which_of_several_series(series, tmp_path, make_config):
@@ -122,7 +122,7 @@ def test_without_the_hub_what_the_cache_lacks_is_no_gap(hub, series, tmp_path):
         hub.add("org/lm", f"step{step}", series / f"checkpoint-{step}")
     given = pattern(hub="org/lm", revision="step{step}")
     first = find(given, [0, 4])
-    assert [*first.gaps] == [4]
+    assert [*first.missing_steps] == [4]
     download("org/lm", str(first.checkpoints[0].model.revision), ["config.json", "model.safetensors"])
     hashes.keep(tmp_path)
     a_new_process()

@@ -60,7 +60,7 @@ def test_faults_are_marked_and_told_once(call: Call, tmp_path: Path, contents: d
     where = put(tmp_path, {**contents, 1: contents[64], 4: contents[64]})
     code, lines, _ = call(where, "checkpoint.steps=[0,1,2,4,5,8,16,32,64]")
     assert code == 1
-    assert [line.split()[0] for line in lines if line.endswith("  gap")] == ["1", "4", "5"]
+    assert [line.split()[0] for line in lines if line.endswith("  missing")] == ["1", "4", "5"]
     assert lines[-3:] == [
         "copy at 1, 4: its weights are the same at steps 1, 4 and 64; they belong to step 64",
         f"missing at 5: model.path={tmp_path}/checkpoint-{{step}}: nothing there for step 5",

@@ -28,7 +28,7 @@ HISTORY = [
 
 @pytest.fixture
 def measured(series, make):
-    """A series with a trainer's record, and a gap at 16."""
+    """A series with a trainer's log; step 16 is missing."""
     (series / "checkpoint-16" / "model.safetensors").unlink()
     (series / "checkpoint-24" / "trainer_state.json").write_text(
         json.dumps({"global_step": 24, "log_history": HISTORY})
@@ -75,7 +75,7 @@ def test_wandb_has_the_last_value_before_each_checkpoint_and_the_gaps(measured):
         8: {"trainer/loss": 2.0, "trainer/learning_rate": 5e-5, "trainer/eval_loss": 2.5},
         24: {"trainer/loss": 1.0, "trainer/eval_news_loss": 1.75},
     }
-    told = values.summary(run)["gaps"]
+    told = values.summary(run)["missing_steps"]
     assert told.startswith("16: ") and "no weights" in told
 
 

@@ -44,7 +44,7 @@ def test_a_ready_series_is_found(hub: Hub, name: str, tmp_path) -> None:
     from mi_sweeps.series import checkpoints
 
     series = checkpoints.of(point.config)
-    assert not series.gaps and [one.step for one in series.checkpoints] == steps
+    assert not series.missing_steps and [one.step for one in series.checkpoints] == steps
     assert {one.name for one in series.checkpoints} <= set(revisions)
     # Only what is looked at is asked about.
     assert sum("/revision/" in one for one in hub.asked) == len(steps)
@@ -88,7 +88,7 @@ def test_a_revision_without_weights_is_a_gap(hub: Hub, tmp_path) -> None:
 
     given = ["model=series", "model.hub=org/lm", "model.revision=step{step}", f"output={tmp_path}"]
     (point,) = expand([*given, "checkpoint.steps=[0,8,16,24]"])
-    assert dict(checkpoints.of(point.config).gaps) == {
+    assert dict(checkpoints.of(point.config).missing_steps) == {
         8: "org/lm@step8: no weights there",
         16: "org/lm@step16: no config.json there",
         24: "model.hub=org/lm model.revision=step{step}: nothing there for step 24",

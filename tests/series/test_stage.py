@@ -39,7 +39,7 @@ def test_every_checkpoint_is_measured_as_its_own_model_is(series, make, checkpoi
     ]
     assert read_table(run.metrics).to_pylist() == [pytest.approx(row, abs=1e-6) for row in expected]
     assert len({row["value"] for row in expected if row["metric"] == "loss"}) == 12
-    assert run.status().state == "done" and run.status().gaps == ()
+    assert run.status().state == "done" and run.status().missing_steps == ()
     assert not list(run.path.rglob("*.safetensors"))  # Nobody needs a copy.
 
 
@@ -82,9 +82,11 @@ def test_a_gap_is_named_and_has_no_numbers(series, make, caplog):
     run, folder = place(config)
     finetune(config, run)
     patch(config, run, folder)
-    assert run.status().gaps == (16, 20)
+    assert run.status().missing_steps == (16, 20)
     told = read_json(run.series)
-    assert [gap["step"] for gap in told["gaps"]] == [16, 20] and "no weights" in told["gaps"][0]["reason"]
+    assert [one["step"] for one in told["missing_steps"]] == [16, 20] and "no weights" in told["missing_steps"][0][
+        "reason"
+    ]
     assert [one["step"] for one in told["checkpoints"]] == [0, 8, 24]
     assert {row["step"] for row in read_table(run.metrics).to_pylist()} == {0, 8, 24}
     assert folder.steps() == [0, 8, 24]
@@ -98,8 +100,8 @@ def test_copies_of_which_nobody_can_tell_the_place_are_gaps_and_no_points(series
     run, _ = place(config)
     finetune(config, run)
     why = "its weights are the same at steps 0 and 24; which step they belong to is unknown"
-    assert run.status().gaps == (0, 24)
-    reasons = {gap["step"]: gap["reason"] for gap in read_json(run.series)["gaps"]}
+    assert run.status().missing_steps == (0, 24)
+    reasons = {one["step"]: one["reason"] for one in read_json(run.series)["missing_steps"]}
     assert reasons.keys() == {0, 24} and all(reason.startswith(why) for reason in reasons.values())
     assert {row["step"] for row in read_table(run.metrics).to_pylist()} == {8, 16}
     assert f"step 0 counts as missing: {why}" in run.log_file.read_text()
@@ -212,7 +214,7 @@ def test_a_step_that_the_trainer_counts_otherwise_is_examined_when_that_is_mende
     state.write_text('{"global_step": 8}')
     run, _ = place(make(series))
     finetune(make(series), run)
-    assert run.status().gaps == (16,) and run.run_id != right
+    assert run.status().missing_steps == (16,) and run.run_id != right
     state.write_text('{"global_step": 16}')
     assert run_id(make(series)) == right
     state.unlink()
@@ -244,5 +246,5 @@ def test_from_the_hub_it_is_the_same_as_from_folders(hub, hub_cache, series, mak
         patch(one, run, folder)
         tables.append([read_table(file).to_pylist() for file in (run.metrics, folder.table(0), folder.table(8))])
     assert tables[0] == tables[1]
-    assert place(config)[0].status().gaps == (4,)
+    assert place(config)[0].status().missing_steps == (4,)
     assert not list(hub_cache.rglob("model.safetensors"))

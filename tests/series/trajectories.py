@@ -157,14 +157,14 @@ def main(seeds: int) -> None:
         same = {steps[one] for one in range(1, len(steps)) if stored(made[one], dtype) == stored(made[one - 1], dtype)}
         for kind, instead in planted(random, steps, made).items():
             found = audit(series(steps, [instead.get(place, one) for place, one in enumerate(made)], dtype), threads=1)
-            wrong, gaps = {steps[place] for place in instead}, set(found.gaps)
+            wrong, missing = {steps[place] for place in instead}, set(found.missing_steps)
             counted = counts.setdefault(kind, Counter())
             counted["series"] += 1
-            counted["all gaps"] += wrong <= gaps
+            counted["all missing"] += wrong <= missing
             counted["named"] += bool(found.findings)
-            counted["others gaps too"] += bool(gaps - wrong - same)
+            counted["others missing too"] += bool(missing - wrong - same)
     for kind, counted in counts.items():
-        columns = ("series", "named", "all gaps", "others gaps too")
+        columns = ("series", "named", "all missing", "others missing too")
         print(f"| {kind} | " + " | ".join(str(counted[column]) for column in columns) + " |")  # noqa: T201
 
 

@@ -355,3 +355,8 @@ def test_a_log_that_cannot_be_written_stops_nothing_and_prints_nothing(tmp_path,
             logging.getLogger("mi_sweeps").info("step 0")
     assert folder.status().state == "done"
     assert capsys.readouterr().err == ""
+
+
+def test_missing_steps_of_an_earlier_version_are_read(folder: Folder) -> None:
+    write_json(folder.path / "status.json", {"state": "done", "attempts": 1, "gaps": [8, 16]})
+    assert folder.status().missing_steps == (8, 16)

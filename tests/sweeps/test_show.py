@@ -283,7 +283,7 @@ def test_gaps_of_a_series_are_counted_and_left_out_of_its_line(look: Callable[..
     manifest.add(tmp_path, "mine", [point], "")
     learn(point, [0.0, 0.9, 1.0])
     run, _ = folders_of(point)
-    write_json(run.path / "status.json", {"state": "interrupted", "attempts": 1, "gaps": [8]})
+    write_json(run.path / "status.json", {"state": "interrupted", "attempts": 1, "missing_steps": [8]})
     found = look("status")
     assert found[0] == "mine: 1 series of 3 checkpoints, 1 missing step (1 to do), 1 patch job (1 to do)"
     assert "interrupted 2/2, 1 missing step" in found[2] and found[2].rstrip().endswith("▁ █ 100%")

@@ -1,7 +1,7 @@
 // The filter's language: words, and terms such as lr>=1e-4 seed!=2 schedule=cosine,constant. It is lenient where the meaning
 // is clear: spaces around an operator, `and`, `or` between all terms, names in any case, and the names of columns.
 
-const FACTS = ["status", "outcome", "gaps", "run", "sweep", "setting", "seed", "win_rate", "first_step", "seconds", "attempts", "host", "error", "patch_jobs"];
+const FACTS = ["status", "outcome", "missing_steps", "run", "sweep", "setting", "seed", "win_rate", "first_step", "seconds", "attempts", "host", "error", "patch_jobs"];
 const TOKEN = /(?:[^\s"]|"[^"]*")+/g;
 const TERM = /^("[^"]*"|[^"<>=!]*)(>=|<=|!=|==|=|>|<)(.*)$/s;
 const OF_RUN = ["run", "run_id"];

@@ -4,7 +4,7 @@
 const COLUMNS = [
   { key: "run_id", label: "run", kind: "Run" }, { key: "sweep", label: "sweep", kind: "Run" },
   ...FACTORS.map(([key, label]) => ({ key, label, kind: "Settings" })), { key: "seed", label: "seed", kind: "Settings" },
-  { key: "status", label: "status", kind: "Run" }, { key: "outcome", label: "outcome", kind: "Run" }, { key: "gaps", label: "missing steps", kind: "Run" }, { key: "patch_jobs", label: "patch jobs done", kind: "Run" },
+  { key: "status", label: "status", kind: "Run" }, { key: "outcome", label: "outcome", kind: "Run" }, { key: "missing_steps", label: "missing steps", kind: "Run" }, { key: "patch_jobs", label: "patch jobs done", kind: "Run" },
   { key: "win_rate", label: "held-out win rate", kind: "Results", result: true, share: true },
   { key: "first_step", label: "first step", kind: "Results", result: true },
   ...METRICS.map((key) => ({ key, label: metricText(key), kind: "Results at the last checkpoint", result: true, share: /win_rate|preferred/.test(key) })),
@@ -27,7 +27,7 @@ function shownAtFirst({ key, kind }) {
   if (key === "links") return hasLinks;
   if (kind === KIND_OF_TOPS) return RUNS.some((run) => known(run[key]));
   if (kind.startsWith("Configuration") || kind.startsWith("Results at")) return false;
-  return differing(key).length > (["error", "gaps"].includes(key) ? 0 : 1) || (RUNS.length === 1 && kind !== "Settings");
+  return differing(key).length > (["error", "missing_steps"].includes(key) ? 0 : 1) || (RUNS.length === 1 && kind !== "Settings");
 }
 
 const columnsShown = () => COLUMNS.filter((column) => (state.columns ? state.columns.includes(column.key) : shownAtFirst(column)));

@@ -112,7 +112,7 @@ function groupValue(row, column) {
   }
   if (key === "links") return "";
   const values = unique(all);
-  if (key === "gaps") return values.sort(compare).join("; ");
+  if (key === "missing_steps") return values.sort(compare).join("; ");
   return values.length > 4 ? `${values.length} different` : values.sort(compare).map(written).join(", ");
 }
 

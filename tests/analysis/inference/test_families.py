@@ -111,7 +111,7 @@ def test_a_gap_of_one_seed_is_left_out_of_what_is_said_of_all(make_series):
 
 
 def test_a_series_that_begins_later_has_nothing_from_the_start(make_series):
-    output = make_series(corruptions=("first",), steps=(40, 48, 56, 64), gaps={40: "gone"}, by_prompt=True)
+    output = make_series(corruptions=("first",), steps=(40, 48, 56, 64), missing_steps={40: "gone"}, by_prompt=True)
     _, found = of_output(output)
     family = next(one for one in families(found) if one.site == "z")
     told = " ".join(words.sentences(family, courses(family)))

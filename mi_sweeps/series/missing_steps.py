@@ -20,7 +20,8 @@ def read(folder: Path, steps: Iterable[int]) -> dict[int, str]:
     """
     wanted = sorted(steps)
     about = read_json(folder / "series.json") if wanted else None
-    listed = about.get("gaps") if isinstance(about, dict) else None
+    about = about if isinstance(about, dict) else {}
+    listed = about.get("missing_steps", about.get("gaps"))  # as versions before 1.0 called them
     known = {
         one["step"]: str(one.get("reason", ""))
         for one in (listed if isinstance(listed, list) else ())
@@ -29,17 +30,17 @@ def read(folder: Path, steps: Iterable[int]) -> dict[int, str]:
     return {step: known.get(step, "") for step in wanted}
 
 
-def lines(gaps: Mapping[int, str]) -> list[str]:
+def lines(reasons: Mapping[int, str]) -> list[str]:
     """One line per reason: "16, 32: nothing there for step N". The reason for a single step is given verbatim."""
     groups: dict[str, list[int]] = {}
-    for step in sorted(gaps):
+    for step in sorted(reasons):
         # Reasons that differ only in the step count as one.
-        shared = list(gaps.values()).count(gaps[step]) > 1
-        alike = gaps[step] if shared else re.sub(rf"(?<!\d){step}(?!\d)", "N", gaps[step])
+        shared = list(reasons.values()).count(reasons[step]) > 1
+        alike = reasons[step] if shared else re.sub(rf"(?<!\d){step}(?!\d)", "N", reasons[step])
         groups.setdefault(alike, []).append(step)
     text = []
     for alike, steps in groups.items():
         more = f" and {len(steps) - NAMED} more" if len(steps) > NAMED else ""
-        reason = gaps[steps[0]] if len(steps) == 1 else alike
+        reason = reasons[steps[0]] if len(steps) == 1 else alike
         text.append(f"{', '.join(map(str, steps[:NAMED]))}{more}{f': {reason}' if reason else ''}")
     return text
