@@ -93,7 +93,7 @@ KINDS = {
     "sweep.json": Kind("sweeps/s/sweep.json", _sweep),
     "slurm/ID.json": Kind("sweeps/s/slurm/*.json", _submission),
     "a worker's record": Kind("sweeps/s/workers/*.json", _json),
-    "workers' orders": Kind("sweeps/s/submissions/*.json", _json),
+    "workers' submissions": Kind("sweeps/s/submissions/*.json", _json),
     "metrics.parquet": Kind("runs/*/metrics.parquet", _table),
     "metrics.parquet, some columns": Kind("runs/*/metrics.parquet", _columns),
     "tables/STEP.parquet": Kind("runs/*/patches/*/tables/*.parquet", _table),
@@ -230,5 +230,5 @@ def make(folder: Path, output: Path, scenario: Path) -> None:
     arrays = (Array("finetune", ((run.name,),), name="s-0-finetune", jobs=("1",)),) if ids else ()
     Submission(output / "sweeps" / "s" / "slurm" / "abcd1234.json", "s", now(), ("error",), arrays).write()
     write_json(output / "sweeps" / "s" / "workers" / "host-1.json", asdict(Worker("host", 1, "local")))
-    orders = {"patch_ids": ids, "retry": [], "threads": 1}
-    write_json(output / "sweeps" / "s" / "submissions" / "20260101T000000-1.json", orders)
+    submission = {"patch_ids": ids, "retry": [], "threads": 1}
+    write_json(output / "sweeps" / "s" / "submissions" / "20260101T000000-1.json", submission)

@@ -52,7 +52,7 @@ def finetune(
                 )
 
 
-def in_turns(
+def training_turns(
     config: Config, folder: RunFolder, *, needed: Collection[int], on_step: Callable[[int], None]
 ) -> Generator[Run | None]:
     """`finetune`, but the caller takes the steps: so several runs can be trained together
@@ -68,7 +68,7 @@ def in_turns(
         with attempt(config, folder) as (check, log):
             from mi_sweeps.training import loop
 
-            yield from loop.steps(
+            yield from loop.training_steps(
                 config, folder, before_training=rehearse, before_write=check, on_step=on_step, on_checkpoint=log
             )
 

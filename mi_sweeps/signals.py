@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-Order = TypeVar("Order", bound=BaseException)
+Stop = TypeVar("Stop", bound=BaseException)
 
 AGAIN_SECONDS = 0.01
 """How soon a lost exception is raised again."""
 
 _raised: list[weakref.ref[BaseException]] = []
-"""What was raised within `insisted_on`."""
+"""What was raised within `reraising_if_lost`."""
 
 
-def order(stop: Order) -> Order:
-    """An exception for a signal handler to raise: within `insisted_on` it is raised again if it is lost.
+def reraised_if_lost(stop: Stop) -> Stop:
+    """An exception for a signal handler to raise: within `reraising_if_lost` it is raised again if it is lost.
 
     It is lost where a destructor or a weak reference's callback is running, whose exceptions Python only prints, and in
     code that swallows every exception, such as the bare `except` in the standard library's `copyreg`, which every
@@ -35,7 +35,7 @@ def order(stop: Order) -> Order:
 
         def give(signum: int, frame: Any) -> None:
             signal.signal(signal.SIGALRM, before)
-            raise order(kind(*arguments))
+            raise reraised_if_lost(kind(*arguments))
 
         signal.signal(signal.SIGALRM, give)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
@@ -45,8 +45,8 @@ def order(stop: Order) -> Order:
 
 
 @contextmanager
-def insisted_on() -> Iterator[None]:
-    """Whatever a signal handler raises by `order` ends this context, though code in it loses the exception."""
+def reraising_if_lost() -> Iterator[None]:
+    """What a signal handler raises by `reraised_if_lost` ends this context even if code inside swallows it."""
     before = sys.unraisablehook
 
     def hook(lost: Any) -> None:

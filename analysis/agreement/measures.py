@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..inference.estimates import ROUNDING
-from ..inference.verdicts import OTHER, SAME
+from ..inference.verdicts import AGREE_ABOVE, DISAGREE_BELOW
 from .designs import (
     ENOUGH,
     Design,
@@ -32,9 +32,9 @@ class Answer(Enum):
     """Possible answers on the agreement of runs."""
 
     AGREE = "agree"
-    """The interval lies above SAME of the ceiling."""
+    """The interval lies above AGREE_ABOVE of the ceiling."""
     DISAGREE = "disagree"
-    """The interval lies below OTHER of the ceiling."""
+    """The interval lies below DISAGREE_BELOW of the ceiling."""
     CANNOT_TELL = "cannot tell"
     """Neither holds, or there are fewer than ENOUGH seeds."""
     IDENTICAL = "identical"
@@ -132,5 +132,5 @@ def _row(
     elif design.units < ENOUGH or np.isnan(low):
         answer = Answer.CANNOT_TELL
     else:
-        answer = Answer.AGREE if low > SAME else Answer.DISAGREE if high < OTHER else Answer.CANNOT_TELL
+        answer = Answer.AGREE if low > AGREE_ABOVE else Answer.DISAGREE if high < DISAGREE_BELOW else Answer.CANNOT_TELL
     return Agreement(name, k, *found, ceiling, *of_ceiling, expected, p, answer)

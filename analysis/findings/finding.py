@@ -23,7 +23,7 @@ class Finding:
     """A sentence and its evidence."""
 
     question: str
-    """The question that it answers, one of `findings.QUESTIONS`."""
+    """The question that it answers, one of `findings.questions.QUESTIONS`."""
     setting: str
     """Its setting, or the names of several."""
     corruption: str

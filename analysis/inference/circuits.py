@@ -110,8 +110,10 @@ def faithful(found: Estimate, low: Places, high: Places) -> list[Faithful]:
     with np.errstate(invalid="ignore"):
         inside = (low > 1 - FAITHFUL) & (high < 1 + FAITHFUL)
         outside = (high < 1 - FAITHFUL) | (low > 1 + FAITHFUL)
-    number = np.select([~found.has_gap, inside, outside], [3, 0, 1], 2)
-    return [list(Faithful)[one] for one in number]
+    verdict = np.full(len(low), Faithful.UNDECIDED, object)
+    for place, kind in ((outside, Faithful.NOT), (inside, Faithful.FAITHFUL), (~found.has_gap, Faithful.UNDEFINED)):
+        verdict[place] = kind
+    return list(verdict)
 
 
 def complete(found: Estimate, low: Places, high: Places) -> Complete:

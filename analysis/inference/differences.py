@@ -32,6 +32,7 @@ class Comparison(Enum):
 
 
 COMPARISONS = np.array([one.value for one in Comparison])
+MORE, LESS, ALIKE, UNDECIDED, UNDEFINED = range(len(COMPARISONS))
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def difference(first: Family, second: Family) -> Difference | None:
     with np.errstate(invalid="ignore"):
         own = quantile(freedom) ** 2 * between if seeds else np.zeros(len(n))
         alike = (low > -DELTA) & (high < DELTA)
-        comparison = np.select([np.isnan(middle), few(n), alike, low > 0, high < 0], [4, 3, 2, 0, 1], 3)
+        conditions = [np.isnan(middle), few(n), alike, low > 0, high < 0]
+        comparison = np.select(conditions, [UNDEFINED, UNDECIDED, ALIKE, MORE, LESS], UNDECIDED)
     shared = len(set(first.prompts) & set(second.prompts))
     return Difference(
         first.site, steps, places, middle, *_ends((one, other), rows, quantile(n - 1), together, own), comparison,

@@ -1,13 +1,13 @@
 """Which of many places matter: verdicts that hold for all of them at once.
 
-A page shows 16 or 144 heads at 27 checkpoints, so that of intervals of 95% each some are wrong on every page. Here the
-chance that any verdict of a family is wrong is 5%: the critical value is that of the largest |T| of all its places,
-by a multiplier bootstrap (Chernozhukov, Chetverikov & Kato 2013, Ann. Statist. 41) of the prompts' influences: in
-each draw every prompt has a sign, the same one at all places, so that what places share is not counted twice.
+A page shows 16 or 144 heads at 27 checkpoints, so some separate 95% intervals are wrong on every page. Here the chance
+that any verdict of a family is wrong is 5%: the critical value is that of the largest |T| over all its places, from a
+multiplier bootstrap (Chernozhukov, Chetverikov & Kato 2013, Ann. Statist. 41) of the prompts' influences. In each draw
+every prompt has one sign, the same at all places, so what places share is not counted twice.
 
-Seeds are too few for a bootstrap: three have four patterns of signs. Their part is added in quadrature with Student's t
-of one place, or with the family's critical value where that is larger; and as the least of many variances is small by
-chance, no place has less of it than the middle one of its checkpoint.
+Seeds are too few to bootstrap: three allow only four distinct sign patterns. Their variance is added in quadrature,
+scaled by Student's t or the family's critical value, whichever is larger. Because the smallest of many variances is
+small by chance, each is raised to at least the median at its checkpoint.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .holm import holm
 DELTA = 0.05
 """Smallest fraction recovered that matters; less is small."""
 
-SAME = 0.8
-"""Share of full agreement above which, with the whole interval, two things agree."""
-OTHER = 0.5
-"""Share below which, with the whole interval, they disagree; between the two it is undecided."""
+AGREE_ABOVE = 0.8
+"""Two things agree if their whole interval lies above this share of full agreement."""
+DISAGREE_BELOW = 0.5
+"""They disagree if it lies below this share; otherwise it is undecided."""
 
 DRAWS = 2000
 SEED = 0
@@ -50,6 +50,7 @@ class Verdict(Enum):
 
 
 VERDICTS = np.array([one.value for one in Verdict])
+MATTERS, SMALL, UNDECIDED, UNDEFINED = range(len(VERDICTS))
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Judged:
     """A family of places with verdicts whose family-wise error rate is 5%."""
 
     verdict: Int[np.ndarray, " place"]
-    """Its number in VERDICTS; see `words`."""
+    """Index in VERDICTS; see `words`."""
     low: Places
     """Ends of the simultaneous interval of recovered; NaN where it has none."""
     high: Places
@@ -73,14 +74,14 @@ class Judged:
 
     def matter(self) -> Bool[np.ndarray, " place"]:
         """Where the verdict is `matters`."""
-        return self.verdict == 0
+        return self.verdict == MATTERS
 
 
 def critical_value(found: Estimate) -> float:
     """Standard errors over prompts either side that hold for all places at once.
 
-    Of DELTA and -DELTA each place is tested at the nearer one here: the influences at both are all but the same. Places
-    without a gap count as well, for they were looked at.
+    Each place is tested at the nearer of DELTA and -DELTA, since the influences at both are nearly the same. Places
+    without a gap count too, because they were examined.
     """
     nearer = np.where(found.recovered < 0, -DELTA, DELTA) - found.recovered
     with np.errstate(invalid="ignore"):  # of a gap that is exactly zero
@@ -99,8 +100,8 @@ def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"
 
     Args:
         critical: the family's `critical_value`.
-        checkpoint: which one each place is at; any numbers.
-        seeds: for other prompts and other seeds; or else for other prompts in these runs.
+        checkpoint: a number for each place's checkpoint; only equality matters.
+        seeds: whether verdicts hold for other prompts and other seeds, or only for other prompts in these runs.
     """
     tested = _tested(found)
     extra = (
@@ -113,7 +114,7 @@ def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"
     more = gap_differs & ((found.recovered > DELTA) & beyond[1.0] | (found.recovered < -DELTA) & beyond[-1.0])
     less = gap_differs & (np.abs(found.recovered) < DELTA) & beyond[1.0] & beyond[-1.0]
     conditions = [~found.has_gap, few(found.n), more, less]
-    return Judged(np.select(conditions, [3, 2, 0, 1], 2), low, high, critical, seeds)
+    return Judged(np.select(conditions, [UNDEFINED, UNDECIDED, MATTERS, SMALL], UNDECIDED), low, high, critical, seeds)
 
 
 def _tested(found: Estimate) -> dict[float, Places]:
@@ -127,8 +128,8 @@ def _tested(found: Estimate) -> dict[float, Places]:
 def largest(rows: Float[np.ndarray, "row prompt"], n: Int[np.ndarray, " row"]) -> float:
     """The critical value of the largest |T| of all rows, each the influences of its `n` prompts.
 
-    Rows of less than two prompts are left out; it is infinite where prompts are too few. Each draw is studentised
-    by its own variance, for of few prompts a standard error is uncertain, too.
+    Rows of fewer than two prompts are left out; with too few prompts it is infinite. Each draw is studentised by its
+    own variance, because with few prompts the standard error is uncertain too.
     """
     norms = np.sqrt((rows * rows).sum(axis=1))
     kept = (norms > 0) & (n > 1)
@@ -165,15 +166,15 @@ def seed_part(variance: Places, freedom: Places, checkpoint: Int[np.ndarray, " p
 
 
 def judge_means(found: Estimate) -> Int[np.ndarray, " place"]:
-    """Verdicts where only each run's means are known and nothing of its prompts: Student's t over runs, corrected over
-    places by Holm's method. They are of these prompts. Of one run nothing can be decided."""
+    """Verdicts where only each run's means are known, not its prompts: Student's t over runs, corrected over places by
+    Holm's method. They hold for these prompts only. With a single run nothing can be decided."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (np.abs(found.recovered) - DELTA) / np.sqrt(found.seed_variance)
         more, less = stats.t.sf(t, found.seed_freedom), stats.t.cdf(t, found.seed_freedom)
     # A verdict either way is a test of its own.
     p = np.nan_to_num(np.stack([more, less]), nan=1.0)
     beyond, within = holm(p)
-    return np.select([~found.has_gap, beyond, within], [3, 0, 1], 2)
+    return np.select([~found.has_gap, beyond, within], [UNDEFINED, MATTERS, SMALL], UNDECIDED)
 
 
 def _signs(n: int) -> Float[np.ndarray, "prompt draw"]:

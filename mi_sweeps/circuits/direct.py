@@ -28,7 +28,7 @@ from mi_sweeps.circuits.graph import Input, Node
 from mi_sweeps.circuits.narrow import Narrow, applies
 from mi_sweeps.circuits.network import SLICE, Linear, Norm, by_head, rotate
 from mi_sweeps.circuits.paired_runs import Runs
-from mi_sweeps.circuits.propagate import Change, Group, Stage, attend, carry, rotation_of
+from mi_sweeps.circuits.propagate import Change, Group, Stage, attend, propagate, rotation_of
 
 How = Literal["recomputed", "frozen"]
 Writes = Callable[[Group], Tensor]
@@ -71,7 +71,7 @@ def patch_direct(
         else:
             changes += _changes(runs, reader, norm, index[start:stop], writes, narrow)
         start = stop
-    carry(runs.corrupted, changes, results, tokens)
+    propagate(runs.corrupted, changes, results, tokens)
     return results.view(count, n_prompts)
 
 

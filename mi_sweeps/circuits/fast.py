@@ -21,7 +21,7 @@ from mi_sweeps.circuits.engine import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.network import Block, Linear, Network
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.paired_runs import Runs, in_groups, run_both
-from mi_sweeps.circuits.propagate import Change, Group, Run, Stage, carry
+from mi_sweeps.circuits.propagate import CachedRun, Change, Group, Stage, propagate
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.roles import role_order
@@ -159,7 +159,7 @@ def _patch(network: Network, pairs: Pairs, patching: PatchingConfig, roles: list
             else _head_changes(site, runs, indices[site], at_end=patching.heads == "end")
         )
     ]
-    carry(runs.corrupted, changes, results, tokens)
+    propagate(runs.corrupted, changes, results, tokens)
     values = {site: results[indices[site]] for site in patching.sites}
     for site in places.keys() & set(POSITION_SITES):
         values[site] = by_role(values[site], pairs, roles)
@@ -263,7 +263,7 @@ def head_change(
 
 
 def _written(
-    change_of_z: Callable[[], Tensor], run: Run, layer: int, group: Group, places: int, chosen: slice
+    change_of_z: Callable[[], Tensor], run: CachedRun, layer: int, group: Group, places: int, chosen: slice
 ) -> Float[Tensor, "prompt change col d_model"]:
     """The stream after attention with the outputs of some heads, or groups of heads, changed."""
     heads = change_of_z()[group.prompts, -group.span :].unflatten(2, (places, -1))[:, :, chosen].flatten(3)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.circuits.network import SLICE, Block, Linear, Norm
-from mi_sweeps.circuits.propagate import Group, Run
+from mi_sweeps.circuits.propagate import CachedRun, Group
 
 Halves = Sequence[Float[Tensor, "... d_mlp"]]
 """Outputs of the MLP's first matrices before scale and bias: of `gate`, if there is one, and of `up`."""
@@ -48,7 +48,7 @@ class Narrow:
     """By layer, first head and end of the range of heads: [head * d_head, d_mlp]."""
 
     @classmethod
-    def of(cls, run: Run) -> Narrow:
+    def of(cls, run: CachedRun) -> Narrow:
         """Caches little, because layers come one after another."""
         blocks = run.network.blocks
 

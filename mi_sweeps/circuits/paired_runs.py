@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, align, embed, forward
 from mi_sweeps.circuits.network import Network
-from mi_sweeps.circuits.propagate import Group, Run
+from mi_sweeps.circuits.propagate import CachedRun, Group
 from mi_sweeps.circuits.readout import read_out
 from mi_sweeps.tasks.pairs import Pairs
 
@@ -22,7 +22,7 @@ class Runs:
     """The clean and the corrupted run. Columns are aligned at the end (`mi_sweeps.circuits.activations`)."""
 
     clean: Sequence[LayerActivations]
-    corrupted: Run
+    corrupted: CachedRun
     clean_logit_diff: Float[Tensor, " prompt"]
     corrupted_logit_diff: Float[Tensor, " prompt"]
     differs: Bool[Tensor, "prompt col"]
@@ -57,7 +57,7 @@ def run_both(network: Network, pairs: Pairs) -> Runs:
     layout = align(network, pairs.clean.end)
     clean, clean_resid = forward(network, embed(network, pairs.clean, layout), layout)
     corrupted, corrupted_resid = forward(network, embed(network, pairs.corrupted, layout), layout)
-    run = Run(network, layout, corrupted, read_out(network, pairs))
+    run = CachedRun(network, layout, corrupted, read_out(network, pairs))
     return Runs(
         clean,
         run,

@@ -47,29 +47,29 @@ class Change:
     stage: Stage
     """`pre` with the layer after the last means that the change is read out directly."""
     group: Group
-    results: Int[Tensor, "prompt change"]
-    """Indices of the logit differences in the results."""
+    result_index: Int[Tensor, "prompt change"]
+    """Where each logit difference is written in the results."""
     resid: Callable[[slice], Float[Tensor, "prompt change col d_model"]]
     """Computes the changed residual stream of some of the changes: all columns of the span, or only the first. Called
     when the change enters, so that waiting changes take no memory."""
 
     @property
-    def tokens(self) -> int:
+    def columns(self) -> int:
         """The number of columns computed in each layer."""
-        return self.results.numel() * self.group.span
+        return self.result_index.numel() * self.group.span
 
     def part(self, start: int, stop: int) -> Change:
         """Some of the changes."""
         return replace(
             self,
-            results=self.results[:, start:stop],
+            result_index=self.result_index[:, start:stop],
             resid=lambda _: self.resid(slice(start, stop)),
         )
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run, and how its logit difference is read out."""
+class CachedRun:
+    """A run whose activations are kept, and how its logit difference is read out."""
 
     network: Network
     layout: Layout
@@ -99,7 +99,7 @@ class _Rows:
     """Changes of one group in flight."""
 
     group: Group
-    results: Int[Tensor, "prompt change"]
+    result_index: Int[Tensor, "prompt change"]
     resid: Float[Tensor, "prompt change col d_model"]
 
     @property
@@ -112,38 +112,38 @@ class _Rows:
         return self.resid.flatten(0, 2)
 
 
-def carry(run: Run, changes: Iterable[Change], results: Float[Tensor, " result"], tokens: int) -> None:
+def propagate(run: CachedRun, changes: Iterable[Change], results: Float[Tensor, " result"], columns: int) -> None:
     """Writes the logit difference that each change leads to into `results`.
 
     Args:
-        tokens: maximum number of columns in flight. Affects memory only, not results.
+        columns: the most columns in flight. Affects memory only, not results.
     """
-    for batch in batches(changes, tokens):
+    for batch in batches(changes, columns):
         for rows in _to_end(run, batch):
-            results[rows.results] = run.read_out(rows.resid[:, :, -1], rows.group.prompts)
+            results[rows.result_index] = run.read_out(rows.resid[:, :, -1], rows.group.prompts)
 
 
-def batches(changes: Iterable[Change], tokens: int) -> Iterator[list[Change]]:
+def batches(changes: Iterable[Change], columns: int) -> Iterator[list[Change]]:
     """Yields the changes in order of their layers, as many at a time as fit."""
     batch: list[Change] = []
     total = 0
     for change in sorted(changes, key=lambda change: (change.layer, change.stage == "mid")):
         # Split evenly into parts that fit; a single change cannot be split.
-        count = change.results.shape[1]
-        parts = -(-count // max(1, tokens // (change.tokens // count)))
+        count = change.result_index.shape[1]
+        parts = -(-count // max(1, columns // (change.columns // count)))
         borders = [count * part // parts for part in range(parts + 1)]
         for start, stop in zip(borders, borders[1:], strict=False):
             part = change.part(start, stop) if parts > 1 else change
-            if batch and total + part.tokens > tokens:
+            if batch and total + part.columns > columns:
                 yield batch
                 batch, total = [], 0
             batch.append(part)
-            total += part.tokens
+            total += part.columns
     if batch:
         yield batch
 
 
-def _to_end(run: Run, changes: Sequence[Change]) -> list[_Rows]:
+def _to_end(run: CachedRun, changes: Sequence[Change]) -> list[_Rows]:
     """The main loop: propagates all changes layer by layer, each from where it enters."""
     blocks = run.network.blocks
     rows: list[_Rows] = []
@@ -162,7 +162,7 @@ def _to_end(run: Run, changes: Sequence[Change]) -> list[_Rows]:
 
 def _entering(changes: Sequence[Change], layer: int, stage: Stage) -> list[_Rows]:
     return [
-        _Rows(change.group, change.results, change.resid(slice(0, change.results.shape[1])))
+        _Rows(change.group, change.result_index, change.resid(slice(0, change.result_index.shape[1])))
         for change in changes
         if change.layer == layer and change.stage == stage
     ]
@@ -178,7 +178,7 @@ def _merge(rows: Sequence[_Rows]) -> list[_Rows]:
         if len(same) == 1
         else _Rows(
             same[0].group,
-            torch.cat([row.results for row in same], dim=1),
+            torch.cat([row.result_index for row in same], dim=1),
             torch.cat([row.resid for row in same], dim=1),
         )
         for same in found.values()
@@ -203,8 +203,8 @@ def _attend(block: Block, cached: LayerActivations, layout: Layout, rows: Sequen
     for row, q, k, v in zip(rows, queries, keys, values, strict=True):
         prompts, resid = row.group.prompts, row.resid
         start = cached.k.shape[1] - row.group.span
-        place = rotation_of(layout, block, prompts, start, start + row.resid.shape[2])
-        q, k = rotate(q, place), rotate(k, place)
+        rotation = rotation_of(layout, block, prompts, start, start + row.resid.shape[2])
+        q, k = rotate(q, rotation), rotate(k, rotation)
         if not row.whole:
             q, k, v, resid = (
                 _complete(changed, corrupted, row.group)
@@ -221,42 +221,44 @@ def _attend(block: Block, cached: LayerActivations, layout: Layout, rows: Sequen
 def _attend_at_end(block: Block, cached: LayerActivations, layout: Layout, rows: Sequence[_Rows]) -> list[_Rows]:
     """The residual stream of the last column after the last layer's attention: nothing else is read.
 
-    With a single query for all columns n of a span, it is cheaper to map the query back than to map every column to
-    keys and values: q . (n W_K) = (q W_K^T) . n, and the mean of n W_V is (the mean of n) W_V. Keys that are
+    With a single query for all normed columns n of a span, it is cheaper to map the query back than to map every column
+    to keys and values: q . (n W_K) = (q W_K^T) . n, and the mean of n W_V is (the mean of n) W_V. Keys that are
     normalised or rotated are not linear in n, so they are computed.
     """
     n_kv, group_size = block.n_kv_heads, block.n_heads // block.n_kv_heads
-    absorb = block.rotation is None and block.key_norm is None
+    absorbs_keys = block.rotation is None and block.key_norm is None
     whole = [
         row if row.whole else replace(row, resid=_complete(row.resid, cached.resid_pre, row.group)) for row in rows
     ]
     reads = [part.resid for part in _split(block.read(torch.cat([row.flat for row in whole])), whole)]
     ends = [replace(row, resid=row.resid[:, :, -1:]) for row in whole]
-    asking = block.queries(torch.cat([part[:, :, -1:].flatten(0, 2) for part in reads]))
+    end_queries = block.queries(torch.cat([part[:, :, -1:].flatten(0, 2) for part in reads]))
     outputs = []
-    for row, n, q in zip(ends, reads, asking.split([row.resid.shape[:3].numel() for row in ends]), strict=True):
+    for row, normed, q in zip(
+        ends, reads, end_queries.split([row.resid.shape[:3].numel() for row in ends]), strict=True
+    ):
         prompts = row.group.prompts
         width = cached.k.shape[1]
         start = width - row.group.span
         q = rotate(q.unflatten(0, row.resid.shape[:3]), rotation_of(layout, block, prompts, width - 1, width))[:, :, 0]
         q = q.unflatten(2, (n_kv, group_size)) * block.scale  # [prompt, change, kv_head, head of the group, d_head]
-        shared = torch.einsum("pchge,pbhe->pchgb", q, cached.k[prompts, :start])
-        shared = capped(shared, block.cap) + layout.mask[prompts, -1, :start][:, None, None, None]
-        if absorb:
+        before_scores = torch.einsum("pchge,pbhe->pchgb", q, cached.k[prompts, :start])
+        before_scores = capped(before_scores, block.cap) + layout.mask[prompts, -1, :start][:, None, None, None]
+        if absorbs_keys:
             weight = block.key.weight.unflatten(1, (n_kv, -1))
-            own = torch.einsum("pchge,dhe->pchgd", q, weight).flatten(2, 3) @ n.mT
-            own = own.unflatten(2, (n_kv, group_size))
+            span_scores = torch.einsum("pchge,dhe->pchgd", q, weight).flatten(2, 3) @ normed.mT
+            span_scores = span_scores.unflatten(2, (n_kv, group_size))
             if block.key.bias is not None:
-                own = own + (q * block.key.bias.view(n_kv, 1, -1)).sum(dim=-1, keepdim=True)
+                span_scores = span_scores + (q * block.key.bias.view(n_kv, 1, -1)).sum(dim=-1, keepdim=True)
         else:
-            k = rotate(block.keys(n), rotation_of(layout, block, prompts, start, width))
-            own = torch.einsum("pchge,pcshe->pchgs", q, k)
-        pattern = torch.cat([shared, capped(own, block.cap)], dim=-1).softmax(dim=-1)
-        mine = pattern[..., start:]
-        mean = (mine.flatten(2, 3) @ n).unflatten(2, (n_kv, group_size))
+            k = rotate(block.keys(normed), rotation_of(layout, block, prompts, start, width))
+            span_scores = torch.einsum("pchge,pcshe->pchgs", q, k)
+        pattern = torch.cat([before_scores, capped(span_scores, block.cap)], dim=-1).softmax(dim=-1)
+        span_pattern = pattern[..., start:]
+        mean = (span_pattern.flatten(2, 3) @ normed).unflatten(2, (n_kv, group_size))
         z = torch.einsum("pchgd,dhe->pchge", mean, block.value.weight.unflatten(1, (n_kv, -1)))
         if block.value.bias is not None:
-            z = z + mine.sum(dim=-1, keepdim=True) * block.value.bias.view(n_kv, 1, -1)
+            z = z + span_pattern.sum(dim=-1, keepdim=True) * block.value.bias.view(n_kv, 1, -1)
         z = z + torch.einsum("pchgb,pbhe->pchge", pattern[..., :start], cached.v[prompts, :start])
         outputs.append(z.flatten(2).unsqueeze(2))
     return _combine(block, ends, outputs)

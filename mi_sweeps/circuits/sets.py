@@ -23,7 +23,7 @@ from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.inputs import separate
 from mi_sweeps.circuits.network import Block, Network, rotate
 from mi_sweeps.circuits.paired_runs import Runs, in_groups, run_both
-from mi_sweeps.circuits.propagate import Run, rotation_of
+from mi_sweeps.circuits.propagate import CachedRun, rotation_of
 from mi_sweeps.models.head import capped
 from mi_sweeps.tasks.pairs import Pairs
 
@@ -67,7 +67,7 @@ def by_receiver(graph: Graph, sets: Bool[Tensor, "set edge"]) -> Float[Tensor, "
 class _Written:
     """The changes in the outputs of nodes from the corrupted run, in the last columns, so far."""
 
-    run: Run
+    run: CachedRun
     span: int
     embedded: Float[Tensor, "prompt set col d_model"]
     heads: list[Float[Tensor, "prompt set head col d_model"]] = field(default_factory=list)

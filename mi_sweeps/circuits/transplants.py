@@ -22,7 +22,7 @@ from mi_sweeps.circuits.mixed import Piece, mix, mix_block, mix_positional
 from mi_sweeps.circuits.network import Block, Network
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.paired_runs import in_groups
-from mi_sweeps.circuits.propagate import Change, Group, Run, Stage, carry
+from mi_sweeps.circuits.propagate import CachedRun, Change, Group, Stage, propagate
 from mi_sweeps.circuits.readout import read_out
 from mi_sweeps.circuits.shapley import Mixing, marginals, standard_error
 from mi_sweeps.errors import UserError
@@ -108,7 +108,7 @@ def _cross(
     layers, resid = forward(into, embed(into, pairs.clean, layout), layout)
     other_layout = align(source, pairs.clean.end)
     others, other_resid = forward(source, embed(source, pairs.clean, other_layout), other_layout)
-    run = Run(packed, layout, layers, read_out(into, pairs))
+    run = CachedRun(packed, layout, layers, read_out(into, pairs))
     n_prompts, width = layout.positions.shape
     every = torch.arange(n_prompts, device=resid.device)
     at = _At(run, into, others, source, pairs, Group(every, width), Group(every, 1))
@@ -131,7 +131,7 @@ def _cross(
         for one, place in zip(sought, index.split(sizes), strict=True)
     ]
     if changes:
-        carry(run, changes, results, tokens)
+        propagate(run, changes, results, tokens)
     mixed = [results[index]]
     if "weights" in kinds:
         read = [
@@ -181,7 +181,7 @@ class _Sought:
 class _At:
     """The runs of both networks on some prompts of one length."""
 
-    run: Run
+    run: CachedRun
     into: Network
     """The network, not packed."""
     others: Sequence[LayerActivations]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_sweeps.signals import insisted_on, order
+from mi_sweeps.signals import reraised_if_lost, reraising_if_lost
 from mi_sweeps.slurm import submissions
 from mi_sweeps.slurm.arrays import Array
 from mi_sweeps.slurm.submissions import Submission
@@ -67,7 +67,7 @@ def run_task(submission: Submission, array: int, number: int) -> None:
     points: list[Any] = []
     before = 0
     try:
-        with _told_by_signals(submission):
+        with _stopped_by_signals(submission):
             points = _points(submission, item.tasks[number])
             before = _made(item, points)
             failed = _work(submission, item, number, points, at)
@@ -172,7 +172,7 @@ def _made(item: Array, points: Iterable[Any]) -> int:
 
 
 @contextmanager
-def _told_by_signals(submission: Submission) -> Iterator[None]:
+def _stopped_by_signals(submission: Submission) -> Iterator[None]:
     """Raises the first of SLURM's signals as an exception, and ignores later ones."""
     watched = (signal.SIGTERM, signal.SIGUSR2)
 
@@ -181,20 +181,20 @@ def _told_by_signals(submission: Submission) -> Iterator[None]:
         for other in watched:
             signal.signal(other, signal.SIG_IGN)
         if _is_cancelled(submission):
-            raise order(Cancelled())
+            raise reraised_if_lost(Cancelled())
         if signum == signal.SIGUSR2:
-            raise order(_TimeLimit())
+            raise reraised_if_lost(_TimeLimit())
         job = _shown()
         if job.get("Reason") == "TimeLimit":
-            raise order(_TimeLimit())
+            raise reraised_if_lost(_TimeLimit())
         # A preempted job is still RUNNING, in its grace time; one that scancel ends is COMPLETING.
         if job.get("JobState") in ("COMPLETING", "CANCELLED"):
-            raise order(Cancelled())
-        raise order(Interrupted())
+            raise reraised_if_lost(Cancelled())
+        raise reraised_if_lost(Interrupted())
 
     before = {signum: signal.signal(signum, stop) for signum in watched}
     try:
-        with insisted_on():
+        with reraising_if_lost():
             yield
     finally:
         for signum, handler in before.items():

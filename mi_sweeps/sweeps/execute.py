@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mi_sweeps.jobs.finetune import finetune, in_turns
+from mi_sweeps.jobs.finetune import finetune, training_turns
 from mi_sweeps.jobs.patch import patch
 from mi_sweeps.store.endings import Busy, describe
 from mi_sweeps.store.folders import Folder
@@ -62,7 +62,7 @@ class Task:
         return self.point.called(self.stage)
 
     @property
-    def shape(self) -> str:
+    def stack_key(self) -> str:
         """A key that runs must share to be trained together."""
         config = self.point.config
         task = config.task.model_dump(mode="json", exclude={"seed"})
@@ -112,7 +112,7 @@ def execute(
     Args:
         retry: kinds of failures to try again, if they happened before `began`.
         began: a time as `now` returns it; None means now.
-        wait: stay until other processes are done too, and take over what they leave.
+        wait: keep waiting while other processes work, and take over what they abandon.
         poll: seconds between looks at other processes.
         stages: the stages to compute; patch jobs alone need finished fine-tunes.
         part: which of `parts` to do, where several tasks share the checkpoints of each patch job.
@@ -122,23 +122,23 @@ def execute(
     outcome = Outcome()
     stack = points[0].config.launcher.stack if points else 1
 
-    def wanted(status: Status) -> bool:
+    def is_due(status: Status) -> bool:
         failed_before = status.state == "failed" and (status.finished or "") < began
         return status.state in PENDING or (failed_before and (status.failure or "error") in retry)
 
-    def look() -> list[tuple[Task, Status]]:
+    def list_tasks() -> list[tuple[Task, Status]]:
         return list(_tasks(planning.make(points), part, parts))
 
-    def mine(task: Task) -> bool:
+    def is_ours(task: Task) -> bool:
         return task.stage in stages and task.id not in outcome.failed
 
     while True:
-        ready = [task for task, status in look() if mine(task) and wanted(status)]
-        if not any([_do(tasks, outcome, listener) for tasks in _stacks(ready, stack)]):
+        ready = [task for task, status in list_tasks() if is_ours(task) and is_due(status)]
+        if not any([_run_batch(tasks, outcome, listener) for tasks in _stacks(ready, stack)]):
             # Nothing was claimed in this round: the rest is done, failed, or with other processes.
             # Patch jobs alone wait for fine-tunes too.
             here = {*stages, "finetune"}
-            running = [task for task, status in look() if task.stage in here and status.state == "running"]
+            running = [task for task, status in list_tasks() if task.stage in here and status.state == "running"]
             if not (running and wait):
                 outcome.busy = running
                 return outcome
@@ -163,14 +163,14 @@ def _stacks(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
     shapes: dict[str, list[Task]] = {}
     for number, task in enumerate(tasks):
         alone = size == 1 or task.stage != "finetune" or task.point.is_series
-        shapes.setdefault(str(number) if alone else task.shape, []).append(task)
+        shapes.setdefault(str(number) if alone else task.stack_key, []).append(task)
     for alike in shapes.values():
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
-def _do(tasks: Sequence[Task], outcome: Outcome, listener: Listener) -> bool:
+def _run_batch(tasks: Sequence[Task], outcome: Outcome, listener: Listener) -> bool:
     """Does one task, or several fine-tunes together; False if other processes have claimed them all."""
-    errors = [_alone(tasks[0], listener)] if len(tasks) == 1 else _together(tasks, listener)
+    errors = [_run_one(tasks[0], listener)] if len(tasks) == 1 else _train_together(tasks, listener)
     for task, error in zip(tasks, errors, strict=True):
         if isinstance(error, Busy):
             continue
@@ -182,7 +182,7 @@ def _do(tasks: Sequence[Task], outcome: Outcome, listener: Listener) -> bool:
     return not all(isinstance(error, Busy) for error in errors)
 
 
-def _alone(task: Task, listener: Listener) -> Exception | None:
+def _run_one(task: Task, listener: Listener) -> Exception | None:
     """Does one task; returns its error."""
     run, examined = planning.folders_of(task.point)
     try:
@@ -196,16 +196,16 @@ def _alone(task: Task, listener: Listener) -> Exception | None:
     return None
 
 
-def _together(tasks: Sequence[Task], listener: Listener) -> list[Exception | None]:
+def _train_together(tasks: Sequence[Task], listener: Listener) -> list[Exception | None]:
     """Trains fine-tunes together; returns the error of each."""
     from mi_sweeps.training.stacked import train_together
 
-    def in_its_turns(task: Task) -> Generator[Run | None]:
+    def turns(task: Task) -> Generator[Run | None]:
         with listener.task(task) as on_step:
             run, _ = planning.folders_of(task.point)
             # Claiming waits a second for each folder that another process holds.
             if task.folder.status().state == "running":
                 raise Busy(str(run.path))
-            yield from in_turns(task.point.config, run, needed=task.needed, on_step=on_step)
+            yield from training_turns(task.point.config, run, needed=task.needed, on_step=on_step)
 
-    return train_together([in_its_turns(task) for task in tasks])
+    return train_together([turns(task) for task in tasks])

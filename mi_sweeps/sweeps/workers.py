@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from mi_sweeps import libraries
-from mi_sweeps.signals import insisted_on, order
+from mi_sweeps.signals import reraised_if_lost, reraising_if_lost
 from mi_sweeps.store.endings import Cancelled
 from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.store.status import Failure, now
@@ -82,11 +82,11 @@ def registered(output: Path, name: str, launcher: str) -> Iterator[None]:
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[None]:
     def stop(signum: int, frame: Any) -> None:
-        raise order(Cancelled())
+        raise reraised_if_lost(Cancelled())
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        with insisted_on():
+        with reraising_if_lost():
             yield
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -137,7 +137,7 @@ def cancel(output: Path, name: str) -> tuple[list[Worker], list[Worker]]:
     Returns:
         The stopped workers, and those that are still running (on other machines, or too busy to stop).
     """
-    # Workers that are still starting will find no orders.
+    # Workers that are still starting will find no submission.
     for file in _submissions(output, name).glob("*.json"):
         file.unlink(missing_ok=True)
     here = [worker for worker in alive(output, name) if worker.host == socket.gethostname() and worker.pid]
@@ -169,16 +169,16 @@ def submit(
     count = min(launcher.workers or most, len(patch_ids))
     threads = launcher.threads or max(1, cores // count)
     id = f"{time.strftime('%Y%m%dT%H%M%S')}-{socket.gethostname()}-{os.getpid()}"
-    orders = _submissions(output, name) / f"{id}.json"
-    write_json(orders, {"patch_ids": patch_ids, "retry": retry, "threads": threads, "began": now()})
+    submission = _submissions(output, name) / f"{id}.json"
+    write_json(submission, {"patch_ids": patch_ids, "retry": retry, "threads": threads, "began": now()})
     pids = []
     for index in range(count):
         environment = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}
-        pids.append(_start(output.absolute(), name, orders.absolute(), f"{id}-{index}", environment))
+        pids.append(_start(output.absolute(), name, submission.absolute(), f"{id}-{index}", environment))
     return pids
 
 
-def _start(output: Path, name: str, orders: Path, id: str, environment: dict[str, str]) -> str:
+def _start(output: Path, name: str, submission: Path, id: str, environment: dict[str, str]) -> str:
     """Starts one worker; returns its process id."""
     record = _folder(output, name) / f"{id}.json"
     log = manifest.path(output, name).parent / "logs" / f"{id}.txt"
@@ -193,7 +193,7 @@ def _start(output: Path, name: str, orders: Path, id: str, environment: dict[str
         with log.open("wb") as printed:
             process = subprocess.Popen(
                 libraries.python("from mi_sweeps.sweeps.workers import work_on; work_on(*sys.argv[1:])")
-                + [str(output), name, str(orders), str(record), str(lock)],
+                + [str(output), name, str(submission), str(record), str(lock)],
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=subprocess.STDOUT,
@@ -219,7 +219,7 @@ def _gpus(device: str) -> list[str]:
     return [entry.strip() for entry in given.split(",")][:count] if given else [str(index) for index in range(count)]
 
 
-def work_on(output: str, name: str, orders: str, record: str, lock: str) -> None:
+def work_on(output: str, name: str, submission: str, record: str, lock: str) -> None:
     """Runs in a worker process: shares the points of a submission with the other workers until all are done.
 
     Args:
@@ -232,9 +232,9 @@ def work_on(output: str, name: str, orders: str, record: str, lock: str) -> None
     code = 0
     try:
         with _stopped_by_sigterm():
-            # Before it reads its orders, because `cancel` deletes orders before it looks for workers.
+            # Before it reads its submission, because `cancel` deletes submissions before it looks for workers.
             write_json(Path(record), {**read_json(Path(record)), "pid": os.getpid()})
-            _work(Path(output), name, Path(orders))
+            _work(Path(output), name, Path(submission))
     except Cancelled:
         code = 143
     _remove(Path(record))
@@ -243,13 +243,13 @@ def work_on(output: str, name: str, orders: str, record: str, lock: str) -> None
 
 def _work(output: Path, name: str, file: Path) -> None:
     libraries.quiet()
-    orders = read_json(file)
-    if orders is None:
+    submission = read_json(file)
+    if submission is None:
         return  # Cancelled before it began.
     from mi_sweeps.sweeps.execute import execute
 
-    libraries.ready(orders["threads"])
-    wanted = set(orders["patch_ids"])
+    libraries.ready(submission["threads"])
+    wanted = set(submission["patch_ids"])
     points = [entry.point(output) for entry in manifest.load(output, name) if entry.patch_id in wanted]
     # `began` keeps workers from retrying each other's failures.
-    execute(points, retry=orders["retry"], began=orders["began"], wait=True)
+    execute(points, retry=submission["retry"], began=submission["began"], wait=True)

@@ -34,7 +34,7 @@ def finetune(
         UserError: the model, the task or the schedule is wrong.
         Diverged: the loss is not finite, or far above its first value. Earlier checkpoints stay on disk.
     """
-    for run in steps(
+    for run in training_steps(
         config,
         folder,
         before_training=before_training,
@@ -45,7 +45,7 @@ def finetune(
         train_step(run, run.batch())
 
 
-def steps(
+def training_steps(
     config: Config,
     folder: RunFolder,
     *,
@@ -54,16 +54,16 @@ def steps(
     on_step: Callable[[int], None],
     on_checkpoint: Callable[[int, list[Metric]], None],
 ) -> Generator[Run]:
-    """Everything in `finetune` but the updates: yields the run before each step, and the caller takes that step,
-    alone or together with other runs (`mi_sweeps.training.stacked`)."""
+    """Everything `finetune` does except the updates: yields the run before each step, which the caller takes, alone or
+    together with other runs (`mi_sweeps.training.stacked`)."""
     run = begin(config, folder, before_write=before_write, on_checkpoint=on_checkpoint)
     if run.step < config.last_step:
         before_training(run)
     while run.step < config.last_step:
         yield run
         run.step += 1
-        if run.step in run.kept:
-            run.keep()
+        if run.step in run.checkpoint_steps:
+            run.write_checkpoint()
         elif run.step % RECORD_EVERY == 0:
             run.record_losses()
         on_step(run.step)
@@ -88,7 +88,7 @@ def train_step(run: Run, batch: Batch) -> None:
         losses.append(loss.detach())
     torch.nn.utils.clip_grad_norm_(run.trainable.learned.values(), train.clip)
     run.optimizer.step()
-    run.trainable.settle()
+    run.trainable.round()
     run.losses.append(torch.stack(losses).sum())
 
 

@@ -72,7 +72,7 @@ class Run:
     """Losses of the steps since `record_losses` was last called."""
 
     def __post_init__(self) -> None:
-        self.kept = set(self.config.checkpoint_steps)
+        self.checkpoint_steps = set(self.config.checkpoint_steps)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -112,7 +112,7 @@ class Run:
             step = first_step + index - len(before)
             self.metrics.append({"step": step, "split": "batch", "metric": "loss", "value": every[index], "n": size})
 
-    def keep(self) -> None:
+    def write_checkpoint(self) -> None:
         """Evaluates and writes a checkpoint: weights first and the resume state last, so that it never precedes them.
 
         Raises:
@@ -132,7 +132,7 @@ class Run:
             self.metrics.extend(new)
             self.before_write()
             storage = "adapter" if self.trainable.adapters else self.config.checkpoint.storage
-            weights = self.trainable.kept(model)
+            weights = self.trainable.weights_to_store(model)
             checkpoints.save_weights(self.folder.checkpoint(self.step), weights, self.base, storage)
         zoom.prove(self.config, self.folder, self.step)
         self._write_metrics()
@@ -182,7 +182,7 @@ def begin(
     optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas)
     metrics = read_metrics(folder)
     resumed = checkpoints.load_resume(folder.resume, trainable.learned, optimizer, device) if metrics else None
-    trainable.settle()
+    trainable.round()
     metrics = [row for row in metrics if resumed is not None and _known_at(row, resumed)]
     if resumed is not None:
         log.info("resuming from step %d", resumed)
@@ -204,7 +204,7 @@ def begin(
     )
     run.step = resumed or 0
     if resumed is None:
-        run.keep()
+        run.write_checkpoint()
     return run
 
 

@@ -301,7 +301,7 @@ class _Together:
             self._stacks[numbers] = Stack(runs)
             _note(runs)
         self._stacks[numbers].step(batches)
-        if any(run.step + 1 in run.kept for run in runs):
+        if any(run.step + 1 in run.checkpoint_steps for run in runs):
             self._stacks[numbers].put_back()
 
 

@@ -53,7 +53,7 @@ class Trainable:
         """Yields the plain model: inside the block its weights are those that a checkpoint stores, in fp32."""
         network = self.model.eval()
         with ExitStack() as after:
-            after.callback(self.settle)
+            after.callback(self.round)
             rounded = parameters(network)
             for name, weight in self.exact.items():
                 rounded[name].data = weight.detach().to(rounded[name].device)
@@ -66,7 +66,7 @@ class Trainable:
             yield network
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def round(self) -> None:
         """Rounds the weights that have changed in fp32; does nothing if the model trains in fp32."""
         names = parameters(self.model)
         for name, weight in self.exact.items():
@@ -83,7 +83,7 @@ class Trainable:
             return {"parameters": every, "learned": learned}
         return {"parameters": every - learned, "learned": learned, "adapters": list(self.adapters)}
 
-    def kept(self, network: PreTrainedModel) -> Tensors:
+    def weights_to_store(self, network: PreTrainedModel) -> Tensors:
         """The tensors that a checkpoint stores: the plain model's weights, or an adapter's factors.
 
         Args:
@@ -152,7 +152,7 @@ def _round(trainable: Trainable) -> None:
         ours = nn.Parameter(weight.detach())
         trainable.learned[name] = trainable.exact[name] = ours
         weight.register_post_accumulate_grad_hook(_gradient_to(ours))
-    trainable.settle()
+    trainable.round()
 
 
 def _gradient_to(ours: nn.Parameter) -> Callable[[Tensor], None]:

@@ -15,7 +15,7 @@ from mi_sweeps.circuits.activations import align, forward
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.paired_runs import run_both
-from mi_sweeps.circuits.propagate import Change, Group, Run, attend, batches, carry
+from mi_sweeps.circuits.propagate import CachedRun, Change, Group, attend, batches, propagate
 
 
 def one_by_one(q, k, v, k_before, v_before, mask):
@@ -72,7 +72,7 @@ def many_changes(draw: st.DrawFn) -> list[Change]:
 
 
 def numbers(changes: list[Change]) -> list[int]:
-    return [number for change in changes for number in change.results.flatten().tolist()]
+    return [number for change in changes for number in change.result_index.flatten().tolist()]
 
 
 @given(many_changes(), st.integers(1, 120))
@@ -92,31 +92,31 @@ def test_batches_come_in_order_of_where_their_changes_enter(changes, tokens):
 def test_parts_have_the_stream_of_their_own_changes(changes, tokens):
     for batch in batches(changes, tokens):
         for change in batch:
-            resid = change.resid(slice(0, change.results.shape[1]))
-            assert torch.equal(resid[:, :, 0, 0], change.results.float())
+            resid = change.resid(slice(0, change.result_index.shape[1]))
+            assert torch.equal(resid[:, :, 0, 0], change.result_index.float())
 
 
 @given(many_changes(), st.integers(1, 120))
 def test_several_changes_together_fit(changes, tokens):
     for batch in batches(changes, tokens):
-        assert len(batch) == 1 or sum(change.tokens for change in batch) <= tokens
+        assert len(batch) == 1 or sum(change.columns for change in batch) <= tokens
 
 
 @given(many_changes(), st.integers(1, 120))
 def test_a_part_that_does_not_fit_is_a_single_change(changes, tokens):
     for batch in batches(changes, tokens):
-        assert all(change.tokens <= tokens or change.results.shape[1] == 1 for change in batch)
+        assert all(change.columns <= tokens or change.result_index.shape[1] == 1 for change in batch)
 
 
 @given(many_changes())
 def test_what_fits_is_one_batch_in_which_nothing_is_cut(changes):
-    total = sum(change.tokens for change in changes)
+    total = sum(change.columns for change in changes)
     found = list(batches(changes, max(1, total)))
     assert len(found) == (1 if changes else 0)
     assert all(any(change is other for other in changes) for batch in found for change in batch)
 
 
-def plain(run: Run, prompt: int, layer: int, stage: str, span: int, changed: torch.Tensor) -> float:
+def plain(run: CachedRun, prompt: int, layer: int, stage: str, span: int, changed: torch.Tensor) -> float:
     """The logit difference of one prompt alone, all of which is computed from the changed stream on."""
     padding = int((run.layout.positions[prompt] < 0).sum())
     blocks = run.network.blocks
@@ -135,7 +135,7 @@ def plain(run: Run, prompt: int, layer: int, stage: str, span: int, changed: tor
 
 
 @pytest.fixture
-def corrupted_run(make_short_pairs) -> Callable[[Network], Run]:
+def corrupted_run(make_short_pairs) -> Callable[[Network], CachedRun]:
     return lambda network: run_both(network, make_short_pairs("first")).corrupted
 
 
@@ -154,7 +154,7 @@ def entries(n_layers: int, *, middle: bool = True) -> list[tuple[int, str, int, 
     return [*inside, (n_layers, "pre", 1, 1), (n_layers, "pre", 4, 4)]
 
 
-def check(run: Run, entering: list[tuple[int, str, int, int]], *budgets: int) -> None:
+def check(run: CachedRun, entering: list[tuple[int, str, int, int]], *budgets: int) -> None:
     """Two changes at each entry in two prompts of unequal length, carried all together."""
     torch.manual_seed(0)
     prompts, n_changes = torch.tensor([1, 2]), 2
@@ -183,7 +183,7 @@ def check(run: Run, entering: list[tuple[int, str, int, int]], *budgets: int) ->
     )
     for tokens in budgets:
         results = torch.full((size * len(changes),), torch.nan)
-        carry(run, changes, results, tokens)
+        propagate(run, changes, results, tokens)
         torch.testing.assert_close(results, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -213,7 +213,7 @@ def test_a_change_that_reaches_the_first_token(make_model, corrupted_run, family
             0, "pre", Group(longest, width), torch.zeros(1, 1, dtype=torch.long), lambda _, n=columns: stream[:, :, :n]
         )
         results = torch.full((1,), torch.nan)
-        carry(run, [change], results, 1_000_000)
+        propagate(run, [change], results, 1_000_000)
         expected = plain(run, int(longest), 0, "pre", width, stream[0, 0, :columns])
         assert results.item() == pytest.approx(expected, abs=1e-5)
 

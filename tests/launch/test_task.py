@@ -314,7 +314,7 @@ def test_a_time_limit_is_one_for_all_runs_that_are_trained_together(
     overrides = ("seed=0,1,2", "launcher=slurm", "launcher.pack=3", "launcher.stack=2", "sweep.name=s")
     points = expand([*overrides, "patching.steps=[0]", f"output={tmp_path / 'outputs'}"])
 
-    def in_turns(config: Config, folder: RunFolder, **_: object) -> Iterator[None]:
+    def training_turns(config: Config, folder: RunFolder, **_: object) -> Iterator[None]:
         with folder.claim():
             yield
             with folder.attempt():
@@ -322,7 +322,7 @@ def test_a_time_limit_is_one_for_all_runs_that_are_trained_together(
                     os.kill(os.getpid(), signal.SIGUSR2)
                 yield
 
-    monkeypatch.setattr(stages, "in_turns", in_turns)
+    monkeypatch.setattr(stages, "training_turns", training_turns)
     assert exit_code(submitted(points)) == 1
     statuses = [planning.folders_of(point)[0].status() for point in points]
     assert [(status.state, status.failure) for status in statuses] == [

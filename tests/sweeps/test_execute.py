@@ -283,7 +283,7 @@ def test_stacked_fine_tunes_are_each_their_own(stacked_points, monkeypatch):
 )
 def test_what_runs_of_a_stack_have_in_common(make_config, small, override, same):
     (one,), (other,) = (expand([f"output={make_config().output}", *small, *more]) for more in ((), (override,)))
-    assert (module.Task("finetune", one).shape == module.Task("finetune", other).shape) is same
+    assert (module.Task("finetune", one).stack_key == module.Task("finetune", other).stack_key) is same
 
 
 def test_a_stacked_fine_tune_that_fails_stops_no_other(stacked_points, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mi_sweeps import cli
-from mi_sweeps.jobs.finetune import in_turns
+from mi_sweeps.jobs.finetune import training_turns
 from mi_sweeps.store.endings import Interrupted
 from mi_sweeps.store.files import read_json, read_table, write_json
 from mi_sweeps.store.folders import RunFolder, run_folder
@@ -209,7 +209,7 @@ def test_an_interrupted_zoom_goes_on_and_keeps_its_proof(output):
         if step == 6:
             raise Interrupted
 
-    turns = in_turns(point.config, zoomed, needed=(), on_step=interrupt)
+    turns = training_turns(point.config, zoomed, needed=(), on_step=interrupt)
     with pytest.raises(Interrupted):
         for one in turns:
             if one is not None:

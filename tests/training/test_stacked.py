@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from mi_sweeps.identity import run_id
-from mi_sweeps.jobs.finetune import finetune, in_turns
+from mi_sweeps.jobs.finetune import finetune, training_turns
 from mi_sweeps.models.load import load_model
 from mi_sweeps.store.endings import Busy, Cancelled, Interrupted, Superseded
 from mi_sweeps.store.files import read_table
@@ -58,7 +58,7 @@ def folder_of(config):
 
 
 def turns(config, on_step=lambda step: None):
-    return in_turns(config, folder_of(config), needed=(), on_step=on_step)
+    return training_turns(config, folder_of(config), needed=(), on_step=on_step)
 
 
 def alone(configs):

@@ -81,7 +81,7 @@ def test_an_adapter_is_merged_as_peft_merges_it(make_model, make_config, tmp_pat
         ours = checkpoints.copy_to_cpu(checkpoints.parameters(plain))
         assert ours.keys() == base.keys(), "a plain Hugging Face model"
         torch.testing.assert_close(plain(tokens).logits, unmerged, atol=2e-5, rtol=1e-5)
-        checkpoints.save_weights(tmp_path / "w.safetensors", trainable.kept(plain), {}, "adapter")
+        checkpoints.save_weights(tmp_path / "w.safetensors", trainable.weights_to_store(plain), {}, "adapter")
     assert torch.equal(model(tokens).logits, unmerged), "afterwards it is as it was"
 
     loaded = {name: tensor.clone() for name, tensor in base.items()}
