@@ -1,4 +1,4 @@
-"""The glossary explains the names of tables and the labels in them, and names nothing that the code does not have."""
+"""The glossary explains the tables and their labels and names nothing else; no file uses a word that it rules out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from mi_sweeps.analysis.inference.verdicts import Verdict
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.config import Config, Site
 
-TERMS, _, LABELS = (Path(__file__).parents[1] / "docs" / "glossary.md").read_text("utf-8").partition("## Labels")
+ROOT = Path(__file__).parents[1]
+TERMS, _, LABELS = (ROOT / "docs" / "glossary.md").read_text("utf-8").partition("## Labels")
 COLUMNS = columns.COLUMNS | derived.TABLES | {name: schema.names for name, schema in TABLES.items()}
 KINDS = (
     *(Verdict, Course, Comparison, When, retention.Kept),
@@ -48,3 +49,30 @@ def test_it_names_no_key_or_column_that_is_gone(make_config: Callable[..., Confi
     where = "".join(re.findall(r"\| ([^|]+) \|$", TERMS, re.MULTILINE))
     named = re.findall(r"`([a-z_0-9.]+)`", where)
     assert sorted({*named} - known) == ["audit.json", "mi_sweeps.analysis.planted"]
+
+
+NEVER = (
+    *("perturbed", "counterfactual", "noised", "indirect effect", "impact", "inconclusive", "unclear", "hook point"),
+    *("brought back", "trial", "training run", "emergence", "recruitment", "phase change", "grokking", "test set"),
+    *("insight", "result sentence"),
+)
+"""Words of "Do not use" that have no other sense here."""
+FOLDERS = ("mi_sweeps", "jobs", "analysis", "conf", "docs", "tests", "benchmarks", "campaign", "examples")
+SUFFIXES = (".py", ".md", ".yaml", ".js", ".css", ".html")
+WITH_WORD_LISTS = ("docs/glossary.md", "tests/test_glossary.py", "mi_sweeps/tasks/greater_than.py")
+
+
+def test_nothing_uses_a_word_that_it_rules_out() -> None:
+    ruled_out = " ".join(re.findall(r"^\| ([^|]+) \|", LABELS.partition("## Do not use")[2], re.MULTILINE))
+    assert [word for word in NEVER if word not in ruled_out.replace("validation or test set", "test set")] == []
+    files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in SUFFIXES]
+    files += [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    assert len(files) > 500
+    # "what training runs together saves": a verb.
+    words = re.compile(rf"\b(?:{'|'.join(NEVER)})s?\b(?! together)", re.IGNORECASE)
+    found = {
+        str(file.relative_to(ROOT)): sorted({*words.findall(file.read_text("utf-8"))})
+        for file in files
+        if file.relative_to(ROOT).as_posix() not in WITH_WORD_LISTS
+    }
+    assert {name: own for name, own in found.items() if own} == {}

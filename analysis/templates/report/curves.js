@@ -171,6 +171,6 @@ function pointsOf(curves, share, ofOtherPrompts = false) {
   return broken(points, missingOf(curves));
 }
 
-/** Wilson's interval assumes independent trials: prompts are, the positions of an accuracy are not. */
+/** Wilson's interval assumes independence: prompts are independent, the positions of an accuracy are not. */
 const isOfPrompts = (metric) => /^(win_rate|preferred)/.test(metric ?? "");
 const isShare = (metric) => isOfPrompts(metric) || metric === "accuracy";
