@@ -22,6 +22,7 @@ from .heatmaps import (
     DIFFERENCE,
     FEW,
     RECOVERED_LIMIT,
+    averaged,
     corruptions,
     example_tokens,
     head_means,
@@ -61,7 +62,7 @@ def heatmap(frames: Frames, site: str) -> Film:
     rows = frames.patching[_site(frames) == site]
     few = f"; {FEW}" if any(own["few"].any() for own in cells.values()) else ""
     compared = f"; of differences: {COMPARED}" if DIFFERENCE in cells else ""
-    note = f"mean over runs of each run's recovered; one scale for all checkpoints; {notes[0]}{compared}{few}"
+    note = f"{averaged(rows)}one scale for all checkpoints; {notes[0]}{compared}{few}"
     source = _source(frames, rows, note)
     tokens = {corruption: example_tokens(frames, corruption) for corruption in cells} if axis == "position" else {}
     return _heatmaps(frames, cells, f"Recovered by patching {site}", source, "recovered", RECOVERED_LIMIT, tokens)
@@ -76,7 +77,7 @@ def attribution(frames: Frames) -> Film:
     if {*COMPARED_SUBJECTS} <= set(each):
         each[DIFFERENCE] = each[COMPARED_SUBJECTS[1]] - each[COMPARED_SUBJECTS[0]]
     cells = {corruption: untested(own) for corruption, own in each.items()}
-    source = _source(frames, rows, "mean over runs; one scale for all checkpoints")
+    source = _source(frames, rows, f"{averaged(rows)}one scale for all checkpoints")
     return _heatmaps(frames, cells, "Logit difference from each head", source, "logits", limit, {})
 
 
@@ -86,7 +87,7 @@ def lens(frames: Frames) -> Film:
     lines = {
         corruption: {"residual stream": lens_means(own).unstack()} for corruption, own in rows.groupby("corruption")
     }
-    source = _source(frames, rows, "mean over runs; grey: the first checkpoint")
+    source = _source(frames, rows, f"{averaged(rows)}grey: the first checkpoint")
     return _lines(frames, lines, "Logit lens: logit difference of the residual stream", source, PASSED)
 
 
@@ -101,7 +102,7 @@ def layers(frames: Frames) -> Film:
         }
         for corruption, own in rows.groupby("corruption")
     }
-    source = _source(frames, rows, "mean over runs; grey: the first checkpoint")
+    source = _source(frames, rows, f"{averaged(rows)}grey: the first checkpoint")
     return _lines(frames, lines, "Logit difference from each layer", source, "layer")
 
 
@@ -111,7 +112,7 @@ def scatter(frames: Frames, across: str, up: str = "z") -> Film:
     rows = found.rows
     palette = depth_palette(sorted(found.heads["layer"].unique()))
     limits = square(found.heads)
-    source = _source(frames, rows, f"mean over runs; dotted: equal; {found.note}")
+    source = _source(frames, rows, f"{averaged(rows)}dotted: equal; {found.note}")
     title = f"Recovered by patching {up} against {across}"
     plots = []
     with plotting.grid(1, max(1, len(found.corruptions)), title, source, height=3, page=True) as (figure, axes):

@@ -60,7 +60,7 @@ def crossings(frames: Frames, corruption: str) -> Picture:
     kinds = [kind for kind in KINDS if (kind, True) in found]
     seeds = any(one.seeds for one in found.values())
     note = (
-        f"95% intervals: other prompts{' and other seeds' if seeds else ', not other seeds'}; filled: it matters "
+        f"95% intervals for other prompts{' and other seeds' if seeds else ', not other seeds'}; filled: it matters "
         "(any verdict of a plot wrong: 5%), hollow and faint: not shown to; no marks: logit differences of both "
         "checkpoints are not told apart"
     )

@@ -84,6 +84,7 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
     with plotting.grid(*size, title[0].upper() + title[1:], below, height=1.9) as (figure, axes):
         for row, (line, metric) in enumerate(zip(axes, metrics, strict=True)):
             for axis, panel in zip(line, panels, strict=False):
+                axis.sharey(line[0])
                 for colour, shade in palette.items():
                     runs = measured[(measured["panel"] == panel) & (measured["colour"] == colour)]
                     bands = missing.broken(_measured(runs, metric), missing.steps(frames, runs["run_id"]))
@@ -94,8 +95,6 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
                 if metric in SHARES:
                     axis.axhline(THRESHOLDS[metric], color="0.5", linestyle=":", linewidth=1)
                     axis.set_ylim(0, 1.02)
-                elif axis is not line[0]:
-                    axis.sharey(line[0])
                 plotting.step_axis(axis, shown["step"])
                 axis.set_title(panel if row == 0 else "")
                 axis.set_xlabel("checkpoint (step)" if row == len(metrics) - 1 else "")
@@ -226,6 +225,7 @@ def lens(frames: Frames) -> Picture:
     title = "Logit lens: logit difference of the residual stream"
     with plotting.grid(1, max(1, len(corruptions)), title, below, height=2.2) as (figure, axes):
         for axis, (corruption, (bands, _)) in zip(axes[0], found.items(), strict=False):
+            axis.sharey(axes[0][0])  # before lines are drawn, which it would cut
             of_steps = dict(iter(bands.assign(point=points(bands)).sort_values("point").groupby("step")))
             for step in (step for step in steps if step in of_steps):
                 line = of_steps[step]
@@ -237,8 +237,6 @@ def lens(frames: Frames) -> Picture:
             axis.set(title=f"{corruption} corruption", xlabel=PASSED)
             axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0][0].set_ylabel("logit difference (logits)")
-        for axis in axes[0][1:]:
-            axis.sharey(axes[0][0])
         _keyed(axes[0][-1], "checkpoint")
     each = [bands.assign(corruption=name, point=points(bands)) for name, (bands, _) in found.items()]
     figure.numbers = plotting.together(bands[bands["step"].isin(steps)] for bands in each)

@@ -47,8 +47,8 @@ def heads(frames: Frames, site: str = "z", top: int = 6) -> Picture:
     (low, high), are_cut = _limits(own.values(), chosen)
     more = [f"{left} more {'heads matter' if left > 1 else 'head matters'} at some checkpoint"] if left > 0 else []
     marks = MARKS if matters else [NONE] if chosen else []
-    notes = [*_bands(own.values(), are_cut), *marks, *more, NO_LINE, evidence.scope(own.values())]
     rows = _rows(frames, [site], own)
+    notes = [*_bands(own.values(), are_cut), *marks, *more, NO_LINE, evidence.scope(own.values(), rows)]
     below = plotting.source(
         list(rows["run_id"]), list(rows["n"]), "; ".join(notes) + missing.note(frames, rows["run_id"])
     )
@@ -202,9 +202,10 @@ def points(frames: Frames, across: str, up: str) -> Points:
         named = both.rename(columns={"recovered_across": "across", "recovered_up": "up"})[["across", "up"]]
         parts.append(named.assign(matters=matters, corruption=corruption).dropna().reset_index())
     empty = pd.DataFrame(columns=["step", *HEAD, "across", "up", "matters", "corruption"])
-    scope = evidence.scope(own[site] for own in families.values() for site in (across, up))
+    rows = _rows(frames, [across, up], families)
+    scope = evidence.scope((own[site] for own in families.values() for site in (across, up)), rows)
     note = f"{MATTER}; left out: where the corruption makes no measurable difference; {scope}"
-    return Points(tuple(families), pd.concat(parts) if parts else empty, _rows(frames, [across, up], families), note)
+    return Points(tuple(families), pd.concat(parts) if parts else empty, rows, note)
 
 
 def _by_head(family: Family) -> pd.DataFrame:

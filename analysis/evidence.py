@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from ..counting import counted
 from ..errors import UserError
 from .columns import SOURCE
 from .frames import Frames, paths_by_prompt
@@ -68,7 +69,7 @@ def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataF
     values = pd.DataFrame(index, columns=["step", "component", "layer"]).astype({"layer": "Int64"})
     settings = [job.setting for job in frames.kept[key]]
     seeds = all(settings.count(one) > 1 for one in settings)
-    interval = f"95% interval: other prompts{' and other seeds' if seeds else ', not other seeds'}"
+    interval = f"95% interval for other prompts{' and other seeds' if seeds else ', not other seeds'}"
     return values.assign(mean=found.mean, low=found.low, high=found.high).dropna(subset=["mean"]), interval
 
 
@@ -130,26 +131,37 @@ def _paths(frames: Frames, site: str, rows: pd.DataFrame, prompts: pd.DataFrame)
     return Family(site, tuple(own), (step,), receivers, every, estimate(gain, gap, labels), gain)
 
 
-def scope(found: Iterable[Family], what: str | None = None) -> str:
+def scope(found: Iterable[Family], rows: pd.DataFrame, what: str | None = None) -> str:
     """For captions: what verdicts apply to, and how many hold together in each family.
 
     Args:
+        rows: of the picture. The caption begins with their numbers of prompts and runs, which are not repeated if they
+            are those of every family.
         what: the number of verdicts in words, if it is not places × checkpoints.
     """
     each = list(found)
-    scopes = dict.fromkeys(words.scope(one) for one in each)
+    scopes = list(dict.fromkeys(words.scope(one) for one in each))
+    counts = f"{_prompts(rows)}, {counted(rows['run_id'].nunique(), 'run')}; "
     many = [what] if what else dict.fromkeys(words.verdicts_of(one) for one in each)
     judged = any(one.gain is not None or len(one.jobs) > 1 for one in each)
-    return "; ".join([*scopes, *([_chance(list(many), len(each))] if judged else [])])
+    return "; ".join([*_without(scopes, counts), *([_chance(list(many))] if judged else [])])
 
 
-def scope_of_differences(found: Iterable[Difference]) -> str:
+def scope_of_differences(found: Iterable[Difference], rows: pd.DataFrame) -> str:
     """As `scope`, for differences between two groups of runs, paired by prompt."""
     each = list(found)
-    scopes = dict.fromkeys(words.scope_of_difference(one) for one in each)
-    many = dict.fromkeys(f"{len(one.places)} places × {len(one.steps)} checkpoints" for one in each)
-    return f"{'; '.join(scopes)}; {_chance(list(many), len(each))}"
+    scopes = list(dict.fromkeys(words.scope_of_difference(one) for one in each))
+    many = dict.fromkeys(words.verdicts_of(one) for one in each)
+    return "; ".join([*_without(scopes, f"{_prompts(rows)}; "), _chance(list(many))])
 
 
-def _chance(many: list[str], families: int) -> str:
-    return f"{' and '.join(many)}{' each' if families > 1 else ''}, any verdict wrong: 5%"
+def _prompts(rows: pd.DataFrame) -> str:
+    return "/".join(counted(int(n), "prompt") for n in pd.unique(rows["n"]))
+
+
+def _without(scopes: list[str], counts: str) -> list[str]:
+    return [scopes[0].removeprefix(counts)] if len(scopes) == 1 else scopes
+
+
+def _chance(many: list[str]) -> str:
+    return f"5% chance of any wrong verdict per family of {' or '.join(many)}"

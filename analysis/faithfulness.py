@@ -10,6 +10,7 @@ import pandas as pd
 
 from . import circuits, missing, plotting
 from .frames import Frames, sound
+from .heatmap import colour_bar
 from .inference.circuits import FAITHFUL
 from .plotting import Picture, Source
 from .summaries import spread
@@ -95,7 +96,6 @@ def exchange(rows: pd.DataFrame, corruption: str, source: Source) -> Picture:
         axis.set_xticks(range(len(values.columns)), [f"{step}" for step in values.columns])
         axis.set_yticks(range(len(values.index)), [f"{step}" for step in values.index])
         axis.set(xlabel="judged at checkpoint", ylabel="circuit of checkpoint")
-        beyond = "both" if ((shown < 0) | (shown > 2)).any() else "neither"
-        figure.colorbar(image, ax=axis, label=LABEL, shrink=0.9, pad=0.02, extend=beyond)
+        colour_bar(figure, image, [axis], LABEL, clipped=bool(((shown < 0) | (shown > 2)).any()))
     figure.numbers = own[["source_step", "step", "value", "verdict"]]
     return figure

@@ -14,6 +14,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from . import plotting
 from .examples import Tokens
@@ -222,4 +223,7 @@ def colour_bar(figure: Picture, image: AxesImage, axes: list[Axes], label: str, 
     """Draw a colour bar beside some plots; its ends are arrows if values beyond them are `clipped`."""
     shrink = min(0.9, MAX_HEIGHT / figure.get_figheight())
     extend = "both" if clipped else "neither"
-    figure.colorbar(image, ax=axes, label=label, shrink=shrink, pad=0.01, aspect=18, extend=extend)
+    bar = figure.colorbar(image, ax=axes, label=label, shrink=shrink, pad=0.01, aspect=18, extend=extend)
+    # The default also divides by 2.5, which gives ticks such as 0.0375.
+    bar.locator = MaxNLocator(6, steps=[1, 2, 5, 10])
+    bar.update_ticks()

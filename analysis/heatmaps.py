@@ -38,13 +38,14 @@ RECOVERED_LIMIT = 1.0
 """The colour scale of recovered goes from -1 to 1 in every picture, so that pictures can be compared."""
 MIN_PATH_LIMIT, MAX_PATH_LIMIT = 2 * DELTA, 1.5
 """Bounds for the colour scale of direct paths, which recover little each."""
-ROW_LABEL_HEIGHT = 0.8
-"""Inches: the longest row label, written upwards."""
+ROW_LABEL_HEIGHT, CHARACTER = 0.8, 0.06
+"""Inches: row labels are written upwards if rows are at least this high, and as high as such a character per letter."""
 
 MARKED = f"● matters, · undecided, no mark: {SMALL}"
-COMPARED = f"+ more, − less, · undecided, no mark: alike (they differ by {SMALL.partition('(')[2]}"
-FEW = "hatched: less than half of the prompts have it, and it is not tested"
-UNTESTED = "no test was made"
+COMPARED = f"+ more, − less, · undecided, no mark: alike (within {DELTA})"
+NO_GAPS = "grey: one of the corruptions makes no measurable difference there"
+FEW = "hatched: less than half of the prompts have it, not tested"
+UNTESTED = "not tested"
 EXAMPLE = "after a position: its token in the first prompt, bold where changed"
 
 
@@ -69,7 +70,7 @@ def attribution(frames: Frames, checkpoints: int = 4) -> Picture:
     """Draw the logit difference that each head contributes: layer × head heatmaps, a row per corruption, a column per
     checkpoint."""
     rows = missing.left_out(frames, frames.attribution[frames.attribution["kind"] == "head"])
-    note = f"mean over runs; {UNTESTED}{missing.note(frames, rows['run_id'])}"
+    note = f"{averaged(rows)}{UNTESTED}{missing.note(frames, rows['run_id'])}"
     source = plotting.source(list(rows["run_id"]), list(rows["n"]), note)
     title = "Logit difference from each head, by corruption"
     labels = {name: f"{name} corruption" for name in pd.unique(rows["corruption"])}
@@ -90,8 +91,9 @@ def paths(frames: Frames, corruption: str) -> Picture:
     values = pd.Series(np.concatenate([family.estimate.recovered for family in families.values()]))
     limit = path_limit(values)
     counts = ", ".join(f"{len(family.places)} paths to {name}" for name, family in families.items())
-    note = f"mean over runs of each run's recovered; white: no path; {NO_GAP}; {MARKED}"
-    note = f"{note}; {evidence.scope(families.values(), counts)}{missing.note(frames, rows['run_id'])}"
+    grey = f"{NO_GAP}; " if values.isna().any() else ""
+    note = f"{averaged(rows)}white: no path; {grey}{MARKED}; {evidence.scope(families.values(), rows, counts)}"
+    note += missing.note(frames, rows["run_id"])
     source = plotting.source(list(rows["run_id"]), list(rows["n"]), note)
     title = f"Recovered by direct paths, {corruption} corruption, checkpoint {rows['step'].max()}"
     with plotting.grid(1, max(1, len(families)), title, source, 2.6) as (figure, axes):
@@ -122,6 +124,11 @@ def paths(frames: Frames, corruption: str) -> Picture:
         colour_bar(figure, heatmap.image, list(axes[0]), "recovered", clipped=bool((values.abs() > limit).any()))
     figure.numbers = plotting.together(numbers)
     return figure
+
+
+def averaged(rows: pd.DataFrame) -> str:
+    """Start of a caption: whether values are means over several runs."""
+    return "mean over runs; " if rows["run_id"].nunique() > 1 else ""
 
 
 def path_limit(values: pd.Series) -> float:
@@ -190,7 +197,10 @@ def site_cells(frames: Frames, corruption: str, axis: str) -> tuple[pd.DataFrame
 def _recovered(frames: Frames, corruption: str, axis: str) -> tuple[pd.DataFrame, str]:
     families = [family for family in evidence.of_sites(frames, corruption).values() if _has_axis(family, axis)]
     cells = {family.site: _family_cells(family, axis)[family.estimate.runs > 0] for family in families}
-    return _by_site(cells, axis), f"{NO_GAP}; {MARKED}; {evidence.scope(families)}" if families else ""
+    table = _by_site(cells, axis)
+    grey = f"{NO_GAP}; " if table["value"].isna().any() else ""
+    scope = evidence.scope(families, _rows_of_axis(frames, corruption, axis))
+    return table, f"{grey}{MARKED}; {scope}" if families else ""
 
 
 def _differences(frames: Frames, axis: str) -> tuple[pd.DataFrame, str]:
@@ -205,8 +215,15 @@ def _differences(frames: Frames, axis: str) -> tuple[pd.DataFrame, str]:
         one, other = (_family_cells(family, axis).assign(verdict="") for family in (first[site], second[site]))
         both = other.index.intersection(one.index, sort=False)
         cells[site] = other.loc[both].assign(value=other["value"].loc[both] - one["value"].loc[both])
-    tested = f"{COMPARED}; {evidence.scope_of_differences(compared)}" if compared else UNTESTED
-    return _by_site(cells, axis), f"grey: a corruption makes no measurable difference there; {tested}"
+    table = _by_site(cells, axis)
+    grey = f"{NO_GAPS}; " if table["value"].isna().any() else ""
+    scope = evidence.scope_of_differences(compared, _rows_of_axis(frames, DIFFERENCE, axis))
+    return table, grey + (f"{COMPARED}; {scope}" if compared else UNTESTED)
+
+
+def _rows_of_axis(frames: Frames, corruption: str, axis: str) -> pd.DataFrame:
+    rows = rows_of(frames, corruption)
+    return rows[rows["head"].notna() == (axis == "head")]
 
 
 def _has_axis(family: Family, axis: str) -> bool:
@@ -241,8 +258,7 @@ def _sites(frames: Frames, corruption: str, sites: Sequence[str], checkpoints: i
     rows = rows_of(frames, corruption)
     rows = rows[rows["site"].isin([name.removesuffix(APPROXIMATE) for name in names])]
     tokens = example_tokens(frames, corruption) if axis == "position" else {}
-    note = f"mean over runs of each run's recovered; {note}"
-    note += (f"; {FEW}" if cells["few"].any() else "") + (f"; {EXAMPLE}" if tokens else "")
+    note = averaged(rows) + note + (f"; {FEW}" if cells["few"].any() else "") + (f"; {EXAMPLE}" if tokens else "")
     source = plotting.source(list(rows["run_id"]), list(rows["n"]), note + missing.note(frames, rows["run_id"]))
     title = f"Recovered by patching, {panel_title(corruption)}"
     labels = dict(zip(names, names, strict=True))
@@ -267,8 +283,9 @@ def _grid(
     shape = max(1, len(labels)), max(1, len(steps))
     width = page_width / shape[1]
     height = heatmap_height(cells.index.get_level_values("layer").nunique(), most, width)
-    # Labels longer than a row is high are written across; otherwise the labels of two rows would overlap.
-    across: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"} if height < ROW_LABEL_HEIGHT else {}
+    # Otherwise the labels of two rows would overlap.
+    is_long = height < max(ROW_LABEL_HEIGHT, CHARACTER * max(map(len, labels.values()), default=0))
+    across: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"} if is_long else {}
     with plotting.grid(*shape, title, source, height + (0.1 if are_positions else 0.2), page=True) as (figure, axes):
         last = list(labels)[-1:]
         for line, (name, label) in zip(axes, labels.items(), strict=False):

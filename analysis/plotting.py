@@ -133,7 +133,7 @@ class Picture(Figure):
             self.set_layout_engine("none")
 
     def bare(self) -> None:
-        """Remove title and footnote and make grids light, for a paper with captions of its own."""
+        """Remove title and footnote and make lines of grids and frames light, for a paper with captions of its own."""
         for text in (self.heading, self.footnote):
             text.set(visible=False, in_layout=False)
         self.set_figheight(self.get_figheight() - self.text_height + EDGE)
@@ -141,6 +141,8 @@ class Picture(Figure):
             axis.tick_params(which="both", grid_color=PALE, grid_linewidth=0.4)
             for border in axis.spines.values():
                 border.set(color="0.6", linewidth=0.5)
+            if legend := axis.get_legend():
+                legend.get_frame().set(edgecolor=PALE, linewidth=0.4)
 
     def _repr_png_(self) -> bytes:
         """Show the figure in a notebook, which by itself only shows figures of pyplot."""

@@ -120,8 +120,8 @@ def differences(found: Difference) -> list[str]:
             f"({scope_of_difference(found)}; 5% chance that any of {many} comparisons is wrong)"]  # fmt: skip
 
 
-def verdicts_of(family: Family) -> str:
-    """How many verdicts a family has: "16 heads × 27 checkpoints"."""
+def verdicts_of(family: Family | Difference) -> str:
+    """The number of verdicts, or comparisons, in words: "16 heads × 27 checkpoints"."""
     places = counted(len(family.places), _kind(family))
     return f"{places} × {counted(len(family.steps), 'checkpoint')}"
 
@@ -233,7 +233,7 @@ def _no_gap(family: Family, step: int) -> str:
     )
 
 
-def _kind(family: Family) -> str:
+def _kind(family: Family | Difference) -> str:
     return "head" if family.places[0][1] is not None else "position"
 
 

@@ -138,7 +138,7 @@ def band_at(collection, x):
 def test_what_layers_write_has_an_interval_over_prompts_and_seeds(make_output, seeds, scope):
     frames = load(make_output(seeds=seeds, corruptions=("first",), by_prompt=True))
     picture = curves.layers(frames)
-    assert f"band: 95% interval: {scope}" in str(picture.source)
+    assert f"band: 95% interval for {scope}" in str(picture.source)
     axis = next(axis for axis in picture.axes if axis.get_title() == "attn, first corruption")
     rows = attribution_by_prompt(frames, ["layer"]).query("component == 'attn' and layer == 3 and step == 24")
     values = rows.pivot(index="run_id", columns="prompt", values="logit_diff").to_numpy()
@@ -160,7 +160,18 @@ def test_tables_without_prompts_have_intervals_over_runs_by_that_name(make_outpu
 def test_the_first_and_the_last_checkpoint_of_the_lens_have_bands(make_output):
     picture = curves.lens(load(make_output(corruptions=("first",), by_prompt=True)))
     assert len(picture.axes[0].collections) == 2 and len(lines(picture.axes[0])) == 5
-    assert "band of the first and the last: 95% interval: other prompts, not other seeds" in str(picture.source)
+    assert "band of the first and the last: 95% interval for other prompts, not other seeds" in str(picture.source)
+
+
+def test_plots_with_one_scale_cut_no_band(make_output):
+    """The second corruption's values are far larger than those of the first plot."""
+    frames = load(make_output(seeds=(0, 1)))
+    scale = frames.attribution["corruption"].map({"first": 1, "second": 9})
+    frames = replace(frames, attribution=frames.attribution.assign(logit_diff=frames.attribution["logit_diff"] * scale))
+    for picture in (curves.lens(frames), curves.layers(frames)):
+        for axis in picture.axes:
+            bottom, top = axis.get_ylim()
+            assert bottom < axis.dataLim.ymin and axis.dataLim.ymax < top, picture.title
 
 
 def test_curves_of_training_are_over_seeds_on_these_prompts(make_output):

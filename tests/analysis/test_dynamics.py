@@ -49,11 +49,11 @@ def test_the_heads_that_matter_or_else_the_largest_with_their_intervals(make_out
         at = own.at(24).start + number
         assert drawn[name(own.places[number])] == pytest.approx((low[at], high[at]))
     scope = (
-        "1 run; for other prompts in this run, not for other seeds"
-        if len(seeds) == 1
-        else "3 runs; for other prompts and other seeds"
+        "for other prompts in this run, not for other seeds" if len(seeds) == 1 else "for other prompts and other seeds"
     )
-    assert f"12 prompts, {scope}; 16 heads × 4 checkpoints, any verdict wrong: 5%" in caption(figure)
+    chance = "5% chance of any wrong verdict per family of 16 heads × 4 checkpoints"
+    assert caption(figure).startswith("12 prompts; run") and caption(figure).endswith(f"; {scope}; {chance}")
+    assert caption(figure).count("12 prompts") == 1
     assert "band: 95% interval at each checkpoint" in caption(figure)
 
 
@@ -91,7 +91,7 @@ def test_where_no_head_matters_that_is_the_title_and_the_largest_are_grey(make_o
 def test_tables_without_prompts_have_no_bands_in_one_run_and_say_so(make_output):
     figure = dynamics.heads(load(make_output(corruptions=("first",))))
     assert "no bands" in caption(figure) and "nothing can be concluded" in caption(figure)
-    assert "any verdict" not in caption(figure) and figure.title.endswith("no head is shown to matter")
+    assert "wrong verdict" not in caption(figure) and figure.title.endswith("no head is shown to matter")
     assert not any(bands(figure.axes[0]).values())
 
 

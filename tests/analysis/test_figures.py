@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from cycler import cycler
 from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
 from matplotlib.lines import AxLine
 from PIL import Image
 
@@ -263,6 +264,14 @@ def test_for_a_paper_title_and_footnote_are_in_the_captions_alone(make_output, t
     assert texts[1] and set(texts[1]) < set(texts[0])
     told = (tmp_path / "figures.md").read_text()
     assert "Recovered by patching, second corruption. 12 prompts; run run-0.0001-constant-0" in told
+
+
+def test_for_a_paper_legends_are_as_light_as_grids(make_output):
+    picture = curves.lens(load(make_output(steps=(16, 24), layers=2, heads=2, corruptions=("second",))))
+    picture.bare()
+    frames = [axis.get_legend().get_frame() for axis in picture.axes if axis.get_legend()]
+    assert [to_hex(frame.get_edgecolor()) for frame in frames] == [to_hex(plotting.PALE)]
+    assert frames[0].get_linewidth() < 0.5
 
 
 def test_captions_of_what_is_not_drawn_again_stay(make_output, tmp_path, unrendered):

@@ -51,8 +51,9 @@ def test_marks_are_the_verdicts_of_all_heads_and_checkpoints_at_once(make_output
     assert cells["matters"] and cells["undecided"]
     caption = str(picture.source)
     assert "● matters, · undecided, no mark: small (less than 0.05 either way)" in caption
-    assert "12 prompts, 1 run; for other prompts in this run, not for other seeds" in caption
-    assert "16 heads × 2 checkpoints each, any verdict wrong: 5%" in caption
+    assert "; for other prompts in this run, not for other seeds" in caption
+    assert caption.count("12 prompts") == 1 and "mean over runs" not in caption
+    assert "5% chance of any wrong verdict per family of 16 heads × 2 checkpoints" in caption
 
 
 def test_marks_of_a_difference_are_its_own(make_output):
@@ -68,7 +69,22 @@ def test_marks_of_a_difference_are_its_own(make_output):
     assert "+ more, − less, · undecided, no mark: alike" in str(picture.source)
     assert "paired by prompt and run" in str(picture.source)
     old = heatmaps.heads(load(make_output(steps=(24,), sweep="old", seeds=(1,)), ["old"]), "difference", sites=("z",))
-    assert "no test was made" in str(old.source) and not any(marked(drawn(old)["checkpoint 24"]).values())
+    assert "not tested" in str(old.source) and not any(marked(drawn(old)["checkpoint 24"]).values())
+
+
+def test_a_caption_repeats_numbers_of_prompts_and_runs_only_where_they_differ(make_output, folders):
+    output = make_output(steps=(24,), corruptions=("first",), by_prompt=True)
+    folders.write_run(output, "same", seed=1, steps=(24,))
+    folders.write_patch(output, "same", "same-first", seed=1, steps=(24,), by_prompt=True)
+    caption = str(heatmaps.heads(load(output), "first").source)
+    assert caption.startswith("12 prompts; runs") and "mean over runs; " in caption
+    assert caption.count("12 prompts") == 1 and "2 runs" not in caption
+    folders.write_run(output, "other", seed=2, steps=(24,))
+    folders.write_patch(
+        output, "other", "other-first", seed=2, steps=(24,), by_prompt=True, prompt="Then Ann, Bo and Tom met, Bo gave"
+    )
+    caption = str(heatmaps.heads(load(output), "first").source)
+    assert caption.startswith("12 prompts; runs") and "; 24 prompts, 3 runs; for other prompts" in caption
 
 
 def test_positions_that_few_prompts_have_are_hatched(make_output):
@@ -96,6 +112,7 @@ def test_what_is_small_is_pale(make_output):
     (axis,) = drawn(picture).values()
     assert 0 < np.abs(axis.images[0].get_array()).max() < 0.1
     assert axis.images[0].get_clim() == (-1, 1) and axis.images[0].colorbar.extend == "both"
+    assert "grey" not in str(picture.source)
     (axis,) = drawn(heatmaps.heads(frames, "difference", sites=("k",))).values()
     image = axis.images[0]
     assert image.get_clim()[1] == pytest.approx(np.abs(image.get_array()).max()) and image.colorbar.extend == "neither"
@@ -137,6 +154,25 @@ def test_rows_of_attribution_name_their_corruption_and_scatter_has_equal_axes(ma
     for picture in (dynamics.scatter(frames, "pattern"), animated.scatter(frames, "pattern").picture):
         for axis in picture.axes:
             assert axis.get_xlim() == axis.get_ylim() and axis.get_aspect() == 1
+
+
+def test_long_row_labels_are_written_across(make_output):
+    frames = load(make_output(steps=(8, 24), by_prompt=True))
+    across, upwards = (
+        {axis.yaxis.label.get_rotation() for axis in picture.axes if axis.get_ylabel().endswith("layer")}
+        for picture in (heatmaps.attribution(frames), heatmaps.heads(frames, "first"))
+    )
+    assert (across, upwards) == ({0}, {90})
+
+
+def test_ticks_of_colour_bars_are_round(make_output):
+    picture = heatmaps.heads(load(make_output(steps=(24,))), "first", sites=("z",))
+    bar = picture.axes[0].images[0].colorbar
+    for limit in (1, 0.0937, 0.31, 4.7, 12):
+        bar.mappable.set_clim(-limit, limit)
+        ticks = [tick for tick in bar.get_ticks() if abs(tick) <= limit]
+        assert 3 <= len(ticks) <= 7 and 0 in ticks, limit
+        assert ticks == pytest.approx([float(f"{tick:.1g}") for tick in ticks])
 
 
 def test_a_difference_is_called_as_on_the_page(make_output):
@@ -210,7 +246,7 @@ def test_paths_have_verdicts_where_tables_tell_prompts_apart(make_output):
     axis = drawn(picture)["to q"]
     values, cells = axis.images[0].get_array(), marked(axis)
     assert cells["matters"] and all(abs(values[cell]) > 0.05 for cell in cells["matters"])
-    assert "12 paths to q, " in str(picture.source) and "any verdict wrong: 5%" in str(picture.source)
+    assert "12 paths to q, " in str(picture.source) and "5% chance of any wrong verdict" in str(picture.source)
     own = evidence.of_paths(frames, "first")["q"]
     expected = {place for place, matters in zip(own.places, own.judged.matter(), strict=True) if matters}
     assert len(cells["matters"]) == len(expected)
