@@ -425,7 +425,7 @@ def test_an_unknown_option(refuse, capsys):
 
 
 def test_a_full_disk_marks_the_run_as_failed_and_leaves_no_half_file(small, tmp_path, monkeypatch, capsys):
-    """The third checkpoint does not fit. The message says so, what is there is whole, and a retry finishes."""
+    """The third checkpoint does not fit. The message says so, existing files are whole, and a retry finishes."""
     output = tmp_path / "outputs"
     real, count = files._sync, [0]
 
@@ -529,7 +529,7 @@ def test_a_hint_in_an_error_can_be_pasted(refuse, one_run, command):
 
 
 @pytest.mark.parametrize("command", ["plan", "doctor"])
-def test_a_folder_is_printed_as_it_is_called(capsys, one_run, monkeypatch, command):
+def test_a_folder_is_printed_by_its_exact_name(capsys, one_run, monkeypatch, command):
     """[b] is no markup, and :fire: no picture."""
     monkeypatch.setenv("COLUMNS", "500")
     monkeypatch.setattr("mi_sweeps.doctor.PACKAGES", ())
@@ -538,7 +538,7 @@ def test_a_folder_is_printed_as_it_is_called(capsys, one_run, monkeypatch, comma
     assert str(one_run) in capsys.readouterr().out
 
 
-def test_a_key_that_a_choice_lacks_is_told_without_a_sweep_that_nobody_asked_for(refuse):
+def test_a_key_that_a_choice_lacks_is_reported_without_mentioning_a_sweep(refuse):
     one = refuse("plan", "schedule=constant", "schedule.warmup=0.1")
     assert "schedule=constant has no such key; `mi-sweeps plan --config`" in one
     several = refuse("plan", "schedule=constant,linear_warmup", "schedule.warmup=0.1")

@@ -153,7 +153,7 @@ def test_the_report_is_one_file(call, output):
     assert not (output / "report.html").exists()
 
 
-def test_a_page_in_the_place_of_another_is_told_and_no_other_file_is_replaced(call, output, tmp_path):
+def test_replacing_a_page_is_reported_and_no_other_file_is_replaced(call, output, tmp_path):
     file = tmp_path / "page.html"
     file.write_text("<title>mi-sweeps: their sweep</title>")
     code, printed, _ = call("report", "begun", f"output={output}", "--to", file)
@@ -387,7 +387,7 @@ def test_logs_says_where_there_is_none(call, finished, small, tmp_path):
     )
 
 
-def test_export_tells_what_it_has_removed(call, finished, tmp_path):
+def test_export_says_what_it_removed(call, finished, tmp_path):
     tables = tmp_path / "tables"
     assert call("export", tables, "--by-prompt", f"output={finished}")[0] == 0
     (tables / "runs.csv").write_text("mine\n")
@@ -448,7 +448,7 @@ def test_work_goes_on_when_nobody_reads_what_is_printed(small, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("words", [[], ["--points"], ["--config"]])
-def test_output_that_cannot_be_written_is_told_in_one_line(words, monkeypatch, capsys):
+def test_unwritable_output_is_refused_in_one_line(words, monkeypatch, capsys):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         with pytest.raises(SystemExit) as stopped:

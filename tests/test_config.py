@@ -71,7 +71,7 @@ def test_wrong_value_is_named_with_what_would_be_right(default: Config, key: str
 
 
 def test_no_message_has_the_words_of_the_library_that_validates(default: Config) -> None:
-    """Of any key: neither a switch, nor text, nor a list, nor a section is told in pydantic's words."""
+    """For any key, be it a switch, text, a list or a section, the error is not in pydantic's words."""
     sections = {name: section for name, section in default.dump().items() if isinstance(section, dict)}
     keys = [f"{name}.{key}" for name, section in sections.items() for key in section]
     refused = 0
@@ -117,7 +117,7 @@ def test_missing_key_is_named_without_printing_all_others(default: Config, key: 
         parse(values)
 
 
-def test_mandatory_value_is_asked_for(default: Config) -> None:
+def test_a_mandatory_value_is_required(default: Config) -> None:
     with pytest.raises(UserError, match=r"\Amodel\.path: no value; give model\.path=VALUE on the command line\Z"):
         parse(OmegaConf.create(changed(default, "model.path", "???")))
 
@@ -190,7 +190,7 @@ def test_a_value_that_cannot_be_stored_is_refused(value: float | str) -> None:
         parse(values)
 
 
-def test_an_error_is_one_line_whatever_it_tells() -> None:
+def test_an_error_is_one_line_whatever_it_quotes() -> None:
     assert str(UserError("a\nb\u2028c\r\nd: no such key")) == "a b c d: no such key"
 
 

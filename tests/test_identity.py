@@ -237,7 +237,7 @@ def test_more_checkpoints_are_the_same_patch_job(default: Config) -> None:
     assert patch_id(changed(default, {"patching.steps": [0, 184]})) == patch_id(default)
 
 
-def test_checkpoints_count_not_how_they_are_said(default: Config) -> None:
+def test_checkpoints_count_not_how_they_are_given(default: Config) -> None:
     every = changed(default, {"checkpoint.every": 8, "checkpoint.steps": []})
     listed = changed(default, {"checkpoint.every": 184, "checkpoint.steps": list(range(176, 0, -8))})
     assert every.checkpoint_steps == listed.checkpoint_steps

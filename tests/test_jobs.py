@@ -23,7 +23,7 @@ from mi_sweeps.jobs.app import run_app
         (["corruption=[first,second]"], "error: corruption: a list of choices, but a run has only one"),
     ],
 )
-def test_a_job_that_would_be_another_than_was_asked_for_is_refused(
+def test_a_job_other_than_requested_is_refused(
     words: list[str],
     says: str,
     tmp_path: Path,

@@ -67,7 +67,7 @@ def test_memory_that_was_freed_is_used_again():
     assert least * 10 < most
 
 
-def test_threads_are_those_asked_for():
+def test_threads_are_as_requested():
     code = "import torch; from mi_sweeps import libraries; libraries.ready(3); print(torch.get_num_threads())"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "3\n"
 
@@ -135,7 +135,7 @@ def test_whoever_computes_is_ready_before_there_is_a_model(entry, make_config, s
 
 
 @pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
-def test_threads_give_up_their_cores_soon_unless_the_user_has_said_how_they_wait(own, monkeypatch):
+def test_threads_give_up_their_cores_soon_unless_the_user_sets_how_they_wait(own, monkeypatch):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in own.items():

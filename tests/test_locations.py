@@ -84,6 +84,6 @@ def test_a_hint_for_the_default_folder_is_short(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("path", ["hf://a/b", "~nobody-here/x", "a\0b"])
-def test_a_path_that_is_none_is_said_so(path: str) -> None:
+def test_an_invalid_path_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match=r"not on this machine|not a user|null character"):
         locations.local(path)

@@ -58,7 +58,7 @@ def test_values_change_from_checkpoint_to_checkpoint_and_nothing_else(frames, na
     assert np.array_equal(values(film), seen[0], equal_nan=True)  # no memory of where it was
 
 
-def test_a_line_below_the_title_tells_how_well_these_runs_do(frames):
+def test_a_line_below_the_title_gives_the_win_rate_of_these_runs(frames):
     film = animated.lens(frames)
     film.show(0)
     assert film.picture.moment.get_text().endswith("held-out win rate \u200730%")

@@ -60,7 +60,7 @@ def test_a_value_has_its_own_colour_in_a_gif(film, tmp_path, no_ffmpeg):
             assert np.abs(np.subtract(gif.convert("RGB").getpixel((14, 14)), (21 * at, 255 - 21 * at, 40))).max() < 12
 
 
-def test_only_what_moves_is_drawn_anew(film):
+def test_only_moving_parts_are_redrawn(film):
     """As good as drawing all of it each time: the frames are those of a picture that is drawn whole."""
     drawn = animations.frames(film)
     for artist in film.moving:

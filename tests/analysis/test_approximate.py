@@ -51,7 +51,7 @@ def test_no_correlation_of_few_or_equal_effects_or_without_estimates(make_output
     assert correlations(load(make_output()).patching).empty
 
 
-def test_each_plot_tells_r_and_n_of_what_it_shows(make_output):
+def test_each_plot_gives_its_r_and_n(make_output):
     frames = load(make_output(steps=(8, 24), corruptions=("first",), approximate=True))
     figure = approximate.exact(frames, "first")
     plots = {axis.get_title(): axis for axis in figure.axes}
@@ -64,7 +64,7 @@ def test_each_plot_tells_r_and_n_of_what_it_shows(make_output):
     assert any(axis.get_xlabel().startswith("approximate") for axis in figure.axes)
 
 
-def test_of_several_runs_the_plot_tells_the_least_and_the_largest_r(make_output):
+def test_for_several_runs_the_plot_gives_the_smallest_and_largest_r(make_output):
     frames = load(make_output(steps=(24,), seeds=(0, 1, 2), corruptions=("first",), approximate=True))
     r = correlations(frames.patching).query("site == 'z'")["r"]
     plot = next(axis for axis in approximate.exact(frames, "first").axes if axis.get_title() == "z, checkpoint 24")

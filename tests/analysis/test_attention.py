@@ -81,7 +81,7 @@ def test_heads_that_matter_come_first_and_the_page_says_which_they_are(make_outp
     )
 
 
-def test_where_none_is_shown_to_matter_the_largest_are_shown_and_said_to_be_so(make_output, folders):
+def test_if_no_head_is_shown_to_matter_the_largest_are_shown_with_a_note(make_output, folders):
     output = make_output(corruptions=("first",), steps=(0, 1), by_prompt=True)  # nothing is learned yet
     folders.write_patterns(output)
     frames = load(output)
@@ -128,7 +128,7 @@ def test_curves_of_attention_to_roles_are_those_of_the_exported_table(make_outpu
         assert row["uniform"] == pytest.approx(1000 * same["uniform"].iloc[0], abs=0.51)
 
 
-def test_curves_that_are_left_out_for_want_of_room_are_said_to_be(make_output, folders):
+def test_a_note_says_which_curves_are_left_out_for_lack_of_room(make_output, folders):
     output = make_output(corruptions=("first",), steps=(0, 8), layers=2, heads=2)
     folders.write_patterns(output, layers=2)
     folders.write_looks(output)

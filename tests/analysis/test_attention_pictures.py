@@ -60,7 +60,7 @@ def test_a_film_shows_every_checkpoint_and_each_corrupted_side_below_the_clean_o
         assert f"checkpoint {step}" in film.picture.moment.get_text().replace("\u2007", "").replace("  ", " ")
 
 
-def test_a_checkpoint_that_cannot_be_read_is_left_out_and_said_to_be(output):
+def test_an_unreadable_checkpoint_is_left_out_with_a_note(output):
     for file in output.glob("runs/*/patches/*/tables/000008.patterns.parquet"):
         pq.write_table(pq.read_table(file).drop_columns(["pattern"]), file)
     picture = attention_pictures.attention(load(output), "first")

@@ -3,7 +3,7 @@
 from mi_sweeps.analysis.configs import factors, flatten, names, of_run
 
 
-def test_a_name_tells_what_differs_but_not_the_seed():
+def test_a_name_has_what_differs_but_not_the_seed():
     configs = [{"optim": {"lr": lr}, "train": {"steps": 8}, "seed": seed} for lr in (1e-4, 2e-4) for seed in (0, 1)]
     assert names(configs) == ["lr 0.0001", "lr 0.0001", "lr 0.0002", "lr 0.0002"]
 
@@ -12,14 +12,14 @@ def test_nothing_differs():
     assert names([{"seed": 0}, {"seed": 1}]) == ["", ""]
 
 
-def test_a_group_is_told_by_its_name_where_that_is_enough():
+def test_a_group_has_its_own_name_if_that_is_enough():
     short, long = {"name": "mini", "layers": 2}, {"name": "maxi", "layers": 8}
     assert names([{"model": short}, {"model": long}]) == ["model mini", "model maxi"]
     other = {"name": "mini", "layers": 3}
     assert names([{"model": short}, {"model": other}]) == ["layers 2", "layers 3"]
 
 
-def test_absolute_paths_are_as_short_as_tells_them_apart():
+def test_absolute_paths_are_shortened_while_they_stay_distinct():
     def named(*paths):
         return names([{"model": {"path": path}} for path in paths])
 
@@ -29,7 +29,7 @@ def test_absolute_paths_are_as_short_as_tells_them_apart():
     assert named("/a", "/b") == ["path /a", "path /b"]
 
 
-def test_keys_that_end_alike_are_told_in_full():
+def test_keys_with_the_same_end_are_named_in_full():
     configs = [{"optim": {"eps": 1}, "model": {"eps": 1}}, {"optim": {"eps": 2}, "model": {"eps": 3}}]
     assert names(configs)[0] == "model.eps 1, optim.eps 1"
 
@@ -47,7 +47,7 @@ def test_a_run_of_before_there_was_a_key_is_of_the_same_cell():
     ]
 
 
-def test_of_a_series_nothing_is_told_of_how_it_was_trained():
+def test_a_series_has_no_keys_of_training():
     own = [{"model": {"name": "mini"}, "optim": {"lr": lr, "eps": 1e-8}, "train": {"steps": 8}} for lr in (1e-4, 2e-4)]
     own = [{**one, "checkpoint": {"steps": [0, 8]}} for one in own]
     model = {"name": "series", "path": "a/checkpoint-{step}", "keep": True}
@@ -60,14 +60,14 @@ def test_of_a_series_nothing_is_told_of_how_it_was_trained():
 
 
 def test_a_series_has_no_method_that_held_before_there_were_others():
-    """Beside fine-tunes of before and of now, of which it is told."""
+    """Next to fine-tunes of this and an earlier version, whose keys of training are named."""
     own = [{"model": {"name": "mini"}, "train": train} for train in ({"steps": 8}, {"steps": 8, "method": "lora"})]
     series = {"model": {"name": "series", "keep": True}}
     told = ["model mini, method full", "model mini, method lora", "model series"]
     assert names([*own, series]) == told
 
 
-def test_of_how_runs_are_trained_only_what_differs_among_them_is_told():
+def test_of_the_keys_of_training_only_differing_ones_are_named():
     """A zoom has other steps than its run; a series beside them has its own, and no `until`."""
     own = [{"model": {"name": "mini"}, "checkpoint": {"steps": steps, "until": until}} for steps, until in
            (([], None), ([5, 6], 8))]  # fmt: skip
@@ -104,7 +104,7 @@ def test_every_key_that_came_later_has_the_value_that_held_before(make_config):
     assert names([then, now]) == ["", ""]
 
 
-def test_settings_of_adapters_are_told_of_runs_that_have_one(make_config):
+def test_keys_of_adapters_are_named_for_runs_with_an_adapter(make_config):
     every = [
         make_config("train.only=[mlp,norms]", "train.micro_batch=4"),
         *(make_config("train.method=lora", f"train.lora.rank={rank}") for rank in (4, 16)),

@@ -40,7 +40,7 @@ def test_each_statement_comes_with_its_numbers_and_runs(told):
     }
 
 
-def test_nothing_is_said_of_heads_where_tables_do_not_tell_prompts_apart(make_output):
+def test_tables_without_values_by_prompt_give_no_findings_on_heads(make_output):
     told = findings(load(make_output(steps=(0, 8))))
     assert "heads" not in set(told["question"]) and "learned" in set(told["question"])
 
@@ -57,7 +57,7 @@ def test_only_runs_that_have_the_numbers_are_named(make_output, folders):
     assert told.loc["learned", "runs"] == 3
 
 
-def test_what_several_patch_jobs_say_of_the_same_runs_is_told_apart(make_output, folders):
+def test_findings_of_several_patch_jobs_on_the_same_runs_name_their_patching(make_output, folders):
     output = make_output(corruptions=("first",), steps=(0, 8), by_prompt=True)
     folders.write_patch(
         output, "run-0.0001-constant-0", "again", "first", steps=(0, 8), seed=5, name="heads", by_prompt=True
@@ -69,18 +69,18 @@ def test_what_several_patch_jobs_say_of_the_same_runs_is_told_apart(make_output,
     assert all(f"patching {row.patching}" in row.statement for row in of_jobs.itertuples())
 
 
-def test_curves_are_told_of_what_heads_put_out_alone(make_output):
+def test_findings_on_curves_are_about_head_outputs_only(make_output):
     told = findings(load(make_output(steps=(0, 16, 24), by_prompt=True)))
     sudden = told[told["question"] == "sudden"]
     assert not sudden["statement"].duplicated().any()
     gains = sudden[sudden["statement"].str.contains("their gain of patching z")]
-    assert list(gains["corruption"]) == ["first", "second"], "heads of which nothing can be told share a sentence"
+    assert list(gains["corruption"]) == ["first", "second"], "undecided heads share a sentence"
     assert gains["statement"].str.match(r"Of \d+ heads \((\d\.\d, )+\d\.\d\), their gain of patching z under").all()
     (clean,) = sudden[sudden["statement"].str.contains("logit difference of clean")].itertuples()
     assert clean.corruption == "first second" and "of the first and second corruption cannot be said" in clean.statement
 
 
-def test_heads_of_which_it_cannot_be_told_since_when_share_a_sentence():
+def test_heads_with_an_undecided_onset_share_a_sentence():
     row = {
         "setting": "all",
         "patching": "full",
@@ -117,7 +117,7 @@ def test_a_finding_says_where_other_runs_go_further(make_output, folders):
     assert "up to checkpoint 16, the last that all of them have" in one.scope
 
 
-def test_edges_are_told_of(measured_circuit, folders):
+def test_findings_report_on_edges(measured_circuit, folders):
     """Four edges of a known circuit are all that carry, and 10% of the edges hold them."""
     output, patch = measured_circuit(prompts=True)
     told = findings(load(output)).query("question == 'circuits'").set_index("table")
@@ -162,7 +162,7 @@ def test_one_checkpoint_goes_nowhere(make_output):
     assert one.statement.startswith("Held-out win rate is ")
 
 
-def test_attention_on_the_same_prompts_is_told_once_and_says_of_which():
+def test_attention_on_the_same_prompts_is_one_finding_that_names_them():
     row = {
         **{"setting": "all", "patching": "looks", "step": 8, "side": "clean", "query": "end", "layer": 2, "head": 1},
         **{"key": "subject 1", "attention": 0.4, "low": 0.3, "high": 0.5, "uniform": 0.05, "change": 0.3},

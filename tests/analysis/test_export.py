@@ -46,7 +46,7 @@ def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_export_tells_which_diverged_runs_no_mean_is_over(make_output, folders, tmp_path, format):
+def test_export_names_the_diverged_runs_left_out_of_means(make_output, folders, tmp_path, format):
     output = make_output(seeds=(0, 1), steps=(8,), layers=2, heads=2, corruptions=("second",))
     folders.write_run(output, "007", seed=2, steps=(8,), diverged=11)
     folders.write_run(output, "alone", seed=0, lr=1.0, steps=(8,), diverged=11)

@@ -126,7 +126,7 @@ def test_figures_are_as_wide_as_a_column_or_a_page(make_output):
         assert picture.get_figheight() < 11
 
 
-def test_the_index_tells_where_each_picture_comes_from(make_output, tmp_path, unrendered):
+def test_the_index_has_the_origin_of_each_picture(make_output, tmp_path, unrendered):
     frames = load(make_output(seeds=(0, 1), steps=(16,), layers=2, heads=2))
     figures(frames, tmp_path, ("png", "pdf"))
     index = {one["name"]: one for one in json.loads((tmp_path / "figures.json").read_text())}

@@ -33,7 +33,7 @@ def test_a_file_of_before_a_column_existed_is_refused_in_one_line(measured_circu
     assert str(patch.table(8, name)) in line and "\n" not in line
 
 
-def test_looks_of_before_a_column_existed_are_left_out_and_the_rest_is_told(make_output, folders):
+def test_looks_without_a_newer_column_are_left_out_and_the_rest_is_read(make_output, folders):
     output = make_output(seeds=(0, 1), corruptions=("first",), steps=(0, 8), by_prompt=True)
     folders.write_looks(output)
     file = next(output.glob("runs/*-1/patches/*/tables/000008.looks.parquet"))

@@ -40,6 +40,6 @@ def test_a_score_that_is_an_estimate_says_so(measured_circuit, tmp_path):
     assert found.edges["a0.h0->a1.h1<k>"] == pytest.approx(0.0059, abs=1e-3), "as far off as that"
 
 
-def test_an_output_without_importances_is_told(make_output, tmp_path):
+def test_an_output_without_edge_effects_is_refused(make_output, tmp_path):
     with pytest.raises(UserError, match="no importances there; run patch jobs with patching=edges"):
         mib.export(make_output(), tmp_path / "to")

@@ -251,7 +251,7 @@ def test_the_configurations_of_chosen_runs_are_compared_key_by_key(sweep, opened
     assert page.locator("#differences-table tbody tr").count() == 4
 
 
-def test_settings_are_told_with_all_their_digits(make_output, folders, opened):
+def test_settings_are_shown_with_all_their_digits(make_output, folders, opened):
     output = make_output(corruptions=())
     for lr in (0.000123456, 0.000123457, 3e-5):
         folders.write_run(output, f"{lr:g}-{lr * 1e9:.0f}", lr=lr)
@@ -332,7 +332,7 @@ def test_a_run_counts_once_in_the_curves_of_its_patch_jobs(make_output, folders,
 
 
 def test_a_zoom_is_no_further_run_of_a_group(make_output, folders, opened):
-    """Nor is a second zoom into the same run; where the run itself is left out, one of its zooms stands for it."""
+    """Nor is a second zoom into the same run; if the run itself is left out, one of its zooms replaces it."""
     output = make_output(seeds=(0, 1), corruptions=())
     for name, steps in (("zoom-a", (0, 4, 8)), ("zoom-b", (0, 8, 12))):
         folders.write_run(output, name, steps=steps)
@@ -389,7 +389,7 @@ def test_a_run_that_diverged_is_marked_at_its_last_checkpoint(make_output, folde
     assert "diverged" not in page.locator("#curves figcaption").inner_text()
 
 
-def test_two_runs_of_one_setting_and_seed_are_told_apart_by_their_ids(make_output, folders, opened):
+def test_two_runs_of_one_setting_and_seed_are_distinguished_by_their_ids(make_output, folders, opened):
     output = make_output(seeds=(0,), corruptions=())
     for name in ("0123456789ab", "fedcba987654"):
         folders.write_run(output, name, seed=2, diverged=11)
@@ -519,7 +519,7 @@ def test_the_log_of_a_run_is_a_click_away(sweep, opened, tmp_path, open_page):
     assert elsewhere.inner_text("body") == "it went well"
 
 
-def test_what_is_known_of_the_prompts_is_told_once(sweep, opened):
+def test_the_audit_of_the_prompts_is_shown_once(sweep, opened):
     audit = {
         "names": ["Tom"],
         "splits": {"heldout": {"prompts": 240, "most_frequent_answer": {"answer": "<b>Tom", "share": 0.0417}}},
@@ -565,7 +565,7 @@ def test_hostile_text_is_shown_and_never_run(hostile_output, opened, folders):
     assert page.title() == "mi-sweeps: demo, later<i>"
 
 
-def test_the_pointer_is_told_names_as_they_are(make_output, folders, opened):
+def test_hover_texts_show_names_unchanged(make_output, folders, opened):
     name = "%{x} <b>100%</b> &amp; %{customdata}"
     output = make_output()
     folders.write_run(output, "odd", schedule=name)

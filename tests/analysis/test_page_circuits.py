@@ -160,7 +160,7 @@ def test_the_filter_reaches_the_circuits_and_means_leave_diverged_runs_out(make_
     assert set(page.evaluate(left)) == set(told)
 
 
-def test_heads_are_told_by_their_verdicts(make_output, open_page, report):
+def test_sentences_on_heads_follow_their_verdicts(make_output, open_page, report):
     output = make_output(steps=range(0, 56, 8), by_prompt=True)
     page = open_page(report(output))
     found = {name: family_of(output, name) for name in ("first", "second")}
@@ -270,7 +270,7 @@ def test_marks_on_heatmaps_are_the_verdicts_of_the_sliders_checkpoint(make_outpu
     assert page.evaluate(hatched) == 2  # and in the difference
 
 
-def test_a_group_is_of_other_seeds_and_nothing_is_said_to_matter_that_is_not_shown_to(make_output, open_page, report):
+def test_a_group_is_about_other_seeds_and_only_heads_shown_to_matter_are_named(make_output, open_page, report):
     output = make_output(seeds=(0, 1, 2), corruptions=("first",), by_prompt=True)
     page = open_page(report(output))
     one = family_of(output, "first")
@@ -546,7 +546,7 @@ SETTLED = """() => wasNarrow === narrow.matches && pictures.every(({ near, stale
 """Whether what is in sight is drawn for the window's width."""
 
 
-def test_pictures_are_drawn_anew_for_another_width(make_output, open_page, report):
+def test_pictures_are_redrawn_for_another_width(make_output, open_page, report):
     page = open_page(report(make_output()), width=375, alone=True)
     names = panels(page, "z-plot").keys()
     cells = """(id) => {
@@ -569,7 +569,7 @@ def test_without_patch_jobs_there_is_nothing_but_a_word(make_output, open_page, 
     assert page.locator("#circuits").inner_text().splitlines()[-1] == "No checkpoint has been examined yet."
 
 
-def test_the_slider_changes_a_picture_and_does_not_build_it_anew(make_output, open_page, report):
+def test_the_slider_updates_a_picture_without_rebuilding_it(make_output, open_page, report):
     page = open_page(report(make_output()))
     draw(page, "z-plot")
     page.evaluate("goTo(1)")

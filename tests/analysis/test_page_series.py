@@ -45,7 +45,7 @@ def test_the_data_has_gaps_with_reasons_and_nothing_of_training(make_output, mak
     assert "optim.lr" in data["config"]["differs"]
 
 
-def test_lines_are_broken_at_gaps_and_nothing_is_told_of_training(make_output, make_series, open_page, report):
+def test_lines_are_broken_at_missing_steps_and_training_is_not_shown(make_output, make_series, open_page, report):
     make_output(lrs=(1e-4, 2e-4), corruptions=("first",), by_prompt=True)
     output = make_series(seeds=(1, 2), corruptions=("first",), by_prompt=True)
     logs(output, "series-2", "loss", "learning_rate")

@@ -129,7 +129,7 @@ def test_a_brush_filters_the_page_and_settings_have_their_share_of_variance(make
     )
 
 
-def test_curves_of_several_sweeps_are_told_apart_and_have_room(make_output, open_page, report):
+def test_curves_of_several_sweeps_are_distinct_and_have_room(make_output, open_page, report):
     rates = [1e-5, 2e-5, 3e-5, 4e-5, 5e-5, 6e-5, 7e-5]
     output = make_output(lrs=rates, schedules=("constant", "cosine"), corruptions=())
     make_output(lrs=[3e-4], corruptions=(), sweep="another-sweep-with-a-long-name")

@@ -84,7 +84,7 @@ def test_prompts_for_a_gap():
     assert Gap(0, 0.05, 0.5, 96).needed is None
 
 
-def test_a_pilot_is_told_in_plain_text(make_output, capsys):
+def test_a_pilot_is_reported_in_plain_text(make_output, capsys):
     output = make_output(seeds=(0, 1), steps=(0, 24), layers=2, heads=2, by_prompt=True)
     assert power.main([str(output), "demo", "--head", "1.1"]) == 0
     told = capsys.readouterr().out

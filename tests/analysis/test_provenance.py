@@ -39,7 +39,7 @@ def test_a_value_is_there_once_and_every_run_finds_its_own(make_output, folders)
     assert told["factors"] == ["optim.lr", "optim.betas"]
 
 
-def test_what_changes_no_result_tells_no_settings_apart(make_output):
+def test_keys_that_change_no_result_do_not_distinguish_settings(make_output):
     output = make_output(seeds=(0, 1, 2), corruptions=())
     for seed, sweep in enumerate(("demo", "grid", "late")):
         groups = {
@@ -53,7 +53,7 @@ def test_what_changes_no_result_tells_no_settings_apart(make_output):
     assert configurations(folder.read(output).runs)["factors"] == []
 
 
-def test_an_audit_is_told_once_without_its_list_of_names(make_output):
+def test_an_audit_appears_once_without_its_list_of_names(make_output):
     output = make_output(seeds=(0, 1, 2), corruptions=())
     runs = sorted((output / "runs").iterdir())
     for run in runs[:2]:

@@ -197,7 +197,7 @@ def test_an_empty_folder_makes_a_page(tmp_path):
     assert Page(write_report(tmp_path, to=tmp_path / "new" / "page.html").read_text()).data["blocks"] == []
 
 
-def test_a_folder_in_the_page_s_place_is_told_in_one_line(make_output, tmp_path):
+def test_a_folder_in_the_page_s_place_is_refused_in_one_line(make_output, tmp_path):
     with pytest.raises(UserError) as told:
         write_report(make_output(steps=(0,)), to=tmp_path)
     assert str(told.value) == f"{tmp_path}: is a folder; give a file in it, such as {tmp_path / 'report.html'}"

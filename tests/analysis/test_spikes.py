@@ -30,7 +30,7 @@ def test_a_cliff_is_no_spike() -> None:
     assert spikes(losses) == []
 
 
-def test_each_spike_is_told_once_at_its_highest_step() -> None:
+def test_each_spike_is_reported_once_at_its_highest_step() -> None:
     losses = falling()
     losses[100:105] *= [2, 5, 9, 4, 2]
     losses[300:303] *= [3, 8, 3]

@@ -146,7 +146,7 @@ def judged(output):
     return family("z", jobs(frames.output, frames.runs, frames.patches["patch_id"]))
 
 
-def test_what_is_said_and_marked_of_heads_are_their_verdicts(make_output):
+def test_sentences_and_marks_of_heads_are_their_verdicts(make_output):
     output = make_output(corruptions=("first",), by_prompt=True)
     own = judged(output)
     printed = seen(output, colour=None, width=400)
@@ -180,7 +180,7 @@ def test_a_row_for_each_head_that_matters_with_its_interval_and_its_course(make_
             assert one.onset is None or f"onset {one.onset} [{one.onset_low}, " in row
 
 
-def test_what_cannot_be_concluded_is_not_said(make_output):
+def test_nothing_undecided_is_concluded(make_output):
     printed = seen(make_output(corruptions=("first",)), colour=None, width=200)  # Without values of prompts.
     assert "No head is shown to matter at checkpoint 24." in printed and "nothing can be concluded" in printed
     assert "no head is shown to matter; the largest, over 4 checkpoints" in printed
@@ -251,7 +251,7 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(make_output):
         find(output, "run-0.0003")
 
 
-def test_a_run_that_collapsed_is_told(make_output, folders, call, capsys, monkeypatch):
+def test_a_collapsed_run_is_reported(make_output, folders, call, capsys, monkeypatch):
     output = make_output()
     folders.turn(output, RUN)
     assert "worse than at the start: the 95% interval" in call(RUN, f"output={output}")[1]
@@ -317,7 +317,7 @@ def test_seeds_of_a_series_say_which(call, make_series):
     assert call("series-1", f"output={output}")[1].splitlines()[1].startswith("  series, ioi3, seed 1: 4 checkpoints, ")
 
 
-def test_what_a_trainer_logged_stands_by_itself(call, make_series):
+def test_a_trainer_s_log_is_shown_separately(call, make_series):
     output = make_series(corruptions=("first",))
     file = output / "runs" / "series" / "metrics.parquet"
     found = pd.read_parquet(file)

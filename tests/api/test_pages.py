@@ -63,7 +63,7 @@ def test_the_notebook(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
 
 
-def test_the_notebook_tells_of_no_machine():
+def test_the_notebook_names_no_machine():
     text = (ROOT / "examples" / "notebook.ipynb").read_text()
     assert len(text) < 200_000
     assert not re.search(r"/tmp|/home|/work|/root", text)

@@ -22,7 +22,7 @@ FAMILIES = ("gpt2", "llama", "gpt_neox", "gemma2", "olmo2")
 
 
 class Hooked:
-    """A model whose parts write what they are told."""
+    """A model whose parts write given values."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model

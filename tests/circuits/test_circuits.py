@@ -112,7 +112,7 @@ def test_a_member_that_nothing_needs_is_not_minimal(patching):
     assert {member for member, change in missed.items() if change > 0.01} == set(MEMBERS.split())
 
 
-def test_two_heads_of_which_either_is_enough_fail_completeness(patching):
+def test_two_redundant_heads_fail_completeness(patching):
     found = known(backup=True, prompts=48)
     # By their mean, an ablated head says nothing; by its corrupted value it would speak for another answer.
     made = measured(found, patching, given=["a0.h0", "a1.h1", "m1"], size=40, ablation="mean")

@@ -74,7 +74,7 @@ def test_the_engine_changes_no_table(job):
     assert parts[0] == pytest.approx(parts[1], abs=1e-5)
 
 
-def test_estimates_and_paths_are_added_when_asked_for(job):
+def test_estimates_and_paths_are_added_on_request(job):
     patch, table = job("patching.approximate=true", "patching.paths={receivers: [[1, 0]], inputs: [q], norm: frozen}")
     assert table[table.kind == "patch"].approximate.notna().all()
     paths = table[table.kind == "path"]
@@ -92,7 +92,7 @@ def test_estimates_alone_say_that_nothing_was_patched(job):
 MEASURES = "patching.measures=[position_r2,previous_token,diagonal,ablated_loss]"
 
 
-def test_measures_are_added_when_asked_for(job):
+def test_measures_are_added_on_request(job):
     _, without = job()
     assert "measure" not in set(without.kind)
     _, table = job(MEASURES, "patching.measured_prompts=10")
@@ -251,7 +251,7 @@ def test_a_patch_that_does_nothing_is_an_error_and_not_a_zero(random_model, make
         )
 
 
-def test_rounding_that_was_asked_for_is_no_fault(mini_model, make_test_pairs, patching, monkeypatch):
+def test_requested_rounding_is_no_fault(mini_model, make_test_pairs, patching, monkeypatch):
     """TF32 is a GPU's; here its rounding is made: 11 bits of each factor."""
     from mi_sweeps.circuits import network
 
@@ -289,7 +289,7 @@ def test_a_description_that_disagrees_with_the_model_is_refused(small, tmp_path,
     assert not list(patch.path.glob("tables/*"))
 
 
-def test_faults_of_ours_and_too_little_memory_are_not_told_as_an_architecture_s(
+def test_our_bugs_and_lack_of_memory_are_not_blamed_on_the_architecture(
     make_model, mini_tokenizer, make_short_pairs, patching, monkeypatch
 ):
     model, pairs = make_model("gpt2"), make_short_pairs("second")

@@ -107,7 +107,7 @@ def test_attention_to_roles_is_the_models_own(name, make_model, make_short_pairs
                 keys = {**where, "self": at, "first": 0, "previous": at - 1}
                 taken = {}
                 for key in reversed(ORDER[:-1]):
-                    taken[keys[key]] = key  # those that come first in the order are told last, and stay
+                    taken[keys[key]] = key  # the first in the order are assigned last, and stay
                 moved = pattern[:, :, at, : at + 1] * norms[:, :, : at + 1]
                 moved /= moved.sum(dim=-1, keepdim=True)
                 for column in range(at + 1):
@@ -173,7 +173,7 @@ def test_memory_changes_no_value(make_model, make_short_pairs):
     )
 
 
-def test_where_prompts_have_no_names_the_tasks_own_roles_are_told(make_model, make_nope, mini_tokenizer):
+def test_prompts_without_names_have_the_task_s_own_roles(make_model, make_nope, mini_tokenizer):
     sequences = Induction(None, length=4, heldout=6, d_vocab=12, bos=True, seed=0).pairs("successor", 6)
     frame, _ = measured(make_nope(), sequences)
     assert set(frame["query"]) == {"end"}

@@ -69,7 +69,7 @@ def test_what_is_measured_is_a_table_of_its_own_and_a_deleted_one_alone_is_made_
     )
 
 
-def test_a_measurement_that_is_asked_for_with_true_is_the_default_one(small):
+def test_true_requests_the_default_measurement(small):
     plain, asked, written = (
         expand([*small, "output=unused", *more])[0]
         for more in ([], ["patching.looks=true"], ["patching.looks={patterns: 4}"])

@@ -157,7 +157,7 @@ def copier():
     return Network(embed, (block,), plain_norm(width), Linear(unembed, None), has_mlps=False)
 
 
-def test_a_model_by_hand_is_told_for_what_it_is(make_sequences):
+def test_a_model_by_hand_has_the_measures_it_was_built_for(make_sequences):
     batch = make_sequences(d_vocab=VOCABULARY, length=LENGTH, heldout=200).splits["heldout"]
     found = measured(copier(), batch)
     assert found["previous_token", "head", 0, 0] == pytest.approx(1)
@@ -183,7 +183,7 @@ def test_a_position_that_no_attention_has_made_yet_cannot_be_read(make_nope, mak
     assert found["position_r2", "resid_pre", 1, None] > 0.1
 
 
-def test_without_bos_nothing_tells_a_position_before_training(make_config, make_sequences):
+def test_without_bos_nothing_predicts_a_position_before_training(make_config, make_sequences):
     """The causal mask alone is no clock: what is read is the share of the attention that BOS gets."""
     config = make_config("model=nope", "task=previous_token", "corruption=previous", "patching=position")
     splits = make_sequences(**{key: config.task.arguments[key] for key in ("d_vocab", "length", "heldout")}).splits
@@ -203,7 +203,7 @@ def test_the_probe_without_bos_is_that_of_other_prompts(make_nope, make_sequence
         take(network, splits["heldout"], ["position_r2_without_bos"], MEMORY)
 
 
-def test_only_what_is_asked_for_is_measured_and_once(make_nope, make_sequences):
+def test_only_requested_measures_are_computed_and_once(make_nope, make_sequences):
     network, batch = describe(make_nope()), make_sequences().splits["heldout"]
     assert take(network, batch, [], MEMORY) == []
     twice = take(network, batch, ["diagonal", "diagonal"], MEMORY)

@@ -42,6 +42,6 @@ def test_the_mlp_after_one_head_equals_the_whole_mlp_and_takes_fewer_products(na
     assert narrow.of_run(1, group, 4) is shared[0], "computed once"
 
 
-def test_what_stands_between_heads_and_mlp_or_beside_them_is_no_case_for_it(make_model):
+def test_it_does_not_apply_to_norms_between_heads_and_mlp_or_parallel_mlps(make_model):
     assert not applies(describe(make_model("gpt_neox")).blocks[0], 1), "the MLP does not read what heads write"
     assert not applies(describe(make_model("gemma2")).blocks[0], 1), "what heads write is normalised together"

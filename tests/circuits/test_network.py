@@ -108,7 +108,7 @@ def test_mlp_without_a_gate_is_gpt2_s(make_model):
 
 
 @torch.no_grad()
-def test_mlp_is_added_in_slices_as_it_is_as_a_whole(make_model, monkeypatch):
+def test_adding_an_mlp_in_slices_equals_adding_it_whole(make_model, monkeypatch):
     block = describe(make_model("llama-biases")).blocks[0]
     resid = torch.randn(50, 32)
     expected = resid + block.mlp_out(resid, torch.zeros_like(resid))

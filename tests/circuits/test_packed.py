@@ -81,7 +81,7 @@ def test_the_engine_is_as_exact_with_packed_matrices(
         torch.testing.assert_close(ours.sites[site], values, atol=1e-5, rtol=0, equal_nan=True)
 
 
-def test_weights_that_change_between_checkpoints_are_packed_anew(make_model, make_short_pairs, patching, every_matrix):
+def test_weights_that_change_between_checkpoints_are_packed_again(make_model, make_short_pairs, patching, every_matrix):
     model = make_model("gpt2")
     engine, pairs = FastEngine(describe(model)), make_short_pairs("second")
     before = engine.patch(pairs, patching("z"))

@@ -60,7 +60,7 @@ def test_what_is_not_there_is_not_read():
     assert few < -0.2, "held out: what was learned of 12 tokens by heart is wrong elsewhere"
 
 
-def test_a_constant_tells_nothing_and_is_no_error():
+def test_a_constant_predicts_nothing_and_is_no_error():
     x, y = torch.full((100, 4), 7.0), torch.arange(100) % 10
     assert r2(fit(moments(x, y)), moments(x, y)) == pytest.approx(0, abs=1e-9)
 

@@ -173,14 +173,14 @@ def test_every_resource_is_tried() -> None:
 
 
 @pytest.mark.parametrize(("setting", "line"), ARRIVES.items())
-def test_what_is_asked_for_arrives(launcher: Callable[..., SlurmConfig], setting: str, line: str) -> None:
+def test_requested_resources_arrive(launcher: Callable[..., SlurmConfig], setting: str, line: str) -> None:
     for stage, other in (("finetune", "patch"), ("patch", "finetune")):
         assert line in text(launcher(setting), stage)
         assert line in text(launcher(f"{stage}.{setting}"), stage)
         assert line not in text(launcher(f"{stage}.{setting}"), other)
 
 
-def test_what_is_not_asked_for_is_left_to_the_cluster(launcher: Callable[..., SlurmConfig]) -> None:
+def test_resources_not_requested_are_left_to_the_cluster(launcher: Callable[..., SlurmConfig]) -> None:
     said = "\n".join(text(launcher()))
     for word in ("partition", "account", "qos", "constraint", "mem=", "cpus-per-task", "gpus"):
         assert f"#SBATCH --{word}" not in said

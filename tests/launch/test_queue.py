@@ -24,7 +24,7 @@ from mi_sweeps.slurm.queue import Job, Limits
         ("12_[1,3-15...]", [1]),
     ],
 )
-def test_an_id_stands_for_tasks(id: str, tasks: list[int]) -> None:
+def test_an_id_names_tasks(id: str, tasks: list[int]) -> None:
     assert queue.numbers(id) == tasks
 
 
@@ -97,7 +97,7 @@ def test_a_command_that_fails_is_one_line(slurm) -> None:
         queue.ended({"12": "s-0"})
 
 
-def test_a_command_that_says_nothing_but_fails_is_told_by_its_exit_code(slurm) -> None:
+def test_a_command_that_fails_silently_is_reported_by_its_exit_code(slurm) -> None:
     (slurm.folder / "scancel").write_text("#!/bin/sh\nexit 8\n")
     with pytest.raises(UserError, match=r"\Ascancel: exit code 8; SLURM is down.*\Z"):
         queue.cancel(["12"])

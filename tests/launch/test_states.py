@@ -116,7 +116,7 @@ def test_a_patch_job_that_came_before_its_fine_tune_was_done_is_to_do_then_and_l
     assert state(waiting, "TIMEOUT", True) == "failed", "that is no matter of its fine-tune"
 
 
-def test_a_failure_of_this_submission_is_told_while_its_task_goes_on_with_other_points() -> None:
+def test_a_failure_of_this_submission_is_reported_while_its_task_goes_on_with_other_points() -> None:
     failed = Status("failed", finished=AFTER, error="ValueError: nan", failure="error")
     assert joined(failed, live="RUNNING", where=PACKED) == ("failed", "error", "ValueError: nan")
     assert joined(failed, ended="FAILED", where=PACKED) == ("failed", "error", "ValueError: nan")
@@ -169,7 +169,7 @@ def test_a_split_patch_job_is_queued_while_any_part_is() -> None:
     assert found["a"].state == "queued"
 
 
-def test_a_split_patch_job_of_which_one_part_failed_is_left_to_the_others() -> None:
+def test_a_split_patch_job_with_one_failed_part_is_left_to_the_others() -> None:
     """Else `run --retry` would submit all parts once more beside them."""
     where = states.places([parts(2)])
     failed = Status("failed", finished=AFTER, error="ValueError: nan", failure="error")

@@ -56,7 +56,7 @@ def start(slurm, *ids: str) -> None:
     slurm.set(queue=[[*row[:2], "RUNNING", "None", "n1"] if row[0] in ids else row for row in slurm.queue])
 
 
-def test_status_tells_why_points_wait(call: Callable, slurm, sweep: list[str], where: str) -> None:
+def test_status_says_why_points_wait(call: Callable, slurm, sweep: list[str], where: str) -> None:
     start(slurm, "100_0")
     code, printed, complained = call("status", "s", where)
     assert (code, complained) == (0, "")
@@ -70,7 +70,7 @@ def test_status_asks_each_command_once(call: Callable, slurm, sweep: list[str], 
     assert [call["command"] for call in slurm.state["calls"]] == ["squeue", "sacct"]
 
 
-def test_status_tells_what_slurm_did_to_a_job(call: Callable, slurm, sweep: list[str], where: str) -> None:
+def test_status_says_what_slurm_did_to_a_job(call: Callable, slurm, sweep: list[str], where: str) -> None:
     slurm.end("NODE_FAIL")
     _, printed, _ = call("status", "s", where)
     assert "2 fine-tunes (2 failed)" in printed

@@ -326,7 +326,7 @@ def test_two_at_once_submit_each_point_once(slurm, words: list[str], output: Pat
     assert len(submissions.of_output(output)) == 1
 
 
-def test_who_waits_too_long_for_another_to_submit_is_told(
+def test_waiting_too_long_for_another_submission_is_an_error(
     call: Callable, slurm, words: list[str], output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submit, "LOCK_SECONDS", 0)
@@ -337,7 +337,7 @@ def test_who_waits_too_long_for_another_to_submit_is_told(
     assert slurm.scripts == []
 
 
-def test_plan_tells_what_would_be_asked_for_and_submits_nothing(
+def test_plan_shows_what_would_be_requested_and_submits_nothing(
     call: Callable, slurm, words: list[str], output: Path
 ) -> None:
     settings = [
@@ -366,7 +366,7 @@ def test_plan_tells_what_would_be_asked_for_and_submits_nothing(
         ("{exclusive: true}", "--exclusive\n", True),
     ],
 )
-def test_plan_tells_gpus_that_it_does_not_count(
+def test_plan_shows_gpus_that_it_does_not_count(
     call: Callable, slurm, words: list[str], option: str, shown: str, counted: bool
 ) -> None:
     code, printed, _ = call("plan", *words, f"launcher.sbatch={option}")

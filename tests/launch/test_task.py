@@ -169,7 +169,7 @@ def test_a_point_that_fails_stops_no_other_and_the_patch_jobs_of_those_are_done_
     assert [plan.patches[point.patch_id].state for point in points] == ["todo", "done"]
 
 
-def test_a_failure_from_before_is_tried_again_if_it_was_asked_for(work: Stages, points: list[GridPoint]) -> None:
+def test_an_earlier_failure_is_retried_on_request(work: Stages, points: list[GridPoint]) -> None:
     run, _ = planning.folders_of(points[0])
     for retry, code in (((), 1), (("node",), 1), (("oom",), 0)):
         status = {"state": "failed", "attempts": 1, "finished": "2020-01-01", "failure": "oom", "error": "no memory"}
@@ -283,7 +283,7 @@ def test_a_time_limit_with_a_new_checkpoint_is_a_break(
     assert planning.folders_of(points[0])[0].status().state == "interrupted"
 
 
-def test_a_time_limit_before_the_first_point_is_told_in_the_job_s_output(
+def test_a_time_limit_before_the_first_point_is_reported_in_the_job_s_output(
     submission: Submission, monkeypatch: pytest.MonkeyPatch, slurm, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(manifest, "load", lambda *_: os.kill(os.getpid(), signal.SIGUSR2))

@@ -296,7 +296,7 @@ def test_an_adapter_beside_whole_weights_is_refused(adapter: Path, whole: str) -
     assert f"a PEFT adapter (adapter_config.json) and whole weights ({whole})" in refuse(adapter)
 
 
-def test_without_peft_it_is_said_what_to_install(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft_the_error_says_what_to_install(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     assert "a PEFT adapter, which needs peft; pip install 'mi-sweeps[peft]'" in refuse(adapter)
 
@@ -318,7 +318,7 @@ def test_a_base_that_is_not_here(adapter: Path, name: str) -> None:
     assert f"its base model {name} is not here; give model.base=DIR, or its name on the hub" in refuse(adapter)
 
 
-def test_what_is_wrong_with_the_base_is_said_to_be_its(adapter: Path, tmp_path: Path) -> None:
+def test_errors_of_the_base_name_the_base(adapter: Path, tmp_path: Path) -> None:
     base = shutil.copytree(FOLDER, tmp_path / "base")
     (base / "model.safetensors").write_bytes(b"")
     told = refuse(adapter, base=str(base))

@@ -67,7 +67,7 @@ def test_a_revision_is_that_in_the_cache_and_only_else_the_hub_s(hub: Hub, commi
     assert ours.commit(REPO, "step1") == commits[1]
 
 
-def test_a_revision_that_is_not_there_is_told_from_a_hub_that_is_not(hub: Hub, commits: list[str]) -> None:
+def test_a_missing_revision_is_distinguished_from_an_unreachable_hub(hub: Hub, commits: list[str]) -> None:
     with pytest.raises(ours.NoRevision, match=r"some/series@step9: the hub has this model, but not this revision"):
         ours.commit(REPO, "step9")
     with pytest.raises(ours.NoRevision):
@@ -345,7 +345,7 @@ def test_what_another_process_deletes_is_downloaded_again(hub: Hub, commits: lis
         ),
     ],
 )
-def test_a_download_that_fails_is_told_at_its_step(
+def test_a_failed_download_is_reported_at_its_step(
     hub: Hub, commits: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
 ) -> None:
     real: Any = __import__("huggingface_hub").hf_hub_download

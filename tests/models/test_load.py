@@ -143,7 +143,7 @@ def test_a_model_s_own_code_is_never_run_nor_asked_about(
     assert not (tmp_path / "ran").exists()
 
 
-def test_it_is_told_where_a_known_architecture_is_computed_without_it(
+def test_a_known_architecture_computed_without_it_is_reported(
     make_config: MakeConfig, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hostile(folder, tmp_path / "ran")

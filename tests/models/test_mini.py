@@ -103,7 +103,7 @@ def test_every_story_is_made_of_known_words(story: corpus.Story) -> None:
         assert set(re.findall(r"\w+|[^\w\s]", text)) <= known
 
 
-def test_two_names_tells_ioi_in_both_orders() -> None:
+def test_two_names_has_ioi_stories_in_both_orders() -> None:
     seen = set()
     for text in told(corpus.two_names):
         first, second, subject, receiver = names_in(text)
@@ -121,7 +121,7 @@ def test_three_names_do_not_give_the_answer_away() -> None:
     assert all(0.2 < receivers.count(place) / len(receivers) < 0.47 for place in range(3))
 
 
-def test_no_held_out_template_is_told() -> None:
+def test_no_held_out_template_is_in_the_corpus() -> None:
     """Whatever an evaluation prompt could say, no story says."""
     any_word = r"\w+"
     held_out = [

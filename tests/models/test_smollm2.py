@@ -125,7 +125,7 @@ def test_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     assert "is not an empty folder" in user_error(target / "notes.txt", None)
 
 
-def test_full_disk_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     assert "5 MB free and 800 MB are needed" in user_error(tmp_path / "model", None)

@@ -321,7 +321,7 @@ def test_several_files(folder: Path, load: Load, mini_model: PreTrainedModel) ->
     assert same(load(), mini_model)
 
 
-def test_which_of_two_kinds_of_files_is_used_is_told(
+def test_a_message_says_which_of_two_kinds_of_files_is_used(
     folder: Path, load: Load, mini_model: PreTrainedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.save({}, folder / "pytorch_model.bin")
@@ -331,7 +331,7 @@ def test_which_of_two_kinds_of_files_is_used_is_told(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_read_as_it_is(
+def test_half_precision_is_read_exactly(
     folder: Path, load: Load, mini_model: PreTrainedModel, dtype: torch.dtype
 ) -> None:
     rewrite(folder, lambda weights: {name: tensor.to(dtype) for name, tensor in weights.items()})
@@ -352,7 +352,7 @@ def test_weights_that_are_not_finite(folder: Path, load: Load, value: float) -> 
         load()
 
 
-def test_a_matrix_of_zeros_is_told(folder: Path, load: Load, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_matrix_of_zeros_is_reported(folder: Path, load: Load, caplog: pytest.LogCaptureFixture) -> None:
     rewrite(folder, lambda weights: weights | {"transformer.wpe.weight": torch.zeros(64, 64)})
     with caplog.at_level(logging.WARNING):
         load()

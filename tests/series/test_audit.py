@@ -43,7 +43,7 @@ def reason(found: Audit, step: int) -> str:
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-def test_a_clean_series_has_no_findings_and_tells_how_far_weights_move(made: list[Weights], dtype: str) -> None:
+def test_a_clean_series_has_no_findings_and_shows_how_far_weights_move(made: list[Weights], dtype: str) -> None:
     found = audit(series(STEPS, made, dtype))
     assert found.findings == ()
     assert [line.step for line in found.lines] == STEPS
@@ -96,7 +96,7 @@ def test_a_published_pattern_most_branches_hold_the_end() -> None:
     }
 
 
-def test_copies_of_which_no_hash_is_stated_are_found_too(made: list[Weights]) -> None:
+def test_copies_without_published_hashes_are_found_too(made: list[Weights]) -> None:
     same = with_steps(made, at_8=at(made, 1000))
     sources = [
         source(step, {"model.safetensors": stored(one)}, hashed=False) for step, one in zip(STEPS, same, strict=True)
@@ -122,7 +122,7 @@ def test_a_first_step_without_training_is_no_second_point(made: list[Weights]) -
     assert found.missing_steps == {1: "its weights are the same at steps 0 and 1; nothing was learned since step 0"}
 
 
-def test_where_it_cannot_be_told_which_copy_is_in_place_none_is_a_point(made: list[Weights]) -> None:
+def test_if_it_is_undecided_which_copy_is_right_all_count_as_missing(made: list[Weights]) -> None:
     found = audit(series(STEPS, with_steps(made, at_2000=at(made, 1000))))
     assert set(found.missing_steps) == {1000, 2000}
     assert "either nothing was learned in between, or one is a copy of another" in found.missing_steps[1000]
@@ -227,7 +227,7 @@ def test_a_copy_is_no_mixture_where_some_files_do_not_learn(made: list[Weights])
     assert found.missing_steps[8] == "its weights are the same at steps 8 and 2000; they belong to step 2000"
 
 
-def test_where_nothing_that_was_read_learns_it_is_said(made: list[Weights]) -> None:
+def test_a_note_says_if_nothing_that_was_read_learns(made: list[Weights]) -> None:
     """As where a few layers are trained: other files, and the same matrices."""
     files = [stored(made[0], step=str(step)) for step in STEPS]
     found = audit([source(step, {"model.safetensors": one}) for step, one in zip(STEPS, files, strict=True)])
@@ -254,7 +254,7 @@ def test_a_step_0_that_the_others_do_not_come_from(made: list[Weights]) -> None:
     )
 
 
-def test_what_may_be_two_runs_or_long_training_is_told_and_is_no_gap(made: list[Weights]) -> None:
+def test_what_may_be_two_runs_or_long_training_is_reported_and_not_missing(made: list[Weights]) -> None:
     other = trajectory(np.random.default_rng(99), STEPS)
     found = audit(series([0, 4000], [made[0], other[-1]]))
     assert found.missing_steps == {}
@@ -302,7 +302,7 @@ def test_matrices_that_begin_with_zeros_are_no_fault(made: list[Weights]) -> Non
     assert audit(series(STEPS, adapters)).findings == ()
 
 
-def test_another_type_is_told_and_is_no_gap(made: list[Weights]) -> None:
+def test_another_type_is_reported_and_not_missing(made: list[Weights]) -> None:
     sources = series(STEPS, made)
     sources[4] = source(8, {"model.safetensors": stored({**made[4], **CONSTANT}, "F16")})
     assert audit(sources).findings == (
@@ -342,7 +342,7 @@ def test_files_that_say_something_else_than_the_others(made: list[Weights]) -> N
     )
 
 
-def test_a_tokenizer_that_the_first_lacks_is_told_and_is_no_gap(made: list[Weights]) -> None:
+def test_a_tokenizer_that_the_first_lacks_is_reported_and_not_missing(made: list[Weights]) -> None:
     files = [
         {"model.safetensors": stored(one), **({"tokenizer.json": b'{"model": {}}'} if step else {})}
         for step, one in zip(STEPS, made, strict=True)

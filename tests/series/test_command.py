@@ -56,7 +56,7 @@ def test_a_clean_series_of_folders(call: Call, tmp_path: Path, contents: dict[in
     assert not before and not (tmp_path / "outputs").exists()  # It writes nothing.
 
 
-def test_faults_are_marked_and_told_once(call: Call, tmp_path: Path, contents: dict[int, bytes]) -> None:
+def test_faults_are_marked_and_listed_once(call: Call, tmp_path: Path, contents: dict[int, bytes]) -> None:
     where = put(tmp_path, {**contents, 1: contents[64], 4: contents[64]})
     code, lines, _ = call(where, "checkpoint.steps=[0,1,2,4,5,8,16,32,64]")
     assert code == 1
@@ -81,7 +81,7 @@ def test_a_series_on_the_hub_without_a_download(call: Call, hub: Hub, contents: 
     assert hashes[0] == hashes[6] and len(set(hashes)) == 7
 
 
-def test_several_series_are_told_apart(call: Call, hub: Hub, contents: dict[int, bytes]) -> None:
+def test_several_series_are_named(call: Call, hub: Hub, contents: dict[int, bytes]) -> None:
     for name, clean in {"some/series": True, "some/other": False}.items():
         for step in STEPS:
             weights = contents[step if step or clean else 32]
@@ -111,7 +111,7 @@ def test_tokenizers_that_differ_matter_where_they_are_used(
     assert call(where, f"model.tokenizer={FOLDER}")[0] == 0
 
 
-def test_what_was_not_looked_at_is_said(call: Call, tmp_path: Path, contents: dict[int, bytes]) -> None:
+def test_a_note_says_what_was_not_looked_at(call: Call, tmp_path: Path, contents: dict[int, bytes]) -> None:
     where = put(tmp_path, contents)
     for step in STEPS:
         (tmp_path / f"checkpoint-{step}" / "model.safetensors").rename(

@@ -90,7 +90,7 @@ def test_points_while_it_runs_are_those_of_later(series, make, monkeypatch):
     assert seen[16]["trainer/loss"] == 1.5
 
 
-def test_wandb_is_told_of_no_seed_schedule_or_fine_tune(measured, monkeypatch):
+def test_wandb_gets_no_seed_schedule_or_fine_tune(measured, monkeypatch):
     config, run = measured
     begun = {}
     fake = SimpleNamespace(define_metric=lambda *names, **how: None)

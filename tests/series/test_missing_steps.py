@@ -5,12 +5,12 @@ import json
 from mi_sweeps.series import missing_steps
 
 
-def test_steps_that_lack_one_for_the_same_reason_are_told_together():
+def test_steps_missing_for_the_same_reason_share_a_line():
     found = {16: "a/checkpoint-16: not there", 8: "a/checkpoint-8: not there", 160: "as step 143000"}
     assert missing_steps.lines(found) == ["8, 16: a/checkpoint-N: not there", "160: as step 143000"]
 
 
-def test_a_reason_that_several_share_is_told_as_it_is():
+def test_a_reason_that_several_share_is_quoted():
     found = dict.fromkeys((1, 4), "its weights are the same at steps 1, 4 and 64")
     assert missing_steps.lines({**found, 8: "8 is empty"}) == [
         "1, 4: its weights are the same at steps 1, 4 and 64",

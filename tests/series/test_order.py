@@ -40,7 +40,7 @@ def test_neighbours_that_are_out_of_place_together_and_one_between_them_that_is_
     assert {place for one in found for place in one.members} == {3, 5}
 
 
-def test_where_two_may_be_wrong_both_are_told() -> None:
+def test_if_either_of_two_may_be_wrong_both_are_reported() -> None:
     """The second may be of another place, or the first and the third of one."""
     (found,) = misplaced(line(0, 9, 0.1))
     assert {*found.members, *found.instead} == {0, 1, 2}

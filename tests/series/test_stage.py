@@ -94,7 +94,7 @@ def test_a_gap_is_named_and_has_no_numbers(series, make, caplog):
     assert "step 16 counts as missing: " in run.log_file.read_text()
 
 
-def test_copies_of_which_nobody_can_tell_the_place_are_gaps_and_no_points(series, make):
+def test_copies_of_unknown_steps_count_as_missing(series, make):
     shutil.copy(series / "checkpoint-24" / "model.safetensors", series / "checkpoint-0" / "model.safetensors")
     config = make(series)
     run, _ = place(config)

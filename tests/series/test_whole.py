@@ -90,7 +90,7 @@ def test_a_trainer_s_folders_are_planned_run_and_reported(trained, kind, tmp_pat
                 torch.testing.assert_close(torch.tensor(values), expected, atol=2e-5, rtol=0)
 
 
-def test_settings_of_training_are_told_to_change_nothing(written, tmp_path, capsys):
+def test_keys_of_training_are_reported_to_change_nothing(written, tmp_path, capsys):
     words = ("model=series", f"model.path={written}/checkpoint-{{step}}", f"output={tmp_path}", *FEW)
     assert command("plan", *words, "optim.lr=1e-5", "checkpoint.steps=[0,8]", "seed=3") == 0
     assert capsys.readouterr().err == ("warning: optim.lr, seed: no effect, because a series is not trained\n")

@@ -35,7 +35,7 @@ with folder.claim(), folder.attempt():
 
 @contextmanager
 def worker(folder: Folder) -> Iterator[subprocess.Popen[str]]:
-    """Another process at work in a folder; it ends when it is told to or killed, at the latest with the block."""
+    """Another process at work in a folder; it ends on a line of input, when killed, or with the block."""
     with subprocess.Popen(
         [sys.executable, "-c", WORKER, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -146,7 +146,7 @@ def test_success_after_failure_clears_the_error(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("error", [Cancelled(), KeyboardInterrupt()])
-def test_being_told_to_stop_is_no_failure(folder: Folder, error: BaseException) -> None:
+def test_being_stopped_is_no_failure(folder: Folder, error: BaseException) -> None:
     with pytest.raises(type(error)), folder.claim(), folder.attempt():
         raise error
     assert (folder.status().state, folder.status().error) == ("cancelled", None)
@@ -303,7 +303,7 @@ STRANGE = ["[]", '{"state": "dnoe"}', '{"state": "done", "seconds": "1"}', '{"st
 
 
 @pytest.mark.parametrize("content", ["", '{"state": "do', 9999 * "[", *STRANGE])
-def test_a_damaged_status_is_a_failure_that_says_so_and_is_done_anew(folder: Folder, content: str) -> None:
+def test_a_damaged_status_is_a_failure_that_says_so_and_is_done_again(folder: Folder, content: str) -> None:
     """It stops no other work."""
     folder.path.mkdir()
     (folder.path / "status.json").write_text(content)

@@ -120,7 +120,7 @@ def test_a_plan_says_how_much_and_warns(saved, capsys):
     assert "memory: about 0." in capsys.readouterr().out
 
 
-def test_less_is_told_of_what_learns_less(saved):
+def test_less_memory_is_estimated_if_less_is_trained(saved):
     model = saved("gpt2", n_embd=256, n_layer=4)
     (whole, lora, only, halves) = (
         memory.finetune(memory.read(point.config.model), point.config)

@@ -32,7 +32,7 @@ def test_each_run_is_examined_on_the_other_task_once_whatever_corruptions_are_sw
     assert one.label == "corruption=first seed=0 patching.task=ioi2"
 
 
-def test_it_has_the_corruption_that_was_asked_for_where_its_task_has_that_one() -> None:
+def test_it_has_the_requested_corruption_if_its_task_has_that_one() -> None:
     assert asked(expand(["task=ioi2", "patching.also=[ioi3]", "corruption=first"])) == ["first", "ioi3-first"]
     assert asked(expand(["corruption=second", "patching.also=[ioi2]"])) == ["second", "ioi2-first"]
     assert asked(expand(["patching.also=[sva]"])) == ["first", "sva-subject"]

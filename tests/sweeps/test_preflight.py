@@ -9,7 +9,7 @@ from mi_sweeps.sweeps import preflight
 from mi_sweeps.sweeps.grid import expand
 
 
-def test_what_is_slow_is_told_once(small):
+def test_slow_settings_are_reported_once(small):
     points = expand([*small, "launcher.device=cpu", "train.weights=bf16", "train.only=attention,mlp"])
     assert [line.split(":")[0] for line in preflight.check(points) if "slow" in line] == ["train.weights=bf16"]
 

@@ -50,7 +50,7 @@ def test_no_word_of_a_bar_is_broken(points: list[GridPoint], width: int, monkeyp
     assert told.startswith("sweep; how long patch jobs take is not known yet patch job optim.lr")
 
 
-def test_without_a_terminal_whoever_waits_for_workers_is_told_what_ends(points: list[GridPoint]) -> None:
+def test_without_a_terminal_waiting_for_workers_prints_what_ends(points: list[GridPoint]) -> None:
     run, _ = folders_of(points[0])
     _, failing = folders_of(points[2])
 

@@ -127,7 +127,7 @@ def test_many_different_errors_do_not_fill_the_screen(look: Callable[..., list[s
     assert told[-1] == "failed with 3 other errors: 3"
 
 
-def test_plan_tells_some_of_many_values(look: Callable[..., list[str]]) -> None:
+def test_plan_shows_some_of_many_values(look: Callable[..., list[str]]) -> None:
     found = look("plan", "seed=range(0,100)", "optim.lr=1e-4,3e-4")
     assert found[1:3] == ["  seed: 0, 1, 2, …, 99 (100 values)", "  optim.lr: 0.0001, 0.0003"]
 
@@ -179,7 +179,7 @@ def own_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, 
     return "--config-dir", str(tmp_path / "conf"), "schedule=root", f"output={tmp_path}"
 
 
-def test_a_schedule_is_asked_for_its_own_steps_only(
+def test_a_schedule_is_evaluated_at_its_own_steps_only(
     own_schedule: tuple[str, ...], capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -120,7 +120,7 @@ def call(capsys, monkeypatch):
     return run
 
 
-def test_of_a_worker_that_dies_before_its_work_its_error_is_told(points, call, monkeypatch, tmp_path):
+def test_the_error_of_a_worker_that_dies_before_its_work_is_shown(points, call, monkeypatch, tmp_path):
     """A real process, whose first import fails. Nobody waits for it, and `run` forgets it."""
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "filelock.py").write_text("raise RuntimeError('broken here')")
@@ -139,7 +139,7 @@ def test_of_a_worker_that_dies_before_its_work_its_error_is_told(points, call, m
     assert "ended early" not in call("status", "s", f"output={output}")[1]
 
 
-def test_a_worker_that_was_killed_is_told_too(points, started, call):
+def test_a_killed_worker_is_reported_too(points, started, call):
     """It holds its lock no more, and has left its record."""
     submit(points, "launcher.workers=1")
     os.dup2(os.open(os.devnull, os.O_RDONLY), int(started[0].arguments[-1]))

@@ -182,7 +182,7 @@ def nudge(file, name="transformer.h.1.attn.c_proj.weight"):
     checkpoints._save(file, tensors, "storage", metadata["storage"])
 
 
-def test_another_run_is_told_with_its_first_step_that_differs(call, output):
+def test_another_run_is_reported_with_its_first_differing_step(call, output):
     run = only_run(output)
     nudge(run.checkpoint(4))
     nudge(run.checkpoint(8))

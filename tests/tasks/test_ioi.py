@@ -121,7 +121,7 @@ def test_with_disjoint_names_no_evaluated_name_was_trained_on(
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_task_seed_is_other_prompts_and_templates_that_mini_saw_are_told(
+def test_a_task_seed_draws_other_prompts_and_templates_that_mini_saw_are_reported(
     seed: int, mini_tokenizer: PreTrainedTokenizerBase
 ) -> None:
     made = task(mini_tokenizer, n_names=3, prompts={"train": 6, "heldout": 6}, names=None, seed=seed)

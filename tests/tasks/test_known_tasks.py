@@ -152,7 +152,7 @@ def test_a_model_that_lacks_the_words_is_refused(mini_tokenizer, name: str, says
         make(name, mini_tokenizer)
 
 
-def test_what_is_said_of_a_name_is_no_negation() -> None:
+def test_statements_about_a_name_have_no_negation() -> None:
     """After one it is "is she?"."""
     assert not {"not", "never", "hardly", "no"} & {word for told in gender.DESCRIPTIONS for word in told.split()}
 

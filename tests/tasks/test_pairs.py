@@ -103,7 +103,7 @@ def asked(make_config, tokenizer, *overrides):
     return config, task, patched_pairs(task, config)
 
 
-def test_prompts_of_training_are_patched_where_they_are_asked_for(make_config, mini_tokenizer):
+def test_training_prompts_are_patched_on_request(make_config, mini_tokenizer):
     config, task, pairs = asked(make_config, mini_tokenizer, "patching.split=train")
     trained = {prompt.text for prompt in task.training(0, 24, 0).prompts}
     assert {prompt.text for prompt in pairs.clean.prompts} <= trained
@@ -113,7 +113,7 @@ def test_prompts_of_training_are_patched_where_they_are_asked_for(make_config, m
     assert patched_pairs(task, config, 2).clean.prompts == pairs.clean.prompts[:2]
 
 
-def test_a_reader_is_told_that_a_third_of_a_trio_is_not_corrupted(make_config, mini_tokenizer):
+def test_a_message_says_that_a_third_of_a_trio_is_not_corrupted(make_config, mini_tokenizer):
     _, _, pairs = asked(make_config, mini_tokenizer, "corruption=trio", "task.trios=true", "patching.split=train")
     assert uncorrupted_note(pairs, "trio") == [
         "corruption=trio: of 6 prompts 2 are not corrupted, and the others differ in subject 1 and subject 2"

@@ -58,7 +58,7 @@ def test_targets_are_the_tokens_before(sizes: dict[str, int], step: int, seed: i
 
 
 @given(sizes=tasks(), step=st.integers(0, 1000), seed=st.integers(0, 100))
-def test_a_step_is_the_same_whenever_it_is_asked_for(sizes: dict[str, int], step: int, seed: int) -> None:
+def test_a_step_is_the_same_whenever_it_is_drawn(sizes: dict[str, int], step: int, seed: int) -> None:
     one, other = make(**sizes), make(**sizes)
     later = one.training(step + 1, 3, seed)
     assert torch.equal(one.training(step, 3, seed).tokens, other.training(step, 3, seed).tokens)

@@ -208,7 +208,7 @@ def test_a_role_is_the_same_kind_of_word_in_every_template(
         (" met, at noon. Later on {}", ["scene -4", "scene -3", "scene -2", "scene -1", "stop", "joint -1", "joint"]),
     ],
 )
-def test_what_stands_between_names_and_subjects(scene: str, roles: list[str]) -> None:
+def test_roles_between_names_and_subjects(scene: str, roles: list[str]) -> None:
     text = "When {} and {}" + scene + " gave a book to"
     words = re.findall(r"\w+|[^\w\s]", text)
     tokenizer = word_tokenizer([*words, "Mary", "Tom"], 64)
@@ -299,7 +299,7 @@ def test_names_that_a_tokenizer_cannot_tell_apart_are_refused() -> None:
         encode([prompt], tokenizer, prepend_bos=False)
 
 
-def test_a_repeated_answer_is_learned_as_often_as_it_is_said(mini_model, mini_tokenizer):
+def test_a_repeated_answer_is_learned_as_often_as_it_occurs(mini_model, mini_tokenizer):
     """As Hugging Face computes the loss of the whole text, with a label for each answer and for nothing else."""
     prompts = [
         fill("{}, {} and {} met, {} and {} gave to", ["Tom", "Mary", "John", "Mary", "John"], "Tom", 2),

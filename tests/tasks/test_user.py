@@ -198,7 +198,7 @@ def test_two_files_give_both_their_rows_of_two_names(load: Load) -> None:
     assert made.audit["heldout_file"]["dropped"] == {"also a training row": [2]}
 
 
-def test_joined_accents_are_told(tmp_path: Path) -> None:
+def test_joined_accents_are_reported(tmp_path: Path) -> None:
     apart = [row(unicodedata.normalize("NFD", one["question"] + " a café for"), one["completion"]) for one in GOOD]
     words = {word for one in apart for word in unicodedata.normalize("NFC", one["question"]).replace(",", "").split()}
     tokenizer = word_tokenizer([*sorted(words), ","], context=64)

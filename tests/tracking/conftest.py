@@ -119,7 +119,7 @@ class WandbServer:
 
     @property
     def requests(self) -> int:
-        """How often it was asked for anything; what clients tell of themselves is not counted."""
+        """The number of requests, without those in which clients report on themselves."""
         return sum(count for what, count in self.calls.items() if what != "telemetry")
 
     def refuses(self, what: str) -> int | None:

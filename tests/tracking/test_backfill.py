@@ -122,7 +122,7 @@ def test_one_that_was_killed_leaves_nothing_that_looks_mirrored(call, output, ru
     assert "mirrored offline: checkpoints of fine-tune 3" in call("track", "mine", f"output={output}")[1]
 
 
-def test_a_wandb_that_fails_is_said(call, output, run, monkeypatch):
+def test_a_failing_wandb_is_reported(call, output, run, monkeypatch):
     def broken(**options):
         raise RuntimeError("no room")
 

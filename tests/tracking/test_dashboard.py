@@ -126,7 +126,7 @@ def test_a_second_call_updates_the_same_view(call, views, server, computed, outp
     assert run_set["baselineRunId"] and "baselineRunId" not in before
 
 
-def test_a_view_that_was_deleted_is_made_anew(call, views):
+def test_a_deleted_view_is_made_again(call, views):
     call("mine", "--report")
     workspace, report = views.saved
     del views.saved[workspace]
@@ -145,7 +145,7 @@ def test_a_report_is_a_view_of_its_own(call, views, server):
     assert "mi-sweeps run sweep.name=mine" in text and "2 runs with 2 seeds" in report["description"]
 
 
-def test_runs_that_are_not_uploaded_are_told(call, views, computed, output):
+def test_runs_that_are_not_uploaded_are_reported(call, views, computed, output):
     file = output / "runs" / computed[1][0] / "wandb" / "offline-run-20260101_000000-id" / "run-id.wandb"
     file.parent.mkdir(parents=True)
     record = bytes(4) + (3).to_bytes(2, "little") + b"\1" + b"run"

@@ -125,7 +125,7 @@ def test_a_wandb_that_is_killed_harms_no_run_and_the_mirror_goes_on(small, tmp_p
 
 
 @pytest.mark.slow
-def test_a_job_that_is_told_to_end_together_with_its_wandb_ends_at_once(small, tmp_path, cores):
+def test_a_job_stopped_together_with_its_wandb_ends_at_once(small, tmp_path, cores):
     """As scancel does it: every process of a job gets the signal."""
     arguments = [*small, "train.steps=400", "patching.steps=[0]", "tracking=wandb", f"output={tmp_path / 'o'}"]
     command = [sys.executable, "-m", "mi_sweeps.cli", "run", *arguments]

@@ -79,7 +79,7 @@ print("wandb: View run x at http://server/runs/id")
 
 
 class StandIn:
-    """In place of wandb: notes how it is called, makes its marks, and refuses what it is told to."""
+    """In place of wandb: records its calls, makes its marks, and refuses the chosen uploads."""
 
     def __init__(self, folder):
         self.file = folder / "wandb.py"
@@ -270,7 +270,7 @@ def test_half_a_line_in_wandbs_log_is_no_failure(call, points, wandb):
     assert code == 0 and "1 run: 1 uploaded" in printed
 
 
-def test_a_server_that_refuses_all_is_not_asked_forever(call, tmp_path, wandb):
+def test_a_server_that_refuses_everything_is_not_asked_forever(call, tmp_path, wandb):
     output = tmp_path / "many"
     points = expand(["seed=range(0,5)", "sweep.name=many", "tracking=wandb", f"output={output}"])
     manifest.add(output, "many", points, "")

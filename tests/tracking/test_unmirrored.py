@@ -26,7 +26,7 @@ def point(call, grid, output):
     return manifest.load(output, "mine")[0].point(output)
 
 
-def test_a_wandb_that_fails_is_told_until_track_makes_up_for_it(call, point, output, monkeypatch):
+def test_a_failing_wandb_is_reported_until_track_fixes_it(call, point, output, monkeypatch):
     run, _ = plan.folders_of(point)
     with monkeypatch.context() as broken, mirror(point.config, run) as tracked:
         broken.setattr(wandb, "init", lambda **options: (_ for _ in ()).throw(RuntimeError("init is\nbroken")))
@@ -42,13 +42,13 @@ def test_a_wandb_that_fails_is_told_until_track_makes_up_for_it(call, point, out
     assert "mirrored" not in call("status", "mine", f"output={output}")[1]
 
 
-def test_a_sweep_that_was_done_before_wandb_was_asked_for(call, grid, output):
+def test_a_sweep_done_before_wandb_was_requested(call, grid, output):
     code, printed, _ = call("run", *grid)
     assert code == 0
     assert "not mirrored to wandb: 3 jobs (done before tracking was on); `mi-sweeps track mine" in printed
 
 
-def test_wandb_that_is_switched_off_is_obeyed_and_told(call, point, grid, output, monkeypatch):
+def test_a_disabled_wandb_is_obeyed_and_reported(call, point, grid, output, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(wandb, "init", lambda **options: pytest.fail("an attempt was begun"))
     run, _ = plan.folders_of(point)
@@ -69,7 +69,7 @@ def test_wandb_that_is_switched_off_is_obeyed_and_told(call, point, grid, output
         )
 
 
-def test_the_worst_is_told_and_each_command_makes_up_for_its_own(point, output):
+def test_the_worst_is_reported_and_each_command_fixes_its_own(point, output):
     made = plan.make([entry.point(output) for entry in manifest.load(output, "mine")])
     run, patch = plan.folders_of(point)
     (patch.path / "wandb").mkdir()

@@ -29,5 +29,5 @@ def test_a_collapse_and_a_wobble() -> None:
     assert outcome(rates(7, 240), rates(89, 240)) == ""
 
 
-def test_without_intervals_nothing_is_said() -> None:
+def test_without_intervals_there_is_no_outcome() -> None:
     assert outcome({"win_rate": 0.9}, {"win_rate": 0.1}) == outcome({}, {}) == ""

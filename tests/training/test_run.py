@@ -169,7 +169,7 @@ def test_a_sweep_takes_divergence_as_a_result(tmp_path: Any) -> None:
     assert max(steps) < bad.diverged
 
 
-def test_a_model_that_lacks_the_tasks_tokens_is_told(make_config: Make) -> None:
+def test_a_model_that_lacks_the_tasks_tokens_is_refused(make_config: Make) -> None:
     config = make_config(*SCRATCH, "model.d_vocab=7")
     with pytest.raises(UserError, match=r"task: uses token 7, but the model's vocabulary has 7"):
         finetune(config, run_folder(config.output, "run"))

@@ -229,7 +229,7 @@ def test_a_run_that_a_later_attempt_took_over_is_left_to_it(make_configs):
     assert states(configs) == ["done", "interrupted", "done", "done"]
 
 
-def test_a_log_tells_of_its_own_run_only(make_configs):
+def test_a_log_is_about_its_own_run_only(make_configs):
     configs = make_configs(*TINY)
     train_together([turns(config) for config in configs])
     for config in configs:

@@ -116,7 +116,7 @@ def cycle(rng: random.Random) -> str:
 
 
 Mix = Mapping[Story, float]
-"""How often each kind of story is told, relative to the others."""
+"""How often each kind of story occurs, relative to the others."""
 
 COPYING: Mix = {
     cycle: 15.0,

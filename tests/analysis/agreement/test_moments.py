@@ -63,7 +63,7 @@ def test_noise_of_prompts_that_runs_share_is_no_agreement():
     assert abs(covariance[upper].mean()) < 0.2 * np.diag(covariance).mean()
 
 
-def test_a_run_without_effects_tells_no_heads_apart():
+def test_a_run_without_effects_distinguishes_no_heads():
     random = np.random.default_rng(0)
     told = [tells_heads_apart(gains(random, size=0.0), 199) for _ in range(20)]
     assert np.mean(told) < 0.15

@@ -80,7 +80,7 @@ def looking(of, where, random):
     return Signatures(of.heads, {**of.blocks, **looks})
 
 
-def test_where_heads_look_tells_those_apart_that_do_the_same():
+def test_where_heads_look_distinguishes_those_with_equal_effects():
     """Two heads have the same effects; one looks where the other does not, and they have changed places."""
     random = np.random.default_rng(0)
     of = effects(random)

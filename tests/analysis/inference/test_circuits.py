@@ -32,7 +32,7 @@ def test_what_is_near_1_is_faithful_and_no_other():
     assert (low < alone).all(), "for all places at once"
 
 
-def test_all_and_nothing_are_1_and_0_and_without_a_gap_nothing_is_said():
+def test_all_and_nothing_are_1_and_0_and_without_a_gap_undefined():
     found, low, high = of(1.0, 0.0, noise=0.0)
     assert found.recovered.tolist() == pytest.approx([1.0, 0.0]) and low == pytest.approx(high, abs=1e-6)
     found, low, high = of(1.0, 0.0, gap=0.5 * RANDOM.standard_normal((1, 1, N)))

@@ -39,7 +39,7 @@ def test_runs_are_paired_where_they_differ_in_nothing_else():
     assert difference(one, other).seeds and difference(one, strangers).seeds
 
 
-def test_of_single_runs_nothing_is_said_of_other_seeds():
+def test_single_runs_get_no_statement_on_other_seeds():
     found = difference(planted(np.array([[0.5]])), planted(np.array([[0.5]]), configs=[{"seed": "7"}]))
     assert not found.seeds and found.paired
 

@@ -99,7 +99,7 @@ def test_settings_are_not_taken_for_seeds():
     np.testing.assert_allclose(apart.recovered, together.recovered)
 
 
-def test_nothing_is_said_of_seeds_where_a_cell_has_one_run():
+def test_a_setting_with_one_run_gets_no_statement_on_seeds():
     gain, gap = world(np.random.default_rng(9), 3, 1, 48, 0.5)
     found = estimate(gain, gap, ["a", "a", "b"])
     assert not found.has_seeds and np.isnan(interval(found, seeds=True)).all()

@@ -86,7 +86,7 @@ def test_the_tables_have_a_row_a_place_and_a_group(make_output):
     assert set(table["runs"]) == {2} and set(table["setting"]) == {"lr 0.0001", "lr 0.0003"}
     last = table[(table["step"] == 24) & (table["site"] == "z")]
     assert {"matters", "small"} & set(last["verdict_these_runs"])
-    # Of other seeds less can be told than of these runs.
+    # Less can be concluded for other seeds than for these runs.
     told = table[table["verdict"].isin(["matters", "small"])]
     assert len(told) <= table["verdict_these_runs"].isin(["matters", "small"]).sum()
 
@@ -97,7 +97,7 @@ def test_an_empty_output_has_empty_tables(make_output):
     assert isinstance(courses_of(load(output)), pd.DataFrame)
 
 
-def test_a_gap_of_one_seed_is_left_out_of_what_is_said_of_all(make_series):
+def test_a_step_that_one_seed_lacks_is_left_out_for_all(make_series):
     output = make_series(seeds=(1, 2), corruptions=("first",), by_prompt=True)
     frames, found = of_output(output)
     family = next(one for one in families(found) if one.site == "z")

@@ -27,7 +27,7 @@ def test_a_place_alone_has_the_interval_of_a_mean():
     assert (one.low[0], one.high[0]) == pytest.approx((low, high)) and not one.seeds
 
 
-def test_of_many_places_without_a_difference_none_is_told_from_zero():
+def test_none_of_many_places_without_a_difference_differs_from_zero():
     wrong = 0
     for seed in range(100):
         random = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ def test_what_does_not_vary_correlates_with_nothing():
     assert np.isfinite(found.value[0]) and np.isnan(found.value[1:]).all(), "constant but for rounding; two prompts"
 
 
-def test_differences_are_told_by_their_bounds():
+def test_bounds_decide_on_differences():
     random = np.random.default_rng(4)
     middle = np.array([0.5, -0.5, 0.0, 0.01, 0.06])
     spread = np.array([0.1, 0.1, 0.01, 0.01, 0.2])

@@ -53,6 +53,6 @@ def test_heads_that_change_together_count_as_one_event():
     assert twenty.p == pytest.approx(one.p) and one.p > 0.05
 
 
-def test_without_epochs_or_changes_nothing_is_said():
+def test_without_epochs_or_changes_there_is_no_answer():
     assert np.isnan(at_epoch_ends([[50.0]], (), 0, 184).p)
     assert np.isnan(at_epoch_ends([[]], ENDS, 0, 184).p)

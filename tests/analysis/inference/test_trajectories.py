@@ -40,7 +40,7 @@ def changes():
     return Trajectories({}, dict(zip(runs["run_id"], runs["setting"], strict=True)), nothing)
 
 
-def test_onsets_of_a_cell_are_told_by_head(family):
+def test_onsets_of_a_setting_are_by_head(family):
     found = changes()
     found.add(("all", "heads", "first"), family)
     rows = found.onsets().set_index("head")
@@ -51,7 +51,7 @@ def test_onsets_of_a_cell_are_told_by_head(family):
     assert (never["by"], never["never"], never["formed"]) == (np.inf, 6, 0)
 
 
-def test_onsets_are_told_at_the_checkpoints_that_all_runs_have(family):
+def test_onsets_are_at_the_checkpoints_that_all_runs_have(family):
     """One run was examined at fewer: its third checkpoint is not the third of the others."""
     few, *others = family.jobs
     sites = {"z": at_steps(few.sites["z"], [0, 16, 24, 32, 40])}

@@ -46,7 +46,7 @@ def test_heads_that_were_kept_are_transformed(runs):
     assert ("other seeds" in found.sentence) == (runs > 1) and found.sentence.endswith("transformed.")
 
 
-def test_heads_that_did_not_change_are_said_not_to_have():
+def test_heads_that_did_not_change_are_called_unchanged():
     found = two([0.4, 0.3, 0.0], [0.4, 0.3, 0.0])
     assert found.answer is Answer.TRANSFORMED and found.why == "none of them is shown to have changed"
     assert two([0.4, 0.3, 0.0], [0.6, 0.3, 0.0]).why == ""
@@ -75,7 +75,7 @@ def test_a_head_that_works_the_other_way_is_not_kept():
         ([0.06, 0.0], [0.9, 0.0], {"noise": 0.3}, "undecided: 0.0"),
     ],
 )
-def test_otherwise_it_cannot_be_told(before, after, how, why):
+def test_otherwise_it_is_undecided(before, after, how, why):
     found = two(before, after, **how)
     assert found.answer is Answer.CANNOT_TELL
     assert found.sentence.count("cannot tell") == 1
@@ -123,7 +123,7 @@ def test_the_tables_say_which_heads():
     ]
 
 
-def test_simulated_circuits_are_seldom_told_wrong():
+def test_answers_on_simulated_circuits_are_seldom_wrong():
     told = list(turnovers.simulations(3))
     assert len(told) == 1 + 3 * len(turnovers.WORLDS)
     kept, new = ([line for line in told if line.startswith(name)] for name in ("kept", "new"))

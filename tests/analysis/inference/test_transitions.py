@@ -31,7 +31,7 @@ def test_what_is_smooth_is_no_transition(kind):
     assert told(kind, 1).answer in (Answer.GRADUAL, Answer.CANNOT_TELL)
 
 
-def test_what_falls_is_told_like_what_rises():
+def test_falling_curves_are_classified_like_rising_ones():
     values = curve(np.random.default_rng(0), CURVES["logistic of scale 4"], STEPS)
     rising, falling = transition(STEPS, values), transition(STEPS, -values)
     assert (falling.answer, falling.t50, falling.width) == (rising.answer, rising.t50, rising.width)
@@ -43,7 +43,7 @@ def test_a_step_between_two_checkpoints_is_below_resolution():
     assert found.answer is Answer.UNRESOLVED and found.within < 6
 
 
-def test_where_nothing_changes_no_change_is_told():
+def test_a_flat_curve_has_no_change():
     assert told("nothing", 1).answer is Answer.UNCHANGED
     assert transition(STEPS, np.ones((len(STEPS), 48))).answer is Answer.UNCHANGED
 

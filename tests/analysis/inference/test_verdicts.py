@@ -50,7 +50,7 @@ def test_each_at_its_own_is_wrong_on_almost_every_page():
 
 
 def test_without_a_gap_at_27_checkpoints_a_head_that_pushes_does_not_matter():
-    """A gap that is told from zero at one of them by chance does not make its gain a share of something."""
+    """A gap that differs from zero at one of them by chance does not make its gain a share of something."""
     random = np.random.default_rng(9)
     wrong = 0
     for _ in range(60):

@@ -36,7 +36,7 @@ def test_where_nothing_matters_it_says_so():
     assert "Formed" not in told and "not for other seeds" in told
 
 
-def test_where_nothing_can_be_told_it_says_so():
+def test_undecided_heads_are_called_undecided():
     told = said(planted(np.zeros((2, 3)), noise=5.0, prompts=6))
     assert "No head is shown to matter" in told and "The 3 heads are all undecided (more" in told
 
@@ -47,7 +47,7 @@ def test_without_a_gap_there_is_nothing_to_bring_back():
     assert "Mattered earlier: 0.0 (recovered 0.9" in told and "matters:" not in told
 
 
-def test_runs_of_which_one_has_no_gap_are_not_said_to_have_none():
+def test_one_run_without_a_gap_does_not_make_the_gap_of_all_zero():
     told = said(planted(np.full((6, 2), 0.9), gap=np.array([4, 4, 4, 4, 0, 0.0]), runs=2))
     assert "no measurable difference in at least one of the 2 runs" in told
     assert "nothing for a patch to recover" not in told and "nothing left" not in told
@@ -78,7 +78,7 @@ def test_what_was_only_estimated_or_has_one_prompt_is_not_concluded_of():
     assert said(planted(np.full((2, 2), 0.9), prompts=1)) == "There is one prompt, so nothing can be concluded."
 
 
-def test_a_run_that_stopped_ends_the_group_where_it_stopped_and_it_is_said():
+def test_a_run_that_stopped_ends_its_group_there_and_the_sentence_says_so():
     """What the others have later is of other runs, and would pass for a change."""
     recovered = np.zeros((6, 2))
     recovered[:, 0] = 0.9
