@@ -26,18 +26,18 @@ test: lint types docs slurm pytest
 # Quick tests of some parts: `make test-fast PART="circuits cli"` for tests/circuits and tests/test_cli.py.
 # Without PART: the parts changed since the last commit.
 PART = $(shell git diff --name-only HEAD | sed -nE 's,^((mi_sweeps|tests)/)?(test_)?([a-z_]+)[/.].*py$$,\4,p' | sort -u)
-PARTS = $(subst slurm,launch,$(subst commands,cli,$(PART)))
+PARTS = $(subst cluster,slurm,$(subst commands,cli,$(PART)))
 FOUND = $(sort $(wildcard $(foreach part,$(PARTS),tests/$(part) tests/test_$(part).py)))
 test-fast: lint types
 	$(if $(FOUND),$(BIN)/pytest -n 2 -m 'not slow and not download' $(FOUND),@echo 'no tests of "$(PART)": give PART' >&2; exit 2)
 
-# What tests/slurm needs: the programs of a real SLURM, of which these tests start a private one.
+# What tests/cluster needs: the programs of a real SLURM, of which these tests start a private one.
 slurm:
-	@tests/slurm/install.sh || echo "tests/slurm is left out" >&2
+	@tests/cluster/install.sh || echo "tests/cluster is left out" >&2
 
 test-slurm: install
-	@tests/slurm/install.sh
-	$(BIN)/pytest tests/slurm
+	@tests/cluster/install.sh
+	$(BIN)/pytest tests/cluster
 
 lint: install
 	$(BIN)/ruff check

@@ -151,7 +151,7 @@ def local(folder: Path, most: int, chance: random.Random, scenario: Path) -> Val
 
 def on_cluster(folder: Path, most: int, chance: random.Random, scenario: Path) -> Values:
     """Runs job arrays on a private SLURM cluster: kills their processes, or lets the scheduler end them."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "slurm"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
     import cluster as private
 
     if absent := private.missing():

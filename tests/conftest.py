@@ -87,20 +87,20 @@ SMALL = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """File by file, so that what a file's tests share is made once; all of tests/slurm to one worker, as two clusters
+    """File by file, so that what a file's tests share is made once; all of tests/cluster to one worker, as two clusters
     at once would be in each other's way."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "slurm" if nodeid.startswith("tests/slurm/") else nodeid.partition("::")[0]
+            return "cluster" if nodeid.startswith("tests/cluster/") else nodeid.partition("::")[0]
 
     return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests that wait longest first, so that no worker is left with them at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/slurm/"))
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/cluster/"))
 
 
 @pytest.fixture(autouse=True)

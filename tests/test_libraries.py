@@ -96,7 +96,7 @@ class Reached(BaseException):
 
 @pytest.mark.parametrize("entry", ["run", "worker", "job", "mini", "smollm2"])
 def test_whoever_computes_is_ready_before_there_is_a_model(entry, make_config, small, tmp_path, monkeypatch):
-    """SLURM's tasks are in tests/launch/test_task.py."""
+    """SLURM's tasks are in tests/slurm/test_task.py."""
     happened = []
 
     def reached(*_, **__):

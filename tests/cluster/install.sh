@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what tests/slurm needs, a real SLURM and what it stands on, from the packages of Debian or Ubuntu.
+# Installs what tests/cluster needs, a real SLURM and what it stands on, from the packages of Debian or Ubuntu.
 # Does nothing where it is there; fails, and says why, where it cannot be installed.
 set -euo pipefail
 

@@ -1,6 +1,6 @@
 """A real SLURM cluster of its own on this machine: munge, MariaDB, slurmdbd, slurmctld and three virtual nodes.
 
-    python tests/slurm/cluster.py COMMAND …    runs a command on one (a shell by default) and stops it afterwards
+    python tests/cluster/cluster.py COMMAND …    runs a command on one (a shell by default) and stops it afterwards
 
 Everything lies in one temporary folder. Partitions: `main`; `low`, whose jobs are requeued when `high` needs their
 place.
