@@ -17,6 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mi_sweeps import identity
 from mi_sweeps.config import Config, parse, resolve
@@ -55,7 +56,8 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Gri
                 )
         # Composing takes 0.1 s. Plain values (lr, seed, ...) are therefore set in copies, and Hydra composes only once
         # for each combination of the other keys.
-        single = _single(axes, loader)
+        plain = _plain(axes, loader)
+        single = [key for key in plain if len(axes[key]) > 1]
         composed: dict[tuple[str, ...], Composed] = {}
         contents = identity.Contents()
         points: dict[str, GridPoint] = {}
@@ -68,9 +70,8 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[Gri
             lines = {key: f"{key}={value}" for key, value in chosen.items()}
             fixed = tuple(line for key, line in lines.items() if key not in single)
             if fixed not in composed:
-                # All keys are given, so that Hydra can say which one is wrong.
                 try:
-                    composed[fixed] = _compose(list(lines.values()))
+                    composed[fixed] = _compose(lines, plain)
                 except HydraException as error:
                     raise _not_in_this_choice(error, chosen, swept) from None
                 _check_grid(composed[fixed], grid)
@@ -164,8 +165,8 @@ def _check_every_value(
                 )
 
 
-def _single(axes: Mapping[str, Sequence[str]], loader: ConfigLoader) -> list[str]:
-    """Returns the swept keys whose value replaces one plain value and touches nothing else.
+def _plain(axes: Mapping[str, Sequence[str]], loader: ConfigLoader) -> list[str]:
+    """Returns the keys whose value replaces one plain value and touches nothing else.
 
     The others are left to Hydra: choices of a group, which set many values; dictionaries, which are merged; and
     overrides of which one lies below another, because their order matters.
@@ -185,11 +186,7 @@ def _single(axes: Mapping[str, Sequence[str]], loader: ConfigLoader) -> list[str
         return not any(_overlap(paths[key], path) for other, path in paths.items() if other != key)
 
     return [
-        key
-        for key in paths
-        if len(parsed[key]) > 1
-        and alone(key)
-        and not any(isinstance(override.value(), dict) for override in parsed[key])
+        key for key in paths if alone(key) and not any(isinstance(override.value(), dict) for override in parsed[key])
     ]
 
 
@@ -207,7 +204,39 @@ class Composed:
     """The same as plain values, `${...}` unresolved."""
 
 
-def _compose(lines: list[str]) -> Composed:
+def _compose(lines: Mapping[str, str], plain: Sequence[str]) -> Composed:
+    """Composes a configuration from overrides by their keys, of which some set plain values.
+
+    Raises:
+        HydraException: Hydra finds an error. It is given all overrides, so that it can say which one is wrong.
+    """
+    return _shared(lines, plain) or _all(list(lines.values()))
+
+
+def _shared(lines: Mapping[str, str], plain: Sequence[str]) -> Composed | None:
+    """Sets plain values in a configuration that Hydra composes once for all calls that have the others in common.
+
+    Returns:
+        None: a key is new or marked with + or ~, something is wrong, or the user's own files may have changed.
+    """
+    if not source.only_ours():
+        return None
+    try:
+        values = _all([line for key, line in lines.items() if key not in plain]).values
+        for key in plain:
+            if not _has(values, path := key.split(".")):
+                return None
+            values = put(values, path, parsed_override(lines[key]).value())
+        return Composed(OmegaConf.create(values), values)
+    except (UserError, HydraException, OmegaConfBaseException):
+        return None
+
+
+def _has(values: Any, path: Sequence[str]) -> bool:
+    return not path or isinstance(values, dict) and path[0] in values and _has(values[path[0]], path[1:])
+
+
+def _all(lines: list[str]) -> Composed:
     config = source.compose(lines)
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)

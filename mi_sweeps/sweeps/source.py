@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +142,27 @@ def _loader() -> ConfigLoader:
 
 
 def compose(lines: Sequence[str]) -> DictConfig:
-    """Composes a configuration from overrides without sweeps.
+    """Composes a configuration from overrides without sweeps. What comes from our files alone is composed once.
 
     Raises:
         UserError: a section was given several choices, of which Hydra would keep the last; or Hydra failed.
         HydraException, OmegaConfBaseException: another error, which `opened` turns into one line.
     """
+    return copy.deepcopy(_ours(tuple(lines))) if only_ours() else _composed(lines)
+
+
+def only_ours() -> bool:
+    """Whether Hydra was opened without a folder of the user's own, whose files may change."""
+    sources = _loader().repository.get_sources()  # type: ignore[attr-defined]
+    return not any(isinstance(source, Own) for source in sources)
+
+
+@cache
+def _ours(lines: tuple[str, ...]) -> DictConfig:
+    return _composed(lines)
+
+
+def _composed(lines: Sequence[str]) -> DictConfig:
     try:
         config = hydra.compose(CONFIG, list(lines), return_hydra_config=True)
     except (UserError, HydraException, OmegaConfBaseException):
