@@ -55,6 +55,8 @@ from transformers import (  # noqa: E402
     Qwen3ForCausalLM,
     StableLmConfig,
     StableLmForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
 )
 
 from mi_sweeps.config import Config  # noqa: E402
@@ -266,6 +268,7 @@ OTHER_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dic
     "granite": (GraniteForCausalLM, GraniteConfig, {**LLAMA_SIZES, **MULTIPLIERS}),
     "phi": (PhiForCausalLM, PhiConfig, LLAMA_SIZES),
     "stablelm": (StableLmForCausalLM, StableLmConfig, {**LLAMA_SIZES, "use_qkv_bias": True}),
+    "starcoder2": (Starcoder2ForCausalLM, Starcoder2Config, LLAMA_SIZES),
     "olmo3": (Olmo3ForCausalLM, Olmo3Config, LLAMA_SIZES),
 }
 """What differs little from one of those."""

@@ -61,7 +61,7 @@ KNOWN: dict[str, Architecture] = {
         "apertus arcee bitnet bloom codegen cohere cohere2 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo "
         "glm glm4 glm4_moe gpt_bigcode gpt_oss granitemoe hunyuan_v1_dense internlm3 "
         "iquestcoder jais2 minimax_m2 ministral3 mixtral mpt nemotron olmo olmoe phi3 "
-        "qwen2_moe qwen3_moe seed_oss smollm3 starcoder2",
+        "qwen2_moe qwen3_moe seed_oss smollm3",
         Architecture(REFERENCE),
     ),
     **_each("afmoe gpt_neo gptj laguna opt xglm", _NO_PATTERN),

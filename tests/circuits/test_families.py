@@ -28,7 +28,7 @@ from mi_sweeps.config import PathsConfig
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.training.evaluate import end_logits
 
-FAMILIES = ("gemma2", "gemma3", "gpt_neox", "granite", "olmo2", "phi")
+FAMILIES = ("gemma2", "gemma3", "gpt_neox", "granite", "olmo2", "phi", "starcoder2")
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
 SITES = (*POSITION_SITES, *HEAD_SITES)
 Replace = dict[tuple[str, int], Callable[[Tensor], Tensor]]

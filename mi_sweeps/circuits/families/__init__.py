@@ -23,6 +23,7 @@ FAMILIES = {
     "phi": "phi",
     **{"qwen2": "llama", "qwen3": "llama"},
     "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
 }
 """The module of each `model_type` of Hugging Face. Reading this does not import torch."""
 
