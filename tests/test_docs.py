@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from mi_sweeps import cli
 from mi_sweeps.analysis.export import EXPORTED
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine
+from mi_sweeps.config import Measure
 from mi_sweeps.models.load import load_tokenizer
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.preflight import check
@@ -130,6 +131,13 @@ def test_every_exported_table_is_described_with_its_columns() -> None:
             found.setdefault(table, columns.replace("`", "").split(", "))
     for table, kinds in EXPORTED.items():
         assert found.get(table) == list(kinds), table
+
+
+def test_every_measure_is_described() -> None:
+    _, rows = (DOCS / "files.md").read_text().split("| measure | component | value |")
+    described = re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in rows.split("\n\n")[0].splitlines()[2:]))
+    (keys,) = re.findall(r"`patching.measures` .*?\| ([^;]*);", (DOCS / "configuration.md").read_text())
+    assert described == keys.split(", ") == list(get_args(Measure))
 
 
 @pytest.mark.parametrize("page", [*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")], ids=lambda page: page.name)

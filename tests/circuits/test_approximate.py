@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from transformer_lens.utilities import get_act_name
 from mi_sweeps.circuits.approximate import estimate
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.reference import wrap
+from mi_sweeps.config import Site
 
-SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")
+SITES = get_args(Site)
 STEP = 1e-3
 
 

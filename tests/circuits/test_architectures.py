@@ -7,7 +7,7 @@ import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from mi_sweeps.circuits.engine import POSITION_SITES
 from mi_sweeps.circuits.examine import make_engine, measure, prepare
 from mi_sweeps.circuits.families import FAMILIES
+from mi_sweeps.config import Site
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.architectures import FAST, KNOWN, examined, table
 from mi_sweeps.tasks.ioi import single_token_names
@@ -196,7 +197,7 @@ class Oracle:
 @pytest.mark.parametrize("kind", [kind for kind, known in KNOWN.items() if kind != "nope" and not known.refused])
 def test_a_later_checkpoint_is_patched_as_plain_hooks_patch_it(kind, pairs, patching, mini_tokenizer, caplog):
     known = KNOWN[kind]
-    sites = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")
+    sites = get_args(Site)
     model = build(kind, len(mini_tokenizer))
     assert model.config.get_text_config().model_type == kind
     with caplog.at_level(logging.CRITICAL):

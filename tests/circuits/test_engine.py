@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from mi_sweeps.circuits.engine import Patched, check_effects, correlations, prompt_rows, table_rows
+from mi_sweeps.analysis import heatmaps
+from mi_sweeps.circuits.engine import POSITION_SITES, Patched, check_effects, correlations, prompt_rows, table_rows
+from mi_sweeps.config import Site
 from mi_sweeps.errors import UserError
+from mi_sweeps.models.architectures import HEAD_SITES
 
 NAN = float("nan")
 EXACT = Patched(
@@ -21,6 +25,11 @@ EXACT = Patched(
     },
     ["scene -1", "end"],
 )
+
+
+def test_every_site_is_by_position_or_by_head_and_drawn_as_that():
+    assert sorted(get_args(Site)) == sorted([*POSITION_SITES, *HEAD_SITES])
+    assert (POSITION_SITES, HEAD_SITES) == (heatmaps.POSITION_SITES, heatmaps.HEAD_SITES)
 
 
 def test_rows_are_means_over_the_prompts_that_have_the_site_and_keep_each():

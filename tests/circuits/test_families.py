@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -24,13 +24,13 @@ from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.measures import take
 from mi_sweeps.circuits.paths import patch_paths
-from mi_sweeps.config import PathsConfig
+from mi_sweeps.config import PathsConfig, Site
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.training.evaluate import end_logits
 
 FAMILIES = ("gemma2", "gemma3", "gpt_neox", "granite", "olmo2", "phi", "starcoder2")
-HEAD_SITES = ("z", "q", "k", "v", "pattern")
-SITES = (*POSITION_SITES, *HEAD_SITES)
+SITES = get_args(Site)
+HEAD_SITES = tuple(site for site in SITES if site not in POSITION_SITES)
 Replace = dict[tuple[str, int], Callable[[Tensor], Tensor]]
 Cache = dict[tuple[str, int], Tensor]
 

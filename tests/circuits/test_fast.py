@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import chain
+from typing import get_args
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from mi_sweeps.circuits.engine import POSITION_SITES, Patched
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import MEMORY, FastEngine, budget
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
+from mi_sweeps.config import Site
 from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import fill
 from mi_sweeps.tasks.tokens import Batch
@@ -35,7 +37,7 @@ LENS_FUNCTIONS = {
     "v": lens_patching.get_act_patch_attn_head_v_all_pos,
     "pattern": lens_patching.get_act_patch_attn_head_pattern_all_pos,
 }
-SITES = tuple(LENS_FUNCTIONS)
+SITES = get_args(Site)
 HEAD_SITES = tuple(site for site in SITES if site not in POSITION_SITES)
 CORRUPTIONS = ["first", "second", "both", "order"]
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
+from mi_sweeps.circuits import measures
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.families.activations import ACTIVATIONS
 from mi_sweeps.circuits.measures import MEASURES, fitted_half, take
@@ -56,6 +60,18 @@ def test_heads_are_scored_by_their_patterns(case):
                 ]
                 assert found[measure, "head", layer, head] == pytest.approx(sum(paid) / len(paid), abs=1e-5)
     assert len(found) == 2 * plain.n_layers * plain.n_heads
+
+
+def test_the_measure_of_the_docs_is_what_its_own_test_says(case, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text("utf-8")
+    section = page.partition("## A measure or a site\n")[2].partition("\n## ")[0]
+    measure, test = map(textwrap.dedent, re.findall(r"```python\n(.*?)```", section, re.DOTALL))
+    names = dict(vars(measures))
+    exec(measure, names)
+    monkeypatch.setitem(MEASURES, "first_token", names["first_token"])
+    names = dict(globals())
+    exec(test, names)
+    names["test_first_token_is_what_each_head_pays_it"](case)
 
 
 def test_positions_are_read_on_prompts_that_the_probe_was_not_fitted_to(case):

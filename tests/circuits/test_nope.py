@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
 from mi_sweeps.circuits.attribution import lens_error
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine
+from mi_sweeps.config import Site
 from mi_sweeps.training.evaluate import end_logits
 
-SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")
+SITES = get_args(Site)
 
 
 @pytest.mark.parametrize("corruption", ["previous", "earlier"])
