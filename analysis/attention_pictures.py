@@ -177,7 +177,7 @@ def _source(frames: Frames, kept: Sequence[Kept], corrupted: str) -> Source:
     one = kept[0]
     unread = sorted({step for each in kept for step in each.unread})
     note = (
-        f"one prompt (number {one.prompt.number + 1}) in one run, no mean; {corrupted}; rows look at columns, bold: "
+        f"one prompt (number {one.prompt.number + 1}) in one run, no mean; {corrupted}; rows attend to columns; bold: "
         f"changed by the corruption; shown: {one.which}; where a head looks does not say what it uses"
         + (f"; cannot be read, and left out: checkpoint {', '.join(map(str, unread))}" if unread else "")
     )

@@ -61,8 +61,8 @@ def crossings(frames: Frames, corruption: str) -> Picture:
     seeds = any(one.seeds for one in found.values())
     note = (
         f"95% intervals for other prompts{' and other seeds' if seeds else ', not other seeds'}; filled: it matters "
-        "(any verdict of a plot wrong: 5%), hollow and faint: not shown to; no marks: logit differences of both "
-        "checkpoints are not told apart"
+        "(5% chance of any wrong verdict per plot), hollow and faint: not shown to; no marks: no measurable difference "
+        "between the checkpoints"
     )
     runs = [one.run_id for one in patches if one.patch_id in set(table["patch_id"])]
     below = plotting.source(

@@ -91,8 +91,11 @@ def _written(file: Path, columns: dict[str, str]) -> Iterator[Writer]:
 
 
 def left_out(files: Sequence[Path]) -> list[str]:
-    """Of an export's files, the ids of runs that diverged while others of their setting did not: tables of settings are
-    without them."""
+    """The ids of exported runs that tables of settings leave out: they diverged while others of their setting did not.
+
+    Args:
+        files: of an export.
+    """
     file = next(file for file in files if file.stem == "runs")
     runs = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype={"run_id": str})
     kept = {run_id for _, own in runs.groupby("setting", dropna=False) for run_id in sound(own)["run_id"]}

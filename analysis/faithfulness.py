@@ -45,8 +45,8 @@ def by_size(rows: pd.DataFrame, corruption: str, source: Source, checkpoints: in
     steps = spread(sorted(own["step"].unique()), checkpoints)
     scope = "these and other seeds" if (own["runs"] > 1).any() else "this run"
     note = (
-        f"judged on other prompts than those on which circuits were found; band: 95% interval, {scope}; grey: from the "
-        f"middle one of the random sets to the one that 5% are above; between the dotted lines: within {FAITHFUL} of 1"
+        f"judged on other prompts than circuits were found on; band: 95% interval, {scope}; grey: from the median to "
+        f"the 95th percentile of random sets of the same size; dotted: within {FAITHFUL} of 1"
     )
     below = Source(source.runs, source.prompts, note + source.note)
     title = f"Circuits by size, {corruption} corruption"

@@ -1,5 +1,7 @@
-"""A font cut down to the letters that figures have. Whoever embeds a few letters reads the whole font first, and all
-6000 of DejaVu take as long as the rest of a PDF."""
+"""A small copy of the figures' font, for PDF.
+
+To embed a few letters, matplotlib reads the whole font. The 6000 glyphs of DejaVu take as long as the rest of a PDF.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,16 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager
 LETTERS = frozenset(
     (*range(0x20, 0x180), *range(0x370, 0x400), *range(0x2000, 0x2070), *range(0x2190, 0x2300), *range(0x25A0, 0x2600))
 )
-"""Latin and Greek letters, punctuation, arrows, signs of mathematics, and shapes."""
+"""Latin and Greek letters, punctuation, arrows, mathematical signs and shapes."""
 
 FAMILY = "DejaVu Sans"
 NAMES_OF_FAMILY = (1, 16)
-"""Where a font's table of names has that of its family."""
+"""Ids of the family's name in a font's table of names."""
 
 
 @cache
 def small() -> str:
-    """The family of the small font, which matplotlib knows in this process from then on, as regular and bold."""
+    """Make the small font, regular and bold, and register it with matplotlib; return its family."""
     folder = mkdtemp(prefix="mi-sweeps-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     name = f"mi-sweeps {FAMILY}"
@@ -37,13 +39,13 @@ def small() -> str:
 
 
 def has(texts: Iterable[str]) -> bool:
-    """Whether the small font has all letters of some texts."""
+    """Whether the small font has every letter of these texts."""
     return all(ord(letter) in LETTERS for text in texts for letter in text if letter != "\n")
 
 
 def _cut(whole: str, file: Path, name: str) -> None:
     options = subset.Options(glyph_names=True, legacy_kern=True)
-    # Pairs of letters stay closer by `kern`. What else shapes text takes longer to cut than all of its letters.
+    # `kern` is enough to space pairs of letters. The other tables that shape text take longer to cut than all letters.
     options.drop_tables += ["FFTM", "MATH", "GSUB", "GPOS", "GDEF"]
     cut = subset.Subsetter(options)
     cut.populate(unicodes=LETTERS)

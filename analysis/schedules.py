@@ -1,4 +1,4 @@
-"""A picture of the learning-rate schedules, for the documentation: `python -m mi_sweeps.analysis.schedules FILE`."""
+"""Draws the learning-rate schedules for the documentation: `python -m mi_sweeps.analysis.schedules FILE`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from ..training import schedules
 
 WARMUP_RATIO = 0.1
-"""More than the default 0.03, so that the warm-up can be seen."""
+"""More than the default 0.03, so that the warm-up is visible."""
 
 WARMUP_STEPS = 100
 """The default."""
 
 
 def draw(total: int = 184) -> Figure:
-    """The multiplier of `optim.lr` at each of `total` steps, one line a schedule."""
+    """Draw the multiplier of `optim.lr` at each of `total` steps, one line per schedule."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axis = figure.subplots()
     by_ratio = ("linear_warmup", "cosine", "warmup_decay")
@@ -29,7 +29,7 @@ def draw(total: int = 184) -> Figure:
         "fixed_warmup": partial(schedules.fixed_warmup, warmup_steps=WARMUP_STEPS),
         "buggy_warmup": partial(schedules.buggy_warmup, warmup_steps=WARMUP_STEPS),
     }
-    # Dashes of their own: several are 1 for a while, one upon the other.
+    # Different dashes, because several schedules are 1 for a while and overlap.
     styles = ("-", "--", "-.", ":", (0, (6, 2)), (0, (1, 3)))
     for style, (name, schedule) in zip(styles, lines.items(), strict=True):
         axis.plot([schedule(step, total) for step in range(total)], linestyle=style, label=name)

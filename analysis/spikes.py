@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 HALF_WINDOW = 12
-"""Steps on either side of a step over which the median is taken: about as long as a spike may last."""
+"""Steps on either side over which the median is taken: about as long as a spike may last."""
 
 ROBUST = 1.4826
 """Standard deviation of normal noise over its median absolute value."""
@@ -18,7 +18,7 @@ THRESHOLD = 6.0
 """Robust standard deviations."""
 
 LEAST = 2.0
-"""A spike is at least this many times the median around it: where losses hardly vary, six deviations are nothing."""
+"""A spike is at least this many times the median around it: if losses hardly vary, six deviations are tiny."""
 
 TAILS = 3
 """Degrees of freedom of the Student's t noise that spikes are compared with: the heaviest tails with a variance."""
@@ -55,10 +55,11 @@ def spikes(losses: Sequence[float] | np.ndarray) -> list[int]:
 
 
 def expected(losses: Sequence[float] | np.ndarray) -> float:
-    """Expected spikes of a run of this length whose log-losses are medians plus independent noise: Student's t with
-    TAILS degrees of freedom and the run's own robust standard deviation.
+    """Expected number of spikes from noise alone, in a run of this length.
 
-    A step is high with probability p, and begins a spike where none of the HALF_WINDOW steps before it is high.
+    Log-losses are medians plus independent Student's t noise with TAILS degrees of freedom and the run's own robust
+    standard deviation. A step is high with probability p, and starts a spike if none of the HALF_WINDOW steps before
+    it is high.
     """
     residuals = _residuals(losses)
     deviation = _deviation(residuals)

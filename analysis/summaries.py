@@ -31,11 +31,11 @@ def with_approximate(patching: pd.DataFrame) -> pd.DataFrame:
     estimated = patching["patched"].isna()
     if not estimated.any():
         return patching
-    there = patching[~estimated | patching["approximate"].notna()]
-    estimated = there["patched"].isna()
-    return there.assign(
-        site=there["site"].where(~estimated, there["site"] + APPROXIMATE),
-        patched=there["patched"].fillna(there["approximate"]),
+    known = patching[~estimated | patching["approximate"].notna()]
+    estimated = known["patched"].isna()
+    return known.assign(
+        site=known["site"].where(~estimated, known["site"] + APPROXIMATE),
+        patched=known["patched"].fillna(known["approximate"]),
     )
 
 

@@ -78,30 +78,30 @@ def agreements(gain: Float[np.ndarray, "run head prompt"], design: Design) -> li
     heads, prompts = gain.shape[1:]
     if heads < 3 or prompts < 4 or not design.pairs.any():
         return []
-    told = bool(tells_heads_apart(gain).all())
+    differ = bool(tells_heads_apart(gain).all())
     found = moments(gain)
     every = gain[:, :, ~np.isnan(gain).any(axis=(0, 1))]  # prompts that all runs have
     same = every.shape[2] > 0 and bool((np.ptp(every, axis=0) < ROUNDING).all())
     rows = []
     for name, statistic in (("correlation", mean(correlation(found))), ("icc", ratio(*agreement_parts(found)))):
-        value, low, high = interval(statistic, design, prompts, bootstrap_variance) if told else (float("nan"),) * 3
-        rows.append(_row(name, None, (value, low, high), 1.0, (value, low, high), design, told))
+        value, low, high = interval(statistic, design, prompts, bootstrap_variance) if differ else (float("nan"),) * 3
+        rows.append(_row(name, None, (value, low, high), 1.0, (value, low, high), design, differ))
     own = interval(mean_of_runs(reliability(found)), design, prompts, bootstrap_variance)
-    rows.append(_row("reliability", None, own, 1.0, own, design, told, answered=False))
+    rows.append(_row("reliability", None, own, 1.0, own, design, differ, answered=False))
     sizes = [k for k in SIZES if k <= heads / 2]
     compared = halves(gain, sizes)
-    rows.append(_between("rank", None, compared.rank, design, prompts, told, 0.0, float("nan")))
+    rows.append(_between("rank", None, compared.rank, design, prompts, differ, 0.0, float("nan")))
     for k in sizes:
         value = float(mean(compared.jaccard[k])(design.pairs)[0])
         expected, p = chance(heads, k, len(gain), value)
         if not design.pairs[np.triu_indices(len(gain), 1)].all():
             p = float("nan")  # the null is of all pairs
-        rows.append(_between("jaccard", k, compared.jaccard[k], design, prompts, told, expected, p))
+        rows.append(_between("jaccard", k, compared.jaccard[k], design, prompts, differ, expected, p))
     return [replace(row, answer=row.answer and Answer.IDENTICAL) for row in rows] if same else rows
 
 
 def _between(
-    name: str, k: int | None, values: Between, design: Design, prompts: int, told: bool, expected: float, p: float
+    name: str, k: int | None, values: Between, design: Design, prompts: int, differ: bool, expected: float, p: float
 ) -> Agreement:
     """A measure between halves, whose ceiling is what a run has with itself. Where that is not above chance, nothing
     can be said."""
@@ -112,22 +112,22 @@ def _between(
         share = values / np.sqrt(both[0] * both[1])
     share = np.where(np.isfinite(share), share, np.nan)
     found = interval(mean(values), design, prompts, jackknife_variance)
-    told = told and low > expected
+    differ = differ and low > expected
     nothing = (float("nan"),) * 3
-    of_ceiling = interval(mean(share), design, prompts, jackknife_variance) if told else nothing
-    return _row(name, k, found, ceiling, of_ceiling, design, told, expected=expected, p=p)
+    of_ceiling = interval(mean(share), design, prompts, jackknife_variance) if differ else nothing
+    return _row(name, k, found, ceiling, of_ceiling, design, differ, expected=expected, p=p)
 
 
 def _row(
     name: str, k: int | None, found: tuple[float, float, float], ceiling: float,
-    of_ceiling: tuple[float, float, float], design: Design, told: bool, *, expected: float = 0.0,
+    of_ceiling: tuple[float, float, float], design: Design, differ: bool, *, expected: float = 0.0,
     p: float = float("nan"), answered: bool = True,
 ) -> Agreement:  # fmt: skip
     _, low, high = of_ceiling
     answer = None
     if not answered:
         pass
-    elif not told:
+    elif not differ:
         answer = Answer.UNDEFINED
     elif design.units < ENOUGH or np.isnan(low):
         answer = Answer.CANNOT_TELL

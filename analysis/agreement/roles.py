@@ -71,9 +71,11 @@ def match(first: Signatures, second: Signatures, draws: int = DRAWS) -> list[Mat
         return []
     own, others = ([of.blocks[block] for block in blocks] for of in (first, second))
     # What is not defined in one of the runs is not compared.
-    told = [np.isfinite(a).all(axis=(0, 1)) & np.isfinite(b).all(axis=(0, 1)) for a, b in zip(own, others, strict=True)]
-    own, others = ([block[..., use] for block, use in zip(of, told, strict=True)] for of in (own, others))
-    if not sum(use.any() for use, block in zip(told, blocks, strict=True) if block[0] != LOOKS):
+    compared = [
+        np.isfinite(a).all(axis=(0, 1)) & np.isfinite(b).all(axis=(0, 1)) for a, b in zip(own, others, strict=True)
+    ]
+    own, others = ([block[..., use] for block, use in zip(of, compared, strict=True)] for of in (own, others))
+    if not sum(use.any() for use, block in zip(compared, blocks, strict=True) if block[0] != LOOKS):
         return []
     of_effects = np.array([block[0] != LOOKS for block in blocks])
     ours, theirs = _has_role(own)[of_effects].any(axis=0), _has_role(others)[of_effects]

@@ -80,10 +80,10 @@ def of_agreement(axis: str, key: Mapping[str, str], one: Family, design: Design,
     rows = []
     for step in one.steps[-1:] if is_last else one.steps:
         for found in agreements(one.gain[:, one.at(step)], design):
-            told = {name: getattr(found, name) for name in AGREEMENT if hasattr(found, name)}
-            told["answer"] = None if found.answer is None else found.answer.value
+            columns = {name: getattr(found, name) for name in AGREEMENT if hasattr(found, name)}
+            columns["answer"] = None if found.answer is None else found.answer.value
             at = {"corruption": one.corruption, "site": one.site, "step": step}
-            rows.append({"axis": axis, **key, **at, **told, "scope": design.scope, **_sizes(one)})
+            rows.append({"axis": axis, **key, **at, **columns, "scope": design.scope, **_sizes(one)})
     return typed(rows, AGREEMENT)
 
 

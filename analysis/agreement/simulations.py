@@ -63,7 +63,7 @@ def agreement(worlds: int) -> Iterator[str]:
     for share in (1.0, 0.9, 0.5, 0.0):
         held, values = coverage(share, worlds)
         random = np.random.default_rng(1)
-        told = [
+        answers = [
             next(
                 row.answer
                 for row in agreements(gains(random, share=share), of_seeds(5))
@@ -71,7 +71,7 @@ def agreement(worlds: int) -> Iterator[str]:
             )
             for _ in range(worlds)
         ]
-        said = ", ".join(f"{one.value} {told.count(one) / worlds:.1%}" for one in Answer if one in told)
+        said = ", ".join(f"{one.value} {answers.count(one) / worlds:.1%}" for one in Answer if one in answers)
         yield (
             f"{share:.0%} of the effects shared: correlation {values.mean():.3f} ± {values.std():.3f}; intervals hold "
             f"the truth in {held[0]:.1%} (correlation), {held[1]:.1%} (ICC); {said}"
@@ -84,8 +84,8 @@ def no_effects(worlds: int) -> Iterator[str]:
     for _ in range(worlds):
         world = gains(random, size=0.0)
         raw.append(np.corrcoef(world.mean(axis=2))[np.triu_indices(5, 1)].mean())
-        (told,) = (row for row in agreements(world, of_seeds(5)) if row.measure == "correlation")
-        undefined += told.answer is Answer.UNDEFINED
+        (correlation,) = (row for row in agreements(world, of_seeds(5)) if row.measure == "correlation")
+        undefined += correlation.answer is Answer.UNDEFINED
     by = f"means over the same prompts correlate by {np.mean(raw):.2f}"
     yield f"no effects: undefined in {undefined / worlds:.1%}; {by}"
 

@@ -101,15 +101,15 @@ def missed(table: pd.DataFrame) -> Iterator[Finding]:
         where = f"At checkpoint {row['step']} under the {corruption} corruption"
         verdict = "bounded"
         if not row["rest"]:
-            verdict, told = "all patched", f"all {row['edges']} edges were patched, so that none was missed"
+            verdict, bound_text = "all patched", f"all {row['edges']} edges were patched, so that none was missed"
         elif pd.isna(row["at_most"]):
             verdict = "cannot tell"
-            told = (
+            bound_text = (
                 f"{row['edges_patched']} of {row['edges']} edges were patched, those that an estimate ranks first, and "
                 "none of the others was drawn, so their size is unknown (patching.edges.sample)"
             )
         else:
-            told = (
+            bound_text = (
                 f"{row['edges_patched']} of {row['edges']} edges were patched; of the {row['rest']} that an estimate "
                 f"ranks lower at most {row['at_most']} have a larger effect than {number(row['largest'])} logits, the "
                 f"largest of {row['sample']} drawn at random ({row['level']:.0%} confidence)"
@@ -117,7 +117,7 @@ def missed(table: pd.DataFrame) -> Iterator[Finding]:
         bound = float("nan") if pd.isna(row["at_most"]) else float(row["at_most"])
         runs = last["run_id"].nunique()
         yield Finding(
-            "circuits", str(setting), str(corruption), f"{where}, {told}.", verdict, bound, 0 * bound, bound,
+            "circuits", str(setting), str(corruption), f"{where}, {bound_text}.", verdict, bound, 0 * bound, bound,
             "edges", None if pd.isna(row["n"]) else int(row["n"]), verdict == "cannot tell",
             "on these prompts, in the run that may have missed most" if runs > 1 else "on these prompts, in this run",
             "edge_bounds", str(patching),

@@ -29,7 +29,7 @@ SINCE = {
 """Phrases by course; heads with other courses get no sentence of their own."""
 
 
-def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse]) -> Iterator[Finding]:
+def heads(key: tuple[str, str, str], family: Family, of_heads: Sequence[HeadCourse]) -> Iterator[Finding]:
     """Yield a finding for each head that matters or did, and one for all others, at SITE only.
 
     Args:
@@ -49,10 +49,10 @@ def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse])
         yield Finding("heads", setting, family.corruption, said, "undefined", n=n, scope=scope, table="verdicts",
                       patching=patching, run_ids=runs)  # fmt: skip
         return
-    chosen = [i for i, one in enumerate(told) if one.course in SINCE]
+    chosen = [i for i, one in enumerate(of_heads) if one.course in SINCE]
     chosen.sort(key=lambda i: -abs(np.nan_to_num(recovered[i])))
     for i in chosen[:NAMED]:
-        one = told[i]
+        one = of_heads[i]
         onset = f"{one.onset} [{one.onset_low}, {one.onset_high}]"
         since = SINCE[one.course].format(onset=onset, last=one.last)
         value = f"{words.number(recovered[i])}{words.range_of(low[i], high[i])}"
@@ -71,7 +71,7 @@ def heads(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse])
     else:
         more = f"{len(chosen) - NAMED} more heads matter or did; " if len(chosen) > NAMED else ""
         under = f"Under the {family.corruption} corruption"
-        said = f"{under}, {more}{small} of {len(told)} heads are small at checkpoint {step}"
+        said = f"{under}, {more}{small} of {len(of_heads)} heads are small at checkpoint {step}"
         said += f", and {unsure} {'is' if unsure == 1 else 'are'} undecided." if unsure else "."
     yield Finding(
         "heads", setting, family.corruption, said, "undecided" if unsure else "small", n=n, is_weak=unsure > 0,

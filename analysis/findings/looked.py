@@ -23,7 +23,7 @@ def looked(table: pd.DataFrame) -> Iterator[Finding]:
         table: `attention`.
     """
     own = table[(table["side"] == "clean") & (table["query"] == "end")]
-    told: dict[tuple[str, str, str], Finding] = {}
+    merged: dict[tuple[str, str, str], Finding] = {}
     for (setting, corruption, patching), rows in own.groupby(["setting", "corruption", "patching"], sort=False):
         first, last = rows["step"].min(), rows[rows["step"] == rows["step"].max()]
         last = last[last["against_start"].isin(("more", "less"))]
@@ -41,9 +41,9 @@ def looked(table: pd.DataFrame) -> Iterator[Finding]:
                 scope=scope, table="attention", patching=str(patching),
             )  # fmt: skip
             key = (found.setting, found.patching, said)
-            names = f"{told[key].corruption} {corruption}" if key in told else str(corruption)
-            told[key] = replace(found, corruption=names)
-    for found in told.values():
+            names = f"{merged[key].corruption} {corruption}" if key in merged else str(corruption)
+            merged[key] = replace(found, corruption=names)
+    for found in merged.values():
         under = " and ".join(found.corruption.split())
         yield replace(found, statement=f"On clean prompts of the {under} corruption: {_lower(found.statement)}")
 

@@ -40,11 +40,11 @@ def onsets(table: pd.DataFrame) -> Iterator[Finding]:
             "patching": str(patching),
         }
         for row in rows[rows["answer"] != CANNOT_TELL].to_dict("records"):
-            told = SAID[row["answer"]].format(one=second, other=first)
+            phrase = SAID[row["answer"]].format(one=second, other=first)
             low, high = float(row["low"]), float(row["high"])
             between = f", by {low:+.0f} to {high:+.0f} checkpoints" if np.isfinite((low, high)).all() else ""
             yield Finding(
-                "onsets", statement=f"Head {row['layer']}.{row['head']} {told}{between} "
+                "onsets", statement=f"Head {row['layer']}.{row['head']} {phrase}{between} "
                 f"({counted(row['runs'], 'run')}).",
                 verdict=str(row["answer"]), low=low, high=high, unit="checkpoints", **of,
             )  # fmt: skip

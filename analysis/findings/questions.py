@@ -49,10 +49,10 @@ def arranged(found: Sequence[Finding]) -> list[Finding]:
     settings: dict[tuple[str, ...], set[str]] = {}
     for one in found:
         settings.setdefault((one.question, one.setting, one.corruption), set()).update({one.patching} - {""})
-    told = [
+    kept = [
         replace(one, statement=f"With patching {one.patching}: {one.statement[0].lower()}{one.statement[1:]}")
         if one.patching and len(settings[one.question, one.setting, one.corruption]) > 1
         else one
         for one in found
     ]
-    return sorted(told, key=lambda one: order[one.question])
+    return sorted(kept, key=lambda one: order[one.question])

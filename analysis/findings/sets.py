@@ -34,15 +34,17 @@ def circuits(table: pd.DataFrame) -> Iterator[Finding]:
                 else f"no circuit of those tried is shown to be faithful; the largest has {nodes}"
             )
             verdict = str(row["verdict"])
-            yield _told(f"At checkpoint {row['step']} under the {corruption} corruption, {what}", row, where, verdict)
+            yield _finding(
+                f"At checkpoint {row['step']} under the {corruption} corruption, {what}", row, where, verdict
+            )
         given = last[(last["kind"] == "exchange") & (last["source_step"] < last["step"])].sort_values("source_step")
         if len(given):
             row = given.iloc[0].to_dict()
             said = f"The circuit of checkpoint {row['source_step']}, at checkpoint {row['step']}, is {row['verdict']}"
-            yield _told(f"{said} under the {corruption} corruption", row, where, str(row["verdict"]))
+            yield _finding(f"{said} under the {corruption} corruption", row, where, str(row["verdict"]))
 
 
-def _told(said: str, row: dict[str, Any], where: tuple[str, str, str], verdict: str) -> Finding:
+def _finding(said: str, row: dict[str, Any], where: tuple[str, str, str], verdict: str) -> Finding:
     """Add F and its percentile among random sets."""
     said += f": F {number(row['value'])}{range_of(row['low'], row['high'])}"
     if pd.notna(row["null_high"]):

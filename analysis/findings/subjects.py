@@ -38,13 +38,13 @@ def subjects(table: pd.DataFrame) -> Iterator[Finding]:
         said = f"At checkpoint {last['step'].iloc[0]}, {SAID[answer].format(first=first, second=second)}"
         there = last[(last["verdict_first"] == "matters") | (last["verdict_second"] == "matters")]
         there = there.sort_values("difference", key=abs, ascending=False)
-        told = [
+        examples = [
             f"{row.layer}.{row.head} {number(row.recovered_first)} and {number(row.recovered_second)} "
             f"({row.comparison}: {row.difference:+.2f}{range_of(row.low, row.high)})"
             for row in there.head(4).itertuples()
         ]
         more = f" and {len(there) - 4} more" if len(there) > 4 else ""
-        said += f". Recovered under each: {'; '.join(told)}{more}." if told else "."
+        said += f". Recovered under each: {'; '.join(examples)}{more}." if examples else "."
         top = there.iloc[0] if len(there) else None
         value, low, high = (float("nan") if top is None else float(top[name]) for name in ("difference", "low", "high"))
         yield Finding(

@@ -51,7 +51,7 @@ def sudden(table: pd.DataFrame) -> Iterator[Finding]:
     own = table[table["run_id"].isna() & (table["clock"] == "step") & table["curve"].isin(CURVES)]
     own = own[own["site"].isna() | (own["site"] == SITE)]
     single = table[table["run_id"].notna() & (table["clock"] == "step")]
-    told: dict[tuple[str, ...], Finding] = {}
+    merged: dict[tuple[str, ...], Finding] = {}
     folded: dict[tuple[str, ...], list[int]] = {}
     for at, row in own.iterrows():
         if row["curve"] == GAIN and row["answer"] in FOLDED:
@@ -62,9 +62,9 @@ def sudden(table: pd.DataFrame) -> Iterator[Finding]:
         # Gains depend on the corruption, the other curves on clean prompts alone.
         by = found.corruption if row["curve"] == GAIN else ""
         same = (found.setting, found.patching, found.statement, by)
-        names = " ".join(filter(None, (told[same].corruption if same in told else "", found.corruption)))
-        told[same] = replace(found, corruption=names)
-    for found in told.values():
+        names = " ".join(filter(None, (merged[same].corruption if same in merged else "", found.corruption)))
+        merged[same] = replace(found, corruption=names)
+    for found in merged.values():
         of = f" of the {' and '.join(found.corruption.split())} corruption"
         yield replace(found, statement=found.statement.replace(OF_CORRUPTION, of if found.corruption else ""))
     for (setting, patching, corruption, answer, reason), rows in folded.items():

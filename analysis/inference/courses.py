@@ -83,7 +83,7 @@ def courses(family: Family) -> list[HeadCourse]:
     recovered, gain, verdict = family.grid(found.recovered), family.grid(found.gain), family.grid(family.judged.words)
     matters = verdict == "matters"
     halves = _halves(family, matters) if matters.any() else None
-    told = []
+    of_places = []
     for number, place in enumerate(family.places):
         own = matters[:, number]
         sign = np.sign(recovered[:, number])
@@ -94,8 +94,8 @@ def courses(family: Family) -> list[HeadCourse]:
         there = np.where(before if before.any() else own, recovered[:, number], 0.0)
         peak = float(there[np.argmax(np.abs(there))])
         at, low, high = (None if step is None else family.steps[step] for step in onset)
-        told.append(HeadCourse(place, course, at, low, high, last, peak))
-    return told
+        of_places.append(HeadCourse(place, course, at, low, high, last, peak))
+    return of_places
 
 
 Onset = tuple[int | None, int | None, int | None]
@@ -106,8 +106,8 @@ def _course(number: int, verdict: np.ndarray, other_way: np.ndarray, halves: _Ha
     none: Onset = (None, None, None)
     mattered = verdict == "matters"
     if not mattered.any():
-        told = verdict[verdict != "undefined"]
-        return Course.NEVER if len(told) and (told == "small").all() else Course.UNDECIDED, none
+        defined = verdict[verdict != "undefined"]
+        return Course.NEVER if len(defined) and (defined == "small").all() else Course.UNDECIDED, none
     if not mattered[-1]:
         if verdict[-1] == "small":
             return Course.LOST if halves is not None and halves.is_less[number] else Course.OUTGROWN, none

@@ -276,11 +276,11 @@ def criticals(
 ) -> tuple[Places, Places, Places]:
     """Critical values over prompts and over seeds from both variances of a mean, and the variance over seeds, 0 if
     unknown."""
-    told = np.isfinite(seeds)
-    seeds = np.where(told, seeds, 0.0)
+    is_known = np.isfinite(seeds)
+    seeds = np.where(is_known, seeds, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        both = (prompts + seeds) ** 2 / (prompts**2 / (n - 1) + seeds**2 / np.where(told, freedom, 1.0))
+        both = (prompts + seeds) ** 2 / (prompts**2 / (n - 1) + seeds**2 / np.where(is_known, freedom, 1.0))
     # One degree of freedom is too few for Satterthwaite: two seeds that agree by chance would hide the variance.
-    few = told & (freedom < 2)
-    critical = quantile(np.where(told & ~few & (prompts + seeds > 0), both, n - 1))
-    return critical, np.where(few, quantile(np.where(told, freedom, 1.0)), critical), seeds
+    few = is_known & (freedom < 2)
+    critical = quantile(np.where(is_known & ~few & (prompts + seeds > 0), both, n - 1))
+    return critical, np.where(few, quantile(np.where(is_known, freedom, 1.0)), critical), seeds

@@ -200,8 +200,8 @@ def family(site: str, jobs: Sequence[Job]) -> Family:
         most = np.nan_to_num(n).max(axis=0).astype(int)
         measurable = None
         if all(one.clean.shape[1] > 1 for one in own):
-            told = [has_gap(one.clean[kept], one.corrupted[kept]) for one, kept in zip(own, shared, strict=True)]
-            measurable = np.repeat(np.all(told, axis=0), len(places))
+            have_gap = [has_gap(one.clean[kept], one.corrupted[kept]) for one, kept in zip(own, shared, strict=True)]
+            measurable = np.repeat(np.all(have_gap, axis=0), len(places))
         return Family(site, tuple(jobs), steps, places, (), of_means(gain, gap, most, labels, measurable), None)
     prompts = tuple(dict.fromkeys(key for job in jobs for key in job.prompts))
     number = {key: at for at, key in enumerate(prompts)}

@@ -45,13 +45,13 @@ def onset_row(key: Key, place: Place, found: Sequence[Began]) -> dict[str, Any]:
     """The onset of one head over a setting's runs, in steps."""
     anywhere, here = ([_in_steps(getattr(one, scope), one.steps) for one in found] for scope in ("anywhere", "here"))
     middle = median(here)
-    told = {
+    ends = {
         "after": middle.after, "by": middle.by,
         **dict(zip(("low", "high"), _ends(anywhere), strict=True)),
         **dict(zip(("low_these_prompts", "high_these_prompts"), _ends(here), strict=True)),
     }  # fmt: skip
     counts = _counts([one.here for one in found])
-    return dict(zip(GROUP, key, strict=True)) | {"measure": "onset"} | _place(place) | told | counts
+    return dict(zip(GROUP, key, strict=True)) | {"measure": "onset"} | _place(place) | ends | counts
 
 
 def _in_steps(found: Onset, steps: Sequence[int]) -> Onset:

@@ -45,10 +45,10 @@ def reversals(steps: Sequence[int], values: Float[np.ndarray, "checkpoint place 
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.nansum(values, axis=2) / count
         error = np.sqrt(np.nansum((values - mean[..., None]) ** 2, axis=2) / (count - 1) / count)
-        told = np.abs(mean) > np.maximum(quantile(count - 1) * error, ROUNDING)
+        is_clear = np.abs(mean) > np.maximum(quantile(count - 1) * error, ROUNDING)
     found = []
     for place in range(mean.shape[1]):
-        at = np.flatnonzero(told[:, place])
+        at = np.flatnonzero(is_clear[:, place])
         turns = np.flatnonzero(np.diff(np.sign(mean[at, place])) != 0)
         found += [(steps[at[turn]] + steps[at[turn + 1]]) / 2 for turn in turns]
     return found

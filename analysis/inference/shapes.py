@@ -143,9 +143,9 @@ def steepness_of(fit: Fit, curves: Float[np.ndarray, "curve checkpoint"]) -> Flo
     whitened, explains = (curves @ fit.whiten.T).astype(np.float32), fit.explains.astype(np.float32)
     best, most = np.zeros(len(curves), int), np.full(len(curves), -1.0)
     for start in range(0, len(logistic), 4096):
-        told = np.abs(explains[start : start + 4096] @ whitened.T)
-        at = told.argmax(axis=0)
-        top = told[at, np.arange(len(curves))]
+        explained = np.abs(explains[start : start + 4096] @ whitened.T)
+        at = explained.argmax(axis=0)
+        top = explained[at, np.arange(len(curves))]
         best, most = np.where(top > most, start + at, best), np.maximum(top, most)
     return fit.candidates.steepness[logistic[best]]
 

@@ -49,7 +49,7 @@ class Subjects:
 
 
 @dataclass(frozen=True)
-class Told:
+class Answered:
     """The answer at a checkpoint, from the heads that matter under either corruption."""
 
     step: int
@@ -66,7 +66,7 @@ def subjects(first: Family, second: Family) -> Subjects | None:
     return None if found is None else Subjects(first, second, found)
 
 
-def answer(found: Subjects, step: int) -> Told:
+def answer(found: Subjects, step: int) -> Answered:
     """Whether both corruptions have the same heads at a checkpoint.
 
     Heads that are small under both are of neither. One that is undecided under either may be of one of them alone, so
@@ -93,10 +93,10 @@ def answer(found: Subjects, step: int) -> Told:
         is_open |= not is_alike and not (both == {"matters"} and a * b > 0) and not (differs and of_one)
     lists = tuple(alike), tuple(differ), tuple(undecided)
     if "undefined" in {*verdicts[0], *verdicts[1]}:
-        return Told(step, Answer.UNDEFINED, *lists)
+        return Answered(step, Answer.UNDEFINED, *lists)
     if is_other:
-        return Told(step, Answer.DIFFERENT, *lists)
+        return Answered(step, Answer.DIFFERENT, *lists)
     if is_open or not any(lists):
-        return Told(step, Answer.CANNOT_TELL, *lists)
+        return Answered(step, Answer.CANNOT_TELL, *lists)
     amounts = Answer.OTHER_AMOUNTS if differ else Answer.AMOUNTS_UNDECIDED if undecided else Answer.SAME
-    return Told(step, amounts, *lists)
+    return Answered(step, amounts, *lists)

@@ -98,7 +98,7 @@ def verdict_rows(key: tuple[str, str, str], family: Family) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def course_rows(key: tuple[str, str, str], family: Family, told: Sequence[HeadCourse] | None = None) -> pd.DataFrame:
+def course_rows(key: tuple[str, str, str], family: Family, known: Sequence[HeadCourse] | None = None) -> pd.DataFrame:
     """The courses of one family's places."""
     rows = [
         {
@@ -107,7 +107,7 @@ def course_rows(key: tuple[str, str, str], family: Family, told: Sequence[HeadCo
             "onset": one.onset, "onset_low": one.onset_low, "onset_high": one.onset_high, "last": one.last,
             "peak": one.peak,
         }
-        for one in (courses(family) if told is None else told)
+        for one in (courses(family) if known is None else known)
     ]  # fmt: skip
     return typed(pd.DataFrame(rows), COURSES)
 

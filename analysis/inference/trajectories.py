@@ -199,8 +199,8 @@ class Trajectories:
                     of_settings[self.settings.get(curve.run_id, "")].append(curve)
                 for setting, own in of_settings.items():
                     self._judge((setting, None, None), own)
-        told, self.rows = self.rows, before
-        return typed(told, TRANSITIONS)
+        made, self.rows = self.rows, before
+        return typed(made, TRANSITIONS)
 
     def onsets(self) -> pd.DataFrame:
         """The table."""
@@ -232,23 +232,24 @@ class Trajectories:
             for clock, time in clocks(config, curve.steps).items():
                 if not self.wanted(curve.name, curve.site, clock):
                     continue
-                told = transition(time, curve.values)
-                kinds[curve.name, curve.site, curve.place, curve.key, clock].append((curve, time, told))
+                change = transition(time, curve.values)
+                kinds[curve.name, curve.site, curve.place, curve.key, clock].append((curve, time, change))
         for (*_, clock), own in kinds.items():
-            whole = together([told for _, _, told in own])
-            for curve, time, told in own:
+            whole = together([change for _, _, change in own])
+            for curve, time, change in own:
                 if curve.name == GAIN and curve.site == HEAD_SITE and clock == STEP:
-                    self._add_middle((key[0], key[1] or "", key[2] or ""), curve, told)
+                    self._add_middle((key[0], key[1] or "", key[2] or ""), curve, change)
                 self.rows.append(
-                    _row(key, curve, clock, time, told) | {"run_id": curve.run_id, "runs": 1, "agreeing": 1}
+                    _row(key, curve, clock, time, change) | {"run_id": curve.run_id, "runs": 1, "agreeing": 1}
                 )
             curve, time, _ = min(own, key=lambda one: len(one[1]))
-            agreeing = sum(told.answer is whole.answer for _, _, told in own)
+            agreeing = sum(change.answer is whole.answer for _, _, change in own)
             self.rows.append(_row(key, curve, clock, time, whole) | {"runs": len(own), "agreeing": agreeing})
 
-    def _add_middle(self, key: Key, curve: Curve, told: Transition) -> None:
-        if curve.place is not None and np.isfinite(told.t50):
-            low, middle, high = np.interp([told.t50_low, told.t50, told.t50_high], curve.steps, range(len(curve.steps)))
+    def _add_middle(self, key: Key, curve: Curve, change: Transition) -> None:
+        if curve.place is not None and np.isfinite(change.t50):
+            times = change.t50_low, change.t50, change.t50_high
+            low, middle, high = np.interp(times, curve.steps, range(len(curve.steps)))
             both = ((float(low), float(high)), (float(middle), float(middle)))
             self.middles.setdefault(key, defaultdict(dict))[curve.place][curve.run_id] = both
 
@@ -277,25 +278,25 @@ class Trajectories:
             first, last = min(steps[0] for steps, _ in of_runs), max(steps[-1] for steps, _ in of_runs)
             run = self.runs.get(one.jobs[0].patch.run_id)
             ends = epoch_ends(run, last) if run else []
-            told = at_epoch_ends(changes, ends, first, last)
+            near_ends = at_epoch_ends(changes, ends, first, last)
             self.signs.append(
                 dict(zip(GROUP, key, strict=True))
                 | {"site": site, "epoch_ends": len(ends), "heads": of_runs[0][1].shape[1], "runs": len(of_runs)}
-                | vars(told)
+                | vars(near_ends)
             )
 
 
-def _row(key: tuple[str | None, ...], curve: Curve, clock: str, time: np.ndarray, told: Transition) -> dict[str, Any]:
+def _row(key: tuple[str | None, ...], curve: Curve, clock: str, time: np.ndarray, change: Transition) -> dict[str, Any]:
     layer, head, position = curve.place or (None, None, None)
-    values = {one.name: getattr(told, one.name) for one in fields(told) if one.name != "fitted"}
+    values = {one.name: getattr(change, one.name) for one in fields(change) if one.name != "fitted"}
     return (
         dict(zip(GROUP, key, strict=True))
         | {"clock": clock, "curve": curve.name, "site": curve.site, "layer": layer, "head": head, "position": position}
         | {"key": curve.key}
         | values
         | {
-            "answer": told.answer.value,
-            "shape": told.shape or None,
+            "answer": change.answer.value,
+            "shape": change.shape or None,
             "length": time[-1] - time[0],
             "checkpoints": len(time),
             "n": curve.n,

@@ -102,8 +102,8 @@ class Transformation:
             return f"{between}: cannot tell whether heads were transformed or added ({self.why})."
         scope = "other prompts and other seeds" if self.family.seeds else "other prompts in these runs"
         share = f"{'' if np.isnan(self.value) else f'{self.value:.2f} '}[{self.low:.2f}, {self.high:.2f}]"
-        told = f"{between}, heads that mattered before have {share} of the gain of all that matter after ({scope})"
-        return f"{told}: {self.answer.value}{f' ({self.why})' if self.why else ''}."
+        statement = f"{between}, heads that mattered before have {share} of the gain of all that matter after ({scope})"
+        return f"{statement}: {self.answer.value}{f' ({self.why})' if self.why else ''}."
 
 
 def between(jobs: Sequence[Job], first: int, last: int) -> Transformation:
@@ -215,7 +215,7 @@ def _index(both: Family, changes: Sequence[Change]) -> tuple[float, float, float
     old = later & (before != "small")
     _, _, high = _ratio(both, kept | unsure | old, matters | old)
     if np.isnan(low) or np.isnan(high):
-        return value, 0.0, 1.0, unknown, "the gain of the heads that matter is not told from zero"
+        return value, 0.0, 1.0, unknown, "the gain of the heads that matter may be zero"
     why = ""
     if (before == "undefined").all():
         why = f"no measurable gap at checkpoint {both.steps[0]}"

@@ -186,8 +186,8 @@ def together(found: Sequence[Transition]) -> Transition:
     Times are medians over runs, with the sign test's 95% intervals; these are missing of too few runs.
     """
     counts = Counter(one.answer for one in found)
-    told = ", ".join(f"{count} {answer.value}" for answer, count in counts.most_common())
-    said = f"{counted(len(found), 'run')}: {told}"
+    answers = ", ".join(f"{count} {answer.value}" for answer, count in counts.most_common())
+    said = f"{counted(len(found), 'run')}: {answers}"
     answer = Answer.CANNOT_TELL
     if len(found) < SEEDS:
         said += f"; at least {SEEDS} are needed"

@@ -54,7 +54,7 @@ def simulations(draws: int) -> Iterator[str]:
             random = np.random.default_rng(0)
             found = [transformation(simulated(random, recovered, prompts, runs)) for _ in range(draws)]
             answers = Counter(one.answer for one in found)
-            told = ", ".join(f"{answer.value} {answers[answer] / draws:.0%}" for answer in Answer)
+            shares = ", ".join(f"{answer.value} {answers[answer] / draws:.0%}" for answer in Answer)
             # Without an answer there is no interval, and nothing wrong is said.
             held = np.mean([np.isnan(one.low) or one.low - 1e-9 <= truth <= one.high + 1e-9 for one in found])
-            yield f"{name}, T {truth:.2f}, {prompts} prompts, {runs} runs: {told}; interval holds T {held:.0%}"
+            yield f"{name}, T {truth:.2f}, {prompts} prompts, {runs} runs: {shares}; interval holds T {held:.0%}"

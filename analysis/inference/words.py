@@ -16,11 +16,11 @@ MOST = 8
 """Most heads that a sentence names; beyond that it gives their number."""
 
 
-def sentences(family: Family, told: Sequence[HeadCourse]) -> list[str]:
-    """Says which heads matter at the last checkpoint and since when, which were lost, and what is undecided.
+def sentences(family: Family, of_heads: Sequence[HeadCourse]) -> list[str]:
+    """Say which heads matter at the last checkpoint and since when, which were lost, and what is undecided.
 
     Args:
-        told: the family's `courses`.
+        of_heads: the family's `courses`.
     """
     if family.is_estimate:
         return [f"{family.site} was estimated and not patched, so nothing is concluded."]
@@ -32,9 +32,9 @@ def sentences(family: Family, told: Sequence[HeadCourse]) -> list[str]:
         said = [_no_gap(family, step)]
     else:
         said = [_mattering(family, step), *_others(family, step)]
-    said += _since(told, family.steps[0])
+    said += _since(of_heads, family.steps[0])
     for course in BEFORE:
-        said += _before([one for one in told if one.course is course], course, step)
+        said += _before([one for one in of_heads if one.course is course], course, step)
     wrong = (
         ""
         if len(family.jobs) == 1 and family.gain is None
@@ -91,7 +91,7 @@ def scope_of_difference(found: Difference) -> str:
 
 
 def differences(found: Difference) -> list[str]:
-    """Says at which heads the second group recovers more or less than the first, at their last common checkpoint."""
+    """Say at which heads the second group recovers more or less than the first, at their last common checkpoint."""
     step = found.steps[-1]
     at = found.at(step)
     said = []
@@ -107,8 +107,8 @@ def differences(found: Difference) -> list[str]:
     if not said:
         said.append(f"No difference is shown at checkpoint {step}.")
     rest = [
-        f"{counts[one]} {told}"
-        for one, told in (
+        f"{counts[one]} {word}"
+        for one, word in (
             (Comparison.ALIKE, f"alike (within {DELTA})"),
             (Comparison.UNDECIDED, "undecided"),
             (Comparison.UNDEFINED, "not defined (one of the two has no gap)"),
@@ -157,17 +157,19 @@ def _others(family: Family, step: int) -> list[str]:
         "without a measurable gap": ((verdict == "undefined") & ~untested & is_there).sum(),
         "not tested (fewer than half of the prompts have them)": (untested & is_there).sum(),
     }
-    told = {what: int(count) for what, count in counts.items() if count}
-    rest = sum(told.values())
+    named = {what: int(count) for what, count in counts.items() if count}
+    rest = sum(named.values())
     if not rest:
         return []
     other = "other " if rest < int(is_there.sum()) else ""
     kinds = plural(_kind(family), rest)
-    if len(told) == 1:
+    if len(named) == 1:
         many = f"The {other}{rest} {kinds} are all" if rest > 1 else f"The {other}{kinds} is"
-        (what,) = told
+        (what,) = named
         return [f"{many} {f'small: less than {DELTA} of the gap, either way' if what.startswith('small') else what}."]
-    return [f"Of the {other}{rest} {kinds}, {_list([f'{count} {_is(count)} {what}' for what, count in told.items()])}."]
+    return [
+        f"Of the {other}{rest} {kinds}, {_list([f'{count} {_is(count)} {what}' for what, count in named.items()])}."
+    ]
 
 
 def _is(count: int) -> str:
@@ -184,19 +186,19 @@ def _without(family: Family) -> str:
     return f", without {which}, {lacks}"
 
 
-def _since(told: Sequence[HeadCourse], first: int) -> list[str]:
+def _since(of_heads: Sequence[HeadCourse], first: int) -> list[str]:
     said = []
     for course, how in ((Course.FORMED, "Formed during training"), (Course.GREW, "Grew during training")):
-        own = [one for one in told if one.course is course]
+        own = [one for one in of_heads if one.course is course]
         own.sort(key=lambda one: (one.onset or 0, -abs(one.peak)))
         words = [f"{name(one.place)} at checkpoint {one.onset} [{one.onset_low}, {one.onset_high}]" for one in own]
         if words:
             said.append(f"{how} (reached half of the final gain, in logits): {_list(words)}.")
-    start = [name(one.place) for one in told if one.course is Course.FROM_THE_START]
+    start = [name(one.place) for one in of_heads if one.course is Course.FROM_THE_START]
     if start:
         since = f"from checkpoint {first} on, the first that was examined" if first else "from the start"
         said.append(f"Mattered {since}: {_list(start)}.")
-    unknown = [name(one.place) for one in told if one.course is Course.MATTERS]
+    unknown = [name(one.place) for one in of_heads if one.course is Course.MATTERS]
     if unknown:
         said.append(f"When {_list(unknown)} began to matter is unknown.")
     return said
