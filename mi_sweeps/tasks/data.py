@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,6 @@ from mi_sweeps.tasks.questions import Questions
 from mi_sweeps.tasks.task import Task
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
@@ -101,12 +101,21 @@ def _hash(folder: Path) -> str:
 
 
 def _read(folder: Path) -> dict[str, list[Prompt]]:
-    from datasets import load_from_disk
+    """Reads the Arrow files themselves: importing `datasets` takes longer than most runs need to start."""
+    from pyarrow import ipc
+
+    def prompts(split: Path) -> list[Prompt]:
+        files = [split / file["filename"] for file in _json(split / "state.json")["_data_files"]]
+        return [_prompt(row) for file in files for row in ipc.open_stream(file.read_bytes()).read_all().to_pylist()]
 
     try:
-        return {split: _prompts(dataset) for split, dataset in load_from_disk(folder).items()}
+        return {split: prompts(folder / split) for split in _json(folder / "dataset_dict.json")["splits"]}
     except Exception as error:
         raise _damaged(folder, type(error).__name__) from None
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_bytes())
 
 
 def _damaged(folder: Path, how: str) -> UserError:
@@ -123,11 +132,9 @@ def _row(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def _prompts(dataset: Dataset) -> list[Prompt]:
-    return [
-        Prompt(row["text"], row["answer"], tuple((a, b) for a, b in row["slots"]), row["n_subjects"], row["template"])
-        for row in dataset
-    ]
+def _prompt(row: dict[str, Any]) -> Prompt:
+    slots = tuple((first, last) for first, last in row["slots"])
+    return Prompt(row["text"], row["answer"], slots, row["n_subjects"], row["template"])
 
 
 def balanced(prompts: Sequence[Prompt], count: int) -> list[Prompt]:

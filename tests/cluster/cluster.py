@@ -315,6 +315,14 @@ class Cluster:
             ids = dict(zip(("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"), job.split("_"), strict=True))
         return [pid for pid, env in self._processes() if "SLURM_STEP_ID" in env and ids.items() <= env.items()]
 
+    def stopped(self, job: str) -> bool:
+        """Whether a job's processes are there and stopped, as by SIGSTOP."""
+        states = []
+        for pid in self.pids(job):
+            with suppress(OSError):
+                states.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+        return set(states) == {"T"}
+
     def _processes(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Every process that was started on this cluster, with its environment."""
         for file in Path("/proc").glob("[0-9]*/environ"):
