@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -146,8 +146,8 @@ def _failure(job: Job, place: Place) -> Failure:
 
 
 def look(plan: Plan, submissions: Sequence[Submission]) -> tuple[Plan, str | None]:
-    """Adds the cluster's states to a plan; the second value is a notice if accounting does not answer. Takes one call
-    of squeue, and one of sacct if jobs are gone without a result.
+    """Adds the cluster's states to a plan; the second value is a notice if accounting does not answer, or if SLURM
+    holds jobs. Takes one call of squeue, and one of sacct if jobs are gone without a result.
 
     Raises:
         UserError: the controller does not answer.
@@ -163,11 +163,27 @@ def look(plan: Plan, submissions: Sequence[Submission]) -> tuple[Plan, str | Non
         for place in where.get(one, ())
         if status.state in PENDING and place.key not in live and place.array.jobs
     }
-    notice = None
+    notices = list(_held(live.values()))
     try:
         ended = queue.ended({arrays[name].id: name for name in gone})
     except UserError as error:
-        ended, notice = {}, f"{error}; jobs that are gone without a result count as lost, for whatever reason"
+        ended = {}
+        notices.append(f"{error}; jobs that are gone without a result count as lost, for whatever reason")
     early = {point.patch_id for point in plan.points if plan.runs[point.run_id].state != "done"}
     runs, patches = join(plan.runs, where, live, ended), join(plan.patches, where, live, ended, early)
-    return Plan(plan.points, runs, patches), notice
+    return Plan(plan.points, runs, patches), "; ".join(notices) or None
+
+
+def _held(jobs: Iterable[Job]) -> Iterator[str]:
+    """Yields what to do about jobs that SLURM holds: after a failed launch it does so by itself, and for good."""
+    held: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.state == "PENDING" and "held" in job.reason.lower():
+            held.setdefault(job.reason, []).append(job.id)
+    for reason, ids in held.items():
+        arrays = ",".join(dict.fromkeys(id.partition("_")[0] for id in ids))
+        first = f"{ids[0]} and {len(ids) - 1} more are" if len(ids) > 1 else f"{ids[0]} is"
+        yield (
+            f"{first} held in the queue and will not start by itself ({reason}): `scontrol release {arrays}`, or "
+            "`mi-sweeps cancel` and run it again"
+        )

@@ -32,7 +32,7 @@ class Seen:
 
     plan: Plan
     trouble: str | None = None
-    """Why some or all of the cluster's states are missing."""
+    """Why some or all of the cluster's states are missing, or which jobs SLURM holds."""
     blind: bool = False
     """Whether the cluster did not answer at all; it may have jobs all the same."""
 

@@ -45,7 +45,7 @@ class Work:
     """With the cluster's states."""
     arrays: list[Array]
     notice: str | None
-    """Why some of the cluster's states are missing."""
+    """Why some of the cluster's states are missing, or which jobs SLURM holds."""
     too_many: str | None
     """An error if the cluster cannot hold this many tasks."""
 

@@ -209,8 +209,19 @@ class Cluster:
         self.wait_until(reached, seconds, f"job {job} {state}")
 
     def down(self, node: str) -> None:
-        """Tells the controller that a node has failed; its jobs are killed and requeued."""
+        """A node fails: its processes die, and the controller, which knows it first, requeues its jobs."""
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        steps = self.folder / f"slurmd.{node}"
+
+        def dead() -> bool:
+            for pid, env in self._processes():
+                if env.get("SLURMD_NODENAME") == node:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            return not list(steps.glob(f"{node}_*"))
+
+        # If the node still had a job when it came back, and another node had that too, SLURM would hold the job.
+        self.wait_until(dead, what=f"{node} dead")
 
     def resume(self, node: str) -> None:
         """Brings back a node that was down."""
@@ -263,16 +274,19 @@ class Cluster:
 
         Those jobs are lost, and the next ones get their ids. `submit` must not take longer than some 4 seconds.
         """
-        # It writes at most every 5 seconds, so this is the moment after it did.
-        state = self.folder / "slurmctld" / "job_state"
-        before = state.stat().st_mtime_ns if state.exists() else 0
-        change = self.submit("true", "--hold")
-        self.wait_until(lambda: state.exists() and state.stat().st_mtime_ns > before)
+        self.save()
         result = submit()
         self.kill("slurmctld")
         self.start("slurmctld")
-        self.run("scancel", change)
         return result
+
+    def save(self) -> None:
+        """Returns at the moment when the controller has written down what it knows, as it does every 5 seconds."""
+        state = self.folder / "slurmctld" / "job_state"
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        # It writes only if something has changed.
+        self.run("scancel", self.submit("true", "--hold"))
+        self.wait_until(lambda: state.exists() and state.stat().st_mtime_ns > before, what="the controller's state")
 
     def freeze(self, daemon: str) -> None:
         """Makes a daemon hang, until it is stopped or the cluster is cleared."""

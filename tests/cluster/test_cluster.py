@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from contextlib import suppress
 
 import pytest
@@ -61,23 +60,20 @@ def test_the_second_array_follows_the_first_task_by_task(cluster: Cluster) -> No
     assert cluster.states(f"{first}_2") == ["REQUEUED", "COMPLETED"]
 
 
-def test_a_preempted_job_may_requeue_itself_and_starts_again(cluster: Cluster) -> None:
+def test_preempted_jobs_start_again_whether_they_requeue_themselves_or_are_killed(cluster: Cluster) -> None:
     requeue = """srun bash -c 'trap "scontrol requeue $SLURM_JOB_ID; exit 1" TERM; echo ready; sleep 60 & wait'"""
-    low = cluster.submit(ONCE.format(requeue), "--partition=low", "--nodelist=n1", "--exclusive")
-    wait_until_ready(cluster, low)
-    high = cluster.submit("true", "--partition=high", "--nodelist=n1", "--exclusive")
-    cluster.wait_for(high, "COMPLETED")
-    cluster.wait_for(low, "COMPLETED")
-    assert cluster.states(low) == ["REQUEUED", "COMPLETED"]
-
-
-def test_a_preempted_job_that_stays_is_killed_and_starts_again(cluster: Cluster) -> None:
     stay = "srun bash -c 'trap : TERM; echo ready; while true; do sleep 1; done'"
-    low = cluster.submit(ONCE.format(stay), "--partition=low", "--nodelist=n1", "--exclusive")
-    wait_until_ready(cluster, low)
-    cluster.submit("true", "--partition=high", "--nodelist=n1", "--exclusive")
-    cluster.wait_for(low, "COMPLETED", seconds=60)
-    assert cluster.states(low) == ["PREEMPTED", "COMPLETED"]
+    places = [("--nodelist=n1", "--exclusive"), ("--nodelist=n2", "--exclusive")]
+    low = [
+        cluster.submit(ONCE.format(script), "--partition=low", *place)
+        for script, place in zip((requeue, stay), places, strict=True)
+    ]
+    for job in low:
+        wait_until_ready(cluster, job)
+    high = [cluster.submit("true", "--partition=high", *place) for place in places]
+    for job in (*high, *low):
+        cluster.wait_for(job, "COMPLETED", seconds=60)
+    assert [cluster.states(job) for job in low] == [["REQUEUED", "COMPLETED"], ["PREEMPTED", "COMPLETED"]]
 
 
 def test_a_job_above_its_memory_is_killed(cluster: Cluster) -> None:
@@ -120,9 +116,9 @@ def test_accounting_may_be_away_for_a_while(cluster: Cluster) -> None:
 
 
 def test_running_jobs_outlive_the_controller(cluster: Cluster) -> None:
-    job = cluster.submit("sleep 12")
+    job = cluster.submit("sleep 8")
     cluster.wait_for(job, "RUNNING")
-    time.sleep(6)  # It writes down what it knows every 5 seconds.
+    cluster.save()
     cluster.kill("slurmctld")
     result = cluster.run("squeue", check=False)
     assert result.returncode == 1

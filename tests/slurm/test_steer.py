@@ -164,6 +164,21 @@ def test_without_accounting_commands_go_on_and_say_so(call: Callable, slurm, swe
     assert (code, printed.count(told)) == (1, 1), "a cluster may have no accounting at all"
 
 
+def test_held_jobs_are_named_with_what_releases_them(
+    call: Callable, slurm, sweep: list[str], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM holds what it fails to launch, and all that depends on it would wait without a word."""
+    reason = "launch failed requeued held"
+    slurm.set(queue=[[*row[:3], reason, ""] if row[0] == "100_1" else row for row in slurm.queue])
+    said = f"100_1 is held in the queue and will not start by itself ({reason}): `scontrol release 100`"
+    for command in (["status", "s", where], ["plan", *sweep], ["run", *sweep]):
+        code, printed, complained = call(*command)
+        assert (code, complained) == (0, "")
+        assert printed.count(said) == 1
+    nap(monkeypatch, nothing, lambda: slurm.end("CANCELLED by 0"))
+    assert call("wait", "s", where)[1].count(said) == 1
+
+
 def test_run_without_a_controller_is_one_line(call: Callable, slurm, sweep: list[str]) -> None:
     slurm.set(refuse={"squeue": [DOWN, 0]})
     code, _, complained = call("run", *sweep)

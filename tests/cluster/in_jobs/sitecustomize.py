@@ -1,4 +1,5 @@
-"""Every Python of a job imports this first: it stops itself at its second checkpoint or table if a test holds that run.
+"""Each Python of a job imports this first. It stops at its second checkpoint or table if a test holds that run or patch
+job.
 
 Stopped from outside, a small run would often have ended before.
 """
