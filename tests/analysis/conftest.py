@@ -507,35 +507,49 @@ class Tab:
 
 
 @pytest.fixture(scope="session")
-def tabs() -> list[Tab]:
-    """Shared by all tests: a process that has read Plotly's code opens the next page in a fifth of the time."""
-    return []
+def tabs() -> dict[bool, list[Tab]]:
+    """Shared by all tests, by whether pictures out of sight are drawn."""
+    return {False: [], True: []}
+
+
+@pytest.fixture(scope="session")
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of links to the folders of pages. A tab compiles Plotly's code once for an address, not once for a page:
+    the next page there opens in a third of the time."""
+    return tmp_path_factory.mktemp("pages")
 
 
 @pytest.fixture
-def open_page(browser: Any, tabs: list[Tab]) -> Iterator[Callable[..., Any]]:
+def open_page(browser: Any, tabs: dict[bool, list[Tab]], addresses: Path) -> Iterator[Callable[..., Any]]:
     """Opens a file as a Playwright page: `open_page(file, width=375, dark=True)`.
 
     The test fails at its end if a page reported an error or asked for anything but files. Pictures out of sight are
-    left undrawn, which takes longer than most tests; not so with `alone`, which is a tab without a history, too.
+    left undrawn, which takes longer than most tests; not so with `whole`. With `alone` the page has its own address,
+    in a tab without a history.
     """
-    shared: list[Tab] = []
+    shared: dict[bool, list[Tab]] = {False: [], True: []}
     own: list[Tab] = []
 
     def open_file(
-        file: Path, width: int = 1280, height: int = 900, dark: bool = False, hash: str = "", alone: bool = False
-    ) -> Any:
+        file: Path, width: int = 1280, height: int = 900, dark: bool = False, hash: str = "", whole: bool = False,
+        alone: bool = False,
+    ) -> Any:  # fmt: skip
         if alone:
             own.append(tab := Tab(browser))
-        else:
-            if len(shared) == len(tabs):
-                tabs.append(Tab(browser))
-                tabs[-1].page.add_init_script("window.requestIdleCallback = () => 0")
-            shared.append(tab := tabs[len(shared)])
-        return tab.open(file.as_uri() + hash, width, height, dark)
+            return tab.open(file.as_uri() + hash, width, height, dark)
+        at = len(shared[whole])
+        if at == len(tabs[whole]):
+            tabs[whole].append(Tab(browser))
+            if not whole:
+                tabs[whole][at].page.add_init_script("window.requestIdleCallback = () => 0")
+        shared[whole].append(tab := tabs[whole][at])
+        link = addresses / f"{whole}-{at}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(file.parent)
+        return tab.open((link / file.name).as_uri() + hash, width, height, dark)
 
     yield open_file
-    problems = [problem for tab in (*shared, *own) for problem in tab.leave()]
+    problems = [problem for tab in (*shared[False], *shared[True], *own) for problem in tab.leave()]
     for tab in own:
         tab.page.context.close()
     assert problems == []

@@ -514,7 +514,7 @@ def test_the_log_of_a_run_is_a_click_away(sweep, opened, tmp_path, open_page):
     (sweep / "runs" / "run-0.0001-cosine-1" / "log.txt").write_text("it went well")
     links = opened(sweep).locator("#runs-table a")
     assert links.count() == 1  # others have no log
-    elsewhere = open_page(write_report(sweep, to=tmp_path / "far" / "away" / "page.html"))
+    elsewhere = open_page(write_report(sweep, to=tmp_path / "far" / "away" / "page.html"), alone=True)
     elsewhere.locator("#runs-table a").click()
     assert elsewhere.inner_text("body") == "it went well"
 
@@ -605,6 +605,23 @@ def test_failed_and_missing_cells_are_named(make_output, folders, opened):
         "0.0003": "todo 1",
     }
     assert "2 of 4 runs" in page.locator("#trust").inner_text()
+
+
+def test_what_is_pressed_stays_in_place_until_it_is_released(make_output, opened):
+    """Or a slow click would miss: pictures that have come near push away what is below them."""
+    page = opened(make_output(seeds=(0, 1)))
+    box = page.get_by_role("group", name="Group rows by").get_by_label("seed", exact=True)
+    page.evaluate("watcher.disconnect()")  # near ones are told by hand
+    box.scroll_into_view_if_needed()
+    at = box.bounding_box()
+    page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+    page.mouse.down()
+    page.evaluate("pictures.forEach(({ figure }) => watcher.observe(figure))")
+    page.wait_for_function("() => pictures.some(({ near, stale }) => near && stale)")
+    assert box.bounding_box() == at
+    page.mouse.up()
+    assert page.evaluate("state.group") == ["seed"]
+    page.wait_for_function("() => pictures.every(({ near, stale }) => !near || !stale)")
 
 
 def test_one_run_and_none(make_output, opened, tmp_path):

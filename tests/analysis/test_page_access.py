@@ -30,7 +30,7 @@ ALL_DRAWN = "() => pictures.every(({ stale, plot }) => !stale || !plot.offsetWid
 
 
 def test_all_pictures_are_drawn_though_nobody_scrolls_and_all_texts_can_be_read(file, open_page):
-    page = open_page(file, alone=True)
+    page = open_page(file, whole=True)
     page.wait_for_function(ALL_DRAWN, timeout=60_000)
     blank = "({ drawn, plot }) => plot.offsetWidth && drawn.traces && !plot.querySelector('.main-svg')"
     assert page.evaluate(f"pictures.filter({blank}).map(({{ plot }}) => plot.id)") == []
@@ -58,7 +58,7 @@ def test_all_pictures_are_drawn_though_nobody_scrolls_and_all_texts_can_be_read(
 
 def test_on_paper_pictures_are_whole_and_light(file, open_page):
     for width in (1280, 390):
-        page = open_page(file, width=width, dark=True, alone=True)
+        page = open_page(file, width=width, dark=True, whole=True)
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         page.emulate_media(media="print")
         sheet = ask(page, "sheet")
@@ -76,7 +76,7 @@ def test_on_paper_pictures_are_whole_and_light(file, open_page):
 
 
 def test_every_control_is_reached_by_keyboard_and_seen_to_be(file, open_page):
-    page = open_page(file, alone=True)
+    page = open_page(file, whole=True)
     page.wait_for_function(ALL_DRAWN, timeout=60_000)
     wanted = ask(page, "controls")
     assert wanted > 40

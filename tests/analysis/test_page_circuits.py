@@ -547,7 +547,7 @@ SETTLED = """() => wasNarrow === narrow.matches && pictures.every(({ near, stale
 
 
 def test_pictures_are_redrawn_for_another_width(make_output, open_page, report):
-    page = open_page(report(make_output()), width=375, alone=True)
+    page = open_page(report(make_output()), width=375, whole=True)
     names = panels(page, "z-plot").keys()
     cells = """(id) => {
         const { xaxis, yaxis, xaxis2 } = document.getElementById(id)._fullLayout;

@@ -6,9 +6,14 @@ const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const picture = pictures.find((one) => one.figure === entry.target);
     picture.near = entry.isIntersecting;
-    paint(picture);
+    if (!pressed) paint(picture);
   }
 }, { rootMargin: "400px" });
+
+/** Drawing a picture moves what is below it: not while a button is pressed, or its release would miss and the click be lost. */
+let pressed = false;
+addEventListener("pointerdown", () => { pressed = true; }, true);
+for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => { pressed = false; paintLater(); }, true);
 
 /**
  * `draw` returns {title, note, runs, traces, layout, height}, or a note without traces if there is nothing to draw; `alt` is
