@@ -32,7 +32,7 @@ def plan(*overrides: str | Iterable[str], config_dir: str | Path | None = None) 
         UserError: an override is wrong.
 
     >>> plan("sweep=demo", "seed=0", "launcher=inline", "output=/nowhere")
-    sweep demo: 4 fine-tunes (4 to do), 8 patch jobs (8 to do)
+    sweep demo: 2 fine-tunes (2 to do), 4 patch jobs (4 to do)
     """
     words = [word for one in overrides for word in folder.several(one)]
     points = common.points_of(words, None if config_dir is None else Path(config_dir).expanduser())

@@ -160,7 +160,7 @@ def test_the_reference_engine_sees_the_weights_of_each_checkpoint(small, bloom, 
     config = points[0].config
     model, tokenizer = load_model(config.model)
     pairs = load(config, tokenizer).pairs(config.corruption.name, config.patching.prompts)
-    base = checkpoints.snapshot(checkpoints.parameters(model))
+    base = checkpoints.copy_to_cpu(checkpoints.parameters(model))
     for step in (0, 4):
         checkpoints.load_weights(run.checkpoint(step), checkpoints.parameters(model), base)
         rows = read_table(patch.table(step)).to_pandas()

@@ -165,14 +165,14 @@ def test_a_run_that_diverges_leaves_and_the_others_go_on(make_configs):
 
 def test_a_run_whose_disk_is_full_fails_alone(make_configs, monkeypatch):
     configs = make_configs(*TINY)
-    real = Run.keep
+    real = Run.write_checkpoint
 
     def keep(run):
         if run.config.seed == 1 and run.step == 3:
             raise OSError(28, "No space left on device", "x")
         real(run)
 
-    monkeypatch.setattr(Run, "keep", keep)
+    monkeypatch.setattr(Run, "write_checkpoint", keep)
     errors = train_together([turns(config) for config in configs])
     assert [type(error) for error in errors] == [type(None), OSError, type(None), type(None)]
     assert states(configs) == ["done", "failed", "done", "done"]
