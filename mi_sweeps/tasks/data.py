@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,21 +100,12 @@ def _hash(folder: Path) -> str:
 
 
 def _read(folder: Path) -> dict[str, list[Prompt]]:
-    """Reads the Arrow files themselves: importing `datasets` takes longer than most runs need to start."""
-    from pyarrow import ipc
-
-    def prompts(split: Path) -> list[Prompt]:
-        files = [split / file["filename"] for file in _json(split / "state.json")["_data_files"]]
-        return [_prompt(row) for file in files for row in ipc.open_stream(file.read_bytes()).read_all().to_pylist()]
+    from datasets import load_from_disk
 
     try:
-        return {split: prompts(folder / split) for split in _json(folder / "dataset_dict.json")["splits"]}
+        return {split: [_prompt(row) for row in dataset] for split, dataset in load_from_disk(folder).items()}
     except Exception as error:
         raise _damaged(folder, type(error).__name__) from None
-
-
-def _json(file: Path) -> Any:
-    return json.loads(file.read_bytes())
 
 
 def _damaged(folder: Path, how: str) -> UserError:
