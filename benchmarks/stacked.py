@@ -30,8 +30,8 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap  # noqa: E402
 
+from mi_sweeps.jobs.execute import execute  # noqa: E402
 from mi_sweeps.store.folders import run_folder  # noqa: E402
-from mi_sweeps.sweeps.execute import execute  # noqa: E402
 from mi_sweeps.sweeps.grid import expand  # noqa: E402
 from mi_sweeps.training.loop import train_step  # noqa: E402
 from mi_sweeps.training.run import Run, begin  # noqa: E402

@@ -52,7 +52,9 @@ def ready() -> None:
     from mi_sweeps import cli  # noqa: F401
     from mi_sweeps.analysis import frames, report  # noqa: F401
     from mi_sweeps.circuits import examine  # noqa: F401
-    from mi_sweeps.sweeps import execute, grid, preflight, progress, workers  # noqa: F401
+    from mi_sweeps.jobs import (
+        execute,  # noqa: F401
+    )
     from mi_sweeps.training import loop  # noqa: F401
 
 
@@ -166,9 +168,9 @@ def shift_clock(seconds: float, after: float = 0.0) -> None:
     """Shifts this process's clock by some seconds, after a delay."""
     from datetime import datetime, timedelta, timezone
 
+    from mi_sweeps.jobs import execute
     from mi_sweeps.slurm import submissions
     from mi_sweeps.store import folders
-    from mi_sweeps.sweeps import execute
 
     real, began = time.time, time.monotonic()
 

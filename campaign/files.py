@@ -208,11 +208,11 @@ def make(folder: Path, output: Path, scenario: Path) -> None:
     """The undisturbed sweep's files, and temporary ones."""
     import torch
 
+    from mi_sweeps.jobs.workers import Worker
     from mi_sweeps.slurm.arrays import Array
     from mi_sweeps.slurm.submissions import Submission
     from mi_sweeps.store.files import write_json
     from mi_sweeps.store.status import now
-    from mi_sweeps.sweeps.workers import Worker
     from mi_sweeps.training import checkpoints
 
     sweep.reference(folder)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.store.files import read_table
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from mi_sweeps import cli, libraries
-from mi_sweeps.jobs import app
+from mi_sweeps.jobs import app, workers
 from mi_sweeps.models import smollm2
 from mi_sweeps.models.mini import __main__ as making_mini
-from mi_sweeps.sweeps import manifest, workers
+from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps.grid import expand
 
 IMPORTED = "from mi_sweeps import libraries; libraries.quiet(); from matplotlib import colormaps, get_backend"

@@ -18,8 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`mi-sweeps cancel`."""
+    from mi_sweeps.jobs import workers
     from mi_sweeps.slurm import steer, submissions
-    from mi_sweeps.sweeps import workers
 
     output, chosen = common.sweeps(options)
     console = common.console()

@@ -31,9 +31,10 @@ def run(options: argparse.Namespace) -> int:
     """`mi-sweeps logs`: of sweeps, or of runs and patch jobs by id."""
     from rich.text import Text
 
+    from mi_sweeps.jobs import workers
     from mi_sweeps.slurm import states, steer, submissions
     from mi_sweeps.store.folders import Folder
-    from mi_sweeps.sweeps import manifest, show, workers
+    from mi_sweeps.sweeps import manifest, show
     from mi_sweeps.sweeps import plan as planning
 
     words = list(options.words)

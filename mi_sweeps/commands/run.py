@@ -73,7 +73,8 @@ def _begin(
         manifest.add(output, name, points, command)
         return made, False
 
-    from mi_sweeps.sweeps import preflight, workers
+    from mi_sweeps.jobs import workers
+    from mi_sweeps.sweeps import preflight
 
     libraries.ready(first.launcher.threads)
     for line in preflight.check(points):
@@ -85,9 +86,9 @@ def _begin(
 
 def _inline(console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
     """Computes in this process."""
+    from mi_sweeps.jobs import progress, workers
+    from mi_sweeps.jobs.execute import execute
     from mi_sweeps.sweeps import plan as planning
-    from mi_sweeps.sweeps import progress, workers
-    from mi_sweeps.sweeps.execute import execute
 
     config = points[0].config
     name, output = config.sweep.name, config.output
@@ -110,7 +111,7 @@ def _inline(console: Console, points: Sequence[GridPoint], retry: tuple[Failure,
 
 def _local(console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
     """Starts workers, which are processes of this machine."""
-    from mi_sweeps.sweeps import workers
+    from mi_sweeps.jobs import workers
 
     first = points[0].config
     name, output, launcher = first.sweep.name, first.output, first.launcher
@@ -128,9 +129,10 @@ def _local(console: Console, points: Sequence[GridPoint], retry: tuple[Failure, 
 
 def _slurm(console: Console, points: Sequence[GridPoint], retry: tuple[Failure, ...], wait: bool, command: str) -> int:
     """Submits to a cluster. Its jobs audit the prompts, because a login node is for light work."""
+    from mi_sweeps.jobs import workers
     from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.slurm import submit as slurm
-    from mi_sweeps.sweeps import changed, manifest, show, workers
+    from mi_sweeps.sweeps import changed, manifest, show
 
     first = points[0].config
     if not queue.available():

@@ -30,8 +30,9 @@ def run(options: argparse.Namespace) -> int:
     """`mi-sweeps status`."""
     from rich.text import Text
 
+    from mi_sweeps.jobs import workers
     from mi_sweeps.slurm import steer
-    from mi_sweeps.sweeps import manifest, show, workers
+    from mi_sweeps.sweeps import manifest, show
     from mi_sweeps.sweeps import plan as planning
     from mi_sweeps.tracking import unmirrored
 

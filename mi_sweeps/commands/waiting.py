@@ -24,9 +24,9 @@ def watch(
     below: Callable[[Plan], Sequence[RenderableType]] = lambda plan: (),
 ) -> Plan:
     """Waits until nothing of the sweep is running, with a bar and further lines `below` it; returns the last plan."""
+    from mi_sweeps.jobs import progress, workers
     from mi_sweeps.slurm import queue, steer, submissions
     from mi_sweeps.sweeps import plan as planning
-    from mi_sweeps.sweeps import progress, workers
 
     on_cluster = bool(submissions.of_output(output))
     last: steer.Seen | None = None
@@ -89,7 +89,7 @@ def closing(console: Console, made: Plan, output: Path, name: str, word: str) ->
 
 def ended_early(output: Path, name: str) -> Iterator[str]:
     """Yields a line for each worker that ended before its work was done."""
-    from mi_sweeps.sweeps import workers
+    from mi_sweeps.jobs import workers
 
     for worker in workers.dead(output, name):
         who = f"process {worker.pid}" if worker.pid else "a worker"

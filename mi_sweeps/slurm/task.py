@@ -103,9 +103,9 @@ def _work(submission: Submission, item: Array, number: int, points: Sequence[Any
     libraries.quiet()
     from rich.console import Console
 
+    from mi_sweeps.jobs.execute import Task, execute
+    from mi_sweeps.jobs.progress import Bars
     from mi_sweeps.sweeps import plan as planning
-    from mi_sweeps.sweeps.execute import Task, execute
-    from mi_sweeps.sweeps.progress import Bars
 
     launcher = points[0].config.launcher
     libraries.ready(launcher.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))

@@ -8,7 +8,7 @@ import pytest
 
 from mi_sweeps.analysis import circuits, faithfulness, frames, measured
 from mi_sweeps.analysis.export import export
-from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.sweeps.grid import expand
 
 

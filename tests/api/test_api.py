@@ -21,9 +21,9 @@ from mi_sweeps.api import output as output_module
 from mi_sweeps.api import run as run_module
 from mi_sweeps.api import sweep as sweep_module
 from mi_sweeps.commands import common
+from mi_sweeps.jobs import execute as executing
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store.folders import Folder
-from mi_sweeps.sweeps import execute as executing
 from mi_sweeps.sweeps.grid import expand
 
 

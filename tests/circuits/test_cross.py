@@ -16,7 +16,7 @@ from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.paired_runs import run_both
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.cross import CrossConfig, others
-from mi_sweeps.sweeps.execute import execute
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from tests.circuits.test_transplants import another
 

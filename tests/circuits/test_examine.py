@@ -24,10 +24,10 @@ from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.fidelity import known
 from mi_sweeps.circuits.reference import ReferenceEngine
 from mi_sweeps.errors import UserError
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.models import architectures
 from mi_sweeps.models.load import load_model
 from mi_sweeps.store.files import read_json, read_table
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
 from mi_sweeps.sweeps.preflight import check

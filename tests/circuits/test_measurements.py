@@ -9,8 +9,8 @@ import mi_sweeps as mi
 from mi_sweeps.analysis import export, folder, measured
 from mi_sweeps.circuits import measurements, tables
 from mi_sweeps.circuits.paired_runs import run_both
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.store.files import read_json
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of, make
 

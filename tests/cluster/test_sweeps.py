@@ -17,12 +17,12 @@ import pytest
 from cluster import Cluster
 
 from mi_sweeps import cli
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.slurm import states, steer, submissions
 from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import Folder
 from mi_sweeps.sweeps import plan as planning
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import Plan
 from mi_sweeps.sweeps.points import GridPoint

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from mi_sweeps.jobs import progress, workers
+from mi_sweeps.jobs.workers import Worker
 from mi_sweeps.slurm import states, steer, submissions
 from mi_sweeps.store.files import write_json
-from mi_sweeps.sweeps import manifest, progress, workers
+from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.sweeps.workers import Worker
 
 DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
 SAID = f"squeue: {DOWN}; SLURM is down, or this machine is not a client of it"

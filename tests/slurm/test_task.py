@@ -19,6 +19,7 @@ import pytest
 from mi_sweeps import libraries
 from mi_sweeps.config import Config
 from mi_sweeps.identity import patch_id, run_id
+from mi_sweeps.jobs import execute as stages
 from mi_sweeps.jobs.patch import patch as patch_job
 from mi_sweeps.slurm import submissions, task
 from mi_sweeps.slurm.arrays import Array
@@ -26,7 +27,6 @@ from mi_sweeps.slurm.submissions import Submission
 from mi_sweeps.slurm.task import SlurmTask
 from mi_sweeps.store.files import write_bytes, write_json
 from mi_sweeps.store.folders import Folder, PatchFolder, RunFolder, run_folder
-from mi_sweeps.sweeps import execute as stages
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.grid import expand

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mi_sweeps.analysis import folder, measured
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.sweeps import costs
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.memory import read
 from mi_sweeps.sweeps.plan import make

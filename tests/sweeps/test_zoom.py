@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from mi_sweeps import cli
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.jobs.finetune import training_turns
 from mi_sweeps.store.endings import Interrupted
 from mi_sweeps.store.files import read_json, read_table, write_json
 from mi_sweeps.store.folders import RunFolder, run_folder
 from mi_sweeps.sweeps import manifest, quick_checks, zoom
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.training import checkpoints
 from mi_sweeps.training.loop import train_step

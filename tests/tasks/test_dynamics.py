@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.errors import UserError
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.store.files import read_table
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
 from mi_sweeps.sweeps.preflight import check

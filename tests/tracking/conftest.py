@@ -24,8 +24,8 @@ import pytest
 import wandb
 
 from mi_sweeps import cli
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.sweeps import manifest
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tracking import mirror, sync
 

@@ -16,9 +16,9 @@ import wandb
 from filelock import FileLock
 
 from mi_sweeps import cli
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.store.files import read_json
 from mi_sweeps.sweeps import manifest
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tracking import dashboard
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 import wandb
 
+from mi_sweeps.jobs.execute import Listener, execute
 from mi_sweeps.store.files import write_table
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps import plan
-from mi_sweeps.sweeps.execute import Listener, execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tracking.mirror import mirror
 from mi_sweeps.tracking.wandb_folders import of_run

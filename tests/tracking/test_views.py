@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wandb_workspaces.workspaces.internal import View, WorkspaceViewspec
 
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.sweeps import manifest
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tracking import logged_keys, views
 from mi_sweeps.tracking.logged_keys import Contents, Examined

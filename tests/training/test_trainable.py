@@ -10,11 +10,11 @@ from torch import nn
 
 from mi_sweeps.analysis.configs import names
 from mi_sweeps.errors import UserError
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.models.load import load_model
 from mi_sweeps.series.models import models_at
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import run_folder
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
 from mi_sweeps.tasks.load import load

@@ -192,7 +192,7 @@ def _start(output: Path, name: str, submission: Path, id: str, environment: dict
         write_json(record, asdict(Worker(socket.gethostname(), None, "local", str(log))))
         with log.open("wb") as printed:
             process = subprocess.Popen(
-                libraries.python("from mi_sweeps.sweeps.workers import work_on; work_on(*sys.argv[1:])")
+                libraries.python("from mi_sweeps.jobs.workers import work_on; work_on(*sys.argv[1:])")
                 + [str(output), name, str(submission), str(record), str(lock)],
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
@@ -246,7 +246,7 @@ def _work(output: Path, name: str, file: Path) -> None:
     submission = read_json(file)
     if submission is None:
         return  # Cancelled before it began.
-    from mi_sweeps.sweeps.execute import execute
+    from mi_sweeps.jobs.execute import execute
 
     libraries.ready(submission["threads"])
     wanted = set(submission["patch_ids"])

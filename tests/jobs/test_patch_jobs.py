@@ -14,10 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mi_sweeps.circuits import examine
 from mi_sweeps.circuits.tables import TABLES
+from mi_sweeps.jobs.execute import execute
 from mi_sweeps.store.endings import Interrupted
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder
-from mi_sweeps.sweeps.execute import execute
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of, make
 from mi_sweeps.sweeps.points import GridPoint

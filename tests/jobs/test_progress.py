@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mi_sweeps.jobs import progress
+from mi_sweeps.jobs.execute import Task
 from mi_sweeps.store.files import write_json
-from mi_sweeps.sweeps import estimate, progress
+from mi_sweeps.sweeps import estimate
 from mi_sweeps.sweeps.estimate import Left
-from mi_sweeps.sweeps.execute import Task
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of, make
 from mi_sweeps.sweeps.points import GridPoint

@@ -15,9 +15,9 @@ from rich.progress import Task as Bar
 from rich.table import Column
 from rich.text import Text
 
+from mi_sweeps.jobs.execute import Listener, Task
 from mi_sweeps.store.status import Failure
 from mi_sweeps.sweeps import estimate
-from mi_sweeps.sweeps.execute import Listener, Task
 from mi_sweeps.sweeps.plan import Plan
 
 WAIT_SECONDS = 1.0

@@ -10,9 +10,10 @@ import torch
 
 from mi_sweeps import cli
 from mi_sweeps.errors import UserError
+from mi_sweeps.jobs import execute as stages
+from mi_sweeps.jobs import workers
 from mi_sweeps.models.load import pick_device
-from mi_sweeps.sweeps import execute as stages
-from mi_sweeps.sweeps import manifest, workers
+from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps.grid import expand
 
 
@@ -153,7 +154,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_work(points, call, started, monkeyp
         raise KeyboardInterrupt
 
     submit(points, "launcher.workers=1")
-    monkeypatch.setattr("mi_sweeps.sweeps.progress.time.sleep", interrupt)
+    monkeypatch.setattr("mi_sweeps.jobs.progress.time.sleep", interrupt)
     where = f"output={points[0].output}"
     code, printed, complained = call("wait", "s", where)
     assert code == 130 and printed.endswith("\n")

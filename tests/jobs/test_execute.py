@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from mi_sweeps.jobs import execute as module
+from mi_sweeps.jobs import workers
+from mi_sweeps.jobs.execute import Listener, execute
 from mi_sweeps.store.endings import Cancelled
 from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import Folder
-from mi_sweeps.sweeps import execute as module
-from mi_sweeps.sweeps import manifest, plan, workers
-from mi_sweeps.sweeps.execute import Listener, execute
+from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
 
 
