@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Every process that a sweep or a test starts would compile the package anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install demo test test-fast test-slurm lint types docs slurm pytest bench bench-patching bench-scale bench-stacked bench-edges bench-circuits bench-page bench-run campaign format clean
+.PHONY: install demo test test-fast test-slurm lint types tree docs slurm pytest bench bench-patching bench-scale bench-stacked bench-edges bench-circuits bench-page bench-run campaign format clean
 
 install: $(VENV)/.installed
 
@@ -39,15 +39,18 @@ test-slurm: install
 	@tests/cluster/install.sh
 	$(BIN)/pytest tests/cluster
 
-lint: install
+lint: install tree
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	cd build/tree && $(CURDIR)/$(BIN)/lint-imports --no-logo $(CURDIR)/pyproject.toml
 
-# Checks the package as installed, where the top-level folders lie below mi_sweeps; links to them suffice.
-types: install
-	@rm -rf build/types/mi_sweeps && mkdir -p build/types/mi_sweeps
-	@ln -s $(CURDIR)/mi_sweeps/* $(CURDIR)/conf $(CURDIR)/jobs $(CURDIR)/analysis build/types/mi_sweeps
-	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p mi_sweeps
+types: install tree
+	cd build/tree && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p mi_sweeps
+
+# The package as installed, where the top-level folders lie below mi_sweeps; links to them suffice.
+tree:
+	@rm -rf build/tree/mi_sweeps && mkdir -p build/tree/mi_sweeps
+	@ln -s $(CURDIR)/mi_sweeps/* $(CURDIR)/conf $(CURDIR)/jobs $(CURDIR)/analysis build/tree/mi_sweeps
 
 # A broken link, or a page missing from the tables of contents, is an error.
 docs: install

@@ -1,4 +1,4 @@
-"""Circuits of patch jobs as files that the MIB track's evaluation reads (`mi_sweeps.circuits.mib`)."""
+"""Circuits of patch jobs as files that the MIB track's evaluation reads (`mi_sweeps.store.mib`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..circuits.graph import Edge, Graph, Node, Receiver
-from ..circuits.mib import Circuit, form, model_of
 from ..errors import UserError
+from ..graph import Edge, Graph, Node, Receiver
 from ..store.files import write_bytes
+from ..store.mib import Circuit, form, model_of
 from . import folder, measured
 from .frames import examined_in
 

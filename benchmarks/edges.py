@@ -29,7 +29,7 @@ from printing import note, spread, table
 
 from mi_sweeps import libraries
 from mi_sweeps.circuits.edges import patch_edges
-from mi_sweeps.circuits.graph import Graph
+from mi_sweeps.graph import Graph
 from mi_sweeps.tasks.pairs import Pairs
 
 RANDOM: dict[str, tuple[dict[str, int], int, int]] = {
@@ -55,7 +55,7 @@ def prompts_of(case: Case, kind: str) -> Pairs | None:
 @torch.no_grad()
 def rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
     """Makes a row for each kind of prompts."""
-    graph = Graph.of(case.network)
+    graph = case.network.graph
     found = []
     for kind in options.kinds:
         if (pairs := prompts_of(case, kind)) is None:

@@ -54,9 +54,9 @@ from mi_sweeps.circuits.reference import wrap
 from mi_sweeps.errors import UserError
 from mi_sweeps.jobs.finetune import finetune
 from mi_sweeps.jobs.patch import patch
-from mi_sweeps.series import models
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
+from mi_sweeps.training import models_at
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ def laps(device: torch.device) -> Iterator[list[dict[str, float]]]:
         return measured
 
     with (
-        mock.patch.object(models, "load_weights", lap("load", models.load_weights)),
+        mock.patch.object(models_at, "load_weights", lap("load", models_at.load_weights)),
         mock.patch.object(FastEngine, "at_end", lap("attribution", FastEngine.at_end)),
         mock.patch.object(examine, "attribute", lap("attribution", attribute)),
         mock.patch.object(FastEngine, "patch", lap("patching", FastEngine.patch)),

@@ -77,10 +77,12 @@ def _submission(file: Path, output: Path) -> Any:
 
 
 def _prompts(file: Path, output: Path) -> Any:
+    from mi_sweeps.identity import data_folder
     from mi_sweeps.sweeps import manifest
     from mi_sweeps.tasks import data
 
-    return data.load(manifest.load(output, "s")[0].point(output).config, None, output)
+    config = manifest.load(output, "s")[0].point(output).config
+    return data.load(config, None, cache=data_folder(config))
 
 
 KINDS = {

@@ -41,9 +41,9 @@ def finetune(
             return
         with attempt(config, folder) as (check, log):
             if isinstance(config.model, SeriesConfig):
-                from mi_sweeps.series.stage import measure
+                from mi_sweeps.jobs.measure_series import measure_series
 
-                measure(config, folder, before_write=check, on_step=on_step, on_checkpoint=log)
+                measure_series(config, folder, before_write=check, on_step=on_step, on_checkpoint=log)
             else:
                 from mi_sweeps.training import loop
 

@@ -22,8 +22,8 @@ from mi_sweeps.config import (
 from mi_sweeps.errors import UserError
 from mi_sweeps.models import (
     ADAPTER,
-    architectures,
     base,
+    config_json,
     has_vocabulary,
     spells_otherwise,
     tokenizer_files,
@@ -141,7 +141,7 @@ class Contents:
 
     def _kind(self, model: SingleModel) -> str | None:
         if model not in self.kinds:
-            self.kinds[model] = architectures.model_type(model)
+            self.kinds[model] = config_json.model_type(model)
         return self.kinds[model]
 
     def source(self, target: str) -> dict[str, str]:
@@ -207,6 +207,11 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
     return digest(identity)[:ID_LENGTH]
 
 
+def data_folder(config: Config) -> Path:
+    """Returns where the prompts of a configuration are cached."""
+    return config.output / "data" / data_fingerprint(config)
+
+
 def own_sources(config: Config, contents: Contents | None = None) -> dict[str, dict[str, str]]:
     """Returns the hashes of the user's own code for "task" and "schedule", by module; ours is left out."""
     contents = contents or Contents()
@@ -261,7 +266,7 @@ def _train(config: Config) -> dict[str, Any]:
 def _drops(config: Config) -> bool:
     """Whether training uses dropout, in an adapter or in the model."""
     adapter = config.train.method == "lora" and config.train.lora.dropout > 0
-    return adapter or (not isinstance(config.model, SeriesConfig) and architectures.drops(config.model))
+    return adapter or (not isinstance(config.model, SeriesConfig) and config_json.drops(config.model))
 
 
 def run_id(config: Config, contents: Contents | None = None) -> str:

@@ -87,7 +87,7 @@ class Run(Tables):
             there = ", ".join(map(str, self.steps)) or "none"
             raise UserError(f"step {step}: run {self.id} has no checkpoint there; there are: {there}")
         from mi_sweeps.models.load import pick_device
-        from mi_sweeps.series.models import models_at
+        from mi_sweeps.training.models_at import models_at
 
         config = self._checked.config
         ((_, model),) = models_at(config, self._folder, [step], pick_device(device), attention)
@@ -118,10 +118,11 @@ class Run(Tables):
     @cached_property
     def task(self) -> Task:
         """The run's task, with `splits`, `pairs` and `metrics` (`mi_sweeps.tasks.task.Task`)."""
+        from mi_sweeps.identity import data_folder
         from mi_sweeps.tasks.load import load
 
         config = self._checked.config
-        return load(config, self.tokenizer, config.output)
+        return load(config, self.tokenizer, cache=data_folder(config))
 
     def pairs(self, corruption: str, count: int | None = None) -> Pairs:
         """Returns pairs of clean and corrupted prompts, with the tokens of their logit difference.
@@ -146,13 +147,13 @@ class Run(Tables):
         count = count if count is not None else min(counts)
         if not asked or asked[0].prompts_label == asked[0].corruption.name:
             return self.task.pairs(corruption, count)
+        from mi_sweeps.identity import data_folder
         from mi_sweeps.tasks.load import load, patched_pairs
 
         config = asked[0].for_patching
         patching = config.patching.model_copy(update={"prompts": count})
-        return patched_pairs(
-            load(config, self.tokenizer, config.output), config.model_copy(update={"patching": patching})
-        )
+        task = load(config, self.tokenizer, cache=data_folder(config))
+        return patched_pairs(task, config.model_copy(update={"patching": patching}))
 
     def zoom(self, start: int, to: int, every: int = 1, *overrides: str) -> Plan:
         """Plans a zoom, as `mi-sweeps zoom` does: training this run again with checkpoints from `start` to `to`.

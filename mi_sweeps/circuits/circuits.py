@@ -35,14 +35,13 @@ from mi_sweeps.circuits.chosen_sets import (
     without,
 )
 from mi_sweeps.circuits.fast import budget
-from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.means import Means, mean_outputs
-from mi_sweeps.circuits.mib import sizes_of
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.circuits import CircuitsConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.store.mib import sizes_of
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import Batch
 
@@ -62,7 +61,7 @@ def table(view: View) -> pa.Table:
         UserError: there are too few prompts, or the given circuit is for another model.
     """
     made = pa.Table.from_pylist(list(rows(view)), TABLES["circuits"])
-    return made.replace_schema_metadata(sizes_of(Graph.of(view.network), len(view.network.final_norm.weight)))
+    return made.replace_schema_metadata(sizes_of(view.network.graph, len(view.network.final_norm.weight)))
 
 
 def averaged(view: View) -> Batch:

@@ -24,11 +24,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations
-from mi_sweeps.circuits.graph import Input, Node
 from mi_sweeps.circuits.narrow import Narrow, applies
 from mi_sweeps.circuits.network import SLICE, Linear, Norm, by_head, rotate
 from mi_sweeps.circuits.paired_runs import Runs
 from mi_sweeps.circuits.propagate import Change, Group, Stage, attend, propagate, rotation_of
+from mi_sweeps.graph import Input, Node
 
 How = Literal["recomputed", "frozen"]
 Writes = Callable[[Group], Tensor]

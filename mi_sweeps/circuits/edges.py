@@ -1,6 +1,6 @@
 """Patches every edge of a model's graph exactly, one at a time, for each prompt.
 
-An edge connects the output of one node to one input (`mi_sweeps.circuits.graph`). Its effect is the logit difference of
+An edge connects the output of one node to one input (`mi_sweeps.graph`). Its effect is the logit difference of
 the corrupted run with that edge taken from the clean run (`mi_sweeps.circuits.direct`), minus the corrupted run's. In
 larger models, the edges that integrated gradients rank highest are patched (`mi_sweeps.circuits.gradients`), and a
 random sample of the others, which bounds what was missed (`mi_sweeps.analysis.edges`).
@@ -23,9 +23,7 @@ from mi_sweeps.circuits.chosen_sets import by_rank, count_of, first_of, halves
 from mi_sweeps.circuits.direct import Reader, patch_direct
 from mi_sweeps.circuits.fast import MEMORY, budget
 from mi_sweeps.circuits.gradients import integrated
-from mi_sweeps.circuits.graph import Edge, Graph, Receiver
 from mi_sweeps.circuits.looks import lists
-from mi_sweeps.circuits.mib import sizes_of
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.paired_runs import in_groups, run_both
@@ -33,6 +31,8 @@ from mi_sweeps.circuits.sets import evaluate
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.edges import EdgesConfig
+from mi_sweeps.graph import Edge, Graph, Receiver
+from mi_sweeps.store.mib import sizes_of
 from mi_sweeps.tasks.pairs import Pairs
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def measure(network: Network, pairs: Pairs, edges: EdgesConfig, memory: int = ME
     Args:
         memory: see `mi_sweeps.circuits.fast.FastEngine`.
     """
-    graph = Graph.of(network)
+    graph = network.graph
     approximate = integrated(network, pairs, graph, edges.ig_steps, memory)
     effects = (approximate.values - approximate.corrupted).mean(dim=1).abs()
     chosen = choose(effects.cpu().numpy(), edges)
@@ -98,7 +98,7 @@ def patch_edges(
     network: Network, pairs: Pairs, edges: Sequence[Edge], memory: int = MEMORY
 ) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"], Float[Tensor, "edge prompt"]]:
     """Logit differences of the clean and the corrupted run, and with each edge patched alone."""
-    graph = Graph.of(network)
+    graph = network.graph
     place = {node: index for index, node in enumerate(graph.nodes)}
     rows: dict[Receiver, list[int]] = {}
     for row, edge in enumerate(edges):

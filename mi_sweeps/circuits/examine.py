@@ -29,9 +29,9 @@ from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config import Config, PatchingConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import data_folder
 from mi_sweeps.models.load import load_tokenizer, pick_device
 from mi_sweeps.series.checkpoints import single
-from mi_sweeps.series.models import models_at
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.tasks.load import load, patched_pairs
@@ -39,6 +39,7 @@ from mi_sweeps.tasks.pairs import Pairs, uncorrupted_note
 from mi_sweeps.tasks.task import Task
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import CHUNK, end_logits
+from mi_sweeps.training.models_at import models_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -98,7 +99,7 @@ def examine(
         return
     device = pick_device(config.launcher.device)
     tokenizer = load_tokenizer(single(config))
-    task = load(config.for_patching, tokenizer, config.output)
+    task = load(config.for_patching, tokenizer, cache=data_folder(config.for_patching))
     pairs = patched_pairs(task, config.for_patching)
     if len(pairs.clean) < config.patching.prompts:
         log.warning("patching.prompts=%d: only %d prompts", config.patching.prompts, len(pairs.clean))

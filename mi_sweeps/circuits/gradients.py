@@ -22,12 +22,12 @@ from torch import Tensor
 from mi_sweeps.circuits.activations import Layout, align, attention_pattern, embed, weigh
 from mi_sweeps.circuits.direct import changes_of
 from mi_sweeps.circuits.fast import MEMORY, budget
-from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.inputs import separate
 from mi_sweeps.circuits.network import Network, rotate
 from mi_sweeps.circuits.paired_runs import in_groups, run_both
 from mi_sweeps.circuits.propagate import Group
 from mi_sweeps.circuits.readout import ReadOut
+from mi_sweeps.graph import Graph
 from mi_sweeps.tasks.pairs import Pairs
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from mi_sweeps.graph import Graph
 from mi_sweeps.models.head import Scaling
 
 Rotation = tuple[Float[Tensor, "... rotated"], Float[Tensor, "... rotated"]]
@@ -289,6 +290,11 @@ class Network:
     def logits(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """Logits, given the residual stream after the last layer."""
         return self.scaling(self.unembed(self.final_norm(resid)))
+
+    @property
+    def graph(self) -> Graph:
+        """Its nodes and edges."""
+        return Graph(self.blocks[0].n_heads, tuple(block.parallel for block in self.blocks), self.has_mlps)
 
 
 def rotate(heads: Float[Tensor, "... head d_head"], rotation: Rotation | None) -> Float[Tensor, "... head d_head"]:

@@ -12,9 +12,9 @@ from mi_sweeps.circuits.fast import memory
 from mi_sweeps.circuits.fidelity import compare, known
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.config import Config
-from mi_sweeps.series.models import models_at
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.tasks.pairs import Pairs
+from mi_sweeps.training.models_at import models_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

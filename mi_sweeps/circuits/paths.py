@@ -22,12 +22,12 @@ from torch import Tensor
 from mi_sweeps.circuits.direct import Reader, patch_direct
 from mi_sweeps.circuits.engine import summaries
 from mi_sweeps.circuits.fast import MEMORY, budget, n_places
-from mi_sweeps.circuits.graph import Node
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.packed import pack
 from mi_sweeps.circuits.paired_runs import in_groups, run_both
 from mi_sweeps.config import PathsConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.graph import Node
 from mi_sweeps.tasks.pairs import Pairs
 
 Input = Literal["q", "k", "v", "logits"]

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from mi_sweeps.circuits.activations import LayerActivations, Layout, spread
 from mi_sweeps.circuits.fast import MEMORY, budget
-from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.inputs import separate
 from mi_sweeps.circuits.network import Block, Network, rotate
 from mi_sweeps.circuits.paired_runs import Runs, in_groups, run_both
 from mi_sweeps.circuits.propagate import CachedRun, rotation_of
+from mi_sweeps.graph import Graph
 from mi_sweeps.models.head import capped
 from mi_sweeps.tasks.pairs import Pairs
 
@@ -37,7 +37,7 @@ def evaluate(
     Args:
         sets: which of `Graph.edges` are in each set.
     """
-    graph = Graph.of(network)
+    graph = network.graph
     masks = by_receiver(graph, sets)
     # A row holds the outputs of all nodes and the inputs of a layer, in all columns.
     width, d_model = pairs.clean.tokens.shape[1], network.final_norm.weight.shape[0]

@@ -27,8 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`mi-sweeps plan`."""
-    from mi_sweeps.models import architectures
-    from mi_sweeps.sweeps import changed, costs, memory, show
+    from mi_sweeps.sweeps import changed, costs, memory, model_notes, show
     from mi_sweeps.sweeps import plan as planning
 
     points = common.points(options)
@@ -63,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         console.print(line, markup=False, soft_wrap=True)
     for line in show.axes(points):
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    for line in (*show.schedules(points), *architectures.notes(points), *memory.lines(points), *costs.lines(points)):
+    for line in (*show.schedules(points), *model_notes.lines(points), *memory.lines(points), *costs.lines(points)):
         console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(show.summary(made), soft_wrap=True)
     for line in (*changed.lines(made), *requested):

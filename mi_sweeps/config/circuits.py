@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mi_sweeps.circuits import mib
 from mi_sweeps.config.section import Index, Section, Text
 from mi_sweeps.errors import UserError
 from mi_sweeps.locations import local
+from mi_sweeps.store import mib
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 

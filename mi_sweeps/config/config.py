@@ -15,7 +15,7 @@ from mi_sweeps.config.section import Name, NamedFunction, Place, Section
 from mi_sweeps.config.tracking import TrackingConfig
 from mi_sweeps.config.training import CheckpointConfig, OptimConfig, TrainConfig
 from mi_sweeps.steps import checkpoint_steps
-from mi_sweeps.tasks import prompts_label
+from mi_sweeps.store.measured import prompts_label
 
 FORMAT = 1
 """Version of the files on disk and of the results that a configuration gives; part of every id."""

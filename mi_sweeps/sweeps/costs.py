@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.config import Config
 from mi_sweeps.config.circuits import CircuitsConfig
 from mi_sweeps.config.cross import CrossConfig, others
 from mi_sweeps.config.edges import EdgesConfig
 from mi_sweeps.config.looks import LooksConfig
+from mi_sweeps.graph import Graph
 from mi_sweeps.series.checkpoints import single
 from mi_sweeps.sweeps.memory import Sizes, read
 from mi_sweeps.sweeps.points import GridPoint

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mi_sweeps import models
+from mi_sweeps.circuits.architectures import FAST, KNOWN
 from mi_sweeps.config import Config, ModelConfig, ScratchConfig, SeriesConfig, SingleModel, SlurmConfig
 from mi_sweeps.errors import UserError
-from mi_sweeps.models.architectures import FAST, KNOWN
 from mi_sweeps.series.checkpoints import single
 from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import PREVIOUS_TOKEN

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mi_sweeps.steps import checkpoint_steps
 from mi_sweeps.store import measured
-from mi_sweeps.tasks import prompts_label
+from mi_sweeps.store.measured import prompts_label
 
 if TYPE_CHECKING:
     from mi_sweeps.config import Config

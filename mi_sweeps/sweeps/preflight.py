@@ -12,11 +12,10 @@ from mi_sweeps.circuits.measures import check_prompts
 from mi_sweeps.circuits.paths import receivers
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
-from mi_sweeps.models import architectures
 from mi_sweeps.models.load import check_files, load_config, load_tokenizer, pick_device
 from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.hashes import digest
-from mi_sweeps.sweeps import memory
+from mi_sweeps.sweeps import memory, model_notes
 from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import audit
 from mi_sweeps.tasks.load import load, patched_pairs
@@ -38,7 +37,7 @@ def check(points: Sequence[GridPoint]) -> list[str]:
     Raises:
         UserError: the configuration or the user's files are wrong.
     """
-    lines = architectures.notes(points, lambda model: load_config(model).model_type)
+    lines = model_notes.lines(points, lambda model: load_config(model).model_type)
     tasks: dict[str, Task] = {}
     networks: dict[str, PreTrainedModel | None] = {}
     checked: set[str] = set()

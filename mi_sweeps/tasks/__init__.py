@@ -31,15 +31,6 @@ COMPARED_SUBJECTS = ("first", "second")
 """The two corruptions whose difference is shown, always the second minus the first."""
 
 
-def prompts_label(corruption: str, task: str | None, split: str) -> str:
-    """Name a patch job's prompts in tables and pictures, so that no two kinds are mixed.
-
-    The label is the corruption, preceded by the task if that is not the run's own and by `train` if these are training
-    prompts: "first", "ioi2-first", "train-trio".
-    """
-    return "-".join(filter(None, (task, split if split != "heldout" else "", corruption)))
-
-
 PREVIOUS_TOKEN = "mi_sweeps.tasks.previous_token.PreviousToken"
 """The previous-token task's `_target_`."""
 
@@ -64,7 +55,11 @@ ORDER = (*OF_NAMES, *(name for names in CORRUPTIONS.values() for name in names))
 
 
 def in_order(corruptions: Iterable[str]) -> list[str]:
-    """Sort corruptions, named as by `prompts_label`, as they are shown: the run's own task first, unknown ones last."""
+    """Sort corruptions as they are shown: the run's own task first, unknown ones last.
+
+    Args:
+        corruptions: named as by `mi_sweeps.store.measured.prompts_label`.
+    """
 
     def rank(name: str) -> tuple[str, int]:
         prompts, _, corruption = name.rpartition("-")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
-from mi_sweeps.identity import data_fingerprint
 from mi_sweeps.store import sources
 from mi_sweeps.store.files import read_json, replacing, write_json
 from mi_sweeps.store.hashes import hash_files
@@ -48,18 +47,19 @@ def checked_repeat(repeat: object) -> int:
 
 
 def load(
-    config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path | None = None
+    config: Config, tokenizer: PreTrainedTokenizerBase | None, *, cache: Path | None = None
 ) -> TaskData | Questions | Task:
     """Calls the task's function, which returns prompts with name slots, questions, or a whole task.
 
-    Prompts with name slots are cached in `output`, and read from there if they are.
+    Args:
+        cache: where prompts with name slots are kept, and read from if they are there; see
+            `mi_sweeps.identity.data_folder`.
 
     Raises:
         UserError: the task's arguments or the user's file are wrong, or the task needs a tokenizer.
     """
     from hydra.utils import get_object
 
-    cache = output / "data" / data_fingerprint(config) if output else None
     if cache and (cached := read_json(cache / "audit.json")) is not None:
         if cached.get("files") not in (None, _hash(cache)):  # Earlier versions stored no hash.
             raise _damaged(cache, "its checksum is wrong")

@@ -15,6 +15,7 @@ from math import comb
 from typing import TYPE_CHECKING
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.models import mini
 from mi_sweeps.tasks.audit import describe_splits
 from mi_sweeps.tasks.data import TaskData, checked_repeat
 from mi_sweeps.tasks.encoding import is_one_token, required
@@ -239,15 +240,12 @@ def task(
 
 def pretrained_on(tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
     """A note if the model is the embedded one (`mi_sweeps.models.mini`) and was pretrained on evaluation templates."""
-    from mi_sweeps.models.mini import corpus
-    from mi_sweeps.models.mini.tokenizer import END, UNKNOWN
-
-    seen = set(corpus.TEMPLATES) & set(templates(seed)[1])
-    if not seen or set(tokenizer.get_vocab()) != {UNKNOWN, END, *corpus.words()}:
+    seen = set(templates(mini.TEMPLATE_SEED)[0]) & set(templates(seed)[1])
+    if not seen or set(tokenizer.get_vocab()) != mini.vocabulary():
         return []
     return [
         f"task.seed={seed}: the model saw {len(seen)} of the {len(templates(seed)[1])} evaluation templates in "
-        f"pre-training; with task.seed={corpus.TEMPLATE_SEED} it saw none"
+        f"pre-training; with task.seed={mini.TEMPLATE_SEED} it saw none"
     ]
 
 

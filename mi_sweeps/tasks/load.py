@@ -41,16 +41,17 @@ def patched_pairs(task: Task, config: Config, most: int | None = None) -> Pairs:
     return pairs
 
 
-def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, output: Path | None = None) -> Task:
-    """The task of a configuration. Its prompts are cached in `output`.
+def load(config: Config, tokenizer: PreTrainedTokenizerBase | None, *, cache: Path | None = None) -> Task:
+    """The task of a configuration.
 
     Args:
         tokenizer: None for a model without one.
+        cache: where its prompts are kept (`mi_sweeps.identity.data_folder`).
 
     Raises:
         UserError: the task's arguments or the user's file are wrong, or it needs a tokenizer.
     """
-    made = data.load(config, tokenizer, output)
+    made = data.load(config, tokenizer, cache=cache)
     if isinstance(made, Questions):
         prepend_bos = not isinstance(config.model, ScratchConfig) and config.model.prepend_bos
         return QuestionTask(made, tokenizer, prepend_bos=prepend_bos)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mi_sweeps.config import AnyModel, Config, ModelConfig
 from mi_sweeps.errors import UserError
-from mi_sweeps.identity import own_sources
+from mi_sweeps.identity import data_folder, own_sources
 from mi_sweeps.models.load import load_model, pick_device
 from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.endings import Diverged
@@ -169,7 +169,7 @@ def begin(
     device = pick_device(config.launcher.device)
     torch.manual_seed(config.seed)
     model, tokenizer = load_model(single(config), device, seed=config.seed)
-    task = load(config, tokenizer, config.output)
+    task = load(config, tokenizer, cache=data_folder(config))
     evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
     check_tokens(model, evaluated)
     check_logits(model, evaluated["heldout"])

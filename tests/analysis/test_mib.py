@@ -7,8 +7,8 @@ import json
 import pytest
 
 from mi_sweeps.analysis import mib
-from mi_sweeps.circuits.mib import read
 from mi_sweeps.errors import UserError
+from mi_sweeps.store.mib import read
 from tests.circuits.known import known
 
 

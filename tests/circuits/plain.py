@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mi_sweeps.circuits.graph import Graph, Node, Receiver
+from mi_sweeps.graph import Graph, Node, Receiver
 
 
 class Plain:

@@ -1,4 +1,4 @@
-"""Every architecture that `mi_sweeps.models.architectures` names, as a small random model at a later checkpoint,
+"""Every architecture that `mi_sweeps.circuits.architectures` names, as a small random model at a later checkpoint,
 against PyTorch's own hooks on the model that nobody has wrapped."""
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from mi_sweeps.circuits.architectures import FAST, KNOWN, examined, table
 from mi_sweeps.circuits.engine import POSITION_SITES
 from mi_sweeps.circuits.examine import make_engine, measure, prepare
 from mi_sweeps.circuits.families import FAMILIES
 from mi_sweeps.config import Site
 from mi_sweeps.errors import UserError
-from mi_sweeps.models.architectures import FAST, KNOWN, examined, table
 from mi_sweeps.tasks.ioi import single_token_names
 from mi_sweeps.tasks.pairs import Pairs, make_pairs
 from mi_sweeps.tasks.prompts import fill

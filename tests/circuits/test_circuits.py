@@ -11,16 +11,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from mi_sweeps.circuits import mib
 from mi_sweeps.circuits.ablated_sets import nodes_of
 from mi_sweeps.circuits.chosen_sets import by_rank, count_of, halves, name, named, names, random_sets
 from mi_sweeps.circuits.circuits import compare, table
 from mi_sweeps.circuits.fast import MEMORY
-from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.network import Linear
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.circuits import CircuitsConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.graph import Graph
+from mi_sweeps.store import mib
 from tests.circuits.known import known
 
 

@@ -16,7 +16,6 @@ from mi_sweeps.circuits.edges import measure, patch_edges, table
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import MEMORY
 from mi_sweeps.circuits.gradients import Estimates, integrated
-from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.paired_runs import run_both
 from mi_sweeps.circuits.sets import evaluate
 from mi_sweeps.circuits.view import View
@@ -32,7 +31,7 @@ def test_every_edge_equals_one_forward_of_the_model_each(name, make_model, make_
     monkeypatch.setattr(narrow, "LEAST", 0)  # As in larger models.
     model, pairs = make_model(name), make_short_pairs("first").select([0, 1, 3])
     network = describe(model)
-    graph = Graph.of(network)
+    graph = network.graph
     clean, corrupted, values = patch_edges(network, pairs, graph.edges, memory=1)
     plain = Plain(ungrouped(model) if name == "llama" else model)
     tokens = pairs.corrupted.tokens
@@ -61,7 +60,7 @@ def test_attribution_is_the_slope_of_the_exact_patch(name, make_model, make_shor
     """With one step: how fast the logit difference moves as an edge begins to be the clean run's."""
     model, pairs = make_model(name), make_short_pairs("second").select([0, 1, 3])
     network = describe(model)
-    graph = Graph.of(network)
+    graph = network.graph
     found = integrated(network, pairs, graph, steps=1, memory=1)
     plain = in_double(model)
     wrote, read = plain.run(pairs.corrupted.tokens)
@@ -87,7 +86,7 @@ def test_integrated_gradients_are_a_mean_over_the_way_between_the_prompts(make_m
     """At a quarter of the way, and at the others, the slope is that of a run which begins there."""
     model, pairs = make_model("gpt2"), make_short_pairs("second").select([0, 1])
     network = describe(model)
-    graph = Graph.of(network)
+    graph = network.graph
     found = values_of(integrated(network, pairs, graph, steps=4))
     plain = in_double(model)
     wrote, ours = plain.run(pairs.corrupted.tokens)

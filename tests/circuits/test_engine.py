@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from mi_sweeps.analysis import heatmaps
+from mi_sweeps.circuits.architectures import HEAD_SITES
 from mi_sweeps.circuits.engine import POSITION_SITES, Patched, check_effects, correlations, prompt_rows, table_rows
 from mi_sweeps.config import Site
 from mi_sweeps.errors import UserError
-from mi_sweeps.models.architectures import HEAD_SITES
 
 NAN = float("nan")
 EXACT = Patched(

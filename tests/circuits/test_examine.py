@@ -18,6 +18,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
+from mi_sweeps.circuits import architectures
 from mi_sweeps.circuits.examine import measure, prepare
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.fast import FastEngine
@@ -25,9 +26,9 @@ from mi_sweeps.circuits.fidelity import known
 from mi_sweeps.circuits.reference import ReferenceEngine
 from mi_sweeps.errors import UserError
 from mi_sweeps.jobs.execute import execute
-from mi_sweeps.models import architectures
 from mi_sweeps.models.load import load_model
 from mi_sweeps.store.files import read_json, read_table
+from mi_sweeps.sweeps import model_notes
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of
 from mi_sweeps.sweeps.preflight import check
@@ -205,10 +206,10 @@ def test_what_cannot_be_patched_is_known_when_it_is_planned_and_before_it_is_tra
     mini_tokenizer.save_pretrained(tmp_path / "bert")
     points = expand([*small, "model=local", f"model.path={tmp_path / 'bert'}", f"output={tmp_path / 'outputs'}"])
     with pytest.raises(UserError, match="models of type bert cannot be examined: its tokens see later ones"):
-        architectures.notes(points)
+        model_notes.lines(points)
     # As of a type that nobody has tried.
     monkeypatch.setattr(architectures, "KNOWN", {})
-    assert "models of type bert are untested" in architectures.notes(points)[0]
+    assert "models of type bert are untested" in model_notes.lines(points)[0]
     assert execute(points).failed
     run, _ = folders_of(points[0])
     assert "the model sees later tokens" in run.status_on_disk().error

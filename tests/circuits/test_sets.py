@@ -10,7 +10,6 @@ import torch
 from mi_sweeps.circuits.edges import patch_edges
 from mi_sweeps.circuits.families import describe
 from mi_sweeps.circuits.gradients import integrated
-from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.circuits.sets import evaluate
 from tests.circuits.known import known
 from tests.circuits.plain import Plain, ungrouped
@@ -21,7 +20,7 @@ from tests.circuits.plain import Plain, ungrouped
 def test_a_set_equals_a_run_whose_inputs_are_put_together_by_hooks(name, make_model, make_short_pairs):
     model, pairs = make_model(name), make_short_pairs("first")
     network = describe(model)
-    graph = Graph.of(network)
+    graph = network.graph
     shares = torch.tensor([0.2, 0.5, 0.9])
     sets = torch.rand(3, len(graph.edges), generator=torch.Generator().manual_seed(0)) < shares[:, None]
     found = evaluate(network, pairs, sets, memory=1)
@@ -41,7 +40,7 @@ def test_all_edges_are_the_clean_run_none_the_corrupted_and_all_but_one_a_patch_
 ):
     """Also where heads' outputs are normalised together, or multiplied."""
     network, pairs = describe(make_model(name)), make_short_pairs("second").select([0, 3])
-    graph = Graph.of(network)
+    graph = network.graph
     left_out = range(0, len(graph.edges), 9)
     sets = torch.ones(2 + len(left_out), len(graph.edges), dtype=torch.bool)
     sets[1] = False
@@ -58,7 +57,7 @@ def test_all_edges_are_the_clean_run_none_the_corrupted_and_all_but_one_a_patch_
 @torch.no_grad()
 def test_a_model_of_attention_alone_has_sets_too(make_nope, make_sequences):
     network, pairs = describe(make_nope()), make_sequences().pairs("previous", 4)
-    graph = Graph.of(network)
+    graph = network.graph
     assert not graph.has_mlps
     sets = torch.stack([torch.ones(len(graph.edges)), torch.zeros(len(graph.edges))]).bool()
     clean, corrupted, _ = patch_edges(network, pairs, graph.edges)
@@ -68,7 +67,7 @@ def test_a_model_of_attention_alone_has_sets_too(make_nope, make_sequences):
 
 def test_the_known_circuit_alone_does_all_and_the_rest_nothing():
     truth = known()
-    members = torch.tensor([edge.name in truth.edges for edge in Graph.of(truth.network).edges])
+    members = torch.tensor([edge.name in truth.edges for edge in truth.network.graph.edges])
     each = [members.clone() for _ in truth.edges]
     for chosen, edge in zip(each, members.nonzero()[:, 0].tolist(), strict=True):
         chosen[edge] = False

@@ -30,7 +30,7 @@ from mi_sweeps.config import Config, ModelConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.identity import data_fingerprint, patch_id, run_id
 from mi_sweeps.models import base
-from mi_sweeps.models.architectures import model_type
+from mi_sweeps.models.config_json import model_type
 from mi_sweeps.models.load import check_files, load_config, load_model, load_tokenizer
 from mi_sweeps.models.mini import FOLDER
 from tests.hub import Hub

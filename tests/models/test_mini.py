@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from mi_sweeps.analysis.configs import names
 from mi_sweeps.models import mini
-from mi_sweeps.models.mini import corpus, pretraining
+from mi_sweeps.models.mini import TEMPLATE_SEED, corpus, pretraining
 from mi_sweeps.models.mini.measure import WinRate, win_rate
 from mi_sweeps.models.mini.pretraining import Recipe, learning_rate, lessons, pretrain
 from mi_sweeps.sweeps.grid import expand
@@ -78,7 +78,7 @@ def test_a_word_that_is_not_known_becomes_unk(tokenizer: PreTrainedTokenizerFast
 def test_what_the_model_can_do(
     n_names: int, low: float, high: float, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    prompts = ioi.splits(MINI, n_names, {"test": 600}, corpus.TEMPLATE_SEED)["test"]
+    prompts = ioi.splits(MINI, n_names, {"test": 600}, TEMPLATE_SEED)["test"]
     assert low <= win_rate(model, tokenizer, prompts).rate <= high
 
 
@@ -130,7 +130,7 @@ def test_no_held_out_template_is_in_the_corpus() -> None:
     ]
     texts = [text for story in corpus.EVERYTHING for text in told(story, 150)]
     assert not [text for text, template in product(texts, held_out) if template.search(text)]
-    question = ioi.splits(MINI, 2, {"test": 2}, corpus.TEMPLATE_SEED)["test"][0].text
+    question = ioi.splits(MINI, 2, {"test": 2}, TEMPLATE_SEED)["test"][0].text
     assert any(template.search(f"{question} ") for template in held_out)
 
 

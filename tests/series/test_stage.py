@@ -12,11 +12,12 @@ import torch
 from mi_sweeps.errors import UserError
 from mi_sweeps.identity import patch_id, run_id
 from mi_sweeps.jobs.finetune import finetune
+from mi_sweeps.jobs.measure_series import measure_series
 from mi_sweeps.jobs.patch import patch
-from mi_sweeps.series import models, stage
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.tasks.load import load
+from mi_sweeps.training import models_at
 from mi_sweeps.training.evaluate import evaluate
 from tests.series.conftest import STEPS
 
@@ -129,12 +130,12 @@ def test_what_was_measured_before_an_interruption_is_not_measured_again(series, 
             raise Killed
 
     with pytest.raises(Killed), run.claim(), run.attempt() as check:
-        stage.measure(config, run, before_write=check, on_checkpoint=killed)
+        measure_series(config, run, before_write=check, on_checkpoint=killed)
     before = read_table(run.metrics).to_pylist()
     read = []
-    load_network = models.load_network
+    load_network = models_at.load_network
     monkeypatch.setattr(
-        models, "load_network", lambda model, *rest: read.append(model.path.name) or load_network(model, *rest)
+        models_at, "load_network", lambda model, *rest: read.append(model.path.name) or load_network(model, *rest)
     )
     finetune(config, run)
     assert read == ["checkpoint-16", "checkpoint-24"]
@@ -150,7 +151,7 @@ def test_no_two_checkpoints_are_in_memory_at_once(series, make, monkeypatch):
     config = make(series)
     run, folder = place(config)
     alive: list[weakref.ref] = []
-    load_network = models.load_network
+    load_network = models_at.load_network
 
     def counted(model, *rest):
         gc.collect()
@@ -159,7 +160,7 @@ def test_no_two_checkpoints_are_in_memory_at_once(series, make, monkeypatch):
         alive.append(weakref.ref(network))
         return network
 
-    monkeypatch.setattr(models, "load_network", counted)
+    monkeypatch.setattr(models_at, "load_network", counted)
     finetune(config, run)
     patch(config, run, folder)
     assert len(alive) == 2 * len(STEPS)
@@ -179,13 +180,13 @@ def test_weights_that_change_after_the_plan_are_not_examined_as_if_they_were_the
 def test_weights_that_change_while_others_are_examined_are_not_measured(series, make, monkeypatch):
     config = make(series)
     run, _ = place(config)
-    load_network = models.load_network
+    load_network = models_at.load_network
 
     def slow(model, *rest):
         shutil.copy(series / "checkpoint-24" / "model.safetensors", series / "checkpoint-8" / "model.safetensors")
         return load_network(model, *rest)
 
-    monkeypatch.setattr(models, "load_network", slow)
+    monkeypatch.setattr(models_at, "load_network", slow)
     with pytest.raises(UserError, match=r"checkpoint-8: its files changed while this series was examined"):
         finetune(config, run)
     assert {row["step"] for row in read_table(run.metrics).to_pylist()} == {0}

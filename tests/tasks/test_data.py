@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mi_sweeps.config import Config
 from mi_sweeps.errors import UserError
-from mi_sweeps.identity import data_fingerprint
+from mi_sweeps.identity import data_fingerprint, data_folder
 from mi_sweeps.models.mini.tokenizer import word_tokenizer
 from mi_sweeps.tasks import data, ioi
 from mi_sweeps.tasks.audit import lines
@@ -31,10 +31,6 @@ def config(make_config: Make) -> Config:
     return make_config(*SMALL)
 
 
-def cache(config: Config) -> Path:
-    return config.output / "data" / data_fingerprint(config)
-
-
 def never(*_: Any, **__: Any) -> None:
     raise AssertionError("the prompts were made again")
 
@@ -42,11 +38,11 @@ def never(*_: Any, **__: Any) -> None:
 def test_prompts_are_made_once(
     config: Config, mini_tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = data.load(config, mini_tokenizer, config.output)
+    made = data.load(config, mini_tokenizer, cache=data_folder(config))
     assert {split: len(prompts) for split, prompts in made.splits.items()} == {"train": 12, "heldout": 6, "two_name": 2}
     monkeypatch.setattr(ioi, "task", never)
-    assert data.load(config, mini_tokenizer, config.output) == made
-    assert [path.name for path in cache(config).parent.iterdir()] == [data_fingerprint(config)]
+    assert data.load(config, mini_tokenizer, cache=data_folder(config)) == made
+    assert [path.name for path in data_folder(config).parent.iterdir()] == [data_fingerprint(config)]
 
 
 def test_without_an_output_nothing_is_kept(config: Config, mini_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -56,8 +52,9 @@ def test_without_an_output_nothing_is_kept(config: Config, mini_tokenizer: PreTr
 
 def test_other_prompts_have_another_cache(make_config: Make, mini_tokenizer: PreTrainedTokenizerBase) -> None:
     one, other = make_config(*SMALL), make_config(*SMALL, "task.seed=1")
-    assert data.load(one, mini_tokenizer, one.output) != data.load(other, mini_tokenizer, other.output)
-    assert cache(one).exists() and cache(other).exists() and cache(one) != cache(other)
+    prompts, others = (data.load(config, mini_tokenizer, cache=data_folder(config)) for config in (one, other))
+    assert prompts != others
+    assert data_folder(one).exists() and data_folder(other).exists() and data_folder(one) != data_folder(other)
 
 
 def test_the_users_rows_count_with_their_content(
@@ -68,13 +65,13 @@ def test_the_users_rows_count_with_their_content(
     rows = [json.dumps({"question": prompt.text, "completion": prompt.answer}) + "\n" for prompt in prompts]
     path.write_text("".join(rows))
     config = make_config("task=prompts", f"task.path={path}", "task.two_name=0")
-    made = data.load(config, mini_tokenizer, config.output)
-    assert data.load(config, mini_tokenizer, config.output) == made
+    made = data.load(config, mini_tokenizer, cache=data_folder(config))
+    assert data.load(config, mini_tokenizer, cache=data_folder(config)) == made
     path.write_text("".join(rows[:8]))
-    assert data.load(config, mini_tokenizer, config.output).audit["rows"] == 8
+    assert data.load(config, mini_tokenizer, cache=data_folder(config)).audit["rows"] == 8
     path.unlink()
     with pytest.raises(UserError, match=r"\A.*rows\.jsonl: No such file.*; give the path of an existing.*\Z"):
-        data.load(config, mini_tokenizer, config.output)
+        data.load(config, mini_tokenizer, cache=data_folder(config))
 
 
 def test_an_interrupted_write_leaves_no_cache(
@@ -83,9 +80,9 @@ def test_an_interrupted_write_leaves_no_cache(
     with monkeypatch.context() as patched:
         patched.setattr(data, "write_json", never)
         with pytest.raises(AssertionError):
-            data.load(config, mini_tokenizer, config.output)
-    assert list(cache(config).parent.iterdir()) == []
-    assert data.load(config, mini_tokenizer, config.output) == data.load(config, mini_tokenizer)
+            data.load(config, mini_tokenizer, cache=data_folder(config))
+    assert list(data_folder(config).parent.iterdir()) == []
+    assert data.load(config, mini_tokenizer, cache=data_folder(config)) == data.load(config, mini_tokenizer)
 
 
 def test_a_cache_that_another_process_made_meanwhile_stays(
@@ -96,14 +93,14 @@ def test_a_cache_that_another_process_made_meanwhile_stays(
 
     def write_last(made: data.TaskData, folder: Path) -> None:
         monkeypatch.setattr(data, "_write", write)
-        data.load(config, mini_tokenizer, config.output)
-        there.append(cache(config).stat().st_ino)
+        data.load(config, mini_tokenizer, cache=data_folder(config))
+        there.append(data_folder(config).stat().st_ino)
         write(made, folder)
 
     monkeypatch.setattr(data, "_write", write_last)
-    data.load(config, mini_tokenizer, config.output)
-    assert there == [cache(config).stat().st_ino]
-    assert data.load(config, mini_tokenizer, config.output) == data.load(config, mini_tokenizer)
+    data.load(config, mini_tokenizer, cache=data_folder(config))
+    assert there == [data_folder(config).stat().st_ino]
+    assert data.load(config, mini_tokenizer, cache=data_folder(config)) == data.load(config, mini_tokenizer)
 
 
 def change_a_byte(folder: Path) -> None:
@@ -129,10 +126,10 @@ def truncate_the_audit(folder: Path) -> None:
 def test_a_damaged_cache_is_one_line(
     config: Config, mini_tokenizer: PreTrainedTokenizerBase, damage: Callable[[Path], None]
 ) -> None:
-    data.load(config, mini_tokenizer, config.output)
-    damage(cache(config))
+    data.load(config, mini_tokenizer, cache=data_folder(config))
+    damage(data_folder(config))
     with pytest.raises(UserError, match=rf"\A.*{data_fingerprint(config)}.*: .*; ?delete it.*\Z"):
-        data.load(config, mini_tokenizer, config.output)
+        data.load(config, mini_tokenizer, cache=data_folder(config))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +154,7 @@ def test_the_audit_says_how_an_uncased_tokenizer_writes_names(
     words = [word for word in mini_tokenizer.get_vocab() if not word.startswith("<")]
     uncased = word_tokenizer(sorted({word.lower() for word in words}), context=64)
     uncased.backend_tokenizer.normalizer = normalizers.Lowercase()
-    printed = "\n".join(lines(data.load(config, uncased, config.output).audit))
+    printed = "\n".join(lines(data.load(config, uncased, cache=data_folder(config)).audit))
     assert "the tokenizer spells 48 of 48 names differently (Mary: mary); a next token spelled that way" in printed
     assert "otherwise" not in "\n".join(lines(data.load(config, mini_tokenizer).audit))
 

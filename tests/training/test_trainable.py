@@ -10,9 +10,9 @@ from torch import nn
 
 from mi_sweeps.analysis.configs import names
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import data_folder
 from mi_sweeps.jobs.execute import execute
 from mi_sweeps.models.load import load_model
-from mi_sweeps.series.models import models_at
 from mi_sweeps.store.files import read_json, read_table
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.sweeps.grid import expand
@@ -21,6 +21,7 @@ from mi_sweeps.tasks.load import load
 from mi_sweeps.training import checkpoints
 from mi_sweeps.training.evaluate import evaluate, scored_logits
 from mi_sweeps.training.loop import finetune, train_step
+from mi_sweeps.training.models_at import models_at
 from mi_sweeps.training.run import begin
 from mi_sweeps.training.trainable import prepare
 
@@ -113,11 +114,11 @@ def test_a_lora_run(make_config, small, mini_model):
     assert not any(name.startswith("weight.") and "lora" not in name for name in load_file(folder.resume))
 
     model, tokenizer = load_model(config.model)
-    heldout = load(config, tokenizer, config.output).splits["heldout"]
+    heldout = load(config, tokenizer, cache=data_folder(config)).splits["heldout"]
     base = checkpoints.copy_to_cpu(checkpoints.parameters(model))
     rows = read_table(folder.metrics).to_pylist()
     for step, model in models_at(config, folder, config.checkpoint_steps, torch.device("cpu")):
-        found = evaluate(model, load(config, tokenizer, config.output), heldout, step=step, split="heldout")
+        found = evaluate(model, load(config, tokenizer, cache=data_folder(config)), heldout, step=step, split="heldout")
         assert found == [row for row in rows if row["split"] == "heldout" and row["step"] == step]
         same = [name for name, weight in model.named_parameters() if torch.equal(weight, base[name])]
         assert len(same) == len(base) - (0 if step == 0 else len(about["adapters"]))
@@ -154,7 +155,7 @@ def test_a_sweep_over_methods_is_patched_and_labelled(make_config, small, tmp_pa
         rows = read_table(patch.table(2)).to_pylist()
         _, tokenizer = load_model(point.config.model)
         ((_, model),) = models_at(point.config, run, [2], torch.device("cpu"))
-        pairs = load(point.config, tokenizer, point.config.output).pairs("first", 6)
+        pairs = load(point.config, tokenizer, cache=data_folder(point.config)).pairs("first", 6)
         tokens = pairs.clean.tokens
         logits = model(tokens).logits[torch.arange(len(tokens)), pairs.clean.end]
         ours = [row["clean"] for row in rows if row["kind"] == "prompt"]
@@ -285,7 +286,7 @@ def test_rounded_weights_compute_and_exact_ones_learn(make_config, small):
 
     plain, tokenizer = load_model(config.model)
     checkpoints.load_weights(folder.checkpoint(4), checkpoints.parameters(plain), base)
-    task = load(config, tokenizer, config.output)
+    task = load(config, tokenizer, cache=data_folder(config))
     rows = [row for row in read_table(folder.metrics).to_pylist() if row["split"] == "heldout" and row["step"] == 4]
     assert evaluate(plain, task, task.splits["heldout"], step=4, split="heldout") == rows
 

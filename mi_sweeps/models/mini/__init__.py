@@ -6,7 +6,16 @@ makes it from nothing.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "weights"
 """The shipped model: a Hugging Face folder with weights, config, tokenizer and model card."""
+
+TEMPLATE_SEED = 0
+"""`task.seed` of the templates that its stories use: it has seen their training half, and none of the other."""
+
+
+def vocabulary() -> set[str]:
+    """The words of its tokenizer; those of other seeds are the same."""
+    return set(json.loads((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])

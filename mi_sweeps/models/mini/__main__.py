@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from mi_sweeps import libraries
-from mi_sweeps.models.mini.corpus import TEMPLATE_SEED
+from mi_sweeps.models.mini import TEMPLATE_SEED
 from mi_sweeps.models.mini.measure import win_rate
 from mi_sweeps.models.mini.pretraining import Recipe, pretrain
 from mi_sweeps.tasks import ioi

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mi_sweeps.models.mini import TEMPLATE_SEED
 from mi_sweeps.tasks import ioi
 from mi_sweeps.tasks.lexicon import ACTIONS, MINI_NAMES, NAMES, OBJECTS, OPENINGS, PLACES, SCENES
 
-TEMPLATE_SEED = 0
 TEMPLATES, HELD_OUT_TEMPLATES = ioi.templates(TEMPLATE_SEED)
 """Stories use the first list only, so that prompts on the second are new to the model."""
 

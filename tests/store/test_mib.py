@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from mi_sweeps.circuits.graph import Graph
-from mi_sweeps.circuits.mib import Circuit, form, model_of, read, sizes_of
 from mi_sweeps.errors import UserError
+from mi_sweeps.graph import Graph
+from mi_sweeps.store.mib import Circuit, form, model_of, read, sizes_of
 
 
 def test_names_and_sizes_are_the_track_s(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mi_sweeps.circuits.graph import Graph
+from mi_sweeps.graph import Graph
 
 
 def test_gpt2_small_has_as_many_edges_as_others_count():

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    from mi_sweeps.circuits.network import Network
+from typing import Literal, get_args
 
 Kind = Literal["embed", "head", "mlp"]
 Input = Literal["q", "k", "v", "mlp", "logits"]
@@ -77,12 +74,6 @@ class Graph:
     parallel: tuple[bool, ...]
     """For each layer, whether the MLP reads what attention reads."""
     has_mlps: bool = True
-
-    @classmethod
-    def of(cls, network: Network) -> Graph:
-        """The graph of a described model."""
-        blocks = network.blocks
-        return cls(blocks[0].n_heads, tuple(block.parallel for block in blocks), network.has_mlps)
 
     @property
     def n_layers(self) -> int:

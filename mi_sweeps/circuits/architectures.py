@@ -6,26 +6,18 @@ Does not import torch, so that `plan` can report it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mi_sweeps import models
 from mi_sweeps.circuits.families import FAMILIES
 from mi_sweeps.config import ScratchConfig
 from mi_sweeps.errors import UserError
-from mi_sweeps.series.checkpoints import single
 
 if TYPE_CHECKING:
-    from mi_sweeps.config import ModelConfig, PatchingConfig, SingleModel, Site
-    from mi_sweeps.sweeps.points import GridPoint
+    from mi_sweeps.config import PatchingConfig, SingleModel, Site
 
 FAST = "fast engine"
 REFERENCE = "TransformerLens"
-
-HEADS = ("summary", "classifier")
-"""Prefixes of config.json keys for heads that language models do not have."""
 
 HEAD_SITES: tuple[Site, ...] = ("z", "q", "k", "v", "pattern")
 
@@ -82,48 +74,6 @@ KNOWN: dict[str, Architecture] = {
 """By Hugging Face's `model_type` of the text part. Any other is tried when a fine-tune begins."""
 
 
-def model_type(model: SingleModel) -> str | None:
-    """The type of a model, from its local files; None if they do not say."""
-    if isinstance(model, ScratchConfig):
-        return "nope"
-    values = _values(model)
-    kind = values.get("text_config", values).get("model_type", values.get("model_type"))
-    return kind if isinstance(kind, str) else None
-
-
-def drops(model: SingleModel) -> bool:
-    """Whether a model uses dropout in training, according to its config.json."""
-    values = {} if isinstance(model, ScratchConfig) else _values(model)
-    values |= values.get("text_config", {})
-    return any(
-        "drop" in key and not key.startswith(HEADS) and isinstance(rate, float) and rate > 0
-        for key, rate in values.items()
-    )
-
-
-def _values(model: ModelConfig) -> dict[str, Any]:
-    """A model's config.json, or that of an adapter's base; empty if it cannot be read."""
-    try:
-        values = json.loads(_config(models.base(model) or model))
-    except (OSError, ValueError):
-        return {}  # Loading the model raises the error.
-    return values if isinstance(values, dict) else {}
-
-
-def _config(model: ModelConfig) -> bytes:
-    if folder := models.folder(model):
-        return (folder / "config.json").read_bytes()
-    from mi_sweeps.models import hub
-
-    assert model.hub is not None
-    try:
-        commit = hub.commit(model.hub, model.revision)
-        file = hub.files(model.hub, commit).get("config.json")
-        return hub.read(model.hub, commit, "config.json", 0, file.size) if file else b"{}"
-    except hub.Unreachable:  # The file list may be known from before, but not the file.
-        return b"{}"
-
-
 def examined(model: SingleModel, patching: PatchingConfig, kind: str | None) -> str | None:
     """One line on what cannot be examined in a model, and which engine patches it; None if there is nothing to say.
 
@@ -170,26 +120,6 @@ def _who(engine: str, kind: str) -> str:
     if engine == FAST:
         return f"models of type {kind} are patched"
     return f"TransformerLens patches models of type {kind}, with one forward pass per site"
-
-
-def notes(points: Sequence[GridPoint], kind_of: Callable[[SingleModel], str | None] = model_type) -> list[str]:
-    """Notes on the models of a plan, one line each.
-
-    Args:
-        kind_of: returns a model's `model_type`.
-
-    Raises:
-        UserError: one of them cannot be examined as requested.
-    """
-    lines: dict[str, str | None] = {}
-    for point in points:
-        # Keyed by plain values: most of thousands of points do not differ in these.
-        key = json.dumps([point.values["model"], point.values["patching"]], sort_keys=True, default=str)
-        if key not in lines:
-            config = point.config
-            model = single(config)
-            lines[key] = examined(model, config.patching, kind_of(model))
-    return list(dict.fromkeys(line for line in lines.values() if line))
 
 
 def table() -> str:

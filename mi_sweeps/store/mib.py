@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mi_sweeps.circuits.graph import Graph
 from mi_sweeps.errors import UserError
+from mi_sweeps.graph import Graph
 
 KEY = "model"
 """The metadata key under which a table describes its model."""

@@ -11,21 +11,22 @@ import pyarrow as pa
 from mi_sweeps.circuits.examine import rehearse
 from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import data_folder
 from mi_sweeps.models.load import load_tokenizer, pick_device
 from mi_sweeps.series import audit, checkpoints, logged
 from mi_sweeps.series.checkpoints import Series
-from mi_sweeps.series.models import in_turn
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.tasks.load import load
 from mi_sweeps.training.evaluate import Metric, evaluate
+from mi_sweeps.training.models_at import in_turn
 from mi_sweeps.training.run import METRICS, check_logits, check_tokens, describe, read_metrics, summary
 from mi_sweeps.training.trainable import Trainable
 
 log = logging.getLogger(__name__)
 
 
-def measure(
+def measure_series(
     config: Config,
     folder: RunFolder,
     *,
@@ -59,7 +60,7 @@ def measure(
     write_json(folder.series, _about(series, missing))
 
     tokenizer = load_tokenizer(series.checkpoints[0].model)
-    task = load(config, tokenizer, config.output)
+    task = load(config, tokenizer, cache=data_folder(config))
     write_json(folder.audit, dict(task.audit))
     evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
     theirs = logged.read(chosen)
