@@ -110,8 +110,10 @@ def cancel(console: Console, output: Path, sweep: str) -> bool:
     count, names = end(output, sweep)
     left = queue.live(names) if names else {}
     deadline = time.monotonic() + CANCEL_SECONDS
+    pause = 1.0  # Most jobs end within a second or two.
     while left and time.monotonic() < deadline:
-        time.sleep(ASK_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, ASK_SECONDS)
         left = queue.live(names)
     console.print(f"{sweep}: {count} {plural('task', count)} cancelled on the cluster", soft_wrap=True)
     if left:
