@@ -249,11 +249,11 @@ def test_cancel_waits_until_the_jobs_are_gone(
     call: Callable, slurm, sweep: list[str], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (slurm.folder / "scancel").write_text("#!/bin/sh\n")
-    naps = nap(monkeypatch, *[nothing] * 6)
+    naps = nap(monkeypatch, *[nothing] * 9)
     code, printed, _ = call("cancel", "s", where)
     assert code == 1
     assert "  6 still there after 60 s: scancel 100 101 102" in printed
-    assert naps == [10] * 6
+    assert naps == [1, 2, 4, 8, 10, 10, 10, 10, 10]
 
 
 def test_cancel_without_jobs_says_so(call: Callable, slurm, sweep: list[str], where: str) -> None:
