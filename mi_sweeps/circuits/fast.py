@@ -31,10 +31,10 @@ MEMORY = 512 << 20
 
 
 class FastEngine:
-    """Patches on a described network.
+    """Patches a network that `families.describe` has described.
 
     Args:
-        memory: approximate limit for activations, in bytes, but at least one prompt's need. Does not change results.
+        memory: approximate limit for activations, in bytes; a single prompt may exceed it. Does not change results.
     """
 
     def __init__(self, network: Network, memory: int = MEMORY) -> None:
@@ -142,7 +142,7 @@ def _patch(network: Network, pairs: Pairs, patching: PatchingConfig, roles: list
     n_prompts, width = runs.differs.shape
     n_layers = len(network.blocks)
     places = {site: width if site in POSITION_SITES else n_places(network.blocks[0], site) for site in patching.sites}
-    # Whatever no change reaches keeps the corrupted run's value.
+    # Where no change reaches the answer, the value stays that of the corrupted run.
     results = runs.corrupted_logit_diff.repeat(n_layers * sum(places.values()))
     index = torch.arange(len(results), device=results.device).split(
         [n_layers * count * n_prompts for count in places.values()]
@@ -189,8 +189,10 @@ def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col pr
         elif site == "attn_out":
             enters, stage, others = runs.corrupted.after_attention(layer)
             resid = others + clean.attn_out
-        else:
+        elif site == "mlp_out":
             enters, resid = layer + 1, corrupted.resid_mid + clean.mlp_out
+        else:
+            raise ValueError(f"the fast engine does not know how a patch of {site} changes the residual stream")
         # Where an activation is the same in both runs (before the first layer, at all tokens but the corrupted ones),
         # the result is the corrupted run's.
         differs = (getattr(clean, site) != getattr(corrupted, site)).any(dim=-1)
@@ -199,7 +201,7 @@ def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col pr
             if not differs[group.prompts, column].any():
                 continue
             if site != "resid_pre" and layer == n_layers - 1 and span > 1:
-                continue  # nothing reads this column any more
+                continue  # nothing after this layer reads this column
             yield Change(
                 enters,
                 stage,
@@ -257,8 +259,10 @@ def head_change(
         pattern = clean.pattern
     elif site == "q":
         pattern = attention_pattern(block, clean.q, corrupted.k, mask)
-    else:
+    elif site == "k":
         pattern = attention_pattern(block, corrupted.q, clean.k, mask)
+    else:
+        raise ValueError(f"the fast engine does not know how a patch of {site} changes z")
     return weigh(pattern - corrupted.pattern, corrupted.v)
 
 

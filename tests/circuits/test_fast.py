@@ -359,7 +359,16 @@ def test_patching_changes_neither_weights_nor_prompts(random_model, make_short_p
     assert not any(values.requires_grad for values in patched.sites.values())
 
 
-def test_patching_all_there_is_brings_back_the_clean_run(random_model, make_short_pairs, patching):
+@pytest.mark.parametrize(("position_sites", "site"), [(("resid_mid",), "resid_mid"), ((), "mlp_out")])
+def test_a_site_that_the_engine_does_not_know_is_refused(
+    random_model, make_short_pairs, patching, monkeypatch, position_sites, site
+):
+    monkeypatch.setattr("mi_sweeps.circuits.fast.POSITION_SITES", position_sites)
+    with pytest.raises(ValueError, match=f"does not know how a patch of {site} changes"):
+        fast_engine(random_model).patch(make_short_pairs("first"), patching(site))
+
+
+def test_patching_everything_gives_the_clean_run(random_model, make_short_pairs, patching):
     """The first layer's input at the one slot that differs, and the last layer's at the end after all has happened."""
     pairs = make_short_pairs("first")
     patched = fast_engine(random_model).patch(pairs, patching("resid_pre"))
