@@ -120,7 +120,7 @@ def _jobs(output: Output, frames: Frames, conclusions: Conclusions, damaged: lis
                 continue
             stored = set.intersection(*(set(last.heads) for _, _, last in sound))
             families = [
-                one.family for one in conclusions.found if number[run.run_id] in one.runs and one.patching == name
+                one.family for one in conclusions.families if number[run.run_id] in one.runs and one.patching == name
             ]
             heads, which = patterns.mattering(families, stored, MOST_HEADS)
             for patch, steps, last in sound:

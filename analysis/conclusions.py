@@ -1,4 +1,4 @@
-"""Runs inference on everything that the report's page can show: each run, each setting and wider groups of runs."""
+"""Draws the conclusions on the report's page: for each run, each setting and wider groups of runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tasks import COMPARED_SUBJECTS
 from .columns import ATTRIBUTION_KINDS
 from .derived import findings
 from .findings.finding import frame
-from .folder import Output, Run
+from .folder import Output, RunRecord
 from .frames import Frames, sound
 from .inference.courses import HeadCourse, courses
 from .inference.differences import Difference, difference
@@ -27,19 +27,20 @@ ALIKE = ("model", "task", "network")
 """Columns that are equal for all runs of a group."""
 
 MOST_PAIRS = 30
-"""Pairs of groups of one kind that are compared; with more, none is. `inference.differences` compares any two."""
+"""Groups of one kind are compared pairwise up to this many pairs, and not at all above it. `inference.differences`
+compares any two."""
 
+MOST_RUNS_CONCLUDED = 300
+"""With more runs than this, the page has no room for conclusions; the exported table `verdicts` has them."""
 
-MOST_CONCLUDED = 300
-"""Runs. With more, the page has no room for conclusions; the exported table `verdicts` has them."""
-
-MOST_RUNS = 40
-"""Runs. With more, runs that are part of a mean over seeds get no conclusions of their own; `show` gives them."""
+MOST_SINGLE_RUNS = 40
+"""With more runs than this, a run that is part of a mean over seeds gets no conclusions of its own on the page;
+`show` prints them."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A family of a group of runs."""
+class JudgedFamily:
+    """The verdicts at one site for a group of runs, and its heads' courses."""
 
     runs: tuple[int, ...]
     """Indices in the table of runs."""
@@ -50,16 +51,16 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """The second of two families minus the first."""
 
-    first: Found
-    second: Found
+    first: JudgedFamily
+    second: JudgedFamily
     difference: Difference
 
 
 @dataclass(frozen=True)
-class Attributed:
+class AttributionMeans:
     """One kind of attribution of a group of runs under one corruption."""
 
     runs: tuple[int, ...]
@@ -70,13 +71,13 @@ class Attributed:
 
 @dataclass(frozen=True)
 class Conclusions:
-    """All that is concluded from an output folder."""
+    """Everything that the page concludes from an output folder."""
 
-    found: tuple[Found, ...] = ()
-    compared: tuple[Compared, ...] = ()
-    written: tuple[Attributed, ...] = ()
+    families: tuple[JudgedFamily, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    attribution: tuple[AttributionMeans, ...] = ()
     findings: pd.DataFrame = field(default_factory=lambda: frame([]))
-    """The table of that name."""
+    """The table `findings`."""
     gapless: frozenset[str] = frozenset()
     """Patch jobs without a measurable gap at their last checkpoint."""
 
@@ -84,7 +85,7 @@ class Conclusions:
 def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -> Conclusions:
     """Judge every group that the page shows, and compare groups of one kind."""
     examined = frames.patches[frames.patches["patch_id"].isin(pd.unique(frames.patching["patch_id"]))]
-    if examined["run_id"].nunique() > MOST_CONCLUDED:
+    if examined["run_id"].nunique() > MOST_RUNS_CONCLUDED:
         return Conclusions()
     steps = set(frames.patching["step"])
     read = {
@@ -95,8 +96,8 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
     networks = {run.run_id: _network(run) for run in output.runs}
     there = frames.runs[frames.runs["run_id"].isin(examined["run_id"])]
     groups = _groups(there.assign(network=there["run_id"].map(networks)))
-    found: dict[tuple[tuple[int, ...], str, str], list[Found]] = {}
-    written: list[Attributed] = []
+    found: dict[tuple[tuple[int, ...], str, str], list[JudgedFamily]] = {}
+    attribution: list[AttributionMeans] = []
     for (patching, corruption), rows in examined.groupby(["patching", "corruption"], sort=False, dropna=False):
         of_run = {run_id: read[patch_id] for run_id, patch_id in zip(rows["run_id"], rows["patch_id"], strict=True)}
         for run_ids in {run_ids: None for kind in groups for run_ids in kind}:
@@ -105,11 +106,11 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
             if own and key not in found:
                 found[key] = list(_found(number, str(patching), own))
                 of_kinds = (means(own, kind) for kind in ATTRIBUTION_KINDS)
-                written += [Attributed(*key, one) for one in of_kinds if one is not None]
+                attribution += [AttributionMeans(*key, one) for one in of_kinds if one is not None]
     every = [one for listed in found.values() for one in listed]
     gapless = frozenset(patch_id for patch_id, job in read.items() if _is_gapless(job))
     compared = tuple(_compared(every, groups, number))
-    return Conclusions(tuple(every), compared, tuple(written), findings(frames, damaged), gapless)
+    return Conclusions(tuple(every), compared, tuple(attribution), findings(frames, damaged), gapless)
 
 
 def _is_gapless(job: Job) -> bool:
@@ -117,14 +118,14 @@ def _is_gapless(job: Job) -> bool:
     return one.clean.shape[1] > 1 and not has_gap(one.clean[-1:], one.corrupted[-1:]).all()
 
 
-def _found(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterator[Found]:
+def _found(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterator[JudgedFamily]:
     for family in families(own):
         heads = family.places[0][1] is not None
         runs = tuple(sorted(number[job.patch.run_id] for job in family.jobs))  # some may lack the site
-        yield Found(runs, patching, family, tuple(courses(family)) if heads else ())
+        yield JudgedFamily(runs, patching, family, tuple(courses(family)) if heads else ())
 
 
-def _network(run: Run) -> str:
+def _network(run: RunRecord) -> str:
     """Tell apart networks whose models have one name, as in two series."""
     found = run.about.get("model") or {}
     return f"{found.get('architecture')} {found.get('parameters')}"
@@ -133,7 +134,7 @@ def _network(run: Run) -> str:
 def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
     """Groups of run ids by kind: single runs, settings, values of each column, all runs."""
     single = runs
-    if len(runs) > MOST_RUNS:
+    if len(runs) > MOST_SINGLE_RUNS:
         diverged = runs["status"] == "diverged"  # in no group
         single = runs[diverged | ((~diverged).groupby(runs["setting"]).transform("sum") == 1)]
     kinds: list[list[tuple[str, ...]]] = [[(run_id,) for run_id in single["run_id"]]]
@@ -147,14 +148,14 @@ def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
 
 
 def _compared(
-    found: Iterable[Found], groups: Sequence[Sequence[tuple[str, ...]]], number: dict[str, int]
-) -> Iterator[Compared]:
+    found: Iterable[JudgedFamily], groups: Sequence[Sequence[tuple[str, ...]]], number: dict[str, int]
+) -> Iterator[Comparison]:
     """Second corruption minus first in each group, and for groups of one kind the later minus the earlier."""
     heads = [one for one in found if one.family.places[0][1] is not None]
-    by_place: dict[tuple[tuple[int, ...], str, str, str], Found] = {
+    by_place: dict[tuple[tuple[int, ...], str, str, str], JudgedFamily] = {
         (one.runs, one.patching, one.family.corruption, one.family.site): one for one in heads
     }
-    pairs: dict[tuple[int, int], tuple[Found, Found]] = {}
+    pairs: dict[tuple[int, int], tuple[JudgedFamily, JudgedFamily]] = {}
     for (runs, patching, corruption, site), one in by_place.items():
         partner = by_place.get((runs, patching, COMPARED_SUBJECTS[1], site))
         if corruption == COMPARED_SUBJECTS[0] and partner:
@@ -172,7 +173,7 @@ def _compared(
     for one, partner in pairs.values():
         less = difference(one.family, partner.family)
         if less is not None:
-            yield Compared(one, partner, less)
+            yield Comparison(one, partner, less)
 
 
 def gaps(family: Family) -> np.ndarray:

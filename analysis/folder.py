@@ -62,8 +62,8 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One fine-tune, or one series."""
+class RunRecord:
+    """What an output folder holds of a run: one fine-tune, or one series."""
 
     run_id: str
     sweeps: tuple[str, ...]
@@ -98,7 +98,7 @@ class Output:
 
     path: Path
     sweeps: tuple[Sweep, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
 
     @property
     def patches(self) -> Iterator[Patch]:
@@ -216,7 +216,7 @@ def _planned(sweeps: Sequence[Sweep]) -> dict[str, list[tuple[str, Json]]]:
 
 def _run(
     output: Path, run_id: str, points: Sequence[tuple[str, Json]], everything: bool, damaged: list[str] | None
-) -> Run:
+) -> RunRecord:
     path = output / "runs" / run_id
     corruptions = {point["patch_id"]: point.get("corruption", "") for _, point in points if point.get("patch_id")}
     if everything:
@@ -225,7 +225,7 @@ def _run(
                 corruptions.setdefault(folder.name, "")
     about, status, is_damaged = _state(path, "run.json", damaged)
     missing = _missing_steps(path, status, damaged)
-    return Run(
+    return RunRecord(
         run_id=run_id,
         sweeps=tuple(dict.fromkeys(name for name, _ in points)),
         path=path,

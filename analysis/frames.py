@@ -209,7 +209,7 @@ def outcomes(metrics: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _runs(runs: Sequence[folder.Run], ends: Mapping[str, str]) -> list[dict[str, Any]]:
+def _runs(runs: Sequence[folder.RunRecord], ends: Mapping[str, str]) -> list[dict[str, Any]]:
     started = [run for run in runs if run.config]
     names = dict(
         zip(

@@ -15,11 +15,11 @@ from ..series import missing_steps
 from ..series.logged import SPLIT as TRAINER
 from ..tasks import COMPARED_SUBJECTS, in_order, label
 from ..training.outcome import THRESHOLDS, learned_by
-from . import concluded, provenance
+from . import page_conclusions, provenance
 from .approximate import correlations
 from .arrays import Rows
-from .conclusions import MOST_CONCLUDED, MOST_RUNS, Conclusions
-from .folder import Json, Output, Run
+from .conclusions import MOST_RUNS_CONCLUDED, MOST_SINGLE_RUNS, Conclusions
+from .folder import Json, Output, RunRecord
 from .frames import Frames
 from .inference.verdicts import DELTA
 from .intervals import LEAST as LEAST_RUNS
@@ -65,8 +65,8 @@ def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
         "t95": stats.t.ppf(0.975, np.arange(1, 201)).tolist(),
         "z95": float(stats.norm.ppf(0.975)),
         "delta": DELTA,
-        "most_runs": MOST_RUNS,
-        "most_concluded": MOST_CONCLUDED,
+        "most_single_runs": MOST_SINGLE_RUNS,
+        "most_runs_concluded": MOST_RUNS_CONCLUDED,
         "bootstrap": {"seed": SEED, "resamples": RESAMPLES, "least": LEAST_RUNS},
         "runs": _columns(_summary(frames)),
         "planned": [run.overrides for run in output.runs],
@@ -90,10 +90,10 @@ def _learned(metrics: pd.DataFrame) -> str:
     return (learned_by(set.intersection(*of_runs)) if of_runs else None) or "win_rate"
 
 
-def _missing(run: Run) -> Json | None:
+def _missing(run: RunRecord) -> Json | None:
     """The missing steps of a series and why; None if there are none."""
     missing = run.missing_steps
-    return {"steps": sorted(missing), "told": missing_steps.lines(missing)} if missing else None
+    return {"steps": sorted(missing), "lines": missing_steps.lines(missing)} if missing else None
 
 
 def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: Conclusions, note: str = "") -> Json:
@@ -108,9 +108,9 @@ def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: C
             block["gapless"] = True
     shown = set(pd.unique(frames.patching["step"])), {place[run_id] for run_id in pd.unique(frames.patching["run_id"])}
     shared = Pool()
-    said = concluded.packed(conclusions, *shown, steps, layouts, shared)
+    packed = page_conclusions.payload(conclusions, *shown, steps, layouts, shared)
     pools = {"steps": steps.values, "layouts": layouts.values, "prompts": prompts.values, "gaps": shared.values}
-    return {**outlined, "note": note, "blocks": blocks, **said, **pools}
+    return {**outlined, "note": note, "blocks": blocks, **packed, **pools}
 
 
 def _summary(frames: Frames) -> pd.DataFrame:

@@ -96,7 +96,7 @@ def _jobs(frames: Frames, conclusions: Conclusions) -> Iterator[Values]:
     number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
     there: dict[str, tuple[str, Job]] = {}
     ranks: dict[tuple[str, str, str], dict[Place, tuple[bool, float]]] = {}
-    for one in conclusions.found:
+    for one in conclusions.families:
         family = one.family
         there |= {job.patch.patch_id: (one.patching, job) for job in family.jobs}
         settings = {setting[run] for run in one.runs}

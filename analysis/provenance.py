@@ -15,12 +15,12 @@ from ..errors import UserError
 from ..store import checksums
 from ..store.files import read_json
 from . import configs
-from .folder import Json, Output, Run
+from .folder import Json, Output, RunRecord
 
 WANDB = "https://wandb.ai"
 
 
-def configurations(runs: Sequence[Run]) -> Json:
+def configurations(runs: Sequence[RunRecord]) -> Json:
     """The configurations of runs with versions and the model found, each value stored once.
 
     `same` has the values that all started runs share, by dotted key. `differs` has the other keys: their distinct
@@ -43,7 +43,7 @@ def configurations(runs: Sequence[Run]) -> Json:
     return {"same": same, "differs": differs, "factors": factors}
 
 
-def _about(run: Run) -> Json:
+def _about(run: RunRecord) -> Json:
     if not run.config:
         return {}
     # `model` in the configuration is what was requested; this is what was found.
@@ -60,7 +60,7 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def audits(runs: Iterable[Run]) -> list[Json]:
+def audits(runs: Iterable[RunRecord]) -> list[Json]:
     """The audits of prompts, each once with the indices of its `runs`."""
     found: dict[bytes, Json] = {}
     for number, run in enumerate(runs):
@@ -85,7 +85,7 @@ def links(output: Output, beside: Path) -> Json:
     except ValueError:  # another drive
         root = quote(output.path.absolute().as_posix())
 
-    def file(run: Run, name: str) -> str | None:
+    def file(run: RunRecord, name: str) -> str | None:
         return f"{root}/runs/{quote(run.run_id)}/{name}" if (run.path / name).exists() else None
 
     return {
@@ -95,7 +95,7 @@ def links(output: Output, beside: Path) -> Json:
     }
 
 
-def wandb(run: Run) -> str | None:
+def wandb(run: RunRecord) -> str | None:
     """The address of a run in wandb: as noted when it was sent, or else built for runs that were online or uploaded and
     name their entity."""
     with suppress(OSError, UserError, AttributeError):

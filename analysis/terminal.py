@@ -76,7 +76,7 @@ def show(
         console.print(part, markup=True, soft_wrap=isinstance(part, str))
 
 
-def _about(run: folder.Run) -> Iterator[RenderableType]:
+def _about(run: folder.RunRecord) -> Iterator[RenderableType]:
     yield _heading(f"run {run.run_id}", run.status, run.path)
     if run.is_series:
         yield from _about_series(run)
@@ -96,7 +96,7 @@ def _about(run: folder.Run) -> Iterator[RenderableType]:
         yield f"{sweeps}: [bold]{escape(swept)}[/]" if swept else sweeps
 
 
-def _about_series(run: folder.Run) -> Iterator[RenderableType]:
+def _about_series(run: folder.RunRecord) -> Iterator[RenderableType]:
     """Where its checkpoints are, how many there are, and which are missing."""
     model, task = run.config["model"], run.config.get("task") or {}
     steps = (run.config.get("checkpoint") or {}).get("steps") or []
@@ -326,7 +326,7 @@ def _number(value: float, decimals: bool = True) -> str:
     return f"{round(value, 2) + 0.0:.2f}" if decimals else f"{round(100 * value)}"
 
 
-def _places(run: folder.Run) -> Iterator[RenderableType]:
+def _places(run: folder.RunRecord) -> Iterator[RenderableType]:
     if not run.path.is_dir():
         return
     yield ""

@@ -34,7 +34,7 @@ from mi_sweeps.jobs.execute import execute  # noqa: E402
 from mi_sweeps.store.folders import run_folder  # noqa: E402
 from mi_sweeps.sweeps.grid import expand  # noqa: E402
 from mi_sweeps.training.loop import train_step  # noqa: E402
-from mi_sweeps.training.run import Run, begin  # noqa: E402
+from mi_sweeps.training.run import TrainingState, begin  # noqa: E402
 from mi_sweeps.training.stacked import train_together  # noqa: E402
 
 NOPE = ("model=nope", "task=previous_token", "corruption=previous", "optim.lr=1e-3")
@@ -64,7 +64,7 @@ def took(work: Callable[[], object]) -> Took:
     return Took(time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def turns(run: Run, steps: int) -> Iterator[Run | None]:
+def turns(run: TrainingState, steps: int) -> Iterator[TrainingState | None]:
     """Takes steps of a run, with nothing between them."""
     yield None
     for _ in range(steps):
@@ -73,7 +73,7 @@ def turns(run: Run, steps: int) -> Iterator[Run | None]:
     run.losses.clear()
 
 
-def one_after_another(runs: Sequence[Run], steps: int) -> None:
+def one_after_another(runs: Sequence[TrainingState], steps: int) -> None:
     """Trains each run as `mi_sweeps.training.loop` does."""
     for run in runs:
         for taken in turns(run, steps):
@@ -81,7 +81,7 @@ def one_after_another(runs: Sequence[Run], steps: int) -> None:
                 train_step(taken, taken.batch())
 
 
-def together(runs: Sequence[Run], steps: int) -> None:
+def together(runs: Sequence[TrainingState], steps: int) -> None:
     """Raises the error of the first that failed."""
     for error in train_together([turns(run, steps) for run in runs]):
         if error is not None:
@@ -91,7 +91,7 @@ def together(runs: Sequence[Run], steps: int) -> None:
 class Vmapped:
     """Takes the same steps with `torch.func`: weights from `stack_module_state`, and `vmap` over the model."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[TrainingState]) -> None:
         self.runs = runs
         self.weights, self.buffers = stack_module_state([copy.deepcopy(run.model) for run in runs])
         own = {key: runs[0].optimizer.defaults[key] for key in ("lr", "betas", "eps")}

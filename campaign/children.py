@@ -19,7 +19,7 @@ from campaign.scenarios import Fault
 SECONDS = 300.0
 """Time limit for a command on a busy machine."""
 
-MARK = "MI_SWEEPS_TRIAL"
+MARK = "MI_SWEEPS_SCENARIO"
 """An environment variable that marks the processes of a scenario, including workers."""
 
 SECRETS = {name: f"planted{name.replace('_', '')}d41d8cd98f00b204e9800998" for name in ("WANDB_API_KEY", "HF_TOKEN")}

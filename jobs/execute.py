@@ -18,7 +18,7 @@ from mi_sweeps.sweeps import plan as planning
 from mi_sweeps.sweeps.points import GridPoint, Stage
 
 if TYPE_CHECKING:
-    from mi_sweeps.training.run import Run
+    from mi_sweeps.training.run import TrainingState
 
 POLL_SECONDS = 0.5
 """How often a worker checks whether another has finished what its own next point needs."""
@@ -200,7 +200,7 @@ def _train_together(tasks: Sequence[Task], listener: Listener) -> list[Exception
     """Trains fine-tunes together; returns the error of each."""
     from mi_sweeps.training.stacked import train_together
 
-    def turns(task: Task) -> Generator[Run | None]:
+    def turns(task: Task) -> Generator[TrainingState | None]:
         with listener.task(task) as on_step:
             run, _ = planning.folders_of(task.point)
             # Claiming waits a second for each folder that another process holds.

@@ -16,7 +16,7 @@ from mi_sweeps.store.folders import RunFolder, run_folder
 
 if TYPE_CHECKING:
     from mi_sweeps.training.evaluate import Metric
-    from mi_sweeps.training.run import Run
+    from mi_sweeps.training.run import TrainingState
 
 
 def finetune(
@@ -54,7 +54,7 @@ def finetune(
 
 def training_turns(
     config: Config, folder: RunFolder, *, needed: Collection[int], on_step: Callable[[int], None]
-) -> Generator[Run | None]:
+) -> Generator[TrainingState | None]:
     """`finetune`, but the caller takes the steps: so several runs can be trained together
     (`mi_sweeps.training.stacked`).
 
@@ -97,7 +97,7 @@ def attempt(
     folder.resume.unlink(missing_ok=True)
 
 
-def rehearse(run: Run) -> None:
+def rehearse(run: TrainingState) -> None:
     """Checks that the model can be patched, before time is spent on training it."""
     from mi_sweeps.circuits import examine
     from mi_sweeps.models.load import load_tokenizer

@@ -180,13 +180,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, {"X-Error-Code": "RepoNotFound"})
             return
         model = self.answers.models[repo]
-        told: dict[str, list[dict[str, str]]] = {"converts": []}
+        result: dict[str, list[dict[str, str]]] = {"converts": []}
         for kind, where in (("branches", "heads"), ("tags", "tags")):
-            told[kind] = [
+            result[kind] = [
                 {"name": name, "ref": f"refs/{where}/{name}", "targetCommit": commit}
                 for name, commit in model[kind].items()
             ]
-        self._json(told)
+        self._json(result)
 
     def _info(self, repo: str, revision: str, query: dict[str, list[str]]) -> None:
         commit = self._commit(repo, revision)
@@ -243,8 +243,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(416)
             return
         part = content[int(first) : int(last) + 1 if last else None]
-        told = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
-        self._send(206, {**headers, "Content-Range": told}, part)
+        result = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
+        self._send(206, {**headers, "Content-Range": result}, part)
 
     def _json(self, value: object) -> None:
         self._send(200, {"Content-Type": "application/json"}, json.dumps(value).encode())

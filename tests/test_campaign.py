@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_a_few_trials_of_each_part_are_survived(tmp_path: Path) -> None:
+def test_a_few_scenarios_of_each_part_are_survived(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "campaign", "--quick", "--folder", str(tmp_path)]
     parts = [word for part in ("kills", "faults", "files", "fuzz") for word in ("--part", part)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

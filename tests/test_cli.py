@@ -91,11 +91,11 @@ def test_a_command_is_a_file(capsys):
     modules = [import_module(f"mi_sweeps.commands.{file.stem}") for file in files]
     with pytest.raises(SystemExit):
         cli.main(["--help"])
-    told = "".join(capsys.readouterr().out.split())
+    result = "".join(capsys.readouterr().out.split())
     named = [module for module in modules if hasattr(module, "HELP")]
     assert len(named) > 8
     for module in named:
-        assert f"{module.__name__.rpartition('.')[2]}{''.join(module.HELP.split())}" in told
+        assert f"{module.__name__.rpartition('.')[2]}{''.join(module.HELP.split())}" in result
 
 
 def test_plan_writes_nothing(call, small, tmp_path):
@@ -140,8 +140,8 @@ def test_export_gives_tidy_tables(call, finished, tmp_path):
 
 
 def test_export_of_circuits_needs_some(call, finished, tmp_path):
-    code, _, told = call("export", tmp_path / "circuits", "begun", f"output={finished}", "--circuits", "mib")
-    assert code == 2 and "no importances there; run patch jobs with patching=edges or circuits" in told
+    code, _, result = call("export", tmp_path / "circuits", "begun", f"output={finished}", "--circuits", "mib")
+    assert code == 2 and "no importances there; run patch jobs with patching=edges or circuits" in result
     assert not (tmp_path / "circuits").exists()
 
 
@@ -160,9 +160,9 @@ def test_replacing_a_page_is_reported_and_no_other_file_is_replaced(call, output
     assert code == 0 and printed.endswith("it replaces the report on their sweep\n")
     notes = tmp_path / "notes.md"
     notes.write_text("dear diary")
-    code, _, told = call("report", "begun", f"output={output}", "--to", notes)
+    code, _, result = call("report", "begun", f"output={output}", "--to", notes)
     wanted = f"error: {notes}: exists and is not a page of mi-sweeps; give another file, or delete it\n"
-    assert (code, told) == (2, wanted)
+    assert (code, result) == (2, wanted)
     assert notes.read_text() == "dear diary"
 
 
@@ -196,21 +196,21 @@ def test_pictures_are_chosen_and_made_for_a_paper(call, finished, tmp_path, monk
     monkeypatch.setattr("mi_sweeps.commands.report.PROGRESS_SECONDS", 0)
     page, figures = tmp_path / "r.html", tmp_path / "figures"
     to = ("--to", page, "--figures", figures)
-    code, _, told = call("report", f"output={finished}", *to, "--only", "win-rate,hats")
-    assert code == 2 and told.startswith("error: --only hats: no such picture of these runs; there are: ")
+    code, _, result = call("report", f"output={finished}", *to, "--only", "win-rate,hats")
+    assert code == 2 and result.startswith("error: --only hats: no such picture of these runs; there are: ")
     assert not page.exists() and not figures.exists()
     code, printed, _ = call("report", f"output={finished}", *to, "--only", "win-rate,loss", "--paper")
     assert code == 0 and "figures: 1 of 2 drawn\n" in printed and "(2 PNG, 2 SVG, 2 PDF, 2 CSV)" in printed
-    code, _, told = call("report", f"output={finished}", "--to", page, "--paper")
-    assert (code, told) == (2, "error: --paper: only for --figures; give --figures DIR too\n")
+    code, _, result = call("report", f"output={finished}", "--to", page, "--paper")
+    assert (code, result) == (2, "error: --paper: only for --figures; give --figures DIR too\n")
 
 
 def test_a_terminal_has_a_bar_of_the_pictures():
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
-    with _drawn(console, 7) as told:
-        told(0)
-        told(3)
+    with _drawn(console, 7) as result:
+        result(0)
+        result(3)
     assert "figures" in screen.getvalue() and "3/7" in screen.getvalue()
 
 
@@ -353,16 +353,16 @@ def test_a_damaged_run_stops_no_other(call, finished, tmp_path, file):
     first, second = sorted((output / "runs").iterdir())
     (damaged,) = first.glob(file)
     damaged.write_bytes(b"{")
-    told = []
+    result = []
     for command in (["status"], ["show", first.name], ["export", tmp_path / "tables"]):
         code, printed, complaint = call(*command, f"output={output}")
         assert code in (0, 1) and "Traceback" not in printed + complaint
         assert complaint.count("\n") == complaint.count("warning: ") == complaint.count(str(damaged))
-        told.append(str(damaged) in printed + complaint)
+        result.append(str(damaged) in printed + complaint)
     runs, metrics = (pd.read_parquet(tmp_path / "tables" / f"{name}.parquet") for name in ("runs", "metrics"))
     assert set(runs["run_id"]) == {first.name, second.name}
     assert second.name in set(metrics["run_id"])
-    assert any(told)
+    assert any(result)
     if file == "status.json":
         assert "1 failed" in call("status", f"output={output}")[1]
         assert runs.set_index("run_id").loc[first.name, "error"].startswith(str(damaged))

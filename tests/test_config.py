@@ -80,11 +80,11 @@ def test_no_message_has_the_words_of_the_library_that_validates(default: Config)
             try:
                 parse(changed(default, key, value))
             except UserError as error:
-                told, refused = str(error), refused + 1
-                assert re.match(r"[\w.]+(=.*)?: ", told), told
+                result, refused = str(error), refused + 1
+                assert re.match(r"[\w.]+(=.*)?: ", result), result
                 assert not re.search(
-                    "[Ii]nput should|pydantic|instance|dictionary|tuple|literal|valid|should be a", told
-                ), told
+                    "[Ii]nput should|pydantic|instance|dictionary|tuple|literal|valid|should be a", result
+                ), result
     assert refused > 200
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .. import configs
-from ..folder import Output, Run
+from ..folder import Output, RunRecord
 
 AXES: dict[str, Callable[[str], bool]] = {
     "prompts": lambda key: key == "task.seed",
@@ -35,7 +35,7 @@ def across(output: Output, runs: pd.DataFrame) -> Iterator[Across]:
     texts = configs.texts([configs.of_run(run.config) for run in started])
     setting = dict(zip(runs["run_id"], runs["setting"], strict=True))
     for axis, is_of in AXES.items():
-        alike: dict[frozenset[tuple[str, str]], list[tuple[Run, str]]] = {}
+        alike: dict[frozenset[tuple[str, str]], list[tuple[RunRecord, str]]] = {}
         for run, text in zip(started, texts, strict=True):
             rest = frozenset((key, value) for key, value in text.items() if not is_of(key))
             level = ", ".join(f"{key} {value}" for key, value in sorted(text.items()) if is_of(key))

@@ -153,8 +153,8 @@ def of_subjects(key: Mapping[str, str], first: Family, second: Family) -> pd.Dat
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run whose heads' roles are compared."""
+class MeasuredRun:
+    """A run with its patch jobs, whose heads' roles are compared with those of another run."""
 
     jobs: Sequence[Job]
     """Some of its patch jobs, with their patching results."""
@@ -173,7 +173,7 @@ class Run:
         return self.kept[at]
 
 
-def of_roles(axis: str, patching: str, first: Run, second: Run) -> pd.DataFrame | None:
+def of_roles(axis: str, patching: str, first: MeasuredRun, second: MeasuredRun) -> pd.DataFrame | None:
     """Which heads of two runs have the same role, from their patch jobs under some corruptions; None where they share
     no checkpoint or site, or tables do not tell prompts apart."""
     sites = [one for job in (*first.jobs, *second.jobs) for one in job.sites.values()]

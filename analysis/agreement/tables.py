@@ -21,8 +21,8 @@ from .rows import (
     ROLES,
     STABILITY,
     SUBJECTS,
+    MeasuredRun,
     Part,
-    Run,
     of_agreement,
     of_effects,
     of_roles,
@@ -140,7 +140,9 @@ def _roles(
     Args:
         patched: all patch jobs of each run.
     """
-    found = [Run([job for job in read if job.patch.run_id == run_id], patched[run_id], damaged) for run_id in run_ids]
+    found = [
+        MeasuredRun([job for job in read if job.patch.run_id == run_id], patched[run_id], damaged) for run_id in run_ids
+    ]
     runs = [run for run in found if run.jobs]
     for other in runs[1:]:
         rows = of_roles(axis, patching, runs[0], other)

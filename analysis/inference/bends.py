@@ -1,7 +1,8 @@
-"""Where a curve bends: straight pieces between change points, found without any of the shapes of `shapes`.
+"""Where a curve bends: straight pieces between change points, found without assuming any of the shapes in `shapes`.
 
 The pieces are least-squares lines, found by dynamic programming (`ruptures.Dynp`; Truong, Oudre & Vayatis 2020, Signal
-Processing 167); their number minimises BIC. `jump` is 1, as the default of 5 considers every fifth checkpoint only.
+Processing 167); their number minimises BIC. `jump` is 1, because the default of 5 considers every fifth checkpoint
+only.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def crossed_steps(output: Output, damaged: list[str] | None = None) -> dict[str,
 
 
 def of_family(family: Family, crossed: Mapping[str, Iterable[tuple[int, int]]]) -> Iterator[Transformation]:
-    """Yield the changes of a family of heads between its first and last checkpoint, and between all crossed pairs."""
+    """Yield how a family of heads changed between its first and last checkpoint, and between all crossed pairs."""
     if family.site != SITE or family.gain is None:
         return
     pairs = {pair for job in family.jobs for pair in crossed.get(job.patch.run_id, ())}

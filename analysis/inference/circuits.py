@@ -7,14 +7,14 @@ With m(C) the mean logit difference when everything outside a set C of nodes is 
 is a ratio of means over prompts like recovered, and has its intervals (`estimates`). It is not clipped, and undefined
 if its denominator is not distinguishable from zero. A circuit is
 
-- faithful if F(C) is within FAITHFUL of 1 (Wang et al. 2022, arXiv:2211.00593, call theirs so at 0.87);
-- complete if |F(C without K) - F(M without K)| is below FAITHFUL for every K that was tried, all at once;
+- faithful if F(C) is within FAITHFUL of 1 (Wang et al. 2022, arXiv:2211.00593, call a circuit faithful at 0.87);
+- complete if |F(C without K) - F(M without K)| is below FAITHFUL for every K that was tried, simultaneously;
 - minimal if for every member |F(C without K) - F(C without K and the member)| is above MINIMAL for some K that was
   tried.
 
-All three are simultaneous: any verdict of a family is wrong with a chance of 5%. CPR and CMD are the areas of F and of
-|1 - F| over the share of nodes that is kept, by trapezoids from the smallest share to the largest, as the MIB track has
-them (Mueller et al. 2025, arXiv:2504.13151).
+All three are simultaneous: the chance that any verdict of a family is wrong is 5%. CPR and CMD are the areas of F and
+of |1 - F| over the share of nodes that is kept, by trapezoids from the smallest share to the largest, as in the MIB
+track (Mueller et al. 2025, arXiv:2504.13151).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FAITHFUL = 0.2
 """Tolerance for F around 1, and for F(C without K) around F(M without K)."""
 
 MINIMAL = 0.01
-"""Least change of F by a member, for some K."""
+"""Smallest change of F that a member must make, for some K."""
 
 Values = Float[np.ndarray, "run place prompt"]
 """m of each prompt, in logits; NaN where a run or a prompt has none."""
@@ -45,7 +45,7 @@ class Faithful(Enum):
     NOT = "not faithful"
     UNDECIDED = "undecided"
     UNDEFINED = "undefined"
-    """The whole model does no better or worse than one with everything ablated."""
+    """The whole model does no better or worse than with everything ablated."""
 
 
 class Complete(Enum):
@@ -149,7 +149,7 @@ def cpr(sizes: Float[np.ndarray, " size"], m: Values, nothing: Values, whole: Va
     """The area of F over the share of nodes; one place.
 
     Args:
-        sizes: shares of the nodes, ascending; the places of `m` are these.
+        sizes: shares of the nodes, ascending: one for each place of `m`.
         nothing: one place.
         whole: one place.
     """

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ...config import NamedFunction
 from ...errors import UserError
 from ...training import schedules
-from ..folder import Run
+from ..folder import RunRecord
 
 STEP = "step"
 RATE = "learning rate"
@@ -23,7 +23,7 @@ OURS = schedules.__name__ + "."
 def clocks(config: Mapping[str, Any], steps: Sequence[int]) -> dict[str, Float[np.ndarray, " checkpoint"]]:
     """Times of the checkpoints by clock: steps, and cumulative learning rate if a built-in schedule is not constant.
 
-    Schedules of the user's own are not run for a report.
+    A user's own schedule is not run for a report.
     """
     times = {STEP: np.array(steps, float)}
     total = cumulative_rate(config, max(steps, default=0))
@@ -48,11 +48,11 @@ def cumulative_rate(config: Mapping[str, Any], last: int) -> Float[np.ndarray, "
     return np.concatenate([[0.0], np.cumsum(rates)])
 
 
-def epoch_ends(run: Run, last: int) -> list[float]:
+def epoch_ends(run: RunRecord, last: int) -> list[float]:
     """The steps up to `last` at which an epoch ends; empty if unknown.
 
-    The number of prompts is in the configuration of built-in tasks, and in the run's audit for files of the user's own.
-    Tasks that draw new sequences at every step, and series, have no epochs.
+    The number of prompts is in the configuration of built-in tasks, and in the run's audit for a user's own files.
+    Series have no epochs, nor do tasks that draw new sequences at every step.
     """
     try:
         batch = int(run.config["train"]["batch_size"])

@@ -1,9 +1,9 @@
-"""How each head comes to matter over the checkpoints, or ceases to.
+"""How each head comes to matter over the checkpoints, or stops mattering.
 
 Onsets use the gain in logits, because a head may recover the same fraction from the start while the gap itself grows.
 The onset is the first checkpoint at which the gain exceeds half of the last one and still does at the next. Its
-interval runs from the first checkpoint at which that cannot be excluded to the first at which it is shown, by
-simultaneous bounds for all places and checkpoints; if it is never shown there is no onset.
+interval runs from the first checkpoint where simultaneous bounds for all places and checkpoints do not exclude this to
+the first where they show it; if they never show it, there is no onset.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Course(Enum):
     GREW = "grew"
     """It matters at the last checkpoint; at the first it was not small, but had less than half of its last gain."""
     FROM_THE_START = "from the start"
-    """It matters at the last checkpoint, and had more than half of its last gain from the first on."""
+    """It matters at the last checkpoint, and had more than half of its last gain from the first checkpoint on."""
     MATTERS = "matters"
     """It matters at the last checkpoint; its onset is unknown."""
     CHANGED_SIGN = "changed sign"
-    """It matters at the last checkpoint, and mattered the other way before, with a gain of the other sign."""
+    """It matters at the last checkpoint, and mattered with a gain of the opposite sign before."""
     LOST = "lost"
     """It mattered, is small at the last checkpoint, and has less than half of its largest gain left."""
     OUTGROWN = "outgrown"
@@ -58,21 +58,21 @@ class HeadCourse:
     """Ends of the onset's interval."""
     onset_high: int | None
     last: int | None
-    """The last checkpoint at which it mattered, if it no longer does; for a sign change, at which it mattered the other
-    way."""
+    """The last checkpoint at which it mattered, if it no longer does; for a sign change, the last one with the opposite
+    sign."""
     peak: float
-    """Recovered of largest absolute value among the checkpoints at which it mattered; for a sign change, the other
-    way."""
+    """The recovered fraction with the largest absolute value among the checkpoints at which it mattered; for a sign
+    change, among those with the opposite sign."""
 
 
 @dataclass(frozen=True)
 class _Halves:
-    """How the gain of each place compares with half of another one: [checkpoint, place], in logits."""
+    """How far the gain of each place is from half of another one: [checkpoint, place], in logits."""
 
     of_last: Float[np.ndarray, "checkpoint place"]
     """How far the gain is beyond half of the last one."""
     half: Float[np.ndarray, "checkpoint place"]
-    """Half-widths of the simultaneous intervals of that."""
+    """Half-widths of its simultaneous intervals."""
     is_less: Bool[np.ndarray, " place"]
     """Whether the last gain is shown to be less than half of the largest one at which the place mattered."""
 
@@ -99,7 +99,7 @@ def courses(family: Family) -> list[HeadCourse]:
 
 
 Onset = tuple[int | None, int | None, int | None]
-"""The number of its checkpoint, and of both ends of its interval."""
+"""The index of its checkpoint and of both ends of its interval."""
 
 
 def _course(number: int, verdict: np.ndarray, other_way: np.ndarray, halves: _Halves | None) -> tuple[Course, Onset]:
@@ -128,7 +128,7 @@ def _course(number: int, verdict: np.ndarray, other_way: np.ndarray, halves: _Ha
 
 
 def _first(is_so: Bool[np.ndarray, " checkpoint"]) -> int | None:
-    """The first checkpoint at which it is so and still is at the next; the last checkpoint alone does not count."""
+    """The first checkpoint at which it holds and still holds at the next; the last checkpoint alone does not count."""
     held = is_so[:-1] & is_so[1:]
     return int(held.argmax()) if held.any() else None
 
@@ -144,7 +144,7 @@ def _halves(family: Family, matters: Bool[np.ndarray, "checkpoint place"]) -> _H
     place = np.arange(gain.shape[1])
     peak = np.where(matters, np.abs(gain), -1.0).argmax(axis=0)
     last, largest_gain = np.sign(gain[-1]), np.sign(gain[peak, place])
-    # Of each checkpoint against half of the last one, and at the end the last one against half of the largest.
+    # Compares each checkpoint with half of the last one, and finally the last one with half of the largest.
     contrasts = np.concatenate([last * (gain - gain[-1] / 2), largest_gain * (gain[-1:] - gain[peak, place] / 2)])
     spread = np.concatenate([influence - influence[-1] / 2, influence[-1:] - influence[peak, place] / 2])
     between = np.concatenate(

@@ -1,7 +1,7 @@
-"""One group of runs against another: two learning rates, second corruption against first, run against run.
+"""Compares two groups of runs, such as two learning rates or single runs, or two corruptions of the same runs.
 
 The difference is always the second group's recovered minus the first's. It is paired by prompt, and by run if each run
-of one group has a partner that differs only in what the groups differ in.
+of one group has a partner in the other that differs only in what distinguishes the groups.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Difference:
     steps: tuple[int, ...]
     places: tuple[Place, ...]
     difference: Places
-    """Place by place, checkpoint after checkpoint."""
+    """All places of the first checkpoint, then of the next."""
     low: Places
     """Ends of the 95% interval at each place alone."""
     high: Places
     comparison: Int[np.ndarray, " place"]
-    """Index in COMPARISONS; the chance that any is wrong is 5%, over all places and checkpoints."""
+    """Index in COMPARISONS. The chance that any comparison is wrong, over all places and checkpoints, is 5%."""
     paired: bool
     """Whether runs are paired as well."""
     seeds: bool
@@ -107,11 +107,11 @@ def _ends(
 ) -> tuple[Places, Places]:
     """Interval of the second's recovered minus the first's.
 
-    From the ends of each one's interval (Fieller's) over prompts and their correlation: MOVER (Zou & Donner 2008, Stat.
-    Med. 27). NaN if either is unbounded.
+    Combines the ends of both intervals (Fieller's) over prompts and their correlation by MOVER (Zou & Donner 2008,
+    Stat. Med. 27). NaN if either is unbounded.
 
     Args:
-        critical: of the intervals over prompts.
+        critical: critical values of the intervals over prompts.
         extra: what seeds add to the square of each half-width.
     """
     with np.errstate(invalid="ignore"):
@@ -125,7 +125,7 @@ def _ends(
 
 
 def _sides(found: Estimate, rows: np.ndarray, critical: Places) -> tuple[Places, Places]:
-    """Distance of recovered from both ends of its interval over prompts."""
+    """Distances of recovered from both ends of its interval over prompts."""
     every = np.full(len(found.n), np.nan)
     every[rows] = critical
     low, high = fieller(found, every)
@@ -157,7 +157,7 @@ def _rows(family: Family, steps: Sequence[int], places: Sequence[Place]) -> Int[
 def _influence(
     families: tuple[Family, Family], rows: Sequence[np.ndarray]
 ) -> tuple[Float[np.ndarray, "place prompt"], Int[np.ndarray, " place"]]:
-    """Influence of each prompt on the difference; prompts of one group only count there."""
+    """Influence of each prompt on the difference; a prompt that only one group has counts in that group."""
     first, second = families
     number = {key: at for at, key in enumerate(dict.fromkeys((*first.prompts, *second.prompts)))}
     influence = np.zeros((len(rows[0]), len(number)))
@@ -183,8 +183,8 @@ def _between(
 
 
 def _pairs(first: Sequence[Job], second: Sequence[Job]) -> list[tuple[int, int, str]] | None:
-    """Indices of paired runs, and what is equal in pairs that differ only in their seed; None if runs do not pair
-    up."""
+    """Indices of paired runs, and the settings that pairs share if they differ only in their seed; None if runs do not
+    pair up."""
     keys = sorted({key for job in (*first, *second) for key in job.config})
 
     def values(jobs: Sequence[Job], key: str) -> set[str | None]:

@@ -1,12 +1,12 @@
-"""Recovered over the runs of a group and their prompts, with intervals.
+"""Recovered fractions over the runs of a group and their prompts, with intervals.
 
 For run s and prompt i: gain g = patched - corrupted, gap r = clean - corrupted (logits). A run's recovered is the ratio
 of its means over prompts, a group's the mean over its runs. Each prompt's influence is e = (g - recovered · r) / mean
 gap; runs share their prompts, so influences are averaged over runs before their variance is taken over prompts. The
 variance between seeds is added.
 
-Intervals are Fieller's (1954, J. R. Stat. Soc. B 16): all values that a test which allows for the gap's uncertainty
-does not reject. If the gap may be zero, they are unbounded and recovered is undefined.
+Intervals are Fieller's (1954, J. R. Stat. Soc. B 16): all values that a test does not reject when it allows for the
+gap's uncertainty. If the gap may be zero, they are unbounded and recovered is undefined.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEVEL = 0.95
 """Level of all intervals."""
 
 ROUNDING = 1e-4
-"""Logits. A smaller gap may be fp32 rounding, which is alike in all prompts."""
+"""Logits. A smaller gap may be fp32 rounding, which is much the same in all prompts."""
 
 Places = Float[np.ndarray, " place"]
 
@@ -43,7 +43,7 @@ class Estimate:
     """Recovered of each run."""
     gain_of_run: Float[np.ndarray, "run place"]
     influence: Float[np.ndarray, "place prompt"]
-    """Contribution of each prompt to the deviation of `recovered`; sums to 0. 0 where a prompt has no such place."""
+    """Contribution of each prompt to the deviation of `recovered`; they sum to 0. 0 where a prompt lacks the place."""
     gap_influence: Float[np.ndarray, "place prompt"]
     """The same for the gap, relative to the gap."""
     gain_influence: Float[np.ndarray, "place prompt"]
@@ -134,10 +134,10 @@ def of_means(
     settings: Sequence[object] | None = None,
     has_gap: Bool[np.ndarray, " place"] | None = None,
 ) -> Estimate:
-    """As `estimate`, from means over prompts only, so without a variance over prompts.
+    """As `estimate`, but from means over prompts, so without a variance over prompts.
 
     Args:
-        has_gap: from values by prompt. None: judged over the runs, and assumed for a single one.
+        has_gap: known from values by prompt. None: judged over the runs, and assumed for a single run.
     """
     runs = (~np.isnan(gain)).sum(axis=0)
     nothing = np.full((gain.shape[1], 0), np.nan)
@@ -172,7 +172,8 @@ def interval(found: Estimate, *, seeds: bool) -> tuple[Places, Places]:
     Where prompts and seeds both vary, Student's t has Satterthwaite's degrees of freedom.
 
     Args:
-        seeds: for other prompts and other seeds, or else for other prompts in these runs. NaN if unavailable.
+        seeds: whether it is for other prompts and other seeds, or for other prompts in these runs. NaN if it cannot be
+            had.
     """
     if not found.influence.shape[1]:
         if not seeds:
@@ -227,7 +228,7 @@ def between_runs(values: Float[np.ndarray, "run place"], settings: Sequence[obje
         with np.errstate(divide="ignore", invalid="ignore"):
             middle = np.nansum(own, axis=0) / count
             within = np.nansum((own - middle) ** 2, axis=0) / (count - 1)
-            # one run has no variance between seeds, so the whole has none either
+            # the variance between seeds is unknown for a single run, and so for the whole
             part = np.where(count > 1, within * count / total**2, np.where(count == 1, np.nan, 0.0))
             variance += part
             weight += np.where(count > 1, part**2 / (count - 1), 0.0)
@@ -253,7 +254,7 @@ def mean_interval(
     The interval is for other prompts, and for other seeds if every setting has several runs.
 
     Args:
-        values: such as logit differences; NaN where a run or prompt has no such place.
+        values: for example logit differences; NaN where a run or prompt lacks the place.
         settings: as for `estimate`.
     """
     there = ~np.isnan(values)
@@ -274,7 +275,7 @@ def mean_interval(
 def criticals(
     prompts: Places, n: Int[np.ndarray, " place"], seeds: Places, freedom: Places
 ) -> tuple[Places, Places, Places]:
-    """Critical values over prompts and over seeds from both variances of a mean, and the variance over seeds, 0 if
+    """Critical values over prompts and over seeds, from both variances of a mean; and the variance over seeds, 0 if
     unknown."""
     is_known = np.isfinite(seeds)
     seeds = np.where(is_known, seeds, 0.0)

@@ -36,7 +36,7 @@ class Job:
     written: dict[str, Written] = field(default_factory=dict)
     """Attribution by kind; empty without values by prompt, or if it was not read."""
     wins: dict[int, Bool[np.ndarray, " prompt"]] = field(default_factory=dict)
-    """For another task: which held-out prompts are won, by step."""
+    """For a patch job on another task: which held-out prompts are won, by step."""
 
     @cached_property
     def prompts(self) -> list[tuple[str, int]]:
@@ -73,7 +73,7 @@ class Family:
 
     @property
     def is_estimate(self) -> bool:
-        """Whether it has gradient estimates only."""
+        """Whether it has gradient estimates only (attribution patching)."""
         return self.site.endswith(APPROXIMATE)
 
     @property
@@ -84,7 +84,7 @@ class Family:
 
     @property
     def lacking(self) -> tuple[int, ...]:
-        """Steps left out because not all runs were examined there."""
+        """Steps left out because some runs were not examined there."""
         own = (job.sites.get(self.site) for job in self.jobs)
         examined = {step for one in own if one is not None for step in one.steps if step < self.steps[-1]}
         missing = {step for job in self.jobs for step in job.patch.missing_steps}
@@ -116,7 +116,7 @@ class Family:
         return critical_value(self.estimate)
 
     def _judge(self, seeds: bool) -> Judged:
-        if self.is_estimate:  # not patched: nothing is concluded
+        if self.is_estimate:  # estimated, not patched: no conclusions
             nothing = np.full(len(self.estimate.n), np.nan)
             return Judged(np.where(self.estimate.has_gap, 2, 3), nothing, nothing, float("nan"), seeds)
         if self.gain is not None:
@@ -158,7 +158,7 @@ def jobs(
         runs: `Frames.runs`, which knows the settings.
         damaged: as for `frames.load`.
         steps: which checkpoints; None: all.
-        written: whether to read the attribution, too.
+        written: whether to read the attribution too.
     """
     wanted, setting = set(patch_ids), dict(zip(runs["run_id"], runs["setting"], strict=True))
     found = [(run, patch) for run in output.runs for patch in run.patches if patch.patch_id in wanted]
@@ -181,9 +181,8 @@ def families(jobs: Sequence[Job]) -> Iterator[Family]:
 
 
 def family(site: str, jobs: Sequence[Job]) -> Family:
-    """Build the family of a site over jobs that have all patched it.
-
-    Only shared checkpoints are used, so that runs do not drop in or out between them.
+    """Build the family of a site from jobs that all patched it. Only shared checkpoints are used, so that every
+    checkpoint has the same runs.
     """
     own = [job.sites[site] for job in jobs]
     steps = tuple(sorted(set.intersection(*(set(one.steps) for one in own))))
@@ -258,7 +257,7 @@ def means(jobs: Sequence[Job], kind: str) -> Means | None:
 
 
 def _numbers(one: Site, steps: Sequence[int], places: Sequence[Place]) -> Int[np.ndarray, " place"]:
-    """Indices of a run's places in a family, for one checkpoint after another."""
+    """Indices of a run's places in a family, checkpoint by checkpoint."""
     step, place = {key: at for at, key in enumerate(steps)}, {key: at for at, key in enumerate(places)}
     columns = np.array([place[key] for key in one.places])
     return np.concatenate([step[key] * len(places) + columns for key in one.steps if key in step])

@@ -1,4 +1,4 @@
-"""Several tests at once, by Holm's method (1979, Scand. J. Statist. 6)."""
+"""Holm's method for several tests at once (1979, Scand. J. Statist. 6)."""
 
 from __future__ import annotations
 

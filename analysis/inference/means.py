@@ -1,9 +1,8 @@
-"""Means over prompts and runs, and correlations over prompts, with intervals that hold at each place alone and at all
-of them at once.
+"""Means over prompts and runs, and correlations over prompts, with pointwise and simultaneous intervals.
 
-This does for plain values what `estimates` and `verdicts` do for ratios: each prompt has an influence on a result,
-averaged over runs because they share their prompts; simultaneous critical values come from `verdicts.largest`; the
-variance of seeds is added in quadrature.
+Does for plain values what `estimates` and `verdicts` do for ratios: each prompt's influence on a result is averaged
+over runs, because they share their prompts; simultaneous critical values come from `verdicts.largest`; the variance of
+seeds is added in quadrature.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ def correlation(
 ) -> Interval:
     """Pearson's correlation over prompts, in each run alone and then averaged by Fisher's z.
 
-    Intervals are made for z. A prompt's influence is what leaving it out changes (the jackknife; Efron & Stein 1981,
-    Ann. Statist. 9), which assumes no distribution. NaN if either does not vary.
+    Intervals are computed for z. A prompt's influence is the change when it is left out (the jackknife; Efron & Stein
+    1981, Ann. Statist. 9), which assumes no distribution. NaN if either variable is constant.
 
     Args: as for `mean`.
     """

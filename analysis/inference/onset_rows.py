@@ -1,4 +1,4 @@
-"""Builds the table `onsets`: when heads came to matter, over seeds, and under one corruption against another."""
+"""Builds the table `onsets`: when heads came to matter, over seeds and compared between corruptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONSETS = {
     **{"answer": "string", "answer_these_prompts": "string"},
     **{"formed": "Int64", "from_the_start": "Int64", "never": "Int64", "cannot_tell": "Int64", "runs": "int64"},
 }
-"""One row per head of a setting; and per pair of corruptions a row for each measure, whose `against` is the first."""
+"""One row per head of a setting, and one per measure and pair of corruptions, with the first of them in `against`."""
 HEAD_SITE = "z"
 """Onsets and signs are of a head's output."""
 
@@ -64,11 +64,11 @@ def _ends(found: Sequence[Onset]) -> tuple[float, float]:
 
 
 Spans = Mapping[Place, Mapping[str, tuple[Span, Span]]]
-"""By place and run: onsets for other prompts, and on these."""
+"""Onsets by place and run: for other prompts, and on these prompts."""
 
 
 def spans(found: Mapping[Place, Mapping[str, Began]]) -> Spans:
-    """Only places with an onset in some run."""
+    """Only places that have an onset in some run."""
     return {
         place: {run_id: (span(one.anywhere), span(one.here)) for run_id, one in own.items()}
         for place, own in found.items()
@@ -79,10 +79,10 @@ def spans(found: Mapping[Place, Mapping[str, Began]]) -> Spans:
 def compared(
     measure: str, key: Key, other: Key, first: Spans, second: Spans, alike: Container[str]
 ) -> Iterator[dict[str, Any]]:
-    """The second corruption against the first, paired by run; ends are differences in checkpoints.
+    """Compares the second corruption with the first, paired by run; the ends are differences in checkpoints.
 
     Args:
-        alike: the runs that have the same checkpoints under both.
+        alike: the runs with the same checkpoints under both.
     """
     for place in (place for place in first if place in second):
         runs = [run_id for run_id in first[place] if run_id in second[place] and run_id in alike]

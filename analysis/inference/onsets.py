@@ -1,9 +1,9 @@
 """Onsets over the seeds of a setting; each is only known to lie between two checkpoints (interval-censored).
 
-What was there at the first checkpoint began at or before it, and what never formed may do so after the last one. So
-each run gives an interval, and nothing is said of where within it. The distribution over runs is Turnbull's (1976,
-J. R. Stat. Soc. B 38), and a median's 95% interval is the sign test's, which assumes nothing of the distribution: of
-five runs there is none, for all five are on one side of the median with a chance of 6%.
+A head that matters at the first checkpoint began to at or before it, and one that never formed may form after the last.
+So each run gives an interval, with no assumption about where in it the onset lies. The distribution over runs is
+Turnbull's (1976, J. R. Stat. Soc. B 38), and a median's 95% interval is the sign test's, which assumes nothing about
+the distribution. Five runs are too few for one: the chance that all five are on one side of the median is 6%.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ class When(Enum):
 
 @dataclass(frozen=True)
 class Onset:
-    """Between two checkpoints, by their numbers: it began after `after`, and by `by`.
-
-    From the start: after -∞ by 0. Never: after the last one by ∞.
+    """An onset after checkpoint `after` and no later than checkpoint `by`, both as indices. From the start: after -∞,
+    by 0. Never: after the last one, by ∞.
     """
 
     after: float
@@ -48,10 +47,10 @@ Intervals = Sequence[Onset]
 
 
 def onset(course: HeadCourse, steps: Sequence[int], other_prompts: bool = True) -> Onset:
-    """Returns since when a head of one run has had more than half of its final gain, as far as its course shows.
+    """The onset of a head of one run: when its gain passed half of the final one, as far as its course shows.
 
     Args:
-        other_prompts: whether to take the onset's interval, which is of other prompts; or else the onset itself, which
+        other_prompts: whether to use the onset's interval, which holds for other prompts, or the onset itself, which
             lies between two checkpoints on these prompts.
     """
     last = float(len(steps) - 1)
@@ -64,16 +63,16 @@ def onset(course: HeadCourse, steps: Sequence[int], other_prompts: bool = True) 
         return Onset(last, np.inf)
     if course.course is Course.UNDECIDED:
         return Onset(-np.inf, np.inf)
-    return Onset(-np.inf, last)  # it mattered; since when is unknown
+    return Onset(-np.inf, last)  # it mattered, but its onset is unknown
 
 
 def distribution(
     found: Intervals,
 ) -> tuple[Float[np.ndarray, " stretch"], Float[np.ndarray, " stretch"], Float[np.ndarray, " stretch"]]:
-    """After which and by which checkpoint there is any mass, and how much, in order: the most likely distribution.
+    """Turnbull's distribution, the most likely one: the intervals that have mass, in order, and how much.
 
-    Turnbull's: all mass is in the innermost intervals, each from some interval's beginning to the next end; how much
-    follows by expectation and maximisation.
+    All mass is in the innermost intervals, each from the beginning of some interval to the next end. Expectation
+    maximisation gives the amounts.
     """
     after, by = (np.array([getattr(one, name) for one in found], dtype=float) for name in ("after", "by"))
     starts, ends = np.unique(after), np.unique(by)
@@ -95,7 +94,8 @@ def distribution(
 
 
 def median(found: Intervals) -> Onset:
-    """The interval of Turnbull's distribution that holds the median; if two share it, both and all between."""
+    """The interval of Turnbull's distribution that contains the median; if it lies between two, from the first to the
+    second."""
     low, high, mass = distribution(found)
     done = mass.cumsum()
     first, last = (int((done >= 0.5 - slack).argmax()) for slack in (1e-6, -1e-6))
@@ -103,7 +103,8 @@ def median(found: Intervals) -> Onset:
 
 
 def interval(low: Sequence[float], high: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of the median of what lies between `low` and `high`, each run's own; NaN of too few runs.
+    """The 95% interval of a median over runs, where each run's value is only known to lie between its `low` and `high`;
+    NaN with too few runs.
 
     The sign test: from the k-th smallest `low` to the k-th largest `high`, with k the largest for which fewer than k
     runs are on one side of the median with a chance of at most 2.5%.
@@ -120,15 +121,15 @@ Span = tuple[float, float]
 
 
 def span(found: Onset) -> Span:
-    """An onset from the start counts as checkpoint 0, one that never came as after the last."""
+    """An onset from the start counts as checkpoint 0, one that never came as one past the last."""
     return max(found.after + 1, 0.0), found.by
 
 
 def compare(first: Sequence[Span], second: Sequence[Span]) -> tuple[When, float, float]:
-    """When the second began compared with the first, with the interval of the median difference in checkpoints.
+    """Whether the second onset is earlier or later, with the interval of the median difference in checkpoints.
 
     Args:
-        first: of each run; `second` likewise, of the same runs in the same order.
+        first: the onset in each run; `second` likewise, with the runs in the same order.
     """
     pairs = list(zip(first, second, strict=True))
     if pairs and all(one[1] == two[1] == np.inf and min(one[0], two[0]) > 0 for one, two in pairs):

@@ -1,18 +1,18 @@
 """Tests whether another task is still done after training, and by the same heads.
 
-A patch job on another task's prompts (`patching.also`) has them at every checkpoint. Each is compared with the first
-that was examined (step 0, but of a series that has none), prompt by prompt:
+A patch job on another task's prompts (`patching.also`) examines the same prompts at every checkpoint. Each checkpoint
+is compared with the first one (step 0, unless a series lacks it), prompt by prompt:
 
-- the win rate of each run by McNemar's exact test, corrected over its checkpoints by Holm's method; and its difference,
-  whose simultaneous interval (Tango's, Bonferroni over the checkpoints) may lie within ±DELTA;
-- what patching each head recovers, by the difference of the two recovered fractions and its simultaneous interval.
+- the win rate of each run, by McNemar's exact test with Holm's correction over its checkpoints, and by the simultaneous
+  interval of its difference (Tango's, Bonferroni over the checkpoints);
+- the fraction that patching each head recovers, by the simultaneous interval of the difference.
 
-Something is *kept* only if the interval lies within ±DELTA (two one-sided tests), and never for want of a difference.
-A head is *lost* if it mattered, is shown to recover another fraction now, and is small. A task that is lost as a whole
-has no gap to speak of, and then a fraction says nothing: so a head is lost, too, if what patching it recovers is
-shown to be another share of the gap that there was *at first*, and a small one. What is shown to recover another
-fraction otherwise has *changed*; of all else one cannot tell. Each of the two kinds of share is judged for all heads
-and checkpoints at once, with a chance of 5% that any is wrong.
+*Kept* requires that the interval lies within ±DELTA (two one-sided tests); the mere absence of a difference is not
+enough. A head is *lost* if it mattered, its recovered fraction is shown to differ, and it is now small. If the whole
+task is lost there is hardly a gap, and a fraction means nothing; so a head is also lost if its gain as a share of the
+*first* checkpoint's gap is shown to differ and to be small. Any other head whose fraction is shown to differ has
+*changed*; for the rest one cannot tell. Both kinds of share are judged for all heads and checkpoints at once: the
+chance that any verdict is wrong is 5% for each kind.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ RETENTION = {
     **{"before": "float64", "after": "float64", "difference": "float64", "low": "float64", "high": "float64"},
     **{"p": "float64", "verdict": "string", "n": "int64", "runs": "int64"},
 }
-"""One row a checkpoint after the first (`since`) and run, of what `win rate`; or a checkpoint and head of a group of
-runs, of what `head`. `difference` is `after` less `before`, with its own 95% interval; `p` is of win rates."""
+"""Where `what` is `win rate`, one row per run and checkpoint after the first (`since`); where it is `head`, one per
+head and checkpoint of a group of runs. `difference` is `after` - `before` with its pointwise 95% interval; only win
+rates have a `p`."""
 
 
 class Kept(Enum):
@@ -56,7 +57,7 @@ class Kept(Enum):
     KEPT = "kept"
     """Differs by less than DELTA from the first checkpoint."""
     LOST = "lost"
-    """Lower than at the first checkpoint; for a head: mattered then and is small now."""
+    """A win rate that is lower than at the first checkpoint; a head that mattered then and is small now."""
     GAINED = "gained"
     """A win rate that is higher than at the first checkpoint."""
     CHANGED = "changed"
@@ -65,7 +66,7 @@ class Kept(Enum):
 
 
 def retention(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """Returns the retention of other tasks for all groups of runs; empty if no other task was measured.
+    """The retention of other tasks for all groups of runs; empty if no other task was measured.
 
     Args:
         damaged: as for `frames.load`.
@@ -122,15 +123,15 @@ def win_rates(job: Job) -> pd.DataFrame:
 
 
 def heads(now: Family) -> pd.DataFrame:
-    """How what patching each head recovers differs from the first checkpoint at each later one; empty where tables do
-    not tell prompts apart, or there is one checkpoint."""
+    """Compares the recovered fraction of each head at each later checkpoint with the first; empty without values by
+    prompt, or with a single checkpoint."""
     first = _other(now, _at_first)
     found = None if now.is_estimate or len(now.steps) < 2 else difference(first, now)
     if found is None:
         return pd.DataFrame()
     against_first = _other(now, _of_first_gap)
     in_first_gap = difference(first, against_first)
-    assert in_first_gap is not None  # of the same checkpoints and heads
+    assert in_first_gap is not None  # the same checkpoints and heads
     shown = [Comparison.MORE.value, Comparison.LESS.value]
     differs, brings_other = np.isin(found.words, shown), np.isin(in_first_gap.words, shown)
     is_small, brings_little = (one.judged.words == Verdict.SMALL.value for one in (now, against_first))

@@ -1,9 +1,9 @@
 """Counts sign changes of heads' effects, and tests whether they cluster at ends of epochs.
 
 A sign is known where the 95% interval of the mean over prompts excludes zero; a change lies halfway between two
-successive known signs that differ. The number of changes within WINDOW steps of an epoch's end is compared with that of
-the same changes after shifting all of a run together, circularly, by a random time, 1000 times: heads that change
-at once still do, and only the relation to the ends of epochs is lost.
+successive known signs that differ. The number of changes within WINDOW steps of an epoch's end is compared with its
+distribution when all changes of a run are shifted together, circularly, by a random time, 1000 times. Heads that change
+at the same time still do; only the relation to the ends of epochs is lost.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Reversals:
     expected: float
     """Mean over circular shifts."""
     p: float
-    """Share of shifts with as many or more; NaN without changes, or if no epoch ends within the run."""
+    """Share of shifts with at least as many; NaN without changes, or if no epoch ends within the run."""
     n: int
     """All changes."""
 
 
 def reversals(steps: Sequence[int], values: Float[np.ndarray, "checkpoint place prompt"]) -> list[float]:
-    """The step in the middle of each change of sign of any place; once for each place.
+    """The middle step of each sign change, place by place.
 
     Args:
         values: effects in logits; NaN where a prompt has none.
@@ -58,9 +58,9 @@ def at_epoch_ends(changes: Sequence[Sequence[float]], ends: Sequence[float], fir
     """Counts changes near the ends of epochs.
 
     Args:
-        changes: of each run.
-        ends: steps; those within the run count.
-        first: checkpoint; `last` likewise.
+        changes: the steps of the changes of each run.
+        ends: the steps at which epochs end; those within the run count.
+        first: the first checkpoint; `last`: the last one.
     """
     within = np.array([end for end in ends if first <= end <= last])
     own = [np.array(one) for one in changes if len(one)]

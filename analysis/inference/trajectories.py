@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from ...errors import UserError
 from ..columns import typed
-from ..folder import Output, Run
+from ..folder import Output, RunRecord
 from ..frames import Frames
 from ..measured import each
 from ..prompts import at_steps
@@ -149,7 +149,7 @@ def attention(one: Family) -> Iterator[Curve]:
 class Trajectories:
     """Collects families one at a time, so that few tables are in memory."""
 
-    runs: Mapping[str, Run]
+    runs: Mapping[str, RunRecord]
     settings: Mapping[str, str]
     metrics: pd.DataFrame
     wanted: Callable[[str, str | None, str], bool] = lambda curve, site, clock: True

@@ -107,7 +107,7 @@ def read(output: Path, sweep: str) -> Contents:
     )
 
 
-def _varied(runs: Sequence[folder.Run]) -> Iterable[str]:
+def _varied(runs: Sequence[folder.RunRecord]) -> Iterable[str]:
     asked = dict.fromkeys(key for run in runs for key in run.overrides)
     for key in sorted(asked, key=lambda key: (list(NAMED).index(key) if key in NAMED else len(NAMED), key)):
         place = key if "." in key else f"{key}.name"
@@ -122,14 +122,14 @@ def _value(config: Mapping[str, Any], place: str) -> str:
     return json.dumps(found)
 
 
-def _metrics(runs: Sequence[folder.Run]) -> tuple[str, ...]:
+def _metrics(runs: Sequence[folder.RunRecord]) -> tuple[str, ...]:
     # Runs of the same model and task have the same metrics, so one of them is read.
     some = {_value(run.config, "model.name") + _value(run.config, "task"): run for run in runs}
     rows = (row for run in some.values() for row in read_table(run.path / "metrics.parquet").to_pylist())
     return tuple(values.of_metrics([row for row in rows if row["split"] != "batch"]))
 
 
-def _examined(runs: Sequence[folder.Run]) -> tuple[tuple[Examined, ...], tuple[str, ...]]:
+def _examined(runs: Sequence[folder.RunRecord]) -> tuple[tuple[Examined, ...], tuple[str, ...]]:
     """Reads the keys of each corruption, and the names of the measures."""
     some: dict[tuple[str, ...], tuple[PatchFolder, int]] = {}
     for run in runs:

@@ -60,7 +60,7 @@ GIVE_UP = 3
 
 
 @dataclass(frozen=True)
-class Run:
+class WandbRun:
     """A wandb run's attempts on disk."""
 
     folder: RunFolder
@@ -109,12 +109,12 @@ def sync(console: Console, output: Path, sweeps: Sequence[str], *, dry_run: bool
     return 1 if counts["failed"] else 0
 
 
-def _go_through(console: Console, runs: Sequence[Run], dry_run: bool) -> Counter[str]:
+def _go_through(console: Console, runs: Sequence[WandbRun], dry_run: bool) -> Counter[str]:
     """Uploads runs one after another; returns the number of runs by result."""
     counts: Counter[str] = Counter()
     in_a_row = 0
 
-    def say(run: Run, what: str) -> None:
+    def say(run: WandbRun, what: str) -> None:
         console.print(f"{run.run_id}: {what}", markup=False, soft_wrap=True)
 
     for run in runs:
@@ -148,7 +148,7 @@ def _attempts(attempts: Sequence[Attempt]) -> str:
     return counted(len(attempts), "attempt")
 
 
-def look(output: Path, sweeps: Iterable[str]) -> Iterator[Run]:
+def look(output: Path, sweeps: Iterable[str]) -> Iterator[WandbRun]:
     """Yields the wandb runs of sweeps, each once."""
     tracking: dict[str, dict[str, Any]] = {}
     for name in sweeps:
@@ -160,14 +160,14 @@ def look(output: Path, sweeps: Iterable[str]) -> Iterator[Run]:
         yield _run(run_folder(output.absolute(), run_id), values)
 
 
-def _run(folder: RunFolder, tracking: dict[str, Any]) -> Run:
+def _run(folder: RunFolder, tracking: dict[str, Any]) -> WandbRun:
     attempts = of_run(folder)
     missing = [attempt for attempt in attempts if not attempt.is_uploaded]
     running = bool(missing) and is_running(folder)
     if not running:
         _settle(missing)
     empty = {attempt for attempt in missing if attempt.is_empty}
-    return Run(
+    return WandbRun(
         folder,
         tracking,
         uploaded=tuple(attempt for attempt in attempts if attempt not in missing),
@@ -201,7 +201,7 @@ def alone(output: Path) -> Iterator[None]:
         raise UserError(f"{file}: another `mi-sweeps sync` or `track` is running; try again when it is done") from None
 
 
-def upload(run: Run) -> Outcome:
+def upload(run: WandbRun) -> Outcome:
     """Uploads all missing attempts of a run with one call of wandb.
 
     Raises:
@@ -217,7 +217,7 @@ def upload(run: Run) -> Outcome:
         return Outcome(describe(error))
 
 
-def _call(run: Run) -> Outcome:
+def _call(run: WandbRun) -> Outcome:
     project, entity, mode = (run.tracking[key] for key in ("project", "entity", "mode"))
     # If tracking is off now, each attempt keeps the project that it was written with.
     to = ["--project", project, *(["--entity", entity] if entity else [])] if mode != "disabled" else []
@@ -268,7 +268,7 @@ def _wandb(command: Sequence[str], scratch: str) -> tuple[int | None, str]:
     return None, file.read_text(errors="replace")
 
 
-def _prepare(run: Run) -> None:
+def _prepare(run: WandbRun) -> None:
     """Marks the attempts, and repairs what would keep wandb from joining them."""
     for attempt in run.missing:
         attempt.began.touch()

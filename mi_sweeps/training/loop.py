@@ -10,14 +10,14 @@ from mi_sweeps.config import Config
 from mi_sweeps.store.folders import RunFolder
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import Metric, scored_logits
-from mi_sweeps.training.run import RECORD_EVERY, Run, begin
+from mi_sweeps.training.run import RECORD_EVERY, TrainingState, begin
 
 
 def finetune(
     config: Config,
     folder: RunFolder,
     *,
-    before_training: Callable[[Run], None] = lambda run: None,
+    before_training: Callable[[TrainingState], None] = lambda run: None,
     before_write: Callable[[], None] = lambda: None,
     on_step: Callable[[int], None] = lambda step: None,
     on_checkpoint: Callable[[int, list[Metric]], None] = lambda step, metrics: None,
@@ -49,11 +49,11 @@ def training_steps(
     config: Config,
     folder: RunFolder,
     *,
-    before_training: Callable[[Run], None],
+    before_training: Callable[[TrainingState], None],
     before_write: Callable[[], None],
     on_step: Callable[[int], None],
     on_checkpoint: Callable[[int, list[Metric]], None],
-) -> Generator[Run]:
+) -> Generator[TrainingState]:
     """Everything `finetune` does except the updates: yields the run before each step, which the caller takes, alone or
     together with other runs (`mi_sweeps.training.stacked`)."""
     run = begin(config, folder, before_write=before_write, on_checkpoint=on_checkpoint)
@@ -69,7 +69,7 @@ def training_steps(
         on_step(run.step)
 
 
-def train_step(run: Run, batch: Batch) -> None:
+def train_step(run: TrainingState, batch: Batch) -> None:
     """Updates the learned weights once. The loss stays on the device."""
     train, batch = run.config.train, batch.to(run.device)
     run.model.train()

@@ -49,7 +49,7 @@ METRICS = pa.schema(
 
 
 @dataclass
-class Run:
+class TrainingState:
     """The state of a run in training, and everything that a step needs."""
 
     config: Config
@@ -159,7 +159,7 @@ def begin(
     *,
     before_write: Callable[[], None] = lambda: None,
     on_checkpoint: Callable[[int, list[Metric]], None] = lambda step, metrics: None,
-) -> Run:
+) -> TrainingState:
     """Resumes a run where an earlier attempt stopped, or starts it and writes its first checkpoint.
 
     Raises:
@@ -188,7 +188,7 @@ def begin(
         log.info("resuming from step %d", resumed)
     write_json(folder.about, describe(config, folder, trainable, resumed))
     write_json(folder.audit, dict(task.audit))
-    run = Run(
+    run = TrainingState(
         config,
         folder,
         device,

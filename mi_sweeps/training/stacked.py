@@ -27,12 +27,12 @@ from mi_sweeps.store.logs import informed, speaking
 from mi_sweeps.tasks.tokens import Batch, join
 from mi_sweeps.training.evaluate import scored_logits
 from mi_sweeps.training.loop import train_step
-from mi_sweeps.training.run import Run, parameter_groups
+from mi_sweeps.training.run import TrainingState, parameter_groups
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Training = Generator[Run | None]
+Training = Generator[TrainingState | None]
 """Yields None once its folder is claimed, and then its run before each step, which the consumer takes."""
 
 FAMILIES = ("gpt2", "nope")
@@ -109,7 +109,7 @@ class Stack:
     They are copies; `put_back` writes them to the runs' own models and optimisers.
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[TrainingState]) -> None:
         self.runs = list(runs)
         self._shapes = [parameter.shape for parameter in _ordered(runs[0].model)]
         self._sizes = [shape.numel() for shape in self._shapes]
@@ -223,7 +223,7 @@ class _Together:
     def __init__(self, trainings: Sequence[Training]) -> None:
         self._trainings = trainings
         self._errors: list[Exception | None] = [None] * len(trainings)
-        self._at: dict[int, Run | None] = dict.fromkeys(range(len(trainings)))
+        self._at: dict[int, TrainingState | None] = dict.fromkeys(range(len(trainings)))
         """The unfinished runs, by number."""
         self._stacks: dict[tuple[int, ...], Stack] = {}
         self._random: dict[int, tuple[Tensor, list[Tensor]]] = {}
@@ -272,7 +272,7 @@ class _Together:
             gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
             self._random[number] = torch.get_rng_state(), gpus
 
-    def _take_step(self, runs: dict[int, Run]) -> None:
+    def _take_step(self, runs: dict[int, TrainingState]) -> None:
         stacks = list(_split(runs))
         for gone in self._stacks.keys() - set(stacks):
             self._stacks.pop(gone).put_back()
@@ -287,7 +287,7 @@ class _Together:
                 for number in numbers:
                     self._resume(number)
 
-    def _step(self, numbers: tuple[int, ...], runs: Sequence[Run]) -> None:
+    def _step(self, numbers: tuple[int, ...], runs: Sequence[TrainingState]) -> None:
         batches = [run.batch() for run in runs]
         if len(runs) == 1 or len({(len(batch), len(batch.scored[0])) for batch in batches}) > 1:
             if stack := self._stacks.pop(numbers, None):
@@ -305,7 +305,7 @@ class _Together:
             self._stacks[numbers].put_back()
 
 
-def _note(runs: Sequence[Run]) -> None:
+def _note(runs: Sequence[TrainingState]) -> None:
     """Records in each run.json from which step on these runs train together, because their bits depend on it."""
     ids = [run.folder.run_id for run in runs]
     for run in runs:
@@ -315,7 +315,7 @@ def _note(runs: Sequence[Run]) -> None:
             write_json(run.folder.about, {**about, "stacks": [*stacks, {"from": run.step, "runs": ids}]})
 
 
-def _split(runs: dict[int, Run]) -> Iterator[tuple[int, ...]]:
+def _split(runs: dict[int, TrainingState]) -> Iterator[tuple[int, ...]]:
     """Groups the runs that take a step together, by number."""
     fit = [number for number, run in runs.items() if can_stack(run.model, run.config.train)]
     yield from ((number,) for number in runs if number not in fit)

@@ -452,8 +452,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     def report(output: Path) -> Path:
         page = output / "report.html"
         there = [file for file in sorted(output.rglob("*")) if file.is_file() and file != page]
-        told = [[output.name], *([str(file.relative_to(output)), file.read_bytes()] for file in there)]
-        kept = shared / f"report-{hashlib.sha256(repr(told).encode()).hexdigest()}.html"
+        result = [[output.name], *([str(file.relative_to(output)), file.read_bytes()] for file in there)]
+        kept = shared / f"report-{hashlib.sha256(repr(result).encode()).hexdigest()}.html"
         if not kept.exists():
             write_bytes(kept, write_report(output).read_bytes())
         shutil.copyfile(kept, page)
@@ -489,7 +489,7 @@ class Tab:
         self.page = browser.new_context(accept_downloads=True).new_page()
         self.page.set_default_timeout(30_000)  # of a busy machine
         self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        self.page.on("console", lambda told: self.problems.append(told.text) if told.type == "error" else None)
+        self.page.on("console", lambda result: self.problems.append(result.text) if result.type == "error" else None)
         local = ("file:", "data:", "blob:", "about:")
         self.page.on("request", lambda asked: None if asked.url.startswith(local) else self.problems.append(asked.url))
 

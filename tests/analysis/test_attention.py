@@ -28,7 +28,7 @@ def output(make_output, folders):
     return output
 
 
-def told(output, room=1e9, damaged=None, concluded=NOTHING):
+def payload_of(output, room=1e9, damaged=None, concluded=NOTHING):
     """What the page has where nothing was concluded, or what was."""
     frames = load(output)
     return attention.payload(frames.output, frames, concluded, room, damaged)
@@ -43,7 +43,7 @@ def cells(found, job, side, prompt, step, head):
 
 
 def test_the_page_has_the_patterns_that_were_kept(output, folders):
-    found = told(output)
+    found = payload_of(output)
     assert [(job["run"], job["corruption"], job["steps"]) for job in found["jobs"]] == [
         (run, corruption, [0, 8, 24]) for run in (0, 1) for corruption in ("first", "second")
     ]
@@ -68,12 +68,12 @@ def test_heads_that_matter_come_first_and_the_page_says_which_they_are(make_outp
     concluded = conclude(frames.output, frames)
     mattering = {
         f"{layer}.{head}"
-        for one in concluded.found
+        for one in concluded.families
         if one.family.site in patterns.OF_QUERIES
         for (layer, head, _), words in zip(one.family.places, one.family.grid(one.family.judged.words).T, strict=True)
         if "matters" in words
     }
-    found = told(output, concluded=concluded)["jobs"][0]
+    found = payload_of(output, concluded=concluded)["jobs"][0]
     assert 1 < len(mattering) < attention.MOST_HEADS
     assert (set(found["heads"]), found["which"]) == (
         mattering,
@@ -85,7 +85,7 @@ def test_if_no_head_is_shown_to_matter_the_largest_are_shown_with_a_note(make_ou
     output = make_output(corruptions=("first",), steps=(0, 1), by_prompt=True)  # nothing is learned yet
     folders.write_patterns(output)
     frames = load(output)
-    one = told(output, concluded=conclude(frames.output, frames))["jobs"][0]
+    one = payload_of(output, concluded=conclude(frames.output, frames))["jobs"][0]
     assert len(one["heads"]) == attention.MOST_HEADS and one["which"].startswith("none is shown to matter")
 
 
@@ -99,14 +99,14 @@ def test_if_no_head_is_shown_to_matter_the_largest_are_shown_with_a_note(make_ou
 )
 def test_in_less_room_there_is_less_and_the_page_says_so(output, room, note, monkeypatch):
     monkeypatch.setattr(attention, "LESS", ((4, None), (2, 2), (1, 2)))
-    found = told(output, room)
+    found = payload_of(output, room)
     assert f"patterns are shown {note};" in found["note"]
     assert len(json.dumps(found)) < room / 2
     assert found["jobs"][0]["steps"] == [0, 24] and found["jobs"][0]["of"] == 3
 
 
 def test_where_there_is_no_room_the_page_says_that_there_are_patterns(output):
-    found = told(output, 1000)
+    found = payload_of(output, 1000)
     assert found["jobs"] == [] and "no patterns are shown" in found["note"]
 
 
@@ -116,7 +116,7 @@ def test_curves_of_attention_to_roles_are_those_of_the_exported_table(make_outpu
     folders.write_looks(output)
     frames = load(output)
     expected = pd.concat(looks.of_output(frames.output, frames.runs, frames.patches))
-    (found,) = told(output)["looks"]
+    (found,) = payload_of(output)["looks"]
     assert (found["n"], found["runs"], found["seeds"], found["steps"]) == (12, 2, True, [0, 8])
     assert len(found["rows"]) == 2 * 4 * 2
     for row in found["rows"]:
@@ -132,7 +132,7 @@ def test_a_note_says_which_curves_are_left_out_for_lack_of_room(make_output, fol
     output = make_output(corruptions=("first",), steps=(0, 8), layers=2, heads=2)
     folders.write_patterns(output, layers=2)
     folders.write_looks(output)
-    found = told(output, 10_000)
+    found = payload_of(output, 10_000)
     assert found["looks"] == [] and "not on this page" in found["looks_note"]
 
 
@@ -158,9 +158,9 @@ def test_patterns_that_do_not_fit_their_tokens_are_refused_and_named(output, wor
     file = file / "000008.patterns.parquet"
     pq.write_table(WRONG[words](pq.read_table(file)), file)
     with pytest.raises(UserError, match=words):
-        told(output)
+        payload_of(output)
     damaged: list[str] = []
-    steps = [job["steps"] for job in told(output, damaged=damaged)["jobs"]]
+    steps = [job["steps"] for job in payload_of(output, damaged=damaged)["jobs"]]
     assert steps == [[0, 8, 24], [0, 8, 24], [0, 24], [0, 8, 24]]
     assert len(damaged) == 1 and str(file) in damaged[0]
 

@@ -63,8 +63,8 @@ def test_a_series_has_no_method_that_held_before_there_were_others():
     """Next to fine-tunes of this and an earlier version, whose keys of training are named."""
     own = [{"model": {"name": "mini"}, "train": train} for train in ({"steps": 8}, {"steps": 8, "method": "lora"})]
     series = {"model": {"name": "series", "keep": True}}
-    told = ["model mini, method full", "model mini, method lora", "model series"]
-    assert names([*own, series]) == told
+    result = ["model mini, method full", "model mini, method lora", "model series"]
+    assert names([*own, series]) == result
 
 
 def test_of_the_keys_of_training_only_differing_ones_are_named():
@@ -72,8 +72,8 @@ def test_of_the_keys_of_training_only_differing_ones_are_named():
     own = [{"model": {"name": "mini"}, "checkpoint": {"steps": steps, "until": until}} for steps, until in
            (([], None), ([5, 6], 8))]  # fmt: skip
     series = {"model": {"name": "series", "keep": True}, "checkpoint": {"steps": [0, 8], "until": None}}
-    told = ["model mini, steps [], until null", "model mini, steps [5, 6], until 8", "model series"]
-    assert names([*own, series]) == told
+    result = ["model mini, steps [], until null", "model mini, steps [5, 6], until 8", "model series"]
+    assert names([*own, series]) == result
 
 
 def test_seeds_of_a_series_are_one_cell():

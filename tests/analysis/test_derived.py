@@ -20,18 +20,18 @@ from mi_sweeps.analysis.inference.retention import RETENTION
 
 
 @pytest.fixture
-def told(make_output):
+def result(make_output):
     return findings(load(make_output(steps=(0, 8, 16), by_prompt=True)))
 
 
-def test_each_statement_comes_with_its_numbers_and_runs(told):
-    asked = list(told["question"].unique())
+def test_each_statement_comes_with_its_numbers_and_runs(result):
+    asked = list(result["question"].unique())
     assert asked == [question for question in QUESTIONS if question in asked]
     assert {"learned", "heads", "subjects", "transformed"} <= set(asked)
-    assert told["statement"].str.endswith(".").all()
-    assert told["run_ids"].str.split().map(len).tolist() == told["runs"].tolist()
-    assert (told["runs"] > 0).all()
-    heads = told[told["table"] == "courses"]
+    assert result["statement"].str.endswith(".").all()
+    assert result["run_ids"].str.split().map(len).tolist() == result["runs"].tolist()
+    assert (result["runs"] > 0).all()
+    heads = result[result["table"] == "courses"]
     assert len(heads) and (heads["low"] < heads["estimate"]).all() and (heads["estimate"] < heads["high"]).all()
     for row in heads.itertuples():
         assert f"{row.estimate:.2f}" in row.statement and f"the {row.corruption} corruption" in row.statement
@@ -41,8 +41,8 @@ def test_each_statement_comes_with_its_numbers_and_runs(told):
 
 
 def test_tables_without_values_by_prompt_give_no_findings_on_heads(make_output):
-    told = findings(load(make_output(steps=(0, 8))))
-    assert "heads" not in set(told["question"]) and "learned" in set(told["question"])
+    result = findings(load(make_output(steps=(0, 8))))
+    assert "heads" not in set(result["question"]) and "learned" in set(result["question"])
 
 
 def test_only_runs_that_have_the_numbers_are_named(make_output, folders):
@@ -52,9 +52,9 @@ def test_only_runs_that_have_the_numbers_are_named(make_output, folders):
     sweep = json.loads(file.read_text())
     never = folders.point("run-0.0001-constant-2", "never", "first", seed="2")
     file.write_text(json.dumps(sweep | {"points": [*sweep["points"], never]}))
-    told = findings(load(output)).set_index("question")
-    assert (told.loc["seeds", "runs"] == 2).all() and "constant-2" not in str(told.loc["seeds", "run_ids"])
-    assert told.loc["learned", "runs"] == 3
+    result = findings(load(output)).set_index("question")
+    assert (result.loc["seeds", "runs"] == 2).all() and "constant-2" not in str(result.loc["seeds", "run_ids"])
+    assert result.loc["learned", "runs"] == 3
 
 
 def test_findings_of_several_patch_jobs_on_the_same_runs_name_their_patching(make_output, folders):
@@ -63,15 +63,15 @@ def test_findings_of_several_patch_jobs_on_the_same_runs_name_their_patching(mak
         output, "run-0.0001-constant-0", "again", "first", steps=(0, 8), seed=5, name="heads", by_prompt=True
     )
     folders.write_sweep(output, "again", [folders.point("run-0.0001-constant-0", "again", "first", seed="0")])
-    told = findings(load(output))
-    of_jobs = told[told["patching"].notna()]
-    assert set(of_jobs["patching"]) == {"full", "heads"} and not told["statement"].duplicated().any()
+    result = findings(load(output))
+    of_jobs = result[result["patching"].notna()]
+    assert set(of_jobs["patching"]) == {"full", "heads"} and not result["statement"].duplicated().any()
     assert all(f"patching {row.patching}" in row.statement for row in of_jobs.itertuples())
 
 
 def test_findings_on_curves_are_about_head_outputs_only(make_output):
-    told = findings(load(make_output(steps=(0, 16, 24), by_prompt=True)))
-    sudden = told[told["question"] == "sudden"]
+    result = findings(load(make_output(steps=(0, 16, 24), by_prompt=True)))
+    sudden = result[result["question"] == "sudden"]
     assert not sudden["statement"].duplicated().any()
     gains = sudden[sudden["statement"].str.contains("their gain of patching z")]
     assert list(gains["corruption"]) == ["first", "second"], "undecided heads share a sentence"
@@ -102,12 +102,12 @@ def test_a_finding_says_where_other_runs_go_further(make_output, folders):
     run = output / "runs" / "run-0.0001-constant-1"
     for file in run.glob("patches/*/tables/000024*"):
         file.unlink()
-    told = findings(load(output))
-    further = told["scope"].str.contains("up to checkpoint 16, the last that all of them have", regex=False)
-    of_table = told.groupby("table")
+    result = findings(load(output))
+    further = result["scope"].str.contains("up to checkpoint 16, the last that all of them have", regex=False)
+    of_table = result.groupby("table")
     for table in ("subjects", "transformations", "verdicts"):
         assert further[of_table.groups[table]].all(), table
-    curves = told.loc[of_table.groups["transitions"]]
+    curves = result.loc[of_table.groups["transitions"]]
     is_gain = curves["statement"].str.contains("gain of patching")
     assert (further[curves.index] == is_gain).all(), "a run's own curve goes on to its last checkpoint"
     assert not further[of_table.groups["metrics"]].any()
@@ -120,15 +120,15 @@ def test_a_finding_says_where_other_runs_go_further(make_output, folders):
 def test_findings_report_on_edges(measured_circuit, folders):
     """Four edges of a known circuit are all that carry, and 10% of the edges hold them."""
     output, patch = measured_circuit(prompts=True)
-    told = findings(load(output)).query("question == 'circuits'").set_index("table")
-    effects = told.loc["edge_effects"]
+    result = findings(load(output)).query("question == 'circuits'").set_index("table")
+    effects = result.loc["edge_effects"]
     assert effects["verdict"] == "matters" and "4 of 75 edges matter" in effects["statement"]
     assert effects["low"] <= effects["estimate"] <= effects["high"] and effects["n"] == len(patch.about["prompts"])
-    sets = told.loc["edge_circuits"]
+    sets = result.loc["edge_circuits"]
     assert sets["verdict"] == "faithful" and "faithful has 7 edges (10%): F 1.00" in sets["statement"]
-    bound = told.loc["edge_bounds"]
+    bound = result.loc["edge_bounds"]
     assert bound["verdict"] == "all patched" and "all 75 edges were patched" in bound["statement"]
-    assert (told.loc[["edge_effects", "edge_circuits", "edge_bounds"], "run_ids"] == patch.run_id).all()
+    assert (result.loc[["edge_effects", "edge_circuits", "edge_bounds"], "run_ids"] == patch.run_id).all()
     output, _ = measured_circuit(prompts=True, exact=2, sample=40)
     bound = findings(load(output)).set_index("table").loc["edge_bounds"]
     assert "of the 73 that an estimate ranks lower at most 3 have a larger effect" in bound["statement"]
@@ -152,8 +152,8 @@ def test_a_setting_that_only_diverged_says_so(make_output, folders):
     for seed in range(2):
         folders.write_run(output, f"apart-{seed}", lr=1e-3, seed=seed, diverged=11, steps=(0, 8))
     folders.write_run(output, "alone", lr=2e-3, diverged=11, steps=(0, 8))
-    told = findings(load(output)).query("question == 'learned'").set_index("setting")["statement"]
-    ends = {setting: ("all 2 runs diverged" in said, "the run diverged" in said) for setting, said in told.items()}
+    result = findings(load(output)).query("question == 'learned'").set_index("setting")["statement"]
+    ends = {setting: ("all 2 runs diverged" in said, "the run diverged" in said) for setting, said in result.items()}
     assert sorted(ends.values()) == [(False, False), (False, True), (True, False)]
 
 
@@ -173,10 +173,12 @@ def test_attention_on_the_same_prompts_is_one_finding_that_names_them():
         for corruption, value in (("first", 0.4), ("second", 0.4), ("ioi2-first", 0.2))
     ]
     start = [one | {"step": 2, "against_start": "alike", "change": 0.0} for one in rows]
-    told = list(looked(typed(rows + start, looks.ATTENTION)))
-    assert [one.corruption for one in told] == ["first second", "ioi2-first"]
-    assert "the first and second corruption" in told[0].statement and "the ioi2-first corruption" in told[1].statement
-    assert all("since checkpoint 2" in one.statement for one in told)
+    result = list(looked(typed(rows + start, looks.ATTENTION)))
+    assert [one.corruption for one in result] == ["first second", "ioi2-first"]
+    assert (
+        "the first and second corruption" in result[0].statement and "the ioi2-first corruption" in result[1].statement
+    )
+    assert all("since checkpoint 2" in one.statement for one in result)
 
 
 def test_a_run_that_stopped_is_among_those_that_kept_a_task():

@@ -61,10 +61,10 @@ def test_means_of_a_cell_leave_diverged_runs_out_and_say_so(make_output, folders
         source = drawn[name]().source
         assert source.runs == ("run-0.0001-constant-0", "run-0.0001-constant-1")
         assert source.note.endswith("; 1 diverged run left out")
-    told = findings(frames).query("question == 'learned'")
-    assert [row.run_ids for row in told.itertuples()] == ["run-0.0001-constant-0 run-0.0001-constant-1"]
-    assert "at checkpoint 16; " in told["statement"].iloc[0]  # not at 8, the last that all three have
-    assert told["statement"].iloc[0].endswith("; 1 run that diverged is left out.")
+    result = findings(frames).query("question == 'learned'")
+    assert [row.run_ids for row in result.itertuples()] == ["run-0.0001-constant-0 run-0.0001-constant-1"]
+    assert "at checkpoint 16; " in result["statement"].iloc[0]  # not at 8, the last that all three have
+    assert result["statement"].iloc[0].endswith("; 1 run that diverged is left out.")
 
 
 def test_a_film_for_each_site_and_each_attribution(make_output, tmp_path, unrendered, monkeypatch):
@@ -86,8 +86,8 @@ def test_text_stays_text_and_the_same_tables_make_the_same_files(make_output, tm
     pdf, svg = ((_save(picture, tmp_path / f"a.{kind}", kind)).read_bytes() for kind in ("pdf", "svg"))
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf  # TrueType, which is type 42
     assert b"Recovered by patching, second corruption</text>" in svg
-    for told in ("12 prompts", "run-0.0001-constant-0"):
-        assert told.encode("utf-16-be") in pdf and told.encode() in svg
+    for result in ("12 prompts", "run-0.0001-constant-0"):
+        assert result.encode("utf-16-be") in pdf and result.encode() in svg
     again = heatmaps.heads(frames, "second", sites=("z",))
     assert _save(again, tmp_path / "b.pdf", "pdf").read_bytes() == pdf
     assert _save(again, tmp_path / "b.svg", "svg").read_bytes() == svg
@@ -134,8 +134,8 @@ def test_the_index_has_the_origin_of_each_picture(make_output, tmp_path, unrende
     assert index["heads-second"]["runs"] == ["run-0.0001-constant-0", "run-0.0001-constant-1"]
     assert index["heads-second"]["prompts"] == [12]
     assert "Student's t" in index["win-rate"]["caption"]
-    told = (tmp_path / "figures.md").read_text()
-    assert all(f"## {name}\n\n![{one['title']}]({name}.png)" in told for name, one in index.items())
+    result = (tmp_path / "figures.md").read_text()
+    assert all(f"## {name}\n\n![{one['title']}]({name}.png)" in result for name, one in index.items())
 
 
 @pytest.fixture
@@ -262,8 +262,8 @@ def test_for_a_paper_title_and_footnote_are_in_the_captions_alone(make_output, t
     gone = " ".join(text for text in texts[0] if text not in texts[1])
     assert "Recovered by patching, second corruption" in gone and "12 prompts; run run-0.0001-constant-0" in gone
     assert texts[1] and set(texts[1]) < set(texts[0])
-    told = (tmp_path / "figures.md").read_text()
-    assert "Recovered by patching, second corruption. 12 prompts; run run-0.0001-constant-0" in told
+    result = (tmp_path / "figures.md").read_text()
+    assert "Recovered by patching, second corruption. 12 prompts; run run-0.0001-constant-0" in result
 
 
 def test_for_a_paper_legends_are_as_light_as_grids(make_output):

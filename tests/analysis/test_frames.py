@@ -328,7 +328,7 @@ def test_patch_jobs_on_another_task_s_prompts_are_never_with_the_run_s_own(make_
     )
     for (_, _, corruption), ids in groups(frames.patches, frames.runs):
         assert {of_task[id] for id in ids} == {"ioi2" if corruption == "ioi2-first" else "own"}
-    every = conclude(found, frames).found
+    every = conclude(found, frames).families
     assert {one.family.corruption for one in every} == {"first", "ioi2-first"}
     for one in every:
         assert len({of_task[job.patch.patch_id] for job in one.family.jobs}) == 1

@@ -134,12 +134,12 @@ def test_cells_are_square_and_positions_name_an_examples_tokens(make_output):
         assert axis.get_aspect() == 1
         return {one.get_text(): one.get_fontweight() == "bold" for one in axis.get_xticklabels()}
 
-    told = labels(heatmaps.positions(frames, "first", sites=("resid_pre",)))
-    assert list(told)[:2] == ["intro 1 · When", "name 1 · Sarah"]
-    assert [name for name, is_bold in told.items() if is_bold] == ["subject 1 · Emily → Sarah"]
-    told = labels(heatmaps.positions(frames, "difference", sites=("resid_pre",)))
+    result = labels(heatmaps.positions(frames, "first", sites=("resid_pre",)))
+    assert list(result)[:2] == ["intro 1 · When", "name 1 · Sarah"]
+    assert [name for name, is_bold in result.items() if is_bold] == ["subject 1 · Emily → Sarah"]
+    result = labels(heatmaps.positions(frames, "difference", sites=("resid_pre",)))
     changed = ["subject 1 · Emily → Sarah", "subject 2 · Rachel → Sarah"]
-    assert [name for name, is_bold in told.items() if is_bold] == changed
+    assert [name for name, is_bold in result.items() if is_bold] == changed
     film = animated.heatmap(frames, "resid_pre")
     own, other, less = (axis for axis in film.picture.axes if axis.images)
     assert own.images[0].get_clim() == other.images[0].get_clim() == (-1, 1) != less.images[0].get_clim()
@@ -150,7 +150,7 @@ def test_cells_are_square_and_positions_name_an_examples_tokens(make_output):
 def test_rows_of_attribution_name_their_corruption_and_scatter_has_equal_axes(make_output):
     frames = load(make_output(steps=(8, 24)))
     rows = [axis.get_ylabel() for axis in heatmaps.attribution(frames).axes]
-    assert [told for told in rows if "layer" in told] == ["first corruption\nlayer", "second corruption\nlayer"]
+    assert [result for result in rows if "layer" in result] == ["first corruption\nlayer", "second corruption\nlayer"]
     for picture in (dynamics.scatter(frames, "pattern"), animated.scatter(frames, "pattern").picture):
         for axis in picture.axes:
             assert axis.get_xlim() == axis.get_ylim() and axis.get_aspect() == 1

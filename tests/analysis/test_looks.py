@@ -66,25 +66,25 @@ def test_changes_from_the_first_checkpoint_and_from_uniform_attention(output):
     rows = rows_of(output)
     assert (rows["setting"].nunique(), rows["corruption"].iloc[0], rows["runs"].unique().tolist()) == (1, "first", [3])
     assert rows["other_seeds"].all()
-    told = rows[rows["key"] == "answer"].set_index(["head", "step"])
-    assert told["against_start"].unstack().to_numpy().tolist() == [
+    result = rows[rows["key"] == "answer"].set_index(["head", "step"])
+    assert result["against_start"].unstack().to_numpy().tolist() == [
         ["alike", "more", "more"], ["alike", "alike", "alike"], ["alike", "alike", "alike"],
     ]  # fmt: skip
-    assert told["against_uniform"].unstack().to_numpy().tolist() == [
+    assert result["against_uniform"].unstack().to_numpy().tolist() == [
         ["alike", "more", "more"], ["alike", "alike", "alike"], ["more", "more", "more"],
     ]  # fmt: skip
-    change = told.loc[(0, 16)]
+    change = result.loc[(0, 16)]
     assert change["change_low"] < 0.48 < change["change_high"] and change["attention"] == pytest.approx(0.54, abs=0.02)
-    assert (told["n"] == 11).all() and (rows[rows["key"] == "other"]["n"] == 12).all()
-    assert told["uniform"].to_numpy() == pytest.approx(np.linspace(0.04, 0.08, PROMPTS)[:11].mean(), abs=1e-6)
+    assert (result["n"] == 11).all() and (rows[rows["key"] == "other"]["n"] == 12).all()
+    assert result["uniform"].to_numpy() == pytest.approx(np.linspace(0.04, 0.08, PROMPTS)[:11].mean(), abs=1e-6)
     other = rows[rows["key"] == "other"].set_index(["head", "step"])
     assert other.loc[(0, 16), "against_start"] == "less"
 
 
 def test_attention_is_set_against_what_heads_write_on_the_same_prompts(output):
-    told = rows_of(output).query("key == 'answer'").set_index(["head", "step"]).sort_index()
-    assert (told.loc[0, "correlation"] > 0.5).all() and (told.loc[0, "correlation_low"] > 0).all()
-    assert told.loc[1:, "correlation_low"].dropna().lt(0).all()
+    result = rows_of(output).query("key == 'answer'").set_index(["head", "step"]).sort_index()
+    assert (result.loc[0, "correlation"] > 0.5).all() and (result.loc[0, "correlation_low"] > 0).all()
+    assert result.loc[1:, "correlation_low"].dropna().lt(0).all()
 
 
 def test_a_key_that_one_run_lacks_is_of_the_others(output):

@@ -39,9 +39,9 @@ def test_looks_without_a_newer_column_are_left_out_and_the_rest_is_read(make_out
     file = next(output.glob("runs/*-1/patches/*/tables/000008.looks.parquet"))
     without(file, "uniform_by_prompt")
     damaged: list[str] = []
-    told = derived.findings(load(output), damaged)
+    result = derived.findings(load(output), damaged)
     assert len(damaged) == 1 and "without column uniform_by_prompt" in damaged[0]
-    assert {"learned", "heads"} <= set(told["question"])
+    assert {"learned", "heads"} <= set(result["question"])
 
 
 def test_patterns_and_curves_of_attention_of_before_a_column_existed_are_refused_in_one_line(make_output, folders):
@@ -56,7 +56,7 @@ def test_patterns_and_curves_of_attention_of_before_a_column_existed_are_refused
     assert attention.payload(frames.output, frames, Conclusions(), 1e9, damaged)["looks"][0]["steps"] == [0]
     for file, column in outdated:
         line = f"{file} is of an older version, without column {column}: delete it and run the sweep again: only that"
-        assert sum(told.startswith(line) for told in damaged) == 1, damaged
+        assert sum(result.startswith(line) for result in damaged) == 1, damaged
         with pytest.raises(UserError, match="of an older version"):
             attention.payload(frames.output, frames, Conclusions(), 1e9)
 

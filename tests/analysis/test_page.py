@@ -138,8 +138,8 @@ def test_the_filter_takes_words_and_expressions(sweep, opened):
     page = opened(sweep)
     for text, found in FILTERS.items():
         page.fill("#filter", text)
-        told = page.locator("#runs-count").inner_text()
-        assert (text, told) == (text, f"{found} of 12 runs")
+        result = page.locator("#runs-count").inner_text()
+        assert (text, result) == (text, f"{found} of 12 runs")
         assert page.locator("#runs-table tbody tr").count() == found
         assert page.locator("#filter-error").inner_text() == ""
 
@@ -147,26 +147,26 @@ def test_the_filter_takes_words_and_expressions(sweep, opened):
 def test_a_wrong_expression_says_so_and_changes_nothing(sweep, opened):
     page = opened(sweep)
     page.fill("#filter", "seed=1")
-    for text, told in WRONG.items():
+    for text, result in WRONG.items():
         page.fill("#filter", text)
-        assert re.search(told, page.locator("#filter-error").inner_text())
+        assert re.search(result, page.locator("#filter-error").inner_text())
         assert page.locator("#filter").get_attribute("aria-invalid") == "true"
         assert page.locator("#runs-count").inner_text() == "4 of 12 runs"
 
 
 def test_a_filter_that_matches_nothing_says_why_term_by_term(sweep, opened):
     page = opened(sweep)
-    told = page.locator("#filter-none")
-    assert told.inner_text() == ""
+    result = page.locator("#filter-none")
+    assert result.inner_text() == ""
     page.fill("#filter", "lr=5e-5 seed=7 cosine")
-    assert told.inner_text() == (
+    assert result.inner_text() == (
         "No run matches all of these together: lr=5e-5 matches 6 runs; seed=7 matches none (there are 0, 1, 2); "
         "cosine matches 6 runs."
     )
     page.fill("#filter", "lr=3e-5")
-    assert told.inner_text() == "No run matches this: lr=3e-5 matches none (there are 5e-05, 0.0001)."
+    assert result.inner_text() == "No run matches this: lr=3e-5 matches none (there are 5e-05, 0.0001)."
     page.fill("#filter", "lr=5e-5")
-    assert told.inner_text() == ""
+    assert result.inner_text() == ""
 
 
 def test_groups_have_the_intervals_of_python(sweep, opened):
@@ -239,13 +239,13 @@ def test_columns_are_chosen_also_metrics_and_keys_of_the_configuration(sweep, op
 def test_the_configurations_of_chosen_runs_are_compared_key_by_key(sweep, opened):
     change(sweep / "runs" / "run-5e-05-cosine-1" / "run.json", train={"clip": 2.0}, corruption={"name": "second"})
     page = opened(sweep)
-    told = {row["key"]: row for row in rows(page, "#differences-table")}
-    assert set(told) == {"optim.lr", "schedule.name", "seed", "train.clip"}
-    assert told["train.clip"]["values, with the number of runs"] == "2 (1), unset (11)"
+    result = {row["key"]: row for row in rows(page, "#differences-table")}
+    assert set(result) == {"optim.lr", "schedule.name", "seed", "train.clip"}
+    assert result["train.clip"]["values, with the number of runs"] == "2 (1), unset (11)"
     for name in ("run-5e-05-cosine-0", "run-5e-05-cosine-1"):
         page.get_by_label(f"compare the configuration of {name}").check()
-    told = {row["key"]: list(row.values())[1:] for row in rows(page, "#differences-table")}
-    assert told == {"seed": ["0", "1"], "train.clip": ["unset", "2"]}
+    result = {row["key"]: list(row.values())[1:] for row in rows(page, "#differences-table")}
+    assert result == {"seed": ["0", "1"], "train.clip": ["unset", "2"]}
     page.get_by_role("button", name="Compare all runs again").click()
     assert page.locator("#runs-table input:checked").count() == 0
     assert page.locator("#differences-table tbody tr").count() == 4
@@ -258,9 +258,9 @@ def test_settings_are_shown_with_all_their_digits(make_output, folders, opened):
     for run in (output / "runs").iterdir():
         change(run / "run.json", train={"betas": 0.9995 if run.name.startswith("run") else 12345.6})
     page = opened(output)
-    told = {row["key"]: sorted(list(row.values())[1:]) for row in rows(page, "#differences-table")}
-    assert told["optim.lr"] == ["0.0001", "0.000123456", "0.000123457", "3e-05"]
-    assert told["train.betas"] == ["0.9995", "12345.6", "12345.6", "12345.6"]
+    result = {row["key"]: sorted(list(row.values())[1:]) for row in rows(page, "#differences-table")}
+    assert result["optim.lr"] == ["0.0001", "0.000123456", "0.000123457", "3e-05"]
+    assert result["train.betas"] == ["0.9995", "12345.6", "12345.6", "12345.6"]
     assert {"0.000123456", "0.000123457", "3e-05"} < {row["lr"] for row in rows(page)}
     names = "document.getElementById('curves-plot').data.map(trace => trace.legendgroup)"
     assert len(set(page.evaluate(names))) == 4
@@ -308,8 +308,8 @@ def test_curves_are_grouped_by_any_keys_and_can_be_read_as_a_table(sweep, opened
     assert list(table[0]) == ["step", "lr 5e-05", "lr 0.0001"]
     assert [row["step"] for row in table] == ["0", "8", "16", "24"]
     assert table[-1]["lr 0.0001"].endswith("n 6")
-    told = page.locator("#curves-plot").get_attribute("aria-label")
-    assert "n 120 prompts" in told and "Student's t; n 6 runs; over runs on these prompts" in told
+    result = page.locator("#curves-plot").get_attribute("aria-label")
+    assert "n 120 prompts" in result and "Student's t; n 6 runs; over runs on these prompts" in result
     page.locator("#curves-controls").get_by_label("seed", exact=True).check()
     page.locator("#curves-controls").get_by_label("schedule", exact=True).check()
     assert "Wilson" in page.locator("#curves figcaption").inner_text()
@@ -328,7 +328,7 @@ def test_a_run_counts_once_in_the_curves_of_its_patch_jobs(make_output, folders,
         "corruption first, patching heads",
         "corruption second, patching full",
     ]
-    assert all(told.endswith("n 2") for told in list(last.values())[1:])
+    assert all(result.endswith("n 2") for result in list(last.values())[1:])
 
 
 def test_a_zoom_is_no_further_run_of_a_group(make_output, folders, opened):
@@ -371,9 +371,9 @@ def test_a_run_that_diverged_is_marked_at_its_last_checkpoint(make_output, folde
     for runs in ("both", "band", "lines"):
         page.locator("#curves-controls").get_by_label("Runs of a group").select_option(runs)
         assert page.evaluate(crosses) == [expected]
-        told = page.locator("#curves figcaption").inner_text()
-        assert "✕ last checkpoint of a run that diverged" in told
-        assert "1 diverged run left out of means" in told
+        result = page.locator("#curves figcaption").inner_text()
+        assert "✕ last checkpoint of a run that diverged" in result
+        assert "1 diverged run left out of means" in result
     means = "groupsOf(curvesOf('win_rate', 'heldout'), shownKeys(), true)[0]"
     means += ".points.map(({step, n, mean}) => [step, n, mean])"
     rates = load(output).metrics.query("run_id != 'stopped' and metric == 'win_rate' and split == 'heldout'")
@@ -393,8 +393,8 @@ def test_two_runs_of_one_setting_and_seed_are_distinguished_by_their_ids(make_ou
     output = make_output(seeds=(0,), corruptions=())
     for name in ("0123456789ab", "fedcba987654"):
         folders.write_run(output, name, seed=2, diverged=11)
-    told = opened(output).evaluate("RUNS.map(toldApart)")
-    assert sorted(told) == ["seed 0", "seed 2, run 01234567", "seed 2, run fedcba98"]
+    result = opened(output).evaluate("RUNS.map(distinctText)")
+    assert sorted(result) == ["seed 0", "seed 2, run 01234567", "seed 2, run fedcba98"]
 
 
 def test_parallel_coordinates_have_a_line_a_run_and_names_on_their_axes(sweep, opened):
@@ -403,8 +403,10 @@ def test_parallel_coordinates_have_a_line_a_run_and_names_on_their_axes(sweep, o
     page.locator("#parallel-controls").get_by_label("Result").select_option("heldout/loss")
     lines = "document.getElementById('parallel-plot').data.filter(t => t.mode === 'lines').length"
     assert page.evaluate(lines) == 12
-    told = page.locator("#parallel-plot").inner_text()
-    assert {"lr", "schedule", "seed", "held-out win rate", "loss, held-out", "cosine", "5e-05"} <= set(told.split("\n"))
+    result = page.locator("#parallel-plot").inner_text()
+    assert {"lr", "schedule", "seed", "held-out win rate", "loss, held-out", "cosine", "5e-05"} <= set(
+        result.split("\n")
+    )
     page.locator("#differences .numbers summary").click()
     assert rows(page, "#differences .numbers table")[0]["schedule"] in ("constant", "cosine")
 
@@ -445,8 +447,8 @@ def test_pictures_are_saved_by_keyboard_too(sweep, opened):
     shown = rows(page, "#curves .numbers table")
     first = list(shown[0])[1]
     assert list(saved.columns[:4]) == ["step", first, f"{first}, low", f"{first}, high"] and len(saved) == len(shown)
-    value, low, high, told = saved.iloc[-1, 1:5]
-    assert shown[-1][first] == f"{value:g} [{low:g}, {high:g}] {told}"
+    value, low, high, result = saved.iloc[-1, 1:5]
+    assert shown[-1][first] == f"{value:g} [{low:g}, {high:g}] {result}"
 
 
 def test_numbers_that_are_saved_are_numbers(opened, sweep):
@@ -456,7 +458,7 @@ def test_numbers_that_are_saved_are_numbers(opened, sweep):
         "rows": [["2.1", "−0.5 [−1e−05, 0.2], n 3", 'x "y"'], ["3.0", "no gap", "z"]],
     }
     assert page.evaluate("csv", table).splitlines() == [
-        'head,"a, b","a, b, low","a, b, high","a, b, told",c',
+        'head,"a, b","a, b, low","a, b, high","a, b, note",c',
         '2.1,-0.5,-1e-05,0.2,n 3,"x ""y"""',
         "3.0,,,,no gap,z",
     ]
@@ -540,13 +542,13 @@ def test_the_audit_of_the_prompts_is_shown_once(sweep, opened):
     (row,) = rows(page, "#trust-audits > div:first-child table")
     assert row["most frequent answer"] == "<b>Tom 4.17%"
     assert (row["text also in train"], row["name set also in train"]) == ("3", "5")
-    told = page.locator("#trust").inner_text()
+    result = page.locator("#trust").inner_text()
     assert (
-        "listed place 33.3%" in told
-        and "3 prompts from rows of two names" in told
-        and "no answer: 2 (row 3, 7)" in told
+        "listed place 33.3%" in result
+        and "3 prompts from rows of two names" in result
+        and "no answer: 2 (row 3, 7)" in result
     )
-    assert "12 of 12 runs" in told and "mi_sweeps 0.1.0" in told
+    assert "12 of 12 runs" in result and "mi_sweeps 0.1.0" in result
 
 
 def test_hostile_text_is_shown_and_never_run(hostile_output, opened, folders):
@@ -576,8 +578,8 @@ def test_hover_texts_show_names_unchanged(make_output, folders, opened):
         f"(plot) => Plotly.Fx.hover(plot, [{{curveNumber: plot.{trace}, pointNumber: 1}}])",
         page.query_selector("#curves-plot"),
     )
-    told = page.locator("#curves-plot .hoverlayer").text_content()
-    assert f"schedule {name}checkpoint 8: " in told and "run odd" in told
+    result = page.locator("#curves-plot .hoverlayer").text_content()
+    assert f"schedule {name}checkpoint 8: " in result and "run odd" in result
 
 
 def test_failed_and_missing_cells_are_named(make_output, folders, opened):
@@ -611,7 +613,7 @@ def test_what_is_pressed_stays_in_place_until_it_is_released(make_output, opened
     """Or a slow click would miss: pictures that have come near push away what is below them."""
     page = opened(make_output(seeds=(0, 1)))
     box = page.get_by_role("group", name="Group rows by").get_by_label("seed", exact=True)
-    page.evaluate("watcher.disconnect()")  # near ones are told by hand
+    page.evaluate("watcher.disconnect()")  # near ones are result by hand
     box.scroll_into_view_if_needed()
     at = box.bounding_box()
     page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
@@ -671,8 +673,8 @@ def test_the_slider_moves_all_panels(hostile_output, opened):
     changed = f"before => ({shown})(['z-plot', 'resid_pre-plot']).every((now, i) => now !== before[i])"
     page.wait_for_function(changed, arg=before)  # Plotly follows when the slider rests
     assert page.locator("#checkpoint-text").inner_text() == "checkpoint 8 (2 of 4)"
-    told = page.locator("figure:has(#z-plot) figcaption").inner_text()
-    assert re.search(r"approximate against exact: r -?0\.\d{3} to -?0\.\d{3}, n 16", told)
+    result = page.locator("figure:has(#z-plot) figcaption").inner_text()
+    assert re.search(r"approximate against exact: r -?0\.\d{3} to -?0\.\d{3}, n 16", result)
     drawn = page.evaluate("[...document.querySelectorAll('.plot.js-plotly-plot')].map(plot => plot.id)")
     assert set(drawn) >= {
         *("curves-plot", "lens-plot", "layer-plot", "z-plot", "q-plot"),

@@ -84,8 +84,8 @@ def test_every_control_is_reached_by_keyboard_and_seen_to_be(file, open_page):
     assert page.evaluate("document.activeElement.className") == "skip"  # past what is on top
     for _ in range(wanted + 5):
         page.keyboard.press("Tab")
-    told = "(one) => `${one.tagName} ${one.id || one.textContent.slice(0, 30)}`"
-    assert page.evaluate(f"wanted.filter((one) => !reached.some(([at]) => at === one)).map({told})") == []
-    assert page.evaluate(f"reached.filter(([, ring]) => !ring).map(([one]) => one).map({told})") == []
-    hidden = page.evaluate(f"reached.filter(([, , seen]) => !seen).map(([one]) => one).map({told})")
+    result = "(one) => `${one.tagName} ${one.id || one.textContent.slice(0, 30)}`"
+    assert page.evaluate(f"wanted.filter((one) => !reached.some(([at]) => at === one)).map({result})") == []
+    assert page.evaluate(f"reached.filter(([, ring]) => !ring).map(([one]) => one).map({result})") == []
+    hidden = page.evaluate(f"reached.filter(([, , seen]) => !seen).map(([one]) => one).map({result})")
     assert hidden == []  # none is behind what sticks to the top

@@ -30,8 +30,8 @@ def test_patterns_follow_the_slider_and_tell_where_each_token_looks(make_output,
     assert shown(page, 0)[last][8] == pytest.approx(weight(folders, "clean", 24, last, 8), abs=0.003)
     assert shown(page, 1)[last][8] == pytest.approx(weight(folders, "corrupted", 24, last, 8), abs=0.003)
     assert shown(page, 0)[3][4] is None  # no token looks at a later one
-    told = page.locator("#attention-text")
-    assert f"“to” ({last}) looks at “Mary” (8) 0.7" in told.inner_text()
+    result = page.locator("#attention-text")
+    assert f"“to” ({last}) looks at “Mary” (8) 0.7" in result.inner_text()
     small = "document.querySelector('#attention-heads button[data-head=\"1.1\"] canvas').toDataURL()"
     before = page.evaluate(small)
     page.evaluate("goTo(0)")
@@ -42,12 +42,12 @@ def test_patterns_follow_the_slider_and_tell_where_each_token_looks(make_output,
     token.focus()
     for _ in range(3):
         page.keyboard.press("ArrowLeft")
-    assert "clean: “Mary” (8) looks at" in told.inner_text() and "looked at from" in told.inner_text()
+    assert "clean: “Mary” (8) looks at" in result.inner_text() and "looked at from" in result.inner_text()
     assert "changed" in token.get_attribute("aria-label")
     page.locator("#attention-tokens .tokens[data-side='corrupted'] [data-at='9']").hover()
-    assert "clean: “and” (9) looks at" in told.inner_text()
+    assert "clean: “and” (9) looks at" in result.inner_text()
     page.mouse.move(0, 0)
-    assert "clean: “Mary” (8) looks at" in told.inner_text()
+    assert "clean: “Mary” (8) looks at" in result.inner_text()
     assert page.locator("#attention-tokens [data-at='1']").first.inner_text() == folders.hostile
     assert page.locator("#circuits-attention img").count() == 0 and "pwned" not in page.title()
     assert page.evaluate("document.documentElement.scrollWidth") == 390

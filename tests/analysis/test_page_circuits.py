@@ -134,11 +134,11 @@ def test_the_filter_reaches_the_circuits_and_means_leave_diverged_runs_out(make_
     for corruption in ("first", "second"):
         folders.write_patch(output, "stopped", f"stopped-{corruption}", corruption, seed=2, **small)
     page = open_page(report(output))
-    offered = "Object.values(units()).flat().map(([unit, told]) => [unit, told])"
-    told = dict(page.evaluate(offered))
-    assert told["setting:lr 0.0001"] == "lr 0.0001: mean of 2 runs, 1 diverged run left out"
-    assert told["all:"] == "all settings: mean of 4 runs, 1 diverged run left out"
-    assert "run_id:stopped" in told
+    offered = "Object.values(units()).flat().map(([unit, result]) => [unit, result])"
+    result = dict(page.evaluate(offered))
+    assert result["setting:lr 0.0001"] == "lr 0.0001: mean of 2 runs, 1 diverged run left out"
+    assert result["all:"] == "all settings: mean of 4 runs, 1 diverged run left out"
+    assert "run_id:stopped" in result
     assert page.evaluate("familyOf('setting:lr 0.0001', 'first', 'z').runs.map((run) => RUNS[run].run_id)") == [
         "run-0.0001-constant-0",
         "run-0.0001-constant-1",
@@ -157,18 +157,18 @@ def test_the_filter_reaches_the_circuits_and_means_leave_diverged_runs_out(make_
     page.fill("#filter", "lr=7")
     assert "The filter" in page.locator("#findings-rows").inner_text()
     page.fill("#filter", "")
-    assert set(page.evaluate(left)) == set(told)
+    assert set(page.evaluate(left)) == set(result)
 
 
 def test_sentences_on_heads_follow_their_verdicts(make_output, open_page, report):
     output = make_output(steps=range(0, 56, 8), by_prompt=True)
     page = open_page(report(output))
     found = {name: family_of(output, name) for name in ("first", "second")}
-    told, tables = page.locator("#heads-text").inner_text(), list(table(page).items())
+    result, tables = page.locator("#heads-text").inner_text(), list(table(page).items())
     assert len(tables) == 3
     for (name, one), (title, rows) in zip(found.items(), tables, strict=False):
         assert f"{name} corruption: all, seed 0" in title
-        assert f"{name.capitalize()} corruption: {' '.join(words.sentences(one, courses(one)))}" in told
+        assert f"{name.capitalize()} corruption: {' '.join(words.sentences(one, courses(one)))}" in result
         low, high = one.interval
         at = one.at(48)
         known = dict(
@@ -194,7 +194,7 @@ def test_sentences_on_heads_follow_their_verdicts(make_output, open_page, report
     at = less.at(48)
     title, rows = tables[2]
     assert title.startswith("second − first, recovered at checkpoint 48 (") and "paired by prompt and run" in title
-    assert " ".join(words.differences(less)) in told
+    assert " ".join(words.differences(less)) in result
     by_head = {words.name(place): i for i, place in enumerate(less.places)}
     for head, _, _, value, comparison in rows:
         i = by_head[head]
@@ -246,10 +246,10 @@ def test_marks_on_heatmaps_are_the_verdicts_of_the_sliders_checkpoint(make_outpu
     shown = marked(page, "z-plot", 2)
     assert shown["+"] == {head for head, sign in signs.items() if sign == "more"}
     assert shown["-"] == {head for head, sign in signs.items() if sign == "less"}
-    told = caption(page, "z-plot")
-    assert f"verdicts: {words.scope(first)}; 16 heads × 4 checkpoints each, any wrong: 5%" in told
-    assert "grey: the corruption makes no measurable difference" in told and "hatched" not in told
-    assert "gap: 95% interval over prompts, in these runs" in told
+    result = caption(page, "z-plot")
+    assert f"verdicts: {words.scope(first)}; 16 heads × 4 checkpoints each, any wrong: 5%" in result
+    assert "grey: the corruption makes no measurable difference" in result and "hatched" not in result
+    assert "gap: 95% interval over prompts, in these runs" in result
     gaps = "pointsOf(curvesOf(GAP, PATCHING_PROMPTS).slice(0, 1), false).map(({mean, low, high}) => [mean, low, high])"
     shown = page.evaluate(gaps)
     assert [low < 0 < high for _, low, high in shown] == [
@@ -276,15 +276,15 @@ def test_a_group_is_about_other_seeds_and_only_heads_shown_to_matter_are_named(m
     one = family_of(output, "first")
     assert "matters" not in verdicts(one, 24).values() and "matters" in verdicts(one, 24, one.judged_here).values()
     here = {head for head, verdict in verdicts(one, 24, one.judged_here).items() if verdict == "matters"}
-    told = page.locator("#heads-text").inner_text()
-    assert "No head is shown to matter at checkpoint 24" in told and "other prompts and other seeds" in told
+    result = page.locator("#heads-text").inner_text()
+    assert "No head is shown to matter at checkpoint 24" in result and "other prompts and other seeds" in result
     ((_, rows),) = table(page).items()
     assert {row[0] for row in rows} == here
     assert {row[1] for row in rows} == {"○ matters in these runs, undecided for other seeds"}
     assert marked(page, "z-plot")["h"] == here
     assert "none is shown to matter; the 5 largest heads" in caption(page, "heads-plot")
     page.evaluate("""() => {
-        const [found] = DATA.found.filter(({site, runs}) => site === "z" && runs.length === 3);
+        const [found] = DATA.families.filter(({site, runs}) => site === "z" && runs.length === 3);
         found.courses = {"0.2": {course: "lost", onset: null, low: null, high: null, last: 16, peak: -0.31}};
         circuitsChanged();
     }""")
@@ -302,7 +302,7 @@ def test_a_group_is_about_other_seeds_and_only_heads_shown_to_matter_are_named(m
 def test_without_inference_the_page_says_so_and_shows_no_interval(make_output, open_page, report):
     page = open_page(report(make_output(seeds=(0, 1), corruptions=("first",))))
     assert "tables do not tell prompts apart" in page.locator("#heads-text").inner_text()
-    page.evaluate("FOUND.clear(); WRITTEN.clear(); remembered.clear(); circuitsChanged()")
+    page.evaluate("FAMILIES.clear(); ATTRIBUTION.clear(); remembered.clear(); circuitsChanged()")
     assert "there is no inference for this choice" in page.locator("#heads-text").inner_text()
     assert table(page) == {}
     for plot in ("heads-plot", "attn-lines-plot"):
@@ -351,15 +351,15 @@ def test_play_goes_on_by_itself_until_it_is_paused(make_output, open_page, repor
     page = open_page(report(make_output()), alone=True)
     page.clock.install(time=0)
     page.clock.pause_at(1000)
-    told = page.locator("#checkpoint-text")
+    result = page.locator("#checkpoint-text")
     page.locator("#checkpoint").focus()
     page.keyboard.press("Space")  # from the last to the first
-    assert (told.inner_text(), page.locator("#play").inner_text()) == ("checkpoint 0 (1 of 4)", "❚❚ Pause")
+    assert (result.inner_text(), page.locator("#play").inner_text()) == ("checkpoint 0 (1 of 4)", "❚❚ Pause")
     page.clock.run_for(700)
-    assert told.inner_text() == "checkpoint 8 (2 of 4)"
+    assert result.inner_text() == "checkpoint 8 (2 of 4)"
     page.locator("#play").click()
     page.clock.run_for(3000)
-    assert (told.inner_text(), page.locator("#play").inner_text()) == ("checkpoint 8 (2 of 4)", "▶ Play")
+    assert (result.inner_text(), page.locator("#play").inner_text()) == ("checkpoint 8 (2 of 4)", "▶ Play")
 
 
 def test_play_stops_where_there_is_nothing_to_play_and_the_checkpoint_is_kept(make_output, folders, open_page, report):
@@ -372,13 +372,13 @@ def test_play_stops_where_there_is_nothing_to_play_and_the_checkpoint_is_kept(ma
     page.locator("#play").click()
     choose(page, "Patching", "heads")  # which this run lacks
     page.clock.run_for(3000)
-    told = page.locator("#checkpoint-text")
-    assert (told.inner_text(), page.locator("#play").inner_text()) == ("no checkpoint", "▶ Play")
+    result = page.locator("#checkpoint-text")
+    assert (result.inner_text(), page.locator("#play").inner_text()) == ("no checkpoint", "▶ Play")
     choose(page, "Patching", "full")
     page.clock.run_for(3000)
-    assert told.inner_text() == "checkpoint 0 (1 of 4)"
+    assert result.inner_text() == "checkpoint 0 (1 of 4)"
     page.locator("#play").click()
-    assert told.inner_text() == "checkpoint 8 (2 of 4)"
+    assert result.inner_text() == "checkpoint 8 (2 of 4)"
 
 
 def test_the_choices_survive_a_reload(make_output, folders, open_page, report):
@@ -508,8 +508,8 @@ def test_a_run_that_lacks_a_corruption_says_so(make_output, folders, open_page, 
     choose(page, "Run", "all, seed 1, lone")
     assert list(panels(page, "z-plot")) == ["first corruption"]
     assert "second corruption: not examined at this checkpoint" in caption(page, "z-plot")
-    told = page.locator("#heads-text").inner_text()
-    assert "Second corruption: z was not patched in all, seed 1, lone." in told
+    result = page.locator("#heads-text").inner_text()
+    assert "Second corruption: z was not patched in all, seed 1, lone." in result
     assert "second corruption: not examined" in caption(page, "heads-plot")
 
 
@@ -646,9 +646,9 @@ def test_one_scale_for_all_heatmaps_and_a_zoom_that_an_address_keeps(make_output
     arrows = "document.getElementById('z-plot').layout.shapes.filter(({xsizemode}) => xsizemode === 'pixel').length"
     assert page.evaluate(arrows) == 4 and "colours end at ±1 everywhere" in caption(page, "z-plot")
     texts = "[...document.querySelectorAll('#z-plot .heatmap-label text')].map(({textContent}) => textContent)"
-    told = page.evaluate(texts)
+    result = page.evaluate(texts)
     largest = found["first corruption"].max()
-    assert f"{largest:.2f}" in told and not {"0.04", "−0.04", "0.00"} & set(told)
+    assert f"{largest:.2f}" in result and not {"0.04", "−0.04", "0.00"} & set(result)
     page.evaluate("goTo(1)")
     draw(page, "z-plot")
     assert page.evaluate(ends, "z-plot") == [own, less]  # at all checkpoints
@@ -694,8 +694,10 @@ def test_positions_name_the_tokens_of_an_example_and_mark_the_changed_one(make_o
     assert second[7] == "<b>subject 2 · Rachel → Sarah</b>" and second[5] == "subject 1 · Emily"
     assert [less[5], less[7]] == [first[5], second[7]]
     assert "its token in the first prompt" in caption(page, "resid_pre-plot")
-    told = page.evaluate("drawHeatmap('resid_pre', 100).layout.xaxis.ticktext")  # no room for all: for the changed one
-    assert first[5] in told and not {first[4], first[6]} & set(told) and 3 < len(told) < 7
+    result = page.evaluate(
+        "drawHeatmap('resid_pre', 100).layout.xaxis.ticktext"
+    )  # no room for all: for the changed one
+    assert first[5] in result and not {first[4], first[6]} & set(result) and 3 < len(result) < 7
 
 
 def test_a_cell_opens_by_a_click_and_by_keyboard(make_output, open_page, report):

@@ -41,31 +41,31 @@ def test_the_page_says_first_what_was_found_of_each_setting(three, open_page, re
     page = open_page(report(three))
     assert page.evaluate("document.querySelector('main h2').textContent") == "What was found"
     assert shown(page) == "lr 0.0002: mean of 2 runs"  # neither the one that learned nothing nor the one that diverged
-    told = {row["setting"].split("\n")[0]: row for row in rows(page, "#settings-table")}
-    assert list(told) == ["lr 3e-05", "lr 0.0002", "lr 0.001"]
+    result = {row["setting"].split("\n")[0]: row for row in rows(page, "#settings-table")}
+    assert list(result) == ["lr 3e-05", "lr 0.0002", "lr 0.001"]
     frames = load(three)
     last = frames.metrics.query("metric == 'win_rate' and split == 'heldout' and step == 24").merge(frames.runs)
     for lr, runs in last[last["lr"] < 1e-3].groupby("lr"):
-        end = numbers(told[f"lr {lr:g}"]["at the end"])
+        end = numbers(result[f"lr {lr:g}"]["at the end"])
         assert end[:3] == pytest.approx([runs["value"].mean(), *interval(runs["value"], 120)], abs=6e-4)
         assert end[3:] == [2, 24]
-    assert "1 diverged" in told["lr 0.001"]["setting"] and "checkpoint 8" in told["lr 0.001"]["at the end"]
-    assert told["lr 3e-05"]["first at 0.9"] == "not reached"
-    assert told["lr 0.0002"]["seeds agree?"] == "cannot tell" and told["lr 0.001"]["seeds agree?"] == "one run"
-    assert told["lr 0.001"]["heads, second corruption"] == "not patched"
-    assert told["lr 0.0002"]["heads, first corruption"].startswith("none is shown to matter at 24; 16 undecided")
+    assert "1 diverged" in result["lr 0.001"]["setting"] and "checkpoint 8" in result["lr 0.001"]["at the end"]
+    assert result["lr 3e-05"]["first at 0.9"] == "not reached"
+    assert result["lr 0.0002"]["seeds agree?"] == "cannot tell" and result["lr 0.001"]["seeds agree?"] == "one run"
+    assert result["lr 0.001"]["heads, second corruption"] == "not patched"
+    assert result["lr 0.0002"]["heads, first corruption"].startswith("none is shown to matter at 24; 16 undecided")
 
-    def carriers(runs, told):
+    def carriers(runs, result):
         """The heads that a row names are those that matter most of all that matter."""
-        found = page.evaluate("runs => FOUND.get(JSON.stringify([runs, 'first', 'full', 'z'])).courses", runs)
+        found = page.evaluate("runs => FAMILIES.get(JSON.stringify([runs, 'first', 'full', 'z'])).courses", runs)
         sizes = sorted((abs(course["recovered"]) for course in found.values()), reverse=True)
-        named = re.findall(r"^(\d\.\d) (-?[\d.]+), (.*)$", told, re.MULTILINE)
+        named = re.findall(r"^(\d\.\d) (-?[\d.]+), (.*)$", result, re.MULTILINE)
         assert [abs(float(value)) for _, value, _ in named] == pytest.approx(sizes[:4], abs=6e-3)
         assert all(float(value) == pytest.approx(found[head]["recovered"], abs=6e-3) for head, value, _ in named)
-        assert f"{len(found) - 4} more matter" in told
+        assert f"{len(found) - 4} more matter" in result
         return {since for _, _, since in named}
 
-    assert carriers([4], told["lr 0.001"]["heads, first corruption"]) == {"since when is unknown"}
+    assert carriers([4], result["lr 0.001"]["heads, first corruption"]) == {"since when is unknown"}
     assert page.locator("#settings-table svg path.mean").count() == 3
 
     page.locator("#checkpoint").fill("1")  # the bar tells how well it does there

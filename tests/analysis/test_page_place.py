@@ -45,8 +45,8 @@ def test_a_cell_opens_with_its_prompts_and_course_and_closes_with_escape(output,
     first, second = drawn(page, "place-strip-plot")
     assert first["x"] == pytest.approx(list(parts), abs=0.01)
     assert first["x"] != pytest.approx(second["x"], abs=0.02)  # another corruption
-    told = page.locator("#place-text").inner_text()
-    assert f"First corruption: recovered {parts.mean():.3f} [" in told and "12 prompts, mean of 2 runs" in told
+    result = page.locator("#place-text").inner_text()
+    assert f"First corruption: recovered {parts.mean():.3f} [" in result and "12 prompts, mean of 2 runs" in result
     course = drawn(page, "place-course-plot")
     (line,) = [one for one in course if one.get("name") == "first corruption"]
     assert line["x"] == [0, 8, 24] and line["y"][2] == pytest.approx(parts.mean(), abs=2e-3)

@@ -37,7 +37,7 @@ def test_the_data_has_gaps_with_reasons_and_nothing_of_training(make_output, mak
     output = make_series(corruptions=("first",))
     logs(output, "series", "loss")
     data = data_of(report(output))
-    assert data["missing"] == [None, {"steps": [16], "told": ["16: /their/run/checkpoint-16: not there"]}]
+    assert data["missing"] == [None, {"steps": [16], "lines": ["16: /their/run/checkpoint-16: not there"]}]
     assert data["runs"]["missing_steps"] == [None, "16"] and data["runs"]["lr"] == [1e-4, None]
     series = {(one["split"], one["metric"]): one for one in data["series"] if one["run"] == 1}
     assert data["steps"][series["heldout", "win_rate"]["steps"]] == [0, 8, 24]
@@ -64,13 +64,13 @@ def test_lines_are_broken_at_missing_steps_and_training_is_not_shown(make_output
     assert None in band["x"] and 16 not in band["x"]
     single = [one["y"] for one in drawn if one["name"] == "model series" and one["mode"] == "lines" and not one["fill"]]
     assert sorted(None in values for values in single) == [False, True]  # the other seed is there
-    told = page.locator("#curves-pictures figcaption").inner_text()
-    assert "run series-2, seed 2: 16: /their/run/checkpoint-16: not there" in told
+    result = page.locator("#curves-pictures figcaption").inner_text()
+    assert "run series-2, seed 2: 16: /their/run/checkpoint-16: not there" in result
 
     page.locator("#curves-controls label:has-text('Metric') select").select_option("loss")
     page.locator("#curves-controls label:has-text('Split') select").select_option("trainer")
-    told = page.locator("#curves-pictures figcaption").inner_text()
-    assert "Loss logged by its own trainer" in told and "no checkpoint" not in told and "0 prompts" not in told
+    result = page.locator("#curves-pictures figcaption").inner_text()
+    assert "Loss logged by its own trainer" in result and "no checkpoint" not in result and "0 prompts" not in result
     (curve,) = [one for one in traces(page, "#curves-plot") if one["mode"] == "lines+markers"]
     assert curve["x"] == list(range(25)) and None not in curve["y"]
 
@@ -97,7 +97,7 @@ def test_checkpoints_far_apart_have_a_log_axis(make_series, open_page, report):
 
 def test_two_networks_of_one_name_are_never_one_group(make_series):
     output = make_series(seeds=(1, 2), corruptions=("first",), missing_steps={}, by_prompt=True)
-    groups = lambda: {tuple(one["runs"]) for one in data_of(write_report(output))["found"]}  # noqa: E731
+    groups = lambda: {tuple(one["runs"]) for one in data_of(write_report(output))["families"]}  # noqa: E731
     assert groups() == {(0,), (1,), (0, 1)}
     for seed, parameters in ((1, 70), (2, 160)):
         file = output / "runs" / f"series-{seed}" / "run.json"

@@ -87,11 +87,11 @@ def test_a_brush_filters_the_page_and_settings_have_their_share_of_variance(make
         means = of.groupby(key)["value"].transform("mean")
         return ((means - of["value"].mean()) ** 2).sum() / ((of["value"] - of["value"].mean()) ** 2).sum()
 
-    told = {row["key"]: row for row in rows(page, "#variance table")}
-    assert {key: row["η²"] for key, row in told.items()} == {
+    result = {row["key"]: row for row in rows(page, "#variance table")}
+    assert {key: row["η²"] for key, row in result.items()} == {
         key: f"{round(100 * share(key))}%" for key in ("lr", "schedule", "seed")
     }
-    assert told["seed"]["by chance alone"] == "18%" and told["lr"]["runs"] == "12"
+    assert result["seed"]["by chance alone"] == "18%" and result["lr"]["runs"] == "12"
     assert "does not show causes" in page.locator("#variance").inner_text()
 
     page.evaluate("$('parallel-plot').scrollIntoView({ block: 'center' })")

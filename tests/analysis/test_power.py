@@ -49,8 +49,8 @@ def test_a_detectable_effect_is_detected_four_times_in_five():
     one = precision(sd, float("nan"), n, 1, 100)
     drawn = one.detectable + sd * random.normal(size=(20_000, n))
     error = drawn.std(axis=1, ddof=1) / np.sqrt(n)
-    told = drawn.mean(axis=1) - stats.t.ppf(1 - 0.025 / 100, n - 1) * error > power.DELTA
-    assert told.mean() == pytest.approx(0.8, abs=0.015)
+    printed = drawn.mean(axis=1) - stats.t.ppf(1 - 0.025 / 100, n - 1) * error > power.DELTA
+    assert printed.mean() == pytest.approx(0.8, abs=0.015)
     assert one.of_both != one.of_both, "of one seed nothing is said of others"
 
 
@@ -71,8 +71,8 @@ def test_prompts_for_a_change_of_a_win_rate():
     for change, share in ((0.04, 0.1), (0.02, 0.05), (0.08, 0.3)):
         n = needed_for_change(change, share)
         won, lost = random.multinomial(n, [(share + change) / 2, (share - change) / 2, 1 - share], 20_000).T[:2]
-        told = (won - lost) ** 2 > stats.chi2.ppf(0.95, 1) * (won + lost)
-        assert told.mean() == pytest.approx(0.8, abs=0.025)
+        printed = (won - lost) ** 2 > stats.chi2.ppf(0.95, 1) * (won + lost)
+        assert printed.mean() == pytest.approx(0.8, abs=0.025)
     assert needed_for_change(0.08, 0.01) == needed_for_change(0.08, 0.08), "as many as the rate changes"
 
 
@@ -87,34 +87,34 @@ def test_prompts_for_a_gap():
 def test_a_pilot_is_reported_in_plain_text(make_output, capsys):
     output = make_output(seeds=(0, 1), steps=(0, 24), layers=2, heads=2, by_prompt=True)
     assert power.main([str(output), "demo", "--head", "1.1"]) == 0
-    told = capsys.readouterr().out
-    assert "\x1b" not in told and max(map(len, told.splitlines())) <= 120
-    assert "all, second corruption, patching full: 2 seeds, 12 prompts, 8 places (heads x checkpoints)" in told
-    for corruption in told.split("all, ")[1:]:
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and max(map(len, printed.splitlines())) <= 120
+    assert "all, second corruption, patching full: 2 seeds, 12 prompts, 8 places (heads x checkpoints)" in printed
+    for corruption in printed.split("all, ")[1:]:
         assert "Standard deviation of recovered, checkpoint 24" in corruption
         assert "Half of the 95% interval of recovered: head 1.1\n" in corruption
         rows = [line.split() for line in corruption.splitlines() if line.lstrip().startswith("48 ")]
         assert [row[1] for row in rows] == ["1", "2", "3", "5", "8"]
         assert all(float(value) > 0 for row in rows for value in row[2:] if value != "-")
-    assert "no measurable gap" in told, "clean and corrupted are alike at the start"
+    assert "no measurable gap" in printed, "clean and corrupted are alike at the start"
     assert power.main([str(output), "--step", "0"]) == 0
     assert "do not differ measurably at checkpoint 0; nothing to recover" in capsys.readouterr().out
 
 
 def test_one_seed_says_nothing_of_others(make_output, capsys):
     assert power.main([str(make_output(corruptions=("first",), steps=(24,), layers=2, heads=2, by_prompt=True))]) == 0
-    told = capsys.readouterr().out
-    rows = [line.split() for line in told.splitlines() if line.lstrip().startswith("48 ")]
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if line.lstrip().startswith("48 ")]
     assert [(row[1], row[3]) for row in rows] == [("1", "-")]
 
 
 def test_standard_deviations_that_are_given(capsys):
     given = ["--prompt-sd", "0.05", "--seed-sd", "0.02", "--places", "432", "--gap", "0.5", "--gap-sd", "0.45"]
     assert power.main([*given, "--discordant", "0.1"]) == 0
-    told = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["48", "1", "0.015", "-", "0.030", "0.087"] in told
-    assert ["0.500", "0.450", "81", "81-82"] in told
-    assert ["given", "10.0%", "1960", "489", "121"] in told
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["48", "1", "0.015", "-", "0.030", "0.087"] in printed
+    assert ["0.500", "0.450", "81", "81-82"] in printed
+    assert ["given", "10.0%", "1960", "489", "121"] in printed
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mi_sweeps.analysis.conclusions import conclude
 from mi_sweeps.analysis.frames import by_prompt, load
 
 
-def told(output, room=1e9):
+def payload_of(output, room=1e9):
     frames = load(output)
     return prompt_values.payload(frames, conclude(frames.output, frames), room)
 
@@ -29,7 +29,7 @@ def rows(text, n, kind):
 def test_the_page_has_the_values_of_the_tables(make_output, folders):
     output = make_output(seeds=(0, 1), layers=2, heads=2, steps=(0, 8, 24), by_prompt=True)
     folders.write_patterns(output, layers=2)
-    found, frames = told(output), load(output)
+    found, frames = payload_of(output), load(output)
     table, ids = by_prompt(frames), list(frames.runs["run_id"])
     assert [(job["run"], job["corruption"]) for job in found["jobs"]] == [
         (run, corruption) for run in (0, 1) for corruption in ("first", "second")
@@ -62,7 +62,7 @@ def test_where_there_is_no_room_the_cells_that_matter_are_kept_and_the_page_says
     kept = [job["sites"]["z"]["places"] for job in less["jobs"]]
     assert all(one == kept[0] for one in kept)  # of all seeds and corruptions, so that they compare
     assert len(kept[0]) < len(everything["jobs"][0]["sites"]["z"]["places"]) == 12
-    of_cell = [one.family for one in concluded.found if len(one.runs) == 2]
+    of_cell = [one.family for one in concluded.families if len(one.runs) == 2]
     z = [family for family in of_cell if family.site == "z"]
     mattering = {(*place[:2],) for family in z for place, here in zip(
         family.places, family.grid(family.judged_here.matter()).any(axis=0), strict=True) if here}  # fmt: skip
@@ -70,4 +70,4 @@ def test_where_there_is_no_room_the_cells_that_matter_are_kept_and_the_page_says
 
 
 def test_tables_that_do_not_tell_prompts_apart_have_no_values(make_output):
-    assert told(make_output(layers=2, heads=2)) is None
+    assert payload_of(make_output(layers=2, heads=2)) is None

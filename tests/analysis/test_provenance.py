@@ -22,21 +22,21 @@ def test_a_value_is_there_once_and_every_run_finds_its_own(make_output, folders)
     change(runs / "run-0.0002-constant-1", optim={"lr": 2e-4, "weight_decay": 0.0, "betas": [0.9, 0.95]})
     folders.write_sweep(output, "more", [folders.point("absent", "absent-first", "first")])
     read = folder.read(output)
-    told = configurations(read.runs)
+    result = configurations(read.runs)
     for number, run in enumerate(read.runs):
         if not run.config:
-            assert all(of["of"][number] is None for of in told["differs"].values())
+            assert all(of["of"][number] is None for of in result["differs"].values())
             continue
         own = {
-            key: of["values"][of["of"][number]] for key, of in told["differs"].items() if of["of"][number] is not None
+            key: of["values"][of["of"][number]] for key, of in result["differs"].items() if of["of"][number] is not None
         }
-        found = own | told["same"]
+        found = own | result["same"]
         assert (found["optim.lr"], found["seed"]) == (run.config["optim"]["lr"], run.config["seed"])
         assert found.get("optim.betas") == run.config["optim"].get("betas")
         assert found["versions.mi_sweeps"] == "0.1.0"
-    assert sorted(told["differs"]) == ["optim.betas", "optim.lr", "seed"]
-    assert told["differs"]["optim.lr"]["values"] == [1e-4, 2e-4]
-    assert told["factors"] == ["optim.lr", "optim.betas"]
+    assert sorted(result["differs"]) == ["optim.betas", "optim.lr", "seed"]
+    assert result["differs"]["optim.lr"]["values"] == [1e-4, 2e-4]
+    assert result["factors"] == ["optim.lr", "optim.betas"]
 
 
 def test_keys_that_change_no_result_do_not_distinguish_settings(make_output):

@@ -198,9 +198,9 @@ def test_an_empty_folder_makes_a_page(tmp_path):
 
 
 def test_a_folder_in_the_page_s_place_is_refused_in_one_line(make_output, tmp_path):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as result:
         write_report(make_output(steps=(0,)), to=tmp_path)
-    assert str(told.value) == f"{tmp_path}: is a folder; give a file in it, such as {tmp_path / 'report.html'}"
+    assert str(result.value) == f"{tmp_path}: is a folder; give a file in it, such as {tmp_path / 'report.html'}"
 
 
 def test_pages_of_different_sweeps_are_different_files(tmp_path):
@@ -230,8 +230,8 @@ def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output, op
     assert batch["spikes"] == [[step, pytest.approx(losses[step], rel=1e-4)] for step in (333, 700)]
     assert batch["expected_spikes"] == pytest.approx(expected(losses), abs=1e-3)
     assert not any("spikes" in series for series in data["series"] if series["split"] != "batch")
-    told = open_page(file).evaluate("curvesNote(curvesOf('loss', 'batch'), [], { keys: [], legend: {} })")
-    assert "2 found, 0.0 expected of independent noise of the run's own spread" in told
+    result = open_page(file).evaluate("curvesNote(curvesOf('loss', 'batch'), [], { keys: [], legend: {} })")
+    assert "2 found, 0.0 expected of independent noise of the run's own spread" in result
 
 
 def test_measures_are_lines_of_the_page(make_output, open_page):

@@ -77,9 +77,9 @@ def test_of_each_run_its_own() -> None:
     found = of_runs(pd.DataFrame(rows).sample(frac=1, random_state=0))
     assert found.to_dict("records") == [{"run_id": "wild", "step": 200, "value": pytest.approx(wild[200])}]
     assert of_runs(pd.DataFrame(rows).iloc[:0]).empty
-    told = counts(pd.DataFrame(rows)).set_index("run_id")
-    assert told["found"].to_dict() == {"calm": 0, "wild": 1}
-    assert told["expected"].to_dict() == {"calm": expected(calm), "wild": expected(wild)}
+    result = counts(pd.DataFrame(rows)).set_index("run_id")
+    assert result["found"].to_dict() == {"calm": 0, "wild": 1}
+    assert result["expected"].to_dict() == {"calm": expected(calm), "wild": expected(wild)}
     assert counts(pd.DataFrame(rows).iloc[:0]).empty
 
 
@@ -88,9 +88,9 @@ def test_noise_has_as_many_spikes_as_are_expected_of_it(spread: float) -> None:
     """In 60 runs of 1000 steps; where the losses spread little, few rises are twofold."""
     random = np.random.default_rng(0)
     runs = [noisy(random, spread) for _ in range(60)]
-    found, told = sum(len(spikes(losses)) for losses in runs), sum(map(expected, runs))
-    assert found == pytest.approx(told, abs=3 * told**0.5)
-    assert told == pytest.approx({0.05: 15, 0.12: 177, 0.4: 187}[spread], rel=0.2)
+    found, result = sum(len(spikes(losses)) for losses in runs), sum(map(expected, runs))
+    assert found == pytest.approx(result, abs=3 * result**0.5)
+    assert result == pytest.approx({0.05: 15, 0.12: 177, 0.4: 187}[spread], rel=0.2)
 
 
 def test_planted_spikes_are_more_than_expected() -> None:

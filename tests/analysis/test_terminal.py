@@ -88,8 +88,8 @@ def test_the_heads_are_those_of_the_tables(make_output):
     output = make_output(corruptions=("first",))
     rows = load(output).patching.query("site == 'v' and step == 16")
     values = rows.assign(recovered=recovered(rows)).pivot(index="layer", columns="head", values="recovered")
-    told = heatmap(seen(output, site="v", step=16, colour=None))
-    assert [[float(value) for value in row] for row in told] == values.round(2).to_numpy().tolist()
+    result = heatmap(seen(output, site="v", step=16, colour=None))
+    assert [[float(value) for value in row] for row in result] == values.round(2).to_numpy().tolist()
 
 
 def test_colour_is_on_the_ground_of_the_numbers_and_not_in_a_pipe(make_output, monkeypatch):
@@ -172,10 +172,10 @@ def test_a_row_for_each_head_that_matters_with_its_interval_and_its_course(make_
     ever = own.grid(own.judged.matter()).any(axis=0)
     low, high = own.interval
     for number, one in enumerate(courses(own)):
-        told = [row for row in rows if row.startswith(f"  {words.name(one.place)} ")]
-        assert len(told) == ever[number]
+        result = [row for row in rows if row.startswith(f"  {words.name(one.place)} ")]
+        assert len(result) == ever[number]
         at = own.at(24).start + number
-        for row in told:
+        for row in result:
             assert words.range_of(low[at], high[at]) in row and one.course.value in row
             assert one.onset is None or f"onset {one.onset} [{one.onset_low}, " in row
 

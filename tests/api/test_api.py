@@ -63,9 +63,9 @@ def test_the_examples_of_the_docstrings(module, finished):
     found = [test for test in doctest.DocTestFinder().find(module, globs=names) if test.examples]
     assert found
     for test in found:
-        told: list[str] = []
-        failed = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=told.append).failed
-        assert not failed, "".join(told)
+        result: list[str] = []
+        failed = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=result.append).failed
+        assert not failed, "".join(result)
 
 
 def test_tables_are_those_of_the_analysis(out, finished, run):

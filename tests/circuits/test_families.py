@@ -323,7 +323,7 @@ def test_attribution(model, pairs):
     nothing = torch.zeros_like(resid)
     head = model.get_output_embeddings()
 
-    def told(part: Tensor) -> Tensor:
+    def scaled(part: Tensor) -> Tensor:
         """What a part of the stream says of the logit difference."""
         change = normalised(plain.norm, resid, part, "frozen") - plain.norm(resid)
         return pairs.logit_diff(head(change) - head(nothing)) * plain.factor
@@ -333,7 +333,9 @@ def test_attribution(model, pairs):
         layer, found = row["layer"], torch.tensor(row["by_prompt"])
         if row["kind"] == "layer" and layer is not None:
             equal(
-                found, told(pairs.at_end(clean[f"{row['component']}_out", layer]) * plain.multiplier), row["component"]
+                found,
+                scaled(pairs.at_end(clean[f"{row['component']}_out", layer]) * plain.multiplier),
+                row["component"],
             )
         elif row["kind"] == "head":
             z = pairs.at_end(clean["z", layer])
@@ -345,7 +347,7 @@ def test_attribution(model, pairs):
             if after is not None:
                 together = combine(z.flatten(-2))
                 change = normalised(after, together, change, "frozen") - after(together)
-            equal(found, told(change * plain.multiplier), f"head {layer} {row['head']}")
+            equal(found, scaled(change * plain.multiplier), f"head {layer} {row['head']}")
     total = sum(torch.tensor(row["by_prompt"]) for row in rows if row["kind"] == "layer")
     uncapped = pairs.logit_diff(head(plain.norm(resid))) * plain.factor
     equal(total, uncapped, "total", 1e-4)

@@ -125,8 +125,8 @@ def test_attention_to_roles_is_the_models_own(name, make_model, make_short_pairs
             mean = np.mean([np.broadcast_to(one[place], (n_layers, n_heads)) for one in of_prompts.values()], axis=0)
             np.testing.assert_allclose(rows[column], mean.ravel(), atol=2e-6, err_msg=f"{side} {query} {key} {column}")
         assert (rows["n"] == len(of_prompts)).all()
-        told = np.stack(rows["by_prompt"])
-        assert set(np.flatnonzero(~np.isnan(told[0]))) == set(of_prompts)
+        result = np.stack(rows["by_prompt"])
+        assert set(np.flatnonzero(~np.isnan(result[0]))) == set(of_prompts)
         by_chance = np.nanmean(np.stack(rows["uniform_by_prompt"]), axis=1)
         np.testing.assert_allclose(by_chance, rows["uniform"], atol=1e-6)
 

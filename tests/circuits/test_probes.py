@@ -25,8 +25,8 @@ def by_numpy(x, y, test_x, test_y):
     penalty = math.sqrt(RIDGE * x.var(axis=0).mean() * len(x)) * np.eye(x.shape[1])
     rows = np.concatenate([x - centre, penalty])
     weights, *_ = np.linalg.lstsq(rows, np.concatenate([y - y.mean(), np.zeros(x.shape[1])]), rcond=None)
-    told = (test_x - centre) @ weights + y.mean()
-    return 1 - ((test_y - told) ** 2).sum() / ((test_y - test_y.mean()) ** 2).sum()
+    result = (test_x - centre) @ weights + y.mean()
+    return 1 - ((test_y - result) ** 2).sum() / ((test_y - test_y.mean()) ** 2).sum()
 
 
 @pytest.mark.parametrize(("n", "width"), [(200, 7), (5, 40)], ids=["many tokens", "fewer tokens than numbers"])
@@ -46,11 +46,11 @@ def test_what_is_linear_is_read_in_full_and_in_any_batches(slope, shift, split):
     whole = moments(x, position)
     parts = moments(x[:split], position[:split]) + moments(x[split:], position[split:])
     torch.testing.assert_close(whole, parts)
-    told = fit(parts)
+    result = fit(parts)
     other = torch.randn(400, 6)
     other[:, 2] = slope * position + shift
     other[:, 3] = slope * other[:, 3] + shift
-    assert r2(told, moments(other, position)) == pytest.approx(1, abs=1e-3)
+    assert r2(result, moments(other, position)) == pytest.approx(1, abs=1e-3)
 
 
 def test_what_is_not_there_is_not_read():

@@ -250,16 +250,16 @@ def test_stacked_fine_tunes_are_each_their_own(stacked_points, monkeypatch):
     sizes = []
     real = stacked.train_together
     monkeypatch.setattr(stacked, "train_together", lambda runs: (sizes.append(len(runs)), real(runs))[1])
-    told = []
+    heard = []
 
     class Told(Listener):
         def finished(self, task, error):
-            told.append((task.stage, task.id, error))
+            heard.append((task.stage, task.id, error))
 
     outcome = execute(stacked_points, listener=Told())
     assert sizes == [3]
     assert not outcome.failed
-    assert sorted(told) == sorted((task.stage, task.id, None) for task in outcome.done)
+    assert sorted(heard) == sorted((task.stage, task.id, None) for task in outcome.done)
     made = plan.make(stacked_points)
     assert made.is_done
     assert {status.attempts for status in made.statuses} == {1}
@@ -288,13 +288,13 @@ def test_what_runs_of_a_stack_have_in_common(make_config, small, override, same)
 
 
 def test_a_stacked_fine_tune_that_fails_stops_no_other(stacked_points, monkeypatch):
-    from mi_sweeps.training.run import Run
+    from mi_sweeps.training.run import TrainingState
 
     def look(run):
         if run.config.seed == 1:
             raise RuntimeError("no")
 
-    monkeypatch.setattr(Run, "record_losses", look)
+    monkeypatch.setattr(TrainingState, "record_losses", look)
     outcome = execute(stacked_points)
     ((task, error),) = outcome.failed.values()
     assert (task.point.config.seed, task.folder.status().state) == (1, "failed")

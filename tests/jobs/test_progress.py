@@ -47,8 +47,8 @@ def test_no_word_of_a_bar_is_broken(points: list[GridPoint], width: int, monkeyp
     assert max(map(len, lines)) <= width
     words = " ".join(lines).split()
     assert {"optim.lr=0.0001", "corruption=first", "0/12", "1/2", "0:02:21", "left", "known"} <= set(words)
-    told = " ".join(re.sub(r"[━╸╺]|> 0:02:21 left|\d+:\d+:\d+|\d+/\d+", "", " ".join(lines)).split())
-    assert told.startswith("sweep; how long patch jobs take is not known yet patch job optim.lr")
+    result = " ".join(re.sub(r"[━╸╺]|> 0:02:21 left|\d+:\d+:\d+|\d+/\d+", "", " ".join(lines)).split())
+    assert result.startswith("sweep; how long patch jobs take is not known yet patch job optim.lr")
 
 
 def test_without_a_terminal_waiting_for_workers_prints_what_ends(points: list[GridPoint]) -> None:

@@ -203,9 +203,9 @@ def test_kinds_that_cannot_be_merged_are_refused(tmp_path: Path, config: Any, sa
         save(config, tmp_path / "adapter")
     else:
         save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / "adapter_model.safetensors")
-    told = refuse(tmp_path / "adapter", early="merging" not in said)
-    assert said in told
-    assert "merge it where it was trained (merge_and_unload of peft)" in told
+    result = refuse(tmp_path / "adapter", early="merging" not in said)
+    assert said in result
+    assert "merge it where it was trained (merge_and_unload of peft)" in result
 
 
 def test_a_module_that_an_adapter_names_is_never_imported(adapter: Path, tmp_path: Path) -> None:
@@ -233,10 +233,10 @@ def test_an_adapter_that_lacks_a_bias_is_refused(tmp_path: Path) -> None:
 def test_an_adapter_of_another_model_is_refused(adapter: Path) -> None:
     """peft leaves weights out that it has no place for, without a word."""
     rewrite(adapter, lambda weights: {name.replace(".h.3.", ".h.9."): weights[name] for name in weights})
-    told = refuse(adapter)
-    assert "its adapter lacks 4 weights (" in told
-    assert "and has 4 weights (base_model.model.transformer.h.9." in told
-    assert "or give its base as model.base" in told
+    result = refuse(adapter)
+    assert "its adapter lacks 4 weights (" in result
+    assert "and has 4 weights (base_model.model.transformer.h.9." in result
+    assert "or give its base as model.base" in result
 
 
 def test_an_adapter_that_is_not_finite_is_refused(adapter: Path) -> None:
@@ -321,8 +321,8 @@ def test_a_base_that_is_not_here(adapter: Path, name: str) -> None:
 def test_errors_of_the_base_name_the_base(adapter: Path, tmp_path: Path) -> None:
     base = shutil.copytree(FOLDER, tmp_path / "base")
     (base / "model.safetensors").write_bytes(b"")
-    told = refuse(adapter, base=str(base))
-    assert f"its base model (model.base=DIR gives another): model.path={base}: cannot be loaded" in told
+    result = refuse(adapter, base=str(base))
+    assert f"its base model (model.base=DIR gives another): model.path={base}: cannot be loaded" in result
     shutil.copytree(adapter, tmp_path / "second")
     assert "is an adapter too; merge that" in refuse(tmp_path / "second", base=str(adapter))
 

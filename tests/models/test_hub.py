@@ -94,7 +94,7 @@ def test_files_are_what_matters_with_the_hashes_that_the_hub_states(hub: Hub, co
 def test_the_cache_without_a_hub_says_the_same_as_the_hub(hub: Hub, hub_cache: Path, how: str) -> None:
     """Whoever filled it, and where it was copied without its links."""
     commit = hub.add(REPO, "main", FOLDER)
-    told = ours.files(REPO, commit)
+    result = ours.files(REPO, commit)
     if how == "transformers":
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -105,7 +105,7 @@ def test_the_cache_without_a_hub_says_the_same_as_the_hub(hub: Hub, hub_cache: P
 
         snapshot_download(REPO, endpoint=hub.endpoint)
     else:
-        ours.download(REPO, ours.commit(REPO), told)
+        ours.download(REPO, ours.commit(REPO), result)
     if how == "copied":
         shutil.move(shutil.copytree(hub_cache, hub_cache.with_name("copy")), hub_cache.with_name("away"))
         shutil.rmtree(hub_cache)
@@ -113,28 +113,28 @@ def test_the_cache_without_a_hub_says_the_same_as_the_hub(hub: Hub, hub_cache: P
         assert not (hub_cache / "models--some--series" / "snapshots" / commit / "config.json").is_symlink()
     hub.down()
     a_new_process()
-    assert ours.files(REPO, ours.commit(REPO)) == told
+    assert ours.files(REPO, ours.commit(REPO)) == result
 
 
 def test_a_whole_snapshot_is_not_asked_about(hub: Hub, commits: list[str], hub_cache: Path) -> None:
     """Where the cache knows too what is not there."""
     commit = cached(hub_cache, REPO, FILES)
-    told = {name: ours.HubFile(len(FILES[name]), stated(name, FILES[name])) for name in MATTER}
-    assert ours.files(REPO, ours.commit(REPO)) == told
+    result = {name: ours.HubFile(len(FILES[name]), stated(name, FILES[name])) for name in MATTER}
+    assert ours.files(REPO, ours.commit(REPO)) == result
     assert hub.asked == []
     a_new_process()
     (hub_cache / "models--some--series" / "trees" / f"{commit}.json").write_text("[")
-    assert ours.files(REPO, commit) == told
+    assert ours.files(REPO, commit) == result
     assert len(hub.asked) == 1
 
 
 def test_a_snapshot_with_a_hole_is_nobody_s_content(hub: Hub, commits: list[str]) -> None:
     snapshot = ours.download(REPO, commits[0], MATTER)
-    told = ours.files(REPO, commits[0])
+    result = ours.files(REPO, commits[0])
     (snapshot / "model.safetensors").resolve().unlink()
     a_new_process()
-    assert ours.files(REPO, commits[0]) == told  # The hub's.
-    assert ours.files(REPO, commits[0]) == told  # The hub's.
+    assert ours.files(REPO, commits[0]) == result  # The hub's.
+    assert ours.files(REPO, commits[0]) == result  # The hub's.
     assert sum("/api/models/" in one for one in hub.asked) == 3  # The download, and twice its files: remembered then.
     a_new_process()
     hub.down()

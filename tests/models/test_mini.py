@@ -87,7 +87,7 @@ def test_wilson_interval() -> None:
     assert (round(low, 2), round(high, 2)) == (0.40, 0.67)
 
 
-def told(story: corpus.Story, count: int = 400) -> list[str]:
+def stories(story: corpus.Story, count: int = 400) -> list[str]:
     rng = random.Random(1)
     return [story(rng) for _ in range(count)]
 
@@ -99,13 +99,13 @@ def names_in(text: str) -> list[str]:
 @pytest.mark.parametrize("story", corpus.EVERYTHING)
 def test_every_story_is_made_of_known_words(story: corpus.Story) -> None:
     known = set(corpus.words())
-    for text in told(story):
+    for text in stories(story):
         assert set(re.findall(r"\w+|[^\w\s]", text)) <= known
 
 
 def test_two_names_has_ioi_stories_in_both_orders() -> None:
     seen = set()
-    for text in told(corpus.two_names):
+    for text in stories(corpus.two_names):
         first, second, subject, receiver = names_in(text)
         assert {subject, receiver} == {first, second}
         seen.add(subject == first)
@@ -114,7 +114,7 @@ def test_two_names_has_ioi_stories_in_both_orders() -> None:
 
 def test_three_names_do_not_give_the_answer_away() -> None:
     receivers = []
-    for text in told(corpus.three_names_two_subjects):
+    for text in stories(corpus.three_names_two_subjects):
         listed, rest = names_in(text)[:3], names_in(text)[3:]
         assert set(rest) <= set(listed) and rest[0] != rest[1]
         receivers += [rest.index(rest[2]) if rest[2] in rest[:2] else 2] if len(rest) == 3 else []
@@ -128,7 +128,7 @@ def test_no_held_out_template_is_in_the_corpus() -> None:
         re.compile(f"{opening} .*{scene.format(place=any_word)}{re.escape(joint)}.*{action.format(object=any_word)} ")
         for opening, scene, joint, action in corpus.HELD_OUT_TEMPLATES
     ]
-    texts = [text for story in corpus.EVERYTHING for text in told(story, 150)]
+    texts = [text for story in corpus.EVERYTHING for text in stories(story, 150)]
     assert not [text for text, template in product(texts, held_out) if template.search(text)]
     question = ioi.splits(MINI, 2, {"test": 2}, TEMPLATE_SEED)["test"][0].text
     assert any(template.search(f"{question} ") for template in held_out)

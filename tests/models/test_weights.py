@@ -109,18 +109,18 @@ WRAPPED: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("told", WRAPPED)
+@pytest.mark.parametrize("result", WRAPPED)
 def test_what_a_wrapper_puts_before_names_is_taken_off_with_a_word(
-    folder: Path, make_config: MakeConfig, mini_model: PreTrainedModel, caplog: pytest.LogCaptureFixture, told: str
+    folder: Path, make_config: MakeConfig, mini_model: PreTrainedModel, caplog: pytest.LogCaptureFixture, result: str
 ) -> None:
-    rename(folder, WRAPPED[told])
+    rename(folder, WRAPPED[result])
     model = make_config("model=local", f"model.path={folder}").model
     for read in (check_files, lambda model: same(load_model(model)[0], mini_model) or pytest.fail("other weights")):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             read(model)
         assert caplog.messages == [
-            f"model.path={folder}: removed {told} from the names of its weights; the model was saved in a wrapper"
+            f"model.path={folder}: removed {result} from the names of its weights; the model was saved in a wrapper"
         ]
 
 
@@ -204,9 +204,9 @@ def test_a_head_for_another_task(folder: Path, refuse: Callable[[], str], mini_m
     model = GPT2ForSequenceClassification(mini_model.config)
     model.transformer.load_state_dict(mini_model.transformer.state_dict())
     model.save_pretrained(folder)
-    told = refuse()
-    assert "1 weight that GPT2LMHeadModel does not use (score.weight)" in told
-    assert "or load it with AutoModelForCausalLM and save that to drop them" in told
+    result = refuse()
+    assert "1 weight that GPT2LMHeadModel does not use (score.weight)" in result
+    assert "or load it with AutoModelForCausalLM and save that to drop them" in result
 
 
 def test_other_sizes(folder: Path, refuse: Callable[[], str]) -> None:

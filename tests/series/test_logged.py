@@ -75,8 +75,8 @@ def test_wandb_has_the_last_value_before_each_checkpoint_and_the_gaps(measured):
         8: {"trainer/loss": 2.0, "trainer/learning_rate": 5e-5, "trainer/eval_loss": 2.5},
         24: {"trainer/loss": 1.0, "trainer/eval_news_loss": 1.75},
     }
-    told = values.summary(run)["missing_steps"]
-    assert told.startswith("16: ") and "no weights" in told
+    result = values.summary(run)["missing_steps"]
+    assert result.startswith("16: ") and "no weights" in result
 
 
 def test_points_while_it_runs_are_those_of_later(series, make, monkeypatch):

@@ -84,11 +84,11 @@ def test_a_gap_is_named_and_has_no_numbers(series, make, caplog):
     finetune(config, run)
     patch(config, run, folder)
     assert run.status().missing_steps == (16, 20)
-    told = read_json(run.series)
-    assert [one["step"] for one in told["missing_steps"]] == [16, 20] and "no weights" in told["missing_steps"][0][
+    result = read_json(run.series)
+    assert [one["step"] for one in result["missing_steps"]] == [16, 20] and "no weights" in result["missing_steps"][0][
         "reason"
     ]
-    assert [one["step"] for one in told["checkpoints"]] == [0, 8, 24]
+    assert [one["step"] for one in result["checkpoints"]] == [0, 8, 24]
     assert {row["step"] for row in read_table(run.metrics).to_pylist()} == {0, 8, 24}
     assert folder.steps() == [0, 8, 24]
     assert folder.status().state == "done"

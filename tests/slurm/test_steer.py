@@ -151,18 +151,18 @@ def test_without_a_controller_status_is_what_the_folders_say_and_says_so(
 def test_without_accounting_commands_go_on_and_say_so(call: Callable, slurm, sweep: list[str], where: str) -> None:
     """What ran out of memory would be submitted again without a word."""
     slurm.set(refuse={"sacct": ["Connection refused", 0]}, queue=slurm.queue[:1])
-    told = "sacct: Connection refused; SLURM is down, or this machine is not a client of it; jobs that are gone"
+    got = "sacct: Connection refused; SLURM is down, or this machine is not a client of it; jobs that are gone"
     code, printed, _ = call("status", "s", where)
     assert code == 0
     assert "2 fine-tunes (1 queued, 1 to do)" in printed
-    assert f"s: {told} without a result count as lost" in printed
+    assert f"s: {got} without a result count as lost" in printed
     for command in (["plan", *sweep], ["run", *sweep]):
         code, printed, complained = call(*command)
         assert (code, complained) == (0, "")
-        assert printed.count(told) == 1
+        assert printed.count(got) == 1
     slurm.set(queue=[])
     code, printed, _ = call("wait", "s", where)
-    assert (code, printed.count(told)) == (1, 1), "a cluster may have no accounting at all"
+    assert (code, printed.count(got)) == (1, 1), "a cluster may have no accounting at all"
 
 
 def test_held_jobs_are_named_with_what_releases_them(

@@ -117,7 +117,7 @@ def exit_code(submission: Submission, array: int = 0) -> object:
     return 0
 
 
-def told(signum: int, checkpoint: bool = False) -> Callable[[Folder], None]:
+def signalled(signum: int, checkpoint: bool = False) -> Callable[[Folder], None]:
     """A signal comes, before the first checkpoint or after it."""
 
     def during(folder: Folder) -> None:
@@ -207,7 +207,7 @@ def test_a_preempted_task_puts_itself_back_into_the_queue(
     work: Stages, submission: Submission, points: list[GridPoint], slurm
 ) -> None:
     slurm.set(job=PREEMPTED)
-    work.during = told(signal.SIGTERM)
+    work.during = signalled(signal.SIGTERM)
     assert exit_code(submission) == 143
     # The job id alone, 12, would mean all tasks of the array where it is the array's.
     assert slurm.calls("scontrol") == [["--oneliner", "show", "job", "10_1"], ["requeue", "10_1"]]
@@ -220,7 +220,7 @@ def test_an_order_to_stop_that_other_code_swallows_is_given_again(work: Stages, 
 
     def during(folder: Folder) -> None:
         with suppress(BaseException):
-            told(signal.SIGTERM)(folder)
+            signalled(signal.SIGTERM)(folder)
         time.sleep(5)
         raise AssertionError("a signal ends the work")
 
@@ -235,7 +235,7 @@ def test_a_task_that_is_no_array_goes_by_its_job_id(
     for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name)
     slurm.set(job=PREEMPTED)
-    work.during = told(signal.SIGTERM)
+    work.during = signalled(signal.SIGTERM)
     assert exit_code(submission) == 143
     assert requeued(slurm) == ["12"]
 
@@ -244,7 +244,7 @@ def test_a_task_that_scancel_ends_does_not_come_back(
     work: Stages, submission: Submission, points: list[GridPoint], slurm
 ) -> None:
     slurm.set(job=CANCELLED)
-    work.during = told(signal.SIGTERM, checkpoint=True)
+    work.during = signalled(signal.SIGTERM, checkpoint=True)
     assert exit_code(submission) == 143
     assert requeued(slurm) == []
     assert planning.folders_of(points[0])[0].status().state == "cancelled"
@@ -263,7 +263,7 @@ def test_a_cancelled_submission_does_not_come_back_whatever_slurm_says(
             submission.path.unlink()
         else:
             replace(submission, cancelled=True).write()
-        told(signum, checkpoint=True)(folder)
+        signalled(signum, checkpoint=True)(folder)
 
     work.during = during
     assert exit_code(submission) == 143
@@ -277,7 +277,7 @@ def test_a_time_limit_with_a_new_checkpoint_is_a_break(
     work: Stages, submission: Submission, points: list[GridPoint], slurm, signum: int, job: str
 ) -> None:
     slurm.set(job=job)
-    work.during = told(signum, checkpoint=True)
+    work.during = signalled(signum, checkpoint=True)
     assert exit_code(submission) == 143
     assert requeued(slurm) == ["10_1"]
     assert planning.folders_of(points[0])[0].status().state == "interrupted"
@@ -300,7 +300,7 @@ def test_a_time_limit_without_a_new_checkpoint_is_a_failure(
     slurm.set(job=job)
     run, _ = planning.folders_of(points[0])
     write_bytes(run.checkpoint(0), b"")  # of an earlier attempt
-    work.during = told(signum)
+    work.during = signalled(signum)
     assert exit_code(submission) == 1
     assert requeued(slurm) == []
     status = run.status()
@@ -335,7 +335,7 @@ def test_a_time_limit_is_one_for_all_runs_that_are_trained_together(
 def test_a_point_that_is_done_is_progress_too(
     work: Stages, submission: Submission, points: list[GridPoint], slurm
 ) -> None:
-    work.seed, work.during = 1, told(signal.SIGUSR2)
+    work.seed, work.during = 1, signalled(signal.SIGUSR2)
     assert exit_code(submission) == 143
     assert requeued(slurm) == ["10_1"]
     assert [planning.folders_of(point)[0].status().state for point in points] == ["done", "interrupted"]
@@ -348,7 +348,7 @@ def test_after_one_signal_no_other_disturbs(
 
     def during(folder: Folder) -> None:
         try:
-            told(signal.SIGTERM)(folder)
+            signalled(signal.SIGTERM)(folder)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGUSR2)
@@ -376,7 +376,7 @@ def test_a_task_that_cannot_put_itself_back_waits_for_its_end(
         monkeypatch.setenv("PATH", "")
     slept: list[float] = []
     monkeypatch.setattr(task.time, "sleep", slept.append)
-    work.during = told(signal.SIGTERM)
+    work.during = signalled(signal.SIGTERM)
     assert exit_code(submission) == 143
     assert task.STAY_SECONDS in slept
     assert "not requeued" in capsys.readouterr().err

@@ -58,9 +58,9 @@ def plan(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_a_plan_says_which_source_changed_and_of_how_many_runs(plan, made: list[GridPoint], tmp_path: Path) -> None:
     assert plan() == []
     (tmp_path / "quiz_words.py").write_text("WORDS = []\n")
-    (told,) = plan("sweep.name=other")
-    assert told.startswith("task=quiz: its source changed (quiz_words), so 2 earlier runs are computed again (")
-    assert f" replaces {made[0].run_id}); old results stay in " in told
+    (result,) = plan("sweep.name=other")
+    assert result.startswith("task=quiz: its source changed (quiz_words), so 2 earlier runs are computed again (")
+    assert f" replaces {made[0].run_id}); old results stay in " in result
     # What differs in more than that is another run whatever the source is.
     assert plan("optim.lr=1e-3") == []
 
@@ -71,8 +71,8 @@ def test_a_plan_says_so_of_runs_that_did_not_write_their_source_down(
     for point in made:
         write_json(run_folder(point.output, point.run_id).path / "run.json", {"run_id": point.run_id})
     (tmp_path / "quizzes.py").write_text("")
-    (told,) = plan("seed=0")
-    assert told.startswith("task=quiz: earlier versions did not record its source, so 1 earlier run")
+    (result,) = plan("seed=0")
+    assert result.startswith("task=quiz: earlier versions did not record its source, so 1 earlier run")
 
 
 def test_a_sweep_s_new_runs_take_the_place_of_those_of_the_old_source(

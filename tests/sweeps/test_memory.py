@@ -94,26 +94,26 @@ def test_weights_gradients_and_moments(make_config, small, monkeypatch, override
     assert estimated < 1.2 * (found + copied)
 
 
-def told(*overrides: str, **there: float) -> list[str]:
+def messages(*overrides: str, **there: float) -> list[str]:
     return list(memory.lines(expand([*overrides, "launcher.device=cpu"]), **there))
 
 
 def test_a_plan_says_how_much_and_warns(saved, capsys):
     model = saved("gpt2", n_embd=256, n_layer=4)
-    (line,) = told(*model, "optim.lr=1e-4,1e-3")
+    (line,) = messages(*model, "optim.lr=1e-4,1e-3")
     assert re.fullmatch(r"memory: about 0\.\d GB for a fine-tune and 1\.\d GB for a patch job", line)
-    _, warning, *_ = told(*model, "train.batch_size=512", machine=7e8)
+    _, warning, *_ = messages(*model, "train.batch_size=512", machine=7e8)
     assert warning.startswith("warning: a fine-tune may take 4.")
     assert "but this machine has 0.7 GB; a fine-tune takes 1." in warning
     assert "GB with train.micro_batch=128, 3." in warning
     assert "train.gradient_checkpointing=true" in warning
-    _, warning = told(*model, "launcher=local", "launcher.workers=3", "patching.memory=1", machine=2e9)[:2]
+    _, warning = messages(*model, "launcher=local", "launcher.workers=3", "patching.memory=1", machine=2e9)[:2]
     assert warning.startswith("warning: 3 at once may take 2.")
-    slurm = told(*model, "launcher=slurm", "launcher.memory=100M")
+    slurm = messages(*model, "launcher=slurm", "launcher.memory=100M")
     assert sum("but launcher.memory=100M" in line for line in slurm) == 2
     assert any(
         "the GPU has 0.1 GB" in line and "train.weights=bf16" in line
-        for line in told(*model, "train.batch_size=512", gpu=1e7)
+        for line in messages(*model, "train.batch_size=512", gpu=1e7)
     )
     with pytest.raises(SystemExit):
         cli.main(["plan", *model])
@@ -134,4 +134,4 @@ def test_less_memory_is_estimated_if_less_is_trained(saved):
 def test_a_model_that_is_not_here_has_no_line(saved, tmp_path):
     model = saved("gpt2")
     (tmp_path / "model" / "model.safetensors").unlink()
-    assert told(*model) == []
+    assert messages(*model) == []

@@ -15,12 +15,12 @@ def test_slow_settings_are_reported_once(small):
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "result"),
     [
         (["patching.circuits={given: [a9.h9]}"], "no node a9.h9 here"),
         (["patching.circuits=true", "patching.prompts=1"], "there is one prompt"),
     ],
 )
-def test_circuits_that_cannot_be_judged_are_refused_before_the_fine_tune(small, asked, told):
-    with pytest.raises(UserError, match=told):
+def test_circuits_that_cannot_be_judged_are_refused_before_the_fine_tune(small, asked, result):
+    with pytest.raises(UserError, match=result):
         preflight.check(expand([*small, "output=unused", *asked]))

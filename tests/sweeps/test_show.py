@@ -122,9 +122,9 @@ def test_many_different_errors_do_not_fill_the_screen(look: Callable[..., list[s
     words = "one two three four five six seven eight nine ten eleven".split()
     for word, point in zip(words, planned(tmp_path, len(words))[::2], strict=True):
         leave(folders_of(point)[0], "failed", f"ValueError: {word}")
-    told = [line for line in look("status") if line.startswith("failed")]
-    assert len(told) == show.SHOWN_ERRORS + 1
-    assert told[-1] == "failed with 3 other errors: 3"
+    result = [line for line in look("status") if line.startswith("failed")]
+    assert len(result) == show.SHOWN_ERRORS + 1
+    assert result[-1] == "failed with 3 other errors: 3"
 
 
 def test_plan_shows_some_of_many_values(look: Callable[..., list[str]]) -> None:

@@ -118,8 +118,8 @@ def test_a_zoom_has_the_checkpoints_that_a_run_with_all_of_them_has(call, small,
     assert not zoomed.checkpoint(9).exists()  # It ended at the first checkpoint of the run at or after 7.
     hashes = {str(step): checkpoints.checksum(run.checkpoint(step)) for step in (0, 4, 8)}
     assert read_json(zoomed.path / "run.json")["zoom"] == {"of": run.run_id, "same": hashes}
-    told = f"run {zoomed.run_id} equals run {run.run_id}: the weights are the same at all 3 shared checkpoints"
-    assert told in printed
+    result = f"run {zoomed.run_id} equals run {run.run_id}: the weights are the same at all 3 shared checkpoints"
+    assert result in printed
     jobs = 1 if model == "mini" else 2
     assert f"sweep zoom-{run.run_id}: 1 fine-tune (1 to do), {jobs} patch job" in printed
     if model == "mini":
@@ -137,7 +137,7 @@ def test_a_zoom_has_the_checkpoints_that_a_run_with_all_of_them_has(call, small,
     code, printed, _ = call("zoom", run.run_id, "from=5", "to=7", f"output={tmp_path / 'some'}")
     assert code == 0
     assert "nothing to do: 1 fine-tune (1 done), 2 patch jobs (2 done)" in printed
-    assert told in printed
+    assert result in printed
 
 
 def test_a_zoom_is_a_run_like_any_other(call, output):

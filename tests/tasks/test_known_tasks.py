@@ -154,7 +154,7 @@ def test_a_model_that_lacks_the_words_is_refused(mini_tokenizer, name: str, says
 
 def test_statements_about_a_name_have_no_negation() -> None:
     """After one it is "is she?"."""
-    assert not {"not", "never", "hardly", "no"} & {word for told in gender.DESCRIPTIONS for word in told.split()}
+    assert not {"not", "never", "hardly", "no"} & {word for result in gender.DESCRIPTIONS for word in result.split()}
 
 
 def test_gender_by_hand(words) -> None:

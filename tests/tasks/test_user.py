@@ -277,7 +277,7 @@ def test_a_sweep_of_rows_of_two_names(tmp_path: Path, small: tuple[str, ...], ca
             cli.main(["run", *given, f"corruption={corruption}"])
         ends[corruption] = stopped.value.code, capsys.readouterr()
     assert (ends["first"][0], ends["second"][0]) == (0, 2)
-    told = ends["first"][1].out
-    assert "held-out win rate of one-slot rules: listed place 50%\n" in told
-    assert "done: 1 fine-tune (1 done), 1 patch job (1 done)" in told
+    result = ends["first"][1].out
+    assert "held-out win rate of one-slot rules: listed place 50%\n" in result
+    assert "done: 1 fine-tune (1 done), 1 patch job (1 done)" in result
     assert "corruption=second: needs 2 subjects" in ends["second"][1].err

@@ -31,12 +31,12 @@ def test_a_failing_wandb_is_reported_until_track_fixes_it(call, point, output, m
     with monkeypatch.context() as broken, mirror(point.config, run) as tracked:
         broken.setattr(wandb, "init", lambda **options: (_ for _ in ()).throw(RuntimeError("init is\nbroken")))
         tracked.log(0, [ROW])
-    told = (
+    result = (
         "not mirrored to wandb: 3 jobs (RuntimeError: init is); "
         f"`mi-sweeps track mine output={output}` adds what is missing\n"
     )
-    assert told in call("status", "mine", f"output={output}")[1]
-    assert told in call("wait", "mine", f"output={output}")[1]
+    assert result in call("status", "mine", f"output={output}")[1]
+    assert result in call("wait", "mine", f"output={output}")[1]
     code, printed, _ = call("track", "mine", f"output={output}")
     assert (code, "mirrored offline: checkpoints of fine-tune 3, patch job 2" in printed) == (0, True)
     assert "mirrored" not in call("status", "mine", f"output={output}")[1]

@@ -20,7 +20,7 @@ from mi_sweeps.store.files import read_json, read_table, write_table
 from mi_sweeps.store.folders import PatchFolder, run_folder
 from mi_sweeps.sweeps import manifest, plan
 from mi_sweeps.sweeps.grid import expand
-from mi_sweeps.sweeps.show import win_rates as win_rates_told
+from mi_sweeps.sweeps.show import win_rates as win_rates_shown
 from mi_sweeps.tasks.metrics import win_rates
 from mi_sweeps.tracking import values
 
@@ -60,12 +60,14 @@ def test_settings_are_equal_where_all_but_the_seed_is(base, first, second):
 
 
 def test_a_setting_says_what_sweeps_vary(make_config):
-    told = values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "seed=7"))
-    assert told.startswith("model=mini task=ioi3 schedule=cosine lr=3e-05 weight_decay=0 steps=184 batch_size=16 rest=")
-    assert (
-        values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "corruption=second", "tracking=wandb")) == told
+    result = values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "seed=7"))
+    assert result.startswith(
+        "model=mini task=ioi3 schedule=cosine lr=3e-05 weight_decay=0 steps=184 batch_size=16 rest="
     )
-    assert values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "schedule.warmup_ratio=0.1")) != told
+    assert (
+        values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "corruption=second", "tracking=wandb")) == result
+    )
+    assert values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "schedule.warmup_ratio=0.1")) != result
 
 
 def test_flat_keys_to_group_by_and_all_of_the_configuration(make_config):
@@ -178,10 +180,10 @@ def test_what_is_concluded_are_the_verdicts_of_all_checkpoints(run):
         assert found[f"{corruption}/conclusions"] == " ".join(words.sentences(own, courses(own)))
         assert "for other prompts in this run, not for other seeds" in found[f"{corruption}/conclusions"]
         assert found[f"{corruption}/undecided"] == (verdict == "undecided").sum()
-        told = found[f"{corruption}/matter"]
+        result = found[f"{corruption}/matter"]
         there = [words.name(place) for place, word in zip(own.places, verdict, strict=True) if word == "matters"]
-        assert told in ("none shown", "not defined") if not there else len(told.split("], ")) == len(there)
-        assert all(f"{name} " in told for name in there)
+        assert result in ("none shown", "not defined") if not there else len(result.split("], ")) == len(there)
+        assert all(f"{name} " in result for name in there)
 
 
 def test_heads_that_matter_come_with_their_intervals_the_largest_first(run):
@@ -240,8 +242,8 @@ def test_how_it_ended(tmp_path, wins, expected):
     write_table(run.metrics, pa.Table.from_pylist(rows))
     assert values.summary(run)["outcome"] == expected
     point = SimpleNamespace(run_id="run", output=tmp_path, patch_id="none")
-    (told,) = win_rates_told([point]).values()
-    assert told.endswith(expected or "%")
+    (result,) = win_rates_shown([point]).values()
+    assert result.endswith(expected or "%")
 
 
 def test_tables_of_all_that_is_there(run):

@@ -147,9 +147,9 @@ def test_a_batch_may_be_larger_than_the_training_set():
 def test_what_a_run_leaves_behind(make_config, small):
     config = make_config(*small)
     folder = run_folder(config.output, "run")
-    told = []
-    finetune(config, folder, on_checkpoint=lambda step, metrics: told.append((step, len(metrics))))
-    assert [step for step, _ in told] == [0, 2, 4]
+    called = []
+    finetune(config, folder, on_checkpoint=lambda step, metrics: called.append((step, len(metrics))))
+    assert [step for step, _ in called] == [0, 2, 4]
     assert sorted(path.name for path in folder.path.iterdir()) == [
         "audit.json",
         "checkpoints",

@@ -23,7 +23,7 @@ from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training import loop
 from mi_sweeps.training.loop import finetune
-from mi_sweeps.training.run import MEAN_OF, RECORD_EVERY, Run, parameter_groups
+from mi_sweeps.training.run import MEAN_OF, RECORD_EVERY, TrainingState, parameter_groups
 
 Make = Callable[..., Config]
 
@@ -49,7 +49,7 @@ def batch_losses(folder: Any) -> list[float]:
     return [row["value"] for row in rows if row["split"] == "batch"]
 
 
-def scripted(losses: Callable[[int], float]) -> Callable[[Run, Batch], None]:
+def scripted(losses: Callable[[int], float]) -> Callable[[TrainingState, Batch], None]:
     """A training step whose loss is given and that trains nothing."""
     return lambda run, batch: run.losses.append(torch.tensor(losses(run.step)))
 

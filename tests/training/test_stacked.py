@@ -13,7 +13,7 @@ from mi_sweeps.store.endings import Busy, Cancelled, Interrupted, Superseded
 from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.training import stacked
-from mi_sweeps.training.run import Run
+from mi_sweeps.training.run import TrainingState
 from mi_sweeps.training.stacked import can_stack, train_together
 
 TINY = (
@@ -165,14 +165,14 @@ def test_a_run_that_diverges_leaves_and_the_others_go_on(make_configs):
 
 def test_a_run_whose_disk_is_full_fails_alone(make_configs, monkeypatch):
     configs = make_configs(*TINY)
-    real = Run.write_checkpoint
+    real = TrainingState.write_checkpoint
 
     def keep(run):
         if run.config.seed == 1 and run.step == 3:
             raise OSError(28, "No space left on device", "x")
         real(run)
 
-    monkeypatch.setattr(Run, "write_checkpoint", keep)
+    monkeypatch.setattr(TrainingState, "write_checkpoint", keep)
     errors = train_together([turns(config) for config in configs])
     assert [type(error) for error in errors] == [type(None), OSError, type(None), type(None)]
     assert states(configs) == ["done", "failed", "done", "done"]

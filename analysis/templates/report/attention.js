@@ -72,11 +72,11 @@ function drawAttention() {
   }
   const { job, jobs, prompt, number } = shown, { side } = state.attention;
   const change = (key) => (value) => { state.attention[key] = value; drawAttention(); redraw("attention-pictures"); saveView(); };
-  const told = (one) => [String(one.number), `${one.number + 1}: ${one.text}`];
+  const option = (one) => [String(one.number), `${one.number + 1}: ${one.text}`];
   const looks = looksOf(shown);
   replaceControls($("attention-controls"),
     jobs.length > 1 ? select("Patterns of", jobs.map((one) => [jobKey(one), `${one.corruption} corruption, ${[seedText(RUNS[one.run]), RUNS[one.run].run_id].filter(Boolean).join(", ")}`]), jobKey(job), change("job")) : null,
-    job.prompts.length > 1 ? select("Prompt", job.prompts.map(told), String(prompt.number), (value) => choosePrompt(Number(value))) : null,
+    job.prompts.length > 1 ? select("Prompt", job.prompts.map(option), String(prompt.number), (value) => choosePrompt(Number(value))) : null,
     select("Small pictures", ATTENTION_SIDES.map((name) => [name, `${name} prompt`]), side, change("side")),
     looks && queriesOf(looks).length > 1 ? select("Curves from", queriesOf(looks).map((name) => [name, name]), queryOf(looks), change("query")) : null,
   );

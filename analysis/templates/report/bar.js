@@ -73,13 +73,13 @@ function filterUnits() {
   if (JSON.stringify(shownUnits()) !== before) {
     drawCircuitsControls();
     redraw(...CIRCUITS);
-  } else tellRates();
+  } else drawRates();
 }
 
 /** How well the runs shown do the task at the slider's checkpoint, and how many runs pass the filter. */
-function tellRates() {
+function drawRates() {
   const at = step(), name = sentence(LEARNED);
-  const told = shownUnits().map((unit, i) => {
+  const parts = shownUnits().map((unit, i) => {
     const runs = runsOf(unit), letter = shownUnits().length > 1 ? `${"AB"[i]}: ` : "";
     const point = rateOf(runs).find((one) => one.step === at);
     if (!known(point?.mean)) return `${letter}no ${name} at this checkpoint`;
@@ -87,7 +87,7 @@ function tellRates() {
     return `${letter}held-out ${name} ${resultText(point.mean, true)}${rangeText(point, true)}, ${of}`;
   });
   const visible = visibleRuns().length, shown = DATA.blocks.some((block) => accepts(RUNS[block.run]));
-  $("bar-text").replaceChildren(told.join(" · "), ...(visible === RUNS.length ? [] : [" · ", h("button", { type: "button", click: () => $("filter").focus() },
+  $("bar-text").replaceChildren(parts.join(" · "), ...(visible === RUNS.length ? [] : [" · ", h("button", { type: "button", click: () => $("filter").focus() },
     `filter: ${visible} of ${RUNS.length} runs${shown ? "" : ", none of them examined: the heads are those of hidden runs"}`)]));
 }
 

@@ -17,7 +17,7 @@ function curvesOf(metric, split) {
     return DATA.blocks.filter((block) => wanted.has(block.run) && Object.keys(block.sites).length).map((block) => {
       const [name, site] = Object.entries(block.sites)[0];
       const values = FROM_PATCHES[metric](site).map((value) => value * DATA.unit);
-      const gaps = metric === GAP ? (at) => gapOf(FOUND.get(JSON.stringify([[block.run], block.corruption, block.patching, name])), at) : null;
+      const gaps = metric === GAP ? (at) => gapOf(FAMILIES.get(JSON.stringify([[block.run], block.corruption, block.patching, name])), at) : null;
       return { run: RUNS[block.run], corruption: block.corruption, patching: block.patching, steps: DATA.steps[site.steps], values, n: block.n, gaps };
     });
   }

@@ -20,8 +20,8 @@ function drawDifferences() {
     .map((value) => `${value} (${values.filter((other) => other === value).length})`).join(", ");
   const cells = (row) => (side ? row.values : [counted(row)]);
   $("differences-table").replaceChildren(...(rows.length && runs.length > 1 ? [
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "key"), head.map((told) => h("th", { scope: "col" }, told)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, row.key)), cells(row).map((told) => h("td", {}, told))))),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "key"), head.map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, row.key)), cells(row).map((text) => h("td", {}, text))))),
   ] : []));
   $("clear-chosen").hidden = !chosen.length;
 }

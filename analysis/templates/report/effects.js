@@ -11,21 +11,21 @@ function sheet(unit, corruption, site, at, quantity) {
     const runs = same.map(([run, part]) => ({ run, values: valuesAt(part, DATA.steps[part.steps].indexOf(at), site, quantity) }));
     const ofAll = (name) => (site === "head" ? null : mean(same.map(([, part]) => part[name][DATA.steps[part.steps].indexOf(at)])) * DATA.unit);
     const layout = DATA.layouts[parts[0][1].layout];
-    const written = site === "head" ? writtenOf(unit, corruption, "head") : null;
-    const said = written ? (i) => ({ defined: true, ...written(at, i) }) : saidOf(unit, corruption, site, at, layout);
+    const intervalOf = site === "head" ? attributionInterval(unit, corruption, "head") : null;
+    const judged = intervalOf ? (i) => ({ defined: true, ...intervalOf(at, i) }) : verdictsOf(unit, corruption, site, at, layout);
     return {
       layout, runs, clean: ofAll("clean"), corrupted: ofAll("corrupted"), of: parts.length,
       few: same.map(([, part]) => part.few).find(known) ?? null,
-      cells: runs[0].values.map((_, i) => sheetCell(runs.map(({ values }) => values[i]).filter(known), said(i), quantity, site)),
+      cells: runs[0].values.map((_, i) => sheetCell(runs.map(({ values }) => values[i]).filter(known), judged(i), quantity, site)),
     };
   });
 }
 
 /** A cell's mean and spread over runs, with its verdict and interval. Recovered is undefined without a gap. */
-function sheetCell(values, said, quantity, site) {
-  const none = quantity === "recovered" && site !== "head" && !said.defined;
+function sheetCell(values, judged, quantity, site) {
+  const none = quantity === "recovered" && site !== "head" && !judged.defined;
   const ends = site === "head" || quantity === "recovered" ? {} : { low: null, high: null };
-  return { ...said, ...ends, ...spread(none ? [] : values) };
+  return { ...judged, ...ends, ...spread(none ? [] : values) };
 }
 
 function valuesAt(part, index, site, quantity) {
@@ -61,8 +61,8 @@ function componentCurves(unit, corruption, kind) {
     const same = found.filter((part) => part.components.join() === found[0].components.join());
     const missing = missingSteps(runsOf(unit)), examined = unique(same.flatMap((part) => DATA.steps[part.steps])).sort((a, b) => a - b);
     const steps = broken(examined.map((step) => ({ step })), missing).map(({ step }) => step);
-    const written = writtenOf(unit, corruption, kind);
-    const point = (values, at, i) => (isMeasure(kind) ? band(values, "student") : { ...spread(values), ...written(at, i) });
+    const intervalOf = attributionInterval(unit, corruption, kind);
+    const point = (values, at, i) => (isMeasure(kind) ? band(values, "student") : { ...spread(values), ...intervalOf(at, i) });
     const curves = found[0].components.map((name, i) => ({
       name,
       points: steps.map((at) => (missing.has(at) ? { step: at, mean: null, low: null, high: null, n: 0 } : {

@@ -7,7 +7,7 @@ const TERM = /^("[^"]*"|[^"<>=!]*)(>=|<=|!=|==|=|>|<)(.*)$/s;
 const OF_RUN = ["run", "run_id"];
 
 /**
- * The runs that a text selects: `accepts`, and its `terms` {told, key, accepts}, all of which must hold, or with `either` one;
+ * The runs that a text selects: `accepts`, and its `terms` {text, key, accepts}, all of which must hold, or with `either` one;
  * or a one-line `error`.
  */
 function parse(text) {
@@ -25,19 +25,19 @@ function parse(text) {
     return { error: "or goes between single terms, as in seed=0 or schedule=cosine. Next to further terms it is ambiguous; values with commas are not, as in seed=0,1." };
   }
   if (either && parts.length % 2 === 0) return { error: "A term is missing after or." };
-  const terms = parts.filter((term) => !(either && term.word === "or")).map((term) => (term.word === undefined ? term : wordTerm(term.told)));
+  const terms = parts.filter((term) => !(either && term.word === "or")).map((term) => (term.word === undefined ? term : wordTerm(term.text)));
   const accepts = (run) => (either ? terms.some((term) => term.accepts(run)) : terms.every((term) => term.accepts(run)));
   return { accepts, terms, either };
 }
 
-/** Words {told, word}, without `word` if quoted; and terms {name, operator, value}. */
+/** Words {text, word}, without `word` if quoted; and terms {name, operator, value}. */
 function pieces(text) {
   const tokens = text.replace(/[≥≤≠]/g, (sign) => ({ "≥": ">=", "≤": "<=", "≠": "!=" })[sign]).match(TOKEN) ?? [], found = [];
   for (let i = 0; i < tokens.length; i++) {
     const [, name, operator, rest] = tokens[i].match(TERM) ?? [];
     if (operator === undefined) {
       const isQuoted = tokens[i].includes('"');
-      found.push({ told: tokens[i].replaceAll('"', ""), word: isQuoted ? null : tokens[i].toLowerCase() });
+      found.push({ text: tokens[i].replaceAll('"', ""), word: isQuoted ? null : tokens[i].toLowerCase() });
       continue;
     }
     let value = rest;
@@ -45,13 +45,13 @@ function pieces(text) {
     const goesOn = () => tokens[i + 1]?.startsWith(",") || ((value === "" || value.endsWith(",")) && !isTerm(tokens[i + 1]) && !/^[<>=!]/.test(tokens[i + 2] ?? ""));
     while (goesOn()) value += tokens[++i];
     const before = name === "" ? found.pop() : null;
-    if (name === "" && !before?.told) return [{ error: `A key is missing before ${operator}.` }];
-    found.push({ name: name === "" ? before.told : name.replaceAll('"', ""), operator, value });
+    if (name === "" && !before?.text) return [{ error: `A key is missing before ${operator}.` }];
+    found.push({ name: name === "" ? before.text : name.replaceAll('"', ""), operator, value });
   }
   return found;
 }
 
-const wordTerm = (told) => ({ told, accepts: (run) => words(run).includes(told.toLowerCase()) });
+const wordTerm = (text) => ({ text, accepts: (run) => words(run).includes(text.toLowerCase()) });
 const words = (run) => [
   ...["run_id", "sweep", "status", "patch_jobs", "host", "error", "setting", "seed", ...FACTORS.map(([key]) => key)].map((key) => run[key] ?? ""),
   planned(run),
@@ -62,7 +62,7 @@ function expression({ name, operator, value }, before) {
   let words = 0;
   while (words < before.length && typeof before[before.length - 1 - words].word === "string") words++;
   for (; words >= 0; words--) {
-    const whole = [...before.slice(before.length - words).map(({ told }) => told), name].join(" ");
+    const whole = [...before.slice(before.length - words).map(({ text }) => text), name].join(" ");
     const keys = keysNamed(whole);
     if (!keys.length) continue;
     if (keys.length > 1) return { error: `${whole} can mean ${keys.slice(0, 6).join(" or ")}: name one.` };
@@ -74,15 +74,15 @@ function expression({ name, operator, value }, before) {
 
 function comparison(key, operator, value) {
   let wanted = (value.match(/(?:[^,"]|"[^"]*")+/g) ?? [""]).map((one) => one.replaceAll('"', ""));
-  const told = `${key}${operator}${value}`;
-  if (wanted[0] === "" && operator !== "=" && operator !== "!=") return { error: `${told}: a number is missing after ${operator}.` };
+  const text = `${key}${operator}${value}`;
+  if (wanted[0] === "" && operator !== "=" && operator !== "!=") return { error: `${text}: a number is missing after ${operator}.` };
   if (/[<>]/.test(operator)) {
-    if (wanted.length > 1 || Number.isNaN(Number(wanted[0]))) return { error: `${told}: ${wanted.join(",")} is not a number.` };
-    if (RUNS.some((run) => ["string", "object"].includes(typeof (valueOf(run, key) ?? 0)))) return { error: `${told}: ${key} is not a number; = and != compare it.` };
+    if (wanted.length > 1 || Number.isNaN(Number(wanted[0]))) return { error: `${text}: ${wanted.join(",")} is not a number.` };
+    if (RUNS.some((run) => ["string", "object"].includes(typeof (valueOf(run, key) ?? 0)))) return { error: `${text}: ${key} is not a number; = and != compare it.` };
   }
   if (OF_RUN.includes(key)) wanted = wanted.map(wholeId);
   const rounded = SERIES.has(key) || COLUMNS.some((column) => column.key === key && column.result);
-  return { told, key, accepts: (run) => compares(valueOf(run, key), operator, wanted, rounded) };
+  return { text, key, accepts: (run) => compares(valueOf(run, key), operator, wanted, rounded) };
 }
 
 /** The id with this prefix, if there is exactly one. */
@@ -155,11 +155,11 @@ function edits(a, b) {
 
 /** Why no run is left: how many runs each term matches alone, and which values exist where it matches none. */
 function whyNone({ terms, either }) {
-  const told = terms.map((term) => {
+  const matches = terms.map((term) => {
     const n = RUNS.filter(term.accepts).length;
-    return `${term.told} matches ${n ? count(n, "run") : "none"}${n || !term.key ? "" : valuesText(term.key)}`;
+    return `${term.text} matches ${n ? count(n, "run") : "none"}${n || !term.key ? "" : valuesText(term.key)}`;
   });
-  return `No run matches ${terms.length < 2 ? "this" : either ? "any of these" : "all of these together"}: ${told.join("; ")}.`;
+  return `No run matches ${terms.length < 2 ? "this" : either ? "any of these" : "all of these together"}: ${matches.join("; ")}.`;
 }
 
 function valuesText(key) {

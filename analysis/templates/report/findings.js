@@ -9,16 +9,16 @@ const PICTURES = { heads: "heads-plot", onsets: "heads-plot", seeds: "heads-plot
 function drawFindings() {
   const several = unique(RUNS.map((run) => run.setting)).length > 1, visible = new Set(visibleRuns().map((run) => run.run_id));
   const item = (one, question) => h("li", {},
-    several ? h("b", {}, `${one.setting}: `) : null, one.said,
+    several ? h("b", {}, `${one.setting}: `) : null, one.statement,
     one.weak ? h("b", { class: "weak" }, " Weak: more prompts or seeds are needed.") : null,
     h("span", { class: "quiet" }, one.scope.includes("prompt") ? ` (${one.scope})` : ""), showerOf(one, question),
     h("details", {}, h("summary", {}, "evidence"),
       [known(one.n) ? count(one.n, "prompt") : null, `${count(one.runs.length, "run")}: ${one.runs.join(" ")}`, `table ${one.table}`].filter(known).join("; ")));
-  const list = (told, question) => h("ul", { class: "findings" }, told.map((one) => item(one, question)));
-  $("findings-text").replaceChildren(...(DATA.findings ?? []).flatMap(({ question, key, told: every, more }) => {
-    const told = every.filter(({ runs }) => !runs.length || runs.some((id) => visible.has(id))), hidden = every.length - told.length;
+  const list = (findings, question) => h("ul", { class: "findings" }, findings.map((one) => item(one, question)));
+  $("findings-text").replaceChildren(...(DATA.findings ?? []).flatMap(({ question, key, findings, more }) => {
+    const shown = findings.filter(({ runs }) => !runs.length || runs.some((id) => visible.has(id))), hidden = findings.length - shown.length;
     // Open answers repeat one sentence for each setting: they become one line with their number.
-    const open = told.filter((one) => one.open), answered = open.length > 1 ? told.filter((one) => !one.open) : told;
+    const open = shown.filter((one) => one.open), answered = open.length > 1 ? shown.filter((one) => !one.open) : shown;
     return [
       h("h3", {}, question),
       answered.length ? list(answered.slice(0, SHOWN_AT_ONCE), key) : null,

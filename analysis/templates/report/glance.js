@@ -76,16 +76,16 @@ function drawGlance() {
 /** The setting and checkpoint at each place, for clicks. */
 let glancePlaces = new Map();
 
-/** A panel's cells {x, y, value, gapless, onset, told}. */
+/** A panel's cells {x, y, value, gapless, onset, hover}. */
 function glanceCells({ setting: { unit, name, n }, corruption, names, x, y }, steps, site) {
   const family = familyOf(unit, corruption, site), curves = new Map(headCurves(unit, corruption, site, "recovered").map((one) => [one.name, one.points]));
   const cells = names.flatMap((head, row) => (curves.get(head) ?? []).filter(({ step }) => steps.includes(step)).map((point) => {
     const course = family?.courses[head], gapless = point.defined === false, onset = course?.onset === point.step;
-    const told = [
+    const lines = [
       `${name || "all runs"}, ${n}`, `${corruption} corruption, head ${head}, checkpoint ${point.step}`,
       gapless ? "no measurable gap" : known(point.mean) ? `recovered ${fixed(point.mean)}${pointText(point)}` : "no value", gapless ? "" : markText(markOf(point)), onset ? courseText(course) : "",
     ];
-    return { x: x + steps.indexOf(point.step), y: y + row, unit, step: point.step, head, value: point.mean, gapless, onset, told: told.filter(Boolean).map(plain).join("<br>") };
+    return { x: x + steps.indexOf(point.step), y: y + row, unit, step: point.step, head, value: point.mean, gapless, onset, hover: lines.filter(Boolean).map(plain).join("<br>") };
   }));
   return { cells, family };
 }
@@ -96,7 +96,7 @@ function glanceTraces({ panels, columns, rows, column, room }, cells, steps, inn
     for (const cell of cells.filter(wanted)) made[cell.y][cell.x] = value(cell);
     return made;
   };
-  const heatmap = { type: "heatmap", xgap: column > 7 ? 1 : 0, ygap: 1, hoverongaps: false, customdata: grid(() => true, ({ told }) => told), hovertemplate: "%{customdata}<extra></extra>" };
+  const heatmap = { type: "heatmap", xgap: column > 7 ? 1 : 0, ygap: 1, hoverongaps: false, customdata: grid(() => true, ({ hover }) => hover), hovertemplate: "%{customdata}<extra></extra>" };
   const colour = colours(), grey = cells.some(({ gapless }) => gapless);
   const onsets = cells.filter(({ onset }) => onset);
   const words = (size, list) => ({

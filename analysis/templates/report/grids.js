@@ -37,7 +37,7 @@ function squares(rows, room) {
   const isStacked = isPosition && sized(list) < NUMBER_CELL && sized(apart) * deep <= 200;
   const laid = isStacked ? apart : list, size = Math.floor(sized(laid));
   const least = named ? 0 : Math.min(190, room / Math.max(...laid.map((row) => row.length)) - between);  // for the words above a panel
-  const longest = isPosition ? Math.max(...rows.flat().flatMap((panel) => columnsText(panel).map((told) => told.replace(/<.?b>|&\w+;/g, "").length))) : 0;
+  const longest = isPosition ? Math.max(...rows.flat().flatMap((panel) => columnsText(panel).map((text) => text.replace(/<.?b>|&\w+;/g, "").length))) : 0;
   const above = named && !narrow.matches ? 40 : 54, below = isPosition ? Math.min(6.3 * longest + 14, 210) : 38;
   // Drawing labels is slow at each step of the slider: panels with the same heads have them below the last one only.
   const isShared = named && !narrow.matches, gap = (isShared ? 8 : below) + above;
@@ -69,15 +69,15 @@ function grid(rows, room, scales, nameOf) {
     const end = scales.isZoomed ? scales.zoom(panel) : scales[panel.scale].end, axisName = scales.isZoomed ? `coloraxis${i ? i + 1 : ""}` : panel.scale === "own" ? "coloraxis" : "coloraxis2";
     if (scales.isZoomed) layout[axisName] = { ...colourEnds(scales, panel.scale, end), showscale: false };
     const zoomed = scales.isZoomed ? [`colours end at ${scales.isSpread ? "" : "±"}${number(end)}`] : [];
-    const words = named && !narrow.matches ? [`<b>${plain(panel.site)}</b>${zoomed.length ? `, ${zoomed[0]}` : ""}`] : [[`<b>${plain(nameOf(panel))}</b>`, ...zoomed].join(", "), ...panel.told];
+    const words = named && !narrow.matches ? [`<b>${plain(panel.site)}</b>${zoomed.length ? `, ${zoomed[0]}` : ""}`] : [[`<b>${plain(nameOf(panel))}</b>`, ...zoomed].join(", "), ...panel.notes];
     layout.annotations.push(subtitle(words.join("<br>"), place));
-    if (named && !narrow.matches && at.first) layout.annotations.push({ ...subtitle([`<b>${plain(panel.name)}</b>`, ...panel.told].join(" · "), place), yshift: 17 });
+    if (named && !narrow.matches && at.first) layout.annotations.push({ ...subtitle([`<b>${plain(panel.name)}</b>`, ...panel.notes].join(" · "), place), yshift: 17 });
     layout.shapes.push(...linesBetween(panel, place), ...hatched(panel, place), ...dots(panel, place, size >= NUMBER_CELL, end));
     const bare = { showgrid: false, zeroline: false, ticks: "", fixedrange: true, tickmode: "array", ticklabeloverflow: "allow" };
-    const every = Math.ceil((kind === "position" ? 13 : 17) / size), rowsText = Math.ceil(13 / size), told = columnsText(panel);
+    const every = Math.ceil((kind === "position" ? 13 : 17) / size), rowsText = Math.ceil(13 / size), labels = columnsText(panel);
     const some = (list, by, kept = []) => list.map((_, k) => k).filter((k) => kept.includes(k) || (k % by === 0 && !kept.some((one) => Math.abs(one - k) < by)));
-    const ticks = some(columns, every, told.map((_, k) => k).filter((k) => told[k].startsWith("<b>")));  // the changed token's always
-    layout[`xaxis${suffix(i)}`] = axis(at.last && kind === "head" ? "head" : "", { ...bare, domain: place.x, anchor: place.yaxis, showticklabels: at.isLabelled, tickangle: kind === "position" ? -90 : 0, range: [-0.5, columns.length - 0.5], tickvals: ticks, ticktext: ticks.map((k) => told[k]), tickfont: { size: 11 }, automargin: false });
+    const ticks = some(columns, every, labels.map((_, k) => k).filter((k) => labels[k].startsWith("<b>")));  // the changed token's always
+    layout[`xaxis${suffix(i)}`] = axis(at.last && kind === "head" ? "head" : "", { ...bare, domain: place.x, anchor: place.yaxis, showticklabels: at.isLabelled, tickangle: kind === "position" ? -90 : 0, range: [-0.5, columns.length - 0.5], tickvals: ticks, ticktext: ticks.map((k) => labels[k]), tickfont: { size: 11 }, automargin: false });
     layout[`yaxis${suffix(i)}`] = axis(at.first ? "layer" : "", { ...bare, domain: place.y, anchor: place.xaxis, showticklabels: at.first, range: [-0.5, layers.length - 0.5], tickvals: some(layers, rowsText), ticktext: some(layers, rowsText).map((k) => String(layers[k])), tickfont: { size: 11 }, automargin: false });
     const { text, isNumbered } = numbersIn(panel, size, end, scales);
     return [{
@@ -99,9 +99,9 @@ const cellName = ({ layers, columns, axis: kind }, i) => `layer ${layers[Math.fl
 function numbersIn(panel, size, end, scales) {
   const isNumbered = size >= NUMBER_CELL, least = scales.least(panel, end);
   if (size < ODD_CELL) return { text: null, isNumbered };
-  const told = (value) => known(value) && (isNumbered ? Math.abs(value) >= least : Math.abs(value) > end);
-  if (!panel.list.some(told)) return { text: null, isNumbered };
-  return { text: panel.list.map((value) => (told(value) ? cellText(value, size < 36) : "")), isNumbered };
+  const isWritten = (value) => known(value) && (isNumbered ? Math.abs(value) >= least : Math.abs(value) > end);
+  if (!panel.list.some(isWritten)) return { text: null, isNumbered };
+  return { text: panel.list.map((value) => (isWritten(value) ? cellText(value, size < 36) : "")), isNumbered };
 }
 
 /** A number as short as a cell needs it: .12 in small cells. */

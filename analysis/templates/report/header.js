@@ -12,10 +12,10 @@ function drawHeader() {
   $("top").append(h("h1", {}, DATA.sweeps.length ? `Sweep ${DATA.sweeps.map((sweep) => sweep.name).join(", ")}` : "Runs"));
   if (DATA.note) $("top").append(h("p", { class: "notice" }, DATA.note));
 
-  const told = new Map(RUNS.map((run) => [run.run_id, runText(run)]));
+  const texts = new Map(RUNS.map((run) => [run.run_id, runText(run)]));
   const items = (rows, word) => rows.map((row) => h("li", {},
     h("code", {}, row.run_id), row.corruption ? `, ${row.corruption} corruption` : "",
-    told.get(row.run_id) ? ` (${told.get(row.run_id)})` : "", word(row)));
+    texts.get(row.run_id) ? ` (${texts.get(row.run_id)})` : "", word(row)));
   const report = (title, kind, what, ...lists) => {
     const lines = lists.flat();
     if (!lines.length) return;
@@ -28,7 +28,7 @@ function drawHeader() {
   report("Failed or stopped", "stopped", both, items(RUNS.filter(failed), why), items(PATCHES.filter(failed), why));
   report("Diverged and was stopped, which is a result", "", both, items(RUNS.filter((row) => row.status === "diverged"), () => ""));
   report("Worse than at the start", "stopped", both, items(RUNS.filter((row) => known(row.outcome)), ({ win_rate: rate }) => (known(rate) ? `: held-out win rate ${resultText(rate, true)} at the last checkpoint` : "")));
-  report("Missing steps, where nothing is drawn", "", both, items(RUNS.filter((row) => row.missing), ({ missing: { told } }) => `: at ${told.join("; at ")}`));
+  report("Missing steps, where nothing is drawn", "", both, items(RUNS.filter((row) => row.missing), ({ missing: { lines } }) => `: at ${lines.join("; at ")}`));
   const missing = (row) => row.status === "todo";
   report("Not started", "", both, items(RUNS.filter(missing), () => ""), items(PATCHES.filter(missing), () => ""));
 }

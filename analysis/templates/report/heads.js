@@ -25,8 +25,8 @@ function drawFound() {
   const shown = views().flat().map((view) => ({ view, family: familyOf(view.unit, view.corruption, heads.site) }));
   const pairs = comparisons(heads.site);
   $("heads-text").replaceChildren(
-    ...shown.map(({ view, family }) => said(view.name, family ? family.said : [whyNoVerdicts(view, heads.site)])),
-    ...pairs.map(({ name, comparison }) => said(name, comparison.sign > 0 ? comparison.said : ["see the table for its heads."])));
+    ...shown.map(({ view, family }) => paragraph(view.name, family ? family.sentences : [whyNoVerdicts(view, heads.site)])),
+    ...pairs.map(({ name, comparison }) => paragraph(name, comparison.sign > 0 ? comparison.sentences : ["see the table for its heads."])));
   followHeads();
   $("heads-legend").textContent = shown.some(({ family }) => family)
     ? `A head matters if patching it alone changes more than ${DATA.delta} of the gap between clean and corrupted, either way; less is small. ` +
@@ -43,7 +43,7 @@ function followHeads() {
   $("heads-tables").replaceChildren(...[...tables, ...comparisons(site).map(differencesTable)].filter(known));
 }
 
-const said = (name, sentences) => h("p", {}, h("b", {}, `${capital(name)}: `), sentences.join(" "));
+const paragraph = (name, sentences) => h("p", {}, h("b", {}, `${capital(name)}: `), sentences.join(" "));
 
 /** A head's course in words. */
 function courseText(course) {
@@ -97,9 +97,9 @@ function differencesTable({ one, other, comparison, name: title }) {
   const cells = [one, other].map(({ unit, corruption }) => sheet(unit, corruption, site, at, "recovered")?.cells ?? []);
   const heads = cellNames(layout).map((name, i) => ({ name, sign: signs[i], low: ends.low[i], high: ends.high[i], a: cells[0][i], b: cells[1][i] }))
     .map((head) => ({ ...head, less: known(head.a?.mean) && known(head.b?.mean) ? head.b.mean - head.a.mean : null }));
-  const told = ({ sign, a, b }) => sign === "+" || sign === "-" || (sign !== "x" && [a, b].some((cell) => cell?.verdict === "m"));
+  const isListed = ({ sign, a, b }) => sign === "+" || sign === "-" || (sign !== "x" && [a, b].some((cell) => cell?.verdict === "m"));
   const rank = ({ sign }) => (sign === "+" || sign === "-" ? 0 : 1);
-  const rows = heads.filter(told).sort((p, q) => rank(p) - rank(q) || Math.abs(q.less ?? 0) - Math.abs(p.less ?? 0));
+  const rows = heads.filter(isListed).sort((p, q) => rank(p) - rank(q) || Math.abs(q.less ?? 0) - Math.abs(p.less ?? 0));
   if (!rows.length) return null;
   const value = (cell) => (known(cell?.mean) ? fixed(cell.mean) + endsText(cell.low, cell.high) : "none");
   const less = (head) => (known(head.less) ? `${head.less > 0 ? "+" : ""}${fixed(head.less)}${endsText(head.low, head.high)}` : "none");

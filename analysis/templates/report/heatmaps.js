@@ -31,7 +31,7 @@ function heatmapPanel(view, site, at, quantity, over) {
   if (over === "deviation" && !several(view.unit)) return { view, site, why: "one run has no spread" };
   const { layout, cells, clean, corrupted, few, of } = found;
   const gap = known(clean) ? gapAt(view.unit, view.corruption, site, at) : null;
-  const told = known(clean) ? [`gap ${fixed(gap?.[0] ?? clean - corrupted, 2)}${gap ? endsText(gap[1], gap[2], 2) : ""}`, `clean ${fixed(clean, 2)}, corrupted ${fixed(corrupted, 2)}`] : [];
+  const notes = known(clean) ? [`gap ${fixed(gap?.[0] ?? clean - corrupted, 2)}${gap ? endsText(gap[1], gap[2], 2) : ""}`, `clean ${fixed(clean, 2)}, corrupted ${fixed(corrupted, 2)}`] : [];
   const missing = cells.map((cell) => quantity === "recovered" && site !== "head" && !cell.defined);
   const besides = cells.map((cell) => [
     over === "mean" ? endsText(cell.low, cell.high) : "", known(cell.verdict) ? `<br>${markText(markOf(cell))}` : "",
@@ -39,7 +39,7 @@ function heatmapPanel(view, site, at, quantity, over) {
   ].join(""));
   return {
     name: view.name, views: [view], site, layout, list: cells.map((cell) => cell[over]), marks: cells.map(over === "mean" ? markOf : () => null),
-    missing, few, besides, told, scale: "own", tokens: [tokensAt(view)],
+    missing, few, besides, notes, scale: "own", tokens: [tokensAt(view)],
   };
 }
 
@@ -51,7 +51,7 @@ function differencePanel(pair, site, at, quantity) {
   const signs = signsAt(comparison, at, one.layout), found = signs && endsAt(comparison, at);
   const ends = (i) => endsText(found?.low?.[i], found?.high?.[i]);
   return {
-    name: differenceName(pair), views: pair, site, layout: one.layout, list: lessList(one.list, other.list), told: signs ? [] : ["no interval"],
+    name: differenceName(pair), views: pair, site, layout: one.layout, list: lessList(one.list, other.list), notes: signs ? [] : ["no interval"],
     marks: one.list.map((_, i) => signs?.[i] ?? null), comparison, missing: one.list.map((_, i) => one.missing[i] || other.missing[i]),
     few: one.few, besides: one.list.map((_, i) => ends(i) + (signs?.[i] ? `<br>${markText(signs[i])}` : "")), scale: "difference", tokens: [...one.tokens, ...other.tokens],
   };
@@ -98,10 +98,10 @@ function heatmapTable(shown, nameOf) {
   const kind = shown[0].layout.axis, columns = unique(shown.flatMap(({ layout }) => layout.columns));
   const lines = shown.flatMap((panel) => panel.layout.layers.map((layer, row) => ({ panel, layer, row })));
   const at = ({ panel: { layout }, row }, name) => (layout.columns.includes(name) ? row * layout.columns.length + layout.columns.indexOf(name) : -1);
-  const told = ({ list, marks, missing }, i) => (i < 0 ? "" : missing[i] ? markText("x") : [number(list[i]), markText(marks[i])].filter(Boolean).join(", "));
+  const text = ({ list, marks, missing }, i) => (i < 0 ? "" : missing[i] ? markText("x") : [number(list[i]), markText(marks[i])].filter(Boolean).join(", "));
   return {
     head: ["panel", "layer", ...columns.map((name) => `${kind} ${name}`)],
-    rows: lines.map((line) => [nameOf(line.panel), String(line.layer), ...columns.map((name) => told(line.panel, at(line, name)))]),
+    rows: lines.map((line) => [nameOf(line.panel), String(line.layer), ...columns.map((name) => text(line.panel, at(line, name)))]),
     opens: opensPlaces(shown[0].site) ? (row, column) => (column < 2 || at(lines[row], columns[column - 2]) < 0 ? null : () => openPlace(lines[row].panel.site, lines[row].layer, columns[column - 2])) : null,
   };
 }

@@ -25,7 +25,7 @@ function drawCurves() {
       hovermode: "closest", margin: { l: 55, r: 15, t: 15, b: 50 + legend.below, ...(legend.below ? { autoexpand: false } : {}) },
       legend: legend.layout,
       showlegend: groups.length > 1 || keys.length > 0,
-      xaxis: stepAxis(unique(curves.flatMap((curve) => curve.steps)).sort((a, b) => a - b), log.has("x"), { told: split === TRAINER || split === "batch" ? "step" : CHECKPOINT }),
+      xaxis: stepAxis(unique(curves.flatMap((curve) => curve.steps)).sort((a, b) => a - b), log.has("x"), { label: split === TRAINER || split === "batch" ? "step" : CHECKPOINT }),
       yaxis: valueAxis(metric, share, log.has("y") && positive, scale.floor, values),
       shapes: known(threshold) ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: threshold, y1: threshold, line: { color: colours().quiet, dash: "dot", width: 1 } }] : [],
     },
@@ -62,15 +62,15 @@ const missingOf = (curves) => missingSteps(curves.filter(({ metric, split }) => 
 const CHECKPOINT = "checkpoint (step)";
 
 /** Step 0 has no logarithm: the log axis shows step + 1, labelled with the steps themselves. */
-function stepAxis(steps, log, { told = CHECKPOINT, most = narrow.matches ? 9 : 18 } = {}) {
-  if (!log) return axis(told, { rangemode: "tozero" });
+function stepAxis(steps, log, { label = CHECKPOINT, most = narrow.matches ? 9 : 18 } = {}) {
+  if (!log) return axis(label, { rangemode: "tozero" });
   const last = Math.log10(steps.at(-1) + 1) || 1;
   const ticks = [];
   for (const step of steps) {
     const at = Math.log10(step + 1);
     if (!ticks.length || at - Math.log10(ticks.at(-1) + 1) > last / most) ticks.push(step);
   }
-  return axis(`${told}, on the logarithmic scale of step + 1`, {
+  return axis(`${label}, on the logarithmic scale of step + 1`, {
     type: "log", tickvals: ticks.map((step) => step + 1), ticktext: ticks.map(String), range: [-0.02 * last, 1.02 * last],
   });
 }

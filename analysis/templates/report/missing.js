@@ -12,9 +12,9 @@ function broken(points, missing) {
 
 /** Why steps are missing, run by run; null if none is. */
 function missingText(runs) {
-  const told = unique(runs).filter((run) => run.missing).map((run) => `run ${idText(run)}: ${run.missing.told.join("; ")}`);
-  if (!told.length) return null;
-  return `no checkpoint, hence a break, at: ${told.slice(0, 6).join(" / ")}${told.length > 6 ? ` / and ${told.length - 6} more runs` : ""}`;
+  const lines = unique(runs).filter((run) => run.missing).map((run) => `run ${idText(run)}: ${run.missing.lines.join("; ")}`);
+  if (!lines.length) return null;
+  return `no checkpoint, hence a break, at: ${lines.slice(0, 6).join(" / ")}${lines.length > 6 ? ` / and ${lines.length - 6} more runs` : ""}`;
 }
 
 /** A note that the true first step may be earlier: the missing steps just before `step`. */

@@ -104,10 +104,10 @@ function rangeWithBands(points) {
 /** The numbers of panels of curves, one line per curve, over all checkpoints. `curves` gives a panel's: name and points. */
 function pointsTable(panels, what, curves) {
   const steps = unique(panels.flatMap((panel) => curves(panel).flatMap(({ points }) => points.map((point) => point.step)))).sort((a, b) => a - b);
-  const told = (point) => (point ? number(point.mean) + pointText(point) : "");
+  const text = (point) => (point ? number(point.mean) + pointText(point) : "");
   return {
     head: ["panel", what, ...steps.map((at) => `step ${at}`)],
-    rows: panels.flatMap((panel) => curves(panel).map(({ name, points }) => [panel.name, name, ...steps.map((at) => told(points.find((point) => point.step === at)))])),
+    rows: panels.flatMap((panel) => curves(panel).map(({ name, points }) => [panel.name, name, ...steps.map((at) => text(points.find((point) => point.step === at)))])),
   };
 }
 

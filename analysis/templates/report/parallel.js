@@ -20,11 +20,11 @@ let parallelAxes = [];
 function drawParallel() {
   drawParallelControls();
   drawVariance();
-  const column = COLUMNS.find((one) => one.key === state.result), told = columnText(column);
+  const column = COLUMNS.find((one) => one.key === state.result), label = columnText(column);
   const all = RUNS.filter((run) => typeof valueOf(run, column.key) === "number").slice(0, MOST_LINES);
   const runs = all.sort((a, b) => valueOf(a, column.key) - valueOf(b, column.key)), shown = runs.filter(accepts);
   const settings = [...FACTORS, ["seed", "seed"]].filter(([key]) => differing(key, runs).length > 1);
-  const title = `Settings and ${told}, run by run`;
+  const title = `Settings and ${label}, run by run`;
   if (!runs.length || !settings.length) return { title, note: "needs two runs that differ and have this result" };
   const numbers = unique(["win_rate", column.key]).map((key) => COLUMNS.find((one) => one.key === key))
     .filter((one) => runs.every((run) => typeof valueOf(run, one.key) === "number"));
@@ -36,15 +36,15 @@ function drawParallel() {
     title,
     note: [
       `a line is a run: ${count(shown.length, "run")}${shown.length < runs.length ? `; grey: ${runs.length - shown.length} hidden by the filter` : ""}${runs.length < RUNS.length ? `; ${RUNS.length - runs.length} lack the value` : ""}`,
-      shown.some(hasDiverged) ? "dotted: diverged" : null, isOne && values.length ? `${told} is ${number(values[0])} in all of them` : null,
+      shown.some(hasDiverged) ? "dotted: diverged" : null, isOne && values.length ? `${label} is ${number(values[0])} in all of them` : null,
       "values are evenly spaced in order, lines with the same value side by side", "drag along an axis to filter the page, click it to undo; or type in the filter",
     ].filter(Boolean).join(" · "),
     runs: shown,
     table: () => ({
       head: ["run", ...axes.map((one) => one.label)],
-      rows: shown.map((run) => [run.run_id, ...axes.map((one) => one.told[at.get(run)])]),
+      rows: shown.map((run) => [run.run_id, ...axes.map((one) => one.texts[at.get(run)])]),
     }),
-    traces: [...leftOutLines(runs, axes), ...shown.map((run, i) => parallelLine(run, at.get(run), axes, values, values[i])), ...(isOne ? [] : [colourBar(values, told)])],
+    traces: [...leftOutLines(runs, axes), ...shown.map((run, i) => parallelLine(run, at.get(run), axes, values, values[i])), ...(isOne ? [] : [colourBar(values, label)])],
     height: 420,
     layout: {
       margin: { l: 20, r: 20, t: 45, b: 20 }, showlegend: false, hovermode: "closest",
@@ -74,11 +74,11 @@ function settingAxis(runs, key, label) {
   const sizes = names.map((_, at) => numbers.filter((number) => number === at).length);
   const room = Math.min(0.12, 0.5 / names.length), passed = names.map(() => 0);
   const height = (at) => 0.06 + 0.88 * (names.length > 1 ? at / (names.length - 1) : 0.5);
-  const skip = Math.ceil(names.length / 16), told = (name) => (name === null ? "none" : written(name));
+  const skip = Math.ceil(names.length / 16), text = (name) => (name === null ? "none" : written(name));
   return {
-    key, label, told: numbers.map((at) => told(names[at])),
+    key, label, texts: numbers.map((at) => text(names[at])),
     heights: numbers.map((at) => height(at) + (sizes[at] > 1 ? room * (passed[at]++ / (sizes[at] - 1) - 0.5) : 0)),
-    ticks: names.map((name, at) => [height(at), told(name)]).filter((_, at) => at % skip === 0),
+    ticks: names.map((name, at) => [height(at), text(name)]).filter((_, at) => at % skip === 0),
     term: (low, high) => {
       const within = names.filter((_, at) => low <= height(at) && height(at) <= high);
       return within.length ? `${key}=${within.map((name) => quoted(name === null ? "" : written(name))).join(",")}` : null;
@@ -93,18 +93,18 @@ function resultAxis(runs, column) {
   const ticks = high > low ? [0, 0.25, 0.5, 0.75, 1].map((at) => low + at * (high - low)) : [low];
   const value = (at) => Number((low + Math.min(Math.max(at, 0), 1) * (high - low)).toPrecision(4));
   return {
-    key: column.key, label: columnText(column), told: values.map((value) => number(value)), heights: values.map(height), ticks: ticks.map((value) => [height(value), number(value)]),
+    key: column.key, label: columnText(column), texts: values.map((value) => number(value)), heights: values.map(height), ticks: ticks.map((value) => [height(value), number(value)]),
     term: (from, to) => [from > 0 ? `${column.key}>=${value(from)}` : "", to < 1 ? `${column.key}<=${value(to)}` : ""].filter(Boolean).join(" "),
   };
 }
 
 function parallelLine(run, i, axes, values, value) {
   const [low, high] = [values[0], values.at(-1)];
-  const told = axes.map((one) => `${plain(one.label)} ${plain(one.told[i])}`).join("<br>");
+  const lines = axes.map((one) => `${plain(one.label)} ${plain(one.texts[i])}`).join("<br>");
   return {
     type: "scatter", mode: "lines", x: axes.map((_, at) => at), y: axes.map((one) => one.heights[i]), name: plain(run.run_id),
     line: { color: ordered(high > low ? (value - low) / (high - low) : 1, 1), width: 1.5, dash: hasDiverged(run) ? "dot" : "solid" },
-    opacity: values.length > 60 ? 0.5 : 0.85, hovertemplate: `${plain(toldApart(run))}<br>${told}<extra></extra>`,
+    opacity: values.length > 60 ? 0.5 : 0.85, hovertemplate: `${plain(distinctText(run))}<br>${lines}<extra></extra>`,
   };
 }
 
@@ -117,11 +117,11 @@ function leftOutLines(runs, axes) {
 }
 
 /** A trace without points, for its colour bar. */
-const colourBar = (values, told) => ({
+const colourBar = (values, label) => ({
   type: "scatter", mode: "markers", x: [null], y: [null], hoverinfo: "skip",
   marker: {
     color: [values[0]], cmin: values[0], cmax: values.at(-1), showscale: true,
-    colorscale: [0, 0.5, 1].map((at) => [at, ordered(at, 1)]), colorbar: { title: { text: plain(told), side: "right" }, thickness: 12 },
+    colorscale: [0, 0.5, 1].map((at) => [at, ordered(at, 1)]), colorbar: { title: { text: plain(label), side: "right" }, thickness: 12 },
   },
 });
 
@@ -136,7 +136,7 @@ function brushed({ key, heights }, runs) {
 
 /** Replaces a key's terms in the filter; an empty term removes them. */
 function brush({ key }, term) {
-  const others = filter.either ? [] : filter.terms.filter((one) => one.key !== key).map((one) => (one.key ? one.told : quoted(one.told)));
+  const others = filter.either ? [] : filter.terms.filter((one) => one.key !== key).map((one) => (one.key ? one.text : quoted(one.text)));
   const text = [...others, term].filter(Boolean).join(" ");
   $("filter").value = text;
   setFilter(text);

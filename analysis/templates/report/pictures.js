@@ -38,11 +38,11 @@ function addPicture(parent, id, draw, shapes = null) {
 
 /** Copies an address that opens the page at this picture, as shown now; if copying is forbidden, displays it. */
 function copyButton(id) {
-  const told = (text) => { button.textContent = text; setTimeout(() => { button.textContent = "Copy link"; }, 2000); };
+  const confirm = (text) => { button.textContent = text; setTimeout(() => { button.textContent = "Copy link"; }, 2000); };
   const shown = (link) => button.after(h("input", { type: "text", readonly: true, value: link, "aria-label": "link to this picture", class: "link" }));
   const button = h("button", {
     type: "button", class: "copy", "aria-describedby": id,
-    click: () => { const link = linkTo(id); return navigator.clipboard ? navigator.clipboard.writeText(link).then(() => told("Copied"), () => shown(link)) : shown(link); },
+    click: () => { const link = linkTo(id); return navigator.clipboard ? navigator.clipboard.writeText(link).then(() => confirm("Copied"), () => shown(link)) : shown(link); },
   }, "Copy link");
   return button;
 }
@@ -160,13 +160,13 @@ function tellNumbers(picture) {
   numbers.hidden = !drawn.traces;
   if (numbers.hidden) return void numbers.replaceChildren();
   const { head, rows, opens } = numbers.open && drawn.table ? drawn.table() : { head: [], rows: [] };
-  const told = (text, row, column) => {
+  const cell = (text, row, column) => {
     const click = text && opens?.(row, column);
     return click ? h("button", { type: "button", click }, text) : text;
   };
   const table = h("table", {},
     h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
-    h("tbody", {}, rows.map((row, r) => h("tr", {}, row.map((text, i) => h(i ? "td" : "th", { scope: i ? null : "row" }, told(text, r, i)))))));
+    h("tbody", {}, rows.map((row, r) => h("tr", {}, row.map((text, i) => h(i ? "td" : "th", { scope: i ? null : "row" }, cell(text, r, i)))))));
   const summary = numbers.querySelector("summary") ?? h("summary");
   summary.textContent = drawn.table ? "Show as a table, or save" : "Save";
   const asTable = drawn.table ? [{ title: "Save as CSV", click: () => saveTable(picture) }] : [];

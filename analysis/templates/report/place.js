@@ -82,15 +82,15 @@ function followPlace() {
   const steps = shownSteps(), slider = $("place-checkpoint");
   Object.assign(slider, { max: Math.max(steps.length - 1, 0), disabled: steps.length < 2 });
   slider.value = state.circuits.at;
-  const told = `checkpoint ${step()} (${state.circuits.at + 1} of ${steps.length})`;
-  slider.setAttribute("aria-valuetext", told);
-  $("place-step").textContent = told;
-  $("place-text").replaceChildren(...placeViews().map((view) => h("p", {}, h("b", {}, `${capital(view.name)}: `), placeSaid(view))));
+  const text = `checkpoint ${step()} (${state.circuits.at + 1} of ${steps.length})`;
+  slider.setAttribute("aria-valuetext", text);
+  $("place-step").textContent = text;
+  $("place-text").replaceChildren(...placeViews().map((view) => h("p", {}, h("b", {}, `${capital(view.name)}: `), placeSentence(view))));
   $("place-prompts").replaceChildren(...placeViews().map(placeTable));
 }
 
 /** A view's cell in one line. */
-function placeSaid(view) {
+function placeSentence(view) {
   const cell = placeCell(view, state.place, step());
   if (!cell) return "not examined at this checkpoint.";
   const runs = cell.of > 1 ? `, mean of ${cell.of} runs` : "";
@@ -108,8 +108,8 @@ function placeTable(view, i) {
   const title = h("h3", { id: `place-prompts-${i}` }, `Prompts, ${view.name}`);
   if (found.why) return h("div", {}, title, h("p", { class: "notice" }, found.why));
   const rows = [...found.list].sort((a, b) => b.part - a.part);
-  const told = [found.step === step() ? "" : `At checkpoint ${found.step}, the last one before this that the page has.`, found.runs < found.of ? `Means of ${found.runs} of ${found.of} runs: the page has no values of the others.` : found.runs > 1 ? `Means of ${found.runs} runs.` : "", SINGLES.note];
-  return h("div", {}, title, h("p", { class: "quiet" }, told.filter(Boolean).join(" ")),
+  const notes = [found.step === step() ? "" : `At checkpoint ${found.step}, the last one before this that the page has.`, found.runs < found.of ? `Means of ${found.runs} of ${found.of} runs: the page has no values of the others.` : found.runs > 1 ? `Means of ${found.runs} runs.` : "", SINGLES.note];
+  return h("div", {}, title, h("p", { class: "quiet" }, notes.filter(Boolean).join(" ")),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": `place-prompts-${i}` }, h("table", {},
       h("thead", {}, h("tr", {}, ["prompt", "change (logits)", "own gap (logits)", "share of its own gap", "part of recovered"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", { class: row.prompt.number === state.attention.prompt ? "baseline" : null },

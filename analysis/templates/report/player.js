@@ -40,10 +40,10 @@ function tellPlaying() {
 
 function tellCheckpoint() {
   const steps = shownSteps();
-  tellRates();
-  const told = steps.length ? `checkpoint ${step()} (${state.circuits.at + 1} of ${steps.length})` : "no checkpoint";
-  $("checkpoint-text").textContent = told;
-  $("checkpoint").setAttribute("aria-valuetext", told);
+  drawRates();
+  const text = steps.length ? `checkpoint ${step()} (${state.circuits.at + 1} of ${steps.length})` : "no checkpoint";
+  $("checkpoint-text").textContent = text;
+  $("checkpoint").setAttribute("aria-valuetext", text);
 }
 
 function goTo(at) {

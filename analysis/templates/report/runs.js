@@ -38,14 +38,14 @@ let filter = parse("");
 const accepts = (run) => filter.accepts(run);
 const visibleRuns = () => RUNS.filter(accepts);
 
-/** The rows of the table: {id, told, runs}. */
+/** The rows of the table: {id, text, runs}. */
 function rowsShown(runs = visibleRuns()) {
-  if (state.group === null) return runs.map((run) => ({ id: run.run_id, told: [run.run_id, runText(run)].filter(Boolean).join(", "), runs: [run] }));
+  if (state.group === null) return runs.map((run) => ({ id: run.run_id, text: [run.run_id, runText(run)].filter(Boolean).join(", "), runs: [run] }));
   const groups = new Map();
   for (const run of runs) {
     const values = state.group.map((key) => run[key] ?? null);
     const id = JSON.stringify(values);
-    if (!groups.has(id)) groups.set(id, { id, told: groupText(state.group, values), runs: [] });
+    if (!groups.has(id)) groups.set(id, { id, text: groupText(state.group, values), runs: [] });
     groups.get(id).runs.push(run);
   }
   return [...groups.values()].map((group) => ({ ...group, runs: eachRunOnce(group.runs) }));
@@ -93,8 +93,8 @@ function drawTableControls() {
         h("code", {}, unique([...FACTORS.map(([key]) => key), ...FACTS, ...TOPS_COLUMNS.map(({ key }) => key), ...SERIES.keys()]).join(" ")), ", and every configuration key.")));
   const same = SETTINGS.filter(([key]) => differing(key).length === 1 && RUNS.length > 1);
   const isOfAll = ([key]) => RUNS.every((run) => !known(run.setting) || known(run[key]));
-  const told = (which, settings) => (settings.length ? `The same for all ${which}: ${settings.map(([key, name]) => `${name} ${written(differing(key)[0])}`).join(", ")}. ` : "");
-  $("runs-same").textContent = told("runs", same.filter(isOfAll)) + told("runs with a value", same.filter((one) => !isOfAll(one)));
+  const sameFor = (which, settings) => (settings.length ? `The same for all ${which}: ${settings.map(([key, name]) => `${name} ${written(differing(key)[0])}`).join(", ")}. ` : "");
+  $("runs-same").textContent = sameFor("runs", same.filter(isOfAll)) + sameFor("runs with a value", same.filter((one) => !isOfAll(one)));
   drawRowControls();
 }
 
@@ -112,7 +112,7 @@ function drawRowControls() {
         group(keys.length ? keys : null);
       })),
       h("button", { type: "button", "aria-pressed": String(folded), click: () => group(folded ? null : seedless) }, "fold seeds"))),
-    select("Baseline", [["", "none"], ...rows.map((row) => [row.id, row.told])], state.baseline ?? "", (id) => { state.baseline = id || null; runsChanged(); }),
+    select("Baseline", [["", "none"], ...rows.map((row) => [row.id, row.text])], state.baseline ?? "", (id) => { state.baseline = id || null; runsChanged(); }),
     intervalSelect(),
     columnPicker(),
   );

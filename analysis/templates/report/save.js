@@ -40,22 +40,22 @@ function savePicture(picture, format) {
   }, { format, width, height: height + above, scale: format === "png" ? 2 : 1, filename: fileName(picture) });
 }
 
-/** A value, its interval and its remark, as the page's tables write them. */
-const TOLD = /^([−-]?\d[\d.]*(?:e[+−-]?\d+)?)(?: \[(.*?), (.*?)\])?(?:,? (.+))?$/;
+/** A value, its interval and a note, as the page's tables write them. */
+const VALUE_TEXT = /^([−-]?\d[\d.]*(?:e[+−-]?\d+)?)(?: \[(.*?), (.*?)\])?(?:,? (.+))?$/;
 
 /** A table as CSV; intervals get their own columns. */
 function csv({ head, rows }) {
   const columns = head.flatMap((name, at) => {
-    const found = rows.map((row) => (at ? TOLD.exec(row[at]) : null));
-    const parts = [["low", 2], ["high", 3], ["told", 4]].filter(([, part]) => found.some((one) => one?.[part]));
+    const found = rows.map((row) => (at ? VALUE_TEXT.exec(row[at]) : null));
+    const parts = [["low", 2], ["high", 3], ["note", 4]].filter(([, part]) => found.some((one) => one?.[part]));
     const words = (one, i) => (one ? one[4] ?? "" : rows[i][at]);
     return parts.length
       ? [[name, ...found.map((one) => one?.[1] ?? "")], ...parts.map(([what, part]) => [`${name}, ${what}`, ...found.map((one, i) => (part === 4 ? words(one, i) : one?.[part] ?? ""))])]
       : [[name, ...rows.map((row) => row[at])]];
   });
   const cell = (text) => {
-    const told = String(text).replace(/^−(?=\d)/, "-").replace(/e−/, "e-");
-    return /[",\r\n]/.test(told) ? `"${told.replaceAll('"', '""')}"` : told;
+    const written = String(text).replace(/^−(?=\d)/, "-").replace(/e−/, "e-");
+    return /[",\r\n]/.test(written) ? `"${written.replaceAll('"', '""')}"` : written;
   };
   return columns[0].map((_, row) => `${columns.map((column) => cell(column[row])).join(",")}\n`).join("");
 }

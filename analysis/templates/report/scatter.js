@@ -72,9 +72,9 @@ function drawScatter(up, across, room) {
     };
   });
   const missing = rows.flat().some(({ points }) => !points.length) ? `heads without a value are left out: ${noGap()}` : "";
-  const told = ({ name, points }) => `${name}: ${farthest(points, 3).map((point) => `head ${point.name} ${other} ${fixed(point.y)}, ${one} ${fixed(point.x)}`).join(", ")}`;
+  const farthestText = ({ name, points }) => `${name}: ${farthest(points, 3).map((point) => `head ${point.name} ${other} ${fixed(point.y)}, ${one} ${fixed(point.x)}`).join(", ")}`;
   return {
-    title, traces, layout, runs: runsOf(...shownUnits()), alt: rows.flat().map(told).join("; "),
+    title, traces, layout, runs: runsOf(...shownUnits()), alt: rows.flat().map(farthestText).join("; "),
     note: circuitsNote(["dotted: both recover the same", judged ? "filled: matters by either patching (verdicts as in the pictures above)" : "", missing].filter(Boolean).join(" · "), absent, " at this checkpoint"),
     table: () => ({ head: ["panel", "head", one, other], rows: rows.flat().flatMap(({ name, points }) => points.map((point) => [name, point.name, number(point.x), number(point.y)])) }),
     height, room,

@@ -69,8 +69,8 @@ function endText({ runs }) {
 
 /** The first checkpoint at the threshold, as in the table of runs. */
 function firstStepOfRuns(runs) {
-  const told = known(state.curves.thresholds[LEARNED]) && runs.some((run) => known(run.win_rate) || SERIES.get(`heldout/${LEARNED}`)?.has(run.index));
-  if (!told) return "";
+  const isEvaluated = known(state.curves.thresholds[LEARNED]) && runs.some((run) => known(run.win_rate) || SERIES.get(`heldout/${LEARNED}`)?.has(run.index));
+  if (!isEvaluated) return "";
   const found = runs.map(firstStep).filter(known);
   if (!found.length) return "not reached";
   if (runs.length === 1) return `${found[0]}${missingBefore(runs[0], found[0])}`;
@@ -89,7 +89,7 @@ function carriersText({ setting, runs, all }, corruption, site, reasons) {
   const numbers = (of) => unique(DATA.blocks.filter((block) => has(block) && of.includes(RUNS[block.run])).map((block) => block.run)).sort((a, b) => a - b);
   const own = numbers(runs), patching = DATA.blocks.find((block) => has(block) && own.includes(block.run))?.patching;
   if (!own.length) return "not patched";
-  const family = FOUND.get(JSON.stringify([own, corruption, patching, site]));
+  const family = FAMILIES.get(JSON.stringify([own, corruption, patching, site]));
   if (!family) {
     const part = own.length < numbers(all).length && own.length > 1;
     reasons.add(part ? "Part of a setting's runs has no verdicts." : `Not concluded: ${whyNoVerdicts({ unit: unitOf(setting), corruption }, site)}`);
@@ -117,9 +117,9 @@ function answerText(question, { setting, runs, all }) {
   const of = question === "subjects" ? own.filter(({ corruption }) => corruption.split(" ").sort().join() === "first,second") : own;
   if (!of.length) return "not concluded";
   const alike = unique(of.map(({ answer }) => answer)).length === 1;
-  const told = alike ? of[0].answer : of.map(({ corruption, answer }) => `${corruption}: ${answer}`).join("; ");
+  const text = alike ? of[0].answer : of.map(({ corruption, answer }) => `${corruption}: ${answer}`).join("; ");
   const show = () => showPicture(question === "seeds" ? "heads-plot" : "z-plot", question === "seeds" ? { unit: unitOf(setting), other: null } : { unit: unitOf(setting), other: null, left: "first", right: "second" });
-  return h("button", { type: "button", click: show }, told);
+  return h("button", { type: "button", click: show }, text);
 }
 
 const SPARK = { width: 140, height: 40, pad: 3 };

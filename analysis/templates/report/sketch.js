@@ -97,10 +97,10 @@ function paintWords(pen, { layout }, width, height) {
     lines.forEach((line, n) => {
       let at = x * width + 2;
       for (const [, bold, words] of line.matchAll(/(<b>)?([^<]+)(?:<\/b>)?/g)) {
-        const told = words.replace(/&(?:amp|lt|gt|#37);/g, (sign) => ({ "&amp;": "&", "&lt;": "<", "&gt;": ">", "&#37;": "%" })[sign]);
+        const text = words.replace(/&(?:amp|lt|gt|#37);/g, (sign) => ({ "&amp;": "&", "&lt;": "<", "&gt;": ">", "&#37;": "%" })[sign]);
         pen.font = `${bold ? "bold " : ""}${font.size}px ${FONT}`;
-        pen.fillText(told, at, (1 - y) * height - yshift - (lines.length - 1 - n) * high - 5);
-        at += pen.measureText(told).width;
+        pen.fillText(text, at, (1 - y) * height - yshift - (lines.length - 1 - n) * high - 5);
+        at += pen.measureText(text).width;
       }
     });
   }

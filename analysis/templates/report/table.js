@@ -30,7 +30,7 @@ function drawTable() {
   if (focus) [...$("runs-table").querySelectorAll("[data-key]")].find((element) => element.dataset.key === focus)?.focus();
   $("runs-note").textContent = [
     grouped ? `Groups: mean [95% interval] over runs (${intervalText(rows.map((row) => row.runs.length))}); n in a cell: the number of runs with a value, if not all.` : "Win rate: [95% Wilson interval over prompts, of this run].",
-    base ? `Δ: the row minus ${base.told}. Its interval is over pairs of runs that differ in nothing else if the rows have such pairs (p), else as for independent runs (i); a single run has none. It does not cover other prompts.` : "",
+    base ? `Δ: the row minus ${base.text}. Its interval is over pairs of runs that differ in nothing else if the rows have such pairs (p), else as for independent runs (i); a single run has none. It does not cover other prompts.` : "",
     topsNote(columns),
   ].filter(Boolean).join(" ");
 }
@@ -39,7 +39,7 @@ function drawTable() {
 function chooser(row) {
   const ids = row.runs.map((run) => run.run_id);
   return h("input", {
-    type: "checkbox", "data-key": `choose ${row.id}`, "aria-label": `compare the configuration of ${row.told}`, checked: ids.every((id) => state.chosen.has(id)),
+    type: "checkbox", "data-key": `choose ${row.id}`, "aria-label": `compare the configuration of ${row.text}`, checked: ids.every((id) => state.chosen.has(id)),
     change: (event) => {
       for (const id of ids) state.chosen[event.target.checked ? "add" : "delete"](id);
       drawDifferences();
@@ -118,8 +118,8 @@ function groupValue(row, column) {
 
 function linksOf(run) {
   const { log, error, wandb } = DATA.links;
-  const told = [[log, "log"], [error, "traceback"], [wandb, "wandb"]].filter(([of]) => known(of[run.index]));
-  return told.flatMap(([of, name]) => [h("a", { href: of[run.index], "aria-label": `${name} of run ${run.run_id}` }, name), " "]);
+  const links = [[log, "log"], [error, "traceback"], [wandb, "wandb"]].filter(([of]) => known(of[run.index]));
+  return links.flatMap(([of, name]) => [h("a", { href: of[run.index], "aria-label": `${name} of run ${run.run_id}` }, name), " "]);
 }
 
 /** A row's result minus the baseline's. */

@@ -12,7 +12,7 @@ function topOf(run, corruption) {
   const block = DATA.blocks.find((one) => one.run === run.index && one.corruption === corruption && one.sites[TOPS_SITE]);
   if (!block) return null;
   const part = block.sites[TOPS_SITE], layout = DATA.layouts[part.layout], steps = DATA.steps[part.steps], last = steps.length - 1;
-  const family = FOUND.get(JSON.stringify([[run.index], corruption, block.patching, TOPS_SITE])) ?? null;
+  const family = FAMILIES.get(JSON.stringify([[run.index], corruption, block.patching, TOPS_SITE])) ?? null;
   const verdicts = lettersAt(family, steps[last], layout), values = valuesAt(part, last, TOPS_SITE, "recovered");
   const heads = cellNames(layout).map((name, i) => ({ name, value: values[i], verdict: verdicts?.[i] ?? null }))
     .filter(({ value, verdict }) => known(value) && verdict !== "x" && !block.gapless).sort((a, b) => Math.abs(b.value) - Math.abs(a.value));

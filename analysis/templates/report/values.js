@@ -98,7 +98,7 @@ const idText = (run) => [run.run_id, seedText(run)].filter(Boolean).join(", ");
 /** A run in words: its varied keys, and its seed. */
 const runText = (run) => [known(run.setting) ? (run.setting === "all" ? "" : run.setting) : planned(run), known(run.setting) ? seedText(run) : ""].filter(Boolean).join(", ");
 /** The same, with the first digits of its id if another run has the same words. */
-function toldApart(run) {
+function distinctText(run) {
   const words = runText(run);
   if (words && !RUNS.some((other) => other !== run && runText(other) === words)) return words;
   const begin = run.run_id.slice(0, 8), isOne = RUNS.filter((other) => other.run_id.startsWith(begin)).length === 1;

@@ -18,15 +18,15 @@ function etaSquared(runs, key, column) {
 }
 
 function drawVariance() {
-  const column = COLUMNS.find((one) => one.key === state.result), told = columnText(column);
+  const column = COLUMNS.find((one) => one.key === state.result), label = columnText(column);
   const there = eachRunOnce(visibleRuns()).filter((run) => typeof valueOf(run, column.key) === "number"), runs = sound(there);
   const rows = [...FACTORS, ["seed", "seed"]].filter(([key]) => unique(runs.map((run) => run[key] ?? null)).length > 1)
     .map(([key, label]) => ({ label, ...etaSquared(runs, key, column) }));
   const fewest = ({ n, values }) => n < LEAST_RUNS * values;
-  const value = (row) => (row.share === null ? `cannot tell: ${told} is the same in all runs` : fewest(row) ? `cannot tell: ${count(row.n, "run")} for ${row.values} values` : `${Math.round(100 * row.share)}%`);
+  const value = (row) => (row.share === null ? `cannot tell: ${label} is the same in all runs` : fewest(row) ? `cannot tell: ${count(row.n, "run")} for ${row.values} values` : `${Math.round(100 * row.share)}%`);
   rows.sort((a, b) => (fewest(a) ? 1 : 0) - (fewest(b) ? 1 : 0) || b.share - a.share);
   $("variance").replaceChildren(...(rows.length ? [
-    tableOf(`how much of ${told} goes along with each key`, h("b", {}, `How much of ${told} goes along with each key`),
+    tableOf(`how much of ${label} goes along with each key`, h("b", {}, `How much of ${label} goes along with each key`),
       ["key", "η²", "by chance alone", "values", "runs"],
       rows.map((row) => [row.label, value(row), `${Math.round((100 * (row.values - 1)) / Math.max(1, row.n - 1))}%`, String(row.values), String(row.n)]), ""),
     h("p", { class: "quiet" }, `η² is the share of the variance between runs that lies between a key's values, Σ n_v (mean_v − mean)² / Σ (x − mean)². It describes these ${count(runs.length, "run")}${leftOutText(there)} ` +

@@ -1,18 +1,18 @@
-// What may be concluded: verdicts, intervals and sentences, computed beforehand from the values of each prompt
-// (analysis/inference). The page concludes nothing itself: what is not here has no verdict, interval or sentence.
+// Verdicts, intervals and sentences, all computed from the values of each prompt before the page was written
+// (analysis/inference). The page draws no conclusions of its own.
 
-/** Unpacks verdicts, which come as runs of equal letters, and intervals, which come with widths in place of upper ends. */
+/** Unpacks verdicts, whose repeated letters are counted, and intervals, which are stored as lower end and width. */
 const unpacked = (word) => word.replace(/(\D)(\d+)/g, (_, letter, n) => letter.repeat(Number(n)));
-for (const one of [...(DATA.found ?? []), ...(DATA.differences ?? []), ...(DATA.written ?? [])]) {
+for (const one of [...(DATA.families ?? []), ...(DATA.differences ?? []), ...(DATA.attribution ?? [])]) {
   for (const name of ["verdict", "here", "comparison"]) one[name] = one[name]?.map(unpacked) ?? null;
   if (typeof one.gap === "number") one.gap = DATA.gaps[one.gap];
   one.high = one.width?.map((widths, step) => widths.map((width, i) => (known(width) ? one.low[step][i] + width : null))) ?? null;
 }
 
 const keyed = (list, key) => new Map((list ?? []).map((one) => [JSON.stringify(key(one)), one]));
-const FOUND = keyed(DATA.found, ({ runs, corruption, patching, site }) => [runs, corruption, patching, site]);
+const FAMILIES = keyed(DATA.families, ({ runs, corruption, patching, site }) => [runs, corruption, patching, site]);
 const DIFFERENCES = keyed(DATA.differences, ({ a, b, patching, site }) => [a.runs, a.corruption, b.runs, b.corruption, patching, site]);
-const WRITTEN = keyed(DATA.written, ({ runs, corruption, patching, kind }) => [runs, corruption, patching, kind]);
+const ATTRIBUTION = keyed(DATA.attribution, ({ runs, corruption, patching, kind }) => [runs, corruption, patching, kind]);
 
 /** A unit's runs with results under a corruption, and their patching; null if they have several. */
 function groupOf(unit, corruption, has) {
@@ -25,7 +25,7 @@ function groupOf(unit, corruption, has) {
 function familyOf(unit, corruption, site) {
   return remember(["family", unit, corruption, site], () => {
     const group = groupOf(unit, corruption, (block) => block.sites[site]);
-    return (group && FOUND.get(JSON.stringify([group.runs, corruption, group.patching, site]))) ?? null;
+    return (group && FAMILIES.get(JSON.stringify([group.runs, corruption, group.patching, site]))) ?? null;
   });
 }
 
@@ -39,7 +39,7 @@ function lettersAt(family, at, layout, name = "verdict") {
 const thousandthsAt = (found, name, at) => found?.[name]?.[DATA.steps[found.steps].indexOf(at)]?.map((value) => (known(value) ? value / 1000 : null)) ?? null;
 
 /** What inference found for cells at a step: whether there is a gap, the verdict, and recovered's interval. */
-function saidOf(unit, corruption, site, at, layout) {
+function verdictsOf(unit, corruption, site, at, layout) {
   const family = familyOf(unit, corruption, site);
   const verdict = lettersAt(family, at, layout), here = lettersAt(family, at, layout, "here");
   const [low, high] = verdict ? ["low", "high"].map((name) => thousandthsAt(family, name, at)) : [null, null];
@@ -57,9 +57,9 @@ function gapOf(family, at) {
 }
 
 /** The interval of each component, or head, of a unit at a step, in logits. */
-function writtenOf(unit, corruption, kind) {
+function attributionInterval(unit, corruption, kind) {
   const group = groupOf(unit, corruption, (block) => block[kind]);
-  const found = group && WRITTEN.get(JSON.stringify([group.runs, corruption, group.patching, kind]));
+  const found = group && ATTRIBUTION.get(JSON.stringify([group.runs, corruption, group.patching, kind]));
   return (at, i) => {
     const index = found ? DATA.steps[found.steps].indexOf(at) : -1;
     const [low, high] = ["low", "high"].map((name) => (index < 0 ? null : found[name][index][i]));
@@ -76,8 +76,6 @@ function comparisonOf(one, other, site) {
   return found ? { ...found, sign: 1 } : turned ? { ...turned, sign: -1 } : null;
 }
 
-const TURNED = { "+": "-", "-": "+" };
-/** Signs of a layout's cells: + the later recovers more, - less, = alike, ? undecided, x not defined. */
 /** Both ends of the interval of each cell's difference at a step, in the order of the views. */
 function endsAt(comparison, at) {
   const [low, high] = ["low", "high"].map((name) => thousandthsAt(comparison, name, at));
@@ -85,6 +83,8 @@ function endsAt(comparison, at) {
   return comparison?.sign < 0 ? { low: turned(high), high: turned(low) } : { low, high };
 }
 
+const TURNED = { "+": "-", "-": "+" };
+/** Signs of the cells of a layout: + the later view recovers more, - less, = alike, ? undecided, x not defined. */
 function signsAt(comparison, at, layout) {
   const index = comparison && sameLayout(DATA.layouts[comparison.layout], layout) ? DATA.steps[comparison.steps].indexOf(at) : -1;
   if (index < 0) return null;
@@ -118,11 +118,11 @@ function whyNoVerdicts({ unit, corruption }, site) {
   const blocks = blocksOf(unit, corruption).filter((block) => block.sites[site]);
   if (!blocks.length) return `${site} was not patched in ${unitName(unit)}.`;
   if (unique(blocks.map((block) => block.patching)).length > 1) return "there is no inference across several patchings; choose one.";
-  if (RUNS.length > DATA.most_concluded) {
-    return `a page has no verdicts for more than ${DATA.most_concluded} runs: name a smaller sweep, or see the table verdicts of \`mi-sweeps export\`.`;
+  if (RUNS.length > DATA.most_runs_concluded) {
+    return `a page has no verdicts for more than ${DATA.most_runs_concluded} runs: name a smaller sweep, or see the table verdicts of \`mi-sweeps export\`.`;
   }
-  if (RUNS.length > DATA.most_runs && unique(blocks.map((block) => block.run)).length === 1) {
-    return `with more than ${DATA.most_runs} runs the page has no verdicts for single ones: choose the mean over their seeds, or see \`mi-sweeps show ${RUNS[blocks[0].run].run_id}\`.`;
+  if (RUNS.length > DATA.most_single_runs && unique(blocks.map((block) => block.run)).length === 1) {
+    return `with more than ${DATA.most_single_runs} runs the page has no verdicts for single ones: choose the mean over their seeds, or see \`mi-sweeps show ${RUNS[blocks[0].run].run_id}\`.`;
   }
   return "there is no inference for this choice.";
 }

@@ -65,8 +65,8 @@ def test_noise_of_prompts_that_runs_share_is_no_agreement():
 
 def test_a_run_without_effects_distinguishes_no_heads():
     random = np.random.default_rng(0)
-    told = [tells_heads_apart(gains(random, size=0.0), 199) for _ in range(20)]
-    assert np.mean(told) < 0.15
+    result = [tells_heads_apart(gains(random, size=0.0), 199) for _ in range(20)]
+    assert np.mean(result) < 0.15
     assert tells_heads_apart(gains(random)).all()
 
 

@@ -26,18 +26,18 @@ def test_heads_are_found_under_another_index_in_a_run_of_any_size(size):
     of = effects(random)
     others = np.concatenate([of, np.zeros((6, size - 16, 4))], axis=1)
     order = random.permutation(size)
-    told = match(signature(random, of), signature(random, others[:, order]))
-    assert [one.head for one in told] == [(0, head) for head in range(4)]
-    assert all(one.is_matched and one.similarity > 0.98 for one in told)
-    assert [order[one.partner[0] * 4 + one.partner[1]] for one in told] == list(range(4))
+    result = match(signature(random, of), signature(random, others[:, order]))
+    assert [one.head for one in result] == [(0, head) for head in range(4)]
+    assert all(one.is_matched and one.similarity > 0.98 for one in result)
+    assert [order[one.partner[0] * 4 + one.partner[1]] for one in result] == list(range(4))
 
 
 def test_unrelated_heads_are_not_matched_and_their_p_is_uniform():
     random, p = np.random.default_rng(0), []
     for _ in range(6):
-        told = match(*(signature(random, effects(random, roles=16)) for _ in range(2)))
-        p += [one.p for one in told]
-        assert not any(one.is_matched for one in told)
+        result = match(*(signature(random, effects(random, roles=16)) for _ in range(2)))
+        p += [one.p for one in result]
+        assert not any(one.is_matched for one in result)
     assert np.mean(p) == pytest.approx(0.5, abs=0.1) and np.mean(np.array(p) < 0.25) == pytest.approx(0.25, abs=0.1)
 
 
@@ -63,15 +63,15 @@ def test_noise_has_no_role_and_what_is_undefined_is_not_compared():
     one, other = signature(random, of), signature(random, of)
     for block in other.blocks.values():
         block[:, :, 0] = np.nan
-    assert all(told.is_matched for told in match(one, other))
+    assert all(result.is_matched for result in match(one, other))
     nothing = {block: np.full_like(values, np.nan) for block, values in other.blocks.items()}
     assert match(one, Signatures(other.heads, nothing)) == []
 
 
 def test_heads_beyond_those_of_the_other_run_have_no_partner():
     random = np.random.default_rng(0)
-    told = match(signature(random, effects(random)), signature(random, effects(random, roles=1)))
-    assert sum(one.partner is None for one in told) == 3
+    result = match(signature(random, effects(random)), signature(random, effects(random, roles=1)))
+    assert sum(one.partner is None for one in result) == 3
 
 
 def looking(of, where, random):
@@ -87,11 +87,11 @@ def test_where_heads_look_distinguishes_those_with_equal_effects():
     of[:, 1] = of[:, 0]
     where = random.uniform(-0.3, 0.3, (16, 8))
     swap = np.array([1, 0, *range(2, 16)])
-    told = match(
+    result = match(
         looking(signature(random, of), where, random), looking(signature(random, of[:, swap]), where[swap], random)
     )
-    assert [one.partner for one in told] == [(0, 1), (0, 0), (0, 2), (0, 3)]
-    assert all(one.is_matched and one.similarity > 0.95 for one in told)
+    assert [one.partner for one in result] == [(0, 1), (0, 0), (0, 2), (0, 3)]
+    assert all(one.is_matched and one.similarity > 0.95 for one in result)
     # Attention alone makes no role.
     assert not match(
         looking(signature(random, np.zeros((6, 16, 4))), where, random), looking(signature(random, of), where, random)

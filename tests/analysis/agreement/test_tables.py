@@ -37,8 +37,8 @@ def test_every_table_has_its_columns_and_rows(make_output):
         next(of for of in families(jobs(read(output), frames.runs, own["patch_id"])) if of.site == "z")
         for _, own in frames.patches.groupby("corruption")
     )
-    told = found["subjects"].query("site == 'z' and step == 24")
-    assert set(told["answer"]) == {answer(subjects(one, other), 24).answer.value}
+    printed = found["subjects"].query("site == 'z' and step == 24")
+    assert set(printed["answer"]) == {answer(subjects(one, other), 24).answer.value}
 
 
 def test_inclusion_follows_the_effects_of_the_prompts(make_output):
@@ -69,9 +69,9 @@ def test_cells_that_differ_in_their_prompts_or_their_model_are_compared_across(m
             folders.write_sweep(output, f"sweep-{run_id}", [folders.point(run_id, f"{run_id}-first", "first")])
     found = of_frames(load(output))
     across = found["agreement"][found["agreement"]["axis"] != "seed"]
-    told = across[["axis", "runs", "scope"]].drop_duplicates().itertuples(index=False, name=None)
+    printed = across[["axis", "runs", "scope"]].drop_duplicates().itertuples(index=False, name=None)
     # Of one seed a base model, nothing is said of other seeds.
-    assert set(told) == {
+    assert set(printed) == {
         ("prompts", 4, "other seeds of these 2 sets of training prompts"), ("base", 3, "other base models")
     }  # fmt: skip
     assert set(across[across["axis"] == "base"]["answer"].dropna()) <= {"cannot tell", "undefined"}
@@ -92,10 +92,10 @@ def test_roles_know_where_heads_look_and_lines_say_what_the_tables_do(make_outpu
     roles = of_frames(load(output))["roles"]
     assert set(roles["blocks"]) == {"z first, v first, pattern first, looks end"}
     assert main([str(output)]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     first = roles.iloc[0]
-    assert f"seed, {first.layer_a}.{first.head_a} of {first.run_a}, {first.layer_b}.{first.head_b} of" in told
-    assert "cannot tell, r = " in told and "included " in told
+    assert f"seed, {first.layer_a}.{first.head_a} of {first.run_a}, {first.layer_b}.{first.head_b} of" in printed
+    assert "cannot tell, r = " in printed and "included " in printed
     assert main([]) == main([str(output / "not there")]) == 2
     assert "no folder of results" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mi_sweeps.analysis.folder import Run
+from mi_sweeps.analysis.folder import RunRecord
 from mi_sweeps.analysis.inference.clocks import clocks, epoch_ends
 
 SCHEDULES = "mi_sweeps.training.schedules."
@@ -40,7 +40,7 @@ def test_a_function_that_is_not_ours_is_never_run():
 
 
 def run(config, path="."):
-    return Run("r", (), Path(path), {"config": config}, {}, {}, ())
+    return RunRecord("r", (), Path(path), {"config": config}, {}, {}, ())
 
 
 def test_epochs_end_when_all_prompts_were_seen(tmp_path):

@@ -13,8 +13,8 @@ from .planted import STEPS, planted
 
 
 def course(*recovered: float, **how: object):
-    (told,) = courses(planted(np.array(recovered)[:, None], **how))  # type: ignore[arg-type]
-    return told
+    (result,) = courses(planted(np.array(recovered)[:, None], **how))  # type: ignore[arg-type]
+    return result
 
 
 @pytest.mark.parametrize(
@@ -40,50 +40,50 @@ def test_planted_courses(recovered, expected):
 @pytest.mark.parametrize("runs", [1, 3])
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 def test_a_planted_step_is_found_within_a_checkpoint(at, runs):
-    told = course(*np.where(np.arange(6) >= at, 0.8, 0.0), runs=runs, noise=1.0)
-    assert abs(STEPS.index(told.onset) - at) <= 1
-    assert told.onset_low <= told.onset and (told.onset_high is None or told.onset <= told.onset_high)
+    result = course(*np.where(np.arange(6) >= at, 0.8, 0.0), runs=runs, noise=1.0)
+    assert abs(STEPS.index(result.onset) - at) <= 1
+    assert result.onset_low <= result.onset and (result.onset_high is None or result.onset <= result.onset_high)
 
 
 def test_an_onset_is_of_the_gain_in_logits_and_not_of_the_share():
     """The head has the same share from the start while the difference itself grows."""
-    told = course(*[0.9] * 6, gap=np.array([0.5, 0.5, 0.5, 5, 5, 5]), noise=0.05)
-    assert (told.course, told.onset) == (Course.GREW, 24)
+    result = course(*[0.9] * 6, gap=np.array([0.5, 0.5, 0.5, 5, 5, 5]), noise=0.05)
+    assert (result.course, result.onset) == (Course.GREW, 24)
 
 
 def test_the_interval_of_an_onset_holds_it():
     """A rise past half between checkpoints 16 and 24, of 150 families with noise and one or three runs."""
     rise = np.array([0.05, 0.15, 0.45, 0.55, 0.85, 1.0])
-    told = [course(*rise, noise=3.0, runs=runs, seed=seed) for runs in (1, 3) for seed in range(75)]
-    found = [one for one in told if one.onset is not None]
+    result = [course(*rise, noise=3.0, runs=runs, seed=seed) for runs in (1, 3) for seed in range(75)]
+    found = [one for one in result if one.onset is not None]
     assert len(found) > 30
     assert np.mean([one.onset_low <= 24 <= one.onset_high for one in found]) >= 0.95
 
 
 def test_a_head_whose_share_fell_because_the_gap_grew_is_not_lost():
     """As the first checkpoints of a fine-tune have it: the same gain in logits, of a gap that is ten times as large."""
-    told = course(0.6, 0.6, 0.6, 0.03, 0.03, 0.03, gap=np.array([0.5, 0.5, 0.5, 10, 10, 10]), noise=0.02)
-    assert (told.course, told.last) == (Course.OUTGROWN, 16)
+    result = course(0.6, 0.6, 0.6, 0.03, 0.03, 0.03, gap=np.array([0.5, 0.5, 0.5, 10, 10, 10]), noise=0.02)
+    assert (result.course, result.last) == (Course.OUTGROWN, 16)
 
 
 def test_a_gap_that_changed_sign_is_no_change_of_the_head():
-    told = course(-0.3, -0.3, -0.3, 0.3, 0.3, 0.3, gap=np.array([-10, -10, -10, 10, 10, 10]))
-    assert told.course is not Course.CHANGED_SIGN
+    result = course(-0.3, -0.3, -0.3, 0.3, 0.3, 0.3, gap=np.array([-10, -10, -10, 10, 10, 10]))
+    assert result.course is not Course.CHANGED_SIGN
 
 
 def test_of_a_slow_rise_the_onset_is_uncertain():
-    told = course(*np.linspace(0.1, 1.0, 6), noise=2.0)
-    assert told.onset_low < (told.onset_high or 99)
+    result = course(*np.linspace(0.1, 1.0, 6), noise=2.0)
+    assert result.onset_low < (result.onset_high or 99)
 
 
 def test_a_head_that_is_lost_is_named_with_when_and_how_much():
-    told = course(0.9, 1.2, 0.9, 0, 0, 0)
-    assert told.last == 16 and told.peak == pytest.approx(1.2, abs=0.05) and told.onset is None
+    result = course(0.9, 1.2, 0.9, 0, 0, 0)
+    assert result.last == 16 and result.peak == pytest.approx(1.2, abs=0.05) and result.onset is None
 
 
 def test_where_the_gap_goes_a_head_is_neither_lost_nor_there():
-    told = course(*[0.9] * 6, gap=np.array([4, 4, 4, 4, 0, 0.0]))
-    assert (told.course, told.last) == (Course.UNDEFINED, 24)
+    result = course(*[0.9] * 6, gap=np.array([4, 4, 4, 4, 0, 0.0]))
+    assert (result.course, result.last) == (Course.UNDEFINED, 24)
 
 
 def test_what_does_not_change_has_not_formed():
@@ -97,8 +97,8 @@ def test_what_does_not_change_has_not_formed():
 
     from mi_sweeps.analysis.inference.families import family as made_of
 
-    told = courses(made_of("z", [replace(job, sites={"z": replace(site, steps=STEPS, **same)})]))
-    found = {one.course for one in told}
+    result = courses(made_of("z", [replace(job, sites={"z": replace(site, steps=STEPS, **same)})]))
+    found = {one.course for one in result}
     assert Course.FROM_THE_START in found
     assert not found & {Course.FORMED, Course.GREW, Course.LOST, Course.CHANGED_SIGN}
 

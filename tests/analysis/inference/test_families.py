@@ -55,10 +55,10 @@ def test_what_is_written_has_its_mean_and_an_interval(make_output):
     frames, found = of_output(make_output(seeds=(0, 1), by_prompt=True), written=True)
     rows = attribution_by_prompt(frames).query("corruption == 'first' and kind == 'layer' and step == 24")
     expected = plain(rows.groupby(["component", "layer"], dropna=False)["logit_diff"].mean())
-    told = means(found, "layer")
-    last = slice(-len(told.parts), None)
+    result = means(found, "layer")
+    last = slice(-len(result.parts), None)
     for (component, layer, _), mean, low, high in zip(
-        told.parts, told.mean[last], told.low[last], told.high[last], strict=True
+        result.parts, result.mean[last], result.low[last], result.high[last], strict=True
     ):
         assert mean == pytest.approx(expected[component, layer], abs=1e-5)
         assert low < mean < high
@@ -87,8 +87,8 @@ def test_the_tables_have_a_row_a_place_and_a_group(make_output):
     last = table[(table["step"] == 24) & (table["site"] == "z")]
     assert {"matters", "small"} & set(last["verdict_these_runs"])
     # Less can be concluded for other seeds than for these runs.
-    told = table[table["verdict"].isin(["matters", "small"])]
-    assert len(told) <= table["verdict_these_runs"].isin(["matters", "small"]).sum()
+    result = table[table["verdict"].isin(["matters", "small"])]
+    assert len(result) <= table["verdict_these_runs"].isin(["matters", "small"]).sum()
 
 
 def test_an_empty_output_has_empty_tables(make_output):
@@ -102,9 +102,9 @@ def test_a_step_that_one_seed_lacks_is_left_out_for_all(make_series):
     frames, found = of_output(output)
     family = next(one for one in families(found) if one.site == "z")
     assert family.steps == (0, 8, 24) and family.lacking == (16,) and not family.stopped
-    told = words.sentences(family, courses(family))
-    assert "2 runs, without checkpoint 16, which not all of them have; for other prompts and other seeds" in told[-1]
-    assert "8 heads" not in told[-1] and "16 heads × 3 checkpoints" in told[-1]
+    result = words.sentences(family, courses(family))
+    assert "2 runs, without checkpoint 16, which not all of them have; for other prompts and other seeds" in result[-1]
+    assert "8 heads" not in result[-1] and "16 heads × 3 checkpoints" in result[-1]
     # The other seed alone has all of them.
     (alone,) = [one for one in families(found[:1]) if one.site == "z"]
     assert alone.steps == (0, 8, 16, 24) and "without" not in words.scope(alone)
@@ -114,6 +114,6 @@ def test_a_series_that_begins_later_has_nothing_from_the_start(make_series):
     output = make_series(corruptions=("first",), steps=(40, 48, 56, 64), missing_steps={40: "gone"}, by_prompt=True)
     _, found = of_output(output)
     family = next(one for one in families(found) if one.site == "z")
-    told = " ".join(words.sentences(family, courses(family)))
-    assert "Mattered from checkpoint 48 on, the first that was examined: " in told and "from the start" not in told
-    assert "without checkpoint 40, which it lacks" in told
+    result = " ".join(words.sentences(family, courses(family)))
+    assert "Mattered from checkpoint 48 on, the first that was examined: " in result and "from the start" not in result
+    assert "without checkpoint 40, which it lacks" in result

@@ -29,10 +29,10 @@ def said(tmp_path_factory):
 
 @pytest.mark.parametrize("corruption", ["first", "second"])
 def test_where_nothing_changes_no_head_has_formed(said, corruption):
-    told = said["lr 1e-12", corruption]
-    assert "2.1" in told
+    result = said["lr 1e-12", corruption]
+    assert "2.1" in result
     for word in ("Formed", "Grew", "Lost", "Outgrown", "Changed sign", "Mattered earlier"):
-        assert word not in told
+        assert word not in result
 
 
 def test_what_was_there_before_is_named(said):
@@ -42,6 +42,6 @@ def test_what_was_there_before_is_named(said):
 
 @pytest.mark.parametrize("corruption", ["first", "second"])
 def test_where_all_is_destroyed_no_head_has_formed(said, corruption):
-    told = said["lr 0.03", corruption]
-    assert "Formed" not in told and "Grew" not in told
-    assert "makes no measurable difference" in told or "No head is shown to matter" in told
+    result = said["lr 0.03", corruption]
+    assert "Formed" not in result and "Grew" not in result
+    assert "makes no measurable difference" in result or "No head is shown to matter" in result

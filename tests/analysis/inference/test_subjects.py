@@ -10,7 +10,7 @@ from mi_sweeps.analysis.inference.subjects import Answer, answer, subjects
 from .planted import planted
 
 
-def told(first, second, noise=0.1, **how):
+def compared(first, second, noise=0.1, **how):
     one = planted(np.array([first]), noise=noise, **how)
     other = planted(np.array([second]), noise=noise, corruption="second", seed=1)
     return answer(subjects(one, other), 0)
@@ -27,19 +27,19 @@ def told(first, second, noise=0.1, **how):
     ],
 )
 def test_the_answer_is_what_was_planted(first, second, expected):
-    assert told(first, second).answer is expected
+    assert compared(first, second).answer is expected
 
 
 def test_a_missing_difference_is_no_equivalence():
-    found = told([0.9, 0.0], [0.9, 0.0], noise=3.0)
+    found = compared([0.9, 0.0], [0.9, 0.0], noise=3.0)
     assert found.answer in (Answer.CANNOT_TELL, Answer.AMOUNTS_UNDECIDED) and found.undecided == ((0, 0, None),)
 
 
 def test_heads_are_listed():
-    found = told([0.9, 0.3, 0.0, 0.4], [0.9, 0.6, 0.4, 0.0])
+    found = compared([0.9, 0.3, 0.0, 0.4], [0.9, 0.6, 0.4, 0.0])
     assert found.alike == ((0, 0, None),) and found.differ == ((0, 1, None), (0, 2, None), (0, 3, None))
     assert found.answer is Answer.DIFFERENT and found.undecided == ()
 
 
 def test_without_a_gap_under_one_of_them_it_is_undefined():
-    assert told([0.9, 0.0], [0.9, 0.0], gap=0.0).answer is Answer.UNDEFINED
+    assert compared([0.9, 0.0], [0.9, 0.0], gap=0.0).answer is Answer.UNDEFINED

@@ -13,7 +13,7 @@ import pytest
 
 from mi_sweeps.analysis import figures
 from mi_sweeps.analysis.columns import RUNS, typed
-from mi_sweeps.analysis.folder import Run, read
+from mi_sweeps.analysis.folder import RunRecord, read
 from mi_sweeps.analysis.frames import Frames, load
 from mi_sweeps.analysis.inference.families import family as family_of
 from mi_sweeps.analysis.inference.trajectories import Trajectories, measured, of_frames
@@ -120,9 +120,9 @@ def test_the_picture_has_a_plot_a_corruption_with_what_was_fitted(make_output):
 
 def test_the_command_prints_what_each_cell_did(make_output, capsys):
     main([str(make_output(seeds=(0, 1), by_prompt=True))])
-    told = capsys.readouterr().out
-    assert "log p" in told and "cannot tell" in told and "2 of 2" in told
-    assert "first" in told and "onset against first" in told
+    printed = capsys.readouterr().out
+    assert "log p" in printed and "cannot tell" in printed and "2 of 2" in printed
+    assert "first" in printed and "onset against first" in printed
     with pytest.raises(SystemExit, match="no sweep named nothing"):
         main([str(make_output(seeds=(), sweep="other")), "nothing"])
 
@@ -137,7 +137,7 @@ def test_signs_are_counted_at_the_ends_of_epochs():
     turned = np.stack([[-0.9, -0.9, -0.9, 0.9, 0.9, 0.9], np.full(6, 0.5)], axis=1)
     found = changes()
     config = {"task": {"prompts": {"train": 320}}, "train": {"batch_size": 16}}
-    runs = {f"r{at}": Run(f"r{at}", (), Path("."), {"config": config}, {}, {}, ()) for at in range(6)}
+    runs = {f"r{at}": RunRecord(f"r{at}", (), Path("."), {"config": config}, {}, {}, ()) for at in range(6)}
     found = Trajectories(runs, found.settings, found.metrics)
     found.add(("all", "heads", "first"), planted(turned, runs=6))
     (row,) = found.sign_changes().to_dict("records")

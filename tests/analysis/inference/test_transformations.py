@@ -106,8 +106,8 @@ def test_between_takes_two_of_many_checkpoints():
     found = between(whole.jobs, STEPS[0], STEPS[2])
     assert found.family.steps == (STEPS[0], STEPS[2])
     assert found.changes == (Change.GAINED, Change.LOST)
-    told = list(changes.of_family(whole, {"r0": {(0, 8)}}))
-    assert [one.family.steps for one in told] == [(0, 8), (0, 16)]  # what was crossed, and first against last
+    result = list(changes.of_family(whole, {"r0": {(0, 8)}}))
+    assert [one.family.steps for one in result] == [(0, 8), (0, 16)]  # what was crossed, and first against last
     assert not list(changes.of_family(SimpleNamespace(site="v", gain=1), {}))
 
 
@@ -124,8 +124,8 @@ def test_the_tables_say_which_heads():
 
 
 def test_answers_on_simulated_circuits_are_seldom_wrong():
-    told = list(turnovers.simulations(3))
-    assert len(told) == 1 + 3 * len(turnovers.WORLDS)
-    kept, new = ([line for line in told if line.startswith(name)] for name in ("kept", "new"))
+    result = list(turnovers.simulations(3))
+    assert len(result) == 1 + 3 * len(turnovers.WORLDS)
+    kept, new = ([line for line in result if line.startswith(name)] for name in ("kept", "new"))
     assert all("added 0%" in line for line in kept) and "transformed 100%" in kept[-1]
     assert all("transformed 0%" in line for line in new) and "added 100%" in new[-1]

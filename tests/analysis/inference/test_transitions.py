@@ -14,12 +14,12 @@ STEPS = np.array([0, 10, 20, *range(28, 72, 2), 80, 100, 120, 140, 160, 184], fl
 """Dense where the planted ones rise."""
 
 
-def told(kind, seed, steps=STEPS, **how):
+def judged(kind, seed, steps=STEPS, **how):
     return transition(steps, curve(np.random.default_rng(seed), CURVES[kind], steps, **how))
 
 
 def test_a_planted_transition_is_found():
-    found = told("logistic of scale 4", 0)
+    found = judged("logistic of scale 4", 0)
     assert found.answer is Answer.TRANSITION
     assert found.p < 0.01 and found.before < 0.1 and found.within >= 6
     assert found.width == pytest.approx(4 * 2 * np.log(9), abs=2) and found.width_low < found.width < found.width_high
@@ -28,7 +28,7 @@ def test_a_planted_transition_is_found():
 
 @pytest.mark.parametrize("kind", ["linear", "square root", "exponential approach", "exponential growth"])
 def test_what_is_smooth_is_no_transition(kind):
-    assert told(kind, 1).answer in (Answer.GRADUAL, Answer.CANNOT_TELL)
+    assert judged(kind, 1).answer in (Answer.GRADUAL, Answer.CANNOT_TELL)
 
 
 def test_falling_curves_are_classified_like_rising_ones():
@@ -39,12 +39,12 @@ def test_falling_curves_are_classified_like_rising_ones():
 
 
 def test_a_step_between_two_checkpoints_is_below_resolution():
-    found = told("logistic of scale 0.5", 0)
+    found = judged("logistic of scale 0.5", 0)
     assert found.answer is Answer.UNRESOLVED and found.within < 6
 
 
 def test_a_flat_curve_has_no_change():
-    assert told("nothing", 1).answer is Answer.UNCHANGED
+    assert judged("nothing", 1).answer is Answer.UNCHANGED
     assert transition(STEPS, np.ones((len(STEPS), 48))).answer is Answer.UNCHANGED
 
 
@@ -62,7 +62,7 @@ def test_a_rise_that_has_not_ended_is_no_transition():
 
 
 def test_few_checkpoints_say_nothing():
-    found = told("logistic of scale 4", 0, np.arange(0.0, 64.0, 8.0))
+    found = judged("logistic of scale 4", 0, np.arange(0.0, 64.0, 8.0))
     assert found.answer is Answer.CANNOT_TELL and found.reason == "8 checkpoints; at least 9 are needed"
 
 

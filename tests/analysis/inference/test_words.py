@@ -21,54 +21,54 @@ def said(family: Family) -> str:
 def test_what_matters_is_named_with_its_interval_and_the_rest_is_counted():
     recovered = np.zeros((6, 4))
     recovered[3:, 1] = 0.9
-    told = said(planted(recovered, runs=3))
-    assert told.startswith("At checkpoint 40, head 0.1 matters: patching it alone recovers 0.90 [")
-    assert "The other 3 heads are all small" in told
-    assert "Formed during training (reached half of the final gain, in logits): 0.1 at checkpoint 24 [24, 24]." in told
+    text = said(planted(recovered, runs=3))
+    assert text.startswith("At checkpoint 40, head 0.1 matters: patching it alone recovers 0.90 [")
+    assert "The other 3 heads are all small" in text
+    assert "Formed during training (reached half of the final gain, in logits): 0.1 at checkpoint 24 [24, 24]." in text
     assert (
-        "(48 prompts, 3 runs; for other prompts and other seeds; 5% chance that any of 4 heads × 6 checkpoints" in told
+        "(48 prompts, 3 runs; for other prompts and other seeds; 5% chance that any of 4 heads × 6 checkpoints" in text
     )
 
 
 def test_where_nothing_matters_it_says_so():
-    told = said(planted(np.zeros((6, 4))))
-    assert told.startswith("No head is shown to matter at checkpoint 40. The 4 heads are all small")
-    assert "Formed" not in told and "not for other seeds" in told
+    text = said(planted(np.zeros((6, 4))))
+    assert text.startswith("No head is shown to matter at checkpoint 40. The 4 heads are all small")
+    assert "Formed" not in text and "not for other seeds" in text
 
 
 def test_undecided_heads_are_called_undecided():
-    told = said(planted(np.zeros((2, 3)), noise=5.0, prompts=6))
-    assert "No head is shown to matter" in told and "The 3 heads are all undecided (more" in told
+    text = said(planted(np.zeros((2, 3)), noise=5.0, prompts=6))
+    assert "No head is shown to matter" in text and "The 3 heads are all undecided (more" in text
 
 
 def test_without_a_gap_there_is_nothing_to_bring_back():
-    told = said(planted(np.full((6, 2), 0.9), gap=np.array([4, 4, 4, 4, 0, 0.0])))
-    assert told.startswith("At checkpoint 40, the corruption makes no measurable difference")
-    assert "Mattered earlier: 0.0 (recovered 0.9" in told and "matters:" not in told
+    text = said(planted(np.full((6, 2), 0.9), gap=np.array([4, 4, 4, 4, 0, 0.0])))
+    assert text.startswith("At checkpoint 40, the corruption makes no measurable difference")
+    assert "Mattered earlier: 0.0 (recovered 0.9" in text and "matters:" not in text
 
 
 def test_one_run_without_a_gap_does_not_make_the_gap_of_all_zero():
-    told = said(planted(np.full((6, 2), 0.9), gap=np.array([4, 4, 4, 4, 0, 0.0]), runs=2))
-    assert "no measurable difference in at least one of the 2 runs" in told
-    assert "nothing for a patch to recover" not in told and "nothing left" not in told
+    text = said(planted(np.full((6, 2), 0.9), gap=np.array([4, 4, 4, 4, 0, 0.0]), runs=2))
+    assert "no measurable difference in at least one of the 2 runs" in text
+    assert "nothing for a patch to recover" not in text and "nothing left" not in text
 
 
 def test_lost_heads_and_those_that_changed_sign_are_named():
     recovered = np.zeros((6, 3))
     recovered[:3, 0], recovered[:3, 1], recovered[3:, 1] = 0.9, -0.5, 0.5
-    told = said(planted(recovered))
-    assert "Lost: 0.0 (recovered 0.90 at its largest, until checkpoint 16); small at checkpoint 40." in told
-    assert "Changed sign: 0.1 (recovered -0." in told
+    text = said(planted(recovered))
+    assert "Lost: 0.0 (recovered 0.90 at its largest, until checkpoint 16); small at checkpoint 40." in text
+    assert "Changed sign: 0.1 (recovered -0." in text
 
 
 def test_many_heads_are_counted_and_not_all_named():
-    told = said(planted(np.full((2, 30), 0.5)))
-    assert "At checkpoint 8, 30 heads matter" in told and "and 22 more." in told
+    text = said(planted(np.full((2, 30), 0.5)))
+    assert "At checkpoint 8, 30 heads matter" in text and "and 22 more." in text
 
 
 def test_a_difference_says_which_way_and_of_what():
-    told = " ".join(differences(difference(planted(np.array([[0.9, 0.0]])), planted(np.array([[0.5, 0.0]])))))
-    assert told.startswith("Less at checkpoint 0: 0.0 (-0.4") and "1 alike (within 0.05)" in told
+    text = " ".join(differences(difference(planted(np.array([[0.9, 0.0]])), planted(np.array([[0.5, 0.0]])))))
+    assert text.startswith("Less at checkpoint 0: 0.0 (-0.4") and "1 alike (within 0.05)" in text
 
 
 def test_what_was_only_estimated_or_has_one_prompt_is_not_concluded_of():
@@ -87,9 +87,9 @@ def test_a_run_that_stopped_ends_its_group_there_and_the_sentence_says_so():
     names = ("clean", "corrupted", "patched", "gain", "gap", "n")
     short = replace(site, steps=site.steps[:3], **{name: getattr(site, name)[:3] for name in names})
     jobs[2] = replace(jobs[2], sites={"z": short})
-    told = said(family("z", jobs))
-    assert told.startswith("At checkpoint 16, head 0.0 matters") and "Mattered from the start: 0.0." in told
-    assert "3 runs, up to checkpoint 16, the last that all of them have" in told
+    text = said(family("z", jobs))
+    assert text.startswith("At checkpoint 16, head 0.0 matters") and "Mattered from the start: 0.0." in text
+    assert "3 runs, up to checkpoint 16, the last that all of them have" in text
 
 
 def test_a_difference_between_strangers_says_that_nothing_is_paired():

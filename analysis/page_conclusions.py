@@ -1,4 +1,4 @@
-"""Conclusions of `inference` in the form that the page reads."""
+"""The conclusions in the form that the report's page reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .conclusions import Attributed, Compared, Conclusions, Found, gaps
+from .conclusions import AttributionMeans, Comparison, Conclusions, JudgedFamily, gaps
 from .findings.questions import QUESTIONS
 from .folder import Json
 from .inference import words
@@ -25,7 +25,7 @@ ANSWERED = ("seeds", "subjects")
 """Questions that the table of settings has a column for."""
 
 
-def packed(
+def payload(
     conclusions: Conclusions, steps: set[int], runs: set[int], step_lists: Pool, layouts: Pool, gap_lists: Pool
 ) -> Json:
     """All conclusions, limited to what the page shows.
@@ -35,13 +35,13 @@ def packed(
         runs: runs that are shown, by their index in the table of runs.
         step_lists, layouts, gap_lists: the page's shared values, which are added to.
     """
-    found = (_found(one, steps, runs, step_lists, layouts, gap_lists) for one in conclusions.found)
-    differences = (_compared(one, steps, runs, step_lists, layouts) for one in conclusions.compared)
-    written = (_written(one, steps, runs, step_lists) for one in conclusions.written)
+    families = (_family(one, steps, runs, step_lists, layouts, gap_lists) for one in conclusions.families)
+    differences = (_difference(one, steps, runs, step_lists, layouts) for one in conclusions.comparisons)
+    attribution = (_attribution(one, steps, runs, step_lists) for one in conclusions.attribution)
     return {
-        "found": [one for one in found if one],
+        "families": [one for one in families if one],
         "differences": [one for one in differences if one],
-        "written": [one for one in written if one],
+        "attribution": [one for one in attribution if one],
         "findings": _findings(conclusions.findings),
         "answers": _answers(conclusions.findings),
     }
@@ -57,15 +57,15 @@ def _answers(findings: pd.DataFrame) -> list[Json]:
     ]
 
 
-def _findings(found: pd.DataFrame) -> list[Json]:
+def _findings(findings: pd.DataFrame) -> list[Json]:
     """The questions that have findings, with their sentences."""
     return [
         {
             "key": question,
             "question": text,
             "more": max(0, len(own) - SHOWN_FINDINGS),
-            "told": [
-                {"setting": row["setting"], "said": row["statement"], "weak": bool(row["is_weak"]), "open":
+            "findings": [
+                {"setting": row["setting"], "statement": row["statement"], "weak": bool(row["is_weak"]), "open":
                 row["verdict"] in OPEN,
                  **{key: "" if pd.isna(row[key]) else row[key] for key in ("corruption", "patching")},
                  "scope": "" if pd.isna(row["scope"]) else row["scope"], "table": row["table"],
@@ -74,7 +74,7 @@ def _findings(found: pd.DataFrame) -> list[Json]:
             ],
         }
         for question, text in QUESTIONS.items()
-        if len(own := found[found["question"] == question])
+        if len(own := findings[findings["question"] == question])
     ]  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def _packed(letters: Iterable[str]) -> str:
     return re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}{len(run[0])}", "".join(letters))
 
 
-def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Pool, shared: Pool) -> Json | None:
+def _family(one: JudgedFamily, kept: set[int], runs: set[int], steps: Pool, layouts: Pool, shared: Pool) -> Json | None:
     """Verdicts, intervals and courses at one site for a group of runs; None if some of the runs are not shown."""
     family = one.family
     if not set(one.runs) <= runs:
@@ -116,7 +116,7 @@ def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Poo
         "verdict": verdict, "here": here if here != verdict else None,
         "low": ends(low), "width": ends(high - low), "gap": shared.number(repr(gap), gap),
         "scope": words.scope(family), "many": words.verdicts_of(family),
-        "said": words.sentences(family, one.courses) if heads else [],
+        "sentences": words.sentences(family, one.courses) if heads else [],
         "courses": {
             words.name(head.place): {
                 "course": head.course.value, "onset": head.onset, "low": head.onset_low, "high": head.onset_high,
@@ -127,7 +127,7 @@ def _found(one: Found, kept: set[int], runs: set[int], steps: Pool, layouts: Poo
     }  # fmt: skip
 
 
-def _compared(one: Compared, kept: set[int], runs: set[int], steps: Pool, layouts: Pool) -> Json | None:
+def _difference(one: Comparison, kept: set[int], runs: set[int], steps: Pool, layouts: Pool) -> Json | None:
     """The difference between two groups of runs or two corruptions; None if some of the runs are not shown."""
     found = one.difference
     if not {*one.first.runs, *one.second.runs} <= runs:
@@ -144,11 +144,11 @@ def _compared(one: Compared, kept: set[int], runs: set[int], steps: Pool, layout
         "steps": steps.steps(found.steps[number] for number in at), "layout": layout,
         "low": [thousandths(of_step) for of_step in low], "width": [thousandths(of_step) for of_step in width],
         "comparison": [_packed(of_step) for of_step in signs],
-        "scope": words.scope_of_difference(found), "said": words.differences(found),
+        "scope": words.scope_of_difference(found), "sentences": words.differences(found),
     }  # fmt: skip
 
 
-def _written(one: Attributed, kept: set[int], runs: set[int], steps: Pool) -> Json | None:
+def _attribution(one: AttributionMeans, kept: set[int], runs: set[int], steps: Pool) -> Json | None:
     """Intervals of the attribution of a group of runs; None if some of the runs are not shown."""
     if not set(one.runs) <= runs:
         return None
