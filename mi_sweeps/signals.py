@@ -1,4 +1,4 @@
-"""Makes sure that an exception raised by a signal handler stops the process."""
+"""Raises an exception of a signal handler again if Python swallows it, so that the signal always stops the process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 Stop = TypeVar("Stop", bound=BaseException)
 
 AGAIN_SECONDS = 0.01
-"""How soon a lost exception is raised again."""
+"""Delay before a lost exception is raised again."""
 
 _raised: list[weakref.ref[BaseException]] = []
-"""What was raised within `reraising_if_lost`."""
+"""The exceptions raised within `reraising_if_lost`."""
 
 
 def reraised_if_lost(stop: Stop) -> Stop:
-    """An exception for a signal handler to raise: within `reraising_if_lost` it is raised again if it is lost.
+    """Prepares an exception for a signal handler to raise; within `reraising_if_lost` it is raised again if it is lost.
 
-    It is lost where a destructor or a weak reference's callback is running, whose exceptions Python only prints, and in
-    code that swallows every exception, such as the bare `except` in the standard library's `copyreg`, which every
-    `deepcopy` passes. Either way it is freed before it has left the context, and that is noticed here.
+    Exceptions are lost in destructors and callbacks of weak references, where Python only prints them, and in code that
+    catches everything, such as the bare `except` in the standard library's `copyreg`, which every `deepcopy` runs. A
+    lost exception is freed before it leaves the context; a weak reference to it notices that.
     """
     kind, arguments = type(stop), stop.args
 
@@ -46,7 +46,8 @@ def reraised_if_lost(stop: Stop) -> Stop:
 
 @contextmanager
 def reraising_if_lost() -> Iterator[None]:
-    """What a signal handler raises by `reraised_if_lost` ends this context even if code inside swallows it."""
+    """An exception that a signal handler raises through `reraised_if_lost` leaves this context, even if code inside
+    swallows it."""
     before = sys.unraisablehook
 
     def hook(lost: Any) -> None:

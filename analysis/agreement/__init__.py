@@ -1,1 +1,1 @@
-"""Compares runs: agreement of seeds, roles of heads, two corruptions, stability of members."""
+"""Compares runs: do seeds agree, which heads have the same role, do two corruptions act alike, are members stable?"""

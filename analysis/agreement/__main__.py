@@ -1,4 +1,4 @@
-"""Prints how far the runs of a folder agree: `python -m mi_sweeps.analysis.agreement OUTPUT [SWEEP ...]`."""
+"""Prints how well the runs of a folder agree: `python -m mi_sweeps.analysis.agreement OUTPUT [SWEEP ...]`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SITE = "z"
 
 
 def lines(tables: dict[str, pd.DataFrame]) -> Iterator[str]:
-    """Yields lines on heads' outputs."""
+    """Yields one line per result, for heads' outputs."""
     agreement = tables["agreement"]
     for row in agreement[(agreement["site"] == SITE) & (agreement["measure"] == "correlation")].itertuples():
         value = f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" if row.value == row.value else "not defined"

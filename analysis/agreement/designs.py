@@ -1,4 +1,4 @@
-"""Which runs are compared, and the standard error of an average over such pairs."""
+"""Which pairs of runs are compared, and the interval of an average over these pairs."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from jaxtyping import Bool, Float, Int
 from ..inference.estimates import criticals
 
 ENOUGH = 5
-"""The fewest seeds from which other seeds are inferred."""
+"""The fewest seeds that allow inference to other seeds."""
 
 Pairs = Bool[np.ndarray, "run run"]
 Replicates = Float[np.ndarray, " draw"]
-"""A value on all prompts, then its replicates with prompts resampled, weighted or left out."""
+"""A value computed from all prompts, then its replicates with prompts resampled, weighted or left out."""
 Statistic = Callable[[Pairs], Replicates]
 """Computes a value from some pairs of runs."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """Pairs of runs, and the units that a jackknife over runs leaves out in turn."""
+    """The pairs of runs that are compared, and the units that the jackknife over runs leaves out one by one."""
 
     pairs: Pairs
     unit: Int[np.ndarray, " run"]
-    """Runs of one unit are left out together."""
+    """The unit of each run. Runs of one unit are left out together."""
     stratum: Int[np.ndarray, " run"]
-    """Units are left out within a stratum; strata are fixed."""
+    """The stratum of each run. Strata are fixed: the variance is that between units of one stratum."""
     scope: str
-    """The population of runs that the interval covers."""
+    """The runs that the interval generalises to."""
 
     @property
     def units(self) -> int:
@@ -39,14 +39,18 @@ class Design:
 
 
 def of_seeds(runs: int) -> Design:
-    """All pairs of runs of a setting."""
+    """All pairs of the runs of a setting, which differ in their seed."""
     return Design(np.triu(np.ones((runs, runs), bool), 1), np.arange(runs), np.zeros(runs, int), "other seeds")
 
 
 def of_levels(levels: Sequence[str], axis: str) -> Design:
-    """Every two runs of different levels, as base models are.
+    """All pairs of runs with different values on an axis, such as two base models.
 
-    With ENOUGH levels something is said of other levels; else of other seeds of these levels, where each has several.
+    With at least ENOUGH values, or with one run for some value, the interval generalises to other values; otherwise to
+    other seeds of these values.
+
+    Args:
+        levels: the value of each run.
     """
     name, level = np.unique(np.array(levels), return_inverse=True)
     counts = np.bincount(level)
@@ -61,12 +65,12 @@ def interval(
 ) -> tuple[float, float, float]:
     """A value with both ends of its 95% interval, for other prompts and other runs.
 
-    The variance over runs is the jackknife's, each unit left out once, and that over prompts is added to it: both as
-    in `inference.estimates`, with Satterthwaite's degrees of freedom. Where no unit can be left out the interval is for
-    other prompts alone. NaN: not defined.
+    Adds the jackknife variance over runs, with each unit left out once, to the variance over prompts, with
+    Satterthwaite's degrees of freedom as in `inference.estimates`. If no unit can be left out, the interval is for
+    other prompts only. NaN: not defined.
 
     Args:
-        variance: over prompts, of the replicates.
+        variance: computes the variance over prompts from the replicates.
     """
     values = statistic(design.pairs)
     over_runs, freedom = _jackknife(statistic, design)
@@ -78,7 +82,7 @@ def interval(
 
 
 def _jackknife(statistic: Statistic, design: Design) -> tuple[float, float]:
-    """Jackknife variance of a value over units, and its degrees of freedom; NaN where there are too few."""
+    """Jackknife variance of a value over units, and its degrees of freedom; NaN with too few units."""
     total, freedom = 0.0, 0
     for stratum in np.unique(design.stratum):
         own = np.unique(design.unit[design.stratum == stratum])

@@ -20,18 +20,18 @@ EDGE = ("source", "source_layer", "source_head", "input", "layer", "head")
 
 @dataclass(frozen=True)
 class Effects:
-    """Single effects of nodes, or of edges, in some runs at one checkpoint."""
+    """The effects of single nodes or edges in some runs at one checkpoint."""
 
     items: tuple[tuple[object, ...], ...]
     """The values of NODE or EDGE."""
     gain: Float[np.ndarray, "run item prompt"]
     """Logits; NaN where a run lacks a prompt."""
     gap: Float[np.ndarray, "run item prompt"]
-    """The denominator: effects are shares of it."""
+    """What the effects are shares of, in logits."""
 
 
 def of_nodes(patches: Sequence[Patch], step: int, damaged: list[str] | None = None) -> Effects | None:
-    """Ablation effects of single nodes, as shares of the effect of ablating all; None where a run has none."""
+    """The effects of ablating single nodes, as shares of the effect of ablating all; None if a run has none."""
     found = []
     for patch in patches:
         rows = _rows(patch, step, "circuits", damaged)
@@ -47,14 +47,14 @@ def of_nodes(patches: Sequence[Patch], step: int, damaged: list[str] | None = No
 
 
 def of_edges(patches: Sequence[Patch], step: int, damaged: list[str] | None = None) -> Effects | None:
-    """Recovered by each exactly patched edge; None where a run has none."""
+    """What each exactly patched edge recovers; None if a run has none."""
     found = []
     for patch in patches:
         rows = _rows(patch, step, "edges", damaged)
         table = read_table(patch.table(step), "kind", ("kind", "prompt", "clean", "corrupted"), damaged)
         if rows is None or table is None or "prompt" not in table.column_names:
             return None
-        # Other rows are of whole sets of edges, and of edges that were only estimated.
+        # Other rows are about sets of edges, or edges that were only estimated.
         rows = rows[rows["source"].notna() & rows["patched"].notna()]
         if rows.empty:
             return None

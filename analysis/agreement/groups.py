@@ -14,7 +14,7 @@ AXES: dict[str, Callable[[str], bool]] = {
     "prompts": lambda key: key == "task.seed",
     "base": lambda key: key.startswith("model."),
 }
-"""Axes besides `seed`, by the keys that differ: other training prompts, another base model."""
+"""The configuration keys that differ on each axis other than `seed`: other training prompts, another base model."""
 WORDS = {"prompts": "sets of training prompts", "base": "base models"}
 
 
@@ -24,7 +24,7 @@ class Across:
 
     axis: str
     setting: str
-    """The settings' names."""
+    """The names of its settings."""
     level: dict[str, str]
     """Each run's values on the axis, by run id."""
 

@@ -11,12 +11,13 @@ from scipy import stats
 
 SPLITS = 24
 GROUPS = 8
-"""Of prompts, each left out once for the interval: a delete-a-group jackknife (Kott 2001, J. Off. Stat. 17)."""
+"""Number of groups of prompts, each left out once for the interval: a delete-a-group jackknife (Kott 2001, J. Off.
+Stat. 17)."""
 SEED = 0
 
 Between = Float[np.ndarray, "group run run"]
-"""Of each two runs, mean over splits; between the halves of one run on the diagonal. The first is of all prompts, in
-each of the others a group of prompts is left out."""
+"""Values for each pair of runs, averaged over splits; the diagonal compares the halves of one run. The first uses all
+prompts, each of the others leaves out a group of prompts."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Halves:
 
 
 def halves(gain: Float[np.ndarray, "run head prompt"], sizes: Sequence[int], splits: int = SPLITS) -> Halves:
-    """Compare all runs, NaN where a run lacks a prompt.
+    """Compare all pairs of runs.
 
     Args:
         sizes: the k of `Halves.jaccard`.
@@ -67,7 +68,7 @@ def _means(gain: np.ndarray, kept: np.ndarray, order: np.ndarray) -> Float[np.nd
 
 
 def _together(values: Float[np.ndarray, "group split half run head"]) -> Float[np.ndarray, "group split run run"]:
-    """Multiplies each pair of runs, the first on one half and the second on the other."""
+    """Products for each pair of runs, the first on one half and the second on the other."""
     return values[:, :, 0] @ values[:, :, 1].swapaxes(2, 3)
 
 

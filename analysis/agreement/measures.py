@@ -1,4 +1,5 @@
-"""Measures how far runs agree on which heads matter, each with an interval, a null and an answer."""
+"""Measures of how well runs agree on which heads matter, each with an interval, a value expected by chance and an
+answer."""
 
 from __future__ import annotations
 
@@ -25,20 +26,20 @@ from .members import chance
 from .moments import agreement_parts, correlation, moments, reliability, tells_heads_apart
 
 SIZES = (1, 3, 5, 10, 20)
-"""Sizes k of the top-k sets that are compared, up to half of the heads."""
+"""Sizes k of the top-k sets that are compared; those above half of the heads are left out."""
 
 
 class Answer(Enum):
     """Possible answers on the agreement of runs."""
 
     AGREE = "agree"
-    """The interval lies above AGREE_ABOVE of the ceiling."""
+    """The interval lies above AGREE_ABOVE times the ceiling."""
     DISAGREE = "disagree"
-    """The interval lies below DISAGREE_BELOW of the ceiling."""
+    """The interval lies below DISAGREE_BELOW times the ceiling."""
     CANNOT_TELL = "cannot tell"
     """Neither holds, or there are fewer than ENOUGH seeds."""
     IDENTICAL = "identical"
-    """All runs are the same model, as before the first step; that says nothing about training."""
+    """All runs are the same model, as before the first step, which says nothing about training."""
     UNDEFINED = "undefined"
     """In some run no head differs from the others, so there is nothing to agree on."""
 
@@ -48,15 +49,15 @@ class Agreement:
     """One measure over pairs of runs, with 95% intervals for other prompts and other runs. NaN: not defined."""
 
     measure: str
-    """`correlation`, `icc` and `reliability` are without the noise of prompts; `rank` and `jaccard` are between
-    disjoint halves of them, and have it."""
+    """`correlation`, `icc` and `reliability` are corrected for the noise of prompts; `rank` and `jaccard`, between
+    disjoint halves of the prompts, are not."""
     k: int | None
     """The size of the sets; for `jaccard` only."""
     value: float
     low: float
     high: float
     ceiling: float
-    """The value for identical effects: 1, or a run's value with itself between halves."""
+    """The value for identical effects: 1, or the value between the halves of one run."""
     of_ceiling: float
     """Value divided by ceiling, pair by pair."""
     of_ceiling_low: float
@@ -95,7 +96,7 @@ def agreements(gain: Float[np.ndarray, "run head prompt"], design: Design) -> li
         value = float(mean(compared.jaccard[k])(design.pairs)[0])
         expected, p = chance(heads, k, len(gain), value)
         if not design.pairs[np.triu_indices(len(gain), 1)].all():
-            p = float("nan")  # the null is of all pairs
+            p = float("nan")  # the null is for all pairs together
         rows.append(_between("jaccard", k, compared.jaccard[k], design, prompts, differ, expected, p))
     return [replace(row, answer=row.answer and Answer.IDENTICAL) for row in rows] if same else rows
 
@@ -103,8 +104,8 @@ def agreements(gain: Float[np.ndarray, "run head prompt"], design: Design) -> li
 def _between(
     name: str, k: int | None, values: Between, design: Design, prompts: int, differ: bool, expected: float, p: float
 ) -> Agreement:
-    """A measure between halves, whose ceiling is what a run has with itself. Where that is not above chance, nothing
-    can be said."""
+    """A measure between halves, whose ceiling is the value between halves of the same run. If the ceiling is not above
+    chance, the answer is `cannot tell`."""
     own = np.diagonal(values, axis1=1, axis2=2)
     ceiling, low, _ = interval(mean_of_runs(own), design, prompts, jackknife_variance)
     both = (own[:, :, None], own[:, None])

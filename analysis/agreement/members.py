@@ -18,7 +18,7 @@ Sets = Bool[np.ndarray, "set item"]
 
 
 def jaccard(sets: Sets) -> float:
-    """Mean pairwise Jaccard index of the sets; NaN with fewer than two sets, or where two are empty."""
+    """Mean pairwise Jaccard index of the sets; NaN with fewer than two sets, or if two are empty."""
     members = sets.astype(float)
     shared = members @ members.T
     size = np.diag(shared)
@@ -31,8 +31,8 @@ def jaccard(sets: Sets) -> float:
 def chance(items: int, k: int, sets: int, value: float) -> tuple[float, float]:
     """Expected mean Jaccard of `sets` random sets of k out of so many items, and the chance of `value` or more.
 
-    What two of them share is hypergeometric. Of two sets the chance is exact; of more it is of DRAWS draws, as pairs
-    that have a set in common are not independent.
+    The number of shared items of two sets is hypergeometric. With two sets the chance is exact; with more it comes from
+    DRAWS draws, because pairs that have a set in common are not independent.
     """
     shared = np.arange(k + 1)
     probability = stats.hypergeom.pmf(shared, items, k, k)
@@ -66,10 +66,10 @@ def nogueira(sets: Sets) -> tuple[float, float, float]:
         Φ = 1 - mean_f M/(M-1) p_f (1 - p_f) / (k/d (1 - k/d))
 
     with p_f the share of the M sets that have item f of d, and k their mean size. 1: all sets are the same; 0: as many
-    shared members as of sets drawn at random, whatever their size, which Jaccard does not take into account. The
-    interval takes sets to be independent. Theirs is asymptotic, and of five sets holds Φ in 70 of 100; here it has
-    Student's t and the unbiased variance of the sets. Where all sets are equal there is none, as their variance is 0.
-    All is NaN where there are less than two sets, or all are empty or have every item.
+    shared members as in random sets, whatever their size, which Jaccard does not correct for. The interval assumes that
+    sets are independent. Theirs is asymptotic and covers Φ in only 70 of 100 cases with five sets; here it uses
+    Student's t and the unbiased variance of the sets. If all sets are equal their variance is 0, and there is no
+    interval. All three are NaN with fewer than two sets, or if all are empty or have every item.
     """
     count, items = sets.shape
     share = sets.mean(axis=0)

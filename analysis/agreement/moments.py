@@ -1,16 +1,16 @@
 """Covariances between the effects of two runs' heads, free of the noise of prompts.
 
-Of run a, head h and prompt i there is a gain g_a(h, i). The noise of a prompt is shared by the runs that were patched
-on it, so means over the same prompts agree even where the heads do not. Over two *disjoint* halves A and B of the
-prompts, cov_h(mean_A g_a, mean_B g_b) has no such part. Correlation between runs over that of a run with itself,
-r_ab / sqrt(r_aa r_bb), each between disjoint halves, is Spearman's (1904, Am. J. Psychol. 15) correction for
-attenuation; the standard deviations in it cancel, and what is left are these covariances. Their mean over all splits
-into halves is that over all pairs of different prompts,
+Let g_a(h, i) be the gain of head h on prompt i in run a. All runs that were patched on a prompt share its noise, so
+means over the same prompts agree even if the heads do not. Between two *disjoint* halves A and B of the prompts,
+cov_h(mean_A g_a, mean_B g_b) is free of that noise. The correlation between two runs divided by that of each run with
+itself, r_ab / sqrt(r_aa r_bb), all between disjoint halves, is Spearman's (1904, Am. J. Psychol. 15) correction for
+attenuation; the standard deviations cancel and only these covariances remain. Their mean over all splits into halves is
+the mean over all pairs of different prompts,
 
     C_ab = sum over i ≠ j of cov_h(g_a(·, i), g_b(·, j)) / number of such pairs,
 
-so none is drawn. For a = b, C_aa / var_h(mean g_a) is the split-half reliability of all prompts together, stepped up by
-Spearman and Brown and averaged over all splits: Cronbach's alpha (1951, Psychometrika 16).
+so no splits are drawn. For a = b, C_aa / var_h(mean g_a) is the split-half reliability for all prompts, by the
+Spearman-Brown formula and averaged over all splits: Cronbach's alpha (1951, Psychometrika 16).
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Moments:
-    """What the heads' effects of runs have in common, in logits squared. The first row of `draw` is of the prompts as
-    they are, the others of prompts that were weighted anew."""
+    """Moments that the effects of heads in different runs share, in logits squared. The first row of `draw` has the
+    prompts as they are, each other row random weights."""
 
     covariance: Float[np.ndarray, "draw run run"]
     """Covariance over heads: C of the module's docstring."""
     variance: Float[np.ndarray, "draw run"]
     """Variance over heads of each run's prompt means, noise included."""
     mean: Float[np.ndarray, "draw run run"]
-    """Product of both runs' means over heads, from pairs of different prompts only."""
+    """Product of the two runs' means over heads, from pairs of different prompts only."""
     heads: int
 
 
 def moments(gain: Float[np.ndarray, "run head prompt"], draws: int = DRAWS) -> Moments:
     """The moments of some runs, NaN where a run lacks a prompt.
 
-    The draws are of the Bayesian bootstrap (Rubin 1981, Ann. Statist. 9). A prompt is never paired with itself,
-    whatever its weight; an ordinary bootstrap would take the noise of a prompt that was drawn twice for reliability.
+    The draws are those of the Bayesian bootstrap (Rubin 1981, Ann. Statist. 9), in which a prompt is never paired with
+    itself; an ordinary bootstrap would mistake the noise of a prompt that is drawn twice for reliability.
     """
     there = ~np.isnan(gain).any(axis=1)
     values = np.where(there[:, None], gain, 0.0)
@@ -85,7 +85,7 @@ def agreement_parts(found: Moments) -> tuple[Float[np.ndarray, "draw run run"], 
 
         var(head) / (var(head) + var(run) + var(head × run)).
 
-    Unlike a correlation it asks for equal sizes of the effects.
+    Unlike a correlation, it requires effects of equal size.
     """
     own, mean = _own(found.covariance), _own(found.mean)
     between = (own[:, :, None] + own[:, None]) / 2
@@ -96,8 +96,9 @@ def agreement_parts(found: Moments) -> tuple[Float[np.ndarray, "draw run run"], 
 def tells_heads_apart(gain: Float[np.ndarray, "run head prompt"], draws: int = 999) -> Bool[np.ndarray, " run"]:
     """Whether a run's heads differ at all in their effects, by a test at 5%.
 
-    Without noise nothing would be left to correlate where they do not. The statistic is the variance over heads of the
-    means; under the null each prompt's effects, less their mean over heads, might as well have the other sign.
+    If they do not, there is nothing to correlate once noise is removed. The statistic is the variance of the means over
+    heads; under the null, the deviations of each prompt's effects from their mean over heads are equally likely to have
+    the opposite sign.
     """
     there = ~np.isnan(gain).any(axis=1)
     values = np.where(there[:, None], gain, 0.0)
@@ -110,7 +111,7 @@ def tells_heads_apart(gain: Float[np.ndarray, "run head prompt"], draws: int = 9
 
 
 def dirichlet(draws: int, prompts: int) -> Float[np.ndarray, "draw prompt"]:
-    """Weights of prompts with mean 1, each draw equally likely anywhere on the simplex; the same ones on each call."""
+    """Weights of prompts with mean 1, drawn uniformly from the simplex; the same on each call."""
     weights = np.random.default_rng(SEED).standard_exponential((draws, prompts))
     return weights / weights.mean(axis=1, keepdims=True)
 

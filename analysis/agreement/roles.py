@@ -1,25 +1,26 @@
-"""Roles, not indices: which head of one run does what a head of another does.
+"""Matches heads of different runs by their role: which head of one run does what a head of another does.
 
 A head's *signature* is what patching it recovers, by site (z, v, pattern) and corruption at all checkpoints, and where
-it looks: its attention in clean prompts, less what a head pays that looks at all alike. Heads of two runs, seeds or
-models of other sizes are paired by a linear assignment (`scipy.optimize`) of the largest similarity, the coefficient of
-identity of Zegers & ten Berge (1985, Psychometrika 50),
+it looks: its attention in clean prompts minus uniform attention. Heads of two runs, whose models may differ in size,
+are paired by the linear assignment (`scipy.optimize`) with the largest total similarity, the coefficient of identity of
+Zegers & ten Berge (1985, Psychometrika 50),
 
     s(x, y) = 2 x·y / (x·x + y·y),
 
-which is 1 only of equal signatures: of equal shape *and* size. It is the mean of that of effects and that of attention,
-where both are known. Signatures of one run are of one half of the prompts and those of the other of the other half, so
-that the noise of a prompt that both share is no likeness; both ways round are averaged.
+which is 1 only for signatures of equal shape *and* size. It is averaged over effects and attention if both are known.
+The signatures of the two runs come from different halves of the prompts, so that the noise of shared prompts does not
+make them similar; both assignments of halves are averaged.
 
 *Null.* Signatures consist of blocks: a site under a corruption, or a query with all its keys, at all checkpoints. In
-each draw every block of the second run is dealt anew to its heads, so that each block has the same courses, and what a
-head does at one site says nothing of what it does at another; then heads are assigned again. p is the share of draws in
-which the head finds a partner as alike, and a pair is *matched* if it is below 5% by Holm's method over the first run's
-heads. So a match says that the whole signature recurs, not only that both have a largest head; with a single block
-nothing is matched. Where few heads have a role the null is conservative: dealt blocks make more of them.
+each draw every block of the second run is permuted among its heads, so that a block keeps its curves but what a head
+does at one site is unrelated to what it does at another; then heads are assigned again. p is the share of draws in
+which the head finds a partner at least as similar, and a pair is *matched* if p is below 5% with Holm's correction over
+the first run's heads. So a match means that the whole signature recurs, not only that both runs have a largest head;
+with a single block nothing is matched. If few heads have a role the null is conservative, because permuting creates
+more of them.
 
-A head without any effect beyond DELTA, in both halves of the prompts, has no role, wherever it looks: what it does is
-noise, and is not compared.
+A head has no role unless both halves of the prompts show an effect beyond DELTA, wherever it looks: the rest is noise
+and not compared.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ LOOKS = "looks"
 """Prefix of the names of attention blocks."""
 
 Block = tuple[str, ...]
-"""A site and a corruption; or LOOKS, a query and its possible keys."""
+"""The name of a block: a site and a corruption; or LOOKS, a query and its possible keys."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def match(first: Signatures, second: Signatures, draws: int = DRAWS) -> list[Mat
     if not blocks:
         return []
     own, others = ([of.blocks[block] for block in blocks] for of in (first, second))
-    # What is not defined in one of the runs is not compared.
+    # Values that are undefined in one of the runs are not compared.
     compared = [
         np.isfinite(a).all(axis=(0, 1)) & np.isfinite(b).all(axis=(0, 1)) for a, b in zip(own, others, strict=True)
     ]
@@ -80,7 +81,7 @@ def match(first: Signatures, second: Signatures, draws: int = DRAWS) -> list[Mat
     of_effects = np.array([block[0] != LOOKS for block in blocks])
     ours, theirs = _has_role(own)[of_effects].any(axis=0), _has_role(others)[of_effects]
     own = [block[:, ours] for block in own]
-    # One half of the prompts against the other half, both ways round.
+    # Each half of the prompts of one run against the other half in the other.
     shared = np.stack([np.stack([a[0] @ b[1].T, a[1] @ b[0].T]) for a, b in zip(own, others, strict=True)])
     size = np.stack([(block**2).sum(axis=2) for block in own])
     sizes = np.stack([(block[::-1] ** 2).sum(axis=2) for block in others])
@@ -120,7 +121,8 @@ def match(first: Signatures, second: Signatures, draws: int = DRAWS) -> list[Mat
 def _assign(
     alike: Float[np.ndarray, "head other"], has_role: Bool[np.ndarray, " other"]
 ) -> tuple[Int[np.ndarray, " head"], Float[np.ndarray, " head"]]:
-    """Assigns each head a partner among the others with a role (-1 if none is left) and their similarity (-1 then)."""
+    """The partner of each head among the others that have a role (-1 if none is left), and their similarity (then
+    -1)."""
     partner, found = np.full(len(alike), -1), np.full(len(alike), -1.0)
     theirs = np.flatnonzero(has_role)
     rows, columns = optimize.linear_sum_assignment(alike[:, theirs], maximize=True)

@@ -32,7 +32,8 @@ AGREEMENT = {
     **{"expected": "float64", "p": "float64", "answer": "string", "scope": "string"},
     **{"runs": "int64", "prompts": "int64", "heads": "int64"},
 }
-"""One row per measure: a setting's runs (axis `seed`), or settings that differ in one thing (`prompts`, `base`)."""
+"""One row per measure, for the runs of a setting (axis `seed`) or settings that differ in one thing (`prompts`,
+`base`)."""
 ROLES = {
     **{"axis": "string", "patching": "string", "run_a": "string", "run_b": "string"},
     **{"layer_a": "int64", "head_a": "int64", "layer_b": "Int64", "head_b": "Int64"},
@@ -56,7 +57,7 @@ STABILITY = {
     **{f"{name}_{of}": "float64" for of in ("prompts", "runs") for name in ("phi", "phi_low", "phi_high", "jaccard")},
     **{"runs": "int64", "prompts": "int64", "heads": "int64"},
 }
-"""One row per checkpoint: the members by single effects."""
+"""One row per checkpoint, about the set of members by their single effects."""
 INCLUSION = {
     **GROUP,
     **AT,
@@ -71,7 +72,7 @@ TABLES = {
 
 
 Part = tuple[str, pd.DataFrame]
-"""A table's name, and some of its rows."""
+"""The name of a table with some of its rows."""
 
 
 def of_agreement(axis: str, key: Mapping[str, str], one: Family, design: Design, is_last: bool = False) -> pd.DataFrame:
@@ -88,7 +89,7 @@ def of_agreement(axis: str, key: Mapping[str, str], one: Family, design: Design,
 
 
 def of_stability(key: Mapping[str, str], one: Family) -> Iterator[Part]:
-    """Stability of a family's members by single effects, at each checkpoint: rows of two tables."""
+    """Stability of a family's members by their single effects at each checkpoint, as rows of two tables."""
     assert one.gain is not None
     items = [{"layer": layer, "head": head} for layer, head, _ in one.places]
     of_steps = []
@@ -102,7 +103,7 @@ def of_stability(key: Mapping[str, str], one: Family) -> Iterator[Part]:
 
 
 def of_effects(key: Mapping[str, str], corruption: str, site: str, step: int, found: Effects) -> Iterator[Part]:
-    """The same for nodes or edges, as `site` says. Edges that are never included have no row."""
+    """The same for nodes or edges, depending on `site`. Edges that are never included have no row."""
     names = NODE if site == "node" else EDGE
     items = [dict(zip(names, item, strict=True)) for item in found.items]
     at = {**key, "corruption": corruption, "site": site, "step": step}
@@ -115,7 +116,8 @@ def _of_members(
     at: Mapping[str, object], items: Sequence[Mapping[str, object]], gain: np.ndarray, gap: np.ndarray,
     ever: bool = False,
 ) -> tuple[dict[str, object], list[dict[str, object]]]:  # fmt: skip
-    """A row of `stability` and its rows of `inclusion`; with `ever`, only for items that are ever included."""
+    """A row of `stability` and its rows of `inclusion`; with `ever`, only those of items that are included at least
+    once."""
     found = stability(gain, gap)
     runs, count, prompts = gain.shape
     defined = bool(np.isfinite(found.inclusion).all())
@@ -130,7 +132,7 @@ def _of_members(
 
 
 def of_subjects(key: Mapping[str, str], first: Family, second: Family) -> pd.DataFrame | None:
-    """Compares two corruptions head by head; None where they cannot be compared."""
+    """Compares two corruptions head by head; None if they cannot be compared."""
     found = subjects(first, second)
     if found is None:
         return None
@@ -174,8 +176,8 @@ class MeasuredRun:
 
 
 def of_roles(axis: str, patching: str, first: MeasuredRun, second: MeasuredRun) -> pd.DataFrame | None:
-    """Which heads of two runs have the same role, from their patch jobs under some corruptions; None where they share
-    no checkpoint or site, or tables do not tell prompts apart."""
+    """Which heads of two runs have the same role, from their patch jobs under some corruptions; None if they share no
+    checkpoint or site, or without values by prompt."""
     sites = [one for job in (*first.jobs, *second.jobs) for one in job.sites.values()]
     steps = sorted(set.intersection(*(set(one.steps) for one in sites))) if sites else []
     a, b = (run.signatures(steps) if steps else None for run in (first, second))

@@ -20,11 +20,11 @@ SITES = ("z", "v", "pattern")
 def signatures(
     jobs: Sequence[Job], steps: Sequence[int], patches: Sequence[Patch] = (), damaged: list[str] | None = None
 ) -> Signatures | None:
-    """Of one run, from its patch jobs under some corruptions, at these checkpoints; None where tables do not tell
-    prompts apart, or have none of SITES. Under grouped-query attention v has key/value heads, and is left out.
+    """The signatures of one run's heads at these checkpoints, from its patch jobs under some corruptions; None without
+    values by prompt or any of SITES. With grouped-query attention v has key/value heads, and is left out.
 
     Args:
-        patches: of the same run, of which the first that measured where heads look is taken.
+        patches: the run's patch jobs; the first one with the table `looks` is used.
         damaged: as for `frames.load`.
     """
     blocks: dict[Block, np.ndarray] = {}
@@ -60,8 +60,8 @@ def _recovered(
 def _looks(
     patches: Sequence[Patch], steps: Sequence[int], heads: Sequence[tuple[int, int]], damaged: list[str] | None
 ) -> dict[Block, np.ndarray]:
-    """Attention of the clean prompts, less what a head pays that looks at all alike: a block for each query, of all
-    keys and checkpoints. Empty where none of the patch jobs has it of all heads and checkpoints."""
+    """Attention in clean prompts minus uniform attention: a block for each query, with all keys and checkpoints. Empty
+    if no patch job has it for all heads and checkpoints."""
     for patch in patches:
         if not patch.about.get("prompts") or not all(patch.table(step, "looks").exists() for step in steps):
             continue
@@ -90,6 +90,6 @@ def _looks(
 
 
 def of_halves(job: Job) -> Bool[np.ndarray, "half prompt"]:
-    """Assigns each prompt of a job to a half, at random but equally in every job that has it."""
+    """Assigns each prompt of a job to a random half, the same in every job that has it."""
     side = np.array([zlib.crc32(f"{text}{number}".encode()) % 2 for text, number in job.prompts])
     return side == np.arange(2)[:, None]

@@ -22,11 +22,11 @@ def gains(
     random: np.random.Generator, *, runs: int = 5, heads: int = 16, prompts: int = 48, share: float = 1.0,
     size: float = 1.0, shared: float = 1.0, own: float = 1.0,
 ) -> Gains:  # fmt: skip
-    """Effects of heads in runs: `share` of their variance is the same in all runs, the rest is each run's own.
+    """Simulated effects of heads: `share` of their variance is common to all runs, the rest differs between runs.
 
     Args:
-        size: standard deviation over heads of the effects; 0: there are none.
-        shared: noise of each head and prompt that all runs share, so that means over the same prompts are alike.
+        size: standard deviation of the effects over heads; 0: no effects.
+        shared: noise of each head and prompt that all runs share, so that means over the same prompts are similar.
         own: noise of each head, prompt and run.
     """
     same, other = random.standard_normal(heads), random.standard_normal((runs, heads))
@@ -79,7 +79,7 @@ def agreement(worlds: int) -> Iterator[str]:
 
 
 def no_effects(worlds: int) -> Iterator[str]:
-    """Answers for heads without effects, on prompts that all runs share."""
+    """The answers for heads without effects, on prompts that all runs share."""
     random, undefined, raw = np.random.default_rng(0), 0, []
     for _ in range(worlds):
         world = gains(random, size=0.0)
@@ -122,7 +122,7 @@ def roles(worlds: int) -> Iterator[str]:
 
 
 def members(worlds: int) -> Iterator[str]:
-    """Inclusion of planted members, and false members against the bound."""
+    """Inclusion of planted members, and the number of false members compared with its bound."""
     for beside in (0.0, 0.03):
         random = np.random.default_rng(0)
         own, others, false, bound, tighter, phi = [], [], [], [], [], []

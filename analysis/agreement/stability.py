@@ -1,18 +1,18 @@
-"""How sure a head's membership is: what else would have been found on other prompts, without a further forward.
+"""How certain it is that a head is a member: how often other prompts would have made it one, without further forward
+passes.
 
-A member is a head that recovers more than DELTA of the gap, or takes away more than that. Which ones are members is
-an estimate, as their effects are: this says how often each would be one.
+A member is a head that recovers or removes more than DELTA of the gap. Membership is an estimate, like the effect; this
+module computes how often each head would be a member.
 
-- *Inclusion*: the share of draws of the Bayesian bootstrap (Rubin 1981, Ann. Statist. 9), in which prompts have weights
-  of exponential draws, that have the head as a member.
+- *Inclusion*: the share of draws of the Bayesian bootstrap (Rubin 1981, Ann. Statist. 9), with exponential weights of
+  prompts, in which the head is a member.
 - *Stability selection* (Meinshausen & Bühlmann 2010, J. R. Stat. Soc. B 72) in complementary pairs (Shah & Samworth
   2013, J. R. Stat. Soc. B 75): the share of random halves of the prompts, two disjoint ones at a time, on which the
-  head is a member; *stable* are those above CUTOFF. With q members on a half, on average, out of d heads, the expected
-  number of stable heads among those that a half selects with a chance of at most q/d is at most
-  q² / ((2 CUTOFF - 1) d), whatever the data. If how often both halves of a pair select such a head has a unimodal
-  distribution it is at most C q² / d, C = 4 (1 - CUTOFF + 1/(2 PAIRS)) / (1 + 1/PAIRS). A false member is meant as one
-  with so small a chance, in every run where there are several; no head needs to be exactly without effect. Prompts must
-  be exchangeable.
+  head is a member; *stable* are those above CUTOFF. If a half has q members out of d heads on average, a *false member*
+  is a head that a half selects with a probability of at most q/d, in every run if there are several; it need not have
+  exactly zero effect. The expected number of stable false members is at most q² / ((2 CUTOFF - 1) d), whatever the
+  data. If the number of pairs whose halves both select such a head has a unimodal distribution, it is at most C q² / d
+  with C = 4 (1 - CUTOFF + 1/(2 PAIRS)) / (1 + 1/PAIRS). Prompts must be exchangeable.
 - Φ of Nogueira, Sechidis & Brown over these halves, and over the runs on all prompts (`members.nogueira`).
 """
 
@@ -38,10 +38,10 @@ Effects = Float[np.ndarray, "run item prompt"]
 
 @dataclass(frozen=True)
 class Stability:
-    """Members of a circuit by single effects, in some runs: heads or edges."""
+    """The stability of a circuit's members, heads or edges, by their single effects in some runs."""
 
     recovered: Float[np.ndarray, " item"]
-    """Mean over runs; NaN, like the fields below, unless every run's gap differs from zero."""
+    """What each item recovers, mean over runs; NaN, like the fields below, unless every run's gap differs from zero."""
     inclusion: Float[np.ndarray, " item"]
     """Share of draws and runs in which an item is a member."""
     selected: Float[np.ndarray, " item"]
@@ -65,7 +65,7 @@ class Stability:
 
 
 def stability(gain: Effects, gap: Effects) -> Stability:
-    """The stability of the members that effects of single prompts give.
+    """The stability of members, from their effects on each prompt.
 
     Args:
         gain: patched - corrupted (logits), or another effect of each item; NaN where a run lacks a prompt.
@@ -108,7 +108,8 @@ def members(
 
 
 def _halves(prompts: int) -> Float[np.ndarray, "half prompt"]:
-    """PAIRS pairs of disjoint halves, one pair after the other; with an odd number one prompt is in neither."""
+    """PAIRS pairs of disjoint halves, one pair after the other; if the number of prompts is odd, one is in neither
+    half."""
     random = np.random.default_rng(SEED)
     weights = np.zeros((PAIRS, 2, prompts))
     for pair in weights:

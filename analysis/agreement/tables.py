@@ -58,12 +58,13 @@ def of_output(
     wanted: Collection[str] = tuple(TABLES),
     only: str | None = None,
 ) -> Iterator[Part]:
-    """The rows of all tables. The patch jobs of one setting, or of settings that are compared, are in memory at a time.
+    """The rows of all tables. Only the patch jobs of one setting, or of settings that are compared, are in memory at a
+    time.
 
     Args:
         damaged: as for `frames.load`.
-        wanted: the names of those that are made.
-        only: of `agreement` only this site at the last checkpoint.
+        wanted: the names of the tables to make.
+        only: the single site for which `agreement` is computed, and only at the last checkpoint.
     """
     patched = {run.run_id: run.patches for run in output.runs}
     of = patches.merge(runs[["run_id", "setting", "status"]], on="run_id", suffixes=("_of_job", ""))
@@ -103,7 +104,7 @@ def _of_setting(
         if len(one.jobs) > 1 and only in (None, one.site):
             yield "agreement", of_agreement("seed", key, one, of_seeds(len(one.jobs)), only is not None)
     for one, other in combinations(found, 2):
-        # Two corruptions of the same prompts: those of another task are no other subject.
+        # Two corruptions of the same prompts; prompts of another task are not compared.
         if one.site == other.site and len({task_of(of.jobs[0].patch.about) for of in (one, other)}) == 1:
             rows = of_subjects(key, one, other)
             if rows is not None:
@@ -135,7 +136,7 @@ def _roles(
     patched: Mapping[str, Sequence[Patch]],
     damaged: list[str] | None,
 ) -> Iterator[Part]:
-    """The first of some runs against each other one.
+    """Compares the first run with each of the others.
 
     Args:
         patched: all patch jobs of each run.

@@ -1,4 +1,4 @@
-"""Which edges carry, how few of them are faithful, and what may have been missed?"""
+"""Which edges matter, how few of them are faithful, and what may have been missed?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..inference.words import number, range_of
 from .finding import Finding
 
 NAMED = 4
-"""Edges that a sentence names: those that recover most."""
+"""The most edges that a sentence names: those that recover most."""
 
 KEYS = ["setting", "corruption", "patching"]
 

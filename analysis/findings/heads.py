@@ -15,7 +15,7 @@ SITE = "z"
 """The site: outputs of heads."""
 
 NAMED = 8
-"""Heads of a family that get a sentence of their own: those that recover most."""
+"""The most heads of a family that get a sentence of their own: those that recover most."""
 
 SINCE = {
     Course.FORMED: "formed during training, with half of its final gain from checkpoint {onset} on",
@@ -30,7 +30,7 @@ SINCE = {
 
 
 def heads(key: tuple[str, str, str], family: Family, of_heads: Sequence[HeadCourse]) -> Iterator[Finding]:
-    """Yield a finding for each head that matters or did, and one for all others, at SITE only.
+    """Yield a finding for each head that matters or once did, and one for all others, at SITE only.
 
     Args:
         key: setting, patching and corruption.

@@ -1,4 +1,4 @@
-"""Is another task kept, and with the same heads?"""
+"""Can the model still do another task, and with the same heads?"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ..inference.words import number, range_of
 from .finding import Finding
 
 NAMED = 3
-"""Heads and keys per setting and corruption that get a sentence: those that changed most."""
+"""The most heads and keys per setting and corruption that get a sentence: those that changed most."""
 
 
 def looked(table: pd.DataFrame) -> Iterator[Finding]:

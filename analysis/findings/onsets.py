@@ -20,7 +20,7 @@ SAID = {
 """Phrases by answer; heads that form under neither corruption get no sentence."""
 
 CANNOT_TELL = "cannot tell"
-"""Heads with this answer share one sentence."""
+"""All heads with this answer share one sentence."""
 
 
 def onsets(table: pd.DataFrame) -> Iterator[Finding]:

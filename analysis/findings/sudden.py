@@ -102,7 +102,7 @@ def _one(row: pd.Series, of_runs: pd.DataFrame) -> Finding:
         float(np.median(t50)) if len(t50) else float("nan"), unit="step", n=int(row["n"]),
         is_weak=row["answer"] in ("cannot tell", "below resolution"), scope=SCOPE, table="transitions",
         patching="" if pd.isna(row["patching"]) else str(row["patching"]),
-        to_last=not is_gain,  # gains are of the checkpoints that all runs have
+        to_last=not is_gain,  # gains are only known at the checkpoints that all runs have
     )  # fmt: skip
 
 

@@ -1,14 +1,14 @@
-"""Shapes that a curve over checkpoints may have, and how well each fits: linear, exponential, a power, logistic.
+"""Fits shapes to a curve over checkpoints: linear, exponential, power and logistic.
 
-Every shape is level + change · f(u) with u the time as a share of the run, so that level and change follow from f by
-generalised least squares, and what is left to search is one or two numbers on a grid. All candidates of all shapes are
-fitted at once: after whitening and without the level, candidate f explains (q_f · y)² of the squares, with q_f of
-length 1.
+Every shape is level + change · f(u), where u is the time as a share of the run. Generalised least squares gives level
+and change for each f, so only the one or two parameters of f are searched, on a grid. All candidates of all shapes are
+fitted at once: after whitening and removing the level, candidate f reduces the sum of squares by (q_f · y)², with q_f
+of length 1.
 
-The noise of a curve that is a mean over prompts: the covariance of that mean (`of_prompts`), and on top of it the same
-variance at every checkpoint, for what a run itself wobbles by and no shape has. The wobble is what makes the squares of
-the best shape as many as their degrees of freedom (the estimator of Paule & Mandel 1982, J. Res. NBS 87, of
-meta-analysis).
+The noise of a mean over prompts has two parts: the covariance of that mean (`of_prompts`), and a variance that is the
+same at every checkpoint, the wobble, for variation of the run itself that no shape describes. The wobble is chosen so
+that the sum of squares of the best shape equals its degrees of freedom (the estimator of Paule & Mandel 1982, J. Res.
+NBS 87, from meta-analysis).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ Curve = Float[np.ndarray, " checkpoint"]
 
 SHAPES = ("linear", "exponential", "power", "logistic")
 PARAMETERS = np.array([2, 3, 3, 4])
-"""Number of parameters of each shape, with level and change."""
+"""Number of parameters of each shape, including level and change."""
 MOST = 4
 SPAN = 2 * np.log(9.0)
-"""From 10% to 90% of a logistic, in units of its scale."""
+"""Time from 10% to 90% of a logistic, in units of its scale."""
 FACTORS = 3
-"""Factors in which prompts differ: mostly how much their curves rise, and when."""
+"""Number of factors by which prompts differ: mostly how much their curves rise, and when."""
 CLOSEST = 2000
-"""Candidates kept until the wobble is known."""
+"""Number of candidates kept until the wobble is known."""
 COARSE = 0.08
 """Ratio of successive widths on the grid."""
 FINE = 32
-"""Widths and middles added near the best fit."""
+"""Number of widths and of middles added near the best fit."""
 LONGEST = 3.0
 """Width of the slowest logistic as a share of the run; it is almost a line."""
 
@@ -68,24 +68,25 @@ class Fit:
     covariance: Float[np.ndarray, "checkpoint checkpoint"]
     """Covariance of the curve's noise."""
     wobble: float
-    """The standard deviation at each checkpoint that prompts do not explain, in the curve's own units."""
+    """Standard deviation at each checkpoint that prompts do not account for, in the curve's own units."""
     whiten: Float[np.ndarray, "checkpoint checkpoint"]
     explains: Float[np.ndarray, "logistic checkpoint"]
-    """q_f of each logistic, without those that were added near the best."""
+    """q_f of each logistic on the grid, without those added near the best fit."""
     curve: Curve
 
     def best(self, among: np.ndarray | None = None) -> int:
-        """The best-fitting candidate among some."""
+        """The best-fitting of the chosen candidates."""
         return int(np.argmin(self.squares if among is None else np.where(among, self.squares, np.inf)))
 
     def fitted(self, candidate: int) -> Curve:
-        """A candidate with its level and change, at the checkpoints."""
+        """The curve of a candidate, with its level and change, at the checkpoints."""
         design = np.stack([np.ones(len(self.curve)), self.candidates.values[candidate]], axis=1)
         weighted = np.linalg.solve(self.covariance, design)
         return design @ np.linalg.solve(design.T @ weighted, weighted.T @ self.curve)
 
     def acceptable(self) -> np.ndarray:
-        """The candidates that a likelihood ratio does not reject: the ends of what they say are its 95% interval."""
+        """The candidates that a likelihood ratio test does not reject; the range of a quantity over them is its 95%
+        interval."""
         return self.squares <= self.squares.min() + _accepted(max(len(self.curve) - MOST, 1))
 
     def best_shape(self) -> str:
@@ -102,8 +103,8 @@ def fit(time: Curve, curve: Curve, covariance: Float[np.ndarray, "checkpoint che
     """Fits all candidates.
 
     Args:
-        time: of the checkpoints, rising: steps, or what else passes.
-        covariance: of the curve over prompts (`of_prompts`); zeros where nothing is known of prompts. Then all noise is
+        time: of the checkpoints, ascending, on any clock.
+        covariance: of the curve over prompts (`of_prompts`); zeros without values by prompt, so that all noise is
             wobble.
     """
     share = (time - time[0]) / (time[-1] - time[0])
@@ -115,10 +116,10 @@ def fit(time: Curve, curve: Curve, covariance: Float[np.ndarray, "checkpoint che
     squares = _squares(whiten @ curve, explains)
     wobble = 0.0
     if squares.min() > freedom:
-        # Those that may be best whatever the wobble is.
+        # Those that may be the best for some wobble.
         among = candidates.values[np.argsort(squares)[:CLOSEST]]
         low, high = 0.0, float(np.var(curve)) + ROUNDING**2
-        for _ in range(20):  # on a logarithmic scale, from the spread of the curve itself down
+        for _ in range(20):  # on a logarithmic scale, down from the spread of the curve itself
             wobble = np.sqrt(max(low, 1e-8 * high) * high)
             whiten, explains = _whitened(among, known + wobble * np.eye(len(time)))
             is_more = _squares(whiten @ curve, explains).min() > freedom
@@ -138,7 +139,7 @@ def fit(time: Curve, curve: Curve, covariance: Float[np.ndarray, "checkpoint che
 
 
 def steepness_of(fit: Fit, curves: Float[np.ndarray, "curve checkpoint"]) -> Float[np.ndarray, " curve"]:
-    """The largest slope over the mean slope of the logistic that fits best to each curve, of `fit`'s own noise."""
+    """The largest slope over the mean slope of the logistic that fits each curve best, given the noise of `fit`."""
     logistic = np.flatnonzero(fit.candidates.shape == SHAPES.index("logistic"))[: len(fit.explains)]
     whitened, explains = (curves @ fit.whiten.T).astype(np.float32), fit.explains.astype(np.float32)
     best, most = np.zeros(len(curves), int), np.full(len(curves), -1.0)
@@ -151,17 +152,17 @@ def steepness_of(fit: Fit, curves: Float[np.ndarray, "curve checkpoint"]) -> Flo
 
 
 def of_prompts(values: Float[np.ndarray, "checkpoint prompt"]) -> Float[np.ndarray, "checkpoint checkpoint"]:
-    """The covariance of a mean over prompts, of each prompt's deviations from its own level.
+    """Covariance of a mean over prompts, after each prompt's own level is removed.
 
-    Of FACTORS factors and noise that is the same at every checkpoint (Tipping & Bishop 1999, J. R. Stat. Soc. B 61):
-    there may be more checkpoints than prompts, and then the sample's own covariance makes intervals too narrow.
+    Modelled by FACTORS factors and noise that is the same at every checkpoint (Tipping & Bishop 1999, J. R. Stat. Soc.
+    B 61). There may be more checkpoints than prompts, and then the sample covariance makes intervals too narrow.
     """
     steps, n = values.shape
     deviations = values - values.mean(axis=0)
     deviations = deviations - deviations.mean(axis=1, keepdims=True)
     variances, vectors = np.linalg.eigh(deviations @ deviations.T / (n - 1))
     factors = min(FACTORS, n - 2, steps - 2)
-    rest = max(variances[: steps - factors].sum() / (steps - 1 - factors), 0.0)  # the level is no direction
+    rest = max(variances[: steps - factors].sum() / (steps - 1 - factors), 0.0)  # the level is not a direction
     largest = vectors[:, steps - factors :]
     own = (largest * (variances[steps - factors :] - rest)) @ largest.T
     return (own + rest * np.eye(steps)) / n
@@ -170,7 +171,7 @@ def of_prompts(values: Float[np.ndarray, "checkpoint prompt"]) -> Float[np.ndarr
 def _whitened(
     values: Float[np.ndarray, "candidate checkpoint"], covariance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the matrix that whitens the noise and removes the level, and each candidate's q_f."""
+    """The matrix that whitens the noise and removes the level, and each candidate's q_f."""
     variances, vectors = np.linalg.eigh(covariance)
     whiten = (vectors / np.sqrt(np.maximum(variances, 1e-12 * variances[-1]))) @ vectors.T
     level = whiten.sum(axis=1)
@@ -186,12 +187,12 @@ def _squares(whitened: Curve, explains: np.ndarray) -> np.ndarray:
 
 
 def _accepted(freedom: int) -> float:
-    """By how much a candidate's sum of squares may exceed the smallest."""
+    """How far a candidate's sum of squares may exceed the smallest."""
     return float(quantile(freedom)) ** 2
 
 
 def _finer(candidates: Candidates, near: np.ndarray, u: np.ndarray) -> Candidates:
-    """Adds logistics between those of the grid, near the best fit."""
+    """Adds logistics near the best fit, between those of the grid."""
     own = near & (candidates.shape == SHAPES.index("logistic"))
     if not own.any():
         own = np.arange(len(near)) == np.flatnonzero(candidates.shape == SHAPES.index("logistic"))[0]
@@ -233,8 +234,8 @@ def _exponential(u: np.ndarray) -> Part:
 
 
 def _power(u: np.ndarray) -> Part:
-    """u^p: of p = 0.5 a square root. Its slope at the start has no bound for p < 1, so it is that up to the first
-    checkpoint."""
+    """u^p; p = 0.5 is a square root. For p < 1 the slope at the start is unbounded, so the mean slope up to the first
+    checkpoint is used."""
     p = np.geomspace(0.1, 10.0, 121)[:, None]
 
     def when(done: float) -> np.ndarray:
@@ -245,13 +246,14 @@ def _power(u: np.ndarray) -> Part:
 
 
 def _logistic(u: np.ndarray) -> Part:
-    """1 / (1 + exp(-(u - c) / s)) with c within the run, and as wide as SPAN · s."""
+    """1 / (1 + exp(-(u - c) / s)) with c within the run; its width is SPAN · s."""
     spacing = np.diff(u)
     middles, widths = [], []
     for width in np.geomspace(0.5 * spacing.min(), LONGEST, int(np.log(LONGEST / spacing.min() * 2) / COARSE)):
-        # As fine as tells two of this width apart, but between two checkpoints no more than ten.
+        # Middles so close that neighbours of this width are just distinguishable, but at most ten between two
+        # checkpoints.
         pieces = np.clip(np.ceil(spacing / (0.02 * width)), 1 if width > 0.2 else 2, 10).astype(int)
-        # Of what is far wider than the spacing, not even one between each two.
+        # For widths far above the spacing, fewer than one between two checkpoints.
         every = max(1, int(0.02 * width / spacing.max()))
         own = np.concatenate(
             [

@@ -1,12 +1,12 @@
 """Shares of the difference between two checkpoints that single pieces account for, from the table `cross`.
 
-Of run s and prompt i a piece of checkpoint `source` in `into` has a gain g = mixed - into and a gap r = from - into
-(logits), and its share is mean g / mean r. That is the ratio that recovered is (`estimates`), and has its interval:
-Fieller's, over prompts and seeds; undefined where both checkpoints have the same logit difference as far as can be
-told.
+For run s and prompt i, a piece of checkpoint `source` patched into checkpoint `into` has the gain g = mixed - into and
+the gap r = from - into (logits). Its share, mean g / mean r, is the same ratio as recovered (`estimates`) and has the
+same interval: Fieller's, over prompts and seeds. It is undefined where the logit differences of the two checkpoints
+cannot be distinguished.
 
-Shapley values come of drawn orders, too. All runs have the same orders, so the variance that these bring is added, with
-as many degrees of freedom as pairs of orders less one.
+Shapley values also depend on randomly drawn orders. All runs have the same orders, so the variance due to the draw is
+added, with one degree of freedom less than there are pairs of orders.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ SHARES = {
 """One row per piece and pair of checkpoints, for a group of runs that differ only in their seed."""
 
 Piece = tuple[int, int, str, int | None, int | None]
-"""Into and source (steps), component, layer, head."""
+"""The steps `into` and `source`, component, layer, head."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """All pieces of one kind, from later checkpoints into earlier ones or the other way, in some runs."""
+    """All pieces of one kind in some runs, patched from later checkpoints into earlier ones, or from earlier into
+    later."""
 
     kind: str
     forward: bool
@@ -57,7 +58,7 @@ class Shares:
     estimate: Estimate
     """Its `recovered` is the share, its `gap` the difference between the checkpoints."""
     drawn: Places | None
-    """Variance of the share that comes of drawn orders; None where nothing is drawn."""
+    """Variance of the share due to the drawn orders; None where nothing is drawn."""
     pairs: int
     """Of drawn orders."""
 
@@ -68,7 +69,7 @@ class Shares:
 
     @cached_property
     def here(self) -> Estimate:
-        """With no part of seeds, and that of drawn orders in its place."""
+        """The estimate with the variance of drawn orders instead of that of seeds."""
         nothing = np.zeros(len(self.pieces))
         if self.drawn is None:
             return replace(self.estimate, seed_variance=nothing, seed_freedom=np.ones(len(self.pieces)))
@@ -77,7 +78,7 @@ class Shares:
 
     @cached_property
     def everywhere(self) -> Estimate:
-        """With the parts of seeds and of drawn orders, by Satterthwaite."""
+        """The estimate with the variances of seeds and of drawn orders, with Satterthwaite's degrees of freedom."""
         if not self.seeds:
             return self.here
         if self.drawn is None:
@@ -90,7 +91,7 @@ class Shares:
 
     @cached_property
     def interval(self) -> tuple[Places, Places]:
-        """Pointwise 95% intervals, for other prompts, and for other seeds where the runs allow that."""
+        """Pointwise 95% intervals for other prompts, and for other seeds if the runs allow it."""
         return self._interval(self.everywhere, self.seeds)
 
     @cached_property
@@ -100,7 +101,7 @@ class Shares:
 
     @cached_property
     def judged(self) -> Judged:
-        """Verdicts that hold for all pieces at once; scope as `interval`."""
+        """Simultaneous verdicts on all pieces, with the scope of `interval`."""
         return self._judge(self.everywhere, self.seeds)
 
     @cached_property
@@ -123,7 +124,7 @@ class Shares:
 
 
 def shares(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """The shares of all groups, as `mi-sweeps export` writes them; per-prompt values are read group by group.
+    """The table `shares` for all groups; values by prompt are read group by group.
 
     Args:
         damaged: as for `frames.load`.
@@ -137,14 +138,14 @@ def shares(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
 def tables_of(
     output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
-    """The same, one frame for each group, kind and way."""
+    """The same, one frame for each group, kind and direction."""
     return (rows(key, one) for key, one in of_output(output, runs, patches, damaged))
 
 
 def of_output(
     output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[tuple[tuple[str, str, str], Shares]]:
-    """Of each setting, by setting, patching and corruption: of each kind, and of both ways."""
+    """The pieces of each setting, patching and corruption: of each kind, in both directions."""
     by_id = {patch.patch_id: patch for patch in output.patches}
     for key, patch_ids in groups(patches, runs):
         table = measured.read(output, "cross", ["by_prompt"], damaged, patch_ids)
@@ -177,7 +178,7 @@ def of_table(table: pd.DataFrame, patches: Sequence[Patch]) -> Iterator[Shares]:
         estimated = estimate(gain, gap)
         spread = None
         if kind == "shapley":
-            # As the orders are the same in all runs, a mean over runs has no smaller error.
+            # The orders are the same in all runs, so averaging over runs does not reduce this error.
             with np.errstate(divide="ignore", invalid="ignore"):
                 spread = (error.mean(axis=0) / estimated.gap) ** 2
         yield Shares(kind, bool(forward), tuple(chosen), estimated, spread, min(drawn))
@@ -188,7 +189,8 @@ def _values(
 ) -> tuple[
     dict[int, np.ndarray], dict[tuple[str, Piece], Float[np.ndarray, " prompt"]], dict[tuple[str, Piece], float]
 ]:
-    """Reads one patch job: each checkpoint's own values, those with each piece, and the error from sampled orders."""
+    """Reads from one patch job each checkpoint's own values, those with each piece patched, and the error due to drawn
+    orders."""
     own, pieces, errors = {}, {}, {}
     for row in table.itertuples():
         into, source = int(row.into_step), int(row.source_step)
@@ -204,13 +206,13 @@ def _values(
 
 
 def _pairs(patch: Patch) -> int:
-    """How many pairs of orders a patch job drew."""
+    """The number of pairs of orders that a patch job drew."""
     asked: Any = patch.about.get("config", {}).get("patching", {}).get("cross") or {}
     return int(asked.get("permutations", 2)) // 2
 
 
 def rows(key: tuple[str, str, str], found: Shares) -> pd.DataFrame:
-    """The rows of one kind and way."""
+    """The rows of one kind and direction."""
     low, high = found.interval
     low_here, high_here = found.interval_here
     into, source, component, layer, head = zip(*found.pieces, strict=True)

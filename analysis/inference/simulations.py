@@ -10,7 +10,7 @@ import numpy as np
 from .transitions import together, transition
 
 STEPS = np.array([0, 1, 2, 3, *range(4, 100, 2), *range(104, 185, 8)], float)
-"""Of the checkpoints: dense early, as long as the original run."""
+"""Steps of the checkpoints: dense early, up to the length of the original run."""
 Shape = Callable[[np.ndarray, float], np.ndarray]
 """Of the step and a step that differs by seed."""
 
@@ -29,10 +29,8 @@ CURVES: dict[str, Shape] = {
 def curve(
     random: np.random.Generator, shape: Shape, steps: np.ndarray = STEPS, prompts: int = 48, wobble: float = 0.03
 ) -> np.ndarray:
-    """A logit difference of each prompt [checkpoint, prompt], which rises by 3 logits on average.
-
-    Prompts differ in their level (0.6), in how much they rise (0.8) and at each checkpoint (0.3); all of a run's
-    together wobble by `wobble` at each checkpoint.
+    """Logit differences [checkpoint, prompt] that rise by 3 logits on average. Standard deviations between prompts: 0.6
+    of the level, 0.8 of the rise, 0.3 at each checkpoint. `wobble` is that of the whole run at each checkpoint.
     """
     mean = shape(steps, random.uniform(45, 55))
     level, rise = 0.6 * random.standard_normal(prompts), 3 + 0.8 * random.standard_normal(prompts)
@@ -41,7 +39,7 @@ def curve(
 
 
 def transitions(draws: int) -> Iterator[str]:
-    """How often each answer is given for each kind of curve, of five runs and of single ones."""
+    """How often each answer is given for each kind of curve, with five runs and with one."""
     for kind in CURVES:
         settings: Counter[str] = Counter()
         runs: Counter[str] = Counter()
@@ -58,7 +56,7 @@ WIDTHS = (2, 4, 6, 8, 12, 16, 20)
 
 
 def widths(draws: int) -> Iterator[str]:
-    """How often each answer is given for logistic rises of each width, of five runs and of single ones."""
+    """How often each answer is given for logistic rises of each width, with five runs and with one."""
     for width in WIDTHS:
         steps = float(width * 2)
         kind = f"logistic, {width} checkpoints ({steps:g} steps, {steps / STEPS[-1]:.0%} of the run) wide"

@@ -1,8 +1,8 @@
-"""Tests whether two corruptions, such as `first` and `second`, go through the same heads.
+"""Tests whether two corruptions, such as `first` and `second`, act through the same heads.
 
-Equivalence is shown, and never taken from a missing difference: a head is alike if it recovers as much of either gap,
-within DELTA, by two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15), paired by prompt and run
-(`inference.differences`). All comparisons hold at once, with 5%.
+Equivalence has to be shown; the absence of a difference is not enough. A head is alike if the fractions of both gaps
+that it recovers differ by less than DELTA, by two one-sided tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15),
+paired by prompt and run (`inference.differences`). The chance that any comparison is wrong is 5%.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class Answer(Enum):
     """Whether two corruptions have the same heads at a checkpoint."""
 
     SAME = "same heads"
-    """Every head that matters under either recovers equally under both."""
+    """Every head that matters under either recovers the same fraction under both."""
     OTHER_AMOUNTS = "same heads, other amounts"
-    """Every head that matters under either matters under both, with one sign; of some it is shown that they recover
-    more of one gap than of the other."""
+    """Every head that matters under either matters under both, with the same sign; some are shown to recover more of
+    one gap than of the other."""
     AMOUNTS_UNDECIDED = "same heads, amounts undecided"
-    """As above, but for some heads it is undecided whether they recover as much."""
+    """As above, but for some heads it is undecided whether they recover the same fraction."""
     DIFFERENT = "different heads"
-    """Some head matters under one of them and is small under the other, or matters with another sign, and is shown to
-    differ."""
+    """Some head matters under one of them and is small, or has the opposite sign, under the other, and the difference
+    is shown."""
     CANNOT_TELL = "cannot tell"
     UNDEFINED = "undefined"
     """Under one corruption, clean and corrupted prompts do not differ measurably."""
@@ -43,7 +43,7 @@ class Subjects:
     difference: Difference
 
     def at(self, family: Family, step: int) -> np.ndarray:
-        """Where a family has the places of the difference at a checkpoint."""
+        """Indices in a family of the difference's places at a checkpoint."""
         start = family.at(step).start
         return start + np.array([family.places.index(place) for place in self.difference.places])
 
@@ -56,12 +56,12 @@ class Answered:
     answer: Answer
     alike: tuple[Place, ...]
     differ: tuple[Place, ...]
-    """The heads that differ, in how much they recover or in whether they matter."""
+    """The heads that differ in how much they recover or in whether they matter."""
     undecided: tuple[Place, ...]
 
 
 def subjects(first: Family, second: Family) -> Subjects | None:
-    """Compare two corruptions; None where they share no head or checkpoint, or tables do not tell prompts apart."""
+    """Compare two corruptions; None if they share no head or checkpoint, or without values by prompt."""
     found = difference(first, second)
     return None if found is None else Subjects(first, second, found)
 
@@ -69,8 +69,8 @@ def subjects(first: Family, second: Family) -> Subjects | None:
 def answer(found: Subjects, step: int) -> Answered:
     """Whether both corruptions have the same heads at a checkpoint.
 
-    Heads that are small under both are of neither. One that is undecided under either may be of one of them alone, so
-    that `same heads` asks of it to be alike, too.
+    Heads that are small under both belong to neither. A head that is undecided under either might belong to one only,
+    so `same heads` requires that it is alike too.
     """
     families = (found.first, found.second)
     at = [found.at(family, step) for family in families]

@@ -32,11 +32,11 @@ COURSES = {
     **{"course": "string", "onset": "Int64", "onset_low": "Int64", "onset_high": "Int64", "last": "Int64"},
     **{"peak": "float64"},
 }
-"""One row per place of a setting's runs: how it came to matter."""
+"""One row per place, over a setting's runs: how it came to matter."""
 
 
 def verdicts(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """The verdicts of all groups; per-prompt values are read group by group.
+    """The table `verdicts` for all groups; values by prompt are read group by group.
 
     Args:
         damaged: as for `frames.load`.
@@ -45,7 +45,7 @@ def verdicts(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
 
 
 def courses_of(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
-    """The courses of all groups' places; otherwise as `verdicts`."""
+    """The table `courses` for all groups; otherwise as `verdicts`."""
     return _together([course_rows(key, family) for key, family in of_frames(frames, damaged)], COURSES)
 
 
@@ -62,10 +62,10 @@ def of_output(
     damaged: list[str] | None = None,
     written: bool = False,
 ) -> Iterator[tuple[tuple[str, str, str], Family]]:
-    """As `of_frames`, of an output folder and its tables of runs and patch jobs.
+    """As `of_frames`, for an output folder and its tables of runs and patch jobs.
 
     Args:
-        written: whether to read what heads write, too.
+        written: whether to read the attribution too.
     """
     for key, patch_ids in groups(patches, runs):
         for family in families(jobs(output, runs, patch_ids, damaged, written=written)):

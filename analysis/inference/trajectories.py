@@ -1,4 +1,4 @@
-"""Builds the tables on curves over checkpoints: `transitions`, `onsets` and `sign_changes`."""
+"""Builds the tables `transitions`, `onsets` and `sign_changes` from curves over checkpoints."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ TRANSITIONS = {
     **{"before": "float64", "within": "Int64", "bend": "float64", "change": "float64", "wobble": "float64"},
     **{"checkpoints": "int64", "n": "int64", "runs": "int64", "agreeing": "int64"},
 }
-"""One row per curve of a run, and one for the setting, without run_id."""
+"""One row per curve of a run, and one for the curves of all runs of the setting, without run_id."""
 SIGN_CHANGES = {
     **GROUP,
     "site": "string",
     **{"observed": "int64", "expected": "float64", "p": "float64", "n": "int64"},
     **{"epoch_ends": "int64", "heads": "int64", "runs": "int64"},
 }
-"""One row per setting and site, and one for heads' direct contributions (`logit_diff`)."""
+"""One row per setting and site, and one for the direct contributions of heads (site `logit_diff`)."""
 
 TABLES = {"transitions": TRANSITIONS, "onsets": ONSETS, "sign_changes": SIGN_CHANGES}
 
@@ -53,7 +53,7 @@ LOGIT_DIFF = "logit difference"
 GAIN = "gain"
 ATTENTION = "attention"
 QUERY, SIDE = "end", "clean"
-"""Attention from the last token of clean prompts."""
+"""Name of the curves of attention from the last token of clean prompts."""
 ANYWHERE = ("self", "first", "previous", "other")
 """Keys that every prompt has, whatever the task; they get no curves."""
 THRESHOLDED = ("win_rate", "accuracy", "preferred")
@@ -67,7 +67,7 @@ class Curve:
     name: str
     steps: tuple[int, ...]
     values: Float[np.ndarray, "checkpoint prompt"]
-    """In logits, or nats; one column where only the mean is known."""
+    """In logits or nats; a single column if only the mean is known."""
     n: int
     """Prompts."""
     site: str | None = None
@@ -79,8 +79,8 @@ class Curve:
 def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.DataFrame]:
     """The TABLES.
 
-    Curves are log p(answer) and logit differences on held-out prompts, the patching prompts' logit difference, and the
-    gain of each head that matters at any checkpoint.
+    The curves are log p(answer) and the logit difference on held-out prompts, the logit difference on the patching
+    prompts, and the gain of each head that matters at any checkpoint.
 
     Args:
         damaged: as for `frames.load`.
@@ -93,10 +93,10 @@ def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.
 
 
 def measured(metrics: pd.DataFrame, metric: str) -> list[Curve]:
-    """A metric on held-out prompts of each run; `loss` as the log-probability of the answer.
+    """A metric of each run on held-out prompts; `loss` becomes the log-probability of the answer.
 
     Raises:
-        UserError: it counts prompts that pass a threshold, so that it is sudden by construction.
+        UserError: the metric counts prompts that pass a threshold, so it is sudden by construction.
     """
     if metric.startswith(THRESHOLDED):
         raise UserError(
@@ -127,7 +127,7 @@ def curves(one: Family) -> Iterator[Curve]:
 
 
 def attention(one: Family) -> Iterator[Curve]:
-    """Yields, for runs with the table `looks`, the attention from the end of heads that matter at any checkpoint."""
+    """Yields the attention from the end of heads that matter at any checkpoint, for runs with the table `looks`."""
     matters = one.grid(one.judged.matter()).any(axis=0)
     heads = {one.places[number][:2]: one.places[number] for number in np.flatnonzero(matters)}
     for job in one.jobs:
@@ -147,7 +147,7 @@ def attention(one: Family) -> Iterator[Curve]:
 
 @dataclass
 class Trajectories:
-    """Collects families one at a time, so that few tables are in memory."""
+    """Takes one family at a time, so that few tables are in memory at once."""
 
     runs: Mapping[str, RunRecord]
     settings: Mapping[str, str]
@@ -158,12 +158,13 @@ class Trajectories:
     found: dict[Key, dict[Place, dict[str, Began]]] = field(default_factory=dict)
     """Onsets of the heads of each run."""
     middles: dict[Key, dict[Place, dict[str, tuple[Span, Span]]]] = field(default_factory=dict)
-    """When half of each gain's change is done, as checkpoint indices: for other prompts, and on these."""
+    """When half of the change of each gain is done, as indices of checkpoints: for other prompts, and on these
+    prompts."""
     signs: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, frames: Frames, wanted: Callable[[str, str | None, str], bool] | None = None) -> Trajectories:
-        """Of the runs of some tables."""
+        """Made for the runs in some tables."""
         output: Output | None = frames.output
         runs = {run.run_id: run for run in output.runs} if output else {}
         settings = dict(zip(frames.runs["run_id"], frames.runs["setting"].astype(object), strict=True))
@@ -171,7 +172,7 @@ class Trajectories:
         return made if wanted is None else replace(made, wanted=wanted)
 
     def add(self, key: Key, one: Family) -> None:
-        """Takes one family of a setting."""
+        """Adds one family of a setting."""
         if one.site == HEAD_SITE and not one.is_estimate:
             self._add_onsets(key, one)
             self._add_signs(key, one)
@@ -185,11 +186,11 @@ class Trajectories:
             self._judge(key, list(curves(one)))
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """All of them."""
+        """The three tables."""
         return {"transitions": self.transitions(), "onsets": self.onsets(), "sign_changes": self.sign_changes()}
 
     def transitions(self) -> pd.DataFrame:
-        """The table `transitions`, with metrics on held-out prompts."""
+        """The table `transitions`, including the metrics on held-out prompts."""
         before = list(self.rows)
         names = self.metrics.loc[self.metrics["split"] == "heldout", "metric"].unique()
         for metric in names:
@@ -225,7 +226,7 @@ class Trajectories:
         return typed(self.signs, SIGN_CHANGES)
 
     def _judge(self, key: tuple[str, str | None, str | None], found: Sequence[Curve]) -> None:
-        """Adds each curve's answer, and the answer over all runs' curves of a kind."""
+        """Adds the answer for each curve, and the answer over all runs for each kind of curve."""
         kinds: dict[tuple[Any, ...], list[tuple[Curve, np.ndarray, Transition]]] = defaultdict(list)
         for curve in found:
             config = self.runs[curve.run_id].config if curve.run_id in self.runs else {}
@@ -256,7 +257,7 @@ class Trajectories:
     def _add_onsets(self, key: Key, one: Family) -> None:
         places = self.found.setdefault(key, defaultdict(dict))
         for job in one.jobs:
-            # Onsets are numbers of checkpoints: of those that all runs have, or they are of other steps in each.
+            # Onsets are indices of checkpoints, and comparable only among the checkpoints that all runs share.
             site = at_steps(job.sites[one.site], one.steps)
             alone = family(one.site, [replace(job, sites={one.site: site})])
             for course in courses(alone):
@@ -265,7 +266,8 @@ class Trajectories:
                     places[course.place][job.patch.run_id] = Began(anywhere, here, alone.steps)
 
     def _add_signs(self, key: Key, one: Family) -> None:
-        """By each run's own checkpoints. Runs of a setting share prompts and batches, and so their epochs."""
+        """Uses each run's own checkpoints. Runs of a setting have the same prompts and batch size, and so the same
+        epochs."""
         if one.gain is None:
             return
         gain = one.gain.reshape(len(one.jobs), len(one.steps), len(one.places), -1)

@@ -1,14 +1,16 @@
-"""Does training transform the heads that mattered before, or add others?
+"""Tests whether training transforms the heads that mattered before, or adds others.
 
-Between checkpoints A and B each head is kept, strengthened, weakened, gained, lost or reversed, from verdicts that hold
-for all heads at both checkpoints at once, and from simultaneous intervals of how its gain (logits) has changed. Then
+Between checkpoints A and B each head is kept, strengthened, weakened, gained, lost or reversed, according to
+simultaneous verdicts on all heads at both checkpoints and simultaneous intervals of the change in its gain (logits).
+Then
 
-    T = sum of |gain in B| over heads that matter in A too, the same way / sum of |gain in B| over all that matter in B
+    T = sum of |gain in B| over heads that matter in both, with the same sign / sum of |gain in B| over all that matter
+    in B
 
-is a ratio of means over runs and prompts, as recovered is, with the same interval (Fieller's, `estimates`). What is
-undecided is in it as well: the low end takes heads that are undecided in A, or in B, for new ones, and the high end
-takes them for kept. `transformed` is said only where the low end is above 0.8, `added` only where the high end is below
-0.5. All is of heads that matter one by one: what many small ones do together is not in T.
+is a ratio of means over runs and prompts, like recovered, with the same interval (Fieller's, `estimates`). The interval
+also covers undecided heads: its low end counts heads that are undecided in A or B as new, its high end as kept. The
+answer is `transformed` only if the low end is above 0.8, and `added` only if the high end is below 0.5. T covers only
+heads that matter individually, not the joint effect of many small ones.
 """
 
 from __future__ import annotations
@@ -36,21 +38,23 @@ class Change(Enum):
     """How a head changed between two checkpoints."""
 
     KEPT = "kept"
-    """It matters in both, the same way, and its gain is not shown to have changed."""
+    """It matters in both with the same sign, and its gain is not shown to have changed."""
     STRENGTHENED = "strengthened"
-    """It matters in both, the same way, and has more gain in the second."""
+    """It matters in both with the same sign, and its gain is larger in the second."""
     WEAKENED = "weakened"
-    """It matters in both, the same way, and has less gain in the second."""
+    """It matters in both with the same sign, and its gain is smaller in the second."""
     GAINED = "gained"
-    """It is small in the first, matters in the second, and has more gain there."""
+    """It is small in the first and matters in the second, where its gain is larger."""
     LOST = "lost"
-    """It matters in the first, is small in the second, and has less gain there."""
+    """It matters in the first and is small in the second, where its gain is smaller."""
     REVERSED = "reversed"
     """It matters in both, with gains of opposite signs."""
     LEFT_OVER = "left over"
-    """It is small in the first and matters in the second, but its gain is not shown to be more: the gap has shrunk."""
+    """It is small in the first and matters in the second, but its gain is not shown to be larger: the gap has
+    shrunk."""
     OUTGROWN = "outgrown"
-    """It matters in the first and is small in the second, but its gain is not shown to be less: the gap has grown."""
+    """It matters in the first and is small in the second, but its gain is not shown to be smaller: the gap has
+    grown."""
     NEITHER = "matters in neither"
     UNDECIDED = "undecided"
     UNDEFINED = "undefined"
@@ -58,7 +62,7 @@ class Change(Enum):
 
 
 class Answer(Enum):
-    """Answers from T."""
+    """The answers that T can give."""
 
     TRANSFORMED = "transformed"
     ADDED = "added"
@@ -67,22 +71,23 @@ class Answer(Enum):
 
 @dataclass(frozen=True)
 class Transformation:
-    """Two checkpoints of some runs."""
+    """How the heads of some runs changed between two checkpoints."""
 
     family: Family
-    """Of these two checkpoints alone."""
+    """At these two checkpoints alone."""
     changes: tuple[Change, ...]
-    """Of each place of the family."""
+    """One for each place of the family."""
     value: float
-    """T; NaN if no head matters in the second, or if it is undecided whether one of them mattered before."""
+    """T; NaN if no head matters in the second checkpoint, or if it is undecided whether one that does mattered
+    before."""
     low: float
-    """Both ends of its interval; NaN where no head matters in the second."""
+    """The ends of its interval (`low` and `high`); NaN if no head matters in the second checkpoint."""
     high: float
     answer: Answer
     why: str
     """The reason for `cannot tell`, or for `transformed` where no change is shown."""
     undecided: tuple[str, ...]
-    """Heads that may be kept or new; they widen the interval."""
+    """Heads that may be kept or new, which widens the interval."""
 
     def named(self, *changes: Change) -> list[str]:
         """The heads with that change."""
@@ -90,7 +95,7 @@ class Transformation:
 
     @property
     def kept(self) -> list[str]:
-        """Heads that matter in both, the same way."""
+        """Heads that matter in both with the same sign."""
         return self.named(Change.KEPT, Change.STRENGTHENED, Change.WEAKENED)
 
     @property
@@ -107,10 +112,10 @@ class Transformation:
 
 
 def between(jobs: Sequence[Job], first: int, last: int) -> Transformation:
-    """The change of heads from one checkpoint to another.
+    """How heads changed from one checkpoint to another.
 
     Args:
-        jobs: patch jobs of a group of runs, which have all patched heads at both checkpoints, prompt by prompt.
+        jobs: patch jobs of a group of runs, all with values by prompt for heads at both checkpoints.
     """
     steps = (first, last)
     cut = [replace(job, sites={SITE: _at(job.sites[SITE], steps)}, written={}) for job in jobs]
@@ -125,7 +130,7 @@ def _at(site: Site, steps: tuple[int, int]) -> Site:
 
 
 def transformation(both: Family) -> Transformation:
-    """For a family of two checkpoints with per-prompt values."""
+    """How the heads of a family changed, which has two checkpoints and values by prompt."""
     assert both.gain is not None and len(both.steps) == 2
     before, after = both.grid(both.judged.words)
     recovered, gain = both.grid(both.estimate.recovered), both.grid(both.estimate.gain)
@@ -164,7 +169,7 @@ def _change(before: str, after: str, same: bool, opposite: bool, more: bool, les
         if opposite:
             return Change.REVERSED
         kept = Change.STRENGTHENED if more else Change.WEAKENED if less else Change.KEPT
-        return kept if same else Change.UNDECIDED  # The gap itself has changed its sign.
+        return kept if same else Change.UNDECIDED  # The gap itself has changed sign.
     if before == "small" and after == "matters":
         return Change.GAINED if more else Change.LEFT_OVER
     if before == "matters" and after == "small":
@@ -173,8 +178,9 @@ def _change(before: str, after: str, same: bool, opposite: bool, more: bool, les
 
 
 def _changed(both: Family) -> tuple[Bool[np.ndarray, " place"], Bool[np.ndarray, " place"]]:
-    """Whether each gain, in its own direction at the checkpoint where it is larger, is shown to be more or less at the
-    second checkpoint: simultaneous intervals of the difference in logits, paired by prompt and run."""
+    """Whether each gain is shown to be larger or smaller at the second checkpoint. Its sign is taken from the
+    checkpoint where its size is larger. The intervals of the difference (logits) are simultaneous, and paired by prompt
+    and run."""
     found, size = both.estimate, len(both.places)
     gain = both.grid(found.gain)
     sign = np.sign(gain[np.abs(gain).argmax(axis=0), np.arange(size)])
@@ -199,7 +205,7 @@ def _index(both: Family, changes: Sequence[Change]) -> tuple[float, float, float
     recovered = both.grid(both.estimate.recovered)
     matters = after == "matters"
     kept = matters & (before == "matters") & (np.sign(recovered[0]) == np.sign(recovered[1]))
-    # It matters in the second and is undecided in the first; or it is undecided in the second.
+    # Heads that matter in the second and are undecided in the first, and heads that are undecided in the second.
     unsure = matters & np.array([change in (Change.UNDECIDED, Change.UNDEFINED) for change in changes])
     later = after == "undecided"
     unknown = unsure | later
@@ -207,11 +213,11 @@ def _index(both: Family, changes: Sequence[Change]) -> tuple[float, float, float
         gap = (after == "undefined").all()
         why = f"no measurable gap at checkpoint {both.steps[1]}" if gap else "no head is shown to matter"
         return float("nan"), float("nan"), float("nan"), unknown, why
-    # What is not known of a head that matters is not known of T, but for its ends.
+    # If it is unknown whether a head that matters is new, T is unknown too, but its bounds are not.
     value = float("nan") if unsure.any() else _ratio(both, kept, matters)[0]
-    # Whichever makes the end lower: heads that may matter in the second and not before are new ones.
+    # The lowest end: heads that may matter in the second and may not have mattered before count as new.
     _, low, _ = _ratio(both, kept, matters | (later & (before != "matters")))
-    # And whichever makes it higher: heads that may have mattered before are kept.
+    # The highest end: heads that may have mattered before count as kept.
     old = later & (before != "small")
     _, _, high = _ratio(both, kept | unsure | old, matters | old)
     if np.isnan(low) or np.isnan(high):
@@ -227,11 +233,11 @@ def _index(both: Family, changes: Sequence[Change]) -> tuple[float, float, float
 def _ratio(
     both: Family, above: Bool[np.ndarray, " place"], below: Bool[np.ndarray, " place"]
 ) -> tuple[float, float, float]:
-    """The sum of gains in the second checkpoint over some heads, as a share of that over others, with its interval."""
+    """The summed gains of some heads at the second checkpoint as a share of those of other heads, with its interval."""
     assert both.gain is not None
     of_second: Float[np.ndarray, "run place prompt"] = both.gain[:, both.at(both.steps[1])]
     signed = np.sign(both.estimate.gain[both.at(both.steps[1])])[:, None] * of_second
-    # A prompt that a run lacks has no gain at any head.
+    # A prompt that a run lacks has no gain for any head.
     absent = np.isnan(signed).all(axis=1, keepdims=True)
     parts = [np.where(absent, np.nan, np.nansum(signed[:, chosen], axis=1, keepdims=True)) for chosen in (above, below)]
     found = estimate(parts[0], parts[1], [job.setting for job in both.jobs])

@@ -1,16 +1,17 @@
-"""Tests curves over checkpoints for a phase transition: a plateau, a sudden change and its end, in most seeds.
+"""Tests curves over checkpoints for a transition: a plateau, a sudden change and another plateau, in most seeds.
 
-Of curves that are continuous: a share of prompts that pass a threshold is sudden by construction (Schaeffer, Miranda &
-Koyejo 2023, arXiv:2304.15004), so a win rate is refused. `shapes` has how shapes are fitted, and a curve's noise.
+Only continuous measures are tested: the share of prompts that pass a threshold is sudden by construction (Schaeffer,
+Miranda & Koyejo 2023, arXiv:2304.15004), so a win rate is refused. `shapes` describes the fits and the noise.
 
-- Steepness is the largest slope over the mean slope within the run, of the logistic that fits best; t50 is when half of
-  the change within the run is done, and the width is from 10% to 90% of it. Their intervals are what the shapes and
-  parameters say that a likelihood ratio does not reject.
-- The null is the best smooth fit: linear, exponential, a power, or a logistic at least SUDDEN of the run wide. p is how
-  often the steepness of DRAWS curves drawn from it, with the curve's own noise, is as large as the curve's.
-- A second detector, which knows no shapes (`bends`), must find one rise at the same place.
+- Steepness is the largest slope over the mean slope within the run, for the logistic that fits best; t50 is when half
+  of the change within the run is done, and the width is the time from 10% to 90% of it. Their intervals are the ranges
+  over all fits that a likelihood ratio test does not reject.
+- The null is the best smooth fit: linear, exponential, a power, or a logistic at least SUDDEN of the run wide. p is the
+  share of DRAWS curves, drawn from it with the curve's own noise, that are at least as steep as the curve.
+- A second detector, which assumes no shapes (`bends`), must find a single rise at the same place.
 
-Of one run it is a transition for other prompts; of a setting, where it is one in SHARE of at least SEEDS runs.
+For one run the answer holds for other prompts. A setting has a transition if SHARE of its runs have one, and it has at
+least SEEDS runs.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from .onsets import interval
 SUDDEN = 0.2
 """Largest upper end of the width, as a share of the run."""
 PLATEAU = 0.1
-"""Largest share of the change that may be done before."""
+"""Largest share of the change that may be done before it."""
 SIGNIFICANT = 0.01
 DRAWS = 500
 SEED = 0
 WITHIN = 6
-"""Fewest checkpoints within the width; with fewer its shape cannot be seen."""
+"""Fewest checkpoints within the width; with fewer, its shape cannot be seen."""
 ASIDE = 3
 """Fewest checkpoints before it, and after it."""
 FEWEST = WITHIN + ASIDE
@@ -52,9 +53,9 @@ class Answer(Enum):
 
     TRANSITION = "transition"
     UNRESOLVED = "below resolution"
-    """As sudden as that or more, but with fewer than WITHIN checkpoints in it."""
+    """At least as sudden, but with fewer than WITHIN checkpoints in it."""
     GRADUAL = "gradual"
-    """From 10% to 90% takes more than SUDDEN of the run, at its interval's lower end."""
+    """Even at the lower end of its interval, the width is more than SUDDEN of the run."""
     UNCHANGED = "no change"
     """No difference is shown between the first checkpoint and the last."""
     CANNOT_TELL = "cannot tell"
@@ -78,15 +79,17 @@ class Transition:
     width_low: float = float("nan")
     width_high: float = float("nan")
     before: float = float("nan")
-    """The share of the change that is done one width before t50, as of a plateau; NaN where the run begins later."""
+    """The share of the change that is done one width before t50, which is small after a plateau; NaN if the run begins
+    later."""
     within: int = 0
     """Checkpoints in the width."""
     bend: float = float("nan")
-    """When half of the change is done by the second detector; NaN where it finds no rise, or was not asked, as p."""
+    """When half of the change is done according to the second detector; NaN if it finds no rise or, as for p, was not
+    run."""
     change: float = float("nan")
-    """Between the first and the last checkpoint, in units of the curve."""
+    """The change between the first and the last checkpoint, in units of the curve."""
     wobble: float = float("nan")
-    """Wobble: the standard deviation at each checkpoint that prompts do not explain, likewise."""
+    """Standard deviation at each checkpoint that prompts do not account for, in units of the curve."""
     start: float = float("nan")
     """When 10% of the change is done."""
     fitted: tuple[float, ...] = ()
@@ -102,7 +105,8 @@ def transition(
 
     Args:
         time: of the checkpoints, rising.
-        values: of each prompt; one column where only the mean is known. Prompts that lack a checkpoint are left out.
+        values: of each prompt, or a single column if only the mean is known. Prompts that lack a checkpoint are left
+            out.
     """
     values = values[:, np.isfinite(values).all(axis=0)]
     if len(time) < FEWEST or not values.shape[1]:
@@ -136,7 +140,7 @@ def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) ->
     before = float((curve[flat - 1] - curve[0]) / change) if flat else float("nan")
     within = len(time) - int((time < start).sum()) - int((time > end).sum())
     p, steepness, bent = float("nan"), float(known.steepness[best]), None
-    if high < SUDDEN:  # or else it is no transition, whatever they say
+    if high < SUDDEN:  # otherwise it is not a transition, whatever they say
         (p, steepness), bent = _p(fit, draws), rise(time, curve)
     reasons = [
         *([f"the width may be {100 * high:.0f}% of the run"] if high >= SUDDEN else []),
@@ -164,7 +168,7 @@ def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) ->
 
 
 def _p(fit: shapes.Fit, draws: int) -> tuple[float, float]:
-    """Returns the probability of a curve as steep under the best smooth fit, and its steepness."""
+    """The probability of a curve at least this steep under the best smooth fit, and the curve's steepness."""
     known = fit.candidates
     smooth = fit.fitted(fit.best((known.shape != shapes.SHAPES.index("logistic")) | (known.width >= SUDDEN)))
     noise = np.linalg.cholesky(fit.covariance) @ np.random.default_rng(SEED).standard_normal((len(smooth), draws))
@@ -173,7 +177,8 @@ def _p(fit: shapes.Fit, draws: int) -> tuple[float, float]:
 
 
 def _agrees(bent: Rise | None, t50: float, width: float, time: np.ndarray) -> bool:
-    """Whether the second detector's rise is the same one: as sudden, with its middle within the first one's width."""
+    """Whether the second detector finds the same rise: equally sudden, with its middle within the width of the fitted
+    one."""
     if bent is None or bent.width >= SUDDEN * (time[-1] - time[0]):
         return False
     at = int(np.clip(np.searchsorted(time, t50), 1, len(time) - 1))
@@ -183,7 +188,7 @@ def _agrees(bent: Rise | None, t50: float, width: float, time: np.ndarray) -> bo
 def together(found: Sequence[Transition]) -> Transition:
     """Classifies a setting: the class of at least SHARE of its runs, if there are at least SEEDS.
 
-    Times are medians over runs, with the sign test's 95% intervals; these are missing of too few runs.
+    Times are medians over runs, with the sign test's 95% intervals if there are enough runs.
     """
     counts = Counter(one.answer for one in found)
     answers = ", ".join(f"{count} {answer.value}" for answer, count in counts.most_common())

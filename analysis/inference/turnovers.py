@@ -20,15 +20,15 @@ WORLDS = {
     "half": ([0.45, 0.0, 0.08, 0.0], [0.45, 0.4, 0.08, 0.07]),
     "new": ([0.3, 0.0, 0.0, 0.02], [0.15, 0.5, 0.3, 0.07]),
 }
-"""Recovered by the heads that matter at one checkpoint and the next; twelve others never matter."""
+"""Recovered by the heads that matter at the first and the second checkpoint; twelve others never matter."""
 NULL = 12
 
 
 def simulated(
     random: np.random.Generator, recovered: Float[np.ndarray, "2 head"], prompts: int, runs: int, noise: float = 0.3
 ) -> Family:
-    """Gaps of 2 and of 8 logits that vary by 1 between prompts; `noise` (logits) of each prompt's gain, half of its
-    variance shared by the runs."""
+    """Simulated patch jobs with gaps of 2 and of 8 logits, which vary by 1 between prompts. `noise` is the standard
+    deviation (logits) of each prompt's gain; runs share half of its variance."""
     gap = np.array([2.0, 8.0])[:, None] + random.standard_normal(prompts)
     shape = (*recovered.shape, prompts)
     shared, jobs = random.standard_normal(shape), []
@@ -55,6 +55,6 @@ def simulations(draws: int) -> Iterator[str]:
             found = [transformation(simulated(random, recovered, prompts, runs)) for _ in range(draws)]
             answers = Counter(one.answer for one in found)
             shares = ", ".join(f"{answer.value} {answers[answer] / draws:.0%}" for answer in Answer)
-            # Without an answer there is no interval, and nothing wrong is said.
+            # Without an answer there is no interval, so nothing can be wrong.
             held = np.mean([np.isnan(one.low) or one.low - 1e-9 <= truth <= one.high + 1e-9 for one in found])
             yield f"{name}, T {truth:.2f}, {prompts} prompts, {runs} runs: {shares}; interval holds T {held:.0%}"

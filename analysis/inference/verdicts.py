@@ -1,4 +1,4 @@
-"""Which of many places matter: verdicts that hold for all of them at once.
+"""Decides which of many places matter, with verdicts that hold for all of them at once.
 
 A page shows 16 or 144 heads at 27 checkpoints, so some separate 95% intervals are wrong on every page. Here the chance
 that any verdict of a family is wrong is 5%: the critical value is that of the largest |T| over all its places, from a
@@ -33,16 +33,16 @@ DISAGREE_BELOW = 0.5
 DRAWS = 2000
 SEED = 0
 CHUNK = 256
-"""Places at once: CHUNK × DRAWS numbers are in memory."""
+"""Places per block: CHUNK × DRAWS numbers are in memory at a time."""
 
 
 class Verdict(Enum):
     """Verdicts on a place."""
 
     MATTERS = "matters"
-    """It recovers more than DELTA of the gap, or takes away more than that."""
+    """It recovers or removes more than DELTA of the gap."""
     SMALL = "small"
-    """It recovers, or takes away, less than DELTA."""
+    """It recovers or removes less than DELTA."""
     UNDECIDED = "undecided"
     """Neither is shown."""
     UNDEFINED = "undefined"
@@ -63,7 +63,7 @@ class Judged:
     """Ends of the simultaneous interval of recovered; NaN where it has none."""
     high: Places
     critical: float
-    """Standard errors over prompts either side, at all places."""
+    """Critical value in standard errors over prompts, the same for all places."""
     seeds: bool
     """Whether it also holds for other seeds, or only for these runs."""
 
@@ -78,20 +78,21 @@ class Judged:
 
 
 def critical_value(found: Estimate) -> float:
-    """Standard errors over prompts either side that hold for all places at once.
+    """The simultaneous critical value for all places, in standard errors over prompts.
 
     Each place is tested at the nearer of DELTA and -DELTA, since the influences at both are nearly the same. Places
     without a gap count too, because they were examined.
     """
     nearer = np.where(found.recovered < 0, -DELTA, DELTA) - found.recovered
-    with np.errstate(invalid="ignore"):  # of a gap that is exactly zero
+    with np.errstate(invalid="ignore"):  # from a gap that is exactly zero
         rows = found.influence - np.nan_to_num(nearer)[:, None] * found.gap_influence
     return largest(np.nan_to_num(rows, posinf=0.0, neginf=0.0), np.where(few(found.n), 0, found.n))
 
 
 def few(n: Int[np.ndarray, " place"]) -> Bool[np.ndarray, " place"]:
-    """Where fewer than half of the prompts have the place, as with roles of long prompts. These are not tested and stay
-    undecided: with four prompts among 48, the critical value would leave every other place undecided too."""
+    """Which places fewer than half of the prompts have, such as roles that only long prompts have. These are not tested
+    and stay undecided: four prompts among 48 would raise the critical value so much that every other place stayed
+    undecided too."""
     return n < n.max(initial=0) / 2
 
 
@@ -120,13 +121,13 @@ def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"
 def _tested(found: Estimate) -> dict[float, Places]:
     """Distances of recovered from DELTA and -DELTA, by sign.
 
-    Whether recovered is beyond DELTA is tested at DELTA itself, and so on a mean and not on a ratio.
+    Whether recovered is beyond DELTA is tested at DELTA itself, which makes it a test of a mean and not of a ratio.
     """
     return {sign: sign * DELTA - found.recovered for sign in (1.0, -1.0)}
 
 
 def largest(rows: Float[np.ndarray, "row prompt"], n: Int[np.ndarray, " row"]) -> float:
-    """The critical value of the largest |T| of all rows, each the influences of its `n` prompts.
+    """The critical value of the largest |T| over all rows; a row has the influences of its `n` prompts.
 
     Rows of fewer than two prompts are left out; with too few prompts it is infinite. Each draw is studentised by its
     own variance, because with few prompts the standard error is uncertain too.
@@ -166,12 +167,12 @@ def seed_part(variance: Places, freedom: Places, checkpoint: Int[np.ndarray, " p
 
 
 def judge_means(found: Estimate) -> Int[np.ndarray, " place"]:
-    """Verdicts where only each run's means are known, not its prompts: Student's t over runs, corrected over places by
-    Holm's method. They hold for these prompts only. With a single run nothing can be decided."""
+    """Verdicts without values by prompt: Student's t over the means of runs, with Holm's correction over places. They
+    hold for these prompts only. A single run decides nothing."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (np.abs(found.recovered) - DELTA) / np.sqrt(found.seed_variance)
         more, less = stats.t.sf(t, found.seed_freedom), stats.t.cdf(t, found.seed_freedom)
-    # A verdict either way is a test of its own.
+    # The test for each verdict is a separate one.
     p = np.nan_to_num(np.stack([more, less]), nan=1.0)
     beyond, within = holm(p)
     return np.select([~found.has_gap, beyond, within], [UNDEFINED, MATTERS, SMALL], UNDECIDED)

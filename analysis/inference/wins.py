@@ -1,4 +1,4 @@
-"""Intervals and tests of win rates: of runs on the same prompts, and of the same prompts at two checkpoints."""
+"""Intervals and tests of win rates, for runs on the same prompts and for the same prompts at two checkpoints."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from .estimates import LEVEL
 def interval(rates: Sequence[float], n: int, level: float = LEVEL) -> tuple[float, float]:
     """The interval of the mean win rate of runs on the same `n` prompts, for other prompts and other runs.
 
-    Over prompts it is Wilson's (1927) of the mean rate, as wide as if all runs won the same prompts; over runs it is
-    Student's t. Their distances from the mean are added in quadrature (MOVER, Zou & Donner 2008, Stat. Med. 27). Of one
-    run it is Wilson's, for other prompts in that run. Runs that agree by chance have a width, too.
+    Over prompts it is Wilson's (1927) interval of the mean rate, which is as wide as if all runs won the same prompts;
+    over runs it is Student's t. Their distances from the mean are added in quadrature (MOVER, Zou & Donner 2008, Stat.
+    Med. 27). For a single run it is Wilson's, for other prompts in that run. Runs that agree by chance still get an
+    interval of nonzero width.
 
     >>> tuple(round(end, 3) for end in interval([0.9, 0.9, 0.9], 240))
     (0.856, 0.932)
@@ -39,23 +40,22 @@ class Change:
     after: float
     difference: float
     p: float
-    """McNemar's exact test of no change: given how many prompts are won at one of both checkpoints alone, each is as
-    likely to be won at either (McNemar 1947, Psychometrika 12)."""
+    """McNemar's exact test of no change: each prompt that is won at only one of the two checkpoints is equally likely
+    to be won at either (McNemar 1947, Psychometrika 12)."""
     gained: int
-    """Prompts that are won at the second checkpoint alone."""
+    """Prompts that are won only at the second checkpoint."""
     lost: int
     n: int
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Of the difference: all values that a score test does not reject (Tango 1998, Stat. Med. 17, 891-908).
-
-        It has a width where no prompt changed, too, as others do not: none of 240 may be as many as four of them.
+        """The interval of the difference: all values that a score test does not reject (Tango 1998, Stat. Med. 17,
+        891-908). Unlike others it has a width even if no prompt changed: if none of 240 did, up to four in 240 may.
         """
         critical = float(stats.norm.ppf(0.5 + level / 2))
         return self._end(-1.0, critical), self._end(1.0, critical)
 
     def _end(self, side: float, critical: float) -> float:
-        """Where the score is as far from 0 as is just not rejected; -1 or 1 if it is nowhere."""
+        """The value at which the score is just not rejected; -1 or 1 if there is none."""
 
         def beyond(assumed: float) -> float:
             return -side * self._score(assumed) - critical
@@ -64,7 +64,7 @@ class Change:
         return float(optimize.brentq(beyond, furthest, self.difference)) if beyond(furthest) > 0 else side
 
     def _score(self, difference: float) -> float:
-        """Standard errors that the observed difference is above one that is assumed."""
+        """How far the observed difference is above an assumed one, in standard errors."""
         n, more, less = self.n, self.gained, self.lost
         a, c = 2.0 * n, -less * difference * (1 - difference)
         b = -more - less + (2 * n - more + less) * difference
@@ -75,7 +75,7 @@ class Change:
 
 
 def change(before: Bool[np.ndarray, " prompt"], after: Bool[np.ndarray, " prompt"]) -> Change:
-    """Of prompts that are won or not at two checkpoints."""
+    """The change between two checkpoints, from which prompts are won at each."""
     gained, lost, n = int((after & ~before).sum()), int((before & ~after).sum()), len(before)
     both, neither = int((before & after).sum()), int((~before & ~after).sum())
     p = float(mcnemar([[both, lost], [gained, neither]], exact=True).pvalue)

@@ -1,4 +1,4 @@
-"""Sentences on a family of heads, no stronger than its verdicts."""
+"""Sentences about a family of heads that claim no more than its verdicts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .families import Family, Place
 from .verdicts import DELTA, Verdict, few
 
 MOST = 8
-"""Most heads that a sentence names; beyond that it gives their number."""
+"""The most heads that a sentence names; the others are counted."""
 
 
 def sentences(family: Family, of_heads: Sequence[HeadCourse]) -> list[str]:
-    """Say which heads matter at the last checkpoint and since when, which were lost, and what is undecided.
+    """Say which heads matter at the last checkpoint and since when, which were lost, and which are undecided.
 
     Args:
         of_heads: the family's `courses`.
@@ -147,7 +147,7 @@ def _mattering(family: Family, step: int) -> str:
 
 
 def _others(family: Family, step: int) -> list[str]:
-    """Counts the others' verdicts."""
+    """Counts the verdicts on the other heads."""
     at = family.at(step)
     verdict, untested = family.judged.words[at], few(family.estimate.n)[at]
     is_there = family.estimate.runs[at] > 0
@@ -224,7 +224,7 @@ def _before(own: Sequence[HeadCourse], course: Course, step: int) -> list[str]:
 def _no_gap(family: Family, step: int) -> str:
     gap = number(float(np.nanmean(family.estimate.gap[family.at(step)])))
     runs = len(family.jobs)
-    if runs > 1:  # what some of them have a gap for is not defined for all
+    if runs > 1:  # not defined for all of them: some have no gap
         return (
             f"At checkpoint {step}, the corruption makes no measurable difference in at least one of the {runs} runs "
             f"(mean gap {gap} logits), so nothing can be said of the group."
@@ -240,6 +240,6 @@ def _kind(family: Family | Difference) -> str:
 
 
 def _list(words: Sequence[str]) -> str:
-    """At most MOST of them by name."""
+    """Names at most MOST of them."""
     named = list(words[:MOST]) + ([f"{len(words) - MOST} more"] if len(words) > MOST else [])
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
