@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Every process that a sweep or a test starts would compile the package anew.
+# Without bytecode, every process that a sweep or a test starts would compile the package again.
 export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: install demo test test-fast test-slurm lint types tree docs slurm pytest bench bench-patching bench-scale bench-stacked bench-edges bench-circuits bench-page bench-run campaign format clean
@@ -31,7 +31,7 @@ FOUND = $(sort $(wildcard $(foreach part,$(PARTS),tests/$(part) tests/test_$(par
 test-fast: lint types
 	$(if $(FOUND),$(BIN)/pytest -n 2 -m 'not slow and not download' $(FOUND),@echo 'no tests of "$(PART)": give PART' >&2; exit 2)
 
-# What tests/cluster needs: the programs of a real SLURM, of which these tests start a private one.
+# Installs the programs of a real SLURM; tests/cluster starts a private cluster with them.
 slurm:
 	@tests/cluster/install.sh || echo "tests/cluster is left out" >&2
 
@@ -47,7 +47,7 @@ lint: install tree
 types: install tree
 	cd build/tree && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p mi_sweeps
 
-# The package as installed, where the top-level folders lie below mi_sweeps; links to them suffice.
+# The package as it is installed, with the top-level folders inside mi_sweeps, made of links.
 tree:
 	@rm -rf build/tree/mi_sweeps && mkdir -p build/tree/mi_sweeps
 	@ln -s $(CURDIR)/mi_sweeps/* $(CURDIR)/conf $(CURDIR)/jobs $(CURDIR)/analysis build/tree/mi_sweeps
@@ -60,7 +60,7 @@ docs: install
 pytest: install
 	$(BIN)/pytest -n 3 --no-loadscope-reorder  # One process mostly waits for SLURM.
 
-# Measures costs; needs a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--points 100 1000" STACKED=--whole
+# Measures costs on a quiet machine: make bench BENCH="--shapes mini --repeats 5" SCALE="--points 100 1000" STACKED=--whole
 bench: bench-run bench-patching bench-scale bench-stacked bench-memory bench-edges bench-circuits bench-page
 
 bench-run: install

@@ -30,7 +30,8 @@ PROMPTS = "patching.prompts=12"
 """Pairs per model; the published ratios are for 12."""
 LATE, ALL = "late and few", "all differ"
 FROM_END = 9
-"""Columns from a late difference to the end, as from the second subject of such prompts."""
+"""Number of columns from a late difference to the end of the prompt, as from the second subject in the task's
+prompts."""
 SMALL = 256
 """Models narrower than this are fast enough to sample more sites."""
 
@@ -64,8 +65,8 @@ class Case:
         return layers * places
 
     def sample(self, site: Site, turn: int, count: int) -> list[Place]:
-        """The sample of one repetition: `count`, or ten times as many on a small model, where a forward is short. All
-        repetitions together spread evenly over the family (the sequence R2 of Roberts, 2018)."""
+        """The sample of one repetition: `count`, or ten times as many on a small model, whose forward passes are short.
+        All repetitions together spread evenly over the family (the sequence R2 of Roberts, 2018)."""
         layers, places = self.shape(site)
         if len(self.network.final_norm.weight) < SMALL:
             count = min(10 * count, layers * places)
@@ -103,7 +104,7 @@ def stored_case(name: str, options: argparse.Namespace, *overrides: str) -> Case
 
 
 def task_pairs(tokenizer: PreTrainedTokenizerBase, corruption: str, *overrides: str) -> Pairs:
-    """The task's held-out prompts, as patch jobs take them."""
+    """The task's held-out prompts, as patch jobs use them."""
     (point,) = expand(["output=unused", f"corruption={corruption}", *overrides])
     config = point.config
     prompts = data.load(config, tokenizer)

@@ -1,10 +1,10 @@
-"""Measures the cost of circuits of nodes: all sets of one checkpoint, compared with one forward per set.
+"""Measures the cost of circuits of nodes: all sets of one checkpoint, compared with one forward pass per set.
 
-The model has GPT-2-small's shape and random weights, the prompts are 12 x 25 random tokens, and what is asked for is
-what conf/patching/circuits.yaml says. Seconds are CPU-seconds of this process on `--threads` threads. One forward a set
-is TransformerLens's, with a hook on each layer's z and MLP, of all prompts together; a sample of sets is run, spread
-over all that were asked for, and their values must equal ours to 1e-4 logits, or the exit code is 1. Sets that are
-judged on half of the prompts count half of a forward.
+The model has GPT-2-small's shape and random weights, the prompts are 12 x 25 random tokens, and
+conf/patching/circuits.yaml sets what is measured. Seconds are CPU-seconds of this process on `--threads` threads. The
+forward pass per set is TransformerLens's, over all prompts together, with a hook on each layer's z and MLP. It runs for
+a sample of the sets, and its values must equal ours to 1e-4 logits, or the exit code is 1. A set that is judged on half
+of the prompts counts as half a forward pass.
 
     python benchmarks/circuits.py            # mean: every column differs; corrupted: the last 9
 """
@@ -41,12 +41,12 @@ from mi_sweeps.tasks.pairs import Pairs
 
 TOLERANCE = 1e-4
 TARGET = 10
-"""Target: how many times fewer FLOPs than one forward per set."""
+"""Target: how many times fewer FLOPs than one forward pass per set."""
 SIZES = {"gpt2": {}, "tiny": {"n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 50, "n_positions": 16}}
 
 
 class NoTask:
-    """A task whose prompts to average are the corrupted ones."""
+    """A task whose ablated nodes write averages over the corrupted prompts."""
 
     def pairs(self, corruption: str, count: int) -> Pairs:
         raise UserError(corruption)
@@ -87,9 +87,8 @@ def by_size(kept: Bool[Tensor, "set node"]) -> dict[str, Bool[Tensor, "set node"
 
 
 def least(network: Network, nodes: Sequence[Node], kept: Bool[Tensor, "set node"], span: int, width: int) -> int:
-    """FLOPs of a prompt where each kept node is computed once for each distinct set of nodes that are kept before it,
-    in the columns that something kept still reads, and nothing else is: what an exact evaluation needs at least, short
-    of another way to compute a node.
+    """Fewest FLOPs per prompt of an exact evaluation, unless nodes can be computed in some cheaper way: each kept node
+    is computed once for each distinct set of nodes kept before it, in the columns that a kept node still reads.
 
     Args:
         nodes: all heads and MLPs of a GPT-2.
@@ -159,7 +158,7 @@ def _nowhere(step: int) -> None:
 
 
 def forward(case: Case, call: Call) -> Callable[[Tensor], Tensor]:
-    """Runs one TransformerLens forward for a set; returns the logit difference of each prompt."""
+    """Runs one TransformerLens forward pass for a set; returns the logit difference of each prompt."""
     bridge = wrap(case.model, case.tokenizer)
     if call.means is not None:
         z, mlp_out = call.means.of(call.pairs.clean)
@@ -254,7 +253,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 if __name__ == "__main__":
     if "TQDM_DISABLE" not in os.environ or "OMP_NUM_THREADS" not in os.environ:
-        # Both are read when torch is imported, so once more from the start.
+        # torch reads both when it is imported, so the process starts again.
         libraries.quiet()
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.execv(sys.executable, [sys.executable, *sys.argv])

@@ -1,4 +1,4 @@
-"""Compares the engine with TransformerLens and nnsight: the same patches, taking turns, with their values."""
+"""Compares times and values of the engine with TransformerLens and nnsight: the same patches, in turns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ UNCOUNTED: dict[Any, Callable[..., int]] = {
     torch.ops.aten.baddbmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2],
     torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0],
 }
-"""FLOPs of products that PyTorch's counter does not know, computed from the shapes of their arguments."""
+"""FLOPs of matrix products that PyTorch's counter does not cover, computed from the shapes of their arguments."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""Measures the cost of patching all edges of a model's graph: the engine, and one forward per edge. Prints Markdown.
+"""Measures the cost of patching all edges of a model's graph, compared with one forward pass per edge. Prints Markdown.
 
-One forward an edge is the Hugging Face model on all corrupted prompts, which is what patching an edge by hooks takes
-at least: its FLOPs and CPU-seconds, times the edges. FLOPs are those of matrix products (`FlopCounterMode`), counted in
-a run that is not timed, unless `--repeats 0` has it be the only one; CPU-seconds are `time.process_time` on a fixed
-number of threads, the two in turns, medians.
+The forward pass per edge is that of the Hugging Face model on all corrupted prompts, the least that patching an edge
+with hooks can take; its FLOPs and CPU-seconds are multiplied by the number of edges. FLOPs are those of matrix products
+(`FlopCounterMode`), counted in an untimed run (the only one with `--repeats 0`). CPU-seconds are medians of
+`time.process_time` on a fixed number of threads, with the two taking turns.
 
-Prompts are the task's own, with the second or the first subject corrupted, in mini's tokens also where weights are
-random: as many as GPT-2's, since there each of their words and names is one token. Beside them are random tokens that
-differ in the ninth column from the end, and in all.
+The prompts are the task's, with the second or the first subject corrupted, in mini's tokens even if the weights are
+random: GPT-2 needs as many, because each word and name is one token there too. Further prompts are random tokens that
+differ only in the ninth column from the end, or in all columns.
 
 `python benchmarks/edges.py --help` lists the options; docs/circuits.md has results.
 """
@@ -88,7 +88,7 @@ def rows(case: Case, options: argparse.Namespace) -> list[list[str]]:
 
 
 def counted(case: Case, pairs: Pairs, graph: Graph, options: argparse.Namespace) -> tuple[float, int]:
-    """Returns seconds and FLOPs of all edges. Heads of a layer cost the same, so that of one more head is scaled up."""
+    """Returns seconds and FLOPs of all edges. Heads of a layer cost the same, so one head is measured and scaled up."""
 
     def of(heads: int) -> tuple[float, int]:
         edges = [edge for edge in graph.edges if edge.receiver.head is None or edge.receiver.head < heads]
@@ -137,7 +137,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 if __name__ == "__main__":
     threads = str(parse(sys.argv[1:]).threads)
     if os.environ.get("OMP_NUM_THREADS") != threads or "TQDM_DISABLE" not in os.environ:
-        # Both are read when torch is imported, so once more from the start.
+        # torch reads both when it is imported, so the process starts again.
         libraries.quiet()
         os.environ["OMP_NUM_THREADS"] = threads
         os.execv(sys.executable, [sys.executable, *sys.argv])

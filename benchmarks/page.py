@@ -1,12 +1,13 @@
 """Measures the report's page: its size, its loading time, and the time of a step of the slider.
 
-The sweeps are those of `scale.py`: one computed point, whose files serve for all others; `--runs` counts fine-tunes.
-Each page is opened `--repeats` times in a new headless Chromium without a GPU, from a local file.
+The sweeps are those of `scale.py`: one point is computed, and its files serve for all others; `--runs` counts
+fine-tunes. Each page is opened `--repeats` times in a new headless Chromium without a GPU, from a local file.
 
-- First screen: the browser's first contentful paint. Ready: every picture in or near the window is drawn. Whole: those
-  out of sight too, which are drawn when nothing else is to do. Milliseconds from the start of the navigation.
-- A step: from the slider's change to the frame after it, with the pictures in the window drawn; at the top of the page
-  and with a heatmap in the window. Median and 95th percentile over all steps, there and back.
+- *First screen* is the browser's first contentful paint; *ready*, when every picture in or near the window is drawn;
+  *whole*, when the others are too, which are drawn while the browser is idle. Milliseconds from the start of
+  navigation.
+- A *step* lasts from a change of the slider to the next frame, with the pictures in the window drawn; at the top of the
+  page, and with a heatmap in the window. Median and 95th percentile over all steps, forwards and back.
 
 `python benchmarks/page.py --help` lists the options; benchmarks/README.md has results.
 """

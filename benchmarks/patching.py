@@ -6,14 +6,14 @@ of prompts: "late and few", where clean and corrupted differ in one slot near th
 token differs.
 
 - Seconds are CPU-seconds of this process (`time.process_time`) on a fixed number of threads; with `--device cuda` they
-  are wall-clock seconds of a synchronised device. What is compared runs in one process and in turns: in each repetition
-  the engine, between two measurements of the rate of matrix products (GEMM), then TransformerLens; nnsight takes turns
-  with the engine on resid_pre alone. Shown are medians over repetitions, with the smallest and the largest.
+  are wall-clock seconds of a synchronised device. All run in one process and take turns: each repetition runs the
+  engine, between two measurements of the rate of matrix products (GEMM), then TransformerLens; nnsight takes turns with
+  the engine on resid_pre alone. The tables show medians over repetitions, with the smallest and the largest.
 - The engine is timed on all sites, together with the clean and the corrupted run that it needs.
 - TransformerLens is timed on a sample of sites, `--sample` of each family in each repetition (ten times as many on
-  small models, whose forwards are short), spread over layers and places. It runs one forward of all prompts a site,
-  whichever it is, so its seconds for all sites are a family's mean seconds a site times the family's sites, summed over
-  families; its run that makes the clean cache is left out. Called are its own `get_act_patch_*` functions
+  small models, whose forward passes are short), spread over layers and places. Every site takes it one forward pass of
+  all prompts, so its seconds for all sites are the mean seconds per site of a family times the number of sites, summed
+  over families. The run that makes its clean cache is not counted. It runs its own `get_act_patch_*` functions
   (`generic_activation_patch` with their setters and names) on a `TransformerBridge`.
 - The engine's values at the sampled sites must equal TransformerLens's to 1e-4 logits, or the exit code is 1.
 - FLOPs are those of matrix products, counted by `FlopCounterMode` in a run that is not timed. The share of GEMM is
@@ -84,7 +84,7 @@ def growth(sizes: dict[str, int], axes: Mapping[str, Sequence[int]], options: ar
     ]
     seconds: dict[tuple[int, str], list[float]] = {}
     for turn in range(-1, options.repeats):
-        for index, case in enumerate(cases[:1] if turn < 0 else cases):  # the first goes once more, to warm up
+        for index, case in enumerate(cases[:1] if turn < 0 else cases):  # the first one is repeated, to warm up
             for kind, pairs in case.pairs.items():
                 took, _ = timed(options.device, case.engine.patch, pairs, case.patching)
                 if turn >= 0:
@@ -139,7 +139,7 @@ def laps(device: torch.device) -> Iterator[list[dict[str, float]]]:
             if part == "load":
                 found.append({"begun": now(device)})
             seconds, result = timed(device, work, *arguments, **named)
-            if found:  # a job looks at the end of its first run before it loads a checkpoint
+            if found:  # the end of the first run is checked before a checkpoint is loaded
                 found[-1][part] = found[-1].get(part, 0.0) + seconds
             return result
 
@@ -296,7 +296,7 @@ def main(arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     threads = str(parse(sys.argv[1:]).threads)
     if os.environ.get("OMP_NUM_THREADS") != threads or "TQDM_DISABLE" not in os.environ:
-        # Both are read when torch is imported, so once more from the start.
+        # torch reads both when it is imported, so the process starts again.
         libraries.quiet()
         os.environ["OMP_NUM_THREADS"] = threads
         os.execv(sys.executable, [sys.executable, *sys.argv])

@@ -2,10 +2,10 @@
 
     make bench-run                       # RUN="--repeats 5"
 
-- *Start* is from the command to the first step of the first fine-tune, in seconds on the wall, beside a process that
-  only imports PyTorch and the model's class of the transformers library: nothing can be trained before that.
-- *Evaluation* is of one fine-tune of the demo, in CPU-seconds with one thread: 27 checkpoints of 600 prompts against
-  184 steps of 16.
+- *Start* is the time from the command to the first step of the first fine-tune, in wall-clock seconds, compared with a
+  process that only imports PyTorch and the model's class from transformers, without which nothing can be trained.
+- *Evaluation* is that of one fine-tune of the demo, in CPU-seconds with one thread: 27 checkpoints × 600 prompts,
+  compared with 184 training steps × 16.
 """
 # ruff: noqa: T201
 

@@ -1,16 +1,16 @@
 """Measures the cost of thousands of grid points in planning, status and loading: seconds, memory, files and bytes.
 
 The sweeps are learning rates x seeds x 2 corruptions of `mini`, so there are half as many fine-tunes as points. One
-point is computed, and its files serve for all others (`simulate.py`): of every hundred fine-tunes a few failed, were
-interrupted or have not begun, and 16 are running, with their locks held by this process.
+point is computed, and its files serve for all others (`simulate.py`): of every hundred fine-tunes a few have failed,
+been interrupted or not begun. 16 in all are running; this process holds their locks.
 
-- Seconds are on the wall, on a local disk whose content the system has in memory: on a shared file system each question
-  takes longer (what is asked is counted below). Medians of `--repeats`, with the smallest and the largest; then the
-  median of CPU-seconds, which other work on the machine changes less.
-- "x" is how many times the CPU-seconds of the sweep before the largest one takes, over how many times its points: at 1
-  cost is linear, below it what every process begins with still shows.
-- Rows in `code` are commands as they are typed, in processes of their own, with all that they import.
-- Tables of patch jobs are all loaded up to `--tables` points only: beyond, they fill the memory.
+- Seconds are wall-clock, on a local disk that the system has cached; on a shared file system each system call takes
+  longer (they are counted below). Medians of `--repeats`, with the smallest and the largest; then the median of
+  CPU-seconds, which other work on the machine affects less.
+- "x" compares the largest sweep with the second largest: the ratio of their CPU-seconds over the ratio of their points.
+  At 1 the cost is linear; below 1 the fixed cost of starting a process still shows.
+- Rows in `code` are commands as typed, each in a process of its own, including its imports.
+- All tables of patch jobs are loaded only up to `--tables` points; beyond that they fill the memory.
 
 `python benchmarks/scale.py --help` lists the options; benchmarks/README.md has results.
 """

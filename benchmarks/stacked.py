@@ -96,7 +96,7 @@ class Vmapped:
         self.weights, self.buffers = stack_module_state([copy.deepcopy(run.model) for run in runs])
         own = {key: runs[0].optimizer.defaults[key] for key in ("lr", "betas", "eps")}
         fused = runs[0].device.type == "cpu"  # As in a stack.
-        # Matrices and embeddings decay, as in a run; here each has a dimension more.
+        # Matrices and embeddings decay, as in a run; here each has one more dimension.
         matrices, vectors = ([w for w in self.weights.values() if (w.dim() > 2) is which] for which in (True, False))
         decay = runs[0].optimizer.param_groups[0]["weight_decay"]
         groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -29,7 +29,7 @@ WAYS = [
 
 def scenarios(folder: Path, quick: bool) -> Iterator[Scenario]:
     """Errors at random calls, and file systems that are too small."""
-    for place in (folder / "scratch" / "faults").glob("*/disk"):  # Left by a campaign that was killed.
+    for place in (folder / "scratch" / "faults").glob("*/disk"):  # A leftover of a campaign that was killed.
         subprocess.run(["umount", str(place)], capture_output=True)
     for number in range(1 if quick else 72):
         yield Scenario(f"call-{number:03d}", partial(at_a_call, folder, WAYS[number % len(WAYS)], 1 if quick else 2))

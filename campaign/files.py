@@ -22,7 +22,7 @@ class Kind:
     place: str
     """A pattern in the output folder."""
     read: Callable[[Path, Path], Any]
-    """Reads it as the program does, given the file and the output; values can be compared."""
+    """Reads it as the program does, given the file and the output folder; returns values that can be compared."""
 
 
 def _tensors(file: Path, output: Path) -> Any:
@@ -165,8 +165,8 @@ def damaged(folder: Path, kind: Kind, every: int, flips: int, chance: random.Ran
 
 
 def through_commands(folder: Path, chance: random.Random, scenario: Path) -> Values:
-    """Damages one file: each command names and refuses it, or does the same as with the intact one. Once it is deleted,
-    `run` computes it again."""
+    """Damages one file. Each command must name and refuse it, or do the same as with the intact file; once it is
+    deleted, `run` must compute it again."""
     expected = sweep.reference(folder)
     output = scenario / "outputs"
     shutil.copytree(folder / "scratch" / "reference" / "outputs", output)
@@ -199,7 +199,7 @@ def through_commands(folder: Path, chance: random.Random, scenario: Path) -> Val
                 raise Fault(f"`{command}` does not name {file}; see {log}")
     data = output / "data"
     shutil.rmtree(data) if file.is_relative_to(data) else file.unlink()
-    # Weights that are no longer needed may be missing; and what was deleted is made twice.
+    # Weights that are no longer needed may be missing, and deleted files are computed twice.
     kept = {name: one for name, one in expected.files.items() if name != str(file.relative_to(output))}
     wanted = kept if file.suffix == ".safetensors" else expected.files
     sweep.finish(scenario, output, replace(expected, files=wanted), "--retry", once=False)

@@ -18,7 +18,7 @@ from campaign.children import Child
 from campaign.scenarios import Fault, Left, Scenario, Values
 
 COMMANDS = ["run"] * 12 + ["report", "export", "status"]
-"""The commands to kill. Commands other than `run` only while there is something to see."""
+"""The commands to kill. Commands other than `run` need results to work on."""
 
 SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGTERM] * 2
 

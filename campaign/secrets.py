@@ -23,7 +23,8 @@ COMMANDS = (
 
 
 def scenarios(folder: Path, quick: bool) -> Iterator[Scenario]:
-    """Sweeps without wandb and with its offline mirror. `kills` and `faults` also search everything that they write."""
+    """One sweep without wandb, and one with its offline mirror. `kills` and `faults` also search everything that they
+    write."""
     for mode in () if quick else ("none", "wandb"):
         yield Scenario(f"tracking-{mode}", partial(commands, folder, mode))
 

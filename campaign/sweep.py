@@ -44,7 +44,7 @@ class Reference:
     """Weights and tables, which must be equal bit for bit, by path in the output folder."""
     seconds: float
     writes: int
-    """Number of calls that write to the output folder."""
+    """Number of write calls below the output folder."""
     reads: int
 
 

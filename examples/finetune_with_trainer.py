@@ -1,8 +1,8 @@
-"""A fine-tune as people do it themselves, with Hugging Face's Trainer: a checkpoint-N folder every few steps.
+"""Fine-tunes a model with Hugging Face's Trainer, which writes a checkpoint-N folder every few steps.
 
 `python examples/finetune_with_trainer.py MODEL ROWS OUT` trains on rows {"question": …, "completion": …}, with the loss
-of the completion's first token alone. `mi-sweeps run model=series 'model.path=OUT/checkpoint-{step}'` examines what it
-leaves.
+on the completion's first token only. `mi-sweeps run model=series 'model.path=OUT/checkpoint-{step}'` then examines its
+checkpoints.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Write a series of small random checkpoints to try `model=series` with: `python examples/make_series.py DIR`.
 
-They are of GPT-NeoX's architecture (Pythia's), each the one before with all its weights moved a little. They know
-nothing of any task.
+They have the architecture GPT-NeoX (Pythia's); each is the one before with small random changes to all weights. They
+cannot do any task.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mi_sweeps.models.mini import FOLDER
 
 STEPS = (0, 8, 16, 24)
 MOVED = 0.02
-"""Standard deviation of what is added to each weight from one checkpoint to the next."""
+"""Standard deviation of the change of each weight from one checkpoint to the next."""
 
 
 def models(d_vocab: int) -> Iterator[tuple[int, GPTNeoXForCausalLM]]:
-    """Each step with its model."""
+    """Yields each step with its model."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     config = GPTNeoXConfig(vocab_size=d_vocab, max_position_embeddings=64, initializer_range=0.2, **sizes)
     with torch.random.fork_rng():
@@ -36,7 +36,7 @@ def models(d_vocab: int) -> Iterator[tuple[int, GPTNeoXForCausalLM]]:
 
 
 def write(folder: Path) -> None:
-    """The folders checkpoint-0, checkpoint-8, …, with the tokenizer of the embedded model."""
+    """Writes the folders checkpoint-0, checkpoint-8, …, with the tokenizer of the embedded model."""
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     for step, model in models(len(tokenizer)):
         model.save_pretrained(folder / f"checkpoint-{step}")

@@ -2,7 +2,7 @@
 
 Every template appears twice in each of the six orders (the answer's place among the listed names, times the
 order of the subjects), every name is the answer eight times, and every set of names appears three times, each
-time with another answer. A few untidy rows follow from `UNTIDY` and `spoil`, because real files have them.
+time with another answer. `UNTIDY` and `spoil` add a few untidy rows, because real files have them.
 """
 
 from __future__ import annotations
