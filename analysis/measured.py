@@ -60,7 +60,7 @@ def stored(file: Path, columns: Sequence[str], damaged: list[str] | None = None)
 
 def outdated(file: Path, lacks: str, damaged: list[str] | None) -> None:
     """Leave out a file of an older version that lacks something; raise UserError if `damaged` is None."""
-    todo = "delete it and run the sweep again: only that table is made anew"
+    todo = "delete it and run the sweep again: only that table is computed again"
     leave_out(UserError(f"{file} is of an older version, without {lacks}: {todo}"), damaged)
 
 

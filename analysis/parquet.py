@@ -36,7 +36,7 @@ def read_table(file: Path, needed: str, columns: Iterable[str] | None, damaged: 
             raise pa.ArrowInvalid(f"no column {needed!r}")
         return table
     except (pa.ArrowException, OSError, ValueError) as error:
-        todo = "delete it and run the sweep again: only that table is made anew"
+        todo = "delete it and run the sweep again: only that table is computed again"
         folder.leave_out(UserError(f"cannot read {file} ({_line(error)}): {todo}"), damaged)
         return None
 

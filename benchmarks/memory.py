@@ -67,8 +67,8 @@ def stages() -> Iterator[tuple[str, str]]:
 def apart(stage: str, overrides: Sequence[str]) -> tuple[float, float]:
     """Returns the bytes measured in another process, and the estimate."""
     command = [sys.executable, __file__, "--one", stage, *overrides]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found, estimated = json.loads(told.splitlines()[-1])
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found, estimated = json.loads(printed.splitlines()[-1])
     return found, estimated
 
 

@@ -74,8 +74,8 @@ def _to_first_step() -> float:
         words = [*RUN, "launcher=inline", "launcher.threads=1", f"output={output}"]
         program = f"{FIRST_STEP}from mi_sweeps.cli import main\nmain({words!r})"
         began = time.time()
-        told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    return float(told.splitlines()[-1].removeprefix("first step ")) - began
+        printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    return float(printed.splitlines()[-1].removeprefix("first step ")) - began
 
 
 def _shares() -> tuple[float, float]:

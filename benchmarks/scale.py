@@ -269,8 +269,8 @@ def print_costs(counts: Sequence[int], found: Mapping[str, Took]) -> None:
     """The tables of seconds and of memory."""
     seconds, memory = [], []
     for what, took in found.items():
-        told = {at: f"{spread(wall)}; {median(took.cpu[at]):#.2g}" for at, wall in took.wall.items()}
-        seconds.append([what, *(told.get(count, "") for count in counts), growth(took.cpu)])
+        printed = {at: f"{spread(wall)}; {median(took.cpu[at]):#.2g}" for at, wall in took.wall.items()}
+        seconds.append([what, *(printed.get(count, "") for count in counts), growth(took.cpu)])
         if took.memory:
             memory.append([what, *(f"{took.memory[count]:.0f}" for count in counts)])
     table("Seconds; CPU-seconds", f"what | {columns(counts)} | x", seconds)

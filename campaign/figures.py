@@ -99,11 +99,11 @@ def _row(name: str, records: Sequence[Record]) -> list[str]:
 
 
 def _kills(records: Sequence[Record]) -> Iterator[list[str]]:
-    for kind, told in KINDS.items():
+    for kind, label in KINDS.items():
         some = [record for record in records if record.scenario.startswith(f"{kind}-") and not record.left]
         counted = totals(some)
         survived = sum(record.fault is None for record in some)
-        yield [told, f"{counted['SIGKILL']:g}", f"{counted['SIGTERM']:g}", f"{survived} of {len(some)} sweeps"]
+        yield [label, f"{counted['SIGKILL']:g}", f"{counted['SIGTERM']:g}", f"{survived} of {len(some)} sweeps"]
     counted = totals(records)
     yield ["all", f"{counted['SIGKILL']:g}", f"{counted['SIGTERM']:g}", ""]
 

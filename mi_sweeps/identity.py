@@ -36,7 +36,7 @@ from mi_sweeps.series.checkpoints import Checkpoint, Series
 from mi_sweeps.store import hashes, sources
 from mi_sweeps.store.hashes import digest, hash_files
 from mi_sweeps.tasks import PREVIOUS_TOKEN
-from mi_sweeps.tasks.rows import read_anew
+from mi_sweeps.tasks.rows import parsed_differently_now
 
 NEVER_COPIED = ("gpt2", "llama", "mistral", "nope", "qwen2", "qwen3")
 """Model types whose old patch jobs are right, although models used to be wrapped only once for all checkpoints. This
@@ -189,7 +189,7 @@ def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
         value = arguments.pop(key)
         # The content counts, not the path.
         arguments[f"{key} content"] = contents.file(value) if value else None
-        if value and config.task.target == "mi_sweeps.tasks.user.task" and read_anew(Path(value)):
+        if value and config.task.target == "mi_sweeps.tasks.user.task" and parsed_differently_now(Path(value)):
             arguments["reading"] = "two names, accents, openers"
     # Only the model's tokenizer matters here; a model from scratch has none.
     tokenizer: dict[str, Any] = {}

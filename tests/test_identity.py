@@ -440,7 +440,7 @@ def test_files_that_read_otherwise_than_before_have_other_ids(
         config = changed(default, rows_task(file))
         now = data_fingerprint(config)
         with monkeypatch.context() as before:
-            before.setattr("mi_sweeps.identity.read_anew", lambda path: False)
+            before.setattr("mi_sweeps.identity.parsed_differently_now", lambda path: False)
             new.append(data_fingerprint(config) != now)
     assert new == [False, True, False]
 

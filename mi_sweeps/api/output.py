@@ -82,9 +82,9 @@ class Output(Tables):
             values = self._values(name)
             fits = {run_id for run_id, one in values.items() if _fits(one, value)}
             if not fits & chosen:
-                told = "<function>" if callable(value) else value
+                shown = "<function>" if callable(value) else value
                 there = dict.fromkeys(str(values[run_id]) for run_id in self.runs["run_id"] if run_id in chosen)
-                raise UserError(f"select {name}={told}: no run has it; there are: {', '.join(there)}")
+                raise UserError(f"select {name}={shown}: no run has it; there are: {', '.join(there)}")
             chosen &= fits
         kept = tuple(run for run in self._found.runs if run.run_id in chosen)
         return Output(replace(self._found, runs=kept))

@@ -85,7 +85,7 @@ class Plan:
         config = self._points[0].config
         code = carry_out(self._points, kinds, wait, shlex.join(("mi-sweeps", *self._words)))
         if code:
-            errors = "; ".join(show.errors(planning.make(self._points))) or "not all of it is done"
+            errors = "; ".join(show.errors(planning.make(self._points))) or "not everything is done"
             raise RuntimeError(f"sweep {config.sweep.name}: {errors}")
         return open(config.output, config.sweep.name)
 

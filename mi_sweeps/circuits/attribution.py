@@ -227,12 +227,14 @@ def misfits(end: EndActivations, pairs: Pairs, logits: Float[Tensor, "prompt d_v
 
     error_of_layers = differ(torch.cat([end.resid_pre[:1], end.attn_out, end.mlp_out]), end.resid)
     if error_of_layers is not None:
-        reason = f"what attention and MLPs add differs by {error_of_layers:.1e} from the logit difference"
+        reason = f"the terms of attention and MLPs add up to the logit difference only within {error_of_layers:.1e}"
         return {"layer": reason, "head": reason}
     if end.heads is None:
         return {"head": "its heads write to the residual stream in an unsupported way"}
     for layer, attn_out in enumerate(end.attn_out):
         error_of_heads = differ(end.heads.terms(layer), attn_out)
         if error_of_heads is not None:
-            return {"head": f"heads add up to another value than attention in layer {layer}, by {error_of_heads:.1e}"}
+            return {
+                "head": f"the heads of layer {layer} add up to the output of attention only within {error_of_heads:.1e}"
+            }
     return {}

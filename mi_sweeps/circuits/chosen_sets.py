@@ -33,8 +33,8 @@ def halves(count: int) -> tuple[Int[Tensor, " prompt"], Int[Tensor, " prompt"]]:
     """
     if count < 2:
         raise UserError(
-            "patching.circuits: circuits are found on one half of the prompts and judged on the other, and there is "
-            "one prompt; give patching.prompts=48"
+            "patching.circuits: circuits are found on one half of the prompts and judged on the other, but there is "
+            "only one prompt; give patching.prompts=48"
         )
     block = torch.arange(count) // (BLOCK if count >= 2 * BLOCK else 1)
     return (block % 2 == 0).nonzero()[:, 0], (block % 2 == 1).nonzero()[:, 0]

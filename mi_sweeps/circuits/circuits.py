@@ -71,7 +71,7 @@ def averaged(view: View) -> Batch:
     try:
         found = view.task.pairs("both", len(view.pairs.clean), **split)
     except UserError:
-        log.warning("patching.circuits: means are over the corrupted prompts, as this task has no corruption `both`")
+        log.warning("patching.circuits: means are over the corrupted prompts; this task lacks the corruption `both`")
         return view.pairs.corrupted
     return found.corrupted.to(view.pairs.clean.tokens.device)
 

@@ -164,7 +164,7 @@ def set_rows(view: View, found: Edges) -> Iterator[dict[str, Any]]:
     """Yields rows for the empty graph and for the top 0.1% to 100% of the edges, ranked on one half of the prompts and
     run as circuits on the other."""
     if len(found.clean) < 2:
-        log.warning("edges: with one prompt nothing can be found on one half and judged on the other; no sets are run")
+        log.warning("edges: circuits need one prompt to be found and another to be judged on; none is run")
         return
     finding, judging = halves(len(found.clean))
     effects = torch.where(found.patched.isnan(), found.approximate, found.patched) - found.corrupted

@@ -68,7 +68,7 @@ TABLE = pa.schema(
         ("by_prompt", pa.list_(pa.float32())),
     ]
 )
-"""One file per checkpoint holds several tables, told apart by `kind`: lens, layer and head are attribution, patch is
+"""One file per checkpoint holds several tables, distinguished by `kind`: lens, layer and head are attribution, patch is
 patching, path is path patching, measure is a measurement on clean prompts, win marks which of another task's held-out
 prompts are won, and prompt has each prompt's clean and corrupted value. `by_prompt` lists the values that `logit_diff`,
 `patched` or a win rate is the mean of, in the order of the prompts."""
@@ -242,7 +242,7 @@ def make_engine(
     if network is None and patching.only_for_known_models:
         raise UserError(
             f"{', '.join(patching.only_for_known_models)}: not for models of type {model.config.model_type}, which "
-            "TransformerLens alone patches here; leave them out"
+            "only TransformerLens can patch here; leave them out"
         )
     if network and patching.engine == "fast":
         return FastEngine(network, memory(patching, pairs.clean.tokens.device)), network
@@ -267,7 +267,7 @@ def without(
         return {"lens": reason, "layer": reason, "head": reason}
     found = misfits(end, pairs, logits)
     if found and isinstance(engine, FastEngine):
-        raise UserError(f"patching: {next(iter(found.values()))}; this architecture is not understood here")
+        raise UserError(f"patching: {next(iter(found.values()))}; this architecture is not supported")
     if end.cap is not None:
         reason = "the model's logits are capped, so no sum of terms gives their difference"
         return {"lens": reason, "layer": reason, "head": reason}

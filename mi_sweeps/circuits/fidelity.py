@@ -97,5 +97,5 @@ def check_logits(
         if not error <= limit:
             raise UserError(
                 f"patching: {name}: logit differences differ by {error:.1e} from the model's own (more than "
-                f"{limit:.0e}); this architecture is not understood here, so nothing is measured"
+                f"{limit:.0e}); this architecture is not supported, so nothing is measured"
             )

@@ -97,8 +97,8 @@ def check_prompts(measures: Sequence[Measure], n_prompts: int, *, without_bos: b
     probes = [measure for measure in measures if measure.startswith("position_r2")]
     if probes and n_prompts < 2:
         raise UserError(
-            f"patching.measures: {probes[0]} fits a probe to half of the prompts and reads it on the others, and there "
-            "is one prompt; give patching.measured_prompts and the task's heldout at least 2, or leave it out"
+            f"patching.measures: {probes[0]} fits a probe to half of the prompts and tests it on the others, but there "
+            "is only one prompt; give patching.measured_prompts and the task's heldout at least 2, or leave it out"
         )
 
 

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
             errors.setdefault(str(error), []).append(name)
         if on_cluster and not (early or stopped or left):
             continue
-        nobody = "starting workers were called off" if early else "nothing is running here"
+        nobody = "workers were stopped while starting" if early else "nothing is running here"
         count = f"{len(stopped)} {'process' if len(stopped) == 1 else 'processes'} stopped"
         console.print(f"{name}: {count if stopped else nobody}", soft_wrap=True)
         for worker in left:

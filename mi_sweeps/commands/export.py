@@ -9,7 +9,7 @@ from mi_sweeps.commands import common
 from mi_sweeps.commands.common import DONE
 from mi_sweeps.errors import UserError
 
-HELP = "write tidy tables into DIR, one file a table"
+HELP = "write tidy tables into DIR, one file per table"
 WORDS = "DIR [SWEEP ...]"
 
 
@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
     for file in files:
         console.print(f"table: {file.absolute()}", markup=False, soft_wrap=True)
     if diverged := left_out(files):
-        told = f"{counted(len(diverged), 'run')} that diverged"
-        console.print(f"tables of settings leave out {told}: {', '.join(diverged)}", markup=False, soft_wrap=True)
+        runs = f"{counted(len(diverged), 'run')} that diverged"
+        console.print(f"tables of settings leave out {runs}: {', '.join(diverged)}", markup=False, soft_wrap=True)
     for file in before:
         if not file.exists():
             console.print(f"removed: {file.absolute()}, of an earlier export", markup=False, soft_wrap=True)

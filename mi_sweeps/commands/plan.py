@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             work = submit.look(points, first.launcher, options.retry)
         except UserError as error:
-            console.print(f"{error}; shown are the states in the folders", markup=False, soft_wrap=True)
+            console.print(f"{error}; the states shown are those in the folders", markup=False, soft_wrap=True)
             work = submit.look(points, first.launcher, options.retry, ask=False)
         if work.notice:
             console.print(work.notice, markup=False, soft_wrap=True)

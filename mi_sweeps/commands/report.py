@@ -107,9 +107,14 @@ def _draw(
 ) -> None:
     from mi_sweeps.analysis import gallery
 
-    with _drawn(console, len(drawings)) as told:
+    with _drawn(console, len(drawings)) as progress:
         files = gallery.write(
-            drawings, options.figures, paper=options.paper, processes=_cores(), report=told, meanwhile=meanwhile
+            drawings,
+            options.figures,
+            paper=options.paper,
+            processes=_cores(),
+            report=progress,
+            meanwhile=meanwhile,
         )
     counts = Counter(file.suffix[1:].upper() for file in files if file.stem != "figures")
     written = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to draw yet"
@@ -146,13 +151,13 @@ def _drawn(console: Console, total: int) -> Iterator[Callable[[int], None]]:
         return
     last = time.monotonic()
 
-    def told(done: int) -> None:
+    def progress(done: int) -> None:
         nonlocal last
         if time.monotonic() - last >= PROGRESS_SECONDS:
             last = time.monotonic()
             console.print(f"figures: {done} of {total} drawn")
 
-    yield told
+    yield progress
 
 
 def _open(console: Console, page: Path) -> None:

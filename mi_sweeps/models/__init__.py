@@ -94,7 +94,7 @@ def _adapter(model: ModelConfig) -> tuple[bytes, Collection[str]] | None:
             return None
         with suppress(OSError):
             return (path / ADAPTER).read_bytes(), os.listdir(path)
-        raise UserError(f"{named(model)}: its {ADAPTER} cannot be read; mend its permissions")
+        raise UserError(f"{named(model)}: its {ADAPTER} cannot be read; fix its permissions")
     from mi_sweeps.models import hub
 
     repo = str(model.hub)

@@ -113,7 +113,7 @@ def _fill(model: PeftModel, weights: dict[str, Tensor], where: str) -> None:
     if found.unexpected_keys:
         wrong.append(f"has {_weights_of(found.unexpected_keys)} that fit neither it nor its base model")
     if wrong:
-        raise UserError(f"{where}: its adapter {' and '.join(wrong)}; save it anew, or give its base as model.base")
+        raise UserError(f"{where}: its adapter {' and '.join(wrong)}; save it again, or give its base as model.base")
 
 
 def _config(path: Path, where: str) -> Any:

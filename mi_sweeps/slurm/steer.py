@@ -46,7 +46,7 @@ def seen(plan: Plan, output: Path) -> Seen:
             return Seen(plan)
         return Seen(*states.look(plan, found))
     except UserError as error:
-        return Seen(plan, f"{error}; shown are the states in the folders", blind=True)
+        return Seen(plan, f"{error}; the states shown are those in the folders", blind=True)
 
 
 def requested(plan: Plan, arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:

@@ -113,7 +113,9 @@ def schedules(points: Sequence[GridPoint]) -> Iterator[str]:
             every = [multiplier(step) for step in range(steps)]
         except Exception as error:  # A user's own function may raise anything.
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"schedule={values['name']}: {reason}; it is asked for steps 0 to {steps - 1}") from error
+            raise UserError(
+                f"schedule={values['name']}: {reason}; it must be defined for steps 0 to {steps - 1}"
+            ) from error
         ends = f"{every[0]:.3g} to {every[-1]:.3g}" if every[0] != every[-1] else f"{every[0]:.3g}"
         line = f"schedule {values['name']}: {sparkline(every, low=0)} {ends} times optim.lr over {steps} steps"
         if unbounded(every):

@@ -90,9 +90,9 @@ def task(
     rng = random.Random(f"gender {seed}")
     names, left_out = {}, []
     for pronoun, what in (("she", "names of women"), ("he", "names of men")):
-        kept, told = usable(given[pronoun], tokenizer, what, least=4)
+        kept, note = usable(given[pronoun], tokenizer, what, least=4)
         names[pronoun] = divide(kept, 0.3, rng)
-        left_out.append(told)
+        left_out.append(note)
     descriptions = divide(DESCRIPTIONS, 0.3, rng)
 
     def split(side: int, count: int) -> list[Question]:

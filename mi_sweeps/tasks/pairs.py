@@ -36,7 +36,7 @@ class Pairs:
     def __post_init__(self) -> None:
         if len(self.clean) != len(self.corrupted) or not len(self.clean):
             raise UserError(
-                f"pairs: {len(self.clean)} clean prompts and {len(self.corrupted)} corrupted ones; give as many of each"
+                f"pairs: {len(self.clean)} clean prompts and {len(self.corrupted)} corrupted ones; give equally many"
             )
         weights = self.subject_weights
         if self.clean.contrast and weights is not None:

@@ -69,19 +69,19 @@ def read_rows(path: Path, key: str = "task.path") -> Rows:
         rows = list(enumerate(_items(text, path), start=1))
     else:
         rows = [
-            (number, _decoded(line, 0, path, f"row {number}", "mend or remove that line")[0])
+            (number, _decoded(line, 0, path, f"row {number}", "fix or remove that line")[0])
             for number, line in enumerate(text.split("\n"), start=1)
             if line.strip()
         ]
     for number, row in rows:
         if not (isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("question", "completion"))):
-            raise UserError(f'{path}: row {number} is not {{"question": text, "completion": text}}; mend or remove it')
+            raise UserError(f'{path}: row {number} is not {{"question": text, "completion": text}}; fix or remove it')
         try:
             (row["question"] + row["completion"]).encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start]
             raise UserError(
-                f"{path}: row {number} has half a character (\\u{ord(half):04x} alone); mend or remove it"
+                f"{path}: row {number} has half a character (\\u{ord(half):04x} alone); fix or remove it"
             ) from None
     if not rows:
         raise UserError(f"{path}: no rows; give at least two")
@@ -125,11 +125,11 @@ def _items(text: str, path: Path) -> Iterator[Any]:
     row, position = 0, text.index("[") + 1
     while not text.startswith("]", start := _after_space(text, position)):
         row += 1
-        item, position = _decoded(text, start, path, f"row {row}", "mend it")
+        item, position = _decoded(text, start, path, f"row {row}", "fix it")
         yield item
         position = _after_space(text, position)
         if text[position : position + 1] not in (",", "]"):
-            raise UserError(f"{path}: malformed JSON after row {row}: expected a comma or the end of the list; mend it")
+            raise UserError(f"{path}: malformed JSON after row {row}: expected a comma or the end of the list; fix it")
         position += text[position] == ","
     end = _after_space(text, start + 1)
     if end < len(text):
@@ -208,7 +208,7 @@ def _hold_no_more_names(
         raise Dropped(OPENS)
 
 
-def read_anew(path: Path) -> bool:
+def parsed_differently_now(path: Path) -> bool:
     """Whether a file's rows give other prompts now than under the first rules, by which all rows of two names were
     dropped, separate accents were not letters, and any capitalised word was a name.
 
@@ -216,13 +216,13 @@ def read_anew(path: Path) -> bool:
     """
     try:
         stat = path.expanduser().stat()
-        return _read_anew(str(path), stat.st_size, stat.st_mtime_ns)
+        return _parsed_differently_now(str(path), stat.st_size, stat.st_mtime_ns)
     except (OSError, UserError):
         return False  # The error is raised where the rows are needed.
 
 
 @cache
-def _read_anew(path: str, size: int, modified: int) -> bool:
+def _parsed_differently_now(path: str, size: int, modified: int) -> bool:
     forms = set()
     for _, row in read_rows(Path(path)):
         question, completion = row["question"], row["completion"]

@@ -54,9 +54,9 @@ def task(tokenizer: PreTrainedTokenizerBase | None, *, prompts: dict[str, int], 
     nouns, left_out = [], []
     for words, what in ((SUBJECTS, "subjects"), (ATTRACTORS, "attractors")):
         both = [form for word in words for form in (word, f"{word}s")]
-        kept, told = usable(both, tokenizer, f"{what}, singular and plural,", least=8)
+        kept, note = usable(both, tokenizer, f"{what}, singular and plural,", least=8)
         nouns.append(divide([word for word in words if {word, f"{word}s"} <= set(kept)], 0.3, rng))
-        left_out.append(told)
+        left_out.append(note)
     subjects, attractors = nouns
 
     def split(side: int, count: int) -> list[Question]:

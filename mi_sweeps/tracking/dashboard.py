@@ -197,7 +197,7 @@ class Server:
         response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         status = getattr(response, "http_status", None) or None
         if "did not respond in time" in str(error):
-            return Refused(f"the wandb server gave no good answer in {ANSWER_SECONDS:g} s", status)
+            return Refused(f"the wandb server gave no valid answer within {ANSWER_SECONDS:g} s", status)
         return Refused(f"wandb: {_line(error)}", status)
 
 

@@ -193,7 +193,7 @@ def _compared(contents: Contents, band: Band) -> Iterator[Any]:
     keys = dict.fromkeys([*contents.settings, *contents.varied, *(["seed"] if contents.seeds else [])])
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log=key == "lr" or None) for key in keys]
     columns += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in (*rates, first_step)]
-    yield wr.ParallelCoordinatesPlot(title="from settings to results, a line a run", columns=columns)
+    yield wr.ParallelCoordinatesPlot(title="from settings to results, one line per run", columns=columns)
     yield wr.RunComparer(diff_only=True)
     for key, title in [*((rate, f"final {rate}") for rate in rates), (first_step, f"first checkpoint with {least}")]:
         yield wr.BarPlot(

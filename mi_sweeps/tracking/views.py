@@ -158,8 +158,8 @@ def _column(key: str) -> str:
 
 def _runs(contents: Contents) -> str:
     runs, seeds = len(contents.run_ids), len(contents.seeds)
-    told = counted(runs, "run")
-    return f"{told} with {counted(seeds, 'seed')}" if seeds else told
+    text = counted(runs, "run")
+    return f"{text} with {counted(seeds, 'seed')}" if seeds else text
 
 
 def _identify(view: str, found: Iterable[Part]) -> None:

@@ -203,8 +203,8 @@ def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
             raise SafetensorError("its checksum is wrong")
         return tensors, {key: text.partition(" ")[0]}
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; run the sweep again with --retry to compute this run anew") from None
+        raise UserError(f"{path}: missing; run the sweep again with --retry to compute this run again") from None
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: damaged ({error}); delete it and run the sweep again with --retry to compute this run anew"
+            f"{path}: damaged ({error}); delete it and run the sweep again with --retry to compute this run again"
         ) from None

@@ -135,7 +135,7 @@ def test_a_truncated_table_is_named_in_one_line(make_output):
     with pytest.raises(UserError) as caught:
         load(output)
     assert str(table) in str(caught.value)
-    assert "delete it and run the sweep again: only that table is made anew" in str(caught.value)
+    assert "delete it and run the sweep again: only that table is computed again" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -84,7 +84,7 @@ def test_the_page_says_first_what_was_found_of_each_setting(three, open_page, re
     assert not page.locator("#bar-view option", has_text="mean of").count()
     page.fill("#filter", "seed=0 lr=2e-4")
     (row,) = rows(page, "#settings-table")
-    assert "1 of 2 runs, by the filter" in row["setting"]
+    assert "1 of 2 runs (filtered)" in row["setting"]
     assert carriers([2], row["heads, first corruption"]) == {"grew at 16 [16, 16]"}
     page.fill("#filter", "lr=7")
     assert "none of them examined" in page.locator("#bar-text").inner_text()

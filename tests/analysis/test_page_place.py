@@ -87,7 +87,7 @@ def test_a_prompt_has_its_tokens_logit_differences_and_heads(output, folders, op
     assert marked == ["Mary", "Tom", "Tom"]  # clean, and both corruptions
     page.get_by_role("button", name="Next", exact=True).click()
     missing = page.locator("#attention-missing").inner_text()
-    assert "This page has no patterns of prompt 3: shown is prompt 1" in missing
+    assert "This page has no patterns of prompt 3, so it shows prompt 1" in missing
     table = by_prompt(load(output), ["z"]).query("prompt == 2")
     ends = table.groupby(["corruption", "step"])[["clean", "corrupted"]].mean()
     lines = {(one["xaxis"], one["name"]): one["y"] for one in drawn(page, "prompt-ends-plot")}

@@ -262,7 +262,7 @@ def test_what_fails_is_no_result(finished, small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(executing, "patch", broken)
     plan = mi.plan(*small, "train.steps=1", "patching.steps=[0]", f"output={tmp_path}")
-    with pytest.raises(RuntimeError, match="sweep default: not all of it is done"):
+    with pytest.raises(RuntimeError, match="sweep default: not everything is done"):
         plan.run()
     (point,) = plan._points
     folder = Folder(tmp_path / "runs" / point.run_id / "patches" / point.patch_id)

@@ -113,7 +113,10 @@ def test_terms_that_do_not_add_up_are_left_out(own_logits, random_model, make_te
     assert {row["kind"] for row in attribute(partial, pairs, misfits(partial, pairs, logits))} == {"lens"}
     scaled = replace(end, heads=replace(end.heads, z=end.heads.z * 0.3))
     found = misfits(scaled, pairs, logits)
-    assert found.keys() == {"head"} and "heads add up to another value than attention in layer 0" in found["head"]
+    assert (
+        found.keys() == {"head"}
+        and "the heads of layer 0 add up to the output of attention only within" in found["head"]
+    )
     assert {row["kind"] for row in attribute(scaled, pairs, found)} == {"lens", "layer"}
     factor = torch.full_like(end.attn_out, 1 / 0.3)
     mended = replace(scaled, heads=replace(scaled.heads, scale=factor, constant_z=end.heads.constant_z * 0.3))

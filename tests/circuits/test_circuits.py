@@ -186,7 +186,7 @@ def test_ranks_sizes_and_halves():
     finding, judging = halves(24)
     assert finding.tolist() == [*range(6), *range(12, 18)] and judging.tolist() == [*range(6, 12), *range(18, 24)]
     assert halves(4)[0].tolist() == [0, 2]
-    with pytest.raises(UserError, match="there is one prompt"):
+    with pytest.raises(UserError, match="there is only one prompt"):
         halves(1)
 
 

@@ -131,7 +131,7 @@ def test_what_attention_alone_cannot_have_is_refused_before_it_is_trained(tmp_pa
 
 def test_a_probe_of_one_prompt_is_refused_before_the_fine_tune(small, tmp_path):
     points = expand([*small, MEASURES, "patching.measured_prompts=1", f"output={tmp_path / 'outputs'}"])
-    with pytest.raises(UserError, match="there is one prompt"):
+    with pytest.raises(UserError, match="there is only one prompt"):
         check(points)
 
 

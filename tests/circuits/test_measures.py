@@ -235,7 +235,7 @@ def test_a_probe_s_prompts_are_half_of_them_and_always_the_same(n):
 
 def test_one_prompt_is_too_few_for_a_probe_and_enough_for_the_rest(make_nope, make_sequences):
     network, batch = describe(make_nope()), make_sequences(heldout=1).splits["heldout"]
-    with pytest.raises(UserError, match=r"\Apatching\.measures: position_r2 .*there is one prompt; give [^\n]*\Z"):
+    with pytest.raises(UserError, match=r"\Apatching\.measures: position_r2 .*there is only one prompt; give [^\n]*\Z"):
         measured(network, batch)
     assert measured(network, batch, "diagonal", "ablated_loss")
 

@@ -144,7 +144,7 @@ def test_without_a_controller_status_is_what_the_folders_say_and_says_so(
     slurm.set(refuse={"squeue": [DOWN, 0], **({} if accounting else {"sacct": ["Connection refused", 0]})})
     code, printed, complained = call("status", "s", where)
     assert (code, complained) == (0, "")
-    assert f"s: {SAID}; shown are the states in the folders\n" in printed
+    assert f"s: {SAID}; the states shown are those in the folders\n" in printed
     assert "s: 2 fine-tunes (2 to do), 4 patch jobs (4 to do)" in printed
 
 

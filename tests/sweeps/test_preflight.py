@@ -18,7 +18,7 @@ def test_slow_settings_are_reported_once(small):
     ("asked", "result"),
     [
         (["patching.circuits={given: [a9.h9]}"], "no node a9.h9 here"),
-        (["patching.circuits=true", "patching.prompts=1"], "there is one prompt"),
+        (["patching.circuits=true", "patching.prompts=1"], "there is only one prompt"),
     ],
 )
 def test_circuits_that_cannot_be_judged_are_refused_before_the_fine_tune(small, asked, result):

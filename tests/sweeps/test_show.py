@@ -194,7 +194,7 @@ def test_a_schedule_that_raises_ends_the_plan(own_schedule: tuple[str, ...], cap
     assert stopped.value.code == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith("error: schedule=root: ValueError: ")
-    assert complaint.endswith("; it is asked for steps 0 to 183\n")
+    assert complaint.endswith("; it must be defined for steps 0 to 183\n")
 
 
 def learn(point: GridPoint, rates: list[float]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.tasks.rows import CUT, FORM, OPENS, Dropped, parse_prompt, read_anew, read_rows
+from mi_sweeps.tasks.rows import CUT, FORM, OPENS, Dropped, parse_prompt, parsed_differently_now, read_rows
 
 Row = dict[str, Any]
 
@@ -75,17 +75,17 @@ def test_a_windows_file_reads_the_same(tmp_path: Path) -> None:
         (b"", r"no rows; give at least two"),
         (b"[]", r"no rows; give at least two"),
         (b"\xff\xfe{}", r"not UTF-8 text; give a readable JSON or JSON-lines file"),
-        (b'{"question": "a", "completion": "b"}\n{"question": "a", ', r"malformed JSON at row 2: .*; mend or remove.*"),
-        (b'\n\n{"question": }\n', r"malformed JSON at row 3: .*; mend or remove.*"),
+        (b'{"question": "a", "completion": "b"}\n{"question": "a", ', r"malformed JSON at row 2: .*; fix or remove.*"),
+        (b'\n\n{"question": }\n', r"malformed JSON at row 3: .*; fix or remove.*"),
         (
             b'[{"question": "a", "completion": "b"},\n {"question": }]',
-            r"malformed JSON at row 2, line 2: .*; mend.*",
+            r"malformed JSON at row 2, line 2: .*; fix.*",
         ),
-        (b'[{"question": "a", "completion": "b"}', r"malformed JSON after row 1: .*; mend.*"),
-        (b'{"question": "a"}\n', r'row 1 is not \{"question": text, "completion": text\}; mend or remove.*'),
-        (b'{"question": "a", "completion": 3}\n', r"row 1 is not .*; mend or remove.*"),
-        (b'[{"question": "a", "completion": "b"}, "c"]', r"row 2 is not .*; mend or remove.*"),
-        (b'"text"\n', r"row 1 is not .*; mend or remove.*"),
+        (b'[{"question": "a", "completion": "b"}', r"malformed JSON after row 1: .*; fix.*"),
+        (b'{"question": "a"}\n', r'row 1 is not \{"question": text, "completion": text\}; fix or remove.*'),
+        (b'{"question": "a", "completion": 3}\n', r"row 1 is not .*; fix or remove.*"),
+        (b'[{"question": "a", "completion": "b"}, "c"]', r"row 2 is not .*; fix or remove.*"),
+        (b'"text"\n', r"row 1 is not .*; fix or remove.*"),
         (
             b'[{"question": "a", "completion": "b"}]\n[{"question": "c", "completion": "d"}]\n',
             r"the list ends after row 1, but more follows in line 2; make it one list, or one row per line",
@@ -93,29 +93,29 @@ def test_a_windows_file_reads_the_same(tmp_path: Path) -> None:
         (b'[] {"question": "a", "completion": "b"}', r"the list ends after row 0, but more follows in line 1; .*"),
         (
             b'{"question": "a", "completion": "b"}{"question": "c", "completion": "d"}\n',
-            r"malformed JSON at row 1: Extra data; mend or remove that line",
+            r"malformed JSON at row 1: Extra data; fix or remove that line",
         ),
         (
             b'{"question": "a", "completion": "b"}\n\xef\xbb\xbf{"question": "c", "completion": "d"}\n',
-            r"malformed JSON at row 2: .*; mend or remove that line",
+            r"malformed JSON at row 2: .*; fix or remove that line",
         ),
         (
             b'\n{"question": "a", "question": "c", "completion": "b"}\n',
-            r'malformed JSON at row 2: "question" occurs twice; mend or remove that line',
+            r'malformed JSON at row 2: "question" occurs twice; fix or remove that line',
         ),
         (
             b'[{"question": "a", "completion": "b", "completion": "c"}]',
-            r'malformed JSON at row 1: "completion" occurs twice; mend it',
+            r'malformed JSON at row 1: "completion" occurs twice; fix it',
         ),
         (
             b'{"question": "a", "completion": "b"}\n{"question": "After \\ud83d", "completion": "b"}\n',
-            r"row 2 has half a character \(\\ud83d alone\); mend or remove it",
+            r"row 2 has half a character \(\\ud83d alone\); fix or remove it",
         ),
-        (b'{"question": NaN, "completion": "b"}\n', r"row 1 is not .*; mend or remove.*"),
-        (b'{"question": "a", "completion": null}\n', r"row 1 is not .*; mend or remove.*"),
-        (b'{"n": ' + b"1" * 5000 + b"}\n", r"malformed JSON at row 1: a number with too many digits; mend or remove.*"),
-        (b"[" * 100_000, r"malformed JSON at row 1: nested too deeply; mend it"),
-        (b'{"n": ' * 100_000, r"malformed JSON at row 1: nested too deeply; mend or remove that line"),
+        (b'{"question": NaN, "completion": "b"}\n', r"row 1 is not .*; fix or remove.*"),
+        (b'{"question": "a", "completion": null}\n', r"row 1 is not .*; fix or remove.*"),
+        (b'{"n": ' + b"1" * 5000 + b"}\n", r"malformed JSON at row 1: a number with too many digits; fix or remove.*"),
+        (b"[" * 100_000, r"malformed JSON at row 1: nested too deeply; fix it"),
+        (b'{"n": ' * 100_000, r"malformed JSON at row 1: nested too deeply; fix or remove that line"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path, content: bytes, says: str) -> None:
@@ -254,7 +254,9 @@ def test_files_that_read_as_before_are_known(tmp_path: Path) -> None:
     """Those keep the ids of their runs."""
 
     def anew(*rows: Row) -> bool:
-        return read_anew(write(tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl", list(rows), ascii=False))
+        return parsed_differently_now(
+            write(tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl", list(rows), ascii=False)
+        )
 
     pair = row(PAIR, " Tom")
     assert not anew(*GOOD, row("no prompt", "?"))
@@ -263,4 +265,4 @@ def test_files_that_read_as_before_are_known(tmp_path: Path) -> None:
     assert anew(*GOOD, row(question("Mary Zoe\u0308 Tom", "Zoe\u0308 Tom"), "Mary"))
     assert anew(*GOOD, row(question("Mary John Tom2", "John Mary"), " Tom"))
     assert anew(*GOOD, row("Then, Mary and Tom went out. Then, Tom gave a book to", " Mary"))
-    assert not read_anew(tmp_path / "nowhere.jsonl")
+    assert not parsed_differently_now(tmp_path / "nowhere.jsonl")

@@ -120,8 +120,8 @@ function followAttention() {
     drawSmall(button.querySelector("canvas"), index < 0 ? null : patternOf(shown, state.attention.side, head));
   }
   tellToken(null);
-  const other = prompt.number === state.attention.prompt ? "" : `This page has no patterns of prompt ${state.attention.prompt + 1}: shown is prompt ${prompt.number + 1}. `;
-  $("attention-missing").textContent = other + (at === step() ? "" : index < 0 ? `This page has no pattern of checkpoint ${step()}.` : `This page has no pattern of checkpoint ${step()}: shown is checkpoint ${at}.`);
+  const other = prompt.number === state.attention.prompt ? "" : `This page has no patterns of prompt ${state.attention.prompt + 1}, so it shows prompt ${prompt.number + 1}. `;
+  $("attention-missing").textContent = other + (at === step() ? "" : index < 0 ? `This page has no pattern of checkpoint ${step()}.` : `This page has no pattern of checkpoint ${step()}, so it shows checkpoint ${at}.`);
 }
 
 /** A pattern, one pixel per square. */

@@ -27,8 +27,8 @@ function glanceHeads(settings, site) {
 
 function whichHeads(found) {
   const most = Math.max(...found.map(({ of }) => of));
-  if (most > GLANCE.heads) return `the ${GLANCE.heads} largest of ${most} heads that matter in any setting, if only in its own runs`;
-  if (found.every(({ of }) => of)) return "the heads that matter in any setting, if only in its own runs";
+  if (most > GLANCE.heads) return `the ${GLANCE.heads} largest of ${most} heads that matter in any setting, at least for its own runs`;
+  if (found.every(({ of }) => of)) return "the heads that matter in any setting, at least for its own runs";
   return found.some(({ isJudged }) => isJudged) ? "the three largest heads where none is shown to matter in any setting" : "the three largest heads; no verdicts";
 }
 

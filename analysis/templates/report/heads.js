@@ -51,7 +51,7 @@ function courseText(course) {
   const { course: name, onset, low, high, last, peak } = course;
   if (known(onset)) return name === "from the start" ? (onset ? `from ${onset} on, the first checkpoint` : name) : `${name} at ${onset} [${low}, ${known(high) ? high : "later than the last"}]`;
   const before = known(last) ? `last mattered at ${last}, ${fixed(peak, 2)} at its largest` : "";
-  return { matters: "since when is unknown", "changed sign": `changed sign; the other way until ${last}`, lost: `lost; ${before}` }[name] ?? [name, before].filter(Boolean).join("; ");
+  return { matters: "since when is unknown", "changed sign": `changed sign; opposite sign until ${last}`, lost: `lost; ${before}` }[name] ?? [name, before].filter(Boolean).join("; ");
 }
 
 /** Heads with a verdict: first those that matter at the slider's checkpoint, then those that matter at another. */

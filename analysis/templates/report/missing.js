@@ -14,7 +14,7 @@ function broken(points, missing) {
 function missingText(runs) {
   const lines = unique(runs).filter((run) => run.missing).map((run) => `run ${idText(run)}: ${run.missing.lines.join("; ")}`);
   if (!lines.length) return null;
-  return `no checkpoint, hence a break, at: ${lines.slice(0, 6).join(" / ")}${lines.length > 6 ? ` / and ${lines.length - 6} more runs` : ""}`;
+  return `lines break where a checkpoint is missing: ${lines.slice(0, 6).join(" / ")}${lines.length > 6 ? ` / and ${lines.length - 6} more runs` : ""}`;
 }
 
 /** A note that the true first step may be earlier: the missing steps just before `step`. */

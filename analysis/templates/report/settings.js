@@ -39,7 +39,7 @@ function drawSettings() {
         : "Curves are from 0 to 1: the mean over runs. Bands and brackets are 95% intervals over runs, on these prompts.",
       site ? `Heads: those that matter at the last checkpoint by patching ${site}, with recovered there and since when they matter.` : "",
       ...reasons].filter(Boolean).join(" ")),
-  ] : [h("p", { class: "quiet" }, RUNS.length ? "The filter selects no started run." : "No runs yet.")]));
+  ] : [h("p", { class: "quiet" }, RUNS.length ? "The filter selects no run that has started." : "No runs yet.")]));
 }
 
 /** The number of runs, and what became of those that are not done. */
@@ -48,7 +48,7 @@ function runsText({ runs, all }) {
   const other = runs.filter(({ status }) => !["done", "diverged"].includes(status)).length;
   const seeds = unique(runs.map(({ seed }) => seed).filter(known)).length === runs.length && runs.length > 1;
   return [
-    `${runs.length < of ? `${runs.length} of ${count(of, "run")}, by the filter` : count(runs.length, seeds ? "seed" : "run")}`,
+    `${runs.length < of ? `${runs.length} of ${count(of, "run")} (filtered)` : count(runs.length, seeds ? "seed" : "run")}`,
     diverged ? `${diverged} diverged` : "", other ? `${other} not done` : "",
   ].filter(Boolean).join(", ");
 }
@@ -92,8 +92,8 @@ function carriersText({ setting, runs, all }, corruption, site, reasons) {
   const family = FAMILIES.get(JSON.stringify([own, corruption, patching, site]));
   if (!family) {
     const part = own.length < numbers(all).length && own.length > 1;
-    reasons.add(part ? "Part of a setting's runs has no verdicts." : `Not concluded: ${whyNoVerdicts({ unit: unitOf(setting), corruption }, site)}`);
-    return "not concluded";
+    reasons.add(part ? "Some of a setting's runs alone have no verdicts." : `No verdicts: ${whyNoVerdicts({ unit: unitOf(setting), corruption }, site)}`);
+    return "no verdicts";
   }
   const letters = family.verdict.at(-1) ?? "", { steps, layout } = family, last = DATA.steps[steps].at(-1);
   const names = cellNames(DATA.layouts[layout]), of = (letter) => names.filter((_, i) => letters[i] === letter);
@@ -112,10 +112,10 @@ function carriersText({ setting, runs, all }, corruption, site, reasons) {
 /** A setting's answer to a question, from the table of findings. */
 function answerText(question, { setting, runs, all }) {
   if (question === "seeds" && eachRunOnce(all).length < 2) return "one run";
-  if (runs.length < eachRunOnce(all).length) return "only for all its runs";
+  if (runs.length < eachRunOnce(all).length) return "needs all its runs";
   const own = (DATA.answers ?? []).filter((one) => one.question === question && one.setting === setting && (state.circuits.patching ?? one.patching) === one.patching);
   const of = question === "subjects" ? own.filter(({ corruption }) => corruption.split(" ").sort().join() === "first,second") : own;
-  if (!of.length) return "not concluded";
+  if (!of.length) return "no answer";
   const alike = unique(of.map(({ answer }) => answer)).length === 1;
   const text = alike ? of[0].answer : of.map(({ corruption, answer }) => `${corruption}: ${answer}`).join("; ");
   const show = () => showPicture(question === "seeds" ? "heads-plot" : "z-plot", question === "seeds" ? { unit: unitOf(setting), other: null } : { unit: unitOf(setting), other: null, left: "first", right: "second" });

@@ -59,7 +59,7 @@ function singlesAt(view, site, layer, column, at) {
   const { jobs, of } = singlesOf(view), why = (text) => ({ why: `${text} ${EXPORT}` });
   if (site.endsWith(APPROXIMATE)) return { why: "These are estimates from a gradient; no table has them by prompt." };
   if (RUNS.length > DATA.most_runs_concluded) return why(`With more than ${DATA.most_runs_concluded} runs the page has no values of single prompts.`);
-  if (!SINGLES) return { why: "These tables were made by an earlier version, without values of single prompts; delete them and run again to have these." };
+  if (!SINGLES) return { why: "These tables were made by an earlier version, without values of single prompts; delete them and run again to get these." };
   const own = jobs.filter((job) => job.sites[site]?.places.some(([of, name]) => of === layer && name === column));
   if (!own.length) return why(SINGLES.note || "This page has no values of single prompts for this cell.");
   const step = singleStep(own, at);

@@ -16,7 +16,7 @@ function drawTrust() {
     ...fact("runs", `${RUNS.length}: ${statesText(RUNS)}`, RUNS.length ? folded("their ids", RUNS.map((run) => run.run_id).join(" ")) : null),
     ...fact("patch jobs", `${PATCHES.length}: ${statesText(PATCHES)}`),
     ...fact("complete", `${done(RUNS)} runs and ${done(PATCHES)} patch jobs are done`, lacking ? h("span", {}, "; ", h("a", { href: "#top" }, "the others are listed at the top")) : "."),
-    ...fact("patching", measured.length ? `each patch job has ${measured.join(" or ")} prompts: circuits rest on these alone` : "no patch job has begun"),
+    ...fact("patching", measured.length ? `each patch job has ${measured.join(" or ")} prompts, on which all results about circuits rest` : "no patch job has begun"),
     ...(!differing("seed").length ? [] : fact("seeds", `${count(differing("seed").length, "seed")}: ${differing("seed").sort(compare).map(written).join(", ")}`)),
     ...(packages.length ? fact("versions", packages.map((key) => `${key.slice("versions.".length)} ${versions(key)}`).join(" · ")) : []),
     ...fact("page made", DATA.made),
