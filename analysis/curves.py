@@ -76,7 +76,9 @@ def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Pict
     single = "; of a single run: Wilson, over prompts" if "win_rate" in metrics else ""
     # Accuracy is over all scored tokens.
     tokens = f"{_counted(shown['n'])} tokens; " if metrics == ["accuracy"] else ""
-    note = tokens + STUDENT + single + _stopped(shown) + missing.note(frames, shown["run_id"])
+    learned = [f"{THRESHOLDS[metric]:g}" for metric in dict.fromkeys(metrics) if metric in SHARES]
+    dotted = f"; dotted: {' and '.join(learned)}, from which the task counts as learned" if learned else ""
+    note = tokens + STUDENT + single + dotted + _stopped(shown) + missing.note(frames, shown["run_id"])
     below = plotting.source(list(shown["run_id"]), [] if tokens else list(shown["n"]), note)
     title = f"{' and '.join(NAMES.get(metric, metric) for metric in metrics)} on {SPLITS.get(split, split)}"
     size = len(metrics), max(1, len(panels))

@@ -38,6 +38,7 @@ def check(points: Sequence[GridPoint]) -> list[str]:
         UserError: the configuration or the user's files are wrong.
     """
     lines = model_notes.lines(points, lambda model: load_config(model).model_type)
+    audits: list[list[str]] = []
     tasks: dict[str, Task] = {}
     networks: dict[str, PreTrainedModel | None] = {}
     checked: set[str] = set()
@@ -55,7 +56,10 @@ def check(points: Sequence[GridPoint]) -> list[str]:
             tasks[source] = load(config, load_tokenizer(single(config)))
             if (name := digest(values["model"])) not in networks:
                 networks[name] = check_files(single(config))
-            lines += [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
+            about = [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
+            if about not in audits:  # Models of one tokenizer have the same prompts.
+                audits.append(about)
+                lines += about
         if config.task.arguments.get("repeat", 1) != 1:
             tasks[source].training(0, 1, 0)  # Only training prompts repeat their answers.
         resolve(config.schedule, config.train.steps)

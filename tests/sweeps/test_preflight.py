@@ -24,3 +24,8 @@ def test_slow_settings_are_reported_once(small):
 def test_circuits_that_cannot_be_judged_are_refused_before_the_fine_tune(small, asked, result):
     with pytest.raises(UserError, match=result):
         preflight.check(expand([*small, "output=unused", *asked]))
+
+
+def test_the_same_prompts_are_described_once():
+    lines = preflight.check(expand(["sweep=nope", "seed=0"]))  # Of one layer and of two.
+    assert len(lines) == len(set(lines)) and "task=previous_token" in lines
