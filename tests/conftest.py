@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,63 +16,23 @@ from jaxtyping import install_import_hook
 
 import tests.shapes  # noqa: F401
 from mi_sweeps import libraries
+from tests.hub import Hub, a_new_process
+
+# What takes seconds to import is imported in the fixtures: pytest's main process hands out the tests, and needs none.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mi_sweeps.config import Config
+    from mi_sweeps.models.nope import NopeForCausalLM
+    from mi_sweeps.tasks.pairs import Pairs
 
 install_import_hook("mi_sweeps.circuits", "tests.shapes.checked")
 libraries.quiet()
-# For the processes that tests start: two threads each for a small model only wait for each other.
+# For the processes that tests start, too: two threads each for a small model only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
-
-import torch  # noqa: E402
-from transformers import (  # noqa: E402
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GemmaForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Olmo2Config,
-    Olmo2ForCausalLM,
-    Olmo3Config,
-    Olmo3ForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    StableLmConfig,
-    StableLmForCausalLM,
-    Starcoder2Config,
-    Starcoder2ForCausalLM,
-)
-
-from mi_sweeps.config import Config  # noqa: E402
-from mi_sweeps.models.mini import FOLDER  # noqa: E402
-from mi_sweeps.models.nope import NopeConfig, NopeForCausalLM  # noqa: E402
-from mi_sweeps.sweeps.grid import expand  # noqa: E402
-from mi_sweeps.tasks import ioi  # noqa: E402
-from mi_sweeps.tasks.data import balanced  # noqa: E402
-from mi_sweeps.tasks.pairs import Pairs, make_pairs  # noqa: E402
-from tests.hub import Hub, a_new_process  # noqa: E402
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("repeatable")
-torch.set_num_threads(1)
 
 SMALL = (
     "task.prompts.train=24",
@@ -100,6 +62,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """The garbage collector leaves what was imported alone: it would go through a million objects again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests that wait longest first, so that no worker is left with them at the end."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/cluster/"))
@@ -108,7 +82,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Whatever a test before has asked for: two workers with two threads each wait for each other on two cores."""
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +114,7 @@ def written(script_of_series, tmp_path_factory) -> Path:
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., Config]:
     """The configuration of one point, with its results below `tmp_path`."""
+    from mi_sweeps.sweeps.grid import expand
 
     def make(*overrides: str) -> Config:
         given = {override.partition("=")[0] for override in overrides}
@@ -152,12 +128,14 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub, and no hub."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     folder = tmp_path / "hub cache"
     endpoint = "http://127.0.0.1:9"
     for name, value in {"ENDPOINT": endpoint, "HF_HUB_CACHE": str(folder), "HF_HUB_OFFLINE": False}.items():
         monkeypatch.setattr(constants, name, value)
+    # It keeps the endpoint of the moment of its import, and asks a dead one again for 45 seconds.
+    monkeypatch.setattr(hf_api.api, "endpoint", endpoint)
     # For processes that a test starts; HF_TOKEN must be in no message.
     for name, value in {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(folder), "HF_TOKEN": "hf_secret"}.items():
         monkeypatch.setenv(name, value)
@@ -170,10 +148,11 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on this machine, without models and with an empty cache (`hub_cache`)."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     hub = Hub()
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
     address = constants.HUGGINGFACE_CO_URL_TEMPLATE[constants.HUGGINGFACE_CO_URL_TEMPLATE.index("/{repo_id}") :]
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + address)
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
@@ -184,12 +163,21 @@ def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def mini_tokenizer() -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    from mi_sweeps.models.mini import FOLDER
+
     return AutoTokenizer.from_pretrained(FOLDER)
 
 
 @pytest.fixture(scope="session")
 def mini_model() -> PreTrainedModel:
     """Shared by all tests: read it, do not change it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from mi_sweeps.models.mini import FOLDER
+
     return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
 
 
@@ -197,8 +185,11 @@ def mini_model() -> PreTrainedModel:
 def trained(tmp_path_factory: pytest.TempPathFactory, mini_model: PreTrainedModel) -> Path:
     """What Hugging Face's Trainer leaves of two runs of `mini`: `full/checkpoint-2`, `full/checkpoint-4`, and the same
     in `lora`. Without a tokenizer, as it does where it was given none. Shared by all tests: copy it to change it."""
+    import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainingArguments
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+    from mi_sweeps.models.mini import FOLDER
 
     folder = tmp_path_factory.mktemp("trained")
     lora: Any = {"r": 2, "target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}
@@ -243,33 +234,33 @@ MULTIPLIERS = {
 CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0}
 """So low that they matter."""
 
-MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
-    "gpt2": (GPT2LMHeadModel, GPT2Config, GPT2_SIZES),
-    "llama": (LlamaForCausalLM, LlamaConfig, LLAMA_SIZES),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {**LLAMA_SIZES, "head_dim": 8}),
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("gpt2", GPT2_SIZES),
+    "llama": ("llama", LLAMA_SIZES),
+    "qwen3": ("qwen3", {**LLAMA_SIZES, "head_dim": 8}),
 }
-"""One of each architecture."""
+"""One of each architecture: its type, as transformers has it, and its sizes."""
 
-MORE_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
-    "gemma2": (Gemma2ForCausalLM, Gemma2Config, {**GEMMA_SIZES, **CAPS}),
-    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, NEOX_SIZES),
-    "gpt2-scaled-by-layer": (GPT2LMHeadModel, GPT2Config, {**GPT2_SIZES, "scale_attn_by_inverse_layer_idx": True}),
-    "llama-biases": (LlamaForCausalLM, LlamaConfig, {**LLAMA_SIZES, "attention_bias": True, "mlp_bias": True}),
-    "mistral": (MistralForCausalLM, MistralConfig, {**LLAMA_SIZES, "num_key_value_heads": 1, "head_dim": 16}),
-    "olmo2": (Olmo2ForCausalLM, Olmo2Config, LLAMA_SIZES),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config, LLAMA_SIZES),
+MORE_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma2": ("gemma2", {**GEMMA_SIZES, **CAPS}),
+    "gpt_neox": ("gpt_neox", NEOX_SIZES),
+    "gpt2-scaled-by-layer": ("gpt2", {**GPT2_SIZES, "scale_attn_by_inverse_layer_idx": True}),
+    "llama-biases": ("llama", {**LLAMA_SIZES, "attention_bias": True, "mlp_bias": True}),
+    "mistral": ("mistral", {**LLAMA_SIZES, "num_key_value_heads": 1, "head_dim": 16}),
+    "olmo2": ("olmo2", LLAMA_SIZES),
+    "qwen2": ("qwen2", LLAMA_SIZES),
 }
 """Their kin: biases, one key/value head, heads that are wider together than the residual stream. And families whose
 blocks are put together in other ways."""
 
-OTHER_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dict[str, Any]]] = {
-    "gemma": (GemmaForCausalLM, GemmaConfig, {**LLAMA_SIZES, "head_dim": 8}),
-    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, GEMMA_SIZES),
-    "granite": (GraniteForCausalLM, GraniteConfig, {**LLAMA_SIZES, **MULTIPLIERS}),
-    "phi": (PhiForCausalLM, PhiConfig, LLAMA_SIZES),
-    "stablelm": (StableLmForCausalLM, StableLmConfig, {**LLAMA_SIZES, "use_qkv_bias": True}),
-    "starcoder2": (Starcoder2ForCausalLM, Starcoder2Config, LLAMA_SIZES),
-    "olmo3": (Olmo3ForCausalLM, Olmo3Config, LLAMA_SIZES),
+OTHER_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma": ("gemma", {**LLAMA_SIZES, "head_dim": 8}),
+    "gemma3": ("gemma3_text", GEMMA_SIZES),
+    "granite": ("granite", {**LLAMA_SIZES, **MULTIPLIERS}),
+    "phi": ("phi", LLAMA_SIZES),
+    "stablelm": ("stablelm", {**LLAMA_SIZES, "use_qkv_bias": True}),
+    "starcoder2": ("starcoder2", LLAMA_SIZES),
+    "olmo3": ("olmo3", LLAMA_SIZES),
 }
 """What differs little from one of those."""
 
@@ -277,18 +268,21 @@ OTHER_MODELS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedConfig], dic
 @pytest.fixture(scope="session")
 def model_types() -> set[str]:
     """Of all that `make_model` makes."""
-    return {config_type.model_type for _, config_type, _ in (MODELS | MORE_MODELS | OTHER_MODELS).values()}
+    return {model_type for model_type, _ in (MODELS | MORE_MODELS | OTHER_MODELS).values()}
 
 
 @pytest.fixture(scope="session")
 def make_model(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[..., PreTrainedModel]:
     """A new tiny model by its name, with random weights that are far from zero, biases too; the same each time."""
 
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     def make(name: str, **options: Any) -> PreTrainedModel:
         torch.manual_seed(0)
-        model_type, config_type, sizes = (MODELS | MORE_MODELS | OTHER_MODELS)[name]
+        model_type, sizes = (MODELS | MORE_MODELS | OTHER_MODELS)[name]
         given = {"vocab_size": len(mini_tokenizer), "attn_implementation": "eager", **sizes, **options}
-        model = model_type(config_type(**given)).eval()
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **given)).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name.endswith("bias") or parameter.dim() == 1:
@@ -313,6 +307,9 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def make_test_pairs(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[..., Pairs]:
     """Pairs of three-name prompts; of one template and so of one length, or of unequal lengths."""
+    from mi_sweeps.tasks import ioi
+    from mi_sweeps.tasks.data import balanced
+    from mi_sweeps.tasks.pairs import make_pairs
 
     def make(corruption: str, *, one_length: bool = False, count: int = 6) -> Pairs:
         names = ioi.single_token_names(mini_tokenizer)
@@ -330,6 +327,9 @@ def make_test_pairs(mini_tokenizer: PreTrainedTokenizerBase) -> Callable[..., Pa
 @pytest.fixture(scope="session")
 def make_nope() -> Callable[..., NopeForCausalLM]:
     """A new tiny model without positional embeddings, with random weights that are far from zero, biases too."""
+    import torch
+
+    from mi_sweeps.models.nope import NopeConfig, NopeForCausalLM
 
     def make(layers: int = 2, d_mlp: int | None = None, **sizes: Any) -> NopeForCausalLM:
         torch.manual_seed(0)
