@@ -192,7 +192,9 @@ def _curves(frames: Frames, jobs: Sequence[Job], damaged: list[str] | None) -> I
     for (name, patching, corruption), patch_ids in groups(frames.patches, frames.runs):
         heads = sorted({head for job in jobs if job.patch.patch_id in patch_ids for head in job.heads})
         own = [patch for patch in output.patches if patch.patch_id in patch_ids and heads]
-        read = [(patch, {step: _paid(patch, step, heads, damaged) for step in patch.steps()}) for patch in own]
+        read = [
+            (patch, {step: _measured_attention(patch, step, heads, damaged) for step in patch.steps()}) for patch in own
+        ]
         found = [(patch, {step: one for step, one in of.items() if one is not None}) for patch, of in read]
         found = [(patch, of) for patch, of in found if of]
         steps = sorted(set.intersection(*(set(of) for _, of in found))) if found else []
@@ -224,7 +226,7 @@ def _curves(frames: Frames, jobs: Sequence[Job], damaged: list[str] | None) -> I
 
 
 @dataclass(frozen=True)
-class Paid:
+class MeasuredAttention:
     """The attention that some heads pay at a checkpoint."""
 
     places: list[tuple[Any, ...]]
@@ -240,7 +242,9 @@ class Paid:
         return np.array([number[place] for place in places])
 
 
-def _paid(patch: Patch, step: int, heads: Sequence[Head], damaged: list[str] | None) -> Paid | None:
+def _measured_attention(
+    patch: Patch, step: int, heads: Sequence[Head], damaged: list[str] | None
+) -> MeasuredAttention | None:
     """Attention of some heads at a checkpoint, prompt by prompt; None if it was not measured."""
     file = patch.table(step, "looks")
     place = ("side", "query", "layer", "head", "key")
@@ -252,7 +256,7 @@ def _paid(patch: Patch, step: int, heads: Sequence[Head], damaged: list[str] | N
     own = table.filter(pa.array(rows))
     places = list(zip(*(own[name].to_pylist() for name in place), strict=True))
     by_prompt = own["by_prompt"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return Paid(places, own["uniform"].to_numpy(), by_prompt.reshape(len(own), -1).astype("float64"))
+    return MeasuredAttention(places, own["uniform"].to_numpy(), by_prompt.reshape(len(own), -1).astype("float64"))
 
 
 def _fitting_curves(curves: Sequence[Json], room: float) -> list[Json]:

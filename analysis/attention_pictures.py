@@ -28,7 +28,7 @@ LONGEST = 12
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredPatterns:
     """The patterns of a patch job to draw: one prompt, some heads."""
 
     patch: Patch
@@ -78,7 +78,7 @@ def attention(frames: Frames, corruption: str) -> Picture:
     return figure
 
 
-def _numbers(kept: Kept, side: str, step: int, head: Head) -> pd.DataFrame:
+def _numbers(kept: StoredPatterns, side: str, step: int, head: Head) -> pd.DataFrame:
     square = kept.square(step, side, head)
     query, key = np.tril_indices(len(square))
     tokens = np.array(kept.prompt.tokens[side], object)
@@ -102,7 +102,7 @@ def moving(frames: Frames) -> Film:
     named = ", ".join(one.patch.corruption for one in same)
     below = _source(frames, same, f"corrupted with {named}; one scale for all checkpoints")
     room = (plotting.PAGE - 1.2) / max(3, len(heads))
-    drawn: list[tuple[AxesImage, Kept, str, Head]] = []
+    drawn: list[tuple[AxesImage, StoredPatterns, str, Head]] = []
     with plotting.grid(len(rows), len(heads), "Where heads look", below, room + 0.15, page=True) as (figure, axes):
         for row, (line, (side, kept)) in enumerate(zip(axes, rows, strict=True)):
             own = same if side == "clean" else [kept]
@@ -128,7 +128,7 @@ def moves(frames: Frames) -> bool:
     return bool(corruptions(frames)) and len(_steps(_comparable(frames))) > 1
 
 
-def _comparable(frames: Frames) -> list[Kept]:
+def _comparable(frames: Frames) -> list[StoredPatterns]:
     """Patch jobs of the same run with the same clean prompt."""
     found = [_kept(frames, name) for name in corruptions(frames)]
     return [
@@ -140,7 +140,7 @@ def _comparable(frames: Frames) -> list[Kept]:
     ]
 
 
-def _steps(kept: Sequence[Kept]) -> list[int]:
+def _steps(kept: Sequence[StoredPatterns]) -> list[int]:
     return sorted({step for one in kept for step in one.of})
 
 
@@ -151,7 +151,7 @@ def _patches(frames: Frames) -> list[Patch]:
     return [patch for patch in own if patterns.steps(patch)]
 
 
-def _kept(frames: Frames, corruption: str) -> Kept:
+def _kept(frames: Frames, corruption: str) -> StoredPatterns:
     """Read the patterns of the first patch job that kept any under a corruption."""
     key = ("attention", corruption)
     if key not in frames.kept:
@@ -168,12 +168,12 @@ def _kept(frames: Frames, corruption: str) -> Kept:
         numbers = {number for number, _ in next(iter(there.values())).of}
         prompt = next(one for one in patterns.prompts(patch) if one.number in numbers)
         unread = sorted(set(read) - set(there))
-        frames.kept[key] = Kept(patch, prompt, heads, which, there, unread)
-    kept: Kept = frames.kept[key]
+        frames.kept[key] = StoredPatterns(patch, prompt, heads, which, there, unread)
+    kept: StoredPatterns = frames.kept[key]
     return kept
 
 
-def _source(frames: Frames, kept: Sequence[Kept], corrupted: str) -> Source:
+def _source(frames: Frames, kept: Sequence[StoredPatterns], corrupted: str) -> Source:
     one = kept[0]
     unread = sorted({step for each in kept for step in each.unread})
     note = (

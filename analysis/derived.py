@@ -24,7 +24,7 @@ from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict
 
 
 @dataclass(frozen=True)
-class Alone:
+class IndependentTable:
     """A table that needs no other derived one."""
 
     columns: dict[str, str]
@@ -42,20 +42,20 @@ def _grouped(
 
 
 ALONE = {
-    "shares": Alone(shares.SHARES, _grouped(shares.tables_of), "cross"),
-    "attention": Alone(looks.ATTENTION, _grouped(looks.of_output), "looks"),
-    "edge_effects": Alone(edges.EFFECTS, _grouped(edges.effects_of), "edges"),
-    "edge_circuits": Alone(
+    "shares": IndependentTable(shares.SHARES, _grouped(shares.tables_of), "cross"),
+    "attention": IndependentTable(looks.ATTENTION, _grouped(looks.of_output), "looks"),
+    "edge_effects": IndependentTable(edges.EFFECTS, _grouped(edges.effects_of), "edges"),
+    "edge_circuits": IndependentTable(
         edges.CIRCUITS, lambda output, _, damaged: edges.circuits_of(examined_in(output), damaged), "edges"
     ),
-    "edge_bounds": Alone(
+    "edge_bounds": IndependentTable(
         edges.BOUNDS, lambda output, _, damaged: edges.bounds_of(examined_in(output), damaged), "edges"
     ),
-    "faithfulness": Alone(circuits.FAITHFULNESS, _grouped(circuits.faithfulness_of), "circuits"),
-    "completeness": Alone(
+    "faithfulness": IndependentTable(circuits.FAITHFULNESS, _grouped(circuits.faithfulness_of), "circuits"),
+    "completeness": IndependentTable(
         circuits.COMPLETENESS, lambda output, _, damaged: circuits.completeness_of(output, damaged), "circuits"
     ),
-    "retention": Alone(retention.RETENTION, _grouped(retention.of_output)),
+    "retention": IndependentTable(retention.RETENTION, _grouped(retention.of_output)),
 }
 
 TABLES = (

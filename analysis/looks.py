@@ -52,7 +52,7 @@ LISTED = 12
 
 
 @dataclass(frozen=True)
-class Looked:
+class RoleAttention:
     """The attention that one patch job measured at one checkpoint."""
 
     index: pd.MultiIndex
@@ -86,7 +86,7 @@ def of_output(
             yield from _of_group(key, found)
 
 
-def _read(patch: Patch, damaged: list[str] | None) -> dict[int, Looked]:
+def _read(patch: Patch, damaged: list[str] | None) -> dict[int, RoleAttention]:
     """Read all checkpoints of a patch job that have the table."""
     found = {}
     for step in patch.steps():
@@ -101,11 +101,13 @@ def _read(patch: Patch, damaged: list[str] | None) -> dict[int, Looked]:
             )
             written = rows.pivot(index=["layer", "head"], columns="prompt", values="logit_diff")
             paid, uniform = (np.stack(frame[name].to_list()) for name in lists)
-            found[step] = Looked(index, paid, uniform, written)
+            found[step] = RoleAttention(index, paid, uniform, written)
     return found
 
 
-def _of_group(key: tuple[str, str, str], found: Sequence[tuple[Job, dict[int, Looked]]]) -> Iterator[pd.DataFrame]:
+def _of_group(
+    key: tuple[str, str, str], found: Sequence[tuple[Job, dict[int, RoleAttention]]]
+) -> Iterator[pd.DataFrame]:
     # Shared checkpoints only, so that runs do not drop out between them.
     steps = sorted(set.intersection(*(set(of_steps) for _, of_steps in found)))
     prompts = {prompt: at for at, prompt in enumerate(dict.fromkeys(one for job, _ in found for one in job.prompts))}

@@ -10,7 +10,7 @@ import numpy as np
 Count = TypeVar("Count")
 
 
-class Stepped(Protocol):
+class HasSteps(Protocol):
     """Something with checkpoints."""
 
     @property
@@ -18,7 +18,7 @@ class Stepped(Protocol):
         """The checkpoints."""
 
 
-One = TypeVar("One", bound=Stepped)
+One = TypeVar("One", bound=HasSteps)
 
 
 def fitting(

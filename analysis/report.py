@@ -28,9 +28,9 @@ LIMIT = 15_000_000
 
 SCRIPTS = (
     *("base", "intervals", "values", "missing", "filter", "pictures", "save", "header", "settings", "findings"),
-    *("verdicts", "circuits", "tops", "runs", "table", "curves", "lines", "glance"),
+    *("verdicts", "circuits", "top_heads", "runs", "table", "curves", "lines", "glance"),
     *("bar", "player", "effects", "panels", "scales", "grids", "sketch", "heatmaps", "scatter", "layers", "heads"),
-    *("attention", "looks", "singles", "place", "prompts"),
+    *("attention", "looks", "prompt_values", "place", "prompts"),
     *("differences", "parallel", "variance", "trust", "address", "main"),
 )
 """The page's scripts in order, one per section."""

@@ -20,7 +20,7 @@ from . import missing, plotting
 from .frames import Frames, load
 from .inference.families import jobs
 from .inference.trajectories import of_frames
-from .inference.transitions import FEWEST, together, transition
+from .inference.transitions import FEWEST, over_runs, transition
 from .plotting import Picture
 
 
@@ -70,7 +70,7 @@ def draw(setting: Frames) -> Picture:
                 numbers.append(pd.DataFrame({"run_id": job.patch.run_id, "corruption": corruption, **line}))
                 if fits[-1].fitted:
                     axis.plot(site.steps, fits[-1].fitted, color="C0", linewidth=0.8)
-            whole = together(fits)
+            whole = over_runs(fits)
             if np.isfinite(whole.t50):
                 axis.axvspan(whole.start, whole.start + whole.width, color="C1", alpha=0.15, linewidth=0)
                 axis.axvline(whole.t50, color="C1", linewidth=0.8)

@@ -29,12 +29,12 @@ OTHERS = 52
 """Columns taken by everything but the bar."""
 
 
-class _Left(ProgressColumn):
+class _TimeLeftColumn(ProgressColumn):
     """A column with the estimated time left."""
 
     def render(self, task: Bar) -> Text:
         """As `ProgressColumn.render`."""
-        left: estimate.Left = task.fields["left"]() if "left" in task.fields else estimate.Left(None)
+        left: estimate.TimeLeft = task.fields["left"]() if "left" in task.fields else estimate.TimeLeft(None)
         if left.seconds is None:
             return Text("")
         seconds = round(left.seconds)
@@ -49,14 +49,14 @@ def bars(console: Console) -> Progress:
         BarColumn(max(6, min(40, console.width - OTHERS - 24))),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         TimeElapsedColumn(table_column=Column(no_wrap=True)),
-        _Left(table_column=Column(no_wrap=True)),
+        _TimeLeftColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.description}", markup=False, table_column=Column(ratio=1)),
         console=console,
         expand=console.is_terminal,
     )
 
 
-def _sweep(left: estimate.Left) -> str:
+def _sweep(left: estimate.TimeLeft) -> str:
     """Describes the bar of a sweep."""
     if not left.unknown:
         return "sweep"
@@ -75,7 +75,7 @@ class Bars(Listener):
         self._console = console
         self._total = total
         self._ended = 0
-        self._course = estimate.Course(plan or Plan((), {}, {}), retry)
+        self._course = estimate.ProgressClock(plan or Plan((), {}, {}), retry)
         self._progress = bars(console)
         self._all = self._progress.add_task("sweep", total=total, left=self._course.left)
 
@@ -143,14 +143,14 @@ def watch(
 
     at_work, plan, took = once()
     progress = bars(console)
-    now = estimate.Left(None)
+    now = estimate.TimeLeft(None)
     bar = progress.add_task("sweep", total=len(plan.statuses), left=lambda: now)
     before = plan
     try:
         with Live(Group(progress, *below(plan)), console=console, refresh_per_second=1) as screen:
             while True:
                 states = Counter(status.state for status in plan.statuses)
-                now = estimate.of_plan(plan) if estimated and states["running"] else estimate.Left(None)
+                now = estimate.of_plan(plan) if estimated and states["running"] else estimate.TimeLeft(None)
                 progress.update(bar, completed=states["done"] + states["failed"], description=_sweep(now))
                 screen.update(Group(progress, *below(plan)))
                 if not console.is_terminal:

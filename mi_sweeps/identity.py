@@ -54,7 +54,7 @@ ID_LENGTH = 12
 
 
 @dataclass(frozen=True)
-class Contents:
+class HashedContents:
     """Hashes of models and files, each computed once. Use one object per plan: files may change later."""
 
     models: dict[SingleModel, str] = field(default_factory=dict)
@@ -175,9 +175,9 @@ def _on_hub(repo: str, revision: str | None, *, weights: bool = True) -> str:
     return f"hub:{digest(hub.content(files))}"
 
 
-def data_fingerprint(config: Config, contents: Contents | None = None) -> str:
+def data_fingerprint(config: Config, contents: HashedContents | None = None) -> str:
     """Hashes what the prompts depend on: the task and its arguments, the content of the user's files, the tokenizer."""
-    contents = contents or Contents()
+    contents = contents or HashedContents()
     arguments = dict(config.task.arguments)
     if config.task.target == PREVIOUS_TOKEN and arguments.get("bos") is True:
         del arguments["bos"]  # Before this key existed, sequences always began with BOS; those runs keep their ids.
@@ -212,16 +212,16 @@ def data_folder(config: Config) -> Path:
     return config.output / "data" / data_fingerprint(config)
 
 
-def own_sources(config: Config, contents: Contents | None = None) -> dict[str, dict[str, str]]:
+def own_sources(config: Config, contents: HashedContents | None = None) -> dict[str, dict[str, str]]:
     """Returns the hashes of the user's own code for "task" and "schedule", by module; ours is left out."""
-    contents = contents or Contents()
+    contents = contents or HashedContents()
     targets = {"task": config.task.target, "schedule": config.schedule.target}
     if isinstance(config.model, SeriesConfig):
         del targets["schedule"]
     return {name: source for name, target in targets.items() if (source := contents.source(target))}
 
 
-def run_identity(config: Config, contents: Contents) -> dict[str, Any]:
+def run_identity(config: Config, contents: HashedContents) -> dict[str, Any]:
     """Returns everything that changes what a run computes. For a series: the weights and the prompts."""
     if isinstance(config.model, SeriesConfig):
         return {"format": FORMAT, "series": contents.of(config), "data": data_fingerprint(config, contents)}
@@ -269,10 +269,10 @@ def _drops(config: Config) -> bool:
     return adapter or (not isinstance(config.model, SeriesConfig) and config_json.drops(config.model))
 
 
-def run_id(config: Config, contents: Contents | None = None) -> str:
+def run_id(config: Config, contents: HashedContents | None = None) -> str:
     """Returns the id of a run."""
     hashes.recall(config.output)
-    return digest(run_identity(config, contents or Contents()))[:ID_LENGTH]
+    return digest(run_identity(config, contents or HashedContents()))[:ID_LENGTH]
 
 
 def _measures(patching: PatchingConfig) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def _roles(config: Config) -> dict[str, Any]:
     return {"roles": "numbered from the end"} if by_position and is_text else {}
 
 
-def _prompts(config: Config, contents: Contents) -> dict[str, Any]:
+def _prompts(config: Config, contents: HashedContents) -> dict[str, Any]:
     """Returns whose prompts are used, if not the run's own held-out ones."""
     patching = config.patching
     found: dict[str, Any] = {} if patching.split == "heldout" else {"split": patching.split}
@@ -310,7 +310,7 @@ def _crossed(config: Config) -> dict[str, Any]:
     return {"crossed at": steps} if cross.with_ == "previous" else {}
 
 
-def patch_id(config: Config, run: str | None = None, contents: Contents | None = None) -> str:
+def patch_id(config: Config, run: str | None = None, contents: HashedContents | None = None) -> str:
     """Returns the id of a patch job.
 
     The engine is not part of it, because every engine is exact. Neither are the checkpoints: each has its own table,
@@ -319,7 +319,7 @@ def patch_id(config: Config, run: str | None = None, contents: Contents | None =
     Args:
         run: the run id, if known.
     """
-    patching, contents = config.patching, contents or Contents()
+    patching, contents = config.patching, contents or HashedContents()
     single = contents.single(config)
     return digest(
         {

@@ -73,7 +73,7 @@ def test_own_task_is_a_sweep_that_runs(
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert wrong.returncode == 2
-    assert wrong.stderr == "error: corruption=previous: repeated has `swapped` alone\n"
+    assert wrong.stderr == "error: corruption=previous: repeated has only `swapped`\n"
 
 
 def test_text_of_different_lengths_is_a_sweep(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 TERMS, _, LABELS = (ROOT / "docs" / "glossary.md").read_text("utf-8").partition("## Labels")
 COLUMNS = columns.COLUMNS | derived.TABLES | {name: schema.names for name, schema in TABLES.items()}
 KINDS = (
-    *(Verdict, Course, Comparison, When, retention.Kept),
+    *(Verdict, Course, Comparison, When, retention.Retained),
     *(measures.Answer, subjects.Answer, transformations.Answer, transformations.Change, transitions.Answer),
     *(circuits.Faithful, circuits.Complete, circuits.Needed, circuits.Minimal),
 )

@@ -19,7 +19,7 @@ WORDS = {"prompts": "sets of training prompts", "base": "base models"}
 
 
 @dataclass(frozen=True)
-class Across:
+class ComparedRuns:
     """Runs that differ only in an axis and their seed."""
 
     axis: str
@@ -29,7 +29,7 @@ class Across:
     """Each run's values on the axis, by run id."""
 
 
-def across(output: Output, runs: pd.DataFrame) -> Iterator[Across]:
+def across(output: Output, runs: pd.DataFrame) -> Iterator[ComparedRuns]:
     """Returns all groups of settings that differ in exactly one axis."""
     started = [run for run in output.runs if run.config and not run.is_damaged]
     texts = configs.texts([configs.of_run(run.config) for run in started])
@@ -43,4 +43,4 @@ def across(output: Output, runs: pd.DataFrame) -> Iterator[Across]:
         for members in alike.values():
             if len({level for _, level in members}) > 1:
                 names = " | ".join(dict.fromkeys(str(setting[run.run_id]) for run, _ in members))
-                yield Across(axis, names, {run.run_id: level for run, level in members})
+                yield ComparedRuns(axis, names, {run.run_id: level for run, level in members})

@@ -23,7 +23,7 @@ from .designs import (
 )
 from .halves import Between, halves
 from .members import chance
-from .moments import agreement_parts, correlation, moments, reliability, tells_heads_apart
+from .moments import agreement_parts, correlation, heads_differ, moments, reliability
 
 SIZES = (1, 3, 5, 10, 20)
 """Sizes k of the top-k sets that are compared; those above half of the heads are left out."""
@@ -79,7 +79,7 @@ def agreements(gain: Float[np.ndarray, "run head prompt"], design: Design) -> li
     heads, prompts = gain.shape[1:]
     if heads < 3 or prompts < 4 or not design.pairs.any():
         return []
-    differ = bool(tells_heads_apart(gain).all())
+    differ = bool(heads_differ(gain).all())
     found = moments(gain)
     every = gain[:, :, ~np.isnan(gain).any(axis=(0, 1))]  # prompts that all runs have
     same = every.shape[2] > 0 and bool((np.ptp(every, axis=0) < ROUNDING).all())

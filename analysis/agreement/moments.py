@@ -93,7 +93,7 @@ def agreement_parts(found: Moments) -> tuple[Float[np.ndarray, "draw run run"], 
     return found.covariance, between + run
 
 
-def tells_heads_apart(gain: Float[np.ndarray, "run head prompt"], draws: int = 999) -> Bool[np.ndarray, " run"]:
+def heads_differ(gain: Float[np.ndarray, "run head prompt"], draws: int = 999) -> Bool[np.ndarray, " run"]:
     """Whether a run's heads differ at all in their effects, by a test at 5%.
 
     If they do not, there is nothing to correlate once noise is removed. The statistic is the variance of the means over

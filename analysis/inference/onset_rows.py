@@ -30,7 +30,7 @@ Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Began:
+class RunOnset:
     """The onset of one head of one run."""
 
     anywhere: Onset
@@ -41,7 +41,7 @@ class Began:
     """The run's checkpoints."""
 
 
-def onset_row(key: Key, place: Place, found: Sequence[Began]) -> dict[str, Any]:
+def onset_row(key: Key, place: Place, found: Sequence[RunOnset]) -> dict[str, Any]:
     """The onset of one head over a setting's runs, in steps."""
     anywhere, here = ([_in_steps(getattr(one, scope), one.steps) for one in found] for scope in ("anywhere", "here"))
     middle = median(here)
@@ -67,7 +67,7 @@ Spans = Mapping[Place, Mapping[str, tuple[Span, Span]]]
 """Onsets by place and run: for other prompts, and on these prompts."""
 
 
-def spans(found: Mapping[Place, Mapping[str, Began]]) -> Spans:
+def spans(found: Mapping[Place, Mapping[str, RunOnset]]) -> Spans:
     """Only places that have an onset in some run."""
     return {
         place: {run_id: (span(one.anywhere), span(one.here)) for run_id, one in own.items()}

@@ -51,7 +51,7 @@ head and checkpoint of a group of runs. `difference` is `after` - `before` with 
 rates have a `p`."""
 
 
-class Kept(Enum):
+class Retained(Enum):
     """Verdicts on a win rate or a head."""
 
     KEPT = "kept"
@@ -106,11 +106,11 @@ def win_rates(job: Job) -> pd.DataFrame:
     rows = []
     for step, one, is_shown in zip(steps, found, shown, strict=True):
         low, high = one.interval(1 - (1 - LEVEL) / len(found))
-        verdict = Kept.CANNOT_TELL
+        verdict = Retained.CANNOT_TELL
         if low > -DELTA and high < DELTA:
-            verdict = Kept.KEPT
+            verdict = Retained.KEPT
         elif is_shown:
-            verdict = Kept.GAINED if one.difference > 0 else Kept.LOST
+            verdict = Retained.GAINED if one.difference > 0 else Retained.LOST
         low, high = one.interval()
         rows.append(
             {
@@ -142,8 +142,8 @@ def heads(now: Family) -> pd.DataFrame:
             mattered & (differs & is_small | brings_other & brings_little),
             differs,
         ],
-        [Kept.KEPT.value, Kept.LOST.value, Kept.CHANGED.value],
-        Kept.CANNOT_TELL.value,
+        [Retained.KEPT.value, Retained.LOST.value, Retained.CHANGED.value],
+        Retained.CANNOT_TELL.value,
     )
     layer, head, _ = zip(*now.places, strict=True)
     rows = pd.DataFrame(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .transitions import together, transition
+from .transitions import over_runs, transition
 
 STEPS = np.array([0, 1, 2, 3, *range(4, 100, 2), *range(104, 185, 8)], float)
 """Steps of the checkpoints: dense early, up to the length of the original run."""
@@ -47,7 +47,7 @@ def transitions(draws: int) -> Iterator[str]:
             random = np.random.default_rng([seed, len(kind)])
             found = [transition(STEPS, curve(random, CURVES[kind])) for _ in range(5)]
             runs.update(one.answer.value for one in found)
-            settings[together(found).answer.value] += 1
+            settings[over_runs(found).answer.value] += 1
         yield f"{kind}: settings {_shares(settings)}; runs {_shares(runs)}"
 
 
@@ -66,7 +66,7 @@ def widths(draws: int) -> Iterator[str]:
             random = np.random.default_rng([seed, width])
             found = [transition(STEPS, curve(random, logistic(steps))) for _ in range(5)]
             runs.update(one.answer.value for one in found)
-            settings[together(found).answer.value] += 1
+            settings[over_runs(found).answer.value] += 1
         yield f"{kind}: settings {_shares(settings)}; runs {_shares(runs)}"
 
 

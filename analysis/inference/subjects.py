@@ -49,7 +49,7 @@ class Subjects:
 
 
 @dataclass(frozen=True)
-class Answered:
+class SubjectsAnswer:
     """The answer at a checkpoint, from the heads that matter under either corruption."""
 
     step: int
@@ -66,7 +66,7 @@ def subjects(first: Family, second: Family) -> Subjects | None:
     return None if found is None else Subjects(first, second, found)
 
 
-def answer(found: Subjects, step: int) -> Answered:
+def answer(found: Subjects, step: int) -> SubjectsAnswer:
     """Whether both corruptions have the same heads at a checkpoint.
 
     Heads that are small under both belong to neither. A head that is undecided under either might belong to one only,
@@ -93,10 +93,10 @@ def answer(found: Subjects, step: int) -> Answered:
         is_open |= not is_alike and not (both == {"matters"} and a * b > 0) and not (differs and of_one)
     lists = tuple(alike), tuple(differ), tuple(undecided)
     if "undefined" in {*verdicts[0], *verdicts[1]}:
-        return Answered(step, Answer.UNDEFINED, *lists)
+        return SubjectsAnswer(step, Answer.UNDEFINED, *lists)
     if is_other:
-        return Answered(step, Answer.DIFFERENT, *lists)
+        return SubjectsAnswer(step, Answer.DIFFERENT, *lists)
     if is_open or not any(lists):
-        return Answered(step, Answer.CANNOT_TELL, *lists)
+        return SubjectsAnswer(step, Answer.CANNOT_TELL, *lists)
     amounts = Answer.OTHER_AMOUNTS if differ else Answer.AMOUNTS_UNDECIDED if undecided else Answer.SAME
-    return Answered(step, amounts, *lists)
+    return SubjectsAnswer(step, amounts, *lists)

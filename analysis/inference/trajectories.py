@@ -20,11 +20,11 @@ from ..prompts import at_steps
 from .clocks import STEP, clocks, epoch_ends
 from .courses import courses
 from .families import Family, Place, family
-from .onset_rows import HEAD_SITE, ONSETS, Began, Key, compared, onset_row, spans
+from .onset_rows import HEAD_SITE, ONSETS, Key, RunOnset, compared, onset_row, spans
 from .onsets import Span, onset
 from .reversals import at_epoch_ends, reversals
 from .tables import GROUP, of_output
-from .transitions import Transition, together, transition
+from .transitions import Transition, over_runs, transition
 
 CURVE = {"curve": "string", "site": "string", "layer": "Int64", "head": "Int64", "position": "string", "key": "string"}
 TRANSITIONS = {
@@ -155,7 +155,7 @@ class Trajectories:
     wanted: Callable[[str, str | None, str], bool] = lambda curve, site, clock: True
     """Curves to classify, by name, site and clock; fits are slow."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    found: dict[Key, dict[Place, dict[str, Began]]] = field(default_factory=dict)
+    found: dict[Key, dict[Place, dict[str, RunOnset]]] = field(default_factory=dict)
     """Onsets of the heads of each run."""
     middles: dict[Key, dict[Place, dict[str, tuple[Span, Span]]]] = field(default_factory=dict)
     """When half of the change of each gain is done, as indices of checkpoints: for other prompts, and on these
@@ -236,7 +236,7 @@ class Trajectories:
                 change = transition(time, curve.values)
                 kinds[curve.name, curve.site, curve.place, curve.key, clock].append((curve, time, change))
         for (*_, clock), own in kinds.items():
-            whole = together([change for _, _, change in own])
+            whole = over_runs([change for _, _, change in own])
             for curve, time, change in own:
                 if curve.name == GAIN and curve.site == HEAD_SITE and clock == STEP:
                     self._add_middle((key[0], key[1] or "", key[2] or ""), curve, change)
@@ -263,7 +263,7 @@ class Trajectories:
             for course in courses(alone):
                 if course.place[1] is not None:
                     anywhere, here = (onset(course, alone.steps, other) for other in (True, False))
-                    places[course.place][job.patch.run_id] = Began(anywhere, here, alone.steps)
+                    places[course.place][job.patch.run_id] = RunOnset(anywhere, here, alone.steps)
 
     def _add_signs(self, key: Key, one: Family) -> None:
         """Uses each run's own checkpoints. Runs of a setting have the same prompts and batch size, and so the same

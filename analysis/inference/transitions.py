@@ -185,7 +185,7 @@ def _agrees(bent: Rise | None, t50: float, width: float, time: np.ndarray) -> bo
     return abs(bent.middle - t50) <= max(width / 2, bent.width / 2, time[at] - time[at - 1])
 
 
-def together(found: Sequence[Transition]) -> Transition:
+def over_runs(found: Sequence[Transition]) -> Transition:
     """Classifies a setting: the class of at least SHARE of its runs, if there are at least SEEDS.
 
     Times are medians over runs, with the sign test's 95% intervals if there are enough runs.

@@ -82,18 +82,18 @@ def rows(view: View) -> Iterator[dict[str, Any]]:
     assert config is not None
     finding, judging = (part.to(view.pairs.clean.tokens.device) for part in halves(len(view.pairs.clean)))
     prompts = averaged(view) if config.ablation != "corrupted" else None
-    model = Model.of(view.network, view.pairs, prompts, config, view.memory)
+    model = AblatedModel.of(view.network, view.pairs, prompts, config, view.memory)
     nodes, found = model.nodes, model.effects
     yield model.row("whole", found.whole, set="all", nodes=len(nodes))
     yield model.row("whole", found.nothing, set="none", nodes=0)
     for number, node in enumerate(nodes):
         yield model.row("node", found.without[number], set="without", nodes=len(nodes) - 1, **place(node))
         yield model.row("node", found.alone[number], set="alone", nodes=1, **place(node))
-    yield from answers(model, list(questions(view, model, prompts, finding)), judging, config)
+    yield from rows_of_sets(model, list(sets_to_run(view, model, prompts, finding)), judging, config)
 
 
 @dataclass(frozen=True)
-class Question:
+class SetToRun:
     """A set to evaluate, and its row's columns."""
 
     kind: str
@@ -103,7 +103,9 @@ class Question:
     """Whether it is compared with random sets of its size."""
 
 
-def questions(view: View, model: Model, prompts: Batch | None, finding: Int[Tensor, " prompt"]) -> Iterator[Question]:
+def sets_to_run(
+    view: View, model: AblatedModel, prompts: Batch | None, finding: Int[Tensor, " prompt"]
+) -> Iterator[SetToRun]:
     """Yields all sets to evaluate at one checkpoint.
 
     Args:
@@ -116,21 +118,21 @@ def questions(view: View, model: Model, prompts: Batch | None, finding: Int[Tens
     for order, ranks in orders.items():
         for size in sorted({*config.sizes, config.size}):
             columns = {"order": order, "size": size}
-            yield Question("circuit", first_of(ranks, count_of(size, len(nodes))), columns, compared=True)
+            yield SetToRun("circuit", first_of(ranks, count_of(size, len(nodes))), columns, compared=True)
     circuit = first_of(orders["absolute"], count_of(config.size, len(nodes)))
     examined = {"order": "absolute", "size": config.size}
     for removed, k in [*subsets(nodes, circuit), *greedy(model, circuit, finding)]:
         columns = {"removed": removed, **examined}
-        yield Question("completeness", circuit & ~k, {"set": "circuit", **columns})
-        yield Question("completeness", ~k, {"set": "all", **columns})
+        yield SetToRun("completeness", circuit & ~k, {"set": "circuit", **columns})
+        yield SetToRun("completeness", ~k, {"set": "all", **columns})
     for member in circuit.nonzero()[:, 0].tolist():
         for removed, k in without(nodes, circuit, member):
             columns = {"removed": removed, **place(nodes[member]), **examined}
             kept = circuit & ~k
-            yield Question("minimality", kept, {"set": "with", **columns})
+            yield SetToRun("minimality", kept, {"set": "with", **columns})
             kept = kept.clone()
             kept[member] = False
-            yield Question("minimality", kept, {"set": "without", **columns})
+            yield SetToRun("minimality", kept, {"set": "without", **columns})
     there_are = [step for step in config.at if step in view.steps]
     if lacking := sorted(set(config.at) - set(there_are)):
         log.warning("patching.circuits.at: steps %s have no usable checkpoint", lacking)
@@ -139,27 +141,27 @@ def questions(view: View, model: Model, prompts: Batch | None, finding: Int[Tens
         if step != view.step:
             with view.another(step) as network:
                 there = find(network, view, prompts, finding)
-        yield Question("exchange", there, {"source_step": step, **examined}, compared=True)
+        yield SetToRun("exchange", there, {"source_step": step, **examined}, compared=True)
     if config.given is not None:
-        yield Question("given", named(nodes, config.given), {}, compared=True)
+        yield SetToRun("given", named(nodes, config.given), {}, compared=True)
 
 
-def answers(
-    model: Model, asked: Sequence[Question], prompts: Int[Tensor, " prompt"], config: CircuitsConfig
+def rows_of_sets(
+    model: AblatedModel, chosen: Sequence[SetToRun], prompts: Int[Tensor, " prompt"], config: CircuitsConfig
 ) -> Iterator[dict[str, Any]]:
-    """Yields a row for each question; all are evaluated together on some prompts."""
+    """Yields a row for each set; all sets run together on some prompts."""
     by_layer = config.matched == "layer"
     drawn = [
-        random_sets(model.nodes, one.kept, config.random if one.compared else 0, by_layer=by_layer) for one in asked
+        random_sets(model.nodes, one.kept, config.random if one.compared else 0, by_layer=by_layer) for one in chosen
     ]
-    sets = torch.stack([one.kept for one in asked])
+    sets = torch.stack([one.kept for one in chosen])
     every = torch.cat([sets, *drawn])
     found = model.ablated(every, prompts.tolist())
     # Bit for bit: with fewer prompts, matrix products may round differently.
     found[every.all(dim=1)], found[~every.any(dim=1)] = model.effects.whole[prompts], model.effects.nothing[prompts]
     of_sets, *of_random = found.split([len(sets), *map(len, drawn)])
     gap = [one[prompts].double().mean().item() for one in (model.effects.nothing, model.effects.whole)]
-    for one, values, null, of in zip(asked, of_sets, of_random, drawn, strict=True):
+    for one, values, null, of in zip(chosen, of_sets, of_random, drawn, strict=True):
         columns = {"nodes": int(one.kept.sum()), "members": names(model.nodes, one.kept), **one.columns}
         compared = {**compare(values, null, *gap), "null_sets": len(torch.unique(of, dim=0))} if len(of) else {}
         yield model.row(one.kind, values, prompts, **columns, **compared)
@@ -198,7 +200,7 @@ def find(network: Network, view: View, prompts: Batch | None, finding: Int[Tenso
     config = view.patching.circuits
     assert config is not None
     pairs = view.pairs.select(finding.tolist())
-    model = Model.of(network, pairs, prompts, config, view.memory)
+    model = AblatedModel.of(network, pairs, prompts, config, view.memory)
     order = model.effects.order(torch.arange(len(finding), device=finding.device), absolute=True)
     return first_of(order, count_of(config.size, len(model.nodes)))
 
@@ -221,7 +223,7 @@ class Effects:
 
 
 @dataclass(frozen=True)
-class Model:
+class AblatedModel:
     """A network under ablation on some prompts."""
 
     network: Network
@@ -231,7 +233,9 @@ class Model:
     memory: int
 
     @classmethod
-    def of(cls, network: Network, pairs: Pairs, prompts: Batch | None, config: CircuitsConfig, memory: int) -> Model:
+    def of(
+        cls, network: Network, pairs: Pairs, prompts: Batch | None, config: CircuitsConfig, memory: int
+    ) -> AblatedModel:
         """Ablates with means over `prompts`, or with corrupted values if None."""
         means = None
         if prompts is not None:
@@ -267,7 +271,7 @@ class Model:
         return {"kind": kind, "value": value, "n": len(values), "by_prompt": by_prompt, **columns}
 
 
-def greedy(model: Model, circuit: Set, finding: Int[Tensor, " prompt"]) -> Iterator[tuple[str, Set]]:
+def greedy(model: AblatedModel, circuit: Set, finding: Int[Tensor, " prompt"]) -> Iterator[tuple[str, Set]]:
     """Removes members one after another: each time the one after which the remaining circuit and the remaining model
     differ most in F, on the prompts on which the circuit was found (Wang et al. 2022, section 4.2)."""
     removed = torch.zeros_like(circuit)

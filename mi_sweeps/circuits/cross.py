@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_sweeps.circuits.tables import TABLES
-from mi_sweeps.circuits.transplants import Component, Crossed, cross
+from mi_sweeps.circuits.transplants import Component, CrossedRuns, cross
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config.cross import others
 
@@ -65,7 +65,7 @@ def table(view: View) -> pa.Table:
     return pa.Table.from_pylist(rows, TABLES["cross"])
 
 
-def _rows(crossed: Crossed, into: int, source: int) -> list[dict[str, Any]]:
+def _rows(crossed: CrossedRuns, into: int, source: int) -> list[dict[str, Any]]:
     return [
         _row(into, source, component, crossed.into, crossed.source, mixed, error)
         for component, mixed, error in zip(crossed.components, crossed.mixed, crossed.error, strict=True)

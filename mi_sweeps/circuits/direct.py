@@ -26,7 +26,7 @@ from torch import Tensor
 from mi_sweeps.circuits.activations import LayerActivations
 from mi_sweeps.circuits.narrow import Narrow, applies
 from mi_sweeps.circuits.network import SLICE, Linear, Norm, by_head, rotate
-from mi_sweeps.circuits.paired_runs import Runs
+from mi_sweeps.circuits.paired_runs import PairedRuns
 from mi_sweeps.circuits.propagate import Change, Group, Stage, attend, propagate, rotation_of
 from mi_sweeps.graph import Input, Node
 
@@ -49,7 +49,7 @@ class Reader:
 
 
 def patch_direct(
-    runs: Runs, readers: Sequence[Reader], nodes: Sequence[Node], norm: How, tokens: int
+    runs: PairedRuns, readers: Sequence[Reader], nodes: Sequence[Node], norm: How, tokens: int
 ) -> Float[Tensor, "edge prompt"]:
     """Logit differences with each reader's sources patched one at a time, reader by reader.
 
@@ -75,7 +75,9 @@ def patch_direct(
     return results.view(count, n_prompts)
 
 
-def changes_of(runs: Runs, nodes: Sequence[Node], norm: How, group: Group) -> Float[Tensor, "prompt node col d_model"]:
+def changes_of(
+    runs: PairedRuns, nodes: Sequence[Node], norm: How, group: Group
+) -> Float[Tensor, "prompt node col d_model"]:
     """The change in each node's contribution to the residual stream from the corrupted to the clean run, in a group's
     columns."""
     columns = slice(-group.span, None)
@@ -103,7 +105,7 @@ def changes_of(runs: Runs, nodes: Sequence[Node], norm: How, group: Group) -> Fl
 
 
 def _changes(
-    runs: Runs, reader: Reader, norm: How, results: Int[Tensor, "source prompt"], writes: Writes, narrow: Narrow
+    runs: PairedRuns, reader: Reader, norm: How, results: Int[Tensor, "source prompt"], writes: Writes, narrow: Narrow
 ) -> Iterator[Change]:
     """Yields the changes from all sources of one input."""
     last = reader.layer == len(runs.clean) - 1
@@ -125,7 +127,7 @@ def _changes(
 
 def _through_head(
     narrow: Narrow | None,
-    runs: Runs,
+    runs: PairedRuns,
     reader: Reader,
     norm: How,
     group: Group,
@@ -173,7 +175,7 @@ def _through_head(
 
 
 def _through_mlp(
-    runs: Runs, reader: Reader, norm: How, group: Group, writes: Writes, columns: int, chosen: slice
+    runs: PairedRuns, reader: Reader, norm: How, group: Group, writes: Writes, columns: int, chosen: slice
 ) -> Float[Tensor, "prompt source col d_model"]:
     """The stream after the reader's MLP, in the last `columns`."""
     block, layer = runs.corrupted.network.blocks[reader.layer], runs.corrupted.layers[reader.layer]
@@ -185,7 +187,9 @@ def _through_mlp(
     return before + written.view_as(normed)
 
 
-def _read_by_logits(runs: Runs, reader: Reader, nodes: Sequence[Node], norm: How) -> Float[Tensor, "source prompt"]:
+def _read_by_logits(
+    runs: PairedRuns, reader: Reader, nodes: Sequence[Node], norm: How
+) -> Float[Tensor, "source prompt"]:
     """Logit differences if only the final norm sees a source's change."""
     run = runs.corrupted
     resid = run.layers[-1].resid_post[:, None, -1:]

@@ -20,7 +20,7 @@ from mi_sweeps.circuits.attribution import EndActivations, Heads, constant_z
 from mi_sweeps.circuits.engine import POSITION_SITES, Patched, by_role
 from mi_sweeps.circuits.network import Block, Linear, Network
 from mi_sweeps.circuits.packed import pack
-from mi_sweeps.circuits.paired_runs import Runs, in_groups, run_both
+from mi_sweeps.circuits.paired_runs import PairedRuns, in_groups, run_both
 from mi_sweeps.circuits.propagate import CachedRun, Change, Group, Stage, propagate
 from mi_sweeps.config import PatchingConfig, Site
 from mi_sweeps.tasks.pairs import Pairs
@@ -176,7 +176,7 @@ def n_places(block: Block, site: str) -> int:
     return block.n_kv_heads if site in ("k", "v") else block.n_heads
 
 
-def _position_changes(site: Site, runs: Runs, results: Int[Tensor, "layer col prompt"]) -> Iterator[Change]:
+def _position_changes(site: Site, runs: PairedRuns, results: Int[Tensor, "layer col prompt"]) -> Iterator[Change]:
     """Patches of one column."""
     n_layers, width, _ = results.shape
     for layer in range(n_layers):
@@ -217,7 +217,7 @@ def _column(resid: Tensor, group: Group, column: int, chosen: slice) -> Float[Te
 
 
 def _head_changes(
-    site: Site, runs: Runs, results: Int[Tensor, "layer head prompt"], *, at_end: bool
+    site: Site, runs: PairedRuns, results: Int[Tensor, "layer head prompt"], *, at_end: bool
 ) -> Iterator[Change]:
     """Patches of one head, or of one key/value head and so of all heads that use it."""
     run = runs.corrupted

@@ -157,7 +157,7 @@ def _named(clean: Batch) -> dict[str, Bool[Tensor, "prompt pos"]]:
 
 
 @dataclass(frozen=True)
-class Looked:
+class HeadAttention:
     """The attention of heads to keys in each prompt; 0 if a prompt lacks the key or query."""
 
     attention: Float[Tensor, "side layer head query key prompt"]
@@ -168,7 +168,7 @@ class Looked:
 
 
 @torch.no_grad()
-def look(network: Network, pairs: Pairs, places: Places, memory: int) -> Looked:
+def look(network: Network, pairs: Pairs, places: Places, memory: int) -> HeadAttention:
     """The attention of every head from each query to each key.
 
     Args:
@@ -185,7 +185,7 @@ def look(network: Network, pairs: Pairs, places: Places, memory: int) -> Looked:
     attention, weighted = torch.cat(parts, dim=-1)
     counts = places.member.sum(dim=-1)
     uniform = (counts.double() / (places.at + 1).clamp(min=1)[..., None]).movedim(0, -1)
-    return Looked(attention.cpu(), weighted.cpu(), uniform.cpu(), (counts > 0).movedim(0, -1).cpu())
+    return HeadAttention(attention.cpu(), weighted.cpu(), uniform.cpu(), (counts > 0).movedim(0, -1).cpu())
 
 
 def _side(
@@ -224,7 +224,7 @@ def layers(network: Network, batch: Batch) -> Iterator[tuple[Layout, LayerActiva
         yield layout, layer
 
 
-def _rows(places: Places, looked: Looked) -> pa.Table:
+def _rows(places: Places, looked: HeadAttention) -> pa.Table:
     """One row per side, head, query and key that occurs in any prompt."""
     there = looked.there.numpy()
     n = there.sum(axis=-1)

@@ -18,7 +18,7 @@ from mi_sweeps.tasks.pairs import Pairs
 
 
 @dataclass(frozen=True)
-class Runs:
+class PairedRuns:
     """The clean and the corrupted run. Columns are aligned at the end (`mi_sweeps.circuits.activations`)."""
 
     clean: Sequence[LayerActivations]
@@ -52,13 +52,13 @@ class Runs:
         }
 
 
-def run_both(network: Network, pairs: Pairs) -> Runs:
+def run_both(network: Network, pairs: Pairs) -> PairedRuns:
     """Runs one forward pass on each side."""
     layout = align(network, pairs.clean.end)
     clean, clean_resid = forward(network, embed(network, pairs.clean, layout), layout)
     corrupted, corrupted_resid = forward(network, embed(network, pairs.corrupted, layout), layout)
     run = CachedRun(network, layout, corrupted, read_out(network, pairs))
-    return Runs(
+    return PairedRuns(
         clean,
         run,
         run.read_out(clean_resid[:, -1], slice(None)),

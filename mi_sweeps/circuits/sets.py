@@ -21,7 +21,7 @@ from mi_sweeps.circuits.activations import LayerActivations, Layout, spread
 from mi_sweeps.circuits.fast import MEMORY, budget
 from mi_sweeps.circuits.inputs import separate
 from mi_sweeps.circuits.network import Block, Network, rotate
-from mi_sweeps.circuits.paired_runs import Runs, in_groups, run_both
+from mi_sweeps.circuits.paired_runs import PairedRuns, in_groups, run_both
 from mi_sweeps.circuits.propagate import CachedRun, rotation_of
 from mi_sweeps.graph import Graph
 from mi_sweeps.models.head import capped
@@ -93,7 +93,7 @@ class _Written:
         return total
 
 
-def _run(runs: Runs, graph: Graph, masks: Float[Tensor, "set receiver node"]) -> Float[Tensor, "set prompt"]:
+def _run(runs: PairedRuns, graph: Graph, masks: Float[Tensor, "set receiver node"]) -> Float[Tensor, "set prompt"]:
     """Runs the sets on prompts that fit in memory together."""
     run, span = runs.corrupted, int(runs.spans.max())
     if not span:

@@ -34,7 +34,7 @@ Component = tuple[str, str, int | None, int | None]
 
 
 @dataclass(frozen=True)
-class Crossed:
+class CrossedRuns:
     """Logit differences of every prompt with pieces of one network in another."""
 
     into: Float[Tensor, " prompt"]
@@ -49,7 +49,7 @@ class Crossed:
 @torch.no_grad()
 def cross(
     into: Network, source: Network, pairs: Pairs, kinds: Sequence[str], permutations: int, memory: int
-) -> Crossed:
+) -> CrossedRuns:
     """Puts every component of `source` into `into`.
 
     Args:
@@ -77,7 +77,7 @@ def cross(
     drawn = torch.cat([one.drawn for one in found], dim=2)
     errors = standard_error(drawn).tolist() if "shapley" in kinds else []
     nothing: list[float | None] = [None] * (len(components) - len(errors))
-    return Crossed(
+    return CrossedRuns(
         torch.cat([one.run.into for one in found])[order],
         torch.cat([one.run.source for one in found])[order],
         components,
@@ -90,7 +90,7 @@ def cross(
 class _Part:
     """The results for some prompts."""
 
-    run: Crossed
+    run: CrossedRuns
     drawn: Float[Tensor, "pair part prompt"]
 
 
@@ -146,7 +146,7 @@ def _cross(
         components += [("shapley", name, layer, None) for name, layer in walk.parts]
         mixed.append((own + drawn.mean(dim=0)).float())
     values = [own, there, torch.cat(mixed)]
-    return _Part(Crossed(values[0].cpu(), values[1].cpu(), components, values[2].cpu(), []), drawn.cpu())
+    return _Part(CrossedRuns(values[0].cpu(), values[1].cpu(), components, values[2].cpu(), []), drawn.cpu())
 
 
 def _check(
@@ -167,7 +167,7 @@ def _check(
 
 
 @dataclass(frozen=True)
-class _Sought:
+class _EnteringComponents:
     """Components that enter at the same layer, and the stream with each of them changed."""
 
     components: list[Component]
@@ -198,17 +198,21 @@ class _At:
         return self.end if layer == len(self.others) - 1 else self.whole
 
 
-def _activations(at: _At) -> Iterator[_Sought]:
+def _activations(at: _At) -> Iterator[_EnteringComponents]:
     embedded = at.others[0].resid_pre
-    yield _Sought([("activation", "embed", None, None)], 0, "pre", at.whole, lambda _: embedded[:, None])
+    yield _EnteringComponents([("activation", "embed", None, None)], 0, "pre", at.whole, lambda _: embedded[:, None])
     for layer, own in enumerate(at.run.layers):
         enters, stage, _ = at.run.after_attention(layer)
         group = at.group(layer)
-        yield _Sought([("activation", "attn", layer, None)], enters, stage, group, partial(_attention, at, layer))
+        yield _EnteringComponents(
+            [("activation", "attn", layer, None)], enters, stage, group, partial(_attention, at, layer)
+        )
         heads: list[Component] = [("activation", "head", layer, head) for head in range(own.z.shape[2])]
-        yield _Sought(heads, enters, stage, group, partial(_heads, at, layer))
+        yield _EnteringComponents(heads, enters, stage, group, partial(_heads, at, layer))
         if at.into.has_mlps:
-            yield _Sought([("activation", "mlp", layer, None)], layer + 1, "pre", group, partial(_mlp, at, layer))
+            yield _EnteringComponents(
+                [("activation", "mlp", layer, None)], layer + 1, "pre", group, partial(_mlp, at, layer)
+            )
 
 
 def _attention(at: _At, layer: int, chosen: slice) -> Float[Tensor, "prompt 1 col d_model"]:
@@ -230,16 +234,16 @@ def _heads(at: _At, layer: int, chosen: slice) -> Float[Tensor, "prompt change c
     return at.run.with_heads_changed(layer, group.prompts, written)
 
 
-def _weights(at: _At) -> Iterator[_Sought]:
+def _weights(at: _At) -> Iterator[_EnteringComponents]:
     networks = {"embed": mix(at.into, at.source, [("embed", None)])}
     if at.into.positional is not None:
         networks["positional"] = mix_positional(at.into, at.source)
     for name, network in networks.items():
-        yield _Sought([("weights", name, None, None)], 0, "pre", at.whole, partial(_embedded, at, network))
+        yield _EnteringComponents([("weights", name, None, None)], 0, "pre", at.whole, partial(_embedded, at, network))
     for layer, block in enumerate(at.into.blocks):
         pieces = list(_pieces(block, has_mlps=at.into.has_mlps))
         components: list[Component] = [("weights", piece, layer, head) for piece, head in pieces]
-        yield _Sought(components, layer + 1, "pre", at.group(layer), partial(_mixed, at, layer, pieces))
+        yield _EnteringComponents(components, layer + 1, "pre", at.group(layer), partial(_mixed, at, layer, pieces))
 
 
 def _embedded(at: _At, network: Network, chosen: slice) -> Float[Tensor, "prompt 1 col d_model"]:

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"dashboard: takes one sweep; give one of {', '.join(chosen)}")
     if options.to and not options.dry_run:
         raise UserError("--to: only a dry run is written to a file; give --dry-run too")
-    wanted = saved.Wanted(options.entity, options.project, options.baseline, options.band, options.report)
+    wanted = saved.DashboardOptions(options.entity, options.project, options.baseline, options.band, options.report)
     if not options.dry_run:
         return saved.save(common.console(), output, chosen[0], wanted)
     text = saved.dry_run(output, chosen[0], wanted)

@@ -29,7 +29,7 @@ def watch(
     from mi_sweeps.sweeps import plan as planning
 
     on_cluster = bool(submissions.of_output(output))
-    last: steer.Seen | None = None
+    last: steer.PlanOnCluster | None = None
 
     def look() -> Plan:
         nonlocal last

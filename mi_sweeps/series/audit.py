@@ -20,7 +20,7 @@ from mi_sweeps import models
 from mi_sweeps.series import duplicates, geometry, labels, sources
 from mi_sweeps.series.finding import Finding
 from mi_sweeps.series.geometry import Geometry
-from mi_sweeps.series.inspection import Look, look_at
+from mi_sweeps.series.inspection import InspectedCheckpoint, look_at
 from mi_sweeps.series.sample import Tensor
 from mi_sweeps.series.sources import Source
 
@@ -129,7 +129,7 @@ def _order(one: Finding) -> tuple[int, bool]:
     return one.step, not one.missing
 
 
-def _unseen(read: Sequence[Look], unread: Sequence[Look]) -> Iterator[str]:
+def _unseen(read: Sequence[InspectedCheckpoint], unread: Sequence[InspectedCheckpoint]) -> Iterator[str]:
     """Notes on what could not be checked."""
     if unread:
         steps = duplicates.spans([look.step for look in unread])
@@ -140,7 +140,7 @@ def _unseen(read: Sequence[Look], unread: Sequence[Look]) -> Iterator[str]:
         yield "the order of the checkpoints could not be checked: the sampled matrices are the same in all"
 
 
-def _weights(looks: list[Look], matrices: Mapping[str, Tensor]) -> list[Finding]:
+def _weights(looks: list[InspectedCheckpoint], matrices: Mapping[str, Tensor]) -> list[Finding]:
     """Finds copies, mixtures of several checkpoints, and checkpoints out of order."""
     if len(looks) < 2:
         return []
@@ -149,7 +149,7 @@ def _weights(looks: list[Look], matrices: Mapping[str, Tensor]) -> list[Finding]
     # If all are split into the same files, each file could come from a different checkpoint.
     alike = len(files) == 1 and len(places) <= 1
     steps = [look.step for look in looks]
-    out: dict[str | None, dict[int, duplicates.Out]] = {}
+    out: dict[str | None, dict[int, duplicates.Unusable]] = {}
     for part in looks[0].source.weights if alike else (None,):
         within = {name: tensor for name, tensor in matrices.items() if part is None or tensor.file == part}
         keys = _keys(looks, part, within)
@@ -172,7 +172,7 @@ def _weights(looks: list[Look], matrices: Mapping[str, Tensor]) -> list[Finding]
     return found
 
 
-def _keys(looks: Sequence[Look], part: str | None, names: Collection[str]) -> list[str]:
+def _keys(looks: Sequence[InspectedCheckpoint], part: str | None, names: Collection[str]) -> list[str]:
     """A key for the weights of each checkpoint: equal weights have equal keys."""
 
     def whole(place: int) -> str:
@@ -192,7 +192,7 @@ def _keys(looks: Sequence[Look], part: str | None, names: Collection[str]) -> li
     return keys
 
 
-def _returns(looks: Sequence[Look], names: Collection[str], places: Sequence[int]) -> bool:
+def _returns(looks: Sequence[InspectedCheckpoint], names: Collection[str], places: Sequence[int]) -> bool:
     """Whether the weights were different in between."""
     here = looks[places[0]].values
     total = sum(here[name].size for name in names)
@@ -202,18 +202,18 @@ def _returns(looks: Sequence[Look], names: Collection[str], places: Sequence[int
     )
 
 
-def _geometry(looks: Sequence[Look], matrices: Mapping[str, Tensor]) -> Geometry:
+def _geometry(looks: Sequence[InspectedCheckpoint], matrices: Mapping[str, Tensor]) -> Geometry:
     return geometry.measure([look.values for look in looks], matrices)
 
 
-def _changes(looks: Sequence[Look], matrices: Mapping[str, Tensor]) -> dict[int, float]:
+def _changes(looks: Sequence[InspectedCheckpoint], matrices: Mapping[str, Tensor]) -> dict[int, float]:
     """The distance from the previous checkpoint, by step."""
     return {
         after.step: float(_geometry((before, after), matrices).distances[0, 1]) for before, after in pairwise(looks)
     }
 
 
-def _descent(looks: Sequence[Look], matrices: Mapping[str, Tensor]) -> list[Finding]:
+def _descent(looks: Sequence[InspectedCheckpoint], matrices: Mapping[str, Tensor]) -> list[Finding]:
     """Finds the checkpoints that are unrelated to the rest of the series."""
     if len(looks) < 2:
         return []

@@ -21,7 +21,7 @@ KEPT = 0.5
 
 
 @dataclass(frozen=True)
-class Out:
+class Unusable:
     """Why a checkpoint is not usable."""
 
     reason: str
@@ -29,7 +29,7 @@ class Out:
     kind: Literal["copy", "order", "descent"]
 
 
-def examine(steps: Sequence[int], contents: Sequence[str], geometry: Geometry | None) -> dict[int, Out]:
+def examine(steps: Sequence[int], contents: Sequence[str], geometry: Geometry | None) -> dict[int, Unusable]:
     """Finds what is wrong with the weights, by index of the checkpoint in the series.
 
     Args:
@@ -39,10 +39,12 @@ def examine(steps: Sequence[int], contents: Sequence[str], geometry: Geometry | 
     """
     copies = {key: [place for place, one in enumerate(contents) if one == key] for key in contents}
     trusted = [places[0] for places in copies.values() if len(places) == 1]
-    out: dict[int, Out] = {}
+    out: dict[int, Unusable] = {}
     if geometry is not None:
         for place in [trusted[one] for one in strangers(geometry.of(trusted))]:
-            out[place] = Out("are from another run: unrelated to those before and after, which are related", "descent")
+            out[place] = Unusable(
+                "are from another run: unrelated to those before and after, which are related", "descent"
+            )
         trusted = [place for place in trusted if place not in out]
         found = [
             ([trusted[place] for place in one.members], [trusted[place] for place in one.instead])
@@ -53,7 +55,7 @@ def examine(steps: Sequence[int], contents: Sequence[str], geometry: Geometry | 
         for members, instead in found:
             for place in (*members, *instead):
                 others = instead if place in members else members
-                out[place] = Out(_leap(steps, geometry.distances, trusted, place, others), "order")
+                out[place] = Unusable(_leap(steps, geometry.distances, trusted, place, others), "order")
     for places in copies.values():
         if len(places) > 1:
             out |= _copies(steps, places, geometry, trusted)
@@ -82,24 +84,26 @@ def spans(steps: Sequence[int]) -> str:
 
 def _copies(
     steps: Sequence[int], places: list[int], geometry: Geometry | None, trusted: Sequence[int]
-) -> dict[int, Out]:
+) -> dict[int, Unusable]:
     """The findings for checkpoints with the same weights: all but the one at the right step."""
     neighbours = _neighbours(places)
     home = _home(neighbours, places[0], geometry, trusted)
     everywhere = f"are the same at {spans([steps[place] for place in places])}"
     if home is None:
         nearest = "" if geometry is None else _nearest(steps, geometry.distances, trusted, places[0])
-        return {place: Out(f"{everywhere}; which step they belong to is unknown{nearest}", "copy") for place in places}
+        return {
+            place: Unusable(f"{everywhere}; which step they belong to is unknown{nearest}", "copy") for place in places
+        }
     out = {
-        place: Out(f"{everywhere}; they belong to step {steps[home[0]]}", "copy")
+        place: Unusable(f"{everywhere}; they belong to step {steps[home[0]]}", "copy")
         for place in places
         if place not in home
     }
     if len(home) > 1 and any(steps[later] - steps[place] > 1 for place, later in zip(home, home[1:], strict=False)):
         why = "either nothing was learned in between, or one is a copy of another"
-        return {place: Out(f"{everywhere}; {why}", "copy") for place in places}
+        return {place: Unusable(f"{everywhere}; {why}", "copy") for place in places}
     for place in home[1:]:
-        out[place] = Out(f"{everywhere}; nothing was learned since step {steps[home[0]]}", "copy")
+        out[place] = Unusable(f"{everywhere}; nothing was learned since step {steps[home[0]]}", "copy")
     return out
 
 

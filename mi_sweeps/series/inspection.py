@@ -18,7 +18,7 @@ from mi_sweeps.series.sources import Source
 
 
 @dataclass(frozen=True)
-class Look:
+class InspectedCheckpoint:
     """A checkpoint and what was read from it."""
 
     source: Source
@@ -36,12 +36,12 @@ class Look:
         """Whether the checkpoint is usable so far."""
         return not any(one.missing for one in self.findings)
 
-    def found(self, kind: Kind, reason: str, missing: bool = True) -> Look:
+    def found(self, kind: Kind, reason: str, missing: bool = True) -> InspectedCheckpoint:
         """A copy with one more finding."""
         return replace(self, findings=(*self.findings, Finding(self.step, kind, reason, missing)))
 
 
-def look_at(ordered: Sequence[Source], pool: Executor) -> tuple[list[Look], dict[str, Tensor]]:
+def look_at(ordered: Sequence[Source], pool: Executor) -> tuple[list[InspectedCheckpoint], dict[str, Tensor]]:
     """Reads the same slices of the same matrices from each checkpoint. Also returns those matrices' headers, from a
     checkpoint with the usual layout."""
     looks = _layout(list(pool.map(_header, ordered)))
@@ -51,9 +51,9 @@ def look_at(ordered: Sequence[Source], pool: Executor) -> tuple[list[Look], dict
     return _zeros(list(pool.map(lambda look: _values(look, list(chosen), most), looks))), chosen
 
 
-def _header(source: Source) -> Look:
+def _header(source: Source) -> InspectedCheckpoint:
     """Reads where the tensors of a checkpoint are; none if its files cannot be read in parts."""
-    look = Look(source, {}, {})
+    look = InspectedCheckpoint(source, {}, {})
     if not source.weights:
         return look.found("damaged", f"{source.name} has no weights")
     tensors: dict[str, Tensor] = {}
@@ -67,13 +67,13 @@ def _header(source: Source) -> Look:
     return replace(look, tensors=tensors)
 
 
-def _layout(looks: list[Look]) -> list[Look]:
+def _layout(looks: list[InspectedCheckpoint]) -> list[InspectedCheckpoint]:
     """Reports checkpoints whose tensors differ from most others' in name, shape or type."""
 
-    def shapes(look: Look) -> dict[str, tuple[int, ...]]:
+    def shapes(look: InspectedCheckpoint) -> dict[str, tuple[int, ...]]:
         return {name: tensor.shape for name, tensor in look.tensors.items() if sample.is_matrix(name, tensor)}
 
-    def dtypes(look: Look) -> str:
+    def dtypes(look: InspectedCheckpoint) -> str:
         return "/".join(
             sorted({tensor.dtype for name, tensor in look.tensors.items() if sample.is_matrix(name, tensor)})
         )
@@ -97,7 +97,7 @@ def _layout(looks: list[Look]) -> list[Look]:
     return named
 
 
-def _values(look: Look, names: Sequence[str], most: int) -> Look:
+def _values(look: InspectedCheckpoint, names: Sequence[str], most: int) -> InspectedCheckpoint:
     """Reads a checkpoint's slices."""
     if not (look.tensors and look.whole):
         return look
@@ -111,7 +111,7 @@ def _values(look: Look, names: Sequence[str], most: int) -> Look:
     return replace(look, values=values)
 
 
-def _zeros(looks: list[Look]) -> list[Look]:
+def _zeros(looks: list[InspectedCheckpoint]) -> list[InspectedCheckpoint]:
     """Reports checkpoints with zeros where an earlier one has weights. Zeros at the start are fine: some matrices begin
     so."""
     learned: set[str] = set()

@@ -27,7 +27,7 @@ CANCEL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class PlanOnCluster:
     """A plan with the cluster's states."""
 
     plan: Plan
@@ -37,16 +37,16 @@ class Seen:
     """Whether the cluster did not answer at all; it may have jobs all the same."""
 
 
-def seen(plan: Plan, output: Path) -> Seen:
+def seen(plan: Plan, output: Path) -> PlanOnCluster:
     """Adds the cluster's states to a plan, if the cluster answers."""
     try:
         # Of every sweep, because sweeps may share points.
         found = submissions.of_output(output)
         if not found:
-            return Seen(plan)
-        return Seen(*states.look(plan, found))
+            return PlanOnCluster(plan)
+        return PlanOnCluster(*states.look(plan, found))
     except UserError as error:
-        return Seen(plan, f"{error}; the states shown are those in the folders", blind=True)
+        return PlanOnCluster(plan, f"{error}; the states shown are those in the folders", blind=True)
 
 
 def requested(plan: Plan, arrays: Sequence[Array], launcher: SlurmConfig) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.identity import Contents, own_sources
+from mi_sweeps.identity import HashedContents, own_sources
 from mi_sweeps.store.files import read_json
 from mi_sweeps.store.folders import run_folder
 from mi_sweeps.store.sources import is_own
@@ -27,7 +27,7 @@ def lines(plan: Plan) -> Iterator[str]:
     if not new:
         return
     output = next(iter(new.values()))[0].output
-    contents = Contents()
+    contents = HashedContents()
     replaced: dict[str, dict[str, str]] = {}
     for run_id, config in _known(output):
         alike = [point for point in new.get(_kind(config), ()) if same_request(_fine_tune(config), point.values)]

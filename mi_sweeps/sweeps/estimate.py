@@ -38,7 +38,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Left:
+class TimeLeft:
     """An estimate of the time left."""
 
     seconds: float | None
@@ -104,35 +104,35 @@ def rates(plan: Plan) -> dict[str, float]:
     return {of: rate for of, taken in (begun | done).items() if (rate := _rate(taken)) is not None}
 
 
-def left(work: Iterable[Work], known: Mapping[str, float], workers: int = 1) -> Left:
+def left(work: Iterable[Work], known: Mapping[str, float], workers: int = 1) -> TimeLeft:
     """Estimates the time for some work shared by a number of workers."""
     work = list(work)
     taken = [one.units * known[one.kind] for one in work if one.kind in known]
     unknown = sorted({one.name for one in work if one.kind not in known})
     # A single job cannot be shared, so the longest one is a lower bound.
-    return Left(max(sum(taken) / max(1, workers), *taken) if taken else None, tuple(unknown))
+    return TimeLeft(max(sum(taken) / max(1, workers), *taken) if taken else None, tuple(unknown))
 
 
-def of_plan(plan: Plan) -> Left:
+def of_plan(plan: Plan) -> TimeLeft:
     """Estimates the time left in a plan, with the workers that are running now."""
     at_work = {(status.host, status.pid) for status in plan.statuses if status.state == "running"}
     return left(rest(plan).values(), rates(plan), len(at_work))
 
 
-class Course:
+class ProgressClock:
     """Follows the work of this process and estimates its time left."""
 
     def __init__(self, plan: Plan, retry: Collection[Failure] = ()) -> None:
         self._rest = rest(plan, retry)
         self._before = rates(plan)
         self._done: dict[str, list[tuple[float, float]]] = {}
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _RunningJob] = {}
         self._last = time.monotonic()
 
     def begin(self, id: str, point: GridPoint, stage: Stage) -> None:
         """Records that a job began."""
         self._tick()
-        self._open[id] = _Open(kind(point, stage), units(point, stage))
+        self._open[id] = _RunningJob(kind(point, stage), units(point, stage))
 
     def step(self, id: str, step: int) -> None:
         """Records how many of a job's steps or checkpoints are done."""
@@ -151,7 +151,7 @@ class Course:
         if well and one.first and one.step > one.first[0]:
             self._done.setdefault(one.kind, []).append((one.seconds, one.step - max(0, one.first[0] - 1)))
 
-    def left(self, id: str | None = None) -> Left:
+    def left(self, id: str | None = None) -> TimeLeft:
         """Estimates the time left for everything, or for one running job."""
         begun: dict[str, list[tuple[float, float]]] = {}
         for one in self._open.values():
@@ -161,7 +161,7 @@ class Course:
         known = now | {of: rate for of, rate in self._before.items() if of not in self._done}
         found = left([self._rest[id]] if id in self._rest else () if id else self._rest.values(), known)
         since = time.monotonic() - self._last
-        return found if found.seconds is None else Left(max(0.0, found.seconds - since), found.unknown)
+        return found if found.seconds is None else TimeLeft(max(0.0, found.seconds - since), found.unknown)
 
     def _tick(self) -> None:
         """Shares the time since the last event among the running jobs, which are trained together."""
@@ -172,7 +172,7 @@ class Course:
 
 
 @dataclass
-class _Open:
+class _RunningJob:
     """A running job."""
 
     kind: str

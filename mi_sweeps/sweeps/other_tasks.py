@@ -12,7 +12,7 @@ from mi_sweeps.sweeps import source
 from mi_sweeps.sweeps.quick_checks import corruptions
 
 
-def patch_jobs(config: Config, contents: identity.Contents, sections: dict[str, Any]) -> Iterator[Config]:
+def patch_jobs(config: Config, contents: identity.HashedContents, sections: dict[str, Any]) -> Iterator[Config]:
     """Yields a configuration's own patch job, then one for each task in `patching.also`; their own `also` is empty.
 
     The others keep the configuration's corruption if their task has it; otherwise they use `first`, or the task's own

@@ -55,7 +55,7 @@ def points(run: RunFolder, output: Path, words: Sequence[str]) -> list[GridPoint
     }
     if "tracking" in named:
         sections["tracking"] = given[0].values["tracking"]
-    contents = identity.Contents()
+    contents = identity.HashedContents()
     found: dict[str, GridPoint] = {}
     for folder in stack:
         patched = _patched(folder, output)
@@ -146,7 +146,7 @@ def _patched(run: RunFolder, output: Path) -> list[GridPoint]:
     raise UserError(f"zoom: {run.path}: the run is in no sweep and has no patch job, so its configuration is unknown")
 
 
-def _check(run: RunFolder, config: Config, end: int, contents: identity.Contents) -> None:
+def _check(run: RunFolder, config: Config, end: int, contents: identity.HashedContents) -> None:
     """Checks that a run has the last checkpoint of the zoom, and that training would repeat it.
 
     Raises:

@@ -50,7 +50,7 @@ FIND = """
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DashboardOptions:
     """The options of the command."""
 
     entity: str | None
@@ -73,7 +73,7 @@ class Refused(Exception):
         """HTTP status, if there was an answer."""
 
 
-def dry_run(output: Path, sweep: str, wanted: Wanted) -> str:
+def dry_run(output: Path, sweep: str, wanted: DashboardOptions) -> str:
     """Returns the views as JSON, always the same for the same sweep; needs no login and no network.
 
     Raises:
@@ -87,7 +87,7 @@ def dry_run(output: Path, sweep: str, wanted: Wanted) -> str:
     return views.text(_views(output, sweep, wanted, entity or "", project))
 
 
-def save(console: Console, output: Path, sweep: str, wanted: Wanted) -> int:
+def save(console: Console, output: Path, sweep: str, wanted: DashboardOptions) -> int:
     """Makes or updates the views and prints their addresses; the exit code is 1 if the server refuses.
 
     Raises:
@@ -118,7 +118,7 @@ def write(file: Path, text: str) -> None:
     write_bytes(file, text.encode())
 
 
-def _place(output: Path, sweep: str, wanted: Wanted) -> tuple[str, str | None]:
+def _place(output: Path, sweep: str, wanted: DashboardOptions) -> tuple[str, str | None]:
     """Returns the project, and the entity if one is named."""
     for key, given in (("project", wanted.project), ("entity", wanted.entity)):
         wandb_name(f"--{key}", given)
@@ -133,7 +133,7 @@ def _place(output: Path, sweep: str, wanted: Wanted) -> tuple[str, str | None]:
     return wanted.project or tracking["project"], wanted.entity or tracking["entity"]
 
 
-def _views(output: Path, sweep: str, wanted: Wanted, entity: str, project: str) -> list[View]:
+def _views(output: Path, sweep: str, wanted: DashboardOptions, entity: str, project: str) -> list[View]:
     from mi_sweeps.tracking import views
 
     found = logged_keys.read(output, sweep)

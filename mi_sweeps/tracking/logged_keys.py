@@ -29,7 +29,7 @@ NESTED = ("model.", "task.", "optim.", "schedule.", "train.", "checkpoint.")
 
 
 @dataclass(frozen=True)
-class Examined:
+class CorruptionKeys:
     """The keys that the patch jobs under one corruption log."""
 
     corruption: str
@@ -48,7 +48,7 @@ class Examined:
 
 
 @dataclass(frozen=True)
-class Contents:
+class SweepKeys:
     """What a dashboard needs to know about a sweep."""
 
     sweep: str
@@ -66,7 +66,7 @@ class Contents:
     """Keys of wandb's config with several values, except the seed."""
     metrics: tuple[str, ...]
     """As SPLIT/METRIC."""
-    examined: tuple[Examined, ...]
+    examined: tuple[CorruptionKeys, ...]
     """By corruption, for the patch jobs begun so far."""
     measures: tuple[str, ...] = ()
     """Names of the measures of the clean run."""
@@ -83,7 +83,7 @@ class Contents:
         return learned_by({key.partition("/")[2] for key in self.metrics}) or "win_rate"
 
 
-def read(output: Path, sweep: str) -> Contents:
+def read(output: Path, sweep: str) -> SweepKeys:
     """Reads what the runs of a sweep have logged so far.
 
     Raises:
@@ -94,7 +94,7 @@ def read(output: Path, sweep: str) -> Contents:
     if not runs:
         look = hint("status", sweep, output)
         raise UserError(f"sweep {sweep!r}: no run has an evaluated checkpoint yet; see `{look}`")
-    return Contents(
+    return SweepKeys(
         sweep,
         found.sweeps[0].command,
         tuple(run.run_id for run in found.runs),
@@ -129,7 +129,7 @@ def _metrics(runs: Sequence[folder.RunRecord]) -> tuple[str, ...]:
     return tuple(values.of_metrics([row for row in rows if row["split"] != "batch"]))
 
 
-def _examined(runs: Sequence[folder.RunRecord]) -> tuple[tuple[Examined, ...], tuple[str, ...]]:
+def _examined(runs: Sequence[folder.RunRecord]) -> tuple[tuple[CorruptionKeys, ...], tuple[str, ...]]:
     """Reads the keys of each corruption, and the names of the measures."""
     some: dict[tuple[str, ...], tuple[PatchFolder, int]] = {}
     for run in runs:
@@ -137,7 +137,7 @@ def _examined(runs: Sequence[folder.RunRecord]) -> tuple[tuple[Examined, ...], t
             kind = (patch.corruption, _value(run.config, "model"), _value(patch.about, "config.patching"))
             if kind not in some and (steps := patch.steps()):
                 some[kind] = PatchFolder(patch.path), steps[0]
-    examined: list[Examined] = []
+    examined: list[CorruptionKeys] = []
     measures: dict[str, None] = {}
     for corruption in dict.fromkeys(kind[0] for kind in some):
         tables = [values.read(*table) for kind, table in some.items() if kind[0] == corruption]
@@ -145,7 +145,7 @@ def _examined(runs: Sequence[folder.RunRecord]) -> tuple[tuple[Examined, ...], t
         keys = dict.fromkeys(key for rows in tables for key in values.of_table(corruption, rows, frozenset()))
         own = (key for key in keys if key.startswith(f"{corruption}/"))
         sites = dict.fromkeys(row["site"] for rows in tables for row in values.of_heads(rows))
-        examined.append(Examined(corruption, tuple(sorted(own, key=_by_layer)), tuple(sites)))
+        examined.append(CorruptionKeys(corruption, tuple(sorted(own, key=_by_layer)), tuple(sites)))
         measures |= dict.fromkeys(row["measure"] for rows in tables for row in rows if row["kind"] == "measure")
     return tuple(examined), tuple(measures)
 

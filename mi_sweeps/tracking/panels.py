@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import wandb_workspaces.reports.v2 as wr
 
-from mi_sweeps.tracking.logged_keys import Contents, Examined
+from mi_sweeps.tracking.logged_keys import CorruptionKeys, SweepKeys
 
 Band = Literal["minmax", "stddev", "stderr"]
 
@@ -56,7 +56,7 @@ class Part:
     """Whether it is collapsed in the workspace and left out of the report."""
 
 
-def parts(contents: Contents, band: Band) -> list[Part]:
+def parts(contents: SweepKeys, band: Band) -> list[Part]:
     """Returns all parts of a sweep's dashboard. Every logged key is in some panel."""
     several = len(contents.examined)
     found = [
@@ -124,7 +124,7 @@ def parts(contents: Contents, band: Band) -> list[Part]:
     return [part for part in found if part.panels]
 
 
-def bands(contents: Contents, band: Band) -> str:
+def bands(contents: SweepKeys, band: Band) -> str:
     """Explains the bands of this sweep in a sentence or two."""
     count = len(contents.seeds)
     one = "one seed" if count else "no seed"
@@ -136,7 +136,7 @@ def bands(contents: Contents, band: Band) -> str:
     )
 
 
-def _rates(contents: Contents, band: Band) -> Iterator[Any]:
+def _rates(contents: SweepKeys, band: Band) -> Iterator[Any]:
     rate = contents.rate.replace("_", " ")
     for split in contents.splits:
         title = f"{split} {rate} by setting (band over seeds)"
@@ -147,7 +147,7 @@ def _rates(contents: Contents, band: Band) -> Iterator[Any]:
             yield _line(title, [f"{split}/{contents.rate}"], wr.Config(key), band, range_y=(0, 1))
 
 
-def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
+def _side_by_side(contents: SweepKeys, band: Band) -> Iterator[Any]:
     """Yields panels row by row; skips rows that some corruption lacks, which would shift the panels below."""
 
     def row(quantity: str, keys: Sequence[Sequence[str]], by: wr.Config | wr.Metric) -> Iterator[Any]:
@@ -169,7 +169,7 @@ def _side_by_side(contents: Contents, band: Band) -> Iterator[Any]:
         yield from (_recovered(examined, band) for examined in contents.examined)
 
 
-def _recovered(examined: Examined, band: Band) -> Any:
+def _recovered(examined: CorruptionKeys, band: Band) -> Any:
     title = f"recovered fraction by head ({RECOVERED_SITE}): {examined.corruption}"
     return _found(title, f"{examined.corruption}/recovered/{RECOVERED_SITE}/", band)
 
@@ -187,7 +187,7 @@ def _found(title: str, beginning: str, band: Band) -> Any:
     )
 
 
-def _compared(contents: Contents, band: Band) -> Iterator[Any]:
+def _compared(contents: SweepKeys, band: Band) -> Iterator[Any]:
     rates = [f"{split}/{contents.rate}" for split in contents.splits]
     first_step, least = FIRST_STEPS[contents.rate]
     keys = dict.fromkeys([*contents.settings, *contents.varied, *(["seed"] if contents.seeds else [])])

@@ -19,7 +19,7 @@ from wandb_workspaces.reports.v2.internal import _generate_name
 from wandb_workspaces.workspaces.internal import _generate_view_name, _internal_name_to_url_query_str
 
 from mi_sweeps.counting import counted
-from mi_sweeps.tracking.logged_keys import Contents
+from mi_sweeps.tracking.logged_keys import SweepKeys
 from mi_sweeps.tracking.panels import CHECKPOINT, FIRST_STEPS, Band, Part, bands, parts
 
 MOST_LINES = 100
@@ -62,7 +62,7 @@ class View:
         return f"{project}/reports/{self.title.replace(' ', '-')}--{id}"
 
 
-def workspace(contents: Contents, entity: str, project: str, band: Band, baseline: str | None = None) -> View:
+def workspace(contents: SweepKeys, entity: str, project: str, band: Band, baseline: str | None = None) -> View:
     """Makes a workspace of the sweep's runs, grouped by setting.
 
     Args:
@@ -106,7 +106,7 @@ def workspace(contents: Contents, entity: str, project: str, band: Band, baselin
     return View("workspace", title, "", _plain(model.spec))
 
 
-def report(contents: Contents, entity: str, project: str, band: Band) -> View:
+def report(contents: SweepKeys, entity: str, project: str, band: Band) -> View:
     """Makes a report of the sweep: its command, an explanation of the bands, and a grid of panels for each part."""
     found = [part for part in parts(contents, band) if not part.detail]
     _identify("report", found)
@@ -133,7 +133,7 @@ def text(views: Iterable[View]) -> str:
     return json.dumps([vars(view) for view in views], indent=1, ensure_ascii=False) + "\n"
 
 
-def _of_sweep(contents: Contents) -> expr.And:
+def _of_sweep(contents: SweepKeys) -> expr.And:
     """Selects the sweep's runs by id. wandb's group has only those that no other sweep has mirrored since."""
     if len(contents.planned) > MOST_IDS:
         return expr.And(expr.Metric("Group") == contents.sweep)
@@ -156,7 +156,7 @@ def _column(key: str) -> str:
     return f"config:{'.'.join((first, 'value', *below))}"
 
 
-def _runs(contents: Contents) -> str:
+def _runs(contents: SweepKeys) -> str:
     runs, seeds = len(contents.run_ids), len(contents.seeds)
     text = counted(runs, "run")
     return f"{text} with {counted(seeds, 'seed')}" if seeds else text

@@ -84,7 +84,7 @@ def test_a_statistic(
     steps = recipe("A statistic")
     rises = write("analysis/rises.py", steps["analysis/rises.py"])
     run_tests(steps["tests/analysis/test_rises.py"])
-    alone = eval(f"{{{steps['analysis/derived.py']}}}", {"Alone": derived.Alone, "rises": rises})
+    alone = eval(f"{{{steps['analysis/derived.py']}}}", {"IndependentTable": derived.IndependentTable, "rises": rises})
     for name, one in alone.items():
         monkeypatch.setitem(derived.ALONE, name, one)
         monkeypatch.setitem(derived.TABLES, name, one.columns)

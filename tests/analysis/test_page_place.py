@@ -71,7 +71,7 @@ def test_a_cell_opens_with_its_prompts_and_course_and_closes_with_escape(output,
     assert again.evaluate(
         "document.getElementById('place').scrollWidth <= document.getElementById('place').clientWidth"
     )
-    again.evaluate("SINGLES.jobs.forEach((job) => { job.sites.z.places = [[0, 1]]; }); openPlace('z', 1, 0)")
+    again.evaluate("PROMPT_VALUES.jobs.forEach((job) => { job.sites.z.places = [[0, 1]]; }); openPlace('z', 1, 0)")
     assert "`mi-sweeps export DIR --by-prompt`" in again.locator("#place-prompts .notice").first.inner_text()
 
 

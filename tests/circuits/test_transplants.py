@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mi_sweeps.circuits.families import describe
-from mi_sweeps.circuits.transplants import Crossed, cross
+from mi_sweeps.circuits.transplants import CrossedRuns, cross
 from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.training.evaluate import end_logits
@@ -163,12 +163,12 @@ def pairs(make_short_pairs) -> Pairs:
 
 
 @pytest.fixture(scope="module")
-def crossed(models, pairs) -> Crossed:
+def crossed(models, pairs) -> CrossedRuns:
     into, source = (describe(model) for model in models)
     return cross(into, source, pairs, KINDS, 2, 1 << 20)
 
 
-def found(crossed: Crossed, kind: str) -> dict[tuple[Any, ...], Tensor]:
+def found(crossed: CrossedRuns, kind: str) -> dict[tuple[Any, ...], Tensor]:
     return {key[1:]: value for key, value in zip(crossed.components, crossed.mixed, strict=True) if key[0] == kind}
 
 

@@ -13,7 +13,7 @@ from mi_sweeps.jobs import progress
 from mi_sweeps.jobs.execute import Task
 from mi_sweeps.store.files import write_json
 from mi_sweeps.sweeps import estimate
-from mi_sweeps.sweeps.estimate import Left
+from mi_sweeps.sweeps.estimate import TimeLeft
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import folders_of, make
 from mi_sweeps.sweeps.points import GridPoint
@@ -39,7 +39,7 @@ def screen(bars: progress.Bars, width: int) -> list[str]:
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_no_word_of_a_bar_is_broken(points: list[GridPoint], width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate.Course, "left", lambda *_: Left(141, ("patch job",)))
+    monkeypatch.setattr(estimate.ProgressClock, "left", lambda *_: TimeLeft(141, ("patch job",)))
     bars = progress.Bars(Console(width=width, force_terminal=True), 12, make(points))
     with bars.task(Task("patch", points[0])) as on_step:
         on_step(1)

@@ -408,7 +408,7 @@ def test_an_adapter_is_what_it_is_and_what_its_base_is(
     save_file({"other": torch.zeros(1)}, moved / "model.safetensors")
     assert ids(tmp_path / "copy", moved) != before
     # Of the base's type, and not of a folder without a config.json.
-    wrapped = "mi_sweeps.identity.Contents.wrapped_once"
+    wrapped = "mi_sweeps.identity.HashedContents.wrapped_once"
     config = make_config("model=local", f"model.path={tmp_path / 'copy'}")
     found = patch_id(config)
     monkeypatch.setattr(wrapped, lambda *_: False)

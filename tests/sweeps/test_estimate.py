@@ -11,7 +11,7 @@ import pytest
 from mi_sweeps.store.files import write_json
 from mi_sweeps.store.folders import Folder
 from mi_sweeps.sweeps import estimate
-from mi_sweeps.sweeps.estimate import Course, Left
+from mi_sweeps.sweeps.estimate import ProgressClock, TimeLeft
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.sweeps.plan import Plan, folders_of, make
 from mi_sweeps.sweeps.points import GridPoint
@@ -55,26 +55,26 @@ def patched(point: GridPoint, seconds: float) -> None:
         patch.table(step).touch()
 
 
-def of(plan: Plan, workers: int = 1) -> Left:
+def of(plan: Plan, workers: int = 1) -> TimeLeft:
     return estimate.left(estimate.rest(plan).values(), estimate.rates(plan), workers)
 
 
 def test_each_kind_has_its_own_rate(points: list[GridPoint]) -> None:
     """Fine-tunes of 4 s and patch jobs of 60 s: a mean over all that ended would say 5 × 4 s after the first."""
-    assert of(make(points)) == Left(None, ("fine-tune", "patch job"))
+    assert of(make(points)) == TimeLeft(None, ("fine-tune", "patch job"))
     trained(points[0], 4)
-    assert of(make(points)) == Left(8, ("patch job",))
+    assert of(make(points)) == TimeLeft(8, ("patch job",))
     patched(points[0], 60)
-    assert of(make(points)) == Left(8 + 5 * 60)
-    assert of(make(points), workers=2) == Left((8 + 5 * 60) / 2)
-    assert of(make(points), workers=100) == Left(60)
+    assert of(make(points)) == TimeLeft(8 + 5 * 60)
+    assert of(make(points), workers=2) == TimeLeft((8 + 5 * 60) / 2)
+    assert of(make(points), workers=100) == TimeLeft(60)
 
 
 def test_what_takes_another_time_is_another_kind(small: tuple[str, ...], tmp_path: Path) -> None:
     points = expand([*small, "train.batch_size=6,12", "patching.prompts=6,12", f"output={tmp_path}"])
     trained(points[0], 4)
     patched(points[0], 10)
-    assert of(make(points)) == Left(10, ("fine-tune", "patch job"))
+    assert of(make(points)) == TimeLeft(10, ("fine-tune", "patch job"))
     longer = expand([*small, "train.batch_size=6", "seed=1", f"output={tmp_path}"])
     assert estimate.kind(longer[0], "finetune") == estimate.kind(points[0], "finetune")
     assert estimate.kind(longer[0], "patch") == estimate.kind(points[0], "patch")
@@ -83,14 +83,14 @@ def test_what_takes_another_time_is_another_kind(small: tuple[str, ...], tmp_pat
 def test_runs_that_were_trained_together_share_their_time(points: list[GridPoint]) -> None:
     for point in points[:4:2]:
         trained(point, 10, stack=2)
-    assert of(make(points)) == Left(5, ("patch job",))
+    assert of(make(points)) == TimeLeft(5, ("patch job",))
 
 
 def test_another_machine_s_time_is_not_this_one_s(points: list[GridPoint]) -> None:
     trained(points[0], 4)
     run, _ = folders_of(points[0])
     done(run, 4, host="elsewhere")
-    assert of(make(points)) == Left(None, ("fine-tune", "patch job"))
+    assert of(make(points)) == TimeLeft(None, ("fine-tune", "patch job"))
 
 
 def test_local_workers_are_learned_from_what_they_have_written(
@@ -111,12 +111,12 @@ def test_local_workers_are_learned_from_what_they_have_written(
         statuses[point.run_id] = run.status_on_disk()
     plan = make(points)
     plan.runs.update(statuses)  # Nobody holds their locks.
-    assert estimate.of_plan(plan) == Left(12, ("patch job",))
+    assert estimate.of_plan(plan) == TimeLeft(12, ("patch job",))
 
 
 def test_the_process_at_work_learns_as_it_goes(points: list[GridPoint], clock: list[float]) -> None:
-    course = Course(make(points))
-    assert course.left() == Left(None, ("fine-tune", "patch job"))
+    course = ProgressClock(make(points))
+    assert course.left() == TimeLeft(None, ("fine-tune", "patch job"))
     course.begin("run", points[0], "finetune")
     clock[0] = 50  # The model is loaded, which is no step.
     course.step("run", 1)
@@ -124,14 +124,14 @@ def test_the_process_at_work_learns_as_it_goes(points: list[GridPoint], clock: l
     clock[0] = 52
     course.step("run", 2)
     # Two seconds a step, and a second later one less.
-    assert course.left() == Left(2 * (4 + 4 + 4), ("patch job",))
+    assert course.left() == TimeLeft(2 * (4 + 4 + 4), ("patch job",))
     clock[0] = 53
-    assert course.left() == Left(2 * (4 + 4 + 4) - 1, ("patch job",))
+    assert course.left() == TimeLeft(2 * (4 + 4 + 4) - 1, ("patch job",))
 
 
 def test_runs_that_take_turns_share_the_time_that_passes(points: list[GridPoint], clock: list[float]) -> None:
     """Two together, whose steps take 4 s: six steps of three runs in turns take 12 s each pair."""
-    course = Course(make(points))
+    course = ProgressClock(make(points))
     ids = [points[0].run_id, points[2].run_id]
     for id, point in zip(ids, points[::2], strict=False):
         course.begin(id, point, "finetune")
@@ -139,7 +139,7 @@ def test_runs_that_take_turns_share_the_time_that_passes(points: list[GridPoint]
         clock[0] += 4
         for id in ids:
             course.step(id, step)
-    assert course.left() == Left(2 * 4, ("patch job",))
+    assert course.left() == TimeLeft(2 * 4, ("patch job",))
     for id in ids:
         course.end(id, well=True)
-    assert course.left() == Left(2 * 4, ("patch job",))
+    assert course.left() == TimeLeft(2 * 4, ("patch job",))

@@ -17,7 +17,7 @@ from mi_sweeps.jobs.execute import execute
 from mi_sweeps.sweeps import manifest
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tracking import logged_keys, views
-from mi_sweeps.tracking.logged_keys import Contents, Examined
+from mi_sweeps.tracking.logged_keys import CorruptionKeys, SweepKeys
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def sweeps(draw):
     layers = range(draw(st.integers(0, 5)))
     parts = draw(st.sets(st.sampled_from(("attn", "mlp"))))
     rate = draw(st.sampled_from(("win_rate", "accuracy")))
-    return Contents(
+    return SweepKeys(
         sweep=draw(NAMES),
         command="mi-sweeps run",
         planned=("a", "b"),
@@ -218,7 +218,7 @@ def sweeps(draw):
             for metric in (rate, *draw(st.sets(st.sampled_from(("loss", "logit_diff_first")))))
         ),
         examined=tuple(
-            Examined(
+            CorruptionKeys(
                 corruption,
                 tuple(f"{corruption}/logit_diff/{part}_{layer}" for layer in layers for part in sorted(parts)),
                 tuple(draw(st.sets(st.sampled_from(("z", "v", "pattern", "q"))))),

@@ -117,7 +117,7 @@ function restoreCircuits(circuits, heads) {
   Object.assign(chosen, { unit: state.circuits.unit, other: state.circuits.other });
   if (Number.isInteger(circuits.at) && circuits.at >= 0) state.circuits.at = circuits.at;
   if (headSites().includes(heads.site)) state.heads.site = heads.site;
-  if (TOPS.includes(heads.k)) state.heads.k = heads.k;
+  if (HEAD_COUNTS.includes(heads.k)) state.heads.k = heads.k;
 }
 
 /** Parts that do not exist are skipped when drawing. */

@@ -30,7 +30,7 @@ function attention() {
 
 /** The head that recovers most at the last checkpoint, among those with patterns. */
 function mostLooked(job) {
-  const { unit, family, site } = judgedOf(job), last = family && sheet(unit, job.corruption, site, DATA.steps[family.steps].at(-1), "recovered");
+  const { unit, family, site } = judgedOf(job), last = family && siteCells(unit, job.corruption, site, DATA.steps[family.steps].at(-1), "recovered");
   if (!last) return job.heads[0];
   const names = cellNames(last.layout), size = (head) => Math.abs(last.cells[names.indexOf(head)]?.mean ?? 0);
   return job.heads.reduce((best, head) => (size(head) > size(best) ? head : best));
@@ -83,7 +83,7 @@ function drawAttention() {
   $("attention-heads").replaceChildren(...job.heads.map((head) => h("button", { type: "button", "data-head": head, click: () => chooseHead(head) }, h("canvas", { "aria-hidden": "true" }), h("span"))));
   $("attention-tokens").replaceChildren(...ATTENTION_SIDES.flatMap((name) => [
     h("p", { class: "quiet", id: `attention-${name}` }, `${name} prompt`),
-    h("div", { class: "tokens", role: "listbox", "aria-labelledby": `attention-${name}`, "aria-orientation": "horizontal", "data-side": name, mouseleave: () => tellToken(null) },
+    h("div", { class: "tokens", role: "listbox", "aria-labelledby": `attention-${name}`, "aria-orientation": "horizontal", "data-side": name, mouseleave: () => describeToken(null) },
       shown.tokens(name).map((token, i) => h("span", {
         role: "option", class: prompt.changed.includes(i) ? "token changed" : "token", "data-at": i, "aria-label": `${tokenText(token)}${prompt.changed.includes(i) ? ", changed" : ""}`,
         mousemove: (event) => pointAt(event, i), focus: () => pinToken(i), click: () => pinToken(i),
@@ -119,7 +119,7 @@ function followAttention() {
     button.setAttribute("aria-label", [`head ${head}`, markText(mark)].filter(Boolean).join(", "));
     drawSmall(button.querySelector("canvas"), index < 0 ? null : patternOf(shown, state.attention.side, head));
   }
-  tellToken(null);
+  describeToken(null);
   const other = prompt.number === state.attention.prompt ? "" : `This page has no patterns of prompt ${state.attention.prompt + 1}, so it shows prompt ${prompt.number + 1}. `;
   $("attention-missing").textContent = other + (at === step() ? "" : index < 0 ? `This page has no pattern of checkpoint ${step()}.` : `This page has no pattern of checkpoint ${step()}, so it shows checkpoint ${at}.`);
 }
@@ -148,16 +148,16 @@ function shadesOf(scale) {
 let pointed = null;
 /** Not if the page has scrolled under a resting pointer: that would undo a choice made by keys. */
 function pointAt({ movementX, movementY }, at) {
-  if ((movementX || movementY) && at !== pointed) tellToken(at);
+  if ((movementX || movementY) && at !== pointed) describeToken(at);
 }
 
 function pinToken(at) {
   state.attention.token = at;
-  tellToken(at);
+  describeToken(at);
 }
 
 /** Where one token looks, and what looks at it: the token pointed at, else the chosen one, else the last. */
-function tellToken(at) {
+function describeToken(at) {
   const shown = attention();
   pointed = at;
   if (!shown) return;

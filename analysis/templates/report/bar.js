@@ -1,4 +1,4 @@
-// The bar that stays in sight: the runs and corruptions shown, the checkpoint, and how well the task is done there.
+// The bar that stays in sight: the runs and corruptions shown, the checkpoint, and the win rate there.
 
 /** The choice, kept while the filter hides it: it returns when the filter is cleared. */
 const chosen = { unit: null, other: null };
@@ -16,7 +16,7 @@ function unitOf(setting) {
   return all.find((unit) => unit === `setting:${setting}`) ?? (run ? `run_id:${run.run_id}` : null);
 }
 
-/** The first view: the setting that does the task best at its end, preferably one in which no run diverged. */
+/** The first view: the setting with the best win rate at its end, preferably one in which no run diverged. */
 function opening(offered) {
   const all = Object.values(offered).flat().map(([unit]) => unit);
   const rank = (unit) => {
@@ -76,7 +76,7 @@ function filterUnits() {
   } else drawRates();
 }
 
-/** How well the runs shown do the task at the slider's checkpoint, and how many runs pass the filter. */
+/** The win rates of the runs shown at the slider's checkpoint, and the number of runs that pass the filter. */
 function drawRates() {
   const at = step(), name = sentence(LEARNED);
   const parts = shownUnits().map((unit, i) => {

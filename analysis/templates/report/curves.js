@@ -1,4 +1,4 @@
-// Which curves over checkpoints are drawn: metrics of runs, and what patch jobs measured besides.
+// Which curves over checkpoints are drawn: metrics of runs, and further measurements of patch jobs.
 
 /** The split for metrics that a series' own trainer logged. */
 const TRAINER = "trainer";
@@ -32,7 +32,7 @@ function groupKeys() {
   return GROUPABLE.filter(([key]) => varies(key));
 }
 
-/** A run has one curve per patch job; they are always separate, or a run would count more than once. */
+/** Curves of patch jobs, of which a run has several: always separate, or a run would count more than once. */
 const OF_PATCH_JOBS = { corruption: "corruption", patching: "patching" };
 
 /** The chosen keys, and those of patch jobs. */
@@ -62,7 +62,7 @@ function chooseCurves() {
   if (!known(curves.metric)) {
     curves.metric = ["accuracy", "win_rate"].find((name) => metrics.includes(name)) ?? metrics[0] ?? more[0] ?? null;
     if (isLong()) curves.log.add("x");
-    curves.by = new Set(groupKeys().map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep" && !isTop(key)));
+    curves.by = new Set(groupKeys().map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep" && !isOfTopHeads(key)));
   }
   const splits = splitsOf(curves.metric);
   if (!splits.includes(curves.split)) curves.split = splits.includes("heldout") ? "heldout" : splits[0] ?? null;
@@ -111,7 +111,7 @@ function replaceControls(host, ...controls) {
 }
 
 /** Indices of the keys that differ between groups. */
-const tellingOf = (keys, groups) => keys.map((_, i) => i).filter((i) => unique(groups.map((group) => group.values[i])).length > 1);
+const differingKeys = (keys, groups) => keys.map((_, i) => i).filter((i) => unique(groups.map((group) => group.values[i])).length > 1);
 
 /** Groups of curves, ordered by their keys, each with colour, dash and the points of its mean. */
 function groupsOf(curves, keys, share) {
@@ -130,9 +130,9 @@ function groupsOf(curves, keys, share) {
   const order = [...groups.values()].sort((a, b) => byValues(a.values, b.values));
   // A key with one value throughout is neither coloured nor named. Colour shows the key with most
   // values, dashes all others together; if dashes run out, each group gets its own pair of colour and dash.
-  const telling = tellingOf(keys, order), valuesOf = (i) => unique(order.map((group) => group.values[i]));
-  const coloured = telling.reduce((most, i) => (most === null || valuesOf(i).length > valuesOf(most).length ? i : most), null) ?? 0;
-  const dashOf = (group) => JSON.stringify(telling.filter((i) => i !== coloured).map((i) => group.values[i]));
+  const coded = differingKeys(keys, order), valuesOf = (i) => unique(order.map((group) => group.values[i]));
+  const coloured = coded.reduce((most, i) => (most === null || valuesOf(i).length > valuesOf(most).length ? i : most), null) ?? 0;
+  const dashOf = (group) => JSON.stringify(coded.filter((i) => i !== coloured).map((i) => group.values[i]));
   const dashValues = unique(order.map(dashOf)), crowded = dashValues.length > DASHES.length;
   const colourOf = (group) => group.values[coloured] ?? "";
   const colourValues = unique(order.map(colourOf));
@@ -140,7 +140,7 @@ function groupsOf(curves, keys, share) {
   const inOrder = there.length > 2 && there.every((value) => typeof value === "number");
   return order.map((group, at) => {
     const value = colourOf(group), rank = crowded ? at : colourValues.indexOf(value);
-    const named = telling.length ? telling : keys.map((_, i) => i);
+    const named = coded.length ? coded : keys.map((_, i) => i);
     return {
       ...group, points: pointsOf(group.counted, share),
       colour: crowded || !inOrder ? GROUPS[rank % GROUPS.length] : value === "" ? colours().quiet : ordered(there.indexOf(value), there.length - 1),

@@ -1,9 +1,9 @@
-// Values for the pictures of circuits. A sheet is one site (or "head": direct logit differences) of a unit under one
-// corruption at one step: a value for each layer and head or position, layer by layer.
+// Values for the pictures of circuits: those of one site (or "head": direct logit differences) of a unit under one
+// corruption at one step, a cell for each layer and head or position, layer by layer.
 
-/** A sheet's values by run, for runs with the first run's layout. Null if nothing was examined. */
-function sheet(unit, corruption, site, at, quantity) {
-  return remember(["sheet", unit, corruption, site, at, site === "head" || quantity], () => {
+/** The cells of a site, with values by run, for runs with the first run's layout. Null if nothing was examined. */
+function siteCells(unit, corruption, site, at, quantity) {
+  return remember(["site cells", unit, corruption, site, at, site === "head" || quantity], () => {
     const parts = blocksOf(unit, corruption).map((block) => [block.run, site === "head" ? block.head : block.sites[site]])
       .filter(([, part]) => part && DATA.steps[part.steps].includes(at));
     if (!parts.length) return null;
@@ -16,13 +16,13 @@ function sheet(unit, corruption, site, at, quantity) {
     return {
       layout, runs, clean: ofAll("clean"), corrupted: ofAll("corrupted"), of: parts.length,
       few: same.map(([, part]) => part.few).find(known) ?? null,
-      cells: runs[0].values.map((_, i) => sheetCell(runs.map(({ values }) => values[i]).filter(known), judged(i), quantity, site)),
+      cells: runs[0].values.map((_, i) => siteCell(runs.map(({ values }) => values[i]).filter(known), judged(i), quantity, site)),
     };
   });
 }
 
 /** A cell's mean and spread over runs, with its verdict and interval. Recovered is undefined without a gap. */
-function sheetCell(values, judged, quantity, site) {
+function siteCell(values, judged, quantity, site) {
   const none = quantity === "recovered" && site !== "head" && !judged.defined;
   const ends = site === "head" || quantity === "recovered" ? {} : { low: null, high: null };
   return { ...judged, ...ends, ...spread(none ? [] : values) };
@@ -48,7 +48,7 @@ function stepsOf(unit, corruption, site) {
 }
 
 /** Cells of a layout as rows of a heatmap. */
-const rowsOfSheet = (layout, list) => layout.layers.map((_, row) => list.slice(row * layout.columns.length, (row + 1) * layout.columns.length));
+const rowsOfCells = (layout, list) => layout.layers.map((_, row) => list.slice(row * layout.columns.length, (row + 1) * layout.columns.length));
 
 /**
  * Components of lens or layers over checkpoints, with points {step, mean, low, high, n}. Intervals are over prompts and
@@ -78,7 +78,7 @@ function componentCurves(unit, corruption, kind) {
 function headCurves(unit, corruption, site, quantity) {
   return remember(["heads", unit, corruption, site, quantity], () => {
     const steps = stepsOf(unit, corruption, site);
-    const sheets = steps.map((at) => sheet(unit, corruption, site, at, quantity));
+    const sheets = steps.map((at) => siteCells(unit, corruption, site, at, quantity));
     const layout = sheets.at(-1)?.layout;
     if (layout?.axis !== "head") return [];
     const there = steps.map((at, i) => [at, sheets[i]]).filter(([, one]) => one.layout === layout);

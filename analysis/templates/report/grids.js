@@ -82,8 +82,8 @@ function grid(rows, room, scales, nameOf) {
     const { text, isNumbered } = numbersIn(panel, size, end, scales);
     return [{
       type: "heatmap", coloraxis: axisName, xaxis: place.xaxis, yaxis: place.yaxis, hoverongaps: false, meta: i,
-      z: rowsOfSheet(panel.layout, panel.list), ...(text ? { text: rowsOfSheet(panel.layout, text), texttemplate: "%{text}", textfont: { size: size < NUMBER_CELL ? 8 : 10 } } : {}),
-      customdata: rowsOfSheet(panel.layout, panel.besides.map((besides, k) => [cellName(panel.layout, k), besides])),
+      z: rowsOfCells(panel.layout, panel.list), ...(text ? { text: rowsOfCells(panel.layout, text), texttemplate: "%{text}", textfont: { size: size < NUMBER_CELL ? 8 : 10 } } : {}),
+      customdata: rowsOfCells(panel.layout, panel.besides.map((besides, k) => [cellName(panel.layout, k), besides])),
       name: plain(nameOf(panel)), hovertemplate: `${plain(nameOf(panel))}<br>%{customdata[0]}<br>%{z:.3f}%{customdata[1]}<extra></extra>`,
     }, ...markTraces(panel, place, isNumbered, size, end, i)];
   });
@@ -194,7 +194,7 @@ function markTraces(panel, { xaxis, yaxis }, isNumbered, size, end, meta) {
   if (missing.some(Boolean)) {
     drawn.unshift({
       type: "heatmap", name: "no gap", xaxis, yaxis, showscale: false, hoverongaps: false, meta, zmin: 0, zmax: 1, colorscale: [[0, colour.missing], [1, colour.missing]],
-      z: rowsOfSheet(layout, missing.map((none) => (none ? 1 : null))), customdata: rowsOfSheet(layout, missing.map((_, k) => cellName(layout, k))), hovertemplate: `%{customdata}<br>${noGap()}<extra></extra>`,
+      z: rowsOfCells(layout, missing.map((none) => (none ? 1 : null))), customdata: rowsOfCells(layout, missing.map((_, k) => cellName(layout, k))), hovertemplate: `%{customdata}<br>${noGap()}<extra></extra>`,
     });
   }
   return drawn;

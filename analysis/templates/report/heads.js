@@ -1,7 +1,7 @@
 // Which heads matter, and since when: sentences, verdicts and courses from inference, as tables and curves. Tables follow
 // the slider; sentences describe the last checkpoint.
 
-const TOPS = [3, 5, 8, 12, 20];
+const HEAD_COUNTS = [3, 5, 8, 12, 20];
 
 /** Sites of heads, exact ones first, in the order of the page. */
 function headSites() {
@@ -20,7 +20,7 @@ function drawFound() {
   const change = (key) => (value) => { heads[key] = key === "k" ? Number(value) : value; drawFound(); redraw("heads-pictures"); saveView(); };
   replaceControls($("heads-controls"),
     select("Patched", sites.map((site) => [site, headSiteName(site)]), heads.site, change("site")),
-    select("Curves", TOPS.map((k) => [String(k), `at most ${k} heads`]), String(heads.k), change("k")),
+    select("Curves", HEAD_COUNTS.map((k) => [String(k), `at most ${k} heads`]), String(heads.k), change("k")),
   );
   const shown = views().flat().map((view) => ({ view, family: familyOf(view.unit, view.corruption, heads.site) }));
   const pairs = comparisons(heads.site);
@@ -59,7 +59,7 @@ function headsTable(view, family) {
   const layout = DATA.layouts[family.layout], at = step(), { site } = state.heads;
   const verdicts = lettersAt(family, at, layout), here = lettersAt(family, at, layout, "here");
   if (!verdicts) return h("p", { class: "quiet" }, h("b", {}, view.name), `: no verdicts at checkpoint ${at}.`);
-  const of = (quantity) => sheet(view.unit, view.corruption, site, at, quantity).cells;
+  const of = (quantity) => siteCells(view.unit, view.corruption, site, at, quantity).cells;
   const recovered = of("recovered"), gain = of("change");
   const heads = cellNames(layout).map((name, i) => ({ name, i, mark: markOf({ verdict: verdicts[i], here: here[i] }), course: family.courses[name] }));
   const size = ({ i, mark, course }) => Math.abs((mark === "m" || mark === "h" ? recovered[i].mean : course?.peak) ?? 0);
@@ -89,12 +89,12 @@ function comparisons(site) {
   }).filter(known);
 }
 
-/** Heads at which two views differ, and heads that matter in either. */
+/** Heads for which two views differ, and heads that matter in either. */
 function differencesTable({ one, other, comparison, name: title }) {
   const layout = DATA.layouts[comparison.layout], at = step(), { site } = state.heads;
   const signs = signsAt(comparison, at, layout), ends = endsAt(comparison, at);
   if (!signs) return null;
-  const cells = [one, other].map(({ unit, corruption }) => sheet(unit, corruption, site, at, "recovered")?.cells ?? []);
+  const cells = [one, other].map(({ unit, corruption }) => siteCells(unit, corruption, site, at, "recovered")?.cells ?? []);
   const heads = cellNames(layout).map((name, i) => ({ name, sign: signs[i], low: ends.low[i], high: ends.high[i], a: cells[0][i], b: cells[1][i] }))
     .map((head) => ({ ...head, less: known(head.a?.mean) && known(head.b?.mean) ? head.b.mean - head.a.mean : null }));
   const isListed = ({ sign, a, b }) => sign === "+" || sign === "-" || (sign !== "x" && [a, b].some((cell) => cell?.verdict === "m"));

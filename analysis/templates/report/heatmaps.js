@@ -26,7 +26,7 @@ const overShown = () => (state.circuits.over === "spread" && shownUnits().some(s
  * A view's panel: values, marks, cells without a gap, and hover texts; or `why` there are no values.
  */
 function heatmapPanel(view, site, at, quantity, over) {
-  const found = sheet(view.unit, view.corruption, site, at, quantity);
+  const found = siteCells(view.unit, view.corruption, site, at, quantity);
   if (!found) return { view, site, why: null };
   if (over === "deviation" && !several(view.unit)) return { view, site, why: "one run has no spread" };
   const { layout, cells, clean, corrupted, few, of } = found;

@@ -1,5 +1,5 @@
 // 95% intervals over runs, with the same numbers as analysis/intervals.py and summaries.py. Intervals for circuits, over prompts
-// and seeds, are computed beforehand: see verdicts.js.
+// and seeds, come from Python: see verdicts.js.
 
 const LEAST_BOOTSTRAP = DATA.bootstrap.least;  // runs
 

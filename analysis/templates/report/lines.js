@@ -85,7 +85,7 @@ function valueAxis(metric, share, log, floor, values) {
 function curvesNote(curves, groups, { keys, seeds, threshold, legend, refused }) {
   const ns = unique(curves.flatMap((curve) => curve.n)).sort((a, b) => a - b);
   const sizes = groups.filter((group) => group.counted.length > 1).flatMap((group) => group.points.map((point) => point.n)).filter((n) => n > 1);
-  const constant = keys.map((_, i) => i).filter((i) => groups.length > 1 && !tellingOf(keys, groups).includes(i) && groups[0].values[i] !== "");
+  const constant = keys.map((_, i) => i).filter((i) => groups.length > 1 && !differingKeys(keys, groups).includes(i) && groups[0].values[i] !== "");
   const without = unique(groups.flatMap((group) => group.curves.filter((curve) => !group.counted.includes(curve)).map(({ run }) => run)));
   return [
     state.curves.split === TRAINER

@@ -1,4 +1,4 @@
-// Who looks where over the checkpoints: the chosen head's attention from one token to others, by role, mean over
+// Where heads look over the checkpoints: the chosen head's attention from one token to others, by role, mean over
 // prompts and a setting's runs, with the intervals from inference.
 
 const MOST_KEYS = 6;

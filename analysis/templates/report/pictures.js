@@ -10,7 +10,7 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "400px" });
 
-/** Drawing a picture moves what is below it: not while a button is pressed, or its release would miss and the click be lost. */
+/** Drawing a picture moves what is below it, so it waits while a button is pressed: else the click would be lost. */
 let pressed = false;
 addEventListener("pointerdown", () => { pressed = true; }, true);
 for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => { pressed = false; paintLater(); }, true);
@@ -23,7 +23,7 @@ for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => 
 function addPicture(parent, id, draw, shapes = null) {
   const caption = h("figcaption");
   const plot = h("div", { class: "plot", id, role: "img" });
-  const numbers = h("details", { class: "numbers", toggle: () => tellNumbers(picture) });
+  const numbers = h("details", { class: "numbers", toggle: () => drawNumbers(picture) });
   const figure = h("figure", {}, copyButton(id), caption, h("div", { class: "wide" }, plot), numbers);
   parent.append(figure);
   const picture = { figure, caption, plot, numbers, draw, shapes, group: parent.id, near: false, stale: true };
@@ -110,7 +110,7 @@ function paint(picture, wanted = picture.near) {
   picture.drawn = picture.draw(picture);
   picture.standing = picture.drawn.standing;
   const { traces, layout, height, opens } = picture.drawn;
-  tell(picture);
+  describePicture(picture);
   unsketch(picture);
   picture.plot.classList.toggle("empty", !traces);
   if (!traces) return void Plotly.purge(picture.plot);
@@ -130,7 +130,7 @@ function paint(picture, wanted = picture.near) {
 }
 
 /** The frame of a picture: its caption, its words for screen readers, and its table. */
-function tell(picture) {
+function describePicture(picture) {
   const { title, note, runs = [], alt } = picture.drawn;
   const ids = runs.map((run) => run.run_id).join(", ");
   const open = picture.caption.querySelector("details")?.open ?? false;
@@ -142,7 +142,7 @@ function tell(picture) {
       : h("span", {}, runs.length ? ` · ${runs.length === 1 ? "run" : "runs"} ${ids}` : ""),
   );
   picture.plot.setAttribute("aria-label", [title, note, alt].filter(Boolean).join(". "));
-  tellNumbers(picture);
+  drawNumbers(picture);
 }
 
 /** With fixed margins Plotly need not measure all axis labels, which takes a third of the time. */
@@ -154,7 +154,7 @@ function standStill(layout) {
 
 /** A picture's numbers as a table, made when opened; with the buttons that save. Plotly's own, three on each
  * picture, would be in the keyboard's way. */
-function tellNumbers(picture) {
+function drawNumbers(picture) {
   const { numbers, drawn } = picture;
   if (!drawn) return;  // opened before it was drawn, which asks again
   numbers.hidden = !drawn.traces;
@@ -194,13 +194,13 @@ narrow.addEventListener("change", () => {
   }, 150);
 });
 
-/** From nothing: Plotly would keep an old colour bar beside the new one. */
+/** Starts again from nothing: Plotly would keep an old colour bar beside the new one. */
 function drawAnew() {
   for (const { plot } of pictures) Plotly.purge(plot);
   redraw();
 }
 
-/** The most pixels of a picture's height, one on a sheet of paper or two; and the scale at which two fit. */
+/** The largest height of a picture in pixels, for one or two per sheet of paper; and the scale at which two fit. */
 const SHEET = { one: 650, two: 335, least: 0.75 };
 const onSheet = (height) => (height * SHEET.least <= SHEET.two ? SHEET.two : SHEET.one) / height;
 

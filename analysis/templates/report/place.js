@@ -23,7 +23,7 @@ function openPlace(site, layer, column) {
 function largestPlace() {
   const { unit, corruption } = views()[0][0];
   for (const site of placeSites()) {
-    const found = sheet(unit, corruption, site, step(), "recovered");
+    const found = siteCells(unit, corruption, site, step(), "recovered");
     const best = found?.cells.map((cell, i) => [Math.abs(cell.mean ?? 0), i]).sort(([a], [b]) => b - a)[0][1];
     if (known(best)) return [site, ...placeAt(found.layout, best)];
   }
@@ -39,7 +39,7 @@ const placeText = ({ site, layer, column }) => `${SITES[site] ?? site}, ${typeof
 
 /** A view's cell at a checkpoint, with its interval and verdict; null if not examined. */
 function placeCell({ unit, corruption }, { site, layer, column }, at) {
-  const found = sheet(unit, corruption, site, at, "recovered"), changed = sheet(unit, corruption, site, at, "change");
+  const found = siteCells(unit, corruption, site, at, "recovered"), changed = siteCells(unit, corruption, site, at, "change");
   if (!found) return null;
   const { layout } = found, row = layout.layers.indexOf(layer), place = layout.columns.indexOf(column);
   if (row < 0 || place < 0) return null;
@@ -104,11 +104,11 @@ function placeSentence(view) {
 
 /** A view's prompts, those with the largest part first. */
 function placeTable(view, i) {
-  const { site, layer, column } = state.place, found = singlesAt(view, site, layer, column, step());
+  const { site, layer, column } = state.place, found = promptValuesAt(view, site, layer, column, step());
   const title = h("h3", { id: `place-prompts-${i}` }, `Prompts, ${view.name}`);
   if (found.why) return h("div", {}, title, h("p", { class: "notice" }, found.why));
   const rows = [...found.list].sort((a, b) => b.part - a.part);
-  const notes = [found.step === step() ? "" : `At checkpoint ${found.step}, the last one before this that the page has.`, found.runs < found.of ? `Means of ${found.runs} of ${found.of} runs: the page has no values of the others.` : found.runs > 1 ? `Means of ${found.runs} runs.` : "", SINGLES.note];
+  const notes = [found.step === step() ? "" : `At checkpoint ${found.step}, the last one before this that the page has.`, found.runs < found.of ? `Means of ${found.runs} of ${found.of} runs: the page has no values of the others.` : found.runs > 1 ? `Means of ${found.runs} runs.` : "", PROMPT_VALUES.note];
   return h("div", {}, title, h("p", { class: "quiet" }, notes.filter(Boolean).join(" ")),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": `place-prompts-${i}` }, h("table", {},
       h("thead", {}, h("tr", {}, ["prompt", "change (logits)", "own gap (logits)", "share of its own gap", "part of recovered"].map((name) => h("th", { scope: "col" }, name)))),
@@ -133,9 +133,9 @@ function drawStrip() {
   const { place } = state;
   if (!place) return { title: "The prompts of a cell", note: "no cell is open" };
   const title = `Each prompt of ${placeText(place)}, checkpoint ${step()}, ${whose()}`;
-  const rows = views().map((row) => row.map((view) => ({ ...view, found: singlesAt(view, place.site, place.layer, place.column, step()), cell: placeCell(view, place, step()) })).filter(({ found }) => found.list?.length));
+  const rows = views().map((row) => row.map((view) => ({ ...view, found: promptValuesAt(view, place.site, place.layer, place.column, step()), cell: placeCell(view, place, step()) })).filter(({ found }) => found.list?.length));
   const shown = rows.flat();
-  if (!shown.length) return { title, note: placeViews().length ? singlesAt(placeViews()[0], place.site, place.layer, place.column, step()).why ?? "" : "" };
+  if (!shown.length) return { title, note: placeViews().length ? promptValuesAt(placeViews()[0], place.site, place.layer, place.column, step()).why ?? "" : "" };
   const range = rangeOf(shown.flatMap(({ found, cell }) => [...found.list.map(({ part }) => part), cell?.low, cell?.high].filter(known)));
   const { panels, inner } = arrange(rows, 130, 85);
   const { margin, height } = frame(inner, { l: 20, right: 20 });

@@ -16,8 +16,8 @@ function drawPlayer() {
     h("button", { type: "button", id: "play", disabled: steps.length < 2, click: () => (playing ? stop() : play()) }),
     slider, h("output", { for: "checkpoint", id: "checkpoint-text" }));
   if (steps.length < 2) stop();
-  tellPlaying();
-  tellCheckpoint();
+  drawPlaying();
+  drawCheckpoint();
 }
 
 /** The browser handles the slider's own keys; these are for the rest of the player, and space for both. */
@@ -33,12 +33,12 @@ $("circuits-player").addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-function tellPlaying() {
+function drawPlaying() {
   $("play").replaceChildren(playing ? "❚❚" : "▶", h("span", { class: "words" }, playing ? " Pause" : " Play"));
   $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
 }
 
-function tellCheckpoint() {
+function drawCheckpoint() {
   const steps = shownSteps();
   drawRates();
   const text = steps.length ? `checkpoint ${step()} (${state.circuits.at + 1} of ${steps.length})` : "no checkpoint";
@@ -49,7 +49,7 @@ function tellCheckpoint() {
 function goTo(at) {
   state.circuits.at = at;
   $("checkpoint").value = at;
-  tellCheckpoint();
+  drawCheckpoint();
   followHeads();
   followAttention();
   followPlace();
@@ -63,13 +63,13 @@ function play() {
     playing = setTimeout(forward, PAUSE);  // after drawing, however long it took
   };
   forward();
-  tellPlaying();
+  drawPlaying();
 }
 
 function stop() {
   if (!playing) return;
   clearTimeout(playing);
   playing = null;
-  tellPlaying();
+  drawPlaying();
   saveView();
 }

@@ -5,13 +5,13 @@ const PROMPT_HEADS = 6;
 
 /** The prompts of the first view that has any. */
 function promptsShown() {
-  const job = placeViews().flatMap((view) => singlesOf(view).jobs)[0];
+  const job = placeViews().flatMap((view) => promptValuesOf(view).jobs)[0];
   return job ? promptsOf(job) : [];
 }
 
 /** The site of heads chosen above, if it has single prompts, else the first that does. */
 function promptSite() {
-  const has = (site) => placeViews().some((view) => singlesOf(view).jobs.some((job) => job.sites[site]));
+  const has = (site) => placeViews().some((view) => promptValuesOf(view).jobs.some((job) => job.sites[site]));
   return [state.heads.site, ...headSites()].filter(known).find(has) ?? null;
 }
 
@@ -42,7 +42,7 @@ function drawPromptView() {
     select("Prompt", prompts.map(({ number, clean }) => [String(number), `${number + 1}: ${clean}`]), String(at), (value) => choosePrompt(Number(value))),
     turn(-1, "Previous"), turn(1, "Next"));
   const line = (name, ...of) => [h("dt", {}, name), h("dd", {}, ...of)];
-  const corrupted = unique(placeViews().map(({ corruption }) => corruption)).map((corruption) => [corruption, placeViews().filter((view) => view.corruption === corruption).flatMap((view) => singlesOf(view).jobs)[0]])
+  const corrupted = unique(placeViews().map(({ corruption }) => corruption)).map((corruption) => [corruption, placeViews().filter((view) => view.corruption === corruption).flatMap((view) => promptValuesOf(view).jobs)[0]])
     .filter(([, job]) => job).map(([corruption, job]) => [corruption, promptsOf(job)[at]]).filter(([, prompt]) => prompt);
   const aside = corrupted[0]?.[1] ?? chosen;
   $("prompts-text").replaceChildren(
@@ -53,7 +53,7 @@ function drawPromptView() {
 
 /** A prompt over a view's checkpoints: logit differences, or the change by patching a head; means over its runs. */
 function promptCurve(view, key, valuesOf) {
-  const own = singlesOf(view).jobs.map((job) => [job, promptsOf(job).findIndex((prompt) => prompt.key === key)]).filter(([, i]) => i >= 0);
+  const own = promptValuesOf(view).jobs.map((job) => [job, promptsOf(job).findIndex((prompt) => prompt.key === key)]).filter(([, i]) => i >= 0);
   const steps = unique(own.flatMap(([job]) => job.steps)).filter((at) => shownSteps().includes(at)).sort((a, b) => a - b);
   const points = steps.map((at) => {
     const values = own.filter(([job]) => job.steps.includes(at)).map(([job, i]) => valuesOf(job, job.steps.indexOf(at))?.[i]).filter(known);
@@ -64,7 +64,7 @@ function promptCurve(view, key, valuesOf) {
 
 /** The heads whose patching changes a prompt most, among those on the page. */
 function promptHeads(view, key, site) {
-  const { jobs } = singlesOf(view), places = jobs.find((job) => job.sites[site])?.sites[site].places ?? [];
+  const { jobs } = promptValuesOf(view), places = jobs.find((job) => job.sites[site])?.sites[site].places ?? [];
   const curves = places.map(([layer, head]) => ({ name: `${layer}.${head}`, layer, head, points: promptCurve(view, key, (job, index) => changesOf(job, site, layer, head, index)) }));
   const most = ({ points }) => Math.max(0, ...points.map((point) => Math.abs(point.mean ?? 0)));
   return curves.filter(({ points }) => points.length).sort((a, b) => most(b) - most(a));
@@ -79,7 +79,7 @@ function followPrompt() {
   if (!site) return void $("prompts-heads").replaceChildren();
   $("prompts-heads").replaceChildren(...placeViews().map((view) => {
     const rows = promptHeads(view, key, site).map((head) => {
-      const found = singlesAt(view, site, head.layer, head.head, step()), own = found.list?.find(({ prompt }) => prompt.key === key);
+      const found = promptValuesAt(view, site, head.layer, head.head, step()), own = found.list?.find(({ prompt }) => prompt.key === key);
       return own && { ...head, own, cell: placeCell(view, { site, layer: head.layer, column: head.head }, step()) };
     }).filter(Boolean).sort((a, b) => Math.abs(b.own.change) - Math.abs(a.own.change)).slice(0, PROMPT_HEADS);
     if (!rows.length) return null;
@@ -100,13 +100,13 @@ function drawPromptEnds() {
 function drawPromptHeads() {
   const number = state.attention.prompt, site = promptSite();
   const title = `What patching ${site ? headSiteName(site) : "heads"} changes in prompt ${number + 1}, ${whose()}`;
-  if (!site) return { title, note: SINGLES?.note || "this page has no values of single prompts for heads" };
+  if (!site) return { title, note: PROMPT_VALUES?.note || "this page has no values of single prompts for heads" };
   const all = views().map((row) => row.map((view) => ({ ...view, curves: promptHeads(view, chosenKey(), site) })).filter(({ curves }) => curves.length));
   const most = (name) => Math.max(...all.flat().flatMap(({ curves }) => curves.filter((one) => one.name === name).flatMap(({ points }) => points.map((point) => Math.abs(point.mean ?? 0)))));
   const names = unique(all.flat().flatMap(({ curves }) => curves.map(({ name }) => name))).sort((a, b) => most(b) - most(a)), kept = names.slice(0, PROMPT_HEADS).sort(compare);
   const rows = all.map((row) => row.map((view) => ({ ...view, curves: kept.map((name) => view.curves.find((one) => one.name === name)).filter(known) })));
   const which = names.length > kept.length ? `the ${kept.length} largest of the ${names.length} heads with values of single prompts on this page` : "";
-  return promptPicture(title, rows, "change (logits)", "head", [which, SINGLES.note.replace(/\.$/, "")].filter(Boolean).join(" · "));
+  return promptPicture(title, rows, "change (logits)", "head", [which, PROMPT_VALUES.note.replace(/\.$/, "")].filter(Boolean).join(" · "));
 }
 
 /** Panels of lines without bands: one prompt has no interval. */
@@ -135,7 +135,7 @@ function promptPicture(title, rows, value, what, extra) {
 }
 
 function addPromptPictures() {
-  if (!SINGLES) return;
+  if (!PROMPT_VALUES) return;
   const lines = ({ layout }) => checkpointLines(layout.shapes.length);
   addPicture($("prompts-pictures"), "prompt-ends-plot", drawPromptEnds, lines);
   if (headSites().length) addPicture($("prompts-pictures"), "prompt-heads-plot", drawPromptHeads, lines);

@@ -10,7 +10,7 @@ const COLUMNS = [
   ...METRICS.map((key) => ({ key, label: metricText(key), kind: "Results at the last checkpoint", result: true, share: /win_rate|preferred/.test(key) })),
   { key: "seconds", label: "seconds", kind: "Run", result: true }, { key: "attempts", label: "attempts", kind: "Run" },
   { key: "host", label: "host", kind: "Run" }, { key: "error", label: "error", kind: "Run" }, { key: "links", label: "links", kind: "Run" },
-  ...TOPS_COLUMNS,
+  ...TOP_HEADS_COLUMNS,
   ...Object.keys(DATA.config.differs).filter((key) => !SAME_AS.has(key) && !DATA.config.factors.includes(key))
     .map((key) => ({ key, label: key, kind: "Configuration (keys that differ)" })),
 ];
@@ -25,7 +25,7 @@ function shownAtFirst({ key, kind }) {
   if (key === "seed" && RUNS.length && !differing("seed").length) return false;  // a single series
   if (ALWAYS.has(key)) return true;
   if (key === "links") return hasLinks;
-  if (kind === KIND_OF_TOPS) return RUNS.some((run) => known(run[key]));
+  if (kind === TOP_HEADS_KIND) return RUNS.some((run) => known(run[key]));
   if (kind.startsWith("Configuration") || kind.startsWith("Results at")) return false;
   return differing(key).length > (["error", "missing_steps"].includes(key) ? 0 : 1) || (RUNS.length === 1 && kind !== "Settings");
 }
@@ -90,7 +90,7 @@ function drawTableControls() {
         " compare, with commas between several values; ", h("code", {}, ">= > <= <"), " compare numbers. All terms must hold: ",
         h("code", {}, "lr>=1e-4 schedule=cosine,constant seed!=2 win_rate<0.9"), "; or any of them, with ", h("code", {}, "or"), " between all terms. ",
         h("code", {}, 'error=""'), " finds runs without a value. A column's name works as a key, ", h("code", {}, "first step<=16"), ". Keys: ",
-        h("code", {}, unique([...FACTORS.map(([key]) => key), ...FACTS, ...TOPS_COLUMNS.map(({ key }) => key), ...SERIES.keys()]).join(" ")), ", and every configuration key.")));
+        h("code", {}, unique([...FACTORS.map(([key]) => key), ...FACTS, ...TOP_HEADS_COLUMNS.map(({ key }) => key), ...SERIES.keys()]).join(" ")), ", and every configuration key.")));
   const same = SETTINGS.filter(([key]) => differing(key).length === 1 && RUNS.length > 1);
   const isOfAll = ([key]) => RUNS.every((run) => !known(run.setting) || known(run[key]));
   const sameFor = (which, settings) => (settings.length ? `The same for all ${which}: ${settings.map(([key, name]) => `${name} ${written(differing(key)[0])}`).join(", ")}. ` : "");
@@ -99,7 +99,7 @@ function drawTableControls() {
 }
 
 function drawRowControls() {
-  const seedless = GROUPABLE.map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep" && !isTop(key));
+  const seedless = GROUPABLE.map(([key]) => key).filter((key) => key !== "seed" && key !== "sweep" && !isOfTopHeads(key));
   const group = (keys) => { state.group = keys; drawRowControls(); runsChanged(); };
   const folded = state.group !== null && state.group.join(" ") === seedless.join(" ");
   const toggled = (key, on) => GROUPABLE.map(([name]) => name).filter((name) => (name === key ? on : state.group?.includes(name)));

@@ -14,7 +14,7 @@ function roundEnd(values) {
 /** All values of a view, or of a second view minus the first, at a site over the checkpoints. */
 function valuesOver(pair, site, quantity, over) {
   return remember(["values over", pair, site, quantity, over], () => shownSteps().flatMap((at) => {
-    const [one, other] = pair.map(({ unit, corruption }) => sheet(unit, corruption, site, at, quantity));
+    const [one, other] = pair.map(({ unit, corruption }) => siteCells(unit, corruption, site, at, quantity));
     if (!one || (pair.length > 1 && (!other || !sameLayout(one.layout, other.layout)))) return [];
     const [list, second] = [one, other].map((found) => found?.cells.map((cell) => cell[over]));
     return second ? lessList(list, second) : list;

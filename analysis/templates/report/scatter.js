@@ -10,7 +10,7 @@ function siteThere(name) {
 
 /** The heads with a value at both sites at a step. */
 function pairs({ unit, corruption }, across, up, at, quantity) {
-  const [one, other] = [across, up].map((site) => site && sheet(unit, corruption, site, at, quantity));
+  const [one, other] = [across, up].map((site) => site && siteCells(unit, corruption, site, at, quantity));
   if (!one || !other || !sameLayout(one.layout, other.layout)) return null;
   const width = one.layout.columns.length;
   return one.cells.map((cell, i) => ({

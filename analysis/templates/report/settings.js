@@ -1,5 +1,5 @@
 // What was found, one row per setting: how well it learned, which heads carry what the corruptions change, and
-// whether seeds and subjects agree. All of it is computed beforehand; a row shows it and links to its pictures.
+// whether seeds and subjects agree. All of it comes from Python; a row links to its pictures.
 
 /** The most heads that a row names under one corruption: those that recover most. */
 const NAMED_HEADS = 4;
@@ -42,7 +42,7 @@ function drawSettings() {
   ] : [h("p", { class: "quiet" }, RUNS.length ? "The filter selects no run that has started." : "No runs yet.")]));
 }
 
-/** The number of runs, and what became of those that are not done. */
+/** The number of runs, and how many diverged or are not done. */
 function runsText({ runs, all }) {
   const of = eachRunOnce(all).length, diverged = runs.filter(({ status }) => status === "diverged").length;
   const other = runs.filter(({ status }) => !["done", "diverged"].includes(status)).length;

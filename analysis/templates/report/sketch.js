@@ -25,7 +25,7 @@ function sketch(picture) {
   const drawn = picture.draw(picture);
   if (!drawn.standing || drawn.standing !== before) return false;
   picture.drawn = drawn;
-  tell(picture);
+  describePicture(picture);
   const canvas = plot.querySelector(":scope > .sketch") ?? plot.appendChild(h("canvas", { class: "sketch" }));
   const { layout: { margin: { l, t } }, height } = drawn, width = plot.clientWidth, scale = devicePixelRatio;
   Object.assign(canvas, { width: Math.round(width * scale), height: Math.round(height * scale) });

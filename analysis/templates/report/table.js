@@ -31,7 +31,7 @@ function drawTable() {
   $("runs-note").textContent = [
     grouped ? `Groups: mean [95% interval] over runs (${intervalText(rows.map((row) => row.runs.length))}); n in a cell: the number of runs with a value, if not all.` : "Win rate: [95% Wilson interval over prompts, of this run].",
     base ? `Δ: the row minus ${base.text}. Its interval is over pairs of runs that differ in nothing else if the rows have such pairs (p), else as for independent runs (i); a single run has none. It does not cover other prompts.` : "",
-    topsNote(columns),
+    topHeadsNote(columns),
   ].filter(Boolean).join(" ");
 }
 

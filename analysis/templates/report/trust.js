@@ -1,4 +1,4 @@
-// What the results rest on: how many prompts, what is known of them, what is missing, which versions.
+// What the results rest on: the number of prompts and their audit, what is missing, and the versions.
 
 function drawTrust() {
   const isDone = (row) => row.status === "done" || row.status === "diverged";  // diverged is a result too

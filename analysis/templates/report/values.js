@@ -1,6 +1,6 @@
-// What is known of a run, by key: its settings, its state, and its results at the last checkpoint.
+// The values of a run by key: its settings, its state, and its results at the last checkpoint.
 
-/** Those that some run has: how a series was trained is not known. */
+/** Settings that some run has; a series has none, because its training is unknown. */
 const SETTINGS = [
   ["model", "model"], ["task", "task"], ["lr", "lr"], ["weight_decay", "weight decay"], ["schedule", "schedule"],
   ["steps", "steps"], ["batch_size", "batch"],
@@ -31,7 +31,7 @@ function originOf(run) {
   const found = RUNS.find((one) => one.run_id === of);
   return found ? originOf(found) : of;
 }
-/** The items, by run, that count in a mean: each run once. */
+/** The items that count in a mean: one for each run. */
 function eachRunOnce(items, runOf = (item) => item) {
   const kept = new Map();
   for (const item of items) {

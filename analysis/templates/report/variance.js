@@ -1,4 +1,4 @@
-// How much of a result's variance goes along with each configuration key: eta squared, the share between the key's values.
+// How much of a result's variance is associated with each configuration key: eta squared, the share between the key's values.
 // It describes these runs; it does not show causes.
 
 /** The fewest runs per value of a key: with one run per value, every key has all the variance. */
@@ -26,7 +26,7 @@ function drawVariance() {
   const value = (row) => (row.share === null ? `cannot tell: ${label} is the same in all runs` : fewest(row) ? `cannot tell: ${count(row.n, "run")} for ${row.values} values` : `${Math.round(100 * row.share)}%`);
   rows.sort((a, b) => (fewest(a) ? 1 : 0) - (fewest(b) ? 1 : 0) || b.share - a.share);
   $("variance").replaceChildren(...(rows.length ? [
-    tableOf(`how much of ${label} goes along with each key`, h("b", {}, `How much of ${label} goes along with each key`),
+    tableOf(`how much of ${label} is associated with each key`, h("b", {}, `How much of ${label} is associated with each key`),
       ["key", "η²", "by chance alone", "values", "runs"],
       rows.map((row) => [row.label, value(row), `${Math.round((100 * (row.values - 1)) / Math.max(1, row.n - 1))}%`, String(row.values), String(row.n)]), ""),
     h("p", { class: "quiet" }, `η² is the share of the variance between runs that lies between a key's values, Σ n_v (mean_v − mean)² / Σ (x − mean)². It describes these ${count(runs.length, "run")}${leftOutText(there)} ` +

@@ -8,9 +8,9 @@ import pytest
 from mi_sweeps.analysis.agreement.moments import (
     agreement_parts,
     correlation,
+    heads_differ,
     moments,
     reliability,
-    tells_heads_apart,
 )
 from mi_sweeps.analysis.agreement.simulations import gains
 
@@ -65,9 +65,9 @@ def test_noise_of_prompts_that_runs_share_is_no_agreement():
 
 def test_a_run_without_effects_distinguishes_no_heads():
     random = np.random.default_rng(0)
-    result = [tells_heads_apart(gains(random, size=0.0), 199) for _ in range(20)]
+    result = [heads_differ(gains(random, size=0.0), 199) for _ in range(20)]
     assert np.mean(result) < 0.15
-    assert tells_heads_apart(gains(random)).all()
+    assert heads_differ(gains(random)).all()
 
 
 def test_the_icc_asks_for_equal_sizes_where_a_correlation_does_not():

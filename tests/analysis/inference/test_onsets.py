@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mi_sweeps.analysis.inference.courses import Course, HeadCourse
-from mi_sweeps.analysis.inference.onset_rows import Began, onset_row
+from mi_sweeps.analysis.inference.onset_rows import RunOnset, onset_row
 from mi_sweeps.analysis.inference.onsets import Onset, When, compare, distribution, interval, median, onset, span
 
 STEPS = (0, 8, 16, 24)
@@ -91,8 +91,8 @@ def test_one_group_is_earlier_or_later_only_where_pairs_of_runs_show_it(first, s
 
 def test_runs_with_other_checkpoints_are_taken_by_their_own_steps():
     """A series with gaps, or a run that stopped, numbers its checkpoints otherwise."""
-    sparse = Began(Onset(0, 1), Onset(0, 1), (0, 8, 16, 24, 32))
-    dense = Began(Onset(1, 2), Onset(1, 2), (0, 4, 8, 12, 16))
+    sparse = RunOnset(Onset(0, 1), Onset(0, 1), (0, 8, 16, 24, 32))
+    dense = RunOnset(Onset(1, 2), Onset(1, 2), (0, 4, 8, 12, 16))
     for found in ([sparse, *[dense] * 6], [*[dense] * 6, sparse]):
         row = onset_row(("all", "full", "first"), (2, 1, None), found)
         assert (row["after"], row["by"], row["low"], row["high"]) == (4, 8, 0, 8)

@@ -8,7 +8,7 @@ import pytest
 from mi_sweeps.analysis.inference import shapes
 from mi_sweeps.analysis.inference.bends import rise, straight
 from mi_sweeps.analysis.inference.simulations import CURVES, curve
-from mi_sweeps.analysis.inference.transitions import Answer, Transition, together, transition
+from mi_sweeps.analysis.inference.transitions import Answer, Transition, over_runs, transition
 
 STEPS = np.array([0, 10, 20, *range(28, 72, 2), 80, 100, 120, 140, 160, 184], float)
 """Dense where the planted ones rise."""
@@ -99,11 +99,11 @@ def runs(**counts):
     ],
 )
 def test_a_cell_needs_four_of_five_seeds(counts, answer):
-    assert together(runs(**counts)).answer is answer
+    assert over_runs(runs(**counts)).answer is answer
 
 
 def test_the_median_over_seeds_has_an_interval_from_six_on():
-    five, eight = together(runs(TRANSITION=5)), together(runs(TRANSITION=8))
+    five, eight = over_runs(runs(TRANSITION=5)), over_runs(runs(TRANSITION=8))
     assert np.isnan(five.t50_low) and "5 transition" in five.reason
     assert (eight.t50, eight.t50_low, eight.t50_high) == (43.5, 38.0, 49.0)
 

@@ -1,6 +1,6 @@
-// What patching a cell changes in single prompts, if the page has it: see `prompt_values`.
+// What patching a cell changes in single prompts, if the page has these values (analysis/prompt_values.py).
 
-const SINGLES = DATA.by_prompt ?? null;  // null if no table keeps prompts apart
+const PROMPT_VALUES = DATA.by_prompt ?? null;  // null if no table keeps prompts apart
 
 /** Unpacks rows of `n` numbers, each a unit and multiples of it; null for a prompt without a value. */
 function unpack(text, n, wide) {
@@ -16,9 +16,9 @@ function unpack(text, n, wide) {
 }
 
 /** A view's patch jobs with values of single prompts, and the number of all its jobs. */
-const singlesOf = ({ unit, corruption }) => remember(["singles", unit, corruption], () => {
+const promptValuesOf = ({ unit, corruption }) => remember(["singles", unit, corruption], () => {
   const blocks = blocksOf(unit, corruption);
-  const jobs = (SINGLES?.jobs ?? []).filter((job) => blocks.some(({ run, patching }) => run === job.run && job.corruption === corruption && patching === job.patching));
+  const jobs = (PROMPT_VALUES?.jobs ?? []).filter((job) => blocks.some(({ run, patching }) => run === job.run && job.corruption === corruption && patching === job.patching));
   return { jobs, of: blocks.length };
 });
 
@@ -26,8 +26,8 @@ const singlesOf = ({ unit, corruption }) => remember(["singles", unit, corruptio
 function promptsOf(job) {
   return remember(["single prompts", job.prompts], () => {
     const seen = new Map();
-    return SINGLES.prompts[job.prompts].map((number, i) => {
-      const prompt = SINGLES.texts[number], nth = (seen.get(prompt.clean) ?? 0) + 1;
+    return PROMPT_VALUES.prompts[job.prompts].map((number, i) => {
+      const prompt = PROMPT_VALUES.texts[number], nth = (seen.get(prompt.clean) ?? 0) + 1;
       seen.set(prompt.clean, nth);
       return { ...prompt, number: i, key: `${prompt.clean} ${nth}` };
     });
@@ -47,7 +47,7 @@ function changesOf(job, site, layer, column, index) {
 }
 
 /** The last checkpoint up to `at` with values from all jobs. */
-const singleStep = (jobs, at) => jobs[0]?.steps.findLast((step) => step <= at && jobs.every((job) => job.steps.includes(step)));
+const stepWithValues = (jobs, at) => jobs[0]?.steps.findLast((step) => step <= at && jobs.every((job) => job.steps.includes(step)));
 
 const EXPORT = "`mi-sweeps export DIR --by-prompt` writes them all, into the table by_prompt.";
 
@@ -55,15 +55,15 @@ const EXPORT = "`mi-sweeps export DIR --by-prompt` writes them all, into the tab
  * Each prompt's values at a cell, mean over a view's runs: its change in logits, its own gap, and its part of
  * recovered (its change over the run's mean gap), whose mean is recovered. Or why there are none.
  */
-function singlesAt(view, site, layer, column, at) {
-  const { jobs, of } = singlesOf(view), why = (text) => ({ why: `${text} ${EXPORT}` });
+function promptValuesAt(view, site, layer, column, at) {
+  const { jobs, of } = promptValuesOf(view), why = (text) => ({ why: `${text} ${EXPORT}` });
   if (site.endsWith(APPROXIMATE)) return { why: "These are estimates from a gradient; no table has them by prompt." };
   if (RUNS.length > DATA.most_runs_concluded) return why(`With more than ${DATA.most_runs_concluded} runs the page has no values of single prompts.`);
-  if (!SINGLES) return { why: "These tables were made by an earlier version, without values of single prompts; delete them and run again to get these." };
+  if (!PROMPT_VALUES) return { why: "These tables were made by an earlier version, without values of single prompts; delete them and run again to get these." };
   const own = jobs.filter((job) => job.sites[site]?.places.some(([of, name]) => of === layer && name === column));
-  if (!own.length) return why(SINGLES.note || "This page has no values of single prompts for this cell.");
-  const step = singleStep(own, at);
-  if (!known(step)) return why(SINGLES.note || "This page has no values of single prompts at this checkpoint.");
+  if (!own.length) return why(PROMPT_VALUES.note || "This page has no values of single prompts for this cell.");
+  const step = stepWithValues(own, at);
+  if (!known(step)) return why(PROMPT_VALUES.note || "This page has no values of single prompts at this checkpoint.");
   const prompts = new Map();
   for (const job of own) {
     const index = job.steps.indexOf(step), [clean, corrupted] = endsOf(job, index), change = changesOf(job, site, layer, column, index);
