@@ -76,9 +76,7 @@ def crossings(frames: Frames, corruption: str) -> Picture:
             one = found.get((kind, forward))
             if one is None:
                 axis.set_axis_off()
-                axis.text(
-                    0.5, 0.5, f"{kind}: the same the other way", ha="center", va="center", transform=axis.transAxes
-                )
+                axis.text(0.5, 0.5, f"{kind}: the other way", ha="center", va="center", transform=axis.transAxes)
                 continue
             into, source = (first, last) if forward else (last, first)
             numbers.append(_draw(axis, one, (into, source)).assign(kind=kind))

@@ -60,7 +60,7 @@ PLACE = ["layer", "component", "head"]
 SERIES = "series"
 """Shown in place of a schedule for series, whose schedule is unknown."""
 
-PASSED = "layers passed (.5: attention, not yet MLP)"
+PASSED = "layers (.5: after attention, before the MLP)"
 
 
 def training(frames: Frames, metrics: list[str], split: str = "heldout") -> Picture:
@@ -187,7 +187,7 @@ def measures(frames: Frames) -> Picture:
     )
     size = (math.ceil(len(names) / 2) or 1, min(2, len(names)) or 1)
     numbers: list[pd.DataFrame] = []
-    with plotting.grid(*size, "Measured of the clean run", below, height=2.0, page=True) as (figure, axes):
+    with plotting.grid(*size, "Measures of the clean run", below, height=2.0, page=True) as (figure, axes):
         for axis, measure in zip(axes.flat, names, strict=False):
             title, value, ends = MEASURES.get(measure, (measure, measure, (None, None)))
             places = list(rows[rows["measure"] == measure].groupby(PLACE, sort=False, dropna=False))

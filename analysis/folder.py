@@ -139,7 +139,7 @@ def read(output: Path, sweeps: str | Iterable[str] | None = None, damaged: list[
     known = {file.parent.name: file for file in sorted((output / "sweeps").glob("*/sweep.json"))}
     if unknown := [name for name in sweeps if name not in known]:
         there = ", ".join(known) or "none"
-        raise UserError(f"no sweep named {', '.join(unknown)} in {output}: there is {there}")
+        raise UserError(f"no sweep named {', '.join(unknown)} in {output}; there are: {there}")
     files = [known[name] for name in dict.fromkeys(sweeps)] if sweeps else list(known.values())
     chosen = tuple(map(_sweep, files))
 
@@ -180,7 +180,7 @@ def find(output: Path, id: str, damaged: list[str] | None = None) -> Output:
             f"{id}: no run or patch job of that id in {output}; `{hint('status --points', '', output)}` lists them"
         )
     if len(runs) > 1:
-        raise UserError(f"{id}: {len(found)} ids begin so, {found[0]} and {found[1]} among them; give more of it")
+        raise UserError(f"{id}: {len(found)} ids begin with this, such as {found[0]} and {found[1]}; give more of it")
     run_id = runs.pop()
     run = _run(output, run_id, planned.get(run_id, []), True, damaged)
     if run_id not in found:

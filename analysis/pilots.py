@@ -110,7 +110,7 @@ def _pilot(name: str, own: Sequence[Job], site: str, common: Sequence[int], step
     step = common[-1] if step is None else step
     n = found[0].clean.shape[1]
     if n < 2:
-        raise UserError(f"{name}: it has one prompt, which tells nothing of others; patch more (patching.prompts=48)")
+        raise UserError(f"{name}: a single prompt says nothing about others; patch more (patching.prompts=48)")
     heads = [place for place in found[0].places if place[1] is not None]
     of_runs = [influences(one, step) for one in found]
     recovered = np.array([of_run[0] for of_run in of_runs])

@@ -135,7 +135,7 @@ def tables(pilot: Pilot, head: str | None = None) -> Iterator[Table | str]:
         yield from of_changes({"median": float(np.median(shares))} | largest)
         yield (
             "changed: prompts with the answer's logit above the subject's at only one of two adjacent checkpoints;\n"
-            "if the win rate changes by more, as many as that\n"
+            "if the win rate changes by more than this share, the share is that change\n"
         )
 
 
@@ -150,7 +150,7 @@ def of_heads(prompts: float, seeds: float, places: int, what: str) -> Iterator[T
     yield table
     yield (
         f"detectable: the smallest recovered that gets the verdict `matters` with a chance of {POWER:.0%}\n"
-        "one seed: for other prompts in that run; nothing is said of other seeds\n"
+        "one seed: for other prompts in that run, not for other seeds\n"
     )
 
 

@@ -182,7 +182,7 @@ def _patch(
             return
         named = [name for name in (site, site + APPROXIMATE) if name in there]
         if not named:
-            raise UserError(f"--site {site}: not patched at heads; there are: {', '.join(there)}")
+            raise UserError(f"--site {site}: heads were not patched; there are: {', '.join(there)}")
         own = family(named[0], [job])
         if step is not None and step not in own.steps:
             raise UserError(f"--step {step}: not examined; there are: {', '.join(map(str, own.steps))}")
@@ -227,7 +227,7 @@ def _heads(console: Console, own: Family, step: int) -> Iterator[RenderableType]
     if (verdict != Verdict.UNDEFINED.value).any():
         yield f"  {_key(console)}"
     if (verdict == Verdict.UNDEFINED.value).any():
-        yield "  –: not defined, as the corruption makes no measurable difference there"
+        yield "  –: not defined: the corruption makes no measurable difference there"
     yield from _courses(console, own, of_heads, step)
 
 
@@ -287,7 +287,7 @@ def _heatmap(console: Console, table: pd.DataFrame, marked: pd.DataFrame) -> Ren
     margin, room = 6, console.width - 6
     width = next((width for width in (6, 4) if width * table.shape[1] <= room), 2)
     if width == 2 and not colour:
-        return f"  {table.shape[1]} heads need {4 * table.shape[1] + margin} columns; here are {console.width}"
+        return f"  {table.shape[1]} heads need {4 * table.shape[1] + margin} columns; there are {console.width}"
     decimals = width == 6
     text = Text(" " * margin, no_wrap=True)
     for at, head in enumerate(table.columns):

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     damaged: list[str] = []
     try:
         if not arguments:
-            raise UserError("no folder of results: give one, and sweeps in it if only they are meant")
+            raise UserError("no folder of results; give one, and sweeps in it to compare only these")
         for line in lines(of_frames(load(Path(arguments[0]), list(arguments[1:]) or None, damaged=damaged), damaged)):
             print(line)
     except UserError as error:

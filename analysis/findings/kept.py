@@ -52,7 +52,7 @@ def kept(table: pd.DataFrame) -> Iterator[Finding]:
             f"{row.difference:+.2f}{range_of(row.low, row.high)}"
             for row in other.head(4).itertuples()
         )
-        said = f"Of what {len(heads)} heads recover on task {task} {_between(heads)}: {counts}"
+        said = f"What {len(heads)} heads recover on task {task}, {_between(heads)}: {counts}"
         said += f" ({named})." if named else "."
         verdict = next((w for w in ("lost", "changed") if (heads["verdict"] == w).any()), None)
         unsure = bool((heads["verdict"] == "cannot tell").any())

@@ -28,7 +28,7 @@ QUESTIONS = {
     "sudden": "Is there a phase transition?",
     "circuits": "Which circuit is faithful, and is it the same one at other checkpoints?",
     "transformed": "Does training transform heads, or add others?",
-    "kept": "Is what it could do before kept?",
+    "kept": "Can the model still do what it could before?",
 }
 """In the order in which they are shown."""
 

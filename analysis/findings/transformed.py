@@ -30,10 +30,10 @@ def transformed(table: pd.DataFrame) -> Iterator[Finding]:
         )
         if pd.notna(row["transformed"]):
             share = f"{number(row['transformed'])}{range_of(row['low'], row['high'])}"
-            said += f": those that mattered before have {share} of the gain of all that matter after"
+            said += f": heads that mattered before have {share} of the gain of all that matter after"
         elif pd.notna(row["low"]) and pd.notna(row["high"]):
             ends = f"{number(row['low'])} and {number(row['high'])}"
-            said += f": the share that those that mattered before have of the gain is between {ends}"
+            said += f": the share of the gain in heads that mattered before is between {ends}"
         said += f" ({row['why']})." if pd.notna(row["why"]) else "."
         scope = "for other prompts and other seeds" if row["seeds"] else "for other prompts in these runs"
         yield Finding(

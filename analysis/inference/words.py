@@ -23,7 +23,7 @@ def sentences(family: Family, of_heads: Sequence[HeadCourse]) -> list[str]:
         of_heads: the family's `courses`.
     """
     if family.is_estimate:
-        return [f"{family.site} was estimated and not patched, so nothing is concluded."]
+        return [f"{family.site} was estimated and not patched, so there are no verdicts."]
     if family.gain is not None and len(family.prompts) < 2:
         return ["There is one prompt, so nothing can be concluded."]
     step = family.steps[-1]
@@ -66,8 +66,8 @@ def scope(family: Family) -> str:
     stopped += _without(family)
     if family.gain is None:
         if len(family.jobs) == 1:
-            return "1 run, whose tables do not tell prompts apart: nothing can be concluded"
-        return f"{runs}{stopped}; for other seeds, on these prompts (tables do not tell prompts apart)"
+            return "1 run, whose tables lack values by prompt: nothing can be concluded"
+        return f"{runs}{stopped}; for other seeds, on these prompts (tables lack values by prompt)"
     if family.seeds:
         return f"{counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts and other seeds"
     these = "this run" if len(family.jobs) == 1 else "these runs"

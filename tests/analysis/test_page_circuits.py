@@ -301,7 +301,7 @@ def test_a_group_is_about_other_seeds_and_only_heads_shown_to_matter_are_named(m
 
 def test_without_inference_the_page_says_so_and_shows_no_interval(make_output, open_page, report):
     page = open_page(report(make_output(seeds=(0, 1), corruptions=("first",))))
-    assert "tables do not tell prompts apart" in page.locator("#heads-text").inner_text()
+    assert "tables lack values by prompt" in page.locator("#heads-text").inner_text()
     page.evaluate("FAMILIES.clear(); ATTRIBUTION.clear(); remembered.clear(); circuitsChanged()")
     assert "there is no inference for this choice" in page.locator("#heads-text").inner_text()
     assert table(page) == {}
@@ -488,7 +488,7 @@ def test_estimates_alone_are_never_shown_as_patched(make_output, open_page, repo
     )
     assert "z (approximate)" in caption(page, "z-approximate-plot")
     assert "z (approximate) against v (approximate)" in caption(page, "z-v-plot")
-    assert "nothing is concluded" in page.locator("#heads-text").inner_text()
+    assert "there are no verdicts" in page.locator("#heads-text").inner_text()
     assert page.locator("#z-plot").count() == 0
 
 

@@ -125,7 +125,7 @@ def test_where_numbers_do_not_fit_they_are_in_percent_and_then_colours_only(make
     wide, narrow = (heatmap(seen(output, width=width, colour=None)) for width in (120, 80))
     assert [[round(100 * float(value)) for value in row] for row in wide] == [list(map(int, row)) for row in narrow]
     assert heatmap(seen(output, width=50)) == [[], []]
-    assert "16 heads need 70 columns; here are 50" in seen(output, width=50, colour=None)
+    assert "16 heads need 70 columns; there are 50" in seen(output, width=50, colour=None)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -190,7 +190,7 @@ def test_nothing_undecided_is_concluded(make_output):
 def test_without_a_gap_there_are_no_numbers_and_the_reason(make_output):
     text = seen(make_output(by_prompt=True), step=0, colour=None)
     assert set(heatmap(text)[0]) == {"–"}
-    assert "–: not defined, as the corruption makes no measurable difference there" in text
+    assert "–: not defined: the corruption makes no measurable difference there" in text
 
 
 def test_a_terminal_without_blocks_has_the_numbers(make_output):
@@ -247,7 +247,7 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(make_output):
     output = make_output(seeds=(0, 1), lrs=(1e-4, 3e-4))
     assert find(output, "run-0.0003-constant-1").runs[0].run_id == "run-0.0003-constant-1"
     assert find(output, f"{RUN}-s").runs[0].run_id == RUN
-    with pytest.raises(UserError, match="run-0.0003: 6 ids begin so, run-0.0003-constant-0 and"):
+    with pytest.raises(UserError, match="run-0.0003: 6 ids begin with this, such as run-0.0003-constant-0 and"):
         find(output, "run-0.0003")
 
 
@@ -273,10 +273,13 @@ def test_an_id_of_a_patch_job_of_no_sweep(make_output, folders):
     ("words", "complaint"),
     [
         (("nothing",), "nothing: no run or patch job of that id in "),
-        (("run-",), "run-: 6 ids begin so, "),
+        (("run-",), "run-: 6 ids begin with this, such as "),
         ((), "show: give one id"),
         ((RUN, "another"), "show: give one id"),
-        ((RUN, "--site", "resid_pre"), "--site resid_pre: not patched at heads; there are: z, q, k, v, pattern"),
+        (
+            (RUN, "--site", "resid_pre"),
+            "--site resid_pre: heads were not patched; there are: z, q, k, v, pattern",
+        ),
         ((RUN, "--step", "5"), "--step 5: not examined; there are: 0, 8, 16, 24"),
     ],
 )
