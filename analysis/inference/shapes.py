@@ -70,7 +70,7 @@ class Fit:
     wobble: float
     """Standard deviation at each checkpoint that prompts do not account for, in the curve's own units."""
     whiten: Float[np.ndarray, "checkpoint checkpoint"]
-    explains: Float[np.ndarray, "logistic checkpoint"]
+    directions: Float[np.ndarray, "logistic checkpoint"]
     """q_f of each logistic on the grid, without those added near the best fit."""
     curve: Curve
 
@@ -112,8 +112,8 @@ def fit(time: Curve, curve: Curve, covariance: Float[np.ndarray, "checkpoint che
     freedom = max(len(time) - MOST, 1)
     known = covariance + ROUNDING**2 * np.eye(len(time))
 
-    whiten, explains = _whitened(candidates.values, known)
-    squares = _squares(whiten @ curve, explains)
+    whiten, directions = _whitened(candidates.values, known)
+    squares = _squares(whiten @ curve, directions)
     wobble = 0.0
     if squares.min() > freedom:
         # Those that may be the best for some wobble.
@@ -121,14 +121,14 @@ def fit(time: Curve, curve: Curve, covariance: Float[np.ndarray, "checkpoint che
         low, high = 0.0, float(np.var(curve)) + ROUNDING**2
         for _ in range(20):  # on a logarithmic scale, down from the spread of the curve itself
             wobble = np.sqrt(max(low, 1e-8 * high) * high)
-            whiten, explains = _whitened(among, known + wobble * np.eye(len(time)))
-            is_more = _squares(whiten @ curve, explains).min() > freedom
+            whiten, directions = _whitened(among, known + wobble * np.eye(len(time)))
+            is_more = _squares(whiten @ curve, directions).min() > freedom
             low, high = (wobble, high) if is_more else (low, wobble)
         wobble = high
-        whiten, explains = _whitened(candidates.values, known + wobble * np.eye(len(time)))
-        squares = _squares(whiten @ curve, explains)
+        whiten, directions = _whitened(candidates.values, known + wobble * np.eye(len(time)))
+        squares = _squares(whiten @ curve, directions)
     covariance = known + wobble * np.eye(len(time))
-    coarse = explains[candidates.shape == SHAPES.index("logistic")]
+    coarse = directions[candidates.shape == SHAPES.index("logistic")]
     finer = _finer(candidates, squares <= squares.min() + 4 * _accepted(freedom), share)
     more = _whitened(finer.values, covariance)[1]
     candidates = Candidates(
@@ -140,13 +140,13 @@ def fit(time: Curve, curve: Curve, covariance: Float[np.ndarray, "checkpoint che
 
 def steepness_of(fit: Fit, curves: Float[np.ndarray, "curve checkpoint"]) -> Float[np.ndarray, " curve"]:
     """The largest slope over the mean slope of the logistic that fits each curve best, given the noise of `fit`."""
-    logistic = np.flatnonzero(fit.candidates.shape == SHAPES.index("logistic"))[: len(fit.explains)]
-    whitened, explains = (curves @ fit.whiten.T).astype(np.float32), fit.explains.astype(np.float32)
+    logistic = np.flatnonzero(fit.candidates.shape == SHAPES.index("logistic"))[: len(fit.directions)]
+    whitened, directions = (curves @ fit.whiten.T).astype(np.float32), fit.directions.astype(np.float32)
     best, most = np.zeros(len(curves), int), np.full(len(curves), -1.0)
     for start in range(0, len(logistic), 4096):
-        explained = np.abs(explains[start : start + 4096] @ whitened.T)
-        at = explained.argmax(axis=0)
-        top = explained[at, np.arange(len(curves))]
+        reduction = np.abs(directions[start : start + 4096] @ whitened.T)
+        at = reduction.argmax(axis=0)
+        top = reduction[at, np.arange(len(curves))]
         best, most = np.where(top > most, start + at, best), np.maximum(top, most)
     return fit.candidates.steepness[logistic[best]]
 
@@ -177,13 +177,13 @@ def _whitened(
     level = whiten.sum(axis=1)
     level /= np.linalg.norm(level)
     whiten = whiten - np.outer(level, level @ whiten)
-    explains = values @ whiten.T
-    norm = np.linalg.norm(explains, axis=1, keepdims=True)
-    return whiten, explains / np.where(norm > 0, norm, 1.0)
+    directions = values @ whiten.T
+    norm = np.linalg.norm(directions, axis=1, keepdims=True)
+    return whiten, directions / np.where(norm > 0, norm, 1.0)
 
 
-def _squares(whitened: Curve, explains: np.ndarray) -> np.ndarray:
-    return float(whitened @ whitened) - (explains @ whitened) ** 2
+def _squares(whitened: Curve, directions: np.ndarray) -> np.ndarray:
+    return float(whitened @ whitened) - (directions @ whitened) ** 2
 
 
 def _accepted(freedom: int) -> float:

@@ -62,8 +62,8 @@ def test_where_there_is_no_room_the_cells_that_matter_are_kept_and_the_page_says
     kept = [job["sites"]["z"]["places"] for job in less["jobs"]]
     assert all(one == kept[0] for one in kept)  # of all seeds and corruptions, so that they compare
     assert len(kept[0]) < len(everything["jobs"][0]["sites"]["z"]["places"]) == 12
-    of_cell = [one.family for one in concluded.families if len(one.runs) == 2]
-    z = [family for family in of_cell if family.site == "z"]
+    of_setting = [one.family for one in concluded.families if len(one.runs) == 2]
+    z = [family for family in of_setting if family.site == "z"]
     mattering = {(*place[:2],) for family in z for place, here in zip(
         family.places, family.grid(family.judged_here.matter()).any(axis=0), strict=True) if here}  # fmt: skip
     assert {tuple(place) for place in kept[0]} <= mattering and mattering
