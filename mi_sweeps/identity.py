@@ -46,6 +46,9 @@ HEADS_TOGETHER = ("flex_olmo", "minimax_m2", "olmo2", "olmo3", "olmoe")
 """Model types that normalise the queries of all heads together, and the keys. Patching once came before this
 normalisation, so that patching one head changed the others too; now it comes after."""
 
+NORM_AFTER_ATTENTION = ("gemma2", "gemma3_text", "olmo2", "olmo3")
+"""Model types whose copying scores once left out the norm after attention."""
+
 READERS = 8
 """Threads that read the checkpoints of a series."""
 
@@ -138,6 +141,10 @@ class HashedContents:
         if isinstance(model, ModelConfig) and model.hub:
             return False  # As above.
         return self._kind(model) in HEADS_TOGETHER
+
+    def norm_after_attention(self, model: SingleModel) -> bool:
+        """Whether a model's type is in NORM_AFTER_ATTENTION."""
+        return self._kind(model) in NORM_AFTER_ATTENTION
 
     def _kind(self, model: SingleModel) -> str | None:
         if model not in self.kinds:
@@ -339,5 +346,6 @@ def patch_id(config: Config, run: str | None = None, contents: HashedContents | 
             **_prompts(config, contents),
             **({"weights": "each checkpoint's"} if contents.wrapped_once(single) else {}),
             **({"q, k": "normalised"} if {"q", "k"} & set(patching.sites) and contents.heads_together(single) else {}),
+            **({"copying": "normalised"} if patching.looks and contents.norm_after_attention(single) else {}),
         }
     )[:ID_LENGTH]

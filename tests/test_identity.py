@@ -407,6 +407,25 @@ def test_queries_and_keys_that_were_patched_before_all_heads_are_normalised_are_
     assert ids["olmo2", 1] == ids["gemma2", 1] and ids["olmo2", 2] != ids["gemma2", 2]
 
 
+def test_copying_scores_that_left_out_the_norm_after_attention_are_not_those_of_now(
+    default: Config, model_copy: Path, hub_cache: Path
+) -> None:
+    """Of a folder and of the hub; where there are no such scores, or no such norm, ids stay."""
+    values = json.loads((model_copy / "config.json").read_text())
+    ids = {}
+    for kind in ("olmo2", "gemma3_text", "gemma"):
+        config = json.dumps({**values, "model_type": kind})
+        (model_copy / "config.json").write_text(config)
+        cached(hub_cache, f"some/{kind}", {"config.json": config.encode(), "model.safetensors": b"weights"})
+        places = (("path", str(model_copy)), ("hub", f"some/{kind}"))
+        for (key, place), looks in product(places, (True, False)):
+            asked = {f"model.{key}": place, "patching.looks": looks, "patching.sites": ["z"]}
+            ids[key, kind, looks] = patch_id(changed(default, asked), "run")
+    for key in ("path", "hub"):
+        assert len({ids[key, kind, False] for kind in ("olmo2", "gemma3_text", "gemma")}) == 1
+        assert ids[key, "olmo2", True] == ids[key, "gemma3_text", True] != ids[key, "gemma", True]
+
+
 def test_a_file_of_rows_is_its_content_not_its_place_or_name(default: Config, tmp_path: Path) -> None:
     paths = [tmp_path / "rows.jsonl", tmp_path / "moved" / "rows.jsonl", tmp_path / "renamed.jsonl"]
     paths[1].parent.mkdir()

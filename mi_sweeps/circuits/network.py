@@ -205,7 +205,11 @@ class Block:
 
     def attn_out(self, z: Float[Tensor, "... d_heads"]) -> Float[Tensor, "... d_model"]:
         """The output of attention, as added to the residual stream."""
-        return self._write(self.attention_post_norm, self.combine(z))
+        return self.attn_written(self.combine(z))
+
+    def attn_written(self, summed: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """The output of attention, given the heads' summed output."""
+        return self._write(self.attention_post_norm, summed)
 
     def attn_out_changed(
         self, z: Float[Tensor, "... d_heads"], change: Float[Tensor, "*more d_model"]
@@ -214,8 +218,7 @@ class Block:
         if self.attention_post_norm is None:
             return change * self.multiplier
         before = self.combine(z)
-        after, now = (self._write(self.attention_post_norm, value) for value in (before + change, before))
-        return after - now
+        return self.attn_written(before + change) - self.attn_written(before)
 
     def mlp_out(
         self, resid_pre: Float[Tensor, "... d_model"], attn_out: Float[Tensor, "... d_model"]

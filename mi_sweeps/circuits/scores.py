@@ -20,9 +20,10 @@ prompts, so that the model knows their positions. That a head inhibits is a clai
 
 Copying scores (`of` is "copying"): each head reads the answer's token, at its position in the prompt, from the residual
 stream after the first layer and its MLP (in the first layer, from the embedding). Its output with all attention on that
-token is normalised and unembedded. `copying` is the share of prompts in which the token is among the top 5 of the
-vocabulary, and `negative_copying` among the bottom 5 (Wang et al. 2022, arXiv:2211.00593, section 3.1; they read
-through the second layer's norm, here it is the head's own). By chance: 5 / vocabulary. Ties count against the token.
+token, through the norm after attention if there is one, as if the head wrote alone, is normalised and unembedded.
+`copying` is the share of prompts in which the token is among the top 5 of the vocabulary, and `negative_copying` among
+the bottom 5 (Wang et al. 2022, arXiv:2211.00593, section 3.1; they read through the second layer's norm, here it is the
+head's own). By chance: 5 / vocabulary. Ties count against the token.
 
 Scores from weights (`of` is "weights"): `mi_sweeps.circuits.composition`.
 """
@@ -201,9 +202,9 @@ def _first(network: Network, batch: Batch) -> tuple[Float[Tensor, "prompt d_mode
 
 
 def moves(block: Block, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row head d_model"]:
-    """The output of each head with all its attention on one token."""
+    """What each head alone adds to the residual stream with all its attention on one token."""
     v = block.values(block.read(resid)).repeat_interleave(block.n_heads // block.n_kv_heads, dim=1)
-    return torch.einsum("rhd,hdm->rhm", v, block.W_O)
+    return block.attn_written(torch.einsum("rhd,hdm->rhm", v, block.W_O))
 
 
 def _ranked(logits: Float[Tensor, "row d_vocab"], tokens: Int[Tensor, " row"]) -> Bool[Tensor, "2 row"]:

@@ -223,6 +223,37 @@ def test_copying_is_that_of_the_models_own_modules(mini_model, make_test_pairs, 
     assert frame[frame["measure"] == "copying"]["value"].max() == 1, "mini has copying heads"
 
 
+@pytest.mark.parametrize("name", ["olmo2", "olmo3", "gemma2", "gemma3"])
+@torch.no_grad()
+def test_copying_goes_through_the_models_own_norm_after_attention(name, make_model, make_short_pairs, monkeypatch):
+    """Its gain differs from element to element, which the final norm does not undo."""
+    model, batch = make_model(name), make_short_pairs("first").clean
+    top = model.config.vocab_size // 2  # Where random models rank a token half of the time.
+    monkeypatch.setattr(scores, "TOP", top)
+    frame = scored(describe(model), SimpleNamespace(clean=batch))
+    layers, config = model.model.layers, model.config
+    hidden = []
+    handle = layers[0].register_forward_hook(lambda module, args, out: hidden.append((args[0], out)))
+    model(batch.tokens)
+    handle.remove()
+    before, after = (part[0] if isinstance(part, tuple) else part for part in hidden[0])
+    at = [row.index(f"name {prompt.answer_place}") for row, prompt in zip(batch.roles, batch.prompts, strict=True)]
+    for number, layer in enumerate(layers):
+        resid = (after if number else before)[torch.arange(len(batch)), at]
+        v = layer.self_attn.v_proj(layer.input_layernorm(resid) if name.startswith("gemma") else resid)
+        for head in range(config.num_attention_heads):
+            group = head * config.num_key_value_heads // config.num_attention_heads
+            alone = torch.zeros(len(batch), config.num_attention_heads, layer.self_attn.head_dim)
+            alone[:, head] = v.unflatten(-1, (config.num_key_value_heads, -1))[:, group]
+            written = layer.post_attention_layernorm(layer.self_attn.o_proj(alone.flatten(-2)))
+            logits = model.lm_head(model.model.norm(written))
+            for measure, sign in (("copying", 1), ("negative_copying", -1)):
+                chosen = (sign * logits).topk(top, dim=-1).indices
+                right = (chosen == batch.answers[:, None]).any(dim=-1)
+                row = frame[(frame["measure"] == measure) & (frame["layer"] == number) & (frame["head"] == head)]
+                assert row["by_prompt"].iloc[0].tolist() == right.tolist()
+
+
 def dense(model):
     """For each layer and head W_OV and W_QK of a GPT-2 in double precision, normalisation folded and centred."""
     n_heads, width = model.config.n_head, model.config.n_embd
