@@ -52,7 +52,7 @@ class JudgedFamily:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The second of two families minus the first."""
+    """The difference between two families: the second minus the first."""
 
     first: JudgedFamily
     second: JudgedFamily
@@ -88,9 +88,8 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
     if examined["run_id"].nunique() > MOST_RUNS_CONCLUDED:
         return Conclusions()
     steps = set(frames.patching["step"])
-    read = {
-        job.patch.patch_id: job for job in jobs(output, frames.runs, examined["patch_id"], damaged, steps, written=True)
-    }
+    patch_jobs = jobs(output, frames.runs, examined["patch_id"], damaged, steps, attribution=True)
+    read = {job.patch.patch_id: job for job in patch_jobs}
     examined = examined[examined["patch_id"].isin(read) & examined["patching"].notna()]
     number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
     networks = {run.run_id: _network(run) for run in output.runs}
@@ -104,12 +103,12 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
             own = [of_run[run_id] for run_id in run_ids if run_id in of_run]
             key = tuple(sorted(number[job.patch.run_id] for job in own)), str(patching), str(corruption)
             if own and key not in found:
-                found[key] = list(_found(number, str(patching), own))
+                found[key] = list(_judged_families(number, str(patching), own))
                 of_kinds = (means(own, kind) for kind in ATTRIBUTION_KINDS)
                 attribution += [AttributionMeans(*key, one) for one in of_kinds if one is not None]
     every = [one for listed in found.values() for one in listed]
     gapless = frozenset(patch_id for patch_id, job in read.items() if _is_gapless(job))
-    compared = tuple(_compared(every, groups, number))
+    compared = tuple(_comparisons(every, groups, number))
     return Conclusions(tuple(every), compared, tuple(attribution), findings(frames, damaged), gapless)
 
 
@@ -118,7 +117,7 @@ def _is_gapless(job: Job) -> bool:
     return one.clean.shape[1] > 1 and not has_gap(one.clean[-1:], one.corrupted[-1:]).all()
 
 
-def _found(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterator[JudgedFamily]:
+def _judged_families(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterator[JudgedFamily]:
     for family in families(own):
         heads = family.places[0][1] is not None
         runs = tuple(sorted(number[job.patch.run_id] for job in family.jobs))  # some may lack the site
@@ -147,7 +146,7 @@ def _groups(runs: pd.DataFrame) -> list[list[tuple[str, ...]]]:
     return [*kinds, [tuple(sound(runs)["run_id"])]] if of_one else kinds
 
 
-def _compared(
+def _comparisons(
     found: Iterable[JudgedFamily], groups: Sequence[Sequence[tuple[str, ...]]], number: dict[str, int]
 ) -> Iterator[Comparison]:
     """Second corruption minus first in each group, and for groups of one kind the later minus the earlier."""

@@ -151,7 +151,7 @@ def _setting_by_setting(
     """Tables and findings of each family alone, and curves over all of them."""
     crossed = changes.crossed_steps(output, damaged)
     gathered = trajectories.Trajectories.of(frames, None if whole else is_reported)
-    for key, family in of_output(output, frames.runs, frames.patches, damaged, written=True):
+    for key, family in of_output(output, frames.runs, frames.patches, damaged, attribution=True):
         gathered.add(key, family)
         of_heads = courses(family)
         yield ("verdicts", verdict_rows(key, family)), list(heads(key, family, of_heads))

@@ -17,8 +17,8 @@ from .inference.differences import Difference
 from .inference.estimates import estimate, of_means
 from .inference.families import Family, Job, families, jobs, means
 from .inference.verdicts import DELTA
+from .prompts import attribution_values
 from .prompts import read as read_prompts
-from .prompts import written_by_prompt
 from .summaries import band
 
 SMALL = f"small (less than {DELTA} either way)"
@@ -59,7 +59,7 @@ def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataF
         patches = [one for one in (frames.output.patches if frames.output else ()) if one.patch_id in there]
         # Loading the frames has named damaged files.
         frames.kept[key] = [
-            Job(one, str(setting[one.run_id]), {}, {}, written_by_prompt(read_prompts(one, []))) for one in patches
+            Job(one, str(setting[one.run_id]), {}, {}, attribution_values(read_prompts(one, []))) for one in patches
         ]
     found = means(frames.kept[key], kind)
     if found is None:

@@ -59,7 +59,7 @@ class RoleAttention:
     """PLACE of each row."""
     paid: Float[np.ndarray, "row prompt"]
     uniform: Float[np.ndarray, "row prompt"]
-    written: pd.DataFrame
+    attribution: pd.DataFrame
     """Direct logit difference: layer and head × prompt."""
 
 
@@ -99,9 +99,9 @@ def _read(patch: Patch, damaged: list[str] | None) -> dict[int, RoleAttention]:
                     *rows_of_prompts([(patch, step)], "attribution_by_prompt", damaged, ("kind", ["head"])),
                 ]
             )
-            written = rows.pivot(index=["layer", "head"], columns="prompt", values="logit_diff")
+            attribution = rows.pivot(index=["layer", "head"], columns="prompt", values="logit_diff")
             paid, uniform = (np.stack(frame[name].to_list()) for name in lists)
-            found[step] = RoleAttention(index, paid, uniform, written)
+            found[step] = RoleAttention(index, paid, uniform, attribution)
     return found
 
 
@@ -118,17 +118,17 @@ def _of_group(
     indices = [of_steps[step].index.to_frame(index=False) for _, of_steps in found for step in steps]
     for (side, query), places in pd.concat(indices).drop_duplicates().groupby(["side", "query"], sort=False):
         index = pd.MultiIndex.from_frame(places[list(PLACE)])
-        paid, uniform, written = np.full((3, len(found), len(steps), len(index), len(prompts)), np.nan)
+        paid, uniform, attribution = np.full((3, len(found), len(steps), len(index), len(prompts)), np.nan)
         for run, ((_, of_steps), where) in enumerate(zip(found, columns, strict=True)):
             for at, step in enumerate(steps):
                 one = of_steps[step]
                 rows = one.index.get_indexer(index)
                 there = np.ix_(rows >= 0, where)
                 paid[run, at][there], uniform[run, at][there] = one.paid[rows[rows >= 0]], one.uniform[rows[rows >= 0]]
-                if query == "end" and side == "clean" and len(one.written):
-                    own = one.written.reindex(places[["layer", "head"]].itertuples(index=False, name=None))
-                    written[run, at][:, where[own.columns.to_numpy(int)]] = own.to_numpy()
-        yield _rows(key, steps, places, paid, uniform, written, settings)
+                if query == "end" and side == "clean" and len(one.attribution):
+                    own = one.attribution.reindex(places[["layer", "head"]].itertuples(index=False, name=None))
+                    attribution[run, at][:, where[own.columns.to_numpy(int)]] = own.to_numpy()
+        yield _rows(key, steps, places, paid, uniform, attribution, settings)
 
 
 def _rows(
@@ -137,7 +137,7 @@ def _rows(
     places: pd.DataFrame,
     paid: Float[np.ndarray, "run step place prompt"],
     uniform: Float[np.ndarray, "run step place prompt"],
-    written: Float[np.ndarray, "run step place prompt"],
+    attribution: Float[np.ndarray, "run step place prompt"],
     settings: Sequence[str],
 ) -> pd.DataFrame:
     """The rows of one side and query."""
@@ -151,8 +151,8 @@ def _rows(
     )
     nothing = np.full(len(checkpoint), np.nan)
     together = Interval(nothing, nothing, nothing, nothing, nothing, False, level.n, level.runs)
-    if not np.isnan(written).all():
-        together = correlation(flat(paid), flat(written), checkpoint, settings)
+    if not np.isnan(attribution).all():
+        together = correlation(flat(paid), flat(attribution), checkpoint, settings)
     rows = {
         **dict(zip(GROUP, key, strict=True)),
         "step": np.repeat(steps, len(places)),

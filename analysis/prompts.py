@@ -116,7 +116,7 @@ def _numbers(rows: pa.Table, name: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Written:
+class AttributionValues:
     """One kind of attribution in one patch job, in logits; NaN where missing."""
 
     steps: tuple[int, ...]
@@ -125,14 +125,14 @@ class Written:
     values: Float[np.ndarray, "step part prompt"]
 
 
-def written_by_prompt(tables: Tables | None) -> dict[str, Written]:
+def attribution_values(tables: Tables | None) -> dict[str, AttributionValues]:
     """Attribution by kind and prompt; kinds without values by prompt are left out."""
     if tables is None or "by_prompt" not in tables[0].column_names:
         return {}
     table, step_of_row = tables
     order, step_number = np.unique(step_of_row, return_inverse=True)
     kinds = np.array(table["kind"].to_pylist(), dtype=object)
-    found: dict[str, Written] = {}
+    found: dict[str, AttributionValues] = {}
     for kind in ATTRIBUTION_KINDS:
         where = np.flatnonzero(kinds == kind)
         rows = table.take(pa.array(where))
@@ -146,7 +146,7 @@ def written_by_prompt(tables: Tables | None) -> dict[str, Written]:
             continue
         values = np.full((len(order), len(number), size), np.nan)
         values[step_number[where], [number[key] for key in keys]] = flat.reshape(-1, size)
-        found[kind] = Written(tuple(order.tolist()), tuple(number), values)
+        found[kind] = AttributionValues(tuple(order.tolist()), tuple(number), values)
     return found
 
 

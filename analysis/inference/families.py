@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from .. import configs
 from ..folder import Output, Patch
 from ..frames import sound
-from ..prompts import Site, Written, read, sites_by_prompt, wins_by_prompt, written_by_prompt
+from ..prompts import AttributionValues, Site, attribution_values, read, sites_by_prompt, wins_by_prompt
 from ..summaries import APPROXIMATE
 from .estimates import Estimate, Places, estimate, interval, mean_interval, of_means
 from .verdicts import Judged, critical_value, judge, judge_means
@@ -33,7 +33,7 @@ class Job:
     config: dict[str, str]
     """Configuration of its run, by dotted key."""
     sites: dict[str, Site]
-    written: dict[str, Written] = field(default_factory=dict)
+    attribution: dict[str, AttributionValues] = field(default_factory=dict)
     """Attribution by kind; empty without values by prompt, or if it was not read."""
     wins: dict[int, Bool[np.ndarray, " prompt"]] = field(default_factory=dict)
     """For a patch job on another task: which held-out prompts are won, by step."""
@@ -150,7 +150,7 @@ def jobs(
     patch_ids: Iterable[str],
     damaged: list[str] | None = None,
     steps: Container[int] | None = None,
-    written: bool = False,
+    attribution: bool = False,
 ) -> list[Job]:
     """Read patch jobs with all their tables; jobs without any are left out.
 
@@ -158,7 +158,7 @@ def jobs(
         runs: `Frames.runs`, which knows the settings.
         damaged: as for `frames.load`.
         steps: which checkpoints; None: all.
-        written: whether to read the attribution too.
+        attribution: whether to read the attribution too.
     """
     wanted, setting = set(patch_ids), dict(zip(runs["run_id"], runs["setting"], strict=True))
     found = [(run, patch) for run in output.runs for patch in run.patches if patch.patch_id in wanted]
@@ -167,7 +167,7 @@ def jobs(
     for (run, patch), text in zip(found, texts, strict=True):
         config = text | {"seed": str(run.config.get("seed"))}
         tables = read(patch, damaged, steps)
-        own = written_by_prompt(tables) if written else {}
+        own = attribution_values(tables) if attribution else {}
         made.append(Job(patch, str(setting[run.run_id]), config, sites_by_prompt(tables), own, wins_by_prompt(tables)))
     return [job for job in made if job.sites]
 
@@ -238,7 +238,7 @@ class Means:
 
 def means(jobs: Sequence[Job], kind: str) -> Means | None:
     """Average a kind of attribution over runs; None unless all have values by prompt and the same parts."""
-    own = [job.written.get(kind) for job in jobs]
+    own = [job.attribution.get(kind) for job in jobs]
     if not own or any(one is None or own[0] is None or one.parts != own[0].parts for one in own):
         return None
     there = [one for one in own if one is not None]

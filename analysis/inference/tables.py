@@ -60,15 +60,15 @@ def of_output(
     runs: pd.DataFrame,
     patches: pd.DataFrame,
     damaged: list[str] | None = None,
-    written: bool = False,
+    attribution: bool = False,
 ) -> Iterator[tuple[tuple[str, str, str], Family]]:
     """As `of_frames`, for an output folder and its tables of runs and patch jobs.
 
     Args:
-        written: whether to read the attribution too.
+        attribution: whether to read the attribution too.
     """
     for key, patch_ids in groups(patches, runs):
-        for family in families(jobs(output, runs, patch_ids, damaged, written=written)):
+        for family in families(jobs(output, runs, patch_ids, damaged, attribution=attribution)):
             yield key, family
 
 

@@ -87,7 +87,7 @@ def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.
     """
     found = Trajectories.of(frames)
     if frames.output is not None:
-        for key, one in of_output(frames.output, frames.runs, frames.patches, damaged, written=True):
+        for key, one in of_output(frames.output, frames.runs, frames.patches, damaged, attribution=True):
             found.add(key, one)
     return found.tables()
 
@@ -271,10 +271,10 @@ class Trajectories:
         if one.gain is None:
             return
         gain = one.gain.reshape(len(one.jobs), len(one.steps), len(one.places), -1)
-        written = [job.written["head"] for job in one.jobs if "head" in job.written]
+        attribution = [job.attribution["head"] for job in one.jobs if "head" in job.attribution]
         effects = {one.site: [(one.steps, values) for values in gain]}
-        if len(written) == len(one.jobs):
-            effects["logit_diff"] = [(own.steps, own.values) for own in written]
+        if len(attribution) == len(one.jobs):
+            effects["logit_diff"] = [(own.steps, own.values) for own in attribution]
         for site, of_runs in effects.items():
             changes = [reversals(steps, values) for steps, values in of_runs]
             first, last = min(steps[0] for steps, _ in of_runs), max(steps[-1] for steps, _ in of_runs)

@@ -118,7 +118,7 @@ def between(jobs: Sequence[Job], first: int, last: int) -> Transformation:
         jobs: patch jobs of a group of runs, all with values by prompt for heads at both checkpoints.
     """
     steps = (first, last)
-    cut = [replace(job, sites={SITE: _at(job.sites[SITE], steps)}, written={}) for job in jobs]
+    cut = [replace(job, sites={SITE: _at(job.sites[SITE], steps)}, attribution={}) for job in jobs]
     return transformation(family(SITE, cut))
 
 

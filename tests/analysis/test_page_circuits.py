@@ -97,7 +97,7 @@ def jobs_of(output, corruption, *run_ids):
     frames = load(output)
     patches = frames.patches.query("corruption == @corruption")
     patches = patches[patches["run_id"].isin(run_ids or frames.runs["run_id"])]
-    return jobs(frames.output, frames.runs, patches["patch_id"], written=True)
+    return jobs(frames.output, frames.runs, patches["patch_id"], attribution=True)
 
 
 def family_of(output, corruption, *run_ids, site="z"):

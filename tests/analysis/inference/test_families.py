@@ -52,7 +52,7 @@ def test_a_position_that_some_prompts_lack_counts_those_that_have_it(make_output
 
 
 def test_what_is_written_has_its_mean_and_an_interval(make_output):
-    frames, found = of_output(make_output(seeds=(0, 1), by_prompt=True), written=True)
+    frames, found = of_output(make_output(seeds=(0, 1), by_prompt=True), attribution=True)
     rows = attribution_by_prompt(frames).query("corruption == 'first' and kind == 'layer' and step == 24")
     expected = plain(rows.groupby(["component", "layer"], dropna=False)["logit_diff"].mean())
     result = means(found, "layer")
