@@ -25,7 +25,7 @@ BAND = "band: 95% interval at each checkpoint"
 BEYOND = "bands are cut at the edge of the plot"
 MARKS = ("dot: the head matters there", "◆ onset: the gain reaches half of its final value")
 NONE = "grey: the largest heads"
-NO_LINE = "no line: the corruption makes no measurable difference"
+NO_LINE = "no line: the corruption makes no measurable difference, at least in one run"
 MATTER = "filled: the head matters at either site, hollow: not shown to"
 
 
@@ -204,7 +204,7 @@ def points(frames: Frames, across: str, up: str) -> Points:
     empty = pd.DataFrame(columns=["step", *HEAD, "across", "up", "matters", "corruption"])
     rows = _rows(frames, [across, up], families)
     scope = evidence.scope((own[site] for own in families.values() for site in (across, up)), rows)
-    note = f"{MATTER}; left out: where the corruption makes no measurable difference; {scope}"
+    note = f"{MATTER}; left out: where the corruption makes no measurable difference, at least in one run; {scope}"
     return Points(tuple(families), pd.concat(parts) if parts else empty, rows, note)
 
 

@@ -22,7 +22,7 @@ from .prompts import read as read_prompts
 from .summaries import band
 
 SMALL = f"small (less than {DELTA} either way)"
-NO_GAP = "grey: the corruption makes no measurable difference there"
+NO_GAP = "grey: the corruption makes no measurable difference there, at least in one run"
 
 
 def of_sites(frames: Frames, corruption: str) -> dict[str, Family]:

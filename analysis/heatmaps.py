@@ -43,7 +43,7 @@ ROW_LABEL_HEIGHT, CHARACTER = 0.8, 0.06
 
 MARKED = f"● matters, · undecided, no mark: {SMALL}"
 COMPARED = f"+ more, − less, · undecided, no mark: alike (within {DELTA})"
-NO_GAPS = "grey: one of the corruptions makes no measurable difference there"
+NO_GAPS = "grey: one of the corruptions makes no measurable difference there, at least in one run"
 FEW = "hatched: less than half of the prompts have it, not tested"
 UNTESTED = "not tested"
 EXAMPLE = "after a position: its token in the first prompt, bold where changed"

@@ -227,7 +227,7 @@ def _heads(console: Console, own: Family, step: int) -> Iterator[RenderableType]
     if (verdict != Verdict.UNDEFINED.value).any():
         yield f"  {_key(console)}"
     if (verdict == Verdict.UNDEFINED.value).any():
-        yield "  –: not defined: the corruption makes no measurable difference there"
+        yield "  –: not defined: the corruption makes no measurable difference there, at least in one run"
     yield from _courses(console, own, of_heads, step)
 
 

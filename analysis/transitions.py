@@ -101,7 +101,7 @@ def _onsets(rows: pd.DataFrame) -> Table:
             checkpoints = f"{_number(row['low'])} to {_number(row['high'])} checkpoints later"
             table.add_row(_setting(row), head, f"{row['measure']} against {row['against']}", f"{found}; {checkpoints}")
         elif row["formed"] or row["from_the_start"]:
-            counts = f"{row['formed']} formed, {row['from_the_start']} from the start, of {row['runs']} runs"
+            counts = f"{row['formed']} formed, {row['from_the_start']} there at the first, of {row['runs']} runs"
             when = f"after {_number(row['after'])}, by {_number(row['by'])}"
             when += f" [{_number(row['low'])}, {_number(row['high'])}]"
             table.add_row(_setting(row), head, f"onset: {counts}", when)

@@ -31,7 +31,9 @@ def effects(table: pd.DataFrame) -> Iterator[Finding]:
         unsure = int((last["verdict"] == "undecided").sum())
         top = matter.iloc[0].to_dict() if len(matter) else {}
         if (last["verdict"] == "undefined").all():
-            said, verdict = "there is no measurable gap for edges to carry", "undefined"
+            runs = int(last["runs"].max())
+            where = f", in at least one of the {runs} runs," if runs > 1 else ""
+            said, verdict = f"there is no measurable gap{where} for edges to carry", "undefined"
         elif top:
             named = "; ".join(
                 f"{name(row)} {number(row['recovered'])}{range_of(row['low'], row['high'])}"

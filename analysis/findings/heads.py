@@ -20,13 +20,15 @@ NAMED = 8
 SINCE = {
     Course.FORMED: "formed during training, with half of its final gain from checkpoint {onset} on",
     Course.GREW: "grew during training, with half of its final gain from checkpoint {onset} on",
-    Course.FROM_THE_START: "has mattered from the start",
+    Course.FROM_THE_START: "has mattered {first}",
     Course.MATTERS: "matters; since when is unknown",
     Course.CHANGED_SIGN: "changed sign: until checkpoint {last} it acted the other way",
     Course.LOST: "was lost: it mattered until checkpoint {last}, and is small now",
     Course.OUTGROWN: "was outgrown: it mattered until checkpoint {last}, and its gain stayed while the gap grew",
+    Course.FADED: "mattered until checkpoint {last}; whether it still does is undecided",
+    Course.UNDEFINED: "mattered until checkpoint {last}",
 }
-"""Phrases by course; heads with other courses get no sentence of their own."""
+"""Phrases by course; heads that never mattered get no sentence of their own."""
 
 
 def heads(key: tuple[str, str, str], family: Family, of_heads: Sequence[HeadCourse]) -> Iterator[Finding]:
@@ -44,30 +46,32 @@ def heads(key: tuple[str, str, str], family: Family, of_heads: Sequence[HeadCour
     low, high = (ends[at] for ends in family.interval)
     recovered, verdict = family.estimate.recovered[at], family.judged.words[at]
     n = int(family.estimate.n[at].max(initial=0))
-    if (verdict == "undefined").all():
-        said = f"Under the {family.corruption} corruption there is no measurable gap at checkpoint {step}."
-        yield Finding("heads", setting, family.corruption, said, "undefined", n=n, scope=scope, table="verdicts",
-                      patching=patching, run_ids=runs)  # fmt: skip
-        return
     chosen = [i for i, one in enumerate(of_heads) if one.course in SINCE]
     chosen.sort(key=lambda i: -abs(np.nan_to_num(recovered[i])))
     for i in chosen[:NAMED]:
         one = of_heads[i]
         onset = f"{one.onset} [{one.onset_low}, {one.onset_high}]"
-        since = SINCE[one.course].format(onset=onset, last=one.last)
+        since = SINCE[one.course].format(onset=onset, last=one.last, first=words.from_first(family.steps[0]))
         value = f"{words.number(recovered[i])}{words.range_of(low[i], high[i])}"
-        said = (
-            f"Head {words.name(one.place)} {since}. Patching its {family.site} alone recovers {value} of the gap at "
-            f"checkpoint {step} under the {family.corruption} corruption."
-        )
+        said = f"Head {words.name(one.place)} {since}"
+        if one.course is not Course.UNDEFINED:
+            said += f". Patching its {family.site} alone recovers {value} of the gap at checkpoint {step}"
+        said += f" under the {family.corruption} corruption."
+        is_weak = one.course in (Course.MATTERS, Course.FADED)
         yield Finding(
             "heads", setting, family.corruption, said, one.course.value, recovered[i], low[i], high[i], "recovered",
-            int(family.estimate.n[at][i]), one.course is Course.MATTERS, scope, "courses", patching, runs,
+            int(family.estimate.n[at][i]), is_weak, scope, "courses", patching, runs,
         )  # fmt: skip
     small, unsure = int((verdict == "small").sum()), int((verdict == "undecided").sum())
+    if (verdict == "undefined").all():
+        said = f"At checkpoint {step}, the {family.corruption} corruption {words.no_gap(family, step)}."
+        yield Finding("heads", setting, family.corruption, said, "undefined", n=n, scope=scope, table="verdicts",
+                      patching=patching, run_ids=runs)  # fmt: skip
+        return
     if not chosen:
         counts = ", ".join(f"{n} {word}" for n, word in ((small, "small"), (unsure, "undecided")) if n)
-        said = f"No head is shown to matter under the {family.corruption} corruption{counts and f' ({counts})'}."
+        said = f"No head is shown to matter at checkpoint {step} under the {family.corruption} corruption"
+        said += f" ({counts})." if counts else "."
     else:
         more = f"{len(chosen) - NAMED} more heads matter or did; " if len(chosen) > NAMED else ""
         under = f"Under the {family.corruption} corruption"

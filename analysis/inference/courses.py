@@ -27,7 +27,8 @@ class Course(Enum):
     GREW = "grew"
     """It matters at the last checkpoint; at the first it was not small, but had less than half of its last gain."""
     FROM_THE_START = "from the start"
-    """It matters at the last checkpoint, and had more than half of its last gain from the first checkpoint on."""
+    """It matters at the first checkpoint and the last, is small at none, and always had more than half of its last
+    gain."""
     MATTERS = "matters"
     """It matters at the last checkpoint; its onset is unknown."""
     CHANGED_SIGN = "changed sign"
@@ -121,7 +122,9 @@ def _course(number: int, verdict: np.ndarray, other_way: np.ndarray, halves: _Ha
     if at is None or high is None or (beyond[high:] < -half[high:]).any():  # or the effect comes and goes
         return Course.MATTERS, none
     if high == 0:
-        return Course.FROM_THE_START, (0, 0, 0)
+        # A gain that stayed the same need not have mattered: the gap may have been larger, or not measurable.
+        since = verdict[0] == "matters" and not (verdict == "small").any()
+        return (Course.FROM_THE_START, (0, 0, 0)) if since else (Course.MATTERS, none)
     if beyond[0] >= -half[0]:
         return Course.MATTERS, none
     return Course.FORMED if verdict[0] == "small" else Course.GREW, (at, low, high)

@@ -211,7 +211,7 @@ def _index(both: Family, changes: Sequence[Change]) -> tuple[float, float, float
     unknown = unsure | later
     if not matters.any():
         gap = (after == "undefined").all()
-        why = f"no measurable gap at checkpoint {both.steps[1]}" if gap else "no head is shown to matter"
+        why = _no_gap(both, both.steps[1]) if gap else "no head is shown to matter"
         return float("nan"), float("nan"), float("nan"), unknown, why
     # If it is unknown whether a head that matters is new, T is unknown too, but its bounds are not.
     value = float("nan") if unsure.any() else _ratio(both, kept, matters)[0]
@@ -224,10 +224,16 @@ def _index(both: Family, changes: Sequence[Change]) -> tuple[float, float, float
         return value, 0.0, 1.0, unknown, "the gain of the heads that matter may be zero"
     why = ""
     if (before == "undefined").all():
-        why = f"no measurable gap at checkpoint {both.steps[0]}"
+        why = _no_gap(both, both.steps[0])
     elif unknown.any():
         why = f"undecided: {' '.join(_names(both, unknown))}"
     return value, max(low, 0.0), min(high, 1.0), unknown, why
+
+
+def _no_gap(both: Family, step: int) -> str:
+    """Where no head is defined: a group has no gap as soon as one of its runs has none."""
+    where = f" in at least one of the {len(both.jobs)} runs" if len(both.jobs) > 1 else ""
+    return f"no measurable gap at checkpoint {step}{where}"
 
 
 def _ratio(

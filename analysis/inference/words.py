@@ -29,7 +29,7 @@ def sentences(family: Family, of_heads: Sequence[HeadCourse]) -> list[str]:
     step = family.steps[-1]
     verdict = family.judged.words[family.at(step)]
     if (verdict == Verdict.UNDEFINED.value).all():
-        said = [_no_gap(family, step)]
+        said = [f"At checkpoint {step}, the corruption {no_gap(family, step)}."]
     else:
         said = [_mattering(family, step), *_others(family, step)]
     said += _since(of_heads, family.steps[0])
@@ -151,10 +151,11 @@ def _others(family: Family, step: int) -> list[str]:
     at = family.at(step)
     verdict, untested = family.judged.words[at], few(family.estimate.n)[at]
     is_there = family.estimate.runs[at] > 0
+    somewhere = " in at least one run" if len(family.jobs) > 1 else ""
     counts = {
         f"small (below {DELTA})": (verdict == "small").sum(),
         "undecided (more prompts or seeds are needed)": ((verdict == "undecided") & ~untested & is_there).sum(),
-        "without a measurable gap": ((verdict == "undefined") & ~untested & is_there).sum(),
+        f"undefined (no measurable gap{somewhere})": ((verdict == "undefined") & ~untested & is_there).sum(),
         "not tested (fewer than half of the prompts have them)": (untested & is_there).sum(),
     }
     named = {what: int(count) for what, count in counts.items() if count}
@@ -196,12 +197,16 @@ def _since(of_heads: Sequence[HeadCourse], first: int) -> list[str]:
             said.append(f"{how} (reached half of the final gain, in logits): {_list(words)}.")
     start = [name(one.place) for one in of_heads if one.course is Course.FROM_THE_START]
     if start:
-        since = f"from checkpoint {first} on, the first that was examined" if first else "from the start"
-        said.append(f"Mattered {since}: {_list(start)}.")
+        said.append(f"Mattered {from_first(first)}: {_list(start)}.")
     unknown = [name(one.place) for one in of_heads if one.course is Course.MATTERS]
     if unknown:
         said.append(f"When {_list(unknown)} began to matter is unknown.")
     return said
+
+
+def from_first(first: int) -> str:
+    """Since the first checkpoint of a family, which is the start only at step 0."""
+    return f"from checkpoint {first} on, the first that was examined" if first else "from the start"
 
 
 BEFORE = {
@@ -209,7 +214,7 @@ BEFORE = {
     Course.OUTGROWN: ("Outgrown", "small at checkpoint {step}, as the gap has grown and the gain has not shrunk"),
     Course.CHANGED_SIGN: ("Changed sign", "the other way at checkpoint {step}"),
     Course.FADED: ("Mattered earlier", "undecided at checkpoint {step}"),
-    Course.UNDEFINED: ("Mattered earlier", "no measurable gap at checkpoint {step}"),
+    Course.UNDEFINED: ("Mattered earlier", "undefined at checkpoint {step}"),
 }
 
 
@@ -221,18 +226,16 @@ def _before(own: Sequence[HeadCourse], course: Course, step: int) -> list[str]:
     return [f"{how}: {_list(heads)}; {now.format(step=step)}."] if own else []
 
 
-def _no_gap(family: Family, step: int) -> str:
+def no_gap(family: Family, step: int) -> str:
+    """What the corruption does where all heads are undefined: "makes no measurable difference …"."""
     gap = number(float(np.nanmean(family.estimate.gap[family.at(step)])))
     runs = len(family.jobs)
     if runs > 1:  # not defined for all of them: some have no gap
         return (
-            f"At checkpoint {step}, the corruption makes no measurable difference in at least one of the {runs} runs "
-            f"(mean gap {gap} logits), so nothing can be said of the group."
+            f"makes no measurable difference in at least one of the {runs} runs (mean gap {gap} logits), so nothing "
+            "can be said of the group"
         )
-    return (
-        f"At checkpoint {step}, the corruption makes no measurable difference (gap {gap} logits), so there is nothing "
-        "for a patch to recover."
-    )
+    return f"makes no measurable difference (gap {gap} logits), so there is nothing for a patch to recover"
 
 
 def _kind(family: Family | Difference) -> str:

@@ -64,7 +64,7 @@ function drawGlance() {
   return {
     title, height, runs: settings.flatMap(({ runs }) => runs), note: [
       `patched: ${headSiteName(site)}`, `rows: ${whichHeads([...heads.values()])}`, `columns: checkpoints ${steps[0]} to ${steps.at(-1)}, the same everywhere`,
-      cells.some(({ onset }) => onset) ? "◆ onset" : "", cells.some(({ gapless }) => gapless) ? "grey: no measurable gap" : "",
+      cells.some(({ onset }) => onset) ? "◆ onset" : "", cells.some(({ gapless }) => gapless) ? `grey: ${markText("x")}` : "",
       "colours end at ±1 and do not follow the slider; click to open the setting at that checkpoint",
     ].filter(Boolean).join(" · "),
     alt: laid.panels.map(glanceText).join("; "), table: () => glanceTable(laid.panels),
@@ -83,7 +83,7 @@ function glanceCells({ setting: { unit, name, n }, corruption, names, x, y }, st
     const course = family?.courses[head], gapless = point.defined === false, onset = course?.onset === point.step;
     const lines = [
       `${name || "all runs"}, ${n}`, `${corruption} corruption, head ${head}, checkpoint ${point.step}`,
-      gapless ? "no measurable gap" : known(point.mean) ? `recovered ${fixed(point.mean)}${pointText(point)}` : "no value", gapless ? "" : markText(markOf(point)), onset ? courseText(course) : "",
+      gapless ? markText("x") : known(point.mean) ? `recovered ${fixed(point.mean)}${pointText(point)}` : "no value", gapless ? "" : markText(markOf(point)), onset ? courseText(course) : "",
     ];
     return { x: x + steps.indexOf(point.step), y: y + row, unit, step: point.step, head, value: point.mean, gapless, onset, hover: lines.filter(Boolean).map(plain).join("<br>") };
   }));

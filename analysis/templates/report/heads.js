@@ -66,7 +66,7 @@ function headsTable(view, family) {
   const group = ({ mark, course }) => (mark === "m" ? 0 : course ? 1 : mark === "h" ? 2 : 3);
   const rows = heads.filter((head) => group(head) < 3).sort((a, b) => group(a) - group(b) || size(b) - size(a));
   const rest = heads.filter((head) => group(head) === 3);
-  const counted = Object.entries({ s: "small", u: "undecided", x: "without a measurable gap" })
+  const counted = Object.entries({ s: "small", u: "undecided", x: "undefined (no measurable gap in at least one run)" })
     .map(([mark, word]) => [rest.filter((head) => head.mark === mark).length, word]).filter(([n]) => n).map(([n, word]) => `${n} ${word}`);
   if (!rows.length) return null;
   const value = (point, of) => (known(point?.mean) ? `${fixed(point.mean)}${of ? endsText(point.low, point.high) : ""}` : "none");

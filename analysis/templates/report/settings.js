@@ -103,7 +103,7 @@ function carriersText({ setting, runs, all }, corruption, site, reasons) {
   const lines = carriers.slice(0, NAMED_HEADS).map((name) => h("li", {}, h("b", {}, name), ` ${fixed(family.courses[name].recovered, 2)}, ${courseText(family.courses[name])}`));
   const rest = [
     carriers.length > NAMED_HEADS ? `${carriers.length - NAMED_HEADS} more matter` : "",
-    !carriers.length && [...letters].every((letter) => letter === "x" || letter === ".") ? `no measurable gap at ${last}` : !carriers.length ? `none is shown to matter at ${last}` : "",
+    !carriers.length && [...letters].every((letter) => letter === "x" || letter === ".") ? `${markText("x")} at ${last}` : !carriers.length ? `none is shown to matter at ${last}` : "",
     unsure ? `${unsure} undecided` : "",
   ].filter(Boolean).join("; ");
   return [h("ul", { class: "carriers" }, lines), rest ? h("span", { class: "delta" }, rest) : null, h("button", { type: "button", "aria-label": `show the heads of ${setting}, ${corruption} corruption`, click: show }, "show")];

@@ -97,7 +97,7 @@ const MARKS = {
   h: ["○", "matters in these runs, undecided for other seeds", { symbol: "circle-open", size: 9 }],
   u: ["•", "undecided", { symbol: "circle", size: 3.5 }],
   s: ["", "small"],
-  x: ["×", "no measurable gap", { symbol: "x", size: 6 }],
+  x: ["×", "no measurable gap in at least one run", { symbol: "x", size: 6 }],
   "+": ["▲", "more", { symbol: "triangle-up", size: 9 }],
   "-": ["▼", "less", { symbol: "triangle-down", size: 9 }],
   "?": ["•", "undecided", { symbol: "circle", size: 3.5 }],
