@@ -6,18 +6,21 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from ..inference.subjects import Answer
+from ..inference.verdicts import DELTA
 from ..inference.words import number, range_of
 from .finding import Finding
 
 SITE = "z"
 
 SAID = {
-    "same heads": "the same heads carry the {first} and the {second} corruption, each by the same share",
+    "same heads": "the same heads carry the {first} and the {second} corruption, each by the same share "
+    f"within {DELTA}",
     "same heads, other amounts": "the same heads carry the {first} and the {second} corruption, "
     "some by different shares",
     "same heads, amounts undecided": "the same heads carry the {first} and the {second} corruption; "
     "for some it is undecided whether by the same share",
-    "different heads": "different heads carry the {first} and the {second} corruption",
+    "not all the same heads": "not all the same heads carry the {first} and the {second} corruption",
     "cannot tell": "it is undecided whether the same heads carry the {first} and the {second} corruption",
 }
 """Phrases by answer; none if one of the corruptions has no gap."""
@@ -38,6 +41,8 @@ def subjects(table: pd.DataFrame) -> Iterator[Finding]:
         said = f"At checkpoint {last['step'].iloc[0]}, {SAID[answer].format(first=first, second=second)}"
         there = last[(last["verdict_first"] == "matters") | (last["verdict_second"] == "matters")]
         there = there.sort_values("difference", key=abs, ascending=False)
+        if answer == Answer.DIFFERENT.value:
+            said += f": {_shared(there)}"
         examples = [
             f"{row.layer}.{row.head} {number(row.recovered_first)} and {number(row.recovered_second)} "
             f"({row.comparison}: {row.difference:+.2f}{range_of(row.low, row.high)})"
@@ -52,3 +57,25 @@ def subjects(table: pd.DataFrame) -> Iterator[Finding]:
             "recovered", int(last["prompts"].max()), answer in ("cannot tell", "same heads, amounts undecided"),
             table="subjects", patching=str(patching),
         )  # fmt: skip
+
+
+NAMED = 4
+"""The most heads that are named for being under one corruption only."""
+
+
+def _shared(rows: pd.DataFrame) -> str:
+    """How many of the heads that matter under either matter under both, and which do not.
+
+    Args:
+        rows: the heads that matter under either.
+    """
+    matter = (rows[["verdict_first", "verdict_second"]] == "matters").all(axis=1)
+    same_sign = rows["recovered_first"] * rows["recovered_second"] > 0
+    is_small = (rows[["verdict_first", "verdict_second"]] == "small").any(axis=1)
+    apart = rows[rows["comparison"].isin(("more", "less")) & (is_small | matter & ~same_sign)]
+    both = int((matter & same_sign).sum())
+    names = [f"{row.layer}.{row.head}" for row in apart.itertuples()]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    said = f"{both} of {len(rows)} do, {', '.join(names[:NAMED])}{more} {'does' if len(names) == 1 else 'do'} not"
+    unsure = len(rows) - both - len(apart)
+    return said + (f", and {unsure} {'is' if unsure == 1 else 'are'} undecided" if unsure else "")

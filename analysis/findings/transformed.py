@@ -10,7 +10,7 @@ from ..inference.words import number, range_of
 from .finding import Finding
 
 SAID = {
-    "transformed": "the heads that matter after are those that mattered before",
+    "transformed": "the heads that matter after are {mostly}those that mattered before{but}",
     "added": "most of what matters after is in heads that did not matter before",
     "cannot tell": "it is undecided whether training transformed heads or added others",
 }
@@ -25,9 +25,12 @@ def transformed(table: pd.DataFrame) -> Iterator[Finding]:
     for (setting, corruption, patching), rows in table.groupby(["setting", "corruption", "patching"], sort=False):
         row = rows.loc[(rows["to_step"] - rows["from_step"]).idxmax()]
         answer = str(row["answer"])
-        said = (
-            f"From checkpoint {row['from_step']} to {row['to_step']} under the {corruption} corruption, {SAID[answer]}"
-        )
+        others = [
+            f"{which}: {row[of]}" for of, which in (("added", "new or reversed"), ("undecided", "undecided"))
+            if pd.notna(row[of]) and row[of]
+        ]  # fmt: skip
+        what = SAID[answer].format(mostly="mostly " if others else "", but=f" ({'; '.join(others)})" if others else "")
+        said = f"From checkpoint {row['from_step']} to {row['to_step']} under the {corruption} corruption, {what}"
         if pd.notna(row["transformed"]):
             share = f"{number(row['transformed'])}{range_of(row['low'], row['high'])}"
             said += f": heads that mattered before have {share} of the gain of all that matter after"

@@ -26,7 +26,7 @@ class Answer(Enum):
     one gap than of the other."""
     AMOUNTS_UNDECIDED = "same heads, amounts undecided"
     """As above, but for some heads it is undecided whether they recover the same fraction."""
-    DIFFERENT = "different heads"
+    DIFFERENT = "not all the same heads"
     """Some head matters under one of them and is small, or has the opposite sign, under the other, and the difference
     is shown."""
     CANNOT_TELL = "cannot tell"

@@ -7,10 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mi_sweeps.analysis.agreement.rows import of_subjects as rows_of_subjects
 from mi_sweeps.analysis.findings.finding import Finding
 from mi_sweeps.analysis.findings.heads import heads
+from mi_sweeps.analysis.findings.subjects import subjects
+from mi_sweeps.analysis.findings.transformed import transformed
+from mi_sweeps.analysis.inference import changes
 from mi_sweeps.analysis.inference.courses import courses
 from mi_sweeps.analysis.inference.families import Family, family
+from mi_sweeps.analysis.inference.transformations import transformation
 from mi_sweeps.analysis.prompts import at_steps
 
 from .planted import planted
@@ -71,3 +76,42 @@ def test_a_head_that_mattered_before_the_gap_went_is_named():
 def test_where_no_head_matters_the_sentence_says_at_which_checkpoint():
     (said,) = of_heads(planted(np.zeros((3, 2))))
     assert said.statement == "No head is shown to matter at checkpoint 16 under the first corruption (2 small)."
+
+
+def of_subjects(first: list[float], second: list[float], noise: float = 0.05) -> Finding:
+    one, other = (
+        planted(np.array([recovered]), corruption=name, noise=noise, seed=seed)
+        for seed, (name, recovered) in enumerate((("first", first), ("second", second)))
+    )
+    rows = rows_of_subjects({"setting": "all", "patching": "heads"}, one, other)
+    assert rows is not None
+    (said,) = subjects(rows)
+    return said
+
+
+def test_one_head_of_many_that_differs_does_not_make_them_all_different():
+    shared = [0.5, 0.4, 0.3, 0.2]
+    said = of_subjects([*shared, 0.15, 0.0], [*shared, 0.0, 0.0])
+    assert said.statement.startswith(
+        "At checkpoint 0, not all the same heads carry the first and the second corruption: 4 of 5 do, 0.4 does not. "
+    )
+    assert said.verdict == "not all the same heads"
+
+
+def test_heads_with_nothing_in_common_are_counted_too():
+    assert "corruption: 0 of 3 do, 0.1, 0.0, 0.2 do not. " in of_subjects([0.5, -0.4, 0], [0, 0.4, 0.3]).statement
+
+
+def of_transformation(before: list[float], after: list[float]) -> str:
+    found = transformation(planted(np.array([before, after]), noise=0.05))
+    (said,) = transformed(changes.row(("all", "heads", "first"), found))
+    assert said.verdict == "transformed"
+    return said.statement
+
+
+def test_a_head_that_was_gained_is_named_where_the_others_were_kept():
+    said = of_transformation([0.6, 0.4, 0.0, 0.0], [0.6, 0.4, 0.12, 0.0])
+    assert "the heads that matter after are mostly those that mattered before (new or reversed: 0.2): heads" in said
+    assert "corruption, the heads that matter after are those that mattered before: heads" in of_transformation(
+        [0.6, 0.4, 0.0], [0.6, 0.4, 0.0]
+    )
