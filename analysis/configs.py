@@ -1,9 +1,14 @@
-"""Names for the settings of a sweep: runs that differ in their seed only share one."""
+"""Names for the settings of a sweep: runs that differ in their seed only share one.
+
+What tells runs of one configuration apart (`analysis.contents`) is a group `contents` of their configurations here."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
+from os.path import commonprefix
 from pathlib import PurePath
 from typing import Any
 
@@ -31,6 +36,14 @@ SINCE = {
 LORA = "train.lora."
 """Prefixes of keys that are compared only among runs with an adapter."""
 
+HASH = re.compile("[0-9a-f]{12}")
+
+CONTENTS = "contents."
+"""Prefix of keys that only runs have whose configuration does not tell them apart."""
+
+WORDS = {f"{CONTENTS}run": "contents not recorded, run"}
+"""Names of keys that their last part does not explain."""
+
 OF_A_KIND = ("checkpoint", "optim", "schedule", "train")
 """Groups that are compared only among series or among fine-tunes: how a series was trained is unknown."""
 
@@ -53,15 +66,18 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
     def has(one: Mapping[str, str], key: str) -> bool:
         series = _is_series(one)
-        if key in alike[series]:
-            return False
+        if key in alike[series] or key.startswith(CONTENTS):
+            return key in one and key not in alike[series]
         return key in one or key in SINCE or (key in known[series] and not key.startswith(LORA))
 
     def value(one: Mapping[str, str], key: str) -> str:
         text = one.get(key, SINCE.get(key, "unset"))
         return short[key].get(text, text)
 
-    short = {key: _short_paths({one[key] for one in flat if key in one}) for key in words}
+    values = {key: {one[key] for one in flat if key in one} for key in words}
+    short = {
+        key: _short_hashes(texts) if key.startswith(CONTENTS) else _short_paths(texts) for key, texts in values.items()
+    }
     return [", ".join(f"{word} {value(one, key)}" for key, word in words.items() if has(one, key)) for one in flat]
 
 
@@ -76,14 +92,23 @@ def _short_paths(texts: Collection[str]) -> dict[str, str]:
     return {}
 
 
+def _short_hashes(texts: Collection[str]) -> dict[str, str]:
+    """Map hashes to their first digits, four or as many as tell them apart."""
+    hashes = sorted(text for text in texts if HASH.fullmatch(text))
+    shared = [len(commonprefix(pair)) for pair in itertools.pairwise(hashes)]
+    return {text: text[: max(4, *(length + 1 for length in shared), 0)] for text in hashes}
+
+
 def factors(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The dotted keys that `names` uses: what a sweep varied, except the seed."""
     return _varied(texts(configs))
 
 
-def of_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration without the groups that belong to its patch jobs."""
-    return {key: value for key, value in config.items() if key not in ("corruption", "patching")}
+def of_run(config: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A run's configuration without the groups that belong to its patch jobs, with what tells it apart from others of
+    the same configuration."""
+    own = {key: value for key, value in config.items() if key not in ("corruption", "patching")}
+    return own | ({"contents": dict(contents)} if contents else {})
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -157,6 +182,8 @@ def _order(key: str) -> int:
 
 def _word(key: str, varied: Sequence[str]) -> str:
     """Short name of a key: its last part, or the group for a `name`; the whole key if that is ambiguous."""
+    if key in WORDS:
+        return WORDS[key]
     short = key.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ")
     clash = [other for other in varied if other.removesuffix(".name").rsplit(".", 1)[-1].replace("_", " ") == short]
     return short if clash == [key] and short != "seed" else key  # not to be taken for the run's seed

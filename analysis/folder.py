@@ -16,6 +16,7 @@ from ..store import checksums
 from ..store.files import names
 from ..store.folders import Folder, PatchFolder
 from ..sweeps.manifest import sound
+from . import contents
 
 Json = dict[str, Any]
 
@@ -80,6 +81,8 @@ class RunRecord:
     """Whether run.json is unreadable. All its tables are then left out too."""
     missing_steps: Mapping[int, str] = field(default_factory=dict)
     """Missing steps of a series, with the reason."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """What tells it apart, beside the seed, from other runs of its configuration (`analysis.contents`)."""
 
     @property
     def is_series(self) -> bool:
@@ -148,8 +151,9 @@ def read(output: Path, sweeps: str | Iterable[str] | None = None, damaged: list[
     if not sweeps:  # everything, with or without a sweep
         on_disk = (path.name for path in sorted((output / "runs").glob("*")) if path.is_dir())
         run_ids += [run_id for run_id in on_disk if run_id not in planned]
-    runs = (_run(output, run_id, planned.get(run_id, []), not sweeps, damaged) for run_id in run_ids)
-    return Output(output, chosen, tuple(runs))
+    runs = [_run(output, run_id, planned.get(run_id, []), not sweeps, damaged) for run_id in run_ids]
+    apart = contents.distinguishing(runs)
+    return Output(output, chosen, tuple(replace(run, contents=apart.get(run.run_id, {})) for run in runs))
 
 
 def find(output: Path, id: str, damaged: list[str] | None = None) -> Output:

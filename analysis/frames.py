@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ..series.logged import SPLIT as TRAINER
 from ..training.outcome import RATES, outcome
-from . import configs, folder
+from . import configs, folder, patch_names
 from .columns import (
     ATTRIBUTION_BY_PROMPT,
     BY_PROMPT,
@@ -111,9 +111,11 @@ def tabulate(
     metrics = {run_id: table for run_id, table in read.items() if table is not None}
     measured = typed(stack(list(metrics.values()), [(run_id,) for run_id in metrics], ("run_id",)), METRICS)
     measured = _without_gaps(measured, output)
+    runs = _runs(output.runs, outcomes(measured))
+    settings = {run["run_id"]: run["setting"] for run in runs}
     return Frames(
-        runs=typed(_runs(output.runs, outcomes(measured)), RUNS),
-        patches=typed(_patches(list(output.patches)), PATCHES),
+        runs=typed(runs, RUNS),
+        patches=typed(_patches(list(output.patches), settings), PATCHES),
         metrics=measured,
         **tables_of(examined, damaged, paths),
         output=output,
@@ -213,7 +215,9 @@ def _runs(runs: Sequence[folder.RunRecord], ends: Mapping[str, str]) -> list[dic
     started = [run for run in runs if run.config]
     names = dict(
         zip(
-            (run.run_id for run in started), configs.names([configs.of_run(run.config) for run in started]), strict=True
+            (run.run_id for run in started),
+            configs.names([configs.of_run(run.config, run.contents) for run in started]),
+            strict=True,
         )
     )
     rows = []
@@ -243,23 +247,8 @@ def _runs(runs: Sequence[folder.RunRecord], ends: Mapping[str, str]) -> list[dic
     return rows
 
 
-ASKED = ("task", "also", "split")
-"""Keys of `patching` that the name of the corruption covers."""
-
-
-def _patches(patches: Sequence[folder.Patch]) -> list[dict[str, Any]]:
-    started = [patch for patch in patches if patch.about]
-    every = [_at(patch.about, "config", "patching") or {} for patch in started]
-    settings = [{key: value for key, value in setting.items() if key not in ASKED} for setting in every]
-    others = _other_tasks(started)
-    names = {}
-    for patch, setting, name in zip(
-        started, settings, configs.names([{"patching": setting} for setting in settings]), strict=True
-    ):
-        always = f"patching {setting.get('name')}"
-        full = name if name.startswith("patching ") else ", ".join(filter(None, (always, name)))
-        full = ", ".join(filter(None, (full, others.get(patch.patch_id))))
-        names[patch.patch_id] = full.removeprefix("patching ")
+def _patches(patches: Sequence[folder.Patch], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = patch_names.names([patch for patch in patches if patch.about], settings)
     return [
         {
             "run_id": patch.run_id,
@@ -273,18 +262,6 @@ def _patches(patches: Sequence[folder.Patch]) -> list[dict[str, Any]]:
         }
         for patch in patches
     ]
-
-
-def _other_tasks(patches: Sequence[folder.Patch]) -> dict[str, str]:
-    """For patch jobs on another task, by id: the settings that distinguish that task from others of its name."""
-    asked: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for patch in patches:
-        if task := _at(patch.about, "config", "patching", "task"):
-            asked.setdefault(str(task.get("name")), []).append((patch.patch_id, {"task": task}))
-    labels: dict[str, str] = {}
-    for same in asked.values():
-        labels |= dict(zip((id for id, _ in same), configs.names([task for _, task in same]), strict=True))
-    return labels
 
 
 def _progress(status: folder.Json) -> dict[str, Any]:

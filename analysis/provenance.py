@@ -39,7 +39,7 @@ def configurations(runs: Sequence[RunRecord]) -> Json:
             numbers = {text: number for number, text in enumerate(values)}
             of = [numbers[_text(about[key])] if key in about else None for about in every]
             differs[key] = {"values": list(values.values()), "of": of}
-    factors = configs.factors([configs.of_run(run.config) for run in runs if run.config])
+    factors = configs.factors([configs.of_run(run.config, run.contents) for run in runs if run.config])
     return {"same": same, "differs": differs, "factors": factors}
 
 
@@ -48,7 +48,8 @@ def _about(run: RunRecord) -> Json:
         return {}
     # `model` in the configuration is what was requested; this is what was found.
     found = {"model_found": run.about.get("model") or {}, "versions": run.about.get("versions") or {}}
-    return {key: _finite(value) for key, value in configs.flatten(configs.of_run(run.config) | found).items()}
+    every = configs.flatten(configs.of_run(run.config, run.contents) | found)
+    return {key: _finite(value) for key, value in every.items()}
 
 
 def _finite(value: Any) -> Any:

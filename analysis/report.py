@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..store.files import write_bytes
 from . import attention, examples, payload, prompt_values
 from .conclusions import conclude
+from .contents import unrecorded
 from .folder import Json, Output, read, several
 from .frames import Frames, tabulate
 
@@ -144,7 +145,8 @@ def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list
     room_for_circuits = room - len(_json(outline))
     if damaged is not None:
         damaged += [line for line in left_out or () if line not in damaged]
-    note = _note(frames.every, runs) if frames.unread else ""
+    told = unrecorded(output.runs)
+    note = " ".join(filter(None, (told, _note(frames.every, runs) if frames.unread else "")))
     text = _json(payload.with_circuits(outline, output, frames, conclusions, note))
     while len(text) > room and (runs > 1 or every < checkpoints):
         # Thin in proportion to the excess, first checkpoints, then runs.
@@ -155,7 +157,7 @@ def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list
         else:
             runs = max(1, min(runs - 1, int(runs / excess)))
         thinned = _thinned(frames, every, runs)
-        note = _note(every * frames.every, runs)
+        note = " ".join(filter(None, (told, _note(every * frames.every, runs))))
         text = _json(payload.with_circuits(outline, output, thinned, conclusions, note))
     return text
 

@@ -228,6 +228,36 @@ def own_sources(config: Config, contents: HashedContents | None = None) -> dict[
     return {name: source for name, target in targets.items() if (source := contents.source(target))}
 
 
+def beside_configuration(config: Config, contents: HashedContents | None = None) -> dict[str, str]:
+    """Returns what a run's result depends on that its configuration does not hold, by name: the content of the model,
+    of its tokenizer and of the user's files and code. For a series, whose seeds have a model each, without the model.
+    """
+    contents = contents or HashedContents()
+    found = task_contents(config, contents)
+    if not isinstance(config.model, SeriesConfig):
+        if source := contents.source(config.schedule.target):
+            found["schedule_code"] = digest(source)
+        if (size := _train(config).get("micro_batch")) is not None:
+            found["micro_batch"] = str(size)
+    if not isinstance(config.model, ScratchConfig):
+        if not (isinstance(config.model, SeriesConfig) and config.model.has_seeds):
+            found["model_content"] = contents.of(config)
+        single = contents.single(config)
+        assert isinstance(single, ModelConfig)
+        if tokenizer := contents.tokenizer(single):
+            found["tokenizer_content"] = tokenizer["tokenizer"]
+    return {name: value.rpartition(":")[2][:ID_LENGTH] for name, value in found.items()}
+
+
+def task_contents(config: Config, contents: HashedContents | None = None) -> dict[str, str]:
+    """Returns the same of a configuration's task alone: its files and its code."""
+    contents = contents or HashedContents()
+    files = {key: value for key, value in config.task.arguments.items() if is_path(key) and value}
+    found = {f"task_{key}_content": contents.file(value)[:ID_LENGTH] for key, value in files.items()}
+    source = contents.source(config.task.target)
+    return found | ({"task_code": digest(source)[:ID_LENGTH]} if source else {})
+
+
 def run_identity(config: Config, contents: HashedContents) -> dict[str, Any]:
     """Returns everything that changes what a run computes. For a series: the weights and the prompts."""
     if isinstance(config.model, SeriesConfig):

@@ -12,7 +12,7 @@ from ..folder import Output, RunRecord
 
 AXES: dict[str, Callable[[str], bool]] = {
     "prompts": lambda key: key == "task.seed",
-    "base": lambda key: key.startswith("model."),
+    "base": lambda key: key.startswith(("model.", "contents.model_")),
 }
 """The configuration keys that differ on each axis other than `seed`: other training prompts, another base model."""
 WORDS = {"prompts": "sets of training prompts", "base": "base models"}
@@ -32,7 +32,7 @@ class ComparedRuns:
 def across(output: Output, runs: pd.DataFrame) -> Iterator[ComparedRuns]:
     """Returns all groups of settings that differ in exactly one axis."""
     started = [run for run in output.runs if run.config and not run.is_damaged]
-    texts = configs.texts([configs.of_run(run.config) for run in started])
+    texts = configs.texts([configs.of_run(run.config, run.contents) for run in started])
     setting = dict(zip(runs["run_id"], runs["setting"], strict=True))
     for axis, is_of in AXES.items():
         alike: dict[frozenset[tuple[str, str]], list[tuple[RunRecord, str]]] = {}

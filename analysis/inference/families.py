@@ -162,7 +162,7 @@ def jobs(
     """
     wanted, setting = set(patch_ids), dict(zip(runs["run_id"], runs["setting"], strict=True))
     found = [(run, patch) for run in output.runs for patch in run.patches if patch.patch_id in wanted]
-    texts = configs.texts([configs.of_run(run.config) for run, _ in found])
+    texts = configs.texts([configs.of_run(run.config, run.contents) for run, _ in found])
     made = []
     for (run, patch), text in zip(found, texts, strict=True):
         config = text | {"seed": str(run.config.get("seed"))}

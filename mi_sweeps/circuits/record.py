@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.config import Config
+from mi_sweeps.identity import task_contents
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.tokens import Batch
@@ -32,6 +33,7 @@ def about(
         "run_id": run.run_id,
         "corruption": config.prompts_label,
         "config": config.meant(),
+        "contents": task_contents(config.for_patching) if config.patching.task else {},
         "engine": prepared.engine,
         "lens_error": prepared.error,
         "left_out": prepared.left_out,

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from mi_sweeps.config import Config, SeriesConfig
 from mi_sweeps.store.endings import Diverged
-from mi_sweeps.store.files import write_json
+from mi_sweeps.store.files import read_json, write_json
 from mi_sweeps.store.folders import Folder, PatchFolder, RunFolder
 from mi_sweeps.tracking import service, unmirrored, values, wandb_folders
 from mi_sweeps.tracking.pictures import heatmap
@@ -279,7 +279,7 @@ def _init(mode: Mode, config: Config, run: RunFolder, patch: PatchFolder | None,
     found = {*values.corruptions(run), *([config.prompts_label] if patch else [])}
     is_series = isinstance(config.model, SeriesConfig)
     schedule = [] if is_series else [config.schedule.name]
-    settings = values.settings(config)
+    settings = values.settings(config, (read_json(run.about) or {}).get("contents"))
     seed = f" seed={settings['seed']}" if "seed" in settings else ""
     tags = [config.model.name, *schedule, *sorted(found)]
     begun = wandb.init(

@@ -15,7 +15,7 @@ has ended, conclusions about the run's heads (`conclusions`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mi_sweeps.config import Config, SeriesConfig
@@ -46,11 +46,14 @@ COLUMNS = (
 """Columns of a table to read. Those with a value per prompt are many times as large."""
 
 
-def setting(config: Config) -> str:
+def setting(config: Config, contents: Mapping[str, str] | None = None) -> str:
     """Returns a label that only runs with the same setting share, for wandb to group by.
 
     A run does not know what its sweep varies, so the label lists the usual keys and a short hash of everything that can
     change a result: "model=mini task=ioi3 schedule=constant lr=0.0001 … rest=3f2a91".
+
+    Args:
+        contents: of the model, files and code, from run.json (`mi_sweeps.identity.beside_configuration`).
     """
     named: dict[str, object] = {"model": config.model.name, "task": config.task.name}
     if not isinstance(config.model, SeriesConfig):
@@ -61,7 +64,8 @@ def setting(config: Config) -> str:
             "steps": config.train.steps,
             "batch_size": config.train.batch_size,
         }
-    rest = digest({key: value for key, value in nested(config).items() if key != "seed"})[:6]
+    others = {key: value for key, value in nested(config).items() if key != "seed"}
+    rest = digest(others | ({"contents": dict(contents)} if contents else {}))[:6]
     return " ".join(f"{key}={value}" for key, value in {**named, "rest": rest}.items())
 
 
@@ -78,11 +82,15 @@ def name(config: Config) -> str:
     return f"{config.model.name} {config.schedule.name} lr={config.optim.lr:g} seed={config.seed}"
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """Returns wandb's config: flat keys to group and filter by, and the whole configuration under `config`."""
+def settings(config: Config, contents: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Returns wandb's config: flat keys to group and filter by, and the whole configuration under `config`.
+
+    Args:
+        contents: as for `setting`.
+    """
     found = nested(config)
     named: dict[str, Any] = {
-        "setting": setting(config),
+        "setting": setting(config, contents),
         "model": config.model.name,
         "task": config.task.name,
         "config": found,

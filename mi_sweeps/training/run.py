@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mi_sweeps.config import AnyModel, Config, ModelConfig
 from mi_sweeps.errors import UserError
-from mi_sweeps.identity import data_folder, own_sources
+from mi_sweeps.identity import HashedContents, beside_configuration, data_folder, own_sources, run_identity
 from mi_sweeps.models.load import load_model, pick_device
 from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.endings import Diverged
@@ -235,9 +235,11 @@ def read_metrics(folder: RunFolder) -> list[Metric]:
 
 
 def describe(config: Config, folder: RunFolder, trainable: Trainable, resumed: int | None = None) -> dict[str, Any]:
-    """The contents of run.json: the configuration, the software used, and what an earlier attempt recorded for the
-    steps before the one resumed from."""
+    """The contents of run.json: the configuration, hashes of what else the run depends on (`contents`), what its id is
+    a hash of (`identity`), the software used, and what an earlier attempt recorded for the steps before the one resumed
+    from."""
     known = {} if resumed is None else read_json(folder.about) or {}
+    contents = HashedContents()
     stacks = [stack for stack in known.get("stacks", []) if stack["from"] < (resumed or 0)]
     return {
         "run_id": folder.run_id,
@@ -247,7 +249,9 @@ def describe(config: Config, folder: RunFolder, trainable: Trainable, resumed: i
             **trainable.sizes(),
             "commit": _commit(config.model),
         },
-        **({"sources": sources} if (sources := own_sources(config)) else {}),
+        "contents": beside_configuration(config, contents),
+        **({"sources": sources} if (sources := own_sources(config, contents)) else {}),
+        "identity": run_identity(config, contents),
         "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},
         **({"stacks": stacks} if stacks else {}),
         **zoom.proof(config, known, resumed or 0),

@@ -70,6 +70,13 @@ def test_a_setting_says_what_sweeps_vary(make_config):
     assert values.setting(make_config("optim.lr=3e-5", "schedule=cosine", "schedule.warmup_ratio=0.1")) != result
 
 
+def test_runs_of_other_weights_have_another_setting(make_config):
+    config = make_config()
+    contents = ({"model_content": content} for content in ("one", "one", "other"))
+    one, same, other = (values.settings(config, of)["setting"] for of in contents)
+    assert one == same != other
+
+
 def test_flat_keys_to_group_by_and_all_of_the_configuration(make_config):
     found = values.settings(make_config("optim.lr=3e-5", "seed=1"))
     assert {key: found[key] for key in ("lr", "schedule", "seed", "model", "task")} == {

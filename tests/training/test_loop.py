@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import ID_LENGTH, beside_configuration, run_id
 from mi_sweeps.models.load import load_model
 from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import run_folder
+from mi_sweeps.store.hashes import digest
 from mi_sweeps.tasks import data
 from mi_sweeps.tasks.batches import batch_rows
 from mi_sweeps.tasks.encoding import encode
@@ -160,6 +162,8 @@ def test_what_a_run_leaves_behind(make_config, small):
     described = json.loads((folder.path / "run.json").read_text())
     assert described["config"]["task"]["name"] == "ioi3"
     assert described["versions"]["torch"]
+    assert digest(described["identity"])[:ID_LENGTH] == run_id(config)
+    assert described["contents"] == beside_configuration(config)
     metrics = read_table(folder.metrics).to_pylist()
     assert {row["split"] for row in metrics} == {"train", "heldout", "two_name", "batch"}
     assert [(row["step"], row["metric"], row["n"]) for row in metrics if row["split"] == "batch"] == [
