@@ -64,6 +64,7 @@ class HashedContents:
     files: dict[str, str] = field(default_factory=dict)
     spellings: dict[SingleModel, bool] = field(default_factory=dict)
     kinds: dict[SingleModel, str | None] = field(default_factory=dict)
+    random: dict[SingleModel, bool] = field(default_factory=dict)
     series: dict[tuple[SeriesConfig, tuple[int, ...] | None, int], Series] = field(default_factory=dict)
     code: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -145,6 +146,12 @@ class HashedContents:
     def norm_after_attention(self, model: SingleModel) -> bool:
         """Whether a model's type is in NORM_AFTER_ATTENTION."""
         return self._kind(model) in NORM_AFTER_ATTENTION
+
+    def draws(self, model: SingleModel) -> bool:
+        """As `config_json.draws`."""
+        if model not in self.random:
+            self.random[model] = config_json.draws(model)
+        return self.random[model]
 
     def _kind(self, model: SingleModel) -> str | None:
         if model not in self.kinds:
@@ -271,7 +278,7 @@ def run_identity(config: Config, contents: HashedContents) -> dict[str, Any]:
         **({"decay": "matrices"} if config.optim.weight_decay else {}),
         "schedule": {"target": config.schedule.target, **config.schedule.arguments},
         **({"schedule source": source} if (source := contents.source(config.schedule.target)) else {}),
-        "train": _train(config),
+        "train": _train(config, contents),
         "checkpoints": config.checkpoint_steps,
         # An adapter is kept as it is.
         "storage": config.checkpoint.storage if config.train.method == "full" else "adapter",
@@ -281,7 +288,7 @@ def run_identity(config: Config, contents: HashedContents) -> dict[str, Any]:
     }
 
 
-def _train(config: Config) -> dict[str, Any]:
+def _train(config: Config, contents: HashedContents) -> dict[str, Any]:
     """Returns the training settings that change results beyond rounding. Newer settings appear only if they differ from
     their defaults, so that earlier runs keep their ids."""
     train = config.train
@@ -295,15 +302,11 @@ def _train(config: Config) -> dict[str, Any]:
         values["only"] = sorted(set(train.only))
     if train.weights != "fp32":
         values["weights"] = train.weights
-    if (size := train.micro_batch) and size < train.batch_size and _drops(config):
-        values["micro_batch"] = size  # Each micro-batch draws its own dropout.
+    if (size := train.micro_batch) and size < train.batch_size:
+        adapter = train.method == "lora" and train.lora.dropout > 0
+        if adapter or contents.draws(contents.single(config)):
+            values["micro_batch"] = size  # Each micro-batch draws its own random numbers.
     return values
-
-
-def _drops(config: Config) -> bool:
-    """Whether training uses dropout, in an adapter or in the model."""
-    adapter = config.train.method == "lora" and config.train.lora.dropout > 0
-    return adapter or (not isinstance(config.model, SeriesConfig) and config_json.drops(config.model))
 
 
 def run_id(config: Config, contents: HashedContents | None = None) -> str:

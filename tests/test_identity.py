@@ -126,6 +126,18 @@ def test_micro_batches_are_another_run_s_where_they_draw_other_dropout(
         assert ids[0] == ids[2] == ids[3]
 
 
+@pytest.mark.parametrize("change", [{"resid_pdrop": None}, {"router_jitter_noise": 0.1}])
+def test_micro_batches_are_another_run_s_by_defaults_and_by_noise_too(
+    default: Config, model_copy: Path, change: dict[str, Any]
+) -> None:
+    """A key that is absent has transformers' default, which for GPT-2 is dropout."""
+    file = model_copy / "config.json"
+    values = json.loads(file.read_text()) | change
+    file.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    config = changed(default, {"model.path": str(model_copy)})
+    assert run_id(config) != run_id(changed(config, {"train.micro_batch": 4}))
+
+
 def test_ids_are_short_hexadecimal(default: Config) -> None:
     for id_ in (run_id(default), patch_id(default), data_fingerprint(default)):
         assert len(id_) == ID_LENGTH

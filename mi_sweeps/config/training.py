@@ -59,7 +59,7 @@ class TrainConfig(Section):
     """Names, patterns and words for the parameters to train (`mi_sweeps.training.only`); empty means all."""
     micro_batch: int | None = Field(None, ge=1)
     """How many prompts are computed at once; None means the whole batch. It changes results only by rounding, except
-    with dropout: each micro-batch draws its own, so it is another run."""
+    with dropout or a router's noise: each micro-batch draws its own, so it is another run."""
     gradient_checkpointing: bool = False
     """Whether layers are recomputed in the backward pass instead of kept. Changes no result."""
     weights: Literal["fp32", "bf16"] = "fp32"

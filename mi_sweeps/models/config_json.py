@@ -1,8 +1,9 @@
-"""What a model's config.json says. Does not import torch, so that `plan` can read it."""
+"""What a model's config.json says. Does not import torch, so that `plan` can read it; only `draws` may have to."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from mi_sweeps import models
@@ -10,6 +11,9 @@ from mi_sweeps.config import ModelConfig, ScratchConfig, SingleModel
 
 HEADS = ("summary", "classifier")
 """Prefixes of config.json keys for heads that language models do not have."""
+
+RANDOM = ("drop", "jitter")
+"""Parts of the names of keys that are rates of dropout, or sizes of the noise on what a router reads."""
 
 
 def model_type(model: SingleModel) -> str | None:
@@ -21,14 +25,39 @@ def model_type(model: SingleModel) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def drops(model: SingleModel) -> bool:
-    """Whether a model uses dropout in training, according to its config.json."""
-    values = {} if isinstance(model, ScratchConfig) else _values(model)
-    values |= values.get("text_config", {})
+def draws(model: SingleModel) -> bool:
+    """Whether a model draws random numbers in training, for dropout or for a router's noise. A key that is not in its
+    config.json has transformers' default, which takes seconds to import."""
+    if isinstance(model, ScratchConfig):
+        return False
+    values = _values(model)
+    if _draws(values | (values.get("text_config") or {})):
+        return True
+    text = _with_defaults(values)
+    return any(map(_draws, [text, *(part for part in text.values() if isinstance(part, dict))]))
+
+
+def _draws(values: Mapping[Any, Any]) -> bool:
+    """Whether one of these keys makes training random."""
     return any(
-        "drop" in key and not key.startswith(HEADS) and isinstance(rate, float) and rate > 0
+        any(word in str(key) for word in RANDOM)
+        and not str(key).startswith(HEADS)
+        and isinstance(rate, float)
+        and rate > 0
         for key, rate in values.items()
     )
+
+
+def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the text part as transformers completes it; empty if it does not know the type."""
+    from transformers import CONFIG_MAPPING
+
+    try:
+        config = CONFIG_MAPPING[values["model_type"]].from_dict(values)
+        found: dict[str, Any] = config.get_text_config().to_dict()
+    except Exception:  # Loading the model raises the error, whatever it is.
+        return {}
+    return found
 
 
 def _values(model: ModelConfig) -> dict[str, Any]:
