@@ -244,7 +244,7 @@ def beside_configuration(config: Config, contents: HashedContents | None = None)
     if not isinstance(config.model, SeriesConfig):
         if source := contents.source(config.schedule.target):
             found["schedule_code"] = digest(source)
-        if (size := _train(config).get("micro_batch")) is not None:
+        if (size := _train(config, contents).get("micro_batch")) is not None:
             found["micro_batch"] = str(size)
     if not isinstance(config.model, ScratchConfig):
         if not (isinstance(config.model, SeriesConfig) and config.model.has_seeds):
