@@ -326,8 +326,11 @@ def _roles(config: Config) -> dict[str, Any]:
     """Marks tables by position that use today's roles, which number scenes and actions from their ends and give a
     scene's full stop a role. A patch job must not mix them with the earlier roles; all others keep their ids."""
     by_position = {"resid_pre", "attn_out", "mlp_out"} & set(config.patching.sites)
-    is_text = config.for_patching.task.target != PREVIOUS_TOKEN
-    return {"roles": "numbered from the end"} if by_position and is_text else {}
+    target = config.for_patching.task.target
+    found = {"roles": "numbered from the end"} if by_position and target != PREVIOUS_TOKEN else {}
+    if target == "mi_sweeps.tasks.docstring.task" and (by_position or config.patching.looks):
+        found["parts"] = "self argument"  # Its name was `self`, which tables of attention use for the query's token.
+    return found
 
 
 def _prompts(config: Config, contents: HashedContents) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from mi_sweeps.circuits.paired_runs import in_groups
 from mi_sweeps.circuits.tables import TABLES
 from mi_sweeps.tasks.pairs import Pairs
 from mi_sweeps.tasks.prompts import Prompt
-from mi_sweeps.tasks.roles import role_order, role_positions
+from mi_sweeps.tasks.roles import RELATIVE, role_order, role_positions
 from mi_sweeps.tasks.tokens import Batch
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 SIDES = ("clean", "corrupted")
 COUNTED = re.compile(r" \d+$|^end-\d+$")
 """Roles that merely number tokens. Roles that count back from the end of a part ("name -1") belong to that part."""
-RELATIVE = ("self", "first", "previous", "other")
-"""Keys that exist for any prompt."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,8 @@ def find_places(clean: Batch) -> Places:
     for claim in claims:
         found.append(left & claim)
         left = left & ~claim
-    keys = ("self", *named, "first", "previous", "other")
+    own, *rest = RELATIVE
+    keys = (own, *named, *rest)
     return Places(tuple(queries), keys, at, torch.stack(found, dim=2))
 
 
@@ -151,7 +150,7 @@ def _named(clean: Batch) -> dict[str, Bool[Tensor, "prompt pos"]]:
     # "doc 1" is a part that a task names, but "again 1" merely numbers a token of a sequence.
     given = {part for prompt in clean.prompts for part in getattr(prompt, "parts", ())}
     named = [name for name in order if name in given or not COUNTED.search(name)]
-    names = [name for name in named if name not in ("bos", "end", *RELATIVE)]
+    names = [name for name in named if name not in ("bos", "end")]
     masks = {name: [[part == name for part in row] + [False] * (width - len(row)) for row in parts] for name in names}
     return {name: torch.tensor(mask, device=clean.tokens.device) for name, mask in masks.items()}
 

@@ -101,7 +101,7 @@ def _question(words: Sequence[str], place: int) -> Question:
         parts={
             "def": "def",
             "method": f" {method}",
-            "self": "(self",
+            "self argument": "(self",
             **{role: f", {argument}" for role, argument in zip(roles, arguments, strict=True)},
             "quotes": '):\n    """',
             "summary": " ".join(text[:3]),

@@ -92,10 +92,15 @@ def batch_of(
 def _encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -> Row:
     tokens, spans = tokenize(prompt.text, tokenizer, prepend_bos)
     for start, end in prompt.slots:
-        inside = sum(1 for left, right in spans if right > start and left < end)
-        if inside != 1:
+        joined = [prompt.text[left:right] for left, right in spans if right > start and left < end]
+        if len(joined) != 1:
             raise UserError(
-                f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is {inside} tokens of the model's tokenizer; "
+                f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is {len(joined)} tokens of the model's tokenizer; "
+                "names must be one token"
+            )
+        if (token := joined[0]).strip() != prompt.text[start:end]:
+            raise UserError(
+                f"prompt {prompt.text!r}: {prompt.text[start:end]!r} is no token of its own but part of {token!r}; "
                 "names must be one token"
             )
     roles = prompt_roles(prompt, spans)

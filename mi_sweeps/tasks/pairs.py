@@ -14,6 +14,7 @@ from mi_sweeps.errors import UserError
 from mi_sweeps.tasks.corruption import metric_weights, partners
 from mi_sweeps.tasks.encoding import encode
 from mi_sweeps.tasks.prompts import Prompt
+from mi_sweeps.tasks.roles import wrong_role
 from mi_sweeps.tasks.tokens import Batch, Contrast
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Pairs:
     """Prompt pairs of equal length. Answers, and the tokens they are compared with, are the clean prompts'.
 
     Raises:
-        UserError: the two sides do not correspond token by token, or the weights do not fit the subjects.
+        UserError: the two sides do not correspond token by token and role by role, a prompt's roles are not unique, or
+            the weights do not fit the subjects.
     """
 
     clean: Batch
@@ -95,6 +97,7 @@ def uncorrupted_note(pairs: Pairs, corruption: str) -> list[str]:
 
 
 def _check_prompts(clean: Batch, corrupted: Batch) -> None:
+    checked: set[tuple[str, ...]] = set()
     for row, (end, other) in enumerate(zip(clean.end.tolist(), corrupted.end.tolist(), strict=True)):
         if end != other:
             raise UserError(
@@ -105,6 +108,16 @@ def _check_prompts(clean: Batch, corrupted: Batch) -> None:
             raise UserError(
                 f"pairs: prompt {row} ends at position {end} of {clean.tokens.shape[1]} but has "
                 f"{len(clean.roles[row])} roles; give one for each token up to the end"
+            )
+        roles, others = clean.roles[row], corrupted.roles[row]
+        if roles not in checked and (wrong := wrong_role(roles)):
+            raise UserError(f"pairs: prompt {row} has {wrong}")
+        checked.add(roles)
+        if roles != others:
+            where = next((pair for pair in zip(roles, others, strict=False) if pair[0] != pair[1]), ("end", "none"))
+            raise UserError(
+                f"pairs: prompt {row} and its corrupted partner do not correspond token by token: where it has "
+                f"{where[0]!r}, the partner has {where[1]!r}; replace words only by words of as many tokens"
             )
     if clean.tokens.shape != corrupted.tokens.shape:
         raise UserError(

@@ -12,6 +12,7 @@ second; here it is a metric.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,15 +30,27 @@ from mi_sweeps.tasks.corruption import unknown_corruption
 from mi_sweeps.tasks.encoding import Row, batch_of, required, token_after, tokenize
 from mi_sweeps.tasks.metrics import Measured, share, win_rates
 from mi_sweeps.tasks.pairs import Pairs
+from mi_sweeps.tasks.roles import RELATIVE
 from mi_sweeps.tasks.tokens import Batch, Contrast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+RESERVED = ("bos", "end", *RELATIVE)
+"""Roles that are not parts."""
+
+COUNTED_BACK = r" -\d+$"
+"""The end of the role of a token before the last of its part."""
+
+
 @dataclass(frozen=True)
 class Question:
-    """One prompt, its answers and its corrupted partners."""
+    """One prompt, its answers and its corrupted partners.
+
+    Raises:
+        UserError: a part's name is empty, in RESERVED, or looks as if it counted back from another.
+    """
 
     parts: Mapping[str, str]
     """Text by role, in reading order, each with its leading space: {"so": "So", "name": " Mary", ...}. The prompt's
@@ -55,6 +68,14 @@ class Question:
     """Metrics are also reported by group ("she"), and subsets are balanced over the groups."""
     compared: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     """Further metrics by name: the continuations whose probabilities are added, and those whose are subtracted."""
+
+    def __post_init__(self) -> None:
+        for name in self.parts:
+            if name in RESERVED or not name or re.search(COUNTED_BACK, name):
+                raise UserError(
+                    f"task: the prompt {self.text!r} has a part named {name!r}, which is no name for a part (nor are "
+                    f"{', '.join(RESERVED)} and names like 'name -1'); give it another"
+                )
 
     @property
     def text(self) -> str:
@@ -89,7 +110,8 @@ class Questions:
     """All questions of a task, as its function returns them, and what a reader should know about them.
 
     Raises:
-        UserError: there are none, one occurs twice or is both trained on and held out, or their corruptions differ.
+        UserError: there are none, one occurs twice or is both trained on and held out, or their corruptions or further
+            metrics differ.
     """
 
     train: Sequence[Question]
@@ -104,6 +126,9 @@ class Questions:
             text, count = texts.most_common(1)[0]
             if count > 1:
                 raise UserError(f"task: the {split} prompt {text!r} occurs {count} times; ask for fewer prompts")
+            metrics = set(asked[0].compared)
+            if other := [question for question in asked if set(question.compared) != metrics]:
+                raise UserError(f"task: the {split} prompt {other[0].text!r} is not `compared` by the first's metrics")
         if both := {question.text for question in self.train} & {question.text for question in self.heldout}:
             raise UserError(
                 f"task: the prompt {min(both)!r} is both trained on and held out; split by the words in the prompts"
@@ -184,7 +209,27 @@ class QuestionTask:
         chosen = spread(questions, count)
         if without := [question for question in chosen if corruption not in question.corrupted]:
             raise unknown_corruption(corruption, without[0].corrupted)
-        return Pairs(self._encode(chosen), self._encode([question.partner(corruption) for question in chosen]))
+        pairs = Pairs(self._encode(chosen), self._encode([question.partner(corruption) for question in chosen]))
+        for row, question in enumerate(chosen):
+            self._check_unchanged(pairs, row, question, corruption)
+        return pairs
+
+    @staticmethod
+    def _check_unchanged(pairs: Pairs, row: int, question: Question, corruption: str) -> None:
+        """Checks that only tokens of the replaced parts differ.
+
+        Raises:
+            UserError: others do, because a token reaches from one part into the next.
+        """
+        *_, last = question.parts
+        differs = (pairs.clean.tokens[row] != pairs.corrupted.tokens[row]).tolist()
+        roles = [role for role, other in zip(pairs.clean.roles[row], differs, strict=False) if other]
+        parts = [last if role == "end" else re.sub(COUNTED_BACK, "", role) for role in roles]
+        if others := [part for part in parts if part not in question.corrupted[corruption]]:
+            raise UserError(
+                f"corruption={corruption}: does not replace the part {others[0]!r} of the prompt {question.text!r}, "
+                "but changes its tokens: they reach into the next part; make one part of both, or use other words"
+            )
 
     def _encode(self, questions: Sequence[Question]) -> Batch:
         rows, contrasts = [], []
@@ -199,6 +244,13 @@ class QuestionTask:
                     "different tokens of the model's tokenizer; use other words"
                 )
             roles = ("bos",) * self._prepend_bos + part_roles(question.parts, [end for _, end in spans])
+            *_, last = question.parts
+            seen = {last, *roles}
+            if lost := [name for name, text in question.parts.items() if text.strip() and name not in seen]:
+                raise UserError(
+                    f"prompt {question.text!r}: no token of the model's tokenizer ends in its part {lost[0]!r}; make "
+                    "one part of it and the next"
+                )
             target = self._token(question, question.target or question.right[0])
             rows.append(Row(tokens, target, [], roles))
             weights = [1 / len(right)] * len(right) + [-1 / len(wrong)] * len(wrong)

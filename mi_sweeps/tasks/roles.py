@@ -15,6 +15,9 @@ from mi_sweeps.tasks.tokens import Batch
 STOPS = ",.;:!?"
 """Punctuation that ends a clause."""
 
+RELATIVE = ("self", "first", "previous", "other")
+"""Tokens that `mi_sweeps.circuits.looks` names by where they are; no role may have such a name."""
+
 
 def role_sections(n_listed: int, n_subjects: int) -> list[str]:
     """The sections of a prompt in reading order: its slots, and the text between them."""
@@ -67,6 +70,21 @@ def _sections(prompt: Prompt, spans: Sequence[Span]) -> list[str]:
     # If no punctuation ends the scene, the subject follows directly.
     stop = stops[-1] if stops else sum(count <= scene for count in passed) - 0.5
     return [sections[count + (place >= stop) + (place > stop)] for place, count in enumerate(passed)]
+
+
+def wrong_role(roles: Sequence[str]) -> str | None:
+    """What is wrong with the roles of a prompt's tokens; None if nothing is.
+
+    Tables name tokens by role, so each must belong to one token, and `end` to the last.
+    """
+    role, count = Counter(roles).most_common(1)[0]
+    if count > 1:
+        return f"{count} tokens with the role {role!r}; name each once"
+    if roles[-1] != "end":
+        return f"the role {roles[-1]!r} for its last token; name that `end`"
+    if used := [role for role in roles if role in RELATIVE]:
+        return f"a token with the role {used[0]!r}, which tables of attention use otherwise; give it another name"
+    return None
 
 
 def role_order(batch: Batch) -> list[str]:

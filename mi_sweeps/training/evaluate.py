@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mi_sweeps.errors import UserError
 from mi_sweeps.models.head import unembed
 from mi_sweeps.tasks.task import Task
 from mi_sweeps.tasks.tokens import Batch
@@ -77,6 +79,9 @@ def evaluate(model: PreTrainedModel, task: Task, batch: Batch, *, step: int, spl
 
     Args:
         batch: on the model's device.
+
+    Raises:
+        UserError: two metrics have the same name.
     """
     with fused(model):
         logits = torch.cat(
@@ -88,6 +93,9 @@ def evaluate(model: PreTrainedModel, task: Task, batch: Batch, *, step: int, spl
     targets = batch.scored[2]
     loss = torch.nn.functional.cross_entropy(logits, targets).item()
     measured = [("loss", loss, len(targets)), *task.metrics(logits, batch)]
+    name, count = Counter(name for name, _, _ in measured).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"task: {count} metrics of {split} prompts are named {name!r}; rename its group, or the metric")
     return [
         {"step": step, "split": split, "metric": name, "value": float(value), "n": n} for name, value, n in measured
     ]

@@ -185,7 +185,7 @@ def test_prompts_without_names_have_the_task_s_own_roles(make_model, make_nope, 
 
 
 def test_a_part_of_several_tokens_is_one_key(make_model, mini_tokenizer):
-    parts = {"who": "After Mary", "word 1": " and", "name": " Tom", "first": " went"}
+    parts = {"who": "After Mary", "word 1": " and", "name": " Tom", "verb": " went"}
     question = Question(parts=parts, right=(" to",), wrong=(" a",), corrupted={"name": {"name": " John"}})
     other = replace(question, parts=parts | {"who": "After Jane"})
     task = QuestionTask(Questions([other], [question], {}), mini_tokenizer, prepend_bos=False)

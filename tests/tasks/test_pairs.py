@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from mi_sweeps.errors import UserError
+from mi_sweeps.models.mini.tokenizer import word_tokenizer
 from mi_sweeps.tasks import ioi
 from mi_sweeps.tasks.encoding import Text, text_batch
 from mi_sweeps.tasks.load import load, patched_pairs
@@ -95,6 +97,44 @@ def test_pairs_that_do_not_correspond_are_one_line(mini_tokenizer, change, says)
     clean, corrupted = (batch_of(mini_tokenizer, LONG, SHORT, name=name) for name in ("Mary", "Tom"))
     with pytest.raises(UserError, match=rf"\Apairs: {says}.*\Z"):
         Pairs(*change(clean, corrupted))
+
+
+@pytest.mark.parametrize(
+    ("role", "says"),
+    [
+        ({3: "end"}, "prompt 0 has 2 tokens with the role 'end'; name each once"),
+        ({3: "word", 4: "word"}, "prompt 0 has 2 tokens with the role 'word'; name each once"),
+        ({-1: "last"}, "prompt 0 has the role 'last' for its last token; name that `end`"),
+        ({3: "first"}, "prompt 0 has a token with the role 'first', which tables of attention use otherwise; .*"),
+    ],
+)
+def test_roles_that_name_no_token_or_several_are_one_line(mini_tokenizer, role, says):
+    clean, corrupted = (batch_of(mini_tokenizer, LONG, name=name) for name in ("Mary", "Tom"))
+    names = list(clean.roles[0])
+    for place, name in role.items():
+        names[place] = name
+    roles = (tuple(names),)
+    with pytest.raises(UserError, match=rf"\Apairs: {says}\Z"):
+        Pairs(replace(clean, roles=roles), replace(corrupted, roles=roles), torch.ones(1))
+
+
+def test_partners_with_other_roles_are_refused(mini_tokenizer):
+    clean, corrupted = (batch_of(mini_tokenizer, LONG, name=name) for name in ("Mary", "Tom"))
+    roles = ("who", *corrupted.roles[0][1:])
+    says = "prompt 0 and its corrupted partner do not correspond .* where it has 'end-16', the partner has 'who'; .*"
+    with pytest.raises(UserError, match=rf"\Apairs: {says}\Z"):
+        Pairs(clean, replace(corrupted, roles=(roles,)), torch.ones(1))
+
+
+@pytest.mark.parametrize("listed", ["Mary", "Tom"])
+def test_a_name_joined_to_its_comma_is_no_token_of_its_own(listed):
+    words = word_tokenizer("After Mary, Tom, John and went , to the a Mary Tom John".split(), context=32)
+    words.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
+    (other,) = {"Mary", "Tom"} - {listed}
+    names = [listed, other, "John", other, "John"]
+    prompt = fill("After {}, {} and {} went to the , {} and {} went to the", names, listed, 2)
+    with pytest.raises(UserError, match=rf"'{listed}' is no token of its own but part of '{listed},'; names .*\Z"):
+        make_pairs([prompt], "first", words, ["Mary", "Tom", "John"], prepend_bos=False)
 
 
 def asked(make_config, tokenizer, *overrides):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from mi_sweeps.circuits.attribution import attribute
@@ -14,6 +15,7 @@ from mi_sweeps.circuits.families import describe as describe_network
 from mi_sweeps.circuits.fast import FastEngine
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.errors import UserError
+from mi_sweeps.models.mini.tokenizer import word_tokenizer
 from mi_sweeps.sweeps.grid import expand
 from mi_sweeps.tasks.questions import Question, Questions, QuestionTask, spread
 from mi_sweeps.tasks.roles import role_order
@@ -159,6 +161,11 @@ def test_subsets_are_spread_over_the_groups() -> None:
         ([OTHER], [ONE, ONE], "task: the heldout prompt .So Mary is .* occurs 2 times; .*"),
         ([ONE], [ONE, TWO], "task: the prompt .So Mary is .* is both trained on and held out; .*"),
         ([], [ONE], r"task: no train prompts; ask for at least one \(task\.prompts\.train\)"),
+        (
+            [OTHER],
+            [ONE, replace(TWO, compared={"more": ((" he",), ())})],
+            "task: the heldout prompt .So John .* `compared.*",
+        ),
         ([OTHER], [ONE, replace(TWO, corrupted={})], "task: the prompt .So John .* has different corruptions from .*"),
     ],
 )
@@ -178,11 +185,40 @@ def test_questions_that_would_mislead_are_one_line(train, heldout, says) -> None
             replace(ONE, corrupted={"name": {"name": " Mary Mary"}}),
             "pairs: prompt 0 has 11 tokens but .* has 12; .*",
         ),
+        (
+            replace(ONE, corrupted={"name": {"name": " Mary Kate", "description": " really great friend"}}),
+            "pairs: prompt 0 and its .* token by token: where it has 'name', the partner has 'name -1'; .*",
+        ),
     ],
 )
 def test_questions_that_cannot_be_asked_are_one_line(words, question, says) -> None:
     with pytest.raises(UserError, match=rf"\A{says}\Z"):
         made(words, question).pairs("name", 1)
+
+
+@pytest.mark.parametrize("name", ["end", "bos", "self", "first", "previous", "other", "name -1", ""])
+def test_a_part_named_like_another_role_is_one_line(name) -> None:
+    with pytest.raises(UserError, match=rf"\Atask: the prompt .So Mary .* has a part named '{name}', which is no .*\Z"):
+        replace(ONE, parts={**ONE.parts, name: " always"})
+
+
+@pytest.mark.parametrize(
+    ("name", "partner", "says"),
+    [
+        (" great Mary", " great John", "corruption=name: does not replace the part 'comma' of the prompt .*"),
+        (" Mary", " John", "prompt 'So Mary, is': no token of the model's tokenizer ends in its part 'name'; .*"),
+    ],
+)
+def test_a_token_that_reaches_into_the_next_part_is_one_line(name, partner, says) -> None:
+    """So that the corruption replaces a token of a part that it does not name."""
+    words = word_tokenizer(["So", "great", "Mary,", "John,", "Kate,", "is", "she", "he"], context=16)
+    words.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
+    parts = {"so": "So", "name": name, "comma": ",", "is": " is"}
+    question = replace(ONE, parts=parts, corrupted={"name": {"name": partner}})
+    other = replace(question, parts={**parts, "name": " great Kate"})
+    task = QuestionTask(Questions([other], [question], {}), words, prepend_bos=False)
+    with pytest.raises(UserError, match=rf"\A{says}\Z"):
+        task.pairs("name", 1)
 
 
 def test_a_corruption_that_questions_have_not_is_one_line(words) -> None:

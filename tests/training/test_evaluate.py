@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,12 +16,14 @@ from scipy.stats import binomtest
 from tokenizers import normalizers
 from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
 
+from mi_sweeps.errors import UserError
 from mi_sweeps.models.mini.tokenizer import word_tokenizer
 from mi_sweeps.tasks.encoding import encode
 from mi_sweeps.tasks.ioi import orders, splits
 from mi_sweeps.tasks.lexicon import NAMES
 from mi_sweeps.tasks.metrics import prompt_metrics, wilson, won
 from mi_sweeps.tasks.prompts import Prompt, fill
+from mi_sweeps.tasks.questions import Question, Questions, QuestionTask
 from mi_sweeps.tasks.tokens import Batch
 from mi_sweeps.training.evaluate import CHUNK, end_logits, fused
 from mi_sweeps.training.evaluate import evaluate as evaluate_task
@@ -122,6 +125,29 @@ def test_six_prompts_by_hand(batch: Batch, mini_tokenizer: PreTrainedTokenizerBa
         "win_rate_order_same": 3,
         "win_rate_order_swapped": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"group": "low"}, "win_rate_low"),
+        ({"compared": {"logit_diff": ((" Mary",), (" Tom",))}}, "logit_diff"),
+        ({"compared": {"loss": ((" Mary",), (" Tom",))}}, "loss"),
+    ],
+)
+def test_two_metrics_of_one_name_are_refused(
+    mini_tokenizer: PreTrainedTokenizerBase, changed: dict[str, Any], name: str
+) -> None:
+    ask = {"right": (" Mary",), "wrong": (" Tom",), "corrupted": {}} | changed
+    low, high, trained = (
+        Question(parts={"after": "After", "who": f" {who} and"}, **ask) for who in ("John", "Kate", "Anna")
+    )
+    questions = Questions([trained], [low, replace(high, group="other")], {})
+    task = QuestionTask(questions, mini_tokenizer, prepend_bos=False)
+    batch = task.splits["heldout"]
+    model: Any = stub(batch, [True] * len(batch), len(mini_tokenizer))
+    with pytest.raises(UserError, match=rf"\Atask: 2 metrics of heldout prompts are named '{name}'; rename .*\Z"):
+        evaluate_task(model, task, batch, step=0, split="heldout")
 
 
 def test_two_name_prompts_have_one_subject_and_no_order(mini_tokenizer: PreTrainedTokenizerBase) -> None:
