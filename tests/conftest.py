@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
 
-import tests.shapes  # noqa: F401
 from mi_sweeps import libraries
+from tests import shapes
 from tests.hub import Hub, a_new_process
 
 # What takes seconds to import is imported in the fixtures: pytest's main process hands out the tests, and needs none.
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from mi_sweeps.models.nope import NopeForCausalLM
     from mi_sweeps.tasks.pairs import Pairs
 
-install_import_hook("mi_sweeps.circuits", "tests.shapes.checked")
+shapes.install("mi_sweeps.circuits")
 libraries.quiet()
 # For the processes that tests start, too: two threads each for a small model only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
