@@ -297,7 +297,7 @@ def random_model(request: pytest.FixtureRequest, make_model: Callable[..., PreTr
     return make_model(request.param)
 
 
-@pytest.fixture(scope="module", params=[*MODELS, *MORE_MODELS])
+@pytest.fixture(scope="module", params=[*MODELS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_MODELS)])
 def family(request: pytest.FixtureRequest) -> str:
     """The name of each architecture and of each of their kin, for `make_model`."""
     return request.param

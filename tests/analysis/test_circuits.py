@@ -35,6 +35,7 @@ def table(loaded):
     return circuits.faithfulness(loaded)
 
 
+@pytest.mark.slow
 def test_faithfulness_is_the_ratio_of_what_was_measured(loaded, table):
     raw = measured.read(loaded.output, "circuits", ["by_prompt"])
     expected = []

@@ -29,6 +29,7 @@ MADE = {
 GATHERED = (*trajectories.TABLES, "retention", *agreement.TABLES, "findings")
 
 
+@pytest.mark.slow
 def test_export_removes_what_an_earlier_one_has_left_and_no_file_of_others(make_output, tmp_path):
     output = make_output(by_prompt=True, steps=(8,))
     tables = tmp_path / "tables"
@@ -86,6 +87,7 @@ def test_export_reads_back_as_it_was(make_output, tmp_path, format, monkeypatch)
         pd.testing.assert_frame_equal(again.astype(kinds), table)
 
 
+@pytest.mark.slow
 def test_python_has_every_table_that_export_writes(measured_circuit, folders, tmp_path):
     """As it is written; a new one needs a property of its own."""
     for name in exporting.EXPORTED:

@@ -185,6 +185,7 @@ def seen(picture):
         yield from (np.ravel(dots.get_offsets()) for dots in axis.collections if isinstance(dots, PathCollection))
 
 
+@pytest.mark.slow
 def test_beside_each_picture_are_the_numbers_that_it_shows(make_output, folders, tmp_path, unrendered):
     size = {"steps": range(0, 36, 4), "layers": 2, "heads": 2, "by_prompt": True}
     output = make_output(seeds=(0, 1), measures=True, approximate=True, paths=True, **size)

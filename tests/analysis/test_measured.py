@@ -22,6 +22,7 @@ def without(file, *columns):
 @pytest.mark.parametrize(
     ("name", "column"), [("circuits", "null_sets"), ("edges", "approximate"), ("edges", "by_prompt")]
 )
+@pytest.mark.slow
 def test_a_file_of_before_a_column_existed_is_refused_in_one_line(measured_circuit, tmp_path, name, column):
     output, patch = measured_circuit(prompts=True)
     without(patch.table(8, name), column)

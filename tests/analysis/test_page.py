@@ -397,6 +397,7 @@ def test_two_runs_of_one_setting_and_seed_are_distinguished_by_their_ids(make_ou
     assert sorted(result) == ["seed 0", "seed 2, run 01234567", "seed 2, run fedcba98"]
 
 
+@pytest.mark.slow
 def test_parallel_coordinates_have_a_line_a_run_and_names_on_their_axes(sweep, opened):
     page = opened(sweep)
     draw_parallel(page)
@@ -411,6 +412,7 @@ def test_parallel_coordinates_have_a_line_a_run_and_names_on_their_axes(sweep, o
     assert rows(page, "#differences .numbers table")[0]["schedule"] in ("constant", "cosine")
 
 
+@pytest.mark.slow
 def test_pictures_are_saved_under_a_name_and_with_their_runs(sweep, opened, tmp_path):
     page = opened(sweep)
     page.fill("#filter", "lr=1e-4 schedule=cosine")
@@ -428,6 +430,7 @@ def test_pictures_are_saved_under_a_name_and_with_their_runs(sweep, opened, tmp_
     assert "Win rate on held-out prompts" in text and "Student's t" in text
 
 
+@pytest.mark.slow
 def test_pictures_are_saved_by_keyboard_too(sweep, opened):
     page = opened(sweep)
     page.locator("#curves .numbers summary").focus()
@@ -464,6 +467,7 @@ def test_numbers_that_are_saved_are_numbers(opened, sweep):
     ]
 
 
+@pytest.mark.slow
 def test_the_view_survives_a_reload(sweep, opened):
     page = opened(sweep)
     page.fill("#filter", "seed!=2")
@@ -480,6 +484,7 @@ def test_the_view_survives_a_reload(sweep, opened):
     assert "loss" in unquote(page.url)
 
 
+@pytest.mark.slow
 def test_links_within_the_page_leave_the_view_in_the_address(hostile_output, open_page, report):
     page = open_page(report(hostile_output))
     page.fill("#filter", "seed=0")
@@ -505,6 +510,7 @@ def test_links_within_the_page_leave_the_view_in_the_address(hostile_output, ope
         '#view={"group":"lr","baseline":"gone","chosen":[{}],"curves":{"metric":"loss","split":"<b>","by":7,"thresholds":{"loss":"a"}}}',
     ],
 )
+@pytest.mark.slow
 def test_an_address_that_is_wrong_does_no_harm(sweep, opened, hash):
     page = opened(sweep, hash=hash)
     assert page.locator("#runs-table tbody tr").count() in (12, 3)
@@ -512,6 +518,7 @@ def test_an_address_that_is_wrong_does_no_harm(sweep, opened, hash):
     assert page.evaluate("state.interval") == "student"
 
 
+@pytest.mark.slow
 def test_the_log_of_a_run_is_a_click_away(sweep, opened, tmp_path, open_page):
     (sweep / "runs" / "run-0.0001-cosine-1" / "log.txt").write_text("it went well")
     links = opened(sweep).locator("#runs-table a")
@@ -551,6 +558,7 @@ def test_the_audit_of_the_prompts_is_shown_once(sweep, opened):
     assert "12 of 12 runs" in result and "mi_sweeps 0.1.0" in result
 
 
+@pytest.mark.slow
 def test_hostile_text_is_shown_and_never_run(hostile_output, opened, folders):
     page = opened(hostile_output, height=16000)
     draw_parallel(page)
@@ -582,6 +590,7 @@ def test_hover_texts_show_names_unchanged(make_output, folders, opened):
     assert f"schedule {name}checkpoint 8: " in result and "run odd" in result
 
 
+@pytest.mark.slow
 def test_failed_and_missing_cells_are_named(make_output, folders, opened):
     output = make_output(seeds=(0, 1))
     folders.write_run(output, "broken", lr=2e-4, state="failed", error="out of memory", steps=(0, 8))
@@ -609,6 +618,7 @@ def test_failed_and_missing_cells_are_named(make_output, folders, opened):
     assert "2 of 4 runs" in page.locator("#trust").inner_text()
 
 
+@pytest.mark.slow
 def test_what_is_pressed_stays_in_place_until_it_is_released(make_output, opened):
     """Or a slow click would miss: pictures that have come near push away what is below them."""
     page = opened(make_output(seeds=(0, 1)))
@@ -626,6 +636,7 @@ def test_what_is_pressed_stays_in_place_until_it_is_released(make_output, opened
     page.wait_for_function("() => pictures.every(({ near, stale }) => !near || !stale)")
 
 
+@pytest.mark.slow
 def test_one_run_and_none(make_output, opened, tmp_path):
     page = opened(make_output())
     assert len(rows(page)) == 1
@@ -636,6 +647,7 @@ def test_one_run_and_none(make_output, opened, tmp_path):
     assert page.locator("#runs-count").inner_text() == "0 of 0 runs"
 
 
+@pytest.mark.slow
 def test_200_runs(make_output, opened):
     output = make_output(lrs=[k * 1e-5 for k in range(1, 11)], seeds=range(20), corruptions=())
     page = opened(output)
@@ -654,6 +666,7 @@ def test_200_runs(make_output, opened):
     assert "Student's t, for fewer than 20 runs; n 19 runs" in page.locator("#runs-note").inner_text()
 
 
+@pytest.mark.slow
 def test_on_a_phone_nothing_is_wider_than_the_page(hostile_output, opened):
     page = opened(hostile_output, width=375, height=6000)
     draw_parallel(page)
@@ -664,6 +677,7 @@ def test_on_a_phone_nothing_is_wider_than_the_page(hostile_output, opened):
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
+@pytest.mark.slow
 def test_the_slider_moves_all_panels(hostile_output, opened):
     page = opened(hostile_output, height=16000)
     page.wait_for_selector("#resid_pre-plot .main-svg")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 ASK = (Path(__file__).parent / "access.js").read_text()
 """Functions that look at the page."""
 

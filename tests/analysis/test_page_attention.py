@@ -6,6 +6,8 @@ import pytest
 
 from tests.analysis.test_page import draw
 
+pytestmark = pytest.mark.slow
+
 
 def weight(folders, side, step, row, column):
     """Attention of head 1 from one token to another, as it was kept."""

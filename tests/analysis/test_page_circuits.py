@@ -16,6 +16,8 @@ from mi_sweeps.analysis.inference.families import family, jobs, means
 from mi_sweeps.analysis.summaries import recovered, with_approximate
 from tests.analysis.test_page import draw
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "</script><img src=x onerror=\"document.title='pwned'\"> & {{js}}"
 HEAD = ["layer", "head"]
 

@@ -97,6 +97,7 @@ def test_the_page_says_first_what_was_found_of_each_setting(three, open_page, re
     assert whole == seen > 600
 
 
+@pytest.mark.slow
 def test_rows_and_addresses_lead_to_pictures_and_back_leads_back(three, open_page, report):
     page = open_page(report(three), alone=True)
     address = page.evaluate("location.pathname")

@@ -6,6 +6,8 @@ import pytest
 
 from mi_sweeps.analysis.frames import by_prompt, load
 
+pytestmark = pytest.mark.slow
+
 RUNS = ("run-0.0001-constant-0", "run-0.0001-constant-1")
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import pandas as pd
+import pytest
 
 from mi_sweeps.analysis.report import write_report
 from tests.analysis.test_page import draw, rows
+
+pytestmark = pytest.mark.slow
 
 
 def data_of(file):

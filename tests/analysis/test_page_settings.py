@@ -9,6 +9,8 @@ from mi_sweeps.analysis.inference.courses import courses
 from tests.analysis.test_page import change, draw, draw_parallel, rows
 from tests.analysis.test_page_circuits import caption, family_of, verdicts, z_rows
 
+pytestmark = pytest.mark.slow
+
 RATES = {"run-0.0001-constant-0": "lr 0.0001", "run-0.0002-constant-0": "lr 0.0002"}
 
 

@@ -132,6 +132,7 @@ def test_estimates_and_paths_cost_the_page_little(make_output, tmp_path):
     assert len(json.dumps(Page(write_report(output).read_text()).data)) < 1.1 * before
 
 
+@pytest.mark.slow
 def test_a_page_that_would_be_too_large_shows_fewer_checkpoints_and_says_so(make_output):
     output = folder.read(make_output(seeds=(0, 1), steps=range(0, 200, 8)))
     frames = tabulate(output)

@@ -195,6 +195,7 @@ class Oracle:
 
 
 @pytest.mark.parametrize("kind", [kind for kind, known in KNOWN.items() if kind != "nope" and not known.refused])
+@pytest.mark.slow
 def test_a_later_checkpoint_is_patched_as_plain_hooks_patch_it(kind, pairs, patching, mini_tokenizer, caplog):
     known = KNOWN[kind]
     sites = get_args(Site)

@@ -39,6 +39,7 @@ def found(make_model, make_short_pairs):
     return cross.table(view).to_pandas(), own
 
 
+@pytest.mark.slow
 def test_both_ways_with_each_other_checkpoint_and_never_with_itself(found):
     table, own = found
     ways = set(zip(table["into_step"], table["source_step"], strict=True))

@@ -56,6 +56,7 @@ def by_site(table):
     return rows.set_index(["site", "layer", "head", "position"]).sort_index()
 
 
+@pytest.mark.slow
 def test_the_engine_changes_no_table(job):
     sites = "patching.sites=[resid_pre,mlp_out,z,k,pattern]"
     fast, table = job(sites)

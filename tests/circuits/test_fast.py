@@ -237,6 +237,7 @@ def test_one_prompt_and_one_change_at_a_time_give_the_same(random_model, make_sh
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.slow
 def test_memory_changes_no_result(make_model, make_short_pairs, family, patching):
     model, pairs = make_model(family), make_short_pairs("first")
     chosen = patching("resid_pre", "mlp_out", "z", "k")

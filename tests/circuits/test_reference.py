@@ -60,6 +60,7 @@ def test_every_site_equals_transformer_lens(bridge, make_test_pairs):
 
 @pytest.mark.parametrize("heads", ["all", "end"])
 @pytest.mark.parametrize("corruption", ["second", "both"])
+@pytest.mark.slow
 def test_prompts_of_unequal_length_in_one_batch_equal_one_at_a_time(bridge, make_short_pairs, corruption, heads):
     pairs = make_short_pairs(corruption)
     assert len(set(pairs.clean.end.tolist())) > 1

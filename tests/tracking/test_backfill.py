@@ -29,6 +29,7 @@ def steps(run):
     return {attempt.folder.parent.parent.name: sorted(attempt.steps()) for attempt in wandb_folders.of_run(run)}
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_not_tracked_is_uploaded_as_if_it_had_been(call, output, points, run, server):
     code, printed, _ = call("track", "mine", f"output={output}")
     assert code == 0

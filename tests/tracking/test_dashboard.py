@@ -193,6 +193,7 @@ def test_dry_runs_need_no_login_and_are_the_same_bytes(call, monkeypatch):
 
 @pytest.mark.parametrize("operation", ["Viewer", "View", "upsertView"])
 @pytest.mark.parametrize("how", [500, "time-out"])
+@pytest.mark.slow
 def test_a_server_in_trouble_is_one_line(call, views, server, output, monkeypatch, operation, how):
     call("mine")
     before = (output / "sweeps" / "mine" / "wandb.json").read_text(), dict(views.saved)

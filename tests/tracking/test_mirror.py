@@ -113,6 +113,7 @@ class Killer(Listener):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_a_wandb_that_is_killed_harms_no_run_and_the_mirror_goes_on(small, tmp_path, caplog, cores, signum):
     points = expand([*small, "tracking=wandb", f"output={tmp_path / 'o'}"])
     assert not execute(points, listener=Killer(signum, cores)).failed

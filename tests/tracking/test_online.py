@@ -109,6 +109,7 @@ def test_a_resumed_run_goes_on_at_the_step_after(call, point, run, online):
         ("RunResumeStatus", 429),
     ],
 )
+@pytest.mark.slow
 def test_a_server_that_is_busy_or_slow_for_a_while_is_asked_again(call, point, run, online, what, fault):
     def fails(request):
         if (request.what, request.count) != (what, 1):
@@ -142,6 +143,7 @@ def silent(server, monkeypatch):
 
 
 @pytest.mark.parametrize("how", [unreachable, failing, refusing, silent])
+@pytest.mark.slow
 def test_without_a_server_the_run_is_mirrored_offline_and_uploaded_later(
     call, point, run, online, monkeypatch, caplog, how
 ):
@@ -170,6 +172,7 @@ def test_a_server_that_did_not_answer_is_not_asked_by_every_job(point, run, onli
 
 
 @pytest.mark.parametrize("status", [500, 403])
+@pytest.mark.slow
 def test_a_server_that_is_lost_in_the_middle_has_all_after_a_sync(call, point, run, online, caplog, status):
     def between(step):
         if step == 2:

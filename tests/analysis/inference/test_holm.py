@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from statsmodels.stats.multitest import multipletests
 
 from mi_sweeps.analysis.inference.holm import holm
 
 
+@pytest.mark.slow
 def test_what_is_shown_is_what_statsmodels_says():
     random = np.random.default_rng(0)
     for size in (1, 2, 7, 40):

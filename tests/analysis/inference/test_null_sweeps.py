@@ -10,6 +10,8 @@ from mi_sweeps.analysis.inference.tables import of_frames
 from mi_sweeps.analysis.inference.words import sentences
 from mi_sweeps.cli import main
 
+pytestmark = pytest.mark.slow
+
 SHORT = (
     *("seed=0,1", "corruption=first,second", "task.prompts.train=96", "task.prompts.heldout=48"),
     *("task.prompts.two_name=0", "train.steps=12", "checkpoint.every=4", "checkpoint.steps=[]"),

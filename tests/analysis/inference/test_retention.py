@@ -54,6 +54,7 @@ def at(found, step, what="head"):
     return found[(found["step"] == step) & (found["what"] == what)]
 
 
+@pytest.mark.slow
 def test_it_is_of_the_other_task_alone(found):
     assert set(found["task"]) == {"ioi2"}
     assert set(found["corruption"]) == {"ioi2-first"}

@@ -19,6 +19,7 @@ def judged(gain: np.ndarray, gap: np.ndarray, heads: int | None = None, *, seeds
     return judge(found, critical_value(found), checkpoint, seeds=len(gain) > 1 if seeds is None else seeds)
 
 
+@pytest.mark.slow
 def test_of_144_null_heads_at_24_checkpoints_any_matters_in_5_of_100_sweeps():
     """At the worst, where each of them recovers just DELTA, and independent of all others."""
     random = np.random.default_rng(0)
