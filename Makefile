@@ -27,7 +27,7 @@ test: lint types docs slurm pytest
 # Without PART: the parts changed since the last commit.
 PART = $(shell git diff --name-only HEAD | sed -nE 's,^((mi_sweeps|tests)/)?(test_)?([a-z_]+)[/.].*py$$,\4,p' | sort -u)
 PARTS = $(subst cluster,slurm,$(subst commands,cli,$(PART)))
-FOUND = $(sort $(wildcard $(foreach part,$(PARTS),tests/$(part) tests/test_$(part).py)))
+FOUND = $(sort $(wildcard $(foreach part,$(PARTS),tests/$(part) tests/test_$(part)*.py)))
 test-fast: lint types
 	$(if $(FOUND),$(BIN)/pytest -n 2 -m 'not slow and not download' $(FOUND),@echo 'no tests of "$(PART)": give PART' >&2; exit 2)
 

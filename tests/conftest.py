@@ -125,6 +125,38 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
 
 
 @pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, str, str]]:
+    """Runs a command; gives the exit code, what it printed and what it complained of."""
+    from mi_sweeps import cli
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return stopped.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must fail with one line; gives the line."""
+    from mi_sweeps import cli
+
+    def run(*arguments: object, code: int = 2) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        complaint = capsys.readouterr().err
+        assert stopped.value.code == code
+        assert complaint.startswith("error: ")
+        assert complaint.count("\n") == 1, complaint
+        return complaint
+
+    return run
+
+
+@pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub, and no hub."""
     from huggingface_hub import constants, hf_api

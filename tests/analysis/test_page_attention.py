@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.analysis.test_page import draw
+from tests.analysis.pages import draw
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.inference.wins import interval
-from tests.analysis.test_page import change, numbers, rows
+from tests.analysis.pages import change, numbers, rows
 
 
 @pytest.fixture

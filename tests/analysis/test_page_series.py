@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mi_sweeps.analysis.report import write_report
-from tests.analysis.test_page import draw, rows
+from tests.analysis.pages import draw, rows
 
 pytestmark = pytest.mark.slow
 

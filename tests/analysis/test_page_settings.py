@@ -6,8 +6,8 @@ import pytest
 
 from mi_sweeps.analysis.frames import load
 from mi_sweeps.analysis.inference.courses import courses
-from tests.analysis.test_page import change, draw, draw_parallel, rows
-from tests.analysis.test_page_circuits import caption, family_of, verdicts, z_rows
+from tests.analysis.page_circuits import caption, family_of, verdicts, z_rows
+from tests.analysis.pages import change, draw, draw_parallel, rows
 
 pytestmark = pytest.mark.slow
 

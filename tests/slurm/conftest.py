@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from mi_sweeps import cli
 from mi_sweeps.config import SlurmConfig
 from mi_sweeps.sweeps.grid import expand
 
@@ -95,17 +94,3 @@ def launcher(defaults: SlurmConfig) -> Callable[..., SlurmConfig]:
         return SlurmConfig.model_validate(OmegaConf.to_container(values))
 
     return make
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[object, str, str]]:
-    """Runs a command; gives the exit code, what it printed and what it complained of."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return stopped.value.code, printed.out, printed.err
-
-    return run

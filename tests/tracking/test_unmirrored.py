@@ -64,9 +64,8 @@ def test_a_disabled_wandb_is_obeyed_and_reported(call, point, grid, output, monk
     for command in (["track"], ["sync"], ["dashboard"]):
         code, _, complaint = call(*command, f"output={output}")
         assert code == 2
-        assert complaint == (
-            "error: WANDB_MODE=disabled: wandb is switched off in this shell; `unset WANDB_MODE` switches it on\n"
-        )
+        assert complaint.startswith("error: WANDB_MODE=disabled: ") and complaint.count("\n") == 1
+        assert "`unset WANDB_MODE`" in complaint
 
 
 def test_the_worst_is_reported_and_each_command_fixes_its_own(point, output):

@@ -75,7 +75,7 @@ def test_what_was_only_estimated_or_has_one_prompt_is_not_concluded_of():
     job = planted(np.full((2, 2), 0.9)).jobs[0]
     estimated = replace(job, sites={"z (approximate)": replace(job.sites["z"], patched=None)})
     assert said(family("z (approximate)", [estimated])).startswith("z (approximate) was estimated and not patched")
-    assert said(planted(np.full((2, 2), 0.9), prompts=1)) == "There is one prompt, so nothing can be concluded."
+    assert said(planted(np.full((2, 2), 0.9), prompts=1)).startswith("There is one prompt, so nothing")
 
 
 def test_a_run_that_stopped_ends_its_group_there_and_the_sentence_says_so():
