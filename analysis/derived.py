@@ -17,7 +17,7 @@ from .findings.learned import learned
 from .findings.questions import OF_TABLES, arranged
 from .findings.sudden import is_reported
 from .folder import Output
-from .frames import Frames, examined_in, sound
+from .frames import Frames, examined_in, sound_runs
 from .inference import changes, retention, shares, trajectories, words
 from .inference.courses import courses
 from .inference.tables import COURSES, VERDICTS, course_rows, of_output, verdict_rows
@@ -124,7 +124,8 @@ def _named(rows: pd.DataFrame, frames: Frames) -> pd.DataFrame:
 def _of_runs(found: Finding, output: Output, frames: Frames) -> Finding:
     """Add to a finding the runs that it rests on, and the last checkpoint that they share."""
     own = frames.runs[frames.runs["setting"].astype(str).isin(found.setting.split(" | "))]
-    of_settings = pd.concat([own.iloc[:0], *(sound(rows) for _, rows in own.groupby("setting"))])
+    of_settings = own[own["run_id"].isin(sound_runs(own))]
+    found = _without(found, len(own) - len(of_settings))
     if not found.patching:
         there = of_settings["run_id"].isin(frames.metrics["run_id"])
         return replace(found, run_ids=tuple(of_settings.loc[there, "run_id"]))
@@ -143,6 +144,14 @@ def _of_runs(found: Finding, output: Output, frames: Frames) -> Finding:
         scope = f"{found.scope}{', ' if found.scope else ''}{words.up_to(max(shared))}"
         return replace(found, run_ids=runs, scope=scope)
     return replace(found, run_ids=runs)
+
+
+def _without(found: Finding, diverged: int) -> Finding:
+    """Add to the scope how many runs that diverged are left out, unless the finding says so itself."""
+    said = words.left_out(diverged)
+    if not diverged or said in f"{found.statement} {found.scope}":
+        return found
+    return replace(found, scope="; ".join(filter(None, (found.scope, said))))
 
 
 def _setting_by_setting(

@@ -140,7 +140,7 @@ def scope(found: Iterable[Family], rows: pd.DataFrame, what: str | None = None) 
         what: the number of verdicts in words, if it is not places × checkpoints.
     """
     each = list(found)
-    scopes = list(dict.fromkeys(words.scope(one) for one in each))
+    scopes = list(dict.fromkeys(words.scope(one, is_caption=True) for one in each))
     counts = f"{_prompts(rows)}, {counted(rows['run_id'].nunique(), 'run')}; "
     many = [what] if what else dict.fromkeys(words.verdicts_of(one) for one in each)
     judged = any(one.gain is not None or len(one.jobs) > 1 for one in each)

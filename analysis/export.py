@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..store.files import replacing
 from . import derived, folder, measured
 from .columns import COLUMNS, OF_PROMPTS, TABLES, typed
-from .frames import examined_in, rows_of_prompts, sound, tables_of, tabulate
+from .frames import examined_in, rows_of_prompts, sound_runs, tables_of, tabulate
 
 MEASURED = tuple(name for name in FURTHER if name != "patterns")
 """Measured tables that are exported; whole attention patterns are too large."""
@@ -98,7 +98,7 @@ def left_out(files: Sequence[Path]) -> list[str]:
     """
     file = next(file for file in files if file.stem == "runs")
     runs = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype={"run_id": str})
-    kept = {run_id for _, own in runs.groupby("setting", dropna=False) for run_id in sound(own)["run_id"]}
+    kept = sound_runs(runs)
     return [run_id for run_id in runs["run_id"] if run_id not in kept]
 
 

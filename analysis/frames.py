@@ -95,6 +95,11 @@ def sound(runs: pd.DataFrame) -> pd.DataFrame:
     return runs if diverged.all() else runs[~diverged]
 
 
+def sound_runs(runs: pd.DataFrame) -> set[str]:
+    """Ids of the runs that count in a mean over their setting."""
+    return {run_id for _, own in runs.groupby("setting", dropna=False) for run_id in sound(own)["run_id"]}
+
+
 @folder.collector_paused()
 def tabulate(
     output: folder.Output, paths: bool = True, most: int | None = None, damaged: list[str] | None = None

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..columns import typed
 from ..folder import Output, Patch
-from ..frames import Frames, sound
+from ..frames import Frames, sound, sound_runs
 from ..inference.families import Family, Job, family, jobs
 from ..inference.retention import task_of
 from .designs import of_levels, of_seeds
@@ -77,8 +77,9 @@ def of_output(
         if "roles" in wanted:
             names = list(dict.fromkeys(job.patch.run_id for job in read))
             yield from _roles("seed", str(patching), read, names, patched, damaged)
+    kept = sound_runs(runs)
     for group in across(output, runs):
-        own = patches[patches["run_id"].isin(list(group.level))]
+        own = patches[patches["run_id"].isin(kept.intersection(group.level))]
         for patching, rows in own.groupby("patching", sort=False, observed=True):
             read = jobs(output, runs, rows["patch_id"], damaged)
             key = {"setting": group.setting, "patching": str(patching)}
@@ -88,7 +89,7 @@ def of_output(
                 if same and len(set(levels)) > 1 and only in (None, one.site):
                     design = of_levels(levels, WORDS[group.axis])
                     yield "agreement", of_agreement(group.axis, key, one, design, only is not None)
-            first = {level: run_id for run_id, level in reversed(group.level.items())}
+            first = {level: run_id for run_id, level in reversed(group.level.items()) if run_id in kept}
             if "roles" in wanted:
                 yield from _roles(group.axis, str(patching), read, list(first.values())[::-1], patched, damaged)
 

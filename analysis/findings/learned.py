@@ -10,8 +10,8 @@ import pandas as pd
 from ...counting import counted
 from ...training.outcome import SHARE_ROUNDING, THRESHOLDS, learned_by
 from ..frames import Frames, sound
+from ..inference import words
 from ..inference.wins import interval
-from ..inference.words import up_to
 from ..summaries import band, first_step
 from .finding import Finding
 
@@ -64,7 +64,7 @@ def _of_setting(setting: str, rows: pd.DataFrame, metric: str, left_out: int, di
     if diverged:
         said += "; the run diverged" if len(runs) == 1 else f"; all {len(runs)} runs diverged"
     if left_out:
-        said += f"; {counted(left_out, 'run')} that diverged {'is' if left_out == 1 else 'are'} left out"
+        said += f"; {words.left_out(left_out)}"
     verdict = "learned" if there.all() else "learned by some" if there.any() else "lost" if fell else "not learned"
     if starts.all() and there.all():
         verdict = "from the start"
@@ -74,7 +74,7 @@ def _of_setting(setting: str, rows: pd.DataFrame, metric: str, left_out: int, di
     else:
         scope = "on these prompts, for other seeds" if several else "on these prompts, in this run"
     if rows["step"].max() > shared[-1]:
-        scope += f", {up_to(shared[-1])}"
+        scope += f", {words.up_to(shared[-1])}"
     yield Finding(
         "learned", setting, "", f"{said}.", verdict, last["mean"], last["low"], last["high"], "share",
         int(rows["n"].max()), len(runs) == 1, scope, "metrics", run_ids=runs,

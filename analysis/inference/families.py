@@ -37,6 +37,10 @@ class Job:
     """Attribution by kind; empty without values by prompt, or if it was not read."""
     wins: dict[int, Bool[np.ndarray, " prompt"]] = field(default_factory=dict)
     """For a patch job on another task: which held-out prompts are won, by step."""
+    diverged: frozenset[str] = frozenset()
+    """Runs of its setting that diverged."""
+    is_alone: bool = False
+    """Whether all other runs of its setting diverged."""
 
     @cached_property
     def prompts(self) -> list[tuple[str, int]]:
@@ -89,6 +93,13 @@ class Family:
         examined = {step for one in own if one is not None for step in one.steps if step < self.steps[-1]}
         missing = {step for job in self.jobs for step in job.patch.missing_steps}
         return tuple(sorted((examined | missing) - set(self.steps)))
+
+    @property
+    def left_out(self) -> int:
+        """How many runs of its settings are left out because they diverged; 0 for one of several runs."""
+        diverged = frozenset[str]().union(*(job.diverged for job in self.jobs))
+        is_of_one = len(self.jobs) == 1 and not self.jobs[0].is_alone
+        return 0 if is_of_one or diverged & {job.patch.run_id for job in self.jobs} else len(diverged)
 
     @property
     def checkpoint(self) -> Int[np.ndarray, " place"]:
@@ -162,14 +173,24 @@ def jobs(
     """
     wanted, setting = set(patch_ids), dict(zip(runs["run_id"], runs["setting"], strict=True))
     found = [(run, patch) for run in output.runs for patch in run.patches if patch.patch_id in wanted]
+    diverged, others = _ended(runs)
     texts = configs.texts([configs.of_run(run.config, run.contents) for run, _ in found])
     made = []
     for (run, patch), text in zip(found, texts, strict=True):
         config = text | {"seed": str(run.config.get("seed"))}
         tables = read(patch, damaged, steps)
         own = attribution_values(tables) if attribution else {}
-        made.append(Job(patch, str(setting[run.run_id]), config, sites_by_prompt(tables), own, wins_by_prompt(tables)))
+        sites, wins, name = sites_by_prompt(tables), wins_by_prompt(tables), str(setting[run.run_id])
+        ended = diverged.get(name, frozenset()), others.get(name, 0) <= 1
+        made.append(Job(patch, name, config, sites, own, wins, *ended))
     return [job for job in made if job.sites]
+
+
+def _ended(runs: pd.DataFrame) -> tuple[dict[str, frozenset[str]], dict[str, int]]:
+    """The runs of each setting that diverged, and how many others it has."""
+    has_diverged = runs["status"] == "diverged"
+    ids = {str(setting): frozenset(own) for setting, own in runs[has_diverged].groupby("setting")["run_id"]}
+    return ids, {str(setting): n for setting, n in runs.loc[~has_diverged, "setting"].value_counts().items()}
 
 
 def families(jobs: Sequence[Job]) -> Iterator[Family]:

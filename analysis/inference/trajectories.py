@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ...errors import UserError
 from ..columns import typed
 from ..folder import Output, RunRecord
-from ..frames import Frames
+from ..frames import Frames, sound_runs
 from ..measured import each
 from ..prompts import at_steps
 from .clocks import STEP, clocks, epoch_ends
@@ -168,7 +168,8 @@ class Trajectories:
         output: Output | None = frames.output
         runs = {run.run_id: run for run in output.runs} if output else {}
         settings = dict(zip(frames.runs["run_id"], frames.runs["setting"].astype(object), strict=True))
-        made = cls(runs, {run_id: str(setting) for run_id, setting in settings.items()}, frames.metrics)
+        metrics = frames.metrics[frames.metrics["run_id"].isin(sound_runs(frames.runs))]
+        made = cls(runs, {run_id: str(setting) for run_id, setting in settings.items()}, metrics)
         return made if wanted is None else replace(made, wanted=wanted)
 
     def add(self, key: Key, one: Family) -> None:

@@ -59,10 +59,15 @@ def range_of(low: float, high: float) -> str:
     return f" [{number(low)}, {number(high)}]" if np.isfinite(low) and np.isfinite(high) else ""
 
 
-def scope(family: Family) -> str:
-    """The scope of a family's intervals and verdicts, in a few words."""
+def scope(family: Family, is_caption: bool = False) -> str:
+    """The scope of a family's intervals and verdicts, in a few words.
+
+    Args:
+        is_caption: whether a caption counts the runs that are left out (`analysis.missing`).
+    """
     prompts, runs = len(family.prompts), counted(len(family.jobs), "run")
     stopped = f", {up_to(family.steps[-1])}" if family.stopped else ""
+    stopped += f", {left_out(family.left_out)}" if family.left_out and not is_caption else ""
     stopped += _without(family)
     if family.gain is None:
         if len(family.jobs) == 1:
@@ -72,6 +77,11 @@ def scope(family: Family) -> str:
         return f"{counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts and other seeds"
     these = "this run" if len(family.jobs) == 1 else "these runs"
     return f"{counted(prompts, 'prompt')}, {runs}{stopped}; for other prompts in {these}, not for other seeds"
+
+
+def left_out(count: int) -> str:
+    """For runs that diverged."""
+    return f"{counted(count, 'run')} that diverged {'is' if count == 1 else 'are'} left out"
 
 
 def up_to(step: int) -> str:

@@ -15,6 +15,8 @@ from mi_sweeps.analysis.findings.looked import looked
 from mi_sweeps.analysis.findings.onsets import onsets
 from mi_sweeps.analysis.findings.questions import QUESTIONS
 from mi_sweeps.analysis.frames import load
+from mi_sweeps.analysis.inference import trajectories
+from mi_sweeps.analysis.inference.families import families, jobs
 from mi_sweeps.analysis.inference.onset_rows import ONSETS
 from mi_sweeps.analysis.inference.retention import RETENTION
 
@@ -190,3 +192,35 @@ def test_a_run_that_stopped_is_among_those_that_kept_a_task():
     rows = [row | {"run_id": run_id, "step": step, "verdict": verdict} for run_id, step, verdict in of_runs]
     (one,) = kept(typed(pd.DataFrame(rows), RETENTION))
     assert one.verdict == "lost by some" and "kept in 1, lost in 1 of 2 runs" in one.statement
+
+
+def test_a_diverged_run_is_in_no_finding_and_each_says_so(make_output, folders):
+    """Nor can it be the fifth seed that an answer on a curve needs."""
+    steps = (0, 8, 16, 24)
+    output = make_output(seeds=range(4), steps=steps, layers=2, heads=2, corruptions=("first",), by_prompt=True)
+    folders.write_run(output, "stopped", seed=4, steps=steps, diverged=22)
+    folders.write_patch(output, "stopped", "stopped-first", seed=4, steps=steps, layers=2, heads=2, by_prompt=True)
+    frames = load(output)
+    found = findings(frames)
+    assert {"learned", "heads", "sudden", "seeds"} <= set(found["question"])
+    said = found["statement"] + found["scope"]
+    assert (said.str.count("1 run that diverged is left out") == 1).all()
+    assert found["runs"].max() == 4 and not found["run_ids"].str.contains("stopped").any()
+    curves = trajectories.of_frames(frames)["transitions"]
+    assert curves["curve"].nunique() > 1
+    assert (curves["run_id"] != "stopped").all() and curves["runs"].max() == 4
+
+
+def test_a_run_of_its_own_does_not_tell_of_others(make_output, folders):
+    output = make_output(seeds=(0, 1), steps=(0, 8), layers=2, heads=2, corruptions=("first",), by_prompt=True)
+    folders.write_run(output, "stopped", seed=2, steps=(0, 8), diverged=7)
+    frames = load(output)
+
+    def left_out(*seeds):
+        own = [f"run-0.0001-constant-{seed}-first" for seed in seeds]
+        return next(families(jobs(frames.output, frames.runs, own))).left_out
+
+    assert (left_out(0), left_out(1), left_out(0, 1)) == (0, 0, 1)
+    folders.write_run(output, "run-0.0001-constant-1", seed=1, steps=(0, 8), diverged=7)
+    frames = load(output)
+    assert (left_out(0), left_out(1)) == (2, 0)
