@@ -2,8 +2,9 @@
 
 A sign is known where the 95% interval of the mean over prompts excludes zero; a change lies halfway between two
 successive known signs that differ. The number of changes within WINDOW steps of an epoch's end is compared with its
-distribution when all changes of a run are shifted together, circularly, by a random time, 1000 times. Heads that change
-at the same time still do; only the relation to the ends of epochs is lost.
+distribution when all changes of all runs are shifted together, circularly, by a random time, 1000 times. Heads that
+change at the same time still do, and so do runs, which share their base model and prompts; only the relation to the
+ends of epochs is lost.
 """
 
 from __future__ import annotations
@@ -63,16 +64,13 @@ def at_epoch_ends(changes: Sequence[Sequence[float]], ends: Sequence[float], fir
         first: the first checkpoint; `last`: the last one.
     """
     within = np.array([end for end in ends if first <= end <= last])
-    own = [np.array(one) for one in changes if len(one)]
-    n = sum(map(len, own))
-    observed = sum(_near(one, within) for one in own)
+    own = np.array([change for one in changes for change in one])
+    n, observed = len(own), _near(own, within)
     if not n or not len(within):
         return Reversals(observed, float("nan"), float("nan"), n)
-    random, length = np.random.default_rng(SEED), last - first
-    shifted = np.zeros(SHIFTS, int)
-    for one in own:
-        for draw, shift in enumerate(random.uniform(0, length, SHIFTS)):
-            shifted[draw] += _near(first + (one - first + shift) % length, within)
+    length = last - first
+    shifts = np.random.default_rng(SEED).uniform(0, length, SHIFTS)
+    shifted = np.array([_near(first + (own - first + shift) % length, within) for shift in shifts])
     return Reversals(observed, float(shifted.mean()), float((1 + (shifted >= observed).sum()) / (1 + SHIFTS)), n)
 
 

@@ -37,7 +37,7 @@ def test_a_change_may_take_several_checkpoints():
 def test_planted_changes_at_epoch_ends_are_found():
     found = at_epoch_ends([reversals(STEPS, effects([64, 64, 128]))] * 4, ENDS, 0, 184)
     assert (found.observed, found.n) == (12, 12)
-    assert found.expected < 4 and found.p < 0.01
+    assert found.expected < 4 and found.p < 0.05
 
 
 def test_random_changes_are_not():
@@ -45,6 +45,14 @@ def test_random_changes_are_not():
     random = np.random.default_rng(0)
     p = [at_epoch_ends(random.uniform(0, 184, (4, 3)), ENDS, 0, 184).p for _ in range(40)]
     assert np.mean(np.array(p) < 0.05) <= 0.1
+
+
+def test_runs_that_change_at_about_the_same_times_are_no_more_events():
+    """Runs share the base model and the prompts, and so when a head turns, wherever epochs end."""
+    random = np.random.default_rng(0)
+    times = random.uniform(8, 176, (60, 1, 1)) + 3 * random.standard_normal((60, 8, 1))
+    p = [at_epoch_ends(of_runs.clip(0, 184), (37.5, 75.0, 112.5, 150.0), 0, 184).p for of_runs in times]
+    assert np.mean(np.array(p) < 0.05) <= 0.05
 
 
 def test_heads_that_change_together_count_as_one_event():

@@ -142,7 +142,7 @@ def test_signs_are_counted_at_the_ends_of_epochs():
     found.add(("all", "heads", "first"), planted(turned, runs=6))
     (row,) = found.sign_changes().to_dict("records")
     assert (row["site"], row["observed"], row["n"], row["epoch_ends"], row["runs"]) == ("z", 6, 6, 2, 6)
-    assert row["p"] < 0.01 and row["expected"] < 4
+    assert 0.2 < row["p"] < 0.4 and row["expected"] < 4  # runs that turn together are one event
 
 
 def test_no_tables_make_empty_ones():
