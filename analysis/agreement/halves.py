@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 SPLITS = 24
 GROUPS = 8
@@ -25,9 +24,9 @@ class Halves:
     """Similarity of runs on disjoint halves of the prompts."""
 
     rank: Between
-    """Spearman correlation of the effects."""
+    """Spearman correlation of the effects. Ties are broken as if each prompt's effect had a little noise of its own."""
     jaccard: dict[int, Between]
-    """Jaccard index of the k largest heads, by k."""
+    """Jaccard index of the k largest heads, by k; ties as for `rank`."""
 
 
 def halves(gain: Float[np.ndarray, "run head prompt"], sizes: Sequence[int], splits: int = SPLITS) -> Halves:
@@ -42,17 +41,23 @@ def halves(gain: Float[np.ndarray, "run head prompt"], sizes: Sequence[int], spl
     group = random.permutation(prompts) % min(GROUPS, prompts)
     kept = np.stack([np.ones(prompts, bool), *(group != one for one in range(min(GROUPS, prompts)))])
     mean = _means(gain, kept, order)
-    ranks = stats.rankdata(mean, axis=-1)
+    # Broken by position, ties would be broken alike in all runs, and pass for agreement.
+    ties = _means(np.where(np.isnan(gain), np.nan, random.standard_normal(gain.shape)), kept, order)
+    ranks = np.where(np.isnan(mean).any(axis=-1, keepdims=True), np.nan, _places(mean, ties))
     ranks -= ranks.mean(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         ranks /= np.sqrt((ranks**2).sum(axis=-1, keepdims=True))
-    size = np.abs(mean)
-    place = np.argsort(np.argsort(-size, axis=-1, kind="stable"), axis=-1, kind="stable")
+    place = _places(-np.abs(mean), ties)
     jaccard = {}
     for k in sizes:
         shared = _together((place < k).astype(float))
         jaccard[k] = _mean(shared / (2 * k - shared))
     return Halves(_mean(_together(ranks)), jaccard)
+
+
+def _places(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """Number the heads from the smallest value; among equal ones, from the smallest of `ties`."""
+    return np.argsort(np.lexsort((ties, values), axis=-1), axis=-1)
 
 
 def _means(gain: np.ndarray, kept: np.ndarray, order: np.ndarray) -> Float[np.ndarray, "group split half run head"]:

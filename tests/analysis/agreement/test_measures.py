@@ -79,3 +79,15 @@ def test_halves_are_disjoint():
 def test_intervals_hold_the_truth():
     for share in (0.5, 0.9):
         assert coverage(share, 30)[0].min() >= 0.85
+
+
+def test_heads_without_any_effect_agree_on_nothing():
+    """Two of sixteen act. The order of the others, whose effects are exactly 0, is chance."""
+    gain = np.zeros((5, 16, 48))
+    gain[:, [3, 9]] = np.array([2.0, 1.0])[:, None] + 0.2 * np.random.default_rng(0).standard_normal((5, 2, 48))
+    found = {(one.measure, one.k): one for one in agreements(gain, of_seeds(5))}
+    assert found["jaccard", 1].value == 1
+    five, rank = found["jaccard", 5], found["rank", None]
+    assert five.value < 0.5 and five.answer is Answer.CANNOT_TELL  # without noise in the ties: 1, agree
+    assert rank.value < 0.5 and rank.answer is Answer.CANNOT_TELL
+    assert str(agreements(gain, of_seeds(5))) == str(list(found.values()))
