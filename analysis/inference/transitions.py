@@ -8,6 +8,8 @@ Miranda & Koyejo 2023, arXiv:2304.15004), so a win rate is refused. `shapes` des
   over all fits that a likelihood ratio test does not reject.
 - The null is the best smooth fit: linear, exponential, a power, or a logistic at least SUDDEN of the run wide. p is the
   share of DRAWS curves, drawn from it with the curve's own noise, that are at least as steep as the curve.
+- Nothing changes if no checkpoint differs from the first, by Bonferroni. The noise of that test is the prompts' and a
+  wobble from neighbouring checkpoints, because the wobble of a fit also contains what the shape misses.
 - A second detector, which assumes no shapes (`bends`), must find a single rise at the same place.
 
 For one run the answer holds for other prompts. A setting has a transition if SHARE of its runs have one, and it has at
@@ -23,11 +25,12 @@ from enum import Enum
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from ...counting import counted
 from . import shapes
 from .bends import Rise, rise
-from .estimates import ROUNDING, quantile
+from .estimates import LEVEL, ROUNDING, quantile
 from .onsets import interval
 
 SUDDEN = 0.2
@@ -43,6 +46,11 @@ ASIDE = 3
 """Fewest checkpoints before it, and after it."""
 FEWEST = WITHIN + ASIDE
 """Fewest checkpoints of a curve that is classified."""
+MISFIT = 0.05
+"""Largest standard deviation of what the best shape leaves, as a share of the change: two to four equal sudden rises
+leave more."""
+NO_SHAPE = f"no single shape fits: the best leaves more than {100 * MISFIT:.0f}% of the change"
+BACK = "it comes and goes: the last checkpoint is not shown to differ from the first, but others are"
 SEEDS = 5
 SHARE = 0.8
 """Share of a setting's runs that must agree."""
@@ -55,9 +63,9 @@ class Answer(Enum):
     UNRESOLVED = "below resolution"
     """At least as sudden, but with fewer than WITHIN checkpoints in it."""
     GRADUAL = "gradual"
-    """Even at the lower end of its interval, the width is more than SUDDEN of the run."""
+    """Even at the lower end of its interval, the width is more than SUDDEN of the run, and a single shape fits."""
     UNCHANGED = "no change"
-    """No difference is shown between the first checkpoint and the last."""
+    """No checkpoint is shown to differ from the first."""
     CANNOT_TELL = "cannot tell"
 
 
@@ -117,14 +125,31 @@ def transition(
     if np.ptp(curve) < ROUNDING:
         return Transition(Answer.UNCHANGED, "all checkpoints are equal but for rounding", change=curve[-1] - curve[0])
     covariance = shapes.of_prompts(values) if values.shape[1] > 2 else np.zeros((len(time), len(time)))
-    fit = shapes.fit(time, curve, covariance)
-    change, freedom = curve[-1] - curve[0], len(time) - shapes.MOST
-    error = np.sqrt(fit.covariance[0, 0] + fit.covariance[-1, -1] - 2 * fit.covariance[0, -1])
-    if abs(change) <= max(float(quantile(freedom)) * error, ROUNDING):
-        return Transition(
-            Answer.UNCHANGED, "first and last checkpoint do not differ measurably", change=change, wobble=fit.wobble
-        )
-    return _judged(time, curve, fit, draws)
+    wobble = _wobble(time, curve, covariance)
+    noise, change, freedom = covariance + wobble**2 * np.eye(len(time)), curve - curve[0], len(time) - shapes.MOST
+    error = np.sqrt(np.maximum(noise.diagonal() + noise[0, 0] - 2 * noise[0], 0.0))
+    if abs(change[-1]) > max(float(quantile(freedom)) * error[-1], ROUNDING):
+        return _judged(time, curve, shapes.fit(time, curve, covariance), draws)
+    of_all = stats.t.isf((1 - LEVEL) / 2 / (len(time) - 1), freedom)
+    if (np.abs(change) > np.maximum(of_all * error, ROUNDING)).any():
+        return Transition(Answer.CANNOT_TELL, BACK, change=change[-1], wobble=wobble)
+    return Transition(
+        Answer.UNCHANGED, "no checkpoint differs measurably from the first", change=change[-1], wobble=wobble
+    )
+
+
+def _wobble(time: np.ndarray, curve: np.ndarray, covariance: np.ndarray) -> float:
+    """Standard deviation at each checkpoint that prompts do not account for, from how far each checkpoint is from the
+    line between its neighbours, so whatever the curve's shape (Gasser, Sroka & Jennen-Steinmetz 1986, Biometrika 73).
+    """
+    inner = np.arange(1, len(time) - 1)
+    weights = np.zeros((len(inner), len(time)))
+    weights[inner - 1, inner - 1] = (time[2:] - time[1:-1]) / (time[2:] - time[:-2])
+    weights[inner - 1, inner + 1] = 1 - weights[inner - 1, inner - 1]
+    weights[inner - 1, inner] = -1
+    of_prompts = ((weights @ covariance) * weights).sum(axis=1)
+    left = ((weights @ curve) ** 2 - of_prompts) / (weights**2).sum(axis=1)
+    return float(np.sqrt(max(left.mean(), 0.0)))
 
 
 def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) -> Transition:
@@ -139,10 +164,13 @@ def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) ->
     flat = int((time <= t50 - width).sum())
     before = float((curve[flat - 1] - curve[0]) / change) if flat else float("nan")
     within = len(time) - int((time < start).sum()) - int((time > end).sum())
+    fitted = fit.fitted(best)
+    misfit = float(np.sqrt(np.mean((curve - fitted) ** 2))) > MISFIT * abs(change)
     p, steepness, bent = float("nan"), float(known.steepness[best]), None
     if high < SUDDEN:  # otherwise it is not a transition, whatever they say
         (p, steepness), bent = _p(fit, draws), rise(time, curve)
     reasons = [
+        *([NO_SHAPE] if misfit else []),
         *([f"the width may be {100 * high:.0f}% of the run"] if high >= SUDDEN else []),
         *([f"{earlier} checkpoints before it"] if earlier < ASIDE else []),
         *(["no plateau before it"] if not flat else []),
@@ -151,7 +179,9 @@ def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) ->
         *([f"p = {p:.3f} against a smooth course"] if p >= SIGNIFICANT else []),
         *([] if high >= SUDDEN or _agrees(bent, t50, width, time) else ["change points show no sudden rise there"]),
     ]
-    if low >= SUDDEN:
+    if low >= SUDDEN and misfit:
+        answer, reason = Answer.CANNOT_TELL, NO_SHAPE
+    elif low >= SUDDEN:
         answer, reason = Answer.GRADUAL, f"from 10% to 90% takes at least {100 * low:.0f}% of the run"
     elif reasons:
         answer, reason = Answer.CANNOT_TELL, "; ".join(reasons)
@@ -163,7 +193,7 @@ def _judged(time: np.ndarray, curve: np.ndarray, fit: shapes.Fit, draws: int) ->
     return Transition(
         answer, reason, fit.best_shape(), p, steepness, t50, float(middles.min()), float(middles.max()),
         width, low * length, high * length, before, within, bent.middle if bent else float("nan"), change, fit.wobble,
-        start, tuple(fit.fitted(best).tolist()),
+        start, tuple(fitted.tolist()),
     )  # fmt: skip
 
 
@@ -193,6 +223,9 @@ def over_runs(found: Sequence[Transition]) -> Transition:
     counts = Counter(one.answer for one in found)
     answers = ", ".join(f"{count} {answer.value}" for answer, count in counts.most_common())
     said = f"{counted(len(found), 'run')}: {answers}"
+    for why in (NO_SHAPE, BACK):
+        if count := sum(one.reason == why for one in found):
+            said += f"; in {count} {why}"
     answer = Answer.CANNOT_TELL
     if len(found) < SEEDS:
         said += f"; at least {SEEDS} are needed"

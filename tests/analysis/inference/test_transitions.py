@@ -7,8 +7,8 @@ import pytest
 
 from mi_sweeps.analysis.inference import shapes
 from mi_sweeps.analysis.inference.bends import rise, straight
-from mi_sweeps.analysis.inference.simulations import CURVES, curve
-from mi_sweeps.analysis.inference.transitions import Answer, Transition, over_runs, transition
+from mi_sweeps.analysis.inference.simulations import CURVES, curve, logistic
+from mi_sweeps.analysis.inference.transitions import BACK, NO_SHAPE, Answer, Transition, over_runs, transition
 
 STEPS = np.array([0, 10, 20, *range(28, 72, 2), 80, 100, 120, 140, 160, 184], float)
 """Dense where the planted ones rise."""
@@ -46,6 +46,40 @@ def test_a_step_between_two_checkpoints_is_below_resolution():
 def test_a_flat_curve_has_no_change():
     assert judged("nothing", 1).answer is Answer.UNCHANGED
     assert transition(STEPS, np.ones((len(STEPS), 48))).answer is Answer.UNCHANGED
+
+
+EVERY = np.arange(0.0, 185.0, 8.0)
+
+
+def gone(kind):
+    """Means that rise by 3 logits and fall back, at EVERY."""
+    return {
+        "hump": 3 * np.exp(-(((EVERY - 60) / 30) ** 2)),
+        "collapse": np.where(EVERY < 100, 3 * -np.expm1(-EVERY / 20), 0.0),
+    }[kind]
+
+
+@pytest.mark.parametrize("prompts", [48, 1])
+@pytest.mark.parametrize("kind", ["hump", "collapse"])
+def test_a_curve_that_rises_and_falls_back_has_changed(kind, prompts):
+    values = curve(np.random.default_rng(0), lambda t, _: gone(kind) / 3, EVERY)
+    found = transition(EVERY, values if prompts > 1 else values.mean(axis=1, keepdims=True))
+    assert found.answer is Answer.CANNOT_TELL and found.reason == BACK
+    assert over_runs([found] * 5).reason == f"5 runs: 5 cannot tell; in 5 {BACK}"
+
+
+def test_a_small_difference_of_the_ends_is_not_lost_in_a_large_rise_between_them():
+    values = curve(np.random.default_rng(0), lambda t, _: (gone("hump") + 0.5 * t / 184) / 3, EVERY)
+    found = transition(EVERY, values)
+    assert found.answer is Answer.CANNOT_TELL and NO_SHAPE in found.reason
+
+
+@pytest.mark.parametrize("steps", [STEPS, EVERY])
+def test_two_sudden_rises_are_not_gradual(steps):
+    """Each takes 8 of 184 steps; one slow rise is the shape that fits best."""
+    values = curve(np.random.default_rng(0), lambda t, _: (logistic(8)(t, 40) + logistic(8)(t, 84)) / 2, steps)
+    found = transition(steps, values)
+    assert found.answer is Answer.CANNOT_TELL and NO_SHAPE in found.reason
 
 
 def test_a_rise_without_a_plateau_is_no_transition():
