@@ -42,9 +42,9 @@ class Course(Enum):
     UNDEFINED = "undefined at the end"
     """It mattered; at the last checkpoint the corruption makes no measurable difference."""
     NEVER = "never mattered"
-    """It is small at every checkpoint that has a gap."""
+    """It is small at the first and the last checkpoint, and at every other one that has a gap."""
     UNDECIDED = "undecided"
-    """It is not shown to matter anywhere, and was not small everywhere."""
+    """It is not shown to matter anywhere, and not shown to be small everywhere."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,10 @@ def _course(number: int, verdict: np.ndarray, other_way: np.ndarray, halves: _Ha
     none: Onset = (None, None, None)
     mattered = verdict == "matters"
     if not mattered.any():
-        defined = verdict[verdict != "undefined"]
-        return Course.NEVER if len(defined) and (defined == "small").all() else Course.UNDECIDED, none
+        # Where the first or the last checkpoint has no gap, it may have mattered before or may matter later.
+        small = verdict == "small"
+        never = small[0] and small[-1] and (small | (verdict == "undefined")).all()
+        return Course.NEVER if never else Course.UNDECIDED, none
     if not mattered[-1]:
         if verdict[-1] == "small":
             return Course.LOST if halves is not None and halves.is_less[number] else Course.OUTGROWN, none

@@ -3,8 +3,8 @@
 A patch job on another task's prompts (`patching.also`) examines the same prompts at every checkpoint. Each checkpoint
 is compared with the first one (step 0, unless a series lacks it), prompt by prompt:
 
-- the win rate of each run, by McNemar's exact test with Holm's correction over its checkpoints, and by the simultaneous
-  interval of its difference (Tango's, Bonferroni over the checkpoints);
+- the win rate of each run, by McNemar's exact test with Holm's correction over all runs of the group and their
+  checkpoints, and by the interval of its difference (Tango's, Bonferroni over the run's checkpoints);
 - the fraction that patching each head recovers, by the simultaneous interval of the difference.
 
 *Kept* requires that the interval lies within ±DELTA (two one-sided tests); the mere absence of a difference is not
@@ -17,7 +17,7 @@ chance that any verdict is wrong is 5% for each kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -83,8 +83,7 @@ def of_output(
     for key, patch_ids in groups(patches[patches["patch_id"].isin(other)], runs):
         own = jobs(output, runs, patch_ids, damaged)
         of = dict(zip(GROUP, key, strict=True)) | {"task": other[patch_ids[0]]}
-        for job in own:
-            yield typed(win_rates(job).assign(**of), RETENTION)
+        yield typed(win_rates(own).assign(**of), RETENTION)
         for one in families(own):
             if one.places[0][1] is not None:
                 yield typed(heads(one).assign(**of), RETENTION)
@@ -96,16 +95,21 @@ def task_of(about: Mapping[str, Any]) -> str | None:
     return str(task.get("name")) if task else None
 
 
-def win_rates(job: Job) -> pd.DataFrame:
-    """Compares a run's win rate at each later checkpoint with the first."""
-    since, *steps = sorted(job.wins) or [0]
-    found = [change(job.wins[since], job.wins[step]) for step in steps]
-    if not found:
-        return pd.DataFrame()
-    shown = holm(np.array([one.p for one in found]))
+def win_rates(jobs: Sequence[Job]) -> pd.DataFrame:
+    """Compares the win rate of each run of a group, at each later checkpoint, with the first.
+
+    The correction is over all of them, or else some of many runs in which nothing changed would be lost.
+    """
+    found = [
+        (job, since, step, len(steps), change(job.wins[since], job.wins[step]))
+        for job in jobs
+        for since, *steps in [sorted(job.wins) or [0]]
+        for step in steps
+    ]
+    shown = holm(np.array([one.p for *_, one in found]))
     rows = []
-    for step, one, is_shown in zip(steps, found, shown, strict=True):
-        low, high = one.interval(1 - (1 - LEVEL) / len(found))
+    for (job, since, step, many, one), is_shown in zip(found, shown, strict=True):
+        low, high = one.interval(1 - (1 - LEVEL) / many)
         verdict = Retained.CANNOT_TELL
         if low > -DELTA and high < DELTA:
             verdict = Retained.KEPT

@@ -86,6 +86,12 @@ def test_where_the_gap_goes_a_head_is_neither_lost_nor_there():
     assert (result.course, result.last) == (Course.UNDEFINED, 24)
 
 
+@pytest.mark.parametrize("gap", [(0, 0, 4, 4, 4, 4), (4, 4, 4, 4, 0, 0), (0, 0, 0, 4, 0, 0)])
+def test_a_head_without_a_gap_at_an_end_is_not_said_to_have_never_mattered(gap):
+    assert course(*[0.0] * 6, gap=np.array(gap, float)).course is Course.UNDECIDED
+    assert course(*[0.0] * 6, gap=np.array([4, 4, 0, 0, 4, 4.0])).course is Course.NEVER
+
+
 def test_what_does_not_change_has_not_formed():
     """As a sweep with a learning rate of nothing: heads of all sizes, with the same noise at each checkpoint."""
     (job,) = planted(np.linspace(0, 1, 40)[None], noise=1.0).jobs

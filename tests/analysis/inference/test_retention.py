@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from mi_sweeps import api
+from mi_sweeps.analysis.columns import typed
 from mi_sweeps.analysis.export import export
+from mi_sweeps.analysis.findings.kept import kept
 from mi_sweeps.analysis.frames import load
-from mi_sweeps.analysis.inference.retention import retention
+from mi_sweeps.analysis.inference.retention import RETENTION, retention, win_rates
 from mi_sweeps.cli import main
 from mi_sweeps.models.mini import FOLDER
+
+from .planted import planted
 
 HEAD = (2, 1)
 """That which carries most of the task."""
@@ -104,14 +110,26 @@ def test_it_is_exported_and_read_from_python(output, found, tmp_path):
 def test_few_prompts_keep_nothing(output):
     """For want of a difference nothing is kept: of six prompts, not even where nothing changed."""
     from mi_sweeps.analysis.inference.families import jobs
-    from mi_sweeps.analysis.inference.retention import win_rates
 
     frames = load(output)
     (job,) = jobs(frames.output, frames.runs, frames.patches[frames.patches["task"] == "ioi2"]["patch_id"])
     few = {step: won[:48] for step, won in job.wins.items()}
-    assert (
-        win_rates(job.__class__(job.patch, job.setting, job.config, job.sites, wins=few))["verdict"][0] == "cannot tell"
-    )
+    assert win_rates([replace(job, wins=few)])["verdict"][0] == "cannot tell"
+
+
+def test_a_run_that_lost_some_prompts_by_chance_is_not_lost_among_many():
+    """8 of 100 lost and 1 gained: p = 0.04, in one of five runs whose others did not change."""
+    won = np.arange(100) < 80
+    worse = won.copy()
+    worse[:8], worse[80] = False, True
+    (job,) = planted(np.zeros((2, 1))).jobs
+    five = [replace(job, wins={0: won, 8: worse if at == 2 else won}) for at in range(5)]
+    assert win_rates(five[2:3])["verdict"].tolist() == ["lost"]
+    rows = win_rates(five)
+    assert rows["verdict"].tolist() == ["kept", "kept", "cannot tell", "kept", "kept"] and rows["p"][2] < 0.05
+    of = {"setting": "all", "patching": "heads", "corruption": "ioi2-first", "task": "ioi2"}
+    (said,) = kept(typed(rows.assign(**of, run_id=[f"r{at}" for at in range(5)]), RETENTION))
+    assert said.verdict == "cannot tell" and "kept in 4, cannot tell in 1 of 5 runs" in said.statement
 
 
 def test_tables_of_before_tell_nothing(make_output):
