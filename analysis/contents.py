@@ -44,9 +44,16 @@ def distinguishing(runs: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
     return {run_id: own for run_id, own in found.items() if own}
 
 
-def unrecorded(runs: Iterable[RunRecord]) -> str:
-    """Says how many runs of earlier versions use files whose contents nobody recorded; empty if none does."""
-    count = sum("contents" not in run.about and bool(run.config) and _has_files(run.config) for run in runs)
+def unrecorded(runs: Iterable[RunRecord], settings: Mapping[str, str]) -> str:
+    """Says how many runs of earlier versions use files whose contents nobody recorded, although they share a setting
+    with other runs; empty if none does.
+
+    Args:
+        settings: the setting of each run, by id.
+    """
+    size = Counter(settings.values())
+    several = [run for run in runs if run.config and size[settings[run.run_id]] > 1]
+    count = sum("contents" not in run.about and _has_files(run.config) for run in several)
     if not count:
         return ""
     have = "1 run was" if count == 1 else f"{count} runs were"
@@ -102,8 +109,8 @@ def _is_same(run: RunRecord, other: RunRecord) -> bool:
 
 def _has_files(config: Mapping[str, Any]) -> bool:
     model, task = config.get("model") or {}, config.get("task") or {}
-    names = [model.get("path"), model.get("tokenizer"), *(task[key] for key in task if key.endswith("path"))]
-    return any(names)
+    own = [] if "{seed}" in str(model.get("path")) else [model.get("path")]
+    return any([*own, model.get("tokenizer"), *(task[key] for key in task if key.endswith("path"))])
 
 
 def _grouped(keyed: Iterable[tuple[Hashable, One]]) -> Iterable[list[One]]:

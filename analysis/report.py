@@ -145,7 +145,7 @@ def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list
     room_for_circuits = room - len(_json(outline))
     if damaged is not None:
         damaged += [line for line in left_out or () if line not in damaged]
-    told = unrecorded(output.runs)
+    told = unrecorded(output.runs, dict(zip(frames.runs["run_id"], frames.runs["setting"], strict=True)))
     note = " ".join(filter(None, (told, _note(frames.every, runs) if frames.unread else "")))
     text = _json(payload.with_circuits(outline, output, frames, conclusions, note))
     while len(text) > room and (runs > 1 or every < checkpoints):

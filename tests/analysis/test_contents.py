@@ -100,14 +100,20 @@ def test_code_that_earlier_versions_recorded_counts(tmp_path, folders, record):
 
 
 def test_files_that_nobody_recorded_are_told(tmp_path, folders, record):
+    def told():
+        return unrecorded(read(tmp_path / "outputs").runs, settings(tmp_path / "outputs"))
+
     for seed in (0, 1):
         folders.write_run(tmp_path / "outputs", f"run-{seed}", seed=seed)
-    assert unrecorded(read(tmp_path / "outputs").runs) == ""
-    config = read(tmp_path / "outputs").runs[0].config
-    record("run-0", config=config | {"model": {"name": "local", "path": "/a/model"}})
-    assert unrecorded(read(tmp_path / "outputs").runs).startswith("1 run was made by a version that did not record")
-    record("run-0", contents={})
-    assert unrecorded(read(tmp_path / "outputs").runs) == ""
+    assert told() == ""
+    for run in read(tmp_path / "outputs").runs:
+        record(run.run_id, config=run.config | {"model": {"name": "local", "path": "/a/model"}})
+    assert told().startswith("2 runs were made by a version that did not record")
+    for run_id in ("run-0", "run-1"):
+        record(run_id, contents={"model_content": OLD})
+    assert told() == ""
+    folders.write_series(tmp_path / "outputs", "series")
+    assert told() == ""
 
 
 def test_two_patch_jobs_of_a_run_are_not_two_runs(folders, make_output):
