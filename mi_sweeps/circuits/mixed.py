@@ -2,7 +2,8 @@
 
 Every weight belongs to exactly one part: `embed`, `attn` or `mlp` of a layer, or `unembed`. Norms belong to the part
 that reads or writes through them, the final norm to `unembed`. If embedding and unembedding share a matrix, `embed`
-is its use for looking up tokens and `unembed` its use for logits, and each is replaced separately.
+is its use for looking up tokens and `unembed` its use for logits, and each is replaced separately. So is a norm that
+attention and MLP share (Phi, StableLM's parallel blocks): `attn` is its use by attention, `mlp` its use by the MLP.
 """
 
 from __future__ import annotations

@@ -37,6 +37,13 @@ def draws(model: SingleModel) -> bool:
     return any(map(_draws, [text, *(part for part in text.values() if isinstance(part, dict))]))
 
 
+def has_router_loss(model: SingleModel) -> bool:
+    """Whether Hugging Face's own loss of a mixture of experts adds an auxiliary loss of its router."""
+    values = {} if isinstance(model, ScratchConfig) else _values(model)
+    values |= values.get("text_config") or {}
+    return values.get("output_router_logits") is True and values.get("router_aux_loss_coef", 1) != 0
+
+
 def _draws(values: Mapping[Any, Any]) -> bool:
     """Whether one of these keys makes training random."""
     return any(

@@ -1,4 +1,5 @@
-"""What cannot be examined in the models of a plan. Does not import torch, so that `plan` can print it."""
+"""What cannot be examined in the models of a plan, and what is not trained as one may expect. Does not import torch, so
+that `plan` can print it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mi_sweeps.circuits.architectures import examined
-from mi_sweeps.models.config_json import model_type
+from mi_sweeps.models.config_json import has_router_loss, model_type
 from mi_sweeps.series.checkpoints import single
 from mi_sweeps.sweeps.points import GridPoint
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def lines(points: Sequence[GridPoint], type_of: Callable[[SingleModel], str | None] = model_type) -> list[str]:
-    """Returns a line for each model of which not everything can be examined, or which TransformerLens patches.
+    """Returns a line for each model of which not everything can be examined, or which TransformerLens patches, and for
+    each that is fine-tuned without its router's loss.
 
     Args:
         type_of: returns a model's `model_type`.
@@ -24,12 +26,17 @@ def lines(points: Sequence[GridPoint], type_of: Callable[[SingleModel], str | No
     Raises:
         UserError: one of them cannot be examined as requested.
     """
-    found: dict[str, str | None] = {}
+    found: dict[str, list[str | None]] = {}
     for point in points:
         # Keyed by plain values: most of thousands of points do not differ in these.
         key = json.dumps([point.values["model"], point.values["patching"]], sort_keys=True, default=str)
         if key not in found:
             config = point.config
             model = single(config)
-            found[key] = examined(model, config.patching, type_of(model))
-    return list(dict.fromkeys(line for line in found.values() if line))
+            found[key] = [examined(model, config.patching, type_of(model))]
+            if not point.is_series and has_router_loss(model):
+                found[key].append(
+                    f"model={model.name}: its config.json asks for a router's auxiliary loss (output_router_logits), "
+                    "but only the cross-entropy is trained on"
+                )
+    return list(dict.fromkeys(line for lines in found.values() for line in lines if line))

@@ -10,7 +10,7 @@ import torch
 from mi_sweeps.circuits.chosen_sets import halves, named
 from mi_sweeps.circuits.measures import check_prompts
 from mi_sweeps.circuits.paths import receivers
-from mi_sweeps.config import Config
+from mi_sweeps.config import Config, ScratchConfig
 from mi_sweeps.errors import UserError
 from mi_sweeps.models.load import check_files, load_config, load_tokenizer, pick_device
 from mi_sweeps.series.checkpoints import single
@@ -18,14 +18,17 @@ from mi_sweeps.store.hashes import digest
 from mi_sweeps.sweeps import memory, model_notes
 from mi_sweeps.sweeps.points import GridPoint
 from mi_sweeps.tasks import audit
+from mi_sweeps.tasks.encoding import adds_bos
 from mi_sweeps.tasks.load import load, patched_pairs
 from mi_sweeps.tasks.pairs import Pairs, uncorrupted_note
+from mi_sweeps.tasks.prompt_task import PromptTask
+from mi_sweeps.tasks.questions import QuestionTask
 from mi_sweeps.tasks.task import Task
 from mi_sweeps.training.schedules import resolve
 from mi_sweeps.training.trainable import check_trainable
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def check(points: Sequence[GridPoint]) -> list[str]:
@@ -53,7 +56,9 @@ def check(points: Sequence[GridPoint]) -> list[str]:
         config = point.config.for_patching
         pick_device(config.launcher.device)
         if source not in tasks:
-            tasks[source] = load(config, load_tokenizer(single(config)))
+            tokenizer = load_tokenizer(single(config))
+            tasks[source] = load(config, tokenizer)
+            lines += [line for line in _without_bos(config, tasks[source], tokenizer) if line not in lines]
             if (name := digest(values["model"])) not in networks:
                 networks[name] = check_files(single(config))
             about = [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
@@ -77,6 +82,18 @@ def check(points: Sequence[GridPoint]) -> list[str]:
     device = pick_device(points[0].config.launcher.device)
     gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     return lines + [line for line in memory.lines(points, gpu=gpu) if line.startswith("warning")]
+
+
+def _without_bos(config: Config, task: Task, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    """A line if prompts of text lack the BOS with which the tokenizer itself begins texts."""
+    if not isinstance(task, PromptTask | QuestionTask) or isinstance(config.model, ScratchConfig):
+        return []
+    if config.model.prepend_bos or tokenizer is None or not adds_bos(tokenizer):
+        return []
+    return [
+        f"model={config.model.name}: its tokenizer begins texts with {tokenizer.bos_token}, but prompts do not "
+        "(model.prepend_bos=false); if it was trained with that, use model.prepend_bos=true"
+    ]
 
 
 def _check_tokens(config: Config, pairs: Pairs) -> None:

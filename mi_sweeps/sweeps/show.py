@@ -128,8 +128,8 @@ def zoomed(run_id: str, proof: Mapping[str, Any]) -> str:
     same = proof["same"]
     last = max(same, key=int)
     return (
-        f"run {run_id} equals run {proof['of']}: the weights are the same at all {len(same)} shared checkpoints, "
-        f"the last at step {last} (hash {same[last]})"
+        f"run {run_id} equals run {proof['of']}: the stored weights are the same at all {len(same)} shared "
+        f"checkpoints, the last at step {last} (hash {same[last]})"
     )
 
 

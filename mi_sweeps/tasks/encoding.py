@@ -135,6 +135,12 @@ def tokenize(text: str, tokenizer: PreTrainedTokenizerBase, prepend_bos: bool) -
     return tokens, spans
 
 
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer itself begins texts with BOS, as those of Llama and Gemma do."""
+    bos: int | None = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
 def _answers(prompt: Shown, tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:
     """The tokens of the answer and of the subjects that it is compared with."""
     words = (prompt.answer, *prompt.subjects)

@@ -1,7 +1,8 @@
 """Proves that a run trained again, with more checkpoints kept, is the same run.
 
 `checkpoint.zoom_of` names the original. Wherever both keep a checkpoint, the stored tensors are compared bit for bit.
-So the checkpoints between two equal ones are those that the original passed through but did not keep.
+So the checkpoints between two equal ones are those that the original passed through but did not keep; with storage
+`delta`, up to the rounding of what is stored: other fp32 weights may have the same bf16 difference.
 """
 
 from __future__ import annotations

@@ -265,6 +265,35 @@ def test_shapley_values_sum_to_the_whole_difference_prompt_by_prompt(crossed):
     equal(sum(value - crossed.into for value in ours.values()), crossed.source - crossed.into, "sum", 1e-4)
 
 
+@pytest.mark.parametrize(("name", "options"), [("phi", {}), ("stablelm", {"use_parallel_residual": True})])
+def test_a_norm_that_attention_and_mlp_share_is_replaced_where_each_reads_through_it(name, options, make_model, pairs):
+    """One part has the other model's norm, and the other still reads through its own."""
+    into = make_model(name, **options)
+    source = another(into)
+    ours = found(cross(describe(into), describe(source), pairs, ("weights",), 2, 1 << 20), "weights")
+    for layer in range(2):
+        prefix = f"model.layers.{layer}"
+        norm = source.get_submodule(f"{prefix}.input_layernorm")
+        whole = with_weights(into, source, pairs, [f"{prefix}.input_layernorm"])
+        equal(ours["norm", layer, None], whole, (name, layer))
+        for part, module in (("attn", "self_attn"), ("mlp", "mlp")):
+            mixed = copy.deepcopy(into)
+            read: list[Tensor] = []
+
+            def through(module, args, kwargs, read=read, norm=norm):
+                value = norm(read[-1])
+                return ((value, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": value})
+
+            mixed.get_submodule(prefix).register_forward_pre_hook(lambda module, args, read=read: read.append(args[0]))
+            target = mixed.get_submodule(f"{prefix}.{module}")
+            target.load_state_dict(source.get_submodule(f"{prefix}.{module}").state_dict())
+            target.register_forward_pre_hook(through, with_kwargs=True)
+            theirs = logit_diff(mixed, pairs)
+            equal(ours[part, layer, None], theirs, (name, part, layer))
+            names = [f"{prefix}.{module}", f"{prefix}.input_layernorm"]
+            assert (theirs - with_weights(into, source, pairs, names)).abs().max() > 1e-3, "both through one norm"
+
+
 def test_shapley_values_of_the_other_way_are_the_same(models, pairs, crossed):
     # Each order is walked backwards too, and backwards into `source` is forwards into `into`.
     back = cross(*(describe(model) for model in reversed(models)), pairs, ("shapley",), 2, 1 << 20)

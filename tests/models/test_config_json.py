@@ -59,6 +59,33 @@ def test_a_model_draws_if_training_steps_from_the_same_weights_differ(
     assert torch.equal(*gradients) == (not random)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "more"),
+    [
+        ("mixtral", {**MOE, "output_router_logits": True}, True),
+        ("mixtral", {**MOE, "output_router_logits": True, "router_aux_loss_coef": 0.0}, False),
+        ("mixtral", MOE, False),
+        ("llama", LLAMA, False),
+    ],
+)
+def test_a_model_has_a_router_loss_if_its_own_loss_is_more_than_the_cross_entropy(
+    kind: str, values: dict[str, Any], more: bool, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **values}))
+    model = ModelConfig(name="local", hub=None, revision=None, path=tmp_path, prepend_bos=False)
+    assert config_json.has_router_loss(model) == more
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
+    tokens = torch.arange(24)[None] + 3
+    with torch.no_grad():
+        found = network(tokens, labels=tokens)
+    own = torch.nn.functional.cross_entropy(found.logits[0, :-1], tokens[0, 1:])
+    assert (abs(found.loss - own) > 1e-4) == more
+
+
 def test_an_unknown_type_is_not_random(tmp_path: Path) -> None:
     """It cannot be loaded, so nothing is ever trained under its id."""
     (tmp_path / "config.json").write_text('{"model_type": "of_tomorrow"}')

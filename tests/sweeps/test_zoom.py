@@ -118,7 +118,7 @@ def test_a_zoom_has_the_checkpoints_that_a_run_with_all_of_them_has(call, small,
     assert not zoomed.checkpoint(9).exists()  # It ended at the first checkpoint of the run at or after 7.
     hashes = {str(step): checkpoints.checksum(run.checkpoint(step)) for step in (0, 4, 8)}
     assert read_json(zoomed.path / "run.json")["zoom"] == {"of": run.run_id, "same": hashes}
-    result = f"run {zoomed.run_id} equals run {run.run_id}: the weights are the same at all 3 shared checkpoints"
+    result = f"run {zoomed.run_id} equals run {run.run_id}: the stored weights are the same at all 3 shared checkpoints"
     assert result in printed
     jobs = 1 if model == "mini" else 2
     assert f"sweep zoom-{run.run_id}: 1 fine-tune (1 to do), {jobs} patch job" in printed
@@ -150,7 +150,7 @@ def test_a_zoom_is_a_run_like_any_other(call, output):
     assert sorted(path.name for path in zoomed.path.glob("patches/*/tables/*")) == ["000005.parquet", "000007.parquet"]
     code, printed, _ = call("show", zoomed.run_id, f"output={output}")
     assert code == 0
-    assert f"equals run {run.run_id}: the weights are the same at all 3 shared checkpoints" in printed
+    assert f"equals run {run.run_id}: the stored weights are the same at all 3 shared checkpoints" in printed
     assert call("report", f"output={output}")[0] == 0
     page = (output / "report.html").read_text()
     assert zoomed.run_id in page
@@ -170,7 +170,7 @@ def test_a_stacked_run_is_trained_in_its_stack(call, tmp_path):
     assert "3 fine-tunes (3 done)" in printed
     for run in runs:
         zoomed = zoomed_of(output, run)
-        assert f"run {zoomed.run_id} equals run {run.run_id}: the weights are the same" in printed
+        assert f"run {zoomed.run_id} equals run {run.run_id}: the stored weights are the same" in printed
         assert_equal_weights(weights(zoomed, 8), weights(run, 8))
 
 
