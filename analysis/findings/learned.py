@@ -54,7 +54,9 @@ def _of_setting(setting: str, rows: pd.DataFrame, metric: str, left_out: int, di
     goal = _percent(THRESHOLDS[metric])
     if len(steps) == len(runs):
         when = f"{steps.min()}" if steps.min() == steps.max() else f"{steps.min()} to {steps.max()}"
-        said += f"; {goal} was first reached at checkpoint {when}"
+        already = starts.all()
+        said += f"; {goal} was {'already' if already else 'first'} reached at checkpoint {when}"
+        said += ", the first that was examined" if already else ""
     elif len(steps):
         said += f"; {len(steps)} of {len(runs)} runs reached {goal}, the first of them at checkpoint {steps.min()}"
     else:
@@ -66,7 +68,7 @@ def _of_setting(setting: str, rows: pd.DataFrame, metric: str, left_out: int, di
     if left_out:
         said += f"; {words.left_out(left_out)}"
     verdict = "learned" if there.all() else "learned by some" if there.any() else "lost" if fell else "not learned"
-    if starts.all() and there.all():
+    if starts.all() and there.all() and not shared[0]:
         verdict = "from the start"
     several = len(runs) > 1
     if metric in OF_PROMPTS:

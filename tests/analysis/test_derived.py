@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from mi_sweeps.analysis import looks
 from mi_sweeps.analysis.columns import typed
 from mi_sweeps.analysis.derived import findings
 from mi_sweeps.analysis.findings.kept import kept
+from mi_sweeps.analysis.findings.learned import learned
 from mi_sweeps.analysis.findings.looked import looked
 from mi_sweeps.analysis.findings.onsets import onsets
 from mi_sweeps.analysis.findings.questions import QUESTIONS
@@ -147,6 +149,15 @@ def test_what_was_learned_and_lost_is_not_learned(make_output, folders, turned, 
         folders.turn(output, "run-0.0003-constant-0")
     (one,) = findings(load(output)).query("question == 'learned'").itertuples()
     assert one.verdict == verdict and said in one.statement
+
+
+@pytest.mark.parametrize(("first", "verdict"), [(0, "from the start"), (8, "learned")])
+def test_what_was_there_at_the_first_checkpoint_may_have_been_reached_before(make_output, first, verdict):
+    frames = load(make_output(lrs=(3e-4,), corruptions=()))
+    metrics = frames.metrics[frames.metrics["step"] >= first].assign(value=0.95)
+    (one,) = learned(replace(frames, metrics=metrics))
+    assert one.verdict == verdict
+    assert f"; 90% was already reached at checkpoint {first}, the first that was examined" in one.statement
 
 
 def test_a_setting_that_only_diverged_says_so(make_output, folders):
