@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from mi_sweeps.analysis.inference.estimates import estimate, of_means
-from mi_sweeps.analysis.inference.verdicts import DELTA, Judged, critical_value, judge, judge_means, largest
+from mi_sweeps.analysis.inference.verdicts import (
+    DELTA,
+    MATTERS,
+    SMALL,
+    Judged,
+    critical_value,
+    judge,
+    judge_means,
+    largest,
+)
 
 from .worlds import world
 
@@ -41,6 +50,24 @@ def test_nor_by_seeds_that_differ_and_agree_by_chance(runs):
         noise = 0.05 * random.standard_normal((runs, 16 * 6, 24))
         wrong += judged(np.tile(gain, (1, 6, 1)) + noise, np.tile(gap, (1, 6, 1)), 16).matter().any()
     assert wrong / 60 <= 0.1  # 5% and its error over 60
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_nor_by_a_few_heads_that_differ_between_seeds_while_most_do_not(runs):
+    """A quarter of the heads: just DELTA on the whole, and not quite the same from checkpoint to checkpoint."""
+    random = np.random.default_rng(runs)
+    heads, checkpoints = 16, 6
+    varying = np.arange(heads) < 4
+    wrong, small = 0, []
+    for _ in range(40):
+        always, now = (random.standard_normal((runs, count, heads)) for count in (1, checkpoints))
+        of_run = np.where(varying, DELTA, 0.0) + np.where(varying, 0.03, 0.002) * (0.9 * always + 0.4 * now)
+        gain, gap = world(random, runs, heads * checkpoints, 24, of_run.reshape(runs, -1, 1), shared=0.02, own=0.01)
+        verdict = judged(gain, gap, heads).verdict.reshape(checkpoints, heads)
+        wrong += np.isin(verdict[:, varying], (MATTERS, SMALL)).any()
+        small.append((verdict[:, ~varying] == SMALL).mean())
+    assert wrong / 40 <= 0.1
+    assert runs == 2 or np.mean(small) > 0.9  # The others do not suffer.
 
 
 def test_each_at_its_own_is_wrong_on_almost_every_page():
