@@ -45,22 +45,29 @@ def distinguishing(runs: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
 
 
 def unrecorded(runs: Iterable[RunRecord], settings: Mapping[str, str]) -> str:
-    """Says how many runs of earlier versions use files whose contents nobody recorded, although they share a setting
-    with other runs; empty if none does.
+    """Says what is unknown of runs whose contents nobody recorded: how many are settings of their own for that reason,
+    and how many that use files share a setting all the same; empty if there are none.
 
     Args:
         settings: the setting of each run, by id.
     """
     size = Counter(settings.values())
-    several = [run for run in runs if run.config and size[settings[run.run_id]] > 1]
-    count = sum("contents" not in run.about and _has_files(run.config) for run in several)
-    if not count:
-        return ""
-    have = "1 run was" if count == 1 else f"{count} runs were"
-    return (
-        f"{have} made by a version that did not record the contents of models and prompt files: that these did not "
-        "change between runs of a setting is assumed."
-    )
+    started = [run for run in runs if run.config]
+    apart = sum("run" in run.contents for run in started)
+    of_files = [run for run in started if "contents" not in run.about and _has_files(run.config)]
+    shared = sum(size[settings[run.run_id]] > 1 for run in of_files)
+    said = []
+    if apart:
+        said.append(
+            f"{apart} runs share a configuration with others, and some of them a seed too. What else differs was not "
+            "recorded, so each is a setting of its own, and nothing is concluded about seeds."
+        )
+    if shared:
+        said.append(
+            f"{'1 run was' if shared == 1 else f'{shared} runs were'} made by a version that did not record the "
+            "contents of models and prompt files: that these did not change between runs of a setting is assumed."
+        )
+    return " ".join(said)
 
 
 def _of_configuration(runs: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
@@ -82,7 +89,7 @@ def _of_configuration(runs: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
 def _of_run(run: RunRecord, recorded: Sequence[RunRecord]) -> dict[str, str]:
     if not recorded:
         return _told(run)
-    known = next((other for other in recorded if other is run or _is_same(run, other)), None)
+    known = run if "contents" in run.about else next((other for other in recorded if _is_same(run, other)), None)
     if known is None:
         return _told(run) | {"made": EARLIER}
     return {**known.about["contents"], "made": LATER}

@@ -132,7 +132,8 @@ def bands(contents: SweepKeys, band: Band) -> str:
     seeds = f"{one}, so there is no band" if count < 2 else f"{count} seeds; the band is {BANDS[band]}"
     return (
         "Lines are means. Runs of a setting differ only in their seed, so a line by setting is a mean over seeds "
-        f"({seeds}). A line by one key{example} is a mean over all runs with that value, whatever else differs."
+        f"({seeds}). A line by one key{example} is a mean over all runs with that value, whatever else differs. "
+        "A run that diverged counts until it stopped; the report leaves it out."
     )
 
 

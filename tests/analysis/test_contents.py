@@ -114,6 +114,8 @@ def test_files_that_nobody_recorded_are_told(tmp_path, folders, record):
     assert told() == ""
     folders.write_series(tmp_path / "outputs", "series")
     assert told() == ""
+    folders.write_series(tmp_path / "outputs", "again")
+    assert told().startswith("2 runs share a configuration with others, and some of them a seed too.")
 
 
 def test_two_patch_jobs_of_a_run_are_not_two_runs(folders, make_output):
