@@ -162,7 +162,7 @@ def _pairs(count: int) -> Pairs:
         first, second, third, fourth, fifth = (torch.randperm(LETTERS - 1, generator=random)[:5] + 1).tolist()
         clean[row] = torch.tensor([0, first, second, third, fourth, fifth, first])
         corrupted[row] = torch.tensor([0, third, second, first, fourth, fifth, first])
-    roles = (("start", "first", "second", "third", "fourth", "fifth", "end"),) * count
+    roles = (("start", "letter 1", "letter 2", "letter 3", "letter 4", "letter 5", "end"),) * count
     end = torch.full((count,), WIDTH - 1)
     texts = (Prompt("", "", (), 0),) * count
     # The answer follows the first letter: in the clean prompt the second letter, in the corrupted one the fourth.
