@@ -17,6 +17,7 @@ from mi_sweeps.series import audit, checkpoints, logged
 from mi_sweeps.series.checkpoints import Series
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import RunFolder
+from mi_sweeps.tasks import prompt_hashes
 from mi_sweeps.tasks.load import load
 from mi_sweeps.training.evaluate import Metric, evaluate
 from mi_sweeps.training.models_at import in_turn
@@ -60,7 +61,11 @@ def measure_series(
     write_json(folder.series, _about(series, missing))
 
     tokenizer = load_tokenizer(series.checkpoints[0].model)
-    task = load(config, tokenizer, cache=data_folder(config))
+    data = data_folder(config)
+    task = load(config, tokenizer, cache=data)
+    made = prompt_hashes.of_task(task, training=False)
+    prompt_hashes.compare(config, made, folder.about, prompt_hashes.record_of(data))
+    prompt_hashes.keep(prompt_hashes.record_of(data), made)
     write_json(folder.audit, dict(task.audit))
     evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
     theirs = logged.read(chosen)
@@ -72,7 +77,7 @@ def measure_series(
         if step == waiting[0].step:
             check_tokens(model, evaluated)
             rehearse(config, model, tokenizer, task)
-            write_json(folder.about, describe(config, folder, Trainable(model, {})))
+            write_json(folder.about, describe(config, folder, Trainable(model, {}), made))
         check_logits(model, evaluated["heldout"])
         new = [
             row for split, batch in evaluated.items() for row in evaluate(model, task, batch, step=step, split=split)

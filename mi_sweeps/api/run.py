@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mi_sweeps.api.sweep import Plan
+    from mi_sweeps.config import Config
     from mi_sweeps.sweeps.points import GridPoint
     from mi_sweeps.tasks.pairs import Pairs
     from mi_sweeps.tasks.task import Task
@@ -117,12 +118,24 @@ class Run(Tables):
 
     @cached_property
     def task(self) -> Task:
-        """The run's task, with `splits`, `pairs` and `metrics` (`mi_sweeps.tasks.task.Task`)."""
+        """The run's task, with `splits`, `pairs` and `metrics` (`mi_sweeps.tasks.task.Task`).
+
+        Raises:
+            UserError: it no longer makes the run's prompts.
+        """
+        return self._task_of(self._checked.config, self._folder.about)
+
+    def _task_of(self, config: Config, *records: Path) -> Task:
+        """A task, after checking that it makes the prompts that were used."""
         from mi_sweeps.identity import data_folder
+        from mi_sweeps.tasks import prompt_hashes
         from mi_sweeps.tasks.load import load
 
-        config = self._checked.config
-        return load(config, self.tokenizer, cache=data_folder(config))
+        data = data_folder(config)
+        task = load(config, self.tokenizer, cache=data)
+        made = prompt_hashes.of_task(task, training=False)
+        prompt_hashes.compare(config, made, *records, prompt_hashes.record_of(data))
+        return task
 
     def pairs(self, corruption: str, count: int | None = None) -> Pairs:
         """Returns pairs of clean and corrupted prompts, with the tokens of their logit difference.
@@ -145,15 +158,19 @@ class Run(Tables):
             several = " and ".join(map(str, sorted(counts)))
             raise UserError(f"pairs: patch jobs under corruption={corruption} have {several} prompts; give count=")
         count = count if count is not None else min(counts)
-        if not asked or asked[0].prompts_label == asked[0].corruption.name:
+        if not asked:
             return self.task.pairs(corruption, count)
         from mi_sweeps.identity import data_folder
-        from mi_sweeps.tasks.load import load, patched_pairs
+        from mi_sweeps.tasks import prompt_hashes
+        from mi_sweeps.tasks.load import patched_pairs
 
         config = asked[0].for_patching
         patching = config.patching.model_copy(update={"prompts": count})
-        task = load(config, self.tokenizer, cache=data_folder(config))
-        return patched_pairs(task, config.model_copy(update={"patching": patching}))
+        config = config.model_copy(update={"patching": patching})
+        pairs = patched_pairs(self._task_of(config) if patching.task else self.task, config)
+        made = prompt_hashes.of_pairs(pairs, config)
+        prompt_hashes.compare(config, made, prompt_hashes.record_of(data_folder(config)))
+        return pairs
 
     def zoom(self, start: int, to: int, every: int = 1, *overrides: str) -> Plan:
         """Plans a zoom, as `mi-sweeps zoom` does: training this run again with checkpoints from `start` to `to`.

@@ -24,7 +24,7 @@ from mi_sweeps.circuits.measures import take
 from mi_sweeps.circuits.network import Network
 from mi_sweeps.circuits.other_checkpoints import Others
 from mi_sweeps.circuits.paths import patch_paths, path_rows
-from mi_sweeps.circuits.record import about
+from mi_sweeps.circuits.record import about, check_prompts
 from mi_sweeps.circuits.reference import ReferenceEngine, wrap
 from mi_sweeps.circuits.view import View
 from mi_sweeps.config import Config, PatchingConfig
@@ -34,6 +34,7 @@ from mi_sweeps.models.load import load_tokenizer, pick_device
 from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.files import write_json, write_table
 from mi_sweeps.store.folders import PatchFolder, RunFolder
+from mi_sweeps.tasks import prompt_hashes
 from mi_sweeps.tasks.load import load, patched_pairs
 from mi_sweeps.tasks.pairs import Pairs, uncorrupted_note
 from mi_sweeps.tasks.task import Task
@@ -99,8 +100,15 @@ def examine(
         return
     device = pick_device(config.launcher.device)
     tokenizer = load_tokenizer(single(config))
-    task = load(config.for_patching, tokenizer, cache=data_folder(config.for_patching))
-    pairs = patched_pairs(task, config.for_patching)
+    asked = config.for_patching
+    data = data_folder(asked)
+    task = load(asked, tokenizer, cache=data)
+    pairs = patched_pairs(task, asked)
+    made = prompt_hashes.of_task(task, training=False) | prompt_hashes.of_pairs(pairs, asked)
+    own = () if config.patching.task else (run.about,)
+    prompt_hashes.compare(asked, made, *own, prompt_hashes.record_of(data))
+    check_prompts(asked, folder, pairs)
+    prompt_hashes.keep(prompt_hashes.record_of(data), made)
     if len(pairs.clean) < config.patching.prompts:
         log.warning("patching.prompts=%d: only %d prompts", config.patching.prompts, len(pairs.clean))
     for line in uncorrupted_note(pairs, config.prompts_label):

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from mi_sweeps.config import Config
 from mi_sweeps.identity import task_contents
+from mi_sweeps.store.files import read_json
 from mi_sweeps.store.folders import PatchFolder, RunFolder
 from mi_sweeps.tasks.pairs import Pairs
+from mi_sweeps.tasks.prompt_hashes import refused
 from mi_sweeps.tasks.tokens import Batch
 
 if TYPE_CHECKING:
@@ -57,6 +59,18 @@ def about(
         ],
         "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},
     }
+
+
+def check_prompts(config: Config, folder: PatchFolder, pairs: Pairs) -> None:
+    """Checks that the pairs are those of the tables that a patch job already has.
+
+    Raises:
+        UserError: they differ.
+    """
+    before = (read_json(folder.about) or {}).get("prompts")
+    now = [(one.text, other.text) for one, other in zip(pairs.clean.prompts, pairs.corrupted.prompts, strict=True)]
+    if folder.steps() and before is not None and [(one["clean"], one["corrupted"]) for one in before] != now:
+        raise refused(config, f"than {folder.about} lists")
 
 
 def words(batch: Batch, prompt: int, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:

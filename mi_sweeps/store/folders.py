@@ -12,6 +12,7 @@ OUTPUT/runs/RUN_ID/                 one fine-tune
     parts/0-of-4/                   status and log of a part, if several tasks share the checkpoints
 OUTPUT/sweeps/NAME/sweep.json       the grid points of a sweep
 OUTPUT/data/FINGERPRINT/            generated prompts
+OUTPUT/data/FINGERPRINT.json        hashes of prompts and pairs (`mi_sweeps.tasks.prompt_hashes`)
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,12 +13,14 @@ from mi_sweeps.circuits.measures import check_prompts
 from mi_sweeps.circuits.paths import receivers
 from mi_sweeps.config import Config, ScratchConfig
 from mi_sweeps.errors import UserError
+from mi_sweeps.identity import data_folder
 from mi_sweeps.models.load import check_files, load_config, load_tokenizer, pick_device
 from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.hashes import digest
+from mi_sweeps.store.sources import is_own
 from mi_sweeps.sweeps import memory, model_notes
 from mi_sweeps.sweeps.points import GridPoint
-from mi_sweeps.tasks import audit
+from mi_sweeps.tasks import audit, prompt_hashes
 from mi_sweeps.tasks.encoding import adds_bos
 from mi_sweeps.tasks.load import load, patched_pairs
 from mi_sweeps.tasks.pairs import Pairs, uncorrupted_note
@@ -45,6 +48,8 @@ def check(points: Sequence[GridPoint]) -> list[str]:
     tasks: dict[str, Task] = {}
     networks: dict[str, PreTrainedModel | None] = {}
     checked: set[str] = set()
+    records: dict[str, Path] = {}
+    made: dict[Path, prompt_hashes.Hashes] = {}
     for point in points:
         # Of thousands of points, most agree in what is checked here.
         values = point.values
@@ -59,6 +64,12 @@ def check(points: Sequence[GridPoint]) -> list[str]:
             tokenizer = load_tokenizer(single(config))
             tasks[source] = load(config, tokenizer)
             lines += [line for line in _without_bos(config, tasks[source], tokenizer) if line not in lines]
+            if is_own(config.task.target):  # The same prompts are made again, later and in other processes.
+                records[source] = known = prompt_hashes.record_of(data_folder(config))
+                trains = not (point.is_series or values["patching"].get("task"))
+                again = load(config, tokenizer)
+                made[known] = prompt_hashes.check_repeatable(config, tasks[source], again, training=trains)
+                prompt_hashes.compare(config, made[known], known)
             if (name := digest(values["model"])) not in networks:
                 networks[name] = check_files(single(config))
             about = [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]
@@ -69,6 +80,12 @@ def check(points: Sequence[GridPoint]) -> list[str]:
             tasks[source].training(0, 1, 0)  # Only training prompts repeat their answers.
         resolve(config.schedule, config.train.steps)
         pairs = patched_pairs(tasks[source], config)
+        if record := records.get(source):
+            found = prompt_hashes.of_pairs(pairs, config)
+            if found != prompt_hashes.of_pairs(patched_pairs(tasks[source], config), config):
+                raise prompt_hashes.refused(config, "each time that it is asked")
+            prompt_hashes.compare(config, found, record)
+            made[record] |= found
         _check_tokens(config, pairs)
         lines += [line for line in uncorrupted_note(pairs, config.prompts_label) if line not in lines]
         _check_patching(config, tasks[source], len(pairs.clean))
@@ -79,6 +96,8 @@ def check(points: Sequence[GridPoint]) -> list[str]:
             on_cpu = pick_device(config.launcher.device).type == "cpu"
             if getattr(config.train, word) == "bf16" and on_cpu and slow not in lines:
                 lines.append(slow)
+    for record, hashes in made.items():
+        prompt_hashes.keep(record, hashes)
     device = pick_device(points[0].config.launcher.device)
     gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     return lines + [line for line in memory.lines(points, gpu=gpu) if line.startswith("warning")]

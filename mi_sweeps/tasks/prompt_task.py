@@ -26,7 +26,7 @@ class PromptTask:
 
     def __init__(self, prompts: data.TaskData, tokenizer: PreTrainedTokenizerBase, *, prepend_bos: bool) -> None:
         self.audit = prompts.audit
-        self._prompts = prompts
+        self.prompts = prompts
         self._tokenizer = tokenizer
         self._prepend_bos = prepend_bos
         self._longest = tokenizer.model_max_length
@@ -36,12 +36,12 @@ class PromptTask:
 
     @cached_property
     def _train(self) -> Batch:
-        return repeated(self._encode(self._prompts.splits["train"]), self._prompts.repeat, self._longest)
+        return repeated(self._encode(self.prompts.splits["train"]), self.prompts.repeat, self._longest)
 
     @cached_property
     def splits(self) -> dict[str, Batch]:
         """All evaluation splits, and as many training prompts as held-out ones, balanced over the orders likewise."""
-        splits = self._prompts.splits
+        splits = self.prompts.splits
         compared = data.balanced(splits["train"], len(splits["heldout"]))
         return {split: self._encode(compared if split == "train" else rows) for split, rows in splits.items()}
 
@@ -59,6 +59,6 @@ class PromptTask:
 
     def pairs(self, corruption: str, count: int, split: str = "heldout") -> Pairs:
         """Pairs balanced over the orders, under a corruption of `mi_sweeps.tasks.corruption`."""
-        prompts = self._prompts.splits[split]
+        prompts = self.prompts.splits[split]
         chosen = trios(prompts, count) if corruption == TRIO else data.balanced(prompts, count)
-        return make_pairs(chosen, corruption, self._tokenizer, self._prompts.names, self._prepend_bos)
+        return make_pairs(chosen, corruption, self._tokenizer, self.prompts.names, self._prepend_bos)

@@ -73,7 +73,7 @@ class Question:
         for name in self.parts:
             if name in RESERVED or not name or re.search(COUNTED_BACK, name):
                 raise UserError(
-                    f"task: the prompt {self.text!r} has a part named {name!r}, which is no name for a part (nor are "
+                    f"task: the prompt {self.text!r} has a part named {name!r}, which tables use otherwise (as they do "
                     f"{', '.join(RESERVED)} and names like 'name -1'); give it another"
                 )
 
@@ -143,20 +143,20 @@ class QuestionTask:
 
     def __init__(self, questions: Questions, tokenizer: PreTrainedTokenizerBase | None, *, prepend_bos: bool) -> None:
         self.audit = questions.audit
-        self._questions = questions
+        self.asked = questions
         self._tokenizer = required(tokenizer)
         self._prepend_bos = prepend_bos
         self._follows: dict[tuple[str, str], int] = {}
 
     @cached_property
     def _train(self) -> Batch:
-        return self._encode(self._questions.train)
+        return self._encode(self.asked.train)
 
     @cached_property
     def splits(self) -> dict[str, Batch]:
         """The held-out questions, and as many training questions, balanced over the groups."""
-        heldout = self._questions.heldout
-        compared = spread(self._questions.train, len(heldout))
+        heldout = self.asked.heldout
+        compared = spread(self.asked.train, len(heldout))
         return {"train": self._encode(compared), "heldout": self._encode(heldout)}
 
     def training(self, step: int, size: int, seed: int) -> Batch:
@@ -205,7 +205,7 @@ class QuestionTask:
 
     def pairs(self, corruption: str, count: int, split: str = "heldout") -> Pairs:
         """Questions, balanced over the groups, and their corrupted partners."""
-        questions = self._questions.train if split == "train" else self._questions.heldout
+        questions = self.asked.train if split == "train" else self.asked.heldout
         chosen = spread(questions, count)
         if without := [question for question in chosen if corruption not in question.corrupted]:
             raise unknown_corruption(corruption, without[0].corrupted)

@@ -21,6 +21,7 @@ from mi_sweeps.series.checkpoints import single
 from mi_sweeps.store.endings import Diverged
 from mi_sweeps.store.files import read_json, read_table, write_json, write_table
 from mi_sweeps.store.folders import RunFolder
+from mi_sweeps.tasks import prompt_hashes
 from mi_sweeps.tasks.load import load
 from mi_sweeps.tasks.task import Task
 from mi_sweeps.tasks.tokens import Batch
@@ -169,7 +170,11 @@ def begin(
     device = pick_device(config.launcher.device)
     torch.manual_seed(config.seed)
     model, tokenizer = load_model(single(config), device, seed=config.seed)
-    task = load(config, tokenizer, cache=data_folder(config))
+    data = data_folder(config)
+    task = load(config, tokenizer, cache=data)
+    made = prompt_hashes.of_task(task, training=True)
+    prompt_hashes.compare(config, made, folder.about, prompt_hashes.record_of(data))
+    prompt_hashes.keep(prompt_hashes.record_of(data), made)
     evaluated = {split: batch.to(device) for split, batch in task.splits.items()}
     check_tokens(model, evaluated)
     check_logits(model, evaluated["heldout"])
@@ -186,7 +191,7 @@ def begin(
     metrics = [row for row in metrics if resumed is not None and _known_at(row, resumed)]
     if resumed is not None:
         log.info("resuming from step %d", resumed)
-    write_json(folder.about, describe(config, folder, trainable, resumed))
+    write_json(folder.about, describe(config, folder, trainable, made, resumed))
     write_json(folder.audit, dict(task.audit))
     run = TrainingState(
         config,
@@ -234,10 +239,12 @@ def read_metrics(folder: RunFolder) -> list[Metric]:
     return rows
 
 
-def describe(config: Config, folder: RunFolder, trainable: Trainable, resumed: int | None = None) -> dict[str, Any]:
+def describe(
+    config: Config, folder: RunFolder, trainable: Trainable, made: prompt_hashes.Hashes, resumed: int | None = None
+) -> dict[str, Any]:
     """The contents of run.json: the configuration, hashes of what else the run depends on (`contents`), what its id is
-    a hash of (`identity`), the software used, and what an earlier attempt recorded for the steps before the one resumed
-    from."""
+    a hash of (`identity`), hashes of the prompts (`made`), the software used, and what an earlier attempt recorded for
+    the steps before the one resumed from."""
     known = {} if resumed is None else read_json(folder.about) or {}
     contents = HashedContents()
     stacks = [stack for stack in known.get("stacks", []) if stack["from"] < (resumed or 0)]
@@ -250,6 +257,7 @@ def describe(config: Config, folder: RunFolder, trainable: Trainable, resumed: i
             "commit": _commit(config.model),
         },
         "contents": beside_configuration(config, contents),
+        prompt_hashes.KEY: made,
         **({"sources": sources} if (sources := own_sources(config, contents)) else {}),
         "identity": run_identity(config, contents),
         "versions": {name: version(name) for name in ("mi-sweeps", "torch", "transformers", "transformer-lens")},

@@ -198,7 +198,9 @@ def test_questions_that_cannot_be_asked_are_one_line(words, question, says) -> N
 
 @pytest.mark.parametrize("name", ["end", "bos", "self", "first", "previous", "other", "name -1", ""])
 def test_a_part_named_like_another_role_is_one_line(name) -> None:
-    with pytest.raises(UserError, match=rf"\Atask: the prompt .So Mary .* has a part named '{name}', which is no .*\Z"):
+    with pytest.raises(
+        UserError, match=rf"\Atask: the prompt .So Mary .* has a part named '{name}', which tables .*\Z"
+    ):
         replace(ONE, parts={**ONE.parts, name: " always"})
 
 
