@@ -62,14 +62,17 @@ def check(points: Sequence[GridPoint]) -> list[str]:
         pick_device(config.launcher.device)
         if source not in tasks:
             tokenizer = load_tokenizer(single(config))
-            tasks[source] = load(config, tokenizer)
+            own = data_folder(config) if is_own(config.task.target) else None
+            cache = own if own and own.exists() else None
+            tasks[source] = load(config, tokenizer, cache=cache)
             lines += [line for line in _without_bos(config, tasks[source], tokenizer) if line not in lines]
-            if is_own(config.task.target):  # The same prompts are made again, later and in other processes.
-                records[source] = known = prompt_hashes.record_of(data_folder(config))
+            if own:  # The same prompts are made again, later and in other processes.
+                records[source] = known = prompt_hashes.record_of(own)
                 trains = not (point.is_series or values["patching"].get("task"))
-                again = load(config, tokenizer)
-                made[known] = prompt_hashes.check_repeatable(config, tasks[source], again, training=trains)
-                prompt_hashes.compare(config, made[known], known)
+                again = load(config, tokenizer, cache=cache)
+                found = prompt_hashes.check_repeatable(config, tasks[source], again, training=trains)
+                prompt_hashes.compare(config, found, known)
+                made[known] = made.get(known, {}) | found  # Models of one content have one record.
             if (name := digest(values["model"])) not in networks:
                 networks[name] = check_files(single(config))
             about = [f"task={config.task.name}", *(f"  {line}" for line in audit.lines(tasks[source].audit))]

@@ -19,6 +19,9 @@ from mi_sweeps.tasks.tokens import Batch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+LOSSES = ("batch", "trainer")
+"""The splits of losses that training itself reports: ours, and that of whoever trained a series."""
+
 CHUNK = 64
 """Prompts per forward pass in an evaluation."""
 
@@ -81,8 +84,10 @@ def evaluate(model: PreTrainedModel, task: Task, batch: Batch, *, step: int, spl
         batch: on the model's device.
 
     Raises:
-        UserError: two metrics have the same name.
+        UserError: two metrics have the same name, or the split has that of training's own losses.
     """
+    if split in LOSSES:
+        raise UserError(f"task: a split is named {split!r}, like losses of training; rename it")
     with fused(model):
         logits = torch.cat(
             [

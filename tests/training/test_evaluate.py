@@ -150,6 +150,14 @@ def test_two_metrics_of_one_name_are_refused(
         evaluate_task(model, task, batch, step=0, split="heldout")
 
 
+def test_a_split_named_like_the_losses_of_training_is_refused(
+    batch: Batch, mini_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = stub(batch, [True] * 6, len(mini_tokenizer))
+    with pytest.raises(UserError, match=r"\Atask: a split is named 'batch', like losses of training; rename it\Z"):
+        evaluate(model, mini_tokenizer, batch, step=0, split="batch")
+
+
 def test_two_name_prompts_have_one_subject_and_no_order(mini_tokenizer: PreTrainedTokenizerBase) -> None:
     text = "When {} and {} met, {} gave a book to"
     prompts = [fill(text, ["Mary", "Tom", "Mary"], "Tom", 1), fill(text, ["Mary", "Tom", "Tom"], "Mary", 1)]
