@@ -177,6 +177,7 @@ def seed_part(variance: Places, freedom: Places, checkpoint: Int[np.ndarray, " p
         middle = np.nanmedian(own, axis=1, keepdims=True)
         ratio = np.nanmedian(np.where(middle > 0, own / middle, np.nan), axis=0)
         own = np.fmax(own, ratio * middle)
+        middle = np.nanmedian(own, axis=1, keepdims=True)
         # Of places with equal variances, one at a checkpoint is expected above this.
         share = 1 / np.maximum(np.isfinite(own).sum(axis=1, keepdims=True), 2)
         expected = middle * special.chdtri(df, share) / special.chdtri(df, 0.5)
