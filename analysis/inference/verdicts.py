@@ -6,11 +6,10 @@ multiplier bootstrap (Chernozhukov, Chetverikov & Kato 2013, Ann. Statist. 41) o
 every prompt has one sign, the same at all places, so what places share is not counted twice.
 
 Seeds are too few to bootstrap: three allow only four distinct sign patterns. Their variance is added in quadrature,
-scaled by Student's t or the family's critical value, whichever is larger. Because the smallest of many variances is
-small by chance, each is raised to at least the median at its checkpoint, and to as many times that median as is usual
-for its place at other checkpoints. Usually this is enough, as places share their seeds. If some places vary more
-between seeds than the others, each of these could be wrong on its own: their quantile of t is Bonferroni's for as many
-places as stand out.
+scaled by Student's t or the family's critical value, whichever is larger. The smallest of many estimated variances is
+too small by chance. So each is raised to at least the median at its checkpoint, times the place's usual ratio to that
+median at other checkpoints. If k places still vary more than the others, each of them could be wrong on its own, so
+their quantile of t is that at the level 0.05/k (Bonferroni).
 """
 
 from __future__ import annotations
