@@ -10,14 +10,11 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..store.hashes import digest
+from ..store.hashes import ID_LENGTH, digest
 from . import configs
 
 if TYPE_CHECKING:
     from .folder import RunRecord
-
-ID_LENGTH = 12
-"""Digits of a run's id and of a recorded hash."""
 
 LATER, EARLIER = "with recorded contents", "by an earlier version"
 
@@ -88,14 +85,14 @@ def _of_configuration(runs: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
 
 def _of_run(run: RunRecord, recorded: Sequence[RunRecord]) -> dict[str, str]:
     if not recorded:
-        return _told(run)
+        return _recorded_before(run)
     known = run if "contents" in run.about else next((other for other in recorded if _is_same(run, other)), None)
     if known is None:
-        return _told(run) | {"made": EARLIER}
+        return _recorded_before(run) | {"made": EARLIER}
     return {**known.about["contents"], "made": LATER}
 
 
-def _told(run: RunRecord) -> dict[str, str]:
+def _recorded_before(run: RunRecord) -> dict[str, str]:
     """Returns what earlier versions recorded: hashes of the user's code, and a hub model's commit."""
     code = {f"{part}_code": digest(source)[:ID_LENGTH] for part, source in run.about.get("sources", {}).items()}
     commit = (run.about.get("model") or {}).get("commit")

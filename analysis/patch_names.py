@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..store.hashes import digest
+from ..store.hashes import ID_LENGTH, digest
 from . import configs
-from .contents import ID_LENGTH
 from .folder import Patch
 
 COVERED = ("task", "also", "split")

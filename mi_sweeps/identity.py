@@ -34,7 +34,7 @@ from mi_sweeps.models.trainer import global_step
 from mi_sweeps.series import checkpoints
 from mi_sweeps.series.checkpoints import Checkpoint, Series
 from mi_sweeps.store import hashes, sources
-from mi_sweeps.store.hashes import digest, hash_files
+from mi_sweeps.store.hashes import ID_LENGTH, digest, hash_files
 from mi_sweeps.tasks import PREVIOUS_TOKEN
 from mi_sweeps.tasks.rows import parsed_differently_now
 
@@ -51,9 +51,6 @@ NORM_AFTER_ATTENTION = ("gemma2", "gemma3_text", "olmo2", "olmo3")
 
 READERS = 8
 """Threads that read the checkpoints of a series."""
-
-ID_LENGTH = 12
-"""Hex digits of an id. With 48 bits, the probability that two of 10,000 runs share an id is 2e-7."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mi_sweeps.config import Config
-from mi_sweeps.identity import ID_LENGTH, beside_configuration, run_id, task_contents
+from mi_sweeps.identity import beside_configuration, run_id, task_contents
 from mi_sweeps.models.mini import FOLDER
+from mi_sweeps.store.hashes import ID_LENGTH
 
 Make = Callable[..., Config]
 

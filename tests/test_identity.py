@@ -12,10 +12,10 @@ import pytest
 
 from mi_sweeps.config import Config, parse
 from mi_sweeps.errors import UserError
-from mi_sweeps.identity import ID_LENGTH, data_fingerprint, own_sources, patch_id, run_id
+from mi_sweeps.identity import data_fingerprint, own_sources, patch_id, run_id
 from mi_sweeps.models.mini import FOLDER
 from mi_sweeps.store import hashes
-from mi_sweeps.store.hashes import hash_files
+from mi_sweeps.store.hashes import ID_LENGTH, hash_files
 from mi_sweeps.sweeps.grid import expand
 from tests.hub import Hub, a_new_process, cached
 

@@ -106,8 +106,8 @@ def estimate(
         share = r / r_mean[..., None]
         spread = np.where(there, r - r_mean[..., None], 0.0)
         error = np.sqrt((spread**2).sum(axis=2) / (count - 1) / count)
-        is_told = (np.abs(r_mean) > np.maximum(quantile(count - 1) * error, ROUNDING)) | (count == 0)
-        has_gap = is_told.all(axis=0) & (n > 1)
+        differs = (np.abs(r_mean) > np.maximum(quantile(count - 1) * error, ROUNDING)) | (count == 0)
+        has_gap = differs.all(axis=0) & (n > 1)
         recovered = mean(of_run)
         seed_variance, seed_freedom = between_runs(of_run, settings)
         return Estimate(
@@ -145,8 +145,8 @@ def of_means(
         of_run = np.where(np.abs(gap) > ROUNDING, gain / gap, np.nan)
         middle = np.nansum(gap, axis=0) / runs
         error = np.sqrt(np.nansum((gap - middle) ** 2, axis=0) / (runs - 1) / runs)
-        is_told = (runs == 1) | (np.abs(middle) > quantile(runs - 1) * error) if has_gap is None else has_gap
-        has_gap = is_told & (~np.isnan(of_run) | np.isnan(gain)).all(axis=0) & (runs > 0)
+        differs = (runs == 1) | (np.abs(middle) > quantile(runs - 1) * error) if has_gap is None else has_gap
+        has_gap = differs & (~np.isnan(of_run) | np.isnan(gain)).all(axis=0) & (runs > 0)
         recovered = np.nansum(of_run, axis=0) / runs
     seed_variance, seed_freedom = between_runs(of_run, settings)
     return Estimate(

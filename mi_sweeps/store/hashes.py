@@ -25,6 +25,9 @@ LARGE = 1_000_000
 SETTLED = 2.0
 """Seconds after which a further write changes a file's time stamp on any file system."""
 
+ID_LENGTH = 12
+"""Hex digits of an id. With 48 bits, the probability that two of 10,000 runs share an id is 2e-7."""
+
 Version = tuple[str, int, int, int]
 """A file's path, size, mtime and ctime (ns). Replacing a file and restoring its mtime changes the ctime."""
 

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.identity import ID_LENGTH, beside_configuration, run_id
+from mi_sweeps.identity import beside_configuration, run_id
 from mi_sweeps.models.load import load_model
 from mi_sweeps.store.files import read_table
 from mi_sweeps.store.folders import run_folder
-from mi_sweeps.store.hashes import digest
+from mi_sweeps.store.hashes import ID_LENGTH, digest
 from mi_sweeps.tasks import data
 from mi_sweeps.tasks.batches import batch_rows
 from mi_sweeps.tasks.encoding import encode
