@@ -2,9 +2,17 @@
 
 const PROMPT_VALUES = DATA.by_prompt ?? null;  // null if no table keeps prompts apart
 
-/** Unpacks rows of `n` numbers, each a unit and multiples of it; null for a prompt without a value. */
+const READERS = new Map();  // by packed text, which may be a megabyte and is asked for by cell
+
+/** Reads rows of `n` numbers, each a unit and multiples of it; null for a prompt without a value. */
+function reader(text, n, wide) {
+  if (!READERS.has(text)) READERS.set(text, unpack(text, n, wide));
+  return READERS.get(text);
+}
+
 function unpack(text, n, wide) {
-  const bytes = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0)), view = new DataView(bytes.buffer);
+  const signs = atob(text), bytes = new Uint8Array(signs.length), view = new DataView(bytes.buffer);
+  for (let i = 0; i < signs.length; i++) bytes[i] = signs.charCodeAt(i);
   const size = wide ? 2 : 1, least = wide ? -32768 : -128, long = 4 + n * size;
   return (row) => {
     const from = row * long, unit = view.getFloat32(from, true);
@@ -36,13 +44,13 @@ function promptsOf(job) {
 
 /** Clean and corrupted logit differences of a job's prompts at one of its checkpoints, by number. */
 const endsOf = (job, index) => remember(["single ends", job.run, job.corruption, job.patching, index], () =>
-  ["clean", "corrupted"].map((side) => unpack(job[side], job.n, true)(index)));
+  ["clean", "corrupted"].map((side) => reader(job[side], job.n, true)(index)));
 
 /** Patched minus corrupted of a job's prompts at a cell; null if the page does not have it. */
 function changesOf(job, site, layer, column, index) {
   return remember(["single changes", job.run, job.corruption, job.patching, site, layer, column, index], () => {
     const found = job.sites[site], place = found?.places.findIndex(([of, name]) => of === layer && name === column) ?? -1;
-    return place < 0 ? null : unpack(found.change, job.n, false)(place * job.steps.length + index);
+    return place < 0 ? null : reader(found.change, job.n, false)(place * job.steps.length + index);
   });
 }
 
