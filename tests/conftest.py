@@ -165,8 +165,9 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     endpoint = "http://127.0.0.1:9"
     for name, value in {"ENDPOINT": endpoint, "HF_HUB_CACHE": str(folder), "HF_HUB_OFFLINE": False}.items():
         monkeypatch.setattr(constants, name, value)
-    # It keeps the endpoint of the moment of its import, and asks a dead one again for 45 seconds.
+    # These keep the endpoint of the moment when they are made, and ask a dead one again for 45 seconds.
     monkeypatch.setattr(hf_api.api, "endpoint", endpoint)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)
     # For processes that a test starts; HF_TOKEN must be in no message.
     for name, value in {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(folder), "HF_TOKEN": "hf_secret"}.items():
         monkeypatch.setenv(name, value)
