@@ -21,11 +21,10 @@ from ..counting import counted
 from ..errors import UserError
 from . import measured, patterns
 from .conclusions import Conclusions
-from .folder import Json, Output, Patch, leave_out
+from .folder import Json, OutputFolder, Patch, leave_out
 from .frames import Frames
 from .inference.estimates import mean_interval
-from .inference.families import Job as Examined
-from .inference.families import groups
+from .inference.families import PatchJob, groups
 from .packing import thousandths
 from .page_limits import fitting
 from .patterns import SIDES, Head, Prompt
@@ -57,7 +56,7 @@ MANY = 100_000
 
 
 @dataclass(frozen=True)
-class Job:
+class PatternJob:
     """A patch job whose patterns the page shows."""
 
     run: int
@@ -78,7 +77,7 @@ class Job:
 
 
 def payload(
-    output: Output, frames: Frames, conclusions: Conclusions, room: float, damaged: list[str] | None = None
+    output: OutputFolder, frames: Frames, conclusions: Conclusions, room: float, damaged: list[str] | None = None
 ) -> Json | None:
     """The page's data on attention patterns, in about `room` bytes at most; None if no patch job kept any.
 
@@ -91,7 +90,7 @@ def payload(
     room = min(MOST_BYTES, SHARE * room)
     curves = list(_curves(frames, jobs, damaged))
     shown_curves = _fitting_curves(curves, room * CURVES)
-    prompts, steps, count = fitting(jobs, room - sum(map(_size, shown_curves)), LESS, Job.size)
+    prompts, steps, count = fitting(jobs, room - sum(map(_size, shown_curves)), LESS, PatternJob.size)
     texts: dict[str, int] = {}
     words: dict[tuple[str, ...], int] = {}
     shown = [_packed(job, prompts, steps, texts, words, damaged) for job in jobs[:count]]
@@ -105,7 +104,9 @@ def payload(
     }
 
 
-def _jobs(output: Output, frames: Frames, conclusions: Conclusions, damaged: list[str] | None) -> Iterator[Job]:
+def _jobs(
+    output: OutputFolder, frames: Frames, conclusions: Conclusions, damaged: list[str] | None
+) -> Iterator[PatternJob]:
     """All patch jobs with patterns, run by run. A run shows the same heads under all corruptions."""
     number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
     names = zip(frames.patches["patch_id"], frames.patches["patching"], strict=True)
@@ -125,10 +126,10 @@ def _jobs(output: Output, frames: Frames, conclusions: Conclusions, damaged: lis
             heads, which = patterns.mattering(families, stored, MOST_HEADS)
             for patch, steps, last in sound:
                 prompts = tuple(prompt for prompt in patterns.prompts(patch) if (prompt.number, "clean") in last.of)
-                yield Job(number[run.run_id], patch, name, prompts, tuple(steps), tuple(heads), which)
+                yield PatternJob(number[run.run_id], patch, name, prompts, tuple(steps), tuple(heads), which)
 
 
-def _note(jobs: Sequence[Job], prompts: int, steps: int, count: int) -> str:
+def _note(jobs: Sequence[PatternJob], prompts: int, steps: int, count: int) -> str:
     """Say what was left out."""
     if not count:
         return "To keep this page small, no patterns are shown; the run folders have them."
@@ -143,7 +144,7 @@ def _note(jobs: Sequence[Job], prompts: int, steps: int, count: int) -> str:
 
 
 def _packed(
-    job: Job, prompts: int, steps: int, texts: dict[str, int], words: dict[tuple[str, ...], int],
+    job: PatternJob, prompts: int, steps: int, texts: dict[str, int], words: dict[tuple[str, ...], int],
     damaged: list[str] | None,
 ) -> Json:  # fmt: skip
     own = job.prompts[:prompts]
@@ -181,7 +182,7 @@ def _text(cells: np.ndarray) -> str:
     return base64.b64encode(np.round(255 * np.clip(cells, 0, 1)).astype("uint8").tobytes()).decode()
 
 
-def _curves(frames: Frames, jobs: Sequence[Job], damaged: list[str] | None) -> Iterator[Json]:
+def _curves(frames: Frames, jobs: Sequence[PatternJob], damaged: list[str] | None) -> Iterator[Json]:
     """Attention of the shown heads to roles over the checkpoints, mean over prompts and runs.
 
     Intervals are 95% at each place alone; `looks` also gives simultaneous ones.
@@ -200,7 +201,7 @@ def _curves(frames: Frames, jobs: Sequence[Job], damaged: list[str] | None) -> I
         steps = sorted(set.intersection(*(set(of) for _, of in found))) if found else []
         if not steps:
             continue
-        keys = [Examined(patch, str(setting[patch.run_id]), {}, {}) for patch, _ in found]
+        keys = [PatchJob(patch, str(setting[patch.run_id]), {}, {}) for patch, _ in found]
         number = {key: at for at, key in enumerate(dict.fromkeys(key for job in keys for key in job.prompts))}
         places = found[0][1][steps[0]].places
         values = np.full((len(found), len(steps), len(places), len(number)), np.nan)

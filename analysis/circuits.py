@@ -15,11 +15,11 @@ from jaxtyping import Float
 
 from . import measured
 from .columns import EXAMINED, typed
-from .folder import Output, Patch
+from .folder import OutputFolder, Patch
 from .frames import Frames
 from .inference import circuits
 from .inference.estimates import Estimate, interval
-from .inference.families import Job, groups
+from .inference.families import PatchJob, groups
 from .inference.tables import GROUP
 
 FAITHFULNESS = {
@@ -60,7 +60,7 @@ def faithfulness(frames: Frames, damaged: list[str] | None = None) -> pd.DataFra
 
 
 def faithfulness_of(
-    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+    output: OutputFolder, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
     """As `faithfulness`, group by group."""
     for key, patch_ids in groups(patches, runs):
@@ -87,7 +87,7 @@ class Group:
     @classmethod
     def of(cls, frame: pd.DataFrame, patches: Sequence[Patch]) -> Group:
         """Collect rows; prompts are the same if their clean texts are."""
-        texts = {patch.patch_id: Job(patch, "", {}, {}).prompts for patch in patches}
+        texts = {patch.patch_id: PatchJob(patch, "", {}, {}).prompts for patch in patches}
         every = {text: at for at, text in enumerate(dict.fromkeys(text for own in texts.values() for text in own))}
         steps = set.intersection(*(set(frame.loc[frame["patch_id"] == one, "step"]) for one in texts))
         frame = frame.assign(key=_keys(frame, KEY))
@@ -189,7 +189,7 @@ def completeness(frames: Frames, damaged: list[str] | None = None) -> pd.DataFra
     return pd.concat(parts, ignore_index=True) if parts else typed([], COMPLETENESS)
 
 
-def completeness_of(output: Output, damaged: list[str] | None = None) -> Iterator[pd.DataFrame]:
+def completeness_of(output: OutputFolder, damaged: list[str] | None = None) -> Iterator[pd.DataFrame]:
     """As `completeness`, patch job by patch job."""
     for patch in output.patches:
         frame = measured.read(output, "circuits", ["by_prompt"], damaged, [patch.patch_id])

@@ -13,12 +13,12 @@ from ..tasks import COMPARED_SUBJECTS
 from .columns import ATTRIBUTION_KINDS
 from .derived import findings
 from .findings.finding import frame
-from .folder import Output, RunRecord
+from .folder import OutputFolder, RunRecord
 from .frames import Frames, sound
 from .inference.courses import HeadCourse, courses
 from .inference.differences import Difference, difference
 from .inference.estimates import quantile
-from .inference.families import Family, Job, Means, families, has_gap, jobs, means
+from .inference.families import Family, Means, PatchJob, families, has_gap, jobs, means
 
 SETTINGS = ("model", "task", "lr", "weight_decay", "schedule", "steps", "batch_size")
 """Columns of runs that the page groups by, besides the setting."""
@@ -82,7 +82,7 @@ class Conclusions:
     """Patch jobs without a measurable gap at their last checkpoint."""
 
 
-def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -> Conclusions:
+def conclude(output: OutputFolder, frames: Frames, damaged: list[str] | None = None) -> Conclusions:
     """Judge every group that the page shows, and compare groups of one kind."""
     examined = frames.patches[frames.patches["patch_id"].isin(pd.unique(frames.patching["patch_id"]))]
     if examined["run_id"].nunique() > MOST_RUNS_CONCLUDED:
@@ -112,12 +112,12 @@ def conclude(output: Output, frames: Frames, damaged: list[str] | None = None) -
     return Conclusions(tuple(every), compared, tuple(attribution), findings(frames, damaged), gapless)
 
 
-def _is_gapless(job: Job) -> bool:
+def _is_gapless(job: PatchJob) -> bool:
     one = next(iter(job.sites.values()))
     return one.clean.shape[1] > 1 and not has_gap(one.clean[-1:], one.corrupted[-1:]).all()
 
 
-def _judged_families(number: dict[str, int], patching: str, own: Sequence[Job]) -> Iterator[JudgedFamily]:
+def _judged_families(number: dict[str, int], patching: str, own: Sequence[PatchJob]) -> Iterator[JudgedFamily]:
     for family in families(own):
         heads = family.places[0][1] is not None
         runs = tuple(sorted(number[job.patch.run_id] for job in family.jobs))  # some may lack the site

@@ -16,7 +16,7 @@ from .findings.heads import heads
 from .findings.learned import learned
 from .findings.questions import OF_TABLES, arranged
 from .findings.sudden import is_reported
-from .folder import Output
+from .folder import OutputFolder
 from .frames import Frames, examined_in, sound_runs
 from .inference import changes, retention, shares, trajectories, words
 from .inference.courses import courses
@@ -29,15 +29,15 @@ class IndependentTable:
 
     columns: dict[str, str]
     """Their types, by name."""
-    rows: Callable[[Output, Frames, list[str] | None], Iterable[pd.DataFrame]]
+    rows: Callable[[OutputFolder, Frames, list[str] | None], Iterable[pd.DataFrame]]
     """Makes it part by part. Its last argument is that of `frames.load`, `damaged`."""
     needs: str | None = None
     """The measured table without which it does not exist."""
 
 
 def _grouped(
-    of_output: Callable[[Output, pd.DataFrame, pd.DataFrame, list[str] | None], Iterable[pd.DataFrame]],
-) -> Callable[[Output, Frames, list[str] | None], Iterable[pd.DataFrame]]:
+    of_output: Callable[[OutputFolder, pd.DataFrame, pd.DataFrame, list[str] | None], Iterable[pd.DataFrame]],
+) -> Callable[[OutputFolder, Frames, list[str] | None], Iterable[pd.DataFrame]]:
     return lambda output, frames, damaged: of_output(output, frames.runs, frames.patches, damaged)
 
 
@@ -76,7 +76,7 @@ Part = tuple[str, pd.DataFrame]
 
 
 def with_findings(
-    output: Output, frames: Frames, damaged: list[str] | None = None, whole: bool = True
+    output: OutputFolder, frames: Frames, damaged: list[str] | None = None, whole: bool = True
 ) -> Iterator[Part]:
     """Make every table; the last is `findings`, which is built from the others.
 
@@ -121,7 +121,7 @@ def _named(rows: pd.DataFrame, frames: Frames) -> pd.DataFrame:
     return rows.merge(patches.drop(columns="run_id"), on="patch_id")
 
 
-def _of_runs(found: Finding, output: Output, frames: Frames) -> Finding:
+def _of_runs(found: Finding, output: OutputFolder, frames: Frames) -> Finding:
     """Add to a finding the runs that it rests on, and the last checkpoint that they share."""
     own = frames.runs[frames.runs["setting"].astype(str).isin(found.setting.split(" | "))]
     of_settings = own[own["run_id"].isin(sound_runs(own))]
@@ -155,7 +155,7 @@ def _without(found: Finding, diverged: int) -> Finding:
 
 
 def _setting_by_setting(
-    output: Output, frames: Frames, damaged: list[str] | None, whole: bool
+    output: OutputFolder, frames: Frames, damaged: list[str] | None, whole: bool
 ) -> Iterator[tuple[Part, list[Finding]]]:
     """Tables and findings of each family alone, and curves over all of them."""
     crossed = changes.crossed_steps(output, damaged)
@@ -171,7 +171,7 @@ def _setting_by_setting(
     yield from ((part, []) for part in gathered.tables().items())
 
 
-def _others(output: Output, frames: Frames, damaged: list[str] | None, whole: bool) -> Iterator[Part]:
+def _others(output: OutputFolder, frames: Frames, damaged: list[str] | None, whole: bool) -> Iterator[Part]:
     """Tables that need several families, or other tables."""
     wanted = tuple(TABLES if whole else OF_TABLES)
     only = None if whole else seeds.SITE

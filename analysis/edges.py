@@ -34,7 +34,7 @@ from scipy import stats
 from . import measured
 from .agreement.effects import EDGE, Effects, of_edges
 from .columns import EXAMINED, typed
-from .folder import Output
+from .folder import OutputFolder
 from .frames import Examined
 from .inference.circuits import cmd, cpr, faithful, simultaneous
 from .inference.estimates import LEVEL, Estimate, estimate, interval
@@ -71,7 +71,7 @@ prompts."""
 
 
 def effects_of(
-    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+    output: OutputFolder, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
     """Yield one frame per group of runs and checkpoint.
 

@@ -15,7 +15,7 @@ from .frames import Frames, paths_by_prompt
 from .inference import words
 from .inference.differences import Difference
 from .inference.estimates import estimate, of_means
-from .inference.families import Family, Job, families, jobs, means
+from .inference.families import Family, PatchJob, families, jobs, means
 from .inference.verdicts import DELTA
 from .prompts import attribution_values
 from .prompts import read as read_prompts
@@ -59,7 +59,8 @@ def of_attribution(frames: Frames, corruption: str, kind: str) -> tuple[pd.DataF
         patches = [one for one in (frames.output.patches if frames.output else ()) if one.patch_id in there]
         # Loading the frames has named damaged files.
         frames.kept[key] = [
-            Job(one, str(setting[one.run_id]), {}, {}, attribution_values(read_prompts(one, []))) for one in patches
+            PatchJob(one, str(setting[one.run_id]), {}, {}, attribution_values(read_prompts(one, [])))
+            for one in patches
         ]
     found = means(frames.kept[key], kind)
     if found is None:
@@ -98,7 +99,7 @@ def _paths(frames: Frames, site: str, rows: pd.DataFrame, prompts: pd.DataFrame)
     assert frames.output is not None
     setting = dict(zip(frames.runs["run_id"], frames.runs["setting"], strict=True))
     there = set(rows["patch_id"])
-    own = [Job(one, str(setting[one.run_id]), {}, {}) for one in frames.output.patches if one.patch_id in there]
+    own = [PatchJob(one, str(setting[one.run_id]), {}, {}) for one in frames.output.patches if one.patch_id in there]
     labels, step = [job.setting for job in own], int(rows["step"].iloc[0])
     numbers = {job.patch.patch_id: number for number, job in enumerate(own)}
     keys = ["layer", "head", "source"]

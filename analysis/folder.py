@@ -96,7 +96,7 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputFolder:
     """An output folder, or the part of it that belongs to some sweeps."""
 
     path: Path
@@ -127,7 +127,7 @@ def several(given: str | Iterable[str]) -> tuple[str, ...]:
 
 
 @collector_paused()
-def read(output: Path, sweeps: str | Iterable[str] | None = None, damaged: list[str] | None = None) -> Output:
+def read(output: Path, sweeps: str | Iterable[str] | None = None, damaged: list[str] | None = None) -> OutputFolder:
     """Read the folder `output`, limited to the named `sweeps` (one name or several) if any are given.
 
     Planned points without a folder have the state `todo`. With a list `damaged`, runs and patch jobs whose JSON cannot
@@ -153,10 +153,10 @@ def read(output: Path, sweeps: str | Iterable[str] | None = None, damaged: list[
         run_ids += [run_id for run_id in on_disk if run_id not in planned]
     runs = [_run(output, run_id, planned.get(run_id, []), not sweeps, damaged) for run_id in run_ids]
     apart = contents.distinguishing(runs)
-    return Output(output, chosen, tuple(replace(run, contents=apart.get(run.run_id, {})) for run in runs))
+    return OutputFolder(output, chosen, tuple(replace(run, contents=apart.get(run.run_id, {})) for run in runs))
 
 
-def find(output: Path, id: str, damaged: list[str] | None = None) -> Output:
+def find(output: Path, id: str, damaged: list[str] | None = None) -> OutputFolder:
     """Find the run that `id` or its beginning names, with its patch jobs; for a patch job's id, with that job only.
 
     With a list `damaged`, unreadable files are named there.
@@ -189,7 +189,7 @@ def find(output: Path, id: str, damaged: list[str] | None = None) -> Output:
     run = _run(output, run_id, planned.get(run_id, []), True, damaged)
     if run_id not in found:
         run = replace(run, patches=tuple(patch for patch in run.patches if patch.patch_id in found))
-    return Output(output, tuple(sweep for sweep in sweeps if sweep.name in run.sweeps), (run,))
+    return OutputFolder(output, tuple(sweep for sweep in sweeps if sweep.name in run.sweeps), (run,))
 
 
 def leave_out(error: UserError, damaged: list[str] | None) -> None:

@@ -61,7 +61,7 @@ class Frames:
     attention the heads of k and v are key/value heads."""
     measures: pd.DataFrame
     """`value` of `measure` on clean prompts at one component, over `n` tokens."""
-    output: folder.Output | None = field(default=None, repr=False)
+    output: folder.OutputFolder | None = field(default=None, repr=False)
     """The folder, for tables that are read on demand, such as values by prompt."""
     every: int = 1
     """One in `every` examined checkpoints was read, and the last."""
@@ -102,7 +102,7 @@ def sound_runs(runs: pd.DataFrame) -> set[str]:
 
 @folder.collector_paused()
 def tabulate(
-    output: folder.Output, paths: bool = True, most: int | None = None, damaged: list[str] | None = None
+    output: folder.OutputFolder, paths: bool = True, most: int | None = None, damaged: list[str] | None = None
 ) -> Frames:
     """Make the tables of an output folder. Without `paths`, which may be large, that table stays empty.
 
@@ -129,7 +129,7 @@ def tabulate(
     )
 
 
-def _without_gaps(metrics: pd.DataFrame, output: folder.Output) -> pd.DataFrame:
+def _without_gaps(metrics: pd.DataFrame, output: folder.OutputFolder) -> pd.DataFrame:
     """Drop metrics measured at steps that later turned out to be missing."""
     missing = {(run.run_id, step) for run in output.runs for step in run.missing_steps}
     if not missing:
@@ -139,7 +139,7 @@ def _without_gaps(metrics: pd.DataFrame, output: folder.Output) -> pd.DataFrame:
     return metrics[~keys.isin(missing) | (metrics["split"] == TRAINER)].reset_index(drop=True)
 
 
-def examined_in(output: folder.Output) -> list[Examined]:
+def examined_in(output: folder.OutputFolder) -> list[Examined]:
     """List every examined checkpoint of every patch job."""
     sound = [run for run in output.runs if not run.is_damaged]
     return [(patch, step) for run in sound for patch in run.patches if not patch.is_damaged for step in patch.steps()]

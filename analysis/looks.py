@@ -25,9 +25,9 @@ from ..counting import counted
 from ..errors import UserError
 from . import folder, measured
 from .columns import typed
-from .folder import Output, Patch
+from .folder import OutputFolder, Patch
 from .frames import rows_of_prompts, tabulate
-from .inference.families import Job, groups
+from .inference.families import PatchJob, groups
 from .inference.means import Interval, compare, correlation, mean
 from .inference.tables import GROUP
 
@@ -64,7 +64,7 @@ class RoleAttention:
 
 
 def of_output(
-    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+    output: OutputFolder, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
     """Yield the rows of ATTENTION by group of runs, side and query.
 
@@ -75,7 +75,9 @@ def of_output(
     setting = dict(zip(runs["run_id"], runs["setting"], strict=True))
     for key, patch_ids in groups(patches, runs):
         jobs = [
-            Job(patch, str(setting[patch.run_id]), {}, {}) for patch in output.patches if patch.patch_id in patch_ids
+            PatchJob(patch, str(setting[patch.run_id]), {}, {})
+            for patch in output.patches
+            if patch.patch_id in patch_ids
         ]
         found = [(job, _read(job.patch, damaged)) for job in jobs]
         # A job that has only just begun may lack its prompts.
@@ -106,7 +108,7 @@ def _read(patch: Patch, damaged: list[str] | None) -> dict[int, RoleAttention]:
 
 
 def _of_group(
-    key: tuple[str, str, str], found: Sequence[tuple[Job, dict[int, RoleAttention]]]
+    key: tuple[str, str, str], found: Sequence[tuple[PatchJob, dict[int, RoleAttention]]]
 ) -> Iterator[pd.DataFrame]:
     # Shared checkpoints only, so that runs do not drop out between them.
     steps = sorted(set.intersection(*(set(of_steps) for _, of_steps in found)))

@@ -12,7 +12,7 @@ from ..circuits.tables import TABLES
 from ..counting import plural
 from ..errors import UserError
 from .columns import EXAMINED, typed
-from .folder import Output, leave_out
+from .folder import OutputFolder, leave_out
 from .frames import Examined, examined_in
 from .parquet import read_table
 
@@ -26,7 +26,7 @@ def columns(name: str) -> dict[str, str]:
 
 
 def read(
-    output: Output,
+    output: OutputFolder,
     name: str,
     lists: Collection[str] = (),
     damaged: list[str] | None = None,

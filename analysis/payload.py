@@ -19,7 +19,7 @@ from . import page_conclusions, provenance
 from .approximate import correlations
 from .arrays import Rows
 from .conclusions import MOST_RUNS_CONCLUDED, MOST_SINGLE_RUNS, Conclusions
-from .folder import Json, Output, RunRecord
+from .folder import Json, OutputFolder, RunRecord
 from .frames import Frames
 from .inference.verdicts import DELTA
 from .intervals import LEAST as LEAST_RUNS
@@ -42,7 +42,7 @@ ENDS = ("win_rate_low", "win_rate_high")
 """Left out: the page computes intervals of shares from value and n."""
 
 
-def outline(output: Output, frames: Frames, made: str, beside: Path) -> Json:
+def outline(output: OutputFolder, frames: Frames, made: str, beside: Path) -> Json:
     """Return the page's data without patching and attribution.
 
     Args:
@@ -96,7 +96,9 @@ def _missing(run: RunRecord) -> Json | None:
     return {"steps": sorted(missing), "lines": missing_steps.lines(missing)} if missing else None
 
 
-def with_circuits(outlined: Json, output: Output, frames: Frames, conclusions: Conclusions, note: str = "") -> Json:
+def with_circuits(
+    outlined: Json, output: OutputFolder, frames: Frames, conclusions: Conclusions, note: str = ""
+) -> Json:
     """Add the patching and attribution in `frames`, which may be thinned, and the conclusions."""
     steps, layouts, prompts = Pool(), Pool(), Pool()
     for known in outlined["steps"]:  # known lists keep their index
@@ -148,7 +150,7 @@ def _series(metrics: pd.DataFrame, place: dict[str, int], steps: Pool) -> Iterab
 
 
 def _blocks(
-    output: Output, frames: Frames, place: dict[str, int], steps: Pool, layouts: Pool, prompts: Pool
+    output: OutputFolder, frames: Frames, place: dict[str, int], steps: Pool, layouts: Pool, prompts: Pool
 ) -> Iterable[Json]:
     """Yield one block per patch job: patching by site and attribution by kind."""
     patching, attribution = Rows.of(with_approximate(frames.patching)), Rows.of(frames.attribution)

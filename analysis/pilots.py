@@ -14,7 +14,7 @@ from ..errors import UserError
 from . import folder
 from .frames import tabulate
 from .inference.estimates import LEVEL
-from .inference.families import Job, groups, jobs
+from .inference.families import PatchJob, groups, jobs
 from .prompts import Site
 
 SHARE = 0.1
@@ -74,7 +74,7 @@ class Pilot:
 
 
 def pilots(
-    output: folder.Output, site: str = "z", step: int | None = None, damaged: list[str] | None = None
+    output: folder.OutputFolder, site: str = "z", step: int | None = None, damaged: list[str] | None = None
 ) -> Iterator[Pilot]:
     """Yield a pilot for each setting and corruption with values of heads by prompt.
 
@@ -105,7 +105,7 @@ def pilots(
         )
 
 
-def _pilot(name: str, own: Sequence[Job], site: str, common: Sequence[int], step: int | None) -> Pilot:
+def _pilot(name: str, own: Sequence[PatchJob], site: str, common: Sequence[int], step: int | None) -> Pilot:
     found = [job.sites[site] for job in own]
     step = common[-1] if step is None else step
     n = found[0].clean.shape[1]

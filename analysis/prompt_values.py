@@ -18,7 +18,7 @@ from ..counting import counted
 from .conclusions import Conclusions
 from .folder import Json
 from .frames import Frames
-from .inference.families import Job, Place
+from .inference.families import PatchJob, Place
 from .page_limits import fitting
 from .patterns import SIDES
 from .patterns import prompts as tokenised
@@ -51,7 +51,7 @@ class Values:
     run: int
     """Index in the table of runs."""
     patching: str
-    job: Job
+    job: PatchJob
     order: dict[str, tuple[Place, ...]]
     """Places by site, those that matter first."""
 
@@ -94,7 +94,7 @@ def _jobs(frames: Frames, conclusions: Conclusions) -> Iterator[Values]:
     """
     setting = dict(enumerate(frames.runs["setting"]))
     number = {run_id: at for at, run_id in enumerate(frames.runs["run_id"])}
-    there: dict[str, tuple[str, Job]] = {}
+    there: dict[str, tuple[str, PatchJob]] = {}
     ranks: dict[tuple[str, str, str], dict[Place, tuple[bool, float]]] = {}
     for one in conclusions.families:
         family = one.family
@@ -133,7 +133,7 @@ def _note(jobs: Sequence[Values], places: int | None, steps: int, count: int) ->
     return f"To keep this page small, it has values of single prompts {', '.join(left)}." if left else ""
 
 
-def _prompts(job: Job, texts: dict[str, tuple[int, Json]], lists: dict[tuple[int, ...], int]) -> int:
+def _prompts(job: PatchJob, texts: dict[str, tuple[int, Json]], lists: dict[tuple[int, ...], int]) -> int:
     """Return the index of a patch job's list of prompts; each text is stored once."""
     tokens = {prompt.number: prompt.tokens for prompt in tokenised(job.patch)}
     own = []

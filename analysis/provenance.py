@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..store import checksums
 from ..store.files import read_json
 from . import configs
-from .folder import Json, Output, RunRecord
+from .folder import Json, OutputFolder, RunRecord
 
 WANDB = "https://wandb.ai"
 
@@ -79,7 +79,7 @@ def _prompts(text: bytes) -> Json:
     return {key: value for key, value in audit.items() if key != "names"}
 
 
-def links(output: Output, beside: Path) -> Json:
+def links(output: OutputFolder, beside: Path) -> Json:
     """Links to each run's `log`, `error` and `wandb` from a page in the folder `beside`; None if there is none."""
     try:
         root = quote(Path(os.path.relpath(output.path.absolute(), beside.absolute())).as_posix())

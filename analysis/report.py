@@ -21,7 +21,7 @@ from ..store.files import write_bytes
 from . import attention, examples, payload, prompt_values
 from .conclusions import conclude
 from .contents import unrecorded
-from .folder import Json, Output, read, several
+from .folder import Json, OutputFolder, read, several
 from .frames import Frames, tabulate
 
 LIMIT = 15_000_000
@@ -105,7 +105,7 @@ def titled(file: Path) -> str | None:
 
 
 def page(
-    output: Output,
+    output: OutputFolder,
     frames: Frames,
     limit: int = LIMIT,
     beside: Path | None = None,
@@ -131,7 +131,7 @@ def _template(name: str) -> str:
     return (resources.files(__package__) / "templates" / "report" / name).read_text(encoding="utf-8")
 
 
-def _data(output: Output, frames: Frames, room: int, beside: Path, damaged: list[str] | None) -> str:
+def _data(output: OutputFolder, frames: Frames, room: int, beside: Path, damaged: list[str] | None) -> str:
     """Return the page's data as JSON of at most `room` bytes, with fewer checkpoints or runs if needed."""
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     outline = payload.outline(output, frames, made, beside)

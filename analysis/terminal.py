@@ -55,7 +55,7 @@ purple before red."""
 
 def show(
     console: Console,
-    found: folder.Output,
+    found: folder.OutputFolder,
     site: str = "z",
     step: int | None = None,
     damaged: list[str] | None = None,
@@ -163,7 +163,7 @@ def _logged(console: Console, frames: Frames) -> Iterator[RenderableType]:
 
 def _patch(
     console: Console,
-    found: folder.Output,
+    found: folder.OutputFolder,
     frames: Frames,
     patch: folder.Patch,
     site: str,

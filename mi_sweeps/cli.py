@@ -17,7 +17,7 @@ from typing import TextIO, cast
 
 from mi_sweeps import __version__, libraries
 from mi_sweeps.commands import common
-from mi_sweeps.commands.common import Output
+from mi_sweeps.commands.common import StandardOutput
 from mi_sweeps.errors import UserError
 from mi_sweeps.store.endings import Cancelled, Superseded, describe
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 a run failed or cannot be read, 2 bad input or output that cannot be
     written."""
     libraries.quiet()
-    given, output = sys.stdout, Output(sys.stdout)
+    given, output = sys.stdout, StandardOutput(sys.stdout)
     sys.stdout = cast(TextIO, output)
     try:
         code = _run(arguments)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from .. import measured
 from ..folder import Patch
-from ..inference.families import Job
+from ..inference.families import PatchJob
 from ..parquet import of_kinds, read_table
 
 NODE = ("component", "layer", "head")
@@ -88,7 +88,7 @@ def _together(
         return None
     others = [set(keys) for keys, _, _ in found[1:]]
     items = [key for key in found[0][0] if all(key in keys for keys in others)]
-    prompts = [Job(patch, "", {}, {}).prompts for patch in patches]
+    prompts = [PatchJob(patch, "", {}, {}).prompts for patch in patches]
     if not items or any(values.shape[1] != len(own) for (_, values, _), own in zip(found, prompts, strict=True)):
         return None
     number = {key: at for at, key in enumerate(dict.fromkeys(key for own in prompts for key in own))}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .. import configs
-from ..folder import Output, RunRecord
+from ..folder import OutputFolder, RunRecord
 
 AXES: dict[str, Callable[[str], bool]] = {
     "prompts": lambda key: key == "task.seed",
@@ -29,7 +29,7 @@ class ComparedRuns:
     """Each run's values on the axis, by run id."""
 
 
-def across(output: Output, runs: pd.DataFrame) -> Iterator[ComparedRuns]:
+def across(output: OutputFolder, runs: pd.DataFrame) -> Iterator[ComparedRuns]:
     """Returns all groups of settings that differ in exactly one axis."""
     started = [run for run in output.runs if run.config and not run.is_damaged]
     texts = configs.texts([configs.of_run(run.config, run.contents) for run in started])

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ..columns import typed
 from ..folder import Patch
-from ..inference.families import Family, Job
+from ..inference.families import Family, PatchJob
 from ..inference.subjects import answer, subjects
 from .designs import Design
 from .effects import EDGE, NODE, Effects
@@ -158,7 +158,7 @@ def of_subjects(key: Mapping[str, str], first: Family, second: Family) -> pd.Dat
 class MeasuredRun:
     """A run with its patch jobs, whose heads' roles are compared with those of another run."""
 
-    jobs: Sequence[Job]
+    jobs: Sequence[PatchJob]
     """Some of its patch jobs, with their patching results."""
     patches: Sequence[Patch]
     """All its patch jobs."""

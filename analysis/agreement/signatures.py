@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float
 from .. import measured
 from ..folder import Patch
 from ..inference.estimates import estimate
-from ..inference.families import Job
+from ..inference.families import PatchJob
 from .roles import LOOKS, Block, Signatures
 
 SITES = ("z", "v", "pattern")
 
 
 def signatures(
-    jobs: Sequence[Job], steps: Sequence[int], patches: Sequence[Patch] = (), damaged: list[str] | None = None
+    jobs: Sequence[PatchJob], steps: Sequence[int], patches: Sequence[Patch] = (), damaged: list[str] | None = None
 ) -> Signatures | None:
     """The signatures of one run's heads at these checkpoints, from its patch jobs under some corruptions; None without
     values by prompt or any of SITES. With grouped-query attention v has key/value heads, and is left out.
@@ -65,7 +65,7 @@ def _looks(
     for patch in patches:
         if not patch.about.get("prompts") or not all(patch.table(step, "looks").exists() for step in steps):
             continue
-        half = of_halves(Job(patch, "", {}, {}))
+        half = of_halves(PatchJob(patch, "", {}, {}))
         courses: dict[tuple[str, str], list[np.ndarray]] = {}
         for rows in measured.each([(patch, step) for step in steps], "looks", ("by_prompt",), damaged):
             for (query, key), own in rows[rows["side"] == "clean"].groupby(["query", "key"], observed=True):
@@ -89,7 +89,7 @@ def _looks(
     return {}
 
 
-def of_halves(job: Job) -> Bool[np.ndarray, "half prompt"]:
+def of_halves(job: PatchJob) -> Bool[np.ndarray, "half prompt"]:
     """Assigns each prompt of a job to a random half, the same in every job that has it."""
     side = np.array([zlib.crc32(f"{text}{number}".encode()) % 2 for text, number in job.prompts])
     return side == np.arange(2)[:, None]

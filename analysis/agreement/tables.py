@@ -8,9 +8,9 @@ from itertools import combinations
 import pandas as pd
 
 from ..columns import typed
-from ..folder import Output, Patch
+from ..folder import OutputFolder, Patch
 from ..frames import Frames, sound, sound_runs
-from ..inference.families import Family, Job, family, jobs
+from ..inference.families import Family, PatchJob, family, jobs
 from ..inference.retention import task_of
 from .designs import of_levels, of_seeds
 from .effects import of_edges, of_nodes
@@ -51,7 +51,7 @@ def of_frames(frames: Frames, damaged: list[str] | None = None) -> dict[str, pd.
 
 
 def of_output(
-    output: Output,
+    output: OutputFolder,
     runs: pd.DataFrame,
     patches: pd.DataFrame,
     damaged: list[str] | None = None,
@@ -95,7 +95,7 @@ def of_output(
 
 
 def _of_setting(
-    setting: str, patching: str, read: Sequence[Job], wanted: Collection[str], only: str | None
+    setting: str, patching: str, read: Sequence[PatchJob], wanted: Collection[str], only: str | None
 ) -> Iterator[Part]:
     key = {"setting": setting, "patching": patching}
     found = list(_families(read))
@@ -113,7 +113,7 @@ def _of_setting(
 
 
 def _of_circuits(
-    setting: str, patching: str, output: Output, wanted: set[str], damaged: list[str] | None
+    setting: str, patching: str, output: OutputFolder, wanted: set[str], damaged: list[str] | None
 ) -> Iterator[Part]:
     """Stability of nodes and edges by single effects, where patch jobs measured them."""
     key = {"setting": setting, "patching": patching}
@@ -132,7 +132,7 @@ def _of_circuits(
 def _roles(
     axis: str,
     patching: str,
-    read: Sequence[Job],
+    read: Sequence[PatchJob],
     run_ids: Sequence[str],
     patched: Mapping[str, Sequence[Patch]],
     damaged: list[str] | None,
@@ -152,7 +152,7 @@ def _roles(
             yield "roles", rows
 
 
-def _families(read: Sequence[Job]) -> Iterator[Family]:
+def _families(read: Sequence[PatchJob]) -> Iterator[Family]:
     """Patch jobs of heads with per-prompt values, by corruption."""
     for site in HEADS:
         for corruption in dict.fromkeys(job.patch.corruption for job in read):

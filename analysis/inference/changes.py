@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import measured
 from ..columns import typed
-from ..folder import Output
+from ..folder import OutputFolder
 from ..frames import Frames, examined_in
 from . import tables
 from .families import Family
@@ -32,7 +32,7 @@ TRANSFORMATIONS = {
 """One row per pair of checkpoints. `transformed` is T."""
 
 
-def crossed_steps(output: Output, damaged: list[str] | None = None) -> dict[str, set[tuple[int, int]]]:
+def crossed_steps(output: OutputFolder, damaged: list[str] | None = None) -> dict[str, set[tuple[int, int]]]:
     """Crossed pairs of checkpoints by run, the earlier one first."""
     found: dict[str, set[tuple[int, int]]] = {}
     for table in measured.each(examined_in(output), "cross", damaged=damaged):

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .estimates import Estimate, Places, between_runs, fieller, quantile
-from .families import Family, Job, Place
+from .families import Family, PatchJob, Place
 from .verdicts import DELTA, few, largest, seed_part
 
 
@@ -182,18 +182,18 @@ def _between(
     return total, freedom, bool(np.isfinite(total).any())
 
 
-def _pairs(first: Sequence[Job], second: Sequence[Job]) -> list[tuple[int, int, str]] | None:
+def _pairs(first: Sequence[PatchJob], second: Sequence[PatchJob]) -> list[tuple[int, int, str]] | None:
     """Indices of paired runs, and the settings that pairs share if they differ only in their seed; None if runs do not
     pair up."""
     keys = sorted({key for job in (*first, *second) for key in job.config})
 
-    def values(jobs: Sequence[Job], key: str) -> set[str | None]:
+    def values(jobs: Sequence[PatchJob], key: str) -> set[str | None]:
         return {job.config.get(key) for job in jobs}
 
     # Keys that differ between the groups have disjoint values.
     shared = [key for key in keys if values(first, key) == values(second, key)]
 
-    def numbered(jobs: Sequence[Job]) -> dict[tuple[str | None, ...], int]:
+    def numbered(jobs: Sequence[PatchJob]) -> dict[tuple[str | None, ...], int]:
         return {tuple(job.config.get(key) for key in shared): at for at, job in enumerate(jobs)}
 
     a, b = numbered(first), numbered(second)

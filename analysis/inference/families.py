@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from .. import configs
-from ..folder import Output, Patch
+from ..folder import OutputFolder, Patch
 from ..frames import sound
 from ..prompts import AttributionValues, Site, attribution_values, read, sites_by_prompt, wins_by_prompt
 from ..summaries import APPROXIMATE
@@ -24,7 +24,7 @@ Place = tuple[int, int | None, str | None]
 
 
 @dataclass(frozen=True)
-class Job:
+class PatchJob:
     """A patch job with its values by prompt."""
 
     patch: Patch
@@ -61,7 +61,7 @@ class Family:
     """What patching one site recovers in a group of runs under one corruption."""
 
     site: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[PatchJob, ...]
     steps: tuple[int, ...]
     places: tuple[Place, ...]
     prompts: tuple[tuple[str, int], ...]
@@ -156,13 +156,13 @@ class Family:
 
 
 def jobs(
-    output: Output,
+    output: OutputFolder,
     runs: pd.DataFrame,
     patch_ids: Iterable[str],
     damaged: list[str] | None = None,
     steps: Container[int] | None = None,
     attribution: bool = False,
-) -> list[Job]:
+) -> list[PatchJob]:
     """Read patch jobs with all their tables; jobs without any are left out.
 
     Args:
@@ -182,7 +182,7 @@ def jobs(
         own = attribution_values(tables) if attribution else {}
         sites, wins, name = sites_by_prompt(tables), wins_by_prompt(tables), str(setting[run.run_id])
         ended = diverged.get(name, frozenset()), others.get(name, 0) <= 1
-        made.append(Job(patch, name, config, sites, own, wins, *ended))
+        made.append(PatchJob(patch, name, config, sites, own, wins, *ended))
     return [job for job in made if job.sites]
 
 
@@ -193,7 +193,7 @@ def _ended(runs: pd.DataFrame) -> tuple[dict[str, frozenset[str]], dict[str, int
     return ids, {str(setting): n for setting, n in runs.loc[~has_diverged, "setting"].value_counts().items()}
 
 
-def families(jobs: Sequence[Job]) -> Iterator[Family]:
+def families(jobs: Sequence[PatchJob]) -> Iterator[Family]:
     """Yield a family for each site that any of the jobs has patched, at shared checkpoints."""
     for site in dict.fromkeys(site for job in jobs for site in job.sites):
         own = [job for job in jobs if site in job.sites]
@@ -201,7 +201,7 @@ def families(jobs: Sequence[Job]) -> Iterator[Family]:
             yield family(site, own)
 
 
-def family(site: str, jobs: Sequence[Job]) -> Family:
+def family(site: str, jobs: Sequence[PatchJob]) -> Family:
     """Build the family of a site from jobs that all patched it. Only shared checkpoints are used, so that every
     checkpoint has the same runs.
     """
@@ -257,7 +257,7 @@ class Means:
     high: Places
 
 
-def means(jobs: Sequence[Job], kind: str) -> Means | None:
+def means(jobs: Sequence[PatchJob], kind: str) -> Means | None:
     """Average a kind of attribution over runs; None unless all have values by prompt and the same parts."""
     own = [job.attribution.get(kind) for job in jobs]
     if not own or any(one is None or own[0] is None or one.parts != own[0].parts for one in own):

@@ -26,12 +26,12 @@ import numpy as np
 import pandas as pd
 
 from ..columns import typed
-from ..folder import Output
+from ..folder import OutputFolder
 from ..frames import Frames
 from ..prompts import Site
 from .differences import Comparison, difference
 from .estimates import LEVEL
-from .families import Family, Job, families, family, groups, jobs
+from .families import Family, PatchJob, families, family, groups, jobs
 from .holm import holm
 from .tables import GROUP
 from .verdicts import DELTA, Verdict
@@ -76,7 +76,7 @@ def retention(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
 
 
 def of_output(
-    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+    output: OutputFolder, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
     """As `retention`, group by group."""
     other = {patch.patch_id: task for patch in output.patches if (task := task_of(patch.about))}
@@ -95,7 +95,7 @@ def task_of(about: Mapping[str, Any]) -> str | None:
     return str(task.get("name")) if task else None
 
 
-def win_rates(jobs: Sequence[Job]) -> pd.DataFrame:
+def win_rates(jobs: Sequence[PatchJob]) -> pd.DataFrame:
     """Compares the win rate of each run of a group, at each later checkpoint, with the first.
 
     The correction is over all of them, or else some of many runs in which nothing changed would be lost.

@@ -22,10 +22,10 @@ from jaxtyping import Float, Int
 
 from .. import measured
 from ..columns import typed
-from ..folder import Output, Patch
+from ..folder import OutputFolder, Patch
 from ..frames import Frames
 from .estimates import Estimate, Places, estimate, interval
-from .families import Job, groups
+from .families import PatchJob, groups
 from .tables import GROUP
 from .verdicts import Judged, critical_value, judge
 
@@ -136,14 +136,14 @@ def shares(frames: Frames, damaged: list[str] | None = None) -> pd.DataFrame:
 
 
 def tables_of(
-    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+    output: OutputFolder, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[pd.DataFrame]:
     """The same, one frame for each group, kind and direction."""
     return (rows(key, one) for key, one in of_output(output, runs, patches, damaged))
 
 
 def of_output(
-    output: Output, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
+    output: OutputFolder, runs: pd.DataFrame, patches: pd.DataFrame, damaged: list[str] | None = None
 ) -> Iterator[tuple[tuple[str, str, str], Shares]]:
     """The pieces of each setting, patching and corruption: of each kind, in both directions."""
     by_id = {patch.patch_id: patch for patch in output.patches}
@@ -159,7 +159,7 @@ def of_table(table: pd.DataFrame, patches: Sequence[Patch]) -> Iterator[Shares]:
     Only what all of them have: a mean is then never over others from piece to piece.
     """
     there = set(table["patch_id"])
-    jobs = [Job(patch, "", {}, {}) for patch in patches if patch.patch_id in there]
+    jobs = [PatchJob(patch, "", {}, {}) for patch in patches if patch.patch_id in there]
     prompts = {key: at for at, key in enumerate(dict.fromkeys(key for job in jobs for key in job.prompts))}
     columns = [np.array([prompts[key] for key in job.prompts]) for job in jobs]
     found = [_values(table[table["patch_id"] == job.patch.patch_id]) for job in jobs]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..columns import typed
-from ..folder import Output
+from ..folder import OutputFolder
 from ..frames import Frames
 from .courses import HeadCourse, courses
 from .families import Family, families, groups, jobs
@@ -56,7 +56,7 @@ def of_frames(frames: Frames, damaged: list[str] | None = None) -> Iterator[tupl
 
 
 def of_output(
-    output: Output,
+    output: OutputFolder,
     runs: pd.DataFrame,
     patches: pd.DataFrame,
     damaged: list[str] | None = None,

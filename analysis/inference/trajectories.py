@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from ...errors import UserError
 from ..columns import typed
-from ..folder import Output, RunRecord
+from ..folder import OutputFolder, RunRecord
 from ..frames import Frames, sound_runs
 from ..measured import each
 from ..prompts import at_steps
@@ -165,7 +165,7 @@ class Trajectories:
     @classmethod
     def of(cls, frames: Frames, wanted: Callable[[str, str | None, str], bool] | None = None) -> Trajectories:
         """Made for the runs in some tables."""
-        output: Output | None = frames.output
+        output: OutputFolder | None = frames.output
         runs = {run.run_id: run for run in output.runs} if output else {}
         settings = dict(zip(frames.runs["run_id"], frames.runs["setting"].astype(object), strict=True))
         metrics = frames.metrics[frames.metrics["run_id"].isin(sound_runs(frames.runs))]

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 
 from ..prompts import Site
 from .estimates import between_runs, estimate, interval
-from .families import Family, Job, family
+from .families import Family, PatchJob, family
 from .verdicts import few, largest, seed_part
 
 TRANSFORMED, ADDED = 0.8, 0.5
@@ -111,7 +111,7 @@ class Transformation:
         return f"{statement}: {self.answer.value}{f' ({self.why})' if self.why else ''}."
 
 
-def between(jobs: Sequence[Job], first: int, last: int) -> Transformation:
+def between(jobs: Sequence[PatchJob], first: int, last: int) -> Transformation:
     """How heads changed from one checkpoint to another.
 
     Args:

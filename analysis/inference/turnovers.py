@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ..folder import Patch
 from ..prompts import Site
-from .families import Family, Job, family
+from .families import Family, PatchJob, family
 from .transformations import SITE, Answer, transformation
 from .verdicts import DELTA
 
@@ -39,7 +39,7 @@ def simulated(
         places = tuple((0, head, None) for head in range(recovered.shape[1]))
         room, n = np.broadcast_to(gap.mean(axis=1)[:, None], recovered.shape), np.full(recovered.shape, prompts)
         site = Site((0, 8), places, gap, np.zeros_like(gap), patched, patched.mean(axis=2), room, n)
-        jobs.append(Job(Patch(f"{run}", f"{run}", "", Path(), about, {}), "", {"seed": f"{run}"}, {SITE: site}))
+        jobs.append(PatchJob(Patch(f"{run}", f"{run}", "", Path(), about, {}), "", {"seed": f"{run}"}, {SITE: site}))
     return family(SITE, jobs)
 
 

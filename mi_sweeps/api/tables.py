@@ -29,7 +29,7 @@ class Tables:
     left out, with a warning that names them.
     """
 
-    def __init__(self, found: folder.Output) -> None:
+    def __init__(self, found: folder.OutputFolder) -> None:
         self._found = found
 
     @property

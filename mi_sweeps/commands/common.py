@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DONE, FAILED = 0, 1
 
 
-class Output:
+class StandardOutput:
     """Standard output that may fail without stopping work, because the disk is full or the reader (such as `head`) has
     ended. Later output is lost."""
 

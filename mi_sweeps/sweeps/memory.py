@@ -251,7 +251,7 @@ def _scratch(model: ScratchConfig) -> Sizes:
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """A fine-tune or a patch job of a plan."""
 
     name: str
@@ -267,8 +267,8 @@ def lines(points: Sequence[GridPoint], machine: float | None = None, gpu: float 
         machine: bytes of the machine's memory; None asks the system.
         gpu: bytes of the GPU's memory, if known.
     """
-    tunes: list[Job] = []
-    patches: list[Job] = []
+    tunes: list[PlannedJob] = []
+    patches: list[PlannedJob] = []
     seen: set[str] = set()
     known: dict[str, Sizes | None] = {}
     for point in points:
@@ -282,9 +282,9 @@ def lines(points: Sequence[GridPoint], machine: float | None = None, gpu: float 
         if model not in known:
             known[model] = read(single(config))
         if sizes := known[model]:
-            patches.append(Job("a patch job", config, sizes, patch(sizes, config)))
+            patches.append(PlannedJob("a patch job", config, sizes, patch(sizes, config)))
             if not isinstance(config.model, SeriesConfig):
-                tunes.append(Job("a fine-tune", config, sizes, finetune(sizes, config)))
+                tunes.append(PlannedJob("a fine-tune", config, sizes, finetune(sizes, config)))
     jobs = [max(some, key=lambda one: one.need.total) for some in (tunes, patches) if some]
     if not jobs:
         return
@@ -296,7 +296,7 @@ def lines(points: Sequence[GridPoint], machine: float | None = None, gpu: float 
         yield from _warning(job, machine, gpu)
 
 
-def _warning(job: Job, machine: float | None, gpu: float | None) -> Iterator[str]:
+def _warning(job: PlannedJob, machine: float | None, gpu: float | None) -> Iterator[str]:
     """Yields a warning if a job needs more memory than there is, with settings that need less."""
     launcher, finetunes = job.config.launcher, job.name == "a fine-tune"
     at_once = launcher.stack if finetunes else 1
@@ -321,7 +321,7 @@ def _warning(job: Job, machine: float | None, gpu: float | None) -> Iterator[str
         yield f"warning: {who} may take {_gigabytes(at_once * takes)}, but {whose}{less}"
 
 
-def _less(job: Job, on_gpu: bool) -> str:
+def _less(job: PlannedJob, on_gpu: bool) -> str:
     """Lists settings that need less memory, with how much they need."""
     train = job.config.train
     part = max(1, train.batch_size // 4)

@@ -37,7 +37,7 @@ WRITTEN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Job:
+class TrackedJob:
     """A fine-tune or a patch job, with its grid point."""
 
     point: GridPoint
@@ -106,20 +106,20 @@ def track(
     return 1 if counts["failed"] else 0
 
 
-def _jobs(output: Path, sweeps: Sequence[str]) -> dict[RunFolder, list[Job]]:
+def _jobs(output: Path, sweeps: Sequence[str]) -> dict[RunFolder, list[TrackedJob]]:
     """Returns the jobs of each run, the fine-tune first."""
-    found: dict[RunFolder, dict[Path, Job]] = {}
+    found: dict[RunFolder, dict[Path, TrackedJob]] = {}
     for name in sweeps:
         for entry in manifest.load(output, name):
             point = entry.point(output.absolute())
             run, patch = plan.folders_of(point)
-            jobs = found.setdefault(run, {run.path: Job(point, run)})
-            jobs.setdefault(patch.path, Job(point, run, patch))
+            jobs = found.setdefault(run, {run.path: TrackedJob(point, run)})
+            jobs.setdefault(patch.path, TrackedJob(point, run, patch))
     return {run: list(jobs.values()) for run, jobs in found.items()}
 
 
 def _track_run(
-    run: RunFolder, jobs: Sequence[Job], mode: Mode, project: str | None, entity: str | None, again: bool
+    run: RunFolder, jobs: Sequence[TrackedJob], mode: Mode, project: str | None, entity: str | None, again: bool
 ) -> str:
     """Mirrors the jobs of a run; returns the result in a few words, with details after a colon."""
     if is_running(run):
@@ -161,7 +161,7 @@ def _config(point: GridPoint, mode: Mode, project: str | None, entity: str | Non
     return point.config.model_copy(update={"tracking": tracking})
 
 
-def _make(job: Job, steps: Sequence[int], config: Config) -> Mode | None:
+def _make(job: TrackedJob, steps: Sequence[int], config: Config) -> Mode | None:
     """Mirrors a job; returns whether its attempt is offline or online, or None if wandb failed."""
     clear_partial(job.folder.path)
     with _unseen(job.folder) as place:

@@ -259,7 +259,7 @@ def conclusions(run: RunFolder) -> dict[str, Any]:
     from mi_sweeps.analysis.folder import Patch
     from mi_sweeps.analysis.inference import words
     from mi_sweeps.analysis.inference.courses import Course, courses
-    from mi_sweeps.analysis.inference.families import Job, family
+    from mi_sweeps.analysis.inference.families import PatchJob, family
     from mi_sweeps.analysis.prompts import read as read_prompts
     from mi_sweeps.analysis.prompts import sites_by_prompt
 
@@ -271,7 +271,7 @@ def conclusions(run: RunFolder) -> dict[str, Any]:
         site = sites_by_prompt(read_prompts(patch)).get("z")
         if site is None:
             continue
-        own = family("z", [Job(patch, "", {}, {"z": site})])
+        own = family("z", [PatchJob(patch, "", {}, {"z": site})])
         found, at, (low, high) = courses(own), own.at(own.steps[-1]), own.interval
         recovered, verdict = own.estimate.recovered[at], own.judged.words[at]
         matter = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mi_sweeps.analysis.folder import Patch
-from mi_sweeps.analysis.inference.families import Family, Job, family
+from mi_sweeps.analysis.inference.families import Family, PatchJob, family
 from mi_sweeps.analysis.prompts import Site
 
 STEPS = (0, 8, 16, 24, 32, 40)
@@ -40,5 +40,5 @@ def planted(
         site = Site(STEPS[:steps], places, r, np.zeros((steps, prompts)), patched, gain, room, n)
         config = {"seed": str(run)} if configs is None else configs[run]
         setting = str({key: value for key, value in config.items() if key != "seed"})
-        jobs.append(Job(patch, setting, config, {"z": site}))
+        jobs.append(PatchJob(patch, setting, config, {"z": site}))
     return family("z", jobs)
