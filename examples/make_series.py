@@ -36,7 +36,7 @@ def models(d_vocab: int) -> Iterator[tuple[int, GPTNeoXForCausalLM]]:
 
 
 def write(folder: Path) -> None:
-    """Writes the folders checkpoint-0, checkpoint-8, …, with the tokenizer of the embedded model."""
+    """Writes the folders checkpoint-0, checkpoint-8, …, with the tokenizer of `mini`."""
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     for step, model in models(len(tokenizer)):
         model.save_pretrained(folder / f"checkpoint-{step}")

@@ -54,7 +54,7 @@ def test_it_names_no_key_or_column_that_is_gone(make_config: Callable[..., Confi
 NEVER = (
     *("perturbed", "counterfactual", "noised", "indirect effect", "impact", "inconclusive", "unclear", "hook point"),
     *("brought back", "trial", "training run", "emergence", "recruitment", "phase change", "grokking", "test set"),
-    *("insight", "result sentence"),
+    *("insight", "result sentence", "embedded model", "shipped model"),
 )
 """Words of "Do not use" that have no other sense here."""
 FOLDERS = ("mi_sweeps", "jobs", "analysis", "conf", "docs", "tests", "benchmarks", "campaign", "examples")

@@ -1,7 +1,7 @@
 """The words that generated prompts are made of.
 
 After a space, every name is one token for the tokenizers of GPT-2 and SmolLM2. The names that a run
-uses are checked with its own tokenizer (`ioi.single_token_names`). The embedded model knows the
+uses are checked with its own tokenizer (`ioi.single_token_names`). `mini` knows the
 first `MINI_NAMES` names and all other words here.
 """
 

@@ -1,4 +1,4 @@
-"""Whole sweeps of the embedded model on a real cluster, and all that may happen to them there: nothing is lost, and
+"""Whole sweeps of `mini` on a real cluster, and all that may happen to them there: nothing is lost, and
 nothing is computed twice."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A grid's life with the real stages on the embedded model, and with stages that fail."""
+"""A grid's life with the real stages on `mini`, and with stages that fail."""
 
 from __future__ import annotations
 

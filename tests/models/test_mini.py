@@ -1,4 +1,4 @@
-"""The embedded model: its files, what it can do, and how it is made."""
+"""`mini`: its files, what it can do, and how it is made."""
 
 from __future__ import annotations
 

@@ -385,7 +385,7 @@ def test_a_task_that_cannot_put_itself_back_waits_for_its_end(
 
 @pytest.mark.slow
 def test_what_slurm_interrupts_goes_on_with_the_real_thing(small: tuple[str, ...], tmp_path: Path, slurm) -> None:
-    """A fine-tune of the embedded model is stopped after a checkpoint, and goes on from there."""
+    """A fine-tune of `mini` is stopped after a checkpoint, and goes on from there."""
     slurm.set(job=PREEMPTED)
     longer = ("train.steps=80", "checkpoint.every=10", "patching.steps=[0]")
     points = expand([*small, *longer, "sweep.name=s", f"output={tmp_path / 'outputs'}"])

@@ -1,4 +1,4 @@
-"""Metrics at the answer position: by hand on a stub, and unmoved by padding on the embedded model."""
+"""Metrics at the answer position: by hand on a stub, and unmoved by padding on `mini`."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(make_config, small, schedule
 
 
 def test_dropout_is_resumed_too(make_config, small, tmp_path, mini_tokenizer):
-    """The embedded model has no dropout; one that has it depends on the random state."""
+    """`mini` has no dropout; one that has it depends on the random state."""
     model, _ = load_model(make_config().model)
     for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
         setattr(model.config, key, 0.1)

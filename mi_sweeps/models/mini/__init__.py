@@ -1,4 +1,4 @@
-"""The embedded model `mini`: a four-layer GPT-2 that knows two-name IOI and little else.
+"""`mini`: a four-layer GPT-2 that knows two-name IOI and little else.
 
 It plays GPT-2's part where no model hub can be reached, and in tests. `python -m mi_sweeps.models.mini`
 makes it from nothing.
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "weights"
-"""The shipped model: a Hugging Face folder with weights, config, tokenizer and model card."""
+"""The packaged model: a Hugging Face folder with weights, config, tokenizer and model card."""
 
 TEMPLATE_SEED = 0
 """`task.seed` of the templates that its stories use: it has seen their training half, and none of the other."""

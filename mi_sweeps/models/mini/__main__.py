@@ -1,4 +1,4 @@
-"""Make the embedded model from nothing, and measure it: `python -m mi_sweeps.models.mini --help`."""
+"""Make `mini` from nothing, and measure it: `python -m mi_sweeps.models.mini --help`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m mi_sweeps.models.mini",
-        description="Make the embedded model from nothing, and measure it.",
+        description="Make `mini` from nothing, and measure it.",
     )
     parser.add_argument("--out", type=Path, default=Path("mini"), help="folder to write (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=Recipe.seed, help="default: %(default)s, the shipped model's")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="default: %(default)s, the packaged one's")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="default: %(default)s")
     return parser.parse_args()
 
@@ -40,8 +40,10 @@ def main() -> None:
     logging.disable_progress_bar()
 
     def report(step: int, loss: float) -> None:
-        end = "\n" if step == args.steps else ""
-        print(f"\rstep {step}/{args.steps}  loss {loss:.3f}", end=end, file=sys.stderr, flush=True)
+        is_last, live = step == args.steps, sys.stderr.isatty()
+        if live or is_last or step % 100 == 0:
+            start, end = ("\r", "\n" if is_last else "") if live else ("", "\n")
+            print(f"{start}step {step}/{args.steps}  loss {loss:.3f}", end=end, file=sys.stderr, flush=True)
 
     model, tokenizer = pretrain(Recipe(seed=args.seed, steps=args.steps), report)
     model.save_pretrained(args.out)

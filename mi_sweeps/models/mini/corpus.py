@@ -1,4 +1,4 @@
-"""The stories that the embedded model learns to read.
+"""The stories that `mini` learns to read.
 
 Most are indirect object identification with two names. With three names the listed name that is missing
 from the second clause is no better a guess than the others, so that fine-tuning has something to teach.

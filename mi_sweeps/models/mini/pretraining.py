@@ -1,4 +1,4 @@
-"""Pre-training of the embedded model, from random weights."""
+"""Pre-training of `mini`, from random weights."""
 
 from __future__ import annotations
 
