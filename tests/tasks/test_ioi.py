@@ -88,7 +88,7 @@ def test_a_seed_gives_the_same_prompts_again_and_another_seed_others() -> None:
     assert splits(FEW, 3, counts, 1) != splits(FEW, 3, counts, 2)
 
 
-def test_names_of_the_embedded_model(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+def test_names_of_mini(mini_tokenizer: PreTrainedTokenizerBase) -> None:
     assert single_token_names(mini_tokenizer) == list(NAMES[:MINI_NAMES])
 
 
