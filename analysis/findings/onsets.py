@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...counting import counted
+from ..inference.onsets import enough
 from .finding import Finding
 
 SAID = {
@@ -52,9 +53,14 @@ def onsets(table: pd.DataFrame) -> Iterator[Finding]:
         if len(unsure):
             yield Finding(
                 "onsets", statement=f"For {heads(unsure)} it is undecided whether {_it(unsure)} to matter earlier "
-                f"under the {second} or the {first} corruption ({counted(unsure['runs'].max(), 'run')}).",
+                f"under the {second} or the {first} corruption ({counted(unsure['runs'].max(), 'run')}).{_more(rows)}",
                 verdict=CANNOT_TELL, unit="checkpoints", is_weak=True, **of,
             )  # fmt: skip
+
+
+def _more(rows: pd.DataFrame) -> str:
+    needed = enough(len(rows))
+    return f" An answer needs {counted(needed, 'run')}." if rows["runs"].max() < needed else ""
 
 
 def heads(rows: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .families import Place
-from .onsets import Onset, Span, compare, interval, median, span
+from .onsets import Onset, Span, compare, forms, interval, median, span
 from .tables import GROUP
 
 ONSETS = {
@@ -81,19 +81,24 @@ def compared(
 ) -> Iterator[dict[str, Any]]:
     """Compares the second corruption with the first, paired by run; the ends are differences in checkpoints.
 
+    Answers hold for all heads that form under either at once.
+
     Args:
         alike: the runs with the same checkpoints under both.
     """
+    pairs: dict[Place, list[tuple[list[Span], list[Span]]]] = {}
     for place in (place for place in first if place in second):
         runs = [run_id for run_id in first[place] if run_id in second[place] and run_id in alike]
-        if not runs:
-            continue
-        answers = [
-            compare([first[place][run_id][scope] for run_id in runs], [second[place][run_id][scope] for run_id in runs])
-            for scope in (0, 1)
-        ]
+        if runs:
+            pairs[place] = [
+                ([first[place][run_id][scope] for run_id in runs], [second[place][run_id][scope] for run_id in runs])
+                for scope in (0, 1)
+            ]
+    heads = [max(1, sum(forms(*scopes[scope]) for scopes in pairs.values())) for scope in (0, 1)]
+    for place, scopes in pairs.items():
+        answers = [compare(*scopes[scope], heads[scope]) for scope in (0, 1)]
         yield dict(zip(GROUP, other, strict=True)) | {
-            "against": key[2], "measure": measure, **_place(place), "runs": len(runs),
+            "against": key[2], "measure": measure, **_place(place), "runs": len(scopes[0][0]),
             **dict(zip(("answer", "low", "high"), (answers[0][0].value, *answers[0][1:]), strict=True)),
             **dict(zip(
                 ("answer_these_prompts", "low_these_prompts", "high_these_prompts"),

@@ -8,6 +8,7 @@ the distribution. Five runs are too few for one: the chance that all five are on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -19,8 +20,11 @@ from scipy import stats
 from .courses import Course, HeadCourse
 from .estimates import LEVEL
 
-ENOUGH = 6
-"""The fewest runs whose median has a 95% interval."""
+
+def enough(heads: int = 1) -> int:
+    """The fewest runs that can show a difference for some of so many heads with a 5% chance of any wrong answer: all on
+    one side of the median, which happens by chance in 2 of 2^runs."""
+    return math.ceil(math.log2(2 * heads / (1 - LEVEL)))
 
 
 class When(Enum):
@@ -102,15 +106,18 @@ def median(found: Intervals) -> Onset:
     return Onset(float(low[first]), float(high[last]))
 
 
-def interval(low: Sequence[float], high: Sequence[float]) -> tuple[float, float]:
+def interval(low: Sequence[float], high: Sequence[float], heads: int = 1) -> tuple[float, float]:
     """The 95% interval of a median over runs, where each run's value is only known to lie between its `low` and `high`;
     NaN with too few runs.
 
     The sign test: from the k-th smallest `low` to the k-th largest `high`, with k the largest for which fewer than k
     runs are on one side of the median with a chance of at most 2.5%.
+
+    Args:
+        heads: how many such intervals hold together with 95% (Bonferroni).
     """
     n = len(low)
-    k = int(stats.binom.ppf((1 - LEVEL) / 2, n, 0.5))  # the least with as much as that at or below it
+    k = int(stats.binom.ppf((1 - LEVEL) / 2 / heads, n, 0.5))  # the least with as much as that at or below it
     if k < 1:
         return float("nan"), float("nan")
     return float(np.sort(low)[k - 1]), float(np.sort(high)[::-1][k - 1])
@@ -125,18 +132,28 @@ def span(found: Onset) -> Span:
     return max(found.after + 1, 0.0), found.by
 
 
-def compare(first: Sequence[Span], second: Sequence[Span]) -> tuple[When, float, float]:
+def forms(first: Sequence[Span], second: Sequence[Span]) -> bool:
+    """Whether a head forms in some run under either of two corruptions, or may."""
+    return any(one[1] < np.inf or one[0] <= 0 for one in (*first, *second))
+
+
+def compare(first: Sequence[Span], second: Sequence[Span], heads: int = 1) -> tuple[When, float, float]:
     """Whether the second onset is earlier or later, with the interval of the median difference in checkpoints.
 
     Args:
         first: the onset in each run; `second` likewise, with the runs in the same order.
+        heads: among how many heads compared this is one. The chance that the answer for any of them is wrong is at most
+            5%; the interval is this head's alone.
     """
-    pairs = list(zip(first, second, strict=True))
-    if pairs and all(one[1] == two[1] == np.inf and min(one[0], two[0]) > 0 for one, two in pairs):
+    if first and not forms(first, second):
         return When.NEITHER, float("nan"), float("nan")
-    low, high = interval([two[0] - one[1] for one, two in pairs], [two[1] - one[0] for one, two in pairs])
+    pairs = list(zip(first, second, strict=True))
+    lows, highs = [two[0] - one[1] for one, two in pairs], [two[1] - one[0] for one, two in pairs]
+    low, high = interval(lows, highs, heads)
     if np.isnan(low):
-        return When.UNDECIDED, low, high
-    if low >= -1 and high <= 1:
-        return When.SAME, low, high
-    return When.LATER if low > 0 else When.EARLIER if high < 0 else When.UNDECIDED, low, high
+        answer = When.UNDECIDED
+    elif low >= -1 and high <= 1:
+        answer = When.SAME
+    else:
+        answer = When.LATER if low > 0 else When.EARLIER if high < 0 else When.UNDECIDED
+    return answer, *interval(lows, highs)

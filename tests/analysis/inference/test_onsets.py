@@ -6,11 +6,22 @@ import numpy as np
 import pytest
 
 from mi_sweeps.analysis.inference.courses import Course, HeadCourse
-from mi_sweeps.analysis.inference.onset_rows import RunOnset, onset_row
-from mi_sweeps.analysis.inference.onsets import Onset, When, compare, distribution, interval, median, onset, span
+from mi_sweeps.analysis.inference.onset_rows import RunOnset, compared, onset_row
+from mi_sweeps.analysis.inference.onsets import (
+    Onset,
+    When,
+    compare,
+    distribution,
+    enough,
+    interval,
+    median,
+    onset,
+    span,
+)
 
 STEPS = (0, 8, 16, 24)
 INF = float("inf")
+KEY = ("all", "full", "first")
 
 
 def head(course, *onset):
@@ -94,5 +105,28 @@ def test_runs_with_other_checkpoints_are_taken_by_their_own_steps():
     sparse = RunOnset(Onset(0, 1), Onset(0, 1), (0, 8, 16, 24, 32))
     dense = RunOnset(Onset(1, 2), Onset(1, 2), (0, 4, 8, 12, 16))
     for found in ([sparse, *[dense] * 6], [*[dense] * 6, sparse]):
-        row = onset_row(("all", "full", "first"), (2, 1, None), found)
+        row = onset_row(KEY, (2, 1, None), found)
         assert (row["after"], row["by"], row["low"], row["high"]) == (4, 8, 0, 8)
+
+
+@pytest.mark.parametrize(("heads", "runs"), [(1, 6), (12, 9), (144, 13)])
+def test_more_heads_need_more_runs(heads, runs):
+    assert enough(heads) == runs
+    for number, answer in ((runs - 1, When.UNDECIDED), (runs, When.LATER)):
+        assert compare(began(*[2] * number), began(*[5] * number), heads)[0] is answer
+
+
+def test_of_twelve_heads_without_a_difference_any_is_called_earlier_or_later_in_5_of_100_sweeps():
+    random = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(400):
+        groups = [
+            {
+                (0, head, None): {f"{run}": ((at, at + 1),) * 2 for run, at in enumerate(onsets)}
+                for head, onsets in heads
+            }
+            for heads in (enumerate(random.integers(1, 40, (12, 9))) for _ in range(2))
+        ]
+        rows = compared("onset", KEY, KEY, *groups, {f"{run}" for run in range(9)})
+        wrong += any(row["answer"] in ("earlier", "later") for row in rows)
+    assert wrong / 400 <= 0.07
