@@ -6,6 +6,7 @@ Numbers that a run may lack are nullable (Int64) or NaN (float64).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -70,6 +71,8 @@ OF_PROMPTS = {"by_prompt": ("patch",), "paths_by_prompt": ("path",), "attributio
 def typed(rows: pd.DataFrame | Iterable[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
     """Return a frame with exactly these columns and types; absent columns are filled with missing values."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
+    if not len(frame):  # As most tables of most sweeps are.
+        return _empty(tuple(columns.items())).copy()
     frame = frame.reindex(columns=list(columns)).reset_index(drop=True)
     made = {}
     for name, kind in columns.items():
@@ -79,3 +82,8 @@ def typed(rows: pd.DataFrame | Iterable[dict[str, Any]], columns: dict[str, str]
         made[name] = column if str(column.dtype) == kind else column.astype(kind)
     # `astype` on the whole frame is slower than everything else done to a small table.
     return pd.DataFrame(made, index=frame.index, columns=frame.columns)
+
+
+@cache
+def _empty(columns: tuple[tuple[str, str], ...]) -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns})

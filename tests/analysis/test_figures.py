@@ -67,6 +67,7 @@ def test_means_of_a_cell_leave_diverged_runs_out_and_say_so(make_output, folders
     assert result["statement"].iloc[0].endswith("; 1 run that diverged is left out.")
 
 
+@pytest.mark.slow
 def test_a_film_for_each_site_and_each_attribution(make_output, tmp_path, unrendered, monkeypatch):
     written = []
     monkeypatch.setattr("mi_sweeps.analysis.animations.write", lambda film, stem: written.append(stem.name) or [])

@@ -44,6 +44,7 @@ def test_a_log_axis_shows_step_0_and_refuses_what_has_no_logarithm(sweep, opened
     assert page.evaluate(lowest) > 0  # bands too
 
 
+@pytest.mark.slow
 def test_curves_are_grouped_by_any_keys_and_can_be_read_as_a_table(sweep, opened):
     page = opened(sweep)
     page.locator("#curves-controls").get_by_label("schedule", exact=True).uncheck()

@@ -37,6 +37,7 @@ def in_sight(page, plot):
     )
 
 
+@pytest.mark.slow
 def test_the_page_says_first_what_was_found_of_each_setting(three, open_page, report):
     page = open_page(report(three))
     assert page.evaluate("document.querySelector('main h2').textContent") == "What was found"

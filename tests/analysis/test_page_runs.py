@@ -69,6 +69,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 def test_the_filter_takes_words_and_expressions(sweep, opened):
     page = opened(sweep)
     for text, found in FILTERS.items():
@@ -124,6 +125,7 @@ def test_groups_have_the_intervals_of_python(sweep, opened):
     ]  # the page has five digits
 
 
+@pytest.mark.slow
 def test_seeds_are_folded_by_one_button_and_unfolded_by_the_same(sweep, opened):
     page = opened(sweep)
     page.get_by_role("button", name="fold seeds").click()
@@ -134,6 +136,7 @@ def test_seeds_are_folded_by_one_button_and_unfolded_by_the_same(sweep, opened):
     assert len(rows(page)) == 12
 
 
+@pytest.mark.slow
 def test_a_baseline_is_compared_pair_by_pair_where_seeds_are_the_same(sweep, opened):
     page = opened(sweep)
     group_by(page, "lr")
@@ -153,6 +156,7 @@ def test_a_baseline_is_compared_pair_by_pair_where_seeds_are_the_same(sweep, ope
     assert re.search(r"Δ \+\d\.\d+$", rows(page)[1]["held-out win rate"])  # one run each: no interval
 
 
+@pytest.mark.slow
 def test_columns_are_chosen_also_metrics_and_keys_of_the_configuration(sweep, opened):
     run = sweep / "runs" / "run-5e-05-cosine-1"
     change(run / "run.json", launcher={"device": "cuda"})
@@ -169,6 +173,7 @@ def test_columns_are_chosen_also_metrics_and_keys_of_the_configuration(sweep, op
     assert shown_loss == pytest.approx(last["value"].iloc[-1], rel=5e-3)
 
 
+@pytest.mark.slow
 def test_the_configurations_of_chosen_runs_are_compared_key_by_key(sweep, opened):
     change(sweep / "runs" / "run-5e-05-cosine-1" / "run.json", train={"clip": 2.0}, corruption={"name": "second"})
     page = opened(sweep)
@@ -184,6 +189,7 @@ def test_the_configurations_of_chosen_runs_are_compared_key_by_key(sweep, opened
     assert page.locator("#differences-table tbody tr").count() == 4
 
 
+@pytest.mark.slow
 def test_settings_are_shown_with_all_their_digits(make_output, folders, opened):
     output = make_output(corruptions=())
     for lr in (0.000123456, 0.000123457, 3e-5):
@@ -201,6 +207,7 @@ def test_settings_are_shown_with_all_their_digits(make_output, folders, opened):
     assert [row["run"] for row in rows(page)] == ["0.000123457-123457"]
 
 
+@pytest.mark.slow
 def test_runs_that_ended_worse_than_they_began_are_named_first(make_output, folders, opened):
     output = make_output(seeds=(0, 1), corruptions=())
     folders.write_run(output, "fell", seed=2)
@@ -210,6 +217,7 @@ def test_runs_that_ended_worse_than_they_began_are_named_first(make_output, fold
     assert " ".join(notice.inner_text().split()).startswith("Worse than at the start: 1 run fell")
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_setting_and_seed_are_distinguished_by_their_ids(make_output, folders, opened):
     output = make_output(seeds=(0,), corruptions=())
     for name in ("0123456789ab", "fedcba987654"):

@@ -26,6 +26,7 @@ def rows(text, n, kind):
     return whole * np.ascontiguousarray(raw[:, :4]).view("<f4")
 
 
+@pytest.mark.slow
 def test_the_page_has_the_values_of_the_tables(make_output, folders):
     output = make_output(seeds=(0, 1), layers=2, heads=2, steps=(0, 8, 24), by_prompt=True)
     folders.write_patterns(output, layers=2)

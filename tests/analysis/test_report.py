@@ -59,6 +59,7 @@ def test_the_page_is_one_file_that_loads_nothing(hostile_output):
     assert policy.startswith("default-src 'none'")
 
 
+@pytest.mark.slow
 def test_hostile_text_is_data_and_never_markup(hostile_output, folders):
     text = write_report(hostile_output).read_text()
     assert "<img" not in text.split('id="data">')[1].split("</script>")[0]
@@ -107,6 +108,7 @@ def test_estimates_alone_are_shown_by_that_name(make_output, folders):
     assert shown * data["unit"] == pytest.approx(row["approximate"].iloc[0], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_a_position_that_some_prompts_lack_has_its_own_denominator(make_output):
     output = make_output(steps=(0, 24), corruptions=("first",), by_prompt=True)
     data = Page(write_report(output).read_text()).data
@@ -125,6 +127,7 @@ def test_a_position_that_some_prompts_lack_has_its_own_denominator(make_output):
     assert "room" not in block["sites"]["z"]
 
 
+@pytest.mark.slow
 def test_estimates_and_paths_cost_the_page_little(make_output, tmp_path):
     before = len(json.dumps(Page(write_report(make_output(by_prompt=True)).read_text()).data))
     shutil.rmtree(tmp_path / "outputs")
@@ -147,6 +150,7 @@ def test_a_page_that_would_be_too_large_shows_fewer_checkpoints_and_says_so(make
     assert Page(full).data["note"] == ""
 
 
+@pytest.mark.slow
 def test_a_page_of_one_long_run_is_kept_small_too(make_output):
     output = folder.read(make_output(steps=range(0, 200, 8), corruptions=("first",), measures=True))
     frames = tabulate(output)
@@ -237,6 +241,7 @@ def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output, op
     assert "2 found, 0.0 expected of independent noise of the run's own spread" in result
 
 
+@pytest.mark.slow
 def test_measures_are_lines_of_the_page(make_output, open_page):
     output = make_output(steps=(0, 24))
     for table in output.glob("runs/*/patches/*/tables/*.parquet"):

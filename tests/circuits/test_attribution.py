@@ -156,6 +156,7 @@ def test_rounding_of_large_logits_is_no_difference(like_gpt2, make_test_pairs, m
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_every_checkpoint_is_held_against_the_model_s_own_logits_as_closely_as_fp32_can(
     like_gpt2, mini_tokenizer, make_test_pairs, patching, monkeypatch
 ):

@@ -90,6 +90,7 @@ def test_bad_settings(given, said):
         CrossConfig(**given)
 
 
+@pytest.mark.slow
 def test_a_sweep_says_what_the_parts_have_in_what_was_learned(small, tmp_path):
     given = [*small, f"output={tmp_path}", "patching=cross", "patching.prompts=6", "patching.cross.kinds=[shapley]"]
     assert not execute(expand([*given, "patching.steps=[0,4]", "patching.cross.permutations=4"])).failed

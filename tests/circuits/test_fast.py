@@ -195,6 +195,7 @@ def test_clean_and_corrupted_are_the_model_s_own_logits(make_model, family, make
         equal(ours.corrupted, pairs.logit_diff(end_logits(model, pairs.corrupted)), "corrupted")
 
 
+@pytest.mark.slow
 def test_the_mini_model_recovers_what_the_reference_says(mini_model, mini_tokenizer, make_test_pairs, patching):
     """Four layers, trained: changes enter between the first layer and the last. Two prompts whose runs differ much."""
     pairs, chosen = make_test_pairs("first", count=8).select([2, 3]), patching("resid_pre", *HEAD_SITES)

@@ -41,6 +41,7 @@ def made(monkeypatch):
     return steps
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_a_table_of_its_own_and_a_deleted_one_alone_is_made_again(small, tmp_path, made):
     given = [*small, f"output={tmp_path}", "patching=cross", "patching.prompts=6"]
     (point,) = expand(given)
