@@ -101,6 +101,14 @@ def test_heads_with_an_undecided_onset_share_a_sentence():
     assert rest.verdict == "cannot tell" and rest.is_weak and not later.is_weak
 
 
+@pytest.mark.parametrize(("runs", "end"), [(6, "(6 runs). An answer needs 7 runs."), (7, "(7 runs).")])
+def test_an_undecided_onset_says_how_many_runs_an_answer_for_all_heads_needs(runs, end):
+    row = {"setting": "all", "patching": "full", "corruption": "second", "against": "first", "measure": "onset"}
+    rows = [row | {"layer": 0, "head": head, "answer": "cannot tell", "runs": runs} for head in (1, 2)]
+    (found,) = onsets(typed(rows, ONSETS))
+    assert found.statement.endswith(end)
+
+
 def test_a_finding_says_where_other_runs_go_further(make_output, folders):
     output = make_output(seeds=(0, 1), steps=(0, 16, 24), by_prompt=True)
     run = output / "runs" / "run-0.0001-constant-1"

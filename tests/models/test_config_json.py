@@ -21,6 +21,12 @@ EXPERTS = {"ffn_hidden_size": 16, "moe_num_experts": 2, "moe_top_k": 2}
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
+def local(folder: Path, kind: str, values: dict[str, Any]) -> ModelConfig:
+    """A model of which there is only the config.json."""
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, **values}))
+    return ModelConfig(name="local", hub=None, revision=None, path=folder, prepend_bos=False)
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "random"),
     [
@@ -45,8 +51,7 @@ def test_a_model_draws_if_training_steps_from_the_same_weights_differ(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **values}))
-    model = ModelConfig(name="local", hub=None, revision=None, path=tmp_path, prepend_bos=False)
+    model = local(tmp_path, kind, values)
     assert config_json.draws(model) == random
     torch.manual_seed(0)
     network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path)).train()
@@ -74,8 +79,7 @@ def test_a_model_has_a_router_loss_if_its_own_loss_is_more_than_the_cross_entrop
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **values}))
-    model = ModelConfig(name="local", hub=None, revision=None, path=tmp_path, prepend_bos=False)
+    model = local(tmp_path, kind, values)
     assert config_json.has_router_loss(model) == more
     torch.manual_seed(0)
     network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
@@ -88,5 +92,4 @@ def test_a_model_has_a_router_loss_if_its_own_loss_is_more_than_the_cross_entrop
 
 def test_an_unknown_type_is_not_random(tmp_path: Path) -> None:
     """It cannot be loaded, so nothing is ever trained under its id."""
-    (tmp_path / "config.json").write_text('{"model_type": "of_tomorrow"}')
-    assert not config_json.draws(ModelConfig(name="local", hub=None, revision=None, path=tmp_path, prepend_bos=False))
+    assert not config_json.draws(local(tmp_path, "of_tomorrow", {}))
