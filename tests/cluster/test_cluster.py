@@ -15,11 +15,15 @@ ONCE = 'if [ -z "$SLURM_RESTART_COUNT" ]; then {}; fi'
 
 
 def wait_until_ready(cluster: Cluster, job: str) -> None:
-    """A process that has set no trap yet ends at a signal."""
+    """Waits until a job has printed "ready", and accounting knows that it runs.
+
+    A process that has set no trap yet ends at a signal. And SLURM may write two attempts into one row of accounting, if
+    the first ends while the controller waits for the number of its row.
+    """
 
     def ready() -> bool:
         with suppress(FileNotFoundError):
-            return "ready" in cluster.log(job)
+            return "ready" in cluster.log(job) and cluster.states(job) == ["RUNNING"]
         return False
 
     cluster.wait_until(ready, what=f"{job} ready")
@@ -50,9 +54,11 @@ def test_a_job_sees_its_gpus(cluster: Cluster, option: str, devices: str) -> Non
 
 
 def test_the_second_array_follows_the_first_task_by_task(cluster: Cluster) -> None:
-    requeue = ONCE.format("scontrol requeue ${SLURM_ARRAY_JOB_ID}_2; sleep 60")
-    first = cluster.submit(f"case $SLURM_ARRAY_TASK_ID in 1) exit 1;; 2) {requeue};; esac", "--array=0-2")
+    requeued = ONCE.format("echo ready; sleep 60")
+    first = cluster.submit(f"case $SLURM_ARRAY_TASK_ID in 1) exit 1;; 2) {requeued};; esac", "--array=0-2")
     second = cluster.submit("true", "--array=0-2", f"--dependency=aftercorr:{first}", "--kill-on-invalid-dep=yes")
+    wait_until_ready(cluster, f"{first}_2")
+    cluster.run("scontrol", "requeue", f"{first}_2")
     cluster.wait_for(f"{second}_0", "COMPLETED")
     cluster.wait_for(f"{second}_1", "CANCELLED")
     # A requeued task is waited for.
@@ -93,8 +99,8 @@ def test_a_step_that_is_killed_fails_its_job(cluster: Cluster) -> None:
 
 
 def test_jobs_of_a_node_that_fails_start_again_elsewhere(cluster: Cluster) -> None:
-    job = cluster.submit(ONCE.format("sleep 60"))
-    cluster.wait_for(job, "RUNNING")
+    job = cluster.submit(ONCE.format("echo ready; sleep 60"))
+    wait_until_ready(cluster, job)
     node = cluster.jobs()[job].node
     cluster.down(node)
     cluster.wait_for(job, "COMPLETED")
